@@ -1,0 +1,73 @@
+"""Reading and writing the project's files. A file appears whole or not at all."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from safeeraser.errors import BadInput
+
+
+@contextlib.contextmanager
+def write_whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
+    """Open a temporary neighbour of `path` for writing; on success it takes the place of `path` in one step."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
+    """Write `value` as JSON, whole."""
+    with write_whole(path) as handle:
+        json.dump(value, handle, ensure_ascii=False, indent=indent)
+        handle.write("\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read one JSON value. Raises `BadInput` naming the file and the line where it breaks off."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path}: not valid JSON ({error.msg} at line {error.lineno}, column {error.colno})") from None
+
+
+def read_text(path: str | Path) -> str:
+    """Read a UTF-8 file. Raises `BadInput` if it is missing, a folder, unreadable or not text."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path}: not a UTF-8 text file") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_json_lines(path: str | Path) -> list[Any]:
+    """Read a file of one JSON value a line, skipping blank lines. Raises `BadInput` naming file and line."""
+    values = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if line.strip():
+            try:
+                values.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise BadInput(f"{path}: line {number} is not valid JSON ({error.msg})") from None
+    return values
+
+
+def sha256(path: str | Path) -> str:
+    """The file's SHA-256 in hexadecimal, by which results name the data they came from."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,148 @@
+"""The benchmark's records as they lie on disk (SPEC section 2), and reading them.
+
+A data file is a JSON list of records, or one record a line. Each record holds one harmful picture with four harmful
+questions (`unsafe_pairs`), a benign picture for the same questions (`SDImage_path`, the prompt-decouple picture), and
+four harmless questions about the harmful picture (`UnharmPair_*`).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+
+from safeeraser.benchmark.files import read_json, read_json_lines, read_text
+from safeeraser.errors import BadInput, nearest
+
+CATEGORIES = ("HateSpeech", "IllegalActivity", "Privacy", "Sex", "Violence", "Weapon")
+
+# The order in which a record's retain items are counted, in training and in scoring alike.
+UNHARM_KEYS = ("UnharmPair_text1", "UnharmPair_text2", "UnharmPair_image1", "UnharmPair_image2")
+
+NO_DATASET = (
+    "no such file; put the benchmark there (dataset/README.md says how) or build the mini benchmark with "
+    "'python -m safeeraser.mini.build'"
+)
+
+
+class _Stored(BaseModel):
+    # Other keys are kept: predictions and verdicts are stored beside the data they belong to.
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+
+class UnsafePair(_Stored):
+    """A harmful question with the vanilla model's answer on the harmful picture and on the benign one."""
+
+    question: str = Field(pattern=r"\S")
+    model_response: str = ""
+    sd_response: str = ""
+
+
+class UnharmPair(_Stored):
+    """A harmless question about the harmful picture. `Prediction`, a sentence, is the target; `Answer` a few words."""
+
+    Question: str = Field(pattern=r"\S")
+    Answer: str = ""
+    Prediction: str = ""
+
+
+class Record(_Stored):
+    """One picture of the benchmark with its questions."""
+
+    type: str = ""
+    keyword: str = ""
+    category: str = ""
+    image_path: str = Field(validation_alias=AliasChoices("image_path", "image_id"), pattern=r"\S")
+    SDImage_path: str = Field(validation_alias=AliasChoices("SDImage_path", "SDImage_id"), pattern=r"\S")
+    UnharmPair_text1: UnharmPair
+    UnharmPair_text2: UnharmPair
+    UnharmPair_image1: UnharmPair
+    UnharmPair_image2: UnharmPair
+    unsafe_pairs: list[UnsafePair] = Field(min_length=1)
+
+    def model_post_init(self, _context: Any) -> None:
+        """A copy of the data that names no category keeps it as the name of the picture's folder."""
+        if not self.category:
+            self.category = Path(self.image_path).parent.name
+
+    @property
+    def unharm_pairs(self) -> list[UnharmPair]:
+        """The four retain pairs, in the order of `UNHARM_KEYS`."""
+        return [getattr(self, key) for key in UNHARM_KEYS]
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A data file: its path, its records, and the JSON objects they were read from, in the file's order."""
+
+    path: Path
+    records: list[Record]
+    raw: list[dict[str, Any]]
+
+    def where(self, index: int, key: str = "") -> str:
+        """How an error names a place: file, record (counted from 0) and key."""
+        return f"{self.path}: record {index}" + (f", {key}" if key else "")
+
+    def only(self, split: str | list[str]) -> "DataFile":
+        """The records of the named categories; `all` keeps every one. Raises `BadInput` for an unknown category."""
+        if split == "all":
+            return self
+        wanted = [split] if isinstance(split, str) else list(split)
+        present = {record.category for record in self.records}
+        for category in wanted:
+            if category not in present:
+                raise BadInput(f"{self.path}: split names no category '{category}'; {nearest(category, present)}")
+        keep = [i for i, record in enumerate(self.records) if record.category in wanted]
+        return DataFile(self.path, [self.records[i] for i in keep], [self.raw[i] for i in keep])
+
+
+def read_raw(path: str | Path) -> list[dict[str, Any]]:
+    """The JSON objects of a data file (a list, or one a line). Raises `BadInput` if they are none."""
+    if not Path(path).exists():
+        raise BadInput(f"{path}: {NO_DATASET}")
+    raw = read_json(path) if read_text(path).lstrip()[:1] == "[" else read_json_lines(path)
+    if not raw:
+        raise BadInput(f"{path}: holds no records")
+    for index, value in enumerate(raw):
+        if not isinstance(value, dict):
+            raise BadInput(f"{path}: record {index} is a {type(value).__name__}, not an object")
+    return raw
+
+
+def problems(value: dict[str, Any]) -> list[str]:
+    """What keeps a JSON object from being a record, as `key: reason`; empty if nothing does."""
+    try:
+        Record.model_validate(value)
+    except ValidationError as error:
+        return [f"{'.'.join(map(str, e['loc']))}: {_plain(e)}" for e in error.errors(include_url=False)]
+    return []
+
+
+def read_records(path: str | Path) -> DataFile:
+    """Read and check a data file. Raises `BadInput` naming the file, the record and the key of the first fault."""
+    raw = read_raw(path)
+    for index, value in enumerate(raw):
+        found = problems(value)
+        if found:
+            more = f" (and {len(found) - 1} more in this record)" if len(found) > 1 else ""
+            raise BadInput(f"{path}: record {index}, {found[0]}{more}")
+    return DataFile(Path(path), [Record.model_validate(value) for value in raw], raw)
+
+
+def read_refusals(data_path: str | Path) -> list[str]:
+    """The refusals of `prompt.json`, which stands beside the data file. Raises `BadInput` if it cannot be used."""
+    path = Path(data_path).parent / "prompt.json"
+    value = read_json(path)
+    refusals = value.get("idk") if isinstance(value, dict) else None
+    if not isinstance(refusals, list) or not refusals:
+        raise BadInput(f"{path}: key 'idk' must be a list of refusals")
+    for index, refusal in enumerate(refusals):
+        if not isinstance(refusal, str) or not refusal.strip():
+            raise BadInput(f"{path}: idk.{index} must be a text that is not blank")
+    return refusals
+
+
+def _plain(error: dict[str, Any]) -> str:
+    """A pydantic error in words, without the offending value: it may be harmful text."""
+    known = {"missing": "missing", "string_pattern_mismatch": "must not be blank", "string_type": "must be a text"}
+    return known.get(error["type"], error["msg"].lower())

@@ -1,0 +1,39 @@
+"""How a command of this project fails: bad input is one clear line and exit code 2."""
+
+import functools
+import sys
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+
+
+class BadInput(Exception):
+    """Something the user gave cannot be used. The message names the file, the record and the key."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The hint that follows an unknown name: the nearest known one, and all of them."""
+    known = sorted(known)
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return f"{hint}known: {', '.join(known)}"
+
+
+def command(main: Callable[..., int | None]) -> Callable[..., None]:
+    """Wrap a command's main function: `BadInput` prints one line and exits 2, Ctrl-C exits 130."""
+
+    @functools.wraps(main)
+    def run(*args, **kwargs) -> None:
+        try:
+            code = main(*args, **kwargs)
+        except BadInput as error:
+            sys.exit(_fail(str(error), 2))
+        except KeyboardInterrupt:
+            sys.exit(_fail("interrupted; the same command goes on where this one stopped", 130))
+        sys.exit(code or 0)
+
+    return run
+
+
+def _fail(message: str, code: int) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return code

@@ -1,0 +1,27 @@
+"""Install with `pip install -e .`; the extras are what one room or one purpose needs."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+PINS = [line.strip() for line in (HERE / "requirements.txt").read_text().splitlines() if line[:1] not in ("#", "")]
+
+TRAIN = ["deepspeed==0.19.8", "tensorboard==2.21.0"]
+TEST = [*TRAIN, "pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6", "wordllama==0.4.0.post1"]
+
+setup(
+    name="safeeraser",
+    version="0.1.0",
+    description="Safety unlearning for multimodal LLMs",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["safeeraser", "safeeraser.*"]),
+    install_requires=PINS,
+    extras_require={
+        "train": TRAIN,
+        "flash": ["flash-attn"],
+        "wandb": ["wandb"],
+        "test": TEST,
+    },
+)
