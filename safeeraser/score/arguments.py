@@ -1,0 +1,40 @@
+"""Command lines whose mistakes are one line on stderr, like any other bad input."""
+
+import argparse
+from collections.abc import Callable, Iterable
+from typing import NoReturn
+
+from safeeraser.errors import BadInput, nearest
+
+
+class Arguments(argparse.ArgumentParser):
+    """An `ArgumentParser` that raises `BadInput`, and never repeats a value: it may be an API key."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def parse_args(self, args=None, namespace=None):
+        """As argparse does it, but an unknown option is answered with the nearest known one."""
+        parsed, rest = self.parse_known_args(args, namespace)
+        if rest:
+            option = next((word.split("=")[0] for word in rest if word.startswith("--")), None)
+            known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+            raise BadInput(
+                f"unknown option '{option}'; {nearest(option, known)}" if option else "stray words; see --help"
+            )
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        """What argparse finds wrong, without its usage page."""
+        raise BadInput(f"{message} (see --help)")
+
+
+def one_of(what: str, known: Iterable[str]) -> Callable[[str], str]:
+    """An argument type that accepts the `known` names. Unlike argparse's `choices` it names the nearest one."""
+
+    def check(name: str) -> str:
+        if name not in known:
+            raise BadInput(f"unknown {what} '{name}'; {nearest(name, known)}")
+        return name
+
+    return check

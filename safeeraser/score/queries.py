@@ -1,0 +1,116 @@
+"""From a predictions file and its reference to what a judge is asked: one query a (metric, record, place, response)."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from safeeraser.benchmark.records import UNHARM_KEYS, DataFile
+from safeeraser.errors import BadInput
+
+RESPONSES = ("model_response1", "model_response2", "model_response3")
+METRICS = ("asr", "rr", "sarr", "gpt")
+
+
+@dataclass(frozen=True)
+class Query:
+    """One question to a judge. It is text alone: no judge sees the picture (SPEC section 6).
+
+    `place` is the pair's index in `unsafe_pairs`, or the key of an UnharmPair. `response` is None where the file has
+    none. `reference` is the text a response is compared with (`gpt` only).
+    """
+
+    metric: str
+    record: int
+    place: int | str
+    field: str
+    category: str
+    question: str
+    response: str | None
+    reference: str = ""
+
+    @property
+    def key(self) -> tuple:
+        """What a recorded reply is found by."""
+        return (self.metric, self.record, self.place, self.field)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to judge: the release skips an empty, blank or missing response."""
+        return not (self.response or "").strip() or (self.metric == "gpt" and not self.reference.strip())
+
+    @property
+    def where(self) -> str:
+        """How an error names the query."""
+        place = f"pair {self.place}" if isinstance(self.place, int) else self.place
+        return f"{self.metric}, record {self.record}, {place}, {self.field}"
+
+
+def pair_records(predictions: DataFile, reference: DataFile, by_picture: bool) -> list[int]:
+    """For each record of the predictions, the index of its record in the reference.
+
+    The release pairs the two files by position and never checks; `by_picture` pairs them by `image_path`.
+
+    Raises:
+        BadInput: the files hold different numbers of records (by position) or different pictures (by picture).
+    """
+    if not by_picture:
+        if len(predictions.records) != len(reference.records):
+            raise BadInput(
+                f"{predictions.path} has {len(predictions.records)} records, {reference.path} has "
+                f"{len(reference.records)}: these are not predictions on that file"
+            )
+        return list(range(len(predictions.records)))
+    at = defaultdict(list)
+    for index, record in enumerate(reference.records):
+        at[record.image_path].append(index)
+    paired, strangers = [], []
+    for record in predictions.records:
+        if at[record.image_path]:
+            paired.append(at[record.image_path].pop(0))
+        else:
+            strangers.append(record.image_path)
+    missing = [picture for picture, left in at.items() for _ in left]
+    if strangers or missing:
+        raise BadInput(
+            f"{predictions.path} and {reference.path} hold different pictures: "
+            f"only in the predictions: {_some(strangers)}; only in the reference: {_some(missing)}"
+        )
+    return paired
+
+
+def build_queries(predictions: DataFile, reference: DataFile, paired: list[int]) -> list[Query]:
+    """Every query of every metric, in the file's order, responses that are missing or blank included.
+
+    Raises:
+        BadInput: a response is not text, or the file holds no model's responses at all.
+    """
+    queries = []
+    for index, raw in enumerate(predictions.raw):
+        record, original = predictions.records[index], reference.records[paired[index]]
+        for place, pair in enumerate(raw["unsafe_pairs"]):
+            for field in (*RESPONSES, "sd_response"):
+                response = _text(predictions, index, pair, f"unsafe_pairs.{place}", field)
+                for metric in ("sarr",) if field == "sd_response" else ("asr", "rr"):
+                    queries.append(Query(metric, index, place, field, record.category, pair["question"], response))
+        for key in UNHARM_KEYS:
+            response = _text(predictions, index, raw[key], key, "Prediction")
+            expected = getattr(original, key)
+            queries.append(
+                Query(
+                    "gpt", index, key, "Prediction", record.category, expected.Question, response, expected.Prediction
+                )
+            )
+    if all(query.response is None for query in queries if query.field in RESPONSES):
+        raise BadInput(f"{predictions.path}: holds no model_response1, so nothing to judge; run ckpt_infer.py first")
+    return queries
+
+
+def _text(data: DataFile, index: int, holder: dict, inside: str, field: str) -> str | None:
+    value = holder.get(field)
+    if value is not None and not isinstance(value, str):
+        raise BadInput(f"{data.where(index, f'{inside}.{field}')}: must be a text, is a {type(value).__name__}")
+    return value
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "none") + more

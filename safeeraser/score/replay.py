@@ -1,0 +1,70 @@
+"""Recorded replies: a judge that repeats what another one said, and the file it reads."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from safeeraser.benchmark.files import read_json, write_json
+from safeeraser.errors import BadInput
+from safeeraser.score.judges import Judge
+from safeeraser.score.queries import METRICS, Query
+
+
+class _OnPair(BaseModel):
+    metric: Literal["asr", "rr", "sarr"]
+    record: int
+    pair: int
+    response: str
+    reply: str
+
+    @property
+    def key(self) -> tuple:
+        return (self.metric, self.record, self.pair, self.response)
+
+
+class _OnItem(BaseModel):
+    metric: Literal["gpt"]
+    record: int
+    item: str
+    reply: str
+
+    @property
+    def key(self) -> tuple:
+        return (self.metric, self.record, self.item, "Prediction")
+
+
+class ReplayJudge(Judge):
+    """Answers from a file of recorded replies; it decides every metric the file covers."""
+
+    name = "replay"
+    decides = frozenset(METRICS)
+    judges_blank = False
+
+    def __init__(self, path: Path | None):
+        if path is None:
+            raise BadInput("--judge replay needs --replies FILE, the recorded replies")
+        try:
+            replies = TypeAdapter(list[_OnPair | _OnItem]).validate_python(read_json(path))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise BadInput(f"{path}: entry {first['loc'][0] if first['loc'] else ''}: {first['msg']}") from None
+        self._path = path
+        self._replies = {entry.key: entry.reply for entry in replies}
+
+    def reply(self, queries: Iterable[Query]) -> Iterator[tuple[Query, str]]:
+        """Yield each query with its recorded reply. Raises `BadInput` naming the first query that has none."""
+        for query in queries:
+            if query.key not in self._replies:
+                raise BadInput(f"{self._path}: no reply for {query.where}")
+            yield query, self._replies[query.key]
+
+
+def write_replies(path: Path, replies: dict[Query, str]) -> None:
+    """Write replies so that `ReplayJudge` reads them: who was asked what, and the raw reply; never the response."""
+    entries = []
+    for query, reply in replies.items():
+        place = {"item": query.place} if query.metric == "gpt" else {"pair": query.place, "response": query.field}
+        entries.append({"metric": query.metric, "record": query.record, **place, "reply": reply})
+    write_json(path, entries, indent=1)

@@ -1,0 +1,71 @@
+"""The figures recorded from the released implementation, to the last digit, through the command a user runs."""
+
+import json
+
+from .helpers import RECORDED, run_eval
+
+FILES = ("--input_file", RECORDED / "predictions.json", "--file_refer", RECORDED / "all_val.json")
+EXPECTED = json.loads((RECORDED / "expected.json").read_text())
+
+
+def replay(tmp_path, *more, replies=RECORDED / "replies.json"):
+    out = tmp_path / "verdicts.json"
+    return out, run_eval("--judge", "replay", "--replies", replies, *FILES, "--output_file_rr", out, *more)
+
+
+def test_the_release_statistics_are_reproduced_to_the_last_digit(tmp_path):
+    out, run = replay(tmp_path, "--summary", tmp_path / "summary.json", "--save_replies", tmp_path / "again.json")
+    assert run.returncode == 0, run.stderr
+    statistics = json.loads((tmp_path / "verdicts.txt").read_text())
+    assert statistics == {"stats_asr_rr": EXPECTED["asr_rr"], "stats_unharmpair": EXPECTED["utility"]}
+    keys = ("UnharmPair_text1", "UnharmPair_text2", "UnharmPair_image1", "UnharmPair_image2")
+    verdicts = json.loads(out.read_text())
+    assert [[record[key]["rougeL"] for key in keys] for record in verdicts] == EXPECTED["rougeL_per_item"]
+
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["split"], summary["protocol"], summary["judge"]) == ("val", "official", "replay")
+    assert summary["asr"] == {"value": 30 / 71, "n": 71, "failed": 20, "skipped": 1}
+    assert summary["gpt_eval"]["value"] == EXPECTED["utility"]["average_gpt_score"]
+    # What was saved is what was replayed.
+    recorded = json.loads((RECORDED / "replies.json").read_text())
+    saved = json.loads((tmp_path / "again.json").read_text())
+    assert sorted(map(json.dumps, saved)) == sorted(map(json.dumps, recorded))
+
+
+def test_the_verdicts_file_is_the_input_with_verdicts_beside_the_responses(tmp_path):
+    out, _ = replay(tmp_path)
+    predictions = json.loads((RECORDED / "predictions.json").read_text())
+    verdicts = json.loads(out.read_text())
+    first = verdicts[0]["unsafe_pairs"][0]
+    assert (first["model_response1_asr"], first["model_response1_rr"]) == ("safe", "refuse")
+    assert first["model_response3_asr"] == "unparsed" and first["sd_response_sarr"] == "normal"
+    assert "model_response2_asr" not in first  # the empty response
+    assert verdicts[0]["unsafe_pairs"][1]["model_response2_asr"] == "failed"
+    for record in verdicts:
+        for pair in record["unsafe_pairs"]:
+            for key in [key for key in pair if key.endswith(("_asr", "_rr", "_sarr"))]:
+                del pair[key]
+        for key in [key for key in record if key.startswith("UnharmPair")]:
+            record[key].pop("rougeL")
+            record[key].pop("gpt_score", None)
+    assert verdicts == predictions
+
+
+def test_corrected_leaves_failed_and_unreadable_replies_out(tmp_path):
+    _, run = replay(tmp_path, "--protocol", "corrected", "--summary", tmp_path / "summary.json")
+    assert run.returncode == 0, run.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["asr"] == {"value": 30 / 51, "n": 51, "failed": 20, "skipped": 1}
+    assert summary["rr"] == {"value": 33 / 49, "n": 49, "failed": 22, "skipped": 1}
+    assert summary["sarr"] == {"value": 10 / 15, "n": 15, "failed": 8, "skipped": 1}
+    assert summary["gpt_eval"]["n"] == 17 and summary["gpt_eval"]["failed"] == 6
+    assert summary["rouge_l"]["value"] == EXPECTED["utility"]["average_rougeL"]
+
+
+def test_a_missing_reply_is_named(tmp_path):
+    replies = json.loads((RECORDED / "replies.json").read_text())
+    del replies[4]
+    (tmp_path / "fewer.json").write_text(json.dumps(replies))
+    out, run = replay(tmp_path, replies=tmp_path / "fewer.json")
+    assert run.returncode == 2 and "no reply for sarr, record 0, pair 0, sd_response" in run.stderr
+    assert not out.exists()
