@@ -69,5 +69,8 @@ def read_json_lines(path: str | Path) -> list[Any]:
 
 def sha256(path: str | Path) -> str:
     """The file's SHA-256 in hexadecimal, by which results name the data they came from."""
+    digest = hashlib.sha256()
     with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,44 @@
+"""Unlearn: `python forget.py --config-name forget_lora.yaml forget_loss=popd`, or `bash scripts/forget_lora.bash`."""
+
+import logging
+import os
+
+import hydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from safeeraser.errors import BadInput, command, nearest
+
+# Hydra then raises what is wrong with a command line instead of printing pages about it.
+os.environ["HYDRA_FULL_ERROR"] = "1"
+
+
+def compose() -> list[DictConfig]:
+    """The config of the command line: none where Hydra only had to print something, several with `--multirun`."""
+    composed = []
+    hydra.main(version_base="1.3", config_path="config", config_name="forget_lora")(composed.append)()
+    return composed
+
+
+@command
+def main() -> None:
+    try:
+        configs = compose()
+    except MissingConfigException as error:
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        raise BadInput(f"{group or 'config'}: no '{name}'; {nearest(name, error.options or [])}") from None
+    except (HydraException, OmegaConfBaseException) as error:
+        raise BadInput(f"command line: {str(error).strip().splitlines()[0]}") from None
+    if configs:
+        # Only now, since torch takes its time to load.
+        from safeeraser.unlearn.run import forget
+        from safeeraser.unlearn.settings import read_settings
+
+        logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+        for config in configs:
+            forget(read_settings(config))
+
+
+if __name__ == "__main__":
+    main()

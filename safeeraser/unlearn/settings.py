@@ -1,0 +1,120 @@
+"""The keys of config/forget_lora.yaml with their types and bounds: what Hydra composed, checked once, read by name."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from transformers import SchedulerType
+
+from safeeraser.errors import BadInput, nearest
+from safeeraser.model import Parts
+from safeeraser.unlearn.methods import Method, Recipe
+
+
+class _Keys(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelFamily(_Keys):
+    """config/model_family/: where a model lies and what its parts are called."""
+
+    name: str
+    model_path: str
+    vision_tower: str
+    projector: str
+    language_model: str
+    lora_targets: tuple[str, ...] = Field(min_length=1)
+
+    @property
+    def parts(self) -> Parts:
+        return Parts(self.vision_tower, self.projector, self.language_model, self.lora_targets)
+
+
+class Lora(_Keys):
+    r: int = Field(ge=1)
+    alpha: float = Field(gt=0)
+    dropout: float = Field(ge=0, lt=1)
+
+
+class Settings(_Keys):
+    """One run's settings; config/forget_lora.yaml says what each key means."""
+
+    model_family: ModelFamily
+    forget_loss: Method
+    recipe: Recipe
+    model_path: str
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"]
+    LoRA: Lora
+    tune_language_model: bool
+    tune_mm_projector: bool
+    tune_vision_tower: bool
+    init_adapter: Path | None
+    data_path: Path
+    split: Literal["all"] | list[str]
+    plan: Path | None
+    max_length: int = Field(ge=1)
+    workers: int = Field(ge=0)
+    lr: float = Field(gt=0)
+    lr_scheduler_type: str
+    warmup_ratio: float = Field(ge=0, lt=1)
+    weight_decay: float = Field(ge=0)
+    max_grad_norm: float = Field(ge=0)
+    batch_size: int = Field(ge=1)
+    gradient_accumulation_steps: int = Field(ge=1)
+    num_epochs: int = Field(ge=1)
+    max_train_steps: int | None = Field(ge=1)
+    seed: int = Field(ge=0)
+    save_dir: Path
+    overwrite_dir: bool
+    save_model: bool
+    save_steps: int = Field(ge=0)
+    save_total_limit: int = Field(ge=1)
+    resume_from_checkpoint: str | None
+    report_to: list[Literal["none", "tensorboard", "wandb"]]
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) and value != "all" else value
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _report_to(cls, value: Any) -> Any:
+        return [value or "none"] if isinstance(value, str) or not value else value
+
+    @field_validator("tune_language_model")
+    @classmethod
+    def _tune_language_model(cls, value: bool) -> bool:
+        if not value:
+            raise ValueError("cannot be false: LoRA on the language model is the adapter that this project saves")
+        return value
+
+    @field_validator("lr_scheduler_type")
+    @classmethod
+    def _scheduler(cls, value: str) -> str:
+        known = [kind.value for kind in SchedulerType]
+        if value not in known:
+            raise ValueError(f"no schedule '{value}'; {nearest(value, known)}")
+        return value
+
+    @property
+    def method(self) -> Method:
+        """The method with the recipe's weights."""
+        return self.forget_loss.reweighted(self.recipe.weights)
+
+
+def read_settings(config: DictConfig) -> Settings:
+    """Check a composed config. Raises `BadInput` naming the first key that is wrong, missing or unknown."""
+    try:
+        return Settings.model_validate(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    except OmegaConfBaseException as error:
+        raise BadInput(f"config: {str(error).splitlines()[0]}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            raise BadInput(f"config: no key '{key}'; {nearest(key, Settings.model_fields)}") from None
+        raise BadInput(f"config: {key}={first['input']}: {first['msg'].removeprefix('Value error, ')}") from None
