@@ -174,12 +174,18 @@ def to_release(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def read_adapter(path: str | Path) -> dict[str, Tensor]:
-    """The parameters of an adapter, under PEFT's names: a PEFT folder, a `.safetensors` or the release's `.pt`."""
+def adapter_file(path: str | Path) -> Path:
+    """The file with an adapter's weights: a PEFT folder's, or `path` itself. Raises `BadInput` if there is none."""
     path = Path(path)
     file = path / "adapter_model.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise BadInput(f"{path}: no adapter there (a PEFT folder, a .safetensors or the release's checkpoint.pt)")
+    return file
+
+
+def read_adapter(path: str | Path) -> dict[str, Tensor]:
+    """The parameters of an adapter, under PEFT's names, in whichever form it is stored. Raises `BadInput`."""
+    file = adapter_file(path)
     try:
         if file.suffix == ".safetensors":
             tensors = load_file(file)
