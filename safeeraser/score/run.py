@@ -1,5 +1,6 @@
 """One scoring run: predictions and reference in, verdicts and summary out."""
 
+import os
 import platform
 import re
 import sys
@@ -16,7 +17,7 @@ from safeeraser.benchmark.records import DataFile, read_records
 from safeeraser.errors import BadInput
 from safeeraser.score import outputs
 from safeeraser.score.judges import Judge, make_judge, takes
-from safeeraser.score.metrics import judged, mean_recall, rouge_recalls
+from safeeraser.score.metrics import Rate, judged, mean_recall, rouge_recalls
 from safeeraser.score.queries import METRICS, Query, build_queries, pair_records
 from safeeraser.score.replay import write_replies
 
@@ -56,35 +57,17 @@ def score(options: Options) -> None:
         BadInput: an option, a file or the judge's key cannot be used. Nothing has been written then, but for the
             replies already paid for.
     """
-    split = _split(options)
+    split, written = _split(options), _outputs(options)
     predictions = read_records(options.input_file).only(options.category)
     reference = read_records(options.file_refer).only(options.category)
     official = options.protocol == "official"
     paired = pair_records(predictions, reference, by_picture=not official)
     _note_strangers(predictions, reference, paired)
     queries = build_queries(predictions, reference, paired)
-    _check_outputs(options)
-    judge = make_judge(
-        options.judge,
-        model=options.judge_model,
-        api_key=options.api_key,
-        base_url=options.base_url,
-        concurrency=options.concurrency,
-        swapped=official,
-        replies=options.replies,
-        ledger=options.output_file_rr.with_name(options.output_file_rr.name + ".replies.jsonl"),
-    )
+    judge = _judge(options)
+    _make_folders(written)
     replies = _ask(judge, [query for query in queries if takes(judge, query)])
-
-    rates = {
-        metric: judged(
-            metric,
-            [reply for query, reply in replies.items() if query.metric == metric],
-            sum(q.metric == metric and metric in judge.decides and q not in replies for q in queries),
-            keep_failed=official,
-        )
-        for metric in METRICS
-    }
+    rates = {metric: _rate(metric, queries, replies, judge, keep_failed=official) for metric in METRICS}
     items = [query for query in queries if query.metric == "gpt"]
     recalls = rouge_recalls(items)
     rates["rouge_l"] = mean_recall(recalls)
@@ -122,10 +105,12 @@ def _note_strangers(predictions: DataFile, reference: DataFile, paired: list[int
         )
 
 
-def _check_outputs(options: Options) -> None:
-    """Find out before the judge is paid that an output cannot be written, or would overwrite an input."""
-    written = [options.output_file_rr, options.statistics, options.summary, options.save_replies]
-    written = [path for path in written if path]
+def _outputs(options: Options) -> list[Path]:
+    """The files this run writes. Raises `BadInput` if one is a folder, or is also another output or an input."""
+    if not options.output_file_rr.name:
+        raise BadInput(f"--output_file_rr: '{options.output_file_rr}' names no file")
+    named = (options.output_file_rr, options.statistics, options.summary, options.save_replies)
+    written = [path for path in named if path]
     taken = {path.resolve() for path in (options.input_file, options.file_refer, options.replies) if path}
     for path in written:
         if path.resolve() in taken:
@@ -133,11 +118,38 @@ def _check_outputs(options: Options) -> None:
         taken.add(path.resolve())
         if path.is_dir():
             raise BadInput(f"{path}: is a folder; name a file")
+    return written
+
+
+def _make_folders(written: list[Path]) -> None:
+    """Find out before the judge is paid that an output cannot be written."""
     for path in written:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BadInput(f"{path}: its folder cannot be made ({error.strerror})") from None
+        if not os.access(path.parent, os.W_OK):
+            raise BadInput(f"{path}: its folder cannot be written to")
+
+
+def _judge(options: Options) -> Judge:
+    return make_judge(
+        options.judge,
+        model=options.judge_model,
+        api_key=options.api_key,
+        base_url=options.base_url,
+        concurrency=options.concurrency,
+        swapped=options.protocol == "official",
+        replies=options.replies,
+        ledger=options.output_file_rr.with_name(options.output_file_rr.name + ".replies.jsonl"),
+    )
+
+
+def _rate(metric: str, queries: list[Query], replies: dict[Query, str], judge: Judge, *, keep_failed: bool) -> Rate:
+    """A metric over what was asked; whatever the judge could have decided but had no response to is `skipped`."""
+    of_metric = [query for query in queries if query.metric == metric and metric in judge.decides]
+    given = [replies[query] for query in of_metric if query in replies]
+    return judged(metric, given, len(of_metric) - len(given), keep_failed=keep_failed)
 
 
 def _ask(judge: Judge, queries: list[Query]) -> dict[Query, str]:
@@ -152,7 +164,9 @@ def _ask(judge: Judge, queries: list[Query]) -> dict[Query, str]:
         TimeRemainingColumn(),
     )
     replies = {}
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    # It vanishes at the end, and stays away from log files, so that an error is the only line left.
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=len(queries), rate="")
         for query, reply in judge.reply(queries):
             replies[query] = reply

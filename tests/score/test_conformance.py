@@ -2,7 +2,7 @@
 
 import json
 
-from .helpers import RECORDED, run_eval
+from .helpers import RECORDED, finished, start_eval
 
 FILES = ("--input_file", RECORDED / "predictions.json", "--file_refer", RECORDED / "all_val.json")
 EXPECTED = json.loads((RECORDED / "expected.json").read_text())
@@ -10,7 +10,7 @@ EXPECTED = json.loads((RECORDED / "expected.json").read_text())
 
 def replay(tmp_path, *more, replies=RECORDED / "replies.json"):
     out = tmp_path / "verdicts.json"
-    return out, run_eval("--judge", "replay", "--replies", replies, *FILES, "--output_file_rr", out, *more)
+    return out, finished(start_eval("--judge", "replay", "--replies", replies, *FILES, "--output_file_rr", out, *more))
 
 
 def test_the_release_statistics_are_reproduced_to_the_last_digit(tmp_path):

@@ -1,0 +1,136 @@
+"""What a user gets wrong: exit code 2, one line that names it, and nothing written."""
+
+import json
+
+import pytest
+
+from .helpers import KEY, predicted, record, run_eval, write_files
+
+RECORDS = [record(0), record(1, "Violence")]
+PREDICTED = [predicted(value) for value in RECORDS]
+
+
+def refused(tmp_path, *arguments, says):
+    before = set(tmp_path.rglob("*"))
+    run = run_eval(*arguments)
+    assert run.returncode == 2, run.stderr
+    assert run.stderr.startswith("error: ") and run.stderr.count("\n") == 1, run.stderr
+    assert says in run.stderr and run.stdout == ""
+    assert KEY not in run.stderr
+    assert set(tmp_path.rglob("*")) == before
+
+
+def files(folder, records=RECORDS, predictions=PREDICTED):
+    paths = write_files(folder, records, predictions)
+    out = folder / "v.json"
+    return ["--input_file", paths[0], "--file_refer", paths[1], "--output_file_rr", out, "--summary", folder / "s.json"]
+
+
+def test_no_key(tmp_path):
+    given = files(tmp_path)
+    given[5] = tmp_path / "new" / "v.json"
+    refused(tmp_path, *given, says="give --api_key or set OPENAI_API_KEY")
+
+
+def test_a_missing_file(tmp_path):
+    given = files(tmp_path)
+    given[1] = tmp_path / "nowhere.json"
+    refused(tmp_path, "--judge", "rules", *given, says="nowhere.json: no such file")
+
+
+def test_truncated_json(tmp_path):
+    given = files(tmp_path)
+    given[1].write_text(given[1].read_text()[:-40])
+    refused(tmp_path, "--judge", "rules", *given, says="predictions.json: not valid JSON")
+
+
+def test_another_number_of_records(tmp_path):
+    given = files(tmp_path, predictions=PREDICTED[:1])
+    refused(tmp_path, "--judge", "rules", *given, says="has 1 records")
+    refused(tmp_path, "--judge", "rules", "--protocol", "corrected", *given, says="img/Violence/1.jpg")
+
+
+def test_predictions_of_another_dataset(tmp_path):
+    strangers = [PREDICTED[0], PREDICTED[1] | {"image_path": "img/Violence/99.jpg"}]
+    says = "only in the predictions: img/Violence/99.jpg; only in the reference: img/Violence/1.jpg"
+    refused(tmp_path, "--judge", "rules", "--protocol", "corrected", *files(tmp_path, RECORDS, strangers), says=says)
+
+
+def test_a_data_file_without_predictions(tmp_path):
+    refused(tmp_path, "--judge", "rules", *files(tmp_path, predictions=RECORDS), says="run ckpt_infer.py first")
+
+
+def test_a_response_that_is_no_text(tmp_path):
+    broken = json.loads(json.dumps(PREDICTED))
+    broken[1]["unsafe_pairs"][2]["model_response3"] = ["a"]
+    says = "record 1, unsafe_pairs.2.model_response3: must be a text, is a list"
+    refused(tmp_path, "--judge", "rules", *files(tmp_path, predictions=broken), says=says)
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["--judge", "rule"], "unknown judge 'rule'; did you mean 'rules'?"),
+        (["--protocol", "offical"], "did you mean 'official'?"),
+        (["--split", "test", "--judge", "rules"], "unknown split 'test'"),
+        (["--concurrency", "0"], "--concurrency must be"),
+        (["--judge", "replay"], "needs --replies FILE"),
+        (["--apikey", KEY], "unknown option '--apikey'; did you mean '--api_key'?"),
+        ([f"--apikey={KEY}"], "unknown option '--apikey'"),
+        (["--judge", "rules", "--category", "Wepon"], "did you mean 'Weapon'?"),
+        (["--api_key", f"{KEY} and more"], "the API key holds a character that no key has"),
+    ],
+)
+def test_options(tmp_path, arguments, says):
+    refused(tmp_path, *arguments, *files(tmp_path), says=says)
+
+
+def test_a_category_without_a_prompt_is_found_before_anything_is_paid(tmp_path):
+    records = [record(0, "Cooking")]
+    given = files(tmp_path, records, [predicted(records[0])])
+    address = ("--base_url", "http://127.0.0.1:9/v1")
+    refused(tmp_path, "--api_key", KEY, *address, *given, says="no judge prompt for category 'Cooking'")
+
+
+def test_an_output_that_is_an_input(tmp_path):
+    given = files(tmp_path)
+    given[5] = given[1]
+    refused(tmp_path, "--judge", "rules", *given, says="give each its own name")
+
+
+@pytest.mark.parametrize(
+    "out, says", [(".", "names no file"), ("{}", "is a folder"), ("{}/s.json/v.json", "cannot be")]
+)
+def test_an_output_that_cannot_be_written(tmp_path, out, says):
+    given = files(tmp_path)
+    (tmp_path / "s.json").write_text("a file, not a folder")
+    given[5] = out.format(tmp_path)
+    refused(tmp_path, "--judge", "rules", *given, says=says)
+
+
+def test_a_reference_that_names_no_split(tmp_path):
+    given = files(tmp_path)
+    given[3] = given[3].rename(tmp_path / "mine.json")
+    refused(tmp_path, "--judge", "rules", *given, says="give --split train or --split val")
+
+
+def test_help_is_offered():
+    run = run_eval("--help")
+    assert run.returncode == 0 and "--file_refer" in run.stdout
+
+
+def test_pairing_by_picture_undoes_another_order(tmp_path):
+    given = files(tmp_path, predictions=PREDICTED[::-1])
+    turned = run_eval("--judge", "rules", "--protocol", "corrected", *given)
+    assert turned.returncode == 0, turned.stderr
+    by_picture = json.loads((tmp_path / "s.json").read_text())["rouge_l"]["value"]
+    assert by_picture == 1.0  # each Prediction is its own reference
+    by_position = run_eval("--judge", "rules", *given)
+    assert "name another picture" in by_position.stderr
+    assert json.loads((tmp_path / "s.json").read_text())["rouge_l"]["value"] < 1.0
+
+
+def test_one_category_alone(tmp_path):
+    run = run_eval("--judge", "rules", "--category", "Violence", *files(tmp_path))
+    assert run.returncode == 0, run.stderr
+    assert json.loads((tmp_path / "s.json").read_text())["asr"]["n"] == 12

@@ -1,0 +1,235 @@
+"""The LLM judge against a real HTTP server that speaks chat completions on the loopback."""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from .helpers import KEY, finished, predicted, record, run_eval, start_eval, write_files
+
+CALLS = 4 * 3 * 2 + 4 + 4  # a record's: 12 responses for asr and rr, 4 for sarr, 4 UnharmPairs
+NO_COMPLETION = "an object of another kind"
+
+
+def good(prompt):
+    """What a judge says to each of the four kinds of prompt."""
+    if '"unsafe" or "safe"' in prompt:
+        return "unsafe"
+    if "Rating:" in prompt:
+        return "0.50"
+    return "no" if "begins by refusing" in prompt else "yes"
+
+
+class Server:
+    """A judge's server. `script(number, prompt)` returns (status, headers, reply) for the call of that number."""
+
+    def __init__(self, script):
+        self.requests, self.answered, self._lock = [], [], threading.Lock()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                prompt = body["messages"][0]["content"]
+                with server._lock:
+                    number = len(server.requests)
+                    server.requests.append((time.monotonic(), self.headers["Authorization"], self.path, body))
+                status, headers, reply = script(number, prompt)
+                message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}
+                value = {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [message]}
+                # As OpenAI does, an error repeats the key it was given.
+                error = {"error": {"message": f"bad: {self.headers['Authorization']}", "type": "t", "code": reply}}
+                data = json.dumps(value if status == 200 else error).encode() if reply != NO_COMPLETION else b'{"a": 1}'
+                self.send_response(status)
+                for name, text in {**headers, "Content-Type": "application/json", "Content-Length": len(data)}.items():
+                    self.send_header(name, str(text))
+                self.end_headers()
+                self.wfile.write(data)
+                if status == 200:
+                    server.answered.append(prompt)
+
+            def log_message(self, *_):
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+    def stop(self):
+        self._http.shutdown()
+        self._http.server_close()
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def start(script):
+        servers.append(Server(script))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def given(tmp_path):
+    """The arguments for one record; the predictions lie in a folder of their own, outputs in `out`."""
+    (tmp_path / "in").mkdir()
+    original = record()
+    predictions, reference = write_files(tmp_path / "in", [original], [predicted(original)])
+    out = tmp_path / "out"
+    files = ("--input_file", predictions, "--file_refer", reference, "--output_file_rr", out / "v.json")
+    return (*files, "--summary", out / "s.json", "--save_replies", out / "r.json")
+
+
+def no_key_anywhere(folder, run):
+    """The key is in no output and in no file."""
+    assert KEY not in run.stdout + run.stderr
+    for path in folder.rglob("*"):
+        assert path.is_dir() or KEY not in path.read_text()
+
+
+def summary(folder):
+    return json.loads((folder / "out" / "s.json").read_text())
+
+
+def test_a_judge_is_asked_and_counted(tmp_path, given, serve):
+    server = serve(lambda number, prompt: (200, {}, good(prompt)))
+    run = run_eval("--base_url", server.url, "--judge_model", "some-model", *given, key=KEY)
+    assert run.returncode == 0, run.stderr
+    got = summary(tmp_path)
+    assert (got["judge"], got["judge_model"]) == ("gpt-4o", "some-model")
+    values = {metric: (got[metric]["value"], got[metric]["n"]) for metric in ("asr", "rr", "sarr", "gpt_eval")}
+    assert values == {"asr": (1.0, 12), "rr": (0.0, 12), "sarr": (0.0, 4), "gpt_eval": (0.5, 4)}
+    assert len(server.requests) == CALLS
+    for _, authorization, path, body in server.requests:
+        assert (authorization, path) == (f"Bearer {KEY}", "/v1/chat/completions")
+        assert body["model"] == "some-model" and body["temperature"] == 0
+        assert isinstance(body["messages"][0]["content"], str)  # text alone, no picture
+    assert not list((tmp_path / "out").glob("*.jsonl"))
+    no_key_anywhere(tmp_path, run)
+
+
+def test_equal_prompts_are_asked_once(tmp_path, given, serve):
+    original = record()
+    value = predicted(original)
+    for pair in value["unsafe_pairs"]:
+        pair |= {"model_response1": "Same.", "model_response2": "Same.", "model_response3": "Same."}
+    write_files(tmp_path / "in", [original], [value])
+    server = serve(lambda number, prompt: (200, {}, good(prompt)))
+    run = run_eval("--base_url", server.url, "--api_key", KEY, *given)
+    assert run.returncode == 0, run.stderr
+    assert len(server.requests) == 1 + 1 + 4 + 4 and summary(tmp_path)["asr"]["n"] == 12
+
+
+def test_retry_after_is_waited_for(tmp_path, given, serve):
+    server = serve(
+        lambda number, prompt: (429, {"Retry-After": "1"}, "rate_limit") if number == 0 else (200, {}, good(prompt))
+    )
+    run = run_eval("--base_url", server.url, "--api_key", KEY, *given)
+    assert run.returncode == 0, run.stderr
+    assert server.requests[1][0] - server.requests[0][0] >= 1.0
+    assert len(server.requests) == CALLS + 1 and summary(tmp_path)["asr"]["failed"] == 0
+
+
+@pytest.mark.parametrize("protocol, value, n", [("official", 11 / 12, 12), ("corrected", 1.0, 11)])
+def test_a_call_that_keeps_failing_is_counted_as_failed_and_asked_again_next_time(
+    tmp_path, given, serve, protocol, value, n
+):
+    broken = True
+
+    def script(number, prompt):
+        if broken and '"unsafe" or "safe"' in prompt and "Question 0.2? 1" in prompt:
+            return 500, {"retry-after-ms": "5"}, "server_error"
+        return 200, {}, good(prompt)
+
+    server = serve(script)
+    command = ("--base_url", server.url, "--api_key", KEY, "--protocol", protocol, *given)
+    run = run_eval(*command)
+    assert run.returncode == 0, run.stderr
+    assert summary(tmp_path)["asr"] == {"value": value, "n": n, "failed": 1, "skipped": 0}
+    assert "1 x InternalServerError" in run.stderr
+    no_key_anywhere(tmp_path, run)
+
+    broken, before = False, len(server.requests)
+    assert run_eval(*command).returncode == 0
+    assert len(server.requests) == before + 1 and summary(tmp_path)["asr"]["failed"] == 0
+
+
+@pytest.mark.parametrize(
+    "status, code, says",
+    [
+        (401, "invalid_api_key", "does not accept the API key (HTTP 401)"),
+        (404, "model_not_found", "knows no model 'gpt-4o'"),
+        (403, "forbidden", "does not accept the API key (HTTP 403)"),
+        (429, "insufficient_quota", "takes no more calls on this account"),
+    ],
+)
+def test_what_no_retry_mends_stops_the_run_at_once(tmp_path, given, serve, status, code, says):
+    server = serve(lambda number, prompt: (status, {"retry-after-ms": "5"}, code))
+    run = finished(start_eval("--base_url", server.url, "--api_key", KEY, *given))
+    assert run.returncode == 2 and says in run.stderr
+    assert run.stderr.startswith("error: ") and run.stderr.count("\n") == 1, run.stderr
+    assert len(server.requests) <= 6  # one call, with its retries
+    assert not list((tmp_path / "out").iterdir())
+    no_key_anywhere(tmp_path, run)
+
+
+def test_a_server_that_is_not_there(tmp_path, given, monkeypatch):
+    monkeypatch.setattr("safeeraser.score.openai_judge.RETRIES", 0)
+    run = run_eval("--base_url", "http://127.0.0.1:9/v1", "--api_key", KEY, *given)
+    assert run.returncode == 2 and "the judge at 127.0.0.1 cannot be reached" in run.stderr
+
+
+def test_a_reply_without_content_is_unreadable(tmp_path, given, serve):
+    server = serve(lambda number, prompt: (200, {}, None))
+    run = run_eval("--base_url", server.url, "--api_key", KEY, *given)
+    assert run.returncode == 0, run.stderr
+    assert summary(tmp_path)["asr"] == {"value": 0.0, "n": 12, "failed": 12, "skipped": 0}
+
+
+def test_an_answer_that_is_no_chat_completion_is_a_failed_call(tmp_path, given, serve):
+    server = serve(lambda number, prompt: (200, {}, NO_COMPLETION))
+    run = run_eval("--base_url", server.url, "--api_key", KEY, *given)
+    assert run.returncode == 0, run.stderr
+    assert json.loads((tmp_path / "out" / "r.json").read_text())[0]["reply"] == "exception"
+    no_key_anywhere(tmp_path, run)
+
+
+def test_a_killed_run_does_not_pay_twice(tmp_path, given, serve):
+    hold = threading.Event()
+
+    def script(number, prompt):
+        if number >= 10:
+            hold.wait(30)
+        return 200, {}, good(prompt)
+
+    server = serve(script)
+    command = ("--base_url", server.url, "--api_key", KEY, "--concurrency", "1", *given)
+    process = start_eval(*command)
+    deadline = time.monotonic() + 30
+    while len(server.requests) <= 10 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    hold.set()
+    kept = (tmp_path / "out" / "v.json.replies.jsonl").read_text()
+    assert len(kept.split()) >= 10 and KEY not in kept and "plain and whole" not in kept
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["v.json.replies.jsonl"]  # no half output
+    with (tmp_path / "out" / "v.json.replies.jsonl").open("a") as handle:
+        handle.write('\n["torn off in the mid')
+
+    first = {body["messages"][0]["content"] for _, _, _, body in server.requests[:10]}
+    before = len(server.requests)
+    run = run_eval(*command)
+    assert run.returncode == 0, run.stderr
+    again = [body["messages"][0]["content"] for _, _, _, body in server.requests[before:]]
+    assert len(again) == CALLS - 10 and not first & set(again)
+    assert summary(tmp_path)["asr"] == {"value": 1.0, "n": 12, "failed": 0, "skipped": 0}
+    assert not (tmp_path / "out" / "v.json.replies.jsonl").exists()
