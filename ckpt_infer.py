@@ -1,32 +1,35 @@
 """Answer the benchmark's questions with a model and an adapter: `python ckpt_infer.py --help`."""
 
-import argparse
 import logging
+from argparse import Namespace
 from pathlib import Path
 
+from safeeraser.arguments import Arguments
 from safeeraser.errors import BadInput, command
 
 
-def parse() -> argparse.Namespace:
+def parse() -> Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
-    )
-    add = parser.add_argument
-    add("--eval_file", type=Path, default="dataset/all_val.json", help="the data file whose questions are asked")
-    add("--model_path", default="llava-hf/llava-1.5-7b-hf", help="a folder, or a name on the Hugging Face hub")
-    add("--output_file", type=Path, required=True, help="where the predictions go, in the data file's own format")
-    add("--checkpoint_path", type=Path, help="a PEFT folder or the release's checkpoint.pt; none: the untouched model")
-    add("--loss_type", default="", help="the adapter's method, recorded; refused if the adapter was trained otherwise")
-    add("--batch_size", type=int, default=16, help="responses generated together; it does not change what is drawn")
-    add("--max_new_tokens", type=int, default=512, help="tokens a response at most")
-    add("--greedy", action="store_true", help="take the likeliest token instead of sampling")
-    add("--temperature", type=float, default=1.0, help="of sampling")
-    add("--top_p", type=float, default=0.9, help="of sampling: the share of probability drawn from")
-    add("--seed", type=int, default=233, help="of sampling: a response depends on it and on the request alone")
-    add("--dtype", default="auto", help="auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16")
-    add("--lora_alpha", type=float, default=256, help="scaling of a checkpoint.pt, which does not say its own")
-    add("--overwrite", action="store_true", help="replace an output file that exists")
+    parser = Arguments(description=__doc__)
+
+    def add(name: str, help: str, **kwargs) -> None:
+        shown = "" if kwargs.get("default") in (None, "") else " (default: %(default)s)"
+        parser.add_argument(name, help=help + shown, **kwargs)
+
+    add("--eval_file", "the data file whose questions are asked", type=Path, default=Path("dataset/all_val.json"))
+    add("--model_path", "a folder, or a name on the Hugging Face hub", default="llava-hf/llava-1.5-7b-hf")
+    add("--output_file", "where the predictions go, in the data file's own format", type=Path, required=True)
+    add("--checkpoint_path", "a PEFT folder or the release's checkpoint.pt; none: the untouched model", type=Path)
+    add("--loss_type", "the adapter's method, recorded; refused if the adapter was trained otherwise", default="")
+    add("--batch_size", "responses generated together; it does not change what is drawn", type=int, default=16)
+    add("--max_new_tokens", "tokens a response at most", type=int, default=512)
+    add("--greedy", "take the likeliest token instead of sampling", action="store_true")
+    add("--temperature", "of sampling", type=float, default=1.0)
+    add("--top_p", "of sampling: the share of probability drawn from", type=float, default=0.9)
+    add("--seed", "of sampling: a response depends on it and on the request alone", type=int, default=233)
+    add("--dtype", "auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16", default="auto")
+    add("--lora_alpha", "scaling of a checkpoint.pt, which does not say its own", type=float, default=256)
+    add("--overwrite", "replace an output file that exists", action="store_true")
     return parser.parse_args()
 
 

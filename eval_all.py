@@ -9,8 +9,8 @@ Writes the verdicts beside the responses to --output_file_rr, and the release's 
 
 from pathlib import Path
 
+from safeeraser.arguments import Arguments, one_of
 from safeeraser.errors import BadInput, command
-from safeeraser.score.arguments import Arguments, one_of
 from safeeraser.score.judges import JUDGES
 from safeeraser.score.run import PROTOCOLS, SPLITS, Options, score
 

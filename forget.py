@@ -2,10 +2,12 @@
 
 import logging
 import os
+import re
+from pathlib import Path
 
 import hydra
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from safeeraser.errors import BadInput, command, nearest
@@ -29,7 +31,11 @@ def main() -> None:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
         raise BadInput(f"{group or 'config'}: no '{name}'; {nearest(name, error.options or [])}") from None
     except (HydraException, OmegaConfBaseException) as error:
-        raise BadInput(f"command line: {str(error).strip().splitlines()[0]}") from None
+        reason = str(error).strip().splitlines()[0]
+        if unknown := re.fullmatch(r"Could not override '(.+)'\.", reason):
+            keys = OmegaConf.load(Path(__file__).parent / "config" / "forget_lora.yaml").keys() - {"defaults", "hydra"}
+            raise BadInput(f"config: no key '{unknown[1]}'; {nearest(unknown[1], keys)}") from None
+        raise BadInput(f"command line: {reason}") from None
     if configs:
         # Only now, since torch takes its time to load.
         from safeeraser.unlearn.run import forget

@@ -1,7 +1,7 @@
 """Sampling that depends on the seed and the request alone: not on batch size, order, processes or interruptions.
 
-Adding Gumbel noise to the logits and taking the largest draws from their softmax exactly (Maddison et al., "A* Sampling",
-2014). The noise is a hash of (seed, request, position, token), so that a response can be drawn again anywhere.
+Adding Gumbel noise to the logits and taking the largest draws from their softmax exactly (Maddison et al., 2014,
+"A* Sampling"). The noise is a hash of (seed, request, position, token), so that a response can be drawn again anywhere.
 """
 
 import hashlib

@@ -16,7 +16,7 @@ from rich.table import Table
 from safeeraser import __version__
 from safeeraser.benchmark.files import write_json, write_whole
 from safeeraser.errors import command
-from safeeraser.score.arguments import Arguments
+from safeeraser.arguments import Arguments
 from safeeraser.score.plots import Plot, plots
 from safeeraser.score.runs import COLUMNS, Row, Run, published_rows, read_runs
 
