@@ -1,0 +1,25 @@
+# Sourced by the scripts that a newcomer runs: makes .venv and puts it first on PATH. Needs Python 3.10 or newer, no more.
+# $1: the extras of setup.py to install ("test"), if any. Nothing is installed again until the requirements change.
+
+python=""
+for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11 python3.10; do
+  if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+    python=$candidate
+    break
+  fi
+done
+if [ -z "$python" ]; then
+  echo "error: no Python of at least 3.10 that has venv and ensurepip (on Debian: apt install python3-venv)" >&2
+  exit 2
+fi
+
+stamp=".venv/installed-${1:-base}"
+wanted=$(cat requirements.txt setup.py | cksum)
+if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+  echo "Setting up .venv (once; the downloads are large)"
+  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".${1:+[$1]}"
+  echo "$wanted" > "$stamp"
+fi
+export PATH="$PWD/.venv/bin:$PATH"

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# The test suite: bash scripts/test.bash [pytest options ...]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/setup.bash test
+
+ruff check .
+ruff format --check .
+# One thread a worker: models this small lose more to threads than they gain.
+export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+exec python -m pytest -n 2 --dist loadgroup "$@"
