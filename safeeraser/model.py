@@ -5,6 +5,8 @@ parameters under the names that transformers 4 gave to LLaVA's modules:
 
     release  base_model.model.language_model.model.layers.0.self_attn.q_proj.lora_A.default.weight
     here     base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight
+
+`python -m safeeraser.model convert IN OUT` turns one form into the other, both ways.
 """
 
 import logging
@@ -16,13 +18,15 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, CLIPImageProcessorPil, LlavaForConditionalGeneration
 from transformers.utils import is_flash_attn_2_available
 
+from safeeraser.arguments import Arguments
 from safeeraser.benchmark.conversation import IMAGE
-from safeeraser.errors import BadInput
+from safeeraser.benchmark.files import write_whole
+from safeeraser.errors import BadInput, command
 
 log = logging.getLogger(__name__)
 
@@ -217,23 +221,9 @@ def load_adapter(model: PeftModel, path: str | Path) -> None:
 
 
 def load_adapted(model: LlavaForConditionalGeneration, path: str | Path, *, alpha: float = 256) -> PeftModel:
-    """The model with a stored adapter on it, whichever form it is stored in.
-
-    A PEFT folder says its own rank and scaling. A bare file of tensors says its rank by the shapes, and nothing of the
-    scaling: `alpha` then gives it (the release hard-codes 256).
-    """
-    parts = Parts()
-    path = Path(path)
-    if (path / "adapter_config.json").is_file():
-        config = LoraConfig.from_pretrained(path)
-        config.inference_mode = True
-    else:
-        tensors = read_adapter(path)
-        ranks = {tensor.shape[0] for name, tensor in tensors.items() if ".lora_A." in name}
-        if len(ranks) != 1:
-            raise BadInput(f"{path}: holds no LoRA of one rank (found ranks {sorted(ranks)})")
-        whole = [any(f".{part}." in name for name in tensors) for part in (parts.projector, parts.vision_tower)]
-        config = lora_config(parts, r=ranks.pop(), alpha=alpha, projector=whole[0], vision=whole[1])
+    """The model with a stored adapter on it, whichever form it is stored in; `alpha` as in `adapter_config`."""
+    config = adapter_config(path, alpha)
+    config.inference_mode = True
     try:
         adapted = get_peft_model(model, config)
     except ValueError as error:
@@ -242,8 +232,74 @@ def load_adapted(model: LlavaForConditionalGeneration, path: str | Path, *, alph
     return adapted
 
 
+def adapter_config(path: str | Path, alpha: float) -> LoraConfig:
+    """The configuration of a stored adapter.
+
+    A PEFT folder holds it. A bare file of tensors says its rank by the shapes, and nothing of the scaling: `alpha` then
+    gives it (the release hard-codes 256).
+    """
+    if (Path(path) / "adapter_config.json").is_file():
+        return LoraConfig.from_pretrained(path)
+    tensors = read_adapter(path)
+    ranks = {tensor.shape[0] for name, tensor in tensors.items() if ".lora_A." in name}
+    if len(ranks) != 1:
+        raise BadInput(f"{path}: holds no LoRA of one rank (found ranks {sorted(ranks)})")
+    parts = Parts()
+    whole = [any(f".{part}." in name for name in tensors) for part in (parts.projector, parts.vision_tower)]
+    return lora_config(parts, r=ranks.pop(), alpha=alpha, projector=whole[0], vision=whole[1])
+
+
+def convert(source: Path, target: Path, *, alpha: float = 256, model_path: str | None = None) -> None:
+    """Write a stored adapter in the other form: `target` ends in `.pt` for the release's, else it is a PEFT folder.
+
+    The release's file is float16, so converting to it rounds; converting from it changes nothing. `model_path` is noted
+    in the folder as the base model.
+
+    Raises:
+        BadInput: `source` is no adapter, `target` exists, or the release would read `target` at another scaling.
+    """
+    if target.exists():
+        raise BadInput(f"{target}: exists; name another")
+    config, tensors = adapter_config(source, alpha), read_adapter(source)
+    if target.suffix == ".pt":
+        if (config.r, config.lora_alpha) != (32, 256):
+            log.warning(
+                "note: r %s, alpha %s is not written down there; the release assumes 32 and 256, and this project asks "
+                "for --lora_alpha",
+                config.r,
+                config.lora_alpha,
+            )
+        with write_whole(target, "wb") as handle:
+            torch.save({name: tensor.half() for name, tensor in to_release(tensors).items()}, handle)
+    else:
+        config.base_model_name_or_path = model_path or config.base_model_name_or_path
+        target.mkdir(parents=True)
+        config.save_pretrained(target)
+        with write_whole(target / "adapter_model.safetensors", "wb") as handle:
+            handle.write(save(tensors))
+
+
 def _rename(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
     for old, new in pairs:
         if name.startswith(old):
             return new + name[len(old) :]
     return name
+
+
+@command
+def main() -> None:
+    """`python -m safeeraser.model convert IN OUT`."""
+    parser = Arguments(description="Adapters in their two forms.")
+    action = parser.add_subparsers(dest="action", required=True).add_parser(
+        "convert", help="turn a PEFT folder into the release's checkpoint.pt, or the other way round"
+    )
+    action.add_argument("source", type=Path, metavar="IN", help="a PEFT folder, a .safetensors or a .pt")
+    action.add_argument("target", type=Path, metavar="OUT", help="a file ending in .pt, or a folder to make")
+    action.add_argument("--lora_alpha", type=float, default=256, help="of a .pt, which does not say (default: 256)")
+    action.add_argument("--model_path", help="the base model to note in a PEFT folder")
+    arguments = parser.parse_args()
+    convert(arguments.source, arguments.target, alpha=arguments.lora_alpha, model_path=arguments.model_path)
+
+
+if __name__ == "__main__":
+    main()
