@@ -14,9 +14,10 @@ setup(
     name="safeeraser",
     version="0.1.0",
     description="Safety unlearning for multimodal LLMs",
-    license="Apache-2.0",
+    license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["safeeraser", "safeeraser.*"]),
+    package_data={"safeeraser.score": ["prompts/*", "templates/*", "published.json"]},
     install_requires=PINS,
     extras_require={
         "train": TRAIN,
