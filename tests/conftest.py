@@ -1,0 +1,9 @@
+"""What holds for every test: one thread, no hub, one working directory a test."""
+
+import os
+
+# Before torch is loaded: on models this small, several threads wait for each other most of the time.
+os.environ["OMP_NUM_THREADS"] = "1"
+# A name that is no folder is then refused at once instead of being asked for over the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -1,0 +1,126 @@
+"""What the tests of training and inference share: the recorded data, the tiny model, and running the two commands."""
+
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from pathlib import Path
+from unittest.mock import patch
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from transformers import PreTrainedTokenizerFast
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDED = ROOT / "tests" / "data" / "conformance"
+MODEL = RECORDED / "llava-tiny"
+TRAIN = RECORDED / "dataset" / "all_train.json"
+VAL = RECORDED / "dataset" / "all_val.json"
+METHODS = ("ga", "gd", "kl", "po", "gapd", "gdpd", "klpd", "popd")
+
+
+def pair(number: int, **more: str) -> dict:
+    """A harmful question with its two answers."""
+    return {
+        "question": f"Secret {number}?",
+        "model_response": f"Harm {number}.",
+        "sd_response": f"Fine {number}.",
+        **more,
+    }
+
+
+def record(number: int = 0, category: str = "Weapon", **more: object) -> dict:
+    """One record of the benchmark as it lies on disk, pictures relative to the data file's folder."""
+    unharm = {
+        f"UnharmPair_{name}": {"Question": f"What {name}?", "Answer": name, "Prediction": f"It is {name} {number}."}
+        for name in ("text1", "text2", "image1", "image2")
+    }
+    paths = {"image_path": f"img/{category}/{number}.jpg", "SDImage_path": f"pdset/{category}/{number}.jpg"}
+    return {
+        "keyword": "k",
+        "category": category,
+        **paths,
+        **unharm,
+        "unsafe_pairs": [pair(i) for i in range(4)],
+        **more,
+    }
+
+
+def write_json(path: Path, value: object) -> Path:
+    """`value` as a JSON file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+    return path
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The values of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def config(*overrides: str):
+    """What `forget.py` would be given by these words on its command line."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
+        return compose("forget_lora", overrides=list(overrides))
+
+
+def settings(*overrides: str):
+    """The checked settings of a command line, on the recorded data and the tiny model."""
+    from safeeraser.unlearn.settings import read_settings
+
+    given = [f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "LoRA.dropout=0", "workers=0"]
+    return read_settings(config(*given, *overrides))
+
+
+def run(script: str, *arguments: object, cwd: Path = RECORDED) -> subprocess.CompletedProcess:
+    """Run a command's main function in this process: quicker than loading torch again for each."""
+    spec = importlib.util.spec_from_file_location(script, ROOT / f"{script}.py")
+    module = importlib.util.module_from_spec(spec)
+    out, err, code = io.StringIO(), io.StringIO(), None
+    argv = [f"{script}.py", *map(str, arguments)]
+    GlobalHydra.instance().clear()
+    with patch.object(sys, "argv", argv), patch.dict(os.environ):
+        with chdir(cwd), redirect_stdout(out), redirect_stderr(err):
+            spec.loader.exec_module(module)
+            try:
+                module.main()
+            except SystemExit as stop:
+                code = stop.code
+    return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
+
+
+def start(script: str, *arguments: object, cwd: Path = RECORDED) -> subprocess.Popen:
+    """Start a command as a user does."""
+    command = [sys.executable, str(ROOT / f"{script}.py"), *map(str, arguments)]
+    return subprocess.Popen(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def refused(tmp_path: Path, script: str, *arguments: object, says: str, cwd: Path = RECORDED, before: str = "") -> str:
+    """Run a command that must be refused: exit code 2, one line, and nothing under `tmp_path` touched.
+
+    `before`: what the line may follow, where the mistake is only found once a model is loaded.
+    """
+    there = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    done = run(script, *arguments, cwd=cwd)
+    assert done.returncode == 2, done.stderr
+    *earlier, line = done.stderr.strip().splitlines()
+    assert line.startswith("error: ") and says in line, done.stderr
+    assert not earlier or (before and not any("error" in text or "Traceback" in text for text in earlier)), done.stderr
+    assert done.stdout == ""
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == there
+    return line
+
+
+def llama_tokenizer() -> PreTrainedTokenizerFast:
+    """LLaVA-1.5's tokenizer: the Llama-2 vocabulary (the wheel `wordllama` carries it) with `<image>` and `<pad>`."""
+    wheel = Path(importlib.util.find_spec("wordllama").origin).parent
+    file = wheel / "tokenizers" / "l2_supercat_tokenizer_config.json"
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(file), bos_token="<s>", eos_token="</s>", unk_token="<unk>", padding_side="right"
+    )
+    tokenizer.add_tokens(["<image>", "<pad>"], special_tokens=True)  # 32000 and 32001, as LLaVA-1.5 numbers them
+    return tokenizer
