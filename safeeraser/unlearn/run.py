@@ -46,9 +46,21 @@ def forget(settings: Settings) -> None:
     check_save_dir(settings, checkpoint)
     arguments = training_arguments(settings)
     dataset = load_data(settings, data, arguments.world_size)
-    arguments.max_steps = optimizer_steps(len(dataset), settings.batch_size, settings.gradient_accumulation_steps,
-                                          arguments.world_size)  # fmt: skip
+    arguments.max_steps = optimizer_steps(
+        len(dataset), settings.batch_size, settings.gradient_accumulation_steps, arguments.world_size
+    )
     arguments.warmup_steps = round(settings.warmup_ratio * arguments.max_steps)
+    log.info(
+        "%s (recipe %s): %d records, %d items, %d optimizer steps, %d of them warm-up",
+        settings.method.name,
+        settings.recipe.name,
+        len(data.records),
+        len(dataset),
+        arguments.max_steps,
+        arguments.warmup_steps,
+    )
+    if settings.dry_run:
+        return
     set_seed(settings.seed)
     model = load_model(settings)
     record = describe(settings, data, arguments, model)

@@ -74,6 +74,7 @@ class Settings(_Keys):
     save_total_limit: int = Field(ge=1)
     resume_from_checkpoint: str | None
     report_to: list[Literal["none", "tensorboard", "wandb"]]
+    dry_run: bool
     tables: dict[str, Any]  # read by interpolations between keys alone
 
     @field_validator("split", mode="before")

@@ -1,0 +1,67 @@
+"""Specificity on the mini benchmark: the share of held-out plain questions answered right, by exact match.
+
+`python -m safeeraser.mini.vqa --checkpoint_path ADAPTER --output_file OUT/specificity.json`. It stands for the mean of
+seven VQA benchmarks that the paper reports (SPEC section 6).
+"""
+
+import string
+from pathlib import Path
+
+from safeeraser.arguments import Arguments
+from safeeraser.benchmark.files import read_json, write_json
+from safeeraser.benchmark.pictures import find_picture
+from safeeraser.errors import BadInput, command
+
+
+def normalized(text: str) -> str:
+    """The text without case, punctuation and extra spaces: what exact match compares."""
+    return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
+
+
+def measure(data: Path, checkpoint_path: Path | None, batch_size: int) -> dict:
+    """Ask every question of `data/vqa.json`, greedily. Returns `value` (0..1), `n` and what produced them."""
+    # Only now, since torch takes its time to load.
+    from safeeraser.infer.engine import Engine, Generation
+    from safeeraser.infer.requests import Request
+    from safeeraser.infer.run import adapter_hash, load_merged
+    from safeeraser.model import load_preprocessor
+
+    file, model_path = data / "vqa.json", str(data / "base_model")
+    items = read_json(file)
+    requests = []
+    for number, item in enumerate(items):
+        picture = find_picture(item["image_path"], file)
+        if picture is None:
+            raise BadInput(f"{file}: record {number}, image_path: picture {item['image_path']} not found")
+        requests.append(Request(number, ("answer",), picture, item["question"]))
+    model = load_merged(model_path, checkpoint_path, dtype="float32", lora_alpha=1.0)
+    engine = Engine(model, load_preprocessor(model_path), Generation(greedy=True, max_new_tokens=40), batch_size)
+    right = sum(
+        normalized(text) == normalized(items[request.record]["answer"])
+        for batch in engine.answer(requests)
+        for request, text in batch
+    )
+    return {
+        "value": right / len(items),
+        "n": len(items),
+        "task": "mini VQA, exact match, greedy",
+        "checkpoint": adapter_hash(checkpoint_path),
+    }
+
+
+@command
+def main() -> None:
+    parser = Arguments(description=__doc__)
+    add = parser.add_argument
+    add("--data", type=Path, default=Path("dataset/mini"), help="the mini benchmark (default: %(default)s)")
+    add("--checkpoint_path", type=Path, help="the adapter; none: the untouched model")
+    add("--output_file", type=Path, required=True, help="where the result goes")
+    add("--batch_size", type=int, default=128, help="questions answered together (default: %(default)s)")
+    arguments = parser.parse_args()
+    result = measure(arguments.data, arguments.checkpoint_path, arguments.batch_size)
+    write_json(arguments.output_file, result)
+    print(f"mini VQA: {result['value']:.1%} of {result['n']} right")
+
+
+if __name__ == "__main__":
+    main()
