@@ -10,6 +10,13 @@ from typing import IO, Any
 
 from safeeraser.errors import BadInput
 
+RUN_FILE = "run.json"  # in an adapter's folder: the settings it was trained with
+
+
+def described_by(predictions: Path) -> Path:
+    """The file beside a predictions file that tells what it was made with and from."""
+    return predictions.with_suffix(".run.json")
+
 
 @contextlib.contextmanager
 def write_whole(path: str | Path, mode: str = "w") -> Iterator[IO]:

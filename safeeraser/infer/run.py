@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from safeeraser import __version__
 from safeeraser import model as llava
-from safeeraser.benchmark.files import read_json, sha256, write_json
+from safeeraser.benchmark.files import RUN_FILE, described_by, read_json, sha256, write_json
 from safeeraser.benchmark.records import DataFile, read_records
 from safeeraser.errors import BadInput
 from safeeraser.infer.engine import Engine, Generation
@@ -69,7 +69,7 @@ def infer(
             partial.add((request.key, text) for request, text in finished)
             bar.advance(task, len(finished))
     write_json(output_file, predictions(data, {r.key: (r.record, r.place) for r in requests}, partial.done), indent=4)
-    write_json(output_file.with_suffix(".run.json"), describe(settings, eval_file, checkpoint_path, loss_type))
+    write_json(described_by(output_file), describe(settings, eval_file, checkpoint_path, loss_type))
     partial.remove()
     log.info("done: %s", output_file)
 
@@ -95,15 +95,22 @@ def load_merged(model_path: str, checkpoint_path: Path | None, *, dtype: str, lo
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def training_of(checkpoint_path: Path | None) -> dict[str, Any] | None:
+    """Method and recipe that the checkpoint was trained with, where its `run.json` tells."""
+    run = checkpoint_path / RUN_FILE if checkpoint_path else None
+    if run is None or not run.is_file():
+        return None
+    settings = read_json(run)["settings"]
+    return {"method": settings["forget_loss"]["name"], "recipe": settings["recipe"]}
+
+
 def check_method(loss_type: str, checkpoint_path: Path | None) -> None:
     """Refuse a `loss_type` that contradicts what is known of the checkpoint."""
     if loss_type == "vanilla" and checkpoint_path:
         raise BadInput(f"--loss_type vanilla: the untouched model has no checkpoint, yet {checkpoint_path} was given")
-    run = checkpoint_path / "run.json" if checkpoint_path else None
-    if loss_type and run and run.is_file():
-        trained = read_json(run)["settings"]["forget_loss"]["name"]
-        if loss_type not in (trained, trained.replace("po", "idk")):
-            raise BadInput(f"--loss_type {loss_type}: {checkpoint_path} was trained with {trained}")
+    training = training_of(checkpoint_path)
+    if loss_type and training and loss_type.replace("idk", "po") != training["method"]:
+        raise BadInput(f"--loss_type {loss_type}: {checkpoint_path} was trained with {training['method']}")
 
 
 def adapter_hash(checkpoint_path: Path | None) -> str | None:
@@ -120,6 +127,7 @@ def describe(settings: dict[str, Any], eval_file: Path, checkpoint_path: Path | 
         "eval_file": str(eval_file),
         "checkpoint_path": str(checkpoint_path) if checkpoint_path else None,
         "loss_type": loss_type or None,
+        "training": training_of(checkpoint_path),
         "versions": {"safeeraser": __version__}
         | {package: version(package) for package in ("torch", "transformers", "peft")},
     }

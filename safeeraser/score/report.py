@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from safeeraser import __version__
+from safeeraser.arguments import Arguments
 from safeeraser.benchmark.files import write_json, write_whole
 from safeeraser.errors import command
-from safeeraser.arguments import Arguments
 from safeeraser.score.plots import Plot, plots
 from safeeraser.score.runs import COLUMNS, Row, Run, published_rows, read_runs
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from safeeraser import __version__
-from safeeraser.benchmark.files import sha256
+from safeeraser.benchmark.files import described_by, read_json, sha256
 from safeeraser.benchmark.records import DataFile, read_records
 from safeeraser.errors import BadInput
 from safeeraser.score import outputs
@@ -177,6 +177,7 @@ def _ask(judge: Judge, queries: list[Query]) -> dict[Query, str]:
 
 def _provenance(options: Options) -> dict:
     """What a number must carry to be compared with another."""
+    beside = described_by(options.input_file)
     return {
         "protocol": options.protocol,
         "judge": options.judge,
@@ -189,6 +190,7 @@ def _provenance(options: Options) -> dict:
         },
         "inputs": {
             "predictions": {"file": options.input_file.name, "sha256": sha256(options.input_file)},
+            "made_with": read_json(beside) if beside.is_file() else None,
             "reference": {"file": options.file_refer.name, "sha256": sha256(options.file_refer)},
         },
     }

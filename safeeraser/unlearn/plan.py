@@ -78,6 +78,7 @@ def read_plan(path: str | Path, sizes: Mapping[str, int]) -> list[Step]:
     return steps
 
 
-def write_plan(path: str | Path, method: str, steps: list[Step]) -> None:
+def write_plan(path: str | Path, method: str, recipe: Recipe, steps: list[Step]) -> None:
     """Write a plan that `plan=FILE` reads back."""
-    write_json(path, {"method": method, "steps": [step.model_dump() for step in steps]}, indent=None)
+    value = {"method": method, "recipe": recipe.model_dump(), "steps": [step.model_dump() for step in steps]}
+    write_json(path, value, indent=None)

@@ -19,7 +19,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from safeeraser import __version__
 from safeeraser import model as llava
-from safeeraser.benchmark.files import read_json, sha256, write_json
+from safeeraser.benchmark.files import RUN_FILE, read_json, sha256, write_json
 from safeeraser.benchmark.records import DataFile, read_records, read_refusals
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.batch import Collator, PlanDataset
@@ -31,7 +31,6 @@ from safeeraser.unlearn.views import build_views
 
 log = logging.getLogger(__name__)
 
-RUN_FILE = "run.json"
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 
@@ -68,7 +67,7 @@ def forget(settings: Settings) -> None:
         if settings.overwrite_dir and not checkpoint:
             shutil.rmtree(settings.save_dir, ignore_errors=True)
         write_json(settings.save_dir / RUN_FILE, record)
-        write_plan(settings.save_dir / "plan.json", settings.method.name, dataset.plan)
+        write_plan(settings.save_dir / "plan.json", settings.method.name, settings.recipe, dataset.plan)
     train(settings, arguments, model, dataset, checkpoint)
     if arguments.process_index == 0:
         write_json(settings.save_dir / RUN_FILE, record | {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
