@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from peft import PeftModel
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from safeeraser import __version__
 from safeeraser import model as llava
@@ -149,6 +148,10 @@ def train(
     for noisy in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(noisy)
     trainer.add_callback(Progress())
+    engine = trainer.accelerator.distributed_type.value
+    if asked_engine() not in (None, engine):
+        # On CPUs accelerate quietly runs FSDP as something else.
+        raise BadInput(f"engine: {asked_engine()} was asked for, but accelerate runs {engine} on this machine")
     trainer.train(resume_from_checkpoint=checkpoint)
     if settings.save_model:
         trainer.save_model(str(settings.save_dir))
@@ -161,6 +164,8 @@ def training_arguments(settings: Settings) -> TrainingArguments:
     for tracker in trackers:
         if find_spec(tracker) is None:
             raise BadInput(f"report_to={tracker}: not installed; 'pip install {tracker}' brings it")
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    several_cpus = not alone and not torch.cuda.is_available() and asked_engine() != "DEEPSPEED"
     return TrainingArguments(
         output_dir=str(settings.save_dir),
         num_train_epochs=1,  # the plan holds all epochs
@@ -186,9 +191,16 @@ def training_arguments(settings: Settings) -> TrainingArguments:
         report_to=trackers or "none",
         run_name=str(settings.save_dir),
         ddp_find_unused_parameters=False,
-        # Named only for several CPU processes: accelerate would look for their group in a single one too.
-        ddp_backend="gloo" if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available() else None,
+        # Without a GPU accelerate forms a group of processes only if told that they are CPU ones; DeepSpeed does itself.
+        use_cpu=several_cpus,
+        ddp_backend="gloo" if several_cpus else None,
     )
+
+
+def asked_engine() -> str | None:
+    """The engine that accelerate's launcher was told to use: `DEEPSPEED`, `FSDP`, or None for plain data parallelism."""
+    asked = [name for name in ("DEEPSPEED", "FSDP") if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"]
+    return asked[0] if asked else None
 
 
 def find_checkpoint(settings: Settings) -> str | None:
@@ -197,7 +209,9 @@ def find_checkpoint(settings: Settings) -> str | None:
     if wanted is None:
         return None
     if wanted == "auto":
-        return get_last_checkpoint(settings.save_dir) if settings.save_dir.is_dir() else None
+        # A kill may have left the newest one half written; the trainer's state is what comes last into the folder.
+        whole = [path.parent for path in settings.save_dir.glob("checkpoint-*/trainer_state.json")]
+        return str(max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]))) if whole else None
     if not (Path(wanted) / "trainer_state.json").is_file():
         raise BadInput(f"resume_from_checkpoint={wanted}: no checkpoint there (it would hold trainer_state.json)")
     return wanted
