@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,6 +57,15 @@ def write_json(path: Path, value: object) -> Path:
     return path
 
 
+def write_dataset(folder: Path, *records: dict) -> Path:
+    """A data file with its pictures, each of another colour, and its refusals; returns the data file's path."""
+    write_json(folder / "prompt.json", {"idk": ["No. I WILL not.", "Never."]})
+    for number, path in enumerate(value[key] for value in records for key in ("image_path", "SDImage_path")):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number * 9 % 256, 80, 200)).save(folder / path)
+    return write_json(folder / "all_train.json", list(records))
+
+
 def read_lines(path: Path) -> list[dict]:
     """The values of a file of JSON lines."""
     return [json.loads(line) for line in path.read_text().splitlines()]
@@ -80,16 +90,18 @@ def run(script: str, *arguments: object, cwd: Path = RECORDED) -> subprocess.Com
     """Run a command's main function in this process: quicker than loading torch again for each."""
     spec = importlib.util.spec_from_file_location(script, ROOT / f"{script}.py")
     module = importlib.util.module_from_spec(spec)
-    out, err, code = io.StringIO(), io.StringIO(), None
+    out, err, code, home = io.StringIO(), io.StringIO(), None, Path.cwd()
     argv = [f"{script}.py", *map(str, arguments)]
     GlobalHydra.instance().clear()
-    with patch.object(sys, "argv", argv), patch.dict(os.environ):
-        with chdir(cwd), redirect_stdout(out), redirect_stderr(err):
+    os.chdir(cwd)
+    try:
+        with patch.object(sys, "argv", argv), patch.dict(os.environ), redirect_stdout(out), redirect_stderr(err):
             spec.loader.exec_module(module)
-            try:
-                module.main()
-            except SystemExit as stop:
-                code = stop.code
+            module.main()
+    except SystemExit as stop:
+        code = stop.code
+    finally:
+        os.chdir(home)
     return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
 
 

@@ -1,0 +1,232 @@
+"""From records to tensors: views, what each switch of the recipe changes, and the masks that the terms read through."""
+
+import pytest
+import torch
+from helpers import MODEL, record, settings, write_dataset
+
+from safeeraser.benchmark.conversation import IGNORE, Encoded
+from safeeraser.benchmark.records import read_records
+from safeeraser.errors import BadInput
+from safeeraser.model import load_preprocessor
+from safeeraser.unlearn.batch import Collator, Row
+from safeeraser.unlearn.run import load_data
+from safeeraser.unlearn.views import VIEWS, build_views
+
+TOKENIZER = load_preprocessor(str(MODEL)).tokenizer
+X = IGNORE
+
+
+def texts(value: dict) -> dict:
+    """The record with capitals where `str.capitalize` would take them away."""
+    for pair in value["unsafe_pairs"]:
+        pair.update({key: text.replace("r", "R") for key, text in pair.items()})
+    return value
+
+
+@pytest.fixture(scope="module")
+def data_path(tmp_path_factory):
+    """Three records, so twelve items a view."""
+    records = [texts(record(i, category)) for i, category in enumerate(("Weapon", "Sex", "Weapon"))]
+    return write_dataset(tmp_path_factory.mktemp("data"), *records)
+
+
+def dataset(data_path, *overrides):
+    read = settings(f"data_path={data_path}", "num_epochs=1", *overrides)
+    return load_data(read, read_records(read.data_path).only(read.split), 1)
+
+
+def decoded(encoded):
+    """(everything masked, everything trained on) as text, without the picture's tokens."""
+    pairs = list(zip(encoded.input_ids, encoded.labels, strict=True))
+    masked = [token for token, label in pairs if label == IGNORE and token not in (1, 500)]
+    return TOKENIZER.decode(masked), TOKENIZER.decode([token for token, label in pairs if label != IGNORE])
+
+
+def test_views_are_numbered_record_by_record(data_path):
+    data = read_records(data_path)
+    items = build_views(data, list(VIEWS))
+    assert {view: len(items[view]) for view in items} == dict.fromkeys(VIEWS, 12)
+    folder = data_path.parent
+    forget, retain, decoupled, refusal = (items[view][5] for view in ("forget", "retain", "decoupled", "refusal"))
+    # Item 5 is the second of record 1.
+    assert (forget.picture, forget.question, forget.answer) == (folder / "img/Sex/1.jpg", "SecRet 1?", "HaRm 1.")
+    assert (retain.picture, retain.question, retain.answer) == (
+        folder / "img/Sex/1.jpg",
+        "What text2?",
+        "It is text2 1.",
+    )
+    assert (decoupled.picture, decoupled.question) == (folder / "pdset/Sex/1.jpg", forget.question)
+    assert decoupled.answer == "Fine 1."
+    assert (refusal.picture, refusal.question) == (forget.picture, forget.question)
+    assert retain.where == f"{data_path}: record 1, UnharmPair_text2.Prediction"
+    assert forget.where == f"{data_path}: record 1, unsafe_pairs.1.model_response"
+
+
+def test_only_the_views_of_the_method_are_loaded(data_path):
+    assert list(dataset(data_path, "forget_loss=ga").items) == ["forget"]
+    assert list(dataset(data_path, "forget_loss=popd").items) == ["retain", "decoupled", "refusal"]
+
+
+@pytest.mark.parametrize(
+    ("view", "key", "field"),
+    [("forget", "unsafe_pairs", "model_response"), ("decoupled", "unsafe_pairs", "sd_response"), ("retain", "", "")],
+)
+def test_an_empty_answer_is_refused_by_the_views_that_train_on_it(tmp_path, view, key, field):
+    value = record()
+    place = value[key][2] if key else value["UnharmPair_image1"]
+    place[field or "Prediction"] = " \n"
+    data = read_records(write_dataset(tmp_path, record(1), value))
+    others = [name for name in VIEWS if name != view]
+    assert len(build_views(data, others)["refusal"]) == 8
+    with pytest.raises(BadInput) as error:
+        build_views(data, [view])
+    where = f"unsafe_pairs.2.{field}" if key else "UnharmPair_image1.Prediction"
+    assert str(error.value).startswith(f"{data.path}: record 1, {where}: the answer is empty")
+
+
+def test_a_split_is_numbered_by_itself(data_path):
+    sex = dataset(data_path, "split=Sex", "forget_loss=gd")
+    assert len(sex) == 4 and {item.picture.parent.name for item in sex.items["forget"]} == {"Sex"}
+    assert all(step.retain < 4 for step in sex.plan)
+
+
+# The recipe, switch by switch: one is turned from the official recipe to the corrected one, the others stay.
+
+
+def test_switch_capitalize(data_path):
+    released = dataset(data_path, "forget_loss=ga", "recipe.training_system=user")
+    mended = dataset(data_path, "forget_loss=ga", "recipe.training_system=user", "recipe.capitalize=false")
+    head, answer = decoded(released[1][0].text)
+    assert head.endswith("USER: \nSecret 1? ASSISTANT:") and answer.strip() == "Harm 1."
+    head, answer = decoded(mended[1][0].text)
+    assert head.endswith("USER: \nSecRet 1? ASSISTANT:") and answer.strip() == "HaRm 1."
+
+
+def test_switch_capitalize_reaches_refusals(data_path):
+    step = {"forget": 0, "retain": 0, "decoupled": 0, "refusal": 0}
+    for switch, answer in (("true", "No. i will not."), ("false", "No. I WILL not.")):
+        data = dataset(data_path, "forget_loss=popd", f"recipe.capitalize={switch}")
+        data.plan[:] = [data.plan[0].model_copy(update=step)]
+        refusal = next(row for row in data[0] if row.view == "refusal")
+        assert decoded(refusal.text)[1].strip() == answer
+
+
+def test_switch_decoupled(data_path):
+    released = dataset(data_path, "forget_loss=gdpd")
+    mended = dataset(data_path, "forget_loss=gdpd", "recipe.decoupled=own_pair")
+    others = 0
+    for before, after in zip(released.plan, mended.plan, strict=True):
+        forget, own = mended.item("forget", after), mended.item("decoupled", after)
+        assert own.question == forget.question
+        assert own.picture.name == forget.picture.name and own.picture.parents[1].name == "pdset"
+        assert released.items["decoupled"].index(released.item("decoupled", before)) == before.retain
+        others += before.retain != before.forget
+    assert others > 6
+
+
+def test_switch_shuffle(data_path):
+    assert [step.forget for step in dataset(data_path).plan] == list(range(12))
+    order = [step.forget for step in dataset(data_path, "recipe.shuffle=true").plan]
+    assert order != list(range(12)) and sorted(order) == list(range(12))
+
+
+def test_switch_end_of_answer(data_path):
+    released, mended = (
+        dataset(data_path, "forget_loss=ga", f"recipe.end_of_answer={switch}")[0][0].text for switch in (False, True)
+    )
+    assert mended.input_ids == [*released.input_ids, 2] and mended.labels == [*released.labels, 2]
+
+
+def test_switch_training_system(data_path):
+    released = decoded(dataset(data_path, "forget_loss=ga")[0][0].text)
+    mended = decoded(dataset(data_path, "forget_loss=ga", "recipe.training_system=user")[0][0].text)
+    assert "a curious human and" in released[0] and "the human's questions" in released[0]
+    assert mended == (released[0].replace("human", "user"), released[1])
+
+
+def row(view, ids, labels):
+    return Row(view, Encoded(ids, labels), torch.zeros(3, 2, 2))
+
+
+# Item 0: a forget row of 6 tokens, a retain row of 4, a decoupled row of 5. Item 1: 3, 5 and 4.
+ENTRIES = [
+    [
+        row("forget", [1, 9, 5, 6, 7, 8], [X, X, X, 6, 7, 8]),
+        row("retain", [1, 9, 5, 6], [X, X, X, 6]),
+        row("decoupled", [1, 9, 5, 6, 7], [X, X, X, X, 7]),
+    ],
+    [
+        row("forget", [1, 9, 5], [X, X, 5]),
+        row("retain", [1, 9, 5, 6, 7], [X, X, X, 6, 7]),
+        row("decoupled", [1, 9, 5, 6], [X, X, X, 6]),
+    ],
+]
+
+
+def places(mask):
+    """The (row, position) pairs that are True."""
+    return [tuple(place) for place in mask.nonzero().tolist()]
+
+
+def test_a_micro_step_is_joined_into_one_batch():
+    batch = Collator(settings("forget_loss=gdpd").method, pad_token=3)(ENTRIES)
+    assert batch["input_ids"].tolist() == [
+        [1, 9, 5, 6, 7, 8],
+        [1, 9, 5, 6, 3, 3],
+        [1, 9, 5, 6, 7, 3],
+        [1, 9, 5, 3, 3, 3],
+        [1, 9, 5, 6, 7, 3],
+        [1, 9, 5, 6, 3, 3],
+    ]
+    assert batch["attention_mask"].sum(1).tolist() == [6, 4, 5, 3, 5, 4]
+    assert batch["attention_mask"][1].tolist() == [1, 1, 1, 1, 0, 0]
+    # Position t predicts token t + 1.
+    assert batch["targets"][0].tolist() == [X, X, 6, 7, 8, X]
+    assert batch["targets"][4].tolist() == [X, X, 6, 7, X, X]
+    assert [VIEWS[view] for view in batch["view"]] == ["forget", "retain", "decoupled"] * 2
+    assert batch["item"].tolist() == [0, 0, 0, 1, 1, 1] and batch["items"] == 2
+    assert batch["pixel_values"].shape == (6, 3, 2, 2)
+
+
+def test_terms_read_the_targets_of_their_own_views():
+    reads = Collator(settings("forget_loss=gdpd").method, pad_token=3)(ENTRIES)["reads"]
+    assert {name: places(mask) for name, mask in reads.items()} == {
+        "forget": [(0, 2), (0, 3), (0, 4), (3, 1)],
+        "retain": [(1, 2), (4, 2), (4, 3)],
+        "decoupled": [(2, 3), (5, 2)],
+    }
+
+
+def test_a_pooled_term_reads_both_views():
+    entries = [[row("retain", [1, 9, 5, 6], [X, X, 5, 6]), row("refusal", [1, 9, 5], [X, X, 5])]]
+    reads = Collator(settings("forget_loss=po").method, pad_token=3)(entries)["reads"]
+    assert {name: places(mask) for name, mask in reads.items()} == {"preference": [(0, 1), (0, 2), (1, 1)]}
+
+
+def test_switch_kl_positions():
+    """All: prompt, picture and padding up to the item's longest view; mended: where the answer is predicted."""
+    released = Collator(settings("forget_loss=klpd").method, pad_token=3)(ENTRIES)["reads"]
+    mended = Collator(settings("forget_loss=klpd", "recipe.kl_positions=answer").method, pad_token=3)(ENTRIES)["reads"]
+    # Rows 1 and 4 are the retain rows: 6 positions for item 0 (its forget row's length), 5 for item 1.
+    assert places(released["kl"]) == [(1, t) for t in range(6)] + [(4, t) for t in range(5)]
+    assert places(mended["kl"]) == [(1, 2), (4, 2), (4, 3)]
+    for name in ("forget", "decoupled"):
+        assert torch.equal(released[name], mended[name])
+
+
+def test_an_item_reads_the_same_positions_alone_and_in_company():
+    collate = Collator(settings("forget_loss=klpd").method, pad_token=3)
+    together, alone = collate(ENTRIES)["reads"], [collate([entry])["reads"] for entry in ENTRIES]
+    for name, mask in together.items():
+        expected = places(alone[0][name]) + [(line + 3, place) for line, place in places(alone[1][name])]
+        assert places(mask) == expected
+
+
+def test_max_length_shortens_answers_and_names_an_item_without_room(data_path):
+    whole = dataset(data_path, "forget_loss=ga")[0][0].text
+    prompt_length = whole.labels.count(IGNORE) - 15  # 16 image tokens count as one
+    short = dataset(data_path, "forget_loss=ga", f"max_length={prompt_length + 2}")[0][0].text
+    assert short == Encoded(whole.input_ids[: prompt_length + 17], whole.labels[: prompt_length + 17])
+    with pytest.raises(BadInput) as error:
+        dataset(data_path, "forget_loss=ga", f"max_length={prompt_length}")
+    assert str(error.value).startswith(f"{data_path}: record 0, unsafe_pairs.0.model_response: a prompt of")

@@ -1,0 +1,197 @@
+"""forget.py from its command line to what it leaves in `save_dir`: outputs, loading processes, interruption."""
+
+import json
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+from helpers import MODEL, RECORDED, TRAIN, read_lines, run, start
+from peft import PeftModel
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import LlavaForConditionalGeneration
+
+# Dropout is on, so that an interrupted run must find its random state again too.
+GIVEN = (f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "gradient_accumulation_steps=2", "lr=0.01")
+FOUR = (*GIVEN, "max_train_steps=4", "save_steps=2")
+
+
+def forget(folder, *more):
+    done = run("forget", *FOUR, f"save_dir={folder}", *more)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def same_adapter(one, two):
+    one, two = (load_file(folder / "adapter_model.safetensors") for folder in (one, two))
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An undisturbed run of popd, four optimizer steps, data loaded in its own process."""
+    return forget(tmp_path_factory.mktemp("runs") / "whole", "workers=0")
+
+
+def test_the_adapter_is_an_ordinary_peft_folder(whole):
+    base = LlavaForConditionalGeneration.from_pretrained(MODEL)
+    model = PeftModel.from_pretrained(base, whole)
+    assert set(model.peft_config["default"].modules_to_save) == {"multi_modal_projector"}
+    stored = load_file(whole / "adapter_model.safetensors")
+    found = {n.replace(".default", "").replace(".modules_to_save", ""): p for n, p in model.named_parameters()}
+    assert len(stored) == 2 * 7 * 2 + 4
+    for name, value in stored.items():
+        assert torch.equal(found[name], value), name
+        # The rate is high: whatever was trained has left its initial value.
+        assert not (".lora_B" in name and value.norm() == 0), name
+    projector = "base_model.model.model.multi_modal_projector.linear_1.weight"
+    untouched = model.get_base_model().model.multi_modal_projector.original_module.linear_1.weight
+    assert not torch.equal(untouched, stored[projector])
+
+
+def test_the_training_log(whole):
+    rows = read_lines(whole / "train_log.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    for row in rows:
+        assert set(row["terms"]) == {"preference", "decoupled"} and len(row["micro_losses"]) == 2
+        assert row["loss"] == pytest.approx(sum(row["terms"].values()), rel=1e-6)
+        assert row["grad_norm"] > 0
+    # round(0.06 * 4) = 0 steps of warm-up, then cosine: what step k used.
+    assert [row["learning_rate"] for row in rows] == pytest.approx([0.01, 0.008535534, 0.005, 0.001464466], rel=1e-6)
+
+
+def test_run_json_carries_the_configuration(whole):
+    told = json.loads((whole / "run.json").read_text())
+    settings = told["settings"]
+    assert settings["forget_loss"]["name"] == "popd" and settings["recipe"]["name"] == "official"
+    assert (settings["lr"], settings["gradient_accumulation_steps"], settings["seed"]) == (0.01, 2, 233)
+    assert told["data"]["records"] == 12 and len(told["data"]["sha256"]) == 64
+    assert (told["optimizer_steps"], told["processes"], told["engine"]) == (4, 1, "NO")
+    # 7 linear layers of 2 layers: 4 of 64x64, gate and up 64 -> 128, down 128 -> 64; rank 32.
+    assert told["trained_parameters"] == {
+        "LoRA": 2 * 32 * (4 * (64 + 64) + 3 * (64 + 128)),
+        "projector": (32 * 64 + 64) + (64 * 64 + 64),
+        "vision_tower": 0,
+    }
+    assert told["finished"] >= told["started"]
+    assert {"torch", "transformers", "peft", "safeeraser", "python"} <= told["versions"].keys()
+
+
+def test_the_curves_are_a_picture(whole):
+    with Image.open(whole / "training.png") as picture:
+        assert picture.format == "PNG" and picture.width > 500
+
+
+def test_the_plan_kept_repeats_the_run(whole, tmp_path):
+    kept = json.loads((whole / "plan.json").read_text())
+    assert kept["method"] == "popd" and len(kept["steps"]) == 8
+    again = forget(tmp_path / "again", "workers=0", f"plan={whole / 'plan.json'}")
+    assert same_adapter(whole, again)
+
+
+def test_loading_processes_change_nothing(whole, tmp_path):
+    """The same in a process of its own, as a user starts it, with two processes that load pictures."""
+    process = start("forget", *FOUR, f"save_dir={tmp_path / 'two'}", "workers=2")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert same_adapter(whole, tmp_path / "two")
+    assert read_lines(whole / "train_log.jsonl") == read_lines(tmp_path / "two" / "train_log.jsonl")
+
+
+def test_another_seed_is_another_run(whole, tmp_path):
+    assert not same_adapter(whole, forget(tmp_path / "other", "workers=0", "seed=7"))
+
+
+@pytest.fixture
+def stopped(whole, tmp_path):
+    """What a run stopped after step 3 leaves: a checkpoint of step 2, and a log that is ahead of it."""
+    folder = tmp_path / "stopped"
+    shutil.copytree(whole, folder)
+    shutil.rmtree(folder / "checkpoint-4")
+    for name in ("adapter_model.safetensors", "adapter_config.json", "training.png"):
+        (folder / name).unlink()
+    lines = (folder / "train_log.jsonl").read_text().splitlines(keepends=True)
+    (folder / "train_log.jsonl").write_text("".join(lines[:3]))
+    return folder
+
+
+def test_a_resumed_run_ends_as_the_undisturbed_one(whole, stopped):
+    forget(stopped, "workers=0", "resume_from_checkpoint=auto")
+    assert same_adapter(whole, stopped)
+    assert read_lines(whole / "train_log.jsonl") == read_lines(stopped / "train_log.jsonl")
+
+
+def test_a_checkpoint_half_written_is_not_resumed_from(whole, stopped):
+    """A kill can fall into the writing of a checkpoint; the one before it is whole."""
+    half = stopped / "checkpoint-4"
+    half.mkdir()
+    shutil.copy(whole / "checkpoint-4" / "adapter_model.safetensors", half)
+    forget(stopped, "workers=0", "resume_from_checkpoint=auto")
+    assert same_adapter(whole, stopped)
+
+
+def test_auto_starts_anew_where_no_checkpoint_is(whole, stopped):
+    shutil.rmtree(stopped / "checkpoint-2")
+    forget(stopped, "workers=0", "resume_from_checkpoint=auto")
+    assert same_adapter(whole, stopped)
+    assert read_lines(whole / "train_log.jsonl") == read_lines(stopped / "train_log.jsonl")
+
+
+def test_a_run_that_was_killed_goes_on(tmp_path):
+    """SIGKILL somewhere behind the first checkpoint, then the same command with `auto`."""
+    given = (*GIVEN, "max_train_steps=12", "save_steps=2", "workers=0", "forget_loss=gdpd")
+    killed = tmp_path / "killed"
+    process = start("forget", *given, f"save_dir={killed}")
+    deadline = time.monotonic() + 120
+    while not (killed / "checkpoint-4").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (killed / "adapter_model.safetensors").exists()
+    for folder, more in ((killed, ["resume_from_checkpoint=auto"]), (tmp_path / "whole", [])):
+        done = run("forget", *given, f"save_dir={folder}", *more)
+        assert done.returncode == 0, done.stderr
+    assert same_adapter(killed, tmp_path / "whole")
+    assert read_lines(killed / "train_log.jsonl") == read_lines(tmp_path / "whole" / "train_log.jsonl")
+
+
+def test_overwriting_removes_the_earlier_run(whole, tmp_path):
+    folder = tmp_path / "old"
+    shutil.copytree(whole, folder)
+    forget(folder, "workers=0", "overwrite_dir=true", "forget_loss=ga", "save_steps=0")
+    assert json.loads((folder / "run.json").read_text())["settings"]["forget_loss"]["name"] == "ga"
+    assert [row["step"] for row in read_lines(folder / "train_log.jsonl")] == [1, 2, 3, 4]
+    assert not list(folder.glob("checkpoint-*"))
+
+
+def test_without_save_model_no_adapter_is_written(tmp_path):
+    folder = forget(tmp_path / "none", "workers=0", "save_model=false", "save_steps=0", "max_train_steps=1")
+    assert {path.name for path in folder.iterdir()} == {"run.json", "plan.json", "train_log.jsonl", "training.png"}
+
+
+def test_nothing_is_written_outside_save_dir(tmp_path):
+    """Run from a folder of its own: Hydra would like to leave its logs there."""
+    data = tmp_path / "work"
+    shutil.copytree(RECORDED / "dataset", data / "dataset")
+    before = set(tmp_path.rglob("*"))
+    done = run("forget", *GIVEN, "data_path=dataset/all_train.json", "max_train_steps=1", "workers=0", cwd=data)
+    assert done.returncode == 0, done.stderr
+    new = {path.relative_to(data).parts[0] for path in set(tmp_path.rglob("*")) - before}
+    assert new == {"results"}
+
+
+def test_the_config_is_printed_without_a_run(tmp_path):
+    script = ["--config-name", "forget_lora.yaml", "--cfg", "job", "--resolve", f"save_dir={tmp_path / 'no'}"]
+    process = start("forget", *script)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "gradient_accumulation_steps: 16" in out and not (tmp_path / "no").exists()
+
+
+def test_a_dry_run_touches_nothing(tmp_path):
+    done = run("forget", *FOUR, f"save_dir={tmp_path / 'no'}", "dry_run=true")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "no").exists()

@@ -1,0 +1,159 @@
+"""The trainer itself: gradients that do not depend on how items are grouped, the reference, and what is logged."""
+
+import pytest
+import torch
+from helpers import METHODS, MODEL, RECORDED, read_lines, settings, write_json
+from safetensors.torch import load_file
+from transformers import TrainerCallback, set_seed
+
+from safeeraser.benchmark.records import read_records
+from safeeraser.model import DTYPES, from_release, load_model
+from safeeraser.unlearn import run
+from safeeraser.unlearn.batch import Collator
+from safeeraser.unlearn.trainer import TrainLog, UnlearnTrainer
+
+
+class Gradients(TrainerCallback):
+    """Keeps the gradient of each optimizer step, as it is before the step."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.steps.append({n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad})
+
+
+def trainer(tmp_path, *overrides, callbacks=()):
+    """A trainer on the recorded data, its adapter moved off its initial value so that no gradient is zero."""
+    read = settings(f"save_dir={tmp_path}", "max_grad_norm=0", *overrides)
+    arguments = run.training_arguments(read)
+    dataset = run.load_data(read, read_records(read.data_path).only(read.split), 1)
+    arguments.max_steps = read.max_train_steps
+    set_seed(read.seed)
+    model = run.load_model(read)
+    generator = torch.Generator().manual_seed(5)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
+    return UnlearnTrainer(
+        method=read.method,
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        data_collator=Collator(read.method, dataset.preprocessor.pad_token),
+        callbacks=[TrainLog(), *callbacks],
+    )
+
+
+def gradient(tmp_path, method, *, batch, accumulation, plan=None):
+    """The gradient of the first optimizer step, and its row of the log."""
+    kept = Gradients()
+    shape = (f"batch_size={batch}", f"gradient_accumulation_steps={accumulation}", "max_train_steps=1")
+    given = [f"plan={write_json(tmp_path / 'given.json', {'steps': plan})}"] if plan else []
+    trainer(tmp_path, f"forget_loss={method}", *shape, *given, callbacks=[kept]).train()
+    (step,) = kept.steps
+    return step, read_lines(tmp_path / "train_log.jsonl")[0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_eight_micro_steps_of_one_item_have_the_gradient_of_one_of_eight(tmp_path, method):
+    (many, log_many), (one, log_one) = (
+        gradient(tmp_path / str(batch), method, batch=batch, accumulation=8 // batch) for batch in (1, 8)
+    )
+    assert many.keys() == one.keys() and len(many) == 32
+    for name in many:
+        assert many[name].norm() > 0, name
+        assert (many[name] - one[name]).norm() <= 1e-5 * many[name].norm(), name
+    assert len(log_many["micro_losses"]) == 8 and len(log_one["micro_losses"]) == 1
+    assert log_many["terms"] == pytest.approx(log_one["terms"], rel=1e-5)
+    # Terms of opposite sign nearly cancel: the loss is as exact as they are.
+    size = sum(map(abs, log_one["terms"].values()))
+    assert log_many["loss"] == pytest.approx(log_one["loss"], abs=1e-5 * size)
+
+
+def test_a_gradient_is_the_mean_of_its_micro_steps(tmp_path):
+    """Two micro-steps against each alone: neither their sum, nor weighted by the lengths of their answers."""
+    steps = [{"forget": 0, "retain": 28}, {"forget": 1, "retain": 44}]
+    first, second = (
+        gradient(tmp_path / str(number), "gd", batch=1, accumulation=1, plan=[step])[0]
+        for number, step in enumerate(steps)
+    )
+    both, _ = gradient(tmp_path / "both", "gd", batch=1, accumulation=2, plan=steps)
+    for name, value in both.items():
+        mean = (first[name] + second[name]) / 2
+        assert (value - mean).norm() <= 1e-5 * mean.norm(), name
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A klpd trainer after three optimizer steps at a high rate."""
+    folder = tmp_path_factory.mktemp("klpd")
+    shape = ("batch_size=2", "gradient_accumulation_steps=2", "max_train_steps=3", "lr=0.01", "warmup_ratio=0")
+    built = trainer(folder, "forget_loss=klpd", *shape)
+    before = {name: value.clone() for name, value in built.model.named_parameters()}
+    built.train()
+    return built, before, folder
+
+
+@torch.no_grad()
+def test_with_its_adapter_switched_off_the_model_is_the_untouched_one(trained):
+    """The reference of KL: no second copy, yet exact to the bit, projector included."""
+    model = trained[0].model.eval()
+    batch = trained[0].data_collator([trained[0].train_dataset[0]])
+    inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "pixel_values")}
+    untouched = load_model(str(MODEL), DTYPES["float32"])(**inputs).logits
+    with model.disable_adapter():
+        assert torch.equal(model(**inputs).logits, untouched)
+    assert (model(**inputs).logits - untouched).abs().max() > 0.01
+
+
+def test_training_moves_the_adapter_and_the_projector_and_nothing_else(trained):
+    model, before = trained[0].model, trained[1]
+    moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert len(moved) == 2 * 7 * 2 + 4
+    assert all(".language_model." in name for name in moved if ".lora_" in name)
+    assert {name.split(".multi_modal_projector.")[1] for name in moved if ".lora_" not in name} == {
+        f"modules_to_save.default.{layer}.{kind}" for layer in ("linear_1", "linear_2") for kind in ("weight", "bias")
+    }
+
+
+def test_the_log_has_every_term_by_its_name(trained):
+    rows = read_lines(trained[2] / "train_log.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    for row in rows:
+        assert set(row) == {"step", "loss", "grad_norm", "learning_rate", "terms", "micro_losses"}
+        assert set(row["terms"]) == {"forget", "kl", "decoupled"}
+        terms = row["terms"]
+        assert row["loss"] == pytest.approx(-terms["forget"] + terms["kl"] + terms["decoupled"], rel=1e-5)
+        assert row["loss"] == pytest.approx(sum(row["micro_losses"]) / 2, rel=1e-6)
+        assert row["grad_norm"] > 0 and terms["kl"] > 0
+
+
+def test_the_vocabulary_head_runs_only_where_a_term_looks(tmp_path):
+    built = trainer(tmp_path, "forget_loss=gd", "max_train_steps=1")
+    batch = built.data_collator([built.train_dataset[0]])
+    seen = []
+    head = built.model.get_output_embeddings()
+    head.register_forward_hook(lambda module, inputs, output: seen.append(output.numel() // output.shape[-1]))
+    built.compute_loss(built.model, batch)
+    assert seen == [int((batch["targets"] != -100).sum())]
+    assert seen[0] < batch["input_ids"].numel() / 2
+
+
+def test_weight_decay_spares_biases(tmp_path):
+    built = trainer(tmp_path, "forget_loss=ga", "max_train_steps=1")
+    groups = built.create_optimizer().param_groups
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    assert {group["weight_decay"] for group in groups} == {0.01, 0.0}
+    for name, parameter in built.model.named_parameters():
+        if parameter.requires_grad:
+            assert (id(parameter) in decayed) == (not name.endswith("bias")), name
+
+
+def test_the_adapter_given_is_what_training_starts_from(tmp_path):
+    start = f"init_adapter={RECORDED / 'initial_adapter.safetensors'}"
+    model = run.load_model(settings(start, f"save_dir={tmp_path}"))
+    expected = from_release(load_file(RECORDED / "initial_adapter.safetensors"))
+    found = {n.replace(".default", "").replace(".modules_to_save", ""): p for n, p in model.named_parameters()}
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
