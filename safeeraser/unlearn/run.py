@@ -164,8 +164,7 @@ def training_arguments(settings: Settings) -> TrainingArguments:
     for tracker in trackers:
         if find_spec(tracker) is None:
             raise BadInput(f"report_to={tracker}: not installed; 'pip install {tracker}' brings it")
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    several_cpus = not alone and not torch.cuda.is_available() and asked_engine() != "DEEPSPEED"
+    several_cpus = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
     return TrainingArguments(
         output_dir=str(settings.save_dir),
         num_train_epochs=1,  # the plan holds all epochs
@@ -191,14 +190,14 @@ def training_arguments(settings: Settings) -> TrainingArguments:
         report_to=trackers or "none",
         run_name=str(settings.save_dir),
         ddp_find_unused_parameters=False,
-        # Without a GPU accelerate forms a group of processes only if told that they are CPU ones; DeepSpeed does itself.
-        use_cpu=several_cpus,
+        # Told that they are on CPUs, processes form a group; but then accelerate would quietly drop DeepSpeed.
+        use_cpu=several_cpus and asked_engine() != "DEEPSPEED",
         ddp_backend="gloo" if several_cpus else None,
     )
 
 
 def asked_engine() -> str | None:
-    """The engine that accelerate's launcher was told to use: `DEEPSPEED`, `FSDP`, or None for plain data parallelism."""
+    """The engine that accelerate's launcher was told to use: `DEEPSPEED`, `FSDP`, or None for data parallelism."""
     asked = [name for name in ("DEEPSPEED", "FSDP") if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"]
     return asked[0] if asked else None
 
