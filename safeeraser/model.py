@@ -10,6 +10,7 @@ parameters under the names that transformers 4 gave to LLaVA's modules:
 """
 
 import logging
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,7 +195,9 @@ def read_adapter(path: str | Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             tensors = load_file(file)
         else:
-            tensors = torch.load(file, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about how it was pickled: it loads or it does not
+                tensors = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes the readers raise
         raise BadInput(f"{file}: not a readable adapter ({type(error).__name__})") from None
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):

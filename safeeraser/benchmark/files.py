@@ -65,7 +65,8 @@ def read_text(path: str | Path) -> str:
 def read_json_lines(path: str | Path) -> list[Any]:
     """Read a file of one JSON value a line, skipping blank lines. Raises `BadInput` naming file and line."""
     values = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    # Not `splitlines`, which also breaks at characters that may stand in a JSON text, such as U+2028.
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             try:
                 values.append(json.loads(line))

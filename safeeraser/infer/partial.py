@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from safeeraser.benchmark.files import read_text, write_whole
+from safeeraser.benchmark.files import write_whole
 from safeeraser.errors import BadInput
 
 
@@ -21,17 +21,18 @@ class Partial:
         self.done: dict[str, str] = {}
         complete = self._read(settings) if self.path.exists() else []
         # What a kill left of a line is dropped, so that the next one starts on a line of its own.
-        lines = complete or [json.dumps({"settings": settings}) + "\n"]
-        with write_whole(self.path) as handle:
+        lines = complete or [json.dumps({"settings": settings}).encode() + b"\n"]
+        with write_whole(self.path, "wb") as handle:
             handle.writelines(lines)
 
-    def _read(self, settings: dict[str, Any]) -> list[str]:
-        lines = [line for line in read_text(self.path).splitlines(keepends=True) if line.endswith("\n")]
+    def _read(self, settings: dict[str, Any]) -> list[bytes]:
+        # Bytes, since a kill may have cut a character in two; what follows the last newline is the line it cut.
+        lines = self.path.read_bytes().split(b"\n")[:-1]
         try:
             values = [json.loads(line) for line in lines]
-            begun = values[0]["settings"] if values else settings
+            begun = dict(values[0]["settings"]) if values else settings
             self.done = {value["key"]: value["response"] for value in values[1:]}
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             raise BadInput(f"{self.path}: not a partial file of this program; remove it to start anew") from None
         for key in settings.keys() | begun.keys():
             if begun.get(key) != settings.get(key):
@@ -39,7 +40,7 @@ class Partial:
                     f"{self.path}: begun with {key}={begun.get(key)}, now {key}={settings.get(key)}; "
                     "give the same settings to go on, or remove it to start anew"
                 )
-        return lines
+        return [line + b"\n" for line in lines]
 
     def add(self, finished: Iterable[tuple[str, str]]) -> None:
         """Keep finished (key, response) pairs."""
