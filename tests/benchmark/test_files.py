@@ -69,3 +69,10 @@ def test_json_lines_skip_blank_lines_and_name_a_bad_one(tmp_path):
     path.write_text('{"a": 1}\n\n{"a": \n')
     with pytest.raises(BadInput, match=r"x\.jsonl: line 3 is not valid JSON"):
         read_json_lines(path)
+
+
+def test_json_lines_end_at_newlines_alone(tmp_path):
+    """Not at the other characters at which Python's `splitlines` breaks, which JSON may hold as they are."""
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"a": "one\u2028two\x85three\u2029"}\n{"a": 2}', encoding="utf-8")
+    assert read_json_lines(path) == [{"a": "one\u2028two\x85three\u2029"}, {"a": 2}]

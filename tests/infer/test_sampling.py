@@ -1,0 +1,113 @@
+"""Sampling draws from the right distribution, from seed and request alone."""
+
+import pytest
+import torch
+from transformers import TemperatureLogitsWarper
+
+from safeeraser.infer.sampling import SeededNoise, request_seed, sampler
+
+DRAWS = 20_000
+# What chi-square exceeds once in 1000, by degrees of freedom.
+CHI_SQUARE = {1: 10.83, 2: 13.82, 3: 16.27, 4: 18.47, 5: 20.52, 6: 22.46, 7: 24.32, 63: 103.44}
+LOGITS = torch.tensor([2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0, -2.0])
+
+
+def draw(seeds, logits=LOGITS, *, temperature=1.0, top_p=1.0, position=0):
+    """One token for each seed."""
+    ids = torch.zeros(len(seeds), 5 + position, dtype=torch.long)
+    scores = logits.expand(len(seeds), -1).clone()
+    return sampler(seeds, 5, temperature, top_p)(ids, scores).argmax(-1)
+
+
+def expected(temperature, top_p):
+    """softmax(logits / temperature), cut to the fewest likeliest tokens that hold `top_p`, worked out plainly."""
+    probabilities = [float(torch.exp(logit / temperature)) for logit in LOGITS]
+    probabilities = [p / sum(probabilities) for p in probabilities]
+    kept, mass = [], 0.0
+    for p in probabilities:  # LOGITS fall
+        if mass >= top_p:
+            break
+        kept.append(p)
+        mass += p
+    return [p / mass for p in kept]
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "tokens"), [(1.0, 1.0, 8), (0.5, 1.0, 8), (2.0, 1.0, 8), (1.0, 0.9, 5), (1.5, 0.7, 4)]
+)
+def test_draws_follow_the_softmax(temperature, top_p, tokens):
+    wanted = expected(temperature, top_p)
+    assert len(wanted) == tokens
+    seeds = [request_seed(233, f"{i}/unsafe_pairs/0/model_response1") for i in range(DRAWS)]
+    counts = torch.bincount(draw(seeds, temperature=temperature, top_p=top_p), minlength=8).tolist()
+    assert counts[tokens:] == [0] * (8 - tokens)
+    statistic = sum((c - DRAWS * p) ** 2 / (DRAWS * p) for c, p in zip(counts, wanted, strict=False))
+    assert statistic < CHI_SQUARE[tokens - 1]
+
+
+def test_draws_of_one_request_follow_the_softmax_over_its_positions():
+    seed, wanted = request_seed(1, "0/unsafe_pairs/0/sd_response"), expected(1.0, 1.0)
+    noise = SeededNoise([seed], 0)
+    tokens = [noise(torch.zeros(1, t, dtype=torch.long), LOGITS[None]).argmax().item() for t in range(DRAWS // 4)]
+    counts = [tokens.count(token) for token in range(8)]
+    statistic = sum((c - len(tokens) * p) ** 2 / (len(tokens) * p) for c, p in zip(counts, wanted, strict=True))
+    assert statistic < CHI_SQUARE[7]
+
+
+def test_neighbouring_positions_and_samples_are_independent():
+    """Pairs of draws over eight equally likely tokens: 64 cells, equally full."""
+    flat = torch.zeros(8)
+    seeds = {n: [request_seed(7, f"{i}/unsafe_pairs/0/model_response{n}") for i in range(DRAWS)] for n in (1, 2)}
+    first = draw(seeds[1], flat)
+    for second in (draw(seeds[1], flat, position=1), draw(seeds[2], flat)):
+        counts = torch.bincount(first * 8 + second, minlength=64).double()
+        statistic = ((counts - DRAWS / 64) ** 2 / (DRAWS / 64)).sum().item()
+        assert statistic < CHI_SQUARE[63]
+
+
+def test_a_draw_does_not_depend_on_the_rows_around_it():
+    seeds = [request_seed(233, str(i)) for i in range(64)]
+    together = draw(seeds)
+    assert torch.equal(torch.cat([draw([seed]) for seed in seeds]), together)
+    assert torch.equal(draw(seeds[::-1]).flip(0), together)
+    assert len(set(together.tolist())) > 3
+
+
+def test_padding_of_the_prompt_does_not_matter():
+    """A position is counted from the end of the padded prompt, however long that is."""
+    seeds = [request_seed(233, str(i)) for i in range(64)]
+    tokens = [
+        SeededNoise(seeds, prompt)(torch.zeros(64, prompt + 3, dtype=torch.long), LOGITS.expand(64, -1)).argmax(-1)
+        for prompt in (5, 90)
+    ]
+    assert torch.equal(*tokens)
+
+
+def test_seeds_differ_by_seed_and_request():
+    keys = [f"{r}/unsafe_pairs/{i}/model_response{n}" for r in range(50) for i in range(4) for n in (1, 2, 3)]
+    seeds = {request_seed(seed, key) for seed in (1, 2, 233) for key in keys}
+    assert len(seeds) == 3 * len(keys) and all(0 <= seed < 2**63 for seed in seeds)
+    # Worked out once with sha256sum: printf 233/0/UnharmPair_text1/Prediction | sha256sum, its first 63 bits.
+    assert request_seed(233, "0/UnharmPair_text1/Prediction") == 3529471581879285045
+
+
+def test_noise_is_finite_and_of_gumbels_mean_and_spread():
+    noise = SeededNoise(list(range(500)), 0)(torch.zeros(500, 0, dtype=torch.long), torch.zeros(500, 400))
+    assert torch.isfinite(noise).all() and noise.dtype == torch.float32
+    # Mean 0.5772 and variance pi^2 / 6 = 1.6449; 200,000 draws: five standard errors.
+    assert noise.mean().item() == pytest.approx(0.5772, abs=5 * (1.6449 / 200_000) ** 0.5)
+    assert noise.var().item() == pytest.approx(1.6449, abs=0.05)
+
+
+def test_temperature_is_the_usual_one():
+    scores = LOGITS[None].clone()
+    ours = sampler([1], 0, 0.5, 1.0)(torch.zeros(1, 0, dtype=torch.long), scores.clone())
+    noise = SeededNoise([1], 0)(torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 8))
+    assert torch.allclose(ours, TemperatureLogitsWarper(0.5)(None, scores) + noise)
+
+
+def test_half_precision_logits_get_noise_in_single():
+    seeds = [request_seed(3, str(i)) for i in range(200)]
+    half = SeededNoise(seeds, 0)(torch.zeros(200, 0, dtype=torch.long), LOGITS.bfloat16().expand(200, -1))
+    assert half.dtype == torch.float32
+    assert torch.equal(half.argmax(-1), draw(seeds))

@@ -1,0 +1,229 @@
+"""Adapters: where LoRA sits, the two forms in which they are stored, and what does not fit or must not be loaded."""
+
+import copy
+import json
+import pickle
+
+import pytest
+import torch
+from helpers import MODEL, RECORDED
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+
+from safeeraser import model as llava
+from safeeraser.errors import BadInput
+
+PARTS = llava.Parts()
+RELEASED = load_file(RECORDED / "initial_adapter.safetensors")
+CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return llava.load_model(str(MODEL), torch.float32)
+
+
+@pytest.fixture
+def base(loaded):
+    return copy.deepcopy(loaded)
+
+
+def attach(base, **more):
+    return llava.attach(base, llava.lora_config(PARTS, r=32, alpha=256, **more), PARTS)
+
+
+@torch.no_grad()
+def logits(model):
+    """What the model says to a prompt with a picture; 500 stands for one of its 16 tokens."""
+    ids = torch.tensor([[1, *[500] * 16, 300, 310, 320, 330]])
+    pixels = torch.linspace(-1, 1, 3 * 56 * 56).reshape(1, 3, 56, 56)
+    return model.eval()(input_ids=ids, pixel_values=pixels).logits
+
+
+def test_lora_sits_on_every_linear_layer_of_the_language_model_alone(base):
+    model = attach(base)
+    found = {name for name, module in model.named_modules() if hasattr(module, "lora_A")}
+    prefix = "base_model.model.model.language_model.layers"
+    assert found == {
+        f"{prefix}.{layer}.{part}"
+        for layer in (0, 1)
+        for part in (
+            *(f"self_attn.{name}_proj" for name in "qkvo"),
+            *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
+        )
+    }
+
+
+def test_a_count_that_is_not_expected_stops_the_run(base):
+    config = llava.lora_config(PARTS, r=4, alpha=8)
+    config.target_modules = ["q_proj"]  # by suffix: the vision tower has such layers too
+    with pytest.raises(AssertionError, match="LoRA sits on 5 modules, expected 14 of language_model alone"):
+        llava.attach(base, config, PARTS)
+
+
+# 2 layers of rank 32: four projections 64 -> 64, gate and up 64 -> 128, down 128 -> 64.
+LORA = 2 * 32 * (4 * (64 + 64) + 3 * (64 + 128))
+PROJECTOR = (32 * 64 + 64) + (64 * 64 + 64)
+
+
+@pytest.mark.parametrize(("projector", "vision"), [(True, False), (False, False), (True, True)])
+def test_trained_parameters_are_counted_by_group(base, projector, vision):
+    tower = sum(parameter.numel() for parameter in base.model.vision_tower.parameters())
+    counts = llava.trained_parameters(attach(base, projector=projector, vision=vision), PARTS)
+    assert counts == {
+        "LoRA": LORA,
+        "projector": PROJECTOR if projector else 0,
+        "vision_tower": tower if vision else 0,
+    }
+
+
+def test_names_go_to_peft_and_back():
+    here = llava.from_release(RELEASED)
+    assert "base_model.model.model.language_model.layers.1.mlp.up_proj.lora_B.weight" in here
+    assert "base_model.model.model.multi_modal_projector.linear_2.bias" in here
+    assert len(here) == len(RELEASED) == 32
+    back = llava.to_release(here)
+    assert back.keys() == RELEASED.keys()
+    assert all(torch.equal(back[name], RELEASED[name]) for name in RELEASED)
+    # What is PEFT's already stays.
+    assert llava.from_release(here).keys() == here.keys()
+
+
+def test_the_names_are_those_that_peft_saves(base, tmp_path):
+    model = attach(base)
+    assert llava.from_release(RELEASED).keys() == get_peft_model_state_dict(model).keys()
+    model.save_pretrained(tmp_path)
+    assert llava.to_release(load_file(tmp_path / "adapter_model.safetensors")).keys() == RELEASED.keys()
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_an_adapter_is_loaded_whole(base, tmp_path, suffix):
+    torch.manual_seed(0)
+    tensors = {name: torch.randn_like(value) for name, value in RELEASED.items()}
+    path = tmp_path / f"adapter{suffix}"
+    torch.save(tensors, path) if suffix == ".pt" else save_file(tensors, path)
+    model = attach(base)
+    llava.load_adapter(model, path)
+    stored = llava.to_release(get_peft_model_state_dict(model))
+    assert all(torch.equal(stored[name], tensors[name]) for name in tensors)
+
+
+def fits_not(base, tmp_path, tensors):
+    path = tmp_path / "adapter.safetensors"
+    save_file(tensors, path)
+    model = attach(base)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(BadInput) as error:
+        llava.load_adapter(model, path)
+    assert str(error.value).startswith(f"{path}: this adapter does not fit the model: ")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    return str(error.value)
+
+
+def test_missing_unknown_and_misshapen_parameters_are_listed(base, tmp_path):
+    tensors = dict(RELEASED)
+    del tensors["base_model.model.multi_modal_projector.linear_1.bias"]
+    tensors["base_model.model.language_model.model.layers.9.mlp.up_proj.lora_A.default.weight"] = torch.zeros(1)
+    name = "base_model.model.language_model.model.layers.0.self_attn.q_proj.lora_A.default.weight"
+    tensors[name] = torch.zeros(8, 64)
+    said = fits_not(base, tmp_path, tensors)
+    assert "base_model.model.model.multi_modal_projector.linear_1.bias is missing" in said
+    assert "base_model.model.model.language_model.layers.9.mlp.up_proj.lora_A.weight is unknown" in said
+    assert "layers.0.self_attn.q_proj.lora_A.weight has shape (8, 64), not (32, 64)" in said
+
+
+def test_many_misfits_are_counted(base, tmp_path):
+    assert fits_not(base, tmp_path, {"x": torch.zeros(1)}).endswith(" and 30 more")
+
+
+class Harmful:
+    """Unpickled, this would create a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_checkpoint_that_carries_code_is_refused_and_not_run(base, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"a": Harmful(tmp_path / "owned")}, path)
+    for content in (path.read_bytes(), pickle.dumps({"a": Harmful(tmp_path / "owned")})):
+        path.write_bytes(content)
+        with pytest.raises(BadInput) as error:
+            llava.load_adapted(copy.deepcopy(base), path)
+        assert str(error.value).startswith(f"{path}: not a readable adapter (") and "\n" not in str(error.value)
+        assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04cut"])
+@pytest.mark.parametrize("name", ["checkpoint.pt", "adapter.safetensors"])
+def test_a_damaged_file_is_one_line(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadInput, match=f"{name}: not a readable adapter"):
+        llava.read_adapter(tmp_path / name)
+
+
+@pytest.mark.parametrize("value", [[torch.zeros(1)], {"a": 1}, torch.zeros(1)])
+def test_a_checkpoint_of_something_else(tmp_path, value):
+    torch.save(value, tmp_path / "checkpoint.pt")
+    with pytest.raises(BadInput, match="holds no dict of named tensors"):
+        llava.read_adapter(tmp_path / "checkpoint.pt")
+
+
+def test_no_adapter(tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere", tmp_path / "checkpoint.pt"):
+        with pytest.raises(BadInput, match="no adapter there"):
+            llava.read_adapter(path)
+
+
+def test_a_folder_and_a_checkpoint_are_the_same_model(base, tmp_path):
+    """The release's checkpoint, saved again as a PEFT folder, says the same to the bit."""
+    released = llava.load_adapted(copy.deepcopy(base), CHECKPOINT)
+    released.save_pretrained(tmp_path)
+    folder = llava.load_adapted(copy.deepcopy(base), tmp_path)
+    plain = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path)
+    assert torch.equal(logits(folder), logits(released)) and torch.equal(logits(plain), logits(released))
+    assert (logits(released) - logits(base)).abs().max() > 1e-3
+
+
+def test_alpha_is_the_folders_own_but_given_for_a_bare_file(base, tmp_path):
+    half = llava.load_adapted(copy.deepcopy(base), CHECKPOINT, alpha=128)
+    whole = llava.load_adapted(copy.deepcopy(base), CHECKPOINT)
+    assert (logits(half) - logits(whole)).abs().max() > 1e-4
+    half.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["lora_alpha"] == 128
+    assert torch.equal(logits(llava.load_adapted(copy.deepcopy(base), tmp_path, alpha=256)), logits(half))
+
+
+def test_the_rank_of_a_bare_file_is_read_from_its_shapes(base, tmp_path):
+    small = llava.attach(copy.deepcopy(base), llava.lora_config(PARTS, r=4, alpha=256, projector=False), PARTS)
+    torch.save(llava.to_release(get_peft_model_state_dict(small)), tmp_path / "checkpoint.pt")
+    model = llava.load_adapted(base, tmp_path / "checkpoint.pt")
+    assert model.peft_config["default"].r == 4 and not model.peft_config["default"].modules_to_save
+
+
+def test_a_merged_model_says_the_same(base):
+    adapted = llava.load_adapted(copy.deepcopy(base), CHECKPOINT)
+    apart = logits(adapted)
+    merged = adapted.merge_and_unload()
+    assert torch.allclose(logits(merged), apart, atol=1e-5)
+    assert not any("lora" in name or "modules_to_save" in name for name in merged.state_dict())
+
+
+def test_the_base_model_is_frozen_and_the_preprocessor_is_the_models(loaded):
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    preprocessor = llava.load_preprocessor(str(MODEL))
+    assert (preprocessor.image_token, preprocessor.image_length, preprocessor.pad_token) == (500, 16, 501)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("auto", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_dtypes(monkeypatch, name, dtype):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert llava.choose_dtype(name) == dtype
+
+
+def test_an_unknown_dtype():
+    with pytest.raises(BadInput, match="dtype float8: must be one of auto, float32, bfloat16, float16"):
+        llava.choose_dtype("float8")
