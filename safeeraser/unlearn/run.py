@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
 
 from safeeraser import __version__
 from safeeraser import model as llava
@@ -208,9 +209,7 @@ def find_checkpoint(settings: Settings) -> str | None:
     if wanted is None:
         return None
     if wanted == "auto":
-        # A kill may have left the newest one half written; the trainer's state is what comes last into the folder.
-        whole = [path.parent for path in settings.save_dir.glob("checkpoint-*/trainer_state.json")]
-        return str(max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]))) if whole else None
+        return get_last_checkpoint(settings.save_dir) if settings.save_dir.is_dir() else None
     if not (Path(wanted) / "trainer_state.json").is_file():
         raise BadInput(f"resume_from_checkpoint={wanted}: no checkpoint there (it would hold trainer_state.json)")
     return wanted
@@ -219,7 +218,7 @@ def find_checkpoint(settings: Settings) -> str | None:
 def check_save_dir(settings: Settings, checkpoint: str | None) -> None:
     """Refuse a `save_dir` that holds something else than what this run may continue or was told to replace."""
     folder = settings.save_dir
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())):
         return
     if not (folder / RUN_FILE).is_file():
         raise BadInput(f"save_dir={folder}: exists and is no run of this project; nothing there is touched")

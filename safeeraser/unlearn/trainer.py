@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import ProgressCallback, Trainer, TrainerCallback
+from transformers.trainer_utils import rotate_checkpoints
 
 from safeeraser.benchmark.files import read_json_lines, write_whole
 from safeeraser.unlearn.methods import Method
@@ -16,6 +19,7 @@ from safeeraser.unlearn.terms import LOSSES, Positions
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "pixel_values")
 TRAIN_LOG = "train_log.jsonl"
+STAGING = ".checkpoint-being-written"
 
 
 class UnlearnTrainer(Trainer):
@@ -85,6 +89,27 @@ class UnlearnTrainer(Trainer):
         if self.is_world_process_zero():
             with open(Path(self.args.output_dir) / TRAIN_LOG, "a", encoding="utf-8") as handle:
                 handle.write(json.dumps(row) + "\n")
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint beside its place and move it there when all processes are through: whole or not at all."""
+        run_dir = Path(self.args.output_dir)
+        staging = run_dir / STAGING
+        if self.is_world_process_zero():
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.args.output_dir = str(staging)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.output_dir = str(run_dir)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            for checkpoint in staging.iterdir():
+                shutil.rmtree(run_dir / checkpoint.name, ignore_errors=True)
+                os.replace(checkpoint, run_dir / checkpoint.name)
+            staging.rmdir()
+            rotate_checkpoints(str(run_dir), self.args.save_total_limit)
+        self.accelerator.wait_for_everyone()
 
     def _gather_micro_steps(self) -> Tensor:
         """Loss and terms of each micro-step since the last log, (micro-steps, 1 + terms), in the plan's order."""
