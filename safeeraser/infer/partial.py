@@ -20,10 +20,7 @@ class Partial:
         self.path = output.with_name(output.name + ".partial.jsonl")
         self.done: dict[str, str] = {}
         complete = self._read(settings) if self.path.exists() else []
-        # What a kill left of a line is dropped, so that the next one starts on a line of its own.
-        lines = complete or [json.dumps({"settings": settings}).encode() + b"\n"]
-        with write_whole(self.path, "wb") as handle:
-            handle.writelines(lines)
+        self._beginning: list[bytes] | None = complete or [json.dumps({"settings": settings}).encode() + b"\n"]
 
     def _read(self, settings: dict[str, Any]) -> list[bytes]:
         # Bytes, since a kill may have cut a character in two; what follows the last newline is the line it cut.
@@ -44,6 +41,12 @@ class Partial:
 
     def add(self, finished: Iterable[tuple[str, str]]) -> None:
         """Keep finished (key, response) pairs."""
+        if self._beginning:
+            # Only now: a run that fails before its first response leaves no file that the next one would contradict.
+            # What a kill left of a line is dropped, so that the next one starts on a line of its own.
+            with write_whole(self.path, "wb") as handle:
+                handle.writelines(self._beginning)
+            self._beginning = None
         lines = []
         for key, response in finished:
             self.done[key] = response

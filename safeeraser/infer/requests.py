@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from safeeraser.benchmark.pictures import picture_path
+from safeeraser.benchmark.pictures import open_picture, picture_path
 from safeeraser.benchmark.records import UNHARM_KEYS, DataFile
 
 SAMPLES = 3  # responses to each harmful question on the harmful picture
@@ -28,7 +28,7 @@ def build_requests(data: DataFile) -> list[Request]:
     """Every response that the release asks for: 12 harmful, 4 decoupled and 4 retain ones a record.
 
     Raises:
-        BadInput: a picture is missing.
+        BadInput: a picture is missing or cannot be decoded.
     """
     requests = []
     for index, record in enumerate(data.records):
@@ -41,4 +41,6 @@ def build_requests(data: DataFile) -> list[Request]:
             requests.append(Request(index, ("unsafe_pairs", number, "sd_response"), benign, pair.question))
         for key, pair in zip(UNHARM_KEYS, record.unharm_pairs, strict=True):
             requests.append(Request(index, (key, "Prediction"), harmful, pair.Question))
+    for picture in dict.fromkeys(request.picture for request in requests):
+        open_picture(picture)  # found now rather than in the night
     return requests
