@@ -1,0 +1,110 @@
+"""Pictures of the mini benchmark: one glyph of the Material Design Icons font on a plain background.
+
+The font comes with the wheel QtAwesome. It is found without importing that package, which would want Qt.
+"""
+
+import functools
+import importlib.util
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from safeeraser.errors import BadInput
+from safeeraser.mini.concepts import BACKGROUNDS, COLOURS, SIDES, SIZES, Concept
+
+SIDE = 64  # pixels of a picture's edge
+GLYPH_PIXELS = {"small": (34, 36), "large": (48, 50)}
+ANGLES = range(-10, 11, 5)
+ACROSS = (6, 9)  # pixels that the glyph stands off the middle, to its side
+UP_DOWN = 4  # and at most up or down
+JITTER = 8  # how far a colour channel strays from the named colour
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All there is to know of a picture: what the questions ask about, and the details no question mentions."""
+
+    concept: Concept
+    colour: str
+    background: str
+    side: str
+    size: str
+    pixels: int
+    angle: int
+    centre: tuple[int, int]
+    paint: Colour
+    ground: Colour
+
+
+def draw_scene(rng: random.Random, concept: Concept) -> Scene:
+    """Draw everything about a picture of `concept` at random. Side and size are far enough apart to be told."""
+    colour, background = rng.choice(list(COLOURS)), rng.choice(list(BACKGROUNDS))
+    side, size = rng.choice(SIDES), rng.choice(SIZES)
+    pixels = rng.choice(GLYPH_PIXELS[size])
+    across = rng.randint(*ACROSS)
+    return Scene(
+        concept=concept,
+        colour=colour,
+        background=background,
+        side=side,
+        size=size,
+        pixels=pixels,
+        angle=rng.choice(ANGLES),
+        centre=(SIDE // 2 + (across if side == "right" else -across), SIDE // 2 + rng.randint(-UP_DOWN, UP_DOWN)),
+        paint=_jitter(rng, COLOURS[colour]),
+        ground=_jitter(rng, BACKGROUNDS[background]),
+    )
+
+
+def render(scene: Scene) -> Image.Image:
+    """The picture of a scene: RGB, `SIDE` x `SIDE` pixels."""
+    mask = _glyph_mask(scene.concept.glyph, scene.pixels, scene.angle)
+    picture = Image.new("RGB", (SIDE, SIDE), scene.ground)
+    corner = (scene.centre[0] - mask.width // 2, scene.centre[1] - mask.height // 2)
+    picture.paste(Image.new("RGB", mask.size, scene.paint), corner, mask)
+    return picture
+
+
+def find_font() -> tuple[Path, Path]:
+    """The font file and its JSON table of glyph names. Raises `BadInput` if their package is missing."""
+    spec = importlib.util.find_spec("qtawesome")
+    if spec is None or spec.origin is None:
+        raise BadInput(
+            "the mini benchmark draws its pictures with a font of the package QtAwesome: pip install QtAwesome"
+        )
+    fonts = Path(spec.origin).parent / "fonts"
+    font = sorted(fonts.glob("materialdesignicons6-webfont-[0-9]*.ttf"))
+    table = sorted(fonts.glob("materialdesignicons6-webfont-charmap-*.json"))
+    if not font or not table:
+        raise BadInput(f"{fonts}: holds no Material Design Icons 6 font; pip install QtAwesome==1.4.2 has it")
+    return font[0], table[0]
+
+
+@functools.cache
+def glyph_table() -> dict[str, str]:
+    """Glyph name to its character in the font."""
+    _, table = find_font()
+    return {name: chr(int(code, 16)) for name, code in json.loads(table.read_text()).items()}
+
+
+@functools.cache
+def _font(pixels: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(find_font()[0]), pixels)
+
+
+# Base training draws tens of thousands of pictures from these few thousand masks.
+@functools.cache
+def _glyph_mask(glyph: str, pixels: int, angle: int) -> Image.Image:
+    mask = Image.new("L", (pixels, pixels), 0)
+    ImageDraw.Draw(mask).text((pixels / 2, pixels / 2), glyph_table()[glyph], font=_font(pixels), fill=255, anchor="mm")
+    return mask.rotate(angle, resample=Image.Resampling.BICUBIC, expand=True)
+
+
+def _jitter(rng: random.Random, colour: Colour) -> Colour:
+    red, green, blue = (min(255, max(0, channel + rng.randint(-JITTER, JITTER))) for channel in colour)
+    return red, green, blue
