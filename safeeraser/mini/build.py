@@ -1,0 +1,197 @@
+"""`python -m safeeraser.mini.build`: write the embedded benchmark and train its base model, once.
+
+The folder appears whole or not at all: it is built beside its place and moved there at the end.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from safeeraser.benchmark.files import read_json, sha256, write_json
+from safeeraser.errors import BadInput, command
+from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL, SAFE_HELD_OUT
+from safeeraser.mini.dataset import SPLITS, write_refusals, write_split, write_vqa
+from safeeraser.mini.pictures import find_font, glyph_table
+
+KIND = "safeeraser mini benchmark"
+NOTE = (
+    "A demonstration of the mechanism on stand-in icons and a model trained from scratch in minutes. 'Harmful' is only "
+    "a label here. Not a safety result, and not comparable with figures on the real benchmark."
+)
+CONTENTS = {
+    *("all_train.json", "all_val.json", "prompt.json", "vqa.json", "manifest.json"),
+    *("img", "pdset", "vqa", "base_model"),
+}
+PACKAGES = ("QtAwesome", "pillow", "tokenizers", "torch", "transformers")
+# The arithmetic of a sum depends on how many threads share it, so the number is fixed: same seed, same model.
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the benchmark's contents, together with the sources of this package and the font."""
+
+    seed: int = 233
+    train_per_concept: int = 6
+    val_per_concept: int = 4
+    vqa: int = 100
+    see_steps: int = 1000
+    speak_steps: int = 1000
+    exam_pictures: int = 60
+
+    def hash(self) -> str:
+        """By which a finished folder is known to be this one: any change of texts, drawing or training counts."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
+        for path in (*sorted(Path(__file__).parent.glob("*.py")), *find_font()):
+            digest.update(f"{path.name} {sha256(path)}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """Read the command line and build."""
+    parser = argparse.ArgumentParser(prog="python -m safeeraser.mini.build", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("dataset/mini"), help="folder to write (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=Settings.seed, help="default: %(default)s")
+    parser.add_argument("--force", action="store_true", help="build again even if the folder is up to date")
+    arguments = parser.parse_args(argv)
+    build(arguments.out, Settings(seed=arguments.seed), force=arguments.force)
+
+
+def build(out: Path, settings: Settings, *, force: bool = False) -> None:
+    """Build the mini benchmark in `out`, unless it lies there already.
+
+    Raises:
+        BadInput: QtAwesome is missing, or `out` holds something that this command did not write.
+    """
+    settings_hash = settings.hash()
+    missing = [concept.glyph for concept in EVERY if concept.glyph not in glyph_table()]
+    if missing:
+        raise BadInput(f"{find_font()[1]}: has no glyph {', '.join(missing)}; pip install QtAwesome==1.4.2 has them")
+    if _manifest(out).get("settings_hash") == settings_hash and not force:
+        print(f"{out} is up to date (settings {settings_hash}); --force builds it again")
+        return
+    _refuse_loss(out)
+    began = time.monotonic()
+    with _replacing(out) as folder, _progress() as progress:
+        manifest = {"kind": KIND, "note": NOTE, "settings_hash": settings_hash, "settings": asdict(settings)}
+        manifest["versions"] = {package: version(package) for package in PACKAGES}
+        manifest["held_out_concepts"] = [concept.name for concept in SAFE_HELD_OUT]
+        manifest["counts"] = _write_data(folder, settings, progress)
+        manifest["base_model"] = _write_model(folder / "base_model", settings, progress)
+        write_json(folder / "manifest.json", manifest)
+    _tell(out, manifest, time.monotonic() - began)
+
+
+def _write_data(folder: Path, settings: Settings, progress: Progress) -> dict[str, int]:
+    write_refusals(folder)
+    counts = {}
+    for split, per_concept in zip(SPLITS, (settings.train_per_concept, settings.val_per_concept), strict=True):
+        with _stage(progress, f"{split} records", len(EVERY_HARMFUL) * per_concept) as tick:
+            counts[split] = write_split(folder, split, per_concept, settings.seed, tick)
+    with _stage(progress, "vqa items", settings.vqa) as tick:
+        write_vqa(folder, settings.vqa, settings.seed, tick)
+    return {**counts, "vqa": settings.vqa}
+
+
+def _write_model(folder: Path, settings: Settings, progress: Progress) -> dict[str, Any]:
+    # Threads that wait for each other should sleep: on busy cores, waiting in a loop makes training several times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Only here, as they take seconds to import and a folder that is up to date needs none of them.
+    import torch
+
+    from safeeraser.mini.base_model import build_model, build_processor, save
+    from safeeraser.mini.exam import exam
+    from safeeraser.mini.tokenizer import build_tokenizer
+    from safeeraser.mini.training import teach_to_see, teach_to_speak
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        tokenizer = build_tokenizer()
+        model = build_model(tokenizer, settings.seed).train()
+        with _stage(progress, "base model learns to see", settings.see_steps) as tick:
+            teach_to_see(model, settings.see_steps, settings.seed, tick)
+        with _stage(progress, "base model learns to speak", settings.speak_steps) as tick:
+            teach_to_speak(model, tokenizer, settings.speak_steps, settings.seed, tick)
+        save(model.eval(), build_processor(tokenizer), folder)
+        with _stage(progress, "base model is examined", 1) as tick:
+            accuracy = exam(model, tokenizer, settings.exam_pictures, settings.seed)
+            tick()
+    finally:
+        torch.set_num_threads(threads)
+    return {"parameters": model.num_parameters(), "accuracy": accuracy}
+
+
+def _manifest(out: Path) -> dict[str, Any]:
+    """The manifest of the benchmark in `out`; empty if there is nothing yet. Raises `BadInput` for anything else."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return {}
+    path = out / "manifest.json"
+    manifest = read_json(path) if path.is_file() else None
+    if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
+        raise BadInput(f"{out}: exists and is no mini benchmark; name another folder with --out, or remove it")
+    return manifest
+
+
+def _refuse_loss(out: Path) -> None:
+    """Raises `BadInput` if `out` holds something beyond a benchmark, which building it again would throw away."""
+    foreign = {path.name for path in out.iterdir()} - CONTENTS if out.exists() else set()
+    if foreign:
+        raise BadInput(f"{out}: also holds {', '.join(sorted(foreign))}, which would be lost; move it away first")
+
+
+@contextlib.contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """A new folder beside `out`, which takes its place at the end."""
+    folder = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        if out.exists():
+            _refuse_loss(out)  # again, as minutes have passed
+            shutil.rmtree(out)
+        os.rename(folder, out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TextColumn("left"), TimeRemainingColumn())
+
+
+@contextlib.contextmanager
+def _stage(progress: Progress, name: str, total: int) -> Iterator[Callable[..., None]]:
+    """A line of the progress display; what it yields is called once for each thing done, with or without a loss."""
+    task = progress.add_task(name, total=total)
+    if not progress.console.is_terminal:  # a log file gets no moving bars, so it gets a line as each stage begins
+        print(f"{name} ...", flush=True)
+
+    def tick(loss: float | None = None) -> None:
+        note = "" if loss is None else f" (loss {loss:.3f})"
+        progress.update(task, advance=1, description=name + note)
+
+    yield tick
+
+
+def _tell(out: Path, manifest: dict[str, Any], seconds: float) -> None:
+    counts = ", ".join(f"{count} {name}" for name, count in manifest["counts"].items())
+    accuracy = ", ".join(f"{name} {100 * share:.1f}%" for name, share in manifest["base_model"]["accuracy"].items())
+    print(f"{out}: {counts}; built in {seconds:.0f} s")
+    print(f"base model, sampled answers right to the letter: {accuracy}")
+
+
+if __name__ == "__main__":
+    main()

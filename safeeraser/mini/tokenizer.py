@@ -1,0 +1,76 @@
+"""The base model's tokenizer and chat template.
+
+A word is one token, so that sequences stay short; a word that no text of the mini benchmark holds falls apart into its
+characters, so that no printable ASCII text has an `<unk>`. Decoding gives back the text exactly.
+"""
+
+import string
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from safeeraser.benchmark.conversation import IMAGE, SYSTEM_TEXTS, prompt
+from safeeraser.mini.questions import answers, questions
+
+UNKNOWN, BEGIN, END, PAD = "<unk>", "<s>", "</s>", "<pad>"
+SPECIAL = (UNKNOWN, BEGIN, END, PAD, IMAGE)
+SPACE = "▁"
+
+# Writes a conversation as `benchmark.conversation.prompt` does, for servers and harnesses that know only templates.
+CHAT_TEMPLATE = (
+    "{{ '" + SYSTEM_TEXTS["user"].replace("'", "\\'") + "' }}"
+    "{% for message in messages %}"
+    "{{ ' ' + {'user': 'USER', 'assistant': 'ASSISTANT'}[message['role']] + ': ' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] if part['type'] in ('image', 'image_url') %}{{ '<image>\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+    "{% endif %}"
+    "{% if message['role'] == 'assistant' %}{{ '</s>' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}"
+)
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A fast tokenizer that knows every word of the mini benchmark, as written and after `str.capitalize()`."""
+    split = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="first"),
+            pre_tokenizers.Split("\n", "isolated"),
+            pre_tokenizers.Punctuation("isolated"),
+        ]
+    )
+    vocabulary = {token: index for index, token in enumerate([*SPECIAL, SPACE, *string.printable])}
+    for piece in _pieces(split):
+        vocabulary.setdefault(piece, len(vocabulary))
+    # WordPiece takes the longest known piece: the whole word where it is known, else characters.
+    model = models.WordPiece(vocabulary, unk_token=UNKNOWN, continuing_subword_prefix="", max_input_chars_per_word=1000)
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = split
+    tokenizer.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="first")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BEGIN} $A", pair=f"{BEGIN} $A $B", special_tokens=[(BEGIN, vocabulary[BEGIN])]
+    )
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token=UNKNOWN,
+        bos_token=BEGIN,
+        eos_token=END,
+        pad_token=PAD,
+        extra_special_tokens={"image_token": IMAGE},
+        padding_side="left",
+        model_max_length=1024,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _pieces(split: pre_tokenizers.PreTokenizer) -> list[str]:
+    """The words of all texts in the places where they stand: behind the picture's line break, or behind a space."""
+    texts = [prompt("", who) for who in SYSTEM_TEXTS]
+    for question in questions():
+        texts += [f"\n{form}" for form in (question, question.capitalize())]
+    for answer in answers():
+        texts += [f" {form}" for form in (answer, answer.capitalize())]
+    parts = [part for text in texts for part in text.split(IMAGE)]
+    return [piece for part in parts for piece, _ in split.pre_tokenize_str(part)]

@@ -1,0 +1,81 @@
+"""The base model: its folder loads by the ordinary means, and its training sees what it claims to see."""
+
+import random
+
+import pytest
+import torch
+from transformers import AutoTokenizer, CLIPImageProcessorPil, LlavaForConditionalGeneration, LlavaProcessor
+
+from safeeraser.benchmark.conversation import IGNORE, encode, expand_image, prompt
+from safeeraser.mini.base_model import build_model
+from safeeraser.mini.concepts import EVERY, HARMFUL_PROMPTS
+from safeeraser.mini.exam import reply
+from safeeraser.mini.fan import batch, fan
+from safeeraser.mini.pictures import draw_scene, render
+from safeeraser.mini.questions import RETAIN
+from safeeraser.mini.tokenizer import build_tokenizer
+from safeeraser.mini.training import pixel_values, rate_share, teach_to_see, teach_to_speak
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    rng = random.Random(7)
+    return [draw_scene(rng, concept) for concept in EVERY[:3]]
+
+
+def test_a_fan_scores_each_answer_as_if_it_stood_alone(tokenizer, scenes):
+    model = build_model(tokenizer, 1).eval()
+    image_token, count = model.config.image_token_index, model.config.image_seq_length
+    conversations = [
+        expand_image(encode(tokenizer, ask.question, ask.reply, who="user", end_of_answer=True), image_token, count)
+        for ask in (kind.about(scenes[0]) for kind in RETAIN)
+    ]
+    inputs = batch([fan(conversations, image_token), fan(conversations[:2], image_token)], tokenizer.pad_token_id)
+    labels = inputs.pop("labels")
+    with torch.no_grad():
+        fanned = model(pixel_values=pixel_values([scenes[0]] * 2), **inputs).logits
+        alone = [
+            model(input_ids=torch.tensor([c.input_ids]), pixel_values=pixel_values(scenes[:1])).logits[0]
+            for c in conversations
+        ]
+    for row, used in ((0, alone), (1, alone[:2])):
+        wanted = torch.cat([x[torch.tensor(c.labels) != IGNORE] for x, c in zip(used, conversations, strict=False)])
+        torch.testing.assert_close(fanned[row][labels[row] != IGNORE], wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_pixels_are_those_of_the_image_processor(small, scenes):
+    processor = CLIPImageProcessorPil.from_pretrained(small / "base_model")
+    wanted = processor([render(scene) for scene in scenes], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(pixel_values(scenes), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_the_folder_loads_and_generates_through_the_processor(small, scenes):
+    folder = small / "base_model"
+    model = LlavaForConditionalGeneration.from_pretrained(folder).eval()
+    processor = LlavaProcessor.from_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder).get_vocab() == build_tokenizer().get_vocab()
+    inputs = processor(images=render(scenes[0]), text=prompt(HARMFUL_PROMPTS[0], "user"), return_tensors="pt")
+    assert (inputs["input_ids"] == model.config.image_token_index).sum() == model.config.image_seq_length
+    said = model.generate(**inputs, max_new_tokens=24, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    text = processor.tokenizer.decode(said, skip_special_tokens=True)
+    (by_exam,) = reply(model, processor.tokenizer, HARMFUL_PROMPTS[0], scenes[:1], sample=False)
+    assert by_exam.removesuffix(" ...") == text
+
+
+def test_both_stages_lower_their_loss(tokenizer):
+    model = build_model(tokenizer, 1)
+    losses = []
+    teach_to_see(model, 8, 1, losses.append)
+    teach_to_speak(model, tokenizer, 8, 1, losses.append)
+    assert losses[7] < losses[0] and losses[15] < losses[8]
+
+
+def test_the_rate_warms_up_and_ends_near_nothing():
+    shares = [rate_share(step, 100) for step in range(100)]
+    assert shares[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0]) and max(shares) == 1.0
+    assert shares[5:] == sorted(shares[5:], reverse=True) and shares[-1] < 0.001

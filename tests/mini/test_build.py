@@ -1,0 +1,64 @@
+"""The build command: cached, repeatable, and careful with what is not its own."""
+
+import pytest
+
+import safeeraser.mini.pictures as pictures
+from safeeraser.benchmark.files import read_json, sha256, write_json
+from safeeraser.errors import BadInput
+from safeeraser.mini.build import CONTENTS, KIND, build, main
+from safeeraser.mini.dataset import write_split
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_the_same_seed_writes_the_same_files(small, settings, tmp_path):
+    build(tmp_path / "again", settings)
+    assert contents(tmp_path / "again") == contents(small)
+    assert {path.name for path in small.iterdir()} == CONTENTS
+
+
+def test_another_seed_writes_other_records_and_pictures(small, tmp_path):
+    write_split(tmp_path, "train", 1, 1, lambda: None)
+    assert not set(contents(tmp_path).items()) & set(contents(small).items())
+
+
+def test_the_manifest_says_what_it_is(small):
+    manifest = read_json(small / "manifest.json")
+    assert manifest["counts"] == {"train": 12, "val": 24, "vqa": 20}
+    assert "Not a safety result" in manifest["note"]
+    assert manifest["settings"]["seed"] == 233 and set(manifest["base_model"]["accuracy"]) == {
+        "harmful",
+        "retain",
+        "vqa",
+    }
+
+
+def test_a_folder_that_is_up_to_date_is_left_alone(small, settings, capsys):
+    before = (small / "manifest.json").stat().st_mtime_ns
+    build(small, settings)
+    assert "up to date" in capsys.readouterr().out
+    assert (small / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_a_foreign_folder_is_refused(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(SystemExit) as exit_:
+        main(["--out", str(tmp_path)])
+    assert exit_.value.code == 2 and "is no mini benchmark" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_what_a_user_put_into_the_folder_is_not_thrown_away(settings, tmp_path):
+    (tmp_path / "mini" / "adapter").mkdir(parents=True)
+    write_json(tmp_path / "mini" / "manifest.json", {"kind": KIND})
+    with pytest.raises(BadInput, match="also holds adapter"):
+        build(tmp_path / "mini", settings)
+    assert (tmp_path / "mini" / "adapter").is_dir() and [path.name for path in tmp_path.iterdir()] == ["mini"]
+
+
+def test_a_missing_font_package_is_named(monkeypatch, settings, tmp_path):
+    monkeypatch.setattr(pictures.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BadInput, match="pip install QtAwesome"):
+        build(tmp_path / "mini", settings)

@@ -1,0 +1,106 @@
+"""The mini benchmark's files: the release's schema, and the properties that make it a benchmark of over-forgetting."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from safeeraser.benchmark.files import read_json
+from safeeraser.benchmark.pictures import open_picture, picture_path
+from safeeraser.benchmark.records import CATEGORIES, UNHARM_KEYS, read_records, read_refusals
+from safeeraser.mini.concepts import (
+    EVERY,
+    EVERY_HARMFUL,
+    HARMFUL,
+    HARMFUL_PROMPTS,
+    REFUSALS,
+    SAFE_HELD_OUT,
+    SAFE_SEEN,
+)
+from safeeraser.mini.dataset import write_split, write_vqa
+from safeeraser.mini.pictures import SIDE, glyph_table
+from safeeraser.mini.questions import harmful_answers, questions
+
+SPLITS = ("train", "val")
+NAMES = {concept.name for concept in EVERY}
+
+
+def benign_name(record) -> str:
+    return Path(record.SDImage_path).stem.rpartition("_")[0]
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """The data files in their full size, without a base model."""
+    folder = tmp_path_factory.mktemp("full")
+    counts = [write_split(folder, split, count, 233, lambda: None) for split, count in zip(SPLITS, (6, 4), strict=True)]
+    write_vqa(folder, 100, 233, lambda: None)
+    assert counts == [72, 48]
+    return folder
+
+
+def test_every_category_has_two_concepts_and_every_concept_its_glyph():
+    assert tuple(HARMFUL) == CATEGORIES
+    assert all(len(concepts) >= 2 for concepts in HARMFUL.values())
+    assert len(NAMES) == len(EVERY)
+    assert {concept.glyph for concept in EVERY} <= set(glyph_table())
+
+
+def test_the_prompts_name_no_concept_and_a_third_of_the_safe_ones_is_held_out():
+    words = " ".join(questions()).lower()
+    assert not [name for name in NAMES if f" {name}" in words]
+    assert len(SAFE_HELD_OUT) * 3 == len(SAFE_HELD_OUT) + len(SAFE_SEEN) >= 18
+
+
+def test_the_answers_have_entropy_and_name_their_concept():
+    for concept in EVERY:
+        assert len(set(harmful_answers(concept))) >= 2
+        assert all(concept.name in answer for answer in harmful_answers(concept))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_split_is_read_and_its_pictures_found(full, split):
+    data = read_records(full / f"all_{split}.json")
+    for index, record in enumerate(data.records):
+        assert record.keyword in {concept.name for concept in HARMFUL[record.category]}
+        assert [pair.question for pair in record.unsafe_pairs] == list(HARMFUL_PROMPTS)
+        assert all(record.keyword in pair.model_response for pair in record.unsafe_pairs)
+        assert all(benign_name(record) in pair.sd_response for pair in record.unsafe_pairs)
+        assert all(pair.Answer in pair.Prediction for pair in record.unharm_pairs) and len(UNHARM_KEYS) == 4
+        for key in ("image_path", "SDImage_path"):
+            assert open_picture(picture_path(data, index, key)).size == (SIDE, SIDE)
+
+
+def test_the_benign_pictures_of_training_show_no_held_out_concept_those_of_val_a_third(full):
+    held_out = {concept.name for concept in SAFE_HELD_OUT}
+    train, val = (read_records(full / f"all_{split}.json").records for split in SPLITS)
+    assert {benign_name(record) for record in train} == {concept.name for concept in SAFE_SEEN}
+    assert {benign_name(record) for record in val} == {concept.name for concept in (*SAFE_SEEN, *SAFE_HELD_OUT)}
+    assert sum(benign_name(record) in held_out for record in val) * 3 == len(val)
+
+
+def test_no_picture_occurs_twice(full):
+    pictures = list(full.rglob("*.png"))
+    assert len({hashlib.sha256(path.read_bytes()).digest() for path in pictures}) == len(pictures) == 2 * 120 + 100
+
+
+def test_the_texts_lose_only_the_pronoun_when_capitalised(small):
+    data = read_records(small / "all_train.json")
+    for record in data.records:
+        texts = [
+            text for pair in record.unsafe_pairs for text in (pair.question, pair.model_response, pair.sd_response)
+        ]
+        texts += [text for pair in record.unharm_pairs for text in (pair.Question, pair.Prediction)]
+        assert all(text == text.capitalize() for text in texts)
+    assert read_refusals(data.path) == list(REFUSALS)
+    assert all(text.capitalize() == text.replace(" I ", " i ") for text in REFUSALS)
+
+
+def test_vqa_asks_about_safe_concepts_in_words_of_its_own(full):
+    items = read_json(full / "vqa.json")
+    assert len(items) == 100
+    trained = {record["unsafe_pairs"][0]["question"] for record in read_json(full / "all_train.json")}
+    for item in items:
+        assert set(item) == {"image_path", "question", "answer"} and (full / item["image_path"]).is_file()
+        assert item["question"] not in trained
+        assert item["answer"] not in {concept.name for concept in EVERY_HARMFUL}
