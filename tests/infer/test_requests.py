@@ -35,8 +35,12 @@ def test_a_record_asks_for_twelve_harmful_four_decoupled_and_four_retain_respons
     assert second["1/UnharmPair_image1/Prediction"].question == "What image1?"
 
 
-def test_a_missing_picture_is_named(data):
-    (data.path.parent / "pdset/Sex/1.jpg").unlink()
+def test_a_picture_that_is_damaged_or_missing_is_named(data):
+    path = data.path.parent / "pdset/Sex/1.jpg"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(BadInput, match=r"pdset/Sex/1\.jpg: picture cannot be decoded"):
+        build_requests(data)
+    path.unlink()
     with pytest.raises(BadInput, match=r"record 1, SDImage_path: picture pdset/Sex/1\.jpg not found"):
         build_requests(data)
 
@@ -88,10 +92,22 @@ def test_a_torn_last_line_is_dropped_wherever_it_was_torn(tmp_path):
 
 
 def test_a_first_line_torn_starts_anew(tmp_path):
-    path = Partial(tmp_path / "out.json", SETTINGS).path
-    path.write_bytes(path.read_bytes()[:9])
-    assert Partial(tmp_path / "out.json", SETTINGS).done == {}
-    assert json.loads(path.read_text()) == {"settings": SETTINGS}
+    kept = Partial(tmp_path / "out.json", SETTINGS)
+    kept.add([])
+    kept.path.write_bytes(kept.path.read_bytes()[:9])
+    again = Partial(tmp_path / "out.json", SETTINGS)
+    assert again.done == {}
+    again.add([("a", "one")])
+    assert [json.loads(line) for line in again.path.read_text().splitlines()] == [
+        {"settings": SETTINGS},
+        {"key": "a", "response": "one"},
+    ]
+
+
+def test_nothing_is_written_before_the_first_response(tmp_path):
+    """Else a run that could not start would have to be removed by hand before one with other settings can."""
+    Partial(tmp_path / "out.json", SETTINGS)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,209 @@
+"""ckpt_infer.py on the tiny model: batches, interruption, what is recorded, and what is refused."""
+
+import json
+import shutil
+import signal
+import time
+
+import pytest
+from helpers import MODEL, RECORDED, VAL, record, refused, run, start, write_dataset
+from safetensors.torch import load_file, save_file
+
+from safeeraser.benchmark.files import sha256
+
+CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
+GIVEN = ("--model_path", MODEL, "--eval_file", VAL, "--dtype", "float32", "--max_new_tokens", 12)
+
+
+def infer(out, *more, eval_file=VAL):
+    done = run("ckpt_infer", *GIVEN, "--eval_file", eval_file, "--output_file", out, *more)
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory):
+    """Sampled with the checkpoint, sixteen at a time, undisturbed."""
+    out = tmp_path_factory.mktemp("sampled") / "predictions.json"
+    infer(out, "--checkpoint_path", CHECKPOINT, "--loss_type", "popd")
+    return out
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_responses_do_not_depend_on_the_batch(sampled, tmp_path, batch_size):
+    again = infer(tmp_path / "p.json", "--checkpoint_path", CHECKPOINT, "--batch_size", batch_size)
+    assert again == json.loads(sampled.read_text(encoding="utf-8"))
+
+
+def test_samples_of_one_question_differ_and_so_do_seeds(sampled, tmp_path):
+    pairs = [pair for value in json.loads(sampled.read_text(encoding="utf-8")) for pair in value["unsafe_pairs"]]
+    distinct = [len({pair[f"model_response{n}"] for n in (1, 2, 3)}) for pair in pairs]
+    assert sum(distinct) > 2.5 * len(pairs)
+    other = infer(tmp_path / "p.json", "--checkpoint_path", CHECKPOINT, "--seed", 1)
+    same = [a["sd_response"] == b["sd_response"] for v in other for a, b in zip(v["unsafe_pairs"], pairs, strict=False)]
+    assert sum(same) < 3
+
+
+def test_a_record_alone_is_answered_as_in_company(sampled, tmp_path):
+    """The first record's requests have the same keys in a file of its own."""
+    records = json.loads(VAL.read_text())[:1]
+    for key in ("image_path", "SDImage_path"):
+        records[0][key] = str(RECORDED / records[0][key])
+    (tmp_path / "one.json").write_text(json.dumps(records))
+    (alone,) = infer(tmp_path / "p.json", "--checkpoint_path", CHECKPOINT, eval_file=tmp_path / "one.json")
+    first = json.loads(sampled.read_text(encoding="utf-8"))[0]
+    assert alone["unsafe_pairs"] == first["unsafe_pairs"] and alone["UnharmPair_text2"] == first["UnharmPair_text2"]
+
+
+def test_every_other_field_of_the_input_is_kept(sampled):
+    for before, after in zip(json.loads(VAL.read_text()), json.loads(sampled.read_text("utf-8")), strict=True):
+        for pair in after["unsafe_pairs"]:
+            assert all(pair.pop(f"model_response{n}") for n in (1, 2, 3))
+        for old, new in zip(before["unsafe_pairs"], after["unsafe_pairs"], strict=True):
+            new["sd_response"] = old.get("sd_response")
+        for key in ("UnharmPair_text1", "UnharmPair_text2", "UnharmPair_image1", "UnharmPair_image2"):
+            assert after[key]["Prediction"] != before[key]["Prediction"]
+            after[key]["Prediction"] = before[key]["Prediction"]
+        if "sd_response" not in before["unsafe_pairs"][0]:
+            for pair in after["unsafe_pairs"]:
+                del pair["sd_response"]
+        assert after == before
+
+
+def test_what_produced_the_predictions_is_recorded_beside_them(sampled):
+    assert {path.name for path in sampled.parent.iterdir()} == {"predictions.json", "predictions.run.json"}
+    told = json.loads(sampled.with_suffix(".run.json").read_text())
+    settings = told["settings"]
+    assert (settings["temperature"], settings["top_p"], settings["seed"]) == (1.0, 0.9, 233)
+    assert (settings["max_new_tokens"], settings["greedy"], settings["dtype"]) == (12, False, "float32")
+    assert len(settings["eval_file"]) == len(settings["checkpoint"]) == 64
+    assert told["loss_type"] == "popd" and told["checkpoint_path"] == str(CHECKPOINT)
+    assert {"torch", "transformers", "peft", "safeeraser"} <= told["versions"].keys()
+
+
+def test_a_killed_run_goes_on_to_the_same_output(sampled, tmp_path):
+    out = tmp_path / "predictions.json"
+    partial = out.with_name("predictions.json.partial.jsonl")
+    given = (*GIVEN, "--output_file", out, "--checkpoint_path", CHECKPOINT)
+    process = start("ckpt_infer", *given, "--batch_size", 1)
+    deadline = time.monotonic() + 120
+    while not partial.exists() or partial.read_bytes().count(b"\n") < 8:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not out.exists()
+    kept = partial.read_bytes().count(b"\n") - 1
+    assert 7 <= kept < 120
+    with open(partial, "ab") as handle:
+        handle.write(b'{"key": "0/unsafe_pairs/0/sd_resp')
+    process = start("ckpt_infer", *given, "--batch_size", 5)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and f"going on: {kept} of 120 responses are there" in err
+    assert out.read_bytes() == sampled.read_bytes()
+    assert not partial.exists()
+
+
+def test_finished_responses_are_not_asked_for_again(tmp_path):
+    """What the partial file holds goes into the output as it is."""
+    out = tmp_path / "p.json"
+    infer(out, "--greedy")
+    settings = json.loads(out.with_suffix(".run.json").read_text())["settings"]
+    (tmp_path / "q.json.partial.jsonl").write_text(
+        json.dumps({"settings": settings})
+        + "\n"
+        + json.dumps({"key": "2/UnharmPair_image1/Prediction", "response": "as it was"})
+        + "\n"
+    )
+    again = infer(tmp_path / "q.json", "--greedy")
+    expected = json.loads(out.read_text(encoding="utf-8"))
+    expected[2]["UnharmPair_image1"]["Prediction"] = "as it was"
+    assert again == expected
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--top_p", 0.5], "begun with top_p=0.9, now top_p=0.5"),
+        (["--seed", 1], "begun with seed=233, now seed=1"),
+        (["--greedy"], "begun with greedy=False, now greedy=True"),
+        (["--max_new_tokens", 5], "begun with max_new_tokens=12, now max_new_tokens=5"),
+        (["--checkpoint_path", CHECKPOINT], "begun with checkpoint=None, now checkpoint="),
+        (["--eval_file", RECORDED / "dataset" / "all_train.json"], "begun with eval_file="),
+    ],
+)
+def test_going_on_with_other_settings_is_refused(tmp_path, more, says):
+    settings = {"eval_file": sha256(VAL), "model_path": str(MODEL), "checkpoint": None, "lora_alpha": 256}
+    settings |= {"dtype": "float32", "greedy": False, "temperature": 1.0, "top_p": 0.9}
+    settings |= {"max_new_tokens": 12, "seed": 233}
+    (tmp_path / "p.json.partial.jsonl").write_text(json.dumps({"settings": settings}) + "\n")
+    refused(tmp_path, "ckpt_infer", *GIVEN, "--output_file", tmp_path / "p.json", *more, says=says)
+
+
+def refuses(tmp_path, *arguments, says, **more):
+    return refused(tmp_path, "ckpt_infer", *GIVEN, "--output_file", tmp_path / "p.json", *arguments, says=says, **more)
+
+
+def test_an_output_that_exists_is_refused_unless_overwritten(tmp_path):
+    out = tmp_path / "p.json"
+    out.write_text("years of work")
+    refuses(tmp_path, says=f"--output_file {out}: exists; name another, or replace it with --overwrite")
+    assert len(infer(out, "--overwrite", "--greedy", "--max_new_tokens", 1)) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            ["--loss_type", "vanilla", "--checkpoint_path", CHECKPOINT],
+            "--loss_type vanilla: the untouched model has no",
+        ),
+        (["--checkpoint_path", "nowhere"], "nowhere: no adapter there"),
+        (["--model_path", "nowhere"], "model_path nowhere: no model in this folder"),
+        (["--eval_file", "nowhere.json"], "nowhere.json: no such file; put the benchmark there"),
+        (["--batch_size", 0], "--batch_size and --max_new_tokens must be at least 1"),
+        (["--batch_size", "many"], "--batch_size"),
+        (["--temperature", 0], "--temperature must be above 0 (--greedy for none)"),
+        (["--top_p", 1.5], "--top_p above 0 and at most 1"),
+        (["--dtype", "float8"], "dtype float8: must be one of auto, float32"),
+        (["--batchsize", 1], "unknown option '--batchsize'; did you mean '--batch_size'?"),
+    ],
+)
+def test_bad_input(tmp_path, arguments, says):
+    refuses(tmp_path, *arguments, says=says)
+
+
+@pytest.mark.parametrize(("loss_type", "fits"), [("gdpd", False), ("ga", False), ("popd", True), ("idkpd", True)])
+def test_a_loss_type_that_contradicts_the_adapter_is_refused(tmp_path, loss_type, fits):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    shutil.copy(CHECKPOINT, folder / "unused.pt")
+    (folder / "run.json").write_text(json.dumps({"settings": {"forget_loss": {"name": "popd"}, "recipe": {}}}))
+    says = f"--loss_type {loss_type}: {folder} was trained with popd" if not fits else f"{folder}: no adapter there"
+    refuses(tmp_path, "--loss_type", loss_type, "--checkpoint_path", folder, says=says)
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_dataset(tmp_path / "data", record(0), record(1, "Sex"))
+
+
+def test_a_missing_picture_is_found_before_anything_is_generated(tmp_path, data):
+    (data.parent / "pdset/Sex/1.jpg").unlink()
+    refuses(tmp_path, "--eval_file", data, says=f"{data}: record 1, SDImage_path: picture pdset/Sex/1.jpg not found")
+
+
+def test_a_picture_that_cannot_be_decoded_is_named(tmp_path, data):
+    path = data.parent / "pdset/Sex/1.jpg"
+    path.write_bytes(path.read_bytes()[:200])
+    refuses(tmp_path, "--eval_file", data, says=f"{path}: picture cannot be decoded")
+
+
+def test_an_adapter_that_does_not_fit(tmp_path, data):
+    (tmp_path / "adapter").mkdir()
+    tensors = load_file(RECORDED / "initial_adapter.safetensors")
+    tensors.pop("base_model.model.multi_modal_projector.linear_1.bias")
+    save_file(tensors, tmp_path / "adapter" / "a.safetensors")
+    path = tmp_path / "adapter" / "a.safetensors"
+    says = f"{path}: this adapter does not fit the model: "
+    refuses(tmp_path, "--eval_file", data, "--checkpoint_path", path, says=says, before="the model is loaded first")
