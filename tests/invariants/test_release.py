@@ -1,0 +1,122 @@
+"""The figures recorded from the released implementation, which must never move: tokens, losses, gradients, responses.
+
+They lie in tests/data/conformance (its README tells how they were recorded), or in the folder that the environment
+variable SAFEERASER_CONFORMANCE names.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from helpers import METHODS, RECORDED, read_lines, run, settings
+from safetensors.torch import load_file
+
+from safeeraser.benchmark.conversation import IGNORE, pad
+from safeeraser.benchmark.records import read_records
+from safeeraser.model import to_release
+from safeeraser.unlearn.run import load_data
+
+CONFORMANCE = Path(os.environ.get("SAFEERASER_CONFORMANCE", RECORDED)).resolve()
+PAIR_FIELDS = ("model_response1", "model_response2", "model_response3", "sd_response")
+UNHARM = ("UnharmPair_text1", "UnharmPair_text2", "UnharmPair_image1", "UnharmPair_image2")
+
+
+def recorded(name):
+    return json.loads((CONFORMANCE / name).read_text(encoding="utf-8"))
+
+
+def unexpanded(row, image_token=500, count=16):
+    """Token ids and labels with one token for the picture, as the release has them before its model expands it."""
+    at = row.text.input_ids.index(image_token)
+    assert row.text.input_ids[at : at + count] == [image_token] * count
+    return tuple(values[: at + 1] + values[at + count :] for values in (row.text.input_ids, row.text.labels))
+
+
+@pytest.mark.parametrize("method", ["gdpd", "popd"])
+def test_token_ids_and_labels(monkeypatch, method):
+    monkeypatch.chdir(CONFORMANCE)
+    read = settings(
+        f"forget_loss={method}",
+        f"plan=training/{method}.json",
+        "model_path=llava-tiny",
+        "data_path=dataset/all_train.json",
+    )
+    dataset = load_data(read, read_records(read.data_path), 1)
+    expected = recorded(f"training/tokens_{method}.json")
+    assert len(expected) == 12
+    for number, views in enumerate(expected):
+        # The release counts a refusal as what is said in place of the forget item's answer.
+        said = {"refusal": "forget"} if method == "popd" else {}
+        rows = {said.get(row.view, row.view): unexpanded(row) for row in dataset[number]}
+        names = list(rows)
+        ids = dict(zip(names, pad([rows[name][0] for name in names], 501), strict=True))
+        labels = dict(zip(names, pad([rows[name][1] for name in names], IGNORE), strict=True))
+        assert views.keys() == rows.keys()
+        for view, value in views.items():
+            assert ids[view] == value["input_ids"], (number, view)
+            assert labels[view] == value["labels"], (number, view)
+
+
+def assert_reproduces(folder, method):
+    """`folder` holds a run of `method` whose figures are the recorded ones."""
+    expected, rows = recorded(f"training/{method}.json"), read_lines(folder / "train_log.jsonl")
+    losses = [loss for row in rows for loss in row["micro_losses"]]
+    wanted = [step["loss"] for step in expected["steps"]]
+    assert len(losses) == len(wanted) == 48
+    assert losses == pytest.approx(wanted, abs=1e-5, rel=0)
+    norms = [row["grad_norm"] for row in rows]
+    assert len(norms) == len(expected["grad_norms"]) == 12
+    assert norms == pytest.approx(expected["grad_norms"], rel=1e-5, abs=0)
+    adapter = to_release(load_file(folder / "adapter_model.safetensors"))
+    final = {name: value.double().norm().item() for name, value in adapter.items()}
+    assert len(final) == 32
+    assert final == pytest.approx(expected["final_norms"], rel=1e-5, abs=0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_training_follows_the_release(tmp_path, method):
+    done = run(
+        "forget",
+        "recipe=official",
+        f"plan=training/{method}.json",
+        "init_adapter=initial_adapter.safetensors",
+        "LoRA.dropout=0",
+        "gradient_accumulation_steps=4",
+        "num_epochs=1",
+        "dtype=float32",
+        f"forget_loss={method}",
+        "model_path=llava-tiny",
+        "data_path=dataset/all_train.json",
+        f"save_dir={tmp_path / method}",
+        "workers=0",
+        cwd=CONFORMANCE,
+    )
+    assert done.returncode == 0, done.stderr
+    assert_reproduces(tmp_path / method, method)
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+@pytest.mark.parametrize(
+    ("name", "checkpoint"),
+    [
+        ("vanilla", ()),
+        ("popd_checkpoint", ("--checkpoint_path", "inference/checkpoint.pt", "--loss_type", "popd")),
+    ],
+)
+def test_greedy_responses_letter_by_letter(tmp_path, name, checkpoint, batch_size):
+    out = tmp_path / "predictions.json"
+    given = ("--eval_file", "dataset/all_val.json", "--model_path", "llava-tiny", "--dtype", "float32")
+    greedy = ("--greedy", "--max_new_tokens", 16, "--batch_size", batch_size)
+    done = run("ckpt_infer", *given, *greedy, *checkpoint, "--output_file", out, cwd=CONFORMANCE)
+    assert done.returncode == 0, done.stderr
+    found, expected = json.loads(out.read_text("utf-8")), recorded(f"inference/greedy_{name}.json")
+    compared = 0
+    for ours, theirs in zip(found, expected, strict=True):
+        for one, two in zip(ours["unsafe_pairs"], theirs["unsafe_pairs"], strict=True):
+            assert {field: one[field] for field in PAIR_FIELDS} == {field: two[field] for field in PAIR_FIELDS}
+            compared += len(PAIR_FIELDS)
+        for key in UNHARM:
+            assert ours[key] == theirs[key]
+            compared += 1
+    assert compared == 120
