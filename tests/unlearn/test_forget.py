@@ -11,7 +11,9 @@ from helpers import MODEL, RECORDED, TRAIN, read_lines, run, start
 from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration, Trainer
+
+from safeeraser.unlearn.trainer import UnlearnTrainer
 
 # Dropout is on, so that an interrupted run must find its random state again too.
 GIVEN = (f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "gradient_accumulation_steps=2", "lr=0.01")
@@ -123,13 +125,31 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(whole, stopped):
     assert read_lines(whole / "train_log.jsonl") == read_lines(stopped / "train_log.jsonl")
 
 
-def test_a_checkpoint_half_written_is_not_resumed_from(whole, stopped):
-    """A kill can fall into the writing of a checkpoint; the one before it is whole."""
-    half = stopped / "checkpoint-4"
-    half.mkdir()
-    shutil.copy(whole / "checkpoint-4" / "adapter_model.safetensors", half)
-    forget(stopped, "workers=0", "resume_from_checkpoint=auto")
-    assert same_adapter(whole, stopped)
+def test_a_run_stopped_while_it_writes_a_checkpoint_goes_on_from_the_one_before(whole, tmp_path, monkeypatch):
+    """A checkpoint appears whole or not at all; here Ctrl-C falls into the writing of the second."""
+    folder, saved = tmp_path / "stopped", []
+
+    def interrupted(self, output_dir):
+        saved.append(output_dir)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        return Trainer._save_rng_state(self, output_dir)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(UnlearnTrainer, "_save_rng_state", interrupted)
+        done = run("forget", *FOUR, f"save_dir={folder}", "workers=0")
+    assert done.returncode == 130 and "error: interrupted" in done.stderr and "Traceback" not in done.stderr
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-2"]
+    forget(folder, "workers=0", "resume_from_checkpoint=auto")
+    assert same_adapter(whole, folder)
+    assert read_lines(whole / "train_log.jsonl") == read_lines(folder / "train_log.jsonl")
+    # Nothing of the checkpoint that was broken off is left.
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    folder = forget(tmp_path / "run", "workers=0", "save_steps=1", "save_total_limit=2", "save_model=false")
+    assert {path.name for path in folder.glob("*checkpoint-*")} == {"checkpoint-3", "checkpoint-4"}
 
 
 def test_auto_starts_anew_where_no_checkpoint_is(whole, stopped):
@@ -165,6 +185,13 @@ def test_overwriting_removes_the_earlier_run(whole, tmp_path):
     assert json.loads((folder / "run.json").read_text())["settings"]["forget_loss"]["name"] == "ga"
     assert [row["step"] for row in read_lines(folder / "train_log.jsonl")] == [1, 2, 3, 4]
     assert not list(folder.glob("checkpoint-*"))
+
+
+def test_an_engine_that_accelerate_would_quietly_replace_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    done = run("forget", *FOUR, f"save_dir={tmp_path / 'run'}", "workers=0")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: engine: FSDP was asked for, but accelerate runs")
 
 
 def test_without_save_model_no_adapter_is_written(tmp_path):
