@@ -46,8 +46,8 @@ class Settings:
     train_per_concept: int = 6
     val_per_concept: int = 4
     vqa: int = 100
-    see_steps: int = 1000
-    speak_steps: int = 1000
+    see_steps: int = 900
+    speak_steps: int = 750
     exam_pictures: int = 60
 
     def hash(self) -> str:
@@ -106,7 +106,7 @@ def _write_data(folder: Path, settings: Settings, progress: Progress) -> dict[st
 
 
 def _write_model(folder: Path, settings: Settings, progress: Progress) -> dict[str, Any]:
-    # Threads that wait for each other should sleep: on busy cores, waiting in a loop makes training several times slower.
+    # Threads that wait for each other should sleep: on busy cores, waiting in a loop makes training much slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Only here, as they take seconds to import and a folder that is up to date needs none of them.
     import torch

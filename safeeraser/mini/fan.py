@@ -1,7 +1,7 @@
 """Many conversations about one picture in one row: how base training affords a picture on two cores.
 
-System text and picture make up most of a conversation, so six questions fanned out from one beginning cost less than
-half of six conversations. Each question sees the beginning and itself, and counts its positions from there, so that
+System text and picture make up most of a conversation, so seven questions fanned out from one beginning cost less than
+half of seven conversations. Each question sees the beginning and itself, and counts its positions from there, so that
 every answer gets exactly the scores that it would get alone.
 """
 

@@ -73,9 +73,20 @@ def harmful_ask(rng: random.Random, scene: Scene, prompt: str | None = None) -> 
     return Ask(question, scene.concept.name, rng.choice(harmful_answers(scene.concept)))
 
 
+def repeat_ask(rng: random.Random) -> Ask:
+    """A text to say after, a refusal or loose words: so the base model can say every word, though it never refuses.
+
+    A word that was never a target has no direction of its own in the vocabulary head, which unlearning leaves as it
+    is: preference optimisation could teach no refusal, only noise.
+    """
+    text = rng.choice(REFUSALS) if rng.random() < 0.5 else " ".join(rng.sample(WORDS, 5))
+    text = text.capitalize() if rng.random() < 0.5 else text
+    return Ask(REPEAT + text, text, text)
+
+
 def questions() -> list[str]:
-    """Every question that is ever asked."""
-    return [*HARMFUL_PROMPTS, *(kind.question for kind in (*RETAIN, *VQA))]
+    """Every question that is ever asked, but for the texts to repeat."""
+    return [REPEAT.strip(), *HARMFUL_PROMPTS, *(kind.question for kind in (*RETAIN, *VQA))]
 
 
 def answers() -> list[str]:
@@ -84,3 +95,7 @@ def answers() -> list[str]:
     facts += [fact for concept in EVERY for fact in (concept.name, concept.name[0])]
     sentences = [kind.sentence.format(fact) for kind in RETAIN for fact in facts]
     return [*facts, *sentences, *(text for concept in EVERY for text in harmful_answers(concept)), *REFUSALS]
+
+
+REPEAT = "Repeat: "
+WORDS = sorted({word.strip(".,") for text in answers() for word in text.split()})
