@@ -28,7 +28,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
         except BadInput as error:
             sys.exit(_fail(str(error), 2))
         except KeyboardInterrupt:
-            sys.exit(_fail("interrupted; the same command goes on where this one stopped", 130))
+            sys.exit(_fail("interrupted; what was finished is kept", 130))
         sys.exit(code or 0)
 
     return run

@@ -44,6 +44,7 @@ def forget(settings: Settings) -> None:
     checkpoint = find_checkpoint(settings)
     check_save_dir(settings, checkpoint)
     arguments = training_arguments(settings)
+    check_engine(arguments)
     dataset = load_data(settings, data, arguments.world_size)
     arguments.max_steps = optimizer_steps(
         len(dataset), settings.batch_size, settings.gradient_accumulation_steps, arguments.world_size
@@ -149,10 +150,6 @@ def train(
     for noisy in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(noisy)
     trainer.add_callback(Progress())
-    engine = trainer.accelerator.distributed_type.value
-    if asked_engine() not in (None, engine):
-        # On CPUs accelerate quietly runs FSDP as something else.
-        raise BadInput(f"engine: {asked_engine()} was asked for, but accelerate runs {engine} on this machine")
     trainer.train(resume_from_checkpoint=checkpoint)
     if settings.save_model:
         trainer.save_model(str(settings.save_dir))
@@ -203,6 +200,13 @@ def asked_engine() -> str | None:
     return asked[0] if asked else None
 
 
+def check_engine(arguments: TrainingArguments) -> None:
+    """Refuse to train under another engine than the one asked for, which accelerate falls back to quietly on CPUs."""
+    asked, runs = asked_engine(), arguments.distributed_state.distributed_type.value
+    if (asked == "DEEPSPEED" and runs != "DEEPSPEED") or (asked == "FSDP" and not runs.startswith("MULTI_GPU")):
+        raise BadInput(f"engine: {asked} was asked for, but accelerate runs {runs} on this machine")
+
+
 def find_checkpoint(settings: Settings) -> str | None:
     """The folder to resume from, if any. Raises `BadInput` if the one named is no checkpoint."""
     wanted = settings.resume_from_checkpoint
@@ -243,7 +247,7 @@ def describe(settings: Settings, data: DataFile, arguments: TrainingArguments, m
         "optimizer_steps": arguments.max_steps,
         "warmup_steps": arguments.warmup_steps,
         "processes": arguments.world_size,
-        "engine": str(arguments.distributed_state.distributed_type.value) if arguments.distributed_state else "NO",
+        "engine": asked_engine() or arguments.distributed_state.distributed_type.value,
         "trained_parameters": llava.trained_parameters(model, settings.model_family.parts),
         "versions": {"safeeraser": __version__, "python": platform.python_version()}
         | {package: version(package) for package in PACKAGES},

@@ -1,8 +1,7 @@
-"""Two real processes under real DeepSpeed ZeRO-2 follow the release too, and so does accelerate with one."""
+"""Two real processes, plain and under real DeepSpeed, follow the release too, and so does accelerate with one."""
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,26 +12,17 @@ from helpers import ROOT
 from .test_release import CONFORMANCE, assert_reproduces
 
 
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-def launch(folder, engine, *overrides):
-    """scripts/forget_lora.bash as a user calls it, on a port of its own: tests may run beside each other."""
-    config = folder.with_suffix(".yaml")
-    shipped = (ROOT / "config" / "accelerate" / f"{engine}.yaml").read_text()
-    config.write_text(f"{shipped}main_process_port: {free_port()}\n")
+def launch(folder, engine, method, *overrides):
+    """scripts/forget_lora.bash as a user calls it."""
     env = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "ACCELERATE_CONFIG": str(config),
+        "ACCELERATE_CONFIG": f"config/accelerate/{engine}.yaml",
         "DS_ACCELERATOR": "cpu",
     }
     given = [
         "recipe=official",
-        "forget_loss=gdpd",
-        f"plan={CONFORMANCE / 'training' / 'gdpd.json'}",
+        f"forget_loss={method}",
+        f"plan={CONFORMANCE / 'training' / f'{method}.json'}",
         f"init_adapter={CONFORMANCE / 'initial_adapter.safetensors'}",
         "LoRA.dropout=0",
         "num_epochs=1",
@@ -49,20 +39,26 @@ def launch(folder, engine, *overrides):
 
 @pytest.mark.parametrize(
     ("engine", "processes", "accumulation", "told"),
-    [("cpu_zero2", 2, 2, "DEEPSPEED"), ("one_gpu", 1, 4, "NO")],
+    [
+        ("one_gpu", 1, 4, "NO"),
+        ("cpu_ddp", 2, 2, "MULTI_CPU"),
+        ("cpu_zero2", 2, 2, "DEEPSPEED"),
+        ("cpu_zero3", 2, 2, "DEEPSPEED"),
+    ],
 )
-def test_an_engine_follows_the_release(tmp_path, engine, processes, accumulation, told):
+@pytest.mark.parametrize("method", ["gdpd", "klpd"])
+def test_an_engine_follows_the_release(tmp_path, method, engine, processes, accumulation, told):
     """48 items, four an optimizer step, however many processes share them; micro-losses in the plan's order."""
-    done = launch(tmp_path / "run", engine, f"gradient_accumulation_steps={accumulation}")
+    done = launch(tmp_path / "run", engine, method, f"gradient_accumulation_steps={accumulation}")
     assert done.returncode == 0, done.stderr[-4000:]
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     # The engine asked for, not one that was silently put in its place.
     assert (run["processes"], run["engine"], run["optimizer_steps"]) == (processes, told, 12)
-    assert_reproduces(tmp_path / "run", "gdpd")
+    assert_reproduces(tmp_path / "run", method)
 
 
 def test_a_mistake_is_one_line_before_any_process_is_launched(tmp_path):
-    done = launch(tmp_path / "run", "cpu_zero2", "forget_loss=gdp")
+    done = launch(tmp_path / "run", "cpu_zero2", "gdpd", "forget_loss=gdp")
     assert done.returncode == 2
     assert done.stderr.startswith("error: forget_loss: no 'gdp'; did you mean 'gdpd'?") and done.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
