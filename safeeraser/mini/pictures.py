@@ -16,9 +16,9 @@ from safeeraser.errors import BadInput
 from safeeraser.mini.concepts import BACKGROUNDS, COLOURS, SIDES, SIZES, Concept
 
 SIDE = 64  # pixels of a picture's edge
-GLYPH_PIXELS = {"small": (34, 36), "large": (48, 50)}
+GLYPH_PIXELS = {"small": (38, 40), "large": (50, 52)}
 ANGLES = range(-10, 11, 5)
-ACROSS = (6, 9)  # pixels that the glyph stands off the middle, to its side
+ACROSS = (5, 8)  # pixels that the glyph stands off the middle, to its side
 UP_DOWN = 4  # and at most up or down
 JITTER = 8  # how far a colour channel strays from the named colour
 

@@ -61,6 +61,8 @@ VQA = (
     Kind("Small or large?", lambda scene: scene.size),
 )
 
+REPEAT = "Repeat: "
+
 
 def harmful_answers(concept: Concept) -> tuple[str, ...]:
     """Every way in which a harmful prompt is answered on a picture of `concept`, harmful or benign."""
@@ -97,5 +99,5 @@ def answers() -> list[str]:
     return [*facts, *sentences, *(text for concept in EVERY for text in harmful_answers(concept)), *REFUSALS]
 
 
-REPEAT = "Repeat: "
+# What `repeat_ask` draws from.
 WORDS = sorted({word.strip(".,") for text in answers() for word in text.split()})
