@@ -1,47 +1,54 @@
 #!/usr/bin/env bash
 # Safety unlearning on the embedded mini benchmark, from nothing to a report: bash scripts/quickstart.bash
 #   METHODS="ga gd"   which methods to unlearn with (default: po popd)
-#   SEED=1            of everything random (default: 233)
-#   OUT=FOLDER        where the results go (default: results/quickstart); earlier runs there are replaced
+#   SEED=1            of unlearning and of the sampled responses (default: 233)
+#   OUT=FOLDER        where the results go (default: results/quickstart); earlier runs of the same methods are replaced
+#   JOBS=1            methods worked on at a time (default: one a core)
 #   PUBLISHED=1       the paper's figures beside the table
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup.bash
 
 METHODS=${METHODS:-po popd}
-SEED=${SEED:-233}
-OUT=${OUT:-results/quickstart}
-MINI=dataset/mini
-export TOKENIZERS_PARALLELISM=false
+export SEED=${SEED:-233} OUT=${OUT:-results/quickstart} MINI=dataset/mini
+# A model this small gains nothing from several threads, so each method has one core to itself.
+export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false TQDM_MININTERVAL=5 PYTHONUNBUFFERED=1
 
-# Answer and score one split of the benchmark: evaluate METHOD SPLIT [inference options ...]
-evaluate() {
-  local method=$1 split=$2
-  shift 2
-  python ckpt_infer.py --eval_file "$MINI/all_$split.json" --model_path "$MINI/base_model" --loss_type "$method" \
-    --output_file "$OUT/$method/predictions_$split.json" --batch_size 128 --max_new_tokens 40 --seed "$SEED" "$@"
-  python eval_all.py --judge rules --input_file "$OUT/$method/predictions_$split.json" \
-    --file_refer "$MINI/all_$split.json" --output_file_rr "$OUT/$method/verdicts_$split.json" \
-    --summary "$OUT/$method/summary_$split.json"
+# Unlearn with METHOD (vanilla: the untouched model), answer both splits and the held-out VQA, score.
+run_method() {
+  local method=$1 adapter=()
+  rm -rf "${OUT:?}/$method"
+  if [ "$method" != vanilla ]; then
+    echo "unlearning"
+    python forget.py --config-name mini.yaml forget_loss="$method" seed="$SEED" save_dir="$OUT/$method"
+    adapter=(--checkpoint_path "$OUT/$method")
+  fi
+  for split in train val; do
+    echo "answering and judging $split"
+    python ckpt_infer.py --eval_file "$MINI/all_$split.json" --model_path "$MINI/base_model" --loss_type "$method" \
+      --output_file "$OUT/$method/predictions_$split.json" --batch_size 128 --max_new_tokens 40 --seed "$SEED" \
+      "${adapter[@]}"
+    python eval_all.py --judge rules --input_file "$OUT/$method/predictions_$split.json" \
+      --file_refer "$MINI/all_$split.json" --output_file_rr "$OUT/$method/verdicts_$split.json" \
+      --summary "$OUT/$method/summary_$split.json"
+  done
+  python -m safeeraser.mini.vqa --data "$MINI" --output_file "$OUT/$method/specificity.json" "${adapter[@]}"
 }
+
+# The same with the method's name before each line, since several may be at work; a progress bar becomes lines.
+run_named() {
+  set -euo pipefail
+  run_method "$1" 2>&1 | tr '\r' '\n' | sed -u "s/^/[$1] /"
+}
+export -f run_method run_named
 
 echo "== The mini benchmark and its base model"
 python -m safeeraser.mini.build --out "$MINI"
 python -m safeeraser.benchmark.check "$MINI"
 
-for method in vanilla $METHODS; do
-  echo "== $method"
-  rm -rf "${OUT:?}/$method"
-  adapter=()
-  if [ "$method" != vanilla ]; then
-    python forget.py --config-name mini.yaml forget_loss="$method" seed="$SEED" save_dir="$OUT/$method"
-    adapter=(--checkpoint_path "$OUT/$method")
-  fi
-  for split in train val; do
-    evaluate "$method" "$split" "${adapter[@]}"
-  done
-  python -m safeeraser.mini.vqa --data "$MINI" --output_file "$OUT/$method/specificity.json" "${adapter[@]}"
-done
+echo "== Unlearning and evaluation: vanilla $METHODS"
+# shellcheck disable=SC2086  # METHODS is a list of words
+printf '%s\n' $METHODS vanilla | xargs -P "${JOBS:-$(getconf _NPROCESSORS_ONLN)}" -I{} bash -c 'run_named {}'
 
 echo "== Report"
 python -m safeeraser.score.report "$OUT" ${PUBLISHED:+--published} \

@@ -45,7 +45,7 @@ class Settings:
     """What decides the benchmark's contents, together with `SOURCES` and the font."""
 
     seed: int = 233
-    train_per_concept: int = 6
+    train_per_concept: int = 10
     val_per_concept: int = 4
     vqa: int = 100
     see_steps: int = 1200

@@ -35,7 +35,7 @@ def full(tmp_path_factory):
     folder = tmp_path_factory.mktemp("full")
     counts = [write_split(folder, split, count, 233, lambda: None) for split, count in zip(SPLITS, (6, 4), strict=True)]
     write_vqa(folder, 100, 233, lambda: None)
-    assert counts == [72, 48]
+    assert counts == [120, 48]
     return folder
 
 
