@@ -1,7 +1,7 @@
 """The figures recorded from the released implementation, which must never move: tokens, losses, gradients, responses.
 
-They lie in tests/data/conformance (its README tells how they were recorded), or in the folder that the environment
-variable SAFEERASER_CONFORMANCE names.
+They lie in tests/data/conformance (its README tells how they were recorded). Other figures of the same kind are read
+from the folder that the environment variable SAFEERASER_CONFORMANCE names, or from ../shared/conformance if it is there.
 """
 
 import json
@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
-from helpers import METHODS, RECORDED, read_lines, run, settings
+from helpers import METHODS, RECORDED, ROOT, read_lines, run, settings
 from safetensors.torch import load_file
 
 from safeeraser.benchmark.conversation import IGNORE, pad
@@ -17,7 +17,8 @@ from safeeraser.benchmark.records import read_records
 from safeeraser.model import to_release
 from safeeraser.unlearn.run import load_data
 
-CONFORMANCE = Path(os.environ.get("SAFEERASER_CONFORMANCE", RECORDED)).resolve()
+BESIDE = ROOT.parent / "shared" / "conformance"
+CONFORMANCE = Path(os.environ.get("SAFEERASER_CONFORMANCE", BESIDE if BESIDE.is_dir() else RECORDED)).resolve()
 PAIR_FIELDS = ("model_response1", "model_response2", "model_response3", "sd_response")
 UNHARM = ("UnharmPair_text1", "UnharmPair_text2", "UnharmPair_image1", "UnharmPair_image2")
 
@@ -120,3 +121,22 @@ def test_greedy_responses_letter_by_letter(tmp_path, name, checkpoint, batch_siz
             assert ours[key] == theirs[key]
             compared += 1
     assert compared == 120
+
+
+def test_statistics(tmp_path):
+    """Recorded judge replies through eval_all.py give the release's statistics, to the last digit."""
+    scoring = CONFORMANCE / "scoring"
+    done = run(
+        "eval_all",
+        "--judge=replay",
+        f"--replies={scoring / 'replies.json'}",
+        f"--input_file={scoring / 'predictions.json'}",
+        f"--file_refer={CONFORMANCE / 'dataset' / 'all_val.json'}",
+        f"--output_file_rr={tmp_path / 'verdicts.json'}",
+    )
+    assert done.returncode == 0, done.stderr
+    expected = recorded("scoring/expected.json")
+    statistics = json.loads((tmp_path / "verdicts.txt").read_text())
+    assert statistics == {"stats_asr_rr": expected["asr_rr"], "stats_unharmpair": expected["utility"]}
+    verdicts = json.loads((tmp_path / "verdicts.json").read_text())
+    assert [[record[key]["rougeL"] for key in UNHARM] for record in verdicts] == expected["rougeL_per_item"]
