@@ -1,7 +1,7 @@
 """The figures recorded from the released implementation, which must never move: tokens, losses, gradients, responses.
 
-They lie in tests/data/conformance; its README tells how they were recorded. Other figures of the same kind are read from
-the folder that the environment variable SAFEERASER_CONFORMANCE names, or from ../shared/conformance if that is there.
+They lie in tests/data/conformance, whose README tells how they were recorded. Others of the same kind are read from the
+folder that the environment variable SAFEERASER_CONFORMANCE names, or from ../shared/conformance if that is there.
 """
 
 import json
