@@ -10,6 +10,7 @@ parameters under the names that transformers 4 gave to LLaVA's modules:
 """
 
 import logging
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, CLIPImageProcessorPil, LlavaForConditionalGeneration
 from transformers.utils import is_flash_attn_2_available
+from transformers.utils.logging import disable_progress_bar
 
 from safeeraser.arguments import Arguments
 from safeeraser.benchmark.conversation import IMAGE
@@ -30,6 +32,11 @@ from safeeraser.benchmark.files import write_whole
 from safeeraser.errors import BadInput, command
 
 log = logging.getLogger(__name__)
+
+# PEFT asks transformers by a name that transformers is about to drop: theirs to settle, and nothing a user can act on.
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+if not sys.stderr.isatty():
+    disable_progress_bar()  # of loading weights: in a log file it is only noise
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 RENAMED = (  # (release, here), for parameter names

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -72,13 +73,21 @@ def page(runs: list[Run], drawn: list[Plot], published: list[Row], source: str, 
 
 def show(rows: list[Row], published: list[Row], note: str) -> None:
     """Print the table; the published figures, if any, stand under a line."""
-    table = Table("method", caption=note or None)
+    # Headings break into short lines, so that the table fits a terminal of 80 columns.
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("method", no_wrap=True)
     for title in COLUMNS.values():
-        table.add_column(title, justify="right", no_wrap=True)
-    for index, row in enumerate([*rows, *published]):
-        label = row.name if index < len(rows) else f"{row.name} (published)"
-        table.add_row(label, *map(percent, row.values.values()), end_section=index == len(rows) - 1)
-    Console().print(table)
+        table.add_column(title.replace("-", " "), justify="right", min_width=5)
+    for row in rows:
+        table.add_row(row.name, *map(percent, row.values.values()))
+    if published:
+        table.add_section()
+        table.add_row("published:")
+    for row in published:
+        table.add_row(row.name, *map(percent, row.values.values()))
+    console = Console()
+    console.print(table)
+    console.print(note)
 
 
 @command

@@ -106,9 +106,16 @@ def test_the_terminal_table(results, capsys, monkeypatch):
     report(results, note="A demonstration.")
     shown = capsys.readouterr().out
     assert re.search(r"PO\+PD .* 1\.0 .* 99\.0 .* 27\.0", shown) and "A demonstration." in shown
-    assert "(published)" not in shown
+    assert "published" not in shown
     report(results, published=True)
-    assert "7B PO+PD (published)" in capsys.readouterr().out
+    assert re.search(r"published:.*7B PO\+PD ", capsys.readouterr().out, re.DOTALL)
+
+
+def test_the_terminal_table_fits_eighty_columns(results, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    report(results, published=True)
+    shown = capsys.readouterr().out
+    assert "…" not in shown and re.search(r"7B PO\+PD, SineProject .* 25\.8", shown)
 
 
 def test_what_cannot_be_reported(results, tmp_path_factory):
