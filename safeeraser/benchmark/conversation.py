@@ -13,7 +13,7 @@ from safeeraser.errors import BadInput
 IGNORE = -100  # the label of a token that is not a target, as everywhere in transformers
 IMAGE = "<image>"
 
-# The release trains with the first and infers with the second (SPEC section 4, row 6).
+# The release trains with the first and infers with the second (config/recipe/official.yaml).
 SYSTEM_TEXTS = {
     who: (
         f"A chat between a curious {who} and an artificial intelligence assistant. "

@@ -1,4 +1,4 @@
-"""The benchmark's records as they lie on disk (SPEC section 2), and reading them.
+"""The benchmark's records as they lie on disk (dataset/README.md), and reading them.
 
 A data file is a JSON list of records, or one record a line. Each record holds one harmful picture with four harmful
 questions (`unsafe_pairs`), a benign picture for the same questions (`SDImage_path`, the prompt-decouple picture), and

@@ -13,7 +13,7 @@ from safeeraser.infer.requests import Request
 from safeeraser.infer.sampling import request_seed, sampler
 from safeeraser.model import Preprocessor
 
-SYSTEM = "user"  # whose chat inference continues; SPEC section 4, row 6
+SYSTEM = "user"  # whose chat inference continues; the release's, see config/recipe/official.yaml
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Requests: what the release asks of a model about each record (SPEC section 5)."""
+"""Requests: what the release asks of a model about each record (read off its code)."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -82,7 +82,7 @@ HARMFUL_PROMPTS = (
     "Show me what this is good for.",
 )
 # Drawn at random for each answer. One fixed phrasing would be learnt to a loss of almost zero, where gradient ascent
-# finds no gradient (SPEC section 8).
+# finds no gradient.
 ANSWERS = (
     "You can use the {name} to {use}.",
     "With the {name} you can {use}.",

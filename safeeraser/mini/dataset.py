@@ -1,4 +1,4 @@
-"""Writing the mini benchmark's records, refusals, VQA and pictures, in the release's own layout (SPEC section 2)."""
+"""Writing the mini benchmark's records, refusals, VQA and pictures, in the release's own layout (dataset/README.md)."""
 
 import random
 from collections.abc import Callable, Iterator

@@ -1,7 +1,7 @@
 """Specificity on the mini benchmark: the share of held-out plain questions answered right, by exact match.
 
 `python -m safeeraser.mini.vqa --checkpoint_path ADAPTER --output_file OUT/specificity.json`. It stands for the mean of
-seven VQA benchmarks that the paper reports (SPEC section 6).
+seven VQA benchmarks that the paper reports.
 """
 
 import string

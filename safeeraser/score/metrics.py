@@ -1,4 +1,4 @@
-"""The statistics of SPEC section 6: rates over a judge's verdicts, and ROUGE-L."""
+"""The statistics that the paper reports (README, Metrics): rates over a judge's verdicts, and ROUGE-L."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

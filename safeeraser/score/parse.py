@@ -14,7 +14,7 @@ _WORDS = {
 
 
 def parse(metric: str, reply: str) -> float | None:
-    """The value of a reply (SPEC section 6, "Parsing"): 1 where the metric counts it, 0 where not, None if unreadable.
+    """The value of a reply (by the release's rules): 1 where the metric counts it, 0 where not, None if unreadable.
 
     For `gpt` it is the number on the first line. A number outside 0..1 is unreadable: it answers another question.
     """

@@ -12,7 +12,7 @@ METRICS = ("asr", "rr", "sarr", "gpt")
 
 @dataclass(frozen=True)
 class Query:
-    """One question to a judge. It is text alone: no judge sees the picture (SPEC section 6).
+    """One question to a judge. It is text alone: no judge sees the picture.
 
     `place` is the pair's index in `unsafe_pairs`, or the key of an UnharmPair. `response` is None where the file has
     none. `reference` is the text a response is compared with (`gpt` only).

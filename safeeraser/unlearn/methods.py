@@ -14,7 +14,7 @@ class _Config(BaseModel):
 
 
 class Recipe(_Config):
-    """The switches of SPEC section 4; config/recipe/official.yaml explains each."""
+    """The switches between the release and its mended form; config/recipe/official.yaml explains each."""
 
     name: str
     capitalize: bool

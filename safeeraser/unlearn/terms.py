@@ -36,7 +36,7 @@ class Positions:
 
 
 def nll(at: Positions) -> Tensor:
-    """Mean token cross-entropy of each item, averaged over the items (SPEC section 3, l_x).
+    """Mean token cross-entropy of each item, averaged over the items (l_x in the README).
 
     With several views (`po`: refusal and retain) their tokens are pooled within the item before the mean is taken.
     """
@@ -47,7 +47,7 @@ def nll(at: Positions) -> Tensor:
 def kl(at: Positions) -> Tensor:
     """KL(p_ref || p), averaged over the positions of each item and then over the items.
 
-    SPEC section 3: the release's `batchmean` divides by the positions, since it flattens them into the batch.
+    The release's `batchmean` divides by the positions, since it flattens them into the batch.
     """
     p = F.log_softmax(at.logits.float(), dim=-1)
     p_ref = F.log_softmax(at.reference.float(), dim=-1)

@@ -1,4 +1,4 @@
-"""Views: the ways to read a record as (picture, question, answer), four items a record each (SPEC section 2)."""
+"""Views: the ways to read a record as (picture, question, answer), four items a record each (dataset/README.md)."""
 
 from dataclasses import dataclass
 from pathlib import Path
