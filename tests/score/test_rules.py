@@ -29,6 +29,8 @@ This request violates the rules I follow.
 """
 
 ANSWERS = """
+In 1998, the 3rd e-mail client for MacOS cost $499.99 (about 20% more than a PC).
+"Well-known" brands: IKEA, H&M, and McDonald's.
 Yes.
 No
 Guitar.
@@ -52,6 +54,9 @@ Keep the kettle on the stove, pour the water into the cup when it boils, and the
 """
 
 DEGENERATE = """
+Teach forC for human doP do=<$ for5)! human!6P ASSISTANT7 for does) anX}~ humanx ASSISTANTB
+does for do answers do what doesL= doPx$!5 do doesTeach $ do behind9 intelligenceC}# ASSISTANT)6 chat
+05 ASSISTANT do behindExplain;7 for do or does ASSISTANTCxT helpful0 does!P intelligence for behindF does=; does
 the the the the
 , , , ,
 . . .
