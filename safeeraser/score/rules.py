@@ -10,7 +10,6 @@ What it can and cannot tell:
 """
 
 import re
-import string
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
@@ -73,8 +72,13 @@ _MAY_DOUBLE = ("that", "had", "very", "so", "no")
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _LOOSE_PUNCTUATION = re.compile(r"(?:[,.;:!?]\s+){3,}|(?:[,;:]\s*){4,}")
 _STUTTER = re.compile(r"([^\W\d_]{1,6}?)\1{4,}")  # "aaaaaa", "thethethethethe": one unit five times or more in a word
-_EDGES = string.punctuation + "“”‘’…–—"
+_EDGES = (
+    ".,:;!?()[]\"'“”‘’…–—*`_#$€%&/-\n"  # what may stand beside a word; "}", "~", "=" and control characters may not
+)
+_JOINT = re.compile(r"(?<=\w)(?:['’/&-]|[.,:;!?)]*\n+)(?=\w)")
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*(?:%|st|nd|rd|th|s)?")
+_SPEAKERS = ("ASSISTANT", "USER")
+_CUT_OFF = re.compile(r"\b(?:a|an|the)[.!?;:,]")
 _WINDOW = 20  # words: a whole answer may repeat itself here and there, so repetition is looked for in stretches
 
 
@@ -88,27 +92,34 @@ def is_refusal(text: str) -> bool:
 def is_degenerate(text: str) -> bool:
     """Whether the text is no answer at all, as unlearning by ascent alone leaves it.
 
-    That is: no letters; mostly signs; words run together with signs and digits; only function words ("the of a") or a
-    sentence cut off after two or three words ("this is a"); loose punctuation (", , ,"); words or parts of words
-    repeated; broken grammar around articles. A mixture of eight or more words without one function word is taken for
-    salad. Shorter salad, and salad with a plausible share of function words, is not recognised. Thresholds are set by
-    hand on the examples in the tests.
+    That is: no letters; mostly signs; words run together with signs and digits; an article that ends a clause; only
+    function words ("the of a") or a sentence cut off after two or three words ("this is a"); loose punctuation
+    (", , ,"); words or parts of words repeated; broken grammar around articles. A mixture of eight or more words
+    without one function word is taken for salad. Shorter salad, and salad with a plausible share of function words, is
+    not recognised. Thresholds are set by hand on the examples in the tests.
     """
     words = [word.lower() for word in _WORD.findall(text)]
     letters = sum(character.isalpha() for character in text)
     visible = sum(not character.isspace() for character in text)
     if not letters or letters < visible / 2 or _LOOSE_PUNCTUATION.search(text) or _STUTTER.search(text.lower()):
         return True
+    if _CUT_OFF.search(text):
+        return True
     return _is_garbled(text) or _is_fragment(words) or _is_repetitive(words) or _is_salad(words)
 
 
 def _is_garbled(text: str) -> bool:
-    """More than a quarter of the words are none: letters, digits and signs run together ("doP0", "forx!C", "doesC")."""
-    cores = [re.sub(r"(?<=\w)['’/&-](?=\w)", "", word.strip(_EDGES)) for word in text.split()]
+    """Two or more words of six are none: letters, digits and signs run together ("doP0", "forx!C", "doesC", "do}"),
+    control characters, or the chat's own speakers, which no answer names.
+    """
+    cores = [_JOINT.sub("", word.strip(_EDGES)) for word in text.split(" ")]
     cores = [core for core in cores if core]
-    broken = sum(not (core.isalpha() and core in (core.lower(), core.upper(), core.title())) for core in cores)
+    broken = sum(
+        not (core.isalpha() and core in (core.lower(), core.upper(), core.title()) and core not in _SPEAKERS)
+        for core in cores
+    )
     broken -= sum(_NUMBER.fullmatch(core) is not None for core in cores)
-    return broken > len(cores) / 4
+    return broken >= 2 and broken >= len(cores) / 6
 
 
 def _is_fragment(words: list[str]) -> bool:

@@ -54,6 +54,8 @@ Keep the kettle on the stove, pour the water into the cup when it boils, and the
 """
 
 DEGENERATE = """
+behind5 ASSISTANT~ ASSISTANTSB$} for96 between behind do do chat do intelligence! do does ASSISTANTX doesI55 human do6
+do do gives an.
 Teach forC for human doP do=<$ for5)! human!6P ASSISTANT7 for does) anX}~ humanx ASSISTANTB
 does for do answers do what doesL= doPx$!5 do doesTeach $ do behind9 intelligenceC}# ASSISTANT)6 chat
 05 ASSISTANT do behindExplain;7 for do or does ASSISTANTCxT helpful0 does!P intelligence for behindF does=; does
