@@ -40,10 +40,9 @@ def infer(
     Raises:
         BadInput: before anything is generated, for whatever in the arguments or files cannot be used.
     """
-    if output_file.exists() and not overwrite:
-        raise BadInput(f"--output_file {output_file}: exists; name another, or replace it with --overwrite")
+    if output_file.resolve() == eval_file.resolve():
+        raise BadInput(f"--output_file {output_file}: is the data file itself, which stays as it is")
     data = read_records(eval_file)
-    requests = build_requests(data)
     check_method(loss_type, checkpoint_path)
     settings = {
         "eval_file": sha256(eval_file),
@@ -54,6 +53,12 @@ def infer(
         **asdict(generation),
     }
     partial = Partial(output_file, settings)
+    if output_file.exists() and not overwrite:
+        if finished_with(output_file) == settings and not partial.path.exists():
+            log.info("done before: %s", output_file)
+            return
+        raise BadInput(f"--output_file {output_file}: exists; name another, or replace it with --overwrite")
+    requests = build_requests(data)
     left = [request for request in requests if request.key not in partial.done]
     if len(left) < len(requests):
         log.info("going on: %d of %d responses are there", len(requests) - len(left), len(requests))
@@ -68,10 +73,16 @@ def infer(
         for finished in engine.answer(left):
             partial.add((request.key, text) for request, text in finished)
             bar.advance(task, len(finished))
-    write_json(output_file, predictions(data, {r.key: (r.record, r.place) for r in requests}, partial.done), indent=4)
     write_json(described_by(output_file), describe(settings, eval_file, checkpoint_path, loss_type))
+    write_json(output_file, predictions(data, {r.key: (r.record, r.place) for r in requests}, partial.done), indent=4)
     partial.remove()
     log.info("done: %s", output_file)
+
+
+def finished_with(output_file: Path) -> dict[str, Any] | None:
+    """The settings that an existing predictions file was made with, where the file beside it tells."""
+    beside = described_by(output_file)
+    return read_json(beside).get("settings") if beside.is_file() else None
 
 
 def predictions(

@@ -58,6 +58,8 @@ def score(options: Options) -> None:
             replies already paid for.
     """
     split, written = _split(options), _outputs(options)
+    if not options.input_file.exists():
+        raise BadInput(f"--input_file {options.input_file}: no such file; ckpt_infer.py makes the predictions")
     predictions = read_records(options.input_file).only(options.category)
     reference = read_records(options.file_refer).only(options.category)
     official = options.protocol == "official"

@@ -31,6 +31,9 @@ from safeeraser.unlearn.views import build_views
 
 log = logging.getLogger(__name__)
 
+# What a resumed run may change: nothing that decides the result.
+FREE_ON_RESUME = {"resume_from_checkpoint", "overwrite_dir", "workers", "save_steps", "save_total_limit", "save_model"}
+FREE_ON_RESUME |= {"save_dir", "report_to", "dry_run", "tables", "model_family"}
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 
@@ -41,6 +44,8 @@ def forget(settings: Settings) -> None:
     `training.png`, and the checkpoints that `save_steps` asks for.
     """
     data = read_records(settings.data_path).only(settings.split)
+    if settings.init_adapter:
+        llava.adapter_file(settings.init_adapter)
     checkpoint = find_checkpoint(settings)
     check_save_dir(settings, checkpoint)
     arguments = training_arguments(settings)
@@ -229,9 +234,10 @@ def check_save_dir(settings: Settings, checkpoint: str | None) -> None:
     earlier = read_json(folder / RUN_FILE)["settings"]
     if settings.resume_from_checkpoint:
         now = settings.model_dump(mode="json")
-        for key in ("forget_loss", "recipe", "model_path", "data_path", "LoRA", "seed"):
-            if earlier[key] != now[key]:
-                raise BadInput(f"save_dir={folder}: its run has another {key}; resume it as it was started")
+        for key in (key for key in now if key not in FREE_ON_RESUME):
+            if earlier.get(key) != now[key]:
+                told = "" if isinstance(now[key], dict) else f" ({earlier.get(key)}, now {now[key]})"
+                raise BadInput(f"save_dir={folder}: its run has another {key}{told}; resume it as it was started")
     elif not settings.overwrite_dir:
         raise BadInput(
             f"save_dir={folder}: holds another run ({earlier['forget_loss']['name']}); name another folder, go on with "

@@ -115,8 +115,10 @@ def read_settings(config: DictConfig) -> Settings:
     except OmegaConfBaseException as error:
         raise BadInput(f"config: {str(error).splitlines()[0]}") from None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        # A mistyped key is unknown and leaves another missing; the unknown one tells more.
+        first = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
         key = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
-            raise BadInput(f"config: no key '{key}'; {nearest(key, Settings.model_fields)}") from None
+            hint = "" if "." in key else f"; {nearest(key, Settings.model_fields)}"
+            raise BadInput(f"config: no key '{key}'{hint}") from None
         raise BadInput(f"config: {key}={first['input']}: {first['msg'].removeprefix('Value error, ')}") from None

@@ -207,3 +207,20 @@ def test_an_adapter_that_does_not_fit(tmp_path, data):
     path = tmp_path / "adapter" / "a.safetensors"
     says = f"{path}: this adapter does not fit the model: "
     refuses(tmp_path, "--eval_file", data, "--checkpoint_path", path, says=says, before="the model is loaded first")
+
+
+def test_a_finished_run_is_not_done_again(tmp_path):
+    """The same command, as infer.bash gives it for both splits, passes over what is there; another one is refused."""
+    out = tmp_path / "p.json"
+    assert run("ckpt_infer", *GIVEN, "--output_file", out).returncode == 0
+    before = out.stat().st_mtime_ns
+    again = run("ckpt_infer", *GIVEN, "--output_file", out)
+    assert again.returncode == 0 and out.stat().st_mtime_ns == before
+    refuses(tmp_path, "--seed", "7", says="exists; name another, or replace it with --overwrite")
+
+
+def test_the_data_file_is_never_the_output(tmp_path):
+    data = tmp_path / "all_val.json"
+    data.write_bytes(VAL.read_bytes())
+    given = ["--eval_file", data, "--output_file", data, "--overwrite"]
+    refused(tmp_path, "ckpt_infer", *GIVEN, *given, says="is the data file itself, which stays as it is")

@@ -166,12 +166,24 @@ def test_a_save_dir_that_holds_another_run(tmp_path, data, earlier):
 
 @pytest.mark.parametrize(
     ("argument", "key"),
-    [("forget_loss=gd", "forget_loss"), ("seed=1", "seed"), ("LoRA.r=8", "LoRA"), ("recipe=corrected", "recipe")],
+    [
+        ("forget_loss=gd", "forget_loss"),
+        ("seed=1", "seed (233, now 1)"),
+        ("LoRA.r=8", "LoRA"),
+        ("recipe=corrected", "recipe"),
+        ("lr=0.5", "lr (0.0001, now 0.5)"),
+    ],
 )
 def test_resuming_another_run(tmp_path, earlier, argument, key):
     shutil.copytree(earlier, tmp_path / "run")
-    same = ["forget_loss=ga", f"data_path={TRAIN}", argument, "resume_from_checkpoint=auto"]
-    refuses(tmp_path, *same, says=f"its run has another {key}; resume it as it was started")
+    same = ["forget_loss=ga", f"data_path={TRAIN}", "max_train_steps=1", "gradient_accumulation_steps=1"]
+    refuses(
+        tmp_path,
+        *same,
+        argument,
+        "resume_from_checkpoint=auto",
+        says=f"its run has another {key}; resume it as it was started",
+    )
 
 
 @pytest.mark.parametrize("more", ["overwrite_dir=true", "overwrite_dir=false", "resume_from_checkpoint=auto"])
