@@ -33,7 +33,9 @@ def benign_name(record) -> str:
 def full(tmp_path_factory):
     """The data files in their full size, without a base model."""
     folder = tmp_path_factory.mktemp("full")
-    counts = [write_split(folder, split, count, 233, lambda: None) for split, count in zip(SPLITS, (6, 4), strict=True)]
+    counts = [
+        write_split(folder, split, count, 233, lambda: None) for split, count in zip(SPLITS, (10, 4), strict=True)
+    ]
     write_vqa(folder, 100, 233, lambda: None)
     assert counts == [120, 48]
     return folder
@@ -81,7 +83,7 @@ def test_the_benign_pictures_of_training_show_no_held_out_concept_those_of_val_a
 
 def test_no_picture_occurs_twice(full):
     pictures = list(full.rglob("*.png"))
-    assert len({hashlib.sha256(path.read_bytes()).digest() for path in pictures}) == len(pictures) == 2 * 120 + 100
+    assert len({hashlib.sha256(path.read_bytes()).digest() for path in pictures}) == len(pictures) == 2 * (120 + 48) + 100
 
 
 def test_the_texts_lose_only_the_pronoun_when_capitalised(small):

@@ -106,7 +106,7 @@ def test_rules_give_hand_counted_figures(tmp_path):
 
 
 def test_importing_the_room_imports_no_torch():
-    modules = "arguments judges ledger metrics openai_judge outputs parse prompts queries replay rules run report"
+    modules = "judges ledger metrics openai_judge outputs parse prompts queries replay rules run report"
     code = "; ".join(f"import safeeraser.score.{name}" for name in modules.split())
     code += "; import sys; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
