@@ -83,7 +83,8 @@ def test_the_benign_pictures_of_training_show_no_held_out_concept_those_of_val_a
 
 def test_no_picture_occurs_twice(full):
     pictures = list(full.rglob("*.png"))
-    assert len({hashlib.sha256(path.read_bytes()).digest() for path in pictures}) == len(pictures) == 2 * (120 + 48) + 100
+    different = {hashlib.sha256(path.read_bytes()).digest() for path in pictures}
+    assert len(different) == len(pictures) == 2 * (120 + 48) + 100
 
 
 def test_the_texts_lose_only_the_pronoun_when_capitalised(small):
