@@ -54,10 +54,9 @@ def infer(
     }
     partial = Partial(output_file, settings)
     if output_file.exists() and not overwrite:
-        if finished_with(output_file) == settings and not partial.path.exists():
-            log.info("done before: %s", output_file)
-            return
-        raise BadInput(f"--output_file {output_file}: exists; name another, or replace it with --overwrite")
+        check_same_run(output_file, settings, partial)
+        log.info("done before: %s", output_file)
+        return
     requests = build_requests(data)
     left = [request for request in requests if request.key not in partial.done]
     if len(left) < len(requests):
@@ -79,10 +78,12 @@ def infer(
     log.info("done: %s", output_file)
 
 
-def finished_with(output_file: Path) -> dict[str, Any] | None:
-    """The settings that an existing predictions file was made with, where the file beside it tells."""
+def check_same_run(output_file: Path, settings: dict[str, Any], partial: Partial) -> None:
+    """Refuse an output that exists, unless this very command has finished it: then there is nothing left to do."""
     beside = described_by(output_file)
-    return read_json(beside).get("settings") if beside.is_file() else None
+    made_with = read_json(beside).get("settings") if beside.is_file() else None
+    if made_with != settings or partial.path.exists():
+        raise BadInput(f"--output_file {output_file}: exists; name another, or replace it with --overwrite")
 
 
 def predictions(
