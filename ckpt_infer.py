@@ -35,6 +35,7 @@ def parse() -> Namespace:
 
 @command
 def main() -> None:
+    """Check the command line, then answer."""
     arguments = parse()
     if arguments.batch_size < 1 or arguments.max_new_tokens < 1:
         raise BadInput("--batch_size and --max_new_tokens must be at least 1")

@@ -25,6 +25,7 @@ def compose() -> list[DictConfig]:
 
 @command
 def main() -> None:
+    """Compose the config, then unlearn."""
     try:
         configs = compose()
     except MissingConfigException as error:

@@ -51,6 +51,7 @@ def measure(data: Path, checkpoint_path: Path | None, batch_size: int) -> dict:
 
 @command
 def main() -> None:
+    """Measure, write the result, print it."""
     parser = Arguments(description=__doc__)
     add = parser.add_argument
     add("--data", type=Path, default=Path("dataset/mini"), help="the mini benchmark (default: %(default)s)")
