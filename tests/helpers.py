@@ -86,6 +86,17 @@ def settings(*overrides: str):
     return read_settings(config(*given, *overrides))
 
 
+def plan_dataset(read):
+    """The dataset that these settings train on, in one process."""
+    from safeeraser.benchmark.records import read_records
+    from safeeraser.unlearn import run
+
+    data = read_records(read.data_path).only(read.split)
+    items, refusals = run.load_items(read, data)
+    plan = run.make_or_read_plan(read, run.plan_sizes(data, items, refusals), 1)
+    return run.load_dataset(read, plan, items, refusals)
+
+
 def run(script: str, *arguments: object, cwd: Path = RECORDED) -> subprocess.CompletedProcess:
     """Run a command's main function in this process: quicker than loading torch again for each."""
     spec = importlib.util.spec_from_file_location(script, ROOT / f"{script}.py")

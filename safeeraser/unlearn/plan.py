@@ -4,7 +4,9 @@ Everything random about the data is decided here, before training, from the seed
 alone; so neither the number of loading workers nor of processes can change it, and a plan saved repeats a run exactly.
 """
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,23 @@ class Step(BaseModel):
     retain: int | None = Field(default=None, ge=0)
     decoupled: int | None = Field(default=None, ge=0)
     refusal: int | None = Field(default=None, ge=0)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a run is, in optimizer steps, warm-up included."""
+
+    steps: int
+    warmup: int
+
+    @classmethod
+    def of(
+        cls, items: int, *, batch_size: int, accumulation: int, processes: int, warmup_ratio: float = 0.0
+    ) -> "Schedule":
+        """The schedule of a plan of `items`; what is left over makes a smaller last step."""
+        micro_steps = math.ceil(math.ceil(items / batch_size) / processes)
+        steps = math.ceil(micro_steps / accumulation)
+        return cls(steps, round(warmup_ratio * steps))
 
 
 def make_plan(sizes: Mapping[str, int], *, epochs: int, seed: int, recipe: Recipe) -> list[Step]:

@@ -1,7 +1,6 @@
 """A whole unlearning run: from settings to an adapter in `save_dir`."""
 
 import logging
-import os
 import platform
 import shutil
 import subprocess
@@ -15,25 +14,23 @@ from typing import Any
 import torch
 from peft import PeftModel
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from safeeraser import __version__
 from safeeraser import model as llava
-from safeeraser.benchmark.files import RUN_FILE, read_json, sha256, write_json
+from safeeraser.benchmark.files import RUN_FILE, sha256, write_json
 from safeeraser.benchmark.records import DataFile, read_records, read_refusals
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.batch import Collator, PlanDataset
-from safeeraser.unlearn.plan import Step, make_plan, read_plan, write_plan
+from safeeraser.unlearn.engine import Engine, check_engine, check_running, engine_of
+from safeeraser.unlearn.plan import Schedule, Step, make_plan, read_plan, write_plan
 from safeeraser.unlearn.plot import plot_training
+from safeeraser.unlearn.save_dir import check_save_dir, find_checkpoint
 from safeeraser.unlearn.settings import Settings
-from safeeraser.unlearn.trainer import TRAIN_LOG, Progress, TrainLog, UnlearnTrainer, optimizer_steps
-from safeeraser.unlearn.views import build_views
+from safeeraser.unlearn.trainer import TRAIN_LOG, Progress, TrainLog, UnlearnTrainer
+from safeeraser.unlearn.views import Item, build_views
 
 log = logging.getLogger(__name__)
 
-# What a resumed run may change: nothing that decides the result.
-FREE_ON_RESUME = {"resume_from_checkpoint", "overwrite_dir", "workers", "save_steps", "save_total_limit", "save_model"}
-FREE_ON_RESUME |= {"save_dir", "report_to", "dry_run", "tables", "model_family"}
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 
@@ -44,60 +41,92 @@ def forget(settings: Settings) -> None:
     `training.png`, and the checkpoints that `save_steps` asks for.
     """
     data = read_records(settings.data_path).only(settings.split)
-    if settings.init_adapter:
-        llava.adapter_file(settings.init_adapter)
+    check_files(settings)
+    engine = engine_of(settings)
     checkpoint = find_checkpoint(settings)
     check_save_dir(settings, checkpoint)
-    arguments = training_arguments(settings)
-    check_engine(arguments)
-    dataset = load_data(settings, data, arguments.world_size)
-    arguments.max_steps = optimizer_steps(
-        len(dataset), settings.batch_size, settings.gradient_accumulation_steps, arguments.world_size
-    )
-    arguments.warmup_steps = round(settings.warmup_ratio * arguments.max_steps)
-    log.info(
-        "%s (recipe %s): %d records, %d items, %d optimizer steps, %d of them warm-up",
-        settings.method.name,
-        settings.recipe.name,
-        len(data.records),
-        len(dataset),
-        arguments.max_steps,
-        arguments.warmup_steps,
+    items, refusals = load_items(settings, data)
+    plan = make_or_read_plan(settings, plan_sizes(data, items, refusals), engine.processes)
+    check_engine(engine, settings, items=len(plan))
+    schedule = Schedule.of(
+        len(plan),
+        batch_size=settings.batch_size,
+        accumulation=settings.gradient_accumulation_steps,
+        processes=engine.processes,
+        warmup_ratio=settings.warmup_ratio,
     )
     if settings.dry_run:
+        dry_run(settings, engine, schedule, data, items, refusals, plan)
         return
+    arguments = training_arguments(settings, engine, schedule)
+    check_running(engine, arguments)
+    dataset = load_dataset(settings, plan, items, refusals)
+    log.info("%s", summary(settings, schedule, data, plan))
     set_seed(settings.seed)
     model = load_model(settings)
-    record = describe(settings, data, arguments, model)
+    record = describe(settings, data, engine, schedule, model)
     if arguments.process_index == 0:
         if settings.overwrite_dir and not checkpoint:
             shutil.rmtree(settings.save_dir, ignore_errors=True)
         write_json(settings.save_dir / RUN_FILE, record)
-        write_plan(settings.save_dir / "plan.json", settings.method.name, settings.recipe, dataset.plan)
+        write_plan(settings.save_dir / "plan.json", settings.method.name, settings.recipe, plan)
     train(settings, arguments, model, dataset, checkpoint)
     if arguments.process_index == 0:
         write_json(settings.save_dir / RUN_FILE, record | {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
         plot_training(settings.save_dir / TRAIN_LOG, settings.save_dir / "training.png", settings.method.name)
         log.info("done: %s", settings.save_dir)
+    # Together: one that leaves while gloo's threads still let go of its tensors is aborted, and takes the others along.
+    arguments.distributed_state.wait_for_everyone()
+    arguments.distributed_state.destroy_process_group()
 
 
-def load_data(settings: Settings, data: DataFile, processes: int) -> PlanDataset:
-    """The data that the method reads, and the plan through it. Raises `BadInput` for anything unusable in them."""
+def summary(settings: Settings, schedule: Schedule, data: DataFile, plan: list[Step]) -> str:
+    """One line about a run."""
+    return (
+        f"{settings.method.name} (recipe {settings.recipe.name}): {len(data.records)} records, {len(plan)} items, "
+        f"{schedule.steps} optimizer steps, {schedule.warmup} of them warm-up"
+    )
+
+
+def dry_run(settings, engine, schedule, data, items, refusals, plan) -> None:
+    load_dataset(settings, plan, items, refusals)
+    log.info("%s", summary(settings, schedule, data, plan))
+
+
+def check_files(settings: Settings) -> None:
+    """Raises `BadInput` for an adapter or a tracker that is not there."""
+    if settings.init_adapter:
+        llava.adapter_file(settings.init_adapter)
+    for tracker in settings.trackers:
+        if find_spec(tracker) is None:
+            raise BadInput(f"report_to={tracker}: not installed; 'pip install {tracker}' brings it")
+
+
+def load_items(settings: Settings, data: DataFile) -> tuple[dict[str, list[Item]], list[str]]:
+    """The items of each view that the method reads, and the refusals if it reads them."""
     views = settings.method.views
     refusals = read_refusals(settings.data_path) if "refusal" in views else []
-    items = build_views(data, views)
-    sizes = {view: len(items[view]) for view in views}
-    sizes["forget"] = sum(len(record.unsafe_pairs) for record in data.records)
-    if "refusal" in views:
-        sizes["refusal"] = len(refusals)
-    plan = make_or_read_plan(settings, sizes, processes)
+    return build_views(data, views), refusals
+
+
+def load_dataset(
+    settings: Settings, plan: list[Step], items: dict[str, list[Item]], refusals: list[str]
+) -> PlanDataset:
+    """The plan as a dataset. Raises `BadInput` for an item whose prompt leaves no room for an answer."""
     preprocessor = llava.load_preprocessor(settings.model_path)
     dataset = PlanDataset(plan, items, refusals, preprocessor, settings.recipe, settings.max_length)
-    for view in views:
+    for view in items:
         for item in items[view]:
-            # Found now rather than in the night: an item whose prompt leaves no room for an answer.
+            # Found now rather than in the night.
             dataset.encode(replace(item, answer=refusals[0]) if view == "refusal" else item)
     return dataset
+
+
+def plan_sizes(data: DataFile, items: dict[str, list[Item]], refusals: list[str]) -> dict[str, int]:
+    """How many of each kind a plan chooses from."""
+    sizes = {view: len(items[view]) for view in items}
+    sizes["forget"] = sum(len(record.unsafe_pairs) for record in data.records)
+    return sizes | ({"refusal": len(refusals)} if refusals else {})
 
 
 def make_or_read_plan(settings: Settings, sizes: dict[str, int], processes: int) -> list[Step]:
@@ -160,17 +189,15 @@ def train(
         trainer.save_model(str(settings.save_dir))
 
 
-def training_arguments(settings: Settings) -> TrainingArguments:
+def training_arguments(settings: Settings, engine: Engine, schedule: Schedule) -> TrainingArguments:
     """What transformers' Trainer is told; accelerate's launcher adds the engine through the environment."""
     dtype = llava.choose_dtype(settings.dtype)
-    trackers = [name for name in settings.report_to if name != "none"]
-    for tracker in trackers:
-        if find_spec(tracker) is None:
-            raise BadInput(f"report_to={tracker}: not installed; 'pip install {tracker}' brings it")
-    several_cpus = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
+    several_cpus = engine.processes > 1 and not torch.cuda.is_available()
     return TrainingArguments(
         output_dir=str(settings.save_dir),
         num_train_epochs=1,  # the plan holds all epochs
+        max_steps=schedule.steps,
+        warmup_steps=schedule.warmup,
         train_sampling_strategy="sequential",
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
@@ -181,6 +208,8 @@ def training_arguments(settings: Settings) -> TrainingArguments:
         max_grad_norm=settings.max_grad_norm,
         bf16=dtype is torch.bfloat16,
         fp16=dtype is torch.float16,
+        activation_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
         seed=settings.seed,
         dataloader_num_workers=settings.workers,
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -190,70 +219,25 @@ def training_arguments(settings: Settings) -> TrainingArguments:
         save_strategy="steps" if settings.save_steps else "no",
         save_steps=settings.save_steps or 500,
         save_total_limit=settings.save_total_limit,
-        report_to=trackers or "none",
+        report_to=settings.trackers or "none",
         run_name=str(settings.save_dir),
         ddp_find_unused_parameters=False,
         # Told that they are on CPUs, processes form a group; but then accelerate would quietly drop DeepSpeed.
-        use_cpu=several_cpus and asked_engine() != "DEEPSPEED",
+        use_cpu=several_cpus and not engine.deepspeed,
         ddp_backend="gloo" if several_cpus else None,
     )
 
 
-def asked_engine() -> str | None:
-    """The engine that accelerate's launcher was told to use: `DEEPSPEED`, `FSDP`, or None for data parallelism."""
-    asked = [name for name in ("DEEPSPEED", "FSDP") if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"]
-    return asked[0] if asked else None
-
-
-def check_engine(arguments: TrainingArguments) -> None:
-    """Refuse to train under another engine than the one asked for, which accelerate falls back to quietly on CPUs."""
-    asked, runs = asked_engine(), arguments.distributed_state.distributed_type.value
-    if (asked == "DEEPSPEED" and runs != "DEEPSPEED") or (asked == "FSDP" and not runs.startswith("MULTI_GPU")):
-        raise BadInput(f"engine: {asked} was asked for, but accelerate runs {runs} on this machine")
-
-
-def find_checkpoint(settings: Settings) -> str | None:
-    """The folder to resume from, if any. Raises `BadInput` if the one named is no checkpoint."""
-    wanted = settings.resume_from_checkpoint
-    if wanted is None:
-        return None
-    if wanted == "auto":
-        return get_last_checkpoint(settings.save_dir) if settings.save_dir.is_dir() else None
-    if not (Path(wanted) / "trainer_state.json").is_file():
-        raise BadInput(f"resume_from_checkpoint={wanted}: no checkpoint there (it would hold trainer_state.json)")
-    return wanted
-
-
-def check_save_dir(settings: Settings, checkpoint: str | None) -> None:
-    """Refuse a `save_dir` that holds something else than what this run may continue or was told to replace."""
-    folder = settings.save_dir
-    if not folder.exists() or (folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())):
-        return
-    if not (folder / RUN_FILE).is_file():
-        raise BadInput(f"save_dir={folder}: exists and is no run of this project; nothing there is touched")
-    earlier = read_json(folder / RUN_FILE)["settings"]
-    if settings.resume_from_checkpoint:
-        now = settings.model_dump(mode="json")
-        for key in (key for key in now if key not in FREE_ON_RESUME):
-            if earlier.get(key) != now[key]:
-                told = "" if isinstance(now[key], dict) else f" ({earlier.get(key)}, now {now[key]})"
-                raise BadInput(f"save_dir={folder}: its run has another {key}{told}; resume it as it was started")
-    elif not settings.overwrite_dir:
-        raise BadInput(
-            f"save_dir={folder}: holds another run ({earlier['forget_loss']['name']}); name another folder, go on with "
-            "resume_from_checkpoint=auto, or replace it with overwrite_dir=true"
-        )
-
-
-def describe(settings: Settings, data: DataFile, arguments: TrainingArguments, model: PeftModel) -> dict[str, Any]:
+def describe(
+    settings: Settings, data: DataFile, engine: Engine, schedule: Schedule, model: PeftModel
+) -> dict[str, Any]:
     """What `run.json` records, so that a result carries its configuration."""
     return {
         "settings": settings.model_dump(mode="json"),
         "data": {"records": len(data.records), "sha256": sha256(data.path)},
-        "optimizer_steps": arguments.max_steps,
-        "warmup_steps": arguments.warmup_steps,
-        "processes": arguments.world_size,
-        "engine": asked_engine() or arguments.distributed_state.distributed_type.value,
+        "optimizer_steps": schedule.steps,
+        "warmup_steps": schedule.warmup,
+        "engine": engine.record,
         "trained_parameters": llava.trained_parameters(model, settings.model_family.parts),
         "versions": {"safeeraser": __version__, "python": platform.python_version()}
         | {package: version(package) for package in PACKAGES},

@@ -38,6 +38,22 @@ class Lora(_Keys):
     dropout: float = Field(ge=0, lt=1)
 
 
+class Stop(_Keys):
+    """Bounds that end a run (unlearn/stop.py)."""
+
+    not_finite: bool
+    forget_loss: float | None
+    retain_loss: float | None
+
+
+class Probe(_Keys):
+    """What the probes ask (unlearn/probe.py)."""
+
+    data_path: Path
+    prompts: int = Field(ge=1)
+    max_new_tokens: int = Field(ge=1)
+
+
 class Settings(_Keys):
     """One run's settings; config/forget_lora.yaml says what each key means."""
 
@@ -46,6 +62,7 @@ class Settings(_Keys):
     recipe: Recipe
     model_path: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    quantization: Literal["none", "nf4"]
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"]
     LoRA: Lora
     tune_language_model: bool
@@ -66,7 +83,11 @@ class Settings(_Keys):
     gradient_accumulation_steps: int = Field(ge=1)
     num_epochs: int = Field(ge=1)
     max_train_steps: int | None = Field(ge=1)
+    gradient_checkpointing: bool
     seed: int = Field(ge=0)
+    stop: Stop
+    probe_every: int = Field(ge=0)
+    probe: Probe
     save_dir: Path
     overwrite_dir: bool
     save_model: bool
@@ -75,6 +96,7 @@ class Settings(_Keys):
     resume_from_checkpoint: str | None
     report_to: list[Literal["none", "tensorboard", "wandb"]]
     dry_run: bool
+    engine: Path | None
     tables: dict[str, Any]  # read by interpolations between keys alone
 
     @field_validator("split", mode="before")
@@ -101,6 +123,11 @@ class Settings(_Keys):
         if value not in known:
             raise ValueError(f"no schedule '{value}'; {nearest(value, known)}")
         return value
+
+    @property
+    def trackers(self) -> list[str]:
+        """What `report_to` names."""
+        return [name for name in self.report_to if name != "none"]
 
     @property
     def method(self) -> Method:

@@ -1,7 +1,6 @@
 """The training loop: transformers' Trainer, with the loss of a method, run on a plan, logging every term by name."""
 
 import json
-import math
 import os
 import shutil
 from pathlib import Path
@@ -142,9 +141,3 @@ class Progress(ProgressCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if self.training_bar is not None and "loss" in logs:
             self.training_bar.set_postfix_str(f"loss {logs['loss']:.3f}", refresh=False)
-
-
-def optimizer_steps(plan_length: int, batch_size: int, accumulation: int, processes: int) -> int:
-    """How many optimizer steps a plan of `plan_length` items makes; what is left over makes a smaller last one."""
-    micro_steps = math.ceil(math.ceil(plan_length / batch_size) / processes)
-    return math.ceil(micro_steps / accumulation)

@@ -9,13 +9,11 @@ import os
 from pathlib import Path
 
 import pytest
-from helpers import METHODS, RECORDED, ROOT, read_lines, run, settings
+from helpers import METHODS, RECORDED, ROOT, plan_dataset, read_lines, run, settings
 from safetensors.torch import load_file
 
 from safeeraser.benchmark.conversation import IGNORE, pad
-from safeeraser.benchmark.records import read_records
 from safeeraser.model import to_release
-from safeeraser.unlearn.run import load_data
 
 BESIDE = ROOT.parent / "shared" / "conformance"
 CONFORMANCE = Path(os.environ.get("SAFEERASER_CONFORMANCE", BESIDE if BESIDE.is_dir() else RECORDED)).resolve()
@@ -43,7 +41,7 @@ def test_token_ids_and_labels(monkeypatch, method):
         "model_path=llava-tiny",
         "data_path=dataset/all_train.json",
     )
-    dataset = load_data(read, read_records(read.data_path), 1)
+    dataset = plan_dataset(read)
     expected = recorded(f"training/tokens_{method}.json")
     assert len(expected) == 12
     for number, views in enumerate(expected):

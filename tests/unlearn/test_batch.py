@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from helpers import MODEL, record, settings, write_dataset
+from helpers import MODEL, plan_dataset, record, settings, write_dataset
 
 from safeeraser.benchmark.conversation import IGNORE, Encoded
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
 from safeeraser.model import load_preprocessor
 from safeeraser.unlearn.batch import Collator, Row
-from safeeraser.unlearn.run import load_data
 from safeeraser.unlearn.views import VIEWS, build_views
 
 TOKENIZER = load_preprocessor(str(MODEL)).tokenizer
@@ -31,8 +30,7 @@ def data_path(tmp_path_factory):
 
 
 def dataset(data_path, *overrides):
-    read = settings(f"data_path={data_path}", "num_epochs=1", *overrides)
-    return load_data(read, read_records(read.data_path).only(read.split), 1)
+    return plan_dataset(settings(f"data_path={data_path}", "num_epochs=1", *overrides))
 
 
 def decoded(encoded):

@@ -70,7 +70,7 @@ def test_run_json_carries_the_configuration(whole):
     assert settings["forget_loss"]["name"] == "popd" and settings["recipe"]["name"] == "official"
     assert (settings["lr"], settings["gradient_accumulation_steps"], settings["seed"]) == (0.01, 2, 233)
     assert told["data"]["records"] == 12 and len(told["data"]["sha256"]) == 64
-    assert (told["optimizer_steps"], told["processes"], told["engine"]) == (4, 1, "NO")
+    assert (told["optimizer_steps"], told["engine"]["name"], told["engine"]["processes"]) == (4, "single", 1)
     # 7 linear layers of 2 layers: 4 of 64x64, gate and up 64 -> 128, down 128 -> 64; rank 32.
     assert told["trained_parameters"] == {
         "LoRA": 2 * 32 * (4 * (64 + 64) + 3 * (64 + 128)),
@@ -189,9 +189,10 @@ def test_overwriting_removes_the_earlier_run(whole, tmp_path):
 
 def test_an_engine_that_accelerate_would_quietly_replace_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     done = run("forget", *FOUR, f"save_dir={tmp_path / 'run'}", "workers=0")
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: engine: FSDP was asked for, but accelerate runs")
+    assert done.stderr.splitlines()[-1].startswith("error: engine: fsdp was asked for, but accelerate runs")
 
 
 def test_without_save_model_no_adapter_is_written(tmp_path):

@@ -6,9 +6,8 @@ import pytest
 from helpers import RECORDED, settings
 
 from safeeraser.errors import BadInput
-from safeeraser.unlearn.plan import Step, make_plan, read_plan, write_plan
+from safeeraser.unlearn.plan import Schedule, Step, make_plan, read_plan, write_plan
 from safeeraser.unlearn.run import make_or_read_plan
-from safeeraser.unlearn.trainer import optimizer_steps
 
 SIZES = {"forget": 20, "retain": 24, "decoupled": 20, "refusal": 3}
 OFFICIAL, CORRECTED = (settings(f"recipe={name}").recipe for name in ("official", "corrected"))
@@ -124,4 +123,5 @@ def test_a_plan_may_carry_more_than_is_read(tmp_path):
     [(48, 1, 4, 1, 12), (48, 1, 16, 1, 3), (48, 1, 16, 2, 2), (7200, 1, 16, 2, 225), (7, 2, 2, 1, 2), (1, 8, 4, 2, 1)],
 )
 def test_optimizer_steps(items, batch, accumulation, processes, steps):
-    assert optimizer_steps(items, batch, accumulation, processes) == steps
+    schedule = Schedule.of(items, batch_size=batch, accumulation=accumulation, processes=processes)
+    assert schedule.steps == steps

@@ -2,14 +2,15 @@
 
 import pytest
 import torch
-from helpers import METHODS, MODEL, RECORDED, read_lines, settings, write_json
+from helpers import METHODS, MODEL, RECORDED, plan_dataset, read_lines, settings, write_json
 from safetensors.torch import load_file
 from transformers import TrainerCallback, set_seed
 
-from safeeraser.benchmark.records import read_records
 from safeeraser.model import DTYPES, from_release, load_model
 from safeeraser.unlearn import run
 from safeeraser.unlearn.batch import Collator
+from safeeraser.unlearn.engine import Engine
+from safeeraser.unlearn.plan import Schedule
 from safeeraser.unlearn.trainer import TrainLog, UnlearnTrainer
 
 
@@ -26,9 +27,8 @@ class Gradients(TrainerCallback):
 def trainer(tmp_path, *overrides, callbacks=()):
     """A trainer on the recorded data, its adapter moved off its initial value so that no gradient is zero."""
     read = settings(f"save_dir={tmp_path}", "max_grad_norm=0", *overrides)
-    arguments = run.training_arguments(read)
-    dataset = run.load_data(read, read_records(read.data_path).only(read.split), 1)
-    arguments.max_steps = read.max_train_steps
+    dataset = plan_dataset(read)
+    arguments = run.training_arguments(read, Engine(), Schedule(read.max_train_steps, 0))
     set_seed(read.seed)
     model = run.load_model(read)
     generator = torch.Generator().manual_seed(5)

@@ -1,0 +1,175 @@
+"""The engine: what accelerate's launcher starts and how it shares the work, read from its file or its environment.
+
+`accelerate launch --config_file FILE forget.py` turns FILE into environment variables for each process; a dry run, in
+one process of its own, reads FILE itself. Both must agree with the settings before anything is loaded.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from transformers import TrainingArguments
+
+from safeeraser.benchmark.files import read_json
+from safeeraser.errors import BadInput
+from safeeraser.unlearn.settings import Settings
+
+LEFT_OPEN = ("auto", "none", "no", "", None)  # what a key says that decides nothing
+DTYPE_OF = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How many processes train, and what each holds.
+
+    `name` is one of `single`, `ddp`, `zero1`, `zero2`, `zero3`, `fsdp`. `accumulation` and `mixed_precision` are None
+    where the engine leaves them to the settings.
+    """
+
+    name: str = "single"
+    processes: int = 1
+    accumulation: int | None = None
+    mixed_precision: str | None = None
+    offload_optimizer: bool = False
+    offload_weights: bool = False
+
+    @property
+    def deepspeed(self) -> bool:
+        return self.name.startswith("zero")
+
+    @property
+    def shards_optimizer(self) -> bool:
+        return self.name in ("zero1", "zero2", "zero3", "fsdp")
+
+    @property
+    def shards_gradients(self) -> bool:
+        return self.name in ("zero2", "zero3", "fsdp")
+
+    @property
+    def shards_weights(self) -> bool:
+        return self.name in ("zero3", "fsdp")
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What `run.json` tells of it."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def launched() -> bool:
+    """Whether accelerate's launcher started this process: it always says which precision."""
+    return "ACCELERATE_MIXED_PRECISION" in os.environ
+
+
+def engine_of(settings: Settings) -> Engine:
+    """The engine that this process runs under; in a dry run without one, what `engine` names; else one process.
+
+    Raises:
+        BadInput: the file named is none of accelerate's, or it was named without being used.
+    """
+    if launched():
+        return _from_environment(os.environ)
+    if settings.engine is None:
+        return Engine()
+    if not settings.dry_run:
+        raise BadInput(
+            f"engine={settings.engine}: tells a dry run what will be launched; to train under it, run "
+            f"'ACCELERATE_CONFIG={settings.engine} bash scripts/forget_lora.bash ...'"
+        )
+    return _from_file(settings.engine)
+
+
+def _from_file(file: Path) -> Engine:
+    try:
+        config = load_config_from_file(str(file))
+        processes = int(config.num_processes)
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error).strip().splitlines()[0]
+        raise BadInput(f"engine={file}: not a file that accelerate launch could use ({reason})") from None
+    kind = getattr(config.distributed_type, "value", config.distributed_type)
+    options = {"DEEPSPEED": config.deepspeed_config, "FSDP": config.fsdp_config}.get(kind) or {}
+    offload = options.get("fsdp_offload_params")
+    return _engine(kind, processes, config.mixed_precision, options, offload)
+
+
+def _from_environment(environment: Mapping[str, str]) -> Engine:
+    kinds = [kind for kind in ("DEEPSPEED", "FSDP") if environment.get(f"ACCELERATE_USE_{kind}", "").lower() == "true"]
+    prefix = "ACCELERATE_DEEPSPEED_"
+    options = {
+        name.removeprefix(prefix).lower(): value for name, value in environment.items() if name.startswith(prefix)
+    }
+    options["deepspeed_config_file"] = options.pop("config_file", None)
+    options["gradient_accumulation_steps"] = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
+    return _engine(
+        kinds[0] if kinds else None,
+        int(environment.get("WORLD_SIZE", "1")),
+        environment["ACCELERATE_MIXED_PRECISION"],
+        options,
+        environment.get("FSDP_OFFLOAD_PARAMS"),
+    )
+
+
+def _engine(
+    kind: str | None, processes: int, mixed_precision: str | None, options: Mapping[str, Any], fsdp_offload: Any
+) -> Engine:
+    if kind not in ("DEEPSPEED", "FSDP"):
+        options = {}
+    if options.get("deepspeed_config_file") not in LEFT_OPEN:
+        options = _from_deepspeed_file(options["deepspeed_config_file"])
+    accumulation = options.get("gradient_accumulation_steps")
+    offload_weights = fsdp_offload if kind == "FSDP" else options.get("offload_param_device") not in LEFT_OPEN
+    plain = "ddp" if processes > 1 else "single"
+    return Engine(
+        name={"DEEPSPEED": f"zero{options.get('zero_stage', 2)}", "FSDP": "fsdp"}.get(kind, plain),
+        processes=processes,
+        accumulation=None if accumulation in LEFT_OPEN else int(accumulation),
+        mixed_precision=None if mixed_precision in LEFT_OPEN else str(mixed_precision),
+        offload_optimizer=options.get("offload_optimizer_device") not in LEFT_OPEN,
+        offload_weights=str(offload_weights).lower() == "true",
+    )
+
+
+def _from_deepspeed_file(path: str) -> dict[str, Any]:
+    """The keys that accelerate's own files would use, from a configuration of DeepSpeed's."""
+    config = read_json(path)
+    zero = config.get("zero_optimization", {})
+    return {
+        "zero_stage": zero.get("stage", 0),
+        "gradient_accumulation_steps": config.get("gradient_accumulation_steps"),
+        "offload_optimizer_device": zero.get("offload_optimizer", {}).get("device"),
+        "offload_param_device": zero.get("offload_param", {}).get("device"),
+    }
+
+
+def check_engine(engine: Engine, settings: Settings, *, items: int) -> None:
+    """Refuse an engine that contradicts the settings, or is too large for a plan of `items`."""
+    accumulation, dtype = settings.gradient_accumulation_steps, settings.dtype
+    if engine.accumulation not in (None, accumulation):
+        raise BadInput(
+            f"engine: its file says gradient_accumulation_steps {engine.accumulation}, the settings {accumulation}; "
+            "write auto there, so that the settings alone say it"
+        )
+    if engine.mixed_precision and dtype not in ("auto", DTYPE_OF.get(engine.mixed_precision)):
+        raise BadInput(f"engine: its file says mixed_precision {engine.mixed_precision}, the settings dtype={dtype}")
+    micro_steps = -(-items // settings.batch_size)
+    if micro_steps < engine.processes:
+        raise BadInput(
+            f"engine: {engine.processes} processes for {items} items, which make {micro_steps} micro-steps of "
+            f"batch_size={settings.batch_size}; launch fewer"
+        )
+    if settings.quantization != "none" and engine.shards_weights:
+        raise BadInput(
+            f"quantization={settings.quantization}: {engine.name} cannot shard 4-bit weights; use one GPU, ddp or zero2"
+        )
+
+
+def check_running(engine: Engine, arguments: TrainingArguments) -> None:
+    """Refuse to train under another engine than the one asked for, which accelerate falls back to quietly on CPUs."""
+    runs = arguments.distributed_state.distributed_type.value
+    if (engine.deepspeed and runs != "DEEPSPEED") or (engine.name == "fsdp" and not runs.startswith("MULTI_GPU")):
+        raise BadInput(f"engine: {engine.name} was asked for, but accelerate runs {runs} on this machine")
+    if arguments.world_size != engine.processes:
+        raise BadInput(f"engine: {engine.processes} processes were asked for, but {arguments.world_size} run")
