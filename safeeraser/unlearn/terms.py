@@ -31,7 +31,7 @@ class Positions:
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over each item's positions, averaged over the items: (N,) -> scalar."""
-        counts = torch.bincount(self.item, minlength=self.items)
+        counts = self.item.new_zeros(self.items).scatter_add(0, self.item, torch.ones_like(self.item))
         return (values / counts[self.item]).sum() / self.items
 
 

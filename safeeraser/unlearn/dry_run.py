@@ -1,0 +1,265 @@
+"""The dry run: what a run would do and need, told without weights and before anything is written."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from huggingface_hub import constants
+from huggingface_hub.utils import get_session, httpx
+from peft import PeftModel
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForImageTextToText, LlavaConfig
+
+from safeeraser import model as llava
+from safeeraser.benchmark.conversation import IGNORE
+from safeeraser.benchmark.records import DataFile
+from safeeraser.errors import BadInput
+from safeeraser.unlearn.batch import PlanDataset
+from safeeraser.unlearn.engine import DTYPE_OF, Engine
+from safeeraser.unlearn.memory import MicroStep, Part, Setup, memory
+from safeeraser.unlearn.methods import Method
+from safeeraser.unlearn.plan import Schedule, Step
+from safeeraser.unlearn.settings import Settings
+from safeeraser.unlearn.stop import Guard
+from safeeraser.unlearn.views import Item
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 5  # seconds for the hub to answer
+
+Size = tuple[int, int]  # of a conversation: its tokens, the picture's included, and those of the answer among them
+
+
+def dry_run(
+    settings: Settings,
+    engine: Engine,
+    schedule: Schedule,
+    data: DataFile,
+    items: Mapping[str, Sequence[Item]],
+    refusals: Sequence[str],
+    plan: Sequence[Step],
+) -> None:
+    """Check what can be checked without weights, and print counts of data, steps and parameters, and the memory needed.
+
+    Raises:
+        BadInput: there is no such model, a conversation has no room for its answer, or `init_adapter` does not fit.
+    """
+    config, preprocessor = find_model(settings)
+    if preprocessor:
+        dataset = PlanDataset(plan, items, refusals, preprocessor, settings.recipe, settings.max_length)
+        step = largest_step(settings, conversation_sizes(dataset))
+    else:
+        step = worst_step(settings, config)
+    dtype = choose_dtype(settings, engine)
+    model = outline(settings, config, dtype)
+    if settings.init_adapter:
+        llava.check_adapter(model, llava.read_adapter(settings.init_adapter), settings.init_adapter)
+    setup = Setup(
+        engine,
+        settings.model_family.parts,
+        dtype,
+        quantization=settings.quantization,
+        attention=settings.attention,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        keeps_copies=Guard(settings.stop, settings.method).active,
+    )
+    tables = [
+        count_table(data, items, refusals, plan),
+        step_table(settings, engine, schedule, step),
+        parameter_table(count_parameters(model, settings)),
+        memory_table(memory(model, setup, settings.method, step), setup),
+    ]
+    console = Console(highlight=False)
+    console.print(f"Dry run: {settings.method.name}, recipe {settings.recipe.name}, {settings.model_path}")
+    for table in tables:
+        console.print(table)
+    console.print("The memory is an estimate: CUDA and its libraries take about 1 GiB more, and fragmentation some.")
+
+
+def find_model(settings: Settings) -> tuple[LlavaConfig, llava.Preprocessor | None]:
+    """The model's configuration and what prepares its input; None where only the family's own numbers are known.
+
+    Raises:
+        BadInput: nothing lies at `model_path`, and it is not the family's own.
+    """
+    path, family = settings.model_path, settings.model_family
+    if not Path(path).is_dir() and not hub_answers():
+        # Its client would ask on for half a minute, and again for each file.
+        constants.HF_HUB_OFFLINE = True
+    try:
+        return llava.load_config(path), llava.load_preprocessor(path)
+    except BadInput:
+        if path != family.model_path or family.architecture is None or Path(path).exists():
+            raise
+    log.info(
+        "model: %s is not here and cannot be had from the hub; its numbers are those of config/model_family, "
+        "and without its tokenizer every conversation counts as long as max_length=%d allows",
+        path,
+        settings.max_length,
+    )
+    return LlavaConfig(**family.architecture), None
+
+
+def hub_answers() -> bool:
+    """Whether the Hugging Face hub can be reached; it is not asked where HF_HUB_OFFLINE is set."""
+    try:
+        get_session().head(constants.ENDPOINT, timeout=PATIENCE)
+    except (OSError, httpx.HTTPError):
+        return False
+    return True
+
+
+def choose_dtype(settings: Settings, engine: Engine) -> torch.dtype:
+    """The dtype of the frozen weights where the run will be launched: `auto` is what the engine says, if it does."""
+    name = DTYPE_OF.get(engine.mixed_precision) if settings.dtype == "auto" else None
+    return llava.choose_dtype(name or settings.dtype)
+
+
+def outline(settings: Settings, config: LlavaConfig, dtype: torch.dtype) -> PeftModel:
+    """The model with its adapter on the meta device: names and shapes, no contents."""
+    attention = "eager" if settings.attention == "eager" else "sdpa"
+    with torch.device("meta"):
+        base = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
+        return llava.attach(base.requires_grad_(False), settings.adapter, settings.model_family.parts)
+
+
+def count_parameters(model: PeftModel, settings: Settings) -> dict[str, tuple[int, int]]:
+    """Trained and frozen parameters of each part. What is trained whole is there twice: KL needs it untouched."""
+    parts = settings.model_family.parts
+    trained = llava.trained_parameters(model, parts)
+    signs = {
+        "LoRA": ".lora_",
+        "projector": f".{parts.projector}.",
+        "vision tower": f".{parts.vision_tower}.",
+        "language model": f".{parts.language_model}.",
+        "head": "",
+    }
+    frozen = dict.fromkeys(signs, 0)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            frozen[next(part for part, sign in signs.items() if sign in name)] += parameter.numel()
+    return {part: (trained.get(part.replace(" ", "_"), 0), frozen[part]) for part in signs}
+
+
+def conversation_sizes(dataset: PlanDataset) -> list[dict[str, Size]]:
+    """The sizes of each plan item's conversations, by view. Raises `BadInput` for one without room for its answer.
+
+    Refusals take the answer's place in their view: each is tokenized once, behind the shortest prompt.
+    """
+    measured = {}
+    for view, items in dataset.items.items():
+        answer = {"answer": dataset.refusals[0]} if view == "refusal" else {}
+        measured[view] = [_size(dataset, replace(item, **answer)) for item in items]
+    refusals = []
+    if "refusal" in measured:
+        prompts = [tokens - answer for tokens, answer in measured["refusal"]]
+        shortest = dataset.items["refusal"][prompts.index(min(prompts))]
+        refusals = [_size(dataset, replace(shortest, answer=refusal))[1] for refusal in dataset.refusals]
+    longest = dataset.max_length - 1 + dataset.preprocessor.image_length
+
+    def size(view: str, step: Step) -> Size:
+        if view != "refusal":
+            return measured[view][getattr(step, view)]
+        prompt = prompts[step.forget]
+        answer = min(refusals[step.refusal], longest - prompt)
+        return prompt + answer, answer
+
+    return [{view: size(view, step) for view in measured} for step in dataset.plan]
+
+
+def _size(dataset: PlanDataset, item: Item) -> Size:
+    encoded = dataset.encode(item)
+    return len(encoded.input_ids), sum(label != IGNORE for label in encoded.labels)
+
+
+def largest_step(settings: Settings, sizes: Sequence[Mapping[str, Size]]) -> MicroStep:
+    """As large as any micro-step of the plan in each respect; `sizes` of the plan's items, by view."""
+    method, items = settings.method, min(settings.batch_size, len(sizes))
+    reads = [positions_read(method, item) for item in sizes]
+    read, terms = 0, dict.fromkeys(method.terms, 0)
+    for start in range(0, len(reads), settings.batch_size):
+        step = reads[start : start + settings.batch_size]
+        read = max(read, sum(count for count, _ in step))
+        terms = {name: max(most, sum(by_term[name] for _, by_term in step)) for name, most in terms.items()}
+    length = max(tokens for item in sizes for tokens, _ in item.values())
+    return MicroStep(items, items * len(method.views), length, read, terms)
+
+
+def worst_step(settings: Settings, config: LlavaConfig) -> MicroStep:
+    """A micro-step of the longest conversations that `max_length` allows, as if they were all answer."""
+    vision = config.vision_config
+    tokens = settings.max_length - 1 + (vision.image_size // vision.patch_size) ** 2
+    item = dict.fromkeys(settings.method.views, (tokens, settings.max_length))
+    return largest_step(settings, [item] * settings.batch_size)
+
+
+def positions_read(method: Method, item: Mapping[str, Size]) -> tuple[int, dict[str, int]]:
+    """How many positions of an item's conversations some term reads, and how many each term (as `Collator` has it)."""
+    longest = max(tokens for tokens, _ in item.values())
+    by_term = {
+        name: {view: longest if term.positions == "all" else item[view][1] for view in term.views}
+        for name, term in method.terms.items()
+    }
+    read = sum(max(views.get(view, 0) for views in by_term.values()) for view in item)
+    return read, {name: sum(views.values()) for name, views in by_term.items()}
+
+
+def count_table(
+    data: DataFile, items: Mapping[str, Sequence[Item]], refusals: Sequence[str], plan: Sequence[Step]
+) -> Table:
+    """How much data there is, and how many items of it the plan takes."""
+    pictures = {item.picture for view in items.values() for item in view}
+    rows = {"records": len(data.records), "pictures": len(pictures)}
+    rows |= {f"{view} items": len(items[view]) for view in items}
+    rows |= {"refusals": len(refusals)} if refusals else {}
+    return _table(("data", ""), ([name, _count(count)] for name, count in (rows | {"plan": len(plan)}).items()))
+
+
+def step_table(settings: Settings, engine: Engine, schedule: Schedule, step: MicroStep) -> Table:
+    """How long the run is, and how large its largest micro-step."""
+    rows = {
+        "optimizer steps": schedule.steps,
+        "of them warm-up": schedule.warmup,
+        "processes": engine.processes,
+        "micro-steps a step, each process": settings.gradient_accumulation_steps,
+        "rows a micro-step": step.rows,
+        "tokens of the longest row": step.length,
+    }
+    rows |= {f"positions that {name} reads": count for name, count in step.terms.items()}
+    return _table(("steps", ""), ([name, _count(count)] for name, count in rows.items()))
+
+
+def parameter_table(counts: Mapping[str, tuple[int, int]]) -> Table:
+    """Trained and frozen parameters of each part."""
+    trained, frozen = zip(*counts.values(), strict=True)
+    rows = counts | {"all": (sum(trained), sum(frozen))}
+    return _table(("parameters", "trained", "frozen"), ([name, *map(_count, row)] for name, row in rows.items()))
+
+
+def memory_table(parts: Sequence[Part], setup: Setup) -> Table:
+    """The memory of each process, by part."""
+    total = Part("all", sum(part.device for part in parts), sum(part.cpu for part in parts))
+    unit, size = ("GiB", 2**30) if total.device >= 2**30 else ("MiB", 2**20)
+    dtype = str(setup.dtype).removeprefix("torch.")
+    rows = (
+        [part.name, *(f"{value / size:.2f}" if value else "" for value in (part.device, part.cpu))]
+        for part in (*parts, total)
+    )
+    return _table((f"memory of each process ({setup.engine.name}, {dtype})", f"device, {unit}", f"CPU, {unit}"), rows)
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number else ""
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(*head, box=SIMPLE_HEAD)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    return table
