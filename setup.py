@@ -8,7 +8,8 @@ HERE = Path(__file__).parent
 PINS = [line.strip() for line in (HERE / "requirements.txt").read_text().splitlines() if line[:1] not in ("#", "")]
 
 TRAIN = ["deepspeed==0.19.8", "tensorboard==2.21.0"]
-TEST = [*TRAIN, "pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6", "wordllama==0.4.0.post1"]
+QUANT = ["bitsandbytes==0.50.2"]
+TEST = [*TRAIN, *QUANT, "pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6", "wordllama==0.4.0.post1"]
 
 setup(
     name="safeeraser",
@@ -21,6 +22,7 @@ setup(
     install_requires=PINS,
     extras_require={
         "train": TRAIN,
+        "quant": QUANT,
         "flash": ["flash-attn"],
         "wandb": ["wandb"],
         "test": TEST,

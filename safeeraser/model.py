@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,13 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from PIL import Image
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, CLIPImageProcessorPil, LlavaForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    CLIPImageProcessorPil,
+    LlavaForConditionalGeneration,
+)
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils.logging import disable_progress_bar
 
@@ -91,17 +98,22 @@ def load_config(model_path: str) -> Any:
 
 
 def load_preprocessor(model_path: str) -> Preprocessor:
-    """Tokenizer and picture processor of the model at `model_path`."""
+    """Tokenizer and picture processor of the model at `model_path`. Raises `BadInput` if one is missing or unfit."""
     config = load_config(model_path)
     vision = config.vision_config
     patches = (vision.image_size // vision.patch_size) ** 2
-    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_path)
+        # By name: without torchvision the automatic choice warns, and the pixels are the release's with this one.
+        image_processor = CLIPImageProcessorPil.from_pretrained(model_path)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BadInput(f"model_path {model_path}: no tokenizer or no picture processor ({reason})") from None
     if not tokenizer.is_fast or tokenizer.convert_tokens_to_ids(IMAGE) != config.image_token_id:
         raise BadInput(f"model_path {model_path}: needs a fast tokenizer that has the token '{IMAGE}'")
     return Preprocessor(
         tokenizer,
-        # By name: without torchvision the automatic choice warns, and the pixels are the release's with this one.
-        CLIPImageProcessorPil.from_pretrained(model_path),
+        image_processor,
         config.image_token_id,
         patches if config.vision_feature_select_strategy == "default" else patches + 1,
     )
@@ -127,14 +139,48 @@ def choose_attention(name: str) -> str:
     return "sdpa"
 
 
-def load_model(model_path: str, dtype: torch.dtype, attention: str = "sdpa") -> LlavaForConditionalGeneration:
-    """The untouched model, frozen, on the CPU. Raises `BadInput` if it cannot be loaded."""
+def load_model(
+    model_path: str,
+    dtype: torch.dtype,
+    attention: str = "sdpa",
+    *,
+    quantization: str = "none",
+    device: torch.device | str = "cpu",
+    parts: Parts | None = None,
+) -> LlavaForConditionalGeneration:
+    """The untouched model, frozen, on `device`. Raises `BadInput` if it cannot be loaded.
+
+    Args:
+        quantization: `nf4` keeps the language model's linear layers in 4 bits (QLoRA's NormalFloat, arXiv 2305.14314),
+            its constants quantized too; all else stays in `dtype`, in which the products are computed.
+    """
     load_config(model_path)
+    options = {}
+    if quantization == "nf4":
+        if find_spec("bitsandbytes") is None:
+            raise BadInput("quantization=nf4: needs bitsandbytes; 'pip install -e \".[quant]\"' brings it")
+        parts = parts or Parts()
+        options["device_map"] = {"": device}
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            # Patterns of full names; transformers' own list keeps the head.
+            llm_int8_skip_modules=[rf".*\.{parts.vision_tower}", rf".*\.{parts.projector}", "lm_head"],
+        )
     try:
-        model = LlavaForConditionalGeneration.from_pretrained(model_path, dtype=dtype, attn_implementation=attention)
+        model = LlavaForConditionalGeneration.from_pretrained(
+            model_path, dtype=dtype, attn_implementation=attention, **options
+        )
     except (OSError, ValueError, ImportError) as error:
         raise BadInput(f"model_path {model_path}: {str(error).strip().splitlines()[0]}") from None
-    return model.requires_grad_(False)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # On some CPUs bitsandbytes would repack 4-bit weights whenever the model is evaluated, and training after
+            # that would go on with wrong gradients and only a warning.
+            module.support_avx512bf16_for_cpu = False
+    return model.requires_grad_(False) if options else model.requires_grad_(False).to(device)
 
 
 def lora_config(
@@ -215,6 +261,12 @@ def read_adapter(path: str | Path) -> dict[str, Tensor]:
 def load_adapter(model: PeftModel, path: str | Path) -> None:
     """Put an adapter's parameters into `model`. Raises `BadInput` listing names or shapes that do not match."""
     tensors = read_adapter(path)
+    check_adapter(model, tensors, path)
+    set_peft_model_state_dict(model, tensors)
+
+
+def check_adapter(model: PeftModel, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Raises `BadInput` listing names or shapes of `tensors`, read from `path`, that do not match the model's."""
     expected = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     wrong = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
@@ -227,7 +279,6 @@ def load_adapter(model: PeftModel, path: str | Path) -> None:
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise BadInput(f"{path}: this adapter does not fit the model: {'; '.join(wrong[:3])}{more}")
-    set_peft_model_state_dict(model, tensors)
 
 
 def load_adapted(model: LlavaForConditionalGeneration, path: str | Path, *, alpha: float = 256) -> PeftModel:

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -73,6 +73,22 @@ def read_json_lines(path: str | Path) -> list[Any]:
             except json.JSONDecodeError as error:
                 raise BadInput(f"{path}: line {number} is not valid JSON ({error.msg})") from None
     return values
+
+
+def append_json_line(path: str | Path, value: Any) -> None:
+    """Add one line to a file of JSON lines."""
+    with open(path, "a", encoding="utf-8") as handle:
+        handle.write(json.dumps(value) + "\n")
+
+
+def keep_json_lines(path: Path, wanted: Callable[[Any], bool]) -> None:
+    """Drop the values that are not `wanted`, and the last line where a kill has cut it; a missing file stays so."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    values = [json.loads(line) for line in lines]
+    with write_whole(path) as handle:
+        handle.writelines(json.dumps(value) + "\n" for value in values if wanted(value))
 
 
 def sha256(path: str | Path) -> str:

@@ -1,5 +1,6 @@
-"""The training curves of a run: loss, gradient norm, learning rate, and each term by its name."""
+"""The training curves of a run: loss, gradient norm, learning rate, each term by name, and what the probes found."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -9,18 +10,41 @@ from safeeraser.benchmark.files import read_json_lines, write_whole
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+COLUMNS = 3
+PROBED = {"refusal": "probe: share of refusals", "degenerate": "probe: share degenerate", "length": "probe: mean words"}
 
-def plot_training(log: Path, out: Path, title: str) -> None:
-    """Draw `train_log.jsonl` into a PNG file."""
+Panel = tuple[str, list[int], dict[str, list[float | None]]]  # title, optimizer steps, a curve by each name
+
+
+def training_panels(log: Path) -> Iterator[Panel]:
+    """The panels of `train_log.jsonl`."""
     rows = read_json_lines(log)
     steps = [row["step"] for row in rows]
-    panels = {"loss": [row["loss"] for row in rows], "gradient norm": [row["grad_norm"] for row in rows]}
-    panels["learning rate"] = [row["learning_rate"] for row in rows]
-    panels |= {f"term {name}": [row["terms"][name] for row in rows] for name in rows[0]["terms"]}
-    figure, axes = plt.subplots(-(-len(panels) // 3), 3, figsize=(12, 3.2 * -(-len(panels) // 3)), squeeze=False)
-    for axis, (name, values) in zip(axes.flat, panels.items(), strict=False):
-        axis.plot(steps, [float("nan") if value is None else value for value in values], linewidth=1)
+    for key, title in (("loss", "loss"), ("grad_norm", "gradient norm"), ("learning_rate", "learning rate")):
+        yield title, steps, {"": [row[key] for row in rows]}
+    for name in rows[0]["terms"]:
+        yield f"term {name}", steps, {"": [row["terms"][name] for row in rows]}
+
+
+def probe_panels(log: Path) -> Iterator[Panel]:
+    """The panels of `probe.jsonl`: the forgetting curve."""
+    rows = read_json_lines(log)
+    steps = [row["step"] for row in rows]
+    for key, title in PROBED.items():
+        yield title, steps, {view: [row[view][key] for row in rows] for view in rows[0] if view != "step"}
+
+
+def plot_training(log: Path, probes: Path, out: Path, title: str) -> None:
+    """Draw `train_log.jsonl`, and `probe.jsonl` if there is one, into a PNG file."""
+    panels = [*training_panels(log), *(probe_panels(probes) if probes.exists() else ())]
+    lines = -(-len(panels) // COLUMNS)
+    figure, axes = plt.subplots(lines, COLUMNS, figsize=(12, 3.2 * lines), squeeze=False)
+    for axis, (name, steps, curves) in zip(axes.flat, panels, strict=False):
+        for label, values in curves.items():
+            axis.plot(steps, [float("nan") if value is None else value for value in values], linewidth=1, label=label)
         axis.set(title=name, xlabel="optimizer step")
+        if len(curves) > 1:
+            axis.legend(fontsize="small")
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     figure.suptitle(title)

@@ -1,37 +1,36 @@
 """A whole unlearning run: from settings to an adapter in `save_dir`."""
 
 import logging
-import platform
 import shutil
-import subprocess
 import time
+from contextlib import nullcontext
 from dataclasses import replace
-from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 
-from safeeraser import __version__
 from safeeraser import model as llava
-from safeeraser.benchmark.files import RUN_FILE, sha256, write_json
+from safeeraser.benchmark.files import RUN_FILE, write_json
 from safeeraser.benchmark.records import DataFile, read_records, read_refusals
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.batch import Collator, PlanDataset
-from safeeraser.unlearn.engine import Engine, check_engine, check_running, engine_of
+from safeeraser.unlearn.dry_run import dry_run
+from safeeraser.unlearn.engine import Engine, check_engine, check_running, engine_of, leave_together
 from safeeraser.unlearn.plan import Schedule, Step, make_plan, read_plan, write_plan
 from safeeraser.unlearn.plot import plot_training
-from safeeraser.unlearn.save_dir import check_save_dir, find_checkpoint
+from safeeraser.unlearn.probe import PROBE_LOG, Probes, probe_items
+from safeeraser.unlearn.record import describe, earlier_sittings, measure_sitting, now
+from safeeraser.unlearn.reference import check_reference, row_logits
+from safeeraser.unlearn.save_dir import check_save_dir, find_checkpoint, finished, held
 from safeeraser.unlearn.settings import Settings
-from safeeraser.unlearn.trainer import TRAIN_LOG, Progress, TrainLog, UnlearnTrainer
+from safeeraser.unlearn.stop import unreachable_bounds
+from safeeraser.unlearn.trainer import TRAIN_LOG, UnlearnTrainer
 from safeeraser.unlearn.views import Item, build_views
 
 log = logging.getLogger(__name__)
-
-PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 
 def forget(settings: Settings) -> None:
@@ -43,9 +42,13 @@ def forget(settings: Settings) -> None:
     data = read_records(settings.data_path).only(settings.split)
     check_files(settings)
     engine = engine_of(settings)
-    checkpoint = find_checkpoint(settings)
-    check_save_dir(settings, checkpoint)
+    checkpoint = find_checkpoint(settings, engine)
+    check_save_dir(settings, engine)
+    if when := finished(settings):
+        log.info("done before, on %s: %s", when, settings.save_dir)
+        return
     items, refusals = load_items(settings, data)
+    probed = probe_items(settings.probe) if settings.probe_every else {}
     plan = make_or_read_plan(settings, plan_sizes(data, items, refusals), engine.processes)
     check_engine(engine, settings, items=len(plan))
     schedule = Schedule.of(
@@ -63,21 +66,42 @@ def forget(settings: Settings) -> None:
     dataset = load_dataset(settings, plan, items, refusals)
     log.info("%s", summary(settings, schedule, data, plan))
     set_seed(settings.seed)
-    model = load_model(settings)
-    record = describe(settings, data, engine, schedule, model)
-    if arguments.process_index == 0:
-        if settings.overwrite_dir and not checkpoint:
-            shutil.rmtree(settings.save_dir, ignore_errors=True)
-        write_json(settings.save_dir / RUN_FILE, record)
-        write_plan(settings.save_dir / "plan.json", settings.method.name, settings.recipe, plan)
-    train(settings, arguments, model, dataset, checkpoint)
-    if arguments.process_index == 0:
-        write_json(settings.save_dir / RUN_FILE, record | {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
-        plot_training(settings.save_dir / TRAIN_LOG, settings.save_dir / "training.png", settings.method.name)
-        log.info("done: %s", settings.save_dir)
-    # Together: one that leaves while gloo's threads still let go of its tensors is aborted, and takes the others along.
-    arguments.distributed_state.wait_for_everyone()
-    arguments.distributed_state.destroy_process_group()
+    model = load_model(settings, engine, arguments, dataset)
+    trained = llava.trained_parameters(model, settings.model_family.parts)
+    log.info("trained: %s", ", ".join(f"{name} {count:,}" for name, count in trained.items() if count))
+    record = describe(settings, data, engine, schedule, trained)
+    writes = arguments.process_index == 0
+    settings.save_dir.mkdir(parents=True, exist_ok=True)
+    with held(settings.save_dir) if writes else nullcontext():
+        if writes:
+            prepare_save_dir(settings, record, plan, checkpoint)
+        outcome = train(settings, arguments, model, dataset, probed, checkpoint)
+        if writes:
+            record["sittings"][-1] |= outcome
+            finish(settings, record)
+        leave_together(arguments)
+
+
+def prepare_save_dir(settings: Settings, record: dict[str, Any], plan: list[Step], checkpoint: str | None) -> None:
+    """Write down what is about to run, beside the earlier sittings of a run that is resumed."""
+    folder = settings.save_dir
+    if settings.overwrite_dir and not checkpoint:
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    step = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
+    record["sittings"] = [*earlier_sittings(folder), {"started": record["started"], "from_step": step}]
+    write_json(folder / RUN_FILE, record)
+    write_plan(folder / "plan.json", settings.method.name, settings.recipe, plan)
+
+
+def finish(settings: Settings, record: dict[str, Any]) -> None:
+    """Write down how it went, and draw the curves."""
+    folder = settings.save_dir
+    write_json(folder / RUN_FILE, record | {"finished": now()})
+    plot_training(folder / TRAIN_LOG, folder / PROBE_LOG, folder / "training.png", settings.method.name)
+    if stopped := record["sittings"][-1]["stopped"]:
+        log.warning("stopped: %s; kept is the adapter after step %d", stopped["reason"], stopped["adapter_of_step"])
+    log.info("done: %s", folder)
 
 
 def summary(settings: Settings, schedule: Schedule, data: DataFile, plan: list[Step]) -> str:
@@ -88,15 +112,12 @@ def summary(settings: Settings, schedule: Schedule, data: DataFile, plan: list[S
     )
 
 
-def dry_run(settings, engine, schedule, data, items, refusals, plan) -> None:
-    load_dataset(settings, plan, items, refusals)
-    log.info("%s", summary(settings, schedule, data, plan))
-
-
 def check_files(settings: Settings) -> None:
     """Raises `BadInput` for an adapter or a tracker that is not there."""
     if settings.init_adapter:
         llava.adapter_file(settings.init_adapter)
+    for bound in unreachable_bounds(settings.stop, settings.method):
+        log.warning("note: %s has no effect, since no term of %s could pass it", bound, settings.method.name)
     for tracker in settings.trackers:
         if find_spec(tracker) is None:
             raise BadInput(f"report_to={tracker}: not installed; 'pip install {tracker}' brings it")
@@ -143,50 +164,74 @@ def make_or_read_plan(settings: Settings, sizes: dict[str, int], processes: int)
     return plan[:wanted] if wanted else plan
 
 
-def load_model(settings: Settings) -> PeftModel:
-    """The model with its adapter attached, the trained parameters in float32."""
+def load_model(settings: Settings, engine: Engine, arguments: TrainingArguments, dataset: PlanDataset) -> PeftModel:
+    """The model with its adapter attached, the trained parameters in float32, where the engine wants it."""
     parts = settings.model_family.parts
     base = llava.load_model(
-        settings.model_path, llava.choose_dtype(settings.dtype), llava.choose_attention(settings.attention)
+        settings.model_path,
+        llava.choose_dtype(settings.dtype),
+        llava.choose_attention(settings.attention),
+        quantization=settings.quantization,
+        # What the engine shards is best left in CPU memory until it does.
+        device="cpu" if engine.shards_weights else arguments.device,
+        parts=parts,
     )
-    config = llava.lora_config(
-        parts,
-        r=settings.LoRA.r,
-        alpha=settings.LoRA.alpha,
-        dropout=settings.LoRA.dropout,
-        projector=settings.tune_mm_projector,
-        vision=settings.tune_vision_tower,
-    )
-    model = llava.attach(base, config, parts)
+    example = None
+    if engine.name == "zero3":
+        # It splits the weights while they are loaded: no process could run the untouched model.
+        log.info("reference: taken for the untouched model; under zero3 this is not checked")
+    elif settings.method.needs_reference and arguments.process_index == 0:
+        example = collator(settings, dataset)([dataset[0]])
+        untouched = row_logits(base, example)
+    model = llava.attach(base, settings.adapter, parts)
     if settings.init_adapter:
         llava.load_adapter(model, settings.init_adapter)
     for parameter in model.parameters():
         if parameter.requires_grad:
             # In bfloat16 most updates of this size would round to nothing.
             parameter.data = parameter.data.float()
-    counts = llava.trained_parameters(model, parts)
-    log.info("trained: %s", ", ".join(f"{name} {count:,}" for name, count in counts.items() if count))
+    if example:
+        check_reference(model, example, untouched)
     return model
 
 
+def collator(settings: Settings, dataset: PlanDataset) -> Collator:
+    """What joins the rows of a micro-step."""
+    return Collator(settings.method, dataset.preprocessor.pad_token)
+
+
 def train(
-    settings: Settings, arguments: TrainingArguments, model: PeftModel, dataset: PlanDataset, checkpoint: str | None
-) -> None:
-    """Run the loop and write the adapter."""
+    settings: Settings,
+    arguments: TrainingArguments,
+    model: PeftModel,
+    dataset: PlanDataset,
+    probed: dict[str, list[Item]],
+    checkpoint: str | None,
+) -> dict[str, Any]:
+    """Run the loop, write the adapter, and tell how it went."""
     trainer = UnlearnTrainer(
         method=settings.method,
+        stop=settings.stop,
         model=model,
         args=arguments,
         train_dataset=dataset,
-        data_collator=Collator(settings.method, dataset.preprocessor.pad_token),
-        callbacks=[TrainLog()],
+        data_collator=collator(settings, dataset),
     )
-    for noisy in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(noisy)
-    trainer.add_callback(Progress())
+    if probed:
+        probes = Probes(trainer, probed, dataset.preprocessor, settings.probe_every, settings.probe.max_new_tokens)
+        trainer.add_callback(probes)
+    if checkpoint:
+        trainer.guard.resume(checkpoint)
+    begun = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = time.perf_counter() - begun
     if settings.save_model:
         trainer.save_model(str(settings.save_dir))
+    return {
+        "to_step": trainer.state.global_step,
+        "stopped": trainer.guard.stopped,
+        **measure_sitting(trainer.accelerator, seconds, trainer.items_seen),
+    }
 
 
 def training_arguments(settings: Settings, engine: Engine, schedule: Schedule) -> TrainingArguments:
@@ -226,29 +271,3 @@ def training_arguments(settings: Settings, engine: Engine, schedule: Schedule) -
         use_cpu=several_cpus and not engine.deepspeed,
         ddp_backend="gloo" if several_cpus else None,
     )
-
-
-def describe(
-    settings: Settings, data: DataFile, engine: Engine, schedule: Schedule, model: PeftModel
-) -> dict[str, Any]:
-    """What `run.json` records, so that a result carries its configuration."""
-    return {
-        "settings": settings.model_dump(mode="json"),
-        "data": {"records": len(data.records), "sha256": sha256(data.path)},
-        "optimizer_steps": schedule.steps,
-        "warmup_steps": schedule.warmup,
-        "engine": engine.record,
-        "trained_parameters": llava.trained_parameters(model, settings.model_family.parts),
-        "versions": {"safeeraser": __version__, "python": platform.python_version()}
-        | {package: version(package) for package in PACKAGES},
-        "git_commit": _git_commit(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-
-
-def _git_commit() -> str | None:
-    """The commit this code stands at; None outside a checkout."""
-    found = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or None

@@ -1,46 +1,108 @@
 """What a run finds in its `save_dir`: nothing, itself to go on with, or something that it must not touch."""
 
+import contextlib
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from transformers.trainer_utils import get_last_checkpoint
 
 from safeeraser.benchmark.files import RUN_FILE, read_json
 from safeeraser.errors import BadInput
+from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.settings import Settings
+
+log = logging.getLogger(__name__)
 
 # What a resumed run may change: nothing that decides the result.
 FREE_ON_RESUME = {"resume_from_checkpoint", "overwrite_dir", "workers", "save_steps", "save_total_limit", "save_model"}
-FREE_ON_RESUME |= {"save_dir", "report_to", "dry_run", "tables", "model_family", "engine"}
+FREE_ON_RESUME |= {"save_dir", "report_to", "dry_run", "engine", "tables", "model_family"}
 
 
-def find_checkpoint(settings: Settings) -> str | None:
-    """The folder to resume from, if any. Raises `BadInput` if the one named is no checkpoint."""
+def find_checkpoint(settings: Settings, engine: Engine) -> str | None:
+    """The folder to resume from, if any.
+
+    Raises:
+        BadInput: the one named is no checkpoint, or it is another run's: of another method, model or number of
+            processes, say.
+    """
     wanted = settings.resume_from_checkpoint
     if wanted is None:
         return None
     if wanted == "auto":
         return get_last_checkpoint(settings.save_dir) if settings.save_dir.is_dir() else None
-    if not (Path(wanted) / "trainer_state.json").is_file():
+    folder = Path(wanted).resolve()
+    if not (folder / "trainer_state.json").is_file():
         raise BadInput(f"resume_from_checkpoint={wanted}: no checkpoint there (it would hold trainer_state.json)")
-    return wanted
+    if not (folder.parent / RUN_FILE).is_file():
+        raise BadInput(f"resume_from_checkpoint={wanted}: no {RUN_FILE} beside it tells which run it belongs to")
+    if difference := _difference(settings, engine, read_json(folder.parent / RUN_FILE)):
+        raise BadInput(f"resume_from_checkpoint={wanted}: a checkpoint of another run, which has another {difference}")
+    return str(folder)
 
 
-def check_save_dir(settings: Settings, checkpoint: str | None) -> None:
+def check_save_dir(settings: Settings, engine: Engine) -> None:
     """Refuse a `save_dir` that holds something else than what this run may continue or was told to replace."""
     folder = settings.save_dir
     if not folder.exists() or (folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())):
         return
     if not (folder / RUN_FILE).is_file():
         raise BadInput(f"save_dir={folder}: exists and is no run of this project; nothing there is touched")
-    earlier = read_json(folder / RUN_FILE)["settings"]
+    with held(folder, shared=True):
+        earlier = read_json(folder / RUN_FILE)
     if settings.resume_from_checkpoint:
-        now = settings.model_dump(mode="json")
-        for key in (key for key in now if key not in FREE_ON_RESUME):
-            if earlier.get(key) != now[key]:
-                told = "" if isinstance(now[key], dict) else f" ({earlier.get(key)}, now {now[key]})"
-                raise BadInput(f"save_dir={folder}: its run has another {key}{told}; resume it as it was started")
+        if difference := _difference(settings, engine, earlier):
+            raise BadInput(f"save_dir={folder}: its run has another {difference}; resume it as it was started")
     elif not settings.overwrite_dir:
+        method = earlier["settings"]["forget_loss"]["name"]
         raise BadInput(
-            f"save_dir={folder}: holds another run ({earlier['forget_loss']['name']}); name another folder, go on with "
+            f"save_dir={folder}: holds another run ({method}); name another folder, go on with "
             "resume_from_checkpoint=auto, or replace it with overwrite_dir=true"
         )
+
+
+@contextlib.contextmanager
+def held(folder: Path, *, shared: bool = False) -> Iterator[None]:
+    """Keep other runs out of `folder` until this block or this process ends, however it ends.
+
+    Args:
+        shared: only look whether one is at work there, as several processes may at the same time.
+
+    Raises:
+        BadInput: another run is; it may be what a launcher that was killed has left behind.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise BadInput(f"save_dir={folder}: another run is at work there; wait for it, or end its processes") from None
+    except OSError:
+        log.warning("note: %s is on a disk without locks: take care that no second run writes there", folder)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def finished(settings: Settings) -> str | None:
+    """When the run that is to be resumed was finished; None if it was not."""
+    file = settings.save_dir / RUN_FILE
+    return read_json(file).get("finished") if settings.resume_from_checkpoint and file.is_file() else None
+
+
+def _difference(settings: Settings, engine: Engine, earlier: dict[str, Any]) -> str | None:
+    """The first thing that decides the result and is not as in the run that `earlier` records."""
+    now, then = settings.model_dump(mode="json"), earlier["settings"]
+    for key in (key for key in now if key not in FREE_ON_RESUME):
+        if then.get(key) != now[key]:
+            return key + ("" if isinstance(now[key], dict) else f" ({then.get(key)}, now {now[key]})")
+    # A dry run before the launch knows the engine only where it was told.
+    if engine.record != earlier["engine"] and not (settings.dry_run and settings.engine is None):
+        told, running = earlier["engine"], engine.record
+        names = (f"{which['name']} with {which['processes']} process(es)" for which in (told, running))
+        return "engine ({}, now {})".format(*names)
+    return None

@@ -5,11 +5,12 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from peft import LoraConfig
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from transformers import SchedulerType
 
 from safeeraser.errors import BadInput, nearest
-from safeeraser.model import Parts
+from safeeraser.model import Parts, lora_config
 from safeeraser.unlearn.methods import Method, Recipe
 
 
@@ -26,6 +27,7 @@ class ModelFamily(_Keys):
     projector: str
     language_model: str
     lora_targets: tuple[str, ...] = Field(min_length=1)
+    architecture: dict[str, Any] | None = None  # LlavaConfig's numbers, for a dry run that cannot read them
 
     @property
     def parts(self) -> Parts:
@@ -123,6 +125,18 @@ class Settings(_Keys):
         if value not in known:
             raise ValueError(f"no schedule '{value}'; {nearest(value, known)}")
         return value
+
+    @property
+    def adapter(self) -> LoraConfig:
+        """The adapter that is trained: LoRA, and what is trained whole beside it."""
+        return lora_config(
+            self.model_family.parts,
+            r=self.LoRA.r,
+            alpha=self.LoRA.alpha,
+            dropout=self.LoRA.dropout,
+            projector=self.tune_mm_projector,
+            vision=self.tune_vision_tower,
+        )
 
     @property
     def trackers(self) -> list[str]:

@@ -1,6 +1,5 @@
 """The training loop: transformers' Trainer, with the loss of a method, run on a plan, logging every term by name."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -9,14 +8,17 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import ProgressCallback, Trainer, TrainerCallback
-from transformers.trainer_utils import rotate_checkpoints
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from safeeraser.benchmark.files import read_json_lines, write_whole
+from safeeraser.benchmark.files import append_json_line, keep_json_lines
 from safeeraser.unlearn.methods import Method
+from safeeraser.unlearn.probe import PROBE_LOG
+from safeeraser.unlearn.reference import MODEL_INPUTS
+from safeeraser.unlearn.settings import Stop
+from safeeraser.unlearn.stop import Guard
 from safeeraser.unlearn.terms import LOSSES, Positions
 
-MODEL_INPUTS = ("input_ids", "attention_mask", "pixel_values")
 TRAIN_LOG = "train_log.jsonl"
 STAGING = ".checkpoint-being-written"
 
@@ -31,10 +33,17 @@ class UnlearnTrainer(Trainer):
 
     loss_is_scaled_for_ga = False  # a mean over the micro-step: Trainer divides it by the number of micro-steps
 
-    def __init__(self, *, method: Method, **kwargs: Any) -> None:
+    def __init__(self, *, method: Method, stop: Stop, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.method = method
-        self._micro_steps: list[Tensor] = []
+        self.guard = Guard(stop, method)
+        for callback in (KeepLogs(), self.guard, Progress()):
+            self.add_callback(callback)
+        for noisy in (PrinterCallback, ProgressCallback):
+            self.remove_callback(noisy)
+        self.items_seen = 0  # in this sitting, by all processes
+        self._micro_steps: list[Tensor] = []  # of the current step
+        self._step: Tensor | None = None  # of all processes, when they are through
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: Any) -> Tensor:
         """The method's loss on one micro-step, as a scalar; its terms are kept for the log."""
@@ -45,8 +54,17 @@ class UnlearnTrainer(Trainer):
             for name, term in self.method.terms.items()
         }
         loss = torch.stack([self.method.terms[name].weight * value for name, value in values.items()]).sum()
+        self.items_seen += inputs["items"] * self.accelerator.num_processes
         self._micro_steps.append(torch.stack([loss, *values.values()]).detach().float())
+        if self.accelerator.sync_gradients:
+            # The step's last micro-step, and still before the optimizer, which DeepSpeed calls within the backward.
+            self._step = self._gather_micro_steps()
+            self.guard.judge(self._means(), self.control)
         return loss
+
+    def _means(self) -> dict[str, float]:
+        """The step's `loss` and its terms, by name."""
+        return dict(zip(("loss", *self.method.terms), self._step.mean(0).tolist(), strict=True))
 
     def _positions(self, name: str, inputs: dict, reads: Tensor, logits: Tensor) -> Positions:
         """What term `name` reads of `logits`, which are flattened over the True places of `reads`."""
@@ -74,20 +92,22 @@ class UnlearnTrainer(Trainer):
         super().log(logs, start_time)
         if "loss" not in logs:
             return
-        losses = self._gather_micro_steps()
-        names = ("loss", *self.method.terms)
-        means = dict(zip(names, losses.mean(0).tolist(), strict=True))
+        means = self._means()
         row = {
             "step": self.state.global_step,
             "loss": means.pop("loss"),
             "grad_norm": logs.get("grad_norm"),
             "learning_rate": logs["learning_rate"],
             "terms": means,
-            "micro_losses": losses[:, 0].tolist(),
+            "micro_losses": self._step[:, 0].tolist(),
         }
+        if not self.args.fp16:  # whose loss scaling meets such gradients now and then, and passes over them
+            self.guard.judge_gradient(row["grad_norm"], self.control)
+        if self.guard.stopped:
+            row["stopped"] = self.guard.stopped
+            self.control.should_save = False
         if self.is_world_process_zero():
-            with open(Path(self.args.output_dir) / TRAIN_LOG, "a", encoding="utf-8") as handle:
-                handle.write(json.dumps(row) + "\n")
+            append_json_line(Path(self.args.output_dir) / TRAIN_LOG, row)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint beside its place and move it there when all processes are through: whole or not at all."""
@@ -99,6 +119,8 @@ class UnlearnTrainer(Trainer):
         self.args.output_dir = str(staging)
         try:
             super()._save_checkpoint(model, trial)
+            if self.is_world_process_zero():
+                self.guard.save(staging / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         finally:
             self.args.output_dir = str(run_dir)
         self.accelerator.wait_for_everyone()
@@ -111,7 +133,7 @@ class UnlearnTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _gather_micro_steps(self) -> Tensor:
-        """Loss and terms of each micro-step since the last log, (micro-steps, 1 + terms), in the plan's order."""
+        """Loss and terms of each micro-step since the last step, (micro-steps, 1 + terms), in the plan's order."""
         mine = torch.stack(self._micro_steps)
         self._micro_steps = []
         everyone = self.accelerator.gather(mine[None])  # (processes, micro-steps, 1 + terms)
@@ -124,15 +146,13 @@ def _forward(model: nn.Module, inputs: dict, reads: Tensor) -> Tensor:
     return model(**{key: inputs[key] for key in MODEL_INPUTS}, logits_to_keep=reads, use_cache=False).logits
 
 
-class TrainLog(TrainerCallback):
-    """Keeps `train_log.jsonl` true when a run is resumed: rows after the checkpoint's step are dropped."""
+class KeepLogs(TrainerCallback):
+    """Keeps the logs true when a run is resumed: rows after the checkpoint's step are dropped."""
 
     def on_train_begin(self, args, state, control, **kwargs):
-        path = Path(args.output_dir) / TRAIN_LOG
-        if state.is_world_process_zero and path.exists():
-            rows = [row for row in read_json_lines(path) if row["step"] <= state.global_step]
-            with write_whole(path) as handle:
-                handle.writelines(json.dumps(row) + "\n" for row in rows)
+        if state.is_world_process_zero:
+            for name in (TRAIN_LOG, PROBE_LOG):
+                keep_json_lines(Path(args.output_dir) / name, lambda row: row["step"] <= state.global_step)
 
 
 class Progress(ProgressCallback):

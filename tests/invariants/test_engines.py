@@ -1,13 +1,16 @@
-"""Two real processes, plain and under real DeepSpeed, follow the release too, and so does accelerate with one."""
+"""Real processes, plain and under real DeepSpeed: they follow the release, agree, survive a kill, and stop alike."""
 
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from helpers import ROOT
+from safetensors.torch import load_file
 
 from .test_release import CONFORMANCE, assert_reproduces
 
@@ -29,12 +32,35 @@ def launch(folder, engine, method, *overrides):
         "dtype=float32",
         f"model_path={CONFORMANCE / 'llava-tiny'}",
         f"data_path={CONFORMANCE / 'dataset' / 'all_train.json'}",
+        f"probe.data_path={CONFORMANCE / 'dataset' / 'all_val.json'}",
         f"save_dir={folder}",
         "workers=0",
     ]
     command = ["bash", str(ROOT / "scripts" / "forget_lora.bash"), *given, *overrides]
     # The recorded pictures' paths start at the recorded folder, the script's working directory is the repository.
-    return subprocess.run(command, cwd=CONFORMANCE, env=env, text=True, capture_output=True, timeout=300)
+    return subprocess.Popen(
+        command,
+        cwd=CONFORMANCE,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def finish(folder, engine, method, *overrides):
+    """Launch, and wait for a good end."""
+    process = launch(folder, engine, method, *overrides)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said[-4000:]
+    return json.loads((folder / "run.json").read_text())
+
+
+def farthest(one, two):
+    """The largest difference between the parameters of two adapters."""
+    one, two = (load_file(folder / "adapter_model.safetensors") for folder in (one, two))
+    assert one.keys() == two.keys()
+    return max((one[name] - two[name]).abs().max().item() for name in one)
 
 
 @pytest.mark.parametrize(
@@ -49,16 +75,72 @@ def launch(folder, engine, method, *overrides):
 @pytest.mark.parametrize("method", ["gdpd", "klpd"])
 def test_an_engine_follows_the_release(tmp_path, method, engine, processes, accumulation, told):
     """48 items, four an optimizer step, however many processes share them; micro-losses in the plan's order."""
-    done = launch(tmp_path / "run", engine, method, f"gradient_accumulation_steps={accumulation}")
-    assert done.returncode == 0, done.stderr[-4000:]
-    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    run = finish(tmp_path / "run", engine, method, f"gradient_accumulation_steps={accumulation}")
     # The engine asked for, not one that was silently put in its place.
     assert (run["engine"]["processes"], run["engine"]["name"], run["optimizer_steps"]) == (processes, told, 12)
     assert_reproduces(tmp_path / "run", method)
 
 
 def test_a_mistake_is_one_line_before_any_process_is_launched(tmp_path):
-    done = launch(tmp_path / "run", "cpu_zero2", "gdpd", "forget_loss=gdp")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: forget_loss: no 'gdp'; did you mean 'gdpd'?") and done.stderr.count("\n") == 1
+    process = launch(tmp_path / "run", "cpu_zero2", "gdpd", "forget_loss=gdp")
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert said.startswith("error: forget_loss: no 'gdp'; did you mean 'gdpd'?") and said.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """One process, eight items an optimizer step, for each method asked for."""
+    kept = {}
+
+    def run(method):
+        if method not in kept:
+            kept[method] = tmp_path_factory.mktemp("alone") / method
+            finish(kept[method], "one_gpu", method, "gradient_accumulation_steps=8")
+        return kept[method]
+
+    return run
+
+
+@pytest.mark.parametrize("engine", ["cpu_ddp", "cpu_zero2", "cpu_zero3"])
+@pytest.mark.parametrize("method", ["gdpd", "klpd"])
+@pytest.mark.xdist_group("one against two")
+def test_one_process_with_accumulation_8_is_two_with_4(alone, tmp_path, method, engine):
+    run = finish(tmp_path / "two", engine, method, "gradient_accumulation_steps=4")
+    assert run["engine"]["processes"] == 2 and run["optimizer_steps"] == 6
+    assert farthest(alone(method), tmp_path / "two") < 1e-5
+
+
+@pytest.mark.parametrize("engine", ["cpu_ddp", "cpu_zero2", "cpu_zero3"])
+def test_two_processes_killed_go_on_as_if_nothing_had_been(tmp_path, engine):
+    """SIGKILL to all of them behind the first checkpoint; probes on, and bounds that are not reached."""
+    given = ("gradient_accumulation_steps=2", "save_steps=4", "probe_every=5", "resume_from_checkpoint=auto")
+    given += ("LoRA.dropout=0.1", "stop.forget_loss=99")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(whole, engine, "klpd", *given)
+    process = launch(killed, engine, "klpd", *given)
+    deadline = time.monotonic() + 200
+    while not (killed / "checkpoint-4").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.01)
+    for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+        each.kill()  # the launcher's processes have sessions of their own
+    process.communicate()
+    assert not (killed / "adapter_model.safetensors").exists()
+    run = finish(killed, engine, "klpd", *given)
+    assert len(run["sittings"]) == 2 and run["sittings"][1]["from_step"] >= 4
+    for name in ("adapter_model.safetensors", "train_log.jsonl", "probe.jsonl"):
+        assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("engine", ["cpu_ddp", "cpu_zero2", "cpu_zero3"])
+def test_two_processes_stopped_by_a_bound_keep_the_last_good_adapter(tmp_path, engine):
+    given = ("gradient_accumulation_steps=2", "warmup_ratio=0", "max_grad_norm=0", "lr=0.02", "stop.forget_loss=9")
+    run = finish(tmp_path / "run", engine, "ga", *given, "save_steps=1", "save_total_limit=9")
+    stopped = run["sittings"][-1]["stopped"]
+    assert stopped["reason"].startswith("stop.forget_loss=9: the term forget is ")
+    good = stopped["adapter_of_step"]
+    assert run["sittings"][-1]["to_step"] == good + 2
+    assert farthest(tmp_path / "run", tmp_path / "run" / f"checkpoint-{good}") == 0
+    assert farthest(tmp_path / "run", tmp_path / "run" / f"checkpoint-{good + 1}") > 0

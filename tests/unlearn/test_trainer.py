@@ -1,5 +1,6 @@
 """The trainer itself: gradients that do not depend on how items are grouped, the reference, and what is logged."""
 
+import bitsandbytes
 import pytest
 import torch
 from helpers import METHODS, MODEL, RECORDED, plan_dataset, read_lines, settings, write_json
@@ -8,10 +9,9 @@ from transformers import TrainerCallback, set_seed
 
 from safeeraser.model import DTYPES, from_release, load_model
 from safeeraser.unlearn import run
-from safeeraser.unlearn.batch import Collator
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.plan import Schedule
-from safeeraser.unlearn.trainer import TrainLog, UnlearnTrainer
+from safeeraser.unlearn.trainer import UnlearnTrainer
 
 
 class Gradients(TrainerCallback):
@@ -30,19 +30,26 @@ def trainer(tmp_path, *overrides, callbacks=()):
     dataset = plan_dataset(read)
     arguments = run.training_arguments(read, Engine(), Schedule(read.max_train_steps, 0))
     set_seed(read.seed)
-    model = run.load_model(read)
+    model = run.load_model(read, Engine(), arguments, dataset)
     generator = torch.Generator().manual_seed(5)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
     return UnlearnTrainer(
         method=read.method,
+        stop=read.stop,
         model=model,
         args=arguments,
         train_dataset=dataset,
-        data_collator=Collator(read.method, dataset.preprocessor.pad_token),
-        callbacks=[TrainLog(), *callbacks],
+        data_collator=run.collator(read, dataset),
+        callbacks=list(callbacks),
     )
+
+
+def built_model(read):
+    """The model with its adapter as a run starts with it."""
+    arguments = run.training_arguments(read, Engine(), Schedule(1, 0))
+    return run.load_model(read, Engine(), arguments, plan_dataset(read))
 
 
 def gradient(tmp_path, method, *, batch, accumulation, plan=None):
@@ -152,8 +159,59 @@ def test_weight_decay_spares_biases(tmp_path):
 
 def test_the_adapter_given_is_what_training_starts_from(tmp_path):
     start = f"init_adapter={RECORDED / 'initial_adapter.safetensors'}"
-    model = run.load_model(settings(start, f"save_dir={tmp_path}"))
+    model = built_model(settings(start, f"save_dir={tmp_path}"))
     expected = from_release(load_file(RECORDED / "initial_adapter.safetensors"))
     found = {n.replace(".default", "").replace(".modules_to_save", ""): p for n, p in model.named_parameters()}
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
+
+
+def test_a_reference_that_training_would_change_ends_the_run(tmp_path, monkeypatch):
+    """The projector trained in place, as a plain `requires_grad` would: then there is no untouched model left."""
+    attach = run.llava.attach
+
+    def careless(base, config, parts):
+        config.modules_to_save = None
+        model = attach(base, config, parts)
+        base.model.multi_modal_projector.requires_grad_(True)
+        return model
+
+    monkeypatch.setattr(run.llava, "attach", careless)
+    with pytest.raises(AssertionError, match="KL has no reference"):
+        built_model(settings("forget_loss=kl", f"save_dir={tmp_path}"))
+    built_model(settings("forget_loss=gd", f"save_dir={tmp_path}"))
+
+
+def test_checkpointed_activations_change_nothing(tmp_path):
+    found = []
+    for name, given in (("kept", "false"), ("again", "true")):
+        folder = tmp_path / name
+        built = trainer(folder, "forget_loss=klpd", "max_train_steps=2", f"gradient_checkpointing={given}")
+        built.train()
+        found.append((read_lines(folder / "train_log.jsonl"), dict(built.model.named_parameters())))
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(found[0][1][name], found[1][1][name]) for name in found[0][1])
+
+
+def test_the_frozen_language_model_in_4_bits(tmp_path):
+    """Real bitsandbytes: its gradients are those of a plain model with the rounded weights, also after evaluation."""
+    built = trainer(tmp_path, "forget_loss=klpd", "max_train_steps=1", "quantization=nf4")
+    packed = {n: m for n, m in built.model.named_modules() if type(m) is bitsandbytes.nn.Linear4bit}
+    assert len(packed) == 7 * 2 and all(".language_model.layers." in name for name in packed)
+    plain = trainer(tmp_path, "forget_loss=klpd", "max_train_steps=1")
+    for name, module in packed.items():
+        rounded = bitsandbytes.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+        weight = plain.model.get_submodule(name).weight
+        assert 0 < (weight - rounded).abs().max() < 0.2 * weight.abs().max()
+        weight.data.copy_(rounded)
+    batch = built.data_collator([built.train_dataset[0]])
+    with torch.no_grad():
+        built.model.eval()(**{key: batch[key] for key in ("input_ids", "attention_mask", "pixel_values")})
+    gradients = []
+    for which in (built, plain):
+        which.model.train()
+        which.compute_loss(which.model, batch).backward()
+        gradients.append({n: p.grad for n, p in which.model.named_parameters() if p.requires_grad})
+    assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) == 2 * 7 * 2 + 4
+    for name, expected in gradients[1].items():
+        assert torch.allclose(gradients[0][name], expected, rtol=1e-4, atol=1e-5 * expected.abs().max()), name

@@ -1,0 +1,107 @@
+"""Probes: greedy answers to held-out questions while a run is going on. Drawn over the steps, the forgetting curve.
+
+Of the answers only counts are kept, never their text.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from transformers import Trainer, TrainerCallback
+
+from safeeraser.benchmark.files import append_json_line, keep_json_lines
+from safeeraser.benchmark.pictures import open_picture
+from safeeraser.benchmark.records import read_records
+from safeeraser.benchmark.wording import is_degenerate, is_refusal
+from safeeraser.errors import BadInput
+from safeeraser.generation import encode_question, generate
+from safeeraser.model import Preprocessor
+from safeeraser.unlearn.settings import Probe
+from safeeraser.unlearn.views import Item, build_views
+
+PROBE_LOG = "probe.jsonl"
+ASKED = ("forget", "decoupled", "retain")  # the views whose questions are asked, on their own pictures
+
+
+def probe_items(probe: Probe) -> dict[str, list[Item]]:
+    """The questions of each view that a probe asks, spread evenly over the file. Raises `BadInput`."""
+    try:
+        data = read_records(probe.data_path)
+    except BadInput as error:
+        raise BadInput(f"probe.data_path: {error}") from None
+    items = build_views(data, list(ASKED))
+    return {view: _spread(items[view], probe.prompts) for view in ASKED}
+
+
+def _spread(items: list[Item], count: int) -> list[Item]:
+    count = min(count, len(items))
+    return [items[number * len(items) // count] for number in range(count)]
+
+
+def measure(answers: list[str]) -> dict[str, float]:
+    """The shares of refusals and of degenerate answers, and the mean length in words."""
+    return {
+        "refusal": sum(map(is_refusal, answers)) / len(answers),
+        "degenerate": sum(map(is_degenerate, answers)) / len(answers),
+        "length": sum(len(answer.split()) for answer in answers) / len(answers),
+    }
+
+
+class Probes(TrainerCallback):
+    """Asks before the first step, every `every` steps, and the adapter that is kept; rows go to `probe.jsonl`.
+
+    Every process asks all questions: ZeRO-3 and FSDP need them all at work to gather the weights, and elsewhere it
+    takes no longer than one asking alone.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        items: Mapping[str, list[Item]],
+        preprocessor: Preprocessor,
+        every: int,
+        max_new_tokens: int,
+    ) -> None:
+        self.trainer, self.items, self.preprocessor = trainer, items, preprocessor
+        self.every, self.max_new_tokens = every, max_new_tokens
+        self.log = Path(trainer.args.output_dir) / PROBE_LOG
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.global_step == 0:
+            self._ask(0)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % self.every == 0 and not self.trainer.guard.stopped:
+            self._ask(state.global_step)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        stopped = self.trainer.guard.stopped
+        step = stopped["adapter_of_step"] if stopped else state.global_step
+        if step % self.every:  # else it has been asked
+            self._ask(step)
+
+    def _ask(self, step: int) -> None:
+        row = {view: measure(self._answers(items)) for view, items in self.items.items()}
+        control = self.trainer.control
+        due = control.should_log
+        self.trainer.log({f"probe/{view}/{name}": value for view in row for name, value in row[view].items()})
+        control.should_log = due  # logging takes the step's own row for written
+        if self.trainer.is_world_process_zero():
+            keep_json_lines(self.log, lambda earlier: earlier["step"] != step)
+            append_json_line(self.log, {"step": step} | row)
+
+    def _answers(self, items: list[Item]) -> list[str]:
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        pixels = [self.preprocessor.pixels(open_picture(item.picture)) for item in items]
+        model.eval()
+        try:
+            with self.trainer.accelerator.autocast():
+                return generate(
+                    model,
+                    self.preprocessor,
+                    [encode_question(self.preprocessor, item.question) for item in items],
+                    torch.stack(pixels),
+                    self.max_new_tokens,
+                )
+        finally:
+            model.train()

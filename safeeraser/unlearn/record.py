@@ -1,0 +1,73 @@
+"""`run.json`: what a run was told, what it ran on, and how it went, so that a result carries its configuration."""
+
+import platform
+import resource
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from safeeraser import __version__
+from safeeraser.benchmark.files import RUN_FILE, read_json, sha256
+from safeeraser.benchmark.records import DataFile
+from safeeraser.unlearn.engine import Engine
+from safeeraser.unlearn.plan import Schedule
+from safeeraser.unlearn.settings import Settings
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate")
+
+
+def describe(
+    settings: Settings, data: DataFile, engine: Engine, schedule: Schedule, trained: dict[str, int]
+) -> dict[str, Any]:
+    """What is known of a run before it starts. `trained`: the trained parameters by group."""
+    return {
+        "settings": settings.model_dump(mode="json"),
+        "data": {"records": len(data.records), "sha256": sha256(data.path)},
+        "optimizer_steps": schedule.steps,
+        "warmup_steps": schedule.warmup,
+        "engine": engine.record,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "trained_parameters": trained,
+        "versions": {"safeeraser": __version__, "python": platform.python_version()}
+        | {package: version(package) for package in PACKAGES},
+        "git_commit": _git_commit(),
+        "started": now(),
+        "sittings": [],
+    }
+
+
+def earlier_sittings(save_dir: Path) -> list[dict[str, Any]]:
+    """The sittings of the run that is resumed; one that was killed tells its start alone."""
+    file = save_dir / RUN_FILE
+    return read_json(file).get("sittings", []) if file.is_file() else []
+
+
+def measure_sitting(accelerator: Accelerator, seconds: float, items: int) -> dict[str, Any]:
+    """How a sitting went: `seconds` of training over `items` of the plan, peak memory the largest of the processes'."""
+    gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peaks = accelerator.gather(torch.tensor([[gpu, process]], device=accelerator.device)).amax(0).tolist()
+    return {
+        "seconds": round(seconds, 3),
+        "items_per_second": round(items / seconds, 3),
+        "peak_gpu_bytes": peaks[0] or None,
+        "peak_process_bytes": peaks[1],
+    }
+
+
+def now() -> str:
+    """The time, as the record writes it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def _git_commit() -> str | None:
+    """The commit this code stands at; None outside a checkout."""
+    found = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or None
