@@ -63,21 +63,19 @@ def dry_run(
         settings.model_family.parts,
         dtype,
         quantization=settings.quantization,
-        attention=settings.attention,
         gradient_checkpointing=settings.gradient_checkpointing,
         keeps_copies=Guard(settings.stop, settings.method).active,
     )
-    tables = [
+    show(
+        f"Dry run: {settings.method.name}, recipe {settings.recipe.name}, {settings.model_path}",
         count_table(data, items, refusals, plan),
         step_table(settings, engine, schedule, step),
         parameter_table(count_parameters(model, settings)),
         memory_table(memory(model, setup, settings.method, step), setup),
-    ]
-    console = Console(highlight=False)
-    console.print(f"Dry run: {settings.method.name}, recipe {settings.recipe.name}, {settings.model_path}")
-    for table in tables:
-        console.print(table)
-    console.print("The memory is an estimate: CUDA and its libraries take about 1 GiB more, and fragmentation some.")
+        "The memory is an estimate: CUDA and its libraries take about 1 GiB more, and fragmentation some.",
+    )
+    if settings.dtype == "auto" and dtype is torch.float32:
+        show("Without a GPU here, dtype=auto is float32; dtype=bfloat16 tells what one would need.")
 
 
 def find_model(settings: Settings) -> tuple[LlavaConfig, llava.Preprocessor | None]:
@@ -216,7 +214,8 @@ def count_table(
     rows = {"records": len(data.records), "pictures": len(pictures)}
     rows |= {f"{view} items": len(items[view]) for view in items}
     rows |= {"refusals": len(refusals)} if refusals else {}
-    return _table(("data", ""), ([name, _count(count)] for name, count in (rows | {"plan": len(plan)}).items()))
+    rows |= {"items of the plan": len(plan)}
+    return _table(("data", ""), ([name, _count(count)] for name, count in rows.items()))
 
 
 def step_table(settings: Settings, engine: Engine, schedule: Schedule, step: MicroStep) -> Table:
@@ -236,13 +235,13 @@ def step_table(settings: Settings, engine: Engine, schedule: Schedule, step: Mic
 def parameter_table(counts: Mapping[str, tuple[int, int]]) -> Table:
     """Trained and frozen parameters of each part."""
     trained, frozen = zip(*counts.values(), strict=True)
-    rows = counts | {"all": (sum(trained), sum(frozen))}
+    rows = counts | {"total": (sum(trained), sum(frozen))}
     return _table(("parameters", "trained", "frozen"), ([name, *map(_count, row)] for name, row in rows.items()))
 
 
 def memory_table(parts: Sequence[Part], setup: Setup) -> Table:
     """The memory of each process, by part."""
-    total = Part("all", sum(part.device for part in parts), sum(part.cpu for part in parts))
+    total = Part("total", sum(part.device for part in parts), sum(part.cpu for part in parts))
     unit, size = ("GiB", 2**30) if total.device >= 2**30 else ("MiB", 2**20)
     dtype = str(setup.dtype).removeprefix("torch.")
     rows = (
@@ -250,6 +249,13 @@ def memory_table(parts: Sequence[Part], setup: Setup) -> Table:
         for part in (*parts, total)
     )
     return _table((f"memory of each process ({setup.engine.name}, {dtype})", f"device, {unit}", f"CPU, {unit}"), rows)
+
+
+def show(*parts: str | Table) -> None:
+    """Print lines and tables."""
+    console = Console(highlight=False)
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str))
 
 
 def _count(number: int) -> str:

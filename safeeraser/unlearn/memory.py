@@ -60,7 +60,6 @@ class Setup:
     parts: Parts
     dtype: torch.dtype
     quantization: str = "none"
-    attention: str = "sdpa"
     gradient_checkpointing: bool = False
     keeps_copies: bool = False  # of the adapter, for stop.Guard
 
@@ -81,7 +80,9 @@ class Setup:
 
 
 def memory(model: PeftModel, setup: Setup, method: Method, step: MicroStep) -> list[Part]:
-    """The parts of one process's memory at the peak of `step`, any but the first of an optimizer step.
+    """The parts of one process's memory at the peak of `step`, when all that a run comes to hold is there.
+
+    Their sum is an upper bound by a little: DeepSpeed's bucket appears only when the first gradients do.
 
     Args:
         model: with its adapter attached, on the meta device; it is of no use afterwards.
@@ -98,7 +99,7 @@ def held(model: PeftModel, setup: Setup) -> list[Part]:
     |---|---|---|---|---|
     | single, ddp | 4 | 4 | 4 under ddp | Adam's moments 8 |
     | fsdp | 4 | 4 | | 8 |
-    | ZeRO, bfloat16 | 2 | 2 | DeepSpeed's fixed one | 8, float32 master 4; in CPU memory also gradient 4, cast 2 |
+    | ZeRO, bfloat16 | 2 | 2 | DeepSpeed's own | 8, master in float32 4; in CPU memory also gradient 4, cast 2 |
     """
     engine, width = setup.engine, setup.trained_bytes
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -107,8 +108,8 @@ def held(model: PeftModel, setup: Setup) -> list[Part]:
         size /= engine.processes if sharded else 1
         return Part(name, cpu=size) if offloaded else Part(name, device=size)
 
-    everything_offloaded = engine.name == "fsdp" and engine.offload_weights
-    optimizer_offloaded = engine.offload_optimizer or everything_offloaded
+    # FSDP's offloading is of all that it shards.
+    optimizer_offloaded = engine.offload_optimizer or (engine.name == "fsdp" and engine.offload_weights)
     parts = [
         part("frozen weights", frozen_bytes(model, setup), engine.shards_weights, engine.offload_weights),
         part("trained weights", trained * width, engine.shards_weights, engine.offload_weights),
@@ -121,10 +122,10 @@ def held(model: PeftModel, setup: Setup) -> list[Part]:
     if engine.deepspeed or engine.name == "ddp":
         parts.append(part("gradient bucket", (REDUCE_BUCKET if engine.deepspeed else trained) * width))
     state = MOMENTS
-    if engine.deepspeed:
-        # Stage 3 in float32 takes the weights themselves for masters, unless they lie elsewhere.
-        own_masters = engine.name != "zero3" or width < 4 or engine.offload_optimizer
-        state += 4 * own_masters + engine.offload_optimizer * (4 + width * (engine.name != "zero3"))
+    if engine.deepspeed and (engine.name != "zero3" or width < 4 or engine.offload_optimizer):
+        state += 4  # masters; stage 3 in float32 takes the weights themselves, unless they lie elsewhere
+    if engine.offload_optimizer:
+        state += 4 + (width if engine.name != "zero3" else 0)  # the gradient in float32; the weights on their way back
     parts.append(part("optimizer state", trained * state, engine.shards_optimizer, optimizer_offloaded))
     if setup.keeps_copies:
         parts.append(part("last good adapter, and the one before", 2 * trained * width, engine.name == "fsdp", True))
@@ -133,18 +134,21 @@ def held(model: PeftModel, setup: Setup) -> list[Part]:
 
 def frozen_bytes(model: PeftModel, setup: Setup) -> float:
     """Bytes of the frozen weights; under nf4 the language model's linear layers take about half a byte a parameter."""
-    quantized = set()
-    if setup.quantization == "nf4":
-        quantized = {
-            module.weight
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and f".{setup.parts.language_model}." in name
-        }
+    quantized = language_weights(model, setup) if setup.quantization == "nf4" else set()
     return sum(
         parameter.numel() * (NF4 if parameter in quantized else parameter.itemsize)
         for parameter in model.parameters()
         if not parameter.requires_grad
     )
+
+
+def language_weights(model: PeftModel, setup: Setup) -> set[nn.Parameter]:
+    """The frozen weights of the language model's linear layers."""
+    return {
+        module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and f".{setup.parts.language_model}." in name and ".lora_" not in name
+    }
 
 
 def gathered(model: PeftModel, setup: Setup) -> int:
@@ -163,8 +167,8 @@ def gathered(model: PeftModel, setup: Setup) -> int:
 def made(model: PeftModel, setup: Setup, method: Method, step: MicroStep) -> list[Part]:
     """What a micro-step makes, by playing it through as the trainer does.
 
-    A layer's dropout is the fused one of GPUs, which keeps a byte an element. With rows of different length SDPA takes
-    a mask; flash attention does not.
+    Attention is SDPA with a mask, or eager; flash attention takes a little less. Dropout is the fused one of GPUs,
+    which keeps a byte an element; that of CPUs keeps four.
     """
     if setup.gradient_checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
@@ -180,11 +184,8 @@ def made(model: PeftModel, setup: Setup, method: Method, step: MicroStep) -> lis
             loss.backward()
     passing = live.peak - computed
     if setup.quantization == "nf4":
-        # One layer's weights at a time are turned back.
-        linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-        passing += max(module.weight.numel() for module in linear if module is not model.get_output_embeddings()) * (
-            setup.dtype.itemsize
-        )
+        # Products are made with one layer's weights at a time, turned back to `dtype`.
+        passing += max(weight.nbytes for weight in language_weights(model, setup))
     return [
         Part("activations kept for the backward pass", kept),
         Part("logits and losses", computed - kept),
@@ -257,22 +258,19 @@ def _imagine(model: PeftModel, trained: torch.dtype) -> None:
 def _forward(model: PeftModel, setup: Setup, rows: int, length: int, read: int) -> Tensor:
     """Logits at `read` positions, (read, vocabulary), through LLaVA's own parts.
 
-    LLaVA's forward as a whole looks at what tensors contain: how many tokens stand for a picture, which are padding.
+    LLaVA's forward as a whole looks at what tensors contain: how many tokens stand for a picture, which are read.
     """
     base = model.get_base_model()
     size = base.config.vision_config.image_size
-    mask = None
-    if setup.attention == "eager":
-        mask = torch.zeros(rows, 1, length, length, dtype=setup.dtype)
-    elif setup.attention != "flash_attention_2":
-        mask = torch.ones(rows, 1, length, length, dtype=torch.bool)
     with torch.autocast("cpu", setup.dtype) if setup.autocast else nullcontext():
         tokens = torch.zeros(rows, length, dtype=torch.long)
         pictures = base.get_image_features(torch.zeros(rows, 3, size, size))
         embedded = base.get_input_embeddings()(tokens)
         features = torch.cat(pictures.pooler_output).to(embedded.dtype)
         embedded = embedded.masked_scatter((tokens == 0)[..., None], features)
-        outputs = base.model.language_model(inputs_embeds=embedded, attention_mask=mask, use_cache=False)
+        outputs = base.model.language_model(
+            inputs_embeds=embedded, attention_mask=torch.ones(rows, length, dtype=torch.long), use_cache=False
+        )
         logits = base.lm_head(outputs.last_hidden_state.flatten(0, 1)[torch.zeros(read, dtype=torch.long)])
     return logits.float() if setup.autocast else logits
 

@@ -1,0 +1,233 @@
+"""The dry run: parameters counted by hand, sizes as the collator makes them, memory beside that of real training."""
+
+import shutil
+
+import pytest
+import torch
+from helpers import METHODS, MODEL, RECORDED, ROOT, TRAIN, config, plan_dataset, refused, run, settings
+from safetensors.torch import load_file, save_file
+from transformers import LlavaConfig
+
+from safeeraser.model import load_config
+from safeeraser.unlearn import run as training
+from safeeraser.unlearn.batch import Collator
+from safeeraser.unlearn.dry_run import conversation_sizes, count_parameters, largest_step, outline
+from safeeraser.unlearn.engine import Engine
+from safeeraser.unlearn.memory import Live, Setup, held, memory
+from safeeraser.unlearn.plan import Schedule
+from safeeraser.unlearn.settings import read_settings
+from safeeraser.unlearn.trainer import UnlearnTrainer
+
+GIVEN = (f"data_path={TRAIN}", "dry_run=true")
+TINY = (*GIVEN, f"model_path={MODEL}")
+ENGINES = sorted((ROOT / "config").glob("accelerate*.yaml")) + sorted((ROOT / "config" / "accelerate").glob("*.yaml"))
+GIB = 2**30
+
+
+def dry(tmp_path, *overrides):
+    """What a dry run prints, and its log; it must leave nothing behind."""
+    done = run("forget", *overrides, f"save_dir={tmp_path / 'no'}")
+    assert done.returncode == 0, done.stderr
+    assert not any(tmp_path.iterdir())
+    return done.stdout, done.stderr
+
+
+def row(text, name):
+    """The numbers of the last row called `name`."""
+    line = [line for line in text.splitlines() if line.strip().startswith(f"{name} ")][-1]
+    return [float(word.replace(",", "")) for word in line.strip().removeprefix(name).split()]
+
+
+def family(size, *overrides):
+    """The settings of a family and the meta model of its own numbers, in bfloat16."""
+    read = read_settings(config(f"model_family=llava-1.5-{size}", *overrides))
+    return read, outline(read, LlavaConfig(**read.model_family.architecture), torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("size", "hidden", "inner", "layers", "published"),
+    [("7b", 4096, 11008, 32, (80.0e6, 21.0e6)), ("13b", 5120, 13824, 40, (125e6, 31e6))],
+)
+def test_parameters_of_the_real_models(size, hidden, inner, layers, published):
+    read, model = family(size)
+    counts = count_parameters(model, read)
+    # Rank 32 on q, k, v, o (hidden x hidden) and gate, up, down (hidden x inner); the projector's two linear layers.
+    lora = layers * 32 * (4 * (hidden + hidden) + 3 * (hidden + inner))
+    projector = (1024 * hidden + hidden) + (hidden * hidden + hidden)
+    assert (counts["LoRA"][0], counts["projector"][0]) == (lora, projector)
+    assert (lora, projector) == pytest.approx(published, rel=0.02)
+    # The untouched projector is kept beside the trained one; norms: two a layer and one at the end.
+    language = 32064 * hidden + layers * (4 * hidden**2 + 3 * hidden * inner + 2 * hidden) + hidden
+    assert counts["projector"][1] == projector
+    assert counts["language model"] == (0, language) and counts["head"] == (0, 32064 * hidden)
+    assert counts["LoRA"][1] == 0 and counts["vision tower"][1] == pytest.approx(303.5e6, rel=0.001)
+
+
+def test_the_vision_tower_is_counted_where_it_is_trained():
+    read, model = family("7b", "tune_vision_tower=true")
+    trained, kept = count_parameters(model, read)["vision tower"]
+    assert trained == kept > 3e8
+
+
+def test_without_weights_and_without_the_hub(tmp_path):
+    """The 7B model on the default engine, from the family's own numbers."""
+    engine = f"engine={ROOT / 'config' / 'accelerate_config.yaml'}"
+    told, log = dry(tmp_path, *GIVEN, engine)
+    assert "llava-hf/llava-1.5-7b-hf is not here and cannot be had from the hub" in log and "error" not in log
+    assert row(told, "records") == [12] and row(told, "refusal items") == row(told, "decoupled items") == [48]
+    assert row(told, "items of the plan") == [480] and row(told, "optimizer steps") == [480 / (16 * 2)]
+    assert row(told, "of them warm-up") == [round(0.06 * 15)]
+    # A text as long as max_length, its picture 24 x 24 tokens instead of one.
+    assert row(told, "tokens of the longest row") == [511 + 576] and row(told, "rows a micro-step") == [3]
+    assert row(told, "LoRA") == [79953920] and row(told, "projector") == [20979712, 20979712]
+    assert row(told, "frozen weights") == [round(2 * 7_063_427_072 / GIB, 2)]
+    assert row(told, "trained weights") == [round(2 * 100_933_632 / GIB, 2)]
+    # In CPU memory, half of it each: float32 masters, gradients and two moments, and a bfloat16 buffer.
+    assert row(told, "optimizer state") == [round((4 + 4 + 8 + 2) * 100_933_632 / 2 / GIB, 2)]
+    device, cpu = row(told, "total")
+    assert 30 < device < 45 and 1 < cpu < 2
+
+
+def test_a_folder_without_weights(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(MODEL, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    (tmp_path / "run").mkdir()
+    assert (
+        dry(tmp_path / "run", *GIVEN, f"model_path={folder}")[0].splitlines()[1:]
+        == (dry(tmp_path / "run", *TINY)[0].splitlines()[1:])
+    )
+    (folder / "tokenizer.json").unlink()
+    refused(tmp_path, "forget", *GIVEN, f"model_path={folder}", says="no tokenizer or no picture processor")
+
+
+def test_a_misspelt_model_is_refused(tmp_path):
+    refused(tmp_path, "forget", *GIVEN, "model_path=llava-hf/llava-1.5-7b", says="no model in this folder")
+    # A folder of the family's own name that holds no model.
+    (tmp_path / "llava-hf" / "llava-1.5-7b-hf").mkdir(parents=True)
+    refused(tmp_path, "forget", *GIVEN, cwd=tmp_path, says="no model in this folder")
+
+
+def test_an_adapter_that_does_not_fit_is_refused(tmp_path):
+    adapter = RECORDED / "initial_adapter.safetensors"
+    (tmp_path / "run").mkdir()
+    dry(tmp_path / "run", *TINY, f"init_adapter={adapter}")
+    says = "does not fit the model: "
+    refused(tmp_path, "forget", *TINY, f"init_adapter={adapter}", "LoRA.r=8", says=says)
+    tensors = load_file(adapter)
+    tensors.pop(sorted(tensors)[0])
+    save_file(tensors, tmp_path / "cut.safetensors")
+    refused(tmp_path, "forget", *TINY, f"init_adapter={tmp_path / 'cut.safetensors'}", says="is missing")
+
+
+def test_a_conversation_without_room_is_refused(tmp_path):
+    refused(tmp_path, "forget", *TINY, "max_length=20", says="leaves no room for its answer")
+
+
+@pytest.mark.parametrize("file", ENGINES, ids=lambda file: file.stem)
+def test_every_engine_that_is_shipped(tmp_path, file):
+    told, _ = dry(tmp_path, *TINY, f"engine={file}", "gradient_accumulation_steps=2")
+    device = row(told, "total")[0]
+    assert device > 1 and row(told, "processes") == [1 if file.stem == "one_gpu" else 2]
+    assert ("gathered" in told) == (file.stem in ("zero3", "cpu_zero3", "fsdp2"))
+
+
+def test_what_engines_share_out():
+    """By hand, for 100,933,632 trained and 7,063,427,072 frozen parameters, in bytes; (device, CPU memory)."""
+    trained, frozen = 100_933_632, 7_063_427_072
+    read, model = family("7b")
+
+    def parts(name, processes=4, dtype=torch.bfloat16, **more):
+        setup = Setup(Engine(name, processes, **more), read.model_family.parts, dtype, keeps_copies=True)
+        return {part.name: (part.device, part.cpu) for part in held(model, setup)}
+
+    one, ddp = parts("single", 1), parts("ddp")
+    assert one["frozen weights"] == (2 * frozen, 0) and one["trained weights"] == one["gradients"] == (4 * trained, 0)
+    assert one["optimizer state"] == (8 * trained, 0) and "gradient bucket" not in one
+    assert one["last good adapter, and the one before"] == (0, 2 * 4 * trained)
+    assert ddp == {**one, "gradient bucket": (4 * trained, 0)}
+
+    zero1, zero2, zero3 = parts("zero1"), parts("zero2"), parts("zero3")
+    for zero in (zero1, zero2, zero3):
+        assert zero["optimizer state"] == ((8 + 4) * trained / 4, 0) and zero["gradient bucket"] == (2 * 5e8, 0)
+    assert zero1["gradients"] == (2 * trained, 0) and zero2["gradients"] == zero3["gradients"] == (2 * trained / 4, 0)
+    assert zero2["frozen weights"] == (2 * frozen, 0) and zero3["frozen weights"] == (2 * frozen / 4, 0)
+    assert zero2["trained weights"] == (2 * trained, 0) and zero3["trained weights"] == (2 * trained / 4, 0)
+    assert zero3["weights gathered for the layers at work"] == (2 * 1e9, 0)
+
+    moved = parts("zero2", offload_optimizer=True)
+    assert moved["gradients"] == (0, 2 * trained / 4) and moved["optimizer state"] == (0, (8 + 4 + 4 + 2) * trained / 4)
+    moved = parts("zero3", offload_weights=True)
+    assert moved["frozen weights"] == (0, 2 * frozen / 4) and moved["optimizer state"] == zero3["optimizer state"]
+
+    fsdp = parts("fsdp")
+    assert fsdp["frozen weights"] == zero3["frozen weights"] and fsdp["trained weights"] == (trained, 0)
+    assert fsdp["gradients"] == (trained, 0) and fsdp["optimizer state"] == (2 * trained, 0)
+    moved = parts("fsdp", offload_weights=True)
+    assert {name for name, (device, _) in moved.items() if device} == {"weights gathered for the layers at work"}
+
+
+def test_four_bits():
+    read, model = family("7b")
+    setup = Setup(Engine(), read.model_family.parts, torch.bfloat16, quantization="nf4")
+    linear = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
+    weights = held(model, setup)[0].device
+    # 4 bits; a byte for each 64 weights and a float32 for each 256 of those bytes; all else as it was.
+    assert weights == linear * (1 / 2 + 1 / 64 + 4 / 64 / 256) + 2 * (7_063_427_072 - linear)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_largest_micro_step_is_the_collators(method, batch):
+    read = settings(f"forget_loss={method}", "num_epochs=1", f"batch_size={batch}")
+    dataset = plan_dataset(read)
+    collate = Collator(read.method, dataset.preprocessor.pad_token)
+    batches = [
+        collate([dataset[number] for number in range(start, min(start + batch, len(dataset)))])
+        for start in range(0, len(dataset), batch)
+    ]
+    step = largest_step(read, conversation_sizes(dataset))
+    assert step.items == batch and (step.rows, step.length) == (
+        max(len(each["view"]) for each in batches),
+        max(each["input_ids"].shape[1] for each in batches),
+    )
+    assert step.read == max(int(torch.stack(list(each["reads"].values())).any(0).sum()) for each in batches)
+    for name in read.method.terms:
+        assert step.terms[name] == max(int(each["reads"][name].sum()) for each in batches)
+
+
+def test_long_answers_are_cut_as_in_training():
+    read = settings("forget_loss=popd", "num_epochs=1", "max_length=180")
+    dataset = plan_dataset(read)
+    for number, sizes in enumerate(conversation_sizes(dataset)):
+        for text in dataset[number]:
+            assert sizes[text.view] == (len(text.text.input_ids), sum(label != -100 for label in text.text.labels))
+
+
+@pytest.mark.parametrize("checkpointing", ["false", "true"])
+@pytest.mark.parametrize("method", ["gd", "klpd"])
+def test_the_estimate_is_what_training_takes(tmp_path, method, checkpointing):
+    """Two optimizer steps of two micro-steps each, counted tensor by tensor while they run."""
+    shape = ("batch_size=4", "gradient_accumulation_steps=2", "max_train_steps=2", f"save_dir={tmp_path}")
+    read = settings(f"forget_loss={method}", f"gradient_checkpointing={checkpointing}", *shape)
+    dataset, engine = plan_dataset(read), Engine()
+    checkpoints = {"gradient_checkpointing": read.gradient_checkpointing}
+    setup = Setup(engine, read.model_family.parts, torch.float32, keeps_copies=True, **checkpoints)
+    step = largest_step(read, conversation_sizes(dataset))
+    estimate = memory(outline(read, load_config(str(MODEL)), torch.float32), setup, read.method, step)
+
+    arguments = training.training_arguments(read, engine, Schedule(2, 0))
+    model = training.load_model(read, engine, arguments, dataset)
+    trainer = UnlearnTrainer(
+        method=read.method,
+        stop=read.stop,
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        data_collator=training.collator(read, dataset),
+    )
+    with Live(model) as live:
+        trainer.train()
+    frozen, trained, *more = estimate
+    assert frozen.device + trained.device == sum(parameter.nbytes for parameter in model.parameters())
+    # What the estimate leaves out are the micro-steps' own tensors, pictures above all: much beside a model this small.
+    assert sum(part.device + part.cpu for part in more) == pytest.approx(live.peak, rel=0.1)
