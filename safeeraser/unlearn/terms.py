@@ -7,12 +7,14 @@ micro-steps of one item have exactly the gradient of one micro-step of eight.
 A new loss is a function here, an entry in `LOSSES` and a test.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+CHUNK = 64  # positions at a time: 8 MB in float32 with a vocabulary of 32,000
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,7 @@ def nll(at: Positions) -> Tensor:
 
     With several views (`po`: refusal and retain) their tokens are pooled within the item before the mean is taken.
     """
-    losses = F.cross_entropy(at.logits.float(), at.targets, reduction="none")
-    return at.mean(losses)
+    return at.mean(divergence(at.logits, at.targets))
 
 
 def kl(at: Positions) -> Tensor:
@@ -49,10 +50,49 @@ def kl(at: Positions) -> Tensor:
 
     The release's `batchmean` divides by the positions, since it flattens them into the batch.
     """
-    p = F.log_softmax(at.logits.float(), dim=-1)
-    p_ref = F.log_softmax(at.reference.float(), dim=-1)
-    divergence = F.kl_div(p, p_ref, reduction="none", log_target=True).sum(-1)
-    return at.mean(divergence)
+    return at.mean(divergence(at.logits, at.reference))
+
+
+def divergence(logits: Tensor, wanted: Tensor) -> Tensor:
+    """How far each position's distribution is from the one wanted there, (N,): differentiable in `logits` (N, V).
+
+    `wanted` is a token each (N,), which gives its negative log-likelihood, or logits (N, V), which give the KL
+    divergence from theirs. Beside the gradient it takes no memory of the size of the logits, of which plain torch keeps
+    several copies in float32.
+    """
+    return _Divergence.apply(logits, wanted)
+
+
+class _Divergence(torch.autograd.Function):
+    """Both losses have the gradient softmax(logits) - p_wanted, so nothing need be kept but what came in."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, wanted: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, wanted)
+        return torch.cat([_divergence(*chunk) for chunk in _chunks(logits, wanted)])
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor, None]:
+        gradient = torch.empty_like(ctx.saved_tensors[0])
+        for into, g, logits, wanted in _chunks(gradient, upstream, *ctx.saved_tensors):
+            p = torch.softmax(logits.float(), -1)
+            if wanted.dim() == 1:
+                p.scatter_add_(1, wanted[:, None], torch.full_like(p[:, :1], -1))
+            else:
+                p -= torch.softmax(wanted.float(), -1)
+            into.copy_(p.mul_(g[:, None]))
+        return gradient, None
+
+
+def _divergence(logits: Tensor, wanted: Tensor) -> Tensor:
+    if wanted.dim() == 1:
+        return F.cross_entropy(logits.float(), wanted, reduction="none")
+    p, p_ref = (torch.log_softmax(values.float(), -1) for values in (logits, wanted))
+    return F.kl_div(p, p_ref, reduction="none", log_target=True).sum(-1)
+
+
+def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    return zip(*(tensor.split(CHUNK) for tensor in tensors), strict=True)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ class UnlearnTrainer(Trainer):
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: Any) -> Tensor:
         """The method's loss on one micro-step, as a scalar; its terms are kept for the log."""
         reads = torch.stack(list(inputs["reads"].values())).any(0)
-        logits = _forward(model, inputs, reads)
+        # By rows, so that a term takes those of its views as they are: indexing would copy them, and their gradient.
+        logits = _forward(model, inputs, reads).split(reads.sum(1).tolist())
         values = {
             name: LOSSES[term.loss].function(self._positions(name, inputs, reads, logits))
             for name, term in self.method.terms.items()
@@ -66,13 +68,18 @@ class UnlearnTrainer(Trainer):
         """The step's `loss` and its terms, by name."""
         return dict(zip(("loss", *self.method.terms), self._step.mean(0).tolist(), strict=True))
 
-    def _positions(self, name: str, inputs: dict, reads: Tensor, logits: Tensor) -> Positions:
-        """What term `name` reads of `logits`, which are flattened over the True places of `reads`."""
+    def _positions(self, name: str, inputs: dict, reads: Tensor, logits: Sequence[Tensor]) -> Positions:
+        """What term `name` reads of `logits`, which for each row are those at the True places of `reads`."""
         mask = inputs["reads"][name]
+        parts = [
+            row if torch.equal(mine, all_read) else row[mine[all_read]]
+            for row, mine, all_read in zip(logits, mask, reads, strict=True)
+            if mine.any()
+        ]
         rows = inputs["item"][:, None].expand_as(mask)
         needs_reference = LOSSES[self.method.terms[name].loss].needs_reference
         return Positions(
-            logits=logits[mask[reads]],
+            logits=parts[0] if len(parts) == 1 else torch.cat(parts),
             targets=inputs["targets"][mask],
             item=rows[mask],
             items=inputs["items"],
