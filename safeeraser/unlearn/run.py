@@ -95,10 +95,10 @@ def prepare_save_dir(settings: Settings, record: dict[str, Any], plan: list[Step
 
 
 def finish(settings: Settings, record: dict[str, Any]) -> None:
-    """Write down how it went, and draw the curves."""
+    """Draw the curves and write down how it went; a run that says it is finished has left everything."""
     folder = settings.save_dir
-    write_json(folder / RUN_FILE, record | {"finished": now()})
     plot_training(folder / TRAIN_LOG, folder / PROBE_LOG, folder / "training.png", settings.method.name)
+    write_json(folder / RUN_FILE, record | {"finished": now()})
     if stopped := record["sittings"][-1]["stopped"]:
         log.warning("stopped: %s; kept is the adapter after step %d", stopped["reason"], stopped["adapter_of_step"])
     log.info("done: %s", folder)
