@@ -106,7 +106,7 @@ def main() -> None:
     parser = Arguments(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20, metavar="N", help="how many runs to kill (default: 20)")
     parser.add_argument("--engine", help="a file of config/accelerate/, without .yaml (default: plain python)")
-    parser.add_argument("--steps", type=int, default=16, help="optimizer steps of the run (default: 16)")
+    parser.add_argument("--steps", type=int, default=24, help="optimizer steps of the run (default: 24)")
     parser.add_argument("--forget_loss", default="klpd", help="the method (default: klpd)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     arguments = parser.parse_args()
@@ -122,7 +122,7 @@ def main() -> None:
         run.finish(whole)  # complains if it has failed, else passes over it
         for number in range(1, arguments.kills + 1):
             folder, writing = Path(name) / f"killed-{number}", number % 3 == 0
-            moment = draw.uniform(0, length) * (0.7 if writing else 1)  # so that a checkpoint is still to come
+            moment = draw.uniform(0, 0.7 * length)  # the rest is saving, drawing and leaving
             killed = kill(run.start(folder), folder, moment, writing)
             left = left_behind(folder) if killed else "it had ended"
             run.finish(folder)
