@@ -178,13 +178,10 @@ def largest_step(settings: Settings, sizes: Sequence[Mapping[str, Size]]) -> Mic
     """As large as any micro-step of the plan in each respect; `sizes` of the plan's items, by view."""
     method, items = settings.method, min(settings.batch_size, len(sizes))
     reads = [positions_read(method, item) for item in sizes]
-    read, terms = 0, dict.fromkeys(method.terms, 0)
-    for start in range(0, len(reads), settings.batch_size):
-        step = reads[start : start + settings.batch_size]
-        read = max(read, sum(count for count, _ in step))
-        terms = {name: max(most, sum(by_term[name] for _, by_term in step)) for name, most in terms.items()}
+    steps = [reads[start : start + items] for start in range(0, len(reads), items)]
+    terms = {name: max(sum(read[name] for read in step) for step in steps) for name in method.terms}
     length = max(tokens for item in sizes for tokens, _ in item.values())
-    return MicroStep(items, items * len(method.views), length, read, terms)
+    return MicroStep(items, items * len(method.views), length, terms)
 
 
 def worst_step(settings: Settings, config: LlavaConfig) -> MicroStep:
@@ -195,15 +192,13 @@ def worst_step(settings: Settings, config: LlavaConfig) -> MicroStep:
     return largest_step(settings, [item] * settings.batch_size)
 
 
-def positions_read(method: Method, item: Mapping[str, Size]) -> tuple[int, dict[str, int]]:
-    """How many positions of an item's conversations some term reads, and how many each term (as `Collator` has it)."""
+def positions_read(method: Method, item: Mapping[str, Size]) -> dict[str, int]:
+    """How many positions of an item's conversations each term reads (`Collator` marks them)."""
     longest = max(tokens for tokens, _ in item.values())
-    by_term = {
-        name: {view: longest if term.positions == "all" else item[view][1] for view in term.views}
+    return {
+        name: sum(longest if term.positions == "all" else item[view][1] for view in term.views)
         for name, term in method.terms.items()
     }
-    read = sum(max(views.get(view, 0) for views in by_term.values()) for view in item)
-    return read, {name: sum(views.values()) for name, views in by_term.items()}
 
 
 def count_table(

@@ -42,13 +42,12 @@ class Part:
 class MicroStep:
     """The sizes of a micro-step of `items` items: `rows` rows of `length` tokens, each with a picture.
 
-    `read` counts the positions at which the vocabulary head runs, `terms` those that each term reads of them.
+    `terms` counts the positions that each term reads, and at which the vocabulary head runs.
     """
 
     items: int
     rows: int
     length: int
-    read: int
     terms: dict[str, int]
 
 
@@ -176,7 +175,7 @@ def made(model: PeftModel, setup: Setup, method: Method, step: MicroStep) -> lis
     with FakeTensorMode():
         _imagine(model, setup.working_dtype)
         with Live(model) as live:
-            logits = _forward(model, setup, step.rows, step.length, step.read)
+            logits = _forward(model, setup, step.rows, step.length, sum(step.terms.values()))
             kept = live.now - logits.nbytes
             loss = _loss(model, setup, method, step, logits)
             del logits
@@ -276,13 +275,14 @@ def _forward(model: PeftModel, setup: Setup, rows: int, length: int, read: int) 
 
 
 def _loss(model: PeftModel, setup: Setup, method: Method, step: MicroStep, logits: Tensor) -> Tensor:
-    """The method's loss on `step`, as the trainer computes it."""
+    """The method's loss on `step`, as the trainer computes it: of several rows a term joins the logits."""
     values = []
-    for name, term in method.terms.items():
-        place, reference = torch.zeros(step.terms[name], dtype=torch.long), None
+    for term, mine in zip(method.terms.values(), logits.split(list(step.terms.values())), strict=True):
+        rows, reference = step.items * len(term.views), None
         if LOSSES[term.loss].needs_reference:
             with torch.no_grad(), model.disable_adapter():
-                reference = _forward(model, setup, step.items * len(term.views), step.length, step.terms[name])
-        at = Positions(logits[place], place, place, step.items, reference)
+                reference = _forward(model, setup, rows, step.length, len(mine))
+        place = torch.zeros(len(mine), dtype=torch.long)
+        at = Positions(mine.clone() if rows > 1 else mine, place, place, step.items, reference)
         values.append(term.weight * LOSSES[term.loss].function(at))
     return torch.stack(values).sum()
