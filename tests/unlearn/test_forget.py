@@ -78,6 +78,11 @@ def test_run_json_carries_the_configuration(whole):
         "vision_tower": 0,
     }
     assert told["finished"] >= told["started"]
+    (sitting,) = told["sittings"]
+    assert (sitting["from_step"], sitting["to_step"], sitting["stopped"]) == (0, 4, None)
+    assert sitting["seconds"] > 0 and sitting["items_per_second"] == pytest.approx(8 / sitting["seconds"], rel=0.01)
+    # A process that has torch loaded and runs a model is no smaller, and this one no larger.
+    assert 2e8 < sitting["peak_process_bytes"] < 4e9 and sitting["peak_gpu_bytes"] is None
     assert {"torch", "transformers", "peft", "safeeraser", "python"} <= told["versions"].keys()
 
 
@@ -114,6 +119,9 @@ def stopped(whole, tmp_path):
     shutil.rmtree(folder / "checkpoint-4")
     for name in ("adapter_model.safetensors", "adapter_config.json", "training.png"):
         (folder / name).unlink()
+    told = json.loads((folder / "run.json").read_text())
+    told["sittings"][-1].pop("to_step")
+    (folder / "run.json").write_text(json.dumps({key: told[key] for key in told if key != "finished"}))
     lines = (folder / "train_log.jsonl").read_text().splitlines(keepends=True)
     (folder / "train_log.jsonl").write_text("".join(lines[:3]))
     return folder
