@@ -24,11 +24,11 @@ from rich.table import Table
 from transformers import AutoConfig, CLIPImageProcessorPil, LlavaForConditionalGeneration
 
 from safeeraser import model as llava
-from safeeraser.benchmark.records import read_records
 from safeeraser.unlearn import run
 from safeeraser.unlearn.batch import PlanDataset
 from safeeraser.unlearn.dry_run import conversation_sizes, largest_step, outline
 from safeeraser.unlearn.engine import Engine
+from safeeraser.unlearn.job import prepare
 from safeeraser.unlearn.memory import Live, Setup, memory
 from safeeraser.unlearn.plan import Schedule
 from safeeraser.unlearn.settings import Settings, read_settings
@@ -65,10 +65,7 @@ def case(folder: str, method: str, checkpointing: bool) -> dict[str, float]:
     """Bytes estimated, counted and resident."""
     read, engine = settings(folder, method, checkpointing), Engine()
     os.chdir(RECORDED)  # where the recorded pictures' paths start
-    data = read_records(read.data_path)
-    items, refusals = run.load_items(read, data)
-    plan = run.make_or_read_plan(read, run.plan_sizes(data, items, refusals), engine.processes)
-    dataset = run.load_dataset(read, plan, items, refusals)
+    dataset = run.load_dataset(read, prepare(read))
     arguments = run.training_arguments(read, engine, Schedule(2, 0))
     model = run.load_model(read, engine, arguments, dataset)
 

@@ -16,13 +16,13 @@ from transformers import AutoModelForImageTextToText, LlavaConfig
 
 from safeeraser import model as llava
 from safeeraser.benchmark.conversation import IGNORE
-from safeeraser.benchmark.records import DataFile
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.batch import PlanDataset
 from safeeraser.unlearn.engine import DTYPE_OF, Engine
+from safeeraser.unlearn.job import Job
 from safeeraser.unlearn.memory import MicroStep, Part, Setup, memory
 from safeeraser.unlearn.methods import Method
-from safeeraser.unlearn.plan import Schedule, Step
+from safeeraser.unlearn.plan import Step
 from safeeraser.unlearn.settings import Settings
 from safeeraser.unlearn.stop import Guard
 from safeeraser.unlearn.views import Item
@@ -34,15 +34,7 @@ PATIENCE = 5  # seconds for the hub to answer
 Size = tuple[int, int]  # of a conversation: its tokens, the picture's included, and those of the answer among them
 
 
-def dry_run(
-    settings: Settings,
-    engine: Engine,
-    schedule: Schedule,
-    data: DataFile,
-    items: Mapping[str, Sequence[Item]],
-    refusals: Sequence[str],
-    plan: Sequence[Step],
-) -> None:
+def dry_run(settings: Settings, job: Job) -> None:
     """Check what can be checked without weights, and print counts of data, steps and parameters, and the memory needed.
 
     Raises:
@@ -50,16 +42,16 @@ def dry_run(
     """
     config, preprocessor = find_model(settings)
     if preprocessor:
-        dataset = PlanDataset(plan, items, refusals, preprocessor, settings.recipe, settings.max_length)
+        dataset = PlanDataset(job.plan, job.items, job.refusals, preprocessor, settings.recipe, settings.max_length)
         step = largest_step(settings, conversation_sizes(dataset))
     else:
         step = worst_step(settings, config)
-    dtype = choose_dtype(settings, engine)
+    dtype = choose_dtype(settings, job.engine)
     model = outline(settings, config, dtype)
     if settings.init_adapter:
         llava.check_adapter(model, llava.read_adapter(settings.init_adapter), settings.init_adapter)
     setup = Setup(
-        engine,
+        job.engine,
         settings.model_family.parts,
         dtype,
         quantization=settings.quantization,
@@ -68,8 +60,8 @@ def dry_run(
     )
     show(
         f"Dry run: {settings.method.name}, recipe {settings.recipe.name}, {settings.model_path}",
-        count_table(data, items, refusals, plan),
-        step_table(settings, engine, schedule, step),
+        count_table(job),
+        step_table(settings, job, step),
         parameter_table(count_parameters(model, settings)),
         memory_table(memory(model, setup, settings.method, step), setup),
         "The memory is an estimate: CUDA and its libraries take about 1 GiB more, and fragmentation some.",
@@ -201,24 +193,22 @@ def positions_read(method: Method, item: Mapping[str, Size]) -> dict[str, int]:
     }
 
 
-def count_table(
-    data: DataFile, items: Mapping[str, Sequence[Item]], refusals: Sequence[str], plan: Sequence[Step]
-) -> Table:
+def count_table(job: Job) -> Table:
     """How much data there is, and how many items of it the plan takes."""
-    pictures = {item.picture for view in items.values() for item in view}
-    rows = {"records": len(data.records), "pictures": len(pictures)}
-    rows |= {f"{view} items": len(items[view]) for view in items}
-    rows |= {"refusals": len(refusals)} if refusals else {}
-    rows |= {"items of the plan": len(plan)}
+    pictures = {item.picture for view in job.items.values() for item in view}
+    rows = {"records": len(job.data.records), "pictures": len(pictures)}
+    rows |= {f"{view} items": len(items) for view, items in job.items.items()}
+    rows |= {"refusals": len(job.refusals)} if job.refusals else {}
+    rows |= {"items of the plan": len(job.plan)}
     return _table(("data", ""), ([name, _count(count)] for name, count in rows.items()))
 
 
-def step_table(settings: Settings, engine: Engine, schedule: Schedule, step: MicroStep) -> Table:
+def step_table(settings: Settings, job: Job, step: MicroStep) -> Table:
     """How long the run is, and how large its largest micro-step."""
     rows = {
-        "optimizer steps": schedule.steps,
-        "of them warm-up": schedule.warmup,
-        "processes": engine.processes,
+        "optimizer steps": job.schedule.steps,
+        "of them warm-up": job.schedule.warmup,
+        "processes": job.engine.processes,
         "micro-steps a step, each process": settings.gradient_accumulation_steps,
         "rows a micro-step": step.rows,
         "tokens of the longest row": step.length,

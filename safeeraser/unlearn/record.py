@@ -13,24 +13,20 @@ from accelerate import Accelerator
 
 from safeeraser import __version__
 from safeeraser.benchmark.files import RUN_FILE, read_json, sha256
-from safeeraser.benchmark.records import DataFile
-from safeeraser.unlearn.engine import Engine
-from safeeraser.unlearn.plan import Schedule
+from safeeraser.unlearn.job import Job
 from safeeraser.unlearn.settings import Settings
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 
-def describe(
-    settings: Settings, data: DataFile, engine: Engine, schedule: Schedule, trained: dict[str, int]
-) -> dict[str, Any]:
+def describe(settings: Settings, job: Job, trained: dict[str, int]) -> dict[str, Any]:
     """What is known of a run before it starts. `trained`: the trained parameters by group."""
     return {
         "settings": settings.model_dump(mode="json"),
-        "data": {"records": len(data.records), "sha256": sha256(data.path)},
-        "optimizer_steps": schedule.steps,
-        "warmup_steps": schedule.warmup,
-        "engine": engine.record,
+        "data": {"records": len(job.data.records), "sha256": sha256(job.data.path)},
+        "optimizer_steps": job.schedule.steps,
+        "warmup_steps": job.schedule.warmup,
+        "engine": job.engine.record,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "trained_parameters": trained,
         "versions": {"safeeraser": __version__, "python": platform.python_version()}

@@ -5,7 +5,6 @@ import shutil
 import time
 from contextlib import nullcontext
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -14,21 +13,18 @@ from transformers import TrainingArguments, set_seed
 
 from safeeraser import model as llava
 from safeeraser.benchmark.files import RUN_FILE, write_json
-from safeeraser.benchmark.records import DataFile, read_records, read_refusals
-from safeeraser.errors import BadInput
 from safeeraser.unlearn.batch import Collator, PlanDataset
 from safeeraser.unlearn.dry_run import dry_run
-from safeeraser.unlearn.engine import Engine, check_engine, check_running, engine_of, leave_together
-from safeeraser.unlearn.plan import Schedule, Step, make_plan, read_plan, write_plan
+from safeeraser.unlearn.engine import Engine, check_running, leave_together
+from safeeraser.unlearn.job import Job, prepare
+from safeeraser.unlearn.plan import Schedule, write_plan
 from safeeraser.unlearn.plot import plot_training
-from safeeraser.unlearn.probe import PROBE_LOG, Probes, probe_items
+from safeeraser.unlearn.probe import PROBE_LOG, Probes
 from safeeraser.unlearn.record import describe, earlier_sittings, measure_sitting, now
 from safeeraser.unlearn.reference import check_reference, row_logits
-from safeeraser.unlearn.save_dir import check_save_dir, find_checkpoint, finished, held
+from safeeraser.unlearn.save_dir import finished, held
 from safeeraser.unlearn.settings import Settings
-from safeeraser.unlearn.stop import unreachable_bounds
 from safeeraser.unlearn.trainer import TRAIN_LOG, UnlearnTrainer
-from safeeraser.unlearn.views import Item, build_views
 
 log = logging.getLogger(__name__)
 
@@ -39,129 +35,65 @@ def forget(settings: Settings) -> None:
     Leaves in `save_dir`: the PEFT adapter, `run.json` (settings, versions, data), `plan.json`, `train_log.jsonl`,
     `training.png`, and the checkpoints that `save_steps` asks for.
     """
-    data = read_records(settings.data_path).only(settings.split)
-    check_files(settings)
-    engine = engine_of(settings)
-    checkpoint = find_checkpoint(settings, engine)
-    check_save_dir(settings, engine)
+    job = prepare(settings)
     if when := finished(settings):
         log.info("done before, on %s: %s", when, settings.save_dir)
         return
-    items, refusals = load_items(settings, data)
-    probed = probe_items(settings.probe) if settings.probe_every else {}
-    plan = make_or_read_plan(settings, plan_sizes(data, items, refusals), engine.processes)
-    check_engine(engine, settings, items=len(plan))
-    schedule = Schedule.of(
-        len(plan),
-        batch_size=settings.batch_size,
-        accumulation=settings.gradient_accumulation_steps,
-        processes=engine.processes,
-        warmup_ratio=settings.warmup_ratio,
-    )
     if settings.dry_run:
-        dry_run(settings, engine, schedule, data, items, refusals, plan)
+        dry_run(settings, job)
         return
-    arguments = training_arguments(settings, engine, schedule)
-    check_running(engine, arguments)
-    dataset = load_dataset(settings, plan, items, refusals)
-    log.info("%s", summary(settings, schedule, data, plan))
+    arguments = training_arguments(settings, job.engine, job.schedule)
+    check_running(job.engine, arguments)
+    dataset = load_dataset(settings, job)
+    log.info("%s", job.summary(settings))
     set_seed(settings.seed)
-    model = load_model(settings, engine, arguments, dataset)
+    model = load_model(settings, job.engine, arguments, dataset)
     trained = llava.trained_parameters(model, settings.model_family.parts)
     log.info("trained: %s", ", ".join(f"{name} {count:,}" for name, count in trained.items() if count))
-    record = describe(settings, data, engine, schedule, trained)
     writes = arguments.process_index == 0
     settings.save_dir.mkdir(parents=True, exist_ok=True)
     with held(settings.save_dir) if writes else nullcontext():
+        record = describe(settings, job, trained)
         if writes:
-            prepare_save_dir(settings, record, plan, checkpoint)
-        outcome = train(settings, arguments, model, dataset, probed, checkpoint)
+            begin(settings, job, record)
+        outcome = train(settings, arguments, model, dataset, job)
         if writes:
-            record["sittings"][-1] |= outcome
-            finish(settings, record)
+            finish(settings, record, outcome)
         leave_together(arguments)
 
 
-def prepare_save_dir(settings: Settings, record: dict[str, Any], plan: list[Step], checkpoint: str | None) -> None:
+def begin(settings: Settings, job: Job, record: dict[str, Any]) -> None:
     """Write down what is about to run, beside the earlier sittings of a run that is resumed."""
     folder = settings.save_dir
-    if settings.overwrite_dir and not checkpoint:
+    if settings.overwrite_dir and not job.checkpoint:
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    step = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
+    step = int(job.checkpoint.rpartition("-")[2]) if job.checkpoint else 0
     record["sittings"] = [*earlier_sittings(folder), {"started": record["started"], "from_step": step}]
     write_json(folder / RUN_FILE, record)
-    write_plan(folder / "plan.json", settings.method.name, settings.recipe, plan)
+    write_plan(folder / "plan.json", settings.method.name, settings.recipe, job.plan)
 
 
-def finish(settings: Settings, record: dict[str, Any]) -> None:
+def finish(settings: Settings, record: dict[str, Any], outcome: dict[str, Any]) -> None:
     """Draw the curves and write down how it went; a run that says it is finished has left everything."""
     folder = settings.save_dir
     plot_training(folder / TRAIN_LOG, folder / PROBE_LOG, folder / "training.png", settings.method.name)
+    record["sittings"][-1] |= outcome
     write_json(folder / RUN_FILE, record | {"finished": now()})
-    if stopped := record["sittings"][-1]["stopped"]:
+    if stopped := outcome["stopped"]:
         log.warning("stopped: %s; kept is the adapter after step %d", stopped["reason"], stopped["adapter_of_step"])
     log.info("done: %s", folder)
 
 
-def summary(settings: Settings, schedule: Schedule, data: DataFile, plan: list[Step]) -> str:
-    """One line about a run."""
-    return (
-        f"{settings.method.name} (recipe {settings.recipe.name}): {len(data.records)} records, {len(plan)} items, "
-        f"{schedule.steps} optimizer steps, {schedule.warmup} of them warm-up"
-    )
-
-
-def check_files(settings: Settings) -> None:
-    """Raises `BadInput` for an adapter or a tracker that is not there."""
-    if settings.init_adapter:
-        llava.adapter_file(settings.init_adapter)
-    for bound in unreachable_bounds(settings.stop, settings.method):
-        log.warning("note: %s has no effect, since no term of %s could pass it", bound, settings.method.name)
-    for tracker in settings.trackers:
-        if find_spec(tracker) is None:
-            raise BadInput(f"report_to={tracker}: not installed; 'pip install {tracker}' brings it")
-
-
-def load_items(settings: Settings, data: DataFile) -> tuple[dict[str, list[Item]], list[str]]:
-    """The items of each view that the method reads, and the refusals if it reads them."""
-    views = settings.method.views
-    refusals = read_refusals(settings.data_path) if "refusal" in views else []
-    return build_views(data, views), refusals
-
-
-def load_dataset(
-    settings: Settings, plan: list[Step], items: dict[str, list[Item]], refusals: list[str]
-) -> PlanDataset:
+def load_dataset(settings: Settings, job: Job) -> PlanDataset:
     """The plan as a dataset. Raises `BadInput` for an item whose prompt leaves no room for an answer."""
     preprocessor = llava.load_preprocessor(settings.model_path)
-    dataset = PlanDataset(plan, items, refusals, preprocessor, settings.recipe, settings.max_length)
-    for view in items:
-        for item in items[view]:
+    dataset = PlanDataset(job.plan, job.items, job.refusals, preprocessor, settings.recipe, settings.max_length)
+    for view, items in job.items.items():
+        for item in items:
             # Found now rather than in the night.
-            dataset.encode(replace(item, answer=refusals[0]) if view == "refusal" else item)
+            dataset.encode(replace(item, answer=job.refusals[0]) if view == "refusal" else item)
     return dataset
-
-
-def plan_sizes(data: DataFile, items: dict[str, list[Item]], refusals: list[str]) -> dict[str, int]:
-    """How many of each kind a plan chooses from."""
-    sizes = {view: len(items[view]) for view in items}
-    sizes["forget"] = sum(len(record.unsafe_pairs) for record in data.records)
-    return sizes | ({"refusal": len(refusals)} if refusals else {})
-
-
-def make_or_read_plan(settings: Settings, sizes: dict[str, int], processes: int) -> list[Step]:
-    """The plan of the whole run, as long as `max_train_steps` wants it, or else `num_epochs` or the given plan."""
-    per_step = settings.batch_size * settings.gradient_accumulation_steps * processes
-    wanted = settings.max_train_steps and settings.max_train_steps * per_step
-    if settings.plan:
-        plan = read_plan(settings.plan, sizes)
-        if wanted and wanted > len(plan):
-            raise BadInput(f"{settings.plan}: has {len(plan)} items, max_train_steps takes {wanted}")
-    else:
-        epochs = -(-wanted // sizes["forget"]) if wanted else settings.num_epochs
-        plan = make_plan(sizes, epochs=epochs, seed=settings.seed, recipe=settings.recipe)
-    return plan[:wanted] if wanted else plan
 
 
 def load_model(settings: Settings, engine: Engine, arguments: TrainingArguments, dataset: PlanDataset) -> PeftModel:
@@ -205,8 +137,7 @@ def train(
     arguments: TrainingArguments,
     model: PeftModel,
     dataset: PlanDataset,
-    probed: dict[str, list[Item]],
-    checkpoint: str | None,
+    job: Job,
 ) -> dict[str, Any]:
     """Run the loop, write the adapter, and tell how it went."""
     trainer = UnlearnTrainer(
@@ -217,13 +148,13 @@ def train(
         train_dataset=dataset,
         data_collator=collator(settings, dataset),
     )
-    if probed:
-        probes = Probes(trainer, probed, dataset.preprocessor, settings.probe_every, settings.probe.max_new_tokens)
+    if job.probed:
+        probes = Probes(trainer, job.probed, dataset.preprocessor, settings.probe_every, settings.probe.max_new_tokens)
         trainer.add_callback(probes)
-    if checkpoint:
-        trainer.guard.resume(checkpoint)
+    if job.checkpoint:
+        trainer.guard.resume(job.checkpoint)
     begun = time.perf_counter()
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=job.checkpoint)
     seconds = time.perf_counter() - begun
     if settings.save_model:
         trainer.save_model(str(settings.save_dir))

@@ -6,8 +6,8 @@ import pytest
 from helpers import RECORDED, settings
 
 from safeeraser.errors import BadInput
+from safeeraser.unlearn.job import make_or_read_plan
 from safeeraser.unlearn.plan import Schedule, Step, make_plan, read_plan, write_plan
-from safeeraser.unlearn.run import make_or_read_plan
 
 SIZES = {"forget": 20, "retain": 24, "decoupled": 20, "refusal": 3}
 OFFICIAL, CORRECTED = (settings(f"recipe={name}").recipe for name in ("official", "corrected"))

@@ -1,0 +1,99 @@
+"""What is known of a run before any model is loaded: all that can be wrong with settings and files is found here."""
+
+import logging
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from safeeraser import model as llava
+from safeeraser.benchmark.records import DataFile, read_records, read_refusals
+from safeeraser.errors import BadInput
+from safeeraser.unlearn.engine import Engine, check_engine, engine_of
+from safeeraser.unlearn.plan import Schedule, Step, make_plan, read_plan
+from safeeraser.unlearn.probe import probe_items
+from safeeraser.unlearn.save_dir import check_save_dir, find_checkpoint
+from safeeraser.unlearn.settings import Settings
+from safeeraser.unlearn.stop import unreachable_bounds
+from safeeraser.unlearn.views import Item, build_views
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that can start: its data, the plan through them, the engine, and the checkpoint to go on from."""
+
+    engine: Engine
+    checkpoint: str | None
+    data: DataFile
+    items: dict[str, list[Item]]  # by view
+    refusals: list[str]
+    probed: dict[str, list[Item]]  # by view; nothing where no probes are asked for
+    plan: list[Step]
+    schedule: Schedule
+
+    def summary(self, settings: Settings) -> str:
+        """One line about the run."""
+        return (
+            f"{settings.method.name} (recipe {settings.recipe.name}): {len(self.data.records)} records, "
+            f"{len(self.plan)} items, {self.schedule.steps} optimizer steps, {self.schedule.warmup} of them warm-up"
+        )
+
+
+def prepare(settings: Settings) -> Job:
+    """Check everything that `settings` name. Raises `BadInput` for the first thing that cannot be used."""
+    data = read_records(settings.data_path).only(settings.split)
+    check_files(settings)
+    engine = engine_of(settings)
+    checkpoint = find_checkpoint(settings, engine)
+    check_save_dir(settings, engine)
+    items, refusals = load_items(settings, data)
+    probed = probe_items(settings.probe) if settings.probe_every else {}
+    plan = make_or_read_plan(settings, plan_sizes(data, items, refusals), engine.processes)
+    check_engine(engine, settings, items=len(plan))
+    schedule = Schedule.of(
+        len(plan),
+        batch_size=settings.batch_size,
+        accumulation=settings.gradient_accumulation_steps,
+        processes=engine.processes,
+        warmup_ratio=settings.warmup_ratio,
+    )
+    return Job(engine, checkpoint, data, items, refusals, probed, plan, schedule)
+
+
+def check_files(settings: Settings) -> None:
+    """Raises `BadInput` for an adapter or a tracker that is not there."""
+    if settings.init_adapter:
+        llava.adapter_file(settings.init_adapter)
+    for bound in unreachable_bounds(settings.stop, settings.method):
+        log.warning("note: %s has no effect, since no term of %s could pass it", bound, settings.method.name)
+    for tracker in settings.trackers:
+        if find_spec(tracker) is None:
+            raise BadInput(f"report_to={tracker}: not installed; 'pip install {tracker}' brings it")
+
+
+def load_items(settings: Settings, data: DataFile) -> tuple[dict[str, list[Item]], list[str]]:
+    """The items of each view that the method reads, and the refusals if it reads them."""
+    views = settings.method.views
+    refusals = read_refusals(settings.data_path) if "refusal" in views else []
+    return build_views(data, views), refusals
+
+
+def plan_sizes(data: DataFile, items: dict[str, list[Item]], refusals: list[str]) -> dict[str, int]:
+    """How many of each kind a plan chooses from."""
+    sizes = {view: len(items[view]) for view in items}
+    sizes["forget"] = sum(len(record.unsafe_pairs) for record in data.records)
+    return sizes | ({"refusal": len(refusals)} if refusals else {})
+
+
+def make_or_read_plan(settings: Settings, sizes: dict[str, int], processes: int) -> list[Step]:
+    """The plan of the whole run, as long as `max_train_steps` wants it, or else `num_epochs` or the given plan."""
+    per_step = settings.batch_size * settings.gradient_accumulation_steps * processes
+    wanted = settings.max_train_steps and settings.max_train_steps * per_step
+    if settings.plan:
+        plan = read_plan(settings.plan, sizes)
+        if wanted and wanted > len(plan):
+            raise BadInput(f"{settings.plan}: has {len(plan)} items, max_train_steps takes {wanted}")
+    else:
+        epochs = -(-wanted // sizes["forget"]) if wanted else settings.num_epochs
+        plan = make_plan(sizes, epochs=epochs, seed=settings.seed, recipe=settings.recipe)
+    return plan[:wanted] if wanted else plan
