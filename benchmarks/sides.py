@@ -1,0 +1,275 @@
+"""Two ways to train the same model on the same items, the project's own and a plain one; and whether they agree."""
+
+import copy
+import random
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from safeeraser.benchmark.conversation import IGNORE, Encoded
+from safeeraser.benchmark.files import read_json_lines
+from safeeraser.model import Parts, attach, lora_config
+from safeeraser.unlearn.batch import Collator, Row
+from safeeraser.unlearn.methods import Method
+from safeeraser.unlearn.settings import Settings, read_settings
+from safeeraser.unlearn.trainer import TRAIN_LOG, UnlearnTrainer
+
+ROOT = Path(__file__).resolve().parents[1]
+ACCUMULATION = 4  # micro-steps of one item an optimizer step
+SIDES = ("ours", "plain")
+TOLERANCE = 1e-4  # relative, between two ways to compute the same number in float32
+
+Clock = tuple[float, float]  # wall and CPU seconds
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """LLaVA-1.5-7B scaled down: its vocabulary, and about its proportion of picture, prompt and answer."""
+
+    vocabulary: int = 32_000
+    width: int = 512
+    mlp: int = 2048
+    layers: int = 12
+    vision_layers: int = 4
+    side: int = 168  # pixels; 144 picture tokens
+    system: int = 35  # tokens, as those below
+    question: tuple[int, int] = (12, 28)
+    answer: tuple[int, int] = (25, 65)
+    refusal: tuple[int, int] = (12, 28)
+
+    @property
+    def picture(self) -> int:
+        return (self.side // 14) ** 2
+
+    @property
+    def image_token(self) -> int:
+        return self.vocabulary - 1
+
+    @property
+    def pad_token(self) -> int:
+        return self.vocabulary - 2
+
+
+def settings(method: str, folder: Path, *overrides: str) -> Settings:
+    """What `forget.py forget_loss=METHOD` would run with; the rate stays level, since a benchmark stops early."""
+    ours = [f"forget_loss={method}", f"save_dir={folder}", f"gradient_accumulation_steps={ACCUMULATION}"]
+    ours += ["model_path=none", "dtype=float32", "lr_scheduler_type=constant", "workers=0"]
+    with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
+        return read_settings(compose("forget_lora", overrides=[*ours, *overrides]))
+
+
+def build_model(sizes: Sizes) -> LlavaForConditionalGeneration:
+    """An untrained, frozen LLaVA; the same each time."""
+    heads = max(1, sizes.width // 64)
+    shape = {"hidden_size": sizes.width, "intermediate_size": sizes.mlp, "num_attention_heads": heads}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            **shape, num_hidden_layers=sizes.vision_layers, image_size=sizes.side, patch_size=14
+        ),
+        text_config=LlamaConfig(**shape, num_hidden_layers=sizes.layers, vocab_size=sizes.vocabulary),
+        image_token_index=sizes.image_token,
+        image_seq_length=sizes.picture,
+    )
+    torch.manual_seed(0)
+    return LlavaForConditionalGeneration(config).requires_grad_(False)
+
+
+def build_entries(method: Method, sizes: Sizes, count: int) -> list[list[Row]]:
+    """`count` items of random tokens and pixels, with a row for each view that the method reads.
+
+    A view's rows are the same whatever the method; their lengths vary as those of real questions and answers do.
+    """
+    return [[_row(view, sizes, random.Random(f"{view} {number}")) for view in method.views] for number in range(count)]
+
+
+def _row(view: str, sizes: Sizes, rng: random.Random) -> Row:
+    def words(count: int) -> list[int]:
+        return [rng.randrange(3, sizes.pad_token) for _ in range(count)]
+
+    head = [1, *words(sizes.system), *[sizes.image_token] * sizes.picture, *words(rng.randint(*sizes.question))]
+    tail = words(rng.randint(*(sizes.refusal if view == "refusal" else sizes.answer)))
+    pixels = torch.randn(3, sizes.side, sizes.side, generator=torch.Generator().manual_seed(rng.randrange(2**31)))
+    return Row(view, Encoded(head + tail, [IGNORE] * len(head) + tail), pixels)
+
+
+def adapt(base: LlavaForConditionalGeneration, read: Settings) -> PeftModel:
+    """The model with LoRA and projector to be trained."""
+    parts, lora = Parts(), read.LoRA
+    return attach(base, lora_config(parts, r=lora.r, alpha=lora.alpha, dropout=lora.dropout), parts).train()
+
+
+def clock() -> Clock:
+    """The time now."""
+    return time.perf_counter(), time.process_time()
+
+
+def train(side: str, entries: list[list[Row]], read: Settings, sizes: Sizes) -> list[Clock]:
+    """Build the model, train it one pass over `entries`, and return the time at which each optimizer step ended."""
+    base = build_model(sizes)
+    if side == "ours":
+        watch = Watch()
+        train_ours(adapt(base, read), entries, read, sizes, watch)
+        return watch.ends
+    reference = copy.deepcopy(base).eval() if read.method.needs_reference else None
+    return train_plain(adapt(base, read), reference, entries, read, sizes)
+
+
+# The project's own loop.
+
+
+class Watch(TrainerCallback):
+    """Keeps the time at which each optimizer step ended and, if asked, the gradient of the last one."""
+
+    def __init__(self, keep_gradient: bool = False) -> None:
+        self.ends: list[Clock] = []
+        self.keep_gradient, self.gradient = keep_gradient, {}
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if self.keep_gradient:
+            self.gradient = gradient_of(model)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.ends.append(clock())
+
+
+def train_ours(model: PeftModel, entries: list[list[Row]], read: Settings, sizes: Sizes, watch: Watch) -> None:
+    """One pass over `entries` as `forget.py` makes it."""
+    arguments = TrainingArguments(
+        output_dir=str(read.save_dir),
+        num_train_epochs=1,
+        train_sampling_strategy="sequential",
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=read.gradient_accumulation_steps,
+        optim="adamw_torch",
+        learning_rate=read.lr,
+        lr_scheduler_type="constant",
+        weight_decay=read.weight_decay,
+        max_grad_norm=read.max_grad_norm,
+        remove_unused_columns=False,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    trainer = UnlearnTrainer(
+        method=read.method,
+        stop=read.stop,
+        model=model,
+        args=arguments,
+        train_dataset=entries,
+        data_collator=Collator(read.method, sizes.pad_token),
+        callbacks=[watch],
+    )
+    trainer.train()
+
+
+# The plain implementation.
+
+
+def plain_batch(rows: list[Row], sizes: Sizes, length: int = 0) -> dict[str, Tensor]:
+    """The model's input and its labels, padded to the longest row, or to `length` if that is longer."""
+    length = max(length, *(len(row.text.input_ids) for row in rows))
+
+    def padded(lists: list[list[int]], value: int) -> Tensor:
+        return torch.tensor([[*some, *[value] * (length - len(some))] for some in lists])
+
+    return {
+        "input_ids": padded([row.text.input_ids for row in rows], sizes.pad_token),
+        "labels": padded([row.text.labels for row in rows], IGNORE),
+        "attention_mask": padded([[1] * len(row.text.input_ids) for row in rows], 0),
+        "pixel_values": torch.stack([row.pixels for row in rows]),
+    }
+
+
+def plain_terms(
+    model: nn.Module, reference: nn.Module | None, method: Method, entry: list[Row], sizes: Sizes
+) -> dict[str, Tensor]:
+    """Each term of the method's loss on one item, with a forward of its own."""
+    terms = {}
+    for name, term in method.terms.items():
+        rows = [row for row in entry if row.view in term.views]
+        if term.loss == "kl":
+            # Over all positions, up to the longest of the item's views: as the official recipe has it.
+            batch = plain_batch(rows, sizes, max(len(row.text.input_ids) for row in entry))
+            del batch["labels"]
+            with torch.no_grad():
+                p_ref = F.log_softmax(reference(**batch, use_cache=False).logits.float(), dim=-1).flatten(0, 1)
+            p = F.log_softmax(model(**batch, use_cache=False).logits.float(), dim=-1).flatten(0, 1)
+            terms[name] = F.kl_div(p, p_ref, reduction="batchmean", log_target=True)
+        else:
+            terms[name] = model(**plain_batch(rows, sizes), use_cache=False).loss
+    return terms
+
+
+def train_plain(
+    model: PeftModel, reference: nn.Module | None, entries: list[list[Row]], read: Settings, sizes: Sizes
+) -> list[Clock]:
+    """One pass over `entries`; returns the time at which each optimizer step ended."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=read.lr, weight_decay=read.weight_decay)
+    ends = []
+    for number, entry in enumerate(entries, start=1):
+        terms = plain_terms(model, reference, read.method, entry, sizes)
+        loss = sum(read.method.terms[name].weight * value for name, value in terms.items())
+        (loss / ACCUMULATION).backward()
+        if number % ACCUMULATION == 0:
+            nn.utils.clip_grad_norm_(trained, read.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            ends.append(clock())
+    return ends
+
+
+# Whether the two agree.
+
+
+def gradient_of(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of each trained parameter's gradient."""
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def compare(method: str, sizes: Sizes) -> dict[str, float]:
+    """The terms of one item, computed both ways. Raises `AssertionError` where these or the gradients differ.
+
+    Dropout is off, and the adapter moved off its initial value, where it does nothing and KL would be zero.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        alone = ("LoRA.dropout=0", "max_grad_norm=0", "gradient_accumulation_steps=1")
+        read = settings(method, Path(folder), *alone)
+        base = build_model(sizes)
+        reference = copy.deepcopy(base).eval() if read.method.needs_reference else None
+        model = adapt(base, read)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data += 0.02 * torch.randn(parameter.shape)
+        entries = build_entries(read.method, sizes, 1)
+        terms = plain_terms(model, reference, read.method, entries[0], sizes)
+        sum(read.method.terms[name].weight * value for name, value in terms.items()).backward()
+        plain, wanted = {name: value.item() for name, value in terms.items()}, gradient_of(model)
+        model.zero_grad()
+        watch = Watch(keep_gradient=True)
+        train_ours(model, entries, read, sizes, watch)
+        (row,) = read_json_lines(Path(folder) / TRAIN_LOG)
+    for name, value in plain.items():
+        if not abs(row["terms"][name] - value) <= TOLERANCE * abs(value):
+            raise AssertionError(f"{method}: term '{name}' is {row['terms'][name]} in ours and {value} in plain")
+    for name, value in wanted.items():
+        if not (watch.gradient[name] - value).norm() <= TOLERANCE * value.norm():
+            raise AssertionError(f"{method}: the gradient of {name} is another in ours than in plain")
+    return plain
