@@ -4,6 +4,7 @@ import logging
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.errors import HydraException, MissingConfigException
@@ -23,6 +24,15 @@ def compose() -> list[DictConfig]:
     return composed
 
 
+def dotted(page: dict[str, Any], prefix: str = "") -> list[str]:
+    """The keys of a config page as a command line names them; Hydra's own are left out."""
+    keys = []
+    for key, value in page.items():
+        if prefix or key not in ("defaults", "hydra"):
+            keys += [prefix + key, *(dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else ())]
+    return keys
+
+
 @command
 def main() -> None:
     """Compose the config, then unlearn."""
@@ -34,8 +44,8 @@ def main() -> None:
     except (HydraException, OmegaConfBaseException) as error:
         reason = str(error).strip().splitlines()[0]
         if unknown := re.fullmatch(r"Could not override '(.+)'\.", reason):
-            keys = OmegaConf.load(Path(__file__).parent / "config" / "forget_lora.yaml").keys() - {"defaults", "hydra"}
-            raise BadInput(f"config: no key '{unknown[1]}'; {nearest(unknown[1], keys)}") from None
+            page = OmegaConf.to_container(OmegaConf.load(Path(__file__).parent / "config" / "forget_lora.yaml"))
+            raise BadInput(f"config: no key '{unknown[1]}'; {nearest(unknown[1], dotted(page))}") from None
         raise BadInput(f"command line: {reason}") from None
     if configs:
         # Only now, since torch takes its time to load.
