@@ -81,7 +81,12 @@ def finish(settings: Settings, record: dict[str, Any], outcome: dict[str, Any]) 
     record["sittings"][-1] |= outcome
     write_json(folder / RUN_FILE, record | {"finished": now()})
     if stopped := outcome["stopped"]:
-        log.warning("stopped: %s; kept is the adapter after step %d", stopped["reason"], stopped["adapter_of_step"])
+        log.warning(
+            "stopped at step %d: %s; kept is the adapter after step %d, the last whose losses were good",
+            outcome["to_step"],
+            stopped["reason"],
+            stopped["adapter_of_step"],
+        )
     log.info("done: %s", folder)
 
 

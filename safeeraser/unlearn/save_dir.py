@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 # What a resumed run may change: nothing that decides the result.
 FREE_ON_RESUME = {"resume_from_checkpoint", "overwrite_dir", "workers", "save_steps", "save_total_limit", "save_model"}
-FREE_ON_RESUME |= {"save_dir", "report_to", "dry_run", "engine", "tables", "model_family"}
+FREE_ON_RESUME |= {"save_dir", "report_to", "probe_every", "probe", "dry_run", "engine", "tables", "model_family"}
 
 
 def find_checkpoint(settings: Settings, engine: Engine) -> str | None:
@@ -59,7 +59,7 @@ def check_save_dir(settings: Settings, engine: Engine) -> None:
     elif not settings.overwrite_dir:
         method = earlier["settings"]["forget_loss"]["name"]
         raise BadInput(
-            f"save_dir={folder}: holds another run ({method}); name another folder, go on with "
+            f"save_dir={folder}: holds a run already ({method}); name another folder, go on with "
             "resume_from_checkpoint=auto, or replace it with overwrite_dir=true"
         )
 
@@ -98,8 +98,12 @@ def _difference(settings: Settings, engine: Engine, earlier: dict[str, Any]) -> 
     """The first thing that decides the result and is not as in the run that `earlier` records."""
     now, then = settings.model_dump(mode="json"), earlier["settings"]
     for key in (key for key in now if key not in FREE_ON_RESUME):
-        if then.get(key) != now[key]:
-            return key + ("" if isinstance(now[key], dict) else f" ({then.get(key)}, now {now[key]})")
+        name, old, new = key, then.get(key), now[key]
+        while isinstance(old, dict) and isinstance(new, dict) and old != new:
+            inner = next(inner for inner in new | old if old.get(inner) != new.get(inner))
+            name, old, new = f"{name}.{inner}", old.get(inner), new.get(inner)
+        if old != new:
+            return f"{name} ({old}, now {new})"
     # A dry run before the launch knows the engine only where it was told.
     if engine.record != earlier["engine"] and not (settings.dry_run and settings.engine is None):
         told, running = earlier["engine"], engine.record

@@ -158,7 +158,7 @@ def earlier(tmp_path_factory):
 def test_a_save_dir_that_holds_another_run(tmp_path, data, earlier):
     shutil.copytree(earlier, tmp_path / "run")
     says = (
-        f"save_dir={tmp_path / 'run'}: holds another run (ga); name another folder, go on with resume_from_checkpoint"
+        f"save_dir={tmp_path / 'run'}: holds a run already (ga); name another folder, go on with resume_from_checkpoint"
     )
     line = refuses(tmp_path, f"data_path={data}", says=says)
     assert "overwrite_dir=true" in line
@@ -167,10 +167,10 @@ def test_a_save_dir_that_holds_another_run(tmp_path, data, earlier):
 @pytest.mark.parametrize(
     ("argument", "key"),
     [
-        ("forget_loss=gd", "forget_loss"),
+        ("forget_loss=gd", "forget_loss.name (ga, now gd)"),
         ("seed=1", "seed (233, now 1)"),
-        ("LoRA.r=8", "LoRA"),
-        ("recipe=corrected", "recipe"),
+        ("LoRA.r=8", "LoRA.r (32, now 8)"),
+        ("recipe=corrected", "recipe.name (official, now corrected)"),
         ("lr=0.5", "lr (0.0001, now 0.5)"),
     ],
 )

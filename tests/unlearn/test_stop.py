@@ -69,7 +69,8 @@ def ended(tmp_path_factory):
     """A run stopped in its third step, with a checkpoint after each."""
     folder = tmp_path_factory.mktemp("runs") / "ended"
     done = forget(folder, "stop.forget_loss=9", "save_steps=1", "save_total_limit=9")
-    assert "stopped: stop.forget_loss=9: the term forget is 9.0" in done.stderr and "after step 1" in done.stderr
+    assert "stopped at step 3: stop.forget_loss=9: the term forget is 9.0" in done.stderr
+    assert "kept is the adapter after step 1," in done.stderr
     return folder
 
 
