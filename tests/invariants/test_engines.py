@@ -14,6 +14,9 @@ from safetensors.torch import load_file
 
 from .test_release import CONFORMANCE, assert_reproduces
 
+# One after another: processes that wait for each other do so busily, and two pairs would fight for the cores.
+pytestmark = pytest.mark.xdist_group("engines")
+
 
 def launch(folder, engine, method, *overrides):
     """scripts/forget_lora.bash as a user calls it."""
@@ -105,7 +108,6 @@ def alone(tmp_path_factory):
 
 @pytest.mark.parametrize("engine", ["cpu_ddp", "cpu_zero2", "cpu_zero3"])
 @pytest.mark.parametrize("method", ["gdpd", "klpd"])
-@pytest.mark.xdist_group("one against two")
 def test_one_process_with_accumulation_8_is_two_with_4(alone, tmp_path, method, engine):
     run = finish(tmp_path / "two", engine, method, "gradient_accumulation_steps=4")
     assert run["engine"]["processes"] == 2 and run["optimizer_steps"] == 6
