@@ -95,7 +95,8 @@ def fresh(job: list[str], *, steps: int, threads: int, malloc: dict[str, str] | 
     words = [sys.executable, __file__, "--job", *job, "--steps", str(steps), "--threads", str(threads)]
     done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        sys.exit(f"error: the job '{' '.join(job)}' failed, for the reason above")
+        how = "was killed" if done.returncode < 0 else "failed, for the reason above"
+        sys.exit(f"error: the job '{' '.join(job)}' {how} (exit code {done.returncode})")
     return json.loads(done.stdout.splitlines()[-1])
 
 
