@@ -1,5 +1,6 @@
 """Real processes, plain and under real DeepSpeed: they follow the release, agree, survive a kill, and stop alike."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -14,8 +15,13 @@ from safetensors.torch import load_file
 
 from .test_release import CONFORMANCE, assert_reproduces
 
-# One after another: processes that wait for each other do so busily, and two pairs would fight for the cores.
-pytestmark = pytest.mark.xdist_group("engines")
+
+@pytest.fixture(autouse=True)
+def one_after_another(tmp_path_factory):
+    """Processes that wait for each other do so busily: two pairs of them would fight for the cores."""
+    with open(tmp_path_factory.getbasetemp().parent / "engines.lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def launch(folder, engine, method, *overrides):
