@@ -90,10 +90,6 @@ class Guard(TrainerCallback):
         self.stopped = {"reason": reason, "adapter_of_step": step}
         control.should_training_stop = True
 
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.stopped:
-            control.should_save = False
-
     def on_train_end(self, args, state, control, model=None, **kwargs):
         if self.stopped:
             trained = _trained(model)

@@ -112,7 +112,7 @@ class UnlearnTrainer(Trainer):
             self.guard.judge_gradient(row["grad_norm"], self.control)
         if self.guard.stopped:
             row["stopped"] = self.guard.stopped
-            self.control.should_save = False
+            self.control.should_save = False  # saving comes after logging
         if self.is_world_process_zero():
             append_json_line(Path(self.args.output_dir) / TRAIN_LOG, row)
 
