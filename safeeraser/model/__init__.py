@@ -1,0 +1,49 @@
+"""LLaVA and its adapters: loading (`llava`), LoRA and the two stored forms (`adapters`)."""
+
+from safeeraser.model.adapters import (
+    adapter_config,
+    adapter_file,
+    attach,
+    check_adapter,
+    convert,
+    from_release,
+    load_adapted,
+    load_adapter,
+    lora_config,
+    read_adapter,
+    to_release,
+    trained_parameters,
+)
+from safeeraser.model.llava import (
+    DTYPES,
+    Parts,
+    Preprocessor,
+    choose_attention,
+    choose_dtype,
+    load_config,
+    load_model,
+    load_preprocessor,
+)
+
+__all__ = [
+    "DTYPES",
+    "Parts",
+    "Preprocessor",
+    "adapter_config",
+    "adapter_file",
+    "attach",
+    "check_adapter",
+    "choose_attention",
+    "choose_dtype",
+    "convert",
+    "from_release",
+    "load_adapted",
+    "load_adapter",
+    "load_config",
+    "load_model",
+    "load_preprocessor",
+    "lora_config",
+    "read_adapter",
+    "to_release",
+    "trained_parameters",
+]
