@@ -1,14 +1,18 @@
 """Reading and writing the project's files. A file appears whole or not at all."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from safeeraser.errors import BadInput
+
+log = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"  # in an adapter's folder: the settings it was trained with
 
@@ -20,18 +24,25 @@ def described_by(predictions: Path) -> Path:
 
 @contextlib.contextmanager
 def write_whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
-    """Open a temporary neighbour of `path` for writing; on success it takes the place of `path` in one step."""
+    """Open a temporary neighbour of `path` for writing; on success it takes the place of `path` in one step.
+
+    Raises:
+        BadInput: the disk does not take it: it is full, say, or may not be written to.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
@@ -98,3 +109,21 @@ def sha256(path: str | Path) -> str:
         while block := handle.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def lock(handle: int, name: str, *, shared: bool = False) -> None:
+    """Keep other runs from what is open as `handle` until it is closed, or this process ends, however it ends.
+
+    Args:
+        name: how the user knows it.
+        shared: only look whether another run is at work there, as several processes may at the same time.
+
+    Raises:
+        BadInput: one is; it may be what a launcher that was killed has left behind.
+    """
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BadInput(f"{name}: another run is at work there; wait for it, or end its processes") from None
+    except OSError:
+        log.warning("note: %s is on a disk without locks: take care that no second run writes there", name)

@@ -5,7 +5,6 @@ one process of its own, reads FILE itself. Both must agree with the settings bef
 """
 
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -174,16 +173,3 @@ def check_running(engine: Engine, arguments: TrainingArguments) -> None:
         raise BadInput(f"engine: {engine.name} was asked for, but accelerate runs {runs} on this machine")
     if arguments.world_size != engine.processes:
         raise BadInput(f"engine: {engine.processes} processes were asked for, but {arguments.world_size} run")
-
-
-def leave_together(arguments: TrainingArguments) -> None:
-    """End the group of processes when all have come here.
-
-    gloo's threads need the interpreter once more, to let go of the last collective's tensors. A process that is on its
-    way out by then is aborted, and the launcher takes the others along (1 run in 14).
-    """
-    state = arguments.distributed_state
-    if state.num_processes > 1:
-        state.wait_for_everyone()
-        time.sleep(0.2)
-        state.destroy_process_group()

@@ -13,9 +13,10 @@ from transformers import TrainingArguments, set_seed
 
 from safeeraser import model as llava
 from safeeraser.benchmark.files import RUN_FILE, write_json
+from safeeraser.processes import leave_together
 from safeeraser.unlearn.batch import Collator, PlanDataset
 from safeeraser.unlearn.dry_run import dry_run
-from safeeraser.unlearn.engine import Engine, check_running, leave_together
+from safeeraser.unlearn.engine import Engine, check_running
 from safeeraser.unlearn.job import Job, prepare
 from safeeraser.unlearn.plan import Schedule, write_plan
 from safeeraser.unlearn.plot import plot_training
@@ -59,7 +60,7 @@ def forget(settings: Settings) -> None:
         outcome = train(settings, arguments, model, dataset, job)
         if writes:
             finish(settings, record, outcome)
-        leave_together(arguments)
+        leave_together()
 
 
 def begin(settings: Settings, job: Job, record: dict[str, Any]) -> None:

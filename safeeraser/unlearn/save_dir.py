@@ -1,8 +1,6 @@
 """What a run finds in its `save_dir`: nothing, itself to go on with, or something that it must not touch."""
 
 import contextlib
-import fcntl
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +8,10 @@ from typing import Any
 
 from transformers.trainer_utils import get_last_checkpoint
 
-from safeeraser.benchmark.files import RUN_FILE, read_json
+from safeeraser.benchmark.files import RUN_FILE, lock, read_json
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.settings import Settings
-
-log = logging.getLogger(__name__)
 
 # What a resumed run may change: nothing that decides the result.
 FREE_ON_RESUME = {"resume_from_checkpoint", "overwrite_dir", "workers", "save_steps", "save_total_limit", "save_model"}
@@ -76,13 +72,7 @@ def held(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise BadInput(f"save_dir={folder}: another run is at work there; wait for it, or end its processes") from None
-    except OSError:
-        log.warning("note: %s is on a disk without locks: take care that no second run writes there", folder)
-    try:
+        lock(handle, f"save_dir={folder}", shared=shared)
         yield
     finally:
         os.close(handle)

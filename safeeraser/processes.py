@@ -1,0 +1,60 @@
+"""The processes that a launcher (`accelerate launch`, `torchrun`) started for one command."""
+
+import os
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import distributed
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which of how many processes this one is; without a launcher it is alone."""
+
+    rank: int = 0
+    count: int = 1
+
+    @classmethod
+    def join(cls) -> "Processes":
+        """Meet the others, if there are any."""
+        count = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+        if count == 1:
+            return cls()
+        # Over gloo, which runs anywhere, as little is told; and for days, as one may be done long before another.
+        distributed.init_process_group("gloo", timeout=timedelta(days=30))
+        return cls(distributed.get_rank(), count)
+
+    @property
+    def main(self) -> bool:
+        """Whether this one writes what all have made."""
+        return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        """This process's GPU, or the CPU."""
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each process calls this with, in the order of their ranks; waits for all of them."""
+        if self.count == 1:
+            return [value]
+        values = [None] * self.count
+        distributed.all_gather_object(values, value)
+        return values
+
+
+def leave_together() -> None:
+    """End the group of processes, if there is one, when all have come here.
+
+    gloo's threads need the interpreter once more, to let go of the last collective's tensors. A process that is on its
+    way out by then is aborted, and the launcher takes the others along (1 run in 14).
+    """
+    if distributed.is_initialized():
+        distributed.barrier()
+        time.sleep(0.2)
+        distributed.destroy_process_group()
