@@ -1,68 +1,130 @@
-"""Answer the benchmark's questions with a model and an adapter: `python ckpt_infer.py --help`."""
+"""Answer the benchmark's questions with a model and an adapter.
+
+  python ckpt_infer.py --checkpoint_path ADAPTER --output_file predictions.json
+  accelerate launch --config_file config/accelerate/ddp.yaml ckpt_infer.py ...      (several GPUs: each answers a part)
+
+Each response is kept as soon as it is there: stopped at any moment, the same command goes on where it was. Exit code 3:
+the run is through, but some responses are missing, for the reasons listed.
+"""
 
 import logging
+import os
 from argparse import Namespace
 from pathlib import Path
 
-from safeeraser.arguments import Arguments
+from safeeraser.arguments import Arguments, count, several
 from safeeraser.errors import BadInput, command
+from safeeraser.infer.requests import VIEWS, Selection
 
 
 def parse() -> Namespace:
     """The command line."""
     parser = Arguments(description=__doc__)
+    add = parser.add_argument
+    add(
+        "--eval_file",
+        type=Path,
+        default=Path("dataset/all_val.json"),
+        help="the data file whose questions are asked (default: %(default)s)",
+    )
+    add(
+        "--model_path",
+        default="llava-hf/llava-1.5-7b-hf",
+        help="a folder, or a name on the Hugging Face hub (default: %(default)s)",
+    )
+    add("--output_file", type=Path, required=True, help="where the predictions go, in the data file's own format")
+    add("--checkpoint_path", type=Path, help="a PEFT folder or the release's checkpoint.pt; none: the untouched model")
+    add("--loss_type", default="", help="the adapter's method, recorded; refused if the adapter was trained otherwise")
+    add(
+        "--lora_alpha",
+        type=float,
+        default=256,
+        help="scaling of a checkpoint.pt, which does not say its own (default: %(default)s)",
+    )
+    add("--overwrite", action="store_true", help="replace an output file that exists")
 
-    def add(name: str, help: str, **kwargs) -> None:
-        shown = "" if kwargs.get("default") in (None, "") else " (default: %(default)s)"
-        parser.add_argument(name, help=help + shown, **kwargs)
+    add = parser.add_argument_group("which responses").add_argument
+    add(
+        "--only",
+        type=several("view", VIEWS),
+        default=VIEWS,
+        metavar="VIEW,...",
+        help=f"some of {', '.join(VIEWS)} (default: all)",
+    )
+    add("--image_free", action="store_true", help="also the harmful question without a picture, as image_free_response")
+    add(
+        "--swap_pictures", action="store_true", help="also on a benign picture of another category, as swapped_response"
+    )
+    add(
+        "--categories",
+        type=several("category"),
+        default=(),
+        metavar="CATEGORY,...",
+        help="of these categories (default: all)",
+    )
+    add("--limit", type=count, metavar="N", help="of the first N records of each category (default: all)")
 
-    add("--eval_file", "the data file whose questions are asked", type=Path, default=Path("dataset/all_val.json"))
-    add("--model_path", "a folder, or a name on the Hugging Face hub", default="llava-hf/llava-1.5-7b-hf")
-    add("--output_file", "where the predictions go, in the data file's own format", type=Path, required=True)
-    add("--checkpoint_path", "a PEFT folder or the release's checkpoint.pt; none: the untouched model", type=Path)
-    add("--loss_type", "the adapter's method, recorded; refused if the adapter was trained otherwise", default="")
-    add("--batch_size", "responses generated together; it does not change what is drawn", type=int, default=16)
-    add("--max_new_tokens", "tokens a response at most", type=int, default=512)
-    add("--greedy", "take the likeliest token instead of sampling", action="store_true")
-    add("--temperature", "of sampling", type=float, default=1.0)
-    add("--top_p", "of sampling: the share of probability drawn from", type=float, default=0.9)
-    add("--seed", "of sampling: a response depends on it and on the request alone", type=int, default=233)
-    add("--dtype", "auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16", default="auto")
-    add("--lora_alpha", "scaling of a checkpoint.pt, which does not say its own", type=float, default=256)
-    add("--overwrite", "replace an output file that exists", action="store_true")
+    add = parser.add_argument_group("how they are drawn").add_argument
+    add("--greedy", action="store_true", help="take the likeliest token instead of sampling")
+    add("--temperature", type=float, default=1.0, help="(default: %(default)s)")
+    add("--top_p", type=float, default=0.9, help="the share of probability that is drawn from (default: %(default)s)")
+    add(
+        "--max_new_tokens",
+        type=count,
+        default=512,
+        metavar="N",
+        help="tokens a response at most (default: %(default)s)",
+    )
+    add(
+        "--seed", type=int, default=233, help="a response depends on it and on the request alone (default: %(default)s)"
+    )
+
+    add = parser.add_argument_group("what runs").add_argument
+    add(
+        "--batch_size",
+        type=lambda text: None if text == "auto" else count(text),
+        default="auto",
+        metavar="N",
+        help="responses at a time, which changes nothing of what is drawn; auto: as many as fit, found by halving "
+        "(default: %(default)s)",
+    )
+    add(
+        "--dtype",
+        default="auto",
+        help="auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16 (default: %(default)s)",
+    )
     return parser.parse_args()
 
 
 @command
-def main() -> None:
+def main() -> int:
     """Check the command line, then answer."""
-    arguments = parse()
-    if arguments.batch_size < 1 or arguments.max_new_tokens < 1:
-        raise BadInput("--batch_size and --max_new_tokens must be at least 1")
-    if arguments.temperature <= 0 or not 0 < arguments.top_p <= 1:
+    given = parse()
+    if given.temperature <= 0 or not 0 < given.top_p <= 1:
         raise BadInput("--temperature must be above 0 (--greedy for none), and --top_p above 0 and at most 1")
     # Only now, since torch takes its time to load.
-    from safeeraser.infer.engine import Generation
-    from safeeraser.infer.run import infer
+    from safeeraser.generation.sampling import Generation
+    from safeeraser.infer.run import Options, infer
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    infer(
-        eval_file=arguments.eval_file,
-        model_path=arguments.model_path,
-        output_file=arguments.output_file,
-        checkpoint_path=arguments.checkpoint_path,
-        loss_type=arguments.loss_type,
-        generation=Generation(
-            greedy=arguments.greedy,
-            temperature=arguments.temperature,
-            top_p=arguments.top_p,
-            max_new_tokens=arguments.max_new_tokens,
-            seed=arguments.seed,
-        ),
-        batch_size=arguments.batch_size,
-        dtype=arguments.dtype,
-        lora_alpha=arguments.lora_alpha,
-        overwrite=arguments.overwrite,
+    # Of several processes the first one speaks for all.
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s")
+    crossed = (("image_free", given.image_free), ("swapped", given.swap_pictures))
+    views = (*given.only, *(view for view, wanted in crossed if wanted))
+    return infer(
+        Options(
+            eval_file=given.eval_file,
+            output_file=given.output_file,
+            model_path=given.model_path,
+            checkpoint_path=given.checkpoint_path,
+            loss_type=given.loss_type,
+            selection=Selection(views, given.categories, given.limit),
+            generation=Generation(given.greedy, given.temperature, given.top_p, given.max_new_tokens, given.seed),
+            batch_size=given.batch_size,
+            dtype=given.dtype,
+            lora_alpha=given.lora_alpha,
+            overwrite=given.overwrite,
+        )
     )
 
 

@@ -9,16 +9,10 @@ Writes the verdicts beside the responses to --output_file_rr, and the release's 
 
 from pathlib import Path
 
-from safeeraser.arguments import Arguments, one_of
-from safeeraser.errors import BadInput, command
+from safeeraser.arguments import Arguments, count, one_of
+from safeeraser.errors import command
 from safeeraser.score.judges import JUDGES
 from safeeraser.score.run import PROTOCOLS, SPLITS, Options, score
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise BadInput("--concurrency must be a whole number of at least 1")
-    return int(text)
 
 
 def arguments() -> Arguments:
@@ -43,7 +37,7 @@ def arguments() -> Arguments:
     add("--api_key", help="key for the judge gpt-4o (default: the environment's OPENAI_API_KEY)")
     add("--judge_model", default="gpt-4o", help="model the judge gpt-4o asks for (default: %(default)s)")
     add("--base_url", help="address of another server that speaks the OpenAI protocol")
-    add("--concurrency", type=_positive, default=16, help="calls at a time (default: %(default)s)")
+    add("--concurrency", type=count, default=16, help="calls at a time (default: %(default)s)")
     add("--replies", type=Path, help="recorded replies, for --judge replay")
     add("--save_replies", type=Path, help="record the judge's raw replies here")
     add(

@@ -38,3 +38,22 @@ def one_of(what: str, known: Iterable[str]) -> Callable[[str], str]:
         return name
 
     return check
+
+
+def count(text: str) -> int:
+    """An argument type: a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("must be a whole number of at least 1")
+    return int(text)
+
+
+def several(what: str, known: Iterable[str] | None = None) -> Callable[[str], tuple[str, ...]]:
+    """An argument type: words with commas between, each of them `known` if that is given."""
+
+    def split(text: str) -> tuple[str, ...]:
+        words = tuple(word.strip() for word in text.split(","))
+        if not all(words):
+            raise argparse.ArgumentTypeError(f"must name each {what}, with commas between")
+        return tuple(dict.fromkeys(map(one_of(what, known), words) if known else words))
+
+    return split

@@ -31,9 +31,10 @@ class Encoded:
     labels: list[int]
 
 
-def prompt(question: str, who: str) -> str:
+def prompt(question: str, who: str, *, picture: bool = True) -> str:
     """The text up to and including `ASSISTANT:`, with the system text of `who` (`human` or `user`)."""
-    return f"{SYSTEM_TEXTS[who]} USER: {IMAGE}\n{question} ASSISTANT:"
+    shown = f"{IMAGE}\n" if picture else ""
+    return f"{SYSTEM_TEXTS[who]} USER: {shown}{question} ASSISTANT:"
 
 
 def encode(

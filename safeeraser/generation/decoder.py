@@ -1,55 +1,158 @@
-"""How a model answers questions about pictures: as inference asks them, and as training's probes do."""
+"""The decoder: answers any number of questions, `batch_size` at a time, and does nothing twice.
 
-from collections.abc import Sequence
+A picture is encoded, and the beginning that its questions share (system text and picture, nearly all of a prompt) is
+read, once for all of them; a question is read once for all of its samples. A response that ends makes room for the next
+question while its neighbours go on, so that one which runs to the limit holds up no other.
+"""
+
+import functools
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from os.path import commonprefix
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LlavaForConditionalGeneration, LogitsProcessorList
 
-from safeeraser.benchmark.conversation import IGNORE, Encoded, expand_image, pad, prompt
+from safeeraser.benchmark.conversation import IGNORE, Encoded, expand_image, prompt
+from safeeraser.benchmark.pictures import open_picture
+from safeeraser.generation.context import Context
+from safeeraser.generation.sampling import Generation, request_seed
 from safeeraser.model import Preprocessor
 
 SYSTEM = "user"  # whose chat is continued; the release's at inference, see config/recipe/official.yaml
 
 
-def encode_question(preprocessor: Preprocessor, question: str) -> list[int]:
-    """The token ids of a prompt that asks `question` about one picture."""
-    ids = preprocessor.tokenizer(prompt(question, SYSTEM))["input_ids"]
+@dataclass(frozen=True)
+class Asked:
+    """A question about a picture, or about none. What is drawn depends on `key`; equal keys draw alike."""
+
+    picture: Path | None
+    question: str
+    key: str = ""
+
+
+@dataclass
+class _Row:
+    """A question in the decoder's hands: its place in what was asked, its token ids in two parts, its response."""
+
+    number: int
+    picture: Path | None
+    shared: list[int]  # the beginning of its prompt, which is that of all questions on its picture
+    own: list[int]  # the rest of it
+    seed: int
+    response: list[int] = field(default_factory=list)
+    ended: bool = False
+
+
+def encode_question(preprocessor: Preprocessor, question: str, *, picture: bool = True) -> list[int]:
+    """The token ids of a prompt that asks `question` about one picture, or about none."""
+    ids = preprocessor.tokenizer(prompt(question, SYSTEM, picture=picture))["input_ids"]
     encoded = Encoded(ids, [IGNORE] * len(ids))
     return expand_image(encoded, preprocessor.image_token, preprocessor.image_length).input_ids
 
 
-@torch.no_grad()
-def generate(
-    model: LlavaForConditionalGeneration,
-    preprocessor: Preprocessor,
-    prompts: Sequence[list[int]],
-    pixels: Tensor,
-    max_new_tokens: int,
-    logits_processor: LogitsProcessorList | None = None,
-) -> list[str]:
-    """The answers to one batch of prompts: the likeliest token at each position, after `logits_processor`.
+class Decoder:
+    """A model that answers questions. Which questions share a batch does not change what is drawn for each.
 
     Args:
-        prompts: token ids, the picture's tokens among them; padded on the left here.
-        pixels: the pictures, (prompts, 3, height, width).
+        model: a LLaVA in evaluation mode, with or without an adapter on it.
+        batch_size: responses at a time.
     """
-    tokenizer = preprocessor.tokenizer
-    input_ids = torch.tensor(pad(prompts, preprocessor.pad_token, left=True))
-    lengths = torch.tensor([len(ids) for ids in prompts])
-    mask = torch.arange(input_ids.shape[1]) >= input_ids.shape[1] - lengths[:, None]
-    output = model.generate(
-        input_ids=input_ids.to(model.device),
-        attention_mask=mask.long().to(model.device),
-        pixel_values=pixels.to(model.device, model.dtype),
-        generation_config=GenerationConfig(
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=preprocessor.pad_token,
-        ),
-        logits_processor=logits_processor,
-    )
-    answers = output[:, input_ids.shape[1] :]
-    return [text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
+
+    def __init__(self, model: Any, preprocessor: Preprocessor, generation: Generation, batch_size: int) -> None:
+        self.model, self.preprocessor = model, preprocessor
+        self.generation, self.batch_size = generation, batch_size
+        # The pictures whose beginnings have been read and may be asked about further, and the rows that hold them.
+        self._pictures: list[Path | None] = []
+        self._beginnings: Context | None = None
+
+    @torch.no_grad()
+    def answer(self, asked: Sequence[Asked]) -> Iterator[list[tuple[int, str]]]:
+        """Answer every question; yields (index in `asked`, response) of those that have just ended."""
+        waiting = deque(self._rows(asked))
+        rows = _take(waiting, self.batch_size)
+        context = self._begin(rows) if rows else None
+        while rows:
+            tokens = self._draw(rows, context)
+            if ended := self._note(rows, tokens):
+                yield ended
+            free = [place for place, row in enumerate(rows) if row.ended]
+            if len(free) < len(rows):
+                context.read([[token] for token in tokens])
+            if len(free) < len(rows) / 4:
+                continue  # prompts are read for several rows together
+            if new := _take(waiting, len(free)):
+                context.put(free[: len(new)], self._begin(new))
+                for place, row in zip(free, new, strict=False):
+                    rows[place] = row
+            else:
+                stay = [place for place, row in enumerate(rows) if not row.ended]
+                rows = [rows[place] for place in stay]
+                context = context.select(stay) if rows else None
+
+    def _rows(self, asked: Sequence[Asked]) -> list[_Row]:
+        """The questions in the order of their turns: picture by picture, the longest prompts first."""
+        encode = functools.cache(functools.partial(encode_question, self.preprocessor))
+        prompts = [encode(one.question, picture=one.picture is not None) for one in asked]
+        numbers = defaultdict(list)
+        for number, one in enumerate(asked):
+            numbers[one.picture].append(number)
+        groups = []
+        for picture, of_picture in numbers.items():
+            several = [prompts[number] for number in of_picture]
+            # A token is left for each question, since what follows it is told when it is read.
+            cut = min(len(commonprefix(several)), min(map(len, several)) - 1)  # noqa: RUF071 (no paths, token ids)
+            shared = several[0][:cut]
+            seeds = [request_seed(self.generation.seed, asked[number].key) for number in of_picture]
+            rows = [
+                _Row(number, picture, shared, ids[cut:], seed)
+                for number, ids, seed in zip(of_picture, several, seeds, strict=True)
+            ]
+            groups.append(sorted(rows, key=lambda row: (-len(row.own), row.own)))
+        groups.sort(key=lambda rows: -len(rows[0].shared + rows[0].own))
+        return [row for rows in groups for row in rows]
+
+    def _begin(self, rows: list[_Row]) -> Context:
+        """Read the prompts of `rows`."""
+        shared = {row.picture: row.shared for row in rows}
+        if new := [picture for picture in shared if picture not in self._pictures]:
+            beginnings = Context(self.model)
+            beginnings.read([shared[picture] for picture in new], self._pixels(new))
+            self._beginnings = self._beginnings.join(beginnings) if self._beginnings else beginnings
+            self._pictures += new
+        asks = [(row.picture, tuple(row.own)) for row in rows]
+        prompts = {ask: number for number, ask in enumerate(dict.fromkeys(asks))}
+        context = self._beginnings.select([self._pictures.index(picture) for picture, _ in prompts])
+        context.read([own for _, own in prompts])
+        # Pictures come one after the other, so only the last one can be asked about again.
+        last = self._pictures.index(rows[-1].picture)
+        self._pictures, self._beginnings = [self._pictures[last]], self._beginnings.select([last])
+        return context.select([prompts[ask] for ask in asks])
+
+    def _pixels(self, pictures: list[Path | None]) -> Tensor | None:
+        opened = [self.preprocessor.pixels(open_picture(picture)) for picture in pictures if picture]
+        return torch.stack(opened) if opened else None
+
+    def _draw(self, rows: list[_Row], context: Context) -> list[int]:
+        seeds = torch.tensor([row.seed for row in rows], device=context.logits.device)
+        positions = torch.tensor([len(row.response) for row in rows], device=context.logits.device)
+        return self.generation.draw(context.logits, seeds, positions).tolist()
+
+    def _note(self, rows: list[_Row], tokens: list[int]) -> list[tuple[int, str]]:
+        """Add the tokens to the responses; returns those that end with them."""
+        tokenizer, ended = self.preprocessor.tokenizer, []
+        for row, token in zip(rows, tokens, strict=True):
+            if row.ended:
+                continue
+            row.response.append(token)
+            if token == tokenizer.eos_token_id or len(row.response) == self.generation.max_new_tokens:
+                row.ended = True
+                ended.append((row.number, tokenizer.decode(row.response, skip_special_tokens=True).strip()))
+        return ended
+
+
+def _take(waiting: deque[_Row], count: int) -> list[_Row]:
+    return [waiting.popleft() for _ in range(min(count, len(waiting)))]

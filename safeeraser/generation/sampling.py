@@ -1,18 +1,51 @@
-"""Sampling that depends on the seed and the request alone: not on batch size, order, processes or interruptions.
+"""Drawing tokens by seed and request alone: not by batch size, order, processes or interruptions.
 
 Adding Gumbel noise to the logits and taking the largest draws from their softmax exactly (Maddison et al., 2014,
 "A* Sampling"). The noise is a hash of (seed, request, position, token), so that a response can be drawn again anywhere.
 """
 
 import hashlib
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import TopPLogitsWarper
 
 _STEP = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: spreads consecutive counters over all bits
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))  # SplitMix64 (Steele et al., OOPSLA 2014)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How responses are drawn; the defaults are the release's."""
+
+    greedy: bool = False
+    temperature: float = 1.0
+    top_p: float = 0.9
+    max_new_tokens: int = 512
+    seed: int = 233
+
+    def draw(self, logits: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
+        """The next token of each row, (rows,).
+
+        Args:
+            logits: float32, (rows, vocabulary).
+            seeds: `request_seed` of each row's request, int64, (rows,).
+            positions: how many tokens of each row's response there are, int64, (rows,).
+        """
+        if self.greedy:
+            return logits.argmax(dim=-1)
+        logits = logits / self.temperature
+        noise = gumbel(seeds + positions, logits.shape[1])
+        drawn = (logits + noise).argmax(dim=-1)
+        if self.top_p < 1:
+            # Most draws lie in the nucleus, and are then what a draw from it alone gives: only the rest need the sort.
+            shares = logits.softmax(dim=-1)
+            likelier = shares > shares.gather(1, drawn[:, None])
+            outside = (shares * likelier).sum(dim=-1) >= self.top_p
+            nucleus = TopPLogitsWarper(self.top_p)(None, logits[outside])
+            drawn[outside] = (nucleus + noise[outside]).argmax(dim=-1)
+        return drawn
 
 
 def request_seed(seed: int, key: str) -> int:
@@ -20,34 +53,12 @@ def request_seed(seed: int, key: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:8], "big") >> 1
 
 
-class SeededNoise(LogitsProcessor):
-    """Adds Gumbel noise of each row's own seed, so that the largest score is a sample.
-
-    Args:
-        seeds: one for each row of the batch.
-        prompt_length: tokens of the padded prompt; what follows it is counted as position 0, 1, ...
-    """
-
-    def __init__(self, seeds: Sequence[int], prompt_length: int) -> None:
-        self.seeds, self.prompt_length = torch.tensor(list(seeds)), prompt_length
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores plus noise, both of shape (rows, vocabulary), in float32."""
-        position = input_ids.shape[1] - self.prompt_length
-        tokens = torch.arange(scores.shape[1], device=scores.device)
-        rows = _hash(self.seeds.to(scores.device) + position)[:, None]
-        # 24 bits, shifted by half a step: strictly between 0 and 1 in float32.
-        uniform = (_shift(_hash(rows + tokens[None]), 40).float() + 0.5) / 2**24
-        return scores.float() - torch.log(-torch.log(uniform))
-
-
-def sampler(seeds: Sequence[int], prompt_length: int, temperature: float, top_p: float) -> LogitsProcessorList:
-    """What turns the greedy search of `generate` into sampling at `temperature` and `top_p`."""
-    warpers = LogitsProcessorList([TemperatureLogitsWarper(float(temperature))])
-    if top_p < 1:
-        warpers.append(TopPLogitsWarper(top_p))
-    warpers.append(SeededNoise(seeds, prompt_length))
-    return warpers
+def gumbel(seeds: Tensor, tokens: int) -> Tensor:
+    """Gumbel noise for each token, float32, (seeds, tokens): a hash of the row's seed and the token."""
+    rows = _hash(seeds)[:, None]
+    # 24 bits, shifted by half a step: strictly between 0 and 1 in float32.
+    uniform = (_shift(_hash(rows + torch.arange(tokens, device=seeds.device)), 40).float() + 0.5) / 2**24
+    return -torch.log(-torch.log(uniform))
 
 
 def _hash(counter: Tensor) -> Tensor:

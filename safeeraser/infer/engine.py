@@ -1,63 +1,69 @@
-"""The engine: answers requests in batches with `generate`."""
+"""The built-in engine: answers requests with a model in this process."""
 
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers import LlavaForConditionalGeneration
 
-from safeeraser.benchmark.pictures import open_picture
-from safeeraser.generation import encode_question, generate
+from safeeraser.errors import BadInput
+from safeeraser.generation.decoder import Asked, Decoder
+from safeeraser.generation.sampling import Generation
 from safeeraser.infer.requests import Request
-from safeeraser.infer.sampling import request_seed, sampler
 from safeeraser.model import Preprocessor
 
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Generation:
-    """How responses are drawn; the defaults are the release's."""
-
-    greedy: bool = False
-    temperature: float = 1.0
-    top_p: float = 0.9
-    max_new_tokens: int = 512
-    seed: int = 233
+AUTO = 128  # responses at a time to begin with, where the batch size is to be found
 
 
 class Engine:
-    """A model that answers requests. Which requests share a batch does not change what is drawn for each."""
+    """A model that answers requests. Which requests share a batch does not change what is drawn for each.
+
+    Args:
+        batch_size: responses at a time; None to find it: it is halved whenever the memory does not suffice.
+    """
 
     def __init__(
-        self, model: LlavaForConditionalGeneration, preprocessor: Preprocessor, generation: Generation, batch_size: int
+        self,
+        model: LlavaForConditionalGeneration,
+        preprocessor: Preprocessor,
+        generation: Generation,
+        batch_size: int | None = None,
     ) -> None:
-        self.model, self.preprocessor = model.eval(), preprocessor
-        self.generation, self.batch_size = generation, batch_size
+        self.model, self.preprocessor, self.generation = model.eval(), preprocessor, generation
+        self.found, self.batch_size = batch_size is None, batch_size or AUTO
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[Request, str]]]:
-        """Answer all requests, longest prompt first so that rows of a batch are alike; yields batch by batch."""
-        encoded = [(request, encode_question(self.preprocessor, request.question)) for request in requests]
-        encoded.sort(key=lambda pair: -len(pair[1]))
-        for start in range(0, len(encoded), self.batch_size):
-            batch = encoded[start : start + self.batch_size]
-            texts = self._generate([request for request, _ in batch], [ids for _, ids in batch])
-            yield list(zip((request for request, _ in batch), texts, strict=True))
+        """Answer all requests; yields those that have just been answered, with their responses.
 
-    def _generate(self, requests: list[Request], prompts: list[list[int]]) -> list[str]:
-        settings = self.generation
-        seeds = [request_seed(settings.seed, request.key) for request in requests]
-        # The noise that `sampler` adds makes the largest score a sample.
-        draw = sampler(seeds, max(map(len, prompts)), settings.temperature, settings.top_p)
-        return generate(
-            self.model,
-            self.preprocessor,
-            prompts,
-            self._pixels(requests),
-            settings.max_new_tokens,
-            logits_processor=None if settings.greedy else draw,
-        )
+        Raises:
+            BadInput: the memory does not suffice.
+        """
+        left = {request.key: request for request in requests}
+        while left:
+            try:
+                for finished in self._attempt(list(left.values())):
+                    yield finished
+                    for request, _ in finished:
+                        del left[request.key]
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+                self._halve()
+            # Not before the error is let go, since it holds what was computed last.
+            if left:
+                clear_device_cache(garbage_collection=True)
 
-    def _pixels(self, requests: list[Request]) -> Tensor:
-        """The pictures of a batch, (rows, 3, height, width); each file is opened once."""
-        opened = {path: self.preprocessor.pixels(open_picture(path)) for path in {r.picture for r in requests}}
-        return torch.stack([opened[request.picture] for request in requests])
+    def _attempt(self, requests: list[Request]) -> Iterator[list[tuple[Request, str]]]:
+        decoder = Decoder(self.model, self.preprocessor, self.generation, self.batch_size)
+        for ended in decoder.answer([Asked(each.picture, each.question, each.key) for each in requests]):
+            yield [(requests[number], text) for number, text in ended]
+
+    def _halve(self) -> None:
+        if self.batch_size == 1:
+            raise BadInput("out of memory with one response at a time; a smaller dtype, or a larger device, may do")
+        if not self.found:
+            raise BadInput(f"out of memory at --batch_size {self.batch_size}; --batch_size auto finds one that fits")
+        self.batch_size //= 2
+        log.warning("out of memory: going on with --batch_size %d", self.batch_size)

@@ -1,21 +1,53 @@
-"""Requests: what the release asks of a model about each record (read off its code)."""
+"""Requests: which responses are wanted of a model, each with its question, its picture, and its place in the output."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from safeeraser.benchmark.conversation import IMAGE
 from safeeraser.benchmark.pictures import open_picture, picture_path
 from safeeraser.benchmark.records import UNHARM_KEYS, DataFile
+from safeeraser.errors import BadInput
 
-SAMPLES = 3  # responses to each harmful question on the harmful picture
+# The fields of an unsafe pair in which a view's responses to the harmful question are stored, one a field. Read off the
+# release's code, but for the last two, which are for crossed evaluation.
+HARMFUL = {
+    "forget": ("model_response1", "model_response2", "model_response3"),  # on the harmful picture
+    "decoupled": ("sd_response",),  # on the benign picture
+    "image_free": ("image_free_response",),  # on none
+    "swapped": ("swapped_response",),  # on the benign picture of another category
+}
+SWAPPED_PICTURE = "SwappedImage_path"  # the key of a record that tells which picture this was
+VIEWS = ("forget", "decoupled", "retain")  # what the release asks
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is asked of which records."""
+
+    views: tuple[str, ...] = VIEWS
+    categories: tuple[str, ...] = ()  # none: all of them
+    limit: int | None = None  # records of each category, the first ones
+
+    def records(self, data: DataFile) -> list[int]:
+        """The indices of the records chosen. Raises `BadInput` for an unknown category."""
+        wanted = {record.category for record in data.only(list(self.categories) or "all").records}
+        counts = dict.fromkeys(wanted, 0)
+        chosen = []
+        for index, record in enumerate(data.records):
+            if record.category in wanted and (self.limit is None or counts[record.category] < self.limit):
+                counts[record.category] += 1
+                chosen.append(index)
+        return chosen
 
 
 @dataclass(frozen=True)
 class Request:
-    """One response wanted: a question about a picture, and where in record `record` the response is stored."""
+    """One response wanted: a question about a picture (or none), and its place in record `record`."""
 
     record: int
     place: tuple[str | int, ...]  # ("unsafe_pairs", 2, "model_response1")
-    picture: Path
+    picture: Path | None
     question: str
 
     @property
@@ -24,23 +56,72 @@ class Request:
         return "/".join(map(str, (self.record, *self.place)))
 
 
-def build_requests(data: DataFile) -> list[Request]:
-    """Every response that the release asks for: 12 harmful, 4 decoupled and 4 retain ones a record.
+@dataclass(frozen=True)
+class Unanswered:
+    """What stands in a response's place where there is none, and why; the reason repeats no text of anybody's."""
+
+    reason: str
+
+
+def build_requests(data: DataFile, selection: Selection | None = None) -> list[Request]:
+    """Every response wanted; as the release does it, 12 harmful, 4 decoupled and 4 retain ones a record.
 
     Raises:
-        BadInput: a picture is missing or cannot be decoded.
+        BadInput: a picture is missing, a question holds the picture's token, or a category is unknown.
     """
-    requests = []
-    for index, record in enumerate(data.records):
-        harmful = picture_path(data, index, "image_path")
-        benign = picture_path(data, index, "SDImage_path")
-        for number, pair in enumerate(record.unsafe_pairs):
-            for sample in range(1, SAMPLES + 1):
-                place = ("unsafe_pairs", number, f"model_response{sample}")
-                requests.append(Request(index, place, harmful, pair.question))
-            requests.append(Request(index, ("unsafe_pairs", number, "sd_response"), benign, pair.question))
-        for key, pair in zip(UNHARM_KEYS, record.unharm_pairs, strict=True):
-            requests.append(Request(index, (key, "Prediction"), harmful, pair.Question))
-    for picture in dict.fromkeys(request.picture for request in requests):
-        open_picture(picture)  # found now rather than in the night
+    selection = selection or Selection()
+    requests = [request for index in selection.records(data) for request in _of_record(data, index, selection.views)]
+    for request in requests:
+        if IMAGE in request.question:
+            *inside, _ = request.place
+            where = data.where(request.record, ".".join(map(str, inside)))
+            raise BadInput(f"{where}: its question contains '{IMAGE}', which stands for the picture")
     return requests
+
+
+def _of_record(data: DataFile, index: int, views: tuple[str, ...]) -> Iterator[Request]:
+    pictures = {
+        "forget": lambda: picture_path(data, index, "image_path"),
+        "decoupled": lambda: picture_path(data, index, "SDImage_path"),
+        "retain": lambda: picture_path(data, index, "image_path"),
+        "image_free": lambda: None,
+        "swapped": lambda: picture_path(data, swap_partner(data, index), "SDImage_path"),
+    }
+    found = {view: pictures[view]() for view in views}
+    record = data.records[index]
+    for number, pair in enumerate(record.unsafe_pairs):
+        for view, fields in HARMFUL.items():
+            if view in views:
+                for field in fields:
+                    yield Request(index, ("unsafe_pairs", number, field), found[view], pair.question)
+    if "retain" in views:
+        for key, pair in zip(UNHARM_KEYS, record.unharm_pairs, strict=True):
+            yield Request(index, (key, "Prediction"), found["retain"], pair.Question)
+
+
+def swap_partner(data: DataFile, index: int) -> int:
+    """The record whose benign picture record `index` is shown when pictures are swapped.
+
+    It is the next one in the file, from the end on to its beginning, that is of another category; in a file of one
+    category, the next one with another benign picture.
+
+    Raises:
+        BadInput: all records have the same benign picture.
+    """
+    own, following = data.records[index], [*range(index + 1, len(data.records)), *range(index)]
+    for differs in ("category", "SDImage_path"):
+        for other in following:
+            if getattr(data.records[other], differs) != getattr(own, differs):
+                return other
+    raise BadInput(f"{data.path}: all records have the same benign picture, so there is none to swap it with")
+
+
+def unreadable(requests: list[Request]) -> dict[Path, str]:
+    """The pictures that cannot be decoded, with the reason: told now rather than in the night."""
+    faults = {}
+    for picture in dict.fromkeys(request.picture for request in requests if request.picture):
+        try:
+            open_picture(picture)
+        except BadInput as error:
+            faults[picture] = str(error)
+    return faults

@@ -1,158 +1,195 @@
 """A whole inference run: from a data file and a model to a predictions file in the release's format."""
 
-import copy
 import logging
-from dataclasses import asdict
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from safeeraser import __version__
 from safeeraser import model as llava
-from safeeraser.benchmark.files import RUN_FILE, described_by, read_json, sha256, write_json
-from safeeraser.benchmark.records import DataFile, read_records
+from safeeraser.benchmark.files import described_by, read_json, sha256, write_json
+from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
-from safeeraser.infer.engine import Engine, Generation
+from safeeraser.generation.sampling import Generation
+from safeeraser.infer.checkpoint import adapter_hash, check_method, load_merged, training_of
+from safeeraser.infer.engine import Engine
+from safeeraser.infer.outputs import predictions
 from safeeraser.infer.partial import Partial
-from safeeraser.infer.requests import build_requests
+from safeeraser.infer.requests import Request, Selection, Unanswered, build_requests, unreadable
+from safeeraser.processes import Processes, leave_together
 
 log = logging.getLogger(__name__)
 
+INCOMPLETE = 3  # the exit code of a run that is through, but lacks responses
 
-def infer(
-    *,
-    eval_file: Path,
-    model_path: str,
-    output_file: Path,
-    checkpoint_path: Path | None,
-    loss_type: str,
-    generation: Generation,
-    batch_size: int,
-    dtype: str,
-    lora_alpha: float,
-    overwrite: bool = False,
-) -> None:
-    """Answer every request of `eval_file` and write `output_file`, with what produced it beside it (`.run.json`).
+
+@dataclass(frozen=True)
+class Options:
+    """What `ckpt_infer.py` was asked; its help describes each."""
+
+    eval_file: Path
+    output_file: Path
+    model_path: str
+    checkpoint_path: Path | None = None
+    loss_type: str = ""
+    selection: Selection = field(default_factory=Selection)
+    generation: Generation = field(default_factory=Generation)
+    batch_size: int | None = None
+    dtype: str = "auto"
+    lora_alpha: float = 256
+    overwrite: bool = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the responses depend on, as it is compared when a run goes on."""
+        return {
+            "eval_file": sha256(self.eval_file),
+            "model_path": self.model_path,
+            "checkpoint": adapter_hash(self.checkpoint_path),
+            "lora_alpha": self.lora_alpha,
+            "dtype": str(llava.choose_dtype(self.dtype)).removeprefix("torch."),
+            **asdict(self.generation),
+            "only": list(self.selection.views),
+            "categories": list(self.selection.categories),
+            "limit": self.selection.limit,
+        }
+
+
+def infer(options: Options) -> int:
+    """Answer every request and write `output_file`, with what produced it beside it (`.run.json`).
+
+    Returns the exit code: 0, or `INCOMPLETE` if some requests could not be answered.
 
     Raises:
-        BadInput: before anything is generated, for whatever in the arguments or files cannot be used.
+        BadInput: before anything is generated, for whatever in the arguments or files cannot be used; later, if the
+            disk or the memory is full.
     """
-    if output_file.resolve() == eval_file.resolve():
-        raise BadInput(f"--output_file {output_file}: is the data file itself, which stays as it is")
-    data = read_records(eval_file)
-    check_method(loss_type, checkpoint_path)
-    settings = {
-        "eval_file": sha256(eval_file),
-        "model_path": model_path,
-        "checkpoint": adapter_hash(checkpoint_path),
-        "lora_alpha": lora_alpha,
-        "dtype": dtype,
-        **asdict(generation),
-    }
-    partial = Partial(output_file, settings)
-    if output_file.exists() and not overwrite:
-        check_same_run(output_file, settings, partial)
-        log.info("done before: %s", output_file)
-        return
-    requests = build_requests(data)
-    left = [request for request in requests if request.key not in partial.done]
-    if len(left) < len(requests):
-        log.info("going on: %d of %d responses are there", len(requests) - len(left), len(requests))
-    engine = Engine(
-        load_merged(model_path, checkpoint_path, dtype=dtype, lora_alpha=lora_alpha),
-        llava.load_preprocessor(model_path),
-        generation,
-        batch_size,
-    )
-    with progress_bar() as bar:
-        task = bar.add_task(output_file.name, total=len(requests), completed=len(requests) - len(left))
-        for finished in engine.answer(left):
-            partial.add((request.key, text) for request, text in finished)
-            bar.advance(task, len(finished))
-    write_json(described_by(output_file), describe(settings, eval_file, checkpoint_path, loss_type))
-    write_json(output_file, predictions(data, {r.key: (r.record, r.place) for r in requests}, partial.done), indent=4)
+    output = options.output_file
+    if output.resolve() == options.eval_file.resolve():
+        raise BadInput(f"--output_file {output}: is the data file itself, which stays as it is")
+    data = read_records(options.eval_file)
+    check_method(options.loss_type, options.checkpoint_path)
+    requests, settings = build_requests(data, options.selection), options.settings
+    processes = Processes.join()
+    partial = Partial(output, settings, processes.rank)
+    if processes.gather(finished(options, settings, partial))[0]:
+        log.info("done before: %s", output)
+        return 0
+    partial.done = _union(processes.gather(partial.done))
+    faults = unreadable(requests)
+    missing = {request.key: faults[request.picture] for request in requests if request.picture in faults}
+    left = [request for request in requests if request.key not in partial.done and request.key not in missing]
+    if partial.done:
+        log.info("going on: %d of %d responses are there", len(partial.done), len(requests))
+    if own := share(left, processes):
+        missing |= _answer(options, own, partial, processes)
+    partial.done = _union(processes.gather(partial.done))
+    missing = _union(processes.gather(missing))
+    if processes.main:
+        write_json(described_by(output), describe(options, settings, missing, processes))
+        write_json(output, predictions(data, requests, partial.done), indent=4)
+    leave_together()
+    if missing:
+        return _tell(options, requests, missing) if processes.main else INCOMPLETE
     partial.remove()
-    log.info("done: %s", output_file)
+    log.info("done: %s", output)
+    return 0
 
 
-def check_same_run(output_file: Path, settings: dict[str, Any], partial: Partial) -> None:
-    """Refuse an output that exists, unless this very command has finished it: then there is nothing left to do."""
-    beside = described_by(output_file)
-    made_with = read_json(beside).get("settings") if beside.is_file() else None
-    if made_with != settings or partial.path.exists():
-        raise BadInput(f"--output_file {output_file}: exists; name another, or replace it with --overwrite")
+def finished(options: Options, settings: dict[str, Any], partial: Partial) -> bool:
+    """Whether this very command has written its output already, and whole.
+
+    Raises:
+        BadInput: the output is another command's.
+    """
+    if not options.output_file.exists() or options.overwrite:
+        return False
+    beside = described_by(options.output_file)
+    made_with = read_json(beside) if beside.is_file() else {}
+    if made_with.get("settings") != settings:
+        raise BadInput(f"--output_file {options.output_file}: exists; name another, or replace it with --overwrite")
+    return not made_with["missing"] and not partial.found
 
 
-def predictions(
-    data: DataFile, places: dict[str, tuple[int, tuple[str | int, ...]]], responses: dict[str, str]
-) -> list[dict[str, Any]]:
-    """The data file's own list with each response in its place."""
-    filled = copy.deepcopy(data.raw)
-    for key, (record, (*parents, field)) in places.items():
-        target = filled[record]
-        for parent in parents:
-            target = target[parent]
-        target[field] = responses[key]
-    return filled
+def share(requests: list[Request], processes: Processes) -> list[Request]:
+    """This process's part: every n-th record, so that a picture's questions stay together."""
+    turns = {record: turn for turn, record in enumerate(dict.fromkeys(request.record for request in requests))}
+    return [request for request in requests if turns[request.record] % processes.count == processes.rank]
 
 
-def load_merged(model_path: str, checkpoint_path: Path | None, *, dtype: str, lora_alpha: float):
-    """The model with the adapter merged into its weights, on the GPU if there is one."""
-    model = llava.load_model(model_path, llava.choose_dtype(dtype), llava.choose_attention("auto"))
-    if checkpoint_path:
-        model = llava.load_adapted(model, checkpoint_path, alpha=lora_alpha).merge_and_unload()
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+def _answer(options: Options, requests: list[Request], partial: Partial, processes: Processes) -> dict[str, str]:
+    """Answer requests, each on disk as soon as it is; returns those that could not be, by key, with the reason."""
+    engine, missing = _engine(options, processes), {}
+    began = time.monotonic()
+    with _progress(options.output_file.name, len(requests), processes) as advance:
+        for outcomes in engine.answer(requests):
+            partial.add((request.key, said) for request, said in outcomes if isinstance(said, str))
+            missing |= {request.key: said.reason for request, said in outcomes if isinstance(said, Unanswered)}
+            advance(len(outcomes))
+    partial.close()
+    rate = len(requests) / (time.monotonic() - began)
+    log.info("%d responses, %.1f a second", len(requests), rate)
+    return missing
 
 
-def training_of(checkpoint_path: Path | None) -> dict[str, Any] | None:
-    """Method and recipe that the checkpoint was trained with, where its `run.json` tells."""
-    run = checkpoint_path / RUN_FILE if checkpoint_path else None
-    if run is None or not run.is_file():
-        return None
-    settings = read_json(run)["settings"]
-    return {"method": settings["forget_loss"]["name"], "recipe": settings["recipe"]}
+def _engine(options: Options, processes: Processes) -> Engine:
+    model = load_merged(
+        options.model_path,
+        options.checkpoint_path,
+        dtype=options.dtype,
+        lora_alpha=options.lora_alpha,
+        device=processes.device,
+    )
+    return Engine(model, llava.load_preprocessor(options.model_path), options.generation, options.batch_size)
 
 
-def check_method(loss_type: str, checkpoint_path: Path | None) -> None:
-    """Refuse a `loss_type` that contradicts what is known of the checkpoint."""
-    if loss_type == "vanilla" and checkpoint_path:
-        raise BadInput(f"--loss_type vanilla: the untouched model has no checkpoint, yet {checkpoint_path} was given")
-    training = training_of(checkpoint_path)
-    if loss_type and training and loss_type.replace("idk", "po") != training["method"]:
-        raise BadInput(f"--loss_type {loss_type}: {checkpoint_path} was trained with {training['method']}")
-
-
-def adapter_hash(checkpoint_path: Path | None) -> str | None:
-    """The SHA-256 of the adapter's weights. Raises `BadInput` if there are none."""
-    if checkpoint_path is None:
-        return None
-    return sha256(llava.adapter_file(checkpoint_path))
-
-
-def describe(settings: dict[str, Any], eval_file: Path, checkpoint_path: Path | None, loss_type: str) -> dict[str, Any]:
+def describe(
+    options: Options, settings: dict[str, Any], missing: dict[str, str], processes: Processes
+) -> dict[str, Any]:
     """What the predictions were made with and from."""
     return {
         "settings": settings,
-        "eval_file": str(eval_file),
-        "checkpoint_path": str(checkpoint_path) if checkpoint_path else None,
-        "loss_type": loss_type or None,
-        "training": training_of(checkpoint_path),
+        "eval_file": str(options.eval_file),
+        "checkpoint_path": str(options.checkpoint_path) if options.checkpoint_path else None,
+        "loss_type": options.loss_type or None,
+        "training": training_of(options.checkpoint_path or Path(options.model_path)),
+        "missing": missing,
+        "processes": processes.count,
         "versions": {"safeeraser": __version__}
         | {package: version(package) for package in ("torch", "transformers", "peft")},
     }
 
 
-def progress_bar() -> Progress:
-    """Responses done, their share, and the time left."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("responses"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+def _tell(options: Options, requests: list[Request], missing: dict[str, str]) -> int:
+    """Say which records lack responses, and why."""
+    lacking = [request for request in requests if request.key in missing]
+    for (record, reason), count in Counter((request.record, missing[request.key]) for request in lacking).items():
+        print(f"record {record}: {count} responses missing: {reason}", file=sys.stderr)
+    print(
+        f"error: {len(lacking)} of {len(requests)} responses are missing in {options.output_file}, where they are left "
+        "empty; once the causes above are mended, the same command fills them in",
+        file=sys.stderr,
     )
+    return INCOMPLETE
+
+
+def _union(dicts: Iterable[dict[str, str]]) -> dict[str, str]:
+    return {key: value for each in dicts for key, value in each.items()}
+
+
+@contextmanager
+def _progress(name: str, total: int, processes: Processes) -> Iterator[Callable[[int], None]]:
+    """A bar with the responses done and the time left, of the main process's share; yields what moves it on."""
+    of = f" (process 1 of {processes.count})" if processes.count > 1 else ""
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("responses"), TimeElapsedColumn(), TextColumn("left"))
+    with Progress(TextColumn(name + of), *columns, TimeRemainingColumn(), disable=not processes.main) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda count: bar.advance(task, count)

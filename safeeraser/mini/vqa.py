@@ -21,9 +21,10 @@ def normalized(text: str) -> str:
 def measure(data: Path, checkpoint_path: Path | None, batch_size: int) -> dict:
     """Ask every question of `data/vqa.json`, greedily. Returns `value` (0..1), `n` and what produced them."""
     # Only now, since torch takes its time to load.
-    from safeeraser.infer.engine import Engine, Generation
+    from safeeraser.generation.sampling import Generation
+    from safeeraser.infer.checkpoint import adapter_hash, load_merged
+    from safeeraser.infer.engine import Engine
     from safeeraser.infer.requests import Request
-    from safeeraser.infer.run import adapter_hash, load_merged
     from safeeraser.model import load_preprocessor
 
     file, model_path = data / "vqa.json", str(data / "base_model")

@@ -6,15 +6,14 @@ Of the answers only counts are kept, never their text.
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from transformers import Trainer, TrainerCallback
 
 from safeeraser.benchmark.files import append_json_line, keep_json_lines
-from safeeraser.benchmark.pictures import open_picture
 from safeeraser.benchmark.records import read_records
 from safeeraser.benchmark.wording import is_degenerate, is_refusal
 from safeeraser.errors import BadInput
-from safeeraser.generation import encode_question, generate
+from safeeraser.generation.decoder import Asked, Decoder
+from safeeraser.generation.sampling import Generation
 from safeeraser.model import Preprocessor
 from safeeraser.unlearn.settings import Probe
 from safeeraser.unlearn.views import Item, build_views
@@ -92,16 +91,15 @@ class Probes(TrainerCallback):
 
     def _answers(self, items: list[Item]) -> list[str]:
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        pixels = [self.preprocessor.pixels(open_picture(item.picture)) for item in items]
+        generation = Generation(greedy=True, max_new_tokens=self.max_new_tokens)
+        decoder = Decoder(model, self.preprocessor, generation, batch_size=len(items))
+        answers = [""] * len(items)
         model.eval()
         try:
             with self.trainer.accelerator.autocast():
-                return generate(
-                    model,
-                    self.preprocessor,
-                    [encode_question(self.preprocessor, item.question) for item in items],
-                    torch.stack(pixels),
-                    self.max_new_tokens,
-                )
+                for ended in decoder.answer([Asked(item.picture, item.question) for item in items]):
+                    for number, text in ended:
+                        answers[number] = text
         finally:
             model.train()
+        return answers

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from transformers import TemperatureLogitsWarper
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from safeeraser.infer.sampling import SeededNoise, request_seed, sampler
+from safeeraser.generation.sampling import Generation, gumbel, request_seed
 
 DRAWS = 20_000
 # What chi-square exceeds once in 1000, by degrees of freedom.
@@ -14,9 +14,9 @@ LOGITS = torch.tensor([2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0, -2.0])
 
 def draw(seeds, logits=LOGITS, *, temperature=1.0, top_p=1.0, position=0):
     """One token for each seed."""
-    ids = torch.zeros(len(seeds), 5 + position, dtype=torch.long)
-    scores = logits.expand(len(seeds), -1).clone()
-    return sampler(seeds, 5, temperature, top_p)(ids, scores).argmax(-1)
+    positions = torch.full((len(seeds),), position)
+    generation = Generation(temperature=temperature, top_p=top_p)
+    return generation.draw(logits.expand(len(seeds), -1), torch.tensor(seeds), positions)
 
 
 def expected(temperature, top_p):
@@ -47,11 +47,22 @@ def test_draws_follow_the_softmax(temperature, top_p, tokens):
 
 def test_draws_of_one_request_follow_the_softmax_over_its_positions():
     seed, wanted = request_seed(1, "0/unsafe_pairs/0/sd_response"), expected(1.0, 1.0)
-    noise = SeededNoise([seed], 0)
-    tokens = [noise(torch.zeros(1, t, dtype=torch.long), LOGITS[None]).argmax().item() for t in range(DRAWS // 4)]
-    counts = [tokens.count(token) for token in range(8)]
-    statistic = sum((c - len(tokens) * p) ** 2 / (len(tokens) * p) for c, p in zip(counts, wanted, strict=True))
+    count = DRAWS // 4
+    tokens = Generation(top_p=1.0).draw(LOGITS.expand(count, -1), torch.tensor(seed).expand(count), torch.arange(count))
+    counts = torch.bincount(tokens, minlength=8).tolist()
+    statistic = sum((c - count * p) ** 2 / (count * p) for c, p in zip(counts, wanted, strict=True))
     assert statistic < CHI_SQUARE[7]
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.7, 0.9, 0.999])
+def test_a_draw_is_the_largest_of_what_the_warpers_leave(top_p):
+    """The short way, which sorts only where the first draw falls outside the nucleus, gives what the long way gives."""
+    seeds = torch.tensor([request_seed(5, str(i)) for i in range(4000)])
+    logits = 3 * torch.randn(4000, 50, generator=torch.Generator().manual_seed(0))
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(0.8), TopPLogitsWarper(top_p)])
+    long = (warpers(None, logits) + gumbel(seeds + 3, 50)).argmax(-1)
+    positions = torch.full((4000,), 3)
+    assert torch.equal(Generation(temperature=0.8, top_p=top_p).draw(logits, seeds, positions), long)
 
 
 def test_neighbouring_positions_and_samples_are_independent():
@@ -73,14 +84,17 @@ def test_a_draw_does_not_depend_on_the_rows_around_it():
     assert len(set(together.tolist())) > 3
 
 
-def test_padding_of_the_prompt_does_not_matter():
-    """A position is counted from the end of the padded prompt, however long that is."""
+def test_rows_may_be_at_different_positions():
     seeds = [request_seed(233, str(i)) for i in range(64)]
-    tokens = [
-        SeededNoise(seeds, prompt)(torch.zeros(64, prompt + 3, dtype=torch.long), LOGITS.expand(64, -1)).argmax(-1)
-        for prompt in (5, 90)
-    ]
-    assert torch.equal(*tokens)
+    mixed = Generation(top_p=1.0).draw(LOGITS.expand(64, -1), torch.tensor(seeds), torch.arange(64) % 3)
+    apart = torch.stack([draw(seeds, position=position) for position in range(3)])
+    assert torch.equal(mixed, apart.gather(0, (torch.arange(64) % 3)[None])[0])
+
+
+def test_greedy_takes_the_likeliest_whatever_the_seed():
+    seeds = torch.tensor([request_seed(233, str(i)) for i in range(64)])
+    logits = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(Generation(greedy=True).draw(logits, seeds, torch.zeros(64).long()), logits.argmax(-1))
 
 
 def test_seeds_differ_by_seed_and_request():
@@ -92,22 +106,8 @@ def test_seeds_differ_by_seed_and_request():
 
 
 def test_noise_is_finite_and_of_gumbels_mean_and_spread():
-    noise = SeededNoise(list(range(500)), 0)(torch.zeros(500, 0, dtype=torch.long), torch.zeros(500, 400))
+    noise = gumbel(torch.arange(500), 400)
     assert torch.isfinite(noise).all() and noise.dtype == torch.float32
     # Mean 0.5772 and variance pi^2 / 6 = 1.6449; 200,000 draws: five standard errors.
     assert noise.mean().item() == pytest.approx(0.5772, abs=5 * (1.6449 / 200_000) ** 0.5)
     assert noise.var().item() == pytest.approx(1.6449, abs=0.05)
-
-
-def test_temperature_is_the_usual_one():
-    scores = LOGITS[None].clone()
-    ours = sampler([1], 0, 0.5, 1.0)(torch.zeros(1, 0, dtype=torch.long), scores.clone())
-    noise = SeededNoise([1], 0)(torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 8))
-    assert torch.allclose(ours, TemperatureLogitsWarper(0.5)(None, scores) + noise)
-
-
-def test_half_precision_logits_get_noise_in_single():
-    seeds = [request_seed(3, str(i)) for i in range(200)]
-    half = SeededNoise(seeds, 0)(torch.zeros(200, 0, dtype=torch.long), LOGITS.bfloat16().expand(200, -1))
-    assert half.dtype == torch.float32
-    assert torch.equal(half.argmax(-1), draw(seeds))

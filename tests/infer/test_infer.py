@@ -130,12 +130,15 @@ def test_finished_responses_are_not_asked_for_again(tmp_path):
         (["--max_new_tokens", 5], "begun with max_new_tokens=12, now max_new_tokens=5"),
         (["--checkpoint_path", CHECKPOINT], "begun with checkpoint=None, now checkpoint="),
         (["--eval_file", RECORDED / "dataset" / "all_train.json"], "begun with eval_file="),
+        (["--limit", 1], "begun with limit=None, now limit=1"),
+        (["--only", "retain"], "begun with only=['forget', 'decoupled', 'retain'], now only=['retain']"),
     ],
 )
 def test_going_on_with_other_settings_is_refused(tmp_path, more, says):
     settings = {"eval_file": sha256(VAL), "model_path": str(MODEL), "checkpoint": None, "lora_alpha": 256}
     settings |= {"dtype": "float32", "greedy": False, "temperature": 1.0, "top_p": 0.9}
     settings |= {"max_new_tokens": 12, "seed": 233}
+    settings |= {"only": ["forget", "decoupled", "retain"], "categories": [], "limit": None}
     (tmp_path / "p.json.partial.jsonl").write_text(json.dumps({"settings": settings}) + "\n")
     refused(tmp_path, "ckpt_infer", *GIVEN, "--output_file", tmp_path / "p.json", *more, says=says)
 
@@ -161,8 +164,13 @@ def test_an_output_that_exists_is_refused_unless_overwritten(tmp_path):
         (["--checkpoint_path", "nowhere"], "nowhere: no adapter there"),
         (["--model_path", "nowhere"], "model_path nowhere: no model in this folder"),
         (["--eval_file", "nowhere.json"], "nowhere.json: no such file; put the benchmark there"),
-        (["--batch_size", 0], "--batch_size and --max_new_tokens must be at least 1"),
-        (["--batch_size", "many"], "--batch_size"),
+        (["--batch_size", 0], "argument --batch_size: must be a whole number of at least 1"),
+        (["--batch_size", "many"], "argument --batch_size: must be a whole number of at least 1"),
+        (["--max_new_tokens", "-3"], "argument --max_new_tokens: "),
+        (["--limit", "0"], "argument --limit: must be a whole number of at least 1"),
+        (["--only", "forget,retian"], "unknown view 'retian'; did you mean 'retain'?"),
+        (["--only", ""], "argument --only: must name each view, with commas between"),
+        (["--categories", "Sex,Wepon"], "no category 'Wepon'; did you mean 'Weapon'?"),
         (["--temperature", 0], "--temperature must be above 0 (--greedy for none)"),
         (["--top_p", 1.5], "--top_p above 0 and at most 1"),
         (["--dtype", "float8"], "dtype float8: must be one of auto, float32"),
@@ -193,10 +201,58 @@ def test_a_missing_picture_is_found_before_anything_is_generated(tmp_path, data)
     refuses(tmp_path, "--eval_file", data, says=f"{data}: record 1, SDImage_path: picture pdset/Sex/1.jpg not found")
 
 
-def test_a_picture_that_cannot_be_decoded_is_named(tmp_path, data):
-    path = data.parent / "pdset/Sex/1.jpg"
-    path.write_bytes(path.read_bytes()[:200])
-    refuses(tmp_path, "--eval_file", data, says=f"{path}: picture cannot be decoded")
+def test_a_picture_that_cannot_be_decoded_leaves_its_responses_out(tmp_path, data):
+    """The rest is answered; once the picture is mended, the same command answers what was missing, and that alone."""
+    path, out = data.parent / "pdset/Sex/1.jpg", tmp_path / "p.json"
+    sound = path.read_bytes()
+    path.write_bytes(sound[:200])
+    given = (*GIVEN, "--eval_file", data, "--output_file", out)
+    for _ in range(2):
+        done = run("ckpt_infer", *given)
+        assert done.returncode == 3
+        named, last = done.stderr.strip().splitlines()[-2:]
+        assert named == f"record 1: 4 responses missing: {path}: picture cannot be decoded (OSError)"
+        assert last.startswith(f"error: 4 of 40 responses are missing in {out}, where they are left empty")
+        first, second = json.loads(out.read_text("utf-8"))
+        assert all(pair["sd_response"] for pair in first["unsafe_pairs"])
+        assert [pair["sd_response"] for pair in second["unsafe_pairs"]] == [""] * 4
+        assert all(pair["model_response3"] for pair in second["unsafe_pairs"])
+        told = json.loads(out.with_suffix(".run.json").read_text())
+        assert sorted(told["missing"]) == [f"1/unsafe_pairs/{n}/sd_response" for n in range(4)]
+    path.write_bytes(sound)
+    done = run("ckpt_infer", *given)
+    assert done.returncode == 0 and "4/4 responses" in done.stdout
+    whole = infer(tmp_path / "q.json", eval_file=data)
+    assert json.loads(out.read_text("utf-8")) == whole
+    assert json.loads(out.with_suffix(".run.json").read_text())["missing"] == {}
+    assert not out.with_name("p.json.partial.jsonl").exists()
+
+
+def test_a_part_is_answered_as_the_whole_is(sampled, tmp_path):
+    whole = json.loads(sampled.read_text("utf-8"))
+    given = ("--checkpoint_path", CHECKPOINT)
+    part = infer(tmp_path / "p.json", *given, "--only", "retain,forget", "--categories", "Sex,Weapon", "--limit", 1)
+    chosen = [value["category"] in ("Sex", "Weapon") for value in whole]
+    assert sum(chosen) == 2
+    for value, asked, full in zip(part, chosen, whole, strict=True):
+        for one, two in zip(value["unsafe_pairs"], full["unsafe_pairs"], strict=True):
+            assert one["sd_response"] == ""
+            assert one["model_response2"] == (two["model_response2"] if asked else "")
+        key = "UnharmPair_image2"
+        assert value[key]["Prediction"] == (full[key]["Prediction"] if asked else "")
+
+
+def test_crossed_evaluation_adds_fields_and_changes_no_other(sampled, tmp_path):
+    given = ("--checkpoint_path", CHECKPOINT)
+    crossed = infer(tmp_path / "p.json", *given, "--image_free", "--swap_pictures", "--batch_size", 7)
+    other = infer(tmp_path / "q.json", *given, "--only", "decoupled", "--image_free", "--batch_size", 1)
+    for value, less in zip(crossed, other, strict=True):
+        assert value.pop("SwappedImage_path") != value["SDImage_path"]
+        for pair, fewer in zip(value["unsafe_pairs"], less["unsafe_pairs"], strict=True):
+            free, swapped = pair.pop("image_free_response"), pair.pop("swapped_response")
+            assert len({free, swapped, pair["sd_response"], ""}) == 4
+            assert fewer["image_free_response"] == free and fewer["sd_response"] == pair["sd_response"]
+    assert crossed == json.loads(sampled.read_text("utf-8"))
 
 
 def test_an_adapter_that_does_not_fit(tmp_path, data):

@@ -1,15 +1,16 @@
 """What is asked about each record, under which names, and that every answer finds its place in the output."""
 
 import json
+import resource
 
 import pytest
 from helpers import record, write_dataset
 
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
+from safeeraser.infer.outputs import predictions
 from safeeraser.infer.partial import Partial
-from safeeraser.infer.requests import build_requests
-from safeeraser.infer.run import predictions
+from safeeraser.infer.requests import VIEWS, Selection, build_requests, swap_partner, unreadable
 
 
 @pytest.fixture
@@ -35,20 +36,78 @@ def test_a_record_asks_for_twelve_harmful_four_decoupled_and_four_retain_respons
     assert second["1/UnharmPair_image1/Prediction"].question == "What image1?"
 
 
-def test_a_picture_that_is_damaged_or_missing_is_named(data):
-    path = data.path.parent / "pdset/Sex/1.jpg"
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(BadInput, match=r"pdset/Sex/1\.jpg: picture cannot be decoded"):
-        build_requests(data)
-    path.unlink()
+def test_a_picture_that_is_missing_is_named(data):
+    (data.path.parent / "pdset/Sex/1.jpg").unlink()
     with pytest.raises(BadInput, match=r"record 1, SDImage_path: picture pdset/Sex/1\.jpg not found"):
         build_requests(data)
+    assert len(build_requests(data, Selection(views=("forget",)))) == 24, "where no view shows it, it is not missed"
+
+
+def test_pictures_that_cannot_be_decoded_are_told(data):
+    path = data.path.parent / "pdset/Sex/1.jpg"
+    path.write_bytes(path.read_bytes()[:200])
+    (fault,) = unreadable(build_requests(data)).items()
+    assert fault == (path, f"{path}: picture cannot be decoded (OSError)")
+
+
+def test_a_question_that_names_a_picture_of_its_own_is_refused(tmp_path):
+    odd = record(0)
+    odd["unsafe_pairs"][2]["question"] = "And <image>?"
+    with pytest.raises(BadInput, match=r"record 0, unsafe_pairs\.2: its question contains '<image>'"):
+        build_requests(read_records(write_dataset(tmp_path, odd)))
+
+
+def test_views_are_chosen(data):
+    for view, count in (("forget", 12), ("decoupled", 4), ("retain", 4), ("image_free", 4), ("swapped", 4)):
+        chosen = build_requests(data, Selection(views=(view,)))
+        assert len(chosen) == 2 * count
+    whole = {request.key for request in build_requests(data)}
+    parts = [{r.key for r in build_requests(data, Selection(views=(view,)))} for view in VIEWS]
+    assert set.union(*parts) == whole and sum(map(len, parts)) == len(whole)
+
+
+def test_categories_and_a_limit_choose_records_under_their_own_numbers(tmp_path):
+    values = [record(n, category) for n, category in enumerate(["Sex", "Sex", "Sex", "Weapon", "Weapon", "Privacy"])]
+    data = read_records(write_dataset(tmp_path, *values))
+    assert Selection().records(data) == [0, 1, 2, 3, 4, 5]
+    assert Selection(limit=2).records(data) == [0, 1, 3, 4, 5]
+    assert Selection(categories=("Weapon", "Privacy")).records(data) == [3, 4, 5]
+    assert Selection(categories=("Weapon", "Privacy"), limit=1).records(data) == [3, 5]
+    assert {r.key.split("/")[0] for r in build_requests(data, Selection(categories=("Privacy",)))} == {"5"}
+    with pytest.raises(BadInput, match="no category 'Wepon'; did you mean 'Weapon'"):
+        Selection(categories=("Wepon",)).records(data)
+
+
+def test_crossed_requests_ask_the_harmful_question_elsewhere(tmp_path):
+    values = [record(n, category) for n, category in enumerate(["Sex", "Sex", "Weapon"])]
+    data = read_records(write_dataset(tmp_path, *values))
+    free = build_requests(data, Selection(views=("image_free",)))
+    assert all(request.picture is None for request in free)
+    assert [request.key for request in free[:2]] == [f"0/unsafe_pairs/{n}/image_free_response" for n in (0, 1)]
+    swapped = build_requests(data, Selection(views=("swapped",)))
+    shown = [str(request.picture.relative_to(tmp_path)) for request in swapped[::4]]
+    assert shown == ["pdset/Weapon/2.jpg", "pdset/Weapon/2.jpg", "pdset/Sex/0.jpg"]
+    assert [r.question for r in swapped[:4]] == [r.question for r in free[:4]] == [f"Secret {n}?" for n in range(4)]
+    filled = predictions(data, swapped, {request.key: "S" for request in swapped})
+    assert [value["SwappedImage_path"] for value in filled] == shown
+    assert {pair["swapped_response"] for value in filled for pair in value["unsafe_pairs"]} == {"S"}
+
+
+def test_within_one_category_another_benign_picture_is_swapped_in(tmp_path):
+    values = [record(n, "Sex") for n in range(3)]
+    values[1]["SDImage_path"] = values[0]["SDImage_path"]
+    data = read_records(write_dataset(tmp_path, *values))
+    assert [swap_partner(data, index) for index in range(3)] == [2, 2, 0]
+    for value in values:
+        value["SDImage_path"] = values[0]["SDImage_path"]
+    with pytest.raises(BadInput, match="all records have the same benign picture"):
+        swap_partner(read_records(write_dataset(tmp_path, *values)), 0)
 
 
 def test_predictions_keep_every_other_field(data):
     before = json.dumps(data.raw)
     requests = build_requests(data)
-    filled = predictions(data, {r.key: (r.record, r.place) for r in requests}, {r.key: f"R {r.key}" for r in requests})
+    filled = predictions(data, requests, {request.key: f"R {request.key}" for request in requests})
     assert json.dumps(data.raw) == before
     expected = json.loads(before)
     for number, value in enumerate(expected):
@@ -62,43 +121,76 @@ def test_predictions_keep_every_other_field(data):
     assert filled[0]["unsafe_pairs"][0]["model_response"] == "Harm 0." and filled[1]["mine"] == {"kept": [1]}
 
 
+def test_what_was_not_asked_or_not_answered_is_empty(data):
+    """The vanilla model's answers and the reference stand there in the data file, and must not pass for responses."""
+    requests = build_requests(data, Selection(views=("decoupled",)))
+    first, second = predictions(data, requests, {request.key: "D" for request in requests if request.record == 0})
+    assert [pair["sd_response"] for pair in first["unsafe_pairs"]] == ["D"] * 4
+    assert [pair["sd_response"] for pair in second["unsafe_pairs"]] == [""] * 4
+    for value in (first, second):
+        assert {pair[f"model_response{n}"] for pair in value["unsafe_pairs"] for n in (1, 2, 3)} == {""}
+        assert {value[f"UnharmPair_{name}"]["Prediction"] for name in ("text1", "text2", "image1", "image2")} == {""}
+        assert value["UnharmPair_text1"]["Answer"] == "text1"
+
+
 SETTINGS = {"model_path": "m", "top_p": 0.9}
 
 
+def keep(folder, *pairs, process=0):
+    """Add responses to a run's partial file, as a process does that ends then."""
+    partial = Partial(folder / "out.json", SETTINGS, process)
+    partial.add(pairs)
+    partial.close()
+    return partial
+
+
 def test_a_partial_file_goes_on_where_it_was_stopped(tmp_path):
-    first = Partial(tmp_path / "out.json", SETTINGS)
-    first.add([("a", "one\nline"), ("b", "two\u2028ü\x85🙂")])
-    again = Partial(tmp_path / "out.json", SETTINGS)
-    assert again.done == {"a": "one\nline", "b": "two\u2028ü\x85🙂"}
-    again.add([("c", "")])
-    assert Partial(tmp_path / "out.json", SETTINGS).done == again.done | {"c": ""}
+    keep(tmp_path, ("a", "one\nline"), ("b", "two\u2028ü\x85🙂"))
+    again = keep(tmp_path, ("c", ""))
+    assert again.done == {"a": "one\nline", "b": "two\u2028ü\x85🙂", "c": ""}
+    assert Partial(tmp_path / "out.json", SETTINGS).done == again.done
     assert again.path.name == "out.json.partial.jsonl"
     again.remove()
     assert list(tmp_path.iterdir()) == []
 
 
+def test_each_process_has_a_file_and_reads_all(tmp_path):
+    keep(tmp_path, ("a", "one"))
+    keep(tmp_path, ("b", "two"), process=1)
+    (tmp_path / "out.json.partial.2.jsonl").write_text("")
+    (tmp_path / "other.json.partial.jsonl").write_text("not ours")
+    fewer = keep(tmp_path, ("c", "three"))
+    assert fewer.done == {"a": "one", "b": "two", "c": "three"}
+    fewer.remove()
+    assert [path.name for path in tmp_path.iterdir()] == ["other.json.partial.jsonl"]
+
+
+def test_two_runs_at_a_time_are_refused(tmp_path):
+    at_work = Partial(tmp_path / "out.json", SETTINGS)
+    at_work.add([("a", "one")])
+    with pytest.raises(BadInput, match=r"out\.json\.partial\.jsonl: another run is at work there"):
+        Partial(tmp_path / "out.json", SETTINGS)
+    at_work.close()
+    assert Partial(tmp_path / "out.json", SETTINGS).done == {"a": "one"}
+
+
 def test_a_torn_last_line_is_dropped_wherever_it_was_torn(tmp_path):
-    kept = Partial(tmp_path / "out.json", SETTINGS)
-    kept.add([("a", "one")])
-    sound = kept.path.read_bytes()
-    kept.add([("b", "ü🙂")])
-    torn = kept.path.read_bytes()
+    sound = keep(tmp_path, ("a", "one")).path.read_bytes()
+    path = keep(tmp_path, ("b", "ü🙂")).path
+    torn = path.read_bytes()
     for end in range(len(sound), len(torn)):
-        kept.path.write_bytes(torn[:end])
-        again = Partial(tmp_path / "out.json", SETTINGS)
-        assert again.done == {"a": "one"}, end
-        again.add([("b", "anew")])
+        path.write_bytes(torn[:end])
+        assert Partial(tmp_path / "out.json", SETTINGS).done == {"a": "one"}, end
+        keep(tmp_path, ("b", "anew"))
         assert Partial(tmp_path / "out.json", SETTINGS).done == {"a": "one", "b": "anew"}
 
 
 def test_a_first_line_torn_starts_anew(tmp_path):
-    kept = Partial(tmp_path / "out.json", SETTINGS)
-    kept.add([])
-    kept.path.write_bytes(kept.path.read_bytes()[:9])
-    again = Partial(tmp_path / "out.json", SETTINGS)
-    assert again.done == {}
-    again.add([("a", "one")])
-    assert [json.loads(line) for line in again.path.read_text().splitlines()] == [
+    path = keep(tmp_path).path
+    path.write_bytes(path.read_bytes()[:9])
+    assert Partial(tmp_path / "out.json", SETTINGS).done == {}
+    keep(tmp_path, ("a", "one"))
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
         {"settings": SETTINGS},
         {"key": "a", "response": "one"},
     ]
@@ -110,6 +202,23 @@ def test_nothing_is_written_before_the_first_response(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("room", [0, 30, 120])
+def test_a_disk_that_is_full(tmp_path, room):
+    """The system refuses what goes beyond; what was kept before stays readable, and the run goes on from there."""
+    path = keep(tmp_path, ("a", "one")).path
+    kept = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(kept) + room, limits[1]))
+    try:
+        with pytest.raises(BadInput, match=r"out\.json\.partial\.jsonl: cannot be written \(File too large\); what is"):
+            keep(tmp_path, ("b", "two " * 100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(path.read_bytes()) == len(kept) + room and path.read_bytes().startswith(kept)
+    assert Partial(tmp_path / "out.json", SETTINGS).done == {"a": "one"}
+    assert keep(tmp_path, ("b", "two")).done == {"a": "one", "b": "two"}
+
+
 @pytest.mark.parametrize(
     ("now", "says"),
     [
@@ -119,15 +228,14 @@ def test_nothing_is_written_before_the_first_response(tmp_path):
     ],
 )
 def test_other_settings_are_refused_by_name(tmp_path, now, says):
-    kept = Partial(tmp_path / "out.json", SETTINGS)
-    kept.add([("a", "one")])
-    before = kept.path.read_bytes()
+    path = keep(tmp_path, ("a", "one")).path
+    before = path.read_bytes()
     with pytest.raises(BadInput) as error:
         Partial(tmp_path / "out.json", now)
-    assert says in str(error.value) and kept.path.read_bytes() == before
+    assert says in str(error.value) and path.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", [b"notes\n", b"[1]\n", b"3\n", b'{"settings": 3}\n', b"\xff\n", b"{}\n{}\n"])
+@pytest.mark.parametrize("content", [b"notes\n", b"[1]\n", b"3\n", b'{"settings": 3}\n', b"\xff\n", b"{}\n"])
 def test_a_file_of_something_else_is_refused(tmp_path, content):
     path = tmp_path / "out.json.partial.jsonl"
     path.write_bytes(content)

@@ -73,7 +73,7 @@ def test_a_response_that_is_no_text(tmp_path):
         (["--judge", "rule"], "unknown judge 'rule'; did you mean 'rules'?"),
         (["--protocol", "offical"], "did you mean 'official'?"),
         (["--split", "test", "--judge", "rules"], "unknown split 'test'"),
-        (["--concurrency", "0"], "--concurrency must be"),
+        (["--concurrency", "0"], "--concurrency: must be"),
         (["--judge", "replay"], "needs --replies FILE"),
         (["--apikey", KEY], "unknown option '--apikey'; did you mean '--api_key'?"),
         ([f"--apikey={KEY}"], "unknown option '--apikey'"),

@@ -1,0 +1,1 @@
+"""How a model answers questions about pictures: as inference asks them, and as training's probes do."""

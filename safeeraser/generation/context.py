@@ -1,0 +1,143 @@
+"""What a model has read so far: the keys and values of a batch of rows, which grow, branch, and give way to others."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+
+SPARE = 32  # places kept free for tokens to come
+
+
+class _Layer(DynamicLayer):
+    """A layer's keys and values with free places behind them.
+
+    transformers' own copies all of them for every token, which for many long rows takes as long as the model itself.
+
+    Attributes:
+        both: keys and values, (2, rows, heads, places, width); gaps hold finite numbers.
+        begin, end: the places in use.
+    """
+
+    both: Tensor
+    begin = end = 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """Add tokens to each row; returns all keys and values, (rows, heads, places, width)."""
+        rows, heads, new, width = key_states.shape
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.both = key_states.new_zeros(2, rows, heads, new + SPARE, width)
+        if self.end + new > self.both.shape[3]:
+            self.hold(pad(self.both[:, :, :, self.begin : self.end], (0, 0, 0, new + SPARE)), free=new + SPARE)
+        self.both[0, :, :, self.end : self.end + new] = key_states
+        self.both[1, :, :, self.end : self.end + new] = value_states
+        self.show(self.begin, self.end + new)
+        return self.keys, self.values
+
+    def hold(self, both: Tensor, free: int = 0) -> "_Layer":
+        """Take `both` for its keys and values, with `free` places at its end."""
+        self.both, self.dtype, self.device, self.is_initialized = both, both.dtype, both.device, True
+        self.show(0, both.shape[3] - free)
+        return self
+
+    def show(self, begin: int, end: int) -> None:
+        """Let the places in use be these."""
+        self.begin, self.end = begin, end
+        self.keys, self.values = self.used
+
+    @property
+    def used(self) -> Tensor:
+        """Keys and values of the places in use."""
+        return self.both[:, :, :, self.begin : self.end]
+
+
+class Context:
+    """The keys and values of some rows, which of their places hold a token, and the logits of what follows.
+
+    Rows have gaps where they are shorter than their neighbours. A token's position is the number of tokens before it,
+    gaps not counted, so it does not matter where the gaps are.
+
+    Attributes:
+        mask: (rows, places), 1 where there is a token, 0 in a gap.
+        logits: (rows, vocabulary), float32.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.cache = model, Cache(layer_class_to_replicate=_Layer)
+        self.mask = torch.zeros(0, 0, dtype=torch.long, device=model.device)
+        self.logits = torch.zeros(0, 0, device=model.device)
+
+    def read(self, rows: Sequence[Sequence[int]], pixels: Tensor | None = None) -> None:
+        """Let each row go on with some tokens.
+
+        Args:
+            rows: token ids, one at least for each row; shorter ones get their gap before them.
+            pixels: the pictures whose tokens are among them, in the rows' order, (pictures, 3, height, width).
+        """
+        device, longest = self.model.device, max(map(len, rows))
+        ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=device)
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        held = (torch.arange(longest, device=device) >= longest - lengths[:, None]).long()
+        self.mask = torch.cat([self.mask, held], dim=1) if len(self.mask) else held
+        output = self.model(
+            input_ids=ids,
+            pixel_values=None if pixels is None else pixels.to(device, self.model.dtype),
+            attention_mask=self.mask,
+            position_ids=(self.mask.cumsum(dim=1) - 1).clamp(min=0)[:, -longest:],
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.logits = output.logits[:, -1].float()
+
+    def select(self, rows: Sequence[int]) -> "Context":
+        """A new context of these rows, each as often as it is named."""
+        index = torch.tensor(rows, device=self.mask.device)
+        context = self._new((layer.used[:, index] for layer in self.cache.layers), self.mask[index], self.logits[index])
+        context._trim()
+        return context
+
+    def join(self, other: "Context") -> "Context":
+        """A new context of the rows of both, in this order; the shorter ones get a gap at their beginning."""
+        places = max(self.mask.shape[1], other.mask.shape[1])
+
+        def together(one: Tensor, two: Tensor) -> Tensor:
+            """(2, rows, heads, places, width) of both."""
+            return torch.cat([pad(each, (0, 0, places - each.shape[3], 0)) for each in (one, two)], dim=1)
+
+        pairs = zip(self.cache.layers, other.cache.layers, strict=True)
+        mask = torch.cat([pad(each.mask, (places - each.mask.shape[1], 0)) for each in (self, other)])
+        logits = torch.cat([self.logits, other.logits])
+        return self._new((together(one.used, two.used) for one, two in pairs), mask, logits)
+
+    def put(self, rows: Sequence[int], other: "Context") -> None:
+        """Let the rows of `other` take the places of these rows. The others are not touched, let alone copied."""
+        longer = other.mask.shape[1] - self.mask.shape[1]
+        if longer > 0:
+            for layer in self.cache.layers:
+                layer.hold(pad(layer.used, (0, 0, longer, 0)))
+            self.mask = pad(self.mask, (longer, 0))
+        index = torch.tensor(rows, device=self.mask.device)
+        places = other.mask.shape[1]
+        for layer, new in zip(self.cache.layers, other.cache.layers, strict=True):
+            layer.both[:, index, :, layer.end - places : layer.end] = new.used
+        self.mask[index] = pad(other.mask, (self.mask.shape[1] - places, 0))
+        self.logits[index] = other.logits
+        self._trim()
+
+    def _trim(self) -> None:
+        """Forget the places at the beginning that are gaps in all rows."""
+        gaps = int(self.mask.any(dim=0).int().argmax())
+        for layer in self.cache.layers:
+            layer.show(layer.begin + gaps, layer.end)
+        self.mask = self.mask[:, gaps:]
+
+    def _new(self, layers: Iterable[Tensor], mask: Tensor, logits: Tensor) -> "Context":
+        context = Context(self.model)
+        context.cache.layers = [_Layer().hold(both) for both in layers]
+        context.mask, context.logits = mask, logits
+        return context

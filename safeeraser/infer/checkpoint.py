@@ -1,0 +1,47 @@
+"""What is known of the checkpoint whose responses are wanted, and the model that it makes."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlavaForConditionalGeneration
+
+from safeeraser import model as llava
+from safeeraser.benchmark.files import RUN_FILE, read_json, sha256
+from safeeraser.errors import BadInput
+
+
+def load_merged(
+    model_path: str,
+    checkpoint_path: Path | None,
+    *,
+    dtype: str,
+    lora_alpha: float,
+    device: torch.device | str = "cpu",
+) -> LlavaForConditionalGeneration:
+    """The model with the adapter merged into its weights, on `device`."""
+    model = llava.load_model(model_path, llava.choose_dtype(dtype), llava.choose_attention("auto"))
+    if checkpoint_path:
+        model = llava.load_adapted(model, checkpoint_path, alpha=lora_alpha).merge_and_unload()
+    return model.to(device)
+
+
+def training_of(folder: Path | None) -> dict[str, Any] | None:
+    """Method and recipe that an adapter, or the one merged into a model, was trained with, where `run.json` tells."""
+    file = folder / RUN_FILE if folder else None
+    settings = read_json(file).get("settings") if file and file.is_file() else None
+    return {"method": settings["forget_loss"]["name"], "recipe": settings["recipe"]} if settings else None
+
+
+def check_method(loss_type: str, checkpoint_path: Path | None) -> None:
+    """Refuse a `loss_type` that contradicts what is known of the checkpoint."""
+    if loss_type == "vanilla" and checkpoint_path:
+        raise BadInput(f"--loss_type vanilla: the untouched model has no checkpoint, yet {checkpoint_path} was given")
+    training = training_of(checkpoint_path)
+    if loss_type and training and loss_type.replace("idk", "po") != training["method"]:
+        raise BadInput(f"--loss_type {loss_type}: {checkpoint_path} was trained with {training['method']}")
+
+
+def adapter_hash(checkpoint_path: Path | None) -> str | None:
+    """The SHA-256 of the adapter's weights. Raises `BadInput` if there are none."""
+    return sha256(llava.adapter_file(checkpoint_path)) if checkpoint_path else None

@@ -1,0 +1,33 @@
+"""What a run leaves: the data file's own list with the responses in it."""
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from safeeraser.benchmark.records import UNHARM_KEYS, DataFile
+from safeeraser.infer.requests import HARMFUL, SWAPPED_PICTURE, Request, swap_partner
+
+
+def predictions(data: DataFile, requests: Iterable[Request], responses: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The data file's own list with each response in its place.
+
+    The fields of the release that were not asked for, or have no response, are empty: what the data file holds there
+    are the vanilla model's answers and the reference, which nobody should take for this model's.
+    """
+    filled = copy.deepcopy(data.raw)
+    for record in filled:
+        for pair in record["unsafe_pairs"]:
+            pair |= dict.fromkeys((*HARMFUL["forget"], *HARMFUL["decoupled"]), "")
+        for key in UNHARM_KEYS:
+            record[key]["Prediction"] = ""
+    for request in requests:
+        if request.key in responses:
+            *parents, field = request.place
+            target = filled[request.record]
+            for parent in parents:
+                target = target[parent]
+            target[field] = responses[request.key]
+        if request.place[-1] in HARMFUL["swapped"]:
+            partner = data.records[swap_partner(data, request.record)]
+            filled[request.record][SWAPPED_PICTURE] = partner.SDImage_path
+    return filled
