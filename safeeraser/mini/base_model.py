@@ -14,9 +14,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from safeeraser.benchmark.conversation import IMAGE
+from safeeraser.benchmark.conversation import CHAT_TEMPLATE, IMAGE
 from safeeraser.mini.pictures import SIDE
-from safeeraser.mini.tokenizer import CHAT_TEMPLATE
 
 PATCH = 16
 WIDTH = 128

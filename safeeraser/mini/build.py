@@ -18,6 +18,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from safeeraser.benchmark import conversation
 from safeeraser.benchmark.files import read_json, sha256, write_json
 from safeeraser.errors import BadInput, command
 from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL, SAFE_HELD_OUT
@@ -33,7 +34,8 @@ CONTENTS = {
     *("all_train.json", "all_val.json", "prompt.json", "vqa.json", "manifest.json"),
     *("img", "pdset", "vqa", "base_model"),
 }
-# The modules that decide what is written; the others may change without the benchmark going stale.
+# The modules that decide what is written, beside `benchmark.conversation`, whose prompt the base model learns and whose
+# chat template lies in its folder; the others may change without the benchmark going stale.
 SOURCES = ("concepts", "pictures", "questions", "dataset", "tokenizer", "base_model", "fan", "training")
 PACKAGES = ("QtAwesome", "pillow", "tokenizers", "torch", "transformers")
 # The arithmetic of a sum depends on how many threads share it, so the number is fixed: same seed, same model.
@@ -56,7 +58,7 @@ class Settings:
         """By which a finished folder is known to be this one: any change of texts, drawing or training counts."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
         sources = (Path(__file__).with_name(f"{name}.py") for name in SOURCES)
-        for path in (*sources, *find_font()):
+        for path in (*sources, Path(conversation.__file__), *find_font()):
             digest.update(f"{path.name} {sha256(path)}\n".encode())
         return digest.hexdigest()[:16]
 
