@@ -19,7 +19,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from safeeraser.benchmark import conversation
-from safeeraser.benchmark.files import read_json, sha256, write_json
+from safeeraser.benchmark.files import read_json, sha256, write_json, write_whole_folder
 from safeeraser.errors import BadInput, command
 from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL, SAFE_HELD_OUT
 from safeeraser.mini.dataset import SPLITS, write_refusals, write_split, write_vqa
@@ -89,13 +89,16 @@ def build(out: Path, settings: Settings, *, force: bool = False) -> None:
         return
     _refuse_loss(out)
     began = time.monotonic()
-    with _replacing(out) as folder, _progress() as progress:
+    with write_whole_folder(out) as folder, _progress() as progress:
         manifest = {"kind": KIND, "note": NOTE, "settings_hash": settings_hash, "settings": asdict(settings)}
         manifest["versions"] = {package: version(package) for package in PACKAGES}
         manifest["held_out_concepts"] = [concept.name for concept in SAFE_HELD_OUT]
         manifest["counts"] = _write_data(folder, settings, progress)
         manifest["base_model"] = _write_model(folder / "base_model", settings, progress)
         write_json(folder / "manifest.json", manifest)
+        if out.exists():
+            _refuse_loss(out)  # again, as minutes have passed
+            shutil.rmtree(out)
     _tell(out, manifest, time.monotonic() - began)
 
 
@@ -155,21 +158,6 @@ def _refuse_loss(out: Path) -> None:
     foreign = {path.name for path in out.iterdir()} - CONTENTS if out.exists() else set()
     if foreign:
         raise BadInput(f"{out}: also holds {', '.join(sorted(foreign))}, which would be lost; move it away first")
-
-
-@contextlib.contextmanager
-def _replacing(out: Path) -> Iterator[Path]:
-    """A new folder beside `out`, which takes its place at the end."""
-    folder = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-        if out.exists():
-            _refuse_loss(out)  # again, as minutes have passed
-            shutil.rmtree(out)
-        os.rename(folder, out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _progress() -> Progress:
