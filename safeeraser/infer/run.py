@@ -112,7 +112,9 @@ def training_of(checkpoint_path: Path | None) -> dict[str, Any] | None:
     run = checkpoint_path / RUN_FILE if checkpoint_path else None
     if run is None or not run.is_file():
         return None
-    settings = read_json(run)["settings"]
+    settings = read_json(run).get("settings")
+    if settings is None:  # a merged model's, whose adapter did not tell
+        return None
     return {"method": settings["forget_loss"]["name"], "recipe": settings["recipe"]}
 
 
