@@ -9,7 +9,9 @@ PINS = [line.strip() for line in (HERE / "requirements.txt").read_text().splitli
 
 TRAIN = ["deepspeed==0.19.8", "tensorboard==2.21.0"]
 QUANT = ["bitsandbytes==0.50.2"]
-TEST = [*TRAIN, *QUANT, "pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6", "wordllama==0.4.0.post1"]
+# What `transformers serve` needs beside requirements.txt.
+SERVING = ["fastapi==0.165.0", "uvicorn==0.54.0", "starlette==1.10.0"]
+TEST = [*TRAIN, *QUANT, *SERVING, "pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6", "wordllama==0.4.0.post1"]
 
 setup(
     name="safeeraser",
@@ -23,6 +25,7 @@ setup(
     extras_require={
         "train": TRAIN,
         "quant": QUANT,
+        "serving": SERVING,
         "flash": ["flash-attn"],
         "wandb": ["wandb"],
         "test": TEST,

@@ -22,6 +22,28 @@ SYSTEM_TEXTS = {
     for who in ("human", "user")
 }
 
+# What `prompt` writes, for servers and evaluation harnesses that know only templates: Vicuna v1, in which each part
+# ends with its separator, an answer with `</s>` and anything else with a space. A leading system message replaces the
+# default text. Pictures come before the text they are sent with, as LLaVA-1.5 was trained.
+CHAT_TEMPLATE = (
+    "{% if not messages or messages[0]['role'] != 'system' %}"
+    '{{ "' + SYSTEM_TEXTS["user"] + ' " }}'
+    "{% endif %}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}{{ 'USER: ' }}"
+    "{% elif message['role'] == 'assistant' %}{{ 'ASSISTANT: ' }}"
+    "{% elif message['role'] != 'system' or not loop.first %}"
+    "{{ raise_exception(\"a role must be 'user' or 'assistant', or 'system' in the first message alone\") }}"
+    "{% endif %}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] if part['type'] in ('image', 'image_url') %}{{ '<image>\\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+    "{% endif %}"
+    "{{ eos_token if message['role'] == 'assistant' else ' ' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+
 
 @dataclass(frozen=True)
 class Encoded:

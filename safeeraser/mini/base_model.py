@@ -1,7 +1,5 @@
 """The base model: a LLaVA of two million parameters, in the parts and file formats of LLaVA-1.5."""
 
-from pathlib import Path
-
 import torch
 from transformers import (
     CLIPImageProcessorPil,
@@ -10,13 +8,11 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
-    LlavaProcessor,
     PreTrainedTokenizerFast,
 )
 
 from safeeraser.benchmark.conversation import IMAGE
 from safeeraser.mini.pictures import SIDE
-from safeeraser.mini.tokenizer import CHAT_TEMPLATE
 
 PATCH = 16
 WIDTH = 128
@@ -70,20 +66,6 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForCondit
     return model
 
 
-def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    """The processor that servers and evaluation harnesses ask for: picture, tokenizer and chat template in one."""
-    return LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}),
-        tokenizer=tokenizer,
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=CHAT_TEMPLATE,
-    )
-
-
-def save(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> None:
-    """Write the model folder. The image processor gets a file of its own too, as older readers look for it there."""
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    processor.image_processor.save_pretrained(folder)
+def build_image_processor() -> CLIPImageProcessorPil:
+    """What makes a picture of any size the vision tower's input."""
+    return CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})

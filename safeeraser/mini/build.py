@@ -18,7 +18,8 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from safeeraser.benchmark.files import read_json, sha256, write_json
+from safeeraser.benchmark import conversation
+from safeeraser.benchmark.files import read_json, sha256, write_json, write_whole_folder
 from safeeraser.errors import BadInput, command
 from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL, SAFE_HELD_OUT
 from safeeraser.mini.dataset import SPLITS, write_refusals, write_split, write_vqa
@@ -33,7 +34,8 @@ CONTENTS = {
     *("all_train.json", "all_val.json", "prompt.json", "vqa.json", "manifest.json"),
     *("img", "pdset", "vqa", "base_model"),
 }
-# The modules that decide what is written; the others may change without the benchmark going stale.
+# The modules that decide what is written, beside `benchmark.conversation`, whose prompt the base model learns and whose
+# chat template lies in its folder; the others may change without the benchmark going stale.
 SOURCES = ("concepts", "pictures", "questions", "dataset", "tokenizer", "base_model", "fan", "training")
 PACKAGES = ("QtAwesome", "pillow", "tokenizers", "torch", "transformers")
 # The arithmetic of a sum depends on how many threads share it, so the number is fixed: same seed, same model.
@@ -56,7 +58,7 @@ class Settings:
         """By which a finished folder is known to be this one: any change of texts, drawing or training counts."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
         sources = (Path(__file__).with_name(f"{name}.py") for name in SOURCES)
-        for path in (*sources, *find_font()):
+        for path in (*sources, Path(conversation.__file__), *find_font()):
             digest.update(f"{path.name} {sha256(path)}\n".encode())
         return digest.hexdigest()[:16]
 
@@ -87,13 +89,16 @@ def build(out: Path, settings: Settings, *, force: bool = False) -> None:
         return
     _refuse_loss(out)
     began = time.monotonic()
-    with _replacing(out) as folder, _progress() as progress:
+    with write_whole_folder(out) as folder, _progress() as progress:
         manifest = {"kind": KIND, "note": NOTE, "settings_hash": settings_hash, "settings": asdict(settings)}
         manifest["versions"] = {package: version(package) for package in PACKAGES}
         manifest["held_out_concepts"] = [concept.name for concept in SAFE_HELD_OUT]
         manifest["counts"] = _write_data(folder, settings, progress)
         manifest["base_model"] = _write_model(folder / "base_model", settings, progress)
         write_json(folder / "manifest.json", manifest)
+        if out.exists():
+            _refuse_loss(out)  # again, as minutes have passed
+            shutil.rmtree(out)
     _tell(out, manifest, time.monotonic() - began)
 
 
@@ -114,10 +119,11 @@ def _write_model(folder: Path, settings: Settings, progress: Progress) -> dict[s
     # Only here, as they take seconds to import and a folder that is up to date needs none of them.
     import torch
 
-    from safeeraser.mini.base_model import build_model, build_processor, save
+    from safeeraser.mini.base_model import build_image_processor, build_model
     from safeeraser.mini.exam import exam
     from safeeraser.mini.tokenizer import build_tokenizer
     from safeeraser.mini.training import teach_to_see, teach_to_speak
+    from safeeraser.model import write_model
 
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
@@ -128,7 +134,7 @@ def _write_model(folder: Path, settings: Settings, progress: Progress) -> dict[s
             teach_to_see(model, settings.see_steps, settings.seed, tick)
         with _stage(progress, "base model learns to speak", settings.speak_steps) as tick:
             teach_to_speak(model, tokenizer, settings.speak_steps, settings.seed, tick)
-        save(model.eval(), build_processor(tokenizer), folder)
+        write_model(folder, model.eval(), tokenizer, build_image_processor())
         with _stage(progress, "base model is examined", 1) as tick:
             accuracy = exam(model, tokenizer, settings.exam_pictures, settings.seed)
             tick()
@@ -153,21 +159,6 @@ def _refuse_loss(out: Path) -> None:
     foreign = {path.name for path in out.iterdir()} - CONTENTS if out.exists() else set()
     if foreign:
         raise BadInput(f"{out}: also holds {', '.join(sorted(foreign))}, which would be lost; move it away first")
-
-
-@contextlib.contextmanager
-def _replacing(out: Path) -> Iterator[Path]:
-    """A new folder beside `out`, which takes its place at the end."""
-    folder = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-        if out.exists():
-            _refuse_loss(out)  # again, as minutes have passed
-            shutil.rmtree(out)
-        os.rename(folder, out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _progress() -> Progress:

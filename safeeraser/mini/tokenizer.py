@@ -1,4 +1,4 @@
-"""The base model's tokenizer and chat template.
+"""The base model's tokenizer.
 
 A word is one token, so that sequences stay short; a word that no text of the mini benchmark holds falls apart into its
 characters, so that no printable ASCII text has an `<unk>`. Decoding gives back the text exactly.
@@ -15,20 +15,6 @@ from safeeraser.mini.questions import answers, questions
 UNKNOWN, BEGIN, END, PAD = "<unk>", "<s>", "</s>", "<pad>"
 SPECIAL = (UNKNOWN, BEGIN, END, PAD, IMAGE)
 SPACE = "▁"
-
-# Writes a conversation as `benchmark.conversation.prompt` does, for servers and harnesses that know only templates.
-CHAT_TEMPLATE = (
-    "{{ '" + SYSTEM_TEXTS["user"].replace("'", "\\'") + "' }}"
-    "{% for message in messages %}"
-    "{{ ' ' + {'user': 'USER', 'assistant': 'ASSISTANT'}[message['role']] + ': ' }}"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] if part['type'] in ('image', 'image_url') %}{{ '<image>\n' }}{% endfor %}"
-    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
-    "{% endif %}"
-    "{% if message['role'] == 'assistant' %}{{ '</s>' }}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}"
-)
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

@@ -1,4 +1,4 @@
-"""LLaVA and its adapters: loading (`llava`), LoRA and the two stored forms (`adapters`)."""
+"""LLaVA and its adapters: loading (`llava`), LoRA and the two stored forms (`adapters`), merged models (`merge`)."""
 
 from safeeraser.model.adapters import (
     adapter_config,
@@ -24,6 +24,7 @@ from safeeraser.model.llava import (
     load_model,
     load_preprocessor,
 )
+from safeeraser.model.merge import merge, write_model
 
 __all__ = [
     "DTYPES",
@@ -43,7 +44,9 @@ __all__ = [
     "load_model",
     "load_preprocessor",
     "lora_config",
+    "merge",
     "read_adapter",
     "to_release",
     "trained_parameters",
+    "write_model",
 ]

@@ -1,25 +1,62 @@
-"""`python -m safeeraser.model convert IN OUT`: adapters in their two forms."""
+"""`python -m safeeraser.model convert | merge`: adapters in their other form, and merged into their base model."""
 
+import logging
 from pathlib import Path
 
-from safeeraser.arguments import Arguments
+from safeeraser.arguments import Arguments, one_of
 from safeeraser.errors import command
 from safeeraser.model.adapters import convert
+from safeeraser.model.llava import DTYPES
+from safeeraser.model.merge import RELEASED_MODEL, merge
+
+
+def parser() -> Arguments:
+    """The command line."""
+    parser = Arguments(prog="python -m safeeraser.model", description=__doc__.partition(": ")[2])
+    actions = parser.add_subparsers(dest="action", required=True)
+
+    def add(name: str, help: str) -> Arguments:
+        action = actions.add_parser(name, help=help, description=help)
+        action.add_argument("--lora_alpha", type=float, default=256, help="of a .pt, which does not say (default: 256)")
+        return action
+
+    action = add("convert", "turn a PEFT folder into the release's checkpoint.pt, or the other way round")
+    action.add_argument("source", type=Path, metavar="IN", help="a PEFT folder, a .safetensors or a .pt")
+    action.add_argument("target", type=Path, metavar="OUT", help="a file ending in .pt, or a folder to make")
+    action.add_argument("--model_path", help="the base model to note in a PEFT folder")
+
+    action = add("merge", "write the base model with an adapter merged into it, for servers that take no adapter")
+    action.add_argument("adapter", type=Path, metavar="ADAPTER", help="a PEFT folder, a .safetensors or a .pt")
+    action.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
+    action.add_argument(
+        "--model_path", help=f"the base model (default: the one that a PEFT folder names, else {RELEASED_MODEL})"
+    )
+    action.add_argument(
+        "--dtype",
+        type=one_of("dtype", ("auto", *DTYPES)),
+        default="auto",
+        help=f"of the weights written: auto (as the base model is stored), {', '.join(DTYPES)}; the model is held in "
+        "it (7B: 14 GB in 16 bits, 28 in 32), while the sums are made in float32 in any case (default: auto)",
+    )
+    return parser
 
 
 @command
 def main() -> None:
-    """`python -m safeeraser.model convert IN OUT`."""
-    parser = Arguments(prog="python -m safeeraser.model", description="Adapters in their two forms.")
-    action = parser.add_subparsers(dest="action", required=True).add_parser(
-        "convert", help="turn a PEFT folder into the release's checkpoint.pt, or the other way round"
+    """Convert or merge."""
+    arguments = parser().parse_args()
+    if arguments.action == "convert":
+        convert(arguments.source, arguments.target, alpha=arguments.lora_alpha, model_path=arguments.model_path)
+        return
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    merge(
+        arguments.adapter,
+        arguments.out,
+        model_path=arguments.model_path,
+        dtype=arguments.dtype,
+        lora_alpha=arguments.lora_alpha,
     )
-    action.add_argument("source", type=Path, metavar="IN", help="a PEFT folder, a .safetensors or a .pt")
-    action.add_argument("target", type=Path, metavar="OUT", help="a file ending in .pt, or a folder to make")
-    action.add_argument("--lora_alpha", type=float, default=256, help="of a .pt, which does not say (default: 256)")
-    action.add_argument("--model_path", help="the base model to note in a PEFT folder")
-    arguments = parser.parse_args()
-    convert(arguments.source, arguments.target, alpha=arguments.lora_alpha, model_path=arguments.model_path)
+    print(f"done: {arguments.out} (pip install -e '.[serving]'; transformers serve {arguments.out})")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -121,7 +121,7 @@ def choose_attention(name: str) -> str:
 
 def load_model(
     model_path: str,
-    dtype: torch.dtype,
+    dtype: torch.dtype | Literal["auto"],
     attention: str = "sdpa",
     *,
     quantization: str = "none",
@@ -131,6 +131,7 @@ def load_model(
     """The untouched model, frozen, on `device`. Raises `BadInput` if it cannot be loaded.
 
     Args:
+        dtype: of the weights; `auto`: as they are stored.
         quantization: `nf4` keeps the language model's linear layers in 4 bits (QLoRA's NormalFloat, arXiv 2305.14314),
             its constants quantized too; all else stays in `dtype`, in which the products are computed.
     """

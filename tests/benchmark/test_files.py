@@ -2,7 +2,14 @@
 
 import pytest
 
-from safeeraser.benchmark.files import read_json, read_json_lines, read_text, write_json, write_whole
+from safeeraser.benchmark.files import (
+    read_json,
+    read_json_lines,
+    read_text,
+    write_json,
+    write_whole,
+    write_whole_folder,
+)
 from safeeraser.errors import BadInput
 
 
@@ -32,6 +39,21 @@ def test_a_file_is_not_seen_before_it_is_whole(tmp_path):
         assert not path.exists()
     assert path.read_text(encoding="utf-8") == "text ü"
     assert [file.name for file in path.parent.iterdir()] == ["result.txt"]
+
+
+def test_a_folder_is_not_seen_before_it_is_whole(tmp_path):
+    path = tmp_path / "new" / "folder"
+    with write_whole_folder(path) as folder:
+        (folder / "a").write_text("1")
+        assert not path.exists()
+    assert [file.name for file in path.parent.iterdir()] == ["folder"] and (path / "a").read_text() == "1"
+
+
+def test_a_failure_while_filling_a_folder_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError, match="full"), write_whole_folder(tmp_path / "folder") as folder:
+        (folder / "a").write_text("1")
+        raise RuntimeError("disk full")
+    assert not list(tmp_path.iterdir())
 
 
 def test_bytes_are_written_as_they_are(tmp_path):

@@ -191,6 +191,12 @@ def test_a_loss_type_that_contradicts_the_adapter_is_refused(tmp_path, loss_type
     refuses(tmp_path, "--loss_type", loss_type, "--checkpoint_path", folder, says=says)
 
 
+def test_a_merged_model_is_no_adapter(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "run.json").write_text(json.dumps({"merged": {}}))
+    refuses(tmp_path, "--loss_type", "popd", "--checkpoint_path", tmp_path / "model", says="model: no adapter there")
+
+
 @pytest.fixture
 def data(tmp_path):
     return write_dataset(tmp_path / "data", record(0), record(1, "Sex"))

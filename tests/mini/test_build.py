@@ -3,6 +3,7 @@
 import pytest
 
 import safeeraser.mini.pictures as pictures
+from safeeraser.benchmark import conversation
 from safeeraser.benchmark.files import read_json, sha256, write_json
 from safeeraser.errors import BadInput
 from safeeraser.mini.build import CONTENTS, KIND, build, main
@@ -40,6 +41,14 @@ def test_a_folder_that_is_up_to_date_is_left_alone(small, settings, capsys):
     build(small, settings)
     assert "up to date" in capsys.readouterr().out
     assert (small / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_another_prompt_or_chat_template_makes_it_stale(monkeypatch, settings, tmp_path):
+    before = settings.hash()
+    changed = tmp_path / "conversation.py"
+    changed.write_text("# another template")
+    monkeypatch.setattr(conversation, "__file__", str(changed))
+    assert settings.hash() != before
 
 
 def test_a_foreign_folder_is_refused(tmp_path, capsys):

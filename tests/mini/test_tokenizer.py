@@ -5,7 +5,6 @@ import string
 import pytest
 
 from safeeraser.benchmark.conversation import IGNORE, SYSTEM_TEXTS, encode, prompt
-from safeeraser.mini.base_model import build_processor
 from safeeraser.mini.questions import answers, questions
 from safeeraser.mini.tokenizer import build_tokenizer
 
@@ -45,10 +44,3 @@ def test_the_targets_are_the_answer(tokenizer, who):
         assert tokenizer.decode(targets, skip_special_tokens=True) == answer
         head = tokenizer(prompt(question, who))["input_ids"]
         assert encoded.input_ids[: len(head)] == head and set(encoded.labels[: len(head)]) == {IGNORE}
-
-
-def test_the_chat_template_writes_the_same_prompt(tokenizer):
-    processor = build_processor(tokenizer)
-    content = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
-    chat = [{"role": "user", "content": content}]
-    assert processor.apply_chat_template(chat, add_generation_prompt=True) == prompt("What is this?", "user")

@@ -1,0 +1,82 @@
+"""An adapter merged into its base model, as an ordinary folder: for servers and harnesses that take no adapter.
+
+vLLM refuses adapters with `modules_to_save`, which the trained projector is, and others take none at all. What they all
+take is weights, a processor and a chat template.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from transformers import CLIPImageProcessorPil, LlavaForConditionalGeneration, LlavaProcessor
+
+from safeeraser.benchmark.conversation import CHAT_TEMPLATE
+from safeeraser.benchmark.files import RUN_FILE, read_json, sha256, write_json, write_whole_folder
+from safeeraser.errors import BadInput
+from safeeraser.model.adapters import adapter_config, adapter_file, load_adapted
+from safeeraser.model.llava import DTYPES, load_model, load_preprocessor
+
+log = logging.getLogger(__name__)
+
+RELEASED_MODEL = "llava-hf/llava-1.5-7b-hf"  # the base of an adapter that names none
+
+
+def merge(
+    adapter: Path, out: Path, *, model_path: str | None = None, dtype: str = "auto", lora_alpha: float = 256
+) -> None:
+    """Write the base model with `adapter` merged into it to the new folder `out`, whole or not at all.
+
+    The model is held in the dtype that is written, so 7B take 14 GB and not the 28 of float32; nothing is lost by that.
+    PEFT keeps the adapter's factors in float32 beside 16-bit weights and adds their product before it rounds, so each
+    weight is rounded once, as at the end of a merge in float32 (the tests compare the two to the bit).
+
+    Args:
+        model_path: the base model; none: the one that the adapter's folder names, else the released one.
+        dtype: of the weights that are written; `auto`: as the base model is stored.
+        lora_alpha: as in `adapter_config`.
+
+    Raises:
+        BadInput: `out` exists, or adapter and base model are not there, cannot be read or do not fit.
+    """
+    if out.exists():
+        raise BadInput(f"{out}: exists; name another")
+    weights = adapter_file(adapter)
+    model_path = model_path or adapter_config(adapter, lora_alpha).base_model_name_or_path or RELEASED_MODEL
+    log.info("loading %s", model_path)
+    preprocessor = load_preprocessor(model_path)
+    model = load_model(model_path, DTYPES.get(dtype, "auto"))
+    log.info("merging %s", adapter)
+    adapted = load_adapted(model, adapter, alpha=lora_alpha)
+    merged = {
+        "adapter": str(adapter),
+        "adapter_sha256": sha256(weights),
+        "lora_alpha": adapted.peft_config["default"].lora_alpha,
+        "model_path": model_path,
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+    model = adapted.merge_and_unload()
+    log.info("writing %s", out)
+    with write_whole_folder(out) as folder:
+        write_model(folder, model, preprocessor.tokenizer, preprocessor.image_processor)
+        trained_with = adapter / RUN_FILE
+        write_json(folder / RUN_FILE, (read_json(trained_with) if trained_with.is_file() else {}) | {"merged": merged})
+
+
+def write_model(
+    folder: Path, model: LlavaForConditionalGeneration, tokenizer: Any, image_processor: CLIPImageProcessorPil
+) -> None:
+    """Write a model with the processor and chat template that servers ask for.
+
+    The image processor gets a file of its own too, as older readers look for it there.
+    """
+    processor = LlavaProcessor(
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        patch_size=model.config.vision_config.patch_size,
+        vision_feature_select_strategy=model.config.vision_feature_select_strategy,
+        num_additional_image_tokens=1,  # the vision tower's class token, which `default` drops again
+        chat_template=CHAT_TEMPLATE,
+    )
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    image_processor.save_pretrained(folder)
