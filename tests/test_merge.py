@@ -15,7 +15,7 @@ from safeeraser import model as llava
 from safeeraser.benchmark.conversation import CHAT_TEMPLATE, prompt
 from safeeraser.benchmark.files import sha256
 from safeeraser.errors import BadInput
-from safeeraser.generation import SYSTEM, encode_question
+from safeeraser.generation.decoder import SYSTEM, encode_question
 from safeeraser.model import __main__ as command
 
 CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
