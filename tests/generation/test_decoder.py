@@ -1,0 +1,173 @@
+"""The decoder: the same answers as transformers' own generation, whatever the batch, and nothing done twice."""
+
+import pytest
+import torch
+from helpers import MODEL, RECORDED, VAL
+from transformers import GenerationConfig
+
+from safeeraser import model as llava
+from safeeraser.benchmark.conversation import prompt
+from safeeraser.benchmark.pictures import open_picture
+from safeeraser.benchmark.records import read_records
+from safeeraser.generation import decoder as decoding
+from safeeraser.generation.context import SPARE, Context
+from safeeraser.generation.decoder import SYSTEM, Asked, Decoder, encode_question
+from safeeraser.generation.sampling import Generation
+from safeeraser.infer.requests import Selection, build_requests
+
+
+@pytest.fixture(scope="module")
+def model():
+    return llava.load_model(str(MODEL), torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def preprocessor():
+    return llava.load_preprocessor(str(MODEL))
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """All that inference asks about two records, crossed questions too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(RECORDED)  # the recorded paths are relative to it
+        views = ("forget", "decoupled", "retain", "image_free", "swapped")
+        requests = build_requests(read_records(VAL), Selection(views, ("Sex", "Weapon"), limit=1))
+        return [Asked(each.picture.resolve() if each.picture else None, each.question, each.key) for each in requests]
+
+
+def answers(decoder, asked):
+    """Every answer by its question's key; each is given once."""
+    given = [ended for batch in decoder.answer(asked) for ended in batch]
+    assert sorted(number for number, _ in given) == list(range(len(asked)))
+    return {asked[number].key: text for number, text in given}
+
+
+@pytest.fixture(scope="module")
+def sampled(model, preprocessor, asked):
+    """Sampled one at a time, of varying length: `</s>` comes early or late on a random model."""
+    return answers(Decoder(model, preprocessor, Generation(max_new_tokens=2 * SPARE + 5), 1), asked)
+
+
+@pytest.mark.parametrize("batch_size", [2, 7, 16, 1000])
+def test_the_batch_changes_nothing(model, preprocessor, asked, sampled, batch_size):
+    decoder = Decoder(model, preprocessor, Generation(max_new_tokens=2 * SPARE + 5), batch_size)
+    assert answers(decoder, asked) == sampled
+    assert answers(decoder, asked[::-1]) == sampled, "in reverse order, with a decoder that has been used"
+
+
+def test_lengths_vary(preprocessor, sampled):
+    """Else the tests above would not see rows that end at different times."""
+    lengths = {len(preprocessor.tokenizer(text)["input_ids"]) for text in sampled.values()}
+    assert len(lengths) > 10, lengths
+
+
+def test_greedy_is_what_transformers_generates(model, preprocessor, asked):
+    """One prompt at a time, without left padding, shared beginnings, or branches."""
+    tokenizer = preprocessor.tokenizer
+    ours = answers(Decoder(model, preprocessor, Generation(greedy=True, max_new_tokens=24), 16), asked)
+    for one in asked:
+        ids = torch.tensor([encode_question(preprocessor, one.question, picture=one.picture is not None)])
+        shown = {"pixel_values": preprocessor.pixels(open_picture(one.picture))[None]} if one.picture else {}
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            **shown,
+            generation_config=GenerationConfig(
+                do_sample=False, max_new_tokens=24, eos_token_id=tokenizer.eos_token_id, pad_token_id=0
+            ),
+        )
+        text = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip()
+        assert ours[one.key] == text
+
+
+def test_without_a_picture_the_prompt_has_none(preprocessor):
+    assert prompt("Why?", SYSTEM, picture=False) == prompt("Why?", SYSTEM).replace("<image>\n", "")
+    ids = encode_question(preprocessor, "Why?", picture=False)
+    assert preprocessor.image_token not in ids
+    with_picture = encode_question(preprocessor, "Why?")
+    assert with_picture.count(preprocessor.image_token) == preprocessor.image_length
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_nothing_is_done_twice(model, preprocessor, asked, monkeypatch, batch_size):
+    """Each picture is opened and encoded once, its beginning read once, and each question once a batch at most."""
+    opened, encoded, read = [], [], []
+    open_once = decoding.open_picture
+    monkeypatch.setattr(decoding, "open_picture", lambda path: opened.append(path) or open_once(path))
+    hook = model.model.vision_tower.register_forward_pre_hook(
+        lambda _, args, kwargs: encoded.append(len(args[0] if args else kwargs["pixel_values"])), with_kwargs=True
+    )
+    one_read = Context.read
+
+    def note(context, rows, pixels=None):
+        read.extend(len(row) for row in rows if len(row) > 1)
+        one_read(context, rows, pixels)
+
+    monkeypatch.setattr(Context, "read", note)
+    with_picture = [one for one in asked if one.picture]
+    try:
+        answers(Decoder(model, preprocessor, Generation(max_new_tokens=2), batch_size), with_picture)
+    finally:
+        hook.remove()
+    pictures = {one.picture for one in with_picture}
+    assert sorted(opened) == sorted(pictures) and sum(encoded) == len(pictures)
+    whole = sum(len(encode_question(preprocessor, one.question)) for one in with_picture)
+    assert sum(read) < whole / 4
+
+
+def test_a_question_is_read_once_for_its_samples(model, preprocessor, asked, monkeypatch):
+    rows = []
+    one_read = Context.read
+    monkeypatch.setattr(
+        Context, "read", lambda self, given, *more: rows.append(len(given)) or one_read(self, given, *more)
+    )
+    same = [Asked(asked[0].picture, "The same?", key) for key in "abcdefg"]
+    given = answers(Decoder(model, preprocessor, Generation(max_new_tokens=1), 8), same)
+    assert rows == [1, 1] and len(set(given.values())) > 1
+
+
+def test_rows_are_replaced_while_others_go_on(model):
+    """A context with rows put, selected and joined holds what reading each row alone holds."""
+    torch.manual_seed(0)
+    texts = [torch.randint(5, 400, (length,)).tolist() for length in (3, 9, 4, 20, 11)]
+
+    def alone(row):
+        context = Context(model)
+        context.read([row])
+        return context.logits[0]
+
+    with torch.no_grad():
+        context = Context(model)
+        context.read([texts[0], texts[1]])
+        other = Context(model)
+        other.read([texts[2], texts[3]])
+        for token in range(10, 10 + SPARE + 3):  # beyond the spare places
+            context.read([[token], [token]])
+            texts[0], texts[1] = [*texts[0], token], [*texts[1], token]
+        context.put([1], other.select([1]))
+        assert torch.allclose(context.logits, torch.stack([alone(texts[0]), alone(texts[3])]), atol=1e-5)
+        both = context.join(other)
+        both.read([[7], [8], [9], [10]])
+        rows = [[*texts[0], 7], [*texts[3], 8], [*texts[2], 9], [*texts[3], 10]]
+        assert torch.allclose(both.logits, torch.stack([alone(row) for row in rows]), atol=1e-5)
+        short = both.select([2, 2])
+        assert short.mask.shape[1] == len(texts[2]) + 1, "the gap before both is gone"
+        longer = Context(model)
+        longer.read([texts[4]])
+        short.put([0], longer)  # longer than what is there
+        short.read([[3], [4]])
+        rows = [[*texts[4], 3], [*texts[2], 9, 4]]
+        assert torch.allclose(short.logits, torch.stack([alone(row) for row in rows]), atol=1e-5)
+
+
+def test_nothing_asked_is_nothing_answered(model, preprocessor):
+    assert list(Decoder(model, preprocessor, Generation(), 4).answer([])) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_runs(preprocessor, asked, dtype):
+    """Rounding may depend on the batch there, so that responses may differ; all are given."""
+    half = llava.load_model(str(MODEL), dtype).eval()
+    given = answers(Decoder(half, preprocessor, Generation(max_new_tokens=8), 16), asked)
+    assert len(given) == len(asked) and len(set(given.values())) > len(asked) / 2
