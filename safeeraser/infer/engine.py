@@ -14,7 +14,7 @@ from safeeraser.model import Preprocessor
 
 log = logging.getLogger(__name__)
 
-AUTO = 128  # responses at a time to begin with, where the batch size is to be found
+AUTO = 256  # responses at a time to begin with, where the batch size is to be found
 
 
 class Engine:
