@@ -3,14 +3,13 @@
 import json
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from chat_server import NO_COMPLETION
 
 from .helpers import KEY, finished, predicted, record, run_eval, start_eval, write_files
 
 CALLS = 4 * 3 * 2 + 4 + 4  # a record's: 12 responses for asr and rr, 4 for sarr, 4 UnharmPairs
-NO_COMPLETION = "an object of another kind"
 
 
 def good(prompt):
@@ -20,61 +19,6 @@ def good(prompt):
     if "Rating:" in prompt:
         return "0.50"
     return "no" if "begins by refusing" in prompt else "yes"
-
-
-class Server:
-    """A judge's server. `script(number, prompt)` returns (status, headers, reply) for the call of that number."""
-
-    def __init__(self, script):
-        self.requests, self.answered, self._lock = [], [], threading.Lock()
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                prompt = body["messages"][0]["content"]
-                with server._lock:
-                    number = len(server.requests)
-                    server.requests.append((time.monotonic(), self.headers["Authorization"], self.path, body))
-                status, headers, reply = script(number, prompt)
-                message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}
-                value = {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [message]}
-                # As OpenAI does, an error repeats the key it was given.
-                error = {"error": {"message": f"bad: {self.headers['Authorization']}", "type": "t", "code": reply}}
-                data = json.dumps(value if status == 200 else error).encode() if reply != NO_COMPLETION else b'{"a": 1}'
-                self.send_response(status)
-                for name, text in {**headers, "Content-Type": "application/json", "Content-Length": len(data)}.items():
-                    self.send_header(name, str(text))
-                self.end_headers()
-                self.wfile.write(data)
-                if status == 200:
-                    server.answered.append(prompt)
-
-            def log_message(self, *_):
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
-
-    def stop(self):
-        self._http.shutdown()
-        self._http.server_close()
-
-
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(script):
-        servers.append(Server(script))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
 
 
 @pytest.fixture
