@@ -23,6 +23,7 @@ class Server:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = -1  # head and body in one packet; as two, the second waits for the first one's receipt
 
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -49,6 +50,7 @@ class Server:
                     self.send_header(name, str(text))
                 self.end_headers()
                 self.wfile.write(data)
+                self.wfile.flush()
                 if status == 200:
                     server.answered.append(prompt)
 
