@@ -60,6 +60,13 @@ def test_a_judge_is_asked_and_counted(tmp_path, given, serve):
     no_key_anywhere(tmp_path, run)
 
 
+def test_a_server_of_ones_own_needs_no_key(tmp_path, given, serve):
+    server = serve(lambda number, prompt: (200, {}, good(prompt)))
+    run = run_eval("--base_url", server.url, *given)
+    assert run.returncode == 0, run.stderr
+    assert summary(tmp_path)["asr"]["failed"] == 0
+
+
 def test_equal_prompts_are_asked_once(tmp_path, given, serve):
     original = record()
     value = predicted(original)
@@ -126,7 +133,7 @@ def test_what_no_retry_mends_stops_the_run_at_once(tmp_path, given, serve, statu
 
 
 def test_a_server_that_is_not_there(tmp_path, given, monkeypatch):
-    monkeypatch.setattr("safeeraser.score.openai_judge.RETRIES", 0)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.002)
     run = run_eval("--base_url", "http://127.0.0.1:9/v1", "--api_key", KEY, *given)
     assert run.returncode == 2 and "the judge at 127.0.0.1 cannot be reached" in run.stderr
 
