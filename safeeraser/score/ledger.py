@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import threading
 from pathlib import Path
 
 
@@ -14,7 +13,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path):
-        self._path, self._lock = path, threading.Lock()
+        self._path = path
         self._replies: dict[str, str] = {}
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
         for line in lines:
@@ -34,8 +33,8 @@ class Ledger:
         return self._replies.get(digest)
 
     def add(self, digest: str, reply: str) -> None:
-        """Keep a reply, at once on disk; called from the threads that ask."""
-        with self._lock, open(self._path, "a", encoding="utf-8") as handle:
+        """Keep a reply, at once on disk."""
+        with open(self._path, "a", encoding="utf-8") as handle:
             # The newline comes first: a line broken off by a kill spoils only itself.
             handle.write("\n" + json.dumps([digest, reply]))
 

@@ -3,14 +3,13 @@
 import json
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from chat_server import NO_COMPLETION
 
 from .helpers import KEY, finished, predicted, record, run_eval, start_eval, write_files
 
 CALLS = 4 * 3 * 2 + 4 + 4  # a record's: 12 responses for asr and rr, 4 for sarr, 4 UnharmPairs
-NO_COMPLETION = "an object of another kind"
 
 
 def good(prompt):
@@ -20,61 +19,6 @@ def good(prompt):
     if "Rating:" in prompt:
         return "0.50"
     return "no" if "begins by refusing" in prompt else "yes"
-
-
-class Server:
-    """A judge's server. `script(number, prompt)` returns (status, headers, reply) for the call of that number."""
-
-    def __init__(self, script):
-        self.requests, self.answered, self._lock = [], [], threading.Lock()
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                prompt = body["messages"][0]["content"]
-                with server._lock:
-                    number = len(server.requests)
-                    server.requests.append((time.monotonic(), self.headers["Authorization"], self.path, body))
-                status, headers, reply = script(number, prompt)
-                message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}
-                value = {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [message]}
-                # As OpenAI does, an error repeats the key it was given.
-                error = {"error": {"message": f"bad: {self.headers['Authorization']}", "type": "t", "code": reply}}
-                data = json.dumps(value if status == 200 else error).encode() if reply != NO_COMPLETION else b'{"a": 1}'
-                self.send_response(status)
-                for name, text in {**headers, "Content-Type": "application/json", "Content-Length": len(data)}.items():
-                    self.send_header(name, str(text))
-                self.end_headers()
-                self.wfile.write(data)
-                if status == 200:
-                    server.answered.append(prompt)
-
-            def log_message(self, *_):
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
-
-    def stop(self):
-        self._http.shutdown()
-        self._http.server_close()
-
-
-@pytest.fixture
-def serve():
-    servers = []
-
-    def start(script):
-        servers.append(Server(script))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
 
 
 @pytest.fixture
@@ -114,6 +58,13 @@ def test_a_judge_is_asked_and_counted(tmp_path, given, serve):
         assert isinstance(body["messages"][0]["content"], str)  # text alone, no picture
     assert not list((tmp_path / "out").glob("*.jsonl"))
     no_key_anywhere(tmp_path, run)
+
+
+def test_a_server_of_ones_own_needs_no_key(tmp_path, given, serve):
+    server = serve(lambda number, prompt: (200, {}, good(prompt)))
+    run = run_eval("--base_url", server.url, *given)
+    assert run.returncode == 0, run.stderr
+    assert summary(tmp_path)["asr"]["failed"] == 0
 
 
 def test_equal_prompts_are_asked_once(tmp_path, given, serve):
@@ -182,7 +133,7 @@ def test_what_no_retry_mends_stops_the_run_at_once(tmp_path, given, serve, statu
 
 
 def test_a_server_that_is_not_there(tmp_path, given, monkeypatch):
-    monkeypatch.setattr("safeeraser.score.openai_judge.RETRIES", 0)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.002)
     run = run_eval("--base_url", "http://127.0.0.1:9/v1", "--api_key", KEY, *given)
     assert run.returncode == 2 and "the judge at 127.0.0.1 cannot be reached" in run.stderr
 

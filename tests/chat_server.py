@@ -1,0 +1,81 @@
+"""A real HTTP server on the loopback that speaks chat completions, and misbehaves where its script says so."""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+CLOSE, HANG = object(), object()  # replies that are none: a closed connection, and silence
+NO_COMPLETION = b'{"a": 1}'  # an object of another kind
+
+
+class Server:
+    """A chat server. `script(number, prompt)` returns (status, headers, reply) for the request of that number.
+
+    A reply is the text of a completion (None: no content; with an error's status: the error's code), the bytes of a
+    body that is none, `CLOSE` or `HANG`.
+    """
+
+    def __init__(self, script):
+        self.requests, self.answered, self.in_flight, self.peak = [], [], 0, 0
+        self._lock, self.stopped = threading.Lock(), threading.Event()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            wbufsize = -1  # head and body in one packet; as two, the second waits for the first one's receipt
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                prompt = body["messages"][0]["content"]
+                with server._lock:
+                    number = len(server.requests)
+                    server.requests.append((time.monotonic(), self.headers["Authorization"], self.path, body))
+                    server.in_flight += 1
+                    server.peak = max(server.peak, server.in_flight)
+                answer = script(number, prompt)
+                with server._lock:
+                    server.in_flight -= 1
+                self._answer(prompt, *answer)
+
+            def _answer(self, prompt, status, headers, reply):
+                if reply is HANG:
+                    server.stopped.wait(30)
+                if reply in (CLOSE, HANG):
+                    self.close_connection = True
+                    return
+                data = reply if isinstance(reply, bytes) else self._body(status, reply)
+                self.send_response(status)
+                for name, text in {"Content-Type": "application/json", "Content-Length": len(data), **headers}.items():
+                    self.send_header(name, str(text))
+                self.end_headers()
+                self.wfile.write(data)
+                self.wfile.flush()
+                if status == 200:
+                    server.answered.append(prompt)
+
+            def _body(self, status, reply):
+                message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}
+                usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+                value = {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [message]}
+                # As OpenAI does, an error repeats the key it was given.
+                error = {"error": {"message": f"bad: {self.headers['Authorization']}", "type": "t", "code": reply}}
+                return json.dumps(value | {"usage": usage} if status == 200 else error).encode()
+
+            def log_message(self, *_):
+                pass
+
+        class Http(ThreadingHTTPServer):
+            request_queue_size = 128  # a connection of many at once must not wait for the kernel to try again
+
+            def handle_error(self, *_):
+                pass  # the client hung up, as it may
+
+        self._http = Http(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
+
+    def stop(self):
+        self.stopped.set()
+        self._http.shutdown()
+        self._http.server_close()
