@@ -2,6 +2,7 @@
 
   python ckpt_infer.py --checkpoint_path ADAPTER --output_file predictions.json
   accelerate launch --config_file config/accelerate/ddp.yaml ckpt_infer.py ...      (several GPUs: each answers a part)
+  python ckpt_infer.py --backend openai --base_url http://localhost:8000/v1 --model_path MERGED ...   (a server)
 
 Each response is kept as soon as it is there: stopped at any moment, the same command goes on where it was. Exit code 3:
 the run is through, but some responses are missing, for the reasons listed.
@@ -12,9 +13,11 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
-from safeeraser.arguments import Arguments, count, several
+from safeeraser.arguments import Arguments, count, json_object, one_of, several
 from safeeraser.errors import BadInput, command
 from safeeraser.infer.requests import VIEWS, Selection
+
+BACKENDS = ("local", "openai")
 
 
 def parse() -> Namespace:
@@ -79,20 +82,29 @@ def parse() -> Namespace:
         "--seed", type=int, default=233, help="a response depends on it and on the request alone (default: %(default)s)"
     )
 
-    add = parser.add_argument_group("what runs").add_argument
+    add = parser.add_argument_group("what answers").add_argument
+    add(
+        "--backend",
+        type=one_of("backend", BACKENDS),
+        default="local",
+        help="local: the built-in engine; openai: a server that speaks the OpenAI protocol (default: %(default)s)",
+    )
     add(
         "--batch_size",
         type=lambda text: None if text == "auto" else count(text),
         default="auto",
         metavar="N",
-        help="responses at a time, which changes nothing of what is drawn; auto: as many as fit, found by halving "
-        "(default: %(default)s)",
+        help="local: responses at a time, which changes nothing of what is drawn; auto: as many as fit, found by "
+        "halving (default: %(default)s)",
     )
     add(
         "--dtype",
         default="auto",
-        help="auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16 (default: %(default)s)",
+        help="local: auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16 (default: %(default)s)",
     )
+    add("--base_url", help="openai: the server's address; its model is asked for as --model_path")
+    add("--concurrency", type=count, default=32, metavar="N", help="openai: requests at a time (default: %(default)s)")
+    add("--extra_body", type=json_object, default={}, metavar="JSON", help="openai: parameters of the server's own")
     return parser.parse_args()
 
 
@@ -104,7 +116,8 @@ def main() -> int:
         raise BadInput("--temperature must be above 0 (--greedy for none), and --top_p above 0 and at most 1")
     # Only now, since torch takes its time to load.
     from safeeraser.generation.sampling import Generation
-    from safeeraser.infer.run import Options, infer
+    from safeeraser.infer.options import Options
+    from safeeraser.infer.run import infer
 
     # Of several processes the first one speaks for all.
     level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
@@ -120,9 +133,13 @@ def main() -> int:
             loss_type=given.loss_type,
             selection=Selection(views, given.categories, given.limit),
             generation=Generation(given.greedy, given.temperature, given.top_p, given.max_new_tokens, given.seed),
+            backend=given.backend,
             batch_size=given.batch_size,
             dtype=given.dtype,
             lora_alpha=given.lora_alpha,
+            base_url=given.base_url,
+            concurrency=given.concurrency,
+            extra_body=given.extra_body,
             overwrite=given.overwrite,
         )
     )

@@ -1,8 +1,9 @@
 """Command lines whose mistakes are one line on stderr, like any other bad input."""
 
 import argparse
+import json
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from safeeraser.errors import BadInput, nearest
 
@@ -57,3 +58,14 @@ def several(what: str, known: Iterable[str] | None = None) -> Callable[[str], tu
         return tuple(dict.fromkeys(map(one_of(what, known), words) if known else words))
 
     return split
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """An argument type: a JSON object."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("must be a JSON object")
+    return value

@@ -115,6 +115,16 @@ def keep_json_lines(path: Path, wanted: Callable[[Any], bool]) -> None:
         handle.writelines(json.dumps(value) + "\n" for value in values if wanted(value))
 
 
+def make_room_for(path: Path) -> None:
+    """Make the folder of a file to come. Raises `BadInput` if that cannot be, or nothing can be written there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{path}: its folder cannot be made ({error.strerror})") from None
+    if not os.access(path.parent, os.W_OK):
+        raise BadInput(f"{path}: its folder cannot be written to")
+
+
 def sha256(path: str | Path) -> str:
     """The file's SHA-256 in hexadecimal, by which results name the data they came from."""
     digest = hashlib.sha256()

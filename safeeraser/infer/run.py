@@ -2,65 +2,31 @@
 
 import logging
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from safeeraser import __version__
 from safeeraser import model as llava
-from safeeraser.benchmark.files import described_by, read_json, sha256, write_json
+from safeeraser.benchmark.files import described_by, make_room_for, read_json, write_json
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
-from safeeraser.generation.sampling import Generation
-from safeeraser.infer.checkpoint import adapter_hash, check_method, load_merged, training_of
+from safeeraser.infer.checkpoint import check_method, load_merged, training_of
 from safeeraser.infer.engine import Engine
+from safeeraser.infer.options import Options, check
 from safeeraser.infer.outputs import predictions
 from safeeraser.infer.partial import Partial
-from safeeraser.infer.requests import Request, Selection, Unanswered, build_requests, unreadable
+from safeeraser.infer.progress import progress
+from safeeraser.infer.requests import Request, Unanswered, build_requests, unreadable
+from safeeraser.infer.server import Server
 from safeeraser.processes import Processes, leave_together
 
 log = logging.getLogger(__name__)
 
 INCOMPLETE = 3  # the exit code of a run that is through, but lacks responses
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `ckpt_infer.py` was asked; its help describes each."""
-
-    eval_file: Path
-    output_file: Path
-    model_path: str
-    checkpoint_path: Path | None = None
-    loss_type: str = ""
-    selection: Selection = field(default_factory=Selection)
-    generation: Generation = field(default_factory=Generation)
-    batch_size: int | None = None
-    dtype: str = "auto"
-    lora_alpha: float = 256
-    overwrite: bool = False
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What the responses depend on, as it is compared when a run goes on."""
-        return {
-            "eval_file": sha256(self.eval_file),
-            "model_path": self.model_path,
-            "checkpoint": adapter_hash(self.checkpoint_path),
-            "lora_alpha": self.lora_alpha,
-            "dtype": str(llava.choose_dtype(self.dtype)).removeprefix("torch."),
-            **asdict(self.generation),
-            "only": list(self.selection.views),
-            "categories": list(self.selection.categories),
-            "limit": self.selection.limit,
-        }
 
 
 def infer(options: Options) -> int:
@@ -72,17 +38,17 @@ def infer(options: Options) -> int:
         BadInput: before anything is generated, for whatever in the arguments or files cannot be used; later, if the
             disk or the memory is full.
     """
-    output = options.output_file
-    if output.resolve() == options.eval_file.resolve():
-        raise BadInput(f"--output_file {output}: is the data file itself, which stays as it is")
+    output, processes = options.output_file, Processes.join()
+    check(options, processes)
     data = read_records(options.eval_file)
     check_method(options.loss_type, options.checkpoint_path)
     requests, settings = build_requests(data, options.selection), options.settings
-    processes = Processes.join()
     partial = Partial(output, settings, processes.rank)
     if processes.gather(finished(options, settings, partial))[0]:
+        leave_together()
         log.info("done before: %s", output)
         return 0
+    make_room_for(output)
     partial.done = _union(processes.gather(partial.done))
     faults = unreadable(requests)
     missing = {request.key: faults[request.picture] for request in requests if request.picture in faults}
@@ -128,19 +94,23 @@ def share(requests: list[Request], processes: Processes) -> list[Request]:
 def _answer(options: Options, requests: list[Request], partial: Partial, processes: Processes) -> dict[str, str]:
     """Answer requests, each on disk as soon as it is; returns those that could not be, by key, with the reason."""
     engine, missing = _engine(options, processes), {}
-    began = time.monotonic()
-    with _progress(options.output_file.name, len(requests), processes) as advance:
+    with closing(partial), progress(len(requests), processes) as advance:
         for outcomes in engine.answer(requests):
             partial.add((request.key, said) for request, said in outcomes if isinstance(said, str))
             missing |= {request.key: said.reason for request, said in outcomes if isinstance(said, Unanswered)}
             advance(len(outcomes))
-    partial.close()
-    rate = len(requests) / (time.monotonic() - began)
-    log.info("%d responses, %.1f a second", len(requests), rate)
     return missing
 
 
-def _engine(options: Options, processes: Processes) -> Engine:
+def _engine(options: Options, processes: Processes) -> Engine | Server:
+    if options.backend == "openai":
+        return Server(
+            options.model_path,
+            options.base_url,
+            options.generation,
+            concurrency=options.concurrency,
+            extra=options.extra_body,
+        )
     model = load_merged(
         options.model_path,
         options.checkpoint_path,
@@ -159,6 +129,7 @@ def describe(
         "settings": settings,
         "eval_file": str(options.eval_file),
         "checkpoint_path": str(options.checkpoint_path) if options.checkpoint_path else None,
+        "base_url": options.base_url,
         "loss_type": options.loss_type or None,
         "training": training_of(options.checkpoint_path or Path(options.model_path)),
         "missing": missing,
@@ -183,13 +154,3 @@ def _tell(options: Options, requests: list[Request], missing: dict[str, str]) ->
 
 def _union(dicts: Iterable[dict[str, str]]) -> dict[str, str]:
     return {key: value for each in dicts for key, value in each.items()}
-
-
-@contextmanager
-def _progress(name: str, total: int, processes: Processes) -> Iterator[Callable[[int], None]]:
-    """A bar with the responses done and the time left, of the main process's share; yields what moves it on."""
-    of = f" (process 1 of {processes.count})" if processes.count > 1 else ""
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("responses"), TimeElapsedColumn(), TextColumn("left"))
-    with Progress(TextColumn(name + of), *columns, TimeRemainingColumn(), disable=not processes.main) as bar:
-        task = bar.add_task(name, total=total)
-        yield lambda count: bar.advance(task, count)

@@ -1,6 +1,5 @@
 """One scoring run: predictions and reference in, verdicts and summary out."""
 
-import os
 import platform
 import re
 import sys
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from safeeraser import __version__
-from safeeraser.benchmark.files import described_by, read_json, sha256
+from safeeraser.benchmark.files import described_by, make_room_for, read_json, sha256
 from safeeraser.benchmark.records import DataFile, read_records
 from safeeraser.errors import BadInput
 from safeeraser.score import outputs
@@ -67,7 +66,8 @@ def score(options: Options) -> None:
     _note_strangers(predictions, reference, paired)
     queries = build_queries(predictions, reference, paired)
     judge = _judge(options)
-    _make_folders(written)
+    for path in written:
+        make_room_for(path)  # before the judge is paid
     replies = _ask(judge, [query for query in queries if takes(judge, query)])
     rates = {metric: _rate(metric, queries, replies, judge, keep_failed=official) for metric in METRICS}
     items = [query for query in queries if query.metric == "gpt"]
@@ -121,17 +121,6 @@ def _outputs(options: Options) -> list[Path]:
         if path.is_dir():
             raise BadInput(f"{path}: is a folder; name a file")
     return written
-
-
-def _make_folders(written: list[Path]) -> None:
-    """Find out before the judge is paid that an output cannot be written."""
-    for path in written:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadInput(f"{path}: its folder cannot be made ({error.strerror})") from None
-        if not os.access(path.parent, os.W_OK):
-            raise BadInput(f"{path}: its folder cannot be written to")
 
 
 def _judge(options: Options) -> Judge:

@@ -1,0 +1,76 @@
+"""What an inference run was asked, and which of it goes together."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safeeraser import model as llava
+from safeeraser.benchmark.files import sha256
+from safeeraser.errors import BadInput
+from safeeraser.generation.sampling import Generation
+from safeeraser.infer.checkpoint import adapter_hash
+from safeeraser.infer.requests import Selection
+from safeeraser.processes import Processes
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `ckpt_infer.py` was asked; its help describes each."""
+
+    eval_file: Path
+    output_file: Path
+    model_path: str
+    checkpoint_path: Path | None = None
+    loss_type: str = ""
+    selection: Selection = field(default_factory=Selection)
+    generation: Generation = field(default_factory=Generation)
+    backend: str = "local"
+    batch_size: int | None = None
+    dtype: str = "auto"
+    lora_alpha: float = 256
+    base_url: str | None = None
+    concurrency: int = 32
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    overwrite: bool = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the responses depend on, as it is compared when a run goes on."""
+        by_backend = {
+            "local": lambda: {
+                "checkpoint": adapter_hash(self.checkpoint_path),
+                "lora_alpha": self.lora_alpha,
+                "dtype": str(llava.choose_dtype(self.dtype)).removeprefix("torch."),
+            },
+            # Not the address: the server may be another one tomorrow.
+            "openai": lambda: {"extra_body": self.extra_body},
+        }
+        return {
+            "eval_file": sha256(self.eval_file),
+            "backend": self.backend,
+            "model_path": self.model_path,
+            **by_backend[self.backend](),
+            **asdict(self.generation),
+            "only": list(self.selection.views),
+            "categories": list(self.selection.categories),
+            "limit": self.selection.limit,
+        }
+
+
+def check(options: Options, processes: Processes) -> None:
+    """Refuse what does not go together."""
+    if options.output_file.resolve() == options.eval_file.resolve():
+        raise BadInput(f"--output_file {options.output_file}: is the data file itself, which stays as it is")
+    if options.backend == "local":
+        if options.base_url or options.extra_body:
+            raise BadInput("--base_url and --extra_body are for a server of your own: --backend openai")
+        return
+    if not options.base_url:
+        raise BadInput("--backend openai: give the server's --base_url, such as http://localhost:8000/v1")
+    if options.checkpoint_path:
+        raise BadInput(
+            "--checkpoint_path: a server holds its model whole; 'python -m safeeraser.model merge ADAPTER FOLDER' "
+            "makes one of the adapter, and --model_path FOLDER asks for it"
+        )
+    if processes.count > 1:
+        raise BadInput("--backend openai: one process is enough; --concurrency says how many requests it has under way")

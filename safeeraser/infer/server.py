@@ -1,0 +1,96 @@
+"""An engine of the user's own: requests go, pictures included, to a server that speaks the OpenAI protocol."""
+
+import base64
+import functools
+import io
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from safeeraser.benchmark.conversation import SYSTEM_TEXTS
+from safeeraser.benchmark.pictures import open_picture
+from safeeraser.chat import Chat, Reply, read_key
+from safeeraser.generation.decoder import SYSTEM
+from safeeraser.generation.sampling import Generation, request_seed
+from safeeraser.infer.requests import HARMFUL, Request, Unanswered
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = 600.0  # seconds; a busy server may take long until it begins with a request
+SAMPLES, MANY = len(HARMFUL["forget"]), 20  # so many questions whose samples are all the same are no accident
+PICTURES = 64  # encoded pictures kept, since the questions on one follow each other
+
+
+class Server:
+    """Answers requests by asking `model` of the server at `base_url`.
+
+    The system text is sent along, so that a chat template that writes LLaVA-1.5's form, as that of a merged model does,
+    gives the prompt that the built-in engine uses. Each request carries a seed of its own; whether it decides what is
+    drawn is the server's affair.
+
+    Args:
+        extra: parameters of the server's own, sent in the body of each request.
+
+    Raises:
+        BadInput: the key or the address cannot be used.
+    """
+
+    def __init__(
+        self, model: str, base_url: str, generation: Generation, *, concurrency: int, extra: dict[str, Any]
+    ) -> None:
+        key = read_key(None, base_url, who="the server", otherwise="")
+        self._chat = Chat(
+            model, api_key=key, base_url=base_url, concurrency=concurrency, who="the server", timeout=TIMEOUT
+        )
+        self._generation, self._extra = generation, extra
+
+    def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[Request, str | Unanswered]]]:
+        """Ask all requests; yields each with its response, or why there is none, as they come.
+
+        Raises:
+            BadInput: key, model or address are wrong, or the server stopped answering.
+        """
+        calls = ((request, functools.partial(self._body, request)) for request in requests)
+        samples: dict[tuple[Path | None, str], list[str | Unanswered]] = defaultdict(list)
+        with closing(self._chat.ask(calls)) as outcomes:
+            for request, outcome in outcomes:
+                said = outcome.text.strip() if isinstance(outcome, Reply) else Unanswered(outcome.kind)
+                samples[request.picture, request.question].append(said)
+                yield [(request, said)]
+        several = [texts for texts in samples.values() if len(texts) == SAMPLES]
+        if not self._generation.greedy and len(several) >= MANY and all(len(set(texts)) == 1 for texts in several):
+            log.warning(
+                "note: the %d samples of each question are the same: the server does not sample; look for what it "
+                "wants to be told, and send it with --extra_body",
+                SAMPLES,
+            )
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        content: list[dict[str, Any]] = [{"type": "text", "text": request.question}]
+        if request.picture:
+            content.insert(0, {"type": "image_url", "image_url": {"url": _data_url(request.picture)}})
+        how = self._generation
+        drawn = {"temperature": 0}
+        if not how.greedy:
+            seed = request_seed(how.seed, request.key) >> 32  # servers take 31 bits
+            drawn = {"temperature": how.temperature, "top_p": how.top_p, "seed": seed}
+        return {
+            "messages": [
+                {"role": "system", "content": SYSTEM_TEXTS[SYSTEM]},
+                {"role": "user", "content": content},
+            ],
+            "max_tokens": how.max_new_tokens,
+            **drawn,
+            "extra_body": self._extra,
+        }
+
+
+@functools.lru_cache(PICTURES)
+def _data_url(path: Path) -> str:
+    """The picture as the built-in engine decodes it, without loss: servers may turn a file by its EXIF data."""
+    png = io.BytesIO()
+    open_picture(path).save(png, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
