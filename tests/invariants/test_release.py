@@ -95,7 +95,7 @@ def test_training_follows_the_release(tmp_path, method):
     assert_reproduces(tmp_path / method, method)
 
 
-@pytest.mark.parametrize("batch_size", [1, 16])
+@pytest.mark.parametrize("batch_size", [1, 7, 16, 64, 256])
 @pytest.mark.parametrize(
     ("name", "checkpoint"),
     [
