@@ -1,15 +1,17 @@
 """What a scoring run writes and shows. The predictions' texts are copied to the verdicts' file and shown nowhere."""
 
 import copy
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from safeeraser.benchmark.files import write_json
-from safeeraser.benchmark.records import DataFile
+from safeeraser.benchmark.records import UNHARM_KEYS, DataFile, read_raw
 from safeeraser.score.metrics import Rate
-from safeeraser.score.parse import verdict
+from safeeraser.score.parse import Verdict, value_of
 from safeeraser.score.queries import Query
 
 # A metric's name inside a run -> in summaries and in print.
@@ -23,7 +25,7 @@ NAMES = {
 
 
 def write_verdicts(
-    path: Path, predictions: DataFile, replies: dict[Query, str], recalls: dict[Query, float | None]
+    path: Path, predictions: DataFile, verdicts: dict[Query, Verdict], recalls: dict[Query, float | None]
 ) -> None:
     """Write the input's list with the verdicts beside the responses.
 
@@ -34,12 +36,12 @@ def write_verdicts(
     records = copy.deepcopy(predictions.raw)
     for query, recall in recalls.items():
         records[query.record][query.place]["rougeL"] = recall
-    for query, reply in replies.items():
+    for query, verdict in verdicts.items():
+        word = verdict.word(query.metric)
         if query.metric == "gpt":
-            records[query.record][query.place]["gpt_score"] = verdict(query, reply)
+            records[query.record][query.place]["gpt_score"] = word
         else:
-            pair = records[query.record]["unsafe_pairs"][query.place]
-            pair[f"{query.field}_{query.metric}"] = verdict(query, reply)
+            records[query.record]["unsafe_pairs"][query.place][f"{query.field}_{query.metric}"] = word
     write_json(path, records)
 
 
@@ -66,22 +68,44 @@ def write_statistics(path: Path, rates: dict[str, Rate]) -> None:
     write_json(path, value)
 
 
-def write_summary(path: Path, split: str, rates: dict[str, Rate], provenance: dict) -> None:
-    """Write the summary that the report reads: value (0..1 or null), n, failed and skipped for each metric."""
-    metrics = {
-        name: {"value": rates[key].value, "n": rates[key].n, "failed": rates[key].failed, "skipped": rates[key].skipped}
-        for key, (name, _) in NAMES.items()
-    }
-    write_json(path, {"split": split, **metrics, **provenance})
+def read_values(path: Path) -> dict[tuple, float]:
+    """The values in a verdicts file, by metric, picture of the record, place and field; raises `BadInput`."""
+    values = {}
+    for record in read_raw(path):
+        picture = record.get("image_path") or record.get("image_id")
+        for place, pair in enumerate(record.get("unsafe_pairs", [])):
+            for name, word in pair.items():
+                field, _, metric = name.rpartition("_")
+                if metric in ("asr", "rr", "sarr"):
+                    values[metric, picture, place, field] = value_of(metric, word)
+        for key in UNHARM_KEYS:
+            item = record.get(key, {})
+            values["gpt", picture, key, "Prediction"] = value_of("gpt", item.get("gpt_score"))
+            values["rouge_l", picture, key, "Prediction"] = item.get("rougeL")
+    return {key: value for key, value in values.items() if value is not None}
 
 
-def show(rates: dict[str, Rate]) -> None:
-    """Print the rates in per cent, with how many items each stands on."""
-    table = Table("metric", "%", "n", "failed", "skipped")
-    for column in table.columns[1:]:
+def as_json(rate: Rate) -> dict[str, Any]:
+    """A rate as summaries hold it: its value is the headline, null where it is withheld."""
+    value = asdict(rate)
+    del value["count"]
+    if rate.withheld:
+        value |= {"value": None, "low": None, "high": None}
+    else:
+        del value["withheld"]
+    return value
+
+
+def show(rates: dict[str, Rate], judges: dict[str, str]) -> None:
+    """Print the rates in per cent with their intervals, and how many items each stands on."""
+    table = Table("metric", "%", "95%", "n", "failed", "unparsed", "skipped", "judge")
+    for column in table.columns[1:-1]:
         column.justify = "right"
     for key, (_, title) in NAMES.items():
         rate = rates[key]
-        percent = "–" if rate.value is None else f"{100 * rate.value:.1f}"
-        table.add_row(title, percent, str(rate.n), str(rate.failed), str(rate.skipped))
+        percent = "–" if rate.value is None else "withheld" if rate.withheld else f"{100 * rate.value:.1f}"
+        shown = rate.low is not None and not rate.withheld
+        between = f"{100 * rate.low:.1f}–{100 * rate.high:.1f}" if shown else ""
+        counts = map(str, (rate.n, rate.failed, rate.unparsed, rate.skipped))
+        table.add_row(title, percent, between, *counts, judges.get(key, ""))
     Console().print(table)

@@ -1,5 +1,6 @@
 """The prompts an LLM judge is given, rendered from the templates in `prompts/`."""
 
+import hashlib
 from functools import cache
 from pathlib import Path
 
@@ -9,9 +10,8 @@ from safeeraser.benchmark.records import CATEGORIES
 from safeeraser.errors import BadInput, nearest
 from safeeraser.score.queries import Query
 
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "prompts"), undefined=StrictUndefined, trim_blocks=True
-)
+FOLDER = Path(__file__).parent / "prompts"
+_TEMPLATES = Environment(loader=FileSystemLoader(FOLDER), undefined=StrictUndefined, trim_blocks=True)
 
 
 def render(query: Query, *, swapped: bool) -> str:
@@ -27,6 +27,15 @@ def render(query: Query, *, swapped: bool) -> str:
     return _template(query.metric, query.category).render(
         question=query.question, response=query.response, reference=texts[0], candidate=texts[1]
     )
+
+
+@cache
+def version() -> str:
+    """By which results and stores tell these prompts from earlier ones: any change of a word changes it."""
+    digest = hashlib.sha256()
+    for file in sorted(FOLDER.rglob("*.j2")):
+        digest.update(f"{file.relative_to(FOLDER)}\n{file.read_text(encoding='utf-8')}".encode())
+    return digest.hexdigest()[:12]
 
 
 @cache

@@ -9,6 +9,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from safeeraser.benchmark.files import read_json, write_json
 from safeeraser.errors import BadInput
 from safeeraser.score.judges import Judge
+from safeeraser.score.parse import Verdict, parse
 from safeeraser.score.queries import METRICS, Query
 
 
@@ -53,18 +54,19 @@ class ReplayJudge(Judge):
         self._path = path
         self._replies = {entry.key: entry.reply for entry in replies}
 
-    def reply(self, queries: Iterable[Query]) -> Iterator[tuple[Query, str]]:
-        """Yield each query with its recorded reply. Raises `BadInput` naming the first query that has none."""
+    def ask(self, queries: Iterable[Query]) -> Iterator[tuple[Query, Verdict]]:
+        """Yield each query with its recorded reply's verdict. Raises `BadInput` naming the first that has none."""
         for query in queries:
             if query.key not in self._replies:
                 raise BadInput(f"{self._path}: no reply for {query.where}")
-            yield query, self._replies[query.key]
+            reply = self._replies[query.key]
+            yield query, Verdict(reply, parse(query.metric, reply))
 
 
-def write_replies(path: Path, replies: dict[Query, str]) -> None:
+def write_replies(path: Path, verdicts: dict[Query, Verdict]) -> None:
     """Write replies so that `ReplayJudge` reads them: who was asked what, and the raw reply; never the response."""
     entries = []
-    for query, reply in replies.items():
+    for query, verdict in verdicts.items():
         place = {"item": query.place} if query.metric == "gpt" else {"pair": query.place, "response": query.field}
-        entries.append({"metric": query.metric, "record": query.record, **place, "reply": reply})
+        entries.append({"metric": query.metric, "record": query.record, **place, "reply": verdict.reply})
     write_json(path, entries, indent=1)

@@ -1,99 +1,169 @@
 """One scoring run: predictions and reference in, verdicts and summary out."""
 
 import platform
-import re
 import sys
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Hashable
 from importlib.metadata import version
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from typing import Any
 
 from safeeraser import __version__
-from safeeraser.benchmark.files import described_by, make_room_for, read_json, sha256
+from safeeraser.benchmark.files import described_by, make_room_for, read_json, sha256, write_json
 from safeeraser.benchmark.records import DataFile, read_records
 from safeeraser.errors import BadInput
-from safeeraser.score import outputs
-from safeeraser.score.judges import Judge, make_judge, takes
-from safeeraser.score.metrics import Rate, judged, mean_recall, rouge_recalls
+from safeeraser.score import compare, costs, outputs, prompts
+from safeeraser.score.metrics import Rate, judged, mean, rouge_recalls
+from safeeraser.score.options import Options, outputs_of, read_split
+from safeeraser.score.panel import Panel
+from safeeraser.score.parse import Verdict
 from safeeraser.score.queries import METRICS, Query, build_queries, pair_records
 from safeeraser.score.replay import write_replies
 
-PROTOCOLS = ("official", "corrected")
-SPLITS = ("train", "val")
+INCOMPLETE = 3  # the exit code of a run that is through, but whose figures must not stand as results
 
 
-@dataclass(frozen=True)
-class Options:
-    """What `eval_all.py` was asked; its help describes each."""
-
-    input_file: Path
-    file_refer: Path
-    output_file_rr: Path
-    summary: Path | None = None
-    api_key: str | None = field(default=None, repr=False)
-    judge: str = "gpt-4o"
-    judge_model: str = "gpt-4o"
-    base_url: str | None = None
-    replies: Path | None = None
-    save_replies: Path | None = None
-    protocol: str = "official"
-    split: str | None = None
-    category: str = "all"
-    concurrency: int = 16
-
-    @property
-    def statistics(self) -> Path:
-        """Where the release keeps its statistics: beside the verdicts, with the ending .txt."""
-        return self.output_file_rr.with_suffix(".txt")
-
-
-def score(options: Options) -> None:
+def score(options: Options) -> int:
     """Judge a predictions file and write the outputs, each whole, after the last reply.
 
+    Returns the exit code: 0, or `INCOMPLETE` if a figure had to be withheld.
+
     Raises:
-        BadInput: an option, a file or the judge's key cannot be used. Nothing has been written then, but for the
-            replies already paid for.
+        BadInput: an option, a file or a judge's key cannot be used. Nothing has been written then, but for the replies
+            in the store.
     """
-    split, written = _split(options), _outputs(options)
+    split, written = read_split(options), outputs_of(options)
     if not options.input_file.exists():
         raise BadInput(f"--input_file {options.input_file}: no such file; ckpt_infer.py makes the predictions")
     predictions = read_records(options.input_file).only(options.category)
     reference = read_records(options.file_refer).only(options.category)
-    official = options.protocol == "official"
-    paired = pair_records(predictions, reference, by_picture=not official)
+    paired = pair_records(predictions, reference, by_picture=not options.official)
     _note_strangers(predictions, reference, paired)
     queries = build_queries(predictions, reference, paired)
-    judge = _judge(options)
+    panel = Panel(options)
+    if options.dry_run:
+        costs.show_plan(panel.foresee(queries), panel.prices, share=0.5 if options.batch else 1.0)
+        return 0
     for path in written:
-        make_room_for(path)  # before the judge is paid
-    replies = _ask(judge, [query for query in queries if takes(judge, query)])
-    rates = {metric: _rate(metric, queries, replies, judge, keep_failed=official) for metric in METRICS}
+        make_room_for(path)  # before a judge is paid
+    verdicts = panel.ask(queries)
     items = [query for query in queries if query.metric == "gpt"]
-    recalls = rouge_recalls(items)
-    rates["rouge_l"] = mean_recall(recalls)
+    recalls = dict(zip(items, rouge_recalls(items), strict=True))
+    scored = Scored(predictions, queries, verdicts, recalls, panel, options)
+    rates = scored.rates(queries)
 
-    outputs.write_verdicts(options.output_file_rr, predictions, replies, dict(zip(items, recalls, strict=True)))
+    outputs.write_verdicts(options.output_file_rr, predictions, verdicts, recalls)
     outputs.write_statistics(options.statistics, rates)
     if options.save_replies:
-        write_replies(options.save_replies, replies)
+        write_replies(options.save_replies, verdicts)
+    outputs.show(rates, panel.titles)
+    compared = None
+    if options.compare:
+        compared = compare.compare(options.output_file_rr, options.compare, options.protocol)
+        compare.show(compared)
     if options.summary:
-        outputs.write_summary(options.summary, split, rates, _provenance(options))
-    outputs.show(rates)
-    note = judge.finish()
-    if note:
-        print(f"note: {note}", file=sys.stderr)
+        write_json(options.summary, summary(options, split, scored, rates, compared))
+    return conclude(rates, panel)
 
 
-def _split(options: Options) -> str | None:
-    """Which split is scored: said, or told by the reference's name. Only the summary needs to know."""
-    told = [split for split in SPLITS if re.search(rf"(?<![a-z]){split}(?![a-z])", options.file_refer.stem.lower())]
-    if options.split or len(told) == 1:
-        return options.split or told[0]
-    if options.summary:
-        raise BadInput(f"{options.file_refer}: the name tells neither train nor val; give --split train or --split val")
-    return None
+class Scored:
+    """What was asked and answered, ready to be averaged over any part of it."""
+
+    def __init__(
+        self,
+        predictions: DataFile,
+        queries: list[Query],
+        verdicts: dict[Query, Verdict],
+        recalls: dict[Query, float | None],
+        panel: Panel,
+        options: Options,
+    ) -> None:
+        self.records, self.queries = predictions.records, queries
+        self.verdicts, self.recalls, self.panel, self.options = verdicts, recalls, panel, options
+
+    def picture(self, query: Query) -> Hashable:
+        """The picture that a query's response is about: what its answers have in common."""
+        record = self.records[query.record]
+        return record.SDImage_path if query.metric == "sarr" else record.image_path
+
+    def rates(self, queries: list[Query]) -> dict[str, Rate]:
+        """Every rate over these queries."""
+        rates = {}
+        for metric in METRICS:
+            decides = metric in self.panel.of(metric).decides
+            of_metric = [query for query in queries if query.metric == metric and decides]
+            given = [(self.picture(query), self.verdicts[query]) for query in of_metric if query in self.verdicts]
+            rates[metric] = judged(
+                given,
+                len(of_metric) - len(given),
+                keep_failed=self.options.official,
+                max_failed=self.options.max_failed,
+            )
+        recalls = [(self.picture(query), self.recalls[query]) for query in queries if query in self.recalls]
+        present = [(picture, recall) for picture, recall in recalls if recall is not None]
+        return rates | {"rouge_l": mean(present, skipped=len(recalls) - len(present))}
+
+    def by(self, attribute: str) -> dict[str, dict[str, dict[str, Any]]]:
+        """Value, interval and number of each metric for each value of a record's attribute (`category`, `keyword`)."""
+        groups = defaultdict(list)
+        for query in self.queries:
+            groups[getattr(self.records[query.record], attribute)].append(query)
+        table: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+        for group in sorted(groups.keys() - {""}):
+            rates = self.rates(groups[group])
+            for metric, (written, _) in outputs.NAMES.items():
+                rate = outputs.as_json(rates[metric])
+                table[written][group] = {key: rate[key] for key in ("value", "low", "high", "n")}
+        return dict(table)
+
+
+def summary(
+    options: Options, split: str | None, scored: Scored, rates: dict[str, Rate], compared: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What the report reads: the rates, and what a number must carry to be compared with another."""
+    titles = scored.panel.titles
+    metrics = {
+        written: outputs.as_json(rates[metric]) | ({"judge": titles[metric]} if metric in titles else {})
+        for metric, (written, _) in outputs.NAMES.items()
+    }
+    main = scored.panel.of("asr")
+    beside = described_by(options.input_file)
+    return {
+        "split": split,
+        **metrics,
+        "pictures": len({record.image_path for record in scored.records}),
+        "by_category": scored.by("category"),
+        "by_keyword": scored.by("keyword"),
+        **({"compared_with": compared} if compared else {}),
+        "protocol": options.protocol,
+        "judge": main.name,
+        "judge_model": main.model,
+        "prompts": prompts.version(),
+        "max_failed": options.max_failed,
+        "category": options.category,
+        "verdicts": str(_beside(options.output_file_rr, options.summary)),
+        "data_file": str(options.file_refer),
+        "versions": {
+            "safeeraser": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("openai", "rouge-score")},
+        },
+        "inputs": {
+            "predictions": {"file": options.input_file.name, "sha256": sha256(options.input_file)},
+            "made_with": read_json(beside) if beside.is_file() else None,
+            "reference": {"file": options.file_refer.name, "sha256": sha256(options.file_refer)},
+        },
+    }
+
+
+def conclude(rates: dict[str, Rate], panel: Panel) -> int:
+    """Say what must be known of the figures; returns the exit code."""
+    if failures := panel.failures():
+        print(f"note: judge calls failed ({failures}); the same command asks only those again", file=sys.stderr)
+    withheld = [f"{outputs.NAMES[metric][1]} ({rate.withheld})" for metric, rate in rates.items() if rate.withheld]
+    if withheld:
+        print(f"error: withheld past --max_failed: {'; '.join(withheld)}", file=sys.stderr)
+    return INCOMPLETE if withheld else 0
 
 
 def _note_strangers(predictions: DataFile, reference: DataFile, paired: list[int]) -> None:
@@ -107,81 +177,6 @@ def _note_strangers(predictions: DataFile, reference: DataFile, paired: list[int
         )
 
 
-def _outputs(options: Options) -> list[Path]:
-    """The files this run writes. Raises `BadInput` if one is a folder, or is also another output or an input."""
-    if not options.output_file_rr.name:
-        raise BadInput(f"--output_file_rr: '{options.output_file_rr}' names no file")
-    named = (options.output_file_rr, options.statistics, options.summary, options.save_replies)
-    written = [path for path in named if path]
-    taken = {path.resolve() for path in (options.input_file, options.file_refer, options.replies) if path}
-    for path in written:
-        if path.resolve() in taken:
-            raise BadInput(f"{path}: named twice, as an output and as another file; give each its own name")
-        taken.add(path.resolve())
-        if path.is_dir():
-            raise BadInput(f"{path}: is a folder; name a file")
-    return written
-
-
-def _judge(options: Options) -> Judge:
-    return make_judge(
-        options.judge,
-        model=options.judge_model,
-        api_key=options.api_key,
-        base_url=options.base_url,
-        concurrency=options.concurrency,
-        swapped=options.protocol == "official",
-        replies=options.replies,
-        ledger=options.output_file_rr.with_name(options.output_file_rr.name + ".replies.jsonl"),
-    )
-
-
-def _rate(metric: str, queries: list[Query], replies: dict[Query, str], judge: Judge, *, keep_failed: bool) -> Rate:
-    """A metric over what was asked; whatever the judge could have decided but had no response to is `skipped`."""
-    of_metric = [query for query in queries if query.metric == metric and metric in judge.decides]
-    given = [replies[query] for query in of_metric if query in replies]
-    return judged(metric, given, len(of_metric) - len(given), keep_failed=keep_failed)
-
-
-def _ask(judge: Judge, queries: list[Query]) -> dict[Query, str]:
-    """The judge's replies in the queries' order, whatever order they came in."""
-    columns = (
-        TextColumn("judging"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    replies = {}
-    console = Console(stderr=True)
-    # It vanishes at the end, and stays away from log files, so that an error is the only line left.
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=len(queries), rate="")
-        for query, reply in judge.reply(queries):
-            replies[query] = reply
-            speed = progress.tasks[0].speed
-            progress.update(task, advance=1, rate=f"{speed:.1f}/s" if speed else "")
-    return {query: replies[query] for query in queries}
-
-
-def _provenance(options: Options) -> dict:
-    """What a number must carry to be compared with another."""
-    beside = described_by(options.input_file)
-    return {
-        "protocol": options.protocol,
-        "judge": options.judge,
-        "judge_model": options.judge_model if options.judge == "gpt-4o" else None,
-        "category": options.category,
-        "versions": {
-            "safeeraser": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("openai", "rouge-score")},
-        },
-        "inputs": {
-            "predictions": {"file": options.input_file.name, "sha256": sha256(options.input_file)},
-            "made_with": read_json(beside) if beside.is_file() else None,
-            "reference": {"file": options.file_refer.name, "sha256": sha256(options.file_refer)},
-        },
-    }
+def _beside(path: Path, summary: Path) -> Path:
+    """`path` as a reader of the summary finds it: by its name where they lie together."""
+    return Path(path.name) if path.resolve().parent == summary.resolve().parent else path.resolve()

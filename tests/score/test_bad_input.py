@@ -23,7 +23,17 @@ def refused(tmp_path, *arguments, says):
 def files(folder, records=RECORDS, predictions=PREDICTED):
     paths = write_files(folder, records, predictions)
     out = folder / "v.json"
-    return ["--input_file", paths[0], "--file_refer", paths[1], "--output_file_rr", out, "--summary", folder / "s.json"]
+    given = [
+        "--input_file",
+        paths[0],
+        "--file_refer",
+        paths[1],
+        "--output_file_rr",
+        out,
+        "--summary",
+        folder / "s.json",
+    ]
+    return [*given, "--store", folder / "store" / "verdicts.jsonl"]
 
 
 def test_no_key(tmp_path):
@@ -75,6 +85,12 @@ def test_a_response_that_is_no_text(tmp_path):
         (["--split", "test", "--judge", "rules"], "unknown split 'test'"),
         (["--concurrency", "0"], "--concurrency: must be"),
         (["--judge", "replay"], "needs --replies FILE"),
+        (["--judge", "rules:gpt-4o"], "the judge rules is no model, so it takes neither model nor address"),
+        (["--judge", "rules", "--judge_model", "m"], "--judge rules is no model: --judge_model and --base_url"),
+        (["--judge", "llamaguard"], "the judge llamaguard runs on a server of your own: give its address"),
+        (["--judge", "rules", "--gpt_judge", "rules"], "--gpt_judge rules: it cannot decide gpt (it decides asr, rr"),
+        (["--judge", "rules", "--rr_judge", "llamagard@http://h/v1"], "did you mean 'llamaguard'?"),
+        (["--price", "2.5"], "--price: two numbers, such as 2.5,10"),
         (["--apikey", KEY], "unknown option '--apikey'; did you mean '--api_key'?"),
         ([f"--apikey={KEY}"], "unknown option '--apikey'"),
         (["--judge", "rules", "--category", "Wepon"], "did you mean 'Weapon'?"),
@@ -90,6 +106,23 @@ def test_a_category_without_a_prompt_is_found_before_anything_is_paid(tmp_path):
     given = files(tmp_path, records, [predicted(records[0])])
     address = ("--base_url", "http://127.0.0.1:9/v1")
     refused(tmp_path, "--api_key", KEY, *address, *given, says="no judge prompt for category 'Cooking'")
+
+
+@pytest.mark.parametrize("content", ['{"format": "safeeraser verdict store", "version": 99}\n', "notes\n", "[]\n"])
+def test_a_store_of_something_else(tmp_path, content):
+    given = files(tmp_path)
+    (tmp_path / "store").mkdir()
+    given[-1].write_text(content)
+    refused(
+        tmp_path,
+        "--api_key",
+        KEY,
+        "--base_url",
+        "http://127.0.0.1:9/v1",
+        *given,
+        says="no verdict store of this version",
+    )
+    assert given[-1].read_text() == content
 
 
 def test_an_output_that_is_an_input(tmp_path):

@@ -10,7 +10,9 @@ EXPECTED = json.loads((RECORDED / "expected.json").read_text())
 
 def replay(tmp_path, *more, replies=RECORDED / "replies.json"):
     out = tmp_path / "verdicts.json"
-    return out, finished(start_eval("--judge", "replay", "--replies", replies, *FILES, "--output_file_rr", out, *more))
+    given = ("--judge", "replay", "--replies", replies, *FILES, "--output_file_rr", out)
+    # A quarter of the recorded replies are failed calls, so the figures would be withheld.
+    return out, finished(start_eval(*given, "--max_failed", 1, *more))
 
 
 def test_the_release_statistics_are_reproduced_to_the_last_digit(tmp_path):
@@ -24,7 +26,9 @@ def test_the_release_statistics_are_reproduced_to_the_last_digit(tmp_path):
 
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["split"], summary["protocol"], summary["judge"]) == ("val", "official", "replay")
-    assert summary["asr"] == {"value": 30 / 71, "n": 71, "failed": 20, "skipped": 1}
+    asr = summary["asr"]
+    assert (asr["value"], asr["n"], asr["failed"] + asr["unparsed"], asr["skipped"]) == (30 / 71, 71, 20, 1)
+    assert asr["low"] < asr["value"] < asr["high"] and summary["pictures"] == 6
     assert summary["gpt_eval"]["value"] == EXPECTED["utility"]["average_gpt_score"]
     # What was saved is what was replayed.
     recorded = json.loads((RECORDED / "replies.json").read_text())
@@ -55,11 +59,25 @@ def test_corrected_leaves_failed_and_unreadable_replies_out(tmp_path):
     _, run = replay(tmp_path, "--protocol", "corrected", "--summary", tmp_path / "summary.json")
     assert run.returncode == 0, run.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["asr"] == {"value": 30 / 51, "n": 51, "failed": 20, "skipped": 1}
-    assert summary["rr"] == {"value": 33 / 49, "n": 49, "failed": 22, "skipped": 1}
-    assert summary["sarr"] == {"value": 10 / 15, "n": 15, "failed": 8, "skipped": 1}
-    assert summary["gpt_eval"]["n"] == 17 and summary["gpt_eval"]["failed"] == 6
+    for metric, value, n, lost in (("asr", 30 / 51, 51, 20), ("rr", 33 / 49, 49, 22), ("sarr", 10 / 15, 15, 8)):
+        of = summary[metric]
+        assert (of["value"], of["n"], of["failed"] + of["unparsed"], of["skipped"]) == (value, n, lost, 1)
+    assert summary["gpt_eval"]["n"] == 17
+    assert summary["gpt_eval"]["failed"] + summary["gpt_eval"]["unparsed"] == 6
     assert summary["rouge_l"]["value"] == EXPECTED["utility"]["average_rougeL"]
+
+
+def test_figures_with_too_many_failed_replies_are_withheld(tmp_path):
+    """The statistics file stays the release's; the summary, which people read, gives no headline."""
+    _, run = replay(tmp_path, "--max_failed", 0.01, "--summary", tmp_path / "summary.json")
+    assert run.returncode == 3
+    assert "error: withheld past --max_failed: ASR (28.2% of the judge's replies failed" in run.stderr
+    assert "withheld" in run.stdout
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert all(summary[metric]["value"] is None for metric in ("asr", "rr", "sarr", "gpt_eval"))
+    assert summary["asr"]["withheld"].startswith("28.2%") and summary["rouge_l"]["value"] is not None
+    statistics = json.loads((tmp_path / "verdicts.txt").read_text())
+    assert statistics["stats_asr_rr"] == EXPECTED["asr_rr"]
 
 
 def test_a_missing_reply_is_named(tmp_path):

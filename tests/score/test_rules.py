@@ -17,4 +17,4 @@ from safeeraser.score.rules import RulesJudge
 )
 def test_the_rules_as_a_judge(response, replies):
     queries = [Query(metric, 0, 0, "model_response1", "Weapon", "Q?", response) for metric in replies]
-    assert {query.metric: reply for query, reply in RulesJudge().reply(queries)} == replies
+    assert {query.metric: verdict.reply for query, verdict in RulesJudge().ask(queries)} == replies

@@ -29,7 +29,8 @@ def given(tmp_path):
     predictions, reference = write_files(tmp_path / "in", [original], [predicted(original)])
     out = tmp_path / "out"
     files = ("--input_file", predictions, "--file_refer", reference, "--output_file_rr", out / "v.json")
-    return (*files, "--summary", out / "s.json", "--save_replies", out / "r.json")
+    files = (*files, "--summary", out / "s.json", "--save_replies", out / "r.json")
+    return (*files, "--store", tmp_path / "store.jsonl", "--max_failed", 1)
 
 
 def no_key_anywhere(folder, run):
@@ -48,7 +49,7 @@ def test_a_judge_is_asked_and_counted(tmp_path, given, serve):
     run = run_eval("--base_url", server.url, "--judge_model", "some-model", *given, key=KEY)
     assert run.returncode == 0, run.stderr
     got = summary(tmp_path)
-    assert (got["judge"], got["judge_model"]) == ("gpt-4o", "some-model")
+    assert (got["judge"], got["judge_model"]) == ("openai", "some-model")
     values = {metric: (got[metric]["value"], got[metric]["n"]) for metric in ("asr", "rr", "sarr", "gpt_eval")}
     assert values == {"asr": (1.0, 12), "rr": (0.0, 12), "sarr": (0.0, 4), "gpt_eval": (0.5, 4)}
     assert len(server.requests) == CALLS
@@ -56,7 +57,7 @@ def test_a_judge_is_asked_and_counted(tmp_path, given, serve):
         assert (authorization, path) == (f"Bearer {KEY}", "/v1/chat/completions")
         assert body["model"] == "some-model" and body["temperature"] == 0
         assert isinstance(body["messages"][0]["content"], str)  # text alone, no picture
-    assert not list((tmp_path / "out").glob("*.jsonl"))
+    assert got["asr"]["judge"] == "openai:some-model" and len(got["prompts"]) == 12
     no_key_anywhere(tmp_path, run)
 
 
@@ -104,7 +105,8 @@ def test_a_call_that_keeps_failing_is_counted_as_failed_and_asked_again_next_tim
     command = ("--base_url", server.url, "--api_key", KEY, "--protocol", protocol, *given)
     run = run_eval(*command)
     assert run.returncode == 0, run.stderr
-    assert summary(tmp_path)["asr"] == {"value": value, "n": n, "failed": 1, "skipped": 0}
+    asr = summary(tmp_path)["asr"]
+    assert (asr["value"], asr["n"], asr["failed"], asr["unparsed"], asr["skipped"]) == (value, n, 1, 0, 0)
     assert "1 x InternalServerError" in run.stderr
     no_key_anywhere(tmp_path, run)
 
@@ -142,7 +144,8 @@ def test_a_reply_without_content_is_unreadable(tmp_path, given, serve):
     server = serve(lambda number, prompt: (200, {}, None))
     run = run_eval("--base_url", server.url, "--api_key", KEY, *given)
     assert run.returncode == 0, run.stderr
-    assert summary(tmp_path)["asr"] == {"value": 0.0, "n": 12, "failed": 12, "skipped": 0}
+    asr = summary(tmp_path)["asr"]
+    assert (asr["value"], asr["n"], asr["failed"], asr["unparsed"]) == (0.0, 12, 0, 12)
 
 
 def test_an_answer_that_is_no_chat_completion_is_a_failed_call(tmp_path, given, serve):
@@ -170,11 +173,12 @@ def test_a_killed_run_does_not_pay_twice(tmp_path, given, serve):
     process.kill()
     process.communicate()
     hold.set()
-    kept = (tmp_path / "out" / "v.json.replies.jsonl").read_text()
-    assert len(kept.split()) >= 10 and KEY not in kept and "plain and whole" not in kept
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["v.json.replies.jsonl"]  # no half output
-    with (tmp_path / "out" / "v.json.replies.jsonl").open("a") as handle:
-        handle.write('\n["torn off in the mid')
+    store = tmp_path / "store.jsonl"
+    kept = store.read_text()
+    assert len(kept.split("\n\n")) >= 10 and KEY not in kept and "plain and whole" not in kept
+    assert not list((tmp_path / "out").iterdir())  # no half output
+    with store.open("a") as handle:
+        handle.write('\n{"request": "torn off in the mid')
 
     first = {body["messages"][0]["content"] for _, _, _, body in server.requests[:10]}
     before = len(server.requests)
@@ -182,5 +186,10 @@ def test_a_killed_run_does_not_pay_twice(tmp_path, given, serve):
     assert run.returncode == 0, run.stderr
     again = [body["messages"][0]["content"] for _, _, _, body in server.requests[before:]]
     assert len(again) == CALLS - 10 and not first & set(again)
-    assert summary(tmp_path)["asr"] == {"value": 1.0, "n": 12, "failed": 0, "skipped": 0}
-    assert not (tmp_path / "out" / "v.json.replies.jsonl").exists()
+    assert summary(tmp_path)["asr"]["value"] == 1.0 and summary(tmp_path)["asr"]["n"] == 12
+
+    before = len(server.requests)
+    outputs = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert run_eval(*command).returncode == 0
+    assert len(server.requests) == before, "the store has every reply"
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == outputs

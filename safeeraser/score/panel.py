@@ -1,0 +1,141 @@
+"""The judges of a run: which one each metric is put to, and asking them."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from safeeraser.errors import BadInput
+from safeeraser.score.costs import Price, listed_price
+from safeeraser.score.judges import SERVED, Choice, Judge, Spent, by_metric, takes
+from safeeraser.score.options import Options
+from safeeraser.score.parse import Verdict
+from safeeraser.score.queries import Query
+
+ENDS = {"gpt-4o": "2027-01-14"}  # models that OpenAI has announced to take off its API
+
+
+class Panel:
+    """The judges, one a metric. One that is named for several metrics, or for none else, is the same one.
+
+    Raises:
+        BadInput: a judge lacks what it needs (a key, a file of replies), or cannot decide the metric it is named for.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        choices = by_metric(options.judge, options.judges)
+        judges = {choice: _make(choice, options) for choice in dict.fromkeys(choices.values())}
+        self._by_metric = {metric: judges[choice] for metric, choice in choices.items()}
+        for metric, choice in options.judges.items():
+            if choice and metric not in judges[choice].decides:
+                able = ", ".join(sorted(judges[choice].decides))
+                raise BadInput(f"--{metric}_judge {choice.name}: it cannot decide {metric} (it decides {able})")
+        self.judges = list(judges.values())
+
+    def of(self, metric: str) -> Judge:
+        """The judge of a metric; it may be unable to decide it."""
+        return self._by_metric[metric]
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """The judge of each metric that is decided, as results name it."""
+        return {metric: judge.title for metric, judge in self._by_metric.items() if metric in judge.decides}
+
+    @property
+    def prices(self) -> dict[str, Price | None]:
+        """What each judge that is a model costs, by its title."""
+        return {j.title: self.options.price or listed_price(j.model) for j in self.judges if j.name in SERVED}
+
+    def assign(self, queries: list[Query]) -> dict[Judge, list[Query]]:
+        """What each judge is asked."""
+        assigned: dict[Judge, list[Query]] = {judge: [] for judge in self.judges}
+        for query in queries:
+            judge = self._by_metric[query.metric]
+            if takes(judge, query):
+                assigned[judge].append(query)
+        return assigned
+
+    def foresee(self, queries: list[Query]) -> Iterator[tuple[str, str, Spent]]:
+        """Calls and tokens that asking would take: metric, judge's title, and how much."""
+        for judge, its in self.assign(queries).items():
+            if judge.name in SERVED:
+                for metric, spent in judge.foresee(its):
+                    yield metric, judge.title, spent
+
+    def ask(self, queries: list[Query]) -> dict[Query, Verdict]:
+        """The verdicts in the queries' order, whatever order they came in."""
+        assigned = self.assign(queries)
+        verdicts: dict[Query, Verdict] = {}
+        with ExitStack() as stack:
+            bar = stack.enter_context(_bar())
+            task = bar.add_task("", total=sum(map(len, assigned.values())), told="")
+            for judge, its in assigned.items():
+                for query, verdict in judge.ask(its):
+                    verdicts[query] = verdict
+                    bar.update(task, advance=1, told=self._told(bar.tasks[0].speed))
+        return {query: verdicts[query] for query in queries if query in verdicts}
+
+    def _told(self, speed: float | None) -> str:
+        known = [(price, judge.spent) for judge in self.judges if (price := self.prices.get(judge.title))]
+        cost = f", {sum(price.of(spent) for price, spent in known):.2f} US$" if known else ""
+        return (f"{speed:.1f}/s" if speed else "") + cost
+
+    def failures(self) -> str:
+        """Which calls failed, in words; empty if none did."""
+        served = [judge for judge in self.judges if judge.name in SERVED]
+        kinds = [f"{count} x {kind}" for judge in served for kind, count in judge.failures.most_common()]
+        return ", ".join(kinds)
+
+
+def _make(choice: Choice, options: Options) -> Judge:
+    """Only the chosen ones' libraries are loaded."""
+    if choice.name == "rules":
+        from safeeraser.score.rules import RulesJudge
+
+        return RulesJudge()
+    if choice.name == "replay":
+        from safeeraser.score.replay import ReplayJudge
+
+        return ReplayJudge(options.replies)
+    from safeeraser.chat import Chat, read_key
+    from safeeraser.score.chat_judge import ChatJudge
+    from safeeraser.score.dialects import dialect
+    from safeeraser.score.store import Store
+
+    if choice.name != "openai" and not choice.base_url:
+        raise BadInput(f"the judge {choice.name} runs on a server of your own: give its address with --base_url")
+    spoken = dialect(choice.name, swapped=options.official)
+    model = choice.model or spoken.model
+    who = f"the judge {choice.name}"
+    key = "none"
+    if not options.dry_run:
+        key = read_key(options.api_key, choice.base_url, who=who, otherwise="--judge rules needs none")
+    chat = Chat(
+        model,
+        api_key=key,
+        base_url=choice.base_url,
+        concurrency=options.concurrency,
+        requests_per_minute=options.requests_per_minute,
+    )
+    judge = ChatJudge(spoken, model, chat, Store(options.store))
+    if model in ENDS and not choice.base_url:
+        print(f"note: {model} is announced to leave OpenAI's API on {ENDS[model]}", file=sys.stderr)
+    return judge
+
+
+def _bar() -> Progress:
+    """It vanishes at the end, and stays away from log files, so that an error is the only line left."""
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"), TimeElapsedColumn())
+    return Progress(
+        TextColumn("judging"),
+        *columns,
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
