@@ -14,6 +14,7 @@ from safeeraser.score.options import Options
 from safeeraser.score.parse import Verdict
 from safeeraser.score.queries import Query
 
+TIMEOUT = 60.0  # seconds of silence after which an attempt is given up
 ENDS = {"gpt-4o": "2027-01-14"}  # models that OpenAI has announced to take off its API
 
 
@@ -119,6 +120,7 @@ def _make(choice: Choice, options: Options) -> Judge:
         base_url=choice.base_url,
         concurrency=options.concurrency,
         requests_per_minute=options.requests_per_minute,
+        timeout=TIMEOUT,
     )
     judge = ChatJudge(spoken, model, chat, Store(options.store))
     if model in ENDS and not choice.base_url:

@@ -41,7 +41,7 @@ def test_the_same_values_give_the_same_interval():
 
 @pytest.mark.parametrize(("mean", "spread"), [(0.3, 0.25), (0.05, 0.08), (0.9, 0.15)])
 def test_95_of_100_intervals_hold_the_truth(mean, spread):
-    """Pictures with a rate of their own (beta), 4 to 12 answers each: the benchmark's shape, a quarter of its val split."""
+    """Pictures with a rate of their own (beta), 4 to 12 answers each: as in the benchmark."""
     rng = np.random.default_rng(1)
     scale = mean * (1 - mean) / spread**2 - 1
     covered, trials = 0, 800
