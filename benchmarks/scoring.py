@@ -2,9 +2,10 @@
 
   python benchmarks/scoring.py                  # about 4 minutes on two cores
 
-A server on this machine answers each call after 200 ms. eval_all.py scores a synthetic val set of 600 records against it
-(12 responses for ASR and for RR, 4 for SARR, 4 for GPT-Eval a record: 19,200 verdicts, no two prompts alike), 64 calls at
-a time. One call after another is measured on some hundred calls, by the same client at concurrency 1, and extrapolated.
+A server on this machine answers each call after 200 ms. eval_all.py scores a synthetic val set of 600 records against
+it (12 responses for ASR and for RR, 4 for SARR, 4 for GPT-Eval a record: 19,200 verdicts, no two prompts alike), 64
+calls at a time. One call after another is measured on some hundred calls, by the same client at concurrency 1, and
+extrapolated.
 
 Memory is the most that eval_all.py held, less what the same run held with --judge rules, which holds the same data and
 makes no calls: what judging itself takes, for several numbers of records.
@@ -148,7 +149,8 @@ def main() -> None:
     whole = each * given.records * CALLS
     print(f"cores {os.cpu_count()}; one call after another: {1000 * each:.0f} ms each, {whole:.0f} s for all of them")
     print(
-        f"{given.records} records at concurrency {given.concurrency}: 1/{1 / ratio:.0f} of that (aim: under 1/{1 / AIM:.0f})"
+        f"{given.records} records at concurrency {given.concurrency}: 1/{1 / ratio:.0f} of that "
+        f"(aim: under 1/{1 / AIM:.0f})"
     )
 
 
