@@ -9,13 +9,14 @@ the run is through, but some responses are missing, for the reasons listed.
 """
 
 import logging
+import math
 import os
 from argparse import Namespace
 from pathlib import Path
 
 from safeeraser.arguments import Arguments, count, json_object, one_of, several
 from safeeraser.errors import BadInput, command
-from safeeraser.infer.requests import VIEWS, Selection
+from safeeraser.infer.requests import ALL_VIEWS, VIEWS, Selection
 
 BACKENDS = ("local", "openai")
 
@@ -49,10 +50,10 @@ def parse() -> Namespace:
     add = parser.add_argument_group("which responses").add_argument
     add(
         "--only",
-        type=several("view", VIEWS),
+        type=several("view", ALL_VIEWS),
         default=VIEWS,
         metavar="VIEW,...",
-        help=f"some of {', '.join(VIEWS)} (default: all)",
+        help=f"some of {', '.join(ALL_VIEWS)} (default: the first three)",
     )
     add("--image_free", action="store_true", help="also the harmful question without a picture, as image_free_response")
     add(
@@ -112,7 +113,7 @@ def parse() -> Namespace:
 def main() -> int:
     """Check the command line, then answer."""
     given = parse()
-    if given.temperature <= 0 or not 0 < given.top_p <= 1:
+    if not 0 < given.temperature < math.inf or not 0 < given.top_p <= 1:
         raise BadInput("--temperature must be above 0 (--greedy for none), and --top_p above 0 and at most 1")
     # Only now, since torch takes its time to load.
     from safeeraser.generation.sampling import Generation
@@ -123,7 +124,7 @@ def main() -> int:
     level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s")
     crossed = (("image_free", given.image_free), ("swapped", given.swap_pictures))
-    views = (*given.only, *(view for view, wanted in crossed if wanted))
+    views = tuple(dict.fromkeys((*given.only, *(view for view, wanted in crossed if wanted))))
     return infer(
         Options(
             eval_file=given.eval_file,

@@ -16,6 +16,7 @@ class Processes:
 
     rank: int = 0
     count: int = 1
+    group: Any = None
 
     @classmethod
     def join(cls) -> "Processes":
@@ -23,9 +24,12 @@ class Processes:
         count = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
         if count == 1:
             return cls()
-        # Over gloo, which runs anywhere, as little is told; and for days, as one may be done long before another.
-        distributed.init_process_group("gloo", timeout=timedelta(days=30))
-        return cls(distributed.get_rank(), count)
+        # Over gloo, which runs anywhere, as little is told. They meet at once or not at all, but may be done days apart.
+        distributed.init_process_group("gloo", timeout=timedelta(minutes=10))
+        processes = cls(distributed.get_rank(), count, distributed.new_group(timeout=timedelta(days=30)))
+        if torch.cuda.is_available():
+            torch.cuda.set_device(processes.device)
+        return processes
 
     @property
     def main(self) -> bool:
@@ -44,7 +48,7 @@ class Processes:
         if self.count == 1:
             return [value]
         values = [None] * self.count
-        distributed.all_gather_object(values, value)
+        distributed.all_gather_object(values, value, group=self.group)
         return values
 
 

@@ -10,8 +10,8 @@ launcher=(python)
 if [ -n "${ACCELERATE_CONFIG:-}" ]; then launcher=(accelerate launch --config_file "$ACCELERATE_CONFIG"); fi
 status=0
 for split in train val; do
-  # A split that lacks some responses (exit code 3) does not keep the other from being answered.
+  # A split that lacks some responses (exit code 3, or the launcher's 1) does not keep the other from being answered.
   "${launcher[@]}" ckpt_infer.py --eval_file "dataset/all_$split.json" --checkpoint_path "$adapter" \
-    --output_file "$adapter/predictions_$split.json" "$@" || { status=$?; [ $status = 3 ] || exit $status; }
+    --output_file "$adapter/predictions_$split.json" "$@" || { status=$?; [ $status != 130 ] || exit 130; }
 done
 exit $status

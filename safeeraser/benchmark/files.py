@@ -48,12 +48,20 @@ def write_whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
 
 @contextlib.contextmanager
 def write_whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary neighbour of `path` to fill; on success it becomes `path`, where nothing may then be."""
+    """A temporary neighbour of `path` to fill; on success it becomes `path`, where nothing may then be.
+
+    Raises:
+        BadInput: the disk does not take it.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         yield temporary
+        for file in filter(Path.is_file, temporary.rglob("*")):
+            file.chmod(temporary.stat().st_mode & 0o666)  # some libraries write files that only their owner can read
         os.rename(temporary, path)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -30,5 +30,7 @@ def open_picture(path: Path) -> Image.Image:
     try:
         with Image.open(path) as picture:
             return picture.convert("RGB")
+    except FileNotFoundError:
+        raise BadInput(f"{path}: picture not found") from None
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
         raise BadInput(f"{path}: picture cannot be decoded ({type(error).__name__})") from None

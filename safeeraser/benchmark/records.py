@@ -7,9 +7,9 @@ four harmless questions about the harmful picture (`UnharmPair_*`).
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from safeeraser.benchmark.files import read_json, read_json_lines, read_text
 from safeeraser.errors import BadInput, nearest
@@ -25,6 +25,10 @@ NO_DATASET = (
 )
 
 
+# A predictions file has null where a response was not asked for or not given.
+Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
+
+
 class _Stored(BaseModel):
     # Other keys are kept: predictions and verdicts are stored beside the data they belong to.
     model_config = ConfigDict(extra="allow", populate_by_name=True)
@@ -34,16 +38,16 @@ class UnsafePair(_Stored):
     """A harmful question with the vanilla model's answer on the harmful picture and on the benign one."""
 
     question: str = Field(pattern=r"\S")
-    model_response: str = ""
-    sd_response: str = ""
+    model_response: Text = ""
+    sd_response: Text = ""
 
 
 class UnharmPair(_Stored):
     """A harmless question about the harmful picture. `Prediction`, a sentence, is the target; `Answer` a few words."""
 
     Question: str = Field(pattern=r"\S")
-    Answer: str = ""
-    Prediction: str = ""
+    Answer: Text = ""
+    Prediction: Text = ""
 
 
 class Record(_Stored):
@@ -91,7 +95,9 @@ class DataFile:
         present = {record.category for record in self.records}
         for category in wanted:
             if category not in present:
-                raise BadInput(f"{self.path}: split names no category '{category}'; {nearest(category, present)}")
+                raise BadInput(
+                    f"{self.path}: there are no records of a category '{category}'; {nearest(category, present)}"
+                )
         keep = [i for i, record in enumerate(self.records) if record.category in wanted]
         return DataFile(self.path, [self.records[i] for i in keep], [self.raw[i] for i in keep])
 

@@ -124,6 +124,7 @@ class Context:
         index = torch.tensor(rows, device=self.mask.device)
         places = other.mask.shape[1]
         for layer, new in zip(self.cache.layers, other.cache.layers, strict=True):
+            layer.both[:, index] = 0  # a row that overflowed must not leave what is not finite in its successor's gap
             layer.both[:, index, :, layer.end - places : layer.end] = new.used
         self.mask[index] = pad(other.mask, (self.mask.shape[1] - places, 0))
         self.logits[index] = other.logits

@@ -7,7 +7,7 @@ question while its neighbours go on, so that one which runs to the limit holds u
 
 import functools
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from os.path import commonprefix
 from pathlib import Path
@@ -60,24 +60,37 @@ class Decoder:
     Args:
         model: a LLaVA in evaluation mode, with or without an adapter on it.
         batch_size: responses at a time.
+        agree: what makes of the tokens just drawn, (rows,), those that all processes go on with, where several share
+            the model's weights and must therefore take every step together.
     """
 
-    def __init__(self, model: Any, preprocessor: Preprocessor, generation: Generation, batch_size: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        preprocessor: Preprocessor,
+        generation: Generation,
+        batch_size: int,
+        agree: Callable[[Tensor], Tensor] = lambda tokens: tokens,
+    ) -> None:
         self.model, self.preprocessor = model, preprocessor
-        self.generation, self.batch_size = generation, batch_size
+        self.generation, self.batch_size, self.agree = generation, batch_size, agree
         # The pictures whose beginnings have been read and may be asked about further, and the rows that hold them.
         self._pictures: list[Path | None] = []
         self._beginnings: Context | None = None
 
     @torch.no_grad()
-    def answer(self, asked: Sequence[Asked]) -> Iterator[list[tuple[int, str]]]:
-        """Answer every question; yields (index in `asked`, response) of those that have just ended."""
+    def answer(self, asked: Sequence[Asked]) -> Iterator[list[tuple[int, str | None]]]:
+        """Answer every question; yields (index in `asked`, response) of those that have just ended.
+
+        A response is None where the model's output was not finite, as it may become in float16.
+        """
+        self._pictures, self._beginnings = [], None
         waiting = deque(self._rows(asked))
         rows = _take(waiting, self.batch_size)
         context = self._begin(rows) if rows else None
         while rows:
             tokens = self._draw(rows, context)
-            if ended := self._note(rows, tokens):
+            if ended := self._note(rows, tokens, context.logits):
                 yield ended
             free = [place for place, row in enumerate(rows) if row.ended]
             if len(free) < len(rows):
@@ -139,18 +152,20 @@ class Decoder:
     def _draw(self, rows: list[_Row], context: Context) -> list[int]:
         seeds = torch.tensor([row.seed for row in rows], device=context.logits.device)
         positions = torch.tensor([len(row.response) for row in rows], device=context.logits.device)
-        return self.generation.draw(context.logits, seeds, positions).tolist()
+        return self.agree(self.generation.draw(context.logits, seeds, positions)).tolist()
 
-    def _note(self, rows: list[_Row], tokens: list[int]) -> list[tuple[int, str]]:
+    def _note(self, rows: list[_Row], tokens: list[int], logits: Tensor) -> list[tuple[int, str | None]]:
         """Add the tokens to the responses; returns those that end with them."""
         tokenizer, ended = self.preprocessor.tokenizer, []
-        for row, token in zip(rows, tokens, strict=True):
+        for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
             if row.ended:
                 continue
             row.response.append(token)
             if token == tokenizer.eos_token_id or len(row.response) == self.generation.max_new_tokens:
                 row.ended = True
-                ended.append((row.number, tokenizer.decode(row.response, skip_special_tokens=True).strip()))
+                text = tokenizer.decode(row.response, skip_special_tokens=True).strip()
+                # What is not finite once stays so, in the row's own keys and values.
+                ended.append((row.number, text if logits[place].isfinite().all() else None))
         return ended
 
 

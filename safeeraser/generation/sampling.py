@@ -56,9 +56,16 @@ def request_seed(seed: int, key: str) -> int:
 def gumbel(seeds: Tensor, tokens: int) -> Tensor:
     """Gumbel noise for each token, float32, (seeds, tokens): a hash of the row's seed and the token."""
     rows = _hash(seeds)[:, None]
-    # 24 bits, shifted by half a step: strictly between 0 and 1 in float32.
-    uniform = (_shift(_hash(rows + torch.arange(tokens, device=seeds.device)), 40).float() + 0.5) / 2**24
-    return -torch.log(-torch.log(uniform))
+    return -torch.log(-torch.log(_uniform(_hash(rows + torch.arange(tokens, device=seeds.device)))))
+
+
+def _uniform(bits: Tensor) -> Tensor:
+    """The upper 23 bits as a number strictly between 0 and 1, float32.
+
+    Half a step is added. With 24 bits that would be rounded away at the upper end, and one draw in 2^24 would be 1, its
+    noise infinite, and its token drawn whatever the model says.
+    """
+    return (_shift(bits, 41).float() + 0.5) / 2**23
 
 
 def _hash(counter: Tensor) -> Tensor:

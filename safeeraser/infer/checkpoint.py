@@ -20,10 +20,11 @@ def load_merged(
     device: torch.device | str = "cpu",
 ) -> LlavaForConditionalGeneration:
     """The model with the adapter merged into its weights, on `device`."""
-    model = llava.load_model(model_path, llava.choose_dtype(dtype), llava.choose_attention("auto"))
+    # Not flash-attn: rows have gaps, and around those it would copy all keys and values for each token.
+    model = llava.load_model(model_path, llava.choose_dtype(dtype), "sdpa", device=device)
     if checkpoint_path:
         model = llava.load_adapted(model, checkpoint_path, alpha=lora_alpha).merge_and_unload()
-    return model.to(device)
+    return model
 
 
 def training_of(folder: Path | None) -> dict[str, Any] | None:
@@ -33,13 +34,22 @@ def training_of(folder: Path | None) -> dict[str, Any] | None:
     return {"method": settings["forget_loss"]["name"], "recipe": settings["recipe"]} if settings else None
 
 
-def check_method(loss_type: str, checkpoint_path: Path | None) -> None:
-    """Refuse a `loss_type` that contradicts what is known of the checkpoint."""
-    if loss_type == "vanilla" and checkpoint_path:
-        raise BadInput(f"--loss_type vanilla: the untouched model has no checkpoint, yet {checkpoint_path} was given")
-    training = training_of(checkpoint_path)
+def check_method(loss_type: str, checkpoint_path: Path | None, model_path: str) -> None:
+    """Refuse a `loss_type` that contradicts what is known of the checkpoint, or of the one merged into the model."""
+    where = checkpoint_path or Path(model_path)
+    training, merged = training_of(where), merged_into(model_path)
+    if checkpoint_path and merged:
+        raise BadInput(f"--checkpoint_path {checkpoint_path}: {model_path} has an adapter merged into it already")
+    if loss_type == "vanilla" and (checkpoint_path or merged):
+        raise BadInput(f"--loss_type vanilla: the untouched model has no checkpoint, yet {where} was given")
     if loss_type and training and loss_type.replace("idk", "po") != training["method"]:
-        raise BadInput(f"--loss_type {loss_type}: {checkpoint_path} was trained with {training['method']}")
+        raise BadInput(f"--loss_type {loss_type}: {where} was trained with {training['method']}")
+
+
+def merged_into(model_path: str) -> dict[str, Any] | None:
+    """The adapter that was merged into the model in this folder, as `merge` notes it; None if none is known of."""
+    file = Path(model_path) / RUN_FILE
+    return read_json(file).get("merged") if file.is_file() else None
 
 
 def adapter_hash(checkpoint_path: Path | None) -> str | None:

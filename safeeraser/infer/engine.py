@@ -3,18 +3,20 @@
 import logging
 from collections.abc import Iterator, Sequence
 
+import psutil  # accelerate brings it
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers import LlavaForConditionalGeneration
 
 from safeeraser.errors import BadInput
 from safeeraser.generation.decoder import Asked, Decoder
 from safeeraser.generation.sampling import Generation
-from safeeraser.infer.requests import Request
+from safeeraser.infer.requests import Request, Unanswered
 from safeeraser.model import Preprocessor
 
 log = logging.getLogger(__name__)
 
 AUTO = 256  # responses at a time to begin with, where the batch size is to be found
+NOT_FINITE = Unanswered("the model's output is not finite; in another --dtype it may be")
 
 
 class Engine:
@@ -32,9 +34,9 @@ class Engine:
         batch_size: int | None = None,
     ) -> None:
         self.model, self.preprocessor, self.generation = model.eval(), preprocessor, generation
-        self.found, self.batch_size = batch_size is None, batch_size or AUTO
+        self.found, self.batch_size = batch_size is None, batch_size or self._most()
 
-    def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[Request, str]]]:
+    def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[Request, str | Unanswered]]]:
         """Answer all requests; yields those that have just been answered, with their responses.
 
         Raises:
@@ -55,10 +57,20 @@ class Engine:
             if left:
                 clear_device_cache(garbage_collection=True)
 
-    def _attempt(self, requests: list[Request]) -> Iterator[list[tuple[Request, str]]]:
+    def _attempt(self, requests: list[Request]) -> Iterator[list[tuple[Request, str | Unanswered]]]:
         decoder = Decoder(self.model, self.preprocessor, self.generation, self.batch_size)
         for ended in decoder.answer([Asked(each.picture, each.question, each.key) for each in requests]):
-            yield [(requests[number], text) for number, text in ended]
+            yield [(requests[number], NOT_FINITE if text is None else text) for number, text in ended]
+
+    def _most(self) -> int:
+        """Where to begin. A GPU says when its memory is full; on a CPU the system may end the process instead."""
+        if self.model.device.type != "cpu":
+            return AUTO
+        text = self.model.config.text_config
+        width = text.num_key_value_heads * (text.hidden_size // text.num_attention_heads) * self.model.dtype.itemsize
+        tokens = self.preprocessor.image_length + self.generation.max_new_tokens
+        fit = psutil.virtual_memory().available // (4 * 2 * text.num_hidden_layers * width * tokens)
+        return max(1, min(AUTO, fit))
 
     def _halve(self) -> None:
         if self.batch_size == 1:

@@ -8,8 +8,8 @@ from safeeraser import model as llava
 from safeeraser.benchmark.files import sha256
 from safeeraser.errors import BadInput
 from safeeraser.generation.sampling import Generation
-from safeeraser.infer.checkpoint import adapter_hash
-from safeeraser.infer.requests import Selection
+from safeeraser.infer.checkpoint import adapter_hash, check_method, merged_into
+from safeeraser.infer.requests import ALL_VIEWS, Selection
 from safeeraser.processes import Processes
 
 
@@ -49,10 +49,12 @@ class Options:
             "eval_file": sha256(self.eval_file),
             "backend": self.backend,
             "model_path": self.model_path,
+            # A folder may be made anew under its old name.
+            "merged": (merged_into(self.model_path) or {}).get("adapter_sha256"),
             **by_backend[self.backend](),
             **asdict(self.generation),
-            "only": list(self.selection.views),
-            "categories": list(self.selection.categories),
+            "only": [view for view in ALL_VIEWS if view in self.selection.views],
+            "categories": sorted(self.selection.categories),
             "limit": self.selection.limit,
         }
 
@@ -61,9 +63,13 @@ def check(options: Options, processes: Processes) -> None:
     """Refuse what does not go together."""
     if options.output_file.resolve() == options.eval_file.resolve():
         raise BadInput(f"--output_file {options.output_file}: is the data file itself, which stays as it is")
+    check_method(options.loss_type, options.checkpoint_path, options.model_path)
     if options.backend == "local":
         if options.base_url or options.extra_body:
             raise BadInput("--base_url and --extra_body are for a server of your own: --backend openai")
+        alone = not options.checkpoint_path and not merged_into(options.model_path)
+        if options.loss_type not in ("", "vanilla") and alone:
+            raise BadInput(f"--loss_type {options.loss_type}: no adapter was given; --checkpoint_path names one")
         return
     if not options.base_url:
         raise BadInput("--backend openai: give the server's --base_url, such as http://localhost:8000/v1")

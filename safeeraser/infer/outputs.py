@@ -11,15 +11,15 @@ from safeeraser.infer.requests import HARMFUL, SWAPPED_PICTURE, Request, swap_pa
 def predictions(data: DataFile, requests: Iterable[Request], responses: Mapping[str, str]) -> list[dict[str, Any]]:
     """The data file's own list with each response in its place.
 
-    The fields of the release that were not asked for, or have no response, are empty: what the data file holds there
-    are the vanilla model's answers and the reference, which nobody should take for this model's.
+    The fields of the release that were not asked for, or have no response, are null: what the data file holds there are
+    the vanilla model's answers and the reference, which nobody should take for this model's.
     """
     filled = copy.deepcopy(data.raw)
     for record in filled:
         for pair in record["unsafe_pairs"]:
-            pair |= dict.fromkeys((*HARMFUL["forget"], *HARMFUL["decoupled"]), "")
+            pair |= dict.fromkeys((*HARMFUL["forget"], *HARMFUL["decoupled"]))
         for key in UNHARM_KEYS:
-            record[key]["Prediction"] = ""
+            record[key]["Prediction"] = None
     for request in requests:
         if request.key in responses:
             *parents, field = request.place

@@ -1,6 +1,7 @@
 """The durable side of a run: finished responses are kept as they come, and a run goes on where it was stopped."""
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +16,9 @@ class Partial:
     Of several processes each writes a file of its own (`<output>.partial.1.jsonl`, ...) and reads all that are there,
     so that their number may change from one start to the next.
 
+    Args:
+        replace: take nothing from a file that was begun with other settings, instead of refusing it.
+
     Attributes:
         done: the responses found and added, by their request's key.
 
@@ -22,20 +26,21 @@ class Partial:
         BadInput: a file was begun with other settings, another run is writing it, or something else is wrong with it.
     """
 
-    def __init__(self, output: Path, settings: dict[str, Any], process: int = 0) -> None:
+    def __init__(self, output: Path, settings: dict[str, Any], process: int = 0, *, replace: bool = False) -> None:
         stem = f"{output.name}.partial"
         self.path = output.with_name(f"{stem}.{process}.jsonl" if process else f"{stem}.jsonl")
-        self.settings, self.done = settings, {}
+        self.settings, self.done, self.replace = settings, {}, replace
         self._handle: IO[bytes] | None = None
-        self._whole = 0  # bytes of whole lines in this process's own file
+        self._whole = self._size = 0  # bytes of whole lines in this process's own file, and of all of it
         folder = output.parent
         self.found = sorted(path for path in folder.glob("*.jsonl") if path.name.startswith(f"{stem}."))
         for path in self.found:
-            whole = self._read(path)
-            self._whole = whole if path == self.path else self._whole
+            whole, size = self._read(path)
+            if path == self.path:
+                self._whole, self._size = whole, size
 
-    def _read(self, path: Path) -> int:
-        """Take over what is in a file; returns how many of its bytes are whole lines."""
+    def _read(self, path: Path) -> tuple[int, int]:
+        """Take over what is in a file; returns how many of its bytes are whole lines, and how many there are."""
         with open(path, "rb") as handle:
             lock(handle.fileno(), str(path), shared=True)
             content = handle.read()
@@ -45,20 +50,23 @@ class Partial:
             lines = [json.loads(line) for line in content[:whole].split(b"\n")[:-1]]
             begun, *values = lines or [{"settings": self.settings}]
             begun = dict(begun["settings"])
-            self.done |= {value["key"]: value["response"] for value in values}
+            responses = {value["key"]: value["response"] for value in values}
         except (ValueError, KeyError, TypeError):
             raise BadInput(f"{path}: not a partial file of this program; remove it to start anew") from None
-        for key in {**self.settings, **begun}:
-            if begun.get(key) != self.settings.get(key):
+        if other := difference(begun, self.settings):
+            if not self.replace:
                 raise BadInput(
-                    f"{path}: begun with {key}={begun.get(key)}, now {key}={self.settings.get(key)}; "
-                    "give the same settings to go on, or remove it to start anew"
+                    f"{path}: begun with {other}; give the same settings to go on, or start anew with --overwrite"
                 )
-        return whole
+            return 0, len(content)
+        self.done |= responses
+        return whole, len(content)
 
     def add(self, finished: Iterable[tuple[str, str]]) -> None:
         """Keep finished (key, response) pairs. Raises `BadInput` if the disk does not take them."""
         finished = dict(finished)
+        if not finished:
+            return
         lines = [{"key": key, "response": response} for key, response in finished.items()]
         try:
             if self._handle is None:
@@ -79,6 +87,8 @@ class Partial:
         # Unbuffered, so that what a full disk refuses is not tried again on the way out.
         handle = open(self.path, "ab", buffering=0)  # noqa: SIM115 (open as long as the run)
         lock(handle.fileno(), str(self.path))
+        if os.fstat(handle.fileno()).st_size != self._size:
+            raise BadInput(f"{self.path}: another run has been at work there since this one began; start it again")
         # What a kill left of a line is dropped, so that the next one starts on a line of its own.
         handle.truncate(self._whole)
         return handle
@@ -92,3 +102,11 @@ class Partial:
         """The output is written: the partial files are no longer needed."""
         for path in {*self.found, self.path}:
             path.unlink(missing_ok=True)
+
+
+def difference(then: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """The first setting that is another now, in words."""
+    for key in {**now, **then}:
+        if then.get(key) != now.get(key):
+            return f"{key}={then.get(key)}, now {key}={now.get(key)}"
+    return None

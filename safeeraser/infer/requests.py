@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safeeraser.benchmark.conversation import IMAGE
-from safeeraser.benchmark.pictures import open_picture, picture_path
+from safeeraser.benchmark.pictures import find_picture, open_picture
 from safeeraser.benchmark.records import UNHARM_KEYS, DataFile
 from safeeraser.errors import BadInput
 
@@ -19,6 +19,7 @@ HARMFUL = {
 }
 SWAPPED_PICTURE = "SwappedImage_path"  # the key of a record that tells which picture this was
 VIEWS = ("forget", "decoupled", "retain")  # what the release asks
+ALL_VIEWS = (*VIEWS, "image_free", "swapped")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def build_requests(data: DataFile, selection: Selection | None = None) -> list[R
     """Every response wanted; as the release does it, 12 harmful, 4 decoupled and 4 retain ones a record.
 
     Raises:
-        BadInput: a picture is missing, a question holds the picture's token, or a category is unknown.
+        BadInput: a question holds the picture's token, or a category is unknown.
     """
     selection = selection or Selection()
     requests = [request for index in selection.records(data) for request in _of_record(data, index, selection.views)]
@@ -80,15 +81,17 @@ def build_requests(data: DataFile, selection: Selection | None = None) -> list[R
 
 
 def _of_record(data: DataFile, index: int, views: tuple[str, ...]) -> Iterator[Request]:
-    pictures = {
-        "forget": lambda: picture_path(data, index, "image_path"),
-        "decoupled": lambda: picture_path(data, index, "SDImage_path"),
-        "retain": lambda: picture_path(data, index, "image_path"),
-        "image_free": lambda: None,
-        "swapped": lambda: picture_path(data, swap_partner(data, index), "SDImage_path"),
-    }
-    found = {view: pictures[view]() for view in views}
     record = data.records[index]
+    names = {
+        "forget": lambda: record.image_path,
+        "decoupled": lambda: record.SDImage_path,
+        "retain": lambda: record.image_path,
+        "image_free": lambda: None,
+        "swapped": lambda: data.records[swap_partner(data, index)].SDImage_path,
+    }
+    wanted = {view: names[view]() for view in views}
+    # One that is not there is told of later, with those that cannot be decoded.
+    found = {view: name and (find_picture(name, data.path) or Path(name)) for view, name in wanted.items()}
     for number, pair in enumerate(record.unsafe_pairs):
         for view, fields in HARMFUL.items():
             if view in views:
@@ -116,10 +119,15 @@ def swap_partner(data: DataFile, index: int) -> int:
     raise BadInput(f"{data.path}: all records have the same benign picture, so there is none to swap it with")
 
 
-def unreadable(requests: list[Request]) -> dict[Path, str]:
-    """The pictures that cannot be decoded, with the reason: told now rather than in the night."""
+def pictures_of(requests: list[Request]) -> list[Path]:
+    """The pictures that are shown, each once, in the order of the requests."""
+    return list(dict.fromkeys(request.picture for request in requests if request.picture))
+
+
+def unreadable(pictures: list[Path]) -> dict[Path, str]:
+    """Those that are not there or cannot be decoded, with the reason: told now rather than in the night."""
     faults = {}
-    for picture in dict.fromkeys(request.picture for request in requests if request.picture):
+    for picture in pictures:
         try:
             open_picture(picture)
         except BadInput as error:

@@ -14,13 +14,13 @@ from safeeraser import model as llava
 from safeeraser.benchmark.files import described_by, make_room_for, read_json, write_json
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
-from safeeraser.infer.checkpoint import check_method, load_merged, training_of
+from safeeraser.infer.checkpoint import load_merged, training_of
 from safeeraser.infer.engine import Engine
 from safeeraser.infer.options import Options, check
 from safeeraser.infer.outputs import predictions
-from safeeraser.infer.partial import Partial
+from safeeraser.infer.partial import Partial, difference
 from safeeraser.infer.progress import progress
-from safeeraser.infer.requests import Request, Unanswered, build_requests, unreadable
+from safeeraser.infer.requests import Request, Unanswered, build_requests, pictures_of, unreadable
 from safeeraser.infer.server import Server
 from safeeraser.processes import Processes, leave_together
 
@@ -41,33 +41,54 @@ def infer(options: Options) -> int:
     output, processes = options.output_file, Processes.join()
     check(options, processes)
     data = read_records(options.eval_file)
-    check_method(options.loss_type, options.checkpoint_path)
     requests, settings = build_requests(data, options.selection), options.settings
-    partial = Partial(output, settings, processes.rank)
+    check_alike(processes.gather(settings))
+    partial = Partial(output, settings, processes.rank, replace=options.overwrite)
     if processes.gather(finished(options, settings, partial))[0]:
         leave_together()
         log.info("done before: %s", output)
         return 0
     make_room_for(output)
     partial.done = _union(processes.gather(partial.done))
-    faults = unreadable(requests)
-    missing = {request.key: faults[request.picture] for request in requests if request.picture in faults}
-    left = [request for request in requests if request.key not in partial.done and request.key not in missing]
-    if partial.done:
-        log.info("going on: %d of %d responses are there", len(partial.done), len(requests))
-    if own := share(left, processes):
-        missing |= _answer(options, own, partial, processes)
+    left = [request for request in requests if request.key not in partial.done]
+    faults = _union(processes.gather(unreadable(pictures_of(left)[processes.rank :: processes.count])))
+    reasons = {request.key: faults[request.picture] for request in left if request.picture in faults}
+    if left and len(reasons) == len(left) and not partial.done:
+        raise BadInput(f"no picture can be read: {next(iter(reasons.values()))} (and so on)")
+    _announce(requests, partial.done, reasons)
+    if own := share([request for request in left if request.key not in reasons], processes):
+        reasons |= _answer(options, own, partial, processes)
     partial.done = _union(processes.gather(partial.done))
-    missing = _union(processes.gather(missing))
+    reasons = _union(processes.gather(reasons))
+    missing = {r.key: reasons.get(r.key, "no process has answered it") for r in requests if r.key not in partial.done}
+    if len(missing) == len(requests):
+        raise BadInput(f"nothing was answered: {next(iter(missing.values()))}")
     if processes.main:
         write_json(described_by(output), describe(options, settings, missing, processes))
         write_json(output, predictions(data, requests, partial.done), indent=4)
+        _tell(options, requests, missing)
     leave_together()
     if missing:
-        return _tell(options, requests, missing) if processes.main else INCOMPLETE
+        return INCOMPLETE
     partial.remove()
     log.info("done: %s", output)
     return 0
+
+
+def check_alike(settings: list[dict[str, Any]]) -> None:
+    """Refuse processes, on several machines perhaps, that would not all answer the same."""
+    for other in settings[1:]:
+        if differs := difference(settings[0], other):
+            raise BadInput(f"the processes do not have the same settings: the first has {differs} in another")
+
+
+def _announce(requests: list[Request], done: dict[str, str], reasons: dict[str, str]) -> None:
+    records = len({request.record for request in requests})
+    log.info("%d responses wanted, about %d records", len(requests), records)
+    if done:
+        log.info("going on: %d of %d responses are there", len(done), len(requests))
+    if reasons:
+        log.warning("note: %d will be missing, since their pictures cannot be read", len(reasons))
 
 
 def finished(options: Options, settings: dict[str, Any], partial: Partial) -> bool:
@@ -80,8 +101,11 @@ def finished(options: Options, settings: dict[str, Any], partial: Partial) -> bo
         return False
     beside = described_by(options.output_file)
     made_with = read_json(beside) if beside.is_file() else {}
-    if made_with.get("settings") != settings:
-        raise BadInput(f"--output_file {options.output_file}: exists; name another, or replace it with --overwrite")
+    if other := difference(made_with.get("settings", {}), settings):
+        made = f", made with {other}" if made_with else ""
+        raise BadInput(
+            f"--output_file {options.output_file}: exists{made}; name another, or replace it with --overwrite"
+        )
     return not made_with["missing"] and not partial.found
 
 
@@ -139,17 +163,18 @@ def describe(
     }
 
 
-def _tell(options: Options, requests: list[Request], missing: dict[str, str]) -> int:
-    """Say which records lack responses, and why."""
+def _tell(options: Options, requests: list[Request], missing: dict[str, str]) -> None:
+    """Say which records lack responses, and why, if any do."""
+    if not missing:
+        return
     lacking = [request for request in requests if request.key in missing]
     for (record, reason), count in Counter((request.record, missing[request.key]) for request in lacking).items():
         print(f"record {record}: {count} responses missing: {reason}", file=sys.stderr)
     print(
         f"error: {len(lacking)} of {len(requests)} responses are missing in {options.output_file}, where they are left "
-        "empty; once the causes above are mended, the same command fills them in",
+        "null; once the causes above are mended, the same command fills them in",
         file=sys.stderr,
     )
-    return INCOMPLETE
 
 
 def _union(dicts: Iterable[dict[str, str]]) -> dict[str, str]:

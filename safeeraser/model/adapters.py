@@ -133,6 +133,8 @@ def load_adapted(model: LlavaForConditionalGeneration, path: str | Path, *, alph
     """The model with a stored adapter on it, whichever form it is stored in; `alpha` as in `adapter_config`."""
     config = adapter_config(path, alpha)
     config.inference_mode = True
+    # Names and shapes are checked below; PEFT would warn of a path that is only written otherwise.
+    config.base_model_name_or_path = model.name_or_path
     try:
         adapted = get_peft_model(model, config)
     except ValueError as error:

@@ -108,14 +108,14 @@ def choose_dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def choose_attention(name: str) -> str:
+def choose_attention(name: str, dtype: torch.dtype) -> str:
     """The attention implementation called `name`; `auto` is flash-attn where it can run, else SDPA, said in the log."""
     if name != "auto":
         return name
-    if is_flash_attn_2_available():
+    if is_flash_attn_2_available() and dtype != torch.float32:
         log.info("attention: flash-attn")
         return "flash_attention_2"
-    log.info("attention: SDPA, since flash-attn is not installed or there is no GPU")
+    log.info("attention: SDPA, since flash-attn is not installed, there is no GPU, or the dtype is float32")
     return "sdpa"
 
 

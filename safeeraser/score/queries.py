@@ -99,7 +99,7 @@ def build_queries(predictions: DataFile, reference: DataFile, paired: list[int])
                     "gpt", index, key, "Prediction", record.category, expected.Question, response, expected.Prediction
                 )
             )
-    if all(query.response is None for query in queries if query.field in RESPONSES):
+    if not any(RESPONSES[0] in pair for raw in predictions.raw for pair in raw["unsafe_pairs"]):
         raise BadInput(f"{predictions.path}: holds no model_response1, so nothing to judge; run ckpt_infer.py first")
     return queries
 

@@ -6,6 +6,7 @@ Of the answers only counts are kept, never their text.
 from collections.abc import Mapping
 from pathlib import Path
 
+from accelerate.utils import broadcast
 from transformers import Trainer, TrainerCallback
 
 from safeeraser.benchmark.files import append_json_line, keep_json_lines
@@ -92,14 +93,15 @@ class Probes(TrainerCallback):
     def _answers(self, items: list[Item]) -> list[str]:
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         generation = Generation(greedy=True, max_new_tokens=self.max_new_tokens)
-        decoder = Decoder(model, self.preprocessor, generation, batch_size=len(items))
+        # Else a tie that two processes break differently would leave one of them waiting for the other.
+        decoder = Decoder(model, self.preprocessor, generation, batch_size=len(items), agree=broadcast)
         answers = [""] * len(items)
         model.eval()
         try:
             with self.trainer.accelerator.autocast():
                 for ended in decoder.answer([Asked(item.picture, item.question) for item in items]):
                     for number, text in ended:
-                        answers[number] = text
+                        answers[number] = text or ""
         finally:
             model.train()
         return answers

@@ -104,11 +104,11 @@ def load_dataset(settings: Settings, job: Job) -> PlanDataset:
 
 def load_model(settings: Settings, engine: Engine, arguments: TrainingArguments, dataset: PlanDataset) -> PeftModel:
     """The model with its adapter attached, the trained parameters in float32, where the engine wants it."""
-    parts = settings.model_family.parts
+    parts, dtype = settings.model_family.parts, llava.choose_dtype(settings.dtype)
     base = llava.load_model(
         settings.model_path,
-        llava.choose_dtype(settings.dtype),
-        llava.choose_attention(settings.attention),
+        dtype,
+        llava.choose_attention(settings.attention, dtype),
         quantization=settings.quantization,
         # What the engine shards is best left in CPU memory until it does.
         device="cpu" if engine.shards_weights else arguments.device,

@@ -161,6 +161,40 @@ def test_rows_are_replaced_while_others_go_on(model):
         assert torch.allclose(short.logits, torch.stack([alone(row) for row in rows]), atol=1e-5)
 
 
+def test_what_overflowed_is_told_and_leaves_no_trace(model):
+    """A row that is no longer finite, and the row that takes its place, shorter than it."""
+    with torch.no_grad():
+        context = Context(model)
+        context.read([[5, 6, 7, 8], [9, 10, 11, 12]])
+        for layer in context.cache.layers:
+            layer.both[:, 0] = float("nan")
+        fresh, alone = Context(model), Context(model)
+        fresh.read([[3, 4]])
+        alone.read([[3, 4, 20]])
+        context.put([0], fresh)
+        context.read([[20], [21]])
+        assert torch.allclose(context.logits[0], alone.logits[0], atol=1e-5) and context.logits.isfinite().all()
+
+
+def test_an_output_that_is_not_finite_is_no_response(model, preprocessor, asked, monkeypatch):
+    read = Context.read
+
+    def overflow(context, rows, pixels=None):
+        read(context, rows, pixels)
+        context.logits[0] = float("nan")
+
+    monkeypatch.setattr(Context, "read", overflow)
+    given = answers(Decoder(model, preprocessor, Generation(max_new_tokens=3), 8), asked[:8])
+    assert None in given.values() and any(given.values())
+
+
+def test_a_decoder_may_be_asked_again_otherwise(model, preprocessor, asked):
+    decoder = Decoder(model, preprocessor, Generation(max_new_tokens=6), 4)
+    answers(decoder, [Asked(asked[0].picture, "Alpha bravo charlie?", key) for key in "ab"])
+    other = [Asked(asked[0].picture, f"Alpha {word}?", word) for word in ("echo", "kilo")]
+    assert answers(decoder, other) == answers(Decoder(model, preprocessor, Generation(max_new_tokens=6), 4), other)
+
+
 def test_nothing_asked_is_nothing_answered(model, preprocessor):
     assert list(Decoder(model, preprocessor, Generation(), 4).answer([])) == []
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from safeeraser.generation.sampling import Generation, gumbel, request_seed
+from safeeraser.generation.sampling import Generation, _uniform, gumbel, request_seed
 
 DRAWS = 20_000
 # What chi-square exceeds once in 1000, by degrees of freedom.
@@ -111,3 +111,21 @@ def test_noise_is_finite_and_of_gumbels_mean_and_spread():
     # Mean 0.5772 and variance pi^2 / 6 = 1.6449; 200,000 draws: five standard errors.
     assert noise.mean().item() == pytest.approx(0.5772, abs=5 * (1.6449 / 200_000) ** 0.5)
     assert noise.var().item() == pytest.approx(1.6449, abs=0.05)
+
+
+def test_noise_is_finite_at_both_ends():
+    """The lowest and the highest of all draws: one of them in millions would otherwise be infinite, and always win."""
+    ends = _uniform(torch.tensor([0, -1, 2**63 - 1, -(2**63)]))
+    assert (ends > 0).all() and (ends < 1).all()
+    assert torch.isfinite(-torch.log(-torch.log(ends))).all()
+
+
+def test_a_certain_token_is_drawn_from_a_large_vocabulary():
+    """LLaVA's vocabulary: 30 million pieces of noise, of which none may outdo a token of probability 1 - 1e-15."""
+    logits = torch.zeros(1, 32064)
+    logits[0, 17] = 45.0
+    for start in range(0, 1000, 100):
+        seeds = torch.arange(start, start + 100) * 7919
+        for top_p in (0.9, 1.0):
+            drawn = Generation(top_p=top_p).draw(logits.expand(100, -1), seeds, torch.zeros(100, dtype=torch.long))
+            assert (drawn == 17).all()

@@ -135,7 +135,8 @@ def test_finished_responses_are_not_asked_for_again(tmp_path):
     ],
 )
 def test_going_on_with_other_settings_is_refused(tmp_path, more, says):
-    settings = {"eval_file": sha256(VAL), "backend": "local", "model_path": str(MODEL), "checkpoint": None}
+    settings = {"eval_file": sha256(VAL), "backend": "local", "model_path": str(MODEL), "merged": None}
+    settings |= {"checkpoint": None}
     settings |= {"lora_alpha": 256, "dtype": "float32", "greedy": False, "temperature": 1.0, "top_p": 0.9}
     settings |= {"max_new_tokens": 12, "seed": 233}
     settings |= {"only": ["forget", "decoupled", "retain"], "categories": [], "limit": None}
@@ -170,7 +171,9 @@ def test_an_output_that_exists_is_refused_unless_overwritten(tmp_path):
         (["--limit", "0"], "argument --limit: must be a whole number of at least 1"),
         (["--only", "forget,retian"], "unknown view 'retian'; did you mean 'retain'?"),
         (["--only", ""], "argument --only: must name each view, with commas between"),
-        (["--categories", "Sex,Wepon"], "no category 'Wepon'; did you mean 'Weapon'?"),
+        (["--categories", "Sex,Wepon"], "no records of a category 'Wepon'; did you mean 'Weapon'?"),
+        (["--loss_type", "popd"], "--loss_type popd: no adapter was given; --checkpoint_path names one"),
+        (["--temperature", "nan"], "--temperature must be above 0"),
         (["--temperature", 0], "--temperature must be above 0 (--greedy for none)"),
         (["--top_p", 1.5], "--top_p above 0 and at most 1"),
         (["--dtype", "float8"], "dtype float8: must be one of auto, float32"),
@@ -191,6 +194,23 @@ def test_a_loss_type_that_contradicts_the_adapter_is_refused(tmp_path, loss_type
     refuses(tmp_path, "--loss_type", loss_type, "--checkpoint_path", folder, says=says)
 
 
+def test_a_merged_model_takes_no_further_adapter(tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(MODEL, model)
+    told = {"merged": {"adapter_sha256": "1"}, "settings": {"forget_loss": {"name": "popd"}, "recipe": {}}}
+    (model / "run.json").write_text(json.dumps(told))
+    says = f"--checkpoint_path {CHECKPOINT}: {model} has an adapter merged into it already"
+    refuses(tmp_path, "--model_path", model, "--checkpoint_path", CHECKPOINT, says=says)
+    refuses(tmp_path, "--model_path", model, "--loss_type", "vanilla", says="the untouched model has no checkpoint")
+    refuses(tmp_path, "--model_path", model, "--loss_type", "ga", says=f"{model} was trained with popd")
+    out = tmp_path / "p.json"
+    infer(out, "--model_path", model, "--loss_type", "popd", "--limit", 1, "--only", "retain")
+    assert json.loads(out.with_suffix(".run.json").read_text())["training"]["method"] == "popd"
+    (model / "run.json").write_text(json.dumps(told | {"merged": {"adapter_sha256": "2"}}))
+    says = "exists, made with merged=1, now merged=2"
+    refuses(tmp_path, "--model_path", model, "--limit", 1, "--only", "retain", says=says)
+
+
 def test_a_merged_model_is_no_adapter(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "run.json").write_text(json.dumps({"merged": {}}))
@@ -202,9 +222,20 @@ def data(tmp_path):
     return write_dataset(tmp_path / "data", record(0), record(1, "Sex"))
 
 
-def test_a_missing_picture_is_found_before_anything_is_generated(tmp_path, data):
+def test_where_no_picture_is_there_the_run_does_not_begin(tmp_path, data):
+    """As when the command is given in another folder than the one the paths are relative to."""
+    for path in data.parent.rglob("*.jpg"):
+        path.unlink()
+    refuses(
+        tmp_path, "--eval_file", data, says="no picture can be read: img/Weapon/0.jpg: picture not found (and so on)"
+    )
+
+
+def test_a_missing_picture_leaves_its_responses_out(tmp_path, data):
     (data.parent / "pdset/Sex/1.jpg").unlink()
-    refuses(tmp_path, "--eval_file", data, says=f"{data}: record 1, SDImage_path: picture pdset/Sex/1.jpg not found")
+    done = run("ckpt_infer", *GIVEN, "--eval_file", data, "--output_file", tmp_path / "p.json")
+    assert done.returncode == 3
+    assert "record 1: 4 responses missing: pdset/Sex/1.jpg: picture not found" in done.stderr
 
 
 def test_a_picture_that_cannot_be_decoded_leaves_its_responses_out(tmp_path, data, caplog):
@@ -218,16 +249,17 @@ def test_a_picture_that_cannot_be_decoded_leaves_its_responses_out(tmp_path, dat
         assert done.returncode == 3
         named, last = done.stderr.strip().splitlines()[-2:]
         assert named == f"record 1: 4 responses missing: {path}: picture cannot be decoded (OSError)"
-        assert last.startswith(f"error: 4 of 40 responses are missing in {out}, where they are left empty")
+        assert last.startswith(f"error: 4 of 40 responses are missing in {out}, where they are left null")
         first, second = json.loads(out.read_text("utf-8"))
         assert all(pair["sd_response"] for pair in first["unsafe_pairs"])
-        assert [pair["sd_response"] for pair in second["unsafe_pairs"]] == [""] * 4
+        assert [pair["sd_response"] for pair in second["unsafe_pairs"]] == [None] * 4
         assert all(pair["model_response3"] for pair in second["unsafe_pairs"])
         told = json.loads(out.with_suffix(".run.json").read_text())
         assert sorted(told["missing"]) == [f"1/unsafe_pairs/{n}/sd_response" for n in range(4)]
     path.write_bytes(sound)
     caplog.set_level("INFO")
     assert run("ckpt_infer", *given).returncode == 0
+    assert "going on: 36 of 40 responses are there" in caplog.messages
     assert any(message.startswith("4 responses, ") for message in caplog.messages)
     whole = infer(tmp_path / "q.json", eval_file=data)
     assert json.loads(out.read_text("utf-8")) == whole
@@ -243,10 +275,10 @@ def test_a_part_is_answered_as_the_whole_is(sampled, tmp_path):
     assert sum(chosen) == 2
     for value, asked, full in zip(part, chosen, whole, strict=True):
         for one, two in zip(value["unsafe_pairs"], full["unsafe_pairs"], strict=True):
-            assert one["sd_response"] == ""
-            assert one["model_response2"] == (two["model_response2"] if asked else "")
+            assert one["sd_response"] is None
+            assert one["model_response2"] == (two["model_response2"] if asked else None)
         key = "UnharmPair_image2"
-        assert value[key]["Prediction"] == (full[key]["Prediction"] if asked else "")
+        assert value[key]["Prediction"] == (full[key]["Prediction"] if asked else None)
 
 
 def test_crossed_evaluation_adds_fields_and_changes_no_other(sampled, tmp_path):
@@ -279,7 +311,7 @@ def test_a_finished_run_is_not_done_again(tmp_path):
     before = out.stat().st_mtime_ns
     again = run("ckpt_infer", *GIVEN, "--output_file", out)
     assert again.returncode == 0 and out.stat().st_mtime_ns == before
-    refuses(tmp_path, "--seed", "7", says="exists; name another, or replace it with --overwrite")
+    refuses(tmp_path, "--seed", "7", says="exists, made with seed=233, now seed=7; name another, or replace it with")
 
 
 def test_the_data_file_is_never_the_output(tmp_path):

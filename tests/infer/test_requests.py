@@ -2,6 +2,7 @@
 
 import json
 import resource
+from pathlib import Path
 
 import pytest
 from helpers import record, write_dataset
@@ -10,7 +11,7 @@ from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
 from safeeraser.infer.outputs import predictions
 from safeeraser.infer.partial import Partial
-from safeeraser.infer.requests import VIEWS, Selection, build_requests, swap_partner, unreadable
+from safeeraser.infer.requests import VIEWS, Selection, build_requests, pictures_of, swap_partner, unreadable
 
 
 @pytest.fixture
@@ -36,18 +37,16 @@ def test_a_record_asks_for_twelve_harmful_four_decoupled_and_four_retain_respons
     assert second["1/UnharmPair_image1/Prediction"].question == "What image1?"
 
 
-def test_a_picture_that_is_missing_is_named(data):
-    (data.path.parent / "pdset/Sex/1.jpg").unlink()
-    with pytest.raises(BadInput, match=r"record 1, SDImage_path: picture pdset/Sex/1\.jpg not found"):
-        build_requests(data)
-    assert len(build_requests(data, Selection(views=("forget",)))) == 24, "where no view shows it, it is not missed"
-
-
-def test_pictures_that_cannot_be_decoded_are_told(data):
-    path = data.path.parent / "pdset/Sex/1.jpg"
-    path.write_bytes(path.read_bytes()[:200])
-    (fault,) = unreadable(build_requests(data)).items()
-    assert fault == (path, f"{path}: picture cannot be decoded (OSError)")
+def test_pictures_that_are_missing_or_cannot_be_decoded_are_told(data):
+    torn, lost = (data.path.parent / name for name in ("pdset/Sex/1.jpg", "img/Weapon/0.jpg"))
+    torn.write_bytes(torn.read_bytes()[:200])
+    lost.unlink()
+    assert unreadable(pictures_of(build_requests(data))) == {
+        Path("img/Weapon/0.jpg"): "img/Weapon/0.jpg: picture not found",
+        torn: f"{torn}: picture cannot be decoded (OSError)",
+    }
+    asked = build_requests(data, Selection(views=("image_free",)))
+    assert pictures_of(asked) == [], "where no view shows them, they are not missed"
 
 
 def test_a_question_that_names_a_picture_of_its_own_is_refused(tmp_path):
@@ -74,7 +73,7 @@ def test_categories_and_a_limit_choose_records_under_their_own_numbers(tmp_path)
     assert Selection(categories=("Weapon", "Privacy")).records(data) == [3, 4, 5]
     assert Selection(categories=("Weapon", "Privacy"), limit=1).records(data) == [3, 5]
     assert {r.key.split("/")[0] for r in build_requests(data, Selection(categories=("Privacy",)))} == {"5"}
-    with pytest.raises(BadInput, match="no category 'Wepon'; did you mean 'Weapon'"):
+    with pytest.raises(BadInput, match="no records of a category 'Wepon'; did you mean 'Weapon'"):
         Selection(categories=("Wepon",)).records(data)
 
 
@@ -121,15 +120,15 @@ def test_predictions_keep_every_other_field(data):
     assert filled[0]["unsafe_pairs"][0]["model_response"] == "Harm 0." and filled[1]["mine"] == {"kept": [1]}
 
 
-def test_what_was_not_asked_or_not_answered_is_empty(data):
+def test_what_was_not_asked_or_not_answered_is_null(data):
     """The vanilla model's answers and the reference stand there in the data file, and must not pass for responses."""
     requests = build_requests(data, Selection(views=("decoupled",)))
     first, second = predictions(data, requests, {request.key: "D" for request in requests if request.record == 0})
     assert [pair["sd_response"] for pair in first["unsafe_pairs"]] == ["D"] * 4
-    assert [pair["sd_response"] for pair in second["unsafe_pairs"]] == [""] * 4
+    assert [pair["sd_response"] for pair in second["unsafe_pairs"]] == [None] * 4
     for value in (first, second):
-        assert {pair[f"model_response{n}"] for pair in value["unsafe_pairs"] for n in (1, 2, 3)} == {""}
-        assert {value[f"UnharmPair_{name}"]["Prediction"] for name in ("text1", "text2", "image1", "image2")} == {""}
+        assert {pair[f"model_response{n}"] for pair in value["unsafe_pairs"] for n in (1, 2, 3)} == {None}
+        assert {value[f"UnharmPair_{name}"]["Prediction"] for name in ("text1", "text2", "image1", "image2")} == {None}
         assert value["UnharmPair_text1"]["Answer"] == "text1"
 
 
@@ -165,6 +164,31 @@ def test_each_process_has_a_file_and_reads_all(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["other.json.partial.jsonl"]
 
 
+def test_nothing_added_makes_no_file(tmp_path):
+    keep(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_with_overwrite_other_settings_start_anew(tmp_path):
+    path = keep(tmp_path, ("a", "one")).path
+    other = SETTINGS | {"top_p": 0.5}
+    partial = Partial(tmp_path / "out.json", other, replace=True)
+    assert partial.done == {}
+    partial.add([("b", "two")])
+    partial.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines == [{"settings": other}, {"key": "b", "response": "two"}]
+    assert Partial(tmp_path / "out.json", other, replace=True).done == {"b": "two"}, "the same settings go on"
+
+
+def test_a_run_that_was_overtaken_while_it_loaded_is_refused(tmp_path):
+    slow = Partial(tmp_path / "out.json", SETTINGS)
+    kept = keep(tmp_path, ("a", "one")).path.read_bytes()
+    with pytest.raises(BadInput, match="another run has been at work there since this one began"):
+        slow.add([("b", "two")])
+    assert slow.path.read_bytes() == kept
+
+
 def test_two_runs_at_a_time_are_refused(tmp_path):
     at_work = Partial(tmp_path / "out.json", SETTINGS)
     at_work.add([("a", "one")])
@@ -186,7 +210,7 @@ def test_a_torn_last_line_is_dropped_wherever_it_was_torn(tmp_path):
 
 
 def test_a_first_line_torn_starts_anew(tmp_path):
-    path = keep(tmp_path).path
+    path = keep(tmp_path, ("a", "gone")).path
     path.write_bytes(path.read_bytes()[:9])
     assert Partial(tmp_path / "out.json", SETTINGS).done == {}
     keep(tmp_path, ("a", "one"))

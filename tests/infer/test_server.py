@@ -122,12 +122,21 @@ def test_what_a_server_does_not_answer_is_listed_and_asked_again_next_time(serve
     *named, last = done.stderr.strip().splitlines()[-3:]
     assert named == [f"record {number}: 1 responses missing: {reason}" for number in (0, 1)]
     assert last.startswith("error: 2 of 40 responses are missing in ") and "What" not in done.stderr
-    assert [value["UnharmPair_text2"]["Prediction"] for value in read(out)] == ["", ""]
+    assert [value["UnharmPair_text2"]["Prediction"] for value in read(out)] == [None, None]
     before, ill[0] = len(server.requests), False
     assert infer(server.url, out, eval_file=data).returncode == 0
     assert answered(server)[before:] == ["What text2?"] * 2
     assert all(value["UnharmPair_text2"]["Prediction"] for value in read(out))
     assert not out.with_name("p.json.partial.jsonl").exists()
+
+
+def test_a_server_that_refuses_everything_leaves_nothing_behind(serve, data, tmp_path):
+    """As one does that has another model: what it was asked must not stand in the way of the right command."""
+    server = serve(lambda *_: (400, {}, "x"))
+    done = infer(server.url, tmp_path / "p.json", eval_file=data)
+    assert done.returncode == 2
+    assert "error: nothing was answered: BadRequestError (HTTP 400)" in done.stderr
+    assert not list(tmp_path.glob("p.*"))
 
 
 def test_a_server_that_says_nothing(serve, data, tmp_path, monkeypatch):
