@@ -1,4 +1,4 @@
-"""From run folders to the page that researchers look at: the paper's table and plots.
+"""From run folders to the page that researchers look at: the paper's table, plots and heat maps.
 
   python -m safeeraser.score.report RUN... --out report.html [--published] [--note TEXT]
   python -m safeeraser.score.report RESULTS [...]     the same for RESULTS/*/, into RESULTS
@@ -21,7 +21,7 @@ from safeeraser import __version__
 from safeeraser.arguments import Arguments
 from safeeraser.benchmark.files import write_json, write_whole
 from safeeraser.errors import BadInput, command
-from safeeraser.score import tables
+from safeeraser.score import heat, tables
 from safeeraser.score.drawing import Plot
 from safeeraser.score.plots import curves, scatter_plots
 from safeeraser.score.runs import METRICS, Run, judges, read_runs
@@ -84,6 +84,9 @@ def page(runs: list[Run], scatters: list[Plot], training: list[Plot], *, note: s
         source=source,
         judges=judges(runs),
         scatters=scatters,
+        categories=heat.by_category(runs),
+        keywords=heat.by_keyword(runs),
+        scale=heat.scale(),
         curves=training,
         version=__version__,
     )
