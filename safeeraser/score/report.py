@@ -1,10 +1,10 @@
-"""From run folders to the page that researchers look at: the paper's table, plots and heat maps.
+"""From run folders to the page that researchers look at: the paper's table, plots, heat maps and judged examples.
 
-  python -m safeeraser.score.report RUN... --out report.html [--published] [--note TEXT]
+  python -m safeeraser.score.report RUN... --out report.html [--published] [--note TEXT] [--redact]
   python -m safeeraser.score.report RESULTS [...]     the same for RESULTS/*/, into RESULTS
 
 A RUN is a run folder, named for its method, or a folder that holds run folders. A run folder holds summary_val.json,
-summary_train.json (eval_all.py --summary writes them) and, where there are any, specificity.json,
+summary_train.json (eval_all.py --summary writes them) and, where there are any, the verdicts, specificity.json,
 train_log.jsonl and probe.jsonl. Beside the page go summary.json, table.md, table.csv, table.tex and plots/.
 """
 
@@ -23,12 +23,13 @@ from safeeraser.benchmark.files import write_json, write_whole
 from safeeraser.errors import BadInput, command
 from safeeraser.score import heat, tables
 from safeeraser.score.drawing import Plot
+from safeeraser.score.examples import examples
 from safeeraser.score.plots import curves, scatter_plots
 from safeeraser.score.runs import METRICS, Run, judges, read_runs
 from safeeraser.score.tables import COLUMNS, Row, published_rows
 
 
-def report(*folders: Path, out: Path | None = None, note: str = "", published: bool = False):
+def report(*folders: Path, out: Path | None = None, note: str = "", published: bool = False, redact: bool = False):
     """Write the report of the runs in `folders`, and print its table.
 
     Args:
@@ -36,6 +37,7 @@ def report(*folders: Path, out: Path | None = None, note: str = "", published: b
         out: the page; everything else goes beside it. None: `report.html` in the folder, of which there is one then.
         note: a banner over the page, such as what its figures must not be taken for.
         published: put the published figures into the tables and plots too. The page always has them in a table.
+        redact: leave questions, responses and pictures out, so that the page may be passed on.
 
     Raises:
         BadInput: a folder holds no run, a run's file cannot be used, or it is unclear where the page is to go.
@@ -48,7 +50,7 @@ def report(*folders: Path, out: Path | None = None, note: str = "", published: b
     runs = read_runs(folders)
     rows, beside = [run.row for run in runs], published_rows()[0] if published else []
     drawn = scatter_plots(runs, beside), curves(runs)
-    text = page(runs, *drawn, note=note)
+    text = page(runs, *drawn, note=note, redact=redact)
     for plot in [*drawn[0], *drawn[1]]:
         plot.write_png(page_path.parent / "plots")
     texts = {
@@ -64,8 +66,8 @@ def report(*folders: Path, out: Path | None = None, note: str = "", published: b
     show(rows, beside, note)
 
 
-def page(runs: list[Run], scatters: list[Plot], training: list[Plot], *, note: str) -> str:
-    """The report as one HTML page that needs no other file, and no script."""
+def page(runs: list[Run], scatters: list[Plot], training: list[Plot], *, note: str, redact: bool) -> str:
+    """The report as one HTML page that needs no other file, and no script: what is masked is so without one."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=StrictUndefined,
@@ -88,6 +90,8 @@ def page(runs: list[Run], scatters: list[Plot], training: list[Plot], *, note: s
         keywords=heat.by_keyword(runs),
         scale=heat.scale(),
         curves=training,
+        redact=redact,
+        examples=[] if redact else examples(runs),
         version=__version__,
     )
 
@@ -127,6 +131,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: report.html in the one folder)")
     parser.add_argument("--note", default="", help="a banner for the page and the table")
     parser.add_argument("--published", action="store_true", help="the published figures in tables and plots as well")
+    parser.add_argument("--redact", action="store_true", help="leave questions, responses and pictures out")
     arguments = vars(parser.parse_args())
     report(*arguments.pop("folders"), **arguments)
 
