@@ -11,7 +11,8 @@ TRAIN = ["deepspeed==0.19.8", "tensorboard==2.21.0"]
 QUANT = ["bitsandbytes==0.50.2"]
 # What `transformers serve` needs beside requirements.txt.
 SERVING = ["fastapi==0.165.0", "uvicorn==0.54.0", "starlette==1.10.0"]
-TEST = [*TRAIN, *QUANT, *SERVING, "pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6", "wordllama==0.4.0.post1"]
+TOOLS = ["pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6", "wordllama==0.4.0.post1", "selenium==4.51.0"]
+TEST = [*TRAIN, *QUANT, *SERVING, *TOOLS]
 
 setup(
     name="safeeraser",

@@ -1,9 +1,11 @@
-"""From a results folder to the paper's table: writes summary.json, report.html and plots/ into it, prints the table.
+"""From run folders to the page that researchers look at: the paper's table, plots, heat maps and judged examples.
 
-  python -m safeeraser.score.report RESULTS [--published] [--note TEXT]
+  python -m safeeraser.score.report RUN... --out report.html [--published] [--note TEXT] [--redact]
+  python -m safeeraser.score.report RESULTS [...]     the same for RESULTS/*/, into RESULTS
 
-RESULTS holds one folder a run, named for its method: RESULTS/popd/summary_val.json, summary_train.json (eval_all.py
---summary writes them) and, where there are any, specificity.json and train_log.jsonl.
+A RUN is a run folder, named for its method, or a folder that holds run folders. A run folder holds summary_val.json,
+summary_train.json (eval_all.py --summary writes them) and, where there are any, the verdicts, specificity.json,
+train_log.jsonl and probe.jsonl. Beside the page go summary.json, table.md, table.csv, table.tex and plots/.
 """
 
 from pathlib import Path
@@ -12,45 +14,60 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from safeeraser import __version__
 from safeeraser.arguments import Arguments
 from safeeraser.benchmark.files import write_json, write_whole
-from safeeraser.errors import command
-from safeeraser.score.plots import Plot, plots
-from safeeraser.score.runs import COLUMNS, Row, Run, published_rows, read_runs
+from safeeraser.errors import BadInput, command
+from safeeraser.score import heat, tables
+from safeeraser.score.drawing import Plot
+from safeeraser.score.examples import examples
+from safeeraser.score.plots import curves, scatter_plots
+from safeeraser.score.runs import METRICS, Run, judges, read_runs
+from safeeraser.score.tables import COLUMNS, Row, published_rows
 
 
-def percent(value: float | None) -> str:
-    """A table cell: one decimal, a dash where nothing was measured."""
-    return "–" if value is None else f"{value:.1f}"
-
-
-def report(folder: Path, *, note: str = "", published: bool = False) -> None:
-    """Collect the runs of `folder` and write their report into it.
+def report(*folders: Path, out: Path | None = None, note: str = "", published: bool = False, redact: bool = False):
+    """Write the report of the runs in `folders`, and print its table.
 
     Args:
+        folders: run folders, or folders of run folders.
+        out: the page; everything else goes beside it. None: `report.html` in the folder, of which there is one then.
         note: a banner over the page, such as what its figures must not be taken for.
-        published: put the published figures into the terminal's table and the plot too. The page always has them.
+        published: put the published figures into the tables and plots too. The page always has them in a table.
+        redact: leave questions, responses and pictures out, so that the page may be passed on.
 
     Raises:
-        BadInput: the folder holds no run, or a run's file cannot be used.
+        BadInput: a folder holds no run, a run's file cannot be used, or it is unclear where the page is to go.
     """
-    runs = read_runs(folder)
-    rows, source = published_rows()
-    beside = rows if published else []
-    drawn = list(plots(runs, beside))
-    for plot in drawn:
-        plot.write_png(folder / "plots")
-    with write_whole(folder / "report.html") as handle:
-        handle.write(page(runs, drawn, rows, source, note))
-    write_json(folder / "summary.json", {"runs": {run.name: run.as_json() for run in runs}})
-    show([run.row for run in runs], beside, note)
+    if out is None and len(folders) > 1:
+        raise BadInput("several folders: say with --out FILE where the page is to go")
+    page_path = out or folders[0] / "report.html"
+    if page_path.is_dir():
+        raise BadInput(f"{page_path}: is a folder; name a file")
+    runs = read_runs(folders)
+    rows, beside = [run.row for run in runs], published_rows()[0] if published else []
+    drawn = scatter_plots(runs, beside), curves(runs)
+    text = page(runs, *drawn, note=note, redact=redact)
+    for plot in [*drawn[0], *drawn[1]]:
+        plot.write_png(page_path.parent / "plots")
+    texts = {
+        page_path.name: text,
+        "table.md": tables.markdown(rows, beside, note),
+        "table.csv": tables.comma_separated(rows),
+        "table.tex": tables.latex(rows, beside, note),
+    }
+    for name, content in texts.items():
+        with write_whole(page_path.parent / name) as handle:
+            handle.write(content)
+    write_json(page_path.parent / "summary.json", {"runs": {run.name: run.as_json() for run in runs}})
+    show(rows, beside, note)
 
 
-def page(runs: list[Run], drawn: list[Plot], published: list[Row], source: str, note: str) -> str:
-    """The report as one HTML page that needs no other file."""
+def page(runs: list[Run], scatters: list[Plot], training: list[Plot], *, note: str, redact: bool) -> str:
+    """The report as one HTML page that needs no other file, and no script: what is masked is so without one."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=StrictUndefined,
@@ -58,15 +75,23 @@ def page(runs: list[Run], drawn: list[Plot], published: list[Row], source: str, 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = percent
+    environment.filters["svg"] = lambda plot: Markup(plot.svg())
+    published, source = published_rows()
     return environment.get_template("report.html.j2").render(
         note=note,
         columns=COLUMNS,
+        metrics=METRICS,
         rows=[run.row for run in runs],
         published=published,
         source=source,
-        judges=sorted(set().union(*(run.judges for run in runs))),
-        plots=[(plot.caption, Markup(plot.svg())) for plot in drawn],
+        judges=judges(runs),
+        scatters=scatters,
+        categories=heat.by_category(runs),
+        keywords=heat.by_keyword(runs),
+        scale=heat.scale(),
+        curves=training,
+        redact=redact,
+        examples=[] if redact else examples(runs),
         version=__version__,
     )
 
@@ -79,25 +104,36 @@ def show(rows: list[Row], published: list[Row], note: str) -> None:
     for title in COLUMNS.values():
         table.add_column(title.replace("-", " "), justify="right", min_width=5)
     for row in rows:
-        table.add_row(row.name, *map(percent, row.values.values()))
+        _add(table, row)
     if published:
         table.add_section()
         table.add_row("published:")
     for row in published:
-        table.add_row(row.name, *map(percent, row.values.values()))
+        _add(table, row)
     console = Console()
     console.print(table)
+    for line in tables.remarks(rows):
+        console.print(escape(line))
     console.print(note)
+
+
+def _add(table: Table, row: Row) -> None:
+    # "withheld" would widen a column; why there is no figure stands below the table.
+    texts = ("–" if row.cells[key].value is None else row.cells[key].text for key in COLUMNS)
+    table.add_row(escape(row.name), *texts)
 
 
 @command
 def main() -> None:
     """Read the arguments, report."""
     parser = Arguments(prog="python -m safeeraser.score.report", description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="RESULTS", help="the results folder, one folder a run in it")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="a run folder, or a folder of run folders")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: report.html in the one folder)")
     parser.add_argument("--note", default="", help="a banner for the page and the table")
-    parser.add_argument("--published", action="store_true", help="the published figures in table and plot as well")
-    report(**vars(parser.parse_args()))
+    parser.add_argument("--published", action="store_true", help="the published figures in tables and plots as well")
+    parser.add_argument("--redact", action="store_true", help="leave questions, responses and pictures out")
+    arguments = vars(parser.parse_args())
+    report(*arguments.pop("folders"), **arguments)
 
 
 if __name__ == "__main__":

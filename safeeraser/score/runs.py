@@ -1,7 +1,8 @@
-"""A results folder, read: one folder a run, with its summaries, its specificity and its training log."""
+"""Run folders, read: summaries, specificity, training log and probes; and how their methods are named and ordered."""
 
-import json
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from safeeraser.benchmark.files import read_json, read_json_lines
 from safeeraser.errors import BadInput
+from safeeraser.score.tables import COLUMNS, Cell, Row
 
 # How methods are ordered and written in tables. Any other run stands behind them under its own name.
 METHODS = {
@@ -25,39 +27,57 @@ METHODS = {
     "idkpd": "PO+PD",
 }
 
-# The columns of the paper's table: key -> title. Values are per cent.
-COLUMNS = {
-    "asr_eff": "ASR-Eff ↓",
-    "rr_eff": "RR-Eff ↑",
-    "asr_gen": "ASR-Gen ↓",
-    "rr_gen": "RR-Gen ↑",
-    "rouge_l": "ROUGE ↑",
-    "gpt_eval": "GPT ↑",
-    "specificity": "Spec ↑",
-    "sarr": "SARR ↓",
-}
+# A summary's metrics and how the page writes them.
+METRICS = {"asr": "ASR", "rr": "RR", "sarr": "SARR", "rouge_l": "ROUGE", "gpt_eval": "GPT-Eval"}
 
 
-class _Metric(BaseModel):
+class Metric(BaseModel):
+    """A rate with what is known of it; 0..1, null where nothing was measured or the figure is withheld."""
+
     value: float | None = Field(ge=0, le=1)
+    low: float | None = None
+    high: float | None = None
     n: int = 0
+    failed: int = 0
+    unparsed: int = 0
+    skipped: int = 0
+    withheld: str = ""
+    judge: str | None = None
+
+    @property
+    def cell(self) -> Cell:
+        """The metric in per cent, as the table shows it."""
+        value, low, high = (None if part is None else 100 * part for part in (self.value, self.low, self.high))
+        return Cell(value, low, high, self.failed, self.unparsed, self.skipped, self.withheld)
 
 
-class _Summary(BaseModel):
+class Summary(BaseModel):
     """The part of a summary that the report needs; it carries more."""
 
     split: str
-    asr: _Metric
-    rr: _Metric
-    sarr: _Metric
-    rouge_l: _Metric
-    gpt_eval: _Metric
+    asr: Metric
+    rr: Metric
+    sarr: Metric
+    rouge_l: Metric
+    gpt_eval: Metric
+    by_category: dict[str, dict[str, Metric]] = {}
+    by_keyword: dict[str, dict[str, Metric]] = {}
+    verdicts: str | None = None
+    data_file: str | None = None
     protocol: str = "unknown"
     judge: str = "unknown"
     judge_model: str | None = None
 
+    def judged_by(self) -> Iterator[tuple[str, str]]:
+        """(metric, protocol and judge) of every figure that a judge decided, which ROUGE-L is not."""
+        model = f" ({self.judge_model})" if self.judge_model else ""
+        for name in METRICS.keys() - {"rouge_l"}:
+            metric: Metric = getattr(self, name)
+            if metric.value is not None:
+                yield name, f"protocol {self.protocol}, judge {metric.judge or self.judge + model}"
 
-class _Step(BaseModel):
+
+class Step(BaseModel):
     """A row of a training log."""
 
     step: int
@@ -65,105 +85,141 @@ class _Step(BaseModel):
     terms: dict[str, float] = {}
 
 
-@dataclass(frozen=True)
-class Row:
-    """A line of the paper's table: per cent by column of `COLUMNS`, None where not measured."""
+class Measured(BaseModel):
+    """Shares of a view's answers in a probe."""
 
-    name: str
-    values: dict[str, float | None]
+    refusal: float
+    degenerate: float
+
+
+class Probed(BaseModel):
+    """A row of `probe.jsonl`; a view that was not asked is None."""
+
+    step: int
+    forget: Measured | None = None
+    decoupled: Measured | None = None
+    retain: Measured | None = None
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is known of one run; whatever its folder lacks is None or empty."""
+    """What is known of one run; whatever its folder lacks is None or empty. `name` is its own among the runs."""
 
+    folder: Path
     name: str
-    train: _Summary | None
-    val: _Summary | None
-    specificity: float | None
-    log: list[_Step]
-
-    @property
-    def title(self) -> str:
-        """The method as the paper writes it."""
-        return METHODS.get(self.name, self.name)
-
-    @property
-    def judges(self) -> set[str]:
-        """Protocol and judge of its figures: figures of different ones do not compare."""
-        return {
-            f"protocol {part.protocol}, judge {part.judge}" + (f" ({part.judge_model})" if part.judge_model else "")
-            for part in (self.train, self.val)
-            if part
-        }
+    title: str
+    train: Summary | None
+    val: Summary | None
+    specificity: Metric | None
+    log: list[Step]
+    probes: list[Probed]
 
     def as_json(self) -> dict[str, Any]:
         """The run's entry in `summary.json`: fractions 0..1, null where not measured."""
 
-        def value(part: _Summary | None, metric: str) -> float | None:
+        def value(part: Summary | None, metric: str) -> float | None:
             return getattr(part, metric).value if part else None
 
         return {
             "efficacy": {"asr": value(self.train, "asr"), "rr": value(self.train, "rr")},
             "generality": {"asr": value(self.val, "asr"), "rr": value(self.val, "rr")},
             **{metric: value(self.val, metric) for metric in ("sarr", "rouge_l", "gpt_eval")},
-            "specificity": self.specificity,
+            "specificity": self.specificity.value if self.specificity else None,
         }
 
     @property
     def row(self) -> Row:
         """The run's line in the table."""
-        value = self.as_json()
-        flat = {
-            "asr_eff": value["efficacy"]["asr"],
-            "rr_eff": value["efficacy"]["rr"],
-            "asr_gen": value["generality"]["asr"],
-            "rr_gen": value["generality"]["rr"],
-            **value,
-        }
-        return Row(self.title, {key: None if flat[key] is None else 100 * flat[key] for key in COLUMNS})
+        of_train = {"asr_eff": "asr", "rr_eff": "rr"}
+        cells = {}
+        for key in COLUMNS:
+            part = self.train if key in of_train else self.val
+            name = of_train.get(key, key.removesuffix("_gen"))
+            metric = self.specificity if key == "specificity" else part and getattr(part, name)
+            cells[key] = metric.cell if metric else Cell()
+        return Row(self.title, cells)
 
 
-def read_runs(folder: Path) -> list[Run]:
-    """The runs of a results folder, vanilla first, methods in the paper's order, others by name.
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """The runs in the folders, vanilla first, methods in the paper's order, others by name.
+
+    Args:
+        folders: run folders, or folders of run folders.
 
     Raises:
-        BadInput: the folder is missing or holds no run, or a file of a run cannot be used.
+        BadInput: a folder is missing or holds no run, or a file of a run cannot be used.
     """
+    order = list(METHODS)
+    found = {run.resolve(): run for folder in folders for run in _run_folders(folder)}
+    runs = [_read_run(folder) for folder in found.values()]
+    runs.sort(key=lambda run: (order.index(run.name) if run.name in order else len(order), run.name))
+    return _named_apart(runs)
+
+
+def judges(runs: list[Run]) -> dict[str, list[str]]:
+    """Metric -> protocol and judge of its figures. More than one to a metric: its figures do not compare."""
+    told: dict[str, set[str]] = {name: set() for name in METRICS}
+    for part in (part for run in runs for part in (run.train, run.val) if part):
+        for name, judge in part.judged_by():
+            told[name].add(judge)
+    return {name: sorted(judge) for name, judge in told.items() if judge}
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / f"summary_{split}.json").exists() for split in ("train", "val"))
+
+
+def _run_folders(folder: Path) -> list[Path]:
+    """The folder itself if it is a run's, else the runs' in it."""
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder")
-    order = list(METHODS)
-    runs = [run for run in map(_read_run, filter(Path.is_dir, folder.iterdir())) if run.train or run.val]
+    runs = [folder] if _is_run(folder) else sorted(filter(_is_run, filter(Path.is_dir, folder.iterdir())))
     if not runs:
         raise BadInput(
             f"{folder}: holds no run; each run is a folder with summary_train.json or summary_val.json, "
             "which eval_all.py --summary writes"
         )
-    return sorted(runs, key=lambda run: (order.index(run.name) if run.name in order else len(order), run.name))
+    return runs
 
 
-def published_rows() -> tuple[list[Row], str]:
-    """The published figures as rows of the same table, and where they come from."""
-    value = json.loads((Path(__file__).parent / "published.json").read_text(encoding="utf-8"))
-    rows = [Row(row["name"], dict(zip(value["columns"], row["values"], strict=True))) for row in value["rows"]]
-    return rows, value["source"]
+def _named_apart(runs: list[Run]) -> list[Run]:
+    """Runs of the same name (of several seeds, say) told apart by the folder they lie in, or else by their paths."""
+    times = Counter(run.name for run in runs)
+    above = Counter((run.name, run.folder.resolve().parent.name) for run in runs)
+    apart = []
+    for run in runs:
+        parent = run.folder.resolve().parent
+        if times[run.name] > 1:
+            where = parent.name if above[run.name, parent.name] == 1 else str(parent)
+            run = replace(run, name=f"{where}/{run.name}", title=f"{run.title} ({where})")
+        apart.append(run)
+    return apart
 
 
 def _read_run(folder: Path) -> Run:
     parts = {}
     for split in ("train", "val"):
-        path = folder / f"summary_{split}.json"
-        parts[split] = _checked(path, _Summary, read_json(path)) if path.exists() else None
+        parts[split] = _read(folder / f"summary_{split}.json", Summary, None)
         if parts[split] and parts[split].split != split:
-            raise BadInput(f"{path}: was scored on split '{parts[split].split}'")
-    path = folder / "specificity.json"
-    specificity = _checked(path, _Metric, read_json(path)).value if path.exists() else None
-    path = folder / "train_log.jsonl"
-    log = _checked(path, list[_Step], read_json_lines(path)) if path.exists() else []
-    return Run(folder.name, parts["train"], parts["val"], specificity, log)
+            raise BadInput(f"{folder / f'summary_{split}.json'}: was scored on split '{parts[split].split}'")
+    name = folder.resolve().name
+    return Run(
+        folder,
+        name,
+        METHODS.get(name, name),
+        parts["train"],
+        parts["val"],
+        _read(folder / "specificity.json", Metric, None),
+        _read(folder / "train_log.jsonl", list[Step], []),
+        _read(folder / "probe.jsonl", list[Probed], []),
+    )
 
 
-def _checked(path: Path, kind: Any, value: Any) -> Any:
+def _read(path: Path, kind: Any, otherwise: Any) -> Any:
+    """The file as `kind`, or `otherwise` where there is none."""
+    if not path.exists():
+        return otherwise
+    value = read_json_lines(path) if path.suffix == ".jsonl" else read_json(path)
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:

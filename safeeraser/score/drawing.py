@@ -1,0 +1,61 @@
+"""How a matplotlib figure becomes a part of the page: in its text colour, described in words, its ids its own."""
+
+import io
+import re
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from safeeraser.benchmark.files import write_whole
+
+INK = "#1a1b1c"  # text and axes; in a page it becomes the page's own text colour
+SIZE = (4.8, 3.6)  # inches: legible when scaled down to a phone
+STYLE = {
+    "font.size": 10,
+    "svg.fonttype": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+}
+# After Okabe and Ito: the colour-blind tell them apart. All stand out on white and on black.
+COLOURS = ["#d55e00", "#3a8fd0", "#009e73", "#cc79a7", "#b58900", "#7a7a7a"]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure named for its file, with its caption and its description in words."""
+
+    name: str
+    caption: str
+    description: str
+    figure: Figure
+
+    @property
+    def slug(self) -> str:
+        """The name with nothing in it that a file's name or an id could not hold."""
+        return quote(self.name, safe="").replace("%", ".")
+
+    def svg(self) -> str:
+        """The figure as an SVG element to stand in a page: takes its text colour, describes itself, ids its own."""
+        text = io.StringIO()
+        with mpl.rc_context({**STYLE, "svg.hashsalt": self.name}):
+            self.figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+        svg = text.getvalue()
+        svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+        svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{self.slug}-", svg)
+        return re.sub(r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', self._opening, svg, count=1)
+
+    def write_png(self, folder: Path) -> None:
+        """Write the figure as `<slug>.png`, on white."""
+        with write_whole(folder / f"{self.slug}.png", "wb") as handle:
+            self.figure.savefig(handle, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+
+    def _opening(self, match: re.Match) -> str:
+        return (
+            f'<svg viewBox="{match[1]}" role="img" aria-label="{escape(self.description)}" '
+            'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
+        )

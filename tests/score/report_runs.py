@@ -1,0 +1,86 @@
+"""What the report's tests share: run folders made up by hand. Texts are harmless; 'unsafe' is only a label."""
+
+import json
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+ASKED, ANSWERED = "Which way does the kite fly?", "It flies over the hill, said the owl."
+REFUSED, GARBLED = "I am sorry, the owl declines.", "owl owl owl hill hill"
+CATEGORIES = ("Privacy", "Weapon")
+
+
+def metric(value, low=None, high=None, **more) -> dict:
+    return {"value": value, "low": low, "high": high, "n": 4, "failed": 0, "unparsed": 0, "skipped": 0, **more}
+
+
+def summary(split, asr, rr, sarr=0.5, rouge=0.25, gpt=None, **more) -> dict:
+    """A summary; a metric that is only a number is written as scoring did before it knew intervals."""
+    values = {"asr": asr, "rr": rr, "sarr": sarr, "rouge_l": rouge, "gpt_eval": gpt}
+    old = {"n": 4, "failed": 0, "skipped": 0}
+    metrics = {name: value if isinstance(value, dict) else {"value": value, **old} for name, value in values.items()}
+    return {"split": split, **metrics, "protocol": "official", "judge": "rules", "judge_model": None, **more}
+
+
+def write(folder: Path, name: str, value) -> None:
+    """Write a run's file: a text as it is, anything else as JSON, a list as lines of JSON where the name says so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if name.endswith(".jsonl"):
+        value = "\n".join(map(json.dumps, value))
+    (folder / name).write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+
+
+def verdicts(asr="unsafe", rr="normal", sarr="normal") -> list[dict]:
+    """Two categories with a record each, and one more whose verdicts are missing."""
+    plain = {"Question": "What is it?", "Answer": "a kite", "Prediction": "It is a kite.", "rougeL": 1.0}
+    records = []
+    for category in (*CATEGORIES, "Privacy"):
+        pair = {
+            "question": f"{ASKED} <{category}>",
+            "model_response1": "not judged",
+            "model_response2": REFUSED if rr == "refuse" else ANSWERED,
+            "sd_response": GARBLED if sarr == "refuse" else ANSWERED,
+        }
+        if len(records) < 2:
+            pair |= {"model_response2_asr": asr, "model_response2_rr": rr, "sd_response_sarr": sarr}
+        records.append(
+            {
+                "category": category,
+                "keyword": "kite",
+                "image_path": f"img/{category}.png",
+                "SDImage_path": "img/benign.png",
+                **{f"UnharmPair_{name}": plain for name in ("text1", "text2", "image1", "image2")},
+                "unsafe_pairs": [pair],
+            }
+        )
+    return records
+
+
+def full_results(folder: Path) -> Path:
+    """A results folder with everything that a report can show: three runs, pictures, probes, intervals."""
+    for number, name in enumerate((*CATEGORIES, "benign")):
+        picture = Image.new("RGB", (64, 48), (90 * number, 120, 200))
+        ImageDraw.Draw(picture).polygon([(10, 40), (32, 5), (54, 40)], fill=(250, 200, 90 * number))
+        (folder / "data" / "img").mkdir(parents=True, exist_ok=True)
+        picture.save(folder / "data" / "img" / f"{name}.png")
+    for run, asr, rr, sarr, judged in (
+        ("vanilla", 0.9, 0.0, 0.1, verdicts()),
+        ("po", 0.0, 1.0, 1.0, verdicts("safe", "refuse", "refuse")),
+        ("popd", 0.1, 0.8, 0.2, verdicts("safe", "refuse", "normal")),
+    ):
+        groups = {"asr": asr, "rr": rr, "sarr": sarr}
+        parts = {
+            **{name: metric(value, max(0, value - 0.05), min(1, value + 0.05)) for name, value in groups.items()},
+            "by_category": {name: {c: {"value": v, "n": 2} for c in CATEGORIES} for name, v in groups.items()},
+            "by_keyword": {name: {"kite": {"value": v, "n": 2}} for name, v in groups.items()},
+            "pictures": 2,
+            "verdicts": "judged.json",
+            "data_file": str(folder / "data" / "all_val.json"),
+        }
+        write(folder / run, "summary_train.json", summary("train", asr, rr))
+        write(folder / run, "summary_val.json", summary("val", **parts))
+        write(folder / run, "judged.json", judged)
+    write(folder / "popd", "train_log.jsonl", [{"step": i, "loss": 2 / i, "terms": {"nll": i}} for i in (1, 2)])
+    shares = {"refusal": 0.5, "degenerate": 0.1, "length": 7.0}
+    write(folder / "popd", "probe.jsonl", [{"step": i, "forget": shares, "retain": shares} for i in (0, 2)])
+    return folder
