@@ -164,6 +164,6 @@ def test_a_failure_while_writing_leaves_nothing(monkeypatch, tmp_path):
         raise OSError("disk full")
 
     monkeypatch.setattr(LlavaProcessor, "save_pretrained", full)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(BadInput, match=r"out: cannot be written \(disk full\)"):
         llava.merge(CHECKPOINT, tmp_path / "out", model_path=str(MODEL))
     assert not list(tmp_path.iterdir())

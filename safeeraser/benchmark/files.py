@@ -61,7 +61,7 @@ def write_whole_folder(path: Path) -> Iterator[Path]:
             file.chmod(temporary.stat().st_mode & 0o666)  # some libraries write files that only their owner can read
         os.rename(temporary, path)
     except OSError as error:
-        raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
+        raise BadInput(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

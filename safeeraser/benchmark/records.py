@@ -95,9 +95,7 @@ class DataFile:
         present = {record.category for record in self.records}
         for category in wanted:
             if category not in present:
-                raise BadInput(
-                    f"{self.path}: there are no records of a category '{category}'; {nearest(category, present)}"
-                )
+                raise BadInput(f"{self.path}: no records of a category '{category}'; {nearest(category, present)}")
         keep = [i for i, record in enumerate(self.records) if record.category in wanted]
         return DataFile(self.path, [self.records[i] for i in keep], [self.raw[i] for i in keep])
 

@@ -90,7 +90,9 @@ def test_a_split_keeps_the_categories_named_in_the_files_order(tmp_path):
 
 def test_a_split_of_an_unknown_category_names_the_nearest(tmp_path):
     data = read(tmp_path, record(0), record(1, "Violence"))
-    with pytest.raises(BadInput, match="no category 'Violense'; did you mean 'Violence'\\? known: Violence, Weapon"):
+    with pytest.raises(
+        BadInput, match="no records of a category 'Violense'; did you mean 'Violence'\\? known: Violence, Weapon"
+    ):
         data.only(["Weapon", "Violense"])
 
 

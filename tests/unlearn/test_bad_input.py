@@ -95,7 +95,7 @@ def test_no_dataset(tmp_path):
 
 
 def test_a_split_that_the_data_does_not_have(tmp_path, data):
-    says = "there are no records of a category 'Privacy'; "
+    says = "no records of a category 'Privacy'; "
     refuses(tmp_path, f"data_path={data}", "split=[Sex,Privacy]", says=says)
 
 
