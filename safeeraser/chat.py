@@ -23,6 +23,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import openai
+from openai.types.chat import ChatCompletion
 
 from safeeraser.errors import BadInput
 
@@ -46,14 +47,14 @@ log = logging.getLogger(__name__)
 class Reply:
     """A call that was answered; what the server did not say is None, but for the text, which is then empty.
 
-    `seconds` runs from the first attempt to the answer, with every wait and retry between.
+    `seconds` runs from the first attempt to the answer, with every wait and retry between; None where nobody waited.
     """
 
     text: str
     model: str | None
     prompt_tokens: int | None
     completion_tokens: int | None
-    seconds: float
+    seconds: float | None
     finish_reason: str | None
 
 
@@ -257,7 +258,16 @@ async def _answer(client: openai.AsyncOpenAI, model: str, request: dict[str, Any
         return error
 
 
-def _outcome(answer: object, seconds: float) -> Reply | Failure:
+def read_body(body: Any) -> Reply | Failure:
+    """The outcome of a call whose answer lies in a file, as the JSON value `body`, instead of coming by the client."""
+    try:
+        answer: object = ChatCompletion.construct(**body)  # as the client does, so that both are read alike
+    except Exception:  # it may be anything, as a server's answer may
+        answer = None
+    return _outcome(answer, None)
+
+
+def _outcome(answer: object, seconds: float | None) -> Reply | Failure:
     if isinstance(answer, openai.APIStatusError):
         kind = f"{type(answer).__name__} (HTTP {answer.status_code})"
         return Failure(kind, request_at_fault=answer.status_code in _AT_FAULT)
@@ -269,7 +279,7 @@ def _outcome(answer: object, seconds: float) -> Reply | Failure:
         return Failure("no chat completion", request_at_fault=False)
 
 
-def _read(completion: Any, seconds: float) -> Reply:
+def _read(completion: Any, seconds: float | None) -> Reply:
     """The reply in a completion. The client checks no types, so what is of another type counts as not said."""
 
     def of(kind: type, value: object) -> Any:

@@ -57,14 +57,6 @@ class ChatJudge(Judge):
                 text = "".join(message["content"] for message in self._dialect.messages(same[0]))
                 yield same[0].metric, Spent(1, len(text) // CHARACTERS, 2)
 
-    def requests(self, queries: Iterable[Query]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """What the store lacks: the hash and the body of each request."""
-        waiting = self._by_request(queries)
-        known = self._store.find(waiting.keys())
-        for request, same in waiting.items():
-            if request not in known:
-                yield request, {"model": self.model, **self._request(same[0])}
-
     def _by_request(self, queries: Iterable[Query]) -> dict[str, list[Query]]:
         waiting: dict[str, list[Query]] = {}
         for query in queries:
@@ -82,10 +74,10 @@ class ChatJudge(Judge):
         if isinstance(outcome, Failure):
             self.failures[outcome.kind] += 1
             return FAILED
-        self.keep(request, queries, outcome)
+        self._keep(request, queries, outcome)
         return outcome.text
 
-    def keep(self, request: str, queries: list[Query], reply: Reply) -> None:
+    def _keep(self, request: str, queries: list[Query], reply: Reply) -> None:
         """Put a reply into the store, and what it cost to the account."""
         self.spent += Spent(1, reply.prompt_tokens or 0, reply.completion_tokens or 0)
         self._store.add(
@@ -98,7 +90,7 @@ class ChatJudge(Judge):
                 "verdicts": {query.metric: self._verdict(query, reply.text).value for query in queries},
                 "prompt_tokens": reply.prompt_tokens,
                 "completion_tokens": reply.completion_tokens,
-                "seconds": round(reply.seconds, 3),
+                "seconds": None if reply.seconds is None else round(reply.seconds, 3),
                 "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             }
         )

@@ -43,6 +43,11 @@ class Options:
         return self.protocol == "official"
 
     @property
+    def price_share(self) -> float:
+        """What of the list price is paid."""
+        return 0.5 if self.batch else 1.0
+
+    @property
     def statistics(self) -> Path:
         """Where the release keeps its statistics: beside the verdicts, with the ending .txt."""
         return self.output_file_rr.with_suffix(".txt")

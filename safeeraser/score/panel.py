@@ -1,7 +1,7 @@
 """The judges of a run: which one each metric is put to, and asking them."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 
 from rich.console import Console
@@ -28,6 +28,8 @@ class Panel:
     def __init__(self, options: Options) -> None:
         self.options = options
         choices = by_metric(options.judge, options.judges)
+        if options.batch:
+            _refuse_batch(choices.values())
         judges = {choice: _make(choice, options) for choice in dict.fromkeys(choices.values())}
         self._by_metric = {metric: judges[choice] for metric, choice in choices.items()}
         for metric, choice in options.judges.items():
@@ -81,7 +83,8 @@ class Panel:
 
     def _told(self, speed: float | None) -> str:
         known = [(price, judge.spent) for judge in self.judges if (price := self.prices.get(judge.title))]
-        cost = f", {sum(price.of(spent) for price, spent in known):.2f} US$" if known else ""
+        share = self.options.price_share
+        cost = f", {sum(price.of(spent, share=share) for price, spent in known):.2f} US$" if known else ""
         return (f"{speed:.1f}/s" if speed else "") + cost
 
     def failures(self) -> str:
@@ -89,6 +92,15 @@ class Panel:
         served = [judge for judge in self.judges if judge.name in SERVED]
         kinds = [f"{count} x {kind}" for judge in served for kind, count in judge.failures.most_common()]
         return ", ".join(kinds)
+
+
+def _refuse_batch(choices: Iterable[Choice]) -> None:
+    """Raises `BadInput` if there is nothing to judge in batches, or a judge whose server has none."""
+    served = [choice.name for choice in choices if choice.name in SERVED]
+    if not served:
+        raise BadInput("--batch: none of the judges is asked over the network, so there is nothing to put into a batch")
+    if guards := sorted(set(served) - {"openai"}):
+        raise BadInput(f"--batch: the judge {guards[0]} runs on a server of your own; only openai judges in batches")
 
 
 def _make(choice: Choice, options: Options) -> Judge:
@@ -102,6 +114,7 @@ def _make(choice: Choice, options: Options) -> Judge:
 
         return ReplayJudge(options.replies)
     from safeeraser.chat import Chat, read_key
+    from safeeraser.score.batch import BatchChat
     from safeeraser.score.chat_judge import ChatJudge
     from safeeraser.score.dialects import dialect
     from safeeraser.score.store import Store
@@ -114,15 +127,13 @@ def _make(choice: Choice, options: Options) -> Judge:
     key = "none"
     if not options.dry_run:
         key = read_key(options.api_key, choice.base_url, who=who, otherwise="--judge rules needs none")
-    chat = Chat(
-        model,
-        api_key=key,
-        base_url=choice.base_url,
-        concurrency=options.concurrency,
-        requests_per_minute=options.requests_per_minute,
-        timeout=TIMEOUT,
-    )
-    judge = ChatJudge(spoken, model, chat, Store(options.store))
+    server = {"api_key": key, "base_url": choice.base_url, "concurrency": options.concurrency, "timeout": TIMEOUT}
+    store = Store(options.store)
+    if options.batch:
+        chat = BatchChat(model, store=store, **server)
+    else:
+        chat = Chat(model, requests_per_minute=options.requests_per_minute, **server)
+    judge = ChatJudge(spoken, model, chat, store)
     if model in ENDS and not choice.base_url:
         print(f"note: {model} is announced to leave OpenAI's API on {ENDS[model]}", file=sys.stderr)
     return judge

@@ -42,7 +42,7 @@ def score(options: Options) -> int:
     queries = build_queries(predictions, reference, paired)
     panel = Panel(options)
     if options.dry_run:
-        costs.show_plan(panel.foresee(queries), panel.prices, share=0.5 if options.batch else 1.0)
+        costs.show_plan(panel.foresee(queries), panel.prices, share=options.price_share)
         return 0
     for path in written:
         make_room_for(path)  # before a judge is paid
