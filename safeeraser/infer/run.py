@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
@@ -19,10 +20,10 @@ from safeeraser.infer.engine import Engine
 from safeeraser.infer.options import Options, check
 from safeeraser.infer.outputs import predictions
 from safeeraser.infer.partial import Partial, difference
-from safeeraser.infer.progress import progress
 from safeeraser.infer.requests import Request, Unanswered, build_requests, pictures_of, unreadable
 from safeeraser.infer.server import Server
 from safeeraser.processes import Processes, leave_together
+from safeeraser.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -118,11 +119,14 @@ def share(requests: list[Request], processes: Processes) -> list[Request]:
 def _answer(options: Options, requests: list[Request], partial: Partial, processes: Processes) -> dict[str, str]:
     """Answer requests, each on disk as soon as it is; returns those that could not be, by key, with the reason."""
     engine, missing = _engine(options, processes), {}
-    with closing(partial), progress(len(requests), processes) as advance:
+    whose = f"responses of process 1 of {processes.count}" if processes.count > 1 else "responses"
+    began = time.monotonic()
+    with closing(partial), progress(whose, len(requests), shown=processes.main) as advance:
         for outcomes in engine.answer(requests):
             partial.add((request.key, said) for request, said in outcomes if isinstance(said, str))
             missing |= {request.key: said.reason for request, said in outcomes if isinstance(said, Unanswered)}
             advance(len(outcomes))
+    log.info("%d %s, %.1f a second", len(requests), whose, len(requests) / (time.monotonic() - began))
     return missing
 
 

@@ -1,4 +1,4 @@
-"""What a scoring run writes and shows. The predictions' texts are copied to the verdicts' file and shown nowhere."""
+"""What a scoring run writes and shows. The predictions' texts go to the verdicts' file and are not shown."""
 
 import copy
 from dataclasses import asdict

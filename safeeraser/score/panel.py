@@ -2,12 +2,10 @@
 
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from functools import cached_property
 
 from safeeraser.errors import BadInput
+from safeeraser.progress import progress
 from safeeraser.score.costs import Price, listed_price
 from safeeraser.score.judges import SERVED, Choice, Judge, Spent, by_metric, takes
 from safeeraser.score.options import Options
@@ -47,7 +45,7 @@ class Panel:
         """The judge of each metric that is decided, as results name it."""
         return {metric: judge.title for metric, judge in self._by_metric.items() if metric in judge.decides}
 
-    @property
+    @cached_property
     def prices(self) -> dict[str, Price | None]:
         """What each judge that is a model costs, by its title."""
         return {j.title: self.options.price or listed_price(j.model) for j in self.judges if j.name in SERVED}
@@ -72,20 +70,17 @@ class Panel:
         """The verdicts in the queries' order, whatever order they came in."""
         assigned = self.assign(queries)
         verdicts: dict[Query, Verdict] = {}
-        with ExitStack() as stack:
-            bar = stack.enter_context(_bar())
-            task = bar.add_task("", total=sum(map(len, assigned.values())), told="")
+        with progress("verdicts", sum(map(len, assigned.values())), more=self._cost) as advance:
             for judge, its in assigned.items():
                 for query, verdict in judge.ask(its):
                     verdicts[query] = verdict
-                    bar.update(task, advance=1, told=self._told(bar.tasks[0].speed))
+                    advance(1)
         return {query: verdicts[query] for query in queries if query in verdicts}
 
-    def _told(self, speed: float | None) -> str:
-        known = [(price, judge.spent) for judge in self.judges if (price := self.prices.get(judge.title))]
-        share = self.options.price_share
-        cost = f", {sum(price.of(spent, share=share) for price, spent in known):.2f} US$" if known else ""
-        return (f"{speed:.1f}/s" if speed else "") + cost
+    def _cost(self) -> str:
+        priced = [judge for judge in self.judges if self.prices.get(judge.title)]
+        dollars = sum(self.prices[judge.title].of(judge.spent, share=self.options.price_share) for judge in priced)
+        return f", {dollars:.2f} US$" if priced else ""
 
     def failures(self) -> str:
         """Which calls failed, in words; empty if none did."""
@@ -137,18 +132,3 @@ def _make(choice: Choice, options: Options) -> Judge:
     if model in ENDS and not choice.base_url:
         print(f"note: {model} is announced to leave OpenAI's API on {ENDS[model]}", file=sys.stderr)
     return judge
-
-
-def _bar() -> Progress:
-    """It vanishes at the end, and stays away from log files, so that an error is the only line left."""
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"), TimeElapsedColumn())
-    return Progress(
-        TextColumn("judging"),
-        *columns,
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )

@@ -158,6 +158,9 @@ def summary(
 
 def conclude(rates: dict[str, Rate], panel: Panel) -> int:
     """Say what must be known of the figures; returns the exit code."""
+    if skipped := {outputs.NAMES[metric][1]: rate.skipped for metric, rate in rates.items() if rate.skipped}:
+        counts = ", ".join(f"{name} {count}" for name, count in skipped.items())
+        print(f"note: no response to judge, so left out: {counts}", file=sys.stderr)
     if failures := panel.failures():
         print(f"note: judge calls failed ({failures}); the same command asks only those again", file=sys.stderr)
     withheld = [f"{outputs.NAMES[metric][1]} ({rate.withheld})" for metric, rate in rates.items() if rate.withheld]

@@ -1,0 +1,48 @@
+"""How a long run shows how far it is: a bar on a terminal, a line a minute in a log file."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+EVERY = 60.0  # seconds between lines
+
+
+@contextmanager
+def progress(
+    what: str, total: int, *, shown: bool = True, more: Callable[[], str] = lambda: ""
+) -> Iterator[Callable[[int], None]]:
+    """Yields what is called with the number of things that have come.
+
+    The bar vanishes at the end. All of it goes to stderr.
+
+    Args:
+        what: the things, as in "120 of 960 responses".
+        shown: whether to show anything; of several processes only one does.
+        more: what else there is to tell at any time.
+    """
+    console, began = Console(stderr=True), time.monotonic()
+    done, told = 0, began
+
+    def speed() -> float:
+        return done / (time.monotonic() - began)
+
+    def advance(count: int) -> None:
+        nonlocal done, told
+        done += count
+        bar.update(task, advance=count, told=f"{speed():.1f}/s{more()}")
+        if shown and not console.is_terminal and time.monotonic() - told > EVERY:
+            told = time.monotonic()
+            left = timedelta(seconds=round((total - done) / speed()))
+            print(f"{done} of {total} {what}, {speed():.1f} a second{more()}, {left} left", file=sys.stderr, flush=True)
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    visible = shown and console.is_terminal
+    with Progress(*columns, *times, console=console, transient=True, disable=not visible) as bar:
+        task = bar.add_task("", total=total, told="")
+        yield advance
