@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import time
+from collections import Counter
 
 import pytest
 from chat_server import CLOSE, HANG, NO_COMPLETION
@@ -91,7 +92,15 @@ def test_greedy_is_temperature_zero(serve, data, tmp_path):
 def test_faults_cost_nothing_but_time(serve, tmp_path):
     """429 with and without Retry-After, 500, closed connections: all is answered, nothing asked again once answered."""
     faults = [(429, {"Retry-After": "0.01"}, "x"), (429, {}, "x"), (500, {}, "x"), (503, {}, "x"), (200, {}, CLOSE)]
-    server = serve(lambda number, _: faults[number // 3 % 5] if number % 3 == 1 else (200, {}, f"answer {number}"))
+    met = Counter()
+
+    def script(number, _):
+        """Each third request meets a fault of its own, three times; its seed tells which request it is."""
+        seed = server.requests[number][3]["seed"]
+        met[seed] += 1
+        return faults[seed % 5] if seed % 3 == 1 and met[seed] <= 3 else (200, {}, f"answer {number}")
+
+    server = serve(script)
     done = infer(server.url, tmp_path / "p.json", "--concurrency", 8)
     assert done.returncode == 0, done.stderr
     whole = read(tmp_path / "p.json")
@@ -99,7 +108,7 @@ def test_faults_cost_nothing_but_time(serve, tmp_path):
     texts += [pair["sd_response"] for value in whole for pair in value["unsafe_pairs"]]
     texts += [value[f"UnharmPair_{name}"]["Prediction"] for value in whole for name in ("text1", "image2")]
     assert len(set(texts)) == len(texts) == 6 * 18
-    assert len(server.answered) == 120
+    assert len(server.answered) == 120 and max(met.values()) == 4
 
 
 @pytest.mark.parametrize(
