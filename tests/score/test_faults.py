@@ -47,7 +47,7 @@ def given(folder, out="out"):
 
 
 def test_every_verdict_is_got_or_told_as_failed(tmp_path, serve, monkeypatch):
-    monkeypatch.setattr("safeeraser.score.panel.TIMEOUT", 0.5)
+    monkeypatch.setattr("safeeraser.score.panel.TIMEOUT", 2.0)
     draw = random.Random(0)
     faulty = {number: draw.choice(FAULTS) for number in range(1000) if draw.random() < 0.3}
     server = serve(lambda number, prompt: faulty.get(number, (200, {}, good(prompt))))
