@@ -12,6 +12,7 @@ import logging
 import math
 import os
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 from safeeraser.arguments import Arguments, count, json_object, one_of, several
@@ -24,7 +25,15 @@ BACKENDS = ("local", "openai")
 def parse() -> Namespace:
     """The command line."""
     parser = Arguments(description=__doc__)
-    add = parser.add_argument
+    files(parser.add_argument)
+    responses(parser.add_argument_group("which responses").add_argument)
+    drawing(parser.add_argument_group("how they are drawn").add_argument)
+    engine(parser.add_argument_group("what answers").add_argument)
+    return parser.parse_args()
+
+
+def files(add: Callable) -> None:
+    """What is asked of what, and where the answers go."""
     add(
         "--eval_file",
         type=Path,
@@ -47,7 +56,9 @@ def parse() -> Namespace:
     )
     add("--overwrite", action="store_true", help="replace an output file that exists")
 
-    add = parser.add_argument_group("which responses").add_argument
+
+def responses(add: Callable) -> None:
+    """Which requests there are."""
     add(
         "--only",
         type=several("view", ALL_VIEWS),
@@ -68,7 +79,9 @@ def parse() -> Namespace:
     )
     add("--limit", type=count, metavar="N", help="of the first N records of each category (default: all)")
 
-    add = parser.add_argument_group("how they are drawn").add_argument
+
+def drawing(add: Callable) -> None:
+    """What decides each response."""
     add("--greedy", action="store_true", help="take the likeliest token instead of sampling")
     add("--temperature", type=float, default=1.0, help="(default: %(default)s)")
     add("--top_p", type=float, default=0.9, help="the share of probability that is drawn from (default: %(default)s)")
@@ -83,7 +96,9 @@ def parse() -> Namespace:
         "--seed", type=int, default=233, help="a response depends on it and on the request alone (default: %(default)s)"
     )
 
-    add = parser.add_argument_group("what answers").add_argument
+
+def engine(add: Callable) -> None:
+    """What answers, which decides none."""
     add(
         "--backend",
         type=one_of("backend", BACKENDS),
@@ -106,7 +121,6 @@ def parse() -> Namespace:
     add("--base_url", help="openai: the server's address; its model is asked for as --model_path")
     add("--concurrency", type=count, default=32, metavar="N", help="openai: requests at a time (default: %(default)s)")
     add("--extra_body", type=json_object, default={}, metavar="JSON", help="openai: parameters of the server's own")
-    return parser.parse_args()
 
 
 @command

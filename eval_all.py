@@ -12,6 +12,7 @@ than --max_failed allows, so that figures were withheld.
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,15 @@ from safeeraser.score.run import score
 def arguments() -> Arguments:
     """The command line of this script."""
     parser = Arguments(description=__doc__)
-    add = parser.add_argument
+    files(parser.add_argument)
+    forms = "each may be NAME, NAME:MODEL, NAME@ADDRESS or NAME:MODEL@ADDRESS"
+    judges(parser.add_argument_group("judges", forms).add_argument)
+    calls(parser.add_argument_group("calls").add_argument)
+    return parser
+
+
+def files(add: Callable) -> None:
+    """What is scored, how, and where the results go."""
     add("--input_file", type=Path, required=True, help="the predictions: the data file's list with the responses in it")
     add(
         "--file_refer",
@@ -56,9 +65,9 @@ def arguments() -> Arguments:
         "%(default)s)",
     )
 
-    add = parser.add_argument_group(
-        "judges", "each may be NAME, NAME:MODEL, NAME@ADDRESS or NAME:MODEL@ADDRESS"
-    ).add_argument
+
+def judges(add: Callable) -> None:
+    """Who judges."""
     add(
         "--judge",
         type=Choice.parse,
@@ -72,7 +81,9 @@ def arguments() -> Arguments:
     add("--replies", type=Path, help="recorded replies, for the judge replay")
     add("--save_replies", type=Path, help="record the raw replies here, for the judge replay")
 
-    add = parser.add_argument_group("calls").add_argument
+
+def calls(add: Callable) -> None:
+    """How a judge behind a server is asked."""
     add("--api_key", help="key for the server (default: the environment's OPENAI_API_KEY)")
     add("--concurrency", type=count, default=32, help="calls at a time (default: %(default)s)")
     add("--requests_per_minute", type=count, metavar="N", help="calls a minute at most")
@@ -90,7 +101,6 @@ def arguments() -> Arguments:
     )
     add("--dry_run", action="store_true", help="print the calls, tokens and dollars it would take, and stop")
     add("--price", type=parse_price, metavar="IN,OUT", help="US dollars for a million tokens of prompts, of replies")
-    return parser
 
 
 @command
