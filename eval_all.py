@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from safeeraser.arguments import Arguments, count, one_of
+from safeeraser.arguments import Arguments, count, json_object, one_of, share
 from safeeraser.errors import BadInput, command
 from safeeraser.score.costs import parse_price
 from safeeraser.score.judges import JUDGES, SERVED, Choice
@@ -58,7 +58,7 @@ def files(add: Callable) -> None:
     )
     add(
         "--max_failed",
-        type=float,
+        type=share,
         default=0.01,
         metavar="SHARE",
         help="of a metric's replies that may have failed or be unreadable; past it the figure is withheld (default: "
@@ -87,6 +87,13 @@ def calls(add: Callable) -> None:
     add("--api_key", help="key for the server (default: the environment's OPENAI_API_KEY)")
     add("--concurrency", type=count, default=32, help="calls at a time (default: %(default)s)")
     add("--requests_per_minute", type=count, metavar="N", help="calls a minute at most")
+    add(
+        "--extra_body",
+        type=json_object,
+        default={},
+        metavar="JSON",
+        help='parameters of each call; null leaves one out: \'{"max_tokens": null, "temperature": null}\'',
+    )
     add(
         "--store",
         type=Path,

@@ -11,6 +11,7 @@ servers like to repeat a wrong key, and the prompt.
 import asyncio
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -119,6 +120,7 @@ class Chat:
         self._gap = 60.0 / requests_per_minute if requests_per_minute else 0.0
         self._next = 0.0  # when the next request may go out, on the monotonic clock
         self._reached, self._unanswered = False, 0  # whether the server ever answered; calls in a row that it did not
+        self._accepted, self._refused = False, 0  # whether it ever took a request; calls in a row that it refused
         self.address, host = self._resolve()
         self._where = f"{who} at {host}"
         # They write a line a request at INFO and whole requests at DEBUG. A level that was set on purpose stays.
@@ -236,6 +238,11 @@ class Chat:
         All calls in flight fail together when it dies, so there must be as many in a row as can be in flight.
         """
         status = getattr(answer, "status_code", 200)
+        self._refused = self._refused + 1 if isinstance(outcome, Failure) and outcome.request_at_fault else 0
+        if not self._accepted and self._refused >= PATIENCE:
+            kind = f"{outcome.kind}{_plain_code(answer)}"
+            raise BadInput(f"{self._where} has refused each of {self._refused} calls ({kind})")
+        self._accepted = self._accepted or isinstance(outcome, Reply)
         if not isinstance(answer, openai.APIConnectionError):
             self._reached = True
             if status != 429 and status < 500:
@@ -245,6 +252,12 @@ class Chat:
         if self._unanswered >= max(self._concurrency, PATIENCE):
             count = f"the last {self._unanswered} calls ({outcome.kind})"
             raise BadInput(f"{self._where} has not answered {count}; the same command goes on from here")
+
+
+def _plain_code(answer: object) -> str:
+    """An error's code where it is a plain word, so that no text of a server's is shown."""
+    code = getattr(answer, "code", None)
+    return f", {code}" if isinstance(code, str) and re.fullmatch(r"[a-z_]{1,40}", code) else ""
 
 
 async def _answer(client: openai.AsyncOpenAI, model: str, request: dict[str, Any]) -> object:

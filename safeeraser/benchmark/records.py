@@ -5,7 +5,7 @@ questions (`unsafe_pairs`), a benign picture for the same questions (`SDImage_pa
 four harmless questions about the harmful picture (`UnharmPair_*`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,10 +82,15 @@ class DataFile:
     path: Path
     records: list[Record]
     raw: list[dict[str, Any]]
+    numbers: list[int] = field(default_factory=list)  # of each record in the file, where only some were taken
+
+    def number(self, index: int) -> int:
+        """The number in the file of the record at `index`."""
+        return self.numbers[index] if self.numbers else index
 
     def where(self, index: int, key: str = "") -> str:
-        """How an error names a place: file, record (counted from 0) and key."""
-        return f"{self.path}: record {index}" + (f", {key}" if key else "")
+        """How an error names a place: file, record (counted from 0 in the file) and key."""
+        return f"{self.path}: record {self.number(index)}" + (f", {key}" if key else "")
 
     def only(self, split: str | list[str]) -> "DataFile":
         """The records of the named categories; `all` keeps every one. Raises `BadInput` for an unknown category."""
@@ -97,7 +102,8 @@ class DataFile:
             if category not in present:
                 raise BadInput(f"{self.path}: no records of a category '{category}'; {nearest(category, present)}")
         keep = [i for i, record in enumerate(self.records) if record.category in wanted]
-        return DataFile(self.path, [self.records[i] for i in keep], [self.raw[i] for i in keep])
+        records, raw = [self.records[i] for i in keep], [self.raw[i] for i in keep]
+        return DataFile(self.path, records, raw, [self.number(i) for i in keep])
 
 
 def read_raw(path: str | Path) -> list[dict[str, Any]]:

@@ -80,6 +80,13 @@ class BatchChat:
                 raise BadInput(f"{path}: not what this program writes of a batch; move it away") from None
             if not any(key in wanted for key in submission.requests):
                 continue
+            if submission.id:
+                try:
+                    self._api.look(submission.id)  # before anything more is submitted
+                except BadInput as error:
+                    raise BadInput(
+                        f"{error}; it is noted in {path}: without that file its requests are submitted again"
+                    ) from None
             if found := submission.id or self._api.find(submission.tag):
                 yield self._write_down(submission._replace(id=found))
             else:

@@ -24,9 +24,9 @@ class ChatJudge(Judge):
 
     judges_blank = False
 
-    def __init__(self, dialect: Dialect, model: str, chat: Chat, store: Store) -> None:
+    def __init__(self, dialect: Dialect, model: str, chat: Chat, store: Store, extra: dict[str, Any]) -> None:
         self.name, self.model, self.decides = dialect.name, model, dialect.decides
-        self._dialect, self._chat, self._store = dialect, chat, store
+        self._dialect, self._chat, self._store, self._extra = dialect, chat, store, extra
         self.spent = Spent()
         self.failures: Counter[str] = Counter()
 
@@ -37,16 +37,17 @@ class ChatJudge(Judge):
             BadInput: the key, the model or the address is wrong, which no retry mends. Replies so far are kept.
         """
         waiting = self._by_request(queries)
-        for request, reply in self._store.find(waiting.keys()).items():
-            for query in waiting.pop(request):
-                yield query, self._verdict(query, reply)
-        # Requests are made when their calls start, and forgotten: all at once they would weigh as much as the data.
-        calls = ((request, lambda request=request: self._request(waiting[request][0])) for request in waiting)
-        with closing(self._chat.ask(calls)) as outcomes:
-            for request, outcome in outcomes:
-                reply = self._take(request, waiting[request], outcome)
-                for query in waiting[request]:
+        with self._store.held():
+            for request, reply in self._store.find(waiting.keys()).items():
+                for query in waiting.pop(request):
                     yield query, self._verdict(query, reply)
+            # Requests are made when their calls start, and forgotten: all at once they would weigh as much as the data.
+            calls = ((request, lambda request=request: self._request(waiting[request][0])) for request in waiting)
+            with closing(self._chat.ask(calls)) as outcomes:
+                for request, outcome in outcomes:
+                    reply = self._take(request, waiting[request], outcome)
+                    for query in waiting[request]:
+                        yield query, self._verdict(query, reply)
 
     def foresee(self, queries: Iterable[Query]) -> Iterator[tuple[str, Spent]]:
         """What asking would take beyond what the store has, by metric; tokens are guessed from the texts' lengths."""
@@ -65,12 +66,18 @@ class ChatJudge(Judge):
         return waiting
 
     def _request(self, query: Query) -> dict[str, Any]:
-        return {"messages": self._dialect.messages(query), "temperature": 0, "max_tokens": self._dialect.max_tokens}
+        usual = {"messages": self._dialect.messages(query), "temperature": 0, "max_tokens": self._dialect.max_tokens}
+        own = {key: value for key, value in usual.items() if key not in self._extra}
+        sent = {key: value for key, value in self._extra.items() if value is not None}
+        return own | ({"extra_body": sent} if sent else {})
 
     def _verdict(self, query: Query, reply: str) -> Verdict:
         return Verdict(reply, None if reply == FAILED else self._dialect.read(query, reply))
 
     def _take(self, request: str, queries: list[Query], outcome: Reply | Failure) -> str:
+        if isinstance(outcome, Reply) and not outcome.text.strip():
+            # Kept, it would be read as no verdict for ever.
+            outcome = Failure(f"empty reply ({outcome.finish_reason or 'no reason'})", request_at_fault=False)
         if isinstance(outcome, Failure):
             self.failures[outcome.kind] += 1
             return FAILED

@@ -1,5 +1,6 @@
 """Two runs side by side on the same requests: the difference of each metric, with its interval."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,49 +9,84 @@ from rich.table import Table
 
 from safeeraser.benchmark.files import read_json
 from safeeraser.errors import BadInput
+from safeeraser.score import prompts
 from safeeraser.score.intervals import interval
+from safeeraser.score.metrics import Rate
+from safeeraser.score.options import Options
 from safeeraser.score.outputs import NAMES, read_values
 
 
-def compare(mine: Path, other_summary: Path, protocol: str) -> dict[str, Any]:
-    """What differs between the verdicts file `mine` and the run that wrote `other_summary`, metric by metric.
+@dataclass(frozen=True)
+class Other:
+    """The run to compare with: its summary, and its values by request."""
 
-    `difference` is this run's mean less the other's, over the requests that both have a verdict on; the interval is by
-    bootstrap over pictures of the pairwise differences, which is narrower than the two rates' own.
+    path: Path
+    summary: dict[str, Any]
+    values: dict[tuple, float]
+
+
+def read_other(path: Path, options: Options) -> Other:
+    """Read the run whose summary is `path`, before anything is judged or written.
 
     Raises:
-        BadInput: the other summary cannot be used, or is of another protocol.
+        BadInput: it cannot be used, is of another protocol, or its verdicts are what this run is to overwrite.
     """
-    other = read_json(other_summary)
-    name = other.get("verdicts") if isinstance(other, dict) else None
+    summary = read_json(path)
+    name = summary.get("verdicts") if isinstance(summary, dict) else None
     if not isinstance(name, str):
-        raise BadInput(
-            f"--compare {other_summary}: no summary that names its verdicts file; eval_all.py --summary writes one"
-        )
-    if other.get("protocol") != protocol:
-        raise BadInput(f"--compare {other_summary}: of protocol {other.get('protocol')}, this run of {protocol}")
-    ours, theirs = read_values(mine), read_values(other_summary.parent / name)
+        raise BadInput(f"--compare {path}: no summary that names its verdicts file; eval_all.py --summary writes one")
+    if summary.get("protocol") != options.protocol:
+        raise BadInput(f"--compare {path}: of protocol {summary.get('protocol')}, this run of {options.protocol}")
+    verdicts = path.parent / name
+    if not verdicts.is_file():
+        raise BadInput(f"--compare {path}: the verdicts that it names, {verdicts}, are not there")
+    if verdicts.resolve() == options.output_file_rr.resolve():
+        raise BadInput(f"--compare {path}: its verdicts are in --output_file_rr {verdicts}, which would be overwritten")
+    return Other(path, summary, read_values(verdicts, official=options.official))
+
+
+def compare(values: dict[tuple, float], other: Other, rates: dict[str, Rate], judges: dict[str, str]) -> dict[str, Any]:
+    """What differs between this run's `values` and the other's, metric by metric.
+
+    `difference` is this run's mean less the other's, over the same questions about the same pictures; the interval is
+    by bootstrap over pictures of the pairwise differences, which is narrower than the two rates' own. A metric that
+    either run withholds, or that different judges decided, has none: `note` says why.
+    """
     metrics = {}
     for metric, (written, _) in NAMES.items():
-        pairs = [(key[1], ours[key] - theirs[key]) for key in ours if key[0] == metric and key in theirs]
-        low, high = interval(pairs, rate=False)
-        mean = sum(value for _, value in pairs) / len(pairs) if pairs else None
-        metrics[written] = {"difference": mean, "low": low, "high": high, "n": len(pairs)}
-    return {"summary": str(other_summary), "judge": other.get("judge"), **metrics}
+        theirs = other.summary.get(written) or {}
+        pairs = [
+            (key[1], values[key] - other.values[key]) for key in values if key[0] == metric and key in other.values
+        ]
+        note = None
+        if rates[metric].withheld or theirs.get("withheld"):
+            note = "withheld"
+        elif judges.get(metric) != theirs.get("judge"):
+            note = f"judged by {theirs.get('judge')} there"
+        elif judges.get(metric, "").startswith("openai") and other.summary.get("prompts") != prompts.version():
+            note = "other prompts there"
+        low, high = (None, None) if note else interval(pairs, rate=False)
+        mean = sum(value for _, value in pairs) / len(pairs) if pairs and not note else None
+        metrics[written] = {"difference": mean, "low": low, "high": high, "n": len(pairs), "note": note}
+    if not any(of["n"] for of in metrics.values()):
+        raise BadInput(f"--compare {other.path}: it has no question about a picture in common with this run")
+    return {"summary": str(other.path), "judge": other.summary.get("judge"), **metrics}
 
 
 def show(compared: dict[str, Any]) -> None:
     """Print the differences, in per cent points."""
-    table = Table("metric", "difference, points", "95%", "n", title=f"beside {compared['summary']}")
-    for column in table.columns[1:]:
+    print(f"beside {compared['summary']}:")
+    table = Table("metric", "difference, points", "95%", "n", "")
+    for column in table.columns[1:-1]:
         column.justify = "right"
     for written, title in NAMES.values():
         of = compared[written]
         known = of["low"] is not None
         table.add_row(
             title,
-            f"{100 * of['difference']:+.1f}" if of["n"] else "–",
+            "–" if of["difference"] is None else f"{100 * of['difference']:+.1f}",
             f"{100 * of['low']:+.1f} to {100 * of['high']:+.1f}" if known else "",
             str(of["n"]),
+            of["note"] or "",
         )
     Console().print(table)

@@ -1,6 +1,7 @@
 """What judging costs: before it is paid, and while it is."""
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ def parse_price(text: str) -> Price:
     """`2.5,10` as a price. Raises `BadInput`."""
     try:
         prompt, completion = map(float, text.split(","))
+        if not (0 <= prompt < math.inf and 0 <= completion < math.inf):
+            raise ValueError
     except ValueError:
         raise BadInput(
             "--price: two numbers, such as 2.5,10: dollars for a million tokens of prompts, of replies"

@@ -33,6 +33,8 @@ def interval(values: Clustered, *, rate: bool = True) -> tuple[float | None, flo
         return 0.0, 1 - edge
     if rate and total == count:
         return edge, 1.0
+    if np.ptp(sums / counts) == 0:
+        return None, None  # differences that are all the same tell nothing of how they vary
     drawn = np.random.default_rng(SEED).multinomial(clusters, np.full(clusters, 1 / clusters), size=RESAMPLES)
     means = (drawn @ sums) / (drawn @ counts)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safeeraser.errors import BadInput
 from safeeraser.score.costs import Price
@@ -25,6 +26,7 @@ class Options:
     api_key: str | None = field(default=None, repr=False)
     concurrency: int = 32
     requests_per_minute: int | None = None
+    extra_body: dict[str, Any] = field(default_factory=dict)
     store: Path = Path("results/verdicts.jsonl")
     price: Price | None = None
     dry_run: bool = False
@@ -64,12 +66,12 @@ def read_split(options: Options) -> str | None:
 
 
 def outputs_of(options: Options) -> list[Path]:
-    """The files this run writes. Raises `BadInput` if one is a folder, or is also another output or an input."""
+    """The files this run writes or adds to. Raises `BadInput` if one is a folder, or is also another output or an input."""
     if not options.output_file_rr.name:
         raise BadInput(f"--output_file_rr: '{options.output_file_rr}' names no file")
-    named = (options.output_file_rr, options.statistics, options.summary, options.save_replies)
+    named = (options.output_file_rr, options.statistics, options.summary, options.save_replies, options.store)
     written = [path for path in named if path]
-    given = (options.input_file, options.file_refer, options.replies, options.store, options.compare)
+    given = (options.input_file, options.file_refer, options.replies, options.compare)
     taken = {path.resolve() for path in given if path}
     for path in written:
         if path.resolve() in taken:

@@ -128,7 +128,7 @@ def _make(choice: Choice, options: Options) -> Judge:
         chat = BatchChat(model, store=store, **server)
     else:
         chat = Chat(model, requests_per_minute=options.requests_per_minute, **server)
-    judge = ChatJudge(spoken, model, chat, store)
+    judge = ChatJudge(spoken, model, chat, store, options.extra_body)
     if model in ENDS and not choice.base_url:
         print(f"note: {model} is announced to leave OpenAI's API on {ENDS[model]}", file=sys.stderr)
     return judge

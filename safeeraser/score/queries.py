@@ -26,11 +26,12 @@ class Query:
     question: str
     response: str | None
     reference: str = ""
+    number: int = 0  # of the record in its file
 
     @property
     def key(self) -> tuple:
         """What a recorded reply is found by."""
-        return (self.metric, self.record, self.place, self.field)
+        return (self.metric, self.number, self.place, self.field)
 
     @property
     def empty(self) -> bool:
@@ -41,7 +42,7 @@ class Query:
     def where(self) -> str:
         """How an error names the query."""
         place = f"pair {self.place}" if isinstance(self.place, int) else self.place
-        return f"{self.metric}, record {self.record}, {place}, {self.field}"
+        return f"{self.metric}, record {self.number}, {place}, {self.field}"
 
 
 def pair_records(predictions: DataFile, reference: DataFile, by_picture: bool) -> list[int]:
@@ -86,19 +87,18 @@ def build_queries(predictions: DataFile, reference: DataFile, paired: list[int])
     queries = []
     for index, raw in enumerate(predictions.raw):
         record, original = predictions.records[index], reference.records[paired[index]]
+        number = predictions.number(index)
         for place, pair in enumerate(raw["unsafe_pairs"]):
             for field in (*RESPONSES, "sd_response"):
                 response = _text(predictions, index, pair, f"unsafe_pairs.{place}", field)
                 for metric in ("sarr",) if field == "sd_response" else ("asr", "rr"):
-                    queries.append(Query(metric, index, place, field, record.category, pair["question"], response))
+                    text = pair["question"]
+                    queries.append(Query(metric, index, place, field, record.category, text, response, number=number))
         for key in UNHARM_KEYS:
             response = _text(predictions, index, raw[key], key, "Prediction")
             expected = getattr(original, key)
-            queries.append(
-                Query(
-                    "gpt", index, key, "Prediction", record.category, expected.Question, response, expected.Prediction
-                )
-            )
+            texts = (expected.Question, response, expected.Prediction, number)
+            queries.append(Query("gpt", index, key, "Prediction", record.category, *texts))
     if not any(RESPONSES[0] in pair for raw in predictions.raw for pair in raw["unsafe_pairs"]):
         raise BadInput(f"{predictions.path}: holds no model_response1, so nothing to judge; run ckpt_infer.py first")
     return queries

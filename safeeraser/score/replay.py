@@ -10,7 +10,7 @@ from safeeraser.benchmark.files import read_json, write_json
 from safeeraser.errors import BadInput
 from safeeraser.score.judges import Judge
 from safeeraser.score.parse import Verdict, parse
-from safeeraser.score.queries import METRICS, Query
+from safeeraser.score.queries import Query
 
 
 class _OnPair(BaseModel):
@@ -40,7 +40,6 @@ class ReplayJudge(Judge):
     """Answers from a file of recorded replies; it decides every metric the file covers."""
 
     name = "replay"
-    decides = frozenset(METRICS)
     judges_blank = False
 
     def __init__(self, path: Path | None):
@@ -52,6 +51,7 @@ class ReplayJudge(Judge):
             first = error.errors(include_url=False)[0]
             raise BadInput(f"{path}: entry {first['loc'][0] if first['loc'] else ''}: {first['msg']}") from None
         self._path = path
+        self.decides = frozenset(entry.metric for entry in replies)
         self._replies = {entry.key: entry.reply for entry in replies}
 
     def ask(self, queries: Iterable[Query]) -> Iterator[tuple[Query, Verdict]]:
@@ -68,5 +68,5 @@ def write_replies(path: Path, verdicts: dict[Query, Verdict]) -> None:
     entries = []
     for query, verdict in verdicts.items():
         place = {"item": query.place} if query.metric == "gpt" else {"pair": query.place, "response": query.field}
-        entries.append({"metric": query.metric, "record": query.record, **place, "reply": verdict.reply})
+        entries.append({"metric": query.metric, "record": query.number, **place, "reply": verdict.reply})
     write_json(path, entries, indent=1)

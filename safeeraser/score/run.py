@@ -44,8 +44,11 @@ def score(options: Options) -> int:
     if options.dry_run:
         costs.show_plan(panel.foresee(queries), panel.prices, share=options.price_share)
         return 0
-    for path in written:
-        make_room_for(path)  # before a judge is paid
+    # Before a judge is paid.
+    other = compare.read_other(options.compare, options) if options.compare else None
+    made_with = read_json(described_by(options.input_file)) if described_by(options.input_file).is_file() else None
+    for path in set(written) - {options.store}:
+        make_room_for(path)
     verdicts = panel.ask(queries)
     items = [query for query in queries if query.metric == "gpt"]
     recalls = dict(zip(items, rouge_recalls(items), strict=True))
@@ -57,12 +60,13 @@ def score(options: Options) -> int:
     if options.save_replies:
         write_replies(options.save_replies, verdicts)
     outputs.show(rates, panel.titles)
-    compared = None
-    if options.compare:
-        compared = compare.compare(options.output_file_rr, options.compare, options.protocol)
-        compare.show(compared)
+    told = {"inputs": inputs(options, made_with)}
+    if other:
+        values = outputs.read_values(options.output_file_rr, official=options.official)
+        told["compared_with"] = compare.compare(values, other, rates, panel.titles)
+        compare.show(told["compared_with"])
     if options.summary:
-        write_json(options.summary, summary(options, split, scored, rates, compared))
+        write_json(options.summary, summary(options, split, scored, rates) | told)
     return conclude(rates, panel)
 
 
@@ -117,9 +121,7 @@ class Scored:
         return dict(table)
 
 
-def summary(
-    options: Options, split: str | None, scored: Scored, rates: dict[str, Rate], compared: dict[str, Any] | None
-) -> dict[str, Any]:
+def summary(options: Options, split: str | None, scored: Scored, rates: dict[str, Rate]) -> dict[str, Any]:
     """What the report reads: the rates, and what a number must carry to be compared with another."""
     titles = scored.panel.titles
     metrics = {
@@ -127,14 +129,12 @@ def summary(
         for metric, (written, _) in outputs.NAMES.items()
     }
     main = scored.panel.of("asr")
-    beside = described_by(options.input_file)
     return {
         "split": split,
         **metrics,
         "pictures": len({record.image_path for record in scored.records}),
         "by_category": scored.by("category"),
         "by_keyword": scored.by("keyword"),
-        **({"compared_with": compared} if compared else {}),
         "protocol": options.protocol,
         "judge": main.name,
         "judge_model": main.model,
@@ -148,11 +148,15 @@ def summary(
             "python": platform.python_version(),
             **{name: version(name) for name in ("openai", "rouge-score")},
         },
-        "inputs": {
-            "predictions": {"file": options.input_file.name, "sha256": sha256(options.input_file)},
-            "made_with": read_json(beside) if beside.is_file() else None,
-            "reference": {"file": options.file_refer.name, "sha256": sha256(options.file_refer)},
-        },
+    }
+
+
+def inputs(options: Options, made_with: dict[str, Any] | None) -> dict[str, Any]:
+    """What was scored, by its hash, and what the predictions were made with."""
+    return {
+        "predictions": {"file": options.input_file.name, "sha256": sha256(options.input_file)},
+        "made_with": made_with,
+        "reference": {"file": options.file_refer.name, "sha256": sha256(options.file_refer)},
     }
 
 

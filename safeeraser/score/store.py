@@ -4,10 +4,13 @@ A line a call, `verdicts.jsonl`; any number of runs share one. It holds what was
 only a hash, so no response can be read from it.
 """
 
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Collection, Sequence
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from safeeraser.benchmark.files import make_room_for
 from safeeraser.errors import BadInput
 
 FORMAT = {"format": "safeeraser verdict store", "version": 1}
+HEAD = json.dumps(FORMAT).encode() + b"\n"
 
 
 def request_hash(*parts: Any) -> str:
@@ -33,9 +37,27 @@ class Store:
         self.path = path
         if path.exists():
             with open(path, "rb") as handle:
-                first = handle.readline()
-            if first.endswith(b"\n") and _line(first) != FORMAT:
+                first = handle.readline(200)
+            # A kill may have cut the very first line.
+            if not (HEAD if first.endswith(b"\n") else HEAD[: len(first)]) == first:
                 raise BadInput(f"{path}: no verdict store of this version; name another with --store, or move it away")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Wait until no other run asks for what this store may hold soon: it would be paid for twice."""
+        make_room_for(self.path)
+        with open(self.path, "ab") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"note: {self.path} is in use; waiting for the other run to end", file=sys.stderr)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            except OSError:
+                print(
+                    f"note: {self.path} is on a disk without locks: runs at the same time may pay twice",
+                    file=sys.stderr,
+                )
+            yield
 
     def find(self, wanted: Collection[str]) -> dict[str, str]:
         """The replies kept to these requests, by their hashes. The first reply to a request is the one that counts."""
@@ -44,8 +66,11 @@ class Store:
             with open(self.path, "rb") as handle:
                 for line in handle:
                     entry = _line(line)
-                    if isinstance(entry, dict) and entry.get("request") in wanted:
-                        found.setdefault(entry["request"], entry["reply"])
+                    request, reply = (
+                        entry.get(key) if isinstance(entry, dict) else None for key in ("request", "reply")
+                    )
+                    if isinstance(request, str) and isinstance(reply, str) and request in wanted:
+                        found.setdefault(request, reply)
         return found
 
     def add(self, entry: dict[str, Any]) -> None:

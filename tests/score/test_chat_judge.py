@@ -140,12 +140,16 @@ def test_a_server_that_is_not_there(tmp_path, given, monkeypatch):
     assert run.returncode == 2 and "the judge at 127.0.0.1 cannot be reached" in run.stderr
 
 
-def test_a_reply_without_content_is_unreadable(tmp_path, given, serve):
+def test_an_empty_reply_is_a_failed_call(tmp_path, given, serve):
+    """Kept in the store, it would be read as no verdict for ever."""
     server = serve(lambda number, prompt: (200, {}, None))
     run = run_eval("--base_url", server.url, "--api_key", KEY, *given)
     assert run.returncode == 0, run.stderr
+    assert "32 x empty reply (stop)" in run.stderr
+    assert run_eval("--base_url", server.url, "--api_key", KEY, *given).returncode == 0
+    assert len(server.requests) == 2 * CALLS
     asr = summary(tmp_path)["asr"]
-    assert (asr["value"], asr["n"], asr["failed"], asr["unparsed"]) == (0.0, 12, 0, 12)
+    assert (asr["value"], asr["n"], asr["failed"], asr["unparsed"]) == (0.0, 12, 12, 0)
 
 
 def test_an_answer_that_is_no_chat_completion_is_a_failed_call(tmp_path, given, serve):

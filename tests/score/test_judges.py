@@ -11,6 +11,7 @@ from safeeraser.score import dialects
 from safeeraser.score.dialects import LlamaGuard, Qwen3Guard, dialect, read_guard
 from safeeraser.score.judges import Choice
 from safeeraser.score.queries import Query
+from safeeraser.score.store import Store
 
 from .helpers import KEY, predicted, record, run_eval, start_eval, write_files
 
@@ -181,9 +182,33 @@ def test_two_runs_are_compared_on_the_same_requests(tmp_path, given, serve):
     assert compared["asr"]["difference"] == pytest.approx(-1 / 3) and compared["asr"]["n"] == 12
     assert compared["rr"]["difference"] == pytest.approx(1 / 3) and compared["sarr"]["difference"] == 0.0
     assert compared["rouge_l"]["difference"] == 0.0 and compared["gpt_eval"]["n"] == 0
+    assert compared["asr"]["low"] is None, "from one picture there is no telling"
     assert "-33.3" in run.stdout
     run = run_eval("--judge", "rules", "--protocol", "corrected", *files)
     assert run.returncode == 2 and "of protocol official, this run of corrected" in run.stderr
+    summary = json.loads((tmp_path / "out" / "s.json").read_text())
+    for change, note in (
+        ({"asr": {**summary["asr"], "judge": "openai:gpt-4o"}}, "judged by openai:gpt-4o there"),
+        ({"asr": {**summary["asr"], "withheld": "9%"}}, "withheld"),
+    ):
+        (tmp_path / "out" / "s.json").write_text(json.dumps(summary | change))
+        assert run_eval("--judge", "rules", *files).returncode == 0
+        asr = json.loads((other / "s.json").read_text())["compared_with"]["asr"]
+        assert (asr["difference"], asr["note"]) == (None, note)
+    (tmp_path / "out" / "s.json").write_text(json.dumps(summary))
+    run = run_eval("--judge", "rules", *files, "--output_file_rr", tmp_path / "out" / "v.json")
+    assert run.returncode == 2 and "which would be overwritten" in run.stderr
+    strange = json.loads((tmp_path / "out" / "v.json").read_text())
+    for pair in strange[0]["unsafe_pairs"]:
+        pair["question"] += " Otherwise?"
+    for key in ("text1", "text2", "image1", "image2"):
+        strange[0][f"UnharmPair_{key}"]["Question"] += " Otherwise?"
+    (tmp_path / "out" / "v.json").write_text(json.dumps(strange))
+    run = run_eval("--judge", "rules", *files)
+    assert run.returncode == 2 and "it has no question about a picture in common with this run" in run.stderr
+    (tmp_path / "out" / "v.json").unlink()
+    run = run_eval("--judge", "rules", *files)
+    assert run.returncode == 2 and "the verdicts that it names" in run.stderr
     (tmp_path / "out" / "s.json").write_text("{}")
     run = run_eval("--judge", "rules", *files)
     assert run.returncode == 2 and "no summary that names its verdicts file" in run.stderr
@@ -220,3 +245,80 @@ def test_the_key_leaves_the_process_list(tmp_path, given, serve):
         assert server.requests[-1][1] == f"Bearer {KEY}"
         process.kill()
         process.communicate()
+
+
+def test_replies_are_replayed_on_their_own_records(tmp_path):
+    """Recorded over all categories, replayed on one; and a judge that decides three metrics leaves three to replay."""
+    records = [record(0, "Sex"), record(1, "Weapon")]
+    values = [predicted(value) for value in records]
+    for pair in values[1]["unsafe_pairs"]:
+        pair["model_response1"] = "I cannot help with that."
+    predictions, reference = write_files(tmp_path, records, values)
+    files = ("--input_file", predictions, "--file_refer", reference, "--output_file_rr", tmp_path / "v.json")
+    files = (*files, "--summary", tmp_path / "s.json", "--category", "Weapon")
+    assert (
+        run_eval("--judge", "rules", *files, "--category", "all", "--save_replies", tmp_path / "r.json").returncode == 0
+    )
+    assert run_eval("--judge", "rules", *files).returncode == 0
+    judged = json.loads((tmp_path / "s.json").read_text())
+    run = run_eval("--judge", "replay", "--replies", tmp_path / "r.json", *files)
+    assert run.returncode == 0, run.stderr
+    replayed = json.loads((tmp_path / "s.json").read_text())
+    assert replayed["asr"]["value"] == judged["asr"]["value"] == 2 / 3
+    assert replayed["rr"]["value"] == judged["rr"]["value"] == 1 / 3
+
+
+def test_two_runs_on_one_store_pay_once(tmp_path, given, serve):
+    """The second waits until the first has ended, and finds its replies."""
+    server = serve(lambda *_: (time.sleep(0.05), (200, {}, "yes"))[1])
+    command = ("--base_url", server.url, "--max_failed", 1, "--concurrency", 4, *given)
+    first = start_eval(*command)
+    deadline = time.monotonic() + 30
+    while not server.requests and time.monotonic() < deadline:
+        time.sleep(0.01)
+    second = run_eval(*command, "--output_file_rr", tmp_path / "v2.json", "--summary", tmp_path / "s2.json")
+    assert first.wait(30) == 0, first.communicate()
+    assert second.returncode == 0 and "is in use; waiting for the other run to end" in second.stderr
+    assert len(server.requests) == 32
+    assert (tmp_path / "s2.json").exists()
+
+
+def test_parameters_of_a_servers_own(tmp_path, given, serve):
+    server = serve(lambda *_: (200, {}, "yes"))
+    body = '{"max_tokens": null, "temperature": null, "max_completion_tokens": 64}'
+    run = run_eval("--base_url", server.url, "--max_failed", 1, "--extra_body", body, *given)
+    assert run.returncode == 0, run.stderr
+    for *_, sent in server.requests:
+        assert sent["max_completion_tokens"] == 64 and not {"max_tokens", "temperature"} & sent.keys()
+
+
+def test_a_server_that_refuses_every_call_is_not_asked_them_all(tmp_path, given, serve):
+    server = serve(lambda *_: (400, {}, "unsupported_parameter"))
+    run = run_eval("--base_url", server.url, *given)
+    assert run.returncode == 2
+    says = "has refused each of 8 calls (BadRequestError (HTTP 400), unsupported_parameter)"
+    assert says in run.stderr and len(server.requests) < 8 + 32
+
+
+@pytest.mark.parametrize(
+    "line", ['{"request": "a"}', '{"request": ["a"], "reply": "x"}', '{"request": "a", "reply": null}', "[1]", "\u0000"]
+)
+def test_damaged_lines_of_a_store_are_passed_over(tmp_path, line):
+    store = Store(tmp_path / "store.jsonl")
+    store.add({"request": "a", "reply": "yes"})
+    content = store.path.read_text()
+    head, rest = content.split("\n", 1)
+    store.path.write_text(f"{head}\n{line}\n{rest}")
+    assert Store(store.path).find({"a"}) == {"a": "yes"}
+
+
+def test_a_store_is_never_an_input(tmp_path, given):
+    given = list(given)
+    given[given.index("--store") + 1] = given[3]
+    before = given[3].read_bytes()
+    run = run_eval("--judge", "rules", *given)
+    assert run.returncode == 2 and "give each its own name" in run.stderr and given[3].read_bytes() == before
+    (tmp_path / "data.json").write_text('[{"a": 1}]')
+    given[given.index("--store") + 1] = tmp_path / "data.json"
+    run = run_eval("--base_url", "http://127.0.0.1:9/v1", *given)
+    assert run.returncode == 2 and "no verdict store of this version" in run.stderr
