@@ -66,7 +66,11 @@ def read_split(options: Options) -> str | None:
 
 
 def outputs_of(options: Options) -> list[Path]:
-    """The files this run writes or adds to. Raises `BadInput` if one is a folder, or is also another output or an input."""
+    """The files this run writes or adds to.
+
+    Raises:
+        BadInput: one is a folder, or is also another output or an input.
+    """
     if not options.output_file_rr.name:
         raise BadInput(f"--output_file_rr: '{options.output_file_rr}' names no file")
     named = (options.output_file_rr, options.statistics, options.summary, options.save_replies, options.store)

@@ -144,6 +144,11 @@ def test_a_server_that_refuses_everything_leaves_nothing_behind(serve, data, tmp
     server = serve(lambda *_: (400, {}, "x"))
     done = infer(server.url, tmp_path / "p.json", eval_file=data)
     assert done.returncode == 2
+    assert "the server at 127.0.0.1 has refused each of 8 calls (BadRequestError (HTTP 400)" in done.stderr
+    done = infer(
+        server.url, tmp_path / "p.json", "--limit", 1, "--only", "decoupled", "--categories", "Sex", eval_file=data
+    )
+    assert done.returncode == 2
     assert "error: nothing was answered: BadRequestError (HTTP 400)" in done.stderr
     assert not list(tmp_path.glob("p.*"))
 
