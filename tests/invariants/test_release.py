@@ -131,6 +131,7 @@ def test_statistics(tmp_path):
         f"--input_file={scoring / 'predictions.json'}",
         f"--file_refer={CONFORMANCE / 'dataset' / 'all_val.json'}",
         f"--output_file_rr={tmp_path / 'verdicts.json'}",
+        "--max_failed=1",  # a quarter of the recorded replies are failed calls
     )
     assert done.returncode == 0, done.stderr
     expected = recorded("scoring/expected.json")
