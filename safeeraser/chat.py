@@ -324,6 +324,7 @@ def _loop_beside(client: openai.AsyncOpenAI) -> Iterator[asyncio.AbstractEventLo
     thread.start()
 
     async def close() -> None:
+        """Leave nothing open in the loop."""
         # Only the calls: what the HTTP library started for them it ends itself, and a task of its that is cancelled
         # before its first step complains of a coroutine that was never awaited.
         ours = Chat._call.__code__

@@ -38,7 +38,7 @@ def measure(data: Path, checkpoint_path: Path | None, batch_size: int) -> dict:
     model = load_merged(model_path, checkpoint_path, dtype="float32", lora_alpha=1.0)
     engine = Engine(model, load_preprocessor(model_path), Generation(greedy=True, max_new_tokens=40), batch_size)
     right = sum(
-        normalized(text) == normalized(items[request.record]["answer"])
+        isinstance(text, str) and normalized(text) == normalized(items[request.record]["answer"])
         for batch in engine.answer(requests)
         for request, text in batch
     )

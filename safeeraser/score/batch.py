@@ -115,6 +115,7 @@ class BatchChat:
         with self._scratch() as file:
             for key, make in calls:
                 body = {"model": self._model, **make()}
+                body |= body.pop("extra_body", {})  # which the client would put into the body
                 line = json.dumps({"custom_id": key, "method": "POST", "url": ENDPOINT, "body": body}).encode() + b"\n"
                 if keys and (len(keys) == MOST_REQUESTS or file.tell() + len(line) > MOST_BYTES):
                     yield keys, file

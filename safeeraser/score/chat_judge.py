@@ -14,6 +14,7 @@ from safeeraser.score.queries import Query
 from safeeraser.score.store import Store, request_hash
 
 CHARACTERS = 4  # of English text to a token, roughly
+REASONS = ("stop", "length", "content_filter")  # why a reply ends, by the protocol
 
 
 class ChatJudge(Judge):
@@ -76,8 +77,9 @@ class ChatJudge(Judge):
 
     def _take(self, request: str, queries: list[Query], outcome: Reply | Failure) -> str:
         if isinstance(outcome, Reply) and not outcome.text.strip():
-            # Kept, it would be read as no verdict for ever.
-            outcome = Failure(f"empty reply ({outcome.finish_reason or 'no reason'})", request_at_fault=False)
+            # Kept, it would be read as no verdict for ever. Only words that are known are shown of a server's.
+            reason = outcome.finish_reason if outcome.finish_reason in REASONS else "no known reason"
+            outcome = Failure(f"empty reply ({reason})", request_at_fault=False)
         if isinstance(outcome, Failure):
             self.failures[outcome.kind] += 1
             return FAILED

@@ -155,6 +155,3 @@ def dialect(name: str, *, swapped: bool) -> Any:
     """The dialect called `name`."""
     guards = {"qwen3guard": Qwen3Guard, "llamaguard": LlamaGuard}
     return guards[name](read_guard(name)) if name in guards else General(swapped)
-
-
-DIALECTS = ("openai", "qwen3guard", "llamaguard")

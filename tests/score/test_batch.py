@@ -308,6 +308,16 @@ def test_other_judges_decide_their_metrics_at_once(tmp_path, given, server):
     assert len(server.asked("batch_0")) == CALLS - 4 and summary(tmp_path)["sarr"]["judge"] == "rules"
 
 
+def test_parameters_of_a_models_own_are_the_same_as_without_a_batch(tmp_path, given, server, serve):
+    extra = ("--extra_body", '{"max_tokens": null, "temperature": null, "max_completion_tokens": 9}')
+    plain = serve(lambda number, prompt: (200, {}, good(prompt)))
+    assert run_eval("--base_url", plain.url, *given, *extra, key=KEY).returncode == 0
+    assert judge(server, given, *extra).returncode == 0
+    bodies = [line["body"] for line in server.asked("batch_0")]
+    assert sorted(bodies, key=str) == sorted((body for *_, body in plain.requests), key=str)
+    assert all(body["max_completion_tokens"] == 9 and "extra_body" not in body for body in bodies)
+
+
 def test_equal_requests_are_one_line_of_a_batch(tmp_path, given, server):
     original = record()
     value = predicted(original)

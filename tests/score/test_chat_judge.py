@@ -152,6 +152,18 @@ def test_an_empty_reply_is_a_failed_call(tmp_path, given, serve):
     assert (asr["value"], asr["n"], asr["failed"], asr["unparsed"]) == (0.0, 12, 12, 0)
 
 
+def test_why_a_reply_is_empty_is_told_only_in_known_words(tmp_path, given, serve):
+    """A server that repeats the key in places where nobody looks for it."""
+    choice = {"index": 0, "finish_reason": KEY, "message": {"role": "assistant", "content": ""}}
+    body = json.dumps(
+        {"id": "c", "object": "chat.completion", "created": 0, "model": KEY, "choices": [choice]}
+    ).encode()
+    server = serve(lambda number, prompt: (200, {}, body))
+    run = run_eval("--base_url", server.url, "--api_key", KEY, *given)
+    assert run.returncode == 0 and "32 x empty reply (no known reason)" in run.stderr
+    no_key_anywhere(tmp_path, run)
+
+
 def test_an_answer_that_is_no_chat_completion_is_a_failed_call(tmp_path, given, serve):
     server = serve(lambda number, prompt: (200, {}, NO_COMPLETION))
     run = run_eval("--base_url", server.url, "--api_key", KEY, *given)
