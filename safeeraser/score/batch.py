@@ -64,6 +64,7 @@ class BatchChat:
             submitted = {key for submission in waiting for key in submission.requests}
             for submission in self._submit((key, make) for key, make in wanted.items() if key not in submitted):
                 waiting.append(submission)
+            self._store.release()  # a day is too long to keep others from the store
             yield from self._wait(waiting, wanted)
         except (KeyboardInterrupt, GeneratorExit):
             if waiting:

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Store:
         """Wait until no other run asks for what this store may hold soon: it would be paid for twice."""
         make_room_for(self.path)
         with open(self.path, "ab") as handle:
+            self._lock = handle
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -58,6 +59,11 @@ class Store:
                     file=sys.stderr,
                 )
             yield
+
+    def release(self) -> None:
+        """Let other runs go on, though this one still waits for what it has asked for and written down."""
+        with suppress(OSError):  # of a disk without locks
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def find(self, wanted: Collection[str]) -> dict[str, str]:
         """The replies kept to these requests, by their hashes. The first reply to a request is the one that counts."""

@@ -1,5 +1,6 @@
 """Judging through the Batch API, against a real HTTP server on the loopback that has one."""
 
+import fcntl
 import json
 import re
 import signal
@@ -316,6 +317,21 @@ def test_parameters_of_a_models_own_are_the_same_as_without_a_batch(tmp_path, gi
     bodies = [line["body"] for line in server.asked("batch_0")]
     assert sorted(bodies, key=str) == sorted((body for *_, body in plain.requests), key=str)
     assert all(body["max_completion_tokens"] == 9 and "extra_body" not in body for body in bodies)
+
+
+def test_while_a_batch_is_waited_for_other_runs_may_use_the_store(tmp_path, given, server):
+    look, free = batch_api.BatchApi.look, []
+
+    def watched(api, name):
+        with open(tmp_path / "store.jsonl", "ab") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        free.append(name)
+        return look(api, name)
+
+    with patch.object(batch_api.BatchApi, "look", watched):
+        run = judge(server, given)
+    assert run.returncode == 0, run.stderr
+    assert free and summary(tmp_path)["asr"]["n"] == 12
 
 
 def test_equal_requests_are_one_line_of_a_batch(tmp_path, given, server):
