@@ -227,3 +227,31 @@ def test_dtypes(monkeypatch, name, dtype):
 def test_an_unknown_dtype():
     with pytest.raises(BadInput, match="dtype float8: must be one of auto, float32, bfloat16, float16"):
         llava.choose_dtype("float8")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_none_of_an_adapter_is_the_untouched_model_and_all_of_it_the_trained_one(dtype):
+    """To the bit, before merging and after; in 16 bits the adapter stays in the dtype that PEFT keeps it in."""
+
+    def scaled(scale):
+        model = llava.load_adapted(llava.load_model(str(MODEL), dtype), CHECKPOINT, scale=scale)
+        return model.merge_and_unload().state_dict()
+
+    untouched = llava.load_model(str(MODEL), dtype).state_dict()
+    trained = llava.load_adapted(llava.load_model(str(MODEL), dtype), CHECKPOINT).merge_and_unload().state_dict()
+    none, whole = scaled(0.0), scaled(1.0)
+    assert all(torch.equal(none[key].to(dtype), untouched[key]) for key in untouched)
+    assert all(torch.equal(whole[key], trained[key]) for key in trained)
+    assert any(not torch.equal(trained[key].to(dtype), untouched[key]) for key in untouched)
+
+
+def test_half_and_more_of_an_adapter_lie_on_the_line(loaded):
+    untouched = loaded.state_dict()
+    at = {
+        scale: llava.load_adapted(copy.deepcopy(loaded), CHECKPOINT, scale=scale).merge_and_unload().state_dict()
+        for scale in (0.5, 1.0, 1.5)
+    }
+    for key, value in untouched.items():
+        for scale in (0.5, 1.5):
+            expected = value + scale * (at[1.0][key] - value)
+            torch.testing.assert_close(at[scale][key], expected, rtol=1e-5, atol=1e-5)

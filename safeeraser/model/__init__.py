@@ -1,4 +1,5 @@
-"""LLaVA and its adapters: loading (`llava`), LoRA and the two stored forms (`adapters`), merged models (`merge`)."""
+"""LLaVA and its adapters: loading (`llava`), LoRA and the two stored forms (`adapters`), merged models (`merge`),
+rounding (`rounding`)."""
 
 from safeeraser.model.adapters import (
     adapter_config,
@@ -24,10 +25,13 @@ from safeeraser.model.llava import (
     load_model,
     load_preprocessor,
 )
-from safeeraser.model.merge import merge, write_model
+from safeeraser.model.merge import RELEASED_MODEL, merge, write_model
+from safeeraser.model.rounding import ROUNDINGS, round_weights
 
 __all__ = [
     "DTYPES",
+    "RELEASED_MODEL",
+    "ROUNDINGS",
     "Parts",
     "Preprocessor",
     "adapter_config",
@@ -46,6 +50,7 @@ __all__ = [
     "lora_config",
     "merge",
     "read_adapter",
+    "round_weights",
     "to_release",
     "trained_parameters",
     "write_model",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
@@ -129,10 +130,19 @@ def check_adapter(model: PeftModel, tensors: Mapping[str, Tensor], path: str | P
         raise BadInput(f"{path}: this adapter does not fit the model: {'; '.join(wrong[:3])}{more}")
 
 
-def load_adapted(model: LlavaForConditionalGeneration, path: str | Path, *, alpha: float = 256) -> PeftModel:
-    """The model with a stored adapter on it, whichever form it is stored in; `alpha` as in `adapter_config`."""
+def load_adapted(
+    model: LlavaForConditionalGeneration, path: str | Path, *, alpha: float = 256, scale: float = 1.0
+) -> PeftModel:
+    """The model with a stored adapter on it, whichever form it is stored in; `alpha` as in `adapter_config`.
+
+    Args:
+        scale: how much of the adapter: 0 is the untouched model and 1 the trained one, both to the bit; between and
+            beyond lie the weights on the line through the two (Ilharco et al., 2023, arXiv 2212.04089). LoRA's alpha
+            is multiplied by it; what was trained whole moves along that line too.
+    """
     config = adapter_config(path, alpha)
     config.inference_mode = True
+    config.lora_alpha *= scale
     # Names and shapes are checked below; PEFT would warn of a path that is only written otherwise.
     config.base_model_name_or_path = model.name_or_path
     try:
@@ -140,7 +150,20 @@ def load_adapted(model: LlavaForConditionalGeneration, path: str | Path, *, alph
     except ValueError as error:
         raise BadInput(f"{path}: this adapter does not fit the model ({str(error).splitlines()[0]})") from None
     load_adapter(adapted, path)
+    for module in adapted.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            _scale_trained(module, scale)
     return adapted
+
+
+@torch.no_grad()
+def _scale_trained(module: ModulesToSaveWrapper, scale: float) -> None:
+    """Move a module that was trained whole to `scale` of the way from the untouched one."""
+    (trained,) = module.modules_to_save.values()
+    untouched = dict(module.original_module.named_parameters())
+    for name, parameter in trained.named_parameters():
+        # lerp is exact at both ends.
+        parameter.copy_(torch.lerp(untouched[name].to(parameter.dtype), parameter, scale))
 
 
 def adapter_config(path: str | Path, alpha: float) -> LoraConfig:

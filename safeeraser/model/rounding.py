@@ -1,0 +1,71 @@
+"""Weights rounded as a quantised model holds them, and written back as ordinary numbers.
+
+What is measured is what rounding does to the answers, so nothing is packed: the model takes its usual memory, runs on
+any device, and answers as one whose kernels bring the packed weights back to `dtype` before they multiply.
+"""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration
+
+from safeeraser.errors import BadInput
+from safeeraser.model.llava import Parts
+
+GROUP = 128  # weights that share a scale, along a row
+
+
+def round_to(weight: Tensor, bits: int, group: int = GROUP) -> Tensor:
+    """Each group of weights rounded to the nearest of 2^bits - 1 multiples of its scale, zero among them.
+
+    Round-to-nearest, symmetric: scale = max|w| / (2^(bits-1) - 1), w' = scale * round(w / scale); a half goes to the
+    even multiple. In float32, whatever the dtype.
+
+    Args:
+        weight: (rows, columns).
+        group: columns that share a scale; the last group of a row may have fewer.
+
+    Returns:
+        (rows, columns) in the dtype of `weight`.
+    """
+    most = 2 ** (bits - 1) - 1
+    rounded = []
+    for columns in weight.float().split(group, dim=1):
+        scale = columns.abs().amax(1, keepdim=True) / most
+        # A group of nothing but zeros has no scale, and stays as it is.
+        steps = torch.where(scale > 0, columns / scale, 0).round()
+        rounded.append(steps * scale)
+    return torch.cat(rounded, dim=1).to(weight.dtype)
+
+
+def round_to_nf4(weight: Tensor) -> Tensor:
+    """Rounded to NormalFloat's 16 values (QLoRA, arXiv 2305.14314), its constants quantised too, by bitsandbytes."""
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit  # an extra, and slow to load
+
+    packed, state = quantize_4bit(weight.contiguous(), quant_type="nf4", compress_statistics=True)
+    return dequantize_4bit(packed, state).to(weight.dtype)
+
+
+ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "int8": lambda weight: round_to(weight, 8),
+    "int4": lambda weight: round_to(weight, 4),
+    "nf4": round_to_nf4,
+}
+
+
+@torch.no_grad()
+def round_weights(model: LlavaForConditionalGeneration, name: str, parts: Parts | None = None) -> None:
+    """Round the language model's linear layers in place, as `name` says. Head, projector and vision tower stay.
+
+    Raises:
+        BadInput: bitsandbytes is not installed, and `name` needs it.
+    """
+    if name == "nf4" and find_spec("bitsandbytes") is None:
+        raise BadInput("quantization nf4: needs bitsandbytes; 'pip install -e \".[quant]\"' brings it")
+    parts = parts or Parts()
+    for path, module in model.named_modules():
+        *_, last = path.split(".")
+        if last in parts.lora_targets and f".{parts.language_model}." in path:
+            module.weight.copy_(ROUNDINGS[name](module.weight))
