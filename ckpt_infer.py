@@ -16,10 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from safeeraser.arguments import Arguments, count, json_object, one_of, several
+from safeeraser.benchmark.responses import RELEASED, VIEWS
 from safeeraser.errors import BadInput, command
-from safeeraser.infer.requests import ALL_VIEWS, VIEWS, Selection
+from safeeraser.infer.attacks import ATTACKS
+from safeeraser.infer.requests import Selection
 
 BACKENDS = ("local", "openai")
+QUANTIZATIONS = ("none", "int8", "int4", "nf4")  # the keys of model.ROUNDINGS, which torch would have to load first
 
 
 def parse() -> Namespace:
@@ -61,10 +64,10 @@ def responses(add: Callable) -> None:
     """Which requests there are."""
     add(
         "--only",
-        type=several("view", ALL_VIEWS),
-        default=VIEWS,
+        type=several("view", VIEWS),
+        default=RELEASED,
         metavar="VIEW,...",
-        help=f"some of {', '.join(ALL_VIEWS)} (default: the first three)",
+        help=f"some of {', '.join(VIEWS)} (default: the first three)",
     )
     add("--image_free", action="store_true", help="also the harmful question without a picture, as image_free_response")
     add(
@@ -77,7 +80,14 @@ def responses(add: Callable) -> None:
         metavar="CATEGORY,...",
         help="of these categories (default: all)",
     )
+    add("--skip", type=int, default=0, metavar="N", help="leave out the first N records of each category")
     add("--limit", type=count, metavar="N", help="of the first N records of each category (default: all)")
+    add(
+        "--attack",
+        type=one_of("attack", ATTACKS),
+        metavar="NAME",
+        help=f"what is done to pictures and questions first: {', '.join(ATTACKS)}",
+    )
 
 
 def drawing(add: Callable) -> None:
@@ -118,6 +128,19 @@ def engine(add: Callable) -> None:
         default="auto",
         help="local: auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16 (default: %(default)s)",
     )
+    add(
+        "--adapter_scale",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="local: how much of the adapter: 0 the untouched model, 1 the trained one (default: %(default)s)",
+    )
+    add(
+        "--quantization",
+        type=one_of("quantization", QUANTIZATIONS),
+        default="none",
+        help="local: round the language model's merged weights as int8, int4 or nf4 holds them (default: %(default)s)",
+    )
     add("--base_url", help="openai: the server's address; its model is asked for as --model_path")
     add("--concurrency", type=count, default=32, metavar="N", help="openai: requests at a time (default: %(default)s)")
     add("--extra_body", type=json_object, default={}, metavar="JSON", help="openai: parameters of the server's own")
@@ -127,6 +150,8 @@ def engine(add: Callable) -> None:
 def main() -> int:
     """Check the command line, then answer."""
     given = parse()
+    if given.skip < 0 or not math.isfinite(given.adapter_scale):
+        raise BadInput("--skip must be at least 0, and --adapter_scale a finite number")
     if not 0 < given.temperature < math.inf or not 0 < given.top_p <= 1:
         raise BadInput("--temperature must be above 0 (--greedy for none), and --top_p above 0 and at most 1")
     # Only now, since torch takes its time to load.
@@ -146,12 +171,15 @@ def main() -> int:
             model_path=given.model_path,
             checkpoint_path=given.checkpoint_path,
             loss_type=given.loss_type,
-            selection=Selection(views, given.categories, given.limit),
+            selection=Selection(views, given.categories, given.skip, given.limit),
             generation=Generation(given.greedy, given.temperature, given.top_p, given.max_new_tokens, given.seed),
             backend=given.backend,
             batch_size=given.batch_size,
             dtype=given.dtype,
             lora_alpha=given.lora_alpha,
+            adapter_scale=given.adapter_scale,
+            quantization=given.quantization,
+            attack=given.attack,
             base_url=given.base_url,
             concurrency=given.concurrency,
             extra_body=given.extra_body,

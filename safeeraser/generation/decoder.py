@@ -7,13 +7,13 @@ question while its neighbours go on, so that one which runs to the limit holds u
 
 import functools
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from os.path import commonprefix
-from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from safeeraser.benchmark.conversation import IGNORE, Encoded, expand_image, prompt
@@ -29,7 +29,7 @@ SYSTEM = "user"  # whose chat is continued; the release's at inference, see conf
 class Asked:
     """A question about a picture, or about none. What is drawn depends on `key`; equal keys draw alike."""
 
-    picture: Path | None
+    picture: Hashable | None  # a path, or whatever the decoder's `show` opens; equal ones are read once
     question: str
     key: str = ""
 
@@ -39,7 +39,7 @@ class _Row:
     """A question in the decoder's hands: its place in what was asked, its token ids in two parts, its response."""
 
     number: int
-    picture: Path | None
+    picture: Hashable | None
     shared: list[int]  # the beginning of its prompt, which is that of all questions on its picture
     own: list[int]  # the rest of it
     seed: int
@@ -62,6 +62,7 @@ class Decoder:
         batch_size: responses at a time.
         agree: what makes of the tokens just drawn, (rows,), those that all processes go on with, where several share
             the model's weights and must therefore take every step together.
+        show: opens a picture, in RGB.
     """
 
     def __init__(
@@ -71,11 +72,12 @@ class Decoder:
         generation: Generation,
         batch_size: int,
         agree: Callable[[Tensor], Tensor] = lambda tokens: tokens,
+        show: Callable[[Any], Image.Image] = open_picture,
     ) -> None:
         self.model, self.preprocessor = model, preprocessor
-        self.generation, self.batch_size, self.agree = generation, batch_size, agree
+        self.generation, self.batch_size, self.agree, self.show = generation, batch_size, agree, show
         # The pictures whose beginnings have been read and may be asked about further, and the rows that hold them.
-        self._pictures: list[Path | None] = []
+        self._pictures: list[Hashable | None] = []
         self._beginnings: Context | None = None
 
     @torch.no_grad()
@@ -145,8 +147,8 @@ class Decoder:
         self._pictures, self._beginnings = [self._pictures[last]], self._beginnings.select([last])
         return context.select([prompts[ask] for ask in asks])
 
-    def _pixels(self, pictures: list[Path | None]) -> Tensor | None:
-        opened = [self.preprocessor.pixels(open_picture(picture)) for picture in pictures if picture]
+    def _pixels(self, pictures: list[Hashable | None]) -> Tensor | None:
+        opened = [self.preprocessor.pixels(self.show(picture)) for picture in pictures if picture]
         return torch.stack(opened) if opened else None
 
     def _draw(self, rows: list[_Row], context: Context) -> list[int]:

@@ -17,13 +17,23 @@ def load_merged(
     *,
     dtype: str,
     lora_alpha: float,
+    adapter_scale: float = 1.0,
+    quantization: str = "none",
     device: torch.device | str = "cpu",
 ) -> LlavaForConditionalGeneration:
-    """The model with the adapter merged into its weights, on `device`."""
+    """The model with the adapter merged into its weights, on `device`.
+
+    Args:
+        adapter_scale: how much of the adapter, see `model.load_adapted`.
+        quantization: how the merged weights are rounded, one of `model.ROUNDINGS`, or `none`.
+    """
     # Not flash-attn: rows have gaps, and around those it would copy all keys and values for each token.
     model = llava.load_model(model_path, llava.choose_dtype(dtype), "sdpa", device=device)
     if checkpoint_path:
-        model = llava.load_adapted(model, checkpoint_path, alpha=lora_alpha).merge_and_unload()
+        adapted = llava.load_adapted(model, checkpoint_path, alpha=lora_alpha, scale=adapter_scale)
+        model = adapted.merge_and_unload()
+    if quantization != "none":
+        llava.round_weights(model, quantization)
     return model
 
 

@@ -10,7 +10,7 @@ from transformers import LlavaForConditionalGeneration
 from safeeraser.errors import BadInput
 from safeeraser.generation.decoder import Asked, Decoder
 from safeeraser.generation.sampling import Generation
-from safeeraser.infer.requests import Request, Unanswered
+from safeeraser.infer.requests import Request, Unanswered, show
 from safeeraser.model import Preprocessor
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Engine:
                 clear_device_cache(garbage_collection=True)
 
     def _attempt(self, requests: list[Request]) -> Iterator[list[tuple[Request, str | Unanswered]]]:
-        decoder = Decoder(self.model, self.preprocessor, self.generation, self.batch_size)
+        decoder = Decoder(self.model, self.preprocessor, self.generation, self.batch_size, show=show)
         for ended in decoder.answer([Asked(each.picture, each.question, each.key) for each in requests]):
             yield [(requests[number], NOT_FINITE if text is None else text) for number, text in ended]
 

@@ -6,10 +6,11 @@ from typing import Any
 
 from safeeraser import model as llava
 from safeeraser.benchmark.files import sha256
+from safeeraser.benchmark.responses import VIEWS
 from safeeraser.errors import BadInput
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer.checkpoint import adapter_hash, check_method, merged_into
-from safeeraser.infer.requests import ALL_VIEWS, Selection
+from safeeraser.infer.requests import Selection
 from safeeraser.processes import Processes
 
 
@@ -28,6 +29,9 @@ class Options:
     batch_size: int | None = None
     dtype: str = "auto"
     lora_alpha: float = 256
+    adapter_scale: float = 1.0
+    quantization: str = "none"
+    attack: str | None = None
     base_url: str | None = None
     concurrency: int = 32
     extra_body: dict[str, Any] = field(default_factory=dict)
@@ -40,6 +44,8 @@ class Options:
             "local": lambda: {
                 "checkpoint": adapter_hash(self.checkpoint_path),
                 "lora_alpha": self.lora_alpha,
+                "adapter_scale": self.adapter_scale,
+                "quantization": self.quantization,
                 "dtype": str(llava.choose_dtype(self.dtype)).removeprefix("torch."),
             },
             # Not the address: the server may be another one tomorrow.
@@ -53,8 +59,10 @@ class Options:
             "merged": (merged_into(self.model_path) or {}).get("adapter_sha256"),
             **by_backend[self.backend](),
             **asdict(self.generation),
-            "only": [view for view in ALL_VIEWS if view in self.selection.views],
+            "attack": self.attack,
+            "only": [view for view in VIEWS if view in self.selection.views],
             "categories": sorted(self.selection.categories),
+            "skip": self.selection.skip,
             "limit": self.selection.limit,
         }
 
@@ -70,9 +78,13 @@ def check(options: Options, processes: Processes) -> None:
         alone = not options.checkpoint_path and not merged_into(options.model_path)
         if options.loss_type not in ("", "vanilla") and alone:
             raise BadInput(f"--loss_type {options.loss_type}: no adapter was given; --checkpoint_path names one")
+        if options.adapter_scale != 1 and not options.checkpoint_path:
+            raise BadInput("--adapter_scale: of what? --checkpoint_path names an adapter")
         return
     if not options.base_url:
         raise BadInput("--backend openai: give the server's --base_url, such as http://localhost:8000/v1")
+    if options.adapter_scale != 1 or options.quantization != "none":
+        raise BadInput("--adapter_scale and --quantization are for the built-in engine; a server has its own model")
     if options.checkpoint_path:
         raise BadInput(
             "--checkpoint_path: a server holds its model whole; 'python -m safeeraser.model merge ADAPTER FOLDER' "

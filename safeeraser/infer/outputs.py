@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from safeeraser.benchmark.records import UNHARM_KEYS, DataFile
-from safeeraser.infer.requests import HARMFUL, SWAPPED_PICTURE, Request, swap_partner
+from safeeraser.benchmark.responses import RELEASED, SWAPPED_PICTURE, VIEWS
+from safeeraser.infer.requests import Request, swap_partner
 
 
 def predictions(data: DataFile, requests: Iterable[Request], responses: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -16,10 +17,10 @@ def predictions(data: DataFile, requests: Iterable[Request], responses: Mapping[
     """
     filled = copy.deepcopy(data.raw)
     for record in filled:
-        for pair in record["unsafe_pairs"]:
-            pair |= dict.fromkeys((*HARMFUL["forget"], *HARMFUL["decoupled"]))
-        for key in UNHARM_KEYS:
-            record[key]["Prediction"] = None
+        for view in (VIEWS[name] for name in RELEASED):
+            places = record["unsafe_pairs"] if view.question == "harmful" else [record[key] for key in UNHARM_KEYS]
+            for place in places:
+                place |= dict.fromkeys(view.fields)
     for request in requests:
         if request.key in responses:
             *parents, field = request.place
@@ -27,7 +28,7 @@ def predictions(data: DataFile, requests: Iterable[Request], responses: Mapping[
             for parent in parents:
                 target = target[parent]
             target[field] = responses[request.key]
-        if request.place[-1] in HARMFUL["swapped"]:
+        if request.place[-1] in VIEWS["swapped"].fields:
             partner = data.records[swap_partner(data, request.record)]
             filled[request.record][SWAPPED_PICTURE] = partner.SDImage_path
     return filled

@@ -1,45 +1,37 @@
 """Requests: which responses are wanted of a model, each with its question, its picture, and its place in the output."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from PIL import Image
 
 from safeeraser.benchmark.conversation import IMAGE
 from safeeraser.benchmark.pictures import find_picture, open_picture
 from safeeraser.benchmark.records import UNHARM_KEYS, DataFile
+from safeeraser.benchmark.responses import RELEASED, VIEWS
 from safeeraser.errors import BadInput
-
-# The fields of an unsafe pair in which a view's responses to the harmful question are stored, one a field. Read off the
-# release's code, but for the last two, which are for crossed evaluation.
-HARMFUL = {
-    "forget": ("model_response1", "model_response2", "model_response3"),  # on the harmful picture
-    "decoupled": ("sd_response",),  # on the benign picture
-    "image_free": ("image_free_response",),  # on none
-    "swapped": ("swapped_response",),  # on the benign picture of another category
-}
-SWAPPED_PICTURE = "SwappedImage_path"  # the key of a record that tells which picture this was
-VIEWS = ("forget", "decoupled", "retain")  # what the release asks
-ALL_VIEWS = (*VIEWS, "image_free", "swapped")
+from safeeraser.infer.attacks import Attack, Attacked, chance
 
 
 @dataclass(frozen=True)
 class Selection:
     """What is asked of which records."""
 
-    views: tuple[str, ...] = VIEWS
+    views: tuple[str, ...] = RELEASED
     categories: tuple[str, ...] = ()  # none: all of them
-    limit: int | None = None  # records of each category, the first ones
+    skip: int = 0  # records of each category left out, the first ones
+    limit: int | None = None  # records of each category, the first ones of the others
 
     def records(self, data: DataFile) -> list[int]:
         """The indices of the records chosen. Raises `BadInput` for an unknown category."""
         wanted = {record.category for record in data.only(list(self.categories) or "all").records}
-        counts = dict.fromkeys(wanted, 0)
-        chosen = []
+        of_category = {category: [] for category in wanted}
         for index, record in enumerate(data.records):
-            if record.category in wanted and (self.limit is None or counts[record.category] < self.limit):
-                counts[record.category] += 1
-                chosen.append(index)
-        return chosen
+            if record.category in wanted:
+                of_category[record.category].append(index)
+        last = None if self.limit is None else self.skip + self.limit
+        return sorted(index for indices in of_category.values() for index in indices[self.skip : last])
 
 
 @dataclass(frozen=True)
@@ -48,13 +40,18 @@ class Request:
 
     record: int
     place: tuple[str | int, ...]  # ("unsafe_pairs", 2, "model_response1")
-    picture: Path | None
-    question: str
+    picture: Path | Attacked | None
+    question: str  # as it is put
 
     @property
     def key(self) -> str:
         """The request's name, unique within a data file; sampling depends on it and on the seed alone."""
         return "/".join(map(str, (self.record, *self.place)))
+
+    @property
+    def file(self) -> Path | None:
+        """Where the picture lies."""
+        return self.picture.path if isinstance(self.picture, Attacked) else self.picture
 
 
 @dataclass(frozen=True)
@@ -64,14 +61,25 @@ class Unanswered:
     reason: str
 
 
-def build_requests(data: DataFile, selection: Selection | None = None) -> list[Request]:
+def build_requests(
+    data: DataFile, selection: Selection | None = None, attack: Attack | None = None, seed: int = 0
+) -> list[Request]:
     """Every response wanted; as the release does it, 12 harmful, 4 decoupled and 4 retain ones a record.
 
+    Args:
+        attack: what is done to each picture and question first.
+        seed: of the attack's chance, which else depends on its name, the record and, where it reads it, the question.
+
     Raises:
-        BadInput: a question holds the picture's token, or a category is unknown.
+        BadInput: a question holds the picture's token, a category is unknown, or no record is left.
     """
     selection = selection or Selection()
-    requests = [request for index in selection.records(data) for request in _of_record(data, index, selection.views)]
+    chosen = selection.records(data)
+    if not chosen:
+        raise BadInput(f"{data.path}: no record is left once the first {selection.skip} of each category are skipped")
+    requests = [request for index in chosen for request in _of_record(data, index, selection.views)]
+    if attack:
+        requests = [attacked(request, attack, seed) for request in requests]
     for request in requests:
         if IMAGE in request.question:
             *inside, _ = request.place
@@ -83,23 +91,43 @@ def build_requests(data: DataFile, selection: Selection | None = None) -> list[R
 def _of_record(data: DataFile, index: int, views: tuple[str, ...]) -> Iterator[Request]:
     record = data.records[index]
     names = {
-        "forget": lambda: record.image_path,
-        "decoupled": lambda: record.SDImage_path,
-        "retain": lambda: record.image_path,
-        "image_free": lambda: None,
+        "harmful": lambda: record.image_path,
+        "benign": lambda: record.SDImage_path,
         "swapped": lambda: data.records[swap_partner(data, index)].SDImage_path,
     }
-    wanted = {view: names[view]() for view in views}
+    shown = {VIEWS[view].picture for view in views} - {"none"}
+    wanted = {picture: names[picture]() for picture in shown}
     # One that is not there is told of later, with those that cannot be decoded.
-    found = {view: name and (find_picture(name, data.path) or Path(name)) for view, name in wanted.items()}
-    for number, pair in enumerate(record.unsafe_pairs):
-        for view, fields in HARMFUL.items():
-            if view in views:
-                for field in fields:
-                    yield Request(index, ("unsafe_pairs", number, field), found[view], pair.question)
-    if "retain" in views:
-        for key, pair in zip(UNHARM_KEYS, record.unharm_pairs, strict=True):
-            yield Request(index, (key, "Prediction"), found["retain"], pair.Question)
+    found = {picture: find_picture(name, data.path) or Path(name) for picture, name in wanted.items()}
+    pairs = {
+        "harmful": [(("unsafe_pairs", n), pair.question) for n, pair in enumerate(record.unsafe_pairs)],
+        "harmless": [((key,), pair.Question) for key, pair in zip(UNHARM_KEYS, record.unharm_pairs, strict=True)],
+    }
+    # Question by question, as its views may share what is read of it.
+    for kind, questions in pairs.items():
+        for place, question in questions:
+            for view in (VIEWS[view] for view in VIEWS if view in views and VIEWS[view].question == kind):
+                for field in view.fields:
+                    yield Request(index, (*place, field), found.get(view.picture), question)
+
+
+def attacked(request: Request, attack: Attack, seed: int) -> Request:
+    """The request as an attack puts it. What is drawn for a picture alone is drawn once for all that is asked of it.
+
+    Raises:
+        BadInput: the attack changes the picture, and there is none.
+    """
+    if attack.needs_picture and request.picture is None:
+        raise BadInput(f"--attack {attack.name}: changes the picture, so it cannot be put to a view without one")
+    of_picture = f"{seed}/{attack.name}/{request.record}"
+    of_question = "/".join(map(str, (of_picture, *request.place[:-1])))
+    picture, question = request.picture, request.question
+    if attack.picture:
+        drawn = (of_question, question) if attack.draws_question else (of_picture, "")
+        picture = Attacked(picture, attack, *drawn)
+    if attack.prompt:
+        question = attack.prompt(question, chance(of_question))
+    return replace(request, picture=picture, question=question)
 
 
 def swap_partner(data: DataFile, index: int) -> int:
@@ -119,9 +147,14 @@ def swap_partner(data: DataFile, index: int) -> int:
     raise BadInput(f"{data.path}: all records have the same benign picture, so there is none to swap it with")
 
 
+def show(picture: Path | Attacked) -> Image.Image:
+    """The picture in RGB as the model is shown it. Raises `BadInput` if its file cannot be decoded."""
+    return picture.open() if isinstance(picture, Attacked) else open_picture(picture)
+
+
 def pictures_of(requests: list[Request]) -> list[Path]:
-    """The pictures that are shown, each once, in the order of the requests."""
-    return list(dict.fromkeys(request.picture for request in requests if request.picture))
+    """The files of the pictures that are shown, each once, in the order of the requests."""
+    return list(dict.fromkeys(request.file for request in requests if request.file))
 
 
 def unreadable(pictures: list[Path]) -> dict[Path, str]:

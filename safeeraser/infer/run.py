@@ -15,6 +15,7 @@ from safeeraser import model as llava
 from safeeraser.benchmark.files import described_by, make_room_for, read_json, write_json
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
+from safeeraser.infer.attacks import ATTACKS
 from safeeraser.infer.checkpoint import load_merged, training_of
 from safeeraser.infer.engine import Engine
 from safeeraser.infer.options import Options, check
@@ -42,7 +43,8 @@ def infer(options: Options) -> int:
     output, processes = options.output_file, Processes.join()
     check(options, processes)
     data = read_records(options.eval_file)
-    requests, settings = build_requests(data, options.selection), options.settings
+    attack = ATTACKS[options.attack] if options.attack else None
+    requests, settings = build_requests(data, options.selection, attack, options.generation.seed), options.settings
     check_alike(processes.gather(settings))
     partial = Partial(output, settings, processes.rank, replace=options.overwrite)
     if processes.gather(finished(options, settings, partial))[0]:
@@ -53,7 +55,7 @@ def infer(options: Options) -> int:
     partial.done = _union(processes.gather(partial.done))
     left = [request for request in requests if request.key not in partial.done]
     faults = _union(processes.gather(unreadable(pictures_of(left)[processes.rank :: processes.count])))
-    reasons = {request.key: faults[request.picture] for request in left if request.picture in faults}
+    reasons = {request.key: faults[request.file] for request in left if request.file in faults}
     if left and len(reasons) == len(left) and not partial.done:
         raise BadInput(f"no picture can be read: {next(iter(reasons.values()))} (and so on)")
     _announce(requests, partial.done, reasons)
@@ -144,6 +146,8 @@ def _engine(options: Options, processes: Processes) -> Engine | Server:
         options.checkpoint_path,
         dtype=options.dtype,
         lora_alpha=options.lora_alpha,
+        adapter_scale=options.adapter_scale,
+        quantization=options.quantization,
         device=processes.device,
     )
     return Engine(model, llava.load_preprocessor(options.model_path), options.generation, options.batch_size)

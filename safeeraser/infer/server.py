@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from safeeraser.benchmark.conversation import SYSTEM_TEXTS
-from safeeraser.benchmark.pictures import open_picture
+from safeeraser.benchmark.responses import VIEWS
 from safeeraser.chat import Chat, Reply, read_key
 from safeeraser.generation.decoder import SYSTEM
 from safeeraser.generation.sampling import Generation, request_seed
-from safeeraser.infer.requests import HARMFUL, Request, Unanswered
+from safeeraser.infer.attacks import Attacked
+from safeeraser.infer.requests import Request, Unanswered, show
 
 log = logging.getLogger(__name__)
 
 TIMEOUT = 600.0  # seconds; a busy server may take long until it begins with a request
-SAMPLES, MANY = len(HARMFUL["forget"]), 20  # so many questions whose samples are all the same are no accident
+SAMPLES, MANY = len(VIEWS["forget"].fields), 20  # so many questions whose samples are all the same are no accident
 PICTURES = 64  # encoded pictures kept, since the questions on one follow each other
 
 
@@ -54,7 +55,7 @@ class Server:
             BadInput: key, model or address are wrong, or the server stopped answering.
         """
         calls = ((request, functools.partial(self._body, request)) for request in requests)
-        samples: dict[tuple[Path | None, str], list[str | Unanswered]] = defaultdict(list)
+        samples: dict[tuple[Path | Attacked | None, str], list[str | Unanswered]] = defaultdict(list)
         with closing(self._chat.ask(calls)) as outcomes:
             for request, outcome in outcomes:
                 said = outcome.text.strip() if isinstance(outcome, Reply) else Unanswered(outcome.kind)
@@ -89,8 +90,8 @@ class Server:
 
 
 @functools.lru_cache(PICTURES)
-def _data_url(path: Path) -> str:
+def _data_url(picture: Path | Attacked) -> str:
     """The picture as the built-in engine decodes it, without loss: servers may turn a file by its EXIF data."""
     png = io.BytesIO()
-    open_picture(path).save(png, "PNG")
+    show(picture).save(png, "PNG")
     return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"

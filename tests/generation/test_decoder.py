@@ -9,7 +9,6 @@ from safeeraser import model as llava
 from safeeraser.benchmark.conversation import prompt
 from safeeraser.benchmark.pictures import open_picture
 from safeeraser.benchmark.records import read_records
-from safeeraser.generation import decoder as decoding
 from safeeraser.generation.context import SPARE, Context
 from safeeraser.generation.decoder import SYSTEM, Asked, Decoder, encode_question
 from safeeraser.generation.sampling import Generation
@@ -93,8 +92,6 @@ def test_without_a_picture_the_prompt_has_none(preprocessor):
 def test_nothing_is_done_twice(model, preprocessor, asked, monkeypatch, batch_size):
     """Each picture is opened and encoded once, its beginning read once, and each question once a batch at most."""
     opened, encoded, read = [], [], []
-    open_once = decoding.open_picture
-    monkeypatch.setattr(decoding, "open_picture", lambda path: opened.append(path) or open_once(path))
     hook = model.model.vision_tower.register_forward_pre_hook(
         lambda _, args, kwargs: encoded.append(len(args[0] if args else kwargs["pixel_values"])), with_kwargs=True
     )
@@ -107,7 +104,8 @@ def test_nothing_is_done_twice(model, preprocessor, asked, monkeypatch, batch_si
     monkeypatch.setattr(Context, "read", note)
     with_picture = [one for one in asked if one.picture]
     try:
-        answers(Decoder(model, preprocessor, Generation(max_new_tokens=2), batch_size), with_picture)
+        show = lambda path: opened.append(path) or open_picture(path)  # noqa: E731
+        answers(Decoder(model, preprocessor, Generation(max_new_tokens=2), batch_size, show=show), with_picture)
     finally:
         hook.remove()
     pictures = {one.picture for one in with_picture}

@@ -131,6 +131,8 @@ def test_finished_responses_are_not_asked_for_again(tmp_path):
         (["--checkpoint_path", CHECKPOINT], "begun with checkpoint=None, now checkpoint="),
         (["--eval_file", RECORDED / "dataset" / "all_train.json"], "begun with eval_file="),
         (["--limit", 1], "begun with limit=None, now limit=1"),
+        (["--attack", "blur"], "begun with attack=None, now attack=blur"),
+        (["--quantization", "int4"], "begun with quantization=none, now quantization=int4"),
         (["--only", "retain"], "begun with only=['forget', 'decoupled', 'retain'], now only=['retain']"),
     ],
 )
@@ -139,7 +141,8 @@ def test_going_on_with_other_settings_is_refused(tmp_path, more, says):
     settings |= {"checkpoint": None}
     settings |= {"lora_alpha": 256, "dtype": "float32", "greedy": False, "temperature": 1.0, "top_p": 0.9}
     settings |= {"max_new_tokens": 12, "seed": 233}
-    settings |= {"only": ["forget", "decoupled", "retain"], "categories": [], "limit": None}
+    settings |= {"adapter_scale": 1.0, "quantization": "none", "attack": None}
+    settings |= {"only": ["forget", "decoupled", "retain"], "categories": [], "skip": 0, "limit": None}
     (tmp_path / "p.json.partial.jsonl").write_text(json.dumps({"settings": settings}) + "\n")
     refused(tmp_path, "ckpt_infer", *GIVEN, "--output_file", tmp_path / "p.json", *more, says=says)
 
@@ -176,6 +179,11 @@ def test_an_output_that_exists_is_refused_unless_overwritten(tmp_path):
         (["--temperature", "nan"], "--temperature must be above 0"),
         (["--temperature", 0], "--temperature must be above 0 (--greedy for none)"),
         (["--top_p", 1.5], "--top_p above 0 and at most 1"),
+        (["--adapter_scale", 0.5], "--adapter_scale: of what? --checkpoint_path names an adapter"),
+        (["--adapter_scale", "inf", "--checkpoint_path", CHECKPOINT], "--adapter_scale a finite number"),
+        (["--quantization", "int5"], "unknown quantization 'int5'; did you mean 'int8'?"),
+        (["--skip", -1], "--skip must be at least 0"),
+        (["--skip", 1], "no record is left once the first 1 of each category are skipped"),
         (["--dtype", "float8"], "dtype float8: must be one of auto, float32"),
         (["--batchsize", 1], "unknown option '--batchsize'; did you mean '--batch_size'?"),
     ],
@@ -292,6 +300,22 @@ def test_crossed_evaluation_adds_fields_and_changes_no_other(sampled, tmp_path):
             assert len({free, swapped, pair["sd_response"], ""}) == 4
             assert fewer["image_free_response"] == free and fewer["sd_response"] == pair["sd_response"]
     assert crossed == json.loads(sampled.read_text("utf-8"))
+
+
+def test_none_of_an_adapter_answers_as_the_untouched_model_and_all_of_it_as_ever(sampled, tmp_path):
+    given = ("--checkpoint_path", CHECKPOINT, "--adapter_scale")
+    assert infer(tmp_path / "one.json", *given, 1) == json.loads(sampled.read_text("utf-8"))
+    none, untouched = infer(tmp_path / "none.json", *given, 0), infer(tmp_path / "untouched.json")
+    assert none == untouched != infer(tmp_path / "half.json", *given, 0.5)
+
+
+def test_rounded_weights_answer_otherwise(tmp_path):
+    plain = infer(tmp_path / "p.json", "--limit", 1, "--greedy")
+    rounded = {
+        name: infer(tmp_path / f"{name}.json", "--limit", 1, "--greedy", "--quantization", name)
+        for name in ("int4", "nf4")
+    }
+    assert all(value != plain for value in rounded.values())
 
 
 def test_an_adapter_that_does_not_fit(tmp_path, data):

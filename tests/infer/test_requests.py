@@ -8,10 +8,11 @@ import pytest
 from helpers import record, write_dataset
 
 from safeeraser.benchmark.records import read_records
+from safeeraser.benchmark.responses import RELEASED, VIEWS
 from safeeraser.errors import BadInput
 from safeeraser.infer.outputs import predictions
 from safeeraser.infer.partial import Partial
-from safeeraser.infer.requests import VIEWS, Selection, build_requests, pictures_of, swap_partner, unreadable
+from safeeraser.infer.requests import Selection, build_requests, pictures_of, swap_partner, unreadable
 
 
 @pytest.fixture
@@ -57,11 +58,11 @@ def test_a_question_that_names_a_picture_of_its_own_is_refused(tmp_path):
 
 
 def test_views_are_chosen(data):
-    for view, count in (("forget", 12), ("decoupled", 4), ("retain", 4), ("image_free", 4), ("swapped", 4)):
+    for view in VIEWS:
         chosen = build_requests(data, Selection(views=(view,)))
-        assert len(chosen) == 2 * count
+        assert len(chosen) == 2 * (12 if view == "forget" else 4)
     whole = {request.key for request in build_requests(data)}
-    parts = [{r.key for r in build_requests(data, Selection(views=(view,)))} for view in VIEWS]
+    parts = [{r.key for r in build_requests(data, Selection(views=(view,)))} for view in RELEASED]
     assert set.union(*parts) == whole and sum(map(len, parts)) == len(whole)
 
 
@@ -70,6 +71,8 @@ def test_categories_and_a_limit_choose_records_under_their_own_numbers(tmp_path)
     data = read_records(write_dataset(tmp_path, *values))
     assert Selection().records(data) == [0, 1, 2, 3, 4, 5]
     assert Selection(limit=2).records(data) == [0, 1, 3, 4, 5]
+    assert Selection(skip=1).records(data) == [1, 2, 4]
+    assert Selection(skip=1, limit=1).records(data) == [1, 4]
     assert Selection(categories=("Weapon", "Privacy")).records(data) == [3, 4, 5]
     assert Selection(categories=("Weapon", "Privacy"), limit=1).records(data) == [3, 5]
     assert {r.key.split("/")[0] for r in build_requests(data, Selection(categories=("Privacy",)))} == {"5"}
@@ -90,6 +93,20 @@ def test_crossed_requests_ask_the_harmful_question_elsewhere(tmp_path):
     filled = predictions(data, swapped, {request.key: "S" for request in swapped})
     assert [value["SwappedImage_path"] for value in filled] == shown
     assert {pair["swapped_response"] for value in filled for pair in value["unsafe_pairs"]} == {"S"}
+
+
+def test_harmless_questions_are_asked_elsewhere_too(data):
+    views = ("retain", "retain_benign", "retain_image_free")
+    of_first = [request for request in build_requests(data, Selection(views)) if request.record == 0]
+    pictures = {view: {r.picture for r in of_first if r.place[-1] in VIEWS[view].fields} for view in views}
+    folder = data.path.parent
+    assert pictures == {
+        "retain": {folder / "img/Weapon/0.jpg"},
+        "retain_benign": {folder / "pdset/Weapon/0.jpg"},
+        "retain_image_free": {None},
+    }
+    assert [r.place for r in of_first[:3]] == [("UnharmPair_text1", VIEWS[view].fields[0]) for view in views]
+    assert {r.question for r in of_first[:3]} == {"What text1?"}
 
 
 def test_within_one_category_another_benign_picture_is_swapped_in(tmp_path):

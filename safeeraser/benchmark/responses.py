@@ -1,0 +1,34 @@
+"""Where a model's responses stand in a predictions file, which inference writes and scoring reads.
+
+A view asks a record's harmful or harmless questions about its harmful picture, a benign one or none.
+"""
+
+from typing import NamedTuple
+
+
+class View(NamedTuple):
+    """One way to ask a record.
+
+    Attributes:
+        question: `harmful` (of `unsafe_pairs`) or `harmless` (of the UnharmPairs).
+        picture: `harmful`, `benign`, `swapped` (the benign one of another category) or `none`.
+        fields: where the responses are stored, one each: keys of an unsafe pair, or of an UnharmPair.
+    """
+
+    question: str
+    picture: str
+    fields: tuple[str, ...]
+
+
+# The fields of the first three are read off the release's code; the others are this project's.
+VIEWS = {
+    "forget": View("harmful", "harmful", ("model_response1", "model_response2", "model_response3")),
+    "decoupled": View("harmful", "benign", ("sd_response",)),
+    "retain": View("harmless", "harmful", ("Prediction",)),
+    "image_free": View("harmful", "none", ("image_free_response",)),
+    "swapped": View("harmful", "swapped", ("swapped_response",)),
+    "retain_benign": View("harmless", "benign", ("benign_prediction",)),
+    "retain_image_free": View("harmless", "none", ("image_free_prediction",)),
+}
+RELEASED = ("forget", "decoupled", "retain")  # what the release asks
+SWAPPED_PICTURE = "SwappedImage_path"  # the key of a record that tells which picture `swapped` showed
