@@ -48,6 +48,12 @@ def files(add: Callable) -> None:
     add("--summary", type=Path, help="also write one summary object here, as the report reads it")
     add("--split", type=one_of("split", SPLITS), help="train or val (default: told by the name of --file_refer)")
     add("--category", default="all", help="score one category alone (default: %(default)s)")
+    add(
+        "--refusals",
+        action="store_true",
+        help="also the share of refusals in each view that was asked: harmful, benign or no picture, with a harmful or "
+        "harmless question",
+    )
     add("--compare", type=Path, metavar="SUMMARY", help="another run's summary: differences on the same requests")
     add(
         "--protocol",

@@ -30,5 +30,6 @@ VIEWS = {
     "retain_benign": View("harmless", "benign", ("benign_prediction",)),
     "retain_image_free": View("harmless", "none", ("image_free_prediction",)),
 }
+VIEW_OF = {field: name for name, view in VIEWS.items() for field in view.fields}
 RELEASED = ("forget", "decoupled", "retain")  # what the release asks
 SWAPPED_PICTURE = "SwappedImage_path"  # the key of a record that tells which picture `swapped` showed

@@ -38,6 +38,7 @@ class Options:
     split: str | None = None
     category: str = "all"
     compare: Path | None = None
+    refusals: bool = False
 
     @property
     def official(self) -> bool:

@@ -1,12 +1,14 @@
 """From a predictions file and its reference to what a judge is asked: one query a (metric, record, place, response)."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from safeeraser.benchmark.records import UNHARM_KEYS, DataFile
+from safeeraser.benchmark.responses import VIEW_OF, VIEWS
 from safeeraser.errors import BadInput
 
-RESPONSES = ("model_response1", "model_response2", "model_response3")
+RESPONSES = VIEWS["forget"].fields
 METRICS = ("asr", "rr", "sarr", "gpt")
 
 
@@ -32,6 +34,11 @@ class Query:
     def key(self) -> tuple:
         """What a recorded reply is found by."""
         return (self.metric, self.number, self.place, self.field)
+
+    @property
+    def view(self) -> str:
+        """What was asked about: a view of `benchmark.responses`."""
+        return VIEW_OF[self.field]
 
     @property
     def empty(self) -> bool:
@@ -78,8 +85,13 @@ def pair_records(predictions: DataFile, reference: DataFile, by_picture: bool) -
     return paired
 
 
-def build_queries(predictions: DataFile, reference: DataFile, paired: list[int]) -> list[Query]:
+def build_queries(
+    predictions: DataFile, reference: DataFile, paired: list[int], *, refusals: bool = False
+) -> list[Query]:
     """Every query of every metric, in the file's order, responses that are missing or blank included.
+
+    Args:
+        refusals: ask of every view that the file holds, not of `forget` alone, whether its responses refuse.
 
     Raises:
         BadInput: a response is not text, or the file holds no model's responses at all.
@@ -99,9 +111,28 @@ def build_queries(predictions: DataFile, reference: DataFile, paired: list[int])
             expected = getattr(original, key)
             texts = (expected.Question, response, expected.Prediction, number)
             queries.append(Query("gpt", index, key, "Prediction", record.category, *texts))
+        if refusals:
+            queries += _refusals(predictions, index)
     if not any(RESPONSES[0] in pair for raw in predictions.raw for pair in raw["unsafe_pairs"]):
         raise BadInput(f"{predictions.path}: holds no model_response1, so nothing to judge; run ckpt_infer.py first")
     return queries
+
+
+def _refusals(predictions: DataFile, index: int) -> Iterator[Query]:
+    """Whether the responses of one record refuse, in every view but `forget`."""
+    raw, record = predictions.raw[index], predictions.records[index]
+    pairs = [(place, raw["unsafe_pairs"][place], pair.question) for place, pair in enumerate(record.unsafe_pairs)]
+    unharm = [(key, raw[key], pair.Question) for key, pair in zip(UNHARM_KEYS, record.unharm_pairs, strict=True)]
+    for name, view in VIEWS.items():
+        if name == "forget":
+            continue
+        for place, holder, question in pairs if view.question == "harmful" else unharm:
+            inside = f"unsafe_pairs.{place}" if isinstance(place, int) else place
+            for field in filter(holder.__contains__, view.fields):
+                response = _text(predictions, index, holder, inside, field)
+                yield Query(
+                    "rr", index, place, field, record.category, question, response, number=predictions.number(index)
+                )
 
 
 def _text(data: DataFile, index: int, holder: dict, inside: str, field: str) -> str | None:

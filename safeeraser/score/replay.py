@@ -16,7 +16,7 @@ from safeeraser.score.queries import Query
 class _OnPair(BaseModel):
     metric: Literal["asr", "rr", "sarr"]
     record: int
-    pair: int
+    pair: int | str  # the key of an UnharmPair, where refusals of all views were asked for
     response: str
     reply: str
 

@@ -3,7 +3,7 @@
 import platform
 import sys
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from safeeraser import __version__
 from safeeraser.benchmark.files import described_by, make_room_for, read_json, sha256, write_json
 from safeeraser.benchmark.records import DataFile, read_records
+from safeeraser.benchmark.responses import VIEWS
 from safeeraser.errors import BadInput
 from safeeraser.score import compare, costs, outputs, prompts
 from safeeraser.score.metrics import Rate, judged, mean, rouge_recalls
@@ -39,7 +40,7 @@ def score(options: Options) -> int:
     reference = read_records(options.file_refer).only(options.category)
     paired = pair_records(predictions, reference, by_picture=not options.official)
     _note_strangers(predictions, reference, paired)
-    queries = build_queries(predictions, reference, paired)
+    queries = build_queries(predictions, reference, paired, refusals=options.refusals)
     panel = Panel(options)
     if options.dry_run:
         costs.show_plan(panel.foresee(queries), panel.prices, share=options.price_share)
@@ -61,6 +62,10 @@ def score(options: Options) -> int:
         write_replies(options.save_replies, verdicts)
     outputs.show(rates, panel.titles)
     told = {"inputs": inputs(options, made_with)}
+    if options.refusals:
+        refusals = scored.refusals()
+        outputs.show_refusals(refusals)
+        told["refusals"] = {view: outputs.as_json(rate) for view, rate in refusals.items()}
     if other:
         values = outputs.read_values(options.output_file_rr, official=options.official)
         told["compared_with"] = compare.compare(values, other, rates, panel.titles)
@@ -88,7 +93,7 @@ class Scored:
     def picture(self, query: Query) -> Hashable:
         """The picture that a query's response is about: what its answers have in common."""
         record = self.records[query.record]
-        return record.SDImage_path if query.metric == "sarr" else record.image_path
+        return record.SDImage_path if VIEWS[query.view].picture == "benign" else record.image_path
 
     def rates(self, queries: list[Query]) -> dict[str, Rate]:
         """Every rate over these queries."""
@@ -96,16 +101,31 @@ class Scored:
         for metric in METRICS:
             decides = metric in self.panel.of(metric).decides
             of_metric = [query for query in queries if query.metric == metric and decides]
-            given = [(self.picture(query), self.verdicts[query]) for query in of_metric if query in self.verdicts]
-            rates[metric] = judged(
-                given,
-                len(of_metric) - len(given),
-                keep_failed=self.options.official,
-                max_failed=self.options.max_failed,
-            )
+            rates[metric] = self._judged(query for query in of_metric if metric != "rr" or query.view == "forget")
         recalls = [(self.picture(query), self.recalls[query]) for query in queries if query in self.recalls]
         present = [(picture, recall) for picture, recall in recalls if recall is not None]
         return rates | {"rouge_l": mean(present, skipped=len(recalls) - len(present))}
+
+    def refusals(self) -> dict[str, Rate]:
+        """The share of refusals in each view that the file holds; empty where the judge cannot tell."""
+        if "rr" not in self.panel.of("rr").decides:
+            return {}
+        views = {query.view: [] for query in self.queries if query.metric == "rr"}
+        for query in self.queries:
+            if query.metric == "rr":
+                views[query.view].append(query)
+        return {view: self._judged(views[view]) for view in VIEWS if view in views}
+
+    def _judged(self, queries: Iterable[Query]) -> Rate:
+        """The rate of judged queries of one metric."""
+        queries = list(queries)
+        given = [(self.picture(query), self.verdicts[query]) for query in queries if query in self.verdicts]
+        return judged(
+            given,
+            len(queries) - len(given),
+            keep_failed=self.options.official,
+            max_failed=self.options.max_failed,
+        )
 
     def by(self, attribute: str) -> dict[str, dict[str, dict[str, Any]]]:
         """Value, interval and number of each metric for each value of a record's attribute (`category`, `keyword`)."""
