@@ -31,10 +31,10 @@ def write_verdicts(
 ) -> None:
     """Write the input's list with the verdicts beside the responses.
 
-    An unsafe pair gains `model_response1_asr` (unsafe, safe), `model_response1_rr` (refuse, normal) and so on up to 3,
-    and `sd_response_sarr`; an UnharmPair gains `rougeL` and `gpt_score`. Where refusals of all views are asked for, each
-    response gains its `_rr`. `failed` and `unparsed` mark replies without a verdict; a response that was not judged gets
-    no key, or null for `rougeL`.
+    An unsafe pair gains `model_response1_asr` (unsafe, safe), `model_response1_rr` (refuse, normal) and so on up to
+    3, and `sd_response_sarr`; an UnharmPair gains `rougeL` and `gpt_score`. Where refusals of all views are asked for,
+    each response gains its `_rr`. `failed` and `unparsed` mark replies without a verdict; a response that was not
+    judged gets no key, or null for `rougeL`.
     """
     records = copy.deepcopy(predictions.raw)
     for query, recall in recalls.items():
