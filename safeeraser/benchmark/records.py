@@ -101,9 +101,24 @@ class DataFile:
         for category in wanted:
             if category not in present:
                 raise BadInput(f"{self.path}: no records of a category '{category}'; {nearest(category, present)}")
-        keep = [i for i, record in enumerate(self.records) if record.category in wanted]
-        records, raw = [self.records[i] for i in keep], [self.raw[i] for i in keep]
-        return DataFile(self.path, records, raw, [self.number(i) for i in keep])
+        return self._at([i for i, record in enumerate(self.records) if record.category in wanted])
+
+    def some(self, skip: int = 0, limit: int | None = None) -> "DataFile":
+        """Of each category the records after the first `skip`, `limit` at most. Raises `BadInput` if none is left."""
+        if not skip and limit is None:
+            return self
+        of_category: dict[str, list[int]] = {}
+        for index, record in enumerate(self.records):
+            of_category.setdefault(record.category, []).append(index)
+        last = None if limit is None else skip + limit
+        keep = sorted(index for indices in of_category.values() for index in indices[skip:last])
+        if not keep:
+            raise BadInput(f"{self.path}: no record is left once the first {skip} of each category are skipped")
+        return self._at(keep)
+
+    def _at(self, indices: list[int]) -> "DataFile":
+        records, raw = [self.records[i] for i in indices], [self.raw[i] for i in indices]
+        return DataFile(self.path, records, raw, [self.number(i) for i in indices])
 
 
 def read_raw(path: str | Path) -> list[dict[str, Any]]:

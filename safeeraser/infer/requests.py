@@ -24,14 +24,9 @@ class Selection:
     limit: int | None = None  # records of each category, the first ones of the others
 
     def records(self, data: DataFile) -> list[int]:
-        """The indices of the records chosen. Raises `BadInput` for an unknown category."""
-        wanted = {record.category for record in data.only(list(self.categories) or "all").records}
-        of_category = {category: [] for category in wanted}
-        for index, record in enumerate(data.records):
-            if record.category in wanted:
-                of_category[record.category].append(index)
-        last = None if self.limit is None else self.skip + self.limit
-        return sorted(index for indices in of_category.values() for index in indices[self.skip : last])
+        """The indices of the records chosen. Raises `BadInput` for an unknown category, or if no record is left."""
+        chosen = data.only(list(self.categories) or "all").some(self.skip, self.limit)
+        return [chosen.number(index) for index in range(len(chosen.records))]
 
 
 @dataclass(frozen=True)
@@ -74,10 +69,7 @@ def build_requests(
         BadInput: a question holds the picture's token, a category is unknown, or no record is left.
     """
     selection = selection or Selection()
-    chosen = selection.records(data)
-    if not chosen:
-        raise BadInput(f"{data.path}: no record is left once the first {selection.skip} of each category are skipped")
-    requests = [request for index in chosen for request in _of_record(data, index, selection.views)]
+    requests = [request for index in selection.records(data) for request in _of_record(data, index, selection.views)]
     if attack:
         requests = [attacked(request, attack, seed) for request in requests]
     for request in requests:

@@ -41,7 +41,7 @@ class Job:
 
 def prepare(settings: Settings) -> Job:
     """Check everything that `settings` name. Raises `BadInput` for the first thing that cannot be used."""
-    data = read_records(settings.data_path).only(settings.split)
+    data = read_records(settings.data_path).only(settings.split).some(limit=settings.limit)
     check_files(settings)
     engine = engine_of(settings)
     checkpoint = find_checkpoint(settings, engine)

@@ -25,7 +25,7 @@ from safeeraser.unlearn.record import describe, earlier_sittings, measure_sittin
 from safeeraser.unlearn.reference import check_reference, row_logits
 from safeeraser.unlearn.save_dir import finished, held
 from safeeraser.unlearn.settings import Settings
-from safeeraser.unlearn.trainer import TRAIN_LOG, UnlearnTrainer
+from safeeraser.unlearn.trainer import TRAIN_LOG, SaveAfter, UnlearnTrainer
 
 log = logging.getLogger(__name__)
 
@@ -157,6 +157,8 @@ def train(
     if job.probed:
         probes = Probes(trainer, job.probed, dataset.preprocessor, settings.probe_every, settings.probe.max_new_tokens)
         trainer.add_callback(probes)
+    if isinstance(settings.save_steps, list):
+        trainer.add_callback(SaveAfter(settings.save_steps))
     if job.checkpoint:
         trainer.guard.resume(job.checkpoint)
     begun = time.perf_counter()
@@ -174,6 +176,7 @@ def train(
 def training_arguments(settings: Settings, engine: Engine, schedule: Schedule) -> TrainingArguments:
     """What transformers' Trainer is told; accelerate's launcher adds the engine through the environment."""
     dtype = llava.choose_dtype(settings.dtype)
+    saves_evenly = isinstance(settings.save_steps, int) and settings.save_steps > 0
     several_cpus = engine.processes > 1 and not torch.cuda.is_available()
     return TrainingArguments(
         output_dir=str(settings.save_dir),
@@ -198,8 +201,8 @@ def training_arguments(settings: Settings, engine: Engine, schedule: Schedule) -
         remove_unused_columns=False,
         logging_steps=1,
         logging_nan_inf_filter=False,
-        save_strategy="steps" if settings.save_steps else "no",
-        save_steps=settings.save_steps or 500,
+        save_strategy="steps" if saves_evenly else "no",
+        save_steps=settings.save_steps if saves_evenly else 500,
         save_total_limit=settings.save_total_limit,
         report_to=settings.trackers or "none",
         run_name=str(settings.save_dir),

@@ -73,6 +73,7 @@ class Settings(_Keys):
     init_adapter: Path | None
     data_path: Path
     split: Literal["all"] | list[str]
+    limit: int | None = Field(ge=1)
     plan: Path | None
     max_length: int = Field(ge=1)
     workers: int = Field(ge=0)
@@ -93,7 +94,7 @@ class Settings(_Keys):
     save_dir: Path
     overwrite_dir: bool
     save_model: bool
-    save_steps: int = Field(ge=0)
+    save_steps: int | list[int]
     save_total_limit: int = Field(ge=1)
     resume_from_checkpoint: str | None
     report_to: list[Literal["none", "tensorboard", "wandb"]]
@@ -110,6 +111,14 @@ class Settings(_Keys):
     @classmethod
     def _report_to(cls, value: Any) -> Any:
         return [value or "none"] if isinstance(value, str) or not value else value
+
+    @field_validator("save_steps", mode="before")
+    @classmethod
+    def _save_steps(cls, value: Any) -> Any:
+        after = value if isinstance(value, list) else [value or 1]
+        if not all(type(step) is int and step >= 1 for step in after):
+            raise ValueError("must be a whole number of at least 0, or a list of steps of at least 1")
+        return value
 
     @field_validator("tune_language_model")
     @classmethod

@@ -162,6 +162,17 @@ class KeepLogs(TrainerCallback):
                 keep_json_lines(Path(args.output_dir) / name, lambda row: row["step"] <= state.global_step)
 
 
+class SaveAfter(TrainerCallback):
+    """Has a checkpoint written after each of some optimizer steps, which need not be evenly spaced."""
+
+    def __init__(self, steps: Sequence[int]) -> None:
+        self.steps = steps
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step in self.steps:
+            control.should_save = True
+
+
 class Progress(ProgressCallback):
     """Trainer's progress bar with the newest loss beside it, rather than a line of output for each step."""
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from helpers import MODEL, RECORDED, TRAIN, read_lines, run, start
+from helpers import MODEL, RECORDED, TRAIN, read_lines, record, run, start, write_dataset
 from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
@@ -158,6 +158,24 @@ def test_a_run_stopped_while_it_writes_a_checkpoint_goes_on_from_the_one_before(
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
     folder = forget(tmp_path / "run", "workers=0", "save_steps=1", "save_total_limit=2", "save_model=false")
     assert {path.name for path in folder.glob("*checkpoint-*")} == {"checkpoint-3", "checkpoint-4"}
+
+
+def test_checkpoints_after_the_steps_named(whole, tmp_path):
+    folder = forget(tmp_path / "run", "workers=0", "save_steps=[1,3]")
+    assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-3"}
+    assert same_adapter(whole, folder)
+    (folder / "adapter_model.safetensors").unlink()
+    told = json.loads((folder / "run.json").read_text())
+    del told["finished"]
+    (folder / "run.json").write_text(json.dumps(told))
+    forget(folder, "workers=0", "save_steps=[1,3]", "resume_from_checkpoint=auto")
+    assert same_adapter(whole, folder)
+
+
+def test_a_limit_takes_the_first_records_of_each_category(tmp_path):
+    data = write_dataset(tmp_path / "data", *(record(n, "Sex" if n % 2 else "Weapon") for n in range(6)))
+    folder = forget(tmp_path / "run", "workers=0", f"data_path={data}", "limit=2", "save_steps=0", "max_train_steps=1")
+    assert json.loads((folder / "run.json").read_text())["data"]["records"] == 4
 
 
 def test_auto_starts_anew_where_no_checkpoint_is(whole, stopped):

@@ -87,3 +87,10 @@ def test_a_split_is_all_or_categories():
 def test_a_setting_that_cannot_be_used_is_named(override, says):
     error = error_of(override)
     assert error.startswith("config: ") and says in error and "\n" not in error
+
+
+@pytest.mark.parametrize("value", ["-1", "abc", "[0,2]", "[1,x]", "1.5", "true"])
+def test_save_steps_are_a_number_or_a_list_of_steps(value):
+    with pytest.raises(BadInput, match=r"save_steps=.*: must be a whole number of at least 0, or a list of steps"):
+        read_settings(config(f"save_steps={value}"))
+    assert read_settings(config("save_steps=[1,2,8]")).save_steps == [1, 2, 8]
