@@ -10,18 +10,14 @@ reply is kept in --store: stopped at any moment, the same command pays for none 
 than --max_failed allows, so that figures were withheld.
 """
 
-import os
-import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-from safeeraser.arguments import Arguments, count, json_object, one_of, share
-from safeeraser.errors import BadInput, command
+from safeeraser.arguments import Arguments, one_of
+from safeeraser.errors import command
+from safeeraser.score.command_line import FORMS, calls, chosen, hide_key, judges, statistics
 from safeeraser.score.costs import parse_price
-from safeeraser.score.judges import JUDGES, SERVED, Choice
-from safeeraser.score.options import PROTOCOLS, SPLITS, Options
-from safeeraser.score.queries import METRICS
+from safeeraser.score.options import SPLITS, Options
 from safeeraser.score.run import score
 
 
@@ -29,9 +25,13 @@ def arguments() -> Arguments:
     """The command line of this script."""
     parser = Arguments(description=__doc__)
     files(parser.add_argument)
-    forms = "each may be NAME, NAME:MODEL, NAME@ADDRESS or NAME:MODEL@ADDRESS"
-    judges(parser.add_argument_group("judges", forms).add_argument)
-    calls(parser.add_argument_group("calls").add_argument)
+    statistics(parser.add_argument)
+    group = parser.add_argument_group("judges", FORMS)
+    judges(group.add_argument)
+    recorded(group.add_argument)
+    group = parser.add_argument_group("calls")
+    calls(group.add_argument)
+    spending(group.add_argument)
     return parser
 
 
@@ -55,57 +55,16 @@ def files(add: Callable) -> None:
         "harmless question",
     )
     add("--compare", type=Path, metavar="SUMMARY", help="another run's summary: differences on the same requests")
-    add(
-        "--protocol",
-        type=one_of("protocol", PROTOCOLS),
-        default="official",
-        help="official: the release's statistics; corrected: failed and unreadable replies left out, records paired by "
-        "picture, GPT-Eval's two texts in their places (default: %(default)s)",
-    )
-    add(
-        "--max_failed",
-        type=share,
-        default=0.01,
-        metavar="SHARE",
-        help="of a metric's replies that may have failed or be unreadable; past it the figure is withheld (default: "
-        "%(default)s)",
-    )
 
 
-def judges(add: Callable) -> None:
-    """Who judges."""
-    add(
-        "--judge",
-        type=Choice.parse,
-        default=Choice("openai"),
-        help=f"{', '.join(JUDGES)} (default: openai, model gpt-4o)",
-    )
-    add("--judge_model", help="the model that --judge asks")
-    add("--base_url", help="the address of the server that --judge asks (default: OpenAI's)")
-    for metric in METRICS:
-        add(f"--{metric}_judge", type=Choice.parse, metavar="JUDGE", help=f"another judge for {metric}")
+def recorded(add: Callable) -> None:
+    """Replies in a file."""
     add("--replies", type=Path, help="recorded replies, for the judge replay")
     add("--save_replies", type=Path, help="record the raw replies here, for the judge replay")
 
 
-def calls(add: Callable) -> None:
-    """How a judge behind a server is asked."""
-    add("--api_key", help="key for the server (default: the environment's OPENAI_API_KEY)")
-    add("--concurrency", type=count, default=32, help="calls at a time (default: %(default)s)")
-    add("--requests_per_minute", type=count, metavar="N", help="calls a minute at most")
-    add(
-        "--extra_body",
-        type=json_object,
-        default={},
-        metavar="JSON",
-        help='parameters of each call; null leaves one out: \'{"max_tokens": null, "temperature": null}\'',
-    )
-    add(
-        "--store",
-        type=Path,
-        default=Path("results/verdicts.jsonl"),
-        help="every reply, for all runs (default: %(default)s)",
-    )
+def spending(add: Callable) -> None:
+    """What it costs."""
     add(
         "--batch",
         action="store_true",
@@ -119,25 +78,7 @@ def calls(add: Callable) -> None:
 @command
 def main() -> int:
     """Read the arguments, score."""
-    given = vars(arguments().parse_args())
-    judge, model, base_url = given["judge"], given.pop("judge_model"), given.pop("base_url")
-    if (model or base_url) and judge.name not in SERVED:
-        raise BadInput(f"--judge {judge.name} is no model: --judge_model and --base_url have no meaning for it")
-    given["judge"] = replace(judge, model=model or judge.model, base_url=base_url or judge.base_url)
-    given["judges"] = {metric: given.pop(f"{metric}_judge") for metric in METRICS}
-    return score(Options(**given))
-
-
-def hide_key() -> None:
-    """Start again with the key in the environment: what stands on a command line is in everybody's process list."""
-    for place, word in enumerate(sys.argv):
-        if word.startswith("--api_key="):
-            key, rest = word.partition("=")[2], sys.argv[:place] + sys.argv[place + 1 :]
-        elif word == "--api_key" and place + 1 < len(sys.argv):
-            key, rest = sys.argv[place + 1], sys.argv[:place] + sys.argv[place + 2 :]
-        else:
-            continue
-        os.execve(sys.executable, [sys.executable, *rest], os.environ | {"OPENAI_API_KEY": key})
+    return score(Options(**chosen(vars(arguments().parse_args()))))
 
 
 if __name__ == "__main__":
