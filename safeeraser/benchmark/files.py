@@ -15,7 +15,12 @@ from safeeraser.errors import BadInput
 
 log = logging.getLogger(__name__)
 
+
 RUN_FILE = "run.json"  # in an adapter's folder: the settings it was trained with
+
+
+class Busy(BadInput):
+    """Another run is at work where this one would be."""
 
 
 def described_by(predictions: Path) -> Path:
@@ -142,6 +147,20 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+@contextlib.contextmanager
+def held(folder: Path, name: str, *, shared: bool = False) -> Iterator[None]:
+    """Keep other runs out of `folder` until this block or this process ends, however it ends.
+
+    Arguments and errors are those of `lock`.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        lock(handle, name, shared=shared)
+        yield
+    finally:
+        os.close(handle)
+
+
 def lock(handle: int, name: str, *, shared: bool = False) -> None:
     """Keep other runs from what is open as `handle` until it is closed, or this process ends, however it ends.
 
@@ -150,11 +169,11 @@ def lock(handle: int, name: str, *, shared: bool = False) -> None:
         shared: only look whether another run is at work there, as several processes may at the same time.
 
     Raises:
-        BadInput: one is; it may be what a launcher that was killed has left behind.
+        Busy: one is; it may be what a launcher that was killed has left behind.
     """
     try:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise BadInput(f"{name}: another run is at work there; wait for it, or end its processes") from None
+        raise Busy(f"{name}: another run is at work there; wait for it, or end its processes") from None
     except OSError:
         log.warning("note: %s is on a disk without locks: take care that no second run writes there", name)

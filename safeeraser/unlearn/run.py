@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import TrainingArguments, set_seed
 
 from safeeraser import model as llava
-from safeeraser.benchmark.files import RUN_FILE, write_json
+from safeeraser.benchmark.files import RUN_FILE, held, write_json
 from safeeraser.processes import leave_together
 from safeeraser.unlearn.batch import Collator, PlanDataset
 from safeeraser.unlearn.dry_run import dry_run
@@ -23,7 +23,7 @@ from safeeraser.unlearn.plot import plot_training
 from safeeraser.unlearn.probe import PROBE_LOG, Probes
 from safeeraser.unlearn.record import describe, earlier_sittings, measure_sitting, now
 from safeeraser.unlearn.reference import check_reference, row_logits
-from safeeraser.unlearn.save_dir import finished, held
+from safeeraser.unlearn.save_dir import finished
 from safeeraser.unlearn.settings import Settings
 from safeeraser.unlearn.trainer import TRAIN_LOG, SaveAfter, UnlearnTrainer
 
@@ -53,7 +53,7 @@ def forget(settings: Settings) -> None:
     log.info("trained: %s", ", ".join(f"{name} {count:,}" for name, count in trained.items() if count))
     writes = arguments.process_index == 0
     settings.save_dir.mkdir(parents=True, exist_ok=True)
-    with held(settings.save_dir) if writes else nullcontext():
+    with held(settings.save_dir, f"save_dir={settings.save_dir}") if writes else nullcontext():
         record = describe(settings, job, trained)
         if writes:
             begin(settings, job, record)

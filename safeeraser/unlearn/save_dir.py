@@ -1,14 +1,11 @@
 """What a run finds in its `save_dir`: nothing, itself to go on with, or something that it must not touch."""
 
-import contextlib
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from transformers.trainer_utils import get_last_checkpoint
 
-from safeeraser.benchmark.files import RUN_FILE, lock, read_json
+from safeeraser.benchmark.files import RUN_FILE, held, read_json
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.settings import Settings
@@ -47,7 +44,7 @@ def check_save_dir(settings: Settings, engine: Engine) -> None:
         return
     if not (folder / RUN_FILE).is_file():
         raise BadInput(f"save_dir={folder}: exists and is no run of this project; nothing there is touched")
-    with held(folder, shared=True):
+    with held(folder, f"save_dir={folder}", shared=True):
         earlier = read_json(folder / RUN_FILE)
     if settings.resume_from_checkpoint:
         if difference := _difference(settings, engine, earlier):
@@ -58,24 +55,6 @@ def check_save_dir(settings: Settings, engine: Engine) -> None:
             f"save_dir={folder}: holds a run already ({method}); name another folder, go on with "
             "resume_from_checkpoint=auto, or replace it with overwrite_dir=true"
         )
-
-
-@contextlib.contextmanager
-def held(folder: Path, *, shared: bool = False) -> Iterator[None]:
-    """Keep other runs out of `folder` until this block or this process ends, however it ends.
-
-    Args:
-        shared: only look whether one is at work there, as several processes may at the same time.
-
-    Raises:
-        BadInput: another run is; it may be what a launcher that was killed has left behind.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        lock(handle, f"save_dir={folder}", shared=shared)
-        yield
-    finally:
-        os.close(handle)
 
 
 def finished(settings: Settings) -> str | None:

@@ -11,8 +11,8 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
 from helpers import MODEL, ROOT, TRAIN, refused, run, settings
 
+from safeeraser.benchmark.files import held
 from safeeraser.unlearn.engine import Engine, engine_of
-from safeeraser.unlearn.save_dir import held
 
 FILES = [ROOT / "config" / "accelerate_config.yaml", *sorted((ROOT / "config" / "accelerate").glob("*.yaml"))]
 GIVEN = (f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "workers=0", "max_train_steps=2")
@@ -178,5 +178,5 @@ def test_a_finished_run_is_passed_over(earlier, tmp_path):
 def test_a_folder_in_which_a_run_is_at_work(earlier, tmp_path, more):
     """Such as the processes that a killed launcher leaves behind."""
     shutil.copytree(earlier, tmp_path / "run")
-    with held(tmp_path / "run"):
+    with held(tmp_path / "run", "run"):
         refused(tmp_path, "forget", *GIVEN, f"save_dir={tmp_path / 'run'}", *more, says="another run is at work there")
