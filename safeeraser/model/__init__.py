@@ -25,18 +25,18 @@ from safeeraser.model.llava import (
     load_model,
     load_preprocessor,
 )
-from safeeraser.model.merge import RELEASED_MODEL, merge, write_model
+from safeeraser.model.merge import base_of, merge, write_model
 from safeeraser.model.rounding import ROUNDINGS, round_weights
 
 __all__ = [
     "DTYPES",
-    "RELEASED_MODEL",
     "ROUNDINGS",
     "Parts",
     "Preprocessor",
     "adapter_config",
     "adapter_file",
     "attach",
+    "base_of",
     "check_adapter",
     "choose_attention",
     "choose_dtype",

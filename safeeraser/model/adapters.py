@@ -166,7 +166,7 @@ def _scale_trained(module: ModulesToSaveWrapper, scale: float) -> None:
         parameter.copy_(torch.lerp(untouched[name].to(parameter.dtype), parameter, scale))
 
 
-def adapter_config(path: str | Path, alpha: float) -> LoraConfig:
+def adapter_config(path: str | Path, alpha: float = 256) -> LoraConfig:
     """The configuration of a stored adapter.
 
     A PEFT folder holds it. A bare file of tensors says its rank by the shapes, and nothing of the scaling: `alpha` then

@@ -21,6 +21,12 @@ log = logging.getLogger(__name__)
 RELEASED_MODEL = "llava-hf/llava-1.5-7b-hf"  # the base of an adapter that names none
 
 
+def base_of(adapter: Path) -> str:
+    """The model an adapter was trained on: the one that its folder names, else the released one."""
+    named = adapter_config(adapter).base_model_name_or_path if (adapter / "adapter_config.json").is_file() else None
+    return named or RELEASED_MODEL
+
+
 def merge(
     adapter: Path, out: Path, *, model_path: str | None = None, dtype: str = "auto", lora_alpha: float = 256
 ) -> None:
@@ -41,7 +47,7 @@ def merge(
     if out.exists():
         raise BadInput(f"{out}: exists; name another")
     weights = adapter_file(adapter)
-    model_path = model_path or adapter_config(adapter, lora_alpha).base_model_name_or_path or RELEASED_MODEL
+    model_path = model_path or base_of(adapter)
     log.info("loading %s", model_path)
     preprocessor = load_preprocessor(model_path)
     model = load_model(model_path, DTYPES.get(dtype, "auto"))

@@ -1,0 +1,63 @@
+"""`audit.json`: every point that is measured, and what is missing, in the form that the report reads."""
+
+from importlib.metadata import version
+from typing import Any
+
+from safeeraser import __version__
+from safeeraser.audit.measure import incomplete, read_point
+from safeeraser.audit.options import Options
+from safeeraser.audit.points import ACTIONS, Point
+from safeeraser.audit.relearn import adapter_after, ended
+from safeeraser.benchmark.files import write_json
+
+KEPT = ("group", "name", "at", "metrics", "refusals")
+
+
+def write_card(options: Options) -> None:
+    """Gather what is measured by now, by whichever action and process."""
+    points = [point for part in ACTIONS["all"] for point in part(options)]
+    found = {point: read_point(point, options) for point in points}
+    judge, settings = options.scoring["judge"], options.settings
+    there = {point: value for point, value in found.items() if value}
+    card = {
+        "checkpoint": str(options.checkpoint_path),
+        "checkpoint_sha256": settings.pop("checkpoint_sha256"),
+        "model_path": settings.pop("model_path"),
+        "method": options.method,
+        "settings": {
+            **settings,
+            "val_file": str(options.val_file),
+            **options.judged_by,
+            "judge": f"{judge.name}:{judge.model}" if judge.model else judge.name,
+        },
+        "points": [{key: value[key] for key in KEPT if key in value} for value in _with_ends(there)],
+        "missing": [line for point in points for line in lacking(point, found[point], options)],
+        "versions": {"safeeraser": __version__}
+        | {package: version(package) for package in ("torch", "transformers", "peft")},
+    }
+    write_json(options.card, card)
+
+
+def lacking(point: Point, found: dict[str, Any] | None, options: Options) -> list[str]:
+    """What is not there of a point, in words."""
+    if found:
+        return [f"{point.title}: {reason}" for reason in incomplete(found)]
+    reason = point.lacks or "not measured"
+    if view := point.relearned:
+        stopped = ended(options, view) and not adapter_after(options, view, int(point.at)).is_dir()
+        reason = "its training ended before" if stopped else reason
+    return [f"{point.title}: {reason}"]
+
+
+def _with_ends(there: dict[Point, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The points, and the clean one at the places of the curves where it belongs: scale 1, and step 0."""
+    clean = [value for point, value in there.items() if point.group == "clean"]
+    groups = dict.fromkeys(point.group for point in there)
+    ends = {"scaling": 1.0} | {point.group: 0 for point in there if point.relearned}
+    shared = [
+        {"group": group, "name": f"{ends[group]:g}", "at": ends[group], "metrics": value["metrics"]}
+        for group in groups
+        if group in ends
+        for value in clean
+    ]
+    return [*there.values(), *shared]

@@ -1,0 +1,87 @@
+"""One point measured: answered by `infer`, judged by `score`, and kept in a folder of its own."""
+
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from safeeraser.audit.options import Options
+from safeeraser.audit.points import Point
+from safeeraser.benchmark.files import described_by, read_json, write_json
+from safeeraser.infer.options import Options as InferOptions
+from safeeraser.infer.run import infer
+from safeeraser.score.options import Options as ScoreOptions
+from safeeraser.score.run import score
+
+# The metrics that a view's responses give.
+METRICS_OF = {"forget": ("asr", "rr"), "decoupled": ("sarr",), "retain": ("rouge_l", "gpt_eval")}
+
+
+def folder_of(point: Point, options: Options) -> Path:
+    """Where a point's files lie."""
+    return options.folder / point.group / point.name
+
+
+def read_point(point: Point, options: Options) -> dict[str, Any] | None:
+    """What was found at the point; None if it was not measured yet, or judged otherwise."""
+    file = folder_of(point, options) / "point.json"
+    found = read_json(file) if file.is_file() else None
+    return found if found and found["judged_by"] == options.judged_by else None
+
+
+def incomplete(found: dict[str, Any]) -> list[str]:
+    """What is not there of a point's figures, in words."""
+    lacking = [f"{found['missing']} responses are missing"] if found["missing"] else []
+    rates = found["metrics"] | {f"refusals {view}": rate for view, rate in found.get("refusals", {}).items()}
+    return lacking + [f"{name} withheld ({rate['withheld']})" for name, rate in rates.items() if "withheld" in rate]
+
+
+def measure(point: Point, options: Options) -> dict[str, Any]:
+    """Answer, judge, and write `point.json`; goes on where it was stopped.
+
+    Raises:
+        BadInput: what `infer` or `score` refuse.
+    """
+    folder = folder_of(point, options)
+    predictions, summary = folder / "predictions_val.json", folder / "summary_val.json"
+    infer(
+        InferOptions(
+            eval_file=options.val_file,
+            output_file=predictions,
+            model_path=options.model_path,
+            checkpoint_path=point.adapter,
+            selection=options.selection(point.views),
+            generation=options.generation,
+            batch_size=options.batch_size,
+            dtype=options.dtype,
+            adapter_scale=point.scale,
+            quantization=point.quantization,
+            attack=point.attack,
+        )
+    )
+    # A table for each of some fifty points would bury how far the audit is.
+    with open(folder / "score.log", "w", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+        score(
+            ScoreOptions(
+                input_file=predictions,
+                file_refer=options.val_file,
+                output_file_rr=folder / "verdicts_val.json",
+                summary=summary,
+                split="val",
+                refusals=point.refusals,
+                **options.scoring,
+            )
+        )
+    found = _found(point, read_json(summary)) | {
+        "missing": len(read_json(described_by(predictions))["missing"]),
+        "judged_by": options.judged_by,
+    }
+    write_json(folder / "point.json", found)
+    return found
+
+
+def _found(point: Point, summary: dict[str, Any]) -> dict[str, Any]:
+    """A summary's figures on the views that were asked; the others had no response to judge."""
+    names = [name for view, names in METRICS_OF.items() if view in point.views for name in names]
+    decided = {name: summary[name] for name in names if summary[name]["n"]}
+    found = {"group": point.group, "name": point.name, "at": point.at, "metrics": decided}
+    return found | ({"refusals": summary["refusals"]} if point.refusals else {})

@@ -1,0 +1,117 @@
+"""Relearning: an adapter trained on for a few steps, plainly, to see how much of what it forgot comes back.
+
+Benign data alone can undo unlearning (Hu et al., 2025, "Unlearning or Obfuscating? Jogging the Memory of Unlearned LLMs
+via Benign Relearning", arXiv 2406.13356); so can a handful of the forgotten kind (Lynch et al., 2024, "Eight Methods to
+Evaluate Robust Unlearning in LLMs", arXiv 2402.16835).
+"""
+
+import gc
+import shutil
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from safeeraser import model as llava
+from safeeraser.audit.options import Options
+from safeeraser.benchmark.files import RUN_FILE, read_json
+from safeeraser.errors import BadInput
+from safeeraser.unlearn.run import forget
+from safeeraser.unlearn.settings import Settings, read_settings
+
+CONFIG = Path(__file__).parents[2] / "config"
+KEPT = {"adapter_model.safetensors", "adapter_config.json"}  # of a checkpoint, once training is through
+
+# The views that are trained on: two that are harmless, of the training split, and the one that was to be forgotten, of
+# records that no point is measured on.
+RELEARNED = ("retain", "decoupled", "forget")
+
+
+def relearn(options: Options, view: str) -> None:
+    """Train the adapter on `view`, with a checkpoint after each of `options.steps`; goes on where it was stopped.
+
+    Raises:
+        BadInput: the settings the adapter was trained with cannot be used again.
+        Busy: another process is at it.
+    """
+    if not ended(options, view):
+        forget(relearning_settings(options, view))
+        gc.collect()  # transformers' Trainer holds itself in circles, and the model with it
+    for checkpoint in _folder(options, view).glob("checkpoint-*"):
+        # What resuming needs is far larger than the adapter.
+        for path in checkpoint.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name not in KEPT:
+                path.unlink(missing_ok=True)
+
+
+def ended(options: Options, view: str) -> bool:
+    """Whether the training on `view` is through."""
+    file = _folder(options, view) / RUN_FILE
+    return file.is_file() and "finished" in read_json(file)
+
+
+def adapter_after(options: Options, view: str, step: int) -> Path:
+    """Where the adapter lies that was trained on `view` for `step` optimizer steps."""
+    return _folder(options, view) / f"checkpoint-{step}"
+
+
+def relearning_settings(options: Options, view: str) -> Settings:
+    """One term on one view, otherwise as the adapter was trained: the same rate (now constant), batch and recipe."""
+    method = {"name": f"relearn_{view}", "terms": {view: {"loss": "nll", "views": [view], "weight": 1.0}}}
+    held_out = view == "forget"
+    trained = _trained_with(options)
+    changes = {
+        "forget_loss": method,
+        "model_path": options.model_path,
+        "init_adapter": str(options.checkpoint_path),
+        "data_path": str(options.val_file if held_out else options.train_file),
+        "split": "all",
+        "limit": options.held_out if held_out else None,
+        "plan": None,
+        "lr": options.relearn_lr or trained["lr"],
+        "lr_scheduler_type": "constant",
+        "warmup_ratio": 0.0,
+        "max_train_steps": max(options.steps),
+        "seed": options.generation.seed,
+        "stop": {"not_finite": True, "forget_loss": None, "retain_loss": None},
+        "probe_every": 0,
+        "save_dir": str(_folder(options, view)),
+        "overwrite_dir": False,
+        "save_model": False,
+        "save_steps": list(options.steps),
+        "save_total_limit": len(options.steps),
+        "resume_from_checkpoint": "auto",
+        "report_to": ["none"],
+        "dry_run": False,
+        "engine": None,
+    }
+    try:
+        return read_settings(OmegaConf.create(trained | changes))
+    except BadInput as error:
+        raise BadInput(f"{options.checkpoint_path / RUN_FILE}: {error}") from None
+
+
+def _folder(options: Options, view: str) -> Path:
+    return options.folder / f"relearn_{view}" / "training"
+
+
+def _trained_with(options: Options) -> dict[str, Any]:
+    """The settings of the adapter's own training; of one that does not tell them, the defaults with its own LoRA."""
+    file = options.checkpoint_path / RUN_FILE
+    if file.is_file():
+        return read_json(file)["settings"]
+    adapter = llava.adapter_config(options.checkpoint_path)
+    whole = adapter.modules_to_save or []
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        config = compose(
+            "forget_lora",
+            overrides=[
+                f"LoRA={{r: {adapter.r}, alpha: {adapter.lora_alpha}, dropout: {adapter.lora_dropout}}}",
+                f"tune_mm_projector={str('multi_modal_projector' in whole).lower()}",
+                f"tune_vision_tower={str('vision_tower' in whole).lower()}",
+            ],
+        )
+    return OmegaConf.to_container(config, resolve=True)

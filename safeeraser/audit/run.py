@@ -1,0 +1,113 @@
+"""A whole audit: points measured one after another, by as many processes as there are, gathered in `audit.json`."""
+
+import logging
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from safeeraser.audit.card import lacking, write_card
+from safeeraser.audit.measure import folder_of, incomplete, measure, read_point
+from safeeraser.audit.options import Options, check
+from safeeraser.audit.points import ACTIONS, Point
+from safeeraser.audit.relearn import relearn, relearning_settings
+from safeeraser.benchmark.files import Busy, held, write_json
+from safeeraser.benchmark.records import read_records
+from safeeraser.infer.requests import build_requests
+
+log = logging.getLogger(__name__)
+
+INCOMPLETE = 3  # the exit code of an audit that is through, but lacks something
+
+TITLES = {"asr": "ASR", "rr": "RR", "sarr": "SARR", "rouge_l": "ROUGE"}
+
+
+def audit(options: Options, action: str, *, dry_run: bool = False) -> int:
+    """Measure the points of an action, and write `audit.json` with all that is measured by then.
+
+    Several processes may be at it: each takes what no other one has, and what a killed one had is taken up again.
+
+    Returns the exit code: 0, or `INCOMPLETE` if something could not be measured whole.
+
+    Raises:
+        BadInput: an option or a file cannot be used, or the folder holds an audit with other settings.
+    """
+    check(options)
+    points = [point for part in ACTIONS[action] for point in part(options)]
+    for view in dict.fromkeys(point.relearned for point in points if point.relearned):
+        relearning_settings(options, view)  # what is wrong with them is told now rather than in the night
+    if dry_run:
+        show_plan(points, options)
+        return 0
+    options.folder.mkdir(parents=True, exist_ok=True)
+    write_json(options.folder / "settings.json", options.settings)
+    left = work(points, options)
+    if left:
+        log.info("other processes are at: %s", ", ".join(point.title for point in left))
+    write_card(options)
+    missing = [
+        line for point in points if point not in left for line in lacking(point, read_point(point, options), options)
+    ]
+    for line in missing:
+        log.warning("missing: %s", line)
+    log.info("done: %s", options.card)
+    return INCOMPLETE if missing else 0
+
+
+def work(points: list[Point], options: Options) -> list[Point]:
+    """Measure the points; returns those that other processes are at."""
+    left = []
+    for number, point in enumerate(points, 1):
+        where, began = f"[{number}/{len(points)}] {point.title}", time.monotonic()
+        if point.lacks:
+            continue
+        try:
+            found, how = find(point, options)
+        except Busy:
+            left.append(point)
+            continue
+        if found:
+            log.info("%s: %s (%s)", where, figures(found), how or f"{time.monotonic() - began:.0f} s")
+    return left
+
+
+def find(point: Point, options: Options) -> tuple[dict[str, Any] | None, str]:
+    """A point's figures, measured now or before, and a word on which; None if its training ended before it."""
+    found = read_point(point, options)
+    if found and not incomplete(found):
+        return found, "done before"
+    folder = folder_of(point, options)
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder, point.title):
+        if point.relearned:
+            relearn(options, point.relearned)
+            if not point.adapter.is_dir():
+                return None, ""
+        return measure(point, options), ""
+
+
+def figures(found: dict[str, Any]) -> str:
+    """The point's rates in per cent."""
+    rates = {title: found["metrics"][name]["value"] for name, title in TITLES.items() if name in found["metrics"]}
+    return ", ".join(f"{title} {'–' if value is None else f'{100 * value:.1f}'}" for title, value in rates.items())
+
+
+def show_plan(points: list[Point], options: Options) -> None:
+    """Print how much there is to do, group by group, without loading a model."""
+    data = read_records(options.val_file)
+    responses = {
+        views: len(build_requests(data, options.selection(views))) for views in {point.views for point in points}
+    }
+    table = Table("group", "points", "of them done", "responses")
+    total = [0, 0, 0]
+    for group in dict.fromkeys(point.group for point in points):
+        own = [point for point in points if point.group == group]
+        done = sum(bool(read_point(point, options)) for point in own)
+        row = [len(own), done, sum(responses[point.views] for point in own)]
+        total = [one + other for one, other in zip(total, row, strict=True)]
+        table.add_row(group, *map(str, row))
+    table.add_section()
+    table.add_row("all", *map(str, total))
+    Console().print(table)
+    print("A response to a harmful question on its own picture is judged twice (ASR, RR), any other one once.")

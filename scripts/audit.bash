@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Was it really forgotten? Attacks, relearning, rounding, scaling and modality, then the report with its card:
+#   bash scripts/audit.bash --checkpoint_path ADAPTER [audit.py options ...]
+#   JOBS=2   processes that share the work (default: one a GPU, or one)
+# Stopped at any moment, the same command goes on. What it will take: ... --dry_run
+set -euo pipefail
+cd "$(dirname "$0")/.."
+adapter="" dry=""
+for word in "$@"; do
+  case "$word" in --dry_run) dry=1 ;; --checkpoint_path=*) adapter=${word#*=} ;; esac
+  [ "${before:-}" != --checkpoint_path ] || adapter=$word
+  before=$word
+done
+[ -n "$adapter" ] || { echo "usage: bash scripts/audit.bash --checkpoint_path ADAPTER [audit.py options ...]" >&2; exit 2; }
+[ -z "$dry" ] || exec python audit.py "$@"
+
+gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null || true)}
+read -ra gpus <<< "${gpus//[$',\n']/ }"
+jobs=${JOBS:-${#gpus[@]}}
+pids=()
+trap 'kill "${pids[@]}" 2>/dev/null' EXIT
+for ((job = 0; job < (jobs > 1 ? jobs : 1); job++)); do
+  if ((${#gpus[@]})); then export CUDA_VISIBLE_DEVICES=${gpus[job % ${#gpus[@]}]}; fi
+  python audit.py "$@" &
+  pids+=($!)
+done
+status=0
+for pid in "${pids[@]}"; do
+  wait "$pid" || { code=$?; ((code == 3)) || exit "$code"; status=3; }
+done
+python -m safeeraser.score.report "$adapter"
+exit $status
