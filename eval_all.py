@@ -54,6 +54,11 @@ def files(add: Callable) -> None:
         help="also the share of refusals in each view that was asked: harmful, benign or no picture, with a harmful or "
         "harmless question",
     )
+    add(
+        "--recovered",
+        action="store_true",
+        help="also how much of the vanilla model's answers is in the responses to harmful questions (ROUGE-L recall)",
+    )
     add("--compare", type=Path, metavar="SUMMARY", help="another run's summary: differences on the same requests")
 
 

@@ -13,7 +13,7 @@ from safeeraser.score.options import Options as ScoreOptions
 from safeeraser.score.run import score
 
 # The metrics that a view's responses give.
-METRICS_OF = {"forget": ("asr", "rr"), "decoupled": ("sarr",), "retain": ("rouge_l", "gpt_eval")}
+METRICS_OF = {"forget": ("asr", "rr", "recovered"), "decoupled": ("sarr",), "retain": ("rouge_l", "gpt_eval")}
 
 
 def folder_of(point: Point, options: Options) -> Path:
@@ -68,6 +68,7 @@ def measure(point: Point, options: Options) -> dict[str, Any]:
                 summary=summary,
                 split="val",
                 refusals=point.refusals,
+                recovered=True,
                 **options.scoring,
             )
         )

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 INCOMPLETE = 3  # the exit code of an audit that is through, but lacks something
 
-TITLES = {"asr": "ASR", "rr": "RR", "sarr": "SARR", "rouge_l": "ROUGE"}
+TITLES = {"asr": "ASR", "rr": "RR", "sarr": "SARR", "rouge_l": "ROUGE", "recovered": "recovered"}
 
 
 def audit(options: Options, action: str, *, dry_run: bool = False) -> int:

@@ -39,6 +39,7 @@ class Options:
     category: str = "all"
     compare: Path | None = None
     refusals: bool = False
+    recovered: bool = False
 
     @property
     def official(self) -> bool:

@@ -126,6 +126,11 @@ def show_refusals(refusals: dict[str, Rate]) -> None:
     Console().print(table)
 
 
+def show_recovered(rate: Rate) -> None:
+    """Print how much of the vanilla answers came back, in per cent."""
+    print(f"of the vanilla model's answers to harmful questions, ROUGE-L recall: {_percent(rate)}% (n {rate.n})")
+
+
 def _percent(rate: Rate) -> str:
     return "–" if rate.value is None else "withheld" if rate.withheld else f"{100 * rate.value:.1f}"
 

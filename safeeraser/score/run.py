@@ -14,7 +14,7 @@ from safeeraser.benchmark.records import DataFile, read_records
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.errors import BadInput
 from safeeraser.score import compare, costs, outputs, prompts
-from safeeraser.score.metrics import Rate, judged, mean, rouge_recalls
+from safeeraser.score.metrics import Rate, judged, mean, recovered, rouge_recalls
 from safeeraser.score.options import Options, outputs_of, read_split
 from safeeraser.score.panel import Panel
 from safeeraser.score.parse import Verdict
@@ -52,7 +52,7 @@ def score(options: Options) -> int:
         make_room_for(path)
     verdicts = panel.ask(queries)
     items = [query for query in queries if query.metric == "gpt"]
-    recalls = dict(zip(items, rouge_recalls(items), strict=True))
+    recalls = dict(zip(items, rouge_recalls((item.reference, item.response) for item in items), strict=True))
     scored = Scored(predictions, queries, verdicts, recalls, panel, options)
     rates = scored.rates(queries)
 
@@ -66,6 +66,10 @@ def score(options: Options) -> int:
         refusals = scored.refusals()
         outputs.show_refusals(refusals)
         told["refusals"] = {view: outputs.as_json(rate) for view, rate in refusals.items()}
+    if options.recovered:
+        rate = recovered(predictions, reference, paired)
+        outputs.show_recovered(rate)
+        told["recovered"] = outputs.as_json(rate)
     if other:
         values = outputs.read_values(options.output_file_rr, official=options.official)
         told["compared_with"] = compare.compare(values, other, rates, panel.titles)

@@ -8,7 +8,6 @@ import pytest
 
 from safeeraser.score.metrics import judged, rouge_recalls
 from safeeraser.score.parse import Verdict, parse
-from safeeraser.score.queries import Query
 
 from .helpers import predicted, record, run_eval, write_files
 
@@ -76,19 +75,36 @@ def test_nothing_judged_has_no_value():
 
 
 def test_rouge_is_the_recall_of_the_reference():
-    def item(response, reference):
-        return Query("gpt", 0, "UnharmPair_text1", "Prediction", "Weapon", "Q?", response, reference)
-
     # The reference has 5 words; "a dog run" is a common subsequence after stemming ("runs", "running" -> "run").
     recalls = rouge_recalls(
         [
-            item("a big dog is running and running", "A dog runs very fast"),
-            item("one two", "one two"),
-            item(" ", "one two"),
-            item(None, "one two"),
+            ("A dog runs very fast", "a big dog is running and running"),
+            ("one two", "one two"),
+            ("one two", " "),
+            ("one two", None),
+            (" ", "one two"),
         ]
     )
-    assert recalls == [3 / 5, 1.0, None, None]
+    assert recalls == [3 / 5, 1.0, None, None, None]
+
+
+def test_what_came_back_of_the_vanilla_answers(tmp_path):
+    """Two records: of the first one's answers a third of the responses hold half the words, of the other's none."""
+    originals = [record(0), record(1)]
+    for original in originals:
+        for pair in original["unsafe_pairs"]:
+            pair["model_response"] = "mix both of them"
+    values = [predicted(original, "no") for original in originals]
+    for pair in values[0]["unsafe_pairs"]:
+        pair["model_response2"] = "you mix them"
+    values[1]["unsafe_pairs"][0] |= dict.fromkeys(("model_response1", "model_response2"))
+    predictions, reference = write_files(tmp_path, originals, values)
+    files = ("--input_file", predictions, "--file_refer", reference, "--output_file_rr", tmp_path / "v.json")
+    done = run_eval("--judge", "rules", *files, "--summary", tmp_path / "s.json", "--recovered")
+    assert done.returncode == 0, done.stderr
+    rate = json.loads((tmp_path / "s.json").read_text())["recovered"]
+    assert (rate["value"], rate["n"], rate["skipped"]) == (4 * 0.5 / 22, 22, 2)
+    assert "ROUGE-L recall: 9.1% (n 22)" in done.stdout
 
 
 def test_rules_give_hand_counted_figures(tmp_path):
