@@ -39,7 +39,7 @@ def parse() -> Namespace:
 
 def subject(add: Callable) -> None:
     """What is audited."""
-    add("action", nargs="?", type=one_of("action", ACTIONS), default="all", help=f"{', '.join(ACTIONS)} (default: all)")
+    add("action", nargs="?", default="all", help=f"{', '.join(ACTIONS)} (default: all)")
     add("--checkpoint_path", type=Path, required=True, metavar="ADAPTER", help="the adapter, a PEFT folder")
     add("--model_path", help="its base model (default: the one that the adapter's folder names)")
     add("--dry_run", action="store_true", help="print how many responses it would take, and stop")
@@ -112,6 +112,8 @@ def data_files(given: Namespace) -> tuple[Path, Path]:
 def main() -> int:
     """Check the command line, then measure."""
     given = parse()
+    # Only now: after a mistyped option its value stands here, and the option is what must be named.
+    action = one_of("action", ACTIONS)(given.action)
     train_file, val_file = data_files(given)
     if given.relearn_lr is not None and not given.relearn_lr > 0:
         raise BadInput("--relearn_lr must be above 0")
@@ -139,7 +141,7 @@ def main() -> int:
             dtype=given.dtype,
             scoring={key: scoring[key] for key in SCORING},
         ),
-        given.action,
+        action,
         dry_run=given.dry_run,
     )
 

@@ -18,7 +18,7 @@ def write_card(options: Options) -> None:
     points = [point for part in ACTIONS["all"] for point in part(options)]
     found = {point: read_point(point, options) for point in points}
     judge, settings = options.scoring["judge"], options.settings
-    there = {point: value for point, value in found.items() if value}
+    there = {point: value for point, value in found.items() if value and value["metrics"]}
     card = {
         "checkpoint": str(options.checkpoint_path),
         "checkpoint_sha256": settings.pop("checkpoint_sha256"),

@@ -8,7 +8,7 @@ from safeeraser.audit.options import Options
 from safeeraser.audit.points import Point
 from safeeraser.benchmark.files import described_by, read_json, write_json
 from safeeraser.infer.options import Options as InferOptions
-from safeeraser.infer.run import infer
+from safeeraser.infer.run import NothingAnswered, infer
 from safeeraser.score.options import Options as ScoreOptions
 from safeeraser.score.run import score
 
@@ -30,7 +30,7 @@ def read_point(point: Point, options: Options) -> dict[str, Any] | None:
 
 def incomplete(found: dict[str, Any]) -> list[str]:
     """What is not there of a point's figures, in words."""
-    lacking = [f"{found['missing']} responses are missing"] if found["missing"] else []
+    lacking = [found["missing"]] if found["missing"] else []
     rates = found["metrics"] | {f"refusals {view}": rate for view, rate in found.get("refusals", {}).items()}
     return lacking + [f"{name} withheld ({rate['withheld']})" for name, rate in rates.items() if "withheld" in rate]
 
@@ -42,7 +42,22 @@ def measure(point: Point, options: Options) -> dict[str, Any]:
         BadInput: what `infer` or `score` refuse.
     """
     folder = folder_of(point, options)
-    predictions, summary = folder / "predictions_val.json", folder / "summary_val.json"
+    predictions = folder / "predictions_val.json"
+    found = {"group": point.group, "name": point.name, "at": point.at, "judged_by": options.judged_by}
+    try:
+        answer(point, predictions, options)
+        missing = len(read_json(described_by(predictions))["missing"])
+        found |= judge(point, predictions, options)
+        found["missing"] = f"{missing} responses are missing" if missing else ""
+    except NothingAnswered as error:
+        # Such as one that a scale or a rounding has broken; the other points stand all the same.
+        found |= {"metrics": {}, "missing": str(error)}
+    write_json(folder / "point.json", found)
+    return found
+
+
+def answer(point: Point, predictions: Path, options: Options) -> None:
+    """Have the point's model answer, into the file `predictions`."""
     infer(
         InferOptions(
             eval_file=options.val_file,
@@ -58,6 +73,11 @@ def measure(point: Point, options: Options) -> dict[str, Any]:
             attack=point.attack,
         )
     )
+
+
+def judge(point: Point, predictions: Path, options: Options) -> dict[str, Any]:
+    """The point's figures: of the views that were asked, since the others have no response to judge."""
+    folder, summary = predictions.parent, predictions.with_name("summary_val.json")
     # A table for each of some fifty points would bury how far the audit is.
     with open(folder / "score.log", "w", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         score(
@@ -72,17 +92,7 @@ def measure(point: Point, options: Options) -> dict[str, Any]:
                 **options.scoring,
             )
         )
-    found = _found(point, read_json(summary)) | {
-        "missing": len(read_json(described_by(predictions))["missing"]),
-        "judged_by": options.judged_by,
-    }
-    write_json(folder / "point.json", found)
-    return found
-
-
-def _found(point: Point, summary: dict[str, Any]) -> dict[str, Any]:
-    """A summary's figures on the views that were asked; the others had no response to judge."""
+    told = read_json(summary)
     names = [name for view, names in METRICS_OF.items() if view in point.views for name in names]
-    decided = {name: summary[name] for name in names if summary[name]["n"]}
-    found = {"group": point.group, "name": point.name, "at": point.at, "metrics": decided}
-    return found | ({"refusals": summary["refusals"]} if point.refusals else {})
+    found = {"metrics": {name: told[name] for name in names if told[name]["n"]}}
+    return found | ({"refusals": told["refusals"]} if point.refusals else {})

@@ -67,7 +67,7 @@ def work(points: list[Point], options: Options) -> list[Point]:
         except Busy:
             left.append(point)
             continue
-        if found:
+        if found:  # else its training ended before it
             log.info("%s: %s (%s)", where, figures(found), how or f"{time.monotonic() - began:.0f} s")
     return left
 

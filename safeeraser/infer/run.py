@@ -28,6 +28,11 @@ from safeeraser.progress import progress
 
 log = logging.getLogger(__name__)
 
+
+class NothingAnswered(BadInput):
+    """No request at all could be answered: the model itself, or what runs it, is no good."""
+
+
 INCOMPLETE = 3  # the exit code of a run that is through, but lacks responses
 
 
@@ -37,6 +42,7 @@ def infer(options: Options) -> int:
     Returns the exit code: 0, or `INCOMPLETE` if some requests could not be answered.
 
     Raises:
+        NothingAnswered: not one response came.
         BadInput: before anything is generated, for whatever in the arguments or files cannot be used; later, if the
             disk or the memory is full.
     """
@@ -65,7 +71,7 @@ def infer(options: Options) -> int:
     reasons = _union(processes.gather(reasons))
     missing = {r.key: reasons.get(r.key, "no process has answered it") for r in requests if r.key not in partial.done}
     if len(missing) == len(requests):
-        raise BadInput(f"nothing was answered: {next(iter(missing.values()))}")
+        raise NothingAnswered(f"nothing was answered: {next(iter(missing.values()))}")
     if processes.main:
         write_json(described_by(output), describe(options, settings, missing, processes))
         write_json(output, predictions(data, requests, partial.done), indent=4)
