@@ -42,13 +42,13 @@ def audit(options: Options, action: str, *, dry_run: bool = False) -> int:
         return 0
     options.folder.mkdir(parents=True, exist_ok=True)
     write_json(options.folder / "settings.json", options.settings)
-    left = work(points, options)
+    # Once more over what others were at: they may have been killed since.
+    left = work(work(points, options), options)
     if left:
-        log.info("other processes are at: %s", ", ".join(point.title for point in left))
+        log.info("%d points are left to other processes", len(left))
     write_card(options)
-    missing = [
-        line for point in points if point not in left for line in lacking(point, read_point(point, options), options)
-    ]
+    there = {point: read_point(point, options) for point in points if point not in left}
+    missing = [line for point, found in there.items() for line in lacking(point, found, options)]
     for line in missing:
         log.warning("missing: %s", line)
     log.info("done: %s", options.card)
@@ -56,7 +56,7 @@ def audit(options: Options, action: str, *, dry_run: bool = False) -> int:
 
 
 def work(points: list[Point], options: Options) -> list[Point]:
-    """Measure the points; returns those that other processes are at."""
+    """Measure the points; returns those that other processes were at."""
     left = []
     for number, point in enumerate(points, 1):
         where, began = f"[{number}/{len(points)}] {point.title}", time.monotonic()
