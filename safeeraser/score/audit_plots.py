@@ -29,8 +29,8 @@ def _relearning(card: Card) -> Plot | None:
     above, below = figure.subplots(2, 1, sharex=True)
     told = []
     for axes, metric in ((above, "asr"), (below, "sarr")):
-        for (kind, points), colour in zip(kinds.items(), COLOURS, strict=False):
-            told += _draw(axes, points, metric, colour, kind, f"{_TITLES[metric]} on {kind} data, step")
+        for index, (kind, points) in enumerate(kinds.items()):
+            told += _draw(axes, points, metric, index, kind, f"{_TITLES[metric]} on {kind} data, step")
         axes.set(ylim=_PER_CENT, ylabel=f"{_TITLES[metric]}, %")
         axes.grid(alpha=0.25)
     _steps_axis(below, sorted({point.at for points in kinds.values() for point in points}))
@@ -51,17 +51,19 @@ def _scaling(card: Card) -> Plot | None:
     figure = Figure(figsize=(SIZE[0], 3.2), layout="constrained")
     axes = figure.add_subplot()
     told = []
-    for (metric, title), colour in zip(_TITLES.items(), COLOURS, strict=False):
-        told += _draw(axes, points, metric, colour, title, f"{title} at scale")
+    for index, (metric, title) in enumerate(_TITLES.items()):
+        told += _draw(axes, points, metric, index, title, f"{title} at scale")
     half = _half_line(axes, card)
     axes.set(ylim=_PER_CENT, xlabel="scale of the adapter (0: untouched, 1: as trained)", ylabel="per cent")
+    axes.set_xticks([point.at for point in points])
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.25)
     figure.legend(frameon=False, fontsize=8, loc="outside upper right", ncols=4, columnspacing=1)
     description = f"Adapter of {card.title} scaled, per cent with 95% intervals. {half}{'; '.join(told)}."
     return Plot(f"scaling_{card.name}", f"Adapter of {card.title} scaled, with 95% intervals.", description, figure)
 
 
-def _draw(axes: Axes, points: list[Point], metric: str, colour: str, label: str, where: str) -> list[str]:
+def _draw(axes: Axes, points: list[Point], metric: str, index: int, label: str, where: str) -> list[str]:
     """A curve with its interval as a band; gives its figures in words. Nothing where the metric was not measured."""
     cells = [point.cell(metric) for point in points]
     if not any(cell.value is not None for cell in cells):
@@ -72,8 +74,9 @@ def _draw(axes: Axes, points: list[Point], metric: str, colour: str, label: str,
         [math.nan if part is None else part for part in parts]
         for parts in zip(*((cell.value, cell.low, cell.high) for cell in cells), strict=True)
     )
+    colour, line, marker = COLOURS[index], ("-", "--", "-.")[index], "os^"[index]
     axes.fill_between(at, low, high, color=colour, alpha=0.18, linewidth=0)
-    axes.plot(at, values, color=colour, marker="o", ms=3.5, linewidth=1.5, label=label)
+    axes.plot(at, values, color=colour, linestyle=line, marker=marker, ms=4, linewidth=1.5, label=label)
     told = ", ".join(f"{place:g}: {cell.text}" for place, cell in zip(at, cells, strict=True))
     return [f"{where} {told}"]
 
@@ -92,4 +95,4 @@ def _steps_axis(axes: Axes, steps: list[float]) -> None:
     axes.xaxis.set_major_locator(FixedLocator(steps))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("optimizer step")
+    axes.set(xlim=(min(steps) - 0.4, 1.25 * max(1, *steps)), xlabel="optimizer step")

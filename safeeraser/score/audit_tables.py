@@ -196,7 +196,7 @@ def _shade(metric: Metric | None) -> Shade:
 
 
 def _steps(found: Return | None) -> Cell:
-    if found is None:
+    if found is None or found.half is None:
         return Cell()
     measured = f"{found.measured} measured, to step {found.last}"
     if found.steps is None:
