@@ -16,9 +16,6 @@ from safeeraser.score.tables import Cell
 AUDIT = "audit.json"
 RELEARNED = ("retain", "decoupled", "forget")  # the data that adapters are relearned on
 BENIGN = RELEARNED[:2]
-# What the runs that stand side by side must have in common, or their figures do not compare.
-_COMPARED = ("limit", "skip", "seed", "judge", "protocol", "model_path")
-
 # Groups whose points have a name, and those whose points stand on a curve; `clean` is a single point.
 _NAMED = ("attack", "attack_vanilla", "quantization")
 _CURVES = ("scaling", *(f"relearn_{kind}" for kind in RELEARNED))
@@ -206,22 +203,22 @@ def read_cards(runs: list[Run]) -> list[Card]:
 
 def different_settings(cards: list[Card]) -> list[str]:
     """The settings that keep the cards' figures from being compared."""
-
-    def values(key: str) -> set[str]:
-        return {str(card.audit.settings.get(key, getattr(card.audit, key, None))) for card in cards}
-
-    return [key for key in _COMPARED if len(values(key)) > 1]
+    settings = [{"model_path": card.audit.model_path, **card.audit.settings} for card in cards]
+    keys = dict.fromkeys(key for one in settings for key in one)
+    return [key for key in keys if any(one.get(key) != settings[0].get(key) for one in settings)]
 
 
 def settings_line(card: Card) -> str:
     """What the audit was made with, for a caption."""
-    told = [f"{key} {_setting(value)}" for key, value in card.audit.settings.items() if not isinstance(value, dict)]
-    if card.audit.checkpoint_sha256:
-        told.append(f"checkpoint {card.audit.checkpoint_sha256[:12]}")
-    return ", ".join(told)
+    digest = card.audit.checkpoint_sha256[:12]
+    return _told({**card.audit.settings, **({"checkpoint": digest} if digest else {})})
 
 
-def _setting(value: Any) -> str:
+def _told(value: Any) -> str:
+    """A setting in words: `limit 5, relearn (steps 0 1 2, rate 0.001)`."""
+    if isinstance(value, dict):
+        parts = ((key, f"({_told(part)})" if isinstance(part, dict) else _told(part)) for key, part in value.items())
+        return ", ".join(f"{key} {part}" for key, part in parts)
     return " ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
 
 

@@ -22,15 +22,16 @@ def curves(card: Card) -> list[Plot]:
 
 def _relearning(card: Card) -> Plot | None:
     """ASR above, SARR below, a curve for each kind of data relearned."""
-    kinds = {kind: card.of(f"relearn_{kind}") for kind in RELEARNED}
-    if not any(kinds.values()):
+    measured = {kind: card.of(f"relearn_{kind}") for kind in RELEARNED}
+    kinds = {kind: points for kind, points in measured.items() if points}
+    if not kinds:
         return None
     figure = Figure(figsize=(SIZE[0], 4.4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     told = []
     for axes, metric in ((above, "asr"), (below, "sarr")):
-        for index, (kind, points) in enumerate(kinds.items()):
-            told += _draw(axes, points, metric, index, kind, f"{_TITLES[metric]} on {kind} data, step")
+        for kind, points in kinds.items():
+            told += _draw(axes, points, metric, RELEARNED.index(kind), kind, f"{_TITLES[metric]} on {kind} data, step")
         axes.set(ylim=_PER_CENT, ylabel=f"{_TITLES[metric]}, %")
         axes.grid(alpha=0.25)
     _steps_axis(below, sorted({point.at for points in kinds.values() for point in points}))
@@ -39,7 +40,7 @@ def _relearning(card: Card) -> Plot | None:
     if handles:
         figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside upper right", ncols=4, columnspacing=1)
     description = f"Relearning of {card.title}, per cent with 95% intervals. {half}{'; '.join(told)}."
-    caption = f"Relearning of {card.title} on three kinds of data, with 95% intervals."
+    caption = f"Relearning of {card.title} on {', '.join(kinds)} data, with 95% intervals."
     return Plot(f"relearning_{card.name}", caption, description, figure)
 
 

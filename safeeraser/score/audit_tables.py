@@ -86,9 +86,11 @@ def curve_tables(card: Card) -> list[Table]:
     }
     tables = []
     for group, (title, corner) in kinds.items():
-        rows = [Row(f"{point.at:g}", _cells(point)) for point in card.of(group)]
+        points = card.of(group)
+        columns = {key: name for key, name in _METRICS.items() if any(key in point.metrics for point in points)}
+        rows = [Row(f"{point.at:g}", _cells(point)) for point in points]
         if rows:
-            tables.append(Table(group, title, f"{title}: per cent, with 95% intervals.", corner, _METRICS, rows))
+            tables.append(Table(group, title, f"{title}: per cent, with 95% intervals.", corner, columns, rows))
     return tables
 
 

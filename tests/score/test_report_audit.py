@@ -175,9 +175,12 @@ def test_two_audits_stand_side_by_side(results):
     ids = Page(text).ids
     assert len(ids) == len(set(ids))
     assert "- PO+PD, Benign steps to half: decoupled; 4 measured, to step 4" in (results / "robustness.md").read_text()
-    write(results / "po", "audit.json", {**other, "settings": {**other["settings"], "judge": "gpt-4o"}})
+    settings = {**other["settings"], "judge": "gpt-4o", "relearn": {"rate": 0.001, "on": ["retain"]}}
+    write(results / "po", "audit.json", {**other, "settings": settings})
     report(results)
-    assert "made with different settings (judge) and do not compare" in (results / "report.html").read_text()
+    text = (results / "report.html").read_text()
+    assert "made with different settings (judge, relearn) and do not compare" in text
+    assert "steps 0 2 4, relearn (rate 0.001, on retain), checkpoint 0123456789ab." in text
 
 
 def test_without_an_audit_there_is_neither_section_nor_file(results):
