@@ -3,7 +3,8 @@
 The card says nothing that is not a figure of the audit, or the difference or comparison of two of them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, model_validator
@@ -27,7 +28,7 @@ class Point(BaseModel):
     group: Literal[("clean", *_NAMED, *_CURVES)]
     name: str = ""
     at: float | None = None
-    metrics: dict[Literal["asr", "rr", "sarr", "rouge_l"], Metric] = {}
+    metrics: dict[str, Metric] = {}
     refusals: dict[Literal[tuple(VIEWS)], Metric] = {}
 
     @property
@@ -44,11 +45,11 @@ class Point(BaseModel):
 
     def cell(self, metric: str) -> Cell:
         """The metric in per cent, empty where it was not measured."""
-        return self.metrics[metric].cell if metric in self.metrics else Cell()
+        return cell_of(self.metrics.get(metric))
 
     def refused(self, view: str) -> Cell:
         """The share of refusals in a view, in per cent, empty where it was not asked."""
-        return self.refusals[view].cell if view in self.refusals else Cell()
+        return cell_of(self.refusals.get(view))
 
 
 class Audit(BaseModel):
@@ -204,22 +205,36 @@ def read_cards(runs: list[Run]) -> list[Card]:
 def different_settings(cards: list[Card]) -> list[str]:
     """The settings that keep the cards' figures from being compared."""
     settings = [{"model_path": card.audit.model_path, **card.audit.settings} for card in cards]
-    keys = dict.fromkeys(key for one in settings for key in one)
+    # Where a file lies makes no difference; what is in it has a hash of its own.
+    keys = dict.fromkeys(key for one in settings for key in one if not key.endswith("_file"))
     return [key for key in keys if any(one.get(key) != settings[0].get(key) for one in settings)]
 
 
 def settings_line(card: Card) -> str:
     """What the audit was made with, for a caption."""
-    digest = card.audit.checkpoint_sha256[:12]
-    return _told({**card.audit.settings, **({"checkpoint": digest} if digest else {})})
+    digest = card.audit.checkpoint_sha256
+    return _told({**card.audit.settings, **({"checkpoint_sha256": digest} if digest else {})})
 
 
 def _told(value: Any) -> str:
     """A setting in words: `limit 5, relearn (steps 0 1 2, rate 0.001)`."""
     if isinstance(value, dict):
-        parts = ((key, f"({_told(part)})" if isinstance(part, dict) else _told(part)) for key, part in value.items())
-        return ", ".join(f"{key} {part}" for key, part in parts)
+        return ", ".join(f"{key} {_short(key, part)}" for key, part in value.items() if part != {})
     return " ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
+
+
+def _short(key: str, value: Any) -> str:
+    """As much of a setting as tells it from another: a hash's beginning, a file's name."""
+    if isinstance(value, dict):
+        return f"({_told(value)})"
+    if isinstance(value, str) and key.endswith("_sha256"):
+        return value[:12]
+    return Path(value).name if isinstance(value, str) and key.endswith("_file") else _told(value)
+
+
+def cell_of(metric: Metric | None) -> Cell:
+    """The metric in per cent. Skipped are all records that an audit does not ask; what it lacks stands in `missing`."""
+    return replace(metric.cell, skipped=0) if metric else Cell()
 
 
 def _value(point: Point) -> float | None:

@@ -1,6 +1,6 @@
 """The findings of a robustness card, as sentences: each a figure with what it is measured against."""
 
-from safeeraser.score.audit_card import BENIGN, Card
+from safeeraser.score.audit_card import BENIGN, Card, Point
 from safeeraser.score.tables import Cell
 
 _NOT_MEASURED = "Not measured."
@@ -31,15 +31,24 @@ def figure(cell: Cell) -> str:
 def _clean(card: Card) -> str:
     titles = {"asr": "ASR", "rr": "RR", "sarr": "SARR", "rouge_l": "ROUGE"}
     told = ", ".join(f"{title} {figure(card.clean.cell(key))}" for key, title in titles.items())
-    return f"{told}. The untouched model's ASR: {figure(card.untouched.cell('asr'))}."
+    untouched = f"ASR {figure(card.untouched.cell('asr'))}{_recovered(card.untouched)}"
+    return f"{told}{_recovered(card.clean)}. The untouched model: {untouched}."
+
+
+def _recovered(point: Point) -> str:
+    """How much of the vanilla answers is there, where that was measured."""
+    return (
+        f", {figure(point.cell('recovered'))} of the vanilla answers recovered" if "recovered" in point.metrics else ""
+    )
 
 
 def _attacks(card: Card) -> str:
     worst = card.worst
     if worst is None:
         return _NOT_MEASURED
-    told = f"Worst of {worst.measured}: {worst.name}, ASR {figure(worst.asr)}; the untouched model's under it: "
-    told += f"{figure(worst.untouched)}."
+    recovered = _recovered(card.named("attack", worst.name))
+    told = f"Worst of {worst.measured}: {worst.name}, ASR {figure(worst.asr)}{recovered}; "
+    told += f"the untouched model's ASR under it: {figure(worst.untouched)}."
     if worst.above is not None:
         told += f" Under {worst.above} of {worst.measured} the whole interval of ASR lies above the clean one's."
     return told

@@ -10,7 +10,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from safeeraser.score.audit_card import RELEARNED, Card, Point
 from safeeraser.score.drawing import COLOURS, SIZE, STYLE, Plot
 
-_TITLES = {"asr": "ASR", "sarr": "SARR", "rouge_l": "ROUGE"}
+_TITLES = {"asr": "ASR", "sarr": "SARR", "rouge_l": "ROUGE", "recovered": "recovered"}
 _PER_CENT = (-4, 104)
 
 
@@ -59,7 +59,7 @@ def _scaling(card: Card) -> Plot | None:
     axes.set_xticks([point.at for point in points])
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.25)
-    figure.legend(frameon=False, fontsize=8, loc="outside upper right", ncols=4, columnspacing=1)
+    figure.legend(frameon=False, fontsize=8, loc="outside upper right", ncols=5, columnspacing=1)
     description = f"Adapter of {card.title} scaled, per cent with 95% intervals. {half}{'; '.join(told)}."
     return Plot(f"scaling_{card.name}", f"Adapter of {card.title} scaled, with 95% intervals.", description, figure)
 
@@ -75,7 +75,7 @@ def _draw(axes: Axes, points: list[Point], metric: str, index: int, label: str, 
         [math.nan if part is None else part for part in parts]
         for parts in zip(*((cell.value, cell.low, cell.high) for cell in cells), strict=True)
     )
-    colour, line, marker = COLOURS[index], ("-", "--", "-.")[index], "os^"[index]
+    colour, line, marker = COLOURS[index], ("-", "--", "-.", (0, (3, 1)))[index], "os^D"[index]
     axes.fill_between(at, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.plot(at, values, color=colour, linestyle=line, marker=marker, ms=4, linewidth=1.5, label=label)
     told = ", ".join(f"{place:g}: {cell.text}" for place, cell in zip(at, cells, strict=True))

@@ -6,13 +6,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from safeeraser.benchmark.responses import VIEWS
-from safeeraser.score.audit_card import BENIGN, RELEARNED, Card, Point, Return, different_settings, settings_line
+from safeeraser.score.audit_card import (
+    BENIGN,
+    RELEARNED,
+    Card,
+    Point,
+    Return,
+    cell_of,
+    different_settings,
+    settings_line,
+)
 from safeeraser.score.audit_findings import findings
 from safeeraser.score.heat import HeatMap, Shade, shade
 from safeeraser.score.runs import Metric
 from safeeraser.score.tables import Cell, Row, markdown_lines, remarks
 
-_METRICS = {"asr": "ASR ↓", "rr": "RR ↑", "sarr": "SARR ↓", "rouge_l": "ROUGE ↑"}
+_METRICS = {"asr": "ASR ↓", "rr": "RR ↑", "sarr": "SARR ↓", "rouge_l": "ROUGE ↑", "recovered": "Recovered ↓"}
+_ALWAYS = ("asr", "rr", "sarr")  # columns that stand there, measured or not
 _PICTURES = {"harmful": "harmful", "benign": "benign", "swapped": "benign, another category's", "none": "none"}
 _QUESTIONS = {"harmful": "harmful question", "harmless": "harmless question"}
 _COUNTS = ("n", "failed", "unparsed", "skipped", "withheld", "judge")
@@ -56,14 +66,13 @@ def conditions(card: Card) -> list[Table]:
     ]
     attacked.sort(key=lambda row: -1 if row.cells["asr"].value is None else row.cells["asr"].value, reverse=True)
     rounded = [Row(point.name, _cells(point)) for point in card.of("quantization")]
-    columns = {key: title for key, title in _METRICS.items() if key != "rouge_l"}
     tables = [
         Table(
             "attacks",
             "Attacks",
             "Per cent, with 95% intervals; the highest ASR first. An attack that hides the picture has no SARR.",
             "attack",
-            {**columns, "untouched": "ASR of the untouched model ↓"},
+            {**_columns(card.of("attack")), "untouched": "ASR of the untouched model ↓"},
             [Row("none", clean), *attacked] if attacked else [],
         ),
         Table(
@@ -71,7 +80,7 @@ def conditions(card: Card) -> list[Table]:
             "Rounded weights",
             "Per cent, with 95% intervals.",
             "weights",
-            _METRICS,
+            _columns(card.of("quantization")),
             [Row("as trained", _cells(card.clean)), *rounded] if rounded else [],
         ),
     ]
@@ -87,10 +96,10 @@ def curve_tables(card: Card) -> list[Table]:
     tables = []
     for group, (title, corner) in kinds.items():
         points = card.of(group)
-        columns = {key: name for key, name in _METRICS.items() if any(key in point.metrics for point in points)}
         rows = [Row(f"{point.at:g}", _cells(point)) for point in points]
         if rows:
-            tables.append(Table(group, title, f"{title}: per cent, with 95% intervals.", corner, columns, rows))
+            caption = f"{title}: per cent, with 95% intervals."
+            tables.append(Table(group, title, caption, corner, _columns(points), rows))
     return tables
 
 
@@ -103,7 +112,7 @@ def refusal_map(card: Card, name: str) -> HeatMap:
 def refusal_table(card: Card) -> Table:
     """The same as a table of figures."""
     rows = [
-        Row(title, {key: metric.cell if metric else Cell() for key, metric in zip(_QUESTIONS, metrics, strict=True)})
+        Row(title, {key: cell_of(metric) for key, metric in zip(_QUESTIONS, metrics, strict=True)})
         for title, metrics in _refused(card)
     ]
     return Table("refusals", "Refusals", "Per cent, with 95% intervals.", "picture", _QUESTIONS, rows)
@@ -187,13 +196,18 @@ def comma_separated(cards: list[Card]) -> str:
     return text.getvalue()
 
 
+def _columns(points: list[Point]) -> dict[str, str]:
+    measured = {metric for point in points for metric in point.metrics}
+    return {key: title for key, title in _METRICS.items() if key in _ALWAYS or key in measured}
+
+
 def _cells(point: Point) -> dict[str, Cell]:
     return {key: point.cell(key) for key in _METRICS}
 
 
 def _shade(metric: Metric | None) -> Shade:
     """The metric on its colour, with what must be known beside it."""
-    cell = metric.cell if metric else Cell()
+    cell = cell_of(metric)
     return replace(shade(metric), beside=(*filter(None, [cell.range]), *cell.remarks))
 
 

@@ -40,8 +40,8 @@ def _figures(rows):
 def test_findings_are_the_audits_figures(results):
     assert dict(findings(_card(results, audit()))) == {
         "As trained": "ASR 10.0% (0.0–20.0), RR 90.0% (80.0–100.0), SARR 30.0% (20.0–40.0), ROUGE 75.0% (65.0–85.0). "
-        "The untouched model's ASR: 80.0% (70.0–90.0).",
-        "Attacks": "Worst of 2: figstep, ASR 40.0% (30.0–50.0); the untouched model's under it: 60.0% (50.0–70.0). "
+        "The untouched model: ASR 80.0% (70.0–90.0).",
+        "Attacks": "Worst of 2: figstep, ASR 40.0% (30.0–50.0); the untouched model's ASR under it: 60.0% (50.0–70.0). "
         "Under 1 of 2 the whole interval of ASR lies above the clean one's.",
         "Rounded weights": "ASR: int8 10.0% (0.0–20.0), int4 15.0% (5.0–25.0), nf4 12.0% (2.0–22.0).",
         "Adapter scaled": "ASR passes half of the untouched model's (40.0%) at 0, 0.5; measured at 0, 0.5, 1.",
@@ -84,14 +84,17 @@ def test_the_page_has_tables_of_attacks_rounded_weights_and_refusals(results):
     start = shown.index(["none", "10.0", "90.0", "30.0", "80.0"])
     assert shown[start + 1] == ["figstep", "40.0", "50.0", "–", "60.0"]
     assert shown[start + 2][:5] == ["blur", "20.0", "80.0", "25.0", "70.0"]
-    assert ["as trained", "10.0", "90.0", "30.0", "75.0"] in shown and ["int4", "15.0", "90.0", "–", "–"] in shown
+    assert ["as trained", "10.0", "90.0", "30.0"] in shown and ["int4", "15.0", "90.0", "–"] in shown
     start = rows.index(["picture", "harmful question", "harmless question"])
     assert rows[start + 1 : start + 3] == [
         ["harmful", "90.0", "80.0–100.0", "20.0", "10.0–30.0"], ["benign", "90.0", "80.0–100.0", "0.0", "0.0–10.0"]
     ]  # fmt: skip
     assert rows[start + 3][:4] == ["none", "60.0", "50.0–70.0", "–"]
     assert "attack typography: 3 responses are missing" in text
-    assert "limit 5, skip 1, seed 233, judge rules, protocol official, steps 0 2 4, checkpoint 0123456789ab." in text
+    assert (
+        "limit 5, skip 1, seed 233, judge rules, protocol official, steps 0 2 4, checkpoint_sha256 0123456789ab."
+        in text
+    )
     assert "Side by side" not in text and text.count('<dl class="findings">') == 1
 
 
@@ -110,6 +113,21 @@ def test_curves_stand_at_the_points_and_leave_gaps(results):
     assert above.lines[3].get_ydata() == [40, 40] and above.get_xscale() == "symlog"
     assert "ASR on decoupled data, step 0: 10.0, 2: 40.0, 4: 45.0" in relearning.description
     assert len(above.collections) == len(below.collections) == 3  # the bands
+
+
+def test_recovered_answers_are_shown_where_they_were_measured_and_records_not_asked_are_no_lack(results):
+    value = audit()
+    assert "recovered" not in str(findings(_card(results, value)))
+    for one in value["points"]:
+        one["metrics"] |= {"recovered": spread(0.15), "asr": {**one["metrics"]["asr"], "skipped": 72}}
+    card = _card(results, value)
+    told = dict(findings(card))
+    assert "75.0% (65.0–85.0), 15.0% (5.0–25.0) of the vanilla answers recovered. The untouched" in told["As trained"]
+    assert "ASR 40.0% (30.0–50.0), 15.0% (5.0–25.0) of the vanilla answers recovered; " in told["Attacks"]
+    assert "recovered at scale 0: 15.0, 0.5: 15.0, 1: 15.0" in curves(card)[1].description
+    report(results)
+    text = (results / "report.html").read_text()
+    assert "Recovered ↓" in text and "72 skipped" not in text
 
 
 def test_files_beside_the_report(results):
@@ -175,12 +193,13 @@ def test_two_audits_stand_side_by_side(results):
     ids = Page(text).ids
     assert len(ids) == len(set(ids))
     assert "- PO+PD, Benign steps to half: decoupled; 4 measured, to step 4" in (results / "robustness.md").read_text()
-    settings = {**other["settings"], "judge": "gpt-4o", "relearn": {"rate": 0.001, "on": ["retain"]}}
+    settings = {**other["settings"], "judge": "gpt-4o", "val_file": "a/b.json"}
+    settings |= {"judges": {"asr": {"name": "replay"}}}
     write(results / "po", "audit.json", {**other, "settings": settings})
     report(results)
     text = (results / "report.html").read_text()
-    assert "made with different settings (judge, relearn) and do not compare" in text
-    assert "steps 0 2 4, relearn (rate 0.001, on retain), checkpoint 0123456789ab." in text
+    assert "made with different settings (judge, judges) and do not compare" in text
+    assert "steps 0 2 4, val_file b.json, judges (asr (name replay)), checkpoint_sha256 0123456789ab." in text
 
 
 def test_without_an_audit_there_is_neither_section_nor_file(results):
@@ -204,7 +223,7 @@ def _changed(**changes):
         (_changed(name=""), r"audit\.json: points\.0: a point of the group attack needs 'name'"),
         (_changed(group="scaling"), r"audit\.json: points\.0: a point of the group scaling needs 'at'"),
         (_changed(metrics={"asr": {"value": 7}}), r"audit\.json: points\.0\.metrics\.asr\.value: "),
-        (_changed(metrics={"acc": {"value": 0.5}}), r"audit\.json: points\.0\.metrics\.acc"),
+        (_changed(metrics={"asr": 0.5}), r"audit\.json: points\.0\.metrics\.asr: "),
         (_changed(refusals={"forgot": {"value": 0.5}}), r"audit\.json: points\.0\.refusals\.forgot"),
         (audit(points=2 * [audit()["points"][1]]), r"audit\.json: points: attack blur stands there more than once"),
     ],
