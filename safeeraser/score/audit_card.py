@@ -90,6 +90,8 @@ class Worst:
 class Return:
     """After how few optimizer steps ASR passes half of the untouched model's, and on which data; None: after none.
 
+    Step 0 is the adapter as it was, on no data yet.
+
     Attributes:
         half: half of the untouched model's ASR, in per cent; None where there is none that could be passed.
         measured: how many points after step 0 this stands on, and `last` the step of the last.
@@ -160,6 +162,7 @@ class Card:
             return None
         past = [(at, kind) for at, kind, asr in points if self.half is not None and asr.value > self.half]
         steps, data = min(past, key=lambda found: found[0], default=(None, None))
+        data = data if steps else None  # before the first step there is no data yet
         highest = max((asr for *_, asr in after), key=lambda asr: asr.value)
         last = max(at for at, *_ in after)
         return Return(None if steps is None else int(steps), data, len(after), int(last), highest, self.half)

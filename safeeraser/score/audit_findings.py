@@ -80,7 +80,9 @@ def _relearned(card: Card, *kinds: str) -> str:
     if found.half is None:
         return f"{_NO_HALF} Here {measured}"
     when = "at none of the"
-    if found.steps is not None:
+    if found.steps == 0:
+        when = "already before relearning;"
+    elif found.steps is not None:
         data = f" on {found.data} data" if len(kinds) > 1 else ""
         when = f"after {found.steps} step{'s' * (found.steps != 1)}{data};"
     return f"ASR passes half of the untouched model's ({found.half:.1f}%) {when} {measured}"

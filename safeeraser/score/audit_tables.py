@@ -217,7 +217,7 @@ def _steps(found: Return | None) -> Cell:
     measured = f"{found.measured} measured, to step {found.last}"
     if found.steps is None:
         return Told(instead="none", beside=measured)
-    return Told(instead=str(found.steps), beside=f"{found.data}; {measured}")
+    return Told(instead=str(found.steps), beside="; ".join(filter(None, [found.data, measured])))
 
 
 def _table(table: Table) -> list[str]:

@@ -70,6 +70,10 @@ def test_relearning_that_does_not_bring_it_back(results):
         "ASR passes half of the untouched model's (40.0%) at none of the 2 points measured up to step 4, "
         "the highest ASR 10.0% (0.0–20.0)."
     )
+    points = [point("scaling", "", 0, asr=0.1), *without(audit(), "scaling")["points"]]
+    card = _card(results, audit(points=points))
+    assert "(5.0%) already before relearning; 4 points" in dict(findings(card))["Relearned on benign data"]
+    assert card.as_json()["relearning_to_half"]["benign"] == {"steps": 0, "data": None, "measured": 4, "last": 4}
     card = _card(results, without(audit(), "scaling"))
     assert "no ASR of the untouched model to compare with" in dict(findings(card))["Relearned on forget data"]
     assert card.as_json()["relearning_to_half"] == {"benign": None, "forget": None}
