@@ -106,7 +106,9 @@ def curve_tables(card: Card) -> list[Table]:
 def refusal_map(card: Card, name: str) -> HeatMap:
     """Refusals by picture and question on their colours; `name` is its own on the page."""
     rows = [(title, [_shade(metric) for metric in metrics]) for title, metrics in _refused(card)]
-    return HeatMap(name, "Refusals, % of answers", "picture", list(_QUESTIONS.values()), rows, "picture and question")
+    return HeatMap(
+        name, "Refusals, % of answers", "picture", list(_QUESTIONS.values()), rows, "picture and question", level=True
+    )
 
 
 def refusal_table(card: Card) -> Table:

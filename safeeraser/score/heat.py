@@ -30,7 +30,8 @@ class Shade:
 class HeatMap:
     """A table of shades. `corner` says what the rows are, `columns` and each row's name stand at its edges.
 
-    `by` says to those who cannot see it what the figures are broken down by.
+    `by` says to those who cannot see it what the figures are broken down by; `level`: there is room for columns'
+    names to lie.
     """
 
     name: str
@@ -39,6 +40,7 @@ class HeatMap:
     columns: list[str]
     rows: list[tuple[str, list[Shade]]]
     by: str
+    level: bool = False
 
 
 def by_category(runs: list[Run]) -> list[HeatMap]:
