@@ -15,22 +15,32 @@ _MAP = mpl.colormaps["cividis"]  # looks the same to the colour-blind, and darke
 
 @dataclass(frozen=True)
 class Shade:
-    """A cell: its text on its colour, and the text's own colour; both empty where nothing was measured."""
+    """A cell: its text on its colour, and the text's own colour; both empty where nothing was measured.
+
+    `beside` is what stands under it in small print.
+    """
 
     text: str
     paper: str = ""
     ink: str = ""
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class HeatMap:
-    """A table of shades. `corner` says what the rows are, `columns` and each row's name stand at its edges."""
+    """A table of shades. `corner` says what the rows are, `columns` and each row's name stand at its edges.
+
+    `by` says to those who cannot see it what the figures are broken down by; `level`: there is room for columns'
+    names to lie.
+    """
 
     name: str
     title: str
     corner: str
     columns: list[str]
     rows: list[tuple[str, list[Shade]]]
+    by: str
+    level: bool = False
 
 
 def by_category(runs: list[Run]) -> list[HeatMap]:
@@ -41,7 +51,7 @@ def by_category(runs: list[Run]) -> list[HeatMap]:
         names = sorted(_union(shown), key=lambda name: (name not in CATEGORIES, name))
         rows = [(title, [shade(group.get(name)) for name in names]) for title, group in shown if group]
         if rows:
-            maps.append(HeatMap(f"category-{metric}", METRICS[metric], "method", names, rows))
+            maps.append(HeatMap(f"category-{metric}", METRICS[metric], "method", names, rows, "category"))
     return maps
 
 
@@ -54,7 +64,7 @@ def by_keyword(runs: list[Run]) -> list[HeatMap]:
         rows = [(name, [shade(group.get(name)) for _, group in shown]) for name in _union(shown)]
         if rows:
             titles = [title for title, _ in shown]
-            maps.append(HeatMap(f"keyword-{metric}", METRICS[metric], "keyword", titles, rows))
+            maps.append(HeatMap(f"keyword-{metric}", METRICS[metric], "keyword", titles, rows, "keyword"))
     return maps
 
 

@@ -5,7 +5,8 @@
 
 A RUN is a run folder, named for its method, or a folder that holds run folders. A run folder holds summary_val.json,
 summary_train.json (eval_all.py --summary writes them) and, where there are any, the verdicts, specificity.json,
-train_log.jsonl and probe.jsonl. Beside the page go summary.json, table.md, table.csv, table.tex and plots/.
+train_log.jsonl, probe.jsonl and audit.json. Beside the page go summary.json, table.md, table.csv, table.tex, plots/
+and, of runs that were audited, robustness.md and robustness.csv.
 """
 
 from pathlib import Path
@@ -22,6 +23,8 @@ from safeeraser.arguments import Arguments
 from safeeraser.benchmark.files import write_json, write_whole
 from safeeraser.errors import BadInput, command
 from safeeraser.score import heat, tables
+from safeeraser.score.audit_card import read_cards
+from safeeraser.score.audit_page import Section, files, section
 from safeeraser.score.drawing import Plot
 from safeeraser.score.examples import examples
 from safeeraser.score.plots import curves, scatter_plots
@@ -49,24 +52,31 @@ def report(*folders: Path, out: Path | None = None, note: str = "", published: b
         raise BadInput(f"{page_path}: is a folder; name a file")
     runs = read_runs(folders)
     rows, beside = [run.row for run in runs], published_rows()[0] if published else []
-    drawn = scatter_plots(runs, beside), curves(runs)
-    text = page(runs, *drawn, note=note, redact=redact)
-    for plot in [*drawn[0], *drawn[1]]:
+    cards = read_cards(runs)
+    drawn, robustness = (scatter_plots(runs, beside), curves(runs)), section(cards)
+    text = page(runs, *drawn, robustness, note=note, redact=redact)
+    for plot in [*drawn[0], *drawn[1], *robustness.plots]:
         plot.write_png(page_path.parent / "plots")
     texts = {
         page_path.name: text,
         "table.md": tables.markdown(rows, beside, note),
         "table.csv": tables.comma_separated(rows),
         "table.tex": tables.latex(rows, beside, note),
+        **files(cards),
     }
     for name, content in texts.items():
         with write_whole(page_path.parent / name) as handle:
             handle.write(content)
-    write_json(page_path.parent / "summary.json", {"runs": {run.name: run.as_json() for run in runs}})
+    summaries = {run.name: run.as_json() for run in runs}
+    for card in cards:
+        summaries[card.name]["robustness"] = card.as_json()
+    write_json(page_path.parent / "summary.json", {"runs": summaries})
     show(rows, beside, note)
 
 
-def page(runs: list[Run], scatters: list[Plot], training: list[Plot], *, note: str, redact: bool) -> str:
+def page(
+    runs: list[Run], scatters: list[Plot], training: list[Plot], robustness: Section, *, note: str, redact: bool
+) -> str:
     """The report as one HTML page that needs no other file, and no script: what is masked is so without one."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -89,6 +99,7 @@ def page(runs: list[Run], scatters: list[Plot], training: list[Plot], *, note: s
         categories=heat.by_category(runs),
         keywords=heat.by_keyword(runs),
         scale=heat.scale(),
+        robustness=robustness,
         curves=training,
         redact=redact,
         examples=[] if redact else examples(runs),

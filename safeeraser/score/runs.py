@@ -199,7 +199,7 @@ def _named_apart(runs: list[Run]) -> list[Run]:
 def _read_run(folder: Path) -> Run:
     parts = {}
     for split in ("train", "val"):
-        parts[split] = _read(folder / f"summary_{split}.json", Summary, None)
+        parts[split] = read(folder / f"summary_{split}.json", Summary, None)
         if parts[split] and parts[split].split != split:
             raise BadInput(f"{folder / f'summary_{split}.json'}: was scored on split '{parts[split].split}'")
     name = folder.resolve().name
@@ -209,13 +209,13 @@ def _read_run(folder: Path) -> Run:
         METHODS.get(name, name),
         parts["train"],
         parts["val"],
-        _read(folder / "specificity.json", Metric, None),
-        _read(folder / "train_log.jsonl", list[Step], []),
-        _read(folder / "probe.jsonl", list[Probed], []),
+        read(folder / "specificity.json", Metric, None),
+        read(folder / "train_log.jsonl", list[Step], []),
+        read(folder / "probe.jsonl", list[Probed], []),
     )
 
 
-def _read(path: Path, kind: Any, otherwise: Any) -> Any:
+def read(path: Path, kind: Any, otherwise: Any) -> Any:
     """The file as `kind`, or `otherwise` where there is none."""
     if not path.exists():
         return otherwise
@@ -224,4 +224,5 @@ def _read(path: Path, kind: Any, otherwise: Any) -> Any:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise BadInput(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        where = ".".join(map(str, first["loc"]))
+        raise BadInput(": ".join(filter(None, [str(path), where, first["msg"]]))) from None

@@ -7,8 +7,8 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 # The columns: key -> title.
@@ -91,29 +91,35 @@ def published_rows() -> tuple[list[Row], str]:
     return rows, value["source"]
 
 
-def remarks(rows: list[Row]) -> Iterator[str]:
+def remarks(rows: list[Row], columns: dict[str, str] = COLUMNS) -> Iterator[str]:
     """The cells' remarks as lines under a table, for the forms whose cells have no room for them."""
     for row in rows:
-        for key, title in COLUMNS.items():
+        for key, title in columns.items():
             told = ["withheld"] * bool(row.cells[key].withheld) + row.cells[key].remarks
             if told:
-                yield f"{row.name}, {title[:-2]}: {', '.join(told)}"
+                yield f"{row.name}, {title.rstrip(' ↓↑')}: {', '.join(told)}"
 
 
 def markdown(rows: list[Row], published: list[Row], note: str = "") -> str:
     """The table for a README or an issue, its intervals in brackets."""
-
-    def line(name: str, texts: list[str]) -> str:
-        return "| " + " | ".join([re.sub(r"([\\|`*_<\[\]])", r"\\\1", name), *texts]) + " |"
-
-    lines = [line("", list(COLUMNS.values())), "|---|" + "---:|" * len(COLUMNS)]
-    for row in rows + published:
-        name = f"{row.name} (published)" if row in published else row.name
-        cells = (row.cells[key] for key in COLUMNS)
-        lines.append(line(name, [cell.text + (f" [{cell.range}]" if cell.range else "") for cell in cells]))
+    marked = [replace(row, name=f"{row.name} (published)") for row in published]
+    lines = markdown_lines("", COLUMNS, rows + marked)
     under = [f"- {text}" for text in remarks(rows)]
     told = "Per cent; in brackets 95% intervals." if _any_range(rows) else "Per cent."
     return "\n\n".join(filter(None, ["\n".join(lines), told, note, "\n".join(under)])) + "\n"
+
+
+def markdown_lines(corner: str, columns: dict[str, str], rows: list[Row]) -> list[str]:
+    """Any table of rows, line by line."""
+
+    def line(name: str, texts: Iterable[str]) -> str:
+        return "| " + " | ".join([re.sub(r"([\\|`*_<\[\]])", r"\\\1", name), *texts]) + " |"
+
+    lines = [line(corner, columns.values()), "|---|" + "---:|" * len(columns)]
+    for row in rows:
+        cells = (row.cells[key] for key in columns)
+        lines.append(line(row.name, (cell.text + (f" [{cell.range}]" if cell.range else "") for cell in cells)))
+    return lines
 
 
 def comma_separated(rows: list[Row]) -> str:

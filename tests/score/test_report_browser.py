@@ -8,7 +8,8 @@ import pytest
 
 from safeeraser.score.report import report
 
-from .report_runs import ANSWERED, ASKED, full_results
+from .report_audits import audit
+from .report_runs import ANSWERED, ASKED, full_results, write
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
@@ -45,6 +46,8 @@ def _browser(*arguments):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     results = full_results(tmp_path_factory.mktemp("results"))
+    for run in ("po", "popd"):
+        write(results / run, "audit.json", audit())
     report(results, published=True, note="A demonstration.")
     return results / "report.html"
 
@@ -75,9 +78,22 @@ def _accessible(driver):
 def test_table_and_charts_are_there_and_nothing_is_fetched_or_complained_about(opened):
     assert "PO+PD" in _all(opened, "#runs-table")[0].text and "5.0–15.0" in _all(opened, "#runs-table")[0].text
     charts = _all(opened, "figure svg")
-    assert len(charts) == 4 and all(chart.size["width"] > 200 and chart.size["height"] > 100 for chart in charts)
+    assert len(charts) == 4 + 2 * 2 and all(
+        chart.size["width"] > 200 and chart.size["height"] > 100 for chart in charts
+    )
     assert opened.execute_script(LOUD) == []
     assert opened.get_log("browser") == []
+
+
+def test_the_robustness_card_is_there(opened):
+    findings = _all(opened, ".findings")
+    assert len(findings) == 2 and "Worst of 2: figstep, ASR 40.0% (30.0–50.0)" in findings[0].text
+    assert "figstep" in _all(opened, "#robustness-1-attacks-table")[0].text
+    assert "40.0" in _all(opened, "#robustness-comparison-table")[0].text
+    _all(opened, "a[href='#robustness']")[0].click()
+    assert opened.execute_script("return document.querySelector('#robustness').getBoundingClientRect().top") < 100
+    heads = _all(opened, "table.level th")
+    assert [head.text for head in heads[:3]] == ["picture", "harmful question", "harmless question"]
 
 
 def test_headings_do_not_skip_a_level_and_landmarks_are_there(opened):
