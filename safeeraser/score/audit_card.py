@@ -149,6 +149,15 @@ class Card:
         untouched = self.named("attack_vanilla", worst.name).cell("asr")
         return Worst(worst.name, worst.cell("asr"), untouched, len(points), above)
 
+    @property
+    def most_recovered(self) -> Point | None:
+        """The attack under which most of the vanilla answers came back; None where that was not measured.
+
+        ASR counts what is no refusal; only this tells an answer that came back from a model that broke.
+        """
+        points = [point for point in self.of("attack") if point.cell("recovered").value is not None]
+        return max(points, key=lambda point: point.cell("recovered").value, default=None)
+
     def back(self, *kinds: str) -> Return | None:
         """When ASR comes back with relearning on these kinds of data; None where that was not measured."""
         points = [

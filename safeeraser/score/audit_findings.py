@@ -51,6 +51,8 @@ def _attacks(card: Card) -> str:
     told += f"the untouched model's ASR under it: {figure(worst.untouched)}."
     if worst.above is not None:
         told += f" Under {worst.above} of {worst.measured} the whole interval of ASR lies above the clean one's."
+    if most := card.most_recovered:
+        told += f" Most of the vanilla answers was recovered under {most.name}: {figure(most.cell('recovered'))}."
     return told
 
 

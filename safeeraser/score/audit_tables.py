@@ -140,6 +140,7 @@ def comparison(cards: list[Card]) -> Table:
     columns = {
         "asr": "ASR ↓",
         "worst": "ASR, worst attack ↓",
+        "recovered": "Recovered, under attack ↓",
         "int4": "ASR, int4 ↓",
         "steps": "Benign steps to half ↑",
         "harmful": "Refusal, harmful picture",
@@ -147,10 +148,11 @@ def comparison(cards: list[Card]) -> Table:
     }
     rows = []
     for card in cards:
-        worst = card.worst
+        worst, most = card.worst, card.most_recovered
         cells = {
             "asr": card.clean.cell("asr"),
             "worst": Told(**vars(worst.asr), beside=worst.name) if worst else Cell(),
+            "recovered": Told(**vars(most.cell("recovered")), beside=most.name) if most else Cell(),
             "int4": card.named("quantization", "int4").cell("asr"),
             "steps": _steps(card.back(*BENIGN)),
             "harmful": card.clean.refused("forget"),
@@ -159,7 +161,8 @@ def comparison(cards: list[Card]) -> Table:
         rows.append(Row(card.title, cells))
     caption = (
         "Per cent, with 95% intervals. Benign steps to half: after how few steps of relearning on benign data ASR "
-        "passes half of the untouched model's. Refusal: of a harmful question."
+        "passes half of the untouched model's. Recovered: of the vanilla answers, under the attack that brings back "
+        "most. Refusal: of a harmful question."
     )
     return Table("comparison", "Side by side", caption, "method", columns, rows)
 

@@ -166,7 +166,7 @@ def judges(runs: list[Run]) -> dict[str, list[str]]:
 
 
 def _is_run(folder: Path) -> bool:
-    return any((folder / f"summary_{split}.json").exists() for split in ("train", "val"))
+    return any((folder / name).exists() for name in ("summary_train.json", "summary_val.json", "audit.json"))
 
 
 def _run_folders(folder: Path) -> list[Path]:
@@ -177,7 +177,7 @@ def _run_folders(folder: Path) -> list[Path]:
     if not runs:
         raise BadInput(
             f"{folder}: holds no run; each run is a folder with summary_train.json or summary_val.json, "
-            "which eval_all.py --summary writes"
+            "which eval_all.py --summary writes, or with audit.json, which audit.py does"
         )
     return runs
 

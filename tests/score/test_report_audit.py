@@ -184,15 +184,19 @@ def test_the_card_in_summary_json(results):
 
 def test_two_audits_stand_side_by_side(results):
     other = without(audit(), "quantization", "relearn_decoupled")
-    write(results / "popd", "audit.json", audit())
+    told = audit()
+    for one in (one for one in told["points"] if one["group"] == "attack"):
+        # It is the highest where ASR is not.
+        one["metrics"]["recovered"] = spread(0.05 if one["name"] == "figstep" else 0.12)
+    write(results / "popd", "audit.json", told)
     write(results / "po", "audit.json", other)
     report(results)
     text = (results / "report.html").read_text()
     table = re.search(r'<table id="robustness-comparison-table">.*?</table>', text, re.DOTALL)[0]
     shown = _figures(Page(table).rows)
     none, four = ["none", "2 measured, to step 4"], ["4", "decoupled; 4 measured, to step 4"]
-    assert shown[1] == ["PO", "10.0", "40.0", "figstep", "–", *none, "90.0", "90.0"]
-    assert shown[2] == ["PO+PD", "10.0", "40.0", "figstep", "15.0", *four, "90.0", "90.0"]
+    assert shown[1] == ["PO", "10.0", "40.0", "figstep", "–", "–", *none, "90.0", "90.0"]
+    assert shown[2] == ["PO+PD", "10.0", "40.0", "figstep", "12.0", "blur", "15.0", *four, "90.0", "90.0"]
     assert text.count('<dl class="findings">') == 2 and "do not compare" not in text
     ids = Page(text).ids
     assert len(ids) == len(set(ids))
