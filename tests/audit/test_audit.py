@@ -1,15 +1,21 @@
 """audit.py on the tiny model: every point, what the points must equal, resuming, sharing, and what is told missing."""
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
-from helpers import MODEL, TRAIN, VAL, run, start
+from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL, run, start
 
 from safeeraser.benchmark.files import sha256
 from safeeraser.infer.attacks import ATTACKS
+
+pytestmark = pytest.mark.xdist_group("audit")  # they share one whole audit
 
 # The training split is asked about, since it holds two records of each category: one to train on, one to ask about.
 GIVEN = ("--val_file", TRAIN, "--train_file", VAL, "--max_new_tokens", 4, "--judge", "rules", "--dtype", "float32")
@@ -145,28 +151,31 @@ def test_relearning_trains_on_what_no_point_is_asked_about(whole):
     assert answered == asked(predictions) and len(answered) == 6
 
 
-def test_an_audit_killed_at_any_moment_ends_in_the_same_card(adapter, whole, tmp_path, card):
-    folder, given = fresh(adapter, tmp_path / "popd"), ("--steps", "1,3")
-    for seconds in (9, 11, 13):
-        audit_process = start("audit", "--checkpoint_path", folder, *GIVEN, *given)
-        # Killed at another place each time, training and answering both among them.
-        time.sleep(seconds)
-        audit_process.send_signal(signal.SIGKILL)
-        audit_process.communicate()
-    assert (folder / "audit").is_dir() and not (folder / "audit.json").exists()
-    assert points(audit(folder)) == points(card)
-
-
-def test_processes_share_the_points(adapter, whole, tmp_path, card):
+def test_an_audit_killed_at_any_moment_ends_in_the_same_card(adapter, tmp_path, card):
     folder = fresh(adapter, tmp_path / "popd")
-    both = [start("audit", "--checkpoint_path", folder, *GIVEN) for _ in range(2)]
-    said = [process.communicate()[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    lines = [line for text in said for line in text.replace("\r", "\n").splitlines() if line.startswith("[")]
-    measured = [line.partition("] ")[2].partition(":")[0] for line in lines if " s)" in line]
-    assert sorted(measured) == sorted(set(measured)) and len(measured) == len(points(card)) - 4
-    assert all(len([line for line in text.splitlines() if " s)" in line]) > 5 for text in said)
+    # Within answering, three times, and the last time within training.
+    for mark, seconds in (("[3/", 0.0), ("[20/", 0.3), ("[36/", 1.0)):
+        process = start("audit", "--checkpoint_path", folder, *GIVEN)
+        said = next(line for line in process.stderr if line.startswith(mark) or line.startswith("error"))
+        assert mark in said
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert not (folder / "audit.json").exists()
     assert points(audit(folder)) == points(card)
+
+
+def test_the_script_shares_the_points_among_processes_and_reports(adapter, tmp_path, card):
+    folder = fresh(adapter, tmp_path / "popd")
+    environment = os.environ | {"JOBS": "2", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = ["bash", ROOT / "scripts" / "audit.bash", "--checkpoint_path", folder, *GIVEN]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=RECORDED, env=environment)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.startswith("[") and " s)" in line]
+    measured = [line.partition("] ")[2].partition(":")[0] for line in lines]
+    assert len(measured) == len(set(measured)) == len(points(card)) - 4, "each point once; four are the clean one"
+    assert points(json.loads((folder / "audit.json").read_text())) == points(card)
+    assert 'id="robustness"' in (folder / "report.html").read_text()
 
 
 def test_another_protocol_judges_again_and_answers_nothing_anew(adapter, tmp_path):
