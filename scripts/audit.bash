@@ -18,7 +18,7 @@ gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader
 read -ra gpus <<< "${gpus//[$',\n']/ }"
 jobs=${JOBS:-${#gpus[@]}}
 pids=()
-trap 'kill "${pids[@]}" 2>/dev/null' EXIT
+trap 'kill "${pids[@]}" 2>/dev/null || true' EXIT
 for ((job = 0; job < (jobs > 1 ? jobs : 1); job++)); do
   if ((${#gpus[@]})); then export CUDA_VISIBLE_DEVICES=${gpus[job % ${#gpus[@]}]}; fi
   python audit.py "$@" &

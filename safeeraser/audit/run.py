@@ -42,6 +42,8 @@ def audit(options: Options, action: str, *, dry_run: bool = False) -> int:
         return 0
     options.folder.mkdir(parents=True, exist_ok=True)
     write_json(options.folder / "settings.json", options.settings)
+    if before := sum(whole(point, options) for point in points):
+        log.info("going on: %d of %d points are measured", before, len(points))
     # Once more over what others were at: they may have been killed since.
     left = work(work(points, options), options)
     if left:
@@ -56,35 +58,44 @@ def audit(options: Options, action: str, *, dry_run: bool = False) -> int:
 
 
 def work(points: list[Point], options: Options) -> list[Point]:
-    """Measure the points; returns those that other processes were at."""
+    """Measure what is not measured yet; returns the points that other processes were at."""
     left = []
     for number, point in enumerate(points, 1):
-        where, began = f"[{number}/{len(points)}] {point.title}", time.monotonic()
-        if point.lacks:
+        if point.lacks or whole(point, options):
             continue
+        began = time.monotonic()
         try:
-            found, how = find(point, options)
+            found = find(point, options)
         except Busy:
             left.append(point)
             continue
-        if found:  # else its training ended before it
-            log.info("%s: %s (%s)", where, figures(found), how or f"{time.monotonic() - began:.0f} s")
+        if found:
+            where = f"[{number}/{len(points)}] {point.title}"
+            log.info("%s: %s (%.0f s)", where, figures(found), time.monotonic() - began)
     return left
 
 
-def find(point: Point, options: Options) -> tuple[dict[str, Any] | None, str]:
-    """A point's figures, measured now or before, and a word on which; None if its training ended before it."""
+def whole(point: Point, options: Options) -> bool:
+    """Whether the point is measured, and nothing of it is missing."""
     found = read_point(point, options)
-    if found and not incomplete(found):
-        return found, "done before"
+    return found is not None and not incomplete(found)
+
+
+def find(point: Point, options: Options) -> dict[str, Any] | None:
+    """Measure a point while others are kept from it; None if its training ended before it.
+
+    Raises:
+        Busy: another process is at it, or at its training.
+    """
     folder = folder_of(point, options)
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder, point.title):
         if point.relearned:
             relearn(options, point.relearned)
             if not point.adapter.is_dir():
-                return None, ""
-        return measure(point, options), ""
+                return None
+        # Another process may have been through with it a moment ago.
+        return None if whole(point, options) else measure(point, options)
 
 
 def figures(found: dict[str, Any]) -> str:
