@@ -6,7 +6,7 @@
 #   LMMS_PYTHON=PROGRAM     a Python that has lmms-eval, instead of .venv-lmms, which is made here (about 7 GB)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source scripts/setup.bash
+source scripts/setup.bash ""  # said outright: without arguments it would see the options of this script
 
 if [ -z "${LMMS_PYTHON:-}" ]; then
   requirements=safeeraser/specificity/requirements.txt
