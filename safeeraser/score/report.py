@@ -21,7 +21,7 @@ from safeeraser import __version__
 from safeeraser.arguments import Arguments
 from safeeraser.benchmark.files import write_json, write_whole
 from safeeraser.errors import BadInput, command
-from safeeraser.score import heat, tables
+from safeeraser.score import heat, specificity_table, tables
 from safeeraser.score.drawing import Plot
 from safeeraser.score.examples import examples
 from safeeraser.score.plots import curves, scatter_plots
@@ -55,7 +55,8 @@ def report(*folders: Path, out: Path | None = None, note: str = "", published: b
         plot.write_png(page_path.parent / "plots")
     texts = {
         page_path.name: text,
-        "table.md": tables.markdown(rows, beside, note),
+        "table.md": tables.markdown(rows, beside, note)
+        + specificity_table.markdown(specificity_table.task_table(runs)),
         "table.csv": tables.comma_separated(rows),
         "table.tex": tables.latex(rows, beside, note),
     }
@@ -85,6 +86,7 @@ def page(runs: list[Run], scatters: list[Plot], training: list[Plot], *, note: s
         published=published,
         source=source,
         judges=judges(runs),
+        benchmarks=specificity_table.task_table(runs),
         scatters=scatters,
         categories=heat.by_category(runs),
         keywords=heat.by_keyword(runs),
