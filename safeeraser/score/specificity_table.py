@@ -43,7 +43,7 @@ def markdown(table: TaskTable | None) -> str:
 
     lines = [line(["Specificity", *(f"{name} ({what})" for name, what in table.heads)])]
     lines += ["|---|" + "---:|" * len(table.heads), *(line([name, *texts]) for name, texts in table.rows)]
-    return "\n\n" + "\n".join(lines) + "\n" + "".join(f"\n- {remark}" for remark in table.remarks) + "\n"
+    return "\n" + "\n".join(lines) + "\n" + "".join(f"\n- {remark}" for remark in table.remarks) + "\n"
 
 
 def _head(name: str, task: TaskScore) -> tuple[str, str]:
