@@ -90,11 +90,19 @@ def environment(task: str) -> dict[str, str]:
     return variables
 
 
-def run(call: list[str], task: str, log: Path) -> None:
-    """Run the harness to its end, its output into `log`. However this process ends, the harness's end with it."""
+def run(call: list[str], task: str, log: Path, held: int) -> None:
+    """Run the harness to its end, its output into `log`; `held` is an open file that it holds too.
+
+    Where this process is told to end, it ends the harness and all that the harness has started.
+    """
     with open(log, "wb") as handle:
         process = subprocess.Popen(
-            call, stdout=handle, stderr=subprocess.STDOUT, env=environment(task), start_new_session=True
+            call,
+            stdout=handle,
+            stderr=subprocess.STDOUT,
+            env=environment(task),
+            start_new_session=True,
+            pass_fds=[held],
         )
         try:
             process.wait()

@@ -31,7 +31,7 @@ def measure(job: Job) -> dict[str, Any]:
     """
     folder = job.out / "specificity"
     make_room_for(folder / "lock")
-    with _alone(folder):
+    with _alone(folder) as held:
         scores, missing = {}, dict(job.missing)
         todo = [task for task in job.tasks if not _kept(job, folder / task)]
         model = _model(job) if todo else None
@@ -39,7 +39,7 @@ def measure(job: Job) -> dict[str, Any]:
             where = f"{task} ({number} of {len(job.tasks)})"
             try:
                 kept = _kept(job, folder / task)
-                score = kept or _run(job, task, model, folder / task)
+                score = kept or _run(job, task, model, folder / task, held)
                 scores[task] = _entry(job, task, score)
             except harness.TaskFailed as error:
                 missing[task] = str(error)
@@ -52,10 +52,11 @@ def measure(job: Job) -> dict[str, Any]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path) -> Iterator[int]:
+    """Keep other runs away. The harness gets the handle too, and so keeps them away even if this process is shot."""
     with open(folder / "lock", "wb") as handle:
         lock(handle.fileno(), str(folder))
-        yield
+        yield handle.fileno()
 
 
 def _model(job: Job) -> Path:
@@ -89,7 +90,7 @@ def _speaks_our_template(folder: Path) -> bool:
     return template.is_file() and template.read_text(encoding="utf-8") == CHAT_TEMPLATE
 
 
-def _run(job: Job, task: str, model: Path, folder: Path) -> dict[str, Any]:
+def _run(job: Job, task: str, model: Path, folder: Path, held: int) -> dict[str, Any]:
     """Have the harness run a task, and keep what it found in `folder`. Raises `TaskFailed`."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -101,7 +102,7 @@ def _run(job: Job, task: str, model: Path, folder: Path) -> dict[str, Any]:
     )
     began = time.monotonic()
     log.info("%s is running; its log: %s", task, folder / "log.txt")
-    harness.run(call, task, folder / "log.txt")
+    harness.run(call, task, folder / "log.txt", held)
     score = harness.read(folder, folder / "log.txt", task)
     kept = {**vars(score), "seconds": round(time.monotonic() - began, 1), "settings": _settings(job, task)}
     write_json(folder / "score.json", kept)

@@ -210,26 +210,27 @@ def test_an_adapter_is_merged_once_and_again_when_it_has_changed(bench):
     assert code == 2 and "not a readable adapter" in error and not (bench.adapter / "merged").exists()
 
 
-def test_a_polite_kill_takes_the_harness_along_and_the_next_run_goes_on(bench):
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_run_is_gone_on_with(bench, how):
     slow, bench.script["tasks"]["pope"] = bench.script["tasks"]["pope"], "hangs"
     (bench.folder / "script.json").write_text(json.dumps(bench.script))
-    call = [
-        sys.executable,
-        "-m",
-        "safeeraser.specificity",
-        "--checkpoint_path",
-        str(bench.adapter),
-        "--tasks",
-        "gqa,pope",
-    ]
-    process = subprocess.Popen(call, cwd=ROOT, stdout=subprocess.DEVNULL)
-    pid_file = bench.folder / "pid"
+    call = [sys.executable, "-m", "safeeraser.specificity", "--checkpoint_path", str(bench.adapter)]
+    process = subprocess.Popen([*call, "--tasks", "gqa,pope"], cwd=ROOT, stdout=subprocess.DEVNULL)
+    noted = bench.folder / "pid"
     deadline = time.monotonic() + 60
-    while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < deadline:
+    while not (noted.exists() and noted.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 143
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(pid_file.read_text()), 0)
+    pid = int(noted.read_text())
+    process.send_signal(how)
+    process.wait(30)
+    if how == signal.SIGTERM:  # it takes the harness along
+        assert process.returncode == 143
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    else:  # the harness lives on, and a second one does not join it
+        code, _, error = bench.run("--tasks", "gqa,pope")
+        assert code == 2 and "another run is at work there" in error and bench.ran == []
+        os.kill(pid, signal.SIGKILL)
+        time.sleep(0.5)
     bench.script["tasks"]["pope"] = slow
     assert bench.run("--tasks", "gqa,pope")[0] == 0 and bench.ran == ["pope"] and bench.result["value"] == 0.5
