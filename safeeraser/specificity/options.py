@@ -10,7 +10,7 @@ from safeeraser.arguments import Arguments, count, one_of, several
 from safeeraser.benchmark.files import adapter_file, sha256
 from safeeraser.errors import BadInput
 from safeeraser.specificity import harness
-from safeeraser.specificity.tasks import POPE, needs_judge, plan, without_judge
+from safeeraser.specificity.tasks import JUDGE, POPE, needs_judge, plan, without_judge
 
 ROOT = Path(__file__).parents[2]
 OWN_TASKS = ROOT / "config" / "lmms_tasks"
@@ -58,6 +58,10 @@ class Job:
     log_samples: bool
     missing: dict[str, str] = field(default_factory=dict)
     replaced: dict[str, str] = field(default_factory=dict)
+
+    def judge(self, task: str) -> str | None:
+        """The model that judges a task, if one does."""
+        return os.environ.get("MODEL_VERSION", JUDGE) if needs_judge(task, self.known["tasks"][task]) else None
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from safeeraser.benchmark.files import RUN_FILE, lock, make_room_for, read_json,
 from safeeraser.errors import BadInput
 from safeeraser.specificity import harness
 from safeeraser.specificity.options import Job
-from safeeraser.specificity.tasks import figure, needs_judge
+from safeeraser.specificity.tasks import figure
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,8 @@ def _kept(job: Job, folder: Path) -> dict[str, Any] | None:
 
 
 def _settings(job: Job, task: str) -> dict[str, Any]:
-    return {**job.settings, "task_file_sha256": job.known["tasks"][task]["file_sha256"]}
+    judge, file = job.judge(task), job.known["tasks"][task]["file_sha256"]
+    return {**job.settings, "task_file_sha256": file, **({"judge": judge} if judge else {})}
 
 
 def _entry(job: Job, task: str, score: dict[str, Any]) -> dict[str, Any]:
@@ -133,9 +134,8 @@ def _entry(job: Job, task: str, score: dict[str, Any]) -> dict[str, Any]:
     entry = {"value": value / scale, "n": score["n"], "metric": metric, "split": known["split"]}
     entry |= {"standard_error": None if error is None else error / scale, "failed": score["failed"]}
     others = {name: other / scale for name, other in score["figures"].items() if name != metric}
-    return (
-        entry | ({"other_figures": others} if others else {}) | ({"judged": True} if needs_judge(task, known) else {})
-    )
+    more = {"other_figures": others or None, "judge": job.judge(task)}
+    return entry | {key: value for key, value in more.items() if value}
 
 
 def _told(entry: dict[str, Any]) -> str:

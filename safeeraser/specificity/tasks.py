@@ -23,6 +23,9 @@ class Task:
 # POPE's figures: accuracy counts "no" as much as "yes"; F1, of the answer "yes", is what the LLaVA papers print.
 POPE = {"accuracy": "pope_accuracy", "f1": "pope_f1_score"}
 
+# Whom the harness asks unless MODEL_VERSION names another.
+JUDGE = "gpt-4o-2024-11-20"
+
 SEVEN = {
     "gqa": Task("exact_match", lite="gqa_lite"),
     "vizwiz_vqa_val": Task("exact_match", lite="vizwiz_vqa_val_lite"),

@@ -23,7 +23,8 @@ def test_the_mean_of_the_seven_and_what_entered_it(bench):
     assert (pope["metric"], pope["split"], pope["value"]) == ("pope_accuracy", "test", 0.5)
     assert pope["other_figures"] == {"pope_f1_score": 0.25} and pope["standard_error"] is None
     assert result["tasks"]["vqav2_val"]["split"] == "validation" and result["tasks"]["gqa"]["standard_error"] == 0.1
-    assert [name for name, task in result["tasks"].items() if task.get("judged")] == ["mmvet", "mmbench_en_dev"]
+    assert [name for name, task in result["tasks"].items() if "judge" in task] == ["mmvet", "mmbench_en_dev"]
+    assert result["tasks"]["mmvet"]["judge"] == "gpt-4o-2024-11-20"
     assert "pope (5 of 7): 50.0% of 10 (pope_accuracy, split test)" in said and "Specificity: 46.0%" in said
 
 
