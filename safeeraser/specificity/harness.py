@@ -147,7 +147,12 @@ def _numbers(figures: Mapping[str, Any], suffix: str) -> dict[str, float]:
 
 def _reason(lines: list[str]) -> str:
     told = [line.partition("Error during evaluation: ")[2] for line in lines if "Error during evaluation: " in line]
-    return _shortened(told[-1].partition(" Please set `--verbosity")[0]) if told else _last_line("\n".join(lines))
+    if not told:
+        return _last_line("\n".join(lines))
+    reason = told[-1].partition(" Please set `--verbosity")[0].removesuffix(".")
+    # Of what it tried several times only the traceback says what went wrong.
+    causes = [line for line in lines if re.match(r"[\w.]*(Error|Exception): ", line) and "RetryError" not in line]
+    return _shortened(causes[-1] if causes and reason.startswith("RetryError[") else reason)
 
 
 def _last_line(text: str) -> str:

@@ -152,7 +152,7 @@ def _result(job: Job, scores: dict[str, Any], missing: dict[str, str]) -> dict[s
         "n": sum(score["n"] for score in scores.values()),
         "failed": sum(score["failed"] for score in scores.values()),
         "withheld": f"{len(scores)} of {asked} tasks; missing: {', '.join(missing)}" if missing else "",
-        "task": f"mean of {asked} tasks by lmms-eval {version}",
+        "task": f"mean of {asked} task{'s' * (asked > 1)} by lmms-eval {version}",
         "limit": job.limit,
         "tasks": scores,
         "missing": missing,

@@ -35,7 +35,7 @@ def evaluate(script: dict) -> None:
         (HERE / "pid").write_text(str(os.getpid()))
         time.sleep(600)
     if isinstance(does, str):
-        print("Traceback (most recent call last):\n" + ENDED.format(does))
+        print("ConnectionError: Couldn't reach it\ntenacity.RetryError: RetryError[it]\n" + ENDED.format(does))
         return  # with exit code 0
     print("\n".join(does.get("log", [])))
     figures = {f"{name},none": value for name, value in does["figures"].items()}
