@@ -1,7 +1,7 @@
 """The command line, and what is to be run: which folder is read, which written, which tasks, by what."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,12 @@ def parser() -> Arguments:
     add("--limit", type=count, metavar="N", help="the first N items of each task; such figures compare with nothing")
     add("--pope", type=one_of("figure of POPE", POPE), default="accuracy", help="accuracy (default) or f1")
     add("--num_processes", type=count, metavar="N", help="GPUs to share each task among (default: all)")
-    add("--dtype", type=one_of("dtype", ("auto", "float32", "bfloat16", "float16")), default="auto")
+    add(
+        "--dtype",
+        type=one_of("dtype", ("auto", "float32", "bfloat16", "float16")),
+        default="auto",
+        help="auto (default): as merged on a GPU, float32 on the CPU",
+    )
     add("--log_samples", action="store_true", help="keep each answer")
     add("--remove_merged", action="store_true", help="remove the merged model when all tasks are done")
     add("--dry_run", action="store_true", help="only check, and say what would be run")
@@ -56,8 +61,8 @@ class Job:
     limit: int | None
     pope: str
     log_samples: bool
-    missing: dict[str, str] = field(default_factory=dict)
-    replaced: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str]
+    replaced: dict[str, str]
 
     def judge(self, task: str) -> str | None:
         """The model that judges a task, if one does."""
@@ -86,8 +91,9 @@ def check(options: Any) -> Job:
         raise BadInput("--output_folder: say where the results go; there is no adapter's folder to put them in")
     if not include_path and options.include_path != OWN_TASKS:
         raise BadInput(f"--include_path {options.include_path}: no such folder")
-    if any(sign in str(out.resolve()) for sign in ",="):
-        raise BadInput(f"{out}: lmms-eval takes no path with a comma or an equals sign")
+    for path in filter(None, (out, options.model_path)):
+        if any(sign in str(Path(path).resolve()) for sign in ",="):
+            raise BadInput(f"{path}: lmms-eval takes no path with a comma or an equals sign")
     names = plan(options.tasks, lite=options.lite)
     stand_ins = list(filter(None, map(without_judge, names)))
     python = os.environ.get("LMMS_PYTHON") or str(PYTHON)
@@ -98,11 +104,22 @@ def check(options: Any) -> Job:
         raise BadInput("nothing to run: " + "; ".join(f"{name}: {reason}" for name, reason in missing.items()))
     _ask_for_token(tasks, known)
     gpus = _gpus(options.num_processes, known["gpus"])
-    dtype = "float32" if options.dtype == "auto" and not gpus else options.dtype
-    model_path = options.model_path and str(options.model_path)
     return Job(
-        *(python, adapter, digest, model_path, out, tasks, known, gpus, dtype, include_path),
-        *(options.limit, options.pope, options.log_samples, missing, replaced),
+        python=python,
+        adapter=adapter,
+        adapter_sha256=digest,
+        model_path=options.model_path,
+        out=out,
+        tasks=tasks,
+        known=known,
+        gpus=gpus,
+        dtype="float32" if options.dtype == "auto" and not gpus else options.dtype,
+        include_path=include_path,
+        limit=options.limit,
+        pope=options.pope,
+        log_samples=options.log_samples,
+        missing=missing,
+        replaced=replaced,
     )
 
 
