@@ -115,7 +115,8 @@ def run(call: list[str], task: str, log: Path, held: int) -> None:
 def read(folder: Path, log: Path, task: str) -> Score:
     """What the harness made of a task. Raises `TaskFailed`."""
     lines = [_COLOURS.sub("", line) for line in re.split("[\r\n]", log.read_text(encoding="utf-8", errors="replace"))]
-    files = sorted(folder.glob("*/*_results.json"))
+    # It begins with the date; MMBench leaves a file of another kind whose name ends alike.
+    files = sorted(folder.glob("*/[0-9]*_results.json"))
     if not files:
         raise TaskFailed(_reason(lines))
     try:
