@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+from pathlib import Path
 
 import pytest
 from helpers import MODEL, RECORDED
@@ -11,6 +13,9 @@ from safeeraser.infer.checkpoint import load_merged
 from safeeraser.infer.engine import Engine
 from safeeraser.infer.requests import Request
 from safeeraser.model import load_preprocessor
+from safeeraser.specificity.tasks import SEVEN
+
+from .conftest import SPLITS
 
 PYTHON = os.environ.get("LMMS_PYTHON")
 pytestmark = pytest.mark.skipif(
@@ -57,3 +62,36 @@ def test_its_figure_is_our_own_count_on_the_same_items(bench, tmp_path, monkeypa
     assert {i: rows[i]["filtered_resps"] for i in rows} == found
     assert [rows[i]["exact_match"] for i in range(6)] == [0, 1, 1, 0, 1, 1]
     assert not any("a-secret" in file.read_text() for file in folder.rglob("*") if file.is_file())
+
+
+def test_the_seven_tasks_own_code_on_made_up_items(bench, tmp_path, monkeypatch, serve):
+    """Without the hub their data cannot be had; of the same shape it is enough to see what each of them writes.
+
+    The judge, at an address that MM-Vet and MMBench read differently, gives half a point and the right letter.
+    """
+    judge = serve(lambda number, prompt: (200, {}, "0.5" if "Correctness" in prompt else "B"))
+    for name, value in {
+        "LMMS_PYTHON": PYTHON,
+        "OPENAI_API_URL": judge.url,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path / "cache"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    subprocess.run([PYTHON, Path(__file__).with_name("made_up.py"), str(PICTURES[0])], check=True)
+    run = ["--model_path", MODEL, "--output_folder", bench.adapter]
+    (bench.adapter / "merged" / "run.json").write_text('{"merged": {}}')  # of another model: to be written anew
+    code, said, error = bench.run(*run, adapter=False)
+    assert code == 0, said + error
+    result = bench.result
+    assert {name: task["split"] for name, task in result["tasks"].items()} == {name: SPLITS[name] for name in SEVEN}
+    assert all(task["n"] == 3 and task["failed"] == 0 for task in result["tasks"].values())
+    values = {name: task["value"] for name, task in result["tasks"].items()}
+    assert values["mmvet"] == 0.5 and values["mmbench_en_dev"] == 1 and values["gqa"] == 0
+    assert result["value"] == pytest.approx(sum(values.values()) / 7)
+    assert result["tasks"]["pope"]["other_figures"].keys() >= {"pope_f1_score", "pope_precision", "pope_recall"}
+    monkeypatch.delenv("OPENAI_API_KEY")
+    code, said, error = bench.run(*run, adapter=False)
+    assert code == 3 and list(result["missing"]) == [] and list(bench.result["missing"]) == ["mmvet"], said + error
+    # Its rules find a letter in this model's gibberish too.
+    assert bench.result["tasks"]["mmbench_en_dev_static"]["split"] == "dev"
