@@ -114,6 +114,19 @@ def test_what_it_was_made_of_is_recorded(merged, adapter, tmp_path):
     assert run["merged"]["adapter_sha256"] == sha256(adapter / "adapter_model.safetensors")
 
 
+def test_a_copy_holds_the_base_models_weights_under_the_same_template(monkeypatch, capsys, merged, tmp_path):
+    base = shutil.copytree(merged, tmp_path / "base")
+    (base / "chat_template.jinja").write_text("another")
+    code, said = run(monkeypatch, capsys, "copy", base, tmp_path / "out")
+    assert code == 0 and said.out.startswith(f"done: {tmp_path / 'out'}")
+    assert json.loads((tmp_path / "out" / "run.json").read_text()) == {
+        "copied": {"model_path": str(base), "dtype": "float32"}
+    }
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == CHAT_TEMPLATE
+    wanted, found = (load_file(folder / "model.safetensors") for folder in (base, tmp_path / "out"))
+    assert wanted.keys() == found.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
 def run(monkeypatch, capsys, *arguments):
     """Exit code and output of the command."""
     monkeypatch.setattr(sys, "argv", ["safeeraser.model", *map(str, arguments)])

@@ -28,6 +28,15 @@ def described_by(predictions: Path) -> Path:
     return predictions.with_suffix(".run.json")
 
 
+def adapter_file(path: str | Path) -> Path:
+    """The file with an adapter's weights: a PEFT folder's, or `path` itself. Raises `BadInput` if there is none."""
+    path = Path(path)
+    file = path / "adapter_model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise BadInput(f"{path}: no adapter there (a PEFT folder, a .safetensors or the release's checkpoint.pt)")
+    return file
+
+
 @contextlib.contextmanager
 def write_whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """Open a temporary neighbour of `path` for writing; on success it takes the place of `path` in one step.

@@ -1,9 +1,9 @@
 """LLaVA and its adapters: loading (`llava`), LoRA and the two stored forms (`adapters`), merged models (`merge`),
 rounding (`rounding`)."""
 
+from safeeraser.benchmark.files import adapter_file
 from safeeraser.model.adapters import (
     adapter_config,
-    adapter_file,
     attach,
     check_adapter,
     convert,

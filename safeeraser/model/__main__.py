@@ -1,4 +1,5 @@
-"""`python -m safeeraser.model convert | merge`: adapters in their other form, and merged into their base model."""
+"""`python -m safeeraser.model convert | merge | copy`: adapters in their other form, merged into their base model, and
+that model alone."""
 
 import logging
 from pathlib import Path
@@ -7,7 +8,7 @@ from safeeraser.arguments import Arguments, one_of
 from safeeraser.errors import command
 from safeeraser.model.adapters import convert
 from safeeraser.model.llava import DTYPES
-from safeeraser.model.merge import RELEASED_MODEL, merge
+from safeeraser.model.merge import RELEASED_MODEL, copy, merge
 
 
 def parser() -> Arguments:
@@ -20,6 +21,15 @@ def parser() -> Arguments:
         action.add_argument("--lora_alpha", type=float, default=256, help="of a .pt, which does not say (default: 256)")
         return action
 
+    def add_dtype(action: Arguments) -> None:
+        action.add_argument(
+            "--dtype",
+            type=one_of("dtype", ("auto", *DTYPES)),
+            default="auto",
+            help=f"of the weights written: auto (as the base model is stored), {', '.join(DTYPES)}; the model is held "
+            "in it (7B: 14 GB in 16 bits, 28 in 32), while the sums are made in float32 in any case (default: auto)",
+        )
+
     action = add("convert", "turn a PEFT folder into the release's checkpoint.pt, or the other way round")
     action.add_argument("source", type=Path, metavar="IN", help="a PEFT folder, a .safetensors or a .pt")
     action.add_argument("target", type=Path, metavar="OUT", help="a file ending in .pt, or a folder to make")
@@ -31,31 +41,35 @@ def parser() -> Arguments:
     action.add_argument(
         "--model_path", help=f"the base model (default: the one that a PEFT folder names, else {RELEASED_MODEL})"
     )
-    action.add_argument(
-        "--dtype",
-        type=one_of("dtype", ("auto", *DTYPES)),
-        default="auto",
-        help=f"of the weights written: auto (as the base model is stored), {', '.join(DTYPES)}; the model is held in "
-        "it (7B: 14 GB in 16 bits, 28 in 32), while the sums are made in float32 in any case (default: auto)",
+    add_dtype(action)
+
+    action = actions.add_parser(
+        "copy", help=(told := "write a base model alone, as merge writes one"), description=told
     )
+    action.add_argument("model_path", metavar="MODEL", help="the base model")
+    action.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
+    add_dtype(action)
     return parser
 
 
 @command
 def main() -> None:
-    """Convert or merge."""
+    """Convert, merge or copy."""
     arguments = parser().parse_args()
     if arguments.action == "convert":
         convert(arguments.source, arguments.target, alpha=arguments.lora_alpha, model_path=arguments.model_path)
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    merge(
-        arguments.adapter,
-        arguments.out,
-        model_path=arguments.model_path,
-        dtype=arguments.dtype,
-        lora_alpha=arguments.lora_alpha,
-    )
+    if arguments.action == "copy":
+        copy(arguments.model_path, arguments.out, dtype=arguments.dtype)
+    else:
+        merge(
+            arguments.adapter,
+            arguments.out,
+            model_path=arguments.model_path,
+            dtype=arguments.dtype,
+            lora_alpha=arguments.lora_alpha,
+        )
     print(f"done: {arguments.out} (pip install -e '.[serving]'; transformers serve {arguments.out})")
 
 

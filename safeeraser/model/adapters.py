@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
-from safeeraser.benchmark.files import write_whole
+from safeeraser.benchmark.files import adapter_file, write_whole
 from safeeraser.errors import BadInput
 from safeeraser.model.llava import Parts
 
@@ -79,15 +79,6 @@ def to_release(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         _rename(name, back).replace(".lora_A.", ".lora_A.default.").replace(".lora_B.", ".lora_B.default."): tensor
         for name, tensor in tensors.items()
     }
-
-
-def adapter_file(path: str | Path) -> Path:
-    """The file with an adapter's weights: a PEFT folder's, or `path` itself. Raises `BadInput` if there is none."""
-    path = Path(path)
-    file = path / "adapter_model.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise BadInput(f"{path}: no adapter there (a PEFT folder, a .safetensors or the release's checkpoint.pt)")
-    return file
 
 
 def read_adapter(path: str | Path) -> dict[str, Tensor]:

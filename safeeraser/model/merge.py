@@ -11,10 +11,10 @@ from typing import Any
 from transformers import CLIPImageProcessorPil, LlavaForConditionalGeneration, LlavaProcessor
 
 from safeeraser.benchmark.conversation import CHAT_TEMPLATE
-from safeeraser.benchmark.files import RUN_FILE, read_json, sha256, write_json, write_whole_folder
+from safeeraser.benchmark.files import RUN_FILE, adapter_file, read_json, sha256, write_json, write_whole_folder
 from safeeraser.errors import BadInput
-from safeeraser.model.adapters import adapter_config, adapter_file, load_adapted
-from safeeraser.model.llava import DTYPES, load_model, load_preprocessor
+from safeeraser.model.adapters import adapter_config, load_adapted
+from safeeraser.model.llava import DTYPES, Preprocessor, load_model, load_preprocessor
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +48,7 @@ def merge(
         raise BadInput(f"{out}: exists; name another")
     weights = adapter_file(adapter)
     model_path = model_path or base_of(adapter)
-    log.info("loading %s", model_path)
-    preprocessor = load_preprocessor(model_path)
-    model = load_model(model_path, DTYPES.get(dtype, "auto"))
+    model, preprocessor = _load(model_path, dtype)
     log.info("merging %s", adapter)
     adapted = load_adapted(model, adapter, alpha=lora_alpha)
     merged = {
@@ -66,6 +64,30 @@ def merge(
         write_model(folder, model, preprocessor.tokenizer, preprocessor.image_processor)
         trained_with = adapter / RUN_FILE
         write_json(folder / RUN_FILE, (read_json(trained_with) if trained_with.is_file() else {}) | {"merged": merged})
+
+
+def copy(model_path: str, out: Path, *, dtype: str = "auto") -> None:
+    """Write a base model as `merge` writes it, without an adapter: what a harness asks it is then in the same words.
+
+    The hub's own folder of LLaVA-1.5 has a template without the system text.
+
+    Raises:
+        BadInput: `out` exists, or the model is not there or cannot be read.
+    """
+    if out.exists():
+        raise BadInput(f"{out}: exists; name another")
+    model, preprocessor = _load(model_path, dtype)
+    log.info("writing %s", out)
+    with write_whole_folder(out) as folder:
+        write_model(folder, model, preprocessor.tokenizer, preprocessor.image_processor)
+        copied = {"model_path": model_path, "dtype": str(model.dtype).removeprefix("torch.")}
+        write_json(folder / RUN_FILE, {"copied": copied})
+
+
+def _load(model_path: str, dtype: str) -> tuple[LlavaForConditionalGeneration, Preprocessor]:
+    log.info("loading %s", model_path)
+    preprocessor = load_preprocessor(model_path)
+    return load_model(model_path, DTYPES.get(dtype, "auto")), preprocessor
 
 
 def write_model(

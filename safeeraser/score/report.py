@@ -22,7 +22,7 @@ from safeeraser import __version__
 from safeeraser.arguments import Arguments
 from safeeraser.benchmark.files import write_json, write_whole
 from safeeraser.errors import BadInput, command
-from safeeraser.score import heat, tables
+from safeeraser.score import heat, specificity_table, tables
 from safeeraser.score.audit_card import read_cards
 from safeeraser.score.audit_page import Section, files, section
 from safeeraser.score.drawing import Plot
@@ -59,7 +59,8 @@ def report(*folders: Path, out: Path | None = None, note: str = "", published: b
         plot.write_png(page_path.parent / "plots")
     texts = {
         page_path.name: text,
-        "table.md": tables.markdown(rows, beside, note),
+        "table.md": tables.markdown(rows, beside, note)
+        + specificity_table.markdown(specificity_table.task_table(runs)),
         "table.csv": tables.comma_separated(rows),
         "table.tex": tables.latex(rows, beside, note),
         **files(cards),
@@ -95,6 +96,7 @@ def page(
         published=published,
         source=source,
         judges=judges(runs),
+        benchmarks=specificity_table.task_table(runs),
         scatters=scatters,
         categories=heat.by_category(runs),
         keywords=heat.by_keyword(runs),

@@ -51,6 +51,30 @@ class Metric(BaseModel):
         return Cell(value, low, high, self.failed, self.unparsed, self.skipped, self.withheld)
 
 
+class TaskScore(BaseModel):
+    """The share of a VQA benchmark's items answered right, and which figure of which split it is."""
+
+    value: float = Field(ge=0, le=1)
+    n: int
+    metric: str
+    split: str | None = None
+    standard_error: float | None = None
+
+
+class Specificity(Metric):
+    """`specificity.json`; where it is the mean of several benchmarks, with each of them (safeeraser.specificity)."""
+
+    tasks: dict[str, TaskScore] = {}
+    missing: dict[str, str] = {}
+    replaced: dict[str, str] = {}
+    limit: int | None = None
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The benchmarks' figures, null where one is missing."""
+        return {name: task.model_dump() for name, task in self.tasks.items()} | dict.fromkeys(self.missing)
+
+
 class Summary(BaseModel):
     """The part of a summary that the report needs; it carries more."""
 
@@ -110,7 +134,7 @@ class Run:
     title: str
     train: Summary | None
     val: Summary | None
-    specificity: Metric | None
+    specificity: Specificity | None
     log: list[Step]
     probes: list[Probed]
 
@@ -125,6 +149,7 @@ class Run:
             "generality": {"asr": value(self.val, "asr"), "rr": value(self.val, "rr")},
             **{metric: value(self.val, metric) for metric in ("sarr", "rouge_l", "gpt_eval")},
             "specificity": self.specificity.value if self.specificity else None,
+            **({"specificity_tasks": tasks} if (tasks := self.specificity and self.specificity.figures) else {}),
         }
 
     @property
@@ -209,7 +234,7 @@ def _read_run(folder: Path) -> Run:
         METHODS.get(name, name),
         parts["train"],
         parts["val"],
-        read(folder / "specificity.json", Metric, None),
+        read(folder / "specificity.json", Specificity, None),
         read(folder / "train_log.jsonl", list[Step], []),
         read(folder / "probe.jsonl", list[Probed], []),
     )

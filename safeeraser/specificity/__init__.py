@@ -1,0 +1,4 @@
+"""Specificity: the merged model's scores on plain VQA benchmarks, by lmms-eval.
+
+The harness is a program with an environment of its own; nothing here imports torch.
+"""

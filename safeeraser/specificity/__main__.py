@@ -1,0 +1,47 @@
+"""`python -m safeeraser.specificity --checkpoint_path ADAPTER`: see `run`; scripts/specificity.bash sets it up."""
+
+import logging
+import shutil
+import signal
+import sys
+from typing import Any
+
+from safeeraser.errors import command
+from safeeraser.specificity.options import Job, check, parser
+from safeeraser.specificity.run import RESULT, measure
+
+
+@command
+def main() -> int:
+    """Check, run, tell. Exit code 3: a task has no figure, and so the mean is withheld."""
+    options = parser().parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    # A polite kill takes the harness along, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    job = check(options)
+    _announce(job)
+    if options.dry_run:
+        return 3 if job.missing else 0
+    result = measure(job)
+    if options.remove_merged and not result["missing"]:
+        shutil.rmtree(job.out / "merged", ignore_errors=True)
+    _tell(job, result)
+    return 3 if result["missing"] else 0
+
+
+def _announce(job: Job) -> None:
+    place = {0: "the CPU", 1: "one GPU"}.get(job.gpus, f"{job.gpus} GPUs")
+    print(f"lmms-eval {job.known['versions']['lmms-eval']} on {place}: {', '.join(job.tasks)}")
+    for name, stand_in in job.replaced.items():
+        print(f"note: no judge key: {stand_in} stands for {name}")
+    for name, reason in job.missing.items():
+        print(f"note: {name} is left out, and so the mean will be withheld: {reason}", flush=True)
+
+
+def _tell(job: Job, result: dict[str, Any]) -> None:
+    mean = result["withheld"] if result["value"] is None else f"{result['value']:.1%}, {result['task']}"
+    print(f"Specificity: {'withheld: ' * (result['value'] is None)}{mean}; written to {job.out / RESULT}")
+
+
+if __name__ == "__main__":
+    main()

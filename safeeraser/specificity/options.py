@@ -1,0 +1,166 @@
+"""The command line, and what is to be run: which folder is read, which written, which tasks, by what."""
+
+import os
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from safeeraser.arguments import Arguments, count, one_of, several
+from safeeraser.benchmark.files import adapter_file, sha256
+from safeeraser.errors import BadInput
+from safeeraser.specificity import harness
+from safeeraser.specificity.tasks import JUDGE, POPE, needs_judge, plan, without_judge
+
+ROOT = Path(__file__).parents[2]
+OWN_TASKS = ROOT / "config" / "lmms_tasks"
+# The environment that scripts/specificity.bash makes.
+PYTHON = ROOT / ".venv-lmms" / "bin" / "python"
+JUDGE_KEYS = {"openai": "OPENAI_API_KEY", "azure": "AZURE_API_KEY"}  # by API_TYPE, as the harness reads them
+
+
+def parser() -> Arguments:
+    """The options of `python -m safeeraser.specificity`."""
+    parser = Arguments(prog="python -m safeeraser.specificity", description="Specificity by lmms-eval: see the README.")
+    add = parser.add_argument
+    add("--checkpoint_path", type=Path, metavar="ADAPTER", help="the adapter; none: the untouched --model_path")
+    add("--model_path", help="the base model (default: the one that the adapter names)")
+    add("--output_folder", type=Path, metavar="RUN", help="where results go (default: the adapter's folder)")
+    add("--tasks", type=several("task"), help="tasks of lmms-eval, with commas between (default: the seven)")
+    add("--lite", action="store_true", help="of the seven the smaller forms, where lmms-eval has them")
+    add("--include_path", type=Path, default=OWN_TASKS, help="a folder with task files of your own")
+    add("--limit", type=count, metavar="N", help="the first N items of each task; such figures compare with nothing")
+    add("--pope", type=one_of("figure of POPE", POPE), default="accuracy", help="accuracy (default) or f1")
+    add("--num_processes", type=count, metavar="N", help="GPUs to share each task among (default: all)")
+    add(
+        "--dtype",
+        type=one_of("dtype", ("auto", "float32", "bfloat16", "float16")),
+        default="auto",
+        help="auto (default): as merged on a GPU, float32 on the CPU",
+    )
+    add("--log_samples", action="store_true", help="keep each answer")
+    add("--remove_merged", action="store_true", help="remove the merged model when all tasks are done")
+    add("--dry_run", action="store_true", help="only check, and say what would be run")
+    return parser
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be run. `missing` are tasks that cannot be, and why; `replaced` those that others stand for."""
+
+    python: str
+    adapter: Path | None
+    adapter_sha256: str | None
+    model_path: str | None
+    out: Path
+    tasks: list[str]
+    known: dict[str, Any]
+    gpus: int
+    dtype: str
+    include_path: Path | None
+    limit: int | None
+    pope: str
+    log_samples: bool
+    missing: dict[str, str]
+    replaced: dict[str, str]
+
+    def judge(self, task: str) -> str | None:
+        """The model that judges a task, if one does."""
+        return os.environ.get("MODEL_VERSION", JUDGE) if needs_judge(task, self.known["tasks"][task]) else None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides a task's figure, its own file aside: a figure kept under others is not taken over."""
+        return {
+            "adapter_sha256": self.adapter_sha256,
+            "model_path": self.model_path,
+            "dtype": self.dtype,
+            "limit": self.limit,
+            "versions": self.known["versions"],
+        }
+
+
+def check(options: Any) -> Job:
+    """Find out whether the run makes sense before anything is merged or run. Raises `BadInput` where it does not."""
+    adapter, include_path = options.checkpoint_path, options.include_path if options.include_path.is_dir() else None
+    if not adapter and not options.model_path:
+        raise BadInput("--checkpoint_path names the adapter, or --model_path the untouched model")
+    digest = sha256(adapter_file(adapter)) if adapter else None
+    out = options.output_folder or (adapter if adapter and adapter.is_dir() else None)
+    if not out:
+        raise BadInput("--output_folder: say where the results go; there is no adapter's folder to put them in")
+    if not include_path and options.include_path != OWN_TASKS:
+        raise BadInput(f"--include_path {options.include_path}: no such folder")
+    for path in filter(None, (out, options.model_path)):
+        if any(sign in str(Path(path).resolve()) for sign in ",="):
+            raise BadInput(f"{path}: lmms-eval takes no path with a comma or an equals sign")
+    names = plan(options.tasks, lite=options.lite)
+    stand_ins = list(filter(None, map(without_judge, names)))
+    python = os.environ.get("LMMS_PYTHON") or str(PYTHON)
+    known = harness.look(python, [*names, *stand_ins], include_path)
+    _refuse_unknown(names, known)
+    tasks, missing, replaced = _with_what_judge(names, known)
+    if not tasks:
+        raise BadInput("nothing to run: " + "; ".join(f"{name}: {reason}" for name, reason in missing.items()))
+    _ask_for_token(tasks, known)
+    gpus = _gpus(options.num_processes, known["gpus"])
+    return Job(
+        python=python,
+        adapter=adapter,
+        adapter_sha256=digest,
+        model_path=options.model_path,
+        out=out,
+        tasks=tasks,
+        known=known,
+        gpus=gpus,
+        dtype="float32" if options.dtype == "auto" and not gpus else options.dtype,
+        include_path=include_path,
+        limit=options.limit,
+        pope=options.pope,
+        log_samples=options.log_samples,
+        missing=missing,
+        replaced=replaced,
+    )
+
+
+def _refuse_unknown(names: list[str], known: dict[str, Any]) -> None:
+    for name in names:
+        if name in known["groups"]:
+            raise BadInput(f"--tasks {name}: is a group of tasks; name the ones you want")
+        if name not in known["tasks"]:
+            close = get_close_matches(name, known["names"], n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise BadInput(f"--tasks {name}: lmms-eval {known['versions']['lmms-eval']} has no such task{hint}")
+
+
+def _with_what_judge(names: list[str], known: dict[str, Any]) -> tuple[list[str], dict[str, str], dict[str, str]]:
+    """The tasks that can be run, those that cannot for want of a judge's key, and those that others stand for."""
+    key = JUDGE_KEYS.get(os.environ.get("API_TYPE", "openai"))
+    judged = [name for name in names if needs_judge(name, known["tasks"][name])]
+    if not key or os.environ.get(key):
+        return names, {}, {}
+    replaced = {name: stand_in for name in judged if (stand_in := without_judge(name)) in known["tasks"]}
+    missing = {name: f"needs a judge, and {key} is not set" for name in judged if name not in replaced}
+    return list(dict.fromkeys(replaced.get(name, name) for name in names if name not in missing)), missing, replaced
+
+
+def _ask_for_token(tasks: list[str], known: dict[str, Any]) -> None:
+    needy = [name for name in tasks if known["tasks"][name]["hub_token"]]
+    # Offline the hub is not asked, so it wants no token.
+    if (
+        needy
+        and not known["token"]
+        and os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("", "0", "false", "no", "off")
+    ):
+        raise BadInput(
+            f"no hub token: lmms-eval loads {', '.join(needy)} with one; set HF_TOKEN, or log in by `hf auth login`"
+        )
+
+
+def _gpus(wanted: int | None, there: int) -> int:
+    """How many GPUs to use; 0: the CPU."""
+    if wanted and wanted > max(there, 1):
+        raise BadInput(
+            f"--num_processes {wanted}: {there} GPUs are visible; lmms-eval's llava_hf shares among GPUs alone"
+        )
+    return min(wanted or there, there)

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Specificity by lmms-eval, on seven VQA benchmarks: bash scripts/specificity.bash --checkpoint_path ADAPTER [option ...]
+# Options: python -m safeeraser.specificity --help. Stopped at any moment, the same command goes on.
+#   HF_TOKEN=...            the hub's token, where you are not logged in; six of the seven data sets want one
+#   OPENAI_API_KEY=...      for the judge of MM-Vet and MMBench
+#   LMMS_PYTHON=PROGRAM     a Python that has lmms-eval, instead of .venv-lmms, which is made here (about 7 GB)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/setup.bash ""  # said outright: without arguments it would see the options of this script
+
+if [ -z "${LMMS_PYTHON:-}" ]; then
+  requirements=safeeraser/specificity/requirements.txt
+  wanted=$(cksum < "$requirements")
+  if [ "$(cat .venv-lmms/installed 2>/dev/null)" != "$wanted" ]; then
+    echo "Setting up .venv-lmms (once; about 7 GB)"
+    [ -x .venv-lmms/bin/python ] || "$python" -m venv .venv-lmms
+    .venv-lmms/bin/python -m pip install --quiet --disable-pip-version-check -r "$requirements"
+    echo "$wanted" > .venv-lmms/installed
+  fi
+  export LMMS_PYTHON=$PWD/.venv-lmms/bin/python
+fi
+exec python -m safeeraser.specificity "$@"

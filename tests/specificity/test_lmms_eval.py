@@ -1,0 +1,97 @@
+"""The real lmms-eval, where LMMS_PYTHON names a Python that has it: its figure is this project's own count."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from helpers import MODEL, RECORDED
+
+from safeeraser.generation.sampling import Generation
+from safeeraser.infer.checkpoint import load_merged
+from safeeraser.infer.engine import Engine
+from safeeraser.infer.requests import Request
+from safeeraser.model import load_preprocessor
+from safeeraser.specificity.tasks import SEVEN
+
+from .conftest import SPLITS
+
+PYTHON = os.environ.get("LMMS_PYTHON")
+pytestmark = pytest.mark.skipif(
+    not PYTHON, reason="LMMS_PYTHON names no Python with lmms-eval (scripts/specificity.bash makes one, 7 GB)"
+)
+CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
+PICTURES = sorted((RECORDED / "dataset" / "img").rglob("*.jpg"))[:6]
+
+
+def answers(questions):
+    """What this project's engine answers."""
+    model = load_merged(str(MODEL), CHECKPOINT, dtype="float32", lora_alpha=256)
+    engine = Engine(model, load_preprocessor(str(MODEL)), Generation(greedy=True, max_new_tokens=40), 8)
+    requests = [Request(i, ("answer",), PICTURES[i], question) for i, question in enumerate(questions)]
+    return {request.record: text for batch in engine.answer(requests) for request, text in batch}
+
+
+def test_its_figure_is_our_own_count_on_the_same_items(bench, tmp_path, monkeypatch):
+    """On a random model two answers of three are made the right ones; both must find exactly those."""
+    questions = [f"Juliet delta Xray {word}?" for word in ("mike", "papa", "echo", "kilo", "lima", "tango")]
+    found = answers(questions)
+    data = tmp_path / "mini"
+    data.mkdir()
+    items = [
+        {"image_path": str(PICTURES[i]), "question": questions[i], "answer": found[i] if i % 3 else "another"}
+        for i in range(len(questions))
+    ]
+    (data / "vqa.json").write_text(json.dumps(items))
+    (data / "base_model").symlink_to(MODEL)
+    monkeypatch.setenv("LMMS_PYTHON", PYTHON)
+    monkeypatch.setenv("MINI", str(data))
+    monkeypatch.setenv("HF_TOKEN", "a-secret")
+    code, _, error = bench.run(
+        *("--checkpoint_path", CHECKPOINT, "--model_path", MODEL, "--output_folder", bench.adapter),
+        *("--tasks", "mini_vqa", "--log_samples"),
+        adapter=False,
+    )
+    assert code == 0, error
+    task = bench.result["tasks"]["mini_vqa"]
+    assert (task["value"], task["n"], task["metric"]) == (4 / 6, 6, "exact_match")
+    folder = bench.adapter / "specificity" / "mini_vqa"
+    (samples,) = folder.glob("*/*_samples_*.jsonl")
+    rows = {row["doc_id"]: row for row in map(json.loads, samples.read_text().splitlines())}
+    assert {i: rows[i]["filtered_resps"] for i in rows} == found
+    assert [rows[i]["exact_match"] for i in range(6)] == [0, 1, 1, 0, 1, 1]
+    assert not any("a-secret" in file.read_text() for file in folder.rglob("*") if file.is_file())
+
+
+def test_the_seven_tasks_own_code_on_made_up_items(bench, tmp_path, monkeypatch, serve):
+    """Without the hub their data cannot be had; of the same shape it is enough to see what each of them writes.
+
+    The judge, at an address that MM-Vet and MMBench read differently, gives half a point and the right letter.
+    """
+    judge = serve(lambda number, prompt: (200, {}, "0.5" if "Correctness" in prompt else "B"))
+    for name, value in {
+        "LMMS_PYTHON": PYTHON,
+        "OPENAI_API_URL": judge.url,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path / "cache"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    subprocess.run([PYTHON, Path(__file__).with_name("made_up.py"), str(PICTURES[0])], check=True)
+    run = ["--model_path", MODEL, "--output_folder", bench.adapter]
+    (bench.adapter / "merged" / "run.json").write_text('{"merged": {}}')  # of another model: to be written anew
+    code, said, error = bench.run(*run, adapter=False)
+    assert code == 0, said + error
+    result = bench.result
+    assert {name: task["split"] for name, task in result["tasks"].items()} == {name: SPLITS[name] for name in SEVEN}
+    assert all(task["n"] == 3 and task["failed"] == 0 for task in result["tasks"].values())
+    values = {name: task["value"] for name, task in result["tasks"].items()}
+    assert values["mmvet"] == 0.5 and values["mmbench_en_dev"] == 1 and values["gqa"] == 0
+    assert result["value"] == pytest.approx(sum(values.values()) / 7)
+    assert result["tasks"]["pope"]["other_figures"].keys() >= {"pope_f1_score", "pope_precision", "pope_recall"}
+    monkeypatch.delenv("OPENAI_API_KEY")
+    code, said, error = bench.run(*run, adapter=False)
+    assert code == 3 and list(result["missing"]) == [] and list(bench.result["missing"]) == ["mmvet"], said + error
+    # Its rules find a letter in this model's gibberish too.
+    assert bench.result["tasks"]["mmbench_en_dev_static"]["split"] == "dev"
