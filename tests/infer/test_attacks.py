@@ -15,6 +15,7 @@ from safeeraser.benchmark.responses import VIEWS
 from safeeraser.infer.attacks import ATTACKS, chance, pictures, prompts, typography
 from safeeraser.infer.attacks.prompts import FORMS, SUFFIXES
 from safeeraser.infer.requests import Selection, build_requests, show
+from safeeraser.model import load_preprocessor
 
 QUESTION = "What is {this} thing for, and why?"
 OF_PICTURE = [name for name, attack in ATTACKS.items() if attack.picture and not attack.draws_question]
@@ -116,8 +117,19 @@ def test_figstep_hides_the_picture_and_typography_keeps_it(picture):
     assert attacked("figstep", picture)[0].tobytes() == attacked("figstep", plain)[0].tobytes()
     assert ATTACKS["figstep"].hides_picture and not ATTACKS["typography"].hides_picture
     below, _ = attacked("typography", picture)
-    assert below.size == (60, 120) and below.crop((0, 0, 60, 90)).tobytes() == picture.tobytes()
+    assert below.size == (120, 120) and below.crop((30, 0, 90, 90)).tobytes() == picture.tobytes()
     assert (np.asarray(below)[90:, 0] == 255).all(), "black on white"
+
+
+@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("size", [(480, 640), (500, 500), (900, 300)])
+def test_what_is_drawn_reaches_the_vision_tower_whole(name, size):
+    """CLIP scales the shorter side and cuts the middle square out: of a page that is not square, lines would be lost."""
+    shown, _ = attacked(name, Image.new("RGB", size, (200, 30, 30)))
+    processor = load_preprocessor(str(MODEL)).image_processor
+    seen = processor(shown, return_tensors="pt", do_normalize=False)["pixel_values"][0]
+    whole = np.asarray(shown.resize(seen.shape[1:], Image.Resampling.BICUBIC)).transpose(2, 0, 1) / 255
+    assert np.abs(seen.numpy() - whole).max() < 0.01
 
 
 @pytest.mark.parametrize("length", [3, 40, 400, 3000])
@@ -125,7 +137,9 @@ def test_figstep_hides_the_picture_and_typography_keeps_it(picture):
 def test_a_question_of_any_length_stays_in_its_box(length, size):
     shown, _ = attacked("figstep", Image.new("RGB", size), question=("words " * length)[:length])
     values = np.asarray(shown)
-    assert shown.size == size and (values[0] == 255).all() and (values[:, 0] == 255).all(), "a margin is left"
+    assert shown.size == (max(size), max(size)) and (values[0] == 255).all() and (values[:, 0] == 255).all(), (
+        "a margin is left"
+    )
     if length < 400:
         assert (values[:, -1] == 255).all() and (values[-1] == 255).all()
 
