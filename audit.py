@@ -10,12 +10,13 @@ points could not be measured whole, as listed.
 """
 
 import logging
+import math
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
 
 from safeeraser.arguments import Arguments, count, one_of
-from safeeraser.benchmark.files import RUN_FILE, read_json
+from safeeraser.benchmark.files import trained_settings
 from safeeraser.errors import BadInput, command
 from safeeraser.score.command_line import FORMS, calls, chosen, hide_key, judges, statistics
 
@@ -102,9 +103,8 @@ def steps(text: str) -> tuple[int, ...]:
 
 def data_files(given: Namespace) -> tuple[Path, Path]:
     """The training data and the data asked about; where not said, the adapter's own and what lies beside it."""
-    told = given.checkpoint_path / RUN_FILE
-    trained_on = read_json(told)["settings"]["data_path"] if told.is_file() else "dataset/all_train.json"
-    train = given.train_file or Path(trained_on)
+    trained = trained_settings(given.checkpoint_path) or {}
+    train = given.train_file or Path(trained.get("data_path", "dataset/all_train.json"))
     return train, given.val_file or train.with_name("all_val.json")
 
 
@@ -115,8 +115,13 @@ def main() -> int:
     # Only now: after a mistyped option its value stands here, and the option is what must be named.
     action = one_of("action", ACTIONS)(given.action)
     train_file, val_file = data_files(given)
-    if given.relearn_lr is not None and not given.relearn_lr > 0:
-        raise BadInput("--relearn_lr must be above 0")
+    if given.relearn_lr is not None and not 0 < given.relearn_lr < math.inf:
+        raise BadInput("--relearn_lr must be above 0, and a finite number")
+    if given.seed < 0:
+        raise BadInput("--seed must be at least 0")
+    scoring = chosen(vars(given))
+    if "replay" in {judge.name for judge in (scoring["judge"], *scoring["judges"].values()) if judge}:
+        raise BadInput("the judge replay knows recorded replies alone, and an audit's responses are new")
     # Only now, since torch takes its time to load.
     from safeeraser import model as llava
     from safeeraser.audit.options import Options
@@ -125,7 +130,6 @@ def main() -> int:
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("safeeraser.audit").setLevel(logging.INFO)
-    scoring = chosen(vars(given))
     return audit(
         Options(
             checkpoint_path=given.checkpoint_path,

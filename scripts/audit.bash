@@ -14,11 +14,11 @@ done
 [ -n "$adapter" ] || { echo "usage: bash scripts/audit.bash --checkpoint_path ADAPTER [audit.py options ...]" >&2; exit 2; }
 [ -z "$dry" ] || exec python audit.py "$@"
 
-gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null || true)}
+gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null)} || gpus=""
 read -ra gpus <<< "${gpus//[$',\n']/ }"
 jobs=${JOBS:-${#gpus[@]}}
 pids=()
-trap 'kill "${pids[@]}" 2>/dev/null || true' EXIT
+trap '[ ${#pids[@]} = 0 ] || kill "${pids[@]}" 2>/dev/null || true' EXIT
 for ((job = 0; job < (jobs > 1 ? jobs : 1); job++)); do
   if ((${#gpus[@]})); then export CUDA_VISIBLE_DEVICES=${gpus[job % ${#gpus[@]}]}; fi
   python audit.py "$@" &
@@ -29,7 +29,6 @@ for pid in "${pids[@]}"; do
   # What could not be measured (exit code 3) does not keep the rest from the card.
   wait "$pid" || { status=$?; ((status == 3)) || exit "$status"; }
 done
-# The card of what all of them have found.
-if ((jobs > 1)); then python audit.py "$@" && status=0 || { status=$?; ((status == 3)) || exit "$status"; }; fi
+pids=()
 python -m safeeraser.score.report "$adapter"
 exit $status

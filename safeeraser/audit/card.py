@@ -7,7 +7,7 @@ from safeeraser import __version__
 from safeeraser.audit.measure import incomplete, read_point
 from safeeraser.audit.options import Options
 from safeeraser.audit.points import ACTIONS, Point
-from safeeraser.audit.relearn import adapter_after, ended
+from safeeraser.audit.relearn import RELEARNED, adapter_after, ended, relearning_settings
 from safeeraser.benchmark.files import write_json
 
 KEPT = ("group", "name", "at", "metrics", "refusals")
@@ -18,14 +18,16 @@ def write_card(options: Options) -> None:
     points = [point for part in ACTIONS["all"] for point in part(options)]
     found = {point: read_point(point, options) for point in points}
     judge, settings = options.scoring["judge"], options.settings
+    del settings["relearn_lr"]  # what became of it stands below
     there = {point: value for point, value in found.items() if value and value["metrics"]}
     card = {
         "checkpoint": str(options.checkpoint_path),
         "checkpoint_sha256": settings.pop("checkpoint_sha256"),
         "model_path": settings.pop("model_path"),
-        "method": options.method,
+        "method": (options.trained or {}).get("forget_loss", {}).get("name"),
         "settings": {
             **settings,
+            "relearning": _relearning(options),
             "val_file": str(options.val_file),
             **options.judged_by,
             "judge": f"{judge.name}:{judge.model}" if judge.model else judge.name,
@@ -49,15 +51,31 @@ def lacking(point: Point, found: dict[str, Any] | None, options: Options) -> lis
     return [f"{point.title}: {reason}"]
 
 
+def _relearning(options: Options) -> dict[str, Any]:
+    """What decides how fast an adapter relearns, beside the data."""
+    settings = relearning_settings(options, RELEARNED[0])
+    items = settings.batch_size * settings.gradient_accumulation_steps
+    return {
+        "lr": settings.lr,
+        "items_a_step": items,
+        "recipe": settings.recipe.name,
+        "LoRA": settings.LoRA.model_dump(),
+    }
+
+
 def _with_ends(there: dict[Point, dict[str, Any]]) -> list[dict[str, Any]]:
     """The points, and the clean one at the places of the curves where it belongs: scale 1, and step 0."""
     clean = [value for point, value in there.items() if point.group == "clean"]
-    groups = dict.fromkeys(point.group for point in there)
     ends = {"scaling": 1.0} | {point.group: 0 for point in there if point.relearned}
+    measured = {group: value["metrics"].keys() for value in there.values() if (group := value["group"]) in ends}
     shared = [
-        {"group": group, "name": f"{ends[group]:g}", "at": ends[group], "metrics": value["metrics"]}
-        for group in groups
-        if group in ends
+        {
+            "group": group,
+            "name": f"{ends[group]:g}",
+            "at": ends[group],
+            "metrics": {name: metric for name, metric in value["metrics"].items() if name in measured[group]},
+        }
+        for group in measured
         for value in clean
     ]
     return [*there.values(), *shared]

@@ -6,10 +6,9 @@ from typing import Any
 
 from safeeraser.audit.options import Options
 from safeeraser.audit.points import Point
-from safeeraser.benchmark.files import described_by, read_json, write_json
+from safeeraser.benchmark.files import described_by, read_object, write_json
 from safeeraser.infer.options import Options as InferOptions
 from safeeraser.infer.run import NothingAnswered, infer
-from safeeraser.score.options import Options as ScoreOptions
 from safeeraser.score.run import score
 
 # The metrics that a view's responses give.
@@ -24,8 +23,8 @@ def folder_of(point: Point, options: Options) -> Path:
 def read_point(point: Point, options: Options) -> dict[str, Any] | None:
     """What was found at the point; None if it was not measured yet, or judged otherwise."""
     file = folder_of(point, options) / "point.json"
-    found = read_json(file) if file.is_file() else None
-    return found if found and found["judged_by"] == options.judged_by else None
+    found = read_object(file) if file.is_file() else {}
+    return found if found.get("judged_by") == options.judged_by else None
 
 
 def incomplete(found: dict[str, Any]) -> list[str]:
@@ -46,7 +45,7 @@ def measure(point: Point, options: Options) -> dict[str, Any]:
     found = {"group": point.group, "name": point.name, "at": point.at, "judged_by": options.judged_by}
     try:
         answer(point, predictions, options)
-        missing = len(read_json(described_by(predictions))["missing"])
+        missing = len(read_object(described_by(predictions))["missing"])
         found |= judge(point, predictions, options)
         found["missing"] = f"{missing} responses are missing" if missing else ""
     except NothingAnswered as error:
@@ -77,22 +76,11 @@ def answer(point: Point, predictions: Path, options: Options) -> None:
 
 def judge(point: Point, predictions: Path, options: Options) -> dict[str, Any]:
     """The point's figures: of the views that were asked, since the others have no response to judge."""
-    folder, summary = predictions.parent, predictions.with_name("summary_val.json")
+    folder = predictions.parent
     # A table for each of some fifty points would bury how far the audit is.
     with open(folder / "score.log", "w", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
-        score(
-            ScoreOptions(
-                input_file=predictions,
-                file_refer=options.val_file,
-                output_file_rr=folder / "verdicts_val.json",
-                summary=summary,
-                split="val",
-                refusals=point.refusals,
-                recovered=True,
-                **options.scoring,
-            )
-        )
-    told = read_json(summary)
+        score(options.score_options(folder, refusals=point.refusals, recovered=True))
+    told = read_object(folder / "summary_val.json")
     names = [name for view, names in METRICS_OF.items() if view in point.views for name in names]
     found = {"metrics": {name: told[name] for name in names if told[name]["n"]}}
     return found | ({"refusals": told["refusals"]} if point.refusals else {})

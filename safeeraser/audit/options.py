@@ -1,19 +1,21 @@
 """What an audit was asked, and where it leaves what it finds."""
 
-from dataclasses import asdict, dataclass, field
+import os
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from safeeraser import model as llava
-from safeeraser.benchmark.files import read_json, sha256
+from safeeraser.benchmark.files import read_object, sha256, trained_settings
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
 from safeeraser.generation.sampling import Generation
-from safeeraser.infer.checkpoint import training_of
 from safeeraser.infer.partial import difference
 from safeeraser.infer.requests import Selection
-
-STEPS = (1, 2, 4, 8, 16, 32, 64)
+from safeeraser.score import prompts
+from safeeraser.score.options import Options as ScoreOptions
+from safeeraser.score.panel import Panel
 
 
 @dataclass(frozen=True)
@@ -24,14 +26,14 @@ class Options:
     model_path: str
     train_file: Path
     val_file: Path
-    limit: int | None = 10
-    held_out: int = 1
-    steps: tuple[int, ...] = STEPS
-    relearn_lr: float | None = None
-    generation: Generation = field(default_factory=Generation)
+    limit: int | None
+    held_out: int
+    steps: tuple[int, ...]
+    relearn_lr: float | None
+    generation: Generation
+    scoring: dict[str, Any]  # those of `score.options.Options` that are no files
     batch_size: int | None = None
     dtype: str = "auto"
-    scoring: dict[str, Any] = field(default_factory=dict)  # the rest of `score.options.Options`
 
     @property
     def folder(self) -> Path:
@@ -39,13 +41,46 @@ class Options:
         return self.checkpoint_path / "audit"
 
     @property
+    def begun(self) -> Path:
+        """Where the settings stand that the audit was begun with."""
+        return self.folder / "settings.json"
+
+    @property
     def card(self) -> Path:
         """What the report reads."""
         return self.checkpoint_path / "audit.json"
 
+    @cached_property
+    def trained(self) -> dict[str, Any] | None:
+        """The settings that the adapter was trained with, where its folder tells."""
+        return trained_settings(self.checkpoint_path)
+
+    @property
+    def split(self) -> str | list[str]:
+        """The categories that the adapter was trained on: nothing was to be forgotten of the others."""
+        return (self.trained or {}).get("split", "all")
+
     def selection(self, views: tuple[str, ...]) -> Selection:
         """What is asked: records that relearning has not seen, the same ones at every point."""
-        return Selection(views, skip=self.held_out, limit=self.limit)
+        categories = () if self.split == "all" else tuple(self.split)
+        return Selection(views, categories, skip=self.held_out, limit=self.limit)
+
+    def score_options(self, folder: Path, **more: Any) -> ScoreOptions:
+        """What `score` is told of a point whose files lie in `folder`."""
+        return ScoreOptions(
+            input_file=folder / "predictions_val.json",
+            file_refer=self.val_file,
+            output_file_rr=folder / "verdicts_val.json",
+            summary=folder / "summary_val.json",
+            split="val",
+            **self.scoring,
+            **more,
+        )
+
+    @property
+    def panel(self) -> Panel:
+        """The judges. Raises `BadInput` if one lacks what it needs."""
+        return Panel(self.score_options(self.folder))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -55,6 +90,7 @@ class Options:
             "model_path": self.model_path,
             "train_sha256": sha256(self.train_file),
             "val_sha256": sha256(self.val_file),
+            "split": self.split,
             "limit": self.limit,
             "skip": self.held_out,
             "steps": list(self.steps),
@@ -68,27 +104,27 @@ class Options:
         """What the verdicts depend on beside the responses."""
         others = {metric: asdict(judge) for metric, judge in self.scoring["judges"].items() if judge}
         kept = {key: self.scoring[key] for key in ("protocol", "max_failed", "extra_body")}
-        return {"judge": asdict(self.scoring["judge"]), "judges": others, **kept}
-
-    @property
-    def method(self) -> str | None:
-        """The method the adapter was trained with, where that is known."""
-        return (training_of(self.checkpoint_path) or {}).get("method")
+        return {"judge": asdict(self.scoring["judge"]), "judges": others, **kept, "prompts": prompts.version()}
 
 
 def check(options: Options) -> None:
     """Refuse what no point could be measured with, before the first one is."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BadInput(
+            "audit.py: was started by a launcher of several processes; start it once for each GPU instead, as "
+            "scripts/audit.bash does, and the processes share the points"
+        )
     if options.checkpoint_path.is_file():
         raise BadInput(
             f"--checkpoint_path {options.checkpoint_path}: is a file; 'python -m safeeraser.model convert' makes a "
             "PEFT folder of it, in which the audit has its place"
         )
-    adapter = llava.adapter_file(options.checkpoint_path)
+    llava.adapter_file(options.checkpoint_path)
     options.selection(("forget",)).records(read_records(options.val_file))
     read_records(options.train_file)
-    begun = options.folder / "settings.json"
-    if begun.is_file() and (other := difference(read_json(begun), options.settings)):
+    options.panel  # noqa: B018 (made only to see that it can be)
+    if options.begun.is_file() and (other := difference(read_object(options.begun), options.settings)):
         raise BadInput(
-            f"{options.folder}: the audit of {adapter.name} there was begun with {other}; give the same settings to go "
-            "on, or move the folder away to begin anew"
+            f"{options.folder}: the audit there was begun with {other}; give the same settings to go on, or move the "
+            "folder away to begin anew"
         )

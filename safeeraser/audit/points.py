@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from safeeraser.audit.relearn import RELEARNED, adapter_after
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.infer.attacks import ATTACKS
 
-SCALES = (0.0, 0.25, 0.5, 0.75, 1.25, 1.5)  # 1 is the clean point
+SCALES = (0.25, 0.5, 0.75, 1.25, 1.5)  # 1 is the clean point, and 0 the untouched model
 BITS = ("int8", "int4", "nf4")
 CROSSED = tuple(view for view in VIEWS if view != "swapped")  # three pictures (one of them none) by two questions
 PAIR = ("forget", "decoupled")  # the harmful question on both pictures: ASR, RR, SARR
@@ -46,9 +47,12 @@ class Point:
         return f"{self.group} {self.name}"
 
 
-def clean(options: Options) -> list[Point]:
-    """The adapter as it is, in all six views: what every other point is held against."""
-    return [Point("clean", "clean", options.checkpoint_path, views=CROSSED, refusals=True)]
+def references(options: Options) -> list[Point]:
+    """What every other point is held against: the adapter as it is, in all six views, and the untouched model."""
+    return [
+        Point("clean", "clean", options.checkpoint_path, views=CROSSED, refusals=True),
+        scaled(options, 0.0),
+    ]
 
 
 def attacks(options: Options) -> list[Point]:
@@ -70,12 +74,14 @@ def quantization(options: Options) -> list[Point]:
     ]
 
 
+def scaled(options: Options, scale: float) -> Point:
+    """So much of the adapter."""
+    return Point("scaling", f"{scale:g}", options.checkpoint_path, at=scale, views=(*PAIR, "retain"), scale=scale)
+
+
 def scaling(options: Options) -> list[Point]:
     """More and less of the adapter."""
-    views = (*PAIR, "retain")
-    return [
-        Point("scaling", f"{scale:g}", options.checkpoint_path, at=scale, views=views, scale=scale) for scale in SCALES
-    ]
+    return [scaled(options, scale) for scale in SCALES]
 
 
 def relearning(options: Options, view: str) -> list[Point]:
@@ -86,12 +92,12 @@ def relearning(options: Options, view: str) -> list[Point]:
     ]
 
 
-# What each action measures, group by group.
+# What each action measures. Relearning comes early in the whole: what is trained first, several processes can measure.
 ACTIONS: dict[str, tuple[Callable[[Options], list[Point]], ...]] = {
-    "modality": (clean,),
-    "attacks": (clean, attacks),
-    "quantize": (clean, quantization),
-    "scale": (clean, scaling),
-    "relearn": (clean, *(lambda options, view=view: relearning(options, view) for view in RELEARNED)),
+    "modality": (references,),
+    "relearn": (references, *(partial(relearning, view=view) for view in RELEARNED)),
+    "attacks": (references, attacks),
+    "quantize": (references, quantization),
+    "scale": (references, scaling),
 }
 ACTIONS["all"] = tuple(dict.fromkeys(part for parts in ACTIONS.values() for part in parts))

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from safeeraser import model as llava
 from safeeraser.audit.options import Options
-from safeeraser.benchmark.files import RUN_FILE, read_json
+from safeeraser.benchmark.files import RUN_FILE, held, read_object, write_json
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.run import forget
 from safeeraser.unlearn.settings import Settings, read_settings
@@ -32,25 +32,25 @@ def relearn(options: Options, view: str) -> None:
     """Train the adapter on `view`, with a checkpoint after each of `options.steps`; goes on where it was stopped.
 
     Raises:
-        BadInput: the settings the adapter was trained with cannot be used again.
         Busy: another process is at it.
     """
-    if not ended(options, view):
+    folder, training = _trained_file(options, view).parent, _folder(options, view)
+    with held(folder, str(folder)):
+        if ended(options, view):
+            return
         forget(relearning_settings(options, view))
         gc.collect()  # transformers' Trainer holds itself in circles, and the model with it
-    for checkpoint in _folder(options, view).glob("checkpoint-*"):
-        # What resuming needs is far larger than the adapter.
-        for path in checkpoint.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            elif path.name not in KEPT:
-                path.unlink(missing_ok=True)
+        for path in training.glob("checkpoint-*/*"):
+            # What resuming needs is far larger than the adapter.
+            if path.name not in KEPT:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        sitting = read_object(training / RUN_FILE)["sittings"][-1]
+        write_json(_trained_file(options, view), {key: sitting[key] for key in ("to_step", "stopped")})
 
 
 def ended(options: Options, view: str) -> bool:
-    """Whether the training on `view` is through."""
-    file = _folder(options, view) / RUN_FILE
-    return file.is_file() and "finished" in read_json(file)
+    """Whether the training on `view` is through, and its checkpoints in order."""
+    return _trained_file(options, view).is_file()
 
 
 def adapter_after(options: Options, view: str, step: int) -> Path:
@@ -59,22 +59,29 @@ def adapter_after(options: Options, view: str, step: int) -> Path:
 
 
 def relearning_settings(options: Options, view: str) -> Settings:
-    """One term on one view, otherwise as the adapter was trained: the same rate (now constant), batch and recipe."""
+    """One term on one view, otherwise as the adapter was trained: the same rate (now constant), items a step, recipe.
+
+    Raises:
+        BadInput: what the adapter's folder tells of its training cannot be used.
+    """
     method = {"name": f"relearn_{view}", "terms": {view: {"loss": "nll", "views": [view], "weight": 1.0}}}
     held_out = view == "forget"
-    trained = _trained_with(options)
+    trained, processes = _trained_with(options)
     changes = {
         "forget_loss": method,
         "model_path": options.model_path,
         "init_adapter": str(options.checkpoint_path),
         "data_path": str(options.val_file if held_out else options.train_file),
-        "split": "all",
+        "split": options.split,
         "limit": options.held_out if held_out else None,
         "plan": None,
-        "lr": options.relearn_lr or trained["lr"],
+        "lr": options.relearn_lr or trained.get("lr"),
         "lr_scheduler_type": "constant",
         "warmup_ratio": 0.0,
         "max_train_steps": max(options.steps),
+        # One process takes what several took together.
+        "gradient_accumulation_steps": trained.get("gradient_accumulation_steps", 1) * processes,
+        "gradient_checkpointing": True,  # what fitted on several GPUs is now to fit on one
         "seed": options.generation.seed,
         "stop": {"not_finite": True, "forget_loss": None, "retain_loss": None},
         "probe_every": 0,
@@ -82,7 +89,6 @@ def relearning_settings(options: Options, view: str) -> Settings:
         "overwrite_dir": False,
         "save_model": False,
         "save_steps": list(options.steps),
-        "save_total_limit": len(options.steps),
         "resume_from_checkpoint": "auto",
         "report_to": ["none"],
         "dry_run": False,
@@ -98,11 +104,19 @@ def _folder(options: Options, view: str) -> Path:
     return options.folder / f"relearn_{view}" / "training"
 
 
-def _trained_with(options: Options) -> dict[str, Any]:
-    """The settings of the adapter's own training; of one that does not tell them, the defaults with its own LoRA."""
-    file = options.checkpoint_path / RUN_FILE
-    if file.is_file():
-        return read_json(file)["settings"]
+def _trained_file(options: Options, view: str) -> Path:
+    return options.folder / f"relearn_{view}" / "trained.json"
+
+
+def _trained_with(options: Options) -> tuple[dict[str, Any], int]:
+    """The settings of the adapter's own training, and by how many processes.
+
+    Of an adapter that does not tell them, the defaults with its own LoRA.
+    """
+    if options.trained:
+        engine = read_object(options.checkpoint_path / RUN_FILE).get("engine")
+        processes = engine.get("processes", 1) if isinstance(engine, dict) else 1
+        return options.trained, processes
     adapter = llava.adapter_config(options.checkpoint_path)
     whole = adapter.modules_to_save or []
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
@@ -114,4 +128,4 @@ def _trained_with(options: Options) -> dict[str, Any]:
                 f"tune_vision_tower={str('vision_tower' in whole).lower()}",
             ],
         )
-    return OmegaConf.to_container(config, resolve=True)
+    return OmegaConf.to_container(config, resolve=True), 1

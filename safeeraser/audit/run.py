@@ -2,24 +2,31 @@
 
 import logging
 import time
+from contextlib import suppress
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from safeeraser.audit.card import lacking, write_card
-from safeeraser.audit.measure import folder_of, incomplete, measure, read_point
+from safeeraser.audit.measure import METRICS_OF, folder_of, incomplete, measure, read_point
 from safeeraser.audit.options import Options, check
-from safeeraser.audit.points import ACTIONS, Point
-from safeeraser.audit.relearn import relearn, relearning_settings
-from safeeraser.benchmark.files import Busy, held, write_json
+from safeeraser.audit.points import ACTIONS, CROSSED, Point
+from safeeraser.audit.relearn import ended, relearn, relearning_settings
+from safeeraser.benchmark.files import Busy, held, make_room_for, write_json
 from safeeraser.benchmark.records import read_records
 from safeeraser.infer.requests import build_requests
+from safeeraser.score.judges import SERVED
+from safeeraser.score.panel import Panel
+from safeeraser.score.queries import METRICS as QUERIED
+from safeeraser.unlearn.job import prepare
 
 log = logging.getLogger(__name__)
 
 INCOMPLETE = 3  # the exit code of an audit that is through, but lacks something
 
+WAIT = 2.0  # seconds before looking again at what other processes are at
 TITLES = {"asr": "ASR", "rr": "RR", "sarr": "SARR", "rouge_l": "ROUGE", "recovered": "recovered"}
 
 
@@ -36,25 +43,39 @@ def audit(options: Options, action: str, *, dry_run: bool = False) -> int:
     check(options)
     points = [point for part in ACTIONS[action] for point in part(options)]
     for view in dict.fromkeys(point.relearned for point in points if point.relearned):
-        relearning_settings(options, view)  # what is wrong with them is told now rather than in the night
+        # What is wrong with it is told now rather than in the night.
+        with suppress(Busy):
+            prepare(relearning_settings(options, view))
     if dry_run:
         show_plan(points, options)
         return 0
-    options.folder.mkdir(parents=True, exist_ok=True)
-    write_json(options.folder / "settings.json", options.settings)
-    if before := sum(whole(point, options) for point in points):
-        log.info("going on: %d of %d points are measured", before, len(points))
-    # Once more over what others were at: they may have been killed since.
-    left = work(work(points, options), options)
-    if left:
-        log.info("%d points are left to other processes", len(left))
-    write_card(options)
-    there = {point: read_point(point, options) for point in points if point not in left}
-    missing = [line for point, found in there.items() for line in lacking(point, found, options)]
+    make_room_for(options.begun)
+    write_json(options.begun, options.settings)
+    try:
+        work_with_others(points, options)
+    finally:
+        # Whatever went wrong, what was measured stands.
+        write_card(options)
+    missing = [
+        line for point in points if not point.lacks for line in lacking(point, read_point(point, options), options)
+    ]
     for line in missing:
         log.warning("missing: %s", line)
     log.info("done: %s", options.card)
     return INCOMPLETE if missing else 0
+
+
+def work_with_others(points: list[Point], options: Options) -> None:
+    """Measure the points, and wait for those that others are at: of a process that is killed they are taken over."""
+    if before := sum(whole(point, options) for point in points):
+        log.info("going on: %d of %d points are measured", before, len(points))
+    told, left = 0, work(points, options)
+    while left:
+        if len(left) != told:
+            told = len(left)
+            log.info("other processes are at %d points", told)
+        time.sleep(WAIT)
+        left = work(left, options)
 
 
 def work(points: list[Point], options: Options) -> list[Point]:
@@ -63,15 +84,16 @@ def work(points: list[Point], options: Options) -> list[Point]:
     for number, point in enumerate(points, 1):
         if point.lacks or whole(point, options):
             continue
-        began = time.monotonic()
+        where, began = f"[{number}/{len(points)}] {point.title}", time.monotonic()
         try:
             found = find(point, options)
         except Busy:
             left.append(point)
-            continue
-        if found:
-            where = f"[{number}/{len(points)}] {point.title}"
-            log.info("%s: %s (%.0f s)", where, figures(found), time.monotonic() - began)
+        except torch.OutOfMemoryError:
+            log.warning("%s: the device's memory is too small", where)
+        else:
+            if found:
+                log.info("%s: %s (%.0f s)", where, figures(found), time.monotonic() - began)
     return left
 
 
@@ -91,7 +113,8 @@ def find(point: Point, options: Options) -> dict[str, Any] | None:
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder, point.title):
         if point.relearned:
-            relearn(options, point.relearned)
+            if not ended(options, point.relearned):
+                relearn(options, point.relearned)
             if not point.adapter.is_dir():
                 return None
         # Another process may have been through with it a moment ago.
@@ -106,19 +129,26 @@ def figures(found: dict[str, Any]) -> str:
 
 def show_plan(points: list[Point], options: Options) -> None:
     """Print how much there is to do, group by group, without loading a model."""
-    data = read_records(options.val_file)
-    responses = {
-        views: len(build_requests(data, options.selection(views))) for views in {point.views for point in points}
-    }
-    table = Table("group", "points", "of them done", "responses")
-    total = [0, 0, 0]
+    data, panel = read_records(options.val_file), options.panel
+    asked = {view: len(build_requests(data, options.selection((view,)))) for view in CROSSED}
+    table = Table("group", "points", "of them done", "responses", "calls of a judge")
+    total = [0, 0, 0, 0]
     for group in dict.fromkeys(point.group for point in points):
         own = [point for point in points if point.group == group]
-        done = sum(bool(read_point(point, options)) for point in own)
-        row = [len(own), done, sum(responses[point.views] for point in own)]
+        answered = sum(asked[view] for point in own for view in point.views)
+        row = [len(own), sum(whole(point, options) for point in own), answered]
+        row.append(sum(asked[view] * calls(view, point, panel) for point in own for view in point.views))
         total = [one + other for one, other in zip(total, row, strict=True)]
         table.add_row(group, *map(str, row))
     table.add_section()
     table.add_row("all", *map(str, total))
     Console().print(table)
-    print("A response to a harmful question on its own picture is judged twice (ASR, RR), any other one once.")
+    print("Of calls at most: equal ones are made once, and what the store holds is not asked for again.")
+
+
+def calls(view: str, point: Point, panel: Panel) -> int:
+    """How often a served judge is asked about a response of the view."""
+    metrics = [metric for metric in METRICS_OF.get(view, ()) if metric in QUERIED]
+    metrics += ["gpt"] if view == "retain" else []
+    metrics += ["rr"] if point.refusals and view != "forget" else []
+    return sum(panel.of(metric).name in SERVED and metric in panel.of(metric).decides for metric in metrics)

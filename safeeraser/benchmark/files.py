@@ -15,7 +15,6 @@ from safeeraser.errors import BadInput
 
 log = logging.getLogger(__name__)
 
-
 RUN_FILE = "run.json"  # in an adapter's folder: the settings it was trained with
 
 
@@ -94,6 +93,31 @@ def read_json(path: str | Path) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise BadInput(f"{path}: not valid JSON ({error.msg} at line {error.lineno}, column {error.colno})") from None
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """Read one JSON object. Raises `BadInput` if the file holds anything else."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise BadInput(f"{path}: must hold an object, holds a {type(value).__name__}")
+    return value
+
+
+def trained_settings(folder: Path) -> dict[str, Any] | None:
+    """The settings that an adapter, or the one merged into a model, was trained with; None where its folder is silent.
+
+    Raises:
+        BadInput: what its `run.json` tells is no run's.
+    """
+    file = folder / RUN_FILE
+    told = read_object(file) if file.is_file() else {}
+    if "settings" not in told:
+        return None
+    settings = told["settings"]
+    method = settings.get("forget_loss") if isinstance(settings, dict) else None
+    if not isinstance(method, dict) or "name" not in method or "recipe" not in settings:
+        raise BadInput(f"{file}: settings: not those of a run of forget.py")
+    return settings
 
 
 def read_text(path: str | Path) -> str:

@@ -7,7 +7,7 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from safeeraser import model as llava
-from safeeraser.benchmark.files import RUN_FILE, read_json, sha256
+from safeeraser.benchmark.files import RUN_FILE, read_object, sha256, trained_settings
 from safeeraser.errors import BadInput
 
 
@@ -39,8 +39,7 @@ def load_merged(
 
 def training_of(folder: Path | None) -> dict[str, Any] | None:
     """Method and recipe that an adapter, or the one merged into a model, was trained with, where `run.json` tells."""
-    file = folder / RUN_FILE if folder else None
-    settings = read_json(file).get("settings") if file and file.is_file() else None
+    settings = trained_settings(folder) if folder else None
     return {"method": settings["forget_loss"]["name"], "recipe": settings["recipe"]} if settings else None
 
 
@@ -59,7 +58,7 @@ def check_method(loss_type: str, checkpoint_path: Path | None, model_path: str) 
 def merged_into(model_path: str) -> dict[str, Any] | None:
     """The adapter that was merged into the model in this folder, as `merge` notes it; None if none is known of."""
     file = Path(model_path) / RUN_FILE
-    return read_json(file).get("merged") if file.is_file() else None
+    return read_object(file).get("merged") if file.is_file() else None
 
 
 def adapter_hash(checkpoint_path: Path | None) -> str | None:

@@ -163,8 +163,12 @@ def adapter_config(path: str | Path, alpha: float = 256) -> LoraConfig:
     A PEFT folder holds it. A bare file of tensors says its rank by the shapes, and nothing of the scaling: `alpha` then
     gives it (the release hard-codes 256).
     """
-    if (Path(path) / "adapter_config.json").is_file():
-        return LoraConfig.from_pretrained(path)
+    file = Path(path) / "adapter_config.json"
+    if file.is_file():
+        try:
+            return LoraConfig.from_pretrained(path)
+        except Exception as error:  # whatever a damaged file makes PEFT raise
+            raise BadInput(f"{file}: not the configuration of a LoRA ({type(error).__name__})") from None
     tensors = read_adapter(path)
     ranks = {tensor.shape[0] for name, tensor in tensors.items() if ".lora_A." in name}
     if len(ranks) != 1:

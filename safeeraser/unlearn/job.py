@@ -57,6 +57,8 @@ def prepare(settings: Settings) -> Job:
         processes=engine.processes,
         warmup_ratio=settings.warmup_ratio,
     )
+    if isinstance(settings.save_steps, list) and max(settings.save_steps) > schedule.steps:
+        raise BadInput(f"save_steps={settings.save_steps}: the run ends after {schedule.steps} optimizer steps")
     return Job(engine, checkpoint, data, items, refusals, probed, plan, schedule)
 
 

@@ -178,7 +178,7 @@ def training_arguments(settings: Settings, engine: Engine, schedule: Schedule) -
     dtype = llava.choose_dtype(settings.dtype)
     saves_evenly = isinstance(settings.save_steps, int) and settings.save_steps > 0
     several_cpus = engine.processes > 1 and not torch.cuda.is_available()
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(settings.save_dir),
         num_train_epochs=1,  # the plan holds all epochs
         max_steps=schedule.steps,
@@ -203,7 +203,7 @@ def training_arguments(settings: Settings, engine: Engine, schedule: Schedule) -
         logging_nan_inf_filter=False,
         save_strategy="steps" if saves_evenly else "no",
         save_steps=settings.save_steps if saves_evenly else 500,
-        save_total_limit=settings.save_total_limit,
+        save_total_limit=settings.save_total_limit if saves_evenly else None,
         report_to=settings.trackers or "none",
         run_name=str(settings.save_dir),
         ddp_find_unused_parameters=False,
@@ -211,3 +211,6 @@ def training_arguments(settings: Settings, engine: Engine, schedule: Schedule) -
         use_cpu=several_cpus and not engine.deepspeed,
         ddp_backend="gloo" if several_cpus else None,
     )
+    # A process has one GPU; where it sees several, Trainer would split each micro-step among them by DataParallel.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments

@@ -116,7 +116,7 @@ class Settings(_Keys):
     @classmethod
     def _save_steps(cls, value: Any) -> Any:
         after = value if isinstance(value, list) else [value or 1]
-        if not all(type(step) is int and step >= 1 for step in after):
+        if not after or not all(type(step) is int and step >= 1 for step in after):
             raise ValueError("must be a whole number of at least 0, or a list of steps of at least 1")
         return value
 

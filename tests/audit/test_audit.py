@@ -87,8 +87,12 @@ def test_every_point_is_there(card):
 
 def test_the_ends_of_the_curves_are_the_clean_point(card):
     found = points(card)
-    for end in (("scaling", "1"), ("relearn_retain", "0"), ("relearn_decoupled", "0"), ("relearn_forget", "0")):
-        assert found[end]["metrics"] == found["clean", "clean"]["metrics"] and found[end]["at"] == int(end[1])
+    clean = found["clean", "clean"]["metrics"]
+    assert found["scaling", "1"]["metrics"] == clean and found["scaling", "1"]["at"] == 1
+    for view in ("retain", "decoupled", "forget"):
+        point = found[f"relearn_{view}", "0"]
+        assert point["metrics"] == {name: clean[name] for name in ("asr", "rr", "recovered", "sarr")}
+        assert point["at"] == 0, "without ROUGE, which no other point of the curve has"
 
 
 def asked(file):
@@ -143,6 +147,7 @@ def test_relearning_trains_on_what_no_point_is_asked_about(whole):
         }
         assert (settings["data_path"], settings["limit"], told["data"]["records"]) == (str(data), limit, items)
         assert (settings["lr"], settings["lr_scheduler_type"]) == (own["lr"], "constant")
+        assert settings["gradient_accumulation_steps"] == 2
         for step in (1, 3):
             checkpoint = whole / "audit" / f"relearn_{view}" / "training" / f"checkpoint-{step}"
             assert {path.name for path in checkpoint.iterdir()} == {"adapter_model.safetensors", "adapter_config.json"}
@@ -153,8 +158,8 @@ def test_relearning_trains_on_what_no_point_is_asked_about(whole):
 
 def test_an_audit_killed_at_any_moment_ends_in_the_same_card(adapter, tmp_path, card):
     folder = fresh(adapter, tmp_path / "popd")
-    # Within answering, three times, and the last time within training.
-    for mark, seconds in (("[3/", 0.0), ("[20/", 0.3), ("[36/", 1.0)):
+    # Within training, and twice within answering.
+    for mark, seconds in (("[2/", 1.0), ("[4/", 0.3), ("[25/", 0.0)):
         process = start("audit", "--checkpoint_path", folder, *GIVEN)
         said = next(line for line in process.stderr if line.startswith(mark) or line.startswith("error"))
         assert mark in said
@@ -185,7 +190,7 @@ def test_another_protocol_judges_again_and_answers_nothing_anew(adapter, tmp_pat
     before = predictions.stat().st_mtime_ns
     assert audit(folder, "--protocol", "corrected", action="modality")["settings"]["protocol"] == "corrected"
     assert predictions.stat().st_mtime_ns == before
-    assert "scaling 0: not measured" in json.loads((folder / "audit.json").read_text())["missing"]
+    assert "scaling 0.25: not measured" in json.loads((folder / "audit.json").read_text())["missing"]
 
 
 def test_a_picture_that_is_missing_is_told_and_mended(adapter, tmp_path):
@@ -212,7 +217,7 @@ def test_a_training_that_broke_off(adapter, tmp_path):
     told = audit(folder, "--relearn_lr", 1e30, action="relearn", code=3)
     assert "relearn_forget 3: its training ended before" in told["missing"]
     assert any(line.startswith("relearn_forget 1: nothing was answered") for line in told["missing"])
-    assert set(points(told)) == {("clean", "clean")}
+    assert set(points(told)) == {("clean", "clean"), ("scaling", "0"), ("scaling", "1")}
 
 
 def test_the_plan_of_an_audit(adapter, tmp_path):
@@ -221,5 +226,11 @@ def test_the_plan_of_an_audit(adapter, tmp_path):
     done = run("audit", "--checkpoint_path", folder, *GIVEN, "--dry_run")
     assert done.returncode == 0 and sorted(folder.rglob("*")) == there
     rows = {row[0]: row[1:] for row in (line.replace("│", " ").split() for line in done.stdout.splitlines()) if row}
-    assert rows["clean"] == ["1", "0", str(6 * 32)]
-    assert rows["quantization"] == ["3", "0", str(3 * 6 * 16)]
+    assert rows["clean"] == ["1", "0", str(6 * 32), "0"]
+    assert rows["quantization"] == ["3", "0", str(3 * 6 * 16), "0"]
+    judge = ("--judge", "openai", "--base_url", "http://127.0.0.1:9/v1", "--api_key", "k")
+    done = run("audit", "--checkpoint_path", folder, *GIVEN, *judge, "--dry_run")
+    rows = {row[0]: row[1:] for row in (line.replace("│", " ").split() for line in done.stdout.splitlines()) if row}
+    # A record: 12 responses judged by ASR and RR; 4 by SARR; 4 by GPT-Eval; RR of those 8 and of 12 in the other views.
+    assert rows["clean"][3] == str(6 * (2 * 12 + 4 + 4 + 8 + 12))
+    assert rows["quantization"][3] == str(3 * 6 * (2 * 12 + 4))

@@ -1,16 +1,26 @@
 """What audit.py refuses, before anything is written, and an adapter that tells nothing of its training."""
 
 import json
-import shutil
 
 import pytest
-from helpers import MODEL, RECORDED, TRAIN, VAL, refused
+from helpers import MODEL, RECORDED, TRAIN, VAL, refused, settings, write_json
 
 from safeeraser import model as llava
 from safeeraser.audit.options import Options
 from safeeraser.audit.relearn import relearning_settings
+from safeeraser.benchmark.records import read_records
+from safeeraser.generation.sampling import Generation
+from safeeraser.score.judges import Choice
 
+STEPS = (1, 2, 4, 8, 16, 32, 64)
 GIVEN = ("--model_path", MODEL, "--val_file", TRAIN, "--train_file", VAL, "--judge", "rules")
+
+
+def options_of(adapter, **more):
+    """What audit.py makes of GIVEN."""
+    judge = {"judge": Choice("rules"), "judges": {}, "protocol": "official", "max_failed": 0.01, "extra_body": {}}
+    given = {"limit": 10, "held_out": 1, "steps": STEPS, "relearn_lr": None, "generation": Generation()} | more
+    return Options(adapter, str(MODEL), VAL, TRAIN, scoring=judge, **given)
 
 
 @pytest.fixture
@@ -31,6 +41,10 @@ def adapter(tmp_path):
         (("--val_file", "nowhere.json"), "nowhere.json: no such file"),
         (("--val_file", VAL), "no record is left once the first 1 of each category are skipped"),
         (("--judge_model", "gpt-4o"), "--judge rules is no model"),
+        (("--judge", "replay"), "the judge replay knows recorded replies alone"),
+        (("--sarr_judge", "qwen3guard"), "qwen3guard"),
+        (("--relearn_lr", "inf"), "--relearn_lr must be above 0, and a finite number"),
+        (("--seed", "-1"), "--seed must be at least 0"),
     ],
 )
 def test_a_mistake_is_one_line(adapter, tmp_path, given, says):
@@ -45,17 +59,51 @@ def test_an_adapter_that_is_not_there_or_is_a_file(tmp_path, adapter):
 
 def test_an_audit_goes_on_with_its_own_settings_alone(tmp_path, adapter):
     (adapter / "audit").mkdir()
-    options = Options(adapter, str(MODEL), VAL, TRAIN)
+    options = options_of(adapter)
     (adapter / "audit" / "settings.json").write_text(json.dumps(options.settings | {"limit": 3}))
     says = "begun with limit=3, now limit=10"
     refused(tmp_path, "audit", "--checkpoint_path", adapter, *GIVEN, says=says)
 
 
 def test_an_adapter_that_does_not_tell_how_it_was_trained(adapter):
-    options = Options(adapter, str(MODEL), VAL, TRAIN, relearn_lr=0.5)
-    settings = relearning_settings(options, "retain")
-    assert (settings.LoRA.r, settings.LoRA.alpha, settings.lr, settings.tune_mm_projector) == (32, 256, 0.5, True)
-    assert settings.model_path == str(MODEL) and settings.init_adapter == adapter
-    own = shutil.copytree(adapter, adapter.with_name("own"))
-    (own / "run.json").write_text(json.dumps({"settings": {"lr": -1, "data_path": str(TRAIN)}}))
-    refused(own.parent, "audit", "--checkpoint_path", own, *GIVEN, says="run.json")
+    options = options_of(adapter, relearn_lr=0.5)
+    relearned = relearning_settings(options, "retain")
+    lora = relearned.LoRA
+    assert (lora.r, lora.alpha, relearned.lr, relearned.tune_mm_projector) == (32, 256, 0.5, True)
+    assert relearned.model_path == str(MODEL) and relearned.init_adapter == adapter
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("run.json", [], "run.json: must hold an object, holds a list"),
+        ("run.json", {"settings": None}, "run.json: settings: not those of a run of forget.py"),
+        ("run.json", {"settings": {"forget_loss": "popd", "recipe": {}}}, "run.json: settings: not those"),
+        ("run.json", {"settings": {"forget_loss": {"name": "po"}, "recipe": {}}}, "run.json: config: "),
+        ("adapter_config.json", [], "adapter_config.json: not the configuration of a LoRA"),
+        ("audit/settings.json", [], "settings.json: must hold an object"),
+        ("audit", "a file", "its folder cannot be made"),
+    ],
+)
+def test_files_that_are_broken(adapter, tmp_path, file, content, says):
+    write_json(adapter / file, content)
+    given = GIVEN if file != "adapter_config.json" else GIVEN[2:]
+    refused(tmp_path, "audit", "--checkpoint_path", adapter, *given, says=says)
+
+
+def test_an_adapter_trained_by_several_processes_on_some_categories(adapter):
+    """One process takes the items a step that several took, and nothing is asked that was not to be forgotten."""
+    told = settings("split=[Sex,Weapon]", "gradient_accumulation_steps=4").model_dump(mode="json")
+    write_json(adapter / "run.json", {"settings": told, "engine": {"name": "zero2", "processes": 8}})
+    options = options_of(adapter)
+    relearned = relearning_settings(options, "retain")
+    assert relearned.gradient_accumulation_steps == 32 and relearned.split == ["Sex", "Weapon"]
+    assert relearned.gradient_checkpointing
+    records = read_records(TRAIN)
+    chosen = options.selection(("forget",)).records(records)
+    assert {records.records[index].category for index in chosen} == {"Sex", "Weapon"} and len(chosen) == 2
+
+
+def test_a_launcher_of_several_processes(adapter, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused(tmp_path, "audit", "--checkpoint_path", adapter, *GIVEN, says="start it once for each GPU instead")

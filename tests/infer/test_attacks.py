@@ -124,7 +124,7 @@ def test_figstep_hides_the_picture_and_typography_keeps_it(picture):
 @pytest.mark.parametrize("name", DRAWN)
 @pytest.mark.parametrize("size", [(480, 640), (500, 500), (900, 300)])
 def test_what_is_drawn_reaches_the_vision_tower_whole(name, size):
-    """CLIP scales the shorter side and cuts the middle square out: of a page that is not square, lines would be lost."""
+    """CLIP scales the shorter side and cuts the middle square out: a page that is not square would lose lines."""
     shown, _ = attacked(name, Image.new("RGB", size, (200, 30, 30)))
     processor = load_preprocessor(str(MODEL)).image_processor
     seen = processor(shown, return_tensors="pt", do_normalize=False)["pixel_values"][0]

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from helpers import MODEL, RECORDED, TRAIN, read_lines, record, run, start, write_dataset
+from helpers import MODEL, RECORDED, TRAIN, read_lines, record, refused, run, start, write_dataset
 from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
@@ -161,15 +161,21 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
 
 
 def test_checkpoints_after_the_steps_named(whole, tmp_path):
-    folder = forget(tmp_path / "run", "workers=0", "save_steps=[1,3]")
-    assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-3"}
+    folder = forget(tmp_path / "run", "workers=0", "save_steps=[1,2,3]")
+    # All of them, though `save_total_limit` is 2.
+    assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2", "checkpoint-3"}
     assert same_adapter(whole, folder)
     (folder / "adapter_model.safetensors").unlink()
     told = json.loads((folder / "run.json").read_text())
     del told["finished"]
     (folder / "run.json").write_text(json.dumps(told))
-    forget(folder, "workers=0", "save_steps=[1,3]", "resume_from_checkpoint=auto")
+    forget(folder, "workers=0", "save_steps=[1,2,3]", "resume_from_checkpoint=auto")
     assert same_adapter(whole, folder)
+
+
+def test_steps_past_the_end_of_the_run(tmp_path):
+    given = (*FOUR, f"save_dir={tmp_path / 'run'}", "save_steps=[1,9]")
+    refused(tmp_path, "forget", *given, says="save_steps=[1, 9]: the run ends after 4 optimizer steps")
 
 
 def test_a_limit_takes_the_first_records_of_each_category(tmp_path):

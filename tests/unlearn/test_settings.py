@@ -89,7 +89,7 @@ def test_a_setting_that_cannot_be_used_is_named(override, says):
     assert error.startswith("config: ") and says in error and "\n" not in error
 
 
-@pytest.mark.parametrize("value", ["-1", "abc", "[0,2]", "[1,x]", "1.5", "true"])
+@pytest.mark.parametrize("value", ["-1", "abc", "[]", "[0,2]", "[1,x]", "1.5", "true"])
 def test_save_steps_are_a_number_or_a_list_of_steps(value):
     with pytest.raises(BadInput, match=r"save_steps=.*: must be a whole number of at least 0, or a list of steps"):
         read_settings(config(f"save_steps={value}"))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers import METHODS, MODEL, RECORDED, plan_dataset, read_lines, settings, write_json
 from safetensors.torch import load_file
-from transformers import TrainerCallback, set_seed
+from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from safeeraser.model import DTYPES, from_release, load_model
 from safeeraser.unlearn import run
@@ -44,6 +44,15 @@ def trainer(tmp_path, *overrides, callbacks=()):
         data_collator=run.collator(read, dataset),
         callbacks=list(callbacks),
     )
+
+
+def test_a_process_that_sees_several_gpus_takes_one(tmp_path, monkeypatch):
+    """Trainer would otherwise split a micro-step among them, which is not what the plan says."""
+    read = settings(f"save_dir={tmp_path}")
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 4))
+    arguments = run.training_arguments(read, Engine(), Schedule(1, 0))
+    monkeypatch.undo()
+    assert arguments.n_gpu == 1
 
 
 def built_model(read):
