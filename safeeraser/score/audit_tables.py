@@ -58,12 +58,16 @@ class Told(Cell):
 
 def conditions(card: Card) -> list[Table]:
     """The tables of what was done to the model, or to what it is asked, that have anything in them."""
-    clean = {**_cells(card.clean), "untouched": card.untouched.cell("asr")}
+    # An attack that the untouched model does not understand either shows nothing of what was forgotten.
+    beside = {"asr": "ASR, untouched model ↓"}
+    if any("recovered" in point.metrics for point in card.of("attack_vanilla")):
+        beside["recovered"] = "Recovered, untouched model"
+
+    def line(name: str, point: Point, untouched: Point) -> Row:
+        return Row(name, {**_cells(point), **{f"untouched_{key}": untouched.cell(key) for key in beside}})
+
     names = dict.fromkeys(point.name for group in ("attack", "attack_vanilla") for point in card.of(group))
-    attacked = [
-        Row(name, {**_cells(card.named("attack", name)), "untouched": card.named("attack_vanilla", name).cell("asr")})
-        for name in names
-    ]
+    attacked = [line(name, card.named("attack", name), card.named("attack_vanilla", name)) for name in names]
     attacked.sort(key=lambda row: -1 if row.cells["asr"].value is None else row.cells["asr"].value, reverse=True)
     rounded = [Row(point.name, _cells(point)) for point in card.of("quantization")]
     tables = [
@@ -72,8 +76,8 @@ def conditions(card: Card) -> list[Table]:
             "Attacks",
             "Per cent, with 95% intervals; the highest ASR first. An attack that hides the picture has no SARR.",
             "attack",
-            {**_columns(card.of("attack")), "untouched": "ASR of the untouched model ↓"},
-            [Row("none", clean), *attacked] if attacked else [],
+            {**_columns(card.of("attack")), **{f"untouched_{key}": title for key, title in beside.items()}},
+            [line("none", card.clean, card.untouched), *attacked] if attacked else [],
         ),
         Table(
             "quantization",

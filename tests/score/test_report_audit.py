@@ -84,7 +84,7 @@ def test_the_page_has_tables_of_attacks_rounded_weights_and_refusals(results):
     report(results)
     text, rows = (results / "report.html").read_text(), _rows(results)
     shown = _figures(rows)
-    assert ["attack", "ASR ↓", "RR ↑", "SARR ↓", "ASR of the untouched model ↓"] in rows
+    assert ["attack", "ASR ↓", "RR ↑", "SARR ↓", "ASR, untouched model ↓"] in rows
     start = shown.index(["none", "10.0", "90.0", "30.0", "80.0"])
     assert shown[start + 1] == ["figstep", "40.0", "50.0", "–", "60.0"]
     assert shown[start + 2][:5] == ["blur", "20.0", "80.0", "25.0", "70.0"]
@@ -131,7 +131,7 @@ def test_recovered_answers_are_shown_where_they_were_measured_and_records_not_as
     assert "recovered at scale 0: 15.0, 0.5: 15.0, 1: 15.0" in curves(card)[1].description
     report(results)
     text = (results / "report.html").read_text()
-    assert "Recovered ↓" in text and "72 skipped" not in text
+    assert "Recovered ↓" in text and "Recovered, untouched model" in text and "72 skipped" not in text
 
 
 def test_files_beside_the_report(results):
