@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -176,8 +177,8 @@ def test_the_script_shares_the_points_among_processes_and_reports(adapter, tmp_p
     command = ["bash", ROOT / "scripts" / "audit.bash", "--checkpoint_path", folder, *GIVEN]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=RECORDED, env=environment)
     assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stderr.replace("\r", "\n").splitlines() if line.startswith("[") and " s)" in line]
-    measured = [line.partition("] ")[2].partition(":")[0] for line in lines]
+    # Wherever they stand in a line: the other process's progress bar may be in it too.
+    measured = re.findall(r"\[\d+/\d+\] ([\w. ]+): (?=\w+ [\d.–]+)", done.stderr)
     assert len(measured) == len(set(measured)) == len(points(card)) - 4, "each point once; four are the clean one"
     assert points(json.loads((folder / "audit.json").read_text())) == points(card)
     assert 'id="robustness"' in (folder / "report.html").read_text()
