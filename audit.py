@@ -11,6 +11,8 @@ points could not be measured whole, as listed.
 
 import logging
 import math
+import signal
+import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +42,7 @@ def parse() -> Namespace:
 
 def subject(add: Callable) -> None:
     """What is audited."""
-    add("action", nargs="?", default="all", help=f"{', '.join(ACTIONS)} (default: all)")
+    add("action", nargs="?", type=one_of("action", ACTIONS), default="all", help=f"{', '.join(ACTIONS)} (default: all)")
     add("--checkpoint_path", type=Path, required=True, metavar="ADAPTER", help="the adapter, a PEFT folder")
     add("--model_path", help="its base model (default: the one that the adapter's folder names)")
     add("--dry_run", action="store_true", help="print how many responses it would take, and stop")
@@ -112,8 +114,6 @@ def data_files(given: Namespace) -> tuple[Path, Path]:
 def main() -> int:
     """Check the command line, then measure."""
     given = parse()
-    # Only now: after a mistyped option its value stands here, and the option is what must be named.
-    action = one_of("action", ACTIONS)(given.action)
     train_file, val_file = data_files(given)
     if given.relearn_lr is not None and not 0 < given.relearn_lr < math.inf:
         raise BadInput("--relearn_lr must be above 0, and a finite number")
@@ -128,6 +128,8 @@ def main() -> int:
     from safeeraser.audit.run import audit
     from safeeraser.generation.sampling import Generation
 
+    # A polite kill leaves the card of what was measured, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("safeeraser.audit").setLevel(logging.INFO)
     return audit(
@@ -145,7 +147,7 @@ def main() -> int:
             dtype=given.dtype,
             scoring={key: scoring[key] for key in SCORING},
         ),
-        action,
+        given.action,
         dry_run=given.dry_run,
     )
 

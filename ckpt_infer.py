@@ -45,8 +45,8 @@ def files(add: Callable) -> None:
     )
     add(
         "--model_path",
-        default="llava-hf/llava-1.5-7b-hf",
-        help="a folder, or a name on the Hugging Face hub (default: %(default)s)",
+        help="a folder, or a name on the Hugging Face hub (default: the one that the adapter's folder names, else "
+        "llava-hf/llava-1.5-7b-hf)",
     )
     add("--output_file", type=Path, required=True, help="where the predictions go, in the data file's own format")
     add("--checkpoint_path", type=Path, help="a PEFT folder or the release's checkpoint.pt; none: the untouched model")
@@ -150,11 +150,14 @@ def engine(add: Callable) -> None:
 def main() -> int:
     """Check the command line, then answer."""
     given = parse()
-    if given.skip < 0 or not math.isfinite(given.adapter_scale):
-        raise BadInput("--skip must be at least 0, and --adapter_scale a finite number")
+    if given.skip < 0:
+        raise BadInput("--skip must be at least 0")
+    if not math.isfinite(given.adapter_scale):
+        raise BadInput("--adapter_scale must be a finite number")
     if not 0 < given.temperature < math.inf or not 0 < given.top_p <= 1:
         raise BadInput("--temperature must be above 0 (--greedy for none), and --top_p above 0 and at most 1")
     # Only now, since torch takes its time to load.
+    from safeeraser import model as llava
     from safeeraser.generation.sampling import Generation
     from safeeraser.infer.options import Options
     from safeeraser.infer.run import infer
@@ -168,7 +171,7 @@ def main() -> int:
         Options(
             eval_file=given.eval_file,
             output_file=given.output_file,
-            model_path=given.model_path,
+            model_path=given.model_path or llava.base_of(given.checkpoint_path),
             checkpoint_path=given.checkpoint_path,
             loss_type=given.loss_type,
             selection=Selection(views, given.categories, given.skip, given.limit),

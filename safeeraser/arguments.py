@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -16,14 +17,20 @@ class Arguments(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None):
         """As argparse does it, but an unknown option is answered with the nearest known one."""
+        if not self._subparsers:
+            # Before argparse misses a required option that is only mistyped.
+            self._refuse_unknown(sys.argv[1:] if args is None else args)
         parsed, rest = self.parse_known_args(args, namespace)
         if rest:
-            option = next((word.split("=")[0] for word in rest if word.startswith("--")), None)
-            known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
-            raise BadInput(
-                f"unknown option '{option}'; {nearest(option, known)}" if option else "stray words; see --help"
-            )
+            self._refuse_unknown(rest)
+            raise BadInput("stray words; see --help")
         return parsed
+
+    def _refuse_unknown(self, words: Iterable[str]) -> None:
+        known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        for option in (word.split("=")[0] for word in words if word.startswith("--")):
+            if option not in known:
+                raise BadInput(f"unknown option '{option}'; {nearest(option, known)}")
 
     def error(self, message: str) -> NoReturn:
         """What argparse finds wrong, without its usage page."""

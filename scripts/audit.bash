@@ -17,6 +17,7 @@ done
 gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null)} || gpus=""
 read -ra gpus <<< "${gpus//[$',\n']/ }"
 jobs=${JOBS:-${#gpus[@]}}
+[[ $jobs =~ ^[0-9]+$ ]] || { echo "error: JOBS=$jobs: must be a whole number" >&2; exit 2; }
 pids=()
 trap '[ ${#pids[@]} = 0 ] || kill "${pids[@]}" 2>/dev/null || true' EXIT
 for ((job = 0; job < (jobs > 1 ? jobs : 1); job++)); do

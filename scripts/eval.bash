@@ -5,7 +5,8 @@
 # What it will cost: bash scripts/eval.bash ADAPTER --dry_run
 set -euo pipefail
 cd "$(dirname "$0")/.."
-adapter=${1:?usage: bash scripts/eval.bash ADAPTER [eval_all.py options ...]}
+[ $# -gt 0 ] || { echo "usage: bash scripts/eval.bash ADAPTER [eval_all.py options ...]" >&2; exit 2; }
+adapter=$1
 shift
 under=${ATTACK:+_$ATTACK}
 status=0

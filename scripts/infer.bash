@@ -5,7 +5,8 @@
 # Several GPUs: ACCELERATE_CONFIG=config/accelerate/ddp.yaml bash scripts/infer.bash ...
 set -euo pipefail
 cd "$(dirname "$0")/.."
-adapter=${1:?usage: bash scripts/infer.bash ADAPTER [ckpt_infer.py options ...]}
+[ $# -gt 0 ] || { echo "usage: bash scripts/infer.bash ADAPTER [ckpt_infer.py options ...]" >&2; exit 2; }
+adapter=$1
 shift
 under=${ATTACK:+_$ATTACK}
 launcher=(python)

@@ -8,6 +8,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup.bash ""  # said outright: without arguments it would see the options of this script
 
+# What is wrong with the options is told before anything large is fetched.
+python -c 'from safeeraser.specificity.options import parse_only; parse_only()' "$@" || exit $?
+case " $* " in *" --help "* | *" -h "*) exit ;; esac
+
 if [ -z "${LMMS_PYTHON:-}" ]; then
   requirements=safeeraser/specificity/requirements.txt
   wanted=$(cksum < "$requirements")

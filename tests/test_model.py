@@ -172,6 +172,14 @@ def test_a_checkpoint_of_something_else(tmp_path, value):
         llava.read_adapter(tmp_path / "checkpoint.pt")
 
 
+def test_a_folder_that_lost_its_configuration_is_no_adapter(tmp_path):
+    """Its weights alone do not tell the scaling, and another one would give another model without a word."""
+    llava.convert(CHECKPOINT, tmp_path / "adapter")
+    (tmp_path / "adapter" / "adapter_config.json").unlink()
+    with pytest.raises(BadInput, match=r"adapter_config.json: missing, and only it tells the adapter's scaling"):
+        llava.adapter_config(tmp_path / "adapter")
+
+
 def test_no_adapter(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere", tmp_path / "checkpoint.pt"):
         with pytest.raises(BadInput, match="no adapter there"):

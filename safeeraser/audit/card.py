@@ -10,6 +10,7 @@ from safeeraser.audit.points import ACTIONS, Point
 from safeeraser.audit.relearn import RELEARNED, adapter_after, ended, relearning_settings
 from safeeraser.benchmark.files import write_json
 
+NOT_MEASURED = "not measured"
 KEPT = ("group", "name", "at", "metrics", "refusals")
 
 
@@ -33,7 +34,7 @@ def write_card(options: Options) -> None:
             "judge": f"{judge.name}:{judge.model}" if judge.model else judge.name,
         },
         "points": [{key: value[key] for key in KEPT if key in value} for value in _with_ends(there)],
-        "missing": [line for point in points for line in lacking(point, found[point], options)],
+        "missing": _missing(found, options),
         "versions": {"safeeraser": __version__}
         | {package: version(package) for package in ("torch", "transformers", "peft")},
     }
@@ -44,11 +45,23 @@ def lacking(point: Point, found: dict[str, Any] | None, options: Options) -> lis
     """What is not there of a point, in words."""
     if found:
         return [f"{point.title}: {reason}" for reason in incomplete(found)]
-    reason = point.lacks or "not measured"
+    reason = point.lacks or NOT_MEASURED
     if view := point.relearned:
         stopped = ended(options, view) and not adapter_after(options, view, int(point.at)).is_dir()
         reason = "its training ended before" if stopped else reason
     return [f"{point.title}: {reason}"]
+
+
+def _missing(found: dict[Point, dict[str, Any] | None], options: Options) -> list[str]:
+    """What is not there; a group of which nothing is measured in one line."""
+    lines = {point: lacking(point, value, options) for point, value in found.items()}
+    told = []
+    for group in dict.fromkeys(point.group for point in found):
+        own = [line for point, its in lines.items() if point.group == group for line in its]
+        untouched = all(line.endswith(NOT_MEASURED) for line in own)
+        whole = len(own) == sum(point.group == group for point in found)
+        told += [f"{group}: {NOT_MEASURED}"] if own and untouched and whole else own
+    return told
 
 
 def _relearning(options: Options) -> dict[str, Any]:

@@ -21,10 +21,15 @@ def folder_of(point: Point, options: Options) -> Path:
 
 
 def read_point(point: Point, options: Options) -> dict[str, Any] | None:
-    """What was found at the point; None if it was not measured yet, or judged otherwise."""
+    """What was found at the point; None if it was not measured yet, or attacked or judged otherwise."""
     file = folder_of(point, options) / "point.json"
     found = read_object(file) if file.is_file() else {}
-    return found if found.get("judged_by") == options.judged_by else None
+    return found if _made_of(point, options).items() <= found.items() else None
+
+
+def _made_of(point: Point, options: Options) -> dict[str, Any]:
+    """What decides a point's figures beside the audit's settings."""
+    return {"attack_code": point.attack_code, "judged_by": options.judged_by}
 
 
 def incomplete(found: dict[str, Any]) -> list[str]:
@@ -42,7 +47,7 @@ def measure(point: Point, options: Options) -> dict[str, Any]:
     """
     folder = folder_of(point, options)
     predictions = folder / "predictions_val.json"
-    found = {"group": point.group, "name": point.name, "at": point.at, "judged_by": options.judged_by}
+    found = {"group": point.group, "name": point.name, "at": point.at, **_made_of(point, options)}
     try:
         answer(point, predictions, options)
         missing = len(read_object(described_by(predictions))["missing"])
@@ -57,6 +62,8 @@ def measure(point: Point, options: Options) -> dict[str, Any]:
 
 def answer(point: Point, predictions: Path, options: Options) -> None:
     """Have the point's model answer, into the file `predictions`."""
+    beside = described_by(predictions)
+    earlier = read_object(beside)["settings"] if beside.is_file() else {}
     infer(
         InferOptions(
             eval_file=options.val_file,
@@ -70,6 +77,8 @@ def answer(point: Point, predictions: Path, options: Options) -> None:
             adapter_scale=point.scale,
             quantization=point.quantization,
             attack=point.attack,
+            # Those of another version of the attack are replaced.
+            overwrite="attack_code" in earlier and earlier["attack_code"] != point.attack_code,
         )
     )
 

@@ -78,11 +78,6 @@ class Options:
         )
 
     @property
-    def panel(self) -> Panel:
-        """The judges. Raises `BadInput` if one lacks what it needs."""
-        return Panel(self.score_options(self.folder))
-
-    @property
     def settings(self) -> dict[str, Any]:
         """What the responses and adapters of an audit depend on, as it is compared when it goes on."""
         return {
@@ -107,8 +102,12 @@ class Options:
         return {"judge": asdict(self.scoring["judge"]), "judges": others, **kept, "prompts": prompts.version()}
 
 
-def check(options: Options) -> None:
-    """Refuse what no point could be measured with, before the first one is."""
+def check(options: Options, *, dry_run: bool) -> Panel:
+    """Refuse what no point could be measured with, before the first one is; returns the judges.
+
+    Args:
+        dry_run: whether the judges will not be asked, and so need no key.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise BadInput(
             "audit.py: was started by a launcher of several processes; start it once for each GPU instead, as "
@@ -122,9 +121,11 @@ def check(options: Options) -> None:
     llava.adapter_file(options.checkpoint_path)
     options.selection(("forget",)).records(read_records(options.val_file))
     read_records(options.train_file)
-    options.panel  # noqa: B018 (made only to see that it can be)
-    if options.begun.is_file() and (other := difference(read_object(options.begun), options.settings)):
+    # Of a point that never came to anything, an empty folder is left.
+    begun = options.begun.is_file() and any(options.folder.glob("*/*/*"))
+    if begun and (other := difference(read_object(options.begun), options.settings)):
         raise BadInput(
             f"{options.folder}: the audit there was begun with {other}; give the same settings to go on, or move the "
             "folder away to begin anew"
         )
+    return Panel(options.score_options(options.folder, dry_run=dry_run))

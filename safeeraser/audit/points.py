@@ -42,6 +42,11 @@ class Point:
     lacks: str | None = None
 
     @property
+    def attack_code(self) -> str | None:
+        """What its attack is known by; a point measured before a change to it is measured anew."""
+        return ATTACKS[self.attack].code if self.attack else None
+
+    @property
     def title(self) -> str:
         """How it is named in logs and results."""
         return f"{self.group} {self.name}"

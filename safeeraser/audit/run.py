@@ -40,17 +40,20 @@ def audit(options: Options, action: str, *, dry_run: bool = False) -> int:
     Raises:
         BadInput: an option or a file cannot be used, or the folder holds an audit with other settings.
     """
-    check(options)
+    panel = check(options, dry_run=dry_run)
     points = [point for part in ACTIONS[action] for point in part(options)]
     for view in dict.fromkeys(point.relearned for point in points if point.relearned):
         # What is wrong with it is told now rather than in the night.
         with suppress(Busy):
             prepare(relearning_settings(options, view))
     if dry_run:
-        show_plan(points, options)
+        show_plan(points, options, panel)
         return 0
     make_room_for(options.begun)
     write_json(options.begun, options.settings)
+    for point in points:
+        if point.lacks:
+            log.warning("left out: %s: %s", point.title, point.lacks)
     try:
         work_with_others(points, options)
     finally:
@@ -127,14 +130,14 @@ def figures(found: dict[str, Any]) -> str:
     return ", ".join(f"{title} {'–' if value is None else f'{100 * value:.1f}'}" for title, value in rates.items())
 
 
-def show_plan(points: list[Point], options: Options) -> None:
+def show_plan(points: list[Point], options: Options, panel: Panel) -> None:
     """Print how much there is to do, group by group, without loading a model."""
-    data, panel = read_records(options.val_file), options.panel
+    data = read_records(options.val_file)
     asked = {view: len(build_requests(data, options.selection((view,)))) for view in CROSSED}
     table = Table("group", "points", "of them done", "responses", "calls of a judge")
     total = [0, 0, 0, 0]
     for group in dict.fromkeys(point.group for point in points):
-        own = [point for point in points if point.group == group]
+        own = [point for point in points if point.group == group and not point.lacks]
         answered = sum(asked[view] for point in own for view in point.views)
         row = [len(own), sum(whole(point, options) for point in own), answered]
         row.append(sum(asked[view] * calls(view, point, panel) for point in own for view in point.views))

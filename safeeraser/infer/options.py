@@ -9,6 +9,7 @@ from safeeraser.benchmark.files import sha256
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.errors import BadInput
 from safeeraser.generation.sampling import Generation
+from safeeraser.infer.attacks import ATTACKS
 from safeeraser.infer.checkpoint import adapter_hash, check_method, merged_into
 from safeeraser.infer.requests import Selection
 from safeeraser.processes import Processes
@@ -60,6 +61,7 @@ class Options:
             **by_backend[self.backend](),
             **asdict(self.generation),
             "attack": self.attack,
+            "attack_code": ATTACKS[self.attack].code if self.attack else None,
             "only": [view for view in VIEWS if view in self.selection.views],
             "categories": sorted(self.selection.categories),
             "skip": self.selection.skip,

@@ -169,6 +169,8 @@ def adapter_config(path: str | Path, alpha: float = 256) -> LoraConfig:
             return LoraConfig.from_pretrained(path)
         except Exception as error:  # whatever a damaged file makes PEFT raise
             raise BadInput(f"{file}: not the configuration of a LoRA ({type(error).__name__})") from None
+    if file.parent.is_dir():
+        raise BadInput(f"{file}: missing, and only it tells the adapter's scaling")
     tensors = read_adapter(path)
     ranks = {tensor.shape[0] for name, tensor in tensors.items() if ".lora_A." in name}
     if len(ranks) != 1:

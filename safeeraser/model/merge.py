@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 RELEASED_MODEL = "llava-hf/llava-1.5-7b-hf"  # the base of an adapter that names none
 
 
-def base_of(adapter: Path) -> str:
-    """The model an adapter was trained on: the one that its folder names, else the released one."""
-    named = adapter_config(adapter).base_model_name_or_path if (adapter / "adapter_config.json").is_file() else None
-    return named or RELEASED_MODEL
+def base_of(adapter: Path | None) -> str:
+    """The model an adapter was trained on: the one that its folder names; else, and for none, the released one."""
+    told = adapter and (adapter / "adapter_config.json").is_file()
+    return (adapter_config(adapter).base_model_name_or_path if told else None) or RELEASED_MODEL
 
 
 def merge(

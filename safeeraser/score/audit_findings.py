@@ -52,7 +52,8 @@ def _attacks(card: Card) -> str:
     if worst.above is not None:
         told += f" Under {worst.above} of {worst.measured} the whole interval of ASR lies above the clean one's."
     if most := card.most_recovered:
-        told += f" Most of the vanilla answers was recovered under {most.name}: {figure(most.cell('recovered'))}."
+        told += f" Most of the vanilla answers was recovered under {most.name}: {figure(most.cell('recovered'))}"
+        told += f"; without an attack {figure(card.clean.cell('recovered'))}."
     return told
 
 

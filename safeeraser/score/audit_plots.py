@@ -21,21 +21,26 @@ def curves(card: Card) -> list[Plot]:
 
 
 def _relearning(card: Card) -> Plot | None:
-    """ASR above, SARR below, a curve for each kind of data relearned."""
+    """A metric above the other, a curve for each kind of data relearned."""
     measured = {kind: card.of(f"relearn_{kind}") for kind in RELEARNED}
     kinds = {kind: points for kind, points in measured.items() if points}
     if not kinds:
         return None
-    figure = Figure(figsize=(SIZE[0], 4.4), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True)
+    points = [point for points in kinds.values() for point in points]
+    metrics = [name for name in ("asr", "recovered", "sarr") if any(name in point.metrics for point in points)]
+    if not metrics:
+        return None
+    figure = Figure(figsize=(SIZE[0], 2.2 * len(metrics)), layout="constrained")
+    all_axes = figure.subplots(len(metrics), 1, sharex=True, squeeze=False)[:, 0]
+    above, below = all_axes[0], all_axes[-1]
     told = []
-    for axes, metric in ((above, "asr"), (below, "sarr")):
+    for axes, metric in zip(all_axes, metrics, strict=True):
         for kind, points in kinds.items():
             told += _draw(axes, points, metric, RELEARNED.index(kind), kind, f"{_TITLES[metric]} on {kind} data, step")
         axes.set(ylim=_PER_CENT, ylabel=f"{_TITLES[metric]}, %")
         axes.grid(alpha=0.25)
-    _steps_axis(below, sorted({point.at for points in kinds.values() for point in points}))
-    half = _half_line(above, card)
+    _steps_axis(below, sorted({point.at for point in points}))
+    half = _half_line(above, card) if metrics[0] == "asr" else ""
     handles, labels = above.get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside upper right", ncols=4, columnspacing=1)

@@ -73,6 +73,7 @@ def report(*folders: Path, out: Path | None = None, note: str = "", published: b
         summaries[card.name]["robustness"] = card.as_json()
     write_json(page_path.parent / "summary.json", {"runs": summaries})
     show(rows, beside, note)
+    print(f"report: {page_path}")
 
 
 def page(

@@ -8,7 +8,7 @@ from typing import Any
 
 from safeeraser.arguments import Arguments, count, one_of, several
 from safeeraser.benchmark.files import adapter_file, sha256
-from safeeraser.errors import BadInput
+from safeeraser.errors import BadInput, command
 from safeeraser.specificity import harness
 from safeeraser.specificity.tasks import JUDGE, POPE, needs_judge, plan, without_judge
 
@@ -42,6 +42,14 @@ def parser() -> Arguments:
     add("--remove_merged", action="store_true", help="remove the merged model when all tasks are done")
     add("--dry_run", action="store_true", help="only check, and say what would be run")
     return parser
+
+
+@command
+def parse_only() -> None:
+    """Look at the command line alone."""
+    options = parser().parse_args()
+    if options.checkpoint_path:
+        adapter_file(options.checkpoint_path)
 
 
 @dataclass(frozen=True)

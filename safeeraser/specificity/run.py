@@ -143,15 +143,18 @@ def _told(entry: dict[str, Any]) -> str:
 
 
 def _result(job: Job, scores: dict[str, Any], missing: dict[str, str]) -> dict[str, Any]:
-    """The run's Specificity. A mean over fewer tasks than were asked for compares with no other, so it is withheld."""
+    """The run's Specificity. A mean over fewer tasks or items compares with no other, so it is withheld."""
     asked = len(scores) + len(missing)
     values = [score["value"] for score in scores.values()]
     version = job.known["versions"]["lmms-eval"]
+    withheld = f"the first {job.limit} items of each task alone" if job.limit else ""
+    if missing:
+        withheld = f"{len(scores)} of {asked} tasks; missing: {', '.join(missing)}"
     return {
-        "value": None if missing else sum(values) / len(values),
+        "value": None if withheld else sum(values) / len(values),
         "n": sum(score["n"] for score in scores.values()),
         "failed": sum(score["failed"] for score in scores.values()),
-        "withheld": f"{len(scores)} of {asked} tasks; missing: {', '.join(missing)}" if missing else "",
+        "withheld": withheld,
         "task": f"mean of {asked} task{'s' * (asked > 1)} by lmms-eval {version}",
         "limit": job.limit,
         "tasks": scores,

@@ -8,12 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL, run, start
 
+from safeeraser.audit import points as points_of
 from safeeraser.benchmark.files import sha256
+from safeeraser.infer import options as options_of_inference
+from safeeraser.infer import run as run_of_inference
 from safeeraser.infer.attacks import ATTACKS
 
 pytestmark = pytest.mark.xdist_group("audit")  # they share one whole audit
@@ -171,6 +175,31 @@ def test_an_audit_killed_at_any_moment_ends_in_the_same_card(adapter, tmp_path, 
     assert points(audit(folder)) == points(card)
 
 
+def test_a_polite_kill_leaves_the_card(adapter, tmp_path):
+    folder = fresh(adapter, tmp_path / "popd")
+    process = start("audit", "quantize", "--checkpoint_path", folder, *GIVEN)
+    next(line for line in process.stderr if line.startswith("[2/"))
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 143
+    told = json.loads((folder / "audit.json").read_text())
+    assert ("clean", "clean") in points(told) and "attack: not measured" in told["missing"]
+
+
+def test_points_of_an_attack_that_was_changed_are_measured_anew(adapter, tmp_path, monkeypatch):
+    folder = fresh(adapter, tmp_path / "popd")
+    monkeypatch.setattr(points_of, "ATTACKS", {"flip": ATTACKS["flip"]})
+    before = points(audit(folder, action="attacks"))
+    clean = folder / "audit" / "clean" / "clean" / "point.json"
+    kept = clean.stat().st_mtime_ns
+    changed = replace(ATTACKS["flip"], code="another", picture=ATTACKS["noise"].picture)
+    for module in (points_of, options_of_inference, run_of_inference):
+        monkeypatch.setattr(module, "ATTACKS", {"flip": changed})
+    after = points(audit(folder, action="attacks"))
+    assert before["attack", "flip"] != after["attack", "flip"] and before["clean", "clean"] == after["clean", "clean"]
+    assert clean.stat().st_mtime_ns == kept
+
+
 def test_the_script_shares_the_points_among_processes_and_reports(adapter, tmp_path, card):
     folder = fresh(adapter, tmp_path / "popd")
     environment = os.environ | {"JOBS": "2", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -191,7 +220,7 @@ def test_another_protocol_judges_again_and_answers_nothing_anew(adapter, tmp_pat
     before = predictions.stat().st_mtime_ns
     assert audit(folder, "--protocol", "corrected", action="modality")["settings"]["protocol"] == "corrected"
     assert predictions.stat().st_mtime_ns == before
-    assert "scaling 0.25: not measured" in json.loads((folder / "audit.json").read_text())["missing"]
+    assert "attack: not measured" in json.loads((folder / "audit.json").read_text())["missing"]
 
 
 def test_a_picture_that_is_missing_is_told_and_mended(adapter, tmp_path):

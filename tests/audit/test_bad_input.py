@@ -1,12 +1,10 @@
 """What audit.py refuses, before anything is written, and an adapter that tells nothing of its training."""
 
-import json
-
 import pytest
 from helpers import MODEL, RECORDED, TRAIN, VAL, refused, settings, write_json
 
 from safeeraser import model as llava
-from safeeraser.audit.options import Options
+from safeeraser.audit.options import Options, check
 from safeeraser.audit.relearn import relearning_settings
 from safeeraser.benchmark.records import read_records
 from safeeraser.generation.sampling import Generation
@@ -58,9 +56,10 @@ def test_an_adapter_that_is_not_there_or_is_a_file(tmp_path, adapter):
 
 
 def test_an_audit_goes_on_with_its_own_settings_alone(tmp_path, adapter):
-    (adapter / "audit").mkdir()
     options = options_of(adapter)
-    (adapter / "audit" / "settings.json").write_text(json.dumps(options.settings | {"limit": 3}))
+    write_json(options.begun, options.settings | {"limit": 3})
+    check(options, dry_run=True)  # nothing has come of it yet
+    write_json(options.folder / "clean" / "clean" / "point.json", {})
     says = "begun with limit=3, now limit=10"
     refused(tmp_path, "audit", "--checkpoint_path", adapter, *GIVEN, says=says)
 
@@ -87,6 +86,8 @@ def test_an_adapter_that_does_not_tell_how_it_was_trained(adapter):
 )
 def test_files_that_are_broken(adapter, tmp_path, file, content, says):
     write_json(adapter / file, content)
+    if file == "audit/settings.json":
+        write_json(adapter / "audit" / "clean" / "clean" / "point.json", {})
     given = GIVEN if file != "adapter_config.json" else GIVEN[2:]
     refused(tmp_path, "audit", "--checkpoint_path", adapter, *given, says=says)
 

@@ -10,6 +10,7 @@ from helpers import MODEL, RECORDED, VAL, record, refused, run, start, write_dat
 from safetensors.torch import load_file, save_file
 
 from safeeraser.benchmark.files import sha256
+from safeeraser.model import convert
 
 CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
 GIVEN = ("--model_path", MODEL, "--eval_file", VAL, "--dtype", "float32", "--max_new_tokens", 12)
@@ -53,6 +54,15 @@ def test_a_record_alone_is_answered_as_in_company(sampled, tmp_path):
     (alone,) = infer(tmp_path / "p.json", "--checkpoint_path", CHECKPOINT, eval_file=tmp_path / "one.json")
     first = json.loads(sampled.read_text(encoding="utf-8"))[0]
     assert alone["unsafe_pairs"] == first["unsafe_pairs"] and alone["UnharmPair_text2"] == first["UnharmPair_text2"]
+
+
+def test_the_adapter_names_the_model(sampled, tmp_path):
+    convert(CHECKPOINT, tmp_path / "adapter", model_path=str(MODEL))
+    done = run(
+        "ckpt_infer", *GIVEN[2:], "--checkpoint_path", tmp_path / "adapter", "--output_file", tmp_path / "p.json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "p.json").read_text("utf-8")) == json.loads(sampled.read_text("utf-8"))
 
 
 def test_every_other_field_of_the_input_is_kept(sampled):
@@ -180,7 +190,7 @@ def test_an_output_that_exists_is_refused_unless_overwritten(tmp_path):
         (["--temperature", 0], "--temperature must be above 0 (--greedy for none)"),
         (["--top_p", 1.5], "--top_p above 0 and at most 1"),
         (["--adapter_scale", 0.5], "--adapter_scale: of what? --checkpoint_path names an adapter"),
-        (["--adapter_scale", "inf", "--checkpoint_path", CHECKPOINT], "--adapter_scale a finite number"),
+        (["--adapter_scale", "inf", "--checkpoint_path", CHECKPOINT], "--adapter_scale must be a finite number"),
         (["--quantization", "int5"], "unknown quantization 'int5'; did you mean 'int8'?"),
         (["--skip", -1], "--skip must be at least 0"),
         (["--skip", 1], "no record is left once the first 1 of each category are skipped"),

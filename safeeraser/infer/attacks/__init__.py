@@ -1,9 +1,15 @@
 """Attacks at inference: what is done to a request before it is asked, to see whether the model still holds.
 
-`ATTACKS` holds them by name. Their texts are this project's own; each names the work whose idea it takes.
+`ATTACKS` holds them by name, those of every file in this folder. Their texts are this project's own; each names the
+work whose idea it takes.
 """
 
-from safeeraser.infer.attacks import pictures, prompts, typography  # noqa: F401 (each makes its attacks known)
+from importlib import import_module
+from pkgutil import iter_modules
+
 from safeeraser.infer.attacks.attack import ATTACKS, Attack, Attacked, chance
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")  # which makes its attacks known
 
 __all__ = ["ATTACKS", "Attack", "Attacked", "chance"]
