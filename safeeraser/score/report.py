@@ -92,7 +92,7 @@ def page(
     return environment.get_template("report.html.j2").render(
         note=note,
         columns=COLUMNS,
-        metrics=METRICS,
+        metrics=METRICS | {"specificity": "Specificity"},
         rows=[run.row for run in runs],
         published=published,
         source=source,

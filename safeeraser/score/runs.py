@@ -68,6 +68,7 @@ class Specificity(Metric):
     missing: dict[str, str] = {}
     replaced: dict[str, str] = {}
     limit: int | None = None
+    task: str = ""  # what kind of figure it is
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -182,11 +183,17 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def judges(runs: list[Run]) -> dict[str, list[str]]:
-    """Metric -> protocol and judge of its figures. More than one to a metric: its figures do not compare."""
+    """Metric -> what its figures come from: protocol and judge. More than one to a metric: its figures do not compare.
+
+    Specificity, which has no judge, is there only where it is of several kinds.
+    """
     told: dict[str, set[str]] = {name: set() for name in METRICS}
     for part in (part for run in runs for part in (run.train, run.val) if part):
         for name, judge in part.judged_by():
             told[name].add(judge)
+    kinds = {run.specificity.task for run in runs if run.specificity and run.specificity.value is not None} - {""}
+    if len(kinds) > 1:
+        told["specificity"] = kinds
     return {name: sorted(judge) for name, judge in told.items() if judge}
 
 

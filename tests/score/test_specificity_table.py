@@ -61,6 +61,17 @@ def test_without_benchmarks_there_is_no_table(results):
     assert "| Specificity |" not in (results / "gd" / "table.md").read_text()
 
 
+def test_figures_of_different_kinds_do_not_compare(results):
+    said = "do not compare with each other"
+    report(results)
+    assert said not in (results / "report.html").read_text()
+    write(results / "po", "specificity.json", {"value": 0.735, "n": 20, "task": "mean of 2 tasks by lmms-eval"})
+    write(results / "gd", "specificity.json", {"value": 0.5, "n": 100, "task": "mini VQA"})
+    report(results)
+    page = (results / "report.html").read_text()
+    assert said in page and "<li>Specificity: mean of 2 tasks by lmms-eval; mini VQA</li>" in page
+
+
 def test_a_share_beyond_one_is_named(results):
     write(results / "po", "specificity.json", {"value": 0.5, "tasks": {"gqa": task(61.0)}})
     with pytest.raises(BadInput, match=r"specificity.json: tasks.gqa.value: "):
