@@ -17,7 +17,7 @@ from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-from safeeraser.arguments import Arguments, count, one_of
+from safeeraser.arguments import Arguments, count, count_or, one_of
 from safeeraser.benchmark.files import trained_settings
 from safeeraser.errors import BadInput, command
 from safeeraser.score.command_line import FORMS, calls, chosen, hide_key, judges, statistics
@@ -57,7 +57,7 @@ def asked(add: Callable) -> None:
     )
     add(
         "--limit",
-        type=lambda text: None if text == "all" else count(text),
+        type=count_or("all"),
         default=10,
         metavar="N",
         help="records of each category, after those held out; all: no limit (default: %(default)s)",
@@ -66,7 +66,7 @@ def asked(add: Callable) -> None:
     add("--seed", type=int, default=233, help="of responses, attacks and relearning (default: %(default)s)")
     add(
         "--batch_size",
-        type=lambda text: None if text == "auto" else count(text),
+        type=count_or("auto"),
         default="auto",
         metavar="N",
         help="responses at a time, which changes none (default: %(default)s)",

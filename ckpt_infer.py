@@ -15,7 +15,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-from safeeraser.arguments import Arguments, count, json_object, one_of, several
+from safeeraser.arguments import Arguments, count, count_or, json_object, one_of, several
 from safeeraser.benchmark.responses import RELEASED, VIEWS
 from safeeraser.errors import BadInput, command
 from safeeraser.infer.attacks import ATTACKS
@@ -117,7 +117,7 @@ def engine(add: Callable) -> None:
     )
     add(
         "--batch_size",
-        type=lambda text: None if text == "auto" else count(text),
+        type=count_or("auto"),
         default="auto",
         metavar="N",
         help="local: responses at a time, which changes nothing of what is drawn; auto: as many as fit, found by "

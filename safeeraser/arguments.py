@@ -28,7 +28,7 @@ class Arguments(argparse.ArgumentParser):
 
     def _refuse_unknown(self, words: Iterable[str]) -> None:
         known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
-        for option in (word.split("=")[0] for word in words if word.startswith("--")):
+        for option in (word.split("=")[0] for word in words if word[:2] == "--" != word):
             if option not in known:
                 raise BadInput(f"unknown option '{option}'; {nearest(option, known)}")
 
@@ -53,6 +53,15 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError("must be a whole number of at least 1")
     return int(text)
+
+
+def count_or(word: str) -> Callable[[str], int | None]:
+    """An argument type: a whole number of at least 1, or `word`, which becomes None."""
+
+    def parse(text: str) -> int | None:
+        return None if text == word else count(text)
+
+    return parse
 
 
 def several(what: str, known: Iterable[str] | None = None) -> Callable[[str], tuple[str, ...]]:

@@ -7,12 +7,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 adapter="" dry=""
 for word in "$@"; do
-  case "$word" in --dry_run) dry=1 ;; --checkpoint_path=*) adapter=${word#*=} ;; esac
+  case "$word" in --dry_run | --help | -h) dry=1 ;; --checkpoint_path=*) adapter=${word#*=} ;; esac
   [ "${before:-}" != --checkpoint_path ] || adapter=$word
   before=$word
 done
-[ -n "$adapter" ] || { echo "usage: bash scripts/audit.bash --checkpoint_path ADAPTER [audit.py options ...]" >&2; exit 2; }
 [ -z "$dry" ] || exec python audit.py "$@"
+[ -n "$adapter" ] || { echo "usage: bash scripts/audit.bash --checkpoint_path ADAPTER [audit.py options ...]" >&2; exit 2; }
 
 gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null)} || gpus=""
 read -ra gpus <<< "${gpus//[$',\n']/ }"

@@ -77,8 +77,8 @@ def answer(point: Point, predictions: Path, options: Options) -> None:
             adapter_scale=point.scale,
             quantization=point.quantization,
             attack=point.attack,
-            # Those of another version of the attack are replaced.
-            overwrite="attack_code" in earlier and earlier["attack_code"] != point.attack_code,
+            # What another version of the attack has finished or begun is replaced.
+            overwrite=earlier.get("attack_code") != point.attack_code,
         )
     )
 

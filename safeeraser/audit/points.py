@@ -6,13 +6,13 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+from safeeraser import model as llava
 from safeeraser.audit.options import Options
 from safeeraser.audit.relearn import RELEARNED, adapter_after
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.infer.attacks import ATTACKS
 
 SCALES = (0.25, 0.5, 0.75, 1.25, 1.5)  # 1 is the clean point, and 0 the untouched model
-BITS = ("int8", "int4", "nf4")
 CROSSED = tuple(view for view in VIEWS if view != "swapped")  # three pictures (one of them none) by two questions
 PAIR = ("forget", "decoupled")  # the harmful question on both pictures: ASR, RR, SARR
 
@@ -75,7 +75,8 @@ def quantization(options: Options) -> list[Point]:
     """The merged weights rounded."""
     lacks = {"nf4": None if find_spec("bitsandbytes") else "bitsandbytes is not installed (pip install -e '.[quant]')"}
     return [
-        Point("quantization", name, options.checkpoint_path, quantization=name, lacks=lacks.get(name)) for name in BITS
+        Point("quantization", name, options.checkpoint_path, quantization=name, lacks=lacks.get(name))
+        for name in llava.ROUNDINGS
     ]
 
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from safeeraser import model as llava
 from safeeraser.audit.options import Options
-from safeeraser.benchmark.files import RUN_FILE, held, read_object, write_json
+from safeeraser.benchmark.files import RUN_FILE, held, read_object
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.run import forget
 from safeeraser.unlearn.settings import Settings, read_settings
@@ -44,8 +44,7 @@ def relearn(options: Options, view: str) -> None:
             # What resuming needs is far larger than the adapter.
             if path.name not in KEPT:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        sitting = read_object(training / RUN_FILE)["sittings"][-1]
-        write_json(_trained_file(options, view), {key: sitting[key] for key in ("to_step", "stopped")})
+        _trained_file(options, view).touch()
 
 
 def ended(options: Options, view: str) -> bool:
@@ -105,7 +104,7 @@ def _folder(options: Options, view: str) -> Path:
 
 
 def _trained_file(options: Options, view: str) -> Path:
-    return options.folder / f"relearn_{view}" / "trained.json"
+    return options.folder / f"relearn_{view}" / "trained"
 
 
 def _trained_with(options: Options) -> tuple[dict[str, Any], int]:

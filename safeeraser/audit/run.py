@@ -18,6 +18,7 @@ from safeeraser.benchmark.files import Busy, held, make_room_for, write_json
 from safeeraser.benchmark.records import read_records
 from safeeraser.infer.requests import build_requests
 from safeeraser.score.judges import SERVED
+from safeeraser.score.outputs import NAMES
 from safeeraser.score.panel import Panel
 from safeeraser.score.queries import METRICS as QUERIED
 from safeeraser.unlearn.job import prepare
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 INCOMPLETE = 3  # the exit code of an audit that is through, but lacks something
 
 WAIT = 2.0  # seconds before looking again at what other processes are at
-TITLES = {"asr": "ASR", "rr": "RR", "sarr": "SARR", "rouge_l": "ROUGE", "recovered": "recovered"}
+TITLES = dict(NAMES.values()) | {"recovered": "recovered"}
 
 
 def audit(options: Options, action: str, *, dry_run: bool = False) -> int:
@@ -126,7 +127,7 @@ def find(point: Point, options: Options) -> dict[str, Any] | None:
 
 def figures(found: dict[str, Any]) -> str:
     """The point's rates in per cent."""
-    rates = {title: found["metrics"][name]["value"] for name, title in TITLES.items() if name in found["metrics"]}
+    rates = {TITLES[name]: rate["value"] for name, rate in found["metrics"].items()}
     return ", ".join(f"{title} {'–' if value is None else f'{100 * value:.1f}'}" for title, value in rates.items())
 
 
@@ -151,7 +152,6 @@ def show_plan(points: list[Point], options: Options, panel: Panel) -> None:
 
 def calls(view: str, point: Point, panel: Panel) -> int:
     """How often a served judge is asked about a response of the view."""
-    metrics = [metric for metric in METRICS_OF.get(view, ()) if metric in QUERIED]
-    metrics += ["gpt"] if view == "retain" else []
+    metrics = [metric for metric in QUERIED if NAMES[metric][0] in METRICS_OF.get(view, ())]
     metrics += ["rr"] if point.refusals and view != "forget" else []
     return sum(panel.of(metric).name in SERVED and metric in panel.of(metric).decides for metric in metrics)

@@ -61,15 +61,7 @@ def score(options: Options) -> int:
     if options.save_replies:
         write_replies(options.save_replies, verdicts)
     outputs.show(rates, panel.titles)
-    told = {"inputs": inputs(options, made_with)}
-    if options.refusals:
-        refusals = scored.refusals()
-        outputs.show_refusals(refusals)
-        told["refusals"] = {view: outputs.as_json(rate) for view, rate in refusals.items()}
-    if options.recovered:
-        rate = recovered(predictions, reference, paired)
-        outputs.show_recovered(rate)
-        told["recovered"] = outputs.as_json(rate)
+    told = {"inputs": inputs(options, made_with)} | beyond_the_paper(scored, reference, paired)
     if other:
         values = outputs.read_values(options.output_file_rr, official=options.official)
         told["compared_with"] = compare.compare(values, other, rates, panel.titles)
@@ -91,7 +83,7 @@ class Scored:
         panel: Panel,
         options: Options,
     ) -> None:
-        self.records, self.queries = predictions.records, queries
+        self.predictions, self.records, self.queries = predictions, predictions.records, queries
         self.verdicts, self.recalls, self.panel, self.options = verdicts, recalls, panel, options
 
     def picture(self, query: Query) -> Hashable:
@@ -114,7 +106,7 @@ class Scored:
         """The share of refusals in each view that the file holds; empty where the judge cannot tell."""
         if "rr" not in self.panel.of("rr").decides:
             return {}
-        views = {query.view: [] for query in self.queries if query.metric == "rr"}
+        views = defaultdict(list)
         for query in self.queries:
             if query.metric == "rr":
                 views[query.view].append(query)
@@ -173,6 +165,20 @@ def summary(options: Options, split: str | None, scored: Scored, rates: dict[str
             **{name: version(name) for name in ("openai", "rouge-score")},
         },
     }
+
+
+def beyond_the_paper(scored: Scored, reference: DataFile, paired: list[int]) -> dict[str, Any]:
+    """What was asked for beside the paper's figures, printed, and as the summary holds it."""
+    told: dict[str, Any] = {}
+    if scored.options.refusals:
+        refusals = scored.refusals()
+        outputs.show_refusals(refusals)
+        told["refusals"] = {view: outputs.as_json(rate) for view, rate in refusals.items()}
+    if scored.options.recovered:
+        rate = recovered(scored.predictions, reference, paired)
+        outputs.show_recovered(rate)
+        told["recovered"] = outputs.as_json(rate)
+    return told
 
 
 def inputs(options: Options, made_with: dict[str, Any] | None) -> dict[str, Any]:

@@ -186,12 +186,20 @@ def test_a_polite_kill_leaves_the_card(adapter, tmp_path):
     assert ("clean", "clean") in points(told) and "attack: not measured" in told["missing"]
 
 
-def test_points_of_an_attack_that_was_changed_are_measured_anew(adapter, tmp_path, monkeypatch):
+@pytest.mark.parametrize("cut", [False, True])
+def test_points_of_an_attack_that_was_changed_are_measured_anew(adapter, tmp_path, monkeypatch, cut):
+    """Also those that were cut short before the change."""
     folder = fresh(adapter, tmp_path / "popd")
     monkeypatch.setattr(points_of, "ATTACKS", {"flip": ATTACKS["flip"]})
     before = points(audit(folder, action="attacks"))
     clean = folder / "audit" / "clean" / "clean" / "point.json"
     kept = clean.stat().st_mtime_ns
+    if cut:
+        flip = folder / "audit" / "attack" / "flip"
+        settings = json.loads((flip / "predictions_val.run.json").read_text())["settings"]
+        shutil.rmtree(flip)
+        flip.mkdir()
+        (flip / "predictions_val.json.partial.jsonl").write_text(json.dumps({"settings": settings}) + "\n")
     changed = replace(ATTACKS["flip"], code="another", picture=ATTACKS["noise"].picture)
     for module in (points_of, options_of_inference, run_of_inference):
         monkeypatch.setattr(module, "ATTACKS", {"flip": changed})

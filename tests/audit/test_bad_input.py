@@ -1,10 +1,13 @@
 """What audit.py refuses, before anything is written, and an adapter that tells nothing of its training."""
 
+import runpy
+
 import pytest
-from helpers import MODEL, RECORDED, TRAIN, VAL, refused, settings, write_json
+from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL, refused, settings, write_json
 
 from safeeraser import model as llava
 from safeeraser.audit.options import Options, check
+from safeeraser.audit.points import ACTIONS
 from safeeraser.audit.relearn import relearning_settings
 from safeeraser.benchmark.records import read_records
 from safeeraser.generation.sampling import Generation
@@ -47,6 +50,11 @@ def adapter(tmp_path):
 )
 def test_a_mistake_is_one_line(adapter, tmp_path, given, says):
     refused(tmp_path, "audit", "--checkpoint_path", adapter, *GIVEN, *given, says=says)
+
+
+def test_the_command_line_knows_the_actions_there_are():
+    """It does not ask the package, which would load torch."""
+    assert set(runpy.run_path(str(ROOT / "audit.py"))["ACTIONS"]) == set(ACTIONS)
 
 
 def test_an_adapter_that_is_not_there_or_is_a_file(tmp_path, adapter):
