@@ -20,7 +20,7 @@ from pathlib import Path
 from safeeraser.arguments import Arguments, count, count_or, one_of
 from safeeraser.benchmark.files import trained_settings
 from safeeraser.errors import BadInput, command
-from safeeraser.score.command_line import FORMS, calls, chosen, hide_key, judges, statistics
+from safeeraser.judge.command_line import FORMS, calls, chosen, hide_key, judges, statistics
 
 ACTIONS = ("all", "attacks", "relearn", "quantize", "scale", "modality")
 SCORING = ("judge", "judges", "protocol", "max_failed", "api_key", "concurrency", "requests_per_minute", "extra_body")

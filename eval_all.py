@@ -15,8 +15,8 @@ from pathlib import Path
 
 from safeeraser.arguments import Arguments, one_of
 from safeeraser.errors import command
-from safeeraser.score.command_line import FORMS, calls, chosen, hide_key, judges, statistics
-from safeeraser.score.costs import parse_price
+from safeeraser.judge.command_line import FORMS, calls, chosen, hide_key, judges, statistics
+from safeeraser.judge.costs import parse_price
 from safeeraser.score.options import SPLITS, Options
 from safeeraser.score.run import score
 

@@ -21,7 +21,10 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["safeeraser", "safeeraser.*"]),
-    package_data={"safeeraser.score": ["prompts/*", "templates/*", "published.json"]},
+    package_data={
+        "safeeraser.judge": ["prices.json", "prompts/**"],
+        "safeeraser.report": ["templates/*", "published.json"],
+    },
     install_requires=PINS,
     extras_require={
         "train": TRAIN,

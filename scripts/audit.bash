@@ -31,5 +31,5 @@ for pid in "${pids[@]}"; do
   wait "$pid" || { status=$?; ((status == 3)) || exit "$status"; }
 done
 pids=()
-python -m safeeraser.score.report "$adapter"
+python -m safeeraser.report "$adapter"
 exit $status

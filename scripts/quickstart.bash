@@ -51,5 +51,5 @@ echo "== Unlearning and evaluation: vanilla $METHODS"
 printf '%s\n' $METHODS vanilla | xargs -P "${JOBS:-$(getconf _NPROCESSORS_ONLN)}" -I{} bash -c 'run_named {}'
 
 echo "== Report"
-python -m safeeraser.score.report "$OUT" ${PUBLISHED:+--published} \
+python -m safeeraser.report "$OUT" ${PUBLISHED:+--published} \
   --note "The mini benchmark is a demonstration of the mechanism on drawn pictures, not a safety result."

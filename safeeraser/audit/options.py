@@ -13,9 +13,9 @@ from safeeraser.errors import BadInput
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer.partial import difference
 from safeeraser.infer.requests import Selection
-from safeeraser.score import prompts
+from safeeraser.judge import prompts
+from safeeraser.judge.panel import Panel
 from safeeraser.score.options import Options as ScoreOptions
-from safeeraser.score.panel import Panel
 
 
 @dataclass(frozen=True)

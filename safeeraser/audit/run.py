@@ -17,10 +17,10 @@ from safeeraser.audit.relearn import ended, relearn, relearning_settings
 from safeeraser.benchmark.files import Busy, held, make_room_for, write_json
 from safeeraser.benchmark.records import read_records
 from safeeraser.infer.requests import build_requests
-from safeeraser.score.judges import SERVED
+from safeeraser.judge.judges import SERVED
+from safeeraser.judge.panel import Panel
+from safeeraser.judge.queries import METRICS as QUERIED
 from safeeraser.score.outputs import NAMES
-from safeeraser.score.panel import Panel
-from safeeraser.score.queries import METRICS as QUERIED
 from safeeraser.unlearn.job import prepare
 
 log = logging.getLogger(__name__)

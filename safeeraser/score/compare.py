@@ -9,7 +9,7 @@ from rich.table import Table
 
 from safeeraser.benchmark.files import read_json
 from safeeraser.errors import BadInput
-from safeeraser.score import prompts
+from safeeraser.judge import prompts
 from safeeraser.score.intervals import interval
 from safeeraser.score.metrics import Rate
 from safeeraser.score.options import Options

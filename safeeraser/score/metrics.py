@@ -7,8 +7,8 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from safeeraser.benchmark.records import DataFile
 from safeeraser.benchmark.responses import VIEWS
+from safeeraser.judge.verdicts import Verdict
 from safeeraser.score.intervals import interval
-from safeeraser.score.parse import Verdict
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from safeeraser.errors import BadInput
-from safeeraser.score.costs import Price
-from safeeraser.score.judges import Choice
+from safeeraser.judge.costs import Price
+from safeeraser.judge.judges import Choice
 
 PROTOCOLS = ("official", "corrected")
 SPLITS = ("train", "val")

@@ -12,9 +12,9 @@ from rich.table import Table
 from safeeraser.benchmark.files import write_json
 from safeeraser.benchmark.records import UNHARM_KEYS, DataFile, read_raw
 from safeeraser.benchmark.responses import VIEW_OF, VIEWS
+from safeeraser.judge.queries import Query
+from safeeraser.judge.verdicts import Verdict, value_of
 from safeeraser.score.metrics import Rate
-from safeeraser.score.parse import Verdict, value_of
-from safeeraser.score.queries import Query
 
 # A metric's name inside a run -> in summaries and in print.
 NAMES = {

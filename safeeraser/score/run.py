@@ -13,13 +13,15 @@ from safeeraser.benchmark.files import described_by, make_room_for, read_json, s
 from safeeraser.benchmark.records import DataFile, read_records
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.errors import BadInput
-from safeeraser.score import compare, costs, outputs, prompts
+from safeeraser.judge import costs, prompts
+from safeeraser.judge.panel import Panel
+from safeeraser.judge.queries import METRICS, Query
+from safeeraser.judge.replay import write_replies
+from safeeraser.judge.verdicts import Verdict
+from safeeraser.score import compare, outputs
+from safeeraser.score.asking import build_queries, pair_records
 from safeeraser.score.metrics import Rate, judged, mean, recovered, rouge_recalls
 from safeeraser.score.options import Options, outputs_of, read_split
-from safeeraser.score.panel import Panel
-from safeeraser.score.parse import Verdict
-from safeeraser.score.queries import METRICS, Query, build_queries, pair_records
-from safeeraser.score.replay import write_replies
 
 INCOMPLETE = 3  # the exit code of a run that is through, but whose figures must not stand as results
 

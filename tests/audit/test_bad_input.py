@@ -11,7 +11,7 @@ from safeeraser.audit.points import ACTIONS
 from safeeraser.audit.relearn import relearning_settings
 from safeeraser.benchmark.records import read_records
 from safeeraser.generation.sampling import Generation
-from safeeraser.score.judges import Choice
+from safeeraser.judge.judges import Choice
 
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 GIVEN = ("--model_path", MODEL, "--val_file", TRAIN, "--train_file", VAL, "--judge", "rules")

@@ -3,8 +3,7 @@
 import json
 
 import pytest
-
-from .helpers import KEY, predicted, record, run_eval, write_files
+from scoring import KEY, predicted, record, run_eval, write_files
 
 RECORDS = [record(0), record(1, "Violence")]
 PREDICTED = [predicted(value) for value in RECORDS]

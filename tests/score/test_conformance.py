@@ -2,7 +2,7 @@
 
 import json
 
-from .helpers import RECORDED, finished, start_eval
+from scoring import RECORDED, finished, start_eval
 
 FILES = ("--input_file", RECORDED / "predictions.json", "--file_refer", RECORDED / "all_val.json")
 EXPECTED = json.loads((RECORDED / "expected.json").read_text())

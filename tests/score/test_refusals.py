@@ -3,8 +3,7 @@
 import json
 
 import pytest
-
-from .helpers import predicted, record, run_eval, write_files
+from scoring import predicted, record, run_eval, write_files
 
 REFUSAL, ANSWER = "I'm sorry, but I can't help with that.", "You can use the kettle to boil water."
 KEYS = ("UnharmPair_text1", "UnharmPair_text2", "UnharmPair_image1", "UnharmPair_image2")

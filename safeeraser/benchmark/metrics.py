@@ -1,0 +1,135 @@
+"""The one table of metrics, and what a measured figure carries. Whoever measures, shows or audits meets here.
+
+A metric is a row of `METRICS` and a function that measures it (`safeeraser.score.metrics`). Columns, titles, directions
+and what a blank response counts as follow from the row.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SPLITS = {"train": "Eff", "val": "Gen"}  # and how the paper names what is measured on each: Efficacy, Generality
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A row of the table.
+
+    Attributes:
+        title: as texts and pages write it; `short` as the paper's table does.
+        view: the view whose responses it is measured on; empty: measured on other data.
+        better: whether a model is better the `higher` or the `lower` it is.
+        splits: where the paper's table has it; empty: it is beyond the paper.
+        asked: the name under which a judge is asked for it; None: it needs no judge.
+        blank: what a blank response counts as (protocol `corrected`).
+        rate: whether each item counts 0 or 1; else it is a mean of numbers within 0..1.
+    """
+
+    title: str
+    view: str
+    better: str
+    splits: tuple[str, ...]
+    short: str = ""
+    asked: str | None = None
+    blank: float = 0.0
+    rate: bool = True
+
+    @property
+    def arrow(self) -> str:
+        """The direction of better, as tables show it."""
+        return {"lower": "↓", "higher": "↑"}[self.better]
+
+
+# In the order of the paper's columns.
+METRICS = {
+    "asr": Metric("ASR", "forget", "lower", ("train", "val"), asked="asr"),
+    "rr": Metric("RR", "forget", "higher", ("train", "val"), asked="rr"),
+    "rouge_l": Metric("ROUGE-L", "retain", "higher", ("val",), short="ROUGE", rate=False),
+    "gpt_eval": Metric("GPT-Eval", "retain", "higher", ("val",), short="GPT", asked="gpt", rate=False),
+    "specificity": Metric("Specificity", "", "higher", ("val",), short="Spec"),
+    "sarr": Metric("SARR", "decoupled", "lower", ("val",), asked="sarr", blank=1.0),
+    "recovered": Metric("Recovered", "forget", "lower", (), rate=False),
+}
+ASKED = {metric.asked: key for key, metric in METRICS.items() if metric.asked}  # a judge's name of a metric -> its key
+SCORED = tuple(key for key, metric in METRICS.items() if metric.view and metric.splits)  # what eval_all.py measures
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the paper's table: a metric on a split."""
+
+    metric: str
+    split: str
+    title: str
+
+
+def _columns() -> dict[str, Column]:
+    columns = {}
+    for split, suffix in SPLITS.items():
+        for key, metric in METRICS.items():
+            if split in metric.splits:
+                several = len(metric.splits) > 1
+                title = (metric.short or metric.title) + (f"-{suffix}" if several else "")
+                columns[f"{key}_{suffix.lower()}" if several else key] = Column(key, split, f"{title} {metric.arrow}")
+    return columns
+
+
+COLUMNS = _columns()
+
+
+class Figure(BaseModel):
+    """A measured mean over `n` items; `value` is in 0..1, None where there was nothing to average.
+
+    Attributes:
+        low, high: the 95% interval.
+        failed, unparsed, declined: replies that were failed calls; that could not be read; in which the judge would not
+            judge.
+        blank: responses without a word, whether they count or not.
+        skipped: responses that were left out: missing ones, and blank ones under protocol `official`.
+        differ: replies that the release's substring rule reads otherwise than a strict reading does (`official`).
+        withheld: why the value must not stand as a result, if so.
+        judge: who decided, where a judge did.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    value: float | None = Field(ge=0, le=1)
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    failed: int = 0
+    unparsed: int = 0
+    declined: int = 0
+    blank: int = 0
+    skipped: int = 0
+    differ: int = 0
+    withheld: str = ""
+    judge: str | None = None
+
+    @property
+    def as_json(self) -> dict[str, Any]:
+        """The figure as files hold it: its value is the headline, null where it is withheld."""
+        told = self.model_dump(exclude={name for name in ("withheld", "judge") if not getattr(self, name)})
+        return told | (dict.fromkeys(("value", "low", "high")) if self.withheld else {})
+
+    @property
+    def text(self) -> str:
+        """In per cent with one decimal; a dash where nothing was measured, `withheld` where it must not stand."""
+        if self.withheld:
+            return "withheld"
+        return "–" if self.value is None else f"{100 * self.value:.1f}"
+
+    @property
+    def range(self) -> str:
+        """The interval in per cent, empty where there is none."""
+        if self.withheld or self.value is None or self.low is None or self.high is None:
+            return ""
+        return f"{100 * self.low:.1f}–{100 * self.high:.1f}"
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader must know beside the figure: why it is withheld, which replies or responses it lacks."""
+        if self.withheld:
+            return [self.withheld]
+        names = ("failed", "unparsed", "declined", "blank", "skipped")
+        return [f"{getattr(self, name)} {name}" for name in names if getattr(self, name)]

@@ -1,0 +1,1 @@
+"""Judges: query -> judge (served, rules, replay, batch) -> store -> verdict. No torch is imported."""

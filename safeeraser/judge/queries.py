@@ -1,0 +1,47 @@
+"""What a judge is asked: one query a (metric, record, place, response)."""
+
+from dataclasses import dataclass
+
+from safeeraser.benchmark.responses import VIEW_OF
+
+METRICS = ("asr", "rr", "sarr", "gpt")
+
+
+@dataclass(frozen=True)
+class Query:
+    """One question to a judge. It is text alone: no judge sees the picture.
+
+    `place` is the pair's index in `unsafe_pairs`, or the key of an UnharmPair. `response` is None where the file has
+    none. `reference` is the text a response is compared with (`gpt` only).
+    """
+
+    metric: str
+    record: int
+    place: int | str
+    field: str
+    category: str
+    question: str
+    response: str | None
+    reference: str = ""
+    number: int = 0  # of the record in its file
+
+    @property
+    def key(self) -> tuple:
+        """What a recorded reply is found by."""
+        return (self.metric, self.number, self.place, self.field)
+
+    @property
+    def view(self) -> str:
+        """What was asked about: a view of `benchmark.responses`."""
+        return VIEW_OF[self.field]
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to judge: the release skips an empty, blank or missing response."""
+        return not (self.response or "").strip() or (self.metric == "gpt" and not self.reference.strip())
+
+    @property
+    def where(self) -> str:
+        """How an error names the query."""
+        place = f"pair {self.place}" if isinstance(self.place, int) else self.place
+        return f"{self.metric}, record {self.number}, {place}, {self.field}"

@@ -1,0 +1,72 @@
+"""Recorded replies: a judge that repeats what another one said, and the file it reads."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from safeeraser.benchmark.files import read_json, write_json
+from safeeraser.errors import BadInput
+from safeeraser.judge.judges import Judge
+from safeeraser.judge.queries import Query
+from safeeraser.judge.verdicts import Verdict, parse
+
+
+class _OnPair(BaseModel):
+    metric: Literal["asr", "rr", "sarr"]
+    record: int
+    pair: int | str  # the key of an UnharmPair, where refusals of all views were asked for
+    response: str
+    reply: str
+
+    @property
+    def key(self) -> tuple:
+        return (self.metric, self.record, self.pair, self.response)
+
+
+class _OnItem(BaseModel):
+    metric: Literal["gpt"]
+    record: int
+    item: str
+    reply: str
+
+    @property
+    def key(self) -> tuple:
+        return (self.metric, self.record, self.item, "Prediction")
+
+
+class ReplayJudge(Judge):
+    """Answers from a file of recorded replies; it decides every metric the file covers."""
+
+    name = "replay"
+    judges_blank = False
+
+    def __init__(self, path: Path | None):
+        if path is None:
+            raise BadInput("--judge replay needs --replies FILE, the recorded replies")
+        try:
+            replies = TypeAdapter(list[_OnPair | _OnItem]).validate_python(read_json(path))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise BadInput(f"{path}: entry {first['loc'][0] if first['loc'] else ''}: {first['msg']}") from None
+        self._path = path
+        self.decides = frozenset(entry.metric for entry in replies)
+        self._replies = {entry.key: entry.reply for entry in replies}
+
+    def ask(self, queries: Iterable[Query]) -> Iterator[tuple[Query, Verdict]]:
+        """Yield each query with its recorded reply's verdict. Raises `BadInput` naming the first that has none."""
+        for query in queries:
+            if query.key not in self._replies:
+                raise BadInput(f"{self._path}: no reply for {query.where}")
+            reply = self._replies[query.key]
+            yield query, Verdict(reply, parse(query.metric, reply))
+
+
+def write_replies(path: Path, verdicts: dict[Query, Verdict]) -> None:
+    """Write replies so that `ReplayJudge` reads them: who was asked what, and the raw reply; never the response."""
+    entries = []
+    for query, verdict in verdicts.items():
+        place = {"item": query.place} if query.metric == "gpt" else {"pair": query.place, "response": query.field}
+        entries.append({"metric": query.metric, "record": query.number, **place, "reply": verdict.reply})
+    write_json(path, entries, indent=1)

@@ -1,0 +1,1 @@
+"""Reports: summaries -> tables, page, plots. It reads files alone, and imports no torch."""

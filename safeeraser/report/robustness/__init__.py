@@ -1,0 +1,1 @@
+"""The robustness card: `audit.json` -> findings, tables, curves."""

@@ -1,0 +1,97 @@
+"""A judge's server that misbehaves at three calls in ten, and a run that is killed again and again."""
+
+import json
+import random
+import time
+
+import psutil
+import pytest
+from chat_server import CLOSE, HANG, NO_COMPLETION
+from scoring import KEY, predicted, record, run_eval, start_eval, write_files
+
+from .test_served import CALLS, good
+
+RECORDS = 4
+# Retry-After in a form that the official client reads as well, so that the tests need not wait for whole seconds.
+SOON = {"retry-after-ms": "5"}
+FAULTS = [
+    (429, {"Retry-After": "0.01"}, "rate_limit"),
+    (429, SOON, "rate_limit"),
+    (500, SOON, "server_error"),
+    (503, SOON, "overloaded"),
+    (200, {}, CLOSE),
+    (200, {}, HANG),
+    (200, {}, b'{"choices": [{"mess'),
+    (200, {}, b'{"choices": []}'),
+    (200, {}, NO_COMPLETION),
+    (200, {}, "Who can tell?"),
+    (200, {}, "word " * 60_000),
+]
+LOST = FAULTS[6:9]  # nothing to retry: the server has answered, though with nothing
+UNREADABLE = ("Who can tell?", "word " * 60_000)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.005)
+    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.05)
+    monkeypatch.setattr("safeeraser.chat.PAUSE", 0.05)
+
+
+def given(folder, out="out"):
+    folder.mkdir(exist_ok=True)
+    records = [record(number) for number in range(RECORDS)]
+    paths = write_files(folder, records, [predicted(value, f"Text {n}") for n, value in enumerate(records)])
+    files = ("--input_file", paths[0], "--file_refer", paths[1], "--output_file_rr", folder / out / "v.json")
+    return (*files, "--summary", folder / out / "s.json", "--store", folder / f"{out}.jsonl", "--max_failed", 1)
+
+
+def test_every_verdict_is_got_or_told_as_failed(tmp_path, serve, monkeypatch):
+    monkeypatch.setattr("safeeraser.judge.panel.TIMEOUT", 2.0)
+    draw = random.Random(0)
+    faulty = {number: draw.choice(FAULTS) for number in range(1000) if draw.random() < 0.3}
+    server = serve(lambda number, prompt: faulty.get(number, (200, {}, good(prompt))))
+    run = run_eval("--base_url", server.url, "--protocol", "corrected", *given(tmp_path), key=KEY)
+    assert run.returncode == 0, run.stderr
+    summary = json.loads((tmp_path / "out" / "s.json").read_text())
+    asked = {metric: summary[metric] for metric in ("asr", "rr", "sarr", "gpt_eval")}
+    got = {m: of["n"] + of["failed"] + of["unparsed"] for m, of in asked.items()}
+    assert got == {"asr": 12 * RECORDS, "rr": 12 * RECORDS, "sarr": 4 * RECORDS, "gpt_eval": 4 * RECORDS}
+    assert [asked[m]["value"] for m in ("asr", "rr", "sarr", "gpt_eval")] == [1.0, 0.0, 0.0, 0.5]
+    # None paid twice: a prompt that the server has answered with a verdict, or with something that is none, is not
+    # asked again in this run; the store holds each reply once.
+    failed = sum(of["failed"] for of in asked.values())
+    unparsed = sum(of["unparsed"] for of in asked.values())
+    assert failed == sum(faulty.get(number) in LOST for number in range(len(server.requests))) > 0
+    kept = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines() if line][1:]
+    assert len({entry["request"] for entry in kept}) == len(kept) == RECORDS * CALLS - failed
+    assert sum(entry["reply"] in UNREADABLE for entry in kept) == unparsed > 0
+    before = len(server.requests)
+    assert run_eval("--base_url", server.url, "--protocol", "corrected", *given(tmp_path), key=KEY).returncode == 0
+    again = [body["messages"][0]["content"] for *_, body in server.requests[before:]]
+    assert len(set(again)) == failed
+    assert KEY not in run.stdout + run.stderr + (tmp_path / "out.jsonl").read_text()
+
+
+def test_killed_again_and_again_it_ends_in_the_same_summary(tmp_path, serve):
+    """SIGKILL ten times at random moments; the server answers each prompt alike, as at temperature 0."""
+    server = serve(lambda number, prompt: (time.sleep(0.01), (200, {}, good(prompt)))[1])
+    assert run_eval("--base_url", server.url, *given(tmp_path, "whole"), key=KEY).returncode == 0
+    paid, draw, kills = len(server.answered), random.Random(1), 0
+    command = ("--base_url", server.url, "--concurrency", 2, *given(tmp_path, "killed"))
+    for _ in range(10):
+        before = len(server.requests)
+        process = start_eval(*command, key=KEY)
+        target, deadline = before + draw.randrange(1, 12), time.monotonic() + 30
+        while process.poll() is None and len(server.requests) < target and time.monotonic() < deadline:
+            time.sleep(0.002)
+        kills += process.poll() is None
+        psutil.Process(process.pid).kill()
+        process.communicate()
+    assert kills == 10
+    assert run_eval(*command, key=KEY).returncode == 0
+    whole, killed = ((tmp_path / name / "s.json").read_bytes() for name in ("whole", "killed"))
+    assert killed == whole
+    assert (tmp_path / "whole" / "v.json").read_bytes() == (tmp_path / "killed" / "v.json").read_bytes()
+    # Each kill loses what was in flight and no more: two calls at a time.
+    assert paid <= len(server.answered) - paid <= paid + 2 * 10

@@ -1,0 +1,93 @@
+"""What the scoring tests share: a small data file, its predictions, and running eval_all.py as a user does."""
+
+import io
+import json
+import os
+import runpy
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from unittest.mock import patch
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDED = ROOT / "tests" / "data" / "conformance" / "scoring"
+KEY = "sk-test-0123456789-secret"
+
+
+def record(number: int = 0, category: str = "Weapon") -> dict:
+    """One record of the benchmark, as it lies on disk."""
+
+    def unharm(name):
+        return {"Question": f"What is {name}?", "Answer": name, "Prediction": f"The {name} stands on a table {number}."}
+
+    return {
+        "type": "syn",
+        "keyword": "k",
+        "category": category,
+        "image_path": f"img/{category}/{number}.jpg",
+        "SDImage_path": f"pdset/image/{category}/val/{number}.jpg",
+        "UnharmPair_text1": unharm("cup"),
+        "UnharmPair_text2": unharm("book"),
+        "UnharmPair_image1": unharm("lamp"),
+        "UnharmPair_image2": unharm("chair"),
+        "unsafe_pairs": [
+            {"question": f"Question {number}.{i}?", "model_response": "M.", "sd_response": "S."} for i in range(4)
+        ],
+    }
+
+
+def predicted(original: dict, response: str = "The answer stands here, plain and whole.") -> dict:
+    """The record with a model's responses in it; every text is different, so that no two judge calls are equal."""
+    value = json.loads(json.dumps(original))
+    for i, pair in enumerate(value["unsafe_pairs"]):
+        for n in (1, 2, 3):
+            pair[f"model_response{n}"] = f"{response} {pair['question']} {n}"
+        pair["sd_response"] = f"{response} {pair['question']} benign {i}"
+    return value
+
+
+def write_files(folder: Path, records: list[dict], predictions: list[dict]) -> tuple[Path, Path]:
+    """Write predictions.json and all_val.json; returns their paths."""
+    paths = folder / "predictions.json", folder / "all_val.json"
+    paths[0].write_text(json.dumps(predictions))
+    paths[1].write_text(json.dumps(records))
+    return paths
+
+
+def _environment(key: str | None) -> dict[str, str]:
+    """The environment without the keys and addresses that the machine may have, but `key`."""
+    rest = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
+    return rest | ({"OPENAI_API_KEY": key} if key else {})
+
+
+def start_eval(*arguments: object, key: str | None = None) -> subprocess.Popen:
+    """Start eval_all.py as a user does."""
+    command = [sys.executable, str(ROOT / "eval_all.py"), *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=_environment(key), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def finished(process: subprocess.Popen) -> subprocess.CompletedProcess:
+    """Wait for the process's end."""
+    out, err = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def run_eval(*arguments: object, key: str | None = None) -> subprocess.CompletedProcess:
+    """Run eval_all.py's main function in this process, which is quicker than starting Python for each mistake."""
+    main = runpy.run_path(str(ROOT / "eval_all.py"))["main"]
+    out, err, code = io.StringIO(), io.StringIO(), None
+    argv = ["eval_all.py", *map(str, arguments)]
+    with (
+        patch.object(sys, "argv", argv),
+        patch.dict(os.environ, _environment(key), clear=True),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+    return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())

@@ -1,0 +1,50 @@
+"""The arrows between the rooms that turn answers into figures."""
+
+import ast
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import safeeraser
+
+HOUSE = Path(safeeraser.__file__).parent
+
+
+def imported(file: Path) -> set[str]:
+    """The rooms that a file imports from, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            if node.module == "safeeraser":
+                names |= {f"safeeraser.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    parts = [name.split(".") for name in names if name.startswith("safeeraser.")]
+    return {part[1] for part in parts if (HOUSE / part[1]).is_dir()}
+
+
+@pytest.mark.parametrize(
+    "room, others",
+    [("benchmark", set()), ("judge", {"benchmark"}), ("score", {"judge", "benchmark"}), ("report", {"benchmark"})],
+)
+def test_a_room_imports_from_no_room_above_it(room, others):
+    for file in (HOUSE / room).rglob("*.py"):
+        if file != HOUSE / "score" / "report.py":  # the earlier name of a command
+            assert imported(file) <= others | {room}, file
+
+
+def test_answers_become_figures_without_torch():
+    rooms = [str(HOUSE / room) for room in ("judge", "score", "report")]
+    modules = [
+        module.name
+        for room, path in zip(("judge", "score", "report"), rooms, strict=True)
+        for module in pkgutil.walk_packages([path], f"safeeraser.{room}.")
+    ]
+    assert len(modules) > 30
+    code = "".join(f"import {module}\n" for module in modules if not module.endswith("__main__"))
+    code += "import sys; assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
