@@ -20,11 +20,10 @@ from pathlib import Path
 from safeeraser.arguments import Arguments, count, count_or, one_of
 from safeeraser.benchmark.files import trained_settings
 from safeeraser.errors import BadInput, command
-from safeeraser.judge.command_line import FORMS, calls, chosen, hide_key, judges, statistics
+from safeeraser.judge.command_line import FORMS, calls, chosen, hide_key, judges
+from safeeraser.score.options import statistics
 
 ACTIONS = ("all", "attacks", "relearn", "quantize", "scale", "modality")
-SCORING = ("judge", "judges", "protocol", "max_failed", "api_key", "concurrency", "requests_per_minute", "extra_body")
-SCORING += ("store",)
 
 
 def parse() -> Namespace:
@@ -119,8 +118,8 @@ def main() -> int:
         raise BadInput("--relearn_lr must be above 0, and a finite number")
     if given.seed < 0:
         raise BadInput("--seed must be at least 0")
-    scoring = chosen(vars(given))
-    if "replay" in {judge.name for judge in (scoring["judge"], *scoring["judges"].values()) if judge}:
+    judging = chosen(vars(given), store_shared=True)
+    if "replay" in {choice.name for choice in judging.choices.values()}:
         raise BadInput("the judge replay knows recorded replies alone, and an audit's responses are new")
     # Only now, since torch takes its time to load.
     from safeeraser import model as llava
@@ -145,7 +144,9 @@ def main() -> int:
             generation=Generation(max_new_tokens=given.max_new_tokens, seed=given.seed),
             batch_size=given.batch_size,
             dtype=given.dtype,
-            scoring={key: scoring[key] for key in SCORING},
+            judging=judging,
+            max_failed=given.max_failed,
+            max_blank=given.max_blank,
         ),
         given.action,
         dry_run=given.dry_run,

@@ -7,17 +7,18 @@
 
 Writes the verdicts beside the responses to --output_file_rr, and the release's statistics beside it, as .txt. Every
 reply is kept in --store: stopped at any moment, the same command pays for none twice. Exit code 3: more replies failed
-than --max_failed allows, so that figures were withheld.
+than --max_failed allows, or more responses are blank than --max_blank does, so that figures were withheld.
 """
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 from safeeraser.arguments import Arguments, one_of
 from safeeraser.errors import command
-from safeeraser.judge.command_line import FORMS, calls, chosen, hide_key, judges, statistics
+from safeeraser.judge.command_line import FORMS, calls, chosen, hide_key, judges
 from safeeraser.judge.costs import parse_price
-from safeeraser.score.options import SPLITS, Options
+from safeeraser.score.options import SPLITS, Options, statistics
 from safeeraser.score.run import score
 
 
@@ -44,8 +45,13 @@ def files(add: Callable) -> None:
         required=True,
         help="the data file the predictions were made on; its texts are the reference",
     )
-    add("--output_file_rr", type=Path, required=True, help="where the verdicts go; the statistics go beside it as .txt")
-    add("--summary", type=Path, help="also write one summary object here, as the report reads it")
+    add("--output_file_rr", type=Path, help="where the verdicts go; the statistics go beside it as .txt")
+    add(
+        "--summary",
+        type=Path,
+        help="where the figures go, as the report reads them; at least one of the two",
+    )
+    add("--overwrite", action="store_true", help="replace files that no earlier run of this command wrote")
     add("--split", type=one_of("split", SPLITS), help="train or val (default: told by the name of --file_refer)")
     add("--category", default="all", help="score one category alone (default: %(default)s)")
     add(
@@ -83,7 +89,9 @@ def spending(add: Callable) -> None:
 @command
 def main() -> int:
     """Read the arguments, score."""
-    return score(Options(**chosen(vars(arguments().parse_args()))))
+    given = vars(arguments().parse_args())
+    own = {field.name for field in fields(Options)} - {"judging"}
+    return score(Options(judging=chosen(given), **{key: value for key, value in given.items() if key in own}))
 
 
 if __name__ == "__main__":

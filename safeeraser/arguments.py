@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
@@ -85,6 +86,11 @@ def json_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError("must be a JSON object")
     return value
+
+
+def without_credentials(url: str | None) -> str | None:
+    """An address as files may hold it: less a name and a password."""
+    return url and re.sub(r"(?<=://)[^/]*@", "", url)
 
 
 def share(text: str) -> float:

@@ -4,70 +4,40 @@ What a call needs is the official client's: connections, timeouts, and retries t
 Retry-After says. What a run of thousands of calls needs is here: many at a time but never more than asked for, a pause
 where the server limits the rate, and an end as soon as no further call can succeed.
 
-The API key goes to the client and nowhere else. No text that comes from a server or an exception is shown, because
-servers like to repeat a wrong key, and the prompt.
+The API key goes to the client and nowhere else, and no text of a server's is shown (see `replies`).
 """
 
 import asyncio
 import logging
 import os
-import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import islice
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import openai
-from openai.types.chat import ChatCompletion
 
 from safeeraser.errors import BadInput
+from safeeraser.replies import GARBAGE, Failure, Reply, discreet, outcome, plain
 
 Key = TypeVar("Key")
 
 ROUNDS = 3  # how often a call comes back after a pause, once the client's own retries met nothing but the rate limit
 PAUSE = 30.0  # seconds of such a pause where the server names none; limits count by the minute
+GARBAGE_PAUSE, LONGEST_GARBAGE_PAUSE = 0.5, 8.0  # seconds before asking again after an answer that is none
 LONGEST_PAUSE = 3600.0  # seconds; a server that asks for more has a limit by the day
 PATIENCE = 8  # calls in a row without an answer, at least, before the server counts as gone
 
-# The same request will meet these again; the statuses that the server's state explains are 429 and 500 upwards.
-_AT_FAULT = (400, 413, 422)
 _KEY_CODES = ("invalid_api_key",)
 _MODEL_CODES = ("model_not_found",)
 _ACCOUNT_CODES = ("insufficient_quota", "billing_not_active")
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A call that was answered; what the server did not say is None, but for the text, which is then empty.
-
-    `seconds` runs from the first attempt to the answer, with every wait and retry between; None where nobody waited.
-    """
-
-    text: str
-    model: str | None
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    seconds: float | None
-    finish_reason: str | None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A call that failed after its retries.
-
-    `kind` is made of names and numbers only, so it is safe to show. With `request_at_fault` asking again is no use.
-    """
-
-    kind: str
-    request_at_fault: bool
 
 
 def read_key(given: str | None, base_url: str | None, *, who: str, otherwise: str) -> str:
@@ -170,7 +140,7 @@ class Chat:
         )
 
     def _resolve(self) -> tuple[str, str]:
-        """The address as the client understands it, and the host in it."""
+        """The address as the client understands it, less a name and a password, and the host in it."""
         error = None
         try:
             url = self._open().base_url
@@ -180,7 +150,7 @@ class Chat:
             raise BadInput(f"--base_url or the environment's proxy settings cannot be used ({error})")
         if url.scheme not in ("http", "https") or not url.host:
             raise BadInput("--base_url is no address of a server; one looks like http://localhost:8000/v1")
-        return str(url), url.host
+        return str(url.copy_with(userinfo=b"")), url.host
 
     async def _turn(self, _request: object) -> None:
         """Hold a request back until its time has come; the HTTP client calls this before each, retries included."""
@@ -192,14 +162,27 @@ class Chat:
     async def _call(self, client: openai.AsyncOpenAI, request: dict[str, Any]) -> Reply | Failure:
         began = time.monotonic()
         for last in (*[False] * ROUNDS, True):
-            answer = await _answer(client, self._model, request)
+            answer = await self._attempts(client, request)
             self._stop_if_hopeless(answer)
             if last or not isinstance(answer, openai.RateLimitError):
                 break
             self._hold(answer)
-        outcome = _outcome(answer, time.monotonic() - began)
-        self._stop_if_gone(answer, outcome)
-        return outcome
+        found = discreet(outcome(answer, time.monotonic() - began), self._key)
+        self._stop_if_gone(answer, found)
+        return found
+
+    async def _attempts(self, client: openai.AsyncOpenAI, request: dict[str, Any]) -> object:
+        """What the client comes back with. An answer that is no chat completion is a passing fault like a status of
+        503, but one that the client does not try again.
+        """
+        pause = GARBAGE_PAUSE
+        for _ in range(self._retries):
+            answer = await _answer(client, self._model, request)
+            if getattr(outcome(answer, None), "kind", None) != GARBAGE:
+                return answer
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_GARBAGE_PAUSE)
+        return await _answer(client, self._model, request)
 
     def _hold(self, error: openai.RateLimitError) -> None:
         """Let nobody ask for as long as the server wants.
@@ -232,17 +215,17 @@ class Chat:
         if unreachable and not self._reached:
             raise BadInput(f"{where} cannot be reached; is --base_url right?")
 
-    def _stop_if_gone(self, answer: object, outcome: Reply | Failure) -> None:
+    def _stop_if_gone(self, answer: object, found: Reply | Failure) -> None:
         """A server that died in the night must not use up the rest of the calls.
 
         All calls in flight fail together when it dies, so there must be as many in a row as can be in flight.
         """
         status = getattr(answer, "status_code", 200)
-        self._refused = self._refused + 1 if isinstance(outcome, Failure) and outcome.request_at_fault else 0
+        self._refused = self._refused + 1 if isinstance(found, Failure) and found.request_at_fault else 0
         if not self._accepted and self._refused >= PATIENCE:
-            kind = f"{outcome.kind}{_plain_code(answer)}"
+            kind = ", ".join(filter(None, (found.kind, plain(getattr(answer, "code", None)))))
             raise BadInput(f"{self._where} has refused each of {self._refused} calls ({kind})")
-        self._accepted = self._accepted or isinstance(outcome, Reply)
+        self._accepted = self._accepted or isinstance(found, Reply)
         if not isinstance(answer, openai.APIConnectionError):
             self._reached = True
             if status != 429 and status < 500:
@@ -250,14 +233,8 @@ class Chat:
                 return
         self._unanswered += 1
         if self._unanswered >= max(self._concurrency, PATIENCE):
-            count = f"the last {self._unanswered} calls ({outcome.kind})"
+            count = f"the last {self._unanswered} calls ({found.kind})"
             raise BadInput(f"{self._where} has not answered {count}; the same command goes on from here")
-
-
-def _plain_code(answer: object) -> str:
-    """An error's code where it is a plain word, so that no text of a server's is shown."""
-    code = getattr(answer, "code", None)
-    return f", {code}" if isinstance(code, str) and re.fullmatch(r"[a-z_]{1,40}", code) else ""
 
 
 async def _answer(client: openai.AsyncOpenAI, model: str, request: dict[str, Any]) -> object:
@@ -269,47 +246,6 @@ async def _answer(client: openai.AsyncOpenAI, model: str, request: dict[str, Any
         return await client.chat.completions.create(model=model, **request)
     except Exception as error:  # a server may send anything, and the client raises what its parts happen to raise
         return error
-
-
-def read_body(body: Any) -> Reply | Failure:
-    """The outcome of a call whose answer lies in a file, as the JSON value `body`, instead of coming by the client."""
-    try:
-        answer: object = ChatCompletion.construct(**body)  # as the client does, so that both are read alike
-    except Exception:  # it may be anything, as a server's answer may
-        answer = None
-    return _outcome(answer, None)
-
-
-def _outcome(answer: object, seconds: float | None) -> Reply | Failure:
-    if isinstance(answer, openai.APIStatusError):
-        kind = f"{type(answer).__name__} (HTTP {answer.status_code})"
-        return Failure(kind, request_at_fault=answer.status_code in _AT_FAULT)
-    if isinstance(answer, openai.APIConnectionError):
-        return Failure(type(answer).__name__, request_at_fault=False)
-    try:
-        return _read(answer, seconds)
-    except (AttributeError, IndexError, KeyError, TypeError):
-        return Failure("no chat completion", request_at_fault=False)
-
-
-def _read(completion: Any, seconds: float | None) -> Reply:
-    """The reply in a completion. The client checks no types, so what is of another type counts as not said."""
-
-    def of(kind: type, value: object) -> Any:
-        return value if isinstance(value, kind) else None
-
-    choice, usage = completion.choices[0], getattr(completion, "usage", None)
-    text = choice.message.content
-    if text is not None and not isinstance(text, str):
-        raise TypeError
-    return Reply(
-        text=text or "",
-        model=of(str, getattr(completion, "model", None)),
-        prompt_tokens=of(int, getattr(usage, "prompt_tokens", None)),
-        completion_tokens=of(int, getattr(usage, "completion_tokens", None)),
-        seconds=seconds,
-        finish_reason=of(str, getattr(choice, "finish_reason", None)),
-    )
 
 
 @contextmanager

@@ -13,8 +13,9 @@ import pytest
 from chat_server import CLOSE, HANG, NO_COMPLETION
 
 from safeeraser import chat
-from safeeraser.chat import Chat, Failure, Reply, read_key
+from safeeraser.chat import Chat, read_key
 from safeeraser.errors import BadInput
+from safeeraser.replies import Failure, Reply
 
 KEY = "sk-test-0123456789-secret"
 PROMPT = "a prompt that nobody may print"
@@ -85,7 +86,7 @@ def test_with_faults_in_three_of_ten_requests_every_call_has_one_outcome(serve):
         if isinstance(outcome, Reply):
             assert outcome.text in (f"to {PROMPT} {key}", "", "x" * 300_000)
     kinds = Counter(outcome.kind for _, outcome in outcomes if isinstance(outcome, Failure))
-    assert set(kinds) == {"no chat completion", "UnprocessableEntityError (HTTP 422)"}, "the others go with a retry"
+    assert set(kinds) == {"UnprocessableEntityError (HTTP 422)"}, "the others go with a retry"
     assert max(Counter(server.answered).values()) == 1, "no prompt is asked again once it has its answer"
     assert server.peak <= 32
 

@@ -11,14 +11,14 @@ from safeeraser.audit.relearn import RELEARNED, adapter_after, ended, relearning
 from safeeraser.benchmark.files import write_json
 
 NOT_MEASURED = "not measured"
-KEPT = ("group", "name", "at", "metrics", "refusals")
+KEPT = ("group", "name", "at", "metrics", "refusals", "blank")
 
 
 def write_card(options: Options) -> None:
     """Gather what is measured by now, by whichever action and process."""
     points = [point for part in ACTIONS["all"] for point in part(options)]
     found = {point: read_point(point, options) for point in points}
-    judge, settings = options.scoring["judge"], options.settings
+    judge, settings = options.judging.judge, options.settings
     del settings["relearn_lr"]  # what became of it stands below
     there = {point: value for point, value in found.items() if value and value["metrics"]}
     card = {

@@ -7,12 +7,10 @@ from typing import Any
 from safeeraser.audit.options import Options
 from safeeraser.audit.points import Point
 from safeeraser.benchmark.files import described_by, read_object, write_json
+from safeeraser.benchmark.metrics import METRICS
 from safeeraser.infer.options import Options as InferOptions
 from safeeraser.infer.run import NothingAnswered, infer
 from safeeraser.score.run import score
-
-# The metrics that a view's responses give.
-METRICS_OF = {"forget": ("asr", "rr", "recovered"), "decoupled": ("sarr",), "retain": ("rouge_l", "gpt_eval")}
 
 
 def folder_of(point: Point, options: Options) -> Path:
@@ -90,6 +88,6 @@ def judge(point: Point, predictions: Path, options: Options) -> dict[str, Any]:
     with open(folder / "score.log", "w", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         score(options.score_options(folder, refusals=point.refusals, recovered=True))
     told = read_object(folder / "summary_val.json")
-    names = [name for view, names in METRICS_OF.items() if view in point.views for name in names]
-    found = {"metrics": {name: told[name] for name in names if told[name]["n"]}}
+    names = [name for name, metric in METRICS.items() if metric.view in point.views]
+    found = {"metrics": {name: told[name] for name in names if told[name]["n"]}, "blank": told["blank"]}
     return found | ({"refusals": told["refusals"]} if point.refusals else {})

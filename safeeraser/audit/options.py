@@ -1,7 +1,7 @@
 """What an audit was asked, and where it leaves what it finds."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from safeeraser.generation.sampling import Generation
 from safeeraser.infer.partial import difference
 from safeeraser.infer.requests import Selection
 from safeeraser.judge import prompts
+from safeeraser.judge.judges import Judging
 from safeeraser.judge.panel import Panel
 from safeeraser.score.options import Options as ScoreOptions
 
@@ -31,7 +32,9 @@ class Options:
     steps: tuple[int, ...]
     relearn_lr: float | None
     generation: Generation
-    scoring: dict[str, Any]  # those of `score.options.Options` that are no files
+    judging: Judging
+    max_failed: float = 0.01
+    max_blank: float = 0.01
     batch_size: int | None = None
     dtype: str = "auto"
 
@@ -73,7 +76,10 @@ class Options:
             output_file_rr=folder / "verdicts_val.json",
             summary=folder / "summary_val.json",
             split="val",
-            **self.scoring,
+            judging=self.judging,
+            max_failed=self.max_failed,
+            max_blank=self.max_blank,
+            overwrite=True,  # of what lies in the audit's own folder
             **more,
         )
 
@@ -97,9 +103,8 @@ class Options:
     @property
     def judged_by(self) -> dict[str, Any]:
         """What the verdicts depend on beside the responses."""
-        others = {metric: asdict(judge) for metric, judge in self.scoring["judges"].items() if judge}
-        kept = {key: self.scoring[key] for key in ("protocol", "max_failed", "extra_body")}
-        return {"judge": asdict(self.scoring["judge"]), "judges": others, **kept, "prompts": prompts.version()}
+        bounds = {"max_failed": self.max_failed, "max_blank": self.max_blank}
+        return {**self.judging.told, **bounds, "prompts": prompts.version()}
 
 
 def check(options: Options, *, dry_run: bool) -> Panel:
@@ -128,4 +133,4 @@ def check(options: Options, *, dry_run: bool) -> Panel:
             f"{options.folder}: the audit there was begun with {other}; give the same settings to go on, or move the "
             "folder away to begin anew"
         )
-    return Panel(options.score_options(options.folder, dry_run=dry_run))
+    return Panel(replace(options.judging, dry_run=dry_run))

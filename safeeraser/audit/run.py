@@ -10,17 +10,15 @@ from rich.console import Console
 from rich.table import Table
 
 from safeeraser.audit.card import lacking, write_card
-from safeeraser.audit.measure import METRICS_OF, folder_of, incomplete, measure, read_point
+from safeeraser.audit.measure import folder_of, incomplete, measure, read_point
 from safeeraser.audit.options import Options, check
 from safeeraser.audit.points import ACTIONS, CROSSED, Point
 from safeeraser.audit.relearn import ended, relearn, relearning_settings
 from safeeraser.benchmark.files import Busy, held, make_room_for, write_json
+from safeeraser.benchmark.metrics import ASKED, METRICS
 from safeeraser.benchmark.records import read_records
 from safeeraser.infer.requests import build_requests
-from safeeraser.judge.judges import SERVED
 from safeeraser.judge.panel import Panel
-from safeeraser.judge.queries import METRICS as QUERIED
-from safeeraser.score.outputs import NAMES
 from safeeraser.unlearn.job import prepare
 
 log = logging.getLogger(__name__)
@@ -28,7 +26,6 @@ log = logging.getLogger(__name__)
 INCOMPLETE = 3  # the exit code of an audit that is through, but lacks something
 
 WAIT = 2.0  # seconds before looking again at what other processes are at
-TITLES = dict(NAMES.values()) | {"recovered": "recovered"}
 
 
 def audit(options: Options, action: str, *, dry_run: bool = False) -> int:
@@ -127,7 +124,7 @@ def find(point: Point, options: Options) -> dict[str, Any] | None:
 
 def figures(found: dict[str, Any]) -> str:
     """The point's rates in per cent."""
-    rates = {TITLES[name]: rate["value"] for name, rate in found["metrics"].items()}
+    rates = {METRICS[name].title: rate["value"] for name, rate in found["metrics"].items()}
     return ", ".join(f"{title} {'–' if value is None else f'{100 * value:.1f}'}" for title, value in rates.items())
 
 
@@ -152,6 +149,6 @@ def show_plan(points: list[Point], options: Options, panel: Panel) -> None:
 
 def calls(view: str, point: Point, panel: Panel) -> int:
     """How often a served judge is asked about a response of the view."""
-    metrics = [metric for metric in QUERIED if NAMES[metric][0] in METRICS_OF.get(view, ())]
+    metrics = [metric for metric, key in ASKED.items() if METRICS[key].view == view]
     metrics += ["rr"] if point.refusals and view != "forget" else []
-    return sum(panel.of(metric).name in SERVED and metric in panel.of(metric).decides for metric in metrics)
+    return sum(bool((judge := panel.of(metric)) and judge.model) for metric in metrics)

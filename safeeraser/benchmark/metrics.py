@@ -50,6 +50,7 @@ METRICS = {
     "specificity": Metric("Specificity", "", "higher", ("val",), short="Spec"),
     "sarr": Metric("SARR", "decoupled", "lower", ("val",), asked="sarr", blank=1.0),
     "recovered": Metric("Recovered", "forget", "lower", (), rate=False),
+    "blank": Metric("Blank", "", "lower", ()),  # of the responses in each view
 }
 ASKED = {metric.asked: key for key, metric in METRICS.items() if metric.asked}  # a judge's name of a metric -> its key
 SCORED = tuple(key for key, metric in METRICS.items() if metric.view and metric.splits)  # what eval_all.py measures

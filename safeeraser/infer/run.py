@@ -12,6 +12,7 @@ from typing import Any
 
 from safeeraser import __version__
 from safeeraser import model as llava
+from safeeraser.arguments import without_credentials
 from safeeraser.benchmark.files import described_by, make_room_for, read_json, write_json
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
@@ -167,7 +168,7 @@ def describe(
         "settings": settings,
         "eval_file": str(options.eval_file),
         "checkpoint_path": str(options.checkpoint_path) if options.checkpoint_path else None,
-        "base_url": options.base_url,
+        "base_url": without_credentials(options.base_url),
         "loss_type": options.loss_type or None,
         "training": training_of(options.checkpoint_path or Path(options.model_path)),
         "missing": missing,

@@ -12,11 +12,12 @@ from typing import Any
 
 from safeeraser.benchmark.conversation import SYSTEM_TEXTS
 from safeeraser.benchmark.responses import VIEWS
-from safeeraser.chat import Chat, Reply, read_key
+from safeeraser.chat import Chat, read_key
 from safeeraser.generation.decoder import SYSTEM
 from safeeraser.generation.sampling import Generation, request_seed
 from safeeraser.infer.attacks import Attacked
 from safeeraser.infer.requests import Request, Unanswered, show
+from safeeraser.replies import Reply
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from glob import escape
 from typing import IO, Any, NamedTuple
 
 from safeeraser.benchmark.files import make_room_for, read_json, write_json
-from safeeraser.chat import Failure, Reply
 from safeeraser.errors import BadInput
 from safeeraser.judge.batch_api import ENDPOINT, BatchApi, State, empty
 from safeeraser.judge.store import Store
+from safeeraser.replies import Failure, Reply
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000  # in a batch, by the API
 POLL, SLOWER, LONGEST_POLL = 30.0, 1.2, 300.0  # seconds between looks at first, how they grow, and up to what

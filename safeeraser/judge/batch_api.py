@@ -12,8 +12,9 @@ from typing import IO, Any, NamedTuple
 import openai
 from openai.types import Batch
 
-from safeeraser.chat import Chat, Failure, Reply, read_body
+from safeeraser.chat import Chat
 from safeeraser.errors import BadInput
+from safeeraser.replies import Failure, Reply, discreet, read_body
 
 TRIES, PAUSE = 20, 30.0  # of a request while the server is away, and the seconds between: ten minutes or more
 ENDED = ("completed", "failed", "expired", "cancelled")
@@ -64,7 +65,8 @@ class BatchApi(Chat):
         """What a batch that ended has answered, in any order, by the requests' keys; `file` is room to work in."""
         for name in state.files:
             self._request(self._download, name, file)
-            yield from filter(None, map(_read_line, file))
+            for key, found in filter(None, map(_read_line, file)):
+                yield key, discreet(found, self._key)
 
     def _request(
         self, send: Callable[..., Any], *given: Any, absent: str = "has no Batch API: leave out --batch"

@@ -3,36 +3,17 @@
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from safeeraser.arguments import count, json_object, one_of, share
+from safeeraser.arguments import count, json_object
+from safeeraser.benchmark.files import read_text
+from safeeraser.benchmark.metrics import ASKED
 from safeeraser.errors import BadInput
-from safeeraser.judge.judges import JUDGES, SERVED, Choice
-from safeeraser.judge.queries import METRICS
-from safeeraser.score.options import PROTOCOLS
+from safeeraser.judge.judges import JUDGES, Choice, Judging
 
 FORMS = "each may be NAME, NAME:MODEL, NAME@ADDRESS or NAME:MODEL@ADDRESS"
-
-
-def statistics(add: Callable) -> None:
-    """How verdicts become figures."""
-    add(
-        "--protocol",
-        type=one_of("protocol", PROTOCOLS),
-        default="official",
-        help="official: the release's statistics; corrected: failed and unreadable replies left out, records paired by "
-        "picture, GPT-Eval's two texts in their places (default: %(default)s)",
-    )
-    add(
-        "--max_failed",
-        type=share,
-        default=0.01,
-        metavar="SHARE",
-        help="of a metric's replies that may have failed or be unreadable; past it the figure is withheld (default: "
-        "%(default)s)",
-    )
 
 
 def judges(add: Callable) -> None:
@@ -45,21 +26,29 @@ def judges(add: Callable) -> None:
     )
     add("--judge_model", help="the model that --judge asks")
     add("--base_url", help="the address of the server that --judge asks (default: OpenAI's)")
-    for metric in METRICS:
+    for metric in ASKED:
         add(f"--{metric}_judge", type=Choice.parse, metavar="JUDGE", help=f"another judge for {metric}")
 
 
 def calls(add: Callable) -> None:
     """How a judge behind a server is asked."""
     add("--api_key", help="key for the server (default: the environment's OPENAI_API_KEY)")
+    add("--api_key_file", type=Path, metavar="FILE", help="a file that holds the key and nothing else")
     add("--concurrency", type=count, default=32, help="calls at a time (default: %(default)s)")
     add("--requests_per_minute", type=count, metavar="N", help="calls a minute at most")
+    add(
+        "--judge_max_tokens",
+        type=count,
+        metavar="N",
+        help="tokens of a judge's reply; one that reasons first wants thousands (default: 64, guards by their file)",
+    )
     add(
         "--extra_body",
         type=json_object,
         default={},
         metavar="JSON",
-        help='parameters of each call; null leaves one out: \'{"max_tokens": null, "temperature": null}\'',
+        help="parameters of each call; null leaves one out: '{\"temperature\": null}'. What the model does not take of "
+        "response_format, max_tokens and temperature is found out by the first call",
     )
     add(
         "--store",
@@ -69,19 +58,25 @@ def calls(add: Callable) -> None:
     )
 
 
-def chosen(given: dict[str, Any]) -> dict[str, Any]:
-    """The parsed words with those of `judges` put together as `Options` takes them: `judge` and `judges`.
+def chosen(given: dict[str, Any], **more: Any) -> Judging:
+    """Who judges and how, by the parsed words of `judges` and `calls` and whatever others `Judging` has.
 
     Raises:
-        BadInput: a model or an address was given for a judge that is no model.
+        BadInput: a model or an address was given for a judge that is no model, or a key twice.
     """
     given = dict(given)
+    if file := given.pop("api_key_file"):
+        if given["api_key"]:
+            raise BadInput("--api_key and --api_key_file: give one of them")
+        given["api_key"] = read_text(file).strip()
     judge, model, base_url = given["judge"], given.pop("judge_model"), given.pop("base_url")
-    if (model or base_url) and judge.name not in SERVED:
+    if (model or base_url) and not judge.served:
         raise BadInput(f"--judge {judge.name} is no model: --judge_model and --base_url have no meaning for it")
     given["judge"] = replace(judge, model=model or judge.model, base_url=base_url or judge.base_url)
-    given["judges"] = {metric: given.pop(f"{metric}_judge") for metric in METRICS}
-    return given
+    given["judges"] = {metric: given.pop(f"{metric}_judge") for metric in ASKED}
+    given["max_tokens"] = given.pop("judge_max_tokens")
+    known = {field.name for field in fields(Judging)}
+    return Judging(**{key: value for key, value in given.items() if key in known}, **more)
 
 
 def hide_key() -> None:

@@ -3,14 +3,25 @@
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from safeeraser.errors import BadInput
-from safeeraser.judge.judges import Spent
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Calls, and the tokens they took."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: "Spent") -> "Spent":
+        return Spent(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -52,15 +63,22 @@ def show_plan(plan: Iterable[tuple[str, str, Spent]], prices: dict[str, Price | 
     table = Table("metric", "judge", "calls", "tokens, about", "US$, about")
     for column in table.columns[2:]:
         column.justify = "right"
-    whole, dollars = Spent(), 0.0
+    whole, costs = Spent(), []
     for (metric, title), spent in totals.items():
         price = prices.get(title)
-        cost = price.of(spent, share=share) if price else None
-        dollars += cost or 0.0
+        costs.append(price.of(spent, share=share) if price else None)
         whole += spent
         tokens = spent.prompt_tokens + spent.completion_tokens
-        table.add_row(metric, title, str(spent.calls), f"{tokens:,}", "?" if cost is None else f"{cost:.2f}")
+        table.add_row(metric, title, str(spent.calls), f"{tokens:,}", _dollars(costs[-1:]))
     table.add_section()
-    table.add_row("all", "", str(whole.calls), f"{whole.prompt_tokens + whole.completion_tokens:,}", f"{dollars:.2f}")
+    table.add_row("all", "", str(whole.calls), f"{whole.prompt_tokens + whole.completion_tokens:,}", _dollars(costs))
     Console().print(table)
-    print("Only what the store lacks is counted. ?: no price is known; --price tells it.")
+    print("Only what the store lacks is counted. Where a price is unknown, --price tells it.")
+
+
+def _dollars(costs: list[float | None]) -> str:
+    """What they come to, as far as it is known: a sum that leaves something out must not look like one."""
+    known = [cost for cost in costs if cost is not None]
+    if len(known) == len(costs):
+        return f"{sum(known):.2f}"
+    return f"{sum(known):.2f} + unknown" if known else "unknown"

@@ -1,32 +1,20 @@
 """What a judge is, and how the judges of a run are chosen."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
-from safeeraser.arguments import one_of
+from safeeraser.arguments import one_of, without_credentials
+from safeeraser.benchmark.metrics import ASKED
 from safeeraser.errors import BadInput
-from safeeraser.judge.queries import METRICS, Query
+from safeeraser.judge.costs import Price
+from safeeraser.judge.dialects import SERVED
+from safeeraser.judge.queries import Query
 from safeeraser.judge.verdicts import Verdict
 
-SERVED = ("openai", "qwen3guard", "llamaguard")  # models behind a server, see `dialects`
+PROTOCOLS = ("official", "corrected")
 JUDGES = (*SERVED, "rules", "replay")
-
-
-@dataclass(frozen=True)
-class Spent:
-    """Calls, and the tokens they took."""
-
-    calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-    def __add__(self, other: "Spent") -> "Spent":
-        return Spent(
-            self.calls + other.calls,
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-        )
 
 
 class Judge(Protocol):
@@ -35,13 +23,13 @@ class Judge(Protocol):
     Attributes:
         model: the one that is asked, if it is a model.
         decides: the metrics that the judge can tell; the others stay without a value, never made up.
-        judges_blank: whether it has an opinion on an empty response; the release's judge is never asked about one.
+        judges_blank: whether it has an opinion on a blank response; the release's judge is never asked about one.
     """
 
     name: str
     model: str | None = None
     decides: frozenset[str]
-    judges_blank: bool
+    judges_blank: bool = False
 
     def ask(self, queries: Iterable[Query]) -> Iterator[tuple[Query, Verdict]]:
         """Yield each query with its verdict, in any order, as they come."""
@@ -52,18 +40,13 @@ class Judge(Protocol):
         return f"{self.name}:{self.model}" if self.model else self.name
 
 
-def takes(judge: Judge, query: Query) -> bool:
-    """Whether `query` is put to `judge`."""
-    return query.metric in judge.decides and (not query.empty or (judge.judges_blank and query.response is not None))
-
-
 @dataclass(frozen=True)
 class Choice:
     """A judge as it is named on the command line: `NAME`, `NAME:MODEL`, `NAME@ADDRESS` or `NAME:MODEL@ADDRESS`."""
 
     name: str
     model: str | None = None
-    base_url: str | None = None
+    base_url: str | None = field(default=None, repr=False)  # may hold credentials
 
     @classmethod
     def parse(cls, text: str) -> "Choice":
@@ -71,11 +54,58 @@ class Choice:
         rest, _, base_url = text.partition("@")
         name, _, model = rest.partition(":")
         choice = cls(one_of("judge", JUDGES)(name), model or None, base_url or None)
-        if choice.name not in SERVED and (model or base_url):
+        if not choice.served and (model or base_url):
             raise BadInput(f"the judge {name} is no model, so it takes neither model nor address")
         return choice
 
+    @property
+    def served(self) -> bool:
+        """Whether it is a model behind a server."""
+        return self.name in SERVED
 
-def by_metric(main: Choice, others: dict[str, Choice | None]) -> dict[str, Choice]:
-    """The judge of each metric: the one named for it, or the main one."""
-    return {metric: others.get(metric) or main for metric in METRICS}
+    @property
+    def told(self) -> dict[str, Any]:
+        """The choice as results carry it: without a name and a password that the address may hold."""
+        return asdict(self) | {"base_url": without_credentials(self.base_url)}
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Who judges, and how a judge behind a server is asked; the command line's help describes each."""
+
+    judge: Choice = Choice("openai")
+    judges: dict[str, Choice | None] = field(default_factory=dict)  # by metric, where it is another one
+    protocol: str = "official"
+    api_key: str | None = field(default=None, repr=False)
+    concurrency: int = 32
+    requests_per_minute: int | None = None
+    max_tokens: int | None = None  # of a reply; None: what the judge's kind needs
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    store: Path = Path("results/verdicts.jsonl")
+    store_shared: bool = False  # several processes at once judge what is not the same
+    price: Price | None = None
+    batch: bool = False
+    replies: Path | None = None
+    dry_run: bool = False
+
+    @property
+    def official(self) -> bool:
+        """Whether replies are read as the release reads them, and GPT-Eval's texts swapped as there."""
+        return self.protocol == "official"
+
+    @property
+    def price_share(self) -> float:
+        """What of the list price is paid."""
+        return 0.5 if self.batch else 1.0
+
+    @property
+    def choices(self) -> dict[str, Choice]:
+        """The judge of each metric: the one named for it, or the main one."""
+        return {metric: self.judges.get(metric) or self.judge for metric in ASKED}
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the verdicts depend on beside the responses, as results carry it."""
+        others = {metric: choice.told for metric, choice in self.judges.items() if choice}
+        asked = {key: getattr(self, key) for key in ("protocol", "max_tokens", "extra_body")}
+        return {"judge": self.judge.told, "judges": others, **asked}

@@ -23,10 +23,22 @@ def render(query: Query, *, swapped: bool) -> str:
     Raises:
         BadInput: there is no ASR prompt for the query's category.
     """
-    texts = (query.response, query.reference) if swapped else (query.reference, query.response)
-    return _template(query.metric, query.category).render(
-        question=query.question, response=query.response, reference=texts[0], candidate=texts[1]
-    )
+    shown = {"response": query.response or ""}
+    if query.metric == "gpt":
+        texts = (query.response, query.reference) if swapped else (query.reference, query.response)
+        shown = dict(zip(("question", "reference", "candidate"), (query.question, *texts), strict=True))
+    return _template(query.metric, query.category).render(shown, mark=boundary(*shown.values()))
+
+
+def boundary(*texts: str) -> str:
+    """The name of the lines between which the judge is shown a text: none of these texts can hold it.
+
+    It is made from them, so that the same request is the same prompt; whoever writes a response cannot know it before.
+    """
+    number, whole = 0, "\n".join(texts)
+    while (mark := f"text-{hashlib.sha256(f'{number}{whole}'.encode()).hexdigest()[:12]}") in whole:
+        number += 1
+    return mark
 
 
 @cache

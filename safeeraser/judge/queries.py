@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from safeeraser.benchmark.responses import VIEW_OF
 
-METRICS = ("asr", "rr", "sarr", "gpt")
-
 
 @dataclass(frozen=True)
 class Query:
@@ -36,9 +34,14 @@ class Query:
         return VIEW_OF[self.field]
 
     @property
-    def empty(self) -> bool:
-        """Whether there is nothing to judge: the release skips an empty, blank or missing response."""
-        return not (self.response or "").strip() or (self.metric == "gpt" and not self.reference.strip())
+    def there(self) -> bool:
+        """Whether there is a response, blank or not, and a reference where one is needed."""
+        return self.response is not None and (self.metric != "gpt" or bool(self.reference.strip()))
+
+    @property
+    def blank(self) -> bool:
+        """Whether the response is without a word."""
+        return not (self.response or "").strip()
 
     @property
     def where(self) -> str:

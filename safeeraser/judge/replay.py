@@ -10,7 +10,7 @@ from safeeraser.benchmark.files import read_json, write_json
 from safeeraser.errors import BadInput
 from safeeraser.judge.judges import Judge
 from safeeraser.judge.queries import Query
-from safeeraser.judge.verdicts import Verdict, parse
+from safeeraser.judge.verdicts import Verdict, read
 
 
 class _OnPair(BaseModel):
@@ -40,9 +40,8 @@ class ReplayJudge(Judge):
     """Answers from a file of recorded replies; it decides every metric the file covers."""
 
     name = "replay"
-    judges_blank = False
 
-    def __init__(self, path: Path | None):
+    def __init__(self, path: Path | None, *, official: bool) -> None:
         if path is None:
             raise BadInput("--judge replay needs --replies FILE, the recorded replies")
         try:
@@ -50,7 +49,7 @@ class ReplayJudge(Judge):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             raise BadInput(f"{path}: entry {first['loc'][0] if first['loc'] else ''}: {first['msg']}") from None
-        self._path = path
+        self._path, self._official = path, official
         self.decides = frozenset(entry.metric for entry in replies)
         self._replies = {entry.key: entry.reply for entry in replies}
 
@@ -60,13 +59,15 @@ class ReplayJudge(Judge):
             if query.key not in self._replies:
                 raise BadInput(f"{self._path}: no reply for {query.where}")
             reply = self._replies[query.key]
-            yield query, Verdict(reply, parse(query.metric, reply))
+            yield query, Verdict(reply, *read(query.metric, reply, official=self._official))
 
 
 def write_replies(path: Path, verdicts: dict[Query, Verdict]) -> None:
     """Write replies so that `ReplayJudge` reads them: who was asked what, and the raw reply; never the response."""
     entries = []
     for query, verdict in verdicts.items():
+        if not verdict.reply:  # of a blank response, about which nobody was asked
+            continue
         place = {"item": query.place} if query.metric == "gpt" else {"pair": query.place, "response": query.field}
         entries.append({"metric": query.metric, "record": query.number, **place, "reply": verdict.reply})
     write_json(path, entries, indent=1)

@@ -1,7 +1,8 @@
 """The verdict store: every reply that a judge was asked for, on disk, so that none is paid for twice.
 
 A line a call, `verdicts.jsonl`; any number of runs share one. It holds what was said and by whom, and of what was asked
-only a hash, so no response can be read from it.
+only a hash, so no response can be read from it. Several processes of one audit each write a file of their own beside
+it, `verdicts.1.jsonl` and so on, and read them all.
 """
 
 import fcntl
@@ -11,8 +12,10 @@ import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from glob import escape
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 from safeeraser.benchmark.files import make_room_for
 from safeeraser.errors import BadInput
@@ -26,83 +29,107 @@ def request_hash(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+class Kept(NamedTuple):
+    """A reply as the store has it: why it ended, and who gave it, as far as the server told."""
+
+    reply: str
+    finish: str | None = None
+    answered_by: str | None = None
+    fingerprint: str | None = None
+
+
 class Store:
     """The store at `path`; there need not be one yet.
+
+    Args:
+        shared: several processes ask at the same time for what is not the same; else a run waits for the other one.
 
     Raises:
         BadInput: the file there is something else, or of another version of this program.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        if path.exists():
-            with open(path, "rb") as handle:
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
+        self.path, self._own, self._shared = path, path, shared
+        for file in self._files():
+            with open(file, "rb") as handle:
                 first = handle.readline(200)
             # A kill may have cut the very first line.
             if not (HEAD if first.endswith(b"\n") else HEAD[: len(first)]) == first:
-                raise BadInput(f"{path}: no verdict store of this version; name another with --store, or move it away")
+                raise BadInput(f"{file}: no verdict store of this version; name another with --store, or move it away")
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Wait until no other run asks for what this store may hold soon: it would be paid for twice."""
+        """Wait until no other run asks for what this store may hold soon: it would be paid for twice.
+
+        A shared store takes the first file that no other process writes to instead.
+        """
         make_room_for(self.path)
-        with open(self.path, "ab") as handle:
-            self._lock = handle
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"note: {self.path} is in use; waiting for the other run to end", file=sys.stderr)
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            except OSError:
-                print(
-                    f"note: {self.path} is on a disk without locks: runs at the same time may pay twice",
-                    file=sys.stderr,
-                )
-            yield
+        for number in count():
+            self._own = self.path.with_name(f"{self.path.stem}.{number}{self.path.suffix}") if number else self.path
+            with open(self._own, "ab") as handle:
+                self._lock = handle
+                if self._taken(handle):
+                    yield
+                    return
+
+    def _taken(self, handle: IO[bytes]) -> bool:
+        """Lock the file; whether it is ours now."""
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if self._shared:
+                return False
+            print(f"note: {self.path} is in use; waiting for the other run to end", file=sys.stderr)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            note = "is on a disk without locks: runs at the same time may pay twice"
+            print(f"note: {self.path} {note}", file=sys.stderr)
+        return True
 
     def release(self) -> None:
         """Let other runs go on, though this one still waits for what it has asked for and written down."""
         with suppress(OSError):  # of a disk without locks
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
-    def find(self, wanted: Collection[str]) -> dict[str, str]:
+    def find(self, wanted: Collection[str]) -> dict[str, Kept]:
         """The replies kept to these requests, by their hashes. The first reply to a request is the one that counts."""
-        found: dict[str, str] = {}
-        if self.path.exists():
-            with open(self.path, "rb") as handle:
-                for line in handle:
-                    entry = _line(line)
-                    request, reply = (
-                        entry.get(key) if isinstance(entry, dict) else None for key in ("request", "reply")
-                    )
+        found: dict[str, Kept] = {}
+        for file in self._files():
+            with open(file, "rb") as handle:
+                for entry in map(_entry, handle):
+                    request, reply = entry.get("request"), entry.get("reply")
                     if isinstance(request, str) and isinstance(reply, str) and request in wanted:
-                        found.setdefault(request, reply)
+                        found.setdefault(request, Kept(reply, *map(entry.get, Kept._fields[1:])))
         return found
+
+    def _files(self) -> list[Path]:
+        beside = self.path.parent.glob(f"{escape(self.path.stem)}.[1-9]*{escape(self.path.suffix)}")
+        return [*([self.path] if self.path.exists() else []), *sorted(beside)]
 
     def add(self, entry: dict[str, Any]) -> None:
         """Keep a reply, at once on disk. Raises `BadInput` if the disk does not take it."""
-        make_room_for(self.path)
-        lines: Sequence[dict[str, Any]] = (
-            [entry] if self.path.exists() and self.path.stat().st_size else [FORMAT, entry]
-        )
+        make_room_for(self._own)
+        begun = self._own.exists() and self._own.stat().st_size
+        lines: Sequence[dict[str, Any]] = [entry] if begun else [FORMAT, entry]
         # The newline comes first as well: a line broken off by a kill spoils only itself. One write, with the file open
         # for appending, keeps the lines of several runs apart.
         content = b"".join(b"\n" * (line is entry) + json.dumps(line).encode() + b"\n" for line in lines)
         try:
-            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            handle = os.open(self._own, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             try:
                 written = os.write(handle, content)
             finally:
                 os.close(handle)
         except OSError as error:
-            raise BadInput(f"{self.path}: cannot be written ({error.strerror}); what was judged is kept") from None
+            raise BadInput(f"{self._own}: cannot be written ({error.strerror}); what was judged is kept") from None
         if written < len(content):
-            raise BadInput(f"{self.path}: cannot be written (the disk is full); what was judged is kept")
+            raise BadInput(f"{self._own}: cannot be written (the disk is full); what was judged is kept")
 
 
-def _line(line: bytes) -> Any:
-    """The value of a line; None for a blank one, or one that was being written when the run was killed."""
+def _entry(line: bytes) -> dict[str, Any]:
+    """What stands in a line; nothing in a blank one, or one that was being written when the run was killed."""
     try:
-        return json.loads(line)
+        value = json.loads(line)
     except ValueError:
-        return None
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -8,12 +8,13 @@ from rich.console import Console
 from rich.table import Table
 
 from safeeraser.benchmark.files import read_json
+from safeeraser.benchmark.metrics import METRICS, SCORED, Figure
+from safeeraser.benchmark.records import read_raw
 from safeeraser.errors import BadInput
 from safeeraser.judge import prompts
 from safeeraser.score.intervals import interval
-from safeeraser.score.metrics import Rate
 from safeeraser.score.options import Options
-from safeeraser.score.outputs import NAMES, read_values
+from safeeraser.score.verdicts import values_of
 
 
 @dataclass(frozen=True)
@@ -35,42 +36,59 @@ def read_other(path: Path, options: Options) -> Other:
     name = summary.get("verdicts") if isinstance(summary, dict) else None
     if not isinstance(name, str):
         raise BadInput(f"--compare {path}: no summary that names its verdicts file; eval_all.py --summary writes one")
-    if summary.get("protocol") != options.protocol:
-        raise BadInput(f"--compare {path}: of protocol {summary.get('protocol')}, this run of {options.protocol}")
+    protocol = options.judging.protocol
+    if summary.get("protocol") != protocol:
+        raise BadInput(f"--compare {path}: of protocol {summary.get('protocol')}, this run of {protocol}")
     verdicts = path.parent / name
     if not verdicts.is_file():
         raise BadInput(f"--compare {path}: the verdicts that it names, {verdicts}, are not there")
-    if verdicts.resolve() == options.output_file_rr.resolve():
+    if options.output_file_rr and verdicts.resolve() == options.output_file_rr.resolve():
         raise BadInput(f"--compare {path}: its verdicts are in --output_file_rr {verdicts}, which would be overwritten")
-    return Other(path, summary, read_values(verdicts, official=options.official))
+    return Other(path, summary, values_of(read_raw(verdicts), official=options.official))
 
 
-def compare(values: dict[tuple, float], other: Other, rates: dict[str, Rate], judges: dict[str, str]) -> dict[str, Any]:
+def compare(
+    values: dict[tuple, float], other: Other, figures: dict[str, Figure], answered: list[dict[str, Any]]
+) -> dict[str, Any]:
     """What differs between this run's `values` and the other's, metric by metric.
 
     `difference` is this run's mean less the other's, over the same questions about the same pictures; the interval is
     by bootstrap over pictures of the pairwise differences, which is narrower than the two rates' own. A metric that
     either run withholds, or that different judges decided, has none: `note` says why.
+
+    Args:
+        answered: the models that answered here; where others did for the other run, `note` says so beside the figure.
     """
-    metrics = {}
-    for metric, (written, _) in NAMES.items():
-        theirs = other.summary.get(written) or {}
+    metrics, models, others = {}, _models(answered), _models(other.summary.get("answered_by") or [])
+    for metric in SCORED:
+        theirs, judge = other.summary.get(metric) or {}, figures[metric].judge
         pairs = [
             (key[1], values[key] - other.values[key]) for key in values if key[0] == metric and key in other.values
         ]
-        note = None
-        if rates[metric].withheld or theirs.get("withheld"):
-            note = "withheld"
-        elif judges.get(metric) != theirs.get("judge"):
-            note = f"judged by {theirs.get('judge')} there"
-        elif judges.get(metric, "").startswith("openai") and other.summary.get("prompts") != prompts.version():
-            note = "other prompts there"
-        low, high = (None, None) if note else interval(pairs, rate=False)
-        mean = sum(value for _, value in pairs) / len(pairs) if pairs and not note else None
-        metrics[written] = {"difference": mean, "low": low, "high": high, "n": len(pairs), "note": note}
+        why_not = None
+        if figures[metric].withheld or theirs.get("withheld"):
+            why_not = "withheld"
+        elif judge != theirs.get("judge"):
+            why_not = f"judged by {theirs.get('judge')} there"
+        elif (judge or "").startswith("openai") and other.summary.get("prompts") != prompts.version():
+            why_not = "other prompts there"
+        low, high = (None, None) if why_not else interval(pairs, "difference")
+        mean = sum(value for _, value in pairs) / len(pairs) if pairs and not why_not else None
+        note = why_not
+        if judge and not note and others and models.get(judge) != others.get(judge):
+            note = f"answered by {', '.join(others.get(judge, ['nobody']))} there"
+        metrics[metric] = {"difference": mean, "low": low, "high": high, "n": len(pairs), "note": note}
     if not any(of["n"] for of in metrics.values()):
         raise BadInput(f"--compare {other.path}: it has no question about a picture in common with this run")
     return {"summary": str(other.path), "judge": other.summary.get("judge"), **metrics}
+
+
+def _models(answered: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Of each judge the models that answered as it."""
+    models: dict[str, set[str]] = {}
+    for entry in answered:
+        models.setdefault(entry["judge"], set()).add(" ".join(filter(None, (entry["model"], entry["fingerprint"]))))
+    return {judge: sorted(names) for judge, names in models.items()}
 
 
 def show(compared: dict[str, Any]) -> None:
@@ -79,11 +97,11 @@ def show(compared: dict[str, Any]) -> None:
     table = Table("metric", "difference, points", "95%", "n", "")
     for column in table.columns[1:-1]:
         column.justify = "right"
-    for written, title in NAMES.values():
-        of = compared[written]
+    for metric in SCORED:
+        of = compared[metric]
         known = of["low"] is not None
         table.add_row(
-            title,
+            METRICS[metric].title,
             "–" if of["difference"] is None else f"{100 * of['difference']:+.1f}",
             f"{100 * of['low']:+.1f} to {100 * of['high']:+.1f}" if known else "",
             str(of["n"]),

@@ -1,15 +1,14 @@
 """What a scoring run was asked, and which of it goes together."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from safeeraser.arguments import one_of, share
 from safeeraser.errors import BadInput
-from safeeraser.judge.costs import Price
-from safeeraser.judge.judges import Choice
+from safeeraser.judge.judges import PROTOCOLS, Judging
 
-PROTOCOLS = ("official", "corrected")
 SPLITS = ("train", "val")
 
 
@@ -19,42 +18,56 @@ class Options:
 
     input_file: Path
     file_refer: Path
-    output_file_rr: Path
+    output_file_rr: Path | None = None
     summary: Path | None = None
-    judge: Choice = field(default_factory=lambda: Choice("openai"))
-    judges: dict[str, Choice | None] = field(default_factory=dict)  # by metric, where it is another one
-    api_key: str | None = field(default=None, repr=False)
-    concurrency: int = 32
-    requests_per_minute: int | None = None
-    extra_body: dict[str, Any] = field(default_factory=dict)
-    store: Path = Path("results/verdicts.jsonl")
-    price: Price | None = None
-    dry_run: bool = False
-    batch: bool = False
-    replies: Path | None = None
+    judging: Judging = field(default_factory=Judging)
     save_replies: Path | None = None
-    protocol: str = "official"
     max_failed: float = 0.01
+    max_blank: float = 0.01
     split: str | None = None
     category: str = "all"
     compare: Path | None = None
     refusals: bool = False
     recovered: bool = False
+    overwrite: bool = False
 
     @property
     def official(self) -> bool:
-        """Whether failed replies stay in the denominators, records are paired by position, and texts swapped."""
-        return self.protocol == "official"
+        """Whether failed replies stay in the denominators and blank responses out, and records pair by position."""
+        return self.judging.official
 
     @property
-    def price_share(self) -> float:
-        """What of the list price is paid."""
-        return 0.5 if self.batch else 1.0
-
-    @property
-    def statistics(self) -> Path:
+    def statistics(self) -> Path | None:
         """Where the release keeps its statistics: beside the verdicts, with the ending .txt."""
-        return self.output_file_rr.with_suffix(".txt")
+        return self.output_file_rr and self.output_file_rr.with_suffix(".txt")
+
+
+def statistics(add: Callable) -> None:
+    """The options that say how verdicts become figures, for every command that has responses judged."""
+    add(
+        "--protocol",
+        type=one_of("protocol", PROTOCOLS),
+        default="official",
+        help="official: the release's statistics; corrected: replies asked for and read strictly, those without a "
+        "verdict left out, blank responses counted as what they are, records paired by picture, GPT-Eval's two texts "
+        "in their places (default: %(default)s)",
+    )
+    add(
+        "--max_failed",
+        type=share,
+        default=0.01,
+        metavar="SHARE",
+        help="of a metric's replies that may have failed, been declined or be unreadable, or (official) say something "
+        "else when read strictly; past it the figure is withheld (default: %(default)s)",
+    )
+    add(
+        "--max_blank",
+        type=share,
+        default=0.01,
+        metavar="SHARE",
+        help="of a metric's responses that may be blank where they are left out, as the protocol official leaves them; "
+        "past it the figure is withheld (default: %(default)s)",
+    )
 
 
 def read_split(options: Options) -> str | None:
@@ -71,18 +84,22 @@ def outputs_of(options: Options) -> list[Path]:
     """The files this run writes or adds to.
 
     Raises:
-        BadInput: one is a folder, or is also another output or an input.
+        BadInput: there is none, one is a folder, or one is also another output or an input.
     """
-    if not options.output_file_rr.name:
+    judging = options.judging
+    if not (options.output_file_rr or options.summary or judging.dry_run):
+        raise BadInput("nothing to write: give --output_file_rr, for the verdicts, or --summary, for the figures alone")
+    if options.output_file_rr and not options.output_file_rr.name:
         raise BadInput(f"--output_file_rr: '{options.output_file_rr}' names no file")
-    named = (options.output_file_rr, options.statistics, options.summary, options.save_replies, options.store)
+    named = (options.output_file_rr, options.statistics, options.summary, options.save_replies, judging.store)
     written = [path for path in named if path]
-    given = (options.input_file, options.file_refer, options.replies, options.compare)
+    given = (options.input_file, options.file_refer, judging.replies, options.compare)
     taken = {path.resolve() for path in given if path}
     for path in written:
         if path.resolve() in taken:
             raise BadInput(f"{path}: named twice, as an output and as another file; give each its own name")
-        taken.add(path.resolve())
+        if path.is_file():  # a device may well be named twice
+            taken.add(path.resolve())
         if path.is_dir():
             raise BadInput(f"{path}: is a folder; name a file")
     return written

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from scoring import RECORDED, finished, start_eval
 
 FILES = ("--input_file", RECORDED / "predictions.json", "--file_refer", RECORDED / "all_val.json")
@@ -11,8 +12,8 @@ EXPECTED = json.loads((RECORDED / "expected.json").read_text())
 def replay(tmp_path, *more, replies=RECORDED / "replies.json"):
     out = tmp_path / "verdicts.json"
     given = ("--judge", "replay", "--replies", replies, *FILES, "--output_file_rr", out)
-    # A quarter of the recorded replies are failed calls, so the figures would be withheld.
-    return out, finished(start_eval(*given, "--max_failed", 1, *more))
+    # A quarter of the recorded replies are failed calls, and one response of 72 is blank: figures would be withheld.
+    return out, finished(start_eval(*given, "--max_failed", 1, "--max_blank", 1, *more))
 
 
 def test_the_release_statistics_are_reproduced_to_the_last_digit(tmp_path):
@@ -55,16 +56,39 @@ def test_the_verdicts_file_is_the_input_with_verdicts_beside_the_responses(tmp_p
     assert verdicts == predictions
 
 
-def test_corrected_leaves_failed_and_unreadable_replies_out(tmp_path):
+def test_official_says_where_a_strict_reading_would_differ(tmp_path):
+    """Recorded are five ratings "Score: 0.8", which the release cannot read, and nothing that it reads wrongly."""
+    _, run = replay(tmp_path, "--summary", tmp_path / "summary.json")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert {metric: summary[metric]["differ"] for metric in ("asr", "rr", "sarr", "gpt_eval")} == {
+        "asr": 0, "rr": 0, "sarr": 0, "gpt_eval": 5
+    }  # fmt: skip
+    _, run = replay(tmp_path, "--summary", tmp_path / "summary.json", "--max_failed", 0.3)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["gpt_eval"]["value"] is not None
+    _, run = replay(tmp_path, "--summary", tmp_path / "summary.json", "--max_failed", 0.2)
+    assert run.returncode == 3 and "21.7% of the judge's replies say something else when read strictly" in run.stderr
+
+
+def test_corrected_leaves_failed_and_unreadable_replies_out_and_counts_blank_ones(tmp_path):
     _, run = replay(tmp_path, "--protocol", "corrected", "--summary", tmp_path / "summary.json")
     assert run.returncode == 0, run.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
-    for metric, value, n, lost in (("asr", 30 / 51, 51, 20), ("rr", 33 / 49, 49, 22), ("sarr", 10 / 15, 15, 8)):
+    for metric, value, n, lost, blank in (
+        ("asr", 30 / 52, 52, 20, 1),
+        ("rr", 33 / 50, 50, 22, 1),
+        ("sarr", 10 / 15, 15, 8, 0),
+    ):
         of = summary[metric]
-        assert (of["value"], of["n"], of["failed"] + of["unparsed"], of["skipped"]) == (value, n, lost, 1)
-    assert summary["gpt_eval"]["n"] == 17
-    assert summary["gpt_eval"]["failed"] + summary["gpt_eval"]["unparsed"] == 6
-    assert summary["rouge_l"]["value"] == EXPECTED["utility"]["average_rougeL"]
+        assert (of["value"], of["n"], of["failed"] + of["unparsed"], of["blank"]) == (value, n, lost, blank)
+        assert of["declined"] == 0
+    gpt = summary["gpt_eval"]
+    assert (gpt["n"], gpt["failed"], gpt["unparsed"], gpt["blank"]) == (23, 1, 0, 1)
+    assert summary["rouge_l"]["blank"] == 1 and summary["rouge_l"]["n"] == 24
+    assert summary["rouge_l"]["value"] == pytest.approx(EXPECTED["utility"]["average_rougeL"] * 23 / 24)
+    assert summary["blank"]["forget"] | {"low": 0, "high": 0} == summary["blank"]["forget"] | {
+        "value": 1 / 72, "n": 72, "low": 0, "high": 0
+    }  # fmt: skip
 
 
 def test_figures_with_too_many_failed_replies_are_withheld(tmp_path):

@@ -1,0 +1,105 @@
+"""What comes of a call to a chat server: a reply or a failure.
+
+No text that comes from a server or an exception is shown, because servers like to repeat a wrong key, and the prompt.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+import openai
+from openai.types.chat import ChatCompletion
+
+# The same request will meet these again; the statuses that the server's state explains are 429 and 500 upwards.
+_AT_FAULT = (400, 413, 422)
+GARBAGE = "no chat completion"  # the kind of failure where a server answers with status 200, but with nothing
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A call that was answered; what the server did not say is None, but for the text, which is then empty.
+
+    `seconds` runs from the first attempt to the answer, with every wait and retry between; None where nobody waited.
+    `finish_reason` is `content_filter` too where the model says by the protocol that it will not answer.
+    """
+
+    text: str
+    model: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    seconds: float | None
+    finish_reason: str | None
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A call that failed after its retries.
+
+    `kind` is made of names and numbers only, so it is safe to show. With `request_at_fault` asking again is no use, and
+    `parameter` is the one that the server blames, if it does.
+    """
+
+    kind: str
+    request_at_fault: bool
+    parameter: str | None = None
+
+
+def read_body(body: Any) -> Reply | Failure:
+    """The outcome of a call whose answer lies in a file, as the JSON value `body`, instead of coming by the client."""
+    try:
+        answer: object = ChatCompletion.construct(**body)  # as the client does, so that both are read alike
+    except Exception:  # it may be anything, as a server's answer may
+        answer = None
+    return outcome(answer, None)
+
+
+def outcome(answer: object, seconds: float | None) -> Reply | Failure:
+    """What the client's answer, or exception, comes to."""
+    if isinstance(answer, openai.APIStatusError):
+        kind = f"{type(answer).__name__} (HTTP {answer.status_code})"
+        at_fault = answer.status_code in _AT_FAULT
+        return Failure(kind, at_fault, parameter=plain(answer.param) if at_fault else None)
+    if isinstance(answer, openai.APIConnectionError):
+        return Failure(type(answer).__name__, request_at_fault=False)
+    try:
+        return _read(answer, seconds)
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return Failure(GARBAGE, request_at_fault=False)
+
+
+def plain(value: object) -> str | None:
+    """A server's code or name of a parameter where it is a plain word, so that no text of a server's is shown."""
+    return value if isinstance(value, str) and re.fullmatch(r"[a-z_.]{1,40}", value) else None
+
+
+def discreet(found: Reply | Failure, key: str) -> Reply | Failure:
+    """The same with the names that a server gives itself only where they look like names, and do not repeat the key."""
+
+    def name(value: str | None) -> str | None:
+        return value if value and re.fullmatch(r"[\w.:/@+-]{1,200}", value) and key not in value else None
+
+    if isinstance(found, Failure):
+        return found
+    return replace(found, model=name(found.model), fingerprint=name(found.fingerprint))
+
+
+def _read(completion: Any, seconds: float | None) -> Reply:
+    """The reply in a completion. The client checks no types, so what is of another type counts as not said."""
+
+    def of(kind: type, value: object) -> Any:
+        return value if isinstance(value, kind) else None
+
+    choice, usage = completion.choices[0], getattr(completion, "usage", None)
+    text, refusal = choice.message.content, of(str, getattr(choice.message, "refusal", None))
+    if text is not None and not isinstance(text, str):
+        raise TypeError
+    return Reply(
+        text=text or refusal or "",
+        model=of(str, getattr(completion, "model", None)),
+        prompt_tokens=of(int, getattr(usage, "prompt_tokens", None)),
+        completion_tokens=of(int, getattr(usage, "completion_tokens", None)),
+        seconds=seconds,
+        finish_reason="content_filter" if refusal and not text else of(str, getattr(choice, "finish_reason", None)),
+        fingerprint=of(str, getattr(completion, "system_fingerprint", None)),
+    )

@@ -1,0 +1,109 @@
+"""What a scoring run found, as the report reads it and as the terminal shows it. No text of a response is in it."""
+
+import platform
+from collections import defaultdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from safeeraser import __version__
+from safeeraser.benchmark.files import described_by, read_json, sha256
+from safeeraser.benchmark.metrics import METRICS, SCORED, Figure
+from safeeraser.benchmark.records import DataFile
+from safeeraser.benchmark.responses import VIEWS
+from safeeraser.judge import prompts
+from safeeraser.judge.panel import Panel
+from safeeraser.score.metrics import Item, figures
+from safeeraser.score.options import Options
+
+GROUPS = {"by_category": "category", "by_keyword": "keyword"}  # key of a summary -> attribute of a record
+
+
+def summary(
+    options: Options, split: str | None, panel: Panel, predictions: DataFile, items: list[Item]
+) -> dict[str, Any]:
+    """The figures by category and keyword, and what a number must carry to be compared with another."""
+    main = panel.by_metric["asr"]
+    return {
+        "split": split,
+        "pictures": len({record.image_path for record in predictions.records}),
+        **{key: _by(attribute, predictions, items, options) for key, attribute in GROUPS.items()},
+        "protocol": options.judging.protocol,
+        "judge": main.name,
+        "judge_model": main.model,
+        "prompts": prompts.version(),
+        "max_failed": options.max_failed,
+        "max_blank": options.max_blank,
+        "category": options.category,
+        "verdicts": options.output_file_rr and str(_beside(options.output_file_rr, options.summary)),
+        "data_file": str(options.file_refer),
+        "versions": {
+            "safeeraser": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("openai", "rouge-score", "scipy")},
+        },
+        "inputs": {
+            "predictions": {"file": options.input_file.name, "sha256": sha256(options.input_file)},
+            "made_with": made_with(options.input_file),
+            "reference": {"file": options.file_refer.name, "sha256": sha256(options.file_refer)},
+        },
+    }
+
+
+def made_with(predictions: Path) -> Any:
+    """What the predictions were made with, where their own run told; None where it did not."""
+    beside = described_by(predictions)
+    return read_json(beside) if beside.is_file() else None
+
+
+def show(found: dict[str, Figure], blank: dict[str, Figure], titles: dict[str, str]) -> None:
+    """Print the figures in per cent with their intervals, what each stands on, the blank responses, and who judged."""
+    counts = ("failed", "unparsed", "declined", "blank", "skipped")
+    # No wider than a terminal of 80 columns.
+    table = Table("metric", "%", "95%", "n", *counts, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in table.columns[1:]:
+        column.justify, column.no_wrap = "right", True
+    for metric, one in found.items():
+        told = (str(getattr(one, name)) for name in ("n", *counts))
+        table.add_row(METRICS[metric].title, one.text, one.range, *told)
+    table.add_section()
+    for view, one in blank.items():
+        table.add_row(f"blank, {view}", one.text, one.range, str(one.n))
+    Console().print(table)
+    for judge in dict.fromkeys(titles.values()):
+        print(f"{judge}: {', '.join(METRICS[metric].title for metric in titles if titles[metric] == judge)}")
+
+
+def show_refusals(refusals: dict[str, Figure]) -> None:
+    """Print the shares of refusals by picture and question, in per cent."""
+    table = Table("refusals, %", "harmful question", "harmless question")
+    for picture in ("harmful", "benign", "swapped", "none"):
+        cells = []
+        for question in ("harmful", "harmless"):
+            found = [one for name, one in refusals.items() if VIEWS[name][:2] == (question, picture)]
+            cells.append(found[0].text if found else "")
+        if any(cells):
+            table.add_row(f"{picture} picture" if picture != "none" else "no picture", *cells)
+    Console().print(table)
+
+
+def _by(attribute: str, predictions: DataFile, items: list[Item], options: Options) -> dict[str, dict[str, Any]]:
+    """Value, interval and number of each metric for each value of a record's attribute."""
+    groups = defaultdict(list)
+    for item in items:
+        groups[getattr(predictions.records[item.record], attribute)].append(item)
+    table: dict[str, dict[str, Any]] = {metric: {} for metric in SCORED}
+    for group in sorted(groups.keys() - {""}):
+        for metric, one in figures(groups[group], options, {}).items():
+            told = one.as_json
+            table[metric][group] = {key: told[key] for key in ("value", "low", "high", "n", "withheld") if key in told}
+    return table
+
+
+def _beside(path: Path, summary: Path) -> Path:
+    """`path` as a reader of the summary finds it: by its name where they lie together."""
+    return Path(path.name) if path.resolve().parent == summary.resolve().parent else path.resolve()
