@@ -49,7 +49,7 @@ def compare(values: dict[tuple, float], other: Other, rates: dict[str, Rate], ju
     """What differs between this run's `values` and the other's, metric by metric.
 
     `difference` is this run's mean less the other's, over the same questions about the same pictures; the interval is
-    by bootstrap over pictures of the pairwise differences, which is narrower than the two rates' own. A metric that
+    that of the pairwise differences over pictures, which is narrower than the two rates' own. A metric that
     either run withholds, or that different judges decided, has none: `note` says why.
     """
     metrics = {}
@@ -65,7 +65,7 @@ def compare(values: dict[tuple, float], other: Other, rates: dict[str, Rate], ju
             note = f"judged by {theirs.get('judge')} there"
         elif judges.get(metric, "").startswith("openai") and other.summary.get("prompts") != prompts.version():
             note = "other prompts there"
-        low, high = (None, None) if note else interval(pairs, rate=False)
+        low, high = (None, None) if note else interval(pairs, "difference")
         mean = sum(value for _, value in pairs) / len(pairs) if pairs and not note else None
         metrics[written] = {"difference": mean, "low": low, "high": high, "n": len(pairs), "note": note}
     if not any(of["n"] for of in metrics.values()):

@@ -89,9 +89,9 @@ class Scored:
         self.verdicts, self.recalls, self.panel, self.options = verdicts, recalls, panel, options
 
     def picture(self, query: Query) -> Hashable:
-        """The picture that a query's response is about: what its answers have in common."""
-        record = self.records[query.record]
-        return record.SDImage_path if VIEWS[query.view].picture == "benign" else record.image_path
+        """The picture that a query's response is about, or its record where none was shown: what its answers share."""
+        record, shown = self.records[query.record], VIEWS[query.view].picture
+        return query.record if shown == "none" else record.SDImage_path if shown == "benign" else record.image_path
 
     def rates(self, queries: list[Query]) -> dict[str, Rate]:
         """Every rate over these queries."""
@@ -123,6 +123,7 @@ class Scored:
             len(queries) - len(given),
             keep_failed=self.options.official,
             max_failed=self.options.max_failed,
+            kind="mean" if queries and queries[0].metric == "gpt" else "rate",
         )
 
     def by(self, attribute: str) -> dict[str, dict[str, dict[str, Any]]]:
