@@ -53,7 +53,7 @@ def compare(
     """What differs between this run's `values` and the other's, metric by metric.
 
     `difference` is this run's mean less the other's, over the same questions about the same pictures; the interval is
-    by bootstrap over pictures of the pairwise differences, which is narrower than the two rates' own. A metric that
+    that of the pairwise differences over pictures, which is narrower than the two rates' own. A metric that
     either run withholds, or that different judges decided, has none: `note` says why.
 
     Args:

@@ -84,3 +84,13 @@ def test_responses_that_are_missing_are_told(tmp_path):
     summary, _ = scored(write_files(tmp_path, originals, values), "with", "--refusals")
     rate = summary["refusals"]["image_free"]
     assert (rate["value"], rate["n"], rate["skipped"]) == (5 / 7, 7, 1)
+
+
+def test_responses_without_a_picture_stand_for_their_record(tmp_path):
+    """Two records of one picture: from that alone there is no telling, from two records there is."""
+    originals, values = crossed()
+    for value in (originals[1], values[1]):
+        value["image_path"] = originals[0]["image_path"]
+    refusals = scored(write_files(tmp_path, originals, values), "with", "--refusals")[0]["refusals"]
+    assert refusals["forget"]["low"] is None
+    assert refusals["image_free"]["low"] < 6 / 8 < refusals["image_free"]["high"]
