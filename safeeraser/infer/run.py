@@ -57,7 +57,8 @@ def infer(options: Options) -> int:
         leave_together()
         log.info("done before: %s", output)
         return 0
-    make_room_for(output)
+    for path in (output, described_by(output)):
+        make_room_for(path)
     partial.done = _union(processes.gather(partial.done))
     left = [request for request in requests if request.key not in partial.done]
     faults = _union(processes.gather(unreadable(pictures_of(left)[processes.rank :: processes.count])))

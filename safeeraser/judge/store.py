@@ -30,12 +30,14 @@ class Store:
     """The store at `path`; there need not be one yet.
 
     Raises:
-        BadInput: the file there is something else, or of another version of this program.
+        BadInput: what is there is something else, or of another version of this program.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if path.exists():
+            if not (path.is_file() or path.is_char_device()):  # to read a pipe would be to wait for ever
+                raise BadInput(f"{path}: cannot be a verdict store, which is read as well; name a file with --store")
             with open(path, "rb") as handle:
                 first = handle.readline(200)
             # A kill may have cut the very first line.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safeeraser.benchmark.files import kept_by_the_system
 from safeeraser.errors import BadInput
 from safeeraser.judge.costs import Price
 from safeeraser.judge.judges import Choice
@@ -52,9 +53,10 @@ class Options:
         return 0.5 if self.batch else 1.0
 
     @property
-    def statistics(self) -> Path:
-        """Where the release keeps its statistics: beside the verdicts, with the ending .txt."""
-        return self.output_file_rr.with_suffix(".txt")
+    def statistics(self) -> Path | None:
+        """Where the release keeps its statistics: beside the verdicts, as .txt; None beside /dev/null and its like."""
+        path = self.output_file_rr.with_suffix(".txt")
+        return None if kept_by_the_system(path) else path
 
 
 def read_split(options: Options) -> str | None:
@@ -71,7 +73,7 @@ def outputs_of(options: Options) -> list[Path]:
     """The files this run writes or adds to.
 
     Raises:
-        BadInput: one is a folder, or is also another output or an input.
+        BadInput: one is a folder, is also another output or an input, or is to be read again and cannot be.
     """
     if not options.output_file_rr.name:
         raise BadInput(f"--output_file_rr: '{options.output_file_rr}' names no file")
@@ -85,4 +87,6 @@ def outputs_of(options: Options) -> list[Path]:
         taken.add(path.resolve())
         if path.is_dir():
             raise BadInput(f"{path}: is a folder; name a file")
+    if options.compare and options.output_file_rr.exists() and not options.output_file_rr.is_file():
+        raise BadInput(f"--output_file_rr {options.output_file_rr}: --compare reads the verdicts again; name a file")
     return written

@@ -59,7 +59,8 @@ def score(options: Options) -> int:
     rates = scored.rates(queries)
 
     outputs.write_verdicts(options.output_file_rr, predictions, verdicts, recalls)
-    outputs.write_statistics(options.statistics, rates)
+    if options.statistics:
+        outputs.write_statistics(options.statistics, rates)
     if options.save_replies:
         write_replies(options.save_replies, verdicts)
     outputs.show(rates, panel.titles)

@@ -1,14 +1,13 @@
 """`python -m safeeraser.specificity --checkpoint_path ADAPTER`: see `run`; scripts/specificity.bash sets it up."""
 
 import logging
-import shutil
 import signal
 import sys
 from typing import Any
 
 from safeeraser.errors import command
 from safeeraser.specificity.options import Job, check, parser
-from safeeraser.specificity.run import RESULT, measure
+from safeeraser.specificity.run import RESULT, measure, remove_merged
 
 
 @command
@@ -24,7 +23,7 @@ def main() -> int:
         return 3 if job.missing else 0
     result = measure(job)
     if options.remove_merged and not result["missing"]:
-        shutil.rmtree(job.out / "merged", ignore_errors=True)
+        remove_merged(job)
     _tell(job, result)
     return 3 if result["missing"] else 0
 

@@ -1,6 +1,7 @@
 """What a user gets wrong: exit code 2, one line that names it, and nothing written."""
 
 import json
+import os
 
 import pytest
 from scoring import KEY, predicted, record, run_eval, write_files
@@ -125,6 +126,17 @@ def test_a_store_of_something_else(tmp_path, content):
         says="no verdict store of this version",
     )
     assert given[-1].read_text() == content
+
+
+def test_a_pipe_is_no_store_and_is_not_waited_for(tmp_path):
+    given = files(tmp_path)
+    (tmp_path / "store").mkdir()
+    os.mkfifo(given[-1])
+    address = ("--base_url", "http://127.0.0.1:9/v1")
+    reader = os.open(given[-1], os.O_RDWR)  # else the code before this test would wait for ever
+    os.write(reader, b"\n")
+    refused(tmp_path, "--api_key", KEY, *address, *given, says="cannot be a verdict store")
+    os.close(reader)
 
 
 def test_an_output_that_is_an_input(tmp_path):

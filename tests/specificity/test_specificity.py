@@ -209,9 +209,24 @@ def test_an_adapter_is_merged_once_and_again_when_it_has_changed(bench):
     (bench.adapter / "specificity" / "mine" / "score.json").unlink()
     assert bench.run(*arguments, adapter=False)[0] == 0 and weights.stat().st_mtime_ns == made
     assert bench.run(*arguments, "--remove_merged", adapter=False)[0] == 0 and not weights.exists()
+    disk = bench.folder / "disk"
+    disk.mkdir()
+    (disk / "run.json").write_text('{"merged": {"adapter_sha256": "of another"}}')
+    (bench.adapter / "merged").symlink_to(disk)  # on a larger disk, say
+    (bench.adapter / "specificity" / "mine" / "score.json").unlink()
+    assert bench.run(*arguments, adapter=False)[0] == 0
+    assert (bench.adapter / "merged").is_symlink() and (disk / "model.safetensors").exists()
+    assert bench.run(*arguments, "--remove_merged", adapter=False)[0] == 0 and not disk.exists()
+    (bench.adapter / "merged").unlink()
     arguments[1] = MODEL / "config.json"
     code, _, error = bench.run(*arguments, adapter=False)
     assert code == 2 and "not a readable adapter" in error and not (bench.adapter / "merged").exists()
+
+
+def test_what_is_no_merged_model_of_ours_is_not_removed(bench):
+    bench.run("--tasks", "mine")
+    (bench.adapter / "merged" / "run.json").write_text("{}")  # another folder has come into its place
+    assert bench.run("--tasks", "mine", "--remove_merged")[0] == 0 and (bench.adapter / "merged").is_dir()
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
