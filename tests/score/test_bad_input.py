@@ -2,9 +2,10 @@
 
 import json
 import os
+import subprocess
 
 import pytest
-from scoring import KEY, predicted, record, run_eval, write_files
+from scoring import KEY, ROOT, predicted, record, run_eval, write_files
 
 RECORDS = [record(0), record(1, "Violence")]
 PREDICTED = [predicted(value) for value in RECORDS]
@@ -181,3 +182,20 @@ def test_one_category_alone(tmp_path):
     run = run_eval("--judge", "rules", "--category", "Violence", *files(tmp_path))
     assert run.returncode == 0, run.stderr
     assert json.loads((tmp_path / "s.json").read_text())["asr"]["n"] == 12
+
+
+@pytest.mark.parametrize("script", [["eval.bash"], ["audit.bash", "--dry_run", "--checkpoint_path"]])
+@pytest.mark.parametrize("words", [["--api_key", KEY], [f"--api_key={KEY}"]])
+def test_a_script_takes_no_key_on_its_command_line(tmp_path, script, words):
+    python, adapter = tmp_path / "python", tmp_path / "adapter"
+    python.write_text(f"#!/bin/bash\necho $* >> {tmp_path}/started\n")
+    python.chmod(0o755)
+    name, *options = script
+    call = ["bash", ROOT / "scripts" / name, *options, adapter]
+    environment = os.environ | {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run([*call, *words], capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert "OPENAI_API_KEY" in done.stderr and "--api_key_file FILE" in done.stderr and KEY not in done.stderr
+    assert not (tmp_path / "started").exists()
+    subprocess.run([*call, "--api_key_file", tmp_path / "key"], env=environment, check=True)
+    assert f"--api_key_file {tmp_path}/key" in (tmp_path / "started").read_text()
