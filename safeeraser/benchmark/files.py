@@ -19,6 +19,9 @@ from safeeraser.errors import BadInput
 
 log = logging.getLogger(__name__)
 
+PACKAGE = Path(__file__).resolve().parents[1]
+# The pages of settings: a wheel puts them into the package; in a checkout they lie beside it.
+CONFIG = PACKAGE / "config" if (PACKAGE / "config").is_dir() else PACKAGE.parent / "config"
 RUN_FILE = "run.json"  # in an adapter's folder: the settings it was trained with
 UNWRITABLE = {stat.S_IFDIR: "folder", stat.S_IFSOCK: "socket", stat.S_IFBLK: "block device"}
 

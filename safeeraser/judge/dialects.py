@@ -2,19 +2,19 @@
 
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from safeeraser.benchmark import files
 from safeeraser.benchmark.files import read_text
 from safeeraser.errors import BadInput
 from safeeraser.judge import prompts
 from safeeraser.judge.queries import METRICS, Query
 from safeeraser.judge.verdicts import parse
 
-CONFIG = Path(__file__).resolve().parents[2] / "config" / "judge"
+CONFIG = files.CONFIG / "judge"
 
 Messages = list[dict[str, str]]
 

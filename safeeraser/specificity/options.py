@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from safeeraser.arguments import Arguments, count, one_of, several
-from safeeraser.benchmark.files import adapter_file, sha256
+from safeeraser.benchmark.files import CONFIG, adapter_file, sha256
 from safeeraser.errors import BadInput, command
 from safeeraser.specificity import harness
 from safeeraser.specificity.tasks import JUDGE, POPE, needs_judge, plan, without_judge
 
-ROOT = Path(__file__).parents[2]
-OWN_TASKS = ROOT / "config" / "lmms_tasks"
-HARNESS = ROOT / ".venv-lmms"  # the environment that scripts/specificity.bash makes
+OWN_TASKS = CONFIG / "lmms_tasks"
+HARNESS = Path(__file__).parents[2] / ".venv-lmms"  # the environment that scripts/specificity.bash makes
 JUDGE_KEYS = {"openai": "OPENAI_API_KEY", "azure": "AZURE_API_KEY"}  # by API_TYPE, as the harness reads them
 
 
