@@ -12,6 +12,7 @@ QUANT = ["bitsandbytes==0.50.2"]
 # What `transformers serve` needs beside requirements.txt.
 SERVING = ["fastapi==0.165.0", "uvicorn==0.54.0", "starlette==1.10.0"]
 TOOLS = ["pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6", "wordllama==0.4.0.post1", "selenium==4.51.0"]
+TOOLS += ["setuptools==84.2.1"]  # by which a test builds the wheel
 TEST = [*TRAIN, *QUANT, *SERVING, *TOOLS]
 
 setup(
@@ -20,10 +21,14 @@ setup(
     description="Safety unlearning for multimodal LLMs",
     license="MIT",
     python_requires=">=3.10",
-    packages=find_packages(include=["safeeraser", "safeeraser.*"]),
+    packages=[*find_packages(include=["safeeraser", "safeeraser.*"]), "safeeraser.config"],
+    package_dir={"safeeraser.config": "config"},  # `benchmark.files.CONFIG` finds it there as in a checkout
+    py_modules=["eval_all"],
     package_data={
-        "safeeraser.judge": ["prices.json", "prompts/**"],
+        "safeeraser.config": ["**/*.yaml", "lmms_tasks/**/*.py"],
+        "safeeraser.judge": ["prices.json", "prompts/**/*.j2"],
         "safeeraser.report": ["templates/*", "published.json"],
+        "safeeraser.specificity": ["requirements.txt"],
     },
     install_requires=PINS,
     extras_require={

@@ -5,6 +5,7 @@
 # What it will cost: bash scripts/eval.bash ADAPTER --dry_run
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source scripts/no_key.bash
 [ $# -gt 0 ] || { echo "usage: bash scripts/eval.bash ADAPTER [eval_all.py options ...]" >&2; exit 2; }
 adapter=$1
 shift

@@ -6,11 +6,17 @@
 #   LMMS_PYTHON=PROGRAM     a Python that has lmms-eval, instead of .venv-lmms, which is made here (about 7 GB)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+# A dry run installs nothing, and says what is not there yet.
+case " $* " in *" --dry_run "* | *" --help "* | *" -h "*)
+  [ ! -x .venv/bin/python ] || export PATH="$PWD/.venv/bin:$PATH"
+  python=$(command -v python || command -v python3) || { echo "error: no Python on PATH" >&2; exit 2; }
+  exec "$python" -m safeeraser.specificity "$@" ;;
+esac
 source scripts/setup.bash ""  # said outright: without arguments it would see the options of this script
 
 # What is wrong with the options is told before anything large is fetched.
 python -c 'from safeeraser.specificity.options import parse_only; parse_only()' "$@" || exit $?
-case " $* " in *" --help "* | *" -h "*) exit ;; esac
 
 if [ -z "${LMMS_PYTHON:-}" ]; then
   requirements=safeeraser/specificity/requirements.txt

@@ -180,6 +180,13 @@ def test_a_folder_that_lost_its_configuration_is_no_adapter(tmp_path):
         llava.adapter_config(tmp_path / "adapter")
 
 
+def test_a_link_to_a_folder_that_is_yet_to_be_leads_to_the_adapter(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "adapter")
+    llava.convert(CHECKPOINT, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "disk" / "adapter" / "adapter_config.json").is_file()
+    assert llava.read_adapter(tmp_path / "link").keys() == llava.read_adapter(CHECKPOINT).keys()
+
+
 def test_no_adapter(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere", tmp_path / "checkpoint.pt"):
         with pytest.raises(BadInput, match="no adapter there"):

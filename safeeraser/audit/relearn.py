@@ -15,12 +15,11 @@ from omegaconf import OmegaConf
 
 from safeeraser import model as llava
 from safeeraser.audit.options import Options
-from safeeraser.benchmark.files import RUN_FILE, held, read_object
+from safeeraser.benchmark.files import CONFIG, RUN_FILE, held, read_object
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.run import forget
 from safeeraser.unlearn.settings import Settings, read_settings
 
-CONFIG = Path(__file__).parents[2] / "config"
 KEPT = {"adapter_model.safetensors", "adapter_config.json"}  # of a checkpoint, once training is through
 
 # The views that are trained on: two that are harmless, of the training split, and the one that was to be forgotten, of

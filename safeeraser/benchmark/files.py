@@ -1,12 +1,16 @@
 """Reading and writing the project's files. A file or folder appears whole or not at all."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
+import io
 import json
 import logging
 import os
 import shutil
+import stat
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +19,11 @@ from safeeraser.errors import BadInput
 
 log = logging.getLogger(__name__)
 
+PACKAGE = Path(__file__).resolve().parents[1]
+# The pages of settings: a wheel puts them into the package; in a checkout they lie beside it.
+CONFIG = PACKAGE / "config" if (PACKAGE / "config").is_dir() else PACKAGE.parent / "config"
 RUN_FILE = "run.json"  # in an adapter's folder: the settings it was trained with
+UNWRITABLE = {stat.S_IFDIR: "folder", stat.S_IFSOCK: "socket", stat.S_IFBLK: "block device"}
 
 
 class Busy(BadInput):
@@ -38,45 +46,115 @@ def adapter_file(path: str | Path) -> Path:
 
 @contextlib.contextmanager
 def write_whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
-    """Open a temporary neighbour of `path` for writing; on success it takes the place of `path` in one step.
+    """Open something for writing that on success, and not before, stands whole at `path`.
+
+    A file is replaced in one step, and so is the one that a symbolic link leads to. A device or a pipe is not ours to
+    replace: it is handed the content.
 
     Raises:
-        BadInput: the disk does not take it: it is full, say, or may not be written to.
+        BadInput: the disk does not take it: it is full, say, or may not be written to. Or nobody reads the pipe, or
+            what is there is a folder, a socket or a block device.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        place = _followed(Path(path))
+        with (_handed_over if _written_in_place(place) else _replaced)(place, mode) as handle:
+            yield handle
+    except OSError as error:
+        unread = error.errno in (errno.ENXIO, errno.EPIPE) and Path(path).is_fifo()
+        raise BadInput(f"{path}: cannot be written ({'nobody reads it' if unread else error.strerror})") from None
+
+
+@contextlib.contextmanager
+def _replaced(place: Path, mode: str) -> Iterator[IO]:
+    """A temporary neighbour, which takes the place of what is at `place`."""
+    temporary = _neighbour(place)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
+        os.replace(temporary, place)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
+def _handed_over(place: Path, mode: str) -> Iterator[IO]:
+    """Memory, whose content goes to what is at `place`."""
+    memory = io.BytesIO() if "b" in mode else io.StringIO()
+    yield memory
+    content = memory.getvalue() if "b" in mode else memory.getvalue().encode()
+    if place.parent == _open_files():
+        sys.stdout.flush()  # what was printed before stands before it
+        handle = os.dup(int(place.name))  # opened anew, a file that output is redirected to would be begun again
+    else:
+        # To open a pipe that nobody reads would else wait for ever.
+        handle = os.open(place, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        os.set_blocking(handle, True)
+    with open(handle, "wb") as target:
+        target.write(content)
+
+
+def _open_files() -> Path:
+    """Where the files stand that this process has open, by number: /dev/stdout and /dev/fd/3 lead there."""
+    return Path(f"/proc/{os.getpid()}/fd")
+
+
+def _followed(path: Path) -> Path:
+    """Where symbolic links lead, if only to what is yet to be; those in /proc are no paths, and stay."""
+    for _ in range(40):  # as many as the system follows
+        path = Path(os.path.realpath(path.parent), path.name)
+        if path.is_relative_to("/proc") or not path.is_symlink():
+            return path
+        path = path.parent / os.readlink(path)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+def _written_in_place(place: Path) -> bool:
+    """Whether what is at `place`, or is to be, is written to rather than replaced. Raises `OSError` if neither."""
+    try:
+        kind = stat.S_IFMT(place.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return kept_by_the_system(place)
+    if kind in UNWRITABLE:
+        raise OSError(errno.EINVAL, f"it is a {UNWRITABLE[kind]}")
+    return kind != stat.S_IFREG or kept_by_the_system(place)
+
+
+def kept_by_the_system(place: Path) -> bool:
+    """Whether nothing can be made there, nor should be, though root often could."""
+    return place.is_relative_to("/proc") or (place.is_relative_to("/dev") and not place.is_relative_to("/dev/shm"))
+
+
+def _neighbour(place: Path) -> Path:
+    return place.with_name(f".{place.name}.{os.getpid()}.tmp")
+
+
+@contextlib.contextmanager
 def write_whole_folder(path: Path) -> Iterator[Path]:
     """A temporary neighbour of `path` to fill; on success it becomes `path`, where nothing may then be.
+
+    A symbolic link at `path` stays, and leads to the folder.
 
     Raises:
         BadInput: the disk does not take it.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = None
     try:
+        place = _followed(path)
+        temporary = _neighbour(place)
         temporary.mkdir(parents=True)
         yield temporary
         for file in filter(Path.is_file, temporary.rglob("*")):
             file.chmod(temporary.stat().st_mode & 0o666)  # some libraries write files that only their owner can read
-        os.rename(temporary, path)
+        os.rename(temporary, place)
     except OSError as error:
         raise BadInput(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
@@ -164,10 +242,19 @@ def keep_json_lines(path: Path, wanted: Callable[[Any], bool]) -> None:
 def make_room_for(path: Path) -> None:
     """Make the folder of a file to come. Raises `BadInput` if that cannot be, or nothing can be written there."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        place = _followed(path)
+        in_place = _written_in_place(place)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
+    if in_place:
+        if not os.access(place, os.W_OK):
+            raise BadInput(f"{path}: cannot be written to")
+        return
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"{path}: its folder cannot be made ({error.strerror})") from None
-    if not os.access(path.parent, os.W_OK):
+    if not os.access(place.parent, os.W_OK):
         raise BadInput(f"{path}: its folder cannot be written to")
 
 

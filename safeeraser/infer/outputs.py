@@ -1,7 +1,7 @@
 """What a run leaves: the data file's own list with the responses in it."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from safeeraser.benchmark.records import UNHARM_KEYS, DataFile
@@ -16,11 +16,8 @@ def predictions(data: DataFile, requests: Iterable[Request], responses: Mapping[
     the vanilla model's answers and the reference, which nobody should take for this model's.
     """
     filled = copy.deepcopy(data.raw)
-    for record in filled:
-        for view in (VIEWS[name] for name in RELEASED):
-            places = record["unsafe_pairs"] if view.question == "harmful" else [record[key] for key in UNHARM_KEYS]
-            for place in places:
-                place |= dict.fromkeys(view.fields)
+    for place, field in _released(filled):
+        place[field] = None
     for request in requests:
         if request.key in responses:
             *parents, field = request.place
@@ -32,3 +29,17 @@ def predictions(data: DataFile, requests: Iterable[Request], responses: Mapping[
             partner = data.records[swap_partner(data, request.record)]
             filled[request.record][SWAPPED_PICTURE] = partner.SDImage_path
     return filled
+
+
+def nulls(filled: list[dict[str, Any]]) -> int:
+    """How many fields of the release are null in predictions; its own `eval_all.py` fails on the first."""
+    return sum(place[field] is None for place, field in _released(filled))
+
+
+def _released(records: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Each place and key where the release has a response."""
+    for record in records:
+        for view in (VIEWS[name] for name in RELEASED):
+            places = record["unsafe_pairs"] if view.question == "harmful" else [record[key] for key in UNHARM_KEYS]
+            for place in places:
+                yield from ((place, field) for field in view.fields)

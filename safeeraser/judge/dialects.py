@@ -3,12 +3,12 @@
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from safeeraser.benchmark import files
 from safeeraser.benchmark.files import read_text
 from safeeraser.benchmark.metrics import ASKED
 from safeeraser.errors import BadInput
@@ -16,7 +16,7 @@ from safeeraser.judge import prompts
 from safeeraser.judge.queries import Query
 from safeeraser.judge.verdicts import FAILED, Reading, read, schema, without_reasoning
 
-CONFIG = Path(__file__).resolve().parents[2] / "config" / "judge"
+CONFIG = files.CONFIG / "judge"
 GENERAL = "openai"
 SERVED = (GENERAL, *sorted(file.stem for file in CONFIG.glob("*.yaml")))  # a guard's file is all that it takes
 

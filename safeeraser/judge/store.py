@@ -45,12 +45,14 @@ class Store:
         shared: several processes ask at the same time for what is not the same; else a run waits for the other one.
 
     Raises:
-        BadInput: the file there is something else, or of another version of this program.
+        BadInput: what is there is something else, or of another version of this program.
     """
 
     def __init__(self, path: Path, *, shared: bool = False) -> None:
         self.path, self._own, self._shared = path, path, shared
         for file in self._files():
+            if not (file.is_file() or file.is_char_device()):  # to read a pipe would be to wait for ever
+                raise BadInput(f"{file}: cannot be a verdict store, which is read as well; name a file with --store")
             with open(file, "rb") as handle:
                 first = handle.readline(200)
             # A kill may have cut the very first line.

@@ -98,7 +98,7 @@ def build(out: Path, settings: Settings, *, force: bool = False) -> None:
         write_json(folder / "manifest.json", manifest)
         if out.exists():
             _refuse_loss(out)  # again, as minutes have passed
-            shutil.rmtree(out)
+            shutil.rmtree(out.resolve())  # a link to it stays
     _tell(out, manifest, time.monotonic() - began)
 
 

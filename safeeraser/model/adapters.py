@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
-from safeeraser.benchmark.files import adapter_file, write_whole
+from safeeraser.benchmark.files import adapter_file, write_whole, write_whole_folder
 from safeeraser.errors import BadInput
 from safeeraser.model.llava import Parts
 
@@ -204,10 +204,9 @@ def convert(source: Path, target: Path, *, alpha: float = 256, model_path: str |
             torch.save({name: tensor.half() for name, tensor in to_release(tensors).items()}, handle)
     else:
         config.base_model_name_or_path = model_path or config.base_model_name_or_path
-        target.mkdir(parents=True)
-        config.save_pretrained(target)
-        with write_whole(target / "adapter_model.safetensors", "wb") as handle:
-            handle.write(save(tensors))
+        with write_whole_folder(target) as folder:
+            config.save_pretrained(folder)
+            (folder / "adapter_model.safetensors").write_bytes(save(tensors))
 
 
 def _rename(name: str, pairs: tuple[tuple[str, str], ...]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from safeeraser.arguments import one_of, share
+from safeeraser.benchmark.files import kept_by_the_system
 from safeeraser.errors import BadInput
 from safeeraser.judge.judges import PROTOCOLS, Judging
 
@@ -38,8 +39,9 @@ class Options:
 
     @property
     def statistics(self) -> Path | None:
-        """Where the release keeps its statistics: beside the verdicts, with the ending .txt."""
-        return self.output_file_rr and self.output_file_rr.with_suffix(".txt")
+        """Where the release keeps its statistics: beside the verdicts, as .txt; None beside /dev/null and its like."""
+        path = self.output_file_rr and self.output_file_rr.with_suffix(".txt")
+        return None if path is None or kept_by_the_system(path) else path
 
 
 def statistics(add: Callable) -> None:

@@ -59,6 +59,7 @@ def score(options: Options) -> int:
     records = with_verdicts(predictions, verdicts, recalls)
     if options.output_file_rr:
         write_json(options.output_file_rr, records)
+    if options.statistics:
         write_statistics(options.statistics, found)
     if options.save_replies:
         write_replies(options.save_replies, verdicts)

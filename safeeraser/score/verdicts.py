@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from safeeraser.benchmark.files import read_json, write_json
+from safeeraser.benchmark.files import kept_by_the_system, read_json, write_json
 from safeeraser.benchmark.metrics import Figure
 from safeeraser.benchmark.records import UNHARM_KEYS, DataFile
 from safeeraser.benchmark.responses import VIEW_OF
@@ -88,7 +88,7 @@ def write_statistics(path: Path, figures: dict[str, Figure]) -> None:
 
 def refuse_to_replace(path: Path) -> None:
     """Raises `BadInput` where a file lies that no scoring run has written, nor the released one."""
-    if not path.is_file() or not path.stat().st_size:
+    if kept_by_the_system(path) or not path.is_file() or not path.stat().st_size:
         return
     try:
         value = read_json(path)

@@ -1,14 +1,14 @@
 """`python -m safeeraser.specificity --checkpoint_path ADAPTER`: see `run`; scripts/specificity.bash sets it up."""
 
 import logging
-import shutil
 import signal
 import sys
 from typing import Any
 
 from safeeraser.errors import command
-from safeeraser.specificity.options import Job, check, parser
-from safeeraser.specificity.run import RESULT, measure
+from safeeraser.specificity.harness import SET_UP
+from safeeraser.specificity.options import HARNESS, Job, check, is_set_up, look_over, parser
+from safeeraser.specificity.run import RESULT, measure, remove_merged
 
 
 @command
@@ -18,13 +18,17 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     # A polite kill takes the harness along, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if options.dry_run and not is_set_up():
+        print(f"lmms-eval is not there yet: {SET_UP} would first make {HARNESS.name} with it (about 7 GB)")
+        print(f"it would then be asked for: {', '.join(look_over(options))}")
+        return 0
     job = check(options)
     _announce(job)
     if options.dry_run:
         return 3 if job.missing else 0
     result = measure(job)
     if options.remove_merged and not result["missing"]:
-        shutil.rmtree(job.out / "merged", ignore_errors=True)
+        remove_merged(job)
     _tell(job, result)
     return 3 if result["missing"] else 0
 

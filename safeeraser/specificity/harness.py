@@ -19,6 +19,7 @@ from safeeraser.benchmark.files import read_json
 from safeeraser.errors import BadInput
 
 PROBE = Path(__file__).with_name("probe.py")
+SET_UP = "bash scripts/specificity.bash"  # makes an environment that has lmms-eval
 # The share of a task's items, as in scoring, beyond which failures make its figure worthless.
 MAX_FAILED = 0.01
 # What the harness logs where one item failed, and how often for one: MMBench's judge is asked three times over.
@@ -56,8 +57,7 @@ def look(python: str, names: list[str], include_path: Path | None) -> dict[str, 
     found = [line for line in done.stdout.splitlines() if line.startswith("known: ")]
     if done.returncode or not found:
         raise BadInput(
-            f"LMMS_PYTHON={python}: no usable lmms-eval there ({_last_line(done.stderr)}); "
-            "bash scripts/specificity.bash sets one up"
+            f"LMMS_PYTHON={python}: no usable lmms-eval there ({_last_line(done.stderr)}); {SET_UP} sets one up"
         )
     return json.loads(found[-1].removeprefix("known: "))
 

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from safeeraser.arguments import Arguments, count, one_of, several
-from safeeraser.benchmark.files import adapter_file, sha256
+from safeeraser.benchmark.files import CONFIG, adapter_file, sha256
 from safeeraser.errors import BadInput, command
 from safeeraser.specificity import harness
 from safeeraser.specificity.tasks import JUDGE, POPE, needs_judge, plan, without_judge
 
-ROOT = Path(__file__).parents[2]
-OWN_TASKS = ROOT / "config" / "lmms_tasks"
-# The environment that scripts/specificity.bash makes.
-PYTHON = ROOT / ".venv-lmms" / "bin" / "python"
+OWN_TASKS = CONFIG / "lmms_tasks"
+HARNESS = Path(__file__).parents[2] / ".venv-lmms"  # the environment that scripts/specificity.bash makes
 JUDGE_KEYS = {"openai": "OPENAI_API_KEY", "azure": "AZURE_API_KEY"}  # by API_TYPE, as the harness reads them
 
 
@@ -88,23 +86,40 @@ class Job:
         }
 
 
-def check(options: Any) -> Job:
-    """Find out whether the run makes sense before anything is merged or run. Raises `BadInput` where it does not."""
-    adapter, include_path = options.checkpoint_path, options.include_path if options.include_path.is_dir() else None
+def is_set_up() -> bool:
+    """Whether there is an lmms-eval to ask: one that was named, or the script's own, which notes when it is whole."""
+    return bool(os.environ.get("LMMS_PYTHON")) or (HARNESS / "installed").is_file()
+
+
+def look_over(options: Any) -> list[str]:
+    """The tasks that are asked for. Raises `BadInput` for what makes no sense even without lmms-eval at hand."""
+    adapter = options.checkpoint_path
     if not adapter and not options.model_path:
         raise BadInput("--checkpoint_path names the adapter, or --model_path the untouched model")
-    digest = sha256(adapter_file(adapter)) if adapter else None
-    out = options.output_folder or (adapter if adapter and adapter.is_dir() else None)
-    if not out:
+    if adapter:
+        adapter_file(adapter)
+    if not (out := _out(options)):
         raise BadInput("--output_folder: say where the results go; there is no adapter's folder to put them in")
-    if not include_path and options.include_path != OWN_TASKS:
+    if not options.include_path.is_dir() and options.include_path != OWN_TASKS:
         raise BadInput(f"--include_path {options.include_path}: no such folder")
     for path in filter(None, (out, options.model_path)):
         if any(sign in str(Path(path).resolve()) for sign in ",="):
             raise BadInput(f"{path}: lmms-eval takes no path with a comma or an equals sign")
-    names = plan(options.tasks, lite=options.lite)
+    return plan(options.tasks, lite=options.lite)
+
+
+def _out(options: Any) -> Path | None:
+    adapter = options.checkpoint_path
+    return options.output_folder or (adapter if adapter and adapter.is_dir() else None)
+
+
+def check(options: Any) -> Job:
+    """Find out whether the run makes sense before anything is merged or run. Raises `BadInput` where it does not."""
+    names = look_over(options)
+    adapter, include_path = options.checkpoint_path, options.include_path if options.include_path.is_dir() else None
+    digest = sha256(adapter_file(adapter)) if adapter else None
     stand_ins = list(filter(None, map(without_judge, names)))
-    python = os.environ.get("LMMS_PYTHON") or str(PYTHON)
+    python = os.environ.get("LMMS_PYTHON") or str(HARNESS / "bin" / "python")
     known = harness.look(python, [*names, *stand_ins], include_path)
     _refuse_unknown(names, known)
     tasks, missing, replaced = _with_what_judge(names, known)
@@ -117,7 +132,7 @@ def check(options: Any) -> Job:
         adapter=adapter,
         adapter_sha256=digest,
         model_path=options.model_path,
-        out=out,
+        out=_out(options),
         tasks=tasks,
         known=known,
         gpus=gpus,

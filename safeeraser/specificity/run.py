@@ -67,13 +67,13 @@ def _model(job: Job) -> Path:
     wanted = {"adapter_sha256": job.adapter_sha256} if job.adapter else {}
     wanted |= {"model_path": job.model_path} if job.model_path else {}
     if folder.exists():
-        run = read_json(folder / RUN_FILE) if (folder / RUN_FILE).is_file() else {}
+        run = _written_for_this(folder)
         made_of = run.get("merged" if job.adapter else "copied")
         if made_of and wanted.items() <= made_of.items():
             return folder.resolve()
-        if not {"merged", "copied"} & run.keys():
+        if not run:
             raise BadInput(f"{folder}: exists and is no merged model; move it away")
-        shutil.rmtree(folder)  # of another adapter
+        shutil.rmtree(folder.resolve())  # of another adapter; a link to it stays
     log.info("writing the model to be asked to %s", folder)
     call = ["merge", str(job.adapter), str(folder)] if job.adapter else ["copy", job.model_path, str(folder)]
     if job.adapter and job.model_path:
@@ -83,6 +83,19 @@ def _model(job: Job) -> Path:
         told = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "it said nothing")
         raise BadInput(told.removeprefix("error: "))
     return folder.resolve()
+
+
+def remove_merged(job: Job) -> None:
+    """Remove the model that was written to be asked, and no other that lies in its place; a link to it stays."""
+    folder = (job.out / "merged").resolve()
+    if _written_for_this(folder) and not (job.model_path and Path(job.model_path).resolve() == folder):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _written_for_this(folder: Path) -> dict[str, Any]:
+    """What `merge` or `copy` noted of the model in a folder; empty for any other folder."""
+    run = read_json(folder / RUN_FILE) if (folder / RUN_FILE).is_file() else {}
+    return {key: run[key] for key in ("merged", "copied") if key in run}
 
 
 def _speaks_our_template(folder: Path) -> bool:

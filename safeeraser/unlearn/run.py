@@ -52,7 +52,7 @@ def forget(settings: Settings) -> None:
     trained = llava.trained_parameters(model, settings.model_family.parts)
     log.info("trained: %s", ", ".join(f"{name} {count:,}" for name, count in trained.items() if count))
     writes = arguments.process_index == 0
-    settings.save_dir.mkdir(parents=True, exist_ok=True)
+    settings.save_dir.resolve().mkdir(parents=True, exist_ok=True)  # what a link leads to need not be there yet
     with held(settings.save_dir, f"save_dir={settings.save_dir}") if writes else nullcontext():
         record = describe(settings, job, trained)
         if writes:
@@ -66,9 +66,10 @@ def forget(settings: Settings) -> None:
 def begin(settings: Settings, job: Job, record: dict[str, Any]) -> None:
     """Write down what is about to run, beside the earlier sittings of a run that is resumed."""
     folder = settings.save_dir
-    if settings.overwrite_dir and not job.checkpoint:
+    if settings.overwrite_dir and not job.checkpoint and (folder / RUN_FILE).is_file():
         for path in folder.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            # Of a link only the link is the run's.
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     step = int(job.checkpoint.rpartition("-")[2]) if job.checkpoint else 0
     record["sittings"] = [*earlier_sittings(folder), {"started": record["started"], "from_step": step}]
     write_json(folder / RUN_FILE, record)

@@ -256,6 +256,18 @@ def test_a_missing_picture_leaves_its_responses_out(tmp_path, data):
     assert "record 1: 4 responses missing: pdset/Sex/1.jpg: picture not found" in done.stderr
 
 
+def test_null_fields_are_told_where_they_are_written(tmp_path, data):
+    """The released eval_all.py fails on them. A file without any needs no note, and its views beyond have no nulls."""
+    given = (*GIVEN, "--eval_file", data, "--greedy", "--output_file")
+    process = start("ckpt_infer", *given, tmp_path / "p.json", "--only", "forget,image_free", "--limit", 1)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and err.count("note: 16 fields are null in") == 1
+    assert "released one fails on null: for that one ask all three of its views, without --limit" in err
+    process = start("ckpt_infer", *given, tmp_path / "q.json")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and "are null" not in err
+
+
 def test_a_picture_that_cannot_be_decoded_leaves_its_responses_out(tmp_path, data, caplog):
     """The rest is answered; once the picture is mended, the same command answers what was missing, and that alone."""
     path, out = data.parent / "pdset/Sex/1.jpg", tmp_path / "p.json"

@@ -67,6 +67,16 @@ def test_what_a_user_put_into_the_folder_is_not_thrown_away(settings, tmp_path):
     assert (tmp_path / "mini" / "adapter").is_dir() and [path.name for path in tmp_path.iterdir()] == ["mini"]
 
 
+def test_a_link_to_the_folder_stays_and_what_it_leads_to_is_built_again(settings, tmp_path):
+    link, folder = tmp_path / "mini", tmp_path / "disk" / "mini"
+    folder.mkdir(parents=True)
+    write_json(folder / "manifest.json", {"kind": KIND})
+    link.symlink_to(folder)
+    build(link, settings)
+    assert link.is_symlink() and {path.name for path in folder.iterdir()} == CONTENTS
+    assert [path.name for path in folder.parent.iterdir()] == ["mini"]
+
+
 def test_a_missing_font_package_is_named(monkeypatch, settings, tmp_path):
     monkeypatch.setattr(pictures.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match="pip install QtAwesome"):

@@ -1,9 +1,11 @@
 """What a user gets wrong: exit code 2, one line that names it, and nothing written."""
 
 import json
+import os
+import subprocess
 
 import pytest
-from scoring import KEY, predicted, record, run_eval, write_files
+from scoring import KEY, ROOT, predicted, record, run_eval, write_files
 
 RECORDS = [record(0), record(1, "Violence")]
 PREDICTED = [predicted(value) for value in RECORDS]
@@ -127,6 +129,17 @@ def test_a_store_of_something_else(tmp_path, content):
     assert given[-1].read_text() == content
 
 
+def test_a_pipe_is_no_store_and_is_not_waited_for(tmp_path):
+    given = files(tmp_path)
+    (tmp_path / "store").mkdir()
+    os.mkfifo(given[-1])
+    address = ("--base_url", "http://127.0.0.1:9/v1")
+    reader = os.open(given[-1], os.O_RDWR)  # else the code before this test would wait for ever
+    os.write(reader, b"\n")
+    refused(tmp_path, "--api_key", KEY, *address, *given, says="cannot be a verdict store")
+    os.close(reader)
+
+
 def test_an_output_that_is_an_input(tmp_path):
     given = files(tmp_path)
     given[5] = given[1]
@@ -169,3 +182,20 @@ def test_one_category_alone(tmp_path):
     run = run_eval("--judge", "rules", "--category", "Violence", *files(tmp_path))
     assert run.returncode == 0, run.stderr
     assert json.loads((tmp_path / "s.json").read_text())["asr"]["n"] == 12
+
+
+@pytest.mark.parametrize("script", [["eval.bash"], ["audit.bash", "--dry_run", "--checkpoint_path"]])
+@pytest.mark.parametrize("words", [["--api_key", KEY], [f"--api_key={KEY}"]])
+def test_a_script_takes_no_key_on_its_command_line(tmp_path, script, words):
+    python, adapter = tmp_path / "python", tmp_path / "adapter"
+    python.write_text(f"#!/bin/bash\necho $* >> {tmp_path}/started\n")
+    python.chmod(0o755)
+    name, *options = script
+    call = ["bash", ROOT / "scripts" / name, *options, adapter]
+    environment = os.environ | {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run([*call, *words], capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert "OPENAI_API_KEY" in done.stderr and "--api_key_file FILE" in done.stderr and KEY not in done.stderr
+    assert not (tmp_path / "started").exists()
+    subprocess.run([*call, "--api_key_file", tmp_path / "key"], env=environment, check=True)
+    assert f"--api_key_file {tmp_path}/key" in (tmp_path / "started").read_text()

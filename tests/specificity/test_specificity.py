@@ -209,9 +209,24 @@ def test_an_adapter_is_merged_once_and_again_when_it_has_changed(bench):
     (bench.adapter / "specificity" / "mine" / "score.json").unlink()
     assert bench.run(*arguments, adapter=False)[0] == 0 and weights.stat().st_mtime_ns == made
     assert bench.run(*arguments, "--remove_merged", adapter=False)[0] == 0 and not weights.exists()
+    disk = bench.folder / "disk"
+    disk.mkdir()
+    (disk / "run.json").write_text('{"merged": {"adapter_sha256": "of another"}}')
+    (bench.adapter / "merged").symlink_to(disk)  # on a larger disk, say
+    (bench.adapter / "specificity" / "mine" / "score.json").unlink()
+    assert bench.run(*arguments, adapter=False)[0] == 0
+    assert (bench.adapter / "merged").is_symlink() and (disk / "model.safetensors").exists()
+    assert bench.run(*arguments, "--remove_merged", adapter=False)[0] == 0 and not disk.exists()
+    (bench.adapter / "merged").unlink()
     arguments[1] = MODEL / "config.json"
     code, _, error = bench.run(*arguments, adapter=False)
     assert code == 2 and "not a readable adapter" in error and not (bench.adapter / "merged").exists()
+
+
+def test_what_is_no_merged_model_of_ours_is_not_removed(bench):
+    bench.run("--tasks", "mine")
+    (bench.adapter / "merged" / "run.json").write_text("{}")  # another folder has come into its place
+    assert bench.run("--tasks", "mine", "--remove_merged")[0] == 0 and (bench.adapter / "merged").is_dir()
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
@@ -238,3 +253,53 @@ def test_a_killed_run_is_gone_on_with(bench, how):
         time.sleep(0.5)
     bench.script["tasks"]["pope"] = slow
     assert bench.run("--tasks", "gqa,pope")[0] == 0 and bench.ran == ["pope"] and bench.result["value"] == 0.5
+
+
+@pytest.fixture
+def checkout(bench, monkeypatch):
+    """Calls the script in a checkout where nothing is set up, by a Python that installs nothing and notes its calls."""
+    folder = bench.folder / "checkout"
+    folder.mkdir()
+    for name in ("safeeraser", "scripts", "config", "requirements.txt", "setup.py"):
+        (folder / name).symlink_to(ROOT / name)
+    stand_in = bench.folder / "bin" / "python"
+    stand_in.parent.mkdir()
+    stand_in.write_text(
+        f'#!/bin/bash\necho "$*" >> {bench.folder}/words\n'
+        f'case "$*" in "-m venv"* | "-m pip"*) exit 9 ;; esac\nexec {sys.executable} "$@"\n'
+    )
+    stand_in.chmod(0o755)
+    for version in ("3", "3.10", "3.11", "3.12", "3.13"):
+        stand_in.with_name(f"python{version}").symlink_to(stand_in)
+    monkeypatch.setenv("PATH", f"{stand_in.parent}:/usr/bin:/bin")
+    for name in ("LMMS_PYTHON", "PYTHON", "PYTHONPATH"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*words):
+        call = ["bash", folder / "scripts" / "specificity.bash", *words]
+        done = subprocess.run(call, capture_output=True, text=True)
+        calls = (bench.folder / "words").read_text()
+        return done, [word for word in ("venv", "pip") if f"-m {word} " in calls]
+
+    return run
+
+
+def test_a_dry_run_installs_nothing_and_says_what_is_not_there(checkout, bench):
+    done, installed = checkout("--checkpoint_path", bench.adapter, "--dry_run", "--tasks", "gqa,pope")
+    assert (done.returncode, installed, done.stderr) == (0, [], "")
+    assert "lmms-eval is not there yet: bash scripts/specificity.bash would first make .venv-lmms" in done.stdout
+    assert done.stdout.endswith("it would then be asked for: gqa, pope\n")
+    assert not list((bench.folder / "checkout").glob(".venv*"))
+    done, installed = checkout("--dry_run", "--checkpoint_path", bench.folder / "nowhere")
+    assert (done.returncode, installed) == (2, []) and "no adapter there" in done.stderr
+    done, installed = checkout("--help")
+    assert (done.returncode, installed) == (0, []) and "--dry_run" in done.stdout
+    done, installed = checkout("--checkpoint_path", bench.adapter)
+    assert (done.returncode, installed) == (9, ["venv"])
+
+
+def test_a_dry_run_asks_the_harness_that_is_there(checkout, bench, monkeypatch):
+    (bench.folder / "script.json").write_text(json.dumps(bench.script))
+    monkeypatch.setenv("LMMS_PYTHON", str(bench.folder / "python"))
+    done, installed = checkout("--checkpoint_path", bench.adapter, "--dry_run")
+    assert (done.returncode, installed) == (0, []) and done.stdout.startswith("lmms-eval 0.7.3 on the CPU: gqa")

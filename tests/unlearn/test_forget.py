@@ -213,10 +213,26 @@ def test_a_run_that_was_killed_goes_on(tmp_path):
 def test_overwriting_removes_the_earlier_run(whole, tmp_path):
     folder = tmp_path / "old"
     shutil.copytree(whole, folder)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine").touch()
+    (folder / "link").symlink_to(tmp_path / "data")
     forget(folder, "workers=0", "overwrite_dir=true", "forget_loss=ga", "save_steps=0")
+    assert not (folder / "link").exists() and (tmp_path / "data" / "mine").exists()
     assert json.loads((folder / "run.json").read_text())["settings"]["forget_loss"]["name"] == "ga"
     assert [row["step"] for row in read_lines(folder / "train_log.jsonl")] == [1, 2, 3, 4]
     assert not list(folder.glob("checkpoint-*"))
+
+
+def test_a_folder_that_only_looks_empty_keeps_what_it_holds(tmp_path):
+    """And a link to a folder that is yet to be made stays a link."""
+    link, folder = tmp_path / "link", tmp_path / "disk" / "run"
+    link.symlink_to(folder)
+    few = ("workers=0", "save_steps=0", "max_train_steps=1", "save_model=false")
+    forget(link, *few)
+    assert link.is_symlink() and (folder / "run.json").is_file()
+    (tmp_path / "home" / ".keys").mkdir(parents=True)
+    forget(tmp_path / "home", *few, "overwrite_dir=true")
+    assert (tmp_path / "home" / ".keys").is_dir()
 
 
 def test_an_engine_that_accelerate_would_quietly_replace_is_refused(tmp_path, monkeypatch):

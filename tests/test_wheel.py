@@ -1,0 +1,112 @@
+"""What is installed from a wheel is whole: no command reaches back to the checkout it was built from."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+from scoring import ROOT, predicted, record, write_files
+
+pytestmark = pytest.mark.xdist_group("wheel")  # built once
+SOURCES = ("safeeraser", "config", "eval_all.py", "setup.py", "MANIFEST.in", "requirements.txt", "README.md", "LICENSE")
+SDIST = "from setuptools.build_meta import build_sdist; print(build_sdist('.'))"
+
+
+class Installed:
+    """A fresh environment with the wheel, built by way of a source archive; its dependencies are this one's."""
+
+    def __init__(self, folder: Path) -> None:
+        folder = folder.resolve()
+        self.elsewhere = folder / "elsewhere"
+        self.elsewhere.mkdir()
+        wheel = self._build(folder / "checkout")
+        venv.create(folder / "fresh", symlinks=True)
+        (self.packages,) = (folder / "fresh").glob("lib/python*/site-packages")
+        # As plain paths: the editable installs that .pth files there tell of are not taken along.
+        others = [path for path in sys.path if path.endswith("-packages")]
+        (self.packages / "others.pth").write_text("\n".join(others))
+        pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile", "--target")
+        subprocess.run([*pip, self.packages, wheel], check=True)
+        self.python = folder / "fresh" / "bin" / "python"
+
+    def _build(self, checkout: Path) -> Path:
+        for name in SOURCES:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / name, checkout / name)
+        built = subprocess.run([sys.executable, "-c", SDIST], cwd=checkout, check=True, capture_output=True, text=True)
+        archive = checkout / built.stdout.splitlines()[-1]
+        pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "-w")
+        subprocess.run([*pip, self.elsewhere, archive], cwd=self.elsewhere, check=True)
+        shutil.rmtree(checkout)
+        (wheel,) = self.elsewhere.glob("safeeraser-*.whl")
+        return wheel
+
+    def run(self, *words: object) -> str:
+        """What the fresh Python prints, called from another folder."""
+        hidden = ("PYTHON", "OPENAI_")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+        call = list(map(str, [self.python, *words]))
+        done = subprocess.run(call, cwd=self.elsewhere, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """See `Installed`."""
+    return Installed(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture
+def given(tmp_path):
+    """What eval_all.py is told of a small file."""
+    records = [record(0), record(1, "Sex")]
+    predictions, reference = write_files(tmp_path, records, [predicted(value) for value in records])
+    out = tmp_path / "popd"
+    files = ("--input_file", predictions, "--file_refer", reference, "--output_file_rr", out / "verdicts_val.json")
+    return (*files, "--summary", out / "summary_val.json", "--store", tmp_path / "store.jsonl")
+
+
+def test_every_file_of_the_checkout_is_in_it(installed):
+    told = installed.run(
+        "-c", "from safeeraser.benchmark.files import CONFIG as c, PACKAGE as p; print(c, p, sep='\\n')"
+    )
+    assert told.splitlines() == [
+        str(installed.packages / "safeeraser" / "config"),
+        str(installed.packages / "safeeraser"),
+    ]
+    for source, place in (("safeeraser", "safeeraser"), ("config", "safeeraser/config")):
+        files = [path for path in (ROOT / source).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+        missing = [
+            path for path in files if not (installed.packages / place / path.relative_to(ROOT / source)).is_file()
+        ]
+        assert len(files) > 20 and not missing
+
+
+def test_scoring_and_the_report(installed, given, tmp_path):
+    installed.run("-m", "eval_all", "--judge", "rules", *given)
+    assert json.loads((tmp_path / "popd" / "summary_val.json").read_text())["asr"]["n"] == 24
+    installed.run("-m", "safeeraser.report", tmp_path / "popd", "--published")
+    assert "<html" in (tmp_path / "popd" / "report.html").read_text()
+
+
+def test_prompts_prices_and_a_guards_settings(installed, given):
+    assert "$" in installed.run("-m", "eval_all", "--judge", "openai", "--dry_run", *given)
+    guard = ("--judge", "qwen3guard", "--base_url", "http://127.0.0.1:9/v1")
+    assert "Qwen3Guard" in installed.run("-m", "eval_all", *guard, "--dry_run", *given)
+
+
+def test_the_tasks_and_the_page_of_unlearning(installed):
+    code = "from safeeraser.specificity.options import OWN_TASKS; print(*OWN_TASKS.rglob('*.yaml'))"
+    assert "mini_vqa.yaml" in installed.run("-c", code)
+    code = (
+        "import hydra; from safeeraser.benchmark.files import CONFIG; hydra.initialize_config_dir(str(CONFIG), "
+        "version_base='1.3').__enter__(); print(hydra.compose('forget_lora', ['forget_loss=gdpd']).forget_loss.name)"
+    )
+    assert installed.run("-c", code) == "gdpd\n"
