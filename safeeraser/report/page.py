@@ -1,29 +1,31 @@
 """The report of some runs, as a page and as the files beside it."""
 
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from safeeraser import __version__
 from safeeraser.benchmark.files import write_json, write_whole
+from safeeraser.benchmark.metrics import METRICS
 from safeeraser.errors import BadInput
-from safeeraser.report import heat, specificity, tables
-from safeeraser.report.drawing import Plot
+from safeeraser.report import heat, tables
 from safeeraser.report.examples import examples
+from safeeraser.report.judges import judges
 from safeeraser.report.plots import curves, scatter_plots
-from safeeraser.report.robustness.card import read_cards
-from safeeraser.report.robustness.section import Section, files, section
-from safeeraser.report.runs import METRICS, Run, judges, read_runs
-from safeeraser.report.tables import COLUMNS, Row, published_rows
+from safeeraser.report.results import blank_table, paper_table, published_table
+from safeeraser.report.robustness import tables as audit_tables
+from safeeraser.report.robustness.card import Card, different_settings, read_cards, settings_line
+from safeeraser.report.robustness.findings import findings
+from safeeraser.report.robustness.plots import curves as card_curves
+from safeeraser.report.runs import Run, read_runs
+from safeeraser.report.specificity import task_table
+from safeeraser.report.tables import Table
 
 
 def report(*folders: Path, out: Path | None = None, note: str = "", published: bool = False, redact: bool = False):
-    """Write the report of the runs in `folders`, and print its table.
+    """Write the report of the runs in `folders`, and print its tables.
 
     Args:
         folders: run folders, or folders of run folders.
@@ -41,19 +43,25 @@ def report(*folders: Path, out: Path | None = None, note: str = "", published: b
     if page_path.is_dir():
         raise BadInput(f"{page_path}: is a folder; name a file")
     runs = read_runs(folders)
-    rows, beside = [run.row for run in runs], published_rows()[0] if published else []
-    cards = read_cards(runs)
-    drawn, robustness = (scatter_plots(runs, beside), curves(runs)), section(cards)
-    text = page(runs, *drawn, robustness, note=note, redact=redact)
-    for plot in [*drawn[0], *drawn[1], *robustness.plots]:
+    paper, blank, benchmarks, cards = paper_table(runs), blank_table(runs), task_table(runs), read_cards(runs)
+    beside = published_table().rows if published else []
+    shown = [paper, blank] if any(run.blank for run in runs) else [paper]
+    drawn = {"scatters": scatter_plots(paper.rows, beside), "curves": curves(runs)}
+    of_cards = {card.name: card_curves(card) for card in cards}
+    text = page(
+        runs, cards, note=note, redact=redact, tables=shown, benchmarks=benchmarks, card_curves=of_cards, **drawn
+    )
+    for plot in [plot for plots in (*drawn.values(), *of_cards.values()) for plot in plots]:
         plot.write_png(page_path.parent / "plots")
+    parts = [tables.markdown(paper, beside), note, *map(_titled, [*shown[1:], *filter(None, [benchmarks])])]
     texts = {
         page_path.name: text,
-        "table.md": tables.markdown(rows, beside, note) + specificity.markdown(specificity.task_table(runs)),
-        "table.csv": tables.comma_separated(rows),
-        "table.tex": tables.latex(rows, beside, note),
-        **files(cards),
+        "table.md": "\n\n".join(filter(None, parts)) + "\n",
+        "table.csv": tables.run_csv([paper, blank]),
+        "table.tex": tables.latex(shown, beside, note),
     }
+    if cards:
+        texts |= {"robustness.md": audit_tables.text(cards), "robustness.csv": audit_tables.long_csv(cards)}
     for name, content in texts.items():
         with write_whole(page_path.parent / name) as handle:
             handle.write(content)
@@ -61,14 +69,19 @@ def report(*folders: Path, out: Path | None = None, note: str = "", published: b
     for card in cards:
         summaries[card.name]["robustness"] = card.as_json()
     write_json(page_path.parent / "summary.json", {"runs": summaries})
-    show(rows, beside, note)
-    print(f"report: {page_path}")
+    tables.show(paper, beside)
+    if len(shown) > 1:
+        print(blank.title)
+        tables.show(blank)
+    print(note, f"report: {page_path}", sep="\n")
 
 
-def page(
-    runs: list[Run], scatters: list[Plot], training: list[Plot], robustness: Section, *, note: str, redact: bool
-) -> str:
-    """The report as one HTML page that needs no other file, and no script: what is masked is so without one."""
+def page(runs: list[Run], cards: list[Card], *, redact: bool, **more: Any) -> str:
+    """The report as one HTML page that needs no other file, and no script: what is masked is so without one.
+
+    Args:
+        more: what the template shows as it is given.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         undefined=StrictUndefined,
@@ -76,51 +89,30 @@ def page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["svg"] = lambda plot: Markup(plot.svg())
-    published, source = published_rows()
+    environment.filters |= {"svg": lambda plot: Markup(plot.svg()), "shade": heat.shade}
+    environment.globals |= {
+        "findings": findings,
+        "settings": settings_line,
+        "conditions": audit_tables.conditions,
+        "refusals": audit_tables.refusals,
+        "curve_tables": audit_tables.curve_tables,
+    }
     return environment.get_template("report.html.j2").render(
-        note=note,
-        columns=COLUMNS,
-        metrics=METRICS | {"specificity": "Specificity"},
-        rows=[run.row for run in runs],
-        published=published,
-        source=source,
+        metrics=METRICS,
+        published=published_table(),
         judges=judges(runs),
-        benchmarks=specificity.task_table(runs),
-        scatters=scatters,
         categories=heat.by_category(runs),
         keywords=heat.by_keyword(runs),
         scale=heat.scale(),
-        robustness=robustness,
-        curves=training,
+        cards=cards,
+        comparison=audit_tables.comparison(cards),
+        different=different_settings(cards),
         redact=redact,
         examples=[] if redact else examples(runs),
         version=__version__,
+        **more,
     )
 
 
-def show(rows: list[Row], published: list[Row], note: str) -> None:
-    """Print the table; the published figures, if any, stand under a line."""
-    # Headings break into short lines, so that the table fits a terminal of 80 columns.
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("method", no_wrap=True)
-    for title in COLUMNS.values():
-        table.add_column(title.replace("-", " "), justify="right", min_width=5)
-    for row in rows:
-        _add(table, row)
-    if published:
-        table.add_section()
-        table.add_row("published:")
-    for row in published:
-        _add(table, row)
-    console = Console()
-    console.print(table)
-    for line in tables.remarks(rows):
-        console.print(escape(line))
-    console.print(note)
-
-
-def _add(table: Table, row: Row) -> None:
-    # "withheld" would widen a column; why there is no figure stands below the table.
-    texts = ("–" if row.cells[key].value is None else row.cells[key].text for key in COLUMNS)
-    table.add_row(escape(row.name), *texts)
+def _titled(table: Table) -> str:
+    return f"{table.title}:\n\n{tables.markdown(table)}"

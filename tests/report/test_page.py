@@ -76,7 +76,7 @@ def test_the_page_stands_alone_and_shows_both_tables(results):
     assert page.fetched == [] and len(page.ids) == len(set(page.ids))
     assert "A demonstration &lt;only&gt;." in text and "&lt;b&gt;mine" in text and "<b>" not in text
     labels = re.findall(r'<svg [^>]*role="img" aria-label="([^"]+)"', text)
-    assert len(labels) == 4 and "PO+PD: ASR 2, SARR 27" in labels[0] and "PO+PD: ASR 2, ROUGE 25" in labels[1]
+    assert len(labels) == 4 and "PO+PD: ASR 2, SARR 27" in labels[0] and "PO+PD: ASR 2, ROUGE-L 25" in labels[1]
     assert "PO+PD: ASR 2, GPT-Eval 75" in labels[2] and "from 2 at step 1 to 1 at step 2" in labels[3]
     drawn = {"forgetting.png", "utility_rouge_l.png", "utility_gpt_eval.png", "training_popd.png"}
     assert {path.name for path in (results / "plots").iterdir()} == drawn

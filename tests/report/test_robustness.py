@@ -39,7 +39,7 @@ def _figures(rows):
 
 def test_findings_are_the_audits_figures(results):
     assert dict(findings(_card(results, audit()))) == {
-        "As trained": "ASR 10.0% (0.0–20.0), RR 90.0% (80.0–100.0), SARR 30.0% (20.0–40.0), ROUGE 75.0% (65.0–85.0). "
+        "As trained": "ASR 10.0% (0.0–20.0), RR 90.0% (80.0–100.0), ROUGE-L 75.0% (65.0–85.0), SARR 30.0% (20.0–40.0). "
         "The untouched model: ASR 80.0% (70.0–90.0).",
         "Attacks": "Worst of 2: figstep, ASR 40.0% (30.0–50.0); the untouched model's ASR under it: 60.0% (50.0–70.0). "
         "Under 1 of 2 the whole interval of ASR lies above the clean one's.",
@@ -58,7 +58,7 @@ def test_findings_are_the_audits_figures(results):
 
 def test_what_was_not_measured_is_said_to_be_so(results):
     told = dict(findings(_card(results, {"points": []})))
-    assert told.pop("As trained").count("not measured") == 5
+    assert told.pop("As trained").count("not measured") == 4
     assert set(told.values()) == {"Not measured."}
     report(results)
     assert "Settings: unknown." in (results / "report.html").read_text()
@@ -106,7 +106,7 @@ def test_curves_stand_at_the_points_and_leave_gaps(results):
     value = audit()
     value["points"].append(point("scaling", "", 1.5, asr=metric(None, withheld="3% failed"), sarr=spread(0.4)))
     relearning, scaling = curves(_card(results, value))
-    asr, sarr, rouge, _ = scaling.figure.axes[0].lines
+    asr, rouge, sarr, _ = scaling.figure.axes[0].lines
     assert asr.get_xdata().tolist() == [0, 0.5, 1, 1.5] and asr.get_ydata()[:3].tolist() == [80, 50, 10]
     assert asr.get_ydata()[3] != asr.get_ydata()[3]  # not a number: no point is drawn
     assert sarr.get_ydata().tolist() == [30, 30, 30, 40] and rouge.get_ydata()[:3].tolist() == [75] * 3
@@ -126,9 +126,9 @@ def test_recovered_answers_are_shown_where_they_were_measured_and_records_not_as
         one["metrics"] |= {"recovered": spread(0.15), "asr": {**one["metrics"]["asr"], "skipped": 72}}
     card = _card(results, value)
     told = dict(findings(card))
-    assert "75.0% (65.0–85.0), 15.0% (5.0–25.0) of the vanilla answers recovered. The untouched" in told["As trained"]
+    assert "30.0% (20.0–40.0), 15.0% (5.0–25.0) of the vanilla answers recovered. The untouched" in told["As trained"]
     assert "ASR 40.0% (30.0–50.0), 15.0% (5.0–25.0) of the vanilla answers recovered; " in told["Attacks"]
-    assert "recovered at scale 0: 15.0, 0.5: 15.0, 1: 15.0" in curves(card)[1].description
+    assert "Recovered at scale 0: 15.0, 0.5: 15.0, 1: 15.0" in curves(card)[1].description
     report(results)
     text = (results / "report.html").read_text()
     assert "Recovered ↓" in text and "Recovered, untouched model" in text and "72 skipped" not in text
@@ -151,7 +151,7 @@ def test_files_beside_the_report(results):
         "35",
         "55",
         "4",
-        *"000",
+        *"000000",
         "",
         "rules",
     ]
@@ -177,6 +177,7 @@ def test_the_card_in_summary_json(results):
             "forget": {"steps": 2, "data": "forget", "measured": 2, "last": 4},
         },
         "refusals": {"forget": 0.9, "decoupled": 0.9, "image_free": 0.6, "retain": 0.2, "retain_benign": 0.0},
+        "blank": {},
         "settings": audit()["settings"],
         "missing": audit()["missing"],
     }

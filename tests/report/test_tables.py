@@ -25,7 +25,7 @@ def test_csv_has_a_row_a_run_with_value_low_and_high(tmp_path):
     assert [row["method"] for row in rows] == ["vanilla", "PO", "PO+PD"]
     assert [rows[2][f"asr_gen_{part}"] for part in ("value", "low", "high")] == ["10", "5", "15"]
     assert [rows[2][f"asr_eff_{part}"] for part in ("value", "low", "high")] == ["10", "", ""]
-    assert {None} & set(rows[0]) == set() and len(rows[0]) == 25
+    assert {None} & set(rows[0]) == set() and len(rows[0]) == 25 + 4 * 3
 
 
 def test_latex_is_escaped_and_has_ranges(tmp_path):
