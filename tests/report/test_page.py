@@ -1,5 +1,6 @@
 """The report, from run folders made up by hand."""
 
+import csv
 import json
 import re
 import subprocess
@@ -109,6 +110,23 @@ def test_runs_from_several_places_go_to_the_page_that_is_named(results, tmp_path
     assert f"PO+PD ({other.name})" in titles and f"PO+PD ({results.name})" in titles
     with pytest.raises(BadInput, match="say with --out FILE"):
         report(results, other)
+
+
+def test_a_method_says_its_own_title(tmp_path):
+    """Methods in the paper's order, whatever their folders are called; others by name; the same title told apart."""
+    for run, title in (("mine", "Mine"), ("a_run", "PO+PD"), ("other", None), ("popd", None), ("gd", "GD"), ("x", "X")):
+        write_file(tmp_path / run, "summary_val.json", summary("val", 0.5, 0.5))
+        write_file(tmp_path / run, "run.json", {"settings": {}, **({"title": title} if title else {})})
+    write_file(tmp_path / "vanilla", "summary_val.json", summary("val", 1.0, 0.0))
+    report(tmp_path)
+    with open(tmp_path / "table.csv", encoding="utf-8", newline="") as handle:
+        titles = [row["method"] for row in csv.DictReader(handle)]
+    assert titles == ["vanilla", "GD", "PO+PD (a_run)", "PO+PD (popd)", "Mine", "other", "X"]
+    names = ["vanilla", "gd", "a_run", "popd", "mine", "other", "x"]
+    assert list(json.loads((tmp_path / "summary.json").read_text())["runs"]) == names
+    write_file(tmp_path / "x", "run.json", {"title": ["X"]})
+    with pytest.raises(BadInput, match=r"run\.json: title: "):
+        report(tmp_path)
 
 
 def test_one_run_folder_is_reported_into_itself(results):

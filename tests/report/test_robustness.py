@@ -134,6 +134,62 @@ def test_recovered_answers_are_shown_where_they_were_measured_and_records_not_as
     assert "Recovered ↓" in text and "Recovered, untouched model" in text and "72 skipped" not in text
 
 
+@pytest.mark.parametrize(
+    ("clean", "blur", "figstep", "says", "cell"),
+    [
+        # The highest is the clean one itself, or within chance of it: no attack is named for it.
+        (0.05, 0.049, 0.01, "Under none of the 2 attacks was clearly more of the vanilla answers recovered than "
+         "without one: 5.0% (0.0–15.0).", ["5.0", "without an attack"]),
+        (0.1, 0.29, 0.05, "than without one: 10.0% (0.0–20.0).", ["10.0", "without an attack"]),
+        # Its whole interval lies above: 30–50 against 0–20.
+        (0.1, 0.35, 0.4, "Most of the vanilla answers was recovered under figstep: 40.0% (30.0–50.0); without an "
+         "attack 10.0% (0.0–20.0).", ["40.0", "figstep"]),
+        # Without intervals a point is enough, and less is not.
+        (metric(0.05), metric(0.06), metric(0.02), "recovered under blur: 6.0%; without an attack 5.0%.",
+         ["6.0", "blur"]),
+        (metric(0.05), metric(0.059), metric(0.02), "than without one: 5.0%.", ["5.0", "without an attack"]),
+        # Nothing to compare with.
+        (None, 0.2, 0.1, "recovered under blur: 20.0% (10.0–30.0); without an attack not measured.", ["20.0", "blur"]),
+    ],
+)  # fmt: skip
+def test_an_attack_is_named_only_where_it_brings_more_back(results, clean, blur, figstep, says, cell):
+    value = audit()
+    for one in value["points"]:
+        found = {"clean": {"clean": clean}, "attack": {"blur": blur, "figstep": figstep}}.get(one["group"], {})
+        if found.get(one["name"]) is not None:
+            one["metrics"]["recovered"] = spread(found[one["name"]])
+    assert dict(findings(_card(results, value)))["Attacks"].endswith(says)
+    write(results / "po", "audit.json", audit())
+    report(results)
+    row = next(row for row in _figures(_rows(results)) if row[0] == "PO+PD" and row[3] == "figstep")
+    assert row[4:6] == cell
+
+
+def test_blank_responses_have_a_column(results):
+    value = audit()
+    for one, share in ((value["points"][0], 0.02), (value["points"][1], 0.5)):
+        one["blank"] = {"forget": spread(share), "retain": spread(0.01)}
+    write(results / "popd", "audit.json", value)
+    write(results / "po", "audit.json", audit())
+    report(results)
+    rows = _figures(_rows(results))
+    assert ["attack", "ASR ↓", "RR ↑", "SARR ↓", "Blank", "ASR, untouched model ↓"] in rows
+    assert ["blur", "20.0", "80.0", "25.0", "50.0", "70.0"] in [row[:6] for row in rows]
+    assert next(row for row in rows if row[:2] == ["figstep", "40.0"])[2:5] == ["50.0", "–", "–"]
+    compared = next(row for row in rows if row[0] == "method" and "Benign steps to half ↑" in row)
+    assert compared[-1] == "Blank" and [row[-1] for row in rows if row[3:4] == ["figstep"]][::-1] == ["2.0", "–"]
+    assert ["weights", "ASR ↓", "RR ↑", "SARR ↓"] in rows  # no point of this table tells
+    told = (results / "robustness.md").read_text()
+    assert "| blur | 20.0 [10.0–30.0] | 80.0 [70.0–90.0] | 25.0 [15.0–35.0] | 50.0 [40.0–60.0] | 70.0" in told
+    with open(results / "robustness.csv", encoding="utf-8", newline="") as handle:
+        attacked = [row for row in csv.DictReader(handle) if row["group"] == "attack" and row["name"] == "blur"]
+    found = {row["metric"]: row["value"] for row in attacked}
+    assert (found["blank_forget"], found["blank_retain"]) == ("50", "1")
+    runs = json.loads((results / "summary.json").read_text())["runs"]
+    assert runs["popd"]["robustness"]["blank"] == {"forget": 0.02, "retain": 0.01}
+    assert runs["po"]["robustness"]["blank"] == {}
+
+
 def test_files_beside_the_report(results):
     write(results / "popd", "audit.json", audit())
     report(results)
