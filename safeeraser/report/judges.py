@@ -2,14 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from safeeraser.benchmark.metrics import ASKED
 from safeeraser.report.runs import Run, Summary
 
 
-@dataclass(frozen=True)
-class Decided:
+class Decided(NamedTuple):
     """What a metric's figure comes from; `models`: those that answered as the judge, where that is known."""
 
     protocol: str
@@ -18,7 +17,7 @@ class Decided:
 
     @property
     def identity(self) -> tuple:
-        """Judges of another title, such as a model's name and its alias, are the same where the same model answered."""
+        """Judges of other titles, such as a model's name and its alias, are the same where the same model answered."""
         return (self.protocol, self.judge.partition(":")[0] if self.models else self.judge, self.models)
 
     def __str__(self) -> str:
@@ -26,8 +25,7 @@ class Decided:
         return f"protocol {self.protocol}, judge {self.judge}{answered}"
 
 
-@dataclass(frozen=True)
-class Judges:
+class Judges(NamedTuple):
     """What figures come from.
 
     Attributes:
@@ -45,21 +43,20 @@ class Judges:
 def judges(runs: list[Run]) -> Judges:
     """Who judged the runs' figures."""
     found: dict[str, dict[tuple, Decided]] = defaultdict(dict)
-    mixed = []
+    mixed = {}
     for run in runs:
         for part in filter(None, (run.train, run.val)):
             for metric, decided in _decided(part):
-                same = found[metric].setdefault(decided.identity, decided)
-                found[metric][decided.identity] = min(same, decided, key=str)
+                found[metric].setdefault(decided.identity, decided)
                 if len(decided.models) > 1:
-                    mixed.append(f"{run.title} on {part.split}, {decided.judge} as {' and '.join(decided.models)}")
+                    mixed[f"{run.title} on {part.split}, {decided.judge} as {' and '.join(decided.models)}"] = True
     told = {metric: sorted(map(str, by_identity.values())) for metric, by_identity in found.items()}
     different = [metric for metric, by_identity in found.items() if _differ(list(by_identity.values()))]
     kinds = {run.specificity.task for run in runs if run.specificity and run.specificity.value is not None} - {""}
     if len(kinds) > 1:
         told["specificity"] = sorted(kinds)
         different.append("specificity")
-    return Judges(told, different, list(dict.fromkeys(mixed)))
+    return Judges(told, different, list(mixed))
 
 
 def _decided(part: Summary) -> Iterator[tuple[str, Decided]]:
@@ -67,11 +64,10 @@ def _decided(part: Summary) -> Iterator[tuple[str, Decided]]:
     models = defaultdict(set)
     for answered in part.answered_by:
         models[answered.judge].add(answered.model)
-    main = ":".join(filter(None, (part.judge, part.judge_model)))
     for metric in ASKED.values():
         figure = getattr(part, metric)
         if figure.value is not None:
-            judge = figure.judge or main
+            judge = figure.judge or ":".join(filter(None, (part.judge, part.judge_model)))
             yield metric, Decided(part.protocol, judge, tuple(sorted(models[judge])))
 
 

@@ -3,14 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from safeeraser import __version__
 from safeeraser.benchmark.files import write_json, write_whole
 from safeeraser.benchmark.metrics import METRICS
 from safeeraser.errors import BadInput
-from safeeraser.report import heat, tables
+from safeeraser.report import heat
 from safeeraser.report.examples import examples
 from safeeraser.report.judges import judges
 from safeeraser.report.plots import curves, scatter_plots
@@ -21,7 +18,8 @@ from safeeraser.report.robustness.findings import findings
 from safeeraser.report.robustness.plots import curves as card_curves
 from safeeraser.report.runs import Run, read_runs
 from safeeraser.report.specificity import task_table
-from safeeraser.report.tables import Table
+from safeeraser.report.tables import Row, Table
+from safeeraser.report.writing import comma_separated, render, show
 
 
 def report(*folders: Path, out: Path | None = None, note: str = "", published: bool = False, redact: bool = False):
@@ -43,76 +41,67 @@ def report(*folders: Path, out: Path | None = None, note: str = "", published: b
     if page_path.is_dir():
         raise BadInput(f"{page_path}: is a folder; name a file")
     runs = read_runs(folders)
-    paper, blank, benchmarks, cards = paper_table(runs), blank_table(runs), task_table(runs), read_cards(runs)
-    beside = published_table().rows if published else []
+    cards = read_cards(runs)
+    rows = [Row(run.title, run.figures) for run in runs]
+    paper, blank = paper_table(rows, published_table().rows if published else []), blank_table(rows)
     shown = [paper, blank] if any(run.blank for run in runs) else [paper]
-    drawn = {"scatters": scatter_plots(paper.rows, beside), "curves": curves(runs)}
-    of_cards = {card.name: card_curves(card) for card in cards}
-    text = page(
-        runs, cards, note=note, redact=redact, tables=shown, benchmarks=benchmarks, card_curves=of_cards, **drawn
-    )
-    for plot in [plot for plots in (*drawn.values(), *of_cards.values()) for plot in plots]:
-        plot.write_png(page_path.parent / "plots")
-    parts = [tables.markdown(paper, beside), note, *map(_titled, [*shown[1:], *filter(None, [benchmarks])])]
+    plots = {"scatters": scatter_plots(rows, paper.published), "curves": curves(runs)}
+    plots |= {card.name: card_curves(card) for card in cards}
     texts = {
-        page_path.name: text,
-        "table.md": "\n\n".join(filter(None, parts)) + "\n",
-        "table.csv": tables.run_csv([paper, blank]),
-        "table.tex": tables.latex(shown, beside, note),
+        page_path.name: render("report.html.j2", note=note, plots=plots, **_context(runs, cards, shown, redact)),
+        "table.md": render("table.md.j2", note=note, tables=[*shown, *filter(None, [task_table(runs)])]),
+        "table.tex": render("table.tex.j2", note=note, tables=shown),
+        "table.csv": _wide({**paper.columns, **blank.columns}, rows),
     }
     if cards:
-        texts |= {"robustness.md": audit_tables.text(cards), "robustness.csv": audit_tables.long_csv(cards)}
+        texts["robustness.md"] = render("robustness.md.j2", **_of_cards(cards))
+        texts["robustness.csv"] = audit_tables.comma_separated_points(cards)
     for name, content in texts.items():
         with write_whole(page_path.parent / name) as handle:
             handle.write(content)
+    for plot in (plot for drawn in plots.values() for plot in drawn):
+        plot.write_png(page_path.parent / "plots")
     summaries = {run.name: run.as_json() for run in runs}
     for card in cards:
         summaries[card.name]["robustness"] = card.as_json()
     write_json(page_path.parent / "summary.json", {"runs": summaries})
-    tables.show(paper, beside)
-    if len(shown) > 1:
-        print(blank.title)
-        tables.show(blank)
+    for number, table in enumerate(shown):
+        print(f"{table.title}:\n" * bool(number), end="")
+        show(table)
     print(note, f"report: {page_path}", sep="\n")
 
 
-def page(runs: list[Run], cards: list[Card], *, redact: bool, **more: Any) -> str:
-    """The report as one HTML page that needs no other file, and no script: what is masked is so without one.
+def _wide(columns: dict[str, str], rows: list[Row]) -> str:
+    """A row a run with value, low and high of each column."""
+    head = ["method", *(f"{key}_{part}" for key in columns for part in ("value", "low", "high"))]
+    return comma_separated(head, ([row.name, *map(row.cell, columns)] for row in rows))
 
-    Args:
-        more: what the template shows as it is given.
-    """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        undefined=StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"svg": lambda plot: Markup(plot.svg()), "shade": heat.shade}
-    environment.globals |= {
+
+def _context(runs: list[Run], cards: list[Card], tables: list[Table], redact: bool) -> dict[str, Any]:
+    """What the page's template is given: it makes one page that needs no other file, and no script."""
+    return {
+        "metrics": METRICS,
+        "tables": [*tables, *filter(None, [task_table(runs)]), published_table()],
+        "judges": judges(runs),
+        "categories": heat.by_category(runs),
+        "keywords": heat.by_keyword(runs),
+        "scale": heat.scale(),
+        "redact": redact,
+        "examples": [] if redact else examples(runs),
+        "version": __version__,
+        **_of_cards(cards),
+    }
+
+
+def _of_cards(cards: list[Card]) -> dict[str, Any]:
+    """The cards, and what is said of each by functions that the templates call."""
+    return {
+        "cards": cards,
+        "comparison": audit_tables.comparison(cards),
+        "different": different_settings(cards),
         "findings": findings,
         "settings": settings_line,
         "conditions": audit_tables.conditions,
         "refusals": audit_tables.refusals,
         "curve_tables": audit_tables.curve_tables,
     }
-    return environment.get_template("report.html.j2").render(
-        metrics=METRICS,
-        published=published_table(),
-        judges=judges(runs),
-        categories=heat.by_category(runs),
-        keywords=heat.by_keyword(runs),
-        scale=heat.scale(),
-        cards=cards,
-        comparison=audit_tables.comparison(cards),
-        different=different_settings(cards),
-        redact=redact,
-        examples=[] if redact else examples(runs),
-        version=__version__,
-        **more,
-    )
-
-
-def _titled(table: Table) -> str:
-    return f"{table.title}:\n\n{tables.markdown(table)}"

@@ -13,20 +13,9 @@ from safeeraser.benchmark.metrics import COLUMNS, METRICS, SCORED, UNKNOWN, Figu
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.errors import BadInput
 
-# The titles of the paper's methods by their folders' names, for runs that do not say their own, and in its order.
-METHODS = {
-    "vanilla": "vanilla",
-    "ga": "GA",
-    "gd": "GD",
-    "kl": "KL",
-    "po": "PO",
-    "idk": "PO",
-    "gapd": "GA+PD",
-    "gdpd": "GD+PD",
-    "klpd": "KL+PD",
-    "popd": "PO+PD",
-    "idkpd": "PO+PD",
-}
+# Runs that do not say a title of their own are named for the paper's methods. In its order.
+TITLES = ("vanilla", "GA", "GD", "KL", "PO", "GA+PD", "GD+PD", "KL+PD", "PO+PD")
+METHODS = {title.lower().replace("+", ""): title for title in TITLES} | {"idk": "PO", "idkpd": "PO+PD"}
 ByView = dict[Literal[tuple(VIEWS)], Figure]
 
 
@@ -125,26 +114,28 @@ class Run:
 
     @property
     def figures(self) -> dict[str, Figure]:
-        """The run's line in the paper's table."""
-        figures = {}
+        """The figures that are known, by the columns of the paper's table and of that of blank responses."""
+        parts = {"train": self.train, "val": self.val}
+        found = {f"blank_{view}": figure for view, figure in self.blank.items()}
         for key, column in COLUMNS.items():
-            part = {"train": self.train, "val": self.val}[column.split]
-            figures[key] = getattr(part, column.metric, UNKNOWN) if METRICS[column.metric].view else self.specificity
-        return {key: figure for key, figure in figures.items() if figure}
+            measured = METRICS[column.metric].view
+            found[key] = getattr(parts[column.split], column.metric, None) if measured else self.specificity
+        return {key: figure for key, figure in found.items() if figure}
 
     @property
     def blank(self) -> dict[str, Figure]:
-        """The shares of blank responses by view, on val but for `forget_eff`, where the summaries tell them."""
+        """The shares of blank responses by view, where they are told; `forget_eff` is the forget view's on train."""
         train, val = ((part.blank if part else {}) for part in (self.train, self.val))
         return {f"{view}_eff": figure for view, figure in train.items() if view == "forget"} | val
 
     def as_json(self) -> dict[str, Any]:
         """The run's entry in `summary.json`: fractions 0..1, null where not measured."""
         told: dict[str, Any] = {"efficacy": {}, "generality": {}}
+        figures = self.figures
         for key, column in COLUMNS.items():
             several = len(METRICS[column.metric].splits) > 1
             holder = told[{"train": "efficacy", "val": "generality"}[column.split]] if several else told
-            holder[column.metric] = self.figures.get(key, UNKNOWN).value
+            holder[column.metric] = figures.get(key, UNKNOWN).value
         more = {
             "blank": {view: figure.value for view, figure in self.blank.items()},
             "specificity_tasks": self.specificity.figures if self.specificity else {},
@@ -161,10 +152,9 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     Raises:
         BadInput: a folder is missing or holds no run, or a file of a run cannot be used.
     """
-    order = list(dict.fromkeys(METHODS.values()))
     found = {run.resolve(): run for folder in folders for run in _run_folders(folder)}
     runs = [_read_run(folder) for folder in found.values()]
-    runs.sort(key=lambda run: (order.index(run.title) if run.title in order else len(order), run.name))
+    runs.sort(key=lambda run: (TITLES.index(run.title) if run.title in TITLES else len(TITLES), run.name))
     return _told_apart(runs)
 
 

@@ -1,27 +1,26 @@
 """Forgetting against what it costs: a point a run, its 95% intervals, and an arrow from a method to its PD variant."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
 from textwrap import fill
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-from safeeraser.benchmark.metrics import COLUMNS, METRICS, UNKNOWN, Figure
-from safeeraser.report.drawing import COLOURS, SIZE, Plot, drawing
+from safeeraser.benchmark.metrics import COLUMNS, METRICS, Figure
+from safeeraser.report.drawing import COLOURS, SIZE, Plot
 from safeeraser.report.tables import Row
 
 _OWN, _PUBLISHED = COLOURS[:2]
 _NEAR = 4  # per cent: points closer than this share one label, and no arrow is drawn between them
-_X, _Y = (-3, 103), (-3, 110)  # the axes' limits, per cent
+_PLACE = (0.12, 0.135, 0.865, 0.78)  # of the axes in the figure: left, bottom, width, height
 _WIDEST = 34  # letters to a label's line
 
 
-@dataclass(frozen=True)
-class _Point:
+class _Point(NamedTuple):
     x: Figure
     y: Figure
     name: str
@@ -36,24 +35,21 @@ class _Point:
 
 def scatters(rows: list[Row], published: list[Row]) -> Iterator[Plot]:
     """Forgetting against SARR, and against each utility that some run has: what is measured on the retain view."""
-    caption = "Forgetting against over-forgetting: the lower left is best."
-    yield _scatter("forgetting", "sarr", "lower: over-forgets less", caption, rows, published)
+    texts = ("SARR, % (lower: over-forgets less)", "Forgetting against over-forgetting: the lower left is best.")
+    yield _scatter("forgetting", "sarr", texts, rows, published)
     for key, column in COLUMNS.items():
-        known = any(row.cells.get(key, UNKNOWN).value is not None for row in rows)
-        if METRICS[column.metric].view == "retain" and known:
-            caption = "Forgetting against utility: the upper left is best."
-            yield _scatter(f"utility_{key}", key, "higher: more useful", caption, rows, published)
+        metric = METRICS[column.metric]
+        if metric.view == "retain" and any(row.cell(key).value is not None for row in rows):
+            texts = (f"{metric.title}, % (higher: more useful)", "Forgetting against utility: the upper left is best.")
+            yield _scatter(f"utility_{key}", key, texts, rows, published)
 
 
-def _scatter(name: str, key: str, better: str, caption: str, rows: list[Row], published: list[Row]) -> Plot:
-    """One plot, of the column `key` on the vertical axis."""
+def _scatter(name: str, key: str, texts: tuple[str, str], rows: list[Row], published: list[Row]) -> Plot:
+    """One plot, of the column `key` on the vertical axis; `texts`: of this axis, and the caption."""
     title = METRICS[COLUMNS[key].metric].title
-    figure = drawing(*SIZE)
-    axes = figure.add_subplot()
-    axes.set(
-        xlim=_X, ylim=_Y, xlabel="ASR on unseen questions, % (lower: forgets more)", ylabel=f"{title}, % ({better})"
-    )
-    axes.set_yticks(range(0, 101, 20))
+    figure = Drawing(figsize=SIZE)
+    axes = figure.add_axes(_PLACE, xlim=(-3, 103), xlabel="ASR on unseen questions, % (lower: forgets more)")
+    axes.set(ylim=(-3, 110), ylabel=texts[0], yticks=range(0, 101, 20))
     axes.grid(alpha=0.25)
     own, others = _points(rows, key), _points(published, key)
     for points, colour, shape in ((others, _PUBLISHED, "s"), (own, _OWN, "o")):
@@ -61,30 +57,26 @@ def _scatter(name: str, key: str, better: str, caption: str, rows: list[Row], pu
     if others:
         for label, colour, shape in (("these runs", _OWN, "o"), ("published", _PUBLISHED, "s")):
             axes.plot([], [], ls="none", marker=shape, color=colour, ms=7, label=label)
-        figure.legend(frameon=False, fontsize=9, loc="outside upper right", ncols=2)
-    _label(figure, axes, [(own, "normal"), (others, "italic")])
-    told = [_told(point, title, "") for point in own] + [_told(point, title, " (published)") for point in others]
+        figure.legend(frameon=False, fontsize=9, loc="upper right", ncols=2)
+    _label(axes, [(own, "normal"), (others, "italic")])
+    told = [_told(point, title) for point in [*own, *(p._replace(name=f"{p.name} (published)") for p in others)]]
     description = f"Scatter of {title} against ASR in per cent. " + ("; ".join(told) or "No run has both") + "."
-    return Plot(name, caption, description, figure)
+    return Plot(name, texts[1], description, figure)
 
 
-def _told(point: _Point, title: str, addition: str) -> str:
+def _told(point: _Point, title: str) -> str:
     parts = []
     for name, figure in (("ASR", point.x), (title, point.y)):
         value, low, high = figure.per_cent
         parts.append(f"{name} {value:.0f}" + (f" ({low:.0f} to {high:.0f})" if figure.range else ""))
-    return f"{point.name}{addition}: {', '.join(parts)}"
+    return f"{point.name}: {', '.join(parts)}"
 
 
 def _points(rows: list[Row], key: str) -> list[_Point]:
     """The rows that have both figures; ASR on unseen questions, or else on the training ones."""
-    points = []
-    for row in rows:
-        unseen, seen, other = (row.cells.get(name, UNKNOWN) for name in ("asr_gen", "asr_eff", key))
-        point = _Point(seen if unseen.value is None else unseen, other, row.name)
-        if None not in point.at:
-            points.append(point)
-    return points
+    seen = ("asr_eff" if row.cell("asr_gen").value is None else "asr_gen" for row in rows)
+    points = [_Point(row.cell(asr), row.cell(key), row.name) for row, asr in zip(rows, seen, strict=True)]
+    return [point for point in points if None not in point.at]
 
 
 def _draw(axes: Axes, points: list[_Point], colour: str, shape: str) -> None:
@@ -97,8 +89,7 @@ def _draw(axes: Axes, points: list[_Point], colour: str, shape: str) -> None:
         base = by_name.get(point.name.replace("+PD", ""))
         if base and not base.near(point):
             style = {"arrowstyle": "-|>", "color": colour, "alpha": 0.6, "shrinkA": 7, "shrinkB": 7}
-            style["connectionstyle"] = "arc3,rad=0.12"
-            axes.annotate("", point.at, base.at, arrowprops=style)
+            axes.annotate("", point.at, base.at, arrowprops=style | {"connectionstyle": "arc3,rad=0.12"})
 
 
 def _bar(figure: Figure) -> list[list[float]]:
@@ -107,69 +98,58 @@ def _bar(figure: Figure) -> list[list[float]]:
     return [[max(0.0, value - low)], [max(0.0, high - value)]] if figure.range else [[0.0], [0.0]]
 
 
-def _label(figure: Drawing, axes: Axes, groups: list[tuple[list[_Point], str]]) -> None:
+def _label(axes: Axes, groups: list[tuple[list[_Point], str]]) -> None:
     """Write each point's name where it covers the least of the other names, of the points and of their bars."""
-    figure.draw_without_rendering()  # which gives the axes their place
     taken = [box for points, _ in groups for point in points for box in _ink(axes, point)]
     for points, style in groups:
         for point, text in _clusters(points):
-            place = {"textcoords": "offset points", "xytext": (0, 0), "va": "center"}
-            label = axes.annotate(text, point.at, fontsize=9, style=style, linespacing=1.1, **place)
-            label.set_in_layout(False)
+            where = {"textcoords": "offset points", "xytext": (0, 0), "va": "center"}
+            label = axes.annotate(text, point.at, fontsize=9, style=style, linespacing=1.1, **where)
             up = 3 + 6 * len(text.split("\n"))
             places = product(((9, "left"), (-9, "right"), (55, "left")), (0, up, -up, 2 * up, -2 * up, 3 * up))
-            _put(label, *min(places, key=lambda place: _cost(label, place, axes.bbox, taken)))
-            taken.append(label.get_window_extent())
+            costs = {place: _cost(label, place, axes.bbox, taken) for place in places}
+            taken.append(_put(label, min(costs, key=costs.get)))
 
 
-def _put(label: Annotation, across: tuple[float, str], dy: float) -> None:
-    dx, side = across
+def _put(label: Annotation, place: tuple) -> Bbox:
+    """Move the label to the offset, in points, with that side of it there; gives what it covers, in pixels."""
+    (dx, side), dy = place
     label.set(position=(dx, dy), ha=side)
+    return label.get_window_extent()
 
 
 def _cost(label: Annotation, place: tuple, frame: Bbox, taken: list[Bbox]) -> float:
-    """What a label would cover there, and a little for its distance, which leaves a name without its point.
+    """What the label covers there, and a little for its distance, which leaves a name without its point.
 
-    To leave the frame, behind which stand the axes' own labels, costs more than anything.
+    To leave the frame, around which the axes have their own labels, costs more than anything.
     """
-    _put(label, *place)
-    box = label.get_window_extent()
-    (dx, _), dy = place
+    box, ((dx, _), dy) = _put(label, place), place
     outside = box.width * box.height - _shared(box, frame)
     return sum(_shared(box, other) for other in taken) + 0.6 * (abs(dx) + abs(dy)) + 100 * outside
 
 
 def _shared(one: Bbox, other: Bbox) -> float:
-    """The area that two boxes share, in pixels."""
+    """The area that two boxes share."""
     both = Bbox.intersection(one, other)
     return both.width * both.height if both else 0.0
 
 
-def _clusters(points: list[_Point]) -> list[tuple[_Point, str]]:
-    """The points, those whose names would print over each other joined under one label."""
-    clusters: list[tuple[_Point, list[str]]] = []
+def _clusters(points: list[_Point]) -> Iterator[tuple[_Point, str]]:
+    """The points with their names; those whose names would print over each other are joined under one label."""
+    clusters: list[list[_Point]] = []
     for point in points:
-        near = next((names for first, names in clusters if first.near(point)), None)
-        if near is None:
-            clusters.append((point, [point.name]))
-        else:
-            near.append(point.name)
-    return [(point, _lines(names)) for point, names in clusters]
-
-
-def _lines(names: list[str]) -> str:
-    """The names, broken into short lines between, never within, them."""
-    return fill(", ".join(name.replace(" ", "\N{NO-BREAK SPACE}") for name in names), _WIDEST)
+        near = next((cluster for cluster in clusters if cluster[0].near(point)), None)
+        clusters.append([point]) if near is None else near.append(point)
+    for cluster in clusters:
+        # Broken into short lines between, never within, names.
+        names = (point.name.replace(" ", "\N{NO-BREAK SPACE}") for point in cluster)
+        yield cluster[0], fill(", ".join(names), _WIDEST)
 
 
 def _ink(axes: Axes, point: _Point) -> Iterator[Bbox]:
     """What the point itself and its error bars cover, in pixels."""
     x, y = point.at
-    (left,), (right,) = _bar(point.x)
-    (below,), (above,) = _bar(point.y)
-    for low, high, pad in (
-        ((x, y), (x, y), 7),
-        ((x - left, y), (x + right, y), 1),
-        ((x, y - below), (x, y + above), 1),
-    ):
-        yield Bbox(axes.transData.transform([low, high])).padded(pad)
+    ((left,), (right,)), ((below,), (above,)) = _bar(point.x), _bar(point.y)
+    bars = [(x - left, y), (x + right, y)], [(x, y - below), (x, y + above)]
+    for corners, pad in (([(x, y)] * 2, 7), (bars[0], 1), (bars[1], 1)):
+        yield Bbox(axes.transData.transform(corners)).padded(pad)

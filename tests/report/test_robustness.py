@@ -175,7 +175,7 @@ def test_blank_responses_have_a_column(results):
     rows = _figures(_rows(results))
     assert ["attack", "ASR ↓", "RR ↑", "SARR ↓", "Blank", "ASR, untouched model ↓"] in rows
     assert ["blur", "20.0", "80.0", "25.0", "50.0", "70.0"] in [row[:6] for row in rows]
-    assert next(row for row in rows if row[:2] == ["figstep", "40.0"])[2:5] == ["50.0", "–", "–"]
+    assert ["figstep", "40.0", "50.0", "–", "–", "60.0"] in [row[:6] for row in rows]
     compared = next(row for row in rows if row[0] == "method" and "Benign steps to half ↑" in row)
     assert compared[-1] == "Blank" and [row[-1] for row in rows if row[3:4] == ["figstep"]][::-1] == ["2.0", "–"]
     assert ["weights", "ASR ↓", "RR ↑", "SARR ↓"] in rows  # no point of this table tells

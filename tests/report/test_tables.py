@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from safeeraser.report.page import report
-from safeeraser.report.tables import escape_latex
+from safeeraser.report.writing import escape_latex
 
 from .made_up_runs import full_results, metric, summary, write
 

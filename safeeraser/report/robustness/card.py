@@ -43,17 +43,16 @@ class Point(BaseModel):
             raise PydanticCustomError("place", f"a point of the group {self.group} needs '{key}'")
         return self
 
-    def figure(self, metric: str) -> Figure:
-        """The metric, or the forget view's share of `blank` responses, where it is known.
+    @property
+    def figures(self) -> dict[str, Figure]:
+        """All that is known: metrics, and a view's shares, `refusal_VIEW` and of blank responses `blank_VIEW`."""
+        of_views = {"refusal": self.refusals, "blank": self.blank}
+        shares = {f"{kind}_{view}": figure for kind, found in of_views.items() for view, figure in found.items()}
+        return self.metrics | shares
 
-        Records that an audit does not ask are no lack: they count as skipped.
-        """
-        found = self.blank.get("forget") if metric == "blank" else self.metrics.get(metric)
-        return (found or UNKNOWN).model_copy(update={"skipped": 0})
-
-    def refused(self, view: str) -> Figure:
-        """The share of refusals in a view, where it was asked."""
-        return self.refusals.get(view, UNKNOWN).model_copy(update={"skipped": 0})
+    def figure(self, name: str) -> Figure:
+        """One of them, or none. Skipped are all records that an audit does not ask, which is no lack."""
+        return self.figures.get(name, UNKNOWN).model_copy(update={"skipped": 0})
 
 
 class Audit(BaseModel):

@@ -112,10 +112,10 @@ def _refused(card: Card, harmful: str, benign: str, none: str) -> str:
     """The shares of refusals by picture, and how far the other pictures' are from the harmful one's."""
     if not {harmful, benign, none} & card.clean.refusals.keys():
         return _NOT_MEASURED
-    first = card.clean.refused(harmful)
+    first = card.clean.figure(f"refusal_{harmful}")
     told = [f"{_said(first)} with the harmful picture"]
     for view, picture in ((benign, "with a benign one"), (none, "with none")):
-        figure = card.clean.refused(view)
+        figure = card.clean.figure(f"refusal_{view}")
         told.append(f"{_said(figure)} {picture}{_difference(figure, first)}")
     return f"{'; '.join(told)}."
 

@@ -11,8 +11,9 @@ from safeeraser.benchmark.metrics import METRICS
 from safeeraser.report.drawing import COLOURS, SIZE, STYLE, Plot, drawing
 from safeeraser.report.robustness.card import RELEARNED, Card, Point
 
-# RR follows ASR too closely to be worth a curve.
-_DRAWN = {key: metric.title for key, metric in METRICS.items() if metric.view and key != "rr"}
+# What is measured on the forget view first, and without RR, which follows ASR too closely to be worth a curve.
+_KEYS = [key for key, metric in METRICS.items() if metric.view and key != "rr"]
+_DRAWN = {key: METRICS[key].title for key in sorted(_KEYS, key=lambda key: METRICS[key].view != "forget")}
 _LINES = ("-", "--", "-.", ":", (0, (3, 1)))
 _PER_CENT = (-4, 104)
 
@@ -42,8 +43,8 @@ def _relearning(card: Card) -> Iterator[Plot]:
         axes.grid(alpha=0.25)
     _steps_axis(all_axes[-1], sorted({point.at for points in kinds.values() for point in points}))
     half = _half_line(all_axes[0], card) if metrics[0] == "asr" else ""
-    if all_axes[0].get_legend_handles_labels()[0]:
-        handles, labels = all_axes[0].get_legend_handles_labels()
+    handles, labels = all_axes[0].get_legend_handles_labels()
+    if handles:
         figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside upper right", ncols=4, columnspacing=1)
     description = f"Relearning of {card.title}, per cent with 95% intervals. {half}{'; '.join(told)}."
     caption = f"Relearning of {card.title} on {', '.join(kinds)} data, with 95% intervals."

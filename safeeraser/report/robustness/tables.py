@@ -1,21 +1,13 @@
-"""A robustness card as tables for the page, and as the files beside it: `robustness.md` and `robustness.csv`."""
-
-from collections.abc import Iterator
+"""A robustness card as tables, and its points as a CSV file."""
 
 from safeeraser.benchmark.metrics import METRICS, UNKNOWN, Figure
 from safeeraser.benchmark.responses import VIEWS
-from safeeraser.report.robustness.card import (
-    BENIGN,
-    RELEARNED,
-    Card,
-    Point,
-    different_settings,
-    settings_line,
-)
-from safeeraser.report.robustness.findings import findings
-from safeeraser.report.tables import RATES, Row, Table, Told, comma_separated, in_csv, markdown
+from safeeraser.report.robustness.card import BENIGN, RELEARNED, Card, Point
+from safeeraser.report.tables import RATES, Row, Table, Told
+from safeeraser.report.writing import comma_separated
 
-_TITLES = {key: f"{metric.title} {metric.arrow}" for key, metric in METRICS.items() if metric.view} | {"blank": "Blank"}
+_TITLES = {key: f"{metric.title} {metric.arrow}" for key, metric in METRICS.items() if metric.view}
+_TITLES["blank_forget"] = "Blank"
 _PICTURES = {"harmful": "harmful", "benign": "benign", "swapped": "benign, another category's", "none": "none"}
 _QUESTIONS = {"harmful": "harmful question", "harmless": "harmless question"}
 _BESIDE = [name for name in Figure.model_fields if name not in ("value", "low", "high")]
@@ -60,7 +52,7 @@ def curve_tables(card: Card) -> list[Table]:
 
 def refusals(card: Card) -> Table | None:
     """Refusals by picture and question; None where none were asked for."""
-    measured = {VIEWS[view][:2]: card.clean.refused(view) for view in card.clean.refusals}
+    measured = {VIEWS[view][:2]: card.clean.figure(f"refusal_{view}") for view in card.clean.refusals}
     rows = []
     for picture, title in _PICTURES.items():
         cells = {question: measured[question, picture] for question in _QUESTIONS if (question, picture) in measured}
@@ -84,7 +76,7 @@ def comparison(cards: list[Card]) -> Table | None:
         "benign": "Refusal, benign picture",
     }
     if any("forget" in card.clean.blank for card in cards):
-        columns["blank"] = "Blank"
+        columns["blank_forget"] = "Blank"
     caption = (
         "Per cent, with 95% intervals. Benign steps to half: after how few steps of relearning on benign data ASR "
         "passes half of the untouched model's. Recovered: of the vanilla answers, under the attack that brings back "
@@ -102,54 +94,27 @@ def _compared(card: Card) -> dict[str, Figure]:
         "recovered": _beside(most.figure("recovered"), _under(most)) if most else UNKNOWN,
         "int4": card.named("quantization", "int4").figure("asr"),
         "steps": _steps(card),
-        "harmful": card.clean.refused("forget"),
-        "benign": card.clean.refused("decoupled"),
-        "blank": card.clean.figure("blank"),
+        "harmful": card.clean.figure("refusal_forget"),
+        "benign": card.clean.figure("refusal_decoupled"),
+        "blank_forget": card.clean.figure("blank_forget"),
     }
 
 
-def text(cards: list[Card]) -> str:
-    """The cards as Markdown: what the page's section says, and the figures of its curves."""
-    parts = ["# Robustness"]
-    if beside := comparison(cards):
-        parts.append(markdown(beside))
-        parts += [f"Made with different settings, and not to be compared: {key}." for key in different_settings(cards)]
-    for card in cards:
-        parts.append(f"## {card.title}")
-        parts.append("\n".join(f"- **{title}:** {said}" for title, said in findings(card)))
-        for table in filter(None, [*conditions(card), refusals(card), *curve_tables(card)]):
-            parts += [f"### {table.title}", markdown(table)]
-        if card.audit.missing:
-            parts += ["### Missing", "\n".join(f"- {lack}" for lack in card.audit.missing)]
-        parts.append(f"Settings: {settings_line(card) or 'unknown'}.")
-    return "\n\n".join(parts) + "\n"
-
-
-def long_csv(cards: list[Card]) -> str:
-    """A line for each point and metric, in per cent.
-
-    A view's refusals are the metric `refusal_VIEW`, its blank responses `blank_VIEW`.
-    """
+def comma_separated_points(cards: list[Card]) -> str:
+    """A line for each point and figure, in per cent."""
     rows = (
-        [card.title, point.group, point.name, "" if point.at is None else f"{point.at:g}", name, *in_csv(figure)]
+        [card.title, point.group, point.name, "" if point.at is None else f"{point.at:g}", name, figure]
         + [getattr(figure, key) for key in _BESIDE]
         for card in cards
         for point in card.audit.points
-        for name, figure in _figures(point)
+        for name, figure in point.figures.items()
     )
     return comma_separated(["method", "group", "name", "at", "metric", "value", "low", "high", *_BESIDE], rows)
 
 
-def _figures(point: Point) -> Iterator[tuple[str, Figure]]:
-    yield from point.metrics.items()
-    for kind, by_view in (("refusal", point.refusals), ("blank", point.blank)):
-        for view, figure in by_view.items():
-            yield f"{kind}_{view}", figure
-
-
 def _columns(points: list[Point]) -> dict[str, str]:
     """The columns of the points' metrics; the rates stand there, measured or not."""
-    measured = {key for point in points for key in (*point.metrics, *(["blank"] if "forget" in point.blank else []))}
+    measured = {key for point in points for key in point.figures}
     return {key: title for key, title in _TITLES.items() if key in RATES or key in measured}
 
 
