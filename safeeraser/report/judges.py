@@ -63,7 +63,7 @@ def _decided(part: Summary) -> Iterator[tuple[str, Decided]]:
     """Every figure of the summary that a judge decided."""
     models = defaultdict(set)
     for answered in part.answered_by:
-        models[answered.judge].add(answered.model)
+        models[answered.judge] |= {answered.model} - {None}
     for metric in ASKED.values():
         figure = getattr(part, metric)
         if figure.value is not None:

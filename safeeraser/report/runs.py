@@ -45,10 +45,10 @@ class Specificity(Figure):
 
 
 class Answered(BaseModel):
-    """A model that answered as a judge."""
+    """A model that answered as a judge; None where the server did not say which."""
 
     judge: str
-    model: str
+    model: str | None = None
 
 
 class _Summary(BaseModel):
