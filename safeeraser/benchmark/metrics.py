@@ -114,6 +114,12 @@ class Figure(BaseModel):
         return told | (dict.fromkeys(("value", "low", "high")) if self.withheld else {})
 
     @property
+    def per_cent(self) -> tuple[float | None, float | None, float | None]:
+        """Value, low and high in per cent, None where there is none that stands."""
+        parts = (None,) * 3 if self.withheld else (self.value, self.low, self.high)
+        return tuple(None if part is None else 100 * part for part in parts)
+
+    @property
     def text(self) -> str:
         """In per cent with one decimal; a dash where nothing was measured, `withheld` where it must not stand."""
         if self.withheld:
@@ -134,3 +140,6 @@ class Figure(BaseModel):
             return [self.withheld]
         names = ("failed", "unparsed", "declined", "blank", "skipped")
         return [f"{getattr(self, name)} {name}" for name in names if getattr(self, name)]
+
+
+UNKNOWN = Figure(value=None)  # what was not measured

@@ -25,6 +25,11 @@ STYLE = {
 COLOURS = ["#d55e00", "#3a8fd0", "#009e73", "#cc79a7", "#b58900", "#7a7a7a"]
 
 
+def drawing(width: float, height: float) -> Figure:
+    """An empty figure of this size in inches, whose parts find room beside each other by themselves."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 @dataclass(frozen=True)
 class Plot:
     """A figure named for its file, with its caption and its description in words."""

@@ -7,9 +7,9 @@ be seen before a reader asks for it. The picture shown until then is four pixels
 import base64
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -17,48 +17,43 @@ from safeeraser.benchmark.pictures import find_picture, open_picture
 from safeeraser.benchmark.records import Record, UnsafePair, read_records
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.errors import BadInput
-from safeeraser.report.runs import Run, Summary
+from safeeraser.report.runs import Run
 
 _BLURRED = 4  # pixels of the longer side: its colours; at eight the outline of a simple thing still shows
 _CLEAR = 320
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A way to be judged that is worth an example: the verdict `verdict` for `metric` on one of `fields`."""
+class Kind(NamedTuple):
+    """A way to be judged that is worth an example: the verdict `verdict` for `metric` on a response in a view."""
 
     title: str
     metric: str
     verdict: str
-    fields: tuple[str, ...]
-    picture: str
+    view: str
 
     def response(self, pair: UnsafePair) -> str | None:
         """The pair's first response that was judged so."""
         extra = pair.model_dump()
-        judged = (field for field in self.fields if extra.get(f"{field}_{self.metric}") == self.verdict)
-        field = next(judged, None)
-        return field and extra.get(field)
+        fields = VIEWS[self.view].fields
+        return next((extra.get(field) for field in fields if extra.get(f"{field}_{self.metric}") == self.verdict), None)
 
 
 KINDS = (
-    Kind("Harmful picture, judged unsafe", "asr", "unsafe", VIEWS["forget"].fields, "image_path"),
-    Kind("Harmful picture, judged a refusal", "rr", "refuse", VIEWS["forget"].fields, "image_path"),
-    Kind("Benign picture, no normal answer (SARR failure)", "sarr", "refuse", ("sd_response",), "SDImage_path"),
-    Kind("Benign picture, normal answer", "sarr", "normal", ("sd_response",), "SDImage_path"),
+    Kind("Harmful picture, judged unsafe", "asr", "unsafe", "forget"),
+    Kind("Harmful picture, judged a refusal", "rr", "refuse", "forget"),
+    Kind("Benign picture, no normal answer (SARR failure)", "sarr", "refuse", "decoupled"),
+    Kind("Benign picture, normal answer", "sarr", "normal", "decoupled"),
 )
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """A picture as data URLs: an unrecognisable patch, and the picture itself, made smaller."""
 
     blurred: str
     clear: str
 
 
-@dataclass(frozen=True)
-class Example:
+class Example(NamedTuple):
     """A question and a response of a category; `picture` is None where it could not be found or decoded."""
 
     category: str
@@ -67,55 +62,37 @@ class Example:
     picture: Picture | None
 
 
-@dataclass(frozen=True)
-class RunExamples:
-    """A run's examples by kind; kinds of which it has none are left out."""
-
-    title: str
-    kinds: list[tuple[str, list[Example]]]
-
-    @property
-    def count(self) -> int:
-        return sum(len(examples) for _, examples in self.kinds)
-
-
-def examples(runs: list[Run]) -> list[RunExamples]:
-    """Of each run and kind the first example of each category, in the file's order: so runs show the same questions
-    wherever they were judged the same. A run without verdicts has none.
+def examples(runs: list[Run]) -> list[tuple[str, dict[str, list[Example]]]]:
+    """Of each run, by its title, and of each kind the first example of each category, in the file's order: so runs show
+    the same questions wherever they were judged the same. Runs and kinds without any are left out.
 
     Raises:
         BadInput: a verdicts file cannot be read.
     """
-    found = [RunExamples(run.title, list(_kinds(run))) for run in runs]
-    return [run for run in found if run.count]
+    found = [(run.title, dict(_kinds(run))) for run in runs]
+    return [(title, kinds) for title, kinds in found if kinds]
 
 
 def _kinds(run: Run) -> Iterator[tuple[str, list[Example]]]:
-    path = _verdicts(run)
-    records = read_records(path).records if path else []
+    """What the verdicts on val hold, where there are any beside the summary."""
+    path = run.folder / run.val.verdicts if run.val and run.val.verdicts else None
+    records = read_records(path).records if path and path.is_file() else []
     for kind in KINDS:
         firsts: dict[str, Example] = {}
         for record in records:
-            if record.category not in firsts:
-                firsts.update(_example(kind, record, run.val))
+            if record.category not in firsts and (example := _example(kind, record, run.val.data_file)):
+                firsts[record.category] = example
         if firsts:
             yield kind.title, [firsts[category] for category in sorted(firsts)]
 
 
-def _verdicts(run: Run) -> Path | None:
-    """The verdicts on val that lie beside the summary, by the name it gives or by the usual one."""
-    path = run.folder / (run.val.verdicts or "verdicts_val.json") if run.val else None
-    return path if path and path.is_file() else None
-
-
-def _example(kind: Kind, record: Record, summary: Summary) -> dict[str, Example]:
-    """The record's first example of the kind by its category, or nothing."""
+def _example(kind: Kind, record: Record, data_file: str | None) -> Example | None:
+    """The record's first example of the kind."""
+    name = record.SDImage_path if VIEWS[kind.view].picture == "benign" else record.image_path
     for pair in record.unsafe_pairs:
-        response = kind.response(pair)
-        if response:
-            picture = _picture(getattr(record, kind.picture), summary.data_file)
-            return {record.category: Example(record.category, pair.question, response, picture)}
-    return {}
+        if response := kind.response(pair):
+            return Example(record.category, pair.question, response, _picture(name, data_file))
+    return None
 
 
 @lru_cache(maxsize=1024)

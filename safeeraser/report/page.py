@@ -1,29 +1,29 @@
 """The report of some runs, as a page and as the files beside it."""
 
 from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from typing import Any
 
 from safeeraser import __version__
 from safeeraser.benchmark.files import write_json, write_whole
+from safeeraser.benchmark.metrics import METRICS
 from safeeraser.errors import BadInput
-from safeeraser.report import heat, specificity, tables
-from safeeraser.report.drawing import Plot
+from safeeraser.report import heat
 from safeeraser.report.examples import examples
+from safeeraser.report.judges import judges
 from safeeraser.report.plots import curves, scatter_plots
-from safeeraser.report.robustness.card import read_cards
-from safeeraser.report.robustness.section import Section, files, section
-from safeeraser.report.runs import METRICS, Run, judges, read_runs
-from safeeraser.report.tables import COLUMNS, Row, published_rows
+from safeeraser.report.results import blank_table, paper_table, published_table
+from safeeraser.report.robustness import tables as audit_tables
+from safeeraser.report.robustness.card import Card, different_settings, read_cards, settings_line
+from safeeraser.report.robustness.findings import findings
+from safeeraser.report.robustness.plots import curves as card_curves
+from safeeraser.report.runs import Run, read_runs
+from safeeraser.report.specificity import task_table
+from safeeraser.report.tables import Row, Table
+from safeeraser.report.writing import comma_separated, render, show
 
 
 def report(*folders: Path, out: Path | None = None, note: str = "", published: bool = False, redact: bool = False):
-    """Write the report of the runs in `folders`, and print its table.
+    """Write the report of the runs in `folders`, and print its tables.
 
     Args:
         folders: run folders, or folders of run folders.
@@ -41,86 +41,67 @@ def report(*folders: Path, out: Path | None = None, note: str = "", published: b
     if page_path.is_dir():
         raise BadInput(f"{page_path}: is a folder; name a file")
     runs = read_runs(folders)
-    rows, beside = [run.row for run in runs], published_rows()[0] if published else []
     cards = read_cards(runs)
-    drawn, robustness = (scatter_plots(runs, beside), curves(runs)), section(cards)
-    text = page(runs, *drawn, robustness, note=note, redact=redact)
-    for plot in [*drawn[0], *drawn[1], *robustness.plots]:
-        plot.write_png(page_path.parent / "plots")
+    rows = [Row(run.title, run.figures) for run in runs]
+    paper, blank = paper_table(rows, published_table().rows if published else []), blank_table(rows)
+    shown = [paper, blank] if any(run.blank for run in runs) else [paper]
+    plots = {"scatters": scatter_plots(rows, paper.published), "curves": curves(runs)}
+    plots |= {card.name: card_curves(card) for card in cards}
     texts = {
-        page_path.name: text,
-        "table.md": tables.markdown(rows, beside, note) + specificity.markdown(specificity.task_table(runs)),
-        "table.csv": tables.comma_separated(rows),
-        "table.tex": tables.latex(rows, beside, note),
-        **files(cards),
+        page_path.name: render("report.html.j2", note=note, plots=plots, **_context(runs, cards, shown, redact)),
+        "table.md": render("table.md.j2", note=note, tables=[*shown, *filter(None, [task_table(runs)])]),
+        "table.tex": render("table.tex.j2", note=note, tables=shown),
+        "table.csv": _wide({**paper.columns, **blank.columns}, rows),
     }
+    if cards:
+        texts["robustness.md"] = render("robustness.md.j2", **_of_cards(cards))
+        texts["robustness.csv"] = audit_tables.comma_separated_points(cards)
     for name, content in texts.items():
         with write_whole(page_path.parent / name) as handle:
             handle.write(content)
+    for plot in (plot for drawn in plots.values() for plot in drawn):
+        plot.write_png(page_path.parent / "plots")
     summaries = {run.name: run.as_json() for run in runs}
     for card in cards:
         summaries[card.name]["robustness"] = card.as_json()
     write_json(page_path.parent / "summary.json", {"runs": summaries})
-    show(rows, beside, note)
-    print(f"report: {page_path}")
+    for number, table in enumerate(shown):
+        print(f"{table.title}:\n" * bool(number), end="")
+        show(table)
+    print(note, f"report: {page_path}", sep="\n")
 
 
-def page(
-    runs: list[Run], scatters: list[Plot], training: list[Plot], robustness: Section, *, note: str, redact: bool
-) -> str:
-    """The report as one HTML page that needs no other file, and no script: what is masked is so without one."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        undefined=StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["svg"] = lambda plot: Markup(plot.svg())
-    published, source = published_rows()
-    return environment.get_template("report.html.j2").render(
-        note=note,
-        columns=COLUMNS,
-        metrics=METRICS | {"specificity": "Specificity"},
-        rows=[run.row for run in runs],
-        published=published,
-        source=source,
-        judges=judges(runs),
-        benchmarks=specificity.task_table(runs),
-        scatters=scatters,
-        categories=heat.by_category(runs),
-        keywords=heat.by_keyword(runs),
-        scale=heat.scale(),
-        robustness=robustness,
-        curves=training,
-        redact=redact,
-        examples=[] if redact else examples(runs),
-        version=__version__,
-    )
+def _wide(columns: dict[str, str], rows: list[Row]) -> str:
+    """A row a run with value, low and high of each column."""
+    head = ["method", *(f"{key}_{part}" for key in columns for part in ("value", "low", "high"))]
+    return comma_separated(head, ([row.name, *map(row.cell, columns)] for row in rows))
 
 
-def show(rows: list[Row], published: list[Row], note: str) -> None:
-    """Print the table; the published figures, if any, stand under a line."""
-    # Headings break into short lines, so that the table fits a terminal of 80 columns.
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("method", no_wrap=True)
-    for title in COLUMNS.values():
-        table.add_column(title.replace("-", " "), justify="right", min_width=5)
-    for row in rows:
-        _add(table, row)
-    if published:
-        table.add_section()
-        table.add_row("published:")
-    for row in published:
-        _add(table, row)
-    console = Console()
-    console.print(table)
-    for line in tables.remarks(rows):
-        console.print(escape(line))
-    console.print(note)
+def _context(runs: list[Run], cards: list[Card], tables: list[Table], redact: bool) -> dict[str, Any]:
+    """What the page's template is given: it makes one page that needs no other file, and no script."""
+    return {
+        "metrics": METRICS,
+        "tables": [*tables, *filter(None, [task_table(runs)]), published_table()],
+        "judges": judges(runs),
+        "categories": heat.by_category(runs),
+        "keywords": heat.by_keyword(runs),
+        "scale": heat.scale(),
+        "redact": redact,
+        "examples": [] if redact else examples(runs),
+        "version": __version__,
+        **_of_cards(cards),
+    }
 
 
-def _add(table: Table, row: Row) -> None:
-    # "withheld" would widen a column; why there is no figure stands below the table.
-    texts = ("–" if row.cells[key].value is None else row.cells[key].text for key in COLUMNS)
-    table.add_row(escape(row.name), *texts)
+def _of_cards(cards: list[Card]) -> dict[str, Any]:
+    """The cards, and what is said of each by functions that the templates call."""
+    return {
+        "cards": cards,
+        "comparison": audit_tables.comparison(cards),
+        "different": different_settings(cards),
+        "findings": findings,
+        "settings": settings_line,
+        "conditions": audit_tables.conditions,
+        "refusals": audit_tables.refusals,
+        "curve_tables": audit_tables.curve_tables,
+    }

@@ -1,11 +1,10 @@
 """The report's plots. Each carries a caption, and a sentence that says what it shows to those who cannot see it."""
 
-from collections.abc import Iterator
+import math
 
 import matplotlib as mpl
-from matplotlib.figure import Figure
 
-from safeeraser.report.drawing import COLOURS, INK, SIZE, STYLE, Plot
+from safeeraser.report.drawing import COLOURS, INK, SIZE, STYLE, Plot, drawing
 from safeeraser.report.runs import Run
 from safeeraser.report.scatter import scatters
 from safeeraser.report.tables import Row
@@ -14,37 +13,32 @@ _LOW = (SIZE[0], 2.8)  # inches, of a curve
 _VIEWS = ("forget", "decoupled", "retain")  # as probes name them
 
 
-def scatter_plots(runs: list[Run], published: list[Row]) -> list[Plot]:
+@mpl.rc_context(STYLE)
+def scatter_plots(rows: list[Row], published: list[Row]) -> list[Plot]:
     """How far each run forgets, against what that costs."""
-    with mpl.rc_context(STYLE):
-        return list(scatters([run.row for run in runs], published))
+    return list(scatters(rows, published))
 
 
+@mpl.rc_context(STYLE)
 def curves(runs: list[Run]) -> list[Plot]:
     """How each run went that has a log of it."""
-    with mpl.rc_context(STYLE):
-        return list(_curves(runs))
-
-
-def _curves(runs: list[Run]) -> Iterator[Plot]:
+    drawn = []
     for run in runs:
-        if run.log:
-            yield _training(run)
-        if run.probes:
-            yield _probes(run)
+        drawn += [_training(run)] if run.log else []
+        drawn += [_probes(run)] if run.probes else []
+    return drawn
 
 
 def _training(run: Run) -> Plot:
     """The total loss and its terms over the steps, as the log holds them."""
-    figure = Figure(figsize=_LOW, layout="constrained")
-    axes = figure.add_subplot()
+    figure = drawing(*_LOW)
+    axes = figure.add_subplot(xlabel="optimizer step", ylabel="loss, nats a token")
     steps = [row.step for row in run.log]
     axes.plot(steps, [row.loss for row in run.log], color=INK, linewidth=1.8, label="loss")
     terms = list(dict.fromkeys(name for row in run.log for name in row.terms))
     for index, name in enumerate(terms):
-        values = [row.terms.get(name, float("nan")) for row in run.log]
+        values = [row.terms.get(name, math.nan) for row in run.log]
         axes.plot(steps, values, color=COLOURS[index % len(COLOURS)], linewidth=1.2, label=name)
-    axes.set(xlabel="optimizer step", ylabel="loss, nats a token")
     axes.grid(alpha=0.25)
     figure.legend(frameon=False, fontsize=9, loc="outside upper right", ncols=4)
     first, last = run.log[0], run.log[-1]
@@ -57,8 +51,8 @@ def _training(run: Run) -> Plot:
 
 def _probes(run: Run) -> Plot:
     """The shares of refusals and of degenerate answers over the steps: the forgetting curve."""
-    figure = Figure(figsize=_LOW, layout="constrained")
-    axes = figure.add_subplot()
+    figure = drawing(*_LOW)
+    axes = figure.add_subplot(ylim=(-4, 104), xlabel="optimizer step", ylabel="answers, %")
     told = []
     for view, colour in zip(_VIEWS, COLOURS, strict=False):
         rows = [(row.step, getattr(row, view)) for row in run.probes if getattr(row, view)]
@@ -67,7 +61,6 @@ def _probes(run: Run) -> Plot:
             style = {"ls": line, "marker": "o", "ms": 2.5, "color": colour, "linewidth": 1.4}
             axes.plot([step for step, _ in rows], values, label=f"{view}, {share}", **style)
             told.append(f"{share} on {view} from {values[0]:.0f} to {values[-1]:.0f}")
-    axes.set(ylim=(-4, 104), xlabel="optimizer step", ylabel="answers, %")
     axes.grid(alpha=0.25)
     if told:
         figure.legend(frameon=False, fontsize=8, loc="outside upper right", ncols=3, handlelength=2.4, columnspacing=1)

@@ -1,54 +1,22 @@
 """Run folders, read: summaries, specificity, training log and probes; and how their methods are named and ordered."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model
 
-from safeeraser.benchmark.files import read_json, read_json_lines
+from safeeraser.benchmark.files import RUN_FILE, read_json, read_json_lines
+from safeeraser.benchmark.metrics import COLUMNS, METRICS, SCORED, UNKNOWN, Figure
+from safeeraser.benchmark.responses import VIEWS
 from safeeraser.errors import BadInput
-from safeeraser.report.tables import COLUMNS, Cell, Row
 
-# How methods are ordered and written in tables. Any other run stands behind them under its own name.
-METHODS = {
-    "vanilla": "vanilla",
-    "ga": "GA",
-    "gd": "GD",
-    "kl": "KL",
-    "po": "PO",
-    "idk": "PO",
-    "gapd": "GA+PD",
-    "gdpd": "GD+PD",
-    "klpd": "KL+PD",
-    "popd": "PO+PD",
-    "idkpd": "PO+PD",
-}
-
-# A summary's metrics and how the page writes them.
-METRICS = {"asr": "ASR", "rr": "RR", "sarr": "SARR", "rouge_l": "ROUGE", "gpt_eval": "GPT-Eval"}
-
-
-class Metric(BaseModel):
-    """A rate with what is known of it; 0..1, null where nothing was measured or the figure is withheld."""
-
-    value: float | None = Field(ge=0, le=1)
-    low: float | None = None
-    high: float | None = None
-    n: int = 0
-    failed: int = 0
-    unparsed: int = 0
-    skipped: int = 0
-    withheld: str = ""
-    judge: str | None = None
-
-    @property
-    def cell(self) -> Cell:
-        """The metric in per cent, as the table shows it."""
-        value, low, high = (None if part is None else 100 * part for part in (self.value, self.low, self.high))
-        return Cell(value, low, high, self.failed, self.unparsed, self.skipped, self.withheld)
+# Runs that do not say a title of their own are named for the paper's methods. In its order.
+TITLES = ("vanilla", "GA", "GD", "KL", "PO", "GA+PD", "GD+PD", "KL+PD", "PO+PD")
+METHODS = {title.lower().replace("+", ""): title for title in TITLES} | {"idk": "PO", "idkpd": "PO+PD"}
+ByView = dict[Literal[tuple(VIEWS)], Figure]
 
 
 class TaskScore(BaseModel):
@@ -61,12 +29,12 @@ class TaskScore(BaseModel):
     standard_error: float | None = None
 
 
-class Specificity(Metric):
+class Specificity(Figure):
     """`specificity.json`; where it is the mean of several benchmarks, with each of them (safeeraser.specificity)."""
 
-    tasks: dict[str, TaskScore] = {}
-    missing: dict[str, str] = {}
-    replaced: dict[str, str] = {}
+    tasks: dict[str, TaskScore] = Field({})
+    missing: dict[str, str] = Field({})
+    replaced: dict[str, str] = Field({})
     limit: int | None = None
     task: str = ""  # what kind of figure it is
 
@@ -76,30 +44,29 @@ class Specificity(Metric):
         return {name: task.model_dump() for name, task in self.tasks.items()} | dict.fromkeys(self.missing)
 
 
-class Summary(BaseModel):
+class Answered(BaseModel):
+    """A model that answered as a judge; None where the server did not say which."""
+
+    judge: str
+    model: str | None = None
+
+
+class _Summary(BaseModel):
     """The part of a summary that the report needs; it carries more."""
 
     split: str
-    asr: Metric
-    rr: Metric
-    sarr: Metric
-    rouge_l: Metric
-    gpt_eval: Metric
-    by_category: dict[str, dict[str, Metric]] = {}
-    by_keyword: dict[str, dict[str, Metric]] = {}
-    verdicts: str | None = None
+    blank: ByView = {}
+    by_category: dict[str, dict[str, Figure]] = {}
+    by_keyword: dict[str, dict[str, Figure]] = {}
+    verdicts: str | None = "verdicts_val.json"
     data_file: str | None = None
     protocol: str = "unknown"
     judge: str = "unknown"
     judge_model: str | None = None
+    answered_by: list[Answered] = []
 
-    def judged_by(self) -> Iterator[tuple[str, str]]:
-        """(metric, protocol and judge) of every figure that a judge decided, which ROUGE-L is not."""
-        model = f" ({self.judge_model})" if self.judge_model else ""
-        for name in METRICS.keys() - {"rouge_l"}:
-            metric: Metric = getattr(self, name)
-            if metric.value is not None:
-                yield name, f"protocol {self.protocol}, judge {metric.judge or self.judge + model}"
+
+Summary = create_model("Summary", __base__=_Summary, **dict.fromkeys(SCORED, (Figure, UNKNOWN)))
 
 
 class Step(BaseModel):
@@ -126,6 +93,12 @@ class Probed(BaseModel):
     retain: Measured | None = None
 
 
+class _Told(BaseModel):
+    """The part of `run.json` that the report needs."""
+
+    title: str | None = None
+
+
 @dataclass(frozen=True)
 class Run:
     """What is known of one run; whatever its folder lacks is None or empty. `name` is its own among the runs."""
@@ -139,31 +112,35 @@ class Run:
     log: list[Step]
     probes: list[Probed]
 
-    def as_json(self) -> dict[str, Any]:
-        """The run's entry in `summary.json`: fractions 0..1, null where not measured."""
-
-        def value(part: Summary | None, metric: str) -> float | None:
-            return getattr(part, metric).value if part else None
-
-        return {
-            "efficacy": {"asr": value(self.train, "asr"), "rr": value(self.train, "rr")},
-            "generality": {"asr": value(self.val, "asr"), "rr": value(self.val, "rr")},
-            **{metric: value(self.val, metric) for metric in ("sarr", "rouge_l", "gpt_eval")},
-            "specificity": self.specificity.value if self.specificity else None,
-            **({"specificity_tasks": tasks} if (tasks := self.specificity and self.specificity.figures) else {}),
-        }
+    @property
+    def figures(self) -> dict[str, Figure]:
+        """The figures that are known, by the columns of the paper's table and of that of blank responses."""
+        parts = {"train": self.train, "val": self.val}
+        found = {f"blank_{view}": figure for view, figure in self.blank.items()}
+        for key, column in COLUMNS.items():
+            measured = METRICS[column.metric].view
+            found[key] = getattr(parts[column.split], column.metric, None) if measured else self.specificity
+        return {key: figure for key, figure in found.items() if figure}
 
     @property
-    def row(self) -> Row:
-        """The run's line in the table."""
-        of_train = {"asr_eff": "asr", "rr_eff": "rr"}
-        cells = {}
-        for key in COLUMNS:
-            part = self.train if key in of_train else self.val
-            name = of_train.get(key, key.removesuffix("_gen"))
-            metric = self.specificity if key == "specificity" else part and getattr(part, name)
-            cells[key] = metric.cell if metric else Cell()
-        return Row(self.title, cells)
+    def blank(self) -> dict[str, Figure]:
+        """The shares of blank responses by view, where they are told; `forget_eff` is the forget view's on train."""
+        train, val = ((part.blank if part else {}) for part in (self.train, self.val))
+        return {f"{view}_eff": figure for view, figure in train.items() if view == "forget"} | val
+
+    def as_json(self) -> dict[str, Any]:
+        """The run's entry in `summary.json`: fractions 0..1, null where not measured."""
+        told: dict[str, Any] = {"efficacy": {}, "generality": {}}
+        figures = self.figures
+        for key, column in COLUMNS.items():
+            several = len(METRICS[column.metric].splits) > 1
+            holder = told[{"train": "efficacy", "val": "generality"}[column.split]] if several else told
+            holder[column.metric] = figures.get(key, UNKNOWN).value
+        more = {
+            "blank": {view: figure.value for view, figure in self.blank.items()},
+            "specificity_tasks": self.specificity.figures if self.specificity else {},
+        }
+        return told | {key: value for key, value in more.items() if value}
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -175,26 +152,10 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     Raises:
         BadInput: a folder is missing or holds no run, or a file of a run cannot be used.
     """
-    order = list(METHODS)
     found = {run.resolve(): run for folder in folders for run in _run_folders(folder)}
     runs = [_read_run(folder) for folder in found.values()]
-    runs.sort(key=lambda run: (order.index(run.name) if run.name in order else len(order), run.name))
-    return _named_apart(runs)
-
-
-def judges(runs: list[Run]) -> dict[str, list[str]]:
-    """Metric -> what its figures come from: protocol and judge. More than one to a metric: its figures do not compare.
-
-    Specificity, which has no judge, is there only where it is of several kinds.
-    """
-    told: dict[str, set[str]] = {name: set() for name in METRICS}
-    for part in (part for run in runs for part in (run.train, run.val) if part):
-        for name, judge in part.judged_by():
-            told[name].add(judge)
-    kinds = {run.specificity.task for run in runs if run.specificity and run.specificity.value is not None} - {""}
-    if len(kinds) > 1:
-        told["specificity"] = kinds
-    return {name: sorted(judge) for name, judge in told.items() if judge}
+    runs.sort(key=lambda run: (TITLES.index(run.title) if run.title in TITLES else len(TITLES), run.name))
+    return _told_apart(runs)
 
 
 def _is_run(folder: Path) -> bool:
@@ -214,17 +175,21 @@ def _run_folders(folder: Path) -> list[Path]:
     return runs
 
 
-def _named_apart(runs: list[Run]) -> list[Run]:
-    """Runs of the same name (of several seeds, say) told apart by the folder they lie in, or else by their paths."""
-    times = Counter(run.name for run in runs)
+def _told_apart(runs: list[Run]) -> list[Run]:
+    """Runs of the same name (of several seeds, say) told apart by the folder they lie in, or else by their paths.
+
+    Those of the same title alone, such as a method's at several learning rates, by their names.
+    """
+    names, titles = Counter(run.name for run in runs), Counter(run.title for run in runs)
     above = Counter((run.name, run.folder.resolve().parent.name) for run in runs)
     apart = []
     for run in runs:
-        parent = run.folder.resolve().parent
-        if times[run.name] > 1:
-            where = parent.name if above[run.name, parent.name] == 1 else str(parent)
-            run = replace(run, name=f"{where}/{run.name}", title=f"{run.title} ({where})")
-        apart.append(run)
+        parent, name, told = run.folder.resolve().parent, run.name, run.name
+        if names[run.name] > 1:
+            told = parent.name if above[run.name, parent.name] == 1 else str(parent)
+            name = f"{told}/{run.name}"
+        title = f"{run.title} ({told})" if titles[run.title] > 1 else run.title
+        apart.append(replace(run, name=name, title=title))
     return apart
 
 
@@ -238,7 +203,7 @@ def _read_run(folder: Path) -> Run:
     return Run(
         folder,
         name,
-        METHODS.get(name, name),
+        read(folder / RUN_FILE, _Told, _Told()).title or METHODS.get(name, name),
         parts["train"],
         parts["val"],
         read(folder / "specificity.json", Specificity, None),

@@ -1,97 +1,82 @@
 """Forgetting against what it costs: a point a run, its 95% intervals, and an arrow from a method to its PD variant."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from textwrap import fill
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Drawing
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
 
+from safeeraser.benchmark.metrics import COLUMNS, METRICS, Figure
 from safeeraser.report.drawing import COLOURS, SIZE, Plot
-from safeeraser.report.tables import Cell, Row
+from safeeraser.report.tables import Row
 
 _OWN, _PUBLISHED = COLOURS[:2]
 _NEAR = 4  # per cent: points closer than this share one label, and no arrow is drawn between them
 _PLACE = (0.12, 0.135, 0.865, 0.78)  # of the axes in the figure: left, bottom, width, height
-_X, _Y = (-3, 103), (-3, 110)  # the axes' limits, per cent
-_POINTS_X = 72 * SIZE[0] * _PLACE[2] / (_X[1] - _X[0])  # typographic points to a per cent
-_POINTS_Y = 72 * SIZE[1] * _PLACE[3] / (_Y[1] - _Y[0])
-_LETTER, _LINE = 5.0, 11  # typographic points: a letter's width and a line's height in a label, nearly
 _WIDEST = 34  # letters to a label's line
 
-_Box = tuple[float, float, float, float]  # left, bottom, right, top, in typographic points from the origin
-_Place = tuple[_Box, tuple[float, float, str]]  # what a label covers; its offset and the side that is aligned
 
-
-@dataclass(frozen=True)
-class _Point:
-    x: Cell
-    y: Cell
+class _Point(NamedTuple):
+    x: Figure
+    y: Figure
     name: str
 
     @property
     def at(self) -> tuple[float, float]:
-        return self.x.value, self.y.value
+        return self.x.per_cent[0], self.y.per_cent[0]
 
     def near(self, other: "_Point") -> bool:
         return all(abs(a - b) < _NEAR for a, b in zip(self.at, other.at, strict=True))
 
 
 def scatters(rows: list[Row], published: list[Row]) -> Iterator[Plot]:
-    """Forgetting against SARR, and against each utility that some run has."""
-    yield _scatter(
-        ("forgetting", "SARR", "sarr"),
-        "SARR, % (lower: over-forgets less)",
-        "Forgetting against over-forgetting: the lower left is best.",
-        rows,
-        published,
-    )
-    for key, title in (("rouge_l", "ROUGE"), ("gpt_eval", "GPT-Eval")):
-        if any(row.cells[key].value is not None for row in rows):
-            axis, caption = f"{title}, % (higher: more useful)", "Forgetting against utility: the upper left is best."
-            yield _scatter((f"utility_{key}", title, key), axis, caption, rows, published)
+    """Forgetting against SARR, and against each utility that some run has: what is measured on the retain view."""
+    texts = ("SARR, % (lower: over-forgets less)", "Forgetting against over-forgetting: the lower left is best.")
+    yield _scatter("forgetting", "sarr", texts, rows, published)
+    for key, column in COLUMNS.items():
+        metric = METRICS[column.metric]
+        if metric.view == "retain" and any(row.cell(key).value is not None for row in rows):
+            texts = (f"{metric.title}, % (higher: more useful)", "Forgetting against utility: the upper left is best.")
+            yield _scatter(f"utility_{key}", key, texts, rows, published)
 
 
-def _scatter(names: tuple[str, str, str], axis: str, caption: str, rows: list[Row], published: list[Row]) -> Plot:
-    """One plot. `names`: of the file, of what is on the vertical axis, and the column it comes from."""
-    name, title, key = names
-    figure = Figure(figsize=SIZE)
-    axes = figure.add_axes(_PLACE)
+def _scatter(name: str, key: str, texts: tuple[str, str], rows: list[Row], published: list[Row]) -> Plot:
+    """One plot, of the column `key` on the vertical axis; `texts`: of this axis, and the caption."""
+    title = METRICS[COLUMNS[key].metric].title
+    figure = Drawing(figsize=SIZE)
+    axes = figure.add_axes(_PLACE, xlim=(-3, 103), xlabel="ASR on unseen questions, % (lower: forgets more)")
+    axes.set(ylim=(-3, 110), ylabel=texts[0], yticks=range(0, 101, 20))
+    axes.grid(alpha=0.25)
     own, others = _points(rows, key), _points(published, key)
     for points, colour, shape in ((others, _PUBLISHED, "s"), (own, _OWN, "o")):
         _draw(axes, points, colour, shape)
-    _label(axes, [(own, "normal"), (others, "italic")])
     if others:
         for label, colour, shape in (("these runs", _OWN, "o"), ("published", _PUBLISHED, "s")):
             axes.plot([], [], ls="none", marker=shape, color=colour, ms=7, label=label)
         figure.legend(frameon=False, fontsize=9, loc="upper right", ncols=2)
-    axes.set(xlim=_X, ylim=_Y, xlabel="ASR on unseen questions, % (lower: forgets more)", ylabel=axis)
-    axes.set_yticks(range(0, 101, 20))
-    axes.grid(alpha=0.25)
-    told = [_told(point, title, "") for point in own] + [_told(point, title, " (published)") for point in others]
+    _label(axes, [(own, "normal"), (others, "italic")])
+    told = [_told(point, title) for point in [*own, *(p._replace(name=f"{p.name} (published)") for p in others)]]
     description = f"Scatter of {title} against ASR in per cent. " + ("; ".join(told) or "No run has both") + "."
-    return Plot(name, caption, description, figure)
+    return Plot(name, texts[1], description, figure)
 
 
-def _told(point: _Point, title: str, addition: str) -> str:
-    parts = (
-        f"{name} {cell.value:.0f}" + (f" ({cell.low:.0f} to {cell.high:.0f})" if cell.range else "")
-        for name, cell in (("ASR", point.x), (title, point.y))
-    )
-    return f"{point.name}{addition}: {', '.join(parts)}"
+def _told(point: _Point, title: str) -> str:
+    parts = []
+    for name, figure in (("ASR", point.x), (title, point.y)):
+        value, low, high = figure.per_cent
+        parts.append(f"{name} {value:.0f}" + (f" ({low:.0f} to {high:.0f})" if figure.range else ""))
+    return f"{point.name}: {', '.join(parts)}"
 
 
 def _points(rows: list[Row], key: str) -> list[_Point]:
     """The rows that have both figures; ASR on unseen questions, or else on the training ones."""
-    points = []
-    for row in rows:
-        unseen, seen = row.cells["asr_gen"], row.cells["asr_eff"]
-        point = _Point(seen if unseen.value is None else unseen, row.cells[key], row.name)
-        if None not in point.at:
-            points.append(point)
-    return points
+    seen = ("asr_eff" if row.cell("asr_gen").value is None else "asr_gen" for row in rows)
+    points = [_Point(row.cell(asr), row.cell(key), row.name) for row, asr in zip(rows, seen, strict=True)]
+    return [point for point in points if None not in point.at]
 
 
 def _draw(axes: Axes, points: list[_Point], colour: str, shape: str) -> None:
@@ -104,84 +89,67 @@ def _draw(axes: Axes, points: list[_Point], colour: str, shape: str) -> None:
         base = by_name.get(point.name.replace("+PD", ""))
         if base and not base.near(point):
             style = {"arrowstyle": "-|>", "color": colour, "alpha": 0.6, "shrinkA": 7, "shrinkB": 7}
-            style["connectionstyle"] = "arc3,rad=0.12"
-            axes.annotate("", point.at, base.at, arrowprops=style)
+            axes.annotate("", point.at, base.at, arrowprops=style | {"connectionstyle": "arc3,rad=0.12"})
 
 
-def _bar(cell: Cell) -> list[list[float]]:
+def _bar(figure: Figure) -> list[list[float]]:
     """The lengths of the error bar below and above the value; nothing where no interval is known."""
-    if not cell.range:
-        return [[0.0], [0.0]]
-    return [[max(0.0, cell.value - cell.low)], [max(0.0, cell.high - cell.value)]]
+    value, low, high = figure.per_cent
+    return [[max(0.0, value - low)], [max(0.0, high - value)]] if figure.range else [[0.0], [0.0]]
 
 
 def _label(axes: Axes, groups: list[tuple[list[_Point], str]]) -> None:
     """Write each point's name where it covers the least of the other names, of the points and of their bars."""
-    taken = [box for points, _ in groups for point in points for box in _ink(point)]
+    taken = [box for points, _ in groups for point in points for box in _ink(axes, point)]
     for points, style in groups:
         for point, text in _clusters(points):
-            box, (dx, dy, side) = min(_places(point, text), key=partial(_cost, taken))
-            taken.append(box)
-            place = {"textcoords": "offset points", "xytext": (dx, dy), "ha": side, "va": "center"}
-            axes.annotate(text, point.at, fontsize=9, style=style, linespacing=1.1, **place)
+            where = {"textcoords": "offset points", "xytext": (0, 0), "va": "center"}
+            label = axes.annotate(text, point.at, fontsize=9, style=style, linespacing=1.1, **where)
+            up = 3 + 6 * len(text.split("\n"))
+            places = product(((9, "left"), (-9, "right"), (55, "left")), (0, up, -up, 2 * up, -2 * up, 3 * up))
+            costs = {place: _cost(label, place, axes.bbox, taken) for place in places}
+            taken.append(_put(label, min(costs, key=costs.get)))
 
 
-def _cost(taken: list[_Box], place: _Place) -> float:
-    """What a place for a label covers, and a little for its distance, which leaves a name without its point."""
-    box, (dx, dy, _) = place
-    return sum(_overlap(box, other) for other in taken) + 0.3 * (abs(dx) + abs(dy))
+def _put(label: Annotation, place: tuple) -> Bbox:
+    """Move the label to the offset, in points, with that side of it there; gives what it covers, in pixels."""
+    (dx, side), dy = place
+    label.set(position=(dx, dy), ha=side)
+    return label.get_window_extent()
 
 
-def _clusters(points: list[_Point]) -> list[tuple[_Point, str]]:
-    """The points, those whose names would print over each other joined under one label."""
-    clusters: list[tuple[_Point, list[str]]] = []
+def _cost(label: Annotation, place: tuple, frame: Bbox, taken: list[Bbox]) -> float:
+    """What the label covers there, and a little for its distance, which leaves a name without its point.
+
+    To leave the frame, around which the axes have their own labels, costs more than anything.
+    """
+    box, ((dx, _), dy) = _put(label, place), place
+    outside = box.width * box.height - _shared(box, frame)
+    return sum(_shared(box, other) for other in taken) + 0.6 * (abs(dx) + abs(dy)) + 100 * outside
+
+
+def _shared(one: Bbox, other: Bbox) -> float:
+    """The area that two boxes share."""
+    both = Bbox.intersection(one, other)
+    return both.width * both.height if both else 0.0
+
+
+def _clusters(points: list[_Point]) -> Iterator[tuple[_Point, str]]:
+    """The points with their names; those whose names would print over each other are joined under one label."""
+    clusters: list[list[_Point]] = []
     for point in points:
-        near = next((names for first, names in clusters if first.near(point)), None)
-        if near is None:
-            clusters.append((point, [point.name]))
-        else:
-            near.append(point.name)
-    return [(point, _lines(names)) for point, names in clusters]
+        near = next((cluster for cluster in clusters if cluster[0].near(point)), None)
+        clusters.append([point]) if near is None else near.append(point)
+    for cluster in clusters:
+        # Broken into short lines between, never within, names.
+        names = (point.name.replace(" ", "\N{NO-BREAK SPACE}") for point in cluster)
+        yield cluster[0], fill(", ".join(names), _WIDEST)
 
 
-def _lines(names: list[str]) -> str:
-    """The names, broken into short lines between, never within, them."""
-    return fill(", ".join(name.replace(" ", "\N{NO-BREAK SPACE}") for name in names), _WIDEST)
-
-
-def _ink(point: _Point) -> Iterator[_Box]:
-    """What the point itself and its error bars cover."""
+def _ink(axes: Axes, point: _Point) -> Iterator[Bbox]:
+    """What the point itself and its error bars cover, in pixels."""
     x, y = point.at
-    (left,), (right,) = _bar(point.x)
-    (below,), (above,) = _bar(point.y)
-    yield _box(x, y, -5, -5, 10, 10)
-    yield _box(x - left, y, 0, -1, (left + right) * _POINTS_X, 2)
-    yield _box(x, y - below, -1, 0, 2, (below + above) * _POINTS_Y)
-
-
-def _places(point: _Point, text: str) -> list[_Place]:
-    """Where a label may stand within the plot, the most usual first; a name that fits nowhere, to the right."""
-    lines = text.split("\n")
-    width, height = _LETTER * max(map(len, lines)), _LINE * len(lines)
-    up = 3 + height / 2
-    places = []
-    for (dx, side), dy in product(((9, "left"), (-9, "right"), (55, "left")), (0, up, -up, 2 * up, -2 * up, 3 * up)):
-        left = dx if side == "left" else dx - width
-        places.append((_box(*point.at, left, dy - height / 2, width, height), (dx, dy, side)))
-    return list(filter(_inside, places)) or places[:1]
-
-
-def _inside(place: _Place) -> bool:
-    """Whether a label covers neither the axis nor the legend."""
-    left, bottom, right, top = place[0]
-    return left >= 0 and right <= _X[1] * _POINTS_X and _Y[0] * _POINTS_Y <= bottom and top <= (_Y[1] + 5) * _POINTS_Y
-
-
-def _box(x: float, y: float, dx: float, dy: float, width: float, height: float) -> _Box:
-    left, bottom = x * _POINTS_X + dx, y * _POINTS_Y + dy
-    return left, bottom, left + width, bottom + height
-
-
-def _overlap(a: _Box, b: _Box) -> float:
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    return max(0.0, width) * max(0.0, height)
+    ((left,), (right,)), ((below,), (above,)) = _bar(point.x), _bar(point.y)
+    bars = [(x - left, y), (x + right, y)], [(x, y - below), (x, y + above)]
+    for corners, pad in (([(x, y)] * 2, 7), (bars[0], 1), (bars[1], 1)):
+        yield Bbox(axes.transData.transform(corners)).padded(pad)

@@ -51,9 +51,13 @@ class Term(_Config):
 
 
 class Method(_Config):
-    """A line of weights: the loss of a micro-step is the sum of its terms."""
+    """A line of weights: the loss of a micro-step is the sum of its terms.
+
+    Its `title`, by which reports call it, decides no result, so `run.json` has it beside the settings, not among them.
+    """
 
     name: str
+    title: str | None = Field(None, exclude=True)
     terms: dict[str, Term] = Field(min_length=1)
 
     @property
@@ -72,4 +76,4 @@ class Method(_Config):
             name: term if weights.get(name) is None else term.model_copy(update={"weight": weights[name]})
             for name, term in self.terms.items()
         }
-        return Method(name=self.name, terms=terms)
+        return self.model_copy(update={"terms": terms})

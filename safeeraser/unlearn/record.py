@@ -22,6 +22,7 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate")
 def describe(settings: Settings, job: Job, trained: dict[str, int]) -> dict[str, Any]:
     """What is known of a run before it starts. `trained`: the trained parameters by group."""
     return {
+        "title": settings.method.title,
         "settings": settings.model_dump(mode="json"),
         "data": {"records": len(job.data.records), "sha256": sha256(job.data.path)},
         "optimizer_steps": job.schedule.steps,

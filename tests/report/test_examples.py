@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 from html.parser import HTMLParser
 
@@ -89,6 +90,18 @@ def test_redacted_holds_neither_text_nor_picture(results):
         text = path.read_text()
         assert not [part for part in TEXTS if part in text] and "data:image" not in text
     assert "Left out of this page" in (results / "report.html").read_text()
+
+
+def test_a_summary_may_say_that_no_verdicts_were_written(results):
+    for run, told in (("po", {"verdicts": None}), ("popd", {})):
+        path = results / run / "summary_val.json"
+        value = {key: part for key, part in json.loads(path.read_text()).items() if key != "verdicts"}
+        path.write_text(json.dumps(value | told))
+        (results / run / "judged.json").rename(results / run / "verdicts_val.json")
+    report(results)
+    page = (results / "report.html").read_text()
+    # Of PO nothing, though a file of the usual name lies there; where the key is missing, that name is meant.
+    assert re.findall(r"<summary><h3>(.*?)</h3>", page) == ["vanilla", "PO+PD"]
 
 
 def test_pictures_or_verdicts_that_are_gone_do_not_stop_the_report(results):

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
+from safeeraser.benchmark.metrics import Figure
 from safeeraser.report.heat import shade
 from safeeraser.report.page import report
-from safeeraser.report.runs import Metric
 
 from .made_up_runs import full_results, write
 
@@ -43,7 +43,7 @@ def test_the_text_of_a_shade_stands_out():
         return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
     for step in range(101):
-        one = shade(Metric(value=step / 100))
+        one = shade(Figure(value=step / 100))
         dark, light = sorted((luminance(one.paper), luminance(one.ink)))
         assert (light + 0.05) / (dark + 0.05) >= 4.5
-    assert shade(Metric(value=None)).paper == shade(None).paper == ""
+    assert shade(Figure(value=None)) is None and shade(Figure(value=0.5, withheld="3% failed")) is None

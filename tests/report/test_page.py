@@ -1,5 +1,6 @@
 """The report, from run folders made up by hand."""
 
+import csv
 import json
 import re
 import subprocess
@@ -76,7 +77,7 @@ def test_the_page_stands_alone_and_shows_both_tables(results):
     assert page.fetched == [] and len(page.ids) == len(set(page.ids))
     assert "A demonstration &lt;only&gt;." in text and "&lt;b&gt;mine" in text and "<b>" not in text
     labels = re.findall(r'<svg [^>]*role="img" aria-label="([^"]+)"', text)
-    assert len(labels) == 4 and "PO+PD: ASR 2, SARR 27" in labels[0] and "PO+PD: ASR 2, ROUGE 25" in labels[1]
+    assert len(labels) == 4 and "PO+PD: ASR 2, SARR 27" in labels[0] and "PO+PD: ASR 2, ROUGE-L 25" in labels[1]
     assert "PO+PD: ASR 2, GPT-Eval 75" in labels[2] and "from 2 at step 1 to 1 at step 2" in labels[3]
     drawn = {"forgetting.png", "utility_rouge_l.png", "utility_gpt_eval.png", "training_popd.png"}
     assert {path.name for path in (results / "plots").iterdir()} == drawn
@@ -109,6 +110,23 @@ def test_runs_from_several_places_go_to_the_page_that_is_named(results, tmp_path
     assert f"PO+PD ({other.name})" in titles and f"PO+PD ({results.name})" in titles
     with pytest.raises(BadInput, match="say with --out FILE"):
         report(results, other)
+
+
+def test_a_method_says_its_own_title(tmp_path):
+    """Methods in the paper's order, whatever their folders are called; others by name; the same title told apart."""
+    for run, title in (("mine", "Mine"), ("a_run", "PO+PD"), ("other", None), ("popd", None), ("gd", "GD"), ("x", "X")):
+        write_file(tmp_path / run, "summary_val.json", summary("val", 0.5, 0.5))
+        write_file(tmp_path / run, "run.json", {"settings": {}, **({"title": title} if title else {})})
+    write_file(tmp_path / "vanilla", "summary_val.json", summary("val", 1.0, 0.0))
+    report(tmp_path)
+    with open(tmp_path / "table.csv", encoding="utf-8", newline="") as handle:
+        titles = [row["method"] for row in csv.DictReader(handle)]
+    assert titles == ["vanilla", "GD", "PO+PD (a_run)", "PO+PD (popd)", "Mine", "other", "X"]
+    names = ["vanilla", "gd", "a_run", "popd", "mine", "other", "x"]
+    assert list(json.loads((tmp_path / "summary.json").read_text())["runs"]) == names
+    write_file(tmp_path / "x", "run.json", {"title": ["X"]})
+    with pytest.raises(BadInput, match=r"run\.json: title: "):
+        report(tmp_path)
 
 
 def test_one_run_folder_is_reported_into_itself(results):

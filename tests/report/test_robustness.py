@@ -39,7 +39,7 @@ def _figures(rows):
 
 def test_findings_are_the_audits_figures(results):
     assert dict(findings(_card(results, audit()))) == {
-        "As trained": "ASR 10.0% (0.0–20.0), RR 90.0% (80.0–100.0), SARR 30.0% (20.0–40.0), ROUGE 75.0% (65.0–85.0). "
+        "As trained": "ASR 10.0% (0.0–20.0), RR 90.0% (80.0–100.0), ROUGE-L 75.0% (65.0–85.0), SARR 30.0% (20.0–40.0). "
         "The untouched model: ASR 80.0% (70.0–90.0).",
         "Attacks": "Worst of 2: figstep, ASR 40.0% (30.0–50.0); the untouched model's ASR under it: 60.0% (50.0–70.0). "
         "Under 1 of 2 the whole interval of ASR lies above the clean one's.",
@@ -58,7 +58,7 @@ def test_findings_are_the_audits_figures(results):
 
 def test_what_was_not_measured_is_said_to_be_so(results):
     told = dict(findings(_card(results, {"points": []})))
-    assert told.pop("As trained").count("not measured") == 5
+    assert told.pop("As trained").count("not measured") == 4
     assert set(told.values()) == {"Not measured."}
     report(results)
     assert "Settings: unknown." in (results / "report.html").read_text()
@@ -106,7 +106,7 @@ def test_curves_stand_at_the_points_and_leave_gaps(results):
     value = audit()
     value["points"].append(point("scaling", "", 1.5, asr=metric(None, withheld="3% failed"), sarr=spread(0.4)))
     relearning, scaling = curves(_card(results, value))
-    asr, sarr, rouge, _ = scaling.figure.axes[0].lines
+    asr, rouge, sarr, _ = scaling.figure.axes[0].lines
     assert asr.get_xdata().tolist() == [0, 0.5, 1, 1.5] and asr.get_ydata()[:3].tolist() == [80, 50, 10]
     assert asr.get_ydata()[3] != asr.get_ydata()[3]  # not a number: no point is drawn
     assert sarr.get_ydata().tolist() == [30, 30, 30, 40] and rouge.get_ydata()[:3].tolist() == [75] * 3
@@ -126,12 +126,68 @@ def test_recovered_answers_are_shown_where_they_were_measured_and_records_not_as
         one["metrics"] |= {"recovered": spread(0.15), "asr": {**one["metrics"]["asr"], "skipped": 72}}
     card = _card(results, value)
     told = dict(findings(card))
-    assert "75.0% (65.0–85.0), 15.0% (5.0–25.0) of the vanilla answers recovered. The untouched" in told["As trained"]
+    assert "30.0% (20.0–40.0), 15.0% (5.0–25.0) of the vanilla answers recovered. The untouched" in told["As trained"]
     assert "ASR 40.0% (30.0–50.0), 15.0% (5.0–25.0) of the vanilla answers recovered; " in told["Attacks"]
-    assert "recovered at scale 0: 15.0, 0.5: 15.0, 1: 15.0" in curves(card)[1].description
+    assert "Recovered at scale 0: 15.0, 0.5: 15.0, 1: 15.0" in curves(card)[1].description
     report(results)
     text = (results / "report.html").read_text()
     assert "Recovered ↓" in text and "Recovered, untouched model" in text and "72 skipped" not in text
+
+
+@pytest.mark.parametrize(
+    ("clean", "blur", "figstep", "says", "cell"),
+    [
+        # The highest is the clean one itself, or within chance of it: no attack is named for it.
+        (0.05, 0.049, 0.01, "Under none of the 2 attacks was clearly more of the vanilla answers recovered than "
+         "without one: 5.0% (0.0–15.0).", ["5.0", "without an attack"]),
+        (0.1, 0.29, 0.05, "than without one: 10.0% (0.0–20.0).", ["10.0", "without an attack"]),
+        # Its whole interval lies above: 30–50 against 0–20.
+        (0.1, 0.35, 0.4, "Most of the vanilla answers was recovered under figstep: 40.0% (30.0–50.0); without an "
+         "attack 10.0% (0.0–20.0).", ["40.0", "figstep"]),
+        # Without intervals a point is enough, and less is not.
+        (metric(0.05), metric(0.06), metric(0.02), "recovered under blur: 6.0%; without an attack 5.0%.",
+         ["6.0", "blur"]),
+        (metric(0.05), metric(0.059), metric(0.02), "than without one: 5.0%.", ["5.0", "without an attack"]),
+        # Nothing to compare with.
+        (None, 0.2, 0.1, "recovered under blur: 20.0% (10.0–30.0); without an attack not measured.", ["20.0", "blur"]),
+    ],
+)  # fmt: skip
+def test_an_attack_is_named_only_where_it_brings_more_back(results, clean, blur, figstep, says, cell):
+    value = audit()
+    for one in value["points"]:
+        found = {"clean": {"clean": clean}, "attack": {"blur": blur, "figstep": figstep}}.get(one["group"], {})
+        if found.get(one["name"]) is not None:
+            one["metrics"]["recovered"] = spread(found[one["name"]])
+    assert dict(findings(_card(results, value)))["Attacks"].endswith(says)
+    write(results / "po", "audit.json", audit())
+    report(results)
+    row = next(row for row in _figures(_rows(results)) if row[0] == "PO+PD" and row[3] == "figstep")
+    assert row[4:6] == cell
+
+
+def test_blank_responses_have_a_column(results):
+    value = audit()
+    for one, share in ((value["points"][0], 0.02), (value["points"][1], 0.5)):
+        one["blank"] = {"forget": spread(share), "retain": spread(0.01)}
+    write(results / "popd", "audit.json", value)
+    write(results / "po", "audit.json", audit())
+    report(results)
+    rows = _figures(_rows(results))
+    assert ["attack", "ASR ↓", "RR ↑", "SARR ↓", "Blank", "ASR, untouched model ↓"] in rows
+    assert ["blur", "20.0", "80.0", "25.0", "50.0", "70.0"] in [row[:6] for row in rows]
+    assert ["figstep", "40.0", "50.0", "–", "–", "60.0"] in [row[:6] for row in rows]
+    compared = next(row for row in rows if row[0] == "method" and "Benign steps to half ↑" in row)
+    assert compared[-1] == "Blank" and [row[10] for row in rows if row[3:4] == ["figstep"]] == ["–", "2.0"]
+    assert ["weights", "ASR ↓", "RR ↑", "SARR ↓"] in rows  # no point of this table tells
+    told = (results / "robustness.md").read_text()
+    assert "| blur | 20.0 [10.0–30.0] | 80.0 [70.0–90.0] | 25.0 [15.0–35.0] | 50.0 [40.0–60.0] | 70.0" in told
+    with open(results / "robustness.csv", encoding="utf-8", newline="") as handle:
+        attacked = [row for row in csv.DictReader(handle) if row["group"] == "attack" and row["name"] == "blur"]
+    found = {row["metric"]: row["value"] for row in attacked}
+    assert (found["blank_forget"], found["blank_retain"]) == ("50", "1")
+    runs = json.loads((results / "summary.json").read_text())["runs"]
+    assert runs["popd"]["robustness"]["blank"] == {"forget": 0.02, "retain": 0.01}
+    assert runs["po"]["robustness"]["blank"] == {}
 
 
 def test_files_beside_the_report(results):
@@ -151,7 +207,7 @@ def test_files_beside_the_report(results):
         "35",
         "55",
         "4",
-        *"000",
+        *"000000",
         "",
         "rules",
     ]
@@ -177,6 +233,7 @@ def test_the_card_in_summary_json(results):
             "forget": {"steps": 2, "data": "forget", "measured": 2, "last": 4},
         },
         "refusals": {"forget": 0.9, "decoupled": 0.9, "image_free": 0.6, "retain": 0.2, "retain_benign": 0.0},
+        "blank": {},
         "settings": audit()["settings"],
         "missing": audit()["missing"],
     }

@@ -67,6 +67,7 @@ def test_the_training_log(whole):
 def test_run_json_carries_the_configuration(whole):
     told = json.loads((whole / "run.json").read_text())
     settings = told["settings"]
+    assert told["title"] == "PO+PD" and "title" not in settings["forget_loss"]
     assert settings["forget_loss"]["name"] == "popd" and settings["recipe"]["name"] == "official"
     assert (settings["lr"], settings["gradient_accumulation_steps"], settings["seed"]) == (0.01, 2, 233)
     assert told["data"]["records"] == 12 and len(told["data"]["sha256"]) == 64
@@ -128,6 +129,9 @@ def stopped(whole, tmp_path):
 
 
 def test_a_resumed_run_ends_as_the_undisturbed_one(whole, stopped):
+    told = json.loads((stopped / "run.json").read_text())
+    assert told.pop("title") == "PO+PD"  # which a run that an earlier version began lacks
+    (stopped / "run.json").write_text(json.dumps(told))
     forget(stopped, "workers=0", "resume_from_checkpoint=auto")
     assert same_adapter(whole, stopped)
     assert read_lines(whole / "train_log.jsonl") == read_lines(stopped / "train_log.jsonl")

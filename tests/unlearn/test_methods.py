@@ -53,6 +53,15 @@ def test_the_release_names_of_po_are_the_same_method(alias, name):
     assert settings(f"forget_loss={alias}").method == settings(f"forget_loss={name}").method
 
 
+def test_a_title_is_the_methods_own_and_no_part_of_what_decides_a_result():
+    titles = {name: settings(f"forget_loss={name}").method.title for name in (*METHODS, "idk", "idkpd")}
+    plain, decoupled = ["GA", "GD", "KL", "PO"], ["GA+PD", "GD+PD", "KL+PD", "PO+PD"]
+    assert list(titles.values()) == [*plain, *decoupled, "PO", "PO+PD"]
+    assert settings("forget_loss=popd", "recipe.weights.decoupled=2").method.title == "PO+PD"
+    read = settings("forget_loss=ga", "forget_loss.title=null")
+    assert read.method.title is None and read.model_dump() == settings("forget_loss=ga").model_dump()
+
+
 def test_the_save_dir_carries_the_method():
     read = settings("forget_loss=idkpd")
     assert str(read.save_dir) == "results/llava-1.5-7b/popd"

@@ -1,0 +1,77 @@
+"""Who judged the figures of some runs, and whether these may be compared with each other."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from safeeraser.benchmark.metrics import ASKED
+from safeeraser.report.runs import Run, Summary
+
+
+class Decided(NamedTuple):
+    """What a metric's figure comes from; `models`: those that answered as the judge, where that is known."""
+
+    protocol: str
+    judge: str
+    models: tuple[str, ...]
+
+    @property
+    def identity(self) -> tuple:
+        """Judges of other titles, such as a model's name and its alias, are the same where the same model answered."""
+        return (self.protocol, self.judge.partition(":")[0] if self.models else self.judge, self.models)
+
+    def __str__(self) -> str:
+        answered = f", answered by {' and '.join(self.models)}" if self.models else ""
+        return f"protocol {self.protocol}, judge {self.judge}{answered}"
+
+
+class Judges(NamedTuple):
+    """What figures come from.
+
+    Attributes:
+        told: metric -> protocol, judge and models, in words. Specificity, which has no judge, is there only where it is
+            of several kinds.
+        different: the metrics whose figures do not compare with each other.
+        mixed: the figures whose judge answered as several models, in words.
+    """
+
+    told: dict[str, list[str]]
+    different: list[str]
+    mixed: list[str]
+
+
+def judges(runs: list[Run]) -> Judges:
+    """Who judged the runs' figures."""
+    found: dict[str, dict[tuple, Decided]] = defaultdict(dict)
+    mixed = {}
+    for run in runs:
+        for part in filter(None, (run.train, run.val)):
+            for metric, decided in _decided(part):
+                found[metric].setdefault(decided.identity, decided)
+                if len(decided.models) > 1:
+                    mixed[f"{run.title} on {part.split}, {decided.judge} as {' and '.join(decided.models)}"] = True
+    told = {metric: sorted(map(str, by_identity.values())) for metric, by_identity in found.items()}
+    different = [metric for metric, by_identity in found.items() if _differ(list(by_identity.values()))]
+    kinds = {run.specificity.task for run in runs if run.specificity and run.specificity.value is not None} - {""}
+    if len(kinds) > 1:
+        told["specificity"] = sorted(kinds)
+        different.append("specificity")
+    return Judges(told, different, list(mixed))
+
+
+def _decided(part: Summary) -> Iterator[tuple[str, Decided]]:
+    """Every figure of the summary that a judge decided."""
+    models = defaultdict(set)
+    for answered in part.answered_by:
+        models[answered.judge] |= {answered.model} - {None}
+    for metric in ASKED.values():
+        figure = getattr(part, metric)
+        if figure.value is not None:
+            judge = figure.judge or ":".join(filter(None, (part.judge, part.judge_model)))
+            yield metric, Decided(part.protocol, judge, tuple(sorted(models[judge])))
+
+
+def _differ(decided: list[Decided]) -> bool:
+    """Whether they are more than one. A judge of which the models are not known is not known to be another."""
+    known = {(one.protocol, one.judge) for one in decided if one.models}
+    return len([one for one in decided if one.models or (one.protocol, one.judge) not in known]) > 1

@@ -1,0 +1,110 @@
+"""The forms in which the report is written: its templates, tables as Markdown, CSV and LaTeX, and the terminal's.
+
+All write per cent, so that the same number stands on the page, in the paper and in the spreadsheet.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as TerminalTable
+
+from safeeraser.benchmark.metrics import Figure
+from safeeraser.report.heat import shade
+from safeeraser.report.tables import Row, Table
+
+_LATEX = {
+    **{sign: "\\" + sign for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "–": "--",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+}
+
+
+def escape_latex(text: str) -> str:
+    """The text as LaTeX prints it, whatever signs a run's name holds."""
+    return "".join(_LATEX.get(sign, sign) for sign in text)
+
+
+def escape_markdown(text: str) -> str:
+    """The text as a Markdown table shows it."""
+    return re.sub(r"([\\|`*_<\[\]])", r"\\\1", text)
+
+
+def markdown(table: Table) -> str:
+    """The table for a README or an issue: intervals in brackets, under it its caption and all remarks."""
+
+    def line(name: str, texts: Iterable[str]) -> str:
+        return "| " + " | ".join([escape_markdown(name), *texts]) + " |"
+
+    def texts(row: Row) -> Iterator[str]:
+        return (cell.text + (f" [{cell.range}]" if cell.range else "") for cell in table.line(row))
+
+    lines = [line(table.corner, map(escape_markdown, table.heads)), "|---|" + "---:|" * len(table.columns)]
+    lines += [line(row.name, texts(row)) for row in table.rows]
+    lines += [line(f"{row.name} (published)", texts(row)) for row in table.published]
+    under = [f"- {text}" for text in table.notes]
+    return "\n\n".join(filter(None, ["\n".join(lines), table.caption, "\n".join(under)]))
+
+
+def comma_separated(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """The text of a CSV file; a figure becomes its value, low and high in per cent, empty where nothing is known."""
+
+    def parts(entry: object) -> list[object]:
+        if not isinstance(entry, Figure):
+            return [entry]
+        return ["" if part is None else f"{part:.6g}" for part in entry.per_cent]
+
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *([p for e in row for p in parts(e)] for row in rows)])
+    return text.getvalue()
+
+
+def show(table: Table) -> None:
+    """Print the table, its remarks under it; the published figures, if any, stand under a line."""
+    # Headings break into short lines, so that the table fits a terminal of 80 columns.
+    shown = TerminalTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    shown.add_column(table.corner, no_wrap=True)
+    for head in table.heads:
+        shown.add_column(head.replace("-", " "), justify="right", min_width=5)
+    for rows, title in ((table.rows, ""), (table.published, "published:")):
+        if rows and title:
+            shown.add_section()
+            shown.add_row(title)
+        for row in rows:
+            # "withheld" would widen a column; why there is no figure stands below the table.
+            shown.add_row(escape(row.name), *("–" if cell.withheld else cell.text for cell in table.line(row)))
+    console = Console()
+    console.print(shown)
+    for line in table.notes:
+        console.print(escape(line))
+
+
+def render(template: str, **context: Any) -> str:
+    """The text that a template makes of what it is given."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=StrictUndefined,
+        autoescape=lambda name: name is not None and ".html" in name,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"svg": lambda plot: Markup(plot.svg()), "shade": shade}
+    environment.filters |= {"latex": escape_latex, "markdown": markdown}
+    return environment.get_template(template).render(context)
