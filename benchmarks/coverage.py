@@ -74,8 +74,8 @@ CASES = {
     "differences": [
         Case("difference", "30% of verdicts, all down", -0.3, SOME, _changes(1.0), 0.3),
         Case("difference", "3% of verdicts, all down", -0.03, SOME, _changes(1.0), 0.03),
-        Case("difference", "10% of verdicts, 7 of 10 down", -0.04, SOME, _changes(0.7), 0.1),
-        Case("difference", "5% of verdicts, half of them down", 0.0, SOME, _changes(0.5), 0.05),
+        Case("difference", "10% of verdicts, 70% down", -0.04, SOME, _changes(0.7), 0.1),
+        Case("difference", "5% of verdicts, 50% down", 0.0, SOME, _changes(0.5), 0.05),
         Case("difference", "recall, 50% the same", 0.5 * (0.6 - 0.8), SOME, _two_recalls, 0.5),
     ],
 }

@@ -128,7 +128,7 @@ def simulated(rng, mean, spread, clusters):
         (0.3, 0.25, 150, 0.97),
         (0.05, 0.08, 150, 0.97),
         (0.9, 0.15, 150, 0.97),
-        # The rates of unlearned models, where the bootstrap over pictures covers 83% and less.
+        # The rates of unlearned models, where the percentile bootstrap over pictures covers 82 to 91%.
         (0.02, 0.0767, 60, 1.0),
         (0.02, 0.0767, 150, 1.0),
         (0.005, 0.0386, 150, 1.0),
