@@ -11,14 +11,13 @@ from safeeraser.report import heat
 from safeeraser.report.examples import examples
 from safeeraser.report.judges import judges
 from safeeraser.report.plots import curves
-from safeeraser.report.results import blank_table, paper_table, published_table
+from safeeraser.report.results import blank_table, paper_table, published_table, task_table
 from safeeraser.report.robustness import tables as audit_tables
 from safeeraser.report.robustness.card import Card, different_settings, read_cards, settings_line
 from safeeraser.report.robustness.findings import findings
 from safeeraser.report.robustness.plots import curves as card_curves
 from safeeraser.report.runs import Run, read_runs
 from safeeraser.report.scatter import scatter_plots
-from safeeraser.report.specificity import task_table
 from safeeraser.report.tables import Row, Table
 from safeeraser.report.writing import comma_separated, render, show
 
