@@ -32,7 +32,7 @@ def drawing(width: float, height: float) -> Figure:
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure named for its file, with its caption and its description in words."""
+    """A figure named for its file, with its caption, and what it shows in words, for those who cannot see it."""
 
     name: str
     caption: str

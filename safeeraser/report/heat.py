@@ -20,23 +20,24 @@ class Shade(NamedTuple):
     ink: str
 
 
-def by_category(runs: list[Run]) -> list[Table]:
-    """Runs by categories on val, one map for each rate that some run has by category."""
+def heat_maps(runs: list[Run], kind: str) -> list[Table]:
+    """A map for each rate that some run has by `kind` (`category` or `keyword`) on val.
+
+    Runs go down the page; but a benchmark has many keywords and few runs, so keywords do.
+    """
     maps = []
-    for metric, groups in _groups(runs, "by_category"):
+    for metric in RATES:
+        found = {run.title: getattr(run.val, f"by_{kind}").get(metric) for run in runs if run.val}
+        groups = {title: group for title, group in found.items() if group}
         names = sorted(set().union(*groups.values()), key=lambda name: (name not in CATEGORIES, name))
-        rows = [Row(title, group) for title, group in groups.items()]
-        maps.append(_map(metric, "category", names, rows, corner="method"))
-    return maps
-
-
-def by_keyword(runs: list[Run]) -> list[Table]:
-    """Keywords by runs on val: a benchmark has many keywords and few runs, so the keywords go down the page."""
-    maps = []
-    for metric, groups in _groups(runs, "by_keyword"):
-        names = sorted(set().union(*groups.values()))
-        rows = [Row(name, {title: group[name] for title, group in groups.items() if name in group}) for name in names]
-        maps.append(_map(metric, "keyword", list(groups), rows, corner="keyword"))
+        rows, columns, corner = [Row(title, group) for title, group in groups.items()], names, "method"
+        if kind == "keyword":
+            by_name = {name: {title: group[name] for title, group in groups.items() if name in group} for name in names}
+            rows, columns, corner = [Row(name, cells) for name, cells in by_name.items()], list(groups), kind
+        if rows:
+            title, caption = f"{METRICS[metric].title} {METRICS[metric].arrow}", f"By {kind}, per cent."
+            heads = {column: column for column in columns}
+            maps.append(Table(f"{kind}-{metric}", title, caption, heads, rows, corner))
     return maps
 
 
@@ -56,19 +57,3 @@ def shade(figure: Figure) -> Shade | None:
 def scale() -> str:
     """The colours from 0 to 100 as a CSS gradient, for the legend."""
     return f"linear-gradient(to right, {', '.join(to_hex(_MAP(step / 8)) for step in range(9))})"
-
-
-def _groups(runs: list[Run], kind: str) -> list[tuple[str, dict[str, dict[str, Figure]]]]:
-    """Each rate with the figures of each run that has them, by the run's title."""
-    found = []
-    for metric in RATES:
-        shown = {run.title: getattr(run.val, kind).get(metric) for run in runs if run.val}
-        found.append((metric, {title: group for title, group in shown.items() if group}))
-    return [(metric, groups) for metric, groups in found if groups]
-
-
-def _map(metric: str, kind: str, columns: list[str], rows: list[Row], corner: str) -> Table:
-    title = f"{METRICS[metric].title} {METRICS[metric].arrow}"
-    return Table(
-        f"{kind}-{metric}", title, f"By {kind}, per cent.", dict(zip(columns, columns, strict=True)), rows, corner
-    )

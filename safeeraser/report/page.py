@@ -10,14 +10,14 @@ from safeeraser.errors import BadInput
 from safeeraser.report import heat
 from safeeraser.report.examples import examples
 from safeeraser.report.judges import judges
-from safeeraser.report.plots import curves, scatter_plots
-from safeeraser.report.results import blank_table, paper_table, published_table
+from safeeraser.report.plots import curves
+from safeeraser.report.results import blank_table, paper_table, published_table, task_table
 from safeeraser.report.robustness import tables as audit_tables
 from safeeraser.report.robustness.card import Card, different_settings, read_cards, settings_line
 from safeeraser.report.robustness.findings import findings
 from safeeraser.report.robustness.plots import curves as card_curves
 from safeeraser.report.runs import Run, read_runs
-from safeeraser.report.specificity import task_table
+from safeeraser.report.scatter import scatter_plots
 from safeeraser.report.tables import Row, Table
 from safeeraser.report.writing import comma_separated, render, show
 
@@ -46,7 +46,7 @@ def report(*folders: Path, out: Path | None = None, note: str = "", published: b
     paper, blank = paper_table(rows, published_table().rows if published else []), blank_table(rows)
     shown = [paper, blank] if any(run.blank for run in runs) else [paper]
     plots = {"scatters": scatter_plots(rows, paper.published), "curves": curves(runs)}
-    plots |= {card.name: card_curves(card) for card in cards}
+    plots["cards"] = [card_curves(card) for card in cards]
     texts = {
         page_path.name: render("report.html.j2", note=note, plots=plots, **_context(runs, cards, shown, redact)),
         "table.md": render("table.md.j2", note=note, tables=[*shown, *filter(None, [task_table(runs)])]),
@@ -59,7 +59,7 @@ def report(*folders: Path, out: Path | None = None, note: str = "", published: b
     for name, content in texts.items():
         with write_whole(page_path.parent / name) as handle:
             handle.write(content)
-    for plot in (plot for drawn in plots.values() for plot in drawn):
+    for plot in [*plots["scatters"], *plots["curves"], *(plot for drawn in plots["cards"] for plot in drawn)]:
         plot.write_png(page_path.parent / "plots")
     summaries = {run.name: run.as_json() for run in runs}
     for card in cards:
@@ -83,8 +83,8 @@ def _context(runs: list[Run], cards: list[Card], tables: list[Table], redact: bo
         "metrics": METRICS,
         "tables": [*tables, *filter(None, [task_table(runs)]), published_table()],
         "judges": judges(runs),
-        "categories": heat.by_category(runs),
-        "keywords": heat.by_keyword(runs),
+        "categories": heat.heat_maps(runs, "category"),
+        "keywords": heat.heat_maps(runs, "keyword"),
         "scale": heat.scale(),
         "redact": redact,
         "examples": [] if redact else examples(runs),

@@ -1,4 +1,4 @@
-"""The report's plots. Each carries a caption, and a sentence that says what it shows to those who cannot see it."""
+"""How runs went over their steps: the loss, and what probes found."""
 
 import math
 
@@ -6,17 +6,9 @@ import matplotlib as mpl
 
 from safeeraser.report.drawing import COLOURS, INK, SIZE, STYLE, Plot, drawing
 from safeeraser.report.runs import Run
-from safeeraser.report.scatter import scatters
-from safeeraser.report.tables import Row
 
 _LOW = (SIZE[0], 2.8)  # inches, of a curve
 _VIEWS = ("forget", "decoupled", "retain")  # as probes name them
-
-
-@mpl.rc_context(STYLE)
-def scatter_plots(rows: list[Row], published: list[Row]) -> list[Plot]:
-    """How far each run forgets, against what that costs."""
-    return list(scatters(rows, published))
 
 
 @mpl.rc_context(STYLE)

@@ -5,13 +5,14 @@ from itertools import product
 from textwrap import fill
 from typing import NamedTuple
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 from safeeraser.benchmark.metrics import COLUMNS, METRICS, Figure
-from safeeraser.report.drawing import COLOURS, SIZE, Plot
+from safeeraser.report.drawing import COLOURS, SIZE, STYLE, Plot
 from safeeraser.report.tables import Row
 
 _OWN, _PUBLISHED = COLOURS[:2]
@@ -33,15 +34,17 @@ class _Point(NamedTuple):
         return all(abs(a - b) < _NEAR for a, b in zip(self.at, other.at, strict=True))
 
 
-def scatters(rows: list[Row], published: list[Row]) -> Iterator[Plot]:
+@mpl.rc_context(STYLE)
+def scatter_plots(rows: list[Row], published: list[Row]) -> list[Plot]:
     """Forgetting against SARR, and against each utility that some run has: what is measured on the retain view."""
     texts = ("SARR, % (lower: over-forgets less)", "Forgetting against over-forgetting: the lower left is best.")
-    yield _scatter("forgetting", "sarr", texts, rows, published)
+    plots = [_scatter("forgetting", "sarr", texts, rows, published)]
     for key, column in COLUMNS.items():
         metric = METRICS[column.metric]
         if metric.view == "retain" and any(row.cell(key).value is not None for row in rows):
             texts = (f"{metric.title}, % (higher: more useful)", "Forgetting against utility: the upper left is best.")
-            yield _scatter(f"utility_{key}", key, texts, rows, published)
+            plots.append(_scatter(f"utility_{key}", key, texts, rows, published))
+    return plots
 
 
 def _scatter(name: str, key: str, texts: tuple[str, str], rows: list[Row], published: list[Row]) -> Plot:

@@ -50,9 +50,14 @@ class Point(BaseModel):
         shares = {f"{kind}_{view}": figure for kind, found in of_views.items() for view, figure in found.items()}
         return self.metrics | shares
 
+    @property
+    def cells(self) -> dict[str, Figure]:
+        """The same as tables show it: skipped are all records that an audit does not ask, which is no lack."""
+        return {name: figure.model_copy(update={"skipped": 0}) for name, figure in self.figures.items()}
+
     def figure(self, name: str) -> Figure:
-        """One of them, or none. Skipped are all records that an audit does not ask, which is no lack."""
-        return self.figures.get(name, UNKNOWN).model_copy(update={"skipped": 0})
+        """One of them, or none."""
+        return self.cells.get(name, UNKNOWN)
 
 
 class Audit(BaseModel):

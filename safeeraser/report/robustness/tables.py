@@ -17,22 +17,21 @@ _CAPTION = "Per cent, with 95% intervals."
 def conditions(card: Card) -> list[Table]:
     """The tables of what was done to the model, or to what it is asked, that have anything in them."""
     # An attack that the untouched model does not understand either shows nothing of what was forgotten.
-    beside = {"asr": "ASR, untouched model ↓"}
+    beside = {"untouched_asr": "ASR, untouched model ↓"}
     if any("recovered" in point.metrics for point in card.of("attack_vanilla")):
-        beside["recovered"] = "Recovered, untouched model"
+        beside["untouched_recovered"] = "Recovered, untouched model"
 
     def line(name: str, point: Point, untouched: Point) -> Row:
-        return Row(name, {**_cells(point), **{f"untouched_{key}": untouched.figure(key) for key in beside}})
+        return Row(name, point.cells | {f"untouched_{key}": figure for key, figure in untouched.cells.items()})
 
     names = dict.fromkeys(point.name for group in ("attack", "attack_vanilla") for point in card.of(group))
     attacked = [line(name, card.named("attack", name), card.named("attack_vanilla", name)) for name in names]
-    attacked.sort(key=lambda row: -1 if row.cells["asr"].value is None else row.cells["asr"].value, reverse=True)
+    attacked.sort(key=lambda row: -1 if row.cell("asr").value is None else row.cell("asr").value, reverse=True)
     caption = f"{_CAPTION} The highest ASR first. An attack that hides the picture has no SARR."
-    columns = _columns(card.of("attack")) | {f"untouched_{key}": title for key, title in beside.items()}
     rows = [line("none", card.clean, card.untouched), *attacked]
-    attacks = Table("attacks", "Attacks", caption, columns, rows, "attack")
+    attacks = Table("attacks", "Attacks", caption, _columns(card.of("attack")) | beside, rows, "attack")
     rounded = card.of("quantization")
-    rows = [Row("as trained", _cells(card.clean)), *(Row(point.name, _cells(point)) for point in rounded)]
+    rows = [Row("as trained", card.clean.cells), *(Row(point.name, point.cells) for point in rounded)]
     weights = Table("quantization", "Rounded weights", _CAPTION, _columns(rounded), rows, "weights")
     return [table for table in (attacks, weights) if len(table.rows) > 1]
 
@@ -44,7 +43,7 @@ def curve_tables(card: Card) -> list[Table]:
     tables = []
     for group, (title, corner) in kinds.items():
         if points := card.of(group):
-            rows = [Row(f"{point.at:g}", _cells(point)) for point in points]
+            rows = [Row(f"{point.at:g}", point.cells) for point in points]
             caption = f"{title}: per cent, with 95% intervals."
             tables.append(Table(group, title, caption, _columns(points), rows, corner))
     return tables
@@ -69,11 +68,11 @@ def comparison(cards: list[Card]) -> Table | None:
     columns = {
         "asr": "ASR ↓",
         "worst": "ASR, worst attack ↓",
-        "recovered": "Recovered, under attack ↓",
+        "most": "Recovered, under attack ↓",
         "int4": "ASR, int4 ↓",
         "steps": "Benign steps to half ↑",
-        "harmful": "Refusal, harmful picture",
-        "benign": "Refusal, benign picture",
+        "refusal_forget": "Refusal, harmful picture",
+        "refusal_decoupled": "Refusal, benign picture",
     }
     if any("forget" in card.clean.blank for card in cards):
         columns["blank_forget"] = "Blank"
@@ -88,15 +87,11 @@ def comparison(cards: list[Card]) -> Table | None:
 
 def _compared(card: Card) -> dict[str, Figure]:
     worst, most = card.worst, card.most_recovered
-    return {
-        "asr": card.clean.figure("asr"),
+    return card.clean.cells | {
         "worst": _beside(worst.figure("asr"), worst.name) if worst else UNKNOWN,
-        "recovered": _beside(most.figure("recovered"), _under(most)) if most else UNKNOWN,
+        "most": _beside(most.figure("recovered"), _under(most)) if most else UNKNOWN,
         "int4": card.named("quantization", "int4").figure("asr"),
         "steps": _steps(card),
-        "harmful": card.clean.figure("refusal_forget"),
-        "benign": card.clean.figure("refusal_decoupled"),
-        "blank_forget": card.clean.figure("blank_forget"),
     }
 
 
@@ -116,10 +111,6 @@ def _columns(points: list[Point]) -> dict[str, str]:
     """The columns of the points' metrics; the rates stand there, measured or not."""
     measured = {key for point in points for key in point.figures}
     return {key: title for key, title in _TITLES.items() if key in RATES or key in measured}
-
-
-def _cells(point: Point) -> dict[str, Figure]:
-    return {key: point.figure(key) for key in _TITLES}
 
 
 def _beside(figure: Figure, said: str) -> Told:
