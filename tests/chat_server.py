@@ -9,6 +9,15 @@ CLOSE, HANG = object(), object()  # replies that are none: a closed connection, 
 NO_COMPLETION = b'{"a": 1}'  # an object of another kind
 
 
+def completion(text, finish="stop", *, model="m", fingerprint=None, refusal=None):
+    """The body of an answer, with whatever else a server may say in it."""
+    message = {"role": "assistant", "content": text, "refusal": refusal}
+    value = {"id": "c", "object": "chat.completion", "created": 0, "model": model, "system_fingerprint": fingerprint}
+    usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+    choices = [{"index": 0, "finish_reason": finish, "message": message}]
+    return json.dumps({**value, "usage": usage, "choices": choices}).encode()
+
+
 class Server:
     """A chat server. `script(number, prompt)` returns (status, headers, reply) for the request of that number.
 
@@ -55,12 +64,9 @@ class Server:
                     server.answered.append(prompt)
 
             def _body(self, status, reply):
-                message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}
-                usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-                value = {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [message]}
                 # As OpenAI does, an error repeats the key it was given.
                 error = {"error": {"message": f"bad: {self.headers['Authorization']}", "type": "t", "code": reply}}
-                return json.dumps(value | {"usage": usage} if status == 200 else error).encode()
+                return completion(reply) if status == 200 else json.dumps(error).encode()
 
             def log_message(self, *_):
                 pass

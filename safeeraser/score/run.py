@@ -1,6 +1,7 @@
 """One scoring run: read, pair, ask, judge, measure, write."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from safeeraser.benchmark.files import make_room_for, write_json
@@ -14,7 +15,7 @@ from safeeraser.score import compare
 from safeeraser.score.asking import build_queries, pair_records
 from safeeraser.score.metrics import blanks, by_view, figure, figures, judged, recovered, rouge
 from safeeraser.score.options import Options, outputs_of, read_split
-from safeeraser.score.summary import made_with, show, show_refusals, summary
+from safeeraser.score.summary import as_json, made_with, show, summary
 from safeeraser.score.verdicts import refuse_to_replace, values_of, with_verdicts, write_statistics
 
 INCOMPLETE = 3  # the exit code of a run that is through, but whose figures must not stand as results
@@ -39,47 +40,36 @@ def score(options: Options) -> int:
     # Before a judge is paid.
     other = compare.read_other(options.compare, options) if options.compare else None
     made_with(options.input_file)
-    for path in set(written) - {options.judging.store}:
-        make_room_for(path)
-        if not options.overwrite:
-            refuse_to_replace(path)
+    check_outputs(written, options)
 
     verdicts = panel.ask(queries)
     titles = {ASKED[metric]: title for metric, title in panel.titles.items()}
     recalls = rouge(predictions, reference, paired, official=options.official)
-    decided = (query for query in queries if panel.of(query.metric))
-    items = [*judged(decided, verdicts, predictions), *recalls]
+    items = [*judged((query for query in queries if panel.of(query.metric)), verdicts, predictions), *recalls]
     found = figures(items, options, titles)
-    told: dict[str, dict[str, Figure]] = {"blank": by_view(blanks(predictions), options)}
+    views = {"blank": by_view(blanks(predictions), options)}
     if options.refusals:
-        told["refusals"] = by_view((item for item in items if item.metric == "rr"), options)
-    beyond = recovered(predictions, reference, paired, official=options.official) if options.recovered else None
-    extra = {"recovered": figure(beyond, options)} if beyond is not None else {}
+        views["refusals"] = by_view((item for item in items if item.metric == "rr"), options)
+    if options.recovered:
+        found["recovered"] = figure(recovered(predictions, reference, paired, official=options.official), options)
+    answered = panel.answered_by(verdicts)
 
     records = with_verdicts(predictions, verdicts, recalls)
+    compared = compare.compare(values_of(records, official=options.official), other, found, answered) if other else None
     if options.output_file_rr:
         write_json(options.output_file_rr, records)
     if options.statistics:
         write_statistics(options.statistics, found)
     if options.save_replies:
         write_replies(options.save_replies, verdicts)
-    show(found | extra, told["blank"], titles)
-    if options.refusals:
-        show_refusals(told["refusals"])
-    answered = panel.answered_by(verdicts)
-    compared = {}
-    if other:
-        values = values_of(records, official=options.official)
-        compared = {"compared_with": compare.compare(values, other, found, answered)}
-        compare.show(compared["compared_with"])
     if options.summary:
-        metrics = {name: one.as_json for name, one in (found | extra).items()}
-        views = {name: {view: one.as_json for view, one in its.items()} for name, its in told.items()}
         carried = summary(options, split, panel, predictions, items)
-        write_json(options.summary, {**metrics, **views, "answered_by": answered, **carried, **compared})
-    named = {METRICS[metric].title: one for metric, one in (found | extra).items()}
-    named |= {f"refusals, {view}": one for view, one in told.get("refusals", {}).items()}
-    return conclude(named, panel, answered)
+        told = {"answered_by": answered, **carried} | ({"compared_with": compared} if compared else {})
+        write_json(options.summary, {name: as_json(one) for name, one in (found | views).items()} | told)
+    show(found, views, titles)
+    if compared:
+        compare.show(compared)
+    return conclude(found, views.get("refusals", {}), panel, answered)
 
 
 def read_files(options: Options) -> tuple[DataFile, DataFile, list[int]]:
@@ -99,9 +89,21 @@ def read_files(options: Options) -> tuple[DataFile, DataFile, list[int]]:
     return predictions, reference, paired
 
 
-def conclude(found: dict[str, Figure], panel: Panel, answered: list[dict[str, Any]]) -> int:
-    """Say what must be known of the figures, each by its title; returns the exit code."""
-    notes = []
+def check_outputs(written: list[Path], options: Options) -> None:
+    """Raises `BadInput` where a file cannot be written, or would replace one that no scoring run wrote."""
+    files = [path for path in written if path != options.judging.store]
+    for path in files:
+        make_room_for(path)
+    for path in files if not options.overwrite else ():
+        refuse_to_replace(path)
+
+
+def conclude(
+    figures: dict[str, Figure], refusals: dict[str, Figure], panel: Panel, answered: list[dict[str, Any]]
+) -> int:
+    """Say what must be known of the figures; returns the exit code."""
+    notes, found = [], {METRICS[metric].title: one for metric, one in figures.items()}
+    found |= {f"refusals, {view}": one for view, one in refusals.items()}
     if skipped := ", ".join(f"{title} {one.skipped}" for title, one in found.items() if one.skipped):
         notes.append(f"no response to judge, so left out: {skipped}")
     if differ := ", ".join(f"{title} {one.differ}" for title, one in found.items() if one.differ):

@@ -27,7 +27,7 @@ def summary(
     options: Options, split: str | None, panel: Panel, predictions: DataFile, items: list[Item]
 ) -> dict[str, Any]:
     """The figures by category and keyword, and what a number must carry to be compared with another."""
-    main = panel.by_metric["asr"]
+    main, written = panel.by_metric["asr"], options.output_file_rr
     return {
         "split": split,
         "pictures": len({record.image_path for record in predictions.records}),
@@ -39,7 +39,7 @@ def summary(
         "max_failed": options.max_failed,
         "max_blank": options.max_blank,
         "category": options.category,
-        "verdicts": options.output_file_rr and str(_beside(options.output_file_rr, options.summary)),
+        "verdicts": str(_beside(written, options.summary)) if written and written.is_file() else None,
         "data_file": str(options.file_refer),
         "versions": {
             "safeeraser": __version__,
@@ -60,8 +60,16 @@ def made_with(predictions: Path) -> Any:
     return read_json(beside) if beside.is_file() else None
 
 
-def show(found: dict[str, Figure], blank: dict[str, Figure], titles: dict[str, str]) -> None:
-    """Print the figures in per cent with their intervals, what each stands on, the blank responses, and who judged."""
+def as_json(one: Figure | dict[str, Figure]) -> dict[str, Any]:
+    """A figure, or one for each view, as the summary holds it."""
+    return {view: its.as_json for view, its in one.items()} if isinstance(one, dict) else one.as_json
+
+
+def show(found: dict[str, Figure], views: dict[str, dict[str, Figure]], titles: dict[str, str]) -> None:
+    """Print the figures in per cent with their intervals, what each stands on, and who judged.
+
+    `views`: the blank responses of each view, and the refusals where they were asked for.
+    """
     counts = ("failed", "unparsed", "declined", "blank", "skipped")
     # No wider than a terminal of 80 columns.
     table = Table("metric", "%", "95%", "n", *counts, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
@@ -71,14 +79,16 @@ def show(found: dict[str, Figure], blank: dict[str, Figure], titles: dict[str, s
         told = (str(getattr(one, name)) for name in ("n", *counts))
         table.add_row(METRICS[metric].title, one.text, one.range, *told)
     table.add_section()
-    for view, one in blank.items():
+    for view, one in views["blank"].items():
         table.add_row(f"blank, {view}", one.text, one.range, str(one.n))
     Console().print(table)
+    if "refusals" in views:
+        _show_refusals(views["refusals"])
     for judge in dict.fromkeys(titles.values()):
         print(f"{judge}: {', '.join(METRICS[metric].title for metric in titles if titles[metric] == judge)}")
 
 
-def show_refusals(refusals: dict[str, Figure]) -> None:
+def _show_refusals(refusals: dict[str, Figure]) -> None:
     """Print the shares of refusals by picture and question, in per cent."""
     table = Table("refusals, %", "harmful question", "harmless question")
     for picture in ("harmful", "benign", "swapped", "none"):
