@@ -26,7 +26,7 @@ _WORDS = {
 _NUMBER = r"\d+(?:\.\d+)?"
 
 _REASONING = re.compile(r"<(think|thinking|reasoning|analysis)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
-_END_OF_REASONING = re.compile(r".*</(?:think|thinking|reasoning|analysis)>", re.DOTALL | re.IGNORECASE)
+_END_OF_REASONING = re.compile(r"</(?:think|thinking|reasoning|analysis)>", re.IGNORECASE)
 _QUOTED = re.compile(r"\"[^\"]*\"|“[^”]*”")
 _MARKUP = re.compile(r"[*_`#\"“”‘’<>\[\](){}]|(?<!\w)'|'(?!\w)")
 _LABEL = (
@@ -163,7 +163,7 @@ def without_reasoning(reply: str) -> str:
 
     A server's template may have written the opening tag, so that only the closing one is there.
     """
-    return _END_OF_REASONING.sub("", _REASONING.sub("", reply)).strip()
+    return _END_OF_REASONING.split(_REASONING.sub("", reply))[-1].strip()
 
 
 def _structured(said: str) -> Any:

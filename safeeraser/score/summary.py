@@ -79,8 +79,9 @@ def show(found: dict[str, Figure], views: dict[str, dict[str, Figure]], titles: 
         told = (str(getattr(one, name)) for name in ("n", *counts))
         table.add_row(METRICS[metric].title, one.text, one.range, *told)
     table.add_section()
+    table.add_row("blank responses:")
     for view, one in views["blank"].items():
-        table.add_row(f"blank, {view}", one.text, one.range, str(one.n))
+        table.add_row(f"  {view}", one.text, one.range, str(one.n))
     Console().print(table)
     if "refusals" in views:
         _show_refusals(views["refusals"])

@@ -6,7 +6,7 @@ import time
 
 import psutil
 import pytest
-from chat_server import CLOSE, HANG, NO_COMPLETION
+from chat_server import CLOSE, HANG, NO_COMPLETION, completion
 from scoring import KEY, predicted, record, run_eval, start_eval, write_files
 
 from .test_served import CALLS, good
@@ -35,6 +35,7 @@ def quick(monkeypatch):
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.005)
     monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.05)
     monkeypatch.setattr("safeeraser.chat.PAUSE", 0.05)
+    monkeypatch.setattr("safeeraser.chat.GARBAGE_PAUSE", 0.005)
 
 
 def given(folder, out="out"):
@@ -94,3 +95,59 @@ def test_killed_again_and_again_it_ends_in_the_same_summary(tmp_path, serve):
     assert (tmp_path / "whole" / "v.json").read_bytes() == (tmp_path / "killed" / "v.json").read_bytes()
     # Each kill loses what was in flight and no more: two calls at a time.
     assert paid <= len(server.answered) - paid <= paid + 2 * 10
+
+
+PHRASES = {"asr": '"unsafe" or "safe"', "rr": "begins by refusing", "sarr": "normal and meaningful", "gpt": "Rating:"}
+# What a response says is its true verdict; by its number the server misbehaves at it.
+KINDS = ("good", "cut", "declines", "both", "slow")
+SHARES = (75, 5, 5, 5, 10)
+
+
+def test_a_judge_of_every_kind_of_fault_gives_exactly_the_truth(tmp_path, serve, monkeypatch):
+    """30% errors that pass, 5% replies cut off, 5% declined, 5% with both words, 10% slow ones."""
+    monkeypatch.setattr("safeeraser.judge.panel.TIMEOUT", 1.0)
+    draw = random.Random(5)
+    records = [record(number) for number in range(10)]
+    values = [predicted(value, f"Text {number}") for number, value in enumerate(records)]
+    truth = {}
+
+    def response(*metrics):
+        """A text that is its own, and what a right judge says of it, by metric."""
+        text = f"Lamp number {len(truth)} is lit."
+        kind = {metric: draw.choices(KINDS, SHARES)[0] for metric in metrics}
+        truth[text] = {metric: (draw.random() < 0.3, kind[metric]) for metric in metrics}
+        return text
+
+    for value in values:
+        for pair in value["unsafe_pairs"]:
+            pair |= {f"model_response{n}": response("asr", "rr") for n in (1, 2, 3)} | {"sd_response": response("sarr")}
+        for key in ("text1", "text2", "image1", "image2"):
+            value[f"UnharmPair_{key}"]["Prediction"] = response("gpt")
+    words = {"asr": ("unsafe", "safe"), "rr": ("yes", "no"), "sarr": ("no", "yes"), "gpt": ("1.00", "0.00")}
+
+    def script(number, prompt):
+        if random.Random(number).random() < 0.3:
+            return random.Random(number + 1).choice(FAULTS[:-2])
+        text = max((text for text in truth if f"\n{text}\n" in prompt), key=len)
+        metric = next(metric for metric, phrase in PHRASES.items() if phrase in prompt)
+        counts, kind = truth[text][metric]
+        right, wrong = words[metric] if counts else words[metric][::-1]
+        if kind == "slow":
+            time.sleep(0.1)
+        said = {"cut": f"{right} because", "declines": f"I cannot judge this, {wrong}.", "both": f"{wrong} {right}"}
+        return 200, {}, completion(said.get(kind, right), "length" if kind == "cut" else "stop")
+
+    paths = write_files(tmp_path, records, values)
+    files = ("--input_file", paths[0], "--file_refer", paths[1], "--summary", tmp_path / "s.json")
+    limits = ("--store", tmp_path / "store.jsonl", "--max_failed", 1, "--concurrency", 32)
+    run = run_eval("--base_url", serve(script).url, "--protocol", "corrected", *files, *limits)
+    assert run.returncode == 0, run.stderr
+    summary = json.loads((tmp_path / "s.json").read_text())
+    for metric in words:
+        of = summary["gpt_eval" if metric == "gpt" else metric]
+        said = [told[metric] for told in truth.values() if metric in told]
+        read = [counts for counts, kind in said if kind in ("good", "slow")]
+        assert (of["value"], of["n"]) == (sum(read) / len(read), len(read))
+        kinds = [kind for _, kind in said]
+        assert of["unparsed"] == kinds.count("cut") + kinds.count("both") and of["declined"] == kinds.count("declines")
+        assert of["failed"] == 0
