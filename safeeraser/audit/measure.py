@@ -37,6 +37,12 @@ def incomplete(found: dict[str, Any]) -> list[str]:
     return lacking + [f"{name} withheld ({rate['withheld']})" for name, rate in rates.items() if "withheld" in rate]
 
 
+def can_be_mended(found: dict[str, Any]) -> bool:
+    """Whether measuring again may give what is not there: missing responses and failed calls, nothing else."""
+    rates = [*found["metrics"].values(), *found.get("refusals", {}).values()]
+    return bool(found["missing"]) or any("withheld" in rate and rate["failed"] for rate in rates)
+
+
 def measure(point: Point, options: Options) -> dict[str, Any]:
     """Answer, judge, and write `point.json`; goes on where it was stopped.
 

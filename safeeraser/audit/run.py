@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from safeeraser.audit.card import lacking, write_card
-from safeeraser.audit.measure import folder_of, incomplete, measure, read_point
+from safeeraser.audit.measure import can_be_mended, folder_of, measure, read_point
 from safeeraser.audit.options import Options, check
 from safeeraser.audit.points import ACTIONS, CROSSED, Point
 from safeeraser.audit.relearn import ended, relearn, relearning_settings
@@ -99,9 +99,9 @@ def work(points: list[Point], options: Options) -> list[Point]:
 
 
 def whole(point: Point, options: Options) -> bool:
-    """Whether the point is measured, and nothing of it is missing."""
+    """Whether the point is measured, and no more of it can be had."""
     found = read_point(point, options)
-    return found is not None and not incomplete(found)
+    return found is not None and not can_be_mended(found)
 
 
 def find(point: Point, options: Options) -> dict[str, Any] | None:

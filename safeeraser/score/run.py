@@ -51,7 +51,7 @@ def score(options: Options) -> int:
     if options.refusals:
         views["refusals"] = by_view((item for item in items if item.metric == "rr"), options)
     if options.recovered:
-        found["recovered"] = figure(recovered(predictions, reference, paired, official=options.official), options)
+        found["recovered"] = figure(recovered(predictions, reference, paired), options)
     answered = panel.answered_by(verdicts)
 
     records = with_verdicts(predictions, verdicts, recalls)

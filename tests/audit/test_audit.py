@@ -24,7 +24,7 @@ pytestmark = pytest.mark.xdist_group("audit")  # they share one whole audit
 
 # The training split is asked about, since it holds two records of each category: one to train on, one to ask about.
 GIVEN = ("--val_file", TRAIN, "--train_file", VAL, "--max_new_tokens", 4, "--judge", "rules", "--dtype", "float32")
-GIVEN += ("--steps", "1,3", "--limit", 1)
+GIVEN += ("--steps", "1,3", "--limit", 1, "--max_blank", 1)  # random weights fall silent now and then
 ALIKE = ("group", "name", "at", "metrics", "refusals")
 
 
@@ -83,7 +83,7 @@ def test_every_point_is_there(card):
     assert card["missing"] == [] and card["method"] == "popd" and card["settings"]["judge"] == "rules"
     (clean,) = (point for point in card["points"] if point["group"] == "clean")
     views = ["forget", "decoupled", "retain", "image_free", "retain_benign", "retain_image_free"]
-    assert list(clean["refusals"]) == views and list(clean["metrics"]) == ["asr", "rr", "recovered", "sarr", "rouge_l"]
+    assert list(clean["refusals"]) == views and list(clean["metrics"]) == ["asr", "rr", "rouge_l", "sarr", "recovered"]
     assert clean["metrics"]["asr"]["n"] == 6 * 12 and clean["metrics"]["sarr"]["n"] == 6 * 4
     assert all(rate["n"] == 24 for view, rate in clean["refusals"].items() if view != "forget")
     hidden = points(card)["attack", "figstep"]

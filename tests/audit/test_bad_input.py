@@ -1,6 +1,7 @@
 """What audit.py refuses, before anything is written, and an adapter that tells nothing of its training."""
 
 import runpy
+from dataclasses import replace
 
 import pytest
 from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL, refused, settings, write_json
@@ -11,7 +12,7 @@ from safeeraser.audit.points import ACTIONS
 from safeeraser.audit.relearn import relearning_settings
 from safeeraser.benchmark.records import read_records
 from safeeraser.generation.sampling import Generation
-from safeeraser.judge.judges import Choice
+from safeeraser.judge.judges import Choice, Judging
 
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 GIVEN = ("--model_path", MODEL, "--val_file", TRAIN, "--train_file", VAL, "--judge", "rules")
@@ -19,9 +20,8 @@ GIVEN = ("--model_path", MODEL, "--val_file", TRAIN, "--train_file", VAL, "--jud
 
 def options_of(adapter, **more):
     """What audit.py makes of GIVEN."""
-    judge = {"judge": Choice("rules"), "judges": {}, "protocol": "official", "max_failed": 0.01, "extra_body": {}}
     given = {"limit": 10, "held_out": 1, "steps": STEPS, "relearn_lr": None, "generation": Generation()} | more
-    return Options(adapter, str(MODEL), VAL, TRAIN, scoring=judge, **given)
+    return Options(adapter, str(MODEL), VAL, TRAIN, judging=Judging(Choice("rules")), **given)
 
 
 @pytest.fixture
@@ -116,3 +116,12 @@ def test_an_adapter_trained_by_several_processes_on_some_categories(adapter):
 def test_a_launcher_of_several_processes(adapter, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     refused(tmp_path, "audit", "--checkpoint_path", adapter, *GIVEN, says="start it once for each GPU instead")
+
+
+def test_credentials_of_a_judges_address_are_in_no_file(adapter):
+    judging = Judging(
+        Choice("openai", "m", "http://me:hunter2@host/v1"), {"rr": Choice.parse("openai@http://a:b@c/v1")}
+    )
+    told = replace(options_of(adapter), judging=judging).judged_by
+    assert told["judge"]["base_url"] == "http://host/v1" and told["judges"]["rr"]["base_url"] == "http://c/v1"
+    assert "hunter2" not in repr(judging)

@@ -199,3 +199,42 @@ def test_a_script_takes_no_key_on_its_command_line(tmp_path, script, words):
     assert not (tmp_path / "started").exists()
     subprocess.run([*call, "--api_key_file", tmp_path / "key"], env=environment, check=True)
     assert f"--api_key_file {tmp_path}/key" in (tmp_path / "started").read_text()
+
+
+@pytest.mark.parametrize("content", ["my notes", "{}", "[]", '[{"a": 1}]', '{"asr": 1}'])
+@pytest.mark.parametrize("place", ["v.json", "v.txt", "s.json"])
+def test_a_file_that_no_scoring_run_wrote_is_not_replaced(tmp_path, place, content):
+    given = files(tmp_path)
+    (tmp_path / place).write_text(content)
+    says = f"{place}: is there, and no earlier run of this command wrote it; --overwrite replaces it"
+    refused(tmp_path, "--judge", "rules", *given, says=says)
+    assert (tmp_path / place).read_text() == content
+    run = run_eval("--judge", "rules", "--overwrite", *given)
+    assert run.returncode == 0 and (tmp_path / place).read_text() != content
+
+
+def test_predictions_named_as_an_output_are_not_replaced(tmp_path):
+    """Those of another model, say: they take hours to make."""
+    given = files(tmp_path)
+    given[5] = tmp_path / "others.json"
+    given[5].write_text(json.dumps(PREDICTED))
+    refused(tmp_path, "--judge", "rules", *given, says="others.json: is there, and no earlier run")
+
+
+def test_what_an_earlier_run_wrote_is_replaced(tmp_path):
+    given = [*files(tmp_path), "--save_replies", tmp_path / "r.json"]
+    for _ in range(2):
+        run = run_eval("--judge", "rules", *given)
+        assert run.returncode == 0, run.stderr
+    assert {path.name for path in tmp_path.iterdir()} >= {"v.json", "v.txt", "s.json", "r.json"}
+
+
+def test_a_summary_alone(tmp_path):
+    given = files(tmp_path)
+    del given[4:6]
+    run = run_eval("--judge", "rules", *given)
+    assert run.returncode == 0, run.stderr
+    assert json.loads((tmp_path / "s.json").read_text())["verdicts"] is None
+    assert {path.name for path in tmp_path.iterdir()} == {"predictions.json", "all_val.json", "s.json"}
+    del given[4:6]
+    refused(tmp_path, "--judge", "rules", *given, says="give --output_file_rr, for the verdicts, or --summary")
