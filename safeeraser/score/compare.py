@@ -35,7 +35,10 @@ def read_other(path: Path, options: Options) -> Other:
     summary = read_json(path)
     name = summary.get("verdicts") if isinstance(summary, dict) else None
     if not isinstance(name, str):
-        raise BadInput(f"--compare {path}: no summary that names its verdicts file; eval_all.py --summary writes one")
+        raise BadInput(
+            f"--compare {path}: no summary that names its verdicts file; eval_all.py writes one where it is given "
+            "--output_file_rr and --summary"
+        )
     protocol = options.judging.protocol
     if summary.get("protocol") != protocol:
         raise BadInput(f"--compare {path}: of protocol {summary.get('protocol')}, this run of {protocol}")
