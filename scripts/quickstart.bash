@@ -28,7 +28,7 @@ run_method() {
     python ckpt_infer.py --eval_file "$MINI/all_$split.json" --model_path "$MINI/base_model" --loss_type "$method" \
       --output_file "$OUT/$method/predictions_$split.json" --batch_size 128 --max_new_tokens 40 --seed "$SEED" \
       "${adapter[@]}"
-    python eval_all.py --judge rules --input_file "$OUT/$method/predictions_$split.json" \
+    python eval_all.py --judge rules --protocol corrected --input_file "$OUT/$method/predictions_$split.json" \
       --file_refer "$MINI/all_$split.json" --output_file_rr "$OUT/$method/verdicts_$split.json" \
       --summary "$OUT/$method/summary_$split.json"
   done

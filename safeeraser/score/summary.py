@@ -73,15 +73,16 @@ def show(found: dict[str, Figure], views: dict[str, dict[str, Figure]], titles: 
     counts = ("failed", "unparsed", "declined", "blank", "skipped")
     # No wider than a terminal of 80 columns.
     table = Table("metric", "%", "95%", "n", *counts, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.columns[0].overflow = "fold"
     for column in table.columns[1:]:
         column.justify, column.no_wrap = "right", True
     for metric, one in found.items():
         told = (str(getattr(one, name)) for name in ("n", *counts))
         table.add_row(METRICS[metric].title, one.text, one.range, *told)
     table.add_section()
-    table.add_row("blank responses:")
+    table.add_row("blank:")
     for view, one in views["blank"].items():
-        table.add_row(f"  {view}", one.text, one.range, str(one.n))
+        table.add_row(view, one.text, one.range, str(one.n))
     Console().print(table)
     if "refusals" in views:
         _show_refusals(views["refusals"])

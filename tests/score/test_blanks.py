@@ -66,7 +66,7 @@ def test_corrected_counts_a_blank_response_as_what_it_is_whoever_judges(tmp_path
     pair = json.loads((tmp_path / "v.json").read_text())[1]["unsafe_pairs"][0]
     words = (pair["model_response1_asr"], pair["model_response1_rr"], pair["sd_response_sarr"])
     assert words == ("safe", "normal", "refuse")
-    assert len(re.findall(r"^ +(?:forget|decoupled|retain) +75\.0 ", run.stdout, re.MULTILINE)) == 3
+    assert len(re.findall(r"^ *(?:forget|decoupled|retain) +75\.0 ", run.stdout, re.MULTILINE)) == 3
 
 
 @pytest.mark.parametrize("judge", ["served"], indirect=True)
