@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rouge_score.rouge_scorer import RougeScorer
-
 from safeeraser.benchmark.metrics import ASKED, METRICS, SCORED, Figure
 from safeeraser.benchmark.records import UNHARM_KEYS, DataFile
 from safeeraser.benchmark.responses import SWAPPED_PICTURE, VIEWS
@@ -170,6 +168,8 @@ def _recalls(
 
     Longest common subsequence of stemmed words.
     """
+    from rouge_score.rouge_scorer import RougeScorer  # brings half a second of other libraries along
+
     scorer, view = RougeScorer(["rougeL"], use_stemmer=True), METRICS[metric].view
     for record, place, reference, response in texts:
         there = response is not None and reference.strip()
