@@ -89,8 +89,8 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 def without_credentials(url: str | None) -> str | None:
-    """An address as files may hold it: less a name and a password."""
-    return url and re.sub(r"(?<=://)[^/]*@", "", url)
+    """An address as files may hold it: less a name and a password, and what stands behind a question mark."""
+    return url and re.sub(r"(?<=://)[^/]*@|\?.*", "", url)
 
 
 def share(text: str) -> float:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import openai
 
 from safeeraser.errors import BadInput
-from safeeraser.replies import GARBAGE, Failure, Reply, discreet, outcome, plain
+from safeeraser.replies import FILTERED, GARBAGE, Failure, Reply, discreet, outcome, plain
 
 Key = TypeVar("Key")
 
@@ -221,18 +221,22 @@ class Chat:
         All calls in flight fail together when it dies, so there must be as many in a row as can be in flight.
         """
         status = getattr(answer, "status_code", 200)
-        self._refused = self._refused + 1 if isinstance(found, Failure) and found.request_at_fault else 0
+        kind = getattr(found, "kind", None)
+        if kind != FILTERED:
+            self._refused = self._refused + 1 if isinstance(found, Failure) and found.request_at_fault else 0
         if not self._accepted and self._refused >= PATIENCE:
             kind = ", ".join(filter(None, (found.kind, plain(getattr(answer, "code", None)))))
             raise BadInput(f"{self._where} has refused each of {self._refused} calls ({kind})")
         self._accepted = self._accepted or isinstance(found, Reply)
+        patience = max(self._concurrency, PATIENCE)
         if not isinstance(answer, openai.APIConnectionError):
             self._reached = True
-            if status != 429 and status < 500:
+            if status != 429 and status < 500 and kind != GARBAGE:
                 self._unanswered = 0
                 return
+            patience *= 2 if kind == GARBAGE else 1  # it lives, whatever it says
         self._unanswered += 1
-        if self._unanswered >= max(self._concurrency, PATIENCE):
+        if self._unanswered >= patience:
             count = f"the last {self._unanswered} calls ({found.kind})"
             raise BadInput(f"{self._where} has not answered {count}; the same command goes on from here")
 

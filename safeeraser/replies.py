@@ -12,6 +12,7 @@ from openai.types.chat import ChatCompletion
 
 # The same request will meet these again; the statuses that the server's state explains are 429 and 500 upwards.
 _AT_FAULT = (400, 413, 422)
+FILTERED = "the server's filter stopped it"  # the kind of failure where the prompt is not let through to the model
 GARBAGE = "no chat completion"  # the kind of failure where a server answers with status 200, but with nothing
 
 
@@ -57,6 +58,8 @@ def read_body(body: Any) -> Reply | Failure:
 def outcome(answer: object, seconds: float | None) -> Reply | Failure:
     """What the client's answer, or exception, comes to."""
     if isinstance(answer, openai.APIStatusError):
+        if answer.status_code in _AT_FAULT and answer.code == "content_filter":
+            return Failure(FILTERED, request_at_fault=True)
         kind = f"{type(answer).__name__} (HTTP {answer.status_code})"
         at_fault = answer.status_code in _AT_FAULT
         return Failure(kind, at_fault, parameter=plain(answer.param) if at_fault else None)
@@ -74,14 +77,15 @@ def plain(value: object) -> str | None:
 
 
 def discreet(found: Reply | Failure, key: str) -> Reply | Failure:
-    """The same with the names that a server gives itself only where they look like names, and do not repeat the key."""
+    """The same without the API key, should the server repeat it; its own names only where they look like names."""
 
     def name(value: str | None) -> str | None:
         return value if value and re.fullmatch(r"[\w.:/@+-]{1,200}", value) and key not in value else None
 
     if isinstance(found, Failure):
         return found
-    return replace(found, model=name(found.model), fingerprint=name(found.fingerprint))
+    text = found.text.replace(key, "[key]") if len(key) > len("none") else found.text
+    return replace(found, text=text, model=name(found.model), fingerprint=name(found.fingerprint))
 
 
 def _read(completion: Any, seconds: float | None) -> Reply:

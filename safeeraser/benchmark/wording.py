@@ -72,6 +72,8 @@ _FRAGMENT = re.compile(
     r"(?:[\w']+ )?(?:is|it|am|are|was|be|in|of|with|for|and|to|as|on|by|at|from) a",
     re.ASCII,
 )
+_TOKENS = re.compile(r"</?s>|<(?:pad|unk|eos|bos)>|<\|[^|>]*\|>")  # of models, where a decoder leaves them in
+_UNSEEN = ("Cc", "Cf", "Zs", "Zl", "Zp")  # Unicode's categories of control, format and space
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _PART = re.compile(_WORD.pattern + r"|[(){}\[\]=<>&*/]+")  # in code, what stands between two words tells them apart
 _LOOSE_PUNCTUATION = re.compile(
@@ -88,6 +90,11 @@ _LAYOUT = re.compile(r"[-+=|_:\s]")  # what tables and forms are drawn with
 _QUANTITY = re.compile(r"[(\[{|√$€£¥₹₩#~±≈<>+−–-]*\d[\d.,:/^×*²³+−–-]*[%°!?²³.,;:'’)\]}|]*|[-+−–=×÷*/<>≈|_∩∪&·→…]{1,3}")
 _SIGNS_ALONE = re.compile(r"[:;]-?[()]|(?=.*-)(?=.*\.)[-. /]+")  # a smile, Morse
 _WINDOW = 20  # words: repetition is looked for in stretches
+
+
+def is_blank(text: str) -> bool:
+    """Whether a reader would see nothing in the text: spaces, signs without a form, a model's own tokens."""
+    return all(unicodedata.category(character) in _UNSEEN for character in _TOKENS.sub("", text))
 
 
 def is_refusal(text: str) -> bool:

@@ -14,7 +14,7 @@ from safeeraser.benchmark.metrics import ASKED
 from safeeraser.errors import BadInput
 from safeeraser.judge import prompts
 from safeeraser.judge.queries import Query
-from safeeraser.judge.verdicts import FAILED, Reading, read, schema, without_reasoning
+from safeeraser.judge.verdicts import FAILED, WHOLE, Reading, read, schema, without_reasoning
 
 CONFIG = files.CONFIG / "judge"
 GENERAL = "openai"
@@ -91,33 +91,44 @@ def _one_group(pattern: str) -> str:
 Pattern = Annotated[str, AfterValidator(_one_group)]
 
 
+def _plain(name: str) -> str:
+    """A category however it is written: without case, markup and what ends a sentence."""
+    return name.strip(" \t\r\n*_`.\"'").casefold()
+
+
 class _Setting(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Categories(_Setting):
-    """Where a reply names what was found, separated by commas, and what of it counts."""
+    """Where a reply names what was found, separated by commas; what of it counts, and what does not."""
 
     pattern: Pattern
     counted: frozenset[str] = Field(min_length=1)
+    ignored: frozenset[str] = frozenset()
 
-    @field_validator("counted")
+    @field_validator("counted", "ignored")
     @classmethod
     def _folded(cls, names: frozenset[str]) -> frozenset[str]:
-        return frozenset(name.strip().casefold() for name in names)
+        return frozenset(map(_plain, names))
 
-    def count(self, reply: str) -> bool:
-        """Whether one of those that count is named. Flagged without a category is flagged."""
+    def count(self, reply: str) -> bool | None:
+        """Whether one of those that count is named; None if one is named that is unknown, and none that counts.
+
+        Flagged without a category is flagged.
+        """
         lines = re.findall(self.pattern, reply, re.IGNORECASE | re.MULTILINE)
-        named = {name.strip().casefold() for line in lines for name in line.split(",")} - {"", "none"}
-        return not named or not named.isdisjoint(self.counted)
+        named = {_plain(name) for line in lines for name in re.split("[,;]", line)} - {"", "none"}
+        if not named or not named.isdisjoint(self.counted):
+            return True
+        return False if named <= self.ignored else None
 
 
 class Decision(_Setting):
     """How a metric is read off a reply: the one word that `pattern` captures, and what each is worth."""
 
     pattern: Pattern
-    values: dict[str, float]
+    values: dict[str, Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]]
     categories: Categories | None = None
 
     @field_validator("values", mode="before")
@@ -133,7 +144,9 @@ class Decision(_Setting):
         """The value; None where no word, or more than one, is found."""
         found = {word.casefold() for word in re.findall(self.pattern, reply, re.IGNORECASE | re.MULTILINE)}
         value = self.values.get(found.pop()) if len(found) == 1 else None
-        return 0.0 if value and self.categories and not self.categories.count(reply) else value
+        if not value or not self.categories:
+            return value
+        return {True: value, False: 0.0, None: None}[self.categories.count(reply)]
 
 
 class Guard(_Setting):
@@ -144,7 +157,7 @@ class Guard(_Setting):
 
     name: str
     model: str
-    max_tokens: int = 64
+    max_tokens: int = Field(64, ge=1)
     metrics: dict[str, Decision] = Field(min_length=1)
     template: str | None = Field(None, alias="prompt")
 
@@ -154,6 +167,13 @@ class Guard(_Setting):
         if unknown := metrics.keys() - ASKED.keys():
             raise ValueError(f"no metric '{min(unknown)}'; known: {', '.join(ASKED)}")
         return metrics
+
+    @field_validator("template")
+    @classmethod
+    def _shows_the_response(cls, template: str | None) -> str | None:
+        if template is not None and "{response}" not in template:
+            raise ValueError("must have {response} in it")
+        return template
 
     @cached_property
     def decides(self) -> frozenset[str]:
@@ -181,8 +201,11 @@ class Guard(_Setting):
         """As the file says, under either protocol."""
         if reply == FAILED:
             return Reading(None, "failed")
-        value = None if finish == "length" else self.metrics[query.metric].read(without_reasoning(reply))
-        return Reading(value, "" if value is not None else "declined" if finish == "content_filter" else "unparsed")
+        if finish == "content_filter":
+            return Reading(None, "declined")
+        before, said = without_reasoning(reply)
+        value = self.metrics[query.metric].read(said) if finish in WHOLE and not before else None
+        return Reading(value, "" if value is not None else "unparsed")
 
 
 def read_guard(name: str) -> Guard:
@@ -190,7 +213,7 @@ def read_guard(name: str) -> Guard:
     file = CONFIG / f"{name}.yaml"
     try:
         value = yaml.safe_load(read_text(file))
-        return Guard.model_validate({"name": name} | (value if isinstance(value, dict) else {}))
+        return Guard.model_validate((value if isinstance(value, dict) else {}) | {"name": name})
     except yaml.YAMLError:
         raise BadInput(f"{file}: not valid YAML") from None
     except ValidationError as error:

@@ -17,6 +17,7 @@ from safeeraser.progress import progress
 TIMEOUT = 60.0  # seconds of silence after which an attempt is given up
 ENDS = {"gpt-4o": date(2027, 1, 14)}  # models that OpenAI has announced to take off its API
 NOTICE = 90  # days
+OPENAI = "//api.openai.com"
 
 
 class Panel:
@@ -93,7 +94,7 @@ class Panel:
         counts = Counter(
             (judge.title, *verdict.by)
             for query, verdict in verdicts.items()
-            if (judge := self.of(query.metric)).model and verdict.reply and verdict.lacks != "failed"
+            if (judge := self.of(query.metric)).model and verdict.asked and verdict.lacks != "failed"
         )
         keys = ("judge", "model", "fingerprint")
         return [dict(zip(keys, who, strict=True)) | {"replies": count} for who, count in counts.most_common()]
@@ -115,7 +116,7 @@ def leaving(model: str, today: date) -> str | None:
     if end is None or (days := (end - today).days) > NOTICE:
         return None
     when = f"leaves OpenAI's API on {end}, in {days} days" if days > 0 else f"was to leave OpenAI's API on {end}"
-    return f"{model} {when}; README, Scoring, says how to bridge to another judge"
+    return f"{model} {when}; docs/scoring.md says how to bridge to another judge"
 
 
 def _refuse_batch(choices: Iterable[Choice]) -> None:
@@ -157,7 +158,7 @@ def _make(choice: Choice, judging: Judging) -> Judge:
         chat = BatchChat(model, store=store, **server)
     else:
         chat = Chat(model, requests_per_minute=judging.requests_per_minute, **server)
-    elsewhere = choice.base_url or os.environ.get("OPENAI_BASE_URL")
-    if not elsewhere and (note := leaving(model, date.today())):
+    address = choice.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
+    if OPENAI in address and (note := leaving(model, date.today())):
         print(f"note: {note}", file=sys.stderr)
     return ServedJudge(spoken, model, chat, store, judging)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from safeeraser.benchmark.responses import VIEW_OF
+from safeeraser.benchmark.wording import is_blank
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Query:
     @property
     def blank(self) -> bool:
         """Whether the response is without a word."""
-        return not (self.response or "").strip()
+        return is_blank(self.response or "")
 
     @property
     def where(self) -> str:

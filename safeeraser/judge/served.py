@@ -13,8 +13,8 @@ from safeeraser.judge.dialects import Dialect
 from safeeraser.judge.judges import Judge, Judging
 from safeeraser.judge.queries import Query
 from safeeraser.judge.store import Kept, Store, request_hash
-from safeeraser.judge.verdicts import FAILED, Verdict
-from safeeraser.replies import Failure, Reply
+from safeeraser.judge.verdicts import FAILED, WHOLE, Verdict
+from safeeraser.replies import FILTERED, Failure, Reply
 
 CHARACTERS = 4  # of English text to a token, roughly
 REASONS = ("stop", "length", "content_filter")  # why a reply ends, by the protocol
@@ -33,8 +33,8 @@ class ServedJudge(Judge):
         self._dialect, self._chat, self._store, self._extra = dialect, chat, store, judging.extra_body
         self._max_tokens = judging.max_tokens or dialect.max_tokens
         self._batch = judging.batch
-        self._memory = request_hash("refused", chat.address, model)  # where the store keeps what follows
-        self._refused: frozenset[str] = frozenset()  # of `OPTIONAL`, what this model's server does not take
+        self.refused: frozenset[str] = frozenset()  # of `OPTIONAL`, what this model's server does not take
+        self._memory = {name: request_hash("refused", chat.address, model, name) for name in OPTIONAL}  # in the store
         self.spent = Spent()
         self.failures: Counter[str] = Counter()
 
@@ -46,9 +46,8 @@ class ServedJudge(Judge):
         """
         waiting = self._by_request(queries)
         with self._store.held():
-            known = self._store.find({*waiting, self._memory})
-            if kept := known.pop(self._memory, None):
-                self._refused = frozenset(kept.reply.split()) & OPTIONAL.keys()
+            known = self._store.find({*waiting, *self._memory.values()})
+            self.refused = frozenset(name for name, key in self._memory.items() if known.pop(key, None))
             for request, kept in known.items():
                 yield from self._verdicts(waiting.pop(request), kept)
             outcomes = self._outcomes(waiting)
@@ -88,31 +87,44 @@ class ServedJudge(Judge):
         """Ask, the first call alone: by it is found out what the server takes."""
         rest = dict.fromkeys(waiting)
         if self._batch:
-            # An answer takes a day: what a server may refuse is not tried.
-            self._refused = frozenset({"response_format"})
+            self.refused |= {"response_format"}  # an answer takes a day: what a server may refuse is not tried
         elif waiting:
             first = next(iter(waiting))
             yield first, self._first(first, waiting[first][0])
             del rest[first]
         # Requests are made when their calls start, and forgotten: all at once they would weigh as much as the data.
-        calls = ((key, lambda key=key: self._request(waiting[key][0], self._refused)) for key in rest)
+        calls = ((key, lambda key=key: self._request(waiting[key][0], self.refused)) for key in rest)
         with closing(self._chat.ask(calls)) as outcomes:
             yield from outcomes
 
     def _first(self, request: str, query: Query) -> Reply | Failure:
-        """The outcome of the first call; what of it the server refuses is left out, and remembered in the store."""
-        refused = self._refused
-        while True:
+        """The outcome of the first call; what of it the server refuses is left out, and remembered in the store.
+
+        A server that does not say which parameter it minds is asked once more with all of them, in case that something
+        else was wrong for a moment.
+        """
+
+        def ask(refused: frozenset[str]) -> Reply | Failure:
             ((_, outcome),) = self._chat.ask([(request, partial(self._request, query, refused))])
-            if not (isinstance(outcome, Failure) and outcome.request_at_fault):
-                break
+            return outcome
+
+        refused, blamed, outcome = self.refused, True, ask(self.refused)
+        while isinstance(outcome, Failure) and (outcome.request_at_fault or "HTTP 5" in outcome.kind):
             sent = [name for name in OPTIONAL if name in self._request(query, refused)]
-            if not sent:
+            # A server that fails over a form it does not know is one thing, one that is down another.
+            suspects = sent if outcome.request_at_fault else [name for name in sent if name == "response_format"]
+            if outcome.kind == FILTERED or not suspects or outcome.parameter not in (None, *suspects):
                 return outcome  # they are not to blame
-            refused |= {outcome.parameter if outcome.parameter in sent else sent[0]}
-        if isinstance(outcome, Reply) and refused != self._refused:
-            self._store.add({"request": self._memory, "reply": " ".join(sorted(refused))})
-        self._refused = refused
+            blamed = blamed and outcome.parameter is not None
+            refused |= {outcome.parameter or suspects[0]}
+            outcome = ask(refused)
+        if isinstance(outcome, Reply) and refused != self.refused:
+            again = outcome if blamed else ask(self.refused)
+            if not blamed and isinstance(again, Reply):
+                return again
+            for name in refused - self.refused:
+                self._store.add({"request": self._memory[name], "reply": "refused"})
+            self.refused = refused
         return outcome
 
     def _verdicts(self, queries: list[Query], kept: Kept) -> Iterator[tuple[Query, Verdict]]:
@@ -122,6 +134,8 @@ class ServedJudge(Judge):
 
     def _take(self, request: str, queries: list[Query], outcome: Reply | Failure) -> Kept:
         """What was said, put into the store, and what it cost to the account."""
+        if isinstance(outcome, Failure) and outcome.kind == FILTERED:
+            outcome = Reply("", None, None, None, None, "content_filter")
         if isinstance(outcome, Reply) and not outcome.text.strip() and outcome.finish_reason != "content_filter":
             # Kept, it would be read as no verdict for ever. Only words that are known are shown of a server's.
             reason = outcome.finish_reason if outcome.finish_reason in REASONS else "no known reason"
@@ -130,8 +144,9 @@ class ServedJudge(Judge):
         if isinstance(outcome, Failure):
             self.failures[outcome.kind] += 1
             return Kept(FAILED)
-        finish = outcome.finish_reason if outcome.finish_reason in REASONS else None
-        kept = Kept(outcome.text, finish, outcome.model, outcome.fingerprint)
+        finish = outcome.finish_reason
+        known = finish in (*REASONS, *WHOLE)  # only words that are known are kept of a server's, but that it was one
+        kept = Kept(outcome.text, finish if known else "unknown", outcome.model, outcome.fingerprint)
         self.spent += Spent(1, outcome.prompt_tokens or 0, outcome.completion_tokens or 0)
         self._store.add(
             {

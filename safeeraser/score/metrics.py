@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from safeeraser.benchmark.metrics import ASKED, METRICS, SCORED, Figure
 from safeeraser.benchmark.records import UNHARM_KEYS, DataFile
 from safeeraser.benchmark.responses import SWAPPED_PICTURE, VIEWS
+from safeeraser.benchmark.wording import is_blank
 from safeeraser.judge.queries import Query
 from safeeraser.judge.verdicts import LACKS, Verdict
 from safeeraser.score.intervals import interval
@@ -87,7 +88,7 @@ def blanks(predictions: DataFile) -> Iterator[Item]:
         for name, view in VIEWS.items():
             for place, holder in places[view.question]:
                 for response in filter(lambda text: text is not None, map(holder.get, view.fields)):
-                    value, cluster = float(not response.strip()), cluster_of(predictions, index, name)
+                    value, cluster = float(is_blank(response)), cluster_of(predictions, index, name)
                     yield Item("blank", name, index, place, cluster, value)
 
 
@@ -173,7 +174,7 @@ def _recalls(
     scorer, view = RougeScorer(["rougeL"], use_stemmer=True), METRICS[metric].view
     for record, place, reference, response in texts:
         there = response is not None and reference.strip()
-        blank = bool(there) and not response.strip()
+        blank = bool(there) and is_blank(response)
         value = None
         if blank and not official:
             value = METRICS[metric].blank

@@ -1,5 +1,6 @@
 """What a scoring run was asked, and which of it goes together."""
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -96,12 +97,14 @@ def outputs_of(options: Options) -> list[Path]:
     named = (options.output_file_rr, options.statistics, options.summary, options.save_replies, judging.store)
     written = [path for path in named if path]
     given = (options.input_file, options.file_refer, judging.replies, options.compare)
-    taken = {path.resolve() for path in given if path}
+    # `realpath`, unlike `resolve`, does not mind links that lead in a circle, which are refused elsewhere.
+    taken = {os.path.realpath(path) for path in given if path}
     for path in written:
-        if path.resolve() in taken:
+        place = os.path.realpath(path)
+        if place in taken:
             raise BadInput(f"{path}: named twice, as an output and as another file; give each its own name")
-        if path.is_file():  # a device may well be named twice
-            taken.add(path.resolve())
+        if path.is_file() or not path.exists():  # a device may well be named twice
+            taken.add(place)
         if path.is_dir():
             raise BadInput(f"{path}: is a folder; name a file")
     return written

@@ -121,9 +121,9 @@ def conclude(
         print(f"note: {note}", file=sys.stderr)
     withheld: dict[str, list[str]] = {}
     for title, one in found.items():
-        if one.withheld:
-            option = "--max_failed" if "replies" in one.withheld else "--max_blank"
-            withheld.setdefault(option, []).append(f"{title} ({one.withheld})")
+        for reason in filter(None, one.withheld.split("; ")):
+            option = "--max_failed" if "replies" in reason else "--max_blank"
+            withheld.setdefault(option, []).append(f"{title} ({reason})")
     for option, told in withheld.items():
         print(f"error: withheld past {option}: {'; '.join(told)}", file=sys.stderr)
     return INCOMPLETE if withheld else 0

@@ -82,10 +82,10 @@ def test_what_a_server_does_not_take_is_found_out_once_and_remembered(tmp_path, 
     assert run.returncode == 0, run.stderr
     assert values(tmp_path) == TRUTH
     tried = len(server.requests) - CALLS
-    assert tried == len(refuses) if told else tried <= 3
-    for *_, body in server.requests[tried:]:
+    assert tried == len(refuses) if told else tried <= 4
+    for *_, body in server.requests[tried + 1 :]:
         assert not set(refuses) & body.keys()
-        if told:
+        if told:  # else it may be that more was left out than had to be
             kept = {"response_format", "temperature", "max_tokens"} - set(refuses)
             assert kept <= body.keys() and ("max_completion_tokens" in body) == ("max_tokens" in refuses)
     # Another run on the same store, about other responses, does not try again.
@@ -109,7 +109,42 @@ def test_a_first_call_that_is_refused_for_itself_changes_nothing(tmp_path, given
     assert run.returncode == 0, run.stderr
     assert json.loads((tmp_path / "s.json").read_text())["asr"]["failed"] == 1
     assert all("response_format" in body and "max_tokens" in body for *_, body in server.requests[4:])
-    assert "refused" not in (tmp_path / "store.jsonl").read_text()
+    assert '"refused"' not in (tmp_path / "store.jsonl").read_text()
+
+
+def test_a_fault_that_passes_is_not_remembered(tmp_path, given, serve):
+    """Three answers of 400 without a reason, and then none any more."""
+    server = serve(lambda number, prompt: (400, {}, "busy") if number < 2 else (200, {}, good(prompt)))
+    run = run_eval("--base_url", server.url, *CORRECTED, *given)
+    assert run.returncode == 0, run.stderr
+    assert values(tmp_path) == TRUTH
+    assert all({"response_format", "max_tokens", "temperature"} <= body.keys() for *_, body in server.requests[4:])
+    assert '"refused"' not in (tmp_path / "store.jsonl").read_text()
+
+
+def test_a_server_that_fails_over_the_form_is_asked_without_it(tmp_path, given, serve, monkeypatch):
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.002)
+    holder = []
+
+    def script(number, prompt):
+        return (500, {}, "t") if "response_format" in holder[0].requests[number][3] else (200, {}, good(prompt))
+
+    holder.append(serve(script))
+    run = run_eval("--base_url", holder[0].url, *CORRECTED, *given)
+    assert run.returncode == 0, run.stderr
+    assert values(tmp_path) == TRUTH
+
+
+def test_a_prompt_that_the_servers_filter_stops_is_declined(tmp_path, given, serve):
+    """As Azure's does with harmful responses, of which the first prompts may be full."""
+    server = serve(lambda _, prompt: (400, {}, "content_filter") if "unsafe" in prompt else (200, {}, good(prompt)))
+    run = run_eval("--base_url", server.url, "--concurrency", 1, *CORRECTED, "--max_failed", 1, *given)
+    assert run.returncode == 0, run.stderr
+    asr = json.loads((tmp_path / "s.json").read_text())["asr"]
+    assert (asr["n"], asr["declined"], asr["failed"]) == (0, 12, 0)
+    before = len(server.requests)
+    assert run_eval("--base_url", server.url, *CORRECTED, "--max_failed", 1, *given).returncode == 0
+    assert len(server.requests) == before, "it would be stopped again"
 
 
 def test_a_judge_that_reasons_gets_room(tmp_path, given, serve):

@@ -229,6 +229,29 @@ def test_what_an_earlier_run_wrote_is_replaced(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} >= {"v.json", "v.txt", "s.json", "r.json"}
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"--output_file_rr": "x.json", "--summary": "x.json"},
+        {"--output_file_rr": "x.txt"},  # where its statistics go as well
+        {"--summary": "x.json", "--save_replies": "x.json"},
+        {"--summary": "x.json", "--store": "x.json"},
+    ],
+)
+def test_a_place_that_is_named_twice(tmp_path, options):
+    given = files(tmp_path)
+    for option, name in options.items():
+        given = [*given, option, tmp_path / name]
+    refused(tmp_path, "--judge", "rules", *given, says="named twice")
+
+
+def test_a_link_that_leads_in_a_circle(tmp_path):
+    given = files(tmp_path)
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    refused(tmp_path, "--judge", "rules", *given, "--summary", tmp_path / "a", says="a: cannot be written")
+
+
 def test_a_summary_alone(tmp_path):
     given = files(tmp_path)
     del given[4:6]

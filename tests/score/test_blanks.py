@@ -6,6 +6,8 @@ import re
 import pytest
 from scoring import predicted, record, run_eval, write_files
 
+from safeeraser.benchmark.wording import is_blank
+
 RECORDS = [record(number, category) for number, category in enumerate(("Weapon", "Sex", "Privacy", "Violence"))]
 
 RESPONSES = ("model_response1", "model_response2", "model_response3", "sd_response")
@@ -91,6 +93,11 @@ def test_under_official_the_rules_know_what_a_blank_response_is_and_rouge_does_n
     got = summary(tmp_path)
     assert run.returncode == 3 and "withheld past --max_blank: ROUGE-L (75.0%" in run.stderr
     assert got["sarr"]["value"] == 3 / 4 and got["rouge_l"]["value"] is None
+
+
+@pytest.mark.parametrize("silence", ["\u200b", "\ufeff \x00", "</s>", "<|endoftext|>\n", "\u2060\t"])
+def test_what_a_reader_would_not_see_is_blank(silence):
+    assert is_blank(silence) and not is_blank(f"{silence}.")
 
 
 def test_withheld_refusals_end_with_exit_code_3(tmp_path, given, serve):
