@@ -1,0 +1,58 @@
+"""Recorded replies say again what they said: why they ended, and what was declined without a word."""
+
+import json
+
+import pytest
+from chat_server import completion
+from scoring import predicted, record, run_eval, write_files
+
+from .test_served import good
+
+
+@pytest.fixture
+def given(tmp_path):
+    original = record()
+    value = predicted(original)
+    value["unsafe_pairs"][3]["sd_response"] = ""
+    predictions, reference = write_files(tmp_path, [original], [value])
+    files = ("--input_file", predictions, "--file_refer", reference, "--summary", tmp_path / "s.json")
+    return (*files, "--store", tmp_path / "store.jsonl", "--max_failed", 1, "--max_blank", 1)
+
+
+@pytest.mark.parametrize("protocol", ["official", "corrected"])
+def test_a_replay_gives_the_figures_of_the_run_that_was_recorded(tmp_path, given, serve, protocol):
+    """Among the replies are cut ones, one that the filter stopped, one declined by the protocol, and a failed call."""
+
+    def script(_, prompt):
+        if "Question 0.0?" in prompt and "benign" not in prompt:
+            return 200, {}, completion(good(prompt), "length")
+        if "Question 0.1? 2" in prompt:
+            return 200, {}, completion("", "content_filter")
+        if "Question 0.2? 1" in prompt:
+            return 200, {}, completion(None, refusal="I will not.")
+        return (400, {}, "no") if "Question 0.3? 3" in prompt else (200, {}, good(prompt))
+
+    command = ("--protocol", protocol, *given)
+    run = run_eval("--base_url", serve(script).url, *command, "--save_replies", tmp_path / "r.json")
+    assert run.returncode == 0, run.stderr
+    first = json.loads((tmp_path / "s.json").read_text())
+    run = run_eval("--judge", "replay", "--replies", tmp_path / "r.json", *command)
+    assert run.returncode == 0, run.stderr
+    again = json.loads((tmp_path / "s.json").read_text())
+    for metric in ("asr", "rr", "sarr", "gpt_eval"):
+        assert {**first[metric], "judge": ""} == {**again[metric], "judge": ""}
+    assert sum(first[metric]["declined"] for metric in ("asr", "rr")) == 4 and first["asr"]["unparsed"] in (0, 3)
+    text = (tmp_path / "r.json").read_text()
+    assert "plain and whole" not in text
+
+
+def test_where_nobody_was_asked_nothing_is_recorded(tmp_path, given):
+    value = json.loads(given[1].read_text())
+    for pair in value[0]["unsafe_pairs"]:
+        pair |= dict.fromkeys(("model_response1", "model_response2", "model_response3", "sd_response"), "")
+    given[1].write_text(json.dumps(value))
+    command = ("--judge", "rules", "--protocol", "corrected", *given, "--save_replies", tmp_path / "r.json")
+    for _ in range(2):
+        run = run_eval(*command)
+        assert run.returncode == 0, run.stderr
+    assert json.loads((tmp_path / "r.json").read_text()) == []
