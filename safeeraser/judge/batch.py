@@ -6,18 +6,17 @@ a tag that the server keeps as well: the next run finds the one or the other, an
 
 import json
 import sys
-import tempfile
 import time
 import uuid
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Set
 from datetime import timedelta
 from glob import escape
-from typing import IO, Any, NamedTuple
+from io import BytesIO
+from typing import Any, NamedTuple
 
-from safeeraser.benchmark.files import make_room_for, read_json, write_json
+from safeeraser.benchmark.files import read_json, write_json
 from safeeraser.errors import BadInput
-from safeeraser.judge.batch_api import ENDPOINT, BatchApi, State, empty
+from safeeraser.judge.batch_api import ENDPOINT, BatchApi, State
 from safeeraser.judge.store import Store
 from safeeraser.replies import Failure, Reply
 
@@ -37,17 +36,12 @@ class Submission(NamedTuple):
     requests: list[str]  # the keys of those that no run has taken the outcome of
 
 
-class BatchChat:
-    """Answers the calls that `Chat` does, a batch at a time.
-
-    Args:
-        store: where the outcomes go; the submissions are written down in files beside it.
-        server: what `Chat` takes.
-    """
+class BatchChat(BatchApi):
+    """Answers the calls that `Chat` does, a batch at a time; the submissions are written down beside `store`."""
 
     def __init__(self, model: str, *, store: Store, **server: Any) -> None:
-        self._api = BatchApi(model, **server)
-        self._model, self._store, self._beside, self.address = model, store, store.path, self._api.address
+        super().__init__(model, **server)
+        self._store = store
 
     def ask(self, calls: Calls) -> Generator[tuple[str, Reply | Failure], None, None]:
         """Yield each call's outcome, batch by batch as they end. The keys must name the requests for good.
@@ -55,93 +49,82 @@ class BatchChat:
         What ends this early leaves the batches to the server.
 
         Raises:
-            BadInput: as `Chat.ask`; or the server has no Batch API, or the disk does not take the files.
+            BadInput: as `Chat.ask`; or the server has no Batch API, or the disk does not take the notes.
         """
         wanted, waiting = dict(calls), []
         try:
-            for submission in self._written_down(wanted):
+            for submission in self._written_down(wanted.keys()):
                 waiting.append(submission)
             submitted = {key for submission in waiting for key in submission.requests}
             for submission in self._submit((key, make) for key, make in wanted.items() if key not in submitted):
                 waiting.append(submission)
             self._store.release()  # a day is too long to keep others from the store
-            yield from self._wait(waiting, wanted)
+            yield from self._wait(waiting, wanted.keys())
         except (KeyboardInterrupt, GeneratorExit):
             if waiting:
                 names = ", ".join(str(submission.id) for submission in waiting)
                 _say(f"the server goes on with batch {names}; the same command waits for it again")
             raise
 
-    def _written_down(self, wanted: Collection[str]) -> Iterator[Submission]:
+    def _written_down(self, wanted: Set[str]) -> Iterator[Submission]:
         """What earlier runs submitted of it."""
-        for path in sorted(self._beside.parent.glob(f"{escape(self._beside.name)}.batch-*.json")):
+        store = self._store.path
+        for path in sorted(store.parent.glob(f"{escape(store.name)}.batch-*.json")):
             try:
                 submission = Submission(**read_json(path))
             except TypeError:
                 raise BadInput(f"{path}: not what this program writes of a batch; move it away") from None
-            if not any(key in wanted for key in submission.requests):
+            if wanted.isdisjoint(submission.requests):
                 continue
             if submission.id:
                 try:
-                    self._api.look(submission.id)  # before anything more is submitted
+                    self.look(submission.id)  # before anything more is submitted
                 except BadInput as error:
                     raise BadInput(
                         f"{error}; it is noted in {path}: without that file its requests are submitted again"
                     ) from None
-            if found := submission.id or self._api.find(submission.tag):
+            if found := submission.id or self.find(submission.tag):
                 yield self._write_down(submission._replace(id=found))
             else:
                 path.unlink(missing_ok=True)
 
     def _write_down(self, submission: Submission) -> Submission:
-        path = self._beside.with_name(f"{self._beside.name}.batch-{submission.tag}.json")
+        note = self._store.path.with_name(f"{self._store.path.name}.batch-{submission.tag}.json")
         if submission.requests:
-            write_json(path, submission._asdict(), indent=None)
+            write_json(note, submission._asdict(), indent=None)
         else:
-            path.unlink(missing_ok=True)
+            note.unlink(missing_ok=True)
         return submission
 
     def _submit(self, calls: Calls) -> Iterator[Submission]:
-        for keys, file in self._parts(calls):
+        for keys, lines in self._parts(calls):
             tag = uuid.uuid4().hex
-            uploaded = self._api.upload(tag, file)
+            uploaded = self.upload(tag, lines)
             submission = self._write_down(Submission(tag, None, time.time(), keys))
-            submission = submission._replace(id=self._api.create(tag, uploaded))
+            submission = submission._replace(id=self.create(tag, uploaded))
             _say(f"batch {submission.id} submitted: {len(keys)} requests")
             yield self._write_down(submission)
 
-    def _parts(self, calls: Calls) -> Iterator[tuple[list[str], IO[bytes]]]:
-        """The keys of one batch after another, and the file of their requests."""
-        keys: list[str] = []
-        with self._scratch() as file:
-            for key, make in calls:
-                body = {"model": self._model, **make()}
-                body |= body.pop("extra_body", {})  # which the client would put into the body
-                line = json.dumps({"custom_id": key, "method": "POST", "url": ENDPOINT, "body": body}).encode() + b"\n"
-                if keys and (len(keys) == MOST_REQUESTS or file.tell() + len(line) > MOST_BYTES):
-                    yield keys, file
-                    keys = []
-                    empty(file)
-                file.write(line)
-                keys.append(key)
-            if keys:
-                yield keys, file
+    def _parts(self, calls: Calls) -> Iterator[tuple[list[str], BytesIO]]:
+        """The keys of one batch after another, and the lines of their requests."""
+        keys, lines = [], BytesIO()
+        for key, make in calls:
+            body = {"model": self._model, **make()}
+            body |= body.pop("extra_body", {})  # which the client would put into the body
+            line = json.dumps({"custom_id": key, "method": "POST", "url": ENDPOINT, "body": body}).encode() + b"\n"
+            if keys and (len(keys) == MOST_REQUESTS or lines.tell() + len(line) > MOST_BYTES):
+                yield keys, lines
+                keys, lines = [], BytesIO()
+            keys.append(key)
+            lines.write(line)
+        if keys:
+            yield keys, lines
 
-    @contextmanager
-    def _scratch(self) -> Iterator[IO[bytes]]:
-        """A file without a name, so that no kill leaves responses lying about."""
-        make_room_for(self._beside)
-        try:
-            with tempfile.TemporaryFile(dir=self._beside.parent) as file:
-                yield file
-        except OSError as error:
-            raise BadInput(f"{self._beside.parent}: a batch cannot be written there ({error.strerror})") from None
-
-    def _wait(self, waiting: list[Submission], wanted: Collection[str]) -> Outcomes:
+    def _wait(self, waiting: list[Submission], wanted: Set[str]) -> Outcomes:
         pause, told = POLL, {}
         while True:
             for submission in list(waiting):
-                state = self._api.look(submission.id)
+                state = self.look(submission.id)
                 if state.ended:
                     waiting.remove(submission)
                     yield from self._collect(submission, state, wanted)
@@ -154,20 +137,19 @@ class BatchChat:
             time.sleep(pause)
             pause = min(pause * SLOWER, LONGEST_POLL)
 
-    def _collect(self, submission: Submission, state: State, wanted: Collection[str]) -> Outcomes:
-        left = {key for key in submission.requests if key in wanted}
-        with self._scratch() as file:
-            for key, outcome in self._api.outcomes(state, file):
-                if key in left:
-                    left.remove(key)
-                    yield key, outcome
+    def _collect(self, submission: Submission, state: State, wanted: Set[str]) -> Outcomes:
+        left = wanted & set(submission.requests)
+        for key, outcome in self.outcomes(state):
+            if key in left:
+                left.remove(key)
+                yield key, outcome
         if left:
             why = "it holds more tokens than may wait on this account: judge by --category or without --batch"
             why = why if state.too_much else "the same command submits them again"
             _say(f"batch {submission.id} {state.status}, without an answer to {len(left)} requests; {why}")
         for key in left:
             yield key, Failure(f"unanswered (batch {state.status})", request_at_fault=False)
-        others = {key for key in submission.requests if key not in wanted}
+        others = set(submission.requests) - wanted
         self._write_down(submission._replace(requests=sorted(others - self._store.find(others).keys())))
 
 
