@@ -45,7 +45,7 @@ def pair_records(predictions: DataFile, reference: DataFile, by_picture: bool) -
 def build_queries(
     predictions: DataFile, reference: DataFile, paired: list[int], *, refusals: bool = False
 ) -> list[Query]:
-    """Every query of every metric, in the file's order, responses that are missing or blank included.
+    """Every query of every metric, record by record, responses that are missing or blank included.
 
     Args:
         refusals: ask of every view that the file holds, not of `forget` alone, whether its responses refuse.

@@ -20,8 +20,6 @@ from safeeraser.judge.panel import Panel
 from safeeraser.score.metrics import Item, figures
 from safeeraser.score.options import Options
 
-GROUPS = {"by_category": "category", "by_keyword": "keyword"}  # key of a summary -> attribute of a record
-
 
 def summary(
     options: Options, split: str | None, panel: Panel, predictions: DataFile, items: list[Item]
@@ -31,7 +29,8 @@ def summary(
     return {
         "split": split,
         "pictures": len({record.image_path for record in predictions.records}),
-        **{key: _by(attribute, predictions, items, options) for key, attribute in GROUPS.items()},
+        "by_category": _by("category", predictions, items, options),
+        "by_keyword": _by("keyword", predictions, items, options),
         "protocol": options.judging.protocol,
         "judge": main.name,
         "judge_model": main.model,
