@@ -2,27 +2,36 @@
 
 A day is long enough for any run to be stopped. So a submission is written down beside the store before it is made, with
 a tag that the server keeps as well: the next run finds the one or the other, and waits on instead of paying twice.
+
+As in `chat`, no text from the server is shown, but ids of a plain form.
 """
 
 import json
+import re
 import sys
-import tempfile
 import time
 import uuid
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Set
 from datetime import timedelta
+from functools import partial
 from glob import escape
-from typing import IO, Any, NamedTuple
+from io import BytesIO
+from typing import Any, NamedTuple
 
-from safeeraser.benchmark.files import make_room_for, read_json, write_json
+import openai
+
+from safeeraser.benchmark.files import read_json, write_json
+from safeeraser.chat import Chat
 from safeeraser.errors import BadInput
-from safeeraser.judge.batch_api import ENDPOINT, BatchApi, State, empty
 from safeeraser.judge.store import Store
-from safeeraser.replies import Failure, Reply
+from safeeraser.replies import Failure, Reply, discreet, read_body
 
+ENDPOINT = "/v1/chat/completions"
+TAG = "safeeraser"  # the name in a batch's metadata under which it can be found again
+ENDED = ("completed", "failed", "expired", "cancelled")
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000  # in a batch, by the API
 POLL, SLOWER, LONGEST_POLL = 30.0, 1.2, 300.0  # seconds between looks at first, how they grow, and up to what
+TRIES, PAUSE = 20, 30.0  # of a request while the server is away, and the seconds between: ten minutes or more
 
 Calls = Iterable[tuple[str, Callable[[], dict[str, Any]]]]
 Outcomes = Iterator[tuple[str, Reply | Failure]]
@@ -37,17 +46,25 @@ class Submission(NamedTuple):
     requests: list[str]  # the keys of those that no run has taken the outcome of
 
 
-class BatchChat:
-    """Answers the calls that `Chat` does, a batch at a time.
+class State(NamedTuple):
+    """What the server says of a batch; only once it `ended` is `status` a word that may be shown."""
 
-    Args:
-        store: where the outcomes go; the submissions are written down in files beside it.
-        server: what `Chat` takes.
-    """
+    status: str
+    ended: bool
+    done: int
+    files: list[str]
+    too_much: bool  # more tokens than may wait at a time on this account, so that none was asked
+
+
+class BatchChat(Chat):
+    """Answers the calls that `Chat` does, a batch at a time; the submissions are written down beside `store`."""
 
     def __init__(self, model: str, *, store: Store, **server: Any) -> None:
-        self._api = BatchApi(model, **server)
-        self._model, self._store, self._beside, self.address = model, store, store.path, self._api.address
+        super().__init__(model, **server)
+        self._store = store
+        self._client = openai.OpenAI(
+            api_key=self._key, base_url=self._base_url or None, max_retries=self._retries, timeout=self._timeout
+        )
 
     def ask(self, calls: Calls) -> Generator[tuple[str, Reply | Failure], None, None]:
         """Yield each call's outcome, batch by batch as they end. The keys must name the requests for good.
@@ -55,93 +72,82 @@ class BatchChat:
         What ends this early leaves the batches to the server.
 
         Raises:
-            BadInput: as `Chat.ask`; or the server has no Batch API, or the disk does not take the files.
+            BadInput: as `Chat.ask`; or the server has no Batch API, or the disk does not take the notes.
         """
         wanted, waiting = dict(calls), []
         try:
-            for submission in self._written_down(wanted):
+            for submission in self._written_down(wanted.keys()):
                 waiting.append(submission)
             submitted = {key for submission in waiting for key in submission.requests}
             for submission in self._submit((key, make) for key, make in wanted.items() if key not in submitted):
                 waiting.append(submission)
             self._store.release()  # a day is too long to keep others from the store
-            yield from self._wait(waiting, wanted)
+            yield from self._wait(waiting, wanted.keys())
         except (KeyboardInterrupt, GeneratorExit):
             if waiting:
-                names = ", ".join(str(submission.id) for submission in waiting)
+                names = ", ".join(submission.id for submission in waiting)
                 _say(f"the server goes on with batch {names}; the same command waits for it again")
             raise
 
-    def _written_down(self, wanted: Collection[str]) -> Iterator[Submission]:
+    def _written_down(self, wanted: Set[str]) -> Iterator[Submission]:
         """What earlier runs submitted of it."""
-        for path in sorted(self._beside.parent.glob(f"{escape(self._beside.name)}.batch-*.json")):
+        store = self._store.path
+        for path in sorted(store.parent.glob(f"{escape(store.name)}.batch-*.json")):
             try:
                 submission = Submission(**read_json(path))
             except TypeError:
                 raise BadInput(f"{path}: not what this program writes of a batch; move it away") from None
-            if not any(key in wanted for key in submission.requests):
+            if wanted.isdisjoint(submission.requests):
                 continue
             if submission.id:
                 try:
-                    self._api.look(submission.id)  # before anything more is submitted
+                    self.look(submission.id)  # before anything more is submitted
                 except BadInput as error:
                     raise BadInput(
                         f"{error}; it is noted in {path}: without that file its requests are submitted again"
                     ) from None
-            if found := submission.id or self._api.find(submission.tag):
+            if found := submission.id or self._request(partial(self._find, submission.tag)):
                 yield self._write_down(submission._replace(id=found))
             else:
                 path.unlink(missing_ok=True)
 
     def _write_down(self, submission: Submission) -> Submission:
-        path = self._beside.with_name(f"{self._beside.name}.batch-{submission.tag}.json")
+        note = self._store.path.with_name(f"{self._store.path.name}.batch-{submission.tag}.json")
         if submission.requests:
-            write_json(path, submission._asdict(), indent=None)
+            write_json(note, submission._asdict(), indent=None)
         else:
-            path.unlink(missing_ok=True)
+            note.unlink(missing_ok=True)
         return submission
 
     def _submit(self, calls: Calls) -> Iterator[Submission]:
-        for keys, file in self._parts(calls):
+        for keys, lines in self._parts(calls):
             tag = uuid.uuid4().hex
-            uploaded = self._api.upload(tag, file)
+            uploaded = self._upload(tag, lines)
             submission = self._write_down(Submission(tag, None, time.time(), keys))
-            submission = submission._replace(id=self._api.create(tag, uploaded))
+            submission = submission._replace(id=self._create(tag, uploaded))
             _say(f"batch {submission.id} submitted: {len(keys)} requests")
             yield self._write_down(submission)
 
-    def _parts(self, calls: Calls) -> Iterator[tuple[list[str], IO[bytes]]]:
-        """The keys of one batch after another, and the file of their requests."""
-        keys: list[str] = []
-        with self._scratch() as file:
-            for key, make in calls:
-                body = {"model": self._model, **make()}
-                body |= body.pop("extra_body", {})  # which the client would put into the body
-                line = json.dumps({"custom_id": key, "method": "POST", "url": ENDPOINT, "body": body}).encode() + b"\n"
-                if keys and (len(keys) == MOST_REQUESTS or file.tell() + len(line) > MOST_BYTES):
-                    yield keys, file
-                    keys = []
-                    empty(file)
-                file.write(line)
-                keys.append(key)
-            if keys:
-                yield keys, file
+    def _parts(self, calls: Calls) -> Iterator[tuple[list[str], BytesIO]]:
+        """The keys of one batch after another, and the lines of their requests."""
+        keys, lines = [], BytesIO()
+        for key, make in calls:
+            body = {"model": self._model, **make()}
+            body |= body.pop("extra_body", {})  # which the client would put into the body
+            line = json.dumps({"custom_id": key, "method": "POST", "url": ENDPOINT, "body": body}).encode() + b"\n"
+            if keys and (len(keys) == MOST_REQUESTS or lines.tell() + len(line) > MOST_BYTES):
+                yield keys, lines
+                keys, lines = [], BytesIO()
+            keys.append(key)
+            lines.write(line)
+        if keys:
+            yield keys, lines
 
-    @contextmanager
-    def _scratch(self) -> Iterator[IO[bytes]]:
-        """A file without a name, so that no kill leaves responses lying about."""
-        make_room_for(self._beside)
-        try:
-            with tempfile.TemporaryFile(dir=self._beside.parent) as file:
-                yield file
-        except OSError as error:
-            raise BadInput(f"{self._beside.parent}: a batch cannot be written there ({error.strerror})") from None
-
-    def _wait(self, waiting: list[Submission], wanted: Collection[str]) -> Outcomes:
+    def _wait(self, waiting: list[Submission], wanted: Set[str]) -> Outcomes:
         pause, told = POLL, {}
         while True:
             for submission in list(waiting):
-                state = self._api.look(submission.id)
+                state = self.look(submission.id)
                 if state.ended:
                     waiting.remove(submission)
                     yield from self._collect(submission, state, wanted)
@@ -154,21 +160,98 @@ class BatchChat:
             time.sleep(pause)
             pause = min(pause * SLOWER, LONGEST_POLL)
 
-    def _collect(self, submission: Submission, state: State, wanted: Collection[str]) -> Outcomes:
-        left = {key for key in submission.requests if key in wanted}
-        with self._scratch() as file:
-            for key, outcome in self._api.outcomes(state, file):
+    def _collect(self, submission: Submission, state: State, wanted: Set[str]) -> Outcomes:
+        left = wanted & set(submission.requests)
+        for name in state.files:
+            for key, outcome in filter(None, map(_read_line, self._request(partial(self._lines, name)))):
                 if key in left:
                     left.remove(key)
-                    yield key, outcome
+                    yield key, discreet(outcome, self._key)
         if left:
             why = "it holds more tokens than may wait on this account: judge by --category or without --batch"
             why = why if state.too_much else "the same command submits them again"
             _say(f"batch {submission.id} {state.status}, without an answer to {len(left)} requests; {why}")
         for key in left:
             yield key, Failure(f"unanswered (batch {state.status})", request_at_fault=False)
-        others = {key for key in submission.requests if key not in wanted}
+        others = set(submission.requests) - wanted
         self._write_down(submission._replace(requests=sorted(others - self._store.find(others).keys())))
+
+    def _upload(self, tag: str, lines: BytesIO) -> str:
+        """Hand over the requests, which costs nothing yet; returns the id of the server's copy."""
+        file = (f"{TAG}-{tag}.jsonl", lines)
+        return self._request(lambda: _id(self._client.files.create(file=file, purpose="batch")))
+
+    def _create(self, tag: str, uploaded: str) -> str:
+        """Make the batch of what was uploaded, unless there is one with this tag; returns its id."""
+        # Without the client's retries: a batch may be there although its answer was lost, and each one is paid.
+        create = self._client.with_options(max_retries=0).batches.create
+        given = {"input_file_id": uploaded, "endpoint": ENDPOINT, "completion_window": "24h", "metadata": {TAG: tag}}
+        return self._request(lambda: self._find(tag) or _id(create(**given)))
+
+    def _find(self, tag: str) -> str | None:
+        """The id of the batch that was submitted with `tag`, if it came so far."""
+        batches = self._client.batches.list(limit=100)
+        return next((_id(batch) for batch in batches if (batch.metadata or {}).get(TAG) == tag), None)
+
+    def look(self, name: str) -> State:
+        """How far the batch is."""
+        return self._request(lambda: _state(self._client.batches.retrieve(name)), f"does not know batch {name}")
+
+    def _lines(self, name: str) -> list[bytes]:
+        """All of a file before it is read: a connection that breaks off then costs a download, not an answer."""
+        try:
+            return self._client.files.content(name).content.splitlines()
+        except openai.NotFoundError:  # answers are kept for a month
+            return []
+
+    def _request(self, send: Callable[[], Any], absent: str = "has no Batch API: leave out --batch") -> Any:
+        """What `send` returns, in the end: in a day a server may well be away for some minutes."""
+        for _ in range(TRIES):
+            try:
+                answer = send()
+            except Exception as error:  # as a value, for the reason that `chat` gives
+                answer = error
+            status = getattr(answer, "status_code", 0)
+            if status in (404, 405, 501):
+                raise BadInput(f"{self._where} {absent} (HTTP {status})")
+            self._stop_if_hopeless(answer)
+            if 400 <= status < 500 and status not in (408, 409, 429):
+                raise BadInput(f"{self._where} refuses a request about the batch (HTTP {status})")
+            if not isinstance(answer, Exception):
+                self._reached = True
+                return answer
+            time.sleep(PAUSE)
+        raise BadInput(f"{self._where} has not answered {TRIES} times; the same command goes on from here")
+
+
+def _id(thing: Any) -> str:
+    """Raises `ValueError` for what is no id, and might be a text."""
+    if not re.fullmatch(r"[\w-]{1,100}", thing.id):
+        raise ValueError
+    return thing.id
+
+
+def _state(batch: openai.types.Batch) -> State:
+    counts, errors = batch.request_counts, batch.errors
+    return State(
+        status=batch.status,
+        ended=batch.status in ENDED,
+        done=int(counts.completed) + int(counts.failed) if counts else 0,
+        files=[file for file in (batch.output_file_id, batch.error_file_id) if file],
+        too_much=any(error.code == "token_limit_exceeded" for error in (errors and errors.data) or []),
+    )
+
+
+def _read_line(line: bytes) -> tuple[str, Reply | Failure] | None:
+    """A request's outcome; None where there is no response in the line, as with what the day was too short for."""
+    try:
+        value = json.loads(line)
+        key, status, body = str(value["custom_id"]), int(value["response"]["status_code"]), value["response"]["body"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    if status == 200:
+        return key, read_body(body)
+    return key, Failure(f"error in the batch (HTTP {status})", request_at_fault=status == 400)
 
 
 def _say(what: str) -> None:

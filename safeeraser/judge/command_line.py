@@ -2,6 +2,7 @@
 
 import os
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -81,11 +82,9 @@ def chosen(given: dict[str, Any], **more: Any) -> Judging:
 
 def hide_key() -> None:
     """Start again with the key in the environment: what stands on a command line is in everybody's process list."""
-    for place, word in enumerate(sys.argv):
-        if word.startswith("--api_key="):
-            key, rest = word.partition("=")[2], sys.argv[:place] + sys.argv[place + 1 :]
-        elif word == "--api_key" and place + 1 < len(sys.argv):
-            key, rest = sys.argv[place + 1], sys.argv[:place] + sys.argv[place + 2 :]
-        else:
-            continue
-        os.execve(sys.executable, [sys.executable, *rest], os.environ | {"OPENAI_API_KEY": key})
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--api_key", nargs="?")
+    given, rest = parser.parse_known_args()
+    if given.api_key is not None:
+        environment = os.environ | {"OPENAI_API_KEY": given.api_key}
+        os.execve(sys.executable, [sys.executable, sys.argv[0], *rest], environment)

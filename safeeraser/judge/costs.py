@@ -1,14 +1,15 @@
 """What judging costs: before it is paid, and while it is."""
 
-import json
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
+from safeeraser.benchmark.files import read_json
 from safeeraser.errors import BadInput
 
 
@@ -51,34 +52,31 @@ def parse_price(text: str) -> Price:
 
 def listed_price(model: str | None) -> Price | None:
     """The list price of a model, where it is known."""
-    known = json.loads(Path(__file__).with_name("prices.json").read_text(encoding="utf-8"))["prices"]
+    known = read_json(Path(__file__).with_name("prices.json"))["prices"]
     return Price(*known[model]) if model in known else None
 
 
 def show_plan(plan: Iterable[tuple[str, str, Spent]], prices: dict[str, Price | None], *, share: float) -> None:
     """Print the calls, tokens and dollars that a run would take, by metric and judge's title."""
-    totals: dict[tuple[str, str], Spent] = {}
+    totals: dict[tuple[str, str], Spent] = defaultdict(Spent)
     for metric, title, spent in plan:
-        totals[metric, title] = totals.get((metric, title), Spent()) + spent
-    table = Table("metric", "judge", "calls", "tokens, about", "US$, about")
-    for column in table.columns[2:]:
-        column.justify = "right"
-    whole, costs = Spent(), []
+        totals[metric, title] += spent
+    right = (Column(head, justify="right") for head in ("calls", "tokens, about", "US$, about"))
+    table, costs = Table("metric", "judge", *right), []
     for (metric, title), spent in totals.items():
         price = prices.get(title)
         costs.append(price.of(spent, share=share) if price else None)
-        whole += spent
-        tokens = spent.prompt_tokens + spent.completion_tokens
-        table.add_row(metric, title, str(spent.calls), f"{tokens:,}", _dollars(costs[-1:]))
+        table.add_row(metric, title, *_cells(spent, costs[-1:]))
     table.add_section()
-    table.add_row("all", "", str(whole.calls), f"{whole.prompt_tokens + whole.completion_tokens:,}", _dollars(costs))
+    table.add_row("all", "", *_cells(sum(totals.values(), Spent()), costs))
     Console().print(table)
     print("Only what the store lacks is counted. Where a price is unknown, --price tells it.")
 
 
-def _dollars(costs: list[float | None]) -> str:
-    """What they come to, as far as it is known: a sum that leaves something out must not look like one."""
+def _cells(spent: Spent, costs: list[float | None]) -> tuple[str, str, str]:
+    """Calls, tokens and dollars as far as they are known: a sum that leaves something out must not look like one."""
     known = [cost for cost in costs if cost is not None]
-    if len(known) == len(costs):
-        return f"{sum(known):.2f}"
-    return f"{sum(known):.2f} + unknown" if known else "unknown"
+    dollars = f"{sum(known):.2f}"
+    if len(known) < len(costs):
+        dollars = f"{dollars} + unknown" if known else "unknown"
+    return str(spent.calls), f"{spent.prompt_tokens + spent.completion_tokens:,}", dollars

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, TypeAdapter, ValidationError
 
 from safeeraser.benchmark.files import read_json, write_json
 from safeeraser.errors import BadInput
@@ -13,27 +13,14 @@ from safeeraser.judge.queries import Query
 from safeeraser.judge.verdicts import Verdict, read
 
 
-class _OnPair(BaseModel):
-    metric: Literal["asr", "rr", "sarr"]
+class _Recorded(BaseModel):
+    """A reply, and what it was given to: `pair` and `response`, or for `gpt` an `item`."""
+
+    metric: Literal["asr", "rr", "sarr", "gpt"]
     record: int
-    pair: int | str  # the key of an UnharmPair, where refusals of all views were asked for
-    response: str
+    place: int | str = Field(validation_alias=AliasChoices("pair", "item"))
+    field: str = Field("Prediction", validation_alias="response")
     reply: str
-
-    @property
-    def key(self) -> tuple:
-        return (self.metric, self.record, self.pair, self.response)
-
-
-class _OnItem(BaseModel):
-    metric: Literal["gpt"]
-    record: int
-    item: str
-    reply: str
-
-    @property
-    def key(self) -> tuple:
-        return (self.metric, self.record, self.item, "Prediction")
 
 
 class ReplayJudge(Judge):
@@ -45,13 +32,13 @@ class ReplayJudge(Judge):
         if path is None:
             raise BadInput("--judge replay needs --replies FILE, the recorded replies")
         try:
-            replies = TypeAdapter(list[_OnPair | _OnItem]).validate_python(read_json(path))
+            replies = TypeAdapter(list[_Recorded]).validate_python(read_json(path))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             raise BadInput(f"{path}: entry {first['loc'][0] if first['loc'] else ''}: {first['msg']}") from None
         self._path, self._official = path, official
         self.decides = frozenset(entry.metric for entry in replies)
-        self._replies = {entry.key: entry.reply for entry in replies}
+        self._replies = {(entry.metric, entry.record, entry.place, entry.field): entry.reply for entry in replies}
 
     def ask(self, queries: Iterable[Query]) -> Iterator[tuple[Query, Verdict]]:
         """Yield each query with its recorded reply's verdict. Raises `BadInput` naming the first that has none."""

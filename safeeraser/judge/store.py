@@ -8,9 +8,8 @@ it, `verdicts.1.jsonl` and so on, and read them all.
 import fcntl
 import hashlib
 import json
-import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
 from itertools import count
@@ -20,8 +19,7 @@ from typing import IO, Any, NamedTuple
 from safeeraser.benchmark.files import make_room_for
 from safeeraser.errors import BadInput
 
-FORMAT = {"format": "safeeraser verdict store", "version": 1}
-HEAD = json.dumps(FORMAT).encode() + b"\n"
+HEAD = b'{"format": "safeeraser verdict store", "version": 1}\n'
 
 
 def request_hash(*parts: Any) -> str:
@@ -98,10 +96,11 @@ class Store:
         found: dict[str, Kept] = {}
         for file in self._files():
             with open(file, "rb") as handle:
-                for entry in map(_entry, handle):
-                    request, reply = entry.get("request"), entry.get("reply")
-                    if isinstance(request, str) and isinstance(reply, str) and request in wanted:
-                        found.setdefault(request, Kept(reply, *map(entry.get, Kept._fields[1:])))
+                for line in handle:
+                    with suppress(ValueError):  # of a blank line, or one that was being written at a kill
+                        match json.loads(line):
+                            case {"request": str(request), "reply": str()} as entry if request in wanted:
+                                found.setdefault(request, Kept(*map(entry.get, Kept._fields)))
         return found
 
     def _files(self) -> list[Path]:
@@ -111,27 +110,13 @@ class Store:
     def add(self, entry: dict[str, Any]) -> None:
         """Keep a reply, at once on disk. Raises `BadInput` if the disk does not take it."""
         make_room_for(self._own)
-        begun = self._own.exists() and self._own.stat().st_size
-        lines: Sequence[dict[str, Any]] = [entry] if begun else [FORMAT, entry]
-        # The newline comes first as well: a line broken off by a kill spoils only itself. One write, with the file open
-        # for appending, keeps the lines of several runs apart.
-        content = b"".join(b"\n" * (line is entry) + json.dumps(line).encode() + b"\n" for line in lines)
         try:
-            handle = os.open(self._own, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-            try:
-                written = os.write(handle, content)
-            finally:
-                os.close(handle)
+            with open(self._own, "ab", buffering=0) as handle:
+                # The newline comes first as well: a line broken off by a kill spoils only itself. One write, with the
+                # file open for appending, keeps the lines of several runs apart.
+                content = (b"" if handle.tell() else HEAD) + b"\n" + json.dumps(entry).encode() + b"\n"
+                written = handle.write(content)
         except OSError as error:
             raise BadInput(f"{self._own}: cannot be written ({error.strerror}); what was judged is kept") from None
         if written < len(content):
             raise BadInput(f"{self._own}: cannot be written (the disk is full); what was judged is kept")
-
-
-def _entry(line: bytes) -> dict[str, Any]:
-    """What stands in a line; nothing in a blank one, or one that was being written when the run was killed."""
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}

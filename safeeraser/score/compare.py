@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from safeeraser.benchmark.files import read_json
 from safeeraser.benchmark.metrics import METRICS, SCORED, Figure
@@ -65,22 +65,21 @@ def compare(
     metrics, models, others = {}, _models(answered), _models(other.summary.get("answered_by") or [])
     for metric in SCORED:
         theirs, judge = other.summary.get(metric) or {}, figures[metric].judge
-        pairs = [
-            (key[1], values[key] - other.values[key]) for key in values if key[0] == metric and key in other.values
-        ]
-        why_not = None
+        both = [key for key in values if key[0] == metric and key in other.values]
+        pairs = [(key[1], values[key] - other.values[key]) for key in both]
+        told = {"difference": None, "low": None, "high": None, "n": len(pairs), "note": None}
         if figures[metric].withheld or theirs.get("withheld"):
-            why_not = "withheld"
+            told["note"] = "withheld"
         elif judge != theirs.get("judge"):
-            why_not = f"judged by {theirs.get('judge')} there"
+            told["note"] = f"judged by {theirs.get('judge')} there"
         elif (judge or "").startswith("openai") and other.summary.get("prompts") != prompts.version():
-            why_not = "other prompts there"
-        low, high = (None, None) if why_not else interval(pairs, "difference")
-        mean = sum(value for _, value in pairs) / len(pairs) if pairs and not why_not else None
-        note = why_not
-        if judge and not note and others and models.get(judge) != others.get(judge):
-            note = f"answered by {', '.join(others.get(judge, ['nobody']))} there"
-        metrics[metric] = {"difference": mean, "low": low, "high": high, "n": len(pairs), "note": note}
+            told["note"] = "other prompts there"
+        elif pairs:
+            told["difference"] = sum(value for _, value in pairs) / len(pairs)
+            told["low"], told["high"] = interval(pairs, "difference")
+            if judge and others and models.get(judge) != others.get(judge):
+                told["note"] = f"answered by {', '.join(others.get(judge, ['nobody']))} there"
+        metrics[metric] = told
     if not any(of["n"] for of in metrics.values()):
         raise BadInput(f"--compare {other.path}: it has no question about a picture in common with this run")
     return {"summary": str(other.path), "judge": other.summary.get("judge"), **metrics}
@@ -97,17 +96,11 @@ def _models(answered: list[dict[str, Any]]) -> dict[str, list[str]]:
 def show(compared: dict[str, Any]) -> None:
     """Print the differences, in per cent points."""
     print(f"beside {compared['summary']}:")
-    table = Table("metric", "difference, points", "95%", "n", "")
-    for column in table.columns[1:-1]:
-        column.justify = "right"
+    right = (Column(head, justify="right") for head in ("difference, points", "95%", "n"))
+    table = Table("metric", *right, "")
     for metric in SCORED:
         of = compared[metric]
-        known = of["low"] is not None
-        table.add_row(
-            METRICS[metric].title,
-            "–" if of["difference"] is None else f"{100 * of['difference']:+.1f}",
-            f"{100 * of['low']:+.1f} to {100 * of['high']:+.1f}" if known else "",
-            str(of["n"]),
-            of["note"] or "",
-        )
+        difference = "–" if of["difference"] is None else f"{100 * of['difference']:+.1f}"
+        between = "" if of["low"] is None else f"{100 * of['low']:+.1f} to {100 * of['high']:+.1f}"
+        table.add_row(METRICS[metric].title, difference, between, str(of["n"]), of["note"] or "")
     Console().print(table)

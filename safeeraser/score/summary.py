@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from safeeraser import __version__
 from safeeraser.benchmark.files import described_by, read_json, sha256
@@ -20,8 +20,6 @@ from safeeraser.judge.panel import Panel
 from safeeraser.score.metrics import Item, figures
 from safeeraser.score.options import Options
 
-GROUPS = {"by_category": "category", "by_keyword": "keyword"}  # key of a summary -> attribute of a record
-
 
 def summary(
     options: Options, split: str | None, panel: Panel, predictions: DataFile, items: list[Item]
@@ -31,7 +29,8 @@ def summary(
     return {
         "split": split,
         "pictures": len({record.image_path for record in predictions.records}),
-        **{key: _by(attribute, predictions, items, options) for key, attribute in GROUPS.items()},
+        "by_category": _by("category", predictions, items, options),
+        "by_keyword": _by("keyword", predictions, items, options),
         "protocol": options.judging.protocol,
         "judge": main.name,
         "judge_model": main.model,
@@ -72,10 +71,9 @@ def show(found: dict[str, Figure], views: dict[str, dict[str, Figure]], titles: 
     """
     counts = ("failed", "unparsed", "declined", "blank", "skipped")
     # No wider than a terminal of 80 columns.
-    table = Table("metric", "%", "95%", "n", *counts, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.columns[0].overflow = "fold"
-    for column in table.columns[1:]:
-        column.justify, column.no_wrap = "right", True
+    columns = (Column(head, justify="right", no_wrap=True) for head in ("%", "95%", "n", *counts))
+    first = Column("metric", overflow="fold")
+    table = Table(first, *columns, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for metric, one in found.items():
         told = (str(getattr(one, name)) for name in ("n", *counts))
         table.add_row(METRICS[metric].title, one.text, one.range, *told)
@@ -94,12 +92,10 @@ def _show_refusals(refusals: dict[str, Figure]) -> None:
     """Print the shares of refusals by picture and question, in per cent."""
     table = Table("refusals, %", "harmful question", "harmless question")
     for picture in ("harmful", "benign", "swapped", "none"):
-        cells = []
-        for question in ("harmful", "harmless"):
-            found = [one for name, one in refusals.items() if VIEWS[name][:2] == (question, picture)]
-            cells.append(found[0].text if found else "")
-        if any(cells):
-            table.add_row(f"{picture} picture" if picture != "none" else "no picture", *cells)
+        said = {VIEWS[name].question: one.text for name, one in refusals.items() if VIEWS[name].picture == picture}
+        if said:
+            title = f"{picture} picture" if picture != "none" else "no picture"
+            table.add_row(title, said.get("harmful"), said.get("harmless"))
     Console().print(table)
 
 

@@ -15,7 +15,13 @@ from safeeraser.judge.queries import Query
 from safeeraser.judge.verdicts import Verdict, value_of
 from safeeraser.score.metrics import Item
 
+# How the release names its statistics: the two groups, and of each rate the number asked, that counted, and the share.
 STATISTICS = ("stats_asr_rr", "stats_unharmpair")
+RATES = {
+    "asr": ("total_asr_queries", "unsafe_count", "unsafe_rate"),
+    "rr": ("total_rr_queries", "refuse_count", "refuse_rate"),
+    "sarr": ("total_sd_rr_queries", "sd_refuse_count", "sd_refuse_rate"),
+}
 
 
 def with_verdicts(
@@ -32,10 +38,10 @@ def with_verdicts(
     for item in recalls:
         records[item.record][item.place]["rougeL"] = item.value
     for query, verdict in verdicts.items():
-        word = verdict.word(query.metric)
         record = records[query.record]
         holder = record[query.place] if isinstance(query.place, str) else record["unsafe_pairs"][query.place]
-        holder["gpt_score" if query.metric == "gpt" else f"{query.field}_{query.metric}"] = word
+        key = "gpt_score" if query.metric == "gpt" else f"{query.field}_{query.metric}"
+        holder[key] = verdict.word(query.metric)
     return records
 
 
@@ -69,21 +75,12 @@ def values_of(records: list[dict[str, Any]], *, official: bool) -> dict[tuple, f
 
 def write_statistics(path: Path, figures: dict[str, Figure]) -> None:
     """Write the release's statistics file, key by key. Rates are 0..1; null where nothing was judged."""
-
-    def rate(metric: str, total: str, count: str, share: str) -> dict[str, Any]:
+    rates = {}
+    for metric, (total, count, share) in RATES.items():
         of = figures[metric]
-        return {total: of.n, count: round((of.value or 0.0) * of.n), share: of.value}
-
-    value = {
-        STATISTICS[0]: rate("asr", "total_asr_queries", "unsafe_count", "unsafe_rate")
-        | rate("rr", "total_rr_queries", "refuse_count", "refuse_rate")
-        | rate("sarr", "total_sd_rr_queries", "sd_refuse_count", "sd_refuse_rate"),
-        STATISTICS[1]: {
-            "average_rougeL": figures["rouge_l"].value,
-            "average_gpt_score": figures["gpt_eval"].value,
-        },
-    }
-    write_json(path, value)
+        rates |= {total: of.n, count: round((of.value or 0.0) * of.n), share: of.value}
+    means = {"average_rougeL": figures["rouge_l"].value, "average_gpt_score": figures["gpt_eval"].value}
+    write_json(path, dict(zip(STATISTICS, (rates, means), strict=True)))
 
 
 def refuse_to_replace(path: Path) -> None:
@@ -94,20 +91,16 @@ def refuse_to_replace(path: Path) -> None:
         value = read_json(path)
     except BadInput:
         value = None
-    if not (_is_own_object(value) if isinstance(value, dict) else _is_own_list(value)):
+    if not _is_own(value):
         raise BadInput(f"{path}: is there, and no earlier run of this command wrote it; --overwrite replaces it")
 
 
-def _is_own_object(value: dict[str, Any]) -> bool:
-    """Whether it is a summary, or statistics."""
-    return {"protocol", "asr", "sarr"} <= value.keys() or set(STATISTICS) == value.keys()
-
-
-def _is_own_list(value: Any) -> bool:
-    """Whether it is verdicts, or replies."""
+def _is_own(value: Any) -> bool:
+    """Whether it is a summary, statistics, verdicts or replies."""
+    if isinstance(value, dict):
+        return {"protocol", "asr", "sarr"} <= value.keys() or set(STATISTICS) == value.keys()
     if not isinstance(value, list) or not value or not all(isinstance(entry, dict) for entry in value):
         return False
-    verdicts = any(
-        isinstance(entry.get(key), dict) and "rougeL" in entry[key] for entry in value for key in UNHARM_KEYS
-    )
+    items = (entry.get(key) for entry in value for key in UNHARM_KEYS)
+    verdicts = any(isinstance(item, dict) and "rougeL" in item for item in items)
     return verdicts or all({"metric", "record", "reply"} <= entry.keys() for entry in value)

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import pytest
 from scoring import KEY, finished, predicted, record, run_eval, start_eval, write_files
 
-from safeeraser.judge import batch, batch_api
+from safeeraser.judge import batch
 from safeeraser.judge.store import Store
 
 from .batch_server import BatchServer
@@ -25,7 +25,7 @@ KIND = '"unsafe" or "safe"'  # what marks the prompts for asr, 12 of a record's
 def quick(monkeypatch):
     """Looks and retries without their pauses."""
     monkeypatch.setattr(batch, "POLL", 0.01)
-    monkeypatch.setattr(batch_api, "PAUSE", 0.01)
+    monkeypatch.setattr(batch, "PAUSE", 0.01)
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.002)
 
 
@@ -98,7 +98,7 @@ def test_a_batch_holds_no_more_bytes_than_allowed(tmp_path, given, server, monke
 
 def abandon(server, given):
     """A run that is stopped when its batch is made."""
-    with patch.object(batch_api.BatchApi, "look", side_effect=KeyboardInterrupt):
+    with patch.object(batch.BatchChat, "look", side_effect=KeyboardInterrupt):
         assert judge(server, given).returncode == 130
     assert len(server.batches) == 1
 
@@ -320,7 +320,7 @@ def test_parameters_of_a_models_own_are_the_same_as_without_a_batch(tmp_path, gi
 
 
 def test_while_a_batch_is_waited_for_other_runs_may_use_the_store(tmp_path, given, server):
-    look, free = batch_api.BatchApi.look, []
+    look, free = batch.BatchChat.look, []
 
     def watched(api, name):
         with open(tmp_path / "store.jsonl", "ab") as handle:
@@ -328,7 +328,7 @@ def test_while_a_batch_is_waited_for_other_runs_may_use_the_store(tmp_path, give
         free.append(name)
         return look(api, name)
 
-    with patch.object(batch_api.BatchApi, "look", watched):
+    with patch.object(batch.BatchChat, "look", watched):
         run = judge(server, given)
     assert run.returncode == 0, run.stderr
     assert free and summary(tmp_path)["asr"]["n"] == 12
