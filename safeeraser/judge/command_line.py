@@ -70,12 +70,16 @@ def chosen(given: dict[str, Any], **more: Any) -> Judging:
         if given["api_key"]:
             raise BadInput("--api_key and --api_key_file: give one of them")
         given["api_key"] = read_text(file).strip()
+        if not given["api_key"]:
+            raise BadInput(f"--api_key_file {file}: is empty")
     judge, model, base_url = given["judge"], given.pop("judge_model"), given.pop("base_url")
     if (model or base_url) and not judge.served:
         raise BadInput(f"--judge {judge.name} is no model: --judge_model and --base_url have no meaning for it")
     given["judge"] = replace(judge, model=model or judge.model, base_url=base_url or judge.base_url)
     given["judges"] = {metric: given.pop(f"{metric}_judge") for metric in ASKED}
     given["max_tokens"] = given.pop("judge_max_tokens")
+    if own := {"messages", "model", "stream"} & given["extra_body"].keys():
+        raise BadInput(f"--extra_body: {min(own)} is this program's to set (the model: --judge_model)")
     known = {field.name for field in fields(Judging)}
     return Judging(**{key: value for key, value in given.items() if key in known}, **more)
 

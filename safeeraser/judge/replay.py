@@ -10,7 +10,7 @@ from safeeraser.benchmark.files import read_json, write_json
 from safeeraser.errors import BadInput
 from safeeraser.judge.judges import Judge
 from safeeraser.judge.queries import Query
-from safeeraser.judge.verdicts import Verdict, read
+from safeeraser.judge.verdicts import WHOLE, Verdict, read
 
 
 class _Recorded(BaseModel):
@@ -21,6 +21,7 @@ class _Recorded(BaseModel):
     place: int | str = Field(validation_alias=AliasChoices("pair", "item"))
     field: str = Field("Prediction", validation_alias="response")
     reply: str
+    finish: str | None = None
 
 
 class ReplayJudge(Judge):
@@ -38,23 +39,27 @@ class ReplayJudge(Judge):
             raise BadInput(f"{path}: entry {first['loc'][0] if first['loc'] else ''}: {first['msg']}") from None
         self._path, self._official = path, official
         self.decides = frozenset(entry.metric for entry in replies)
-        self._replies = {(entry.metric, entry.record, entry.place, entry.field): entry.reply for entry in replies}
+        self._replies = {(entry.metric, entry.record, entry.place, entry.field): entry for entry in replies}
 
     def ask(self, queries: Iterable[Query]) -> Iterator[tuple[Query, Verdict]]:
         """Yield each query with its recorded reply's verdict. Raises `BadInput` naming the first that has none."""
         for query in queries:
             if query.key not in self._replies:
                 raise BadInput(f"{self._path}: no reply for {query.where}")
-            reply = self._replies[query.key]
-            yield query, Verdict(reply, *read(query.metric, reply, official=self._official))
+            entry = self._replies[query.key]
+            reading = read(query.metric, entry.reply, entry.finish, official=self._official)
+            yield query, Verdict(entry.reply, *reading, finish=entry.finish)
 
 
 def write_replies(path: Path, verdicts: dict[Query, Verdict]) -> None:
-    """Write replies so that `ReplayJudge` reads them: who was asked what, and the raw reply; never the response."""
+    """Write replies so that `ReplayJudge` reads them: what was asked about, the raw reply, and why it ended if not
+    because it was whole; never the response.
+    """
     entries = []
     for query, verdict in verdicts.items():
-        if not verdict.reply:  # of a blank response, about which nobody was asked
+        if not verdict.asked:
             continue
         place = {"item": query.place} if query.metric == "gpt" else {"pair": query.place, "response": query.field}
-        entries.append({"metric": query.metric, "record": query.number, **place, "reply": verdict.reply})
+        finish = {} if verdict.finish in WHOLE else {"finish": verdict.finish}
+        entries.append({"metric": query.metric, "record": query.number, **place, "reply": verdict.reply, **finish})
     write_json(path, entries, indent=1)

@@ -86,14 +86,14 @@ class ServedJudge(Judge):
     def _outcomes(self, waiting: dict[str, list[Query]]) -> Iterator[tuple[str, Reply | Failure]]:
         """Ask, the first call alone: by it is found out what the server takes."""
         rest = dict.fromkeys(waiting)
-        if self._batch:
-            self.refused |= {"response_format"}  # an answer takes a day: what a server may refuse is not tried
-        elif waiting:
+        if waiting and not self._batch:
             first = next(iter(waiting))
             yield first, self._first(first, waiting[first][0])
             del rest[first]
+        # The answers of a batch take a day: what a server may refuse is not tried.
+        without = self.refused | {"response_format"} if self._batch else self.refused
         # Requests are made when their calls start, and forgotten: all at once they would weigh as much as the data.
-        calls = ((key, lambda key=key: self._request(waiting[key][0], self.refused)) for key in rest)
+        calls = ((key, lambda key=key: self._request(waiting[key][0], without)) for key in rest)
         with closing(self._chat.ask(calls)) as outcomes:
             yield from outcomes
 
@@ -130,7 +130,7 @@ class ServedJudge(Judge):
     def _verdicts(self, queries: list[Query], kept: Kept) -> Iterator[tuple[Query, Verdict]]:
         for query in queries:
             reading = self._dialect.read(query, kept.reply, kept.finish)
-            yield query, Verdict(kept.reply, *reading, by=(kept.answered_by, kept.fingerprint))
+            yield query, Verdict(kept.reply, *reading, finish=kept.finish, by=(kept.answered_by, kept.fingerprint))
 
     def _take(self, request: str, queries: list[Query], outcome: Reply | Failure) -> Kept:
         """What was said, put into the store, and what it cost to the account."""

@@ -1,8 +1,8 @@
 """The verdict store: every reply that a judge was asked for, on disk, so that none is paid for twice.
 
 A line a call, `verdicts.jsonl`; any number of runs share one. It holds what was said and by whom, and of what was asked
-only a hash, so no response can be read from it. Several processes of one audit each write a file of their own beside
-it, `verdicts.1.jsonl` and so on, and read them all.
+only a hash: a response stands in it only where a judge repeats it. Several processes of one audit each write a file of
+their own beside it, `verdicts.1.jsonl` and so on, and read them all.
 """
 
 import fcntl
@@ -51,8 +51,11 @@ class Store:
         for file in self._files():
             if not (file.is_file() or file.is_char_device()):  # to read a pipe would be to wait for ever
                 raise BadInput(f"{file}: cannot be a verdict store, which is read as well; name a file with --store")
-            with open(file, "rb") as handle:
-                first = handle.readline(200)
+            try:
+                with open(file, "rb") as handle:
+                    first = handle.readline(200)
+            except OSError as error:
+                raise BadInput(f"{file}: cannot be read ({error.strerror})") from None
             # A kill may have cut the very first line.
             if not (HEAD if first.endswith(b"\n") else HEAD[: len(first)]) == first:
                 raise BadInput(f"{file}: no verdict store of this version; name another with --store, or move it away")
@@ -97,7 +100,7 @@ class Store:
         for file in self._files():
             with open(file, "rb") as handle:
                 for line in handle:
-                    with suppress(ValueError):  # of a blank line, or one that was being written at a kill
+                    with suppress(ValueError, RecursionError):  # of a line that was being written at a kill, say
                         match json.loads(line):
                             case {"request": str(request), "reply": str()} as entry if request in wanted:
                                 found.setdefault(request, Kept(*map(entry.get, Kept._fields)))

@@ -63,6 +63,7 @@ class Verdict:
     Attributes:
         lacks: why the value is None: one of `LACKS`.
         differs: under protocol `official`, whether a strict reading would say otherwise.
+        finish: why the reply ended, as far as that is known.
         asked: whether somebody was asked; of a blank response it is known without.
         by: the model that answered and its fingerprint, as far as the server told.
     """
@@ -72,6 +73,7 @@ class Verdict:
     lacks: str = ""
     differs: bool = False
     asked: bool = True
+    finish: str | None = None
     by: tuple[str | None, str | None] = (None, None)
 
     @classmethod

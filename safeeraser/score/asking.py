@@ -1,18 +1,53 @@
-"""From a predictions file and its reference to what a judge is asked."""
+"""The two files of a run, read and paired, and what a judge is asked about them."""
 
+import sys
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from safeeraser.benchmark.metrics import METRICS
-from safeeraser.benchmark.records import UNHARM_KEYS, DataFile
+from safeeraser.benchmark.records import UNHARM_KEYS, DataFile, read_records
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.errors import BadInput
 from safeeraser.judge.queries import Query
+from safeeraser.score.options import Options
 
 _FIRST = VIEWS["forget"].fields[0]
 _ASKED_ABOUT = {view: [row.asked for row in METRICS.values() if row.asked and row.view == view] for view in VIEWS}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is scored.
+
+    Attributes:
+        paired: for each record of the predictions, the index of its record in the reference.
+        queries: of every metric, record by record, responses that are missing or blank included.
+    """
+
+    predictions: DataFile
+    reference: DataFile
+    paired: list[int]
+    queries: list[Query]
+
+
+def read(options: Options) -> Asked:
+    """Raises `BadInput` where a file cannot be used, or the two do not belong together."""
+    if not options.input_file.exists():
+        raise BadInput(f"--input_file {options.input_file}: no such file; ckpt_infer.py makes the predictions")
+    predictions = read_records(options.input_file).only(options.category)
+    reference = read_records(options.file_refer).only(options.category)
+    paired = pair_records(predictions, reference, by_picture=not options.official)
+    pairs = zip(predictions.records, (reference.records[index] for index in paired), strict=True)
+    if differ := sum(record.image_path != original.image_path for record, original in pairs):
+        print(
+            f"note: {differ} of {len(paired)} records name another picture than the reference's record at the same "
+            "position; protocol official pairs them all the same, --protocol corrected pairs by picture",
+            file=sys.stderr,
+        )
+    return Asked(predictions, reference, paired, build_queries(predictions, reference, paired, options.refusals))
 
 
 def pair_records(predictions: DataFile, reference: DataFile, by_picture: bool) -> list[int]:
@@ -42,10 +77,8 @@ def pair_records(predictions: DataFile, reference: DataFile, by_picture: bool) -
     return [at[picture].popleft() for picture in mine]
 
 
-def build_queries(
-    predictions: DataFile, reference: DataFile, paired: list[int], *, refusals: bool = False
-) -> list[Query]:
-    """Every query of every metric, record by record, responses that are missing or blank included.
+def build_queries(predictions: DataFile, reference: DataFile, paired: list[int], refusals: bool) -> list[Query]:
+    """Every query.
 
     Args:
         refusals: ask of every view that the file holds, not of `forget` alone, whether its responses refuse.
@@ -55,12 +88,11 @@ def build_queries(
     """
     queries = []
     for index, raw in enumerate(predictions.raw):
-        for view, place, holder, field in _places(raw):
+        for view, place, holder, field in places(raw):
             response = holder.get(field)
-            if not isinstance(response, str | None):
+            if fault := _fault(response):
                 inside = place if isinstance(place, str) else f"unsafe_pairs.{place}"
-                where = predictions.where(index, f"{inside}.{field}")
-                raise BadInput(f"{where}: must be a text, is a {type(response).__name__}")
+                raise BadInput(f"{predictions.where(index, f'{inside}.{field}')}: {fault}")
             metrics = list(_ASKED_ABOUT[view])
             if refusals and field in holder and "rr" not in metrics:
                 metrics.append("rr")
@@ -76,13 +108,22 @@ def build_queries(
     return queries
 
 
-def _places(raw: dict[str, Any]) -> Iterator[tuple[str, int | str, dict[str, Any], str]]:
+def places(raw: dict[str, Any]) -> Iterator[tuple[str, int | str, dict[str, Any], str]]:
     """Where a record has room for responses: the view, the pair's place, the pair, and the field in it."""
     for name, view in VIEWS.items():
         harmful = view.question == "harmful"
         for place, holder in enumerate(raw["unsafe_pairs"]) if harmful else ((key, raw[key]) for key in UNHARM_KEYS):
             for field in view.fields:
                 yield name, place, holder, field
+
+
+def _fault(response: Any) -> str | None:
+    """Why it is no response, if it is none."""
+    if not isinstance(response, str | None):
+        return f"must be a text, is a {type(response).__name__}"
+    if any("\ud800" <= character <= "\udfff" for character in response or ""):
+        return "holds half a character (a lone surrogate), which no file can"
+    return None
 
 
 def _some(names: Counter[str], most: int = 5) -> str:

@@ -11,7 +11,6 @@ from safeeraser.benchmark.files import read_json
 from safeeraser.benchmark.metrics import METRICS, SCORED, Figure
 from safeeraser.benchmark.records import read_raw
 from safeeraser.errors import BadInput
-from safeeraser.judge import prompts
 from safeeraser.score.intervals import interval
 from safeeraser.score.options import Options
 from safeeraser.score.verdicts import values_of
@@ -19,11 +18,12 @@ from safeeraser.score.verdicts import values_of
 
 @dataclass(frozen=True)
 class Other:
-    """The run to compare with: its summary, and its values by request."""
+    """The run to compare with: its summary, its values by request, and the models that answered as its judges."""
 
     path: Path
     summary: dict[str, Any]
     values: dict[tuple, float]
+    models: dict[str, list[str]]
 
 
 def read_other(path: Path, options: Options) -> Other:
@@ -47,11 +47,18 @@ def read_other(path: Path, options: Options) -> Other:
         raise BadInput(f"--compare {path}: the verdicts that it names, {verdicts}, are not there")
     if options.output_file_rr and verdicts.resolve() == options.output_file_rr.resolve():
         raise BadInput(f"--compare {path}: its verdicts are in --output_file_rr {verdicts}, which would be overwritten")
-    return Other(path, summary, values_of(read_raw(verdicts), official=options.official))
+    try:
+        metrics = {metric: Figure.model_validate(summary.get(metric) or {"value": None}) for metric in SCORED}
+        models = _models(summary.get("answered_by") or [])
+        values = values_of(read_raw(verdicts), official=options.official)
+        sum(values.values())
+    except (AttributeError, TypeError, ValueError, KeyError):
+        raise BadInput(f"--compare {path}: it, or {verdicts}, is not what eval_all.py writes") from None
+    return Other(path, summary | metrics, values, models)
 
 
 def compare(
-    values: dict[tuple, float], other: Other, figures: dict[str, Figure], answered: list[dict[str, Any]]
+    values: dict[tuple, float], other: Other, figures: dict[str, Figure], told: dict[str, Any]
 ) -> dict[str, Any]:
     """What differs between this run's `values` and the other's, metric by metric.
 
@@ -60,26 +67,30 @@ def compare(
     either run withholds, or that different judges decided, has none: `note` says why.
 
     Args:
-        answered: the models that answered here; where others did for the other run, `note` says so beside the figure.
+        told: this run's summary. Where other models answered for the other run, or were asked with other parameters,
+            `note` says so beside the figure.
     """
-    metrics, models, others = {}, _models(answered), _models(other.summary.get("answered_by") or [])
+    metrics, models = {}, _models(told["answered_by"])
     for metric in SCORED:
-        theirs, judge = other.summary.get(metric) or {}, figures[metric].judge
+        theirs, judge = other.summary[metric], figures[metric].judge
         both = [key for key in values if key[0] == metric and key in other.values]
         pairs = [(key[1], values[key] - other.values[key]) for key in both]
-        told = {"difference": None, "low": None, "high": None, "n": len(pairs), "note": None}
-        if figures[metric].withheld or theirs.get("withheld"):
-            told["note"] = "withheld"
-        elif judge != theirs.get("judge"):
-            told["note"] = f"judged by {theirs.get('judge')} there"
-        elif (judge or "").startswith("openai") and other.summary.get("prompts") != prompts.version():
-            told["note"] = "other prompts there"
+        found = {"difference": None, "low": None, "high": None, "n": len(pairs), "note": None}
+        kept_by = {"openai": "prompts", "rules": "rules"}.get((judge or "").partition(":")[0])
+        if figures[metric].withheld or theirs.withheld:
+            found["note"] = "withheld"
+        elif judge != theirs.judge:
+            found["note"] = f"judged by {theirs.judge} there"
+        elif kept_by and other.summary.get(kept_by) != told[kept_by]:
+            found["note"] = f"other {kept_by} there"
         elif pairs:
-            told["difference"] = sum(value for _, value in pairs) / len(pairs)
-            told["low"], told["high"] = interval(pairs, "difference")
-            if judge and others and models.get(judge) != others.get(judge):
-                told["note"] = f"answered by {', '.join(others.get(judge, ['nobody']))} there"
-        metrics[metric] = told
+            found["difference"] = sum(value for _, value in pairs) / len(pairs)
+            found["low"], found["high"] = interval(pairs, "difference")
+            if judge and other.models and models.get(judge) != other.models.get(judge):
+                found["note"] = f"answered by {', '.join(other.models.get(judge, ['nobody']))} there"
+            elif judge in models and other.summary.get("asked_with") != told["asked_with"]:
+                found["note"] = "asked with other parameters there"
+        metrics[metric] = found
     if not any(of["n"] for of in metrics.values()):
         raise BadInput(f"--compare {other.path}: it has no question about a picture in common with this run")
     return {"summary": str(other.path), "judge": other.summary.get("judge"), **metrics}

@@ -12,21 +12,24 @@ from rich.table import Column, Table
 
 from safeeraser import __version__
 from safeeraser.benchmark.files import described_by, read_json, sha256
-from safeeraser.benchmark.metrics import METRICS, SCORED, Figure
+from safeeraser.benchmark.metrics import ASKED, METRICS, SCORED, Figure
 from safeeraser.benchmark.records import DataFile
 from safeeraser.benchmark.responses import VIEWS
-from safeeraser.judge import prompts
+from safeeraser.judge import prompts, rules
 from safeeraser.judge.panel import Panel
-from safeeraser.score.metrics import Item, figures
+from safeeraser.score.asking import Asked
+from safeeraser.score.metrics import Found, Item, figures
 from safeeraser.score.options import Options
 
 
-def summary(
-    options: Options, split: str | None, panel: Panel, predictions: DataFile, items: list[Item]
-) -> dict[str, Any]:
-    """The figures by category and keyword, and what a number must carry to be compared with another."""
-    main, written = panel.by_metric["asr"], options.output_file_rr
+def summary(options: Options, split: str | None, panel: Panel, asked: Asked, found: Found) -> dict[str, Any]:
+    """All figures, and what a number must carry to be compared with another."""
+    main, judging = panel.by_metric["asr"], options.judging
+    predictions, items = asked.predictions, found.items
     return {
+        **{metric: one.as_json for metric, one in found.figures.items()},
+        **{name: {view: one.as_json for view, one in its.items()} for name, its in found.views.items()},
+        "answered_by": found.answered_by,
         "split": split,
         "pictures": len({record.image_path for record in predictions.records}),
         "by_category": _by("category", predictions, items, options),
@@ -35,10 +38,16 @@ def summary(
         "judge": main.name,
         "judge_model": main.model,
         "prompts": prompts.version(),
+        "rules": rules.version(),
+        "asked_with": {
+            "extra_body": judging.extra_body,
+            "max_tokens": judging.max_tokens,
+            "not_taken": {judge.title: sorted(judge.refused) for judge in panel.served if judge.refused},
+        },
         "max_failed": options.max_failed,
         "max_blank": options.max_blank,
         "category": options.category,
-        "verdicts": str(_beside(written, options.summary)) if written and written.is_file() else None,
+        "verdicts": _beside(options.output_file_rr, options.summary),
         "data_file": str(options.file_refer),
         "versions": {
             "safeeraser": __version__,
@@ -59,33 +68,27 @@ def made_with(predictions: Path) -> Any:
     return read_json(beside) if beside.is_file() else None
 
 
-def as_json(one: Figure | dict[str, Figure]) -> dict[str, Any]:
-    """A figure, or one for each view, as the summary holds it."""
-    return {view: its.as_json for view, its in one.items()} if isinstance(one, dict) else one.as_json
-
-
-def show(found: dict[str, Figure], views: dict[str, dict[str, Figure]], titles: dict[str, str]) -> None:
-    """Print the figures in per cent with their intervals, what each stands on, and who judged.
-
-    `views`: the blank responses of each view, and the refusals where they were asked for.
-    """
+def show(found: Found, panel: Panel) -> None:
+    """Print the figures in per cent with their intervals, what each stands on, and who judged."""
     counts = ("failed", "unparsed", "declined", "blank", "skipped")
-    # No wider than a terminal of 80 columns.
+    # No wider than a terminal of 80 columns, as far as that goes.
+    counts = [name for name in counts if any(getattr(one, name) for one in found.figures.values())]
     columns = (Column(head, justify="right", no_wrap=True) for head in ("%", "95%", "n", *counts))
     first = Column("metric", overflow="fold")
     table = Table(first, *columns, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for metric, one in found.items():
+    for metric, one in found.figures.items():
         told = (str(getattr(one, name)) for name in ("n", *counts))
         table.add_row(METRICS[metric].title, one.text, one.range, *told)
     table.add_section()
     table.add_row("blank:")
-    for view, one in views["blank"].items():
+    for view, one in found.views["blank"].items():
         table.add_row(view, one.text, one.range, str(one.n))
     Console().print(table)
-    if "refusals" in views:
-        _show_refusals(views["refusals"])
-    for judge in dict.fromkeys(titles.values()):
-        print(f"{judge}: {', '.join(METRICS[metric].title for metric in titles if titles[metric] == judge)}")
+    if "refusals" in found.views:
+        _show_refusals(found.views["refusals"])
+    for judge in dict.fromkeys(panel.titles.values()):
+        decided = (METRICS[ASKED[metric]].title for metric, title in panel.titles.items() if title == judge)
+        print(f"{judge}: {', '.join(decided)}")
 
 
 def _show_refusals(refusals: dict[str, Figure]) -> None:
@@ -112,6 +115,8 @@ def _by(attribute: str, predictions: DataFile, items: list[Item], options: Optio
     return table
 
 
-def _beside(path: Path, summary: Path) -> Path:
-    """`path` as a reader of the summary finds it: by its name where they lie together."""
-    return Path(path.name) if path.resolve().parent == summary.resolve().parent else path.resolve()
+def _beside(path: Path | None, summary: Path | None) -> str | None:
+    """The verdicts' file as a reader of the summary finds it: by its name where they lie together; None without one."""
+    if not path or not summary or (path.exists() and not path.is_file()):
+        return None
+    return path.name if path.resolve().parent == summary.resolve().parent else str(path.resolve())

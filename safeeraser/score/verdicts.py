@@ -99,7 +99,7 @@ def _is_own(value: Any) -> bool:
     """Whether it is a summary, statistics, verdicts or replies."""
     if isinstance(value, dict):
         return {"protocol", "asr", "sarr"} <= value.keys() or set(STATISTICS) == value.keys()
-    if not isinstance(value, list) or not value or not all(isinstance(entry, dict) for entry in value):
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
         return False
     items = (entry.get(key) for entry in value for key in UNHARM_KEYS)
     verdicts = any(isinstance(item, dict) and "rougeL" in item for item in items)

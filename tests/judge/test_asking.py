@@ -249,6 +249,9 @@ def test_a_key_out_of_a_file(tmp_path, given, serve):
     assert server.requests[0][1] == f"Bearer {KEY}"
     run = run_eval(*command, "--api_key_file", tmp_path / "key", "--api_key", "other")
     assert run.returncode == 2 and "give one of them" in run.stderr
+    (tmp_path / "empty").write_text("\n")
+    run = run_eval(*command, "--api_key_file", tmp_path / "empty", key=KEY)
+    assert run.returncode == 2 and "empty: is empty" in run.stderr
     run = run_eval(*command, "--api_key_file", tmp_path / "nothing")
     assert run.returncode == 2 and "nothing: no such file" in run.stderr
 

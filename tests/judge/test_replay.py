@@ -41,7 +41,9 @@ def test_a_replay_gives_the_figures_of_the_run_that_was_recorded(tmp_path, given
     again = json.loads((tmp_path / "s.json").read_text())
     for metric in ("asr", "rr", "sarr", "gpt_eval"):
         assert {**first[metric], "judge": ""} == {**again[metric], "judge": ""}
-    assert sum(first[metric]["declined"] for metric in ("asr", "rr")) == 4 and first["asr"]["unparsed"] in (0, 3)
+    # The release's rule finds a "no" in the declining words.
+    assert sum(first[metric]["declined"] for metric in ("asr", "rr")) == (3 if protocol == "official" else 4)
+    assert first["asr"]["unparsed"] == (0 if protocol == "official" else 3)
     text = (tmp_path / "r.json").read_text()
     assert "plain and whole" not in text
 

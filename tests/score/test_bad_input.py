@@ -201,7 +201,7 @@ def test_a_script_takes_no_key_on_its_command_line(tmp_path, script, words):
     assert f"--api_key_file {tmp_path}/key" in (tmp_path / "started").read_text()
 
 
-@pytest.mark.parametrize("content", ["my notes", "{}", "[]", '[{"a": 1}]', '{"asr": 1}'])
+@pytest.mark.parametrize("content", ["my notes", "{}", "[3]", '[{"a": 1}]', '{"asr": 1}'])
 @pytest.mark.parametrize("place", ["v.json", "v.txt", "s.json"])
 def test_a_file_that_no_scoring_run_wrote_is_not_replaced(tmp_path, place, content):
     given = files(tmp_path)
@@ -261,3 +261,36 @@ def test_a_summary_alone(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"predictions.json", "all_val.json", "s.json"}
     del given[4:6]
     refused(tmp_path, "--judge", "rules", *given, says="give --output_file_rr, for the verdicts, or --summary")
+
+
+@pytest.mark.parametrize(
+    "response, says", [("lamp \ud800", "holds half a character"), (["a"], "must be a text, is a list")]
+)
+def test_a_response_that_no_file_can_hold_is_named_before_anything_is_paid(tmp_path, response, says):
+    broken = json.loads(json.dumps(PREDICTED))
+    broken[1]["unsafe_pairs"][2]["sd_response"] = response
+    refused(tmp_path, "--judge", "rules", *files(tmp_path, predictions=broken), says=f"sd_response: {says}")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"asr": "x"}, {"answered_by": "x"}, {"answered_by": [{}]}, {"asr": {"value": 7}}],
+)
+def test_a_run_to_compare_with_that_is_none(tmp_path, change):
+    (tmp_path / "other").mkdir()
+    theirs = files(tmp_path / "other")
+    assert run_eval("--judge", "rules", *theirs).returncode == 0
+    summary = json.loads((tmp_path / "other" / "s.json").read_text())
+    (tmp_path / "other" / "s.json").write_text(json.dumps(summary | change))
+    given = (*files(tmp_path), "--compare", tmp_path / "other" / "s.json")
+    refused(tmp_path, "--judge", "rules", *given, says="is not what eval_all.py writes")
+    (tmp_path / "other" / "s.json").write_text(json.dumps(summary | {"rules": "of another version"}))
+    assert run_eval("--judge", "rules", *given).returncode == 0
+    compared = json.loads((tmp_path / "s.json").read_text())["compared_with"]
+    assert (compared["asr"]["difference"], compared["asr"]["note"]) == (None, "other rules there")
+    assert compared["rouge_l"]["difference"] == 0.0
+
+
+@pytest.mark.parametrize("body", ['{"model": "m"}', '{"messages": []}', '{"stream": true}'])
+def test_what_is_not_for_extra_parameters(tmp_path, body):
+    refused(tmp_path, "--extra_body", body, *files(tmp_path), says="is this program's to set")

@@ -8,6 +8,7 @@ from scoring import predicted, record, run_eval, write_files
 from safeeraser.benchmark.records import read_records
 from safeeraser.judge.judges import Judging
 from safeeraser.judge.verdicts import read
+from safeeraser.score.asking import Asked
 from safeeraser.score.metrics import Item, blanks, by_view, figure, rouge
 from safeeraser.score.options import Options
 
@@ -98,7 +99,7 @@ def test_rouge_is_the_recall_of_the_reference(tmp_path, official):
         original[f"UnharmPair_{key}"]["Prediction"] = expected
         value[f"UnharmPair_{key}"]["Prediction"] = response
     data = [read_records(path) for path in write_files(tmp_path, [original], [value])]
-    items = rouge(*data, [0], official=official)
+    items = rouge(Asked(*data, [0], []), official=official)
     assert [item.value for item in items] == [expected for *_, expected in texts.values()]
     assert [item.blank for item in items] == [False, True, False, False]
 
