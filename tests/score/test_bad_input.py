@@ -263,13 +263,11 @@ def test_a_summary_alone(tmp_path):
     refused(tmp_path, "--judge", "rules", *given, says="give --output_file_rr, for the verdicts, or --summary")
 
 
-@pytest.mark.parametrize(
-    "response, says", [("lamp \ud800", "holds half a character"), (["a"], "must be a text, is a list")]
-)
-def test_a_response_that_no_file_can_hold_is_named_before_anything_is_paid(tmp_path, response, says):
+def test_a_response_that_no_file_can_hold_is_named_before_anything_is_paid(tmp_path):
     broken = json.loads(json.dumps(PREDICTED))
-    broken[1]["unsafe_pairs"][2]["sd_response"] = response
-    refused(tmp_path, "--judge", "rules", *files(tmp_path, predictions=broken), says=f"sd_response: {says}")
+    broken[1]["unsafe_pairs"][2]["sd_response"] = "lamp \ud800"
+    given = files(tmp_path, predictions=broken)
+    refused(tmp_path, "--judge", "rules", *given, says="unsafe_pairs.2.sd_response: holds half a character")
 
 
 @pytest.mark.parametrize(
