@@ -31,12 +31,6 @@ class Kind(NamedTuple):
     verdict: str
     view: str
 
-    def response(self, pair: UnsafePair) -> str | None:
-        """The pair's first response that was judged so."""
-        extra = pair.model_dump()
-        fields = VIEWS[self.view].fields
-        return next((extra.get(field) for field in fields if extra.get(f"{field}_{self.metric}") == self.verdict), None)
-
 
 KINDS = (
     Kind("Harmful picture, judged unsafe", "asr", "unsafe", "forget"),
@@ -88,10 +82,12 @@ def _kinds(run: Run) -> Iterator[tuple[str, list[Example]]]:
 
 def _example(kind: Kind, record: Record, data_file: str | None) -> Example | None:
     """The record's first example of the kind."""
-    name = record.SDImage_path if VIEWS[kind.view].picture == "benign" else record.image_path
-    for pair in record.unsafe_pairs:
-        if response := kind.response(pair):
-            return Example(record.category, pair.question, response, _picture(name, data_file))
+    view = VIEWS[kind.view]
+    name = record.SDImage_path if view.picture == "benign" else record.image_path
+    for pair in map(UnsafePair.model_dump, record.unsafe_pairs):
+        for field in view.fields:
+            if pair.get(f"{field}_{kind.metric}") == kind.verdict and pair.get(field):
+                return Example(record.category, pair["question"], pair[field], _picture(name, data_file))
     return None
 
 

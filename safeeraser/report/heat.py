@@ -28,16 +28,15 @@ def heat_maps(runs: list[Run], kind: str) -> list[Table]:
     maps = []
     for metric in RATES:
         found = {run.title: getattr(run.val, f"by_{kind}").get(metric) for run in runs if run.val}
-        groups = {title: group for title, group in found.items() if group}
-        names = sorted(set().union(*groups.values()), key=lambda name: (name not in CATEGORIES, name))
-        rows, columns, corner = [Row(title, group) for title, group in groups.items()], names, "method"
+        rows = [Row(title, group) for title, group in found.items() if group]
+        columns = sorted(set().union(*(row.cells for row in rows)), key=lambda name: (name not in CATEGORIES, name))
         if kind == "keyword":
-            by_name = {name: {title: group[name] for title, group in groups.items() if name in group} for name in names}
-            rows, columns, corner = [Row(name, cells) for name, cells in by_name.items()], list(groups), kind
+            turned = [Row(name, {row.name: row.cells[name] for row in rows if name in row.cells}) for name in columns]
+            rows, columns = turned, [row.name for row in rows]
         if rows:
-            title, caption = f"{METRICS[metric].title} {METRICS[metric].arrow}", f"By {kind}, per cent."
+            title, corner = f"{METRICS[metric].title} {METRICS[metric].arrow}", kind if kind == "keyword" else "method"
             heads = {column: column for column in columns}
-            maps.append(Table(f"{kind}-{metric}", title, caption, heads, rows, corner))
+            maps.append(Table(f"{kind}-{metric}", title, f"By {kind}, per cent.", heads, rows, corner))
     return maps
 
 
@@ -46,12 +45,8 @@ def shade(figure: Figure) -> Shade | None:
 
     None where there is no figure.
     """
-    if figure.value is None or figure.withheld:
-        return None
-    red, green, blue, _ = _MAP(figure.value)
-    linear = [(part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4) for part in (red, green, blue)]
-    luminance = sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-    return Shade(to_hex((red, green, blue)), "#000" if luminance > 0.179 else "#fff")
+    value = figure.per_cent[0]
+    return None if value is None else Shade(to_hex(_MAP(figure.value)), "#000" if value > 47 else "#fff")
 
 
 def scale() -> str:

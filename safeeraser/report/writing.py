@@ -6,7 +6,7 @@ All write per cent, so that the same number stands on the page, in the paper and
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from rich.table import Table as TerminalTable
 
 from safeeraser.benchmark.metrics import Figure
 from safeeraser.report.heat import shade
-from safeeraser.report.tables import Row, Table
+from safeeraser.report.tables import Table
 
 _LATEX = {
     **{sign: "\\" + sign for sign in "&%$#_{}"},
@@ -44,22 +44,6 @@ def escape_latex(text: str) -> str:
 def escape_markdown(text: str) -> str:
     """The text as a Markdown table shows it."""
     return re.sub(r"([\\|`*_<\[\]])", r"\\\1", text)
-
-
-def markdown(table: Table) -> str:
-    """The table for a README or an issue: intervals in brackets, under it its caption and all remarks."""
-
-    def line(name: str, texts: Iterable[str]) -> str:
-        return "| " + " | ".join([escape_markdown(name), *texts]) + " |"
-
-    def texts(row: Row) -> Iterator[str]:
-        return (cell.text + (f" [{cell.range}]" if cell.range else "") for cell in table.line(row))
-
-    lines = [line(table.corner, map(escape_markdown, table.heads)), "|---|" + "---:|" * len(table.columns)]
-    lines += [line(row.name, texts(row)) for row in table.rows]
-    lines += [line(f"{row.name} (published)", texts(row)) for row in table.published]
-    under = [f"- {text}" for text in table.notes]
-    return "\n\n".join(filter(None, ["\n".join(lines), table.caption, "\n".join(under)]))
 
 
 def comma_separated(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
@@ -106,5 +90,5 @@ def render(template: str, **context: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"svg": lambda plot: Markup(plot.svg()), "shade": shade}
-    environment.filters |= {"latex": escape_latex, "markdown": markdown}
+    environment.filters |= {"latex": escape_latex, "escape_markdown": escape_markdown}
     return environment.get_template(template).render(context)
