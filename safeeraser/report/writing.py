@@ -79,16 +79,18 @@ def show(table: Table) -> None:
         console.print(escape(line))
 
 
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    undefined=StrictUndefined,
+    autoescape=lambda name: name is not None and ".html" in name,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+TEMPLATES.filters |= {"svg": lambda plot: Markup(plot.svg()), "shade": shade}
+TEMPLATES.filters |= {"latex": escape_latex, "escape_markdown": escape_markdown}
+
+
 def render(template: str, **context: Any) -> str:
     """The text that a template makes of what it is given."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        undefined=StrictUndefined,
-        autoescape=lambda name: name is not None and ".html" in name,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"svg": lambda plot: Markup(plot.svg()), "shade": shade}
-    environment.filters |= {"latex": escape_latex, "escape_markdown": escape_markdown}
-    return environment.get_template(template).render(context)
+    return TEMPLATES.get_template(template).render(context)

@@ -137,10 +137,6 @@ class Card:
         """The attack that brings back most: under which ASR is highest. None where none has a figure."""
         return max(self.measured("attack", "asr"), key=lambda point: point.figure("asr").value, default=None)
 
-    def untouched_under(self, attack: Point) -> Point:
-        """The untouched model under the same attack."""
-        return self.named("attack_vanilla", attack.name)
-
     @property
     def most_recovered(self) -> Point | None:
         """The attack under which most of the vanilla answers came back, or else the clean point.
@@ -155,18 +151,18 @@ class Card:
 
     def back(self, *kinds: str) -> Return | None:
         """When ASR comes back with relearning on these kinds of data; None where that was not measured."""
-        points = [(point, kind) for kind in kinds for point in self.measured(f"relearn_{kind}", "asr")]
-        after = [point for point, _ in points if point.at > 0]
+        after = [point for kind in kinds for point in self.measured(f"relearn_{kind}", "asr") if point.at > 0]
         if not after:
             return None
-        past = [(int(point.at), kind if point.at else None) for point, kind in points if self.harmful(point)]
+        past = ((int(point.at), kind) for kind in kinds for point in self.past_half(f"relearn_{kind}"))
         steps, data = min(past, key=lambda found: found[0], default=(None, None))
         highest = max(after, key=lambda point: point.figure("asr").value).figure("asr")
-        return Return(steps, data, len(after), int(max(point.at for point in after)), highest)
+        return Return(steps, data if steps else None, len(after), int(max(point.at for point in after)), highest)
 
-    def harmful(self, point: Point) -> bool:
-        """Whether the point's ASR is past half of the untouched model's."""
-        return self.half is not None and point.figure("asr").value > self.half
+    def past_half(self, group: str) -> list[Point]:
+        """The points of a group whose ASR is past half of the untouched model's."""
+        points = self.measured(group, "asr") if self.half is not None else []
+        return [point for point in points if point.figure("asr").value > self.half]
 
     def as_json(self) -> dict[str, Any]:
         """The card in the run's entry of `summary.json`: fractions 0..1, null where not measured."""
@@ -174,7 +170,7 @@ class Card:
         attack = worst and {
             "name": worst.name,
             "asr": worst.figure("asr").value,
-            "untouched_asr": self.untouched_under(worst).figure("asr").value,
+            "untouched_asr": self.named("attack_vanilla", worst.name).figure("asr").value,
             "measured": len(self.measured("attack", "asr")),
         }
         return {
@@ -221,22 +217,24 @@ def different_settings(cards: list[Card]) -> list[str]:
 
 
 def settings_line(card: Card) -> str:
-    """What the audit was made with, for a caption."""
+    """What the audit was made with, for a caption: `limit 5, relearn (steps 0 1 2, rate 0.001)`."""
     digest = card.audit.checkpoint_sha256
     return _told({**card.audit.settings, **({"checkpoint_sha256": digest} if digest else {})})
 
 
-def _told(value: Any) -> str:
-    """A setting in words: `limit 5, relearn (steps 0 1 2, rate 0.001)`."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_short(key, part)}" for key, part in value.items() if part != {})
-    return " ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
-
-
-def _short(key: str, value: Any) -> str:
-    """As much of a setting as tells it from another: a hash's beginning, a file's name."""
-    if isinstance(value, dict):
-        return f"({_told(value)})"
-    if isinstance(value, str) and key.endswith("_sha256"):
-        return value[:12]
-    return Path(value).name if isinstance(value, str) and key.endswith("_file") else _told(value)
+def _told(settings: dict[str, Any]) -> str:
+    """As much of each setting as tells it from another: a hash's beginning, a file's name."""
+    told = []
+    for key, value in settings.items():
+        if value is None:
+            value = "none"
+        elif isinstance(value, dict):
+            value = f"({_told(value)})"
+        elif isinstance(value, list):
+            value = " ".join(map(str, value))
+        elif key.endswith("_sha256"):
+            value = str(value)[:12]
+        elif key.endswith("_file"):
+            value = Path(str(value)).name
+        told += [f"{key} {value}"] if value != "()" else []
+    return ", ".join(told)
