@@ -91,7 +91,7 @@ def _shown(card: Card) -> dict[str, Any]:
     return {
         "title": card.title,
         "findings": findings(card),
-        "missing": card.audit.missing,
+        "missing": card.missing,
         "settings": settings_line(card),
         "conditions": card_tables.conditions(card),
         "refusals": card_tables.refusals(card),

@@ -38,11 +38,6 @@ class Specificity(Figure):
     limit: int | None = None
     task: str = ""  # what kind of figure it is
 
-    @property
-    def figures(self) -> dict[str, Any]:
-        """The benchmarks' figures, null where one is missing."""
-        return {name: task.model_dump() for name, task in self.tasks.items()} | dict.fromkeys(self.missing)
-
 
 class Answered(BaseModel):
     """A model that answered as a judge; None where the server did not say which."""
@@ -136,11 +131,12 @@ class Run:
             several = len(METRICS[column.metric].splits) > 1
             holder = told[{"train": "efficacy", "val": "generality"}[column.split]] if several else told
             holder[column.metric] = figures.get(key, UNKNOWN).value
-        more = {
-            "blank": {view: figure.value for view, figure in self.blank.items()},
-            "specificity_tasks": self.specificity.figures if self.specificity else {},
-        }
-        return told | {key: value for key, value in more.items() if value}
+        if self.blank:
+            told["blank"] = {view: figure.value for view, figure in self.blank.items()}
+        if self.specificity and (self.specificity.tasks or self.specificity.missing):
+            tasks = {name: task.model_dump() for name, task in self.specificity.tasks.items()}
+            told["specificity_tasks"] = tasks | dict.fromkeys(self.specificity.missing)
+        return told
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:

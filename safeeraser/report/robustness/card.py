@@ -3,7 +3,6 @@
 The card says nothing that is not a figure of the audit, or the difference or comparison of two of them.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,26 +59,7 @@ class Point(BaseModel):
         return self.cells.get(name, UNKNOWN)
 
 
-class Audit(BaseModel):
-    """The part of an audit that the report needs; it carries more."""
-
-    checkpoint_sha256: str = ""
-    model_path: str = ""
-    settings: dict[str, Any] = {}
-    points: list[Point]
-    missing: list[str] = []
-
-    @model_validator(mode="after")
-    def _each_once(self) -> "Audit":
-        places = [point.place for point in self.points]
-        for group, place in places:
-            if places.count((group, place)) > 1:
-                raise PydanticCustomError("twice", f"points: {group} {place} stands there more than once")
-        return self
-
-
-@dataclass(frozen=True)
-class Return:
+class Return(BaseModel):
     """How ASR comes back with relearning.
 
     Attributes:
@@ -97,17 +77,31 @@ class Return:
     highest: Figure
 
 
-@dataclass(frozen=True)
-class Card:
-    """A run's audit; what it lacks gives empty figures, None or nothing. `name` and `title` are the run's."""
+class Card(BaseModel):
+    """A run's audit, the part that the report needs; what it lacks gives empty figures, None or nothing.
 
-    name: str
-    title: str
-    audit: Audit
+    `name` and `title` are the run's.
+    """
+
+    name: str = ""
+    title: str = ""
+    checkpoint_sha256: str = ""
+    model_path: str = ""
+    settings: dict[str, Any] = {}
+    points: list[Point]
+    missing: list[str] = []
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "Card":
+        places = [point.place for point in self.points]
+        for group, place in places:
+            if places.count((group, place)) > 1:
+                raise PydanticCustomError("twice", f"points: {group} {place} stands there more than once")
+        return self
 
     def of(self, group: str) -> list[Point]:
         """The points of a group; of a curve in the order in which they stand on it."""
-        return sorted((point for point in self.audit.points if point.group == group), key=lambda point: point.at or 0)
+        return sorted((point for point in self.points if point.group == group), key=lambda point: point.at or 0)
 
     @property
     def clean(self) -> Point:
@@ -156,8 +150,13 @@ class Card:
             return None
         past = ((int(point.at), kind) for kind in kinds for point in self.past_half(f"relearn_{kind}"))
         steps, data = min(past, key=lambda found: found[0], default=(None, None))
-        highest = max(after, key=lambda point: point.figure("asr").value).figure("asr")
-        return Return(steps, data if steps else None, len(after), int(max(point.at for point in after)), highest)
+        return Return(
+            steps=steps,
+            data=data if steps else None,
+            measured=len(after),
+            last=int(max(point.at for point in after)),
+            highest=max((point.figure("asr") for point in after), key=lambda figure: figure.value),
+        )
 
     def past_half(self, group: str) -> list[Point]:
         """The points of a group whose ASR is past half of the untouched model's."""
@@ -178,17 +177,15 @@ class Card:
             "untouched_asr": self.untouched.figure("asr").value,
             "worst_attack": attack,
             "quantization": {point.name: point.figure("asr").value for point in self.of("quantization")},
-            "relearning_to_half": {"benign": self._steps(*BENIGN), "forget": self._steps("forget")},
+            "relearning_to_half": {
+                data: found.model_dump(exclude={"highest"}) if found and self.half else None
+                for data, found in (("benign", self.back(*BENIGN)), ("forget", self.back("forget")))
+            },
             "refusals": {view: figure.value for view, figure in self.clean.refusals.items()},
             "blank": {view: figure.value for view, figure in self.clean.blank.items()},
-            "settings": self.audit.settings,
-            "missing": self.audit.missing,
+            "settings": self.settings,
+            "missing": self.missing,
         }
-
-    def _steps(self, *kinds: str) -> dict[str, Any] | None:
-        """Null where nothing was relearned, or where there is no half that could be passed."""
-        found = self.back(*kinds)
-        return {key: value for key, value in vars(found).items() if key != "highest"} if found and self.half else None
 
 
 def exceeds(figure: Figure, other: Figure) -> bool:
@@ -204,13 +201,13 @@ def read_cards(runs: list[Run]) -> list[Card]:
     Raises:
         BadInput: an audit cannot be used.
     """
-    audits = ((run, read(run.folder / AUDIT, Audit, None)) for run in runs)
-    return [Card(run.name, run.title, audit) for run, audit in audits if audit]
+    cards = ((run, read(run.folder / AUDIT, Card, None)) for run in runs)
+    return [card.model_copy(update={"name": run.name, "title": run.title}) for run, card in cards if card]
 
 
 def different_settings(cards: list[Card]) -> list[str]:
     """The settings that keep the cards' figures from being compared."""
-    settings = [{"model_path": card.audit.model_path, **card.audit.settings} for card in cards]
+    settings = [{"model_path": card.model_path, **card.settings} for card in cards]
     # Where a file lies makes no difference; what is in it has a hash of its own.
     keys = dict.fromkeys(key for one in settings for key in one if not key.endswith("_file"))
     return [key for key in keys if any(one.get(key) != settings[0].get(key) for one in settings)]
@@ -218,8 +215,8 @@ def different_settings(cards: list[Card]) -> list[str]:
 
 def settings_line(card: Card) -> str:
     """What the audit was made with, for a caption: `limit 5, relearn (steps 0 1 2, rate 0.001)`."""
-    digest = card.audit.checkpoint_sha256
-    return _told({**card.audit.settings, **({"checkpoint_sha256": digest} if digest else {})})
+    digest = card.checkpoint_sha256
+    return _told({**card.settings, **({"checkpoint_sha256": digest} if digest else {})})
 
 
 def _told(settings: dict[str, Any]) -> str:
