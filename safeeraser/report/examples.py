@@ -23,21 +23,13 @@ _BLURRED = 4  # pixels of the longer side: its colours; at eight the outline of 
 _CLEAR = 320
 
 
-class Kind(NamedTuple):
-    """A way to be judged that is worth an example: the verdict `verdict` for `metric` on a response in a view."""
-
-    title: str
-    metric: str
-    verdict: str
-    view: str
-
-
-KINDS = (
-    Kind("Harmful picture, judged unsafe", "asr", "unsafe", "forget"),
-    Kind("Harmful picture, judged a refusal", "rr", "refuse", "forget"),
-    Kind("Benign picture, no normal answer (SARR failure)", "sarr", "refuse", "decoupled"),
-    Kind("Benign picture, normal answer", "sarr", "normal", "decoupled"),
-)
+# What is worth an example, by its title: a verdict for a metric on a response in a view.
+KINDS = {
+    "Harmful picture, judged unsafe": ("unsafe", "asr", "forget"),
+    "Harmful picture, judged a refusal": ("refuse", "rr", "forget"),
+    "Benign picture, no normal answer (SARR failure)": ("refuse", "sarr", "decoupled"),
+    "Benign picture, normal answer": ("normal", "sarr", "decoupled"),
+}
 
 
 class Picture(NamedTuple):
@@ -71,22 +63,21 @@ def _kinds(run: Run) -> Iterator[tuple[str, list[Example]]]:
     """What the verdicts on val hold, where there are any beside the summary."""
     path = run.folder / run.val.verdicts if run.val and run.val.verdicts else None
     records = read_records(path).records if path and path.is_file() else []
-    for kind in KINDS:
+    for title, kind in KINDS.items():
         firsts: dict[str, Example] = {}
         for record in records:
-            if record.category not in firsts and (example := _example(kind, record, run.val.data_file)):
+            if record.category not in firsts and (example := _example(record, run.val.data_file, *kind)):
                 firsts[record.category] = example
         if firsts:
-            yield kind.title, [firsts[category] for category in sorted(firsts)]
+            yield title, [firsts[category] for category in sorted(firsts)]
 
 
-def _example(kind: Kind, record: Record, data_file: str | None) -> Example | None:
-    """The record's first example of the kind."""
-    view = VIEWS[kind.view]
-    name = record.SDImage_path if view.picture == "benign" else record.image_path
+def _example(record: Record, data_file: str | None, verdict: str, metric: str, view: str) -> Example | None:
+    """The record's first example of a kind."""
+    name = record.SDImage_path if VIEWS[view].picture == "benign" else record.image_path
     for pair in map(UnsafePair.model_dump, record.unsafe_pairs):
-        for field in view.fields:
-            if pair.get(f"{field}_{kind.metric}") == kind.verdict and pair.get(field):
+        for field in VIEWS[view].fields:
+            if pair.get(f"{field}_{metric}") == verdict and pair.get(field):
                 return Example(record.category, pair["question"], pair[field], _picture(name, data_file))
     return None
 

@@ -154,21 +154,18 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     return _told_apart(runs)
 
 
-def _is_run(folder: Path) -> bool:
-    return any((folder / name).exists() for name in ("summary_train.json", "summary_val.json", "audit.json"))
-
-
 def _run_folders(folder: Path) -> list[Path]:
     """The folder itself if it is a run's, else the runs' in it."""
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder")
-    runs = [folder] if _is_run(folder) else sorted(filter(_is_run, filter(Path.is_dir, folder.iterdir())))
+    names = ("summary_train.json", "summary_val.json", "audit.json")
+    runs = [path for path in (folder, *sorted(folder.iterdir())) if any((path / name).exists() for name in names)]
     if not runs:
         raise BadInput(
             f"{folder}: holds no run; each run is a folder with summary_train.json or summary_val.json, "
             "which eval_all.py --summary writes, or with audit.json, which audit.py does"
         )
-    return runs
+    return runs[:1] if runs[0] == folder else runs
 
 
 def _told_apart(runs: list[Run]) -> list[Run]:
@@ -190,21 +187,19 @@ def _told_apart(runs: list[Run]) -> list[Run]:
 
 
 def _read_run(folder: Path) -> Run:
-    parts = {}
-    for split in ("train", "val"):
-        parts[split] = read(folder / f"summary_{split}.json", Summary, None)
-        if parts[split] and parts[split].split != split:
-            raise BadInput(f"{folder / f'summary_{split}.json'}: was scored on split '{parts[split].split}'")
+    parts = {split: read(folder / f"summary_{split}.json", Summary, None) for split in ("train", "val")}
+    for split, part in parts.items():
+        if part and part.split != split:
+            raise BadInput(f"{folder / f'summary_{split}.json'}: was scored on split '{part.split}'")
     name = folder.resolve().name
     return Run(
-        folder,
-        name,
-        read(folder / RUN_FILE, _Told, _Told()).title or METHODS.get(name, name),
-        parts["train"],
-        parts["val"],
-        read(folder / "specificity.json", Specificity, None),
-        read(folder / "train_log.jsonl", list[Step], []),
-        read(folder / "probe.jsonl", list[Probed], []),
+        folder=folder,
+        name=name,
+        title=read(folder / RUN_FILE, _Told, _Told()).title or METHODS.get(name, name),
+        specificity=read(folder / "specificity.json", Specificity, None),
+        log=read(folder / "train_log.jsonl", list[Step], []),
+        probes=read(folder / "probe.jsonl", list[Probed], []),
+        **parts,
     )
 
 

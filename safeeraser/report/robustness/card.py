@@ -59,24 +59,6 @@ class Point(BaseModel):
         return self.cells.get(name, UNKNOWN)
 
 
-class Return(BaseModel):
-    """How ASR comes back with relearning.
-
-    Attributes:
-        steps: after how few optimizer steps it passes half of the untouched model's; None: after none. Step 0 is the
-            adapter as it was.
-        data: the data it was relearned on then; None before the first step.
-        measured: how many points after step 0 this stands on, and `last` the step of the last.
-        highest: the highest ASR among them.
-    """
-
-    steps: int | None
-    data: str | None
-    measured: int
-    last: int
-    highest: Figure
-
-
 class Card(BaseModel):
     """A run's audit, the part that the report needs; what it lacks gives empty figures, None or nothing.
 
@@ -126,10 +108,15 @@ class Card(BaseModel):
         """The points of a group that have a figure of the metric."""
         return [point for point in self.of(group) if point.figure(metric).value is not None]
 
+    @staticmethod
+    def highest(points: list[Point], metric: str) -> Point | None:
+        """The point at which a metric that all of them have is highest. None where there are none."""
+        return max(points, key=lambda point: point.figure(metric).value, default=None)
+
     @property
     def worst(self) -> Point | None:
         """The attack that brings back most: under which ASR is highest. None where none has a figure."""
-        return max(self.measured("attack", "asr"), key=lambda point: point.figure("asr").value, default=None)
+        return self.highest(self.measured("attack", "asr"), "asr")
 
     @property
     def most_recovered(self) -> Point | None:
@@ -141,22 +128,26 @@ class Card(BaseModel):
         clean, points = self.clean, self.measured("attack", "recovered")
         if clean.figure("recovered").value is not None and points:
             points = [p for p in points if exceeds(p.figure("recovered"), clean.figure("recovered"))] or [clean]
-        return max(points, key=lambda point: point.figure("recovered").value, default=None)
+        return self.highest(points, "recovered")
 
-    def back(self, *kinds: str) -> Return | None:
-        """When ASR comes back with relearning on these kinds of data; None where that was not measured."""
-        after = [point for kind in kinds for point in self.measured(f"relearn_{kind}", "asr") if point.at > 0]
+    def relearned(self, *kinds: str) -> list[Point]:
+        """The points after step 0 of relearning on these kinds of data that have an ASR."""
+        return [point for kind in kinds for point in self.measured(f"relearn_{kind}", "asr") if point.at > 0]
+
+    def back(self, *kinds: str) -> dict[str, Any] | None:
+        """When ASR comes back with relearning on these kinds of data; None where that was not measured.
+
+        `steps`: after how few optimizer steps it passes half of the untouched model's, 0 being the adapter as it was;
+        None: after none. `data`: what it was relearned on then; None before the first step. `measured`: how many points
+        after step 0 this stands on, and `last` the step of the last.
+        """
+        after = self.relearned(*kinds)
         if not after:
             return None
         past = ((int(point.at), kind) for kind in kinds for point in self.past_half(f"relearn_{kind}"))
         steps, data = min(past, key=lambda found: found[0], default=(None, None))
-        return Return(
-            steps=steps,
-            data=data if steps else None,
-            measured=len(after),
-            last=int(max(point.at for point in after)),
-            highest=max((point.figure("asr") for point in after), key=lambda figure: figure.value),
-        )
+        last = int(max(point.at for point in after))
+        return {"steps": steps, "data": data if steps else None, "measured": len(after), "last": last}
 
     def past_half(self, group: str) -> list[Point]:
         """The points of a group whose ASR is past half of the untouched model's."""
@@ -178,8 +169,8 @@ class Card(BaseModel):
             "worst_attack": attack,
             "quantization": {point.name: point.figure("asr").value for point in self.of("quantization")},
             "relearning_to_half": {
-                data: found.model_dump(exclude={"highest"}) if found and self.half else None
-                for data, found in (("benign", self.back(*BENIGN)), ("forget", self.back("forget")))
+                "benign": self.half and self.back(*BENIGN),
+                "forget": self.half and self.back("forget"),
             },
             "refusals": {view: figure.value for view, figure in self.clean.refusals.items()},
             "blank": {view: figure.value for view, figure in self.clean.blank.items()},
@@ -219,19 +210,12 @@ def settings_line(card: Card) -> str:
     return _told({**card.settings, **({"checkpoint_sha256": digest} if digest else {})})
 
 
-def _told(settings: dict[str, Any]) -> str:
-    """As much of each setting as tells it from another: a hash's beginning, a file's name."""
-    told = []
-    for key, value in settings.items():
-        if value is None:
-            value = "none"
-        elif isinstance(value, dict):
-            value = f"({_told(value)})"
-        elif isinstance(value, list):
-            value = " ".join(map(str, value))
-        elif key.endswith("_sha256"):
-            value = str(value)[:12]
-        elif key.endswith("_file"):
-            value = Path(str(value)).name
-        told += [f"{key} {value}"] if value != "()" else []
-    return ", ".join(told)
+def _told(value: Any, key: str = "") -> str:
+    """As much of a setting as tells it from another: a hash's beginning, a file's name."""
+    if isinstance(value, dict):
+        parts = ", ".join(f"{name} {_told(part, name)}" for name, part in value.items() if part != {})
+        return f"({parts})" if key else parts
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    text = "none" if value is None else str(value)
+    return text[:12] if key.endswith("_sha256") else Path(text).name if key.endswith("_file") else text

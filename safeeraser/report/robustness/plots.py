@@ -1,9 +1,9 @@
 """The curves of a robustness card: how its figures go with relearning, and with the scale of the adapter."""
 
-import math
 from collections.abc import Iterator
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 
 from safeeraser.benchmark.metrics import METRICS
@@ -79,11 +79,8 @@ def _draw(axes: Axes, points: list[Point], metric: str, index: int, label: str, 
     if not any(figure.value is not None for figure in figures):
         return []
     at = [point.at for point in points]
-    # A figure that is missing leaves a gap.
-    values, low, high = (
-        [math.nan if part is None else part for part in parts]
-        for parts in zip(*(figure.per_cent for figure in figures), strict=True)
-    )
+    # A figure that is missing leaves a gap: None becomes not a number.
+    values, low, high = np.array([figure.per_cent for figure in figures], dtype=float).T
     colour = COLOURS[index % len(COLOURS)]
     axes.fill_between(at, low, high, color=colour, alpha=0.18, linewidth=0)
     style = {"linestyle": _LINES[index % len(_LINES)], "marker": "os^Dv"[index % 5], "ms": 4, "linewidth": 1.5}

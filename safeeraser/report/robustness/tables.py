@@ -93,9 +93,9 @@ def _compared(card: Card) -> dict[str, Figure]:
         under = "without an attack" if most.group == "clean" else most.name
         cells["most"] = Told(**most.figure("recovered").model_dump(), beside=under)
     if card.half is not None and (found := card.back(*BENIGN)):
-        steps = "none" if found.steps is None else str(found.steps)
-        measured = f"{found.measured} measured, to step {found.last}"
-        cells["steps"] = Told(instead=steps, beside="; ".join(filter(None, [found.data, measured])))
+        steps = "none" if found["steps"] is None else str(found["steps"])
+        measured = f"{found['measured']} measured, to step {found['last']}"
+        cells["steps"] = Told(instead=steps, beside="; ".join(filter(None, [found["data"], measured])))
     return cells
 
 
