@@ -32,20 +32,17 @@ KINDS = {
 }
 
 
-class Picture(NamedTuple):
-    """A picture as data URLs: an unrecognisable patch, and the picture itself, made smaller."""
-
-    blurred: str
-    clear: str
-
-
 class Example(NamedTuple):
-    """A question and a response of a category; `picture` is None where it could not be found or decoded."""
+    """A question and a response of a category, and the picture as data URLs, if it could be found and decoded:
+
+    an unrecognisable patch, and the picture itself, made smaller.
+    """
 
     category: str
     question: str
     response: str
-    picture: Picture | None
+    blurred: str
+    clear: str
 
 
 def examples(runs: list[Run]) -> list[tuple[str, dict[str, list[Example]]]]:
@@ -78,18 +75,18 @@ def _example(record: Record, data_file: str | None, verdict: str, metric: str, v
     for pair in map(UnsafePair.model_dump, record.unsafe_pairs):
         for field in VIEWS[view].fields:
             if pair.get(f"{field}_{metric}") == verdict and pair.get(field):
-                return Example(record.category, pair["question"], pair[field], _picture(name, data_file))
+                return Example(record.category, pair["question"], pair[field], *_picture(name, data_file))
     return None
 
 
 @lru_cache(maxsize=1024)
-def _picture(name: str, data_file: str | None) -> Picture | None:
+def _picture(name: str, data_file: str | None) -> tuple[str, str]:
     path = find_picture(name, Path(data_file)) if data_file else None
     try:
         picture = open_picture(path) if path else None
     except BadInput:  # the report is about verdicts: a broken picture is no reason to have none
-        return None
-    return picture and Picture(_url(picture, _BLURRED, "PNG"), _url(picture, _CLEAR, "JPEG"))
+        picture = None
+    return (_url(picture, _BLURRED, "PNG"), _url(picture, _CLEAR, "JPEG")) if picture else ("", "")
 
 
 def _url(picture: Image.Image, longest: int, form: str) -> str:

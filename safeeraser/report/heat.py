@@ -41,12 +41,10 @@ def heat_maps(runs: list[Run], kind: str) -> list[Table]:
 
 
 def shade(figure: Figure) -> Shade | None:
-    """The figure's colour, and black or white, whichever stands out more on it (4.5 to 1 at the least).
-
-    None where there is no figure.
-    """
-    value = figure.per_cent[0]
-    return None if value is None else Shade(to_hex(_MAP(figure.value)), "#000" if value > 47 else "#fff")
+    """The figure's colour, where there is one, and black or white: whichever stands out more on it, by 4.5 to 1."""
+    if figure.value is None or figure.withheld:
+        return None
+    return Shade(to_hex(_MAP(figure.value)), "#000" if figure.value > 0.47 else "#fff")
 
 
 def scale() -> str:

@@ -1,9 +1,9 @@
 """The runs' results as tables: the paper's and what was published, blank responses, and Specificity by benchmark."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from safeeraser.benchmark.files import read_json
 from safeeraser.benchmark.metrics import COLUMNS, METRICS, Figure
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.report.runs import Run
@@ -23,7 +23,7 @@ def paper_table(rows: list[Row], published: list[Row]) -> Table:
 
 def published_table() -> Table:
     """The published figures in the same columns."""
-    told = json.loads((Path(__file__).parent / "published.json").read_text(encoding="utf-8"))
+    told = read_json(Path(__file__).parent / "published.json")
     rows = []
     for row in told["rows"]:
         figures = zip(told["columns"], row["values"], strict=True)

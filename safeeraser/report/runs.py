@@ -154,18 +154,21 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     return _told_apart(runs)
 
 
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("summary_train.json", "summary_val.json", "audit.json"))
+
+
 def _run_folders(folder: Path) -> list[Path]:
     """The folder itself if it is a run's, else the runs' in it."""
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder")
-    names = ("summary_train.json", "summary_val.json", "audit.json")
-    runs = [path for path in (folder, *sorted(folder.iterdir())) if any((path / name).exists() for name in names)]
+    runs = [folder] if _is_run(folder) else sorted(filter(_is_run, folder.iterdir()))
     if not runs:
         raise BadInput(
             f"{folder}: holds no run; each run is a folder with summary_train.json or summary_val.json, "
             "which eval_all.py --summary writes, or with audit.json, which audit.py does"
         )
-    return runs[:1] if runs[0] == folder else runs
+    return runs
 
 
 def _told_apart(runs: list[Run]) -> list[Run]:

@@ -1,6 +1,5 @@
 """Forgetting against what it costs: a point a run, its 95% intervals, and an arrow from a method to its PD variant."""
 
-from collections.abc import Iterator
 from itertools import product
 from textwrap import fill
 from typing import NamedTuple
@@ -76,8 +75,10 @@ def _told(point: _Point, title: str) -> str:
 
 def _points(rows: list[Row], key: str) -> list[_Point]:
     """The rows that have both figures; ASR on unseen questions, or else on the training ones."""
-    seen = ("asr_eff" if row.cell("asr_gen").value is None else "asr_gen" for row in rows)
-    points = [_Point(row.cell(asr), row.cell(key), row.name) for row, asr in zip(rows, seen, strict=True)]
+    points = []
+    for row in rows:
+        unseen = row.cell("asr_gen")
+        points.append(_Point(row.cell("asr_eff") if unseen.value is None else unseen, row.cell(key), row.name))
     return [point for point in points if None not in point.at]
 
 
@@ -108,7 +109,7 @@ def _label(axes: Axes, points: list[_Point], style: str, taken: list[Bbox]) -> N
 
     To leave the frame, around which the axes have their own labels, is worse than meeting anything.
     """
-    for point, text in _clusters(points):
+    for point, text in _joined(points).items():
         label = axes.annotate(text, point.at, (0, 0), textcoords="offset points", va="center", fontsize=9, style=style)
         up = 4 + 6 * len(text.split("\n"))
         tried = {}
@@ -123,13 +124,11 @@ def _label(axes: Axes, points: list[_Point], style: str, taken: list[Bbox]) -> N
         taken.append(box)
 
 
-def _clusters(points: list[_Point]) -> Iterator[tuple[_Point, str]]:
-    """The points with their names; those whose names would print over each other are joined under one label."""
-    clusters: list[list[_Point]] = []
+def _joined(points: list[_Point]) -> dict[_Point, str]:
+    """The points with their names; of those whose names would print over each other, the first with all of them."""
+    names: dict[_Point, list[str]] = {}
     for point in points:
-        near = next((cluster for cluster in clusters if cluster[0].near(point)), None)
-        clusters.append([point]) if near is None else near.append(point)
-    for cluster in clusters:
+        first = next((other for other in names if other.near(point)), point)
         # Broken into short lines between, never within, names.
-        names = (point.name.replace(" ", "\N{NO-BREAK SPACE}") for point in cluster)
-        yield cluster[0], fill(", ".join(names), _WIDEST)
+        names.setdefault(first, []).append(point.name.replace(" ", "\N{NO-BREAK SPACE}"))
+    return {point: fill(", ".join(joined), _WIDEST) for point, joined in names.items()}

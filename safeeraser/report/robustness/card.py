@@ -12,7 +12,6 @@ from pydantic_core import PydanticCustomError
 from safeeraser.benchmark.metrics import UNKNOWN, Figure
 from safeeraser.report.runs import ByView, Run, read
 
-AUDIT = "audit.json"
 RELEARNED = ("retain", "decoupled", "forget")  # the data that adapters are relearned on
 BENIGN = RELEARNED[:2]
 # Groups whose points have a name, and those whose points stand on a curve; `clean` is a single point.
@@ -192,7 +191,7 @@ def read_cards(runs: list[Run]) -> list[Card]:
     Raises:
         BadInput: an audit cannot be used.
     """
-    cards = ((run, read(run.folder / AUDIT, Card, None)) for run in runs)
+    cards = ((run, read(run.folder / "audit.json", Card, None)) for run in runs)
     return [card.model_copy(update={"name": run.name, "title": run.title}) for run, card in cards if card]
 
 

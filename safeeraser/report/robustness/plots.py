@@ -25,8 +25,7 @@ def curves(card: Card) -> list[Plot]:
 
 def _relearning(card: Card) -> Iterator[Plot]:
     """A metric above the other, a curve for each kind of data relearned."""
-    measured = {kind: card.of(f"relearn_{kind}") for kind in RELEARNED}
-    kinds = {kind: points for kind, points in measured.items() if points}
+    kinds = {kind: points for kind in RELEARNED if (points := card.of(f"relearn_{kind}"))}
     points = [point for group in kinds.values() for point in group]
     metrics = [key for key in _DRAWN if any(key in point.metrics for point in points)]
     if not metrics:
