@@ -19,6 +19,9 @@ STYLE = {
     "svg.fonttype": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
 }
 # After Okabe and Ito: the colour-blind tell them apart. All stand out on white and on black.

@@ -33,9 +33,9 @@ KINDS = {
 
 
 class Example(NamedTuple):
-    """A question and a response of a category, and the picture as data URLs, if it could be found and decoded:
+    """A question and a response of a category, and its picture as data URLs: an unrecognisable patch, and a small copy.
 
-    an unrecognisable patch, and the picture itself, made smaller.
+    Both are empty where it could not be found or decoded.
     """
 
     category: str

@@ -110,11 +110,10 @@ class Run:
     @property
     def figures(self) -> dict[str, Figure]:
         """The figures that are known, by the columns of the paper's table and of that of blank responses."""
-        parts = {"train": self.train, "val": self.val}
         found = {f"blank_{view}": figure for view, figure in self.blank.items()}
         for key, column in COLUMNS.items():
             measured = METRICS[column.metric].view
-            found[key] = getattr(parts[column.split], column.metric, None) if measured else self.specificity
+            found[key] = getattr(getattr(self, column.split), column.metric, None) if measured else self.specificity
         return {key: figure for key, figure in found.items() if figure}
 
     @property

@@ -51,13 +51,12 @@ def _scatter(name: str, key: str, texts: tuple[str, str], rows: list[Row], publi
     figure = Drawing(figsize=SIZE)
     axes = figure.add_axes(_PLACE, xlim=(-3, 103), xlabel="ASR on unseen questions, % (lower: forgets more)")
     axes.set(ylim=(-3, 110), ylabel=texts[0], yticks=range(0, 101, 20))
-    axes.grid(alpha=0.25)
     own, others = _points(rows, key), _points(published, key)
     taken = _draw(axes, others, _PUBLISHED, "s") + _draw(axes, own, _OWN, "o")
     if others:
         for label, colour, shape in (("these runs", _OWN, "o"), ("published", _PUBLISHED, "s")):
             axes.plot([], [], ls="none", marker=shape, color=colour, ms=7, label=label)
-        figure.legend(frameon=False, fontsize=9, loc="upper right", ncols=2)
+        figure.legend(fontsize=9, loc="upper right", ncols=2)
     _label(axes, own, "normal", taken)
     _label(axes, others, "italic", taken)
     told = [_told(point, title) for point in [*own, *(p._replace(name=f"{p.name} (published)") for p in others)]]

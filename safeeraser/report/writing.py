@@ -7,6 +7,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,12 @@ def escape_markdown(text: str) -> str:
 
 def comma_separated(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     """The text of a CSV file; a figure becomes its value, low and high in per cent, empty where nothing is known."""
-
-    def parts(entry: object) -> list[object]:
-        if not isinstance(entry, Figure):
-            return [entry]
-        return ["" if part is None else f"{part:.6g}" for part in entry.per_cent]
-
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([head, *([p for e in row for p in parts(e)] for row in rows)])
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    for row in rows:
+        parts = chain.from_iterable(entry.per_cent if isinstance(entry, Figure) else [entry] for entry in row)
+        writer.writerow(f"{part:.6g}" if isinstance(part, float) else part for part in parts)
     return text.getvalue()
 
 

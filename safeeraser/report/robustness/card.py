@@ -205,8 +205,8 @@ def different_settings(cards: list[Card]) -> list[str]:
 
 def settings_line(card: Card) -> str:
     """What the audit was made with, for a caption: `limit 5, relearn (steps 0 1 2, rate 0.001)`."""
-    digest = card.checkpoint_sha256
-    return _told({**card.settings, **({"checkpoint_sha256": digest} if digest else {})})
+    digest = {"checkpoint_sha256": card.checkpoint_sha256} if card.checkpoint_sha256 else {}
+    return _told(card.settings | digest)
 
 
 def _told(value: Any, key: str = "") -> str:

@@ -38,7 +38,6 @@ def _relearning(card: Card) -> Iterator[Plot]:
             title = f"{_DRAWN[metric]} on {kind} data, step"
             told += _draw(axes, group, metric, RELEARNED.index(kind), kind, title)
         axes.set(ylim=_PER_CENT, ylabel=f"{_DRAWN[metric]}, %")
-        axes.grid(alpha=0.25)
     steps = sorted({point.at for point in points})
     # Steps that double lie equally far apart, and 0 before 1.
     axes.set_xscale("symlog", base=2, linthresh=1)
@@ -46,8 +45,8 @@ def _relearning(card: Card) -> Iterator[Plot]:
     axes.set_xticks([], minor=True)
     axes.set(xlim=(min(steps) - 0.4, 1.25 * max(1, *steps)), xlabel="optimizer step")
     half = _half_line(all_axes[0], card) if metrics[0] == "asr" else ""
-    legend = all_axes[0].get_legend_handles_labels()
-    figure.legend(*legend, frameon=False, fontsize=8, loc="outside upper right", ncols=4, columnspacing=1)
+    named = all_axes[0].get_legend_handles_labels()
+    figure.legend(*named, fontsize=8, loc="outside upper right", ncols=4, columnspacing=1)
     description = f"Relearning of {card.title}, per cent with 95% intervals. {half}{'; '.join(told)}."
     caption = f"Relearning of {card.title} on {', '.join(kinds)} data, with 95% intervals."
     yield Plot(f"relearning_{card.name}", caption, description, figure)
@@ -66,8 +65,7 @@ def _scaling(card: Card) -> Iterator[Plot]:
         told += _draw(axes, points, metric, index, title, f"{title} at scale")
     half = _half_line(axes, card)
     axes.set_xticks([point.at for point in points], [f"{point.at:g}" for point in points])
-    axes.grid(alpha=0.25)
-    figure.legend(frameon=False, fontsize=8, loc="outside upper right", ncols=3, columnspacing=1)
+    figure.legend(fontsize=8, loc="outside upper right", ncols=3, columnspacing=1)
     description = f"Adapter of {card.title} scaled, per cent with 95% intervals. {half}{'; '.join(told)}."
     yield Plot(f"scaling_{card.name}", f"Adapter of {card.title} scaled, with 95% intervals.", description, figure)
 
