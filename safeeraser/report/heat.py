@@ -11,6 +11,7 @@ from safeeraser.report.runs import Run
 from safeeraser.report.tables import RATES, Row, Table
 
 _MAP = mpl.colormaps["cividis"]  # looks the same to the colour-blind, and darkens evenly in grey
+_MIDDLE = 0.468  # there it stands out from black as much as from white
 
 
 class Shade(NamedTuple):
@@ -44,7 +45,7 @@ def shade(figure: Figure) -> Shade | None:
     """The figure's colour, where there is one, and black or white: whichever stands out more on it, by 4.5 to 1."""
     if figure.value is None or figure.withheld:
         return None
-    return Shade(to_hex(_MAP(figure.value)), "#000" if figure.value > 0.47 else "#fff")
+    return Shade(to_hex(_MAP(figure.value)), "#000" if figure.value > _MIDDLE else "#fff")
 
 
 def scale() -> str:
