@@ -57,8 +57,7 @@ def _scatter(name: str, key: str, texts: tuple[str, str], rows: list[Row], publi
         for label, colour, shape in (("these runs", _OWN, "o"), ("published", _PUBLISHED, "s")):
             axes.plot([], [], ls="none", marker=shape, color=colour, ms=7, label=label)
         figure.legend(fontsize=9, loc="upper right", ncols=2)
-    _label(axes, own, "normal", taken)
-    _label(axes, others, "italic", taken)
+    _label(axes, [(own, "normal"), (others, "italic")], taken)
     told = [_told(point, title) for point in [*own, *(p._replace(name=f"{p.name} (published)") for p in others)]]
     description = f"Scatter of {title} against ASR in per cent. " + ("; ".join(told) or "No run has both") + "."
     return Plot(name, texts[1], description, figure)
@@ -103,24 +102,25 @@ def _bar(figure: Figure) -> list[list[float]]:
     return [[max(0.0, value - low)], [max(0.0, high - value)]] if figure.range else [[0.0], [0.0]]
 
 
-def _label(axes: Axes, points: list[_Point], style: str, taken: list[Bbox]) -> None:
-    """Write each point's name at the first place, from near to far, where it meets the fewest things; it joins them.
+def _label(axes: Axes, groups: list[tuple[list[_Point], str]], marks: list[Bbox]) -> None:
+    """Write each point's name near it: a point or bar that the name meets weighs as much as 22 points of distance.
 
-    To leave the frame, around which the axes have their own labels, is worse than meeting anything.
+    To meet another name, or to leave the frame, around which the axes have their own labels, is worse than anything.
     """
-    for point, text in _joined(points).items():
+    names: list[Bbox] = []
+    for point, text, style in ((*labelled, style) for points, style in groups for labelled in _joined(points).items()):
         label = axes.annotate(text, point.at, (0, 0), textcoords="offset points", va="center", fontsize=9, style=style)
         up = 4 + 6 * len(text.split("\n"))
-        tried = {}
-        for dy, (dx, side) in product((0, up, -up, 2 * up, -2 * up, 3 * up), ((9, "left"), (-9, "right"))):
-            place = {"position": (dx, dy), "ha": side}
-            label.set(**place)
+        tried = []
+        sides = ((9, "left"), (-9, "right"), (55, "left"))
+        for (dx, side), dy in product(sides, (0, up, -up, 2 * up, -2 * up, 3 * up)):
+            label.set(position=(dx, dy), ha=side)
             box = label.get_window_extent()
-            corners_outside = 4 - axes.bbox.count_contains(box.corners())
-            tried.setdefault((corners_outside, box.count_overlaps(taken)), (place, box))
-        place, box = tried[min(tried)]
-        label.set(**place)
-        taken.append(box)
+            bad = 4 - axes.bbox.count_contains(box.corners()) + box.count_overlaps(names)
+            tried.append((bad, 22 * box.count_overlaps(marks) + abs(dx) + abs(dy), dx, dy, side))
+        *_, dx, dy, side = min(tried, key=lambda place: place[:2])
+        label.set(position=(dx, dy), ha=side)
+        names.append(label.get_window_extent())
 
 
 def _joined(points: list[_Point]) -> dict[_Point, str]:
