@@ -19,6 +19,9 @@ STYLE = {
     "svg.fonttype": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
 }
 # After Okabe and Ito: the colour-blind tell them apart. All stand out on white and on black.
@@ -52,15 +55,11 @@ class Plot:
         svg = text.getvalue()
         svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
         svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{self.slug}-", svg)
-        return re.sub(r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', self._opening, svg, count=1)
+        box = re.search(r'viewBox="[^"]*"', svg)[0]
+        opening = f'<svg {box} role="img" aria-label="{escape(self.description)}" xmlns="http://www.w3.org/2000/svg"'
+        return f'{opening} xmlns:xlink="http://www.w3.org/1999/xlink">{svg[svg.index(">") + 1 :]}'
 
     def write_png(self, folder: Path) -> None:
         """Write the figure as `<slug>.png`, on white."""
         with write_whole(folder / f"{self.slug}.png", "wb") as handle:
             self.figure.savefig(handle, format="png", dpi=150, facecolor="white", metadata={"Software": None})
-
-    def _opening(self, match: re.Match) -> str:
-        return (
-            f'<svg viewBox="{match[1]}" role="img" aria-label="{escape(self.description)}" '
-            'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
-        )

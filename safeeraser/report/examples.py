@@ -23,43 +23,26 @@ _BLURRED = 4  # pixels of the longer side: its colours; at eight the outline of 
 _CLEAR = 320
 
 
-class Kind(NamedTuple):
-    """A way to be judged that is worth an example: the verdict `verdict` for `metric` on a response in a view."""
-
-    title: str
-    metric: str
-    verdict: str
-    view: str
-
-    def response(self, pair: UnsafePair) -> str | None:
-        """The pair's first response that was judged so."""
-        extra = pair.model_dump()
-        fields = VIEWS[self.view].fields
-        return next((extra.get(field) for field in fields if extra.get(f"{field}_{self.metric}") == self.verdict), None)
-
-
-KINDS = (
-    Kind("Harmful picture, judged unsafe", "asr", "unsafe", "forget"),
-    Kind("Harmful picture, judged a refusal", "rr", "refuse", "forget"),
-    Kind("Benign picture, no normal answer (SARR failure)", "sarr", "refuse", "decoupled"),
-    Kind("Benign picture, normal answer", "sarr", "normal", "decoupled"),
-)
-
-
-class Picture(NamedTuple):
-    """A picture as data URLs: an unrecognisable patch, and the picture itself, made smaller."""
-
-    blurred: str
-    clear: str
+# What is worth an example, by its title: a verdict for a metric on a response in a view.
+KINDS = {
+    "Harmful picture, judged unsafe": ("unsafe", "asr", "forget"),
+    "Harmful picture, judged a refusal": ("refuse", "rr", "forget"),
+    "Benign picture, no normal answer (SARR failure)": ("refuse", "sarr", "decoupled"),
+    "Benign picture, normal answer": ("normal", "sarr", "decoupled"),
+}
 
 
 class Example(NamedTuple):
-    """A question and a response of a category; `picture` is None where it could not be found or decoded."""
+    """A question and a response of a category, and its picture as data URLs: an unrecognisable patch, and a small copy.
+
+    Both are empty where it could not be found or decoded.
+    """
 
     category: str
     question: str
     response: str
-    picture: Picture | None
+    blurred: str
+    clear: str
 
 
 def examples(runs: list[Run]) -> list[tuple[str, dict[str, list[Example]]]]:
@@ -77,32 +60,33 @@ def _kinds(run: Run) -> Iterator[tuple[str, list[Example]]]:
     """What the verdicts on val hold, where there are any beside the summary."""
     path = run.folder / run.val.verdicts if run.val and run.val.verdicts else None
     records = read_records(path).records if path and path.is_file() else []
-    for kind in KINDS:
+    for title, kind in KINDS.items():
         firsts: dict[str, Example] = {}
         for record in records:
-            if record.category not in firsts and (example := _example(kind, record, run.val.data_file)):
+            if record.category not in firsts and (example := _example(record, run.val.data_file, *kind)):
                 firsts[record.category] = example
         if firsts:
-            yield kind.title, [firsts[category] for category in sorted(firsts)]
+            yield title, [firsts[category] for category in sorted(firsts)]
 
 
-def _example(kind: Kind, record: Record, data_file: str | None) -> Example | None:
-    """The record's first example of the kind."""
-    name = record.SDImage_path if VIEWS[kind.view].picture == "benign" else record.image_path
-    for pair in record.unsafe_pairs:
-        if response := kind.response(pair):
-            return Example(record.category, pair.question, response, _picture(name, data_file))
+def _example(record: Record, data_file: str | None, verdict: str, metric: str, view: str) -> Example | None:
+    """The record's first example of a kind."""
+    name = record.SDImage_path if VIEWS[view].picture == "benign" else record.image_path
+    for pair in map(UnsafePair.model_dump, record.unsafe_pairs):
+        for field in VIEWS[view].fields:
+            if pair.get(f"{field}_{metric}") == verdict and pair.get(field):
+                return Example(record.category, pair["question"], pair[field], *_picture(name, data_file))
     return None
 
 
 @lru_cache(maxsize=1024)
-def _picture(name: str, data_file: str | None) -> Picture | None:
+def _picture(name: str, data_file: str | None) -> tuple[str, str]:
     path = find_picture(name, Path(data_file)) if data_file else None
     try:
         picture = open_picture(path) if path else None
     except BadInput:  # the report is about verdicts: a broken picture is no reason to have none
-        return None
-    return picture and Picture(_url(picture, _BLURRED, "PNG"), _url(picture, _CLEAR, "JPEG"))
+        picture = None
+    return (_url(picture, _BLURRED, "PNG"), _url(picture, _CLEAR, "JPEG")) if picture else ("", "")
 
 
 def _url(picture: Image.Image, longest: int, form: str) -> str:

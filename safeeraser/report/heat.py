@@ -11,6 +11,7 @@ from safeeraser.report.runs import Run
 from safeeraser.report.tables import RATES, Row, Table
 
 _MAP = mpl.colormaps["cividis"]  # looks the same to the colour-blind, and darkens evenly in grey
+_MIDDLE = 0.468  # there it stands out from black as much as from white
 
 
 class Shade(NamedTuple):
@@ -28,30 +29,23 @@ def heat_maps(runs: list[Run], kind: str) -> list[Table]:
     maps = []
     for metric in RATES:
         found = {run.title: getattr(run.val, f"by_{kind}").get(metric) for run in runs if run.val}
-        groups = {title: group for title, group in found.items() if group}
-        names = sorted(set().union(*groups.values()), key=lambda name: (name not in CATEGORIES, name))
-        rows, columns, corner = [Row(title, group) for title, group in groups.items()], names, "method"
+        rows = [Row(title, group) for title, group in found.items() if group]
+        columns = sorted(set().union(*(row.cells for row in rows)), key=lambda name: (name not in CATEGORIES, name))
         if kind == "keyword":
-            by_name = {name: {title: group[name] for title, group in groups.items() if name in group} for name in names}
-            rows, columns, corner = [Row(name, cells) for name, cells in by_name.items()], list(groups), kind
+            turned = [Row(name, {row.name: row.cells[name] for row in rows if name in row.cells}) for name in columns]
+            rows, columns = turned, [row.name for row in rows]
         if rows:
-            title, caption = f"{METRICS[metric].title} {METRICS[metric].arrow}", f"By {kind}, per cent."
+            title, corner = f"{METRICS[metric].title} {METRICS[metric].arrow}", kind if kind == "keyword" else "method"
             heads = {column: column for column in columns}
-            maps.append(Table(f"{kind}-{metric}", title, caption, heads, rows, corner))
+            maps.append(Table(f"{kind}-{metric}", title, f"By {kind}, per cent.", heads, rows, corner))
     return maps
 
 
 def shade(figure: Figure) -> Shade | None:
-    """The figure's colour, and black or white, whichever stands out more on it (4.5 to 1 at the least).
-
-    None where there is no figure.
-    """
+    """The figure's colour, where there is one, and black or white: whichever stands out more on it, by 4.5 to 1."""
     if figure.value is None or figure.withheld:
         return None
-    red, green, blue, _ = _MAP(figure.value)
-    linear = [(part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4) for part in (red, green, blue)]
-    luminance = sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-    return Shade(to_hex((red, green, blue)), "#000" if luminance > 0.179 else "#fff")
+    return Shade(to_hex(_MAP(figure.value)), "#000" if figure.value > _MIDDLE else "#fff")
 
 
 def scale() -> str:

@@ -61,14 +61,12 @@ def judges(runs: list[Run]) -> Judges:
 
 def _decided(part: Summary) -> Iterator[tuple[str, Decided]]:
     """Every figure of the summary that a judge decided."""
-    models = defaultdict(set)
-    for answered in part.answered_by:
-        models[answered.judge] |= {answered.model} - {None}
     for metric in ASKED.values():
         figure = getattr(part, metric)
         if figure.value is not None:
             judge = figure.judge or ":".join(filter(None, (part.judge, part.judge_model)))
-            yield metric, Decided(part.protocol, judge, tuple(sorted(models[judge])))
+            models = {answered.model for answered in part.answered_by if answered.judge == judge} - {None}
+            yield metric, Decided(part.protocol, judge, tuple(sorted(models)))
 
 
 def _differ(decided: list[Decided]) -> bool:

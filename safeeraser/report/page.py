@@ -12,13 +12,13 @@ from safeeraser.report.examples import examples
 from safeeraser.report.judges import judges
 from safeeraser.report.plots import curves
 from safeeraser.report.results import blank_table, paper_table, published_table, task_table
-from safeeraser.report.robustness import tables as audit_tables
+from safeeraser.report.robustness import tables as card_tables
 from safeeraser.report.robustness.card import Card, different_settings, read_cards, settings_line
 from safeeraser.report.robustness.findings import findings
 from safeeraser.report.robustness.plots import curves as card_curves
 from safeeraser.report.runs import Run, read_runs
 from safeeraser.report.scatter import scatter_plots
-from safeeraser.report.tables import Row, Table
+from safeeraser.report.tables import Row
 from safeeraser.report.writing import comma_separated, render, show
 
 
@@ -44,64 +44,63 @@ def report(*folders: Path, out: Path | None = None, note: str = "", published: b
     cards = read_cards(runs)
     rows = [Row(run.title, run.figures) for run in runs]
     paper, blank = paper_table(rows, published_table().rows if published else []), blank_table(rows)
-    shown = [paper, blank] if any(run.blank for run in runs) else [paper]
-    plots = {"scatters": scatter_plots(rows, paper.published), "curves": curves(runs)}
-    plots["cards"] = [card_curves(card) for card in cards]
-    texts = {
-        page_path.name: render("report.html.j2", note=note, plots=plots, **_context(runs, cards, shown, redact)),
-        "table.md": render("table.md.j2", note=note, tables=[*shown, *filter(None, [task_table(runs)])]),
-        "table.tex": render("table.tex.j2", note=note, tables=shown),
-        "table.csv": _wide({**paper.columns, **blank.columns}, rows),
-    }
+    context = _context(runs, cards) | {"note": note, "scatters": scatter_plots(rows, paper.published)}
+    context |= {"tables": [paper, blank] if any(run.blank for run in runs) else [paper]}
+    context |= {"redact": redact, "examples": [] if redact else examples(runs)}
+    texts = {page_path.name: render("report.html.j2", **context)}
+    texts |= {name: render(f"{name}.j2", **context) for name in ("table.md", "table.tex")}
+    texts["table.csv"] = _wide({**paper.columns, **blank.columns}, rows)
     if cards:
-        texts["robustness.md"] = render("robustness.md.j2", **_of_cards(cards))
-        texts["robustness.csv"] = audit_tables.comma_separated_points(cards)
+        texts["robustness.md"] = render("robustness.md.j2", **context)
+        texts["robustness.csv"] = card_tables.comma_separated_points(cards)
     for name, content in texts.items():
         with write_whole(page_path.parent / name) as handle:
             handle.write(content)
-    for plot in [*plots["scatters"], *plots["curves"], *(plot for drawn in plots["cards"] for plot in drawn)]:
+    for plot in sum((card["plots"] for card in context["cards"]), context["scatters"] + context["curves"]):
         plot.write_png(page_path.parent / "plots")
     summaries = {run.name: run.as_json() for run in runs}
     for card in cards:
         summaries[card.name]["robustness"] = card.as_json()
     write_json(page_path.parent / "summary.json", {"runs": summaries})
-    for number, table in enumerate(shown):
+    for number, table in enumerate(context["tables"]):
         print(f"{table.title}:\n" * bool(number), end="")
         show(table)
     print(note, f"report: {page_path}", sep="\n")
+
+
+def _context(runs: list[Run], cards: list[Card]) -> dict[str, Any]:
+    """What the templates are given of the runs and their audits: the page needs no other file, and no script."""
+    return {
+        "metrics": METRICS,
+        "benchmarks": task_table(runs),
+        "published": published_table(),
+        "judges": judges(runs),
+        "categories": heat.heat_maps(runs, "category"),
+        "keywords": heat.heat_maps(runs, "keyword"),
+        "scale": heat.scale(),
+        "curves": curves(runs),
+        "cards": [_shown(card) for card in cards],
+        "comparison": card_tables.comparison(cards),
+        "different": different_settings(cards),
+        "version": __version__,
+    }
+
+
+def _shown(card: Card) -> dict[str, Any]:
+    """A card as the templates show it."""
+    return {
+        "title": card.title,
+        "findings": findings(card),
+        "missing": card.missing,
+        "settings": settings_line(card),
+        "conditions": card_tables.conditions(card),
+        "refusals": card_tables.refusals(card),
+        "curves": card_tables.curve_tables(card),
+        "plots": card_curves(card),
+    }
 
 
 def _wide(columns: dict[str, str], rows: list[Row]) -> str:
     """A row a run with value, low and high of each column."""
     head = ["method", *(f"{key}_{part}" for key in columns for part in ("value", "low", "high"))]
     return comma_separated(head, ([row.name, *map(row.cell, columns)] for row in rows))
-
-
-def _context(runs: list[Run], cards: list[Card], tables: list[Table], redact: bool) -> dict[str, Any]:
-    """What the page's template is given: it makes one page that needs no other file, and no script."""
-    return {
-        "metrics": METRICS,
-        "tables": [*tables, *filter(None, [task_table(runs)]), published_table()],
-        "judges": judges(runs),
-        "categories": heat.heat_maps(runs, "category"),
-        "keywords": heat.heat_maps(runs, "keyword"),
-        "scale": heat.scale(),
-        "redact": redact,
-        "examples": [] if redact else examples(runs),
-        "version": __version__,
-        **_of_cards(cards),
-    }
-
-
-def _of_cards(cards: list[Card]) -> dict[str, Any]:
-    """The cards, and what is said of each by functions that the templates call."""
-    return {
-        "cards": cards,
-        "comparison": audit_tables.comparison(cards),
-        "different": different_settings(cards),
-        "findings": findings,
-        "settings": settings_line,
-        "conditions": audit_tables.conditions,
-        "refusals": audit_tables.refusals,
-        "curve_tables": audit_tables.curve_tables,
-    }

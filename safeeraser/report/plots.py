@@ -31,8 +31,7 @@ def _training(run: Run) -> Plot:
     for index, name in enumerate(terms):
         values = [row.terms.get(name, math.nan) for row in run.log]
         axes.plot(steps, values, color=COLOURS[index % len(COLOURS)], linewidth=1.2, label=name)
-    axes.grid(alpha=0.25)
-    figure.legend(frameon=False, fontsize=9, loc="outside upper right", ncols=4)
+    figure.legend(fontsize=9, loc="outside upper right", ncols=4)
     first, last = run.log[0], run.log[-1]
     description = (
         f"Training of {run.title}: the loss goes from {first.loss:.3g} at step {first.step} to {last.loss:.3g} at step "
@@ -53,9 +52,8 @@ def _probes(run: Run) -> Plot:
             style = {"ls": line, "marker": "o", "ms": 2.5, "color": colour, "linewidth": 1.4}
             axes.plot([step for step, _ in rows], values, label=f"{view}, {share}", **style)
             told.append(f"{share} on {view} from {values[0]:.0f} to {values[-1]:.0f}")
-    axes.grid(alpha=0.25)
     if told:
-        figure.legend(frameon=False, fontsize=8, loc="outside upper right", ncols=3, handlelength=2.4, columnspacing=1)
+        figure.legend(fontsize=8, loc="outside upper right", ncols=3, handlelength=2.4, columnspacing=1)
     description = f"Probes of {run.title}, shares in per cent, first to last: {'; '.join(told)}."
     caption = f"Probes of {run.title}: shares of refusals (solid) and of degenerate answers (dashed) by view."
     return Plot(f"probes_{run.name}", caption, description, figure)

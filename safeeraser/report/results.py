@@ -1,12 +1,12 @@
 """The runs' results as tables: the paper's and what was published, blank responses, and Specificity by benchmark."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from safeeraser.benchmark.files import read_json
 from safeeraser.benchmark.metrics import COLUMNS, METRICS, Figure
 from safeeraser.benchmark.responses import VIEWS
-from safeeraser.report.runs import Run, TaskScore
+from safeeraser.report.runs import Run
 from safeeraser.report.tables import Row, Table, Told
 
 _TITLES = {key: column.title for key, column in COLUMNS.items()}
@@ -23,7 +23,7 @@ def paper_table(rows: list[Row], published: list[Row]) -> Table:
 
 def published_table() -> Table:
     """The published figures in the same columns."""
-    told = json.loads((Path(__file__).parent / "published.json").read_text(encoding="utf-8"))
+    told = read_json(Path(__file__).parent / "published.json")
     rows = []
     for row in told["rows"]:
         figures = zip(told["columns"], row["values"], strict=True)
@@ -55,35 +55,18 @@ def task_table(runs: Sequence[Run]) -> Table | None:
     measured = [run for run in runs if run.specificity and (run.specificity.tasks or run.specificity.missing)]
     if not measured:
         return None
-    rows = [
-        Row(run.title, {_head(name, task): _cell(task) for name, task in run.specificity.tasks.items()})
-        for run in measured
-    ]
-    heads = dict.fromkeys(head for row in rows for head in row.cells)
-    return Table(
-        "benchmarks",
-        "Specificity by benchmark",
-        "Per cent ± standard error where known. Spec above is the mean of a run's line.",
-        {head: head for head in heads},
-        rows,
-        remarks=[f"{run.title}, {remark}" for run in measured for remark in _remarks(run)],
-    )
-
-
-def _head(name: str, task: TaskScore) -> str:
-    return f"{name}\n{', '.join(filter(None, (task.metric, task.split)))}"
-
-
-def _cell(task: TaskScore) -> Told:
-    error = f" ± {100 * task.standard_error:.1f}" if task.standard_error is not None else ""
-    return Told(value=task.value, instead=f"{100 * task.value:.1f}{error}")
-
-
-def _remarks(run: Run) -> Iterator[str]:
-    told = run.specificity
-    for name, reason in told.missing.items():
-        yield f"{name}: no figure: {reason}"
-    for name, stand_in in told.replaced.items():
-        yield f"{stand_in} stands for {name}"
-    if told.limit:
-        yield f"the first {told.limit} items of each alone"
+    rows, remarks = [], []
+    for run in measured:
+        cells = {}
+        for name, task in run.specificity.tasks.items():
+            head = f"{name}\n{', '.join(filter(None, (task.metric, task.split)))}"
+            error = "" if task.standard_error is None else f" ± {100 * task.standard_error:.1f}"
+            cells[head] = Told(value=task.value, instead=f"{100 * task.value:.1f}{error}")
+        rows.append(Row(run.title, cells))
+        said = [f"{name}: no figure: {reason}" for name, reason in run.specificity.missing.items()]
+        said += [f"{stand_in} stands for {name}" for name, stand_in in run.specificity.replaced.items()]
+        said += [f"the first {run.specificity.limit} items of each alone"] if run.specificity.limit else []
+        remarks += [f"{run.title}, {remark}" for remark in said]
+    heads = {head: head for row in rows for head in row.cells}
+    caption = "Per cent ± standard error where known. Spec above is the mean of a run's line."
+    return Table("benchmarks", "Specificity by benchmark", caption, heads, rows, remarks=remarks)

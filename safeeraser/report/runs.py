@@ -38,11 +38,6 @@ class Specificity(Figure):
     limit: int | None = None
     task: str = ""  # what kind of figure it is
 
-    @property
-    def figures(self) -> dict[str, Any]:
-        """The benchmarks' figures, null where one is missing."""
-        return {name: task.model_dump() for name, task in self.tasks.items()} | dict.fromkeys(self.missing)
-
 
 class Answered(BaseModel):
     """A model that answered as a judge; None where the server did not say which."""
@@ -115,11 +110,10 @@ class Run:
     @property
     def figures(self) -> dict[str, Figure]:
         """The figures that are known, by the columns of the paper's table and of that of blank responses."""
-        parts = {"train": self.train, "val": self.val}
         found = {f"blank_{view}": figure for view, figure in self.blank.items()}
         for key, column in COLUMNS.items():
             measured = METRICS[column.metric].view
-            found[key] = getattr(parts[column.split], column.metric, None) if measured else self.specificity
+            found[key] = getattr(getattr(self, column.split), column.metric, None) if measured else self.specificity
         return {key: figure for key, figure in found.items() if figure}
 
     @property
@@ -136,11 +130,12 @@ class Run:
             several = len(METRICS[column.metric].splits) > 1
             holder = told[{"train": "efficacy", "val": "generality"}[column.split]] if several else told
             holder[column.metric] = figures.get(key, UNKNOWN).value
-        more = {
-            "blank": {view: figure.value for view, figure in self.blank.items()},
-            "specificity_tasks": self.specificity.figures if self.specificity else {},
-        }
-        return told | {key: value for key, value in more.items() if value}
+        if self.blank:
+            told["blank"] = {view: figure.value for view, figure in self.blank.items()}
+        if self.specificity and (self.specificity.tasks or self.specificity.missing):
+            tasks = {name: task.model_dump() for name, task in self.specificity.tasks.items()}
+            told["specificity_tasks"] = tasks | dict.fromkeys(self.specificity.missing)
+        return told
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -166,7 +161,7 @@ def _run_folders(folder: Path) -> list[Path]:
     """The folder itself if it is a run's, else the runs' in it."""
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder")
-    runs = [folder] if _is_run(folder) else sorted(filter(_is_run, filter(Path.is_dir, folder.iterdir())))
+    runs = [folder] if _is_run(folder) else sorted(filter(_is_run, folder.iterdir()))
     if not runs:
         raise BadInput(
             f"{folder}: holds no run; each run is a folder with summary_train.json or summary_val.json, "
@@ -194,21 +189,19 @@ def _told_apart(runs: list[Run]) -> list[Run]:
 
 
 def _read_run(folder: Path) -> Run:
-    parts = {}
-    for split in ("train", "val"):
-        parts[split] = read(folder / f"summary_{split}.json", Summary, None)
-        if parts[split] and parts[split].split != split:
-            raise BadInput(f"{folder / f'summary_{split}.json'}: was scored on split '{parts[split].split}'")
+    parts = {split: read(folder / f"summary_{split}.json", Summary, None) for split in ("train", "val")}
+    for split, part in parts.items():
+        if part and part.split != split:
+            raise BadInput(f"{folder / f'summary_{split}.json'}: was scored on split '{part.split}'")
     name = folder.resolve().name
     return Run(
-        folder,
-        name,
-        read(folder / RUN_FILE, _Told, _Told()).title or METHODS.get(name, name),
-        parts["train"],
-        parts["val"],
-        read(folder / "specificity.json", Specificity, None),
-        read(folder / "train_log.jsonl", list[Step], []),
-        read(folder / "probe.jsonl", list[Probed], []),
+        folder=folder,
+        name=name,
+        title=read(folder / RUN_FILE, _Told, _Told()).title or METHODS.get(name, name),
+        specificity=read(folder / "specificity.json", Specificity, None),
+        log=read(folder / "train_log.jsonl", list[Step], []),
+        probes=read(folder / "probe.jsonl", list[Probed], []),
+        **parts,
     )
 
 

@@ -1,6 +1,5 @@
 """Forgetting against what it costs: a point a run, its 95% intervals, and an arrow from a method to its PD variant."""
 
-from collections.abc import Iterator
 from itertools import product
 from textwrap import fill
 from typing import NamedTuple
@@ -8,7 +7,6 @@ from typing import NamedTuple
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
-from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 from safeeraser.benchmark.metrics import COLUMNS, METRICS, Figure
@@ -53,15 +51,13 @@ def _scatter(name: str, key: str, texts: tuple[str, str], rows: list[Row], publi
     figure = Drawing(figsize=SIZE)
     axes = figure.add_axes(_PLACE, xlim=(-3, 103), xlabel="ASR on unseen questions, % (lower: forgets more)")
     axes.set(ylim=(-3, 110), ylabel=texts[0], yticks=range(0, 101, 20))
-    axes.grid(alpha=0.25)
     own, others = _points(rows, key), _points(published, key)
-    for points, colour, shape in ((others, _PUBLISHED, "s"), (own, _OWN, "o")):
-        _draw(axes, points, colour, shape)
+    taken = _draw(axes, others, _PUBLISHED, "s") + _draw(axes, own, _OWN, "o")
     if others:
         for label, colour, shape in (("these runs", _OWN, "o"), ("published", _PUBLISHED, "s")):
             axes.plot([], [], ls="none", marker=shape, color=colour, ms=7, label=label)
-        figure.legend(frameon=False, fontsize=9, loc="upper right", ncols=2)
-    _label(axes, [(own, "normal"), (others, "italic")])
+        figure.legend(fontsize=9, loc="upper right", ncols=2)
+    _label(axes, [(own, "normal"), (others, "italic")], taken)
     told = [_told(point, title) for point in [*own, *(p._replace(name=f"{p.name} (published)") for p in others)]]
     description = f"Scatter of {title} against ASR in per cent. " + ("; ".join(told) or "No run has both") + "."
     return Plot(name, texts[1], description, figure)
@@ -77,22 +73,27 @@ def _told(point: _Point, title: str) -> str:
 
 def _points(rows: list[Row], key: str) -> list[_Point]:
     """The rows that have both figures; ASR on unseen questions, or else on the training ones."""
-    seen = ("asr_eff" if row.cell("asr_gen").value is None else "asr_gen" for row in rows)
-    points = [_Point(row.cell(asr), row.cell(key), row.name) for row, asr in zip(rows, seen, strict=True)]
+    points = []
+    for row in rows:
+        unseen = row.cell("asr_gen")
+        points.append(_Point(row.cell("asr_eff") if unseen.value is None else unseen, row.cell(key), row.name))
     return [point for point in points if None not in point.at]
 
 
-def _draw(axes: Axes, points: list[_Point], colour: str, shape: str) -> None:
-    """Points, hollow without PD, with their intervals, and arrows to the PD variants."""
-    by_name = {point.name: point for point in points}
+def _draw(axes: Axes, points: list[_Point], colour: str, shape: str) -> list[Bbox]:
+    """Points, hollow without PD, with their bars, and arrows to the PD variants; gives what points and bars cover."""
+    taken, by_name = [], {point.name: point for point in points}
     for point in points:
         face = colour if "+PD" in point.name else "none"
         bars = {"xerr": _bar(point.x), "yerr": _bar(point.y), "elinewidth": 1.2, "ecolor": colour}
-        axes.errorbar(*point.at, fmt=shape, color=colour, ms=7, mfc=face, alpha=0.9, **bars)
+        mark, _, lines = axes.errorbar(*point.at, fmt=shape, color=colour, ms=7, mfc=face, alpha=0.9, **bars)
+        extents = [line.get_paths()[0].get_extents(axes.transData) for line in lines]
+        taken += [box.padded(1) for box in (mark.get_window_extent(), *extents)]
         base = by_name.get(point.name.replace("+PD", ""))
         if base and not base.near(point):
             style = {"arrowstyle": "-|>", "color": colour, "alpha": 0.6, "shrinkA": 7, "shrinkB": 7}
             axes.annotate("", point.at, base.at, arrowprops=style | {"connectionstyle": "arc3,rad=0.12"})
+    return taken
 
 
 def _bar(figure: Figure) -> list[list[float]]:
@@ -101,58 +102,32 @@ def _bar(figure: Figure) -> list[list[float]]:
     return [[max(0.0, value - low)], [max(0.0, high - value)]] if figure.range else [[0.0], [0.0]]
 
 
-def _label(axes: Axes, groups: list[tuple[list[_Point], str]]) -> None:
-    """Write each point's name where it covers the least of the other names, of the points and of their bars."""
-    taken = [box for points, _ in groups for point in points for box in _ink(axes, point)]
-    for points, style in groups:
-        for point, text in _clusters(points):
-            where = {"textcoords": "offset points", "xytext": (0, 0), "va": "center"}
-            label = axes.annotate(text, point.at, fontsize=9, style=style, linespacing=1.1, **where)
-            up = 3 + 6 * len(text.split("\n"))
-            places = product(((9, "left"), (-9, "right"), (55, "left")), (0, up, -up, 2 * up, -2 * up, 3 * up))
-            costs = {place: _cost(label, place, axes.bbox, taken) for place in places}
-            taken.append(_put(label, min(costs, key=costs.get)))
+def _label(axes: Axes, groups: list[tuple[list[_Point], str]], marks: list[Bbox]) -> None:
+    """Write each point's name near it: a point or bar that the name meets weighs as much as 22 points of distance.
 
-
-def _put(label: Annotation, place: tuple) -> Bbox:
-    """Move the label to the offset, in points, with that side of it there; gives what it covers, in pixels."""
-    (dx, side), dy = place
-    label.set(position=(dx, dy), ha=side)
-    return label.get_window_extent()
-
-
-def _cost(label: Annotation, place: tuple, frame: Bbox, taken: list[Bbox]) -> float:
-    """What the label covers there, and a little for its distance, which leaves a name without its point.
-
-    To leave the frame, around which the axes have their own labels, costs more than anything.
+    To meet another name, or to leave the frame, around which the axes have their own labels, is worse than anything.
     """
-    box, ((dx, _), dy) = _put(label, place), place
-    outside = box.width * box.height - _shared(box, frame)
-    return sum(_shared(box, other) for other in taken) + 0.6 * (abs(dx) + abs(dy)) + 100 * outside
+    names: list[Bbox] = []
+    for point, text, style in ((*labelled, style) for points, style in groups for labelled in _joined(points).items()):
+        label = axes.annotate(text, point.at, (0, 0), textcoords="offset points", va="center", fontsize=9, style=style)
+        up = 4 + 6 * len(text.split("\n"))
+        tried = []
+        sides = ((9, "left"), (-9, "right"), (55, "left"))
+        for (dx, side), dy in product(sides, (0, up, -up, 2 * up, -2 * up, 3 * up)):
+            label.set(position=(dx, dy), ha=side)
+            box = label.get_window_extent()
+            bad = 4 - axes.bbox.count_contains(box.corners()) + box.count_overlaps(names)
+            tried.append((bad, 22 * box.count_overlaps(marks) + abs(dx) + abs(dy), dx, dy, side))
+        *_, dx, dy, side = min(tried, key=lambda place: place[:2])
+        label.set(position=(dx, dy), ha=side)
+        names.append(label.get_window_extent())
 
 
-def _shared(one: Bbox, other: Bbox) -> float:
-    """The area that two boxes share."""
-    both = Bbox.intersection(one, other)
-    return both.width * both.height if both else 0.0
-
-
-def _clusters(points: list[_Point]) -> Iterator[tuple[_Point, str]]:
-    """The points with their names; those whose names would print over each other are joined under one label."""
-    clusters: list[list[_Point]] = []
+def _joined(points: list[_Point]) -> dict[_Point, str]:
+    """The points with their names; of those whose names would print over each other, the first with all of them."""
+    names: dict[_Point, list[str]] = {}
     for point in points:
-        near = next((cluster for cluster in clusters if cluster[0].near(point)), None)
-        clusters.append([point]) if near is None else near.append(point)
-    for cluster in clusters:
+        first = next((other for other in names if other.near(point)), point)
         # Broken into short lines between, never within, names.
-        names = (point.name.replace(" ", "\N{NO-BREAK SPACE}") for point in cluster)
-        yield cluster[0], fill(", ".join(names), _WIDEST)
-
-
-def _ink(axes: Axes, point: _Point) -> Iterator[Bbox]:
-    """What the point itself and its error bars cover, in pixels."""
-    x, y = point.at
-    ((left,), (right,)), ((below,), (above,)) = _bar(point.x), _bar(point.y)
-    bars = [(x - left, y), (x + right, y)], [(x, y - below), (x, y + above)]
-    for corners, pad in (([(x, y)] * 2, 7), (bars[0], 1), (bars[1], 1)):
-        yield Bbox(axes.transData.transform(corners)).padded(pad)
+        names.setdefault(first, []).append(point.name.replace(" ", "\N{NO-BREAK SPACE}"))
+    return {point: fill(", ".join(joined), _WIDEST) for point, joined in names.items()}

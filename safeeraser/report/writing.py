@@ -6,7 +6,8 @@ All write per cent, so that the same number stands on the page, in the paper and
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from rich.table import Table as TerminalTable
 
 from safeeraser.benchmark.metrics import Figure
 from safeeraser.report.heat import shade
-from safeeraser.report.tables import Row, Table
+from safeeraser.report.tables import Table
 
 _LATEX = {
     **{sign: "\\" + sign for sign in "&%$#_{}"},
@@ -46,32 +47,14 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"([\\|`*_<\[\]])", r"\\\1", text)
 
 
-def markdown(table: Table) -> str:
-    """The table for a README or an issue: intervals in brackets, under it its caption and all remarks."""
-
-    def line(name: str, texts: Iterable[str]) -> str:
-        return "| " + " | ".join([escape_markdown(name), *texts]) + " |"
-
-    def texts(row: Row) -> Iterator[str]:
-        return (cell.text + (f" [{cell.range}]" if cell.range else "") for cell in table.line(row))
-
-    lines = [line(table.corner, map(escape_markdown, table.heads)), "|---|" + "---:|" * len(table.columns)]
-    lines += [line(row.name, texts(row)) for row in table.rows]
-    lines += [line(f"{row.name} (published)", texts(row)) for row in table.published]
-    under = [f"- {text}" for text in table.notes]
-    return "\n\n".join(filter(None, ["\n".join(lines), table.caption, "\n".join(under)]))
-
-
 def comma_separated(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     """The text of a CSV file; a figure becomes its value, low and high in per cent, empty where nothing is known."""
-
-    def parts(entry: object) -> list[object]:
-        if not isinstance(entry, Figure):
-            return [entry]
-        return ["" if part is None else f"{part:.6g}" for part in entry.per_cent]
-
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([head, *([p for e in row for p in parts(e)] for row in rows)])
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    for row in rows:
+        parts = chain.from_iterable(entry.per_cent if isinstance(entry, Figure) else [entry] for entry in row)
+        writer.writerow(f"{part:.6g}" if isinstance(part, float) else part for part in parts)
     return text.getvalue()
 
 
@@ -95,16 +78,18 @@ def show(table: Table) -> None:
         console.print(escape(line))
 
 
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    undefined=StrictUndefined,
+    autoescape=lambda name: name is not None and ".html" in name,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+TEMPLATES.filters |= {"svg": lambda plot: Markup(plot.svg()), "shade": shade}
+TEMPLATES.filters |= {"latex": escape_latex, "escape_markdown": escape_markdown}
+
+
 def render(template: str, **context: Any) -> str:
     """The text that a template makes of what it is given."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        undefined=StrictUndefined,
-        autoescape=lambda name: name is not None and ".html" in name,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"svg": lambda plot: Markup(plot.svg()), "shade": shade}
-    environment.filters |= {"latex": escape_latex, "markdown": markdown}
-    return environment.get_template(template).render(context)
+    return TEMPLATES.get_template(template).render(context)

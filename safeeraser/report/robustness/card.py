@@ -3,7 +3,6 @@
 The card says nothing that is not a figure of the audit, or the difference or comparison of two of them.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +12,6 @@ from pydantic_core import PydanticCustomError
 from safeeraser.benchmark.metrics import UNKNOWN, Figure
 from safeeraser.report.runs import ByView, Run, read
 
-AUDIT = "audit.json"
 RELEARNED = ("retain", "decoupled", "forget")  # the data that adapters are relearned on
 BENIGN = RELEARNED[:2]
 # Groups whose points have a name, and those whose points stand on a curve; `clean` is a single point.
@@ -60,9 +58,14 @@ class Point(BaseModel):
         return self.cells.get(name, UNKNOWN)
 
 
-class Audit(BaseModel):
-    """The part of an audit that the report needs; it carries more."""
+class Card(BaseModel):
+    """A run's audit, the part that the report needs; what it lacks gives empty figures, None or nothing.
 
+    `name` and `title` are the run's.
+    """
+
+    name: str = ""
+    title: str = ""
     checkpoint_sha256: str = ""
     model_path: str = ""
     settings: dict[str, Any] = {}
@@ -70,44 +73,16 @@ class Audit(BaseModel):
     missing: list[str] = []
 
     @model_validator(mode="after")
-    def _each_once(self) -> "Audit":
+    def _each_once(self) -> "Card":
         places = [point.place for point in self.points]
         for group, place in places:
             if places.count((group, place)) > 1:
                 raise PydanticCustomError("twice", f"points: {group} {place} stands there more than once")
         return self
 
-
-@dataclass(frozen=True)
-class Return:
-    """How ASR comes back with relearning.
-
-    Attributes:
-        steps: after how few optimizer steps it passes half of the untouched model's; None: after none. Step 0 is the
-            adapter as it was.
-        data: the data it was relearned on then; None before the first step.
-        measured: how many points after step 0 this stands on, and `last` the step of the last.
-        highest: the highest ASR among them.
-    """
-
-    steps: int | None
-    data: str | None
-    measured: int
-    last: int
-    highest: Figure
-
-
-@dataclass(frozen=True)
-class Card:
-    """A run's audit; what it lacks gives empty figures, None or nothing. `name` and `title` are the run's."""
-
-    name: str
-    title: str
-    audit: Audit
-
     def of(self, group: str) -> list[Point]:
         """The points of a group; of a curve in the order in which they stand on it."""
-        return sorted((point for point in self.audit.points if point.group == group), key=lambda point: point.at or 0)
+        return sorted((point for point in self.points if point.group == group), key=lambda point: point.at or 0)
 
     @property
     def clean(self) -> Point:
@@ -132,14 +107,15 @@ class Card:
         """The points of a group that have a figure of the metric."""
         return [point for point in self.of(group) if point.figure(metric).value is not None]
 
+    @staticmethod
+    def highest(points: list[Point], metric: str) -> Point | None:
+        """The point at which a metric that all of them have is highest. None where there are none."""
+        return max(points, key=lambda point: point.figure(metric).value, default=None)
+
     @property
     def worst(self) -> Point | None:
         """The attack that brings back most: under which ASR is highest. None where none has a figure."""
-        return max(self.measured("attack", "asr"), key=lambda point: point.figure("asr").value, default=None)
-
-    def untouched_under(self, attack: Point) -> Point:
-        """The untouched model under the same attack."""
-        return self.named("attack_vanilla", attack.name)
+        return self.highest(self.measured("attack", "asr"), "asr")
 
     @property
     def most_recovered(self) -> Point | None:
@@ -151,22 +127,31 @@ class Card:
         clean, points = self.clean, self.measured("attack", "recovered")
         if clean.figure("recovered").value is not None and points:
             points = [p for p in points if exceeds(p.figure("recovered"), clean.figure("recovered"))] or [clean]
-        return max(points, key=lambda point: point.figure("recovered").value, default=None)
+        return self.highest(points, "recovered")
 
-    def back(self, *kinds: str) -> Return | None:
-        """When ASR comes back with relearning on these kinds of data; None where that was not measured."""
-        points = [(point, kind) for kind in kinds for point in self.measured(f"relearn_{kind}", "asr")]
-        after = [point for point, _ in points if point.at > 0]
+    def relearned(self, *kinds: str) -> list[Point]:
+        """The points after step 0 of relearning on these kinds of data that have an ASR."""
+        return [point for kind in kinds for point in self.measured(f"relearn_{kind}", "asr") if point.at > 0]
+
+    def back(self, *kinds: str) -> dict[str, Any] | None:
+        """When ASR comes back with relearning on these kinds of data; None where that was not measured.
+
+        `steps`: after how few optimizer steps it passes half of the untouched model's, 0 being the adapter as it was;
+        None: after none. `data`: what it was relearned on then; None before the first step. `measured`: how many points
+        after step 0 this stands on, and `last` the step of the last.
+        """
+        after = self.relearned(*kinds)
         if not after:
             return None
-        past = [(int(point.at), kind if point.at else None) for point, kind in points if self.harmful(point)]
+        past = ((int(point.at), kind) for kind in kinds for point in self.past_half(f"relearn_{kind}"))
         steps, data = min(past, key=lambda found: found[0], default=(None, None))
-        highest = max(after, key=lambda point: point.figure("asr").value).figure("asr")
-        return Return(steps, data, len(after), int(max(point.at for point in after)), highest)
+        last = int(max(point.at for point in after))
+        return {"steps": steps, "data": data if steps else None, "measured": len(after), "last": last}
 
-    def harmful(self, point: Point) -> bool:
-        """Whether the point's ASR is past half of the untouched model's."""
-        return self.half is not None and point.figure("asr").value > self.half
+    def past_half(self, group: str) -> list[Point]:
+        """The points of a group whose ASR is past half of the untouched model's."""
+        points = self.measured(group, "asr") if self.half is not None else []
+        return [point for point in points if point.figure("asr").value > self.half]
 
     def as_json(self) -> dict[str, Any]:
         """The card in the run's entry of `summary.json`: fractions 0..1, null where not measured."""
@@ -174,7 +159,7 @@ class Card:
         attack = worst and {
             "name": worst.name,
             "asr": worst.figure("asr").value,
-            "untouched_asr": self.untouched_under(worst).figure("asr").value,
+            "untouched_asr": self.named("attack_vanilla", worst.name).figure("asr").value,
             "measured": len(self.measured("attack", "asr")),
         }
         return {
@@ -182,17 +167,15 @@ class Card:
             "untouched_asr": self.untouched.figure("asr").value,
             "worst_attack": attack,
             "quantization": {point.name: point.figure("asr").value for point in self.of("quantization")},
-            "relearning_to_half": {"benign": self._steps(*BENIGN), "forget": self._steps("forget")},
+            "relearning_to_half": {
+                "benign": self.half and self.back(*BENIGN),
+                "forget": self.half and self.back("forget"),
+            },
             "refusals": {view: figure.value for view, figure in self.clean.refusals.items()},
             "blank": {view: figure.value for view, figure in self.clean.blank.items()},
-            "settings": self.audit.settings,
-            "missing": self.audit.missing,
+            "settings": self.settings,
+            "missing": self.missing,
         }
-
-    def _steps(self, *kinds: str) -> dict[str, Any] | None:
-        """Null where nothing was relearned, or where there is no half that could be passed."""
-        found = self.back(*kinds)
-        return {key: value for key, value in vars(found).items() if key != "highest"} if found and self.half else None
 
 
 def exceeds(figure: Figure, other: Figure) -> bool:
@@ -208,35 +191,30 @@ def read_cards(runs: list[Run]) -> list[Card]:
     Raises:
         BadInput: an audit cannot be used.
     """
-    audits = ((run, read(run.folder / AUDIT, Audit, None)) for run in runs)
-    return [Card(run.name, run.title, audit) for run, audit in audits if audit]
+    cards = ((run, read(run.folder / "audit.json", Card, None)) for run in runs)
+    return [card.model_copy(update={"name": run.name, "title": run.title}) for run, card in cards if card]
 
 
 def different_settings(cards: list[Card]) -> list[str]:
     """The settings that keep the cards' figures from being compared."""
-    settings = [{"model_path": card.audit.model_path, **card.audit.settings} for card in cards]
+    settings = [{"model_path": card.model_path, **card.settings} for card in cards]
     # Where a file lies makes no difference; what is in it has a hash of its own.
     keys = dict.fromkeys(key for one in settings for key in one if not key.endswith("_file"))
     return [key for key in keys if any(one.get(key) != settings[0].get(key) for one in settings)]
 
 
 def settings_line(card: Card) -> str:
-    """What the audit was made with, for a caption."""
-    digest = card.audit.checkpoint_sha256
-    return _told({**card.audit.settings, **({"checkpoint_sha256": digest} if digest else {})})
+    """What the audit was made with, for a caption: `limit 5, relearn (steps 0 1 2, rate 0.001)`."""
+    digest = {"checkpoint_sha256": card.checkpoint_sha256} if card.checkpoint_sha256 else {}
+    return _told(card.settings | digest)
 
 
-def _told(value: Any) -> str:
-    """A setting in words: `limit 5, relearn (steps 0 1 2, rate 0.001)`."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_short(key, part)}" for key, part in value.items() if part != {})
-    return " ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
-
-
-def _short(key: str, value: Any) -> str:
+def _told(value: Any, key: str = "") -> str:
     """As much of a setting as tells it from another: a hash's beginning, a file's name."""
     if isinstance(value, dict):
-        return f"({_told(value)})"
-    if isinstance(value, str) and key.endswith("_sha256"):
-        return value[:12]
-    return Path(value).name if isinstance(value, str) and key.endswith("_file") else _told(value)
+        parts = ", ".join(f"{name} {_told(part, name)}" for name, part in value.items() if part != {})
+        return f"({parts})" if key else parts
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    text = "none" if value is None else str(value)
+    return text[:12] if key.endswith("_sha256") else Path(text).name if key.endswith("_file") else text

@@ -1,11 +1,10 @@
 """The curves of a robustness card: how its figures go with relearning, and with the scale of the adapter."""
 
-import math
 from collections.abc import Iterator
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from safeeraser.benchmark.metrics import METRICS
 from safeeraser.report.drawing import COLOURS, SIZE, STYLE, Plot, drawing
@@ -26,9 +25,8 @@ def curves(card: Card) -> list[Plot]:
 
 def _relearning(card: Card) -> Iterator[Plot]:
     """A metric above the other, a curve for each kind of data relearned."""
-    measured = {kind: card.of(f"relearn_{kind}") for kind in RELEARNED}
-    kinds = {kind: points for kind, points in measured.items() if points}
-    points = [point for points in kinds.values() for point in points]
+    kinds = {kind: points for kind in RELEARNED if (points := card.of(f"relearn_{kind}"))}
+    points = [point for group in kinds.values() for point in group]
     metrics = [key for key in _DRAWN if any(key in point.metrics for point in points)]
     if not metrics:
         return
@@ -36,16 +34,19 @@ def _relearning(card: Card) -> Iterator[Plot]:
     all_axes = figure.subplots(len(metrics), 1, sharex=True, squeeze=False)[:, 0]
     told = []
     for axes, metric in zip(all_axes, metrics, strict=True):
-        for kind, points in kinds.items():
+        for kind, group in kinds.items():
             title = f"{_DRAWN[metric]} on {kind} data, step"
-            told += _draw(axes, points, metric, RELEARNED.index(kind), kind, title)
+            told += _draw(axes, group, metric, RELEARNED.index(kind), kind, title)
         axes.set(ylim=_PER_CENT, ylabel=f"{_DRAWN[metric]}, %")
-        axes.grid(alpha=0.25)
-    _steps_axis(all_axes[-1], sorted({point.at for points in kinds.values() for point in points}))
+    steps = sorted({point.at for point in points})
+    # Steps that double lie equally far apart, and 0 before 1.
+    axes.set_xscale("symlog", base=2, linthresh=1)
+    axes.set_xticks(steps, [f"{step:g}" for step in steps])
+    axes.set_xticks([], minor=True)
+    axes.set(xlim=(min(steps) - 0.4, 1.25 * max(1, *steps)), xlabel="optimizer step")
     half = _half_line(all_axes[0], card) if metrics[0] == "asr" else ""
-    handles, labels = all_axes[0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside upper right", ncols=4, columnspacing=1)
+    named = all_axes[0].get_legend_handles_labels()
+    figure.legend(*named, fontsize=8, loc="outside upper right", ncols=4, columnspacing=1)
     description = f"Relearning of {card.title}, per cent with 95% intervals. {half}{'; '.join(told)}."
     caption = f"Relearning of {card.title} on {', '.join(kinds)} data, with 95% intervals."
     yield Plot(f"relearning_{card.name}", caption, description, figure)
@@ -63,10 +64,8 @@ def _scaling(card: Card) -> Iterator[Plot]:
     for index, (metric, title) in enumerate(_DRAWN.items()):
         told += _draw(axes, points, metric, index, title, f"{title} at scale")
     half = _half_line(axes, card)
-    axes.set_xticks([point.at for point in points])
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.grid(alpha=0.25)
-    figure.legend(frameon=False, fontsize=8, loc="outside upper right", ncols=3, columnspacing=1)
+    axes.set_xticks([point.at for point in points], [f"{point.at:g}" for point in points])
+    figure.legend(fontsize=8, loc="outside upper right", ncols=3, columnspacing=1)
     description = f"Adapter of {card.title} scaled, per cent with 95% intervals. {half}{'; '.join(told)}."
     yield Plot(f"scaling_{card.name}", f"Adapter of {card.title} scaled, with 95% intervals.", description, figure)
 
@@ -77,11 +76,8 @@ def _draw(axes: Axes, points: list[Point], metric: str, index: int, label: str, 
     if not any(figure.value is not None for figure in figures):
         return []
     at = [point.at for point in points]
-    # A figure that is missing leaves a gap.
-    values, low, high = (
-        [math.nan if part is None else part for part in parts]
-        for parts in zip(*(figure.per_cent for figure in figures), strict=True)
-    )
+    # A figure that is missing leaves a gap: None becomes not a number.
+    values, low, high = np.array([figure.per_cent for figure in figures], dtype=float).T
     colour = COLOURS[index % len(COLOURS)]
     axes.fill_between(at, low, high, color=colour, alpha=0.18, linewidth=0)
     style = {"linestyle": _LINES[index % len(_LINES)], "marker": "os^Dv"[index % 5], "ms": 4, "linewidth": 1.5}
@@ -96,12 +92,3 @@ def _half_line(axes: Axes, card: Card) -> str:
         return ""
     axes.axhline(100 * card.half, color=COLOURS[-1], linewidth=1, linestyle=":", label="half of untouched ASR")
     return f"Half of the untouched model's ASR is {100 * card.half:.1f}. "
-
-
-def _steps_axis(axes: Axes, steps: list[float]) -> None:
-    """Steps that double lie equally far apart, and 0 before 1."""
-    axes.set_xscale("symlog", base=2, linthresh=1)
-    axes.xaxis.set_major_locator(FixedLocator(steps))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set(xlim=(min(steps) - 0.4, 1.25 * max(1, *steps)), xlabel="optimizer step")

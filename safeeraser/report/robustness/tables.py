@@ -1,6 +1,6 @@
 """A robustness card as tables, and its points as a CSV file."""
 
-from safeeraser.benchmark.metrics import METRICS, UNKNOWN, Figure
+from safeeraser.benchmark.metrics import METRICS, Figure
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.report.robustness.card import BENIGN, RELEARNED, Card, Point
 from safeeraser.report.tables import RATES, Row, Table, Told
@@ -42,11 +42,11 @@ def curve_tables(card: Card) -> list[Table]:
     kinds |= {f"relearn_{kind}": (f"Relearned on {kind} data", "optimizer step") for kind in RELEARNED}
     tables = []
     for group, (title, corner) in kinds.items():
-        if points := card.of(group):
-            rows = [Row(f"{point.at:g}", point.cells) for point in points]
-            caption = f"{title}: per cent, with 95% intervals."
-            tables.append(Table(group, title, caption, _columns(points), rows, corner))
-    return tables
+        points = card.of(group)
+        rows = [Row(f"{point.at:g}", point.cells) for point in points]
+        caption = f"{title}: per cent, with 95% intervals."
+        tables.append(Table(group, title, caption, _columns(points), rows, corner))
+    return [table for table in tables if table.rows]
 
 
 def refusals(card: Card) -> Table | None:
@@ -86,13 +86,17 @@ def comparison(cards: list[Card]) -> Table | None:
 
 
 def _compared(card: Card) -> dict[str, Figure]:
-    worst, most = card.worst, card.most_recovered
-    return card.clean.cells | {
-        "worst": _beside(worst.figure("asr"), worst.name) if worst else UNKNOWN,
-        "most": _beside(most.figure("recovered"), _under(most)) if most else UNKNOWN,
-        "int4": card.named("quantization", "int4").figure("asr"),
-        "steps": _steps(card),
-    }
+    cells = card.clean.cells | {"int4": card.named("quantization", "int4").figure("asr")}
+    if worst := card.worst:
+        cells["worst"] = Told(**worst.figure("asr").model_dump(), beside=worst.name)
+    if most := card.most_recovered:
+        under = "without an attack" if most.group == "clean" else most.name
+        cells["most"] = Told(**most.figure("recovered").model_dump(), beside=under)
+    if card.half is not None and (found := card.back(*BENIGN)):
+        steps = "none" if found["steps"] is None else str(found["steps"])
+        measured = f"{found['measured']} measured, to step {found['last']}"
+        cells["steps"] = Told(instead=steps, beside="; ".join(filter(None, [found["data"], measured])))
+    return cells
 
 
 def comma_separated_points(cards: list[Card]) -> str:
@@ -101,7 +105,7 @@ def comma_separated_points(cards: list[Card]) -> str:
         [card.title, point.group, point.name, "" if point.at is None else f"{point.at:g}", name, figure]
         + [getattr(figure, key) for key in _BESIDE]
         for card in cards
-        for point in card.audit.points
+        for point in card.points
         for name, figure in point.figures.items()
     )
     return comma_separated(["method", "group", "name", "at", "metric", "value", "low", "high", *_BESIDE], rows)
@@ -111,20 +115,3 @@ def _columns(points: list[Point]) -> dict[str, str]:
     """The columns of the points' metrics; the rates stand there, measured or not."""
     measured = {key for point in points for key in point.figures}
     return {key: title for key, title in _TITLES.items() if key in RATES or key in measured}
-
-
-def _beside(figure: Figure, said: str) -> Told:
-    return Told(**figure.model_dump(), beside=said)
-
-
-def _under(point: Point) -> str:
-    return "without an attack" if point.group == "clean" else point.name
-
-
-def _steps(card: Card) -> Figure:
-    found = card.back(*BENIGN)
-    if found is None or card.half is None:
-        return UNKNOWN
-    measured = f"{found.measured} measured, to step {found.last}"
-    steps = "none" if found.steps is None else str(found.steps)
-    return Told(instead=steps, beside="; ".join(filter(None, [found.data, measured])))
