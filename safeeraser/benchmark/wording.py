@@ -7,6 +7,7 @@ is doubtful passes. So does a fluent sentence that answers nothing.
 
 import re
 import unicodedata
+from collections import Counter
 from itertools import pairwise
 
 # What a refusal says it will not do. "I can't believe how tall it is" is no refusal.
@@ -65,6 +66,7 @@ _IMPOSSIBLE = re.compile(
     r"\b[Tt]he (?=a\b)|\ba (?=(?:an?|the|of)\b)|\b(?:of|with) (?=(?:of|with|is|are|was|and|or)\b)|"
     r"\b(is|and|to|in) (?=\1\b)|(?<!-)\b(?:an|the)[.!?;](?!\S)"
 )
+_TRIPLED = re.compile(r"\b(the|an?|of|to|with|and|is|in|for|do|does) \1 \1\b", re.IGNORECASE)
 _DOUBLED = re.compile(r"\b([^\W\d_]{3,}) (?=\1\b)")
 # A few words that break off. "It is A" may name an option, "In there" and "Neither" are whole.
 _FRAGMENT = re.compile(
@@ -118,7 +120,8 @@ def is_degenerate(text: str) -> bool:
     damaged = text.count("\ufffd") > 1 or any(unicodedata.category(c) == "Cc" and c not in "\n\t\r" for c in text)
     if damaged or _LOOSE_PUNCTUATION.search(text) or _STUTTER.search(text) or len(_PIECES.findall(text)) > 2:
         return True
-    return _is_signs(text) or _is_garbled(text) or _is_mixed(text) or _is_loop(text) or _is_broken_english(text)
+    rules = (_is_signs, _is_garbled, _is_mixed, _is_loop, _is_dominated, _is_broken_english)
+    return any(rule(text) for rule in rules)
 
 
 def _is_signs(text: str) -> bool:
@@ -189,6 +192,19 @@ def _is_loop(text: str) -> bool:
     stretches = [words[start : start + _WINDOW] for start in {*range(0, last, _WINDOW // 4), last}]
     stretches = [part for part in stretches if len(part) >= 7 and 2 * sum(map(str.isdigit, part)) < len(part)]
     return not _PAIR.search(text) and any(4 * len(set(part)) <= len(part) for part in stretches)
+
+
+def _is_dominated(text: str) -> bool:
+    """One word is nearly every third of a plain sentence ("crown and crown you crown left crown"), or a small one comes
+    three times in a row. Lists, verses and tables, which say a word again and again, have lines, numbers or signs.
+    """
+    words = [word.lower() for word in _WORD.findall(text)]
+    if _TRIPLED.search(text):
+        return True
+    if len(words) < 8 or re.search(r"[\n\d_=|:;(]", text):
+        return False
+    often = max((count for word, count in Counter(words).items() if len(word) > 3 and word.isalpha()), default=0)
+    return often >= 4 and often >= 0.3 * len(words)
 
 
 def _is_broken_english(text: str) -> bool:

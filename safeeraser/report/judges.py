@@ -9,20 +9,27 @@ from safeeraser.report.runs import Run, Summary
 
 
 class Decided(NamedTuple):
-    """What a metric's figure comes from; `models`: those that answered as the judge, where that is known."""
+    """What a metric's figure comes from.
+
+    Attributes:
+        models: those that answered as the judge, where that is known.
+        version: of the prompts that it was asked with, or of the rules that it goes by, where that is known.
+    """
 
     protocol: str
     judge: str
     models: tuple[str, ...]
+    version: str
 
     @property
     def identity(self) -> tuple:
         """Judges of other titles, such as a model's name and its alias, are the same where the same model answered."""
-        return (self.protocol, self.judge.partition(":")[0] if self.models else self.judge, self.models)
+        return (self.protocol, self.judge.partition(":")[0] if self.models else self.judge, self.models, self.version)
 
     def __str__(self) -> str:
         answered = f", answered by {' and '.join(self.models)}" if self.models else ""
-        return f"protocol {self.protocol}, judge {self.judge}{answered}"
+        version = f", version {self.version}" if self.version else ""
+        return f"protocol {self.protocol}, judge {self.judge}{version}{answered}"
 
 
 class Judges(NamedTuple):
@@ -66,10 +73,11 @@ def _decided(part: Summary) -> Iterator[tuple[str, Decided]]:
         if figure.value is not None:
             judge = figure.judge or ":".join(filter(None, (part.judge, part.judge_model)))
             models = {answered.model for answered in part.answered_by if answered.judge == judge} - {None}
-            yield metric, Decided(part.protocol, judge, tuple(sorted(models)))
+            version = {"openai": part.prompts, "rules": part.rules}.get(judge.partition(":")[0], "")
+            yield metric, Decided(part.protocol, judge, tuple(sorted(models)), version)
 
 
 def _differ(decided: list[Decided]) -> bool:
     """Whether they are more than one. A judge of which the models are not known is not known to be another."""
-    known = {(one.protocol, one.judge) for one in decided if one.models}
-    return len([one for one in decided if one.models or (one.protocol, one.judge) not in known]) > 1
+    known = {one._replace(models=()) for one in decided if one.models}
+    return len([one for one in decided if one.models or one not in known]) > 1

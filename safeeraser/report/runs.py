@@ -58,6 +58,8 @@ class _Summary(BaseModel):
     protocol: str = "unknown"
     judge: str = "unknown"
     judge_model: str | None = None
+    prompts: str = ""
+    rules: str = ""
     answered_by: list[Answered] = []
 
 

@@ -15,7 +15,7 @@ def judged(folder, run, title="openai:gpt-4o", models=(AUGUST,), **more):
     """A run that the judge of that title scored, as which these models answered."""
     asr = metric(0.5, 0.4, 0.6, judge=title)
     told = [{"judge": title, "model": model, "fingerprint": None, "replies": 3} for model in models]
-    told += [{"judge": "rules", "model": "rules", "fingerprint": "fp_1", "replies": 9}]
+    told += [{"judge": "of another metric", "model": "rules", "fingerprint": "fp_1", "replies": 9}]
     write(folder / run, "summary_val.json", summary("val", asr, metric(0.5), answered_by=told, **more))
 
 
@@ -72,3 +72,13 @@ def test_which_judges_are_the_same(tmp_path, one, other, different):
     judged(tmp_path, "po", **one)
     judged(tmp_path, "popd", **other)
     assert ("asr" in told(tmp_path).different) is different
+
+
+@pytest.mark.parametrize("title, key", [("openai:gpt-4o", "prompts"), ("rules", "rules")])
+def test_other_prompts_or_rules_are_another_judge(tmp_path, title, key):
+    judged(tmp_path, "po", title, models=(), **{key: "aaa"})
+    judged(tmp_path, "popd", title, models=(), **{key: "aaa"})
+    assert told(tmp_path).told["asr"] == [f"protocol official, judge {title}, version aaa"]
+    assert told(tmp_path).different == []
+    judged(tmp_path, "popd", title, models=(), **{key: "bbb"})
+    assert "asr" in told(tmp_path).different
