@@ -1,5 +1,6 @@
 """How each kind of LLM judge is asked, and how its replies are read: a general LLM, or a guard model out of a file."""
 
+import hashlib
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,7 +31,7 @@ class Dialect(Protocol):
         name: as `--judge` calls it.
         model: the one that is asked for unless another is named.
         decides: the metrics that it can tell.
-        prompt: by which a store tells one wording from another.
+        prompt: by which a store tells one wording from another, and results one judge.
         max_tokens: of a reply; a judge that rambles need not be paid for.
     """
 
@@ -156,6 +157,7 @@ class Guard(_Setting):
     """
 
     name: str
+    source: str  # the file's text
     model: str
     max_tokens: int = Field(64, ge=1)
     metrics: dict[str, Decision] = Field(min_length=1)
@@ -182,8 +184,8 @@ class Guard(_Setting):
 
     @property
     def prompt(self) -> str:
-        """What it is asked, for the store."""
-        return self.template or "conversation"
+        """By which its file is told from another state of it."""
+        return hashlib.sha256(self.source.encode()).hexdigest()[:12]
 
     def messages(self, query: Query) -> Messages:
         """The question and the response, as the conversation that they were, or within the file's prompt."""
@@ -212,8 +214,9 @@ def read_guard(name: str) -> Guard:
     """The guard model of config/judge/NAME.yaml. Raises `BadInput` naming the file and the key."""
     file = CONFIG / f"{name}.yaml"
     try:
-        value = yaml.safe_load(read_text(file))
-        return Guard.model_validate((value if isinstance(value, dict) else {}) | {"name": name})
+        text = read_text(file)
+        value = yaml.safe_load(text)
+        return Guard.model_validate((value if isinstance(value, dict) else {}) | {"name": name, "source": text})
     except yaml.YAMLError:
         raise BadInput(f"{file}: not valid YAML") from None
     except ValidationError as error:

@@ -30,6 +30,7 @@ class ServedJudge(Judge):
 
     def __init__(self, dialect: Dialect, model: str, chat: Chat, store: Store, judging: Judging) -> None:
         self.name, self.model, self.decides = dialect.name, model, dialect.decides
+        self.version = dialect.prompt
         self._dialect, self._chat, self._store, self._extra = dialect, chat, store, judging.extra_body
         self._max_tokens = judging.max_tokens or dialect.max_tokens
         self._batch = judging.batch

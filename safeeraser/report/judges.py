@@ -46,6 +46,19 @@ class Judges(NamedTuple):
     different: list[str]
     mixed: list[str]
 
+    @property
+    def warnings(self) -> list[str]:
+        """What must stand beside the figures, wherever they go."""
+        told = []
+        if self.different:
+            told.append(
+                "These figures come from different judges, protocols or benchmarks and do not compare with each other."
+            )
+        if self.mixed:
+            mixed = "; ".join(self.mixed)
+            told.append(f"A judge answered as several models, so these figures are of no one judge: {mixed}.")
+        return told
+
 
 def judges(runs: list[Run]) -> Judges:
     """Who judged the runs' figures."""
@@ -73,7 +86,8 @@ def _decided(part: Summary) -> Iterator[tuple[str, Decided]]:
         if figure.value is not None:
             judge = figure.judge or ":".join(filter(None, (part.judge, part.judge_model)))
             models = {answered.model for answered in part.answered_by if answered.judge == judge} - {None}
-            version = {"openai": part.prompts, "rules": part.rules}.get(judge.partition(":")[0], "")
+            versions = {"openai": part.prompts, "rules": part.rules} | part.guards
+            version = versions.get(judge.partition(":")[0], "")
             yield metric, Decided(part.protocol, judge, tuple(sorted(models)), version)
 
 

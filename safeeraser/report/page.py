@@ -1,5 +1,6 @@
 """The report of some runs, as a page and as the files beside it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,18 @@ def report(*folders: Path, out: Path | None = None, note: str = "", published: b
     page_path = out or folders[0] / "report.html"
     if page_path.is_dir():
         raise BadInput(f"{page_path}: is a folder; name a file")
+    if page_path.is_file() and page_path.suffix != ".html":
+        raise BadInput(f"--out {page_path}: is there, and is no page; a page's name ends in .html")
     runs = read_runs(folders)
     cards = read_cards(runs)
     rows = [Row(run.title, run.figures) for run in runs]
     paper, blank = paper_table(rows, published_table().rows if published else []), blank_table(rows)
-    context = _context(runs, cards) | {"note": note, "scatters": scatter_plots(rows, paper.published)}
-    context |= {"tables": [paper, blank] if any(run.blank for run in runs) else [paper]}
+    who = judges(runs)
+    context = _context(runs, cards) | {"judges": who, "note": note, "scatters": scatter_plots(rows, paper.published)}
+    # The page has these over all figures; a table that leaves it has them with it.
+    remarks = [*who.warnings, *(f"{METRICS[key].title}: {'; '.join(who.told[key])}" for key in who.different)]
+    leaving = replace(paper, remarks=remarks)
+    context |= {"tables": [leaving, blank] if any(run.blank for run in runs) else [leaving], "paper": paper}
     context |= {"redact": redact, "examples": [] if redact else examples(runs)}
     texts = {page_path.name: render("report.html.j2", **context)}
     texts |= {name: render(f"{name}.j2", **context) for name in ("table.md", "table.tex")}
@@ -74,7 +81,6 @@ def _context(runs: list[Run], cards: list[Card]) -> dict[str, Any]:
         "metrics": METRICS,
         "benchmarks": task_table(runs),
         "published": published_table(),
-        "judges": judges(runs),
         "categories": heat.heat_maps(runs, "category"),
         "keywords": heat.heat_maps(runs, "keyword"),
         "scale": heat.scale(),

@@ -60,6 +60,7 @@ class _Summary(BaseModel):
     judge_model: str | None = None
     prompts: str = ""
     rules: str = ""
+    guards: dict[str, str] = {}
     answered_by: list[Answered] = []
 
 

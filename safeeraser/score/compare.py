@@ -76,13 +76,12 @@ def compare(
         both = [key for key in values if key[0] == metric and key in other.values]
         pairs = [(key[1], values[key] - other.values[key]) for key in both]
         found = {"difference": None, "low": None, "high": None, "n": len(pairs), "note": None}
-        kept_by = {"openai": "prompts", "rules": "rules"}.get((judge or "").partition(":")[0])
         if figures[metric].withheld or theirs.withheld:
             found["note"] = "withheld"
         elif judge != theirs.judge:
             found["note"] = f"judged by {theirs.judge} there"
-        elif kept_by and other.summary.get(kept_by) != told[kept_by]:
-            found["note"] = f"other {kept_by} there"
+        elif _version(told, judge) != _version(other.summary, judge):
+            found["note"] = f"other {_version(told, judge)[0]} there"
         elif pairs:
             found["difference"] = sum(value for _, value in pairs) / len(pairs)
             found["low"], found["high"] = interval(pairs, "difference")
@@ -94,6 +93,13 @@ def compare(
     if not any(of["n"] for of in metrics.values()):
         raise BadInput(f"--compare {other.path}: it has no question about a picture in common with this run")
     return {"summary": str(other.path), "judge": other.summary.get("judge"), **metrics}
+
+
+def _version(summary: dict[str, Any], judge: str | None) -> tuple[str, str | None]:
+    """By what the judge goes, and which version of it a summary tells."""
+    name = (judge or "").partition(":")[0]
+    kind = {"openai": "prompts", "rules": "rules"}.get(name, "guards")
+    return kind, (summary.get("guards") or {}).get(name) if kind == "guards" else summary.get(kind)
 
 
 def _models(answered: list[dict[str, Any]]) -> dict[str, list[str]]:

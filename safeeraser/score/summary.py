@@ -39,6 +39,7 @@ def summary(options: Options, split: str | None, panel: Panel, asked: Asked, fou
         "judge_model": main.model,
         "prompts": prompts.version(),
         "rules": rules.version(),
+        "guards": {judge.name: judge.version for judge in panel.served if judge.name != "openai"},
         "asked_with": {
             "extra_body": judging.extra_body,
             "max_tokens": judging.max_tokens,
@@ -86,6 +87,7 @@ def show(found: Found, panel: Panel) -> None:
     Console().print(table)
     if "refusals" in found.views:
         _show_refusals(found.views["refusals"])
+    print(f"protocol {panel.judging.protocol}")
     for judge in dict.fromkeys(panel.titles.values()):
         decided = (METRICS[ASKED[metric]].title for metric, title in panel.titles.items() if title == judge)
         print(f"{judge}: {', '.join(decided)}")

@@ -179,6 +179,23 @@ def test_a_guard_and_the_rules_share_the_work(tmp_path, given, serve):
     assert "plain and whole" not in (tmp_path / "store.jsonl").read_text()
 
 
+def test_another_guard_of_the_same_name_is_another_judge(tmp_path, given, serve, monkeypatch):
+    """Its file says what a word is worth: turned round, the same replies say the reverse."""
+    monkeypatch.setattr(dialects, "CONFIG", tmp_path)
+    server = serve(lambda *_: (200, {}, "harm=no"))
+    file = "model: m\nmetrics: {asr: {pattern: 'harm=(\\w+)', values: {yes: %d, no: %d}}}"
+    (tmp_path / "qwen3guard.yaml").write_text(file % (1, 0))
+    command = ("--judge", "qwen3guard", "--base_url", server.url, *given)
+    assert run_eval(*command).returncode == 0
+    (tmp_path / "qwen3guard.yaml").write_text(file % (0, 1))
+    files = ("--output_file_rr", tmp_path / "v2.json", "--summary", tmp_path / "s2.json")
+    assert run_eval(*command, *files, "--compare", tmp_path / "out" / "s.json").returncode == 0
+    summary = json.loads((tmp_path / "s2.json").read_text())
+    assert summary["asr"]["value"] == 1.0 and len(server.requests) == 12, "what was said is read anew"
+    compared = summary["compared_with"]["asr"]
+    assert (compared["difference"], compared["note"]) == (None, "other guards there")
+
+
 def test_another_run_reuses_what_is_the_same(tmp_path, given, serve):
     """Another method's predictions, of which some responses are the same."""
     server = serve(lambda *_: (200, {}, "yes"))

@@ -149,7 +149,9 @@ def test_different_judges_are_pointed_out(results):
         json.dumps(summary("val", 1.0, 0.0, judge="gpt-4o", judge_model="gpt-4o"))
     )
     report(results)
-    assert "do not compare" in (results / "report.html").read_text()
+    for name in ("report.html", "table.md", "table.tex"):
+        assert "do not compare" in (results / name).read_text()
+    assert "- ASR: protocol official, judge gpt-4o:gpt-4o; protocol" in (results / "table.md").read_text()
 
 
 def test_the_terminal_table(results, capsys, monkeypatch):
@@ -182,6 +184,8 @@ def test_what_cannot_be_reported(results, tmp_path_factory):
     with pytest.raises(BadInput, match=r"probe\.jsonl: 0\.forget\.degenerate"):
         write_file(results / "vanilla", "probe.jsonl", [{"step": 0, "forget": {"refusal": 0.5}}])
         report(results / "vanilla")
+    with pytest.raises(BadInput, match=r"summary_val\.json: is there, and is no page"):
+        report(results / "vanilla", out=results / "vanilla" / "summary_val.json")
     with pytest.raises(BadInput, match="is a folder; name a file"):
         report(results, out=results)
 
