@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from safeeraser.benchmark.files import described_by, read_json, sha256
 from safeeraser.benchmark.metrics import METRICS
 from safeeraser.benchmark.records import UNHARM_KEYS, DataFile, read_records
 from safeeraser.benchmark.responses import VIEWS
@@ -25,12 +26,14 @@ class Asked:
     Attributes:
         paired: for each record of the predictions, the index of its record in the reference.
         queries: of every metric, record by record, responses that are missing or blank included.
+        inputs: the two files by their hashes, and what the predictions were made with, where their own run told.
     """
 
     predictions: DataFile
     reference: DataFile
     paired: list[int]
     queries: list[Query]
+    inputs: dict[str, Any]
 
 
 def read(options: Options) -> Asked:
@@ -47,7 +50,14 @@ def read(options: Options) -> Asked:
             "position; protocol official pairs them all the same, --protocol corrected pairs by picture",
             file=sys.stderr,
         )
-    return Asked(predictions, reference, paired, build_queries(predictions, reference, paired, options.refusals))
+    beside = described_by(options.input_file)
+    inputs = {
+        "predictions": {"file": options.input_file.name, "sha256": sha256(options.input_file)},
+        "made_with": read_json(beside) if beside.is_file() else None,
+        "reference": {"file": options.file_refer.name, "sha256": sha256(options.file_refer)},
+    }
+    queries = build_queries(predictions, reference, paired, options.refusals)
+    return Asked(predictions, reference, paired, queries, inputs)
 
 
 def pair_records(predictions: DataFile, reference: DataFile, by_picture: bool) -> list[int]:

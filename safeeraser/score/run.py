@@ -1,10 +1,9 @@
 """One scoring run: read, pair, ask, judge, measure, write."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
-from safeeraser.benchmark.files import make_room_for, write_json
+from safeeraser.benchmark.files import write_json
 from safeeraser.benchmark.metrics import METRICS
 from safeeraser.judge import costs
 from safeeraser.judge.panel import Panel
@@ -13,8 +12,8 @@ from safeeraser.score import compare
 from safeeraser.score.asking import read
 from safeeraser.score.metrics import Found, measure
 from safeeraser.score.options import Options, outputs_of, read_split
-from safeeraser.score.summary import made_with, show, summary
-from safeeraser.score.verdicts import refuse_to_replace, values_of, with_verdicts, write_statistics
+from safeeraser.score.summary import show, summary
+from safeeraser.score.verdicts import check_outputs, values_of, with_verdicts, write_statistics
 
 INCOMPLETE = 3  # the exit code of a run that is through, but whose figures must not stand as results
 
@@ -36,7 +35,6 @@ def score(options: Options) -> int:
         return 0
     # Before a judge is paid.
     other = compare.read_other(options.compare, options) if options.compare else None
-    made_with(options.input_file)
     check_outputs(written, options)
 
     verdicts = panel.ask(asked.queries)
@@ -59,15 +57,6 @@ def score(options: Options) -> int:
     if other:
         compare.show(told["compared_with"])
     return conclude(found, panel)
-
-
-def check_outputs(written: list[Path], options: Options) -> None:
-    """Raises `BadInput` where a file cannot be written, or would replace one that no scoring run wrote."""
-    files = [path for path in written if path != options.judging.store]
-    for path in files:
-        make_room_for(path)
-    for path in files if not options.overwrite else ():
-        refuse_to_replace(path)
 
 
 def conclude(measured: Found, panel: Panel) -> int:

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from safeeraser import __version__
-from safeeraser.benchmark.files import described_by, read_json, sha256
 from safeeraser.benchmark.metrics import ASKED, METRICS, SCORED, Figure
 from safeeraser.benchmark.records import DataFile
 from safeeraser.benchmark.responses import VIEWS
@@ -55,18 +54,8 @@ def summary(options: Options, split: str | None, panel: Panel, asked: Asked, fou
             "python": platform.python_version(),
             **{name: version(name) for name in ("openai", "rouge-score", "scipy")},
         },
-        "inputs": {
-            "predictions": {"file": options.input_file.name, "sha256": sha256(options.input_file)},
-            "made_with": made_with(options.input_file),
-            "reference": {"file": options.file_refer.name, "sha256": sha256(options.file_refer)},
-        },
+        "inputs": asked.inputs,
     }
-
-
-def made_with(predictions: Path) -> Any:
-    """What the predictions were made with, where their own run told; None where it did not."""
-    beside = described_by(predictions)
-    return read_json(beside) if beside.is_file() else None
 
 
 def show(found: Found, panel: Panel) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from safeeraser.benchmark.files import kept_by_the_system, read_json, write_json
+from safeeraser.benchmark.files import kept_by_the_system, make_room_for, read_json, write_json
 from safeeraser.benchmark.metrics import Figure
 from safeeraser.benchmark.records import UNHARM_KEYS, DataFile
 from safeeraser.benchmark.responses import VIEW_OF
@@ -14,6 +14,7 @@ from safeeraser.errors import BadInput
 from safeeraser.judge.queries import Query
 from safeeraser.judge.verdicts import Verdict, value_of
 from safeeraser.score.metrics import Item
+from safeeraser.score.options import Options
 
 # How the release names its statistics: the two groups, and of each rate the number asked, that counted, and the share.
 STATISTICS = ("stats_asr_rr", "stats_unharmpair")
@@ -83,16 +84,20 @@ def write_statistics(path: Path, figures: dict[str, Figure]) -> None:
     write_json(path, dict(zip(STATISTICS, (rates, means), strict=True)))
 
 
-def refuse_to_replace(path: Path) -> None:
-    """Raises `BadInput` where a file lies that no scoring run has written, nor the released one."""
-    if kept_by_the_system(path) or not path.is_file() or not path.stat().st_size:
-        return
-    try:
-        value = read_json(path)
-    except BadInput:
-        value = None
-    if not _is_own(value):
-        raise BadInput(f"{path}: is there, and no earlier run of this command wrote it; --overwrite replaces it")
+def check_outputs(written: list[Path], options: Options) -> None:
+    """Raises `BadInput` where a file cannot be written, or one lies there that no scoring run has written."""
+    files = [path for path in written if path != options.judging.store]
+    for path in files:
+        make_room_for(path)
+    for path in files if not options.overwrite else ():
+        if kept_by_the_system(path) or not path.is_file() or not path.stat().st_size:
+            continue
+        try:
+            value = read_json(path)
+        except BadInput:
+            value = None
+        if not _is_own(value):
+            raise BadInput(f"{path}: is there, and no earlier run of this command wrote it; --overwrite replaces it")
 
 
 def _is_own(value: Any) -> bool:

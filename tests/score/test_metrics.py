@@ -99,7 +99,7 @@ def test_rouge_is_the_recall_of_the_reference(tmp_path, official):
         original[f"UnharmPair_{key}"]["Prediction"] = expected
         value[f"UnharmPair_{key}"]["Prediction"] = response
     data = [read_records(path) for path in write_files(tmp_path, [original], [value])]
-    items = rouge(Asked(*data, [0], []), official=official)
+    items = rouge(Asked(*data, [0], [], {}), official=official)
     assert [item.value for item in items] == [expected for *_, expected in texts.values()]
     assert [item.blank for item in items] == [False, True, False, False]
 
