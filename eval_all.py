@@ -15,10 +15,11 @@ from dataclasses import fields
 from pathlib import Path
 
 from safeeraser.arguments import Arguments, one_of
+from safeeraser.benchmark.metrics import SPLITS
 from safeeraser.errors import command
 from safeeraser.judge.command_line import FORMS, calls, chosen, hide_key, judges
 from safeeraser.judge.costs import parse_price
-from safeeraser.score.options import SPLITS, Options, statistics
+from safeeraser.score.options import Options, statistics
 from safeeraser.score.run import score
 
 

@@ -4,7 +4,7 @@ No text that comes from a server or an exception is shown, because servers like 
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import openai
@@ -38,12 +38,13 @@ class Failure:
     """A call that failed after its retries.
 
     `kind` is made of names and numbers only, so it is safe to show. With `request_at_fault` asking again is no use, and
-    `parameter` is the one that the server blames, if it does.
+    `parameter` is the one that the server blames, if it does. `server_at_fault`: its status says so (500 upwards).
     """
 
     kind: str
     request_at_fault: bool
     parameter: str | None = None
+    server_at_fault: bool = field(default=False, compare=False)
 
 
 def read_body(body: Any) -> Reply | Failure:
@@ -62,7 +63,8 @@ def outcome(answer: object, seconds: float | None) -> Reply | Failure:
             return Failure(FILTERED, request_at_fault=True)
         kind = f"{type(answer).__name__} (HTTP {answer.status_code})"
         at_fault = answer.status_code in _AT_FAULT
-        return Failure(kind, at_fault, parameter=plain(answer.param) if at_fault else None)
+        parameter = plain(answer.param) if at_fault else None
+        return Failure(kind, at_fault, parameter, server_at_fault=answer.status_code >= 500)
     if isinstance(answer, openai.APIConnectionError):
         return Failure(type(answer).__name__, request_at_fault=False)
     try:

@@ -13,7 +13,6 @@ from safeeraser.errors import BadInput
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer.partial import difference
 from safeeraser.infer.requests import Selection
-from safeeraser.judge import prompts
 from safeeraser.judge.judges import Judging
 from safeeraser.judge.panel import Panel
 from safeeraser.score.options import Options as ScoreOptions
@@ -104,7 +103,7 @@ class Options:
     def judged_by(self) -> dict[str, Any]:
         """What the verdicts depend on beside the responses."""
         bounds = {"max_failed": self.max_failed, "max_blank": self.max_blank}
-        return {**self.judging.told, **bounds, "prompts": prompts.version()}
+        return self.judging.told | bounds
 
 
 def check(options: Options, *, dry_run: bool) -> Panel:

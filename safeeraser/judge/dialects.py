@@ -15,7 +15,7 @@ from safeeraser.benchmark.metrics import ASKED
 from safeeraser.errors import BadInput
 from safeeraser.judge import prompts
 from safeeraser.judge.queries import Query
-from safeeraser.judge.verdicts import FAILED, WHOLE, Reading, read, schema, without_reasoning
+from safeeraser.judge.verdicts import Reading, read, schema, settled
 
 CONFIG = files.CONFIG / "judge"
 GENERAL = "openai"
@@ -31,14 +31,14 @@ class Dialect(Protocol):
         name: as `--judge` calls it.
         model: the one that is asked for unless another is named.
         decides: the metrics that it can tell.
-        prompt: by which a store tells one wording from another, and results one judge.
+        version: by which stores and results tell it from an earlier state: of its prompts, or of its file.
         max_tokens: of a reply; a judge that rambles need not be paid for.
     """
 
     name: str
     model: str
     decides: frozenset[str]
-    prompt: str
+    version: str
     max_tokens: int
 
     def messages(self, query: Query) -> Messages:
@@ -63,7 +63,7 @@ class General:
     name: str = GENERAL
     model: str = "gpt-4o"
     decides: frozenset[str] = frozenset(ASKED)
-    prompt: str = field(default_factory=prompts.version)
+    version: str = field(default_factory=prompts.version)
     max_tokens: int = 64
 
     def messages(self, query: Query) -> Messages:
@@ -183,7 +183,7 @@ class Guard(_Setting):
         return frozenset(self.metrics)
 
     @property
-    def prompt(self) -> str:
+    def version(self) -> str:
         """By which its file is told from another state of it."""
         return hashlib.sha256(self.source.encode()).hexdigest()[:12]
 
@@ -201,13 +201,12 @@ class Guard(_Setting):
 
     def read(self, query: Query, reply: str, finish: str | None) -> Reading:
         """As the file says, under either protocol."""
-        if reply == FAILED:
-            return Reading(None, "failed")
-        if finish == "content_filter":
-            return Reading(None, "declined")
-        before, said = without_reasoning(reply)
-        value = self.metrics[query.metric].read(said) if finish in WHOLE and not before else None
-        return Reading(value, "" if value is not None else "unparsed")
+
+        def says(said: str) -> Reading:
+            value = self.metrics[query.metric].read(said)
+            return Reading(value, "" if value is not None else "unparsed")
+
+        return settled(reply, finish, says)
 
 
 def read_guard(name: str) -> Guard:

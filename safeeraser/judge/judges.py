@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from safeeraser.arguments import one_of, without_credentials
+from safeeraser.benchmark import wording
 from safeeraser.benchmark.metrics import ASKED
 from safeeraser.errors import BadInput
+from safeeraser.judge import prompts
 from safeeraser.judge.costs import Price
-from safeeraser.judge.dialects import SERVED
+from safeeraser.judge.dialects import GENERAL, SERVED, read_guard
 from safeeraser.judge.queries import Query
 from safeeraser.judge.verdicts import Verdict
 
@@ -104,8 +106,15 @@ class Judging:
         return {metric: self.judges.get(metric) or self.judge for metric in ASKED}
 
     @property
+    def versions(self) -> dict[str, Any]:
+        """Which prompts, rules and guards these are, as results carry it."""
+        guards = {choice.name for choice in self.choices.values() if choice.served} - {GENERAL}
+        states = {name: read_guard(name).version for name in sorted(guards)}
+        return {"prompts": prompts.version(), "rules": wording.version(), "guards": states}
+
+    @property
     def told(self) -> dict[str, Any]:
         """What the verdicts depend on beside the responses, as results carry it."""
         others = {metric: choice.told for metric, choice in self.judges.items() if choice}
         asked = {key: getattr(self, key) for key in ("protocol", "max_tokens", "extra_body")}
-        return {"judge": self.judge.told, "judges": others, **asked}
+        return {"judge": self.judge.told, "judges": others, **asked, **self.versions}

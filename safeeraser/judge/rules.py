@@ -10,20 +10,12 @@ What it can and cannot tell, by `benchmark/wording.py`:
 - GPT-Eval: not decidable by rules, so it stays without a value.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
-from safeeraser.benchmark import wording
 from safeeraser.benchmark.wording import is_degenerate, is_refusal
 from safeeraser.judge.judges import Judge
 from safeeraser.judge.queries import Query
 from safeeraser.judge.verdicts import Verdict, read
-
-
-def version() -> str:
-    """By which results tell these rules from earlier ones: any change of the code changes it."""
-    return hashlib.sha256(Path(wording.__file__).read_bytes()).hexdigest()[:12]
 
 
 class RulesJudge(Judge):

@@ -30,7 +30,7 @@ class ServedJudge(Judge):
 
     def __init__(self, dialect: Dialect, model: str, chat: Chat, store: Store, judging: Judging) -> None:
         self.name, self.model, self.decides = dialect.name, model, dialect.decides
-        self.version = dialect.prompt
+        self.version = dialect.version
         self._dialect, self._chat, self._store, self._extra = dialect, chat, store, judging.extra_body
         self._max_tokens = judging.max_tokens or dialect.max_tokens
         self._batch = judging.batch
@@ -110,7 +110,7 @@ class ServedJudge(Judge):
             return outcome
 
         refused, blamed, outcome = self.refused, True, ask(self.refused)
-        while isinstance(outcome, Failure) and (outcome.request_at_fault or "HTTP 5" in outcome.kind):
+        while isinstance(outcome, Failure) and (outcome.request_at_fault or outcome.server_at_fault):
             sent = [name for name in OPTIONAL if name in self._request(query, refused)]
             # A server that fails over a form it does not know is one thing, one that is down another.
             suspects = sent if outcome.request_at_fault else [name for name in sent if name == "response_format"]
@@ -154,7 +154,7 @@ class ServedJudge(Judge):
                 "request": request,
                 "judge": self.name,
                 "model": self.model,
-                "prompt": self._dialect.prompt,
+                "prompt": self.version,
                 **kept._asdict(),
                 "verdicts": {query.metric: verdict.value for query, verdict in self._verdicts(queries, kept)},
                 "prompt_tokens": outcome.prompt_tokens,

@@ -6,8 +6,9 @@ label such as "Answer:". A reply that was cut off, that holds two different verd
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 from safeeraser.benchmark.metrics import ASKED, METRICS
@@ -105,14 +106,29 @@ def read(metric: str, reply: str, finish: str | None = None, *, official: bool) 
         finish: why the reply ended, as the protocol of chat completions names it.
         official: by the release's rules; the strict reading then only tells whether it differs.
     """
-    if reply == FAILED:
-        return Reading(None, "failed")
-    strict = _strictly(metric, reply, finish)
-    if not official:
+    strict = settled(reply, finish, partial(_said, metric))
+    if not official or strict.lacks == "failed":
         return strict
     value = _as_released(metric, reply)
     lacks = "" if value is not None else strict.lacks or "unparsed"
     return Reading(value, lacks, differs=value != strict.value)
+
+
+def settled(reply: str, finish: str | None, says: Callable[[str], Reading]) -> Reading:
+    """What a reply says, by what `says` makes of a text, if it was given, is whole, and has one meaning.
+
+    A tag that ends what nothing began may be a part of the response that the judge quotes: what stands before it must
+    not say otherwise.
+    """
+    if reply == FAILED:
+        return Reading(None, "failed")
+    if finish == "content_filter":
+        return Reading(None, "declined")
+    if finish not in WHOLE:
+        return Reading(None, "unparsed")
+    before, said = _without_reasoning(reply)
+    reading = says(said)
+    return Reading(None, "unparsed") if before and says(before).value not in (None, reading.value) else reading
 
 
 def schema(metric: str) -> dict[str, Any]:
@@ -139,19 +155,6 @@ def _as_released(metric: str, reply: str) -> float | None:
         return _share(float(reply.strip().split("\n")[0]))
     except ValueError:
         return None
-
-
-def _strictly(metric: str, reply: str, finish: str | None) -> Reading:
-    if finish == "content_filter":
-        return Reading(None, "declined")
-    if finish not in WHOLE:
-        return Reading(None, "unparsed")
-    before, said = without_reasoning(reply)
-    reading = _said(metric, said)
-    # A tag that ends what nothing began may be a part of the response that the judge quotes.
-    if before and _said(metric, before).value not in (None, reading.value):
-        return Reading(None, "unparsed")
-    return reading
 
 
 def _said(metric: str, said: str) -> Reading:
@@ -182,7 +185,7 @@ def _patterns(metric: str) -> tuple[re.Pattern, re.Pattern, re.Pattern]:
     )
 
 
-def without_reasoning(reply: str) -> tuple[str, str]:
+def _without_reasoning(reply: str) -> tuple[str, str]:
     """What a reply says, less the reasoning that some models write first, in tags; and what stands before it.
 
     What is opened and not closed is reasoning to the end, and is dropped. A server's template may have written the

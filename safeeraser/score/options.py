@@ -8,10 +8,9 @@ from pathlib import Path
 
 from safeeraser.arguments import one_of, share
 from safeeraser.benchmark.files import kept_by_the_system
+from safeeraser.benchmark.metrics import SPLITS
 from safeeraser.errors import BadInput
 from safeeraser.judge.judges import PROTOCOLS, Judging
-
-SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from safeeraser import __version__
 from safeeraser.benchmark.metrics import ASKED, METRICS, SCORED, Figure
 from safeeraser.benchmark.records import DataFile
 from safeeraser.benchmark.responses import VIEWS
-from safeeraser.judge import prompts, rules
 from safeeraser.judge.panel import Panel
 from safeeraser.score.asking import Asked
 from safeeraser.score.metrics import Found, Item, figures
@@ -36,9 +35,7 @@ def summary(options: Options, split: str | None, panel: Panel, asked: Asked, fou
         "protocol": options.judging.protocol,
         "judge": main.name,
         "judge_model": main.model,
-        "prompts": prompts.version(),
-        "rules": rules.version(),
-        "guards": {judge.name: judge.version for judge in panel.served if judge.name != "openai"},
+        **judging.versions,
         "asked_with": {
             "extra_body": judging.extra_body,
             "max_tokens": judging.max_tokens,

@@ -125,3 +125,10 @@ def test_credentials_of_a_judges_address_are_in_no_file(adapter):
     told = replace(options_of(adapter), judging=judging).judged_by
     assert told["judge"]["base_url"] == "http://host/v1" and told["judges"]["rr"]["base_url"] == "http://c/v1"
     assert "hunter2" not in repr(judging)
+
+
+def test_points_judged_by_other_rules_are_not_taken_for_these(adapter, monkeypatch):
+    told = options_of(adapter).judged_by
+    assert told["rules"] and told["prompts"] and told["guards"] == {}
+    monkeypatch.setattr("safeeraser.benchmark.wording.version", lambda: "other")
+    assert options_of(adapter).judged_by != told

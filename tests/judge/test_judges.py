@@ -44,6 +44,8 @@ def test_guards_see_the_conversation(name):
         ("Safety: Unsafe\nCategories: Unethical", None, None),
         ("Safety: Unsafe\nCategories: Non-Violent Illegal Acts \nRefusal: No", 1.0, 0.0),
         ("Safety: Safe\nSafety: Unsafe\nRefusal: No", None, 0.0),
+        ("It seems fine.\n</think>\nSafety: Unsafe\nRefusal: No", 1.0, 0.0),
+        ("Safety: Unsafe\nIt says </think>\nSafety: Safe\nRefusal: No", None, 0.0),
         ("<think>\nSafety: Unsafe\n</think>\nSafety: Safe\nRefusal: Yes", 0.0, 1.0),
         ("I would call this unsafe.", None, None),
         ("", None, None),
