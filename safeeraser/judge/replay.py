@@ -1,5 +1,6 @@
 """Recorded replies: a judge that repeats what another one said, and the file it reads."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -9,12 +10,16 @@ from pydantic import AliasChoices, BaseModel, Field, TypeAdapter, ValidationErro
 from safeeraser.benchmark.files import read_json, write_json
 from safeeraser.errors import BadInput
 from safeeraser.judge.judges import Judge
+from safeeraser.judge.panel import Panel
 from safeeraser.judge.queries import Query
 from safeeraser.judge.verdicts import WHOLE, Verdict, read
 
 
 class _Recorded(BaseModel):
-    """A reply, and what it was given to: `pair` and `response`, or for `gpt` an `item`."""
+    """A reply, and what it was given to: `pair` and `response`, or for `gpt` an `item`.
+
+    `on` is the text's hash, which files from elsewhere need not have.
+    """
 
     metric: Literal["asr", "rr", "sarr", "gpt"]
     record: int
@@ -22,6 +27,7 @@ class _Recorded(BaseModel):
     field: str = Field("Prediction", validation_alias="response")
     reply: str
     finish: str | None = None
+    on: str | None = None
 
 
 class ReplayJudge(Judge):
@@ -42,18 +48,24 @@ class ReplayJudge(Judge):
         self._replies = {(entry.metric, entry.record, entry.place, entry.field): entry for entry in replies}
 
     def ask(self, queries: Iterable[Query]) -> Iterator[tuple[Query, Verdict]]:
-        """Yield each query with its recorded reply's verdict. Raises `BadInput` naming the first that has none."""
+        """Yield each query with its recorded reply's verdict.
+
+        Raises:
+            BadInput: naming the first query that has none, or whose response is another than the reply was given on.
+        """
         for query in queries:
             if query.key not in self._replies:
                 raise BadInput(f"{self._path}: no reply for {query.where}")
             entry = self._replies[query.key]
+            if entry.on not in (None, _hash(query)):
+                raise BadInput(f"{self._path}: the reply for {query.where} was given on another response")
             reading = read(query.metric, entry.reply, entry.finish, official=self._official)
             yield query, Verdict(entry.reply, *reading, finish=entry.finish)
 
 
-def write_replies(path: Path, verdicts: dict[Query, Verdict]) -> None:
+def write_replies(path: Path, verdicts: dict[Query, Verdict], panel: Panel) -> None:
     """Write replies so that `ReplayJudge` reads them: what was asked about, the raw reply, and why it ended if not
-    because it was whole; never the response.
+    because it was whole; of the response its hash alone, unless the reply was itself a recorded one.
     """
     entries = []
     for query, verdict in verdicts.items():
@@ -62,4 +74,10 @@ def write_replies(path: Path, verdicts: dict[Query, Verdict]) -> None:
         place = {"item": query.place} if query.metric == "gpt" else {"pair": query.place, "response": query.field}
         finish = {} if verdict.finish in WHOLE else {"finish": verdict.finish}
         entries.append({"metric": query.metric, "record": query.number, **place, "reply": verdict.reply, **finish})
+        if panel.of(query.metric).name != ReplayJudge.name:
+            entries[-1]["on"] = _hash(query)
     write_json(path, entries, indent=1)
+
+
+def _hash(query: Query) -> str:
+    return hashlib.sha256((query.response or "").encode()).hexdigest()[:16]

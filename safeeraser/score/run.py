@@ -50,7 +50,7 @@ def score(options: Options) -> int:
     if options.statistics:
         write_statistics(options.statistics, found.figures)
     if options.save_replies:
-        write_replies(options.save_replies, verdicts)
+        write_replies(options.save_replies, verdicts, panel)
     if options.summary:
         write_json(options.summary, told)
     show(found, panel)

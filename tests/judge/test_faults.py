@@ -140,9 +140,16 @@ def test_a_judge_of_every_kind_of_fault_gives_exactly_the_truth(tmp_path, serve,
     paths = write_files(tmp_path, records, values)
     files = ("--input_file", paths[0], "--file_refer", paths[1], "--summary", tmp_path / "s.json")
     limits = ("--store", tmp_path / "store.jsonl", "--max_failed", 1, "--concurrency", 32)
-    run = run_eval("--base_url", serve(script).url, "--protocol", "corrected", *files, *limits)
-    assert run.returncode == 0, run.stderr
-    summary = json.loads((tmp_path / "s.json").read_text())
+    server = serve(script)
+    # At such a rate a call may meet errors alone in all its tries: it is told as failed, and asked again.
+    for _ in range(5):
+        run = run_eval("--base_url", server.url, "--protocol", "corrected", *files, *limits)
+        assert run.returncode == 0, run.stderr
+        summary = json.loads((tmp_path / "s.json").read_text())
+        if not (lost := sum(summary[key]["failed"] for key in ("asr", "rr", "sarr", "gpt_eval"))):
+            break
+        assert "judge calls failed" in run.stderr
+    assert not lost
     for metric in words:
         of = summary["gpt_eval" if metric == "gpt" else metric]
         said = [told[metric] for told in truth.values() if metric in told]

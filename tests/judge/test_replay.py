@@ -48,6 +48,22 @@ def test_a_replay_gives_the_figures_of_the_run_that_was_recorded(tmp_path, given
     assert "plain and whole" not in text
 
 
+def test_replies_to_other_responses_are_not_replayed(tmp_path, given):
+    """Those of another model, say: its figures would stand there as this one's."""
+    assert run_eval("--judge", "rules", *given, "--save_replies", tmp_path / "r.json").returncode == 0
+    value = json.loads(given[1].read_text())
+    value[0]["unsafe_pairs"][2]["model_response2"] += " And more."
+    given[1].write_text(json.dumps(value))
+    command = ("--judge", "replay", "--replies", tmp_path / "r.json", *given)
+    run = run_eval(*command)
+    says = "r.json: the reply for asr, record 0, pair 2, model_response2 was given on another response"
+    assert run.returncode == 2 and says in run.stderr
+    entries = json.loads((tmp_path / "r.json").read_text())
+    assert all(entry.pop("on") for entry in entries)
+    (tmp_path / "r.json").write_text(json.dumps(entries))
+    assert run_eval(*command).returncode == 0, "files from elsewhere do not tell"
+
+
 def test_where_nobody_was_asked_nothing_is_recorded(tmp_path, given):
     value = json.loads(given[1].read_text())
     for pair in value[0]["unsafe_pairs"]:
