@@ -26,8 +26,9 @@ from safeeraser.benchmark.files import read_json_lines
 from safeeraser.model import Parts, attach, lora_config
 from safeeraser.unlearn.batch import Collator, Row
 from safeeraser.unlearn.methods import Method
+from safeeraser.unlearn.record import TRAIN_LOG
 from safeeraser.unlearn.settings import Settings, read_settings
-from safeeraser.unlearn.trainer import TRAIN_LOG, UnlearnTrainer
+from safeeraser.unlearn.trainer import UnlearnTrainer
 
 ROOT = Path(__file__).resolve().parents[1]
 ACCUMULATION = 4  # micro-steps of one item an optimizer step

@@ -1,8 +1,44 @@
-"""SafeEraser: safety unlearning for multimodal LLMs, with LoRA, through prompt-decoupled losses."""
+"""SafeEraser: safety unlearning for multimodal LLMs, with LoRA, through prompt-decoupled losses.
+
+Three functions do what the three scripts do: `unlearn`, `infer`, `score`. Each bears the name of the room it opens,
+whose modules are reached as ever: `from safeeraser.unlearn.methods import Method`.
+"""
+
+from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING, Any
+
+# Before the functions, since a room that is loaded later would take their names.
+import safeeraser.infer
+import safeeraser.score
+import safeeraser.unlearn  # noqa: F401
+
+if TYPE_CHECKING:
+    from safeeraser.unlearn.record import Unlearned
 
 # On a CPU it warns of a kernel that is not there and would only be faster; here, since PEFT loads it wherever it is.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 __version__ = "0.1.0"
+
+
+def unlearn(page: str = "forget_lora", **keys: Any) -> Unlearned | None:
+    """Unlearn as `forget.py` does: `unlearn(forget_loss="popd", save_dir="results/popd", LoRA={"r": 8})`.
+
+    Args:
+        page: the file in config/ whose keys hold where none are given.
+        keys: those of config/forget_lora.yaml. A dict sets some of a key's own keys; a group, such as `forget_loss`,
+            takes the name of a file or a dict of what it would hold.
+
+    Returns:
+        What the run left, also where it had been finished before; None from a dry run, which leaves nothing.
+
+    Raises:
+        BadInput: something given cannot be used. Nothing has been touched then.
+    """
+    from safeeraser.unlearn.page import from_keys  # here and below: only now, since torch takes its time to load
+    from safeeraser.unlearn.run import forget
+    from safeeraser.unlearn.settings import read_settings
+
+    return forget(read_settings(from_keys(keys, page)))

@@ -10,13 +10,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
-
 from safeeraser import model as llava
 from safeeraser.audit.options import Options
-from safeeraser.benchmark.files import CONFIG, RUN_FILE, held, read_object
+from safeeraser.benchmark.files import RUN_FILE, held, read_object
 from safeeraser.errors import BadInput
+from safeeraser.unlearn.page import from_keys
 from safeeraser.unlearn.run import forget
 from safeeraser.unlearn.settings import Settings, read_settings
 
@@ -93,7 +91,7 @@ def relearning_settings(options: Options, view: str) -> Settings:
         "engine": None,
     }
     try:
-        return read_settings(OmegaConf.create(trained | changes))
+        return read_settings(from_keys(trained | changes))
     except BadInput as error:
         raise BadInput(f"{options.checkpoint_path / RUN_FILE}: {error}") from None
 
@@ -116,14 +114,7 @@ def _trained_with(options: Options) -> tuple[dict[str, Any], int]:
         processes = engine.get("processes", 1) if isinstance(engine, dict) else 1
         return options.trained, processes
     adapter = llava.adapter_config(options.checkpoint_path)
-    whole = adapter.modules_to_save or []
-    with initialize_config_dir(str(CONFIG), version_base="1.3"):
-        config = compose(
-            "forget_lora",
-            overrides=[
-                f"LoRA={{r: {adapter.r}, alpha: {adapter.lora_alpha}, dropout: {adapter.lora_dropout}}}",
-                f"tune_mm_projector={str('multi_modal_projector' in whole).lower()}",
-                f"tune_vision_tower={str('vision_tower' in whole).lower()}",
-            ],
-        )
-    return OmegaConf.to_container(config, resolve=True), 1
+    whole, parts = adapter.modules_to_save or [], llava.Parts()
+    lora = {"r": adapter.r, "alpha": adapter.lora_alpha, "dropout": adapter.lora_dropout}
+    tuned = {"tune_mm_projector": parts.projector in whole, "tune_vision_tower": parts.vision_tower in whole}
+    return {"LoRA": lora} | tuned, 1

@@ -4,6 +4,7 @@ import platform
 import resource
 import subprocess
 import time
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,40 @@ import torch
 from accelerate import Accelerator
 
 from safeeraser import __version__
-from safeeraser.benchmark.files import RUN_FILE, read_json, sha256
+from safeeraser.benchmark.files import RUN_FILE, read_json, read_json_lines, sha256
 from safeeraser.unlearn.job import Job
 from safeeraser.unlearn.settings import Settings
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
+TRAIN_LOG = "train_log.jsonl"
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """A run that is through: where its adapter lies, and what `run.json` tells of it."""
+
+    save_dir: Path
+    record: dict[str, Any]
+
+    @classmethod
+    def read(cls, save_dir: Path) -> "Unlearned":
+        """The run that `save_dir` holds."""
+        return cls(save_dir, read_json(save_dir / RUN_FILE))
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps taken."""
+        return self.record["sittings"][-1]["to_step"]
+
+    @property
+    def stopped(self) -> dict[str, Any] | None:
+        """The bound that ended it before its time and the step whose adapter was kept, if one did."""
+        return self.record["sittings"][-1]["stopped"]
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """A row an optimizer step: `step, loss, grad_norm, learning_rate, terms, micro_losses`."""
+        return read_json_lines(self.save_dir / TRAIN_LOG)
 
 
 def describe(settings: Settings, job: Job, trained: dict[str, int]) -> dict[str, Any]:

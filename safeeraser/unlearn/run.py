@@ -21,28 +21,28 @@ from safeeraser.unlearn.job import Job, prepare
 from safeeraser.unlearn.plan import Schedule, write_plan
 from safeeraser.unlearn.plot import plot_training
 from safeeraser.unlearn.probe import PROBE_LOG, Probes
-from safeeraser.unlearn.record import describe, earlier_sittings, measure_sitting, now
+from safeeraser.unlearn.record import TRAIN_LOG, Unlearned, describe, earlier_sittings, measure_sitting, now
 from safeeraser.unlearn.reference import check_reference, row_logits
 from safeeraser.unlearn.save_dir import finished
 from safeeraser.unlearn.settings import Settings
-from safeeraser.unlearn.trainer import TRAIN_LOG, SaveAfter, UnlearnTrainer
+from safeeraser.unlearn.trainer import SaveAfter, UnlearnTrainer
 
 log = logging.getLogger(__name__)
 
 
-def forget(settings: Settings) -> None:
+def forget(settings: Settings) -> Unlearned | None:
     """Unlearn as `settings` say; everything that can be wrong with them is found before `save_dir` is touched.
 
     Leaves in `save_dir`: the PEFT adapter, `run.json` (settings, versions, data), `plan.json`, `train_log.jsonl`,
-    `training.png`, and the checkpoints that `save_steps` asks for.
+    `training.png`, and the checkpoints that `save_steps` asks for. Returns what is there, in the process that wrote it.
     """
     job = prepare(settings)
     if when := finished(settings):
         log.info("done before, on %s: %s", when, settings.save_dir)
-        return
+        return Unlearned.read(settings.save_dir)
     if settings.dry_run:
         dry_run(settings, job)
-        return
+        return None
     arguments = training_arguments(settings, job.engine, job.schedule)
     check_running(job.engine, arguments)
     dataset = load_dataset(settings, job)
@@ -61,6 +61,7 @@ def forget(settings: Settings) -> None:
         if writes:
             finish(settings, record, outcome)
         leave_together()
+        return Unlearned.read(settings.save_dir) if writes else None
 
 
 def begin(settings: Settings, job: Job, record: dict[str, Any]) -> None:

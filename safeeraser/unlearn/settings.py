@@ -120,12 +120,15 @@ class Settings(_Keys):
             raise ValueError("must be a whole number of at least 0, or a list of steps of at least 1")
         return value
 
-    @field_validator("tune_language_model")
+    @field_validator("max_train_steps", mode="before")
     @classmethod
-    def _tune_language_model(cls, value: bool) -> bool:
-        if not value:
-            raise ValueError("cannot be false: LoRA on the language model is the adapter that this project saves")
-        return value
+    def _max_train_steps(cls, value: Any) -> Any:
+        return None if value == -1 else value  # the release's word for none
+
+    @field_validator("resume_from_checkpoint")
+    @classmethod
+    def _resume_from_checkpoint(cls, value: str | None) -> str | None:
+        return value or None
 
     @field_validator("lr_scheduler_type")
     @classmethod

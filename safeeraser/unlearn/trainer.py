@@ -15,12 +15,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from safeeraser.benchmark.files import append_json_line, keep_json_lines
 from safeeraser.unlearn.methods import Method
 from safeeraser.unlearn.probe import PROBE_LOG
+from safeeraser.unlearn.record import TRAIN_LOG
 from safeeraser.unlearn.reference import MODEL_INPUTS
 from safeeraser.unlearn.settings import Stop
 from safeeraser.unlearn.stop import Guard
 from safeeraser.unlearn.terms import LOSSES, Positions
 
-TRAIN_LOG = "train_log.jsonl"
 STAGING = ".checkpoint-being-written"
 
 

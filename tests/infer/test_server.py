@@ -13,6 +13,7 @@ from PIL import Image
 
 from safeeraser.benchmark.conversation import SYSTEM_TEXTS
 from safeeraser.benchmark.pictures import open_picture
+from safeeraser.infer import server as server_module
 
 TOKENS = 12
 
@@ -155,7 +156,7 @@ def test_a_server_that_refuses_everything_leaves_nothing_behind(serve, data, tmp
 
 def test_a_server_that_says_nothing(serve, data, tmp_path, monkeypatch):
     """It is given up after a while; what was answered before is kept, and the next start asks only for the rest."""
-    monkeypatch.setattr("safeeraser.infer.server.TIMEOUT", 0.05)
+    monkeypatch.setattr(server_module, "TIMEOUT", 0.05)
     silent = [True]
     server = serve(lambda number, _: (200, {}, HANG if silent[0] and number >= 10 else f"answer {number}"))
     done = infer(server.url, tmp_path / "p.json", "--concurrency", 1, eval_file=data)

@@ -122,7 +122,6 @@ def test_another_kind_of_model(tmp_path, data):
         ("batch_size=two", "batch_size=two"),
         ("lr", "lr"),
         ("split=[Sex", "at input '[Sex'"),
-        ("tune_language_model=false", "tune_language_model=False: cannot be false"),
         ("plan=nowhere.json", "nowhere.json: no such file"),
         ("resume_from_checkpoint=nowhere", "resume_from_checkpoint=nowhere: no checkpoint there"),
         ("init_adapter=nowhere", "nowhere: no adapter there"),

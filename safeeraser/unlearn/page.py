@@ -1,0 +1,132 @@
+"""The page of settings as it is put together: by Hydra from a command line, or from keywords.
+
+The release's settings file is flat: its `forget_loss` and `model_family` are words, where a page of this project holds
+what config/forget_loss/ and config/model_family/ say of them. Such a file is laid on top of config/forget_lora.yaml.
+"""
+
+import argparse
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from safeeraser.benchmark.files import CONFIG
+from safeeraser.benchmark.release import ALIASES, UNREAD
+from safeeraser.errors import BadInput, nearest
+
+log = logging.getLogger(__name__)
+
+PAGE = "forget_lora"
+# What Hydra would leave behind of its own. First on the command line, so that a user can still have it.
+LEAVES_NOTHING = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
+
+# Hydra then raises what is wrong with a command line instead of printing pages about it.
+os.environ["HYDRA_FULL_ERROR"] = "1"
+for group, names in ALIASES.items():
+    for alias, name in names.items():
+        ConfigStore.instance().store(group=group, name=alias, node={"defaults": [name]})
+
+
+def from_command_line() -> list[dict[str, Any]]:
+    """The keywords that a command line amounts to: none where Hydra only printed something, several for `--multirun`.
+
+    Raises:
+        BadInput: it names a page, a key or a choice that is not there.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-name", "-cn", default=PAGE)
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    given, rest = parser.parse_known_args()
+    folders = [folder for folder in (CONFIG, given.config_dir) if folder]
+    composed: list[DictConfig] = []
+    with _told_plainly():
+        page = _whole_page(given.config_name.removesuffix(".yaml"), folders)
+        more = [f"--config-dir={given.config_dir}"] if given.config_dir else []
+        sys.argv[1:] = ["--config-name", page, *more, *LEAVES_NOTHING, *rest]
+        hydra.main(version_base="1.3", config_path=str(CONFIG), config_name=PAGE)(composed.append)()
+        return [OmegaConf.to_container(config) for config in composed]
+
+
+def from_keys(keys: Mapping[str, Any], page: str = PAGE) -> DictConfig:
+    """A page with some of its keys set, whole or in part.
+
+    Args:
+        keys: by name, `{"LoRA.r": 8}` and `{"LoRA": {"r": 8}}` alike. A group's value is a name or what it would hold.
+        page: the name of a file in config/.
+
+    Raises:
+        BadInput: a choice is not there, or the values do not fit together.
+    """
+    named = {key: value for key, value in keys.items() if key in groups() and isinstance(value, str)}
+    GlobalHydra.instance().clear()
+    with _told_plainly(), initialize_config_dir(str(CONFIG), version_base="1.3"):
+        config = compose(page, [f"{group}={name}" for group, name in named.items()])
+        OmegaConf.set_struct(config, False)
+        for key, value in keys.items():
+            if key not in named:
+                OmegaConf.update(config, key, value, merge=key not in groups())
+        for key, value in OmegaConf.to_container(config).items():
+            if isinstance(value, str):
+                # In a name (`${forget_loss}_${lr}`) a group stands for its choice.
+                config[key] = re.sub(rf"\$\{{({'|'.join(groups())})\}}", r"${\1.name}", value)
+        return config
+
+
+def groups() -> list[str]:
+    """The keys whose value is a choice among the files of a folder."""
+    page = OmegaConf.load(CONFIG / f"{PAGE}.yaml")
+    return [group for choice in page.defaults if isinstance(choice, DictConfig) for group in choice]
+
+
+def _whole_page(name: str, folders: list[Path]) -> str:
+    """The page to compose for a file of this name: itself, or where it is flat, it on top of this project's own."""
+    files = (folder / f"{name}.yaml" for folder in folders)
+    flat = next((OmegaConf.to_container(OmegaConf.load(file)) for file in files if file.is_file()), {})
+    named = {group: flat.pop(group) for group in groups() if isinstance(flat.get(group), str)}
+    if not named:
+        return name
+    if flat.get("report_to") == "wandb" and find_spec("wandb") is None:
+        log.warning("note: report_to=wandb is left out: it is not installed, and the release itself switches it off")
+        del flat["report_to"]
+    values = {key: value for key, value in flat.items() if key not in UNREAD or value != UNREAD[key]}
+    choices = [{f"override {group}": name} for group, name in named.items()]
+    ConfigStore.instance().store(name=f"{name}_on_{PAGE}", node={"defaults": [PAGE, *choices, "_self_"], **values})
+    return f"{name}_on_{PAGE}"
+
+
+@contextmanager
+def _told_plainly() -> Iterator[None]:
+    """What Hydra raises, as one line."""
+    try:
+        yield
+    except MissingConfigException as error:
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        raise BadInput(f"{group or 'config'}: no '{name}'; {nearest(name, error.options or [])}") from None
+    except (HydraException, OmegaConfBaseException) as error:
+        reason = str(error).strip().splitlines()[0]
+        if unknown := re.fullmatch(r"Could not override '(.+)'\.", reason):
+            page = OmegaConf.to_container(OmegaConf.load(CONFIG / f"{PAGE}.yaml"))
+            raise BadInput(f"config: no key '{unknown[1]}'; {nearest(unknown[1], _dotted(page))}") from None
+        raise BadInput(f"command line: {reason}") from None
+
+
+def _dotted(page: dict[str, Any], prefix: str = "") -> list[str]:
+    """The keys of a page as a command line names them."""
+    keys = []
+    for key, value in page.items():
+        if prefix or key != "defaults":
+            keys += [prefix + key, *(_dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else ())]
+    return keys
