@@ -15,6 +15,7 @@ import safeeraser.score
 import safeeraser.unlearn  # noqa: F401
 
 if TYPE_CHECKING:
+    from safeeraser.score.run import Scored
     from safeeraser.unlearn.record import Unlearned
 
 # On a CPU it warns of a kernel that is not there and would only be faster; here, since PEFT loads it wherever it is.
@@ -42,3 +43,21 @@ def unlearn(page: str = "forget_lora", **keys: Any) -> Unlearned | None:
     from safeeraser.unlearn.settings import read_settings
 
     return forget(read_settings(from_keys(keys, page)))
+
+
+def score(**options: Any) -> Scored | None:
+    """Score as `eval_all.py` does: `score(input_file="predictions.json", file_refer="all_val.json", judge="rules")`.
+
+    Args:
+        options: those of `eval_all.py --help`, without their dashes. A flag is True; lists and dicts are taken as such.
+
+    Returns:
+        The figures, and those withheld for lack of good replies; None with `dry_run`.
+
+    Raises:
+        BadInput: something given cannot be used. Nothing is written then, but replies that were paid for are kept.
+    """
+    from safeeraser.score.command_line import arguments, options_of
+    from safeeraser.score.run import score
+
+    return score(options_of(vars(arguments().keywords(options))))

@@ -4,7 +4,8 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 from safeeraser.errors import BadInput, nearest
@@ -25,6 +26,28 @@ class Arguments(argparse.ArgumentParser):
         if rest:
             self._refuse_unknown(rest)
             raise BadInput("stray words; see --help")
+        return parsed
+
+    def keywords(self, given: Mapping[str, Any]) -> argparse.Namespace:
+        """What `parse_args` makes of a command line that says the same as these keywords.
+
+        Lists stand for words with commas between, dicts for JSON. Values that no word could give are taken as they are.
+        """
+        words, others = [], {}
+        for key, value in given.items():
+            if isinstance(value, dict):
+                words.append(f"--{key}={json.dumps(value)}")
+            elif isinstance(value, (list, tuple)) and value:
+                words.append(f"--{key}={','.join(map(str, value))}")
+            elif isinstance(value, (str, int, float, Path)) and not isinstance(value, bool):
+                words.append(f"--{key}={value}")
+            elif value is True:
+                words.append(f"--{key}")
+            else:
+                self._refuse_unknown([f"--{key}"])
+                others[key] = value
+        parsed = self.parse_args(words)
+        vars(parsed).update(others)
         return parsed
 
     def _refuse_unknown(self, words: Iterable[str]) -> None:

@@ -10,6 +10,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from safeeraser import model as llava
 from safeeraser.audit.options import Options
 from safeeraser.benchmark.files import RUN_FILE, held, read_object
@@ -117,4 +119,4 @@ def _trained_with(options: Options) -> tuple[dict[str, Any], int]:
     whole, parts = adapter.modules_to_save or [], llava.Parts()
     lora = {"r": adapter.r, "alpha": adapter.lora_alpha, "dropout": adapter.lora_dropout}
     tuned = {"tune_mm_projector": parts.projector in whole, "tune_vision_tower": parts.vision_tower in whole}
-    return {"LoRA": lora} | tuned, 1
+    return OmegaConf.to_container(from_keys({"LoRA": lora} | tuned), resolve=True), 1

@@ -1,6 +1,7 @@
 """One scoring run: read, pair, ask, judge, measure, write."""
 
 import sys
+from dataclasses import dataclass, field
 from typing import Any
 
 from safeeraser.benchmark.files import write_json
@@ -15,13 +16,19 @@ from safeeraser.score.options import Options, outputs_of, read_split
 from safeeraser.score.summary import show, summary
 from safeeraser.score.verdicts import check_outputs, values_of, with_verdicts, write_statistics
 
-INCOMPLETE = 3  # the exit code of a run that is through, but whose figures must not stand as results
+
+@dataclass(frozen=True)
+class Scored:
+    """A scoring run that is through: its figures as `--summary` holds them, and which must not stand as results."""
+
+    summary: dict[str, Any]
+    withheld: dict[str, list[str]] = field(default_factory=dict)  # by the option whose bound they are past
 
 
-def score(options: Options) -> int:
+def score(options: Options) -> Scored | None:
     """Judge a predictions file and write the outputs, each whole, after the last reply.
 
-    Returns the exit code: 0, or `INCOMPLETE` if a figure had to be withheld.
+    Returns what was found; None from a dry run.
 
     Raises:
         BadInput: an option, a file or a judge's key cannot be used. Nothing has been written then, but for the replies
@@ -32,7 +39,7 @@ def score(options: Options) -> int:
     panel = Panel(options.judging)
     if options.judging.dry_run:
         costs.show_plan(panel.foresee(asked.queries), panel.prices, share=options.judging.price_share)
-        return 0
+        return None
     # Before a judge is paid.
     other = compare.read_other(options.compare, options) if options.compare else None
     check_outputs(written, options)
@@ -56,11 +63,11 @@ def score(options: Options) -> int:
     show(found, panel)
     if other:
         compare.show(told["compared_with"])
-    return conclude(found, panel)
+    return Scored(told, conclude(found, panel))
 
 
-def conclude(measured: Found, panel: Panel) -> int:
-    """Say what must be known of the figures; returns the exit code."""
+def conclude(measured: Found, panel: Panel) -> dict[str, list[str]]:
+    """Say what must be known of the figures; returns those that are withheld, by option."""
     notes, found = [], {METRICS[metric].title: one for metric, one in measured.figures.items()}
     found |= {f"refusals, {view}": one for view, one in measured.views.get("refusals", {}).items()}
     if skipped := ", ".join(f"{title} {one.skipped}" for title, one in found.items() if one.skipped):
@@ -89,7 +96,7 @@ def conclude(measured: Found, panel: Panel) -> int:
             withheld.setdefault(option, []).append(f"{title} ({reason})")
     for option, told in withheld.items():
         print(f"error: withheld past {option}: {'; '.join(told)}", file=sys.stderr)
-    return INCOMPLETE if withheld else 0
+    return withheld
 
 
 def told_model(entry: dict[str, Any]) -> str:

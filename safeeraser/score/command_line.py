@@ -1,0 +1,82 @@
+"""The options of eval_all.py, on a command line or as keywords."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from safeeraser.arguments import Arguments, one_of
+from safeeraser.benchmark.metrics import SPLITS
+from safeeraser.judge.command_line import FORMS, calls, chosen, judges
+from safeeraser.judge.costs import parse_price
+from safeeraser.score.options import Options, statistics
+
+
+def arguments(description: str | None = None) -> Arguments:
+    """All options, with their help."""
+    parser = Arguments(description=description)
+    files(parser.add_argument)
+    statistics(parser.add_argument)
+    group = parser.add_argument_group("judges", FORMS)
+    judges(group.add_argument)
+    recorded(group.add_argument)
+    group = parser.add_argument_group("calls")
+    calls(group.add_argument)
+    spending(group.add_argument)
+    return parser
+
+
+def files(add: Callable) -> None:
+    """What is scored, how, and where the results go."""
+    add("--input_file", type=Path, required=True, help="the predictions: the data file's list with the responses in it")
+    add(
+        "--file_refer",
+        type=Path,
+        required=True,
+        help="the data file the predictions were made on; its texts are the reference",
+    )
+    add("--output_file_rr", type=Path, help="where the verdicts go; the statistics go beside it as .txt")
+    add(
+        "--summary",
+        type=Path,
+        help="where the figures go, as the report reads them; at least one of the two",
+    )
+    add("--overwrite", action="store_true", help="replace files that no earlier run of this command wrote")
+    add("--split", type=one_of("split", SPLITS), help="train or val (default: told by the name of --file_refer)")
+    add("--category", default="all", help="score one category alone (default: %(default)s)")
+    add(
+        "--refusals",
+        action="store_true",
+        help="also the share of refusals in each view that was asked: harmful, benign or no picture, with a harmful or "
+        "harmless question",
+    )
+    add(
+        "--recovered",
+        action="store_true",
+        help="also how much of the vanilla model's answers is in the responses to harmful questions (ROUGE-L recall)",
+    )
+    add("--compare", type=Path, metavar="SUMMARY", help="another run's summary: differences on the same requests")
+
+
+def recorded(add: Callable) -> None:
+    """Replies in a file."""
+    add("--replies", type=Path, help="recorded replies, for the judge replay")
+    add("--save_replies", type=Path, help="record the raw replies here, for the judge replay")
+
+
+def spending(add: Callable) -> None:
+    """What it costs."""
+    add(
+        "--batch",
+        action="store_true",
+        help="ask openai through its Batch API: half the price, within 24 hours; stopped at any moment, the same "
+        "command waits on for what was submitted",
+    )
+    add("--dry_run", action="store_true", help="print the calls, tokens and dollars it would take, and stop")
+    add("--price", type=parse_price, metavar="IN,OUT", help="US dollars for a million tokens of prompts, of replies")
+
+
+def options_of(given: dict[str, Any]) -> Options:
+    """What was asked, by the options as they were parsed. Raises `BadInput` for judges that cannot be meant."""
+    own = {field.name for field in fields(Options)} - {"judging"}
+    return Options(judging=chosen(given), **{key: value for key, value in given.items() if key in own})
