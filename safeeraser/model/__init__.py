@@ -14,6 +14,7 @@ from safeeraser.model.adapters import (
     read_adapter,
     to_release,
     trained_parameters,
+    unfreeze,
 )
 from safeeraser.model.llava import (
     DTYPES,
@@ -53,5 +54,6 @@ __all__ = [
     "round_weights",
     "to_release",
     "trained_parameters",
+    "unfreeze",
     "write_model",
 ]

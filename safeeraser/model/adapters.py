@@ -9,7 +9,8 @@ parameters under the names that transformers 4 gave to LLaVA's modules:
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -57,13 +58,23 @@ def attach(model: LlavaForConditionalGeneration, config: LoraConfig, parts: Part
     return adapted
 
 
+def unfreeze(model: LlavaForConditionalGeneration, parts: Sequence[str]) -> LlavaForConditionalGeneration:
+    """Let the parameters of these parts of a frozen model be trained."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(part in name.split(".") for part in parts))
+    # transformers writes LLaVA under the names of version 4, which its own Trainer does not find again on resuming.
+    model.save_pretrained = partial(model.save_pretrained, save_original_format=False)
+    return model
+
+
 def trained_parameters(model: nn.Module, parts: Parts) -> dict[str, int]:
-    """Count the trainable parameters by group: `LoRA`, `projector`, `vision_tower`."""
-    groups = {"LoRA": 0, "projector": 0, "vision_tower": 0}
+    """Count the trainable parameters by group: `LoRA`, `projector`, `vision_tower`, and whole, `language_model`."""
+    signs = {"LoRA": ".lora_", "projector": f".{parts.projector}.", "vision_tower": f".{parts.vision_tower}."}
+    groups: dict[str, int] = dict.fromkeys(signs, 0)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            whole = "vision_tower" if f".{parts.vision_tower}." in name else "projector"
-            groups["LoRA" if ".lora_" in name else whole] += parameter.numel()
+            group = next((group for group, sign in signs.items() if sign in name), "language_model")
+            groups[group] = groups.get(group, 0) + parameter.numel()
     return groups
 
 

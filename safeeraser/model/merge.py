@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import CLIPImageProcessorPil, LlavaForConditionalGeneration, LlavaProcessor
 
 from safeeraser.benchmark.conversation import CHAT_TEMPLATE
@@ -91,11 +92,18 @@ def _load(model_path: str, dtype: str) -> tuple[LlavaForConditionalGeneration, P
 
 
 def write_model(
-    folder: Path, model: LlavaForConditionalGeneration, tokenizer: Any, image_processor: CLIPImageProcessorPil
+    folder: Path,
+    model: LlavaForConditionalGeneration,
+    tokenizer: Any,
+    image_processor: CLIPImageProcessorPil,
+    state: dict[str, Tensor] | None = None,
 ) -> None:
     """Write a model with the processor and chat template that servers ask for.
 
     The image processor gets a file of its own too, as older readers look for it there.
+
+    Args:
+        state: the weights to write, where they are not to be the model's own as it holds them.
     """
     processor = LlavaProcessor(
         image_processor=image_processor,
@@ -105,6 +113,6 @@ def write_model(
         num_additional_image_tokens=1,  # the vision tower's class token, which `default` drops again
         chat_template=CHAT_TEMPLATE,
     )
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=state, save_original_format=True)
     processor.save_pretrained(folder)
     image_processor.save_pretrained(folder)

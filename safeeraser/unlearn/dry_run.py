@@ -25,6 +25,7 @@ from safeeraser.unlearn.methods import Method
 from safeeraser.unlearn.plan import Step
 from safeeraser.unlearn.settings import Settings
 from safeeraser.unlearn.stop import Guard
+from safeeraser.unlearn.trained import equip
 from safeeraser.unlearn.views import Item
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ def outline(settings: Settings, config: LlavaConfig, dtype: torch.dtype) -> Peft
     attention = "eager" if settings.attention == "eager" else "sdpa"
     with torch.device("meta"):
         base = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
-        return llava.attach(base.requires_grad_(False), settings.adapter, settings.model_family.parts)
+        return equip(base.requires_grad_(False), settings)
 
 
 def count_parameters(model: PeftModel, settings: Settings) -> dict[str, tuple[int, int]]:

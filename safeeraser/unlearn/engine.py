@@ -160,6 +160,11 @@ def check_engine(engine: Engine, settings: Settings, *, items: int) -> None:
             f"engine: {engine.processes} processes for {items} items, which make {micro_steps} micro-steps of "
             f"batch_size={settings.batch_size}; launch fewer"
         )
+    if settings.finetune == "full" and settings.method.needs_reference and engine.shards_weights:
+        raise BadInput(
+            f"finetune=full: {settings.method.name} compares with the untouched model, which {engine.name} would not "
+            "share out; use one GPU, ddp or zero2, or LoRA"
+        )
     if settings.quantization != "none" and engine.shards_weights:
         raise BadInput(
             f"quantization={settings.quantization}: {engine.name} cannot shard 4-bit weights; use one GPU, ddp or zero2"

@@ -1,10 +1,19 @@
-"""The reference of KL is the model itself with its adapter switched off; here that is shown to be so for a run."""
+"""The reference of KL is the untouched model: the model itself with its adapter switched off, which is shown to be so.
 
-from collections.abc import Mapping
+Where no adapter is trained but the model itself, it is a second copy.
+"""
 
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import psutil  # accelerate brings it
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration
+
+from safeeraser.errors import BadInput
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "pixel_values")
 
@@ -14,6 +23,28 @@ def row_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """The logits of a batch's first row, (1, length, vocabulary)."""
     device = next(model.parameters()).device
     return model(**{key: batch[key][:1].to(device) for key in MODEL_INPUTS}, use_cache=False).logits
+
+
+def second_copy(model: LlavaForConditionalGeneration) -> LlavaForConditionalGeneration:
+    """The untouched model once more, on the same device. Raises `BadInput` if the memory there does not suffice."""
+    cuda = model.device.type == "cuda"
+    free = torch.cuda.mem_get_info(model.device)[0] if cuda else psutil.virtual_memory().available
+    if free < (needed := model.get_memory_footprint()):
+        raise BadInput(
+            f"finetune=full: the method compares with the untouched model, of which it needs a second copy; that takes "
+            f"{needed / 2**30:.1f} GiB, and {free / 2**30:.1f} are free. LoRA needs none, nor do other methods"
+        )
+    return copy.deepcopy(model)
+
+
+@contextmanager
+def untouched(model: nn.Module, second: nn.Module | None) -> Iterator[nn.Module]:
+    """The untouched model: the `second` copy if there is one, or else `model` with its adapter switched off."""
+    if second is not None:
+        yield second
+        return
+    with model.disable_adapter():
+        yield model
 
 
 @torch.no_grad()

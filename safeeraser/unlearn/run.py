@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import TrainingArguments, set_seed
+from transformers import LlavaForConditionalGeneration, TrainingArguments, set_seed
 
 from safeeraser import model as llava
 from safeeraser.benchmark.files import RUN_FILE, held, write_json
@@ -22,9 +22,10 @@ from safeeraser.unlearn.plan import Schedule, write_plan
 from safeeraser.unlearn.plot import plot_training
 from safeeraser.unlearn.probe import PROBE_LOG, Probes
 from safeeraser.unlearn.record import TRAIN_LOG, Unlearned, describe, earlier_sittings, measure_sitting, now
-from safeeraser.unlearn.reference import check_reference, row_logits
+from safeeraser.unlearn.reference import check_reference, row_logits, second_copy
 from safeeraser.unlearn.save_dir import finished
 from safeeraser.unlearn.settings import Settings
+from safeeraser.unlearn.trained import equip, save
 from safeeraser.unlearn.trainer import SaveAfter, UnlearnTrainer
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def forget(settings: Settings) -> Unlearned | None:
     dataset = load_dataset(settings, job)
     log.info("%s", job.summary(settings))
     set_seed(settings.seed)
-    model = load_model(settings, job.engine, arguments, dataset)
+    model, reference = load_model(settings, job.engine, arguments, dataset)
     trained = llava.trained_parameters(model, settings.model_family.parts)
     log.info("trained: %s", ", ".join(f"{name} {count:,}" for name, count in trained.items() if count))
     writes = arguments.process_index == 0
@@ -57,7 +58,7 @@ def forget(settings: Settings) -> Unlearned | None:
         record = describe(settings, job, trained)
         if writes:
             begin(settings, job, record)
-        outcome = train(settings, arguments, model, dataset, job)
+        outcome = train(settings, arguments, model, reference, dataset, job)
         if writes:
             finish(settings, record, outcome)
         leave_together()
@@ -104,8 +105,10 @@ def load_dataset(settings: Settings, job: Job) -> PlanDataset:
     return dataset
 
 
-def load_model(settings: Settings, engine: Engine, arguments: TrainingArguments, dataset: PlanDataset) -> PeftModel:
-    """The model with its adapter attached, the trained parameters in float32, where the engine wants it."""
+def load_model(
+    settings: Settings, engine: Engine, arguments: TrainingArguments, dataset: PlanDataset
+) -> tuple[PeftModel | LlavaForConditionalGeneration, LlavaForConditionalGeneration | None]:
+    """The model where the engine wants it, what is trained in float32, and the reference if that is another one."""
     parts, dtype = settings.model_family.parts, llava.choose_dtype(settings.dtype)
     base = llava.load_model(
         settings.model_path,
@@ -116,14 +119,16 @@ def load_model(settings: Settings, engine: Engine, arguments: TrainingArguments,
         device="cpu" if engine.shards_weights else arguments.device,
         parts=parts,
     )
-    example = None
-    if engine.name == "zero3":
+    example = reference = None
+    if settings.adapter is None:
+        reference = second_copy(base) if settings.method.needs_reference else None
+    elif engine.name == "zero3":
         # It splits the weights while they are loaded: no process could run the untouched model.
         log.info("reference: taken for the untouched model; under zero3 this is not checked")
     elif settings.method.needs_reference and arguments.process_index == 0:
         example = collator(settings, dataset)([dataset[0]])
         untouched = row_logits(base, example)
-    model = llava.attach(base, settings.adapter, parts)
+    model = equip(base, settings)
     if settings.init_adapter:
         llava.load_adapter(model, settings.init_adapter)
     for parameter in model.parameters():
@@ -132,7 +137,7 @@ def load_model(settings: Settings, engine: Engine, arguments: TrainingArguments,
             parameter.data = parameter.data.float()
     if example:
         check_reference(model, example, untouched)
-    return model
+    return model, reference
 
 
 def collator(settings: Settings, dataset: PlanDataset) -> Collator:
@@ -143,14 +148,16 @@ def collator(settings: Settings, dataset: PlanDataset) -> Collator:
 def train(
     settings: Settings,
     arguments: TrainingArguments,
-    model: PeftModel,
+    model: PeftModel | LlavaForConditionalGeneration,
+    reference: LlavaForConditionalGeneration | None,
     dataset: PlanDataset,
     job: Job,
 ) -> dict[str, Any]:
-    """Run the loop, write the adapter, and tell how it went."""
+    """Run the loop, write what was trained, and tell how it went."""
     trainer = UnlearnTrainer(
         method=settings.method,
         stop=settings.stop,
+        reference=reference,
         model=model,
         args=arguments,
         train_dataset=dataset,
@@ -167,7 +174,7 @@ def train(
     trainer.train(resume_from_checkpoint=job.checkpoint)
     seconds = time.perf_counter() - begun
     if settings.save_model:
-        trainer.save_model(str(settings.save_dir))
+        save(trainer, settings, dataset.preprocessor)
     return {
         "to_step": trainer.state.global_step,
         "stopped": trainer.guard.stopped,

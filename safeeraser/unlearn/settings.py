@@ -6,7 +6,7 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from peft import LoraConfig
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from transformers import SchedulerType
 
 from safeeraser.errors import BadInput, nearest
@@ -66,6 +66,7 @@ class Settings(_Keys):
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
     quantization: Literal["none", "nf4"]
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"]
+    finetune: Literal["lora", "full"]
     LoRA: Lora
     tune_language_model: bool
     tune_mm_projector: bool
@@ -138,9 +139,30 @@ class Settings(_Keys):
             raise ValueError(f"no schedule '{value}'; {nearest(value, known)}")
         return value
 
+    @model_validator(mode="after")
+    def _full(self) -> "Settings":
+        refused = {
+            "nothing to train, since no tune_* is true": not self.whole,
+            "takes no init_adapter; 'python -m safeeraser.model merge' makes a model of one": self.init_adapter,
+            f"cannot train weights in 4 bits (quantization={self.quantization})": self.quantization != "none",
+        }
+        if self.finetune == "full" and (reasons := [reason for reason, found in refused.items() if found]):
+            raise ValueError(f"finetune=full: {reasons[0]}")
+        return self
+
     @property
-    def adapter(self) -> LoraConfig:
-        """The adapter that is trained: LoRA, and what is trained whole beside it."""
+    def whole(self) -> list[str]:
+        """The model's parts that `finetune=full` trains whole."""
+        parts, head = self.model_family.parts, "lm_head"
+        tuned = [parts.language_model, head] if self.tune_language_model else []
+        tuned += [parts.projector] if self.tune_mm_projector else []
+        return tuned + ([parts.vision_tower] if self.tune_vision_tower else [])
+
+    @property
+    def adapter(self) -> LoraConfig | None:
+        """The adapter that is trained: LoRA, and what is trained whole beside it. None with `finetune=full`."""
+        if self.finetune == "full":
+            return None
         return lora_config(
             self.model_family.parts,
             r=self.LoRA.r,
@@ -174,4 +196,5 @@ def read_settings(config: DictConfig) -> Settings:
         if first["type"] == "extra_forbidden":
             hint = "" if "." in key else f"; {nearest(key, Settings.model_fields)}"
             raise BadInput(f"config: no key '{key}'{hint}") from None
-        raise BadInput(f"config: {key}={first['input']}: {first['msg'].removeprefix('Value error, ')}") from None
+        given = f"{key}={first['input']}: " if key else ""  # what does not go together names its keys itself
+        raise BadInput(f"config: {given}{first['msg'].removeprefix('Value error, ')}") from None

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
@@ -16,7 +15,7 @@ from safeeraser.benchmark.files import append_json_line, keep_json_lines
 from safeeraser.unlearn.methods import Method
 from safeeraser.unlearn.probe import PROBE_LOG
 from safeeraser.unlearn.record import TRAIN_LOG
-from safeeraser.unlearn.reference import MODEL_INPUTS
+from safeeraser.unlearn.reference import MODEL_INPUTS, untouched
 from safeeraser.unlearn.settings import Stop
 from safeeraser.unlearn.stop import Guard
 from safeeraser.unlearn.terms import LOSSES, Positions
@@ -28,15 +27,15 @@ class UnlearnTrainer(Trainer):
     """Minimizes the sum of a method's terms over a plan, in the plan's order.
 
     One forward serves all views of a micro-step, and the vocabulary head runs only at positions that some term reads.
-    The reference is the same model with its adapter switched off. A micro-step's loss is a mean over its items, and an
-    optimizer step's gradient the mean over its micro-steps, on all processes.
+    The reference is the same model with its adapter switched off, if it is not given one. A micro-step's loss is a mean
+    over its items, and an optimizer step's gradient the mean over its micro-steps, on all processes.
     """
 
     loss_is_scaled_for_ga = False  # a mean over the micro-step: Trainer divides it by the number of micro-steps
 
-    def __init__(self, *, method: Method, stop: Stop, **kwargs: Any) -> None:
+    def __init__(self, *, method: Method, stop: Stop, reference: nn.Module | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.method = method
+        self.method, self.reference = method, reference
         self.guard = Guard(stop, method)
         for callback in (KeepLogs(), self.guard, Progress()):
             self.add_callback(callback)
@@ -90,9 +89,8 @@ class UnlearnTrainer(Trainer):
     def _reference(self, inputs: dict, mask: Tensor) -> Tensor:
         """The untouched model's logits at the True places of `mask`; only the rows that have one are run."""
         used = mask.any(1)
-        peft_model: PeftModel = self.accelerator.unwrap_model(self.model)
-        with peft_model.disable_adapter():
-            return _forward(peft_model, {key: inputs[key][used] for key in MODEL_INPUTS}, mask[used])
+        with untouched(self.accelerator.unwrap_model(self.model), self.reference) as model:
+            return _forward(model, {key: inputs[key][used] for key in MODEL_INPUTS}, mask[used])
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the terms to each step's row and append it to `<save_dir>/train_log.jsonl`."""
