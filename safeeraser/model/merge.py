@@ -103,7 +103,8 @@ def write_model(
     The image processor gets a file of its own too, as older readers look for it there.
 
     Args:
-        state: the weights to write, where they are not to be the model's own as it holds them.
+        state: the weights to write, where they are not to be the model's own as it holds them. They keep their names:
+            of a model that DeepSpeed's third stage split as it was loaded, transformers misspells LLaVA's older ones.
     """
     processor = LlavaProcessor(
         image_processor=image_processor,
@@ -113,6 +114,6 @@ def write_model(
         num_additional_image_tokens=1,  # the vision tower's class token, which `default` drops again
         chat_template=CHAT_TEMPLATE,
     )
-    model.save_pretrained(folder, state_dict=state, save_original_format=True)
+    model.save_pretrained(folder, state_dict=state, save_original_format=state is None)
     processor.save_pretrained(folder)
     image_processor.save_pretrained(folder)
