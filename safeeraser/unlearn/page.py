@@ -33,8 +33,6 @@ PAGE = "forget_lora"
 # What Hydra would leave behind of its own. First on the command line, so that a user can still have it.
 LEAVES_NOTHING = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 
-# Hydra then raises what is wrong with a command line instead of printing pages about it.
-os.environ["HYDRA_FULL_ERROR"] = "1"
 for group, names in ALIASES.items():
     for alias, name in names.items():
         ConfigStore.instance().store(group=group, name=alias, node={"defaults": [name]})
@@ -52,6 +50,8 @@ def from_command_line() -> list[dict[str, Any]]:
     given, rest = parser.parse_known_args()
     folders = [folder for folder in (CONFIG, given.config_dir) if folder]
     composed: list[DictConfig] = []
+    # Hydra then raises what is wrong with a command line instead of printing pages about it.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     with _told_plainly():
         page = _whole_page(given.config_name.removesuffix(".yaml"), folders)
         more = [f"--config-dir={given.config_dir}"] if given.config_dir else []
