@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from safeeraser.benchmark.records import DataFile
 from safeeraser.errors import BadInput
@@ -26,11 +26,25 @@ def picture_path(data: DataFile, index: int, key: str) -> Path:
 
 
 def open_picture(path: Path) -> Image.Image:
-    """The decoded picture in RGB. Raises `BadInput` naming the file if it cannot be decoded."""
+    """The decoded picture in RGB, as a viewer shows it. Raises `BadInput` naming the file if it cannot be decoded.
+
+    What is transparent is shown on white, as on a page. Of 16 bits the upper eight are taken, CMYK by Pillow's own rule
+    and without the file's colour profile. A turn that EXIF data ask for is not made: the release makes none.
+    """
     try:
         with Image.open(path) as picture:
-            return picture.convert("RGB")
+            return _in_rgb(picture)
     except FileNotFoundError:
         raise BadInput(f"{path}: picture not found") from None
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # whatever a damaged file makes Pillow's readers raise
         raise BadInput(f"{path}: picture cannot be decoded ({type(error).__name__})") from None
+
+
+def _in_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):
+        # Pillow would clip at 255, which leaves hardly anything but white; of colours in 16 bits it drops the lower 8.
+        picture = picture.convert("I").point(lambda value: value / 256).convert("L")
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    shown = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown).convert("RGB")
