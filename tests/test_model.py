@@ -96,6 +96,46 @@ def test_the_names_are_those_that_peft_saves(base, tmp_path):
     assert llava.to_release(load_file(tmp_path / "adapter_model.safetensors")).keys() == RELEASED.keys()
 
 
+# A vision tower of 3 layers in LLaVA as transformers 4.46 names its parameters; the spelling `layrnorm` is theirs.
+TOWER = [
+    f"base_model.model.vision_tower.vision_model.{name}"
+    for name in (
+        *("embeddings.class_embedding", "embeddings.patch_embedding.weight", "embeddings.position_embedding.weight"),
+        *(f"{norm}.{kind}" for norm in ("pre_layrnorm", "post_layernorm") for kind in ("weight", "bias")),
+        *(
+            f"encoder.layers.{layer}.{part}.{kind}"
+            for layer in range(3)
+            for part in (
+                *(f"self_attn.{projection}_proj" for projection in ("k", "v", "q", "out")),
+                *("layer_norm1", "mlp.fc1", "mlp.fc2", "layer_norm2"),
+            )
+            for kind in ("weight", "bias")
+        ),
+    )
+]
+
+
+def test_a_trained_vision_tower_of_the_release_is_loaded_whole(base, tmp_path):
+    untouched = {name: value.clone() for name, value in base.model.vision_tower.named_parameters()}
+    tower = {name: 2 * untouched[name.split("vision_model.")[1]] for name in TOWER}
+    torch.save(torch.load(CHECKPOINT, weights_only=True) | tower, tmp_path / "checkpoint.pt")
+    merged = llava.load_adapted(base, tmp_path / "checkpoint.pt").merge_and_unload()
+    trained = dict(merged.model.vision_tower.named_parameters())
+    assert trained.keys() == untouched.keys() and len(trained) == len(TOWER)
+    assert all(torch.equal(trained[name], 2 * untouched[name]) for name in untouched)
+
+
+def test_a_trained_vision_tower_is_written_as_the_release_names_it(base, tmp_path):
+    """It reads with `strict=False`: what has another name is left out there without a word."""
+    attach(base, vision=True).save_pretrained(tmp_path / "adapter")
+    llava.convert(tmp_path / "adapter", tmp_path / "checkpoint.pt")
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True).keys() == RELEASED.keys() | set(TOWER)
+    read = llava.read_adapter(tmp_path / "checkpoint.pt")
+    assert all(
+        torch.equal(value.half(), read[name]) for name, value in llava.read_adapter(tmp_path / "adapter").items()
+    )
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_an_adapter_is_loaded_whole(base, tmp_path, suffix):
     torch.manual_seed(0)

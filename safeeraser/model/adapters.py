@@ -5,6 +5,9 @@ parameters under the names that transformers 4 gave to LLaVA's modules:
 
     release  base_model.model.language_model.model.layers.0.self_attn.q_proj.lora_A.default.weight
     here     base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight
+
+    release  base_model.model.vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight
+    here     base_model.model.model.vision_tower.encoder.layers.0.mlp.fc1.weight
 """
 
 import logging
@@ -29,7 +32,7 @@ log = logging.getLogger(__name__)
 RENAMED = (  # (release, here), for parameter names
     ("base_model.model.language_model.model.", "base_model.model.model.language_model."),
     ("base_model.model.multi_modal_projector.", "base_model.model.model.multi_modal_projector."),
-    ("base_model.model.vision_tower.", "base_model.model.model.vision_tower."),
+    ("base_model.model.vision_tower.vision_model.", "base_model.model.model.vision_tower."),
 )
 
 
