@@ -20,6 +20,7 @@ from safeeraser.model import __main__ as command
 
 CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
 PICTURE = next((RECORDED / "dataset" / "img").rglob("*.jpg"))
+ANOTHER = CHAT_TEMPLATE.replace("A chat between", "The chat between")
 QUESTION = "Juliet delta Xray mike papa Echo?"
 CHAT = [{"role": "user", "content": [{"type": "text", "text": QUESTION}, {"type": "image"}]}]
 
@@ -76,7 +77,7 @@ def test_its_processor_makes_of_a_chat_what_inference_asks(merged, load):
 
 def test_a_template_of_the_base_models_own_is_replaced(merged, adapter, tmp_path):
     base = shutil.copytree(merged, tmp_path / "base")
-    (base / "chat_template.jinja").write_text("another")
+    (base / "chat_template.jinja").write_text(ANOTHER)
     llava.merge(adapter, tmp_path / "out", model_path=str(base))
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == CHAT_TEMPLATE
     assert AutoProcessor.from_pretrained(tmp_path / "out").tokenizer.chat_template == CHAT_TEMPLATE
@@ -116,7 +117,7 @@ def test_what_it_was_made_of_is_recorded(merged, adapter, tmp_path):
 
 def test_a_copy_holds_the_base_models_weights_under_the_same_template(monkeypatch, capsys, merged, tmp_path):
     base = shutil.copytree(merged, tmp_path / "base")
-    (base / "chat_template.jinja").write_text("another")
+    (base / "chat_template.jinja").write_text(ANOTHER)
     code, said = run(monkeypatch, capsys, "copy", base, tmp_path / "out")
     assert code == 0 and said.out.startswith(f"done: {tmp_path / 'out'}")
     assert json.loads((tmp_path / "out" / "run.json").read_text()) == {

@@ -3,11 +3,14 @@
 import logging
 import sys
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from textwrap import shorten
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from torch import Tensor
 from transformers import (
@@ -16,11 +19,12 @@ from transformers import (
     BitsAndBytesConfig,
     CLIPImageProcessorPil,
     LlavaForConditionalGeneration,
+    LlavaProcessor,
 )
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils.logging import disable_progress_bar
 
-from safeeraser.benchmark.conversation import IMAGE
+from safeeraser.benchmark.conversation import IMAGE, SYSTEM_TEXTS, prompt
 from safeeraser.errors import BadInput
 
 log = logging.getLogger(__name__)
@@ -30,6 +34,7 @@ warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprec
 if not sys.stderr.isatty():
     disable_progress_bar()  # of loading weights: in a log file it is only noise
 
+ONE_FORM = "this project so far knows LLaVA-1.5's form alone"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -64,17 +69,47 @@ class Preprocessor:
 
 
 def load_config(model_path: str) -> Any:
-    """The model's configuration. Raises `BadInput` if there is no LLaVA at `model_path`."""
+    """The model's configuration. Raises `BadInput` if there is no LLaVA at `model_path`, or one of another form."""
     try:
         config = AutoConfig.from_pretrained(model_path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BadInput(
             f"model_path {model_path}: no model in this folder, and none of that name from the hub ({reason})"
         ) from None
     if config.model_type != "llava":
         raise BadInput(f"model_path {model_path}: a '{config.model_type}' model; this project unlearns 'llava'")
+    if differs := _other_form(config):
+        raise BadInput(f"model_path {model_path}: {differs}; {ONE_FORM}")
     return config
+
+
+def _other_form(config: Any) -> str | None:
+    """What in a LLaVA's configuration would fail, or be answered wrongly, if it were taken for LLaVA-1.5's."""
+    for part, known in (("vision_config", "clip_vision_model"), ("text_config", "llama")):
+        if (kind := getattr(config, part).model_type) != known:
+            return f"{part}.model_type is '{kind}', not '{known}'"
+    layers, chosen = config.vision_config.num_hidden_layers, config.vision_feature_layer
+    numbers = [chosen] if isinstance(chosen, int) else chosen
+    # A layer 0 on its own transformers takes for none at all.
+    if not chosen or not all(-layers - 1 <= number <= layers for number in numbers):
+        return f"vision_feature_layer is {chosen}, of a vision tower of {layers} layers"
+    return None
+
+
+def _other_chat(tokenizer: Any, template: str) -> str | None:
+    """How a chat template writes a short exchange, if neither as LLaVA-1.5's does nor with a system text besides."""
+    wanted = f"{prompt('What?', 'user').removeprefix(SYSTEM_TEXTS['user'])} That."
+    picture, text = {"type": "image"}, {"type": "text", "text": "What?"}
+    written = []
+    # Messages in parts, as processors' templates want them, or as plain text.
+    for asked, said in (([picture, text], [text | {"text": "That."}]), (f"{IMAGE}\nWhat?", "That.")):
+        chat = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+        with suppress(Exception):  # whatever one that wants the other raises
+            written.append(tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False))
+    if any(" ".join(wanted.split()) in " ".join(each.split()) for each in written):
+        return None
+    return shorten(written[0], 80) if written else "nothing at all"
 
 
 def load_preprocessor(model_path: str) -> Preprocessor:
@@ -86,11 +121,16 @@ def load_preprocessor(model_path: str) -> Preprocessor:
         tokenizer = AutoTokenizer.from_pretrained(model_path)
         # By name: without torchvision the automatic choice warns, and the pixels are the release's with this one.
         image_processor = CLIPImageProcessorPil.from_pretrained(model_path)
+        template = LlavaProcessor.get_processor_dict(model_path)[0].get("chat_template") or tokenizer.chat_template
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BadInput(f"model_path {model_path}: no tokenizer or no picture processor ({reason})") from None
     if not tokenizer.is_fast or tokenizer.convert_tokens_to_ids(IMAGE) != config.image_token_id:
         raise BadInput(f"model_path {model_path}: needs a fast tokenizer that has the token '{IMAGE}'")
+    if isinstance(template, dict):
+        template = template.get("default")
+    if template and (chat := _other_chat(tokenizer, template)):
+        raise BadInput(f"model_path {model_path}: its chat template writes '{chat}' where Vicuna v1 asks; {ONE_FORM}")
     return Preprocessor(
         tokenizer,
         image_processor,

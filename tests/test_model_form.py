@@ -1,0 +1,148 @@
+"""What is taken for LLaVA-1.5: what is not, in tower, text model or chat, is refused by name; what works, works."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from helpers import MODEL, record, refused, run, write_dataset, write_json
+from transformers import (
+    AutoConfig,
+    GenerationConfig,
+    LlavaForConditionalGeneration,
+    MistralConfig,
+    SiglipVisionConfig,
+)
+
+from safeeraser import model as llava
+from safeeraser.benchmark.conversation import CHAT_TEMPLATE
+from safeeraser.benchmark.pictures import open_picture
+from safeeraser.errors import BadInput
+from safeeraser.generation.decoder import Asked, Decoder, encode_question
+from safeeraser.generation.sampling import Generation
+
+# As the hub's own LLaVA-1.5 writes a chat: roles in capitals, pictures first, no system text, a space behind each part.
+ROLES = (
+    "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}"
+    "{% generation %}{{ part['text'] + ' ' }}{% endgeneration %}"
+    "{% endfor %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+# For text alone, and with words of its own before the chat.
+PLAIN = "Be kind. {% for m in messages %}{{ m['role'].upper() + ': ' + m['content'] + '\n' }}{% endfor %}"
+INST = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'][0]['text'] }}[/]{% endfor %}"
+ONE_FORM = "this project so far knows LLaVA-1.5's form alone"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the tiny model, to be changed."""
+    return shutil.copytree(MODEL, tmp_path / "model")
+
+
+def told(folder, **changes):
+    """Change the folder's configuration."""
+    write_json(folder / "config.json", json.loads((folder / "config.json").read_text()) | changes)
+
+
+def part(config):
+    return json.loads(config(num_hidden_layers=3).to_json_string())
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"vision_config": part(SiglipVisionConfig)},
+            "vision_config.model_type is 'siglip_vision_model', not 'clip_vision_model'",
+        ),
+        ({"text_config": part(MistralConfig)}, "text_config.model_type is 'mistral', not 'llama'"),
+        ({"vision_feature_layer": 4}, "vision_feature_layer is 4, of a vision tower of 3 layers"),
+        ({"vision_feature_layer": 0}, "vision_feature_layer is 0, of a vision tower of 3 layers"),
+        ({"vision_feature_layer": [-2, -5]}, "vision_feature_layer is [-2, -5], of a vision tower of 3 layers"),
+        ({"vision_feature_layer": []}, "vision_feature_layer is [], of a vision tower of 3 layers"),
+    ],
+)
+def test_another_form_is_refused_by_name(folder, changes, says):
+    told(folder, **changes)
+    with pytest.raises(BadInput) as error:
+        llava.load_config(str(folder))
+    assert str(error.value) == f"model_path {folder}: {says}; {ONE_FORM}"
+
+
+def test_a_feature_layer_that_is_no_number_is_named(folder):
+    told(folder, vision_feature_layer="last")
+    with pytest.raises(BadInput, match="vision_feature_layer"):
+        llava.load_config(str(folder))
+
+
+@pytest.mark.parametrize("script", ["forget", "ckpt_infer"])
+def test_commands_refuse_another_form(folder, tmp_path, script):
+    told(folder, vision_config=part(SiglipVisionConfig))
+    data = write_dataset(tmp_path / "data", record(0))
+    arguments = {
+        "forget": (f"model_path={folder}", f"data_path={data}", f"save_dir={tmp_path / 'run'}"),
+        "ckpt_infer": ("--model_path", folder, "--eval_file", data, "--output_file", tmp_path / "p.json"),
+    }[script]
+    before = "the requests are told first" if script == "ckpt_infer" else ""
+    refused(
+        tmp_path, script, *arguments, says=f"'siglip_vision_model', not 'clip_vision_model'; {ONE_FORM}", before=before
+    )
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("template", [ROLES, CHAT_TEMPLATE, PLAIN, INST])
+def test_a_chat_template_must_write_vicunas_form(folder, name, template):
+    """Wherever it lies. One without the system text is the hub's own."""
+    file = folder / name
+    value = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(template) if name.endswith("jinja") else write_json(file, value | {"chat_template": template})
+    if template != INST:
+        assert llava.load_preprocessor(str(folder)).image_length == 16
+        return
+    with pytest.raises(BadInput) as error:
+        llava.load_preprocessor(str(folder))
+    said = "its chat template writes '[user][/][assistant]That.[/]' where Vicuna v1 asks"
+    assert str(error.value) == f"model_path {folder}: {said}; {ONE_FORM}"
+
+
+def test_a_template_that_cannot_be_rendered_is_refused(folder):
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
+    with pytest.raises(BadInput, match="its chat template writes 'nothing at all'"):
+        llava.load_preprocessor(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("changes", "length"),
+    [
+        ({"vision_feature_select_strategy": "full"}, 17),
+        ({"vision_feature_layer": -1}, 16),
+        ({"vision_feature_layer": [-4, -1]}, 16),
+    ],
+)
+def test_other_layers_and_the_class_token_work(folder, tmp_path, changes, length):
+    """A step of training, and answers as transformers itself gives them."""
+    config = AutoConfig.from_pretrained(MODEL)
+    for key, value in changes.items():
+        setattr(config, key, value)
+    torch.manual_seed(0)
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    data = write_dataset(tmp_path / "data", record(0))
+    done = run("forget", f"model_path={folder}", f"data_path={data}", f"save_dir={tmp_path / 'run'}", "forget_loss=kl",
+               "max_train_steps=1", "gradient_accumulation_steps=1", "workers=0", "dtype=float32")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    preprocessor = llava.load_preprocessor(str(folder))
+    assert preprocessor.image_length == length
+    model = llava.load_adapted(llava.load_model(str(folder), torch.float32), tmp_path / "run").merge_and_unload().eval()
+    picture = data.parent / "img/Weapon/0.jpg"
+    decoder = Decoder(model, preprocessor, Generation(greedy=True, max_new_tokens=12), 2)
+    ((_, answer),) = next(decoder.answer([Asked(picture, "Alpha bravo?")]))
+    ids = torch.tensor([encode_question(preprocessor, "Alpha bravo?")])
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        pixel_values=preprocessor.pixels(open_picture(picture))[None],
+        generation_config=GenerationConfig(do_sample=False, max_new_tokens=12, eos_token_id=2, pad_token_id=0),
+    )
+    assert answer == preprocessor.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip()
