@@ -146,3 +146,12 @@ def test_other_layers_and_the_class_token_work(folder, tmp_path, changes, length
         generation_config=GenerationConfig(do_sample=False, max_new_tokens=12, eos_token_id=2, pad_token_id=0),
     )
     assert answer == preprocessor.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("size", [0, 5, 1000, -1])
+def test_weights_that_are_cut_off_are_named(folder, tmp_path, size):
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:size])
+    with pytest.raises(BadInput) as error:
+        llava.load_model(str(folder), torch.float32)
+    assert str(error.value) == f"{folder / 'model.safetensors'}: not readable as safetensors; is it cut off?"

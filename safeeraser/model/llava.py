@@ -6,12 +6,14 @@ import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -194,6 +196,8 @@ def load_model(
         model = LlavaForConditionalGeneration.from_pretrained(
             model_path, dtype=dtype, attn_implementation=attention, **options
         )
+    except SafetensorError:
+        raise BadInput(f"{_damaged(Path(model_path))}: not readable as safetensors; is it cut off?") from None
     except (OSError, ValueError, ImportError) as error:
         raise BadInput(f"model_path {model_path}: {str(error).strip().splitlines()[0]}") from None
     for module in model.modules():
@@ -202,3 +206,14 @@ def load_model(
             # that would go on with wrong gradients and only a warning.
             module.support_avx512bf16_for_cpu = False
     return model.requires_grad_(False) if options else model.requires_grad_(False).to(device)
+
+
+def _damaged(folder: Path) -> Path:
+    """The file of weights that cannot be opened, which the reader's error does not name."""
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except SafetensorError:
+            return file
+    return folder
