@@ -76,6 +76,7 @@ class Decoder:
     ) -> None:
         self.model, self.preprocessor = model, preprocessor
         self.generation, self.batch_size, self.agree, self.show = generation, batch_size, agree, show
+        self.context = model.config.text_config.max_position_embeddings  # tokens that it can tell the places of
         # The pictures whose beginnings have been read and may be asked about further, and the rows that hold them.
         self._pictures: list[Hashable | None] = []
         self._beginnings: Context | None = None
@@ -84,10 +85,15 @@ class Decoder:
     def answer(self, asked: Sequence[Asked]) -> Iterator[list[tuple[int, str | None]]]:
         """Answer every question; yields (index in `asked`, response) of those that have just ended.
 
-        A response is None where the model's output was not finite, as it may become in float16.
+        A response is None where the model's output was not finite, as it may become in float16, or where the prompt
+        fills its context.
         """
         self._pictures, self._beginnings = [], None
-        waiting = deque(self._rows(asked))
+        encode = functools.cache(functools.partial(encode_question, self.preprocessor))
+        prompts = [encode(one.question, picture=one.picture is not None) for one in asked]
+        if unread := [(number, None) for number, ids in enumerate(prompts) if len(ids) >= self.context]:
+            yield unread
+        waiting = deque(self._rows(asked, prompts))
         rows = _take(waiting, self.batch_size)
         context = self._begin(rows) if rows else None
         while rows:
@@ -108,13 +114,12 @@ class Decoder:
                 rows = [rows[place] for place in stay]
                 context = context.select(stay) if rows else None
 
-    def _rows(self, asked: Sequence[Asked]) -> list[_Row]:
-        """The questions in the order of their turns: picture by picture, the longest prompts first."""
-        encode = functools.cache(functools.partial(encode_question, self.preprocessor))
-        prompts = [encode(one.question, picture=one.picture is not None) for one in asked]
+    def _rows(self, asked: Sequence[Asked], prompts: Sequence[list[int]]) -> list[_Row]:
+        """The questions that fit, in the order of their turns: picture by picture, the longest prompts first."""
         numbers = defaultdict(list)
         for number, one in enumerate(asked):
-            numbers[one.picture].append(number)
+            if len(prompts[number]) < self.context:
+                numbers[one.picture].append(number)
         groups = []
         for picture, of_picture in numbers.items():
             several = [prompts[number] for number in of_picture]

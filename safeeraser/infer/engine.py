@@ -8,7 +8,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers import LlavaForConditionalGeneration
 
 from safeeraser.errors import BadInput
-from safeeraser.generation.decoder import Asked, Decoder
+from safeeraser.generation.decoder import Asked, Decoder, encode_question
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer.requests import Request, Unanswered, show
 from safeeraser.model import Preprocessor
@@ -60,7 +60,14 @@ class Engine:
     def _attempt(self, requests: list[Request]) -> Iterator[list[tuple[Request, str | Unanswered]]]:
         decoder = Decoder(self.model, self.preprocessor, self.generation, self.batch_size, show=show)
         for ended in decoder.answer([Asked(each.picture, each.question, each.key) for each in requests]):
-            yield [(requests[number], NOT_FINITE if text is None else text) for number, text in ended]
+            said = [(requests[number], text) for number, text in ended]
+            yield [(each, self._silence(each, decoder) if text is None else text) for each, text in said]
+
+    def _silence(self, request: Request, decoder: Decoder) -> Unanswered:
+        tokens = len(encode_question(self.preprocessor, request.question, picture=request.picture is not None))
+        if tokens < decoder.context:
+            return NOT_FINITE
+        return Unanswered(f"its prompt takes {tokens} tokens, and the model's context holds {decoder.context}")
 
     def _most(self) -> int:
         """Where to begin. A GPU says when its memory is full; on a CPU the system may end the process instead."""

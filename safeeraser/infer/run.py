@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import closing
 from importlib.metadata import version
@@ -194,12 +194,15 @@ def _note_nulls(output: Path, count: int) -> None:
 
 
 def _tell(options: Options, requests: list[Request], missing: dict[str, str]) -> None:
-    """Say which records lack responses, and why, if any do."""
+    """Say which records lack responses, and why, if any do; of a cause that lies in one question alone, which it is."""
     if not missing:
         return
-    lacking = [request for request in requests if request.key in missing]
-    for (record, reason), count in Counter((request.record, missing[request.key]) for request in lacking).items():
-        print(f"record {record}: {count} responses missing: {reason}", file=sys.stderr)
+    lacking, causes = [request for request in requests if request.key in missing], defaultdict(list)
+    for request in lacking:
+        causes[request.record, missing[request.key]].append(".".join(map(str, request.place[:-1])))
+    for (record, reason), fields in causes.items():
+        where = f", {fields[0]}" if len(set(fields)) == 1 else ""
+        print(f"record {record}{where}: {len(fields)} responses missing: {reason}", file=sys.stderr)
     print(
         f"error: {len(lacking)} of {len(requests)} responses are missing in {options.output_file}, where they are left "
         "null; once the causes above are mended, the same command fills them in",

@@ -80,6 +80,20 @@ def test_greedy_is_what_transformers_generates(model, preprocessor, asked):
         assert ours[one.key] == text
 
 
+def test_a_prompt_that_fills_the_context_is_not_read(model, preprocessor, asked, monkeypatch):
+    """Nor is anything else changed by it: the others on its picture are answered as they are without it."""
+    longest = max(len(encode_question(preprocessor, one.question)) for one in asked)
+    monkeypatch.setattr(model.config.text_config, "max_position_embeddings", longest)
+    fits = [len(encode_question(preprocessor, one.question)) < longest for one in asked]
+    generation = Generation(max_new_tokens=8)
+    given = answers(Decoder(model, preprocessor, generation, 4), asked)
+    fitting = [one for one, fit in zip(asked, fits, strict=True) if fit]
+    without = answers(Decoder(model, preprocessor, generation, 4), fitting)
+    assert len(without) < len(asked) and given == dict.fromkeys(given) | without
+    monkeypatch.setattr(model.config.text_config, "max_position_embeddings", longest + 1)
+    assert None not in answers(Decoder(model, preprocessor, generation, 4), asked).values()
+
+
 def test_without_a_picture_the_prompt_has_none(preprocessor):
     assert prompt("Why?", SYSTEM, picture=False) == prompt("Why?", SYSTEM).replace("<image>\n", "")
     ids = encode_question(preprocessor, "Why?", picture=False)

@@ -1,6 +1,7 @@
 """ckpt_infer.py on the tiny model: batches, interruption, what is recorded, and what is refused."""
 
 import json
+import re
 import shutil
 import signal
 import time
@@ -254,6 +255,26 @@ def test_a_missing_picture_leaves_its_responses_out(tmp_path, data):
     done = run("ckpt_infer", *GIVEN, "--eval_file", data, "--output_file", tmp_path / "p.json")
     assert done.returncode == 3
     assert "record 1: 4 responses missing: pdset/Sex/1.jpg: picture not found" in done.stderr
+
+
+def test_a_question_longer_than_the_context_is_named_and_the_rest_answered(tmp_path):
+    """20,000 words for 1,024 tokens, of which no memory would hold what lies between."""
+    long = record(1, "Sex")
+    long["unsafe_pairs"][2]["question"] = " ".join(["Zulu"] * 20_000)
+    data, out = write_dataset(tmp_path / "data", record(0), long), tmp_path / "p.json"
+    done = run("ckpt_infer", *GIVEN, "--eval_file", data, "--output_file", out)
+    assert done.returncode == 3
+    named, last = done.stderr.strip().splitlines()[-2:]
+    reason = r"its prompt takes \d{5} tokens, and the model's context holds 1024"
+    assert (
+        re.fullmatch(rf"record 1, unsafe_pairs\.2: 4 responses missing: {reason}", named) and "Zulu" not in done.stderr
+    )
+    assert last.startswith(f"error: 4 of 40 responses are missing in {out}")
+    _, second = json.loads(out.read_text("utf-8"))
+    fields = ("model_response1", "model_response2", "model_response3", "sd_response")
+    assert [[bool(pair[field]) for field in fields] for pair in second["unsafe_pairs"]] == [
+        [number != 2] * 4 for number in range(4)
+    ]
 
 
 def test_null_fields_are_told_where_they_are_written(tmp_path, data):

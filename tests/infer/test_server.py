@@ -130,7 +130,7 @@ def test_what_a_server_does_not_answer_is_listed_and_asked_again_next_time(serve
     done = infer(server.url, out, eval_file=data)
     assert done.returncode == 3
     *named, last = done.stderr.strip().splitlines()[-3:]
-    assert named == [f"record {number}: 1 responses missing: {reason}" for number in (0, 1)]
+    assert named == [f"record {number}, UnharmPair_text2: 1 responses missing: {reason}" for number in (0, 1)]
     assert last.startswith("error: 2 of 40 responses are missing in ") and "What" not in done.stderr
     assert [value["UnharmPair_text2"]["Prediction"] for value in read(out)] == [None, None]
     before, ill[0] = len(server.requests), False
