@@ -77,6 +77,8 @@ class Decoder:
         self.model, self.preprocessor = model, preprocessor
         self.generation, self.batch_size, self.agree, self.show = generation, batch_size, agree, show
         self.context = model.config.text_config.max_position_embeddings  # tokens that it can tell the places of
+        ends = model.generation_config.eos_token_id  # none, one or several
+        self._ends = {preprocessor.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
         # The pictures whose beginnings have been read and may be asked about further, and the rows that hold them.
         self._pictures: list[Hashable | None] = []
         self._beginnings: Context | None = None
@@ -167,9 +169,10 @@ class Decoder:
         for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
             if row.ended:
                 continue
-            row.response.append(token)
-            if token == tokenizer.eos_token_id or len(row.response) == self.generation.max_new_tokens:
-                row.ended = True
+            row.ended = token in self._ends or len(row.response) + 1 == self.generation.max_new_tokens
+            if token not in self._ends:  # which need not be a special one, that decoding leaves out
+                row.response.append(token)
+            if row.ended:
                 text = tokenizer.decode(row.response, skip_special_tokens=True).strip()
                 # What is not finite once stays so, in the row's own keys and values.
                 ended.append((row.number, text if logits[place].isfinite().all() else None))

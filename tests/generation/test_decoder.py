@@ -80,6 +80,20 @@ def test_greedy_is_what_transformers_generates(model, preprocessor, asked):
         assert ours[one.key] == text
 
 
+@pytest.mark.parametrize("several", [True, False])
+def test_each_of_a_models_ends_ends_a_response(model, preprocessor, asked, monkeypatch, several):
+    """Its own beside the tokenizer's, also one that is a word and no special token: what comes before it is given."""
+    tokenizer, generation = preprocessor.tokenizer, Generation(greedy=True, max_new_tokens=24)
+    whole = answers(Decoder(model, preprocessor, generation, 16), asked[:6])
+    said = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in whole.values()]
+    end = said[0][len(said[0]) // 2]
+    monkeypatch.setattr(model.generation_config, "eos_token_id", [tokenizer.eos_token_id, end] if several else end)
+    cut = answers(Decoder(model, preprocessor, generation, 16), asked[:6])
+    for key, ids in zip(whole, said, strict=True):
+        assert cut[key] == tokenizer.decode(ids[: ids.index(end)] if end in ids else ids).strip()
+    assert cut != whole
+
+
 def test_a_prompt_that_fills_the_context_is_not_read(model, preprocessor, asked, monkeypatch):
     """Nor is anything else changed by it: the others on its picture are answered as they are without it."""
     longest = max(len(encode_question(preprocessor, one.question)) for one in asked)
