@@ -104,7 +104,7 @@ def json_object(text: str) -> dict[str, Any]:
     """An argument type: a JSON object."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError("must be a JSON object")

@@ -171,6 +171,8 @@ def read_json(path: str | Path) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise BadInput(f"{path}: not valid JSON ({error.msg} at line {error.lineno}, column {error.colno})") from None
+    except RecursionError:
+        raise BadInput(f"{path}: JSON nested too deep to be read") from None
 
 
 def read_object(path: str | Path) -> dict[str, Any]:
@@ -199,9 +201,13 @@ def trained_settings(folder: Path) -> dict[str, Any] | None:
 
 
 def read_text(path: str | Path) -> str:
-    """Read a UTF-8 file. Raises `BadInput` if it is missing, a folder, unreadable or not text."""
+    """Read a UTF-8 file, less the mark that some editors begin one with.
+
+    Raises:
+        BadInput: it is missing, a folder, unreadable or not text.
+    """
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
     except UnicodeDecodeError:
@@ -220,6 +226,8 @@ def read_json_lines(path: str | Path) -> list[Any]:
                 values.append(json.loads(line))
             except json.JSONDecodeError as error:
                 raise BadInput(f"{path}: line {number} is not valid JSON ({error.msg})") from None
+            except RecursionError:
+                raise BadInput(f"{path}: line {number} is JSON nested too deep to be read") from None
     return values
 
 

@@ -22,6 +22,7 @@ from safeeraser.benchmark.files import (
     write_whole,
     write_whole_folder,
 )
+from safeeraser.benchmark.records import read_raw
 from safeeraser.errors import BadInput
 from safeeraser.score.options import Options
 
@@ -104,6 +105,7 @@ def test_bytes_are_written_as_they_are(tmp_path):
         (None, "x.json: no such file"),
         (b"\xff\xfe\x00", "x.json: not a UTF-8 text file"),
         (b'[{"a": 1},\n {"b": ', "x.json: not valid JSON (Expecting value at line 2, column 8)"),
+        (b"[" * 100_000 + b"]" * 100_000, "x.json: JSON nested too deep to be read"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path, content, says):
@@ -127,6 +129,19 @@ def test_json_lines_skip_blank_lines_and_name_a_bad_one(tmp_path):
     path.write_text('{"a": 1}\n\n{"a": \n')
     with pytest.raises(BadInput, match=r"x\.jsonl: line 3 is not valid JSON"):
         read_json_lines(path)
+
+
+def test_a_line_nested_too_deep_is_named(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"a": 1}\n' + '{"a":' * 100_000 + "1" + "}" * 100_000)
+    with pytest.raises(BadInput, match=r"x\.jsonl: line 2 is JSON nested too deep"):
+        read_json_lines(tmp_path / "x.jsonl")
+
+
+@pytest.mark.parametrize("text", ['[{"a": "ü"}]', '{"a": "ü"}\n{"a": "\ufeff"}\n'])
+def test_a_mark_at_the_beginning_is_no_part_of_the_text(tmp_path, text):
+    """Editors on Windows write one; elsewhere in the text it is a character like any other."""
+    (tmp_path / "x.json").write_text(text, encoding="utf-8-sig")
+    assert read_text(tmp_path / "x.json") == text and read_raw(tmp_path / "x.json")[0] == {"a": "ü"}
 
 
 def test_json_lines_end_at_newlines_alone(tmp_path):

@@ -219,6 +219,10 @@ def test_a_server_that_does_not_sample_is_told(serve, tmp_path, caplog):
             "--extra_body: must be a JSON obj",
         ),
         (
+            ["--backend", "openai", "--base_url", "http://h/v1", "--extra_body", "[" * 100_000],
+            "--extra_body: must be a JSON obj",
+        ),
+        (
             ["--backend", "openai", "--base_url", "http://h/v1", "--checkpoint_path", RECORDED],
             "--checkpoint_path: a server holds its model whole; 'python -m safeeraser.model merge ADAPTER FOLDER'",
         ),
