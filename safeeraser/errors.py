@@ -1,5 +1,6 @@
 """How a command of this project fails: bad input is one clear line and exit code 2."""
 
+import errno
 import functools
 import sys
 from collections.abc import Callable, Iterable
@@ -19,7 +20,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def command(main: Callable[..., int | None]) -> Callable[..., None]:
-    """Wrap a command's main function: `BadInput` prints one line and exits 2, Ctrl-C exits 130."""
+    """Wrap a command's main function: `BadInput`, or too long a path, prints one line and exits 2, Ctrl-C exits 130."""
 
     @functools.wraps(main)
     def run(*args, **kwargs) -> None:
@@ -27,6 +28,11 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
             code = main(*args, **kwargs)
         except BadInput as error:
             sys.exit(_fail(str(error), 2))
+        except OSError as error:
+            # Wherever a path is first looked at: it would be much to ask that each of those places thinks of it.
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            sys.exit(_fail(f"{error.filename}: {error.strerror}", 2))
         except KeyboardInterrupt:
             sys.exit(_fail("interrupted; what was finished is kept", 130))
         sys.exit(code or 0)

@@ -1,5 +1,6 @@
 """Finding and opening the benchmark's pictures."""
 
+from os.path import isfile
 from pathlib import Path
 
 from PIL import Image
@@ -11,7 +12,7 @@ from safeeraser.errors import BadInput
 def find_picture(name: str, data_path: Path) -> Path | None:
     """Where the picture `name` lies: tried from the working directory, the data file's folder and that one's parent."""
     for folder in (Path(), data_path.parent, data_path.parent.parent):
-        if (folder / name).is_file():
+        if isfile(folder / name):  # False, unlike a path's own method, also for a name that no disk can hold
             return folder / name
     return None
 

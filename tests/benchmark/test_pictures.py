@@ -43,6 +43,13 @@ def test_a_folder_of_that_name_is_no_picture(tmp_path):
     assert find_picture("img/1.jpg", tmp_path / "all_train.json") is None
 
 
+@pytest.mark.parametrize("name", ["n" * 300 + ".jpg", "abcd/" * 1000 + "1.jpg", "nul\0.jpg"])
+def test_a_name_that_no_disk_can_hold_is_no_picture(tmp_path, name):
+    assert find_picture(name, tmp_path / "all_train.json") is None
+    with pytest.raises(BadInput, match="picture cannot be decoded"):
+        open_picture(tmp_path / name)
+
+
 def test_a_missing_picture_is_named_by_record_and_key(tmp_path):
     data = read_records(write_json(tmp_path / "d.json", [record(0), record(1, "Sex")]))
     with pytest.raises(BadInput) as error:
