@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import io
 import json
@@ -136,7 +137,9 @@ def _neighbour(place: Path) -> Path:
 def write_whole_folder(path: Path) -> Iterator[Path]:
     """A temporary neighbour of `path` to fill; on success it becomes `path`, where nothing may then be.
 
-    A symbolic link at `path` stays, and leads to the folder.
+    A symbolic link at `path` stays, and leads to the folder. What a run that was killed had filled so far is removed:
+    nobody holds it any more. It would take room, and in a container, where processes have the same numbers from one
+    start to the next, be in the way.
 
     Raises:
         BadInput: the disk does not take it.
@@ -144,12 +147,18 @@ def write_whole_folder(path: Path) -> Iterator[Path]:
     temporary = None
     try:
         place = _followed(path)
+        for left in place.parent.glob(f".{glob.escape(place.name)}.[0-9]*.tmp"):
+            with contextlib.suppress(Busy), held(left, str(path)):
+                shutil.rmtree(left, ignore_errors=True)
         temporary = _neighbour(place)
         temporary.mkdir(parents=True)
-        yield temporary
-        for file in filter(Path.is_file, temporary.rglob("*")):
-            file.chmod(temporary.stat().st_mode & 0o666)  # some libraries write files that only their owner can read
-        os.rename(temporary, place)
+        with held(temporary, str(path)):
+            yield temporary
+            for file in filter(Path.is_file, temporary.rglob("*")):
+                file.chmod(temporary.stat().st_mode & 0o666)  # some libraries write what only its owner can read
+                with open(file, "rb") as handle:
+                    os.fsync(handle.fileno())  # else a machine that goes down may leave the name and not the content
+            os.rename(temporary, place)
     except OSError as error:
         raise BadInput(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:

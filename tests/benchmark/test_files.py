@@ -93,6 +93,47 @@ def test_a_failure_while_filling_a_folder_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+FILLS = """
+import sys
+from pathlib import Path
+from safeeraser.benchmark.files import write_whole_folder
+with write_whole_folder(Path(sys.argv[1])) as folder:
+    (folder / "half").write_text("1")
+    print(folder.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def filling(tmp_path):
+    """Another process in the middle of filling `tmp_path / "folder"`, and what it fills until then."""
+    command = [sys.executable, "-c", FILLS, tmp_path / "folder"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process, tmp_path / process.stdout.readline().strip()
+        process.kill()
+
+
+def test_what_a_killed_run_had_filled_is_removed_and_in_nobodys_way(tmp_path, filling):
+    """Also where it had the number of this process, as in a container that is started again."""
+    process, left = filling
+    process.kill()
+    process.wait()
+    assert [path.name for path in tmp_path.iterdir()] == [left.name], "nothing is there under the folder's own name"
+    left.rename(tmp_path / f".folder.{os.getpid()}.tmp")
+    with write_whole_folder(tmp_path / "folder") as folder:
+        (folder / "a").write_text("1")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["a"]
+
+
+def test_what_another_run_is_filling_stays(tmp_path, filling):
+    _, theirs = filling
+    (tmp_path / ".folder.notes.tmp").mkdir()
+    with write_whole_folder(tmp_path / "folder") as folder:
+        (folder / "a").write_text("1")
+    assert (theirs / "half").read_text() == "1" and (tmp_path / ".folder.notes.tmp").is_dir()
+
+
 def test_bytes_are_written_as_they_are(tmp_path):
     with write_whole(tmp_path / "picture", "wb") as handle:
         handle.write(b"\x00\r\n\xff")
