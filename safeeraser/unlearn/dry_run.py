@@ -24,7 +24,6 @@ from safeeraser.unlearn.memory import MicroStep, Part, Setup, memory
 from safeeraser.unlearn.methods import Method
 from safeeraser.unlearn.plan import Step
 from safeeraser.unlearn.settings import Settings
-from safeeraser.unlearn.stop import Guard
 from safeeraser.unlearn.trained import equip
 from safeeraser.unlearn.views import Item
 
@@ -51,20 +50,13 @@ def dry_run(settings: Settings, job: Job) -> None:
     model = outline(settings, config, dtype)
     if settings.init_adapter:
         llava.check_adapter(model, llava.read_adapter(settings.init_adapter), settings.init_adapter)
-    setup = Setup(
-        job.engine,
-        settings.model_family.parts,
-        dtype,
-        quantization=settings.quantization,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        keeps_copies=Guard(settings.stop, settings.method).active,
-    )
+    setup = Setup(settings, job.engine, dtype)
     show(
         f"Dry run: {settings.method.name}, recipe {settings.recipe.name}, {settings.model_path}",
         count_table(job),
         step_table(settings, job, step),
         parameter_table(count_parameters(model, settings)),
-        memory_table(memory(model, setup, settings.method, step), setup),
+        memory_table(memory(model, setup, step), setup),
         "The memory is an estimate: CUDA and its libraries take about 1 GiB more, and fragmentation some.",
     )
     if settings.dtype == "auto" and dtype is torch.float32:
@@ -174,7 +166,7 @@ def largest_step(settings: Settings, sizes: Sequence[Mapping[str, Size]]) -> Mic
     steps = [reads[start : start + items] for start in range(0, len(reads), items)]
     terms = {name: max(sum(read[name] for read in step) for step in steps) for name in method.terms}
     length = max(tokens for item in sizes for tokens, _ in item.values())
-    return MicroStep(items, items * len(method.views), length, terms)
+    return MicroStep(items * len(method.views), length, terms)
 
 
 def worst_step(settings: Settings, config: LlavaConfig) -> MicroStep:
