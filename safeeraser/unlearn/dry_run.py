@@ -1,7 +1,7 @@
 """The dry run: what a run would do and need, told without weights and before anything is written."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from safeeraser.errors import BadInput
 from safeeraser.unlearn.batch import PlanDataset
 from safeeraser.unlearn.engine import DTYPE_OF, Engine
 from safeeraser.unlearn.job import Job
-from safeeraser.unlearn.memory import MicroStep, Part, Setup, memory
+from safeeraser.unlearn.memory import MicroStep, Setup, memory
 from safeeraser.unlearn.methods import Method
 from safeeraser.unlearn.plan import Step
 from safeeraser.unlearn.settings import Settings
@@ -48,15 +48,18 @@ def dry_run(settings: Settings, job: Job) -> None:
         step = worst_step(settings, config)
     dtype = choose_dtype(settings, job.engine)
     model = outline(settings, config, dtype)
+    parameters = count_parameters(model, settings)
     if settings.init_adapter:
         llava.check_adapter(model, llava.read_adapter(settings.init_adapter), settings.init_adapter)
-    setup = Setup(settings, job.engine, dtype)
+    parts = memory(model, Setup(settings, job.engine, dtype), step)
+    unit, size = ("GiB", 2**30) if sum(part.device for part in parts) >= 2**30 else ("MiB", 2**20)
+    sizes = {part.name: (part.device / size, part.cpu / size) for part in parts}
+    title = f"memory of each process ({job.engine.name}, {str(dtype).removeprefix('torch.')})"
     show(
         f"Dry run: {settings.method.name}, recipe {settings.recipe.name}, {settings.model_path}",
-        count_table(job),
-        step_table(settings, job, step),
-        parameter_table(count_parameters(model, settings)),
-        memory_table(memory(model, setup, step), setup),
+        table(("data and steps", ""), counts(settings, job, step), "{:,}"),
+        table(("parameters", "trained", "frozen"), parameters, "{:,}"),
+        table((title, f"device, {unit}", f"CPU, {unit}"), sizes, "{:.2f}"),
         "The memory is an estimate: CUDA and its libraries take about 1 GiB more, and fragmentation some.",
     )
     if settings.dtype == "auto" and dtype is torch.float32:
@@ -113,7 +116,6 @@ def outline(settings: Settings, config: LlavaConfig, dtype: torch.dtype) -> Peft
 def count_parameters(model: PeftModel, settings: Settings) -> dict[str, tuple[int, int]]:
     """Trained and frozen parameters of each part. What is trained whole is there twice: KL needs it untouched."""
     parts = settings.model_family.parts
-    trained = llava.trained_parameters(model, parts)
     signs = {
         "LoRA": ".lora_",
         "projector": f".{parts.projector}.",
@@ -121,11 +123,11 @@ def count_parameters(model: PeftModel, settings: Settings) -> dict[str, tuple[in
         "language model": f".{parts.language_model}.",
         "head": "",
     }
-    frozen = dict.fromkeys(signs, 0)
+    counts = {part: [0, 0] for part in signs}
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            frozen[next(part for part, sign in signs.items() if sign in name)] += parameter.numel()
-    return {part: (trained.get(part.replace(" ", "_"), 0), frozen[part]) for part in signs}
+        part = next(part for part, sign in signs.items() if sign in name)
+        counts[part][not parameter.requires_grad] += parameter.numel()
+    return {part: (trained, frozen) for part, (trained, frozen) in counts.items()}
 
 
 def conversation_sizes(dataset: PlanDataset) -> list[dict[str, Size]]:
@@ -186,47 +188,23 @@ def positions_read(method: Method, item: Mapping[str, Size]) -> dict[str, int]:
     }
 
 
-def count_table(job: Job) -> Table:
-    """How much data there is, and how many items of it the plan takes."""
-    pictures = {item.picture for view in job.items.values() for item in view}
-    rows = {"records": len(job.data.records), "pictures": len(pictures)}
-    rows |= {f"{view} items": len(items) for view, items in job.items.items()}
-    rows |= {"refusals": len(job.refusals)} if job.refusals else {}
-    rows |= {"items of the plan": len(job.plan)}
-    return _table(("data", ""), ([name, _count(count)] for name, count in rows.items()))
-
-
-def step_table(settings: Settings, job: Job, step: MicroStep) -> Table:
-    """How long the run is, and how large its largest micro-step."""
+def counts(settings: Settings, job: Job, step: MicroStep) -> dict[str, tuple[int]]:
+    """How much data there is, how long the run is, and how large its largest micro-step."""
     rows = {
+        "records": len(job.data.records),
+        "pictures": len({item.picture for view in job.items.values() for item in view}),
+        **{f"{view} items": len(items) for view, items in job.items.items()},
+        "refusals": len(job.refusals),
+        "items of the plan": len(job.plan),
         "optimizer steps": job.schedule.steps,
         "of them warm-up": job.schedule.warmup,
         "processes": job.engine.processes,
         "micro-steps a step, each process": settings.gradient_accumulation_steps,
         "rows a micro-step": step.rows,
         "tokens of the longest row": step.length,
+        **{f"positions that {name} reads": count for name, count in step.terms.items()},
     }
-    rows |= {f"positions that {name} reads": count for name, count in step.terms.items()}
-    return _table(("steps", ""), ([name, _count(count)] for name, count in rows.items()))
-
-
-def parameter_table(counts: Mapping[str, tuple[int, int]]) -> Table:
-    """Trained and frozen parameters of each part."""
-    trained, frozen = zip(*counts.values(), strict=True)
-    rows = counts | {"total": (sum(trained), sum(frozen))}
-    return _table(("parameters", "trained", "frozen"), ([name, *map(_count, row)] for name, row in rows.items()))
-
-
-def memory_table(parts: Sequence[Part], setup: Setup) -> Table:
-    """The memory of each process, by part."""
-    total = Part("total", sum(part.device for part in parts), sum(part.cpu for part in parts))
-    unit, size = ("GiB", 2**30) if total.device >= 2**30 else ("MiB", 2**20)
-    dtype = str(setup.dtype).removeprefix("torch.")
-    rows = (
-        [part.name, *(f"{value / size:.2f}" if value else "" for value in (part.device, part.cpu))]
-        for part in (*parts, total)
-    )
-    return _table((f"memory of each process ({setup.engine.name}, {dtype})", f"device, {unit}", f"CPU, {unit}"), rows)
+    return {name: (count,) for name, count in rows.items()}
 
 
 def show(*parts: str | Table) -> None:
@@ -236,14 +214,13 @@ def show(*parts: str | Table) -> None:
         console.print(part, soft_wrap=isinstance(part, str))
 
 
-def _count(number: int) -> str:
-    return f"{number:,}" if number else ""
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    table = Table(*head, box=SIMPLE_HEAD)
-    for column in table.columns[1:]:
+def table(head: Sequence[str], rows: Mapping[str, Sequence[float]], number: str) -> Table:
+    """Named rows of numbers, each written as `number` says; several columns of them are summed up in a last row."""
+    if len(head) > 2:
+        rows = {**rows, "total": [sum(column) for column in zip(*rows.values(), strict=True)]}
+    drawn = Table(*head, box=SIMPLE_HEAD)
+    for column in drawn.columns[1:]:
         column.justify = "right"
-    for row in rows:
-        table.add_row(*row)
-    return table
+    for name, values in rows.items():
+        drawn.add_row(name, *(number.format(value) if value else "" for value in values))
+    return drawn
