@@ -6,6 +6,7 @@ One process, float32, on the CPU, without dropout (a GPU's takes less than a CPU
 allocator had given out at any time of the training, and the weights.
 """
 
+import gc
 import os
 import shutil
 import tempfile
@@ -54,16 +55,18 @@ def measure(read: Settings) -> tuple[list[Part], int, int]:
     parts = memory(imagined, Setup(read, engine, torch.float32), step)
 
     arguments = run.training_arguments(read, engine, Schedule(2, 0))
-    model = run.load_model(read, engine, arguments, dataset)
+    model, reference = run.load_model(read, engine, arguments, dataset)
     trainer = UnlearnTrainer(
         method=read.method,
         stop=read.stop,
+        reference=reference,
         model=model,
         args=arguments,
         train_dataset=dataset,
         data_collator=run.collator(read, dataset),
     )
-    weights = sum(parameter.nbytes for parameter in model.parameters())
+    weights = sum(parameter.nbytes for held in (model, reference) if held for parameter in held.parameters())
+    gc.collect()  # what an earlier case left would be freed meanwhile, and subtracted
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         trainer.train()
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import get_session, httpx
-from peft import PeftModel
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 from transformers import AutoModelForImageTextToText, LlavaConfig
 
 from safeeraser import model as llava
@@ -105,15 +105,15 @@ def choose_dtype(settings: Settings, engine: Engine) -> torch.dtype:
     return llava.choose_dtype(name or settings.dtype)
 
 
-def outline(settings: Settings, config: LlavaConfig, dtype: torch.dtype) -> PeftModel:
-    """The model with its adapter on the meta device: names and shapes, no contents."""
+def outline(settings: Settings, config: LlavaConfig, dtype: torch.dtype) -> nn.Module:
+    """The model with its adapter, if it is to have one, on the meta device: names and shapes, no contents."""
     attention = "eager" if settings.attention == "eager" else "sdpa"
     with torch.device("meta"):
         base = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
         return equip(base.requires_grad_(False), settings)
 
 
-def count_parameters(model: PeftModel, settings: Settings) -> dict[str, tuple[int, int]]:
+def count_parameters(model: nn.Module, settings: Settings) -> dict[str, tuple[int, int]]:
     """Trained and frozen parameters of each part. What is trained whole is there twice: KL needs it untouched."""
     parts = settings.model_family.parts
     signs = {

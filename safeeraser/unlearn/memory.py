@@ -48,7 +48,6 @@ class Setup:
     settings: Settings
     engine: Engine
     dtype: torch.dtype
-    reference_copy: bool = False  # a second model, whole on each process, where no adapter can be switched off
 
     @property
     def width(self) -> int:
@@ -88,9 +87,9 @@ def memory(model: nn.Module, setup: Setup, step: MicroStep) -> list[Part]:
                 parameter.data = parameter.data.to(dtype)
         kept = kept_bytes(model, setup, step)
         if settings.gradient_checkpointing:
-            layer += kept / text.num_hidden_layers
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-            kept = kept_bytes(model, setup, step)
+            whole, kept = kept, kept_bytes(model, setup, step)
+            layer += (whole - kept) / text.num_hidden_layers  # what is spared comes back, a layer at a time
     moment = max(losses, layer)  # of the backward pass; when a layer is at work, the losses are done
     return [*parts, Part("activations kept for the backward pass", kept), Part("losses, or a layer at work", moment)]
 
@@ -109,9 +108,10 @@ def held(model: nn.Module, setup: Setup) -> list[Part]:
     ZeRO-3 keeps gathered what it will soon need again, up to its bound. FSDP keeps all that is no layer of the language
     model, and gathers the next layer while one works.
     """
-    engine, width, nf4 = setup.engine, setup.width, setup.settings.quantization == "nf4"
+    settings, engine, width = setup.settings, setup.engine, setup.width
+    nf4 = settings.quantization == "nf4"
     zero3, fsdp = engine.name == "zero3", engine.name == "fsdp"
-    weights, layers = dict(model.named_parameters()), f".{setup.settings.model_family.parts.language_model}.layers."
+    weights, layers = dict(model.named_parameters()), f".{settings.model_family.parts.language_model}.layers."
     trained = sum(weight.numel() for weight in weights.values() if weight.requires_grad)
     frozen = sum(
         weight.numel() * (NF4 if nf4 and layers in name and weight.dim() == 2 else weight.itemsize)
@@ -129,16 +129,17 @@ def held(model: nn.Module, setup: Setup) -> list[Part]:
     if engine.offload_optimizer:
         state += 4 + (0 if zero3 else width)  # the gradient in float32; the weights on their way back
     moved = engine.offload_optimizer or (fsdp and engine.offload_weights)  # FSDP's offloading is of all that it shards
-    copies = 2 if Guard(setup.settings.stop, setup.settings.method).active else 0
+    copies = 2 if Guard(settings.stop, settings.method).active else 0
+    second = everything if settings.adapter is None and settings.method.needs_reference else 0
     parts = (  # name, bytes, whether sharded, whether in CPU memory
         ("frozen weights", frozen, engine.shards_weights, engine.offload_weights),
         ("trained weights", trained * width, engine.shards_weights, engine.offload_weights),
-        ("the untouched model", setup.reference_copy * everything * setup.dtype.itemsize, False, False),
+        ("the untouched model", second * setup.dtype.itemsize, False, False),
         ("weights gathered for the layers at work", gathered * setup.dtype.itemsize, False, False),
         ("gradients", trained * width, engine.shards_gradients, moved and engine.shards_gradients),
         ("gradient bucket", bucket * width, False, False),
         ("optimizer state", trained * state, engine.shards_optimizer, moved),
-        ("last good adapter, and the one before", copies * trained * width, fsdp, True),
+        ("last good weights, and those before", copies * trained * width, fsdp, True),
     )
     return [
         Part(name, **{"cpu" if off else "device": size / (engine.processes if sharded else 1)})
