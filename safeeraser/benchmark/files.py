@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).resolve().parents[1]
 # The pages of settings: a wheel puts them into the package; in a checkout they lie beside it.
 CONFIG = PACKAGE / "config" if (PACKAGE / "config").is_dir() else PACKAGE.parent / "config"
-RUN_FILE = "run.json"  # in an adapter's folder: the settings it was trained with
+RUN_FILE = "run.json"  # in the folder of an adapter, a checkpoint or a merged model: what it was made with and of
 UNWRITABLE = {stat.S_IFDIR: "folder", stat.S_IFSOCK: "socket", stat.S_IFBLK: "block device"}
 
 
@@ -192,20 +192,25 @@ def read_object(path: str | Path) -> dict[str, Any]:
     return value
 
 
+def run_of(folder: Path) -> dict[str, Any]:
+    """What the `run.json` in a folder tells; nothing where there is none. Raises `BadInput` if it holds no object."""
+    file = folder / RUN_FILE
+    return read_object(file) if file.is_file() else {}
+
+
 def trained_settings(folder: Path) -> dict[str, Any] | None:
     """The settings that an adapter, or the one merged into a model, was trained with; None where its folder is silent.
 
     Raises:
         BadInput: what its `run.json` tells is no run's.
     """
-    file = folder / RUN_FILE
-    told = read_object(file) if file.is_file() else {}
+    told = run_of(folder)
     if "settings" not in told:
         return None
     settings = told["settings"]
     method = settings.get("forget_loss") if isinstance(settings, dict) else None
     if not isinstance(method, dict) or "name" not in method or "recipe" not in settings:
-        raise BadInput(f"{file}: settings: not those of a run of forget.py")
+        raise BadInput(f"{folder / RUN_FILE}: settings: not those of a run of forget.py")
     return settings
 
 

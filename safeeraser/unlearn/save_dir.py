@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers.trainer_utils import get_last_checkpoint
 
-from safeeraser.benchmark.files import RUN_FILE, held, read_json
+from safeeraser.benchmark.files import RUN_FILE, held, read_json, run_of
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.settings import Settings
@@ -13,6 +13,7 @@ from safeeraser.unlearn.settings import Settings
 # What a resumed run may change: nothing that decides the result.
 FREE_ON_RESUME = {"resume_from_checkpoint", "overwrite_dir", "workers", "save_steps", "save_total_limit", "save_model"}
 FREE_ON_RESUME |= {"save_dir", "report_to", "probe_every", "probe", "dry_run", "engine", "tables", "model_family"}
+FREE_ON_RESUME |= {"allow_other_base"}  # the bases are compared by their weights
 
 
 def find_checkpoint(settings: Settings, engine: Engine) -> str | None:
@@ -30,9 +31,9 @@ def find_checkpoint(settings: Settings, engine: Engine) -> str | None:
     folder = Path(wanted).resolve()
     if not (folder / "trainer_state.json").is_file():
         raise BadInput(f"resume_from_checkpoint={wanted}: no checkpoint there (it would hold trainer_state.json)")
-    if not (folder.parent / RUN_FILE).is_file():
-        raise BadInput(f"resume_from_checkpoint={wanted}: no {RUN_FILE} beside it tells which run it belongs to")
-    if difference := _difference(settings, engine, read_json(folder.parent / RUN_FILE)):
+    if not (earlier := run_of(folder) or run_of(folder.parent)):
+        raise BadInput(f"resume_from_checkpoint={wanted}: no {RUN_FILE} in or beside it tells which run it belongs to")
+    if difference := _difference(settings, engine, earlier):
         raise BadInput(f"resume_from_checkpoint={wanted}: a checkpoint of another run, which has another {difference}")
     return str(folder)
 
@@ -59,8 +60,7 @@ def check_save_dir(settings: Settings, engine: Engine) -> None:
 
 def finished(settings: Settings) -> str | None:
     """When the run that is to be resumed was finished; None if it was not."""
-    file = settings.save_dir / RUN_FILE
-    return read_json(file).get("finished") if settings.resume_from_checkpoint and file.is_file() else None
+    return run_of(settings.save_dir).get("finished") if settings.resume_from_checkpoint else None
 
 
 def _difference(settings: Settings, engine: Engine, earlier: dict[str, Any]) -> str | None:

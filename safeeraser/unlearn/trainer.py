@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from safeeraser.benchmark.files import append_json_line, keep_json_lines
+from safeeraser.benchmark.files import RUN_FILE, append_json_line, keep_json_lines
 from safeeraser.unlearn.methods import Method
 from safeeraser.unlearn.probe import PROBE_LOG
 from safeeraser.unlearn.record import TRAIN_LOG
@@ -125,7 +125,9 @@ class UnlearnTrainer(Trainer):
         try:
             super()._save_checkpoint(model, trial)
             if self.is_world_process_zero():
-                self.guard.save(staging / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+                folder = staging / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+                self.guard.save(folder)
+                shutil.copy(run_dir / RUN_FILE, folder)  # what tells of an adapter tells of this one too
         finally:
             self.args.output_dir = str(run_dir)
         self.accelerator.wait_for_everyone()

@@ -161,9 +161,9 @@ def test_a_checkpoint_of_another_run(earlier, tmp_path, more, says):
 
 
 def test_a_checkpoint_that_does_not_tell_whose_it_is(earlier, tmp_path):
-    shutil.copytree(earlier / "checkpoint-1", tmp_path / "checkpoint-1")
+    shutil.copytree(earlier / "checkpoint-1", tmp_path / "checkpoint-1", ignore=shutil.ignore_patterns("run.json"))
     named = f"resume_from_checkpoint={tmp_path / 'checkpoint-1'}"
-    refused(tmp_path, "forget", *GIVEN, f"save_dir={tmp_path / 'new'}", named, says="no run.json beside it")
+    refused(tmp_path, "forget", *GIVEN, f"save_dir={tmp_path / 'new'}", named, says="no run.json in or beside it")
 
 
 def test_a_finished_run_is_passed_over(earlier, tmp_path):
