@@ -44,6 +44,7 @@ def subject(add: Callable) -> None:
     add("action", nargs="?", type=one_of("action", ACTIONS), default="all", help=f"{', '.join(ACTIONS)} (default: all)")
     add("--checkpoint_path", type=Path, required=True, metavar="ADAPTER", help="the adapter, a PEFT folder")
     add("--model_path", help="its base model (default: the one that the adapter's folder names)")
+    add("--allow_other_base", action="store_true", help="also if it was trained on other weights than that model's")
     add("--dry_run", action="store_true", help="print how many responses it would take, and stop")
 
 
@@ -144,6 +145,7 @@ def main() -> int:
             generation=Generation(max_new_tokens=given.max_new_tokens, seed=given.seed),
             batch_size=given.batch_size,
             dtype=given.dtype,
+            allow_other_base=given.allow_other_base,
             judging=judging,
             max_failed=given.max_failed,
             max_blank=given.max_blank,

@@ -57,6 +57,11 @@ def files(add: Callable) -> None:
         default=256,
         help="scaling of a checkpoint.pt, which does not say its own (default: %(default)s)",
     )
+    add(
+        "--allow_other_base",
+        action="store_true",
+        help="local: also if the checkpoint was trained on other weights than the model's",
+    )
     add("--overwrite", action="store_true", help="replace an output file that exists")
 
 
@@ -186,6 +191,7 @@ def main() -> int:
             base_url=given.base_url,
             concurrency=given.concurrency,
             extra_body=given.extra_body,
+            allow_other_base=given.allow_other_base,
             overwrite=given.overwrite,
         )
     )

@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -13,6 +14,7 @@ from unittest.mock import patch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -150,3 +152,12 @@ def llama_tokenizer() -> PreTrainedTokenizerFast:
     )
     tokenizer.add_tokens(["<image>", "<pad>"], special_tokens=True)  # 32000 and 32001, as LLaVA-1.5 numbers them
     return tokenizer
+
+
+def other_base(folder: Path) -> Path:
+    """A model of the same shapes as `MODEL` that was trained a little differently."""
+    shutil.copytree(MODEL, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["language_model.model.layers.1.mlp.up_proj.weight"] += 0.01
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder

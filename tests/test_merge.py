@@ -78,7 +78,7 @@ def test_its_processor_makes_of_a_chat_what_inference_asks(merged, load):
 def test_a_template_of_the_base_models_own_is_replaced(merged, adapter, tmp_path):
     base = shutil.copytree(merged, tmp_path / "base")
     (base / "chat_template.jinja").write_text(ANOTHER)
-    llava.merge(adapter, tmp_path / "out", model_path=str(base))
+    llava.merge(adapter, tmp_path / "out", model_path=str(base), allow_other_base=True)
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == CHAT_TEMPLATE
     assert AutoProcessor.from_pretrained(tmp_path / "out").tokenizer.chat_template == CHAT_TEMPLATE
 
@@ -97,7 +97,7 @@ def test_a_merge_into_16_bits_rounds_each_weight_once(merged, adapter, tmp_path,
 
 def test_auto_is_the_dtype_in_which_the_base_model_is_stored(adapter, tmp_path):
     llava.merge(adapter, tmp_path / "half", dtype="float16")
-    llava.merge(adapter, tmp_path / "again", model_path=str(tmp_path / "half"))
+    llava.merge(adapter, tmp_path / "again", model_path=str(tmp_path / "half"), allow_other_base=True)
     for name in ("half", "again"):
         assert json.loads((tmp_path / name / "config.json").read_text())["dtype"] == "float16"
         assert {value.dtype for value in load_file(tmp_path / name / "model.safetensors").values()} == {torch.float16}
@@ -105,9 +105,8 @@ def test_auto_is_the_dtype_in_which_the_base_model_is_stored(adapter, tmp_path):
 
 def test_what_it_was_made_of_is_recorded(merged, adapter, tmp_path):
     told = {"adapter": str(CHECKPOINT), "adapter_sha256": sha256(CHECKPOINT), "lora_alpha": 256}
-    assert json.loads((merged / "run.json").read_text()) == {
-        "merged": {**told, "model_path": str(MODEL), "dtype": "float32"}
-    }
+    told |= {"model_path": str(MODEL), "base": llava.fingerprint(str(MODEL))["weights"], "dtype": "float32"}
+    assert json.loads((merged / "run.json").read_text()) == {"parents": [], "merged": told}
     (adapter / "run.json").write_text(json.dumps({"settings": {"seed": 1}}))
     llava.merge(adapter, tmp_path / "out")
     run = json.loads((tmp_path / "out" / "run.json").read_text())
@@ -120,9 +119,9 @@ def test_a_copy_holds_the_base_models_weights_under_the_same_template(monkeypatc
     (base / "chat_template.jinja").write_text(ANOTHER)
     code, said = run(monkeypatch, capsys, "copy", base, tmp_path / "out")
     assert code == 0 and said.out.startswith(f"done: {tmp_path / 'out'}")
-    assert json.loads((tmp_path / "out" / "run.json").read_text()) == {
-        "copied": {"model_path": str(base), "dtype": "float32"}
-    }
+    made_of = json.loads((merged / "run.json").read_text())  # what is known of the model goes along
+    copied = {"model_path": str(base), "dtype": "float32"}
+    assert json.loads((tmp_path / "out" / "run.json").read_text()) == made_of | {"copied": copied}
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == CHAT_TEMPLATE
     wanted, found = (load_file(folder / "model.safetensors") for folder in (base, tmp_path / "out"))
     assert wanted.keys() == found.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)

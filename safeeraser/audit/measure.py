@@ -81,6 +81,7 @@ def answer(point: Point, predictions: Path, options: Options) -> None:
             adapter_scale=point.scale,
             quantization=point.quantization,
             attack=point.attack,
+            allow_other_base=options.allow_other_base,
             # What another version of the attack has finished or begun is replaced.
             overwrite=earlier.get("attack_code") != point.attack_code,
         )

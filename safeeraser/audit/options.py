@@ -36,6 +36,7 @@ class Options:
     max_blank: float = 0.01
     batch_size: int | None = None
     dtype: str = "auto"
+    allow_other_base: bool = False
 
     @property
     def folder(self) -> Path:
@@ -56,6 +57,11 @@ class Options:
     def trained(self) -> dict[str, Any] | None:
         """The settings that the adapter was trained with, where its folder tells."""
         return trained_settings(self.checkpoint_path)
+
+    @cached_property
+    def base(self) -> dict[str, Any]:
+        """The fingerprint of the base model, as far as it lies here."""
+        return llava.fingerprint(self.model_path, here=True)
 
     @property
     def split(self) -> str | list[str]:
@@ -88,6 +94,7 @@ class Options:
         return {
             "checkpoint_sha256": sha256(llava.adapter_file(self.checkpoint_path)),
             "model_path": self.model_path,
+            "base": self.base["weights"],
             "train_sha256": sha256(self.train_file),
             "val_sha256": sha256(self.val_file),
             "split": self.split,
@@ -123,6 +130,7 @@ def check(options: Options, *, dry_run: bool) -> Panel:
             "PEFT folder of it, in which the audit has its place"
         )
     llava.adapter_file(options.checkpoint_path)
+    llava.check_base(options.checkpoint_path, options.base, allowed=options.allow_other_base)
     options.selection(("forget",)).records(read_records(options.val_file))
     read_records(options.train_file)
     # Of a point that never came to anything, an empty folder is left.

@@ -14,13 +14,13 @@ from omegaconf import OmegaConf
 
 from safeeraser import model as llava
 from safeeraser.audit.options import Options
-from safeeraser.benchmark.files import RUN_FILE, held, read_object
+from safeeraser.benchmark.files import RUN_FILE, held, run_of
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.page import from_keys
 from safeeraser.unlearn.run import forget
 from safeeraser.unlearn.settings import Settings, read_settings
 
-KEPT = {"adapter_model.safetensors", "adapter_config.json"}  # of a checkpoint, once training is through
+KEPT = {"adapter_model.safetensors", "adapter_config.json", RUN_FILE}  # of a checkpoint, once training is through
 
 # The views that are trained on: two that are harmless, of the training split, and the one that was to be forgotten, of
 # records that no point is measured on.
@@ -69,6 +69,7 @@ def relearning_settings(options: Options, view: str) -> Settings:
         "forget_loss": method,
         "model_path": options.model_path,
         "init_adapter": str(options.checkpoint_path),
+        "allow_other_base": options.allow_other_base,
         "data_path": str(options.val_file if held_out else options.train_file),
         "split": options.split,
         "limit": options.held_out if held_out else None,
@@ -112,7 +113,7 @@ def _trained_with(options: Options) -> tuple[dict[str, Any], int]:
     Of an adapter that does not tell them, the defaults with its own LoRA.
     """
     if options.trained:
-        engine = read_object(options.checkpoint_path / RUN_FILE).get("engine")
+        engine = run_of(options.checkpoint_path).get("engine")
         processes = engine.get("processes", 1) if isinstance(engine, dict) else 1
         return options.trained, processes
     adapter = llava.adapter_config(options.checkpoint_path)

@@ -7,7 +7,7 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from safeeraser import model as llava
-from safeeraser.benchmark.files import RUN_FILE, read_object, sha256, trained_settings
+from safeeraser.benchmark.files import sha256, trained_settings
 from safeeraser.errors import BadInput
 
 
@@ -44,21 +44,13 @@ def training_of(folder: Path | None) -> dict[str, Any] | None:
 
 
 def check_method(loss_type: str, checkpoint_path: Path | None, model_path: str) -> None:
-    """Refuse a `loss_type` that contradicts what is known of the checkpoint, or of the one merged into the model."""
+    """Refuse a `loss_type` that contradicts what is known of the checkpoint, or of the runs that made the model."""
     where = checkpoint_path or Path(model_path)
-    training, merged = training_of(where), merged_into(model_path)
-    if checkpoint_path and merged:
-        raise BadInput(f"--checkpoint_path {checkpoint_path}: {model_path} has an adapter merged into it already")
-    if loss_type == "vanilla" and (checkpoint_path or merged):
+    training = training_of(where)
+    if loss_type == "vanilla" and (checkpoint_path or llava.parents(model_path)):
         raise BadInput(f"--loss_type vanilla: the untouched model has no checkpoint, yet {where} was given")
     if loss_type and training and loss_type.replace("idk", "po") != training["method"]:
         raise BadInput(f"--loss_type {loss_type}: {where} was trained with {training['method']}")
-
-
-def merged_into(model_path: str) -> dict[str, Any] | None:
-    """The adapter that was merged into the model in this folder, as `merge` notes it; None if none is known of."""
-    file = Path(model_path) / RUN_FILE
-    return read_object(file).get("merged") if file.is_file() else None
 
 
 def adapter_hash(checkpoint_path: Path | None) -> str | None:

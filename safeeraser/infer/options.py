@@ -1,6 +1,7 @@
 """What an inference run was asked, and which of it goes together."""
 
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from safeeraser.benchmark.responses import VIEWS
 from safeeraser.errors import BadInput
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer.attacks import ATTACKS
-from safeeraser.infer.checkpoint import adapter_hash, check_method, merged_into
+from safeeraser.infer.checkpoint import adapter_hash, check_method
 from safeeraser.infer.requests import Selection
 from safeeraser.processes import Processes
 
@@ -36,13 +37,20 @@ class Options:
     base_url: str | None = None
     concurrency: int = 32
     extra_body: dict[str, Any] = field(default_factory=dict)
+    allow_other_base: bool = False
     overwrite: bool = False
+
+    @cached_property
+    def base(self) -> dict[str, Any]:
+        """The fingerprint of the model that the built-in engine loads."""
+        return llava.fingerprint(self.model_path)
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the responses depend on, as it is compared when a run goes on."""
         by_backend = {
             "local": lambda: {
+                "base": self.base["weights"],
                 "checkpoint": adapter_hash(self.checkpoint_path),
                 "lora_alpha": self.lora_alpha,
                 "adapter_scale": self.adapter_scale,
@@ -57,7 +65,7 @@ class Options:
             "backend": self.backend,
             "model_path": self.model_path,
             # A folder may be made anew under its old name.
-            "merged": (merged_into(self.model_path) or {}).get("adapter_sha256"),
+            "merged": (llava.merged_into(self.model_path) or {}).get("adapter_sha256"),
             **by_backend[self.backend](),
             **asdict(self.generation),
             "attack": self.attack,
@@ -77,11 +85,13 @@ def check(options: Options, processes: Processes) -> None:
     if options.backend == "local":
         if options.base_url or options.extra_body:
             raise BadInput("--base_url and --extra_body are for a server of your own: --backend openai")
-        alone = not options.checkpoint_path and not merged_into(options.model_path)
-        if options.loss_type not in ("", "vanilla") and alone:
+        untouched = not options.checkpoint_path and not llava.parents(options.model_path)
+        if options.loss_type not in ("", "vanilla") and untouched:
             raise BadInput(f"--loss_type {options.loss_type}: no adapter was given; --checkpoint_path names one")
         if options.adapter_scale != 1 and not options.checkpoint_path:
             raise BadInput("--adapter_scale: of what? --checkpoint_path names an adapter")
+        if options.checkpoint_path:
+            llava.check_base(options.checkpoint_path, options.base, allowed=options.allow_other_base)
         return
     if not options.base_url:
         raise BadInput("--backend openai: give the server's --base_url, such as http://localhost:8000/v1")

@@ -105,8 +105,8 @@ class Partial:
 
 
 def difference(then: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """The first setting that is another now, in words."""
+    """The first setting that is another now, in words. A base that either does not know is taken for the other's."""
     for key in {**now, **then}:
-        if then.get(key) != now.get(key):
+        if then.get(key) != now.get(key) and not (key == "base" and None in (then.get(key), now.get(key))):
             return f"{key}={then.get(key)}, now {key}={now.get(key)}"
     return None

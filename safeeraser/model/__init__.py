@@ -1,5 +1,5 @@
-"""LLaVA and its adapters: loading (`llava`), LoRA and the two stored forms (`adapters`), merged models (`merge`),
-rounding (`rounding`)."""
+"""LLaVA and its adapters: loading (`llava`), LoRA and the two stored forms (`adapters`), merged models (`merge`), which
+base and which runs they come from (`fingerprint`, `lineage`), rounding (`rounding`)."""
 
 from safeeraser.benchmark.files import adapter_file
 from safeeraser.model.adapters import (
@@ -16,6 +16,8 @@ from safeeraser.model.adapters import (
     trained_parameters,
     unfreeze,
 )
+from safeeraser.model.fingerprint import fingerprint
+from safeeraser.model.lineage import check_base, merged_into, parents
 from safeeraser.model.llava import (
     DTYPES,
     Parts,
@@ -39,9 +41,11 @@ __all__ = [
     "attach",
     "base_of",
     "check_adapter",
+    "check_base",
     "choose_attention",
     "choose_dtype",
     "convert",
+    "fingerprint",
     "from_release",
     "load_adapted",
     "load_adapter",
@@ -50,6 +54,8 @@ __all__ = [
     "load_preprocessor",
     "lora_config",
     "merge",
+    "merged_into",
+    "parents",
     "read_adapter",
     "round_weights",
     "to_release",

@@ -41,6 +41,9 @@ def parser() -> Arguments:
     action.add_argument(
         "--model_path", help=f"the base model (default: the one that a PEFT folder names, else {RELEASED_MODEL})"
     )
+    action.add_argument(
+        "--allow_other_base", action="store_true", help="also if the adapter was trained on other weights than these"
+    )
     add_dtype(action)
 
     action = actions.add_parser(
@@ -69,6 +72,7 @@ def main() -> None:
             model_path=arguments.model_path,
             dtype=arguments.dtype,
             lora_alpha=arguments.lora_alpha,
+            allow_other_base=arguments.allow_other_base,
         )
     print(f"done: {arguments.out} (pip install -e '.[serving]'; transformers serve {arguments.out})")
 

@@ -11,6 +11,7 @@ parameters under the names that transformers 4 gave to LLaVA's modules:
 """
 
 import logging
+import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -23,7 +24,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
-from safeeraser.benchmark.files import adapter_file, write_whole, write_whole_folder
+from safeeraser.benchmark.files import RUN_FILE, adapter_file, write_whole, write_whole_folder
 from safeeraser.errors import BadInput
 from safeeraser.model.llava import Parts
 
@@ -198,7 +199,7 @@ def convert(source: Path, target: Path, *, alpha: float = 256, model_path: str |
     """Write a stored adapter in the other form: `target` ends in `.pt` for the release's, else it is a PEFT folder.
 
     The release's file is float16, so converting to it rounds; converting from it changes nothing. `model_path` is noted
-    in the folder as the base model.
+    in the folder as the base model. A folder made from a folder takes along what is known of its run.
 
     Raises:
         BadInput: `source` is no adapter, `target` exists, or the release would read `target` at another scaling.
@@ -221,6 +222,8 @@ def convert(source: Path, target: Path, *, alpha: float = 256, model_path: str |
         with write_whole_folder(target) as folder:
             config.save_pretrained(folder)
             (folder / "adapter_model.safetensors").write_bytes(save(tensors))
+            if (source / RUN_FILE).is_file():
+                shutil.copy(source / RUN_FILE, folder)
 
 
 def _rename(name: str, pairs: tuple[tuple[str, str], ...]) -> str:

@@ -12,9 +12,11 @@ from torch import Tensor
 from transformers import CLIPImageProcessorPil, LlavaForConditionalGeneration, LlavaProcessor
 
 from safeeraser.benchmark.conversation import CHAT_TEMPLATE
-from safeeraser.benchmark.files import RUN_FILE, adapter_file, read_json, sha256, write_json, write_whole_folder
+from safeeraser.benchmark.files import RUN_FILE, adapter_file, run_of, sha256, write_json, write_whole_folder
 from safeeraser.errors import BadInput
 from safeeraser.model.adapters import adapter_config, load_adapted
+from safeeraser.model.fingerprint import fingerprint
+from safeeraser.model.lineage import check_base, parents
 from safeeraser.model.llava import DTYPES, Preprocessor, load_model, load_preprocessor
 
 log = logging.getLogger(__name__)
@@ -29,7 +31,13 @@ def base_of(adapter: Path | None) -> str:
 
 
 def merge(
-    adapter: Path, out: Path, *, model_path: str | None = None, dtype: str = "auto", lora_alpha: float = 256
+    adapter: Path,
+    out: Path,
+    *,
+    model_path: str | None = None,
+    dtype: str = "auto",
+    lora_alpha: float = 256,
+    allow_other_base: bool = False,
 ) -> None:
     """Write the base model with `adapter` merged into it to the new folder `out`, whole or not at all.
 
@@ -41,14 +49,17 @@ def merge(
         model_path: the base model; none: the one that the adapter's folder names, else the released one.
         dtype: of the weights that are written; `auto`: as the base model is stored.
         lora_alpha: as in `adapter_config`.
+        allow_other_base: whether the adapter may have been trained on other weights than those of `model_path`.
 
     Raises:
-        BadInput: `out` exists, or adapter and base model are not there, cannot be read or do not fit.
+        BadInput: `out` exists, or adapter and base model are not there, cannot be read, do not fit or belong together.
     """
     if out.exists():
         raise BadInput(f"{out}: exists; name another")
     weights = adapter_file(adapter)
     model_path = model_path or base_of(adapter)
+    base = fingerprint(model_path)
+    check_base(adapter, base, allowed=allow_other_base)
     model, preprocessor = _load(model_path, dtype)
     log.info("merging %s", adapter)
     adapted = load_adapted(model, adapter, alpha=lora_alpha)
@@ -57,14 +68,16 @@ def merge(
         "adapter_sha256": sha256(weights),
         "lora_alpha": adapted.peft_config["default"].lora_alpha,
         "model_path": model_path,
+        "base": base["weights"],
         "dtype": str(model.dtype).removeprefix("torch."),
     }
+    # Whatever the adapter's run tells goes on, its own parents before those of a base that it does not know.
+    told = {"parents": parents(model_path)} | run_of(adapter)
     model = adapted.merge_and_unload()
     log.info("writing %s", out)
     with write_whole_folder(out) as folder:
         write_model(folder, model, preprocessor.tokenizer, preprocessor.image_processor)
-        trained_with = adapter / RUN_FILE
-        write_json(folder / RUN_FILE, (read_json(trained_with) if trained_with.is_file() else {}) | {"merged": merged})
+        write_json(folder / RUN_FILE, told | {"merged": merged})
 
 
 def copy(model_path: str, out: Path, *, dtype: str = "auto") -> None:
@@ -82,7 +95,7 @@ def copy(model_path: str, out: Path, *, dtype: str = "auto") -> None:
     with write_whole_folder(out) as folder:
         write_model(folder, model, preprocessor.tokenizer, preprocessor.image_processor)
         copied = {"model_path": model_path, "dtype": str(model.dtype).removeprefix("torch.")}
-        write_json(folder / RUN_FILE, {"copied": copied})
+        write_json(folder / RUN_FILE, run_of(Path(model_path)) | {"copied": copied})
 
 
 def _load(model_path: str, dtype: str) -> tuple[LlavaForConditionalGeneration, Preprocessor]:

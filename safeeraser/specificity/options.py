@@ -23,6 +23,7 @@ def parser() -> Arguments:
     add = parser.add_argument
     add("--checkpoint_path", type=Path, metavar="ADAPTER", help="the adapter; none: the untouched --model_path")
     add("--model_path", help="the base model (default: the one that the adapter names)")
+    add("--allow_other_base", action="store_true", help="also if it was trained on other weights than that model's")
     add("--output_folder", type=Path, metavar="RUN", help="where results go (default: the adapter's folder)")
     add("--tasks", type=several("task"), help="tasks of lmms-eval, with commas between (default: the seven)")
     add("--lite", action="store_true", help="of the seven the smaller forms, where lmms-eval has them")
@@ -58,6 +59,7 @@ class Job:
     adapter: Path | None
     adapter_sha256: str | None
     model_path: str | None
+    allow_other_base: bool
     out: Path
     tasks: list[str]
     known: dict[str, Any]
@@ -132,6 +134,7 @@ def check(options: Any) -> Job:
         adapter=adapter,
         adapter_sha256=digest,
         model_path=options.model_path,
+        allow_other_base=options.allow_other_base,
         out=_out(options),
         tasks=tasks,
         known=known,

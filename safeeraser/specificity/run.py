@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from safeeraser.benchmark.conversation import CHAT_TEMPLATE
-from safeeraser.benchmark.files import RUN_FILE, lock, make_room_for, read_json, write_json
+from safeeraser.benchmark.files import lock, make_room_for, read_json, run_of, write_json
 from safeeraser.errors import BadInput
 from safeeraser.specificity import harness
 from safeeraser.specificity.options import Job
@@ -78,6 +78,8 @@ def _model(job: Job) -> Path:
     call = ["merge", str(job.adapter), str(folder)] if job.adapter else ["copy", job.model_path, str(folder)]
     if job.adapter and job.model_path:
         call += ["--model_path", job.model_path]
+    if job.adapter and job.allow_other_base:
+        call += ["--allow_other_base"]
     done = subprocess.run([sys.executable, "-m", "safeeraser.model", *call], capture_output=True, text=True)
     if done.returncode:
         told = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "it said nothing")
@@ -94,7 +96,7 @@ def remove_merged(job: Job) -> None:
 
 def _written_for_this(folder: Path) -> dict[str, Any]:
     """What `merge` or `copy` noted of the model in a folder; empty for any other folder."""
-    run = read_json(folder / RUN_FILE) if (folder / RUN_FILE).is_file() else {}
+    run = run_of(folder)
     return {key: run[key] for key in ("merged", "copied") if key in run}
 
 

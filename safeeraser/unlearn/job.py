@@ -3,6 +3,8 @@
 import logging
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 from safeeraser import model as llava
 from safeeraser.benchmark.records import DataFile, read_records, read_refusals
@@ -46,6 +48,7 @@ def prepare(settings: Settings) -> Job:
     engine = engine_of(settings)
     checkpoint = find_checkpoint(settings, engine)
     check_save_dir(settings, engine)
+    origin(settings, checkpoint)
     items, refusals = load_items(settings, data)
     probed = probe_items(settings.probe) if settings.probe_every else {}
     plan = make_or_read_plan(settings, plan_sizes(data, items, refusals), engine.processes)
@@ -71,6 +74,18 @@ def check_files(settings: Settings) -> None:
     for tracker in settings.trackers:
         if find_spec(tracker) is None:
             raise BadInput(f"report_to={tracker}: not installed; 'pip install {tracker}' brings it")
+
+
+def origin(settings: Settings, checkpoint: str | None) -> dict[str, Any]:
+    """The `base` of a run by its fingerprint, as far as its weights lie here, and the `parents` of its adapter.
+
+    Raises:
+        BadInput: `init_adapter`, or the checkpoint that it goes on from, was trained on another base.
+    """
+    base = llava.fingerprint(settings.model_path, here=True)
+    for adapter in filter(None, (settings.init_adapter, checkpoint)):
+        llava.check_base(Path(adapter), base, allowed=settings.allow_other_base, answer="allow_other_base=true")
+    return {"base": base, "parents": llava.parents(settings.model_path, settings.init_adapter)}
 
 
 def load_items(settings: Settings, data: DataFile) -> tuple[dict[str, list[Item]], list[str]]:

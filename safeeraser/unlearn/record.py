@@ -13,8 +13,8 @@ import torch
 from accelerate import Accelerator
 
 from safeeraser import __version__
-from safeeraser.benchmark.files import RUN_FILE, read_json, read_json_lines, sha256
-from safeeraser.unlearn.job import Job
+from safeeraser.benchmark.files import RUN_FILE, read_json, read_json_lines, run_of, sha256
+from safeeraser.unlearn.job import Job, origin
 from safeeraser.unlearn.settings import Settings
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
@@ -54,6 +54,7 @@ def describe(settings: Settings, job: Job, trained: dict[str, int]) -> dict[str,
     return {
         "title": settings.method.title,
         "settings": settings.model_dump(mode="json"),
+        **origin(settings, job.checkpoint),
         "data": {"records": len(job.data.records), "sha256": sha256(job.data.path)},
         "optimizer_steps": job.schedule.steps,
         "warmup_steps": job.schedule.warmup,
@@ -70,8 +71,7 @@ def describe(settings: Settings, job: Job, trained: dict[str, int]) -> dict[str,
 
 def earlier_sittings(save_dir: Path) -> list[dict[str, Any]]:
     """The sittings of the run that is resumed; one that was killed tells its start alone."""
-    file = save_dir / RUN_FILE
-    return read_json(file).get("sittings", []) if file.is_file() else []
+    return run_of(save_dir).get("sittings", [])
 
 
 def measure_sitting(accelerator: Accelerator, seconds: float, items: int) -> dict[str, Any]:

@@ -72,6 +72,7 @@ class Settings(_Keys):
     tune_mm_projector: bool
     tune_vision_tower: bool
     init_adapter: Path | None
+    allow_other_base: bool
     data_path: Path
     split: Literal["all"] | list[str]
     limit: int | None = Field(ge=1)

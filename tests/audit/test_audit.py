@@ -25,6 +25,7 @@ pytestmark = pytest.mark.xdist_group("audit")  # they share one whole audit
 # The training split is asked about, since it holds two records of each category: one to train on, one to ask about.
 GIVEN = ("--val_file", TRAIN, "--train_file", VAL, "--max_new_tokens", 4, "--judge", "rules", "--dtype", "float32")
 GIVEN += ("--steps", "1,3", "--limit", 1, "--max_blank", 1)  # random weights fall silent now and then
+KEPT = {"adapter_model.safetensors", "adapter_config.json", "run.json"}
 ALIKE = ("group", "name", "at", "metrics", "refusals")
 
 
@@ -155,7 +156,7 @@ def test_relearning_trains_on_what_no_point_is_asked_about(whole):
         assert settings["gradient_accumulation_steps"] == 2
         for step in (1, 3):
             checkpoint = whole / "audit" / f"relearn_{view}" / "training" / f"checkpoint-{step}"
-            assert {path.name for path in checkpoint.iterdir()} == {"adapter_model.safetensors", "adapter_config.json"}
+            assert {path.name for path in checkpoint.iterdir()} == KEPT
     predictions = whole / "audit" / "relearn_forget" / "1" / "predictions_val.json"
     answered = [v for v in json.loads(predictions.read_text()) if v["unsafe_pairs"][0]["model_response1"] is not None]
     assert answered == asked(predictions) and len(answered) == 6

@@ -218,7 +218,7 @@ def test_a_merged_model_takes_no_further_adapter(tmp_path):
     shutil.copytree(MODEL, model)
     told = {"merged": {"adapter_sha256": "1"}, "settings": {"forget_loss": {"name": "popd"}, "recipe": {}}}
     (model / "run.json").write_text(json.dumps(told))
-    says = f"--checkpoint_path {CHECKPOINT}: {model} has an adapter merged into it already"
+    says = f"{CHECKPOINT}: {model} has an adapter merged into it already; --allow_other_base takes it all the same"
     refuses(tmp_path, "--model_path", model, "--checkpoint_path", CHECKPOINT, says=says)
     refuses(tmp_path, "--model_path", model, "--loss_type", "vanilla", says="the untouched model has no checkpoint")
     refuses(tmp_path, "--model_path", model, "--loss_type", "ga", says=f"{model} was trained with popd")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import time
 
 import pytest
 from helpers import MODEL, RECORDED, ROOT
+
+from safeeraser.model import convert
 
 SEVEN = ["gqa", "vizwiz_vqa_val", "scienceqa_img", "vqav2_val", "pope", "mmvet", "mmbench_en_dev"]
 
@@ -221,6 +224,17 @@ def test_an_adapter_is_merged_once_and_again_when_it_has_changed(bench):
     arguments[1] = MODEL / "config.json"
     code, _, error = bench.run(*arguments, adapter=False)
     assert code == 2 and "not a readable adapter" in error and not (bench.adapter / "merged").exists()
+
+
+def test_an_adapter_of_another_base_is_merged_where_that_is_meant_alone(bench, tmp_path):
+    shutil.rmtree(bench.adapter)
+    convert(RECORDED / "inference" / "checkpoint.pt", bench.adapter)
+    (bench.adapter / "run.json").write_text(json.dumps({"base": {"model_path": "elsewhere", "weights": "0" * 64}}))
+    code, _, error = bench.run("--model_path", MODEL, "--tasks", "mine")
+    assert code == 2 and f"{bench.adapter}: was trained on elsewhere (weights 000000000000), not on {MODEL}" in error
+    assert "--allow_other_base takes it" in error and not (bench.adapter / "merged").exists()
+    assert bench.run("--model_path", MODEL, "--tasks", "mine", "--allow_other_base")[0] == 0
+    assert (bench.adapter / "merged" / "model.safetensors").exists()
 
 
 def test_what_is_no_merged_model_of_ours_is_not_removed(bench):
