@@ -15,6 +15,7 @@ import safeeraser.score
 import safeeraser.unlearn  # noqa: F401
 
 if TYPE_CHECKING:
+    from safeeraser.infer.run import Inferred
     from safeeraser.score.run import Scored
     from safeeraser.unlearn.record import Unlearned
 
@@ -45,11 +46,29 @@ def unlearn(page: str = "forget_lora", **keys: Any) -> Unlearned | None:
     return forget(read_settings(from_keys(keys, page)))
 
 
+def infer(**options: Any) -> Inferred:
+    """Answer the benchmark's questions as `ckpt_infer.py` does: `infer(checkpoint_path=..., output_file=...)`.
+
+    Args:
+        options: those of `ckpt_infer.py --help`, without dashes. A flag is True; lists and dicts are taken as such.
+
+    Returns:
+        Where the predictions are, and which responses are missing, and why.
+
+    Raises:
+        BadInput: something given cannot be used, or the disk or the memory is full. What was answered is kept.
+    """
+    from safeeraser.infer.command_line import arguments, options_of
+    from safeeraser.infer.run import infer
+
+    return infer(options_of(arguments().keywords(options)))
+
+
 def score(**options: Any) -> Scored | None:
     """Score as `eval_all.py` does: `score(input_file="predictions.json", file_refer="all_val.json", judge="rules")`.
 
     Args:
-        options: those of `eval_all.py --help`, without their dashes. A flag is True; lists and dicts are taken as such.
+        options: those of `eval_all.py --help`, without dashes. A flag is True; lists and dicts are taken as such.
 
     Returns:
         The figures, and those withheld for lack of good replies; None with `dry_run`.

@@ -73,6 +73,6 @@ def test_the_language_model_alone_is_rounded(name):
 
 
 def test_the_names_that_the_command_line_knows():
-    from ckpt_infer import QUANTIZATIONS
+    from safeeraser.infer.command_line import QUANTIZATIONS
 
     assert ("none", *llava.ROUNDINGS) == QUANTIZATIONS

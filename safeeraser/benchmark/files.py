@@ -24,6 +24,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 # The pages of settings: a wheel puts them into the package; in a checkout they lie beside it.
 CONFIG = PACKAGE / "config" if (PACKAGE / "config").is_dir() else PACKAGE.parent / "config"
 RUN_FILE = "run.json"  # in the folder of an adapter, a checkpoint or a merged model: what it was made with and of
+ADAPTER_FILES = ("adapter_model.safetensors", "checkpoint.pt")  # PEFT's, the release's
 UNWRITABLE = {stat.S_IFDIR: "folder", stat.S_IFSOCK: "socket", stat.S_IFBLK: "block device"}
 
 
@@ -37,10 +38,17 @@ def described_by(predictions: Path) -> Path:
 
 
 def adapter_file(path: str | Path) -> Path:
-    """The file with an adapter's weights: a PEFT folder's, or `path` itself. Raises `BadInput` if there is none."""
+    """The file with an adapter's weights: a PEFT folder's, one of the release's, or `path` itself.
+
+    Raises:
+        BadInput: there is none.
+    """
     path = Path(path)
-    file = path / "adapter_model.safetensors" if path.is_dir() else path
-    if not file.is_file():
+    files = [path / name for name in ADAPTER_FILES] if path.is_dir() else [path]
+    file = next(filter(Path.is_file, files), None)
+    if file is None:
+        if (path / "config.json").is_file():
+            raise BadInput(f"{path}: holds a model, not an adapter; it is --model_path (or model_path=) that names one")
         raise BadInput(f"{path}: no adapter there (a PEFT folder, a .safetensors or the release's checkpoint.pt)")
     return file
 

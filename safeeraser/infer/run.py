@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,17 @@ class NothingAnswered(BadInput):
     """No request at all could be answered: the model itself, or what runs it, is no good."""
 
 
-INCOMPLETE = 3  # the exit code of a run that is through, but lacks responses
+@dataclass(frozen=True)
+class Inferred:
+    """A run that is through: its predictions, how many responses were wanted, and why those that are missing are."""
+
+    output_file: Path
+    wanted: int
+    missing: dict[str, str] = field(default_factory=dict)  # by the request's key: record/place/field
 
 
-def infer(options: Options) -> int:
+def infer(options: Options) -> Inferred:
     """Answer every request and write `output_file`, with what produced it beside it (`.run.json`).
-
-    Returns the exit code: 0, or `INCOMPLETE` if some requests could not be answered.
 
     Raises:
         NothingAnswered: not one response came.
@@ -57,7 +62,7 @@ def infer(options: Options) -> int:
     if processes.gather(finished(options, settings, partial))[0]:
         leave_together()
         log.info("done before: %s", output)
-        return 0
+        return Inferred(output, len(requests))
     for path in (output, described_by(output)):
         make_room_for(path)
     partial.done = _union(processes.gather(partial.done))
@@ -81,11 +86,10 @@ def infer(options: Options) -> int:
         _note_nulls(output, nulls(filled))
         _tell(options, requests, missing)
     leave_together()
-    if missing:
-        return INCOMPLETE
-    partial.remove()
-    log.info("done: %s", output)
-    return 0
+    if not missing:
+        partial.remove()
+        log.info("done: %s", output)
+    return Inferred(output, len(requests), missing)
 
 
 def check_alike(settings: list[dict[str, Any]]) -> None:

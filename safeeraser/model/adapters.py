@@ -175,8 +175,8 @@ def _scale_trained(module: ModulesToSaveWrapper, scale: float) -> None:
 def adapter_config(path: str | Path, alpha: float = 256) -> LoraConfig:
     """The configuration of a stored adapter.
 
-    A PEFT folder holds it. A bare file of tensors says its rank by the shapes, and nothing of the scaling: `alpha` then
-    gives it (the release hard-codes 256).
+    A PEFT folder holds it. A bare file of tensors, the release's in its folder too, says its rank by the shapes, and
+    nothing of the scaling: `alpha` then gives it (the release hard-codes 256).
     """
     file = Path(path) / "adapter_config.json"
     if file.is_file():
@@ -184,7 +184,7 @@ def adapter_config(path: str | Path, alpha: float = 256) -> LoraConfig:
             return LoraConfig.from_pretrained(path)
         except Exception as error:  # whatever a damaged file makes PEFT raise
             raise BadInput(f"{file}: not the configuration of a LoRA ({type(error).__name__})") from None
-    if file.parent.is_dir():
+    if file.parent.is_dir() and adapter_file(path).suffix == ".safetensors":
         raise BadInput(f"{file}: missing, and only it tells the adapter's scaling")
     tensors = read_adapter(path)
     ranks = {tensor.shape[0] for name, tensor in tensors.items() if ".lora_A." in name}

@@ -37,6 +37,18 @@ def test_responses_do_not_depend_on_the_batch(sampled, tmp_path, batch_size):
     assert again == json.loads(sampled.read_text(encoding="utf-8"))
 
 
+def test_a_folder_as_the_release_leaves_it(sampled, tmp_path):
+    (tmp_path / "release").mkdir()
+    shutil.copy(CHECKPOINT, tmp_path / "release")
+    again = infer(tmp_path / "p.json", "--checkpoint_path", tmp_path / "release", "--loss_type", "popd")
+    assert again == json.loads(sampled.read_text(encoding="utf-8"))
+
+
+def test_a_model_is_no_checkpoint(tmp_path):
+    given = (*GIVEN, "--eval_file", VAL, "--output_file", tmp_path / "p.json", "--checkpoint_path", MODEL)
+    refused(tmp_path, "ckpt_infer", *given, says=f"{MODEL}: holds a model, not an adapter; it is --model_path")
+
+
 def test_samples_of_one_question_differ_and_so_do_seeds(sampled, tmp_path):
     pairs = [pair for value in json.loads(sampled.read_text(encoding="utf-8")) for pair in value["unsafe_pairs"]]
     distinct = [len({pair[f"model_response{n}"] for n in (1, 2, 3)}) for pair in pairs]
