@@ -122,4 +122,5 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path, monkeypatch, capsys):
     """See `Bench`."""
-    return Bench(tmp_path, monkeypatch, capsys)
+    yield Bench(tmp_path, monkeypatch, capsys)
+    logging.getLogger().handlers.clear()  # else another test's log would go where nobody listens any more
