@@ -200,6 +200,7 @@ def counts(settings: Settings, job: Job, step: MicroStep) -> dict[str, tuple[int
         "of them warm-up": job.schedule.warmup,
         "processes": job.engine.processes,
         "micro-steps a step, each process": settings.gradient_accumulation_steps,
+        "items left out, which fill no round of the processes": job.schedule.left_out,
         "rows a micro-step": step.rows,
         "tokens of the longest row": step.length,
         **{f"positions that {name} reads": count for name, count in step.terms.items()},

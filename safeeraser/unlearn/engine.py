@@ -154,11 +154,10 @@ def check_engine(engine: Engine, settings: Settings, *, items: int) -> None:
         )
     if engine.mixed_precision and dtype not in ("auto", DTYPE_OF.get(engine.mixed_precision)):
         raise BadInput(f"engine: its file says mixed_precision {engine.mixed_precision}, the settings dtype={dtype}")
-    micro_steps = -(-items // settings.batch_size)
-    if micro_steps < engine.processes:
+    if engine.processes > 1 and items < engine.processes * settings.batch_size:
         raise BadInput(
-            f"engine: {engine.processes} processes for {items} items, which make {micro_steps} micro-steps of "
-            f"batch_size={settings.batch_size}; launch fewer"
+            f"engine: {engine.processes} processes for {items} items, which make {items // settings.batch_size} whole "
+            f"micro-steps of batch_size={settings.batch_size}; launch fewer"
         )
     if settings.finetune == "full" and settings.method.needs_reference and engine.shards_weights:
         raise BadInput(

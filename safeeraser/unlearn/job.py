@@ -35,9 +35,11 @@ class Job:
 
     def summary(self, settings: Settings) -> str:
         """One line about the run."""
+        left_out = self.schedule.left_out and f" ({self.schedule.left_out} fill no round of the processes: left out)"
         return (
             f"{settings.method.name} (recipe {settings.recipe.name}): {len(self.data.records)} records, "
-            f"{len(self.plan)} items, {self.schedule.steps} optimizer steps, {self.schedule.warmup} of them warm-up"
+            f"{len(self.plan)} items{left_out or ''}, {self.schedule.steps} optimizer steps, {self.schedule.warmup} of "
+            "them warm-up"
         )
 
 
@@ -62,6 +64,7 @@ def prepare(settings: Settings) -> Job:
     )
     if isinstance(settings.save_steps, list) and max(settings.save_steps) > schedule.steps:
         raise BadInput(f"save_steps={settings.save_steps}: the run ends after {schedule.steps} optimizer steps")
+    plan = plan[: len(plan) - schedule.left_out]
     return Job(engine, checkpoint, data, items, refusals, probed, plan, schedule)
 
 

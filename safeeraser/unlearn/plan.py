@@ -2,6 +2,8 @@
 
 Everything random about the data is decided here, before training, from the seed, the epoch and the item's place in it
 alone; so neither the number of loading workers nor of processes can change it, and a plan saved repeats a run exactly.
+Several processes take a round together, a micro-step each: what does not fill one at the plan's end is left out, where
+accelerate would fill up with the plan's first items.
 """
 
 import math
@@ -33,19 +35,21 @@ class Step(BaseModel):
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a run is, in optimizer steps, warm-up included."""
+    """How long a run is, in optimizer steps, warm-up included; and how many items at the plan's end it leaves out."""
 
     steps: int
     warmup: int
+    left_out: int = 0
 
     @classmethod
     def of(
         cls, items: int, *, batch_size: int, accumulation: int, processes: int, warmup_ratio: float = 0.0
     ) -> "Schedule":
-        """The schedule of a plan of `items`; what is left over makes a smaller last step."""
-        micro_steps = math.ceil(math.ceil(items / batch_size) / processes)
-        steps = math.ceil(micro_steps / accumulation)
-        return cls(steps, round(warmup_ratio * steps))
+        """The schedule of a plan of `items`; whole rounds that are left over make a smaller last step."""
+        left_out = items % (batch_size * processes) if processes > 1 else 0
+        rounds = math.ceil((items - left_out) / (batch_size * processes))
+        steps = math.ceil(rounds / accumulation)
+        return cls(steps, round(warmup_ratio * steps), left_out)
 
 
 def make_plan(sizes: Mapping[str, int], *, epochs: int, seed: int, recipe: Recipe) -> list[Step]:

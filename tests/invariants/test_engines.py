@@ -93,6 +93,21 @@ def test_an_engine_follows_the_release(tmp_path, method, engine, processes, accu
     assert_reproduces(tmp_path / "run", method)
 
 
+def test_what_fills_no_round_of_the_processes_is_left_out(tmp_path):
+    """Nine items, batches of two, two processes: two rounds of four. The plan tells what was trained, and repeats it."""
+    nine = json.loads((CONFORMANCE / "training" / "gdpd.json").read_text())
+    (tmp_path / "nine.json").write_text(json.dumps({"steps": nine["steps"][:9]}))
+    given = ("batch_size=2", "gradient_accumulation_steps=1")
+    run = finish(tmp_path / "run", "cpu_ddp", "gdpd", f"plan={tmp_path / 'nine.json'}", *given)
+    assert (run["items_left_out"], run["optimizer_steps"]) == (1, 2)
+    trained = json.loads((tmp_path / "run" / "plan.json").read_text())["steps"]
+    assert [step["forget"] for step in trained] == [step["forget"] for step in nine["steps"][:8]]
+    # Four items a step in one process: with one of them trained twice, the two would part.
+    again = f"plan={tmp_path / 'run' / 'plan.json'}"
+    assert finish(tmp_path / "one", "one_gpu", "gdpd", again, "batch_size=4", given[1])["items_left_out"] == 0
+    assert farthest(tmp_path / "run", tmp_path / "one") < 1e-5
+
+
 def test_a_mistake_is_one_line_before_any_process_is_launched(tmp_path):
     process = launch(tmp_path / "run", "cpu_zero2", "gdpd", "forget_loss=gdp")
     said, _ = process.communicate(timeout=60)

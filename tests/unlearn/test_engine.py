@@ -98,7 +98,7 @@ def engine_file(folder, **changes):
         (
             {"num_processes": 64, "mixed_precision": "no"},
             ["gradient_accumulation_steps=1", "max_train_steps=null", "num_epochs=1", "batch_size=2"],
-            "64 processes for 48 items, which make 24 micro-steps of batch_size=2",
+            "64 processes for 48 items, which make 24 whole micro-steps of batch_size=2",
         ),
         (
             {"deepspeed_config": {"zero_stage": 3}, "mixed_precision": "no"},

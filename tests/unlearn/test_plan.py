@@ -119,9 +119,20 @@ def test_a_plan_may_carry_more_than_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("items", "batch", "accumulation", "processes", "steps"),
-    [(48, 1, 4, 1, 12), (48, 1, 16, 1, 3), (48, 1, 16, 2, 2), (7200, 1, 16, 2, 225), (7, 2, 2, 1, 2), (1, 8, 4, 2, 1)],
+    ("items", "batch", "accumulation", "processes", "steps", "left_out"),
+    [
+        (48, 1, 4, 1, 12, 0),
+        (48, 1, 16, 1, 3, 0),
+        (48, 1, 16, 2, 2, 0),
+        (7200, 1, 16, 2, 225, 0),
+        # One process makes a smaller last micro-step; several take whole rounds alone.
+        (7, 2, 2, 1, 2, 0),
+        (1, 8, 4, 1, 1, 0),
+        (7, 2, 2, 2, 1, 3),
+        (48, 5, 1, 2, 4, 8),
+        (48, 1, 2, 5, 5, 3),
+    ],
 )
-def test_optimizer_steps(items, batch, accumulation, processes, steps):
+def test_optimizer_steps_and_what_is_left_out(items, batch, accumulation, processes, steps, left_out):
     schedule = Schedule.of(items, batch_size=batch, accumulation=accumulation, processes=processes)
-    assert schedule.steps == steps
+    assert (schedule.steps, schedule.left_out) == (steps, left_out)
