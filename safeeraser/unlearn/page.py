@@ -55,6 +55,8 @@ def from_command_line() -> list[dict[str, Any]]:
     with _told_plainly():
         page = _whole_page(given.config_name.removesuffix(".yaml"), folders)
         more = [f"--config-dir={given.config_dir}"] if given.config_dir else []
+        # `trainer` is open to what transformers has, which Hydra takes with a plus alone.
+        rest = [re.sub(r"^(?=trainer[.=])", "++", word) for word in rest]
         sys.argv[1:] = ["--config-name", page, *more, *LEAVES_NOTHING, *rest]
         hydra.main(version_base="1.3", config_path=str(CONFIG), config_name=PAGE)(composed.append)()
         return [OmegaConf.to_container(config) for config in composed]

@@ -13,11 +13,13 @@ from transformers import LlavaForConditionalGeneration, TrainingArguments, set_s
 
 from safeeraser import model as llava
 from safeeraser.benchmark.files import RUN_FILE, held, write_json
+from safeeraser.errors import BadInput
 from safeeraser.processes import leave_together
 from safeeraser.unlearn.batch import Collator, PlanDataset
 from safeeraser.unlearn.dry_run import dry_run
 from safeeraser.unlearn.engine import Engine, check_running
 from safeeraser.unlearn.job import Job, prepare
+from safeeraser.unlearn.options import check_optimizer
 from safeeraser.unlearn.plan import Schedule, write_plan
 from safeeraser.unlearn.plot import plot_training
 from safeeraser.unlearn.probe import PROBE_LOG, Probes
@@ -41,10 +43,12 @@ def forget(settings: Settings) -> Unlearned | None:
     if when := finished(settings):
         log.info("done before, on %s: %s", when, settings.save_dir)
         return Unlearned.read(settings.save_dir)
+    # Of the engine that a dry run is told of, nothing runs.
+    arguments = training_arguments(settings, Engine() if settings.dry_run else job.engine, job.schedule)
+    check_optimizer(arguments, job.schedule)
     if settings.dry_run:
         dry_run(settings, job)
         return None
-    arguments = training_arguments(settings, job.engine, job.schedule)
     check_running(job.engine, arguments)
     dataset = load_dataset(settings, job)
     log.info("%s", job.summary(settings))
@@ -183,43 +187,56 @@ def train(
 
 
 def training_arguments(settings: Settings, engine: Engine, schedule: Schedule) -> TrainingArguments:
-    """What transformers' Trainer is told; accelerate's launcher adds the engine through the environment."""
+    """What transformers' Trainer is told; accelerate's launcher adds the engine through the environment.
+
+    Raises:
+        BadInput: that cannot be trained with, for the reason that transformers gives.
+    """
     dtype = llava.choose_dtype(settings.dtype)
     saves_evenly = isinstance(settings.save_steps, int) and settings.save_steps > 0
     several_cpus = engine.processes > 1 and not torch.cuda.is_available()
-    arguments = TrainingArguments(
-        output_dir=str(settings.save_dir),
-        num_train_epochs=1,  # the plan holds all epochs
-        max_steps=schedule.steps,
-        warmup_steps=schedule.warmup,
-        train_sampling_strategy="sequential",
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        optim="adamw_torch",
-        learning_rate=settings.lr,
-        lr_scheduler_type=settings.lr_scheduler_type,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        bf16=dtype is torch.bfloat16,
-        fp16=dtype is torch.float16,
-        activation_checkpointing=settings.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False},
-        seed=settings.seed,
-        dataloader_num_workers=settings.workers,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        remove_unused_columns=False,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="steps" if saves_evenly else "no",
-        save_steps=settings.save_steps if saves_evenly else 500,
-        save_total_limit=settings.save_total_limit if saves_evenly else None,
-        report_to=settings.trackers or "none",
-        run_name=str(settings.save_dir),
-        ddp_find_unused_parameters=False,
-        # Told that they are on CPUs, processes form a group; but then accelerate would quietly drop DeepSpeed.
-        use_cpu=several_cpus and not engine.deepspeed,
-        ddp_backend="gloo" if several_cpus else None,
-    )
+    if dtype is torch.float16 and not (settings.dry_run or torch.accelerator.is_available()):
+        raise BadInput("config: dtype=float16: a CPU does not train in it; bfloat16 and float32 are the others")
+    defaults = {
+        "optim": "adamw_torch",
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "run_name": str(settings.save_dir),
+        "ddp_find_unused_parameters": False,
+    }
+    try:
+        arguments = TrainingArguments(
+            output_dir=str(settings.save_dir),
+            num_train_epochs=1,  # the plan holds all epochs
+            max_steps=schedule.steps,
+            warmup_steps=schedule.warmup,
+            train_sampling_strategy="sequential",
+            per_device_train_batch_size=settings.batch_size,
+            gradient_accumulation_steps=settings.gradient_accumulation_steps,
+            learning_rate=settings.lr,
+            lr_scheduler_type=settings.lr_scheduler_type,
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.max_grad_norm,
+            bf16=dtype is torch.bfloat16,
+            fp16=dtype is torch.float16,
+            activation_checkpointing=settings.gradient_checkpointing,
+            activation_checkpointing_kwargs={"use_reentrant": False},
+            seed=settings.seed,
+            dataloader_num_workers=settings.workers,
+            remove_unused_columns=False,
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            save_strategy="steps" if saves_evenly else "no",
+            save_steps=settings.save_steps if saves_evenly else 500,
+            save_total_limit=settings.save_total_limit if saves_evenly else None,
+            report_to=settings.trackers or "none",
+            hub_strategy="end",  # checkpoints move on while they would be uploaded
+            # Told that they are on CPUs, processes form a group; but then accelerate would quietly drop DeepSpeed.
+            use_cpu=(several_cpus or not torch.accelerator.is_available()) and not engine.deepspeed,
+            ddp_backend="gloo" if several_cpus else None,
+            **defaults | settings.trainer,
+        )
+    except (ValueError, TypeError, ImportError) as error:
+        raise BadInput(f"config: not what transformers trains with: {str(error).strip().splitlines()[0]}") from None
     # A process has one GPU; where it sees several, Trainer would split each micro-step among them by DataParallel.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments

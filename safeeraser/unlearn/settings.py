@@ -12,6 +12,7 @@ from transformers import SchedulerType
 from safeeraser.errors import BadInput, nearest
 from safeeraser.model import Parts, lora_config
 from safeeraser.unlearn.methods import Method, Recipe
+from safeeraser.unlearn.options import check_options
 
 
 class _Keys(BaseModel):
@@ -89,6 +90,7 @@ class Settings(_Keys):
     num_epochs: int = Field(ge=1)
     max_train_steps: int | None = Field(ge=1)
     gradient_checkpointing: bool
+    trainer: dict[str, Any]
     seed: int = Field(ge=0)
     stop: Stop
     probe_every: int = Field(ge=0)
@@ -131,6 +133,11 @@ class Settings(_Keys):
     @classmethod
     def _resume_from_checkpoint(cls, value: str | None) -> str | None:
         return value or None
+
+    @field_validator("trainer")
+    @classmethod
+    def _trainer(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return check_options(value, cls.model_fields)
 
     @field_validator("lr_scheduler_type")
     @classmethod

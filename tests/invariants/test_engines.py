@@ -94,7 +94,7 @@ def test_an_engine_follows_the_release(tmp_path, method, engine, processes, accu
 
 
 def test_what_fills_no_round_of_the_processes_is_left_out(tmp_path):
-    """Nine items, batches of two, two processes: two rounds of four. The plan tells what was trained, and repeats it."""
+    """Nine items, batches of two, two processes: two rounds of four. The plan tells what was trained."""
     nine = json.loads((CONFORMANCE / "training" / "gdpd.json").read_text())
     (tmp_path / "nine.json").write_text(json.dumps({"steps": nine["steps"][:9]}))
     given = ("batch_size=2", "gradient_accumulation_steps=1")

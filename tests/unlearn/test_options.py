@@ -1,0 +1,134 @@
+"""What `trainer:` passes on: any option of transformers', none that this project sets; what cannot work is one line."""
+
+import json
+from dataclasses import MISSING, fields
+from unittest.mock import patch
+
+import pytest
+import torch
+from helpers import MODEL, TRAIN, read_lines, refused, run, settings
+from transformers import Trainer, TrainingArguments
+
+from safeeraser.errors import BadInput
+from safeeraser.unlearn import run as training
+from safeeraser.unlearn.engine import Engine
+from safeeraser.unlearn.options import FIXED, SAID_BY, check_options
+from safeeraser.unlearn.plan import Schedule
+from safeeraser.unlearn.settings import Settings
+
+GIVEN = (f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "workers=0", "forget_loss=ga")
+GIVEN += ("gradient_accumulation_steps=1", "max_train_steps=2")
+OVERRIDABLE = {"optim", "run_name", "dataloader_pin_memory", "ddp_find_unused_parameters"}
+
+
+def trained(folder, *more):
+    done = run("forget", *GIVEN, f"save_dir={folder}", *more)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_what_the_project_sets_is_refused_and_the_rest_is_passed():
+    with patch.object(training, "TrainingArguments", wraps=TrainingArguments) as told:
+        training.training_arguments(settings(), Engine(), Schedule(1, 0))
+    own = told.call_args.kwargs.keys() - OVERRIDABLE
+    refused = {field.name for field in fields(TrainingArguments) if field.name in Settings.model_fields}
+    refused |= SAID_BY.keys() | FIXED
+    assert own <= refused
+    for field in fields(TrainingArguments):
+        if field.name in refused:
+            with pytest.raises(BadInput, match=rf"^config: trainer\.{field.name}: set by this project"):
+                check_options({field.name: None}, Settings.model_fields)
+        elif field.default is not MISSING:
+            options = {field.name: field.default}
+            assert check_options(options, Settings.model_fields) == options
+    # Nothing stands in the tables that TrainingArguments does not have.
+    assert SAID_BY.keys() | FIXED <= {field.name for field in fields(TrainingArguments)}
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("optm=sgd", "no key 'trainer.optm'; did you mean 'optim'? known: adam_beta1,"),
+        ("learning_rate=1", "trainer.learning_rate: set by this project; use lr"),
+        ("bf16=true", "trainer.bf16: set by this project; use dtype"),
+        ("output_dir=x", "trainer.output_dir: set by this project; use save_dir"),
+        ("seed=1", "trainer.seed: set by this project; use seed"),
+        ("deepspeed=x.json", "trainer.deepspeed: set by this project; use the engine's file"),
+        ("logging_steps=9", "trainer.logging_steps: set by this project, which relies on it"),
+        ("hub_token=hf_secret", "trainer.hub_token: set by this project; use HF_TOKEN in the environment"),
+        ("adam_beta1=fast", "trainer.adam_beta1: Input should be a valid number"),
+        ("push_to_hub=[1]", "trainer.push_to_hub: Input should be a valid boolean"),
+        ("adam_beta1=7", "trainer.optim=adamw_torch: Invalid beta parameter"),
+        ("optim=adamw_8bitt", "adamw_8bitt is not a valid OptimizerNames"),
+    ],
+)
+def test_an_option_that_cannot_be_used(tmp_path, option, says):
+    line = refused(tmp_path, "forget", *GIVEN, f"save_dir={tmp_path / 'run'}", f"trainer.{option}", says=says)
+    assert "hf_secret" not in line
+
+
+def test_an_option_is_passed_on_and_recorded(tmp_path):
+    folder = trained(tmp_path / "run", "trainer.optim=sgd", "trainer={optim_args: 'momentum=0.5'}", "save_steps=1")
+    assert json.loads((folder / "run.json").read_text())["settings"]["trainer"] == {
+        "optim": "sgd",
+        "optim_args": "momentum=0.5",
+    }
+    groups = torch.load(folder / "checkpoint-2" / "optimizer.pt")["param_groups"]
+    assert all(group["momentum"] == 0.5 and "betas" not in group for group in groups)
+
+
+def test_an_optimizer_whose_package_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.trainer_optimizer.is_bitsandbytes_available", lambda: False)
+    given = (*GIVEN, f"save_dir={tmp_path / 'run'}", "trainer.optim=adamw_8bit")
+    refused(tmp_path, "forget", *given, says="trainer.optim=adamw_8bit: You need to install `bitsandbytes`")
+
+
+@pytest.mark.parametrize("more", [(), ("dry_run=true",)])
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("reduce_lr_on_plateau", "reduce_lr_on_plateau requires an eval strategy"),
+        ("greedy", "greedy requires an eval strategy"),
+        ("cosine_with_min_lr", "trainer.lr_scheduler_kwargs: One of min_lr or min_lr_rate should be set"),
+        ("warmup_stable_decay", "missing 1 required positional argument: 'num_decay_steps'"),
+    ],
+)
+def test_a_schedule_that_cannot_work(tmp_path, kind, says, more):
+    given = (*GIVEN, f"save_dir={tmp_path / 'run'}", f"lr_scheduler_type={kind}", *more)
+    refused(tmp_path, "forget", *given, says=says)
+
+
+def test_a_schedule_gets_what_it_needs(tmp_path):
+    schedule = ("lr=1e-3", "lr_scheduler_type=cosine_with_min_lr", "trainer.lr_scheduler_kwargs.min_lr=8e-4")
+    folder = trained(tmp_path / "run", *schedule)
+    # Half of a cosine from 1e-3 down to 8e-4.
+    assert [row["learning_rate"] for row in read_lines(folder / "train_log.jsonl")] == pytest.approx([1e-3, 9e-4])
+
+
+def test_the_adapter_is_pushed_once_when_it_is_there(tmp_path):
+    """Checkpoints are moved to their place, from under an upload that goes on beside the training."""
+    there = []
+    with (
+        patch.object(Trainer, "init_hf_repo"),
+        patch("transformers.trainer.hf_api") as hub,
+        patch.object(Trainer, "push_to_hub", lambda self, **_: there.append(sorted(tmp_path.glob("run/adapter*")))),
+    ):
+        folder = trained(tmp_path / "run", "trainer.push_to_hub=true", "save_steps=1")
+    assert there == [[folder / "adapter_config.json", folder / "adapter_model.safetensors"]]
+    assert not hub.called and len(list(folder.glob("checkpoint-*"))) == 2
+
+
+cpu_alone = pytest.mark.skipif(torch.accelerator.is_available(), reason="asks what a machine without a GPU says")
+
+
+@cpu_alone
+def test_a_cpu_trains_in_bfloat16_but_not_in_float16(tmp_path):
+    folder = trained(tmp_path / "run", "dtype=bfloat16", "LoRA.dropout=0")
+    whole = trained(tmp_path / "whole", "LoRA.dropout=0")
+    one, two = (read_lines(run / "train_log.jsonl")[0]["loss"] for run in (folder, whole))
+    assert one != two and one == pytest.approx(two, rel=0.01)
+    given = (*GIVEN, f"save_dir={tmp_path / 'half'}", "dtype=float16")
+    refused(tmp_path, "forget", *given, says="dtype=float16: a CPU does not train in it")
+    # Under DeepSpeed nothing may say that there is no GPU.
+    with pytest.raises(BadInput, match=r"^config: not what transformers trains with: Your setup doesn't support bf16"):
+        training.training_arguments(settings("dtype=bfloat16"), Engine("zero2", 2), Schedule(1, 0))
