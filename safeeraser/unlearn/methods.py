@@ -8,6 +8,9 @@ from safeeraser.errors import nearest
 from safeeraser.unlearn.terms import LOSSES
 from safeeraser.unlearn.views import VIEWS
 
+# What the shipped methods call their terms: a recipe may weigh them all, whichever of them a method has.
+TERMS = ("forget", "retain", "kl", "preference", "decoupled")
+
 
 class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)

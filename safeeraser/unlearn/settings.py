@@ -11,7 +11,7 @@ from transformers import SchedulerType
 
 from safeeraser.errors import BadInput, nearest
 from safeeraser.model import Parts, lora_config
-from safeeraser.unlearn.methods import Method, Recipe
+from safeeraser.unlearn.methods import TERMS, Method, Recipe
 from safeeraser.unlearn.options import check_options
 
 
@@ -156,6 +156,13 @@ class Settings(_Keys):
         }
         if self.finetune == "full" and (reasons := [reason for reason, found in refused.items() if found]):
             raise ValueError(f"finetune=full: {reasons[0]}")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_read(self) -> "Settings":
+        known = {*TERMS, *self.forget_loss.terms}
+        for name in self.recipe.weights.keys() - known:
+            raise ValueError(f"recipe.weights.{name}: no method has such a term; {nearest(name, known)}")
         return self
 
     @property

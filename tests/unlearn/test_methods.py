@@ -5,7 +5,7 @@ from helpers import METHODS, config, settings
 from pydantic import ValidationError
 
 from safeeraser.errors import BadInput
-from safeeraser.unlearn.methods import Method
+from safeeraser.unlearn.methods import TERMS, Method
 from safeeraser.unlearn.settings import read_settings
 
 # l_f forget, l_r retain, l_p decoupled; (loss, views, weight)
@@ -76,6 +76,17 @@ def test_a_recipe_sets_weights_in_one_place():
     ]
     # A weight of a term that the method does not have changes nothing.
     assert settings("forget_loss=ga", "recipe.weights.decoupled=2").method == settings("forget_loss=ga").method
+
+
+def test_a_weight_that_no_term_reads_is_refused():
+    shipped = [settings(f"forget_loss={name}") for name in METHODS]
+    assert {*TERMS} == {term for each in shipped for term in each.forget_loss.terms} == {*shipped[0].recipe.weights}
+    with pytest.raises(BadInput) as error:
+        settings("+recipe.weights.decopled=2")
+    assert str(error.value).startswith("config: recipe.weights.decopled: no method has such a term; did you mean 'deco")
+    # A method of one's own has its own.
+    mine = ("+forget_loss.terms.mine={loss: nll, views: [retain], weight: 1}", "+recipe.weights.mine=2")
+    assert written(settings(*mine).method)[-1] == ("nll", ["retain"], 2.0)
 
 
 def test_a_weight_can_be_set_on_the_method_itself():
