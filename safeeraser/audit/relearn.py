@@ -90,11 +90,14 @@ def relearning_settings(options: Options, view: str) -> Settings:
         "save_steps": list(options.steps),
         "resume_from_checkpoint": "auto",
         "report_to": ["none"],
+        "trainer.push_to_hub": False,  # what was learned again is not for others
         "dry_run": False,
         "engine": None,
     }
     try:
-        return read_settings(from_keys(trained | changes))
+        config = from_keys(trained | changes)
+        OmegaConf.update(config, "recipe.weights", {}, merge=False)  # they weigh the terms of the method before
+        return read_settings(config)
     except BadInput as error:
         raise BadInput(f"{options.checkpoint_path / RUN_FILE}: {error}") from None
 

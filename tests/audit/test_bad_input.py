@@ -87,9 +87,10 @@ def test_an_adapter_that_does_not_tell_how_it_was_trained(adapter):
         ("run.json", {"settings": None}, "run.json: settings: not those of a run of forget.py"),
         ("run.json", {"settings": {"forget_loss": "popd", "recipe": {}}}, "run.json: settings: not those"),
         ("run.json", {"settings": {"forget_loss": {"name": "po"}, "recipe": {}}}, "run.json: config: "),
+        ("run.json", {"settings": {"forget_loss": {"name": "po"}, "recipe": "new"}}, "run.json: recipe: no 'new'"),
         ("adapter_config.json", [], "adapter_config.json: not the configuration of a LoRA"),
         ("audit/settings.json", [], "settings.json: must hold an object"),
-        ("audit", "a file", "its folder cannot be made"),
+        ("audit", "a file", "relearn_retain/training: cannot be made (Not a directory)"),
     ],
 )
 def test_files_that_are_broken(adapter, tmp_path, file, content, says):
@@ -111,6 +112,16 @@ def test_an_adapter_trained_by_several_processes_on_some_categories(adapter):
     records = read_records(TRAIN)
     chosen = options.selection(("forget",)).records(records)
     assert {records.records[index].category for index in chosen} == {"Sex", "Weapon"} and len(chosen) == 2
+
+
+def test_what_was_set_for_the_method_alone_is_not_taken_over(adapter):
+    """A weight of its forget term would turn the relearning around, and nobody asked to publish what comes of it."""
+    given = ("recipe.weights.forget=-2", "+trainer={push_to_hub: true, adam_beta2: 0.95}")
+    told = settings(*given).model_dump(mode="json")
+    write_json(adapter / "run.json", {"settings": told, "engine": {"name": "single", "processes": 1}})
+    relearned = relearning_settings(options_of(adapter), "forget")
+    assert relearned.method.terms["forget"].weight == 1
+    assert relearned.trainer == {"push_to_hub": False, "adam_beta2": 0.95}
 
 
 def test_a_launcher_of_several_processes(adapter, tmp_path, monkeypatch):
