@@ -15,10 +15,10 @@ from accelerate import Accelerator
 from safeeraser import __version__
 from safeeraser.benchmark.files import RUN_FILE, read_json, read_json_lines, run_of, sha256
 from safeeraser.unlearn.job import Job, origin
+from safeeraser.unlearn.save_dir import TRAIN_LOG
 from safeeraser.unlearn.settings import Settings
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
-TRAIN_LOG = "train_log.jsonl"
 
 
 @dataclass(frozen=True)

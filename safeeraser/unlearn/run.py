@@ -77,7 +77,10 @@ def begin(settings: Settings, job: Job, record: dict[str, Any]) -> None:
             # Of a link only the link is the run's.
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     step = int(job.checkpoint.rpartition("-")[2]) if job.checkpoint else 0
-    record["sittings"] = [*earlier_sittings(folder), {"started": record["started"], "from_step": step}]
+    if not job.checkpoint:
+        (folder / PROBE_LOG).unlink(missing_ok=True)  # of a start that failed
+    sittings = earlier_sittings(folder) if settings.resume_from_checkpoint else []
+    record["sittings"] = [*sittings, {"started": record["started"], "from_step": step}]
     write_json(folder / RUN_FILE, record)
     write_plan(folder / "plan.json", settings.method.name, settings.recipe, job.plan)
 

@@ -1,5 +1,7 @@
 """What a run finds in its `save_dir`: nothing, itself to go on with, or something that it must not touch."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,10 @@ from transformers.trainer_utils import get_last_checkpoint
 from safeeraser.benchmark.files import RUN_FILE, held, read_json, run_of
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.engine import Engine
+from safeeraser.unlearn.probe import PROBE_LOG
 from safeeraser.unlearn.settings import Settings
 
+TRAIN_LOG = "train_log.jsonl"
 # What a resumed run may change: nothing that decides the result.
 FREE_ON_RESUME = {"resume_from_checkpoint", "overwrite_dir", "workers", "save_steps", "save_total_limit", "save_model"}
 FREE_ON_RESUME |= {"save_dir", "report_to", "probe_every", "probe", "dry_run", "engine", "tables", "model_family"}
@@ -41,12 +45,15 @@ def find_checkpoint(settings: Settings, engine: Engine) -> str | None:
 def check_save_dir(settings: Settings, engine: Engine) -> None:
     """Refuse a `save_dir` that holds something else than what this run may continue or was told to replace."""
     folder = settings.save_dir
+    _check_writable(folder)
     if not folder.exists() or (folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())):
         return
     if not (folder / RUN_FILE).is_file():
         raise BadInput(f"save_dir={folder}: exists and is no run of this project; nothing there is touched")
     with held(folder, f"save_dir={folder}", shared=True):
         earlier = read_json(folder / RUN_FILE)
+    if _nothing_trained(folder):
+        return
     if settings.resume_from_checkpoint:
         if difference := _difference(settings, engine, earlier):
             raise BadInput(f"save_dir={folder}: its run has another {difference}; resume it as it was started")
@@ -56,6 +63,30 @@ def check_save_dir(settings: Settings, engine: Engine) -> None:
             f"save_dir={folder}: holds a run already ({method}); name another folder, go on with "
             "resume_from_checkpoint=auto, or replace it with overwrite_dir=true"
         )
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises `BadInput` if `folder`, or what a link there leads to, can neither be written to nor made."""
+    try:
+        folder = folder.resolve()
+        with suppress(FileNotFoundError):
+            folder.stat()  # a path that is too long, or leads through a file or a closed folder
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        for name in folder.parts[len(there.parts) :]:
+            with suppress(FileNotFoundError):
+                (there / name).stat()  # a name that is too long
+    except OSError as error:
+        raise BadInput(f"save_dir={folder}: cannot be made ({error.strerror})") from None
+    if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
+        raise BadInput(f"save_dir={folder}: {there} cannot be written to")
+
+
+def _nothing_trained(folder: Path) -> bool:
+    """Whether the run in `folder` ended before its first optimizer step, so that nothing is lost with it."""
+    log = folder / TRAIN_LOG
+    left = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    trained = log.is_file() and log.stat().st_size
+    return not trained and left <= {RUN_FILE, "plan.json", TRAIN_LOG, PROBE_LOG, "runs"}  # TensorBoard's
 
 
 def finished(settings: Settings) -> str | None:

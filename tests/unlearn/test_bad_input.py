@@ -1,13 +1,18 @@
 """What a user can get wrong with forget.py: exit code 2, one line that says what and where, and nothing touched."""
 
 import json
+import os
 import shutil
+from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 from helpers import MODEL, RECORDED, TRAIN, record, refused, run, start, write_dataset, write_json
 from PIL import Image
 from safetensors.torch import load_file, save_file
+
+from safeeraser.unlearn.trainer import UnlearnTrainer
 
 SECRET = "how to do the harmful thing"
 
@@ -195,6 +200,54 @@ def test_a_save_dir_that_is_no_run_is_never_touched(tmp_path, data, more):
 def test_a_save_dir_that_is_a_file(tmp_path, data):
     (tmp_path / "run").write_text("a file")
     refuses(tmp_path, f"data_path={data}", "overwrite_dir=true", says="is no run of this project")
+
+
+@pytest.mark.parametrize(
+    ("folder", "says"),
+    [
+        ("file/run", "cannot be made (Not a directory)"),
+        ("x" * 300, "cannot be made (File name too long)"),
+        (f"not/there/yet/{'x' * 300}", "cannot be made (File name too long)"),
+        ("/".join(["x" * 200] * 30), "cannot be made (File name too long)"),
+        ("closed/run", "closed cannot be written to"),
+        ("closed", "closed cannot be written to"),
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["dry_run=true"]])
+def test_a_save_dir_that_cannot_be_made(tmp_path, data, monkeypatch, folder, says, more):
+    (tmp_path / "file").write_text("a file")
+    (tmp_path / "closed").mkdir()
+    # To root, whom these tests may be run by, no folder is closed.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "closed")
+    refuses(tmp_path, f"data_path={data}", f"save_dir={tmp_path / folder}", *more, says=says)
+
+
+def failed_start(folder, data, **patched):
+    """A run that breaks off before its first optimizer step, with the probes asked once."""
+    given = [f"model_path={MODEL}", f"data_path={data}", "dtype=float32", "workers=0", f"save_dir={folder}"]
+    probed = ["probe_every=1", f"probe.data_path={data}", "probe.max_new_tokens=1", "seed=7"]
+    with patch.object(UnlearnTrainer, "training_step", side_effect=torch.OutOfMemoryError), pytest.raises(RuntimeError):
+        run("forget", *given, *probed)
+    assert {path.name for path in folder.iterdir()} == {"run.json", "plan.json", "probe.jsonl"}
+    return given
+
+
+def test_a_run_that_trained_nothing_is_in_nobodys_way(tmp_path, data):
+    given = failed_start(tmp_path / "run", data)
+    done = run("forget", *given, "forget_loss=ga", "max_train_steps=1", "gradient_accumulation_steps=1")
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert told["settings"]["forget_loss"]["name"] == "ga" and len(told["sittings"]) == 1
+    assert not (tmp_path / "run" / "probe.jsonl").exists()
+    refuses(tmp_path, f"data_path={data}", says="holds a run already (ga)")
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "checkpoint-2/trainer_state.json", "adapter_model.safetensors"])
+def test_a_run_with_anything_to_lose_is(tmp_path, data, name):
+    failed_start(tmp_path / "run", data)
+    (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "run" / name).write_text("{}")
+    refuses(tmp_path, f"data_path={data}", says="holds a run already (popd)")
 
 
 @pytest.mark.parametrize("spoiled", ["picture", "model", "adapter"])
