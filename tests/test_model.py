@@ -61,6 +61,19 @@ def test_a_count_that_is_not_expected_stops_the_run(base):
         llava.attach(base, config, PARTS)
 
 
+def test_a_target_that_no_layer_is_called_is_told_with_those_that_are(base):
+    parts = llava.Parts(lora_targets=("q_proj", "v_pro"))
+    with pytest.raises(
+        BadInput, match=r"LoRA.targets: no linear layer 'v_pro' in .*; did you mean 'v_proj'\? known: d"
+    ):
+        llava.attach(base, llava.lora_config(parts, r=4, alpha=8), parts)
+
+
+def test_an_adapter_that_peft_cannot_make(base):
+    with pytest.raises(BadInput, match="LoRA: Orthogonal initialization requires the LoRA rank to be even"):
+        llava.attach(base, llava.lora_config(PARTS, r=3, alpha=8, init_lora_weights="orthogonal"), PARTS)
+
+
 # 2 layers of rank 32: four projections 64 -> 64, gate and up 64 -> 128, down 128 -> 64.
 LORA = 2 * 32 * (4 * (64 + 64) + 3 * (64 + 128))
 PROJECTOR = (32 * 64 + 64) + (64 * 64 + 64)
@@ -265,6 +278,55 @@ def test_a_merged_model_says_the_same(base):
     merged = adapted.merge_and_unload()
     assert torch.allclose(logits(merged), apart, atol=1e-5)
     assert not any("lora" in name or "modules_to_save" in name for name in merged.state_dict())
+
+
+@pytest.fixture(params=["use_dora", "use_rslora"])
+def variant(request, loaded, tmp_path):
+    """A folder with a trained adapter of that kind, and what the model says with it."""
+    torch.manual_seed(0)
+    config = llava.lora_config(PARTS, r=8, alpha=16, **{request.param: True})
+    model = llava.attach(copy.deepcopy(loaded), config, PARTS)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    model.save_pretrained(tmp_path / request.param)
+    return tmp_path / request.param, logits(model)
+
+
+def test_a_variant_of_lora_is_read_back_and_merged(loaded, variant):
+    folder, trained = variant
+    adapted = llava.load_adapted(copy.deepcopy(loaded), folder)
+    assert torch.equal(logits(adapted), trained)
+    assert torch.allclose(logits(adapted.merge_and_unload()), trained, atol=1e-4)
+    assert (trained - logits(loaded)).abs().max() > 0.1
+
+
+def test_part_of_a_variant_lies_on_the_line_too(loaded, variant):
+    untouched = loaded.state_dict()
+    at = {
+        scale: llava.load_adapted(copy.deepcopy(loaded), variant[0], scale=scale).merge_and_unload().state_dict()
+        for scale in (0.0, 0.5, 1.0)
+    }
+    for key, value in untouched.items():
+        assert torch.equal(at[0.0][key], value), key
+        torch.testing.assert_close(at[0.5][key], (value + at[1.0][key]) / 2, rtol=1e-5, atol=1e-5)
+
+
+def test_the_release_form_cannot_say_what_a_variant_is(variant, tmp_path):
+    with pytest.raises(BadInput, match=f"trained with {variant[0].name}, which the release's form cannot say"):
+        llava.convert(variant[0], tmp_path / "checkpoint.pt")
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_fewer_targets_go_to_the_release_form_and_back(base, tmp_path):
+    parts = llava.Parts(lora_targets=("q_proj", "v_proj"))
+    torch.manual_seed(0)
+    model = llava.attach(copy.deepcopy(base), llava.lora_config(parts, r=8, alpha=16, init_lora_weights=False), parts)
+    assert llava.trained_parameters(model, parts)["LoRA"] == 2 * 2 * 8 * (64 + 64)
+    model.save_pretrained(tmp_path / "folder")
+    llava.convert(tmp_path / "folder", tmp_path / "checkpoint.pt")
+    back = llava.load_adapted(copy.deepcopy(base), tmp_path / "checkpoint.pt", alpha=16)
+    assert torch.allclose(logits(back), logits(model), atol=1e-2) and not torch.equal(logits(back), logits(base))
 
 
 def test_the_base_model_is_frozen_and_the_preprocessor_is_the_models(loaded):

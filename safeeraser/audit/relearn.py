@@ -122,5 +122,6 @@ def _trained_with(options: Options) -> tuple[dict[str, Any], int]:
     adapter = llava.adapter_config(options.checkpoint_path)
     whole, parts = adapter.modules_to_save or [], llava.Parts()
     lora = {"r": adapter.r, "alpha": adapter.lora_alpha, "dropout": adapter.lora_dropout}
+    lora |= {"use_rslora": adapter.use_rslora, "use_dora": adapter.use_dora}
     tuned = {"tune_mm_projector": parts.projector in whole, "tune_vision_tower": parts.vision_tower in whole}
     return OmegaConf.to_container(from_keys({"LoRA": lora} | tuned), resolve=True), 1

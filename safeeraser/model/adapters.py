@@ -16,19 +16,24 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 from safeeraser.benchmark.files import RUN_FILE, adapter_file, write_whole, write_whole_folder
-from safeeraser.errors import BadInput
+from safeeraser.errors import BadInput, nearest
 from safeeraser.model.llava import Parts
 
 log = logging.getLogger(__name__)
+
+# Where part of a DoRA is asked for, its layers are merged one by one before PEFT merges the whole.
+warnings.filterwarnings("ignore", message="All adapters are already merged")
 
 RENAMED = (  # (release, here), for parameter names
     ("base_model.model.language_model.model.", "base_model.model.model.language_model."),
@@ -38,9 +43,19 @@ RENAMED = (  # (release, here), for parameter names
 
 
 def lora_config(
-    parts: Parts, *, r: int, alpha: float, dropout: float = 0.0, projector: bool = True, vision: bool = False
+    parts: Parts,
+    *,
+    r: int,
+    alpha: float,
+    dropout: float = 0.0,
+    projector: bool = True,
+    vision: bool = False,
+    **more: Any,
 ) -> LoraConfig:
-    """LoRA on the language model's linear layers alone; projector (and vision tower) trained whole beside it."""
+    """LoRA on the language model's linear layers alone; projector (and vision tower) trained whole beside it.
+
+    `more` goes to PEFT as it is.
+    """
     saved = [name for name, wanted in ((parts.projector, projector), (parts.vision_tower, vision)) if wanted]
     return LoraConfig(
         r=r,
@@ -49,14 +64,24 @@ def lora_config(
         # A pattern rather than suffixes: the vision tower has q_proj, k_proj and v_proj of its own.
         target_modules=rf".*\.{parts.language_model}\.layers\.\d+\.\w+\.({'|'.join(parts.lora_targets)})",
         modules_to_save=saved or None,
+        **more,
     )
 
 
 def attach(model: LlavaForConditionalGeneration, config: LoraConfig, parts: Parts) -> PeftModel:
-    """Attach a fresh adapter and check that it sits where it should: on every linear layer of the language model."""
-    adapted = get_peft_model(model, config)
+    """Attach a fresh adapter and check that it sits where it should: on its targets in each of the language model's
+    layers. Raises `BadInput` for a target that is no linear layer there, or an adapter that PEFT cannot make."""
+    there = f".{parts.language_model}.layers."
+    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear) and there in name}
+    known = {name.rpartition(".")[2] for name in linear}
+    for target in set(parts.lora_targets) - known:
+        raise BadInput(f"LoRA.targets: no linear layer '{target}' in the model's layers; {nearest(target, known)}")
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:
+        raise BadInput(f"LoRA: {str(error).splitlines()[0]}") from None
     found = [name for name, module in adapted.named_modules() if hasattr(module, "lora_A")]
-    expected = len(parts.lora_targets) * model.config.text_config.num_hidden_layers
+    expected = len(set(parts.lora_targets)) * model.config.text_config.num_hidden_layers
     if len(found) != expected or any(f".{parts.language_model}." not in name for name in found):
         raise AssertionError(f"LoRA sits on {len(found)} modules, expected {expected} of {parts.language_model} alone")
     return adapted
@@ -144,11 +169,12 @@ def load_adapted(
     Args:
         scale: how much of the adapter: 0 is the untouched model and 1 the trained one, both to the bit; between and
             beyond lie the weights on the line through the two (Ilharco et al., 2023, arXiv 2212.04089). LoRA's alpha
-            is multiplied by it; what was trained whole moves along that line too.
+            is multiplied by it; what was trained whole moves along that line too, and so do the layers of a DoRA,
+            whose magnitudes do not vanish with alpha: these are merged then.
     """
     config = adapter_config(path, alpha)
     config.inference_mode = True
-    config.lora_alpha *= scale
+    config.lora_alpha *= 1 if config.use_dora else scale
     # Names and shapes are checked below; PEFT would warn of a path that is only written otherwise.
     config.base_model_name_or_path = model.name_or_path
     try:
@@ -159,6 +185,8 @@ def load_adapted(
     for module in adapted.modules():
         if isinstance(module, ModulesToSaveWrapper):
             _scale_trained(module, scale)
+        elif config.use_dora and scale != 1 and isinstance(module, LoraLayer):
+            _scale_merged(module, scale)
     return adapted
 
 
@@ -170,6 +198,15 @@ def _scale_trained(module: ModulesToSaveWrapper, scale: float) -> None:
     for name, parameter in trained.named_parameters():
         # lerp is exact at both ends.
         parameter.copy_(torch.lerp(untouched[name].to(parameter.dtype), parameter, scale))
+
+
+@torch.no_grad()
+def _scale_merged(module: LoraLayer, scale: float) -> None:
+    """Merge a layer's adapter, and move the weights to `scale` of the way from the untouched ones."""
+    weight = module.get_base_layer().weight
+    untouched = weight.to(torch.float32, copy=True)
+    module.merge()
+    weight.copy_(torch.lerp(untouched, weight.float(), scale))
 
 
 def adapter_config(path: str | Path, alpha: float = 256) -> LoraConfig:
@@ -190,7 +227,8 @@ def adapter_config(path: str | Path, alpha: float = 256) -> LoraConfig:
     ranks = {tensor.shape[0] for name, tensor in tensors.items() if ".lora_A." in name}
     if len(ranks) != 1:
         raise BadInput(f"{path}: holds no LoRA of one rank (found ranks {sorted(ranks)})")
-    parts = Parts()
+    targets = {name.split(".lora_")[0].rpartition(".")[2] for name in tensors if ".lora_" in name}
+    parts = Parts(lora_targets=tuple(sorted(targets)))
     whole = [any(f".{part}." in name for name in tensors) for part in (parts.projector, parts.vision_tower)]
     return lora_config(parts, r=ranks.pop(), alpha=alpha, projector=whole[0], vision=whole[1])
 
@@ -202,12 +240,14 @@ def convert(source: Path, target: Path, *, alpha: float = 256, model_path: str |
     in the folder as the base model. A folder made from a folder takes along what is known of its run.
 
     Raises:
-        BadInput: `source` is no adapter, `target` exists, or the release would read `target` at another scaling.
+        BadInput: `source` is no adapter, `target` exists, or the release's form cannot say what the adapter is.
     """
     if target.exists():
         raise BadInput(f"{target}: exists; name another")
     config, tensors = adapter_config(source, alpha), read_adapter(source)
     if target.suffix == ".pt":
+        if told := [name for name in ("use_rslora", "use_dora") if getattr(config, name)]:
+            raise BadInput(f"{source}: trained with {' and '.join(told)}, which the release's form cannot say")
         if (config.r, config.lora_alpha) != (32, 256):
             log.warning(
                 "note: r %s, alpha %s is not written down there; the release assumes 32 and 256, and this project asks "

@@ -16,7 +16,7 @@ from safeeraser.benchmark.files import RUN_FILE, held, write_json
 from safeeraser.errors import BadInput
 from safeeraser.processes import leave_together
 from safeeraser.unlearn.batch import Collator, PlanDataset
-from safeeraser.unlearn.dry_run import dry_run
+from safeeraser.unlearn.dry_run import dry_run, outline
 from safeeraser.unlearn.engine import Engine, check_running
 from safeeraser.unlearn.job import Job, prepare
 from safeeraser.unlearn.options import check_optimizer
@@ -43,6 +43,9 @@ def forget(settings: Settings) -> Unlearned | None:
     if when := finished(settings):
         log.info("done before, on %s: %s", when, settings.save_dir)
         return Unlearned.read(settings.save_dir)
+    if not settings.dry_run:
+        # What LoRA does not fit is found before weights are loaded; and before DeepSpeed, which would split this too.
+        outline(settings, llava.load_config(settings.model_path), torch.float32)
     # Of the engine that a dry run is told of, nothing runs.
     arguments = training_arguments(settings, Engine() if settings.dry_run else job.engine, job.schedule)
     check_optimizer(arguments, job.schedule)

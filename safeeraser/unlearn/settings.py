@@ -1,5 +1,6 @@
 """The keys of config/forget_lora.yaml with their types and bounds: what Hydra composed, checked once, read by name."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +40,20 @@ class Lora(_Keys):
     r: int = Field(ge=1)
     alpha: float = Field(gt=0)
     dropout: float = Field(ge=0, lt=1)
+    targets: tuple[str, ...] | None = Field(min_length=1)
+    use_rslora: bool
+    use_dora: bool
+    init_lora_weights: bool | str
+
+    @field_validator("init_lora_weights")
+    @classmethod
+    def _leaves_the_base_as_it_is(cls, value: bool | str) -> bool | str:
+        if isinstance(value, str) and value not in ("gaussian", "orthogonal"):
+            raise ValueError(
+                "must be true, false, gaussian or orthogonal; the others change the base model, which is the "
+                "reference, or ask for data"
+            )
+        return value
 
 
 class Stop(_Keys):
@@ -178,14 +193,14 @@ class Settings(_Keys):
         """The adapter that is trained: LoRA, and what is trained whole beside it. None with `finetune=full`."""
         if self.finetune == "full":
             return None
-        return lora_config(
-            self.model_family.parts,
-            r=self.LoRA.r,
-            alpha=self.LoRA.alpha,
-            dropout=self.LoRA.dropout,
-            projector=self.tune_mm_projector,
-            vision=self.tune_vision_tower,
-        )
+        lora = self.LoRA.model_dump(exclude={"targets"})
+        return lora_config(self.parts, **lora, projector=self.tune_mm_projector, vision=self.tune_vision_tower)
+
+    @property
+    def parts(self) -> Parts:
+        """What the model's parts are called, and on which of their layers LoRA sits."""
+        parts = self.model_family.parts
+        return replace(parts, lora_targets=self.LoRA.targets or parts.lora_targets)
 
     @property
     def trackers(self) -> list[str]:

@@ -11,7 +11,7 @@ def equip(base: LlavaForConditionalGeneration, settings: Settings) -> PeftModel 
     """The frozen model with what is trained: an adapter on it, or parts of itself."""
     if settings.adapter is None:
         return llava.unfreeze(base, settings.whole)
-    return llava.attach(base, settings.adapter, settings.model_family.parts)
+    return llava.attach(base, settings.adapter, settings.parts)
 
 
 def save(trainer: Trainer, settings: Settings, preprocessor: llava.Preprocessor) -> None:

@@ -128,6 +128,7 @@ def test_another_kind_of_model(tmp_path, data):
         ("lr", "lr"),
         ("split=[Sex", "at input '[Sex'"),
         ("plan=nowhere.json", "nowhere.json: no such file"),
+        ("LoRA.targets=[q_proj,v_proj,outproj]", "LoRA.targets: no linear layer 'outproj' in the model's layers; did"),
         ("resume_from_checkpoint=nowhere", "resume_from_checkpoint=nowhere: no checkpoint there"),
         ("init_adapter=nowhere", "nowhere: no adapter there"),
     ],

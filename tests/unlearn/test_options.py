@@ -9,7 +9,9 @@ import torch
 from helpers import MODEL, TRAIN, read_lines, refused, run, settings
 from transformers import Trainer, TrainingArguments
 
+from safeeraser import model as llava
 from safeeraser.errors import BadInput
+from safeeraser.infer.checkpoint import load_merged
 from safeeraser.unlearn import run as training
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.options import FIXED, SAID_BY, check_options
@@ -132,3 +134,25 @@ def test_a_cpu_trains_in_bfloat16_but_not_in_float16(tmp_path):
     # Under DeepSpeed nothing may say that there is no GPU.
     with pytest.raises(BadInput, match=r"^config: not what transformers trains with: Your setup doesn't support bf16"):
         training.training_arguments(settings("dtype=bfloat16"), Engine("zero2", 2), Schedule(1, 0))
+
+
+def test_lora_options_reach_the_adapter_and_the_answers(tmp_path):
+    """Trained, saved, checked against the untouched model (which KL compares with), and read back."""
+    options = ("LoRA.use_dora=true", "LoRA.use_rslora=true", "LoRA.init_lora_weights=gaussian")
+    folder = trained(tmp_path / "run", "forget_loss=kl", "LoRA.targets=[q_proj,v_proj]", *options, "lr=0.01")
+    config = llava.adapter_config(folder)
+    assert (config.use_dora, config.use_rslora, config.target_modules) == (
+        True,
+        True,
+        r".*\.language_model\.layers\.\d+\.\w+\.(q_proj|v_proj)",
+    )
+    # Two layers, two targets of 64 x 64, rank 32, a magnitude for each output.
+    assert json.loads((folder / "run.json").read_text())["trained_parameters"]["LoRA"] == 2 * 2 * (2 * 32 * 64 + 64)
+    assert len(llava.read_adapter(folder)) == 2 * 2 * 3 + 4
+    untouched, merged = (load_merged(str(MODEL), given, dtype="float32", lora_alpha=256) for given in (None, folder))
+    changed = [
+        name.split(".")[-2]
+        for (name, one), two in zip(untouched.named_parameters(), merged.parameters(), strict=True)
+        if not torch.equal(one, two)
+    ]
+    assert sorted(changed) == sorted([*["q_proj", "v_proj"] * 2, *["linear_1", "linear_2"] * 2])

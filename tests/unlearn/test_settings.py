@@ -71,6 +71,8 @@ def test_a_split_is_all_or_categories():
         ("lr=-1", "lr=-1: "),
         ("LoRA.r=0", "LoRA.r=0: "),
         ("LoRA.dropout=1", "LoRA.dropout=1: "),
+        ("LoRA.targets=[]", "LoRA.targets=[]: "),
+        ("LoRA.init_lora_weights=pissa", "LoRA.init_lora_weights=pissa: must be true, false, gaussian or orthogonal"),
         ("seed=-1", "seed=-1: "),
         ("dtype=float64", "dtype=float64: "),
         ("recipe.kl_positions=some", "recipe.kl_positions=some: "),
