@@ -55,7 +55,6 @@ def forget(settings: Settings) -> Unlearned | None:
     check_running(job.engine, arguments)
     dataset = load_dataset(settings, job)
     log.info("%s", job.summary(settings))
-    set_seed(settings.seed)
     model, reference = load_model(settings, job.engine, arguments, dataset)
     trained = llava.trained_parameters(model, settings.model_family.parts)
     log.info("trained: %s", ", ".join(f"{name} {count:,}" for name, count in trained.items() if count))
@@ -138,6 +137,7 @@ def load_model(
     elif settings.method.needs_reference and arguments.process_index == 0:
         example = collator(settings, dataset)([dataset[0]])
         untouched = row_logits(base, example)
+    set_seed(settings.seed)  # only now: under ZeRO-3, loading has drawn from it
     model = equip(base, settings)
     if settings.init_adapter:
         llava.load_adapter(model, settings.init_adapter)
