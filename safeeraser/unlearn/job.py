@@ -48,8 +48,8 @@ def prepare(settings: Settings) -> Job:
     data = read_records(settings.data_path).only(settings.split).some(limit=settings.limit)
     check_files(settings)
     engine = engine_of(settings)
-    checkpoint = find_checkpoint(settings, engine)
     check_save_dir(settings, engine)
+    checkpoint = find_checkpoint(settings, engine)
     origin(settings, checkpoint)
     items, refusals = load_items(settings, data)
     probed = probe_items(settings.probe) if settings.probe_every else {}

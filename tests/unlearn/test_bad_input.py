@@ -214,7 +214,7 @@ def test_a_save_dir_that_is_a_file(tmp_path, data):
         ("closed", "closed cannot be written to"),
     ],
 )
-@pytest.mark.parametrize("more", [[], ["dry_run=true"]])
+@pytest.mark.parametrize("more", [[], ["dry_run=true", "resume_from_checkpoint=auto"]])
 def test_a_save_dir_that_cannot_be_made(tmp_path, data, monkeypatch, folder, says, more):
     (tmp_path / "file").write_text("a file")
     (tmp_path / "closed").mkdir()
