@@ -120,8 +120,9 @@ def _told_plainly() -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         reason = str(error).strip().splitlines()[0]
         if unknown := re.fullmatch(r"Could not override '(.+)'\.", reason):
-            page = OmegaConf.to_container(OmegaConf.load(CONFIG / f"{PAGE}.yaml"))
-            raise BadInput(f"config: no key '{unknown[1]}'; {nearest(unknown[1], _dotted(page))}") from None
+            known, place = _dotted(OmegaConf.to_container(from_keys({}))), unknown[1].rpartition(".")[0]
+            beside = [key for key in known if key.rpartition(".")[0] == place]
+            raise BadInput(f"config: no key '{unknown[1]}'; {nearest(unknown[1], beside or known)}") from None
         raise BadInput(f"command line: {reason}") from None
 
 
