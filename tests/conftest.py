@@ -2,6 +2,8 @@
 
 import os
 import signal
+import tempfile
+from pathlib import Path
 
 import pytest
 from chat_server import Server
@@ -11,6 +13,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # A name that is no folder is then refused at once instead of being asked for over the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+# What is remembered of pictures between runs is not to outlive the tests, nor to come from before them. Matplotlib's
+# list of fonts, which takes seconds to make, stays where it is.
+os.environ.setdefault(
+    "MPLCONFIGDIR", str(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "matplotlib")
+)
+CACHE = tempfile.TemporaryDirectory(prefix="safeeraser-cache-")
+os.environ["XDG_CACHE_HOME"] = CACHE.name
 
 # A shell starts a background job with Ctrl-C ignored, and so would be whatever the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

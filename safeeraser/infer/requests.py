@@ -147,14 +147,3 @@ def show(picture: Path | Attacked) -> Image.Image:
 def pictures_of(requests: list[Request]) -> list[Path]:
     """The files of the pictures that are shown, each once, in the order of the requests."""
     return list(dict.fromkeys(request.file for request in requests if request.file))
-
-
-def unreadable(pictures: list[Path]) -> dict[Path, str]:
-    """Those that are not there or cannot be decoded, with the reason: told now rather than in the night."""
-    faults = {}
-    for picture in pictures:
-        try:
-            open_picture(picture)
-        except BadInput as error:
-            faults[picture] = str(error)
-    return faults

@@ -14,6 +14,7 @@ from typing import Any
 from safeeraser import __version__
 from safeeraser import model as llava
 from safeeraser.arguments import without_credentials
+from safeeraser.benchmark.checked import unreadable
 from safeeraser.benchmark.files import described_by, make_room_for, read_json, write_json
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
@@ -23,7 +24,7 @@ from safeeraser.infer.engine import Engine
 from safeeraser.infer.options import Options, check
 from safeeraser.infer.outputs import nulls, predictions
 from safeeraser.infer.partial import Partial, difference
-from safeeraser.infer.requests import Request, Unanswered, build_requests, pictures_of, unreadable
+from safeeraser.infer.requests import Request, Unanswered, build_requests, pictures_of
 from safeeraser.infer.server import Server
 from safeeraser.processes import Processes, leave_together
 from safeeraser.progress import progress
@@ -67,7 +68,8 @@ def infer(options: Options) -> Inferred:
         make_room_for(path)
     partial.done = _union(processes.gather(partial.done))
     left = [request for request in requests if request.key not in partial.done]
-    faults = _union(processes.gather(unreadable(pictures_of(left)[processes.rank :: processes.count])))
+    own = pictures_of(left)[processes.rank :: processes.count]
+    faults = _union(processes.gather(unreadable(own, options.eval_file, shown=processes.main)))
     reasons = {request.key: faults[request.file] for request in left if request.file in faults}
     if left and len(reasons) == len(left) and not partial.done:
         raise BadInput(f"no picture can be read: {next(iter(reasons.values()))} (and so on)")

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from helpers import record, write_dataset
 
+from safeeraser.benchmark.checked import unreadable
 from safeeraser.benchmark.records import read_records
 from safeeraser.benchmark.responses import RELEASED, VIEWS
 from safeeraser.errors import BadInput
 from safeeraser.infer.outputs import predictions
 from safeeraser.infer.partial import Partial
-from safeeraser.infer.requests import Selection, build_requests, pictures_of, swap_partner, unreadable
+from safeeraser.infer.requests import Selection, build_requests, pictures_of, swap_partner
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_pictures_that_are_missing_or_cannot_be_decoded_are_told(data):
     torn, lost = (data.path.parent / name for name in ("pdset/Sex/1.jpg", "img/Weapon/0.jpg"))
     torn.write_bytes(torn.read_bytes()[:200])
     lost.unlink()
-    assert unreadable(pictures_of(build_requests(data))) == {
+    assert unreadable(pictures_of(build_requests(data)), data.path) == {
         Path("img/Weapon/0.jpg"): "img/Weapon/0.jpg: picture not found",
         torn: f"{torn}: picture cannot be decoded (OSError)",
     }
