@@ -47,6 +47,11 @@ class PlanDataset(Dataset):
         self.preprocessor, self.recipe, self.max_length = preprocessor, recipe, max_length
         self._pixels = lru_cache(PICTURES_KEPT)(self._load_pixels)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A loading process that is spawned is sent what this was made of, and keeps pictures of its own.
+        given = (self.plan, self.items, self.refusals, self.preprocessor, self.recipe, self.max_length)
+        return type(self), given
+
     def __len__(self) -> int:
         return len(self.plan)
 
