@@ -90,16 +90,15 @@ def settings(*overrides: str):
 
 def plan_dataset(read):
     """The dataset that these settings train on, in one process."""
-    from safeeraser.benchmark.records import read_records
+    from safeeraser.unlearn.data import load_data
     from safeeraser.unlearn.engine import Engine
-    from safeeraser.unlearn.job import Job, load_items, make_or_read_plan, plan_sizes
+    from safeeraser.unlearn.job import Job, make_or_read_plan
     from safeeraser.unlearn.plan import Schedule
     from safeeraser.unlearn.run import load_dataset
 
-    data = read_records(read.data_path).only(read.split)
-    items, refusals = load_items(read, data)
-    plan = make_or_read_plan(read, plan_sizes(data, items, refusals), 1)
-    return load_dataset(read, Job(Engine(), None, data, items, refusals, {}, plan, Schedule(len(plan), 0)))
+    data = load_data(read)
+    plan = make_or_read_plan(read, data.sizes, 1)
+    return load_dataset(read, Job(Engine(), None, data, {}, plan, Schedule(len(plan), 0)))
 
 
 def run(script: str, *arguments: object, cwd: Path = RECORDED) -> subprocess.CompletedProcess:

@@ -70,6 +70,7 @@ def relearning_settings(options: Options, view: str) -> Settings:
         "model_path": options.model_path,
         "init_adapter": str(options.checkpoint_path),
         "allow_other_base": options.allow_other_base,
+        "data": "safeeraser",  # the two files of an audit are a benchmark's
         "data_path": str(options.val_file if held_out else options.train_file),
         "split": options.split,
         "limit": options.held_out if held_out else None,

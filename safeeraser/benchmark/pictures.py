@@ -5,7 +5,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from safeeraser.benchmark.records import DataFile
 from safeeraser.errors import BadInput
 
 
@@ -15,15 +14,6 @@ def find_picture(name: str, data_path: Path) -> Path | None:
         if isfile(folder / name):  # False, unlike a path's own method, also for a name that no disk can hold
             return folder / name
     return None
-
-
-def picture_path(data: DataFile, index: int, key: str) -> Path:
-    """The path of record `index`'s picture under `key` (`image_path`, `SDImage_path`). Raises `BadInput`."""
-    name = getattr(data.records[index], key)
-    path = find_picture(name, data.path)
-    if path is None:
-        raise BadInput(f"{data.where(index, key)}: picture {name} not found")
-    return path
 
 
 def open_picture(path: Path) -> Image.Image:

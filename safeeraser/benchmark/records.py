@@ -5,6 +5,7 @@ questions (`unsafe_pairs`), a benign picture for the same questions (`SDImage_pa
 four harmless questions about the harmful picture (`UnharmPair_*`).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,12 @@ CATEGORIES = ("HateSpeech", "IllegalActivity", "Privacy", "Sex", "Violence", "We
 
 # The order in which a record's retain items are counted, in training and in scoring alike.
 UNHARM_KEYS = ("UnharmPair_text1", "UnharmPair_text2", "UnharmPair_image1", "UnharmPair_image2")
+
+
+def unharm_order(keys: Iterable[str]) -> list[str]:
+    """The known keys in the order above, then the others as they come."""
+    return sorted(keys, key=lambda key: UNHARM_KEYS.index(key) if key in UNHARM_KEYS else len(UNHARM_KEYS))
+
 
 NO_DATASET = (
     "no such file; put the benchmark there (dataset/README.md says how) or build the mini benchmark with "

@@ -42,7 +42,9 @@ def dry_run(settings: Settings, job: Job) -> None:
     """
     config, preprocessor = find_model(settings)
     if preprocessor:
-        dataset = PlanDataset(job.plan, job.items, job.refusals, preprocessor, settings.recipe, settings.max_length)
+        dataset = PlanDataset(
+            job.plan, job.data.items, job.data.refusals, preprocessor, settings.recipe, settings.max_length
+        )
         step = largest_step(settings, conversation_sizes(dataset))
     else:
         step = worst_step(settings, config)
@@ -191,10 +193,11 @@ def positions_read(method: Method, item: Mapping[str, Size]) -> dict[str, int]:
 def counts(settings: Settings, job: Job, step: MicroStep) -> dict[str, tuple[int]]:
     """How much data there is, how long the run is, and how large its largest micro-step."""
     rows = {
-        "records": len(job.data.records),
-        "pictures": len({item.picture for view in job.items.values() for item in view}),
-        **{f"{view} items": len(items) for view, items in job.items.items()},
-        "refusals": len(job.refusals),
+        "records": job.data.records,
+        "pictures": len({item.picture for view in job.data.items.values() for item in view}),
+        **{f"{view} items": len(items) for view, items in job.data.items.items()},
+        "bad items left out": job.data.left_out,
+        "refusals": len(job.data.refusals),
         "items of the plan": len(job.plan),
         "optimizer steps": job.schedule.steps,
         "of them warm-up": job.schedule.warmup,

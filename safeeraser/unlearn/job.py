@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from safeeraser import model as llava
-from safeeraser.benchmark.records import DataFile, read_records, read_refusals
 from safeeraser.errors import BadInput
+from safeeraser.unlearn.data import Data, load_data
 from safeeraser.unlearn.engine import Engine, check_engine, engine_of
 from safeeraser.unlearn.plan import Schedule, Step, make_plan, read_plan
 from safeeraser.unlearn.probe import probe_items
 from safeeraser.unlearn.save_dir import check_save_dir, find_checkpoint
 from safeeraser.unlearn.settings import Settings
 from safeeraser.unlearn.stop import unreachable_bounds
-from safeeraser.unlearn.views import Item, build_views
+from safeeraser.unlearn.views import Item
 
 log = logging.getLogger(__name__)
 
@@ -26,18 +26,17 @@ class Job:
 
     engine: Engine
     checkpoint: str | None
-    data: DataFile
-    items: dict[str, list[Item]]  # by view
-    refusals: list[str]
+    data: Data
     probed: dict[str, list[Item]]  # by view; nothing where no probes are asked for
     plan: list[Step]
     schedule: Schedule
 
     def summary(self, settings: Settings) -> str:
         """One line about the run."""
+        skipped = f"{len(self.data.skipped)} faults skipped, " if self.data.skipped else ""
         left_out = self.schedule.left_out and f" ({self.schedule.left_out} fill no round of the processes: left out)"
         return (
-            f"{settings.method.name} (recipe {settings.recipe.name}): {len(self.data.records)} records, "
+            f"{settings.method.name} (recipe {settings.recipe.name}): {self.data.records} records, {skipped}"
             f"{len(self.plan)} items{left_out or ''}, {self.schedule.steps} optimizer steps, {self.schedule.warmup} of "
             "them warm-up"
         )
@@ -45,15 +44,14 @@ class Job:
 
 def prepare(settings: Settings) -> Job:
     """Check everything that `settings` name. Raises `BadInput` for the first thing that cannot be used."""
-    data = read_records(settings.data_path).only(settings.split).some(limit=settings.limit)
     check_files(settings)
     engine = engine_of(settings)
     check_save_dir(settings, engine)
     checkpoint = find_checkpoint(settings, engine)
     origin(settings, checkpoint)
-    items, refusals = load_items(settings, data)
-    probed = probe_items(settings.probe) if settings.probe_every else {}
-    plan = make_or_read_plan(settings, plan_sizes(data, items, refusals), engine.processes)
+    data = load_data(settings)
+    probed = probe_items(settings) if settings.probe_every else {}
+    plan = make_or_read_plan(settings, data.sizes, engine.processes)
     check_engine(engine, settings, items=len(plan))
     schedule = Schedule.of(
         len(plan),
@@ -65,7 +63,7 @@ def prepare(settings: Settings) -> Job:
     if isinstance(settings.save_steps, list) and max(settings.save_steps) > schedule.steps:
         raise BadInput(f"save_steps={settings.save_steps}: the run ends after {schedule.steps} optimizer steps")
     plan = plan[: len(plan) - schedule.left_out]
-    return Job(engine, checkpoint, data, items, refusals, probed, plan, schedule)
+    return Job(engine, checkpoint, data, probed, plan, schedule)
 
 
 def check_files(settings: Settings) -> None:
@@ -89,20 +87,6 @@ def origin(settings: Settings, checkpoint: str | None) -> dict[str, Any]:
     for adapter in filter(None, (settings.init_adapter, checkpoint)):
         llava.check_base(Path(adapter), base, allowed=settings.allow_other_base, answer="allow_other_base=true")
     return {"base": base, "parents": llava.parents(settings.model_path, settings.init_adapter)}
-
-
-def load_items(settings: Settings, data: DataFile) -> tuple[dict[str, list[Item]], list[str]]:
-    """The items of each view that the method reads, and the refusals if it reads them."""
-    views = settings.method.views
-    refusals = read_refusals(settings.data_path) if "refusal" in views else []
-    return build_views(data, views), refusals
-
-
-def plan_sizes(data: DataFile, items: dict[str, list[Item]], refusals: list[str]) -> dict[str, int]:
-    """How many of each kind a plan chooses from."""
-    sizes = {view: len(items[view]) for view in items}
-    sizes["forget"] = sum(len(record.unsafe_pairs) for record in data.records)
-    return sizes | ({"refusal": len(refusals)} if refusals else {})
 
 
 def make_or_read_plan(settings: Settings, sizes: dict[str, int], processes: int) -> list[Step]:

@@ -10,27 +10,30 @@ from accelerate.utils import broadcast
 from transformers import Trainer, TrainerCallback
 
 from safeeraser.benchmark.files import append_json_line, keep_json_lines
-from safeeraser.benchmark.records import read_records
 from safeeraser.benchmark.wording import is_degenerate, is_refusal
 from safeeraser.errors import BadInput
 from safeeraser.generation.decoder import Asked, Decoder
 from safeeraser.generation.sampling import Generation
 from safeeraser.model import Preprocessor
-from safeeraser.unlearn.settings import Probe
+from safeeraser.unlearn.data import sound_items
+from safeeraser.unlearn.settings import Settings
 from safeeraser.unlearn.views import Item, build_views
 
 PROBE_LOG = "probe.jsonl"
 ASKED = ("forget", "decoupled", "retain")  # the views whose questions are asked, on their own pictures
 
 
-def probe_items(probe: Probe) -> dict[str, list[Item]]:
-    """The questions of each view that a probe asks, spread evenly over the file. Raises `BadInput`."""
+def probe_items(settings: Settings) -> dict[str, list[Item]]:
+    """The questions that a probe asks, spread evenly over the file, of each view that is there. Raises `BadInput`."""
+    source, probe = settings.data, settings.probe
     try:
-        data = read_records(probe.data_path)
+        every = build_views(source, probe.data_path, [view for view in ASKED if view in source.views])
+        items, _ = sound_items(settings, probe.data_path, {view: its for view, its in every.items() if its})
     except BadInput as error:
         raise BadInput(f"probe.data_path: {error}") from None
-    items = build_views(data, list(ASKED))
-    return {view: _spread(items[view], probe.prompts) for view in ASKED}
+    if not items:
+        raise BadInput(f"probe.data_path: {probe.data_path}: nothing to ask there (data={source.name})")
+    return {view: _spread(its, probe.prompts) for view, its in items.items()}
 
 
 def _spread(items: list[Item], count: int) -> list[Item]:

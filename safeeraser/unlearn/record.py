@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from safeeraser import __version__
-from safeeraser.benchmark.files import RUN_FILE, read_json, read_json_lines, run_of, sha256
+from safeeraser.benchmark.files import RUN_FILE, read_json, read_json_lines, run_of
 from safeeraser.unlearn.job import Job, origin
 from safeeraser.unlearn.save_dir import TRAIN_LOG
 from safeeraser.unlearn.settings import Settings
@@ -55,7 +55,7 @@ def describe(settings: Settings, job: Job, trained: dict[str, int]) -> dict[str,
         "title": settings.method.title,
         "settings": settings.model_dump(mode="json"),
         **origin(settings, job.checkpoint),
-        "data": {"records": len(job.data.records), "sha256": sha256(job.data.path)},
+        "data": job.data.record,
         "optimizer_steps": job.schedule.steps,
         "warmup_steps": job.schedule.warmup,
         "items_left_out": job.schedule.left_out,

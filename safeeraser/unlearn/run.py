@@ -106,11 +106,13 @@ def finish(settings: Settings, record: dict[str, Any], outcome: dict[str, Any]) 
 def load_dataset(settings: Settings, job: Job) -> PlanDataset:
     """The plan as a dataset. Raises `BadInput` for an item whose prompt leaves no room for an answer."""
     preprocessor = llava.load_preprocessor(settings.model_path)
-    dataset = PlanDataset(job.plan, job.items, job.refusals, preprocessor, settings.recipe, settings.max_length)
-    for view, items in job.items.items():
+    dataset = PlanDataset(
+        job.plan, job.data.items, job.data.refusals, preprocessor, settings.recipe, settings.max_length
+    )
+    for view, items in job.data.items.items():
         for item in items:
             # Found now rather than in the night.
-            dataset.encode(replace(item, answer=job.refusals[0]) if view == "refusal" else item)
+            dataset.encode(replace(item, answer=job.data.refusals[0]) if view == "refusal" else item)
     return dataset
 
 

@@ -97,7 +97,8 @@ def finished(settings: Settings) -> str | None:
 def _difference(settings: Settings, engine: Engine, earlier: dict[str, Any]) -> str | None:
     """The first thing that decides the result and is not as in the run that `earlier` records."""
     now, then = settings.model_dump(mode="json"), earlier["settings"]
-    for key in (key for key in now if key not in FREE_ON_RESUME):
+    # What an earlier version had no key for, it did as the default does.
+    for key in (key for key in now if key in then and key not in FREE_ON_RESUME):
         name, old, new = key, then.get(key), now[key]
         while isinstance(old, dict) and isinstance(new, dict) and old != new:
             inner = next(inner for inner in new | old if old.get(inner) != new.get(inner))

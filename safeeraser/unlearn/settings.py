@@ -1,8 +1,9 @@
 """The keys of config/forget_lora.yaml with their types and bounds: what Hydra composed, checked once, read by name."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -14,6 +15,7 @@ from safeeraser.errors import BadInput, nearest
 from safeeraser.model import Parts, lora_config
 from safeeraser.unlearn.methods import TERMS, Method, Recipe
 from safeeraser.unlearn.options import check_options
+from safeeraser.unlearn.views import DataSource
 
 
 class _Keys(BaseModel):
@@ -89,9 +91,12 @@ class Settings(_Keys):
     tune_vision_tower: bool
     init_adapter: Path | None
     allow_other_base: bool
+    data: DataSource
     data_path: Path
     split: Literal["all"] | list[str]
     limit: int | None = Field(ge=1)
+    bad_items: Literal["stop", "skip"]
+    max_bad_items: float = Field(ge=0, lt=1)
     plan: Path | None
     max_length: int = Field(ge=1)
     workers: int = Field(ge=0)
@@ -224,7 +229,16 @@ def read_settings(config: DictConfig) -> Settings:
         first = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
         key = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
-            hint = "" if "." in key else f"; {nearest(key, Settings.model_fields)}"
-            raise BadInput(f"config: no key '{key}'{hint}") from None
+            *inside, last = first["loc"]
+            raise BadInput(f"config: no key '{key}'; {nearest(last, _keys_in(inside))}") from None
         given = f"{key}={first['input']}: " if key else ""  # what does not go together names its keys itself
         raise BadInput(f"config: {given}{first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _keys_in(place: list[str | int]) -> Iterable[str]:
+    """The keys known at a place of the page."""
+    kind: Any = Settings
+    for part in place:
+        # A dictionary's keys are free; what it holds has the type that its annotation ends in.
+        kind = kind.model_fields[part].annotation if hasattr(kind, "model_fields") else get_args(kind)[-1]
+    return kind.model_fields

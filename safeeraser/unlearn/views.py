@@ -1,11 +1,16 @@
-"""Views: the ways to read a record as (picture, question, answer), four items a record each (dataset/README.md)."""
+"""Views: the ways to read a record as (picture, question, answer). Where each stands is data too (config/data/)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from safeeraser.benchmark.pictures import open_picture, picture_path
-from safeeraser.benchmark.records import UNHARM_KEYS, DataFile
-from safeeraser.errors import BadInput
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from safeeraser.benchmark.pictures import find_picture
+from safeeraser.benchmark.records import DataFile, read_raw, unharm_order
+from safeeraser.errors import BadInput, nearest
 
 # forget: harmful picture, harmful question, the vanilla model's answer
 # retain: harmful picture, harmless question, its sentence
@@ -14,47 +19,153 @@ from safeeraser.errors import BadInput
 VIEWS = ("forget", "retain", "decoupled", "refusal")
 
 
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ViewSource(_Config):
+    """Where a view's conversations stand in a data file; config/data/ says what each key means."""
+
+    image: list[str] = Field(min_length=1)
+    question: str
+    answer: str | None = None
+    pairs: str | None = None
+    where: dict[str, Any] | None = None
+    file: str | None = None
+
+    @field_validator("image", mode="before")
+    @classmethod
+    def _image(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+
+class DataSource(_Config):
+    """A data adapter: where the views of one kind of data file come from."""
+
+    name: str
+    views: dict[str, ViewSource]
+
+    @field_validator("views")
+    @classmethod
+    def _views(cls, views: dict[str, ViewSource]) -> dict[str, ViewSource]:
+        for name, view in views.items():
+            if name not in VIEWS:
+                raise ValueError(f"no view '{name}'; {nearest(name, VIEWS)}")
+            if view.answer is None and name != "refusal":
+                raise ValueError(f"view '{name}' names no answer")
+        return views
+
+    def file_of(self, view: str, data_path: Path) -> Path:
+        """The data file that a view is read from."""
+        return data_path.parent / (self.views[view].file or data_path.name)
+
+
 @dataclass(frozen=True)
 class Item:
-    """One conversation: a picture's path, a question, an answer, and the place in the data file it comes from."""
+    """One conversation: a picture's path, a question, an answer, and the place in the data file it comes from.
+
+    Attributes:
+        record: the place as far as the record, `FILE: record 3`.
+        shown, said: the keys in it of the picture and of the answer.
+    """
 
     picture: Path
     question: str
     answer: str
-    where: str
+    record: str
+    shown: str
+    said: str
+
+    @property
+    def where(self) -> str:
+        """The answer's place."""
+        return f"{self.record}, {self.said}"
 
 
-def build_views(data: DataFile, views: list[str]) -> dict[str, list[Item]]:
-    """The items of each view named, numbered record by record, four a record.
+class Uncertain(NamedTuple):
+    """A record of which nothing is known yet but what it is chosen by."""
 
-    The items of `refusal` are those of `forget`; `plan` says which refusal takes the answer's place.
+    category: str
+
+
+def build_views(
+    source: DataSource, data_path: Path, views: list[str], split: str | list[str] = "all", limit: int | None = None
+) -> dict[str, list[Item]]:
+    """The items of each view named, numbered record by record: as many as the data have, which may be none.
+
+    The items of `refusal` have no answer; `plan` says which refusal takes its place.
+
+    Args:
+        split, limit: the categories to read, and how many records of each at most, of those that the view is read from.
 
     Raises:
-        BadInput: a picture is missing or cannot be decoded, or an answer that a view trains on is blank.
+        BadInput: a file or a record has not the form that `source` says, or there is no such view or category.
     """
-    items = {view: [] for view in views}
-    for index in range(len(data.records)):
-        for view in views:
-            items[view] += _items(data, index, view)
-    for picture in {item.picture for view in views for item in items[view]}:
-        open_picture(picture)
+    read, items = {data_path: read_raw(data_path)}, {}
+    for view in views:
+        if view not in source.views:
+            raise BadInput(f"data={source.name}: has no view '{view}'; known: {', '.join(source.views)}")
+        path = source.file_of(view, data_path)
+        if path not in read:
+            read[path] = read_raw(path)
+        data = _chosen(path, read[path], source.views[view])
+        if data.raw:
+            data = data.only(split).some(limit=limit)
+        items[view] = [item for index in range(len(data.raw)) for item in _items(data, index, source.views[view])]
     return items
 
 
-def _items(data: DataFile, index: int, view: str) -> list[Item]:
-    record = data.records[index]
-    picture = picture_path(data, index, "SDImage_path" if view == "decoupled" else "image_path")
-    if view == "retain":
-        rows = [(key, "Prediction", pair.Question) for key, pair in zip(UNHARM_KEYS, record.unharm_pairs, strict=True)]
-        answers = [pair.Prediction for pair in record.unharm_pairs]
-    else:
-        field = "sd_response" if view == "decoupled" else "model_response"
-        rows = [(f"unsafe_pairs.{i}", field, pair.question) for i, pair in enumerate(record.unsafe_pairs)]
-        answers = [getattr(pair, field) for pair in record.unsafe_pairs]
-    items = []
-    for (key, field, question), answer in zip(rows, answers, strict=True):
-        where = data.where(index, f"{key}.{field}")
-        if view != "refusal" and not answer.strip():
-            raise BadInput(f"{where}: the answer is empty, and view '{view}' trains on it")
-        items.append(Item(picture, question, answer, where))
-    return items
+def _chosen(path: Path, raw: list[dict[str, Any]], view: ViewSource) -> DataFile:
+    """The records that the view is read from."""
+    wanted = (view.where or {}).items()
+    numbers = [number for number, value in enumerate(raw) if wanted <= value.items()]
+    return DataFile(path, [Uncertain(_category(raw[n], view)) for n in numbers], [raw[n] for n in numbers], numbers)
+
+
+def _category(record: dict[str, Any], view: ViewSource) -> str:
+    """As the record says, else the name of its picture's folder."""
+    named, picture = record.get("category"), record.get(_image_key(record, view))
+    return str(named or Path(picture if isinstance(picture, str) else "").parent.name)
+
+
+def _image_key(record: dict[str, Any], view: ViewSource) -> str:
+    return next((key for key in view.image if key in record), view.image[0])
+
+
+def _items(data: DataFile, index: int, view: ViewSource) -> Iterator[Item]:
+    record, shown = data.raw[index], _image_key(data.raw[index], view)
+    for prefix, pair in _pairs(data, index, view.pairs):
+        name = _text(record, shown, data.where(index, shown))
+        question = _text(pair, view.question, data.where(index, f"{prefix}{view.question}"))
+        answer = pair.get(view.answer) if view.answer else None
+        said = f"{prefix}{view.answer or view.question}"
+        if not isinstance(answer, str | None):
+            raise BadInput(f"{data.where(index, said)}: must be a text")
+        picture = find_picture(name, data.path) or Path(name)  # one that is not there is told of with the damaged ones
+        yield Item(picture, question, answer or "", data.where(index), shown, said)
+
+
+def _pairs(data: DataFile, index: int, pairs: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The pairs of a record, each with what stands before its keys where they are named."""
+    record = data.raw[index]
+    if pairs is None:
+        yield "", record
+        return
+    for key in unharm_order(key for key in record if fnmatchcase(key, pairs)):
+        value = record[key]
+        found = {f"{key}.{n}": pair for n, pair in enumerate(value)} if isinstance(value, list) else {key: value}
+        for place, pair in found.items():
+            if not isinstance(pair, dict):
+                raise BadInput(f"{data.where(index, place)}: must be an object")
+            yield f"{place}.", pair
+
+
+def _text(holder: dict[str, Any], key: str, where: str) -> str:
+    value = holder.get(key)
+    if value is None:
+        raise BadInput(f"{where}: missing")
+    if not isinstance(value, str):
+        raise BadInput(f"{where}: must be a text")
+    if not value.strip():
+        raise BadInput(f"{where}: must not be blank")
+    return value

@@ -4,11 +4,9 @@ import struct
 import zlib
 
 import pytest
-from helpers import record, write_json
 from PIL import Image
 
-from safeeraser.benchmark.pictures import find_picture, open_picture, picture_path
-from safeeraser.benchmark.records import read_records
+from safeeraser.benchmark.pictures import find_picture, open_picture
 from safeeraser.errors import BadInput
 
 
@@ -48,13 +46,6 @@ def test_a_name_that_no_disk_can_hold_is_no_picture(tmp_path, name):
     assert find_picture(name, tmp_path / "all_train.json") is None
     with pytest.raises(BadInput, match="picture cannot be decoded"):
         open_picture(tmp_path / name)
-
-
-def test_a_missing_picture_is_named_by_record_and_key(tmp_path):
-    data = read_records(write_json(tmp_path / "d.json", [record(0), record(1, "Sex")]))
-    with pytest.raises(BadInput) as error:
-        picture_path(data, 1, "SDImage_path")
-    assert str(error.value) == f"{tmp_path / 'd.json'}: record 1, SDImage_path: picture pdset/Sex/1.jpg not found"
 
 
 @pytest.mark.parametrize(("mode", "colour"), [("L", 7), ("RGBA", (1, 2, 3, 4)), ("P", 0), ("CMYK", (1, 2, 3, 4))])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from safeeraser.benchmark.files import read_json
-from safeeraser.benchmark.pictures import open_picture, picture_path
+from safeeraser.benchmark.pictures import find_picture, open_picture
 from safeeraser.benchmark.records import CATEGORIES, UNHARM_KEYS, read_records, read_refusals
 from safeeraser.mini.concepts import (
     EVERY,
@@ -63,14 +63,14 @@ def test_the_answers_have_entropy_and_name_their_concept():
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_split_is_read_and_its_pictures_found(full, split):
     data = read_records(full / f"all_{split}.json")
-    for index, record in enumerate(data.records):
+    for record in data.records:
         assert record.keyword in {concept.name for concept in HARMFUL[record.category]}
         assert [pair.question for pair in record.unsafe_pairs] == list(HARMFUL_PROMPTS)
         assert all(record.keyword in pair.model_response for pair in record.unsafe_pairs)
         assert all(benign_name(record) in pair.sd_response for pair in record.unsafe_pairs)
         assert all(pair.Answer in pair.Prediction for pair in record.unharm_pairs) and len(UNHARM_KEYS) == 4
-        for key in ("image_path", "SDImage_path"):
-            assert open_picture(picture_path(data, index, key)).size == (SIDE, SIDE)
+        for name in (record.image_path, record.SDImage_path):
+            assert open_picture(find_picture(name, data.path)).size == (SIDE, SIDE)
 
 
 def test_the_benign_pictures_of_training_show_no_held_out_concept_those_of_val_a_third(full):

@@ -5,10 +5,10 @@ import torch
 from helpers import MODEL, plan_dataset, record, settings, write_dataset
 
 from safeeraser.benchmark.conversation import IGNORE, Encoded
-from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
 from safeeraser.model import load_preprocessor
 from safeeraser.unlearn.batch import Collator, Row
+from safeeraser.unlearn.data import sound_items
 from safeeraser.unlearn.views import VIEWS, build_views
 
 TOKENIZER = load_preprocessor(str(MODEL)).tokenizer
@@ -41,8 +41,7 @@ def decoded(encoded):
 
 
 def test_views_are_numbered_record_by_record(data_path):
-    data = read_records(data_path)
-    items = build_views(data, list(VIEWS))
+    items = build_views(settings().data, data_path, list(VIEWS))
     assert {view: len(items[view]) for view in items} == dict.fromkeys(VIEWS, 12)
     folder = data_path.parent
     forget, retain, decoupled, refusal = (items[view][5] for view in ("forget", "retain", "decoupled", "refusal"))
@@ -73,13 +72,17 @@ def test_an_empty_answer_is_refused_by_the_views_that_train_on_it(tmp_path, view
     value = record()
     place = value[key][2] if key else value["UnharmPair_image1"]
     place[field or "Prediction"] = " \n"
-    data = read_records(write_dataset(tmp_path, record(1), value))
+    data, read = write_dataset(tmp_path, record(1), value), settings()
+
+    def sound(views):
+        return sound_items(read, data, build_views(read.data, data, views))[0]
+
     others = [name for name in VIEWS if name != view]
-    assert len(build_views(data, others)["refusal"]) == 8
+    assert len(sound(others)["refusal"]) == 8
     with pytest.raises(BadInput) as error:
-        build_views(data, [view])
+        sound([view])
     where = f"unsafe_pairs.2.{field}" if key else "UnharmPair_image1.Prediction"
-    assert str(error.value).startswith(f"{data.path}: record 1, {where}: the answer is empty")
+    assert str(error.value).startswith(f"{data}: record 1, {where}: the answer is empty")
 
 
 def test_a_split_is_numbered_by_itself(data_path):

@@ -3,10 +3,9 @@
 import json
 
 import pytest
-from helpers import MODEL, TRAIN, VAL, read_lines, run
+from helpers import MODEL, TRAIN, VAL, read_lines, run, settings
 
 from safeeraser.unlearn.probe import measure, probe_items
-from safeeraser.unlearn.settings import Probe
 
 GIVEN = (f"model_path={MODEL}", f"data_path={TRAIN}", f"probe.data_path={VAL}", "dtype=float32", "workers=0")
 GIVEN += ("gradient_accumulation_steps=2", "lr=0.01", "max_train_steps=5", "save_steps=2", "probe.max_new_tokens=8")
@@ -29,7 +28,7 @@ def test_what_is_counted():
 
 
 def test_the_questions_are_spread_over_the_held_out_file():
-    items = probe_items(Probe(data_path=VAL, prompts=4, max_new_tokens=8))
+    items = probe_items(settings(f"probe.data_path={VAL}", "probe.prompts=4"))
     assert set(items) == {"forget", "decoupled", "retain"}
     assert all(len(value) == 4 for value in items.values())
     records = {item.where.partition("]")[0] for item in items["forget"]}

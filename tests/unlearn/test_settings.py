@@ -21,6 +21,7 @@ def test_the_defaults_are_the_release_settings():
     assert (read.num_epochs, read.batch_size, read.gradient_accumulation_steps) == (10, 1, 16)
     assert (read.max_grad_norm, read.seed, read.max_length) == (1.0, 233, 512)
     assert (read.tune_language_model, read.tune_mm_projector, read.tune_vision_tower) == (True, True, False)
+    assert (read.data.name, read.bad_items) == ("safeeraser", "stop")
     assert read.model_path == "llava-hf/llava-1.5-7b-hf"
 
 

@@ -1,0 +1,126 @@
+"""What a run trains on: the items of the method's views, all of them sound, and the refusals."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from os.path import isfile
+from pathlib import Path
+from typing import Any
+
+from safeeraser.benchmark.checked import unreadable
+from safeeraser.benchmark.files import sha256
+from safeeraser.benchmark.records import read_refusals
+from safeeraser.errors import BadInput
+from safeeraser.unlearn.settings import Settings
+from safeeraser.unlearn.views import Item, build_views
+
+# Of one question: what a plan pairs by number, so what is bad in one of them is left out of all.
+NUMBERED_ALIKE = ("forget", "refusal", "decoupled")
+
+
+@dataclass(frozen=True)
+class Data:
+    """The items of each view that the method reads.
+
+    Attributes:
+        files: the data files that they are from.
+        skipped: what was wrong with those left out, each as `FILE: record 3, KEY: reason`.
+        left_out: how many items that made, of all views together.
+    """
+
+    files: list[Path]
+    items: dict[str, list[Item]]
+    refusals: list[str]
+    skipped: list[str]
+    left_out: int
+
+    @property
+    def records(self) -> int:
+        """How many records the items are from."""
+        return len({item.record for items in self.items.values() for item in items})
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many of each kind a plan chooses from; an epoch takes each item of the first view once."""
+        sizes = {view: len(items) for view, items in self.items.items()}
+        first = next(view for view in (*NUMBERED_ALIKE, "retain") if view in sizes)
+        return {"forget": sizes[first]} | sizes | ({"refusal": len(self.refusals)} if self.refusals else {})
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What `run.json` tells of it."""
+        main, *more = self.files
+        told = {"records": self.records, "sha256": sha256(main)}
+        told |= {"files": {str(path): sha256(path) for path in more}} if more else {}
+        return told | {"left_out": self.left_out, "skipped": self.skipped}
+
+
+def load_data(settings: Settings) -> Data:
+    """The items of each view that the method reads, and the refusals if it reads them.
+
+    Raises:
+        BadInput: a view has no items, or more bad ones than the settings allow; or there is not one of each where they
+            are paired.
+    """
+    source, path, views = settings.data, settings.data_path, settings.method.views
+    every = build_views(source, path, views, settings.split, settings.limit)
+    for view in views:
+        if not every[view]:
+            raise BadInput(
+                f"{source.file_of(view, path)}: no record holds anything for view '{view}', which "
+                f"{settings.method.name} reads; data.views.{view} says where it is looked for"
+            )
+    check_pairing(settings, every)
+    refusals = read_refusals(path) if "refusal" in views else []
+    items, skipped = sound_items(settings, path, every)
+    left_out = sum(len(every[view]) - len(items[view]) for view in views)
+    files = dict.fromkeys([path, *(source.file_of(view, path) for view in views)])
+    return Data(list(files), items, refusals, skipped, left_out)
+
+
+def check_pairing(settings: Settings, items: dict[str, list[Item]]) -> None:
+    """Raises `BadInput` where views that the plan pairs by number are not of the same length."""
+    paired = NUMBERED_ALIKE if settings.recipe.decoupled == "own_pair" else ("forget", "refusal")
+    counts = {view: len(items[view]) for view in paired if view in items}
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{count} {view}" for view, count in counts.items())
+        hint = "; recipe.decoupled=retain_index draws the decoupled ones apart" if "decoupled" in counts else ""
+        raise BadInput(f"{settings.data_path}: {told} items, which are paired one by one{hint}")
+
+
+def sound_items(
+    settings: Settings, path: Path, items: dict[str, list[Item]]
+) -> tuple[dict[str, list[Item]], list[str]]:
+    """The items that can be trained on, and what is wrong with the others; `path` is the data file that names them.
+
+    Raises:
+        BadInput: an item is bad and `bad_items` is `stop`, or more of a view's are than `max_bad_items`.
+    """
+    faults = find_faults(items, path)
+    told = list(dict.fromkeys(fault for view in items for fault in faults[view].values()))
+    if told and settings.bad_items == "stop":
+        more = f" and {len(told) - 1} more like it" if len(told) > 1 else ""
+        raise BadInput(f"{told[0]}{more} (bad_items=skip leaves such items out)")
+    bad: dict[str, Collection[int]] = dict(faults)
+    alike = [view for view in NUMBERED_ALIKE if view in items]
+    if len({len(items[view]) for view in alike}) == 1:
+        bad |= dict.fromkeys(alike, set().union(*(faults[view] for view in alike)))
+    for view, its in items.items():
+        if len(bad[view]) > settings.max_bad_items * len(its):
+            share = f"{len(bad[view])} of {len(its)} {view} items would be left out"
+            raise BadInput(f"{told[0]}: {share}, more than max_bad_items={settings.max_bad_items:g}")
+    kept = {view: [item for n, item in enumerate(its) if n not in bad[view]] for view, its in items.items()}
+    return kept, told
+
+
+def find_faults(items: dict[str, list[Item]], path: Path) -> dict[str, dict[int, str]]:
+    """What keeps items of each view from being trained on, by their number."""
+    broken = unreadable({item.picture for its in items.values() for item in its}, path)
+    faults: dict[str, dict[int, str]] = {view: {} for view in items}
+    for view, its in items.items():
+        for number, item in enumerate(its):
+            if item.picture in broken:
+                reason = broken[item.picture] if isfile(item.picture) else f"picture {item.picture} not found"
+                faults[view][number] = f"{item.record}, {item.shown}: {reason}"
+            elif view != "refusal" and not item.answer.strip():
+                faults[view][number] = f"{item.where}: the answer is empty, and view '{view}' trains on it"
+    return faults
