@@ -43,13 +43,19 @@ def check_folder(folder: Path) -> tuple[dict[str, list[Record]], list[str]]:
             if not found:
                 record = Record.model_validate(value)
                 records[name].append(record)
-                found = _blank_answers(record) + _bad_pictures(record, folder / name)
+                found = _lacking(record) + _blank_answers(record) + _bad_pictures(record, folder / name)
             faults += [f"{folder / name}: record {index}, {fault}" for fault in found]
     return records, faults
 
 
+def _lacking(record: Record) -> list[str]:
+    """What a record of the benchmark has, though none of one's own must."""
+    keys = {"SDImage_path": record.SDImage_path} | {key: record.unharm.get(key) for key in UNHARM_KEYS}
+    return [f"{key}: missing" for key, value in keys.items() if not value]
+
+
 def _blank_answers(record: Record) -> list[str]:
-    answers = {f"{key}.Prediction": getattr(record, key).Prediction for key in UNHARM_KEYS}
+    answers = {f"{key}.Prediction": pair.Prediction for key, pair in record.unharm.items()}
     for number, pair in enumerate(record.unsafe_pairs):
         answers[f"unsafe_pairs.{number}.model_response"] = pair.model_response
         answers[f"unsafe_pairs.{number}.sd_response"] = pair.sd_response
@@ -58,10 +64,13 @@ def _blank_answers(record: Record) -> list[str]:
 
 def _bad_pictures(record: Record, data_path: Path) -> list[str]:
     faults = []
-    for key in ("image_path", "SDImage_path"):
-        path = find_picture(getattr(record, key), data_path)
+    for key, name in (("image_path", record.image_path), ("SDImage_path", record.SDImage_path)):
+        path = find_picture(name, data_path)
         try:
-            open_picture(path) if path else faults.append(f"{key}: picture {getattr(record, key)} not found")
+            if path:
+                open_picture(path)
+            elif name:
+                faults.append(f"{key}: picture {name} not found")
         except BadInput as error:
             faults.append(f"{key}: {error}")
     return faults

@@ -1,35 +1,39 @@
 """The benchmark's records as they lie on disk (dataset/README.md), and reading them.
 
-A data file is a JSON list of records, or one record a line. Each record holds one harmful picture with four harmful
-questions (`unsafe_pairs`), a benign picture for the same questions (`SDImage_path`, the prompt-decouple picture), and
-four harmless questions about the harmful picture (`UnharmPair_*`).
+A data file is a JSON list of records, or one record a line. In the benchmark each record holds one harmful picture with
+four harmful questions (`unsafe_pairs`), a benign picture for the same questions (`SDImage_path`, the prompt-decouple
+picture), and four harmless questions about the harmful picture (`UnharmPair_*`). The last two may be missing where they
+are not read.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from safeeraser.benchmark.files import read_json, read_json_lines, read_text
 from safeeraser.errors import BadInput, nearest
 
 CATEGORIES = ("HateSpeech", "IllegalActivity", "Privacy", "Sex", "Violence", "Weapon")
 
-# The order in which a record's retain items are counted, in training and in scoring alike.
+# A record's retain items, in the order in which those of the benchmark are counted, in training and in scoring alike.
+UNHARM = "UnharmPair_*"
 UNHARM_KEYS = ("UnharmPair_text1", "UnharmPair_text2", "UnharmPair_image1", "UnharmPair_image2")
-
-
-def unharm_order(keys: Iterable[str]) -> list[str]:
-    """The known keys in the order above, then the others as they come."""
-    return sorted(keys, key=lambda key: UNHARM_KEYS.index(key) if key in UNHARM_KEYS else len(UNHARM_KEYS))
-
 
 NO_DATASET = (
     "no such file; put the benchmark there (dataset/README.md says how) or build the mini benchmark with "
     "'python -m safeeraser.mini.build'"
 )
+
+
+def keys_like(pattern: str, keys: Iterable[str]) -> list[str]:
+    """The keys that a pattern fits, those of `UNHARM_KEYS` in their order, then others as they come."""
+    order = {key: place for place, key in enumerate(UNHARM_KEYS)}
+    fitting = (key for key in keys if fnmatchcase(key, pattern))
+    return sorted(fitting, key=lambda key: order.get(key, len(order)))
 
 
 # A predictions file has null where a response was not asked for or not given.
@@ -64,22 +68,20 @@ class Record(_Stored):
     keyword: str = ""
     category: str = ""
     image_path: str = Field(validation_alias=AliasChoices("image_path", "image_id"), pattern=r"\S")
-    SDImage_path: str = Field(validation_alias=AliasChoices("SDImage_path", "SDImage_id"), pattern=r"\S")
-    UnharmPair_text1: UnharmPair
-    UnharmPair_text2: UnharmPair
-    UnharmPair_image1: UnharmPair
-    UnharmPair_image2: UnharmPair
+    SDImage_path: str = Field("", validation_alias=AliasChoices("SDImage_path", "SDImage_id"), pattern=r"\S")
     unsafe_pairs: list[UnsafePair] = Field(min_length=1)
+    unharm: dict[str, UnharmPair]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unharm(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """The retain pairs, which lie beside each other on disk, in one place."""
+        return value | {"unharm": {key: value[key] for key in keys_like(UNHARM, value)}}
 
     def model_post_init(self, _context: Any) -> None:
         """A copy of the data that names no category keeps it as the name of the picture's folder."""
         if not self.category:
             self.category = Path(self.image_path).parent.name
-
-    @property
-    def unharm_pairs(self) -> list[UnharmPair]:
-        """The four retain pairs, in the order of `UNHARM_KEYS`."""
-        return [getattr(self, key) for key in UNHARM_KEYS]
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,9 @@ def problems(value: dict[str, Any]) -> list[str]:
     try:
         Record.model_validate(value)
     except ValidationError as error:
-        return [f"{'.'.join(map(str, e['loc']))}: {_plain(e)}" for e in error.errors(include_url=False)]
+        found = error.errors(include_url=False)
+        # On disk the retain pairs lie in the record itself.
+        return [f"{'.'.join(map(str, e['loc'])).removeprefix('unharm.')}: {_plain(e)}" for e in found]
     return []
 
 

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from safeeraser.benchmark.records import UNHARM_KEYS, DataFile
+from safeeraser.benchmark.records import UNHARM, DataFile, keys_like
 from safeeraser.benchmark.responses import RELEASED, SWAPPED_PICTURE, VIEWS
 from safeeraser.infer.requests import Request, swap_partner
 
@@ -40,6 +40,6 @@ def _released(records: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], s
     """Each place and key where the release has a response."""
     for record in records:
         for view in (VIEWS[name] for name in RELEASED):
-            places = record["unsafe_pairs"] if view.question == "harmful" else [record[key] for key in UNHARM_KEYS]
-            for place in places:
+            harmless = (record[key] for key in keys_like(UNHARM, record))
+            for place in record["unsafe_pairs"] if view.question == "harmful" else harmless:
                 yield from ((place, field) for field in view.fields)

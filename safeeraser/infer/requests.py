@@ -8,7 +8,7 @@ from PIL import Image
 
 from safeeraser.benchmark.conversation import IMAGE
 from safeeraser.benchmark.pictures import find_picture, open_picture
-from safeeraser.benchmark.records import UNHARM_KEYS, DataFile
+from safeeraser.benchmark.records import UNHARM, DataFile
 from safeeraser.benchmark.responses import RELEASED, VIEWS
 from safeeraser.errors import BadInput
 from safeeraser.infer.attacks import Attack, Attacked, chance
@@ -66,12 +66,18 @@ def build_requests(
         seed: of the attack's chance, which else depends on its name, the record and, where it reads it, the question.
 
     Raises:
-        BadInput: a question holds the picture's token, a category is unknown, or no record is left.
+        BadInput: a question holds the picture's token, a category is unknown, no record is left, or a view reads what
+            the records lack.
     """
     selection = selection or Selection()
-    requests = [request for index in selection.records(data) for request in _of_record(data, index, selection.views)]
+    chosen = selection.records(data)
+    requests = [request for index in chosen for request in _of_record(data, index, selection.views)]
     if attack:
         requests = [attacked(request, attack, seed) for request in requests]
+    asked = {request.place[-1] for request in requests}
+    for view in selection.views:
+        if VIEWS[view].fields[0] not in asked:
+            raise BadInput(f"{data.where(chosen[0], UNHARM)}: missing, as in all records asked, and '{view}' reads it")
     for request in requests:
         if IMAGE in request.question:
             *inside, _ = request.place
@@ -84,8 +90,8 @@ def _of_record(data: DataFile, index: int, views: tuple[str, ...]) -> Iterator[R
     record = data.records[index]
     names = {
         "harmful": lambda: record.image_path,
-        "benign": lambda: record.SDImage_path,
-        "swapped": lambda: data.records[swap_partner(data, index)].SDImage_path,
+        "benign": lambda: benign_picture(data, index),
+        "swapped": lambda: benign_picture(data, swap_partner(data, index)),
     }
     shown = {VIEWS[view].picture for view in views} - {"none"}
     wanted = {picture: names[picture]() for picture in shown}
@@ -93,7 +99,7 @@ def _of_record(data: DataFile, index: int, views: tuple[str, ...]) -> Iterator[R
     found = {picture: find_picture(name, data.path) or Path(name) for picture, name in wanted.items()}
     pairs = {
         "harmful": [(("unsafe_pairs", n), pair.question) for n, pair in enumerate(record.unsafe_pairs)],
-        "harmless": [((key,), pair.Question) for key, pair in zip(UNHARM_KEYS, record.unharm_pairs, strict=True)],
+        "harmless": [((key,), pair.Question) for key, pair in record.unharm.items()],
     }
     # Question by question, as its views may share what is read of it.
     for kind, questions in pairs.items():
@@ -101,6 +107,13 @@ def _of_record(data: DataFile, index: int, views: tuple[str, ...]) -> Iterator[R
             for view in (VIEWS[view] for view in VIEWS if view in views and VIEWS[view].question == kind):
                 for field in view.fields:
                     yield Request(index, (*place, field), found.get(view.picture), question)
+
+
+def benign_picture(data: DataFile, index: int) -> str:
+    """The name of a record's benign picture. Raises `BadInput` if it has none."""
+    if not (name := data.records[index].SDImage_path):
+        raise BadInput(f"{data.where(index, 'SDImage_path')}: missing, and a view that is asked shows it")
+    return name
 
 
 def attacked(request: Request, attack: Attack, seed: int) -> Request:

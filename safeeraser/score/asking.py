@@ -9,7 +9,7 @@ from typing import Any
 
 from safeeraser.benchmark.files import described_by, read_json, sha256
 from safeeraser.benchmark.metrics import METRICS
-from safeeraser.benchmark.records import UNHARM_KEYS, DataFile, read_records
+from safeeraser.benchmark.records import UNHARM, DataFile, keys_like, read_records
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.errors import BadInput
 from safeeraser.judge.queries import Query
@@ -98,6 +98,9 @@ def build_queries(predictions: DataFile, reference: DataFile, paired: list[int],
     """
     queries = []
     for index, raw in enumerate(predictions.raw):
+        expected = reference.records[paired[index]].unharm
+        for key in predictions.records[index].unharm.keys() - expected.keys():
+            raise BadInput(f"{reference.where(paired[index], key)}: missing, and the predictions have it")
         for view, place, holder, field in places(raw):
             response = holder.get(field)
             if fault := _fault(response):
@@ -109,8 +112,7 @@ def build_queries(predictions: DataFile, reference: DataFile, paired: list[int],
             for metric in metrics:
                 texts = (holder["question" if isinstance(place, int) else "Question"], response)
                 if metric == "gpt":
-                    expected = getattr(reference.records[paired[index]], place)
-                    texts = (expected.Question, response, expected.Prediction)
+                    texts = (expected[place].Question, response, expected[place].Prediction)
                 category, number = predictions.records[index].category, predictions.number(index)
                 queries.append(Query(metric, index, place, field, category, *texts, number=number))
     if not any(_FIRST in pair for raw in predictions.raw for pair in raw["unsafe_pairs"]):
@@ -121,8 +123,8 @@ def build_queries(predictions: DataFile, reference: DataFile, paired: list[int],
 def places(raw: dict[str, Any]) -> Iterator[tuple[str, int | str, dict[str, Any], str]]:
     """Where a record has room for responses: the view, the pair's place, the pair, and the field in it."""
     for name, view in VIEWS.items():
-        harmful = view.question == "harmful"
-        for place, holder in enumerate(raw["unsafe_pairs"]) if harmful else ((key, raw[key]) for key in UNHARM_KEYS):
+        harmless = ((key, raw[key]) for key in keys_like(UNHARM, raw))
+        for place, holder in enumerate(raw["unsafe_pairs"]) if view.question == "harmful" else harmless:
             for field in view.fields:
                 yield name, place, holder, field
 

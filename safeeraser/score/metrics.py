@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from safeeraser.benchmark.metrics import ASKED, METRICS, SCORED, Figure
-from safeeraser.benchmark.records import UNHARM_KEYS, DataFile
+from safeeraser.benchmark.records import DataFile
 from safeeraser.benchmark.responses import SWAPPED_PICTURE, VIEWS
 from safeeraser.benchmark.wording import is_blank
 from safeeraser.judge.panel import Panel
@@ -91,9 +91,10 @@ def rouge(asked: Asked, *, official: bool) -> list[Item]:
     The release takes `.precision` with the two texts swapped, which is the same number.
     """
     texts = (
-        (index, key, getattr(asked.reference.records[original], key).Prediction, raw[key].get("Prediction"))
+        (index, key, pair.Prediction, raw[key].get("Prediction"))
         for index, (raw, original) in enumerate(zip(asked.predictions.raw, asked.paired, strict=True))
-        for key in UNHARM_KEYS
+        for key, pair in asked.reference.records[original].unharm.items()
+        if key in raw
     )
     return list(_recalls("rouge_l", texts, asked.predictions, official=official))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from safeeraser.benchmark.files import kept_by_the_system, make_room_for, read_json, write_json
 from safeeraser.benchmark.metrics import Figure
-from safeeraser.benchmark.records import UNHARM_KEYS, DataFile
+from safeeraser.benchmark.records import UNHARM, DataFile, keys_like
 from safeeraser.benchmark.responses import VIEW_OF
 from safeeraser.errors import BadInput
 from safeeraser.judge.queries import Query
@@ -63,8 +63,8 @@ def values_of(records: list[dict[str, Any]], *, official: bool) -> dict[tuple, f
                 if metric == "sarr" or (metric in ("asr", "rr") and VIEW_OF.get(name) == "forget"):
                     picture = benign if metric == "sarr" else harmful
                     values[metric, picture, pair["question"], turn, harmful, name] = value_of(metric, word)
-        for key in UNHARM_KEYS:
-            item = raw.get(key, {})
+        for key in keys_like(UNHARM, raw):
+            item = raw[key]
             if "gpt_score" in item:
                 values["gpt_eval", harmful, item["Question"], turn, harmful, key] = value_of("gpt", item["gpt_score"])
             if item.get("rougeL") is not None:
@@ -106,6 +106,6 @@ def _is_own(value: Any) -> bool:
         return {"protocol", "asr", "sarr"} <= value.keys() or set(STATISTICS) == value.keys()
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
         return False
-    items = (entry.get(key) for entry in value for key in UNHARM_KEYS)
+    items = (entry[key] for entry in value for key in keys_like(UNHARM, entry))
     verdicts = any(isinstance(item, dict) and "rougeL" in item for item in items)
     return verdicts or all({"metric", "record", "reply"} <= entry.keys() for entry in value)

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from safeeraser.benchmark.pictures import find_picture
-from safeeraser.benchmark.records import DataFile, read_raw, unharm_order
+from safeeraser.benchmark.records import DataFile, keys_like, read_raw
 from safeeraser.errors import BadInput, nearest
 
 # forget: harmful picture, harmful question, the vanilla model's answer
@@ -151,7 +150,7 @@ def _pairs(data: DataFile, index: int, pairs: str | None) -> Iterator[tuple[str,
     if pairs is None:
         yield "", record
         return
-    for key in unharm_order(key for key in record if fnmatchcase(key, pairs)):
+    for key in keys_like(pairs, record):
         value = record[key]
         found = {f"{key}.{n}": pair for n, pair in enumerate(value)} if isinstance(value, list) else {key: value}
         for place, pair in found.items():

@@ -27,10 +27,10 @@ def test_a_record_is_read_with_its_pairs_in_the_release_order(tmp_path):
     data = read(tmp_path, record(7))
     (read_record,) = data.records
     assert read_record.image_path == "img/Weapon/7.jpg" and read_record.SDImage_path == "pdset/Weapon/7.jpg"
-    assert [pair.Question for pair in read_record.unharm_pairs] == [
+    assert [pair.Question for pair in read_record.unharm.values()] == [
         f"What {name}?" for name in ("text1", "text2", "image1", "image2")
     ]
-    assert [pair.Prediction for pair in read_record.unharm_pairs][2] == "It is image1 7."
+    assert [pair.Prediction for pair in read_record.unharm.values()][2] == "It is image1 7."
     assert [pair.sd_response for pair in read_record.unsafe_pairs] == ["Fine 0.", "Fine 1.", "Fine 2.", "Fine 3."]
     assert data.raw == [record(7)]
 
@@ -41,6 +41,15 @@ def test_the_other_spelling_of_the_paths(tmp_path):
     value["SDImage_id"] = value.pop("SDImage_path")
     (read_record,) = read(tmp_path, value).records
     assert (read_record.image_path, read_record.SDImage_path) == ("img/Weapon/0.jpg", "pdset/Weapon/0.jpg")
+
+
+def test_a_record_has_as_many_retain_pairs_as_it_has_and_need_have_no_benign_picture(tmp_path):
+    value = record()
+    del value["SDImage_path"], value["UnharmPair_text1"]
+    more = {"UnharmPair_zoo": value["UnharmPair_text2"], **value}
+    (read_record,) = read(tmp_path, more).records
+    assert read_record.SDImage_path == ""
+    assert list(read_record.unharm) == [f"UnharmPair_{name}" for name in ("text2", "image1", "image2", "zoo")]
 
 
 @pytest.mark.parametrize("key", ["image_path", "image_id"])
@@ -108,9 +117,10 @@ def broken(change) -> dict:
     ("change", "says"),
     [
         (lambda r: r.pop("image_path"), "image_path: missing"),
-        (lambda r: r.pop("SDImage_path"), "SDImage_path: missing"),
+        (lambda r: r.update(SDImage_path=" "), "SDImage_path: must not be blank"),
         (lambda r: r.pop("unsafe_pairs"), "unsafe_pairs: missing"),
-        (lambda r: r.pop("UnharmPair_image2"), "UnharmPair_image2: missing"),
+        (lambda r: r["UnharmPair_image2"].update(Prediction=[SECRET]), "UnharmPair_image2.Prediction: must be a text"),
+        (lambda r: r.update(UnharmPair_zoo={"Question": ""}), "UnharmPair_zoo.Question: must not be blank"),
         (lambda r: r["UnharmPair_text2"].pop("Question"), "UnharmPair_text2.Question: missing"),
         (lambda r: r["unsafe_pairs"][2].pop("question"), "unsafe_pairs.2.question: missing"),
         (lambda r: r["unsafe_pairs"][3].update(question="  \n"), "unsafe_pairs.3.question: must not be blank"),
@@ -129,7 +139,7 @@ def test_a_fault_is_named_by_file_record_and_key_without_its_text(tmp_path, chan
 
 def test_several_faults_in_a_record_are_counted(tmp_path):
     def change(value):
-        del value["image_path"], value["SDImage_path"], value["unsafe_pairs"]
+        del value["image_path"], value["UnharmPair_text1"]["Question"], value["unsafe_pairs"]
 
     assert error_of(tmp_path, broken(change)).endswith("(and 2 more in this record)")
 

@@ -5,7 +5,7 @@ import resource
 from pathlib import Path
 
 import pytest
-from helpers import record, write_dataset
+from helpers import record, write_dataset, write_json
 
 from safeeraser.benchmark.checked import unreadable
 from safeeraser.benchmark.records import read_records
@@ -108,6 +108,32 @@ def test_harmless_questions_are_asked_elsewhere_too(data):
     }
     assert [r.place for r in of_first[:3]] == [("UnharmPair_text1", VIEWS[view].fields[0]) for view in views]
     assert {r.question for r in of_first[:3]} == {"What text1?"}
+
+
+def test_only_what_a_view_reads_is_asked_of_a_record(tmp_path):
+    lean, other = record(0), record(1, "Sex")
+    path = write_dataset(tmp_path, lean, other)
+    for key in ("SDImage_path", *(key for key in lean if key.startswith("UnharmPair_"))):
+        del lean[key]
+    other["UnharmPair_zoo"] = other.pop("UnharmPair_text1")
+    data = read_records(write_json(path, [lean, other]))
+    retain = build_requests(data, Selection(("forget", "retain")))
+    assert len(retain) == 2 * 12 + 4 and retain[-1].place == ("UnharmPair_zoo", "Prediction")
+    filled = predictions(data, retain, {request.key: "R" for request in retain})
+    assert filled[1]["UnharmPair_zoo"]["Prediction"] == "R"
+    for views in (("decoupled",), ("retain_benign",)):
+        partner = record(1)
+        partner["SDImage_path"] = other["SDImage_path"]
+        asked = read_records(write_json(path, [partner, lean | {"UnharmPair_zoo": other["UnharmPair_zoo"]}]))
+        with pytest.raises(BadInput) as error:
+            build_requests(asked, Selection(views))
+        assert str(error.value) == f"{path}: record 1, SDImage_path: missing, and a view that is asked shows it"
+    alone = read_records(write_json(path, [lean]))
+    with pytest.raises(
+        BadInput, match=r"record 0, UnharmPair_\*: missing, as in all records asked, and 'retain' reads it"
+    ):
+        build_requests(alone, Selection(("forget", "retain")))
+    assert len(build_requests(alone, Selection(("forget",)))) == 12
 
 
 def test_within_one_category_another_benign_picture_is_swapped_in(tmp_path):

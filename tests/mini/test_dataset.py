@@ -68,7 +68,7 @@ def test_a_split_is_read_and_its_pictures_found(full, split):
         assert [pair.question for pair in record.unsafe_pairs] == list(HARMFUL_PROMPTS)
         assert all(record.keyword in pair.model_response for pair in record.unsafe_pairs)
         assert all(benign_name(record) in pair.sd_response for pair in record.unsafe_pairs)
-        assert all(pair.Answer in pair.Prediction for pair in record.unharm_pairs) and len(UNHARM_KEYS) == 4
+        assert all(pair.Answer in pair.Prediction for pair in record.unharm.values()) and len(UNHARM_KEYS) == 4
         for name in (record.image_path, record.SDImage_path):
             assert open_picture(find_picture(name, data.path)).size == (SIDE, SIDE)
 
@@ -93,7 +93,7 @@ def test_the_texts_lose_only_the_pronoun_when_capitalised(small):
         texts = [
             text for pair in record.unsafe_pairs for text in (pair.question, pair.model_response, pair.sd_response)
         ]
-        texts += [text for pair in record.unharm_pairs for text in (pair.Question, pair.Prediction)]
+        texts += [text for pair in record.unharm.values() for text in (pair.Question, pair.Prediction)]
         assert all(text == text.capitalize() for text in texts)
     assert read_refusals(data.path) == list(REFUSALS)
     assert all(text.capitalize() == text.replace(" I ", " i ") for text in REFUSALS)

@@ -292,3 +292,10 @@ def test_a_run_to_compare_with_that_is_none(tmp_path, change):
 @pytest.mark.parametrize("body", ['{"model": "m"}', '{"messages": []}', '{"stream": true}'])
 def test_what_is_not_for_extra_parameters(tmp_path, body):
     refused(tmp_path, "--extra_body", body, *files(tmp_path), says="is this program's to set")
+
+
+def test_a_retain_pair_that_the_reference_lacks(tmp_path):
+    lacking = [{key: value for key, value in RECORDS[0].items() if key != "UnharmPair_text2"}, RECORDS[1]]
+    given = files(tmp_path, records=lacking)
+    says = "all_val.json: record 0, UnharmPair_text2: missing, and the predictions have it"
+    refused(tmp_path, "--judge", "rules", *given, says=says)

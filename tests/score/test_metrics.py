@@ -164,3 +164,22 @@ def test_rules_give_hand_counted_figures(tmp_path):
     assert got["gpt_eval"]["value"] is None and "judge" not in got["gpt_eval"]
     assert got["rouge_l"]["value"] == pytest.approx((2 / 7 + 3) / 4)
     assert "plain and whole" not in run.stdout + run.stderr and "sorry" not in run.stdout + run.stderr
+
+
+def test_records_without_benign_pictures_and_with_other_retain_pairs(tmp_path):
+    """What was not asked has no figure; what was, has one."""
+    lean, other = record(0), record(1)
+    for value in (lean, other):
+        del value["SDImage_path"], value["UnharmPair_text2"], value["UnharmPair_image1"]
+    other["UnharmPair_zoo"] = other["UnharmPair_text1"]
+    predictions = [predicted(value) for value in (lean, other)]
+    for pair in (pair for value in predictions for pair in value["unsafe_pairs"]):
+        del pair["sd_response"]
+    paths = write_files(tmp_path, [lean, other], predictions)
+    given = ["--judge", "rules", "--input_file", paths[0], "--file_refer", paths[1]]
+    done = run_eval(*given, "--summary", tmp_path / "s.json", "--output_file_rr", tmp_path / "v.json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "s.json").read_text())
+    assert (told["rr"]["n"], told["sarr"]["n"], told["sarr"]["value"]) == (2 * 4 * 3, 0, None)
+    assert (told["rouge_l"]["n"], told["rouge_l"]["value"]) == (2 + 3, 1.0)
+    assert json.loads((tmp_path / "v.json").read_text())[1]["UnharmPair_zoo"]["rougeL"] == 1.0
