@@ -10,6 +10,10 @@ from difflib import get_close_matches
 class BadInput(Exception):
     """Something the user gave cannot be used. The message names the file, the record and the key."""
 
+    def __init__(self, message: str) -> None:
+        # What a process that loads data raises, torch raises anew with that process's traceback before its own words.
+        super().__init__(message.rpartition(f"{__name__}.{BadInput.__name__}: ")[2].rstrip())
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint that follows an unknown name: the nearest known one, and all of them."""

@@ -352,3 +352,15 @@ def test_a_loading_process_that_is_spawned_loads_the_same(tmp_path):
     for here, there in zip(DataLoader(dataset, 2, collate_fn=collate), spawned, strict=True):
         for name in ("input_ids", "targets", "pixel_values", "view"):
             assert torch.equal(here[name], there[name]), name
+
+
+def test_a_picture_that_is_lost_while_training_is_one_line(tmp_path):
+    """Though torch hands on what a loading process raises with its traceback."""
+    dataset = plan_dataset(
+        settings(f"data_path={write_dataset(tmp_path, record(0))}", "forget_loss=ga", "num_epochs=1")
+    )
+    picture = tmp_path / "img/Weapon/0.jpg"
+    picture.unlink()
+    with pytest.raises(BadInput) as error:
+        next(iter(DataLoader(dataset, 1, collate_fn=list, num_workers=1)))
+    assert str(error.value) == f"{picture}: picture not found"
