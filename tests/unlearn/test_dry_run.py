@@ -112,12 +112,13 @@ def test_an_adapter_that_does_not_fit_is_refused(tmp_path):
     adapter = RECORDED / "initial_adapter.safetensors"
     (tmp_path / "run").mkdir()
     dry(tmp_path / "run", *TINY, f"init_adapter={adapter}")
+    noted = {"before": "that it does not tell its base"}
     says = "does not fit the model: "
-    refused(tmp_path, "forget", *TINY, f"init_adapter={adapter}", "LoRA.r=8", says=says)
+    refused(tmp_path, "forget", *TINY, f"init_adapter={adapter}", "LoRA.r=8", says=says, **noted)
     tensors = load_file(adapter)
     tensors.pop(sorted(tensors)[0])
     save_file(tensors, tmp_path / "cut.safetensors")
-    refused(tmp_path, "forget", *TINY, f"init_adapter={tmp_path / 'cut.safetensors'}", says="is missing")
+    refused(tmp_path, "forget", *TINY, f"init_adapter={tmp_path / 'cut.safetensors'}", says="is missing", **noted)
 
 
 def test_a_conversation_without_room_is_refused(tmp_path):
