@@ -69,12 +69,22 @@ def prepare(settings: Settings) -> Job:
 def check_files(settings: Settings) -> None:
     """Raises `BadInput` for an adapter or a tracker that is not there."""
     if settings.init_adapter:
-        llava.adapter_file(settings.init_adapter)
+        check_scaling(settings, settings.init_adapter)
     for bound in unreachable_bounds(settings.stop, settings.method):
         log.warning("note: %s has no effect, since no term of %s could pass it", bound, settings.method.name)
     for tracker in settings.trackers:
         if find_spec(tracker) is None:
             raise BadInput(f"report_to={tracker}: not installed; 'pip install {tracker}' brings it")
+
+
+def check_scaling(settings: Settings, adapter: Path) -> None:
+    """Raises `BadInput` for an adapter that is not there, or that its configuration scales otherwise than this run."""
+    if llava.adapter_file(adapter).suffix != ".safetensors" or not (adapter / "adapter_config.json").is_file():
+        return  # it does not say
+    its, ours = llava.adapter_config(adapter), settings.adapter
+    for name, key in (("r", "r"), ("lora_alpha", "alpha"), ("use_rslora", "use_rslora"), ("use_dora", "use_dora")):
+        if (then := getattr(its, name)) != (now := getattr(ours, name)):
+            raise BadInput(f"init_adapter={adapter}: has LoRA.{key}={then:g}, this run {now:g}; give its own")
 
 
 def origin(settings: Settings, checkpoint: str | None) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from transformers.trainer_utils import get_last_checkpoint
 from safeeraser.benchmark.files import RUN_FILE, held, read_json, run_of
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.engine import Engine
+from safeeraser.unlearn.page import from_keys
 from safeeraser.unlearn.probe import PROBE_LOG
-from safeeraser.unlearn.settings import Settings
+from safeeraser.unlearn.settings import Settings, read_settings
 
 TRAIN_LOG = "train_log.jsonl"
 # What a resumed run may change: nothing that decides the result.
@@ -96,9 +97,10 @@ def finished(settings: Settings) -> str | None:
 
 def _difference(settings: Settings, engine: Engine, earlier: dict[str, Any]) -> str | None:
     """The first thing that decides the result and is not as in the run that `earlier` records."""
-    now, then = settings.model_dump(mode="json"), earlier["settings"]
     # What an earlier version had no key for, it did as the default does.
-    for key in (key for key in now if key in then and key not in FREE_ON_RESUME):
+    before = read_settings(from_keys(earlier["settings"]))
+    now, then = settings.model_dump(mode="json"), before.model_dump(mode="json")
+    for key in (key for key in now if key not in FREE_ON_RESUME):
         name, old, new = key, then.get(key), now[key]
         while isinstance(old, dict) and isinstance(new, dict) and old != new:
             inner = next(inner for inner in new | old if old.get(inner) != new.get(inner))

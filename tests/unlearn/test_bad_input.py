@@ -191,6 +191,30 @@ def test_resuming_another_run(tmp_path, earlier, argument, key):
     )
 
 
+def test_a_run_of_an_earlier_version_is_the_same_run(tmp_path, earlier):
+    """What it had no key for, it did as the default does."""
+    shutil.copytree(earlier, tmp_path / "run")
+    told = json.loads((tmp_path / "run" / "run.json").read_text())
+    for key in ("trainer", "data", "bad_items", "finetune", "allow_other_base"):
+        del told["settings"][key]
+    told["settings"]["LoRA"] = {"r": 32, "alpha": 256, "dropout": 0.05}
+    write_json(tmp_path / "run" / "run.json", told)
+    same = [f"model_path={MODEL}", "dtype=float32", "workers=0", "forget_loss=ga", f"data_path={TRAIN}"]
+    same += ["max_train_steps=1", "gradient_accumulation_steps=1", "resume_from_checkpoint=auto"]
+    done = run("forget", *same, f"save_dir={tmp_path / 'run'}")
+    assert done.returncode == 0 and "done before" in done.stderr
+    refuses(tmp_path, *same, "LoRA.use_rslora=true", says="another LoRA.use_rslora (False, now True)")
+
+
+@pytest.mark.parametrize("argument", ["LoRA.alpha=32", "LoRA.use_rslora=true"])
+def test_an_adapter_that_would_be_scaled_otherwise(tmp_path, data, earlier, argument):
+    key, value = argument.split("=")
+    says = (
+        f"init_adapter={earlier}: has {key}={'256' if 'alpha' in key else '0'}, this run {value.replace('true', '1')}"
+    )
+    refuses(tmp_path, f"data_path={data}", f"init_adapter={earlier}", argument, says=says)
+
+
 @pytest.mark.parametrize("more", ["overwrite_dir=true", "overwrite_dir=false", "resume_from_checkpoint=auto"])
 def test_a_save_dir_that_is_no_run_is_never_touched(tmp_path, data, more):
     (tmp_path / "run").mkdir()
