@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safeeraser import model as llava
+from safeeraser.benchmark.files import run_of
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.data import Data, load_data
 from safeeraser.unlearn.engine import Engine, check_engine, engine_of
@@ -50,6 +51,7 @@ def prepare(settings: Settings) -> Job:
     checkpoint = find_checkpoint(settings, engine)
     origin(settings, checkpoint)
     data = load_data(settings)
+    check_same_data(settings, data, checkpoint)
     probed = probe_items(settings) if settings.probe_every else {}
     plan = make_or_read_plan(settings, data.sizes, engine.processes)
     check_engine(engine, settings, items=len(plan))
@@ -75,6 +77,13 @@ def check_files(settings: Settings) -> None:
     for tracker in settings.trackers:
         if find_spec(tracker) is None:
             raise BadInput(f"report_to={tracker}: not installed; 'pip install {tracker}' brings it")
+
+
+def check_same_data(settings: Settings, data: Data, checkpoint: str | None) -> None:
+    """Raises `BadInput` where the run that is gone on with trained on other data: its plan would mean other items."""
+    then, now = run_of(Path(checkpoint)).get("data", {}) if checkpoint else {}, data.record
+    if differ := [key for key in now if key in then and then[key] != now[key]]:
+        raise BadInput(f"{settings.data_path}: not the data that the checkpoint's run had ({', '.join(differ)} differ)")
 
 
 def check_scaling(settings: Settings, adapter: Path) -> None:

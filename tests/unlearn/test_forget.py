@@ -128,6 +128,15 @@ def stopped(whole, tmp_path):
     return folder
 
 
+def test_a_run_whose_data_have_changed_is_not_gone_on_with(stopped):
+    """The plan of the same seed would mean other items."""
+    told = json.loads((stopped / "checkpoint-2" / "run.json").read_text())
+    told["data"]["sha256"] = "0" * 64
+    (stopped / "checkpoint-2" / "run.json").write_text(json.dumps(told))
+    given = (*FOUR, f"save_dir={stopped}", "workers=0", "resume_from_checkpoint=auto")
+    refused(stopped, "forget", *given, says=f"{TRAIN}: not the data that the checkpoint's run had (sha256 differ)")
+
+
 def test_a_resumed_run_ends_as_the_undisturbed_one(whole, stopped):
     told = json.loads((stopped / "run.json").read_text())
     assert told.pop("title") == "PO+PD"  # which a run that an earlier version began lacks
