@@ -55,7 +55,8 @@ def measure(read: Settings) -> tuple[list[Part], int, int]:
     parts = memory(imagined, Setup(read, engine, torch.float32), step)
 
     arguments = run.training_arguments(read, engine, Schedule(2, 0))
-    model, reference = run.load_model(read, engine, arguments, dataset)
+    model = run.load_model(read, engine, arguments, dataset)
+    reference = run.load_reference(read, engine, arguments, model)
     trainer = UnlearnTrainer(
         method=read.method,
         stop=read.stop,

@@ -57,7 +57,9 @@ def from_command_line() -> list[dict[str, Any]]:
         more = [f"--config-dir={given.config_dir}"] if given.config_dir else []
         # `trainer` is open to what transformers has, which Hydra takes with a plus alone.
         rest = [re.sub(r"^(?=trainer[.=])", "++", word) for word in rest]
-        sys.argv[1:] = ["--config-name", page, *more, *LEAVES_NOTHING, *rest]
+        # Where the overrides begin: Hydra takes them in one piece, before or after its flags.
+        place = next((n for n, word in enumerate(rest) if re.match(r"[^-].*=|[~+]", word)), len(rest))
+        sys.argv[1:] = ["--config-name", page, *more, *rest[:place], *LEAVES_NOTHING, *rest[place:]]
         hydra.main(version_base="1.3", config_path=str(CONFIG), config_name=PAGE)(composed.append)()
         return [OmegaConf.to_container(config) for config in composed]
 

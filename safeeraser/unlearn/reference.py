@@ -3,7 +3,6 @@
 Where no adapter is trained but the model itself, it is a second copy.
 """
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -11,7 +10,6 @@ import psutil  # accelerate brings it
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration
 
 from safeeraser.errors import BadInput
 
@@ -25,16 +23,14 @@ def row_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     return model(**{key: batch[key][:1].to(device) for key in MODEL_INPUTS}, use_cache=False).logits
 
 
-def second_copy(model: LlavaForConditionalGeneration) -> LlavaForConditionalGeneration:
-    """The untouched model once more, on the same device. Raises `BadInput` if the memory there does not suffice."""
-    cuda = model.device.type == "cuda"
-    free = torch.cuda.mem_get_info(model.device)[0] if cuda else psutil.virtual_memory().available
-    if free < (needed := model.get_memory_footprint()):
+def check_room(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Raises `BadInput` if `device` has no memory for the untouched model in `dtype` beside `model`."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if free < (needed := sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize):
         raise BadInput(
             f"finetune=full: the method compares with the untouched model, of which it needs a second copy; that takes "
             f"{needed / 2**30:.1f} GiB, and {free / 2**30:.1f} are free. LoRA needs none, nor do other methods"
         )
-    return copy.deepcopy(model)
 
 
 @contextmanager

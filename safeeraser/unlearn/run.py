@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from torch import nn
 from transformers import LlavaForConditionalGeneration, TrainingArguments, set_seed
 
 from safeeraser import model as llava
@@ -24,7 +25,7 @@ from safeeraser.unlearn.plan import Schedule, write_plan
 from safeeraser.unlearn.plot import plot_training
 from safeeraser.unlearn.probe import PROBE_LOG, Probes
 from safeeraser.unlearn.record import TRAIN_LOG, Unlearned, describe, earlier_sittings, measure_sitting, now
-from safeeraser.unlearn.reference import check_reference, row_logits, second_copy
+from safeeraser.unlearn.reference import check_reference, check_room, row_logits
 from safeeraser.unlearn.save_dir import finished
 from safeeraser.unlearn.settings import Settings
 from safeeraser.unlearn.trained import equip, save
@@ -55,7 +56,8 @@ def forget(settings: Settings) -> Unlearned | None:
     check_running(job.engine, arguments)
     dataset = load_dataset(settings, job)
     log.info("%s", job.summary(settings))
-    model, reference = load_model(settings, job.engine, arguments, dataset)
+    model = load_model(settings, job.engine, arguments, dataset)
+    reference = load_reference(settings, job.engine, arguments, model)
     trained = llava.trained_parameters(model, settings.model_family.parts)
     log.info("trained: %s", ", ".join(f"{name} {count:,}" for name, count in trained.items() if count))
     writes = arguments.process_index == 0
@@ -116,27 +118,29 @@ def load_dataset(settings: Settings, job: Job) -> PlanDataset:
     return dataset
 
 
-def load_model(
-    settings: Settings, engine: Engine, arguments: TrainingArguments, dataset: PlanDataset
-) -> tuple[PeftModel | LlavaForConditionalGeneration, LlavaForConditionalGeneration | None]:
-    """The model where the engine wants it, what is trained in float32, and the reference if that is another one."""
-    parts, dtype = settings.model_family.parts, llava.choose_dtype(settings.dtype)
-    base = llava.load_model(
+def load_base(settings: Settings, engine: Engine, arguments: TrainingArguments) -> LlavaForConditionalGeneration:
+    """The untouched model, where the engine wants it."""
+    dtype = llava.choose_dtype(settings.dtype)
+    return llava.load_model(
         settings.model_path,
         dtype,
         llava.choose_attention(settings.attention, dtype),
         quantization=settings.quantization,
         # What the engine shards is best left in CPU memory until it does.
         device="cpu" if engine.shards_weights else arguments.device,
-        parts=parts,
+        parts=settings.model_family.parts,
     )
-    example = reference = None
-    if settings.adapter is None:
-        reference = second_copy(base) if settings.method.needs_reference else None
-    elif engine.name == "zero3":
+
+
+def load_model(
+    settings: Settings, engine: Engine, arguments: TrainingArguments, dataset: PlanDataset
+) -> PeftModel | LlavaForConditionalGeneration:
+    """The model with what is trained, which is in float32."""
+    base, example = load_base(settings, engine, arguments), None
+    if engine.name == "zero3":
         # It splits the weights while they are loaded: no process could run the untouched model.
         log.info("reference: taken for the untouched model; under zero3 this is not checked")
-    elif settings.method.needs_reference and arguments.process_index == 0:
+    elif settings.adapter and settings.method.needs_reference and arguments.process_index == 0:
         example = collator(settings, dataset)([dataset[0]])
         untouched = row_logits(base, example)
     set_seed(settings.seed)  # only now: under ZeRO-3, loading has drawn from it
@@ -149,7 +153,17 @@ def load_model(
             parameter.data = parameter.data.float()
     if example:
         check_reference(model, example, untouched)
-    return model, reference
+    return model
+
+
+def load_reference(
+    settings: Settings, engine: Engine, arguments: TrainingArguments, model: nn.Module
+) -> LlavaForConditionalGeneration | None:
+    """The untouched model beside `model`, where it is needed and `model` has no adapter that can be switched off."""
+    if settings.adapter or not settings.method.needs_reference:
+        return None
+    check_room(model, arguments.device, llava.choose_dtype(settings.dtype))
+    return load_base(settings, engine, arguments)
 
 
 def collator(settings: Settings, dataset: PlanDataset) -> Collator:
