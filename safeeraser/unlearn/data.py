@@ -51,6 +51,7 @@ class Data:
         main, *more = self.files
         told = {"records": self.records, "sha256": sha256(main)}
         told |= {"files": {str(path): sha256(path) for path in more}} if more else {}
+        told |= {"refusals_sha256": sha256(main.parent / "prompt.json")} if self.refusals else {}
         return told | {"left_out": self.left_out, "skipped": self.skipped}
 
 
@@ -69,6 +70,9 @@ def load_data(settings: Settings) -> Data:
                 f"{source.file_of(view, path)}: no record holds anything for view '{view}', which "
                 f"{settings.method.name} reads; data.views.{view} says where it is looked for"
             )
+        if view != "refusal" and not any(item.answer.strip() for item in every[view]):
+            key = source.views[view].answer
+            raise BadInput(f"{source.file_of(view, path)}: no record has an answer '{key}' (data.views.{view}.answer)")
     check_pairing(settings, every)
     refusals = read_refusals(path) if "refusal" in views else []
     items, skipped = sound_items(settings, path, every)

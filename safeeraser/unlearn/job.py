@@ -11,7 +11,7 @@ from safeeraser.benchmark.files import run_of
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.data import Data, load_data
 from safeeraser.unlearn.engine import Engine, check_engine, engine_of
-from safeeraser.unlearn.plan import Schedule, Step, make_plan, read_plan
+from safeeraser.unlearn.plan import Schedule, Step, differing, make_plan, read_plan
 from safeeraser.unlearn.probe import probe_items
 from safeeraser.unlearn.save_dir import check_save_dir, find_checkpoint
 from safeeraser.unlearn.settings import Settings
@@ -53,7 +53,7 @@ def prepare(settings: Settings) -> Job:
     data = load_data(settings)
     check_same_data(settings, data, checkpoint)
     probed = probe_items(settings) if settings.probe_every else {}
-    plan = make_or_read_plan(settings, data.sizes, engine.processes)
+    plan = make_or_read_plan(settings, data.sizes, engine.processes, data.record)
     check_engine(engine, settings, items=len(plan))
     schedule = Schedule.of(
         len(plan),
@@ -81,8 +81,8 @@ def check_files(settings: Settings) -> None:
 
 def check_same_data(settings: Settings, data: Data, checkpoint: str | None) -> None:
     """Raises `BadInput` where the run that is gone on with trained on other data: its plan would mean other items."""
-    then, now = run_of(Path(checkpoint)).get("data", {}) if checkpoint else {}, data.record
-    if differ := [key for key in now if key in then and then[key] != now[key]]:
+    then = run_of(Path(checkpoint)).get("data", {}) if checkpoint else {}
+    if differ := differing(then, data.record):
         raise BadInput(f"{settings.data_path}: not the data that the checkpoint's run had ({', '.join(differ)} differ)")
 
 
@@ -108,12 +108,14 @@ def origin(settings: Settings, checkpoint: str | None) -> dict[str, Any]:
     return {"base": base, "parents": llava.parents(settings.model_path, settings.init_adapter)}
 
 
-def make_or_read_plan(settings: Settings, sizes: dict[str, int], processes: int) -> list[Step]:
+def make_or_read_plan(
+    settings: Settings, sizes: dict[str, int], processes: int, data: dict[str, Any] | None = None
+) -> list[Step]:
     """The plan of the whole run, as long as `max_train_steps` wants it, or else `num_epochs` or the given plan."""
     per_step = settings.batch_size * settings.gradient_accumulation_steps * processes
     wanted = settings.max_train_steps and settings.max_train_steps * per_step
     if settings.plan:
-        plan = read_plan(settings.plan, sizes)
+        plan = read_plan(settings.plan, sizes, data)
         if wanted and wanted > len(plan):
             raise BadInput(f"{settings.plan}: has {len(plan)} items, max_train_steps takes {wanted}")
     else:

@@ -81,7 +81,10 @@ def from_keys(keys: Mapping[str, Any], page: str = PAGE) -> DictConfig:
         OmegaConf.set_struct(config, False)
         for key, value in keys.items():
             if key not in named:
-                OmegaConf.update(config, key, value, merge=key not in groups())
+                try:
+                    OmegaConf.update(config, key, value, merge=key not in groups())
+                except OmegaConfBaseException as error:
+                    raise BadInput(f"config: {key}: {str(error).splitlines()[0]}") from None
         for key, value in OmegaConf.to_container(config).items():
             if isinstance(value, str):
                 # In a name (`${forget_loss}_${lr}`) a group stands for its choice.
@@ -118,11 +121,14 @@ def _told_plainly() -> Iterator[None]:
         yield
     except MissingConfigException as error:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        raise BadInput(f"{group or 'config'}: no '{name}'; {nearest(name, error.options or [])}") from None
+        known = error.options or sorted(file.stem for file in CONFIG.glob("*.yaml"))
+        raise BadInput(f"{group or 'config'}: no '{name}'; {nearest(name, known)}") from None
     except (HydraException, OmegaConfBaseException) as error:
         reason = str(error).strip().splitlines()[0]
         if unknown := re.fullmatch(r"Could not override '(.+)'\.", reason):
             known, place = _dotted(OmegaConf.to_container(from_keys({}))), unknown[1].rpartition(".")[0]
+            while place and place not in known:
+                place = place.rpartition(".")[0]
             beside = [key for key in known if key.rpartition(".")[0] == place]
             raise BadInput(f"config: no key '{unknown[1]}'; {nearest(unknown[1], beside or known)}") from None
         raise BadInput(f"command line: {reason}") from None

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -81,11 +82,17 @@ def _draw(forget: int, sizes: Mapping[str, int], rng: np.random.Generator, recip
     )
 
 
-def read_plan(path: str | Path, sizes: Mapping[str, int]) -> list[Step]:
-    """Read a plan and check it against the data. Raises `BadInput` naming the step and the key that do not fit."""
+def read_plan(path: str | Path, sizes: Mapping[str, int], data: Mapping[str, Any] | None = None) -> list[Step]:
+    """Read a plan and check it against the data, by what `run.json` tells of them where the plan tells it too.
+
+    Raises:
+        BadInput: it is none, or of other data. The step and the key that do not fit are named.
+    """
     value = read_json(path)
     if not isinstance(value, dict) or not isinstance(value.get("steps"), list) or not value["steps"]:
         raise BadInput(f"{path}: a plan is an object with a list 'steps' that is not empty")
+    if differ := differing(value.get("data") or {}, data or {}):
+        raise BadInput(f"{path}: a plan of other data ({', '.join(differ)} differ)")
     steps = []
     for number, entry in enumerate(value["steps"]):
         try:
@@ -101,7 +108,15 @@ def read_plan(path: str | Path, sizes: Mapping[str, int]) -> list[Step]:
     return steps
 
 
-def write_plan(path: str | Path, method: str, recipe: Recipe, steps: list[Step]) -> None:
-    """Write a plan that `plan=FILE` reads back."""
-    value = {"method": method, "recipe": recipe.model_dump(), "steps": [step.model_dump() for step in steps]}
+def differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What is told of the data both times, and is not the same."""
+    return [key for key in now if key in then and then[key] != now[key]]
+
+
+def write_plan(
+    path: str | Path, method: str, recipe: Recipe, steps: list[Step], data: Mapping[str, Any] | None = None
+) -> None:
+    """Write a plan that `plan=FILE` reads back. `data`: what `run.json` tells of the items that it numbers."""
+    value = {"method": method, "recipe": recipe.model_dump(), "data": data}
+    value |= {"steps": [step.model_dump() for step in steps]}
     write_json(path, value, indent=None)

@@ -24,10 +24,17 @@ ASKED = ("forget", "decoupled", "retain")  # the views whose questions are asked
 
 
 def probe_items(settings: Settings) -> dict[str, list[Item]]:
-    """The questions that a probe asks, spread evenly over the file, of each view that is there. Raises `BadInput`."""
+    """The questions that a probe asks, spread evenly over the file, of each view that is there.
+
+    A view that has a file of its own is not asked: that file is the one of training.
+
+    Raises:
+        BadInput: there is none, or the file cannot be used.
+    """
     source, probe = settings.data, settings.probe
+    asked = [view for view in ASKED if view in source.views and not source.views[view].file]
     try:
-        every = build_views(source, probe.data_path, [view for view in ASKED if view in source.views])
+        every = build_views(source, probe.data_path, asked)
         items, _ = sound_items(settings, probe.data_path, {view: its for view, its in every.items() if its})
     except BadInput as error:
         raise BadInput(f"probe.data_path: {error}") from None

@@ -5,6 +5,7 @@ import shutil
 import time
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from transformers import LlavaForConditionalGeneration, TrainingArguments, set_seed
 
 from safeeraser import model as llava
-from safeeraser.benchmark.files import RUN_FILE, held, write_json
+from safeeraser.benchmark.files import RUN_FILE, held, read_object, write_json
 from safeeraser.errors import BadInput
 from safeeraser.processes import leave_together
 from safeeraser.unlearn.batch import Collator, PlanDataset
@@ -80,13 +81,13 @@ def begin(settings: Settings, job: Job, record: dict[str, Any]) -> None:
         for path in folder.iterdir():
             # Of a link only the link is the run's.
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    step = int(job.checkpoint.rpartition("-")[2]) if job.checkpoint else 0
+    step = read_object(Path(job.checkpoint) / "trainer_state.json")["global_step"] if job.checkpoint else 0
     if not job.checkpoint:
         (folder / PROBE_LOG).unlink(missing_ok=True)  # of a start that failed
     sittings = earlier_sittings(folder) if settings.resume_from_checkpoint else []
     record["sittings"] = [*sittings, {"started": record["started"], "from_step": step}]
     write_json(folder / RUN_FILE, record)
-    write_plan(folder / "plan.json", settings.method.name, settings.recipe, job.plan)
+    write_plan(folder / "plan.json", settings.method.name, settings.recipe, job.plan, job.data.record)
 
 
 def finish(settings: Settings, record: dict[str, Any], outcome: dict[str, Any]) -> None:
@@ -94,7 +95,8 @@ def finish(settings: Settings, record: dict[str, Any], outcome: dict[str, Any]) 
     folder = settings.save_dir
     plot_training(folder / TRAIN_LOG, folder / PROBE_LOG, folder / "training.png", settings.method.name)
     record["sittings"][-1] |= outcome
-    write_json(folder / RUN_FILE, record | {"finished": now()})
+    through = outcome["to_step"] == record["optimizer_steps"] or outcome["stopped"]
+    write_json(folder / RUN_FILE, record | ({"finished": now()} if through else {}))
     if stopped := outcome["stopped"]:
         log.warning(
             "stopped at step %d: %s; kept is the adapter after step %d, the last whose losses were good",
@@ -223,7 +225,7 @@ def training_arguments(settings: Settings, engine: Engine, schedule: Schedule) -
         "optim": "adamw_torch",
         "dataloader_pin_memory": torch.cuda.is_available(),
         "run_name": str(settings.save_dir),
-        "ddp_find_unused_parameters": False,
+        "ddp_find_unused_parameters": settings.tune_vision_tower,  # whose last layer LLaVA does not look at
     }
     try:
         arguments = TrainingArguments(
@@ -259,6 +261,8 @@ def training_arguments(settings: Settings, engine: Engine, schedule: Schedule) -
         )
     except (ValueError, TypeError, ImportError) as error:
         raise BadInput(f"config: not what transformers trains with: {str(error).strip().splitlines()[0]}") from None
+    if arguments.dataloader_persistent_workers and not settings.workers:
+        raise BadInput("config: trainer.dataloader_persistent_workers=True: there are none with workers=0")
     # A process has one GPU; where it sees several, Trainer would split each micro-step among them by DataParallel.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments

@@ -19,7 +19,7 @@ from safeeraser.unlearn.views import DataSource
 
 
 class _Keys(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class ModelFamily(_Keys):
@@ -111,7 +111,7 @@ class Settings(_Keys):
     max_train_steps: int | None = Field(ge=1)
     gradient_checkpointing: bool
     trainer: dict[str, Any]
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**32)
     stop: Stop
     probe_every: int = Field(ge=0)
     probe: Probe
@@ -129,6 +129,8 @@ class Settings(_Keys):
     @field_validator("split", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
+        if value == []:
+            raise ValueError("must be all, or name a category")
         return [value] if isinstance(value, str) and value != "all" else value
 
     @field_validator("report_to", mode="before")

@@ -1,6 +1,7 @@
 """Views: the ways to read a record as (picture, question, answer). Where each stands is data too (config/data/)."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from safeeraser.benchmark.pictures import find_picture
 from safeeraser.benchmark.records import DataFile, keys_like, read_raw
 from safeeraser.errors import BadInput, nearest
+
+log = logging.getLogger(__name__)
 
 # forget: harmful picture, harmful question, the vanilla model's answer
 # retain: harmful picture, harmless question, its sentence
@@ -101,6 +104,7 @@ def build_views(
         BadInput: a file or a record has not the form that `source` says, or there is no such view or category.
     """
     read, items = {data_path: read_raw(data_path)}, {}
+    _note_unread(source, data_path, read[data_path])
     for view in views:
         if view not in source.views:
             raise BadInput(f"data={source.name}: has no view '{view}'; known: {', '.join(source.views)}")
@@ -114,10 +118,22 @@ def build_views(
     return items
 
 
+def _note_unread(source: DataSource, path: Path, raw: list[dict[str, Any]]) -> None:
+    """Say which records are of no view, as where its name is mistyped."""
+    wanted = [(view.where or {}).items() for view in source.views.values() if view.file is None]
+    unread = [number for number, value in enumerate(raw) if not any(_holds(value, where) for where in wanted)]
+    if unread and wanted:
+        log.warning("note: %s: %d records are of no view, the first is record %d", path, len(unread), unread[0])
+
+
+def _holds(record: dict[str, Any], where: Iterable[tuple[str, Any]]) -> bool:
+    return all(key in record and record[key] == value for key, value in where)
+
+
 def _chosen(path: Path, raw: list[dict[str, Any]], view: ViewSource) -> DataFile:
     """The records that the view is read from."""
     wanted = (view.where or {}).items()
-    numbers = [number for number, value in enumerate(raw) if wanted <= value.items()]
+    numbers = [number for number, value in enumerate(raw) if _holds(value, wanted)]
     return DataFile(path, [Uncertain(_category(raw[n], view)) for n in numbers], [raw[n] for n in numbers], numbers)
 
 
@@ -141,7 +157,8 @@ def _items(data: DataFile, index: int, view: ViewSource) -> Iterator[Item]:
         if not isinstance(answer, str | None):
             raise BadInput(f"{data.where(index, said)}: must be a text")
         picture = find_picture(name, data.path) or Path(name)  # one that is not there is told of with the damaged ones
-        yield Item(picture, question, answer or "", data.where(index), shown, said)
+        answer = _whole_text(answer or "", data.where(index, said))
+        yield Item(picture, question, answer, data.where(index), shown, said)
 
 
 def _pairs(data: DataFile, index: int, pairs: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -167,4 +184,10 @@ def _text(holder: dict[str, Any], key: str, where: str) -> str:
         raise BadInput(f"{where}: must be a text")
     if not value.strip():
         raise BadInput(f"{where}: must not be blank")
+    return _whole_text(value, where)
+
+
+def _whole_text(value: str, where: str) -> str:
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise BadInput(f"{where}: holds half a character (a lone surrogate), which no tokenizer takes")
     return value

@@ -13,6 +13,7 @@ from safeeraser.errors import BadInput
 from safeeraser.unlearn.batch import Collator
 from safeeraser.unlearn.data import load_data
 from safeeraser.unlearn.page import from_keys
+from safeeraser.unlearn.plan import differing
 from safeeraser.unlearn.probe import probe_items
 from safeeraser.unlearn.settings import read_settings
 
@@ -194,6 +195,36 @@ def test_pairs_that_are_trained_as_pairs_must_be_as_many(tmp_path):
     assert error_of(path, *given, "recipe.decoupled=own_pair").startswith(says)
 
 
+def test_records_of_no_view_are_told_of(tmp_path, caplog):
+    path = own(tmp_path, "forget retain retian Forget")
+    assert loaded(path, "data=own", "forget_loss=gd").sizes == {"forget": 1, "retain": 1}
+    assert caplog.messages == [f"note: {path}: 2 records are of no view, the first is record 2"]
+
+
+def test_a_mistyped_answer_is_no_blank_one(tmp_path):
+    says = error_of(own(tmp_path), "data=own", "forget_loss=gd", "bad_items=skip", "data.views.retain.answer=caption")
+    assert says == f"{tmp_path / 'data.json'}: no record has an answer 'caption' (data.views.retain.answer)"
+
+
+@pytest.mark.parametrize("key", ["question", "answer"])
+def test_half_a_character_is_named(tmp_path, key):
+    path = own(tmp_path)
+    records = json.loads(path.read_text())
+    records[1][key] = "a \ud800 b"
+    write_json(path, records)
+    assert error_of(path, "data=own", "forget_loss=gd") == (
+        f"{path}: record 1, {key}: holds half a character (a lone surrogate), which no tokenizer takes"
+    )
+
+
+def test_other_refusals_are_other_data(tmp_path):
+    path = own(tmp_path)
+    before = loaded(path, "data=own", "forget_loss=po").record
+    write_json(tmp_path / "prompt.json", {"idk": ["No.", "Not now."]})
+    after = loaded(path, "data=own", "forget_loss=po").record
+    assert differing(before, after) == ["refusals_sha256"]
+
+
 def test_a_view_that_the_adapter_lacks(tmp_path):
     path = own(tmp_path)
     says = "data=own: has no view 'retain'; known: forget, decoupled, refusal"
@@ -229,6 +260,9 @@ def test_probes_ask_the_views_that_are_there(tmp_path):
         "forget": ["forget 0?", "forget 1?"],
         "retain": ["retain 3?"],
     }
+    # A view's own file is what is trained on.
+    read = settings("data=own", f"data_path={path}", f"probe.data_path={path}", "data.views.retain.file=data.json")
+    assert list(probe_items(read)) == ["forget"]
     with pytest.raises(BadInput, match=r"probe\.data_path: .*data\.json: nothing to ask there \(data=own\)"):
         probe_items(settings("data=own", f"probe.data_path={own(tmp_path / 'other', 'x y')}"))
 

@@ -128,6 +128,29 @@ def stopped(whole, tmp_path):
     return folder
 
 
+def test_a_run_that_ends_before_its_plan_is_not_finished(tmp_path, monkeypatch):
+    """Whoever asked it to: only the end of the plan or a bound of its own makes a result."""
+    from safeeraser.unlearn.trainer import Progress
+
+    def ask_to_stop(self, args, state, control, **kwargs):
+        control.should_training_stop = control.should_training_stop or state.global_step == 2
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "on_step_end", ask_to_stop)
+        folder = forget(tmp_path / "run", "workers=0")
+    told = json.loads((folder / "run.json").read_text())
+    assert told["sittings"][-1]["to_step"] == 2 and "finished" not in told
+    forget(folder, "workers=0", "resume_from_checkpoint=auto")
+    assert json.loads((folder / "run.json").read_text())["sittings"][-1]["to_step"] == 4
+
+
+def test_a_checkpoint_may_have_any_name(whole, tmp_path):
+    shutil.copytree(whole / "checkpoint-2", tmp_path / "kept")
+    folder = forget(tmp_path / "run", "workers=0", f"resume_from_checkpoint={tmp_path / 'kept'}")
+    assert same_adapter(whole, folder)
+    assert json.loads((folder / "run.json").read_text())["sittings"][-1]["from_step"] == 2
+
+
 def test_a_run_whose_data_have_changed_is_not_gone_on_with(stopped):
     """The plan of the same seed would mean other items."""
     told = json.loads((stopped / "checkpoint-2" / "run.json").read_text())

@@ -61,6 +61,11 @@ def test_what_the_project_sets_is_refused_and_the_rest_is_passed():
         ("adam_beta1=fast", "trainer.adam_beta1: Input should be a valid number"),
         ("push_to_hub=[1]", "trainer.push_to_hub: Input should be a valid boolean"),
         ("adam_beta1=7", "trainer.optim=adamw_torch: Invalid beta parameter"),
+        ("enable_jit_checkpoint=true", "trainer.enable_jit_checkpoint: set by this project, which relies on it"),
+        (
+            "dataloader_persistent_workers=true",
+            "trainer.dataloader_persistent_workers=True: there are none",
+        ),
         ("optim=adamw_8bitt", "adamw_8bitt is not a valid OptimizerNames"),
     ],
 )

@@ -111,6 +111,7 @@ def test_keywords_are_the_keys():
     [
         ({"forget_loss": "pod"}, "forget_loss: no 'pod'; did you mean 'popd'?"),
         ({"learning_rate": 1}, "no key 'learning_rate'"),
+        ({"lr": object()}, "config: lr: "),
         ({"LoRA": {"rank": 8}}, "no key 'LoRA.rank'"),
         ({"save_dir": "${nowhere}"}, "nowhere"),
     ],
@@ -119,6 +120,11 @@ def test_keywords_that_cannot_be_used(keys, says):
     with pytest.raises(BadInput, match=r"^[a-z_ ]+: ") as error:
         read_settings(from_keys(keys))
     assert says in str(error.value)
+
+
+def test_a_page_that_is_not_there():
+    with pytest.raises(BadInput, match="config: no 'mini2'; did you mean 'mini'"):
+        from_keys({}, "mini2")
 
 
 def test_unlearn_is_the_script(tmp_path, monkeypatch):

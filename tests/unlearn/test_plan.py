@@ -80,6 +80,14 @@ def test_a_plan_is_kept_and_read_back(tmp_path):
     assert read_plan(tmp_path / "plan.json", SIZES) == plan()
 
 
+def test_a_plan_of_other_data_is_refused(tmp_path):
+    """Its numbers would mean other items."""
+    write_plan(tmp_path / "plan.json", "popd", CORRECTED, plan(), {"sha256": "a", "left_out": 0})
+    assert read_plan(tmp_path / "plan.json", SIZES, {"sha256": "a", "left_out": 0, "more": 1}) == plan()
+    with pytest.raises(BadInput, match=r"plan.json: a plan of other data \(left_out differ\)"):
+        read_plan(tmp_path / "plan.json", SIZES, {"sha256": "a", "left_out": 1})
+
+
 def test_max_train_steps_takes_the_beginning_of_a_plan_or_refuses():
     recorded = RECORDED / "training" / "popd.json"
     sizes = {"forget": 48, "retain": 48, "decoupled": 48, "refusal": 4}
