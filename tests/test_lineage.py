@@ -8,7 +8,7 @@ import pytest
 from helpers import MODEL, RECORDED, TRAIN, VAL, other_base, refused, run
 
 from safeeraser import model as llava
-from safeeraser.benchmark.files import sha256
+from safeeraser.benchmark.files import run_of, sha256
 from safeeraser.errors import BadInput
 from safeeraser.model import __main__ as command
 
@@ -166,6 +166,19 @@ def test_an_adapter_of_unknown_base_is_not_put_on_a_merged_model(tmp_path):
             refused(tmp_path, *given, says=f"{CHECKPOINT}: {tmp_path / 'merged'} has an adapter merged into it already")
     with pytest.raises(BadInput, match="has an adapter merged into it already"):
         llava.merge(CHECKPOINT, tmp_path / "again", model_path=str(tmp_path / "merged"))
+
+
+def test_the_file_of_an_adapter_knows_what_its_folder_does(trained):
+    file = trained / "adapter_model.safetensors"
+    assert llava.adapter_config(file).lora_alpha == llava.adapter_config(trained).lora_alpha
+    assert run_of(file) == told(trained) and llava.base_of(file) == llava.base_of(trained)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_known_by_the_run_beside_it(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
+    (checkpoint / "run.json").unlink()
+    assert run_of(checkpoint) == told(trained)
 
 
 def test_what_is_known_of_a_run_goes_from_folder_to_folder(trained, tmp_path):

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from helpers import MODEL, record, refused, run, write_dataset, write_json
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     GenerationConfig,
@@ -69,6 +70,46 @@ def test_another_form_is_refused_by_name(folder, changes, says):
     with pytest.raises(BadInput) as error:
         llava.load_config(str(folder))
     assert str(error.value) == f"model_path {folder}: {says}; {ONE_FORM}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"crop_size": {"height": 28, "width": 28}}, "its picture processor makes (3, 28, 28), its vision tower sees"),
+        ({"do_center_crop": False}, "its picture processor makes (3, "),
+        (
+            {"image_processor_type": "SiglipImageProcessor"},
+            "its picture processor is 'SiglipImageProcessor'",
+        ),
+    ],
+)
+def test_another_picture_processor_is_refused(folder, changes, says):
+    file = folder / "preprocessor_config.json"
+    write_json(file, json.loads(file.read_text()) | changes)
+    with pytest.raises(BadInput) as error:
+        llava.load_preprocessor(str(folder))
+    assert str(error.value).startswith(f"model_path {folder}: {says}")
+
+
+def test_weights_that_lack_a_tensor_are_refused(folder):
+    """transformers makes up random ones, and a run on them would look like any other."""
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    gone = next(name for name in tensors if "q_proj" in name)
+    del tensors[gone]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(BadInput, match=r"its weights lack model\.\S+q_proj\.weight"):
+        llava.load_model(str(folder), torch.float32)
+
+
+def test_weights_of_other_shapes_and_damaged_ones_are_one_line(folder):
+    told(folder, vision_feature_layer=[-2, -1])
+    with pytest.raises(BadInput, match="cannot be loaded"):
+        llava.load_model(str(folder), torch.float32)
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"junk")
+    with pytest.raises(BadInput, match="cannot be loaded"):
+        llava.load_model(str(folder), torch.float32)
 
 
 def test_a_feature_layer_that_is_no_number_is_named(folder):

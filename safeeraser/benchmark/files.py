@@ -200,9 +200,24 @@ def read_object(path: str | Path) -> dict[str, Any]:
     return value
 
 
+def home(path: str | Path) -> Path:
+    """The folder that tells of an adapter: of a PEFT folder's file of weights, that folder; else `path` itself."""
+    path = Path(path)
+    beside = path.name == ADAPTER_FILES[0] and path.is_file() and (path.parent / "adapter_config.json").is_file()
+    return path.parent if beside else path
+
+
 def run_of(folder: Path) -> dict[str, Any]:
-    """What the `run.json` in a folder tells; nothing where there is none. Raises `BadInput` if it holds no object."""
-    file = folder / RUN_FILE
+    """What the `run.json` in a folder, or of its adapter, tells; nothing where there is none.
+
+    A checkpoint of an earlier version has none of its own, but its run has.
+
+    Raises:
+        BadInput: it holds no object.
+    """
+    folder = home(folder)
+    own, run = folder / RUN_FILE, folder.parent / RUN_FILE
+    file = run if folder.name.startswith("checkpoint-") and not own.is_file() else own
     return read_object(file) if file.is_file() else {}
 
 
@@ -212,6 +227,7 @@ def trained_settings(folder: Path) -> dict[str, Any] | None:
     Raises:
         BadInput: what its `run.json` tells is no run's.
     """
+    folder = home(folder)
     told = run_of(folder)
     if "settings" not in told:
         return None

@@ -32,6 +32,8 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def _in_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == "F" or (picture.mode == "I" and picture.getextrema()[1] > 65535):
+        raise ValueError("no scale is known")
     if picture.mode.startswith("I"):
         # Pillow would clip at 255, which leaves hardly anything but white; of colours in 16 bits it drops the lower 8.
         picture = picture.convert("I").point(lambda value: value / 256).convert("L")

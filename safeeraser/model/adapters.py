@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
-from safeeraser.benchmark.files import RUN_FILE, adapter_file, write_whole, write_whole_folder
+from safeeraser.benchmark.files import RUN_FILE, adapter_file, home, write_whole, write_whole_folder
 from safeeraser.errors import BadInput, nearest
 from safeeraser.model.llava import Parts
 
@@ -215,7 +215,8 @@ def adapter_config(path: str | Path, alpha: float = 256) -> LoraConfig:
     A PEFT folder holds it. A bare file of tensors, the release's in its folder too, says its rank by the shapes, and
     nothing of the scaling: `alpha` then gives it (the release hard-codes 256).
     """
-    file = Path(path) / "adapter_config.json"
+    path = home(path)
+    file = path / "adapter_config.json"
     if file.is_file():
         try:
             return LoraConfig.from_pretrained(path)

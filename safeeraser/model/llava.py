@@ -58,6 +58,7 @@ class Preprocessor:
     image_processor: CLIPImageProcessorPil
     image_token: int  # the id of `<image>`
     image_length: int  # image tokens a picture: 576 for LLaVA-1.5
+    context: int | None = None  # tokens that the model can tell the places of
 
     def pixels(self, picture: Image.Image) -> Tensor:
         """The picture as the vision tower sees it: float32, shape (3, height, width)."""
@@ -123,22 +124,30 @@ def load_preprocessor(model_path: str) -> Preprocessor:
         tokenizer = AutoTokenizer.from_pretrained(model_path)
         # By name: without torchvision the automatic choice warns, and the pixels are the release's with this one.
         image_processor = CLIPImageProcessorPil.from_pretrained(model_path)
+        kind = CLIPImageProcessorPil.get_image_processor_dict(model_path)[0].get("image_processor_type") or "CLIP"
         template = LlavaProcessor.get_processor_dict(model_path)[0].get("chat_template") or tokenizer.chat_template
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BadInput(f"model_path {model_path}: no tokenizer or no picture processor ({reason})") from None
     if not tokenizer.is_fast or tokenizer.convert_tokens_to_ids(IMAGE) != config.image_token_id:
         raise BadInput(f"model_path {model_path}: needs a fast tokenizer that has the token '{IMAGE}'")
+    if not kind.startswith("CLIP"):
+        raise BadInput(f"model_path {model_path}: its picture processor is '{kind}', not CLIP's; {ONE_FORM}")
     if isinstance(template, dict):
         template = template.get("default")
     if template and (chat := _other_chat(tokenizer, template)):
         raise BadInput(f"model_path {model_path}: its chat template writes '{chat}' where Vicuna v1 asks; {ONE_FORM}")
-    return Preprocessor(
+    prepared = Preprocessor(
         tokenizer,
         image_processor,
         config.image_token_id,
         patches if config.vision_feature_select_strategy == "default" else patches + 1,
+        config.text_config.max_position_embeddings,
     )
+    wanted = (3, vision.image_size, vision.image_size)
+    if (found := tuple(prepared.pixels(Image.new("RGB", (2 * wanted[1], wanted[1]))).shape)) != wanted:
+        raise BadInput(f"model_path {model_path}: its picture processor makes {found}, its vision tower sees {wanted}")
+    return prepared
 
 
 def choose_dtype(name: str) -> torch.dtype:
@@ -193,13 +202,18 @@ def load_model(
             llm_int8_skip_modules=[rf".*\.{parts.vision_tower}", rf".*\.{parts.projector}", "lm_head"],
         )
     try:
-        model = LlavaForConditionalGeneration.from_pretrained(
-            model_path, dtype=dtype, attn_implementation=attention, **options
+        model, told = LlavaForConditionalGeneration.from_pretrained(
+            model_path, dtype=dtype, attn_implementation=attention, output_loading_info=True, **options
         )
     except SafetensorError:
         raise BadInput(f"{_damaged(Path(model_path))}: not readable as safetensors; is it cut off?") from None
-    except (OSError, ValueError, ImportError) as error:
-        raise BadInput(f"model_path {model_path}: {str(error).strip().splitlines()[0]}") from None
+    except Exception as error:  # whatever damaged weights make the readers raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadInput(f"model_path {model_path}: cannot be loaded ({reason})") from None
+    if missing := sorted(told["missing_keys"]):
+        # transformers makes up random ones, and only notes it.
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise BadInput(f"model_path {model_path}: its weights lack {missing[0]}{more}")
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # On some CPUs bitsandbytes would repack 4-bit weights whenever the model is evaluated, and training after

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import CLIPImageProcessorPil, LlavaForConditionalGeneration, LlavaProcessor
 
 from safeeraser.benchmark.conversation import CHAT_TEMPLATE
-from safeeraser.benchmark.files import RUN_FILE, adapter_file, run_of, sha256, write_json, write_whole_folder
+from safeeraser.benchmark.files import RUN_FILE, adapter_file, home, run_of, sha256, write_json, write_whole_folder
 from safeeraser.errors import BadInput
 from safeeraser.model.adapters import adapter_config, load_adapted
 from safeeraser.model.fingerprint import fingerprint
@@ -26,7 +26,7 @@ RELEASED_MODEL = "llava-hf/llava-1.5-7b-hf"  # the base of an adapter that names
 
 def base_of(adapter: Path | None) -> str:
     """The model an adapter was trained on: the one that its folder names; else, and for none, the released one."""
-    told = adapter and (adapter / "adapter_config.json").is_file()
+    told = adapter and (home(adapter) / "adapter_config.json").is_file()
     return (adapter_config(adapter).base_model_name_or_path if told else None) or RELEASED_MODEL
 
 

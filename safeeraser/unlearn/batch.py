@@ -85,7 +85,14 @@ class PlanDataset(Dataset):
             )
         except BadInput as error:
             raise BadInput(f"{item.where}: {error}") from None
-        return expand_image(encoded, self.preprocessor.image_token, self.preprocessor.image_length)
+        encoded = expand_image(encoded, self.preprocessor.image_token, self.preprocessor.image_length)
+        tokens, context = len(encoded.input_ids), self.preprocessor.context
+        if context and tokens > context:
+            raise BadInput(
+                f"{item.where}: a conversation of {tokens} tokens, and the model's context holds {context}; a smaller "
+                "max_length shortens the answer"
+            )
+        return encoded
 
     def _load_pixels(self, picture: Path) -> Tensor:
         return self.preprocessor.pixels(open_picture(picture))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safeeraser import model as llava
-from safeeraser.benchmark.files import run_of
+from safeeraser.benchmark.files import home, run_of
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.data import Data, load_data
 from safeeraser.unlearn.engine import Engine, check_engine, engine_of
@@ -88,7 +88,7 @@ def check_same_data(settings: Settings, data: Data, checkpoint: str | None) -> N
 
 def check_scaling(settings: Settings, adapter: Path) -> None:
     """Raises `BadInput` for an adapter that is not there, or that its configuration scales otherwise than this run."""
-    if llava.adapter_file(adapter).suffix != ".safetensors" or not (adapter / "adapter_config.json").is_file():
+    if llava.adapter_file(adapter).suffix != ".safetensors" or not (home(adapter) / "adapter_config.json").is_file():
         return  # it does not say
     its, ours = llava.adapter_config(adapter), settings.adapter
     for name, key in (("r", "r"), ("lora_alpha", "alpha"), ("use_rslora", "use_rslora"), ("use_dora", "use_dora")):

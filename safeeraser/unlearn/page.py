@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -105,6 +106,9 @@ def _whole_page(name: str, folders: list[Path]) -> str:
     named = {group: flat.pop(group) for group in groups() if isinstance(flat.get(group), str)}
     if not named:
         return name
+    if "defaults" in flat:
+        group, choice = next(iter(named.items()))
+        raise BadInput(f"{name}.yaml: {group}: {choice}: say '- override {group}: {choice}' under its defaults")
     if flat.get("report_to") == "wandb" and find_spec("wandb") is None:
         log.warning("note: report_to=wandb is left out: it is not installed, and the release itself switches it off")
         del flat["report_to"]
@@ -123,6 +127,8 @@ def _told_plainly() -> Iterator[None]:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
         known = error.options or sorted(file.stem for file in CONFIG.glob("*.yaml"))
         raise BadInput(f"{group or 'config'}: no '{name}'; {nearest(name, known)}") from None
+    except yaml.YAMLError as error:
+        raise BadInput(f"config: not YAML ({' '.join(str(error).split())})") from None
     except (HydraException, OmegaConfBaseException) as error:
         reason = str(error).strip().splitlines()[0]
         if unknown := re.fullmatch(r"Could not override '(.+)'\.", reason):

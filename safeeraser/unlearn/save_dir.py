@@ -49,7 +49,8 @@ def check_save_dir(settings: Settings, engine: Engine) -> None:
     _check_writable(folder)
     if not folder.exists() or (folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())):
         return
-    if not (folder / RUN_FILE).is_file():
+    told = run_of(folder) if folder.is_dir() else {}
+    if "settings" not in told or {"merged", "copied"} & told.keys():
         raise BadInput(f"save_dir={folder}: exists and is no run of this project; nothing there is touched")
     with held(folder, f"save_dir={folder}", shared=True):
         earlier = read_json(folder / RUN_FILE)

@@ -142,6 +142,13 @@ def test_an_opaque_picture_is_what_pillow_makes_of_it(tmp_path, mode, name):
         assert open_picture(tmp_path / name).tobytes() == plain.convert("RGB").tobytes()
 
 
+@pytest.mark.parametrize(("mode", "colour"), [("F", 0.5), ("I", 1 << 20)])
+def test_a_picture_whose_scale_is_not_known_is_refused(tmp_path, mode, colour):
+    Image.new(mode, (2, 2), colour).save(tmp_path / "x.tif")
+    with pytest.raises(BadInput, match="picture cannot be decoded"):
+        open_picture(tmp_path / "x.tif")
+
+
 def test_a_turn_by_exif_is_not_made(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter

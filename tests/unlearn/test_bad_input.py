@@ -222,6 +222,21 @@ def test_a_save_dir_that_is_no_run_is_never_touched(tmp_path, data, more):
     refuses(tmp_path, f"data_path={data}", more, says="exists and is no run of this project; nothing there is touched")
 
 
+@pytest.mark.parametrize("more", ["overwrite_dir=true", "overwrite_dir=false", "resume_from_checkpoint=auto"])
+def test_a_model_is_no_run_to_overwrite(tmp_path, data, more):
+    """`merge` and `copy` write a run.json too."""
+    shutil.copytree(MODEL, tmp_path / "run")
+    write_json(tmp_path / "run" / "run.json", {"settings": {}, "merged": {}} if "auto" in more else {"copied": {}})
+    refuses(tmp_path, f"data_path={data}", more, says="exists and is no run of this project; nothing there is touched")
+
+
+def test_a_conversation_longer_than_the_context(tmp_path, data):
+    spoil(data, lambda r: r["unsafe_pairs"][1].update(model_response="word " * 1500))
+    says = f"{data}: record 1, unsafe_pairs.1.model_response: a conversation of "
+    line = refuses(tmp_path, f"data_path={data}", "forget_loss=ga", "max_length=3000", says=says)
+    assert "the model's context holds 1024; a smaller max_length" in line
+
+
 def test_a_save_dir_that_is_a_file(tmp_path, data):
     (tmp_path / "run").write_text("a file")
     refuses(tmp_path, f"data_path={data}", "overwrite_dir=true", says="is no run of this project")

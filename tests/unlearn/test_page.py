@@ -122,6 +122,22 @@ def test_keywords_that_cannot_be_used(keys, says):
     assert says in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "defaults: [forget_lora, _self_]\nforget_loss: gd\n",
+            "mine.yaml: forget_loss: gd: say '- override",
+        ),
+        ("workers: [\n", "config: not YAML ("),
+    ],
+)
+def test_a_page_of_ones_own_that_cannot_be_meant(tmp_path, text, says):
+    """A choice beside defaults would be another method's run, and nobody would be told."""
+    (tmp_path / "mine.yaml").write_text(text)
+    refused(tmp_path, "forget", "--config-dir", tmp_path, "--config-name", "mine", "dry_run=true", says=says)
+
+
 def test_a_page_that_is_not_there():
     with pytest.raises(BadInput, match="config: no 'mini2'; did you mean 'mini'"):
         from_keys({}, "mini2")
