@@ -182,15 +182,21 @@ def train(
     job: Job,
 ) -> dict[str, Any]:
     """Run the loop, write what was trained, and tell how it went."""
-    trainer = UnlearnTrainer(
-        method=settings.method,
-        stop=settings.stop,
-        reference=reference,
-        model=model,
-        args=arguments,
-        train_dataset=dataset,
-        data_collator=collator(settings, dataset),
-    )
+    try:
+        trainer = UnlearnTrainer(
+            method=settings.method,
+            stop=settings.stop,
+            reference=reference,
+            model=model,
+            args=arguments,
+            train_dataset=dataset,
+            data_collator=collator(settings, dataset),
+        )
+    except OSError as error:
+        if not arguments.push_to_hub:
+            raise
+        # It asks the hub for the place that is to be pushed to.
+        raise BadInput(f"config: trainer.push_to_hub=True: {str(error).strip().splitlines()[0]}") from None
     if job.probed:
         probes = Probes(trainer, job.probed, dataset.preprocessor, settings.probe_every, settings.probe.max_new_tokens)
         trainer.add_callback(probes)

@@ -125,6 +125,14 @@ def test_the_adapter_is_pushed_once_when_it_is_there(tmp_path):
     assert not hub.called and len(list(folder.glob("checkpoint-*"))) == 2
 
 
+def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
+    """And the folder is free for the corrected command."""
+    done = run("forget", *GIVEN, f"save_dir={tmp_path / 'run'}", "trainer.push_to_hub=true")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: config: trainer.push_to_hub=True: ")
+    trained(tmp_path / "run")
+
+
 cpu_alone = pytest.mark.skipif(torch.accelerator.is_available(), reason="asks what a machine without a GPU says")
 
 
