@@ -175,7 +175,8 @@ def test_two_processes_stopped_by_a_bound_keep_the_last_good_adapter(tmp_path, e
 
 def test_a_model_trained_whole_is_the_same_under_an_engine_that_shares_it_out(tmp_path):
     """Saved whole, under names that are read again: with others a loader takes random numbers, and only notes it."""
-    few = ("init_adapter=null", "finetune=full", "max_train_steps=2", "lr=0.001")
+    # Plain descent: Adam would make a whole step of a gradient that is rounding alone, and may round the other way.
+    few = ("init_adapter=null", "finetune=full", "max_train_steps=2", "lr=0.01", "trainer.optim=sgd")
     for engine, accumulation in (("one_gpu", 4), ("cpu_zero3", 2)):
         finish(tmp_path / engine, engine, "gdpd", *few, f"gradient_accumulation_steps={accumulation}")
     one, two = (load_model(str(tmp_path / engine), torch.float32).state_dict() for engine in ("one_gpu", "cpu_zero3"))
