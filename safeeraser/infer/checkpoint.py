@@ -8,6 +8,7 @@ from transformers import LlavaForConditionalGeneration
 
 from safeeraser import model as llava
 from safeeraser.benchmark.files import sha256, trained_settings
+from safeeraser.benchmark.release import ALIASES
 from safeeraser.errors import BadInput
 
 
@@ -49,7 +50,7 @@ def check_method(loss_type: str, checkpoint_path: Path | None, model_path: str) 
     training = training_of(where)
     if loss_type == "vanilla" and (checkpoint_path or llava.parents(model_path)):
         raise BadInput(f"--loss_type vanilla: the untouched model has no checkpoint, yet {where} was given")
-    if loss_type and training and loss_type.replace("idk", "po") != training["method"]:
+    if loss_type and training and ALIASES["forget_loss"].get(loss_type, loss_type) != training["method"]:
         raise BadInput(f"--loss_type {loss_type}: {where} was trained with {training['method']}")
 
 

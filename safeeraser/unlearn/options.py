@@ -3,12 +3,10 @@
 from collections.abc import Collection
 from typing import Any, get_type_hints
 
-import torch
 from pydantic import TypeAdapter, ValidationError
-from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers import TrainingArguments
 
 from safeeraser.errors import BadInput, nearest
-from safeeraser.unlearn.plan import Schedule
 
 ENGINE = "the engine's file (ACCELERATE_CONFIG)"
 # Where each is said instead; those of the same name as a key of this project need no entry.
@@ -66,21 +64,3 @@ def check_options(options: dict[str, Any], keys: Collection[str]) -> dict[str, A
         except ValidationError as error:
             raise BadInput(f"config: trainer.{name}: {error.errors()[0]['msg']}") from None
     return checked
-
-
-def check_optimizer(arguments: TrainingArguments, schedule: Schedule) -> None:
-    """Build optimizer and schedule once, on nothing. Raises `BadInput` with the reason why that cannot be."""
-    said = f"config: trainer.optim={arguments.optim.value}"
-    try:
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
-        optimizer = kind([torch.nn.Parameter(torch.zeros(1))], **options)
-        said = f"config: lr_scheduler_type={arguments.lr_scheduler_type.value}, trainer.lr_scheduler_kwargs"
-        get_scheduler(
-            arguments.lr_scheduler_type,
-            optimizer,
-            num_warmup_steps=schedule.warmup,
-            num_training_steps=schedule.steps,
-            scheduler_specific_kwargs=arguments.lr_scheduler_kwargs,
-        )
-    except (ValueError, TypeError, ImportError) as error:
-        raise BadInput(f"{said}: {str(error).strip().splitlines()[0]}") from None

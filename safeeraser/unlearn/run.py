@@ -17,12 +17,12 @@ from safeeraser import model as llava
 from safeeraser.benchmark.files import RUN_FILE, held, read_object, write_json
 from safeeraser.errors import BadInput
 from safeeraser.processes import leave_together
+from safeeraser.unlearn.arguments import check_optimizer, training_arguments
 from safeeraser.unlearn.batch import Collator, PlanDataset
 from safeeraser.unlearn.dry_run import dry_run, outline
 from safeeraser.unlearn.engine import Engine, check_running
 from safeeraser.unlearn.job import Job, prepare
-from safeeraser.unlearn.options import check_optimizer
-from safeeraser.unlearn.plan import Schedule, write_plan
+from safeeraser.unlearn.plan import write_plan
 from safeeraser.unlearn.plot import plot_training
 from safeeraser.unlearn.probe import PROBE_LOG, Probes
 from safeeraser.unlearn.record import TRAIN_LOG, Unlearned, describe, earlier_sittings, measure_sitting, now
@@ -104,7 +104,10 @@ def finish(settings: Settings, record: dict[str, Any], outcome: dict[str, Any]) 
             stopped["reason"],
             stopped["adapter_of_step"],
         )
-    log.info("done: %s", folder)
+    if through:
+        log.info("done: %s", folder)
+    else:
+        log.warning("ended before its plan did: %s; resume_from_checkpoint=auto goes on", folder)
 
 
 def load_dataset(settings: Settings, job: Job) -> PlanDataset:
@@ -139,10 +142,11 @@ def load_model(
 ) -> PeftModel | LlavaForConditionalGeneration:
     """The model with what is trained, which is in float32."""
     base, example = load_base(settings, engine, arguments), None
-    if engine.name == "zero3":
+    checked = settings.adapter and settings.method.needs_reference
+    if checked and engine.name == "zero3":
         # It splits the weights while they are loaded: no process could run the untouched model.
         log.info("reference: taken for the untouched model; under zero3 this is not checked")
-    elif settings.adapter and settings.method.needs_reference and arguments.process_index == 0:
+    elif checked and arguments.process_index == 0:
         example = collator(settings, dataset)([dataset[0]])
         untouched = row_logits(base, example)
     set_seed(settings.seed)  # only now: under ZeRO-3, loading has drawn from it
@@ -214,61 +218,3 @@ def train(
         "stopped": trainer.guard.stopped,
         **measure_sitting(trainer.accelerator, seconds, trainer.items_seen),
     }
-
-
-def training_arguments(settings: Settings, engine: Engine, schedule: Schedule) -> TrainingArguments:
-    """What transformers' Trainer is told; accelerate's launcher adds the engine through the environment.
-
-    Raises:
-        BadInput: that cannot be trained with, for the reason that transformers gives.
-    """
-    dtype = llava.choose_dtype(settings.dtype)
-    saves_evenly = isinstance(settings.save_steps, int) and settings.save_steps > 0
-    several_cpus = engine.processes > 1 and not torch.cuda.is_available()
-    if dtype is torch.float16 and not (settings.dry_run or torch.accelerator.is_available()):
-        raise BadInput("config: dtype=float16: a CPU does not train in it; bfloat16 and float32 are the others")
-    defaults = {
-        "optim": "adamw_torch",
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "run_name": str(settings.save_dir),
-        "ddp_find_unused_parameters": settings.tune_vision_tower,  # whose last layer LLaVA does not look at
-    }
-    try:
-        arguments = TrainingArguments(
-            output_dir=str(settings.save_dir),
-            num_train_epochs=1,  # the plan holds all epochs
-            max_steps=schedule.steps,
-            warmup_steps=schedule.warmup,
-            train_sampling_strategy="sequential",
-            per_device_train_batch_size=settings.batch_size,
-            gradient_accumulation_steps=settings.gradient_accumulation_steps,
-            learning_rate=settings.lr,
-            lr_scheduler_type=settings.lr_scheduler_type,
-            weight_decay=settings.weight_decay,
-            max_grad_norm=settings.max_grad_norm,
-            bf16=dtype is torch.bfloat16,
-            fp16=dtype is torch.float16,
-            activation_checkpointing=settings.gradient_checkpointing,
-            activation_checkpointing_kwargs={"use_reentrant": False},
-            seed=settings.seed,
-            dataloader_num_workers=settings.workers,
-            remove_unused_columns=False,
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            save_strategy="steps" if saves_evenly else "no",
-            save_steps=settings.save_steps if saves_evenly else 500,
-            save_total_limit=settings.save_total_limit if saves_evenly else None,
-            report_to=settings.trackers or "none",
-            hub_strategy="end",  # checkpoints move on while they would be uploaded
-            # Told that they are on CPUs, processes form a group; but then accelerate would quietly drop DeepSpeed.
-            use_cpu=(several_cpus or not torch.accelerator.is_available()) and not engine.deepspeed,
-            ddp_backend="gloo" if several_cpus else None,
-            **defaults | settings.trainer,
-        )
-    except (ValueError, TypeError, ImportError) as error:
-        raise BadInput(f"config: not what transformers trains with: {str(error).strip().splitlines()[0]}") from None
-    if arguments.dataloader_persistent_workers and not settings.workers:
-        raise BadInput("config: trainer.dataloader_persistent_workers=True: there are none with workers=0")
-    # A process has one GPU; where it sees several, Trainer would split each micro-step among them by DataParallel.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments

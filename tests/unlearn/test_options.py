@@ -12,7 +12,7 @@ from transformers import Trainer, TrainingArguments
 from safeeraser import model as llava
 from safeeraser.errors import BadInput
 from safeeraser.infer.checkpoint import load_merged
-from safeeraser.unlearn import run as training
+from safeeraser.unlearn import arguments as training
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.options import FIXED, SAID_BY, check_options
 from safeeraser.unlearn.plan import Schedule
