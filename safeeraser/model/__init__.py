@@ -4,9 +4,11 @@ base and which runs they come from (`fingerprint`, `lineage`), rounding (`roundi
 from safeeraser.benchmark.files import adapter_file
 from safeeraser.model.adapters import (
     adapter_config,
+    adapter_parameters,
     attach,
     check_adapter,
     convert,
+    freeze_unseen,
     from_release,
     load_adapted,
     load_adapter,
@@ -38,6 +40,7 @@ __all__ = [
     "Preprocessor",
     "adapter_config",
     "adapter_file",
+    "adapter_parameters",
     "attach",
     "base_of",
     "check_adapter",
@@ -46,6 +49,7 @@ __all__ = [
     "choose_dtype",
     "convert",
     "fingerprint",
+    "freeze_unseen",
     "from_release",
     "load_adapted",
     "load_adapter",

@@ -11,6 +11,7 @@ parameters under the names that transformers 4 gave to LLaVA's modules:
 """
 
 import logging
+import re
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -94,6 +95,25 @@ def unfreeze(model: LlavaForConditionalGeneration, parts: Sequence[str]) -> Llav
     # transformers writes LLaVA under the names of version 4, which its own Trainer does not find again on resuming.
     model.save_pretrained = partial(model.save_pretrained, save_original_format=False)
     return model
+
+
+def freeze_unseen(model: nn.Module, parts: Parts) -> None:
+    """Freeze what lies behind the vision tower's last layer that LLaVA looks at. No loss has a gradient for it: DDP
+    would wait for one, and an optimizer that keeps parameters in one flat tensor let them decay."""
+    layers, chosen = model.config.vision_config.num_hidden_layers, model.config.vision_feature_layer
+    # Counted as transformers counts hidden states: layer k makes number k + 1 of number k.
+    seen = max(number % (layers + 1) for number in ([chosen] if isinstance(chosen, int) else chosen))
+    for name, parameter in model.named_parameters():
+        tower, _, inside = name.rpartition(f"{parts.vision_tower}.")
+        layer = re.search(r"layers\.(\d+)\.", inside)
+        if tower and ("post_layernorm." in inside or (layer and int(layer[1]) >= seen)):
+            parameter.requires_grad_(False)
+
+
+def adapter_parameters(model: PeftModel) -> dict[str, nn.Parameter]:
+    """What PEFT switches off, by name: LoRA's matrices, and the copies of what is trained whole."""
+    named = model.named_parameters()
+    return {name: parameter for name, parameter in named if ".lora_" in name or ".modules_to_save." in name}
 
 
 def trained_parameters(model: nn.Module, parts: Parts) -> dict[str, int]:

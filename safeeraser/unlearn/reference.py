@@ -12,6 +12,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from safeeraser.errors import BadInput
+from safeeraser.model import adapter_parameters
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "pixel_values")
 
@@ -39,18 +40,30 @@ def untouched(model: nn.Module, second: nn.Module | None) -> Iterator[nn.Module]
     if second is not None:
         yield second
         return
+    trained = [parameter.requires_grad for parameter in model.parameters()]
     with model.disable_adapter():
         yield model
+    for parameter, before in zip(model.parameters(), trained, strict=True):
+        if parameter.requires_grad and not before:  # PEFT would train all that is saved with the adapter
+            parameter.requires_grad_(False)
+
+
+def check_names(model: PeftModel) -> None:
+    """Assert that all that is trained is what PEFT switches off."""
+    known = adapter_parameters(model)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and name not in known:
+            raise AssertionError(f"{name} would be trained, which is part of the untouched model: KL has no reference")
 
 
 @torch.no_grad()
-def check_reference(model: PeftModel, batch: Mapping[str, Tensor], untouched: Tensor) -> None:
+def check_reference(model: PeftModel, batch: Mapping[str, Tensor], expected: Tensor) -> None:
     """Assert that switching the adapter off gives exactly the untouched model's logits, whatever was trained.
 
     An adapter just attached changes nothing yet, so every trained parameter, the projector's too, is moved meanwhile.
 
     Args:
-        untouched: `row_logits` of the model before the adapter was attached.
+        expected: `row_logits` of the model before the adapter was attached.
 
     Raises:
         AssertionError: some parameter that the adapter trains is part of the reference.
@@ -59,9 +72,9 @@ def check_reference(model: PeftModel, batch: Mapping[str, Tensor], untouched: Te
     kept = [parameter.detach().clone() for parameter in trained]
     for parameter in trained:
         parameter.add_(1)
-    with model.disable_adapter():
+    with untouched(model, None):
         found = row_logits(model, batch)
     for parameter, value in zip(trained, kept, strict=True):
         parameter.copy_(value)
-    if not torch.equal(found, untouched):
+    if not torch.equal(found, expected):
         raise AssertionError("with its adapter switched off the model is not the untouched one: KL has no reference")

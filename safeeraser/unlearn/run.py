@@ -26,7 +26,7 @@ from safeeraser.unlearn.plan import write_plan
 from safeeraser.unlearn.plot import plot_training
 from safeeraser.unlearn.probe import PROBE_LOG, Probes
 from safeeraser.unlearn.record import TRAIN_LOG, Unlearned, describe, earlier_sittings, measure_sitting, now
-from safeeraser.unlearn.reference import check_reference, check_room, row_logits
+from safeeraser.unlearn.reference import check_names, check_reference, check_room, row_logits
 from safeeraser.unlearn.save_dir import finished
 from safeeraser.unlearn.settings import Settings
 from safeeraser.unlearn.trained import equip, save
@@ -140,12 +140,12 @@ def load_base(settings: Settings, engine: Engine, arguments: TrainingArguments) 
 def load_model(
     settings: Settings, engine: Engine, arguments: TrainingArguments, dataset: PlanDataset
 ) -> PeftModel | LlavaForConditionalGeneration:
-    """The model with what is trained, which is in float32."""
+    """The model with what is trained, in the dtype that the engine works in."""
     base, example = load_base(settings, engine, arguments), None
     checked = settings.adapter and settings.method.needs_reference
-    if checked and engine.name == "zero3":
-        # It splits the weights while they are loaded: no process could run the untouched model.
-        log.info("reference: taken for the untouched model; under zero3 this is not checked")
+    if checked and engine.shards_weights:
+        # No process could run the untouched model, or on its CPU for minutes, and not with a GPU's kernels.
+        log.info("reference: under %s checked by the names of what is trained, not by an answer", engine.name)
     elif checked and arguments.process_index == 0:
         example = collator(settings, dataset)([dataset[0]])
         untouched = row_logits(base, example)
@@ -153,10 +153,14 @@ def load_model(
     model = equip(base, settings)
     if settings.init_adapter:
         llava.load_adapter(model, settings.init_adapter)
+    # In bfloat16 most updates of this size would round to nothing; DeepSpeed keeps masters in float32 and, of a model
+    # that it split while loading, casts nothing itself.
+    dtype = base.dtype if engine.deepspeed else torch.float32
     for parameter in model.parameters():
         if parameter.requires_grad:
-            # In bfloat16 most updates of this size would round to nothing.
-            parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(dtype)
+    if checked:
+        check_names(model)
     if example:
         check_reference(model, example, untouched)
     return model
@@ -207,7 +211,7 @@ def train(
     if isinstance(settings.save_steps, list):
         trainer.add_callback(SaveAfter(settings.save_steps))
     if job.checkpoint:
-        trainer.guard.resume(job.checkpoint)
+        trainer.guard.resume(job.checkpoint, arguments.process_index)
     begun = time.perf_counter()
     trainer.train(resume_from_checkpoint=job.checkpoint)
     seconds = time.perf_counter() - begun

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.utils.integrations import gather_params_ctx  # gathers what ZeRO-3 has split, and does nothing elsewhere
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl
 
+from safeeraser.unlearn.masters import follow_masters, own, shared_out
 from safeeraser.unlearn.methods import Method
 from safeeraser.unlearn.settings import Stop
 
-LAST_GOOD = "last_good.pt"
+LAST_GOOD = "last_good_{}.pt"  # of each process, or where all train the whole, of the first
 
 
 def reason_to_stop(stop: Stop, method: Method, losses: Mapping[str, float]) -> str | None:
@@ -53,7 +52,7 @@ def unreachable_bounds(stop: Stop, method: Method) -> list[str]:
 class Guard(TrainerCallback):
     """Judges each step's losses, ends the run where a bound is passed, and gives the model the last good adapter back.
 
-    Copies of the trained parameters wait in CPU memory: of the adapter before the current step, which that step's
+    Copies of what this process trains wait in CPU memory: of the adapter before the current step, which that step's
     losses will judge, and of the last one that was judged good.
     """
 
@@ -66,9 +65,7 @@ class Guard(TrainerCallback):
 
     def on_step_begin(self, args, state, control, model=None, **kwargs):
         if self.active:
-            trained = _trained(model)
-            with gather_params_ctx(trained, modifier_rank=None):
-                copies = _copy([_own(parameter) for parameter in trained], self._before[1])
+            copies = _copy([own(parameter) for parameter in _trained(model)], self._before[1])
             self._before = (state.global_step, copies)
 
     def judge(self, losses: Mapping[str, float], control: TrainerControl) -> None:
@@ -93,29 +90,25 @@ class Guard(TrainerCallback):
     def on_train_end(self, args, state, control, model=None, **kwargs):
         if self.stopped:
             trained = _trained(model)
-            with gather_params_ctx(trained, modifier_rank=0):
-                for parameter, value in zip(trained, self._good[1] or self._before[1], strict=True):
-                    _own(parameter).copy_(value)
+            for parameter, value in zip(trained, self._good[1] or self._before[1], strict=True):
+                own(parameter).copy_(value)
+            follow_masters(trained)
 
-    def save(self, folder: Path) -> None:
-        """Keep the last good adapter in a checkpoint, whose own adapter is yet to be judged."""
-        if self._good[1]:
-            torch.save(self._good, folder / LAST_GOOD)
+    def save(self, folder: Path, model: nn.Module, process: int) -> None:
+        """Keep the last good adapter in a checkpoint, whose own adapter is yet to be judged; each process its part."""
+        if self._good[1] and (process == 0 or shared_out(_trained(model)[0])):
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(self._good, folder / LAST_GOOD.format(process))
 
-    def resume(self, folder: str | Path) -> None:
+    def resume(self, folder: str | Path, process: int) -> None:
         """Take the last good adapter up again from a checkpoint."""
-        file = Path(folder) / LAST_GOOD
-        if self.active and file.is_file():
-            self._good = torch.load(file, weights_only=True)
+        files = [Path(folder) / LAST_GOOD.format(number) for number in (process, 0)]
+        if self.active and (there := [file for file in files if file.is_file()]):
+            self._good = torch.load(there[0], weights_only=True)
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-def _own(parameter: nn.Parameter) -> Tensor:
-    """What this process holds of a parameter: all of it, or under FSDP its part."""
-    return parameter.to_local().detach() if isinstance(parameter, DTensor) else parameter.data
 
 
 def _copy(tensors: list[Tensor], into: list[Tensor]) -> list[Tensor]:

@@ -4,14 +4,18 @@ from peft import PeftModel
 from transformers import LlavaForConditionalGeneration, Trainer
 
 from safeeraser import model as llava
+from safeeraser.unlearn.masters import whole
 from safeeraser.unlearn.settings import Settings
 
 
 def equip(base: LlavaForConditionalGeneration, settings: Settings) -> PeftModel | LlavaForConditionalGeneration:
     """The frozen model with what is trained: an adapter on it, or parts of itself."""
     if settings.adapter is None:
-        return llava.unfreeze(base, settings.whole)
-    return llava.attach(base, settings.adapter, settings.parts)
+        model = llava.unfreeze(base, settings.whole)
+    else:
+        model = llava.attach(base, settings.adapter, settings.parts)
+    llava.freeze_unseen(model, settings.model_family.parts)
+    return model
 
 
 def save(trainer: Trainer, settings: Settings, preprocessor: llava.Preprocessor) -> None:
@@ -22,11 +26,14 @@ def save(trainer: Trainer, settings: Settings, preprocessor: llava.Preprocessor)
     if settings.adapter:
         trainer.save_model(str(settings.save_dir))
         return
-    dtype, weights = llava.choose_dtype(settings.dtype), trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    dtype, model = llava.choose_dtype(settings.dtype), trainer.accelerator.unwrap_model(trainer.model)
+    trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    values, weights = whole(trained), trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.is_world_process_zero():
+        weights |= values
         llava.write_model(
             settings.save_dir,
-            trainer.accelerator.unwrap_model(trainer.model),
+            model,
             preprocessor.tokenizer,
             preprocessor.image_processor,
             {name: weight.to(dtype) for name, weight in weights.items()},

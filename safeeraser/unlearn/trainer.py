@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from safeeraser.benchmark.files import RUN_FILE, append_json_line, keep_json_lines
+from safeeraser.model import adapter_parameters
+from safeeraser.unlearn.masters import add_up_in_float32, whole
 from safeeraser.unlearn.methods import Method
 from safeeraser.unlearn.probe import PROBE_LOG
 from safeeraser.unlearn.record import TRAIN_LOG
@@ -35,6 +38,7 @@ class UnlearnTrainer(Trainer):
 
     def __init__(self, *, method: Method, stop: Stop, reference: nn.Module | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        add_up_in_float32(self.accelerator)
         self.method, self.reference = method, reference
         self.guard = Guard(stop, method)
         for callback in (KeepLogs(), self.guard, Progress()):
@@ -114,6 +118,14 @@ class UnlearnTrainer(Trainer):
         if self.is_world_process_zero():
             append_json_line(Path(self.args.output_dir) / TRAIN_LOG, row)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the adapter as it is trained, gathering nothing else for it; a model trained whole as Trainer does."""
+        if not isinstance(self.model, PeftModel):
+            return super().save_model(output_dir, _internal_call)
+        self._save(output_dir, state_dict=whole(adapter_parameters(self.model)))
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint beside its place and move it there when all processes are through: whole or not at all."""
         run_dir = Path(self.args.output_dir)
@@ -124,9 +136,9 @@ class UnlearnTrainer(Trainer):
         self.args.output_dir = str(staging)
         try:
             super()._save_checkpoint(model, trial)
+            folder = staging / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            self.guard.save(folder, self.model, self.args.process_index)
             if self.is_world_process_zero():
-                folder = staging / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-                self.guard.save(folder)
                 shutil.copy(run_dir / RUN_FILE, folder)  # what tells of an adapter tells of this one too
         finally:
             self.args.output_dir = str(run_dir)

@@ -55,10 +55,10 @@ def test_a_process_that_sees_several_gpus_takes_one(tmp_path, monkeypatch):
     assert arguments.n_gpu == 1
 
 
-def built_model(read):
+def built_model(read, engine=None):
     """The model with its adapter as a run starts with it."""
     arguments = run.training_arguments(read, Engine(), Schedule(1, 0))
-    return run.load_model(read, Engine(), arguments, plan_dataset(read))
+    return run.load_model(read, engine or Engine(), arguments, plan_dataset(read))
 
 
 def gradient(tmp_path, method, *, batch, accumulation, plan=None):
@@ -175,20 +175,63 @@ def test_the_adapter_given_is_what_training_starts_from(tmp_path):
         assert torch.equal(found[name], value), name
 
 
-def test_a_reference_that_training_would_change_ends_the_run(tmp_path, monkeypatch):
-    """The projector trained in place, as a plain `requires_grad` would: then there is no untouched model left."""
+def in_place(base, config, parts, attach):
+    """The projector trained in place, as a plain `requires_grad` would."""
+    config.modules_to_save = None
+    model = attach(base, config, parts)
+    base.model.multi_modal_projector.requires_grad_(True)
+    return model
+
+
+def by_a_shared_tensor(base, config, parts, attach):
+    """A copy of the projector that is none."""
+    model = attach(base, config, parts)
+    wrapper = base.model.multi_modal_projector
+    for mine, original in zip(wrapper.modules_to_save.parameters(), wrapper.original_module.parameters(), strict=True):
+        mine.data = original.data
+    return model
+
+
+@pytest.mark.parametrize(
+    ("careless", "engine", "says"),
+    [
+        (in_place, Engine(), "linear_1.weight would be trained"),
+        (in_place, Engine("fsdp", 2), "linear_1.weight would be trained"),
+        (by_a_shared_tensor, Engine(), "the model is not the untouched one"),
+    ],
+)
+def test_a_reference_that_training_would_change_ends_the_run(tmp_path, monkeypatch, careless, engine, says):
+    """Where no process holds the model whole, names tell; elsewhere an answer does too."""
     attach = run.llava.attach
+    monkeypatch.setattr(run.llava, "attach", lambda *given: careless(*given, attach))
+    with pytest.raises(AssertionError, match=f"{says}.*KL has no reference"):
+        built_model(settings("forget_loss=kl", f"save_dir={tmp_path}"), engine)
+    built_model(settings("forget_loss=gd", f"save_dir={tmp_path}"), engine)
 
-    def careless(base, config, parts):
-        config.modules_to_save = None
-        model = attach(base, config, parts)
-        base.model.multi_modal_projector.requires_grad_(True)
-        return model
 
-    monkeypatch.setattr(run.llava, "attach", careless)
-    with pytest.raises(AssertionError, match="KL has no reference"):
-        built_model(settings("forget_loss=kl", f"save_dir={tmp_path}"))
-    built_model(settings("forget_loss=gd", f"save_dir={tmp_path}"))
+def test_a_sharded_reference_is_not_run(tmp_path, monkeypatch):
+    """On its CPU a whole model would take minutes, and kernels for GPUs would fail."""
+    monkeypatch.setattr(run, "row_logits", None)
+    built_model(settings("forget_loss=kl", f"save_dir={tmp_path}"), Engine("fsdp", 2))
+
+
+@pytest.mark.parametrize(
+    ("engine", "dtype"), [("single", torch.float32), ("fsdp", torch.float32), ("zero3", torch.bfloat16)]
+)
+def test_deepspeed_is_given_the_dtype_it_computes_in(tmp_path, engine, dtype):
+    model = built_model(settings("forget_loss=gd", "dtype=bfloat16", f"save_dir={tmp_path}"), Engine(engine))
+    assert {each.dtype for each in model.parameters() if each.requires_grad} == {dtype}
+
+
+def test_what_no_output_reaches_is_never_trained(tmp_path):
+    """Neither from the start nor after the reference, at whose end PEFT would have it trained again."""
+    kept = Gradients()  # which would fail where something trained has none
+    trainer(tmp_path, "forget_loss=kl", "tune_vision_tower=true", "max_train_steps=1", callbacks=[kept]).train()
+    trained = [name for name in kept.steps[0] if ".vision_tower." in name]
+    assert any(".layers.1." in name for name in trained)  # the last but one of three, which LLaVA looks at
+    assert not any(".layers.2." in name or ".post_layernorm." in name for name in trained)
+    # Saved with the adapter all the same, as it goes with the rest of the tower.
+    assert any(".layers.2." in name for name in load_file(tmp_path / "adapter_model.safetensors"))
 
 
 def test_checkpointed_activations_change_nothing(tmp_path):

@@ -1,0 +1,74 @@
+"""The trained parameters in float32, wherever the engine keeps them.
+
+In bfloat16 most updates of unlearning's size would round to nothing. One process, DDP and FSDP therefore train float32
+parameters, and autocast the products. DeepSpeed computes in the model's dtype throughout and trains masters beside it,
+shared out among the processes; what its model holds are their rounded values.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from accelerate import Accelerator
+from peft.utils.integrations import gather_params_ctx  # gathers what ZeRO-3 has split, and does nothing elsewhere
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+
+def add_up_in_float32(accelerator: Accelerator) -> None:
+    """Have gradients summed up in float32 over micro-steps, and by FSDP over processes: in 16 bits, which are the
+    engines' defaults, small summands vanish.
+
+    An optimizer that DeepSpeed offloads adds up in the model's dtype whatever it is told.
+    """
+    deepspeed, fsdp = (getattr(accelerator.state, f"{name}_plugin", None) for name in ("deepspeed", "fsdp"))
+    if deepspeed and deepspeed.zero_stage >= 2:
+        deepspeed.deepspeed_config.setdefault("data_types", {"grad_accum_dtype": "fp32"})
+    if fsdp and fsdp.mixed_precision_policy:
+        fsdp.mixed_precision_policy = replace(fsdp.mixed_precision_policy, reduce_dtype=torch.float32)
+
+
+def shared_out(parameter: nn.Parameter) -> bool:
+    """Whether `own` is a part of a trained parameter only."""
+    return isinstance(parameter, DTensor) or _has_master(parameter)
+
+
+def own(parameter: nn.Parameter) -> Tensor:
+    """What this process trains of a parameter, as a view: all of it, or its part of the engine's."""
+    if isinstance(parameter, DTensor):
+        return parameter.to_local().detach()
+    if hasattr(parameter, "ds_id"):
+        return parameter._z3_optimizer.get_local_fp32_param(parameter)
+    if hasattr(parameter, "_hp_mapping"):
+        mapping = parameter._hp_mapping
+        return parameter.data.new_empty(0) if mapping is None else mapping.get_hp_fragment()
+    return parameter.data
+
+
+def whole(named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """All of each parameter, the trained ones as they are trained. All processes come here together."""
+    frozen = [each for each in named.values() if not each.requires_grad]
+    with gather_params_ctx(frozen, modifier_rank=None):
+        return {name: _master(each) if _has_master(each) else _full(each.detach()) for name, each in named.items()}
+
+
+def follow_masters(parameters: Sequence[nn.Parameter]) -> None:
+    """Let the model compute with what `own` has been set to. All processes come here together."""
+    with gather_params_ctx(parameters, modifier_rank=0):
+        for each in parameters:
+            if _has_master(each):
+                each.data.copy_(_master(each))
+
+
+def _full(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.clone()
+
+
+def _has_master(parameter: nn.Parameter) -> bool:
+    return parameter.requires_grad and (hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"))
+
+
+def _master(parameter: nn.Parameter) -> Tensor:
+    from deepspeed.utils import safe_get_full_fp32_param  # slow to load, and loaded where there is a master
+
+    return safe_get_full_fp32_param(parameter)
