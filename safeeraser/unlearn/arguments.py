@@ -25,7 +25,7 @@ def training_arguments(settings: Settings, engine: Engine, schedule: Schedule) -
         "optim": "adamw_torch",
         "dataloader_pin_memory": torch.cuda.is_available(),
         "run_name": str(settings.save_dir),
-        "ddp_find_unused_parameters": settings.tune_vision_tower,  # whose last layer LLaVA does not look at
+        "ddp_find_unused_parameters": False,  # it would search the graph in every micro-step, for nothing
     }
     own = _of_the_loop(settings, schedule) | _of_the_machine(dtype, engine)
     try:
@@ -57,6 +57,7 @@ def _of_the_loop(settings: Settings, schedule: Schedule) -> dict[str, Any]:
         "activation_checkpointing": settings.gradient_checkpointing,
         "activation_checkpointing_kwargs": {"use_reentrant": False},
         "seed": settings.seed,
+        "full_determinism": settings.deterministic,
         "dataloader_num_workers": settings.workers,
         "remove_unused_columns": False,
         "logging_steps": 1,
@@ -75,8 +76,8 @@ def _of_the_machine(dtype: torch.dtype, engine: Engine) -> dict[str, Any]:
     return {
         "bf16": dtype is torch.bfloat16,
         "fp16": dtype is torch.float16,
-        # Told that they are on CPUs, processes form a group; but then accelerate would quietly drop DeepSpeed.
-        "use_cpu": (several_cpus or not torch.accelerator.is_available()) and not engine.deepspeed,
+        # Told that they are on CPUs, processes form a group; but then accelerate would quietly drop DeepSpeed and FSDP.
+        "use_cpu": (several_cpus or not torch.accelerator.is_available()) and engine.name in ("single", "ddp"),
         "ddp_backend": "gloo" if several_cpus else None,
     }
 

@@ -23,6 +23,7 @@ SAID_BY = {
     "activation_checkpointing": "gradient_checkpointing",
     "dataloader_num_workers": "workers",
     "data_seed": "seed",
+    "full_determinism": "deterministic",
     "train_sampling_strategy": "recipe.shuffle",
     "save_strategy": "save_steps",
     "eval_strategy": "probe_every",

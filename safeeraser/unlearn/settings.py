@@ -112,6 +112,7 @@ class Settings(_Keys):
     gradient_checkpointing: bool
     trainer: dict[str, Any]
     seed: int = Field(ge=0, lt=2**32)
+    deterministic: bool
     stop: Stop
     probe_every: int = Field(ge=0)
     probe: Probe
