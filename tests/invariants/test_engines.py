@@ -18,6 +18,10 @@ from safeeraser.model import load_model
 
 from .test_release import CONFORMANCE, assert_reproduces
 
+# The files for GPUs, and how far LoRA's B, all of it training, may be off in bfloat16: DeepSpeed's gradients are too.
+GPU_ENGINES = {"ddp": 0, "fsdp2": 0, "../accelerate_config": 0.1, "zero3": 0.1}
+BFLOAT16 = ("dtype=bfloat16", "init_adapter=null", "max_train_steps=6")
+
 
 @pytest.fixture(autouse=True)
 def one_after_another(tmp_path_factory):
@@ -28,9 +32,11 @@ def one_after_another(tmp_path_factory):
 
 
 def launch(folder, engine, method, *overrides):
-    """scripts/forget_lora.bash as a user calls it."""
+    """scripts/forget_lora.bash as a user calls it; engines that are meant for GPUs run on CPUs too."""
+    stand_in = [str(ROOT / "benchmarks" / "gpu_engines_on_cpus")] if engine in GPU_ENGINES else []
     env = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join([*stand_in, str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "ACCELERATE_CONFIG": f"config/accelerate/{engine}.yaml",
         "DS_ACCELERATOR": "cpu",
     }
@@ -183,3 +189,43 @@ def test_a_model_trained_whole_is_the_same_under_an_engine_that_shares_it_out(tm
     assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-5
     untouched = load_model(str(CONFORMANCE / "llava-tiny"), torch.float32).state_dict()
     assert not torch.equal(one["lm_head.weight"], untouched["lm_head.weight"])
+
+
+@pytest.fixture(scope="module")
+def alone_in_bfloat16(tmp_path_factory):
+    """One process in bfloat16, four items an optimizer step."""
+    folder = tmp_path_factory.mktemp("alone") / "bfloat16"
+    finish(folder, "one_gpu", "klpd", *BFLOAT16, "gradient_accumulation_steps=4")
+    return folder
+
+
+@pytest.mark.parametrize("engine", GPU_ENGINES)
+def test_an_engine_for_gpus_trains_in_bfloat16(alone_in_bfloat16, tmp_path, engine):
+    """As one process does, to the bit where what is trained is in float32; what is saved is so everywhere."""
+    run = finish(tmp_path / "two", engine, "klpd", *BFLOAT16, "gradient_accumulation_steps=2")
+    assert run["engine"]["processes"] == 2 and run["settings"]["dtype"] == "bfloat16"
+    one, two = (load_file(folder / "adapter_model.safetensors") for folder in (alone_in_bfloat16, tmp_path / "two"))
+    assert {value.dtype for value in two.values()} == {torch.float32}
+    names = [name for name in one if ".lora_B." in name]
+    assert not torch.equal(two[names[0]], two[names[0]].bfloat16().float())  # not the rounded ones
+    apart, size = (
+        sum(each.square().sum() for each in values) ** 0.5
+        for values in ([two[name] - one[name] for name in names], [one[name] for name in names])
+    )
+    assert apart <= GPU_ENGINES[engine] * size
+
+
+@pytest.mark.parametrize("engine", GPU_ENGINES)
+def test_in_bfloat16_dropout_is_drawn_again_with_checkpointed_activations(tmp_path, engine):
+    given = (*BFLOAT16, "max_train_steps=3", "gradient_accumulation_steps=2", "LoRA.dropout=0.1")
+    for name in ("false", "true"):
+        finish(tmp_path / name, engine, "gdpd", *given, f"gradient_checkpointing={name}")
+    assert farthest(tmp_path / "false", tmp_path / "true") == 0
+    rows = [json.loads(line) for line in (tmp_path / "true" / "train_log.jsonl").read_text().splitlines()]
+    assert len(rows) == 3 and all(0 < row["grad_norm"] < 100 for row in rows)
+
+
+def test_a_vision_tower_trains_under_ddp(tmp_path):
+    """DDP would wait for gradients of the layers that LLaVA does not look at."""
+    given = ("init_adapter=null", "tune_vision_tower=true", "max_train_steps=2", "gradient_accumulation_steps=2")
+    assert finish(tmp_path / "run", "cpu_ddp", "klpd", *given)["optimizer_steps"] == 2
