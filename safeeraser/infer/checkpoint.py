@@ -28,7 +28,8 @@ def load_merged(
         adapter_scale: how much of the adapter, see `model.load_adapted`.
         quantization: how the merged weights are rounded, one of `model.ROUNDINGS`, or `none`.
     """
-    # Not flash-attn: rows have gaps, and around those it would copy all keys and values for each token.
+    # Not flash-attn: rows have gaps, and around those it would copy all keys and values for each token. Nor cuDNN's
+    # kernels, see `load_model`: they would make a plan for each.
     model = llava.load_model(model_path, llava.choose_dtype(dtype), "sdpa", device=device)
     if checkpoint_path:
         adapted = llava.load_adapted(model, checkpoint_path, alpha=lora_alpha, scale=adapter_scale)

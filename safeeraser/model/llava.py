@@ -37,6 +37,7 @@ if not sys.stderr.isatty():
     disable_progress_bar()  # of loading weights: in a log file it is only noise
 
 ONE_FORM = "this project so far knows LLaVA-1.5's form alone"
+CUDNN = "sdpa_cudnn"  # an attention: SDPA that may take cuDNN's kernels too
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -183,10 +184,13 @@ def load_model(
 
     Args:
         dtype: of the weights; `auto`: as they are stored.
+        attention: `sdpa`, `sdpa_cudnn`, `eager` or `flash_attention_2`. Whether SDPA may take cuDNN's kernels is
+            settled with it, for the whole process.
         quantization: `nf4` keeps the language model's linear layers in 4 bits (QLoRA's NormalFloat, arXiv 2305.14314),
             its constants quantized too; all else stays in `dtype`, in which the products are computed.
     """
     load_config(model_path)
+    attention = _settle_cudnn(attention, device)
     options = {}
     if quantization == "nf4":
         if find_spec("bitsandbytes") is None:
@@ -220,6 +224,18 @@ def load_model(
             # that would go on with wrong gradients and only a warning.
             module.support_avx512bf16_for_cpu = False
     return model.requires_grad_(False) if options else model.requires_grad_(False).to(device)
+
+
+def _settle_cudnn(attention: str, device: torch.device | str) -> str:
+    """Let SDPA take cuDNN's kernels or not, for the whole process; returns what transformers calls `attention`.
+
+    From Hopper on torch would take them first. For each batch size and length they make a plan, in some 30 ms, which is
+    a new one at every token of inference; and the masked backward pass gives NaN at some lengths.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(attention == CUDNN)
+    if torch.device(device).type == "cuda" and attention in ("sdpa", CUDNN):
+        log.info("attention on the GPU: SDPA, cuDNN's kernels %s", "among others" if attention == CUDNN else "left out")
+    return "sdpa" if attention == CUDNN else attention
 
 
 def _damaged(folder: Path) -> Path:

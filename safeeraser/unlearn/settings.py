@@ -83,7 +83,7 @@ class Settings(_Keys):
     model_path: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
     quantization: Literal["none", "nf4"]
-    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"]
+    attention: Literal["auto", "eager", "sdpa", "sdpa_cudnn", "flash_attention_2"]
     finetune: Literal["lora", "full"]
     LoRA: Lora
     tune_language_model: bool
