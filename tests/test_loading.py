@@ -1,10 +1,12 @@
-"""Loading a model: without cuDNN's attention unless it was asked for."""
+"""Loading a model: straight to where it runs, and without cuDNN's attention unless it was asked for."""
 
 from contextlib import suppress
+from unittest.mock import patch
 
 import pytest
 import torch
 from helpers import MODEL, TRAIN, settings
+from transformers import LlavaForConditionalGeneration
 
 from safeeraser import model as llava
 from safeeraser.errors import BadInput
@@ -55,6 +57,39 @@ def test_a_later_load_settles_it_anew(tmp_path):
 )
 def test_what_attention_runs_on_a_gpu_is_logged(caplog, attention, device, said):
     caplog.set_level("INFO")
-    with suppress(BadInput, AssertionError):  # there need not be a GPU: it is said before weights are read
+    with suppress(BadInput):  # there need not be a GPU: it is said before weights are read
         llava.load_model(str(MODEL), torch.float32, attention, device=device)
     assert [message for message in caplog.messages if message.startswith("attention")] == said
+
+
+def test_weights_go_straight_to_the_device(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("the whole model is moved")
+
+    monkeypatch.setattr(torch.nn.Module, "to", refuse)
+    model = llava.load_model(str(MODEL), torch.float32, device="meta")
+    assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"meta"}
+
+
+def test_what_is_loaded_is_what_transformers_loads(tmp_path):
+    """To the bit, buffers too; and with no map of devices on it, for which Trainer would leave it where it is."""
+    plain = LlavaForConditionalGeneration.from_pretrained(str(MODEL), dtype=torch.float32)
+    loaded = to_be_trained(tmp_path)
+    for ours, theirs in (
+        (loaded.named_parameters(), plain.named_parameters()),
+        (loaded.named_buffers(), plain.named_buffers()),
+    ):
+        ours, theirs = dict(ours), dict(theirs)
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert not hasattr(loaded, "hf_device_map")
+
+
+@pytest.mark.parametrize(
+    ("name", "placed"), [("single", True), ("ddp", True), ("zero2", True), ("zero3", False), ("fsdp", False)]
+)
+def test_an_engine_that_shards_weights_places_them_itself(tmp_path, name, placed):
+    """transformers refuses a place for them under ZeRO-3."""
+    read = LlavaForConditionalGeneration.from_pretrained
+    with patch.object(LlavaForConditionalGeneration, "from_pretrained", side_effect=read) as told:
+        to_be_trained(tmp_path, engine=name)
+    assert ("device_map" in told.call_args.kwargs) == placed

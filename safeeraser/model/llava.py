@@ -177,7 +177,7 @@ def load_model(
     attention: str = "sdpa",
     *,
     quantization: str = "none",
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = "cpu",
     parts: Parts | None = None,
 ) -> LlavaForConditionalGeneration:
     """The untouched model, frozen, on `device`. Raises `BadInput` if it cannot be loaded.
@@ -188,15 +188,16 @@ def load_model(
             settled with it, for the whole process.
         quantization: `nf4` keeps the language model's linear layers in 4 bits (QLoRA's NormalFloat, arXiv 2305.14314),
             its constants quantized too; all else stays in `dtype`, in which the products are computed.
+        device: each weight is read straight to it, none waits in CPU memory; None: where an engine that shards weights
+            wants them.
     """
     load_config(model_path)
     attention = _settle_cudnn(attention, device)
-    options = {}
+    options = {} if device is None else {"device_map": {"": device}}
     if quantization == "nf4":
         if find_spec("bitsandbytes") is None:
             raise BadInput("quantization=nf4: needs bitsandbytes; 'pip install -e \".[quant]\"' brings it")
         parts = parts or Parts()
-        options["device_map"] = {"": device}
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -223,17 +224,18 @@ def load_model(
             # On some CPUs bitsandbytes would repack 4-bit weights whenever the model is evaluated, and training after
             # that would go on with wrong gradients and only a warning.
             module.support_avx512bf16_for_cpu = False
-    return model.requires_grad_(False) if options else model.requires_grad_(False).to(device)
+    return model.requires_grad_(False)
 
 
-def _settle_cudnn(attention: str, device: torch.device | str) -> str:
+def _settle_cudnn(attention: str, device: torch.device | str | None) -> str:
     """Let SDPA take cuDNN's kernels or not, for the whole process; returns what transformers calls `attention`.
 
     From Hopper on torch would take them first. For each batch size and length they make a plan, in some 30 ms, which is
     a new one at every token of inference; and the masked backward pass gives NaN at some lengths.
     """
     torch.backends.cuda.enable_cudnn_sdp(attention == CUDNN)
-    if torch.device(device).type == "cuda" and attention in ("sdpa", CUDNN):
+    on_gpu = torch.cuda.is_available() if device is None else torch.device(device).type == "cuda"
+    if on_gpu and attention in ("sdpa", CUDNN):
         log.info("attention on the GPU: SDPA, cuDNN's kernels %s", "among others" if attention == CUDNN else "left out")
     return "sdpa" if attention == CUDNN else attention
 

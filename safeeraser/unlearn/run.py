@@ -131,8 +131,7 @@ def load_base(settings: Settings, engine: Engine, arguments: TrainingArguments) 
         dtype,
         llava.choose_attention(settings.attention, dtype),
         quantization=settings.quantization,
-        # What the engine shards is best left in CPU memory until it does.
-        device="cpu" if engine.shards_weights else arguments.device,
+        device=None if engine.shards_weights else arguments.device,
         parts=settings.model_family.parts,
     )
 
