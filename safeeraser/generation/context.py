@@ -10,6 +10,7 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 SPARE = 32  # places kept free for tokens to come
+GAP = -1  # stands among token ids where there is none
 
 
 class _Layer(DynamicLayer):
@@ -71,23 +72,26 @@ class Context:
         self.mask = torch.zeros(0, 0, dtype=torch.long, device=model.device)
         self.logits = torch.zeros(0, 0, device=model.device)
 
-    def read(self, rows: Sequence[Sequence[int]], pixels: Tensor | None = None) -> None:
+    def read(self, rows: Sequence[Sequence[int]] | Tensor, pixels: Tensor | None = None) -> None:
         """Let each row go on with some tokens.
 
         Args:
-            rows: token ids, one at least for each row; shorter ones get their gap before them.
+            rows: token ids, one at least for each row; shorter ones get their gap before them. Or equally many for each
+                as a tensor, (rows, tokens): what is on the model's device need not be fetched and sent back.
             pixels: the pictures whose tokens are among them, in the rows' order, (pictures, 3, height, width).
         """
-        device, longest = self.model.device, max(map(len, rows))
-        ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=device)
-        lengths = torch.tensor([len(row) for row in rows], device=device)
-        held = (torch.arange(longest, device=device) >= longest - lengths[:, None]).long()
+        if isinstance(rows, Tensor):
+            ids = rows
+        else:
+            longest = max(map(len, rows))
+            ids = torch.tensor([[GAP] * (longest - len(row)) + list(row) for row in rows], device=self.model.device)
+        held = (ids != GAP).long()
         self.mask = torch.cat([self.mask, held], dim=1) if len(self.mask) else held
         output = self.model(
-            input_ids=ids,
-            pixel_values=None if pixels is None else pixels.to(device, self.model.dtype),
+            input_ids=ids.clamp(min=0),
+            pixel_values=None if pixels is None else pixels.to(self.model.device, self.model.dtype),
             attention_mask=self.mask,
-            position_ids=(self.mask.cumsum(dim=1) - 1).clamp(min=0)[:, -longest:],
+            position_ids=(self.mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :],
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,

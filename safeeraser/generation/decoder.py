@@ -98,13 +98,15 @@ class Decoder:
         waiting = deque(self._rows(asked, prompts))
         rows = _take(waiting, self.batch_size)
         context = self._begin(rows) if rows else None
+        seeds, positions = self._places(rows)
         while rows:
-            tokens = self._draw(rows, context)
+            tokens = self.agree(self.generation.draw(context.logits, seeds, positions))
+            positions += 1
             if ended := self._note(rows, tokens, context.logits):
                 yield ended
             free = [place for place, row in enumerate(rows) if row.ended]
             if len(free) < len(rows):
-                context.read([[token] for token in tokens])
+                context.read(tokens[:, None])
             if len(free) < len(rows) / 4:
                 continue  # prompts are read for several rows together
             if new := _take(waiting, len(free)):
@@ -115,6 +117,7 @@ class Decoder:
                 stay = [place for place, row in enumerate(rows) if not row.ended]
                 rows = [rows[place] for place in stay]
                 context = context.select(stay) if rows else None
+            seeds, positions = self._places(rows)
 
     def _rows(self, asked: Sequence[Asked], prompts: Sequence[list[int]]) -> list[_Row]:
         """The questions that fit, in the order of their turns: picture by picture, the longest prompts first."""
@@ -158,13 +161,15 @@ class Decoder:
         opened = [self.preprocessor.pixels(self.show(picture)) for picture in pictures if picture]
         return torch.stack(opened) if opened else None
 
-    def _draw(self, rows: list[_Row], context: Context) -> list[int]:
-        seeds = torch.tensor([row.seed for row in rows], device=context.logits.device)
-        positions = torch.tensor([len(row.response) for row in rows], device=context.logits.device)
-        return self.agree(self.generation.draw(context.logits, seeds, positions)).tolist()
+    def _places(self, rows: list[_Row]) -> Tensor:
+        """What the next tokens are drawn by: the rows' seeds and how many tokens each has, int64, (2, rows)."""
+        each = [[row.seed, len(row.response)] for row in rows]
+        return torch.tensor(each, dtype=torch.long, device=self.model.device).reshape(-1, 2).T
 
-    def _note(self, rows: list[_Row], tokens: list[int], logits: Tensor) -> list[tuple[int, str | None]]:
+    def _note(self, rows: list[_Row], drawn: Tensor, logits: Tensor) -> list[tuple[int, str | None]]:
         """Add the tokens to the responses; returns those that end with them."""
+        # All that is told of a step in one piece, since on a GPU each piece is waited for.
+        tokens, finite = torch.stack([drawn, logits.isfinite().all(dim=1)]).tolist()
         tokenizer, ended = self.preprocessor.tokenizer, []
         for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
             if row.ended:
@@ -175,7 +180,7 @@ class Decoder:
             if row.ended:
                 text = tokenizer.decode(row.response, skip_special_tokens=True).strip()
                 # What is not finite once stays so, in the row's own keys and values.
-                ended.append((row.number, text if logits[place].isfinite().all() else None))
+                ended.append((row.number, text if finite[place] else None))
         return ended
 
 

@@ -42,7 +42,7 @@ class Generation:
             # Most draws lie in the nucleus, and are then what a draw from it alone gives: only the rest need the sort.
             shares = logits.softmax(dim=-1)
             likelier = shares > shares.gather(1, drawn[:, None])
-            outside = (shares * likelier).sum(dim=-1) >= self.top_p
+            outside = ((shares * likelier).sum(dim=-1) >= self.top_p).nonzero()[:, 0]
             nucleus = TopPLogitsWarper(self.top_p)(None, logits[outside])
             drawn[outside] = (nucleus + noise[outside]).argmax(dim=-1)
         return drawn

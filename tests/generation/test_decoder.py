@@ -1,8 +1,11 @@
 """The decoder: the same answers as transformers' own generation, whatever the batch, and nothing done twice."""
 
+from collections import Counter
+
 import pytest
 import torch
 from helpers import MODEL, RECORDED, VAL
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationConfig
 
 from safeeraser import model as llava
@@ -200,6 +203,42 @@ def test_what_overflowed_is_told_and_leaves_no_trace(model):
         context.put([0], fresh)
         context.read([[20], [21]])
         assert torch.allclose(context.logits[0], alone.logits[0], atol=1e-5) and context.logits.isfinite().all()
+
+
+class Waits(TorchDispatchMode):
+    """Counts what a GPU's host would have to wait for. Copies to the host are no operations here, so `Tensor.tolist` is
+    counted by who uses this; numbers that fill a tensor go along with the call."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = Counter()
+
+    def __torch_dispatch__(self, called, types, args=(), kwargs=None):
+        name = called._schema.name.removeprefix("aten::")
+        by_mask = name.startswith("index") and any(each is not None and each.dtype == torch.bool for each in args[1])
+        sent = name == "lift_fresh" and args[0].dim()
+        self.count[name] += name in ("_local_scalar_dense", "nonzero") or by_mask or bool(sent)
+        return called(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_a_step_has_the_host_wait_three_times(model, preprocessor, monkeypatch, greedy):
+    """For the tokens; in transformers, whether the mask has gaps; and for which draws need the sort."""
+    tolist, steps = torch.Tensor.tolist, []
+
+    def told(tensor):
+        waits.count["tolist"] += 1
+        steps.append(dict(+waits.count))
+        waits.count.clear()
+        return tolist(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "tolist", told)
+    decoder = Decoder(model, preprocessor, Generation(greedy, max_new_tokens=12), 8)
+    decoder._ends = set()  # all rows go on to the last step
+    with Waits() as waits:
+        answers(decoder, [Asked(None, " ".join(["alpha"] * words), str(words)) for words in range(1, 9)])
+    each = {"tolist": 1, "_local_scalar_dense": 1} | ({} if greedy else {"nonzero": 1})
+    assert steps[1:] == [each] * 11
 
 
 def test_an_output_that_is_not_finite_is_no_response(model, preprocessor, asked, monkeypatch):
