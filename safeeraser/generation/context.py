@@ -19,7 +19,7 @@ class _Layer(DynamicLayer):
     transformers' own copies all of them for every token, which for many long rows takes as long as the model itself.
 
     Attributes:
-        both: keys and values, (2, rows, heads, places, width); gaps hold finite numbers.
+        both: keys and values, (2, rows, heads, places, width); gaps hold zeros.
         begin, end: the places in use.
     """
 
@@ -56,6 +56,25 @@ class _Layer(DynamicLayer):
         return self.both[:, :, :, self.begin : self.end]
 
 
+class _Cache(Cache):
+    """All layers.
+
+    Some places in a gap see no token at all, and what comes of that is each attention kernel's own affair: zeros, a
+    mean, or NaN. Other tokens' weights for it are 0; but 0 times NaN is NaN, so it must not get into their sums.
+
+    Attributes:
+        gaps: which of the tokens that are being read are none, (rows, 1, tokens, 1); None: each is one.
+    """
+
+    gaps: Tensor | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """Add tokens to a layer, with zeros in gaps; returns its keys and values."""
+        if self.gaps is not None:
+            key_states, value_states = (each.masked_fill(self.gaps, 0) for each in (key_states, value_states))
+        return super().update(key_states, value_states, *args, **kwargs)
+
+
 class Context:
     """The keys and values of some rows, which of their places hold a token, and the logits of what follows.
 
@@ -68,7 +87,7 @@ class Context:
     """
 
     def __init__(self, model: Any) -> None:
-        self.model, self.cache = model, Cache(layer_class_to_replicate=_Layer)
+        self.model, self.cache = model, _Cache(layer_class_to_replicate=_Layer)
         self.mask = torch.zeros(0, 0, dtype=torch.long, device=model.device)
         self.logits = torch.zeros(0, 0, device=model.device)
 
@@ -81,10 +100,11 @@ class Context:
             pixels: the pictures whose tokens are among them, in the rows' order, (pictures, 3, height, width).
         """
         if isinstance(rows, Tensor):
-            ids = rows
+            ids, self.cache.gaps = rows, None
         else:
             longest = max(map(len, rows))
             ids = torch.tensor([[GAP] * (longest - len(row)) + list(row) for row in rows], device=self.model.device)
+            self.cache.gaps = (ids == GAP)[:, None, :, None]
         held = (ids != GAP).long()
         self.mask = torch.cat([self.mask, held], dim=1) if len(self.mask) else held
         output = self.model(

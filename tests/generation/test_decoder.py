@@ -205,6 +205,25 @@ def test_what_overflowed_is_told_and_leaves_no_trace(model):
         assert torch.allclose(context.logits[0], alone.logits[0], atol=1e-5) and context.logits.isfinite().all()
 
 
+def test_what_a_place_that_sees_nothing_becomes_reaches_no_answer(model, preprocessor, asked, monkeypatch):
+    """Beginnings of several lengths are read together; some kernels make NaN of a row that is masked altogether."""
+    generation, blind = Generation(greedy=True, max_new_tokens=12), []
+    plain = answers(Decoder(model, preprocessor, generation, 1000), asked)
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def spoil(query, key, value, attn_mask=None, **more):
+        output = attend(query, key, value, attn_mask=attn_mask, **more)
+        if attn_mask is None:
+            return output
+        sees = attn_mask.any(dim=-1)[..., None]
+        blind.append(int((~sees).sum()))
+        return output.masked_fill(~sees, float("nan"))
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spoil)
+    assert answers(Decoder(model, preprocessor, generation, 1000), asked) == plain
+    assert any(blind) and None not in plain.values()
+
+
 class Waits(TorchDispatchMode):
     """Counts what a GPU's host would have to wait for. Copies to the host are no operations here, so `Tensor.tolist` is
     counted by who uses this; numbers that fill a tensor go along with the call."""
