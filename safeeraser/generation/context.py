@@ -100,15 +100,16 @@ class Context:
             pixels: the pictures whose tokens are among them, in the rows' order, (pictures, 3, height, width).
         """
         if isinstance(rows, Tensor):
-            ids, self.cache.gaps = rows, None
+            ids, held, self.cache.gaps = rows, torch.ones_like(rows), None
         else:
             longest = max(map(len, rows))
-            ids = torch.tensor([[GAP] * (longest - len(row)) + list(row) for row in rows], device=self.model.device)
-            self.cache.gaps = (ids == GAP)[:, None, :, None]
-        held = (ids != GAP).long()
+            filled = torch.tensor([[GAP] * (longest - len(row)) + list(row) for row in rows], device=self.model.device)
+            ids, held = filled.clamp(min=0), (filled != GAP).long()
+            uneven = min(map(len, rows)) < longest
+            self.cache.gaps = (filled == GAP)[:, None, :, None] if uneven else None
         self.mask = torch.cat([self.mask, held], dim=1) if len(self.mask) else held
         output = self.model(
-            input_ids=ids.clamp(min=0),
+            input_ids=ids,
             pixel_values=None if pixels is None else pixels.to(self.model.device, self.model.dtype),
             attention_mask=self.mask,
             position_ids=(self.mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :],
