@@ -16,9 +16,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 # What is remembered of pictures between runs is not to outlive the tests, nor to come from before them. Matplotlib's
 # list of fonts, which takes seconds to make, stays where it is.
-os.environ.setdefault(
-    "MPLCONFIGDIR", str(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "matplotlib")
-)
+KEPT = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+os.environ.setdefault("MPLCONFIGDIR", str(KEPT / "matplotlib"))
+# So does the older transformers that one test reads folders with: it is fetched once a machine.
+os.environ.setdefault("KEPT_FOR_TESTS", str(KEPT / "safeeraser" / "tests"))
 CACHE = tempfile.TemporaryDirectory(prefix="safeeraser-cache-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name
 

@@ -75,6 +75,14 @@ def test_its_processor_makes_of_a_chat_what_inference_asks(merged, load):
         assert torch.equal(found[name], value), name
 
 
+def test_the_dtype_and_the_image_processor_stand_where_the_oldest_readers_look(merged):
+    """transformers before 4.56 and 4.52; what 4.57 looks for tests/test_hub_like.py has it read itself."""
+    config = json.loads((merged / "config.json").read_text())
+    assert config["torch_dtype"] == config["dtype"] == "float32"
+    assert "image_processor" not in json.loads((merged / "processor_config.json").read_text())
+    assert (merged / "preprocessor_config.json").is_file()
+
+
 def test_a_template_of_the_base_models_own_is_replaced(merged, adapter, tmp_path):
     base = shutil.copytree(merged, tmp_path / "base")
     (base / "chat_template.jinja").write_text(ANOTHER)

@@ -12,7 +12,16 @@ from torch import Tensor
 from transformers import CLIPImageProcessorPil, LlavaForConditionalGeneration, LlavaProcessor
 
 from safeeraser.benchmark.conversation import CHAT_TEMPLATE
-from safeeraser.benchmark.files import RUN_FILE, adapter_file, home, run_of, sha256, write_json, write_whole_folder
+from safeeraser.benchmark.files import (
+    RUN_FILE,
+    adapter_file,
+    home,
+    read_object,
+    run_of,
+    sha256,
+    write_json,
+    write_whole_folder,
+)
 from safeeraser.errors import BadInput
 from safeeraser.model.adapters import adapter_config, load_adapted
 from safeeraser.model.fingerprint import fingerprint
@@ -22,6 +31,17 @@ from safeeraser.model.llava import DTYPES, Preprocessor, load_model, load_prepro
 log = logging.getLogger(__name__)
 
 RELEASED_MODEL = "llava-hf/llava-1.5-7b-hf"  # the base of an adapter that names none
+HUB_NAMES = {
+    "model.language_model.": "language_model.model.",
+    "model.vision_tower.": "vision_tower.vision_model.",
+    "model.multi_modal_projector.": "multi_modal_projector.",
+    "lm_head.": "language_model.lm_head.",
+}
+# In a tokenizer's file. In this order: the second key is a first one too.
+OLDER_KEYS = {
+    "extra_special_tokens": "additional_special_tokens",
+    "model_specific_special_tokens": "extra_special_tokens",
+}
 
 
 def base_of(adapter: Path | None) -> str:
@@ -111,13 +131,13 @@ def write_model(
     image_processor: CLIPImageProcessorPil,
     state: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write a model with the processor and chat template that servers ask for.
+    """Write a model with the processor and chat template that servers ask for, for transformers 5 and 4 to read.
 
-    The image processor gets a file of its own too, as older readers look for it there.
+    The weights get the names that the hub's LLaVA-1.5 has. By 5's own 4 would not find the vision tower, and take a
+    random one with a mere warning; and which of the two 5 writes depends on what the model was loaded from, and how.
 
     Args:
-        state: the weights to write, where they are not to be the model's own as it holds them. They keep their names:
-            of a model that DeepSpeed's third stage split as it was loaded, transformers misspells LLaVA's older ones.
+        state: the weights to write, where they are not to be the model's own as it holds them.
     """
     processor = LlavaProcessor(
         image_processor=image_processor,
@@ -127,6 +147,39 @@ def write_model(
         num_additional_image_tokens=1,  # the vision tower's class token, which `default` drops again
         chat_template=CHAT_TEMPLATE,
     )
-    model.save_pretrained(folder, state_dict=state, save_original_format=state is None)
+    state = {_hub_name(name): weight for name, weight in (state or model.state_dict()).items()}
+    model.save_pretrained(folder, state_dict=state, save_original_format=False)
     processor.save_pretrained(folder)
     image_processor.save_pretrained(folder)
+    _in_older_words(folder, tokenizer.model_input_names)
+
+
+def _hub_name(name: str) -> str:
+    ours, hub = next((ours, hub) for ours, hub in HUB_NAMES.items() if name.startswith(ours))
+    return hub + name.removeprefix(ours)
+
+
+def _in_older_words(folder: Path, inputs: list[str]) -> None:
+    """Say in transformers 4's words too what 5 has new ones for: it is what servers and harnesses still bring.
+
+    4 does not know the tokenizer's new class, gives the old one another input that no LLaVA takes unless `inputs` are
+    named, and wants the extra tokens each with a name or under another key. It does not read `rope_parameters`, and
+    would put Llama's own without a word, nor, before 4.56, `dtype`. Of the image processor it reads the file of its
+    own alone, and older ones stumble over a second one. 5 reads what stands here now as what it wrote.
+    """
+    file = folder / "processor_config.json"
+    told = read_object(file)
+    del told["image_processor"]
+    write_json(file, told)
+    file = folder / "tokenizer_config.json"
+    told = read_object(file) | {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs}
+    for new, old in OLDER_KEYS.items():
+        if new in told:
+            told[old] = told.pop(new)
+    write_json(file, told)
+    file = folder / "config.json"
+    told = read_object(file)
+    scaling = dict(told["text_config"]["rope_parameters"])
+    told["text_config"]["rope_theta"] = scaling.pop("rope_theta")
+    told["text_config"]["rope_scaling"] = None if scaling["rope_type"] == "default" else scaling
+    write_json(file, told | {"torch_dtype": told["dtype"]})
