@@ -83,6 +83,19 @@ def test_the_dtype_and_the_image_processor_stand_where_the_oldest_readers_look(m
     assert (merged / "preprocessor_config.json").is_file()
 
 
+def test_a_server_that_tokenizes_the_chats_text_must_add_the_special_tokens(merged):
+    """As transformers does of itself, and vLLM where a request says `add_special_tokens`: the template has no `<s>`."""
+    processor = AutoProcessor.from_pretrained(merged)
+    text = processor.apply_chat_template(CHAT, add_generation_prompt=True)
+    ids = processor.tokenizer(text, add_special_tokens=True).input_ids
+    assert ids[0] == processor.tokenizer.bos_token_id
+    assert ids[1:] == processor.tokenizer(text, add_special_tokens=False).input_ids
+    asked = inputs()["input_ids"][0].tolist()
+    image = processor.tokenizer.convert_tokens_to_ids("<image>")
+    at = asked.index(image)
+    assert ids == [*asked[:at], image, *asked[at + asked.count(image) :]]
+
+
 def test_a_template_of_the_base_models_own_is_replaced(merged, adapter, tmp_path):
     base = shutil.copytree(merged, tmp_path / "base")
     (base / "chat_template.jinja").write_text(ANOTHER)
