@@ -16,6 +16,7 @@ from safeeraser.errors import BadInput
 from safeeraser.model import Preprocessor
 from safeeraser.unlearn.methods import Method, Recipe
 from safeeraser.unlearn.plan import Step
+from safeeraser.unlearn.terms import LOSSES
 from safeeraser.unlearn.views import VIEWS, Item
 
 # Pixel tensors kept by each loading process: a 336-pixel picture takes 1.3 MB.
@@ -103,9 +104,14 @@ class Collator:
 
     The batch, for R rows padded on the right to L tokens:
         `input_ids` (R, L), `attention_mask` (R, L), `pixel_values` (R, 3, height, width): what the model takes
-        `targets` (R, L): the token that each position should predict, `IGNORE` where it is no target
-        `view` (R,): index into `VIEWS`;  `item` (R,): which of the `items` the row belongs to
-        `reads`: for each term a mask (R, L) of the positions that it reads
+        `read` (N,): the places that some term reads, numbered as if the rows were laid end to end
+        `targets` (N,): the token that each of these should predict;  `item` (N,): which of the `items` it belongs to
+        `runs`: how these N follow each other in runs that the same terms read
+        `takes`: for each term the numbers of the runs that it reads
+        `reference`: for each term that needs it, the `rows` that it reads, and what it reads of these alone (`read`)
+
+    All that depends on lengths is settled here, in numbers and indices: a GPU that were asked for them, by a mask say,
+    would have to catch up with the program first.
     """
 
     def __init__(self, method: Method, pad_token: int) -> None:
@@ -123,20 +129,35 @@ class Collator:
         # The release pads each row to the longest of its item's views, and its KL reads that padding too.
         longest = torch.zeros(len(entries), dtype=torch.long).scatter_reduce(0, item, lengths, "amax")
         readable = {"answer": targets != IGNORE, "all": places < longest[item][:, None]}
+        reads = {
+            name: readable[term.positions] & self._rows_of(term.views, view)[:, None]
+            for name, term in self.method.terms.items()
+        }
+        masks = torch.stack(list(reads.values())).flatten(1)
+        read = _places(masks.any(0))
+        readers, runs = masks[:, read].unique_consecutive(dim=1, return_counts=True)
         return {
             "input_ids": torch.tensor(pad([row.text.input_ids for _, row in rows], self.pad_token)),
             "attention_mask": (places < lengths[:, None]).long(),
             "pixel_values": torch.stack([row.pixels for _, row in rows]),
-            "targets": targets,
-            "view": view,
-            "item": item,
+            "read": read,
+            "targets": targets.flatten()[read],
+            "item": item.repeat_interleave(labels.shape[1])[read],
             "items": len(entries),
-            "reads": {
-                name: readable[term.positions] & self._rows_of(term.views, view)[:, None]
-                for name, term in self.method.terms.items()
+            "runs": runs.tolist(),
+            "takes": {name: _places(mine).tolist() for name, mine in zip(reads, readers, strict=True)},
+            "reference": {
+                name: {"rows": (rows := _places(mask.any(1))), "read": _places(mask[rows].flatten())}
+                for name, mask in reads.items()
+                if LOSSES[self.method.terms[name].loss].needs_reference
             },
         }
 
     @staticmethod
     def _rows_of(names: list[str], view: Tensor) -> Tensor:
         return torch.isin(view, torch.tensor([VIEWS.index(name) for name in names]))
+
+
+def _places(mask: Tensor) -> Tensor:
+    """Where a mask of one dimension is True."""
+    return mask.nonzero()[:, 0]

@@ -40,6 +40,7 @@ class UnlearnTrainer(Trainer):
         super().__init__(**kwargs)
         add_up_in_float32(self.accelerator)
         self.method, self.reference = method, reference
+        self.head = self.model.get_output_embeddings()  # of the model itself, whatever it comes to be wrapped in
         self.guard = Guard(stop, method)
         for callback in (KeepLogs(), self.guard, Progress()):
             self.add_callback(callback)
@@ -51,11 +52,11 @@ class UnlearnTrainer(Trainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: Any) -> Tensor:
         """The method's loss on one micro-step, as a scalar; its terms are kept for the log."""
-        reads = torch.stack(list(inputs["reads"].values())).any(0)
-        # By rows, so that a term takes those of its views as they are: indexing would copy them, and their gradient.
-        logits = _forward(model, inputs, reads).split(reads.sum(1).tolist())
+        logits = _forward(model, self.head, inputs, inputs["read"])
+        # Split once for all terms, each of which would else have a gradient of the size of all logits.
+        read = [values.split(inputs["runs"]) for values in (logits, inputs["targets"], inputs["item"])]
         values = {
-            name: LOSSES[term.loss].function(self._positions(name, inputs, reads, logits))
+            name: LOSSES[term.loss].function(self._positions(name, inputs, read))
             for name, term in self.method.terms.items()
         }
         loss = torch.stack([self.method.terms[name].weight * value for name, value in values.items()]).sum()
@@ -71,30 +72,23 @@ class UnlearnTrainer(Trainer):
         """The step's `loss` and its terms, by name."""
         return dict(zip(("loss", *self.method.terms), self._step.mean(0).tolist(), strict=True))
 
-    def _positions(self, name: str, inputs: dict, reads: Tensor, logits: Sequence[Tensor]) -> Positions:
-        """What term `name` reads of `logits`, which for each row are those at the True places of `reads`."""
-        mask = inputs["reads"][name]
-        parts = [
-            row if torch.equal(mine, all_read) else row[mine[all_read]]
-            for row, mine, all_read in zip(logits, mask, reads, strict=True)
-            if mine.any()
-        ]
-        rows = inputs["item"][:, None].expand_as(mask)
-        needs_reference = LOSSES[self.method.terms[name].loss].needs_reference
-        return Positions(
-            logits=parts[0] if len(parts) == 1 else torch.cat(parts),
-            targets=inputs["targets"][mask],
-            item=rows[mask],
-            items=inputs["items"],
-            reference=self._reference(inputs, mask) if needs_reference else None,
+    def _positions(self, name: str, inputs: dict, read: Sequence[Sequence[Tensor]]) -> Positions:
+        """What term `name` takes of `read`: logits, targets and items, each in runs."""
+        takes = inputs["takes"][name]
+        # A run alone is taken as it is: joining would copy it, and its gradient.
+        logits, targets, item = (
+            runs[takes[0]] if len(takes) == 1 else torch.cat([runs[number] for number in takes]) for runs in read
         )
+        needs_reference = LOSSES[self.method.terms[name].loss].needs_reference
+        reference = self._reference(inputs, **inputs["reference"][name]) if needs_reference else None
+        return Positions(logits, targets, item, inputs["items"], reference)
 
     @torch.no_grad()
-    def _reference(self, inputs: dict, mask: Tensor) -> Tensor:
-        """The untouched model's logits at the True places of `mask`; only the rows that have one are run."""
-        used = mask.any(1)
+    def _reference(self, inputs: dict, rows: Tensor, read: Tensor) -> Tensor:
+        """The untouched model's logits at the places `read` of these rows laid end to end; no others are run."""
         with untouched(self.accelerator.unwrap_model(self.model), self.reference) as model:
-            return _forward(model, {key: inputs[key][used] for key in MODEL_INPUTS}, mask[used])
+            head = model.get_output_embeddings()
+            return _forward(model, head, {key: inputs[key][rows] for key in MODEL_INPUTS}, read)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the terms to each step's row and append it to `<save_dir>/train_log.jsonl`."""
@@ -160,9 +154,13 @@ class UnlearnTrainer(Trainer):
         return everyone.transpose(0, 1).reshape(-1, mine.shape[1])
 
 
-def _forward(model: nn.Module, inputs: dict, reads: Tensor) -> Tensor:
-    """Logits at the True places of `reads`, flattened row by row: (N, vocabulary)."""
-    return model(**{key: inputs[key] for key in MODEL_INPUTS}, logits_to_keep=reads, use_cache=False).logits
+def _forward(model: nn.Module, head: nn.Module, inputs: dict, read: Tensor) -> Tensor:
+    """Logits at the places `read` of the rows laid end to end, (N, vocabulary): the head is shown no others.
+
+    `logits_to_keep` would take a mask, whose places a GPU has to be asked for, in the backward pass once more.
+    """
+    with head.register_forward_pre_hook(lambda _, shown: shown[0].flatten(0, 1).index_select(0, read)):
+        return model(**{key: inputs[key] for key in MODEL_INPUTS}, use_cache=False).logits
 
 
 class KeepLogs(TrainerCallback):

@@ -164,9 +164,15 @@ ENTRIES = [
 ]
 
 
-def places(mask):
-    """The (row, position) pairs that are True."""
-    return [tuple(place) for place in mask.nonzero().tolist()]
+def places(batch, name):
+    """The (row, position) pairs that a term reads, with the token that each should predict and its item."""
+    length = batch["input_ids"].shape[1]
+    runs = {key: batch[key].split(batch["runs"]) for key in ("read", "targets", "item")}
+    return [
+        (*divmod(place, length), target, item)
+        for number in batch["takes"][name]
+        for place, target, item in zip(*(runs[key][number].tolist() for key in runs), strict=True)
+    ]
 
 
 def test_a_micro_step_is_joined_into_one_batch():
@@ -181,46 +187,63 @@ def test_a_micro_step_is_joined_into_one_batch():
     ]
     assert batch["attention_mask"].sum(1).tolist() == [6, 4, 5, 3, 5, 4]
     assert batch["attention_mask"][1].tolist() == [1, 1, 1, 1, 0, 0]
-    # Position t predicts token t + 1.
-    assert batch["targets"][0].tolist() == [X, X, 6, 7, 8, X]
-    assert batch["targets"][4].tolist() == [X, X, 6, 7, X, X]
-    assert [VIEWS[view] for view in batch["view"]] == ["forget", "retain", "decoupled"] * 2
-    assert batch["item"].tolist() == [0, 0, 0, 1, 1, 1] and batch["items"] == 2
+    assert batch["items"] == 2
     assert batch["pixel_values"].shape == (6, 3, 2, 2)
 
 
 def test_terms_read_the_targets_of_their_own_views():
-    reads = Collator(settings("forget_loss=gdpd").method, pad_token=3)(ENTRIES)["reads"]
-    assert {name: places(mask) for name, mask in reads.items()} == {
-        "forget": [(0, 2), (0, 3), (0, 4), (3, 1)],
-        "retain": [(1, 2), (4, 2), (4, 3)],
-        "decoupled": [(2, 3), (5, 2)],
+    """Position t predicts token t + 1."""
+    batch = Collator(settings("forget_loss=gdpd").method, pad_token=3)(ENTRIES)
+    assert {name: places(batch, name) for name in batch["takes"]} == {
+        "forget": [(0, 2, 6, 0), (0, 3, 7, 0), (0, 4, 8, 0), (3, 1, 5, 1)],
+        "retain": [(1, 2, 6, 0), (4, 2, 6, 1), (4, 3, 7, 1)],
+        "decoupled": [(2, 3, 7, 0), (5, 2, 6, 1)],
     }
+    assert batch["runs"] == [3, 1, 1, 1, 2, 1] and batch["takes"]["retain"] == [1, 4]
 
 
 def test_a_pooled_term_reads_both_views():
     entries = [[row("retain", [1, 9, 5, 6], [X, X, 5, 6]), row("refusal", [1, 9, 5], [X, X, 5])]]
-    reads = Collator(settings("forget_loss=po").method, pad_token=3)(entries)["reads"]
-    assert {name: places(mask) for name, mask in reads.items()} == {"preference": [(0, 1), (0, 2), (1, 1)]}
+    batch = Collator(settings("forget_loss=po").method, pad_token=3)(entries)
+    assert places(batch, "preference") == [(0, 1, 5, 0), (0, 2, 6, 0), (1, 1, 5, 0)]
+    assert batch["runs"] == [3]
+
+
+def test_two_terms_may_read_one_view_each_at_other_places():
+    method = settings("forget_loss=kl").method
+    both = method.terms | {"answer": method.terms["kl"].model_copy(update={"loss": "nll", "positions": "answer"})}
+    batch = Collator(method.model_copy(update={"terms": both}), pad_token=3)([ENTRIES[0]])
+    assert places(batch, "answer") == [(1, 2, 6, 0)]
+    assert places(batch, "kl") == [(1, t, [X, X, 6, X, X, X][t], 0) for t in range(6)]
+    assert places(batch, "forget") == [(0, 2, 6, 0), (0, 3, 7, 0), (0, 4, 8, 0)]
+    assert batch["runs"] == [3, 2, 1, 3]
+
+
+def test_the_reference_is_shown_only_rows_that_it_is_asked_about():
+    batch = Collator(settings("forget_loss=klpd").method, pad_token=3)(ENTRIES)
+    rows, read = batch["reference"]["kl"]["rows"].tolist(), batch["reference"]["kl"]["read"].tolist()
+    assert rows == [1, 4]
+    assert [(rows[place // 6], place % 6) for place in read] == [place[:2] for place in places(batch, "kl")]
+    assert Collator(settings("forget_loss=gd").method, pad_token=3)(ENTRIES)["reference"] == {}
 
 
 def test_switch_kl_positions():
     """All: prompt, picture and padding up to the item's longest view; mended: where the answer is predicted."""
-    released = Collator(settings("forget_loss=klpd").method, pad_token=3)(ENTRIES)["reads"]
-    mended = Collator(settings("forget_loss=klpd", "recipe.kl_positions=answer").method, pad_token=3)(ENTRIES)["reads"]
+    released = Collator(settings("forget_loss=klpd").method, pad_token=3)(ENTRIES)
+    mended = Collator(settings("forget_loss=klpd", "recipe.kl_positions=answer").method, pad_token=3)(ENTRIES)
     # Rows 1 and 4 are the retain rows: 6 positions for item 0 (its forget row's length), 5 for item 1.
-    assert places(released["kl"]) == [(1, t) for t in range(6)] + [(4, t) for t in range(5)]
-    assert places(mended["kl"]) == [(1, 2), (4, 2), (4, 3)]
+    assert [place[:2] for place in places(released, "kl")] == [(1, t) for t in range(6)] + [(4, t) for t in range(5)]
+    assert [place[:2] for place in places(mended, "kl")] == [(1, 2), (4, 2), (4, 3)]
     for name in ("forget", "decoupled"):
-        assert torch.equal(released[name], mended[name])
+        assert places(released, name) == places(mended, name)
 
 
 def test_an_item_reads_the_same_positions_alone_and_in_company():
     collate = Collator(settings("forget_loss=klpd").method, pad_token=3)
-    together, alone = collate(ENTRIES)["reads"], [collate([entry])["reads"] for entry in ENTRIES]
-    for name, mask in together.items():
-        expected = places(alone[0][name]) + [(line + 3, place) for line, place in places(alone[1][name])]
-        assert places(mask) == expected
+    together, alone = collate(ENTRIES), [collate([entry]) for entry in ENTRIES]
+    for name in together["takes"]:
+        second = [(line + 3, place, target, 1) for line, place, target, _ in places(alone[1], name)]
+        assert places(together, name) == places(alone[0], name) + second
 
 
 def test_max_length_shortens_answers_and_names_an_item_without_room(data_path):

@@ -384,7 +384,7 @@ def test_a_loading_process_that_is_spawned_loads_the_same(tmp_path):
     collate = Collator(read.method, dataset.preprocessor.pad_token)
     spawned = DataLoader(dataset, 2, collate_fn=collate, num_workers=1, multiprocessing_context="spawn")
     for here, there in zip(DataLoader(dataset, 2, collate_fn=collate), spawned, strict=True):
-        for name in ("input_ids", "targets", "pixel_values", "view"):
+        for name in ("input_ids", "targets", "pixel_values", "item"):
             assert torch.equal(here[name], there[name]), name
 
 

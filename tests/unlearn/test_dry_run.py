@@ -191,11 +191,11 @@ def test_the_largest_micro_step_is_the_collators(method, batch):
     ]
     step = largest_step(read, conversation_sizes(dataset))
     assert (step.rows, step.length) == (
-        max(len(each["view"]) for each in batches),
+        max(len(each["input_ids"]) for each in batches),
         max(each["input_ids"].shape[1] for each in batches),
     )
     for name in read.method.terms:
-        assert step.terms[name] == max(int(each["reads"][name].sum()) for each in batches)
+        assert step.terms[name] == max(sum(each["runs"][number] for number in each["takes"][name]) for each in batches)
 
 
 def test_long_answers_are_cut_as_in_training():
