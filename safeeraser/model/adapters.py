@@ -71,7 +71,10 @@ def lora_config(
 
 def attach(model: LlavaForConditionalGeneration, config: LoraConfig, parts: Parts) -> PeftModel:
     """Attach a fresh adapter and check that it sits where it should: on its targets in each of the language model's
-    layers. Raises `BadInput` for a target that is no linear layer there, or an adapter that PEFT cannot make."""
+    layers. It is trained in the model's dtype or, if its own is another one, under autocast.
+
+    Raises `BadInput` for a target that is no linear layer there, or an adapter that PEFT cannot make.
+    """
     there = f".{parts.language_model}.layers."
     linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear) and there in name}
     known = {name.rpartition(".")[2] for name in linear}
@@ -85,6 +88,12 @@ def attach(model: LlavaForConditionalGeneration, config: LoraConfig, parts: Part
     expected = len(set(parts.lora_targets)) * model.config.text_config.num_hidden_layers
     if len(found) != expected or any(f".{parts.language_model}." not in name for name in found):
         raise AssertionError(f"LoRA sits on {len(found)} modules, expected {expected} of {parts.language_model} alone")
+    for module in adapted.modules():
+        if isinstance(module, LoraLayer):
+            # PEFT would cast what a layer is given to the adapter's dtype. Where that is another one, autocast runs and
+            # casts it back for the product: so much more to read and write, for the same bits. Not so DoRA, which takes
+            # norms in that dtype.
+            module.cast_input_dtype_enabled = config.use_dora
     return adapted
 
 

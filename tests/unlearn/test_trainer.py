@@ -4,6 +4,7 @@ import bitsandbytes
 import pytest
 import torch
 from helpers import METHODS, MODEL, RECORDED, plan_dataset, read_lines, settings, write_json
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback, TrainingArguments, set_seed
@@ -176,7 +177,7 @@ class Waits(TorchDispatchMode):
 
 @pytest.mark.parametrize("method", ["popd", "klpd"])
 def test_a_micro_step_waits_for_nothing_but_what_the_model_itself_asks(tmp_path, monkeypatch, method):
-    """Twice with the reference: LLaVA and its attention look whether pictures and padding are what they take them for."""
+    """LLaVA and its attention look whether pictures and padding are what they take them for; the reference's too."""
     built = trainer(tmp_path, f"forget_loss={method}", "max_train_steps=1", "batch_size=2")
     batch = built.data_collator([built.train_dataset[0], built.train_dataset[1]])
     built.accelerator.gradient_state._set_sync_gradients(False)  # as before an optimizer step's last
@@ -278,6 +279,30 @@ def test_checkpointed_activations_change_nothing(tmp_path):
         found.append((read_lines(folder / "train_log.jsonl"), dict(built.model.named_parameters())))
     assert found[0][0] == found[1][0]
     assert all(torch.equal(found[0][1][name], found[1][1][name]) for name in found[0][1])
+
+
+@pytest.mark.parametrize("given", [(), ("gradient_checkpointing=true",), ("LoRA.use_dora=true",)])
+def test_what_peft_would_cast_to_float32_and_autocast_back_is_the_same_uncast(tmp_path, given):
+    """Losses, gradients, and the logits that probes see, in bfloat16 under autocast and without dropout."""
+    found = []
+    for casts in (False, True):
+        kept = Gradients()
+        folder = tmp_path / str(casts)
+        shape = ("gradient_accumulation_steps=2", "max_train_steps=1", "dtype=bfloat16")
+        built = trainer(folder, "forget_loss=klpd", *shape, *given, callbacks=[kept])
+        for module in built.model.modules():
+            if isinstance(module, LoraLayer):
+                assert module.lora_A["default"].weight.dtype is torch.float32
+                module.cast_input_dtype_enabled |= casts
+        built.train()
+        batch = built.data_collator([built.train_dataset[0]])
+        built.model.eval()
+        with torch.no_grad(), built.accelerator.autocast():
+            logits = built.model(**{key: batch[key] for key in ("input_ids", "attention_mask", "pixel_values")}).logits
+        found.append((read_lines(folder / "train_log.jsonl"), kept.steps[0], logits))
+    (log, gradients, logits), (log_cast, gradients_cast, logits_cast) = found
+    assert log == log_cast and torch.equal(logits, logits_cast)
+    assert all(value.norm() > 0 and torch.equal(value, gradients_cast[name]) for name, value in gradients.items())
 
 
 def test_the_frozen_language_model_in_4_bits(tmp_path):
