@@ -1,5 +1,6 @@
 """What transformers' Trainer is told: by the settings, by the machine, and by `trainer:`."""
 
+import math
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ def training_arguments(settings: Settings, engine: Engine, schedule: Schedule) -
     defaults = {
         "optim": "adamw_torch",
         "dataloader_pin_memory": torch.cuda.is_available(),
+        "dataloader_prefetch_factor": _batches_ahead(settings),
         "run_name": str(settings.save_dir),
         "ddp_find_unused_parameters": False,  # it would search the graph in every micro-step, for nothing
     }
@@ -79,7 +81,18 @@ def _of_the_machine(dtype: torch.dtype, engine: Engine) -> dict[str, Any]:
         # Told that they are on CPUs, processes form a group; but then accelerate would quietly drop DeepSpeed and FSDP.
         "use_cpu": (several_cpus or not torch.accelerator.is_available()) and engine.name in ("single", "ddp"),
         "ddp_backend": "gloo" if several_cpus else None,
+        # From pinned memory a batch is copied while the GPU works; else it waits once for each of its tensors.
+        "accelerator_config": {"non_blocking": torch.cuda.is_available()},
     }
+
+
+def _batches_ahead(settings: Settings) -> int | None:
+    """How many batches each loading process keeps ready: together an optimizer step's, which Trainer takes at once.
+
+    With torch's own two the GPU would wait for the rest. They lie in CPU memory, a picture of 336 pixels in 1.4 MB: 65
+    MB for 16 micro-steps of three rows.
+    """
+    return max(2, math.ceil(settings.gradient_accumulation_steps / settings.workers)) if settings.workers else None
 
 
 def check_optimizer(arguments: TrainingArguments, schedule: Schedule) -> None:

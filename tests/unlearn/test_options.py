@@ -20,7 +20,7 @@ from safeeraser.unlearn.settings import Settings
 
 GIVEN = (f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "workers=0", "forget_loss=ga")
 GIVEN += ("gradient_accumulation_steps=1", "max_train_steps=2")
-OVERRIDABLE = {"optim", "run_name", "dataloader_pin_memory", "ddp_find_unused_parameters"}
+OVERRIDABLE = {"optim", "run_name", "dataloader_pin_memory", "dataloader_prefetch_factor", "ddp_find_unused_parameters"}
 
 
 def trained(folder, *more):
@@ -45,6 +45,29 @@ def test_what_the_project_sets_is_refused_and_the_rest_is_passed():
             assert check_options(options, Settings.model_fields) == options
     # Nothing stands in the tables that TrainingArguments does not have.
     assert SAID_BY.keys() | FIXED <= {field.name for field in fields(TrainingArguments)}
+
+
+@pytest.mark.parametrize(
+    ("given", "ahead"),
+    [
+        (("workers=2", "gradient_accumulation_steps=16"), 8),
+        (("workers=3", "gradient_accumulation_steps=16"), 6),
+        (("workers=2", "gradient_accumulation_steps=1"), 2),
+        (("workers=2", "trainer.dataloader_prefetch_factor=3"), 3),
+        (("workers=0",), None),
+    ],
+)
+def test_a_whole_optimizer_step_is_loaded_ahead(given, ahead):
+    """Trainer takes its batches at once: each that is not there yet keeps the GPU waiting."""
+    read = settings(*(f"+{text}" if text.startswith("trainer.") else text for text in given))
+    assert training.training_arguments(read, Engine(), Schedule(1, 0)).dataloader_prefetch_factor == ahead
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_a_batch_is_copied_to_a_gpu_while_that_works(monkeypatch, gpu):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    arguments = training._of_the_machine(torch.float32, Engine())
+    assert arguments["accelerator_config"] == {"non_blocking": gpu}
 
 
 @pytest.mark.parametrize(
