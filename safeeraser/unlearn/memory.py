@@ -70,9 +70,10 @@ def memory(model: nn.Module, setup: Setup, step: MicroStep) -> list[Part]:
     tensors = {name: 3 if LOSSES[term.loss].needs_reference else 2 for name, term in settings.method.terms.items()}
     losses = sum(tensors[name] * read for name, read in step.terms.items()) * text.vocab_size * setup.width
     losses += 2 * CHUNK * text.vocab_size * 4
-    # FSDP casts the trained parameters as it gathers them; elsewhere a layer works in their dtype.
+    # FSDP casts the trained parameters as it gathers them; elsewhere they stay what they are.
     dtype = setup.dtype if setup.engine.deepspeed or setup.engine.name == "fsdp" else torch.float32
-    layer = 3 * step.rows * step.length * text.intermediate_size * dtype.itemsize  # its widest gradients
+    works_in = dtype if settings.LoRA.use_dora else setup.dtype  # DoRA's inputs are cast to the adapter's
+    layer = 3 * step.rows * step.length * text.intermediate_size * works_in.itemsize  # its widest gradients
     if settings.quantization == "nf4":
         layer += text.hidden_size * text.intermediate_size * setup.dtype.itemsize  # a weight turned back to multiply
     parts = held(model, setup)
