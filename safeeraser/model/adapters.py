@@ -91,8 +91,8 @@ def attach(model: LlavaForConditionalGeneration, config: LoraConfig, parts: Part
     for module in adapted.modules():
         if isinstance(module, LoraLayer):
             # PEFT would cast what a layer is given to the adapter's dtype. Where that is another one, autocast runs and
-            # casts it back for the product: so much more to read and write, for the same bits. Not so DoRA, which takes
-            # norms in that dtype.
+            # casts it back for the product: so much more to read and write, for the same bits, or with dropout for a
+            # mask drawn in that dtype. Not so DoRA, which takes norms in it.
             module.cast_input_dtype_enabled = config.use_dora
     return adapted
 
