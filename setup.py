@@ -26,7 +26,7 @@ setup(
     py_modules=["eval_all"],
     package_data={
         "safeeraser.config": ["**/*.yaml", "lmms_tasks/**/*.py"],
-        "safeeraser.judge": ["prices.json", "prompts/**/*.j2"],
+        "safeeraser.judge": ["cases.jsonl", "prices.json", "prompts/**/*.j2"],
         "safeeraser.report": ["templates/*", "published.json"],
         "safeeraser.specificity": ["requirements.txt"],
     },

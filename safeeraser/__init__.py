@@ -71,12 +71,12 @@ def score(**options: Any) -> Scored | None:
         options: those of `eval_all.py --help`, without dashes. A flag is True; lists and dicts are taken as such.
 
     Returns:
-        The figures, and those withheld for lack of good replies; None with `dry_run`.
+        The figures, and those withheld for lack of good replies; None with `dry_run`. With `check_judge` how the judge
+        did, metric by metric.
 
     Raises:
         BadInput: something given cannot be used. Nothing is written then, but replies that were paid for are kept.
     """
-    from safeeraser.score.command_line import arguments, options_of
-    from safeeraser.score.run import score
+    from safeeraser.score.command_line import arguments, run
 
-    return score(options_of(vars(arguments().keywords(options))))
+    return run(vars(arguments().keywords(options)))

@@ -1,14 +1,13 @@
 """Pictures are decoded once to see that they can be; those that can are remembered in the user's cache."""
 
 import contextlib
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import __version__ as pillow
 
-from safeeraser.benchmark.files import read_object, sha256, write_json
+from safeeraser.benchmark.files import cache_folder, read_object, sha256, write_json
 from safeeraser.benchmark.pictures import open_picture
 from safeeraser.errors import BadInput
 from safeeraser.progress import progress
@@ -44,8 +43,7 @@ def unreadable(pictures: Iterable[Path], data_path: Path, *, shown: bool = True)
 
 
 def _memory(data_path: Path) -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "safeeraser"
-    return folder / f"pictures-{VERSION}-{pillow}-{sha256(data_path)[:16]}.json"
+    return cache_folder() / f"pictures-{VERSION}-{pillow}-{sha256(data_path)[:16]}.json"
 
 
 def _recall(memory: Path) -> dict[str, list[int]]:

@@ -32,6 +32,11 @@ class Busy(BadInput):
     """Another run is at work where this one would be."""
 
 
+def cache_folder() -> Path:
+    """Where what is remembered from run to run stands for this user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "safeeraser"
+
+
 def described_by(predictions: Path) -> Path:
     """The file beside a predictions file that tells what it was made with and from."""
     return predictions.with_suffix(".run.json")

@@ -25,12 +25,14 @@ class Judge(Protocol):
     Attributes:
         model: the one that is asked, if it is a model.
         decides: the metrics that the judge can tell; the others stay without a value, never made up.
+        version: by which results tell it from an earlier state of its prompts, file or rules.
         judges_blank: whether it has an opinion on a blank response; the release's judge is never asked about one.
     """
 
     name: str
     model: str | None = None
     decides: frozenset[str]
+    version: str = ""
     judges_blank: bool = False
 
     def ask(self, queries: Iterable[Query]) -> Iterator[tuple[Query, Verdict]]:

@@ -12,7 +12,7 @@ What it can and cannot tell, by `benchmark/wording.py`:
 
 from collections.abc import Iterable, Iterator
 
-from safeeraser.benchmark.wording import is_degenerate, is_refusal
+from safeeraser.benchmark.wording import is_degenerate, is_refusal, version
 from safeeraser.judge.judges import Judge
 from safeeraser.judge.queries import Query
 from safeeraser.judge.verdicts import Verdict, read
@@ -25,6 +25,7 @@ class RulesJudge(Judge):
 
     name = "rules"
     decides = frozenset(("asr", "rr", "sarr"))
+    version = version()
     judges_blank = True
 
     def ask(self, queries: Iterable[Query]) -> Iterator[tuple[Query, Verdict]]:

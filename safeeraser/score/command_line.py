@@ -1,15 +1,21 @@
 """The options of eval_all.py, on a command line or as keywords."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from safeeraser.arguments import Arguments, one_of
+from safeeraser.arguments import Arguments, one_of, share
 from safeeraser.benchmark.metrics import SPLITS
+from safeeraser.errors import BadInput
+from safeeraser.judge.check import MIN_ACCURACY, check
 from safeeraser.judge.command_line import FORMS, calls, chosen, judges
 from safeeraser.judge.costs import parse_price
 from safeeraser.score.options import Options, statistics
+from safeeraser.score.run import Scored, score
+
+OUTPUTS = ("output_file_rr", "summary", "save_replies", "compare")
 
 
 def arguments(description: str | None = None) -> Arguments:
@@ -17,6 +23,7 @@ def arguments(description: str | None = None) -> Arguments:
     parser = Arguments(description=description)
     files(parser.add_argument)
     statistics(parser.add_argument)
+    validity(parser.add_argument_group("how good the judge is", "docs/judging.md").add_argument)
     group = parser.add_argument_group("judges", FORMS)
     judges(group.add_argument)
     recorded(group.add_argument)
@@ -28,11 +35,10 @@ def arguments(description: str | None = None) -> Arguments:
 
 def files(add: Callable) -> None:
     """What is scored, how, and where the results go."""
-    add("--input_file", type=Path, required=True, help="the predictions: the data file's list with the responses in it")
+    add("--input_file", type=Path, help="the predictions: the data file's list with the responses in it")
     add(
         "--file_refer",
         type=Path,
-        required=True,
         help="the data file the predictions were made on; its texts are the reference",
     )
     add("--output_file_rr", type=Path, help="where the verdicts go; the statistics go beside it as .txt")
@@ -58,6 +64,22 @@ def files(add: Callable) -> None:
     add("--compare", type=Path, metavar="SUMMARY", help="another run's summary: differences on the same requests")
 
 
+def validity(add: Callable) -> None:
+    """Whether the judge can be believed."""
+    add(
+        "--check_judge",
+        action="store_true",
+        help="instead of scoring, ask the judge about shipped cases of known truth; exit code 3 where it falls short",
+    )
+    add(
+        "--min_accuracy",
+        type=share,
+        default=MIN_ACCURACY,
+        metavar="SHARE",
+        help="of the cases of each metric that --check_judge wants right (default: %(default)s)",
+    )
+
+
 def recorded(add: Callable) -> None:
     """Replies in a file."""
     add("--replies", type=Path, help="recorded replies, for the judge replay")
@@ -76,7 +98,24 @@ def spending(add: Callable) -> None:
     add("--price", type=parse_price, metavar="IN,OUT", help="US dollars for a million tokens of prompts, of replies")
 
 
+def run(given: dict[str, Any]) -> Scored | None:
+    """Do what the options as they were parsed ask for. Raises `BadInput` where they cannot be meant."""
+    if not given["check_judge"]:
+        return score(options_of(given))
+    if named := [key for key in ("input_file", "file_refer", *OUTPUTS) if given[key]]:
+        raise BadInput(f"--check_judge has its own cases, and keeps what it finds itself: leave out --{named[0]}")
+    checked = check(chosen(given), given["min_accuracy"])
+    if checked is None:
+        return None
+    if checked.short:
+        print(f"error: below --min_accuracy {given['min_accuracy']}: {'; '.join(checked.short)}", file=sys.stderr)
+    return Scored(checked.metrics, {"--min_accuracy": checked.short} if checked.short else {})
+
+
 def options_of(given: dict[str, Any]) -> Options:
     """What was asked, by the options as they were parsed. Raises `BadInput` for judges that cannot be meant."""
+    for key in ("input_file", "file_refer"):
+        if not given[key]:
+            raise BadInput(f"--{key} is missing (see --help)")
     own = {field.name for field in fields(Options)} - {"judging"}
     return Options(judging=chosen(given), **{key: value for key, value in given.items() if key in own})

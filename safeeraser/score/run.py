@@ -6,7 +6,7 @@ from typing import Any
 
 from safeeraser.benchmark.files import write_json
 from safeeraser.benchmark.metrics import METRICS
-from safeeraser.judge import costs
+from safeeraser.judge import check, costs
 from safeeraser.judge.panel import Panel
 from safeeraser.judge.replay import write_replies
 from safeeraser.score import compare
@@ -48,6 +48,7 @@ def score(options: Options) -> Scored | None:
     found = measure(asked, verdicts, panel, options)
     records = with_verdicts(asked.predictions, verdicts, found.recalls)
     told = summary(options, split, panel, asked, found)
+    told["judge_check"] = check.recall(panel, verdicts)
     if other:
         values = values_of(records, official=options.official)
         told["compared_with"] = compare.compare(values, other, found.figures, told)
@@ -63,11 +64,11 @@ def score(options: Options) -> Scored | None:
     show(found, panel)
     if other:
         compare.show(told["compared_with"])
-    return Scored(told, conclude(found, panel))
+    return Scored(told, conclude(found, panel, told["judge_check"]))
 
 
-def conclude(measured: Found, panel: Panel) -> dict[str, list[str]]:
-    """Say what must be known of the figures; returns those that are withheld, by option."""
+def conclude(measured: Found, panel: Panel, checks: dict[str, Any]) -> dict[str, list[str]]:
+    """Say what must be known of the figures, and who was never checked; returns those that are withheld, by option."""
     notes, found = [], {METRICS[metric].title: one for metric, one in measured.figures.items()}
     found |= {f"refusals, {view}": one for view, one in measured.views.get("refusals", {}).items()}
     if skipped := ", ".join(f"{title} {one.skipped}" for title, one in found.items() if one.skipped):
@@ -87,6 +88,8 @@ def conclude(measured: Found, panel: Panel) -> dict[str, list[str]]:
         if len(several) > 1:
             told = ", ".join(f"{told_model(entry)}: {entry['replies']} replies" for entry in several)
             notes.append(f"these figures mix what answered as {judge}: {told}")
+    if never := {panel.titles[METRICS[metric].asked] for metric, of in checks.items() if of is None}:
+        notes.append(f"never checked on cases of known truth: {', '.join(sorted(never))}; --check_judge does it")
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     withheld: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""The commands of docs/scoring.md, run as they stand there."""
+"""The commands of docs/scoring.md and docs/judging.md, run as they stand there."""
 
 import re
 import shlex
@@ -6,7 +6,8 @@ import shlex
 import pytest
 from scoring import ROOT, predicted, record, run_eval, write_files
 
-COMMANDS = re.findall(r"^ {4}python eval_all\.py (.*)$", (ROOT / "docs" / "scoring.md").read_text(), re.MULTILINE)
+PAGES = [(ROOT / "docs" / name).read_text() for name in ("scoring.md", "judging.md")]
+COMMANDS = [re.findall(r"^ {4}python eval_all\.py (.*)$", page, re.MULTILINE) for page in PAGES]
 
 
 @pytest.fixture
@@ -18,24 +19,27 @@ def folder(tmp_path, monkeypatch):
     predictions.rename(tmp_path / "predictions_val.json")
     reference.rename(tmp_path / "dataset" / "all_val.json")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
 
 
-def test_every_command_runs_one_after_another(folder, serve):
+@pytest.mark.parametrize("commands", COMMANDS, ids=("scoring", "judging"))
+def test_every_command_runs_one_after_another(folder, serve, commands):
     server = serve(lambda *_: (200, {}, "Safety: Safe\nCategories: None\nRefusal: No"))
-    assert len(COMMANDS) >= 5
-    for command in COMMANDS:
+    assert commands
+    for command in commands:
         words = shlex.split(command.replace("http://localhost:8000/v1", server.url))
         done = run_eval(*words)
-        assert done.returncode == 0, (command, done.stderr)
+        short = "--check_judge" in words and "--dry_run" not in words  # the rules know no harm, and the page says so
+        assert done.returncode == (3 if short else 0), (command, done.stderr)
         for option in ("--summary", "--output_file_rr", "--save_replies"):
             if option in words and "--dry_run" not in words:
                 assert (folder / words[words.index(option) + 1]).is_file()
-    assert server.requests
+    assert server.requests or commands is COMMANDS[1]
 
 
-def test_the_page_names_every_option_there_is():
-    page = (ROOT / "docs" / "scoring.md").read_text()
+def test_the_pages_name_every_option_there_is():
+    page = "".join(PAGES)
     options = set(re.findall(r"(?<![\w-])--[a-z_]+", run_eval("--help").stdout)) - {
         "--help",
         "--split",
