@@ -28,6 +28,7 @@ setup(
         "safeeraser.config": ["**/*.yaml", "lmms_tasks/**/*.py"],
         "safeeraser.judge": ["cases.jsonl", "prices.json", "prompts/**/*.j2"],
         "safeeraser.report": ["templates/*", "published.json"],
+        "safeeraser.score": ["templates/*"],
         "safeeraser.specificity": ["requirements.txt"],
     },
     install_requires=PINS,

@@ -57,7 +57,7 @@ class ReplayJudge(Judge):
             if query.key not in self._replies:
                 raise BadInput(f"{self._path}: no reply for {query.where}")
             entry = self._replies[query.key]
-            if entry.on not in (None, _hash(query)):
+            if entry.on not in (None, response_hash(query)):
                 raise BadInput(f"{self._path}: the reply for {query.where} was given on another response")
             reading = read(query.metric, entry.reply, entry.finish, official=self._official)
             yield query, Verdict(entry.reply, *reading, finish=entry.finish)
@@ -75,9 +75,10 @@ def write_replies(path: Path, verdicts: dict[Query, Verdict], panel: Panel) -> N
         finish = {} if verdict.finish in WHOLE else {"finish": verdict.finish}
         entries.append({"metric": query.metric, "record": query.number, **place, "reply": verdict.reply, **finish})
         if panel.of(query.metric).name != ReplayJudge.name:
-            entries[-1]["on"] = _hash(query)
+            entries[-1]["on"] = response_hash(query)
     write_json(path, entries, indent=1)
 
 
-def _hash(query: Query) -> str:
+def response_hash(query: Query) -> str:
+    """By which a response is known again without being told."""
     return hashlib.sha256((query.response or "").encode()).hexdigest()[:16]

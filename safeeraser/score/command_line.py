@@ -6,16 +6,17 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from safeeraser.arguments import Arguments, one_of, share
+from safeeraser.arguments import Arguments, count, one_of, several, share
 from safeeraser.benchmark.metrics import SPLITS
 from safeeraser.errors import BadInput
 from safeeraser.judge.check import MIN_ACCURACY, check
 from safeeraser.judge.command_line import FORMS, calls, chosen, judges
 from safeeraser.judge.costs import parse_price
+from safeeraser.score.label_sheet import LABELLED
 from safeeraser.score.options import Options, statistics
 from safeeraser.score.run import Scored, score
 
-OUTPUTS = ("output_file_rr", "summary", "save_replies", "compare")
+OUTPUTS = ("output_file_rr", "summary", "save_replies", "compare", "label_sheet", "agree")
 
 
 def arguments(description: str | None = None) -> Arguments:
@@ -78,6 +79,18 @@ def validity(add: Callable) -> None:
         metavar="SHARE",
         help="of the cases of each metric that --check_judge wants right (default: %(default)s)",
     )
+    add("--label_sheet", type=Path, metavar="FILE", help="draw responses for people to label: a .csv, a page beside it")
+    add("--label_n", type=count, default=200, metavar="N", help="how many (default: %(default)s)")
+    add("--label_seed", type=int, default=0, metavar="SEED", help="of the draw (default: %(default)s)")
+    add("--label_metrics", type=several("metric", LABELLED), default=(), help="for these alone, with commas between")
+    add(
+        "--agree",
+        type=Path,
+        metavar="LABELS",
+        help="how far the judge agrees with a sheet's labels or another run (its folder, summary or verdicts), and "
+        "rates less the judge's errors",
+    )
+    add("--disagreements", type=Path, metavar="FILE", help="a page of those with --agree, each masked until opened")
 
 
 def recorded(add: Callable) -> None:

@@ -32,19 +32,10 @@ def read_other(path: Path, options: Options) -> Other:
     Raises:
         BadInput: it cannot be used, is of another protocol, or its verdicts are what this run is to overwrite.
     """
-    summary = read_json(path)
-    name = summary.get("verdicts") if isinstance(summary, dict) else None
-    if not isinstance(name, str):
-        raise BadInput(
-            f"--compare {path}: no summary that names its verdicts file; eval_all.py writes one where it is given "
-            "--output_file_rr and --summary"
-        )
+    summary, verdicts = verdicts_of(path, f"--compare {path}")
     protocol = options.judging.protocol
     if summary.get("protocol") != protocol:
         raise BadInput(f"--compare {path}: of protocol {summary.get('protocol')}, this run of {protocol}")
-    verdicts = path.parent / name
-    if not verdicts.is_file():
-        raise BadInput(f"--compare {path}: the verdicts that it names, {verdicts}, are not there")
     if options.output_file_rr and verdicts.resolve() == options.output_file_rr.resolve():
         raise BadInput(f"--compare {path}: its verdicts are in --output_file_rr {verdicts}, which would be overwritten")
     try:
@@ -55,6 +46,21 @@ def read_other(path: Path, options: Options) -> Other:
     except (AttributeError, TypeError, ValueError, KeyError):
         raise BadInput(f"--compare {path}: it, or {verdicts}, is not what eval_all.py writes") from None
     return Other(path, summary | metrics, values, models)
+
+
+def verdicts_of(path: Path, where: str) -> tuple[dict[str, Any], Path]:
+    """A run's summary, and the verdicts file that it names. Raises `BadInput`, beginning with `where`."""
+    summary = read_json(path)
+    name = summary.get("verdicts") if isinstance(summary, dict) else None
+    if not isinstance(name, str):
+        raise BadInput(
+            f"{where}: no summary that names its verdicts file; eval_all.py writes one where it is given "
+            "--output_file_rr and --summary"
+        )
+    verdicts = path.parent / name
+    if not verdicts.is_file():
+        raise BadInput(f"{where}: the verdicts that it names, {verdicts}, are not there")
+    return summary, verdicts
 
 
 def compare(

@@ -31,6 +31,12 @@ class Options:
     refusals: bool = False
     recovered: bool = False
     overwrite: bool = False
+    label_sheet: Path | None = None
+    label_n: int = 200
+    label_seed: int = 0
+    label_metrics: tuple[str, ...] = ()
+    agree: Path | None = None
+    disagreements: Path | None = None
 
     @property
     def official(self) -> bool:
@@ -42,6 +48,11 @@ class Options:
         """Where the release keeps its statistics: beside the verdicts, as .txt; None beside /dev/null and its like."""
         path = self.output_file_rr and self.output_file_rr.with_suffix(".txt")
         return None if path is None or kept_by_the_system(path) else path
+
+    @property
+    def sheet(self) -> list[Path]:
+        """The label sheet as a table and as a page, if one is asked for."""
+        return [self.label_sheet, self.label_sheet.with_suffix(".html")] if self.label_sheet else []
 
 
 def statistics(add: Callable) -> None:
@@ -89,13 +100,18 @@ def outputs_of(options: Options) -> list[Path]:
         BadInput: there is none, one is a folder, or one is also another output or an input.
     """
     judging = options.judging
-    if not (options.output_file_rr or options.summary or judging.dry_run):
+    if not (options.output_file_rr or options.summary or options.sheet or options.agree or judging.dry_run):
         raise BadInput("nothing to write: give --output_file_rr, for the verdicts, or --summary, for the figures alone")
+    if options.label_sheet and options.label_sheet.suffix != ".csv":
+        raise BadInput(f"--label_sheet {options.label_sheet}: must end in .csv; the page beside it ends in .html")
+    if options.disagreements and not options.agree:
+        raise BadInput("--disagreements: are those with the labels or the run that --agree names")
     if options.output_file_rr and not options.output_file_rr.name:
         raise BadInput(f"--output_file_rr: '{options.output_file_rr}' names no file")
-    named = (options.output_file_rr, options.statistics, options.summary, options.save_replies, judging.store)
+    named = [options.output_file_rr, options.statistics, options.summary, options.save_replies, judging.store]
+    named += [*options.sheet, options.disagreements]
     written = [path for path in named if path]
-    given = (options.input_file, options.file_refer, judging.replies, options.compare)
+    given = (options.input_file, options.file_refer, judging.replies, options.compare, options.agree)
     # `realpath`, unlike `resolve`, does not mind links that lead in a circle, which are refused elsewhere.
     taken = {os.path.realpath(path) for path in given if path}
     for path in written:

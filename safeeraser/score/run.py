@@ -9,8 +9,9 @@ from safeeraser.benchmark.metrics import METRICS
 from safeeraser.judge import check, costs
 from safeeraser.judge.panel import Panel
 from safeeraser.judge.replay import write_replies
-from safeeraser.score import compare
+from safeeraser.score import agree, compare
 from safeeraser.score.asking import read
+from safeeraser.score.label_sheet import write_sheet
 from safeeraser.score.metrics import Found, measure
 from safeeraser.score.options import Options, outputs_of, read_split
 from safeeraser.score.summary import show, summary
@@ -42,6 +43,7 @@ def score(options: Options) -> Scored | None:
         return None
     # Before a judge is paid.
     other = compare.read_other(options.compare, options) if options.compare else None
+    opinion = agree.read_opinion(options.agree, options, split, asked) if options.agree else None
     check_outputs(written, options)
 
     verdicts = panel.ask(asked.queries)
@@ -52,7 +54,12 @@ def score(options: Options) -> Scored | None:
     if other:
         values = values_of(records, official=options.official)
         told["compared_with"] = compare.compare(values, other, found.figures, told)
+    if opinion:
+        told["agreement"] = agree.agree(opinion, verdicts, asked, found.figures)
+        told["agreement_with"] = opinion.told
 
+    if options.label_sheet:  # first, since it may find too little to draw from
+        write_sheet(options.label_sheet, verdicts, options.label_metrics, options.label_n, options.label_seed)
     if options.output_file_rr:
         write_json(options.output_file_rr, records)
     if options.statistics:
@@ -61,9 +68,13 @@ def score(options: Options) -> Scored | None:
         write_replies(options.save_replies, verdicts, panel)
     if options.summary:
         write_json(options.summary, told)
+    if options.disagreements:
+        agree.write_disagreements(options.disagreements, opinion, verdicts)
     show(found, panel)
     if other:
         compare.show(told["compared_with"])
+    if opinion:
+        agree.show(told["agreement"], opinion)
     return Scored(told, conclude(found, panel, told["judge_check"]))
 
 

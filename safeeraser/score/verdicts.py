@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from safeeraser.benchmark.files import kept_by_the_system, make_room_for, read_json, write_json
+from safeeraser.benchmark.files import kept_by_the_system, make_room_for, read_json, read_text, write_json
 from safeeraser.benchmark.metrics import Figure
 from safeeraser.benchmark.records import UNHARM, DataFile, keys_like
 from safeeraser.benchmark.responses import VIEW_OF
@@ -15,6 +15,7 @@ from safeeraser.judge.queries import Query
 from safeeraser.judge.verdicts import Verdict, value_of
 from safeeraser.score.metrics import Item
 from safeeraser.score.options import Options
+from safeeraser.score.pages import MARK
 
 # How the release names its statistics: the two groups, and of each rate the number asked, that counted, and the share.
 STATISTICS = ("stats_asr_rr", "stats_unharmpair")
@@ -92,11 +93,13 @@ def check_outputs(written: list[Path], options: Options) -> None:
     for path in files if not options.overwrite else ():
         if kept_by_the_system(path) or not path.is_file() or not path.stat().st_size:
             continue
+        if path in options.sheet:
+            raise BadInput(f"{path}: is there, and may hold labels; --overwrite replaces it")
         try:
-            value = read_json(path)
+            own = read_text(path).count(MARK) > 0 if path == options.disagreements else _is_own(read_json(path))
         except BadInput:
-            value = None
-        if not _is_own(value):
+            own = False
+        if not own:
             raise BadInput(f"{path}: is there, and no earlier run of this command wrote it; --overwrite replaces it")
 
 

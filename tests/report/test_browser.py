@@ -1,46 +1,19 @@
 """The page in a real browser: Debian's chromium and chromium-driver, without a window and without a network."""
 
-import shutil
-from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
+from browser import LOUD, MARKS
+from browser import accessible as _accessible
+from browser import browser as _browser
+from browser import everything as _all
 
 from safeeraser.report.page import report
 
 from .made_up_audits import audit
 from .made_up_runs import ANSWERED, ASKED, full_results, write
 
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.skipif(not (BROWSER and DRIVER), reason="no browser: apt-get install chromium chromium-driver"),
-    pytest.mark.xdist_group("browser"),
-]
-LOUD = "return performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith('data:'))"
-
-
-@contextmanager
-def _browser(*arguments):
-    webdriver = pytest.importorskip("selenium.webdriver")
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    # Root has no sandbox in a container. Every name and address but this machine's driver leads nowhere.
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-dev-shm-usage",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-        *arguments,
-    ):
-        options.add_argument(argument)
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    try:
-        yield driver
-    finally:
-        driver.quit()
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
@@ -63,16 +36,6 @@ def opened(driver, page):
     driver.get_log("browser")
     driver.get(page.as_uri())
     return driver
-
-
-def _all(driver, selector):
-    return driver.find_elements("css selector", selector)
-
-
-def _accessible(driver):
-    """What a screen reader is given: the names in the accessibility tree."""
-    nodes = driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
-    return " ".join(str(node.get("name", {}).get("value", "")) for node in nodes if not node.get("ignored"))
 
 
 def test_table_and_charts_are_there_and_nothing_is_fetched_or_complained_about(opened):
