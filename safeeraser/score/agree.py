@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -16,7 +17,7 @@ from safeeraser.errors import BadInput
 from safeeraser.judge.queries import Query
 from safeeraser.judge.replay import response_hash
 from safeeraser.judge.verdicts import Verdict, value_of, words
-from safeeraser.score.agreement import FUNCTIONS, Labelled, agreement
+from safeeraser.score.agreement import FUNCTIONS, Labelled, agreement, table
 from safeeraser.score.asking import Asked, pair_records
 from safeeraser.score.compare import verdicts_of
 from safeeraser.score.label_sheet import LABELLED, is_counted, read_labels
@@ -118,24 +119,23 @@ def agree(
     """
     told = {}
     for asks in LABELLED:
-        metric = METRICS[ASKED[asks]]
-        judged, labelled = [], []
+        metric, counted = METRICS[ASKED[asks]], figures[ASKED[asks]]
+        judged, labelled, known = [], [], []
         for query, verdict in verdicts.items():
             if query.metric != asks or not is_counted(query, verdict):
                 continue
-            cluster, counts = cluster_of(asked.predictions, query.record, query.view), verdict.value >= 0.5
-            judged.append((cluster, counts))
-            value = opinion.values.get(query)
+            one = Labelled(cluster_of(asked.predictions, query.record, query.view), verdict.value >= 0.5, False)
+            judged.append((one.cluster, one.judge))
             if query.blank and "labels" in opinion.told:
-                value = metric.blank
-            if value is not None:
-                labelled.append(Labelled(cluster, counts, value >= 0.5, opinion.weights.get(query, 1.0)))
-        of = [value for query, value in opinion.values.items() if query.metric == asks]
-        if of and judged:
-            found = agreement(judged, labelled)
-            found |= {"labels": sum(value is not None for value in of), "unclear": of.count(None)}
-            if withheld := figures[ASKED[asks]].withheld:
-                found |= dict.fromkeys(("judge", "corrected", "low", "high")) | {"withheld": withheld}
+                known.append(one._replace(label=metric.blank >= 0.5))
+            elif (value := opinion.values.get(query)) is not None:
+                labelled.append(one._replace(label=value >= 0.5, weight=opinion.weights.get(query, 1.0)))
+        if labelled:
+            unclear = sum(value is None for query, value in opinion.values.items() if query.metric == asks)
+            found = {"labels": len(labelled), "unclear": unclear, "table": table(labelled)}
+            found |= agreement(judged, labelled + known)
+            if counted.withheld:
+                found |= dict.fromkeys(("judge", "corrected", "low", "high")) | {"withheld": counted.withheld}
             told[ASKED[asks]] = found
     return told
 
@@ -144,13 +144,14 @@ def show(told: dict[str, dict[str, Any]], opinion: Opinion) -> None:
     """Print the figures, a column a metric."""
     print(f"beside {opinion.name} ({opinion.source}):")
     heads = (METRICS[metric].title for metric in told)
-    table = Table("", *(Column(head, justify="right") for head in heads))
+    columns = (Column(head, justify="right", no_wrap=True) for head in heads)
+    shown = Table("", *columns, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
 
     def row(title: str, *cells: str, end: bool = False) -> None:
-        table.add_row(title, *cells, end_section=end)
+        shown.add_row(title, *cells, end_section=end)
 
     row("labels", *(str(of["labels"]) for of in told.values()))
-    row("unclear, or without a label", *(str(of["unclear"]) for of in told.values()), end=True)
+    row("unclear", *(str(of["unclear"]) for of in told.values()), end=True)
     names = {"both": "counted by both", "judge_only": "by the judge alone", "label_only": f"by {opinion.name} alone"}
     for name, title in (names | {"neither": "by neither"}).items():
         row(title, *(str(of["table"][name]) for of in told.values()), end=name == "neither")
@@ -163,10 +164,10 @@ def show(told: dict[str, dict[str, Any]], opinion: Opinion) -> None:
     for name in FUNCTIONS:
         factor = 100 if "%" in titles[name] else 1
         row(titles[name], *(_text(of[name], factor) for of in told.values()), end=name == "specificity")
-    row("rate by the judge, %", *("–" if of["judge"] is None else f"{100 * of['judge']:.1f}" for of in told.values()))
+    row("judge's rate, %", *("–" if of["judge"] is None else f"{100 * of['judge']:.1f}" for of in told.values()))
     corrected = ({"value": of["corrected"], "low": of["low"], "high": of["high"]} for of in told.values())
-    row("less its errors, %", *(_text(of if of["value"] is not None else None, 100) for of in corrected))
-    Console().print(table)
+    row("corrected, %", *(_text(of if of["value"] is not None else None, 100) for of in corrected))
+    Console().print(shown)
 
 
 def _text(share: dict[str, float] | None, factor: int) -> str:
@@ -174,7 +175,7 @@ def _text(share: dict[str, float] | None, factor: int) -> str:
         return "–"
     digits = 1 if factor == 100 else 2
     value, low, high = (f"{factor * share[name]:.{digits}f}" for name in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"
+    return f"{value} ({low}–{high})"
 
 
 def write_disagreements(path: Path, opinion: Opinion, verdicts: dict[Query, Verdict]) -> None:

@@ -50,21 +50,14 @@ def agreement(judged: Iterable[tuple[Hashable, bool]], labelled: Sequence[Labell
         judged: of every response with a verdict its picture, and whether the judge counts it.
 
     Returns:
-        `labels`, how many; the `table` of raw numbers; `kappa` (Cohen, 1960), `ac1` (Gwet, 2008, Br. J. Math. Stat.
+        `kappa` (Cohen, 1960), `ac1` (Gwet, 2008, Br. J. Math. Stat.
         Psychol. 61, 29-48), `sensitivity` and `specificity` for all responses, each a dict of value, low and high, or
         None where they are not defined; the rate by the `judge` and `corrected`, with the latter's `low` and `high`,
         None where no label tells how the responses are that the judge counts, or those that it does not.
     """
     said = [(cluster, float(counts), 1.0) for cluster, counts in judged]
     q = _share(said)
-    counts = Counter((one.judge, one.label) for one in labelled)
-    table = {
-        "both": counts[True, True],
-        "judge_only": counts[True, False],
-        "label_only": counts[False, True],
-        "neither": counts[False, False],
-    }
-    told = {"labels": len(labelled), "table": table, **dict.fromkeys(FUNCTIONS), "judge": q.value if said else None}
+    told = {**dict.fromkeys(FUNCTIONS), "judge": q.value if said else None}
     told |= dict.fromkeys(("corrected", "low", "high"))
     # Of what the judge never says nothing is known; if it were said once, it would be taken at its word.
     shares = [
@@ -81,6 +74,13 @@ def agreement(judged: Iterable[tuple[Hashable, bool]], labelled: Sequence[Labell
         told[name] = found and found._asdict()
     rate = joined(lambda q, a, b: q * a + (1 - q) * b, (q, *shares))
     return told | {"corrected": rate.value, "low": rate.low, "high": rate.high}
+
+
+def table(labelled: Iterable[Labelled]) -> dict[str, int]:
+    """How many responses both count, one alone, and neither, as they are, without weights."""
+    counts = Counter((one.judge, one.label) for one in labelled)
+    names = {"both": (True, True), "judge_only": (True, False), "label_only": (False, True), "neither": (False, False)}
+    return {name: counts[kind] for name, kind in names.items()}
 
 
 def joined(function: Callable[..., float], shares: Sequence[Share], lowest: float = 0.0) -> Share | None:
