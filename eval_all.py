@@ -4,10 +4,12 @@
       --output_file_rr results/verdicts.json --summary results/summary_val.json
   python eval_all.py --judge rules --input_file ...                                            (offline, no key)
   python eval_all.py --judge qwen3guard --base_url http://localhost:8000/v1 --sarr_judge rules --input_file ...
+  python eval_all.py --check_judge --judge ...              (how good is it? docs/judging.md; --label_sheet, --agree)
 
 Writes the verdicts beside the responses to --output_file_rr, and the release's statistics beside it, as .txt. Every
 reply is kept in --store: stopped at any moment, the same command pays for none twice. Exit code 3: more replies failed
-than --max_failed allows, or more responses are blank than --max_blank does, so that figures were withheld.
+than --max_failed allows, or more responses are blank than --max_blank does, so that figures were withheld; or the judge
+that is checked falls short of --min_accuracy.
 """
 
 from safeeraser import score
@@ -15,7 +17,7 @@ from safeeraser.errors import command
 from safeeraser.judge.command_line import hide_key
 from safeeraser.score.command_line import arguments
 
-INCOMPLETE = 3  # the exit code of a run that is through, but whose figures must not stand as results
+INCOMPLETE = 3  # the exit code of a run that is through, but whose figures, or judge, must not stand as they are
 
 
 @command

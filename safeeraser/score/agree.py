@@ -102,9 +102,8 @@ def _of_run(path: Path, summary: dict[str, Any], verdicts: Path, asked: Asked) -
             values[query] = value_of(query.metric, word)
     if not values:
         raise BadInput(f"--agree {path}: {verdicts} holds no verdict on a response of this run")
-    judges = dict.fromkeys(
-        summary[ASKED[asks]].get("judge") for asks in LABELLED if isinstance(summary.get(asks), dict)
-    )
+    figures = (summary.get(ASKED[asks]) for asks in LABELLED)
+    judges = dict.fromkeys(of.get("judge") for of in figures if isinstance(of, dict))
     told = {"judge": ", ".join(filter(None, judges)) or None, "run": str(path)}
     return Opinion(told | {"answered_by": summary.get("answered_by") or []}, values)
 
