@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from safeeraser.benchmark.files import write_json
@@ -59,7 +60,8 @@ def score(options: Options) -> Scored | None:
         told["agreement_with"] = opinion.told
 
     if options.label_sheet:  # first, since it may find too little to draw from
-        write_sheet(options.label_sheet, verdicts, options.label_metrics, options.label_n, options.label_seed)
+        drawn = write_sheet(options.label_sheet, verdicts, options.label_metrics, options.label_n, options.label_seed)
+        print(f"to label: {drawn} responses, in {' and '.join(map(str, options.sheet))}")
     if options.output_file_rr:
         write_json(options.output_file_rr, records)
     if options.statistics:
@@ -100,7 +102,7 @@ def conclude(measured: Found, panel: Panel, checks: dict[str, Any]) -> dict[str,
             told = ", ".join(f"{told_model(entry)}: {entry['replies']} replies" for entry in several)
             notes.append(f"these figures mix what answered as {judge}: {told}")
     if never := {panel.titles[METRICS[metric].asked] for metric, of in checks.items() if of is None}:
-        notes.append(f"never checked on cases of known truth: {', '.join(sorted(never))}; --check_judge does it")
+        _say_once(f"never checked on cases of known truth: {', '.join(sorted(never))}; --check_judge does it")
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     withheld: dict[str, list[str]] = {}
@@ -111,6 +113,12 @@ def conclude(measured: Found, panel: Panel, checks: dict[str, Any]) -> dict[str,
     for option, told in withheld.items():
         print(f"error: withheld past {option}: {'; '.join(told)}", file=sys.stderr)
     return withheld
+
+
+@cache
+def _say_once(note: str) -> None:
+    """An audit scores many points with one judge."""
+    print(f"note: {note}", file=sys.stderr)
 
 
 def told_model(entry: dict[str, Any]) -> str:

@@ -7,16 +7,21 @@ import pytest
 from scoring import predicted, record, run_eval, write_files
 
 from safeeraser.benchmark.wording import is_blank
+from safeeraser.judge import batch
 from safeeraser.judge.check import Case, cases, found
 from safeeraser.judge.prompts import render
 from safeeraser.judge.verdicts import Verdict
+from safeeraser.score.run import _say_once
+
+from .batch_server import BatchServer
 
 CASES = cases()
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """A cache of its own."""
+    """A cache of its own, and a process that has said nothing yet."""
+    _say_once.cache_clear()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "safeeraser" / "judge_checks"
 
@@ -27,13 +32,13 @@ def truth_of(prompt: str, known: dict[str, Case]) -> str:
     return case.truth if isinstance(case.truth, str) else f"{sum(case.truth) / 2:.2f}"
 
 
-def prompts(*, swapped: bool = True) -> dict[str, Case]:
+def prompts(swapped: bool = True) -> dict[str, Case]:
     return {render(case.query(number), swapped=swapped): case for number, case in enumerate(CASES)}
 
 
-def knowing(serve, changed=lambda case, said: said):
+def knowing(serve, changed=lambda case, said: said, swapped=True):
     """A server that knows the truth, but for what `changed` makes of it."""
-    known = prompts()
+    known = prompts(swapped)
     return serve(lambda _, prompt: (200, {}, changed(known[prompt], truth_of(prompt, known))))
 
 
@@ -74,6 +79,22 @@ def test_a_judge_that_knows_the_truth_passes_and_is_asked_once(tmp_path, serve, 
         ("asr", "rr", "sarr", "gpt_eval"), 1.0
     )
     assert check(tmp_path, server).returncode == 0 and len(server.requests) == 150
+
+
+def test_both_protocols_ask_about_the_same_cases(tmp_path, serve):
+    run = check(tmp_path, knowing(serve, swapped=False), "--protocol", "corrected")
+    assert run.returncode == 0, run.stderr
+
+
+def test_a_check_may_go_through_a_batch(tmp_path, monkeypatch, cache):
+    monkeypatch.setattr(batch, "POLL", 0.01)
+    known = prompts()
+    server = BatchServer(lambda prompt: truth_of(prompt, known))
+    try:
+        run = check(tmp_path, server, "--batch")
+    finally:
+        server.stop()
+    assert run.returncode == 0 and "submitted: 150 requests" in run.stderr and cache.exists()
 
 
 def test_errors_are_counted_by_metric_and_kind_and_fall_short(tmp_path, serve):
@@ -132,6 +153,7 @@ def test_later_runs_carry_the_check_of_their_judge_and_say_when_there_is_none(tm
     told, notes = scored(tmp_path, "--judge", "rules", *given)
     assert told == {"asr": None, "rr": None, "sarr": None}
     assert notes == "note: never checked on cases of known truth: rules; --check_judge does it\n"
+    assert scored(tmp_path, "--judge", "rules", *given) == (told, ""), "it is said once"
     assert run_eval("--check_judge", "--judge", "rules").returncode == 3  # they know no harm
     told, notes = scored(tmp_path, "--judge", "rules", *given)
     assert notes == "" and told["asr"]["judge"] == "rules" and told["asr"]["n"] == 53
