@@ -125,7 +125,7 @@ def show(cells: dict[Place, dict[str, tuple[float, float]]]) -> None:
                 if name in ("corrected", "bootstrap"):
                     row.append(f"{np.mean([cell[name][1] for cell in of]):.1f}")
             table.add_row(*row, end_section=rate == RATES[-1])
-    Console(width=110).print(table)
+    Console(width=125).print(table)
 
 
 @command
