@@ -102,6 +102,12 @@ def test_prompts_prices_and_a_guards_settings(installed, given):
     assert "Qwen3Guard" in installed.run("-m", "eval_all", *guard, "--dry_run", *given)
 
 
+def test_cases_and_the_page_to_label(installed, given, tmp_path):
+    assert "RR" in installed.run("-m", "eval_all", "--check_judge", "--judge", "rules", "--min_accuracy", 0)
+    installed.run("-m", "eval_all", "--judge", "rules", "--label_sheet", tmp_path / "sheet.csv", *given)
+    assert "<html" in (tmp_path / "sheet.html").read_text()
+
+
 def test_the_tasks_and_the_page_of_unlearning(installed):
     code = "from safeeraser.specificity.options import OWN_TASKS; print(*OWN_TASKS.rglob('*.yaml'))"
     assert "mini_vqa.yaml" in installed.run("-c", code)

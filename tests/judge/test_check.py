@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 from scoring import predicted, record, run_eval, write_files
 
+from safeeraser import score
 from safeeraser.benchmark.wording import is_blank
 from safeeraser.judge import batch
 from safeeraser.judge.check import Case, cases, found
@@ -199,6 +200,12 @@ def test_each_metrics_judge_is_checked(tmp_path, given, serve):
 def test_a_dry_run_counts_the_calls_and_keeps_nothing(tmp_path, cache):
     run = run_eval("--check_judge", "--dry_run", "--store", tmp_path / "store.jsonl")
     assert run.returncode == 0 and "150" in run.stdout and not cache.exists()
+
+
+def test_from_python():
+    checked = score(check_judge=True, judge="rules", min_accuracy=0.85)
+    assert checked.summary["rr"]["right"] == 44 and checked.summary["rr"]["n"] == 53
+    assert [of.split(" ")[0] for of in checked.withheld["--min_accuracy"]] == ["ASR", "RR"]
 
 
 def test_figures_by_hand():
