@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from safeeraser.benchmark.files import read_text, sha256, write_whole
 from safeeraser.benchmark.metrics import ASKED, METRICS, Figure
-from safeeraser.benchmark.records import read_records
+from safeeraser.benchmark.records import DataFile, read_records
 from safeeraser.errors import BadInput
 from safeeraser.judge.queries import Query
 from safeeraser.judge.replay import response_hash
@@ -68,7 +68,7 @@ def read_opinion(path: Path, options: Options, split: str | None, asked: Asked) 
     ours = {file.resolve() for file in (options.output_file_rr, options.summary) if file}
     if ours & {path.resolve(), verdicts.resolve()}:
         raise BadInput(f"--agree {path}: this run would overwrite it; give the run another --output_file_rr, --summary")
-    return _of_run(path, summary, verdicts, asked)
+    return _of_run(path, summary, read_records(verdicts).only(options.category), asked)
 
 
 def _of_labels(path: Path, options: Options, asked: Asked) -> Opinion:
@@ -90,8 +90,7 @@ def _of_labels(path: Path, options: Options, asked: Asked) -> Opinion:
     return Opinion(told, values, weights)
 
 
-def _of_run(path: Path, summary: dict[str, Any], verdicts: Path, asked: Asked) -> Opinion:
-    data = read_records(verdicts)
+def _of_run(path: Path, summary: dict[str, Any], data: DataFile, asked: Asked) -> Opinion:
     paired, values = pair_records(asked.predictions, data, by_picture=True), {}
     for query in asked.queries:
         raw = data.raw[paired[query.record]]
@@ -101,7 +100,7 @@ def _of_run(path: Path, summary: dict[str, Any], verdicts: Path, asked: Asked) -
         if query.metric in LABELLED and word is not None and holder.get(query.field) == query.response:
             values[query] = value_of(query.metric, word)
     if not values:
-        raise BadInput(f"--agree {path}: {verdicts} holds no verdict on a response of this run")
+        raise BadInput(f"--agree {path}: {data.path} holds no verdict on a response of this run")
     figures = (summary.get(ASKED[asks]) for asks in LABELLED)
     judges = dict.fromkeys(of.get("judge") for of in figures if isinstance(of, dict))
     told = {"judge": ", ".join(filter(None, judges)) or None, "run": str(path)}

@@ -212,6 +212,11 @@ def test_two_judges_on_the_same_responses(tmp_path, given, other_judge):
     assert found[0]["rr"]["judge"] == pytest.approx(0.25, abs=0.01) and found[0]["rr"]["corrected"] == 0
 
 
+def test_two_judges_on_one_category(tmp_path, given, other_judge):
+    told, _ = told_by(tmp_path, *given, "--agree", other_judge, "--category", "Weapon")
+    assert told["agreement"]["asr"]["labels"] == 4 * 12
+
+
 def test_a_run_that_would_be_overwritten_is_not_compared_with(tmp_path, given, other_judge):
     words = ("--agree", other_judge, "--output_file_rr", other_judge / "verdicts_val.json", "--overwrite")
     run = run_eval(*given, *words)

@@ -134,6 +134,23 @@ def test_what_lies_in_the_browser_and_is_no_label_is_passed_over(opened, rows, f
         assert text(opened, "count") == f"0 of {len(rows)}" and text(opened, "title").startswith("1 of")
 
 
+def test_two_tabs_do_not_lose_each_others_labels(opened, folder, rows):
+    first = opened.current_window_handle
+    opened.switch_to.new_window("tab")
+    try:
+        opened.get((folder / "sheet.html").as_uri())
+        press(opened, SPACE, "1")
+        opened.switch_to.window(first)
+        press(opened, RIGHT, SPACE, "1")
+        assert text(opened, "count") == f"2 of {len(rows)}"
+        opened.refresh()
+        assert text(opened, "count") == f"2 of {len(rows)}"
+    finally:
+        opened.switch_to.window(next(name for name in opened.window_handles if name != first))
+        opened.close()
+        opened.switch_to.window(first)
+
+
 def test_labels_are_kept_for_this_sheet_alone(opened, folder, given):
     press(opened, SPACE, "1")
     assert run_eval(*given, "--label_sheet", folder / "other.csv", "--label_seed", 3).returncode == 0
