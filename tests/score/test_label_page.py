@@ -58,6 +58,15 @@ def text(driver, name):
     return everything(driver, f"#{name}")[0].text
 
 
+def wait_for(met):
+    """Wait until it is so, ten seconds at most."""
+    for _ in range(100):
+        if met():
+            return
+        time.sleep(0.1)
+    raise TimeoutError
+
+
 def go_to(driver, place):
     driver.execute_script(f"go({place})")
 
@@ -110,10 +119,7 @@ def test_labels_by_keys_outlast_a_reload_are_saved_and_read(opened, rows, folder
     assert text(opened, "title").startswith("5 of")
     everything(opened, "#save")[0].click()
     saved = folder / "saved" / "sheet_labels.csv"
-    for _ in range(100):
-        if saved.exists():
-            break
-        time.sleep(0.1)
+    wait_for(saved.exists)
     kept = list(csv.DictReader(io.StringIO(saved.read_text(), newline="")))
     choices = [row["choices"].split(" / ") for row in rows]
     assert [row["label"] for row in kept[:5]] == [choices[0][0], choices[1][1], choices[2][1], choices[3][0], ""]
@@ -134,6 +140,17 @@ def test_what_lies_in_the_browser_and_is_no_label_is_passed_over(opened, rows, f
         assert text(opened, "count") == f"0 of {len(rows)}" and text(opened, "title").startswith("1 of")
 
 
+def test_what_cannot_be_kept_is_said_and_can_be_saved(opened, rows):
+    """A browser whose storage is full, or shut."""
+    press(opened, SPACE, "1")
+    opened.execute_script("Storage.prototype.setItem = () => { throw new Error('full') }")
+    assert not everything(opened, "#kept")[0].is_displayed()
+    press(opened, SPACE, "2", SPACE, "1", LEFT, SPACE, "3")
+    assert everything(opened, "#kept")[0].is_displayed() and text(opened, "count") == f"3 of {len(rows)}"
+    choices = [row["choices"].split(" / ") for row in rows]
+    assert opened.execute_script("return labels") == {"0": choices[0][0], "1": choices[1][1], "2": choices[2][2]}
+
+
 def test_two_tabs_do_not_lose_each_others_labels(opened, folder, rows):
     first = opened.current_window_handle
     opened.switch_to.new_window("tab")
@@ -141,6 +158,7 @@ def test_two_tabs_do_not_lose_each_others_labels(opened, folder, rows):
         opened.get((folder / "sheet.html").as_uri())
         press(opened, SPACE, "1")
         opened.switch_to.window(first)
+        wait_for(lambda: opened.execute_script("return localStorage.getItem(store)"))  # of another process, maybe
         press(opened, RIGHT, SPACE, "1")
         assert text(opened, "count") == f"2 of {len(rows)}"
         opened.refresh()
