@@ -12,6 +12,7 @@ from rich.table import Column, Table
 
 from safeeraser import __version__
 from safeeraser.benchmark.metrics import ASKED, METRICS, SCORED, Figure
+from safeeraser.benchmark.origin import git_commit, now
 from safeeraser.benchmark.records import DataFile
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.judge.panel import Panel
@@ -46,12 +47,9 @@ def summary(options: Options, split: str | None, panel: Panel, asked: Asked, fou
         "category": options.category,
         "verdicts": _beside(options.output_file_rr, options.summary),
         "data_file": str(options.file_refer),
-        "versions": {
-            "safeeraser": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("openai", "rouge-score", "scipy")},
-        },
+        "versions": _versions(),
         "inputs": asked.inputs,
+        "provenance": _provenance(panel, asked, found),
     }
 
 
@@ -77,6 +75,34 @@ def show(found: Found, panel: Panel) -> None:
     for judge in dict.fromkeys(panel.titles.values()):
         decided = (METRICS[ASKED[metric]].title for metric, title in panel.titles.items() if title == judge)
         print(f"{judge}: {', '.join(decided)}")
+
+
+def _versions() -> dict[str, str]:
+    own = {"safeeraser": __version__, "python": platform.python_version()}
+    return own | {name: version(name) for name in ("openai", "rouge-score", "scipy")}
+
+
+def _provenance(panel: Panel, asked: Asked, found: Found) -> dict[str, Any]:
+    """What made these figures, in one place: null is what the predictions' own run did not tell."""
+    made_with = asked.inputs["made_with"] or {}
+    settings, training = made_with.get("settings") or {}, made_with.get("training") or {}
+    judges = {}
+    for metric, title in panel.titles.items():
+        snapshots = {entry["model"] for entry in found.answered_by if entry["judge"] == title} - {None}
+        judges[ASKED[metric]] = {"judge": title, "snapshots": sorted(snapshots)}
+    return {
+        "date": now(),
+        "git_commit": git_commit(),
+        "model": settings.get("model_path"),
+        "adapter_sha256": settings.get("checkpoint"),
+        "data_sha256": asked.inputs["reference"]["sha256"],
+        "method": training.get("method"),
+        "recipe": (training.get("recipe") or {}).get("name"),
+        "sampling_seed": settings.get("seed"),
+        "judges": judges,
+        "judge_versions": panel.judging.versions,
+        "versions": (made_with.get("versions") or {}) | _versions(),
+    }
 
 
 def _show_refusals(refusals: dict[str, Figure]) -> None:

@@ -2,8 +2,6 @@
 
 import platform
 import resource
-import subprocess
-import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +12,7 @@ from accelerate import Accelerator
 
 from safeeraser import __version__
 from safeeraser.benchmark.files import RUN_FILE, read_json, read_json_lines, run_of
+from safeeraser.benchmark.origin import git_commit, now
 from safeeraser.unlearn.job import Job, origin
 from safeeraser.unlearn.save_dir import TRAIN_LOG
 from safeeraser.unlearn.settings import Settings
@@ -64,7 +63,7 @@ def describe(settings: Settings, job: Job, trained: dict[str, int]) -> dict[str,
         "trained_parameters": trained,
         "versions": {"safeeraser": __version__, "python": platform.python_version()}
         | {package: version(package) for package in PACKAGES},
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "started": now(),
         "sittings": [],
     }
@@ -86,16 +85,3 @@ def measure_sitting(accelerator: Accelerator, seconds: float, items: int) -> dic
         "peak_gpu_bytes": peaks[0] or None,
         "peak_process_bytes": peaks[1],
     }
-
-
-def now() -> str:
-    """The time, as the record writes it."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
-
-
-def _git_commit() -> str | None:
-    """The commit this code stands at; None outside a checkout."""
-    found = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or None

@@ -15,6 +15,7 @@ from transformers import LlavaForConditionalGeneration, TrainingArguments, set_s
 
 from safeeraser import model as llava
 from safeeraser.benchmark.files import RUN_FILE, held, read_object, write_json
+from safeeraser.benchmark.origin import now
 from safeeraser.errors import BadInput
 from safeeraser.processes import leave_together
 from safeeraser.unlearn.arguments import check_optimizer, training_arguments
@@ -25,7 +26,7 @@ from safeeraser.unlearn.job import Job, prepare
 from safeeraser.unlearn.plan import write_plan
 from safeeraser.unlearn.plot import plot_training
 from safeeraser.unlearn.probe import PROBE_LOG, Probes
-from safeeraser.unlearn.record import TRAIN_LOG, Unlearned, describe, earlier_sittings, measure_sitting, now
+from safeeraser.unlearn.record import TRAIN_LOG, Unlearned, describe, earlier_sittings, measure_sitting
 from safeeraser.unlearn.reference import check_names, check_reference, check_room, row_logits
 from safeeraser.unlearn.save_dir import finished
 from safeeraser.unlearn.settings import Settings

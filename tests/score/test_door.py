@@ -23,6 +23,8 @@ def test_score_is_the_script(given, tmp_path):
     done = run_eval(*words, "--protocol", "corrected", "--refusals", "--summary", tmp_path / "script.json")
     assert done.returncode == 0, done.stderr
     theirs, ours = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("script", "door"))
+    dates = [told["provenance"].pop("date") for told in (ours, theirs)]
+    assert scored.summary["provenance"].pop("date") == dates[0] <= dates[1]
     assert scored.summary == ours == theirs
     assert scored.withheld == {} and scored.summary["refusals"]
 
