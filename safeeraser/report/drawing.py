@@ -24,13 +24,19 @@ STYLE = {
     "legend.frameon": False,
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
 }
-# After Okabe and Ito: the colour-blind tell them apart. All stand out on white and on black.
-COLOURS = ["#d55e00", "#3a8fd0", "#009e73", "#cc79a7", "#b58900", "#7a7a7a"]
+# Colour says how good something is, here nothing: curves are told apart by these.
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
+MARKS = "os^Dvx"
 
 
 def drawing(width: float, height: float) -> Figure:
     """An empty figure of this size in inches, whose parts find room beside each other by themselves."""
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def slug(name: str) -> str:
+    """A name with nothing in it that a file's name or an id could not hold."""
+    return quote(name, safe="").replace("%", ".")
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Plot:
     @property
     def slug(self) -> str:
         """The name with nothing in it that a file's name or an id could not hold."""
-        return quote(self.name, safe="").replace("%", ".")
+        return slug(self.name)
 
     def svg(self) -> str:
         """The figure as an SVG element to stand in a page: takes its text colour, describes itself, ids its own."""

@@ -6,96 +6,127 @@ from typing import Any
 
 from safeeraser import __version__
 from safeeraser.benchmark.files import write_json, write_whole
-from safeeraser.benchmark.metrics import METRICS
+from safeeraser.benchmark.metrics import COLUMNS, METRICS, Figure
 from safeeraser.errors import BadInput
-from safeeraser.report import heat
+from safeeraser.report import forest, heat, scale
 from safeeraser.report.examples import examples
-from safeeraser.report.judges import judges
+from safeeraser.report.judges import Judges, judges
 from safeeraser.report.plots import curves
-from safeeraser.report.results import blank_table, paper_table, published_table, task_table
+from safeeraser.report.provenance import provenance, warnings
+from safeeraser.report.ranking import finding, measures, rank
+from safeeraser.report.results import blank_table, method_row, paper_table, published_table, seeds_table, task_table
 from safeeraser.report.robustness import tables as card_tables
 from safeeraser.report.robustness.card import Card, different_settings, read_cards, settings_line
-from safeeraser.report.robustness.findings import findings
+from safeeraser.report.robustness.findings import findings, headline
 from safeeraser.report.robustness.plots import curves as card_curves
-from safeeraser.report.runs import Run, read_runs
-from safeeraser.report.scatter import scatter_plots
+from safeeraser.report.runs import read_runs
+from safeeraser.report.seeds import Method, methods
 from safeeraser.report.tables import Row
-from safeeraser.report.writing import comma_separated, render, show
+from safeeraser.report.writing import TEMPLATES, comma_separated, render, show
 
 
 def report(*folders: Path, out: Path | None = None, note: str = "", published: bool = False, redact: bool = False):
     """Write the report of the runs in `folders`, and print its tables.
 
     Args:
-        folders: run folders, or folders of run folders.
+        folders: run folders, or folders of run folders, or of folders of those.
         out: the page; everything else goes beside it. None: `report.html` in the folder, of which there is one then.
         note: a banner over the page, such as what its figures must not be taken for.
-        published: put the published figures into the tables and plots too. The page always has them in a table.
+        published: put the published figures into the tables and the plot too. The page always has them in a table.
         redact: leave questions, responses and pictures out, so that the page may be passed on.
 
     Raises:
         BadInput: a folder holds no run, a run's file cannot be used, or it is unclear where the page is to go.
     """
-    if out is None and len(folders) > 1:
-        raise BadInput("several folders: say with --out FILE where the page is to go")
-    page_path = out or folders[0] / "report.html"
-    if page_path.is_dir():
-        raise BadInput(f"{page_path}: is a folder; name a file")
-    if page_path.is_file() and page_path.suffix != ".html":
-        raise BadInput(f"--out {page_path}: is there, and is no page; a page's name ends in .html")
-    runs = read_runs(folders)
-    cards = read_cards(runs)
-    rows = [Row(run.title, run.figures) for run in runs]
-    paper, blank = paper_table(rows, published_table().rows if published else []), blank_table(rows)
-    who = judges(runs)
-    context = _context(runs, cards) | {"judges": who, "note": note, "scatters": scatter_plots(rows, paper.published)}
-    # The page has these over all figures; a table that leaves it has them with it.
-    remarks = [*who.warnings, *(f"{METRICS[key].title}: {'; '.join(who.told[key])}" for key in who.different)]
-    leaving = replace(paper, remarks=remarks)
-    context |= {"tables": [leaving, blank] if any(run.blank for run in runs) else [leaving], "paper": paper}
-    context |= {"redact": redact, "examples": [] if redact else examples(runs)}
+    page_path = _page_path(folders, out)
+    found = methods(read_runs(folders))
+    cards = read_cards([run for method in found for run in method.seeds])
+    who = judges([run for method in found for run in method.seeds])
+    context = _context(found, who, published) | _robustness(cards)
+    context |= {"note": note, "redact": redact}
+    context["examples"] = [] if redact else examples([method.seeds[0] for method in found])
     texts = {page_path.name: render("report.html.j2", **context)}
     texts |= {name: render(f"{name}.j2", **context) for name in ("table.md", "table.tex")}
-    texts["table.csv"] = _wide({**paper.columns, **blank.columns}, rows)
+    texts["table.csv"] = _wide(context["rows"])
     if cards:
         texts["robustness.md"] = render("robustness.md.j2", **context)
         texts["robustness.csv"] = card_tables.comma_separated_points(cards)
     for name, content in texts.items():
-        with write_whole(page_path.parent / name) as handle:
-            handle.write(content)
-    for plot in sum((card["plots"] for card in context["cards"]), context["scatters"] + context["curves"]):
+        _write(page_path.parent / name, content)
+    alone = TEMPLATES.get_template("forest.svg.j2").module.alone
+    for plot in [context["forest"], *(card["forest"] for card in context["cards"])]:
+        _write(page_path.parent / "plots" / f"{plot.slug}.svg", alone(plot, forest))
+    for plot in sum((card["plots"] for card in context["cards"]), context["curves"]):
         plot.write_png(page_path.parent / "plots")
-    summaries = {run.name: run.as_json() for run in runs}
-    for card in cards:
-        summaries[card.name]["robustness"] = card.as_json()
-    write_json(page_path.parent / "summary.json", {"runs": summaries})
+    write_json(page_path.parent / "summary.json", _summary(found, cards, context["provenance"]))
     for number, table in enumerate(context["tables"]):
         print(f"{table.title}:\n" * bool(number), end="")
         show(table)
     print(note, f"report: {page_path}", sep="\n")
 
 
-def _context(runs: list[Run], cards: list[Card]) -> dict[str, Any]:
-    """What the templates are given of the runs and their audits: the page needs no other file, and no script."""
+def _page_path(folders: tuple[Path, ...], out: Path | None) -> Path:
+    if out is None and len(folders) > 1:
+        raise BadInput("several folders: say with --out FILE where the page is to go")
+    path = out or folders[0] / "report.html"
+    if path.is_dir():
+        raise BadInput(f"{path}: is a folder; name a file")
+    if path.is_file() and path.suffix != ".html":
+        raise BadInput(f"--out {path}: is there, and is no page; a page's name ends in .html")
+    return path
+
+
+def _write(path: Path, content: str) -> None:
+    with write_whole(path) as handle:
+        handle.write(content)
+
+
+def _context(found: list[Method], who: Judges, published: bool) -> dict[str, Any]:
+    """What the templates are given of the runs: the page needs no other file, and no script."""
+    runs, every = [method.run for method in found], [run for method in found for run in method.seeds]
+    rows, others = [method_row(method) for method in found], published_table()
+    paper, blank = paper_table(rows, found, others.rows if published else []), blank_table(rows)
+    ranking = rank(rows, paper.published)
+    first = measures(ranking.utility)
+    # The page has these over all figures; a table that leaves it has them with it.
+    remarks = [*who.warnings, *(f"{METRICS[key].title}: {'; '.join(who.told[key])}" for key in who.different)]
+    more = [table for table in (seeds_table(rows), blank if any(run.blank for run in runs) else None) if table]
+    columns = {key: paper.columns[key] for key in dict.fromkeys([*first, *paper.columns])}
     return {
         "metrics": METRICS,
-        "benchmarks": task_table(runs),
-        "published": published_table(),
+        "rows": rows,
+        "judges": who,
+        "finding": "" if {*who.different} & {COLUMNS[key].metric for key in first} else finding(ranking),
+        "warnings": warnings(found, who),
+        "forest": forest.methods_forest(ranking),
+        "measures": [METRICS[COLUMNS[key].metric] for key in first],
+        "glance": replace(paper, rows=ranking.rows, columns=columns, title="All figures"),
+        "tables": [replace(paper, remarks=[*remarks, *paper.remarks]), *more],
+        "benchmarks": task_table(every),
+        "published": others,
         "categories": heat.heat_maps(runs, "category"),
         "keywords": heat.heat_maps(runs, "keyword"),
-        "scale": heat.scale(),
-        "curves": curves(runs),
-        "cards": [_shown(card) for card in cards],
-        "comparison": card_tables.comparison(cards),
-        "different": different_settings(cards),
+        "scale": scale.gradient(),
+        "shapes": forest.SHAPES,
+        "box": forest,
+        "curves": curves(every),
+        "provenance": provenance(found, who),
         "version": __version__,
     }
+
+
+def _robustness(cards: list[Card]) -> dict[str, Any]:
+    """What the templates are given of the runs' audits."""
+    comparison = card_tables.comparison(cards)
+    return {"cards": list(map(_shown, cards)), "comparison": comparison, "different": different_settings(cards)}
 
 
 def _shown(card: Card) -> dict[str, Any]:
     """A card as the templates show it."""
     return {
         "title": card.title,
+        "headline": headline(card),
+        "forest": forest.audit_forest(card.name, card.title, _conditions(card)),
         "findings": findings(card),
         "missing": card.missing,
         "settings": settings_line(card),
@@ -106,7 +137,25 @@ def _shown(card: Card) -> dict[str, Any]:
     }
 
 
-def _wide(columns: dict[str, str], rows: list[Row]) -> str:
-    """A row a run with value, low and high of each column."""
-    head = ["method", *(f"{key}_{part}" for key in columns for part in ("value", "low", "high"))]
-    return comma_separated(head, ([row.name, *map(row.cell, columns)] for row in rows))
+def _conditions(card: Card) -> list[tuple[str, Figure, Figure | None]]:
+    told = card.highest_by_condition
+    return [(one.name, one.point.figure("asr"), one.untouched and one.untouched.figure("asr")) for one in told]
+
+
+def _wide(rows: list[Row]) -> str:
+    """A row a method with value, low and high of each column."""
+    columns = [*COLUMNS, *blank_table(rows).columns]
+    head = ["method", "seeds", *(f"{key}_{part}" for key in columns for part in ("value", "low", "high"))]
+    return comma_separated(head, ([row.name, len(row.seeds) or 1, *map(row.cell, columns)] for row in rows))
+
+
+def _summary(found: list[Method], cards: list[Card], told: dict[str, Any]) -> dict[str, Any]:
+    """Every run's figures, those of several seeds joined as well, and what made them."""
+    runs = {run.name: run.as_json() for method in found for run in method.seeds}
+    for card in cards:
+        runs[card.name]["robustness"] = card.as_json()
+    pooled = {}
+    for method in (one for one in found if len(one.seeds) > 1):
+        figures = {key: one.model_dump(include={"value", "low", "high"}) for key, one in method.run.figures.items()}
+        pooled[method.run.title] = {"runs": [run.name for run in method.seeds], "figures": figures}
+    return {"runs": runs, "pooled": pooled, "provenance": told}

@@ -4,7 +4,7 @@ import math
 
 import matplotlib as mpl
 
-from safeeraser.report.drawing import COLOURS, INK, SIZE, STYLE, Plot, drawing
+from safeeraser.report.drawing import INK, LINES, MARKS, SIZE, STYLE, Plot, drawing
 from safeeraser.report.runs import Run
 
 _LOW = (SIZE[0], 2.8)  # inches, of a curve
@@ -30,7 +30,7 @@ def _training(run: Run) -> Plot:
     terms = list(dict.fromkeys(name for row in run.log for name in row.terms))
     for index, name in enumerate(terms):
         values = [row.terms.get(name, math.nan) for row in run.log]
-        axes.plot(steps, values, color=COLOURS[index % len(COLOURS)], linewidth=1.2, label=name)
+        axes.plot(steps, values, color=INK, ls=LINES[1 + index % (len(LINES) - 1)], linewidth=1.2, label=name)
     figure.legend(fontsize=9, loc="outside upper right", ncols=4)
     first, last = run.log[0], run.log[-1]
     description = (
@@ -45,11 +45,11 @@ def _probes(run: Run) -> Plot:
     figure = drawing(*_LOW)
     axes = figure.add_subplot(ylim=(-4, 104), xlabel="optimizer step", ylabel="answers, %")
     told = []
-    for view, colour in zip(_VIEWS, COLOURS, strict=False):
+    for view, mark in zip(_VIEWS, MARKS, strict=False):
         rows = [(row.step, getattr(row, view)) for row in run.probes if getattr(row, view)]
         for share, line in (("refusal", "-"), ("degenerate", "--")) if rows else ():
             values = [100 * getattr(measured, share) for _, measured in rows]
-            style = {"ls": line, "marker": "o", "ms": 2.5, "color": colour, "linewidth": 1.4}
+            style = {"ls": line, "marker": mark, "ms": 4, "color": INK, "linewidth": 1.2}
             axes.plot([step for step, _ in rows], values, label=f"{view}, {share}", **style)
             told.append(f"{share} on {view} from {values[0]:.0f} to {values[-1]:.0f}")
     if told:

@@ -1,24 +1,52 @@
 """The runs' results as tables: the paper's and what was published, blank responses, and Specificity by benchmark."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from safeeraser.benchmark.files import read_json
 from safeeraser.benchmark.metrics import COLUMNS, METRICS, Figure
 from safeeraser.benchmark.responses import VIEWS
+from safeeraser.report.provenance import agreements, corrected
 from safeeraser.report.runs import Run
+from safeeraser.report.seeds import Method
 from safeeraser.report.tables import Row, Table, Told
 
 _TITLES = {key: column.title for key, column in COLUMNS.items()}
 
 
-def paper_table(rows: list[Row], published: list[Row]) -> Table:
-    """The paper's table of the runs."""
+def method_row(method: Method) -> Row:
+    """A method's figures, rates corrected for the judge's errors beside those of the judge; and its seeds' likewise."""
+    rows = [Row(run.title, _with_corrected(run)) for run in (method.run, *method.seeds)]
+    return replace(rows[0], seeds=tuple(rows[1:])) if len(method.seeds) > 1 else rows[0]
+
+
+def _with_corrected(run: Run) -> dict[str, Figure]:
+    beside = corrected(run)
+    return {
+        key: Told(**figure.model_dump(exclude={"beside"}), beside=beside[key]) if key in beside else figure
+        for key, figure in run.figures.items()
+    }
+
+
+def paper_table(rows: list[Row], found: list[Method], published: list[Row]) -> Table:
+    """The paper's table of the methods."""
     caption = (
         "Per cent, with 95% intervals where known. Efficacy on the training questions, all else on all_val. "
         "↓: lower is better. –: not measured."
     )
-    return Table("runs", "Results", caption, _TITLES, rows, published=published)
+    remarks = []
+    if any(row.seeds for row in rows):
+        remarks.append("Of several seeds: their mean, with an interval over seeds and pictures")
+    if told := [line for method in found for run in method.seeds for line in agreements(run)]:
+        remarks.append(f"†: corrected for the judge's errors, as people's labels show them ({'; '.join(told)})")
+    return Table("runs", "Results", caption, _TITLES, rows, remarks=remarks, published=published)
+
+
+def seeds_table(rows: list[Row]) -> Table | None:
+    """The seeds of each row that stands for several, a line each; None where no row does."""
+    seeds = [seed for row in rows for seed in row.seeds]
+    return Table("seeds", "Each seed", "Per cent, with 95% intervals over pictures.", _TITLES, seeds) if seeds else None
 
 
 def published_table() -> Table:

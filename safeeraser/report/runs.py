@@ -12,6 +12,7 @@ from safeeraser.benchmark.files import RUN_FILE, read_json, read_json_lines
 from safeeraser.benchmark.metrics import COLUMNS, METRICS, SCORED, UNKNOWN, Figure
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.errors import BadInput
+from safeeraser.report.tables import Told
 
 # Runs that do not say a title of their own are named for the paper's methods. In its order.
 TITLES = ("vanilla", "GA", "GD", "KL", "PO", "GA+PD", "GD+PD", "KL+PD", "PO+PD")
@@ -29,9 +30,10 @@ class TaskScore(BaseModel):
     standard_error: float | None = None
 
 
-class Specificity(Figure):
+class Specificity(Told):
     """`specificity.json`; where it is the mean of several benchmarks, with each of them (safeeraser.specificity)."""
 
+    value: float | None = Field(ge=0, le=1)
     tasks: dict[str, TaskScore] = Field({})
     missing: dict[str, str] = Field({})
     replaced: dict[str, str] = Field({})
@@ -62,6 +64,16 @@ class _Summary(BaseModel):
     rules: str = ""
     guards: dict[str, str] = {}
     answered_by: list[Answered] = []
+    max_blank: float = 0.01
+    inputs: dict[str, Any] = {}
+    provenance: dict[str, Any] = {}
+    judge_check: dict[str, Any] | None = None
+    agreement: dict[str, dict[str, Any] | None] | None = None
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """What the predictions were made with, as far as their own run told."""
+        return (self.inputs.get("made_with") or {}).get("settings") or {}
 
 
 Summary = create_model("Summary", __base__=_Summary, **dict.fromkeys(SCORED, (Figure, UNKNOWN)))
@@ -95,11 +107,17 @@ class _Told(BaseModel):
     """The part of `run.json` that the report needs."""
 
     title: str | None = None
+    settings: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is known of one run; whatever its folder lacks is None or empty. `name` is its own among the runs."""
+    """What is known of one run; whatever its folder lacks is None or empty. `name` is its own among the runs.
+
+    Attributes:
+        settings: those that its adapter was trained with.
+        place: which of the sets that are compared it is of.
+    """
 
     folder: Path
     name: str
@@ -109,6 +127,14 @@ class Run:
     specificity: Specificity | None
     log: list[Step]
     probes: list[Probed]
+    settings: dict[str, Any]
+    place: int = 0
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """What it drew its random numbers by: the seed of training, and of the responses to either split."""
+        parts = [part.made_with for part in (self.train, self.val) if part]
+        return tuple(told["seed"] for told in (self.settings, *parts) if told.get("seed") is not None)
 
     @property
     def figures(self) -> dict[str, Figure]:
@@ -141,17 +167,18 @@ class Run:
         return told
 
 
-def read_runs(folders: Sequence[Path]) -> list[Run]:
+def read_runs(folders: Sequence[Path], *, compared: bool = False) -> list[Run]:
     """The runs in the folders, vanilla first, methods in the paper's order, others by name.
 
     Args:
-        folders: run folders, or folders of run folders.
+        folders: run folders, or folders of run folders, or of folders of those.
+        compared: whether each folder is a set of its own.
 
     Raises:
         BadInput: a folder is missing or holds no run, or a file of a run cannot be used.
     """
-    found = {run.resolve(): run for folder in folders for run in _run_folders(folder)}
-    runs = [_read_run(folder) for folder in found.values()]
+    found = {run.resolve(): (run, place) for place, folder in enumerate(folders) for run in _run_folders(folder)}
+    runs = [replace(_read_run(folder), place=place if compared else 0) for folder, place in found.values()]
     runs.sort(key=lambda run: (TITLES.index(run.title) if run.title in TITLES else len(TITLES), run.name))
     return _told_apart(runs)
 
@@ -165,6 +192,7 @@ def _run_folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder")
     runs = [folder] if _is_run(folder) else sorted(filter(_is_run, folder.iterdir()))
+    runs = runs or sorted(filter(_is_run, folder.glob("*/*")))
     if not runs:
         raise BadInput(
             f"{folder}: holds no run; each run is a folder with summary_train.json or summary_val.json, "
@@ -174,20 +202,15 @@ def _run_folders(folder: Path) -> list[Path]:
 
 
 def _told_apart(runs: list[Run]) -> list[Run]:
-    """Runs of the same name (of several seeds, say) told apart by the folder they lie in, or else by their paths.
-
-    Those of the same title alone, such as a method's at several learning rates, by their names.
-    """
-    names, titles = Counter(run.name for run in runs), Counter(run.title for run in runs)
+    """Runs of the same name (of several seeds, say) named for the folder that they lie in as well, or else by paths."""
+    names = Counter(run.name for run in runs)
     above = Counter((run.name, run.folder.resolve().parent.name) for run in runs)
     apart = []
     for run in runs:
-        parent, name, told = run.folder.resolve().parent, run.name, run.name
-        if names[run.name] > 1:
-            told = parent.name if above[run.name, parent.name] == 1 else str(parent)
-            name = f"{told}/{run.name}"
-        title = f"{run.title} ({told})" if titles[run.title] > 1 else run.title
-        apart.append(replace(run, name=name, title=title))
+        parent, name = run.folder.resolve().parent, run.name
+        if names[name] > 1:
+            name = f"{parent.name if above[name, parent.name] == 1 else parent}/{name}"
+        apart.append(replace(run, name=name))
     return apart
 
 
@@ -196,11 +219,12 @@ def _read_run(folder: Path) -> Run:
     for split, part in parts.items():
         if part and part.split != split:
             raise BadInput(f"{folder / f'summary_{split}.json'}: was scored on split '{part.split}'")
-    name = folder.resolve().name
+    name, told = folder.resolve().name, read(folder / RUN_FILE, _Told, _Told())
     return Run(
         folder=folder,
         name=name,
-        title=read(folder / RUN_FILE, _Told, _Told()).title or METHODS.get(name, name),
+        title=told.title or METHODS.get(name, name),
+        settings=told.settings,
         specificity=read(folder / "specificity.json", Specificity, None),
         log=read(folder / "train_log.jsonl", list[Step], []),
         probes=read(folder / "probe.jsonl", list[Probed], []),

@@ -26,14 +26,28 @@ class Told(Figure):
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: the figures that are known, by column. It may have more than the table shows."""
+    """A line of a table: the figures that are known, by column. It may have more than the table shows.
+
+    Of the mean of several seeds, `seeds` has the lines.
+    """
 
     name: str
     cells: dict[str, Figure]
+    seeds: tuple["Row", ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The name, with how many seeds it stands for, where there are several."""
+        return f"{self.name} ({len(self.seeds)} seeds)" if self.seeds else self.name
 
     def cell(self, key: str) -> Figure:
         """The figure of a column."""
         return self.cells.get(key, UNKNOWN)
+
+    def measured(self, key: str) -> Figure:
+        """The figure of a column; ASR on unseen questions, or else on the training ones."""
+        unseen = self.cell(key)
+        return self.cell("asr_eff") if key == "asr_gen" and unseen.value is None and not unseen.withheld else unseen
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,7 @@ class Table:
         corner: what the rows are.
         remarks: what a reader must know beside the remarks of the figures themselves.
         published: published figures, to stand under the rows.
+        better: whether `lower` or `higher` figures are, where all of them are coloured by that.
     """
 
     key: str
@@ -57,6 +72,7 @@ class Table:
     corner: str = "method"
     remarks: list[str] = field(default_factory=list)
     published: list[Row] = field(default_factory=list)
+    better: str = ""
 
     def line(self, row: Row) -> list[Figure]:
         """The row's figures, one a column."""

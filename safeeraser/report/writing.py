@@ -19,7 +19,8 @@ from rich.markup import escape
 from rich.table import Table as TerminalTable
 
 from safeeraser.benchmark.metrics import Figure
-from safeeraser.report.heat import shade
+from safeeraser.report.forest import shortened
+from safeeraser.report.scale import shade
 from safeeraser.report.tables import Table
 
 _LATEX = {
@@ -71,7 +72,7 @@ def show(table: Table) -> None:
             shown.add_row(title)
         for row in rows:
             # "withheld" would widen a column; why there is no figure stands below the table.
-            shown.add_row(escape(row.name), *("–" if cell.withheld else cell.text for cell in table.line(row)))
+            shown.add_row(escape(row.label), *("–" if cell.withheld else cell.text for cell in table.line(row)))
     console = Console()
     console.print(shown)
     for line in table.notes:
@@ -86,7 +87,7 @@ TEMPLATES = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-TEMPLATES.filters |= {"svg": lambda plot: Markup(plot.svg()), "shade": shade}
+TEMPLATES.filters |= {"svg": lambda plot: Markup(plot.svg()), "shade": shade, "shortened": shortened}
 TEMPLATES.filters |= {"latex": escape_latex, "escape_markdown": escape_markdown}
 
 

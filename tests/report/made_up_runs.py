@@ -84,3 +84,30 @@ def full_results(folder: Path) -> Path:
     shares = {"refusal": 0.5, "degenerate": 0.1, "length": 7.0}
     write(folder / "popd", "probe.jsonl", [{"step": i, "forget": shares, "retain": shares} for i in (0, 2)])
     return folder
+
+
+def seeded_results(folder: Path, seeds=(0, 1, 2), shift=0.0) -> Path:
+    """Three methods with several seeds each, as they are trained, answered and scored; `shift`: added to their ASR."""
+    for number, seed in enumerate(seeds):
+        for run, asr, sarr, rouge in (("vanilla", 0.9, 0.02, 0.8), ("po", 0.02, 0.95, 0.75), ("popd", 0.1, 0.2, 0.7)):
+            asr = round(min(1, asr + 0.02 * number + shift), 6)
+            values = {"asr": asr, "rr": 1 - asr, "sarr": sarr, "rouge": rouge}
+            figures = {key: metric(v, max(0, v - 0.05), min(1, v + 0.05)) for key, v in values.items()}
+            adapter = None if run == "vanilla" else f"{run}{seed}"
+            made_with = {"model_path": "a/model", "checkpoint": adapter, "seed": seed}
+            told = {
+                "date": f"2026-01-0{number + 1}T10:00:00+0000",
+                "git_commit": "0123456789abcdef",
+                "model": "a/model",
+                "adapter_sha256": adapter,
+                "data_sha256": "fedcba9876543210",
+                "recipe": "official",
+                "versions": {"safeeraser": "0.1.0", "torch": "2.13.0"},
+            }
+            more = {"inputs": {"made_with": {"settings": made_with}}, "provenance": told}
+            for split in ("train", "val"):
+                write(folder / f"seed{seed}" / run, f"summary_{split}.json", summary(split, **figures, **more))
+            if run != "vanilla":
+                settings = {"forget_loss": {"name": run}, "lr": 0.001, "seed": seed, "save_dir": f"seed{seed}/{run}"}
+                write(folder / f"seed{seed}" / run, "run.json", {"settings": settings})
+    return folder

@@ -101,7 +101,7 @@ def test_a_summary_may_say_that_no_verdicts_were_written(results):
     report(results)
     page = (results / "report.html").read_text()
     # Of PO nothing, though a file of the usual name lies there; where the key is missing, that name is meant.
-    assert re.findall(r"<summary><h3>(.*?)</h3>", page) == ["vanilla", "PO+PD"]
+    assert re.findall(r'<details class="fold">\n<summary><h3>(.*?)</h3>', page) == ["vanilla", "PO+PD"]
 
 
 def test_pictures_or_verdicts_that_are_gone_do_not_stop_the_report(results):

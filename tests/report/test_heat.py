@@ -6,8 +6,8 @@ import re
 import pytest
 
 from safeeraser.benchmark.metrics import Figure
-from safeeraser.report.heat import shade
 from safeeraser.report.page import report
+from safeeraser.report.scale import shade
 
 from .made_up_runs import full_results, write
 
@@ -24,7 +24,7 @@ def test_heat_maps_have_a_figure_in_each_cell(results):
     assert captions == [(kind, name) for kind in ("category", "keyword") for name in ("asr", "rr", "sarr")]
     cells = re.findall(r'<td style="background:(#\w+);color:(#\w+)">([\d.]+)</td>', page)
     assert len(cells) == 3 * 3 * 2 + 3 * 3 and {text for *_, text in cells} >= {"90.0", "0.0", "100.0"}
-    assert '<details class="fold long">\n<summary>By keyword</summary>' in page
+    assert '<details class="fold long">\n<summary><h3>Rates by keyword</h3></summary>' in page
 
 
 def test_a_run_scored_before_there_were_categories_has_no_line_in_the_heat_maps(results):
@@ -43,7 +43,24 @@ def test_the_text_of_a_shade_stands_out():
         return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
     for step in range(101):
-        one = shade(Figure(value=step / 100))
+        one = shade(Figure(value=step / 100), "lower")
         dark, light = sorted((luminance(one.paper), luminance(one.ink)))
         assert (light + 0.05) / (dark + 0.05) >= 4.5
-    assert shade(Figure(value=None)) is None and shade(Figure(value=0.5, withheld="3% failed")) is None
+    assert shade(Figure(value=None), "lower") is shade(Figure(value=0.5, withheld="3% failed"), "lower") is None
+
+
+def test_a_colour_means_the_same_in_every_map(results):
+    """ASR 25, which should be low, and RR 75, which should be high, are equally good and look the same."""
+    assert (
+        shade(Figure(value=0.25), "lower") == shade(Figure(value=0.75), "higher") != shade(Figure(value=0.75), "lower")
+    )
+    report(results)
+    maps = re.findall(r'<caption id="category-(\w+)">.*?</table>', (results / "report.html").read_text(), re.DOTALL)
+    page = (results / "report.html").read_text()
+    colours = {}
+    for name in maps:
+        part = page.split(f'<caption id="category-{name}">')[1].split("</table>")[0]
+        rows = re.findall(r'<th scope="row">([^<]+)</th>\n<td style="background:(#\w+)', part)
+        colours[name] = dict(rows)
+    assert colours["asr"]["PO"] == colours["rr"]["PO"] != colours["sarr"]["PO"]  # 0, 100, and 100 that should be 0
+    assert colours["rr"]["vanilla"] == colours["sarr"]["PO"]

@@ -71,15 +71,20 @@ def test_the_page_stands_alone_and_shows_both_tables(results):
     report(results, note="A demonstration <only>.")
     text = (results / "report.html").read_text()
     page = Page(text)
-    assert ["PO+PD", "1.0", "99.0", "2.0", "98.0", "25.0", "75.0", "50.0", "27.0"] in page.rows
-    assert ["vanilla", "–", "–", "100.0", "0.0", "25.0", "–", "–", "0.0"] in page.rows
+    heads = ["ASR-Gen ↓", "SARR ↓", "ROUGE ↑", "ASR-Eff ↓", "RR-Eff ↑", "RR-Gen ↑", "GPT ↑", "Spec ↑"]
+    start = page.rows.index(["method", *heads])
+    assert page.rows[start + 1 : start + 4] == [  # best first
+        ["PO+PD", "2.0", "27.0", "25.0", "1.0", "99.0", "98.0", "75.0", "50.0"],
+        ["vanilla", "100.0", "0.0", "25.0", "–", "–", "0.0", "–", "–"],
+        ["<b>mine", "–", "50.0", "25.0", "–", "–", "–", "–", "–"],
+    ]
     assert ["7B PO+PD", "0.2", "100.0", "0.2", "99.7", "65.4", "86.2", "64.4", "30.3"] in page.rows
     assert page.fetched == [] and len(page.ids) == len(set(page.ids))
     assert "A demonstration &lt;only&gt;." in text and "&lt;b&gt;mine" in text and "<b>" not in text
     labels = re.findall(r'<svg [^>]*role="img" aria-label="([^"]+)"', text)
-    assert len(labels) == 4 and "PO+PD: ASR 2, SARR 27" in labels[0] and "PO+PD: ASR 2, ROUGE-L 25" in labels[1]
-    assert "PO+PD: ASR 2, GPT-Eval 75" in labels[2] and "from 2 at step 1 to 1 at step 2" in labels[3]
-    drawn = {"forgetting.png", "utility_rouge_l.png", "utility_gpt_eval.png", "training_popd.png"}
+    assert len(labels) == 2 and "PO+PD: ASR 2.0, SARR 27.0, ROUGE-L 25.0; vanilla: ASR 100.0" in labels[0]
+    assert "from 2 at step 1 to 1 at step 2" in labels[1]
+    drawn = {"forest.svg", "training_popd.png"}
     assert {path.name for path in (results / "plots").iterdir()} == drawn
 
 
@@ -88,10 +93,11 @@ def test_intervals_failures_and_withheld_figures(results):
     write_file(results / "popd", "summary_val.json", summary("val", **known))
     report(results)
     row = next(row for row in Page((results / "report.html").read_text()).rows if row[:1] == ["PO+PD"])
-    assert row[:9] == ["PO+PD", "1.0", "99.0", "2.0", "95% interval", "1.0–3.5", "3 failed", "1 unparsed", "withheld"]
-    assert row[9] == "3.1% failed"
-    label = re.search(r'aria-label="(Scatter of SARR[^"]+)"', (results / "report.html").read_text())[1]
-    assert "PO+PD: ASR 2 (1 to 3), SARR 50" in label
+    assert row[:7] == ["PO+PD", "2.0", "95% interval", "1.0–3.5", "3 failed", "1 unparsed", "50.0"]
+    assert row[7:12] == ["25.0", "1.0", "99.0", "withheld", "3.1% failed"]
+    page = (results / "report.html").read_text()
+    assert "PO+PD: ASR 2.0 (1.0 to 3.5), SARR 50.0" in re.search(r'aria-label="(Forest plot[^"]+)"', page)[1]
+    assert "<p>Withheld: RR-Gen of PO+PD; the table says why.</p>" in page
     assert json.loads((results / "summary.json").read_text())["runs"]["popd"]["generality"] == {"asr": 0.02, "rr": None}
 
 

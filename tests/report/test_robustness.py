@@ -91,9 +91,10 @@ def test_the_page_has_tables_of_attacks_rounded_weights_and_refusals(results):
     assert ["as trained", "10.0", "90.0", "30.0"] in shown and ["int4", "15.0", "90.0", "–"] in shown
     start = rows.index(["picture", "harmful question", "harmless question"])
     assert rows[start + 1 : start + 3] == [
-        ["harmful", "90.0", "80.0–100.0", "20.0", "10.0–30.0"], ["benign", "90.0", "80.0–100.0", "0.0", "0.0–10.0"]
-    ]  # fmt: skip
-    assert rows[start + 3][:4] == ["none", "60.0", "50.0–70.0", "–"]
+        ["harmful", "90.0", "95% interval", "80.0–100.0", "20.0", "95% interval", "10.0–30.0"],
+        ["benign", "90.0", "95% interval", "80.0–100.0", "0.0", "95% interval", "0.0–10.0"],
+    ]
+    assert rows[start + 3][:5] == ["none", "60.0", "95% interval", "50.0–70.0", "–"]
     assert "attack typography: 3 responses are missing" in text
     assert (
         "limit 5, skip 1, seed 233, judge rules, protocol official, steps 0 2 4, checkpoint_sha256 0123456789ab."

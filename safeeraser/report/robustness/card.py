@@ -4,7 +4,7 @@ The card says nothing that is not a figure of the audit, or the difference or co
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, model_validator
 from pydantic_core import PydanticCustomError
@@ -56,6 +56,15 @@ class Point(BaseModel):
     def figure(self, name: str) -> Figure:
         """One of them, or none."""
         return self.cells.get(name, UNKNOWN)
+
+
+class Condition(NamedTuple):
+    """What was done to a model, in short and within a sentence, and what was measured then, of an untouched one too."""
+
+    name: str
+    where: str
+    point: Point
+    untouched: Point | None = None
 
 
 class Card(BaseModel):
@@ -147,6 +156,24 @@ class Card(BaseModel):
         steps, data = min(past, key=lambda found: found[0], default=(None, None))
         last = int(max(point.at for point in after))
         return {"steps": steps, "data": data if steps else None, "measured": len(after), "last": last}
+
+    @property
+    def highest_by_condition(self) -> list[Condition]:
+        """ASR as trained, and where each thing that was done to the model brings it up most."""
+        found = []
+        if self.clean.figure("asr").value is not None:
+            found.append(Condition("as trained", "", self.clean, self.untouched))
+        if worst := self.worst:
+            where = f"under {worst.name}, the worst of {len(self.measured('attack', 'asr'))} attacks"
+            found.append(Condition(worst.name, where, worst, self.named("attack_vanilla", worst.name)))
+        if rounded := self.highest(self.measured("quantization", "asr"), "asr"):
+            found.append(Condition(rounded.name, f"rounded to {rounded.name}", rounded))
+        for kinds in (BENIGN, ("forget",)):
+            if point := self.highest(self.relearned(*kinds), "asr"):
+                kind, many = point.group.removeprefix("relearn_"), "s" if point.at != 1 else ""
+                steps = f"{point.at:g} step{many} on {kind} data"
+                found.append(Condition(steps, f"after {steps}", point))
+        return found
 
     def past_half(self, group: str) -> list[Point]:
         """The points of a group whose ASR is past half of the untouched model's."""

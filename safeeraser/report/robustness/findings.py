@@ -6,6 +6,16 @@ from safeeraser.report.tables import RATES
 from safeeraser.report.writing import TEMPLATES
 
 
+def headline(card: Card) -> str:
+    """The card in one sentence; empty where ASR was not measured as trained."""
+    first, *others = card.highest_by_condition or [None]
+    if not first or first.point is not card.clean:
+        return ""
+    worst = max(others, key=lambda one: one.point.figure("asr").value, default=None)
+    say = TEMPLATES.get_template("findings.txt.j2").module
+    return " ".join(say.headline(card, worst).split())
+
+
 def findings(card: Card) -> list[tuple[str, str]]:
     """What the card says first: a title and a sentence each, in the order of the sections that follow."""
     say = TEMPLATES.get_template("findings.txt.j2").module

@@ -7,13 +7,12 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from safeeraser.benchmark.metrics import METRICS
-from safeeraser.report.drawing import COLOURS, SIZE, STYLE, Plot, drawing
+from safeeraser.report.drawing import INK, LINES, MARKS, SIZE, STYLE, Plot, drawing
 from safeeraser.report.robustness.card import RELEARNED, Card, Point
 
 # What is measured on the forget view first, and without RR, which follows ASR too closely to be worth a curve.
 _KEYS = [key for key, metric in METRICS.items() if metric.view and key != "rr"]
 _DRAWN = {key: METRICS[key].title for key in sorted(_KEYS, key=lambda key: METRICS[key].view != "forget")}
-_LINES = ("-", "--", "-.", ":", (0, (3, 1)))
 _PER_CENT = (-4, 104)
 
 
@@ -78,10 +77,9 @@ def _draw(axes: Axes, points: list[Point], metric: str, index: int, label: str, 
     at = [point.at for point in points]
     # A figure that is missing leaves a gap: None becomes not a number.
     values, low, high = np.array([figure.per_cent for figure in figures], dtype=float).T
-    colour = COLOURS[index % len(COLOURS)]
-    axes.fill_between(at, low, high, color=colour, alpha=0.18, linewidth=0)
-    style = {"linestyle": _LINES[index % len(_LINES)], "marker": "os^Dv"[index % 5], "ms": 4, "linewidth": 1.5}
-    axes.plot(at, values, color=colour, label=label, **style)
+    axes.fill_between(at, low, high, color=INK, alpha=0.12, linewidth=0)
+    style = {"linestyle": LINES[index % len(LINES)], "marker": MARKS[index % len(MARKS)], "ms": 4, "linewidth": 1.5}
+    axes.plot(at, values, color=INK, label=label, **style)
     told = ", ".join(f"{place:g}: {figure.text}" for place, figure in zip(at, figures, strict=True))
     return [f"{where} {told}"]
 
@@ -90,5 +88,5 @@ def _half_line(axes: Axes, card: Card) -> str:
     """Where half of the untouched model's ASR lies."""
     if card.half is None:
         return ""
-    axes.axhline(100 * card.half, color=COLOURS[-1], linewidth=1, linestyle=":", label="half of untouched ASR")
+    axes.axhline(100 * card.half, color=INK, linewidth=0.8, linestyle=(0, (1, 4)), label="half of untouched ASR")
     return f"Half of the untouched model's ASR is {100 * card.half:.1f}. "

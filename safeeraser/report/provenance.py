@@ -1,0 +1,140 @@
+"""What made the figures of a report, as its runs' summaries tell; and what a reader must know before using them."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from safeeraser.benchmark.metrics import ASKED, COLUMNS, METRICS
+from safeeraser.report.judges import Judges
+from safeeraser.report.runs import Run, Summary
+from safeeraser.report.seeds import Method
+
+_BOTH = ("sensitivity", "specificity")
+_MOST = 6  # of what is named in a warning
+
+
+def provenance(methods: list[Method], who: Judges) -> dict[str, Any]:
+    """Of every run what its summaries tell, each value once. Empty or null is what none of them tells."""
+    runs = [run for method in methods for run in method.seeds]
+    told = [part.provenance for run in runs for part in _parts(run) if part.provenance]
+    versions: dict[str, list[str]] = {}
+    for package, version in (pair for one in told for pair in (one.get("versions") or {}).items()):
+        versions[package] = _each([*versions.get(package, []), version])
+    checked = (of.items() for run in runs for part in _parts(run) if (of := checks(part)))
+    dates = sorted(_each(one.get("date") for one in told))
+    return {
+        "models": _each(one.get("model") for one in told),
+        "adapters": {run.name: digest for run in runs if (digest := _adapter(run))},
+        "data": _each(one.get("data_sha256") for one in told),
+        "recipes": _each(one.get("recipe") for one in told),
+        "judges": who.told,
+        "judge_check": _each(_said(metric, of) for found in checked for metric, of in found),
+        "versions": versions,
+        "git_commits": _each(one.get("git_commit") for one in told),
+        "dates": [dates[0], dates[-1]] if dates else [],
+        "seeds": {method.run.title: len(method.seeds) for method in methods},
+    }
+
+
+def warnings(methods: list[Method], who: Judges) -> list[str]:
+    """What must stand above all figures, in words."""
+    told = list(who.warnings)
+    withheld = [
+        f"{column.title.rstrip(' ↓↑')} of {method.run.title}"
+        for method in methods
+        for key, column in COLUMNS.items()
+        if (figure := method.run.figures.get(key)) and figure.withheld
+    ]
+    if withheld:
+        told.append(f"Withheld: {_some(withheld)}; the table says why.")
+    if blank := [line for method in methods if (line := _blank(method.run))]:
+        told.append(f"Blank responses: {_some(blank)}.")
+    judged = [run for method in methods for run in method.seeds if _judged(run)]
+    unchecked = [run.title for run in judged if not any(map(checks, _parts(run)))]
+    if unchecked:
+        whose = "" if len(unchecked) == len(judged) else f" of {_some(unchecked)}"
+        told.append(f"The judge{whose} was never checked on cases whose verdict is known, as far as is told.")
+    return told
+
+
+def _parts(run: Run) -> Iterator[Summary]:
+    yield from filter(None, (run.train, run.val))
+
+
+def _adapter(run: Run) -> str | None:
+    return next((digest for part in _parts(run) if (digest := part.provenance.get("adapter_sha256"))), None)
+
+
+def _judged(run: Run) -> bool:
+    return any(getattr(part, metric).value is not None for part in _parts(run) for metric in ASKED.values())
+
+
+def _blank(run: Run) -> str:
+    """The view in which most responses are blank, where they are more than a figure may do without."""
+    bound = max((part.max_blank for part in _parts(run)), default=0.0)
+    shares = {view: figure for view, figure in run.blank.items() if figure.value is not None}
+    most = max(shares, key=lambda view: shares[view].value, default="")
+    if not most or shares[most].value <= bound:
+        return ""
+    return f"{run.title} {shares[most].text}% in the view {most.removesuffix('_eff')}"
+
+
+def _each(values: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(value for value in values if value is not None))
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
+    return ", ".join(names[:_MOST]) + more
+
+
+def checks(part: Summary) -> dict[str, dict[str, Any]]:
+    """How the judge did on cases of which the verdict is known, by metric or, where that is told, of all at once."""
+    told = part.judge_check or {}
+    by_metric = {name: of for name, of in told.items() if name in METRICS and isinstance(of, dict) and "right" in of}
+    return by_metric or ({"all": told} if "right" in told else {})
+
+
+def _said(metric: str, of: dict[str, Any]) -> str:
+    """`ASR: 58 of 60 cases right (2026-01-01), sensitivity 0.95, specificity 0.98`."""
+    name, count = METRICS[metric].title if metric in METRICS else "all", of.get("n", of.get("cases"))
+    date = of.get("date") or of.get("at")
+    shares = [
+        f", {name} {value:.2f}" for name in ("sensitivity", "specificity") if (value := _number(of, name)) is not None
+    ]
+    return f"{name}: {of['right']} of {count} cases right" + (f" ({date})" if date else "") + "".join(shares)
+
+
+def corrected(run: Run) -> dict[str, str]:
+    """By column, the rate corrected for the judge's errors, as it stands beside the figure."""
+    told = {}
+    for key, column in COLUMNS.items():
+        part = getattr(run, column.split)
+        of = ((part and part.agreement) or {}).get(column.metric) or {}
+        value, low, high = (_number(of, name) for name in ("corrected", "low", "high"))
+        if value is not None:
+            between = "" if None in (low, high) else f" ({100 * low:.1f}–{100 * high:.1f})"
+            told[key] = f"† {100 * value:.1f}{between}"
+    return told
+
+
+def agreements(run: Run) -> list[str]:
+    """How far the judge of each corrected figure agrees with people, for the note under the table."""
+    told = []
+    for part in _parts(run):
+        for metric, of in (part.agreement or {}).items():
+            if metric in METRICS and of and _number(of, "corrected") is not None:
+                shares = f"{_number(of, 'labels') or 0:g} labels{_shares(of, 'kappa', 'ac1', *_BOTH)}"
+                told.append(f"{run.title}, {METRICS[metric].title} on {part.split}: {shares}")
+    return told
+
+
+def _shares(of: dict[str, Any], *names: str) -> str:
+    """Those that are told, a comma before each."""
+    return "".join(f", {name} {value:.2f}" for name in names if (value := _number(of, name)) is not None)
+
+
+def _number(of: dict[str, Any], name: str) -> float | None:
+    """A number, or the value of a figure."""
+    value = of.get(name)
+    value = value.get("value") if isinstance(value, dict) else value
+    return value if isinstance(value, int | float) else None

@@ -1,0 +1,140 @@
+"""Runs that differ by nothing but their seeds, as one: the mean over seeds, with an interval over seeds and pictures.
+
+An interval over pictures says how far a figure would move with other pictures, not how far with another seed. The two
+are joined as independent errors are, by squares (Zou and Donner, 2008, Statistics in Medicine 27, 1693-1702): to either
+side, the mean of the seeds' own half widths, and t[seeds - 1] standard errors of their mean. All seeds answer about the
+same pictures, so that more of them do not narrow the first part, and its mean is the most that it can be for their
+mean. The second holds what chance there is within a seed too, which makes the interval rather too wide than too narrow.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import hypot
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+from scipy.special import stdtrit
+
+from safeeraser.benchmark.metrics import SCORED, UNKNOWN, Figure
+from safeeraser.report.runs import METHODS, Run, Specificity, Summary
+from safeeraser.report.tables import Told
+
+# Keys of a training record that decide no result, and the seed.
+_FREE = {"seed", "save_dir", "overwrite_dir", "resume_from_checkpoint", "save_model", "save_steps", "save_total_limit"}
+_FREE |= {"workers", "report_to", "dry_run", "probe_every", "probe"}
+_COUNTS = ("n", "failed", "unparsed", "declined", "blank", "skipped", "differ")  # of a figure: they add up
+
+
+class Method(NamedTuple):
+    """Runs that are the same but for their seeds, and the run that stands for them: their mean, or the one run."""
+
+    run: Run
+    seeds: list[Run]
+
+
+def methods(runs: Sequence[Run]) -> list[Method]:
+    """The runs, pooled over their seeds and told apart by their titles, in the order of the first of each.
+
+    Methods of the same title are told apart by the folders they lie in, seeds by their numbers.
+    """
+    groups = _together(runs)
+    titles = [_title(group) for group in groups]
+    found = []
+    for group, title in zip(groups, titles, strict=True):
+        if titles.count(title) > 1:
+            title = f"{title} ({group[0].name.rpartition('/')[0] or group[0].name})"
+        seeds = [replace(run, title=f"{title}, seed {_seed(run)}" if len(group) > 1 else title) for run in group]
+        found.append(Method(replace(_pooled(seeds), title=title), seeds))
+    return found
+
+
+def _title(group: list[Run]) -> str:
+    """What the runs of a group are called; folders that are named for their seeds leave it to the method."""
+    told = {run.title for run in group}
+    method = (group[0].settings.get("forget_loss") or {}).get("name", "vanilla")
+    return told.pop() if len(told) == 1 else METHODS.get(method, method)
+
+
+def _seed(run: Run) -> str:
+    return "/".join(map(str, dict.fromkeys(run.seeds)))
+
+
+def _together(runs: Sequence[Run]) -> list[list[Run]]:
+    groups: dict[Any, list[Run]] = defaultdict(list)
+    for number, run in enumerate(runs):
+        same = _same(run)
+        groups[number if same is None else same].append(run)
+    found = []
+    for group in groups.values():
+        # The same seed twice is no second sample, but a copy, or a run of which not all is known.
+        found += [group] if len({run.seeds for run in group}) == len(group) else [[run] for run in group]
+    return found
+
+
+def _same(run: Run) -> str | None:
+    """What runs of other seeds have in common with this one; None where too little is known of it to tell."""
+    part = run.val or run.train
+    if not part or not part.made_with or not run.seeds or (part.made_with.get("checkpoint") and not run.settings):
+        return None
+    training = {key: value for key, value in run.settings.items() if key not in _FREE}
+    asked = {key: value for key, value in part.made_with.items() if key not in ("seed", "checkpoint")}
+    judged = [part.protocol, part.judge, part.judge_model, part.prompts, part.rules, part.guards]
+    return json.dumps([run.place, training, asked, judged, part.split], sort_keys=True)
+
+
+def _pooled(group: list[Run]) -> Run:
+    if len(group) == 1:
+        return group[0]
+    parts = {split: _pooled_summary([getattr(run, split) for run in group]) for split in ("train", "val")}
+    specificity = None
+    if any(run.specificity for run in group):
+        specificity = Specificity(**join([run.specificity or UNKNOWN for run in group]).model_dump())
+    return replace(group[0], **parts, specificity=specificity, log=[], probes=[])
+
+
+def _pooled_summary(parts: list[Summary | None]) -> Summary | None:
+    """The first summary with each of its figures joined with the others'."""
+    there = [part for part in parts if part]
+    if not there:
+        return None
+
+    def each(of: Callable[[Summary], dict[str, Figure]]) -> dict[str, Figure]:
+        found = [of(part) if part else {} for part in parts]
+        keys = dict.fromkeys(key for figures in found for key in figures)
+        return {key: join([figures.get(key, UNKNOWN) for figures in found]) for key in keys}
+
+    told: dict[str, Any] = {"blank": each(lambda part: part.blank), "agreement": None}
+    told |= each(lambda part: {metric: getattr(part, metric) for metric in SCORED})
+    for kind in ("by_category", "by_keyword"):
+        metrics = dict.fromkeys(metric for part in there for metric in getattr(part, kind))
+        told[kind] = {metric: each(lambda part, k=kind, m=metric: getattr(part, k).get(m, {})) for metric in metrics}
+    return there[0].model_copy(update=told)
+
+
+def join(figures: list[Figure]) -> Figure:
+    """One figure of several seeds'. It has an interval where each of them has, and is withheld where one of them is."""
+    known = [figure for figure in figures if figure.value is not None and not figure.withheld]
+    counts = {name: sum(getattr(one, name) for one in figures) for name in _COUNTS}
+    withheld = sum(bool(figure.withheld) for figure in figures)
+    if withheld:
+        return Told(**counts, withheld=f"withheld of {withheld} of {len(figures)} seeds")
+    if not known:
+        return Told(**counts)
+    value = mean(figure.value for figure in known)
+    beside = "" if len(known) == len(figures) else f"{len(known)} of {len(figures)} seeds"
+    told = {"value": value, "judge": known[0].judge, "beside": beside, **counts}
+    if all(figure.range for figure in known):
+        told["low"], told["high"] = spread([(figure.value, figure.low, figure.high) for figure in known], 0.0)
+    return Told(**told)
+
+
+def spread(seeds: list[tuple[float, float, float]], least: float) -> tuple[float, float]:
+    """The interval of the mean of seeds' (value, low, high), within `least` and 1."""
+    values, lows, highs = zip(*seeds, strict=True)
+    count, middle = len(values), mean(values)
+    between = -float(stdtrit(count - 1, 0.025)) * stdev(values) / count**0.5 if count > 1 else 0.0
+    down = mean(value - low for value, low in zip(values, lows, strict=True))
+    up = mean(high - value for value, high in zip(values, highs, strict=True))
+    return max(least, middle - hypot(down, between)), min(1.0, middle + hypot(up, between))
