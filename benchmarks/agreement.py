@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from safeeraser.arguments import Arguments, count, share
+from safeeraser.benchmark.intervals import interval
 from safeeraser.errors import command
 from safeeraser.score.agreement import FUNCTIONS, Labelled, agreement
-from safeeraser.score.intervals import interval
 from safeeraser.score.label_sheet import draw
 
 AIM = 93.0

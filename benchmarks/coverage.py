@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from safeeraser.arguments import Arguments, count
+from safeeraser.benchmark.intervals import of_totals
 from safeeraser.errors import command
-from safeeraser.score.intervals import of_totals
 
 AIM = 93.0
 CLUSTERS = (30, 60, 150, 300, 600)

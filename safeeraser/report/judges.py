@@ -1,7 +1,7 @@
 """Who judged the figures of some runs, and whether these may be compared with each other."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from safeeraser.benchmark.metrics import ASKED
@@ -66,12 +66,12 @@ def judges(runs: list[Run]) -> Judges:
     mixed = {}
     for run in runs:
         for part in filter(None, (run.train, run.val)):
-            for metric, decided in _decided(part):
+            for metric, decided in decisions(part):
                 found[metric].setdefault(decided.identity, decided)
                 if len(decided.models) > 1:
                     mixed[f"{run.title} on {part.split}, {decided.judge} as {' and '.join(decided.models)}"] = True
     told = {metric: sorted(map(str, by_identity.values())) for metric, by_identity in found.items()}
-    different = [metric for metric, by_identity in found.items() if _differ(list(by_identity.values()))]
+    different = [metric for metric, by_identity in found.items() if differ(by_identity.values())]
     kinds = {run.specificity.task for run in runs if run.specificity and run.specificity.value is not None} - {""}
     if len(kinds) > 1:
         told["specificity"] = sorted(kinds)
@@ -79,7 +79,7 @@ def judges(runs: list[Run]) -> Judges:
     return Judges(told, different, list(mixed))
 
 
-def _decided(part: Summary) -> Iterator[tuple[str, Decided]]:
+def decisions(part: Summary) -> Iterator[tuple[str, Decided]]:
     """Every figure of the summary that a judge decided."""
     for metric in ASKED.values():
         figure = getattr(part, metric)
@@ -91,7 +91,8 @@ def _decided(part: Summary) -> Iterator[tuple[str, Decided]]:
             yield metric, Decided(part.protocol, judge, tuple(sorted(models)), version)
 
 
-def _differ(decided: list[Decided]) -> bool:
+def differ(decided: Iterable[Decided]) -> bool:
     """Whether they are more than one. A judge of which the models are not known is not known to be another."""
-    known = {one._replace(models=()) for one in decided if one.models}
-    return len([one for one in decided if one.models or one not in known]) > 1
+    apart = {one.identity: one for one in decided}.values()
+    known = {one._replace(models=()) for one in apart if one.models}
+    return len([one for one in apart if one.models or one not in known]) > 1

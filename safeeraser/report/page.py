@@ -21,11 +21,19 @@ from safeeraser.report.robustness.findings import findings, headline
 from safeeraser.report.robustness.plots import curves as card_curves
 from safeeraser.report.runs import read_runs
 from safeeraser.report.seeds import Method, methods
+from safeeraser.report.sides import sides_table
 from safeeraser.report.tables import Row
 from safeeraser.report.writing import TEMPLATES, comma_separated, render, show
 
 
-def report(*folders: Path, out: Path | None = None, note: str = "", published: bool = False, redact: bool = False):
+def report(
+    *folders: Path,
+    out: Path | None = None,
+    note: str = "",
+    published: bool = False,
+    redact: bool = False,
+    compared: bool = False,
+) -> None:
     """Write the report of the runs in `folders`, and print its tables.
 
     Args:
@@ -34,16 +42,19 @@ def report(*folders: Path, out: Path | None = None, note: str = "", published: b
         note: a banner over the page, such as what its figures must not be taken for.
         published: put the published figures into the tables and the plot too. The page always has them in a table.
         redact: leave questions, responses and pictures out, so that the page may be passed on.
+        compared: the folders are two sets of runs, to stand side by side with their differences.
 
     Raises:
-        BadInput: a folder holds no run, a run's file cannot be used, or it is unclear where the page is to go.
+        BadInput: a folder holds no run, a run's file cannot be used, two sets have nothing in common, or it is unclear
+            where the page is to go.
     """
     page_path = _page_path(folders, out)
-    found = methods(read_runs(folders))
+    found = methods(read_runs(folders, compared=compared))
     cards = read_cards([run for method in found for run in method.seeds])
     who = judges([run for method in found for run in method.seeds])
     context = _context(found, who, published) | _robustness(cards)
-    context |= {"note": note, "redact": redact}
+    context |= {"note": note, "redact": redact, "sides": sides_table(found, *folders) if compared else None}
+    context["tables"][1:1] = filter(None, [context["sides"]])
     context["examples"] = [] if redact else examples([method.seeds[0] for method in found])
     texts = {page_path.name: render("report.html.j2", **context)}
     texts |= {name: render(f"{name}.j2", **context) for name in ("table.md", "table.tex")}

@@ -28,8 +28,12 @@ _COUNTS = ("n", "failed", "unparsed", "declined", "blank", "skipped", "differ") 
 
 
 class Method(NamedTuple):
-    """Runs that are the same but for their seeds, and the run that stands for them: their mean, or the one run."""
+    """Runs that are the same but for their seeds, and the run that stands for them: their mean, or the one run.
 
+    `name` may be others' too; the run's title tells them apart.
+    """
+
+    name: str
     run: Run
     seeds: list[Run]
 
@@ -42,11 +46,12 @@ def methods(runs: Sequence[Run]) -> list[Method]:
     groups = _together(runs)
     titles = [_title(group) for group in groups]
     found = []
-    for group, title in zip(groups, titles, strict=True):
-        if titles.count(title) > 1:
-            title = f"{title} ({group[0].name.rpartition('/')[0] or group[0].name})"
+    for group, name in zip(groups, titles, strict=True):
+        title = name
+        if titles.count(name) > 1:
+            title = f"{name} ({group[0].name.rpartition('/')[0] or group[0].name})"
         seeds = [replace(run, title=f"{title}, seed {_seed(run)}" if len(group) > 1 else title) for run in group]
-        found.append(Method(replace(_pooled(seeds), title=title), seeds))
+        found.append(Method(name, replace(_pooled(seeds), title=title), seeds))
     return found
 
 

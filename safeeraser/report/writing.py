@@ -82,7 +82,7 @@ def show(table: Table) -> None:
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
     undefined=StrictUndefined,
-    autoescape=lambda name: name is not None and ".html" in name,
+    autoescape=lambda name: name is not None and (".html" in name or ".svg" in name),
     trim_blocks=True,
     lstrip_blocks=True,
     keep_trailing_newline=True,

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from safeeraser.score.intervals import of_totals
+from safeeraser.benchmark.intervals import of_totals
 
 
 class Share(NamedTuple):

@@ -8,12 +8,11 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from safeeraser.benchmark.files import read_json
+from safeeraser.benchmark.judged import difference, values_of
 from safeeraser.benchmark.metrics import METRICS, SCORED, Figure
 from safeeraser.benchmark.records import read_raw
 from safeeraser.errors import BadInput
-from safeeraser.score.intervals import interval
 from safeeraser.score.options import Options
-from safeeraser.score.verdicts import values_of
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,7 @@ def compare(
 ) -> dict[str, Any]:
     """What differs between this run's `values` and the other's, metric by metric.
 
-    `difference` is this run's mean less the other's, over the same questions about the same pictures; the interval is
-    that of the pairwise differences over pictures, which is narrower than the two rates' own. A metric that
+    `difference` is this run's mean less the other's, over the same questions about the same pictures. A metric that
     either run withholds, or that different judges decided, has none: `note` says why.
 
     Args:
@@ -79,18 +77,16 @@ def compare(
     metrics, models = {}, _models(told["answered_by"])
     for metric in SCORED:
         theirs, judge = other.summary[metric], figures[metric].judge
-        both = [key for key in values if key[0] == metric and key in other.values]
-        pairs = [(key[1], values[key] - other.values[key]) for key in both]
-        found = {"difference": None, "low": None, "high": None, "n": len(pairs), "note": None}
+        its = difference(values, other.values, metric)
+        found = {"difference": None, "low": None, "high": None, "n": its.n, "note": None}
         if figures[metric].withheld or theirs.withheld:
             found["note"] = "withheld"
         elif judge != theirs.judge:
             found["note"] = f"judged by {theirs.judge} there"
         elif _version(told, judge) != _version(other.summary, judge):
             found["note"] = f"other {_version(told, judge)[0]} there"
-        elif pairs:
-            found["difference"] = sum(value for _, value in pairs) / len(pairs)
-            found["low"], found["high"] = interval(pairs, "difference")
+        elif its.n:
+            found |= {"difference": its.value, "low": its.low, "high": its.high}
             if judge and other.models and models.get(judge) != other.models.get(judge):
                 found["note"] = f"answered by {', '.join(other.models.get(judge, ['nobody']))} there"
             elif judge in models and other.summary.get("asked_with") != told["asked_with"]:
@@ -123,7 +119,7 @@ def show(compared: dict[str, Any]) -> None:
     table = Table("metric", *right, "")
     for metric in SCORED:
         of = compared[metric]
-        difference = "–" if of["difference"] is None else f"{100 * of['difference']:+.1f}"
+        points = "–" if of["difference"] is None else f"{100 * of['difference']:+.1f}"
         between = "" if of["low"] is None else f"{100 * of['low']:+.1f} to {100 * of['high']:+.1f}"
-        table.add_row(METRICS[metric].title, difference, between, str(of["n"]), of["note"] or "")
+        table.add_row(METRICS[metric].title, points, between, str(of["n"]), of["note"] or "")
     Console().print(table)

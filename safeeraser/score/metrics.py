@@ -5,6 +5,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from safeeraser.benchmark.intervals import interval
 from safeeraser.benchmark.metrics import ASKED, METRICS, SCORED, Figure
 from safeeraser.benchmark.records import DataFile
 from safeeraser.benchmark.responses import SWAPPED_PICTURE, VIEWS
@@ -13,7 +14,6 @@ from safeeraser.judge.panel import Panel
 from safeeraser.judge.queries import Query
 from safeeraser.judge.verdicts import LACKS, Verdict
 from safeeraser.score.asking import Asked, places
-from safeeraser.score.intervals import interval
 from safeeraser.score.options import Options
 
 SKIPPED = "skipped"  # why an item has no value: its response is missing, or blank where that is left out

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 from safeeraser.benchmark.files import write_json
+from safeeraser.benchmark.judged import values_of
 from safeeraser.benchmark.metrics import METRICS
 from safeeraser.judge import check, costs
 from safeeraser.judge.panel import Panel
@@ -16,7 +17,7 @@ from safeeraser.score.label_sheet import write_sheet
 from safeeraser.score.metrics import Found, measure
 from safeeraser.score.options import Options, outputs_of, read_split
 from safeeraser.score.summary import show, summary
-from safeeraser.score.verdicts import check_outputs, values_of, with_verdicts, write_statistics
+from safeeraser.score.verdicts import check_outputs, with_verdicts, write_statistics
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def test_the_page_stands_alone_and_shows_both_tables(results):
     page = Page(text)
     heads = ["ASR-Gen ↓", "SARR ↓", "ROUGE ↑", "ASR-Eff ↓", "RR-Eff ↑", "RR-Gen ↑", "GPT ↑", "Spec ↑"]
     start = page.rows.index(["method", *heads])
-    assert page.rows[start + 1 : start + 4] == [  # best first
+    assert [row[:9] for row in page.rows[start + 1 : start + 4]] == [  # best first
         ["PO+PD", "2.0", "27.0", "25.0", "1.0", "99.0", "98.0", "75.0", "50.0"],
         ["vanilla", "100.0", "0.0", "25.0", "–", "–", "0.0", "–", "–"],
         ["<b>mine", "–", "50.0", "25.0", "–", "–", "–", "–", "–"],

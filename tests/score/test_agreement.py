@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scoring import predicted, record, run_eval, write_files
 
+from safeeraser.benchmark.intervals import interval
 from safeeraser.score.agreement import Labelled, Share, agreement, joined, table
-from safeeraser.score.intervals import interval
 
 from .test_label_sheet import predictions, rows_of
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binomtest, t
 
-from safeeraser.score.intervals import interval
+from safeeraser.benchmark.intervals import interval
 
 
 def exact(hits, trials):

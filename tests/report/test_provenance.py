@@ -1,0 +1,92 @@
+"""What the page and summary.json tell of what made the figures, and the warnings above them."""
+
+import json
+import re
+
+from safeeraser.report.page import report
+
+from .made_up_runs import metric, seeded_results, summary, write
+
+CHECK = {"cases": 60, "right": 57, "wrong": 2, "unparsed": 1, "accuracy": 0.95, "date": "2026-01-01"}
+BY_METRIC = {"asr": {"n": 60, "right": 57, "sensitivity": {"value": 0.9}, "specificity": {"value": 1.0}}, "rr": None}
+AGREED = {"labels": 80, "kappa": 0.81, "ac1": 0.9, "sensitivity": 0.95, "specificity": {"value": 0.9}, "judge": "rules"}
+NEVER = "was never checked"
+
+
+def warned(folder):
+    text = (folder / "report.html").read_text()
+    note = re.search(r'<div class="note" role="note">(.*?)</div>', text, re.DOTALL)
+    return re.findall(r"<p>(.*?)</p>", note[1]) if note else []
+
+
+def test_what_made_the_figures_is_told_once_each(tmp_path):
+    report(seeded_results(tmp_path))
+    told = json.loads((tmp_path / "summary.json").read_text())["provenance"]
+    assert (told["models"], told["recipes"], told["git_commits"]) == (["a/model"], ["official"], ["0123456789abcdef"])
+    assert told["dates"] == ["2026-01-01T10:00:00+0000", "2026-01-03T10:00:00+0000"]
+    assert told["adapters"]["seed1/popd"] == "popd1" and "seed1/vanilla" not in told["adapters"]
+    assert told["seeds"] == {"vanilla": 3, "PO": 3, "PO+PD": 3} and told["versions"]["torch"] == ["2.13.0"]
+    footer = (tmp_path / "report.html").read_text().split("<footer")[1]
+    for text in (
+        "a/model",
+        "fedcba987654<",
+        "0123456789ab<",
+        "2026-01-01T10:00:00+0000 to 2026-01-03",
+        "PO+PD 3",
+        "popd1",
+    ):
+        assert text in footer
+
+
+def test_runs_of_an_earlier_version_leave_it_open(tmp_path):
+    write(tmp_path / "po", "summary_val.json", summary("val", 0.5, 0.5))
+    report(tmp_path)
+    told = json.loads((tmp_path / "summary.json").read_text())["provenance"]
+    assert told["models"] == told["dates"] == told["git_commits"] == []
+    assert (tmp_path / "report.html").read_text().count("<dd>not told</dd>") == 5
+
+
+def test_a_judge_that_was_never_checked_is_warned_of(tmp_path):
+    write(tmp_path / "po", "summary_val.json", summary("val", 0.5, 0.5))
+    write(tmp_path / "popd", "summary_val.json", summary("val", 0.5, 0.5, judge_check=CHECK))
+    report(tmp_path)
+    assert [text for text in warned(tmp_path) if NEVER in text] == [
+        "The judge of PO was never checked on cases whose verdict is known, as far as is told."
+    ]
+    assert "all: 57 of 60 cases right (2026-01-01)" in (tmp_path / "report.html").read_text()
+    for check in (CHECK, BY_METRIC):
+        write(tmp_path / "po", "summary_val.json", summary("val", 0.5, 0.5, judge_check=check))
+        report(tmp_path)
+        assert warned(tmp_path) == []
+    assert "ASR: 57 of 60 cases right, sensitivity 0.90, specificity 1.00" in (tmp_path / "report.html").read_text()
+    write(tmp_path / "po", "summary_val.json", summary("val", 0.5, 0.5, judge_check={"asr": None}))
+    report(tmp_path)
+    assert len(warned(tmp_path)) == 1
+
+
+def test_withheld_figures_and_blank_responses_are_warned_of(tmp_path):
+    blank = {"forget": metric(0.25), "retain": metric(0.5)}
+    gone = metric(None, withheld="3.1% failed")
+    write(tmp_path / "ga", "summary_val.json", summary("val", 0.5, gone, blank=blank, judge_check=CHECK))
+    few = {"forget": metric(0.01)}
+    write(tmp_path / "po", "summary_val.json", summary("val", 0.5, 0.5, blank=few, judge_check=CHECK))
+    report(tmp_path)
+    assert warned(tmp_path) == [
+        "Withheld: RR-Gen of GA; the table says why.",
+        "Blank responses: GA 50.0% in the view retain.",
+    ]
+
+
+def test_the_corrected_rate_stands_beside_the_judges(tmp_path):
+    corrected = {"asr": AGREED | {"corrected": 0.12, "low": 0.08, "high": 0.17}, "sarr": AGREED, "rr": None}
+    write(tmp_path / "po", "summary_val.json", summary("val", metric(0.1, 0.05, 0.15), 0.5, agreement=corrected))
+    report(tmp_path)
+    page, lines = (tmp_path / "report.html").read_text(), (tmp_path / "table.md").read_text()
+    assert page.count("† 12.0 (8.0–17.0)") == 1
+    note = (
+        "†: corrected for the judge's errors, as people's labels show them (PO, ASR on val: 80 labels, kappa 0.81, "
+        "ac1 0.90, sensitivity 0.95, specificity 0.90)"
+    )
+    assert f"- {note}" in lines and note.replace("'", "&#39;") in page
+    assert "- PO, ASR-Gen: † 12.0 (8.0–17.0)" in lines
+    assert json.loads((tmp_path / "summary.json").read_text())["runs"]["po"]["generality"]["asr"] == 0.1
