@@ -73,6 +73,11 @@ class Forest:
         return slug(self.name)
 
     @property
+    def drawn(self) -> bool:
+        """Whether there is anything to see."""
+        return any(line.marks for line in self.lines)
+
+    @property
     def height(self) -> int:
         """Of all rows, in pixels."""
         return AXIS + len(self.lines) * self.row

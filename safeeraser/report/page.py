@@ -65,7 +65,8 @@ def report(
     for name, content in texts.items():
         _write(page_path.parent / name, content)
     alone = TEMPLATES.get_template("forest.svg.j2").module.alone
-    for plot in [context["forest"], *(card["forest"] for card in context["cards"])]:
+    forests = [context["forest"], *(card["forest"] for card in context["cards"])]
+    for plot in (one for one in forests if one.drawn):
         _write(page_path.parent / "plots" / f"{plot.slug}.svg", alone(plot, forest))
     for plot in sum((card["plots"] for card in context["cards"]), context["curves"]):
         plot.write_png(page_path.parent / "plots")

@@ -15,21 +15,21 @@ _MOST = 6  # of what is named in a warning
 def provenance(methods: list[Method], who: Judges) -> dict[str, Any]:
     """Of every run what its summaries tell, each value once. Empty or null is what none of them tells."""
     runs = [run for method in methods for run in method.seeds]
-    told = [part.provenance for run in runs for part in _parts(run) if part.provenance]
+    told = [part.provenance for run in runs for part in _parts(run)]
     versions: dict[str, list[str]] = {}
-    for package, version in (pair for one in told for pair in (one.get("versions") or {}).items()):
+    for package, version in (pair for one in told for pair in one.versions.items()):
         versions[package] = _each([*versions.get(package, []), version])
     checked = (of.items() for run in runs for part in _parts(run) if (of := checks(part)))
-    dates = sorted(_each(one.get("date") for one in told))
+    dates = sorted(_each(one.date for one in told))
     return {
-        "models": _each(one.get("model") for one in told),
+        "models": _each(one.model for one in told),
         "adapters": {run.name: digest for run in runs if (digest := _adapter(run))},
-        "data": _each(one.get("data_sha256") for one in told),
-        "recipes": _each(one.get("recipe") for one in told),
+        "data": _each(one.data_sha256 for one in told),
+        "recipes": _each(one.recipe for one in told),
         "judges": who.told,
         "judge_check": _each(_said(metric, of) for found in checked for metric, of in found),
         "versions": versions,
-        "git_commits": _each(one.get("git_commit") for one in told),
+        "git_commits": _each(one.git_commit for one in told),
         "dates": [dates[0], dates[-1]] if dates else [],
         "seeds": {method.run.title: len(method.seeds) for method in methods},
     }
@@ -61,7 +61,7 @@ def _parts(run: Run) -> Iterator[Summary]:
 
 
 def _adapter(run: Run) -> str | None:
-    return next((digest for part in _parts(run) if (digest := part.provenance.get("adapter_sha256"))), None)
+    return next((digest for part in _parts(run) if (digest := part.provenance.adapter_sha256)), None)
 
 
 def _judged(run: Run) -> bool:

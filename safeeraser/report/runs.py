@@ -48,6 +48,30 @@ class Answered(BaseModel):
     model: str | None = None
 
 
+class _MadeWith(BaseModel):
+    """What predictions were made with."""
+
+    settings: dict[str, Any] = {}
+
+
+class _Inputs(BaseModel):
+    """What was scored; null where the predictions came without a record of their own."""
+
+    made_with: _MadeWith | None = None
+
+
+class Provenance(BaseModel):
+    """What made a summary's figures; null is what was not told."""
+
+    date: str | None = None
+    git_commit: str | None = None
+    model: str | None = None
+    adapter_sha256: str | None = None
+    data_sha256: str | None = None
+    recipe: str | None = None
+    versions: dict[str, str] = {}
+
+
 class _Summary(BaseModel):
     """The part of a summary that the report needs; it carries more."""
 
@@ -65,15 +89,15 @@ class _Summary(BaseModel):
     guards: dict[str, str] = {}
     answered_by: list[Answered] = []
     max_blank: float = 0.01
-    inputs: dict[str, Any] = {}
-    provenance: dict[str, Any] = {}
+    inputs: _Inputs = _Inputs()
+    provenance: Provenance = Provenance()
     judge_check: dict[str, Any] | None = None
     agreement: dict[str, dict[str, Any] | None] | None = None
 
     @property
     def made_with(self) -> dict[str, Any]:
         """What the predictions were made with, as far as their own run told."""
-        return (self.inputs.get("made_with") or {}).get("settings") or {}
+        return self.inputs.made_with.settings if self.inputs.made_with else {}
 
 
 Summary = create_model("Summary", __base__=_Summary, **dict.fromkeys(SCORED, (Figure, UNKNOWN)))
@@ -134,7 +158,7 @@ class Run:
     def seeds(self) -> tuple[int, ...]:
         """What it drew its random numbers by: the seed of training, and of the responses to either split."""
         parts = [part.made_with for part in (self.train, self.val) if part]
-        return tuple(told["seed"] for told in (self.settings, *parts) if told.get("seed") is not None)
+        return tuple(told["seed"] for told in (self.settings, *parts) if isinstance(told.get("seed"), int))
 
     @property
     def figures(self) -> dict[str, Figure]:

@@ -58,8 +58,11 @@ def methods(runs: Sequence[Run]) -> list[Method]:
 def _title(group: list[Run]) -> str:
     """What the runs of a group are called; folders that are named for their seeds leave it to the method."""
     told = {run.title for run in group}
-    method = (group[0].settings.get("forget_loss") or {}).get("name", "vanilla")
-    return told.pop() if len(told) == 1 else METHODS.get(method, method)
+    if len(told) == 1:
+        return told.pop()
+    method = group[0].settings.get("forget_loss")
+    name = method.get("name") if isinstance(method, dict) else None
+    return METHODS.get(name, name or "vanilla")
 
 
 def _seed(run: Run) -> str:

@@ -190,6 +190,14 @@ def test_what_cannot_be_reported(results, tmp_path_factory):
     with pytest.raises(BadInput, match=r"probe\.jsonl: 0\.forget\.degenerate"):
         write_file(results / "vanilla", "probe.jsonl", [{"step": 0, "forget": {"refusal": 0.5}}])
         report(results / "vanilla")
+    write_file(
+        results / "popd", "summary_train.json", summary("train", 0.5, 0.1, inputs={"made_with": {"settings": 3}})
+    )
+    with pytest.raises(BadInput, match=r"summary_train\.json: inputs\.made_with\.settings: "):
+        report(results)
+    write_file(results / "popd", "summary_train.json", summary("train", 0.5, 0.1, provenance={"versions": 3}))
+    with pytest.raises(BadInput, match=r"summary_train\.json: provenance\.versions: "):
+        report(results)
     with pytest.raises(BadInput, match=r"summary_val\.json: is there, and is no page"):
         report(results / "vanilla", out=results / "vanilla" / "summary_val.json")
     with pytest.raises(BadInput, match="is a folder; name a file"):

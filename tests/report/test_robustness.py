@@ -8,8 +8,8 @@ import pytest
 
 from safeeraser.errors import BadInput
 from safeeraser.report.page import report
-from safeeraser.report.robustness.card import read_cards
-from safeeraser.report.robustness.findings import findings
+from safeeraser.report.robustness.card import RELEARNED, read_cards
+from safeeraser.report.robustness.findings import findings, headline
 from safeeraser.report.robustness.plots import curves
 from safeeraser.report.runs import read_runs
 
@@ -217,6 +217,39 @@ def test_files_beside_the_report(results):
     assert "| figstep | 40.0 [30.0–50.0] | 50.0 [40.0–60.0] | – | 60.0 [50.0–70.0] |" in lines
     assert "| none | 60.0 [50.0–70.0] | – |" in lines and "- attack typography: 3 responses are missing" in lines
     assert {"relearning_popd.png", "scaling_popd.png"} < {path.name for path in (results / "plots").iterdir()}
+
+
+def test_the_card_begins_with_a_sentence_and_a_picture(results):
+    card = _card(results, audit())
+    assert headline(card) == (
+        "ASR is 10.0% (0.0–20.0) as trained, and 70.0% (60.0–80.0) where it was highest, after 4 steps on forget data; the "
+        "untouched model's is 80.0% (70.0–90.0)."
+    )
+    report(results)
+    drawn = (results / "plots" / "robustness_popd.svg").read_text()
+    names = re.findall(r'font-weight="600" fill="currentColor">([^<]+)<', drawn)
+    assert names == ["as trained", "figstep", "int4", "4 steps on decoupled data", "4 steps on forget data"]
+    assert re.findall(r'text-anchor="end" fill="currentColor">([^<]+)<', drawn) == [
+        "10.0",
+        "40.0",
+        "15.0",
+        "45.0",
+        "70.0",
+    ]
+    assert drawn.count('fill="none"') == 2, "the untouched model's, as it is and under the attack"
+    assert headline(_card(results, {"points": []})) == ""
+    assert headline(
+        _card(results, without(audit(), "attack", "quantization", *map("relearn_{}".format, RELEARNED)))
+    ) == ("ASR is 10.0% (0.0–20.0) as trained; the untouched model's is 80.0% (70.0–90.0).")
+
+
+def test_a_run_that_was_audited_and_not_scored_has_its_card_alone(tmp_path):
+    write(tmp_path / "popd", "audit.json", audit())
+    report(tmp_path / "popd")
+    page = (tmp_path / "popd" / "report.html").read_text()
+    assert page.count('<svg class="forest"') == 1 and 'class="finding"' not in page
+    assert {path.suffix for path in (tmp_path / "popd" / "plots").glob("*.svg")} == {".svg"}
+    assert not (tmp_path / "popd" / "plots" / "forest.svg").exists()
 
 
 def test_the_card_in_summary_json(results):
