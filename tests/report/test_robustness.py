@@ -220,27 +220,21 @@ def test_files_beside_the_report(results):
 
 
 def test_the_card_begins_with_a_sentence_and_a_picture(results):
-    card = _card(results, audit())
-    assert headline(card) == (
-        "ASR is 10.0% (0.0–20.0) as trained, and 70.0% (60.0–80.0) where it was highest, after 4 steps on forget data; the "
-        "untouched model's is 80.0% (70.0–90.0)."
+    assert headline(_card(results, audit())) == (
+        "ASR is 10.0% (0.0–20.0) as trained, and 70.0% (60.0–80.0) where it was highest, after 4 steps on forget data; "
+        "the untouched model's is 80.0% (70.0–90.0)."
     )
     report(results)
     drawn = (results / "plots" / "robustness_popd.svg").read_text()
     names = re.findall(r'font-weight="600" fill="currentColor">([^<]+)<', drawn)
     assert names == ["as trained", "figstep", "int4", "4 steps on decoupled data", "4 steps on forget data"]
-    assert re.findall(r'text-anchor="end" fill="currentColor">([^<]+)<', drawn) == [
-        "10.0",
-        "40.0",
-        "15.0",
-        "45.0",
-        "70.0",
-    ]
+    figures = re.findall(r'text-anchor="end" fill="currentColor">([^<]+)<', drawn)
+    assert figures == ["10.0", "40.0", "15.0", "45.0", "70.0"]
     assert drawn.count('fill="none"') == 2, "the untouched model's, as it is and under the attack"
     assert headline(_card(results, {"points": []})) == ""
-    assert headline(
-        _card(results, without(audit(), "attack", "quantization", *map("relearn_{}".format, RELEARNED)))
-    ) == ("ASR is 10.0% (0.0–20.0) as trained; the untouched model's is 80.0% (70.0–90.0).")
+    alone = without(audit(), "attack", "quantization", *(f"relearn_{kind}" for kind in RELEARNED))
+    said = "ASR is 10.0% (0.0–20.0) as trained; the untouched model's is 80.0% (70.0–90.0)."
+    assert headline(_card(results, alone)) == said
 
 
 def test_a_run_that_was_audited_and_not_scored_has_its_card_alone(tmp_path):
