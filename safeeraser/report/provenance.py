@@ -118,7 +118,7 @@ def corrected(run: Run) -> dict[str, str]:
 
 
 def agreements(run: Run) -> list[str]:
-    """How far the judge of each corrected figure agrees with people, for the note under the table."""
+    """How far the judge of each corrected figure agrees with the labels, for the note under the table."""
     told = []
     for part in _parts(run):
         for metric, of in (part.agreement or {}).items():

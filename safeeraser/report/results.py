@@ -39,7 +39,7 @@ def paper_table(rows: list[Row], found: list[Method], published: list[Row]) -> T
     if any(row.seeds for row in rows):
         remarks.append("Of several seeds: their mean, with an interval over seeds and pictures")
     if told := [line for method in found for run in method.seeds for line in agreements(run)]:
-        remarks.append(f"†: corrected for the judge's errors, as people's labels show them ({'; '.join(told)})")
+        remarks.append(f"†: corrected for the judge's errors, as labelled responses show them ({'; '.join(told)})")
     return Table("runs", "Results", caption, _TITLES, rows, remarks=remarks, published=published)
 
 

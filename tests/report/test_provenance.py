@@ -84,7 +84,7 @@ def test_the_corrected_rate_stands_beside_the_judges(tmp_path):
     page, lines = (tmp_path / "report.html").read_text(), (tmp_path / "table.md").read_text()
     assert page.count("† 12.0 (8.0–17.0)") == 1
     note = (
-        "†: corrected for the judge's errors, as people's labels show them (PO, ASR on val: 80 labels, kappa 0.81, "
+        "†: corrected for the judge's errors, as labelled responses show them (PO, ASR on val: 80 labels, kappa 0.81, "
         "ac1 0.90, sensitivity 0.95, specificity 0.90)"
     )
     assert f"- {note}" in lines and note.replace("'", "&#39;") in page
