@@ -132,6 +132,7 @@ class _Told(BaseModel):
 
     title: str | None = None
     settings: dict[str, Any] = {}
+    data: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Run:
     """What is known of one run; whatever its folder lacks is None or empty. `name` is its own among the runs.
 
     Attributes:
-        settings: those that its adapter was trained with.
+        settings: those that its adapter was trained with, and `data`, what was told of the data.
         place: which of the sets that are compared it is of.
     """
 
@@ -156,9 +157,10 @@ class Run:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """What it drew its random numbers by: the seed of training, and of the responses to either split."""
+        """What it drew its random numbers by: the seed of training and, if that is another, of the responses."""
         parts = [part.made_with for part in (self.train, self.val) if part]
-        return tuple(told["seed"] for told in (self.settings, *parts) if isinstance(told.get("seed"), int))
+        seeds = (told.get("seed") for told in (self.settings, *parts))
+        return tuple(dict.fromkeys(seed for seed in seeds if isinstance(seed, int)))
 
     @property
     def figures(self) -> dict[str, Figure]:
@@ -248,7 +250,7 @@ def _read_run(folder: Path) -> Run:
         folder=folder,
         name=name,
         title=told.title or METHODS.get(name, name),
-        settings=told.settings,
+        settings=told.settings | ({"data": told.data} if told.data else {}),
         specificity=read(folder / "specificity.json", Specificity, None),
         log=read(folder / "train_log.jsonl", list[Step], []),
         probes=read(folder / "probe.jsonl", list[Probed], []),

@@ -41,15 +41,14 @@ class Method(NamedTuple):
 def methods(runs: Sequence[Run]) -> list[Method]:
     """The runs, pooled over their seeds and told apart by their titles, in the order of the first of each.
 
-    Methods of the same title are told apart by the folders they lie in, seeds by their numbers.
+    Methods of the same title are told apart by their folders, seeds by their numbers.
     """
     groups = _together(runs)
     titles = [_title(group) for group in groups]
     found = []
     for group, name in zip(groups, titles, strict=True):
-        title = name
-        if titles.count(name) > 1:
-            title = f"{name} ({group[0].name.rpartition('/')[0] or group[0].name})"
+        like = [other for other, its in zip(groups, titles, strict=True) if its == name]
+        title = f"{name} ({_told(group, like)})" if len(like) > 1 else name
         seeds = [replace(run, title=f"{title}, seed {_seed(run)}" if len(group) > 1 else title) for run in group]
         found.append(Method(name, replace(_pooled(seeds), title=title), seeds))
     return found
@@ -65,8 +64,17 @@ def _title(group: list[Run]) -> str:
     return METHODS.get(name, name or "vanilla")
 
 
+def _told(group: list[Run], like: list[list[Run]]) -> str:
+    """What tells a group from others of its title: how its runs' folders are called, what they lie in, or both."""
+    run = group[0]
+    for tell in (lambda one: one.folder.resolve().name, lambda one: one.name.rpartition("/")[0] or one.name):
+        if len({tell(other[0]) for other in like}) == len(like):
+            return tell(run)
+    return run.name
+
+
 def _seed(run: Run) -> str:
-    return "/".join(map(str, dict.fromkeys(run.seeds)))
+    return "/".join(map(str, run.seeds))
 
 
 def _together(runs: Sequence[Run]) -> list[list[Run]]:

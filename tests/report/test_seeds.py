@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -109,6 +110,31 @@ def test_what_differs_by_more_than_its_seed_is_another_row(tmp_path):
     assert titles(tmp_path) == [
         ("vanilla", 3), ("PO (seed0)", 2), ("PO (seed2)", 1), ("PO+PD (seed0)", 2), ("PO+PD (seed1)", 1)
     ]  # fmt: skip
+
+
+def test_two_variants_of_several_seeds_are_told_apart(tmp_path):
+    """Each of two rates with two seeds, in folders by seed: both names are there twice, and so is each folder."""
+    seeded_results(tmp_path, seeds=(0, 1))
+    for seed in (0, 1):
+        folder, other = (tmp_path / f"seed{seed}" / name for name in ("popd", "popd_low"))
+        shutil.copytree(folder, other)
+        settings = json.loads((folder / "run.json").read_text())["settings"]
+        write(other, "run.json", {"title": "PO+PD", "settings": settings | {"lr": 0.0001}})
+    assert titles(tmp_path)[2:] == [("PO+PD (popd)", 2), ("PO+PD (popd_low)", 2)]
+
+
+def test_runs_on_other_data_are_other_rows(tmp_path):
+    seeded_results(tmp_path, seeds=(0, 1))
+    settings = json.loads((tmp_path / "seed1" / "popd" / "run.json").read_text())["settings"]
+    write(tmp_path / "seed1" / "popd", "run.json", {"settings": settings, "data": {"sha256": "0"}})
+    assert titles(tmp_path)[2:] == [("PO+PD (seed0)", 1), ("PO+PD (seed1)", 1)]
+
+
+def test_a_copy_is_no_second_seed(tmp_path):
+    seeded_results(tmp_path, seeds=(0,))
+    shutil.copytree(tmp_path / "seed0" / "popd", tmp_path / "seed1" / "popd")
+    (tmp_path / "seed1" / "popd" / "summary_train.json").unlink()
+    assert titles(tmp_path)[2:] == [("PO+PD (seed0)", 1), ("PO+PD (seed1)", 1)]
 
 
 @pytest.mark.parametrize("lack", ["seed", "run", "made_with"])
