@@ -18,8 +18,9 @@ from safeeraser.model import load_model
 
 from .test_release import CONFORMANCE, assert_reproduces
 
-# The files for GPUs, and how far LoRA's B, all of it training, may be off in bfloat16: DeepSpeed's gradients are too.
-GPU_ENGINES = {"ddp": 0, "fsdp2": 0, "../accelerate_config": 0.1, "zero3": 0.1}
+# The files for GPUs, and how far LoRA's B, all of it training, may be off in bfloat16 (`benchmarks/engines.py` shows how
+# far it is): DeepSpeed's gradients are in bfloat16 too, and elsewhere sums in another order flip a rounding now and then.
+GPU_ENGINES = {"ddp": 0.01, "fsdp2": 0.01, "../accelerate_config": 0.05, "zero3": 0.05}
 BFLOAT16 = ("dtype=bfloat16", "init_adapter=null", "max_train_steps=6")
 
 
@@ -201,13 +202,13 @@ def alone_in_bfloat16(tmp_path_factory):
 
 @pytest.mark.parametrize("engine", GPU_ENGINES)
 def test_an_engine_for_gpus_trains_in_bfloat16(alone_in_bfloat16, tmp_path, engine):
-    """As one process does, to the bit where what is trained is in float32; what is saved is so everywhere."""
+    """Nearly as one process does; what is saved is in float32, not the rounded values that DeepSpeed computes with."""
     run = finish(tmp_path / "two", engine, "klpd", *BFLOAT16, "gradient_accumulation_steps=2")
     assert run["engine"]["processes"] == 2 and run["settings"]["dtype"] == "bfloat16"
     one, two = (load_file(folder / "adapter_model.safetensors") for folder in (alone_in_bfloat16, tmp_path / "two"))
     assert {value.dtype for value in two.values()} == {torch.float32}
     names = [name for name in one if ".lora_B." in name]
-    assert not torch.equal(two[names[0]], two[names[0]].bfloat16().float())  # not the rounded ones
+    assert not torch.equal(two[names[0]], two[names[0]].bfloat16().float())
     apart, size = (
         sum(each.square().sum() for each in values) ** 0.5
         for values in ([two[name] - one[name] for name in names], [one[name] for name in names])
