@@ -104,7 +104,9 @@ def held(model: nn.Module, setup: Setup) -> list[Part]:
     |---|---|---|---|---|
     | single, ddp | 4 | 4 | 4 under ddp | Adam's moments 8 |
     | fsdp | 4 | 4 | | 8 |
-    | ZeRO, bfloat16 | 2 | 2 | DeepSpeed's own | 8, master in float32 4; in CPU memory also gradient 4, cast 2 |
+    | ZeRO, bfloat16 | 2 | 4 | DeepSpeed's own | 8, master in float32 4; in CPU memory also gradient 4, cast 2 |
+
+    ZeRO-1, and ZeRO-2 with its optimizer in CPU memory, add gradients up in the model's dtype.
 
     ZeRO-3 keeps gathered what it will soon need again, up to its bound. FSDP keeps all that is no layer of the language
     model, and gathers the next layer while one works.
@@ -129,6 +131,7 @@ def held(model: nn.Module, setup: Setup) -> list[Part]:
         state += 4  # masters; stage 3 in float32 takes the weights themselves, unless they lie elsewhere
     if engine.offload_optimizer:
         state += 4 + (0 if zero3 else width)  # the gradient in float32; the weights on their way back
+    narrow = engine.name == "zero1" or (engine.name == "zero2" and engine.offload_optimizer)
     moved = engine.offload_optimizer or (fsdp and engine.offload_weights)  # FSDP's offloading is of all that it shards
     copies = 2 if Guard(settings.stop, settings.method).active else 0
     second = everything if settings.adapter is None and settings.method.needs_reference else 0
@@ -137,10 +140,10 @@ def held(model: nn.Module, setup: Setup) -> list[Part]:
         ("trained weights", trained * width, engine.shards_weights, engine.offload_weights),
         ("the untouched model", second * setup.dtype.itemsize, False, False),
         ("weights gathered for the layers at work", gathered * setup.dtype.itemsize, False, False),
-        ("gradients", trained * width, engine.shards_gradients, moved and engine.shards_gradients),
+        ("gradients", trained * (width if narrow else 4), engine.shards_gradients, moved and engine.shards_gradients),
         ("gradient bucket", bucket * width, False, False),
         ("optimizer state", trained * state, engine.shards_optimizer, moved),
-        ("last good weights, and those before", copies * trained * width, fsdp, True),
+        ("last good weights, and those before", copies * trained * 4, engine.shards_optimizer, True),
     )
     return [
         Part(name, **{"cpu" if off else "device": size / (engine.processes if sharded else 1)})

@@ -18,8 +18,8 @@ from safeeraser.model import load_model
 
 from .test_release import CONFORMANCE, assert_reproduces
 
-# The files for GPUs, and how far LoRA's B, all of it training, may be off in bfloat16 (`benchmarks/engines.py` shows how
-# far it is): DeepSpeed's gradients are in bfloat16 too, and elsewhere sums in another order flip a rounding now and then.
+# The files for GPUs, and how far LoRA's B, all of it training, may be off in bfloat16 (benchmarks/engines.py shows how
+# far it is): DeepSpeed's gradients are in bfloat16 too; elsewhere sums in another order flip a rounding now and then.
 GPU_ENGINES = {"ddp": 0.01, "fsdp2": 0.01, "../accelerate_config": 0.05, "zero3": 0.05}
 BFLOAT16 = ("dtype=bfloat16", "init_adapter=null", "max_train_steps=6")
 

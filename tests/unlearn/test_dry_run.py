@@ -153,7 +153,8 @@ def test_what_engines_share_out():
     zero1, zero2, zero3 = parts("zero1"), parts("zero2"), parts("zero3")
     for zero in (zero1, zero2, zero3):
         assert zero["optimizer state"] == ((8 + 4) * trained / 4, 0) and zero["gradient bucket"] == (2 * 5e8, 0)
-    assert zero1["gradients"] == (2 * trained, 0) and zero2["gradients"] == zero3["gradients"] == (2 * trained / 4, 0)
+    assert zero1["gradients"] == (2 * trained, 0) and zero2["gradients"] == zero3["gradients"] == (4 * trained / 4, 0)
+    assert zero2["last good weights, and those before"] == (0, 2 * 4 * trained / 4)
     assert zero2["frozen weights"] == (2 * frozen, 0) and zero3["frozen weights"] == (2 * frozen / 4, 0)
     assert zero2["trained weights"] == (2 * trained, 0) and zero3["trained weights"] == (2 * trained / 4, 0)
     assert zero3["weights gathered for the layers at work"] == (2 * 1e9, 0)
