@@ -121,8 +121,8 @@ def engine(add: Callable) -> None:
         type=count_or("auto"),
         default="auto",
         metavar="N",
-        help="local: responses at a time, which changes nothing of what is drawn; auto: as many as fit, found by "
-        "halving (default: %(default)s)",
+        help="local: responses at a time, which changes nothing of what is drawn; auto: as many as "
+        "should fit what is free, fewer if they do not (default: %(default)s)",
     )
     add(
         "--dtype",

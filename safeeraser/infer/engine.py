@@ -3,19 +3,19 @@
 import logging
 from collections.abc import Iterator, Sequence
 
-import psutil  # accelerate brings it
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
 from transformers import LlavaForConditionalGeneration
 
 from safeeraser.errors import BadInput
 from safeeraser.generation.decoder import Asked, Decoder, encode_question
 from safeeraser.generation.sampling import Generation
+from safeeraser.infer.memory import out_of_memory, rows_that_fit
 from safeeraser.infer.requests import Request, Unanswered, show
 from safeeraser.model import Preprocessor
 
 log = logging.getLogger(__name__)
 
-AUTO = 256  # responses at a time to begin with, where the batch size is to be found
+MOST = 256  # responses at a time, where the batch size is to be found; more are hardly quicker
 NOT_FINITE = Unanswered("the model's output is not finite; in another --dtype it may be")
 
 
@@ -23,7 +23,11 @@ class Engine:
     """A model that answers requests. Which requests share a batch does not change what is drawn for each.
 
     Args:
-        batch_size: responses at a time; None to find it: it is halved whenever the memory does not suffice.
+        batch_size: responses at a time; None to find it: as many as should fit, a quarter fewer whenever they do not.
+
+    Where the memory was full, responses that had ended are kept, and those under way are drawn anew, the same as in any
+    other batch. To go on from their tokens they would have to be read as prompts are, all at once, which rounds
+    otherwise than one by one did; and no step down costs more than the one batch that was under way.
     """
 
     def __init__(
@@ -34,7 +38,7 @@ class Engine:
         batch_size: int | None = None,
     ) -> None:
         self.model, self.preprocessor, self.generation = model.eval(), preprocessor, generation
-        self.found, self.batch_size = batch_size is None, batch_size or self._most()
+        self.given, self.batch_size = batch_size is not None, batch_size or MOST
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[Request, str | Unanswered]]]:
         """Answer all requests; yields those that have just been answered, with their responses.
@@ -43,6 +47,10 @@ class Engine:
             BadInput: the memory does not suffice.
         """
         left = {request.key: request for request in requests}
+        if left and not self.given:
+            clear_device_cache(garbage_collection=True)  # what merging an adapter took is free again
+            fit = rows_that_fit(self.model, self.preprocessor, requests, self.generation.max_new_tokens)
+            self.batch_size = min(self.batch_size, fit)
         while left:
             try:
                 for finished in self._attempt(list(left.values())):
@@ -50,9 +58,9 @@ class Engine:
                     for request, _ in finished:
                         del left[request.key]
             except RuntimeError as error:
-                if not should_reduce_batch_size(error):
+                if not out_of_memory(error):
                     raise
-                self._halve()
+                self._reduce()
             # Not before the error is let go, since it holds what was computed last.
             if left:
                 clear_device_cache(garbage_collection=True)
@@ -69,20 +77,10 @@ class Engine:
             return NOT_FINITE
         return Unanswered(f"its prompt takes {tokens} tokens, and the model's context holds {decoder.context}")
 
-    def _most(self) -> int:
-        """Where to begin. A GPU says when its memory is full; on a CPU the system may end the process instead."""
-        if self.model.device.type != "cpu":
-            return AUTO
-        text = self.model.config.text_config
-        width = text.num_key_value_heads * (text.hidden_size // text.num_attention_heads) * self.model.dtype.itemsize
-        tokens = self.preprocessor.image_length + self.generation.max_new_tokens
-        fit = psutil.virtual_memory().available // (4 * 2 * text.num_hidden_layers * width * tokens)
-        return max(1, min(AUTO, fit))
-
-    def _halve(self) -> None:
+    def _reduce(self) -> None:
         if self.batch_size == 1:
             raise BadInput("out of memory with one response at a time; a smaller dtype, or a larger device, may do")
-        if not self.found:
+        if self.given:
             raise BadInput(f"out of memory at --batch_size {self.batch_size}; --batch_size auto finds one that fits")
-        self.batch_size //= 2
+        self.batch_size = self.batch_size * 3 // 4
         log.warning("out of memory: going on with --batch_size %d", self.batch_size)
