@@ -5,6 +5,7 @@
 # Stopped at any moment, the same command goes on. What it will take: ... --dry_run
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source scripts/gpu.bash
 source scripts/no_key.bash
 adapter="" dry=""
 for word in "$@"; do

@@ -5,6 +5,7 @@
 # Several GPUs: ACCELERATE_CONFIG=config/accelerate/ddp.yaml bash scripts/infer.bash ...
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source scripts/gpu.bash
 [ $# -gt 0 ] || { echo "usage: bash scripts/infer.bash ADAPTER [ckpt_infer.py options ...]" >&2; exit 2; }
 adapter=$1
 shift

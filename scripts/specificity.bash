@@ -6,6 +6,7 @@
 #   LMMS_PYTHON=PROGRAM     a Python that has lmms-eval, instead of .venv-lmms, which is made here (about 7 GB)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source scripts/gpu.bash
 
 # A dry run installs nothing, and says what is not there yet.
 case " $* " in *" --dry_run "* | *" --help "* | *" -h "*)
