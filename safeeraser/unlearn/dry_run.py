@@ -20,6 +20,7 @@ from safeeraser.errors import BadInput
 from safeeraser.unlearn.batch import PlanDataset
 from safeeraser.unlearn.engine import DTYPE_OF, Engine
 from safeeraser.unlearn.job import Job
+from safeeraser.unlearn.machine import check_machine
 from safeeraser.unlearn.memory import MicroStep, Setup, memory
 from safeeraser.unlearn.methods import Method
 from safeeraser.unlearn.plan import Step
@@ -38,8 +39,11 @@ def dry_run(settings: Settings, job: Job) -> None:
     """Check what can be checked without weights, and print counts of data, steps and parameters, and the memory needed.
 
     Raises:
-        BadInput: there is no such model, a conversation has no room for its answer, or `init_adapter` does not fit.
+        BadInput: there is no such model, a conversation has no room for its answer, `init_adapter` does not fit, or a
+            GPU is here and what else the engine wants is not.
     """
+    if torch.cuda.device_count():  # else it will be trained on another machine
+        check_machine(job.engine, build=False)
     config, preprocessor = find_model(settings)
     if preprocessor:
         dataset = PlanDataset(

@@ -6,7 +6,7 @@ one process of its own, reads FILE itself. Both must agree with the settings bef
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class Engine:
     """How many processes train, and what each holds.
 
     `name` is one of `single`, `ddp`, `zero1`, `zero2`, `zero3`, `fsdp`. `accumulation` and `mixed_precision` are None
-    where the engine leaves them to the settings.
+    where the engine leaves them to the settings; `here` is how many of the processes take a GPU of this machine.
     """
 
     name: str = "single"
@@ -36,6 +36,7 @@ class Engine:
     mixed_precision: str | None = None
     offload_optimizer: bool = False
     offload_weights: bool = False
+    here: int = field(default=0, compare=False)
 
     @property
     def deepspeed(self) -> bool:
@@ -55,8 +56,8 @@ class Engine:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What `run.json` tells of it."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        """What `run.json` tells of it: nothing of how it lies on machines, which does not decide the result."""
+        return {key: value for key, value in asdict(self).items() if value is not None and key != "here"}
 
 
 def launched() -> bool:
@@ -79,10 +80,11 @@ def engine_of(settings: Settings) -> Engine:
             f"engine={settings.engine}: tells a dry run what will be launched; to train under it, run "
             f"'ACCELERATE_CONFIG={settings.engine} bash scripts/forget_lora.bash ...'"
         )
-    return _from_file(settings.engine)
+    return engine_of_file(settings.engine)
 
 
-def _from_file(file: Path) -> Engine:
+def engine_of_file(file: Path) -> Engine:
+    """What a file of accelerate's says. Raises `BadInput` if it is none."""
     try:
         config = load_config_from_file(str(file))
         processes = int(config.num_processes)
@@ -92,7 +94,8 @@ def _from_file(file: Path) -> Engine:
     kind = getattr(config.distributed_type, "value", config.distributed_type)
     options = {"DEEPSPEED": config.deepspeed_config, "FSDP": config.fsdp_config}.get(kind) or {}
     offload = options.get("fsdp_offload_params")
-    return _engine(kind, processes, config.mixed_precision, options, offload)
+    engine = _engine(kind, processes, config.mixed_precision, options, offload)
+    return replace(engine, here=0 if config.use_cpu else processes // int(config.num_machines or 1))
 
 
 def _from_environment(environment: Mapping[str, str]) -> Engine:
@@ -103,13 +106,15 @@ def _from_environment(environment: Mapping[str, str]) -> Engine:
     }
     options["deepspeed_config_file"] = options.pop("config_file", None)
     options["gradient_accumulation_steps"] = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
-    return _engine(
+    engine = _engine(
         kinds[0] if kinds else None,
         int(environment.get("WORLD_SIZE", "1")),
         environment["ACCELERATE_MIXED_PRECISION"],
         options,
         environment.get("FSDP_OFFLOAD_PARAMS"),
     )
+    on_cpu = environment.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    return replace(engine, here=0 if on_cpu else int(environment.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _engine(

@@ -23,6 +23,7 @@ from safeeraser.unlearn.batch import Collator, PlanDataset
 from safeeraser.unlearn.dry_run import dry_run, outline
 from safeeraser.unlearn.engine import Engine, check_running
 from safeeraser.unlearn.job import Job, prepare
+from safeeraser.unlearn.machine import check_machine
 from safeeraser.unlearn.plan import write_plan
 from safeeraser.unlearn.plot import plot_training
 from safeeraser.unlearn.probe import PROBE_LOG, Probes
@@ -49,6 +50,7 @@ def forget(settings: Settings) -> Unlearned | None:
     if not settings.dry_run:
         # What LoRA does not fit is found before weights are loaded; and before DeepSpeed, which would split this too.
         outline(settings, llava.load_config(settings.model_path), torch.float32)
+        check_machine(job.engine, build=True)
     # Of the engine that a dry run is told of, nothing runs.
     arguments = training_arguments(settings, Engine() if settings.dry_run else job.engine, job.schedule)
     check_optimizer(arguments, job.schedule)
