@@ -19,9 +19,10 @@ from safeeraser.benchmark.conversation import IGNORE
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.batch import PlanDataset
 from safeeraser.unlearn.engine import DTYPE_OF, Engine
+from safeeraser.unlearn.fit import advice
 from safeeraser.unlearn.job import Job
 from safeeraser.unlearn.machine import check_machine
-from safeeraser.unlearn.memory import MicroStep, Setup, memory
+from safeeraser.unlearn.memory import MicroStep, Part, Setup, memory
 from safeeraser.unlearn.methods import Method
 from safeeraser.unlearn.plan import Step
 from safeeraser.unlearn.settings import Settings
@@ -42,7 +43,7 @@ def dry_run(settings: Settings, job: Job) -> None:
         BadInput: there is no such model, a conversation has no room for its answer, `init_adapter` does not fit, or a
             GPU is here and what else the engine wants is not.
     """
-    if torch.cuda.device_count():  # else it will be trained on another machine
+    if torch.cuda.device_count() and not settings.gpu_memory:  # else it will be trained on another machine
         check_machine(job.engine, build=False)
     config, preprocessor = find_model(settings)
     if preprocessor:
@@ -57,6 +58,10 @@ def dry_run(settings: Settings, job: Job) -> None:
     parameters = count_parameters(model, settings)
     if settings.init_adapter:
         llava.check_adapter(model, llava.read_adapter(settings.init_adapter), settings.init_adapter)
+
+    def estimate(settings: Settings, engine: Engine) -> list[Part]:
+        return memory(outline(settings, config, dtype), Setup(settings, engine, dtype), step)
+
     parts = memory(model, Setup(settings, job.engine, dtype), step)
     unit, size = ("GiB", 2**30) if sum(part.device for part in parts) >= 2**30 else ("MiB", 2**20)
     sizes = {part.name: (part.device / size, part.cpu / size) for part in parts}
@@ -67,6 +72,7 @@ def dry_run(settings: Settings, job: Job) -> None:
         table(("parameters", "trained", "frozen"), parameters, "{:,}"),
         table((title, f"device, {unit}", f"CPU, {unit}"), sizes, "{:.2f}"),
         "The memory is an estimate: CUDA and its libraries take about 1 GiB more, and fragmentation some.",
+        *advice(settings, job.engine, parts, estimate, items=len(job.plan)),
     )
     if settings.dtype == "auto" and dtype is torch.float32:
         show("Without a GPU here, dtype=auto is float32; dtype=bfloat16 tells what one would need.")
@@ -106,9 +112,9 @@ def hub_answers() -> bool:
 
 
 def choose_dtype(settings: Settings, engine: Engine) -> torch.dtype:
-    """The dtype of the frozen weights where the run will be launched: `auto` is what the engine says, if it does."""
-    name = DTYPE_OF.get(engine.mixed_precision) if settings.dtype == "auto" else None
-    return llava.choose_dtype(name or settings.dtype)
+    """The dtype of the frozen weights where the run will be launched: `auto` is the engine's, or that of GPUs."""
+    told = DTYPE_OF.get(engine.mixed_precision) or ("bfloat16" if settings.gpu_memory else "auto")
+    return llava.choose_dtype(told if settings.dtype == "auto" else settings.dtype)
 
 
 def outline(settings: Settings, config: LlavaConfig, dtype: torch.dtype) -> nn.Module:

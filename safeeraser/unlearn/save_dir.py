@@ -17,7 +17,17 @@ from safeeraser.unlearn.settings import Settings, read_settings
 TRAIN_LOG = "train_log.jsonl"
 # What a resumed run may change: nothing that decides the result.
 FREE_ON_RESUME = {"resume_from_checkpoint", "overwrite_dir", "workers", "save_steps", "save_total_limit", "save_model"}
-FREE_ON_RESUME |= {"save_dir", "report_to", "probe_every", "probe", "dry_run", "engine", "tables", "model_family"}
+FREE_ON_RESUME |= {
+    "save_dir",
+    "report_to",
+    "probe_every",
+    "probe",
+    "dry_run",
+    "engine",
+    "gpu_memory",
+    "tables",
+    "model_family",
+}
 FREE_ON_RESUME |= {"allow_other_base"}  # the bases are compared by their weights
 
 

@@ -125,6 +125,7 @@ class Settings(_Keys):
     report_to: list[Literal["none", "tensorboard", "wandb"]]
     dry_run: bool
     engine: Path | None
+    gpu_memory: float | None = Field(gt=0)
     tables: dict[str, Any]  # read by interpolations between keys alone
 
     @field_validator("split", mode="before")

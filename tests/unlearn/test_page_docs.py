@@ -45,7 +45,7 @@ def test_the_python(folder, capsys):
 def test_the_commands(folder):
     (folder / "config").mkdir()
     OmegaConf.save(OmegaConf.create(RELEASE), folder / "config" / "release.yaml")
-    full, infer, release = (shlex.split(line) for line in COMMANDS)
+    full, infer, fits, release = (shlex.split(line) for line in COMMANDS)
     done = run("forget", *release[1:], "--config-dir", folder / "config", f"model_path={MODEL}", *FEW, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert (folder / "ckpt_results" / "llava-7b" / "gapd_0.0001_all_10" / "adapter_model.safetensors").is_file()
@@ -54,6 +54,10 @@ def test_the_commands(folder):
     assert done.returncode == 0 and "zero3" in done.stdout, done.stderr
     real = [word for word in words if not word.startswith(("engine=", "dry_run="))]
     assert run("forget", *real, f"model_path={MODEL}", *FEW, cwd=folder).returncode == 0
+    done = run("forget", *(word.replace("config/", f"{ROOT}/config/") for word in fits[1:]), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    told = [line.strip() for line in PAGE.splitlines() if line.startswith("    It ")]
+    assert len(told) == 2 and done.stdout.splitlines()[-2:] == told
     done = run("ckpt_infer", *infer[1:], "--limit", 1, "--max_new_tokens", 2, "--loss_type", "gdpd", cwd=folder)
     assert done.returncode == 0 and (folder / "predictions_val.json").is_file(), done.stderr
 
