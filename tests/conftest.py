@@ -22,6 +22,8 @@ os.environ.setdefault("MPLCONFIGDIR", str(KEPT / "matplotlib"))
 os.environ.setdefault("KEPT_FOR_TESTS", str(KEPT / "safeeraser" / "tests"))
 CACHE = tempfile.TemporaryDirectory(prefix="safeeraser-cache-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name
+# What DeepSpeed compiles takes minutes: once, for all workers, which find the variable set.
+os.environ.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(CACHE.name, "torch_extensions"))
 
 # A shell starts a background job with Ctrl-C ignored, and so would be whatever the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -70,7 +70,7 @@ def launch(folder, engine, method, *overrides):
 def finish(folder, engine, method, *overrides):
     """Launch, and wait for a good end."""
     process = launch(folder, engine, method, *overrides)
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=900)  # the first may have to compile DeepSpeed's Adam
     assert process.returncode == 0, said[-4000:]
     return json.loads((folder / "run.json").read_text())
 
