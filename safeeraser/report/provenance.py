@@ -105,11 +105,14 @@ def _said(metric: str, of: dict[str, Any]) -> str:
 
 
 def corrected(run: Run) -> dict[str, str]:
-    """By column, the rate corrected for the judge's errors, as it stands beside the figure."""
+    """By column, the rate corrected for the judge's errors, as it stands beside the figure.
+
+    Only labels correct a rate: beside another judge, what is called so is that judge's rate.
+    """
     told = {}
     for key, column in COLUMNS.items():
         part = getattr(run, column.split)
-        of = ((part and part.agreement) or {}).get(column.metric) or {}
+        of = part.agreement.get(column.metric) or {} if part and part.agreement and _labelled(part) else {}
         value, low, high = (_number(of, name) for name in ("corrected", "low", "high"))
         if value is not None:
             between = "" if None in (low, high) else f" ({100 * low:.1f}–{100 * high:.1f})"
@@ -117,15 +120,25 @@ def corrected(run: Run) -> dict[str, str]:
     return told
 
 
-def agreements(run: Run) -> list[str]:
-    """How far the judge of each corrected figure agrees with the labels, for the note under the table."""
+def agreements(run: Run, *, labelled: bool) -> list[str]:
+    """How far the judge of each figure agrees with labels, or with another judge, for the note under the table."""
     told = []
-    for part in _parts(run):
+    for part in (one for one in _parts(run) if _labelled(one) == labelled):
         for metric, of in (part.agreement or {}).items():
             if metric in METRICS and of and _number(of, "corrected") is not None:
-                shares = f"{_number(of, 'labels') or 0:g} labels{_shares(of, 'kappa', 'ac1', *_BOTH)}"
+                what = "labels" if labelled else f"responses beside {_other(part)}"
+                shares = f"{_number(of, 'labels') or 0:g} {what}{_shares(of, 'kappa', 'ac1', *_BOTH)}"
                 told.append(f"{run.title}, {METRICS[metric].title} on {part.split}: {shares}")
     return told
+
+
+def _labelled(part: Summary) -> bool:
+    """Whether it is labels that the judge was set beside, and not another judge."""
+    return "labels" in (part.agreement_with or {})
+
+
+def _other(part: Summary) -> str:
+    return (part.agreement_with or {}).get("judge") or "a judge that is not told"
 
 
 def _shares(of: dict[str, Any], *names: str) -> str:

@@ -38,8 +38,11 @@ def paper_table(rows: list[Row], found: list[Method], published: list[Row]) -> T
     remarks = []
     if any(row.seeds for row in rows):
         remarks.append("Of several seeds: their mean, with an interval over seeds and pictures")
-    if told := [line for method in found for run in method.seeds for line in agreements(run)]:
+    runs = [run for method in found for run in method.seeds]
+    if told := [line for run in runs for line in agreements(run, labelled=True)]:
         remarks.append(f"†: corrected for the judge's errors, as labelled responses show them ({'; '.join(told)})")
+    if told := [line for run in runs for line in agreements(run, labelled=False)]:
+        remarks.append(f"Two judges on the same responses, neither of which is the truth ({'; '.join(told)})")
     return Table("runs", "Results", caption, _TITLES, rows, remarks=remarks, published=published)
 
 

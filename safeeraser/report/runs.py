@@ -93,6 +93,7 @@ class _Summary(BaseModel):
     provenance: Provenance = Provenance()
     judge_check: dict[str, Any] | None = None
     agreement: dict[str, dict[str, Any] | None] | None = None
+    agreement_with: dict[str, Any] | None = None
 
     @property
     def made_with(self) -> dict[str, Any]:

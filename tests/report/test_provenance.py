@@ -79,7 +79,8 @@ def test_withheld_figures_and_blank_responses_are_warned_of(tmp_path):
 
 def test_the_corrected_rate_stands_beside_the_judges(tmp_path):
     corrected = {"asr": AGREED | {"corrected": 0.12, "low": 0.08, "high": 0.17}, "sarr": AGREED, "rr": None}
-    write(tmp_path / "po", "summary_val.json", summary("val", metric(0.1, 0.05, 0.15), 0.5, agreement=corrected))
+    told = {"agreement": corrected, "agreement_with": {"labels": "sheet_val_labels.csv", "sha256": "0"}}
+    write(tmp_path / "po", "summary_val.json", summary("val", metric(0.1, 0.05, 0.15), 0.5, **told))
     report(tmp_path)
     page, lines = (tmp_path / "report.html").read_text(), (tmp_path / "table.md").read_text()
     assert page.count("† 12.0 (8.0–17.0)") == 1
@@ -90,3 +91,15 @@ def test_the_corrected_rate_stands_beside_the_judges(tmp_path):
     assert f"- {note}" in lines and note.replace("'", "&#39;") in page
     assert "- PO, ASR-Gen: † 12.0 (8.0–17.0)" in lines
     assert json.loads((tmp_path / "summary.json").read_text())["runs"]["po"]["generality"]["asr"] == 0.1
+
+
+def test_another_judge_corrects_nothing(tmp_path):
+    """Its rate is no nearer to the truth, so that it has no dagger, and nothing is said of labels."""
+    found = {"asr": AGREED | {"corrected": 0.12, "low": 0.08, "high": 0.17}}
+    told = {"agreement": found, "agreement_with": {"judge": "qwen3guard:a", "run": "guard/summary_val.json"}}
+    write(tmp_path / "po", "summary_val.json", summary("val", metric(0.1, 0.05, 0.15), 0.5, **told))
+    report(tmp_path)
+    page, lines = (tmp_path / "report.html").read_text(), (tmp_path / "table.md").read_text()
+    assert "†" not in page + lines and "labelled responses" not in page
+    note = "PO, ASR on val: 80 responses beside qwen3guard:a, kappa 0.81, ac1 0.90, sensitivity 0.95, specificity 0.90"
+    assert f"- Two judges on the same responses, neither of which is the truth ({note})" in lines and note in page
