@@ -48,10 +48,14 @@ def warnings(methods: list[Method], who: Judges) -> list[str]:
         told.append(f"Withheld: {_some(withheld)}; the table says why.")
     if blank := [line for method in methods if (line := _blank(method.run))]:
         told.append(f"Blank responses: {_some(blank)}.")
-    judged = [run for method in methods for run in method.seeds if _judged(run)]
-    unchecked = [run.title for run in judged if not any(map(checks, _parts(run)))]
-    if unchecked:
-        whose = "" if len(unchecked) == len(judged) else f" of {_some(unchecked)}"
+    runs = [run for method in methods for run in method.seeds]
+    judged = {run.title: metrics for run in runs if (metrics := _judged(run))}
+    if unchecked := {run.title: metrics for run in runs if (metrics := _unchecked(run))}:
+        names = [
+            title if metrics == judged[title] else f"{title} ({', '.join(METRICS[metric].title for metric in metrics)})"
+            for title, metrics in unchecked.items()
+        ]
+        whose = "" if unchecked == judged else f" of {_some(names)}"
         told.append(f"The judge{whose} was never checked on cases whose verdict is known, as far as is told.")
     return told
 
@@ -64,8 +68,18 @@ def _adapter(run: Run) -> str | None:
     return next((digest for part in _parts(run) if (digest := part.provenance.adapter_sha256)), None)
 
 
-def _judged(run: Run) -> bool:
-    return any(getattr(part, metric).value is not None for part in _parts(run) for metric in ASKED.values())
+def _judged(run: Run) -> list[str]:
+    """The metrics that a judge decided."""
+    return [metric for metric in ASKED.values() if any(getattr(part, metric).value is not None for part in _parts(run))]
+
+
+def _unchecked(run: Run) -> list[str]:
+    """Those of them of whose judge no check is told: each metric, and each split, may have a judge of its own."""
+
+    def unchecked(part: Summary, metric: str) -> bool:
+        return getattr(part, metric).value is not None and metric not in checks(part)
+
+    return [metric for metric in _judged(run) if any(unchecked(part, metric) for part in _parts(run))]
 
 
 def _blank(run: Run) -> str:
@@ -88,20 +102,16 @@ def _some(names: list[str]) -> str:
 
 
 def checks(part: Summary) -> dict[str, dict[str, Any]]:
-    """How the judge did on cases of which the verdict is known, by metric or, where that is told, of all at once."""
+    """How the judge of each metric did on cases of which the verdict is known, where that is told."""
     told = part.judge_check or {}
-    by_metric = {name: of for name, of in told.items() if name in METRICS and isinstance(of, dict) and "right" in of}
-    return by_metric or ({"all": told} if "right" in told else {})
+    return {name: of for name, of in told.items() if name in METRICS and isinstance(of, dict) and "right" in of}
 
 
 def _said(metric: str, of: dict[str, Any]) -> str:
-    """`ASR: 58 of 60 cases right (2026-01-01), sensitivity 0.95, specificity 0.98`."""
-    name, count = METRICS[metric].title if metric in METRICS else "all", of.get("n", of.get("cases"))
-    date = of.get("date") or of.get("at")
-    shares = [
-        f", {name} {value:.2f}" for name in ("sensitivity", "specificity") if (value := _number(of, name)) is not None
-    ]
-    return f"{name}: {of['right']} of {count} cases right" + (f" ({date})" if date else "") + "".join(shares)
+    """`ASR of rules: 58 of 60 cases right (2026-01-01), sensitivity 0.95, specificity 0.98`."""
+    judge, date = of.get("judge"), of.get("at")
+    name = f"{METRICS[metric].title} of {judge}" if judge else METRICS[metric].title
+    return f"{name}: {of['right']} of {of.get('n')} cases right" + (f" ({date})" if date else "") + _shares(of, *_BOTH)
 
 
 def corrected(run: Run) -> dict[str, str]:

@@ -7,8 +7,8 @@ from safeeraser.report.page import report
 
 from .made_up_runs import metric, seeded_results, summary, write
 
-CHECK = {"cases": 60, "right": 57, "wrong": 2, "unparsed": 1, "accuracy": 0.95, "date": "2026-01-01"}
-BY_METRIC = {"asr": {"n": 60, "right": 57, "sensitivity": {"value": 0.9}, "specificity": {"value": 1.0}}, "rr": None}
+RIGHT = {"n": 60, "right": 57, "sensitivity": {"value": 0.9}, "specificity": {"value": 1.0}, "at": "2026-01-01"}
+CHECK = {metric: {"judge": "rules", **RIGHT, "cases": "0123456789ab"} for metric in ("asr", "rr", "sarr")}
 AGREED = {"labels": 80, "kappa": 0.81, "ac1": 0.9, "sensitivity": 0.95, "specificity": {"value": 0.9}, "judge": "rules"}
 NEVER = "was never checked"
 
@@ -53,15 +53,29 @@ def test_a_judge_that_was_never_checked_is_warned_of(tmp_path):
     assert [text for text in warned(tmp_path) if NEVER in text] == [
         "The judge of PO was never checked on cases whose verdict is known, as far as is told."
     ]
-    assert "all: 57 of 60 cases right (2026-01-01)" in (tmp_path / "report.html").read_text()
-    for check in (CHECK, BY_METRIC):
-        write(tmp_path / "po", "summary_val.json", summary("val", 0.5, 0.5, judge_check=check))
-        report(tmp_path)
-        assert warned(tmp_path) == []
-    assert "ASR: 57 of 60 cases right, sensitivity 0.90, specificity 1.00" in (tmp_path / "report.html").read_text()
-    write(tmp_path / "po", "summary_val.json", summary("val", 0.5, 0.5, judge_check={"asr": None}))
+    told = "ASR of rules: 57 of 60 cases right (2026-01-01), sensitivity 0.90, specificity 1.00"
+    assert told in (tmp_path / "report.html").read_text()
+    write(tmp_path / "po", "summary_val.json", summary("val", 0.5, 0.5, judge_check=CHECK))
     report(tmp_path)
-    assert len(warned(tmp_path)) == 1
+    assert warned(tmp_path) == []
+
+
+def test_each_metric_may_have_a_judge_that_was_never_checked(tmp_path):
+    half = CHECK | {"sarr": None}
+    write(tmp_path / "po", "summary_val.json", summary("val", 0.5, 0.5, judge_check=half))
+    write(
+        tmp_path / "po", "summary_train.json", summary("train", 0.5, 0.5, sarr=None, judge_check=CHECK | {"rr": None})
+    )
+    write(tmp_path / "popd", "summary_val.json", summary("val", 0.5, 0.5, judge_check=CHECK))
+    report(tmp_path)
+    assert warned(tmp_path) == [
+        "The judge of PO (RR, SARR) was never checked on cases whose verdict is known, as far as is told."
+    ]
+    write(tmp_path / "po", "summary_val.json", summary("val", 0.5, 0.5, judge_check=dict.fromkeys(CHECK)))
+    write(tmp_path / "popd", "summary_val.json", summary("val", 0.5, 0.5, judge_check=dict.fromkeys(CHECK)))
+    write(tmp_path / "po", "summary_train.json", summary("train", 0.5, 0.5, judge_check=None))
+    report(tmp_path)
+    assert warned(tmp_path) == ["The judge was never checked on cases whose verdict is known, as far as is told."]
 
 
 def test_withheld_figures_and_blank_responses_are_warned_of(tmp_path):
