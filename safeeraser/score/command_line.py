@@ -16,7 +16,7 @@ from safeeraser.score.label_sheet import LABELLED
 from safeeraser.score.options import Options, statistics
 from safeeraser.score.run import Scored, score
 
-OUTPUTS = ("output_file_rr", "summary", "save_replies", "compare", "label_sheet", "agree")
+OWN = [field.name for field in fields(Options) if field.name != "judging"]  # what a scoring run alone is asked
 
 
 def arguments(description: str | None = None) -> Arguments:
@@ -115,7 +115,8 @@ def run(given: dict[str, Any]) -> Scored | None:
     """Do what the options as they were parsed ask for. Raises `BadInput` where they cannot be meant."""
     if not given["check_judge"]:
         return score(options_of(given))
-    if named := [key for key in ("input_file", "file_refer", *OUTPUTS) if given[key]]:
+    usual = arguments().get_default
+    if named := [key for key in OWN if given[key] != usual(key)]:
         raise BadInput(f"--check_judge has its own cases, and keeps what it finds itself: leave out --{named[0]}")
     checked = check(chosen(given), given["min_accuracy"])
     if checked is None:
@@ -130,5 +131,4 @@ def options_of(given: dict[str, Any]) -> Options:
     for key in ("input_file", "file_refer"):
         if not given[key]:
             raise BadInput(f"--{key} is missing (see --help)")
-    own = {field.name for field in fields(Options)} - {"judging"}
-    return Options(judging=chosen(given), **{key: value for key, value in given.items() if key in own})
+    return Options(judging=chosen(given), **{key: given[key] for key in OWN})
