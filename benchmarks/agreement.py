@@ -100,7 +100,7 @@ def measure(place: Place, judge: Judge, sheets: int, labels: int, seed: int) -> 
     found: dict[str, list[tuple[bool, float]]] = {}
     for number in range(sheets):
         sheet = simulate(rng, place, judge, labels, number)
-        told = agreement(zip(sheet.clusters.tolist(), sheet.judge.tolist(), strict=True), sheet.labelled)
+        told = agreement(list(zip(sheet.clusters.tolist(), sheet.judge.tolist(), strict=True)), sheet.labelled)
         bounds = {name: (told[name]["low"], told[name]["high"]) for name in FUNCTIONS if told[name]}
         bounds["corrected"] = (told["low"], told["high"])
         bounds["judge"] = interval(zip(sheet.clusters.tolist(), sheet.judge.astype(float), strict=True))

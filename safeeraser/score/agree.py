@@ -132,7 +132,7 @@ def agree(
         if labelled:
             unclear = sum(value is None for query, value in opinion.values.items() if query.metric == asks)
             found = {"labels": len(labelled), "unclear": unclear, "table": table(labelled)}
-            found |= agreement(judged, labelled + known)
+            found |= agreement(judged, labelled, known)
             if counted.withheld:
                 found |= dict.fromkeys(("judge", "corrected", "low", "high")) | {"withheld": counted.withheld}
             told[ASKED[asks]] = found

@@ -43,11 +43,15 @@ class Labelled(NamedTuple):
     weight: float = 1.0
 
 
-def agreement(judged: Iterable[tuple[Hashable, bool]], labelled: Sequence[Labelled]) -> dict[str, Any]:
+def agreement(
+    judged: Sequence[tuple[Hashable, bool]], labelled: Sequence[Labelled], known: Sequence[Labelled] = ()
+) -> dict[str, Any]:
     """How the labels of some responses agree with the verdicts, and what they make of the judge's rate.
 
     Args:
         judged: of every response with a verdict its picture, and whether the judge counts it.
+        known: those of which it is known without a label. They stand for themselves alone: however many they are, they
+            tell nothing of the others.
 
     Returns:
         `kappa` (Cohen, 1960), `ac1` (Gwet, 2008, Br. J. Math. Stat.
@@ -59,21 +63,35 @@ def agreement(judged: Iterable[tuple[Hashable, bool]], labelled: Sequence[Labell
     q = _share(said)
     told = {**dict.fromkeys(FUNCTIONS), "judge": q.value if said else None}
     told |= dict.fromkeys(("corrected", "low", "high"))
-    # Of what the judge never says nothing is known; if it were said once, it would be taken at its word.
     shares = [
-        _share(
-            [(one.cluster, float(one.label), one.weight) for one in labelled if one.judge == verdict], float(verdict)
-        )
+        _within([[row for row in rows if row[1] == verdict] for rows in (judged, labelled, known)], float(verdict))
         for verdict in (True, False)
     ]
-    needed = {True: q.value > 0, False: q.value < 1}
-    if not said or any(needed[verdict] and not any(one.judge == verdict for one in labelled) for verdict in needed):
+    if not said or None in shares:
         return told
     for name, function in FUNCTIONS.items():
         found = joined(function, (q, *shares), lowest=-1.0 if name in ("kappa", "ac1") else 0.0)
         told[name] = found and found._asdict()
     rate = joined(lambda q, a, b: q * a + (1 - q) * b, (q, *shares))
     return told | {"corrected": rate.value, "low": rate.low, "high": rate.high}
+
+
+def _within(rows: Sequence[Sequence[tuple]], otherwise: float) -> Share | None:
+    """The share that the labels count of the responses with one verdict, by those `judged`, `labelled` and `known`.
+
+    None where there are such responses and no label on any. Of what the judge never says nothing is known; if it were
+    said once, it would be taken at its word: `otherwise`.
+    """
+    judged, labelled, known = rows
+    rest = Counter(row[0] for row in judged) - Counter(one.cluster for one in known)
+    if rest and not labelled:
+        return None
+    share = _share([(one.cluster, float(one.label), one.weight) for one in labelled], otherwise)
+    if not known:
+        return share
+    part = _share([*((one.cluster, 1.0, 1.0) for one in known), *((cluster, 0.0, 1.0) for cluster in rest.elements())])
+    counted = sum(one.label for one in known) / len(known)
+    return joined(lambda part, share: part * counted + (1 - part) * share, (part, share))
 
 
 def table(labelled: Iterable[Labelled]) -> dict[str, int]:
@@ -88,14 +106,21 @@ def joined(function: Callable[..., float], shares: Sequence[Share], lowest: floa
 
     How far it moves when one share goes to a bound while the others stay is one deviation; those of all shares, which
     are independent, add up as squares, to either side. For a sum that is MOVER.
+
+    The first says how much the others weigh. Where all weight is on one of them, that is how it was in this sample, and
+    the others are moved with the first at its bound: what a judge that always says the same has missed is not known.
     """
     values = [share.value for share in shares]
     value = function(*values)
     if np.isnan(value):
         return None
     below = above = 0.0
+    first = shares[0]
+    within = {0.0: first.high, 1.0: first.low}.get(first.value, first.value)
     for place, share in enumerate(shares):
-        moves = [function(*values[:place], bound, *values[place + 1 :]) - value for bound in (share.low, share.high)]
+        held = [within, *values[1:]] if place else values
+        middle = function(*held)
+        moves = [function(*held[:place], bound, *held[place + 1 :]) - middle for bound in (share.low, share.high)]
         moves = [move for move in moves if not np.isnan(move)]
         below += min(0.0, *moves, 0.0) ** 2
         above += max(0.0, *moves, 0.0) ** 2

@@ -93,6 +93,23 @@ def test_what_no_label_tells_is_not_made_up():
     assert told["corrected"] == 0 and 0.05 < told["high"] < 0.15
 
 
+def test_what_is_known_without_a_label_tells_nothing_of_the_rest():
+    """Four of five responses are blank, and 30 labels on the others find nothing: these may still hold a tenth."""
+    known = [Labelled(n % 400, False, False) for n in range(4 * 960)]
+    rest = [Labelled(n % 400, False, False, 32.0) for n in range(960)]
+    told = agreement([(one.cluster, one.judge) for one in known + rest], rest[::32], known)
+    assert told["corrected"] == 0 and told["high"] > (1 - 0.025 ** (1 / 30)) / 5
+    # And where all is known, no label is wanting.
+    assert agreement([(one.cluster, one.judge) for one in known], [], known)["corrected"] == 0
+    assert agreement([(one.cluster, one.judge) for one in known + rest], [], known)["corrected"] is None
+
+
+def test_a_judge_that_always_says_the_same_is_not_sure_to_miss_nothing():
+    told = agreement([(n, True) for n in range(50)], [Labelled(n, True, n % 4 == 0, 2.5) for n in range(20)])
+    assert told["sensitivity"]["value"] == 1 and 0.5 < told["sensitivity"]["low"] < 0.95
+    assert told["specificity"]["value"] == 0 and told["corrected"] == 0.25
+
+
 @pytest.fixture
 def given(tmp_path):
     files = write_files(tmp_path, *predictions())
