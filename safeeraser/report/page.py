@@ -12,7 +12,7 @@ from safeeraser.report import forest, heat, scale
 from safeeraser.report.examples import examples
 from safeeraser.report.judges import Judges, judges
 from safeeraser.report.plots import curves
-from safeeraser.report.provenance import provenance, warnings
+from safeeraser.report.provenance import different_data, provenance, warnings
 from safeeraser.report.ranking import finding, measures, rank
 from safeeraser.report.results import blank_table, method_row, paper_table, published_table, seeds_table, task_table
 from safeeraser.report.robustness import tables as card_tables
@@ -101,14 +101,19 @@ def _context(found: list[Method], who: Judges, published: bool) -> dict[str, Any
     ranking = rank(rows, paper.published)
     first = measures(ranking.utility)
     # The page has these over all figures; a table that leaves it has them with it.
-    remarks = [*who.warnings, *(f"{METRICS[key].title}: {'; '.join(who.told[key])}" for key in who.different)]
+    remarks = [
+        *who.warnings,
+        *different_data(found),
+        *(f"{METRICS[key].title}: {'; '.join(who.told[key])}" for key in who.different),
+    ]
     more = [table for table in (seeds_table(rows), blank if any(run.blank for run in runs) else None) if table]
+    apart = {*who.different} & {COLUMNS[key].metric for key in first} or different_data(found)
     columns = {key: paper.columns[key] for key in dict.fromkeys([*first, *paper.columns])}
     return {
         "metrics": METRICS,
         "rows": rows,
         "judges": who,
-        "finding": "" if {*who.different} & {COLUMNS[key].metric for key in first} else finding(ranking),
+        "finding": "" if apart else finding(ranking),
         "warnings": warnings(found, who),
         "forest": forest.methods_forest(ranking),
         "measures": [METRICS[COLUMNS[key].metric] for key in first],

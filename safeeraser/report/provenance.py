@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from safeeraser.benchmark.metrics import ASKED, COLUMNS, METRICS
+from safeeraser.benchmark.metrics import ASKED, COLUMNS, METRICS, SPLITS
 from safeeraser.report.judges import Judges
 from safeeraser.report.runs import Run, Summary
 from safeeraser.report.seeds import Method
@@ -37,7 +37,7 @@ def provenance(methods: list[Method], who: Judges) -> dict[str, Any]:
 
 def warnings(methods: list[Method], who: Judges) -> list[str]:
     """What must stand above all figures, in words."""
-    told = list(who.warnings)
+    told = [*who.warnings, *different_data(methods)]
     withheld = [
         f"{column.title.rstrip(' ↓↑')} of {method.run.title}"
         for method in methods
@@ -58,6 +58,16 @@ def warnings(methods: list[Method], who: Judges) -> list[str]:
         whose = "" if unchecked == judged else f" of {_some(names)}"
         told.append(f"The judge{whose} was never checked on cases whose verdict is known, as far as is told.")
     return told
+
+
+def different_data(methods: list[Method]) -> list[str]:
+    """A warning where runs were scored on other data files, as far as is told, or on other categories of them."""
+    parts = [part for method in methods for run in method.seeds for part in _parts(run)]
+    for split in SPLITS:
+        its = [part for part in parts if part.split == split]
+        if len({part.category for part in its}) > 1 or len(_each(part.provenance.data_sha256 for part in its)) > 1:
+            return ["These figures were scored on different data or categories and do not compare with each other."]
+    return []
 
 
 def _parts(run: Run) -> Iterator[Summary]:

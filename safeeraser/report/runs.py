@@ -89,6 +89,7 @@ class _Summary(BaseModel):
     guards: dict[str, str] = {}
     answered_by: list[Answered] = []
     max_blank: float = 0.01
+    category: str = "all"
     inputs: _Inputs = _Inputs()
     provenance: Provenance = Provenance()
     judge_check: dict[str, Any] | None = None

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from scipy.special import stdtrit
 
 from safeeraser.benchmark.metrics import SCORED, UNKNOWN, Figure
+from safeeraser.report.judges import decisions
 from safeeraser.report.runs import METHODS, Run, Specificity, Summary
 from safeeraser.report.tables import Told
 
@@ -85,8 +86,18 @@ def _together(runs: Sequence[Run]) -> list[list[Run]]:
     found = []
     for group in groups.values():
         # The same seed twice is no second sample, but a copy, or a run of which not all is known.
-        found += [group] if len({run.seeds for run in group}) == len(group) else [[run] for run in group]
+        apart = len({run.seeds for run in group}) < len(group) or _judged_otherwise(group)
+        found += [[run] for run in group] if apart else [group]
     return found
+
+
+def _judged_otherwise(group: list[Run]) -> bool:
+    """Whether some metric was decided by one judge of one seed, by another of another."""
+    judges: dict[str, set] = defaultdict(set)
+    for part in (part for run in group for part in (run.train, run.val) if part):
+        for metric, decided in decisions(part):
+            judges[metric].add((decided.protocol, decided.judge, decided.version))
+    return any(len(its) > 1 for its in judges.values())
 
 
 def _same(run: Run) -> str | None:
@@ -96,7 +107,7 @@ def _same(run: Run) -> str | None:
         return None
     training = {key: value for key, value in run.settings.items() if key not in _FREE}
     asked = {key: value for key, value in part.made_with.items() if key not in ("seed", "checkpoint")}
-    judged = [part.protocol, part.judge, part.judge_model, part.prompts, part.rules, part.guards]
+    judged = [part.protocol, part.judge, part.judge_model, part.prompts, part.rules, part.guards, part.category]
     return json.dumps([run.place, training, asked, judged, part.split], sort_keys=True)
 
 

@@ -3,6 +3,8 @@
 import json
 import re
 
+import pytest
+
 from safeeraser.report.page import report
 
 from .made_up_runs import metric, seeded_results, summary, write
@@ -13,8 +15,12 @@ AGREED = {"labels": 80, "kappa": 0.81, "ac1": 0.9, "sensitivity": 0.95, "specifi
 NEVER = "was never checked"
 
 
+def page_of(folder):
+    return (folder / "report.html").read_text()
+
+
 def warned(folder):
-    text = (folder / "report.html").read_text()
+    text = page_of(folder)
     note = re.search(r'<div class="note" role="note">(.*?)</div>', text, re.DOTALL)
     return re.findall(r"<p>(.*?)</p>", note[1]) if note else []
 
@@ -117,3 +123,18 @@ def test_another_judge_corrects_nothing(tmp_path):
     assert "†" not in page + lines and "labelled responses" not in page
     note = "PO, ASR on val: 80 responses beside qwen3guard:a, kappa 0.81, ac1 0.90, sensitivity 0.95, specificity 0.90"
     assert f"- Two judges on the same responses, neither of which is the truth ({note})" in lines and note in page
+
+
+@pytest.mark.parametrize("other", [{"category": "Privacy"}, {"provenance": {"data_sha256": "1"}}])
+def test_figures_of_different_data_do_not_compare(tmp_path, other):
+    told = {"provenance": {"data_sha256": "0"}, "judge_check": CHECK}
+    figures = {"sarr": metric(0.2, 0.1, 0.3), "rouge": metric(0.8, 0.7, 0.9)}
+    for name, asr, more in (("po", 0.1, {}), ("popd", 0.5, other)):
+        asr = metric(asr, asr - 0.05, asr + 0.05)
+        write(tmp_path / name, "summary_val.json", summary("val", asr, 0.5, **figures, **told | more))
+    report(tmp_path)
+    assert "different data or categories" in warned(tmp_path)[0] and 'class="finding"' not in page_of(tmp_path)
+    assert "different data or categories" in (tmp_path / "table.md").read_text()
+    write(tmp_path / "popd", "summary_val.json", summary("val", metric(0.5, 0.4, 0.6), 0.5, **figures, **told))
+    report(tmp_path)
+    assert warned(tmp_path) == [] and 'class="finding"' in page_of(tmp_path)

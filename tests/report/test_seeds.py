@@ -169,3 +169,17 @@ def test_categories_and_blank_responses_are_joined_too(tmp_path):
     run = next(method.run for method in methods(read_runs([tmp_path])) if method.run.title == "PO+PD")
     assert run.val.by_category["asr"]["Weapon"].value == pytest.approx(0.3)
     assert run.blank["forget"].value == pytest.approx(0.3) and run.blank["forget"].n == 8
+
+
+def test_seeds_that_another_judge_decided_in_part_stay_apart(tmp_path):
+    seeded_results(tmp_path, seeds=(0, 1))
+    assert ("PO", 2) in titles(tmp_path)
+    for seed, judge in ((0, "rules"), (1, "openai:gpt-4o")):
+        change(tmp_path / f"seed{seed}" / "po", "summary_val.json", sarr=metric(0.9, 0.8, 1.0, judge=judge))
+    assert [count for title, count in titles(tmp_path) if title.startswith("PO (")] == [1, 1]
+    assert ("PO+PD", 2) in titles(tmp_path)
+    # What was scored of one seed alone tells of no other judge.
+    change(tmp_path / "seed1" / "po", "summary_val.json", sarr={"value": None, "n": 0})
+    assert ("PO", 2) in titles(tmp_path)
+    change(tmp_path / "seed1" / "po", "summary_val.json", category="Privacy")
+    assert ("PO", 2) not in titles(tmp_path)
