@@ -58,6 +58,8 @@ def read_opinion(path: Path, options: Options, split: str | None, asked: Asked) 
     Raises:
         BadInput: it cannot be used, or is about other responses. Nothing has been judged then.
     """
+    if path.is_dir() and not split:
+        raise BadInput(f"--agree {path}: of which split? give --split train or --split val, or name the summary itself")
     if path.is_dir():
         path = path / f"summary_{split}.json"
     if not path.is_file():

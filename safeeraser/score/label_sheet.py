@@ -193,6 +193,7 @@ def read_labels(path: Path) -> dict[tuple, Label]:
     """
     text = read_text(path)
     first = text.split("\n", 1)[0]
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # 128 KiB else, which a model that rambles passes
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
     if missing := [name for name in LABEL if name not in (rows.fieldnames or ())]:
         raise BadInput(f"{path}: no column '{missing[0]}'; --label_sheet writes what --agree reads")

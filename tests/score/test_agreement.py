@@ -251,6 +251,9 @@ def test_another_models_run_has_nothing_to_agree_on(tmp_path, given, other_judge
     assert run.returncode == 2 and "holds no verdict on a response of this run" in run.stderr
     run = run_eval(*given, "--agree", tmp_path / "nowhere")
     assert run.returncode == 2 and "nowhere: no such file" in run.stderr
+    unnamed = (tmp_path / "all_val.json").rename(tmp_path / "all.json")
+    run = run_eval(*given[:-1], unnamed, "--agree", other_judge)
+    assert run.returncode == 2 and "give --split train or --split val" in run.stderr
 
 
 def test_a_withheld_rate_is_not_corrected_either(tmp_path, given, serve):

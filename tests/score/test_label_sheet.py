@@ -163,6 +163,16 @@ def test_what_a_spreadsheet_saves_is_read(tmp_path, given, delimiter):
     }
 
 
+def test_labels_beside_a_very_long_response_are_read(tmp_path, given):
+    path = labelled(tmp_path, given, lambda row: row["choices"].split(" / ")[0])
+    rows = rows_of(path)
+    with open(path, "w", encoding="utf-8", newline="") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(row | {"response": "word " * 30000} for row in rows)
+    assert len(read_labels(path)) == 200
+
+
 @pytest.mark.parametrize(
     "column, value, says",
     [
