@@ -67,16 +67,18 @@ def finding(ranking: Ranking) -> str:
     told = ", ".join(f"{name} {figure.text}% ({figure.range})" for name, figure in figures)
     if not others:
         return f"{best}: {told}."
-    second, next_one = others[0]
-    by, low, high = _less(its, next_one)
-    if all(_less(its, other)[1] > 0 for _, other in others):
+    # Not always the next: one further down may be so uncertain that it may be better.
+    rival, other = next((one for one in others if _less(its, one[1])[1] <= 0), others[0])
+    by, low, high = _less(its, other)
+    if low > 0:
+        whom = f"{len(known)}" if len(known) == len(ranking.rows) else f"the {len(known)} that have all three figures"
         return (
-            f"{best} does best of {len(known)}: {told}; {ranking.what} is {by:.1f} points "
-            f"({low:.1f} to {high:.1f}) below that of the next, {second}."
+            f"{best} does best of {whom}: {told}; {ranking.what} is {by:.1f} points "
+            f"({low:.1f} to {high:.1f}) below that of the next, {rival}."
         )
     return (
-        f"No one is best: {best} and {second} are not told apart by {ranking.what}, "
-        f"{its[0]:.1f} and {next_one[0]:.1f}, a difference of {by:.1f} points ({low:.1f} to {high:.1f})."
+        f"No one is best: {best} and {rival} are not told apart by {ranking.what}, "
+        f"{its[0]:.1f} and {other[0]:.1f}, a difference of {by:.1f} points ({low:.1f} to {high:.1f})."
     )
 
 

@@ -56,7 +56,13 @@ def test_what_is_within_chance_is_called_so():
         "difference of 0.3 points (-13.8 to 14.5)."
     )
     wide = row("c", 0.3, 0.3, 0.5, half=0.3)
-    assert finding(rank([row("a", 0.1, 0.1, 0.7), row("b", 0.3, 0.2, 0.7), wide], [])).startswith("No one is best")
+    told = finding(rank([row("a", 0.1, 0.1, 0.7), row("b", 0.3, 0.2, 0.7), wide], []))
+    assert told.startswith("No one is best: a and c are not told apart by") and "points (-" in told
+
+
+def test_who_lacks_a_figure_was_not_beaten():
+    told = finding(rank([row("a", 0.1, 0.1, 0.7), row("b", 0.3, 0.2, 0.7), row("c", None, 0.1, 0.9)], []))
+    assert told.startswith("a does best of the 2 that have all three figures: ASR")
 
 
 @pytest.mark.parametrize(
