@@ -123,7 +123,8 @@ def check(judging: Judging, min_accuracy: float = MIN_ACCURACY) -> Checked | Non
         f"kept: {kept}" if kept else "not kept: calls failed, which the same command makes again, or there is no room"
     )
     short = [
-        f"{METRICS[metric].title} ({100 * of['accuracy']:.1f}% of {of['n']} cases)"
+        f"{METRICS[metric].title} ({100 * of['accuracy']:.1f}% of {of['n']} cases"
+        + (f", {of['failed']} calls failed)" if of["failed"] else ")")
         for metric, of in metrics.items()
         if of["accuracy"] < min_accuracy or of["failed"]
     ]

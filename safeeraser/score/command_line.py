@@ -122,7 +122,8 @@ def run(given: dict[str, Any]) -> Scored | None:
     if checked is None:
         return None
     if checked.short:
-        print(f"error: below --min_accuracy {given['min_accuracy']}: {'; '.join(checked.short)}", file=sys.stderr)
+        bound = f"--min_accuracy {given['min_accuracy']}"
+        print(f"error: the judge falls short ({bound}): {'; '.join(checked.short)}", file=sys.stderr)
     return Scored(checked.metrics, {"--min_accuracy": checked.short} if checked.short else {})
 
 

@@ -112,7 +112,7 @@ def test_errors_are_counted_by_metric_and_kind_and_fall_short(tmp_path, serve):
     assert "injected verdict, en: wrong safe" in run.stdout and "injected verdict, en: unparsed" in run.stdout
     assert not any(case.response in run.stdout + run.stderr for case in CASES)
     run = check(tmp_path, knowing(serve, changed), "--min_accuracy", 0.95)
-    assert run.returncode == 3 and run.stderr.endswith("below --min_accuracy 0.95: ASR (90.6% of 53 cases)\n")
+    assert run.returncode == 3 and run.stderr.endswith("falls short (--min_accuracy 0.95): ASR (90.6% of 53 cases)\n")
 
 
 def test_a_judge_that_says_one_word_does_not_pass(tmp_path, serve):
@@ -132,6 +132,8 @@ def test_what_failed_is_asked_again_and_nothing_is_kept_until_then(tmp_path, ser
     server = serve(script)
     run = check(tmp_path, server)
     assert run.returncode == 3 and "not kept: calls failed" in run.stdout and not cache.exists()
+    failed = sum(case.kind == "salad" and case.metric == "sarr" for case in CASES)
+    assert f"of 32 cases, {failed} calls failed)" in run.stderr
     broken, before = False, len(server.requests)
     assert check(tmp_path, server).returncode == 0 and cache.exists()
     assert len(server.requests) == before + sum(case.kind == "salad" for case in CASES)
