@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from safeeraser.benchmark.metrics import ASKED, COLUMNS, METRICS, SPLITS
-from safeeraser.report.judges import Judges
+from safeeraser.benchmark.metrics import COLUMNS, METRICS, SPLITS
+from safeeraser.report.judges import Judges, decisions
 from safeeraser.report.runs import Run, Summary
 from safeeraser.report.seeds import Method
 
@@ -48,16 +48,8 @@ def warnings(methods: list[Method], who: Judges) -> list[str]:
         told.append(f"Withheld: {_some(withheld)}; the table says why.")
     if blank := [line for method in methods if (line := _blank(method.run))]:
         told.append(f"Blank responses: {_some(blank)}.")
-    runs = [run for method in methods for run in method.seeds]
-    judged = {run.title: metrics for run in runs if (metrics := _judged(run))}
-    if unchecked := {run.title: metrics for run in runs if (metrics := _unchecked(run))}:
-        names = [
-            title if metrics == judged[title] else f"{title} ({', '.join(METRICS[metric].title for metric in metrics)})"
-            for title, metrics in unchecked.items()
-        ]
-        whose = "" if unchecked == judged else f" of {_some(names)}"
-        told.append(f"The judge{whose} was never checked on cases whose verdict is known, as far as is told.")
-    return told
+    told.append(_unchecked([run for method in methods for run in method.seeds]))
+    return list(filter(None, told))
 
 
 def different_data(methods: list[Method]) -> list[str]:
@@ -78,18 +70,25 @@ def _adapter(run: Run) -> str | None:
     return next((digest for part in _parts(run) if (digest := part.provenance.adapter_sha256)), None)
 
 
-def _judged(run: Run) -> list[str]:
-    """The metrics that a judge decided."""
-    return [metric for metric in ASKED.values() if any(getattr(part, metric).value is not None for part in _parts(run))]
+def _judged(run: Run) -> Iterator[tuple[Summary, str, tuple]]:
+    """Each figure that a judge decided: where, of which metric, and by whom."""
+    for part in _parts(run):
+        for metric, decided in decisions(part):
+            yield part, metric, (metric, decided.identity)
 
 
-def _unchecked(run: Run) -> list[str]:
-    """Those of them of whose judge no check is told: each metric, and each split, may have a judge of its own."""
-
-    def unchecked(part: Summary, metric: str) -> bool:
-        return getattr(part, metric).value is not None and metric not in checks(part)
-
-    return [metric for metric in _judged(run) if any(unchecked(part, metric) for part in _parts(run))]
+def _unchecked(runs: list[Run]) -> str:
+    """A warning of judges that were never checked. Each metric may have one of its own; one that was checked after some
+    of its figures were made, and before others, was."""
+    checked = {who for run in runs for part, metric, who in _judged(run) if metric in checks(part)}
+    names = []
+    for run in runs:
+        judged = dict.fromkeys(metric for _, metric, _ in _judged(run))
+        if missing := dict.fromkeys(metric for _, metric, who in _judged(run) if who not in checked):
+            told = ", ".join(METRICS[metric].title for metric in missing)
+            names.append(run.title if missing == judged else f"{run.title} ({told})")
+    whose = f" of {_some(names)}" if checked else ""
+    return f"The judge{whose} was never checked on cases whose verdict is known, as far as is told." if names else ""
 
 
 def _blank(run: Run) -> str:

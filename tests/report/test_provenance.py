@@ -54,34 +54,36 @@ def test_runs_of_an_earlier_version_leave_it_open(tmp_path):
 
 def test_a_judge_that_was_never_checked_is_warned_of(tmp_path):
     write(tmp_path / "po", "summary_val.json", summary("val", 0.5, 0.5))
-    write(tmp_path / "popd", "summary_val.json", summary("val", 0.5, 0.5, judge_check=CHECK))
+    report(tmp_path)
+    assert warned(tmp_path) == ["The judge was never checked on cases whose verdict is known, as far as is told."]
+    # A judge of other rules that was checked: the first still was not.
+    write(tmp_path / "popd", "summary_val.json", summary("val", 0.5, 0.5, rules="1", judge_check=CHECK))
     report(tmp_path)
     assert [text for text in warned(tmp_path) if NEVER in text] == [
         "The judge of PO was never checked on cases whose verdict is known, as far as is told."
     ]
     told = "ASR of rules: 57 of 60 cases right (2026-01-01), sensitivity 0.90, specificity 1.00"
     assert told in (tmp_path / "report.html").read_text()
-    write(tmp_path / "po", "summary_val.json", summary("val", 0.5, 0.5, judge_check=CHECK))
+    # The same judge, checked between two runs, was checked.
+    write(tmp_path / "po", "summary_val.json", summary("val", 0.5, 0.5, rules="1"))
     report(tmp_path)
     assert warned(tmp_path) == []
 
 
 def test_each_metric_may_have_a_judge_that_was_never_checked(tmp_path):
-    half = CHECK | {"sarr": None}
-    write(tmp_path / "po", "summary_val.json", summary("val", 0.5, 0.5, judge_check=half))
+    half, other = CHECK | {"sarr": None}, metric(0.5, judge="openai:a")
+    write(tmp_path / "po", "summary_val.json", summary("val", 0.5, 0.5, sarr=other, judge_check=half))
+    write(tmp_path / "po", "summary_train.json", summary("train", 0.5, other, sarr=other, judge_check=CHECK))
+    write(tmp_path / "popd", "summary_val.json", summary("val", 0.5, other, judge_check=CHECK | {"rr": None}))
+    report(tmp_path)
+    assert NEVER not in "".join(warned(tmp_path)), "the judge of each was checked where it judged something else"
     write(
-        tmp_path / "po", "summary_train.json", summary("train", 0.5, 0.5, sarr=None, judge_check=CHECK | {"rr": None})
+        tmp_path / "po", "summary_train.json", summary("train", 0.5, other, sarr=other, judge_check=half | {"rr": None})
     )
-    write(tmp_path / "popd", "summary_val.json", summary("val", 0.5, 0.5, judge_check=CHECK))
     report(tmp_path)
-    assert warned(tmp_path) == [
-        "The judge of PO (RR, SARR) was never checked on cases whose verdict is known, as far as is told."
+    assert [text for text in warned(tmp_path) if NEVER in text] == [
+        "The judge of PO (RR, SARR), PO+PD (RR) was never checked on cases whose verdict is known, as far as is told."
     ]
-    write(tmp_path / "po", "summary_val.json", summary("val", 0.5, 0.5, judge_check=dict.fromkeys(CHECK)))
-    write(tmp_path / "popd", "summary_val.json", summary("val", 0.5, 0.5, judge_check=dict.fromkeys(CHECK)))
-    write(tmp_path / "po", "summary_train.json", summary("train", 0.5, 0.5, judge_check=None))
-    report(tmp_path)
-    assert warned(tmp_path) == ["The judge was never checked on cases whose verdict is known, as far as is told."]
 
 
 def test_withheld_figures_and_blank_responses_are_warned_of(tmp_path):
