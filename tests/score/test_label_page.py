@@ -105,6 +105,13 @@ def test_a_response_that_wants_to_be_code_is_shown_as_text(opened, rows, respons
     assert opened.get_log("browser") == []
 
 
+def test_a_text_from_right_to_left_is_shown_so(opened):
+    opened.execute_script("items[0].response = arguments[0]", "العصفور على الغصن.")
+    press(opened, SPACE)
+    direction = "return getComputedStyle(document.getElementById(arguments[0])).direction"
+    assert [opened.execute_script(direction, name) for name in ("response", "question")] == ["rtl", "ltr"]
+
+
 def test_labels_by_keys_outlast_a_reload_are_saved_and_read(opened, rows, folder, given):
     for key in ("1", "2", "3", "1"):
         press(opened, SPACE, key)
