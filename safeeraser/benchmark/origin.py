@@ -12,14 +12,20 @@ def now() -> str:
 
 
 def git_commit() -> str | None:
-    """The commit that this code stands at; None outside a checkout of its own, or where there is no git to ask.
+    """The commit that this code stands at, with `-dirty` where its files were changed since.
 
+    None outside a checkout of its own, or where there is no git to ask.
     An installed wheel may well lie within the checkout of something else, whose commit says nothing of it.
     """
-    command = ["git", "-C", str(PACKAGE), "rev-parse", "--show-toplevel", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
+    if _git("rev-parse", "--show-toplevel") != str(PACKAGE.parent):
         return None
-    top, _, commit = found.stdout.strip().partition("\n")
-    return commit if found.returncode == 0 and top == str(PACKAGE.parent) else None
+    return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or None
+
+
+def _git(*words: str) -> str:
+    """What git says of the package's folder; nothing where it fails."""
+    try:
+        found = subprocess.run(["git", "-C", str(PACKAGE), *words], capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return found.stdout.strip() if found.returncode == 0 else ""

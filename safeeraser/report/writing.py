@@ -88,6 +88,7 @@ TEMPLATES = Environment(
     keep_trailing_newline=True,
 )
 TEMPLATES.filters |= {"svg": lambda plot: Markup(plot.svg()), "shade": shade, "shortened": shortened}
+TEMPLATES.filters |= {"short_commit": lambda commit: re.sub(r"^(\w{12})\w*", r"\1", commit)}
 TEMPLATES.filters |= {"latex": escape_latex, "escape_markdown": escape_markdown}
 
 

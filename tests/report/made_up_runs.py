@@ -97,7 +97,7 @@ def seeded_results(folder: Path, seeds=(0, 1, 2), shift=0.0) -> Path:
             made_with = {"model_path": "a/model", "checkpoint": adapter, "seed": seed}
             told = {
                 "date": f"2026-01-0{number + 1}T10:00:00+0000",
-                "git_commit": "0123456789abcdef",
+                "git_commit": "0123456789abcdef-dirty",
                 "model": "a/model",
                 "adapter_sha256": adapter,
                 "data_sha256": "fedcba9876543210",

@@ -28,7 +28,11 @@ def warned(folder):
 def test_what_made_the_figures_is_told_once_each(tmp_path):
     report(seeded_results(tmp_path))
     told = json.loads((tmp_path / "summary.json").read_text())["provenance"]
-    assert (told["models"], told["recipes"], told["git_commits"]) == (["a/model"], ["official"], ["0123456789abcdef"])
+    assert (told["models"], told["recipes"], told["git_commits"]) == (
+        ["a/model"],
+        ["official"],
+        ["0123456789abcdef-dirty"],
+    )
     assert told["dates"] == ["2026-01-01T10:00:00+0000", "2026-01-03T10:00:00+0000"]
     assert told["adapters"]["seed1/popd"] == "popd1" and "seed1/vanilla" not in told["adapters"]
     assert told["seeds"] == {"vanilla": 3, "PO": 3, "PO+PD": 3} and told["versions"]["torch"] == ["2.13.0"]
@@ -36,7 +40,7 @@ def test_what_made_the_figures_is_told_once_each(tmp_path):
     for text in (
         "a/model",
         "fedcba987654<",
-        "0123456789ab<",
+        "0123456789ab-dirty<",
         "2026-01-01T10:00:00+0000 to 2026-01-03",
         "PO+PD 3",
         "popd1",
