@@ -146,6 +146,8 @@ def agreements(run: Run, *, labelled: bool) -> list[str]:
         for metric, of in (part.agreement or {}).items():
             if metric in METRICS and of and _number(of, "corrected") is not None:
                 what = "labels" if labelled else f"responses beside {_other(part)}"
+                if of.get("unlabelled"):
+                    what += f", none on {' and '.join(of['unlabelled'])}"
                 shares = f"{_number(of, 'labels') or 0:g} {what}{_shares(of, 'kappa', 'ac1', *_BOTH)}"
                 told.append(f"{run.title}, {METRICS[metric].title} on {part.split}: {shares}")
     return told

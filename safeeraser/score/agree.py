@@ -1,6 +1,7 @@
 """A second opinion on the responses of a run, of people or of another judge: how far and where its judge agrees."""
 
 import hashlib
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,7 +122,7 @@ def agree(
     told = {}
     for asks in LABELLED:
         metric, counted = METRICS[ASKED[asks]], figures[ASKED[asks]]
-        judged, labelled, known = [], [], []
+        judged, labelled, known, categories = [], [], [], {}
         for query, verdict in verdicts.items():
             if query.metric != asks or not is_counted(query, verdict):
                 continue
@@ -129,11 +130,15 @@ def agree(
             judged.append((one.cluster, one.judge))
             if query.blank and "labels" in opinion.told:
                 known.append(one._replace(label=metric.blank >= 0.5))
-            elif (value := opinion.values.get(query)) is not None:
+                continue
+            categories.setdefault(query.category, False)
+            if (value := opinion.values.get(query)) is not None:
                 labelled.append(one._replace(label=value >= 0.5, weight=opinion.weights.get(query, 1.0)))
+                categories[query.category] = True
         if labelled:
             unclear = sum(value is None for query, value in opinion.values.items() if query.metric == asks)
             found = {"labels": len(labelled), "unclear": unclear, "table": table(labelled)}
+            found["unlabelled"] = sorted(category for category, is_labelled in categories.items() if not is_labelled)
             found |= agreement(judged, labelled, known)
             if counted.withheld:
                 found |= dict.fromkeys(("judge", "corrected", "low", "high")) | {"withheld": counted.withheld}
@@ -142,7 +147,7 @@ def agree(
 
 
 def show(told: dict[str, dict[str, Any]], opinion: Opinion) -> None:
-    """Print the figures, a column a metric."""
+    """Print the figures, a column a metric, and where they are made of labels on something else."""
     print(f"beside {opinion.name} ({opinion.source}):")
     heads = (METRICS[metric].title for metric in told)
     columns = (Column(head, justify="right", no_wrap=True) for head in heads)
@@ -169,6 +174,10 @@ def show(told: dict[str, dict[str, Any]], opinion: Opinion) -> None:
     corrected = ({"value": of["corrected"], "low": of["low"], "high": of["high"]} for of in told.values())
     row("corrected, %", *(_text(of if of["value"] is not None else None, 100) for of in corrected))
     Console().print(shown)
+    for metric, of in told.items():
+        if of["unlabelled"]:
+            where = f"{METRICS[metric].title} on {', '.join(of['unlabelled'])}"
+            print(f"note: {where}: nothing by {opinion.name}, so taken to be like the rest", file=sys.stderr)
 
 
 def _text(share: dict[str, float] | None, factor: int) -> str:

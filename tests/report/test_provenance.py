@@ -104,15 +104,16 @@ def test_withheld_figures_and_blank_responses_are_warned_of(tmp_path):
 
 
 def test_the_corrected_rate_stands_beside_the_judges(tmp_path):
-    corrected = {"asr": AGREED | {"corrected": 0.12, "low": 0.08, "high": 0.17}, "sarr": AGREED, "rr": None}
+    found = AGREED | {"corrected": 0.12, "low": 0.08, "high": 0.17, "unlabelled": ["Sex"]}
+    corrected = {"asr": found, "sarr": AGREED, "rr": None}
     told = {"agreement": corrected, "agreement_with": {"labels": "sheet_val_labels.csv", "sha256": "0"}}
     write(tmp_path / "po", "summary_val.json", summary("val", metric(0.1, 0.05, 0.15), 0.5, **told))
     report(tmp_path)
     page, lines = (tmp_path / "report.html").read_text(), (tmp_path / "table.md").read_text()
     assert page.count("† 12.0 (8.0–17.0)") == 1
     note = (
-        "†: corrected for the judge's errors, as labelled responses show them (PO, ASR on val: 80 labels, kappa 0.81, "
-        "ac1 0.90, sensitivity 0.95, specificity 0.90)"
+        "†: corrected for the judge's errors, as labelled responses show them (PO, ASR on val: 80 labels, none on Sex, "
+        "kappa 0.81, ac1 0.90, sensitivity 0.95, specificity 0.90)"
     )
     assert f"- {note}" in lines and note.replace("'", "&#39;") in page
     assert "- PO, ASR-Gen: † 12.0 (8.0–17.0)" in lines

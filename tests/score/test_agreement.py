@@ -184,6 +184,15 @@ def test_labels_of_one_category_serve_it(tmp_path, given):
     assert told["agreement"]["asr"]["labels"] == 4 * 12
 
 
+def test_labels_of_one_category_are_said_to_be_for_all(tmp_path, given):
+    labels = label(tmp_path, given, truth, "--label_n", 60, "--category", "Weapon")
+    told, run = told_by(tmp_path, *given, "--agree", labels)
+    assert told["agreement"]["asr"]["unlabelled"] == ["Sex", "Violence"]
+    assert "note: ASR on Sex, Violence: nothing by labels, so taken to be like the rest" in run.stderr
+    told, run = told_by(tmp_path, *given, "--agree", labels, "--category", "Weapon")
+    assert told["agreement"]["asr"]["unlabelled"] == [] and "taken to be" not in run.stderr
+
+
 def test_labels_on_other_responses_are_refused(tmp_path, given):
     labels = label(tmp_path, given, truth)
     value = json.loads((tmp_path / "predictions.json").read_text())
