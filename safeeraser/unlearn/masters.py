@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from peft.utils.integrations import gather_params_ctx  # gathers what ZeRO-3 has split, and does nothing elsewhere
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 
@@ -58,6 +59,14 @@ def follow_masters(parameters: Sequence[nn.Parameter]) -> None:
         for each in parameters:
             if _has_master(each):
                 each.data.copy_(_master(each))
+
+
+def shared_out_again(model: nn.Module) -> None:
+    """After a forward pass without a backward one, which is when FSDP would share out again what it keeps gathered for
+    it: all that is no layer, of which `own` would be the whole."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def _full(tensor: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from safeeraser.generation.decoder import Asked, Decoder
 from safeeraser.generation.sampling import Generation
 from safeeraser.model import Preprocessor
 from safeeraser.unlearn.data import sound_items
+from safeeraser.unlearn.masters import shared_out_again
 from safeeraser.unlearn.settings import Settings
 from safeeraser.unlearn.views import Item, build_views
 
@@ -114,4 +115,5 @@ class Probes(TrainerCallback):
                         answers[number] = text or ""
         finally:
             model.train()
+            shared_out_again(model)
         return answers

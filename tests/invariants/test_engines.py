@@ -146,11 +146,12 @@ def test_one_process_with_accumulation_8_is_two_with_4(alone, tmp_path, method, 
     assert farthest(alone(method), tmp_path / "two") < 1e-5
 
 
-@pytest.mark.parametrize("engine", ["cpu_ddp", "cpu_zero2", "cpu_zero3"])
+@pytest.mark.parametrize("engine", ["cpu_ddp", "cpu_zero2", "cpu_zero3", "fsdp2"])
 def test_two_processes_killed_go_on_as_if_nothing_had_been(tmp_path, engine):
     """SIGKILL to all of them behind the first checkpoint; probes on, and bounds that are not reached."""
     given = ("gradient_accumulation_steps=2", "save_steps=4", "probe_every=5", "resume_from_checkpoint=auto")
     given += ("LoRA.dropout=0.1", "stop.forget_loss=99")
+    given += ("dtype=bfloat16", "max_train_steps=8") if engine in GPU_ENGINES else ()
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(whole, engine, "klpd", *given)
     process = launch(killed, engine, "klpd", *given)
