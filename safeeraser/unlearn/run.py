@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 from transformers import LlavaForConditionalGeneration, TrainingArguments, set_seed
+from transformers.trainer_utils import enable_full_determinism
 
 from safeeraser import model as llava
 from safeeraser.benchmark.files import RUN_FILE, held, read_object, write_json
@@ -58,6 +59,9 @@ def forget(settings: Settings) -> Unlearned | None:
         dry_run(settings, job)
         return None
     check_running(job.engine, arguments)
+    if settings.deterministic:
+        # Trainer does so too, but torch looks at the first product on a GPU, and never again, what cuBLAS was told.
+        enable_full_determinism(settings.seed)
     dataset = load_dataset(settings, job)
     log.info("%s", job.summary(settings))
     model = load_model(settings, job.engine, arguments, dataset)

@@ -1,6 +1,7 @@
 """What `trainer:` passes on: any option of transformers', none that this project sets; what cannot work is one line."""
 
 import json
+import os
 from dataclasses import MISSING, fields
 from unittest.mock import patch
 
@@ -13,6 +14,7 @@ from safeeraser import model as llava
 from safeeraser.errors import BadInput
 from safeeraser.infer.checkpoint import load_merged
 from safeeraser.unlearn import arguments as training
+from safeeraser.unlearn import run as running
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.options import FIXED, SAID_BY, check_options
 from safeeraser.unlearn.plan import Schedule
@@ -192,3 +194,22 @@ def test_lora_options_reach_the_adapter_and_the_answers(tmp_path):
         if not torch.equal(one, two)
     ]
     assert sorted(changed) == sorted([*["q_proj", "v_proj"] * 2, *["linear_1", "linear_2"] * 2])
+
+
+def test_determinism_is_asked_for_before_anything_is_multiplied(tmp_path, monkeypatch):
+    """On a GPU torch looks at the first product, and never again, what cuBLAS was told: Trainer's word comes too late
+    where the untouched model has answered before."""
+    told, load = [], running.load_model
+
+    def seen(*given):
+        told.append((torch.are_deterministic_algorithms_enabled(), os.environ.get("CUBLAS_WORKSPACE_CONFIG")))
+        return load(*given)
+
+    monkeypatch.setattr(running, "load_model", seen)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        trained(tmp_path / "run", "forget_loss=kl", "deterministic=true")
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.deterministic = False
+    assert told == [(True, ":16:8")]
