@@ -42,7 +42,7 @@ def own(parameter: nn.Parameter) -> Tensor:
         return parameter._z3_optimizer.get_local_fp32_param(parameter)
     if hasattr(parameter, "_hp_mapping"):
         mapping = parameter._hp_mapping
-        return parameter.data.new_empty(0) if mapping is None else mapping.get_hp_fragment()
+        return parameter.data.new_empty(0) if mapping is None else mapping.get_hp_fragment().detach()
     return parameter.data
 
 

@@ -169,9 +169,10 @@ def test_two_processes_killed_go_on_as_if_nothing_had_been(tmp_path, engine):
         assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("engine", ["cpu_ddp", "cpu_zero2", "cpu_zero3"])
+@pytest.mark.parametrize("engine", ["cpu_ddp", "cpu_zero2", "cpu_zero3", "../accelerate_config"])
 def test_two_processes_stopped_by_a_bound_keep_the_last_good_adapter(tmp_path, engine):
     given = ("gradient_accumulation_steps=2", "warmup_ratio=0", "max_grad_norm=0", "lr=0.02", "stop.forget_loss=9")
+    given += ("dtype=bfloat16",) if engine in GPU_ENGINES else ()
     run = finish(tmp_path / "run", engine, "ga", *given, "save_steps=1", "save_total_limit=9")
     stopped = run["sittings"][-1]["stopped"]
     assert stopped["reason"].startswith("stop.forget_loss=9: the term forget is ")
