@@ -35,7 +35,7 @@ def shared_out(parameter: nn.Parameter) -> bool:
 
 
 def own(parameter: nn.Parameter) -> Tensor:
-    """What this process trains of a parameter, as a view: all of it, or its part of the engine's."""
+    """What this process trains of a parameter: all of it, or its part of the engine's; `take_up` sets it."""
     if isinstance(parameter, DTensor):
         return parameter.to_local().detach()
     if hasattr(parameter, "ds_id"):
@@ -53,8 +53,13 @@ def whole(named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
         return {name: _master(each) if _has_master(each) else _full(each.detach()) for name, each in named.items()}
 
 
-def follow_masters(parameters: Sequence[nn.Parameter]) -> None:
-    """Let the model compute with what `own` has been set to. All processes come here together."""
+def take_up(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
+    """Train and compute with values that `own` has given. All processes come here together."""
+    for each, value in zip(parameters, values, strict=True):
+        if hasattr(each, "ds_id"):  # of a master in CPU memory `own` is a copy, on the GPU
+            each._z3_optimizer.set_local_hp_param(value, each)
+        else:
+            own(each).copy_(value)
     with gather_params_ctx(parameters, modifier_rank=0):
         for each in parameters:
             if _has_master(each):

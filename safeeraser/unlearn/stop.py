@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl
 
-from safeeraser.unlearn.masters import follow_masters, own, shared_out
+from safeeraser.unlearn.masters import own, shared_out, take_up
 from safeeraser.unlearn.methods import Method
 from safeeraser.unlearn.settings import Stop
 
@@ -89,10 +89,7 @@ class Guard(TrainerCallback):
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
         if self.stopped:
-            trained = _trained(model)
-            for parameter, value in zip(trained, self._good[1] or self._before[1], strict=True):
-                own(parameter).copy_(value)
-            follow_masters(trained)
+            take_up(_trained(model), self._good[1] or self._before[1])
 
     def save(self, folder: Path, model: nn.Module, process: int) -> None:
         """Keep the last good adapter in a checkpoint, whose own adapter is yet to be judged; each process its part."""

@@ -2,13 +2,15 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers import MODEL, TRAIN, read_lines, run, settings
 from safetensors.torch import load_file
+from torch import nn
 
-from safeeraser.unlearn.stop import reason_to_stop, unreachable_bounds
+from safeeraser.unlearn.stop import Guard, reason_to_stop, unreachable_bounds
 
 # Ascent at a high rate: the forget loss passes 9 in the third step.
 GIVEN = (f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "LoRA.dropout=0", "workers=0", "forget_loss=ga")
@@ -126,3 +128,22 @@ def test_a_gradient_that_is_not_finite_in_the_last_step(tmp_path, monkeypatch):
     values = adapter(tmp_path / "run")
     assert all(torch.isfinite(value).all() for value in values.values())
     assert any(value.any() for name, value in values.items() if "lora_B" in name)
+
+
+def test_a_master_in_cpu_memory_is_given_back():
+    """Of one that it offloads, ZeRO-3 hands out a copy on the GPU: what is written to that is lost."""
+    model, master = nn.Linear(2, 1, bias=False), torch.zeros(2)
+    model.weight.ds_id = 0
+    model.weight._z3_optimizer = SimpleNamespace(
+        get_local_fp32_param=lambda _: master.clone(),
+        set_local_hp_param=lambda value, _: master.copy_(value),
+        get_full_hp_param=lambda _: master.view(1, 2).clone(),
+    )
+    read, step, control = settings("forget_loss=ga"), SimpleNamespace(global_step=0), SimpleNamespace()
+    guard = Guard(read.stop, read.method)
+    for loss in (1.0, float("nan")):
+        guard.on_step_begin(None, step, control, model)
+        guard.judge({"forget": loss}, control)
+        master += 1
+    guard.on_train_end(None, step, control, model)
+    assert master.tolist() == [0, 0] and model.weight.tolist() == [[0, 0]]
