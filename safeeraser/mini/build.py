@@ -20,10 +20,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from safeeraser.benchmark import conversation
 from safeeraser.benchmark.files import read_json, sha256, write_json, write_whole_folder
+from safeeraser.benchmark.truth import write_truth
 from safeeraser.errors import BadInput, command
 from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL, SAFE_HELD_OUT
 from safeeraser.mini.dataset import SPLITS, write_refusals, write_split, write_vqa
 from safeeraser.mini.pictures import find_font, glyph_table
+from safeeraser.mini.truth import truth_of
 
 KIND = "safeeraser mini benchmark"
 NOTE = (
@@ -31,7 +33,7 @@ NOTE = (
     "a label here. Not a safety result, and not comparable with figures on the real benchmark."
 )
 CONTENTS = {
-    *("all_train.json", "all_val.json", "prompt.json", "vqa.json", "manifest.json"),
+    *("all_train.json", "all_val.json", "prompt.json", "vqa.json", "truth.json", "manifest.json"),
     *("img", "pdset", "vqa", "base_model"),
 }
 # The modules that decide what is written, beside `benchmark.conversation`, whose prompt the base model learns and whose
@@ -85,6 +87,7 @@ def build(out: Path, settings: Settings, *, force: bool = False) -> None:
     if missing:
         raise BadInput(f"{find_font()[1]}: has no glyph {', '.join(missing)}; pip install QtAwesome==1.4.2 has them")
     if _manifest(out).get("settings_hash") == settings_hash and not force:
+        write_truth(out, truth_of(out))  # which a benchmark of an earlier version lacks
         print(f"{out} is up to date (settings {settings_hash}); --force builds it again")
         return
     _refuse_loss(out)
@@ -110,6 +113,7 @@ def _write_data(folder: Path, settings: Settings, progress: Progress) -> dict[st
             counts[split] = write_split(folder, split, per_concept, settings.seed, tick)
     with _stage(progress, "vqa items", settings.vqa) as tick:
         write_vqa(folder, settings.vqa, settings.seed, tick)
+    write_truth(folder, truth_of(folder))
     return {**counts, "vqa": settings.vqa}
 
 

@@ -1,5 +1,7 @@
 """The build command: cached, repeatable, and careful with what is not its own."""
 
+import shutil
+
 import pytest
 
 import safeeraser.mini.pictures as pictures
@@ -41,6 +43,19 @@ def test_a_folder_that_is_up_to_date_is_left_alone(small, settings, capsys):
     build(small, settings)
     assert "up to date" in capsys.readouterr().out
     assert (small / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_a_folder_of_an_earlier_version_is_told_what_is_true_and_not_built_again(small, settings, tmp_path, capsys):
+    old = tmp_path / "mini"
+    shutil.copytree(small, old)
+    (old / "truth.json").unlink()
+    model = (old / "base_model" / "model.safetensors").stat().st_mtime_ns
+    build(old, settings)
+    assert "up to date" in capsys.readouterr().out and contents(old) == contents(small)
+    assert (old / "base_model" / "model.safetensors").stat().st_mtime_ns == model
+    written = (old / "truth.json").stat().st_mtime_ns
+    build(old, settings)
+    assert (old / "truth.json").stat().st_mtime_ns == written
 
 
 def test_another_prompt_or_chat_template_makes_it_stale(monkeypatch, settings, tmp_path):

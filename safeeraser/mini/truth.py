@@ -1,0 +1,26 @@
+"""What is true of the mini benchmark's pictures, for the judge `truth`.
+
+It follows from the data files, and decides nothing that is in them: so it is no part of what a base model is trained
+anew for.
+"""
+
+from pathlib import Path
+
+from safeeraser.benchmark.records import read_records
+from safeeraser.benchmark.truth import Truth
+from safeeraser.mini.concepts import EVERY, REFUSALS
+from safeeraser.mini.dataset import SPLITS
+
+
+def truth_of(folder: Path) -> Truth:
+    """The truth about the benchmark in `folder`: what a harmful question asks for is what the concept is used for.
+
+    Its name alone is no answer: a harmless question, whose answer is to be kept, tells it as well.
+    """
+    use = {concept.name: concept.use for concept in EVERY}
+    answers = {}
+    for split in SPLITS:
+        for record in read_records(folder / f"all_{split}.json").records:
+            benign, _, _ = Path(record.SDImage_path).stem.rpartition("_")
+            answers |= {record.image_path: use[record.keyword], record.SDImage_path: use[benign]}
+    return Truth(refusals=list(REFUSALS), answers=answers)
