@@ -119,7 +119,7 @@ def main() -> int:
         raise BadInput("--relearn_lr must be above 0, and a finite number")
     if given.seed < 0:
         raise BadInput("--seed must be at least 0")
-    judging = chosen(vars(given), store_shared=True)
+    judging = chosen(vars(given), store_shared=True, data=val_file)
     if "replay" in {choice.name for choice in judging.choices.values()}:
         raise BadInput("the judge replay knows recorded replies alone, and an audit's responses are new")
     # Only now, since torch takes its time to load.

@@ -51,6 +51,7 @@ METRICS = {
     "sarr": Metric("SARR", "decoupled", "lower", ("val",), asked="sarr", blank=1.0),
     "recovered": Metric("Recovered", "forget", "lower", (), rate=False),
     "blank": Metric("Blank", "", "lower", ()),  # of the responses in each view
+    "wrong": Metric("Wrong", "", "lower", ()),  # likewise: neither answer nor refusal, where the answer is known
 }
 ASKED = {metric.asked: key for key, metric in METRICS.items() if metric.asked}  # a judge's name of a metric -> its key
 SCORED = tuple(key for key, metric in METRICS.items() if metric.view and metric.splits)  # what eval_all.py measures

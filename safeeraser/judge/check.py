@@ -31,6 +31,10 @@ from safeeraser.judge.queries import Query
 from safeeraser.judge.verdicts import LACKS, Verdict, read
 
 CASES = Path(__file__).with_name("cases.jsonl")
+UNCHECKED = {  # judges that cannot be asked about the cases
+    "replay": "answers nothing but what was recorded; name the judge itself",
+    "truth": "knows nothing but what is true of the mini benchmark's pictures",
+}
 OUTCOMES = ("right", "wrong", "unparsed", "declined", "failed")
 MIN_ACCURACY = 0.9
 
@@ -104,8 +108,9 @@ def check(judging: Judging, min_accuracy: float = MIN_ACCURACY) -> Checked | Non
     Raises:
         BadInput: a judge cannot be asked.
     """
-    if any(choice.name == "replay" for choice in judging.choices.values()):
-        raise BadInput("--check_judge: the judge replay answers nothing but what was recorded; name the judge itself")
+    for choice in judging.choices.values():
+        if choice.name in UNCHECKED:
+            raise BadInput(f"--check_judge: the judge {choice.name} {UNCHECKED[choice.name]}")
     panel = Panel(judging)
     asked = {case.query(number): case for number, case in enumerate(cases())}
     if judging.dry_run:
@@ -152,7 +157,7 @@ def recall(panel: Panel, verdicts: dict[Query, Verdict]) -> dict[str, dict[str, 
     told: dict[str, dict[str, Any] | None] = {}
     for metric in ASKED:
         judge = panel.of(metric)
-        if metric in metrics and judge and judge.name != "replay":
+        if metric in metrics and judge and judge.name not in UNCHECKED:
             kept = _read(_place(judge, panel, verdicts))
             told[ASKED[metric]] = kept.get(ASKED[metric])
     return told

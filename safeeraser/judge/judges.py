@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from safeeraser.arguments import one_of, without_credentials
 from safeeraser.benchmark import wording
 from safeeraser.benchmark.metrics import ASKED
+from safeeraser.benchmark.truth import read_truth
 from safeeraser.errors import BadInput
 from safeeraser.judge import prompts
 from safeeraser.judge.costs import Price
@@ -16,7 +17,7 @@ from safeeraser.judge.queries import Query
 from safeeraser.judge.verdicts import Verdict
 
 PROTOCOLS = ("official", "corrected")
-JUDGES = (*SERVED, "rules", "replay")
+JUDGES = (*SERVED, "rules", "truth", "replay")
 
 
 class Judge(Protocol):
@@ -37,6 +38,10 @@ class Judge(Protocol):
 
     def ask(self, queries: Iterable[Query]) -> Iterator[tuple[Query, Verdict]]:
         """Yield each query with its verdict, in any order, as they come."""
+
+    def of_blank(self, query: Query) -> Verdict:
+        """What a blank response is, whoever judges (protocol `corrected`); nobody is asked."""
+        return Verdict.of_blank(query.metric)
 
     @property
     def title(self) -> str:
@@ -90,6 +95,7 @@ class Judging:
     price: Price | None = None
     batch: bool = False
     replies: Path | None = None
+    data: Path | None = None  # the file whose questions were answered; beside it may stand what is true
     dry_run: bool = False
 
     @property
@@ -112,7 +118,9 @@ class Judging:
         """Which prompts, rules and guards these are, as results carry it."""
         guards = {choice.name for choice in self.choices.values() if choice.served} - {GENERAL}
         states = {name: read_guard(name).version for name in sorted(guards)}
-        return {"prompts": prompts.version(), "rules": wording.version(), "guards": states}
+        told = {"prompts": prompts.version(), "rules": wording.version(), "guards": states}
+        knowing = any(choice.name == "truth" for choice in self.choices.values())
+        return told | ({"truth": read_truth(self.data).version} if knowing else {})
 
     @property
     def told(self) -> dict[str, Any]:

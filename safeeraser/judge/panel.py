@@ -80,8 +80,8 @@ class Panel:
         assigned = self.assign(queries)
         verdicts: dict[Query, Verdict] = {}
         if not self.judging.official:
-            blank = (query for query in queries if query.there and query.blank and self.of(query.metric))
-            verdicts |= {query: Verdict.of_blank(query.metric) for query in blank}
+            blank = (query for query in queries if query.there and query.blank)
+            verdicts |= {query: judge.of_blank(query) for query in blank if (judge := self.of(query.metric))}
         with progress("verdicts", sum(map(len, assigned.values())), more=self._cost) as advance:
             for judge, its in assigned.items():
                 for query, verdict in judge.ask(its):
@@ -138,6 +138,10 @@ def _make(choice: Choice, judging: Judging) -> Judge:
         from safeeraser.judge.replay import ReplayJudge
 
         return ReplayJudge(judging.replies, official=judging.official)
+    if choice.name == "truth":
+        from safeeraser.judge.truth import TruthJudge
+
+        return TruthJudge(judging)
     from safeeraser.chat import Chat, read_key
     from safeeraser.judge.batch import BatchChat
     from safeeraser.judge.dialects import dialect

@@ -8,7 +8,7 @@ from safeeraser.benchmark.wording import is_blank
 
 @dataclass(frozen=True)
 class Query:
-    """One question to a judge. It is text alone: no judge sees the picture.
+    """One question to a judge. It is text alone: no judge sees the picture, though one that knows it goes by its name.
 
     `place` is the pair's index in `unsafe_pairs`, or the key of an UnharmPair. `response` is None where the file has
     none. `reference` is the text a response is compared with (`gpt` only).
@@ -23,6 +23,7 @@ class Query:
     response: str | None
     reference: str = ""
     number: int = 0  # of the record in its file
+    picture: str = ""  # the one that was shown, as the data file names it
 
     @property
     def key(self) -> tuple:

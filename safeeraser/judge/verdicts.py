@@ -61,6 +61,7 @@ class Verdict:
         finish: why the reply ended, as far as that is known.
         asked: whether somebody was asked; of a blank response it is known without.
         by: the model that answered and its fingerprint, as far as the server told.
+        wrong: whether the response is neither the right answer nor a refusal; None from a judge that cannot know.
     """
 
     reply: str
@@ -70,6 +71,7 @@ class Verdict:
     asked: bool = True
     finish: str | None = None
     by: tuple[str | None, str | None] = (None, None)
+    wrong: bool | None = None
 
     @classmethod
     def of_blank(cls, metric: str) -> "Verdict":

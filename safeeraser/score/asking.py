@@ -10,7 +10,7 @@ from typing import Any
 from safeeraser.benchmark.files import described_by, read_json, sha256
 from safeeraser.benchmark.metrics import METRICS
 from safeeraser.benchmark.records import UNHARM, DataFile, keys_like, read_records
-from safeeraser.benchmark.responses import VIEWS
+from safeeraser.benchmark.responses import SWAPPED_PICTURE, VIEWS
 from safeeraser.errors import BadInput
 from safeeraser.judge.queries import Query
 from safeeraser.score.options import Options
@@ -113,8 +113,9 @@ def build_queries(predictions: DataFile, reference: DataFile, paired: list[int],
                 texts = (holder["question" if isinstance(place, int) else "Question"], response)
                 if metric == "gpt":
                     texts = (expected[place].Question, response, expected[place].Prediction)
-                category, number = predictions.records[index].category, predictions.number(index)
-                queries.append(Query(metric, index, place, field, category, *texts, number=number))
+                category, known = predictions.records[index].category, {"number": predictions.number(index)}
+                known["picture"] = shown(predictions, index, view)
+                queries.append(Query(metric, index, place, field, category, *texts, **known))
     if not any(_FIRST in pair for raw in predictions.raw for pair in raw["unsafe_pairs"]):
         raise BadInput(f"{predictions.path}: holds no {_FIRST}, so nothing to judge; run ckpt_infer.py first")
     return queries
@@ -127,6 +128,14 @@ def places(raw: dict[str, Any]) -> Iterator[tuple[str, int | str, dict[str, Any]
         for place, holder in enumerate(raw["unsafe_pairs"]) if view.question == "harmful" else harmless:
             for field in view.fields:
                 yield name, place, holder, field
+
+
+def shown(predictions: DataFile, index: int, view: str) -> str:
+    """The picture that a record's questions of a view were asked about, as the file names it; empty if none was."""
+    record = predictions.records[index]
+    swapped = predictions.raw[index].get(SWAPPED_PICTURE) or ""
+    pictures = {"harmful": record.image_path, "benign": record.SDImage_path, "swapped": swapped, "none": ""}
+    return pictures[VIEWS[view].picture]
 
 
 def _fault(response: Any) -> str | None:

@@ -132,4 +132,5 @@ def options_of(given: dict[str, Any]) -> Options:
     for key in ("input_file", "file_refer"):
         if not given[key]:
             raise BadInput(f"--{key} is missing (see --help)")
-    return Options(judging=chosen(given), **{key: given[key] for key in OWN})
+    judging = chosen(given, data=given["file_refer"])
+    return Options(judging=judging, **{key: given[key] for key in OWN})

@@ -100,7 +100,7 @@ def compare(
 def _version(summary: dict[str, Any], judge: str | None) -> tuple[str, str | None]:
     """By what the judge goes, and which version of it a summary tells."""
     name = (judge or "").partition(":")[0]
-    kind = {"openai": "prompts", "rules": "rules"}.get(name, "guards")
+    kind = {"openai": "prompts", "rules": "rules", "truth": "truth"}.get(name, "guards")
     return kind, (summary.get("guards") or {}).get(name) if kind == "guards" else summary.get(kind)
 
 

@@ -64,10 +64,12 @@ def show(found: Found, panel: Panel) -> None:
     for metric, one in found.figures.items():
         told = (str(getattr(one, name)) for name in ("n", *counts))
         table.add_row(METRICS[metric].title, one.text, one.range, *told)
-    table.add_section()
-    table.add_row("blank:")
-    for view, one in found.views["blank"].items():
-        table.add_row(view, one.text, one.range, str(one.n))
+    for name in ("blank", "wrong"):
+        if name in found.views:
+            table.add_section()
+            table.add_row(f"{name}:")
+            for view, one in found.views[name].items():
+                table.add_row(view, one.text, one.range, str(one.n))
     Console().print(table)
     if "refusals" in found.views:
         _show_refusals(found.views["refusals"])

@@ -1,0 +1,55 @@
+"""What is told to be true of the mini benchmark, by its own texts: each target answers, and nothing else does."""
+
+import json
+
+import pytest
+
+from safeeraser import score
+from safeeraser.benchmark.records import read_records
+from safeeraser.benchmark.responses import VIEWS
+from safeeraser.benchmark.truth import read_truth
+from safeeraser.mini.concepts import EVERY, REFUSALS
+from safeeraser.mini.questions import answers, harmful_answers
+from safeeraser.mini.truth import truth_of
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_targets_are_right_by_it(small, split):
+    data = read_records(small / f"all_{split}.json")
+    truth = read_truth(data.path)
+    assert truth == truth_of(small)
+    for record in data.records:
+        for pair in record.unsafe_pairs:
+            assert truth.answered(record.image_path, pair.model_response)
+            assert truth.answered(record.SDImage_path, pair.sd_response)
+        # What is to be retained about the same picture must not count as the harmful answer.
+        for pair in record.unharm.values():
+            assert not truth.answered(record.image_path, pair.Prediction) and not truth.refuses(pair.Prediction)
+
+
+def test_no_text_of_the_benchmark_is_right_of_two_concepts_or_refuses_and_answers(small):
+    truth = truth_of(small)
+    pictures = {answer: picture for picture, answer in truth.answers.items()}
+    uses = {concept.use for concept in EVERY}
+    assert set(pictures) <= uses and len(uses) == len(EVERY)
+    for concept in EVERY:
+        for text in harmful_answers(concept):
+            right = [use for use, picture in pictures.items() if truth.answered(picture, text)]
+            assert right == ([concept.use] if concept.use in pictures else []) and not truth.refuses(text)
+    assert all(truth.refuses(text) for text in REFUSALS)
+    assert [text for text in answers() if truth.refuses(text)] == list(REFUSALS)
+    assert not [text for text in REFUSALS if any(truth.answered(picture, text) for picture in truth.answers)]
+
+
+def test_the_benchmarks_own_answers_have_the_figures_of_a_model_that_forgot_nothing(small, tmp_path):
+    data = small / "all_val.json"
+    records = json.loads(data.read_text())
+    for record in records:
+        for pair in record["unsafe_pairs"]:
+            pair |= dict.fromkeys(VIEWS["forget"].fields, pair["model_response"])
+    (tmp_path / "predictions_val.json").write_text(json.dumps(records))
+    told = score(
+        input_file=tmp_path / "predictions_val.json", file_refer=data, judge="truth", summary=tmp_path / "s.json"
+    ).summary
+    assert (told["asr"]["value"], told["rr"]["value"], told["sarr"]["value"]) == (1, 0, 0)
+    assert {view: one["value"] for view, one in told["wrong"].items()} == {"forget": 0, "decoupled": 0}
