@@ -86,7 +86,7 @@ def decisions(part: Summary) -> Iterator[tuple[str, Decided]]:
         if figure.value is not None:
             judge = figure.judge or ":".join(filter(None, (part.judge, part.judge_model)))
             models = {answered.model for answered in part.answered_by if answered.judge == judge} - {None}
-            versions = {"openai": part.prompts, "rules": part.rules} | part.guards
+            versions = {"openai": part.prompts, "rules": part.rules, "truth": part.truth} | part.guards
             version = versions.get(judge.partition(":")[0], "")
             yield metric, Decided(part.protocol, judge, tuple(sorted(models)), version)
 

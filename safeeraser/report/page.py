@@ -14,7 +14,15 @@ from safeeraser.report.judges import Judges, judges
 from safeeraser.report.plots import curves
 from safeeraser.report.provenance import different_data, provenance, warnings
 from safeeraser.report.ranking import finding, measures, rank
-from safeeraser.report.results import blank_table, method_row, paper_table, published_table, seeds_table, task_table
+from safeeraser.report.results import (
+    blank_table,
+    method_row,
+    paper_table,
+    published_table,
+    seeds_table,
+    task_table,
+    wrong_table,
+)
 from safeeraser.report.robustness import tables as card_tables
 from safeeraser.report.robustness.card import Card, different_settings, read_cards, settings_line
 from safeeraser.report.robustness.findings import findings, headline
@@ -22,7 +30,7 @@ from safeeraser.report.robustness.plots import curves as card_curves
 from safeeraser.report.runs import read_runs
 from safeeraser.report.seeds import Method, methods
 from safeeraser.report.sides import sides_table
-from safeeraser.report.tables import Row
+from safeeraser.report.tables import Row, Table
 from safeeraser.report.writing import TEMPLATES, comma_separated, render, show
 
 
@@ -97,7 +105,7 @@ def _context(found: list[Method], who: Judges, published: bool) -> dict[str, Any
     """What the templates are given of the runs: the page needs no other file, and no script."""
     runs, every = [method.run for method in found], [run for method in found for run in method.seeds]
     rows, others = [method_row(method) for method in found], published_table()
-    paper, blank = paper_table(rows, found, others.rows if published else []), blank_table(rows)
+    paper = paper_table(rows, found, others.rows if published else [])
     ranking = rank(rows, paper.published)
     first = measures(ranking.utility)
     # The page has these over all figures; a table that leaves it has them with it.
@@ -106,7 +114,7 @@ def _context(found: list[Method], who: Judges, published: bool) -> dict[str, Any
         *different_data(found),
         *(f"{METRICS[key].title}: {'; '.join(who.told[key])}" for key in who.different),
     ]
-    more = [table for table in (seeds_table(rows), blank if any(run.blank for run in runs) else None) if table]
+    more = [table for table in (seeds_table(rows), *_by_view(found)) if table]
     apart = {*who.different} & {COLUMNS[key].metric for key in first} or different_data(found)
     columns = {key: paper.columns[key] for key in dict.fromkeys([*first, *paper.columns])}
     return {
@@ -130,6 +138,12 @@ def _context(found: list[Method], who: Judges, published: bool) -> dict[str, Any
         "provenance": provenance(found, who),
         "version": __version__,
     }
+
+
+def _by_view(found: list[Method]) -> list[Table]:
+    """The tables of what summaries tell of the responses in each view, where one does."""
+    rows, made = [method_row(method) for method in found], {"blank": blank_table, "wrong": wrong_table}
+    return [table(rows) for name, table in made.items() if any(method.run.by_view(name) for method in found)]
 
 
 def _robustness(cards: list[Card]) -> dict[str, Any]:
@@ -161,7 +175,8 @@ def _conditions(card: Card) -> list[tuple[str, Figure, Figure | None]]:
 
 def _wide(rows: list[Row]) -> str:
     """A row a method with value, low and high of each column."""
-    columns = [*COLUMNS, *blank_table(rows).columns]
+    known = any(key.startswith("wrong_") for row in rows for key in row.cells)
+    columns = [*COLUMNS, *blank_table(rows).columns, *(wrong_table(rows).columns if known else ())]
     head = ["method", "seeds", *(f"{key}_{part}" for key in columns for part in ("value", "low", "high"))]
     return comma_separated(head, ([row.name, len(row.seeds) or 1, *map(row.cell, columns)] for row in rows))
 

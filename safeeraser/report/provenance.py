@@ -94,7 +94,7 @@ def _unchecked(runs: list[Run]) -> str:
 def _blank(run: Run) -> str:
     """The view in which most responses are blank, where they are more than a figure may do without."""
     bound = max((part.max_blank for part in _parts(run)), default=0.0)
-    shares = {view: figure for view, figure in run.blank.items() if figure.value is not None}
+    shares = {view: figure for view, figure in run.by_view("blank").items() if figure.value is not None}
     most = max(shares, key=lambda view: shares[view].value, default="")
     if not most or shares[most].value <= bound:
         return ""

@@ -12,6 +12,7 @@ from safeeraser.report.runs import Run
 from safeeraser.report.seeds import Method
 from safeeraser.report.tables import Row, Table, Told
 
+_OF_RESPONSES = "Per cent of the responses that are there, by view, on all_val but for the first column."
 _TITLES = {key: column.title for key, column in COLUMNS.items()}
 
 
@@ -71,11 +72,15 @@ def blank_table(rows: list[Row]) -> Table:
     measured = [metric.view for metric in METRICS.values() if metric.view]
     views = dict.fromkeys(measured + [view for view in VIEWS if any(f"blank_{view}" in row.cells for row in rows)])
     titles = {"blank_forget_eff": "forget, train"} | {f"blank_{view}": view.replace("_", " ") for view in views}
-    caption = (
-        "Per cent of the responses that are there, by view, on all_val but for the first column. –: the summary does "
-        "not tell."
-    )
-    return Table("blank", "Blank responses, %", caption, titles, rows)
+    return Table("blank", "Blank responses, %", f"{_OF_RESPONSES} –: the summary does not tell.", titles, rows)
+
+
+def wrong_table(rows: list[Row]) -> Table:
+    """The share of responses that are neither the right answer nor a refusal, as far as a judge knew the answer."""
+    views = [view for view in VIEWS if any(f"wrong_{view}" in row.cells for row in rows)]
+    titles = {"wrong_forget_eff": "forget, train"} | {f"wrong_{view}": view.replace("_", " ") for view in views}
+    caption = f"Neither the right answer nor a refusal. {_OF_RESPONSES} –: the judge did not know the answers."
+    return Table("wrong", "Wrong responses, %", caption, titles, rows)
 
 
 def task_table(runs: Sequence[Run]) -> Table | None:

@@ -17,6 +17,7 @@ from safeeraser.report.tables import Told
 # Runs that do not say a title of their own are named for the paper's methods. In its order.
 TITLES = ("vanilla", "GA", "GD", "KL", "PO", "GA+PD", "GD+PD", "KL+PD", "PO+PD")
 METHODS = {title.lower().replace("+", ""): title for title in TITLES} | {"idk": "PO", "idkpd": "PO+PD"}
+BY_VIEW = ("blank", "wrong")  # what summaries tell of the responses in each view
 ByView = dict[Literal[tuple(VIEWS)], Figure]
 
 
@@ -77,6 +78,7 @@ class _Summary(BaseModel):
 
     split: str
     blank: ByView = {}
+    wrong: ByView = {}
     by_category: dict[str, dict[str, Figure]] = {}
     by_keyword: dict[str, dict[str, Figure]] = {}
     verdicts: str | None = "verdicts_val.json"
@@ -86,6 +88,7 @@ class _Summary(BaseModel):
     judge_model: str | None = None
     prompts: str = ""
     rules: str = ""
+    truth: str = ""
     guards: dict[str, str] = {}
     answered_by: list[Answered] = []
     max_blank: float = 0.01
@@ -166,17 +169,16 @@ class Run:
 
     @property
     def figures(self) -> dict[str, Figure]:
-        """The figures that are known, by the columns of the paper's table and of that of blank responses."""
-        found = {f"blank_{view}": figure for view, figure in self.blank.items()}
+        """The figures that are known, by the columns of the paper's table and of those of blank and wrong responses."""
+        found = {f"{name}_{view}": figure for name in BY_VIEW for view, figure in self.by_view(name).items()}
         for key, column in COLUMNS.items():
             measured = METRICS[column.metric].view
             found[key] = getattr(getattr(self, column.split), column.metric, None) if measured else self.specificity
         return {key: figure for key, figure in found.items() if figure}
 
-    @property
-    def blank(self) -> dict[str, Figure]:
-        """The shares of blank responses by view, where they are told; `forget_eff` is the forget view's on train."""
-        train, val = ((part.blank if part else {}) for part in (self.train, self.val))
+    def by_view(self, name: str) -> dict[str, Figure]:
+        """The shares that `name` tells, by view, where they are told; `forget_eff` is the forget view's on train."""
+        train, val = (getattr(part, name, {}) for part in (self.train, self.val))
         return {f"{view}_eff": figure for view, figure in train.items() if view == "forget"} | val
 
     def as_json(self) -> dict[str, Any]:
@@ -187,8 +189,9 @@ class Run:
             several = len(METRICS[column.metric].splits) > 1
             holder = told[{"train": "efficacy", "val": "generality"}[column.split]] if several else told
             holder[column.metric] = figures.get(key, UNKNOWN).value
-        if self.blank:
-            told["blank"] = {view: figure.value for view, figure in self.blank.items()}
+        for name in BY_VIEW:
+            if shares := self.by_view(name):
+                told[name] = {view: figure.value for view, figure in shares.items()}
         if self.specificity and (self.specificity.tasks or self.specificity.missing):
             tasks = {name: task.model_dump() for name, task in self.specificity.tasks.items()}
             told["specificity_tasks"] = tasks | dict.fromkeys(self.specificity.missing)

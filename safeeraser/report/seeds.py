@@ -19,7 +19,7 @@ from scipy.special import stdtrit
 
 from safeeraser.benchmark.metrics import SCORED, UNKNOWN, Figure
 from safeeraser.report.judges import decisions
-from safeeraser.report.runs import METHODS, Run, Specificity, Summary
+from safeeraser.report.runs import BY_VIEW, METHODS, Run, Specificity, Summary
 from safeeraser.report.tables import Told
 
 # Keys of a training record that decide no result, and the seed.
@@ -132,7 +132,8 @@ def _pooled_summary(parts: list[Summary | None]) -> Summary | None:
         keys = dict.fromkeys(key for figures in found for key in figures)
         return {key: join([figures.get(key, UNKNOWN) for figures in found]) for key in keys}
 
-    told: dict[str, Any] = {"blank": each(lambda part: part.blank), "agreement": None}
+    told: dict[str, Any] = {name: each(lambda part, name=name: getattr(part, name)) for name in BY_VIEW}
+    told["agreement"] = None
     told |= each(lambda part: {metric: getattr(part, metric) for metric in SCORED})
     for kind in ("by_category", "by_keyword"):
         metrics = dict.fromkeys(metric for part in there for metric in getattr(part, kind))

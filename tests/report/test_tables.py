@@ -82,6 +82,29 @@ def test_blank_responses_have_a_table_of_their_own(tmp_path, capsys):
     assert "Blank responses, %" in shown and re.search(r"GA +75\.0 +25\.0 +0\.0 +50\.0 +100\.0", shown)
 
 
+def test_wrong_responses_have_a_table_where_a_judge_knew_the_answers(tmp_path):
+    wrong = {"forget": metric(0.25, 0.1, 0.4), "decoupled": metric(0.5)}
+    write(tmp_path / "ga", "summary_train.json", summary("train", 0.5, 0.5, wrong={"forget": metric(0.75)}))
+    write(tmp_path / "ga", "summary_val.json", summary("val", 0.5, 0.5, judge="truth", truth="a", wrong=wrong))
+    write(tmp_path / "po", "summary_val.json", summary("val", 0.5, 0.5, judge="truth", truth="b"))
+    report(tmp_path)
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    start = lines.index("Wrong responses, %:")
+    assert lines[start + 2 : start + 6] == [
+        "| method | forget, train | forget | decoupled |",
+        "|---|---:|---:|---:|",
+        "| GA | 75.0 | 25.0 [10.0–40.0] | 50.0 |",
+        "| PO | – | – | – |",
+    ]
+    with open(tmp_path / "table.csv", encoding="utf-8", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert rows[0]["wrong_forget_eff_value"] == "75" and rows[1]["wrong_forget_eff_value"] == ""
+    told = json.loads((tmp_path / "summary.json").read_text())["runs"]
+    assert told["ga"]["wrong"] == {"forget_eff": 0.75, "forget": 0.25, "decoupled": 0.5} and "wrong" not in told["po"]
+    page = (tmp_path / "report.html").read_text()
+    assert "<h3>Wrong responses, %</h3>" in page and "do not compare" in page and "judge truth, version b" in page
+
+
 def test_replies_that_a_figure_lacks_stand_beside_it(tmp_path):
     write(tmp_path / "po", "summary_val.json", summary("val", metric(0.5, declined=2, blank=3, skipped=1), 0.5))
     report(tmp_path)
