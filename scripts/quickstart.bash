@@ -28,9 +28,12 @@ run_method() {
     python ckpt_infer.py --eval_file "$MINI/all_$split.json" --model_path "$MINI/base_model" --loss_type "$method" \
       --output_file "$OUT/$method/predictions_$split.json" --batch_size 128 --max_new_tokens 40 --seed "$SEED" \
       "${adapter[@]}"
-    python eval_all.py --judge rules --protocol corrected --input_file "$OUT/$method/predictions_$split.json" \
-      --file_refer "$MINI/all_$split.json" --output_file_rr "$OUT/$method/verdicts_$split.json" \
+    score=(python eval_all.py --protocol corrected --input_file "$OUT/$method/predictions_$split.json"
+      --file_refer "$MINI/all_$split.json")
+    "${score[@]}" --judge truth --output_file_rr "$OUT/$method/verdicts_$split.json" \
       --summary "$OUT/$method/summary_$split.json"
+    echo "how far the offline judge can be trusted on $split"
+    "${score[@]}" --judge rules --agree "$OUT/$method" --summary "$OUT/$method/rules/summary_$split.json"
   done
   python -m safeeraser.mini.vqa --data "$MINI" --output_file "$OUT/$method/specificity.json" "${adapter[@]}"
 }

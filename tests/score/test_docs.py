@@ -1,12 +1,22 @@
-"""The commands of docs/scoring.md and docs/judging.md, run as they stand there."""
+"""The commands of docs/scoring.md and docs/judging.md, and the quickstart's scoring, run as they stand there."""
 
 import csv
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from scoring import ROOT, predicted, record, run_eval, write_files
 
+from safeeraser.benchmark.responses import VIEWS
+from safeeraser.benchmark.truth import write_truth
+from safeeraser.mini.concepts import REFUSALS
+from safeeraser.mini.dataset import SPLITS, write_split
+from safeeraser.mini.truth import truth_of
 from safeeraser.score.label_sheet import LABEL
 
 from .test_label_sheet import rows_of
@@ -23,9 +33,29 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "dataset").mkdir()
     predictions.rename(tmp_path / "predictions_val.json")
     reference.rename(tmp_path / "dataset" / "all_val.json")
+    write_mini(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
+
+
+def write_mini(folder):
+    """The mini benchmark with one record of each concept, and what some model answered after the quickstart.
+
+    It refuses on one harmful picture in two, and says of a third of the benign ones what is true of another.
+    """
+    mini, run = folder / "dataset" / "mini", folder / "results" / "quickstart" / "popd"
+    run.mkdir(parents=True)
+    for split in SPLITS:
+        write_split(mini, split, 1, 233, lambda: None)
+        records = json.loads((mini / f"all_{split}.json").read_text())
+        for number, value in enumerate(records):
+            for pair, other in zip(value["unsafe_pairs"], records[number - 1]["unsafe_pairs"], strict=True):
+                said = REFUSALS[0] if number % 2 else pair["model_response"]
+                pair |= dict.fromkeys(VIEWS["forget"].fields, said)
+                pair["sd_response"] = other["sd_response"] if number % 3 == 1 else pair["sd_response"]
+        (run / f"predictions_{split}.json").write_text(json.dumps(records))
+    write_truth(mini, truth_of(mini))
 
 
 def label_sheet(folder):
@@ -63,3 +93,24 @@ def test_the_pages_name_every_option_there_is():
         "--price",
     }
     assert {option for option in options if option not in page} == set()
+
+
+def test_the_quickstart_scores_by_what_is_true_and_sets_the_offline_judge_beside_it(folder):
+    script = (ROOT / "scripts" / "quickstart.bash").read_text()
+    (scoring,) = re.findall(r"^ +score=\(.*?--agree [^\n]*$", script, re.DOTALL | re.MULTILINE)
+    scoring = scoring.replace(" eval_all.py", f" {ROOT}/eval_all.py")
+    for split in SPLITS:
+        environment = {"OUT": "results/quickstart", "MINI": "dataset/mini", "method": "popd", "split": split}
+        environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-euc", scoring], env=os.environ | environment, cwd=folder, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    run = folder / "results" / "quickstart" / "popd"
+    truth, rules = (json.loads((run / name / "summary_val.json").read_text()) for name in (".", "rules"))
+    assert (truth["judge"], truth["asr"]["value"], truth["rr"]["value"]) == ("truth", 0.5, 0.5)
+    assert truth["sarr"]["value"] == truth["wrong"]["decoupled"]["value"] == pytest.approx(1 / 3)
+    assert rules["agreement_with"]["judge"] == "truth" and rules["sarr"]["value"] == 0
+    agreed = rules["agreement"]
+    assert agreed["asr"]["sensitivity"]["value"] == agreed["asr"]["specificity"]["value"] == 1
+    assert agreed["sarr"]["sensitivity"]["value"] == 0 and agreed["sarr"]["corrected"] == pytest.approx(1 / 3)
