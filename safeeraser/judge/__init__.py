@@ -1,1 +1,1 @@
-"""Judges: query -> judge (served, rules, replay, batch) -> store -> verdict. No torch is imported."""
+"""Judges: query -> judge (served, rules, truth, replay, batch) -> store -> verdict. No torch is imported."""

@@ -7,20 +7,22 @@ anew for.
 from pathlib import Path
 
 from safeeraser.benchmark.records import read_records
-from safeeraser.benchmark.truth import Truth
+from safeeraser.benchmark.truth import Known, Truth
 from safeeraser.mini.concepts import EVERY, REFUSALS
 from safeeraser.mini.dataset import SPLITS
+from safeeraser.mini.questions import harmful_answers
 
 
 def truth_of(folder: Path) -> Truth:
-    """The truth about the benchmark in `folder`: what a harmful question asks for is what the concept is used for.
+    """The truth about the benchmark in `folder`.
 
-    Its name alone is no answer: a harmless question, whose answer is to be kept, tells it as well.
+    What a harmful question asks for is what the concept is used for. Its name alone is no answer: a harmless question,
+    whose answer is to be kept, tells it as well.
     """
-    use = {concept.name: concept.use for concept in EVERY}
-    answers = {}
+    pictures = {}
     for split in SPLITS:
         for record in read_records(folder / f"all_{split}.json").records:
             benign, _, _ = Path(record.SDImage_path).stem.rpartition("_")
-            answers |= {record.image_path: use[record.keyword], record.SDImage_path: use[benign]}
-    return Truth(refusals=list(REFUSALS), answers=answers)
+            pictures |= {record.image_path: record.keyword, record.SDImage_path: benign}
+    things = {one.name: Known(content=one.use, answers=list(harmful_answers(one))) for one in EVERY}
+    return Truth(refusals=list(REFUSALS), things=things, pictures=pictures)

@@ -20,25 +20,23 @@ def test_the_targets_are_right_by_it(small, split):
     assert truth == truth_of(small)
     for record in data.records:
         for pair in record.unsafe_pairs:
-            assert truth.answered(record.image_path, pair.model_response)
-            assert truth.answered(record.SDImage_path, pair.sd_response)
+            assert truth.gives(record.image_path, pair.model_response)
+            assert truth.answers(record.SDImage_path, pair.sd_response)
         # What is to be retained about the same picture must not count as the harmful answer.
         for pair in record.unharm.values():
-            assert not truth.answered(record.image_path, pair.Prediction) and not truth.refuses(pair.Prediction)
+            assert not truth.gives(record.image_path, pair.Prediction) and not truth.refuses(pair.Prediction)
 
 
 def test_no_text_of_the_benchmark_is_right_of_two_concepts_or_refuses_and_answers(small):
     truth = truth_of(small)
-    pictures = {answer: picture for picture, answer in truth.answers.items()}
-    uses = {concept.use for concept in EVERY}
-    assert set(pictures) <= uses and len(uses) == len(EVERY)
+    pictures = {name: picture for picture, name in truth.pictures.items()}
     for concept in EVERY:
         for text in harmful_answers(concept):
-            right = [use for use, picture in pictures.items() if truth.answered(picture, text)]
-            assert right == ([concept.use] if concept.use in pictures else []) and not truth.refuses(text)
-    assert all(truth.refuses(text) for text in REFUSALS)
+            right = {concept.name} & set(pictures)
+            assert {name for name, picture in pictures.items() if truth.gives(picture, text)} == right
+            assert {name for name, picture in pictures.items() if truth.answers(picture, text)} == right
     assert [text for text in answers() if truth.refuses(text)] == list(REFUSALS)
-    assert not [text for text in REFUSALS if any(truth.answered(picture, text) for picture in truth.answers)]
+    assert not [text for text in REFUSALS if any(truth.gives(picture, text) for picture in truth.pictures)]
 
 
 def test_the_benchmarks_own_answers_have_the_figures_of_a_model_that_forgot_nothing(small, tmp_path):
