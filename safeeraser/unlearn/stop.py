@@ -17,7 +17,7 @@ from safeeraser.unlearn.masters import own, shared_out, take_up
 from safeeraser.unlearn.methods import Method
 from safeeraser.unlearn.settings import Stop
 
-LAST_GOOD = "last_good_{}.pt"  # of each process, or where all train the whole, of the first
+LAST_GOOD = "last_good.pt"  # of the first process; others have theirs beside it where each trains a part
 
 
 def reason_to_stop(stop: Stop, method: Method, losses: Mapping[str, float]) -> str | None:
@@ -95,13 +95,17 @@ class Guard(TrainerCallback):
         """Keep the last good adapter in a checkpoint, whose own adapter is yet to be judged; each process its part."""
         if self._good[1] and (process == 0 or shared_out(_trained(model)[0])):
             folder.mkdir(parents=True, exist_ok=True)
-            torch.save(self._good, folder / LAST_GOOD.format(process))
+            torch.save(self._good, folder / _named(process))
 
     def resume(self, folder: str | Path, process: int) -> None:
         """Take the last good adapter up again from a checkpoint."""
-        files = [Path(folder) / LAST_GOOD.format(number) for number in (process, 0)]
+        files = [Path(folder) / _named(number) for number in (process, 0)]
         if self.active and (there := [file for file in files if file.is_file()]):
             self._good = torch.load(there[0], weights_only=True)
+
+
+def _named(process: int) -> str:
+    return f"{process}.{LAST_GOOD}" if process else LAST_GOOD
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:

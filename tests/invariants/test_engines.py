@@ -1,6 +1,5 @@
 """Real processes, plain and under real DeepSpeed: they follow the release, agree, survive a kill, and stop alike."""
 
-import fcntl
 import json
 import os
 import subprocess
@@ -18,18 +17,13 @@ from safeeraser.model import load_model
 
 from .test_release import CONFORMANCE, assert_reproduces
 
+# One after another: processes that wait for each other do so busily, and two pairs would fight for the cores.
+pytestmark = pytest.mark.xdist_group("engines")
+
 # The files for GPUs, and how far LoRA's B, all of it training, may be off in bfloat16 (benchmarks/engines.py shows how
 # far it is): DeepSpeed's gradients are in bfloat16 too; elsewhere sums in another order flip a rounding now and then.
 GPU_ENGINES = {"ddp": 0.01, "fsdp2": 0.01, "../accelerate_config": 0.05, "zero3": 0.05}
 BFLOAT16 = ("dtype=bfloat16", "init_adapter=null", "max_train_steps=6")
-
-
-@pytest.fixture(autouse=True)
-def one_after_another(tmp_path_factory):
-    """Processes that wait for each other do so busily: two pairs of them would fight for the cores."""
-    with open(tmp_path_factory.getbasetemp().parent / "engines.lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def launch(folder, engine, method, *overrides):

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from helpers import MODEL, ROOT, TRAIN, VAL
 
+pytestmark = pytest.mark.xdist_group("engines")  # of two processes each, as those of tests/invariants
+
 PAGE = (ROOT / "docs" / "first-hour.md").read_text()
 COMMANDS = re.findall(r"^ {4}(\S.*)$", PAGE, re.MULTILINE)
 TRAINING = f"model_path={MODEL} data_path={TRAIN} workers=0 gradient_accumulation_steps=1"
