@@ -16,7 +16,7 @@ export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false TQDM_MININTERVAL=5 PYTHONU
 
 # Unlearn with METHOD (vanilla: the untouched model), answer both splits and the held-out VQA, score.
 run_method() {
-  local method=$1 adapter=()
+  local method=$1 adapter=() score
   rm -rf "${OUT:?}/$method"
   if [ "$method" != vanilla ]; then
     echo "unlearning"
