@@ -10,6 +10,7 @@ from safeeraser.report.seeds import Method
 
 _BOTH = ("sensitivity", "specificity")
 _MOST = 6  # of what is named in a warning
+KNOWING = ("truth",)  # judges that are told the answers, and have nothing to be checked
 
 
 def provenance(methods: list[Method], who: Judges) -> dict[str, Any]:
@@ -71,10 +72,11 @@ def _adapter(run: Run) -> str | None:
 
 
 def _judged(run: Run) -> Iterator[tuple[Summary, str, tuple]]:
-    """Each figure that a judge decided: where, of which metric, and by whom."""
+    """Each figure that a judge decided who may err: where, of which metric, and by whom."""
     for part in _parts(run):
         for metric, decided in decisions(part):
-            yield part, metric, (metric, decided.identity)
+            if decided.judge not in KNOWING:
+                yield part, metric, (metric, decided.identity)
 
 
 def _unchecked(runs: list[Run]) -> str:

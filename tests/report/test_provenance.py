@@ -74,6 +74,12 @@ def test_a_judge_that_was_never_checked_is_warned_of(tmp_path):
     assert warned(tmp_path) == []
 
 
+def test_a_judge_that_knows_the_answers_need_not_be_checked(tmp_path):
+    write(tmp_path / "po", "summary_val.json", summary("val", 0.5, 0.5, judge="truth"))
+    report(tmp_path)
+    assert warned(tmp_path) == []
+
+
 def test_each_metric_may_have_a_judge_that_was_never_checked(tmp_path):
     half, other = CHECK | {"sarr": None}, metric(0.5, judge="openai:a")
     write(tmp_path / "po", "summary_val.json", summary("val", 0.5, 0.5, sarr=other, judge_check=half))
