@@ -168,7 +168,7 @@ def test_categories_and_blank_responses_are_joined_too(tmp_path):
         change(tmp_path / f"seed{seed}" / "popd", "summary_val.json", **more)
     run = next(method.run for method in methods(read_runs([tmp_path])) if method.run.title == "PO+PD")
     assert run.val.by_category["asr"]["Weapon"].value == pytest.approx(0.3)
-    assert run.blank["forget"].value == pytest.approx(0.3) and run.blank["forget"].n == 8
+    assert run.by_view("blank")["forget"].value == pytest.approx(0.3) and run.by_view("blank")["forget"].n == 8
 
 
 def test_seeds_that_another_judge_decided_in_part_stay_apart(tmp_path):
