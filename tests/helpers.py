@@ -1,5 +1,6 @@
 """What the tests of training and inference share: the recorded data, the tiny model, and running the two commands."""
 
+import fcntl
 import importlib.util
 import io
 import json
@@ -7,7 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+import tempfile
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
 
@@ -124,6 +126,14 @@ def start(script: str, *arguments: object, cwd: Path = RECORDED) -> subprocess.P
     """Start a command as a user does."""
     command = [sys.executable, str(ROOT / f"{script}.py"), *map(str, arguments)]
     return subprocess.Popen(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@contextmanager
+def alone():
+    """For tests of several processes, which wait for each other busily: two pairs would fight for the cores."""
+    with open(Path(tempfile.gettempdir()) / "safeeraser-engines.lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def refused(tmp_path: Path, script: str, *arguments: object, says: str, cwd: Path = RECORDED, before: str = "") -> str:

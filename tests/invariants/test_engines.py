@@ -10,20 +10,23 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, alone
 from safetensors.torch import load_file
 
 from safeeraser.model import load_model
 
 from .test_release import CONFORMANCE, assert_reproduces
 
-# One after another: processes that wait for each other do so busily, and two pairs would fight for the cores.
-pytestmark = pytest.mark.xdist_group("engines")
-
 # The files for GPUs, and how far LoRA's B, all of it training, may be off in bfloat16 (benchmarks/engines.py shows how
 # far it is): DeepSpeed's gradients are in bfloat16 too; elsewhere sums in another order flip a rounding now and then.
 GPU_ENGINES = {"ddp": 0.01, "fsdp2": 0.01, "../accelerate_config": 0.05, "zero3": 0.05}
 BFLOAT16 = ("dtype=bfloat16", "init_adapter=null", "max_train_steps=6")
+
+
+@pytest.fixture(autouse=True)
+def one_after_another():
+    with alone():
+        yield
 
 
 def launch(folder, engine, method, *overrides):
@@ -118,7 +121,7 @@ def test_a_mistake_is_one_line_before_any_process_is_launched(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def by_itself(tmp_path_factory):
     """One process, eight items an optimizer step, for each method asked for."""
     kept = {}
 
@@ -133,11 +136,11 @@ def alone(tmp_path_factory):
 
 @pytest.mark.parametrize("engine", ["cpu_ddp", "cpu_zero2", "cpu_zero3"])
 @pytest.mark.parametrize("method", ["gdpd", "klpd"])
-def test_one_process_with_accumulation_8_is_two_with_4(alone, tmp_path, method, engine):
+def test_one_process_with_accumulation_8_is_two_with_4(by_itself, tmp_path, method, engine):
     """Each from an adapter of its own drawing, which the seed alone decides."""
     run = finish(tmp_path / "two", engine, method, "gradient_accumulation_steps=4", "init_adapter=null")
     assert run["engine"]["processes"] == 2 and run["optimizer_steps"] == 6
-    assert farthest(alone(method), tmp_path / "two") < 1e-5
+    assert farthest(by_itself(method), tmp_path / "two") < 1e-5
 
 
 @pytest.mark.parametrize("engine", ["cpu_ddp", "cpu_zero2", "cpu_zero3", "fsdp2"])
@@ -192,7 +195,8 @@ def test_a_model_trained_whole_is_the_same_under_an_engine_that_shares_it_out(tm
 def alone_in_bfloat16(tmp_path_factory):
     """One process in bfloat16, four items an optimizer step."""
     folder = tmp_path_factory.mktemp("alone") / "bfloat16"
-    finish(folder, "one_gpu", "klpd", *BFLOAT16, "gradient_accumulation_steps=4")
+    with alone():
+        finish(folder, "one_gpu", "klpd", *BFLOAT16, "gradient_accumulation_steps=4")
     return folder
 
 

@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import MODEL, ROOT, TRAIN, VAL
-
-pytestmark = pytest.mark.xdist_group("engines")  # of two processes each, as those of tests/invariants
+from helpers import MODEL, ROOT, TRAIN, VAL, alone
 
 PAGE = (ROOT / "docs" / "first-hour.md").read_text()
 COMMANDS = re.findall(r"^ {4}(\S.*)$", PAGE, re.MULTILINE)
@@ -37,7 +35,8 @@ def hour(tmp_path_factory):
     for command in COMMANDS:
         (script,) = (script for script in ON_CPUS if f" {script} " in command)
         words = f"{command.replace('results/hour', str(folder))} {ON_CPUS[script]}"
-        done = subprocess.run(words, shell=True, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+        with alone():
+            done = subprocess.run(words, shell=True, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
         killed = command.startswith("timeout") and done.returncode == 137
         assert done.returncode == 0 or killed, (command, done.stdout[-2000:], done.stderr[-2000:])
         said.append(done.stdout + done.stderr)
