@@ -39,7 +39,7 @@ def own(parameter: nn.Parameter) -> Tensor:
     if isinstance(parameter, DTensor):
         return parameter.to_local().detach()
     if hasattr(parameter, "ds_id"):
-        return parameter._z3_optimizer.get_local_fp32_param(parameter)
+        return parameter._z3_optimizer.get_local_fp32_param(parameter).detach()
     if hasattr(parameter, "_hp_mapping"):
         mapping = parameter._hp_mapping
         return parameter.data.new_empty(0) if mapping is None else mapping.get_hp_fragment().detach()

@@ -45,7 +45,8 @@ def test_the_python(folder, capsys):
 def test_the_commands(folder):
     (folder / "config").mkdir()
     OmegaConf.save(OmegaConf.create(RELEASE), folder / "config" / "release.yaml")
-    full, infer, fits, release = (shlex.split(line) for line in COMMANDS)
+    engines, full, infer, fits, release = (shlex.split(line) for line in COMMANDS)
+    assert engines == ["benchmarks/engines.py"]  # tests/unlearn/test_first_hour.py runs it
     done = run("forget", *release[1:], "--config-dir", folder / "config", f"model_path={MODEL}", *FEW, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert (folder / "ckpt_results" / "llava-7b" / "gapd_0.0001_all_10" / "adapter_model.safetensors").is_file()
