@@ -8,4 +8,5 @@ ruff check .
 ruff format --check .
 # One thread a worker: models this small lose more to threads than they gain.
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
-exec python -m pytest -n 2 --dist loadgroup "$@"
+# By file: what a file's tests share is made once, and those of several processes are in one worker.
+exec python -m pytest -n 2 --dist loadfile "$@"

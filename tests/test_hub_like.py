@@ -22,7 +22,6 @@ from safeeraser import model as llava
 from safeeraser.benchmark.files import read_json
 from safeeraser.model import __main__ as command
 
-pytestmark = pytest.mark.xdist_group("hub_like")  # the runs are made once
 PICTURE = next((RECORDED / "dataset" / "img").rglob("*.jpg"))
 CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
 DTYPES = ("float32", "bfloat16")

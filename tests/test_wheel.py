@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from scoring import ROOT, predicted, record, write_files
 
-pytestmark = pytest.mark.xdist_group("wheel")  # built once
 SOURCES = ("safeeraser", "config", "eval_all.py", "setup.py", "MANIFEST.in", "requirements.txt", "README.md", "LICENSE")
 SDIST = "from setuptools.build_meta import build_sdist; print(build_sdist('.'))"
 

@@ -8,7 +8,6 @@ draws the line in what is really harmful; labels of people do (`score.label_shee
 
 import hashlib
 import json
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -22,6 +21,7 @@ from rich.table import Column, Table
 
 from safeeraser.benchmark.files import cache_folder, read_json_lines, read_object, write_json
 from safeeraser.benchmark.metrics import ASKED, METRICS
+from safeeraser.benchmark.origin import now
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.errors import BadInput
 from safeeraser.judge import costs
@@ -199,7 +199,7 @@ def _keep(metrics: dict[str, dict[str, Any]], panel: Panel, verdicts: dict[Query
         if of["failed"]:
             return ""
         places.setdefault(panel.of(METRICS[metric].asked), {})[metric] = of
-    at, kept = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), []
+    at, kept = now(), []
     for judge, its in places.items():
         place = _place(judge, panel, verdicts)
         answered = [entry for entry in panel.answered_by(verdicts) if entry["judge"] == judge.title]

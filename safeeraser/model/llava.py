@@ -195,17 +195,7 @@ def load_model(
     attention = _settle_cudnn(attention, device)
     options = {} if device is None else {"device_map": {"": device}}
     if quantization == "nf4":
-        if find_spec("bitsandbytes") is None:
-            raise BadInput("quantization=nf4: needs bitsandbytes; 'pip install -e \".[quant]\"' brings it")
-        parts = parts or Parts()
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-            # Patterns of full names; transformers' own list keeps the head.
-            llm_int8_skip_modules=[rf".*\.{parts.vision_tower}", rf".*\.{parts.projector}", "lm_head"],
-        )
+        options["quantization_config"] = _four_bits(dtype, parts or Parts())
     try:
         model, told = LlavaForConditionalGeneration.from_pretrained(
             model_path, dtype=dtype, attn_implementation=attention, output_loading_info=True, **options
@@ -225,6 +215,20 @@ def load_model(
             # that would go on with wrong gradients and only a warning.
             module.support_avx512bf16_for_cpu = False
     return model.requires_grad_(False)
+
+
+def _four_bits(dtype: torch.dtype | Literal["auto"], parts: Parts) -> BitsAndBytesConfig:
+    """NF4 for the language model's linear layers. Raises `BadInput` where bitsandbytes is not installed."""
+    if find_spec("bitsandbytes") is None:
+        raise BadInput("quantization=nf4: needs bitsandbytes; 'pip install -e \".[quant]\"' brings it")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        # Patterns of full names; transformers' own list keeps the head.
+        llm_int8_skip_modules=[rf".*\.{parts.vision_tower}", rf".*\.{parts.projector}", "lm_head"],
+    )
 
 
 def _settle_cudnn(attention: str, device: torch.device | str | None) -> str:

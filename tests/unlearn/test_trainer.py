@@ -245,10 +245,14 @@ def test_a_reference_that_training_would_change_ends_the_run(tmp_path, monkeypat
     built_model(settings("forget_loss=gd", f"save_dir={tmp_path}"), engine)
 
 
-def test_a_sharded_reference_is_not_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("engine", "runs"), [(Engine(), 1), (Engine("fsdp", 2), 0), (Engine("zero3", 2), 0)])
+def test_a_sharded_reference_is_not_run(tmp_path, monkeypatch, engine, runs):
     """On its CPU a whole model would take minutes, and kernels for GPUs would fail."""
-    monkeypatch.setattr(run, "row_logits", None)
-    built_model(settings("forget_loss=kl", f"save_dir={tmp_path}"), Engine("fsdp", 2))
+    asked = []
+    monkeypatch.setattr(run, "row_logits", lambda model, batch: asked.append(model))
+    monkeypatch.setattr(run, "check_reference", lambda *given: None)
+    built_model(settings("forget_loss=kl", f"save_dir={tmp_path}"), engine)
+    assert len(asked) == runs
 
 
 @pytest.mark.parametrize(
