@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -53,6 +54,11 @@ def write_files(folder: Path, records: list[dict], predictions: list[dict]) -> t
     paths[0].write_text(json.dumps(predictions))
     paths[1].write_text(json.dumps(records))
     return paths
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    """What stands in each file of a run's folder, but for the second at which a summary was made."""
+    return {path.name: re.sub(rb'"date": "[^"]+"', b"", path.read_bytes()) for path in folder.iterdir()}
 
 
 def _environment(key: str | None) -> dict[str, str]:

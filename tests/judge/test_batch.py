@@ -7,7 +7,7 @@ import signal
 from unittest.mock import patch
 
 import pytest
-from scoring import KEY, finished, predicted, record, run_eval, start_eval, write_files
+from scoring import KEY, finished, outputs, predicted, record, run_eval, start_eval, write_files
 
 from safeeraser.judge import batch
 from safeeraser.judge.store import Store
@@ -46,10 +46,6 @@ def beside(folder):
     return [json.loads(path.read_text()) for path in folder.glob("store.jsonl.batch-*.json")]
 
 
-def outputs(folder):
-    return {path.name: path.read_bytes() for path in (folder / "out").iterdir()}
-
-
 def stored(folder):
     entries = map(json.loads, filter(None, (folder / "store.jsonl").read_text().split("\n")[1:]))
     return {entry["request"]: entry for entry in entries}
@@ -58,13 +54,13 @@ def stored(folder):
 def test_a_run_in_a_batch_is_the_same_as_one_without(tmp_path, given, server, serve):
     plain = serve(lambda number, prompt: (200, {}, good(prompt)))
     assert run_eval("--base_url", plain.url, *given, key=KEY).returncode == 0
-    expected = outputs(tmp_path)
+    expected = outputs(tmp_path / "out")
     for path in (tmp_path / "out").iterdir():
         path.unlink()
 
     run = judge(server, given)
     assert run.returncode == 0, run.stderr
-    assert outputs(tmp_path) == expected and {"v.json", "s.json", "v.txt", "r.json"} <= expected.keys()
+    assert outputs(tmp_path / "out") == expected and {"v.json", "s.json", "v.txt", "r.json"} <= expected.keys()
     bodies = [line["body"] for line in server.asked("batch_0")]
     assert sorted(bodies, key=str) == sorted((body for *_, body in plain.requests), key=str), "the very same requests"
     assert len({line["custom_id"] for line in server.asked("batch_0")}) == CALLS
@@ -76,7 +72,7 @@ def test_a_run_in_a_batch_is_the_same_as_one_without(tmp_path, given, server, se
     before = len(server.requests)
     assert judge(server, given).returncode == 0
     assert len(server.requests) == before, "the store has every reply"
-    assert outputs(tmp_path) == expected
+    assert outputs(tmp_path / "out") == expected
 
 
 def test_what_is_too_much_for_one_batch_goes_in_several(tmp_path, given, server, monkeypatch):

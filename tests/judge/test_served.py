@@ -6,7 +6,7 @@ import time
 
 import pytest
 from chat_server import NO_COMPLETION
-from scoring import KEY, finished, predicted, record, run_eval, start_eval, write_files
+from scoring import KEY, finished, outputs, predicted, record, run_eval, start_eval, write_files
 
 CALLS = 4 * 3 * 2 + 4 + 4  # a record's: 12 responses for asr and rr, 4 for sarr, 4 UnharmPairs
 
@@ -204,7 +204,7 @@ def test_a_killed_run_does_not_pay_twice(tmp_path, given, serve):
     assert summary(tmp_path)["asr"]["value"] == 1.0 and summary(tmp_path)["asr"]["n"] == 12
 
     before = len(server.requests)
-    outputs = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    expected = outputs(tmp_path / "out")
     assert run_eval(*command).returncode == 0
     assert len(server.requests) == before, "the store has every reply"
-    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == outputs
+    assert outputs(tmp_path / "out") == expected
