@@ -75,7 +75,8 @@ def from_keys(keys: Mapping[str, Any], page: str = PAGE) -> DictConfig:
     Raises:
         BadInput: a choice is not there, or the values do not fit together.
     """
-    named = {key: value for key, value in keys.items() if key in groups() and isinstance(value, str)}
+    choices = groups()
+    named = {key: value for key, value in keys.items() if key in choices and isinstance(value, str)}
     GlobalHydra.instance().clear()
     with _told_plainly(), initialize_config_dir(str(CONFIG), version_base="1.3"):
         config = compose(page, [f"{group}={name}" for group, name in named.items()])
@@ -83,13 +84,13 @@ def from_keys(keys: Mapping[str, Any], page: str = PAGE) -> DictConfig:
         for key, value in keys.items():
             if key not in named:
                 try:
-                    OmegaConf.update(config, key, value, merge=key not in groups())
+                    OmegaConf.update(config, key, value, merge=key not in choices)
                 except OmegaConfBaseException as error:
                     raise BadInput(f"config: {key}: {str(error).splitlines()[0]}") from None
         for key, value in OmegaConf.to_container(config).items():
             if isinstance(value, str):
                 # In a name (`${forget_loss}_${lr}`) a group stands for its choice.
-                config[key] = re.sub(rf"\$\{{({'|'.join(groups())})\}}", r"${\1.name}", value)
+                config[key] = re.sub(rf"\$\{{({'|'.join(choices)})\}}", r"${\1.name}", value)
         return config
 
 
