@@ -8,12 +8,12 @@ from safeeraser.unlearn.page import from_command_line
 
 
 @command
-def main() -> None:
-    """Compose the settings of each run, then unlearn."""
+def main() -> int:
+    """Compose the settings of each run, then unlearn; exit code 3 where one is whole but did not get to the hub."""
     runs = from_command_line()
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    for keys in runs:
-        unlearn(**keys)
+    done = [unlearn(**keys) for keys in runs]
+    return 3 if any(run and run.not_sent for run in done) else 0
 
 
 if __name__ == "__main__":

@@ -34,16 +34,20 @@ def unlearn(page: str = "forget_lora", **keys: Any) -> Unlearned | None:
             takes the name of a file or a dict of what it would hold.
 
     Returns:
-        What the run left, also where it had been finished before; None from a dry run, which leaves nothing.
+        What the run left, also where it had been finished before; None from a dry run, which leaves nothing. With
+        `push_to_hub` it is at the hub then, or `not_sent` says why it is not.
 
     Raises:
         BadInput: something given cannot be used. Nothing has been touched then.
     """
-    from safeeraser.unlearn.page import from_keys  # here and below: only now, since torch takes its time to load
+    from safeeraser.publish import check_before, publish_after  # here and below: only now, since torch takes its time
+    from safeeraser.unlearn.page import from_keys
     from safeeraser.unlearn.run import forget
     from safeeraser.unlearn.settings import read_settings
 
-    return forget(read_settings(from_keys(keys, page)))
+    settings = read_settings(from_keys(keys, page))
+    check_before(settings)
+    return publish_after(settings, forget(settings))
 
 
 def infer(**options: Any) -> Inferred:

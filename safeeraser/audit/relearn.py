@@ -91,7 +91,7 @@ def relearning_settings(options: Options, view: str) -> Settings:
         "save_steps": list(options.steps),
         "resume_from_checkpoint": "auto",
         "report_to": ["none"],
-        "trainer.push_to_hub": False,  # what was learned again is not for others
+        "push_to_hub": False,  # what was learned again is not for others
         "dry_run": False,
         "engine": None,
     }

@@ -209,7 +209,7 @@ def read_runs(folders: Sequence[Path], *, compared: bool = False) -> list[Run]:
         BadInput: a folder is missing or holds no run, or a file of a run cannot be used.
     """
     found = {run.resolve(): (run, place) for place, folder in enumerate(folders) for run in _run_folders(folder)}
-    runs = [replace(_read_run(folder), place=place if compared else 0) for folder, place in found.values()]
+    runs = [replace(read_run(folder), place=place if compared else 0) for folder, place in found.values()]
     runs.sort(key=lambda run: (TITLES.index(run.title) if run.title in TITLES else len(TITLES), run.name))
     return _told_apart(runs)
 
@@ -245,7 +245,8 @@ def _told_apart(runs: list[Run]) -> list[Run]:
     return apart
 
 
-def _read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> Run:
+    """The run in a folder. Raises `BadInput` if one of its files cannot be used."""
     parts = {split: read(folder / f"summary_{split}.json", Summary, None) for split in ("train", "val")}
     for split, part in parts.items():
         if part and part.split != split:

@@ -68,7 +68,6 @@ def _of_the_loop(settings: Settings, schedule: Schedule) -> dict[str, Any]:
         "save_steps": settings.save_steps if saves_evenly else 500,
         "save_total_limit": settings.save_total_limit if saves_evenly else None,
         "report_to": settings.trackers or "none",
-        "hub_strategy": "end",  # checkpoints move on while they would be uploaded
     }
 
 

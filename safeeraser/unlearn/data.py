@@ -1,5 +1,6 @@
 """What a run trains on: the items of the method's views, all of them sound, and the refusals."""
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from os.path import isfile
@@ -39,6 +40,12 @@ class Data:
         return len({item.record for items in self.items.values() for item in items})
 
     @property
+    def categories(self) -> dict[str, int]:
+        """How many of them each category has."""
+        of_records = {item.record: item.category for items in self.items.values() for item in items}
+        return dict(sorted(Counter(of_records.values()).items()))
+
+    @property
     def sizes(self) -> dict[str, int]:
         """How many of each kind a plan chooses from; an epoch takes each item of the first view once."""
         sizes = {view: len(items) for view, items in self.items.items()}
@@ -49,7 +56,7 @@ class Data:
     def record(self) -> dict[str, Any]:
         """What `run.json` tells of it."""
         main, *more = self.files
-        told = {"records": self.records, "sha256": sha256(main)}
+        told = {"records": self.records, "categories": self.categories, "sha256": sha256(main)}
         told |= {"files": {str(path): sha256(path) for path in more}} if more else {}
         told |= {"refusals_sha256": sha256(main.parent / "prompt.json")} if self.refusals else {}
         return told | {"left_out": self.left_out, "skipped": self.skipped}

@@ -28,17 +28,19 @@ SAID_BY = {
     "save_strategy": "save_steps",
     "eval_strategy": "probe_every",
     "hub_token": "HF_TOKEN in the environment",
+    "hub_private_repo": "hub_private",
     **dict.fromkeys(("deepspeed", "fsdp", "fsdp_config", "parallelism_config", "ddp_backend", "use_cpu"), ENGINE),
 }
 # On these the plan, the losses, the log or the checkpoints rely, or nothing reads them: there is no evaluation set.
 FIXED = """
 accelerator_config activation_checkpointing_kwargs average_tokens_across_devices batch_eval_metrics bf16_full_eval
-dataloader_drop_last do_eval do_predict do_train eval_accumulation_steps eval_delay eval_do_concat_batches eval_on_start
-eval_steps eval_use_gather_object fp16_full_eval gradient_checkpointing_kwargs greater_is_better hub_strategy
-ignore_data_skip include_for_metrics label_names label_smoothing_factor length_column_name liger_kernel_config
-load_best_model_at_end local_rank logging_first_step logging_nan_inf_filter logging_steps logging_strategy
-metric_for_best_model neftune_noise_alpha per_device_eval_batch_size prediction_loss_only remove_unused_columns
-enable_jit_checkpoint restore_callback_states_from_checkpoint save_only_model use_cache use_liger_kernel
+dataloader_drop_last do_eval do_predict do_train eval_accumulation_steps eval_delay eval_do_concat_batches
+eval_on_start eval_steps eval_use_gather_object fp16_full_eval gradient_checkpointing_kwargs greater_is_better
+hub_always_push hub_revision hub_strategy ignore_data_skip include_for_metrics label_names label_smoothing_factor
+length_column_name liger_kernel_config load_best_model_at_end local_rank logging_first_step logging_nan_inf_filter
+logging_steps logging_strategy metric_for_best_model neftune_noise_alpha per_device_eval_batch_size
+prediction_loss_only remove_unused_columns enable_jit_checkpoint restore_callback_states_from_checkpoint
+save_only_model use_cache use_liger_kernel
 """
 FIXED = frozenset(FIXED.split())
 

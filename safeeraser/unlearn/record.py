@@ -22,10 +22,14 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 @dataclass(frozen=True)
 class Unlearned:
-    """A run that is through: where its adapter lies, and what `run.json` tells of it."""
+    """A run that is through: where its adapter lies, and what `run.json` tells of it.
+
+    `not_sent`: why it is not at the hub, though `push_to_hub` asked for that.
+    """
 
     save_dir: Path
     record: dict[str, Any]
+    not_sent: str = ""
 
     @classmethod
     def read(cls, save_dir: Path) -> "Unlearned":

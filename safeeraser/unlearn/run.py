@@ -17,7 +17,6 @@ from transformers.trainer_utils import enable_full_determinism
 from safeeraser import model as llava
 from safeeraser.benchmark.files import RUN_FILE, held, read_object, write_json
 from safeeraser.benchmark.origin import now
-from safeeraser.errors import BadInput
 from safeeraser.processes import leave_together
 from safeeraser.unlearn.arguments import check_optimizer, training_arguments
 from safeeraser.unlearn.batch import Collator, PlanDataset
@@ -196,21 +195,15 @@ def train(
     job: Job,
 ) -> dict[str, Any]:
     """Run the loop, write what was trained, and tell how it went."""
-    try:
-        trainer = UnlearnTrainer(
-            method=settings.method,
-            stop=settings.stop,
-            reference=reference,
-            model=model,
-            args=arguments,
-            train_dataset=dataset,
-            data_collator=collator(settings, dataset),
-        )
-    except OSError as error:
-        if not arguments.push_to_hub:
-            raise
-        # It asks the hub for the place that is to be pushed to.
-        raise BadInput(f"config: trainer.push_to_hub=True: {str(error).strip().splitlines()[0]}") from None
+    trainer = UnlearnTrainer(
+        method=settings.method,
+        stop=settings.stop,
+        reference=reference,
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        data_collator=collator(settings, dataset),
+    )
     if job.probed:
         probes = Probes(trainer, job.probed, dataset.preprocessor, settings.probe_every, settings.probe.max_new_tokens)
         trainer.add_callback(probes)

@@ -20,6 +20,9 @@ FREE_ON_RESUME = {"resume_from_checkpoint", "overwrite_dir", "workers", "save_st
 FREE_ON_RESUME |= {
     "save_dir",
     "report_to",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_private",
     "probe_every",
     "probe",
     "dry_run",

@@ -123,6 +123,9 @@ class Settings(_Keys):
     save_total_limit: int = Field(ge=1)
     resume_from_checkpoint: str | None
     report_to: list[Literal["none", "tensorboard", "wandb"]]
+    push_to_hub: bool
+    hub_model_id: str | None
+    hub_private: bool
     dry_run: bool
     engine: Path | None
     gpu_memory: float | None = Field(gt=0)
@@ -180,6 +183,14 @@ class Settings(_Keys):
         }
         if self.finetune == "full" and (reasons := [reason for reason, found in refused.items() if found]):
             raise ValueError(f"finetune=full: {reasons[0]}")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_sent(self) -> "Settings":
+        if self.push_to_hub and not self.hub_model_id:
+            raise ValueError("push_to_hub=true: hub_model_id must say where to, as OWNER/NAME")
+        if self.push_to_hub and not self.save_model:
+            raise ValueError("push_to_hub=true: nothing is left to send with save_model=false")
         return self
 
     @model_validator(mode="after")

@@ -117,8 +117,6 @@ class UnlearnTrainer(Trainer):
         if not isinstance(self.model, PeftModel):
             return super().save_model(output_dir, _internal_call)
         self._save(output_dir, state_dict=whole(adapter_parameters(self.model)))
-        if self.args.push_to_hub and not _internal_call:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint beside its place and move it there when all processes are through: whole or not at all."""

@@ -69,6 +69,7 @@ class Item:
     Attributes:
         record: the place as far as the record, `FILE: record 3`.
         shown, said: the keys in it of the picture and of the answer.
+        category: the record's.
     """
 
     picture: Path
@@ -77,6 +78,7 @@ class Item:
     record: str
     shown: str
     said: str
+    category: str = ""
 
     @property
     def where(self) -> str:
@@ -158,7 +160,7 @@ def _items(data: DataFile, index: int, view: ViewSource) -> Iterator[Item]:
             raise BadInput(f"{data.where(index, said)}: must be a text")
         picture = find_picture(name, data.path) or Path(name)  # one that is not there is told of with the damaged ones
         answer = _whole_text(answer or "", data.where(index, said))
-        yield Item(picture, question, answer, data.where(index), shown, said)
+        yield Item(picture, question, answer, data.where(index), shown, said, data.records[index].category)
 
 
 def _pairs(data: DataFile, index: int, pairs: str | None) -> Iterator[tuple[str, dict[str, Any]]]:

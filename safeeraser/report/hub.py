@@ -1,0 +1,191 @@
+"""To the Hugging Face hub: an adapter, or a model that was trained whole, and its card. Nothing else is ever sent.
+
+What may go is named; a file that is not, such as predictions, verdicts, plans and logs, stays. The token is the hub
+client's own business (HF_TOKEN, or its login): it stands in no file, log or error, and so no words of a server do.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import build_hf_headers, disable_progress_bars, get_session, httpx, validate_repo_id
+
+from safeeraser.benchmark.files import ADAPTER_FILES, read_json, run_of, trained_settings
+from safeeraser.errors import BadInput
+from safeeraser.report.model_card import CARD, base_name, card, edited, replaceable, write_card
+
+log = logging.getLogger(__name__)
+
+logging.getLogger(httpx.__name__).setLevel(logging.WARNING)  # else each request is a line
+
+ADAPTER = (ADAPTER_FILES[0], "adapter_config.json", CARD)
+MODEL = (
+    "model.safetensors",
+    "model-[0-9]*-of-[0-9]*.safetensors",
+    "model.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+    "processor_config.json",
+    CARD,
+)
+NAMES_OF_BASE = ("base_model_name_or_path", "_name_or_path", "name_or_path")  # as PEFT and transformers call it
+REFUSED = {401: "the token is not taken", 403: "the token may not write there", 404: "there is no such place"}
+
+
+def check_place(repo: str) -> None:
+    """Whether something could be sent to `repo`, as far as that is known without asking.
+
+    Raises:
+        BadInput: it is no name of the hub's, or there is no token.
+    """
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise BadInput(f"hub_model_id={repo}: {str(error).splitlines()[0]}") from None
+    if "/" not in repo:
+        raise BadInput(f"hub_model_id={repo}: must be OWNER/NAME, as the hub names it")
+    if get_token() is None:
+        raise BadInput("push_to_hub: no token for the hub; set HF_TOKEN in the environment, or run 'hf auth login'")
+
+
+def check_hub(repo: str, *, private: bool) -> None:
+    """Ask the hub whether it takes the token, and what `repo` is. Nothing is made there.
+
+    Raises:
+        BadInput: as `check_place` does; the hub cannot be reached or refuses; the token may only read; or what is to be
+            private would go to a public place.
+    """
+    check_place(repo)
+    with _plainly(repo):
+        token = (HfApi().whoami().get("auth") or {}).get("accessToken") or {}
+        if token.get("role") == "read":
+            raise BadInput(f"push_to_hub: {repo}: the token may only read; make one that may write")
+        with suppress(RepositoryNotFoundError):  # it is made when there is something to send
+            _check_private(repo, private)
+
+
+def files_to_send(folder: Path) -> list[Path]:
+    """What of a run's folder goes to the hub, and is there."""
+    names = ADAPTER if (folder / ADAPTER_FILES[0]).is_file() else MODEL
+    return sorted(path for name in names for path in folder.glob(name) if path.is_file())
+
+
+def push(folder: Path, repo: str, *, private: bool, overwrite: bool = False) -> str:
+    """Send a finished run's weights and card; returns where they are. What else lies there already stays.
+
+    A card that a person has edited, here or there, is sent or left as it is, unless `overwrite` is said.
+
+    Raises:
+        BadInput: it would be public and is not to be, or the hub cannot be reached or refuses.
+    """
+    check_place(repo)
+    sent = files_to_send(folder)
+    if not sys.stderr.isatty():
+        disable_progress_bars()  # in a log file they are only noise
+    with _plainly(repo):
+        api = HfApi()
+        url = api.create_repo(repo, private=private, exist_ok=True)
+        _check_private(repo, private)
+        if not overwrite and _edited_there(repo):
+            log.warning("note: the card at %s was edited there, and is left alone", repo)
+            sent = [path for path in sent if path.name != CARD]
+        operations = [CommitOperationAdd(path.name, _content(path)) for path in sent]
+        api.create_commit(repo, operations, commit_message="An unlearned model, by safeeraser")
+    return str(url)
+
+
+def publish(folder: Path, repo: str, *, private: bool, overwrite: bool = False) -> str:
+    """Write the card, unless it is somebody's own, and `push`; returns where it is. Raises `BadInput` as they do."""
+    if edited(folder / CARD) and not overwrite:
+        card(folder)  # what is no finished run goes nowhere
+        log.warning("note: %s was edited, and is sent as it is", folder / CARD)
+    else:
+        write_card(folder, repo=repo, overwrite=overwrite)
+    return push(folder, repo, private=private, overwrite=overwrite)
+
+
+def again(folder: Path, repo: str, *, private: bool) -> str:
+    """The command that sends a run which is finished."""
+    public = "" if private else " --public"
+    return f"python -m safeeraser.report {folder} --model_card --push_to_hub {repo}{public}"
+
+
+def _content(path: Path) -> Path | bytes:
+    """The file, or what is to be sent of it: a configuration may name the folder that the base model lay in."""
+    if not path.name.endswith("config.json"):
+        return path
+    base = base_name(run_of(path.parent), trained_settings(path.parent))
+    return json.dumps(_of_base(read_json(path), base), indent=2, ensure_ascii=False).encode()
+
+
+def _of_base(value: Any, base: str | None) -> Any:
+    """`value` with `base`, which may be None, wherever it names the model that it comes from."""
+    if isinstance(value, dict):
+        return {key: base if key in NAMES_OF_BASE else _of_base(part, base) for key, part in value.items()}
+    return [_of_base(part, base) for part in value] if isinstance(value, list) else value
+
+
+def _check_private(repo: str, private: bool) -> None:
+    if private and not HfApi().model_info(repo).private:
+        raise BadInput(f"push_to_hub: {repo} is public; hub_private=false (or --public) sends it there all the same")
+
+
+def _edited_there(repo: str) -> bool:
+    """Whether the card that is there has a person's words in it."""
+    place = f"{constants.ENDPOINT}/{repo}/resolve/main/{CARD}"
+    found = get_session().get(place, headers=build_hf_headers(), follow_redirects=True)
+    if found.status_code == 404:
+        return False
+    if found.status_code != 200:
+        raise BadInput(f"push_to_hub: {repo}: {_why(found.status_code)}")
+    return bool(found.text.strip()) and not replaceable(found.text)
+
+
+@contextmanager
+def _plainly(repo: str) -> Iterator[None]:
+    """Whatever goes wrong with the hub as one line. A server's words are not repeated: they may hold the token."""
+    try:
+        yield
+    except (BadInput, RepositoryNotFoundError) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"push_to_hub: {repo}: {_why(error.response.status_code)}") from None
+    except Exception as error:  # of the client, of HTTP, and of the protocols that it sends large files by
+        raise BadInput(f"push_to_hub: {repo}: {_reason(error)}") from None
+
+
+def _reason(error: BaseException) -> str:
+    while error.__cause__ is not None and getattr(error, "response", None) is None:
+        error = error.__cause__
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set, so that the hub is not asked"
+    if isinstance(error, LocalTokenNotFoundError):
+        return "there is no token"
+    if isinstance(error, HfHubHTTPError) and error.response is not None:
+        return _why(error.response.status_code)
+    if isinstance(error, (OSError, httpx.HTTPError)):
+        return f"{constants.ENDPOINT} cannot be reached ({type(error).__name__})"
+    return f"it cannot be sent ({type(error).__name__})"
+
+
+def _why(status: int) -> str:
+    return f"{REFUSED.get(status, 'the hub is in trouble' if status >= 500 else 'the hub refuses')} (HTTP {status})"
