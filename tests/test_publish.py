@@ -7,12 +7,16 @@ import subprocess
 import sys
 
 import pytest
-from helpers import MODEL, RECORDED, ROOT, TRAIN, run
+from helpers import MODEL, RECORDED, ROOT, TRAIN, refused, run
 from hub_server import TOKEN, Hub
 from huggingface_hub import ModelCard, metadata_load
+from omegaconf import OmegaConf
+
+from safeeraser.report.hub import ADAPTER
 
 GIVEN = [f"model_path={MODEL}", f"data_path={TRAIN}", "forget_loss=popd", "dtype=float32", "workers=0", "limit=1"]
 GIVEN += ["max_train_steps=1", "gradient_accumulation_steps=1"]
+PAGE = (ROOT / "docs" / "publishing.md").read_text()
 SENT = {"adapter_model.safetensors", "adapter_config.json", "README.md"}
 SECRETS = ("plan.json", "run.json", "train_log.jsonl", "training_args.bin", "verdicts_val.json", "predictions_val.json")
 
@@ -107,7 +111,7 @@ def test_training_sends_adapter_and_card_and_nothing_else(hub, tmp_path):
     summary = {"split": "val", "asr": figure, "protocol": "corrected", "judge": "rules"}
     (folder / "summary_val.json").write_text(json.dumps(summary))
     done = forget(*words, "resume_from_checkpoint=auto", url=hub.url)
-    assert done.returncode == 0 and "done before" in done.stdout, done.stderr
+    assert done.returncode == 0 and "done before" in done.stderr, done.stderr
     assert (folder / "adapter_model.safetensors").stat().st_mtime_ns == weights and len(hub.requests) > before
     assert "| ASR-Gen ↓ | val | 25.0 | 10.0–40.0 | 48 | rules | corrected |" in there["files"]["README.md"].decode()
     assert there["files"].keys() == SENT
@@ -131,39 +135,52 @@ def test_a_dry_run_tells_what_would_be_sent_and_asks_nobody(hub, tmp_path):
     done = forget(*words, url=hub.url)
     assert done.returncode == 0, done.stderr
     told = "to the hub, when the run is finished: me/popd (private): adapter_model.safetensors, adapter_config.json"
-    assert told in done.stdout and not [path for _, path, *_ in hub.requests if path.startswith("/api")]
+    assert told in done.stderr and not [path for _, path, *_ in hub.requests if path.startswith("/api")]
 
 
 @pytest.mark.parametrize(
-    ("words", "token", "says"),
+    ("word", "says"),
     [
-        (["push_to_hub=true"], TOKEN, "config: push_to_hub=true: hub_model_id must say where to"),
-        (["push_to_hub=true", "hub_model_id=popd"], TOKEN, "hub_model_id=popd: must be OWNER/NAME"),
-        (["push_to_hub=true", "hub_model_id=me/../x"], TOKEN, "hub_model_id=me/../x: "),
-        (["push_to_hub=true", "hub_model_id=me/popd"], None, "push_to_hub: no token for the hub; set HF_TOKEN"),
-        (["push_to_hub=true", "hub_model_id=me/popd", "save_model=false"], TOKEN, "save_model=false"),
-        (["push_to_hub=true", "hub_model_id=me/popd"], "hf_other", "the token is not taken (HTTP 401)"),
-        (["push_to_hub=true", "hub_model_id=me/open"], TOKEN, "me/open is public; hub_private=false"),
+        ("hub_model_id=null", "config: push_to_hub=true: hub_model_id must say where to"),
+        ("save_model=false", "config: push_to_hub=true: nothing is left to send with save_model=false"),
+        ("hub_model_id=popd", "hub_model_id=popd: must be OWNER/NAME"),
+        ("hub_model_id=me/../x", "hub_model_id=me/../x: "),
+        ("hub_private=true", "push_to_hub: no token for the hub; set HF_TOKEN"),
+        ("trainer.push_to_hub=true", "config: trainer.push_to_hub: set by this project; use push_to_hub"),
     ],
 )
-def test_what_cannot_work_is_told_before_training(hub, tmp_path, words, token, says):
-    hub.repos["me/open"] = {"private": False, "files": {}}
-    done = forget(*words, f"save_dir={tmp_path / 'run'}", url=hub.url, token=token)
+def test_settings_that_cannot_work(tmp_path, monkeypatch, word, says):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    words = ("push_to_hub=true", "hub_model_id=me/popd", word, f"save_dir={tmp_path / 'run'}")
+    refused(tmp_path, "forget", *GIVEN, *words, says=says)
+
+
+@pytest.mark.parametrize(
+    ("repo", "token", "role", "says"),
+    [
+        ("me/popd", "hf_other", "write", "me/popd: the token is not taken (HTTP 401)"),
+        ("me/open", TOKEN, "write", "me/open is public; hub_private=false"),
+        ("me/popd", TOKEN, "read", "me/popd: the token may only read"),
+        ("me/popd", TOKEN, None, "me/popd: http://127.0.0.1:9 cannot be reached (ConnectError)"),
+    ],
+)
+def test_a_hub_that_will_not_take_it_is_told_of_before_training(hub, repo, token, role, says):
+    """As forget.py asks it, before anything else."""
+    hub.role, hub.repos["me/open"] = role, {"private": False, "files": {}}
+    asks = "from safeeraser.errors import command; from safeeraser.report.hub import check_hub\n"
+    asks += f"command(lambda: check_hub({repo!r}, private=True))()"
+    done = command("-c", asks, url=hub.url if role else "http://127.0.0.1:9", token=token)
     line = says_one_line(done)
-    assert done.returncode == 2 and line.startswith("error: ") and says in line and "hf_other" not in line
-    assert not (tmp_path / "run").exists() and hub.repos.keys() == {"me/open"}
+    assert done.returncode == 2 and line.startswith("error: push_to_hub: ") and says in line and "hf_other" not in line
+    assert hub.repos.keys() == {"me/open"}
 
 
-def test_a_token_that_may_only_read(hub, tmp_path):
-    hub.role = "read"
-    done = forget("push_to_hub=true", "hub_model_id=me/popd", f"save_dir={tmp_path / 'run'}", url=hub.url)
-    assert done.returncode == 2 and "the token may only read" in says_one_line(done)
-
-
-def test_a_hub_that_cannot_be_reached_before_training(tmp_path):
+def test_a_run_does_not_begin_where_it_could_not_be_sent(hub, tmp_path):
     words = ("push_to_hub=true", "hub_model_id=me/popd", f"save_dir={tmp_path / 'run'}")
-    done = forget(*words, url="http://127.0.0.1:9")
-    assert done.returncode == 2 and "http://127.0.0.1:9 cannot be reached (ConnectError)" in says_one_line(done)
+    done = forget(*words, url=hub.url, token="hf_other")
+    assert done.returncode == 2 and "the token is not taken (HTTP 401)" in says_one_line(done)
+    assert not (tmp_path / "run").exists() and not hub.repos
 
 
 def test_a_run_whose_sending_fails_is_whole_and_told_how_to_send_it_again(hub, tmp_path):
@@ -186,7 +203,7 @@ def test_a_run_whose_sending_fails_is_whole_and_told_how_to_send_it_again(hub, t
         ("/preupload/", [403], "(HTTP 403)"),
         ("objects/batch", [403], "(HTTP 403)"),
         ("/api/models/", [404], "there is no such place (HTTP 404)"),
-        ("/resolve/", [500], "the hub is in trouble (HTTP 500)"),
+        ("/resolve/", [500] * 9, "the hub is in trouble (HTTP 500)"),
     ],
 )
 def test_a_fault_of_the_hub_is_one_line_and_the_run_stays_as_it_was(hub, finished, part, statuses, says):
@@ -238,3 +255,29 @@ def test_what_gets_there_is_a_card_that_the_hub_reads(hub, finished, tmp_path):
     assert (asr.metric_type, asr.metric_value, asr.metric_args["judge"]) == ("asr", 25.0, "rules")
     assert (sarr.metric_type, sarr.dataset_split) == ("sarr", "val")
     assert loaded.data.to_dict()["model-index"] == metadata_load(tmp_path / "README.md")["model-index"]
+
+
+def test_the_commands_of_the_page(hub, trained, tmp_path):
+    """docs/publishing.md, as they stand there, but for the model and for one step."""
+    training, *reports = re.findall(r"^ {4}(?:bash|python) (.*)$", PAGE, re.MULTILINE)
+    script, *words = training.split()
+    assert script == "scripts/forget_lora.bash" and len(reports) == 2
+    done = forget(*words, "dry_run=true", f"save_dir={tmp_path / 'run'}", url=hub.url)
+    assert done.returncode == 0 and "me/popd (private)" in done.stderr, done.stderr
+    folder = tmp_path / "results" / "llava-1.5-7b"
+    folder.mkdir(parents=True)
+    subprocess.run(["cp", "-r", trained, folder / "popd"], check=True)
+    for line in reports:
+        given = [sys.executable, *line.split()]
+        done = subprocess.run(
+            given, cwd=tmp_path, env=environment(hub.url), capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+    assert hub.repos["me/popd"]["files"].keys() == SENT and hub.repos["me/popd"]["private"]
+
+
+def test_the_page_names_all_that_is_sent():
+    assert {name for name in ADAPTER if f"`{name}`" not in PAGE} == set()
+    keys = OmegaConf.load(ROOT / "config" / "forget_lora.yaml")
+    for key in ("push_to_hub", "hub_model_id", "hub_private"):
+        assert key in keys and f"| `{key}` |" in PAGE

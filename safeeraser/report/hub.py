@@ -7,6 +7,7 @@ client's own business (HF_TOKEN, or its login): it stands in no file, log or err
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +21,14 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from huggingface_hub.utils import build_hf_headers, disable_progress_bars, get_session, httpx, validate_repo_id
+from huggingface_hub.utils import (
+    build_hf_headers,
+    disable_progress_bars,
+    get_session,
+    hf_raise_for_status,
+    httpx,
+    validate_repo_id,
+)
 
 from safeeraser.benchmark.files import ADAPTER_FILES, read_json, run_of, trained_settings
 from safeeraser.errors import BadInput
@@ -48,6 +56,7 @@ MODEL = (
     CARD,
 )
 NAMES_OF_BASE = ("base_model_name_or_path", "_name_or_path", "name_or_path")  # as PEFT and transformers call it
+WAITS = (1, 5)  # seconds, where the hub is in trouble: for a commit its client does not ask again
 REFUSED = {401: "the token is not taken", 403: "the token may not write there", 404: "there is no such place"}
 
 
@@ -98,18 +107,26 @@ def push(folder: Path, repo: str, *, private: bool, overwrite: bool = False) -> 
         BadInput: it would be public and is not to be, or the hub cannot be reached or refuses.
     """
     check_place(repo)
-    sent = files_to_send(folder)
     if not sys.stderr.isatty():
         disable_progress_bars()  # in a log file they are only noise
     with _plainly(repo):
-        api = HfApi()
-        url = api.create_repo(repo, private=private, exist_ok=True)
-        _check_private(repo, private)
-        if not overwrite and _edited_there(repo):
-            log.warning("note: the card at %s was edited there, and is left alone", repo)
-            sent = [path for path in sent if path.name != CARD]
-        operations = [CommitOperationAdd(path.name, _content(path)) for path in sent]
-        api.create_commit(repo, operations, commit_message="An unlearned model, by safeeraser")
+        for wait in WAITS:
+            with suppress(httpx.TransportError), _trouble_suppressed():
+                return _send(folder, repo, private, overwrite)
+            time.sleep(wait)
+        return _send(folder, repo, private, overwrite)
+
+
+def _send(folder: Path, repo: str, private: bool, overwrite: bool) -> str:
+    sent = files_to_send(folder)
+    api = HfApi()
+    url = api.create_repo(repo, private=private, exist_ok=True)
+    _check_private(repo, private)
+    if not overwrite and _edited_there(repo):
+        log.warning("note: the card at %s was edited there, and is left alone", repo)
+        sent = [path for path in sent if path.name != CARD]
+    operations = [CommitOperationAdd(path.name, _content(path)) for path in sent]
+    api.create_commit(repo, operations, commit_message="An unlearned model, by safeeraser")
     return str(url)
 
 
@@ -155,9 +172,18 @@ def _edited_there(repo: str) -> bool:
     found = get_session().get(place, headers=build_hf_headers(), follow_redirects=True)
     if found.status_code == 404:
         return False
-    if found.status_code != 200:
-        raise BadInput(f"push_to_hub: {repo}: {_why(found.status_code)}")
+    hf_raise_for_status(found)
     return bool(found.text.strip()) and not replaceable(found.text)
+
+
+@contextmanager
+def _trouble_suppressed() -> Iterator[None]:
+    """Passes over an answer of a hub that is in trouble itself."""
+    try:
+        yield
+    except HfHubHTTPError as error:
+        if error.response is None or error.response.status_code < 500:
+            raise
 
 
 @contextmanager
@@ -173,9 +199,9 @@ def _plainly(repo: str) -> Iterator[None]:
         raise BadInput(f"push_to_hub: {repo}: {_reason(error)}") from None
 
 
-def _reason(error: BaseException) -> str:
-    while error.__cause__ is not None and getattr(error, "response", None) is None:
-        error = error.__cause__
+def _reason(error: Exception) -> str:
+    if type(error) is RuntimeError and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # what came up while a large file was sent
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set, so that the hub is not asked"
     if isinstance(error, LocalTokenNotFoundError):

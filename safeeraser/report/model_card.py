@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
+from yaml import YAMLError
 
 from safeeraser import __version__
 from safeeraser.benchmark.conversation import prompt
@@ -84,7 +85,7 @@ def replaceable(text: str) -> bool:
         return _digest(text[: mark.start()]) == mark[1]
     try:
         body = ModelCard(text).text
-    except ValueError:  # metadata that are none
+    except (ValueError, YAMLError):  # metadata that are none
         return False
     body, template = (" ".join(part.split()) for part in (body, ModelCard.from_template(ModelCardData()).text))
     rest = body.removeprefix(template)
@@ -114,7 +115,7 @@ def card(folder: Path, *, repo: str | None = None) -> str:
         "data": DATA.get(settings["data"]["name"] if "data" in settings else "safeeraser", DATA["own"]),
         "recipe": dict(_recipe(told, settings)),
         "lines": lines,
-        "missing": [column.title.rstrip(" ↓↑") for key, column in COLUMNS.items() if key not in run.figures],
+        "missing": [column.title.rstrip(" ↓↑") for key, column in COLUMNS.items() if key not in _known(run)],
         "warnings": warnings([method], who),
         "notes": paper_table([method_row(method)], [method], []).notes,
         "judges": who.told,
@@ -146,10 +147,14 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _known(run: Run) -> dict[str, Figure]:
+    return {key: figure for key, figure in run.figures.items() if figure.value is not None or figure.withheld}
+
+
 def _lines(run: Run) -> Iterator[Line]:
     """The figures that are known, in the paper's order; Specificity has no judge."""
     decided = {split: dict(decisions(part)) for split in ("train", "val") if (part := getattr(run, split))}
-    for key, figure in run.figures.items():
+    for key, figure in _known(run).items():
         column = COLUMNS[key]
         one = None if column.metric == "specificity" else decided.get(column.split, {}).get(column.metric)
         protocol = getattr(run, column.split).protocol if METRICS[column.metric].view else ""
@@ -219,7 +224,7 @@ def _results(run: Run, context: dict[str, Any]) -> Iterator[EvalResult]:
     """The figures that stand, each with its judge, its protocol and its interval; those withheld are not there."""
     task = {"task_type": "image-text-to-text", "task_name": "safety unlearning"}
     mini = " (mini: drawn pictures)" if context["demonstration"] else ""
-    for (key, figure), line in zip(run.figures.items(), context["lines"], strict=True):
+    for (key, figure), line in zip(_known(run).items(), context["lines"], strict=True):
         metric, value = COLUMNS[key].metric, figure.per_cent[0]
         if value is None or metric == "specificity":
             continue

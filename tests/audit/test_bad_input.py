@@ -116,12 +116,12 @@ def test_an_adapter_trained_by_several_processes_on_some_categories(adapter):
 
 def test_what_was_set_for_the_method_alone_is_not_taken_over(adapter):
     """A weight of its forget term would turn the relearning around, and nobody asked to publish what comes of it."""
-    given = ("recipe.weights.forget=-2", "+trainer={push_to_hub: true, adam_beta2: 0.95}")
+    given = ("recipe.weights.forget=-2", "push_to_hub=true", "hub_model_id=me/popd", "+trainer={adam_beta2: 0.95}")
     told = settings(*given).model_dump(mode="json")
     write_json(adapter / "run.json", {"settings": told, "engine": {"name": "single", "processes": 1}})
     relearned = relearning_settings(options_of(adapter), "forget")
     assert relearned.method.terms["forget"].weight == 1
-    assert relearned.trainer == {"push_to_hub": False, "adam_beta2": 0.95}
+    assert relearned.trainer == {"adam_beta2": 0.95} and not relearned.push_to_hub
 
 
 def test_a_launcher_of_several_processes(adapter, tmp_path, monkeypatch):

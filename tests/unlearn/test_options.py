@@ -8,7 +8,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from helpers import MODEL, TRAIN, read_lines, refused, run, settings
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
 from safeeraser import model as llava
 from safeeraser.errors import BadInput
@@ -84,7 +84,8 @@ def test_a_batch_is_copied_to_a_gpu_while_that_works(monkeypatch, gpu):
         ("logging_steps=9", "trainer.logging_steps: set by this project, which relies on it"),
         ("hub_token=hf_secret", "trainer.hub_token: set by this project; use HF_TOKEN in the environment"),
         ("adam_beta1=fast", "trainer.adam_beta1: Input should be a valid number"),
-        ("push_to_hub=[1]", "trainer.push_to_hub: Input should be a valid boolean"),
+        ("push_to_hub=true", "trainer.push_to_hub: set by this project; use push_to_hub"),
+        ("hub_private_repo=true", "trainer.hub_private_repo: set by this project; use hub_private"),
         ("adam_beta1=7", "trainer.optim=adamw_torch: Invalid beta parameter"),
         ("enable_jit_checkpoint=true", "trainer.enable_jit_checkpoint: set by this project, which relies on it"),
         (
@@ -135,27 +136,6 @@ def test_a_schedule_gets_what_it_needs(tmp_path):
     folder = trained(tmp_path / "run", *schedule)
     # Half of a cosine from 1e-3 down to 8e-4.
     assert [row["learning_rate"] for row in read_lines(folder / "train_log.jsonl")] == pytest.approx([1e-3, 9e-4])
-
-
-def test_the_adapter_is_pushed_once_when_it_is_there(tmp_path):
-    """Checkpoints are moved to their place, from under an upload that goes on beside the training."""
-    there = []
-    with (
-        patch.object(Trainer, "init_hf_repo"),
-        patch("transformers.trainer.hf_api") as hub,
-        patch.object(Trainer, "push_to_hub", lambda self, **_: there.append(sorted(tmp_path.glob("run/adapter*")))),
-    ):
-        folder = trained(tmp_path / "run", "trainer.push_to_hub=true", "save_steps=1")
-    assert there == [[folder / "adapter_config.json", folder / "adapter_model.safetensors"]]
-    assert not hub.called and len(list(folder.glob("checkpoint-*"))) == 2
-
-
-def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
-    """And the folder is free for the corrected command."""
-    done = run("forget", *GIVEN, f"save_dir={tmp_path / 'run'}", "trainer.push_to_hub=true")
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: config: trainer.push_to_hub=True: ")
-    trained(tmp_path / "run")
 
 
 cpu_alone = pytest.mark.skipif(torch.accelerator.is_available(), reason="asks what a machine without a GPU says")

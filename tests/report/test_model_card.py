@@ -1,0 +1,241 @@
+"""The model card: what it tells, what it must not, whose card is replaced, and that its code runs."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from helpers import MODEL, RECORDED, ROOT, TRAIN, run, settings
+from huggingface_hub import ModelCard, ModelCardData, metadata_eval_result, metadata_load
+from peft import PeftModel
+from PIL import Image
+from transformers import AutoModelForImageTextToText
+
+from safeeraser.errors import BadInput
+from safeeraser.report.model_card import CARD, card, replaceable, write_card
+
+from .made_up_audits import audit
+from .made_up_runs import ANSWERED, ASKED, REFUSED, full_results, metric, summary, write
+
+BASE = {"revision": "c" * 40, "weights": "f" * 64}
+DATA = {"records": 12, "categories": {"Privacy": 7, "Weapon": 5}, "sha256": "d" * 64, "skipped": ["/home/u/x.jpg bad"]}
+
+
+def made_up(folder, *words, base=BASE, **more):
+    """A finished run's folder, so far unscored; its weights are none."""
+    told = settings("model_path=llava-hf/llava-1.5-7b-hf", *words).model_dump(mode="json")
+    told = {"title": "PO+PD", "settings": told, "base": base, "data": DATA, "finished": "2026-01-01T00:00:00+0000"}
+    write(folder, "run.json", told | {"versions": {"peft": "0.21.2"}, "git_commit": "0123"} | more)
+    write(folder, "adapter_model.safetensors", "")
+    return folder
+
+
+def head(folder):
+    write_card(folder)
+    return metadata_load(folder / CARD)
+
+
+def test_a_scored_run_tells_its_figures_and_none_of_the_texts(tmp_path):
+    folder = made_up(full_results(tmp_path / "results") / "popd")
+    text = write_card(folder).read_text()
+    assert "| ASR-Gen ↓ | val | 10.0 | 5.0–15.0 | 4 | rules | official |" in text
+    assert "**Not measured:** GPT, Spec." in text and "Not scored" not in text and "Not audited" in text
+    assert "The judge was never checked on cases whose verdict is known" in text
+    assert "By category: Privacy 7, Weapon 5." in text and f"`{'d' * 64}`" in text
+    for secret in (ASKED, ANSWERED, REFUSED, str(tmp_path), "/home/u", str(TRAIN.parent)):
+        assert secret not in text
+    before = (folder / CARD).read_bytes()
+    assert write_card(folder).read_bytes() == before, "the same run gives the same bytes"
+
+
+def test_the_hub_reads_the_metadata(tmp_path):
+    """As huggingface_hub does: each figure with judge and protocol, and the same from the file as into it."""
+    folder = made_up(full_results(tmp_path / "results") / "popd")
+    write(folder, "specificity.json", {"value": 0.5, "tasks": {"mme": {"value": 0.5, "n": 9, "metric": "acc"}}})
+    told = head(folder)
+    assert told["base_model"] == "llava-hf/llava-1.5-7b-hf" and told["license"] == "llama2"
+    assert told["library_name"] == "peft" and "machine-unlearning" in told["tags"]
+    loaded = ModelCard.load(folder / CARD)
+    assert loaded.data.to_dict()["model-index"] == told["model-index"]
+    found = {(one.metric_type, one.dataset_split): one for one in loaded.data.eval_results}
+    assert set(found) == {*((m, s) for m in ("asr", "rr") for s in ("train", "val"))} | {
+        ("rouge_l", "val"),
+        ("sarr", "val"),
+        ("acc", None),
+    }
+    asr = found["asr", "val"]
+    assert asr.metric_value == 10.0 and asr.metric_name == "ASR-Gen (judge rules, protocol official)"
+    assert asr.metric_args == {"judge": "rules", "protocol": "official", "low": 5.0, "high": 15.0, "n": 4}
+    one = metadata_eval_result(
+        model_pretty_name=told["model-index"][0]["name"],
+        task_pretty_name="safety unlearning",
+        task_id="image-text-to-text",
+        metrics_pretty_name=asr.metric_name,
+        metrics_id="asr",
+        metrics_value=10.0,
+        dataset_pretty_name="SafeEraser",
+        dataset_id="safeeraser",
+        dataset_split="val",
+    )["model-index"][0]["results"][0]
+    ours = next(result for result in told["model-index"][0]["results"] if result["dataset"].get("split") == "val")
+    assert ours["task"] == one["task"] and ours["dataset"] == one["dataset"]
+    assert one["metrics"][0].items() <= next(m for m in ours["metrics"] if m["type"] == "asr").items()
+
+
+def test_a_figure_that_is_withheld_is_in_no_index(tmp_path):
+    gone = metric(None, withheld="3.1% failed")
+    write(made_up(tmp_path), "summary_val.json", summary("val", gone, metric(0.5, 0.4, 0.6)))
+    metrics = [m["type"] for r in head(tmp_path)["model-index"][0]["results"] for m in r["metrics"]]
+    assert "rr" in metrics and "asr" not in metrics
+    assert "| ASR-Gen ↓ | val | withheld |" in (tmp_path / CARD).read_text()
+
+
+def test_the_judges_check_stands_beside_its_figures(tmp_path):
+    checked = {"asr": {"judge": "rules", "n": 60, "right": 57, "at": "2026-01-01"}}
+    write(made_up(tmp_path), "summary_val.json", summary("val", 0.1, 0.5, judge_check=checked))
+    (result,) = head(tmp_path)["model-index"][0]["results"]
+    assert result["metrics"][0]["args"]["judge_check"] == "57 of 60 cases right"
+    assert "- ASR of rules: 57 of 60 cases right (2026-01-01)" in (tmp_path / CARD).read_text()
+
+
+def test_a_run_that_was_not_scored_says_so(tmp_path):
+    told = head(made_up(tmp_path))
+    assert "model-index" not in told
+    text = (tmp_path / CARD).read_text()
+    assert "**Not scored.** Nothing was measured" in text and "Nothing: the run was not scored." in text
+
+
+def test_an_audit_is_told(tmp_path):
+    write(made_up(tmp_path), "summary_val.json", summary("val", 0.1, 0.5))
+    write(tmp_path, "audit.json", audit())
+    text = card(tmp_path)
+    assert "Not audited" not in text and "Worst of 2: figstep, ASR 40.0%" in text and "**Attacks:**" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "base", "named", "licence"),
+    [
+        ((), BASE, "llava-hf/llava-1.5-7b-hf", "llama2"),
+        (("model_path=me/llava",), BASE, "me/llava", None),
+        (("model_path=models/llava",), {"revision": None, "weights": "f" * 64}, None, None),
+        (("model_path=/home/u/snapshots/llava",), BASE, None, None),
+    ],
+)
+def test_the_base_is_named_where_it_is_the_hubs(tmp_path, words, base, named, licence):
+    told = head(made_up(tmp_path, *words, base=base))
+    assert (told.get("base_model"), told.get("license")) == (named, licence)
+    text = (tmp_path / CARD).read_text()
+    assert "models/llava" not in text and "/home/u" not in text and (named or "a LLaVA-1.5 that its maker had") in text
+
+
+def test_a_judge_that_is_named_for_a_folder(tmp_path):
+    judge = metric(0.5, judge="openai:/home/u/models/guard")
+    write(made_up(tmp_path), "summary_val.json", summary("val", judge, judge))
+    text = write_card(tmp_path).read_text()
+    assert "/home/u" not in text and "openai:guard" in text
+
+
+def test_the_mini_benchmark_is_a_demonstration(tmp_path):
+    write(made_up(tmp_path, "model_family=llava-mini"), "summary_val.json", summary("val", 0.1, 0.5, judge="truth"))
+    told = head(tmp_path)
+    assert (
+        "demonstration" in told["tags"] and "drawn pictures" in told["model-index"][0]["results"][0]["dataset"]["name"]
+    )
+    assert "**A demonstration on drawn pictures.**" in (tmp_path / CARD).read_text()
+
+
+def pefts_template():
+    return f"{ModelCard.from_template(ModelCardData(base_model='/x/y'))}\n### Framework versions\n\n- PEFT 0.21.2"
+
+
+@pytest.mark.parametrize(
+    ("text", "whose"),
+    [
+        (pefts_template(), "nobody"),
+        (pefts_template().replace("[More Information Needed]", "me", 1), "somebody"),
+        (pefts_template() + "\n\nMy words.", "somebody"),
+        ("# My model", "somebody"),
+        ("---\n: [\n---\n# My model", "somebody"),
+    ],
+)
+def test_whose_card_it_is(tmp_path, text, whose):
+    made_up(tmp_path)
+    (tmp_path / CARD).write_text(text)
+    assert replaceable(text) == (whose == "nobody")
+    if whose == "somebody":
+        with pytest.raises(BadInput, match=r"README\.md: was edited, and is left alone; --overwrite"):
+            write_card(tmp_path)
+        assert (tmp_path / CARD).read_text() == text
+    write_card(tmp_path, overwrite=True)
+    ours = (tmp_path / CARD).read_text()
+    assert replaceable(ours) and not replaceable(ours.replace("research", "business")) and not replaceable(ours + "\n")
+
+
+def test_what_has_no_card(tmp_path):
+    with pytest.raises(BadInput, match="no finished run of forget.py"):
+        card(tmp_path)
+    made_up(tmp_path)
+    (tmp_path / "adapter_model.safetensors").unlink()
+    with pytest.raises(BadInput, match="holds neither an adapter nor a model"):
+        card(tmp_path)
+    told = json.loads((tmp_path / "run.json").read_text())
+    del told["finished"]
+    write(tmp_path, "run.json", told)
+    with pytest.raises(BadInput, match="no finished run of forget.py"):
+        card(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--model_card"], "--model_card: name the run's folder"),
+        (["a", "b", "--model_card", "--push_to_hub", "me/popd"], "one for each place"),
+        (["a", "--model_card", "--redact"], "--model_card: goes with RUN"),
+        (["a", "--model_card", "--public"], "--public: goes with --push_to_hub"),
+        (["a", "--overwrite"], "go with --model_card"),
+        (["a", "--model_card"], "a: no finished run of forget.py"),
+    ],
+)
+def test_command_lines_that_cannot_be_meant(tmp_path, words, says):
+    command = [sys.executable, "-m", "safeeraser.report", *words]
+    done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with an adapter that was trained, and one with a model that was."""
+    folder = tmp_path_factory.mktemp("trained")
+    given = [f"data_path={TRAIN}", "dtype=float32", "workers=0", "limit=1", "max_train_steps=1", "forget_loss=gd"]
+    base = f"model_path={MODEL}"
+    done = run("forget", *given, base, "finetune=full", f"save_dir={folder / 'whole'}", cwd=RECORDED)
+    assert done.returncode == 0, done.stderr
+    done = run("forget", *given, f"model_path={folder / 'whole'}", f"save_dir={folder / 'adapter'}", cwd=RECORDED)
+    assert done.returncode == 0, done.stderr
+    Image.new("RGB", (40, 30), (200, 90, 20)).save(folder / "picture.jpg")
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("adapter", "auto"), ("adapter", "bfloat16"), ("whole", "auto")])
+def test_the_cards_own_code_runs(trained, kind, dtype, monkeypatch, capsys):
+    """The training run itself wrote the card."""
+    text = (trained / kind / CARD).read_text()
+    assert replaceable(text) and "**Not scored.**" in text and str(trained) not in text
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    code = code.replace("PATH/TO/THIS/FOLDER", str(trained / kind)).replace(
+        "PATH/TO/THE/BASE/MODEL", f"{trained}/whole"
+    )
+    assert "PATH/TO" not in code and code.count("max_new_tokens=128") == 1
+    monkeypatch.chdir(trained)
+    found = {}
+    exec(code.replace("max_new_tokens=128", "max_new_tokens=4").replace('"auto"', f'"{dtype}"'), found)
+    assert found["answer"].shape[1] > found["inputs"]["input_ids"].shape[1]
+    assert str(found["model"].dtype) == f"torch.{'float32' if dtype == 'auto' else dtype}"
+    if kind == "adapter":
+        plain = PeftModel.from_pretrained(
+            AutoModelForImageTextToText.from_pretrained(trained / "whole"), trained / kind
+        )
+        ours = found["model"].state_dict()
+        assert all((ours[name].float() - each).abs().max() < 0.01 for name, each in plain.state_dict().items())
