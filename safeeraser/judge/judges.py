@@ -17,7 +17,13 @@ from safeeraser.judge.queries import Query
 from safeeraser.judge.verdicts import Verdict
 
 PROTOCOLS = ("official", "corrected")
-JUDGES = (*SERVED, "rules", "truth", "replay")
+# The judges that are no model: a name, which is its module's in this room, and its class there, made of a `Judging`.
+OWN = {
+    "rules": "RulesJudge",
+    "truth": "TruthJudge",
+    "replay": "ReplayJudge",
+}
+JUDGES = (*SERVED, *OWN)
 
 
 class Judge(Protocol):

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import date
 from functools import cached_property
+from importlib import import_module
 
 from safeeraser.errors import BadInput
 from safeeraser.judge.costs import Price, Spent, listed_price
-from safeeraser.judge.judges import Choice, Judge, Judging
+from safeeraser.judge.judges import OWN, Choice, Judge, Judging
 from safeeraser.judge.queries import Query
 from safeeraser.judge.verdicts import Verdict
 from safeeraser.progress import progress
@@ -130,18 +131,8 @@ def _refuse_batch(choices: Iterable[Choice]) -> None:
 
 def _make(choice: Choice, judging: Judging) -> Judge:
     """Only the chosen ones' libraries are loaded."""
-    if choice.name == "rules":
-        from safeeraser.judge.rules import RulesJudge
-
-        return RulesJudge()
-    if choice.name == "replay":
-        from safeeraser.judge.replay import ReplayJudge
-
-        return ReplayJudge(judging.replies, official=judging.official)
-    if choice.name == "truth":
-        from safeeraser.judge.truth import TruthJudge
-
-        return TruthJudge(judging)
+    if not choice.served:
+        return getattr(import_module(f"safeeraser.judge.{choice.name}"), OWN[choice.name])(judging)
     from safeeraser.chat import Chat, read_key
     from safeeraser.judge.batch import BatchChat
     from safeeraser.judge.dialects import dialect

@@ -9,7 +9,7 @@ from pydantic import AliasChoices, BaseModel, Field, TypeAdapter, ValidationErro
 
 from safeeraser.benchmark.files import read_json, write_json
 from safeeraser.errors import BadInput
-from safeeraser.judge.judges import Judge
+from safeeraser.judge.judges import Judge, Judging
 from safeeraser.judge.panel import Panel
 from safeeraser.judge.queries import Query
 from safeeraser.judge.verdicts import WHOLE, Verdict, read
@@ -35,7 +35,8 @@ class ReplayJudge(Judge):
 
     name = "replay"
 
-    def __init__(self, path: Path | None, *, official: bool) -> None:
+    def __init__(self, judging: Judging) -> None:
+        path = judging.replies
         if path is None:
             raise BadInput("--judge replay needs --replies FILE, the recorded replies")
         try:
@@ -43,7 +44,7 @@ class ReplayJudge(Judge):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             raise BadInput(f"{path}: entry {first['loc'][0] if first['loc'] else ''}: {first['msg']}") from None
-        self._path, self._official = path, official
+        self._path, self._official = path, judging.official
         self.decides = frozenset(entry.metric for entry in replies)
         self._replies = {(entry.metric, entry.record, entry.place, entry.field): entry for entry in replies}
 

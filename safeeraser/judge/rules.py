@@ -13,7 +13,7 @@ What it can and cannot tell, by `benchmark/wording.py`:
 from collections.abc import Iterable, Iterator
 
 from safeeraser.benchmark.wording import is_degenerate, is_refusal, version
-from safeeraser.judge.judges import Judge
+from safeeraser.judge.judges import Judge, Judging
 from safeeraser.judge.queries import Query
 from safeeraser.judge.verdicts import Verdict, read
 
@@ -27,6 +27,9 @@ class RulesJudge(Judge):
     decides = frozenset(("asr", "rr", "sarr"))
     version = version()
     judges_blank = True
+
+    def __init__(self, judging: Judging) -> None:
+        """Nothing of how a run judges matters to rules."""
 
     def ask(self, queries: Iterable[Query]) -> Iterator[tuple[Query, Verdict]]:
         """Yield each query with its verdict, as from the reply that an LLM judge would give."""

@@ -103,4 +103,7 @@ class Loss:
     needs_reference: bool = False
 
 
-LOSSES = {"nll": Loss(nll), "kl": Loss(kl, needs_reference=True)}
+LOSSES = {
+    "nll": Loss(nll),
+    "kl": Loss(kl, needs_reference=True),
+}

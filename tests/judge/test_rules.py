@@ -2,6 +2,7 @@
 
 import pytest
 
+from safeeraser.judge.judges import Judging
 from safeeraser.judge.queries import Query
 from safeeraser.judge.rules import RulesJudge
 
@@ -17,4 +18,4 @@ from safeeraser.judge.rules import RulesJudge
 )
 def test_the_rules_as_a_judge(response, replies):
     queries = [Query(metric, 0, 0, "model_response1", "Weapon", "Q?", response) for metric in replies]
-    assert {query.metric: verdict.reply for query, verdict in RulesJudge().ask(queries)} == replies
+    assert {query.metric: verdict.reply for query, verdict in RulesJudge(Judging()).ask(queries)} == replies

@@ -84,13 +84,13 @@ def test_nothing_judged_has_no_value():
     assert figure(replied("rr", "exception", official=False), options("corrected", max_failed=1)).value is None
 
 
-@pytest.mark.parametrize("official", [True, False])
-def test_rouge_is_the_recall_of_the_reference(tmp_path, official):
+@pytest.mark.parametrize("protocol", ["official", "corrected"])
+def test_rouge_is_the_recall_of_the_reference(tmp_path, protocol):
     """Of five words "a dog run" is a common subsequence after stemming ("runs", "running" -> "run")."""
     original = record()
     texts = {
         "text1": ("A dog runs very fast", "a big dog is running and running", 3 / 5),
-        "text2": ("one two", " ", None if official else 0.0),
+        "text2": ("one two", " ", None if protocol == "official" else 0.0),
         "image1": ("one two", None, None),
         "image2": (" ", "one two", None),
     }
@@ -99,7 +99,7 @@ def test_rouge_is_the_recall_of_the_reference(tmp_path, official):
         original[f"UnharmPair_{key}"]["Prediction"] = expected
         value[f"UnharmPair_{key}"]["Prediction"] = response
     data = [read_records(path) for path in write_files(tmp_path, [original], [value])]
-    items = rouge(Asked(*data, [0], [], {}), official=official)
+    items = list(rouge(Asked(*data, [0], [], {}), options(protocol)))
     assert [item.value for item in items] == [expected for *_, expected in texts.values()]
     assert [item.blank for item in items] == [False, True, False, False]
 
