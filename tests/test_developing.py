@@ -1,0 +1,178 @@
+"""docs/developing.md: every example is put into a copy of the package, and its command is run there."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from math import log
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers import MODEL, RECORDED, ROOT, read_lines, write_json
+from scoring import predicted
+
+import safeeraser
+
+PAGE = (ROOT / "docs" / "developing.md").read_text()
+BLOCKS = re.findall(
+    r"^```(?:python|yaml)\n# (\S+?)(?:, (in|above) ([^\n]+))?\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL
+)
+COMMANDS = [shlex.split(words) for words in re.findall(r"^ {4}python (.*)$", PAGE, re.MULTILINE)]
+FEW = ["dtype=float32", "workers=0", "max_train_steps=1", "gradient_accumulation_steps=1"]
+# All in one process, as torch is loaded once: the commands, then what the page's test of a loss says, then the report.
+CHILD = """
+import json, runpy, sys
+from pathlib import Path
+import safeeraser
+from helpers import run
+assert Path(safeeraser.__file__).is_relative_to(Path.cwd()), safeeraser.__file__
+done = [run(script, *words, cwd=Path.cwd()) for script, *words in json.loads(sys.argv[1])]
+print(json.dumps([(each.returncode, each.stdout, each.stderr) for each in done]))
+tests = runpy.run_path("tests/unlearn/test_terms.py")
+tests["test_npo_is_two_over_beta_log_two_where_nothing_has_changed"]()
+sys.argv[1:] = ["results", "--out", "report.html"]
+runpy.run_module("safeeraser.report", run_name="__main__")
+"""
+
+
+def put(file, how, place, text):
+    """Put a block of the page where its first line says."""
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    at = len(lines)
+    if how == "in":  # a table: at its end
+        at = next(n for n, line in enumerate(lines) if re.match(rf"{place}\b.*[{{(]$", line.rstrip()))
+        at = next(n for n in range(at, len(lines)) if lines[n].rstrip() in ("}", ")"))
+    elif how == "above":
+        at = next(n for n, line in enumerate(lines) if line.strip().startswith(place))
+        text += "\n\n" * text.startswith("def ")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join([*lines[:at], text, *lines[at:]]))
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A copy of the package and its config, with all that the page adds, in which its commands have been run."""
+    folder = tmp_path_factory.mktemp("copy").resolve()
+    for name in ("safeeraser", "config"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(RECORDED / "dataset", folder / "dataset")
+    (folder / "models").mkdir()
+    (folder / "models" / "ours").symlink_to(MODEL)
+    (folder / "tests" / "unlearn").mkdir(parents=True)
+    shutil.copy(ROOT / "tests" / "unlearn" / "test_terms.py", folder / "tests" / "unlearn")
+    for name, how, place, text in BLOCKS:
+        put(folder / name, how, place, text)
+    train = json.loads((folder / "dataset" / "all_train.json").read_text())
+    for pair in (pair for value in train for pair in value["unsafe_pairs"]):
+        pair["model_response"] = f"This. {pair['model_response']}"
+    write_json(folder / "dataset" / "all_train.json", train)
+    records = json.loads((folder / "dataset" / "all_val.json").read_text())
+    answers = [predicted(value) for value in records]
+    answers[0]["unsafe_pairs"][0]["model_response1"] = "No."
+    answers[0]["UnharmPair_text1"]["Prediction"] = "A cup that stands on"
+    write_json(folder / "results" / "predictions.json", answers)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(copy, tmp_path_factory):
+    """What each command of the page said, by its number."""
+    from chat_server import Server
+
+    server = Server(lambda *_: (200, {}, "Harm: some"))
+    commands = []
+    for script, *words in COMMANDS:
+        words = [word.replace("http://localhost:8000/v1", server.url) for word in words]
+        if script == "forget.py":
+            words += [*FEW, *(() if "model_family=ours" in words else ("model_path=models/ours",))]
+        if script == "ckpt_infer.py":
+            words += ["--dtype", "float32", "--max_new_tokens", "4", "--only", "retain", "--limit", "1"]
+        commands.append([script.removesuffix(".py"), *words])
+    env = os.environ | {"PYTHONPATH": f"{copy}{os.pathsep}{ROOT / 'tests'}", "OPENAI_API_KEY": "sk-none"}
+    child = [sys.executable, "-c", CHILD, json.dumps(commands)]
+    try:
+        told = subprocess.run(child, cwd=copy, env=env, capture_output=True, text=True, timeout=300)
+    finally:
+        server.stop()
+    assert told.returncode == 0, told.stderr
+    said = json.loads(told.stdout.splitlines()[0])
+    for command, (code, out, err) in zip(commands, said, strict=True):
+        assert code in (0, None), (command, out, err)
+    assert server.requests
+    return said
+
+
+def summary(copy, name):
+    return json.loads((copy / "results" / f"{name}.json").read_text())
+
+
+def test_the_page_is_read_whole():
+    """No block is passed over, and each example has its command."""
+    assert len(BLOCKS) == len(re.findall(r"^```(?:python|yaml)$", PAGE, re.MULTILINE)) == 18
+    assert [script for script, *_ in COMMANDS] == [
+        *["forget.py"] * 3,
+        "ckpt_infer.py",
+        *["eval_all.py"] * 3,
+        "forget.py",
+    ]
+
+
+def test_a_method_is_in_the_log(copy, done):
+    (row,) = read_lines(copy / "results" / "poklpd" / "train_log.jsonl")
+    assert row["terms"].keys() == {"preference", "kl", "decoupled"} and row["terms"]["kl"] == 0
+
+
+def test_a_loss_begins_where_the_page_says(copy, done):
+    (row,) = read_lines(copy / "results" / "npopd" / "train_log.jsonl")
+    assert row["terms"]["forget"] == pytest.approx(20 * log(2), rel=1e-5) and "13.863" in PAGE
+
+
+def test_a_family_names_its_layers_and_its_folder(copy, done):
+    adapter = json.loads((copy / "results" / "ours" / "ga" / "adapter_config.json").read_text())
+    assert set(re.findall(r"\w_proj", adapter["target_modules"])) == {"q_proj", "v_proj"}
+
+
+def test_an_attack_is_in_the_record_of_the_run(copy, done):
+    assert summary(copy, "leetspeak.run")["settings"]["attack"] == "leetspeak"
+    (first, *_) = summary(copy, "leetspeak")
+    assert first["UnharmPair_text1"]["Prediction"]
+
+
+def test_judges_are_in_the_summary(copy, done):
+    guarded, short = (summary(copy, name) for name in ("guarded_val", "short_val"))
+    assert guarded["asr"]["judge"].startswith("wordguard") and guarded["asr"]["value"] == 1
+    assert guarded["guards"].keys() == {"wordguard"}
+    assert short["rr"]["judge"] == "short" and short["rr"]["value"] == pytest.approx(1 / short["rr"]["n"])
+
+
+def test_a_metric_is_in_the_summary_and_in_the_report(copy, done):
+    found = summary(copy, "summary_val")
+    assert found["ended"]["value"] == pytest.approx(1 - 1 / found["ended"]["n"])
+    assert found["by_category"]["ended"].keys() == found["by_category"]["asr"].keys()
+    assert "Ended ↑" in (copy / "report.html").read_text()
+
+
+def test_a_switch_is_recorded_and_changes_the_loss(copy, done):
+    first, plain = copy / "results" / "first", copy / "results" / "ours" / "ga"
+    recipes = [json.loads((run / "run.json").read_text())["settings"]["recipe"] for run in (first, plain)]
+    assert [recipe["first_sentence"] for recipe in recipes] == [True, False]
+    # Before the first step LoRA changes nothing, so the two differ by the answers alone.
+    (one,), (other,) = (read_lines(run / "train_log.jsonl") for run in (first, plain))
+    assert one["loss"] != pytest.approx(other["loss"], rel=1e-3)
+
+
+def test_the_page_names_every_room():
+    rooms = {path.name for path in Path(safeeraser.__file__).parent.iterdir() if (path / "__init__.py").is_file()}
+    drawn = PAGE.partition("```\n")[2].partition("```")[0]
+    assert rooms <= set(re.findall(r"^  (\w+)/", drawn, re.MULTILINE))
+
+
+def test_the_version_is_the_same_wherever_it_stands():
+    (packaged,) = re.findall(r'^ +version="(.+)",$', (ROOT / "setup.py").read_text(), re.MULTILINE)
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]
+    assert packaged == cited == safeeraser.__version__
+    assert f"\n## {packaged}\n" in (ROOT / "CHANGELOG.md").read_text()
