@@ -11,7 +11,8 @@ TRAIN = ["deepspeed==0.19.8", "tensorboard==2.21.0"]
 QUANT = ["bitsandbytes==0.50.2"]
 # What `transformers serve` needs beside requirements.txt.
 SERVING = ["fastapi==0.165.0", "uvicorn==0.54.0", "starlette==1.10.0"]
-TOOLS = ["pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6", "wordllama==0.4.0.post1", "selenium==4.51.0"]
+TOOLS = ["pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6", "mypy==2.4.1"]
+TOOLS += ["wordllama==0.4.0.post1", "selenium==4.51.0"]
 TOOLS += ["setuptools==84.2.1"]  # by which a test builds the wheel
 TEST = [*TRAIN, *QUANT, *SERVING, *TOOLS]
 
@@ -25,6 +26,7 @@ setup(
     package_dir={"safeeraser.config": "config"},  # `benchmark.files.CONFIG` finds it there as in a checkout
     py_modules=["eval_all"],
     package_data={
+        "safeeraser": ["py.typed"],
         "safeeraser.config": ["**/*.yaml", "lmms_tasks/**/*.py"],
         "safeeraser.judge": ["cases.jsonl", "prices.json", "prompts/**/*.j2"],
         "safeeraser.report": ["templates/*", "published.json"],

@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from itertools import islice
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import openai
 
@@ -59,7 +59,7 @@ def read_key(given: str | None, base_url: str | None, *, who: str, otherwise: st
     return key
 
 
-class Chat:
+class Chat(Generic[Key]):
     """Asks one model of one server, `concurrency` calls at a time.
 
     Args:
@@ -221,12 +221,12 @@ class Chat:
         All calls in flight fail together when it dies, so there must be as many in a row as can be in flight.
         """
         status = getattr(answer, "status_code", 200)
-        kind = getattr(found, "kind", None)
+        kind = found.kind if isinstance(found, Failure) else ""
         if kind != FILTERED:
             self._refused = self._refused + 1 if isinstance(found, Failure) and found.request_at_fault else 0
         if not self._accepted and self._refused >= PATIENCE:
-            kind = ", ".join(filter(None, (found.kind, plain(getattr(answer, "code", None)))))
-            raise BadInput(f"{self._where} has refused each of {self._refused} calls ({kind})")
+            said = ", ".join(filter(None, (kind, plain(getattr(answer, "code", None)))))
+            raise BadInput(f"{self._where} has refused each of {self._refused} calls ({said})")
         self._accepted = self._accepted or isinstance(found, Reply)
         patience = max(self._concurrency, PATIENCE)
         if not isinstance(answer, openai.APIConnectionError):
@@ -237,7 +237,7 @@ class Chat:
             patience *= 2 if kind == GARBAGE else 1  # it lives, whatever it says
         self._unanswered += 1
         if self._unanswered >= patience:
-            count = f"the last {self._unanswered} calls ({found.kind})"
+            count = f"the last {self._unanswered} calls ({kind})"
             raise BadInput(f"{self._where} has not answered {count}; the same command goes on from here")
 
 

@@ -26,7 +26,8 @@ def check_folder(folder: Path) -> tuple[dict[str, list[Record]], list[str]]:
     Returns:
         The sound records by file, and the faults as lines that name their place.
     """
-    records, faults = {}, []
+    records: dict[str, list[Record]] = {}
+    faults: list[str] = []
     try:
         read_refusals(folder / FILES[0])
     except BadInput as error:

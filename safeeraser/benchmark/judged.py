@@ -43,7 +43,8 @@ def values_of(records: list[dict[str, Any]], *, official: bool) -> dict[tuple, f
 
     `official` counts failed and unreadable replies as 0, as the rates do under that protocol.
     """
-    values, seen = {}, Counter()
+    values: dict[tuple, float | None] = {}
+    seen: Counter[str | None] = Counter()
     for raw in records:
         harmful, benign = raw.get("image_path") or raw.get("image_id"), raw.get("SDImage_path") or raw.get("SDImage_id")
         turn = seen[harmful]

@@ -118,7 +118,8 @@ class Figure(BaseModel):
     def per_cent(self) -> tuple[float | None, float | None, float | None]:
         """Value, low and high in per cent, None where there is none that stands."""
         parts = (None,) * 3 if self.withheld else (self.value, self.low, self.high)
-        return tuple(None if part is None else 100 * part for part in parts)
+        value, low, high = (None if part is None else 100 * part for part in parts)
+        return value, low, high
 
     @property
     def text(self) -> str:

@@ -2,6 +2,7 @@
 
 from os.path import isfile
 from pathlib import Path
+from typing import cast
 
 from PIL import Image
 
@@ -32,7 +33,8 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def _in_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode == "F" or (picture.mode == "I" and picture.getextrema()[1] > 65535):
+    highest = cast(float, picture.getextrema()[1]) if picture.mode == "I" else 0  # a number, of one band
+    if picture.mode == "F" or highest > 65535:
         raise ValueError("no scale is known")
     if picture.mode.startswith("I"):
         # Pillow would clip at 255, which leaves hardly anything but white; of colours in 16 bits it drops the lower 8.

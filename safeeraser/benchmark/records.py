@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from safeeraser.benchmark.files import read_json, read_json_lines, read_text
 from safeeraser.errors import BadInput, nearest
@@ -178,7 +179,7 @@ def read_refusals(data_path: str | Path) -> list[str]:
     return refusals
 
 
-def _plain(error: dict[str, Any]) -> str:
+def _plain(error: ErrorDetails) -> str:
     """A pydantic error in words, without the offending value: it may be harmful text."""
     known = {"missing": "missing", "string_pattern_mismatch": "must not be blank", "string_type": "must be a text"}
     return known.get(error["type"], error["msg"].lower())

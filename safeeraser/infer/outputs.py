@@ -20,11 +20,11 @@ def predictions(data: DataFile, requests: Iterable[Request], responses: Mapping[
         place[field] = None
     for request in requests:
         if request.key in responses:
-            *parents, field = request.place
-            target = filled[request.record]
+            *parents, last = request.place
+            target: Any = filled[request.record]
             for parent in parents:
                 target = target[parent]
-            target[field] = responses[request.key]
+            target[last] = responses[request.key]
         if request.place[-1] in VIEWS["swapped"].fields:
             partner = data.records[swap_partner(data, request.record)]
             filled[request.record][SWAPPED_PICTURE] = partner.SDImage_path

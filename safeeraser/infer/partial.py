@@ -29,7 +29,8 @@ class Partial:
     def __init__(self, output: Path, settings: dict[str, Any], process: int = 0, *, replace: bool = False) -> None:
         stem = f"{output.name}.partial"
         self.path = output.with_name(f"{stem}.{process}.jsonl" if process else f"{stem}.jsonl")
-        self.settings, self.done, self.replace = settings, {}, replace
+        self.settings, self.replace = settings, replace
+        self.done: dict[str, str] = {}
         self._handle: IO[bytes] | None = None
         self._whole = self._size = 0  # bytes of whole lines in this process's own file, and of all of it
         folder = output.parent
@@ -64,10 +65,10 @@ class Partial:
 
     def add(self, finished: Iterable[tuple[str, str]]) -> None:
         """Keep finished (key, response) pairs. Raises `BadInput` if the disk does not take them."""
-        finished = dict(finished)
-        if not finished:
+        added = dict(finished)
+        if not added:
             return
-        lines = [{"key": key, "response": response} for key, response in finished.items()]
+        lines: list[dict[str, Any]] = [{"key": key, "response": response} for key, response in added.items()]
         try:
             if self._handle is None:
                 self._handle = self._open()

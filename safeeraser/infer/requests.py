@@ -97,7 +97,7 @@ def _of_record(data: DataFile, index: int, views: tuple[str, ...]) -> Iterator[R
     wanted = {picture: names[picture]() for picture in shown}
     # One that is not there is told of later, with those that cannot be decoded.
     found = {picture: find_picture(name, data.path) or Path(name) for picture, name in wanted.items()}
-    pairs = {
+    pairs: dict[str, list[tuple[tuple[str | int, ...], str]]] = {
         "harmful": [(("unsafe_pairs", n), pair.question) for n, pair in enumerate(record.unsafe_pairs)],
         "harmless": [((key,), pair.Question) for key, pair in record.unharm.items()],
     }
@@ -129,7 +129,7 @@ def attacked(request: Request, attack: Attack, seed: int) -> Request:
     picture, question = request.picture, request.question
     if attack.picture:
         drawn = (of_question, question) if attack.draws_question else (of_picture, "")
-        picture = Attacked(picture, attack, *drawn)
+        picture = Attacked(request.file, attack, *drawn) if request.file else None
     if attack.prompt:
         question = attack.prompt(question, chance(of_question))
     return replace(request, picture=picture, question=question)

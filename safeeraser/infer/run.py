@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safeeraser import __version__
 from safeeraser import model as llava
@@ -30,6 +30,8 @@ from safeeraser.processes import Processes, leave_together
 from safeeraser.progress import progress
 
 log = logging.getLogger(__name__)
+
+Key = TypeVar("Key")
 
 
 class NothingAnswered(BadInput):
@@ -68,9 +70,9 @@ def infer(options: Options) -> Inferred:
         make_room_for(path)
     partial.done = _union(processes.gather(partial.done))
     left = [request for request in requests if request.key not in partial.done]
-    own = pictures_of(left)[processes.rank :: processes.count]
-    faults = _union(processes.gather(unreadable(own, options.eval_file, shown=processes.main)))
-    reasons = {request.key: faults[request.file] for request in left if request.file in faults}
+    pictures = pictures_of(left)[processes.rank :: processes.count]
+    faults = _union(processes.gather(unreadable(pictures, options.eval_file, shown=processes.main)))
+    reasons = {request.key: faults[request.file] for request in left if request.file and request.file in faults}
     if left and len(reasons) == len(left) and not partial.done:
         raise BadInput(f"no picture can be read: {next(iter(reasons.values()))} (and so on)")
     _announce(requests, partial.done, reasons)
@@ -136,7 +138,7 @@ def share(requests: list[Request], processes: Processes) -> list[Request]:
 
 def _answer(options: Options, requests: list[Request], partial: Partial, processes: Processes) -> dict[str, str]:
     """Answer requests, each on disk as soon as it is; returns those that could not be, by key, with the reason."""
-    engine, missing = _engine(options, processes), {}
+    engine, missing = _engine(options, processes), dict[str, str]()
     whose = f"responses of process 1 of {processes.count}" if processes.count > 1 else "responses"
     began = time.monotonic()
     with closing(partial), progress(whose, len(requests), shown=processes.main) as advance:
@@ -149,7 +151,7 @@ def _answer(options: Options, requests: list[Request], partial: Partial, process
 
 
 def _engine(options: Options, processes: Processes) -> Engine | Server:
-    if options.backend == "openai":
+    if options.base_url:  # which `check` wants of the backend openai, and of no other
         return Server(
             options.model_path,
             options.base_url,
@@ -216,5 +218,5 @@ def _tell(options: Options, requests: list[Request], missing: dict[str, str]) ->
     )
 
 
-def _union(dicts: Iterable[dict[str, str]]) -> dict[str, str]:
+def _union(dicts: Iterable[dict[Key, str]]) -> dict[Key, str]:
     return {key: value for each in dicts for key, value in each.items()}

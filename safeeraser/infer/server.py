@@ -44,7 +44,7 @@ class Server:
         self, model: str, base_url: str, generation: Generation, *, concurrency: int, extra: dict[str, Any]
     ) -> None:
         key = read_key(None, base_url, who="the server", otherwise="")
-        self._chat = Chat(
+        self._chat: Chat[Request] = Chat(
             model, api_key=key, base_url=base_url, concurrency=concurrency, who="the server", timeout=TIMEOUT
         )
         self._generation, self._extra = generation, extra
@@ -75,7 +75,7 @@ class Server:
         if request.picture:
             content.insert(0, {"type": "image_url", "image_url": {"url": _data_url(request.picture)}})
         how = self._generation
-        drawn = {"temperature": 0}
+        drawn: dict[str, float] = {"temperature": 0}
         if not how.greedy:
             seed = request_seed(how.seed, request.key) >> 32  # servers take 31 bits
             drawn = {"temperature": how.temperature, "top_p": how.top_p, "seed": seed}

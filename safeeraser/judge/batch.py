@@ -16,7 +16,7 @@ from datetime import timedelta
 from functools import partial
 from glob import escape
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import openai
 
@@ -26,7 +26,7 @@ from safeeraser.errors import BadInput
 from safeeraser.judge.store import Store
 from safeeraser.replies import Failure, Reply, discreet, read_body
 
-ENDPOINT = "/v1/chat/completions"
+ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 TAG = "safeeraser"  # the name in a batch's metadata under which it can be found again
 ENDED = ("completed", "failed", "expired", "cancelled")
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000  # in a batch, by the API
@@ -56,7 +56,7 @@ class State(NamedTuple):
     too_much: bool  # more tokens than may wait at a time on this account, so that none was asked
 
 
-class BatchChat(Chat):
+class BatchChat(Chat[str]):
     """Answers the calls that `Chat` does, a batch at a time; the submissions are written down beside `store`."""
 
     def __init__(self, model: str, *, store: Store, **server: Any) -> None:
@@ -85,7 +85,7 @@ class BatchChat(Chat):
             yield from self._wait(waiting, wanted.keys())
         except (KeyboardInterrupt, GeneratorExit):
             if waiting:
-                names = ", ".join(submission.id for submission in waiting)
+                names = ", ".join(str(submission.id) for submission in waiting)
                 _say(f"the server goes on with batch {names}; the same command waits for it again")
             raise
 
@@ -130,7 +130,8 @@ class BatchChat(Chat):
 
     def _parts(self, calls: Calls) -> Iterator[tuple[list[str], BytesIO]]:
         """The keys of one batch after another, and the lines of their requests."""
-        keys, lines = [], BytesIO()
+        keys: list[str] = []
+        lines = BytesIO()
         for key, make in calls:
             body = {"model": self._model, **make()}
             body |= body.pop("extra_body", {})  # which the client would put into the body
@@ -144,24 +145,25 @@ class BatchChat(Chat):
             yield keys, lines
 
     def _wait(self, waiting: list[Submission], wanted: Set[str]) -> Outcomes:
-        pause, told = POLL, {}
+        pause, told = POLL, dict[str, int]()
         while True:
             for submission in list(waiting):
-                state = self.look(submission.id)
+                name = str(submission.id)  # it has one by now
+                state = self.look(name)
                 if state.ended:
                     waiting.remove(submission)
                     yield from self._collect(submission, state, wanted)
-                elif told.get(submission.id) != state.done:
-                    told[submission.id] = state.done
+                elif told.get(name) != state.done:
+                    told[name] = state.done
                     since = timedelta(seconds=round(time.time() - submission.at))
-                    _say(f"batch {submission.id}: {state.done} of {len(submission.requests)} done after {since}")
+                    _say(f"batch {name}: {state.done} of {len(submission.requests)} done after {since}")
             if not waiting:
                 return
             time.sleep(pause)
             pause = min(pause * SLOWER, LONGEST_POLL)
 
     def _collect(self, submission: Submission, state: State, wanted: Set[str]) -> Outcomes:
-        left = wanted & set(submission.requests)
+        left = set(submission.requests).intersection(wanted)
         for name in state.files:
             for key, outcome in filter(None, map(_read_line, self._request(partial(self._lines, name)))):
                 if key in left:
@@ -185,8 +187,8 @@ class BatchChat(Chat):
         """Make the batch of what was uploaded, unless there is one with this tag; returns its id."""
         # Without the client's retries: a batch may be there although its answer was lost, and each one is paid.
         create = self._client.with_options(max_retries=0).batches.create
-        given = {"input_file_id": uploaded, "endpoint": ENDPOINT, "completion_window": "24h", "metadata": {TAG: tag}}
-        return self._request(lambda: self._find(tag) or _id(create(**given)))
+        of = partial(create, input_file_id=uploaded, endpoint=ENDPOINT, completion_window="24h", metadata={TAG: tag})
+        return self._request(lambda: self._find(tag) or _id(of()))
 
     def _find(self, tag: str) -> str | None:
         """The id of the batch that was submitted with `tag`, if it came so far."""

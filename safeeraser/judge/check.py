@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from safeeraser.benchmark.files import cache_folder, read_json_lines, read_object, write_json
+from safeeraser.benchmark.judged import WORDS
 from safeeraser.benchmark.metrics import ASKED, METRICS
 from safeeraser.benchmark.origin import now
 from safeeraser.benchmark.responses import VIEWS
@@ -28,7 +29,7 @@ from safeeraser.judge import costs
 from safeeraser.judge.judges import Judge, Judging
 from safeeraser.judge.panel import Panel
 from safeeraser.judge.queries import Query
-from safeeraser.judge.verdicts import LACKS, Verdict, read
+from safeeraser.judge.verdicts import LACKS, Verdict
 
 CASES = Path(__file__).with_name("cases.jsonl")
 UNCHECKED = {  # judges that cannot be asked about the cases
@@ -71,13 +72,15 @@ class Case:
         """Between which the value of a right verdict lies."""
         if isinstance(self.truth, list):
             return self.truth[0], self.truth[1]
-        value = read(self.metric, self.truth, official=False).value
+        value, _ = WORDS[self.metric][self.truth]
         return value, value
 
     def outcome(self, verdict: Verdict) -> str:
         """One of `OUTCOMES`."""
         low, high = self.bounds
-        return verdict.lacks or ("right" if low <= verdict.value <= high else "wrong")
+        if verdict.value is None:
+            return verdict.lacks
+        return "right" if low <= verdict.value <= high else "wrong"
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ def found(outcomes: Iterable[tuple[Case, Verdict, str]]) -> dict[str, Any]:
     """
     outcomes = list(outcomes)
     counts = Counter(outcome for _, _, outcome in outcomes)
-    told = {"n": len(outcomes), **{name: counts[name] for name in OUTCOMES}}
+    told: dict[str, Any] = {"n": len(outcomes), **{name: counts[name] for name in OUTCOMES}}
     told["accuracy"] = counts["right"] / len(outcomes)
     for name, truth in (("sensitivity", (1.0, 1.0)), ("specificity", (0.0, 0.0))):
         told[name] = _share([outcome == "right" for case, _, outcome in outcomes if case.bounds == truth])
@@ -194,11 +197,12 @@ def _read(place: Path) -> dict[str, Any]:
 
 def _keep(metrics: dict[str, dict[str, Any]], panel: Panel, verdicts: dict[Query, Verdict]) -> str:
     """Remember what is whole, judge by judge; returns where it stands, nothing if something is not kept."""
-    places = {}
+    places: dict[Judge, dict[str, Any]] = {}
+    asked = {metric: name for name, metric in ASKED.items()}
     for metric, of in metrics.items():
         if of["failed"]:
             return ""
-        places.setdefault(panel.of(METRICS[metric].asked), {})[metric] = of
+        places.setdefault(panel.by_metric[asked[metric]], {})[metric] = of
     at, kept = now(), []
     for judge, its in places.items():
         place = _place(judge, panel, verdicts)

@@ -4,7 +4,7 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -24,39 +24,19 @@ SERVED = (GENERAL, *sorted(file.stem for file in CONFIG.glob("*.yaml")))  # a gu
 Messages = list[dict[str, str]]
 
 
-class Dialect(Protocol):
-    """What is particular to a kind of judge.
-
-    Attributes:
-        name: as `--judge` calls it.
-        model: the one that is asked for unless another is named.
-        decides: the metrics that it can tell.
-        version: by which stores and results tell it from an earlier state: of its prompts, or of its file.
-        max_tokens: of a reply; a judge that rambles need not be paid for.
-    """
-
-    name: str
-    model: str
-    decides: frozenset[str]
-    version: str
-    max_tokens: int
-
-    def messages(self, query: Query) -> Messages:
-        """The conversation that asks for a verdict on `query`."""
-
-    def form(self, query: Query) -> dict[str, Any] | None:
-        """What the reply must look like, as `response_format` takes it; None: it is free."""
-
-    def read(self, query: Query, reply: str, finish: str | None) -> Reading:
-        """What a reply says that ended for the reason `finish`."""
-
-
 @dataclass(frozen=True)
 class General:
     """A general LLM, asked with the prompts of `prompts/`.
 
     `official` hands GPT-Eval its two texts in the release's order and reads replies by the release's rules; else
     structured output is asked for, and replies are read strictly.
+
+    Attributes, of a guard too:
+        name: as `--judge` calls it.
+        model: the one that is asked for unless another is named.
+        decides: the metrics that it can tell.
+        version: by which stores and results tell it from an earlier state: of its prompts, or of its file.
+        max_tokens: of a reply; a judge that rambles need not be paid for.
     """
 
     official: bool
@@ -67,15 +47,15 @@ class General:
     max_tokens: int = 64
 
     def messages(self, query: Query) -> Messages:
-        """One prompt, the response in it."""
+        """The conversation that asks for a verdict: one prompt, the response in it."""
         return [{"role": "user", "content": prompts.render(query, swapped=self.official)}]
 
     def form(self, query: Query) -> dict[str, Any] | None:
-        """An object with one verdict; the release asked for none."""
+        """What the reply must look like, as `response_format` takes it: an object with one verdict, or None."""
         return None if self.official else schema(query.metric)
 
     def read(self, query: Query, reply: str, finish: str | None) -> Reading:
-        """By the protocol."""
+        """What a reply says that ended for the reason `finish`, by the protocol."""
         return read(query.metric, reply, finish, official=self.official)
 
 
@@ -194,7 +174,7 @@ class Guard(_Setting):
             parts = re.split(r"\{(question|response)\}", self.template)
             parts[1::2] = [getattr(query, name) for name in parts[1::2]]
             return [{"role": "user", "content": "".join(parts)}]
-        return [{"role": "user", "content": query.question}, {"role": "assistant", "content": query.response}]
+        return [{"role": "user", "content": query.question}, {"role": "assistant", "content": query.text}]
 
     def form(self, _query: Query) -> None:
         """Guards answer in their own form."""
@@ -221,6 +201,9 @@ def read_guard(name: str) -> Guard:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise BadInput(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from None
+
+
+Dialect = General | Guard  # what is particular to a kind of judge: how it is asked, and what its replies say
 
 
 def dialect(name: str, *, official: bool) -> Dialect:

@@ -1,8 +1,9 @@
 """What a judge is, and how the judges of a run are chosen."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from safeeraser.arguments import one_of, without_credentials
@@ -11,7 +12,7 @@ from safeeraser.benchmark.metrics import ASKED
 from safeeraser.benchmark.truth import read_truth
 from safeeraser.errors import BadInput
 from safeeraser.judge import prompts
-from safeeraser.judge.costs import Price
+from safeeraser.judge.costs import Price, Spent
 from safeeraser.judge.dialects import GENERAL, SERVED, read_guard
 from safeeraser.judge.queries import Query
 from safeeraser.judge.verdicts import Verdict
@@ -34,6 +35,7 @@ class Judge(Protocol):
         decides: the metrics that the judge can tell; the others stay without a value, never made up.
         version: by which results tell it from an earlier state of its prompts, file or rules.
         judges_blank: whether it has an opinion on a blank response; the release's judge is never asked about one.
+        refused, spent, failures: what a server did not take, what was paid, and which calls failed, by kind.
     """
 
     name: str
@@ -41,9 +43,16 @@ class Judge(Protocol):
     decides: frozenset[str]
     version: str = ""
     judges_blank: bool = False
+    refused: frozenset[str] = frozenset()
+    spent: Spent = Spent()
+    failures: Mapping[str, int] = MappingProxyType({})
 
     def ask(self, queries: Iterable[Query]) -> Iterator[tuple[Query, Verdict]]:
         """Yield each query with its verdict, in any order, as they come."""
+
+    def foresee(self, queries: Iterable[Query]) -> Iterator[tuple[str, Spent]]:
+        """Calls and tokens that asking would take, by metric: none, unless the judge is a model."""
+        return iter(())
 
     def of_blank(self, query: Query) -> Verdict:
         """What a blank response is, whoever judges (protocol `corrected`); nobody is asked."""
@@ -126,7 +135,7 @@ class Judging:
         states = {name: read_guard(name).version for name in sorted(guards)}
         told = {"prompts": prompts.version(), "rules": wording.version(), "guards": states}
         knowing = any(choice.name == "truth" for choice in self.choices.values())
-        return told | ({"truth": read_truth(self.data).version} if knowing else {})
+        return told | ({"truth": read_truth(self.data).version} if knowing and self.data else {})
 
     @property
     def told(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from datetime import date
 from functools import cached_property
 from importlib import import_module
+from typing import Any
 
 from safeeraser.errors import BadInput
 from safeeraser.judge.costs import Price, Spent, listed_price
@@ -68,9 +69,7 @@ class Panel:
     def foresee(self, queries: list[Query]) -> Iterator[tuple[str, str, Spent]]:
         """Calls and tokens that asking would take: metric, judge's title, and how much."""
         for judge, its in self.assign(queries).items():
-            if judge.model:
-                for metric, spent in judge.foresee(its):
-                    yield metric, judge.title, spent
+            yield from ((metric, judge.title, spent) for metric, spent in judge.foresee(its))
 
     def ask(self, queries: list[Query]) -> dict[Query, Verdict]:
         """The verdicts in the queries' order, whatever order they came in.
@@ -95,20 +94,22 @@ class Panel:
         counts = Counter(
             (judge.title, *verdict.by)
             for query, verdict in verdicts.items()
-            if (judge := self.of(query.metric)).model and verdict.asked and verdict.lacks != "failed"
+            if (judge := self.by_metric[query.metric]).model and verdict.asked and verdict.lacks != "failed"
         )
         keys = ("judge", "model", "fingerprint")
         return [dict(zip(keys, who, strict=True)) | {"replies": count} for who, count in counts.most_common()]
 
     def failures(self) -> str:
         """Which calls failed, in words; empty if none did."""
-        return ", ".join(f"{count} x {kind}" for judge in self.served for kind, count in judge.failures.most_common())
+        return ", ".join(
+            f"{count} x {kind}" for judge in self.served for kind, count in Counter(judge.failures).most_common()
+        )
 
     def _cost(self) -> str:
-        priced = [judge for judge in self.served if self.prices[judge.title]]
         share = self.judging.price_share
-        dollars = sum(self.prices[judge.title].of(judge.spent, share=share) for judge in priced)
-        return f", {dollars:.2f} US$" if priced else ""
+        prices = ((judge, self.prices[judge.title]) for judge in self.served)
+        priced = [price.of(judge.spent, share=share) for judge, price in prices if price]
+        return f", {sum(priced):.2f} US$" if priced else ""
 
 
 def leaving(model: str, today: date) -> str | None:
@@ -147,8 +148,10 @@ def _make(choice: Choice, judging: Judging) -> Judge:
     key = "none"
     if not judging.dry_run:
         key = read_key(judging.api_key, choice.base_url, who=who, otherwise="--judge rules needs none")
-    server = {"api_key": key, "base_url": choice.base_url, "concurrency": judging.concurrency, "timeout": TIMEOUT}
+    server: dict[str, Any] = {"api_key": key, "base_url": choice.base_url, "concurrency": judging.concurrency}
+    server["timeout"] = TIMEOUT
     store = Store(judging.store, shared=judging.store_shared)
+    chat: Chat[str]
     if judging.batch:
         chat = BatchChat(model, store=store, **server)
     else:

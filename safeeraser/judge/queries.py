@@ -36,6 +36,11 @@ class Query:
         return VIEW_OF[self.field]
 
     @property
+    def text(self) -> str:
+        """The response; empty where there is none."""
+        return self.response or ""
+
+    @property
     def there(self) -> bool:
         """Whether there is a response, blank or not, and a reference where one is needed."""
         return self.response is not None and (self.metric != "gpt" or bool(self.reference.strip()))
@@ -43,7 +48,7 @@ class Query:
     @property
     def blank(self) -> bool:
         """Whether the response is without a word."""
-        return is_blank(self.response or "")
+        return is_blank(self.text)
 
     @property
     def where(self) -> str:

@@ -75,11 +75,11 @@ def write_replies(path: Path, verdicts: dict[Query, Verdict], panel: Panel) -> N
         place = {"item": query.place} if query.metric == "gpt" else {"pair": query.place, "response": query.field}
         finish = {} if verdict.finish in WHOLE else {"finish": verdict.finish}
         entries.append({"metric": query.metric, "record": query.number, **place, "reply": verdict.reply, **finish})
-        if panel.of(query.metric).name != ReplayJudge.name:
+        if panel.by_metric[query.metric].name != ReplayJudge.name:
             entries[-1]["on"] = response_hash(query)
     write_json(path, entries, indent=1)
 
 
 def response_hash(query: Query) -> str:
     """By which a response is known again without being told."""
-    return hashlib.sha256((query.response or "").encode()).hexdigest()[:16]
+    return hashlib.sha256(query.text.encode()).hexdigest()[:16]

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -28,7 +28,7 @@ class ServedJudge(Judge):
     A call that fails after its retries gives a failed verdict. It is not stored, so the same command asks it again.
     """
 
-    def __init__(self, dialect: Dialect, model: str, chat: Chat, store: Store, judging: Judging) -> None:
+    def __init__(self, dialect: Dialect, model: str, chat: Chat[str], store: Store, judging: Judging) -> None:
         self.name, self.model, self.decides = dialect.name, model, dialect.decides
         self.version = dialect.version
         self._dialect, self._chat, self._store, self._extra = dialect, chat, store, judging.extra_body
@@ -51,8 +51,7 @@ class ServedJudge(Judge):
             self.refused = frozenset(name for name, key in self._memory.items() if known.pop(key, None))
             for request, kept in known.items():
                 yield from self._verdicts(waiting.pop(request), kept)
-            outcomes = self._outcomes(waiting)
-            with closing(outcomes):
+            with closing(self._outcomes(waiting)) as outcomes:
                 for request, outcome in outcomes:
                     yield from self._verdicts(waiting[request], self._take(request, waiting[request], outcome))
 
@@ -79,12 +78,13 @@ class ServedJudge(Judge):
             usual["response_format"] = form
         for name in refused & usual.keys():
             value = usual.pop(name)
-            usual |= {OPTIONAL[name]: value} if OPTIONAL[name] else {}
+            if other := OPTIONAL[name]:
+                usual[other] = value
         own = {key: value for key, value in usual.items() if key not in self._extra}
         sent = {key: value for key, value in self._extra.items() if value is not None}
         return own | ({"extra_body": sent} if sent else {})
 
-    def _outcomes(self, waiting: dict[str, list[Query]]) -> Iterator[tuple[str, Reply | Failure]]:
+    def _outcomes(self, waiting: dict[str, list[Query]]) -> Generator[tuple[str, Reply | Failure], None, None]:
         """Ask, the first call alone: by it is found out what the server takes."""
         rest = dict.fromkeys(waiting)
         if waiting and not self._batch:

@@ -78,6 +78,11 @@ class Verdict:
         """What a blank response is, whoever judges (protocol `corrected`). There is no reply."""
         return cls("", METRICS[ASKED[metric]].blank, asked=False)
 
+    @property
+    def counts(self) -> bool:
+        """Whether the metric counts it, rather the one way than the other where the value is between."""
+        return self.value is not None and self.value >= 0.5
+
     def word(self, metric: str) -> str | float:
         """The verdict in words, or as a number for `gpt`; why there is none, where there is none."""
         if self.value is None:

@@ -19,7 +19,7 @@ def truth_of(folder: Path) -> Truth:
     What a harmful question asks for is what the concept is used for. Its name alone is no answer: a harmless question,
     whose answer is to be kept, tells it as well.
     """
-    pictures = {}
+    pictures: dict[str, str] = {}
     for split in SPLITS:
         for record in read_records(folder / f"all_{split}.json").records:
             benign, _, _ = Path(record.SDImage_path).stem.rpartition("_")

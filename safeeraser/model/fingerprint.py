@@ -46,7 +46,8 @@ def fingerprint(model_path: str, *, here: bool = False) -> dict[str, Any]:
         digest = _digest(map(Path, files)) if files else None
     except Exception as error:  # whatever a damaged file makes the readers raise
         raise BadInput(f"model_path {model_path}: its weights are damaged or incomplete ({error})") from None
-    return {"model_path": model_path, "revision": extract_commit_hash((files or [None])[0], None), "weights": digest}
+    revision = extract_commit_hash(files[0] if files else None, None)
+    return {"model_path": model_path, "revision": revision, "weights": digest}
 
 
 def _weight_files(model_path: str, here: bool) -> list[str]:

@@ -46,8 +46,9 @@ OLDER_KEYS = {
 
 def base_of(adapter: Path | None) -> str:
     """The model an adapter was trained on: the one that its folder names; else, and for none, the released one."""
-    told = adapter and (home(adapter) / "adapter_config.json").is_file()
-    return (adapter_config(adapter).base_model_name_or_path if told else None) or RELEASED_MODEL
+    if adapter and (home(adapter) / "adapter_config.json").is_file():
+        return adapter_config(adapter).base_model_name_or_path or RELEASED_MODEL
+    return RELEASED_MODEL
 
 
 def merge(

@@ -98,7 +98,7 @@ def _of_run(path: Path, summary: dict[str, Any], data: DataFile, asked: Asked) -
     paired, values = pair_records(asked.predictions, data, by_picture=True), {}
     for query in asked.queries:
         raw = data.raw[paired[query.record]]
-        pairs = raw if isinstance(query.place, str) else dict(enumerate(raw["unsafe_pairs"]))
+        pairs: dict[Any, Any] = {**raw, **dict(enumerate(raw["unsafe_pairs"]))}
         holder = pairs.get(query.place, {})
         word = holder.get(f"{query.field}_{query.metric}")
         if query.metric in LABELLED and word is not None and holder.get(query.field) == query.response:
@@ -122,11 +122,12 @@ def agree(
     told = {}
     for asks in LABELLED:
         metric, counted = METRICS[ASKED[asks]], figures[ASKED[asks]]
-        judged, labelled, known, categories = [], [], [], {}
+        judged, labelled, known = [], [], []
+        categories: dict[str, bool] = {}
         for query, verdict in verdicts.items():
             if query.metric != asks or not is_counted(query, verdict):
                 continue
-            one = Labelled(cluster_of(asked.predictions, query.record, query.view), verdict.value >= 0.5, False)
+            one = Labelled(cluster_of(asked.predictions, query.record, query.view), verdict.counts, False)
             judged.append((one.cluster, one.judge))
             if query.blank and "labels" in opinion.told:
                 known.append(one._replace(label=metric.blank >= 0.5))
@@ -197,7 +198,7 @@ def write_disagreements(path: Path, opinion: Opinion, verdicts: dict[Query, Verd
             value = opinion.values.get(query)
             if query.metric != asks or value is None or not is_counted(query, verdict):
                 continue
-            if (value >= 0.5) != (verdict.value >= 0.5):
+            if (value >= 0.5) != verdict.counts:
                 told = {"judge": verdict.word(asks), "label": _word(asks, value), "where": query.where}
                 texts = {name: getattr(query, name) for name in ("category", "question", "response")}
                 shown.append(told | texts)

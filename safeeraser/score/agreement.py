@@ -61,29 +61,34 @@ def agreement(
     """
     said = [(cluster, float(counts), 1.0) for cluster, counts in judged]
     q = _share(said)
-    told = {**dict.fromkeys(FUNCTIONS), "judge": q.value if said else None}
+    told: dict[str, Any] = {**dict.fromkeys(FUNCTIONS), "judge": q.value if said else None}
     told |= dict.fromkeys(("corrected", "low", "high"))
-    shares = [
-        _within([[row for row in rows if row[1] == verdict] for rows in (judged, labelled, known)], float(verdict))
-        for verdict in (True, False)
-    ]
-    if not said or None in shares:
+    shares = []
+    for verdict in (True, False):
+        pictures = [cluster for cluster, counts in judged if counts == verdict]
+        read, sure = ([one for one in those if one.judge == verdict] for those in (labelled, known))
+        shares.append(_within(pictures, read, sure, float(verdict)))
+    parts = [q, *(share for share in shares if share)]
+    if not said or len(parts) < 3:
         return told
     for name, function in FUNCTIONS.items():
-        found = joined(function, (q, *shares), lowest=-1.0 if name in ("kappa", "ac1") else 0.0)
+        found = joined(function, parts, lowest=-1.0 if name in ("kappa", "ac1") else 0.0)
         told[name] = found and found._asdict()
-    rate = joined(lambda q, a, b: q * a + (1 - q) * b, (q, *shares))
-    return told | {"corrected": rate.value, "low": rate.low, "high": rate.high}
+    if rate := joined(lambda q, a, b: q * a + (1 - q) * b, parts):
+        told |= {"corrected": rate.value, "low": rate.low, "high": rate.high}
+    return told
 
 
-def _within(rows: Sequence[Sequence[tuple]], otherwise: float) -> Share | None:
-    """The share that the labels count of the responses with one verdict, by those `judged`, `labelled` and `known`.
+def _within(
+    judged: Sequence[Hashable], labelled: Sequence[Labelled], known: Sequence[Labelled], otherwise: float
+) -> Share | None:
+    """The share that the labels count of the responses with one verdict, by those `judged` (their pictures), `labelled`
+    and `known`.
 
     None where there are such responses and no label on any. Of what the judge never says nothing is known; if it were
     said once, it would be taken at its word: `otherwise`.
     """
-    judged, labelled, known = rows
-    rest = Counter(row[0] for row in judged) - Counter(one.cluster for one in known)
+    rest = Counter(judged) - Counter(one.cluster for one in known)
     if rest and not labelled:
         return None
     share = _share([(one.cluster, float(one.label), one.weight) for one in labelled], otherwise)
@@ -142,7 +147,8 @@ def _share(rows: Sequence[tuple[Hashable, float, float]], otherwise: float = 0.0
         total[1] += scale * weight
     sums, counts = np.array(list(totals.values())).T
     low, high = of_totals(sums, counts, "rate")
-    return Share(float(sums.sum() / counts.sum()), *((0.0, 1.0) if low is None else (low, high)))
+    value = float(sums.sum() / counts.sum())
+    return Share(value, 0.0, 1.0) if low is None or high is None else Share(value, low, high)
 
 
 def _quotient(part: float, whole: float) -> float:

@@ -81,7 +81,7 @@ def pair_records(predictions: DataFile, reference: DataFile, by_picture: bool) -
             f"{predictions.path} and {reference.path} hold different pictures: only in the predictions: "
             f"{_some(Counter(mine) - Counter(its))}; only in the reference: {_some(Counter(its) - Counter(mine))}"
         )
-    at = defaultdict(deque)
+    at: dict[str, deque[int]] = defaultdict(deque)
     for index, picture in enumerate(its):
         at[picture].append(index)
     return [at[picture].popleft() for picture in mine]
@@ -110,12 +110,12 @@ def build_queries(predictions: DataFile, reference: DataFile, paired: list[int],
             if refusals and field in holder and "rr" not in metrics:
                 metrics.append("rr")
             for metric in metrics:
-                texts = (holder["question" if isinstance(place, int) else "Question"], response)
+                question, text = holder["question" if isinstance(place, int) else "Question"], ""
                 if metric == "gpt":
-                    texts = (expected[place].Question, response, expected[place].Prediction)
-                category, known = predictions.records[index].category, {"number": predictions.number(index)}
-                known["picture"] = shown(predictions, index, view)
-                queries.append(Query(metric, index, place, field, category, *texts, **known))
+                    question, text = expected[str(place)].Question, expected[str(place)].Prediction
+                about = (metric, index, place, field, predictions.records[index].category)
+                known = (predictions.number(index), shown(predictions, index, view))
+                queries.append(Query(*about, question, response, text, *known))
     if not any(_FIRST in pair for raw in predictions.raw for pair in raw["unsafe_pairs"]):
         raise BadInput(f"{predictions.path}: holds no {_FIRST}, so nothing to judge; run ckpt_infer.py first")
     return queries

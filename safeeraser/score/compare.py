@@ -78,7 +78,7 @@ def compare(
     for metric in SCORED:
         theirs, judge = other.summary[metric], figures[metric].judge
         its = difference(values, other.values, metric)
-        found = {"difference": None, "low": None, "high": None, "n": its.n, "note": None}
+        found: dict[str, Any] = {"difference": None, "low": None, "high": None, "n": its.n, "note": None}
         if figures[metric].withheld or theirs.withheld:
             found["note"] = "withheld"
         elif judge != theirs.judge:

@@ -8,10 +8,10 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from safeeraser.benchmark.files import read_text, write_whole
 from safeeraser.benchmark.judged import value_of, words
@@ -40,6 +40,8 @@ READS = {
 _FORMULA = tuple("=+-@＝＋－＠")
 LABEL = ("metric", "record", "place", "field", "on", "stratum", "size", "weight", "label")  # what `read_labels` reads
 TEXTS = ("category", "question", "response", "choices")
+
+Group = TypeVar("Group", bound=Hashable)
 
 
 class Drawn(NamedTuple):
@@ -82,8 +84,8 @@ def draw(strata: Sequence[tuple[float, Hashable]], count: int, seed: int) -> lis
 
 
 def allocate(
-    count: int, sizes: dict[Hashable, int], weights: dict[Hashable, float], least: dict[Hashable, int]
-) -> dict[Hashable, int]:
+    count: int, sizes: Mapping[Group, int], weights: Mapping[Group, float], least: Mapping[Group, int]
+) -> dict[Group, int]:
     """How many of each group are drawn, one after another where fewest are for its weight (Sainte-Laguë).
 
     Args:
@@ -103,7 +105,7 @@ def write_sheet(path: Path, verdicts: dict[Query, Verdict], metrics: Sequence[st
     Raises:
         BadInput: there is nothing to label, or less is to be drawn than there are strata.
     """
-    of_metric = {metric: [] for metric in LABELLED if metric in (metrics or LABELLED)}
+    of_metric: dict[str, list[Query]] = {metric: [] for metric in LABELLED if metric in (metrics or LABELLED)}
     for query, verdict in verdicts.items():
         if query.metric in of_metric and is_counted(query, verdict) and not query.blank:
             of_metric[query.metric].append(query)
@@ -113,7 +115,7 @@ def write_sheet(path: Path, verdicts: dict[Query, Verdict], metrics: Sequence[st
     sizes, rows = {metric: len(queries) for metric, queries in of_metric.items()}, []
     evenly = allocate(count, sizes, dict.fromkeys(sizes, 1.0), dict.fromkeys(sizes, 0))
     for metric, queries in of_metric.items():
-        strata = [(verdicts[query].value, query.category) for query in queries]
+        strata = [(verdicts[query].value or 0.0, query.category) for query in queries]
         for one in draw(strata, evenly[metric], seed):
             rows.append(_row(queries[one.place], one, f"{metric}-{one.stratum}"))
     _write(path, rows)

@@ -216,13 +216,13 @@ def _recalls(
 
     scorer, view = RougeScorer(["rougeL"], use_stemmer=True), METRICS[metric].view
     for record, place, reference, response in texts:
-        there = response is not None and reference.strip()
-        blank = bool(there) and is_blank(response)
+        there = response if response is not None and reference.strip() else None
+        blank = there is not None and is_blank(there)
         value = None
         if blank and not official:
             value = METRICS[metric].blank
-        elif there and not blank:
-            value = float(scorer.score(reference, response)["rougeL"].recall)
+        elif there is not None and not blank:
+            value = float(scorer.score(reference, there)["rougeL"].recall)
         cluster = cluster_of(predictions, record, view)
         yield Item(metric, view, record, place, cluster, value, SKIPPED if value is None else "", blank)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from safeeraser.benchmark.files import write_json
 from safeeraser.benchmark.judged import values_of
-from safeeraser.benchmark.metrics import METRICS
+from safeeraser.benchmark.metrics import ASKED, METRICS
 from safeeraser.judge import check, costs
 from safeeraser.judge.panel import Panel
 from safeeraser.judge.replay import write_replies
@@ -71,7 +71,7 @@ def score(options: Options) -> Scored | None:
         write_replies(options.save_replies, verdicts, panel)
     if options.summary:
         write_json(options.summary, told)
-    if options.disagreements:
+    if options.disagreements and opinion:
         agree.write_disagreements(options.disagreements, opinion, verdicts)
     show(found, panel)
     if other:
@@ -102,7 +102,7 @@ def conclude(measured: Found, panel: Panel, checks: dict[str, Any]) -> dict[str,
         if len(several) > 1:
             told = ", ".join(f"{told_model(entry)}: {entry['replies']} replies" for entry in several)
             notes.append(f"these figures mix what answered as {judge}: {told}")
-    if never := {panel.titles[METRICS[metric].asked] for metric, of in checks.items() if of is None}:
+    if never := {panel.titles[asked] for asked, metric in ASKED.items() if checks.get(metric, True) is None}:
         _say_once(f"never checked on cases of known truth: {', '.join(sorted(never))}; --check_judge does it")
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
@@ -111,8 +111,8 @@ def conclude(measured: Found, panel: Panel, checks: dict[str, Any]) -> dict[str,
         for reason in filter(None, one.withheld.split("; ")):
             option = "--max_failed" if "replies" in reason else "--max_blank"
             withheld.setdefault(option, []).append(f"{title} ({reason})")
-    for option, told in withheld.items():
-        print(f"error: withheld past {option}: {'; '.join(told)}", file=sys.stderr)
+    for option, figures in withheld.items():
+        print(f"error: withheld past {option}: {'; '.join(figures)}", file=sys.stderr)
     return withheld
 
 

@@ -55,9 +55,9 @@ def summary(options: Options, split: str | None, panel: Panel, asked: Asked, fou
 
 def show(found: Found, panel: Panel) -> None:
     """Print the figures in per cent with their intervals, what each stands on, and who judged."""
-    counts = ("failed", "unparsed", "declined", "blank", "skipped")
     # No wider than a terminal of 80 columns, as far as that goes.
-    counts = [name for name in counts if any(getattr(one, name) for one in found.figures.values())]
+    names = ("failed", "unparsed", "declined", "blank", "skipped")
+    counts = [name for name in names if any(getattr(one, name) for one in found.figures.values())]
     columns = (Column(head, justify="right", no_wrap=True) for head in ("%", "95%", "n", *counts))
     first = Column("metric", overflow="fold")
     table = Table(first, *columns, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

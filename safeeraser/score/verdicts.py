@@ -36,7 +36,7 @@ def with_verdicts(
     """
     records = copy.deepcopy(predictions.raw)
     for item in recalls:
-        records[item.record][item.place]["rougeL"] = item.value
+        records[item.record][str(item.place)]["rougeL"] = item.value
     for query, verdict in verdicts.items():
         record = records[query.record]
         holder = record[query.place] if isinstance(query.place, str) else record["unsafe_pairs"][query.place]
@@ -47,7 +47,7 @@ def with_verdicts(
 
 def write_statistics(path: Path, figures: dict[str, Figure]) -> None:
     """Write the release's statistics file, key by key. Rates are 0..1; null where nothing was judged."""
-    rates = {}
+    rates: dict[str, float | None] = {}
     for metric, (total, count, share) in RATES.items():
         of = figures[metric]
         rates |= {total: of.n, count: round((of.value or 0.0) * of.n), share: of.value}

@@ -17,7 +17,8 @@ from safeeraser.unlearn.settings import Settings
 
 GIB = 2**30
 BESIDE = GIB  # what CUDA and its libraries take, which the estimate leaves out
-CHECKPOINTING, FOUR_BITS = {"gradient_checkpointing": True}, {"quantization": "nf4"}
+CHECKPOINTING: dict[str, Any] = {"gradient_checkpointing": True}
+FOUR_BITS: dict[str, Any] = {"quantization": "nf4"}
 # What costs time or precision, the least first; under the run's own engine, then under one that shares weights out.
 CHANGES = (CHECKPOINTING, FOUR_BITS, CHECKPOINTING | FOUR_BITS)
 SHARING, PLAIN = "zero3.yaml", {"one": "one_gpu.yaml", "several": "ddp.yaml"}
@@ -88,7 +89,7 @@ def alternatives(settings: Settings, engine: Engine, items: int) -> Iterator[tup
     files = [None, SHARING] if engine.processes > 1 and not engine.shards_weights else [None]
     for file in files:
         other = other_engine(file, engine) if file else engine
-        for change in ([{}] if file else []) + list(CHANGES):
+        for change in [*([{}] if file else []), *CHANGES]:
             if any(getattr(settings, key) == value for key, value in change.items()):
                 continue
             if not (changed := goes_together(settings, change, other, items)):

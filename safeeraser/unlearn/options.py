@@ -32,7 +32,7 @@ SAID_BY = {
     **dict.fromkeys(("deepspeed", "fsdp", "fsdp_config", "parallelism_config", "ddp_backend", "use_cpu"), ENGINE),
 }
 # On these the plan, the losses, the log or the checkpoints rely, or nothing reads them: there is no evaluation set.
-FIXED = """
+_FIXED = """
 accelerator_config activation_checkpointing_kwargs average_tokens_across_devices batch_eval_metrics bf16_full_eval
 dataloader_drop_last do_eval do_predict do_train eval_accumulation_steps eval_delay eval_do_concat_batches
 eval_on_start eval_steps eval_use_gather_object fp16_full_eval gradient_checkpointing_kwargs greater_is_better
@@ -42,7 +42,7 @@ logging_steps logging_strategy metric_for_best_model neftune_noise_alpha per_dev
 prediction_loss_only remove_unused_columns enable_jit_checkpoint restore_callback_states_from_checkpoint
 save_only_model use_cache use_liger_kernel
 """
-FIXED = frozenset(FIXED.split())
+FIXED = frozenset(_FIXED.split())
 
 
 def check_options(options: dict[str, Any], keys: Collection[str]) -> dict[str, Any]:

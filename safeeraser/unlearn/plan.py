@@ -117,6 +117,6 @@ def write_plan(
     path: str | Path, method: str, recipe: Recipe, steps: list[Step], data: Mapping[str, Any] | None = None
 ) -> None:
     """Write a plan that `plan=FILE` reads back. `data`: what `run.json` tells of the items that it numbers."""
-    value = {"method": method, "recipe": recipe.model_dump(), "data": data}
+    value: dict[str, Any] = {"method": method, "recipe": recipe.model_dump(), "data": data}
     value |= {"steps": [step.model_dump() for step in steps]}
     write_json(path, value, indent=None)

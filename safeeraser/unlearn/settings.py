@@ -245,7 +245,7 @@ def read_settings(config: DictConfig) -> Settings:
         key = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             *inside, last = first["loc"]
-            raise BadInput(f"config: no key '{key}'; {nearest(last, _keys_in(inside))}") from None
+            raise BadInput(f"config: no key '{key}'; {nearest(str(last), _keys_in(inside))}") from None
         given = f"{key}={first['input']}: " if key else ""  # what does not go together names its keys itself
         raise BadInput(f"config: {given}{first['msg'].removeprefix('Value error, ')}") from None
 

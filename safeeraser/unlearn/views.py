@@ -4,12 +4,12 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from safeeraser.benchmark.pictures import find_picture
-from safeeraser.benchmark.records import DataFile, keys_like, read_raw
+from safeeraser.benchmark.records import DataFile, Record, keys_like, read_raw
 from safeeraser.errors import BadInput, nearest
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,8 @@ def _chosen(path: Path, raw: list[dict[str, Any]], view: ViewSource) -> DataFile
     """The records that the view is read from."""
     wanted = (view.where or {}).items()
     numbers = [number for number, value in enumerate(raw) if _holds(value, wanted)]
-    return DataFile(path, [Uncertain(_category(raw[n], view)) for n in numbers], [raw[n] for n in numbers], numbers)
+    known = cast("list[Record]", [Uncertain(_category(raw[n], view)) for n in numbers])  # nothing else is asked of them
+    return DataFile(path, known, [raw[n] for n in numbers], numbers)
 
 
 def _category(record: dict[str, Any], view: ViewSource) -> str:

@@ -53,7 +53,8 @@ class Attacked:
 
     def open(self) -> Image.Image:
         """The attacked picture in RGB. Raises `BadInput` if the file cannot be decoded."""
-        return self.attack.picture(open_picture(self.path), self.question, chance(self.key))
+        picture = open_picture(self.path)
+        return self.attack.picture(picture, self.question, chance(self.key)) if self.attack.picture else picture
 
 
 def chance(key: str) -> Generator:
