@@ -122,6 +122,13 @@ def run(script: str, *arguments: object, cwd: Path = RECORDED) -> subprocess.Com
     return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
 
 
+def trained(folder: Path, *words: object) -> Path:
+    """The folder that `forget.py` has trained into, which must have gone well."""
+    done = run("forget", *words, f"save_dir={folder}")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 def start(script: str, *arguments: object, cwd: Path = RECORDED) -> subprocess.Popen:
     """Start a command as a user does."""
     command = [sys.executable, str(ROOT / f"{script}.py"), *map(str, arguments)]

@@ -171,6 +171,24 @@ def test_the_page_names_every_room():
     assert rooms <= set(re.findall(r"^  (\w+)/", drawn, re.MULTILINE))
 
 
+def test_contributing_names_what_is_there():
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    scripts = re.findall(r"^ {4}bash (\S+)", page, re.MULTILINE)
+    named = re.findall(r"`((?:safeeraser|tests)/[\w./]+|\w+\.ini)`|\]\(([^)]+)\)", page)
+    assert len(scripts) == 3 and len(named) >= 6
+    assert all((ROOT / name).exists() for name in [*scripts, *(one or other for one, other in named)])
+
+
+def test_the_hooks_are_the_projects_own_tools():
+    (repo,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    entries = {hook["id"]: hook["entry"] for hook in repo["hooks"]}
+    assert repo["repo"] == "local" and {hook["language"] for hook in repo["hooks"]} == {"system"}
+    script = (ROOT / "scripts" / "test.bash").read_text().splitlines()
+    assert {"ruff check .", "ruff format --check .", "python -m mypy"} <= set(script)
+    assert entries.pop("fast-tests") == "bash scripts/test.bash -m fast"
+    assert set(entries.values()) == {f".venv/bin/{tool}" for tool in ("ruff check", "ruff format", "python -m mypy")}
+
+
 def test_the_version_is_the_same_wherever_it_stands():
     (packaged,) = re.findall(r'^ +version="(.+)",$', (ROOT / "setup.py").read_text(), re.MULTILINE)
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]

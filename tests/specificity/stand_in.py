@@ -11,8 +11,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# As the 0.7.3 harness logs them.
-CANNOT = "2026-01-01 | ERROR | llava_hf:generate_until:120 - Error {} in generating"
+# As the 0.7.3 harness logs it.
 ENDED = "2026-01-01 | \x1b[31mERROR\x1b[0m | __main__ - Error during evaluation: {}. Please set `--verbosity=DEBUG` to"
 
 

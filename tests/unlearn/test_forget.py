@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from helpers import MODEL, RECORDED, TRAIN, read_lines, record, refused, run, start, write_dataset
+from helpers import MODEL, RECORDED, TRAIN, read_lines, record, refused, run, start, trained, write_dataset
 from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
@@ -21,9 +21,7 @@ FOUR = (*GIVEN, "max_train_steps=4", "save_steps=2")
 
 
 def forget(folder, *more):
-    done = run("forget", *FOUR, f"save_dir={folder}", *more)
-    assert done.returncode == 0, done.stderr
-    return folder
+    return trained(folder, *FOUR, *more)
 
 
 def same_adapter(one, two):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers import MODEL, RECORDED, TRAIN, read_lines, refused, run, settings
+from helpers import MODEL, RECORDED, TRAIN, read_lines, refused, run, settings, trained
 from transformers import LlavaForConditionalGeneration, Trainer
 
 from safeeraser.model import load_model
@@ -16,9 +16,7 @@ FOUR = (*GIVEN, "finetune=full", "lr=0.001", "max_train_steps=4", "save_steps=2"
 
 
 def forget(folder, *more):
-    done = run("forget", *FOUR, f"save_dir={folder}", *more)
-    assert done.returncode == 0, done.stderr
-    return folder
+    return trained(folder, *FOUR, *more)
 
 
 def weights(folder):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers import MODEL, TRAIN, VAL, read_lines, run, settings
+from helpers import MODEL, TRAIN, VAL, read_lines, run, settings, trained
 
 from safeeraser.unlearn.probe import measure, probe_items
 
@@ -12,9 +12,7 @@ GIVEN += ("gradient_accumulation_steps=2", "lr=0.01", "max_train_steps=5", "save
 
 
 def forget(folder, *more):
-    done = run("forget", *GIVEN, f"save_dir={folder}", *more)
-    assert done.returncode == 0, done.stderr
-    return folder
+    return trained(folder, *GIVEN, *more)
 
 
 @pytest.fixture(scope="module")
