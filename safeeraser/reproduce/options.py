@@ -1,0 +1,213 @@
+"""What is to be reproduced: a page of config/reproduce/, and the command line on top of it."""
+
+import os
+import shlex
+from argparse import Namespace
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from safeeraser.arguments import Arguments, count_or
+from safeeraser.benchmark.check import FILES
+from safeeraser.benchmark.files import CONFIG, sha256
+from safeeraser.errors import BadInput, nearest
+
+VANILLA = "vanilla"  # the untouched model: a run without unlearning
+METHODS = ("ga", "gd", "kl", "po", "gapd", "gdpd", "klpd", "popd")
+SEED = 233  # the release's; a run of another one carries it in its name
+PARTS = ("forget", "infer", "score", "audit", "specificity")  # the commands that options can be handed on to
+OPTIONAL = ("specificity", "audit")
+
+
+class Settings(BaseModel):
+    """A page of config/reproduce/; mini.yaml says what each key means."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    model_family: str | None
+    data: Path
+    build: str | None
+    page: str
+    engine: Path | None
+    judge: str
+    beside: str | None
+    steps: tuple[str, ...]
+    specificity: str
+    specificity_check: str | None
+    forget_options: str
+    infer_options: str
+    score_options: str
+    audit_options: str
+    measured_forget: str
+    measured_infer: str
+    jobs: int | None
+    environment: dict[str, str]
+    note: str
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is to be done; the command line's help describes each."""
+
+    model: str
+    family: str
+    model_path: str
+    settings: Settings
+    data: Path
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    judge: str
+    out: Path
+    jobs: int
+    engine: Path | None
+    optional: frozenset[str]
+    more: dict[str, tuple[str, ...]]  # further options, by the command that gets them
+    published: bool
+    retry: bool
+
+    @property
+    def marks(self) -> Path:
+        """Where it stands which steps are done, with their logs; not in the runs, which forget.py wants empty."""
+        return self.out / "steps"
+
+    @cached_property
+    def data_hashes(self) -> dict[str, str]:
+        """The data files by their hashes: what was finished on other data is not taken over."""
+        return {name: sha256(self.data / name) for name in FILES}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What each command runs in; a variable of the user's own stays."""
+        return self.settings.environment | os.environ | {"PYTHONUNBUFFERED": "1"}
+
+
+def arguments(description: str | None) -> Arguments:
+    """The command line."""
+    parser = Arguments(prog="python -m safeeraser.reproduce", description=description)
+    add = parser.add_argument
+    add("--model", default="llava-1.5-7b", help="mini, or a page of config/model_family/ (default: %(default)s)")
+    add("--methods", default=" ".join((VANILLA, *METHODS)), help="by name, vanilla among them (default: all nine)")
+    add("--seeds", default=str(SEED), help="of unlearning and of the responses (default: %(default)s)")
+    add("--judge", metavar="JUDGE", help="as eval_all.py --judge takes it (default: openai; mini: truth)")
+    add("--out", type=Path, metavar="FOLDER", help="where everything goes (default: results/reproduce/MODEL)")
+    add("--jobs", type=count_or("auto"), metavar="N", help="runs at a time, sharing the GPUs (default: 1; mini: cores)")
+    add("--accelerate_config", metavar="FILE", help="engine of unlearning and inference; none: one process")
+    add("--specificity", action="store_true", help="measure Specificity too (mini: always)")
+    add("--audit", action="store_true", help="audit each adapter too")
+    add("--published", action="store_true", help="set the published figures beside the table")
+    add("--data", type=Path, metavar="FOLDER", help="the benchmark (default: dataset; mini: dataset/mini)")
+    add("--model_path", help="a folder, or a name on the hub (default: as the page of the model says)")
+    add("--settings", type=Path, metavar="FILE", help="in place of the page in config/reproduce/")
+    for part in PARTS:
+        script = {"forget": "forget.py", "infer": "ckpt_infer.py", "score": "eval_all.py", "audit": "audit.py"}
+        what = script.get(part, "the step specificity")
+        add(f"--{part}_options", type=shlex.split, default=[], metavar="WORDS", help=f"further options of {what}")
+    add("--retry", action="store_true", help="also steps that ended, but lacked something (exit code 3)")
+    group = parser.add_argument_group("instead of working").add_mutually_exclusive_group()
+    group.add_argument("--dry_run", action="store_true", help="check, measure a minute, print the plan, and stop")
+    group.add_argument("--status", action="store_true", help="print what is done, and stop")
+    return parser
+
+
+def options_of(given: Namespace) -> Options:
+    """What was asked. Raises `BadInput` where it cannot be meant."""
+    settings = read_settings(given.settings or page_of(given.model))
+    family = settings.model_family or given.model
+    more = {part: joined(getattr(given, f"{part}_options")) for part in PARTS}
+    if any(word.partition("=")[0] == "--api_key" for words in more.values() for word in words):
+        raise BadInput("--api_key: not here, where it would stand in the process list; set OPENAI_API_KEY instead")
+    return Options(
+        model=given.model,
+        family=family,
+        model_path=given.model_path or read_family(family)["model_path"],
+        settings=settings,
+        data=given.data or settings.data,
+        methods=methods_of(given.methods),
+        seeds=seeds_of(given.seeds),
+        judge=given.judge or settings.judge,
+        out=given.out or Path("results", "reproduce", given.model),
+        jobs=given.jobs or settings.jobs or os.cpu_count() or 1,
+        engine=engine_of(given.accelerate_config, settings),
+        optional=frozenset(settings.steps) | {step for step in OPTIONAL if getattr(given, step)},
+        more=more,
+        published=given.published,
+        retry=given.retry,
+    )
+
+
+def page_of(model: str) -> Path:
+    """The page for a model: one that is named for it, or that of the real benchmark."""
+    own = CONFIG / "reproduce" / f"{model}.yaml"
+    return own if own.is_file() else own.with_name("real.yaml")
+
+
+def read_settings(path: Path) -> Settings:
+    """Raises `BadInput` naming the file and the key."""
+    try:
+        return Settings.model_validate(read_yaml(path))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise BadInput(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from None
+
+
+def read_family(name: str) -> dict[str, Any]:
+    """The page of a model in config/model_family/."""
+    folder = CONFIG / "model_family"
+    if not (folder / f"{name}.yaml").is_file():
+        known = [path.stem for folder in (folder, CONFIG / "reproduce") for path in folder.glob("*.yaml")]
+        raise BadInput(f"--model {name}: no such model; {nearest(name, set(known) - {'real'})}")
+    return read_yaml(folder / f"{name}.yaml")
+
+
+def read_yaml(path: Path) -> Any:
+    """Raises `BadInput` where there is no such file, or it is not YAML."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+
+
+def methods_of(text: str) -> tuple[str, ...]:
+    """Words, with spaces or commas between."""
+    known = {VANILLA, *(path.stem for path in (CONFIG / "forget_loss").glob("*.yaml"))}
+    names = text.replace(",", " ").split()
+    for name in names:
+        if name not in known:
+            raise BadInput(f"--methods: no method '{name}'; {nearest(name, known)}")
+    if not names:
+        raise BadInput("--methods: names none")
+    return tuple(dict.fromkeys(names))
+
+
+def seeds_of(text: str) -> tuple[int, ...]:
+    """Whole numbers, with spaces or commas between."""
+    words = text.replace(",", " ").split()
+    if not words or not all(word.isdecimal() for word in words):
+        raise BadInput("--seeds: must be whole numbers of at least 0")
+    return tuple(dict.fromkeys(map(int, words)))
+
+
+def engine_of(given: str | None, settings: Settings) -> Path | None:
+    """The file that accelerate's launcher is given, if one is."""
+    if given:
+        if given != "none" and not Path(given).is_file():
+            raise BadInput(f"--accelerate_config {given}: no such file")
+        return None if given == "none" else Path(given)
+    return settings.engine and CONFIG / settings.engine
+
+
+def joined(words: list[str]) -> tuple[str, ...]:
+    """Options as one word each, `--name=value`, so that a difference can be named by it."""
+    found: list[str] = []
+    for word in words:
+        if found and found[-1].startswith("--") and "=" not in found[-1] and not word.startswith("-"):
+            found[-1] += f"={word}"
+        else:
+            found.append(word)
+    return tuple(found)

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# The paper's table from data to report: MODEL=llava-1.5-7b METHODS="po popd" bash scripts/reproduce.bash [option ...]
+#   MODEL=mini               the embedded mini benchmark; else a page of config/model_family/ (default: llava-1.5-7b)
+#   METHODS="vanilla popd"   (default: vanilla and all eight)        SEEDS="233 1 2"   (default: 233)
+#   JUDGE=...                as eval_all.py --judge takes it         OUT=FOLDER        (default: results/reproduce/MODEL)
+#   JOBS=N                   runs at a time, sharing the GPUs        PUBLISHED=        the table without the published figures
+#   SPECIFICITY=1 AUDIT=1    these too                               ACCELERATE_CONFIG=FILE   engine (none: one process)
+# --dry_run checks and prints a plan, --status what is done; --help names all options. Stopped at any moment, the same
+# command goes on; started several times on one OUT, on one machine or several, the processes share the runs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/gpu.bash
+source scripts/no_key.bash
+source scripts/setup.bash ""  # said outright: without arguments it would see the options of this script
+
+published=()
+[ -z "${PUBLISHED-1}" ] || published=(--published)
+exec python -m safeeraser.reproduce --model "${MODEL:-llava-1.5-7b}" ${METHODS:+--methods "$METHODS"} \
+  ${SEEDS:+--seeds "$SEEDS"} ${JUDGE:+--judge "$JUDGE"} ${OUT:+--out "$OUT"} ${JOBS:+--jobs "$JOBS"} \
+  ${ACCELERATE_CONFIG:+--accelerate_config "$ACCELERATE_CONFIG"} ${SPECIFICITY:+--specificity} ${AUDIT:+--audit} \
+  "${published[@]}" "$@"
