@@ -115,7 +115,7 @@ def trainings(options: Options, runs: Sequence[Run], found: Found) -> Iterator[s
     words = ["python", *words[words.index("forget.py") :], f"forget_loss={','.join(todo)}"]
     engine = [f"engine={options.engine}"] if options.engine else []
     with tempfile.TemporaryDirectory() as left_by_hydra:
-        sweep = ("--multirun", f"hydra.sweep.dir={left_by_hydra}")
+        sweep = (f"hydra.sweep.dir={left_by_hydra}", "--multirun")
         call = called([*words, "dry_run=true", *engine, *sweep], run=str(options.marks / "none"))
         done = subprocess.run(call, capture_output=True, text=True, env=options.environment)
     if done.returncode:

@@ -53,7 +53,7 @@ def efforts(options: Options, runs: Sequence[Run], found: Found) -> list[Effort]
         told += answered(options, steps, found, Path(folder), reason)
     for name in ("specificity", "audit"):
         if count := sum(step.name == name for _, step in steps):
-            told.append(Effort(f"{name}, {count} runs", None, None, f"not measured"))
+            told.append(Effort(f"{name}, {count} runs", None, None, "not measured"))
     return told
 
 
@@ -106,7 +106,8 @@ def answered(
     things = sum(counts[step.name.removeprefix("infer_")] for step in todo) if found.records else None
     speed = None
     if not reason:
-        words = [word for word in todo[0].call(folder) if not word.startswith("--checkpoint_path")]
+        adapters = ("--checkpoint_path=", "--loss_type=")
+        words = [word for word in todo[0].call(folder) if not word.startswith(adapters)]
         ended = run_briefly([*words, *options.settings.measured_infer.split()], options)
         rates = re.findall(r"responses(?: of process \d+ of (\d+))?, ([\d.]+) a second", ended or "")
         speed = float(rates[-1][1]) * int(rates[-1][0] or 1) if rates else None

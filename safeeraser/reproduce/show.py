@@ -43,7 +43,7 @@ def state(mark: Mark | None) -> str:
     if mark is None:
         return "waiting"
     took = f"{mark['seconds'] / 60:.1f} min"
-    return {0: f"done {took}", LACKING: f"lacking {took}"}.get(mark["exit_code"], "failed")
+    return {0: took, LACKING: f"lacking {took}"}.get(mark["exit_code"], "failed")
 
 
 def shortcomings(runs: Sequence[Run]) -> list[str]:
