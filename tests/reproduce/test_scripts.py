@@ -1,0 +1,122 @@
+"""scripts/reproduce.bash and what calls it: variables become options, and a job array's tasks share a folder."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+from safeeraser.reproduce.options import arguments, options_of
+
+from .test_work import lines, until
+
+HERE = Path(__file__).parent
+# In place of Python: tells its words, one a line.
+TELLS = '#!/bin/sh\nprintf "%s\\n" "$@"\n'
+# In place of Python: works on two runs of small steps, in the folder that --out names.
+WORKS = f"""#!{sys.executable}
+import sys
+sys.path[:0] = {[str(ROOT), str(HERE), str(HERE.parent)]!r}
+from test_work import finish
+sys.exit(finish(sys.argv[sys.argv.index("--out") + 1], "po popd"))
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """The scripts, with nothing to install and another program in Python's place."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "checkout" / "scripts")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "checkout/scripts/setup.bash").write_text(f'export PATH="{tmp_path}/bin:$PATH"\n')
+    return tmp_path / "checkout"
+
+
+def program(checkout, text, name="python"):
+    file = checkout.parent / "bin" / name
+    file.write_text(text)
+    file.chmod(0o755)
+
+
+def call(checkout, script, *words, **variables):
+    names = ("MODEL", "METHODS", "SEED", "SEEDS", "JUDGE", "OUT", "JOBS", "PUBLISHED", "SPECIFICITY", "AUDIT")
+    environment = {name: value for name, value in os.environ.items() if name not in (*names, "ACCELERATE_CONFIG")}
+    given = ["bash", f"scripts/{script}", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(given, cwd=checkout, env=environment | variables, text=True, **pipes)
+
+
+def options(checkout, script, *words, **variables):
+    program(checkout, TELLS)
+    out, err = call(checkout, script, *words, **variables).communicate()
+    told = out.splitlines()
+    assert told[:2] == ["-m", "safeeraser.reproduce"], err
+    return options_of(arguments(None).parse_args(told[2:]))
+
+
+def test_the_variables_are_options(checkout):
+    plain = options(checkout, "reproduce.bash")
+    assert (plain.model, len(plain.methods), plain.seeds, plain.jobs) == ("llava-1.5-7b", 9, (233,), 1)
+    assert (plain.judge, str(plain.out), plain.published) == ("openai", "results/reproduce/llava-1.5-7b", True)
+    more = {"METHODS": "po popd", "SEEDS": "233 1", "JUDGE": "rules", "OUT": "there", "JOBS": "3", "PUBLISHED": ""}
+    given = options(checkout, "reproduce.bash", "--retry", **more, SPECIFICITY="1", AUDIT="1", ACCELERATE_CONFIG="none")
+    assert (given.methods, given.seeds, given.judge, str(given.out)) == (("po", "popd"), (233, 1), "rules", "there")
+    assert (given.jobs, given.published, given.engine, given.retry) == (3, False, None, True)
+    assert given.optional == {"specificity", "audit"}
+
+
+def test_the_quickstart_and_the_mini_table_are_this_script_with_the_mini_page(checkout):
+    quick = options(checkout, "quickstart.bash")
+    assert (quick.model, quick.methods, str(quick.out)) == ("mini", ("vanilla", "po", "popd"), "results/quickstart")
+    assert (quick.judge, quick.settings.beside, quick.published) == ("truth", "rules", False)
+    quick = options(checkout, "quickstart.bash", METHODS="ga", SEED="1", OUT="there", JOBS="1", PUBLISHED="1")
+    assert (quick.methods, quick.seeds, str(quick.out)) == (("vanilla", "ga"), (1,), "there")
+    assert (quick.jobs, quick.published) == (1, True)
+    mini = options(checkout, "reproduce_mini.bash")
+    assert (len(mini.methods), str(mini.out), mini.published) == (9, "results/reproduce_mini", True)
+
+
+def test_a_key_is_not_taken_from_the_command_line(checkout):
+    process = call(checkout, "reproduce.bash", "--api_key", "secret")
+    assert process.wait() == 2 and "OPENAI_API_KEY" in process.stderr.read()
+
+
+def test_the_tasks_of_a_job_array_share_a_folder(checkout, tmp_path):
+    program(checkout, WORKS)
+    out = tmp_path / "out"
+    (out / "data").mkdir(parents=True)
+    for name in ("all_train.json", "all_val.json"):
+        (out / "data" / name).write_text("[]")
+    tasks = [submit(checkout, out, number) for number in range(3)]
+    until(lambda: len(list(out.glob("*/began"))) == 2)
+    (out / "gate").touch()
+    assert [task.wait(60) for task in tasks] == [0, 0, 0]
+    for name in ("po", "popd"):
+        assert lines(out / name / "began") == lines(out / name / "ended") == ["one", "two"]
+
+
+def test_a_task_whose_time_is_up_ends_cleanly_and_queues_again(checkout, tmp_path):
+    program(checkout, WORKS)
+    program(checkout, f'#!/bin/sh\necho "$@" > {tmp_path}/queued\n', "scontrol")
+    out = tmp_path / "out"
+    (out / "data").mkdir(parents=True)
+    for name in ("all_train.json", "all_val.json"):
+        (out / "data" / name).write_text("[]")
+    task = submit(checkout, out, 0, PATH=f"{tmp_path}/bin:{os.environ['PATH']}")
+    until(lambda: (out / "po" / "began").exists())
+    task.send_signal(signal.SIGTERM)
+    assert task.wait(60) == 143 and (tmp_path / "queued").read_text() == "requeue 71\n"
+    time.sleep(0.1)
+    (out / "gate").touch()
+    assert lines(out / "po" / "ended") == [], "what was at work was ended too"
+    assert submit(checkout, out, 0).wait(60) == 0 and lines(out / "po" / "ended") == ["one", "two"]
+
+
+def submit(checkout, out, number, **more):
+    slurm = {"SLURM_JOB_ID": str(71 + number), "SLURM_ARRAY_JOB_ID": "71", "SLURM_ARRAY_TASK_ID": str(number)}
+    slurm["SLURM_SUBMIT_DIR"] = str(checkout)
+    return call(checkout, "slurm/reproduce.sbatch", OUT=str(out), MODEL="mini", **slurm, **more)
