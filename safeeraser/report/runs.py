@@ -1,5 +1,6 @@
 """Run folders, read: summaries, specificity, training log and probes; and how their methods are named and ordered."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -255,7 +256,7 @@ def read_run(folder: Path) -> Run:
     return Run(
         folder=folder,
         name=name,
-        title=told.title or METHODS.get(name, name),
+        title=told.title or METHODS.get(re.sub(r"-seed\d+$", "", name), name),
         settings=told.settings | ({"data": told.data} if told.data else {}),
         specificity=read(folder / "specificity.json", Specificity, None),
         log=read(folder / "train_log.jsonl", list[Step], []),

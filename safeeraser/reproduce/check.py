@@ -22,6 +22,7 @@ from safeeraser.score.command_line import options_of as score_options
 from safeeraser.score.options import Options as ScoreOptions
 
 LACKS_MODEL = "cannot be had from the hub"  # forget.py's words where it counts without a model
+SHOWN = 5  # faults of the data that are told
 # Bytes a trained parameter: of an adapter in float32; of a checkpoint, with Adam's two moments and a master copy.
 ADAPTER, CHECKPOINT, CHECKPOINTS_AT_ONCE = 4, 16, 3
 BASE = 2  # bytes a parameter of a merged model, which specificity is measured on
@@ -52,9 +53,10 @@ def look(options: Options, runs: Sequence[Run]) -> Found:
     """Find everything that is wrong, not only the first."""
     found = Found()
     found.records, faults = check_folder(options.data)
-    if faults:
-        more = f" (and {len(faults) - 1} more; python -m safeeraser.benchmark.check {options.data} lists them)"
-        found.problems.append(faults[0] + more * (len(faults) > 1))
+    found.problems += faults[:SHOWN]
+    if len(faults) > SHOWN:
+        more = f"{len(faults) - SHOWN} more faults; python -m safeeraser.benchmark.check {options.data} lists them"
+        found.problems.append(f"{options.data}: {more}")
     if not any(fault.startswith(str(options.data / name)) for name in FILES for fault in faults):
         found.problems += finished_otherwise(options, runs)
     steps = {step.name: (run, step) for run, step in left(runs)}

@@ -102,6 +102,13 @@ def test_folders_may_be_named_for_their_seeds(tmp_path):
     assert titles(tmp_path) == [("PO+PD", 2)]
 
 
+def test_a_run_named_for_its_method_and_seed_is_the_methods(tmp_path):
+    seeded_results(tmp_path / "all", seeds=(1,))
+    for method in ("vanilla", "popd"):
+        (tmp_path / "all" / "seed1" / method).rename(tmp_path / f"{method}-seed1")
+    assert titles(tmp_path) == [("vanilla", 1), ("PO+PD", 1)]
+
+
 def test_what_differs_by_more_than_its_seed_is_another_row(tmp_path):
     seeded_results(tmp_path)
     settings = json.loads((tmp_path / "seed1" / "popd" / "run.json").read_text())["settings"]

@@ -6,11 +6,10 @@ import sys
 from unittest.mock import patch
 
 import pytest
+import yaml
 from helpers import MODEL, RECORDED, config
 
-from safeeraser.benchmark.files import CONFIG
 from safeeraser.infer.command_line import arguments as infer_arguments
-from safeeraser.judge.costs import Price
 from safeeraser.reproduce import __main__ as door
 from safeeraser.reproduce.options import arguments, options_of
 from safeeraser.reproduce.steps import runs_of
@@ -18,34 +17,35 @@ from safeeraser.score.command_line import arguments as score_arguments
 
 # In place of a VQA benchmark, of which the tiny model has none: the figure is written down.
 KNOWN = """import json, sys; json.dump({"value": 0.5, "n": 4}, open(sys.argv[1] + "/specificity.json", "w"))"""
-PAGE = f"""
-model_family: llava-mini
-data: dataset
-build: null
-page: forget_lora
-engine: null
-judge: rules
-beside: null
-steps: [specificity]
-specificity: python -c {shlex.quote(KNOWN)} {{run}}
-specificity_check: null
-forget_options: dtype=float32 workers=0 gradient_accumulation_steps=2 max_train_steps=2 save_steps=1
-infer_options: --max_new_tokens=4 --dtype=float32
-score_options: --max_blank=1
-audit_options: modality --max_new_tokens=4 --dtype=float32 --steps=1 --limit=1 --max_blank=1
-measured_forget: max_train_steps=1
-measured_infer: --limit=1
-jobs: 2
-environment: {{OMP_NUM_THREADS: "1"}}
-note: A test.
-"""
-CHAIN = ("infer_train", "infer_val", "score_train", "score_val", "specificity")
+PAGE = {
+    "model_family": "llava-mini",
+    "data": "dataset",
+    "build": None,
+    "page": "forget_lora",
+    "engine": None,
+    "judge": "rules",
+    "beside": None,
+    "steps": ["specificity"],
+    "specificity": f"python -c {shlex.quote(KNOWN)} {{run}}",
+    "specificity_check": None,
+    "forget_options": "dtype=float32 workers=0 gradient_accumulation_steps=2 max_train_steps=2 save_steps=1",
+    "infer_options": "--max_new_tokens=4 --dtype=float32",
+    "score_options": "--max_blank=1",
+    # The training split is asked about, since it holds two records of each category.
+    "audit_options": "modality --val_file=dataset/all_train.json --limit=1 --max_new_tokens=4 --dtype=float32",
+    "measured_forget": "max_train_steps=1",
+    "measured_infer": "--limit=1",
+    "jobs": 2,
+    "environment": {"OMP_NUM_THREADS": "1"},
+    "note": "A test.",
+}
+CHAIN = ("unlearn", "infer_train", "infer_val", "score_train", "score_val", "specificity", "audit")
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     file = tmp_path_factory.mktemp("page") / "page.yaml"
-    file.write_text(PAGE.replace("{{", "{").replace("}}", "}"))
+    file.write_text(yaml.safe_dump(PAGE))
     return file
 
 
@@ -74,36 +74,35 @@ def told(runs_folder):
 
 @pytest.fixture(scope="module")
 def chain(page, tmp_path_factory):
-    """A whole chain: the untouched model and PO+PD, with an audit."""
+    """A whole chain: PO+PD with an audit."""
     out = tmp_path_factory.mktemp("chain") / "results"
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(RECORDED)
         given = (f"--settings={page}", f"--model_path={MODEL}", "--model=mini", f"--out={out}")
-        assert main(*given, "--methods=vanilla popd", "--audit") == 0
+        assert main(*given, "--methods=popd", "--audit") == 0
     return out
 
 
 def test_one_command_leads_from_data_to_the_report(chain):
-    for run, steps in (("vanilla", CHAIN), ("popd", ("unlearn", *CHAIN, "audit"))):
-        marks = {path.stem: json.loads(path.read_text()) for path in (chain / "steps" / run).glob("*.json")}
-        assert set(marks) == {*steps, "now"}
-        assert all(marks[step]["exit_code"] == 0 and marks[step]["seconds"] > 0 for step in steps)
-        assert all((chain / "steps" / run / f"{step}.log").is_file() for step in steps)
-    runs = json.loads((chain / "summary.json").read_text())["runs"]
-    assert runs["vanilla"]["specificity"] == 0.5 and runs["popd"]["generality"]["asr"] is not None
-    assert "robustness" in runs["popd"] and "A test." in (chain / "table.md").read_text()
+    marks = {path.stem: json.loads(path.read_text()) for path in (chain / "steps" / "popd").glob("*.json")}
+    assert set(marks) == {"now", *CHAIN}
+    assert all(marks[step]["exit_code"] == 0 and marks[step]["seconds"] > 0 for step in CHAIN)
+    assert all((chain / "steps" / "popd" / f"{step}.log").is_file() for step in CHAIN)
+    run = json.loads((chain / "summary.json").read_text())["runs"]["popd"]
+    assert run["specificity"] == 0.5 and run["generality"]["asr"] is not None
+    assert "robustness" in run and "A test." in (chain / "table.md").read_text()
     assert not list((chain / "popd").glob("checkpoint-*")), "they are several times the adapter"
 
 
 def test_the_same_command_passes_over_what_is_finished(chain, reproduce):
     before = told(chain / "steps")
-    code, out, _ = reproduce(chain, "--methods=vanilla popd", "--audit")
+    code, out, _ = reproduce(chain, "--methods=popd", "--audit")
     assert code == 0 and "[popd]" not in out and told(chain / "steps") == before
 
 
 def test_the_status_touches_nothing(chain, reproduce):
     before = told(chain)
-    code, out, _ = reproduce(chain, "--methods=vanilla popd ga", "--status")
+    code, out, _ = reproduce(chain, "--methods=popd ga", "--status")
     rows = {line.split()[1]: line for line in out.splitlines() if line.startswith("│")}
     assert code == 0 and rows["popd"].count("min") == 6 and rows["ga"].count("waiting") == 6
     assert told(chain) == before
@@ -112,13 +111,11 @@ def test_the_status_touches_nothing(chain, reproduce):
 def test_everything_that_is_wrong_is_told_at_once_and_nothing_is_touched(chain, reproduce):
     before = told(chain)
     words = ("--judge=openai", "--infer_options=--max_new_tokens 5", "--score_options=--max_blank 2", "--seeds=233 1")
-    code, _, err = reproduce(chain, "--methods=vanilla popd", *words, "--forget_options=lr=-1")
+    code, _, err = reproduce(chain, "--methods=popd", *words, "--forget_options=lr=-1")
     lines = err.strip().splitlines()
     assert code == 2 and all(line.startswith("error: ") for line in lines), err
-    for run in ("vanilla", "popd"):
-        (line,) = (line for line in lines if line.startswith(f"error: {chain / run}:"))
-        changed = "lr=-1" if run == "popd" else "--max_new_tokens=5"
-        assert changed in line and "--out" in line
+    (line,) = (line for line in lines if line.startswith(f"error: {chain / 'popd'}:"))
+    assert "unlearn was finished with other words, and is now to be done with lr=-1; name another --out" in line
     assert any("eval_all.py: --max_blank" in line or "eval_all.py: argument --max_blank" in line for line in lines)
     assert any("forget.py: config: lr" in line for line in lines)
     assert told(chain) == before
@@ -168,18 +165,13 @@ def test_a_plan_measures_a_minute_and_counts_the_judges_calls(tmp_path, reproduc
     assert int(answered[1]) == 2 * (12 + 6) * (4 * 4 + 4) and float(answered[2]) > 0
     calls = {row[0]: row[2] for row in rows if len(row) == 5 and row[2].isdecimal()}
     assert calls["asr"] == str(2 * (12 + 6) * 4 * 3) and calls["sarr"] == str(2 * (12 + 6) * 4)
-    assert Price(2, 10) and any(row[0] == "all" and float(row[-1]) > 0 for row in rows)
+    assert any(row[0] == "all" and float(row[-1]) > 0 for row in rows)
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("name", ("mini", "real"))
-def test_the_words_of_the_shipped_pages_are_understood(name, tmp_path):
-    settings = CONFIG / "reproduce" / f"{name}.yaml"
-    model = {"mini": "mini", "real": "llava-1.5-7b"}[name]
+@pytest.mark.parametrize("model", ("mini", "llava-1.5-7b"))
+def test_the_words_of_the_shipped_pages_are_understood(model, tmp_path):
     given = arguments(None).parse_args([f"--model={model}", "--audit", "--specificity"])
-    assert options_of(given) == options_of(
-        arguments(None).parse_args([f"--model={model}", f"--settings={settings}", "--audit", "--specificity"])
-    )
     runs = runs_of(options_of(given))
     assert [run.name for run in runs] == ["vanilla", "ga", "gd", "kl", "po", "gapd", "gdpd", "klpd", "popd"]
     assert [step.name for step in runs[-1].steps][:3] == ["unlearn", "infer_train", "infer_val"]

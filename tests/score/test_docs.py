@@ -2,12 +2,9 @@
 
 import csv
 import json
-import os
 import re
 import shlex
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from scoring import ROOT, predicted, record, run_eval, write_files
@@ -17,6 +14,8 @@ from safeeraser.benchmark.truth import write_truth
 from safeeraser.mini.concepts import REFUSALS
 from safeeraser.mini.dataset import SPLITS, write_split
 from safeeraser.mini.truth import truth_of
+from safeeraser.reproduce.options import arguments, options_of
+from safeeraser.reproduce.steps import runs_of
 from safeeraser.score.label_sheet import LABEL
 
 from .test_label_sheet import rows_of
@@ -96,15 +95,10 @@ def test_the_pages_name_every_option_there_is():
 
 
 def test_the_quickstart_scores_by_what_is_true_and_sets_the_offline_judge_beside_it(folder):
-    script = (ROOT / "scripts" / "quickstart.bash").read_text()
-    (scoring,) = re.findall(r"^ +score=\(.*?--agree [^\n]*$", script, re.DOTALL | re.MULTILINE)
-    scoring = scoring.replace(" eval_all.py", f" {ROOT}/eval_all.py")
-    for split in SPLITS:
-        environment = {"OUT": "results/quickstart", "MINI": "dataset/mini", "method": "popd", "split": split}
-        environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        done = subprocess.run(
-            ["bash", "-euc", scoring], env=os.environ | environment, cwd=folder, capture_output=True, text=True
-        )
+    given = arguments(None).parse_args(["--model=mini", "--methods=popd", "--out=results/quickstart"])
+    (quickstart,) = runs_of(options_of(given))
+    for step in (step for step in quickstart.steps if step.name.startswith(("score", "agree"))):
+        done = subprocess.run(step.call(quickstart.folder), cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     run = folder / "results" / "quickstart" / "popd"
     truth, rules = (json.loads((run / name / "summary_val.json").read_text()) for name in (".", "rules"))
