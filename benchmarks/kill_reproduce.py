@@ -29,7 +29,10 @@ from safeeraser.errors import command
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPARED = ("summary.json", "table.md", "report.html")
-SHORT = ("--forget_options=max_train_steps=24 save_steps=6", "--infer_options=--limit 2")
+SHORT = ("--forget_options=max_train_steps=24 save_steps=6", "--infer_options=--limit 1")
+EVERYWHERE = (
+    4  # every so many kills come from the very start on, when all is looked at; the others once a step is at work
+)
 
 
 def start(folder: Path, words: list[str]) -> subprocess.Popen:
@@ -63,6 +66,11 @@ def kill(process: subprocess.Popen, *, tree: bool) -> None:
     process.wait()
 
 
+def starts(folder: Path) -> int:
+    """How many steps were begun by now."""
+    return (folder / "log").read_text().count(" ... (log: ") if (folder / "log").is_file() else 0
+
+
 def content(file: Path) -> str:
     """A file less its dates and what took how long."""
     text = re.sub(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?([+-]\d{4})?", "", file.read_text(encoding="utf-8"))
@@ -80,7 +88,7 @@ def main() -> None:
     """Reproduce undisturbed, reproduce disturbed, compare."""
     parser = Arguments(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=count, default=10, metavar="N", help="how often to kill (default: 10)")
-    parser.add_argument("--methods", default="vanilla po popd", help="(default: %(default)s)")
+    parser.add_argument("--methods", default="vanilla popd", help="(default: %(default)s)")
     parser.add_argument("--jobs", type=count, default=2, help="runs at a time (default: 2)")
     parser.add_argument("--whole", action="store_true", help="the mini benchmark's own settings")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
@@ -93,10 +101,12 @@ def main() -> None:
         shutil.rmtree(whole, ignore_errors=True)
         length = finish(whole, words)
         for number in range(1, given.kills + 1):
-            moment, tree = draw.uniform(0, length / 4), number % 2 == 0  # so early that work is left for the last
+            tree, begun = number % 2 == 0, starts(killed)
             process, began = start(killed, words), time.monotonic()
+            while number % EVERYWHERE and starts(killed) == begun and process.poll() is None:
+                time.sleep(0.1)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(moment)
+                process.wait(draw.uniform(0, length / 4))  # so early that work is left for the last
             if process.poll() is not None:
                 raise SystemExit(f"it ended before its kill:\n{(killed / 'log').read_text()[-3000:]}")
             kill(process, tree=tree)
