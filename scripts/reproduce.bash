@@ -13,9 +13,8 @@ source scripts/gpu.bash
 source scripts/no_key.bash
 source scripts/setup.bash ""  # said outright: without arguments it would see the options of this script
 
-published=()
-[ -z "${PUBLISHED-1}" ] || published=(--published)
+PUBLISHED=${PUBLISHED-1}
 exec python -m safeeraser.reproduce --model "${MODEL:-llava-1.5-7b}" ${METHODS:+--methods "$METHODS"} \
   ${SEEDS:+--seeds "$SEEDS"} ${JUDGE:+--judge "$JUDGE"} ${OUT:+--out "$OUT"} ${JOBS:+--jobs "$JOBS"} \
   ${ACCELERATE_CONFIG:+--accelerate_config "$ACCELERATE_CONFIG"} ${SPECIFICITY:+--specificity} ${AUDIT:+--audit} \
-  "${published[@]}" "$@"
+  ${PUBLISHED:+--published} "$@"

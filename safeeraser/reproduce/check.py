@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import get_token, try_to_load_from_cache
+
 from safeeraser.benchmark.check import FILES, check_folder
 from safeeraser.benchmark.records import Record
 from safeeraser.errors import BadInput
 from safeeraser.infer.command_line import arguments as infer_arguments
 from safeeraser.judge.panel import Panel
-from safeeraser.reproduce.marks import made_otherwise, passed, read_mark
+from safeeraser.reproduce.marks import PASSED, made_otherwise, passed, read_mark
 from safeeraser.reproduce.options import Options
 from safeeraser.reproduce.steps import Run, Step, called
 from safeeraser.score.command_line import arguments as score_arguments
@@ -22,6 +24,7 @@ from safeeraser.score.command_line import options_of as score_options
 from safeeraser.score.options import Options as ScoreOptions
 
 LACKS_MODEL = "cannot be had from the hub"  # forget.py's words where it counts without a model
+NOT_SET_UP = "lmms-eval is not there yet"  # words of the step specificity that is told only to check
 SHOWN = 5  # faults of the data that are told
 # Bytes a trained parameter: of an adapter in float32; of a checkpoint, with Adam's two moments and a master copy.
 ADAPTER, CHECKPOINT, CHECKPOINTS_AT_ONCE = 4, 16, 3
@@ -46,7 +49,6 @@ class Found:
     records: dict[str, list[Record]] = field(default_factory=dict)  # by the data file's name
     training: dict[str, Training] = field(default_factory=dict)  # by method
     disk: int = 0  # bytes that are still needed, about
-    lacks_model: bool = False
 
 
 def look(options: Options, runs: Sequence[Run]) -> Found:
@@ -59,7 +61,7 @@ def look(options: Options, runs: Sequence[Run]) -> Found:
         found.problems.append(f"{options.data}: {more}")
     if not any(fault.startswith(str(options.data / name)) for name in FILES for fault in faults):
         found.problems += finished_otherwise(options, runs)
-    steps = {step.name: (run, step) for run, step in left(runs)}
+    steps = {step.name: (run, step) for run, step in reversed([*left(runs)])}  # of each name the first
     found.problems += list(options_at_fault(steps))
     if not faults:
         found.problems += list(trainings(options, runs, found))
@@ -74,7 +76,7 @@ def look(options: Options, runs: Sequence[Run]) -> Found:
 
 def left(runs: Sequence[Run]) -> Iterator[tuple[Run, Step]]:
     """The steps that are not through yet, the first run's first."""
-    for run in reversed(runs):
+    for run in runs:
         for step in run.steps:
             if not passed(read_mark(run, step)):
                 yield run, step
@@ -124,7 +126,6 @@ def trainings(options: Options, runs: Sequence[Run], found: Found) -> Iterator[s
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         yield f"forget.py: {lines[-1].removeprefix('error: ')}"
     if LACKS_MODEL in done.stdout + done.stderr:
-        found.lacks_model = True
         yield f"{options.model_path}: is not here and cannot be had from the hub"
     for told in done.stdout.split("Dry run: ")[1:]:
         method = told.partition(",")[0]
@@ -144,9 +145,11 @@ def specificity_at_fault(options: Options, run: Run, step: Step) -> Iterator[str
     words = [word for word in step.words if not word.startswith("--checkpoint_path")]
     call = called([*words, options.settings.specificity_check], run=str(run.folder))
     done = subprocess.run(call, capture_output=True, text=True, env=options.environment)
-    if not passed({"exit_code": done.returncode}):
+    if done.returncode not in PASSED:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         yield f"specificity: {lines[-1].removeprefix('error: ')}"
+    elif NOT_SET_UP in done.stdout and not get_token():  # else it has looked for the token itself
+        yield "specificity: no hub token, which six of the seven data sets want: set HF_TOKEN, or `hf auth login`"
 
 
 def disk(options: Options, runs: Sequence[Run], found: Found) -> int:
@@ -173,8 +176,6 @@ def size(count: float) -> str:
 
 def is_here(model_path: str) -> bool:
     """Whether a model's weights lie on this machine: in a folder, or in the hub's cache."""
-    from huggingface_hub import try_to_load_from_cache
-
     names = ("model.safetensors", "model.safetensors.index.json")
     if Path(model_path).is_dir():
         return any((Path(model_path) / name).is_file() for name in names)

@@ -1,4 +1,4 @@
-"""What is still to be done takes: hours, by a measured minute; the judge's calls, tokens and dollars, by the texts."""
+"""What the rest takes: hours, by a measured minute; the judge's calls, tokens and dollars, by the length of texts."""
 
 import re
 import shutil
@@ -84,7 +84,7 @@ def trained(
 def kind(method: str) -> tuple[int, bool]:
     """What the time of an item depends on: how many views are read, and whether there is a reference to run."""
     terms = read_yaml(CONFIG / "forget_loss" / f"{method}.yaml")["terms"].values()
-    return len({view for term in terms for view in term["views"]}), any(term["loss"] == "kl" for term in terms)
+    return len({view for term in terms for view in term["views"]}), any(term["loss"] != "nll" for term in terms)
 
 
 def train_a_little(options: Options, step: Step, folder: Path) -> float | None:
@@ -167,8 +167,7 @@ def judging(runs: Sequence[Run], found: Found) -> tuple[list[tuple[str, str, Spe
 
 
 def answers_of(data: DataFile) -> DataFile:
-    """The data file as if the model had given the answers in it, each a little otherwise, so that none is asked once
-    for all."""
+    """The data file as if the model had given its answers, each a little otherwise: equal ones are judged once."""
     raw = [_answered(value, index) for index, value in enumerate(data.raw)]
     return DataFile(data.path, data.records, raw, data.numbers)
 

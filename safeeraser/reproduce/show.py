@@ -1,6 +1,7 @@
 """Tables for the terminal: where each run stands, and what is still to be done takes."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -54,12 +55,12 @@ def shortcomings(runs: Sequence[Run]) -> list[str]:
             mark = read_mark(run, step)
             if mark and mark["exit_code"]:
                 what = "lacks something" if passed(mark) else "failed"
-                said = last_words(run.marks / f"{step.name}.log")
+                said = last_words(log_of(run, step))
                 found.append(f"{run.name}: {step.name} {what}: {said} (log: {log_of(run, step)})")
     return found
 
 
-def last_words(log) -> str:
+def last_words(log: Path) -> str:
     """The last error in a log, else its last line."""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
     errors = [line for line in lines if "error" in line.lower()]
@@ -69,22 +70,17 @@ def last_words(log) -> str:
 def show_plan(options: Options, runs: Sequence[Run], found: Found) -> None:
     """Print what is done, and what the rest takes: hours by a measured minute, judging, disk."""
     show_status(runs)
-    unit = "GPU-hours" if on_gpus() else "CPU-hours"
-    each = processes(options)
+    told = efforts(options, runs, found)
+    unit, each = "GPU-hours" if on_gpus() else "CPU-hours", processes(options)
     right = (Column(head, justify="right") for head in ("items or responses", "a second", unit))
-    table, told = Table("what", *right, "how known"), efforts(options, runs, found)
+    table = Table("what", *right, "how known")
     for effort in told:
         cells = (effort.things, effort.speed, effort.hours and effort.hours * each)
         table.add_row(effort.what, *map(number, cells, (",.0f", ".2f", ".2f")), effort.why)
     known = [effort.hours for effort in told if effort.hours is not None]
     table.add_section()
-    table.add_row(
-        "all that is measured",
-        "",
-        "",
-        f"{sum(known) * each:.2f}",
-        f"{sum(known) / options.jobs:.2f} hours by {options.jobs} jobs",
-    )
+    wall = f"{sum(known) / options.jobs:.2f} hours, {options.jobs} at a time"
+    table.add_row("all that is measured", "", "", f"{sum(known) * each:.2f}", wall)
     Console().print(table)
     print("Without loading, checkpoints and judging.")
     show_price(runs, found)

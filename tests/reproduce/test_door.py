@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import subprocess
 import sys
 from unittest.mock import patch
 
@@ -81,6 +82,11 @@ def chain(page, tmp_path_factory):
         given = (f"--settings={page}", f"--model_path={MODEL}", "--model=mini", f"--out={out}")
         assert main(*given, "--methods=popd", "--audit") == 0
     return out
+
+
+def test_it_starts_without_torch():
+    code = "import sys, safeeraser.reproduce.__main__; assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_one_command_leads_from_data_to_the_report(chain):

@@ -1,6 +1,8 @@
 """scripts/reproduce.bash and what calls it: variables become options, and a job array's tasks share a folder."""
 
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,6 +18,8 @@ from safeeraser.reproduce.options import arguments, options_of
 from .test_work import lines, until
 
 HERE = Path(__file__).parent
+PAGE = (ROOT / "docs" / "reproduce.md").read_text()
+COMMANDS = re.findall(r"^ {4}((?:[A-Z_]+=\S.* )?(?:bash|sbatch) .*)$", PAGE, re.MULTILINE)
 # In place of Python: tells its words, one a line.
 TELLS = '#!/bin/sh\nprintf "%s\\n" "$@"\n'
 # In place of Python: works on two runs of small steps, in the folder that --out names.
@@ -78,6 +82,19 @@ def test_the_quickstart_and_the_mini_table_are_this_script_with_the_mini_page(ch
     assert (quick.jobs, quick.published) == (1, True)
     mini = options(checkout, "reproduce_mini.bash")
     assert (len(mini.methods), str(mini.out), mini.published) == (9, "results/reproduce_mini", True)
+
+
+def test_the_commands_of_the_page_are_understood_and_it_names_every_option(checkout):
+    assert len(COMMANDS) == 7
+    for command in COMMANDS:
+        words = shlex.split(command)
+        script = next(number for number, word in enumerate(words) if word.endswith((".bash", ".sbatch")))
+        variables = dict(word.split("=", 1) for word in words[:script] if "=" in word and word[0] != "-")
+        name = words[script].removeprefix("scripts/")
+        given = options(checkout, name, *words[script + 1 :], SLURM_SUBMIT_DIR=str(checkout), **variables)
+        assert given.model == variables.get("MODEL", "llava-1.5-7b")
+    every = {action.option_strings[-1] for action in arguments(None)._actions} - {"--help"}
+    assert {option for option in every if option not in PAGE} == set()
 
 
 def test_a_key_is_not_taken_from_the_command_line(checkout):
