@@ -33,7 +33,7 @@ PAGE = {
     "infer_options": "--max_new_tokens=4 --dtype=float32",
     "score_options": "--max_blank=1",
     # The training split is asked about, since it holds two records of each category.
-    "audit_options": "modality --val_file=dataset/all_train.json --limit=1 --max_new_tokens=4 --dtype=float32",
+    "audit_options": "modality --val_file=dataset/all_train.json --limit=1 --max_new_tokens=4 --max_blank=1",
     "measured_forget": "max_train_steps=1",
     "measured_infer": "--limit=1",
     "jobs": 2,
