@@ -97,7 +97,7 @@ def options_at_fault(steps: dict[str, tuple[Run, Step]]) -> Iterator[str]:
         if name in steps:
             run, step = steps[name]
             try:
-                given = vars(parse().parse_args(step.call(run.folder)[2:]))
+                given = vars(parse().parse_args(step.options(run.folder)))
                 if name == "score_val":
                     Panel(score_options(given).judging)
             except BadInput as error:
@@ -107,7 +107,7 @@ def options_at_fault(steps: dict[str, tuple[Run, Step]]) -> Iterator[str]:
 def scoring(run: Run, split: str, **more: Any) -> ScoreOptions:
     """How the run's responses of a split are to be judged."""
     step = next(step for step in run.steps if step.name == f"score_{split}")
-    return score_options(vars(score_arguments().parse_args(step.call(run.folder)[2:])) | more)
+    return score_options(vars(score_arguments().parse_args(step.options(run.folder))) | more)
 
 
 def trainings(options: Options, runs: Sequence[Run], found: Found) -> Iterator[str]:

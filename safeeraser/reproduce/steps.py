@@ -43,6 +43,10 @@ class Step:
         words = [*self.launcher, *self.words[1:]] if self.launcher else self.words
         return called(words, run=str(run))
 
+    def options(self, run: Path) -> list[str]:
+        """What a script of this project is given, behind its name."""
+        return called(self.words[2:], run=str(run))
+
 
 @dataclass(frozen=True)
 class Run:
