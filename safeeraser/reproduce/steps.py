@@ -14,7 +14,6 @@ from safeeraser.reproduce.options import SEED, VANILLA, Options, joined
 
 ROOT = PACKAGE.parent
 SCRIPTS = ("forget.py", "ckpt_infer.py", "eval_all.py", "audit.py", "scripts/specificity.bash")
-LAUNCHER = ("python", "-m", "accelerate.commands.launch")
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Step:
 
     name: str
     words: tuple[str, ...]
-    launcher: tuple[str, ...] = ()
+    launcher: tuple[str, ...] = ("python",)
     result: str | None = None
 
     @property
@@ -40,8 +39,8 @@ class Step:
 
     def call(self, run: Path) -> list[str]:
         """The command as it is started."""
-        words = [*self.launcher, *self.words[1:]] if self.launcher else self.words
-        return called(words, run=str(run))
+        first = self.words[:1] if self.words[0] != "python" else self.launcher
+        return called([*first, *self.words[1:]], run=str(run))
 
     def options(self, run: Path) -> list[str]:
         """What a script of this project is given, behind its name."""
@@ -63,7 +62,7 @@ class Run:
 def called(words: tuple[str, ...] | list[str], **places: str) -> list[str]:
     """Words as they are started: this Python, this checkout's scripts, and what stands in braces filled in."""
     named = {"python": sys.executable} | {script: str(ROOT / script) for script in SCRIPTS}
-    return [filled(named.get(word, word), **places) for word in words]
+    return [filled(named.get(word, word), config=str(CONFIG), **places) for word in words]
 
 
 def filled(text: str, **places: str) -> str:
@@ -93,9 +92,8 @@ def steps_of(options: Options, method: str, seed: int) -> Iterator[Step]:
         yield Step("unlearn", unlearn(options, method, seed))
     for split in SPLITS:
         words = answer(options, split, method, seed, adapter)
-        result = f"predictions_{split}.json"
-        launcher = (*LAUNCHER, f"--config_file={options.engine}") if options.engine else ()
-        yield Step(f"infer_{split}", words, launcher, result)
+        result = f"predictions_{split}.json" if options.engine else None
+        yield Step(f"infer_{split}", words, launcher(options), result)
     for split in SPLITS:
         yield Step(f"score_{split}", judge(options, split))
         if settings.beside:
@@ -108,9 +106,8 @@ def steps_of(options: Options, method: str, seed: int) -> Iterator[Step]:
 
 def unlearn(options: Options, method: str, seed: int) -> tuple[str, ...]:
     """The words of forget.py, and of the engine, which decides how many items a step takes."""
-    launcher = (*LAUNCHER, f"--config_file={told(options.engine)}") if options.engine else ("python",)
     return (
-        *(*launcher, "forget.py", f"--config-name={options.settings.page}"),
+        *(*launcher(options), "forget.py", f"--config-name={options.settings.page}"),
         *(f"model_family={options.family}", f"model_path={options.model_path}"),
         *(f"data_path={options.data}/all_train.json", f"probe.data_path={options.data}/all_val.json"),
         *(f"forget_loss={method}", f"seed={seed}", "save_dir={run}", "resume_from_checkpoint=auto"),
@@ -164,6 +161,10 @@ def further(part: str, options: Options) -> tuple[str, ...]:
     return (*joined(shlex.split(getattr(options.settings, f"{part}_options"))), *options.more[part])
 
 
-def told(engine: Path) -> Path:
-    """An engine's file as a user names it: records do not tell where a checkout lies."""
-    return Path("config", engine.relative_to(CONFIG)) if engine.is_relative_to(CONFIG) else engine
+def launcher(options: Options) -> tuple[str, ...]:
+    """What starts training and inference. Records do not tell where a checkout lies, so its config/ has a name."""
+    if not (engine := options.engine):
+        return ("python",)
+    inside = engine.absolute().is_relative_to(CONFIG)
+    file = Path("{config}", engine.absolute().relative_to(CONFIG)) if inside else engine
+    return ("python", "-m", "accelerate.commands.launch", f"--config_file={file}")

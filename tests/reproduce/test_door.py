@@ -4,6 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -182,6 +183,8 @@ def test_the_words_of_the_shipped_pages_are_understood(model, tmp_path):
     runs = runs_of(options_of(given))
     assert [run.name for run in runs] == ["vanilla", "ga", "gd", "kl", "po", "gapd", "gdpd", "klpd", "popd"]
     assert [step.name for step in runs[-1].steps][:3] == ["unlearn", "infer_train", "infer_val"]
+    files = [word.partition("=")[2] for step in runs[-1].steps for word in step.call(tmp_path) if "config_file" in word]
+    assert len(files) == {"mini": 0, "llava-1.5-7b": 3}[model] and all(Path(file).is_file() for file in files)
     for step in runs[-1].steps:
         words = step.words[step.words.index("forget.py") + 2 :] if step.name == "unlearn" else step.words[2:]
         if step.name == "unlearn":
