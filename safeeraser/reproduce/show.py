@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -18,7 +19,8 @@ from safeeraser.reproduce.steps import Run
 def show_status(runs: Sequence[Run]) -> None:
     """Print a table of runs and steps, and the logs of those that failed or lack something."""
     names = [step.name for step in max(runs, key=lambda run: len(run.steps)).steps]  # the untouched model has fewer
-    table = Table("run", *(name.replace("_", " ") for name in names))
+    columns = (Column(name.replace("_", " "), overflow="fold") for name in names)
+    table = Table(Column("run", no_wrap=True), *columns, box=None, padding=(0, 1, 0, 0))  # nine fit a narrow terminal
     for run in runs:
         cells = states(run)
         table.add_row(run.name, *(cells.get(name, "") for name in names))
@@ -73,7 +75,7 @@ def show_plan(options: Options, runs: Sequence[Run], found: Found) -> None:
     told = efforts(options, runs, found)
     unit, each = "GPU-hours" if on_gpus() else "CPU-hours", processes(options)
     right = (Column(head, justify="right") for head in ("items or responses", "a second", unit))
-    table = Table("what", *right, "how known")
+    table = Table("what", *right, "how known", box=SIMPLE_HEAD)
     for effort in told:
         cells = (effort.things, effort.speed, effort.hours and effort.hours * each)
         table.add_row(effort.what, *map(number, cells, (",.0f", ".2f", ".2f")), effort.why)
