@@ -38,12 +38,8 @@ from safeeraser.benchmark.files import write_json
 from safeeraser.errors import command
 from safeeraser.generation.decoder import Asked, Decoder
 from safeeraser.generation.sampling import Generation
-from safeeraser.unlearn import run
-from safeeraser.unlearn.engine import Engine
-from safeeraser.unlearn.job import prepare
-from safeeraser.unlearn.plan import Schedule
+from safeeraser.selftest.training import load_trainer
 from safeeraser.unlearn.settings import read_settings
-from safeeraser.unlearn.trainer import UnlearnTrainer
 
 METHODS = ("popd", "klpd", "gdpd", "po", "gd", "ga")
 aten = torch.ops.aten
@@ -123,18 +119,7 @@ def micro_step(method: str, folder: Path) -> Counter:
     given |= {"data_path": RECORDED / "dataset" / "all_train.json", "dtype": "bfloat16"}
     given |= {"gradient_accumulation_steps": 2, "max_train_steps": 1}
     read = read_settings(compose("forget_lora", [f"{key}={value}" for key, value in given.items()]))
-    dataset = run.load_dataset(read, prepare(read))
-    arguments = run.training_arguments(read, Engine(), Schedule(1, 0))
-    model = run.load_model(read, Engine(), arguments, dataset)
-    trainer = UnlearnTrainer(
-        method=read.method,
-        stop=read.stop,
-        reference=run.load_reference(read, Engine(), arguments, model),
-        model=model,
-        args=arguments,
-        train_dataset=dataset,
-        data_collator=run.collator(read, dataset),
-    )
+    trainer = load_trainer(read)
     seen, step = [], trainer.training_step
 
     def counted(model: Any, inputs: dict[str, Any], items: Any) -> Tensor:

@@ -9,19 +9,18 @@ the same dtype. Below stands how far one process in bfloat16 is from one in floa
 """
 
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import load_file
 from torch import Tensor
 
 from safeeraser.arguments import Arguments
 from safeeraser.errors import command
+from safeeraser.selftest.engines import adapter, distance
+from safeeraser.selftest.launch import finish, start
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDED = ROOT / "tests" / "data" / "conformance"
@@ -31,32 +30,17 @@ ENGINES = ("ddp", "accelerate_config", "zero3", "fsdp2")
 
 def train(folder: Path, engine: str, dtype: str, *, method: str, steps: int, device: str) -> dict[str, Tensor]:
     """The adapter of a run of four items a step, half of them on each of two processes."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    environment = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     if device == "cpu":
         stand_in = ROOT / "benchmarks" / "gpu_engines_on_cpus"
         environment |= {"DS_ACCELERATOR": "cpu", "PYTHONPATH": f"{stand_in}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
-    home = ROOT / "config" if engine == "accelerate_config" else ROOT / "config" / "accelerate"
     precision = {"float32": "no", "bfloat16": "bf16"}[dtype]
-    words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(home / f"{engine}.yaml")]
-    words += ["--mixed_precision", precision, str(ROOT / "forget.py"), f"dtype={dtype}", f"save_dir={folder}"]
+    words = [f"dtype={dtype}", f"save_dir={folder}", f"forget_loss={method}", f"max_train_steps={steps}"]
     words += [f"model_path={RECORDED / 'llava-tiny'}", f"data_path={RECORDED / 'dataset' / 'all_train.json'}"]
-    words += [f"forget_loss={method}", f"max_train_steps={steps}", "LoRA.dropout=0", "workers=0"]
-    words += [f"gradient_accumulation_steps={4 if engine == ALONE else 2}"]
-    done = subprocess.run(
-        words, cwd=RECORDED, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"{engine} in {dtype} failed:\n{done.stdout[-3000:]}")
-    return load_file(folder / "adapter_model.safetensors")
-
-
-def distance(mine: dict[str, Tensor], other: dict[str, Tensor]) -> tuple[float, float]:
-    """|a - b| / |b| over LoRA's B, and over the rest."""
-    found = []
-    for names in ({name for name in other if ".lora_B." in name}, {name for name in other if ".lora_B." not in name}):
-        apart = sum((mine[name] - other[name]).double().square().sum() for name in names)
-        found.append((apart / sum(other[name].double().square().sum() for name in names)).sqrt().item())
-    return found[0], found[1]
+    words += ["LoRA.dropout=0", "workers=0", f"gradient_accumulation_steps={4 if engine == ALONE else 2}"]
+    log = folder.with_suffix(".log")
+    finish(start(words, log, engine, ["--mixed_precision", precision], env=environment, cwd=RECORDED), log)
+    return adapter(folder)
 
 
 @command

@@ -7,7 +7,6 @@ Every third kill waits until a checkpoint is being written. Dropout and probes a
 training log and the probes' rows. Exit code 1 if some run ended otherwise.
 """
 
-import contextlib
 import random
 import shutil
 import subprocess
@@ -17,12 +16,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil  # accelerate brings it
 from rich.console import Console
 from rich.table import Table
 
 from safeeraser.arguments import Arguments
 from safeeraser.errors import command
+from safeeraser.selftest.launch import kill_tree
 from safeeraser.unlearn.trainer import STAGING
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,16 +78,9 @@ def kill(process: subprocess.Popen, folder: Path, moment: float, writing: bool) 
         wait_for(process, folder / STAGING)
     if process.poll() is not None:
         return False
-    kill_tree(process)
-    return True
-
-
-def kill_tree(process: subprocess.Popen) -> None:
-    """SIGKILL to a process and all below it: the launcher's workers have sessions of their own."""
-    for each in [*psutil.Process(process.pid).children(recursive=True), process]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            each.kill()
+    kill_tree(process.pid)
     process.wait()
+    return True
 
 
 def left_behind(folder: Path) -> str:

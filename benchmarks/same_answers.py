@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from kill_and_resume import kill_tree
 from rich.console import Console
 from rich.table import Table
 
@@ -28,6 +27,7 @@ from safeeraser.infer.checkpoint import load_merged
 from safeeraser.infer.engine import Engine
 from safeeraser.infer.requests import Request, build_requests
 from safeeraser.model import load_preprocessor
+from safeeraser.selftest.launch import kill_tree
 
 ROOT = Path(__file__).resolve().parents[1]
 AIM = 0.999
@@ -84,7 +84,8 @@ def killed(runs: Runs, draw: random.Random, length: float, number: int) -> tuple
     time.sleep(draw.uniform(0, length))
     if process.poll() is not None:
         sys.exit(f"error: the run '{name}' ended before it could be killed, on a machine as fast as this")
-    kill_tree(process)
+    kill_tree(process.pid)
+    process.wait()
     kept = runs.kept(name)
     sound = len(kept) == len(set(kept))
     return f"killed with {len(kept)} responses kept", runs.finish(name), sound

@@ -186,6 +186,25 @@ def collator(settings: Settings, dataset: PlanDataset) -> Collator:
     return Collator(settings.method, dataset.preprocessor.pad_token)
 
 
+def build_trainer(
+    settings: Settings,
+    arguments: TrainingArguments,
+    model: PeftModel | LlavaForConditionalGeneration,
+    reference: LlavaForConditionalGeneration | None,
+    dataset: PlanDataset,
+) -> UnlearnTrainer:
+    """The loop that trains `model` on the dataset's plan."""
+    return UnlearnTrainer(
+        method=settings.method,
+        stop=settings.stop,
+        reference=reference,
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        data_collator=collator(settings, dataset),
+    )
+
+
 def train(
     settings: Settings,
     arguments: TrainingArguments,
@@ -195,15 +214,7 @@ def train(
     job: Job,
 ) -> dict[str, Any]:
     """Run the loop, write what was trained, and tell how it went."""
-    trainer = UnlearnTrainer(
-        method=settings.method,
-        stop=settings.stop,
-        reference=reference,
-        model=model,
-        args=arguments,
-        train_dataset=dataset,
-        data_collator=collator(settings, dataset),
-    )
+    trainer = build_trainer(settings, arguments, model, reference, dataset)
     if job.probed:
         probes = Probes(trainer, job.probed, dataset.preprocessor, settings.probe_every, settings.probe.max_new_tokens)
         trainer.add_callback(probes)

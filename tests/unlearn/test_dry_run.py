@@ -1,6 +1,5 @@
 """The dry run: parameters counted by hand, sizes as the collator makes them, memory beside that of real training."""
 
-import importlib.util
 import shutil
 
 import pytest
@@ -9,6 +8,7 @@ from helpers import METHODS, MODEL, RECORDED, ROOT, TRAIN, config, plan_dataset,
 from safetensors.torch import load_file, save_file
 from transformers import LlavaConfig
 
+from safeeraser.selftest.memory import measure
 from safeeraser.unlearn.batch import Collator
 from safeeraser.unlearn.dry_run import conversation_sizes, count_parameters, largest_step, outline
 from safeeraser.unlearn.engine import Engine
@@ -19,10 +19,6 @@ GIVEN = (f"data_path={TRAIN}", "dry_run=true")
 TINY = (*GIVEN, f"model_path={MODEL}")
 ENGINES = sorted((ROOT / "config").glob("accelerate*.yaml")) + sorted((ROOT / "config" / "accelerate").glob("*.yaml"))
 GIB = 2**30
-
-spec = importlib.util.spec_from_file_location("memory_estimate", ROOT / "benchmarks" / "memory_estimate.py")
-memory_estimate = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(memory_estimate)
 
 
 def dry(tmp_path, *overrides):
@@ -217,8 +213,8 @@ def test_the_estimate_is_what_training_takes(tmp_path, monkeypatch, method, chec
     monkeypatch.chdir(RECORDED)
     shape = ("batch_size=4", "gradient_accumulation_steps=2", "max_train_steps=2", f"save_dir={tmp_path / 'run'}")
     given = (f"forget_loss={method}", f"gradient_checkpointing={checkpointing}", f"finetune={finetune}")
-    parts, weights, peak = memory_estimate.measure(settings(*given, *shape))
-    sizes = {part.name: part.device + part.cpu for part in parts}
+    parts, weights, peak = measure(settings(*given, *shape))
+    sizes = {part.name: part.device for part in parts}
     assert weights == sum(sizes.pop(name, 0) for name in ("frozen weights", "trained weights", "the untouched model"))
     # What the estimate leaves out are the micro-steps' own tensors, pictures above all: much beside a model this small.
     assert 0.95 < sum(sizes.values()) / peak < 1.06

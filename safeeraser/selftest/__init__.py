@@ -1,0 +1,4 @@
+"""Does this machine train and answer right? `python -m safeeraser.selftest`, without hub and data: see `run`.
+
+Stands above `unlearn` and `infer`, whose commands it starts and whose parts it measures on a model of random weights.
+"""

@@ -1,0 +1,57 @@
+"""Does this machine train and answer right? Checked on a model of random weights; nothing is downloaded.
+
+  python -m safeeraser.selftest                         (the largest size that fits; on a CPU tiny, two minutes)
+  python -m safeeraser.selftest --only precision,speed
+
+Prints a table with each figure, its bound, and pass or fail, and writes the same with versions and machine to a file
+for a bug report; paths, names and secrets are not in it. Exit code 1: a check failed. The model is written to the
+folder for temporary files (TMPDIR): 14 GB for 7b.
+"""
+
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from safeeraser.arguments import Arguments, one_of, several
+from safeeraser.errors import command
+from safeeraser.selftest.run import CHECKS, SIZES, Options, selftest
+
+
+def parser() -> Arguments:
+    """The command line."""
+    parser = Arguments(prog="python -m safeeraser.selftest", description=__doc__)
+    parser.add_argument(
+        "--size",
+        type=one_of("size", SIZES),
+        help="of the model: tiny (100,000 weights), 1b or 7b, LLaVA-1.5's own numbers (default: the largest whose "
+        "training fits the GPU by the dry run's estimate; on a CPU tiny)",
+    )
+    parser.add_argument(
+        "--only",
+        type=several("check", CHECKS),
+        default=tuple(CHECKS),
+        metavar="CHECK,...",
+        help=f"some of {', '.join(CHECKS)} (default: all)",
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=Path("selftest.json"),
+        metavar="FILE",
+        help="where the report goes; an earlier one is replaced, nothing else is (default: %(default)s)",
+    )
+    return parser
+
+
+@command
+def main() -> int:
+    """Check."""
+    given = parser().parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a polite kill takes along what was started
+    return selftest(Options(given.size, given.only, given.json))
+
+
+if __name__ == "__main__":
+    main()
