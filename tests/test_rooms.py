@@ -48,3 +48,9 @@ def test_answers_become_figures_without_torch():
     code = "".join(f"import {module}\n" for module in modules if not module.endswith("__main__"))
     code += "import sys; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_nothing_stands_on_the_self_test():
+    for file in HOUSE.rglob("*.py"):
+        if file.parent != HOUSE / "selftest":
+            assert "selftest" not in imported(file), file

@@ -10,6 +10,7 @@ bfloat16, so that each gradient is off by 2^-8 of itself: 2e-2 was seen. One pro
 """
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils.cpp_extension import get_default_build_root
 
 from safeeraser import model as llava
 from safeeraser.benchmark.files import read_object
@@ -29,11 +31,14 @@ from safeeraser.unlearn.machine import check_machine
 
 ON_GPUS, ON_CPUS = ("ddp", "accelerate_config", "zero3", "fsdp2"), ("cpu_ddp", "cpu_zero2", "cpu_zero3")
 STEPS, ITEMS = 6, 4  # optimizer steps, and what each takes
+COMPILED_BY = 900  # seconds: compiling takes a minute or two
 BOUNDS = {"float32": (1e-3, 1e-3), "bfloat16": (0.02, 0.06)}  # elsewhere, and under DeepSpeed
 
 
 def check(bench: Bench) -> Iterator[Figure]:
     """How far each engine ends from one process, over LoRA's B."""
+    if left := forgotten_lock():
+        raise RuntimeError(f"DeepSpeed would wait for ever for a compilation that was killed: remove {left}")
     reference = alone(bench)
     dtype = str(llava.choose_dtype("auto")).removeprefix("torch.")
     for name in ON_GPUS if torch.cuda.is_available() else ON_CPUS:
@@ -48,6 +53,13 @@ def check(bench: Bench) -> Iterator[Figure]:
         if (ran["name"], ran["processes"]) != (engine.name, engine.processes):
             raise RuntimeError(f"{name}: {ran['name']} ran in its place, with {ran['processes']} processes")
         yield Figure(title, distance(adapter(folder), adapter(reference))[0], most=BOUNDS[dtype][engine.deepspeed])
+
+
+def forgotten_lock() -> Path | None:
+    """The lock of a process that was killed while torch compiled a part of DeepSpeed for it; others wait for its end."""
+    locks = Path(get_default_build_root()).glob("*/deepspeed*/lock")
+    locks = [*locks, *Path(os.environ.get("TORCH_EXTENSIONS_DIR") or os.devnull).glob("deepspeed*/lock")]
+    return next((lock for lock in locks if time.time() - lock.stat().st_mtime > COMPILED_BY), None)
 
 
 def on_this_machine(name: str) -> tuple[Engine, str]:

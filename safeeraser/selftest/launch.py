@@ -13,7 +13,7 @@ from safeeraser.benchmark.files import CONFIG, PACKAGE
 from safeeraser.selftest.result import Skip
 
 FORGET = PACKAGE.parent / "forget.py"
-PATIENCE = 3600  # seconds that a run may take: processes that wait for each other for ever are ended
+PATIENCE = 1800  # seconds that a run may take: processes that wait for each other for ever are ended
 
 
 def engine_file(name: str) -> Path:

@@ -29,7 +29,8 @@ from safeeraser.selftest.launch import kill_tree
 from safeeraser.selftest.machine import anonymous, describe
 from safeeraser.selftest.result import Figure, Result, Skip
 
-# By the module that makes each.
+ROOM = "safeeraser.selftest"
+# By the module of it that makes each.
 CHECKS = {
     "precision": "bfloat16 and each attention beside float32",
     "memory": "memory of a step beside the dry run's estimate",
@@ -120,7 +121,8 @@ def _events(checks: Sequence[str], size: str | None, folder: Path) -> Iterator[t
     said = folder / f"process-{len(list(folder.glob('process-*.log')))}.log"
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(theirs, tuple(checks), size, folder, said), daemon=False)
+    modules = [f"{ROOM}.{name}" for name in checks]
+    process = context.Process(target=_work, args=(theirs, modules, size, folder, said))
     process.start()
     theirs.close()
     open_check, left = "", list(checks)
@@ -147,7 +149,7 @@ def _end_of(file: Path) -> str:
     return "\n".join(file.read_text(errors="replace").strip().splitlines()[-LINES:]) if file.exists() else ""
 
 
-def _work(events: Connection, checks: Sequence[str], size: str | None, folder: Path, said: Path) -> None:
+def _work(events: Connection, modules: Sequence[str], size: str | None, folder: Path, said: Path) -> None:
     """Make checks until one fails by an error; in a process of its own, whose words go to the file `said`."""
     with open(said, "w") as handle:
         for number in (1, 2):
@@ -169,10 +171,10 @@ def _work(events: Connection, checks: Sequence[str], size: str | None, folder: P
         events.send(("refused", str(error)))
         return
     events.send(("size", size))
-    for name in checks:
-        events.send(("begin", name))
+    for module in modules:
+        events.send(("begin", module.rpartition(".")[2]))
         try:
-            for figure in importlib.import_module(f"safeeraser.selftest.{name}").check(bench):
+            for figure in importlib.import_module(module).check(bench):
                 events.send(("figure", figure))
             events.send(("end", None))
         except Skip as reason:
