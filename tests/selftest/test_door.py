@@ -70,6 +70,7 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, words, says):
     monkeypatch.chdir(tmp_path)
     write_json(tmp_path / "other.json", {"mine": 1})
     monkeypatch.setattr(sys, "argv", ["selftest", *words])
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # of this process, which goes on
     with pytest.raises(SystemExit) as stop:
         main()
     told = capsys.readouterr().err
