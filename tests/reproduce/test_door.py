@@ -110,7 +110,7 @@ def test_the_same_command_passes_over_what_is_finished(chain, reproduce):
 
 def test_the_status_touches_nothing(chain, reproduce):
     before = told(chain)
-    code, out, _ = reproduce(chain, "--methods=popd ga", "--status")
+    code, out, _ = reproduce(chain, "--methods=popd ga", "--audit", "--status")
     rows = {line.split()[0]: line for line in out.splitlines() if line.strip()}
     assert code == 0 and rows["popd"].count("min") == len(CHAIN) and rows["ga"].count("waiting") == len(CHAIN)
     assert told(chain) == before
