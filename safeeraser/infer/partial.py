@@ -81,7 +81,7 @@ class Partial:
                 f"{self.path}: cannot be written ({error.strerror}); what is finished is kept, and the same command "
                 "goes on from there"
             ) from None
-        self.done |= finished
+        self.done |= added
 
     def _open(self) -> IO[bytes]:
         # Only now: a run that fails before its first response leaves no file that the next one would contradict.
