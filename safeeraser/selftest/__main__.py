@@ -24,7 +24,7 @@ def parser() -> Arguments:
     parser.add_argument(
         "--size",
         type=one_of("size", SIZES),
-        help="of the model: tiny (100,000 weights), 1b or 7b, LLaVA-1.5's own numbers (default: the largest whose "
+        help="of the model: tiny (200,000 weights), 1b or 7b, LLaVA-1.5's own numbers (default: the largest whose "
         "training fits the GPU by the dry run's estimate; on a CPU tiny)",
     )
     parser.add_argument(

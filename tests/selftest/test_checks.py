@@ -1,5 +1,6 @@
 """Checks that can fail: a wrong estimate, an engine that ends elsewhere, responses that part; and what fits where."""
 
+import functools
 import math
 import os
 import shutil
@@ -17,6 +18,7 @@ from safeeraser.selftest.machine import anonymous
 from safeeraser.selftest.material import architecture, build_tokenizer
 from safeeraser.selftest.precision import Text
 from safeeraser.selftest.result import Figure, Result
+from safeeraser.unlearn import machine
 from safeeraser.unlearn.engine import Engine
 
 
@@ -68,7 +70,7 @@ def test_an_engine_that_lacks_something_is_not_tried(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     engine, lacks = engines.on_this_machine("ddp")
     assert engine.processes == 1 and lacks == "one GPU is here, and shares nothing out"
-    monkeypatch.setattr("safeeraser.unlearn.machine.find_spec", lambda name: None)
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)
     engine, lacks = engines.on_this_machine("zero3")
     assert engine.processes == 1 and lacks == "zero3 is DeepSpeed's, which is not installed"
 
@@ -94,7 +96,9 @@ def test_distance_by_hand(tmp_path):
 
 
 def test_the_largest_size_that_fits(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "needed", functools.cache(memory.needed))
     assert memory.choose_size(None, tmp_path) == "tiny"
+    memory.needed.cache_clear()  # on a GPU the dtype is another
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for gib, size in ((80, "7b"), (20, "1b"), (4, "tiny")):
         monkeypatch.setattr(memory, "free", lambda gib=gib: gib * 2**30)
