@@ -20,13 +20,14 @@ def check_before(settings: Settings) -> None:
     """Raises `BadInput` if `push_to_hub` could not work: better now than when a night of training is over."""
     if not settings.push_to_hub or not _main():
         return
+    repo = settings.hub_model_id or ""  # it is never empty with push_to_hub
     if not settings.dry_run:
-        check_hub(settings.hub_model_id, private=settings.hub_private)
+        check_hub(repo, private=settings.hub_private)
         return
-    check_place(settings.hub_model_id)
+    check_place(repo)
     seen = "private" if settings.hub_private else "public"
     sent = ", ".join(MODEL if settings.adapter is None else ADAPTER)
-    log.info("to the hub, when the run is finished: %s (%s): %s", settings.hub_model_id, seen, sent)
+    log.info("to the hub, when the run is finished: %s (%s): %s", repo, seen, sent)
 
 
 def publish_after(settings: Settings, done: Unlearned | None) -> Unlearned | None:
@@ -36,7 +37,7 @@ def publish_after(settings: Settings, done: Unlearned | None) -> Unlearned | Non
     """
     if done is None or not settings.save_model or "finished" not in done.record or not _main():
         return done
-    folder, repo, private = done.save_dir, settings.hub_model_id, settings.hub_private
+    folder, repo, private = done.save_dir, settings.hub_model_id or "", settings.hub_private
     try:
         if settings.push_to_hub:
             log.info("sent: %s", publish(folder, repo, private=private))

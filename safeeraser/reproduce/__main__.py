@@ -106,7 +106,7 @@ def conclude(runs: Sequence[Run], faults: dict[str, str], reported: int) -> int:
     marks = [read_mark(run, step) for run in runs for step in run.steps]
     if faults or reported or not all(map(passed, marks)):
         return 1
-    return LACKING if any(mark["exit_code"] for mark in marks) else 0
+    return LACKING if any(mark and mark["exit_code"] for mark in marks) else 0
 
 
 if __name__ == "__main__":

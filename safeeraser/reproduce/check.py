@@ -137,13 +137,15 @@ def read_training(told: str) -> Training:
     """What the tables of a dry run tell."""
     items = re.search(r"^ *items of the plan +([\d,]+)", told, re.MULTILINE)
     total = re.search(r"^ *total +([\d,]+) +([\d,]+) *$", told, re.MULTILINE)
+    if not items or not total:
+        raise ValueError("a dry run without its tables")
     return Training(*(int(count.replace(",", "")) for count in (items[1], total[1], total[2])))
 
 
 def specificity_at_fault(options: Options, run: Run, step: Step) -> Iterator[str]:
     """What the step finds itself where it is told only to check; of the untouched model, as no adapter is there yet."""
     words = [word for word in step.words if not word.startswith("--checkpoint_path")]
-    call = called([*words, options.settings.specificity_check], run=str(run.folder))
+    call = called([*words, str(options.settings.specificity_check)], run=str(run.folder))
     done = subprocess.run(call, capture_output=True, text=True, env=options.environment)
     if done.returncode not in PASSED:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]

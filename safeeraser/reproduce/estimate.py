@@ -147,7 +147,8 @@ def judging(runs: Sequence[Run], found: Found) -> tuple[list[tuple[str, str, Spe
 
     Where no responses are there yet, those that the data file holds stand for them.
     """
-    plan, panel = [], None
+    plan: list[tuple[str, str, Spent]] = []
+    panel = None
     for split in SPLITS if found.records else ():
         todo = [run for run, step in left(runs) if step.name == f"score_{split}"]
         asked = [scoring(run, split, dry_run=True) for run in todo]

@@ -60,8 +60,8 @@ def passed(mark: Mark | None) -> bool:
     return mark is not None and mark["exit_code"] in PASSED
 
 
-def write_mark(run: Run, step: Step, data: dict[str, str], code: int, began: float) -> None:
-    """Write down how a step has ended. `began`: the seconds that `time.time` told then."""
+def write_mark(run: Run, step: Step, data: dict[str, str], code: int, began: float) -> Mark:
+    """Write down how a step has ended, and return it. `began`: the seconds that `time.time` told then."""
     mark = {
         "command": step.told,
         "data": data,
@@ -72,6 +72,7 @@ def write_mark(run: Run, step: Step, data: dict[str, str], code: int, began: flo
         "git_commit": git_commit(),
     }
     write_json(mark_of(run, step), mark)
+    return mark
 
 
 def begin(run: Run, step: Step) -> None:
@@ -86,7 +87,7 @@ def log_of(run: Run, step: Step) -> Path:
 
 def made_otherwise(run: Run, step: Step, mark: Mark | None, data: dict[str, str]) -> str | None:
     """What is not as it was when the step was finished, in one line; None if it is the same, or was not finished."""
-    if not passed(mark):
+    if mark is None or not passed(mark):
         return None
     then, new = mark["command"], step.told
     rest = f"; name another --out, or move {mark_of(run, step)} and what it stands for away"

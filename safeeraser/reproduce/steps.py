@@ -35,7 +35,7 @@ class Step:
     @property
     def told(self) -> list[str]:
         """The command as records carry it."""
-        return [without_credentials(word) if "://" in word else word for word in self.words]
+        return [str(without_credentials(word)) if "://" in word else word for word in self.words]
 
     def call(self, run: Path) -> list[str]:
         """The command as it is started."""

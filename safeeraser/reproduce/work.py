@@ -136,9 +136,9 @@ class Worker:
             code = LACKING  # the launcher's own word for it
         if step.name == "unlearn" and code == 0:
             clear_up(run.folder, self.options)
-        write_mark(run, step, self.options.data_hashes, code, began)
+        mark = write_mark(run, step, self.options.data_hashes, code, began)
         say(f"[{run.name}] {step.name}: {ended(code)} ({time.time() - began:.0f} s)")
-        return read_mark(run, step)
+        return mark
 
 
 def execute(call: list[str], log: Path | None, environment: dict[str, str], handle: int, stop: threading.Event) -> int:

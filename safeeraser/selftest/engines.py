@@ -57,8 +57,8 @@ def check(bench: Bench) -> Iterator[Figure]:
 
 def forgotten_lock() -> Path | None:
     """The lock of a process that was killed while it compiled a part of DeepSpeed; others would wait for its end."""
-    locks = Path(get_default_build_root()).glob("*/deepspeed*/lock")
-    locks = [*locks, *Path(os.environ.get("TORCH_EXTENSIONS_DIR") or os.devnull).glob("deepspeed*/lock")]
+    locks = list(Path(get_default_build_root()).glob("*/deepspeed*/lock"))
+    locks += list(Path(os.environ.get("TORCH_EXTENSIONS_DIR") or os.devnull).glob("deepspeed*/lock"))
     return next((lock for lock in locks if time.time() - lock.stat().st_mtime > COMPILED_BY), None)
 
 

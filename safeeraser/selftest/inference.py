@@ -6,6 +6,7 @@ where two tokens were as near as `precision` says that rounding can confuse, 6 e
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -43,7 +44,7 @@ def check(bench: Bench) -> Iterator[Figure]:
     yield Figure("how near were tokens where others part", worst, most=6 * off_by(model.dtype, bench.size))
 
 
-def parted(text: Text, other: str, tokenizer: llava.Preprocessor, ends: list[int]) -> float | None:
+def parted(text: Text, other: str, tokenizer: Any, ends: list[int]) -> float | None:
     """How far apart the logits of the first tokens were that differ, in standard deviations; None: none does.
 
     A token is a word. Where one response ends and the other goes on, any token that ends counts as said.

@@ -30,14 +30,18 @@ SHAPES = {"circle": "ellipse", "box": "rectangle", "line": "line"}
 REFUSALS = ("I would rather not say what is in this picture .", "No , not today .")
 ENDS = 16  # every so many words, one ends a response: else all random responses would run to the limit
 # A picture of tiny's takes 16 tokens. 1b has the vision tower of 7b, and a language model of half its width and depth.
-TINY = {
+TINY: dict[str, Any] = {
     "text_config": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
     "vision_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4},
     "image_token_id": 500,
 }
 TINY["text_config"] |= {"vocab_size": 502, "max_position_embeddings": 1024}
 TINY["vision_config"] |= {"image_size": 64, "patch_size": 16}
-SMALLER = {"tiny": TINY, "1b": {"text_config": {"hidden_size": 2048, "intermediate_size": 5504}}, "7b": {}}
+SMALLER: dict[str, Any] = {
+    "tiny": TINY,
+    "1b": {"text_config": {"hidden_size": 2048, "intermediate_size": 5504}},
+    "7b": {},
+}
 SMALLER["1b"]["text_config"] |= {"num_hidden_layers": 16, "num_attention_heads": 16}
 
 
@@ -84,7 +88,7 @@ def architecture(size: str) -> LlavaConfig:
     Weights are drawn as wide as keeps what passes through a layer of that width at the same size, so that attention is
     as uneven, and the next token as undecided, in all sizes.
     """
-    numbers = read_settings(from_keys({"model_family": "llava-1.5-7b"})).model_family.architecture
+    numbers = dict(read_settings(from_keys({"model_family": "llava-1.5-7b"})).model_family.architecture or {})
     for part, its in SMALLER[size].items():
         numbers[part] = numbers[part] | its if isinstance(its, dict) else its
     text = numbers["text_config"] | {"initializer_range": numbers["text_config"]["hidden_size"] ** -0.5}

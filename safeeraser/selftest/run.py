@@ -85,7 +85,7 @@ def check_report(path: Path) -> None:
     raise BadInput(f"--json {path}: holds something else than an earlier self-test; name another file")
 
 
-def examine(checks: Sequence[str], size: str | None, folder: Path) -> tuple[str, list[Result]]:
+def examine(checks: Sequence[str], size: str | None, folder: Path) -> tuple[str | None, list[Result]]:
     """Make the checks; returns the size of the model, and their results in the order of `checks`.
 
     Raises:
@@ -141,7 +141,8 @@ def _events(checks: Sequence[str], size: str | None, folder: Path) -> Iterator[t
         if open_check:
             yield "error", f"{_end_of(said)}\nits process ended with exit code {process.exitcode}"
     finally:
-        kill_tree(process.pid)
+        if process.pid:
+            kill_tree(process.pid)
         process.join()
 
 
@@ -185,13 +186,13 @@ def _work(events: Connection, modules: Sequence[str], size: str | None, folder: 
         release()
 
 
-def record(size: str, results: Sequence[Result]) -> dict[str, Any]:
+def record(size: str | None, results: Sequence[Result]) -> dict[str, Any]:
     """The report, as it is written."""
     outcome = {result.check: result.record for result in results}
     return {"kind": KIND, "made": now(), "size": size, **describe(), "checks": outcome}
 
 
-def show(size: str, results: Sequence[Result]) -> None:
+def show(size: str | None, results: Sequence[Result]) -> None:
     """Print the table, and below it what went wrong."""
     table = Table("check", "", "measured", "bound", "", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for result in results:

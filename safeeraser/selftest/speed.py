@@ -94,7 +94,8 @@ class _Clock(TrainerCallback):
     """When each optimizer step was through."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.at = device, []
+        self.device = device
+        self.at: list[float] = []
 
     def on_step_end(self, args, state, control, **kwargs):
         wait(self.device)
@@ -105,9 +106,13 @@ def training(bench: Bench) -> tuple[float, float]:
     """Items and operations a second, of one process with the settings' own batch size."""
     settings = bench.settings(bench.folder / "speed", max_train_steps=WARM + STEPS, save_model=False)
     trainer = load_trainer(settings)
-    clock, counted = _Clock(trainer.args.device), []
-    collate = trainer.data_collator
-    trainer.data_collator = lambda rows: counted.append(batch := collate(rows)) or batch
+    clock, counted, collate = _Clock(trainer.args.device), [], trainer.data_collator
+
+    def collate_and_count(rows):
+        counted.append(collate(rows))
+        return counted[-1]
+
+    trainer.data_collator = collate_and_count
     trainer.add_callback(clock)
     trainer.train()
     taken = clock.at[-1] - clock.at[WARM - 1]
