@@ -95,7 +95,9 @@ def counts_table(records: dict[str, list[Record]]) -> Table:
 def main() -> int:
     """Print the counts and the faults; 2 if there are any."""
     parser = Arguments(description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("dataset"), help="default: %(default)s")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=Path("dataset"), help="of a benchmark (default: %(default)s)"
+    )
     records, faults = check_folder(parser.parse_args().folder)
     Console().print(counts_table(records))
     for fault in faults[:SHOWN]:

@@ -19,7 +19,9 @@ JUDGE_KEYS = {"openai": "OPENAI_API_KEY", "azure": "AZURE_API_KEY"}  # by API_TY
 
 def parser() -> Arguments:
     """The options of `python -m safeeraser.specificity`."""
-    parser = Arguments(prog="python -m safeeraser.specificity", description="Specificity by lmms-eval: see the README.")
+    parser = Arguments(
+        prog="python -m safeeraser.specificity", description="Specificity by lmms-eval: docs/specificity.md."
+    )
     add = parser.add_argument
     add("--checkpoint_path", type=Path, metavar="ADAPTER", help="the adapter; none: the untouched --model_path")
     add("--model_path", help="the base model (default: the one that the adapter names)")

@@ -83,17 +83,6 @@ def test_every_command_runs_one_after_another(folder, serve, commands):
     assert server.requests
 
 
-def test_the_pages_name_every_option_there_is():
-    page = "".join(PAGES)
-    options = set(re.findall(r"(?<![\w-])--[a-z_]+", run_eval("--help").stdout)) - {
-        "--help",
-        "--split",
-        "--category",
-        "--price",
-    }
-    assert {option for option in options if option not in page} == set()
-
-
 def test_the_quickstart_scores_by_what_is_true_and_sets_the_offline_judge_beside_it(folder):
     given = arguments(None).parse_args(["--model=mini", "--methods=popd", "--out=results/quickstart"])
     (quickstart,) = runs_of(options_of(given))

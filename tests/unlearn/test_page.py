@@ -84,7 +84,7 @@ def test_a_key_that_the_release_never_reads_is_refused_where_it_would_ask_for_so
 
 
 def test_the_page_names_every_key_of_the_release():
-    page = (ROOT / "docs" / "unlearning.md").read_text()
+    page = (ROOT / "docs" / "differences.md").read_text()
     keys = {*RELEASE, *(f"LoRA.{key}" for key in RELEASE["LoRA"])} - {"LoRA"}
     assert {key for key in keys if f"`{key}`" not in page} == set()
 

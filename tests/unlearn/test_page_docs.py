@@ -1,4 +1,4 @@
-"""The commands and the Python of docs/unlearning.md, run as they stand there, on the tiny model and for a few steps."""
+"""The commands and the Python of docs/training.md, engines.md and differences.md, run on the tiny model for a few steps."""
 
 import re
 import shlex
@@ -12,9 +12,10 @@ from safeeraser.unlearn.settings import read_settings
 
 from .test_page import RELEASE
 
-PAGE = (ROOT / "docs" / "unlearning.md").read_text()
+PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("training", "engines", "differences")}
+PAGE = PAGES["training"]
 (PYTHON,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-COMMANDS = re.findall(r"^ {4}python (.*)$", PAGE, re.MULTILINE)
+COMMANDS = {name: re.findall(r"^ {4}python (.*)$", page, re.MULTILINE) for name, page in PAGES.items()}
 OPTIONS = re.findall(r"^ {4}((?:trainer|lr_scheduler_type)\S*=.*)$", PAGE, re.MULTILINE)
 FEW = ["dtype=float32", "workers=0", "max_train_steps=1", "gradient_accumulation_steps=1"]
 
@@ -45,8 +46,12 @@ def test_the_python(folder, capsys):
 def test_the_commands(folder):
     (folder / "config").mkdir()
     OmegaConf.save(OmegaConf.create(RELEASE), folder / "config" / "release.yaml")
-    engines, full, infer, fits, release = (shlex.split(line) for line in COMMANDS)
+    dry, full, infer = map(shlex.split, COMMANDS["training"])
+    counted, fits, engines = map(shlex.split, COMMANDS["engines"])
+    *_, release = map(shlex.split, COMMANDS["differences"])
     assert engines == ["benchmarks/engines.py"]  # tests/unlearn/test_first_hour.py runs it
+    done = run("forget", *dry[1:], f"model_path={MODEL}", *FEW[1:], cwd=folder)
+    assert done.returncode == 0, done.stderr
     done = run("forget", *release[1:], "--config-dir", folder / "config", f"model_path={MODEL}", *FEW, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert (folder / "ckpt_results" / "llava-7b" / "gapd_0.0001_all_10" / "adapter_model.safetensors").is_file()
@@ -55,9 +60,13 @@ def test_the_commands(folder):
     assert done.returncode == 0 and "zero3" in done.stdout, done.stderr
     real = [word for word in words if not word.startswith(("engine=", "dry_run="))]
     assert run("forget", *real, f"model_path={MODEL}", *FEW, cwd=folder).returncode == 0
+    done = run("forget", *(word.replace("config/", f"{ROOT}/config/") for word in counted[1:]), cwd=folder)
+    (table,) = re.findall(r"^```\n(.*?)^```", PAGES["engines"], re.DOTALL | re.MULTILINE)
+    printed = [line.split() for line in done.stdout.splitlines()]
+    assert [line for line in table.splitlines() if line.split() not in printed] == []
     done = run("forget", *(word.replace("config/", f"{ROOT}/config/") for word in fits[1:]), cwd=folder)
     assert done.returncode == 0, done.stderr
-    told = [line.strip() for line in PAGE.splitlines() if line.startswith("    It ")]
+    told = [line.strip() for line in PAGES["engines"].splitlines() if line.startswith("    It ")]
     assert len(told) == 2 and done.stdout.splitlines()[-2:] == told
     done = run("ckpt_infer", *infer[1:], "--limit", 1, "--max_new_tokens", 2, "--loss_type", "gdpd", cwd=folder)
     assert done.returncode == 0 and (folder / "predictions_val.json").is_file(), done.stderr

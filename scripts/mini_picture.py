@@ -1,0 +1,104 @@
+"""The picture and the table of README.md, from the `table.csv` that the report writes beside its page.
+
+python scripts/mini_picture.py results/reproduce_mini/table.csv     keeps it as docs/mini.csv, draws docs/mini.svg
+python scripts/mini_picture.py                                      from docs/mini.csv; prints the table in any case
+"""
+
+import csv
+from html import escape
+from pathlib import Path
+
+from safeeraser.arguments import Arguments
+from safeeraser.benchmark.files import write_whole
+from safeeraser.benchmark.metrics import COLUMNS, METRICS, Figure
+from safeeraser.errors import BadInput, command
+from safeeraser.report import forest
+from safeeraser.report.ranking import measures, rank
+from safeeraser.report.tables import Row
+from safeeraser.report.writing import TEMPLATES
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+KEPT, PICTURE = DOCS / "mini.csv", DOCS / "mini.svg"
+SHOWN = {key: column.title for key, column in COLUMNS.items() if column.metric != "gpt_eval"}
+SHOWN |= {"wrong_decoupled": "of it wrong"}
+TITLE = "Mini benchmark: per cent on unseen pictures, with 95% intervals"
+HEAD, WIDTH, EDGE = 62, 760, 20  # pixels: above the plot, of the picture, at its sides
+
+# A card of its own colour: legible whichever colour the page around it has.
+STYLE = """\
+svg { color: #1f2328 } .card { fill: #ffffff; stroke: #d0d7de }
+@media (prefers-color-scheme: dark) { svg { color: #e6edf3 } .card { fill: #0d1117; stroke: #30363d } }
+"""
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a report's `table.csv`. Raises `BadInput` if it is none."""
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            lines = list(csv.DictReader(handle))
+        return [Row(line["method"], {key: _figure(line, key) for key in SHOWN}) for line in lines]
+    except (OSError, KeyError, ValueError) as error:
+        raise BadInput(f"{path}: not the table.csv of a report ({error})") from None
+
+
+def _figure(line: dict[str, str], key: str) -> Figure:
+    parts = {part: line[f"{key}_{part}"] for part in ("value", "low", "high")}
+    return Figure(**{part: float(told) / 100 if told else None for part, told in parts.items()})
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as Markdown."""
+    head = ["", *SHOWN.values()]
+    lines = [[row.name, *(row.cell(key).text for key in SHOWN)] for row in rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *lines])
+
+
+def picture(rows: list[Row]) -> str:
+    """The rows as a forest plot on a card, best first, with a legend, as SVG."""
+    ranking = rank(rows, [])
+    plot = forest.methods_forest(ranking)
+    drawn = TEMPLATES.get_template("forest.svg.j2").module.drawing(plot, forest)
+    height = HEAD + plot.height + EDGE
+    metrics = [METRICS[COLUMNS[key].metric] for key in measures(ranking.utility)]
+    legend = "".join(
+        f'<svg x="{EDGE + 6 + 110 * number}" y="45" overflow="visible"><path d="{shape}" fill="none" '
+        f'stroke="currentColor" stroke-width="1.6"/><text x="12" y="4">{metric.title} {metric.arrow}</text></svg>'
+        for number, (shape, metric) in enumerate(zip(forest.SHAPES.values(), metrics, strict=True))
+    )
+    return f"""\
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" \
+font-family="-apple-system, 'Segoe UI', Helvetica, Arial, sans-serif" role="img" aria-labelledby="title desc">
+<title id="title">The methods on the mini benchmark</title>
+<desc id="desc">{escape(plot.description)}</desc>
+<style>
+{STYLE}</style>
+<rect class="card" x=".5" y=".5" width="{WIDTH - 1}" height="{height - 1}" rx="8"/>
+<g fill="currentColor" font-size="13">
+<text x="{EDGE}" y="24" font-size="15" font-weight="600">{TITLE}</text>
+{legend}
+<text x="{WIDTH - EDGE}" y="49" text-anchor="end">{" · ".join(metric.title for metric in metrics)}</text>
+<text x="{EDGE + 350}" y="49">blue: better, yellow: worse</text>
+</g>
+<svg x="{EDGE}" y="{HEAD}" width="{WIDTH - 2 * EDGE}" height="{plot.height}" overflow="visible">
+{drawn}</svg>
+</svg>
+"""
+
+
+@command
+def main() -> None:
+    """Keep the table, draw it, print it."""
+    parser = Arguments(prog="python scripts/mini_picture.py", description=__doc__)
+    parser.add_argument(
+        "table", type=Path, nargs="?", default=KEPT, help="a report's table.csv (default: docs/mini.csv)"
+    )
+    source = parser.parse_args().table
+    rows, text = read(source), source.read_text(encoding="utf-8")
+    for path, content in ((KEPT, text), (PICTURE, picture(rows))):
+        with write_whole(path) as handle:
+            handle.write(content)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The pages that people read, their commands, and the script that lists the options."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / folder / "README.md" for folder in ("dataset", "benchmarks")),
+]
+PROGRAMS = ("accelerate", "bash", "export", "pip", "python", "timeout", "vllm")
+
+
+class Command(NamedTuple):
+    """A command on a page: the variables before it, its words, and whether it stands in a line of text, in short."""
+
+    page: str
+    variables: dict[str, str]
+    words: list[str]
+    short: bool
+
+    @property
+    def text(self) -> str:
+        """As a test is named."""
+        return f"{self.page}: {shlex.join(self.words)}"
+
+
+def load(script: str):
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def prose(page: Path) -> str:
+    """A page without its fenced blocks and its indented ones."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"^ {4}.*$", "", text, flags=re.MULTILINE)
+
+
+def blocks(page: Path) -> list[str]:
+    """The lines of a page's indented blocks, those that end in a backslash with the next."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"\\\n *", "", text)
+    return [line.strip() for line in re.findall(r"^ {4}(.*)$", text, re.MULTILINE)]
+
+
+def spans(page: Path) -> list[str]:
+    """What stands between backquotes in a page's text."""
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose(page))]
+
+
+def commands() -> list[Command]:
+    """All of them, once each."""
+    found = {}
+    for page in PAGES:
+        for short, lines in ((False, blocks(page)), (True, spans(page))):
+            for command in (_command(page, line, short) for line in lines):
+                if command:
+                    found.setdefault((shlex.join(command.words), str(command.variables), short), command)
+    return list(found.values())
+
+
+def _command(page: Path, line: str, short: bool) -> Command | None:
+    try:
+        words = shlex.split(line, comments=True)
+    except ValueError:  # a text with an apostrophe in it
+        return None
+    variables = {}
+    while words and re.match(r"[A-Z_]+=", words[0]):
+        name, _, variables[name] = words.pop(0).partition("=")
+    if not words or words[0] not in PROGRAMS or (short and len(words) < 2):
+        return None
+    return Command(str(page.relative_to(ROOT)), variables, words, short)

@@ -1,0 +1,160 @@
+"""Every command on the pages is one that its own parser takes. Whole ones, in blocks, are parsed with all they say; of
+those in a line of text, which leave things out, the options must be there."""
+
+import copy
+import re
+import subprocess
+from argparse import ArgumentParser
+from functools import cache
+from pathlib import Path
+
+import pytest
+from helpers import run
+from omegaconf import OmegaConf
+
+from safeeraser.unlearn.settings import Settings, read_settings
+
+from .pages import PAGES, ROOT, Command, commands, load, spans
+
+OPTIONS = load("scripts/options.py")
+COMMANDS = commands()
+# What these scripts put before the words they are given, as (command, words).
+WRAPPED = {
+    "audit.bash": ("python audit.py", []),
+    "eval.bash": ("python eval_all.py", []),
+    "infer.bash": ("python ckpt_infer.py", ["--output_file", "predictions_val.json"]),
+    "specificity.bash": ("python -m safeeraser.specificity", []),
+}
+TAKES_ADAPTER = ("eval.bash", "infer.bash")  # as its first word
+ANYWHERE = {"OMP_NUM_THREADS", "OPENAI_API_KEY", "HF_TOKEN", "LMMS_PYTHON"}
+
+
+@cache
+def parser_of(command: str) -> ArgumentParser:
+    """A command's own parser."""
+    return OPTIONS.parser_of(command)
+
+
+@cache
+def known_options(command: str) -> set[str]:
+    """The names of a command's options."""
+    parser = parser_of(command)
+    parsers = [parser, *OPTIONS.actions_of(parser).values()]
+    return {name for one in parsers for action in one._actions for name in action.option_strings}
+
+
+def parse(command: str, words: list[str], short: bool) -> None:
+    """Check the words that a command is given."""
+    if command == "python forget.py":
+        return compose(words, short)
+    given = {word.partition("=")[0] for word in words if word.startswith("--")}
+    assert given <= known_options(command)
+    if not short:
+        copy.deepcopy(parser_of(command)).parse_args(words)
+    return None
+
+
+def compose(words: list[str], short: bool) -> None:
+    """Compose the settings that the words ask for, and check them."""
+    if short or "release.yaml" in words:  # which is somebody else's file, and run by tests/unlearn/test_page_docs.py
+        keys = {re.split(r"[.=]", word)[0] for word in words if re.match(r"\w+(\.\w+)*=", word)}
+        assert keys <= Settings.model_fields.keys()
+        return
+    done = run("forget", *words, "--cfg", "job")
+    assert done.returncode in (None, 0), done.stderr
+    read_settings(OmegaConf.create(done.stdout))
+
+
+def check_python(words: list[str], short: bool) -> None:
+    """`python` and what follows it."""
+    name = f"-m {words[1]}" if words[0] == "-m" else words[0]
+    rest = words[2:] if words[0] == "-m" else words[1:]
+    if name.startswith("-m eval_all"):
+        name = "eval_all.py"
+    if name.startswith(("benchmarks/", "scripts/")):  # which import what lies beside them, or take no options
+        text = (ROOT / name).read_text()
+        assert {word for word in rest if word.startswith("--") and f'"{word}"' not in text} == set()
+        return
+    parse(f"python {name}", rest, short)
+
+
+def check_bash(script: str, words: list[str], short: bool) -> None:
+    """`bash` and what follows it."""
+    file = ROOT / script
+    subprocess.run(["bash", "-n", str(file)], check=True)
+    if file.name == "forget_lora.bash":
+        compose(words, short)
+    elif file.name in WRAPPED:
+        command, before = WRAPPED[file.name]
+        parse(command, before + words[file.name in TAKES_ADAPTER :], short)
+    elif file.name != "test.bash":  # whose words are pytest's
+        assert all(word in file.read_text() or word in reached(file) for word in words)
+
+
+@cache
+def reached(script: Path) -> str:
+    """The text of a script, and of the parser of the module that it runs."""
+    text = script.read_text()
+    modules = re.findall(r"python -m (safeeraser[\w.]*)", text)
+    return text + "".join(str(sorted(known_options(f"python -m {module}"))) for module in modules)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.text[:90])
+def test_the_parser_takes_it(command: Command):
+    words = [word.replace("$method", "popd") for word in command.words if word != "..."]
+    if words[0] == "timeout":
+        words = words[next(n for n, word in enumerate(words) if word == "python") :]
+    if ">" in words:
+        words = words[: words.index(">")]
+    if words[:2] == ["accelerate", "launch"]:
+        if len(words) == 2:
+            return
+        assert words[2] == "--config_file"
+        if command.short and words[3] == "FILE":
+            words[3] = "config/accelerate/ddp.yaml"
+        assert (ROOT / words[3]).is_file()
+        words = ["python", *words[4:]]
+    program, *rest = words
+    if program == "pip":
+        check_pip(rest)
+    elif program == "python":
+        check_python(rest, command.short)
+    elif program == "bash":
+        check_bash(rest[0], rest[1:], command.short)
+        check_variables(command.variables, ROOT / rest[0])
+    elif program == "export":
+        check_variables(dict(word.split("=", 1) for word in rest), ROOT / "scripts/reproduce.bash")
+
+
+def check_variables(variables: dict[str, str], script: Path) -> None:
+    """A script reads the variables that stand before it, and says so."""
+    text = script.read_text()
+    if "reproduce.bash" in text:  # a wrapper
+        text += (ROOT / "scripts" / "reproduce.bash").read_text()
+    assert {name for name in variables if not re.search(rf"\b{name}\b", text)} <= ANYWHERE
+    if engine := variables.get("ACCELERATE_CONFIG"):
+        assert engine == "FILE" or (ROOT / engine).is_file()
+
+
+def check_pip(words: list[str]) -> None:
+    """What is installed from here is there."""
+    setup = (ROOT / "setup.py").read_text()
+    for extra in re.findall(r"\.\[(\w+)\]", " ".join(words)):
+        assert f'"{extra}":' in setup
+    assert "-r" not in words or (ROOT / words[words.index("-r") + 1]).is_file()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_options_and_keys_in_the_text_are_there(page):
+    """`--only` and `lr=1e-4`, wherever they are spoken of."""
+    every = {
+        option for command in OPTIONS.commands() if command != "python forget.py" for option in known_options(command)
+    }
+    every |= {
+        option for file in (ROOT / "benchmarks").glob("*.py") for option in re.findall(r"--\w+", file.read_text())
+    }
+    for span in spans(page):
+        if re.match(r"--[a-z]", span):
+            assert re.split(r"[ =]", span)[0] in every, span
+        elif key := re.match(r"([a-z]\w*)(\.[\w.]+)?=", span):
+            assert key[1] in Settings.model_fields, span

@@ -1,0 +1,44 @@
+"""What the pages refer to is there, and they are as short as they are meant to be."""
+
+import re
+
+import pytest
+
+from .pages import PAGES, ROOT
+
+LINK = re.compile(r"\]\((?!https?:)([^)\s]+)\)")
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    heads = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_and_anchor_is_there(page):
+    text = page.read_text(encoding="utf-8")
+    for target in LINK.findall(text):
+        file, _, anchor = target.partition("#")
+        there = (page.parent / file).resolve() if file else page
+        assert there.exists() and there.is_relative_to(ROOT), target
+        assert not anchor or anchor in anchors(there.read_text(encoding="utf-8")), target
+
+
+def test_the_way_in_is_short_and_leads_to_every_page():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 180
+    linked = {target.partition("#")[0] for target in LINK.findall(text)}
+    assert {str(page.relative_to(ROOT)) for page in PAGES} - {"README.md"} <= linked
+
+
+def test_the_code_names_pages_that_are_there():
+    files = [
+        file
+        for folder in (".", "safeeraser", "config", "scripts", "benchmarks", "tests")
+        for file in (ROOT / folder).glob("*" if folder == "." else "**/*")
+        if file.suffix in (".py", ".yaml", ".bash", ".j2", ".cff", ".toml")
+    ]
+    named = {name for file in files for name in re.findall(r"\bdocs/[\w-]+\.md\b", file.read_text(encoding="utf-8"))}
+    assert len(named) > 5 and {name for name in named if not (ROOT / name).is_file()} == set()
