@@ -1,4 +1,4 @@
-"""The commands and the Python of docs/training.md, engines.md and differences.md, run on the tiny model for a few steps."""
+"""The commands and the Python of docs/training.md, engines.md and differences.md, on the tiny model, a few steps."""
 
 import re
 import shlex
