@@ -20,6 +20,7 @@ PAGE = ROOT / "config" / "forget_lora.yaml"
 IS_RUN, READS_OPTIONS = '__name__ == "__main__"', ".parse_args("
 KINDS = {Path: "PATH", int: "N", float: "X"}  # what stands for a value whose option does not say
 
+OTHER = "Other keys"  # a section without a comment
 INTRODUCTION = """\
 # Every option
 
@@ -109,6 +110,9 @@ def keys(page: str) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
             else:
                 above.append(comment[1])
         elif key := re.fullmatch(r"( *)(?:- )?(\w+):(?: (.*?))??(?: # (.*))?", line):
+            if blank and rows and section != OTHER and not key[1]:
+                yield section, rows
+                section, rows = OTHER, []
             depth = len(key[1]) // 2
             groups[depth:] = [key[2]]
             name = ".".join(groups[: depth + 1]).removeprefix("defaults.")
