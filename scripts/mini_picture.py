@@ -5,6 +5,7 @@ python scripts/mini_picture.py                                      from docs/mi
 """
 
 import csv
+import re
 from html import escape
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from safeeraser.report.ranking import measures, rank
 from safeeraser.report.tables import Row
 from safeeraser.report.writing import TEMPLATES
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
-KEPT, PICTURE = DOCS / "mini.csv", DOCS / "mini.svg"
+ROOT = Path(__file__).resolve().parents[1]
+KEPT, PICTURE, README = ROOT / "docs" / "mini.csv", ROOT / "docs" / "mini.svg", ROOT / "README.md"
 SHOWN = {key: column.title for key, column in COLUMNS.items() if column.metric != "gpt_eval"}
 SHOWN |= {"wrong_decoupled": "of it wrong"}
 TITLE = "Mini benchmark: per cent on unseen pictures, with 95% intervals"
@@ -50,7 +51,7 @@ def table(rows: list[Row]) -> str:
     """The rows as Markdown."""
     head = ["", *SHOWN.values()]
     lines = [[row.name, *(row.cell(key).text for key in SHOWN)] for row in rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *lines])
+    return "\n".join(f"| {' | '.join(cells).lstrip()} |" for cells in [head, ["---"] * len(head), *lines])
 
 
 def picture(rows: list[Row]) -> str:
@@ -85,16 +86,24 @@ font-family="-apple-system, 'Segoe UI', Helvetica, Arial, sans-serif" role="img"
 """
 
 
+def with_table(page: str, rows: list[Row]) -> str:
+    """The page with this table in place of the one that has the same columns. Raises `BadInput` if there is none."""
+    told = table(rows)
+    place = re.compile(rf"^{re.escape(told.splitlines()[0])}\n(\|.*\n)+", re.MULTILINE)
+    if not place.search(page):
+        raise BadInput("README.md: no table with the columns of this one")
+    return place.sub(lambda _: f"{told}\n", page, count=1)
+
+
 @command
 def main() -> None:
-    """Keep the table, draw it, print it."""
+    """Keep the table, draw it, and write it into README.md."""
     parser = Arguments(prog="python scripts/mini_picture.py", description=__doc__)
-    parser.add_argument(
-        "table", type=Path, nargs="?", default=KEPT, help="a report's table.csv (default: docs/mini.csv)"
-    )
+    parser.add_argument("table", type=Path, nargs="?", default=KEPT, help="default: docs/mini.csv")
     source = parser.parse_args().table
     rows, text = read(source), source.read_text(encoding="utf-8")
-    for path, content in ((KEPT, text), (PICTURE, picture(rows))):
+    page = with_table(README.read_text(encoding="utf-8"), rows)
+    for path, content in ((KEPT, text), (PICTURE, picture(rows)), (README, page)):
         with write_whole(path) as handle:
             handle.write(content)
     print(table(rows))

@@ -19,6 +19,13 @@ def test_readme_has_the_table():
     assert f"\n{SCRIPT.table(ROWS)}\n" in README
 
 
+def test_the_table_takes_the_place_of_the_one_before():
+    before = README.replace(SCRIPT.table(ROWS), "\n".join(SCRIPT.table(ROWS).splitlines()[:3]))
+    assert before != README and SCRIPT.with_table(before, ROWS) == README == SCRIPT.with_table(README, ROWS)
+    with pytest.raises(BadInput, match=r"README\.md: no table"):
+        SCRIPT.with_table("| | ASR |\n|---|---|\n", ROWS)
+
+
 def test_the_picture_is_drawn_from_it():
     drawn = SCRIPT.PICTURE.read_text(encoding="utf-8")
     assert drawn == SCRIPT.picture(ROWS) and "](docs/mini.svg)" in README
