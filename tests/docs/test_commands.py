@@ -153,7 +153,7 @@ def test_options_and_keys_in_the_text_are_there(page):
     }
     scripts = [file for folder in ("benchmarks", "scripts") for file in (ROOT / folder).rglob("*.*[hy]")]
     every |= {"--config-dir", "--config-name"}  # Hydra's
-    every |= {option for file in scripts for option in re.findall(r"--\w+", file.read_text())}
+    every |= {option for file in scripts for option in re.findall(r"--[\w-]+", file.read_text())}
     for span in spans(page):
         if re.match(r"--[a-z]", span):
             assert re.split(r"[ =]", span)[0] in every, span
