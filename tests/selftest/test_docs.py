@@ -20,8 +20,8 @@ def test_the_commands_can_be_given():
 
 
 def test_the_checks_and_sizes_are_those_that_there_are():
-    for title in ("## What is checked", "## On a CPU"):
-        section = PAGE.partition(title)[2].partition("\n## ")[0]
+    for title in ("### What is checked", "### On a CPU"):
+        section = PAGE.partition(title)[2].partition("\n##")[0]
         assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(CHECKS)
     sizes = re.findall(r"^\| `(\w+)` \| .* \| ([\d.]+) GiB \|$", PAGE, re.MULTILINE)
     assert {name: float(gib) for name, gib in sizes} == memory.DISK and set(memory.DISK) == set(SIZES)

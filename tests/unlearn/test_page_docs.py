@@ -49,7 +49,7 @@ def test_the_commands(folder):
     dry, full, infer = map(shlex.split, COMMANDS["training"])
     counted, fits, engines = map(shlex.split, COMMANDS["engines"])
     *_, release = map(shlex.split, COMMANDS["differences"])
-    assert engines == ["benchmarks/engines.py"]  # tests/unlearn/test_first_hour.py runs it
+    assert engines == ["benchmarks/engines.py"]  # minutes; tests/selftest runs what it is made of
     done = run("forget", *dry[1:], f"model_path={MODEL}", *FEW[1:], cwd=folder)
     assert done.returncode == 0, done.stderr
     done = run("forget", *release[1:], "--config-dir", folder / "config", f"model_path={MODEL}", *FEW, cwd=folder)
