@@ -104,8 +104,14 @@ def plan_dataset(read):
 
 
 def run(script: str, *arguments: object, cwd: Path = RECORDED) -> subprocess.CompletedProcess:
-    """Run a command's main function in this process: quicker than loading torch again for each."""
-    spec = importlib.util.spec_from_file_location(script, ROOT / f"{script}.py")
+    """Run a command's main function in this process: quicker than loading torch again for each.
+
+    `script`: one of the entry points, or what `python -m` runs.
+    """
+    if script.startswith("safeeraser."):
+        spec = importlib.util.find_spec(f"{script}.__main__")
+    else:
+        spec = importlib.util.spec_from_file_location(script, ROOT / f"{script}.py")
     module = importlib.util.module_from_spec(spec)
     out, err, code, home = io.StringIO(), io.StringIO(), None, Path.cwd()
     argv = [f"{script}.py", *map(str, arguments)]

@@ -5,14 +5,17 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import pytest
 from helpers import MODEL, RECORDED, ROOT, TRAIN, refused, run
 from hub_server import TOKEN, Hub
-from huggingface_hub import ModelCard, metadata_load
+from huggingface_hub import ModelCard, constants, metadata_load
 from omegaconf import OmegaConf
 
-from safeeraser.report.hub import ADAPTER
+from safeeraser.errors import BadInput
+from safeeraser.report.hub import ADAPTER, check_hub
 
 GIVEN = [f"model_path={MODEL}", f"data_path={TRAIN}", "forget_loss=popd", "dtype=float32", "workers=0", "limit=1"]
 GIVEN += ["max_train_steps=1", "gradient_accumulation_steps=1"]
@@ -35,23 +38,29 @@ def environment(url, token=TOKEN):
     return rest | more | {"PYTHONPATH": str(ROOT)} | ({"HF_TOKEN": token} if token else {})
 
 
-def command(*words, url, token=TOKEN):
-    return subprocess.run(
-        [sys.executable, *map(str, words)],
-        cwd=RECORDED,
-        env=environment(url, token),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def started(*words, url):
+    """A command as a user starts it."""
+    call = [sys.executable, *map(str, words)]
+    return subprocess.run(call, cwd=RECORDED, env=environment(url), capture_output=True, text=True, timeout=300)
+
+
+@contextmanager
+def at(url, token=TOKEN):
+    """The same in this process, where the library has read its environment long ago."""
+    there = {"ENDPOINT": url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True, "HF_TOKEN_PATH": "/nowhere/token"}
+    there["HUGGINGFACE_CO_URL_TEMPLATE"] = url + "/{repo_id}/resolve/{revision}/{filename}"
+    with patch.multiple(constants, **there), patch.dict(os.environ, {"HF_TOKEN": token}):
+        yield
 
 
 def forget(*words, url, token=TOKEN):
-    return command(ROOT / "forget.py", *GIVEN, *words, url=url, token=token)
+    with at(url, token):
+        return run("forget", *GIVEN, *words)
 
 
-def report(*words, url="http://127.0.0.1:9", token=TOKEN):
-    return command("-m", "safeeraser.report", *words, url=url, token=token)
+def report(*words, url="http://127.0.0.1:9", cwd=RECORDED):
+    with at(url):
+        return run("safeeraser.report", *words, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +99,7 @@ def test_training_sends_adapter_and_card_and_nothing_else(hub, tmp_path):
     """Then the figures, with the same command, which passes over the training."""
     folder = tmp_path / "run"
     words = (f"save_dir={folder}", "push_to_hub=true", "hub_model_id=me/popd")
-    done = forget(*words, url=hub.url)
+    done = started(ROOT / "forget.py", *GIVEN, *words, url=hub.url)
     assert done.returncode == 0, done.stderr
     there = hub.repos["me/popd"]
     assert there["private"] and there["files"].keys() == SENT
@@ -168,11 +177,10 @@ def test_settings_that_cannot_work(tmp_path, monkeypatch, word, says):
 def test_a_hub_that_will_not_take_it_is_told_of_before_training(hub, repo, token, role, says):
     """As forget.py asks it, before anything else."""
     hub.role, hub.repos["me/open"] = role, {"private": False, "files": {}}
-    asks = "from safeeraser.errors import command; from safeeraser.report.hub import check_hub\n"
-    asks += f"command(lambda: check_hub({repo!r}, private=True))()"
-    done = command("-c", asks, url=hub.url if role else "http://127.0.0.1:9", token=token)
-    line = says_one_line(done)
-    assert done.returncode == 2 and line.startswith("error: push_to_hub: ") and says in line and "hf_other" not in line
+    with at(hub.url if role else "http://127.0.0.1:9", token), pytest.raises(BadInput) as refusal:
+        check_hub(repo, private=True)
+    line = str(refusal.value)
+    assert line.startswith("push_to_hub: ") and says in line and TOKEN not in line and "hf_other" not in line
     assert hub.repos.keys() == {"me/open"}
 
 
@@ -190,8 +198,8 @@ def test_a_run_whose_sending_fails_is_whole_and_told_how_to_send_it_again(hub, t
     line = says_one_line(done, folder)
     assert done.returncode == 3 and "the token may not write there (HTTP 403); the run is whole in" in line
     assert "finished" in json.loads((folder / "run.json").read_text()) and not hub.repos["me/popd"]["files"]
-    again = re.search(r"'python (-m safeeraser\.report .*)' sends it", line)[1].split()
-    done = command(*again, url=hub.url)
+    again = re.search(r"'python -m safeeraser\.report (.*)' sends it", line)[1].split()
+    done = report(*again, url=hub.url)
     assert done.returncode == 0 and hub.repos["me/popd"]["files"].keys() == SENT, done.stderr
 
 
@@ -228,18 +236,18 @@ def test_nobody_at_home(finished):
     assert done.returncode == 2 and "http://127.0.0.1:9 cannot be reached" in says_one_line(done)
 
 
-def test_a_card_edited_at_the_hub_or_here_is_not_replaced(hub, finished):
+def test_a_card_edited_at_the_hub_or_here_is_not_replaced(hub, finished, caplog):
     words = (finished, "--model_card", "--push_to_hub", "me/popd")
     there = hub.repos["me/popd"] = {"private": True, "files": {"README.md": b"# My own card", "mine.txt": b"x"}}
     done = report(*words, url=hub.url)
-    assert done.returncode == 0 and "the card at me/popd was edited there, and is left alone" in done.stderr
+    assert done.returncode == 0 and "the card at me/popd was edited there, and is left alone" in caplog.text
     assert there["files"]["README.md"] == b"# My own card" and there["files"].keys() == {*SENT, "mine.txt"}
     (finished / "README.md").write_text("# Written here")
     done = report(*words, "--overwrite", url=hub.url)
     assert done.returncode == 0 and b"Not scored" in there["files"]["README.md"], done.stderr
     (finished / "README.md").write_text("# Written here")
     done = report(*words, url=hub.url)
-    assert done.returncode == 0 and "was edited, and is sent as it is" in done.stderr
+    assert done.returncode == 0 and "was edited, and is sent as it is" in caplog.text
     assert there["files"]["README.md"] == b"# Written here"
 
 
@@ -268,10 +276,9 @@ def test_the_commands_of_the_page(hub, trained, tmp_path):
     folder.mkdir(parents=True)
     subprocess.run(["cp", "-r", trained, folder / "popd"], check=True)
     for line in (scored, again):
-        given = [sys.executable, *line.split()]
-        done = subprocess.run(
-            given, cwd=tmp_path, env=environment(hub.url), capture_output=True, text=True, timeout=120
-        )
+        program, module, *given = line.split()
+        assert (program, module) == ("-m", "safeeraser.report")
+        done = report(*given, url=hub.url, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert hub.repos["me/popd"]["files"].keys() == SENT and hub.repos["me/popd"]["private"]
 
