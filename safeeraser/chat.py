@@ -51,8 +51,7 @@ def read_key(given: str | None, base_url: str | None, *, who: str, otherwise: st
         return "none"  # a local server takes any word, and the client wants one
     if not key:
         raise BadInput(
-            f"{who} needs a key: give --api_key or set OPENAI_API_KEY (a local server named by --base_url needs none); "
-            + otherwise
+            f"{who} needs a key: set OPENAI_API_KEY (a local server named by --base_url needs none); " + otherwise
         )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise BadInput("the API key holds a character that no key has; was more than the key pasted?")

@@ -11,7 +11,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/gpu.bash
 source scripts/no_key.bash
-source scripts/setup.bash ""  # said outright: without arguments it would see the options of this script
+# The mini benchmark trains in one process each; the real ones want DeepSpeed. Said outright, since without arguments
+# setup.bash would see the options of this script.
+if [ "${MODEL:-}" = mini ]; then source scripts/setup.bash ""; else source scripts/setup.bash train; fi
 
 PUBLISHED=${PUBLISHED-1}
 exec python -m safeeraser.reproduce --model "${MODEL:-llava-1.5-7b}" ${METHODS:+--methods "$METHODS"} \

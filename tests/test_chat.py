@@ -338,7 +338,7 @@ def test_a_key_is_given_or_found_or_not_needed(monkeypatch):
     words = {"who": "the judge", "otherwise": "--judge rules needs none"}
     assert read_key(f" {KEY}\n", None, **words) == KEY
     assert read_key(None, "http://localhost:8000/v1", **words) == "none"
-    with pytest.raises(BadInput, match=r"the judge needs a key: give --api_key or set OPENAI_API_KEY .*--judge rules"):
+    with pytest.raises(BadInput, match=r"the judge needs a key: set OPENAI_API_KEY .*--judge rules"):
         read_key(" ", None, **words)
     with pytest.raises(BadInput, match="the API key holds a character that no key has") as refused:
         read_key(f"{KEY} and more", None, **words)

@@ -6,7 +6,7 @@ from typing import Any
 from safeeraser.benchmark.metrics import COLUMNS, METRICS, SPLITS
 from safeeraser.report.judges import Judges, decisions
 from safeeraser.report.runs import Run, Summary
-from safeeraser.report.seeds import Method
+from safeeraser.report.seeds import Method, seed_of
 
 _BOTH = ("sensitivity", "specificity")
 _MOST = 6  # of what is named in a warning
@@ -32,7 +32,7 @@ def provenance(methods: list[Method], who: Judges) -> dict[str, Any]:
         "versions": versions,
         "git_commits": _each(one.git_commit for one in told),
         "dates": [dates[0], dates[-1]] if dates else [],
-        "seeds": {method.run.title: len(method.seeds) for method in methods},
+        "seeds": {method.run.title: [seed_of(run) for run in method.seeds] for method in methods},
     }
 
 

@@ -50,7 +50,7 @@ def methods(runs: Sequence[Run]) -> list[Method]:
     for group, name in zip(groups, titles, strict=True):
         like = [other for other, its in zip(groups, titles, strict=True) if its == name]
         title = f"{name} ({_told(group, like)})" if len(like) > 1 else name
-        seeds = [replace(run, title=f"{title}, seed {_seed(run)}" if len(group) > 1 else title) for run in group]
+        seeds = [replace(run, title=f"{title}, seed {seed_of(run)}" if len(group) > 1 else title) for run in group]
         found.append(Method(name, replace(_pooled(seeds), title=title), seeds))
     return found
 
@@ -74,7 +74,8 @@ def _told(group: list[Run], like: list[list[Run]]) -> str:
     return run.name
 
 
-def _seed(run: Run) -> str:
+def seed_of(run: Run) -> str:
+    """The seed of a run; of one whose training and responses had different ones, both. Empty: it is not told."""
     return "/".join(map(str, run.seeds))
 
 

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 
 from safeeraser.benchmark.metrics import SPLITS
 from safeeraser.errors import BadInput, command
-from safeeraser.reproduce.check import Found, look
+from safeeraser.reproduce.check import Found, asked_amiss, left, look
 from safeeraser.reproduce.marks import LACKING, passed, read_mark
 from safeeraser.reproduce.options import Options, arguments, options_of
 from safeeraser.reproduce.show import shortcomings, show_plan, show_price, show_status
 from safeeraser.reproduce.steps import Run, called, filled, runs_of
-from safeeraser.reproduce.work import Stopped, Worker, execute, wait_for
+from safeeraser.reproduce.work import Stopped, Worker, execute, say, wait_for
 
 
 @command
@@ -38,11 +38,14 @@ def main() -> int:
 def plan(options: Options, runs: Sequence[Run]) -> int:
     """Print what would be done; what is wrong ends it with exit code 2."""
     unbuilt = options.settings.build and not options.data.is_dir()
-    found = Found() if unbuilt else look(options, runs)
-    show_plan(options, runs, found)
+    say("looking at options, data, memory and disk ...")
+    found = Found(asked_amiss(runs, with_data=False)) if unbuilt else look(options, runs)
+    code = refuse(found.problems)
+    if found.records or unbuilt:
+        show_plan(options, runs, found)
     if unbuilt:
         print(f"{options.data}: is made by the first step")
-    return refuse(found.problems)
+    return code
 
 
 def reproduce(options: Options, runs: list[Run]) -> int:
@@ -50,11 +53,17 @@ def reproduce(options: Options, runs: list[Run]) -> int:
     worker = Worker(options, runs)
     with worker.signals():
         try:
+            if amiss := asked_amiss(runs, with_data=not options.settings.build):
+                return refuse(amiss)
             build(options, worker)
+            say("looking at options, data, memory and disk ...")
             found = look(options, runs)
             if found.problems and not worker.stop.is_set():  # what is stopped is not at fault
                 return refuse(found.problems)
-            show_price(runs, found)
+            if any(left(runs)):
+                show_price(runs, found)
+            else:
+                say(f"all that was asked for is finished, {len(runs)} runs; only the report is made again")
             worker.work()
             reported = report(options, runs, worker)
         except Stopped:

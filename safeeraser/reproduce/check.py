@@ -23,6 +23,7 @@ from safeeraser.score.command_line import arguments as score_arguments
 from safeeraser.score.command_line import options_of as score_options
 from safeeraser.score.options import Options as ScoreOptions
 
+KNOWING = "truth"  # the judge that looks into the data
 LACKS_MODEL = "cannot be had from the hub"  # forget.py's words where it counts without a model
 NOT_SET_UP = "lmms-eval is not there yet"  # words of the step specificity that is told only to check
 SHOWN = 5  # faults of the data that are told
@@ -61,8 +62,8 @@ def look(options: Options, runs: Sequence[Run]) -> Found:
         found.problems.append(f"{options.data}: {more}")
     if not any(fault.startswith(str(options.data / name)) for name in FILES for fault in faults):
         found.problems += finished_otherwise(options, runs)
-    steps = {step.name: (run, step) for run, step in reversed([*left(runs)])}  # of each name the first
-    found.problems += list(options_at_fault(steps))
+    steps = by_name(runs)
+    found.problems += asked_amiss(runs)
     if not faults:
         found.problems += list(trainings(options, runs, found))
     if "specificity" in steps and options.settings.specificity_check:
@@ -72,6 +73,11 @@ def look(options: Options, runs: Sequence[Run]) -> Found:
     if found.disk > (free := shutil.disk_usage(there).free):
         found.problems.append(f"{options.out}: needs about {size(found.disk)} of disk, and {size(free)} are free")
     return found
+
+
+def by_name(runs: Sequence[Run]) -> dict[str, tuple[Run, Step]]:
+    """Of the steps that are left, the first of each name."""
+    return {step.name: (run, step) for run, step in reversed([*left(runs)])}
 
 
 def left(runs: Sequence[Run]) -> Iterator[tuple[Run, Step]]:
@@ -91,14 +97,21 @@ def finished_otherwise(options: Options, runs: Sequence[Run]) -> list[str]:
     return found
 
 
-def options_at_fault(steps: dict[str, tuple[Run, Step]]) -> Iterator[str]:
-    """What the commands that answer and judge would refuse of their options: names, values, a key that is missing."""
+def asked_amiss(runs: Sequence[Run], *, with_data: bool = True) -> list[str]:
+    """What the commands that answer and judge would refuse of their options: names, values, a key that is missing.
+
+    with_data: the data are there, which one judge looks into.
+    """
+    return list(_options_at_fault(by_name(runs), with_data))
+
+
+def _options_at_fault(steps: dict[str, tuple[Run, Step]], with_data: bool) -> Iterator[str]:
     for name, parse in (("infer_val", infer_arguments), ("score_val", score_arguments)):
         if name in steps:
             run, step = steps[name]
             try:
                 given = vars(parse().parse_args(step.options(run.folder)))
-                if name == "score_val":
+                if name == "score_val" and (with_data or given["judge"] != KNOWING):
                     Panel(score_options(given).judging)
             except BadInput as error:
                 yield f"{step.words[1]}: {error}"

@@ -27,6 +27,7 @@ BUDGET = 60.0  # seconds of measuring after which no further piece is begun
 LONGEST = 600.0  # seconds that a piece may take
 NO_DATA = "not measured: no data here"
 NO_WEIGHTS = "not measured: no weights here"
+AMISS = "not measured: first what is wrong"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class Effort:
 def efforts(options: Options, runs: Sequence[Run], found: Found) -> list[Effort]:
     """What each part of the work that is left takes. Trains and answers a little, into a folder that is removed."""
     steps = list(left(runs))
-    reason = NO_DATA if not found.records else "" if is_here(options.model_path) else NO_WEIGHTS
+    reason = NO_DATA if not found.records else AMISS if found.problems else ""
+    if found.records and not is_here(options.model_path):
+        reason = NO_WEIGHTS
     with tempfile.TemporaryDirectory() as folder:
         told = list(trained(options, steps, found, Path(folder), reason))
         told += answered(options, steps, found, Path(folder), reason)

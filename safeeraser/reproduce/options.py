@@ -129,7 +129,7 @@ def options_of(given: Namespace) -> Options:
         methods=methods_of(given.methods),
         seeds=seeds_of(given.seeds),
         judge=given.judge or settings.judge,
-        out=given.out or Path("results", "reproduce", given.model),
+        out=place_of(given.out or Path("results", "reproduce", given.model)),
         jobs=given.jobs or settings.jobs or os.cpu_count() or 1,
         engine=engine_of(given.accelerate_config, settings),
         optional=frozenset(settings.steps) | {step for step in OPTIONAL if getattr(given, step)},
@@ -137,6 +137,16 @@ def options_of(given: Namespace) -> Options:
         published=given.published,
         retry=given.retry,
     )
+
+
+def place_of(out: Path) -> Path:
+    """`out`, if it is a folder that can be written to, or can be made."""
+    there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise BadInput(f"--out {out}: {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise BadInput(f"--out {out}: {there} cannot be written to")
+    return out
 
 
 def page_of(model: str) -> Path:

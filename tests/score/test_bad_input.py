@@ -40,7 +40,7 @@ def files(folder, records=RECORDS, predictions=PREDICTED):
 def test_no_key(tmp_path):
     given = files(tmp_path)
     given[5] = tmp_path / "new" / "v.json"
-    refused(tmp_path, *given, says="give --api_key or set OPENAI_API_KEY")
+    refused(tmp_path, *given, says="set OPENAI_API_KEY")
 
 
 def test_a_missing_file(tmp_path):
