@@ -17,7 +17,7 @@ from safeeraser.reproduce.check import Found, asked_amiss, left, look
 from safeeraser.reproduce.marks import LACKING, passed, read_mark
 from safeeraser.reproduce.options import Options, arguments, options_of
 from safeeraser.reproduce.show import shortcomings, show_plan, show_price, show_status
-from safeeraser.reproduce.steps import Run, called, filled, runs_of
+from safeeraser.reproduce.steps import Run, called, runs_of
 from safeeraser.reproduce.work import Stopped, Worker, execute, say, wait_for
 
 
@@ -83,7 +83,7 @@ def build(options: Options, worker: Worker) -> None:
     """Have the data made, where the settings say by what, while others wait. Raises `BadInput` if that fails."""
     if not options.settings.build:
         return
-    call = called(shlex.split(filled(options.settings.build, data=str(options.data))))
+    call = called(shlex.split(options.settings.build), data=str(options.data))
     lock = options.data.with_name(f".{options.data.name}")
 
     def make(handle: int) -> None:

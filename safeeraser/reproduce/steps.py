@@ -25,12 +25,14 @@ class Step:
         launcher: what starts it in place of Python, where that decides nothing of what comes out.
         result: what it writes at its end, where its exit code does not tell that something is lacking: a launcher ends
             with 1 whatever its processes said.
+        leaf: no other step rests on it.
     """
 
     name: str
     words: tuple[str, ...]
     launcher: tuple[str, ...] = ("python",)
     result: str | None = None
+    leaf: bool = False
 
     @property
     def told(self) -> list[str]:
@@ -97,11 +99,11 @@ def steps_of(options: Options, method: str, seed: int) -> Iterator[Step]:
     for split in SPLITS:
         yield Step(f"score_{split}", judge(options, split))
         if settings.beside:
-            yield Step(f"agree_{split}", agree(options, split))
+            yield Step(f"agree_{split}", agree(options, split), leaf=True)
     if "specificity" in options.optional:
-        yield Step("specificity", (*specificity(options), *adapter))
+        yield Step("specificity", (*specificity(options), *adapter), leaf=True)
     if "audit" in options.optional and adapter:
-        yield Step("audit", audit(options, seed))
+        yield Step("audit", audit(options, seed), leaf=True)
 
 
 def unlearn(options: Options, method: str, seed: int) -> tuple[str, ...]:

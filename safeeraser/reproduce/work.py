@@ -114,8 +114,9 @@ class Worker:
                 if not passed(mark):
                     return
                 continue
-            for later in run.steps[number:] if mark else ():
-                # What rests on a step that is done anew is done anew as well; the commands keep what is still good.
+            # What rests on a step that is done anew is done anew as well; the commands keep what is still good. The
+            # last one's mark goes first: whatever a kill leaves, no step is through that rests on one that is not.
+            for later in reversed(run.steps[number : number + 1 if step.leaf else None]):
                 mark_of(run, later).unlink(missing_ok=True)
             if not passed(self._do(run, step, handle, gpus)):
                 return

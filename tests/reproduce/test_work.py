@@ -104,6 +104,19 @@ def test_finished_steps_are_passed_over_and_a_run_may_be_moved(options, tmp_path
     assert lines(tmp_path / "moved/po/ended") == ["one", "two"]
 
 
+def test_what_rests_on_a_step_whose_mark_was_moved_away_is_done_anew(options, tmp_path):
+    (tmp_path / "gate").touch()
+    leaf = replace(works("leaf", tmp_path / "gate"), leaf=True)
+    run = a_run(options, works("one", tmp_path / "gate"), leaf, works("two", tmp_path / "gate"))
+    Worker(options, [run]).work()
+    (run.marks / "leaf.json").unlink()
+    Worker(options, [run]).work()
+    assert lines(run.folder / "ended") == ["one", "leaf", "two", "leaf"]
+    (run.marks / "one.json").unlink()
+    Worker(options, [run]).work()
+    assert lines(run.folder / "ended")[4:] == ["one", "leaf", "two"]
+
+
 def test_what_was_finished_otherwise_is_refused_and_kept(options, tmp_path):
     (tmp_path / "gate").touch()
     run = a_run(options, works("one", tmp_path / "gate"))
