@@ -195,3 +195,11 @@ def test_the_words_of_the_shipped_pages_are_understood(model, tmp_path):
             infer_arguments().parse_args(words)
         elif step.name.startswith(("score", "agree")):
             score_arguments().parse_args(words)
+
+
+def test_data_are_built_in_a_folder_with_a_blank_in_its_name(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    makes = "python -c 'import pathlib, sys; pathlib.Path(sys.argv[1]).mkdir()' {data}"
+    (tmp_path / "page.yaml").write_text(yaml.safe_dump(PAGE | {"build": makes}))
+    assert main("--model=mini", "--settings=page.yaml", "--methods=vanilla", f"--data={tmp_path}/my data") == 2
+    assert (tmp_path / "my data").is_dir() and "my data/all_train.json: no such file" in capfd.readouterr().err
