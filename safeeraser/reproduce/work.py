@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO
 
@@ -131,9 +131,9 @@ class Worker:
         begin(run, step)
         say(f"[{run.name}] {step.name} ... (log: {log})")
         environment = self.options.environment | ({"CUDA_VISIBLE_DEVICES": gpus} if gpus is not None else {})
+        earlier = written(run, step)
         code = execute(step.call(run.folder), log, environment, handle, self.stop)
-        result = run.folder / step.result if step.result else None
-        if code == 1 and result and result.is_file() and result.stat().st_mtime >= began:
+        if code == 1 and written(run, step) not in (None, earlier):
             code = LACKING  # the launcher's own word for it
         if step.name == "unlearn" and code == 0:
             clear_up(run.folder, self.options)
@@ -142,23 +142,36 @@ class Worker:
         return mark
 
 
+def written(run: Run, step: Step) -> tuple[int, int] | None:
+    """By what it is known again whether the step has written its result; the clock of a network disk is another one.
+    None: it is not there, or the step's exit code tells all."""
+    with suppress(OSError):
+        if step.result:
+            there = (run.folder / step.result).stat()
+            return there.st_ino, there.st_mtime_ns
+    return None
+
+
 def execute(call: list[str], log: Path | None, environment: dict[str, str], handle: int, stop: threading.Event) -> int:
     """Run a command, with its output added to `log` or shown; it holds `handle` too. Returns its exit code.
 
     Raises:
         Stopped: `stop` was set meanwhile; the command and all it has started are ended then.
-        BadInput: the log cannot be written.
+        BadInput: the log cannot be written, or the command not started.
     """
     with open_log(log) as output:
-        process = subprocess.Popen(
-            call,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output and subprocess.STDOUT,
-            env=environment,
-            pass_fds=(handle,),
-            start_new_session=True,  # a Ctrl-C is for this process, which passes it on in its own way
-        )
+        try:
+            process = subprocess.Popen(
+                call,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output and subprocess.STDOUT,
+                env=environment,
+                pass_fds=(handle,),
+                start_new_session=True,  # a Ctrl-C is for this process, which passes it on in its own way
+            )
+        except OSError as error:  # no memory is left, say
+            raise BadInput(f"{call[0]}: cannot be started ({error.strerror})") from None
         while process.poll() is None:
             if stop.is_set():
                 end(process)
@@ -168,17 +181,17 @@ def execute(call: list[str], log: Path | None, environment: dict[str, str], hand
     return process.returncode
 
 
-@contextmanager
-def open_log(log: Path | None) -> Iterator[IO[bytes] | None]:
+def open_log(log: Path | None) -> AbstractContextManager[IO[bytes] | None]:
     """A log to add to, with the time in it; None leaves a command's output where this one's goes."""
     if log is None:
-        yield None
-        return
+        return nullcontext()
     make_room_for(log)
-    with open(log, "ab") as output:
+    try:
+        output = open(log, "ab", buffering=0)  # noqa: SIM115 -- whoever asked closes it
         output.write(f"== {time.strftime('%Y-%m-%d %H:%M:%S')} on {os.uname().nodename}\n".encode())
-        output.flush()
-        yield output
+    except OSError as error:
+        raise BadInput(f"{log}: cannot be written ({error.strerror})") from None
+    return output
 
 
 def end(process: subprocess.Popen) -> None:

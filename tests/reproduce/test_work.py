@@ -171,6 +171,31 @@ def test_a_launchers_exit_code_tells_nothing_where_the_result_is_there(options):
     assert read_mark(run, run.steps[0])["exit_code"] == 3
 
 
+def test_what_a_launched_step_has_written_is_known_whatever_the_disks_clock_says(options):
+    writes = "import os, sys; file = sys.argv[1] + '/p.json'; open(file, 'w'); os.utime(file, (9, 9)); sys.exit(1)"
+    idles = "import sys; sys.exit(1)"
+    for script, code in ((idles, 1), (writes, 3)):
+        run = a_run(options, Step("infer_val", ("python", "-c", script, "{run}"), result="p.json"))
+        run.folder.mkdir(exist_ok=True)
+        Worker(options, [run]).work()
+        assert read_mark(run, run.steps[0])["exit_code"] == code
+    os.utime(run.folder / "p.json", (time.time() + 99,) * 2)  # of an earlier time, by a disk whose clock is ahead
+    run = a_run(options, Step("infer_train", ("python", "-c", idles), result="p.json"))
+    Worker(options, [run]).work()
+    assert read_mark(run, run.steps[0])["exit_code"] == 1
+
+
+def test_a_log_that_cannot_be_written_stops_its_run_alone(options, tmp_path):
+    (tmp_path / "gate").touch()
+    full, other = (a_run(options, works("one", tmp_path / "gate"), name=name) for name in ("ga", "po"))
+    full.marks.mkdir(parents=True)
+    (full.marks / "one.log").symlink_to("/dev/full")
+    worker = Worker(options, [full, other])
+    worker.work()
+    assert worker.faults == {"ga": f"{full.marks / 'one.log'}: cannot be written (No space left on device)"}
+    assert lines(other.folder / "ended") == ["one"]
+
+
 def test_two_processes_share_the_runs_and_do_nothing_twice(options, tmp_path):
     names = "po popd ga"
     both = [start(tmp_path, names) for _ in range(2)]
