@@ -40,8 +40,8 @@ MARK = re.compile(r"<!-- safeeraser card ([0-9a-f]{64}): [^\n]*-->\n\Z")
 PEFTS = re.compile(
     r"(## Training procedure\s+The following `bitsandbytes`.*?)?(### Framework versions\s+- PEFT \S+)?", re.S
 )
-# A path from the root; not what follows the colon of an address.
-ROOTED = re.compile(r"(?<![\w/.])~?/(?:[^\s/|`\"']+/)+")
+# The folders of a path that starts at the root, at home, or here; not what follows the colon of an address on the web.
+ROOTED = re.compile(r"(?<![\w/.])(?:file://|~|\.\.?)?/(?:[^\s/|`\"']+/)+")
 
 
 class Line(NamedTuple):

@@ -130,11 +130,12 @@ def test_the_base_is_named_where_it_is_the_hubs(tmp_path, words, base, named, li
     assert "models/llava" not in text and "/home/u" not in text and (named or "a LLaVA-1.5 that its maker had") in text
 
 
-def test_a_judge_that_is_named_for_a_folder(tmp_path):
-    judge = metric(0.5, judge="openai:/home/u/models/guard")
+@pytest.mark.parametrize("place", ("/home/u/models", "file:///home/u/models", "../home/u", "../../home/u", "./home/u"))
+def test_a_judge_that_is_named_for_a_folder(tmp_path, place):
+    judge = metric(0.5, judge=f"openai:{place}/guard")
     write(made_up(tmp_path), "summary_val.json", summary("val", judge, judge))
     text = write_card(tmp_path).read_text()
-    assert "/home/u" not in text and "openai:guard" in text
+    assert "home" not in text and "openai:guard" in text
 
 
 def test_the_mini_benchmark_is_a_demonstration(tmp_path):
