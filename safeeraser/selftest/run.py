@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,7 @@ def selftest(options: Options) -> int:
         size, results = examine(options.checks, options.size, Path(folder))
     for result in results:
         result.error, result.skipped = anonymous(result.error), anonymous(result.skipped)
+        result.figures = [replace(figure, note=anonymous(figure.note)) for figure in result.figures]
     write_json(options.report, record(size, results))
     show(size, results)
     log.info("written to %s, which a bug report can bring along", options.report)

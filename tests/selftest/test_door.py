@@ -47,6 +47,16 @@ def test_a_check_that_fails_leaves_the_others_alone(checks, tmp_path, capsys):
     assert "ValueError: it broke" in shown and "the last words" in shown
 
 
+def test_a_note_tells_no_folder_either(checks, tmp_path, monkeypatch):
+    noted = "from safeeraser.selftest.result import Figure\n\n\ndef check(bench):\n"
+    noted += "    yield Figure('one', None, note='missing: headers (/home/jane/include/Python.h)')\n"
+    (tmp_path / "made_up_checks" / "noted.py").write_text(noted)
+    monkeypatch.setitem(run.CHECKS, "noted", "what is lacking")
+    assert selftest(Options("tiny", ("noted",), tmp_path / "report.json")) == 0
+    told = (tmp_path / "report.json").read_text()
+    assert "Python.h" in told and "jane" not in told
+
+
 def test_without_a_failure_the_exit_code_is_0(checks, tmp_path):
     assert selftest(Options("tiny", ("good", "skips"), tmp_path / "report.json")) == 0
 
