@@ -12,9 +12,11 @@ bfloat16, so that each gradient is off by 2^-8 of itself: 2e-2 was seen. One pro
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import psutil  # accelerate brings it
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -31,14 +33,16 @@ from safeeraser.unlearn.machine import check_machine
 
 ON_GPUS, ON_CPUS = ("ddp", "accelerate_config", "zero3", "fsdp2"), ("cpu_ddp", "cpu_zero2", "cpu_zero3")
 STEPS, ITEMS = 6, 4  # optimizer steps, and what each takes
-COMPILED_BY = 900  # seconds: compiling takes a minute or two
+# Seconds after which a lock is forgotten: whoever may hold it, as compiling takes a minute or two; and if nobody here
+# has it open, which leaves another machine with the same home that has begun so lately.
+COMPILED_BY, HELD_BY = 900, 120
 BOUNDS = {"float32": (1e-3, 1e-3), "bfloat16": (0.02, 0.06)}  # elsewhere, and under DeepSpeed
 
 
 def check(bench: Bench) -> Iterator[Figure]:
     """How far each engine ends from one process, over LoRA's B."""
-    if left := forgotten_lock():
-        raise RuntimeError(f"DeepSpeed would wait for ever for a compilation that was killed: remove {left}")
+    if why := waits_for_nobody():
+        raise RuntimeError(why)
     reference = alone(bench)
     dtype = str(llava.choose_dtype("auto")).removeprefix("torch.")
     for name in ON_GPUS if torch.cuda.is_available() else ON_CPUS:
@@ -55,11 +59,31 @@ def check(bench: Bench) -> Iterator[Figure]:
         yield Figure(title, distance(adapter(folder), adapter(reference))[0], most=BOUNDS[dtype][engine.deepspeed])
 
 
-def forgotten_lock() -> Path | None:
-    """The lock of a process that was killed while it compiled a part of DeepSpeed; others would wait for its end."""
+def waits_for_nobody() -> str:
+    """What is to be done about the lock of a process that was killed while it compiled a part of DeepSpeed, as others
+    would wait for its end; nothing where there is none."""
     locks = list(Path(get_default_build_root()).glob("*/deepspeed*/lock"))
     locks += list(Path(os.environ.get("TORCH_EXTENSIONS_DIR") or os.devnull).glob("deepspeed*/lock"))
-    return next((lock for lock in locks if time.time() - lock.stat().st_mtime > COMPILED_BY), None)
+    left = next(filter(forgotten, locks), None)
+    return f"DeepSpeed would wait for ever for a compilation that was killed: remove {left}" if left else ""
+
+
+def forgotten(lock: Path) -> bool:
+    """Whether nobody compiles any more. Who does has the lock open; on another machine that cannot be seen."""
+    try:
+        age = time.time() - lock.stat().st_mtime
+    except FileNotFoundError:  # just now it was done
+        return False
+    return age > COMPILED_BY or (age > HELD_BY and not is_open(lock))
+
+
+def is_open(file: Path) -> bool:
+    """Whether a process of this user, on this machine, has the file open."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if any(Path(each.path) == file.resolve() for each in process.open_files()):
+                return True
+    return False
 
 
 def on_this_machine(name: str) -> tuple[Engine, str]:
@@ -96,7 +120,7 @@ def train(bench: Bench, folder: Path, name: str | None = None, processes: int = 
     options, log = ["--num_processes", str(processes)], folder.with_suffix(".log")
     if not torch.cuda.is_available():
         options += ["--mixed_precision", "no"]
-    finish(start(words(bench, folder, processes), log, name, options, env=environment()), log)
+    finish(start(words(bench, folder, processes), log, name, options, env=environment()), log, waits_for_nobody)
 
 
 def environment() -> dict[str, str]:

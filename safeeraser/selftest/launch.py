@@ -4,7 +4,8 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil  # accelerate brings it
@@ -14,6 +15,7 @@ from safeeraser.selftest.result import Skip
 
 FORGET = PACKAGE.parent / "forget.py"
 PATIENCE = 1800  # seconds that a run may take: processes that wait for each other for ever are ended
+LOOK = 5.0  # seconds between looks at whether one waits for ever
 
 
 def engine_file(name: str) -> Path:
@@ -50,17 +52,26 @@ def start(
         return subprocess.Popen(command, cwd=cwd, env=os.environ | env, stdout=said, stderr=said)
 
 
-def finish(process: subprocess.Popen, log: Path) -> None:
-    """Wait for a good end. Raises `RuntimeError`, with the last of what it said, for any other."""
+def finish(process: subprocess.Popen, log: Path, stuck: Callable[[], str] = str) -> None:
+    """Wait for a good end. Raises `RuntimeError`, with the last of what it said, for any other.
+
+    `stuck` is asked meanwhile why it will never end; it says nothing where it may.
+    """
+    until = time.monotonic() + PATIENCE
     try:
-        code = process.wait(PATIENCE)
-    except subprocess.TimeoutExpired:
-        raise RuntimeError(f"{last_lines(log)}\nstill at work after {PATIENCE} s, and ended") from None
+        while process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(LOOK)
+                break
+            if time.monotonic() > until:
+                raise RuntimeError(f"{last_lines(log)}\nstill at work after {PATIENCE} s, and ended")
+            if why := stuck():
+                raise RuntimeError(why)
     finally:
         kill_tree(process.pid)
         process.wait()
-    if code:
-        raise RuntimeError(f"{last_lines(log)}\nexit code {code}")
+    if process.returncode:
+        raise RuntimeError(f"{last_lines(log)}\nexit code {process.returncode}")
 
 
 def last_lines(log: Path, count: int = 15) -> str:

@@ -4,6 +4,8 @@ import functools
 import math
 import os
 import shutil
+import subprocess
+import time
 from dataclasses import replace
 
 import psutil
@@ -13,7 +15,7 @@ from helpers import alone as one_after_another
 from safetensors.torch import save_file
 
 from safeeraser.errors import BadInput
-from safeeraser.selftest import engines, inference, memory, nf4, speed
+from safeeraser.selftest import engines, inference, launch, memory, nf4, speed
 from safeeraser.selftest.machine import anonymous
 from safeeraser.selftest.material import architecture, build_tokenizer
 from safeeraser.selftest.precision import Text
@@ -82,10 +84,18 @@ def test_a_lock_that_nobody_holds_any_more(tmp_path, monkeypatch):
     lock = tmp_path / "deepspeed_shm_comm" / "lock"
     lock.parent.mkdir()
     lock.touch()
-    assert engines.forgotten_lock() is None  # someone may be compiling
-    os.utime(lock, (0, 0))
-    assert engines.forgotten_lock() == lock
+    assert engines.waits_for_nobody() == ""  # someone may be compiling
+    os.utime(lock, (time.time() - engines.HELD_BY - 9,) * 2)
+    with open(lock):
+        assert engines.waits_for_nobody() == "", "someone here is at it"
+    assert str(lock) in engines.waits_for_nobody()
+    waiting = subprocess.Popen(["sleep", "60"])
+    monkeypatch.setattr(launch, "LOOK", 0.1)
     with pytest.raises(RuntimeError, match=r"remove .*lock"):
+        launch.finish(waiting, tmp_path / "log", engines.waits_for_nobody)
+    assert waiting.returncode == -9, "it is not left behind"
+    os.utime(lock, (0, 0))
+    with open(lock), pytest.raises(RuntimeError, match=r"remove .*lock"):
         list(engines.check(None))
 
 
