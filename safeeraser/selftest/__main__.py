@@ -49,7 +49,9 @@ def main() -> int:
     """Check."""
     given = parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a polite kill takes along what was started
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a polite kill takes along what was started, and a terminal's end
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has the latter ignored
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     return selftest(Options(given.size, given.only, given.json))
 
 

@@ -1,8 +1,13 @@
 """The command line: mistakes are one line before anything is loaded, and a check that fails leaves the others alone."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 from helpers import write_json
 
@@ -59,6 +64,21 @@ def test_a_note_tells_no_folder_either(checks, tmp_path, monkeypatch):
 
 def test_without_a_failure_the_exit_code_is_0(checks, tmp_path):
     assert selftest(Options("tiny", ("good", "skips"), tmp_path / "report.json")) == 0
+
+
+@pytest.mark.parametrize("number", (signal.SIGTERM, signal.SIGHUP))
+def test_a_polite_end_leaves_nothing_behind(tmp_path, number):
+    (tmp_path / "temporary").mkdir()
+    call = [sys.executable, "-m", "safeeraser.selftest", "--only=nf4", f"--json={tmp_path}/report.json"]
+    process = subprocess.Popen(call, env=os.environ | {"TMPDIR": f"{tmp_path}/temporary"})
+    until = time.monotonic() + 60
+    while not list(tmp_path.glob("temporary/*/process-0.log")):  # from here on its own process is at work
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+    (worker,) = (each for each in psutil.Process(process.pid).children() if "spawn_main" in " ".join(each.cmdline()))
+    process.send_signal(number)
+    assert process.wait(60) == 128 + number
+    assert not worker.is_running() and not list((tmp_path / "temporary").iterdir())
 
 
 def test_a_size_that_does_not_fit_is_refused(checks, tmp_path):
