@@ -19,6 +19,7 @@ from safeeraser.judge.panel import Panel
 from safeeraser.reproduce.marks import PASSED, made_otherwise, passed, read_mark
 from safeeraser.reproduce.options import Options
 from safeeraser.reproduce.steps import Run, Step, called
+from safeeraser.reproduce.work import gpu_shares
 from safeeraser.score.command_line import arguments as score_arguments
 from safeeraser.score.command_line import options_of as score_options
 from safeeraser.score.options import Options as ScoreOptions
@@ -68,6 +69,7 @@ def look(options: Options, runs: Sequence[Run]) -> Found:
         found.problems += list(trainings(options, runs, found))
     if "specificity" in steps and options.settings.specificity_check:
         found.problems += list(specificity_at_fault(options, *steps["specificity"]))
+    found.problems += jobs_at_fault(options, runs)
     found.disk = disk(options, runs, found)
     there = next(path for path in (options.out.absolute(), *options.out.absolute().parents) if path.is_dir())
     if found.disk > (free := shutil.disk_usage(there).free):
@@ -153,6 +155,15 @@ def read_training(told: str) -> Training:
     if not items or not total:
         raise ValueError("a dry run without its tables")
     return Training(*(int(count.replace(",", "")) for count in (items[1], total[1], total[2])))
+
+
+def jobs_at_fault(options: Options, runs: Sequence[Run]) -> list[str]:
+    """Whether the jobs leave each other too few GPUs for the engine."""
+    for share in gpu_shares(options.jobs)[: len(runs)]:
+        if share is not None and (cards := len(share.split(","))) < options.processes:
+            wants = f"the engine {options.engine} wants {options.processes}"
+            return [f"--jobs {options.jobs}: a job would have {cards} of the GPUs, and {wants}; ask for fewer jobs"]
+    return []
 
 
 def specificity_at_fault(options: Options, run: Run, step: Step) -> Iterator[str]:

@@ -135,11 +135,6 @@ def run_briefly(call: list[str], options: Options) -> str | None:
     return done.stdout + done.stderr if done.returncode == 0 else None
 
 
-def processes(options: Options) -> int:
-    """How many a job starts."""
-    return int(read_yaml(options.engine).get("num_processes") or 1) if options.engine else 1
-
-
 def on_gpus() -> bool:
     """Whether there are GPUs here, by their driver's own program."""
     return bool(shutil.which("nvidia-smi"))

@@ -74,6 +74,11 @@ class Options:
         """Where it stands which steps are done, with their logs; not in the runs, which forget.py wants empty."""
         return self.out / "steps"
 
+    @property
+    def processes(self) -> int:
+        """How many the engine starts."""
+        return int(read_yaml(self.engine).get("num_processes") or 1) if self.engine else 1
+
     @cached_property
     def data_hashes(self) -> dict[str, str]:
         """The data files by their hashes: what was finished on other data is not taken over."""

@@ -10,7 +10,7 @@ from rich.table import Column, Table
 from safeeraser.benchmark.files import read_object
 from safeeraser.judge.costs import show_plan as show_judging
 from safeeraser.reproduce.check import Found, size
-from safeeraser.reproduce.estimate import efforts, judging, on_gpus, processes
+from safeeraser.reproduce.estimate import efforts, judging, on_gpus
 from safeeraser.reproduce.marks import LACKING, Mark, is_held, log_of, passed, read_mark
 from safeeraser.reproduce.options import Options
 from safeeraser.reproduce.steps import Run
@@ -73,7 +73,7 @@ def show_plan(options: Options, runs: Sequence[Run], found: Found) -> None:
     """Print what is done, and what the rest takes: hours by a measured minute, judging, disk."""
     show_status(runs)
     told = efforts(options, runs, found)
-    unit, each = "GPU-hours" if on_gpus() else "CPU-hours", processes(options)
+    unit, each = "GPU-hours" if on_gpus() else "CPU-hours", options.processes
     right = (Column(head, justify="right") for head in ("items or responses", "a second", unit))
     table = Table("what", *right, "how known", box=SIMPLE_HEAD)
     for effort in told:

@@ -10,10 +10,11 @@ from unittest.mock import patch
 
 import pytest
 import yaml
-from helpers import MODEL, RECORDED, config
+from helpers import MODEL, RECORDED, ROOT, config
 
 from safeeraser.infer.command_line import arguments as infer_arguments
 from safeeraser.reproduce import __main__ as door
+from safeeraser.reproduce.check import jobs_at_fault
 from safeeraser.reproduce.options import arguments, options_of
 from safeeraser.reproduce.steps import runs_of
 from safeeraser.score.command_line import arguments as score_arguments
@@ -203,3 +204,13 @@ def test_data_are_built_in_a_folder_with_a_blank_in_its_name(tmp_path, monkeypat
     (tmp_path / "page.yaml").write_text(yaml.safe_dump(PAGE | {"build": makes}))
     assert main("--model=mini", "--settings=page.yaml", "--methods=vanilla", f"--data={tmp_path}/my data") == 2
     assert (tmp_path / "my data").is_dir() and "my data/all_train.json: no such file" in capfd.readouterr().err
+
+
+def test_jobs_that_leave_an_engine_too_few_gpus_are_told_before(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    words = ["--model=mini", f"--accelerate_config={ROOT}/config/accelerate/cpu_ddp.yaml"]
+    found = {}
+    for jobs in (1, 2):
+        options = options_of(arguments(None).parse_args([*words, f"--jobs={jobs}"]))
+        found[jobs] = jobs_at_fault(options, runs_of(options))
+    assert found[1] == [] and "--jobs 2: a job would have 1 of the GPUs" in found[2][0]
