@@ -65,7 +65,10 @@ def waits_for_nobody() -> str:
     locks = list(Path(get_default_build_root()).glob("*/deepspeed*/lock"))
     locks += list(Path(os.environ.get("TORCH_EXTENSIONS_DIR") or os.devnull).glob("deepspeed*/lock"))
     left = next(filter(forgotten, locks), None)
-    return f"DeepSpeed would wait for ever for a compilation that was killed: remove {left}" if left else ""
+    # Paths are taken out of a report; these words say where it lies all the same.
+    place = "torch's extensions (TORCH_EXTENSIONS_DIR; else torch_extensions in the home's .cache)"
+    told = "DeepSpeed would wait for ever for a compilation that was killed: remove the file lock"
+    return f"{told} of {left.parent.name}, in {place}" if left else ""
 
 
 def forgotten(lock: Path) -> bool:
