@@ -53,7 +53,8 @@ def reproduce(options: Options, runs: list[Run]) -> int:
     worker = Worker(options, runs)
     with worker.signals():
         try:
-            if amiss := asked_amiss(runs, with_data=not options.settings.build):
+            # What is wrong with the options is told before data are made, which takes minutes.
+            if options.settings.build and (amiss := asked_amiss(runs, with_data=False)):
                 return refuse(amiss)
             build(options, worker)
             say("looking at options, data, memory and disk ...")

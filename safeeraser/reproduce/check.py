@@ -113,7 +113,7 @@ def _options_at_fault(steps: dict[str, tuple[Run, Step]], with_data: bool) -> It
             run, step = steps[name]
             try:
                 given = vars(parse().parse_args(step.options(run.folder)))
-                if name == "score_val" and (with_data or given["judge"] != KNOWING):
+                if name == "score_val" and (with_data or given["judge"].name != KNOWING):
                     Panel(score_options(given).judging)
             except BadInput as error:
                 yield f"{step.words[1]}: {error}"

@@ -50,9 +50,10 @@ def mark_of(run: Run, step: Step) -> Path:
 
 
 def read_mark(run: Run, step: Step) -> Mark | None:
-    """How the step ended the last time; None if it never did."""
+    """How the step ended the last time; None if it never did, or what it made is gone with the run's folder."""
     file = mark_of(run, step)
-    return read_object(file) if file.is_file() else None
+    mark = read_object(file) if file.is_file() else None
+    return None if passed(mark) and not run.folder.is_dir() else mark
 
 
 def passed(mark: Mark | None) -> bool:

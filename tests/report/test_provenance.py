@@ -35,7 +35,7 @@ def test_what_made_the_figures_is_told_once_each(tmp_path):
     )
     assert told["dates"] == ["2026-01-01T10:00:00+0000", "2026-01-03T10:00:00+0000"]
     assert told["adapters"]["seed1/popd"] == "popd1" and "seed1/vanilla" not in told["adapters"]
-    assert told["seeds"] == {name: ["1", "2", "3"] for name in ("vanilla", "PO", "PO+PD")}
+    assert told["seeds"] == {name: ["0", "1", "2"] for name in ("vanilla", "PO", "PO+PD")}
     assert told["versions"]["torch"] == ["2.13.0"]
     footer = (tmp_path / "report.html").read_text().split("<footer")[1]
     for text in (
@@ -43,7 +43,7 @@ def test_what_made_the_figures_is_told_once_each(tmp_path):
         "fedcba987654<",
         "0123456789ab-dirty<",
         "2026-01-01T10:00:00+0000 to 2026-01-03",
-        "PO+PD 3",
+        "PO+PD: 0 and 1 and 2",
         "popd1",
     ):
         assert text in footer

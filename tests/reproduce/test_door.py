@@ -130,6 +130,14 @@ def test_everything_that_is_wrong_is_told_at_once_and_nothing_is_touched(chain, 
     assert told(chain) == before
 
 
+def test_a_judges_key_is_missed_before_the_data_are_made(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for words in (("--dry_run",), ()):
+        assert main("--model=mini", "--methods=vanilla", "--judge=openai", *words) == 2
+        assert "needs a key: set OPENAI_API_KEY" in capfd.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_a_judges_key_is_missed_before_anything_begins(tmp_path, reproduce):
     code, _, err = reproduce(tmp_path / "results", "--methods=vanilla", "--judge=openai")
     assert code == 2 and "eval_all.py: the judge openai needs a key" in err and not (tmp_path / "results").exists()
@@ -140,6 +148,7 @@ def test_a_judges_key_is_missed_before_anything_begins(tmp_path, reproduce):
     [
         (("--methods=po popdd",), "no method 'popdd'; did you mean 'popd'"),
         (("--seeds=one",), "--seeds: must be whole numbers"),
+        (("--out=file/results", "--dry_run"), "file is a file"),
         (("--settings=nowhere.yaml",), "nowhere.yaml: cannot be read"),
         (("--model=llava-1.5-70b",), "no such model; did you mean 'llava-1.5-7b'"),
         (("--accelerate_config=nowhere.yaml",), "--accelerate_config nowhere.yaml: no such file"),
@@ -148,9 +157,11 @@ def test_a_judges_key_is_missed_before_anything_begins(tmp_path, reproduce):
 )
 def test_bad_words_are_one_line(tmp_path, monkeypatch, capfd, words, says):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
     assert main(*words) == 2
     out, err = capfd.readouterr()
-    assert says in err and len(err.splitlines()) == 1 and "secret" not in err + out and not list(tmp_path.iterdir())
+    assert says in err and len(err.splitlines()) == 1 and "secret" not in err + out
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_plan_without_data_says_what_is_not_measured(tmp_path, monkeypatch, capfd):
@@ -159,8 +170,12 @@ def test_a_plan_without_data_says_what_is_not_measured(tmp_path, monkeypatch, ca
     assert main("--methods=popd", "--dry_run") == 2
     out, err = capfd.readouterr()
     assert all("no such file" in line or "needs a key" in line for line in err.splitlines()), err
-    assert "no data here" in " ".join(out.replace("│", " ").split()) and "judging: not estimated" in out
+    assert "hours" not in out, "nothing is known that an estimate could be made of"
     assert "dataset/all_train.json: no such file" in err and "needs a key" in err
+    assert main("--model=mini", "--methods=popd", "--dry_run") == 0
+    out, _ = capfd.readouterr()
+    assert "no data here" in " ".join(out.replace("│", " ").split()) and "judging: not estimated" in out
+    assert "dataset/mini: is made by the first step" in out
     assert not list(tmp_path.iterdir())
 
 

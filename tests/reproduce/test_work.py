@@ -5,6 +5,7 @@ The commands are Python one-liners in place of training and inference, so that e
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,6 +103,15 @@ def test_finished_steps_are_passed_over_and_a_run_may_be_moved(options, tmp_path
         (tmp_path / name).rename(tmp_path / "moved" / name)
     Worker(options, [replace(run, folder=tmp_path / "moved/po", marks=tmp_path / "moved/steps/po")]).work()
     assert lines(tmp_path / "moved/po/ended") == ["one", "two"]
+
+
+def test_a_run_whose_folder_was_removed_is_done_anew(options, tmp_path):
+    (tmp_path / "gate").touch()
+    run = a_run(options, works("one", tmp_path / "gate"))
+    Worker(options, [run]).work()
+    shutil.rmtree(run.folder)
+    Worker(options, [run]).work()
+    assert lines(run.folder / "ended") == ["one"]
 
 
 def test_what_rests_on_a_step_whose_mark_was_moved_away_is_done_anew(options, tmp_path):
