@@ -29,6 +29,15 @@ os.environ.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(CACHE.name, "torch_ex
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What is not marked slow is fast. The slow ones come first, so that no worker is left alone with one at the end."""
+    for item in items:
+        if not item.get_closest_marker("slow"):
+            item.add_marker("fast")
+    items.sort(key=lambda item: bool(item.get_closest_marker("fast")))
+
+
 @pytest.fixture
 def serve():
     """Starts servers of chat completions, each with its script, and stops them after the test."""

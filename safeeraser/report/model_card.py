@@ -69,8 +69,9 @@ def write_card(folder: Path, *, repo: str | None = None, overwrite: bool = False
     text = card(folder, repo=repo)
     if not overwrite and edited(path):
         raise BadInput(f"{path}: was edited, and is left alone; --overwrite replaces it")
-    with write_whole(path) as handle:
-        handle.write(text)
+    if not path.exists() or read_text(path) != text:  # a finished run that is passed over stays as it is
+        with write_whole(path) as handle:
+            handle.write(text)
     return path
 
 
