@@ -31,7 +31,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """What is not marked slow is fast. The slow ones come first, so that no worker is left alone with one at the end."""
+    """What is not marked slow is fast. The slow ones come first, so that no worker ends alone with one."""
     for item in items:
         if not item.get_closest_marker("slow"):
             item.add_marker("fast")

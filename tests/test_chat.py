@@ -17,6 +17,8 @@ from safeeraser.chat import Chat, read_key
 from safeeraser.errors import BadInput
 from safeeraser.replies import Failure, Reply
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-test-0123456789-secret"
 PROMPT = "a prompt that nobody may print"
 

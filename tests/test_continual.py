@@ -13,6 +13,8 @@ from safeeraser import model as llava
 from safeeraser.benchmark.files import sha256
 from safeeraser.model import __main__ as command
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = re.findall(r"^ {4}python (.*)$", (ROOT / "docs" / "continual.md").read_text(), re.MULTILINE)
 ADAPTER = ("--checkpoint_path", "results/merged-weapon")
 SMALL = {

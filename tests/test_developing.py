@@ -17,6 +17,8 @@ from scoring import predicted
 
 import safeeraser
 
+pytestmark = pytest.mark.slow
+
 PAGE = (ROOT / "docs" / "developing.md").read_text()
 BLOCKS = re.findall(
     r"^```(?:python|yaml)\n# (\S+?)(?:, (in|above) ([^\n]+))?\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL

@@ -22,6 +22,8 @@ from safeeraser import model as llava
 from safeeraser.benchmark.files import read_json
 from safeeraser.model import __main__ as command
 
+pytestmark = pytest.mark.slow
+
 PICTURE = next((RECORDED / "dataset" / "img").rglob("*.jpg"))
 CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
 DTYPES = ("float32", "bfloat16")

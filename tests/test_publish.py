@@ -17,6 +17,8 @@ from omegaconf import OmegaConf
 from safeeraser.errors import BadInput
 from safeeraser.report.hub import ADAPTER, check_hub
 
+pytestmark = pytest.mark.slow
+
 GIVEN = [f"model_path={MODEL}", f"data_path={TRAIN}", "forget_loss=popd", "dtype=float32", "workers=0", "limit=1"]
 GIVEN += ["max_train_steps=1", "gradient_accumulation_steps=1"]
 PAGE = (ROOT / "docs" / "publishing.md").read_text()

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from scoring import ROOT, predicted, record, write_files
 
+pytestmark = pytest.mark.slow
+
 SOURCES = ("safeeraser", "config", "eval_all.py", "setup.py", "MANIFEST.in", "requirements.txt", "README.md", "LICENSE")
 SDIST = "from setuptools.build_meta import build_sdist; print(build_sdist('.'))"
 

@@ -20,6 +20,8 @@ from safeeraser.infer import options as options_of_inference
 from safeeraser.infer import run as run_of_inference
 from safeeraser.infer.attacks import ATTACKS
 
+pytestmark = pytest.mark.slow
+
 # The training split is asked about, since it holds two records of each category: one to train on, one to ask about.
 GIVEN = ("--val_file", TRAIN, "--train_file", VAL, "--max_new_tokens", 4, "--judge", "rules", "--dtype", "float32")
 GIVEN += ("--steps", "1,3", "--limit", 1, "--max_blank", 1)  # random weights fall silent now and then

@@ -4,7 +4,11 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from .pages import ROOT, load
+
+pytestmark = pytest.mark.slow
 
 OPTIONS = load("scripts/options.py")
 PAGE = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")

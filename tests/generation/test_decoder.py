@@ -17,6 +17,8 @@ from safeeraser.generation.decoder import SYSTEM, Asked, Decoder, encode_questio
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer.requests import Selection, build_requests
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model():

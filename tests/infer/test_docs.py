@@ -9,6 +9,8 @@ import subprocess
 import pytest
 from helpers import MODEL, ROOT, VAL, run
 
+pytestmark = pytest.mark.slow
+
 PAGE = (ROOT / "docs" / "inference.md").read_text()
 
 

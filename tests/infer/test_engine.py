@@ -25,6 +25,8 @@ from safeeraser.infer.engine import Engine
 from safeeraser.infer.memory import out_of_memory, row_bytes, rows_that_fit
 from safeeraser.infer.requests import Request, Selection, build_requests
 
+pytestmark = pytest.mark.slow
+
 GIB = 2**30
 
 

@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from safeeraser.benchmark.files import sha256
 from safeeraser.model import convert
 
+pytestmark = pytest.mark.slow
+
 CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
 GIVEN = ("--model_path", MODEL, "--eval_file", VAL, "--dtype", "float32", "--max_new_tokens", 12)
 

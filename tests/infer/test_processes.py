@@ -9,6 +9,8 @@ import psutil
 import pytest
 from helpers import MODEL, RECORDED, ROOT, VAL, run
 
+pytestmark = pytest.mark.slow
+
 GIVEN = ("--model_path", MODEL, "--eval_file", VAL, "--dtype", "float32", "--max_new_tokens", 12)
 GIVEN = (*GIVEN, "--checkpoint_path", RECORDED / "inference" / "checkpoint.pt")
 

@@ -15,6 +15,8 @@ from safeeraser.benchmark.conversation import SYSTEM_TEXTS
 from safeeraser.benchmark.pictures import open_picture
 from safeeraser.infer import server as server_module
 
+pytestmark = pytest.mark.slow
+
 TOKENS = 12
 
 

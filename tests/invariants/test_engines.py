@@ -20,6 +20,8 @@ from safeeraser.model import load_model
 
 from .test_release import CONFORMANCE, assert_reproduces
 
+pytestmark = pytest.mark.slow
+
 CPU_ENGINES = ("cpu_ddp", "cpu_zero2", "cpu_zero3")
 # The files for GPUs, and how far LoRA's B, all of it training, may be off in bfloat16 (benchmarks/engines.py shows how
 # far it is): DeepSpeed's gradients are in bfloat16 too; elsewhere sums in another order flip a rounding now and then.

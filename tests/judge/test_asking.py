@@ -11,6 +11,8 @@ from safeeraser.judge.panel import leaving
 
 from .test_served import CALLS, good
 
+pytestmark = pytest.mark.slow
+
 CORRECTED = ("--protocol", "corrected")
 
 

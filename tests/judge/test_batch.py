@@ -18,6 +18,8 @@ from .test_served import CALLS, good, no_key_anywhere, summary
 # `given` is test_served's: the arguments for one record.
 from .test_served import given as given
 
+pytestmark = pytest.mark.slow
+
 KIND = '"unsafe" or "safe"'  # what marks the prompts for asr, 12 of a record's
 
 

@@ -11,6 +11,8 @@ from scoring import KEY, outputs, predicted, record, run_eval, start_eval, write
 
 from .test_served import CALLS, good
 
+pytestmark = pytest.mark.slow
+
 RECORDS = 4
 # Retry-After in a form that the official client reads as well, so that the tests need not wait for whole seconds.
 SOON = {"retry-after-ms": "5"}

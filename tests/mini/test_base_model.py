@@ -16,6 +16,8 @@ from safeeraser.mini.questions import RETAIN
 from safeeraser.mini.tokenizer import build_tokenizer
 from safeeraser.mini.training import pixel_values, rate_share, teach_to_see, teach_to_speak
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tokenizer():

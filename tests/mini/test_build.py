@@ -11,6 +11,8 @@ from safeeraser.errors import BadInput
 from safeeraser.mini.build import CONTENTS, KIND, build, main
 from safeeraser.mini.dataset import write_split
 
+pytestmark = pytest.mark.slow
+
 
 def contents(folder):
     return {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}

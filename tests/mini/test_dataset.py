@@ -21,6 +21,8 @@ from safeeraser.mini.dataset import write_split, write_vqa
 from safeeraser.mini.pictures import SIDE, glyph_table
 from safeeraser.mini.questions import harmful_answers, questions
 
+pytestmark = pytest.mark.slow
+
 SPLITS = ("train", "val")
 NAMES = {concept.name for concept in EVERY}
 

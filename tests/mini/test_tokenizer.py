@@ -8,6 +8,8 @@ from safeeraser.benchmark.conversation import IGNORE, SYSTEM_TEXTS, encode, prom
 from safeeraser.mini.questions import answers, questions
 from safeeraser.mini.tokenizer import build_tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tokenizer():

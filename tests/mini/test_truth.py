@@ -12,6 +12,8 @@ from safeeraser.mini.concepts import EVERY, REFUSALS
 from safeeraser.mini.questions import answers, harmful_answers
 from safeeraser.mini.truth import truth_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_the_targets_are_right_by_it(small, split):

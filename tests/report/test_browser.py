@@ -17,7 +17,7 @@ from safeeraser.report.page import report
 from .made_up_audits import audit
 from .made_up_runs import ANSWERED, ASKED, full_results, seeded_results, write
 
-pytestmark = MARKS
+pytestmark = [*MARKS, pytest.mark.slow]
 AXE = "axe-core@4.14.1"  # npm keeps what it has fetched
 SCREENS = {"phone": (390, 844), "tablet": (820, 1180), "desktop": (1440, 900)}
 OPEN = "document.querySelectorAll('details').forEach(details => details.open = true)"

@@ -18,6 +18,8 @@ from safeeraser.report.model_card import CARD, card, replaceable, write_card
 from .made_up_audits import audit
 from .made_up_runs import ANSWERED, ASKED, REFUSED, full_results, metric, summary, write
 
+pytestmark = pytest.mark.slow
+
 BASE = {"revision": "c" * 40, "weights": "f" * 64}
 DATA = {"records": 12, "categories": {"Privacy": 7, "Weapon": 5}, "sha256": "d" * 64, "skipped": ["/home/u/x.jpg bad"]}
 

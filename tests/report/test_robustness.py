@@ -17,6 +17,8 @@ from .made_up_audits import audit, point, spread, without
 from .made_up_runs import full_results, metric, write
 from .test_page import Page
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def results(tmp_path):

@@ -19,6 +19,8 @@ from safeeraser.reproduce.options import arguments, options_of
 from safeeraser.reproduce.steps import runs_of
 from safeeraser.score.command_line import arguments as score_arguments
 
+pytestmark = pytest.mark.slow
+
 # In place of a VQA benchmark, of which the tiny model has none: the figure is written down.
 KNOWN = """import json, sys; json.dump({"value": 0.5, "n": 4}, open(sys.argv[1] + "/specificity.json", "w"))"""
 PAGE = {

@@ -17,6 +17,8 @@ from safeeraser.reproduce.options import arguments, options_of
 
 from .test_work import lines, until
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 PAGE = (ROOT / "docs" / "reproduce.md").read_text()
 COMMANDS = re.findall(r"^ {4}((?:[A-Z_]+=\S.* )?(?:bash|sbatch) .*)$", PAGE, re.MULTILINE)

@@ -13,6 +13,8 @@ from safeeraser.score.agreement import Labelled, Share, agreement, joined, table
 
 from .test_label_sheet import predictions, rows_of
 
+pytestmark = pytest.mark.slow
+
 
 def responses(both, judge_only, label_only, neither):
     """Labelled responses, each about a picture of its own, with so many of each kind."""

@@ -20,6 +20,8 @@ from safeeraser.score.label_sheet import LABEL
 
 from .test_label_sheet import rows_of
 
+pytestmark = pytest.mark.slow
+
 PAGES = [(ROOT / "docs" / name).read_text() for name in ("scoring.md", "judging.md")]
 COMMANDS = [re.findall(r"^ {4}python eval_all\.py (.*)$", page, re.MULTILINE) for page in PAGES]
 

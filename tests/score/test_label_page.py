@@ -11,7 +11,7 @@ from scoring import run_eval, write_files
 
 from .test_label_sheet import FORMULA, NASTY, predictions, rows_of
 
-pytestmark = MARKS
+pytestmark = [*MARKS, pytest.mark.slow]
 SPACE, LEFT, RIGHT = " ", "\ue012", "\ue014"
 
 

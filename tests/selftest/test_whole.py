@@ -10,6 +10,8 @@ from helpers import ROOT, alone
 
 from safeeraser.selftest.run import CHECKS, KIND
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):

@@ -13,6 +13,8 @@ from helpers import MODEL, RECORDED, ROOT
 
 from safeeraser.model import convert
 
+pytestmark = pytest.mark.slow
+
 SEVEN = ["gqa", "vizwiz_vqa_val", "scienceqa_img", "vqav2_val", "pope", "mmvet", "mmbench_en_dev"]
 
 

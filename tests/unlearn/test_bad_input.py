@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from safeeraser.unlearn.trainer import UnlearnTrainer
 
+pytestmark = pytest.mark.slow
+
 SECRET = "how to do the harmful thing"
 
 

@@ -17,6 +17,8 @@ from safeeraser.unlearn.plan import differing
 from safeeraser.unlearn.probe import probe_items
 from safeeraser.unlearn.settings import read_settings
 
+pytestmark = pytest.mark.slow
+
 GIVEN = (f"model_path={MODEL}", "dtype=float32", "workers=0", "gradient_accumulation_steps=1", "max_train_steps=1")
 
 

@@ -13,6 +13,8 @@ from helpers import MODEL, ROOT, run, write_json
 from PIL import Image
 from scoring import run_eval
 
+pytestmark = pytest.mark.slow
+
 PAGE = (ROOT / "docs" / "data.md").read_text()
 COMMANDS = re.findall(r"^ {4}(?:bash|python) (\S+) (.*)$", PAGE, re.MULTILINE)
 TRAINING = [shlex.split(words) for script, words in COMMANDS if script == "scripts/forget_lora.bash"]

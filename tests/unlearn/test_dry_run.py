@@ -15,6 +15,8 @@ from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.memory import MicroStep, Setup, held, memory
 from safeeraser.unlearn.settings import read_settings
 
+pytestmark = pytest.mark.slow
+
 GIVEN = (f"data_path={TRAIN}", "dry_run=true")
 TINY = (*GIVEN, f"model_path={MODEL}")
 ENGINES = sorted((ROOT / "config").glob("accelerate*.yaml")) + sorted((ROOT / "config" / "accelerate").glob("*.yaml"))

@@ -14,6 +14,8 @@ from helpers import MODEL, ROOT, TRAIN, refused, run, settings
 from safeeraser.benchmark.files import held
 from safeeraser.unlearn.engine import Engine, engine_of
 
+pytestmark = pytest.mark.slow
+
 FILES = [ROOT / "config" / "accelerate_config.yaml", *sorted((ROOT / "config" / "accelerate").glob("*.yaml"))]
 GIVEN = (f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "workers=0", "max_train_steps=2")
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from helpers import MODEL, ROOT, TRAIN, VAL, alone
 
+pytestmark = pytest.mark.slow
+
 PAGE = (ROOT / "docs" / "first-hour.md").read_text()
 # The self-test has tests of its own.
 COMMANDS = [line for line in re.findall(r"^ {4}(\S.*)$", PAGE, re.MULTILINE) if "safeeraser.selftest" not in line]

@@ -15,6 +15,8 @@ from transformers import LlavaForConditionalGeneration, Trainer
 
 from safeeraser.unlearn.trainer import UnlearnTrainer
 
+pytestmark = pytest.mark.slow
+
 # Dropout is on, so that an interrupted run must find its random state again too.
 GIVEN = (f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "gradient_accumulation_steps=2", "lr=0.01")
 FOUR = (*GIVEN, "max_train_steps=4", "save_steps=2")

@@ -11,6 +11,8 @@ from safeeraser.model import load_model
 from safeeraser.unlearn import reference
 from safeeraser.unlearn.trainer import UnlearnTrainer
 
+pytestmark = pytest.mark.slow
+
 GIVEN = (f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "gradient_accumulation_steps=2", "workers=0")
 FOUR = (*GIVEN, "finetune=full", "lr=0.001", "max_train_steps=4", "save_steps=2", "forget_loss=klpd")
 

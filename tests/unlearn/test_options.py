@@ -20,6 +20,8 @@ from safeeraser.unlearn.options import FIXED, SAID_BY, check_options
 from safeeraser.unlearn.plan import Schedule
 from safeeraser.unlearn.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 GIVEN = (f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "workers=0", "forget_loss=ga")
 GIVEN += ("gradient_accumulation_steps=1", "max_train_steps=2")
 OVERRIDABLE = {"optim", "run_name", "dataloader_pin_memory", "dataloader_prefetch_factor", "ddp_find_unused_parameters"}

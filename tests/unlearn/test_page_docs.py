@@ -12,6 +12,8 @@ from safeeraser.unlearn.settings import read_settings
 
 from .test_page import RELEASE
 
+pytestmark = pytest.mark.slow
+
 PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("training", "engines", "differences")}
 PAGE = PAGES["training"]
 (PYTHON,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

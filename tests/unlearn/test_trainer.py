@@ -15,6 +15,8 @@ from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.plan import Schedule
 from safeeraser.unlearn.trainer import UnlearnTrainer
 
+pytestmark = pytest.mark.slow
+
 
 class Gradients(TrainerCallback):
     """Keeps the gradient of each optimizer step, as it is before the step."""
