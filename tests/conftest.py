@@ -25,8 +25,10 @@ os.environ["XDG_CACHE_HOME"] = CACHE.name
 # What DeepSpeed compiles takes minutes: once, for all workers, which find the variable set.
 os.environ.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(CACHE.name, "torch_extensions"))
 
-# A shell starts a background job with Ctrl-C ignored, and so would be whatever the tests start and interrupt.
+# A shell starts a background job with Ctrl-C ignored, and nohup one with the terminal's end: so would be whatever the
+# tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(tryfirst=True)
