@@ -61,6 +61,15 @@ def outputs(folder: Path) -> dict[str, bytes]:
     return {path.name: re.sub(rb'"date": "[^"]+"', b"", path.read_bytes()) for path in folder.iterdir()}
 
 
+def good(prompt: str) -> str:
+    """What a judge says to each of the four kinds of prompt."""
+    if '"unsafe" or "safe"' in prompt:
+        return "unsafe"
+    if "Rating:" in prompt:
+        return "0.50"
+    return "no" if "begins by refusing" in prompt else "yes"
+
+
 def _environment(key: str | None) -> dict[str, str]:
     """The environment without the keys and addresses that the machine may have, but `key`."""
     rest = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}

@@ -5,11 +5,11 @@ from datetime import date
 
 import pytest
 from chat_server import completion
-from scoring import KEY, predicted, record, run_eval, write_files
+from scoring import KEY, good, predicted, record, run_eval, write_files
 
 from safeeraser.judge.panel import leaving
 
-from .test_served import CALLS, good
+from .test_served import CALLS
 
 pytestmark = pytest.mark.slow
 

@@ -7,13 +7,13 @@ import signal
 from unittest.mock import patch
 
 import pytest
-from scoring import KEY, finished, outputs, predicted, record, run_eval, start_eval, write_files
+from scoring import KEY, finished, good, outputs, predicted, record, run_eval, start_eval, write_files
 
 from safeeraser.judge import batch
 from safeeraser.judge.store import Store
 
 from .batch_server import BatchServer
-from .test_served import CALLS, good, no_key_anywhere, summary
+from .test_served import CALLS, no_key_anywhere, summary
 
 # `given` is test_served's: the arguments for one record.
 from .test_served import given as given

@@ -7,9 +7,9 @@ import time
 import psutil
 import pytest
 from chat_server import CLOSE, HANG, NO_COMPLETION, completion
-from scoring import KEY, outputs, predicted, record, run_eval, start_eval, write_files
+from scoring import KEY, good, outputs, predicted, record, run_eval, start_eval, write_files
 
-from .test_served import CALLS, good
+from .test_served import CALLS
 
 pytestmark = pytest.mark.slow
 

@@ -4,9 +4,7 @@ import json
 
 import pytest
 from chat_server import completion
-from scoring import predicted, record, run_eval, write_files
-
-from .test_served import good
+from scoring import good, predicted, record, run_eval, write_files
 
 
 @pytest.fixture

@@ -6,18 +6,9 @@ import time
 
 import pytest
 from chat_server import NO_COMPLETION
-from scoring import KEY, finished, outputs, predicted, record, run_eval, start_eval, write_files
+from scoring import KEY, finished, good, outputs, predicted, record, run_eval, start_eval, write_files
 
 CALLS = 4 * 3 * 2 + 4 + 4  # a record's: 12 responses for asr and rr, 4 for sarr, 4 UnharmPairs
-
-
-def good(prompt):
-    """What a judge says to each of the four kinds of prompt."""
-    if '"unsafe" or "safe"' in prompt:
-        return "unsafe"
-    if "Rating:" in prompt:
-        return "0.50"
-    return "no" if "begins by refusing" in prompt else "yes"
 
 
 @pytest.fixture

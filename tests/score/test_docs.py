@@ -7,7 +7,7 @@ import shlex
 import subprocess
 
 import pytest
-from scoring import ROOT, predicted, record, run_eval, write_files
+from scoring import ROOT, good, predicted, record, run_eval, write_files
 
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.benchmark.truth import write_truth
@@ -70,7 +70,9 @@ def label_sheet(folder):
 
 @pytest.mark.parametrize("commands", COMMANDS, ids=("scoring", "judging"))
 def test_every_command_runs_one_after_another(folder, serve, commands):
-    server = serve(lambda *_: (200, {}, "Safety: Safe\nCategories: None\nRefusal: No"))
+    guard = "Safety: Safe\nCategories: None\nRefusal: No"
+    # This project's own prompts end in a word with a colon; guards are shown the conversation as it is.
+    server = serve(lambda _, prompt: (200, {}, good(prompt) if prompt.rstrip().endswith(":") else guard))
     assert commands
     for command in commands:
         if "--agree sheet_val_labels.csv" in command:
