@@ -11,6 +11,7 @@ from browser import LOUD, MARKS
 from browser import accessible as _accessible
 from browser import browser as _browser
 from browser import everything as _all
+from selenium.webdriver.support.wait import WebDriverWait
 
 from safeeraser.report.page import report
 
@@ -132,7 +133,8 @@ def test_an_example_is_masked_until_it_is_opened_by_key(opened):
 
 def test_an_opened_example_is_not_printed(opened):
     opened.execute_script(OPEN)
-    assert all(text.is_displayed() for text in _all(opened, ".masked dd"))
+    # A busy browser lays out what was opened a little later.
+    WebDriverWait(opened, 20).until(lambda _: all(text.is_displayed() for text in _all(opened, ".masked dd")))
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     try:
         assert not any(part.is_displayed() for part in _all(opened, ".masked dd, .masked img"))
