@@ -12,6 +12,8 @@ from safeeraser.benchmark.files import run_of, sha256
 from safeeraser.errors import BadInput
 from safeeraser.model import __main__ as command
 
+pytestmark = pytest.mark.slow
+
 CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
 TRAINING = (f"data_path={TRAIN}", "dtype=float32", "workers=0", "gradient_accumulation_steps=1", "forget_loss=gd")
 TRAINING += ("max_train_steps=2", "save_steps=1", "save_total_limit=1", "lr=0.01")

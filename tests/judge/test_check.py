@@ -16,6 +16,8 @@ from safeeraser.score.run import _say_once
 
 from .batch_server import BatchServer
 
+pytestmark = pytest.mark.slow
+
 CASES = cases()
 
 

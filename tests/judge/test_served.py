@@ -8,6 +8,8 @@ import pytest
 from chat_server import NO_COMPLETION
 from scoring import KEY, finished, good, outputs, predicted, record, run_eval, start_eval, write_files
 
+pytestmark = pytest.mark.slow
+
 CALLS = 4 * 3 * 2 + 4 + 4  # a record's: 12 responses for asr and rr, 4 for sarr, 4 UnharmPairs
 
 

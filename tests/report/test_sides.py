@@ -13,6 +13,8 @@ from safeeraser.report.page import report
 from .made_up_runs import full_results, metric, seeded_results, write
 from .test_page import Page
 
+pytestmark = pytest.mark.slow
+
 
 def judged(unsafe, count=40):
     """Verdicts on so many pictures, a question each, of which the first are unsafe."""

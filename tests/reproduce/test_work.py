@@ -21,6 +21,8 @@ from safeeraser.reproduce.show import shortcomings, states
 from safeeraser.reproduce.steps import Run, Step
 from safeeraser.reproduce.work import Stopped, Worker, gpu_shares
 
+pytestmark = pytest.mark.slow
+
 # Notes that it was at work, waits until it may end, and notes that it was whole.
 WORKS = """
 import pathlib, sys, time

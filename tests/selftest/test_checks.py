@@ -23,6 +23,8 @@ from safeeraser.selftest.result import Figure, Result
 from safeeraser.unlearn import machine
 from safeeraser.unlearn.engine import Engine
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("times", [0.9, 1.15])
 def test_an_estimate_that_is_wrong_fails(bench, monkeypatch, times):

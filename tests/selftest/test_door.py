@@ -15,6 +15,8 @@ from safeeraser.selftest import run
 from safeeraser.selftest.__main__ import main, parser
 from safeeraser.selftest.run import KIND, Options, examine, selftest
 
+pytestmark = pytest.mark.slow
+
 MADE_UP = {
     "good": "yield Figure('one', 1.0, most=2.0)",
     "raises": "yield Figure('one', 1.0, most=2.0)\n    raise ValueError('it broke')",

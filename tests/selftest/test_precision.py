@@ -8,6 +8,8 @@ from torch.nn import functional
 
 from safeeraser.selftest.precision import Observed, Text, compare, confused, observe, off_by
 
+pytestmark = pytest.mark.slow
+
 RIGHT = functional.scaled_dot_product_attention
 
 

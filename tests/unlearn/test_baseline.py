@@ -5,6 +5,8 @@ import importlib.util
 import pytest
 from helpers import METHODS, ROOT
 
+pytestmark = pytest.mark.slow
+
 spec = importlib.util.spec_from_file_location("sides", ROOT / "benchmarks" / "sides.py")
 sides = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sides)

@@ -9,6 +9,8 @@ from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.fit import advice
 from safeeraser.unlearn.memory import Part
 
+pytestmark = pytest.mark.slow
+
 GIB = 2**30
 ZERO2 = Engine("zero2", 2, offload_optimizer=True)
 DEFAULT = f"engine={ROOT / 'config' / 'accelerate_config.yaml'}"

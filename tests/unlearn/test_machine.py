@@ -13,6 +13,8 @@ from safeeraser.unlearn import machine
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.machine import check_machine, tools_lacking
 
+pytestmark = pytest.mark.slow
+
 OFFLOADING = Engine("zero2", 2, offload_optimizer=True, here=2)
 GIVEN = (f"data_path={TRAIN}", f"model_path={MODEL}")
 

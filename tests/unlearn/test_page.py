@@ -11,6 +11,8 @@ from safeeraser.errors import BadInput
 from safeeraser.unlearn.page import from_keys
 from safeeraser.unlearn.settings import read_settings
 
+pytestmark = pytest.mark.slow
+
 # The keys of the released config/forget_lora.yaml, with its values.
 RELEASE = {
     "model_family": "llava-v1.5-vicuna",

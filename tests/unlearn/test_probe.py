@@ -7,6 +7,8 @@ from helpers import MODEL, TRAIN, VAL, read_lines, run, settings, trained
 
 from safeeraser.unlearn.probe import measure, probe_items
 
+pytestmark = pytest.mark.slow
+
 GIVEN = (f"model_path={MODEL}", f"data_path={TRAIN}", f"probe.data_path={VAL}", "dtype=float32", "workers=0")
 GIVEN += ("gradient_accumulation_steps=2", "lr=0.01", "max_train_steps=5", "save_steps=2", "probe.max_new_tokens=8")
 

@@ -12,6 +12,8 @@ from torch import nn
 
 from safeeraser.unlearn.stop import Guard, reason_to_stop, unreachable_bounds
 
+pytestmark = pytest.mark.slow
+
 # Ascent at a high rate: the forget loss passes 9 in the third step.
 GIVEN = (f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "LoRA.dropout=0", "workers=0", "forget_loss=ga")
 ASCENT = (*GIVEN, "gradient_accumulation_steps=4", "warmup_ratio=0", "max_grad_norm=0", "lr=0.02", "max_train_steps=12")
