@@ -99,8 +99,7 @@ def _handed_over(place: Path, mode: str) -> Iterator[IO]:
     """Memory, whose content goes to what is at `place`."""
     memory = io.BytesIO() if "b" in mode else io.StringIO()
     yield memory
-    said = memory.getvalue()
-    content = said.encode() if isinstance(said, str) else said
+    content = said.encode() if isinstance(said := memory.getvalue(), str) else said
     if place.parent == _open_files():
         sys.stdout.flush()  # what was printed before stands before it
         handle = os.dup(int(place.name))  # opened anew, a file that output is redirected to would be begun again

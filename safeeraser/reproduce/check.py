@@ -104,10 +104,7 @@ def asked_amiss(runs: Sequence[Run], *, with_data: bool = True) -> list[str]:
 
     with_data: the data are there, which one judge looks into.
     """
-    return list(_options_at_fault(by_name(runs), with_data))
-
-
-def _options_at_fault(steps: dict[str, tuple[Run, Step]], with_data: bool) -> Iterator[str]:
+    steps, found = by_name(runs), []
     for name, parse in (("infer_val", infer_arguments), ("score_val", score_arguments)):
         if name in steps:
             run, step = steps[name]
@@ -116,7 +113,8 @@ def _options_at_fault(steps: dict[str, tuple[Run, Step]], with_data: bool) -> It
                 if name == "score_val" and (with_data or given["judge"].name != KNOWING):
                     Panel(score_options(given).judging)
             except BadInput as error:
-                yield f"{step.words[1]}: {error}"
+                found.append(f"{step.words[1]}: {error}")
+    return found
 
 
 def scoring(run: Run, split: str, **more: Any) -> ScoreOptions:

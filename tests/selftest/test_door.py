@@ -110,9 +110,16 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, words, says):
     assert json.loads((tmp_path / "other.json").read_text()) == {"mine": 1}
 
 
-def test_an_earlier_report_is_replaced(tmp_path):
-    run.check_report(write_json(tmp_path / "report.json", {"kind": KIND}))
+def test_an_earlier_report_may_be_replaced_and_a_folder_is_made(tmp_path):
+    """Looking changes no report: that is done when there is a new one."""
+    earlier = write_json(tmp_path / "report.json", {"kind": KIND})
+    before = earlier.read_bytes()
+    run.check_report(earlier)
     run.check_report(tmp_path / "new" / "report.json")
+    assert earlier.read_bytes() == before and list((tmp_path / "new").iterdir()) == []
+    write_json(earlier, {"kind": "other"})
+    with pytest.raises(run.BadInput, match="holds something else than an earlier self-test"):
+        run.check_report(earlier)
 
 
 def test_the_options_have_help():

@@ -13,7 +13,6 @@ from safeeraser.model import DTYPES, from_release, load_model
 from safeeraser.unlearn import run
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.plan import Schedule
-from safeeraser.unlearn.trainer import UnlearnTrainer
 
 pytestmark = pytest.mark.slow
 
@@ -39,15 +38,10 @@ def trainer(tmp_path, *overrides, callbacks=()):
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
-    return UnlearnTrainer(
-        method=read.method,
-        stop=read.stop,
-        model=model,
-        args=arguments,
-        train_dataset=dataset,
-        data_collator=run.collator(read, dataset),
-        callbacks=list(callbacks),
-    )
+    built = run.build_trainer(read, arguments, model, None, dataset)
+    for callback in callbacks:
+        built.add_callback(callback)
+    return built
 
 
 def test_a_process_that_sees_several_gpus_takes_one(tmp_path, monkeypatch):
