@@ -67,7 +67,7 @@ def write_mark(run: Run, step: Step, data: dict[str, str], code: int, began: flo
         "command": step.told,
         "data": data,
         "exit_code": code,
-        "seconds": round(time.time() - began, 1),
+        "seconds": round(time.time() - began, 3),
         "finished": now(),
         "host": os.uname().nodename,
         "git_commit": git_commit(),
