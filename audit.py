@@ -123,7 +123,7 @@ def main() -> int:
     if "replay" in {choice.name for choice in judging.choices.values()}:
         raise BadInput("the judge replay knows recorded replies alone, and an audit's responses are new")
     # Only now, since torch takes its time to load.
-    from safeeraser import model as llava
+    from safeeraser import model as models
     from safeeraser.audit.options import Options
     from safeeraser.audit.run import audit
     from safeeraser.generation.sampling import Generation
@@ -135,7 +135,7 @@ def main() -> int:
     return audit(
         Options(
             checkpoint_path=given.checkpoint_path,
-            model_path=given.model_path or llava.base_of(given.checkpoint_path),
+            model_path=given.model_path or models.base_of(given.checkpoint_path),
             train_file=train_file,
             val_file=val_file,
             limit=given.limit,

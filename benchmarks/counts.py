@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.arguments import one_of
 from safeeraser.benchmark.files import write_json
 from safeeraser.errors import command
@@ -135,8 +135,8 @@ def micro_step(method: str, folder: Path) -> Counter:
 
 def decoding_step(rows: int = 4, few: int = 4, many: int = 12) -> dict[str, float]:
     """Of the decoder on the recorded model: between answers of `few` and of `many` tokens, by token."""
-    model = llava.load_model(str(RECORDED / "llava-tiny"), torch.bfloat16).eval()
-    preprocessor = llava.load_preprocessor(str(RECORDED / "llava-tiny"))
+    model = models.load_model(str(RECORDED / "llava-tiny"), torch.bfloat16).eval()
+    preprocessor = models.load_preprocessor(str(RECORDED / "llava-tiny"))
     model.generation_config.eos_token_id = preprocessor.tokenizer.eos_token = None  # no answer ends early
     asked = [Asked(None, f"What is {number}?", str(number)) for number in range(rows)]
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 from helpers import MODEL, RECORDED, ROOT, run
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.benchmark.files import sha256
 from safeeraser.model import __main__ as command
 
@@ -56,7 +56,7 @@ def parent(folder, how, split, adapter, base):
         "recipe": "official",
         "split": [split],
         "adapter_sha256": sha256(folder / "results" / adapter / "adapter_model.safetensors"),
-        "base": llava.fingerprint(str(base))["weights"],
+        "base": models.fingerprint(str(base))["weights"],
     }
 
 
@@ -67,11 +67,11 @@ def test_every_run_tells_its_parents(folder):
     first = parent(folder, "merged", "Violence", "violence", MODEL)
     assert told(results / "merged-weapon")["parents"] == told(merged / "weapon")["parents"] == [first]
     second = parent(folder, "merged", "Weapon", "merged-weapon", merged / "violence")
-    assert llava.parents(str(merged / "weapon")) == [first, second]
+    assert models.parents(str(merged / "weapon")) == [first, second]
     stacked = parent(folder, "init_adapter", "Violence", "violence", MODEL)
     assert told(results / "stacked-weapon")["parents"] == [stacked]
     third = parent(folder, "init_adapter", "Weapon", "stacked-weapon", MODEL)
-    assert llava.parents(str(MODEL), results / "stacked-weapon") == [stacked, third]
+    assert models.parents(str(MODEL), results / "stacked-weapon") == [stacked, third]
 
 
 def test_the_adapter_sits_on_the_merged_model_alone(folder):

@@ -18,7 +18,7 @@ from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL, config, refused, run, wri
 from safetensors import safe_open
 from transformers import AutoTokenizer, LlavaConfig, LlavaForConditionalGeneration
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.benchmark.files import read_json
 from safeeraser.model import __main__ as command
 
@@ -59,11 +59,11 @@ def place(tmp_path_factory):
     model_command("copy", hub, place / "copy")
     model_command("copy", place / "scaled", place / "scaled_copy")
     model_command("merge", CHECKPOINT, place / "recorded", "--model_path", MODEL)
-    preprocessor = llava.load_preprocessor(str(hub))
+    preprocessor = models.load_preprocessor(str(hub))
     fresh = LlavaForConditionalGeneration(LlavaConfig.from_dict(hub_like.FILES["config.json"]))
-    llava.write_model(place / "fresh", fresh, preprocessor.tokenizer, preprocessor.image_processor)
+    models.write_model(place / "fresh", fresh, preprocessor.tokenizer, preprocessor.image_processor)
     shutil.copytree(place / "copy", place / "fives")
-    llava.load_model(str(hub), "auto").save_pretrained(place / "fives", save_original_format=False)
+    models.load_model(str(hub), "auto").save_pretrained(place / "fives", save_original_format=False)
     model_command("copy", place / "fives", place / "fives_copy")
     return place
 
@@ -116,8 +116,8 @@ def test_the_names_are_the_hubs_whatever_the_model_was_loaded_from(place, name):
 def test_it_is_the_same_model_however_its_weights_are_divided(place, tmp_path):
     """And an adapter of it belongs to no other one of that form."""
     assert len(list((place / "hub").glob("*.safetensors"))) > len(list((place / "copy").glob("*.safetensors"))) == 1
-    known = llava.fingerprint(str(place / "hub"))["weights"]
-    assert known == llava.fingerprint(str(place / "copy"))["weights"]
+    known = models.fingerprint(str(place / "hub"))["weights"]
+    assert known == models.fingerprint(str(place / "copy"))["weights"]
     assert read_json(place / "float32" / "run.json")["base"]["weights"] == known
     told = read_json(place / "merged" / "run.json")
     assert told["merged"]["base"] == known and told["merged"]["dtype"] == "float16" and told["parents"] == []

@@ -7,7 +7,7 @@ import sys
 import pytest
 from helpers import MODEL, RECORDED, TRAIN, VAL, other_base, refused, run
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.benchmark.files import run_of, sha256
 from safeeraser.errors import BadInput
 from safeeraser.model import __main__ as command
@@ -44,7 +44,7 @@ def other(tmp_path):
 
 
 def test_a_run_writes_down_its_base(trained):
-    assert told(trained)["base"] == llava.fingerprint(str(MODEL)) and told(trained)["parents"] == []
+    assert told(trained)["base"] == models.fingerprint(str(MODEL)) and told(trained)["parents"] == []
 
 
 def commands(adapter, base, out):
@@ -59,7 +59,7 @@ def commands(adapter, base, out):
 
 @pytest.mark.parametrize("where", ["training", "dry run", "inference", "audit"])
 def test_an_adapter_of_another_base_is_refused_by_name(trained, other, tmp_path, where):
-    hashes = [llava.fingerprint(str(model))["weights"][:12] for model in (MODEL, other)]
+    hashes = [models.fingerprint(str(model))["weights"][:12] for model in (MODEL, other)]
     answer = "--allow_other_base" if where in ("inference", "audit") else "allow_other_base=true"
     says = f"{trained}: was trained on {MODEL} (weights {hashes[0]}), not on {other} (weights {hashes[1]}); {answer}"
     given = commands(trained, other, tmp_path / "out")[where]
@@ -75,7 +75,7 @@ def test_an_adapter_of_another_base_is_refused_by_name(trained, other, tmp_path,
 
 def test_merge_refuses_it_too(trained, other, tmp_path, monkeypatch, capsys):
     with pytest.raises(BadInput, match=r"gd: was trained on .*llava-tiny .*, not on .*other .*; --allow_other_base"):
-        llava.merge(trained, tmp_path / "out", model_path=str(other))
+        models.merge(trained, tmp_path / "out", model_path=str(other))
     assert not (tmp_path / "out").exists()
     words = ["merge", trained, tmp_path / "out", "--model_path", other, "--allow_other_base"]
     monkeypatch.setattr(sys, "argv", ["safeeraser.model", *map(str, words)])
@@ -83,7 +83,7 @@ def test_merge_refuses_it_too(trained, other, tmp_path, monkeypatch, capsys):
         command.main()
     assert stop.value.code == 0, capsys.readouterr().err
     merged = told(tmp_path / "out")
-    assert merged["merged"]["base"] == llava.fingerprint(str(other))["weights"] != merged["base"]["weights"]
+    assert merged["merged"]["base"] == models.fingerprint(str(other))["weights"] != merged["base"]["weights"]
 
 
 def test_a_base_may_lie_elsewhere(trained, tmp_path):
@@ -125,7 +125,7 @@ def stopped(tmp_path):
 
 def test_a_run_is_not_resumed_on_another_base(stopped, other, tmp_path):
     """Under the very name that it was begun with."""
-    base, before = tmp_path / "base", llava.fingerprint(str(tmp_path / "base"))["weights"]
+    base, before = tmp_path / "base", models.fingerprint(str(tmp_path / "base"))["weights"]
     shutil.copy(other / "model.safetensors", base)
     given = ("forget", *TRAINING, f"model_path={base}", "save_steps=[1]", f"save_dir={stopped}")
     says = f"{stopped / 'checkpoint-1'}: was trained on {base} (weights {before[:12]}), not on {base} (weights"
@@ -134,7 +134,7 @@ def test_a_run_is_not_resumed_on_another_base(stopped, other, tmp_path):
     refused(tmp_path, *given[:-1], f"save_dir={tmp_path / 'new'}", named, says=says)
     done = run(*given, "resume_from_checkpoint=auto", "allow_other_base=true")
     assert done.returncode == 0, done.stderr
-    assert told(stopped)["base"] == llava.fingerprint(str(base)) and told(stopped)["sittings"][-1]["from_step"] == 1
+    assert told(stopped)["base"] == models.fingerprint(str(base)) and told(stopped)["sittings"][-1]["from_step"] == 1
 
 
 def test_a_checkpoint_that_was_moved_still_tells_its_run(stopped, tmp_path):
@@ -152,7 +152,7 @@ def test_one_file_of_responses_has_one_base(other, tmp_path):
     given = ("ckpt_infer", "--model_path", base, "--checkpoint_path", CHECKPOINT, *ASKING, "--output_file")
     assert run(*given, out).returncode == 0
     settings = json.loads(out.with_suffix(".run.json").read_text())["settings"]
-    assert settings["base"] == llava.fingerprint(str(MODEL))["weights"]
+    assert settings["base"] == models.fingerprint(str(MODEL))["weights"]
     for name, begun in (("mixed", settings), ("older", {key: settings[key] for key in settings if key != "base"})):
         (tmp_path / f"{name}.partial.jsonl").write_text(json.dumps({"settings": begun}) + "\n")
     shutil.copy(other / "model.safetensors", base)
@@ -162,18 +162,18 @@ def test_one_file_of_responses_has_one_base(other, tmp_path):
 
 
 def test_an_adapter_of_unknown_base_is_not_put_on_a_merged_model(tmp_path):
-    llava.merge(CHECKPOINT, tmp_path / "merged", model_path=str(MODEL))
+    models.merge(CHECKPOINT, tmp_path / "merged", model_path=str(MODEL))
     for where, given in commands(CHECKPOINT, tmp_path / "merged", tmp_path / "out").items():
         if where != "audit":  # which takes no file
             refused(tmp_path, *given, says=f"{CHECKPOINT}: {tmp_path / 'merged'} has an adapter merged into it already")
     with pytest.raises(BadInput, match="has an adapter merged into it already"):
-        llava.merge(CHECKPOINT, tmp_path / "again", model_path=str(tmp_path / "merged"))
+        models.merge(CHECKPOINT, tmp_path / "again", model_path=str(tmp_path / "merged"))
 
 
 def test_the_file_of_an_adapter_knows_what_its_folder_does(trained):
     file = trained / "adapter_model.safetensors"
-    assert llava.adapter_config(file).lora_alpha == llava.adapter_config(trained).lora_alpha
-    assert run_of(file) == told(trained) and llava.base_of(file) == llava.base_of(trained)
+    assert models.adapter_config(file).lora_alpha == models.adapter_config(trained).lora_alpha
+    assert run_of(file) == told(trained) and models.base_of(file) == models.base_of(trained)
 
 
 def test_a_checkpoint_of_an_earlier_version_is_known_by_the_run_beside_it(trained, tmp_path):
@@ -184,9 +184,9 @@ def test_a_checkpoint_of_an_earlier_version_is_known_by_the_run_beside_it(traine
 
 
 def test_what_is_known_of_a_run_goes_from_folder_to_folder(trained, tmp_path):
-    llava.convert(trained, tmp_path / "folder")
+    models.convert(trained, tmp_path / "folder")
     assert told(tmp_path / "folder") == told(trained)
-    llava.convert(trained, tmp_path / "checkpoint.pt")
+    models.convert(trained, tmp_path / "checkpoint.pt")
     assert {path.name for path in tmp_path.iterdir()} == {"folder", "checkpoint.pt"}
 
 
@@ -200,5 +200,5 @@ def test_a_model_that_a_run_wrote_whole_is_a_parent(tmp_path):
         "recipe": "official",
         "split": "all",
         "adapter_sha256": None,
-        "base": llava.fingerprint(str(MODEL))["weights"],
+        "base": models.fingerprint(str(MODEL))["weights"],
     }

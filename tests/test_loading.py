@@ -8,7 +8,7 @@ import torch
 from helpers import MODEL, TRAIN, settings
 from transformers import LlavaForConditionalGeneration
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.errors import BadInput
 from safeeraser.infer.checkpoint import load_merged
 from safeeraser.unlearn.arguments import training_arguments
@@ -58,7 +58,7 @@ def test_a_later_load_settles_it_anew(tmp_path):
 def test_what_attention_runs_on_a_gpu_is_logged(caplog, attention, device, said):
     caplog.set_level("INFO")
     with suppress(BadInput):  # there need not be a GPU: it is said before weights are read
-        llava.load_model(str(MODEL), torch.float32, attention, device=device)
+        models.load_model(str(MODEL), torch.float32, attention, device=device)
     assert [message for message in caplog.messages if message.startswith("attention")] == said
 
 
@@ -67,7 +67,7 @@ def test_weights_go_straight_to_the_device(monkeypatch):
         raise AssertionError("the whole model is moved")
 
     monkeypatch.setattr(torch.nn.Module, "to", refuse)
-    model = llava.load_model(str(MODEL), torch.float32, device="meta")
+    model = models.load_model(str(MODEL), torch.float32, device="meta")
     assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"meta"}
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.benchmark.conversation import CHAT_TEMPLATE, prompt
 from safeeraser.benchmark.files import sha256
 from safeeraser.errors import BadInput
@@ -29,14 +29,14 @@ CHAT = [{"role": "user", "content": [{"type": "text", "text": QUESTION}, {"type"
 def merged(tmp_path_factory):
     """The tiny model with the recorded checkpoint merged into it."""
     out = tmp_path_factory.mktemp("merged") / "model"
-    llava.merge(CHECKPOINT, out, model_path=str(MODEL))
+    models.merge(CHECKPOINT, out, model_path=str(MODEL))
     return out
 
 
 @pytest.fixture
 def adapter(tmp_path):
     """The recorded checkpoint as a PEFT folder that names its base model."""
-    llava.convert(CHECKPOINT, tmp_path / "adapter", model_path=str(MODEL))
+    models.convert(CHECKPOINT, tmp_path / "adapter", model_path=str(MODEL))
     return tmp_path / "adapter"
 
 
@@ -47,7 +47,7 @@ def logits(model, inputs):
 
 def inputs():
     """A question about a picture, as this project's inference puts it to a model."""
-    preprocessor = llava.load_preprocessor(str(MODEL))
+    preprocessor = models.load_preprocessor(str(MODEL))
     with Image.open(PICTURE) as picture:
         pixels = preprocessor.pixels(picture.convert("RGB"))
     ids = torch.tensor([encode_question(preprocessor, QUESTION)])
@@ -55,9 +55,9 @@ def inputs():
 
 
 def test_it_says_what_model_and_adapter_say_together(merged):
-    base = llava.load_model(str(MODEL), torch.float32)
+    base = models.load_model(str(MODEL), torch.float32)
     untouched = logits(base, inputs())
-    wanted = logits(llava.load_adapted(base, CHECKPOINT), inputs())
+    wanted = logits(models.load_adapted(base, CHECKPOINT), inputs())
     model = LlavaForConditionalGeneration.from_pretrained(merged)
     torch.testing.assert_close(logits(model, inputs()), wanted, atol=1e-4, rtol=1e-4)
     assert (wanted - untouched).abs().max() > 1e-2
@@ -99,7 +99,7 @@ def test_a_server_that_tokenizes_the_chats_text_must_add_the_special_tokens(merg
 def test_a_template_of_the_base_models_own_is_replaced(merged, adapter, tmp_path):
     base = shutil.copytree(merged, tmp_path / "base")
     (base / "chat_template.jinja").write_text(ANOTHER)
-    llava.merge(adapter, tmp_path / "out", model_path=str(base), allow_other_base=True)
+    models.merge(adapter, tmp_path / "out", model_path=str(base), allow_other_base=True)
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == CHAT_TEMPLATE
     assert AutoProcessor.from_pretrained(tmp_path / "out").tokenizer.chat_template == CHAT_TEMPLATE
 
@@ -107,18 +107,18 @@ def test_a_template_of_the_base_models_own_is_replaced(merged, adapter, tmp_path
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_merge_into_16_bits_rounds_each_weight_once(merged, adapter, tmp_path, dtype):
     """As a merge in float32 that is rounded at the end: the adapter's product is never rounded alone."""
-    precise = llava.load_model(str(MODEL), llava.DTYPES[dtype]).float()
-    precise = llava.load_adapted(precise, adapter).merge_and_unload().to(llava.DTYPES[dtype])
+    precise = models.load_model(str(MODEL), models.DTYPES[dtype]).float()
+    precise = models.load_adapted(precise, adapter).merge_and_unload().to(models.DTYPES[dtype])
     precise.save_pretrained(tmp_path / "precise")
-    llava.merge(adapter, tmp_path / "out", dtype=dtype)
+    models.merge(adapter, tmp_path / "out", dtype=dtype)
     wanted = load_file(tmp_path / "precise" / "model.safetensors")
     found = load_file(tmp_path / "out" / "model.safetensors")
     assert wanted.keys() == found.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_auto_is_the_dtype_in_which_the_base_model_is_stored(adapter, tmp_path):
-    llava.merge(adapter, tmp_path / "half", dtype="float16")
-    llava.merge(adapter, tmp_path / "again", model_path=str(tmp_path / "half"), allow_other_base=True)
+    models.merge(adapter, tmp_path / "half", dtype="float16")
+    models.merge(adapter, tmp_path / "again", model_path=str(tmp_path / "half"), allow_other_base=True)
     for name in ("half", "again"):
         assert json.loads((tmp_path / name / "config.json").read_text())["dtype"] == "float16"
         assert {value.dtype for value in load_file(tmp_path / name / "model.safetensors").values()} == {torch.float16}
@@ -126,10 +126,10 @@ def test_auto_is_the_dtype_in_which_the_base_model_is_stored(adapter, tmp_path):
 
 def test_what_it_was_made_of_is_recorded(merged, adapter, tmp_path):
     told = {"adapter": str(CHECKPOINT), "adapter_sha256": sha256(CHECKPOINT), "lora_alpha": 256}
-    told |= {"model_path": str(MODEL), "base": llava.fingerprint(str(MODEL))["weights"], "dtype": "float32"}
+    told |= {"model_path": str(MODEL), "base": models.fingerprint(str(MODEL))["weights"], "dtype": "float32"}
     assert json.loads((merged / "run.json").read_text()) == {"parents": [], "merged": told}
     (adapter / "run.json").write_text(json.dumps({"settings": {"seed": 1}}))
-    llava.merge(adapter, tmp_path / "out")
+    models.merge(adapter, tmp_path / "out")
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["settings"] == {"seed": 1} and run["merged"]["model_path"] == str(MODEL)
     assert run["merged"]["adapter_sha256"] == sha256(adapter / "adapter_model.safetensors")
@@ -188,9 +188,9 @@ def test_what_cannot_be_merged_is_one_line_and_leaves_nothing(monkeypatch, capsy
 
 
 def test_a_base_model_that_the_adapter_names_and_that_is_gone_is_not_replaced_by_another(tmp_path):
-    llava.convert(CHECKPOINT, tmp_path / "adapter", model_path=str(tmp_path / "gone"))
+    models.convert(CHECKPOINT, tmp_path / "adapter", model_path=str(tmp_path / "gone"))
     with pytest.raises(BadInput, match="gone: no model in this folder"):
-        llava.merge(tmp_path / "adapter", tmp_path / "out")
+        models.merge(tmp_path / "adapter", tmp_path / "out")
 
 
 def test_a_failure_while_writing_leaves_nothing(monkeypatch, tmp_path):
@@ -199,5 +199,5 @@ def test_a_failure_while_writing_leaves_nothing(monkeypatch, tmp_path):
 
     monkeypatch.setattr(LlavaProcessor, "save_pretrained", full)
     with pytest.raises(BadInput, match=r"out: cannot be written \(disk full\)"):
-        llava.merge(CHECKPOINT, tmp_path / "out", model_path=str(MODEL))
+        models.merge(CHECKPOINT, tmp_path / "out", model_path=str(MODEL))
     assert not list(tmp_path.iterdir())

@@ -15,7 +15,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.benchmark.conversation import CHAT_TEMPLATE
 from safeeraser.benchmark.pictures import open_picture
 from safeeraser.errors import BadInput
@@ -68,7 +68,7 @@ def part(config):
 def test_another_form_is_refused_by_name(folder, changes, says):
     told(folder, **changes)
     with pytest.raises(BadInput) as error:
-        llava.load_config(str(folder))
+        models.load_config(str(folder))
     assert str(error.value) == f"model_path {folder}: {says}; {ONE_FORM}"
 
 
@@ -87,7 +87,7 @@ def test_another_picture_processor_is_refused(folder, changes, says):
     file = folder / "preprocessor_config.json"
     write_json(file, json.loads(file.read_text()) | changes)
     with pytest.raises(BadInput) as error:
-        llava.load_preprocessor(str(folder))
+        models.load_preprocessor(str(folder))
     assert str(error.value).startswith(f"model_path {folder}: {says}")
 
 
@@ -99,23 +99,23 @@ def test_weights_that_lack_a_tensor_are_refused(folder):
     del tensors[gone]
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(BadInput, match=r"its weights lack model\.\S+q_proj\.weight"):
-        llava.load_model(str(folder), torch.float32)
+        models.load_model(str(folder), torch.float32)
 
 
 def test_weights_of_other_shapes_and_damaged_ones_are_one_line(folder):
     told(folder, vision_feature_layer=[-2, -1])
     with pytest.raises(BadInput, match="cannot be loaded"):
-        llava.load_model(str(folder), torch.float32)
+        models.load_model(str(folder), torch.float32)
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"junk")
     with pytest.raises(BadInput, match="cannot be loaded"):
-        llava.load_model(str(folder), torch.float32)
+        models.load_model(str(folder), torch.float32)
 
 
 def test_a_feature_layer_that_is_no_number_is_named(folder):
     told(folder, vision_feature_layer="last")
     with pytest.raises(BadInput, match="vision_feature_layer"):
-        llava.load_config(str(folder))
+        models.load_config(str(folder))
 
 
 @pytest.mark.parametrize("script", ["forget", "ckpt_infer"])
@@ -140,10 +140,10 @@ def test_a_chat_template_must_write_vicunas_form(folder, name, template):
     value = json.loads(file.read_text()) if file.exists() else {}
     file.write_text(template) if name.endswith("jinja") else write_json(file, value | {"chat_template": template})
     if template != INST:
-        assert llava.load_preprocessor(str(folder)).image_length == 16
+        assert models.load_preprocessor(str(folder)).image_length == 16
         return
     with pytest.raises(BadInput) as error:
-        llava.load_preprocessor(str(folder))
+        models.load_preprocessor(str(folder))
     said = "its chat template writes '[user][/][assistant]That.[/]' where Vicuna v1 asks"
     assert str(error.value) == f"model_path {folder}: {said}; {ONE_FORM}"
 
@@ -151,7 +151,7 @@ def test_a_chat_template_must_write_vicunas_form(folder, name, template):
 def test_a_template_that_cannot_be_rendered_is_refused(folder):
     (folder / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
     with pytest.raises(BadInput, match="its chat template writes 'nothing at all'"):
-        llava.load_preprocessor(str(folder))
+        models.load_preprocessor(str(folder))
 
 
 @pytest.mark.parametrize(
@@ -173,9 +173,11 @@ def test_other_layers_and_the_class_token_work(folder, tmp_path, changes, length
     done = run("forget", f"model_path={folder}", f"data_path={data}", f"save_dir={tmp_path / 'run'}", "forget_loss=kl",
                "max_train_steps=1", "gradient_accumulation_steps=1", "workers=0", "dtype=float32")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    preprocessor = llava.load_preprocessor(str(folder))
+    preprocessor = models.load_preprocessor(str(folder))
     assert preprocessor.image_length == length
-    model = llava.load_adapted(llava.load_model(str(folder), torch.float32), tmp_path / "run").merge_and_unload().eval()
+    model = (
+        models.load_adapted(models.load_model(str(folder), torch.float32), tmp_path / "run").merge_and_unload().eval()
+    )
     picture = data.parent / "img/Weapon/0.jpg"
     decoder = Decoder(model, preprocessor, Generation(greedy=True, max_new_tokens=12), 2)
     ((_, answer),) = next(decoder.answer([Asked(picture, "Alpha bravo?")]))
@@ -194,5 +196,5 @@ def test_weights_that_are_cut_off_are_named(folder, tmp_path, size):
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:size])
     with pytest.raises(BadInput) as error:
-        llava.load_model(str(folder), torch.float32)
+        models.load_model(str(folder), torch.float32)
     assert str(error.value) == f"{folder / 'model.safetensors'}: not readable as safetensors; is it cut off?"

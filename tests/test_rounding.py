@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import MODEL
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.infer.checkpoint import load_merged
 from safeeraser.model.rounding import ROUNDINGS, round_to
 
@@ -75,4 +75,4 @@ def test_the_language_model_alone_is_rounded(name):
 def test_the_names_that_the_command_line_knows():
     from safeeraser.infer.command_line import QUANTIZATIONS
 
-    assert ("none", *llava.ROUNDINGS) == QUANTIZATIONS
+    assert ("none", *models.ROUNDINGS) == QUANTIZATIONS

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.benchmark.files import read_object, sha256, trained_settings
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
@@ -61,7 +61,7 @@ class Options:
     @cached_property
     def base(self) -> dict[str, Any]:
         """The fingerprint of the base model, as far as it lies here."""
-        return llava.fingerprint(self.model_path, here=True)
+        return models.fingerprint(self.model_path, here=True)
 
     @property
     def split(self) -> str | list[str]:
@@ -95,7 +95,7 @@ class Options:
     def settings(self) -> dict[str, Any]:
         """What the responses and adapters of an audit depend on, as it is compared when it goes on."""
         return {
-            "checkpoint_sha256": sha256(llava.adapter_file(self.checkpoint_path)),
+            "checkpoint_sha256": sha256(models.adapter_file(self.checkpoint_path)),
             "model_path": self.model_path,
             "base": self.base["weights"],
             "train_sha256": sha256(self.train_file),
@@ -105,7 +105,7 @@ class Options:
             "skip": self.held_out,
             "steps": list(self.steps),
             "relearn_lr": self.relearn_lr,
-            "dtype": str(llava.choose_dtype(self.dtype)).removeprefix("torch."),
+            "dtype": str(models.choose_dtype(self.dtype)).removeprefix("torch."),
             **asdict(self.generation),
         }
 
@@ -132,8 +132,8 @@ def check(options: Options, *, dry_run: bool) -> Panel:
             f"--checkpoint_path {options.checkpoint_path}: is a file; 'python -m safeeraser.model convert' makes a "
             "PEFT folder of it, in which the audit has its place"
         )
-    llava.adapter_file(options.checkpoint_path)
-    llava.check_base(options.checkpoint_path, options.base, allowed=options.allow_other_base)
+    models.adapter_file(options.checkpoint_path)
+    models.check_base(options.checkpoint_path, options.base, allowed=options.allow_other_base)
     options.selection(("forget",)).records(read_records(options.val_file))
     read_records(options.train_file)
     # Of a point that never came to anything, an empty folder is left.

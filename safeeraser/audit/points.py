@@ -6,7 +6,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.audit.options import Options
 from safeeraser.audit.relearn import RELEARNED, adapter_after
 from safeeraser.benchmark.responses import VIEWS
@@ -76,7 +76,7 @@ def quantization(options: Options) -> list[Point]:
     lacks = {"nf4": None if find_spec("bitsandbytes") else "bitsandbytes is not installed (pip install -e '.[quant]')"}
     return [
         Point("quantization", name, options.checkpoint_path, quantization=name, lacks=lacks.get(name))
-        for name in llava.ROUNDINGS
+        for name in models.ROUNDINGS
     ]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.audit.options import Options
 from safeeraser.benchmark.files import RUN_FILE, held, run_of
 from safeeraser.errors import BadInput
@@ -120,8 +120,8 @@ def _trained_with(options: Options) -> tuple[dict[str, Any], int]:
         engine = run_of(options.checkpoint_path).get("engine")
         processes = engine.get("processes", 1) if isinstance(engine, dict) else 1
         return options.trained, processes
-    adapter = llava.adapter_config(options.checkpoint_path)
-    whole, parts = adapter.modules_to_save or [], llava.Parts()
+    adapter = models.adapter_config(options.checkpoint_path)
+    whole, parts = adapter.modules_to_save or [], models.Parts()
     lora = {"r": adapter.r, "alpha": adapter.lora_alpha, "dropout": adapter.lora_dropout}
     lora |= {"use_rslora": adapter.use_rslora, "use_dora": adapter.use_dora}
     tuned = {"tune_mm_projector": parts.projector in whole, "tune_vision_tower": parts.vision_tower in whole}

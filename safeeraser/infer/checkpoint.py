@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.benchmark.files import sha256, trained_settings
 from safeeraser.benchmark.release import ALIASES
 from safeeraser.errors import BadInput
@@ -30,12 +30,12 @@ def load_merged(
     """
     # Not flash-attn: rows have gaps, and around those it would copy all keys and values for each token. Nor cuDNN's
     # kernels, see `load_model`: they would make a plan for each.
-    model = llava.load_model(model_path, llava.choose_dtype(dtype), "sdpa", device=device)
+    model = models.load_model(model_path, models.choose_dtype(dtype), "sdpa", device=device)
     if checkpoint_path:
-        adapted = llava.load_adapted(model, checkpoint_path, alpha=lora_alpha, scale=adapter_scale)
+        adapted = models.load_adapted(model, checkpoint_path, alpha=lora_alpha, scale=adapter_scale)
         model = adapted.merge_and_unload()
     if quantization != "none":
-        llava.round_weights(model, quantization)
+        models.round_weights(model, quantization)
     return model
 
 
@@ -49,7 +49,7 @@ def check_method(loss_type: str, checkpoint_path: Path | None, model_path: str) 
     """Refuse a `loss_type` that contradicts what is known of the checkpoint, or of the runs that made the model."""
     where = checkpoint_path or Path(model_path)
     training = training_of(where)
-    if loss_type == "vanilla" and (checkpoint_path or llava.parents(model_path)):
+    if loss_type == "vanilla" and (checkpoint_path or models.parents(model_path)):
         raise BadInput(f"--loss_type vanilla: the untouched model has no checkpoint, yet {where} was given")
     if loss_type and training and ALIASES["forget_loss"].get(loss_type, loss_type) != training["method"]:
         raise BadInput(f"--loss_type {loss_type}: {where} was trained with {training['method']}")
@@ -57,4 +57,4 @@ def check_method(loss_type: str, checkpoint_path: Path | None, model_path: str) 
 
 def adapter_hash(checkpoint_path: Path | None) -> str | None:
     """The SHA-256 of the adapter's weights. Raises `BadInput` if there are none."""
-    return sha256(llava.adapter_file(checkpoint_path)) if checkpoint_path else None
+    return sha256(models.adapter_file(checkpoint_path)) if checkpoint_path else None

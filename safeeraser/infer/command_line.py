@@ -156,7 +156,7 @@ def options_of(given: Namespace) -> Options:
     if not 0 < given.temperature < math.inf or not 0 < given.top_p <= 1:
         raise BadInput("--temperature must be above 0 (--greedy for none), and --top_p above 0 and at most 1")
     # Only now, since torch takes its time to load.
-    from safeeraser import model as llava
+    from safeeraser import model as models
     from safeeraser.generation.sampling import Generation
     from safeeraser.infer.options import Options
     from safeeraser.infer.requests import Selection
@@ -167,7 +167,7 @@ def options_of(given: Namespace) -> Options:
     return Options(
         **own
         | {
-            "model_path": given.model_path or llava.base_of(given.checkpoint_path),
+            "model_path": given.model_path or models.base_of(given.checkpoint_path),
             "selection": Selection(views, given.categories, given.skip, given.limit),
             "generation": Generation(given.greedy, given.temperature, given.top_p, given.max_new_tokens, given.seed),
         }

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.benchmark.files import sha256
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.errors import BadInput
@@ -43,7 +43,7 @@ class Options:
     @cached_property
     def base(self) -> dict[str, Any]:
         """The fingerprint of the model that the built-in engine loads."""
-        return llava.fingerprint(self.model_path)
+        return models.fingerprint(self.model_path)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class Options:
                 "lora_alpha": self.lora_alpha,
                 "adapter_scale": self.adapter_scale,
                 "quantization": self.quantization,
-                "dtype": str(llava.choose_dtype(self.dtype)).removeprefix("torch."),
+                "dtype": str(models.choose_dtype(self.dtype)).removeprefix("torch."),
             },
             # Not the address: the server may be another one tomorrow.
             "openai": lambda: {"extra_body": self.extra_body},
@@ -65,7 +65,7 @@ class Options:
             "backend": self.backend,
             "model_path": self.model_path,
             # A folder may be made anew under its old name.
-            "merged": (llava.merged_into(self.model_path) or {}).get("adapter_sha256"),
+            "merged": (models.merged_into(self.model_path) or {}).get("adapter_sha256"),
             **by_backend[self.backend](),
             **asdict(self.generation),
             "attack": self.attack,
@@ -85,13 +85,13 @@ def check(options: Options, processes: Processes) -> None:
     if options.backend == "local":
         if options.base_url or options.extra_body:
             raise BadInput("--base_url and --extra_body are for a server of your own: --backend openai")
-        untouched = not options.checkpoint_path and not llava.parents(options.model_path)
+        untouched = not options.checkpoint_path and not models.parents(options.model_path)
         if options.loss_type not in ("", "vanilla") and untouched:
             raise BadInput(f"--loss_type {options.loss_type}: no adapter was given; --checkpoint_path names one")
         if options.adapter_scale != 1 and not options.checkpoint_path:
             raise BadInput("--adapter_scale: of what? --checkpoint_path names an adapter")
         if options.checkpoint_path:
-            llava.check_base(options.checkpoint_path, options.base, allowed=options.allow_other_base)
+            models.check_base(options.checkpoint_path, options.base, allowed=options.allow_other_base)
         return
     if not options.base_url:
         raise BadInput("--backend openai: give the server's --base_url, such as http://localhost:8000/v1")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safeeraser import __version__
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.arguments import without_credentials
 from safeeraser.benchmark.checked import unreadable
 from safeeraser.benchmark.files import described_by, make_room_for, read_json, write_json
@@ -168,7 +168,7 @@ def _engine(options: Options, processes: Processes) -> Engine | Server:
         quantization=options.quantization,
         device=processes.device,
     )
-    return Engine(model, llava.load_preprocessor(options.model_path), options.generation, options.batch_size)
+    return Engine(model, models.load_preprocessor(options.model_path), options.generation, options.batch_size)
 
 
 def describe(

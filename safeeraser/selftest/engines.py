@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.cpp_extension import get_default_build_root
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.benchmark.files import read_object
 from safeeraser.errors import BadInput
 from safeeraser.selftest.launch import engine_file, finish, start
@@ -44,7 +44,7 @@ def check(bench: Bench) -> Iterator[Figure]:
     if why := waits_for_nobody():
         raise RuntimeError(why)
     reference = alone(bench)
-    dtype = str(llava.choose_dtype("auto")).removeprefix("torch.")
+    dtype = str(models.choose_dtype("auto")).removeprefix("torch.")
     for name in ON_GPUS if torch.cuda.is_available() else ON_CPUS:
         engine, lacks = on_this_machine(name)
         title = f"{name}, {engine.processes} process{'es' * (engine.processes > 1)}: distance of LoRA's B"

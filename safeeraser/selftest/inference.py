@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.benchmark.records import read_records
 from safeeraser.generation.decoder import Asked
 from safeeraser.generation.sampling import Generation
@@ -29,7 +29,7 @@ VIEWS = ("decoupled", "retain")
 def check(bench: Bench) -> Iterator[Figure]:
     """Each request both ways."""
     model = load_merged(str(bench.model), None, dtype="auto", lora_alpha=1, device=Processes().device).eval()
-    preprocessor = llava.load_preprocessor(str(bench.model))
+    preprocessor = models.load_preprocessor(str(bench.model))
     requests = build_requests(read_records(bench.data), Selection(VIEWS, limit=4))
     engine = Engine(model, preprocessor, Generation(greedy=True, max_new_tokens=TOKENS), BATCH)
     batched = {request.key: str(said) for ended in engine.answer(requests) for request, said in ended}

@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.benchmark.conversation import IMAGE, prompt
 from safeeraser.benchmark.files import write_json
 from safeeraser.unlearn.page import from_keys
@@ -108,7 +108,7 @@ def write(bench: Bench) -> None:
     tokenizer = build_tokenizer(config.image_token_id, json.loads(bench.data.read_text()))
     side = config.vision_config.image_size
     pictures = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-    llava.write_model(bench.model, build_model(config), tokenizer, pictures)
+    models.write_model(bench.model, build_model(config), tokenizer, pictures)
     write_json(done, {"size": bench.size})
 
 
@@ -118,7 +118,7 @@ def build_model(config: LlavaConfig) -> torch.nn.Module:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.random.fork_rng(), device:
         torch.manual_seed(0)
-        model = AutoModelForImageTextToText.from_config(config, dtype=llava.choose_dtype("auto"))
+        model = AutoModelForImageTextToText.from_config(config, dtype=models.choose_dtype("auto"))
     # Behind the words stand tokens that a text does not show, so that responses could not be told apart by them.
     model.lm_head.weight[config.image_token_id :] = 0
     model.lm_head.weight[:2] = 0

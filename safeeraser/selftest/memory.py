@@ -11,7 +11,7 @@ import psutil  # accelerate brings it
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.errors import BadInput
 from safeeraser.selftest.material import Bench, architecture
 from safeeraser.selftest.result import Figure
@@ -54,8 +54,8 @@ def measure(settings: Settings) -> tuple[list[Part], int, int]:
     """
     trainer = load_trainer(settings)
     parts = estimate(settings, trainer)
-    models = [held for held in (trainer.model, trainer.reference) if held is not None]
-    weights = sum(parameter.nbytes for held in models for parameter in held.parameters())
+    held_models = [held for held in (trainer.model, trainer.reference) if held is not None]
+    weights = sum(parameter.nbytes for held in held_models for parameter in held.parameters())
     gc.collect()  # what was there before would be freed meanwhile, and subtracted
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -71,16 +71,16 @@ def measure(settings: Settings) -> tuple[list[Part], int, int]:
 
 def estimate(settings: Settings, trainer: UnlearnTrainer) -> list[Part]:
     """What the dry run would tell of this run."""
-    dtype = llava.choose_dtype(settings.dtype)
+    dtype = models.choose_dtype(settings.dtype)
     step = largest_step(settings, conversation_sizes(trainer.train_dataset))
-    model = outline(settings, llava.load_config(settings.model_path), dtype)
+    model = outline(settings, models.load_config(settings.model_path), dtype)
     return memory(model, Setup(settings, Engine(), dtype), step)
 
 
 def needed(size: str, **keys: object) -> float:
     """Bytes that a step on a model of this size takes, by the dry run's estimate, with what CUDA takes."""
     settings = Bench(Path(), size).settings(Path(), **keys)
-    dtype, config = llava.choose_dtype(settings.dtype), architecture(size)
+    dtype, config = models.choose_dtype(settings.dtype), architecture(size)
     return on_device(
         memory(outline(settings, config, dtype), Setup(settings, Engine(), dtype), worst_step(settings, config))
     )

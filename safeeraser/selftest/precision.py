@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.utils import is_flash_attn_2_available
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.benchmark.files import read_json_lines
 from safeeraser.generation.decoder import Asked, Decoder
 from safeeraser.generation.sampling import Generation
@@ -145,7 +145,7 @@ def answers(trainer: UnlearnTrainer, questions: int = 4) -> Iterator[Text]:
             yield answer(model, dataset.preprocessor, Asked(item.picture, item.question))
 
 
-def answer(model: Any, preprocessor: llava.Preprocessor, asked: Asked, tokens: int = TOKENS) -> Text:
+def answer(model: Any, preprocessor: models.Preprocessor, asked: Asked, tokens: int = TOKENS) -> Text:
     """A greedy response, alone."""
     kept = []
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 import torch
 from transformers import TrainerCallback
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.benchmark.records import read_records
 from safeeraser.generation.decoder import encode_question
 from safeeraser.generation.sampling import Generation
@@ -42,7 +42,7 @@ WHOLE = 1.05
 
 def check(bench: Bench) -> Iterator[Figure]:
     """Peaks, training, inference."""
-    dtype, device = llava.choose_dtype("auto"), Processes().device
+    dtype, device = models.choose_dtype("auto"), Processes().device
     peak, bandwidth = product_rate(device, dtype), copy_rate(device)
     name = str(dtype).removeprefix("torch.")
     yield Figure(f"product of matrices in {name}", peak / 1e9, unit="GFLOP/s")
@@ -124,7 +124,7 @@ def training(bench: Bench) -> tuple[float, float]:
 
 def step_operations(trainer: UnlearnTrainer, batch: dict) -> float:
     """Operations of a micro-step, as this file's beginning counts them."""
-    model, parts = trainer.model, llava.Parts()
+    model, parts = trainer.model, models.Parts()
     layers, vision = f".{parts.language_model}.layers.", f".{parts.vision_tower}."
     weights = dict(model.named_parameters())
     frozen = sum(w.numel() for name, w in weights.items() if layers in name and not w.requires_grad)
@@ -140,7 +140,7 @@ def step_operations(trainer: UnlearnTrainer, batch: dict) -> float:
 def answering(bench: Bench, device: torch.device) -> tuple[float, float]:
     """Tokens a second, and bytes a second that had to be read for them; prompts are within the clock."""
     model = load_merged(str(bench.model), None, dtype="auto", lora_alpha=1, device=device)
-    preprocessor = llava.load_preprocessor(str(bench.model))
+    preprocessor = models.load_preprocessor(str(bench.model))
     # Of one length all, so that it is known how many tokens there are.
     model.generation_config.eos_token_id = preprocessor.tokenizer.eos_token = None
     requests = build_requests(read_records(bench.data))[:ROWS]

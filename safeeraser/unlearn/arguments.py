@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainingArguments, get_scheduler
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.plan import Schedule
@@ -19,7 +19,7 @@ def training_arguments(settings: Settings, engine: Engine, schedule: Schedule) -
     Raises:
         BadInput: that cannot be trained with, for the reason that transformers gives.
     """
-    dtype = llava.choose_dtype(settings.dtype)
+    dtype = models.choose_dtype(settings.dtype)
     if dtype is torch.float16 and not (settings.dry_run or torch.accelerator.is_available()):
         raise BadInput("config: dtype=float16: a CPU does not train in it; bfloat16 and float32 are the others")
     defaults = {

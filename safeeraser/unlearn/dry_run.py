@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import nn
 from transformers import AutoModelForImageTextToText, LlavaConfig
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.benchmark.conversation import IGNORE
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.batch import PlanDataset
@@ -57,7 +57,7 @@ def dry_run(settings: Settings, job: Job) -> None:
     model = outline(settings, config, dtype)
     parameters = count_parameters(model, settings)
     if settings.init_adapter:
-        llava.check_adapter(model, llava.read_adapter(settings.init_adapter), settings.init_adapter)
+        models.check_adapter(model, models.read_adapter(settings.init_adapter), settings.init_adapter)
 
     def estimate(settings: Settings, engine: Engine) -> list[Part]:
         return memory(outline(settings, config, dtype), Setup(settings, engine, dtype), step)
@@ -78,7 +78,7 @@ def dry_run(settings: Settings, job: Job) -> None:
         show("Without a GPU here, dtype=auto is float32; dtype=bfloat16 tells what one would need.")
 
 
-def find_model(settings: Settings) -> tuple[LlavaConfig, llava.Preprocessor | None]:
+def find_model(settings: Settings) -> tuple[LlavaConfig, models.Preprocessor | None]:
     """The model's configuration and what prepares its input; None where only the family's own numbers are known.
 
     Raises:
@@ -89,7 +89,7 @@ def find_model(settings: Settings) -> tuple[LlavaConfig, llava.Preprocessor | No
         # Its client would ask on for half a minute, and again for each file.
         constants.HF_HUB_OFFLINE = True
     try:
-        return llava.load_config(path), llava.load_preprocessor(path)
+        return models.load_config(path), models.load_preprocessor(path)
     except BadInput:
         if path != family.model_path or family.architecture is None or Path(path).exists():
             raise
@@ -114,7 +114,7 @@ def hub_answers() -> bool:
 def choose_dtype(settings: Settings, engine: Engine) -> torch.dtype:
     """The dtype of the frozen weights where the run will be launched: `auto` is the engine's, or that of GPUs."""
     told = DTYPE_OF.get(engine.mixed_precision) or ("bfloat16" if settings.gpu_memory else "auto")
-    return llava.choose_dtype(told if settings.dtype == "auto" else settings.dtype)
+    return models.choose_dtype(told if settings.dtype == "auto" else settings.dtype)
 
 
 def outline(settings: Settings, config: LlavaConfig, dtype: torch.dtype) -> nn.Module:

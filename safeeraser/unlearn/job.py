@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.benchmark.files import home, run_of
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.data import Data, load_data
@@ -88,9 +88,9 @@ def check_same_data(settings: Settings, data: Data, checkpoint: str | None) -> N
 
 def check_scaling(settings: Settings, adapter: Path) -> None:
     """Raises `BadInput` for an adapter that is not there, or that its configuration scales otherwise than this run."""
-    if llava.adapter_file(adapter).suffix != ".safetensors" or not (home(adapter) / "adapter_config.json").is_file():
+    if models.adapter_file(adapter).suffix != ".safetensors" or not (home(adapter) / "adapter_config.json").is_file():
         return  # it does not say
-    its, ours = llava.adapter_config(adapter), settings.adapter
+    its, ours = models.adapter_config(adapter), settings.adapter
     for name, key in (("r", "r"), ("lora_alpha", "alpha"), ("use_rslora", "use_rslora"), ("use_dora", "use_dora")):
         if (then := getattr(its, name)) != (now := getattr(ours, name)):
             raise BadInput(f"init_adapter={adapter}: has LoRA.{key}={then:g}, this run {now:g}; give its own")
@@ -102,10 +102,10 @@ def origin(settings: Settings, checkpoint: str | None) -> dict[str, Any]:
     Raises:
         BadInput: `init_adapter`, or the checkpoint that it goes on from, was trained on another base.
     """
-    base = llava.fingerprint(settings.model_path, here=True)
+    base = models.fingerprint(settings.model_path, here=True)
     for adapter in filter(None, (settings.init_adapter, checkpoint)):
-        llava.check_base(Path(adapter), base, allowed=settings.allow_other_base, answer="allow_other_base=true")
-    return {"base": base, "parents": llava.parents(settings.model_path, settings.init_adapter)}
+        models.check_base(Path(adapter), base, allowed=settings.allow_other_base, answer="allow_other_base=true")
+    return {"base": base, "parents": models.parents(settings.model_path, settings.init_adapter)}
 
 
 def make_or_read_plan(

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import LlavaForConditionalGeneration, TrainingArguments, set_seed
 from transformers.trainer_utils import enable_full_determinism
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.benchmark.files import RUN_FILE, held, read_object, write_json
 from safeeraser.benchmark.origin import now
 from safeeraser.processes import leave_together
@@ -49,7 +49,7 @@ def forget(settings: Settings) -> Unlearned | None:
         return Unlearned.read(settings.save_dir)
     if not settings.dry_run:
         # What LoRA does not fit is found before weights are loaded; and before DeepSpeed, which would split this too.
-        outline(settings, llava.load_config(settings.model_path), torch.float32)
+        outline(settings, models.load_config(settings.model_path), torch.float32)
         check_machine(job.engine, build=True)
     # Of the engine that a dry run is told of, nothing runs.
     arguments = training_arguments(settings, Engine() if settings.dry_run else job.engine, job.schedule)
@@ -65,7 +65,7 @@ def forget(settings: Settings) -> Unlearned | None:
     log.info("%s", job.summary(settings))
     model = load_model(settings, job.engine, arguments, dataset)
     reference = load_reference(settings, job.engine, arguments, model)
-    trained = llava.trained_parameters(model, settings.model_family.parts)
+    trained = models.trained_parameters(model, settings.model_family.parts)
     log.info("trained: %s", ", ".join(f"{name} {count:,}" for name, count in trained.items() if count))
     writes = arguments.process_index == 0
     settings.save_dir.resolve().mkdir(parents=True, exist_ok=True)  # what a link leads to need not be there yet
@@ -118,7 +118,7 @@ def finish(settings: Settings, record: dict[str, Any], outcome: dict[str, Any]) 
 
 def load_dataset(settings: Settings, job: Job) -> PlanDataset:
     """The plan as a dataset. Raises `BadInput` for an item whose prompt leaves no room for an answer."""
-    preprocessor = llava.load_preprocessor(settings.model_path)
+    preprocessor = models.load_preprocessor(settings.model_path)
     dataset = PlanDataset(
         job.plan, job.data.items, job.data.refusals, preprocessor, settings.recipe, settings.max_length
     )
@@ -131,11 +131,11 @@ def load_dataset(settings: Settings, job: Job) -> PlanDataset:
 
 def load_base(settings: Settings, engine: Engine, arguments: TrainingArguments) -> LlavaForConditionalGeneration:
     """The untouched model, where the engine wants it."""
-    dtype = llava.choose_dtype(settings.dtype)
-    return llava.load_model(
+    dtype = models.choose_dtype(settings.dtype)
+    return models.load_model(
         settings.model_path,
         dtype,
-        llava.choose_attention(settings.attention, dtype),
+        models.choose_attention(settings.attention, dtype),
         quantization=settings.quantization,
         device=None if engine.shards_weights else arguments.device,
         parts=settings.model_family.parts,
@@ -157,7 +157,7 @@ def load_model(
     set_seed(settings.seed)  # only now: under ZeRO-3, loading has drawn from it
     model = equip(base, settings)
     if settings.init_adapter:
-        llava.load_adapter(model, settings.init_adapter)
+        models.load_adapter(model, settings.init_adapter)
     # In bfloat16 most updates of this size would round to nothing; DeepSpeed keeps masters in float32 and, of a model
     # that it split while loading, casts nothing itself.
     dtype = base.dtype if engine.deepspeed else torch.float32
@@ -177,7 +177,7 @@ def load_reference(
     """The untouched model beside `model`, where it is needed and `model` has no adapter that can be switched off."""
     if settings.adapter or not settings.method.needs_reference:
         return None
-    check_room(model, arguments.device, llava.choose_dtype(settings.dtype))
+    check_room(model, arguments.device, models.choose_dtype(settings.dtype))
     return load_base(settings, engine, arguments)
 
 

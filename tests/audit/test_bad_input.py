@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL, refused, settings, write_json
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.audit.options import Options, check
 from safeeraser.audit.points import ACTIONS
 from safeeraser.audit.relearn import relearning_settings
@@ -27,7 +27,7 @@ def options_of(adapter, **more):
 @pytest.fixture
 def adapter(tmp_path):
     """The recorded checkpoint as a PEFT folder: no run.json tells how it was trained."""
-    llava.convert(RECORDED / "inference" / "checkpoint.pt", tmp_path / "adapter", model_path=str(MODEL))
+    models.convert(RECORDED / "inference" / "checkpoint.pt", tmp_path / "adapter", model_path=str(MODEL))
     return tmp_path / "adapter"
 
 

@@ -8,7 +8,7 @@ from helpers import MODEL, RECORDED, VAL
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationConfig
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.benchmark.conversation import prompt
 from safeeraser.benchmark.pictures import open_picture
 from safeeraser.benchmark.records import read_records
@@ -22,12 +22,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def model():
-    return llava.load_model(str(MODEL), torch.float32).eval()
+    return models.load_model(str(MODEL), torch.float32).eval()
 
 
 @pytest.fixture(scope="module")
 def preprocessor():
-    return llava.load_preprocessor(str(MODEL))
+    return models.load_preprocessor(str(MODEL))
 
 
 @pytest.fixture(scope="module")
@@ -288,6 +288,6 @@ def test_nothing_asked_is_nothing_answered(model, preprocessor):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_runs(preprocessor, asked, dtype):
     """Rounding may depend on the batch there, so that responses may differ; all are given."""
-    half = llava.load_model(str(MODEL), dtype).eval()
+    half = models.load_model(str(MODEL), dtype).eval()
     given = answers(Decoder(half, preprocessor, Generation(max_new_tokens=8), 16), asked)
     assert len(given) == len(asked) and len(set(given.values())) > len(asked) / 2

@@ -14,7 +14,7 @@ from helpers import MODEL, RECORDED, VAL, settings
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
 from safeeraser.generation.context import Context
@@ -32,7 +32,7 @@ GIB = 2**30
 
 @pytest.fixture(scope="module")
 def parts():
-    return llava.load_model(str(MODEL), torch.float32), llava.load_preprocessor(str(MODEL))
+    return models.load_model(str(MODEL), torch.float32), models.load_preprocessor(str(MODEL))
 
 
 @pytest.fixture

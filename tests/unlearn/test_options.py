@@ -10,7 +10,7 @@ import torch
 from helpers import MODEL, TRAIN, read_lines, refused, run, settings
 from transformers import TrainingArguments
 
-from safeeraser import model as llava
+from safeeraser import model as models
 from safeeraser.errors import BadInput
 from safeeraser.infer.checkpoint import load_merged
 from safeeraser.unlearn import arguments as training
@@ -160,7 +160,7 @@ def test_lora_options_reach_the_adapter_and_the_answers(tmp_path):
     """Trained, saved, checked against the untouched model (which KL compares with), and read back."""
     options = ("LoRA.use_dora=true", "LoRA.use_rslora=true", "LoRA.init_lora_weights=gaussian")
     folder = trained(tmp_path / "run", "forget_loss=kl", "LoRA.targets=[q_proj,v_proj]", *options, "lr=0.01")
-    config = llava.adapter_config(folder)
+    config = models.adapter_config(folder)
     assert (config.use_dora, config.use_rslora, config.target_modules) == (
         True,
         True,
@@ -168,7 +168,7 @@ def test_lora_options_reach_the_adapter_and_the_answers(tmp_path):
     )
     # Two layers, two targets of 64 x 64, rank 32, a magnitude for each output.
     assert json.loads((folder / "run.json").read_text())["trained_parameters"]["LoRA"] == 2 * 2 * (2 * 32 * 64 + 64)
-    assert len(llava.read_adapter(folder)) == 2 * 2 * 3 + 4
+    assert len(models.read_adapter(folder)) == 2 * 2 * 3 + 4
     untouched, merged = (load_merged(str(MODEL), given, dtype="float32", lora_alpha=256) for given in (None, folder))
     changed = [
         name.split(".")[-2]
