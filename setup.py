@@ -11,10 +11,11 @@ TRAIN = ["deepspeed==0.19.8", "tensorboard==2.21.0"]
 QUANT = ["bitsandbytes==0.50.2"]
 # What `transformers serve` needs beside requirements.txt.
 SERVING = ["fastapi==0.165.0", "uvicorn==0.54.0", "starlette==1.10.0"]
+FAMILIES = ["num2words==0.5.14"]  # what SmolVLM's processor asks for
 TOOLS = ["pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6", "mypy==2.4.1"]
 TOOLS += ["wordllama==0.4.0.post1", "selenium==4.51.0"]
 TOOLS += ["setuptools==84.2.1"]  # by which a test builds the wheel
-TEST = [*TRAIN, *QUANT, *SERVING, *TOOLS]
+TEST = [*TRAIN, *QUANT, *SERVING, *FAMILIES, *TOOLS]
 
 setup(
     name="safeeraser",
@@ -38,6 +39,7 @@ setup(
         "train": TRAIN,
         "quant": QUANT,
         "serving": SERVING,
+        "families": FAMILIES,
         "flash": ["flash-attn"],
         "wandb": ["wandb"],
         "test": TEST,

@@ -26,7 +26,6 @@ from safeeraser.generation.sampling import Generation
 from safeeraser.infer.checkpoint import load_merged
 from safeeraser.infer.engine import Engine
 from safeeraser.infer.requests import Request, build_requests
-from safeeraser.model import load_preprocessor
 from safeeraser.selftest.launch import kill_tree
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,8 +95,8 @@ def variants(runs: Runs, kills: int, seed: int) -> Iterator[tuple[str, dict[str,
     for size in (1, 8, 64):
         yield f"batch size {size}", runs.finish(f"batch{size}", "--batch_size", str(size)), True
     path = str(runs.data / "base_model")
-    model = load_merged(path, runs.checkpoint, dtype="float32", lora_alpha=1.0)
-    engine = Engine(model, load_preprocessor(path), Generation(), 16)
+    vlm = load_merged(path, runs.checkpoint, dtype="float32", lora_alpha=1.0)
+    engine = Engine(vlm, Generation(), 16)
     given = [(request.key, text) for ended in engine.answer(runs.requests[::-1]) for request, text in ended]
     yield "reverse order", dict(given), len(dict(given)) == len(given)
     yield "two processes", runs.finish("two", processes=2), True

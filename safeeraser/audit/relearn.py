@@ -67,6 +67,7 @@ def relearning_settings(options: Options, view: str) -> Settings:
     trained, processes = _trained_with(options)
     changes = {
         "forget_loss": method,
+        "model_family": "auto",
         "model_path": options.model_path,
         "init_adapter": str(options.checkpoint_path),
         "allow_other_base": options.allow_other_base,
@@ -121,8 +122,9 @@ def _trained_with(options: Options) -> tuple[dict[str, Any], int]:
         processes = engine.get("processes", 1) if isinstance(engine, dict) else 1
         return options.trained, processes
     adapter = models.adapter_config(options.checkpoint_path)
-    whole, parts = adapter.modules_to_save or [], models.Parts()
+    family = models.family_of(options.model_path)
     lora = {"r": adapter.r, "alpha": adapter.lora_alpha, "dropout": adapter.lora_dropout}
     lora |= {"use_rslora": adapter.use_rslora, "use_dora": adapter.use_dora}
-    tuned = {"tune_mm_projector": parts.projector in whole, "tune_vision_tower": parts.vision_tower in whole}
+    groups = {family.part_of(name) for name in models.read_adapter(options.checkpoint_path)}
+    tuned = {"tune_mm_projector": "projector" in groups, "tune_vision_tower": "vision_tower" in groups}
     return OmegaConf.to_container(from_keys({"LoRA": lora} | tuned), resolve=True), 1

@@ -32,6 +32,18 @@ def open_picture(path: Path) -> Image.Image:
         raise BadInput(f"{path}: picture cannot be decoded ({type(error).__name__})") from None
 
 
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height of the picture that `open_picture` would give; only the file's header is read for it.
+
+    Raises `BadInput` naming the file.
+    """
+    try:
+        with Image.open(path) as picture:
+            return picture.size
+    except Exception as error:  # whatever a damaged file makes Pillow's readers raise
+        raise BadInput(f"{path}: picture cannot be decoded ({type(error).__name__})") from None
+
+
 def _in_rgb(picture: Image.Image) -> Image.Image:
     highest = cast(float, picture.getextrema()[1]) if picture.mode == "I" else 0  # a number, of one band
     if picture.mode == "F" or highest > 65535:

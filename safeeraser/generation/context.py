@@ -1,6 +1,6 @@
 """What a model has read so far: the keys and values of a batch of rows, which grow, branch, and give way to others."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -91,13 +91,13 @@ class Context:
         self.mask = torch.zeros(0, 0, dtype=torch.long, device=model.device)
         self.logits = torch.zeros(0, 0, device=model.device)
 
-    def read(self, rows: Sequence[Sequence[int]] | Tensor, pixels: Tensor | None = None) -> None:
+    def read(self, rows: Sequence[Sequence[int]] | Tensor, inputs: Mapping[str, Tensor] | None = None) -> None:
         """Let each row go on with some tokens.
 
         Args:
             rows: token ids, one at least for each row; shorter ones get their gap before them. Or equally many for each
                 as a tensor, (rows, tokens): what is on the model's device need not be fetched and sent back.
-            pixels: the pictures whose tokens are among them, in the rows' order, (pictures, 3, height, width).
+            inputs: what the model is given for the pictures whose tokens are among them, in the rows' order.
         """
         if isinstance(rows, Tensor):
             ids, held, self.cache.gaps = rows, torch.ones_like(rows), None
@@ -110,12 +110,12 @@ class Context:
         self.mask = torch.cat([self.mask, held], dim=1) if len(self.mask) else held
         output = self.model(
             input_ids=ids,
-            pixel_values=None if pixels is None else pixels.to(self.model.device, self.model.dtype),
             attention_mask=self.mask,
             position_ids=(self.mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :],
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
+            **(inputs or {}),
         )
         self.logits = output.logits[:, -1].float()
 

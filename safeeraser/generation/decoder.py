@@ -16,13 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from safeeraser.benchmark.conversation import IGNORE, Encoded, expand_image, prompt
 from safeeraser.benchmark.pictures import open_picture
 from safeeraser.generation.context import Context
 from safeeraser.generation.sampling import Generation, request_seed
-from safeeraser.model import Preprocessor
-
-SYSTEM = "user"  # whose chat is continued; the release's at inference, see config/recipe/official.yaml
+from safeeraser.model import VLM, Turn
 
 
 @dataclass(frozen=True)
@@ -47,18 +44,11 @@ class _Row:
     ended: bool = False
 
 
-def encode_question(preprocessor: Preprocessor, question: str, *, picture: bool = True) -> list[int]:
-    """The token ids of a prompt that asks `question` about one picture, or about none."""
-    ids = preprocessor.tokenizer(prompt(question, SYSTEM, picture=picture))["input_ids"]
-    encoded = Encoded(ids, [IGNORE] * len(ids))
-    return expand_image(encoded, preprocessor.image_token, preprocessor.image_length).input_ids
-
-
 class Decoder:
     """A model that answers questions. Which questions share a batch does not change what is drawn for each.
 
     Args:
-        model: a LLaVA in evaluation mode, with or without an adapter on it.
+        vlm: a model in evaluation mode, with or without an adapter on it.
         batch_size: responses at a time.
         agree: what makes of the tokens just drawn, (rows,), those that all processes go on with, where several share
             the model's weights and must therefore take every step together.
@@ -67,18 +57,16 @@ class Decoder:
 
     def __init__(
         self,
-        model: Any,
-        preprocessor: Preprocessor,
+        vlm: VLM,
         generation: Generation,
         batch_size: int,
         agree: Callable[[Tensor], Tensor] = lambda tokens: tokens,
         show: Callable[[Any], Image.Image] = open_picture,
     ) -> None:
-        self.model, self.preprocessor = model, preprocessor
+        self.vlm, self.model, self.tokenizer = vlm, vlm.model, vlm.preprocessor.tokenizer
         self.generation, self.batch_size, self.agree, self.show = generation, batch_size, agree, show
-        self.context = model.config.text_config.max_position_embeddings  # tokens that it can tell the places of
-        ends = model.generation_config.eos_token_id  # none, one or several
-        self._ends = {preprocessor.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        self.context = vlm.preprocessor.context  # tokens that it can tell the places of
+        self._ends = vlm.ends
         # The pictures whose beginnings have been read and may be asked about further, and the rows that hold them.
         self._pictures: list[Hashable | None] = []
         self._beginnings: Context | None = None
@@ -91,8 +79,7 @@ class Decoder:
         fills its context.
         """
         self._pictures, self._beginnings = [], None
-        encode = functools.cache(functools.partial(encode_question, self.preprocessor))
-        prompts = [encode(one.question, picture=one.picture is not None) for one in asked]
+        prompts = self.prompts(asked)
         if unread := [(number, None) for number, ids in enumerate(prompts) if len(ids) >= self.context]:
             yield unread
         waiting = deque(self._rows(asked, prompts))
@@ -118,6 +105,14 @@ class Decoder:
                 rows = [rows[place] for place in stay]
                 context = context.select(stay) if rows else None
             seeds, positions = self._places(rows)
+
+    def prompts(self, asked: Sequence[Asked]) -> list[list[int]]:
+        """The token ids of each question's prompt, the picture's included."""
+        place = functools.cache(lambda picture: self.vlm.preprocessor.place(lambda: self.show(picture).size))
+        encode = functools.cache(
+            lambda question, stands: self.vlm.preprocessor.encode_text(Turn(None, question), stands).input_ids
+        )
+        return [encode(one.question, place(one.picture) if one.picture is not None else None) for one in asked]
 
     def _rows(self, asked: Sequence[Asked], prompts: Sequence[list[int]]) -> list[_Row]:
         """The questions that fit, in the order of their turns: picture by picture, the longest prompts first."""
@@ -145,7 +140,7 @@ class Decoder:
         shared = {row.picture: row.shared for row in rows}
         if new := [picture for picture in shared if picture not in self._pictures]:
             beginnings = Context(self.model)
-            beginnings.read([shared[picture] for picture in new], self._pixels(new))
+            beginnings.read([shared[picture] for picture in new], self._inputs(new))
             self._beginnings = self._beginnings.join(beginnings) if self._beginnings else beginnings
             self._pictures += new
         asks = [(row.picture, tuple(row.own)) for row in rows]
@@ -157,9 +152,10 @@ class Decoder:
         self._pictures, self._beginnings = [self._pictures[last]], self._beginnings.select([last])
         return context.select([prompts[ask] for ask in asks])
 
-    def _pixels(self, pictures: list[Hashable | None]) -> Tensor | None:
-        opened = [self.preprocessor.pixels(self.show(picture)) for picture in pictures if picture]
-        return torch.stack(opened) if opened else None
+    def _inputs(self, pictures: list[Hashable | None]) -> dict[str, Tensor]:
+        """What the model is given for the pictures, beside their tokens."""
+        shown = [self.vlm.preprocessor.show(self.show(picture)) for picture in pictures if picture]
+        return self.vlm.place(self.vlm.preprocessor.lay_out([each.inputs for each in shown]))
 
     def _places(self, rows: list[_Row]) -> Tensor:
         """What the next tokens are drawn by: the rows' seeds and how many tokens each has, int64, (2, rows)."""
@@ -170,7 +166,7 @@ class Decoder:
         """Add the tokens to the responses; returns those that end with them."""
         # All that is told of a step in one piece, since on a GPU each piece is waited for.
         tokens, finite = torch.stack([drawn, logits.isfinite().all(dim=1)]).tolist()
-        tokenizer, ended = self.preprocessor.tokenizer, []
+        ended = []
         for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
             if row.ended:
                 continue
@@ -178,7 +174,7 @@ class Decoder:
             if token not in self._ends:  # which need not be a special one, that decoding leaves out
                 row.response.append(token)
             if row.ended:
-                text = tokenizer.decode(row.response, skip_special_tokens=True).strip()
+                text = self.tokenizer.decode(row.response, skip_special_tokens=True).strip()
                 # What is not finite once stays so, in the row's own keys and values.
                 ended.append((row.number, text if finite[place] else None))
         return ended

@@ -1,10 +1,10 @@
 """What is known of the checkpoint whose responses are wanted, and the model that it makes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlavaForConditionalGeneration
 
 from safeeraser import model as models
 from safeeraser.benchmark.files import sha256, trained_settings
@@ -21,7 +21,7 @@ def load_merged(
     adapter_scale: float = 1.0,
     quantization: str = "none",
     device: torch.device | str = "cpu",
-) -> LlavaForConditionalGeneration:
+) -> models.VLM:
     """The model with the adapter merged into its weights, on `device`.
 
     Args:
@@ -30,13 +30,13 @@ def load_merged(
     """
     # Not flash-attn: rows have gaps, and around those it would copy all keys and values for each token. Nor cuDNN's
     # kernels, see `load_model`: they would make a plan for each.
-    model = models.load_model(model_path, models.choose_dtype(dtype), "sdpa", device=device)
+    vlm = models.VLM.load(model_path, models.choose_dtype(dtype), "sdpa", device=device)
     if checkpoint_path:
-        adapted = models.load_adapted(model, checkpoint_path, alpha=lora_alpha, scale=adapter_scale)
-        model = adapted.merge_and_unload()
+        adapted = models.load_adapted(vlm.model, checkpoint_path, alpha=lora_alpha, scale=adapter_scale)
+        vlm = replace(vlm, model=adapted.merge_and_unload())
     if quantization != "none":
-        models.round_weights(model, quantization)
-    return model
+        models.round_weights(vlm.model, quantization)
+    return vlm
 
 
 def training_of(folder: Path | None) -> dict[str, Any] | None:

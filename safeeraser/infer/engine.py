@@ -4,14 +4,13 @@ import logging
 from collections.abc import Iterator, Sequence
 
 from accelerate.utils.memory import clear_device_cache
-from transformers import LlavaForConditionalGeneration
 
 from safeeraser.errors import BadInput
-from safeeraser.generation.decoder import Asked, Decoder, encode_question
+from safeeraser.generation.decoder import Asked, Decoder
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer.memory import out_of_memory, rows_that_fit
 from safeeraser.infer.requests import Request, Unanswered, show
-from safeeraser.model import Preprocessor
+from safeeraser.model import VLM
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +31,12 @@ class Engine:
 
     def __init__(
         self,
-        model: LlavaForConditionalGeneration,
-        preprocessor: Preprocessor,
+        vlm: VLM,
         generation: Generation,
         batch_size: int | None = None,
     ) -> None:
-        self.model, self.preprocessor, self.generation = model.eval(), preprocessor, generation
+        vlm.model.eval()
+        self.vlm, self.generation = vlm, generation
         self.given, self.batch_size = batch_size is not None, batch_size or MOST
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[Request, str | Unanswered]]]:
@@ -49,7 +48,7 @@ class Engine:
         left = {request.key: request for request in requests}
         if left and not self.given:
             clear_device_cache(garbage_collection=True)  # what merging an adapter took is free again
-            fit = rows_that_fit(self.model, self.preprocessor, requests, self.generation.max_new_tokens)
+            fit = rows_that_fit(self.vlm, requests, self.generation.max_new_tokens)
             self.batch_size = min(self.batch_size, fit)
         while left:
             try:
@@ -66,13 +65,13 @@ class Engine:
                 clear_device_cache(garbage_collection=True)
 
     def _attempt(self, requests: list[Request]) -> Iterator[list[tuple[Request, str | Unanswered]]]:
-        decoder = Decoder(self.model, self.preprocessor, self.generation, self.batch_size, show=show)
-        for ended in decoder.answer([Asked(each.picture, each.question, each.key) for each in requests]):
+        decoder = Decoder(self.vlm, self.generation, self.batch_size, show=show)
+        for ended in decoder.answer([_asked(each) for each in requests]):
             said = [(requests[number], text) for number, text in ended]
             yield [(each, self._silence(each, decoder) if text is None else text) for each, text in said]
 
     def _silence(self, request: Request, decoder: Decoder) -> Unanswered:
-        tokens = len(encode_question(self.preprocessor, request.question, picture=request.picture is not None))
+        tokens = len(decoder.prompts([_asked(request)])[0])
         if tokens < decoder.context:
             return NOT_FINITE
         return Unanswered(f"its prompt takes {tokens} tokens, and the model's context holds {decoder.context}")
@@ -84,3 +83,7 @@ class Engine:
             raise BadInput(f"out of memory at --batch_size {self.batch_size}; --batch_size auto finds one that fits")
         self.batch_size = self.batch_size * 3 // 4
         log.warning("out of memory: going on with --batch_size %d", self.batch_size)
+
+
+def _asked(request: Request) -> Asked:
+    return Asked(request.picture, request.question, request.key)

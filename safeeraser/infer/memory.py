@@ -7,16 +7,17 @@ the layers' states while prompts are read, and logits with their sampling noise.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import psutil  # accelerate brings it
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
-from transformers import LlavaConfig, LlavaForConditionalGeneration
+from transformers import PreTrainedConfig
 
+from safeeraser.benchmark.pictures import picture_size
 from safeeraser.generation.context import SPARE
-from safeeraser.generation.decoder import encode_question
 from safeeraser.infer.requests import Request
-from safeeraser.model import Preprocessor
+from safeeraser.model import VLM, Turn
 
 # The share of what is free that is begun with. A GPU says when its memory is full, and fewer rows go on from there; on
 # a CPU the system ends the process instead, and others, of this project too, want their part.
@@ -31,19 +32,19 @@ LOGIT = 48
 ALSO_FULL = ("error: out of memory", "_STATUS_ALLOC_FAILED", "_ALLOCATION_FAILED")
 
 
-def rows_that_fit(
-    model: LlavaForConditionalGeneration, preprocessor: Preprocessor, requests: Sequence[Request], new_tokens: int
-) -> int:
+def rows_that_fit(vlm: VLM, requests: Sequence[Request], new_tokens: int) -> int:
     """How many of `requests` to answer at a time, one at least, each with `new_tokens` at most."""
     questions = {request.question for request in requests}
-    pictured = any(request.picture for request in requests)
-    prompt = len(encode_question(preprocessor, max(questions, key=len), picture=pictured))
+    files = {request.file for request in requests if request.file}
+    places = [vlm.preprocessor.place(partial(picture_size, file)) for file in files]
+    longest = Turn(None, max(questions, key=len))
+    prompt = len(vlm.preprocessor.encode_text(longest, max(places, key=len, default=None)).input_ids)
     asks = len({(request.picture, request.question) for request in requests}) / len(requests)
     pictures = len({request.picture for request in requests}) / len(requests)
     each = row_bytes(
-        model.config, model.dtype.itemsize, prompt=prompt, new_tokens=new_tokens, asks=asks, pictures=pictures
+        vlm.model.config, vlm.model.dtype.itemsize, prompt=prompt, new_tokens=new_tokens, asks=asks, pictures=pictures
     )
-    return max(1, int(SHARE.get(model.device.type, SHARE["cpu"]) * free_memory(model.device) / each))
+    return max(1, int(SHARE.get(vlm.model.device.type, SHARE["cpu"]) * free_memory(vlm.model.device) / each))
 
 
 def free_memory(device: torch.device) -> int:
@@ -51,7 +52,9 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
-def row_bytes(config: LlavaConfig, width: int, *, prompt: int, new_tokens: int, asks: float, pictures: float) -> float:
+def row_bytes(
+    config: PreTrainedConfig, width: int, *, prompt: int, new_tokens: int, asks: float, pictures: float
+) -> float:
     """Bytes that one row takes at the peak.
 
     Args:

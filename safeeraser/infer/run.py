@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safeeraser import __version__
-from safeeraser import model as models
 from safeeraser.arguments import without_credentials
 from safeeraser.benchmark.checked import unreadable
 from safeeraser.benchmark.files import described_by, make_room_for, read_json, write_json
@@ -159,7 +158,7 @@ def _engine(options: Options, processes: Processes) -> Engine | Server:
             concurrency=options.concurrency,
             extra=options.extra_body,
         )
-    model = load_merged(
+    vlm = load_merged(
         options.model_path,
         options.checkpoint_path,
         dtype=options.dtype,
@@ -168,7 +167,7 @@ def _engine(options: Options, processes: Processes) -> Engine | Server:
         quantization=options.quantization,
         device=processes.device,
     )
-    return Engine(model, models.load_preprocessor(options.model_path), options.generation, options.batch_size)
+    return Engine(vlm, options.generation, options.batch_size)
 
 
 def describe(

@@ -13,7 +13,6 @@ from typing import Any
 from safeeraser.benchmark.conversation import SYSTEM_TEXTS
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.chat import Chat, read_key
-from safeeraser.generation.decoder import SYSTEM
 from safeeraser.generation.sampling import Generation, request_seed
 from safeeraser.infer.attacks import Attacked
 from safeeraser.infer.requests import Request, Unanswered, show
@@ -81,7 +80,7 @@ class Server:
             drawn = {"temperature": how.temperature, "top_p": how.top_p, "seed": seed}
         return {
             "messages": [
-                {"role": "system", "content": SYSTEM_TEXTS[SYSTEM]},
+                {"role": "system", "content": SYSTEM_TEXTS["user"]},
                 {"role": "user", "content": content},
             ],
             "max_tokens": how.max_new_tokens,

@@ -127,7 +127,7 @@ def _write_model(folder: Path, settings: Settings, progress: Progress) -> dict[s
     from safeeraser.mini.exam import exam
     from safeeraser.mini.tokenizer import build_tokenizer
     from safeeraser.mini.training import teach_to_see, teach_to_speak
-    from safeeraser.model import write_model
+    from safeeraser.model import write_released_form
 
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
@@ -138,7 +138,7 @@ def _write_model(folder: Path, settings: Settings, progress: Progress) -> dict[s
             teach_to_see(model, settings.see_steps, settings.seed, tick)
         with _stage(progress, "base model learns to speak", settings.speak_steps) as tick:
             teach_to_speak(model, tokenizer, settings.speak_steps, settings.seed, tick)
-        write_model(folder, model.eval(), tokenizer, build_image_processor())
+        write_released_form(folder, model.eval(), tokenizer, build_image_processor())
         with _stage(progress, "base model is examined", 1) as tick:
             accuracy = exam(model, tokenizer, settings.exam_pictures, settings.seed)
             tick()

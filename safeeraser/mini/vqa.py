@@ -25,7 +25,6 @@ def measure(data: Path, checkpoint_path: Path | None, batch_size: int) -> dict:
     from safeeraser.infer.checkpoint import adapter_hash, load_merged
     from safeeraser.infer.engine import Engine
     from safeeraser.infer.requests import Request
-    from safeeraser.model import load_preprocessor
 
     file, model_path = data / "vqa.json", str(data / "base_model")
     items = read_json(file)
@@ -35,8 +34,8 @@ def measure(data: Path, checkpoint_path: Path | None, batch_size: int) -> dict:
         if picture is None:
             raise BadInput(f"{file}: record {number}, image_path: picture {item['image_path']} not found")
         requests.append(Request(number, ("answer",), picture, item["question"]))
-    model = load_merged(model_path, checkpoint_path, dtype="float32", lora_alpha=1.0)
-    engine = Engine(model, load_preprocessor(model_path), Generation(greedy=True, max_new_tokens=40), batch_size)
+    vlm = load_merged(model_path, checkpoint_path, dtype="float32", lora_alpha=1.0)
+    engine = Engine(vlm, Generation(greedy=True, max_new_tokens=40), batch_size)
     right = sum(
         isinstance(text, str) and normalized(text) == normalized(items[request.record]["answer"])
         for batch in engine.answer(requests)

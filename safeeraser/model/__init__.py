@@ -1,6 +1,8 @@
-"""LLaVA and its adapters: loading (`llava`), LoRA and the two stored forms (`adapters`), merged models (`merge`), which
-base and which runs they come from (`fingerprint`, `lineage`), rounding (`rounding`)."""
+"""Vision-language models and their adapters: what prepares their input (`preprocessor`), loading (`loading`), a loaded
+one (`vlm`), LoRA and the two stored forms (`adapters`), merged models (`merge`), which base and which runs they come
+from (`fingerprint`, `lineage`), rounding (`rounding`). What a family calls its parts is data (config/model_family/)."""
 
+from safeeraser.benchmark.family import Family, families
 from safeeraser.benchmark.files import adapter_file
 from safeeraser.model.adapters import (
     adapter_config,
@@ -20,24 +22,31 @@ from safeeraser.model.adapters import (
 )
 from safeeraser.model.fingerprint import fingerprint
 from safeeraser.model.lineage import check_base, merged_into, parents
-from safeeraser.model.llava import (
+from safeeraser.model.llava import write_released_form
+from safeeraser.model.loading import (
     DTYPES,
-    Parts,
-    Preprocessor,
+    check_family,
     choose_attention,
     choose_dtype,
+    family_of,
     load_config,
     load_model,
     load_preprocessor,
 )
 from safeeraser.model.merge import base_of, merge, write_model
+from safeeraser.model.preprocessor import Preprocessor, Row, Shown, Turn
 from safeeraser.model.rounding import ROUNDINGS, round_weights
+from safeeraser.model.vlm import VLM, logits
 
 __all__ = [
     "DTYPES",
     "ROUNDINGS",
-    "Parts",
+    "VLM",
+    "Family",
     "Preprocessor",
+    "Row",
+    "Shown",
+    "Turn",
     "adapter_config",
     "adapter_file",
     "adapter_parameters",
@@ -45,9 +54,12 @@ __all__ = [
     "base_of",
     "check_adapter",
     "check_base",
+    "check_family",
     "choose_attention",
     "choose_dtype",
     "convert",
+    "families",
+    "family_of",
     "fingerprint",
     "freeze_unseen",
     "from_release",
@@ -56,6 +68,7 @@ __all__ = [
     "load_config",
     "load_model",
     "load_preprocessor",
+    "logits",
     "lora_config",
     "merge",
     "merged_into",
@@ -66,4 +79,5 @@ __all__ = [
     "trained_parameters",
     "unfreeze",
     "write_model",
+    "write_released_form",
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 from safeeraser.arguments import Arguments, one_of
 from safeeraser.errors import command
 from safeeraser.model.adapters import convert
-from safeeraser.model.llava import DTYPES
+from safeeraser.model.loading import DTYPES
 from safeeraser.model.merge import RELEASED_MODEL, copy, merge
 
 

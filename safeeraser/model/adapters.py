@@ -1,6 +1,6 @@
 """Adapters: attaching LoRA and the trained projector, and the two forms in which adapters are stored.
 
-An adapter is an ordinary PEFT folder. The release's `checkpoint.pt` (a dict, name -> fp16 tensor) holds the same
+An adapter is an ordinary PEFT folder. The release's `checkpoint.pt` (a dict, name -> fp16 tensor) holds a LLaVA-1.5's
 parameters under the names that transformers 4 gave to LLaVA's modules:
 
     release  base_model.model.language_model.model.layers.0.self_attn.q_proj.lora_A.default.weight
@@ -14,7 +14,7 @@ import logging
 import re
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,11 @@ from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration
+from transformers import PreTrainedModel
 
+from safeeraser.benchmark.family import Family, page_of_type
 from safeeraser.benchmark.files import RUN_FILE, adapter_file, home, write_whole, write_whole_folder
 from safeeraser.errors import BadInput, nearest
-from safeeraser.model.llava import Parts
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ RENAMED = (  # (release, here), for parameter names
 
 
 def lora_config(
-    parts: Parts,
+    family: Family,
     *,
     r: int,
     alpha: float,
@@ -57,37 +57,39 @@ def lora_config(
 
     `more` goes to PEFT as it is.
     """
-    saved = [name for name, wanted in ((parts.projector, projector), (parts.vision_tower, vision)) if wanted]
+    saved = list(family.projector) if projector else []
+    if vision:  # what of the projector lies in it is saved with it
+        saved = [part for part in saved if not part.startswith(f"{family.vision_tower}.")] + [family.vision_tower]
     return LoraConfig(
         r=r,
         lora_alpha=alpha,
         lora_dropout=dropout,
         # A pattern rather than suffixes: the vision tower has q_proj, k_proj and v_proj of its own.
-        target_modules=rf".*\.{parts.language_model}\.layers\.\d+\.\w+\.({'|'.join(parts.lora_targets)})",
+        target_modules=rf".*\.{family.language_model}\.layers\.\d+\.\w+\.({'|'.join(family.lora_targets)})",
         modules_to_save=saved or None,
         **more,
     )
 
 
-def attach(model: LlavaForConditionalGeneration, config: LoraConfig, parts: Parts) -> PeftModel:
+def attach(model: PreTrainedModel, config: LoraConfig, family: Family) -> PeftModel:
     """Attach a fresh adapter and check that it sits where it should: on its targets in each of the language model's
     layers. It is trained in the model's dtype or, if its own is another one, under autocast.
 
     Raises `BadInput` for a target that is no linear layer there, or an adapter that PEFT cannot make.
     """
-    there = f".{parts.language_model}.layers."
-    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear) and there in name}
+    linear = {n for n, module in model.named_modules() if isinstance(module, nn.Linear) and family.in_layers(n)}
     known = {name.rpartition(".")[2] for name in linear}
-    for target in set(parts.lora_targets) - known:
+    for target in set(family.lora_targets) - known:
         raise BadInput(f"LoRA.targets: no linear layer '{target}' in the model's layers; {nearest(target, known)}")
+    config.modules_to_save = [name for part in config.modules_to_save or [] for name in _members(model, part)] or None
     try:
         adapted = get_peft_model(model, config)
     except ValueError as error:
         raise BadInput(f"LoRA: {str(error).splitlines()[0]}") from None
     found = [name for name, module in adapted.named_modules() if hasattr(module, "lora_A")]
-    expected = len(set(parts.lora_targets)) * model.config.text_config.num_hidden_layers
-    if len(found) != expected or any(f".{parts.language_model}." not in name for name in found):
-        raise AssertionError(f"LoRA sits on {len(found)} modules, expected {expected} of {parts.language_model} alone")
+    expected = len(set(family.lora_targets)) * model.config.get_text_config().num_hidden_layers
+    if len(found) != expected or any(f".{family.language_model}." not in name for name in found):
+        raise AssertionError(f"LoRA sits on {len(found)} modules, expected {expected} of {family.language_model} alone")
     for module in adapted.modules():
         if isinstance(module, LoraLayer):
             # PEFT would cast what a layer is given to the adapter's dtype. Where that is another one, autocast runs and
@@ -97,23 +99,33 @@ def attach(model: LlavaForConditionalGeneration, config: LoraConfig, parts: Part
     return adapted
 
 
-def unfreeze(model: LlavaForConditionalGeneration, parts: Sequence[str]) -> LlavaForConditionalGeneration:
-    """Let the parameters of these parts of a frozen model be trained."""
+def _members(model: nn.Module, part: str) -> list[str]:
+    """The part by its name; of a ModuleList, which PEFT cannot save as one, its members."""
+    module = next((each for name, each in model.named_modules() if f".{name}".endswith(f".{part}")), None)
+    return [f"{part}.{n}" for n in range(len(module))] if isinstance(module, nn.ModuleList) else [part]
+
+
+def unfreeze(model: PreTrainedModel, family: Family, groups: Collection[str]) -> PreTrainedModel:
+    """Let the parameters of these groups (`Family.part_of`) of a frozen model be trained."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(any(part in name.split(".") for part in parts))
-    # transformers writes LLaVA under the names of version 4, which its own Trainer does not find again on resuming.
+        parameter.requires_grad_(family.part_of(name) in groups)
+    # transformers writes a model under its hub's names, which its own Trainer does not find again on resuming.
     model.save_pretrained = partial(model.save_pretrained, save_original_format=False)
     return model
 
 
-def freeze_unseen(model: nn.Module, parts: Parts) -> None:
-    """Freeze what lies behind the vision tower's last layer that LLaVA looks at. No loss has a gradient for it: DDP
-    would wait for one, and an optimizer that keeps parameters in one flat tensor let them decay."""
-    layers, chosen = model.config.vision_config.num_hidden_layers, model.config.vision_feature_layer
+def freeze_unseen(model: nn.Module, family: Family) -> None:
+    """Freeze what lies behind the vision tower's last layer that a model looks at, where its configuration tells which
+    that is. No loss has a gradient for it: DDP would wait for one, and an optimizer that keeps parameters in one flat
+    tensor let them decay."""
+    chosen = getattr(model.config, "vision_feature_layer", None)
+    if chosen is None:
+        return
+    layers = model.config.vision_config.num_hidden_layers
     # Counted as transformers counts hidden states: layer k makes number k + 1 of number k.
     seen = max(number % (layers + 1) for number in ([chosen] if isinstance(chosen, int) else chosen))
     for name, parameter in model.named_parameters():
-        tower, _, inside = name.rpartition(f"{parts.vision_tower}.")
+        tower, _, inside = name.rpartition(f"{family.vision_tower}.")
         layer = re.search(r"layers\.(\d+)\.", inside)
         if tower and ("post_layernorm." in inside or (layer and int(layer[1]) >= seen)):
             parameter.requires_grad_(False)
@@ -125,13 +137,12 @@ def adapter_parameters(model: PeftModel) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in named if ".lora_" in name or ".modules_to_save." in name}
 
 
-def trained_parameters(model: nn.Module, parts: Parts) -> dict[str, int]:
+def trained_parameters(model: nn.Module, family: Family) -> dict[str, int]:
     """Count the trainable parameters by group: `LoRA`, `projector`, `vision_tower`, and whole, `language_model`."""
-    signs = {"LoRA": ".lora_", "projector": f".{parts.projector}.", "vision_tower": f".{parts.vision_tower}."}
-    groups: dict[str, int] = dict.fromkeys(signs, 0)
+    groups: dict[str, int] = dict.fromkeys(("LoRA", "projector", "vision_tower"), 0)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            group = next((group for group, sign in signs.items() if sign in name), "language_model")
+            group = family.part_of(name).replace("head", "language_model")
             groups[group] = groups.get(group, 0) + parameter.numel()
     return groups
 
@@ -190,9 +201,7 @@ def check_adapter(model: PeftModel, tensors: Mapping[str, Tensor], path: str | P
         raise BadInput(f"{path}: this adapter does not fit the model: {'; '.join(wrong[:3])}{more}")
 
 
-def load_adapted(
-    model: LlavaForConditionalGeneration, path: str | Path, *, alpha: float = 256, scale: float = 1.0
-) -> PeftModel:
+def load_adapted(model: PreTrainedModel, path: str | Path, *, alpha: float = 256, scale: float = 1.0) -> PeftModel:
     """The model with a stored adapter on it, whichever form it is stored in; `alpha` as in `adapter_config`.
 
     Args:
@@ -258,9 +267,12 @@ def adapter_config(path: str | Path, alpha: float = 256) -> LoraConfig:
     if len(ranks) != 1:
         raise BadInput(f"{path}: holds no LoRA of one rank (found ranks {sorted(ranks)})")
     targets = {name.split(".lora_")[0].rpartition(".")[2] for name in tensors if ".lora_" in name}
-    parts = Parts(lora_targets=tuple(sorted(targets)))
-    whole = [any(f".{part}." in name for name in tensors) for part in (parts.projector, parts.vision_tower)]
-    return lora_config(parts, r=ranks.pop(), alpha=alpha, projector=whole[0], vision=whole[1])
+    released = page_of_type("llava")  # whose adapters such files are
+    family = released.model_copy(update={"lora_targets": tuple(sorted(targets))})
+    whole = {family.part_of(name) for name in tensors}
+    return lora_config(
+        family, r=ranks.pop(), alpha=alpha, projector="projector" in whole, vision="vision_tower" in whole
+    )
 
 
 def convert(source: Path, target: Path, *, alpha: float = 256, model_path: str | None = None) -> None:
@@ -278,6 +290,8 @@ def convert(source: Path, target: Path, *, alpha: float = 256, model_path: str |
     if target.suffix == ".pt":
         if told := [name for name in ("use_rslora", "use_dora") if getattr(config, name)]:
             raise BadInput(f"{source}: trained with {' and '.join(told)}, which the release's form cannot say")
+        if other := next((name for name in tensors if not name.startswith(tuple(here for _, here in RENAMED))), None):
+            raise BadInput(f"{source}: has {other}, for which the release's form, of LLaVA-1.5 alone, has no name")
         if (config.r, config.lora_alpha) != (32, 256):
             log.warning(
                 "note: r %s, alpha %s is not written down there; the release assumes 32 and 256, and this project asks "

@@ -1,94 +1,42 @@
-"""LLaVA: what turns text and pictures into its input, and loading it."""
+"""LLaVA-1.5 as the release has it: what a folder must hold for the release's wording and counts to be right."""
 
-import logging
-import sys
-import warnings
 from contextlib import suppress
-from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import torch
-from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    CLIPImageProcessorPil,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-)
-from transformers.utils import is_flash_attn_2_available
-from transformers.utils.logging import disable_progress_bar
+from transformers import LlavaConfig, LlavaProcessor, PreTrainedModel
 
-from safeeraser.benchmark.conversation import IMAGE, SYSTEM_TEXTS, prompt
+from safeeraser.benchmark.conversation import CHAT_TEMPLATE, IMAGE, SYSTEM_TEXTS, prompt
+from safeeraser.benchmark.files import read_object, write_json
 from safeeraser.errors import BadInput
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from safeeraser.model.preprocessor import Preprocessor
 
-# PEFT asks transformers by a name that transformers is about to drop: theirs to settle, and nothing a user can act on.
-warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-if not sys.stderr.isatty():
-    disable_progress_bar()  # of loading weights: in a log file it is only noise
-
-ONE_FORM = "this project so far knows LLaVA-1.5's form alone"
-CUDNN = "sdpa_cudnn"  # an attention: SDPA that may take cuDNN's kernels too
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a model family calls its parts (config/model_family/)."""
-
-    vision_tower: str = "vision_tower"
-    projector: str = "multi_modal_projector"
-    language_model: str = "language_model"
-    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ONE_FORM = "of 'llava' models this project knows LLaVA-1.5's form alone"
+HUB_NAMES = {
+    "model.language_model.": "language_model.model.",
+    "model.vision_tower.": "vision_tower.vision_model.",
+    "model.multi_modal_projector.": "multi_modal_projector.",
+    "lm_head.": "language_model.lm_head.",
+}
+# In a tokenizer's file. In this order: the second key is a first one too.
+OLDER_KEYS = {
+    "extra_special_tokens": "additional_special_tokens",
+    "model_specific_special_tokens": "extra_special_tokens",
+}
 
 
-@dataclass(frozen=True)
-class Preprocessor:
-    """What turns text and pictures into the model's input."""
-
-    tokenizer: Any
-    image_processor: CLIPImageProcessorPil
-    image_token: int  # the id of `<image>`
-    image_length: int  # image tokens a picture: 576 for LLaVA-1.5
-    context: int | None = None  # tokens that the model can tell the places of
-
-    def pixels(self, picture: Image.Image) -> Tensor:
-        """The picture as the vision tower sees it: float32, shape (3, height, width)."""
-        return self.image_processor(picture, return_tensors="pt")["pixel_values"][0]
-
-    @property
-    def pad_token(self) -> int:
-        """The token that fills up rows; LLaVA's own tokenizer has one."""
-        pad = self.tokenizer.pad_token_id
-        return self.tokenizer.eos_token_id if pad is None else pad
-
-
-def load_config(model_path: str) -> Any:
-    """The model's configuration. Raises `BadInput` if there is no LLaVA at `model_path`, or one of another form."""
-    try:
-        config = AutoConfig.from_pretrained(model_path)
-    except (OSError, ValueError, StrictDataclassError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BadInput(
-            f"model_path {model_path}: no model in this folder, and none of that name from the hub ({reason})"
-        ) from None
-    if config.model_type != "llava":
-        raise BadInput(f"model_path {model_path}: a '{config.model_type}' model; this project unlearns 'llava'")
+def check_form(config: LlavaConfig, model_path: str) -> None:
+    """Raises `BadInput` for what would fail, or be answered wrongly, if it were taken for a LLaVA-1.5."""
     if differs := _other_form(config):
         raise BadInput(f"model_path {model_path}: {differs}; {ONE_FORM}")
-    return config
 
 
-def _other_form(config: Any) -> str | None:
+def _other_form(config: LlavaConfig) -> str | None:
     """What in a LLaVA's configuration would fail, or be answered wrongly, if it were taken for LLaVA-1.5's."""
     for part, known in (("vision_config", "clip_vision_model"), ("text_config", "llama")):
         if (kind := getattr(config, part).model_type) != known:
@@ -116,140 +64,87 @@ def _other_chat(tokenizer: Any, template: str) -> str | None:
     return shorten(written[0], 80) if written else "nothing at all"
 
 
-def load_preprocessor(model_path: str) -> Preprocessor:
-    """Tokenizer and picture processor of the model at `model_path`. Raises `BadInput` if one is missing or unfit."""
-    config = load_config(model_path)
-    vision = config.vision_config
-    patches = (vision.image_size // vision.patch_size) ** 2
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model_path)
-        # By name: without torchvision the automatic choice warns, and the pixels are the release's with this one.
-        image_processor = CLIPImageProcessorPil.from_pretrained(model_path)
-        kind = CLIPImageProcessorPil.get_image_processor_dict(model_path)[0].get("image_processor_type") or "CLIP"
-        template = LlavaProcessor.get_processor_dict(model_path)[0].get("chat_template") or tokenizer.chat_template
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BadInput(f"model_path {model_path}: no tokenizer or no picture processor ({reason})") from None
-    if not tokenizer.is_fast or tokenizer.convert_tokens_to_ids(IMAGE) != config.image_token_id:
+def processor_numbers(config: LlavaConfig) -> dict[str, Any]:
+    """What a processor must know of the model; the release's folders do not tell it all."""
+    return {
+        "patch_size": config.vision_config.patch_size,
+        "vision_feature_select_strategy": config.vision_feature_select_strategy,
+        "num_additional_image_tokens": 1,  # the vision tower's class token, which `default` drops again
+    }
+
+
+def check_pictures(prepared: "Preprocessor", config: LlavaConfig, model_path: str) -> None:
+    """Raises `BadInput` for a tokenizer, a picture processor or a chat template that is not LLaVA-1.5's."""
+    tokenizer, pictures = prepared.tokenizer, prepared.processor.image_processor
+    if tokenizer.convert_tokens_to_ids(IMAGE) != config.image_token_id:
         raise BadInput(f"model_path {model_path}: needs a fast tokenizer that has the token '{IMAGE}'")
+    kind = type(pictures).__name__.removesuffix("Pil")
     if not kind.startswith("CLIP"):
         raise BadInput(f"model_path {model_path}: its picture processor is '{kind}', not CLIP's; {ONE_FORM}")
+    template = prepared.processor.chat_template or tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default")
     if template and (chat := _other_chat(tokenizer, template)):
         raise BadInput(f"model_path {model_path}: its chat template writes '{chat}' where Vicuna v1 asks; {ONE_FORM}")
-    prepared = Preprocessor(
-        tokenizer,
-        image_processor,
-        config.image_token_id,
-        patches if config.vision_feature_select_strategy == "default" else patches + 1,
-        config.text_config.max_position_embeddings,
-    )
-    wanted = (3, vision.image_size, vision.image_size)
-    if (found := tuple(prepared.pixels(Image.new("RGB", (2 * wanted[1], wanted[1]))).shape)) != wanted:
-        raise BadInput(f"model_path {model_path}: its picture processor makes {found}, its vision tower sees {wanted}")
-    return prepared
+    side = config.vision_config.image_size
+    found = tuple(pictures(Image.new("RGB", (2 * side, side)), return_tensors="pt")["pixel_values"].shape[1:])
+    if found != (3, side, side):
+        raise BadInput(
+            f"model_path {model_path}: its picture processor makes {found}, its vision tower sees {(3, side, side)}"
+        )
 
 
-def choose_dtype(name: str) -> torch.dtype:
-    """The dtype called `name`; `auto` is bfloat16 on a GPU and float32 on a CPU. Raises `BadInput`."""
-    if name == "auto":
-        return torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    if name not in DTYPES:
-        raise BadInput(f"dtype {name}: must be one of auto, {', '.join(DTYPES)}")
-    return DTYPES[name]
+def write_released_form(
+    folder: Path, model: PreTrainedModel, tokenizer: Any, pictures: Any, state: dict[str, Tensor] | None = None
+) -> None:
+    """Write a model with its processor and the release's wording, for transformers 5 and 4 to read.
 
-
-def choose_attention(name: str, dtype: torch.dtype) -> str:
-    """The attention implementation called `name`; `auto` is flash-attn where it can run, else SDPA, said in the log."""
-    if name != "auto":
-        return name
-    if is_flash_attn_2_available() and dtype != torch.float32:
-        log.info("attention: flash-attn")
-        return "flash_attention_2"
-    log.info("attention: SDPA, since flash-attn is not installed, there is no GPU, or the dtype is float32")
-    return "sdpa"
-
-
-def load_model(
-    model_path: str,
-    dtype: torch.dtype | Literal["auto"],
-    attention: str = "sdpa",
-    *,
-    quantization: str = "none",
-    device: torch.device | str | None = "cpu",
-    parts: Parts | None = None,
-) -> LlavaForConditionalGeneration:
-    """The untouched model, frozen, on `device`. Raises `BadInput` if it cannot be loaded.
+    The weights get the names that the hub's LLaVA-1.5 has. By 5's own 4 would not find the vision tower, and take a
+    random one with a mere warning; and which of the two 5 writes depends on what the model was loaded from, and how.
 
     Args:
-        dtype: of the weights; `auto`: as they are stored.
-        attention: `sdpa`, `sdpa_cudnn`, `eager` or `flash_attention_2`. Whether SDPA may take cuDNN's kernels is
-            settled with it, for the whole process.
-        quantization: `nf4` keeps the language model's linear layers in 4 bits (QLoRA's NormalFloat, arXiv 2305.14314),
-            its constants quantized too; all else stays in `dtype`, in which the products are computed.
-        device: each weight is read straight to it, none waits in CPU memory; None: where an engine that shards weights
-            wants them.
+        pictures: the picture processor.
+        state: as in `write_model`.
     """
-    load_config(model_path)
-    attention = _settle_cudnn(attention, device)
-    options = {} if device is None else {"device_map": {"": device}}
-    if quantization == "nf4":
-        options["quantization_config"] = _four_bits(dtype, parts or Parts())
-    try:
-        model, told = LlavaForConditionalGeneration.from_pretrained(
-            model_path, dtype=dtype, attn_implementation=attention, output_loading_info=True, **options
-        )
-    except SafetensorError:
-        raise BadInput(f"{_damaged(Path(model_path))}: not readable as safetensors; is it cut off?") from None
-    except Exception as error:  # whatever damaged weights make the readers raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadInput(f"model_path {model_path}: cannot be loaded ({reason})") from None
-    if missing := sorted(told["missing_keys"]):
-        # transformers makes up random ones, and only notes it.
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise BadInput(f"model_path {model_path}: its weights lack {missing[0]}{more}")
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            # On some CPUs bitsandbytes would repack 4-bit weights whenever the model is evaluated, and training after
-            # that would go on with wrong gradients and only a warning.
-            module.support_avx512bf16_for_cpu = False
-    return model.requires_grad_(False)
-
-
-def _four_bits(dtype: torch.dtype | Literal["auto"], parts: Parts) -> BitsAndBytesConfig:
-    """NF4 for the language model's linear layers. Raises `BadInput` where bitsandbytes is not installed."""
-    if find_spec("bitsandbytes") is None:
-        raise BadInput("quantization=nf4: needs bitsandbytes; 'pip install -e \".[quant]\"' brings it")
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-        # Patterns of full names; transformers' own list keeps the head.
-        llm_int8_skip_modules=[rf".*\.{parts.vision_tower}", rf".*\.{parts.projector}", "lm_head"],
+    processor = LlavaProcessor(
+        image_processor=pictures,
+        tokenizer=tokenizer,
+        chat_template=CHAT_TEMPLATE,
+        **processor_numbers(model.config),
     )
+    state = {_hub_name(name): weight for name, weight in (state or model.state_dict()).items()}
+    model.save_pretrained(folder, state_dict=state, save_original_format=False)
+    processor.save_pretrained(folder)
+    pictures.save_pretrained(folder)
+    _in_older_words(folder, tokenizer.model_input_names)
 
 
-def _settle_cudnn(attention: str, device: torch.device | str | None) -> str:
-    """Let SDPA take cuDNN's kernels or not, for the whole process; returns what transformers calls `attention`.
+def _hub_name(name: str) -> str:
+    ours, hub = next((ours, hub) for ours, hub in HUB_NAMES.items() if name.startswith(ours))
+    return hub + name.removeprefix(ours)
 
-    From Hopper on torch would take them first. For each batch size and length they make a plan, in some 30 ms, which is
-    a new one at every token of inference; and the masked backward pass gives NaN at some lengths.
+
+def _in_older_words(folder: Path, inputs: list[str]) -> None:
+    """Say in transformers 4's words too what 5 has new ones for: it is what servers and harnesses still bring.
+
+    4 does not know the tokenizer's new class, gives the old one another input that no LLaVA takes unless `inputs` are
+    named, and wants the extra tokens each with a name or under another key. It does not read `rope_parameters`, and
+    would put Llama's own without a word, nor, before 4.56, `dtype`. Of the image processor it reads the file of its
+    own alone, and older ones stumble over a second one. 5 reads what stands here now as what it wrote.
     """
-    torch.backends.cuda.enable_cudnn_sdp(attention == CUDNN)
-    on_gpu = torch.cuda.is_available() if device is None else torch.device(device).type == "cuda"
-    if on_gpu and attention in ("sdpa", CUDNN):
-        log.info("attention on the GPU: SDPA, cuDNN's kernels %s", "among others" if attention == CUDNN else "left out")
-    return "sdpa" if attention == CUDNN else attention
-
-
-def _damaged(folder: Path) -> Path:
-    """The file of weights that cannot be opened, which the reader's error does not name."""
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, "pt"):
-                pass
-        except SafetensorError:
-            return file
-    return folder
+    file = folder / "processor_config.json"
+    told = read_object(file)
+    del told["image_processor"]
+    write_json(file, told)
+    file = folder / "tokenizer_config.json"
+    told = read_object(file) | {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs}
+    for new, old in OLDER_KEYS.items():
+        if new in told:
+            told[old] = told.pop(new)
+    write_json(file, told)
+    file = folder / "config.json"
+    told = read_object(file)
+    scaling = dict(told["text_config"]["rope_parameters"])
+    told["text_config"]["rope_theta"] = scaling.pop("rope_theta")
+    told["text_config"]["rope_scaling"] = None if scaling["rope_type"] == "default" else scaling
+    write_json(file, told | {"torch_dtype": told["dtype"]})

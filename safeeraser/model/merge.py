@@ -5,43 +5,37 @@ take is weights, a processor and a chat template.
 """
 
 import logging
+import shutil
 from pathlib import Path
-from typing import Any
 
+from huggingface_hub import snapshot_download
 from torch import Tensor
-from transformers import CLIPImageProcessorPil, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import PreTrainedModel
 
-from safeeraser.benchmark.conversation import CHAT_TEMPLATE
-from safeeraser.benchmark.files import (
-    RUN_FILE,
-    adapter_file,
-    home,
-    read_object,
-    run_of,
-    sha256,
-    write_json,
-    write_whole_folder,
-)
+from safeeraser.benchmark.files import RUN_FILE, adapter_file, home, run_of, sha256, write_json, write_whole_folder
 from safeeraser.errors import BadInput
 from safeeraser.model.adapters import adapter_config, load_adapted
 from safeeraser.model.fingerprint import fingerprint
 from safeeraser.model.lineage import check_base, parents
-from safeeraser.model.llava import DTYPES, Preprocessor, load_model, load_preprocessor
+from safeeraser.model.llava import write_released_form
+from safeeraser.model.loading import DTYPES
+from safeeraser.model.preprocessor import Preprocessor
+from safeeraser.model.vlm import VLM
 
 log = logging.getLogger(__name__)
 
 RELEASED_MODEL = "llava-hf/llava-1.5-7b-hf"  # the base of an adapter that names none
-HUB_NAMES = {
-    "model.language_model.": "language_model.model.",
-    "model.vision_tower.": "vision_tower.vision_model.",
-    "model.multi_modal_projector.": "multi_modal_projector.",
-    "lm_head.": "language_model.lm_head.",
-}
-# In a tokenizer's file. In this order: the second key is a first one too.
-OLDER_KEYS = {
-    "extra_special_tokens": "additional_special_tokens",
-    "model_specific_special_tokens": "extra_special_tokens",
-}
+# What a processor, a tokenizer and a chat template lie in: taken over as they are, what transformers would leave out of
+# them on this machine included.
+WORDS = (
+    "*processor_config.json",
+    "tokenizer*",
+    "chat_template.*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+)
 
 
 def base_of(adapter: Path | None) -> str:
@@ -81,106 +75,62 @@ def merge(
     model_path = model_path or base_of(adapter)
     base = fingerprint(model_path)
     check_base(adapter, base, allowed=allow_other_base)
-    model, preprocessor = _load(model_path, dtype)
+    log.info("loading %s", model_path)
+    base_model = VLM.load(model_path, DTYPES.get(dtype, "auto"))
     log.info("merging %s", adapter)
-    adapted = load_adapted(model, adapter, alpha=lora_alpha)
+    adapted = load_adapted(base_model.model, adapter, alpha=lora_alpha)
     merged = {
         "adapter": str(adapter),
         "adapter_sha256": sha256(weights),
         "lora_alpha": adapted.peft_config["default"].lora_alpha,
         "model_path": model_path,
         "base": base["weights"],
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": str(base_model.model.dtype).removeprefix("torch."),
     }
     # Whatever the adapter's run tells goes on, its own parents before those of a base that it does not know.
     told = {"parents": parents(model_path)} | run_of(adapter)
     model = adapted.merge_and_unload()
     log.info("writing %s", out)
     with write_whole_folder(out) as folder:
-        write_model(folder, model, preprocessor.tokenizer, preprocessor.image_processor)
+        write_model(folder, model, base_model.preprocessor)
         write_json(folder / RUN_FILE, told | {"merged": merged})
 
 
 def copy(model_path: str, out: Path, *, dtype: str = "auto") -> None:
     """Write a base model as `merge` writes it, without an adapter: what a harness asks it is then in the same words.
 
-    The hub's own folder of LLaVA-1.5 has a template without the system text.
+    The hub's own folder of LLaVA-1.5, for one, has a template without the system text.
 
     Raises:
         BadInput: `out` exists, or the model is not there or cannot be read.
     """
     if out.exists():
         raise BadInput(f"{out}: exists; name another")
-    model, preprocessor = _load(model_path, dtype)
+    log.info("loading %s", model_path)
+    base_model = VLM.load(model_path, DTYPES.get(dtype, "auto"))
     log.info("writing %s", out)
     with write_whole_folder(out) as folder:
-        write_model(folder, model, preprocessor.tokenizer, preprocessor.image_processor)
-        copied = {"model_path": model_path, "dtype": str(model.dtype).removeprefix("torch.")}
+        write_model(folder, base_model.model, base_model.preprocessor)
+        copied = {"model_path": model_path, "dtype": str(base_model.model.dtype).removeprefix("torch.")}
         write_json(folder / RUN_FILE, run_of(Path(model_path)) | {"copied": copied})
 
 
-def _load(model_path: str, dtype: str) -> tuple[LlavaForConditionalGeneration, Preprocessor]:
-    log.info("loading %s", model_path)
-    preprocessor = load_preprocessor(model_path)
-    return load_model(model_path, DTYPES.get(dtype, "auto")), preprocessor
-
-
 def write_model(
-    folder: Path,
-    model: LlavaForConditionalGeneration,
-    tokenizer: Any,
-    image_processor: CLIPImageProcessorPil,
-    state: dict[str, Tensor] | None = None,
+    folder: Path, model: PreTrainedModel, preprocessor: Preprocessor, state: dict[str, Tensor] | None = None
 ) -> None:
-    """Write a model with the processor and chat template that servers ask for, for transformers 5 and 4 to read.
-
-    The weights get the names that the hub's LLaVA-1.5 has. By 5's own 4 would not find the vision tower, and take a
-    random one with a mere warning; and which of the two 5 writes depends on what the model was loaded from, and how.
+    """Write a model with the processor and chat template that servers ask for.
 
     Args:
         state: the weights to write, where they are not to be the model's own as it holds them.
     """
-    processor = LlavaProcessor(
-        image_processor=image_processor,
-        tokenizer=tokenizer,
-        patch_size=model.config.vision_config.patch_size,
-        vision_feature_select_strategy=model.config.vision_feature_select_strategy,
-        num_additional_image_tokens=1,  # the vision tower's class token, which `default` drops again
-        chat_template=CHAT_TEMPLATE,
-    )
-    state = {_hub_name(name): weight for name, weight in (state or model.state_dict()).items()}
-    model.save_pretrained(folder, state_dict=state, save_original_format=False)
-    processor.save_pretrained(folder)
-    image_processor.save_pretrained(folder)
-    _in_older_words(folder, tokenizer.model_input_names)
-
-
-def _hub_name(name: str) -> str:
-    ours, hub = next((ours, hub) for ours, hub in HUB_NAMES.items() if name.startswith(ours))
-    return hub + name.removeprefix(ours)
-
-
-def _in_older_words(folder: Path, inputs: list[str]) -> None:
-    """Say in transformers 4's words too what 5 has new ones for: it is what servers and harnesses still bring.
-
-    4 does not know the tokenizer's new class, gives the old one another input that no LLaVA takes unless `inputs` are
-    named, and wants the extra tokens each with a name or under another key. It does not read `rope_parameters`, and
-    would put Llama's own without a word, nor, before 4.56, `dtype`. Of the image processor it reads the file of its
-    own alone, and older ones stumble over a second one. 5 reads what stands here now as what it wrote.
-    """
-    file = folder / "processor_config.json"
-    told = read_object(file)
-    del told["image_processor"]
-    write_json(file, told)
-    file = folder / "tokenizer_config.json"
-    told = read_object(file) | {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs}
-    for new, old in OLDER_KEYS.items():
-        if new in told:
-            told[old] = told.pop(new)
-    write_json(file, told)
-    file = folder / "config.json"
-    told = read_object(file)
-    scaling = dict(told["text_config"]["rope_parameters"])
-    told["text_config"]["rope_theta"] = scaling.pop("rope_theta")
-    told["text_config"]["rope_scaling"] = None if scaling["rope_type"] == "default" else scaling
-    write_json(file, told | {"torch_dtype": told["dtype"]})
+    if preprocessor.family.chat:
+        write_released_form(folder, model, preprocessor.tokenizer, preprocessor.processor.image_processor, state)
+        return
+    # In the hub's names, which transformers keeps of what it has loaded.
+    model.save_pretrained(folder, state_dict=state, save_original_format=True)
+    origin = preprocessor.origin
+    if not Path(origin).is_dir():
+        origin = snapshot_download(origin, allow_patterns=WORDS)
+    for pattern in WORDS:
+        for file in Path(origin).glob(pattern):
+            shutil.copyfile(file, folder / file.name)

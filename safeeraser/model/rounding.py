@@ -9,10 +9,10 @@ from importlib.util import find_spec
 
 import torch
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration
+from transformers import PreTrainedModel
 
+from safeeraser.benchmark.family import page_of_type
 from safeeraser.errors import BadInput
-from safeeraser.model.llava import Parts
 
 GROUP = 128  # weights that share a scale, along a row
 
@@ -56,7 +56,7 @@ ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @torch.no_grad()
-def round_weights(model: LlavaForConditionalGeneration, name: str, parts: Parts | None = None) -> None:
+def round_weights(model: PreTrainedModel, name: str) -> None:
     """Round the language model's linear layers in place, as `name` says. Head, projector and vision tower stay.
 
     Raises:
@@ -64,8 +64,7 @@ def round_weights(model: LlavaForConditionalGeneration, name: str, parts: Parts 
     """
     if name == "nf4" and find_spec("bitsandbytes") is None:
         raise BadInput("quantization nf4: needs bitsandbytes; 'pip install -e \".[quant]\"' brings it")
-    parts = parts or Parts()
+    family = page_of_type(model.config.model_type)
     for path, module in model.named_modules():
-        *_, last = path.split(".")
-        if last in parts.lora_targets and f".{parts.language_model}." in path:
+        if path.rpartition(".")[2] in family.lora_targets and family.in_layers(path):
             module.weight.copy_(ROUNDINGS[name](module.weight))

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from safeeraser import model as models
 from safeeraser.benchmark.records import read_records
 from safeeraser.generation.decoder import Asked
 from safeeraser.generation.sampling import Generation
@@ -28,20 +27,18 @@ VIEWS = ("decoupled", "retain")
 
 def check(bench: Bench) -> Iterator[Figure]:
     """Each request both ways."""
-    model = load_merged(str(bench.model), None, dtype="auto", lora_alpha=1, device=Processes().device).eval()
-    preprocessor = models.load_preprocessor(str(bench.model))
+    vlm = load_merged(str(bench.model), None, dtype="auto", lora_alpha=1, device=Processes().device)
     requests = build_requests(read_records(bench.data), Selection(VIEWS, limit=4))
-    engine = Engine(model, preprocessor, Generation(greedy=True, max_new_tokens=TOKENS), BATCH)
+    engine = Engine(vlm, Generation(greedy=True, max_new_tokens=TOKENS), BATCH)
     batched = {request.key: str(said) for ended in engine.answer(requests) for request, said in ended}
-    ends = model.generation_config.eos_token_id
     same, worst = 0, 0.0
     for request in requests:
         asked = Asked(request.picture, request.question, request.key)
-        text = answer(model, preprocessor, asked, TOKENS)
-        gap = parted(text, batched[request.key], preprocessor.tokenizer, ends)
+        text = answer(vlm, asked, TOKENS)
+        gap = parted(text, batched[request.key], vlm.preprocessor.tokenizer, sorted(vlm.ends))
         same, worst = same + (gap is None), max(worst, gap or 0.0)
     yield Figure(f"the same, of {len(requests)} responses", same, least=len(requests) / 2)
-    yield Figure("how near were tokens where others part", worst, most=6 * off_by(model.dtype, bench.size))
+    yield Figure("how near were tokens where others part", worst, most=6 * off_by(vlm.model.dtype, bench.size))
 
 
 def parted(text: Text, other: str, tokenizer: Any, ends: list[int]) -> float | None:

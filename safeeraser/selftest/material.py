@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, pre_tokenizers, processors
+from tokenizers import models as tokenizing
 from transformers import (
     AutoModelForImageTextToText,
     CLIPImageProcessorPil,
@@ -108,7 +109,7 @@ def write(bench: Bench) -> None:
     tokenizer = build_tokenizer(config.image_token_id, json.loads(bench.data.read_text()))
     side = config.vision_config.image_size
     pictures = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-    models.write_model(bench.model, build_model(config), tokenizer, pictures)
+    models.write_released_form(bench.model, build_model(config), tokenizer, pictures)
     write_json(done, {"size": bench.size})
 
 
@@ -139,7 +140,7 @@ def build_tokenizer(image_token: int, records: list[dict]) -> PreTrainedTokenize
     known += dict.fromkeys(word for text in texts for word, _ in split.pre_tokenize_str(text.replace(IMAGE, "")))
     known += [f"w{number}" for number in range(len(known), image_token)]
     vocabulary = {word: number for number, word in enumerate(known)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer = Tokenizer(tokenizing.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = split
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     special = [*known[:3], IMAGE, "<pad>"]

@@ -142,10 +142,10 @@ def answers(trainer: UnlearnTrainer, questions: int = 4) -> Iterator[Text]:
     model.eval()
     with trainer.accelerator.autocast():
         for item in items:
-            yield answer(model, dataset.preprocessor, Asked(item.picture, item.question))
+            yield answer(models.VLM(model, dataset.preprocessor), Asked(item.picture, item.question))
 
 
-def answer(model: Any, preprocessor: models.Preprocessor, asked: Asked, tokens: int = TOKENS) -> Text:
+def answer(vlm: models.VLM, asked: Asked, tokens: int = TOKENS) -> Text:
     """A greedy response, alone."""
     kept = []
 
@@ -154,7 +154,7 @@ def answer(model: Any, preprocessor: models.Preprocessor, asked: Asked, tokens: 
             kept.append(logits[0].cpu())
             return super().draw(logits, seeds, positions)
 
-    for _ in Decoder(model, preprocessor, Kept(greedy=True, max_new_tokens=tokens), 1).answer([asked]):
+    for _ in Decoder(vlm, Kept(greedy=True, max_new_tokens=tokens), 1).answer([asked]):
         pass
     logits = torch.stack(kept)
     return Text(logits.argmax(1).tolist(), logits)

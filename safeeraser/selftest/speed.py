@@ -20,11 +20,10 @@ from transformers import TrainerCallback
 
 from safeeraser import model as models
 from safeeraser.benchmark.records import read_records
-from safeeraser.generation.decoder import encode_question
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer.checkpoint import load_merged
 from safeeraser.infer.engine import Engine
-from safeeraser.infer.requests import build_requests
+from safeeraser.infer.requests import build_requests, show
 from safeeraser.processes import Processes
 from safeeraser.selftest.material import Bench
 from safeeraser.selftest.precision import release
@@ -124,27 +123,26 @@ def training(bench: Bench) -> tuple[float, float]:
 
 def step_operations(trainer: UnlearnTrainer, batch: dict) -> float:
     """Operations of a micro-step, as this file's beginning counts them."""
-    model, parts = trainer.model, models.Parts()
-    layers, vision = f".{parts.language_model}.layers.", f".{parts.vision_tower}."
+    model, family = trainer.model, trainer.train_dataset.preprocessor.family
     weights = dict(model.named_parameters())
-    frozen = sum(w.numel() for name, w in weights.items() if layers in name and not w.requires_grad)
-    trained = sum(w.numel() for name, w in weights.items() if layers in name and w.requires_grad)
-    projector = sum(w.numel() for name, w in weights.items() if f".{parts.projector}." in name and w.requires_grad)
-    seeing = sum(w.numel() for name, w in weights.items() if vision in name)
-    config, tokens = model.config.vision_config, batch["input_ids"].numel()
-    patches = len(batch["pixel_values"]) * (config.image_size // config.patch_size) ** 2
+    frozen = sum(w.numel() for name, w in weights.items() if family.in_layers(name) and not w.requires_grad)
+    trained = sum(w.numel() for name, w in weights.items() if family.in_layers(name) and w.requires_grad)
+    part = {name: family.part_of(name) for name in weights}
+    projector = sum(w.numel() for name, w in weights.items() if part[name] == "projector" and w.requires_grad)
+    seeing = sum(w.numel() for name, w in weights.items() if part[name] == "vision_tower")
+    config, tokens = model.config.vision_config, batch["inputs"]["input_ids"].numel()
+    patches = len(batch["inputs"]["pixel_values"]) * (config.image_size // config.patch_size) ** 2
     head = trainer.head.weight.numel() * len(batch["read"])
     return (4 * frozen + 6 * trained) * tokens + 6 * projector * patches + 4 * head + 2 * seeing * patches
 
 
 def answering(bench: Bench, device: torch.device) -> tuple[float, float]:
     """Tokens a second, and bytes a second that had to be read for them; prompts are within the clock."""
-    model = load_merged(str(bench.model), None, dtype="auto", lora_alpha=1, device=device)
-    preprocessor = models.load_preprocessor(str(bench.model))
-    # Of one length all, so that it is known how many tokens there are.
-    model.generation_config.eos_token_id = preprocessor.tokenizer.eos_token = None
+    vlm = load_merged(str(bench.model), None, dtype="auto", lora_alpha=1, device=device)
+    model = vlm.model
+    vlm.ends.clear()  # of one length all, so that it is known how many tokens there are
     requests = build_requests(read_records(bench.data))[:ROWS]
-    engine = Engine(model, preprocessor, Generation(max_new_tokens=TOKENS), ROWS)
+    engine = Engine(vlm, Generation(max_new_tokens=TOKENS), ROWS)
     list(engine.answer(requests[:2]))
     wait(device)
     began = time.perf_counter()
@@ -153,7 +151,7 @@ def answering(bench: Bench, device: torch.device) -> tuple[float, float]:
     taken = time.perf_counter() - began
     text = model.config.text_config
     state = 2 * text.num_hidden_layers * text.hidden_size * model.dtype.itemsize  # keys and values of a token
-    prompt = len(encode_question(preprocessor, requests[0].question))
+    prompt = len(vlm.encode(models.Turn(show(requests[0].picture), requests[0].question)).input_ids)
     language = sum(w.nbytes for name, w in model.named_parameters() if ".layers." in name and ".language_" in name)
     each = language + model.lm_head.weight.nbytes + len(requests) * (prompt + TOKENS / 2) * state
     return len(requests) * TOKENS / taken, TOKENS * each / taken

@@ -1,38 +1,36 @@
 """From plan to tensors: the views of a micro-step's items are joined into one batch, so that one forward serves all."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from safeeraser.benchmark.conversation import IGNORE, Encoded, encode, expand_image, pad
-from safeeraser.benchmark.pictures import open_picture
+from safeeraser.benchmark.conversation import IGNORE, pad
+from safeeraser.benchmark.pictures import open_picture, picture_size
 from safeeraser.errors import BadInput
-from safeeraser.model import Preprocessor
+from safeeraser.model import Preprocessor, Row, Shown, Turn
 from safeeraser.unlearn.methods import Method, Recipe
 from safeeraser.unlearn.plan import Step
 from safeeraser.unlearn.terms import LOSSES
 from safeeraser.unlearn.views import VIEWS, Item
 
-# Bytes of pixel tensors that each loading process keeps: 12 pictures of 336 pixels, or all the small ones of the mini
+# Bytes of prepared pictures that each loading process keeps: 12 of 336 pixels, or all the small ones of the mini
 # benchmark. Of 3,000 records in the file's order, whose items follow each other, two processes find 17% of all pictures
 # there, and 20% in twenty times as much; shuffled, 0.2% and 4%.
-PIXELS_KEPT = 2**24
+PICTURES_KEPT = 2**24
 
 
-@dataclass(frozen=True)
-class Row:
-    """One view of one item, ready for the model. `pixels` has shape (3, height, width)."""
+class Viewed(NamedTuple):
+    """One view of one item, ready for the model."""
 
     view: str
-    text: Encoded
-    pixels: Tensor
+    row: Row
 
 
 class PlanDataset(Dataset):
@@ -49,7 +47,9 @@ class PlanDataset(Dataset):
     ) -> None:
         self.plan, self.items, self.refusals = plan, items, refusals
         self.preprocessor, self.recipe, self.max_length = preprocessor, recipe, max_length
-        self._pixels = lru_cache(PIXELS_KEPT // preprocessor.pixels(Image.new("RGB", (1, 1))).nbytes)(self._load_pixels)
+        example = preprocessor.show(Image.new("RGB", (336, 336)))
+        size = sum(tensor.nbytes for tensor in example.inputs.values())
+        self._shown = lru_cache(max(1, PICTURES_KEPT // size))(self._show)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A loading process that is spawned is sent what this was made of, and keeps pictures of its own.
@@ -59,9 +59,9 @@ class PlanDataset(Dataset):
     def __len__(self) -> int:
         return len(self.plan)
 
-    def __getitem__(self, number: int) -> list[Row]:
+    def __getitem__(self, number: int) -> list[Viewed]:
         step = self.plan[number]
-        return [self._row(view, step) for view in self.items]
+        return [Viewed(view, self._row(self.item(view, step))) for view in self.items]
 
     def item(self, view: str, step: Step) -> Item:
         """The conversation that `step` takes for `view`."""
@@ -69,63 +69,68 @@ class PlanDataset(Dataset):
             return replace(self.items[view][step.forget], answer=self.refusals[step.refusal])
         return self.items[view][getattr(step, view)]
 
-    def _row(self, view: str, step: Step) -> Row:
-        item = self.item(view, step)
-        return Row(view, self.encode(item), self._pixels(item.picture))
+    def _row(self, item: Item) -> Row:
+        shown = self._shown(item.picture)
+        return replace(self.encode(item, shown.text), inputs=shown.inputs)
 
-    def encode(self, item: Item) -> Encoded:
-        """Token ids and labels of a conversation under the recipe. Raises `BadInput` naming the item's place."""
+    def encode(self, item: Item, place: str | None = None) -> Row:
+        """Token ids and labels of a conversation under the recipe, without its picture, which `place` stands for.
+
+        Args:
+            place: in the text; None: that of a picture of this size, which is not prepared for it.
+
+        Raises:
+            BadInput: naming the item's place.
+        """
         question, answer = item.question, item.answer
         if self.recipe.capitalize:
             question, answer = question.capitalize(), answer.capitalize()
         try:
-            encoded = encode(
-                self.preprocessor.tokenizer,
-                question,
-                answer,
-                who=self.recipe.training_system,
+            row = self.preprocessor.encode_text(
+                Turn(None, question, answer, self.recipe.training_system),
+                self.preprocessor.place(lambda: picture_size(item.picture)) if place is None else place,
                 end_of_answer=self.recipe.end_of_answer,
                 max_length=self.max_length,
             )
         except BadInput as error:
             raise BadInput(f"{item.where}: {error}") from None
-        encoded = expand_image(encoded, self.preprocessor.image_token, self.preprocessor.image_length)
-        tokens, context = len(encoded.input_ids), self.preprocessor.context
+        tokens, context = len(row.input_ids), self.preprocessor.context
         if context and tokens > context:
             raise BadInput(
                 f"{item.where}: a conversation of {tokens} tokens, and the model's context holds {context}; a smaller "
                 "max_length shortens the answer"
             )
-        return encoded
+        return row
 
-    def _load_pixels(self, picture: Path) -> Tensor:
-        return self.preprocessor.pixels(open_picture(picture))
+    def _show(self, picture: Path) -> Shown:
+        return self.preprocessor.show(open_picture(picture))
 
 
 class Collator:
     """Joins the rows of a micro-step's items into the tensors that the trainer works on.
 
     The batch, for R rows padded on the right to L tokens:
-        `input_ids` (R, L), `attention_mask` (R, L), `pixel_values` (R, 3, height, width): what the model takes
+        `inputs`: what the model takes
         `read` (N,): the places that some term reads, numbered as if the rows were laid end to end
         `targets` (N,): the token that each of these should predict;  `item` (N,): which of the `items` it belongs to
         `runs`: how these N follow each other in runs that the same terms read
         `takes`: for each term the numbers of the runs that it reads
-        `reference`: for each term that needs it, the `rows` that it reads, and what it reads of these alone (`read`)
+        `reference`: for each term that needs it, where its rows stand in each of `inputs` (`entries`), and what it
+            reads of these alone (`read`)
 
     All that depends on lengths is settled here, in numbers and indices: a GPU that were asked for them, by a mask say,
     would have to catch up with the program first.
     """
 
-    def __init__(self, method: Method, pad_token: int) -> None:
-        self.method, self.pad_token = method, pad_token
+    def __init__(self, method: Method, preprocessor: Preprocessor) -> None:
+        self.method, self.preprocessor = method, preprocessor
 
-    def __call__(self, entries: list[list[Row]]) -> dict[str, Any]:
-        rows = [(number, row) for number, entry in enumerate(entries) for row in entry]
-        lengths = torch.tensor([len(row.text.input_ids) for _, row in rows])
-        item = torch.tensor([number for number, _ in rows])
-        view = torch.tensor([VIEWS.index(row.view) for _, row in rows])
-        labels = torch.tensor(pad([row.text.labels for _, row in rows], IGNORE))
+    def __call__(self, entries: list[list[Viewed]]) -> dict[str, Any]:
+        rows = [viewed.row for entry in entries for viewed in entry]
+        item = torch.tensor([number for number, entry in enumerate(entries) for _ in entry])
+        view = torch.tensor([VIEWS.index(viewed.view) for entry in entries for viewed in entry])
+        lengths = torch.tensor([len(row.input_ids) for row in rows])
+        labels = torch.tensor(pad([row.labels for row in rows], IGNORE))
         # Position t predicts token t + 1; the last position predicts nothing.
         targets = torch.cat([labels[:, 1:], labels.new_full((len(rows), 1), IGNORE)], dim=1)
         places = torch.arange(labels.shape[1])[None]
@@ -140,9 +145,7 @@ class Collator:
         read = _places(masks.any(0))
         readers, runs = masks[:, read].unique_consecutive(dim=1, return_counts=True)
         return {
-            "input_ids": torch.tensor(pad([row.text.input_ids for _, row in rows], self.pad_token)),
-            "attention_mask": (places < lengths[:, None]).long(),
-            "pixel_values": torch.stack([row.pixels for _, row in rows]),
+            "inputs": self.preprocessor.join(rows, side="right"),
             "read": read,
             "targets": targets.flatten()[read],
             "item": item.repeat_interleave(labels.shape[1])[read],
@@ -150,11 +153,16 @@ class Collator:
             "runs": runs.tolist(),
             "takes": {name: _places(mine).tolist() for name, mine in zip(reads, readers, strict=True)},
             "reference": {
-                name: {"rows": (rows := _places(mask.any(1))), "read": _places(mask[rows].flatten())}
+                name: self._reference(rows, mask)
                 for name, mask in reads.items()
                 if LOSSES[self.method.terms[name].loss].needs_reference
             },
         }
+
+    def _reference(self, rows: list[Row], mask: Tensor) -> dict[str, Any]:
+        chosen = _places(mask.any(1))
+        entries = self.preprocessor.entries(rows, chosen.tolist())
+        return {"entries": entries, "read": _places(mask[chosen].flatten())}
 
     @staticmethod
     def _rows_of(names: list[str], view: Tensor) -> Tensor:

@@ -12,11 +12,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from transformers import AutoModelForImageTextToText, LlavaConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
 
 from safeeraser import model as models
 from safeeraser.benchmark.conversation import IGNORE
 from safeeraser.errors import BadInput
+from safeeraser.model import Row
 from safeeraser.unlearn.batch import PlanDataset
 from safeeraser.unlearn.engine import DTYPE_OF, Engine
 from safeeraser.unlearn.fit import advice
@@ -27,7 +28,6 @@ from safeeraser.unlearn.methods import Method
 from safeeraser.unlearn.plan import Step
 from safeeraser.unlearn.settings import Settings
 from safeeraser.unlearn.trained import equip
-from safeeraser.unlearn.views import Item
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def dry_run(settings: Settings, job: Job) -> None:
         show("Without a GPU here, dtype=auto is float32; dtype=bfloat16 tells what one would need.")
 
 
-def find_model(settings: Settings) -> tuple[LlavaConfig, models.Preprocessor | None]:
+def find_model(settings: Settings) -> tuple[PreTrainedConfig, models.Preprocessor | None]:
     """The model's configuration and what prepares its input; None where only the family's own numbers are known.
 
     Raises:
@@ -99,7 +99,7 @@ def find_model(settings: Settings) -> tuple[LlavaConfig, models.Preprocessor | N
         path,
         settings.max_length,
     )
-    return LlavaConfig(**family.architecture), None
+    return AutoConfig.for_model(family.model_type, **family.architecture), None
 
 
 def hub_answers() -> bool:
@@ -117,7 +117,7 @@ def choose_dtype(settings: Settings, engine: Engine) -> torch.dtype:
     return models.choose_dtype(told if settings.dtype == "auto" else settings.dtype)
 
 
-def outline(settings: Settings, config: LlavaConfig, dtype: torch.dtype) -> nn.Module:
+def outline(settings: Settings, config: PreTrainedConfig, dtype: torch.dtype) -> nn.Module:
     """The model with its adapter, if it is to have one, on the meta device: names and shapes, no contents."""
     attention = "eager" if settings.attention == "eager" else "sdpa"
     with torch.device("meta"):
@@ -127,19 +127,10 @@ def outline(settings: Settings, config: LlavaConfig, dtype: torch.dtype) -> nn.M
 
 def count_parameters(model: nn.Module, settings: Settings) -> dict[str, tuple[int, int]]:
     """Trained and frozen parameters of each part. What is trained whole is there twice: KL needs it untouched."""
-    parts = settings.model_family.parts
-    signs = {
-        "LoRA": ".lora_",
-        "projector": f".{parts.projector}.",
-        "vision tower": f".{parts.vision_tower}.",
-        "language model": f".{parts.language_model}.",
-        "head": "",
-    }
-    counts = {part: [0, 0] for part in signs}
+    counts = {part: [0, 0] for part in ("LoRA", "projector", "vision_tower", "language_model", "head")}
     for name, parameter in model.named_parameters():
-        part = next(part for part, sign in signs.items() if sign in name)
-        counts[part][not parameter.requires_grad] += parameter.numel()
-    return {part: (trained, frozen) for part, (trained, frozen) in counts.items()}
+        counts[settings.family.part_of(name)][not parameter.requires_grad] += parameter.numel()
+    return {part.replace("_", " "): (trained, frozen) for part, (trained, frozen) in counts.items()}
 
 
 def conversation_sizes(dataset: PlanDataset) -> list[dict[str, Size]]:
@@ -147,30 +138,31 @@ def conversation_sizes(dataset: PlanDataset) -> list[dict[str, Size]]:
 
     Refusals take the answer's place in their view: each is tokenized once, behind the shortest prompt.
     """
-    measured = {}
+    measured, rooms = {}, []
     for view, items in dataset.items.items():
         answer = {"answer": dataset.refusals[0]} if view == "refusal" else {}
-        measured[view] = [_size(dataset, replace(item, **answer)) for item in items]
+        rows = [dataset.encode(replace(item, **answer)) for item in items]
+        measured[view] = [_size(row) for row in rows]
+        if view == "refusal":
+            rooms = [dataset.preprocessor.most_tokens(row.input_ids, dataset.max_length) for row in rows]
     refusals = []
     if "refusal" in measured:
         prompts = [tokens - answer for tokens, answer in measured["refusal"]]
         shortest = dataset.items["refusal"][prompts.index(min(prompts))]
-        refusals = [_size(dataset, replace(shortest, answer=refusal))[1] for refusal in dataset.refusals]
-    longest = dataset.max_length - 1 + dataset.preprocessor.image_length
+        refusals = [_size(dataset.encode(replace(shortest, answer=refusal)))[1] for refusal in dataset.refusals]
 
     def size(view: str, step: Step) -> Size:
         if view != "refusal":
             return measured[view][getattr(step, view)]
         prompt = prompts[step.forget]
-        answer = min(refusals[step.refusal], longest - prompt)
+        answer = min(refusals[step.refusal], rooms[step.forget] - prompt)
         return prompt + answer, answer
 
     return [{view: size(view, step) for view in measured} for step in dataset.plan]
 
 
-def _size(dataset: PlanDataset, item: Item) -> Size:
-    encoded = dataset.encode(item)
-    return len(encoded.input_ids), sum(label != IGNORE for label in encoded.labels)
+def _size(row: Row) -> Size:
+    return len(row.input_ids), sum(label != IGNORE for label in row.labels)
 
 
 def largest_step(settings: Settings, sizes: Sequence[Mapping[str, Size]]) -> MicroStep:
@@ -183,7 +175,7 @@ def largest_step(settings: Settings, sizes: Sequence[Mapping[str, Size]]) -> Mic
     return MicroStep(items * len(method.views), length, terms)
 
 
-def worst_step(settings: Settings, config: LlavaConfig) -> MicroStep:
+def worst_step(settings: Settings, config: PreTrainedConfig) -> MicroStep:
     """A micro-step of the longest conversations that `max_length` allows, as if they were all answer."""
     vision = config.vision_config
     tokens = settings.max_length - 1 + (vision.image_size // vision.patch_size) ** 2

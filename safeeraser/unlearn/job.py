@@ -69,7 +69,9 @@ def prepare(settings: Settings) -> Job:
 
 
 def check_files(settings: Settings) -> None:
-    """Raises `BadInput` for an adapter or a tracker that is not there."""
+    """Raises `BadInput` for a model of another family, or an adapter or a tracker that is not there."""
+    if settings.model_path != settings.model_family.model_path:
+        models.check_family(settings.model_family, settings.model_path)
     if settings.init_adapter:
         check_scaling(settings, settings.init_adapter)
     for bound in unreachable_bounds(settings.stop, settings.method):

@@ -65,7 +65,7 @@ def memory(model: nn.Module, setup: Setup, step: MicroStep) -> list[Part]:
     Args:
         model: on the meta device, trained where it says `requires_grad`; it is of no use afterwards.
     """
-    settings, text = setup.settings, model.config.text_config
+    settings, text = setup.settings, model.config.get_text_config()
     # Each logit has a gradient, and where the reference is needed a counterpart; two chunks of them are in float32.
     tensors = {name: 3 if LOSSES[term.loss].needs_reference else 2 for name, term in settings.method.terms.items()}
     losses = sum(tensors[name] * read for name, read in step.terms.items()) * text.vocab_size * setup.width
@@ -114,16 +114,16 @@ def held(model: nn.Module, setup: Setup) -> list[Part]:
     settings, engine, width = setup.settings, setup.engine, setup.width
     nf4 = settings.quantization == "nf4"
     zero3, fsdp = engine.name == "zero3", engine.name == "fsdp"
-    weights, layers = dict(model.named_parameters()), f".{settings.model_family.parts.language_model}.layers."
+    weights, layers = dict(model.named_parameters()), settings.family.in_layers
     trained = sum(weight.numel() for weight in weights.values() if weight.requires_grad)
     frozen = sum(
-        weight.numel() * (NF4 if nf4 and layers in name and weight.dim() == 2 else weight.itemsize)
+        weight.numel() * (NF4 if nf4 and layers(name) and weight.dim() == 2 else weight.itemsize)
         for name, weight in weights.items()
         if not weight.requires_grad
     )
     everything = sum(weight.numel() for weight in weights.values())
-    in_layers = sum(weight.numel() for name, weight in weights.items() if layers in name)
-    at_work = everything - in_layers + 2 * in_layers // model.config.text_config.num_hidden_layers
+    in_layers = sum(weight.numel() for name, weight in weights.items() if layers(name))
+    at_work = everything - in_layers + 2 * in_layers // model.config.get_text_config().num_hidden_layers
     gathered = min(ZERO3_LIVE, everything) if zero3 else at_work if fsdp else 0
     bucket = REDUCE_BUCKET if engine.deepspeed else trained if engine.name == "ddp" else 0
     state = 8
@@ -157,7 +157,7 @@ def kept_bytes(model: nn.Module, setup: Setup, step: MicroStep) -> int:
 
     Pictures and text are passed through apart: to join them, LLaVA looks at what the tokens are.
     """
-    side, hidden = model.config.vision_config.image_size, model.config.text_config.hidden_size
+    side, hidden = model.config.vision_config.image_size, model.config.get_text_config().hidden_size
     rows, length, dtype = step.rows, step.length, setup.dtype
     kept = {}
 

@@ -14,7 +14,7 @@ from safeeraser.benchmark.wording import is_degenerate, is_refusal
 from safeeraser.errors import BadInput
 from safeeraser.generation.decoder import Asked, Decoder
 from safeeraser.generation.sampling import Generation
-from safeeraser.model import Preprocessor
+from safeeraser.model import VLM, Preprocessor
 from safeeraser.unlearn.data import sound_items
 from safeeraser.unlearn.masters import shared_out_again
 from safeeraser.unlearn.settings import Settings
@@ -105,7 +105,7 @@ class Probes(TrainerCallback):
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         generation = Generation(greedy=True, max_new_tokens=self.max_new_tokens)
         # Else a tie that two processes break differently would leave one of them waiting for the other.
-        decoder = Decoder(model, self.preprocessor, generation, batch_size=len(items), agree=broadcast)
+        decoder = Decoder(VLM(model, self.preprocessor), generation, batch_size=len(items), agree=broadcast)
         answers = [""] * len(items)
         model.eval()
         try:

@@ -14,14 +14,12 @@ from torch import Tensor, nn
 from safeeraser.errors import BadInput
 from safeeraser.model import adapter_parameters
 
-MODEL_INPUTS = ("input_ids", "attention_mask", "pixel_values")
-
 
 @torch.no_grad()
-def row_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """The logits of a batch's first row, (1, length, vocabulary)."""
+def row_logits(model: nn.Module, row: Mapping[str, Tensor]) -> Tensor:
+    """The logits of a batch of one row, (1, length, vocabulary)."""
     device = next(model.parameters()).device
-    return model(**{key: batch[key][:1].to(device) for key in MODEL_INPUTS}, use_cache=False).logits
+    return model(**{key: each.to(device) for key, each in row.items()}, use_cache=False).logits
 
 
 def check_room(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
@@ -57,12 +55,13 @@ def check_names(model: PeftModel) -> None:
 
 
 @torch.no_grad()
-def check_reference(model: PeftModel, batch: Mapping[str, Tensor], expected: Tensor) -> None:
+def check_reference(model: PeftModel, row: Mapping[str, Tensor], expected: Tensor) -> None:
     """Assert that switching the adapter off gives exactly the untouched model's logits, whatever was trained.
 
     An adapter just attached changes nothing yet, so every trained parameter, the projector's too, is moved meanwhile.
 
     Args:
+        row: a batch of one row.
         expected: `row_logits` of the model before the adapter was attached.
 
     Raises:
@@ -73,7 +72,7 @@ def check_reference(model: PeftModel, batch: Mapping[str, Tensor], expected: Ten
     for parameter in trained:
         parameter.add_(1)
     with untouched(model, None):
-        found = row_logits(model, batch)
+        found = row_logits(model, row)
     for parameter, value in zip(trained, kept, strict=True):
         parameter.copy_(value)
     if not torch.equal(found, expected):

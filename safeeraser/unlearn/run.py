@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import LlavaForConditionalGeneration, TrainingArguments, set_seed
+from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers.trainer_utils import enable_full_determinism
 
 from safeeraser import model as models
@@ -65,7 +65,7 @@ def forget(settings: Settings) -> Unlearned | None:
     log.info("%s", job.summary(settings))
     model = load_model(settings, job.engine, arguments, dataset)
     reference = load_reference(settings, job.engine, arguments, model)
-    trained = models.trained_parameters(model, settings.model_family.parts)
+    trained = models.trained_parameters(model, settings.family)
     log.info("trained: %s", ", ".join(f"{name} {count:,}" for name, count in trained.items() if count))
     writes = arguments.process_index == 0
     settings.save_dir.resolve().mkdir(parents=True, exist_ok=True)  # what a link leads to need not be there yet
@@ -129,7 +129,7 @@ def load_dataset(settings: Settings, job: Job) -> PlanDataset:
     return dataset
 
 
-def load_base(settings: Settings, engine: Engine, arguments: TrainingArguments) -> LlavaForConditionalGeneration:
+def load_base(settings: Settings, engine: Engine, arguments: TrainingArguments) -> PreTrainedModel:
     """The untouched model, where the engine wants it."""
     dtype = models.choose_dtype(settings.dtype)
     return models.load_model(
@@ -138,13 +138,12 @@ def load_base(settings: Settings, engine: Engine, arguments: TrainingArguments) 
         models.choose_attention(settings.attention, dtype),
         quantization=settings.quantization,
         device=None if engine.shards_weights else arguments.device,
-        parts=settings.model_family.parts,
     )
 
 
 def load_model(
     settings: Settings, engine: Engine, arguments: TrainingArguments, dataset: PlanDataset
-) -> PeftModel | LlavaForConditionalGeneration:
+) -> PeftModel | PreTrainedModel:
     """The model with what is trained, in the dtype that the engine works in."""
     base, example = load_base(settings, engine, arguments), None
     checked = settings.adapter and settings.method.needs_reference
@@ -152,7 +151,7 @@ def load_model(
         # No process could run the untouched model, or on its CPU for minutes, and not with a GPU's kernels.
         log.info("reference: under %s checked by the names of what is trained, not by an answer", engine.name)
     elif checked and arguments.process_index == 0:
-        example = collator(settings, dataset)([dataset[0]])
+        example = dataset.preprocessor.join([dataset[0][0].row])
         untouched = row_logits(base, example)
     set_seed(settings.seed)  # only now: under ZeRO-3, loading has drawn from it
     model = equip(base, settings)
@@ -173,7 +172,7 @@ def load_model(
 
 def load_reference(
     settings: Settings, engine: Engine, arguments: TrainingArguments, model: nn.Module
-) -> LlavaForConditionalGeneration | None:
+) -> PreTrainedModel | None:
     """The untouched model beside `model`, where it is needed and `model` has no adapter that can be switched off."""
     if settings.adapter or not settings.method.needs_reference:
         return None
@@ -183,14 +182,14 @@ def load_reference(
 
 def collator(settings: Settings, dataset: PlanDataset) -> Collator:
     """What joins the rows of a micro-step."""
-    return Collator(settings.method, dataset.preprocessor.pad_token)
+    return Collator(settings.method, dataset.preprocessor)
 
 
 def build_trainer(
     settings: Settings,
     arguments: TrainingArguments,
-    model: PeftModel | LlavaForConditionalGeneration,
-    reference: LlavaForConditionalGeneration | None,
+    model: PeftModel | PreTrainedModel,
+    reference: PreTrainedModel | None,
     dataset: PlanDataset,
 ) -> UnlearnTrainer:
     """The loop that trains `model` on the dataset's plan."""
@@ -208,8 +207,8 @@ def build_trainer(
 def train(
     settings: Settings,
     arguments: TrainingArguments,
-    model: PeftModel | LlavaForConditionalGeneration,
-    reference: LlavaForConditionalGeneration | None,
+    model: PeftModel | PreTrainedModel,
+    reference: PreTrainedModel | None,
     dataset: PlanDataset,
     job: Job,
 ) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def finished(settings: Settings) -> str | None:
 def _difference(settings: Settings, engine: Engine, earlier: dict[str, Any]) -> str | None:
     """The first thing that decides the result and is not as in the run that `earlier` records."""
     # What an earlier version had no key for, it did as the default does.
-    before = read_settings(from_keys(earlier["settings"]))
+    before = read_settings(from_keys(earlier["settings"] | {"model_family": settings.model_family.model_dump()}))
     now, then = settings.model_dump(mode="json"), before.model_dump(mode="json")
     for key in (key for key in now if key not in FREE_ON_RESUME):
         name, old, new = key, then.get(key), now[key]

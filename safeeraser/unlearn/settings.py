@@ -1,7 +1,6 @@
 """The keys of config/forget_lora.yaml with their types and bounds: what Hydra composed, checked once, read by name."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -11,8 +10,9 @@ from peft import LoraConfig
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from transformers import SchedulerType
 
+from safeeraser.benchmark.family import AUTO
 from safeeraser.errors import BadInput, nearest
-from safeeraser.model import Parts, lora_config
+from safeeraser.model import Family, family_of, lora_config
 from safeeraser.unlearn.methods import TERMS, Method, Recipe
 from safeeraser.unlearn.options import check_options
 from safeeraser.unlearn.views import DataSource
@@ -20,22 +20,6 @@ from safeeraser.unlearn.views import DataSource
 
 class _Keys(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
-
-
-class ModelFamily(_Keys):
-    """config/model_family/: where a model lies and what its parts are called."""
-
-    name: str
-    model_path: str
-    vision_tower: str
-    projector: str
-    language_model: str
-    lora_targets: tuple[str, ...] = Field(min_length=1)
-    architecture: dict[str, Any] | None = None  # LlavaConfig's numbers, for a dry run that cannot read them
-
-    @property
-    def parts(self) -> Parts:
-        return Parts(self.vision_tower, self.projector, self.language_model, self.lora_targets)
 
 
 class Lora(_Keys):
@@ -77,7 +61,7 @@ class Probe(_Keys):
 class Settings(_Keys):
     """One run's settings; config/forget_lora.yaml says what each key means."""
 
-    model_family: ModelFamily
+    model_family: Family
     forget_loss: Method
     recipe: Recipe
     model_path: str
@@ -130,6 +114,13 @@ class Settings(_Keys):
     engine: Path | None
     gpu_memory: float | None = Field(gt=0)
     tables: dict[str, Any]  # read by interpolations between keys alone
+
+    @field_validator("model_path", mode="before")
+    @classmethod
+    def _model_path(cls, value: Any) -> Any:
+        if value is None:
+            raise ValueError("model_family names a whole family: say which model of it")
+        return value
 
     @field_validator("split", mode="before")
     @classmethod
@@ -201,12 +192,15 @@ class Settings(_Keys):
         return self
 
     @property
-    def whole(self) -> list[str]:
-        """The model's parts that `finetune=full` trains whole."""
-        parts, head = self.model_family.parts, "lm_head"
-        tuned = [parts.language_model, head] if self.tune_language_model else []
-        tuned += [parts.projector] if self.tune_mm_projector else []
-        return tuned + ([parts.vision_tower] if self.tune_vision_tower else [])
+    def whole(self) -> set[str]:
+        """The groups of the model's parameters that `finetune=full` trains whole."""
+        wanted = {
+            "language_model": self.tune_language_model,
+            "head": self.tune_language_model,
+            "projector": self.tune_mm_projector,
+            "vision_tower": self.tune_vision_tower,
+        }
+        return {group for group, tuned in wanted.items() if tuned}
 
     @property
     def adapter(self) -> LoraConfig | None:
@@ -214,13 +208,13 @@ class Settings(_Keys):
         if self.finetune == "full":
             return None
         lora = self.LoRA.model_dump(exclude={"targets"})
-        return lora_config(self.parts, **lora, projector=self.tune_mm_projector, vision=self.tune_vision_tower)
+        return lora_config(self.family, **lora, projector=self.tune_mm_projector, vision=self.tune_vision_tower)
 
     @property
-    def parts(self) -> Parts:
+    def family(self) -> Family:
         """What the model's parts are called, and on which of their layers LoRA sits."""
-        parts = self.model_family.parts
-        return replace(parts, lora_targets=self.LoRA.targets or parts.lora_targets)
+        targets = self.LoRA.targets or self.model_family.lora_targets
+        return self.model_family.model_copy(update={"lora_targets": targets})
 
     @property
     def trackers(self) -> list[str]:
@@ -236,6 +230,9 @@ class Settings(_Keys):
 def read_settings(config: DictConfig) -> Settings:
     """Check a composed config. Raises `BadInput` naming the first key that is wrong, missing or unknown."""
     try:
+        if OmegaConf.select(config, "model_family.name") == AUTO:
+            config = config.copy()
+            OmegaConf.update(config, "model_family", family_of(config.model_path).model_dump(), merge=False)
         return Settings.model_validate(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
         raise BadInput(f"config: {str(error).splitlines()[0]}") from None

@@ -1,20 +1,23 @@
 """What of a model is trained, an adapter or parts of itself, and how that is saved."""
 
 from peft import PeftModel
-from transformers import LlavaForConditionalGeneration, Trainer
+from transformers import PreTrainedModel, Trainer
 
 from safeeraser import model as models
 from safeeraser.unlearn.masters import whole
 from safeeraser.unlearn.settings import Settings
 
 
-def equip(base: LlavaForConditionalGeneration, settings: Settings) -> PeftModel | LlavaForConditionalGeneration:
+def equip(base: PreTrainedModel, settings: Settings) -> PeftModel | PreTrainedModel:
     """The frozen model with what is trained: an adapter on it, or parts of itself."""
     if settings.adapter is None:
-        model = models.unfreeze(base, settings.whole)
+        model = models.unfreeze(base, settings.family, settings.whole)
     else:
-        model = models.attach(base, settings.adapter, settings.parts)
-    models.freeze_unseen(model, settings.model_family.parts)
+        model = models.attach(base, settings.adapter, settings.family)
+        if not settings.tune_mm_projector:  # which may lie within the vision tower
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(parameter.requires_grad and settings.family.part_of(name) != "projector")
+    models.freeze_unseen(model, settings.family)
     return model
 
 
@@ -31,10 +34,5 @@ def save(trainer: Trainer, settings: Settings, preprocessor: models.Preprocessor
     values, weights = whole(trained), trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.is_world_process_zero():
         weights |= values
-        models.write_model(
-            settings.save_dir,
-            model,
-            preprocessor.tokenizer,
-            preprocessor.image_processor,
-            {name: weight.to(dtype) for name, weight in weights.items()},
-        )
+        state = {name: weight.to(dtype) for name, weight in weights.items()}
+        models.write_model(settings.save_dir, model, preprocessor, state)

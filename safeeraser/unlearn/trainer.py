@@ -13,12 +13,12 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from safeeraser.benchmark.files import RUN_FILE, append_json_line, keep_json_lines
-from safeeraser.model import adapter_parameters
+from safeeraser.model import adapter_parameters, logits
 from safeeraser.unlearn.masters import add_up_in_float32, whole
 from safeeraser.unlearn.methods import Method
 from safeeraser.unlearn.probe import PROBE_LOG
 from safeeraser.unlearn.record import TRAIN_LOG
-from safeeraser.unlearn.reference import MODEL_INPUTS, untouched
+from safeeraser.unlearn.reference import untouched
 from safeeraser.unlearn.settings import Stop
 from safeeraser.unlearn.stop import Guard
 from safeeraser.unlearn.terms import LOSSES, Positions
@@ -52,9 +52,9 @@ class UnlearnTrainer(Trainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: Any) -> Tensor:
         """The method's loss on one micro-step, as a scalar; its terms are kept for the log."""
-        logits = _forward(model, self.head, inputs, inputs["read"])
+        read_logits = logits(model, inputs["inputs"], inputs["read"], self.head)
         # Split once for all terms, each of which would else have a gradient of the size of all logits.
-        read = [values.split(inputs["runs"]) for values in (logits, inputs["targets"], inputs["item"])]
+        read = [values.split(inputs["runs"]) for values in (read_logits, inputs["targets"], inputs["item"])]
         values = {
             name: LOSSES[term.loss].function(self._positions(name, inputs, read))
             for name, term in self.method.terms.items()
@@ -76,19 +76,26 @@ class UnlearnTrainer(Trainer):
         """What term `name` takes of `read`: logits, targets and items, each in runs."""
         takes = inputs["takes"][name]
         # A run alone is taken as it is: joining would copy it, and its gradient.
-        logits, targets, item = (
+        at, targets, item = (
             runs[takes[0]] if len(takes) == 1 else torch.cat([runs[number] for number in takes]) for runs in read
         )
         needs_reference = LOSSES[self.method.terms[name].loss].needs_reference
         reference = self._reference(inputs, **inputs["reference"][name]) if needs_reference else None
-        return Positions(logits, targets, item, inputs["items"], reference)
+        return Positions(at, targets, item, inputs["items"], reference)
 
     @torch.no_grad()
-    def _reference(self, inputs: dict, rows: Tensor, read: Tensor) -> Tensor:
-        """The untouched model's logits at the places `read` of these rows laid end to end; no others are run."""
+    def _reference(self, inputs: dict, entries: dict[str, Tensor], read: Tensor) -> Tensor:
+        """The untouched model's logits at the places `read` of some rows laid end to end; no others are run.
+
+        Args:
+            entries: where these rows stand in each of the model's inputs.
+        """
         with untouched(self.accelerator.unwrap_model(self.model), self.reference) as model:
-            head = model.get_output_embeddings()
-            return _forward(model, head, {key: inputs[key][rows] for key in MODEL_INPUTS}, read)
+            return logits(model, {key: inputs["inputs"][key][where] for key, where in entries.items()}, read)
+
+    def floating_point_ops(self, inputs: dict) -> int:
+        """As Trainer counts them, which looks for the model's inputs among the batch's own keys."""
+        return super().floating_point_ops(inputs["inputs"])
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the terms to each step's row and append it to `<save_dir>/train_log.jsonl`."""
@@ -150,15 +157,6 @@ class UnlearnTrainer(Trainer):
         everyone = self.accelerator.gather(mine[None])  # (processes, micro-steps, 1 + terms)
         # Micro-step k of the plan went to process k mod n.
         return everyone.transpose(0, 1).reshape(-1, mine.shape[1])
-
-
-def _forward(model: nn.Module, head: nn.Module, inputs: dict, read: Tensor) -> Tensor:
-    """Logits at the places `read` of the rows laid end to end, (N, vocabulary): the head is shown no others.
-
-    `logits_to_keep` would take a mask, whose places a GPU has to be asked for, in the backward pass once more.
-    """
-    with head.register_forward_pre_hook(lambda _, shown: shown[0].flatten(0, 1).index_select(0, read)):
-        return model(**{key: inputs[key] for key in MODEL_INPUTS}, use_cache=False).logits
 
 
 class KeepLogs(TrainerCallback):

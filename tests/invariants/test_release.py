@@ -27,9 +27,9 @@ def recorded(name):
 
 def unexpanded(row, image_token=500, count=16):
     """Token ids and labels with one token for the picture, as the release has them before its model expands it."""
-    at = row.text.input_ids.index(image_token)
-    assert row.text.input_ids[at : at + count] == [image_token] * count
-    return tuple(values[: at + 1] + values[at + count :] for values in (row.text.input_ids, row.text.labels))
+    at = row.row.input_ids.index(image_token)
+    assert row.row.input_ids[at : at + count] == [image_token] * count
+    return tuple(values[: at + 1] + values[at + count :] for values in (row.row.input_ids, row.row.labels))
 
 
 @pytest.mark.parametrize("method", ["gdpd", "popd"])

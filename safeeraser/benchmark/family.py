@@ -1,0 +1,89 @@
+"""Model families as data: what one calls its parts, and what its chat template leaves unsaid (config/model_family/).
+
+A page of one size names the page that it shares with others under `defaults`, as everywhere in config/.
+"""
+
+from functools import cache
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+from pydantic import BaseModel, ConfigDict, Field
+
+from safeeraser.benchmark.files import CONFIG
+
+PAGES = CONFIG / "model_family"
+AUTO = "auto"  # the page that stands for whichever the model's own configuration tells
+
+
+class Family(BaseModel):
+    """A family, or one model of it.
+
+    Attributes:
+        model_type: what the configuration of its models says.
+        model_path: where the model lies, a folder or a name on the hub; None: the page of a whole family.
+        vision_tower, projector, language_model: modules, as paths below `model.`. A ModuleList of the projector's is
+            trained member by member.
+        lora_targets: linear layers in each of the language model's layers.
+        end_of_turn: the token that ends an answer, whether the chat template writes it or not.
+        chat: the wording: the folder's own chat template (None), or the release's with its two system texts.
+        decoder: how questions are answered: `continuous` needs rotary positions and attention to all places, `batched`
+            asks nothing of a model.
+        lmms_eval: lmms-eval's name for it.
+        architecture: the configuration's numbers, for a dry run that cannot read them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    name: str
+    model_type: str
+    model_path: str | None = None
+    vision_tower: str
+    projector: tuple[str, ...] = Field(min_length=1)
+    language_model: str
+    lora_targets: tuple[str, ...] = Field(min_length=1)
+    end_of_turn: str
+    chat: Literal["vicuna_v1"] | None = None
+    decoder: Literal["continuous", "batched"]
+    lmms_eval: str | None = None
+    architecture: dict[str, Any] | None = None
+
+    def part_of(self, name: str) -> str:
+        """The part that a parameter or a module belongs to: `LoRA`, `projector`, `vision_tower`, `language_model`, or
+        `head` for all else."""
+        if ".lora_" in name:
+            return "LoRA"
+        parts = dict.fromkeys(self.projector, "projector")
+        parts |= {self.vision_tower: "vision_tower", self.language_model: "language_model"}
+        # A projector may lie within the vision tower, so it is looked for first.
+        return next((group for part, group in parts.items() if f".{part}." in f".{name}."), "head")
+
+    def in_layers(self, name: str) -> bool:
+        """Whether a parameter or a module lies in a layer of the language model."""
+        return f".{self.language_model}.layers." in f".{name}"
+
+
+def read_page(name: str) -> dict[str, Any]:
+    """A page as it composes, the pages that it builds on below it."""
+    page = OmegaConf.to_container(OmegaConf.load(PAGES / f"{name}.yaml"))
+    below = [each for each in page.pop("defaults", []) if each != "_self_"]
+    for other in below:
+        page = OmegaConf.to_container(OmegaConf.merge(read_page(other), page))
+    return page
+
+
+@cache
+def families() -> dict[str, Family]:
+    """All families and their models, by name."""
+    names = sorted(file.stem for file in PAGES.glob("*.yaml") if file.stem != AUTO)
+    return {name: Family.model_validate(read_page(name)) for name in names}
+
+
+def page_for(model_path: str) -> Family | None:
+    """The page whose model this is by its path."""
+    return next((family for family in families().values() if family.model_path == model_path), None)
+
+
+def page_of_type(model_type: str) -> Family | None:
+    """The page of the family whose configurations say `model_type`."""
+    pages = [family for family in families().values() if family.model_type == model_type]
+    return min(pages, key=lambda family: family.model_path is not None, default=None)

@@ -1,0 +1,231 @@
+"""Loading a vision-language model: its configuration, what prepares its input, and its weights."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers.utils import is_flash_attn_2_available
+from transformers.utils.logging import disable_progress_bar
+
+from safeeraser.benchmark.family import Family, families, page_for, page_of_type
+from safeeraser.errors import BadInput
+from safeeraser.model.llava import check_form, check_pictures, processor_numbers
+from safeeraser.model.preprocessor import Preprocessor
+
+log = logging.getLogger(__name__)
+
+# PEFT asks transformers by a name that transformers is about to drop: theirs to settle, and nothing a user can act on.
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+if not sys.stderr.isatty():
+    disable_progress_bar()  # of loading weights: in a log file it is only noise
+
+CUDNN = "sdpa_cudnn"  # an attention: SDPA that may take cuDNN's kernels too
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FILMS = "video_processor"  # a processor's part that this project has no use for, and that wants torchvision
+
+
+def family_of(model_path: str) -> Family:
+    """The family of the model at `model_path`: the page that names this path, else the one for its configuration.
+
+    Raises:
+        BadInput: there is no model, or config/model_family/ has no page for its kind.
+    """
+    return page_for(model_path) or _page_of(_told(model_path).get("model_type"), model_path)
+
+
+def check_family(family: Family, model_path: str) -> None:
+    """Raises `BadInput` where the model at `model_path` is of another family than `family`."""
+    if (told := _told(model_path).get("model_type")) != family.model_type:
+        raise BadInput(
+            f"model_family={family.name}: of '{family.model_type}' models, and model_path {model_path} is a '{told}'; "
+            "model_family=auto takes what the model says"
+        )
+
+
+def _page_of(model_type: str | None, model_path: str) -> Family:
+    if family := page_of_type(model_type or ""):
+        return family
+    known = ", ".join(sorted({each.model_type for each in families().values()}))
+    raise BadInput(
+        f"model_path {model_path}: a '{model_type}' model, for which config/model_family has no page; known: {known}. "
+        "docs/models.md tells how to add one"
+    )
+
+
+def _told(model_path: str) -> dict[str, Any]:
+    """What the model's configuration says, as it is stored."""
+    try:
+        return PreTrainedConfig.get_config_dict(model_path)[0]
+    except (OSError, ValueError) as error:
+        raise _no_model(model_path, error) from None
+
+
+def _no_model(model_path: str, error: Exception) -> BadInput:
+    reason = str(error).strip().splitlines()[0]
+    return BadInput(f"model_path {model_path}: no model in this folder, and none of that name from the hub ({reason})")
+
+
+def load_config(model_path: str) -> Any:
+    """The model's configuration. Raises `BadInput` if there is no model at `model_path`, or none of a known family."""
+    family = _page_of(_told(model_path).get("model_type"), model_path)
+    try:
+        config = AutoConfig.from_pretrained(model_path)
+    except (OSError, ValueError, StrictDataclassError) as error:
+        raise _no_model(model_path, error) from None
+    if family.chat:
+        check_form(config, model_path)
+    return config
+
+
+def load_preprocessor(model_path: str) -> Preprocessor:
+    """What prepares the input of the model at `model_path`. Raises `BadInput` if a part of it is missing or unfit."""
+    config = load_config(model_path)
+    family = family_of(model_path)
+    try:
+        processor = _load_processor(model_path, config, processor_numbers(config) if family.chat else {})
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BadInput(f"model_path {model_path}: no tokenizer or no picture processor ({reason})") from None
+    if not processor.tokenizer.is_fast:
+        raise BadInput(f"model_path {model_path}: needs a fast tokenizer")
+    prepared = Preprocessor(processor, family, config.get_text_config().max_position_embeddings, model_path)
+    if family.chat:
+        check_pictures(prepared, config, model_path)
+    log.debug("pictures: %s, on Pillow", type(processor.image_processor).__name__)
+    return prepared
+
+
+def _load_processor(model_path: str, config: Any, numbers: Mapping[str, Any]) -> ProcessorMixin:
+    """transformers' processor for the model, with its pictures prepared by Pillow whatever is installed: so the pixels
+    are the same everywhere. Some have a part for films as well; they are loaded without."""
+    kind = PROCESSOR_MAPPING[type(config)]
+    told = kind.get_processor_dict(model_path)[0] | numbers
+    parts = [
+        AutoImageProcessor.from_pretrained(model_path, backend="pil"),
+        AutoTokenizer.from_pretrained(model_path),
+    ]
+    if FILMS not in kind.get_attributes():
+        return kind.from_args_and_dict(parts, told)
+    stills = type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda cls: ["image_processor", "tokenizer"])})
+    return stills.from_args_and_dict(parts, told, **{FILMS: None})
+
+
+def choose_dtype(name: str) -> torch.dtype:
+    """The dtype called `name`; `auto` is bfloat16 on a GPU and float32 on a CPU. Raises `BadInput`."""
+    if name == "auto":
+        return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    if name not in DTYPES:
+        raise BadInput(f"dtype {name}: must be one of auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def choose_attention(name: str, dtype: torch.dtype) -> str:
+    """The attention implementation called `name`; `auto` is flash-attn where it can run, else SDPA, said in the log."""
+    if name != "auto":
+        return name
+    if is_flash_attn_2_available() and dtype != torch.float32:
+        log.info("attention: flash-attn")
+        return "flash_attention_2"
+    log.info("attention: SDPA, since flash-attn is not installed, there is no GPU, or the dtype is float32")
+    return "sdpa"
+
+
+def load_model(
+    model_path: str,
+    dtype: torch.dtype | Literal["auto"],
+    attention: str = "sdpa",
+    *,
+    quantization: str = "none",
+    device: torch.device | str | None = "cpu",
+) -> PreTrainedModel:
+    """The untouched model, frozen, on `device`. Raises `BadInput` if it cannot be loaded.
+
+    Args:
+        dtype: of the weights; `auto`: as they are stored.
+        attention: `sdpa`, `sdpa_cudnn`, `eager` or `flash_attention_2`. Whether SDPA may take cuDNN's kernels is
+            settled with it, for the whole process.
+        quantization: `nf4` keeps the language model's linear layers in 4 bits (QLoRA's NormalFloat, arXiv 2305.14314),
+            its constants quantized too; all else stays in `dtype`, in which the products are computed.
+        device: each weight is read straight to it, none waits in CPU memory; None: where an engine that shards weights
+            wants them.
+    """
+    load_config(model_path)
+    attention = _settle_cudnn(attention, device)
+    options = {} if device is None else {"device_map": {"": device}}
+    if quantization == "nf4":
+        options["quantization_config"] = _four_bits(dtype, family_of(model_path))
+    try:
+        model, told = AutoModelForImageTextToText.from_pretrained(
+            model_path, dtype=dtype, attn_implementation=attention, output_loading_info=True, **options
+        )
+    except SafetensorError:
+        raise BadInput(f"{_damaged(Path(model_path))}: not readable as safetensors; is it cut off?") from None
+    except Exception as error:  # whatever damaged weights make the readers raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadInput(f"model_path {model_path}: cannot be loaded ({reason})") from None
+    if missing := sorted(told["missing_keys"]):
+        # transformers makes up random ones, and only notes it.
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise BadInput(f"model_path {model_path}: its weights lack {missing[0]}{more}")
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # On some CPUs bitsandbytes would repack 4-bit weights whenever the model is evaluated, and training after
+            # that would go on with wrong gradients and only a warning.
+            module.support_avx512bf16_for_cpu = False
+    return model.requires_grad_(False)
+
+
+def _four_bits(dtype: torch.dtype | Literal["auto"], family: Family) -> BitsAndBytesConfig:
+    """NF4 for the language model's linear layers. Raises `BadInput` where bitsandbytes is not installed."""
+    if find_spec("bitsandbytes") is None:
+        raise BadInput("quantization=nf4: needs bitsandbytes; 'pip install -e \".[quant]\"' brings it")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        # Patterns of full names; transformers' own list keeps the head.
+        llm_int8_skip_modules=[rf".*\.{part}" for part in (family.vision_tower, *family.projector)] + ["lm_head"],
+    )
+
+
+def _settle_cudnn(attention: str, device: torch.device | str | None) -> str:
+    """Let SDPA take cuDNN's kernels or not, for the whole process; returns what transformers calls `attention`.
+
+    From Hopper on torch would take them first. For each batch size and length they make a plan, in some 30 ms, which is
+    a new one at every token of inference; and the masked backward pass gives NaN at some lengths.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(attention == CUDNN)
+    on_gpu = torch.cuda.is_available() if device is None else torch.device(device).type == "cuda"
+    if on_gpu and attention in ("sdpa", CUDNN):
+        log.info("attention on the GPU: SDPA, cuDNN's kernels %s", "among others" if attention == CUDNN else "left out")
+    return "sdpa" if attention == CUDNN else attention
+
+
+def _damaged(folder: Path) -> Path:
+    """The file of weights that cannot be opened, which the reader's error does not name."""
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except SafetensorError:
+            return file
+    return folder

@@ -1,0 +1,251 @@
+"""What turns turns into a model's input: pictures and texts into rows, rows into a batch, whatever the family.
+
+A picture's tokens, a template's words and the inputs beside them are transformers' own affair: its processor is asked
+once for each picture what stands for it in the text, and what else the model must be given. All that callers see is a
+row of token ids with its labels, and a batch of tensors that goes into the model as it is.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import ProcessorMixin
+
+from safeeraser.benchmark.conversation import CHAT_TEMPLATE, IGNORE, SYSTEM_TEXTS
+from safeeraser.benchmark.conversation import pad as pad_rows
+from safeeraser.benchmark.family import Family
+from safeeraser.errors import BadInput
+
+log = logging.getLogger(__name__)
+
+TEXT = ("input_ids", "attention_mask")
+TYPES = ("mm_token_type_ids", "token_type_ids")  # which tokens are a picture's: 0 for text, 1 for pictures
+SHAPES = ((64, 64), (512, 128), (128, 512), (1024, 1024))  # a processor that treats these alike treats all so
+SIZES = 512  # of pictures, whose places in the text are remembered
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question about a picture, or about none, and perhaps its answer. `who` is whose chat the system text names,
+    `human` or `user`, in a family whose wording has one."""
+
+    picture: Image.Image | None
+    question: str
+    answer: str | None = None
+    who: str = "user"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture to a model: what stands for it in the text, and the tensors that the model is given beside."""
+
+    text: str
+    inputs: dict[str, Tensor]
+
+
+NOTHING = Shown("", {})
+
+
+@dataclass(frozen=True)
+class Row:
+    """A turn ready for the model: token ids and labels of equal length, `IGNORE` where a token is no target, and what
+    the model is given for the picture, each tensor as the processor makes it for one picture alone."""
+
+    input_ids: list[int]
+    labels: list[int]
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Preprocessor:
+    """What turns text and pictures into a model's input.
+
+    Args:
+        processor: transformers' for the model.
+        context: tokens that the model can tell the places of; None: not known.
+        origin: `model_path`, from which a process that is sent this loads its own.
+    """
+
+    def __init__(self, processor: ProcessorMixin, family: Family, context: int | None, origin: str) -> None:
+        self.processor, self.family, self.context, self.origin = processor, family, context, origin
+        self.tokenizer = processor.tokenizer
+        self.blank = lru_cache(SIZES)(self._blank)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from safeeraser.model.loading import load_preprocessor  # which makes these
+
+        return load_preprocessor, (self.origin,)
+
+    @property
+    def pad_token(self) -> int:
+        """The token that fills up rows."""
+        pad = self.tokenizer.pad_token_id
+        return self.tokenizer.eos_token_id if pad is None else pad
+
+    @cached_property
+    def end_token(self) -> int:
+        """The token that ends an answer."""
+        return self.tokenizer.convert_tokens_to_ids(self.family.end_of_turn)
+
+    @cached_property
+    def picture_tokens(self) -> set[int]:
+        """The tokens that a picture's features take the places of."""
+        names = [getattr(holder, "image_token", None) for holder in (self.processor, self.tokenizer)]
+        known = {self.tokenizer.convert_tokens_to_ids(name) for name in names if name}
+        return known | {each for each in (getattr(self.processor, "image_token_id", None),) if each is not None}
+
+    @cached_property
+    def reserved(self) -> list[str]:
+        """What no text may hold, since it stands for a picture or a film."""
+        names = [(self.processor, "image_token"), (self.tokenizer, "image_token"), (self.processor, "video_token")]
+        return [name for name in (getattr(holder, key, None) for holder, key in names) if name]
+
+    def show(self, picture: Image.Image) -> Shown:
+        """The picture as the model sees it."""
+        given = self.processor(
+            text=[self.processor.image_token],
+            images=[picture],
+            return_tensors="pt",
+            return_text_replacement_offsets=True,
+        )
+        text = given["text_replacement_offsets"][0][0]["replacement"]
+        left_out = (*TEXT, *TYPES, "text_replacement_offsets")
+        return Shown(text, {key: value for key, value in given.items() if key not in left_out})
+
+    def place(self, size: Callable[[], tuple[int, int]]) -> str:
+        """What stands in the text for a picture, by its size, (width, height), which is asked for where it matters."""
+        return self.blank(SHAPES[0] if self.same_for_all else size()).text
+
+    @cached_property
+    def same_for_all(self) -> bool:
+        """Whether each picture takes the same place, whatever its shape."""
+        return len({self.blank(shape).text for shape in SHAPES}) == 1
+
+    def _blank(self, size: tuple[int, int]) -> Shown:
+        return Shown(self.show(Image.new("RGB", size)).text, {})
+
+    def encode(self, turn: Turn, *, end_of_answer: bool = False, max_length: int | None = None) -> Row:
+        """A turn as a row; see `encode_text`."""
+        shown = self.show(turn.picture) if turn.picture else None
+        row = self.encode_text(turn, shown.text if shown else None, end_of_answer=end_of_answer, max_length=max_length)
+        return Row(row.input_ids, row.labels, shown.inputs if shown else {})
+
+    def encode_text(
+        self, turn: Turn, place: str | None, *, end_of_answer: bool = False, max_length: int | None = None
+    ) -> Row:
+        """The row of a turn but for its picture, which `place` stands for (`place`, or `show`'s; None: no picture).
+
+        Args:
+            end_of_answer: let the token that ends a turn be the last target.
+            max_length: tokens at most, the picture counted as one. A longer answer is shortened; neither the prompt nor
+                its picture ever is.
+
+        Raises:
+            BadInput: the text names a picture of its own, the prompt alone fills `max_length`, leaving no target, or
+                the template does not write the answer behind the prompt.
+        """
+        prompt, whole = self._texts(turn, place)
+        ids = self._tokens(prompt)
+        if turn.answer is None:
+            return Row(ids, [IGNORE] * len(ids))
+        full = self._tokens(whole) + ([self.end_token] if end_of_answer else [])
+        if full[: len(ids)] != ids:
+            raise BadInput("the model's tokenizer does not keep the prompt apart from its answer")
+        if max_length is not None:
+            full = full[: self.most_tokens(ids, max_length)]
+        if len(full) <= len(ids):
+            counted = len(ids) - self.most_tokens(ids, 0)
+            raise BadInput(f"a prompt of {counted} tokens leaves no room for its answer in max_length={max_length}")
+        return Row(full, [IGNORE] * len(ids) + full[len(ids) :])
+
+    def most_tokens(self, prompt: Sequence[int], max_length: int) -> int:
+        """How many tokens a row with this prompt has at most, where `max_length` counts a picture as one."""
+        return max_length + max(sum(token in self.picture_tokens for token in prompt) - 1, 0)
+
+    def _texts(self, turn: Turn, place: str | None) -> tuple[str, str]:
+        """The prompt, and the prompt with the answer but without what ends it, both with the picture's place."""
+        for name in self.reserved:
+            if name in turn.question or name in (turn.answer or ""):
+                raise BadInput(f"the text itself contains '{name}', which stands for the picture")
+        pictured = place is not None
+        prompt = self._written(turn.question, None, turn.who, pictured)
+        whole = prompt
+        if turn.answer is not None:
+            whole = self._written(turn.question, turn.answer, turn.who, pictured).removesuffix(self._behind)
+        if not whole.startswith(prompt):
+            raise BadInput("the chat template does not write the answer behind its prompt")
+        if pictured:
+            prompt, whole = (text.replace(self.processor.image_token, place) for text in (prompt, whole))
+        return prompt, whole
+
+    @cached_property
+    def _behind(self) -> str:
+        """What the template writes behind an answer."""
+        return self._written("Q", "A", "user", False).rpartition("A")[2]
+
+    def _written(self, question: str, answer: str | None, who: str, pictured: bool) -> str:
+        asked = [{"type": "image"}] * pictured + [{"type": "text", "text": question}]
+        chat = [{"role": "user", "content": asked}]
+        if self.family.chat:
+            chat.insert(0, {"role": "system", "content": [{"type": "text", "text": SYSTEM_TEXTS[who]}]})
+        if answer is not None:
+            chat.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        # Not by a subclass's own: SmolVLM's asks its part for films first.
+        return ProcessorMixin.apply_chat_template(
+            self.processor,
+            chat,
+            chat_template=CHAT_TEMPLATE if self.family.chat else None,
+            add_generation_prompt=answer is None,
+        )
+
+    def _tokens(self, text: str) -> list[int]:
+        # Some templates write the first token themselves, others leave it to the tokenizer.
+        first = self.tokenizer.bos_token
+        return self.tokenizer(text, add_special_tokens=not (first and text.startswith(first)))["input_ids"]
+
+    @cached_property
+    def types(self) -> str | None:
+        """The input that tells a picture's tokens from text, where the model wants one."""
+        given = self.processor(text=[self.processor.image_token], images=[Image.new("RGB", SHAPES[0])])
+        return next((key for key in TYPES if key in given), None)
+
+    def join(self, rows: Sequence[Row], side: Literal["left", "right"] = "right") -> dict[str, Tensor]:
+        """What the model takes for these rows: each text's tensors are (rows, the longest row's tokens), padded on
+        `side`; a picture's lie one behind the other, however many entries each has."""
+        ids = [row.input_ids for row in rows]
+        left = side == "left"
+        batch = {
+            "input_ids": torch.tensor(pad_rows(ids, self.pad_token, left=left)),
+            "attention_mask": torch.tensor(pad_rows([[1] * len(row) for row in ids], 0, left=left)),
+        }
+        if self.types:
+            batch[self.types] = torch.tensor(pad_rows(self.processor.create_mm_token_type_ids(ids), 0, left=left))
+        return batch | self.lay_out([row.inputs for row in rows])
+
+    def lay_out(self, pictures: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What the model is given for some pictures, of what it is given for each."""
+        keys = dict.fromkeys(key for inputs in pictures for key in inputs)
+        return {key: _laid_out([inputs[key] for inputs in pictures if key in inputs]) for key in keys}
+
+    def entries(self, rows: Sequence[Row], chosen: Sequence[int]) -> dict[str, Tensor]:
+        """Where in each tensor of `join(rows)` some of the rows stand, by its name: the index of its first axis."""
+        index = torch.tensor(chosen)
+        places = dict.fromkeys((*TEXT, self.types) if self.types else TEXT, index)
+        for key in dict.fromkeys(key for row in rows for key in row.inputs):
+            counts = [len(row.inputs.get(key, ())) for row in rows]
+            pieces = torch.arange(sum(counts)).split(counts)
+            places[key] = torch.cat([pieces[row] for row in chosen])
+        return places
+
+
+def _laid_out(tensors: Sequence[Tensor]) -> Tensor:
+    """One behind the other; where they differ in their second axis (tiles of a picture), filled up with zeros."""
+    if tensors[0].dim() > 1:
+        most = max(tensor.shape[1] for tensor in tensors)
+        tensors = [pad(each, (0, 0) * (each.dim() - 2) + (0, most - each.shape[1])) for each in tensors]
+    return torch.cat(list(tensors))

@@ -1,0 +1,72 @@
+"""A loaded vision-language model: it encodes turns, joins rows, and gives logits where they are read."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from safeeraser.benchmark.family import Family
+from safeeraser.model.loading import load_model, load_preprocessor
+from safeeraser.model.preprocessor import Preprocessor, Row, Turn
+
+
+@dataclass(frozen=True)
+class VLM:
+    """A model, with or without an adapter on it, and what prepares its input."""
+
+    model: Any
+    preprocessor: Preprocessor
+
+    @classmethod
+    def load(cls, model_path: str, dtype: torch.dtype | Literal["auto"], attention: str = "sdpa", **more: Any) -> "VLM":
+        """As `load_model` and `load_preprocessor` do."""
+        preprocessor = load_preprocessor(model_path)  # first: it is quicker to complain
+        return cls(load_model(model_path, dtype, attention, **more), preprocessor)
+
+    @property
+    def family(self) -> Family:
+        return self.preprocessor.family
+
+    @cached_property
+    def ends(self) -> set[int]:
+        """The tokens with which a response ends."""
+        told = self.model.generation_config.eos_token_id  # none, one or several
+        tokenizer = self.preprocessor.tokenizer
+        ends = {tokenizer.eos_token_id, self.preprocessor.end_token, *(told if isinstance(told, list) else [told])}
+        return ends - {None}
+
+    def encode(self, turn: Turn, **how: Any) -> Row:
+        """See `Preprocessor.encode`."""
+        return self.preprocessor.encode(turn, **how)
+
+    def join(self, rows: Sequence[Row], side: Literal["left", "right"] = "right") -> dict[str, Tensor]:
+        """See `Preprocessor.join`; on the model's device."""
+        return self.place(self.preprocessor.join(rows, side))
+
+    def place(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors on the model's device, those of numbers with a fraction in its dtype."""
+        device, dtype = self.model.device, self.model.dtype
+        return {
+            key: each.to(device, dtype) if each.is_floating_point() else each.to(device) for key, each in inputs.items()
+        }
+
+    def logits(self, batch: Mapping[str, Tensor], read: Tensor) -> Tensor:
+        """See `logits`."""
+        return logits(self.model, batch, read)
+
+
+def logits(model: nn.Module, batch: Mapping[str, Tensor], read: Tensor, head: nn.Module | None = None) -> Tensor:
+    """Logits at the places `read` (N,) of a batch's rows laid end to end, (N, vocabulary): the head is shown no others.
+
+    `logits_to_keep` would take a mask, whose places a GPU has to be asked for, in the backward pass once more.
+
+    Args:
+        batch: what `join` gives.
+        head: the model's output embeddings, of a model that is wrapped and cannot tell them.
+    """
+    head = head or model.get_output_embeddings()
+    with head.register_forward_pre_hook(lambda _, shown: shown[0].flatten(0, 1).index_select(0, read)):
+        return model(**batch, use_cache=False).logits
