@@ -6,10 +6,11 @@ A page of one size names the page that it shares with others under `defaults`, a
 from functools import cache
 from typing import Any, Literal
 
-from omegaconf import OmegaConf
+import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from safeeraser.benchmark.files import CONFIG
+from safeeraser.errors import BadInput
 
 PAGES = CONFIG / "model_family"
 AUTO = "auto"  # the page that stands for whichever the model's own configuration tells
@@ -64,10 +65,10 @@ class Family(BaseModel):
 
 def read_page(name: str) -> dict[str, Any]:
     """A page as it composes, the pages that it builds on below it."""
-    page = OmegaConf.to_container(OmegaConf.load(PAGES / f"{name}.yaml"))
-    below = [each for each in page.pop("defaults", []) if each != "_self_"]
-    for other in below:
-        page = OmegaConf.to_container(OmegaConf.merge(read_page(other), page))
+    page: dict[str, Any] = yaml.safe_load((PAGES / f"{name}.yaml").read_text(encoding="utf-8"))
+    for other in page.pop("defaults", []):
+        if other != "_self_":
+            page = read_page(other) | page
     return page
 
 
@@ -83,7 +84,13 @@ def page_for(model_path: str) -> Family | None:
     return next((family for family in families().values() if family.model_path == model_path), None)
 
 
-def page_of_type(model_type: str) -> Family | None:
-    """The page of the family whose configurations say `model_type`."""
-    pages = [family for family in families().values() if family.model_type == model_type]
-    return min(pages, key=lambda family: family.model_path is not None, default=None)
+def page_of_type(model_type: str | None) -> Family:
+    """The page of the family whose configurations say `model_type`. Raises `BadInput` if there is none."""
+    known = families().values()
+    pages = [family for family in known if family.model_type == model_type]
+    if not pages:
+        raise BadInput(
+            f"a '{model_type}' model, for which config/model_family has no page; known: "
+            f"{', '.join(sorted({family.model_type for family in known}))}. docs/models.md tells how to add one"
+        )
+    return min(pages, key=lambda family: family.model_path is not None)

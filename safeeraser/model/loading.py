@@ -25,7 +25,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils.logging import disable_progress_bar
 
-from safeeraser.benchmark.family import Family, families, page_for, page_of_type
+from safeeraser.benchmark.family import Family, page_for, page_of_type
 from safeeraser.errors import BadInput
 from safeeraser.model.llava import check_form, check_pictures, processor_numbers
 from safeeraser.model.preprocessor import Preprocessor
@@ -61,13 +61,10 @@ def check_family(family: Family, model_path: str) -> None:
 
 
 def _page_of(model_type: str | None, model_path: str) -> Family:
-    if family := page_of_type(model_type or ""):
-        return family
-    known = ", ".join(sorted({each.model_type for each in families().values()}))
-    raise BadInput(
-        f"model_path {model_path}: a '{model_type}' model, for which config/model_family has no page; known: {known}. "
-        "docs/models.md tells how to add one"
-    )
+    try:
+        return page_of_type(model_type)
+    except BadInput as error:
+        raise BadInput(f"model_path {model_path}: {error}") from None
 
 
 def _told(model_path: str) -> dict[str, Any]:
@@ -116,7 +113,7 @@ def load_preprocessor(model_path: str) -> Preprocessor:
 def _load_processor(model_path: str, config: Any, numbers: Mapping[str, Any]) -> ProcessorMixin:
     """transformers' processor for the model, with its pictures prepared by Pillow whatever is installed: so the pixels
     are the same everywhere. Some have a part for films as well; they are loaded without."""
-    kind = PROCESSOR_MAPPING[type(config)]
+    kind: Any = PROCESSOR_MAPPING[type(config)]
     told = kind.get_processor_dict(model_path)[0] | numbers
     parts = [
         AutoImageProcessor.from_pretrained(model_path, backend="pil"),
@@ -124,7 +121,9 @@ def _load_processor(model_path: str, config: Any, numbers: Mapping[str, Any]) ->
     ]
     if FILMS not in kind.get_attributes():
         return kind.from_args_and_dict(parts, told)
-    stills = type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda cls: ["image_processor", "tokenizer"])})
+    stills: Any = type(
+        kind.__name__, (kind,), {"get_attributes": classmethod(lambda cls: ["image_processor", "tokenizer"])}
+    )
     return stills.from_args_and_dict(parts, told, **{FILMS: None})
 
 

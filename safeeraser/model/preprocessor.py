@@ -67,11 +67,11 @@ class Preprocessor:
 
     Args:
         processor: transformers' for the model.
-        context: tokens that the model can tell the places of; None: not known.
+        context: tokens that the model can tell the places of.
         origin: `model_path`, from which a process that is sent this loads its own.
     """
 
-    def __init__(self, processor: ProcessorMixin, family: Family, context: int | None, origin: str) -> None:
+    def __init__(self, processor: ProcessorMixin, family: Family, context: int, origin: str) -> None:
         self.processor, self.family, self.context, self.origin = processor, family, context, origin
         self.tokenizer = processor.tokenizer
         self.blank = lru_cache(SIZES)(self._blank)
@@ -93,11 +93,10 @@ class Preprocessor:
         return self.tokenizer.convert_tokens_to_ids(self.family.end_of_turn)
 
     @cached_property
-    def picture_tokens(self) -> set[int]:
-        """The tokens that a picture's features take the places of."""
-        names = [getattr(holder, "image_token", None) for holder in (self.processor, self.tokenizer)]
-        known = {self.tokenizer.convert_tokens_to_ids(name) for name in names if name}
-        return known | {each for each in (getattr(self.processor, "image_token_id", None),) if each is not None}
+    def picture_token(self) -> int:
+        """The token that a picture's features take the places of: not always the one that stands for it in a text."""
+        name = getattr(self.tokenizer, "image_token", None) or self.processor.image_token
+        return self.tokenizer.convert_tokens_to_ids(name)
 
     @cached_property
     def reserved(self) -> list[str]:
@@ -165,7 +164,7 @@ class Preprocessor:
 
     def most_tokens(self, prompt: Sequence[int], max_length: int) -> int:
         """How many tokens a row with this prompt has at most, where `max_length` counts a picture as one."""
-        return max_length + max(sum(token in self.picture_tokens for token in prompt) - 1, 0)
+        return max_length + max(list(prompt).count(self.picture_token) - 1, 0)
 
     def _texts(self, turn: Turn, place: str | None) -> tuple[str, str]:
         """The prompt, and the prompt with the answer but without what ends it, both with the picture's place."""
@@ -179,7 +178,7 @@ class Preprocessor:
             whole = self._written(turn.question, turn.answer, turn.who, pictured).removesuffix(self._behind)
         if not whole.startswith(prompt):
             raise BadInput("the chat template does not write the answer behind its prompt")
-        if pictured:
+        if place is not None:
             prompt, whole = (text.replace(self.processor.image_token, place) for text in (prompt, whole))
         return prompt, whole
 

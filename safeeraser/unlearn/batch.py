@@ -95,7 +95,7 @@ class PlanDataset(Dataset):
         except BadInput as error:
             raise BadInput(f"{item.where}: {error}") from None
         tokens, context = len(row.input_ids), self.preprocessor.context
-        if context and tokens > context:
+        if tokens > context:
             raise BadInput(
                 f"{item.where}: a conversation of {tokens} tokens, and the model's context holds {context}; a smaller "
                 "max_length shortens the answer"
