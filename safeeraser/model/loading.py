@@ -4,6 +4,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Mapping
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -103,10 +104,11 @@ def load_preprocessor(model_path: str) -> Preprocessor:
         raise BadInput(f"model_path {model_path}: no tokenizer or no picture processor ({reason})") from None
     if not processor.tokenizer.is_fast:
         raise BadInput(f"model_path {model_path}: needs a fast tokenizer")
+    if family.end_of_turn not in processor.tokenizer.get_vocab():
+        raise BadInput(f"model_path {model_path}: its tokenizer lacks '{family.end_of_turn}', which ends an answer")
     prepared = Preprocessor(processor, family, config.get_text_config().max_position_embeddings, model_path)
     if family.chat:
         check_pictures(prepared, config, model_path)
-    log.debug("pictures: %s, on Pillow", type(processor.image_processor).__name__)
     return prepared
 
 
@@ -121,10 +123,15 @@ def _load_processor(model_path: str, config: Any, numbers: Mapping[str, Any]) ->
     ]
     if FILMS not in kind.get_attributes():
         return kind.from_args_and_dict(parts, told)
-    stills: Any = type(
-        kind.__name__, (kind,), {"get_attributes": classmethod(lambda cls: ["image_processor", "tokenizer"])}
-    )
+    _note_stills(kind.__name__)
+    attributes = classmethod(lambda cls: ["image_processor", "tokenizer"])
+    stills: Any = type(kind.__name__, (kind,), {"get_attributes": attributes})
     return stills.from_args_and_dict(parts, told, **{FILMS: None})
+
+
+@cache
+def _note_stills(name: str) -> None:
+    log.info("pictures: %s on Pillow, without its part for films, which would want torchvision", name)
 
 
 def choose_dtype(name: str) -> torch.dtype:

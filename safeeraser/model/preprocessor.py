@@ -49,9 +49,6 @@ class Shown:
     inputs: dict[str, Tensor]
 
 
-NOTHING = Shown("", {})
-
-
 @dataclass(frozen=True)
 class Row:
     """A turn ready for the model: token ids and labels of equal length, `IGNORE` where a token is no target, and what
@@ -74,7 +71,7 @@ class Preprocessor:
     def __init__(self, processor: ProcessorMixin, family: Family, context: int, origin: str) -> None:
         self.processor, self.family, self.context, self.origin = processor, family, context, origin
         self.tokenizer = processor.tokenizer
-        self.blank = lru_cache(SIZES)(self._blank)
+        self._place_of = lru_cache(SIZES)(lambda size: self.show(Image.new("RGB", size)).text)
 
     def __reduce__(self) -> tuple[Any, ...]:
         from safeeraser.model.loading import load_preprocessor  # which makes these
@@ -118,15 +115,12 @@ class Preprocessor:
 
     def place(self, size: Callable[[], tuple[int, int]]) -> str:
         """What stands in the text for a picture, by its size, (width, height), which is asked for where it matters."""
-        return self.blank(SHAPES[0] if self.same_for_all else size()).text
+        return self._place_of(SHAPES[0] if self.same_for_all else size())
 
     @cached_property
     def same_for_all(self) -> bool:
         """Whether each picture takes the same place, whatever its shape."""
-        return len({self.blank(shape).text for shape in SHAPES}) == 1
-
-    def _blank(self, size: tuple[int, int]) -> Shown:
-        return Shown(self.show(Image.new("RGB", size)).text, {})
+        return len(set(map(self._place_of, SHAPES))) == 1
 
     def encode(self, turn: Turn, *, end_of_answer: bool = False, max_length: int | None = None) -> Row:
         """A turn as a row; see `encode_text`."""

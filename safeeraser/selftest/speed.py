@@ -152,9 +152,8 @@ def answering(bench: Bench, device: torch.device) -> tuple[float, float]:
     taken = time.perf_counter() - began
     text = model.config.text_config
     state = 2 * text.num_hidden_layers * text.hidden_size * model.dtype.itemsize  # keys and values of a token
-    prompt = len(
-        Decoder(vlm, engine.generation, 1, show=show).prompts([Asked(requests[0].picture, requests[0].question)])[0]
-    )
+    asked = [Asked(requests[0].picture, requests[0].question)]
+    prompt = len(Decoder(vlm, engine.generation, 1, show=show).prompts(asked)[0])
     language = sum(w.nbytes for name, w in model.named_parameters() if ".layers." in name and ".language_" in name)
     each = language + model.lm_head.weight.nbytes + len(requests) * (prompt + TOKENS / 2) * state
     return len(requests) * TOKENS / taken, TOKENS * each / taken
