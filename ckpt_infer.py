@@ -8,23 +8,16 @@ Each response is kept as soon as it is there: stopped at any moment, the same co
 the run is through, but some responses are missing, for the reasons listed.
 """
 
-import logging
-import os
-
 from safeeraser import infer
 from safeeraser.errors import command
-from safeeraser.infer.command_line import arguments
-
-INCOMPLETE = 3  # the exit code of a run that is through, but lacks responses
+from safeeraser.infer.command_line import INCOMPLETE, arguments, speak
 
 
 @command
 def main() -> int:
     """Read the arguments, infer."""
     given = arguments(__doc__).parse_args()
-    # Of several processes the first one speaks for all.
-    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
-    logging.basicConfig(level=level, format="%(message)s")
+    speak()
     return INCOMPLETE if infer(**vars(given)).missing else 0
 
 

@@ -1,5 +1,6 @@
 """How a long run shows how far it is: a bar on a terminal, a line a minute in a log file."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 EVERY = 60.0  # seconds between lines
+
+
+def first_process() -> bool:
+    """Whether this is the first of the processes that a launcher started, which speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager

@@ -4,10 +4,10 @@ The rooms for both, `unlearn` and `report`, know nothing of each other.
 """
 
 import logging
-import os
 from dataclasses import replace
 
 from safeeraser.errors import BadInput
+from safeeraser.progress import first_process
 from safeeraser.report.hub import ADAPTER, MODEL, again, check_hub, check_place, publish
 from safeeraser.report.model_card import CARD, edited, write_card
 from safeeraser.unlearn.record import Unlearned
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 def check_before(settings: Settings) -> None:
     """Raises `BadInput` if `push_to_hub` could not work: better now than when a night of training is over."""
-    if not settings.push_to_hub or not _main():
+    if not settings.push_to_hub or not first_process():
         return
     repo = settings.hub_model_id or ""  # it is never empty with push_to_hub
     if not settings.dry_run:
@@ -35,7 +35,7 @@ def publish_after(settings: Settings, done: Unlearned | None) -> Unlearned | Non
 
     Whatever goes wrong now, the run is whole: that is said, and how to send it again.
     """
-    if done is None or not settings.save_model or "finished" not in done.record or not _main():
+    if done is None or not settings.save_model or "finished" not in done.record or not first_process():
         return done
     folder, repo, private = done.save_dir, settings.hub_model_id or "", settings.hub_private
     try:
@@ -51,8 +51,3 @@ def publish_after(settings: Settings, done: Unlearned | None) -> Unlearned | Non
         log.error("error: %s; the run is whole in %s, and '%s' sends it", error, folder, command)
         return replace(done, not_sent=str(error))
     return done
-
-
-def _main() -> bool:
-    """Whether this is the one of a launcher's processes that writes."""
-    return os.environ.get("RANK", "0") == "0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from argparse import Namespace
 from collections.abc import Callable
@@ -13,11 +14,14 @@ from safeeraser.arguments import Arguments, count, count_or, json_object, one_of
 from safeeraser.benchmark.responses import RELEASED, VIEWS
 from safeeraser.errors import BadInput
 from safeeraser.infer.attacks import ATTACKS
+from safeeraser.progress import first_process
 
 if TYPE_CHECKING:
+    from safeeraser.generation.sampling import Generation
     from safeeraser.infer.options import Options
 
 BACKENDS = ("local", "openai")
+INCOMPLETE = 3  # the exit code of a run that is through, but lacks responses
 QUANTIZATIONS = ("none", "int8", "int4", "nf4")  # the keys of model.ROUNDINGS, which torch would have to load first
 
 
@@ -29,6 +33,11 @@ def arguments(description: str | None = None) -> Arguments:
     drawing(parser.add_argument_group("how they are drawn").add_argument)
     engine(parser.add_argument_group("what answers").add_argument)
     return parser
+
+
+def speak() -> None:
+    """Show what is told of a run. Of several processes the first one speaks for all."""
+    logging.basicConfig(level=logging.INFO if first_process() else logging.WARNING, format="%(message)s")
 
 
 def paths(add: Callable) -> None:
@@ -52,6 +61,13 @@ def paths(add: Callable) -> None:
         type=float,
         default=256,
         help="scaling of a checkpoint.pt, which does not say its own (default: %(default)s)",
+    )
+    add(
+        "--adapter_scale",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="local: how much of the adapter: 0 the untouched model, 1 the trained one (default: %(default)s)",
     )
     add(
         "--allow_other_base",
@@ -130,13 +146,6 @@ def engine(add: Callable) -> None:
         help="local: auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16 (default: %(default)s)",
     )
     add(
-        "--adapter_scale",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="local: how much of the adapter: 0 the untouched model, 1 the trained one (default: %(default)s)",
-    )
-    add(
         "--quantization",
         type=one_of("quantization", QUANTIZATIONS),
         default="none",
@@ -153,11 +162,9 @@ def options_of(given: Namespace) -> Options:
         raise BadInput("--skip must be at least 0")
     if not math.isfinite(given.adapter_scale):
         raise BadInput("--adapter_scale must be a finite number")
-    if not 0 < given.temperature < math.inf or not 0 < given.top_p <= 1:
-        raise BadInput("--temperature must be above 0 (--greedy for none), and --top_p above 0 and at most 1")
+    generation = generation_of(given)
     # Only now, since torch takes its time to load.
     from safeeraser import model as models
-    from safeeraser.generation.sampling import Generation
     from safeeraser.infer.options import Options
     from safeeraser.infer.requests import Selection
 
@@ -169,6 +176,15 @@ def options_of(given: Namespace) -> Options:
         | {
             "model_path": given.model_path or models.base_of(given.checkpoint_path),
             "selection": Selection(views, given.categories, given.skip, given.limit),
-            "generation": Generation(given.greedy, given.temperature, given.top_p, given.max_new_tokens, given.seed),
+            "generation": generation,
         }
     )
+
+
+def generation_of(given: Namespace) -> Generation:
+    """How responses are to be drawn. Raises `BadInput` for numbers that make no sense."""
+    if not 0 < given.temperature < math.inf or not 0 < given.top_p <= 1:
+        raise BadInput("--temperature must be above 0 (--greedy for none), and --top_p above 0 and at most 1")
+    from safeeraser.generation.sampling import Generation  # here too
+
+    return Generation(given.greedy, given.temperature, given.top_p, given.max_new_tokens, given.seed)

@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -15,7 +15,7 @@ from safeeraser import __version__
 from safeeraser.arguments import without_credentials
 from safeeraser.benchmark.checked import unreadable
 from safeeraser.benchmark.files import described_by, make_room_for, read_json, write_json
-from safeeraser.benchmark.records import read_records
+from safeeraser.benchmark.records import DataFile, read_records
 from safeeraser.errors import BadInput
 from safeeraser.infer.attacks import ATTACKS
 from safeeraser.infer.checkpoint import load_merged, training_of
@@ -46,8 +46,21 @@ class Inferred:
     missing: dict[str, str] = field(default_factory=dict)  # by the request's key: record/place/field
 
 
-def infer(options: Options) -> Inferred:
+def write_predictions(options: Options, data: DataFile, requests: list[Request], responses: dict[str, str]) -> None:
+    """Write the predictions, and say how many of the release's fields are null in them."""
+    filled = predictions(data, requests, responses)
+    write_json(options.output_file, filled, indent=4)
+    _note_nulls(options.output_file, nulls(filled))
+
+
+Write = Callable[[Options, DataFile, list[Request], dict[str, str]], None]  # the responses by their request's key
+
+
+def infer(options: Options, write: Write = write_predictions) -> Inferred:
     """Answer every request and write `output_file`, with what produced it beside it (`.run.json`).
+
+    Args:
+        write: what makes the output file of the responses that are there.
 
     Raises:
         NothingAnswered: not one response came.
@@ -84,9 +97,7 @@ def infer(options: Options) -> Inferred:
         raise NothingAnswered(f"nothing was answered: {next(iter(missing.values()))}")
     if processes.main:
         write_json(described_by(output), describe(options, settings, missing, processes))
-        filled = predictions(data, requests, partial.done)
-        write_json(output, filled, indent=4)
-        _note_nulls(output, nulls(filled))
+        write(options, data, requests, partial.done)
         _tell(options, requests, missing)
     leave_together()
     if not missing:
