@@ -109,7 +109,9 @@ def run(script: str, *arguments: object, cwd: Path = RECORDED) -> subprocess.Com
     `script`: one of the entry points, or what `python -m` runs.
     """
     if script.startswith("safeeraser."):
-        spec = importlib.util.find_spec(f"{script}.__main__")
+        spec = importlib.util.find_spec(script)
+        if spec.submodule_search_locations:
+            spec = importlib.util.find_spec(f"{script}.__main__")
     else:
         spec = importlib.util.spec_from_file_location(script, ROOT / f"{script}.py")
     module = importlib.util.module_from_spec(spec)

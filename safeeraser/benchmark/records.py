@@ -24,6 +24,8 @@ CATEGORIES = ("HateSpeech", "IllegalActivity", "Privacy", "Sex", "Violence", "We
 UNHARM = "UnharmPair_*"
 UNHARM_KEYS = ("UnharmPair_text1", "UnharmPair_text2", "UnharmPair_image1", "UnharmPair_image2")
 
+REFUSALS = "prompt.json"  # beside a data file
+
 NO_DATASET = (
     "no such file; put the benchmark there (dataset/README.md says how) or build the mini benchmark with "
     "'python -m safeeraser.mini.build'"
@@ -168,7 +170,7 @@ def read_records(path: str | Path) -> DataFile:
 
 def read_refusals(data_path: str | Path) -> list[str]:
     """The refusals of `prompt.json`, which stands beside the data file. Raises `BadInput` if it cannot be used."""
-    path = Path(data_path).parent / "prompt.json"
+    path = Path(data_path).parent / REFUSALS
     value = read_json(path)
     refusals = value.get("idk") if isinstance(value, dict) else None
     if not isinstance(refusals, list) or not refusals:

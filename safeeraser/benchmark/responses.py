@@ -31,5 +31,8 @@ VIEWS = {
     "retain_image_free": View("harmless", "none", ("image_free_prediction",)),
 }
 VIEW_OF = {field: name for name, view in VIEWS.items() for field in view.fields}
+# One more has its response where a data file holds its model's own, and is of no predictions file.
+OWN = "own"
+ASKED = {OWN: View("harmful", "harmful", ("model_response",))} | VIEWS
 RELEASED = ("forget", "decoupled", "retain")  # what the release asks
 SWAPPED_PICTURE = "SwappedImage_path"  # the key of a record that tells which picture `swapped` showed

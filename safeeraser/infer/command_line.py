@@ -35,6 +35,26 @@ def arguments(description: str | None = None) -> Arguments:
     return parser
 
 
+def own_arguments(description: str | None = None) -> Arguments:
+    """The options of `python -m safeeraser.benchmark.answers`; under its own names or those of ckpt_infer.py."""
+    parser = Arguments(prog="python -m safeeraser.benchmark.answers", description=description)
+    add = parser.add_argument
+    add("--model_path", "--model", required=True, help="whose answers: a folder, or a name on the Hugging Face hub")
+    add(
+        "--eval_file",
+        "--data",
+        type=Path,
+        default=Path("dataset/all_train.json"),
+        help="the data file whose questions are asked; it stays as it is (default: %(default)s)",
+    )
+    add("--output_file", "--out", type=Path, required=True, help="where the data file with the answers goes")
+    add("--prediction", action="store_true", help="also the Prediction of the harmless pairs")
+    add("--overwrite", action="store_true", help="replace an output file that exists")
+    drawing(parser.add_argument_group("how they are drawn").add_argument)
+    engine(parser.add_argument_group("what answers").add_argument)
+    return parser
+
+
 def speak() -> None:
     """Show what is told of a run. Of several processes the first one speaks for all."""
     logging.basicConfig(level=logging.INFO if first_process() else logging.WARNING, format="%(message)s")

@@ -7,7 +7,7 @@ from typing import Any
 
 from safeeraser import model as models
 from safeeraser.benchmark.files import sha256
-from safeeraser.benchmark.responses import VIEWS
+from safeeraser.benchmark.responses import ASKED
 from safeeraser.errors import BadInput
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer.attacks import ATTACKS
@@ -70,7 +70,7 @@ class Options:
             **asdict(self.generation),
             "attack": self.attack,
             "attack_code": ATTACKS[self.attack].code if self.attack else None,
-            "only": [view for view in VIEWS if view in self.selection.views],
+            "only": [view for view in ASKED if view in self.selection.views],
             "categories": sorted(self.selection.categories),
             "skip": self.selection.skip,
             "limit": self.selection.limit,

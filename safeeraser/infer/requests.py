@@ -9,7 +9,7 @@ from PIL import Image
 from safeeraser.benchmark.conversation import IMAGE
 from safeeraser.benchmark.pictures import find_picture, open_picture
 from safeeraser.benchmark.records import UNHARM, DataFile
-from safeeraser.benchmark.responses import RELEASED, VIEWS
+from safeeraser.benchmark.responses import ASKED, RELEASED
 from safeeraser.errors import BadInput
 from safeeraser.infer.attacks import Attack, Attacked, chance
 
@@ -76,7 +76,7 @@ def build_requests(
         requests = [attacked(request, attack, seed) for request in requests]
     asked = {request.place[-1] for request in requests}
     for view in selection.views:
-        if VIEWS[view].fields[0] not in asked:
+        if ASKED[view].fields[0] not in asked:
             raise BadInput(f"{data.where(chosen[0], UNHARM)}: missing, as in all records asked, and '{view}' reads it")
     for request in requests:
         if IMAGE in request.question:
@@ -93,7 +93,7 @@ def _of_record(data: DataFile, index: int, views: tuple[str, ...]) -> Iterator[R
         "benign": lambda: benign_picture(data, index),
         "swapped": lambda: benign_picture(data, swap_partner(data, index)),
     }
-    shown = {VIEWS[view].picture for view in views} - {"none"}
+    shown = {ASKED[view].picture for view in views} - {"none"}
     wanted = {picture: names[picture]() for picture in shown}
     # One that is not there is told of later, with those that cannot be decoded.
     found = {picture: find_picture(name, data.path) or Path(name) for picture, name in wanted.items()}
@@ -104,7 +104,7 @@ def _of_record(data: DataFile, index: int, views: tuple[str, ...]) -> Iterator[R
     # Question by question, as its views may share what is read of it.
     for kind, questions in pairs.items():
         for place, question in questions:
-            for view in (VIEWS[view] for view in VIEWS if view in views and VIEWS[view].question == kind):
+            for view in (ASKED[view] for view in ASKED if view in views and ASKED[view].question == kind):
                 for field in view.fields:
                     yield Request(index, (*place, field), found.get(view.picture), question)
 

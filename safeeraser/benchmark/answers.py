@@ -1,0 +1,28 @@
+"""Put a model's own answers into a data file: `python -m safeeraser.benchmark.answers --model MODEL --out OUT.json`.
+
+The benchmark's are LLaVA-1.5's. In OUT the model's stand in their places, `model_response`, `sd_response` and with
+--prediction `Prediction`; what was there is kept beside them as `original_...`, and `answered_by` tells who answered.
+
+Each answer is kept as soon as it is there: stopped at any moment, the same command goes on where it was. Exit code 3:
+the run is through, but some answers are missing, for the reasons listed.
+"""
+
+from safeeraser.errors import command
+
+
+@command
+def main() -> int:
+    """Read the arguments, answer."""
+    # The command's name says what it makes, a data file. What it does is inference, in a room above this one: so it is
+    # only looked for when the command is run, and nothing else in this room leads there.
+    from safeeraser.infer.command_line import INCOMPLETE, own_arguments, speak
+
+    given = own_arguments(__doc__).parse_args()
+    speak()
+    from safeeraser.infer.answers import answer  # only now, since torch takes its time to load
+
+    return INCOMPLETE if answer(given).missing else 0
+
+
+if __name__ == "__main__":
+    main()
