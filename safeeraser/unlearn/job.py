@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from safeeraser import model as models
+from safeeraser.benchmark.answered import RELEASED, RELEASED_TYPE, Answerer, answerer
 from safeeraser.benchmark.files import home, run_of
+from safeeraser.benchmark.records import read_raw
 from safeeraser.errors import BadInput
+from safeeraser.progress import first_process
 from safeeraser.unlearn.data import Data, load_data
 from safeeraser.unlearn.engine import Engine, check_engine, engine_of
 from safeeraser.unlearn.plan import Schedule, Step, differing, make_plan, read_plan
@@ -49,9 +52,10 @@ def prepare(settings: Settings) -> Job:
     engine = engine_of(settings)
     check_save_dir(settings, engine)
     checkpoint = find_checkpoint(settings, engine)
-    origin(settings, checkpoint)
+    base = origin(settings, checkpoint)["base"]
     data = load_data(settings)
     check_same_data(settings, data, checkpoint)
+    note_other_answers(settings, base)
     probed = probe_items(settings) if settings.probe_every else {}
     plan = make_or_read_plan(settings, data.sizes, engine.processes, data.record)
     check_engine(engine, settings, items=len(plan))
@@ -86,6 +90,37 @@ def check_same_data(settings: Settings, data: Data, checkpoint: str | None) -> N
     then = run_of(Path(checkpoint)).get("data", {}) if checkpoint else {}
     if differ := differing(then, data.record):
         raise BadInput(f"{settings.data_path}: not the data that the checkpoint's run had ({', '.join(differ)} differ)")
+
+
+def note_other_answers(settings: Settings, base: dict[str, Any]) -> None:
+    """Say, once, where answers that are trained on are another model's than `base`, the fingerprint of this run's."""
+    source, kind = settings.data, settings.model_family.model_type
+    fields = {view: field for view in settings.method.views if (field := source.views[view].answer)}
+    files = {view: source.file_of(view, settings.data_path) for view in fields}
+    read = {file: read_raw(file) for file in set(files.values())}
+    for view, field in fields.items():
+        for number, record in enumerate(read[files[view]]):
+            by = answerer(record, field)
+            if by and answered_elsewhere(by, base, kind) and first_process():
+                log.warning(
+                    "note: %s: record %d, %s is of %s, not of %s; 'python -m safeeraser.benchmark.answers' makes a "
+                    "file of answers of its own",
+                    files[view],
+                    number,
+                    field,
+                    f"{by.model} (weights {by.weights[:12]})" if by.weights else by.model,
+                    base["model_path"],
+                )
+                return
+
+
+def answered_elsewhere(by: Answerer, base: dict[str, Any], kind: str) -> bool:
+    """Whether another model than `base`, of the type `kind`, answered; what is not known is taken for alike."""
+    if by is RELEASED:  # of which no fingerprint is known
+        return kind != RELEASED_TYPE
+    if by.weights and base["weights"]:
+        return by.weights != base["weights"]
+    return by.model != base["model_path"]
 
 
 def check_scaling(settings: Settings, adapter: Path) -> None:

@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL, other_base, record, refused, run, write_dataset
+from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL, other_base, record, refused, run, settings, write_dataset
 from helpers import write_json as write
 from scoring import run_eval
 
@@ -19,6 +19,7 @@ from safeeraser.benchmark.check import check_folder
 from safeeraser.benchmark.pictures import find_picture
 from safeeraser.benchmark.records import read_records
 from safeeraser.model import fingerprint
+from safeeraser.unlearn.job import note_other_answers
 
 pytestmark = pytest.mark.slow
 
@@ -286,6 +287,72 @@ def test_the_check_of_a_folder_and_scoring_read_it(own, tmp_path):
     done = run_eval(*words)
     assert done.returncode == 0, done.stderr
     assert read(summary)["rr"]["n"] > 0
+
+
+def forget(folder, *words):
+    """What a step of training says that tells whose the answers are, run from a folder where no picture lies."""
+    folder.mkdir(exist_ok=True)
+    done = run("forget", *TRAINED, f"save_dir={folder / 'run'}", *words, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "run" / "adapter_model.safetensors").is_file()
+    return [line for line in done.stderr.splitlines() if "safeeraser.benchmark.answers" in line]
+
+
+@pytest.mark.parametrize("method", ["popd", "gd"])
+def test_the_model_that_answered_is_trained_and_nothing_is_said(own, tmp_path, method):
+    copied = shutil.copytree(MODEL, tmp_path / "under_another_name")
+    assert forget(tmp_path / "work", f"model_path={copied}", f"data_path={own}", f"forget_loss={method}") == []
+
+
+def test_another_is_told_of_once(own, other, tmp_path):
+    line, *more = forget(tmp_path / "work", f"model_path={other}", f"data_path={own}", "forget_loss=gdpd")
+    weights = fingerprint(str(MODEL))["weights"][:12]
+    assert not more and line == (
+        f"note: {own}: record 0, model_response is of {MODEL} (weights {weights}), not of {other}; "
+        "'python -m safeeraser.benchmark.answers' makes a file of answers of its own"
+    )
+
+
+def test_a_model_of_another_family_answers_and_is_trained_on_what_it_said(tmp_path):
+    out = tmp_path / "answers" / "all_train.json"
+    done = run(COMMAND, "--model", QWEN, "--data", TRAIN, "--out", out, *DRAWN[:4], "--greedy", "--batch_size", 8)
+    assert done.returncode == 0, done.stderr
+    assert read(out)[0]["answered_by"]["weights"] == fingerprint(str(QWEN))["weights"]
+    words = (f"model_path={QWEN}", "forget_loss=gdpd", "recipe=corrected", "bad_items=skip", "max_bad_items=0.5")
+    assert forget(tmp_path / "own", f"data_path={out}", *words) == []
+    (line,) = forget(tmp_path / "release", f"data_path={TRAIN}", *words)
+    assert f"model_response is of LLaVA-1.5, not of {QWEN}" in line
+
+
+def told(caplog, *words):
+    """What is said of a data file and a model of which only the configuration is there."""
+    read_settings = settings(*words)
+    note_other_answers(read_settings, {"model_path": read_settings.model_path, "revision": None, "weights": None})
+    messages = caplog.messages
+    caplog.clear()
+    return messages
+
+
+def test_what_is_not_marked_is_llava_s(caplog, monkeypatch):
+    assert told(caplog, "forget_loss=gdpd") == []  # LLaVA
+    (line,) = told(caplog, "forget_loss=gdpd", f"model_path={QWEN}")
+    assert line.startswith(f"note: {TRAIN}: record 0, model_response is of LLaVA-1.5, not of {QWEN}; ")
+    (line,) = told(caplog, "forget_loss=popd", f"model_path={QWEN}")
+    assert "record 0, sd_response is of LLaVA-1.5" in line
+    assert told(caplog, "forget_loss=po", f"model_path={QWEN}") == []  # reads neither
+    monkeypatch.setenv("RANK", "1")
+    assert told(caplog, "forget_loss=gdpd", f"model_path={QWEN}") == []  # the first process has said it
+
+
+def test_a_server_s_answers_are_told_apart_by_name(tmp_path, caplog):
+    answers = {("unsafe_pairs", n, field): f"New {n}." for n in range(4) for field in MARK["fields"]}
+    marks = [MARK | {"model": str(MODEL)}] * 2 + [MARK | {"model": "served"}]
+    values = [with_answers(record(n), answers, mark) for n, mark in enumerate(marks)]
+    words = ("forget_loss=ga", f"data_path={write_dataset(tmp_path, *values)}")
+    (line,) = told(caplog, *words)
+    assert "record 2, model_response is of served, not of" in line
+    write_dataset(tmp_path, *values[:2])
+    assert told(caplog, *words) == []
 
 
 # The page
