@@ -14,8 +14,8 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration, LlavaProc
 from safeeraser import model as models
 from safeeraser.benchmark.conversation import CHAT_TEMPLATE, prompt
 from safeeraser.benchmark.files import sha256
+from safeeraser.benchmark.pictures import open_picture
 from safeeraser.errors import BadInput
-from safeeraser.generation.decoder import SYSTEM, encode_question
 from safeeraser.model import __main__ as command
 
 CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
@@ -48,10 +48,7 @@ def logits(model, inputs):
 def inputs():
     """A question about a picture, as this project's inference puts it to a model."""
     preprocessor = models.load_preprocessor(str(MODEL))
-    with Image.open(PICTURE) as picture:
-        pixels = preprocessor.pixels(picture.convert("RGB"))
-    ids = torch.tensor([encode_question(preprocessor, QUESTION)])
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels[None]}
+    return preprocessor.join([preprocessor.encode(models.Turn(open_picture(PICTURE), QUESTION))])
 
 
 def test_it_says_what_model_and_adapter_say_together(merged):
@@ -68,7 +65,7 @@ def test_it_says_what_model_and_adapter_say_together(merged):
 def test_its_processor_makes_of_a_chat_what_inference_asks(merged, load):
     processor = load.from_pretrained(merged)
     text = processor.apply_chat_template(CHAT, add_generation_prompt=True)
-    assert text == prompt(QUESTION, SYSTEM)
+    assert text == prompt(QUESTION, "user")
     with Image.open(PICTURE) as picture:
         found = processor(images=picture.convert("RGB"), text=text, return_tensors="pt")
     for name, value in inputs().items():

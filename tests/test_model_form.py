@@ -19,7 +19,7 @@ from safeeraser import model as models
 from safeeraser.benchmark.conversation import CHAT_TEMPLATE
 from safeeraser.benchmark.pictures import open_picture
 from safeeraser.errors import BadInput
-from safeeraser.generation.decoder import Asked, Decoder, encode_question
+from safeeraser.generation.decoder import Asked, Decoder
 from safeeraser.generation.sampling import Generation
 
 # As the hub's own LLaVA-1.5 writes a chat: roles in capitals, pictures first, no system text, a space behind each part.
@@ -33,7 +33,7 @@ ROLES = (
 # For text alone, and with words of its own before the chat.
 PLAIN = "Be kind. {% for m in messages %}{{ m['role'].upper() + ': ' + m['content'] + '\n' }}{% endfor %}"
 INST = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'][0]['text'] }}[/]{% endfor %}"
-ONE_FORM = "this project so far knows LLaVA-1.5's form alone"
+ONE_FORM = "of 'llava' models this project knows LLaVA-1.5's form alone"
 
 
 @pytest.fixture
@@ -45,6 +45,11 @@ def folder(tmp_path):
 def told(folder, **changes):
     """Change the folder's configuration."""
     write_json(folder / "config.json", json.loads((folder / "config.json").read_text()) | changes)
+
+
+def picture_tokens(preprocessor):
+    """How many tokens a picture takes."""
+    return preprocessor.place(lambda: (64, 64)).count(preprocessor.processor.image_token)
 
 
 def part(config):
@@ -140,7 +145,7 @@ def test_a_chat_template_must_write_vicunas_form(folder, name, template):
     value = json.loads(file.read_text()) if file.exists() else {}
     file.write_text(template) if name.endswith("jinja") else write_json(file, value | {"chat_template": template})
     if template != INST:
-        assert models.load_preprocessor(str(folder)).image_length == 16
+        assert picture_tokens(models.load_preprocessor(str(folder))) == 16
         return
     with pytest.raises(BadInput) as error:
         models.load_preprocessor(str(folder))
@@ -174,21 +179,20 @@ def test_other_layers_and_the_class_token_work(folder, tmp_path, changes, length
                "max_train_steps=1", "gradient_accumulation_steps=1", "workers=0", "dtype=float32")  # fmt: skip
     assert done.returncode == 0, done.stderr
     preprocessor = models.load_preprocessor(str(folder))
-    assert preprocessor.image_length == length
-    model = (
-        models.load_adapted(models.load_model(str(folder), torch.float32), tmp_path / "run").merge_and_unload().eval()
-    )
+    assert picture_tokens(preprocessor) == length
+    model = models.load_adapted(models.load_model(str(folder), torch.float32), tmp_path / "run").merge_and_unload()
     picture = data.parent / "img/Weapon/0.jpg"
-    decoder = Decoder(model, preprocessor, Generation(greedy=True, max_new_tokens=12), 2)
+    decoder = Decoder(models.VLM(model.eval(), preprocessor), Generation(greedy=True, max_new_tokens=12), 2)
     ((_, answer),) = next(decoder.answer([Asked(picture, "Alpha bravo?")]))
-    ids = torch.tensor([encode_question(preprocessor, "Alpha bravo?")])
+    inputs = preprocessor.join([preprocessor.encode(models.Turn(open_picture(picture), "Alpha bravo?"))])
     output = model.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        pixel_values=preprocessor.pixels(open_picture(picture))[None],
+        **inputs,
         generation_config=GenerationConfig(do_sample=False, max_new_tokens=12, eos_token_id=2, pad_token_id=0),
     )
-    assert answer == preprocessor.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip()
+    assert (
+        answer
+        == preprocessor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+    )
 
 
 @pytest.mark.parametrize("size", [0, 5, 1000, -1])

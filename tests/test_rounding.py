@@ -61,7 +61,7 @@ def test_nf4_gives_the_sixteen_values_of_normal_float():
 @pytest.mark.parametrize("name", ROUNDINGS)
 def test_the_language_model_alone_is_rounded(name):
     plain, rounded = (
-        load_merged(str(MODEL), None, dtype="float32", lora_alpha=256, quantization=quantization).state_dict()
+        load_merged(str(MODEL), None, dtype="float32", lora_alpha=256, quantization=quantization).model.state_dict()
         for quantization in ("none", name)
     )
     changed = {key for key in plain if not torch.equal(plain[key], rounded[key])}
