@@ -26,9 +26,10 @@ from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from safeeraser.benchmark.family import Family, page_of_type
-from safeeraser.benchmark.files import RUN_FILE, adapter_file, home, write_whole, write_whole_folder
+from safeeraser.benchmark.files import RUN_FILE, adapter_file, home, read_object, write_whole, write_whole_folder
 from safeeraser.errors import BadInput, nearest
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 # Where part of a DoRA is asked for, its layers are merged one by one before PEFT merges the whole.
 warnings.filterwarnings("ignore", message="All adapters are already merged")
 
+RELEASED_TYPE = "llava"  # the models whose adapters the release's form holds
 RENAMED = (  # (release, here), for parameter names
     ("base_model.model.language_model.model.", "base_model.model.model.language_model."),
     ("base_model.model.multi_modal_projector.", "base_model.model.model.multi_modal_projector."),
@@ -180,6 +182,7 @@ def read_adapter(path: str | Path) -> dict[str, Tensor]:
 
 def load_adapter(model: PeftModel, path: str | Path) -> None:
     """Put an adapter's parameters into `model`. Raises `BadInput` listing names or shapes that do not match."""
+    _check_kind(model.config.model_type, path)
     tensors = read_adapter(path)
     check_adapter(model, tensors, path)
     set_peft_model_state_dict(model, tensors)
@@ -201,6 +204,19 @@ def check_adapter(model: PeftModel, tensors: Mapping[str, Tensor], path: str | P
         raise BadInput(f"{path}: this adapter does not fit the model: {'; '.join(wrong[:3])}{more}")
 
 
+def _check_kind(model_type: str, path: str | Path) -> None:
+    """Raises `BadInput` where an adapter tells that it is of another kind of model: some have parts alike to the name
+    and the shape, and of the others a list of names says less."""
+    file = home(path) / "adapter_config.json"
+    if file.is_file():
+        of = ((read_object(file).get("auto_mapping") or {}).get("base_model_class") or "").removeprefix("FSDP")
+        told = [kind for kind, name in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.items() if name == of]
+    else:
+        told = [] if adapter_file(path).suffix == ".safetensors" else [RELEASED_TYPE]
+    if told and model_type not in told:
+        raise BadInput(f"{path}: an adapter of '{told[0]}' models, and this is a '{model_type}'")
+
+
 def load_adapted(model: PreTrainedModel, path: str | Path, *, alpha: float = 256, scale: float = 1.0) -> PeftModel:
     """The model with a stored adapter on it, whichever form it is stored in; `alpha` as in `adapter_config`.
 
@@ -210,6 +226,7 @@ def load_adapted(model: PreTrainedModel, path: str | Path, *, alpha: float = 256
             is multiplied by it; what was trained whole moves along that line too, and so do the layers of a DoRA,
             whose magnitudes do not vanish with alpha: these are merged then.
     """
+    _check_kind(model.config.model_type, path)
     config = adapter_config(path, alpha)
     config.inference_mode = True
     config.lora_alpha *= 1 if config.use_dora else scale
@@ -267,7 +284,7 @@ def adapter_config(path: str | Path, alpha: float = 256) -> LoraConfig:
     if len(ranks) != 1:
         raise BadInput(f"{path}: holds no LoRA of one rank (found ranks {sorted(ranks)})")
     targets = {name.split(".lora_")[0].rpartition(".")[2] for name in tensors if ".lora_" in name}
-    released = page_of_type("llava")  # whose adapters such files are
+    released = page_of_type(RELEASED_TYPE)
     family = released.model_copy(update={"lora_targets": tuple(sorted(targets))})
     whole = {family.part_of(name) for name in tensors}
     return lora_config(
