@@ -6,13 +6,25 @@ take is weights, a processor and a chat template.
 
 import logging
 import shutil
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils import CONFIG_NAME
 
-from safeeraser.benchmark.files import RUN_FILE, adapter_file, home, run_of, sha256, write_json, write_whole_folder
+from safeeraser.benchmark.files import (
+    RUN_FILE,
+    adapter_file,
+    home,
+    read_object,
+    run_of,
+    sha256,
+    write_json,
+    write_whole_folder,
+)
 from safeeraser.errors import BadInput
 from safeeraser.model.adapters import adapter_config, load_adapted
 from safeeraser.model.fingerprint import fingerprint
@@ -26,8 +38,9 @@ log = logging.getLogger(__name__)
 
 RELEASED_MODEL = "llava-hf/llava-1.5-7b-hf"  # the base of an adapter that names none
 # What a processor, a tokenizer and a chat template lie in: taken over as they are, what transformers would leave out of
-# them on this machine included.
+# them on this machine included. So is what settles how the model generates.
 WORDS = (
+    "generation_config.json",
     "*processor_config.json",
     "tokenizer*",
     "chat_template.*",
@@ -128,9 +141,24 @@ def write_model(
         return
     # In the hub's names, which transformers keeps of what it has loaded.
     model.save_pretrained(folder, state_dict=state, save_original_format=True)
-    origin = preprocessor.origin
-    if not Path(origin).is_dir():
-        origin = snapshot_download(origin, allow_patterns=WORDS)
-    for pattern in WORDS:
-        for file in Path(origin).glob(pattern):
-            shutil.copyfile(file, folder / file.name)
+    origin = Path(preprocessor.origin)
+    if not origin.is_dir():
+        origin = Path(snapshot_download(preprocessor.origin, allow_patterns=[CONFIG_NAME, *WORDS]))
+    for file in (file for pattern in WORDS for file in origin.glob(pattern)):
+        shutil.copyfile(file, folder / file.name)
+    write_json(folder / CONFIG_NAME, _config_in_its_words(read_object(origin / CONFIG_NAME), model))
+
+
+def _config_in_its_words(told: dict[str, Any], model: PreTrainedModel) -> dict[str, Any]:
+    """The configuration as it was, but for what may have changed: the weights' dtype, and whether the head is tied.
+
+    transformers 5 would write some of it anew, in words that 4, which servers and harnesses still bring, does not read
+    but replaces by a default of its own without a word: the frequencies of the positions, for one.
+    """
+    dtype = str(model.dtype).removeprefix("torch.")
+    for part in (told, *(value for value in told.values() if isinstance(value, dict))):
+        part |= dict.fromkeys({"dtype", "torch_dtype"} & part.keys(), dtype)
+    tied = model.config.tie_word_embeddings
+    if tied != type(model.config).from_dict(deepcopy(told)).tie_word_embeddings:
+        told["tie_word_embeddings"] = tied
+    return {"dtype": dtype, "torch_dtype": dtype} | told
