@@ -61,7 +61,7 @@ def place(tmp_path_factory):
     model_command("merge", CHECKPOINT, place / "recorded", "--model_path", MODEL)
     preprocessor = models.load_preprocessor(str(hub))
     fresh = LlavaForConditionalGeneration(LlavaConfig.from_dict(hub_like.FILES["config.json"]))
-    models.write_model(place / "fresh", fresh, preprocessor.tokenizer, preprocessor.image_processor)
+    models.write_model(place / "fresh", fresh, preprocessor)
     shutil.copytree(place / "copy", place / "fives")
     models.load_model(str(hub), "auto").save_pretrained(place / "fives", save_original_format=False)
     model_command("copy", place / "fives", place / "fives_copy")
