@@ -16,6 +16,20 @@ PAGES = CONFIG / "model_family"
 AUTO = "auto"  # the page that stands for whichever the model's own configuration tells
 
 
+class LmmsEval(BaseModel):
+    """lmms-eval's way to load a family.
+
+    Attributes:
+        model: its name for it.
+        dtype: the one that it loads the weights in, whatever is asked; None: it takes a dtype.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    dtype: str | None = None
+
+
 class Family(BaseModel):
     """A family, or one model of it.
 
@@ -29,7 +43,7 @@ class Family(BaseModel):
         chat: the wording: the folder's own chat template (None), or the release's with its two system texts.
         decoder: how questions are answered: `continuous` needs rotary positions and attention to all places, `batched`
             asks nothing of a model.
-        lmms_eval: lmms-eval's name for it.
+        lmms_eval: how lmms-eval is asked about it; None: it cannot be.
         architecture: the configuration's numbers, for a dry run that cannot read them.
     """
 
@@ -45,7 +59,7 @@ class Family(BaseModel):
     end_of_turn: str
     chat: Literal["vicuna_v1"] | None = None
     decoder: Literal["continuous", "batched"]
-    lmms_eval: str | None = None
+    lmms_eval: LmmsEval | None = None
     architecture: dict[str, Any] | None = None
 
     def part_of(self, name: str) -> str:

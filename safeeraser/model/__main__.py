@@ -5,10 +5,11 @@ import logging
 from pathlib import Path
 
 from safeeraser.arguments import Arguments, one_of
+from safeeraser.benchmark.release import RELEASED_MODEL
 from safeeraser.errors import command
 from safeeraser.model.adapters import convert
 from safeeraser.model.loading import DTYPES
-from safeeraser.model.merge import RELEASED_MODEL, copy, merge
+from safeeraser.model.merge import copy, merge
 
 
 def parser() -> Arguments:

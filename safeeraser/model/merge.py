@@ -25,6 +25,7 @@ from safeeraser.benchmark.files import (
     write_json,
     write_whole_folder,
 )
+from safeeraser.benchmark.release import RELEASED_MODEL
 from safeeraser.errors import BadInput
 from safeeraser.model.adapters import adapter_config, load_adapted
 from safeeraser.model.fingerprint import fingerprint
@@ -36,7 +37,6 @@ from safeeraser.model.vlm import VLM
 
 log = logging.getLogger(__name__)
 
-RELEASED_MODEL = "llava-hf/llava-1.5-7b-hf"  # the base of an adapter that names none
 # What a processor, a tokenizer and a chat template lie in: taken over as they are, what transformers would leave out of
 # them on this machine included. So is what settles how the model generates.
 WORDS = (

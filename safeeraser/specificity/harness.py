@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safeeraser.benchmark.family import LmmsEval
 from safeeraser.benchmark.files import read_json
 from safeeraser.errors import BadInput
 
@@ -63,17 +64,31 @@ def look(python: str, names: list[str], include_path: Path | None) -> dict[str, 
 
 
 def command_line(
-    python: str, model: Path, task: str, out: Path, *, gpus: int, dtype: str, include_path: Path | None, more: list[str]
+    python: str,
+    model: Path,
+    task: str,
+    out: Path,
+    *,
+    asked: LmmsEval,
+    gpus: int,
+    dtype: str,
+    include_path: Path | None,
+    more: list[str],
 ) -> list[str]:
-    """The call that runs a task: on the CPU, on one GPU, or sharded over several by `accelerate launch`."""
+    """The call that runs a task: on the CPU, on one GPU, or sharded over several by `accelerate launch`.
+
+    Args:
+        asked: how a model of this family is.
+    """
     place = ["device=cpu", "device_map=cpu"] if not gpus else ["device=cuda", "device_map=cuda"] if gpus == 1 else []
+    typed = [] if asked.dtype else [f"dtype={dtype}"]  # some end with an error where an argument is not theirs
     # With several, each process must be left to take the GPU of its own number: no device is named.
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(gpus), "--num_machines", "1"]
     launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     return [
-        *(python, *(launcher if gpus > 1 else []), "-m", "lmms_eval", "--model", "llava_hf"),
-        *("--model_args", ",".join([f"pretrained={model}", f"dtype={dtype}", *place])),
-        *("--tasks", task, "--batch_size", "1", "--output_path", str(out)),  # llava_hf takes one at a time, no more
+        *(python, *(launcher if gpus > 1 else []), "-m", "lmms_eval", "--model", asked.model),
+        *("--model_args", ",".join([f"pretrained={model}", *typed, *place])),
+        *("--tasks", task, "--batch_size", "1", "--output_path", str(out)),  # some of its models take no more
         *(["--include_path", str(include_path)] if include_path else []),
         *more,
     ]

@@ -6,8 +6,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import hf_hub_download
+
 from safeeraser.arguments import Arguments, count, one_of, several
-from safeeraser.benchmark.files import CONFIG, adapter_file, sha256
+from safeeraser.benchmark.family import Family, families, page_for, page_of_type
+from safeeraser.benchmark.files import CONFIG, adapter_file, home, read_object, sha256
+from safeeraser.benchmark.release import RELEASED_MODEL
 from safeeraser.errors import BadInput, command
 from safeeraser.specificity import harness
 from safeeraser.specificity.tasks import JUDGE, POPE, needs_judge, plan, without_judge
@@ -48,9 +52,7 @@ def parser() -> Arguments:
 @command
 def parse_only() -> None:
     """Look at the command line alone."""
-    options = parser().parse_args()
-    if options.checkpoint_path:
-        adapter_file(options.checkpoint_path)
+    look_over(parser().parse_args())
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Job:
     adapter: Path | None
     adapter_sha256: str | None
     model_path: str | None
+    family: Family
     allow_other_base: bool
     out: Path
     tasks: list[str]
@@ -109,7 +112,35 @@ def look_over(options: Any) -> list[str]:
     for path in filter(None, (out, options.model_path)):
         if any(sign in str(Path(path).resolve()) for sign in ",="):
             raise BadInput(f"{path}: lmms-eval takes no path with a comma or an equals sign")
+    family, told = _family(options), families()
+    if not (asked := family.lmms_eval):
+        known = ", ".join(name for name, page in told.items() if page.lmms_eval and not page.model_path)
+        raise BadInput(
+            f"lmms-eval has no model for the family {family.name} (it has for {known}); where yours has one, name it "
+            f"as lmms_eval in config/model_family/{family.name}.yaml"
+        )
+    if asked.dtype and options.dtype not in ("auto", asked.dtype):
+        raise BadInput(f"--dtype {options.dtype}: lmms-eval's {asked.model} loads every model in {asked.dtype}")
     return plan(options.tasks, lite=options.lite)
+
+
+def _family(options: Any) -> Family:
+    """The family of the model that is to be asked: by its name or its folder, else by what the hub has of it."""
+    adapter = options.checkpoint_path and home(options.checkpoint_path) / "adapter_config.json"
+    named = read_object(adapter).get("base_model_name_or_path") if adapter and adapter.is_file() else None
+    path = options.model_path or named or RELEASED_MODEL
+    if page := page_for(path):
+        return page
+    try:
+        own = Path(path, "config.json")
+        file = own if own.is_file() else hf_hub_download(path, own.name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BadInput(f"{path}: no model in this folder, and none of that name from the hub ({reason})") from None
+    kind = read_object(file).get("model_type")
+    if page := page_of_type(kind or ""):
+        return page
+    raise BadInput(f"{path}: a '{kind}' model, for which config/model_family has no page")
 
 
 def _out(options: Any) -> Path | None:
@@ -130,18 +161,19 @@ def check(options: Any) -> Job:
     if not tasks:
         raise BadInput("nothing to run: " + "; ".join(f"{name}: {reason}" for name, reason in missing.items()))
     _ask_for_token(tasks, known)
-    gpus = _gpus(options.num_processes, known["gpus"])
+    gpus, family = _gpus(options.num_processes, known["gpus"]), _family(options)
     return Job(
         python=python,
         adapter=adapter,
         adapter_sha256=digest,
         model_path=options.model_path,
+        family=family,
         allow_other_base=options.allow_other_base,
         out=_out(options),
         tasks=tasks,
         known=known,
         gpus=gpus,
-        dtype="float32" if options.dtype == "auto" and not gpus else options.dtype,
+        dtype=family.lmms_eval.dtype or ("float32" if options.dtype == "auto" and not gpus else options.dtype),
         include_path=include_path,
         limit=options.limit,
         pope=options.pope,
@@ -188,7 +220,5 @@ def _ask_for_token(tasks: list[str], known: dict[str, Any]) -> None:
 def _gpus(wanted: int | None, there: int) -> int:
     """How many GPUs to use; 0: the CPU."""
     if wanted and wanted > max(there, 1):
-        raise BadInput(
-            f"--num_processes {wanted}: {there} GPUs are visible; lmms-eval's llava_hf shares among GPUs alone"
-        )
+        raise BadInput(f"--num_processes {wanted}: {there} GPUs are visible; lmms-eval shares a task among GPUs alone")
     return min(wanted or there, there)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from safeeraser.benchmark.conversation import CHAT_TEMPLATE
+from safeeraser.benchmark.family import Family
 from safeeraser.benchmark.files import lock, make_room_for, read_json, run_of, write_json
 from safeeraser.errors import BadInput
 from safeeraser.specificity import harness
@@ -61,7 +62,7 @@ def _alone(folder: Path) -> Iterator[int]:
 
 def _model(job: Job) -> Path:
     """The folder that the harness loads; merged now, unless it is there from this adapter."""
-    if not job.adapter and _speaks_our_template(Path(job.model_path)):
+    if not job.adapter and _speaks_our_words(Path(job.model_path), job.family):
         return Path(job.model_path).resolve()
     folder = job.out / "merged"
     wanted = {"adapter_sha256": job.adapter_sha256} if job.adapter else {}
@@ -100,7 +101,10 @@ def _written_for_this(folder: Path) -> dict[str, Any]:
     return {key: run[key] for key in ("merged", "copied") if key in run}
 
 
-def _speaks_our_template(folder: Path) -> bool:
+def _speaks_our_words(folder: Path, family: Family) -> bool:
+    """Whether a folder's chat template is what `merge` would give it: its own, unless the wording is this project's."""
+    if family.chat is None:
+        return folder.is_dir()
     template = folder / "chat_template.jinja"
     return template.is_file() and template.read_text(encoding="utf-8") == CHAT_TEMPLATE
 
@@ -113,7 +117,11 @@ def _run(job: Job, task: str, model: Path, folder: Path, held: int) -> dict[str,
     more += ["--log_samples"] if job.log_samples else []
     call = harness.command_line(
         *(job.python, model, task, folder.resolve()),
-        **{"gpus": job.gpus, "dtype": job.dtype, "include_path": job.include_path, "more": more},
+        asked=job.family.lmms_eval,
+        gpus=job.gpus,
+        dtype=job.dtype,
+        include_path=job.include_path,
+        more=more,
     )
     began = time.monotonic()
     log.info("%s is running; its log: %s", task, folder / "log.txt")

@@ -77,6 +77,7 @@ class Bench:
         self.train("weights")
         self.base = folder / "base"
         self.base.mkdir()
+        (self.base / "config.json").write_text('{"model_type": "llava"}')
         (self.base / "chat_template.jinja").write_text(CHAT_TEMPLATE)
         monkeypatch.setenv("LMMS_PYTHON", str(python))
         monkeypatch.setenv("OPENAI_API_KEY", "key")

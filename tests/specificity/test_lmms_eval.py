@@ -12,7 +12,6 @@ from safeeraser.generation.sampling import Generation
 from safeeraser.infer.checkpoint import load_merged
 from safeeraser.infer.engine import Engine
 from safeeraser.infer.requests import Request
-from safeeraser.model import load_preprocessor
 from safeeraser.specificity.tasks import SEVEN
 
 from .conftest import SPLITS
@@ -27,8 +26,8 @@ PICTURES = sorted((RECORDED / "dataset" / "img").rglob("*.jpg"))[:6]
 
 def answers(questions):
     """What this project's engine answers."""
-    model = load_merged(str(MODEL), CHECKPOINT, dtype="float32", lora_alpha=256)
-    engine = Engine(model, load_preprocessor(str(MODEL)), Generation(greedy=True, max_new_tokens=40), 8)
+    vlm = load_merged(str(MODEL), CHECKPOINT, dtype="float32", lora_alpha=256)
+    engine = Engine(vlm, Generation(greedy=True, max_new_tokens=40), 8)
     requests = [Request(i, ("answer",), PICTURES[i], question) for i, question in enumerate(questions)]
     return {request.record: text for batch in engine.answer(requests) for request, text in batch}
 

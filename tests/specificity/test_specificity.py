@@ -12,6 +12,7 @@ import pytest
 from helpers import MODEL, RECORDED, ROOT
 
 from safeeraser.model import convert
+from safeeraser.specificity.options import parse_only
 
 pytestmark = pytest.mark.slow
 
@@ -175,6 +176,41 @@ def test_how_the_harness_is_called(bench):
     assert argv.startswith("-m accelerate.commands.launch --multi_gpu --num_processes 3 ")
     assert f" -m lmms_eval --model llava_hf --model_args pretrained={merged},dtype=bfloat16 --tasks gqa" in argv
     assert argv.endswith(f"--include_path {ROOT / 'config' / 'lmms_tasks'} --log_samples")
+
+
+def test_other_families_are_asked_as_the_harness_takes_them(bench, tmp_path):
+    """Qwen3-VL's class there ends with an error where it is told a dtype; it has bfloat16 in any case."""
+    (bench.base / "config.json").write_text('{"model_type": "qwen3_vl"}')
+    (bench.base / "chat_template.jinja").write_text("its own")
+    arguments = ["--model_path", bench.base, "--output_folder", tmp_path / "vanilla", "--tasks", "mine"]
+    assert bench.run(*arguments, adapter=False)[0] == 0
+    argv = " ".join(bench.calls[0]["argv"])
+    assert f"--model qwen3_vl --model_args pretrained={bench.base},device=cpu,device_map=cpu --tasks" in argv
+    assert json.loads((tmp_path / "vanilla" / "specificity.json").read_text())["settings"]["dtype"] == "bfloat16"
+    code, _, error = bench.run(*arguments, "--dtype", "float32", adapter=False)
+    assert code == 2 and "--dtype float32: lmms-eval's qwen3_vl loads every model in bfloat16" in error
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("smolvlm", "lmms-eval has no model for the family smolvlm (it has for gemma-3, internvl3, llava-1.5, "),
+        ("mpt", "a 'mpt' model, for which config/model_family has no page"),
+        (None, "no model in this folder, and none of that name from the hub"),
+    ],
+)
+def test_a_model_that_the_harness_cannot_load_is_refused_before_anything_is_set_up(bench, monkeypatch, kind, says):
+    """Also for an adapter that names such a base; scripts/specificity.bash asks this before it fetches 7 GB."""
+    (bench.base / "config.json").unlink()
+    if kind:
+        (bench.base / "config.json").write_text(json.dumps({"model_type": kind}))
+    code, _, error = bench.run("--model_path", bench.base)
+    assert code == 2 and says in error and error.count("\n") == 1 and bench.ran == []
+    (bench.adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(bench.base)}))
+    assert bench.run()[2] == error
+    monkeypatch.setattr(sys, "argv", ["safeeraser.specificity", "--checkpoint_path", str(bench.adapter)])
+    with pytest.raises(SystemExit, match="2"):
+        parse_only()
 
 
 def test_a_token_goes_by_the_name_that_is_not_logged_and_the_judges_address_as_each_task_reads_it(bench, monkeypatch):
