@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from safeeraser.arguments import Arguments, count_or
 from safeeraser.benchmark.check import FILES
+from safeeraser.benchmark.family import families
 from safeeraser.benchmark.files import CONFIG, sha256
 from safeeraser.errors import BadInput, nearest
 
@@ -128,7 +129,7 @@ def options_of(given: Namespace) -> Options:
     return Options(
         model=given.model,
         family=family,
-        model_path=given.model_path or read_family(family)["model_path"],
+        model_path=model_path_of(given, family),
         settings=settings,
         data=given.data or settings.data,
         methods=methods_of(given.methods),
@@ -169,13 +170,17 @@ def read_settings(path: Path) -> Settings:
         raise BadInput(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from None
 
 
-def read_family(name: str) -> dict[str, Any]:
-    """The page of a model in config/model_family/."""
-    folder = CONFIG / "model_family"
-    if not (folder / f"{name}.yaml").is_file():
-        known = [path.stem for folder in (folder, CONFIG / "reproduce") for path in folder.glob("*.yaml")]
-        raise BadInput(f"--model {name}: no such model; {nearest(name, set(known) - {'real'})}")
-    return read_yaml(folder / f"{name}.yaml")
+def model_path_of(given: Namespace, name: str) -> str:
+    """What was said, else what the model's page in config/model_family/ says."""
+    pages = families()
+    if name not in pages:
+        models = {page for page, family in pages.items() if family.model_path}
+        own = {path.stem for path in (CONFIG / "reproduce").glob("*.yaml")}
+        raise BadInput(f"--model {name}: no such model; {nearest(name, models | own - {'real'})}")
+    if path := given.model_path or pages[name].model_path:
+        return path
+    sizes = ", ".join(page for page, of in pages.items() if of.model_type == pages[name].model_type and of.model_path)
+    raise BadInput(f"--model {name}: a family, none of its models; say --model_path, or one of {sizes}")
 
 
 def read_yaml(path: Path) -> Any:

@@ -153,6 +153,7 @@ def test_a_judges_key_is_missed_before_anything_begins(tmp_path, reproduce):
         (("--out=file/results", "--dry_run"), "file is a file"),
         (("--settings=nowhere.yaml",), "nowhere.yaml: cannot be read"),
         (("--model=llava-1.5-70b",), "no such model; did you mean 'llava-1.5-7b'"),
+        (("--model=qwen3-vl",), "a family, none of its models; say --model_path, or one of qwen3-vl-2b, qwen3-vl-4b, "),
         (("--accelerate_config=nowhere.yaml",), "--accelerate_config nowhere.yaml: no such file"),
         (("--score_options=--api_key secret",), "--api_key: not here"),
     ],
@@ -196,14 +197,14 @@ def test_a_plan_measures_a_minute_and_counts_the_judges_calls(tmp_path, reproduc
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("model", ("mini", "llava-1.5-7b"))
+@pytest.mark.parametrize("model", ("mini", "llava-1.5-7b", "qwen3-vl-4b"))
 def test_the_words_of_the_shipped_pages_are_understood(model, tmp_path):
     given = arguments(None).parse_args([f"--model={model}", "--audit", "--specificity"])
     runs = runs_of(options_of(given))
     assert [run.name for run in runs] == ["vanilla", "ga", "gd", "kl", "po", "gapd", "gdpd", "klpd", "popd"]
     assert [step.name for step in runs[-1].steps][:3] == ["unlearn", "infer_train", "infer_val"]
     files = [word.partition("=")[2] for step in runs[-1].steps for word in step.call(tmp_path) if "config_file" in word]
-    assert len(files) == {"mini": 0, "llava-1.5-7b": 3}[model] and all(Path(file).is_file() for file in files)
+    assert len(files) == (0 if model == "mini" else 3) and all(Path(file).is_file() for file in files)
     for step in runs[-1].steps:
         words = step.words[step.words.index("forget.py") + 2 :] if step.name == "unlearn" else step.words[2:]
         if step.name == "unlearn":
