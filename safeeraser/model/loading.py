@@ -106,7 +106,8 @@ def load_preprocessor(model_path: str) -> Preprocessor:
         raise BadInput(f"model_path {model_path}: needs a fast tokenizer")
     if family.end_of_turn not in processor.tokenizer.get_vocab():
         raise BadInput(f"model_path {model_path}: its tokenizer lacks '{family.end_of_turn}', which ends an answer")
-    prepared = Preprocessor(processor, family, config.get_text_config().max_position_embeddings, model_path)
+    context = config.get_text_config().max_position_embeddings
+    prepared = Preprocessor(processor, family, context, config.image_token_id, model_path)
     if family.chat:
         check_pictures(prepared, config, model_path)
     return prepared

@@ -65,11 +65,16 @@ class Preprocessor:
     Args:
         processor: transformers' for the model.
         context: tokens that the model can tell the places of.
+        picture_token: that which a picture's features take the places of, as the model's configuration tells it: not
+            always the one that stands for a picture in a text.
         origin: `model_path`, from which a process that is sent this loads its own.
     """
 
-    def __init__(self, processor: ProcessorMixin, family: Family, context: int, origin: str) -> None:
-        self.processor, self.family, self.context, self.origin = processor, family, context, origin
+    def __init__(
+        self, processor: ProcessorMixin, family: Family, context: int, picture_token: int, origin: str
+    ) -> None:
+        self.processor, self.family, self.origin = processor, family, origin
+        self.context, self.picture_token = context, picture_token
         self.tokenizer = processor.tokenizer
         self._place_of = lru_cache(SIZES)(lambda size: self.show(Image.new("RGB", size)).text)
 
@@ -90,16 +95,11 @@ class Preprocessor:
         return self.tokenizer.convert_tokens_to_ids(self.family.end_of_turn)
 
     @cached_property
-    def picture_token(self) -> int:
-        """The token that a picture's features take the places of: not always the one that stands for it in a text."""
-        name = getattr(self.tokenizer, "image_token", None) or self.processor.image_token
-        return self.tokenizer.convert_tokens_to_ids(name)
-
-    @cached_property
     def reserved(self) -> list[str]:
         """What no text may hold, since it stands for a picture or a film."""
-        names = [(self.processor, "image_token"), (self.tokenizer, "image_token"), (self.processor, "video_token")]
-        return [name for name in (getattr(holder, key, None) for holder, key in names) if name]
+        repeated = self.tokenizer.convert_ids_to_tokens(self.picture_token)
+        films = getattr(self.processor, "video_token", None)
+        return [name for name in dict.fromkeys((self.processor.image_token, repeated, films)) if name]
 
     def show(self, picture: Image.Image) -> Shown:
         """The picture as the model sees it."""
