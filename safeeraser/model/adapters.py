@@ -73,6 +73,15 @@ def lora_config(
     )
 
 
+def check_parts(model: PreTrainedModel, family: Family) -> None:
+    """Raises `BadInput` for a part of the family's page that the model lacks: it would be left out without a word."""
+    there = {name for name, _ in model.base_model.named_modules()}
+    for part in (family.vision_tower, *family.projector, family.language_model):
+        if part not in there:
+            hint = nearest(part, [name for name, _ in model.base_model.named_children()])
+            raise BadInput(f"model_family={family.name}: the model has no part '{part}'; {hint}")
+
+
 def attach(model: PreTrainedModel, config: LoraConfig, family: Family) -> PeftModel:
     """Attach a fresh adapter and check that it sits where it should: on its targets in each of the language model's
     layers. It is trained in the model's dtype or, if its own is another one, under autocast.

@@ -10,6 +10,7 @@ from safeeraser.unlearn.settings import Settings
 
 def equip(base: PreTrainedModel, settings: Settings) -> PeftModel | PreTrainedModel:
     """The frozen model with what is trained: an adapter on it, or parts of itself."""
+    models.check_parts(base, settings.family)
     if settings.adapter is None:
         model = models.unfreeze(base, settings.family, settings.whole)
     else:
