@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from families.stranger import write_model
 from helpers import MODEL, RECORDED, ROOT, read_lines, write_json
 from scoring import predicted
 
@@ -24,6 +25,7 @@ BLOCKS = re.findall(
     r"^```(?:python|yaml)\n# (\S+?)(?:, (in|above) ([^\n]+))?\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL
 )
 COMMANDS = [shlex.split(words) for words in re.findall(r"^ {4}python (.*)$", PAGE, re.MULTILINE)]
+PLAIN = ["forget.py", "forget_loss=ga", "save_dir=results/plain"]  # beside which the page's switch is seen to act
 FEW = ["dtype=float32", "workers=0", "max_train_steps=1", "gradient_accumulation_steps=1"]
 # All in one process, as torch is loaded once: the commands, then what the page's test of a loss says, then the report.
 CHILD = """
@@ -64,6 +66,7 @@ def copy(tmp_path_factory):
     shutil.copytree(RECORDED / "dataset", folder / "dataset")
     (folder / "models").mkdir()
     (folder / "models" / "ours").symlink_to(MODEL)
+    write_model(folder / "models" / "aya")
     (folder / "tests" / "unlearn").mkdir(parents=True)
     shutil.copy(ROOT / "tests" / "unlearn" / "test_terms.py", folder / "tests" / "unlearn")
     for name, how, place, text in BLOCKS:
@@ -87,10 +90,10 @@ def done(copy, tmp_path_factory):
 
     server = Server(lambda *_: (200, {}, "Harm: some"))
     commands = []
-    for script, *words in COMMANDS:
+    for script, *words in (*COMMANDS, PLAIN):
         words = [word.replace("http://localhost:8000/v1", server.url) for word in words]
         if script == "forget.py":
-            words += [*FEW, *(() if "model_family=ours" in words else ("model_path=models/ours",))]
+            words += [*FEW, *(() if "model_path=models/aya" in words else ("model_path=models/ours",))]
         if script == "ckpt_infer.py":
             words += ["--dtype", "float32", "--max_new_tokens", "4", "--only", "retain", "--limit", "1"]
         commands.append([script.removesuffix(".py"), *words])
@@ -117,7 +120,8 @@ def test_the_page_is_read_whole():
     assert len(BLOCKS) == len(re.findall(r"^```(?:python|yaml)$", PAGE, re.MULTILINE)) == 18
     assert [script for script, *_ in COMMANDS] == [
         *["forget.py"] * 3,
-        "ckpt_infer.py",
+        *["ckpt_infer.py", "forget.py"],
+        *["ckpt_infer.py"] * 2,
         *["eval_all.py"] * 3,
         "forget.py",
     ]
@@ -133,9 +137,17 @@ def test_a_loss_begins_where_the_page_says(copy, done):
     assert row["terms"]["forget"] == pytest.approx(20 * log(2), rel=1e-5) and "13.863" in PAGE
 
 
-def test_a_family_names_its_layers_and_its_folder(copy, done):
-    adapter = json.loads((copy / "results" / "ours" / "ga" / "adapter_config.json").read_text())
-    assert set(re.findall(r"\w_proj", adapter["target_modules"])) == {"q_proj", "v_proj"}
+def test_a_family_is_told_trained_and_answers(copy, done):
+    """Its folder alone tells which page is meant; whether what it computes is right: families/test_new_family.py."""
+    dry = done[[("dry_run=true" in words) for words in COMMANDS].index(True)][1]
+    counts = {name: count.replace(",", "") for name, count in re.findall(r"^ +(LoRA|projector) +([\d,]+)", dry, re.M)}
+    run = copy / "results" / "aya" / "popd"
+    record = json.loads((run / "run.json").read_text())
+    assert record["settings"]["model_family"]["name"] == "aya-vision-8b"
+    assert {name: str(count) for name, count in record["trained_parameters"].items() if count} == counts
+    for answers in ("untouched", "popd/predictions"):
+        (first, *_) = summary(copy, f"aya/{answers}")
+        assert first["UnharmPair_text1"]["Prediction"]
 
 
 def test_an_attack_is_in_the_record_of_the_run(copy, done):
@@ -159,7 +171,7 @@ def test_a_metric_is_in_the_summary_and_in_the_report(copy, done):
 
 
 def test_a_switch_is_recorded_and_changes_the_loss(copy, done):
-    first, plain = copy / "results" / "first", copy / "results" / "ours" / "ga"
+    first, plain = copy / "results" / "first", copy / "results" / "plain"
     recipes = [json.loads((run / "run.json").read_text())["settings"]["recipe"] for run in (first, plain)]
     assert [recipe["first_sentence"] for recipe in recipes] == [True, False]
     # Before the first step LoRA changes nothing, so the two differ by the answers alone.
