@@ -16,8 +16,7 @@ done
 [ -z "$dry" ] || exec python audit.py "$@"
 [ -n "$adapter" ] || { echo "usage: bash scripts/audit.bash --checkpoint_path ADAPTER [audit.py options ...]" >&2; exit 2; }
 
-gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null)} || gpus=""
-read -ra gpus <<< "${gpus//[$',\n']/ }"
+list_gpus
 jobs=${JOBS:-${#gpus[@]}}
 [[ $jobs =~ ^[0-9]+$ ]] || { echo "error: JOBS=$jobs: must be a whole number" >&2; exit 2; }
 pids=()
