@@ -21,10 +21,10 @@ from transformers import (
     TrainingArguments,
 )
 
-from safeeraser.benchmark.conversation import IGNORE, Encoded
+from safeeraser.benchmark.conversation import IGNORE
 from safeeraser.benchmark.files import read_json_lines
-from safeeraser.model import Parts, attach, lora_config
-from safeeraser.unlearn.batch import Collator, Row
+from safeeraser.model import Preprocessor, Row, attach
+from safeeraser.unlearn.batch import Collator, Viewed
 from safeeraser.unlearn.methods import Method
 from safeeraser.unlearn.record import TRAIN_LOG
 from safeeraser.unlearn.settings import Settings, read_settings
@@ -69,7 +69,7 @@ class Sizes:
 def settings(method: str, folder: Path, *overrides: str) -> Settings:
     """What `forget.py forget_loss=METHOD` would run with; the rate stays level, since a benchmark stops early."""
     ours = [f"forget_loss={method}", f"save_dir={folder}", f"gradient_accumulation_steps={ACCUMULATION}"]
-    ours += ["model_path=none", "dtype=float32", "lr_scheduler_type=constant", "workers=0"]
+    ours += ["model_family=llava-1.5", "model_path=none", "dtype=float32", "lr_scheduler_type=constant", "workers=0"]
     with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
         return read_settings(compose("forget_lora", overrides=[*ours, *overrides]))
 
@@ -90,7 +90,7 @@ def build_model(sizes: Sizes) -> LlavaForConditionalGeneration:
     return LlavaForConditionalGeneration(config).requires_grad_(False)
 
 
-def build_entries(method: Method, sizes: Sizes, count: int) -> list[list[Row]]:
+def build_entries(method: Method, sizes: Sizes, count: int) -> list[list[Viewed]]:
     """`count` items of random tokens and pixels, with a row for each view that the method reads.
 
     A view's rows are the same whatever the method; their lengths vary as those of real questions and answers do.
@@ -98,20 +98,19 @@ def build_entries(method: Method, sizes: Sizes, count: int) -> list[list[Row]]:
     return [[_row(view, sizes, random.Random(f"{view} {number}")) for view in method.views] for number in range(count)]
 
 
-def _row(view: str, sizes: Sizes, rng: random.Random) -> Row:
+def _row(view: str, sizes: Sizes, rng: random.Random) -> Viewed:
     def words(count: int) -> list[int]:
         return [rng.randrange(3, sizes.pad_token) for _ in range(count)]
 
     head = [1, *words(sizes.system), *[sizes.image_token] * sizes.picture, *words(rng.randint(*sizes.question))]
     tail = words(rng.randint(*(sizes.refusal if view == "refusal" else sizes.answer)))
     pixels = torch.randn(3, sizes.side, sizes.side, generator=torch.Generator().manual_seed(rng.randrange(2**31)))
-    return Row(view, Encoded(head + tail, [IGNORE] * len(head) + tail), pixels)
+    return Viewed(view, Row(head + tail, [IGNORE] * len(head) + tail, {"pixel_values": pixels[None]}))
 
 
 def adapt(base: LlavaForConditionalGeneration, read: Settings) -> PeftModel:
     """The model with LoRA and projector to be trained."""
-    parts, lora = Parts(), read.LoRA
-    return attach(base, lora_config(parts, r=lora.r, alpha=lora.alpha, dropout=lora.dropout), parts).train()
+    return attach(base, read.adapter, read.family).train()
 
 
 def clock() -> Clock:
@@ -119,7 +118,7 @@ def clock() -> Clock:
     return time.perf_counter(), time.process_time()
 
 
-def train(side: str, entries: list[list[Row]], read: Settings, sizes: Sizes) -> list[Clock]:
+def train(side: str, entries: list[list[Viewed]], read: Settings, sizes: Sizes) -> list[Clock]:
     """Build the model, train it one pass over `entries`, and return the time at which each optimizer step ended."""
     base = build_model(sizes)
     if side == "ours":
@@ -131,6 +130,15 @@ def train(side: str, entries: list[list[Row]], read: Settings, sizes: Sizes) -> 
 
 
 # The project's own loop.
+
+
+class Joins(Preprocessor):
+    """Joins rows that were made without a processor."""
+
+    pad_token = types = None
+
+    def __init__(self, pad_token: int) -> None:
+        self.pad_token = pad_token
 
 
 class Watch(TrainerCallback):
@@ -148,7 +156,7 @@ class Watch(TrainerCallback):
         self.ends.append(clock())
 
 
-def train_ours(model: PeftModel, entries: list[list[Row]], read: Settings, sizes: Sizes, watch: Watch) -> None:
+def train_ours(model: PeftModel, entries: list[list[Viewed]], read: Settings, sizes: Sizes, watch: Watch) -> None:
     """One pass over `entries` as `forget.py` makes it."""
     arguments = TrainingArguments(
         output_dir=str(read.save_dir),
@@ -174,7 +182,7 @@ def train_ours(model: PeftModel, entries: list[list[Row]], read: Settings, sizes
         model=model,
         args=arguments,
         train_dataset=entries,
-        data_collator=Collator(read.method, sizes.pad_token),
+        data_collator=Collator(read.method, Joins(sizes.pad_token)),
         callbacks=[watch],
     )
     trainer.train()
@@ -185,29 +193,29 @@ def train_ours(model: PeftModel, entries: list[list[Row]], read: Settings, sizes
 
 def plain_batch(rows: list[Row], sizes: Sizes, length: int = 0) -> dict[str, Tensor]:
     """The model's input and its labels, padded to the longest row, or to `length` if that is longer."""
-    length = max(length, *(len(row.text.input_ids) for row in rows))
+    length = max(length, *(len(row.input_ids) for row in rows))
 
     def padded(lists: list[list[int]], value: int) -> Tensor:
         return torch.tensor([[*some, *[value] * (length - len(some))] for some in lists])
 
     return {
-        "input_ids": padded([row.text.input_ids for row in rows], sizes.pad_token),
-        "labels": padded([row.text.labels for row in rows], IGNORE),
-        "attention_mask": padded([[1] * len(row.text.input_ids) for row in rows], 0),
-        "pixel_values": torch.stack([row.pixels for row in rows]),
+        "input_ids": padded([row.input_ids for row in rows], sizes.pad_token),
+        "labels": padded([row.labels for row in rows], IGNORE),
+        "attention_mask": padded([[1] * len(row.input_ids) for row in rows], 0),
+        "pixel_values": torch.cat([row.inputs["pixel_values"] for row in rows]),
     }
 
 
 def plain_terms(
-    model: nn.Module, reference: nn.Module | None, method: Method, entry: list[Row], sizes: Sizes
+    model: nn.Module, reference: nn.Module | None, method: Method, entry: list[Viewed], sizes: Sizes
 ) -> dict[str, Tensor]:
     """Each term of the method's loss on one item, with a forward of its own."""
     terms = {}
     for name, term in method.terms.items():
-        rows = [row for row in entry if row.view in term.views]
+        rows = [viewed.row for viewed in entry if viewed.view in term.views]
         if term.loss == "kl":
             # Over all positions, up to the longest of the item's views: as the official recipe has it.
-            batch = plain_batch(rows, sizes, max(len(row.text.input_ids) for row in entry))
+            batch = plain_batch(rows, sizes, max(len(viewed.row.input_ids) for viewed in entry))
             del batch["labels"]
             with torch.no_grad():
                 p_ref = F.log_softmax(reference(**batch, use_cache=False).logits.float(), dim=-1).flatten(0, 1)
@@ -219,7 +227,7 @@ def plain_terms(
 
 
 def train_plain(
-    model: PeftModel, reference: nn.Module | None, entries: list[list[Row]], read: Settings, sizes: Sizes
+    model: PeftModel, reference: nn.Module | None, entries: list[list[Viewed]], read: Settings, sizes: Sizes
 ) -> list[Clock]:
     """One pass over `entries`; returns the time at which each optimizer step ended."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

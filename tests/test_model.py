@@ -8,12 +8,13 @@ import pytest
 import torch
 from helpers import MODEL, RECORDED
 from peft import PeftModel, get_peft_model_state_dict
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from safeeraser import model as models
 from safeeraser.errors import BadInput
 
-PARTS = models.Parts()
+FAMILY = models.families()["llava-1.5"]
 RELEASED = load_file(RECORDED / "initial_adapter.safetensors")
 CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
 
@@ -29,7 +30,7 @@ def base(loaded):
 
 
 def attach(base, **more):
-    return models.attach(base, models.lora_config(PARTS, r=32, alpha=256, **more), PARTS)
+    return models.attach(base, models.lora_config(FAMILY, r=32, alpha=256, **more), FAMILY)
 
 
 @torch.no_grad()
@@ -55,23 +56,23 @@ def test_lora_sits_on_every_linear_layer_of_the_language_model_alone(base):
 
 
 def test_a_count_that_is_not_expected_stops_the_run(base):
-    config = models.lora_config(PARTS, r=4, alpha=8)
+    config = models.lora_config(FAMILY, r=4, alpha=8)
     config.target_modules = ["q_proj"]  # by suffix: the vision tower has such layers too
     with pytest.raises(AssertionError, match="LoRA sits on 5 modules, expected 14 of language_model alone"):
-        models.attach(base, config, PARTS)
+        models.attach(base, config, FAMILY)
 
 
 def test_a_target_that_no_layer_is_called_is_told_with_those_that_are(base):
-    parts = models.Parts(lora_targets=("q_proj", "v_pro"))
+    family = FAMILY.model_copy(update={"lora_targets": ("q_proj", "v_pro")})
     with pytest.raises(
         BadInput, match=r"LoRA.targets: no linear layer 'v_pro' in .*; did you mean 'v_proj'\? known: d"
     ):
-        models.attach(base, models.lora_config(parts, r=4, alpha=8), parts)
+        models.attach(base, models.lora_config(family, r=4, alpha=8), family)
 
 
 def test_an_adapter_that_peft_cannot_make(base):
     with pytest.raises(BadInput, match="LoRA: Orthogonal initialization requires the LoRA rank to be even"):
-        models.attach(base, models.lora_config(PARTS, r=3, alpha=8, init_lora_weights="orthogonal"), PARTS)
+        models.attach(base, models.lora_config(FAMILY, r=3, alpha=8, init_lora_weights="orthogonal"), FAMILY)
 
 
 # 2 layers of rank 32: four projections 64 -> 64, gate and up 64 -> 128, down 128 -> 64.
@@ -82,7 +83,7 @@ PROJECTOR = (32 * 64 + 64) + (64 * 64 + 64)
 @pytest.mark.parametrize(("projector", "vision"), [(True, False), (False, False), (True, True)])
 def test_trained_parameters_are_counted_by_group(base, projector, vision):
     tower = sum(parameter.numel() for parameter in base.model.vision_tower.parameters())
-    counts = models.trained_parameters(attach(base, projector=projector, vision=vision), PARTS)
+    counts = models.trained_parameters(attach(base, projector=projector, vision=vision), FAMILY)
     assert counts == {
         "LoRA": LORA,
         "projector": PROJECTOR if projector else 0,
@@ -266,7 +267,7 @@ def test_alpha_is_the_folders_own_but_given_for_a_bare_file(base, tmp_path):
 
 
 def test_the_rank_of_a_bare_file_is_read_from_its_shapes(base, tmp_path):
-    small = models.attach(copy.deepcopy(base), models.lora_config(PARTS, r=4, alpha=256, projector=False), PARTS)
+    small = models.attach(copy.deepcopy(base), models.lora_config(FAMILY, r=4, alpha=256, projector=False), FAMILY)
     torch.save(models.to_release(get_peft_model_state_dict(small)), tmp_path / "checkpoint.pt")
     model = models.load_adapted(base, tmp_path / "checkpoint.pt")
     assert model.peft_config["default"].r == 4 and not model.peft_config["default"].modules_to_save
@@ -284,8 +285,8 @@ def test_a_merged_model_says_the_same(base):
 def variant(request, loaded, tmp_path):
     """A folder with a trained adapter of that kind, and what the model says with it."""
     torch.manual_seed(0)
-    config = models.lora_config(PARTS, r=8, alpha=16, **{request.param: True})
-    model = models.attach(copy.deepcopy(loaded), config, PARTS)
+    config = models.lora_config(FAMILY, r=8, alpha=16, **{request.param: True})
+    model = models.attach(copy.deepcopy(loaded), config, FAMILY)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data += 0.05 * torch.randn_like(parameter)
@@ -319,10 +320,10 @@ def test_the_release_form_cannot_say_what_a_variant_is(variant, tmp_path):
 
 
 def test_fewer_targets_go_to_the_release_form_and_back(base, tmp_path):
-    parts = models.Parts(lora_targets=("q_proj", "v_proj"))
+    family = FAMILY.model_copy(update={"lora_targets": ("q_proj", "v_proj")})
     torch.manual_seed(0)
-    model = models.attach(copy.deepcopy(base), models.lora_config(parts, r=8, alpha=16, init_lora_weights=False), parts)
-    assert models.trained_parameters(model, parts)["LoRA"] == 2 * 2 * 8 * (64 + 64)
+    model = models.attach(copy.deepcopy(base), models.lora_config(family, r=8, alpha=16, init_lora_weights=False), family)
+    assert models.trained_parameters(model, family)["LoRA"] == 2 * 2 * 8 * (64 + 64)
     model.save_pretrained(tmp_path / "folder")
     models.convert(tmp_path / "folder", tmp_path / "checkpoint.pt")
     back = models.load_adapted(copy.deepcopy(base), tmp_path / "checkpoint.pt", alpha=16)
@@ -332,7 +333,9 @@ def test_fewer_targets_go_to_the_release_form_and_back(base, tmp_path):
 def test_the_base_model_is_frozen_and_the_preprocessor_is_the_models(loaded):
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     preprocessor = models.load_preprocessor(str(MODEL))
-    assert (preprocessor.image_token, preprocessor.image_length, preprocessor.pad_token) == (500, 16, 501)
+    assert (preprocessor.picture_tokens, preprocessor.pad_token) == ({500}, 501)
+    shown = Image.new("RGB", (90, 60))
+    assert preprocessor.encode(models.Turn(shown, "What?")).input_ids.count(500) == 16
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("auto", torch.float32), ("bfloat16", torch.bfloat16)])

@@ -4,14 +4,15 @@ import pytest
 import torch
 from helpers import MODEL, plan_dataset, record, settings, write_dataset
 
-from safeeraser.benchmark.conversation import IGNORE, Encoded
+from safeeraser.benchmark.conversation import IGNORE
 from safeeraser.errors import BadInput
-from safeeraser.model import load_preprocessor
-from safeeraser.unlearn.batch import Collator, Row
+from safeeraser.model import Row, load_preprocessor
+from safeeraser.unlearn.batch import Collator, Viewed
 from safeeraser.unlearn.data import sound_items
 from safeeraser.unlearn.views import VIEWS, build_views
 
-TOKENIZER = load_preprocessor(str(MODEL)).tokenizer
+PREPROCESSOR = load_preprocessor(str(MODEL))
+TOKENIZER, PAD = PREPROCESSOR.tokenizer, PREPROCESSOR.pad_token
 X = IGNORE
 
 
@@ -97,9 +98,9 @@ def test_a_split_is_numbered_by_itself(data_path):
 def test_switch_capitalize(data_path):
     released = dataset(data_path, "forget_loss=ga", "recipe.training_system=user")
     mended = dataset(data_path, "forget_loss=ga", "recipe.training_system=user", "recipe.capitalize=false")
-    head, answer = decoded(released[1][0].text)
+    head, answer = decoded(released[1][0].row)
     assert head.endswith("USER: \nSecret 1? ASSISTANT:") and answer.strip() == "Harm 1."
-    head, answer = decoded(mended[1][0].text)
+    head, answer = decoded(mended[1][0].row)
     assert head.endswith("USER: \nSecRet 1? ASSISTANT:") and answer.strip() == "HaRm 1."
 
 
@@ -109,7 +110,7 @@ def test_switch_capitalize_reaches_refusals(data_path):
         data = dataset(data_path, "forget_loss=popd", f"recipe.capitalize={switch}")
         data.plan[:] = [data.plan[0].model_copy(update=step)]
         refusal = next(row for row in data[0] if row.view == "refusal")
-        assert decoded(refusal.text)[1].strip() == answer
+        assert decoded(refusal.row)[1].strip() == answer
 
 
 def test_switch_decoupled(data_path):
@@ -133,20 +134,20 @@ def test_switch_shuffle(data_path):
 
 def test_switch_end_of_answer(data_path):
     released, mended = (
-        dataset(data_path, "forget_loss=ga", f"recipe.end_of_answer={switch}")[0][0].text for switch in (False, True)
+        dataset(data_path, "forget_loss=ga", f"recipe.end_of_answer={switch}")[0][0].row for switch in (False, True)
     )
     assert mended.input_ids == [*released.input_ids, 2] and mended.labels == [*released.labels, 2]
 
 
 def test_switch_training_system(data_path):
-    released = decoded(dataset(data_path, "forget_loss=ga")[0][0].text)
-    mended = decoded(dataset(data_path, "forget_loss=ga", "recipe.training_system=user")[0][0].text)
+    released = decoded(dataset(data_path, "forget_loss=ga")[0][0].row)
+    mended = decoded(dataset(data_path, "forget_loss=ga", "recipe.training_system=user")[0][0].row)
     assert "a curious human and" in released[0] and "the human's questions" in released[0]
     assert mended == (released[0].replace("human", "user"), released[1])
 
 
 def row(view, ids, labels):
-    return Row(view, Encoded(ids, labels), torch.zeros(3, 2, 2))
+    return Viewed(view, Row(ids, labels, {"pixel_values": torch.zeros(1, 3, 2, 2)}))
 
 
 # Item 0: a forget row of 6 tokens, a retain row of 4, a decoupled row of 5. Item 1: 3, 5 and 4.
@@ -166,7 +167,7 @@ ENTRIES = [
 
 def places(batch, name):
     """The (row, position) pairs that a term reads, with the token that each should predict and its item."""
-    length = batch["input_ids"].shape[1]
+    length = batch["inputs"]["input_ids"].shape[1]
     runs = {key: batch[key].split(batch["runs"]) for key in ("read", "targets", "item")}
     return [
         (*divmod(place, length), target, item)
@@ -176,24 +177,24 @@ def places(batch, name):
 
 
 def test_a_micro_step_is_joined_into_one_batch():
-    batch = Collator(settings("forget_loss=gdpd").method, pad_token=3)(ENTRIES)
-    assert batch["input_ids"].tolist() == [
+    batch = Collator(settings("forget_loss=gdpd").method, PREPROCESSOR)(ENTRIES)
+    assert batch["inputs"]["input_ids"].tolist() == [
         [1, 9, 5, 6, 7, 8],
-        [1, 9, 5, 6, 3, 3],
-        [1, 9, 5, 6, 7, 3],
-        [1, 9, 5, 3, 3, 3],
-        [1, 9, 5, 6, 7, 3],
-        [1, 9, 5, 6, 3, 3],
+        [1, 9, 5, 6, PAD, PAD],
+        [1, 9, 5, 6, 7, PAD],
+        [1, 9, 5, PAD, PAD, PAD],
+        [1, 9, 5, 6, 7, PAD],
+        [1, 9, 5, 6, PAD, PAD],
     ]
-    assert batch["attention_mask"].sum(1).tolist() == [6, 4, 5, 3, 5, 4]
-    assert batch["attention_mask"][1].tolist() == [1, 1, 1, 1, 0, 0]
+    assert batch["inputs"]["attention_mask"].sum(1).tolist() == [6, 4, 5, 3, 5, 4]
+    assert batch["inputs"]["attention_mask"][1].tolist() == [1, 1, 1, 1, 0, 0]
     assert batch["items"] == 2
-    assert batch["pixel_values"].shape == (6, 3, 2, 2)
+    assert batch["inputs"]["pixel_values"].shape == (6, 3, 2, 2)
 
 
 def test_terms_read_the_targets_of_their_own_views():
     """Position t predicts token t + 1."""
-    batch = Collator(settings("forget_loss=gdpd").method, pad_token=3)(ENTRIES)
+    batch = Collator(settings("forget_loss=gdpd").method, PREPROCESSOR)(ENTRIES)
     assert {name: places(batch, name) for name in batch["takes"]} == {
         "forget": [(0, 2, 6, 0), (0, 3, 7, 0), (0, 4, 8, 0), (3, 1, 5, 1)],
         "retain": [(1, 2, 6, 0), (4, 2, 6, 1), (4, 3, 7, 1)],
@@ -204,7 +205,7 @@ def test_terms_read_the_targets_of_their_own_views():
 
 def test_a_pooled_term_reads_both_views():
     entries = [[row("retain", [1, 9, 5, 6], [X, X, 5, 6]), row("refusal", [1, 9, 5], [X, X, 5])]]
-    batch = Collator(settings("forget_loss=po").method, pad_token=3)(entries)
+    batch = Collator(settings("forget_loss=po").method, PREPROCESSOR)(entries)
     assert places(batch, "preference") == [(0, 1, 5, 0), (0, 2, 6, 0), (1, 1, 5, 0)]
     assert batch["runs"] == [3]
 
@@ -212,7 +213,7 @@ def test_a_pooled_term_reads_both_views():
 def test_two_terms_may_read_one_view_each_at_other_places():
     method = settings("forget_loss=kl").method
     both = method.terms | {"answer": method.terms["kl"].model_copy(update={"loss": "nll", "positions": "answer"})}
-    batch = Collator(method.model_copy(update={"terms": both}), pad_token=3)([ENTRIES[0]])
+    batch = Collator(method.model_copy(update={"terms": both}), PREPROCESSOR)([ENTRIES[0]])
     assert places(batch, "answer") == [(1, 2, 6, 0)]
     assert places(batch, "kl") == [(1, t, [X, X, 6, X, X, X][t], 0) for t in range(6)]
     assert places(batch, "forget") == [(0, 2, 6, 0), (0, 3, 7, 0), (0, 4, 8, 0)]
@@ -220,17 +221,18 @@ def test_two_terms_may_read_one_view_each_at_other_places():
 
 
 def test_the_reference_is_shown_only_rows_that_it_is_asked_about():
-    batch = Collator(settings("forget_loss=klpd").method, pad_token=3)(ENTRIES)
-    rows, read = batch["reference"]["kl"]["rows"].tolist(), batch["reference"]["kl"]["read"].tolist()
-    assert rows == [1, 4]
+    batch = Collator(settings("forget_loss=klpd").method, PREPROCESSOR)(ENTRIES)
+    entries, read = batch["reference"]["kl"]["entries"], batch["reference"]["kl"]["read"].tolist()
+    rows = [1, 4]
+    assert entries.keys() == batch["inputs"].keys() and all(where.tolist() == rows for where in entries.values())
     assert [(rows[place // 6], place % 6) for place in read] == [place[:2] for place in places(batch, "kl")]
-    assert Collator(settings("forget_loss=gd").method, pad_token=3)(ENTRIES)["reference"] == {}
+    assert Collator(settings("forget_loss=gd").method, PREPROCESSOR)(ENTRIES)["reference"] == {}
 
 
 def test_switch_kl_positions():
     """All: prompt, picture and padding up to the item's longest view; mended: where the answer is predicted."""
-    released = Collator(settings("forget_loss=klpd").method, pad_token=3)(ENTRIES)
-    mended = Collator(settings("forget_loss=klpd", "recipe.kl_positions=answer").method, pad_token=3)(ENTRIES)
+    released = Collator(settings("forget_loss=klpd").method, PREPROCESSOR)(ENTRIES)
+    mended = Collator(settings("forget_loss=klpd", "recipe.kl_positions=answer").method, PREPROCESSOR)(ENTRIES)
     # Rows 1 and 4 are the retain rows: 6 positions for item 0 (its forget row's length), 5 for item 1.
     assert [place[:2] for place in places(released, "kl")] == [(1, t) for t in range(6)] + [(4, t) for t in range(5)]
     assert [place[:2] for place in places(mended, "kl")] == [(1, 2), (4, 2), (4, 3)]
@@ -239,7 +241,7 @@ def test_switch_kl_positions():
 
 
 def test_an_item_reads_the_same_positions_alone_and_in_company():
-    collate = Collator(settings("forget_loss=klpd").method, pad_token=3)
+    collate = Collator(settings("forget_loss=klpd").method, PREPROCESSOR)
     together, alone = collate(ENTRIES), [collate([entry]) for entry in ENTRIES]
     for name in together["takes"]:
         second = [(line + 3, place, target, 1) for line, place, target, _ in places(alone[1], name)]
@@ -247,10 +249,11 @@ def test_an_item_reads_the_same_positions_alone_and_in_company():
 
 
 def test_max_length_shortens_answers_and_names_an_item_without_room(data_path):
-    whole = dataset(data_path, "forget_loss=ga")[0][0].text
+    whole = dataset(data_path, "forget_loss=ga")[0][0].row
     prompt_length = whole.labels.count(IGNORE) - 15  # 16 image tokens count as one
-    short = dataset(data_path, "forget_loss=ga", f"max_length={prompt_length + 2}")[0][0].text
-    assert short == Encoded(whole.input_ids[: prompt_length + 17], whole.labels[: prompt_length + 17])
+    short = dataset(data_path, "forget_loss=ga", f"max_length={prompt_length + 2}")[0][0].row
+    kept = prompt_length + 17
+    assert (short.input_ids, short.labels) == (whole.input_ids[:kept], whole.labels[:kept])
     with pytest.raises(BadInput) as error:
         dataset(data_path, "forget_loss=ga", f"max_length={prompt_length}")
     assert str(error.value).startswith(f"{data_path}: record 0, unsafe_pairs.0.model_response: a prompt of")
