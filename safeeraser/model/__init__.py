@@ -37,7 +37,7 @@ from safeeraser.model.loading import (
 from safeeraser.model.merge import base_of, merge, write_model
 from safeeraser.model.preprocessor import Preprocessor, Row, Shown, Turn
 from safeeraser.model.rounding import ROUNDINGS, round_weights
-from safeeraser.model.vlm import VLM, logits
+from safeeraser.model.vlm import VLM, logits, look, picture_by_numbers
 
 __all__ = [
     "DTYPES",
@@ -71,10 +71,12 @@ __all__ = [
     "load_model",
     "load_preprocessor",
     "logits",
+    "look",
     "lora_config",
     "merge",
     "merged_into",
     "parents",
+    "picture_by_numbers",
     "read_adapter",
     "round_weights",
     "to_release",

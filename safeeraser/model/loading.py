@@ -49,19 +49,19 @@ def family_of(model_path: str) -> Family:
     Raises:
         BadInput: there is no model, or config/model_family/ has no page for its kind.
     """
-    return page_for(model_path) or _page_of(_told(model_path).get("model_type"), model_path)
+    return page_for(model_path) or _page_of(_told(model_path)["model_type"], model_path)
 
 
 def check_family(family: Family, model_path: str) -> None:
     """Raises `BadInput` where the model at `model_path` is of another family than `family`."""
-    if (told := _told(model_path).get("model_type")) != family.model_type:
+    if (told := _told(model_path)["model_type"]) != family.model_type:
         raise BadInput(
             f"model_family={family.name}: of '{family.model_type}' models, and model_path {model_path} is a '{told}'; "
             "model_family=auto takes what the model says"
         )
 
 
-def _page_of(model_type: str | None, model_path: str) -> Family:
+def _page_of(model_type: str, model_path: str) -> Family:
     try:
         return page_of_type(model_type)
     except BadInput as error:
@@ -71,9 +71,12 @@ def _page_of(model_type: str | None, model_path: str) -> Family:
 def _told(model_path: str) -> dict[str, Any]:
     """What the model's configuration says, as it is stored."""
     try:
-        return PreTrainedConfig.get_config_dict(model_path)[0]
+        told = PreTrainedConfig.get_config_dict(model_path)[0]
     except (OSError, ValueError) as error:
         raise _no_model(model_path, error) from None
+    if "model_type" not in told:  # a folder without a configuration is read as an empty one
+        raise _no_model(model_path, ValueError("no config.json that names a model_type"))
+    return told
 
 
 def _no_model(model_path: str, error: Exception) -> BadInput:
@@ -83,7 +86,7 @@ def _no_model(model_path: str, error: Exception) -> BadInput:
 
 def load_config(model_path: str) -> Any:
     """The model's configuration. Raises `BadInput` if there is no model at `model_path`, or none of a known family."""
-    family = _page_of(_told(model_path).get("model_type"), model_path)
+    family = _page_of(_told(model_path)["model_type"], model_path)
     try:
         config = AutoConfig.from_pretrained(model_path)
     except (OSError, ValueError, StrictDataclassError) as error:

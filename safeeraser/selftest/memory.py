@@ -16,7 +16,7 @@ from safeeraser.errors import BadInput
 from safeeraser.selftest.material import Bench, architecture
 from safeeraser.selftest.result import Figure
 from safeeraser.selftest.training import load_trainer
-from safeeraser.unlearn.dry_run import conversation_sizes, largest_step, outline, worst_step
+from safeeraser.unlearn.dry_run import outline, planned_step, worst_step
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.fit import GIB, on_device
 from safeeraser.unlearn.memory import Part, Setup, memory
@@ -72,9 +72,8 @@ def measure(settings: Settings) -> tuple[list[Part], int, int]:
 def estimate(settings: Settings, trainer: UnlearnTrainer) -> list[Part]:
     """What the dry run would tell of this run."""
     dtype = models.choose_dtype(settings.dtype)
-    step = largest_step(settings, conversation_sizes(trainer.train_dataset))
     model = outline(settings, models.load_config(settings.model_path), dtype)
-    return memory(model, Setup(settings, Engine(), dtype), step)
+    return memory(model, Setup(settings, Engine(), dtype), planned_step(settings, trainer.train_dataset))
 
 
 def needed(size: str, **keys: object) -> float:

@@ -8,14 +8,16 @@ from pathlib import Path
 import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import get_session, httpx
+from PIL import Image
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
 
 from safeeraser import model as models
 from safeeraser.benchmark.conversation import IGNORE
+from safeeraser.benchmark.pictures import picture_size
 from safeeraser.errors import BadInput
 from safeeraser.model import Row
 from safeeraser.unlearn.batch import PlanDataset
@@ -32,6 +34,10 @@ from safeeraser.unlearn.trained import equip
 log = logging.getLogger(__name__)
 
 PATIENCE = 5  # seconds for the hub to answer
+WITHOUT_PICTURES = (
+    "Pictures are left out, in tokens and in memory: only the model's own processor tells what they take, and for that "
+    "a dry run needs the hub, or the model's folder as model_path."
+)
 
 Size = tuple[int, int]  # of a conversation: its tokens, the picture's included, and those of the answer among them
 
@@ -50,7 +56,7 @@ def dry_run(settings: Settings, job: Job) -> None:
         dataset = PlanDataset(
             job.plan, job.data.items, job.data.refusals, preprocessor, settings.recipe, settings.max_length
         )
-        step = largest_step(settings, conversation_sizes(dataset))
+        step = planned_step(settings, dataset)
     else:
         step = worst_step(settings, config)
     dtype = choose_dtype(settings, job.engine)
@@ -72,6 +78,7 @@ def dry_run(settings: Settings, job: Job) -> None:
         table(("parameters", "trained", "frozen"), parameters, "{:,}"),
         table((title, f"device, {unit}", f"CPU, {unit}"), sizes, "{:.2f}"),
         "The memory is an estimate: CUDA and its libraries take about 1 GiB more, and fragmentation some.",
+        *([] if step.picture else [WITHOUT_PICTURES]),
         *advice(settings, job.engine, parts, estimate, items=len(job.plan)),
     )
     if settings.dtype == "auto" and dtype is torch.float32:
@@ -82,7 +89,7 @@ def find_model(settings: Settings) -> tuple[PreTrainedConfig, models.Preprocesso
     """The model's configuration and what prepares its input; None where only the family's own numbers are known.
 
     Raises:
-        BadInput: nothing lies at `model_path`, and it is not the family's own.
+        BadInput: nothing lies at `model_path`, and it is not the family's own, or the family's page has no numbers.
     """
     path, family = settings.model_path, settings.model_family
     if not Path(path).is_dir() and not hub_answers():
@@ -90,9 +97,12 @@ def find_model(settings: Settings) -> tuple[PreTrainedConfig, models.Preprocesso
         constants.HF_HUB_OFFLINE = True
     try:
         return models.load_config(path), models.load_preprocessor(path)
-    except BadInput:
-        if path != family.model_path or family.architecture is None or Path(path).exists():
+    except BadInput as error:
+        if path != family.model_path or Path(path).exists():
             raise
+        if family.architecture is None:
+            without = f"model_family={family.name} has no numbers for a dry run without: it needs the hub or a folder"
+            raise BadInput(f"{error}; {without}") from None
     log.info(
         "model: %s is not here and cannot be had from the hub; its numbers are those of config/model_family, "
         "and without its tokenizer every conversation counts as long as max_length=%d allows",
@@ -165,22 +175,39 @@ def _size(row: Row) -> Size:
     return len(row.input_ids), sum(label != IGNORE for label in row.labels)
 
 
-def largest_step(settings: Settings, sizes: Sequence[Mapping[str, Size]]) -> MicroStep:
-    """As large as any micro-step of the plan in each respect; `sizes` of the plan's items, by view."""
+def planned_step(settings: Settings, dataset: PlanDataset) -> MicroStep:
+    """As large as any micro-step of the plan in each respect. Raises `BadInput` as `conversation_sizes` does."""
+    return largest_step(settings, conversation_sizes(dataset), largest_picture(dataset))
+
+
+def largest_picture(dataset: PlanDataset) -> Mapping[str, Tensor]:
+    """What the model is given for the picture that takes the most of its tokens, made blank."""
+    prepares = dataset.preprocessor
+    pictures = {item.picture for items in dataset.items.values() for item in items}
+    longest = max(pictures, key=lambda picture: len(prepares.place(lambda: picture_size(picture))))
+    return prepares.show(Image.new("RGB", picture_size(longest))).inputs
+
+
+def largest_step(settings: Settings, sizes: Sequence[Mapping[str, Size]], picture: Mapping[str, Tensor]) -> MicroStep:
+    """As large as any micro-step of the plan in each respect.
+
+    Args:
+        sizes: of the plan's items, by view.
+        picture: what the model is given for the largest one.
+    """
     method, items = settings.method, min(settings.batch_size, len(sizes))
     reads = [positions_read(method, item) for item in sizes]
     steps = [reads[start : start + items] for start in range(0, len(reads), items)]
     terms = {name: max(sum(read[name] for read in step) for step in steps) for name in method.terms}
     length = max(tokens for item in sizes for tokens, _ in item.values())
-    return MicroStep(items * len(method.views), length, terms)
+    return MicroStep(items * len(method.views), length, terms, picture)
 
 
 def worst_step(settings: Settings, config: PreTrainedConfig) -> MicroStep:
     """A micro-step of the longest conversations that `max_length` allows, as if they were all answer."""
-    vision = config.vision_config
-    tokens = settings.max_length - 1 + (vision.image_size // vision.patch_size) ** 2
-    item = dict.fromkeys(settings.method.views, (tokens, settings.max_length))
-    return largest_step(settings, [item] * settings.batch_size)
+    tokens, picture = models.picture_by_numbers(config) or (1, {})
+    item = dict.fromkeys(settings.method.views, (settings.max_length - 1 + tokens, settings.max_length))
+    return largest_step(settings, [item] * settings.batch_size, picture)
 
 
 def positions_read(method: Method, item: Mapping[str, Size]) -> dict[str, int]:

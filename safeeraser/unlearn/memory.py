@@ -5,13 +5,18 @@ that requirements.txt and setup.py pin. What a forward pass *keeps* is asked of 
 but no contents. What lives for a moment of the backward pass is a formula.
 """
 
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from safeeraser.model import look
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.settings import Settings
 from safeeraser.unlearn.stop import Guard
@@ -34,11 +39,15 @@ class Part:
 
 @dataclass(frozen=True)
 class MicroStep:
-    """A micro-step's `rows` of `length` tokens, each with a picture; `terms`: how many positions each term reads."""
+    """A micro-step's `rows` of `length` tokens, each with a picture; `terms`: how many positions each term reads.
+
+    `picture` is what the model is given for one; empty: not known, and left out.
+    """
 
     rows: int
     length: int
     terms: dict[str, int]
+    picture: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,14 @@ def memory(model: nn.Module, setup: Setup, step: MicroStep) -> list[Part]:
             whole, kept = kept, kept_bytes(model, setup, step)
             layer += (whole - kept) / text.num_hidden_layers  # what is spared comes back, a layer at a time
     moment = max(losses, layer)  # of the backward pass; when a layer is at work, the losses are done
-    return [*parts, Part("activations kept for the backward pass", kept), Part("losses, or a layer at work", moment)]
+    # Trainer takes all micro-steps of an optimizer step from the data loader before the first.
+    shown = settings.gradient_accumulation_steps * step.rows * sum(each.nbytes for each in step.picture.values())
+    return [
+        *parts,
+        *([Part("pictures of an optimizer step", shown)] if shown else []),
+        Part("activations kept for the backward pass", kept),
+        Part("losses, or a layer at work", moment),
+    ]
 
 
 def held(model: nn.Module, setup: Setup) -> list[Part]:
@@ -155,10 +171,32 @@ def held(model: nn.Module, setup: Setup) -> list[Part]:
 def kept_bytes(model: nn.Module, setup: Setup, step: MicroStep) -> int:
     """Bytes that autograd keeps of a forward pass of `step`, without weights and logits.
 
-    Pictures and text are passed through apart: to join them, LLaVA looks at what the tokens are.
+    Pictures and text are passed through apart: to join them, a model looks at what the tokens are. What is kept of
+    pictures grows evenly with their number, so two of them tell.
     """
-    side, hidden = model.config.vision_config.image_size, model.config.get_text_config().hidden_size
-    rows, length, dtype = step.rows, step.length, setup.dtype
+
+    def pictures(count: int) -> Callable[[], None]:
+        given = {key: torch.cat([each] * count) for key, each in step.picture.items()}
+        # In the dtype of the weights, as a run is given them.
+        given = {key: each.to(setup.dtype) if each.is_floating_point() else each for key, each in given.items()}
+        return lambda: look(model, given)
+
+    def text() -> None:
+        hidden = model.config.get_text_config().hidden_size
+        embedded = torch.empty(step.rows, step.length, hidden, dtype=setup.dtype, requires_grad=True)
+        mask = torch.ones(step.rows, step.length, dtype=torch.long)
+        model(inputs_embeds=embedded, attention_mask=mask, use_cache=False, logits_to_keep=1)
+
+    kept = _kept(model, setup, text)
+    if step.picture:
+        with Computed():
+            one, two = (_kept(model, setup, pictures(count)) for count in (1, 2))
+        kept += one + (step.rows - 1) * (two - one)
+    return kept
+
+
+def _kept(model: nn.Module, setup: Setup, forward: Callable[[], None]) -> int:
+    """Bytes that autograd keeps of `forward`, without weights."""
     kept = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -167,15 +205,23 @@ def kept_bytes(model: nn.Module, setup: Setup, step: MicroStep) -> int:
         return tensor
 
     # accelerate casts products as they are made, wherever DeepSpeed does not hold the model.
-    casts = dtype is not torch.float32 and not setup.engine.deepspeed
+    casts = setup.dtype is not torch.float32 and not setup.engine.deepspeed
     with (
-        torch.autocast("cpu", dtype) if casts else nullcontext(),
+        torch.autocast("cpu", setup.dtype) if casts else nullcontext(),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
-        model.get_image_features(torch.empty(rows, 3, side, side, dtype=dtype))
-        embedded = torch.empty(rows, length, hidden, dtype=dtype, requires_grad=True)
-        mask = torch.ones(rows, length, dtype=torch.long)
-        model(inputs_embeds=embedded, attention_mask=mask, use_cache=False, logits_to_keep=1)
+        forward()
     for parameter in model.parameters():
         kept.pop(parameter.untyped_storage()._cdata, None)
     return sum(storage.nbytes() for storage in kept.values())
+
+
+class Computed(TorchDispatchMode):
+    """Among tensors without contents, computes what is made of real ones alone: a model may ask those for numbers, such
+    as of how many patches a picture is."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        without = any(isinstance(each, FakeTensor) for each in tree_leaves((args, kwargs)))
+        with nullcontext() if without else unset_fake_temporarily():
+            return func(*args, **kwargs)

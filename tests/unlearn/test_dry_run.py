@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 from transformers import LlavaConfig
 
 from safeeraser.selftest.memory import measure
-from safeeraser.unlearn.batch import Collator
-from safeeraser.unlearn.dry_run import conversation_sizes, count_parameters, largest_step, outline
+from safeeraser.unlearn.dry_run import conversation_sizes, count_parameters, outline, planned_step
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.memory import MicroStep, Setup, held, memory
+from safeeraser.unlearn.run import collator
 from safeeraser.unlearn.settings import read_settings
 
 pytestmark = pytest.mark.slow
@@ -185,15 +185,15 @@ def test_four_bits():
 def test_the_largest_micro_step_is_the_collators(method, batch):
     read = settings(f"forget_loss={method}", "num_epochs=1", f"batch_size={batch}")
     dataset = plan_dataset(read)
-    collate = Collator(read.method, dataset.preprocessor.pad_token)
+    collate = collator(read, dataset)
     batches = [
         collate([dataset[number] for number in range(start, min(start + batch, len(dataset)))])
         for start in range(0, len(dataset), batch)
     ]
-    step = largest_step(read, conversation_sizes(dataset))
+    step = planned_step(read, dataset)
     assert (step.rows, step.length) == (
-        max(len(each["input_ids"]) for each in batches),
-        max(each["input_ids"].shape[1] for each in batches),
+        max(len(each["inputs"]["input_ids"]) for each in batches),
+        max(each["inputs"]["input_ids"].shape[1] for each in batches),
     )
     for name in read.method.terms:
         assert step.terms[name] == max(sum(each["runs"][number] for number in each["takes"][name]) for each in batches)
@@ -203,8 +203,8 @@ def test_long_answers_are_cut_as_in_training():
     read = settings("forget_loss=popd", "num_epochs=1", "max_length=180")
     dataset = plan_dataset(read)
     for number, sizes in enumerate(conversation_sizes(dataset)):
-        for text in dataset[number]:
-            assert sizes[text.view] == (len(text.text.input_ids), sum(label != -100 for label in text.text.labels))
+        for view, row in dataset[number]:
+            assert sizes[view] == (len(row.input_ids), sum(label != -100 for label in row.labels))
 
 
 @pytest.mark.parametrize("finetune", ["lora", "full"])
@@ -218,12 +218,13 @@ def test_the_estimate_is_what_training_takes(tmp_path, monkeypatch, method, chec
     parts, weights, peak = measure(settings(*given, *shape))
     sizes = {part.name: part.device for part in parts}
     assert weights == sum(sizes.pop(name, 0) for name in ("frozen weights", "trained weights", "the untouched model"))
-    # What the estimate leaves out are the micro-steps' own tensors, pictures above all: much beside a model this small.
-    assert 0.95 < sum(sizes.values()) / peak < 1.06
+    # What the estimate leaves out are the micro-steps' own tensors but for pictures: much beside a model this small.
+    assert 0.95 < sum(sizes.values()) / peak < 1.1
 
 
 LAYERS = 4
-STEP = MicroStep(rows=3, length=1087, terms={"preference": 600, "decoupled": 300})
+PICTURE = {"pixel_values": torch.zeros(1, 3, 336, 336)}
+STEP = MicroStep(rows=3, length=1087, terms={"preference": 600, "decoupled": 300}, picture=PICTURE)
 KEPT, MOMENT = "activations kept for the backward pass", "losses, or a layer at work"
 
 
@@ -257,14 +258,14 @@ def test_what_a_micro_step_makes():
     assert whole("attention=eager")[KEPT] > plain[KEPT] + LAYERS * tokens * 32 * 1087 * 2
     # A trained vision tower keeps what a frozen one does not.
     assert whole("tune_vision_tower=true")[KEPT] > plain[KEPT] + (LAYERS - 1) * 3 * 577 * (4096 + 8 * 1024) * 2
-    assert whole(step=MicroStep(6, 1087, STEP.terms))[KEPT] == pytest.approx(2 * plain[KEPT], rel=0.05)
+    assert whole(step=MicroStep(6, 1087, STEP.terms, PICTURE))[KEPT] == pytest.approx(2 * plain[KEPT], rel=0.05)
     # One weight of four bits at a time is turned back.
     four_bits = whole("quantization=nf4", "gradient_checkpointing=true")
     assert four_bits[MOMENT] == spared[MOMENT] + 4096 * 11008 * 2 and four_bits[KEPT] == spared[KEPT]
 
 
 def test_logits_of_all_positions_with_their_reference():
-    step = MicroStep(3, 1087, {"forget": 0, "kl": 12 * 1087, "decoupled": 0})
+    step = MicroStep(3, 1087, {"forget": 0, "kl": 12 * 1087, "decoupled": 0}, PICTURE)
     parts = whole("forget_loss=klpd", step=step)
     # Logits, their gradient, and the untouched model's; both losses work on 64 positions at a time.
     assert parts[MOMENT] == (3 * 12 * 1087 + 2 * 64) * 32064 * 4
