@@ -9,6 +9,8 @@ from torch.nn.functional import pad
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
+from safeeraser.model import positions
+
 SPARE = 32  # places kept free for tokens to come
 GAP = -1  # stands among token ids where there is none
 
@@ -79,16 +81,19 @@ class Context:
     """The keys and values of some rows, which of their places hold a token, and the logits of what follows.
 
     Rows have gaps where they are shorter than their neighbours. A token's position is the number of tokens before it,
-    gaps not counted, so it does not matter where the gaps are.
+    gaps not counted, and its row's offset, so it does not matter where the gaps are.
 
     Attributes:
         mask: (rows, places), 1 where there is a token, 0 in a gap.
+        offsets: (rows,), how many positions more, or fewer, a row has taken than it has tokens; not 0 behind a picture,
+            in models that count its rows and columns.
         logits: (rows, vocabulary), float32.
     """
 
     def __init__(self, model: Any) -> None:
         self.model, self.cache = model, _Cache(layer_class_to_replicate=_Layer)
         self.mask = torch.zeros(0, 0, dtype=torch.long, device=model.device)
+        self.offsets = torch.zeros(0, dtype=torch.long, device=model.device)
         self.logits = torch.zeros(0, 0, device=model.device)
 
     def read(self, rows: Sequence[Sequence[int]] | Tensor, inputs: Mapping[str, Tensor] | None = None) -> None:
@@ -97,7 +102,7 @@ class Context:
         Args:
             rows: token ids, one at least for each row; shorter ones get their gap before them. Or equally many for each
                 as a tensor, (rows, tokens): what is on the model's device need not be fetched and sent back.
-            inputs: what the model is given for the pictures whose tokens are among them, in the rows' order.
+            inputs: at a beginning that holds pictures, what the model is given for them, in the rows' order.
         """
         if isinstance(rows, Tensor):
             ids, held, self.cache.gaps = rows, torch.ones_like(rows), None
@@ -107,11 +112,17 @@ class Context:
             ids, held = filled.clamp(min=0), (filled != GAP).long()
             uneven = min(map(len, rows)) < longest
             self.cache.gaps = (filled == GAP)[:, None, :, None] if uneven else None
-        self.mask = torch.cat([self.mask, held], dim=1) if len(self.mask) else held
+        if len(self.mask):
+            self.mask = torch.cat([self.mask, held], dim=1)
+            counted = (self.mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+            places = counted + self.offsets[:, None]
+        else:
+            self.mask = held
+            places, self.offsets = positions(self.model, ids, held, inputs or {})
         output = self.model(
             input_ids=ids,
             attention_mask=self.mask,
-            position_ids=(self.mask.cumsum(dim=1) - 1).clamp(min=0)[:, -ids.shape[1] :],
+            position_ids=places,
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
@@ -122,7 +133,8 @@ class Context:
     def select(self, rows: Sequence[int]) -> "Context":
         """A new context of these rows, each as often as it is named."""
         index = torch.tensor(rows, device=self.mask.device)
-        context = self._new((layer.used[:, index] for layer in self.cache.layers), self.mask[index], self.logits[index])
+        layers = (layer.used[:, index] for layer in self.cache.layers)
+        context = self._new(layers, self.mask[index], self.offsets[index], self.logits[index])
         context._trim()
         return context
 
@@ -136,8 +148,8 @@ class Context:
 
         pairs = zip(self.cache.layers, other.cache.layers, strict=True)
         mask = torch.cat([pad(each.mask, (places - each.mask.shape[1], 0)) for each in (self, other)])
-        logits = torch.cat([self.logits, other.logits])
-        return self._new((together(one.used, two.used) for one, two in pairs), mask, logits)
+        offsets, logits = torch.cat([self.offsets, other.offsets]), torch.cat([self.logits, other.logits])
+        return self._new((together(one.used, two.used) for one, two in pairs), mask, offsets, logits)
 
     def put(self, rows: Sequence[int], other: "Context") -> None:
         """Let the rows of `other` take the places of these rows. The others are not touched, let alone copied."""
@@ -152,7 +164,7 @@ class Context:
             layer.both[:, index] = 0  # a row that overflowed must not leave what is not finite in its successor's gap
             layer.both[:, index, :, layer.end - places : layer.end] = new.used
         self.mask[index] = pad(other.mask, (self.mask.shape[1] - places, 0))
-        self.logits[index] = other.logits
+        self.offsets[index], self.logits[index] = other.offsets, other.logits
         self._trim()
 
     def _trim(self) -> None:
@@ -162,8 +174,8 @@ class Context:
             layer.show(layer.begin + gaps, layer.end)
         self.mask = self.mask[:, gaps:]
 
-    def _new(self, layers: Iterable[Tensor], mask: Tensor, logits: Tensor) -> "Context":
+    def _new(self, layers: Iterable[Tensor], mask: Tensor, offsets: Tensor, logits: Tensor) -> "Context":
         context = Context(self.model)
         context.cache.layers = [_Layer().hold(both) for both in layers]
-        context.mask, context.logits = mask, logits
+        context.mask, context.offsets, context.logits = mask, offsets, logits
         return context

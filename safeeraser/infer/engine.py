@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from accelerate.utils.memory import clear_device_cache
 
 from safeeraser.errors import BadInput
-from safeeraser.generation.decoder import Asked, Decoder
+from safeeraser.generation import DECODERS, Answering, Asked
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer.memory import out_of_memory, rows_that_fit
 from safeeraser.infer.requests import Request, Unanswered, show
@@ -65,16 +65,16 @@ class Engine:
                 clear_device_cache(garbage_collection=True)
 
     def _attempt(self, requests: list[Request]) -> Iterator[list[tuple[Request, str | Unanswered]]]:
-        decoder = Decoder(self.vlm, self.generation, self.batch_size, show=show)
+        decoder = DECODERS[self.vlm.family.decoder](self.vlm, self.generation, self.batch_size, show=show)
         for ended in decoder.answer([_asked(each) for each in requests]):
             said = [(requests[number], text) for number, text in ended]
             yield [(each, self._silence(each, decoder) if text is None else text) for each, text in said]
 
-    def _silence(self, request: Request, decoder: Decoder) -> Unanswered:
-        tokens = len(decoder.prompts([_asked(request)])[0])
-        if tokens < decoder.context:
+    def _silence(self, request: Request, decoder: Answering) -> Unanswered:
+        (prompt,) = decoder.prompts([_asked(request)])
+        if decoder.fits(prompt):
             return NOT_FINITE
-        return Unanswered(f"its prompt takes {tokens} tokens, and the model's context holds {decoder.context}")
+        return Unanswered(f"its prompt takes {len(prompt)} tokens, and the model's context holds {decoder.context}")
 
     def _reduce(self) -> None:
         if self.batch_size == 1:

@@ -37,7 +37,8 @@ from safeeraser.model.loading import (
 from safeeraser.model.merge import base_of, merge, write_model
 from safeeraser.model.preprocessor import Preprocessor, Row, Shown, Turn
 from safeeraser.model.rounding import ROUNDINGS, round_weights
-from safeeraser.model.vlm import VLM, logits, look, picture_by_numbers
+from safeeraser.model.vision import Seen, features_of, see
+from safeeraser.model.vlm import VLM, logits, look, picture_by_numbers, positions
 
 __all__ = [
     "DTYPES",
@@ -46,6 +47,7 @@ __all__ = [
     "Family",
     "Preprocessor",
     "Row",
+    "Seen",
     "Shown",
     "Turn",
     "adapter_config",
@@ -62,6 +64,7 @@ __all__ = [
     "convert",
     "families",
     "family_of",
+    "features_of",
     "fingerprint",
     "freeze_unseen",
     "from_release",
@@ -77,8 +80,10 @@ __all__ = [
     "merged_into",
     "parents",
     "picture_by_numbers",
+    "positions",
     "read_adapter",
     "round_weights",
+    "see",
     "to_release",
     "trained_parameters",
     "unfreeze",

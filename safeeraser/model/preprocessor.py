@@ -216,9 +216,14 @@ class Preprocessor:
             "input_ids": torch.tensor(pad_rows(ids, self.pad_token, left=left)),
             "attention_mask": torch.tensor(pad_rows([[1] * len(row) for row in ids], 0, left=left)),
         }
-        if self.types:
-            batch[self.types] = torch.tensor(pad_rows(self.processor.create_mm_token_type_ids(ids), 0, left=left))
-        return batch | self.lay_out([row.inputs for row in rows])
+        return batch | self.kinds(ids, side) | self.lay_out([row.inputs for row in rows])
+
+    def kinds(self, ids: Sequence[Sequence[int]], side: Literal["left", "right"]) -> dict[str, Tensor]:
+        """The tokens' types, where the model is told them: (rows, the longest row's tokens), padded on `side`."""
+        if not self.types:
+            return {}
+        types = self.processor.create_mm_token_type_ids([list(row) for row in ids])
+        return {self.types: torch.tensor(pad_rows(types, 0, left=side == "left"))}
 
     def lay_out(self, pictures: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """What the model is given for some pictures, of what it is given for each."""

@@ -31,6 +31,11 @@ class VLM:
     def family(self) -> Family:
         return self.preprocessor.family
 
+    @property
+    def bare(self) -> Any:
+        """The model itself, without what PEFT wraps around one with an adapter."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
     @cached_property
     def ends(self) -> set[int]:
         """The tokens with which a response ends."""
@@ -92,3 +97,24 @@ def picture_by_numbers(config: PreTrainedConfig) -> tuple[int, dict[str, Tensor]
         return None
     side = config.vision_config.image_size
     return SQUARE[config.model_type](config), {"pixel_values": torch.zeros(1, 3, side, side)}
+
+
+def positions(model: nn.Module, ids: Tensor, mask: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Where the tokens of some beginnings stand: a token's place among its row's, unless the model counts otherwise.
+
+    A picture's tokens may have their rows and columns in it for their places, and then take fewer of the text's than
+    they are; such a model tells them itself, and all three kinds of them. Behind a picture each token has its place
+    among the row's and the row's offset, of every kind.
+
+    Args:
+        ids, mask: (rows, tokens); 0 in the mask where there is no token.
+        inputs: what the model is given for the pictures among them, in the rows' order, token types included.
+
+    Returns:
+        Position ids, (rows, tokens) or (3, rows, tokens), and each row's offset, (rows,).
+    """
+    tell = next((part.get_rope_index for part in model.modules() if hasattr(part, "get_rope_index")), None)
+    if tell and inputs:
+        places, offsets = tell(ids, attention_mask=mask, **inputs)
+        return places, offsets[:, 0]
+    return (mask.cumsum(dim=1) - 1).clamp(min=0), torch.zeros_like(mask[:, 0])

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from safeeraser.benchmark.records import read_records
-from safeeraser.generation.decoder import Asked
+from safeeraser.generation import Asked
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer.checkpoint import load_merged
 from safeeraser.infer.engine import Engine

@@ -31,7 +31,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from safeeraser import model as models
 from safeeraser.benchmark.files import read_json_lines
-from safeeraser.generation.decoder import Asked, Decoder
+from safeeraser.generation import Asked, Decoder
 from safeeraser.generation.sampling import Generation
 from safeeraser.selftest.material import Bench, architecture
 from safeeraser.selftest.memory import free, needed

@@ -12,7 +12,7 @@ from transformers import Trainer, TrainerCallback
 from safeeraser.benchmark.files import append_json_line, keep_json_lines
 from safeeraser.benchmark.wording import is_degenerate, is_refusal
 from safeeraser.errors import BadInput
-from safeeraser.generation.decoder import Asked, Decoder
+from safeeraser.generation import DECODERS, Asked
 from safeeraser.generation.sampling import Generation
 from safeeraser.model import VLM, Preprocessor
 from safeeraser.unlearn.data import sound_items
@@ -105,7 +105,8 @@ class Probes(TrainerCallback):
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         generation = Generation(greedy=True, max_new_tokens=self.max_new_tokens)
         # Else a tie that two processes break differently would leave one of them waiting for the other.
-        decoder = Decoder(VLM(model, self.preprocessor), generation, batch_size=len(items), agree=broadcast)
+        vlm = VLM(model, self.preprocessor)
+        decoder = DECODERS[vlm.family.decoder](vlm, generation, batch_size=len(items), agree=broadcast)
         answers = [""] * len(items)
         model.eval()
         try:

@@ -9,11 +9,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationConfig
 
 from safeeraser import model as models
-from safeeraser.benchmark.conversation import prompt
+from safeeraser.benchmark.conversation import IMAGE, prompt
 from safeeraser.benchmark.pictures import open_picture
 from safeeraser.benchmark.records import read_records
+from safeeraser.generation import Asked, Decoder
 from safeeraser.generation.context import SPARE, Context
-from safeeraser.generation.decoder import SYSTEM, Asked, Decoder, encode_question
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer.requests import Selection, build_requests
 
@@ -21,13 +21,20 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def model():
-    return models.load_model(str(MODEL), torch.float32).eval()
+def vlm():
+    loaded = models.VLM.load(str(MODEL), torch.float32)
+    loaded.model.eval()
+    return loaded
 
 
 @pytest.fixture(scope="module")
-def preprocessor():
-    return models.load_preprocessor(str(MODEL))
+def model(vlm):
+    return vlm.model
+
+
+@pytest.fixture(scope="module")
+def preprocessor(vlm):
+    return vlm.preprocessor
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +55,14 @@ def answers(decoder, asked):
 
 
 @pytest.fixture(scope="module")
-def sampled(model, preprocessor, asked):
+def sampled(vlm, asked):
     """Sampled one at a time, of varying length: `</s>` comes early or late on a random model."""
-    return answers(Decoder(model, preprocessor, Generation(max_new_tokens=2 * SPARE + 5), 1), asked)
+    return answers(Decoder(vlm, Generation(max_new_tokens=2 * SPARE + 5), 1), asked)
 
 
 @pytest.mark.parametrize("batch_size", [2, 7, 16, 1000])
-def test_the_batch_changes_nothing(model, preprocessor, asked, sampled, batch_size):
-    decoder = Decoder(model, preprocessor, Generation(max_new_tokens=2 * SPARE + 5), batch_size)
+def test_the_batch_changes_nothing(vlm, asked, sampled, batch_size):
+    decoder = Decoder(vlm, Generation(max_new_tokens=2 * SPARE + 5), batch_size)
     assert answers(decoder, asked) == sampled
     assert answers(decoder, asked[::-1]) == sampled, "in reverse order, with a decoder that has been used"
 
@@ -66,63 +73,64 @@ def test_lengths_vary(preprocessor, sampled):
     assert len(lengths) > 10, lengths
 
 
-def test_greedy_is_what_transformers_generates(model, preprocessor, asked):
+def test_greedy_is_what_transformers_generates(vlm, model, asked):
     """One prompt at a time, without left padding, shared beginnings, or branches."""
-    tokenizer = preprocessor.tokenizer
-    ours = answers(Decoder(model, preprocessor, Generation(greedy=True, max_new_tokens=24), 16), asked)
+    tokenizer = vlm.preprocessor.tokenizer
+    ours = answers(Decoder(vlm, Generation(greedy=True, max_new_tokens=24), 16), asked)
     for one in asked:
-        ids = torch.tensor([encode_question(preprocessor, one.question, picture=one.picture is not None)])
-        shown = {"pixel_values": preprocessor.pixels(open_picture(one.picture))[None]} if one.picture else {}
+        turn = models.Turn(open_picture(one.picture) if one.picture else None, one.question)
+        batch = vlm.join([vlm.encode(turn)])
         output = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            **shown,
+            **batch,
             generation_config=GenerationConfig(
                 do_sample=False, max_new_tokens=24, eos_token_id=tokenizer.eos_token_id, pad_token_id=0
             ),
         )
-        text = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip()
+        text = tokenizer.decode(output[0, batch["input_ids"].shape[1] :], skip_special_tokens=True).strip()
         assert ours[one.key] == text
 
 
 @pytest.mark.parametrize("several", [True, False])
-def test_each_of_a_models_ends_ends_a_response(model, preprocessor, asked, monkeypatch, several):
+def test_each_of_a_models_ends_ends_a_response(vlm, model, preprocessor, asked, monkeypatch, several):
     """Its own beside the tokenizer's, also one that is a word and no special token: what comes before it is given."""
     tokenizer, generation = preprocessor.tokenizer, Generation(greedy=True, max_new_tokens=24)
-    whole = answers(Decoder(model, preprocessor, generation, 16), asked[:6])
+    whole = answers(Decoder(vlm, generation, 16), asked[:6])
     said = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in whole.values()]
     end = said[0][len(said[0]) // 2]
     monkeypatch.setattr(model.generation_config, "eos_token_id", [tokenizer.eos_token_id, end] if several else end)
-    cut = answers(Decoder(model, preprocessor, generation, 16), asked[:6])
+    cut = answers(Decoder(models.VLM(model, preprocessor), generation, 16), asked[:6])
     for key, ids in zip(whole, said, strict=True):
         assert cut[key] == tokenizer.decode(ids[: ids.index(end)] if end in ids else ids).strip()
     assert cut != whole
 
 
-def test_a_prompt_that_fills_the_context_is_not_read(model, preprocessor, asked, monkeypatch):
+def test_a_prompt_that_fills_the_context_is_not_read(vlm, preprocessor, asked, monkeypatch):
     """Nor is anything else changed by it: the others on its picture are answered as they are without it."""
-    longest = max(len(encode_question(preprocessor, one.question)) for one in asked)
-    monkeypatch.setattr(model.config.text_config, "max_position_embeddings", longest)
-    fits = [len(encode_question(preprocessor, one.question)) < longest for one in asked]
+    lengths = [len(ids) for ids in Decoder(vlm, Generation(), 1).prompts(asked)]
+    longest = max(lengths)
+    monkeypatch.setattr(vlm.preprocessor, "context", longest)
+    fits = [length < longest for length in lengths]
     generation = Generation(max_new_tokens=8)
-    given = answers(Decoder(model, preprocessor, generation, 4), asked)
+    given = answers(Decoder(vlm, generation, 4), asked)
     fitting = [one for one, fit in zip(asked, fits, strict=True) if fit]
-    without = answers(Decoder(model, preprocessor, generation, 4), fitting)
+    without = answers(Decoder(vlm, generation, 4), fitting)
     assert len(without) < len(asked) and given == dict.fromkeys(given) | without
-    monkeypatch.setattr(model.config.text_config, "max_position_embeddings", longest + 1)
-    assert None not in answers(Decoder(model, preprocessor, generation, 4), asked).values()
+    monkeypatch.setattr(vlm.preprocessor, "context", longest + 1)
+    assert None not in answers(Decoder(vlm, generation, 4), asked).values()
 
 
-def test_without_a_picture_the_prompt_has_none(preprocessor):
-    assert prompt("Why?", SYSTEM, picture=False) == prompt("Why?", SYSTEM).replace("<image>\n", "")
-    ids = encode_question(preprocessor, "Why?", picture=False)
-    assert preprocessor.image_token not in ids
-    with_picture = encode_question(preprocessor, "Why?")
-    assert with_picture.count(preprocessor.image_token) == preprocessor.image_length
+def test_without_a_picture_the_prompt_has_none(vlm, asked):
+    assert prompt("Why?", "user", picture=False) == prompt("Why?", "user").replace("<image>\n", "")
+    picture = next(one.picture for one in asked if one.picture)
+    without, shown = Decoder(vlm, Generation(), 1).prompts([Asked(None, "Why?"), Asked(picture, "Why?")])
+    tokenizer = vlm.preprocessor.tokenizer
+    image = tokenizer.convert_tokens_to_ids(IMAGE)
+    assert (without.count(image), shown.count(image)) == (0, 16)
+    assert without == tokenizer(prompt("Why?", "user", picture=False))["input_ids"]
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])
-def test_nothing_is_done_twice(model, preprocessor, asked, monkeypatch, batch_size):
+def test_nothing_is_done_twice(vlm, model, asked, monkeypatch, batch_size):
     """Each picture is opened and encoded once, its beginning read once, and each question once a batch at most."""
     opened, encoded, read = [], [], []
     hook = model.model.vision_tower.register_forward_pre_hook(
@@ -130,31 +138,31 @@ def test_nothing_is_done_twice(model, preprocessor, asked, monkeypatch, batch_si
     )
     one_read = Context.read
 
-    def note(context, rows, pixels=None):
+    def note(context, rows, inputs=None):
         read.extend(len(row) for row in rows if len(row) > 1)
-        one_read(context, rows, pixels)
+        one_read(context, rows, inputs)
 
     monkeypatch.setattr(Context, "read", note)
     with_picture = [one for one in asked if one.picture]
     try:
         show = lambda path: opened.append(path) or open_picture(path)  # noqa: E731
-        answers(Decoder(model, preprocessor, Generation(max_new_tokens=2), batch_size, show=show), with_picture)
+        answers(Decoder(vlm, Generation(max_new_tokens=2), batch_size, show=show), with_picture)
     finally:
         hook.remove()
     pictures = {one.picture for one in with_picture}
     assert sorted(opened) == sorted(pictures) and sum(encoded) == len(pictures)
-    whole = sum(len(encode_question(preprocessor, one.question)) for one in with_picture)
+    whole = sum(map(len, Decoder(vlm, Generation(), 1).prompts(with_picture)))
     assert sum(read) < whole / 4
 
 
-def test_a_question_is_read_once_for_its_samples(model, preprocessor, asked, monkeypatch):
+def test_a_question_is_read_once_for_its_samples(vlm, asked, monkeypatch):
     rows = []
     one_read = Context.read
     monkeypatch.setattr(
         Context, "read", lambda self, given, *more: rows.append(len(given)) or one_read(self, given, *more)
     )
     same = [Asked(asked[0].picture, "The same?", key) for key in "abcdefg"]
-    given = answers(Decoder(model, preprocessor, Generation(max_new_tokens=1), 8), same)
+    given = answers(Decoder(vlm, Generation(max_new_tokens=1), 8), same)
     assert rows == [1, 1] and len(set(given.values())) > 1
 
 
@@ -207,10 +215,10 @@ def test_what_overflowed_is_told_and_leaves_no_trace(model):
         assert torch.allclose(context.logits[0], alone.logits[0], atol=1e-5) and context.logits.isfinite().all()
 
 
-def test_what_a_place_that_sees_nothing_becomes_reaches_no_answer(model, preprocessor, asked, monkeypatch):
+def test_what_a_place_that_sees_nothing_becomes_reaches_no_answer(vlm, asked, monkeypatch):
     """Beginnings of several lengths are read together; some kernels make NaN of a row that is masked altogether."""
     generation, blind = Generation(greedy=True, max_new_tokens=12), []
-    plain = answers(Decoder(model, preprocessor, generation, 1000), asked)
+    plain = answers(Decoder(vlm, generation, 1000), asked)
     attend = torch.nn.functional.scaled_dot_product_attention
 
     def spoil(query, key, value, attn_mask=None, **more):
@@ -222,7 +230,7 @@ def test_what_a_place_that_sees_nothing_becomes_reaches_no_answer(model, preproc
         return output.masked_fill(~sees, float("nan"))
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spoil)
-    assert answers(Decoder(model, preprocessor, generation, 1000), asked) == plain
+    assert answers(Decoder(vlm, generation, 1000), asked) == plain
     assert any(blind) and None not in plain.values()
 
 
@@ -243,7 +251,7 @@ class Waits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("greedy", [True, False])
-def test_a_step_has_the_host_wait_three_times(model, preprocessor, monkeypatch, greedy):
+def test_a_step_has_the_host_wait_three_times(vlm, monkeypatch, greedy):
     """For the tokens; in transformers, whether the mask has gaps; and for which draws need the sort."""
     tolist, steps = torch.Tensor.tolist, []
 
@@ -254,40 +262,40 @@ def test_a_step_has_the_host_wait_three_times(model, preprocessor, monkeypatch, 
         return tolist(tensor)
 
     monkeypatch.setattr(torch.Tensor, "tolist", told)
-    decoder = Decoder(model, preprocessor, Generation(greedy, max_new_tokens=12), 8)
-    decoder._ends = set()  # all rows go on to the last step
+    decoder = Decoder(vlm, Generation(greedy, max_new_tokens=12), 8)
+    decoder.ends = set()  # all rows go on to the last step
     with Waits() as waits:
         answers(decoder, [Asked(None, " ".join(["alpha"] * words), str(words)) for words in range(1, 9)])
     each = {"tolist": 1, "_local_scalar_dense": 1} | ({} if greedy else {"nonzero": 1})
     assert steps[1:] == [each] * 11
 
 
-def test_an_output_that_is_not_finite_is_no_response(model, preprocessor, asked, monkeypatch):
+def test_an_output_that_is_not_finite_is_no_response(vlm, asked, monkeypatch):
     read = Context.read
 
-    def overflow(context, rows, pixels=None):
-        read(context, rows, pixels)
+    def overflow(context, rows, inputs=None):
+        read(context, rows, inputs)
         context.logits[0] = float("nan")
 
     monkeypatch.setattr(Context, "read", overflow)
-    given = answers(Decoder(model, preprocessor, Generation(max_new_tokens=3), 8), asked[:8])
+    given = answers(Decoder(vlm, Generation(max_new_tokens=3), 8), asked[:8])
     assert None in given.values() and any(given.values())
 
 
-def test_a_decoder_may_be_asked_again_otherwise(model, preprocessor, asked):
-    decoder = Decoder(model, preprocessor, Generation(max_new_tokens=6), 4)
+def test_a_decoder_may_be_asked_again_otherwise(vlm, asked):
+    decoder = Decoder(vlm, Generation(max_new_tokens=6), 4)
     answers(decoder, [Asked(asked[0].picture, "Alpha bravo charlie?", key) for key in "ab"])
     other = [Asked(asked[0].picture, f"Alpha {word}?", word) for word in ("echo", "kilo")]
-    assert answers(decoder, other) == answers(Decoder(model, preprocessor, Generation(max_new_tokens=6), 4), other)
+    assert answers(decoder, other) == answers(Decoder(vlm, Generation(max_new_tokens=6), 4), other)
 
 
-def test_nothing_asked_is_nothing_answered(model, preprocessor):
-    assert list(Decoder(model, preprocessor, Generation(), 4).answer([])) == []
+def test_nothing_asked_is_nothing_answered(vlm):
+    assert list(Decoder(vlm, Generation(), 4).answer([])) == []
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_runs(preprocessor, asked, dtype):
     """Rounding may depend on the batch there, so that responses may differ; all are given."""
-    half = models.load_model(str(MODEL), dtype).eval()
-    given = answers(Decoder(half, preprocessor, Generation(max_new_tokens=8), 16), asked)
+    half = models.VLM(models.load_model(str(MODEL), dtype).eval(), preprocessor)
+    given = answers(Decoder(half, Generation(max_new_tokens=8), 16), asked)
     assert len(given) == len(asked) and len(set(given.values())) > len(asked) / 2

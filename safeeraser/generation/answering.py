@@ -1,0 +1,92 @@
+"""Questions, and what all that answer them have in common: prompts, and the order in which they have their turns."""
+
+import functools
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from PIL import Image
+from torch import Tensor
+
+from safeeraser.benchmark.pictures import open_picture
+from safeeraser.generation.sampling import Generation, request_seed
+from safeeraser.model import VLM, Turn
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question about a picture, or about none. What is drawn depends on `key`; equal keys draw alike."""
+
+    picture: Hashable | None  # a path, or whatever the decoder's `show` opens; equal ones are read once
+    question: str
+    key: str = ""
+
+
+class Answering(ABC):
+    """A model that answers questions.
+
+    Args:
+        vlm: a model in evaluation mode, with or without an adapter on it.
+        batch_size: responses at a time.
+        agree: what makes of the tokens just drawn, (rows,), those that all processes go on with, where several share
+            the model's weights and must therefore take every step together.
+        show: opens a picture, in RGB.
+    """
+
+    shares_beginnings: ClassVar[bool]  # whether what questions on a picture have in common is read once
+
+    def __init__(
+        self,
+        vlm: VLM,
+        generation: Generation,
+        batch_size: int,
+        agree: Callable[[Tensor], Tensor] = lambda tokens: tokens,
+        show: Callable[[Any], Image.Image] = open_picture,
+    ) -> None:
+        self.vlm, self.model, self.tokenizer = vlm, vlm.model, vlm.preprocessor.tokenizer
+        self.generation, self.batch_size, self.agree, self.show = generation, batch_size, agree, show
+        self.context, self.ends = vlm.preprocessor.context, vlm.ends
+
+    @abstractmethod
+    def answer(self, asked: Sequence[Asked]) -> Iterator[list[tuple[int, str | None]]]:
+        """Answer every question; yields (index in `asked`, response) of those that have just ended.
+
+        A response is None where the model's output was not finite, as it may become in float16, or where the prompt
+        fills its context.
+        """
+
+    def prompts(self, asked: Sequence[Asked]) -> list[list[int]]:
+        """The token ids of each question's prompt, the picture's included."""
+        place = functools.cache(lambda picture: self.vlm.preprocessor.place(lambda: self.show(picture).size))
+        encode = functools.cache(
+            lambda question, stands: self.vlm.preprocessor.encode_text(Turn(None, question), stands).input_ids
+        )
+        return [encode(one.question, place(one.picture) if one.picture is not None else None) for one in asked]
+
+    def fits(self, prompt: Sequence[int]) -> bool:
+        """Whether the model can tell the places of a prompt's tokens, and of one more."""
+        return self.context is None or len(prompt) < self.context
+
+    def unread(self, prompts: Sequence[list[int]]) -> list[tuple[int, str | None]]:
+        """The outcome of the prompts that do not fit."""
+        return [(number, None) for number, ids in enumerate(prompts) if not self.fits(ids)]
+
+    def turns(self, asked: Sequence[Asked], prompts: Sequence[list[int]]) -> list[list[int]]:
+        """The indices of the questions that fit: picture by picture, the longest prompts first."""
+        numbers = defaultdict(list)
+        for number, one in enumerate(asked):
+            if self.fits(prompts[number]):
+                numbers[one.picture].append(number)
+        by_length = lambda number: (-len(prompts[number]), prompts[number])  # noqa: E731
+        groups = [sorted(group, key=by_length) for group in numbers.values()]
+        return sorted(groups, key=lambda group: -len(prompts[group[0]]))
+
+    def seed(self, one: Asked) -> int:
+        """What a question's response is drawn by."""
+        return request_seed(self.generation.seed, one.key)
+
+    def text(self, response: Sequence[int]) -> str:
+        """The words of a response."""
+        return self.tokenizer.decode(response, skip_special_tokens=True).strip()

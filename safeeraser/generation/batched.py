@@ -1,0 +1,103 @@
+"""The plain path: questions in batches by transformers' own `generate`, for models that the decoder cannot serve.
+
+A sliding window counts places, gaps too, so rows that began at different times cannot share its keys and values. Here
+the rows of a batch begin together, their prompts padded on the left, and the batch lasts until its last response ends;
+each prompt is read whole. A picture is opened, prepared and encoded once for all of its questions, where the model
+takes what its vision made of it (see `model.see`).
+"""
+
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from safeeraser.generation.answering import Answering, Asked
+from safeeraser.model import Row, Seen, features_of, see
+
+
+class Batched(Answering):
+    """A model that answers questions. Which questions share a batch does not change what is drawn for each."""
+
+    shares_beginnings = False
+
+    @torch.no_grad()
+    def answer(self, asked: Sequence[Asked]) -> Iterator[list[tuple[int, str | None]]]:
+        """See `Answering.answer`."""
+        prompts, seen = self.prompts(asked), dict[Hashable, Seen]()
+        if unread := self.unread(prompts):
+            yield unread
+        turns = [number for group in self.turns(asked, prompts) for number in group]
+        for first in range(0, len(turns), self.batch_size):
+            numbers = turns[first : first + self.batch_size]
+            pictures = [asked[number].picture for number in numbers]
+            seen = self._look(pictures, seen)
+            shown = [seen[picture] for picture in pictures if picture is not None]
+            rows = [
+                Row(prompts[number], [], seen[picture].inputs if picture is not None else {})
+                for number, picture in zip(numbers, pictures, strict=True)
+            ]
+            batch = self.vlm.join(rows, "left")
+            seeds = torch.tensor([self.seed(asked[number]) for number in numbers], device=self.model.device)
+            yield list(zip(numbers, self._generate(batch | features_of(shown), seeds), strict=True))
+
+    def _look(self, pictures: Sequence[Hashable | None], before: dict[Hashable, Seen]) -> dict[Hashable, Seen]:
+        """Each of the pictures as the model sees it; of those in the last batch this is known."""
+        wanted = dict.fromkeys(picture for picture in pictures if picture is not None)
+        prepare = self.vlm.preprocessor
+        return {
+            picture: before.get(picture) or see(self.vlm, prepare.show(self.show(picture)).inputs) for picture in wanted
+        }
+
+    def _generate(self, batch: dict, seeds: Tensor) -> list[str | None]:
+        """The rows' responses."""
+        start = batch["input_ids"].shape[1]
+        drawing = _Drawing(self, seeds, start)
+        how = GenerationConfig(
+            do_sample=False,  # `drawing` leaves one token to take
+            max_new_tokens=self.generation.max_new_tokens,
+            eos_token_id=sorted(self.ends),
+            pad_token_id=self.vlm.preprocessor.pad_token,
+        )
+        with _no_other_rules(self.vlm.bare):
+            output = self.model.generate(
+                **batch, generation_config=how, logits_processor=LogitsProcessorList([drawing])
+            )
+        finite = torch.stack(drawing.finite).T.tolist()
+        return [self._response(row, told) for row, told in zip(output[:, start:].tolist(), finite, strict=True)]
+
+    def _response(self, tokens: list[int], finite: list[bool]) -> str | None:
+        """A row's words up to its first end; None where what they were drawn from was not finite."""
+        length = next((place for place, token in enumerate(tokens) if token in self.ends), len(tokens))
+        return self.text(tokens[:length]) if all(finite[: length + 1]) else None
+
+
+class _Drawing(LogitsProcessor):
+    """Leaves of each row's logits the one token that the house's sampling draws.
+
+    Attributes:
+        finite: of each step, which rows' logits were, (rows,).
+    """
+
+    def __init__(self, asked: Batched, seeds: Tensor, start: int) -> None:
+        self.generation, self.agree, self.seeds, self.start = asked.generation, asked.agree, seeds, start
+        self.finite: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.finite.append(scores.isfinite().all(dim=1))
+        positions = torch.full_like(self.seeds, input_ids.shape[1] - self.start)
+        drawn = self.agree(self.generation.draw(scores, self.seeds, positions))
+        return torch.full_like(scores, float("-inf")).scatter(1, drawn[:, None], 0.0)
+
+
+@contextmanager
+def _no_other_rules(model: Any) -> Iterator[None]:
+    """For a while no settings of the model's own, such as a penalty, which `generate` would add to what it is told."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
