@@ -15,9 +15,10 @@ from accelerate.utils.memory import should_reduce_batch_size
 from transformers import PreTrainedConfig
 
 from safeeraser.benchmark.pictures import picture_size
+from safeeraser.generation import DECODERS
 from safeeraser.generation.context import SPARE
 from safeeraser.infer.requests import Request
-from safeeraser.model import VLM, Turn
+from safeeraser.model import VLM, Turn, picture_bytes
 
 # The share of what is free that is begun with. A GPU says when its memory is full, and fewer rows go on from there; on
 # a CPU the system ends the process instead, and others, of this project too, want their part.
@@ -36,13 +37,20 @@ def rows_that_fit(vlm: VLM, requests: Sequence[Request], new_tokens: int) -> int
     """How many of `requests` to answer at a time, one at least, each with `new_tokens` at most."""
     questions = {request.question for request in requests}
     files = {request.file for request in requests if request.file}
-    places = [vlm.preprocessor.place(partial(picture_size, file)) for file in files]
+    shown = [vlm.preprocessor.outline(partial(picture_size, file)) for file in files]
     longest = Turn(None, max(questions, key=len))
-    prompt = len(vlm.preprocessor.encode_text(longest, max(places, key=len, default=None)).input_ids)
+    place = max((each.text for each in shown), key=len, default=None)
     asks = len({(request.picture, request.question) for request in requests}) / len(requests)
-    pictures = len({request.picture for request in requests}) / len(requests)
+    config, width = vlm.model.config, vlm.model.dtype.itemsize
     each = row_bytes(
-        vlm.model.config, vlm.model.dtype.itemsize, prompt=prompt, new_tokens=new_tokens, asks=asks, pictures=pictures
+        config.get_text_config(),
+        width,
+        prompt=len(vlm.preprocessor.encode_text(longest, place).input_ids),
+        new_tokens=new_tokens,
+        # Without beginnings that are shared, each row has its prompt read for itself.
+        asks=asks if DECODERS[vlm.family.decoder].shares_beginnings else 1,
+        pictures=len({request.picture for request in requests}) / len(requests),
+        picture=max((picture_bytes(config, each.inputs, width) for each in shown), default=0),
     )
     return max(1, int(SHARE.get(vlm.model.device.type, SHARE["cpu"]) * free_memory(vlm.model.device) / each))
 
@@ -53,22 +61,21 @@ def free_memory(device: torch.device) -> int:
 
 
 def row_bytes(
-    config: PreTrainedConfig, width: int, *, prompt: int, new_tokens: int, asks: float, pictures: float
+    text: PreTrainedConfig, width: int, *, prompt: int, new_tokens: int, asks: float, pictures: float, picture: float
 ) -> float:
     """Bytes that one row takes at the peak.
 
     Args:
+        text: the language model's configuration.
         width: bytes of a number in the model's dtype.
         prompt, new_tokens: tokens of the longest prompt, the picture's included, and of the longest response.
         asks, pictures: how many different prompts and pictures there are, for each request.
+        picture: bytes that the vision takes for one.
     """
-    text, vision = config.text_config, config.vision_config
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     token = 2 * text.num_hidden_layers * text.num_key_value_heads * head * width  # keys and values
     states = (3 * text.intermediate_size + 6 * text.hidden_size) * width  # of a token while one layer is at work
-    patches = (vision.image_size // vision.patch_size) ** 2 + 1
-    seen = patches * vision.hidden_size * (vision.num_hidden_layers + 8) * width  # LLaVA asks for all layers' states
-    begun = prompt * (token * (1 + asks + pictures) + states * max(asks, pictures)) + seen * pictures
+    begun = prompt * (token * (1 + asks + pictures) + states * max(asks, pictures)) + picture * pictures
     going_on = token * (prompt + new_tokens + SPARE) + BEGINNING * begun
     # At the very beginning all rows are new, and there are no others.
     return max(begun, going_on) + LOGIT * text.vocab_size

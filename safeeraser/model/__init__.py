@@ -37,7 +37,7 @@ from safeeraser.model.loading import (
 from safeeraser.model.merge import base_of, merge, write_model
 from safeeraser.model.preprocessor import Preprocessor, Row, Shown, Turn
 from safeeraser.model.rounding import ROUNDINGS, round_weights
-from safeeraser.model.vision import Seen, features_of, see
+from safeeraser.model.vision import Seen, features_of, picture_bytes, see
 from safeeraser.model.vlm import VLM, logits, look, picture_by_numbers, positions
 
 __all__ = [
@@ -80,6 +80,7 @@ __all__ = [
     "merged_into",
     "parents",
     "picture_by_numbers",
+    "picture_bytes",
     "positions",
     "read_adapter",
     "round_weights",

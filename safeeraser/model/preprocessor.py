@@ -76,7 +76,7 @@ class Preprocessor:
         self.processor, self.family, self.origin = processor, family, origin
         self.context, self.picture_token = context, picture_token
         self.tokenizer = processor.tokenizer
-        self._place_of = lru_cache(SIZES)(lambda size: self.show(Image.new("RGB", size)).text)
+        self._outline_of = lru_cache(SIZES)(self._outline)
 
     def __reduce__(self) -> tuple[Any, ...]:
         from safeeraser.model.loading import load_preprocessor  # which makes these
@@ -113,14 +113,23 @@ class Preprocessor:
         left_out = (*TEXT, *TYPES, "text_replacement_offsets")
         return Shown(text, {key: value for key, value in given.items() if key not in left_out})
 
+    def outline(self, size: Callable[[], tuple[int, int]]) -> Shown:
+        """What a picture becomes, its tensors without their numbers (on the device `meta`), by its size, (width,
+        height), which is asked for where it matters."""
+        return self._outline_of(SHAPES[0] if self.same_for_all else size())
+
     def place(self, size: Callable[[], tuple[int, int]]) -> str:
-        """What stands in the text for a picture, by its size, (width, height), which is asked for where it matters."""
-        return self._place_of(SHAPES[0] if self.same_for_all else size())
+        """What stands in the text for a picture, by its size; see `outline`."""
+        return self.outline(size).text
 
     @cached_property
     def same_for_all(self) -> bool:
         """Whether each picture takes the same place, whatever its shape."""
-        return len(set(map(self._place_of, SHAPES))) == 1
+        return len({self._outline_of(shape).text for shape in SHAPES}) == 1
+
+    def _outline(self, size: tuple[int, int]) -> Shown:
+        shown = self.show(Image.new("RGB", size))
+        return Shown(shown.text, {key: value.to("meta") for key, value in shown.inputs.items()})
 
     def encode(self, turn: Turn, *, end_of_answer: bool = False, max_length: int | None = None) -> Row:
         """A turn as a row; see `encode_text`."""

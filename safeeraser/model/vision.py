@@ -1,6 +1,7 @@
-"""Pictures seen once: what a model's vision makes of them, for its `generate` to take in the place of their pixels."""
+"""What a model's vision makes of pictures, to be taken in the place of their pixels, and the memory it takes for it."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 if TYPE_CHECKING:
     from safeeraser.model.vlm import VLM
 
+SPARE_LAYERS = 8  # of a vision tower's states: what a layer at work takes, counted in states
 PIXELS = "pixel_"  # how the names of the inputs begin that only the vision reads
 
 
@@ -29,6 +31,28 @@ class Seen:
 
     inputs: dict[str, Tensor]
     features: Tensor | Sequence[Tensor] | None = None
+
+
+def picture_bytes(config: Any, inputs: Mapping[str, Tensor], width: int) -> float:
+    """Bytes that a model's vision takes for a picture, by what the preprocessor makes of it (or its shapes alone): the
+    states of its patches in all layers, which some models keep to choose from, and what a layer at work takes.
+
+    Args:
+        width: bytes of a number in the model's dtype.
+    """
+    vision = config.vision_config
+    side = vision.patch_size
+    area = math.prod(side) if isinstance(side, Sequence) else side**2
+    numbers = area * _first(vision, "num_channels", "in_channels") * getattr(vision, "temporal_patch_size", 1)
+    pixels = sum(value.numel() for value in inputs.values() if value.is_floating_point())
+    patches = pixels // numbers + 1  # and the one that stands for the whole picture
+    layers = _first(vision, "num_hidden_layers", "depth")
+    return patches * _first(vision, "hidden_size", "embed_dim") * (layers + SPARE_LAYERS) * width
+
+
+def _first(config: Any, *names: str) -> int:
+    """A number by the first of the names under which families keep it."""
+    return next(getattr(config, name) for name in names if hasattr(config, name))
 
 
 def see(vlm: "VLM", inputs: dict[str, Tensor]) -> Seen:

@@ -126,7 +126,7 @@ def test_figstep_hides_the_picture_and_typography_keeps_it(picture):
 def test_what_is_drawn_reaches_the_vision_tower_whole(name, size):
     """CLIP scales the shorter side and cuts the middle square out: a page that is not square would lose lines."""
     shown, _ = attacked(name, Image.new("RGB", size, (200, 30, 30)))
-    processor = load_preprocessor(str(MODEL)).image_processor
+    processor = load_preprocessor(str(MODEL)).processor.image_processor
     seen = processor(shown, return_tensors="pt", do_normalize=False)["pixel_values"][0]
     whole = np.asarray(shown.resize(seen.shape[1:], Image.Resampling.BICUBIC)).transpose(2, 0, 1) / 255
     assert np.abs(seen.numpy() - whole).max() < 0.01

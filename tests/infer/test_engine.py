@@ -2,23 +2,25 @@
 
 import copy
 import gc
+import json
 import logging
-from dataclasses import replace
+import shutil
 from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import MODEL, RECORDED, VAL, settings
+from helpers import MODEL, RECORDED, VAL, settings, write_json
+from PIL import Image
 from torch.profiler import ProfilerActivity, profile
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from safeeraser import model as models
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
+from safeeraser.generation import Asked, Decoder
 from safeeraser.generation.context import Context
-from safeeraser.generation.decoder import encode_question
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer import engine as engines
 from safeeraser.infer.engine import Engine
@@ -31,8 +33,8 @@ GIB = 2**30
 
 
 @pytest.fixture(scope="module")
-def parts():
-    return models.load_model(str(MODEL), torch.float32), models.load_preprocessor(str(MODEL))
+def vlm():
+    return models.VLM.load(str(MODEL), torch.float32)
 
 
 @pytest.fixture
@@ -49,15 +51,29 @@ def short(monkeypatch):
     def limit(rows, after=0):
         calls = []
 
-        def limited(context, given, pixels=None):
+        def limited(context, given, inputs=None):
             calls.append(len(given))
             if len(given) > rows and len(calls) > after:
                 torch.empty(1 << 60)
-            read(context, given, pixels)
+            read(context, given, inputs)
 
         monkeypatch.setattr(Context, "read", limited)
 
     return limit
+
+
+def seeing(folder, **vision):
+    """A preprocessor as the tiny model has it, for a vision tower of other measures."""
+    for file in MODEL.glob("*.json"):
+        shutil.copy(file, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"] |= vision
+    write_json(folder / "config.json", config)
+    side = vision["image_size"]
+    pictures = json.loads((folder / "preprocessor_config.json").read_text())
+    pictures |= {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    write_json(folder / "preprocessor_config.json", pictures)
+    return models.load_preprocessor(str(folder))
 
 
 def answers(engine, requests):
@@ -67,36 +83,36 @@ def answers(engine, requests):
 
 
 @pytest.mark.parametrize("after", [0, 5])
-def test_a_quarter_fewer_until_they_fit(parts, requests, short, caplog, monkeypatch, after):
+def test_a_quarter_fewer_until_they_fit(vlm, requests, short, caplog, monkeypatch, after):
     """At the first rows or in the middle of a response: nothing is lost, nothing given twice, all said as it is."""
     generation = Generation(max_new_tokens=8)
-    whole = answers(Engine(*parts, generation, 4), requests)
+    whole = answers(Engine(vlm, generation, 4), requests)
     monkeypatch.setattr(engines, "MOST", 32)
     short(10, after)
-    engine = Engine(*parts, generation)
+    engine = Engine(vlm, generation)
     assert answers(engine, requests) == whole
     assert engine.batch_size == 9
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert told == [f"out of memory: going on with --batch_size {size}" for size in (24, 18, 13, 9)]
 
 
-def test_a_batch_that_was_asked_for_is_not_changed(parts, requests, short):
+def test_a_batch_that_was_asked_for_is_not_changed(vlm, requests, short):
     short(10)
     with pytest.raises(BadInput, match="out of memory at --batch_size 16; --batch_size auto finds one that fits"):
-        answers(Engine(*parts, Generation(max_new_tokens=2), 16), requests)
+        answers(Engine(vlm, Generation(max_new_tokens=2), 16), requests)
 
 
-def test_when_not_even_one_fits(parts, requests, short, monkeypatch):
+def test_when_not_even_one_fits(vlm, requests, short, monkeypatch):
     monkeypatch.setattr(engines, "MOST", 2)
     short(0)
     with pytest.raises(BadInput, match="out of memory with one response at a time"):
-        answers(Engine(*parts, Generation(max_new_tokens=2)), requests)
+        answers(Engine(vlm, Generation(max_new_tokens=2)), requests)
 
 
-def test_other_errors_are_not_taken_for_it(parts, requests, monkeypatch):
+def test_other_errors_are_not_taken_for_it(vlm, requests, monkeypatch):
     monkeypatch.setattr(Context, "read", lambda *_: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size"):
-        answers(Engine(*parts, Generation(max_new_tokens=2)), requests)
+        answers(Engine(vlm, Generation(max_new_tokens=2)), requests)
 
 
 @pytest.mark.parametrize(
@@ -112,10 +128,10 @@ def test_other_errors_are_not_taken_for_it(parts, requests, monkeypatch):
     ],
     ids=str,
 )
-def test_every_way_of_saying_it(parts, requests, monkeypatch, error):
+def test_every_way_of_saying_it(vlm, requests, monkeypatch, error):
     """Once, in the middle of it; the responses are what they are without."""
     generation = Generation(max_new_tokens=3)
-    whole, read, calls = answers(Engine(*parts, generation, 4), requests), Context.read, []
+    whole, read, calls = answers(Engine(vlm, generation, 4), requests), Context.read, []
 
     def full(*given, **more):
         calls.append(1)
@@ -125,7 +141,7 @@ def test_every_way_of_saying_it(parts, requests, monkeypatch, error):
 
     monkeypatch.setattr(Context, "read", full)
     monkeypatch.setattr(engines, "MOST", 16)
-    engine = Engine(*parts, generation)
+    engine = Engine(vlm, generation)
     assert answers(engine, requests) == whole and engine.batch_size == 12
 
 
@@ -137,55 +153,58 @@ def test_what_is_not_that(said):
 def test_the_bytes_of_a_row_by_hand():
     """LLaVA-1.5-7B in bfloat16: half a MiB a token. A text model with 8 heads for keys and values holds a quarter."""
     architecture = settings("model_family=llava-1.5-7b").model_family.architecture
-    given = {"prompt": 640, "new_tokens": 512, "asks": 0.6, "pictures": 0.1}
+    config = LlavaConfig(**architecture)
+    picture = models.picture_bytes(config, {"pixel_values": torch.empty(1, 3, 336, 336, device="meta")}, 2)
+    given = {"prompt": 640, "new_tokens": 512, "asks": 0.6, "pictures": 0.1, "picture": picture}
     token = 2 * 32 * 4096 * 2
     states, seen, logits = 640 * (3 * 11008 + 6 * 4096) * 2, 577 * 1024 * 32 * 2, 48 * 32064
+    assert picture == seen
     begun = 640 * 1.7 * token + 0.6 * states + 0.1 * seen
-    assert row_bytes(LlavaConfig(**architecture), 2, **given) == pytest.approx(
-        (640 + 512 + 32) * token + begun / 2 + logits
-    )
+    assert row_bytes(config.text_config, 2, **given) == pytest.approx((640 + 512 + 32) * token + begun / 2 + logits)
     fewer = LlavaConfig(**architecture)
     fewer.text_config.num_key_value_heads = 8
-    kept = [row_bytes(config, 2, **given) for config in (LlavaConfig(**architecture), fewer)]
+    kept = [row_bytes(each.text_config, 2, **given) for each in (config, fewer)]
     assert kept[0] - kept[1] == pytest.approx(0.75 * token * (640 + 512 + 32 + 640 * 1.7 / 2))
     # A picture for each question and short answers: the first rows of all take the most.
-    alone = {"prompt": 640, "new_tokens": 8, "asks": 1, "pictures": 1}
-    assert row_bytes(LlavaConfig(**architecture), 2, **alone) == 640 * 3 * token + states + seen + logits
+    alone = {"prompt": 640, "new_tokens": 8, "asks": 1, "pictures": 1, "picture": picture}
+    assert row_bytes(config.text_config, 2, **alone) == 640 * 3 * token + states + seen + logits
 
 
 @pytest.mark.parametrize(("free", "rows"), [(9.8, 9), (31, 29), (65.5, 61), (0.1, 1)])
-def test_where_a_gpu_begins(parts, requests, monkeypatch, free, rows):
+def test_where_a_gpu_begins(tmp_path, requests, monkeypatch, free, rows):
     """The real 7B beside what a card of 24, 48 and 80 GB has left: by its free memory, not by all of it."""
     config = LlavaConfig(**settings("model_family=llava-1.5-7b").model_family.architecture)
     model = SimpleNamespace(config=config, dtype=torch.bfloat16, device=torch.device("cuda", 1))
     asked = []
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: asked.append(device) or (int(free * GIB), 80 * GIB))
-    preprocessor = replace(parts[1], image_length=576)
-    assert rows_that_fit(model, preprocessor, requests, 512) == rows
+    preprocessor = seeing(tmp_path, image_size=336, patch_size=14)
+    assert rows_that_fit(models.VLM(model, preprocessor), requests, 512) == rows
     assert asked == [torch.device("cuda", 1)]
 
 
-def test_the_bytes_of_a_row_are_what_decoding_takes(parts, monkeypatch):
+def test_the_bytes_of_a_row_are_what_decoding_takes(vlm, tmp_path, monkeypatch):
     """What torch's allocator gives out at most, with responses of all lengths, on a model with long prompts."""
-    model, preprocessor = parts
-    config = copy.deepcopy(model.config)
+    config = copy.deepcopy(vlm.model.config)
     config.text_config.update({"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 4, "head_dim": 32})
     config.text_config.update({"num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 1024})
     config.vision_config.update({"image_size": 112, "patch_size": 7})
     torch.manual_seed(0)
     wide = LlavaForConditionalGeneration(config).eval()
-    preprocessor = replace(preprocessor, image_length=256)
     wide.generation_config.eos_token_id = list(range(2, 32))  # of 502 tokens, so that responses end at any length
-    monkeypatch.setattr(type(preprocessor), "pixels", lambda *_: torch.zeros(3, 112, 112))
+    wide_vlm = models.VLM(wide, seeing(tmp_path, image_size=112, patch_size=7))
     asked = [Request(turn // 20, (turn,), Path(str(turn // 10)), f"What is {turn // 2}?") for turn in range(60)]
-    engine = Engine(wide, preprocessor, Generation(max_new_tokens=32), 12)
-    monkeypatch.setattr(engines, "show", lambda _: None)
+    engine = Engine(wide_vlm, Generation(max_new_tokens=32), 12)
+    monkeypatch.setattr(engines, "show", lambda _: Image.new("RGB", (112, 112)))
     gc.collect()  # what an earlier test left would be freed meanwhile, and subtracted
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         texts = answers(engine, asked)
     assert len({len(text) for text in texts.values()}) > 15
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
     peak = max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
-    prompt = max(len(encode_question(preprocessor, each.question)) for each in asked)
-    each = row_bytes(config, 4, prompt=prompt, new_tokens=32, asks=1 / 2, pictures=1 / 10)
+    prompt = max(
+        map(len, Decoder(wide_vlm, Generation(), 1).prompts([Asked(each.picture, each.question) for each in asked]))
+    )
+    picture = models.picture_bytes(config, {"pixel_values": torch.empty(1, 3, 112, 112, device="meta")}, 4)
+    counts = {"prompt": prompt, "new_tokens": 32, "asks": 1 / 2, "pictures": 1 / 10, "picture": picture}
+    each = row_bytes(config.text_config, 4, **counts)
     assert 0.9 < 12 * each / peak < 1.4  # most end before the limit here
