@@ -322,7 +322,9 @@ def test_the_release_form_cannot_say_what_a_variant_is(variant, tmp_path):
 def test_fewer_targets_go_to_the_release_form_and_back(base, tmp_path):
     family = FAMILY.model_copy(update={"lora_targets": ("q_proj", "v_proj")})
     torch.manual_seed(0)
-    model = models.attach(copy.deepcopy(base), models.lora_config(family, r=8, alpha=16, init_lora_weights=False), family)
+    model = models.attach(
+        copy.deepcopy(base), models.lora_config(family, r=8, alpha=16, init_lora_weights=False), family
+    )
     assert models.trained_parameters(model, family)["LoRA"] == 2 * 2 * 8 * (64 + 64)
     model.save_pretrained(tmp_path / "folder")
     models.convert(tmp_path / "folder", tmp_path / "checkpoint.pt")

@@ -44,6 +44,7 @@ class Family(BaseModel):
         decoder: how questions are answered: `continuous` needs rotary positions and attention to all places, `batched`
             asks nothing of a model.
         lmms_eval: how lmms-eval is asked about it; None: it cannot be.
+        license: what it is under, in the hub's word, and so whatever comes of its weights; None: not known here.
         architecture: the configuration's numbers, for a dry run that cannot read them.
     """
 
@@ -60,6 +61,7 @@ class Family(BaseModel):
     chat: Literal["vicuna_v1"] | None = None
     decoder: Literal["continuous", "batched"]
     lmms_eval: LmmsEval | None = None
+    license: str | None = None
     architecture: dict[str, Any] | None = None
 
     def part_of(self, name: str) -> str:

@@ -47,12 +47,16 @@ MODEL = (
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.json",
     "chat_template.jinja",
     "preprocessor_config.json",
     "processor_config.json",
+    "video_preprocessor_config.json",
     CARD,
 )
 NAMES_OF_BASE = ("base_model_name_or_path", "_name_or_path", "name_or_path")  # as PEFT and transformers call it

@@ -18,8 +18,10 @@ from yaml import YAMLError
 
 from safeeraser import __version__
 from safeeraser.benchmark.conversation import prompt
+from safeeraser.benchmark.family import Family, page_for, page_of_type
 from safeeraser.benchmark.files import ADAPTER_FILES, RUN_FILE, read_text, run_of, trained_settings, write_whole
 from safeeraser.benchmark.metrics import COLUMNS, METRICS, Figure
+from safeeraser.benchmark.release import RELEASED_MODEL
 from safeeraser.errors import BadInput
 from safeeraser.report.judges import decisions, judges
 from safeeraser.report.provenance import checks, provenance, warnings
@@ -31,9 +33,10 @@ from safeeraser.report.seeds import methods
 from safeeraser.report.writing import render
 
 CARD = "README.md"
-# What the hub says of these models; what comes of their weights goes under the same. Of others nothing is known.
-LICENSES = dict.fromkeys(("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf"), "llama2")
+# By the hub's word.
+LICENSES = {"llama2": "the Llama 2 Community License", "apache-2.0": "the Apache License 2.0"}
 DATA = {"safeeraser": "the form of the SafeEraser benchmark", "own": "a form of its maker's own"}
+QUESTION = "What is in this picture?"
 HERE, BASE = "PATH/TO/THIS/FOLDER", "PATH/TO/THE/BASE/MODEL"  # what the code says where nothing can be named
 MARK = re.compile(r"<!-- safeeraser card ([0-9a-f]{64}): [^\n]*-->\n\Z")
 # What PEFT adds to the hub's template: the bits of the weights, and its own version.
@@ -101,7 +104,7 @@ def card(folder: Path, *, repo: str | None = None) -> str:
     adapter = (folder / ADAPTER_FILES[0]).is_file()
     if not adapter and not list(folder.glob("model*.safetensors")):
         raise BadInput(f"{folder}: holds neither an adapter nor a model (was it trained with save_model=false?)")
-    run, base = read_run(folder), base_name(told, settings)
+    run, base, family = read_run(folder), base_name(told, settings), _family(settings)
     (method,) = methods([run])
     lines, who = list(_lines(run)), judges([run])
     truth = any(line.judge.partition(":")[0] == "truth" for line in lines)
@@ -112,6 +115,9 @@ def card(folder: Path, *, repo: str | None = None) -> str:
         "settings": settings,
         "adapter": adapter,
         "base": base,
+        "family": family,
+        "license": _license(base),
+        "licenses": LICENSES,
         "demonstration": settings["model_family"]["name"] == "mini" or truth,
         "data": DATA.get(settings["data"]["name"] if "data" in settings else "safeeraser", DATA["own"]),
         "recipe": dict(_recipe(told, settings)),
@@ -125,7 +131,8 @@ def card(folder: Path, *, repo: str | None = None) -> str:
         "quoted": {
             "base": json.dumps(base or BASE),
             "place": json.dumps(repo or HERE),
-            "prompt": json.dumps(prompt("What is in this picture?", "user")),
+            "prompt": json.dumps(prompt(QUESTION, "user")),
+            "question": json.dumps(QUESTION),
         },
         "version": __version__,
     }
@@ -140,8 +147,19 @@ def base_name(told: dict[str, Any], settings: dict[str, Any]) -> str | None:
     It is known for the hub's by the commit that the weights came from; a folder may be named as on the hub.
     """
     name = settings["model_path"]
-    from_hub = (told.get("base") or {}).get("revision") or name in LICENSES
+    from_hub = (told.get("base") or {}).get("revision") or page_for(name)
     return name if from_hub and re.fullmatch(r"[\w.-]+/[\w.-]+", name) else None
+
+
+def _license(base: str | None) -> str | None:
+    """What comes of a model's weights goes under the same as they."""
+    page = page_for(base) if base else None
+    return page.license if page else None
+
+
+def _family(settings: dict[str, Any]) -> Family:
+    """The family of a run's model; that of the release where the run is from before there were others."""
+    return page_of_type(settings["model_family"].get("model_type") or page_for(RELEASED_MODEL).model_type)
 
 
 def _digest(text: str) -> str:
@@ -204,12 +222,12 @@ def _recipe(told: dict[str, Any], settings: dict[str, Any]) -> Iterator[tuple[st
 
 def _metadata(run: Run, context: dict[str, Any]) -> str:
     """The card's head in YAML, by which the hub files it; its `model-index` has the figures in per cent."""
-    base, adapter = context["base"], context["adapter"]
-    tags = ["safety", "machine-unlearning", "safeeraser", "llava", *(["lora"] if adapter else [])]
+    base, adapter, kind = context["base"], context["adapter"], context["family"].model_type
+    tags = ["safety", "machine-unlearning", "safeeraser", kind, *(["lora"] if adapter else [])]
     data = ModelCardData(
         base_model=base,
         library_name="peft" if adapter else "transformers",
-        license=LICENSES.get(base or ""),
+        license=context["license"],
         pipeline_tag="image-text-to-text",
         tags=tags + ["demonstration"] * context["demonstration"],
         model_name=f"{run.title}, {context['settings']['model_family']['name']}",

@@ -9,16 +9,17 @@ import yaml
 from omegaconf import OmegaConf
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from safeeraser.benchmark.family import families
 from safeeraser.benchmark.files import CONFIG
 from safeeraser.unlearn.page import from_keys
 
 FOLDER = CONFIG / "model_family"
-PAGES = sorted(file.stem for file in FOLDER.glob("*.yaml"))
+PAGES = sorted(families())
 KEYS = {
     *("name", "model_type", "model_path", "vision_tower", "projector", "language_model", "lora_targets"),
-    *("end_of_turn", "chat", "decoder", "lmms_eval", "architecture"),
+    *("end_of_turn", "chat", "decoder", "lmms_eval", "license", "architecture"),
 }
-OF_A_SIZE = {"name", "model_path", "architecture"}  # what a size says of itself; all else is its base's
+OF_A_SIZE = {"name", "model_path", "license", "architecture"}  # what a size says of itself; all else is its base's
 # Parameters in billions as published: a head that is tied by mistake, or is not, is off by more than a hundredth.
 PUBLISHED = {
     "gemma-3-4b": 4.30,

@@ -6,12 +6,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from helpers import MODEL, RECORDED, ROOT, TRAIN, run, settings
 from huggingface_hub import ModelCard, ModelCardData, metadata_eval_result, metadata_load
 from peft import PeftModel
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
+from safeeraser import model as models
 from safeeraser.errors import BadInput
 from safeeraser.report.model_card import CARD, card, replaceable, write_card
 
@@ -120,16 +122,16 @@ def test_an_audit_is_told(tmp_path):
     ("words", "base", "named", "licence"),
     [
         ((), BASE, "llava-hf/llava-1.5-7b-hf", "llama2"),
-        (("model_path=me/llava",), BASE, "me/llava", None),
-        (("model_path=models/llava",), {"revision": None, "weights": "f" * 64}, None, None),
-        (("model_path=/home/u/snapshots/llava",), BASE, None, None),
+        (("model_path=me/llava", "model_family=llava-1.5-7b"), BASE, "me/llava", None),
+        (("model_path=models/llava", "model_family=llava-1.5-7b"), {"revision": None, "weights": "f" * 64}, None, None),
+        (("model_path=/home/u/snapshots/llava", "model_family=llava-1.5-7b"), BASE, None, None),
     ],
 )
 def test_the_base_is_named_where_it_is_the_hubs(tmp_path, words, base, named, licence):
     told = head(made_up(tmp_path, *words, base=base))
     assert (told.get("base_model"), told.get("license")) == (named, licence)
     text = (tmp_path / CARD).read_text()
-    assert "models/llava" not in text and "/home/u" not in text and (named or "a LLaVA-1.5 that its maker had") in text
+    assert "models/llava" not in text and "/home/u" not in text and (named or "a llava-1.5 that its maker had") in text
 
 
 @pytest.mark.parametrize("place", ("/home/u/models", "file:///home/u/models", "../home/u", "../../home/u", "./home/u"))
@@ -209,6 +211,30 @@ def test_command_lines_that_cannot_be_meant(tmp_path, words, says):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "base", "licence", "told"),
+    [
+        ("qwen3-vl-4b", "Qwen/Qwen3-VL-4B-Instruct", "apache-2.0", "As its base model: the Apache License 2.0."),
+        ("gemma-3-4b", "google/gemma-3-4b-it", None, "None is stated here"),
+    ],
+)
+def test_a_model_of_another_family_is_called_what_it_is(tmp_path, name, base, licence, told):
+    found = head(made_up(tmp_path, f"model_family={name}", f"model_path={base}"))
+    assert (found["base_model"], found.get("license")) == (base, licence)
+    kind = {"qwen3-vl-4b": "qwen3_vl", "gemma-3-4b": "gemma3"}[name]
+    assert kind in found["tags"] and "llava" not in found["tags"]
+    text = (tmp_path / CARD).read_text()
+    assert told in text and "LLaVA" not in text and "llava" not in text
+
+
+def test_a_run_from_before_there_were_families_is_a_llavas(tmp_path):
+    made_up(tmp_path, "model_family=llava-1.5-7b")
+    told = json.loads((tmp_path / "run.json").read_text())
+    del told["settings"]["model_family"]["model_type"]
+    write(tmp_path, "run.json", told)
+    assert "llava" in head(tmp_path)["tags"] and "ASSISTANT:" in (tmp_path / CARD).read_text()
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with an adapter that was trained, and one with a model that was."""
@@ -242,3 +268,23 @@ def test_the_cards_own_code_runs(trained, kind, dtype, monkeypatch, capsys):
         plain = PeftModel.from_pretrained(plain, trained / kind)
         ours = found["model"].state_dict()
         assert all((ours[name].float() - each).abs().max() < 0.01 for name, each in plain.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["gemma3", "idefics3"])
+def test_the_code_asks_another_family_in_its_own_words(name, tmp_path, monkeypatch, capsys):
+    """Token by token what inference asks; Gemma 3's template writes the first token, and its tokenizer adds one."""
+    model = ROOT / "tests" / "data" / "families" / name / "model"
+    given = [f"data_path={TRAIN}", "dtype=float32", "workers=0", "limit=1", "max_train_steps=1", "forget_loss=gd"]
+    done = run("forget", *given, f"model_path={model}", f"save_dir={tmp_path / 'adapter'}", cwd=RECORDED)
+    assert done.returncode == 0, done.stderr
+    Image.new("RGB", (40, 30), (200, 90, 20)).save(tmp_path / "picture.jpg")
+    (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "adapter" / CARD).read_text(), re.DOTALL)
+    code = code.replace("PATH/TO/THIS/FOLDER", str(tmp_path / "adapter")).replace("PATH/TO/THE/BASE/MODEL", str(model))
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(code.replace("max_new_tokens=128", "max_new_tokens=4"), found)
+    assert capsys.readouterr().out.strip()
+    turn = models.Turn(Image.open("picture.jpg").convert("RGB"), "What is in this picture?")
+    asked = models.load_preprocessor(str(model)).encode(turn)
+    assert found["inputs"]["input_ids"][0].tolist() == asked.input_ids
+    assert torch.equal(found["inputs"]["pixel_values"], asked.inputs["pixel_values"])
