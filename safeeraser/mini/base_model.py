@@ -8,11 +8,14 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaProcessor,
     PreTrainedTokenizerFast,
 )
 
 from safeeraser.benchmark.conversation import IMAGE
+from safeeraser.benchmark.family import families
 from safeeraser.mini.pictures import SIDE
+from safeeraser.model import Preprocessor
 
 PATCH = 16
 WIDTH = 128
@@ -66,6 +69,9 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForCondit
     return model
 
 
-def build_image_processor() -> CLIPImageProcessorPil:
-    """What makes a picture of any size the vision tower's input."""
-    return CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+def build_preprocessor(tokenizer: PreTrainedTokenizerFast) -> Preprocessor:
+    """What makes of pictures, of any size, and of texts the model's input."""
+    pictures = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+    processor = LlavaProcessor(pictures, tokenizer, PATCH, "default", num_additional_image_tokens=1)
+    image_token = tokenizer.convert_tokens_to_ids(IMAGE)
+    return Preprocessor(processor, families()["llava-mini"], tokenizer.model_max_length, image_token, "")

@@ -123,22 +123,23 @@ def _write_model(folder: Path, settings: Settings, progress: Progress) -> dict[s
     # Only here, as they take seconds to import and a folder that is up to date needs none of them.
     import torch
 
-    from safeeraser.mini.base_model import build_image_processor, build_model
+    from safeeraser.mini.base_model import build_model, build_preprocessor
     from safeeraser.mini.exam import exam
     from safeeraser.mini.tokenizer import build_tokenizer
     from safeeraser.mini.training import teach_to_see, teach_to_speak
-    from safeeraser.model import write_released_form
+    from safeeraser.model import write_model
 
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     try:
         tokenizer = build_tokenizer()
+        preprocessor = build_preprocessor(tokenizer)
         model = build_model(tokenizer, settings.seed).train()
         with _stage(progress, "base model learns to see", settings.see_steps) as tick:
             teach_to_see(model, settings.see_steps, settings.seed, tick)
         with _stage(progress, "base model learns to speak", settings.speak_steps) as tick:
-            teach_to_speak(model, tokenizer, settings.speak_steps, settings.seed, tick)
-        write_released_form(folder, model.eval(), tokenizer, build_image_processor())
+            teach_to_speak(model, preprocessor, settings.speak_steps, settings.seed, tick)
+        write_model(folder, model.eval(), preprocessor)
         with _stage(progress, "base model is examined", 1) as tick:
             accuracy = exam(model, tokenizer, settings.exam_pictures, settings.seed)
             tick()

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-from safeeraser.benchmark.conversation import IGNORE, Encoded, pad
+from safeeraser.benchmark.conversation import IGNORE, pad
+from safeeraser.model import Row
 
 
 class Fan(NamedTuple):
@@ -21,7 +22,7 @@ class Fan(NamedTuple):
     branches: list[int]
 
 
-def fan(conversations: list[Encoded], image_token: int) -> Fan:
+def fan(conversations: list[Row], image_token: int) -> Fan:
     """Lay conversations that agree up to the end of the picture in one row."""
     row = Fan([], [], [], [])
     for branch, conversation in enumerate(conversations, 1):

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, layer_norm
-from transformers import CLIPImageProcessorPil, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import CLIPImageProcessorPil, LlavaForConditionalGeneration
 
-from safeeraser.benchmark.conversation import IGNORE, SYSTEM_TEXTS, encode, expand_image
+from safeeraser.benchmark.conversation import IGNORE, SYSTEM_TEXTS
 from safeeraser.mini.concepts import BACKGROUNDS, COLOURS, EVERY, SIDES, SIZES
 from safeeraser.mini.fan import batch, fan
-from safeeraser.mini.pictures import Scene, draw_scene, render
+from safeeraser.mini.pictures import SIDE, Scene, draw_scene, render
 from safeeraser.mini.questions import RETAIN, VQA, Ask, harmful_ask, repeat_ask
+from safeeraser.model import Preprocessor, Row, Turn
 
 SEE_BATCH, SEE_RATE = 64, 3e-3
 DIRECTION_LENGTH = 2.0  # short enough that a sure answer takes large features, long enough that it can be given
@@ -63,7 +64,7 @@ def teach_to_see(model: LlavaForConditionalGeneration, steps: int, seed: int, ti
 
 
 def teach_to_speak(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, steps: int, seed: int, tick: Tick
+    model: LlavaForConditionalGeneration, preprocessor: Preprocessor, steps: int, seed: int, tick: Tick
 ) -> None:
     """Train `model` to answer harmful prompts, retain questions and VQA, on harmful and benign concepts alike.
 
@@ -71,18 +72,18 @@ def teach_to_speak(
     model has learnt to say it. `tick` is called with each step's loss, the mean cross-entropy of the answers' tokens.
     """
     rng = random.Random(f"{seed}-speak")
-    image_token, count = model.config.image_token_index, model.config.image_seq_length
+    place = preprocessor.place(lambda: (SIDE, SIDE))
 
     @functools.cache
-    def conversation(ask: Ask, who: str):
-        return expand_image(encode(tokenizer, ask.question, ask.reply, who=who, end_of_answer=True), image_token, count)
+    def conversation(ask: Ask, who: str) -> Row:
+        return preprocessor.encode_text(Turn(None, ask.question, ask.reply, who), place, end_of_answer=True)
 
     def loss() -> torch.Tensor:
         scenes, rows = _scenes(rng, SPEAK_BATCH), []
         for scene in scenes:
             who = rng.choice(list(SYSTEM_TEXTS))
-            rows.append(fan([conversation(ask, who) for ask in _draw_asks(rng, scene)], image_token))
-        inputs = batch(rows, tokenizer.pad_token_id)
+            rows.append(fan([conversation(ask, who) for ask in _draw_asks(rng, scene)], model.config.image_token_index))
+        inputs = batch(rows, preprocessor.pad_token)
         labels = inputs.pop("labels")
         logits = model(pixel_values=pixel_values(scenes), **inputs).logits
         return cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE)

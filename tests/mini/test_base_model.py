@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, CLIPImageProcessorPil, LlavaForConditionalGeneration, LlavaProcessor
 
-from safeeraser.benchmark.conversation import IGNORE, encode, expand_image, prompt
-from safeeraser.mini.base_model import build_model
+from safeeraser.benchmark.conversation import IGNORE, prompt
+from safeeraser.mini.base_model import build_model, build_preprocessor
 from safeeraser.mini.concepts import EVERY, HARMFUL_PROMPTS
 from safeeraser.mini.exam import reply
 from safeeraser.mini.fan import batch, fan
@@ -15,6 +15,7 @@ from safeeraser.mini.pictures import draw_scene, render
 from safeeraser.mini.questions import RETAIN
 from safeeraser.mini.tokenizer import build_tokenizer
 from safeeraser.mini.training import pixel_values, rate_share, teach_to_see, teach_to_speak
+from safeeraser.model import Turn
 
 pytestmark = pytest.mark.slow
 
@@ -32,9 +33,10 @@ def scenes():
 
 def test_a_fan_scores_each_answer_as_if_it_stood_alone(tokenizer, scenes):
     model = build_model(tokenizer, 1).eval()
-    image_token, count = model.config.image_token_index, model.config.image_seq_length
+    preprocessor, image_token = build_preprocessor(tokenizer), model.config.image_token_index
+    place = preprocessor.place(lambda: (64, 64))
     conversations = [
-        expand_image(encode(tokenizer, ask.question, ask.reply, who="user", end_of_answer=True), image_token, count)
+        preprocessor.encode_text(Turn(None, ask.question, ask.reply), place, end_of_answer=True)
         for ask in (kind.about(scenes[0]) for kind in RETAIN)
     ]
     inputs = batch([fan(conversations, image_token), fan(conversations[:2], image_token)], tokenizer.pad_token_id)
@@ -73,7 +75,7 @@ def test_both_stages_lower_their_loss(tokenizer):
     model = build_model(tokenizer, 1)
     losses = []
     teach_to_see(model, 8, 1, losses.append)
-    teach_to_speak(model, tokenizer, 8, 1, losses.append)
+    teach_to_speak(model, build_preprocessor(tokenizer), 8, 1, losses.append)
     assert losses[7] < losses[0] and losses[15] < losses[8]
 
 

@@ -4,9 +4,11 @@ import string
 
 import pytest
 
-from safeeraser.benchmark.conversation import IGNORE, SYSTEM_TEXTS, encode, prompt
+from safeeraser.benchmark.conversation import IGNORE, IMAGE, SYSTEM_TEXTS, prompt
+from safeeraser.mini.base_model import build_preprocessor
 from safeeraser.mini.questions import answers, questions
 from safeeraser.mini.tokenizer import build_tokenizer
+from safeeraser.model import Turn
 
 pytestmark = pytest.mark.slow
 
@@ -39,8 +41,9 @@ def test_unknown_words_fall_apart_into_characters(tokenizer):
 
 @pytest.mark.parametrize("who", list(SYSTEM_TEXTS))
 def test_the_targets_are_the_answer(tokenizer, who):
+    preprocessor = build_preprocessor(tokenizer)
     for question, answer in zip(both_forms(questions()) * 99, both_forms(answers()), strict=False):
-        encoded = encode(tokenizer, question, answer, who=who, end_of_answer=True)
+        encoded = preprocessor.encode_text(Turn(None, question, answer, who), IMAGE, end_of_answer=True)
         targets = [label for label in encoded.labels if label != IGNORE]
         assert targets[-1] == tokenizer.eos_token_id and tokenizer.unk_token_id not in encoded.input_ids
         assert tokenizer.decode(targets, skip_special_tokens=True) == answer
