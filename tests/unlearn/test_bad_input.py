@@ -113,7 +113,7 @@ def test_no_model(tmp_path, data):
 
 def test_another_kind_of_model(tmp_path, data):
     write_json(tmp_path / "gpt" / "config.json", {"model_type": "gpt2"})
-    says = "a 'gpt2' model; this project unlearns 'llava'"
+    says = "a 'gpt2' model, for which config/model_family has no page; known: gemma3, idefics3, internvl, llava, "
     refuses(tmp_path, f"data_path={data}", f"model_path={tmp_path / 'gpt'}", says=says)
 
 

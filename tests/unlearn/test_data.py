@@ -10,11 +10,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from safeeraser.errors import BadInput
-from safeeraser.unlearn.batch import Collator
 from safeeraser.unlearn.data import load_data
 from safeeraser.unlearn.page import from_keys
 from safeeraser.unlearn.plan import differing
 from safeeraser.unlearn.probe import probe_items
+from safeeraser.unlearn.run import collator
 from safeeraser.unlearn.settings import read_settings
 
 pytestmark = pytest.mark.slow
@@ -383,11 +383,13 @@ def test_a_loading_process_that_is_spawned_loads_the_same(tmp_path):
     assert pickle.loads(pickle.dumps(dataset)).item("retain", dataset.plan[1]) == dataset.item(
         "retain", dataset.plan[1]
     )
-    collate = Collator(read.method, dataset.preprocessor.pad_token)
+    collate = collator(read, dataset)
     spawned = DataLoader(dataset, 2, collate_fn=collate, num_workers=1, multiprocessing_context="spawn")
     for here, there in zip(DataLoader(dataset, 2, collate_fn=collate), spawned, strict=True):
-        for name in ("input_ids", "targets", "pixel_values", "item"):
+        assert here["inputs"].keys() == there["inputs"].keys()
+        for name in ("targets", "item"):
             assert torch.equal(here[name], there[name]), name
+        assert all(torch.equal(value, there["inputs"][name]) for name, value in here["inputs"].items())
 
 
 def test_a_picture_that_is_lost_while_training_is_one_line(tmp_path):

@@ -114,7 +114,7 @@ def test_with_its_adapter_switched_off_the_model_is_the_untouched_one(trained):
     """The reference of KL: no second copy, yet exact to the bit, projector included."""
     model = trained[0].model.eval()
     batch = trained[0].data_collator([trained[0].train_dataset[0]])
-    inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "pixel_values")}
+    inputs = batch["inputs"]
     untouched = load_model(str(MODEL), DTYPES["float32"])(**inputs).logits
     with model.disable_adapter():
         assert torch.equal(model(**inputs).logits, untouched)
@@ -150,8 +150,8 @@ def test_the_vocabulary_head_runs_only_where_a_term_looks(tmp_path):
     head = built.model.get_output_embeddings()
     head.register_forward_hook(lambda module, inputs, output: seen.append(output.numel() // output.shape[-1]))
     built.compute_loss(built.model, batch)
-    assert seen == [sum(label != -100 for row in built.train_dataset[0] for label in row.text.labels)]
-    assert seen[0] < batch["input_ids"].numel() / 2
+    assert seen == [sum(label != -100 for row in built.train_dataset[0] for label in row.row.labels)]
+    assert seen[0] < batch["inputs"]["input_ids"].numel() / 2
 
 
 class Waits(TorchDispatchMode):
@@ -177,11 +177,11 @@ def test_a_micro_step_waits_for_nothing_but_what_the_model_itself_asks(tmp_path,
     built = trainer(tmp_path, f"forget_loss={method}", "max_train_steps=1", "batch_size=2")
     batch = built.data_collator([built.train_dataset[0], built.train_dataset[1]])
     built.accelerator.gradient_state._set_sync_gradients(False)  # as before an optimizer step's last
-    inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "pixel_values")}
+    inputs = batch["inputs"]
     with Waits() as alone, torch.no_grad():
         built.model(**inputs)
         if method == "klpd":
-            built.model(**{key: value[batch["reference"]["kl"]["rows"]] for key, value in inputs.items()})
+            built.model(**{key: inputs[key][where] for key, where in batch["reference"]["kl"]["entries"].items()})
     monkeypatch.setattr(torch.Tensor, "tolist", None)
     with Waits() as waits:
         built.compute_loss(built.model, batch).backward()
@@ -300,7 +300,7 @@ def test_what_peft_would_cast_to_float32_and_autocast_back_is_the_same_uncast(tm
         batch = built.data_collator([built.train_dataset[0]])
         built.model.eval()
         with torch.no_grad(), built.accelerator.autocast():
-            logits = built.model(**{key: batch[key] for key in ("input_ids", "attention_mask", "pixel_values")}).logits
+            logits = built.model(**batch["inputs"]).logits
         found.append((read_lines(folder / "train_log.jsonl"), kept.steps[0], logits))
     (log, gradients, logits), (log_cast, gradients_cast, logits_cast) = found
     assert log == log_cast and torch.equal(logits, logits_cast)
@@ -320,7 +320,7 @@ def test_the_frozen_language_model_in_4_bits(tmp_path):
         weight.data.copy_(rounded)
     batch = built.data_collator([built.train_dataset[0]])
     with torch.no_grad():
-        built.model.eval()(**{key: batch[key] for key in ("input_ids", "attention_mask", "pixel_values")})
+        built.model.eval()(**batch["inputs"])
     gradients = []
     for which in (built, plain):
         which.model.train()
