@@ -112,7 +112,7 @@ def test_what_is_wrong_in_a_page_is_told_before_anything_is_trained(folder, add_
     assert PAGE.count(right) == 1
     add_page(PAGE.replace(right, wrong))
     words = (*FEW, f"model_path={folder}", f"save_dir={tmp_path / 'run'}")
-    refused(tmp_path, "forget", *words, "dry_run=true", says=says)
+    refused(tmp_path, "forget", *words, "dry_run=true", says=says, before="note")
     refused(tmp_path, "forget", *words, says=says, before="records")
 
 
