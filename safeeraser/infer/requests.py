@@ -1,12 +1,11 @@
 """Requests: which responses are wanted of a model, each with its question, its picture, and its place in the output."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
-from safeeraser.benchmark.conversation import IMAGE
 from safeeraser.benchmark.pictures import find_picture, open_picture
 from safeeraser.benchmark.records import UNHARM, DataFile
 from safeeraser.benchmark.responses import ASKED, RELEASED
@@ -66,8 +65,7 @@ def build_requests(
         seed: of the attack's chance, which else depends on its name, the record and, where it reads it, the question.
 
     Raises:
-        BadInput: a question holds the picture's token, a category is unknown, no record is left, or a view reads what
-            the records lack.
+        BadInput: a category is unknown, no record is left, or a view reads what the records lack.
     """
     selection = selection or Selection()
     chosen = selection.records(data)
@@ -78,12 +76,16 @@ def build_requests(
     for view in selection.views:
         if ASKED[view].fields[0] not in asked:
             raise BadInput(f"{data.where(chosen[0], UNHARM)}: missing, as in all records asked, and '{view}' reads it")
+    return requests
+
+
+def check_questions(data: DataFile, requests: Sequence[Request], reserved: Sequence[str]) -> None:
+    """Raises `BadInput` for a question that holds what stands for a picture in the model's own texts."""
     for request in requests:
-        if IMAGE in request.question:
+        if found := next((name for name in reserved if name in request.question), None):
             *inside, _ = request.place
             where = data.where(request.record, ".".join(map(str, inside)))
-            raise BadInput(f"{where}: its question contains '{IMAGE}', which stands for the picture")
-    return requests
+            raise BadInput(f"{where}: its question contains '{found}', which stands for the picture")
 
 
 def _of_record(data: DataFile, index: int, views: tuple[str, ...]) -> Iterator[Request]:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safeeraser import __version__
+from safeeraser import model as models
 from safeeraser.arguments import without_credentials
 from safeeraser.benchmark.checked import unreadable
+from safeeraser.benchmark.conversation import IMAGE
 from safeeraser.benchmark.files import described_by, make_room_for, read_json, write_json
 from safeeraser.benchmark.records import DataFile, read_records
 from safeeraser.errors import BadInput
@@ -23,7 +25,7 @@ from safeeraser.infer.engine import Engine
 from safeeraser.infer.options import Options, check
 from safeeraser.infer.outputs import nulls, predictions
 from safeeraser.infer.partial import Partial, difference
-from safeeraser.infer.requests import Request, Unanswered, build_requests, pictures_of
+from safeeraser.infer.requests import Request, Unanswered, build_requests, check_questions, pictures_of
 from safeeraser.infer.server import Server
 from safeeraser.processes import Processes, leave_together
 from safeeraser.progress import progress
@@ -88,6 +90,9 @@ def infer(options: Options, write: Write = write_predictions) -> Inferred:
     if left and len(reasons) == len(left) and not partial.done:
         raise BadInput(f"no picture can be read: {next(iter(reasons.values()))} (and so on)")
     _announce(requests, partial.done, reasons)
+    # What a server's model reserves it does not tell; the benchmark's own word for a picture is no question's either.
+    prepared = None if options.base_url else models.load_preprocessor(options.model_path)
+    check_questions(data, left, prepared.reserved if prepared else [IMAGE])
     if own := share([request for request in left if request.key not in reasons], processes):
         reasons |= _answer(options, own, partial, processes)
     partial.done = _union(processes.gather(partial.done))

@@ -1,19 +1,13 @@
 """What else a run may be told, for each family: trained whole, its vision tower too, checkpointed, mixed batches."""
 
-import json
-
-import pytest
 import torch
-from helpers import RECORDED, TRAIN, VAL, plan_dataset, read_lines, refused, settings, trained
-from safetensors.torch import load_file
+from helpers import RECORDED, TRAIN, plan_dataset, settings
 from transformers import TrainerCallback
 
 from safeeraser import model as models
 from safeeraser.unlearn import run
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.plan import Schedule
-
-from .recorded import FAMILIES, Recorded
 
 # One family of each kind of vision tower.
 ONE_EACH = ("gemma3", "llava_next", "qwen2_5_vl", "smolvlm")

@@ -68,7 +68,8 @@ def test_a_placeholder_in_a_question_is_refused_by_both_commands(tmp_path, name)
     given = ("--model_path", family.path, "--eval_file", data, "--output_file", tmp_path / "p.json")
     line = refused(tmp_path, "ckpt_infer", *given, says=placeholder, before="loading")
     assert "record 0, unsafe_pairs.1" in line
-    words = ("forget_loss=popd", f"model_path={family.path}", f"data_path={data}", f"save_dir={tmp_path / 'run'}")
+    # The official recipe would write it in small letters, as which it stands for nothing.
+    words = ("recipe=corrected", f"model_path={family.path}", f"data_path={data}", f"save_dir={tmp_path / 'run'}")
     line = refused(tmp_path, "forget", *words, says=placeholder, before="loading")
     assert "record 0, unsafe_pairs" in line
 

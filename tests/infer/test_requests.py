@@ -13,7 +13,7 @@ from safeeraser.benchmark.responses import RELEASED, VIEWS
 from safeeraser.errors import BadInput
 from safeeraser.infer.outputs import predictions
 from safeeraser.infer.partial import Partial
-from safeeraser.infer.requests import Selection, build_requests, pictures_of, swap_partner
+from safeeraser.infer.requests import Selection, build_requests, check_questions, pictures_of, swap_partner
 
 
 @pytest.fixture
@@ -54,8 +54,10 @@ def test_pictures_that_are_missing_or_cannot_be_decoded_are_told(data):
 def test_a_question_that_names_a_picture_of_its_own_is_refused(tmp_path):
     odd = record(0)
     odd["unsafe_pairs"][2]["question"] = "And <image>?"
+    data = read_records(write_dataset(tmp_path, odd))
     with pytest.raises(BadInput, match=r"record 0, unsafe_pairs\.2: its question contains '<image>'"):
-        build_requests(read_records(write_dataset(tmp_path, odd)))
+        check_questions(data, build_requests(data), ["<film>", "<image>"])
+    check_questions(data, build_requests(data), ["<film>"])
 
 
 def test_views_are_chosen(data):
