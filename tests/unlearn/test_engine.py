@@ -146,7 +146,7 @@ def earlier(tmp_path_factory):
         (["lr=0.5"], "has another lr (0.0001, now 0.5)"),
         (["LoRA.r=8"], "has another LoRA.r (32, now 8)"),
         (["stop.retain_loss=12"], "has another stop.retain_loss (None, now 12.0)"),
-        ([f"model_path={ROOT}"], "has another model_path"),
+        ([f"model_path={ROOT / 'tests' / 'data' / 'families' / 'qwen3_vl' / 'model'}"], "has another model_path"),
         (
             ["dry_run=true", f"engine={FILES[0].parent / 'accelerate' / 'cpu_zero2.yaml'}"],
             "another engine (single with 1",

@@ -63,8 +63,10 @@ def test_a_title_is_the_methods_own_and_no_part_of_what_decides_a_result():
 
 
 def test_the_save_dir_carries_the_method():
-    read = settings("forget_loss=idkpd")
-    assert str(read.save_dir) == "results/llava-1.5-7b/popd"
+    """And the family's page: the one that is named, or that the model's configuration tells."""
+    for family, folder in (("llava-1.5-7b", "llava-1.5-7b"), ("auto", "llava-1.5")):
+        read = settings("forget_loss=idkpd", f"model_family={family}")
+        assert str(read.save_dir) == f"results/{folder}/popd"
 
 
 def test_a_recipe_sets_weights_in_one_place():

@@ -169,7 +169,9 @@ def test_lora_options_reach_the_adapter_and_the_answers(tmp_path):
     # Two layers, two targets of 64 x 64, rank 32, a magnitude for each output.
     assert json.loads((folder / "run.json").read_text())["trained_parameters"]["LoRA"] == 2 * 2 * (2 * 32 * 64 + 64)
     assert len(models.read_adapter(folder)) == 2 * 2 * 3 + 4
-    untouched, merged = (load_merged(str(MODEL), given, dtype="float32", lora_alpha=256) for given in (None, folder))
+    untouched, merged = (
+        load_merged(str(MODEL), given, dtype="float32", lora_alpha=256).model for given in (None, folder)
+    )
     changed = [
         name.split(".")[-2]
         for (name, one), two in zip(untouched.named_parameters(), merged.parameters(), strict=True)

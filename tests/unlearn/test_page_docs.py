@@ -57,7 +57,7 @@ def test_the_commands(folder):
     done = run("forget", *release[1:], "--config-dir", folder / "config", f"model_path={MODEL}", *FEW, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert (folder / "ckpt_results" / "llava-7b" / "gapd_0.0001_all_10" / "adapter_model.safetensors").is_file()
-    words = [word.replace("config/", f"{ROOT}/config/") for word in full[1:]]
+    words = [word.replace("config/", f"{ROOT}/config/") for word in (*full[1:], "model_family=llava-1.5-7b")]
     done = run("forget", *words, f"model_path={MODEL}", *FEW[1:], cwd=folder)
     assert done.returncode == 0 and "zero3" in done.stdout, done.stderr
     real = [word for word in words if not word.startswith(("engine=", "dry_run="))]

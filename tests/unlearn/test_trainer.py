@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
+from safeeraser import model as models
 from safeeraser.model import DTYPES, from_release, load_model
 from safeeraser.unlearn import run
 from safeeraser.unlearn.engine import Engine
@@ -234,8 +235,8 @@ def by_a_shared_tensor(base, config, parts, attach):
 )
 def test_a_reference_that_training_would_change_ends_the_run(tmp_path, monkeypatch, careless, engine, says):
     """Where no process holds the model whole, names tell; elsewhere an answer does too."""
-    attach = run.llava.attach
-    monkeypatch.setattr(run.llava, "attach", lambda *given: careless(*given, attach))
+    attach = models.attach
+    monkeypatch.setattr(models, "attach", lambda *given: careless(*given, attach))
     with pytest.raises(AssertionError, match=f"{says}.*KL has no reference"):
         built_model(settings("forget_loss=kl", f"save_dir={tmp_path}"), engine)
     built_model(settings("forget_loss=gd", f"save_dir={tmp_path}"), engine)
