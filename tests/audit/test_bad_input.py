@@ -10,6 +10,7 @@ from safeeraser import model as models
 from safeeraser.audit.options import Options, check
 from safeeraser.audit.points import ACTIONS
 from safeeraser.audit.relearn import relearning_settings
+from safeeraser.benchmark.files import run_of
 from safeeraser.benchmark.records import read_records
 from safeeraser.generation.sampling import Generation
 from safeeraser.judge.judges import Choice, Judging
@@ -112,6 +113,16 @@ def test_an_adapter_trained_by_several_processes_on_some_categories(adapter):
     records = read_records(TRAIN)
     chosen = options.selection(("forget",)).records(records)
     assert {records.records[index].category for index in chosen} == {"Sex", "Weapon"} and len(chosen) == 2
+
+
+def test_an_adapter_that_an_earlier_version_trained(adapter):
+    """Its page had one projector and no type of model; the model's own page takes its place."""
+    told = run_of(ROOT / "tests" / "data" / "previous" / "popd")
+    assert told["settings"]["model_family"]["projector"] == "multi_modal_projector"
+    write_json(adapter / "run.json", told)
+    relearned = relearning_settings(options_of(adapter), "retain")
+    assert relearned.model_family == models.family_of(str(MODEL)) and relearned.model_path == str(MODEL)
+    assert relearned.LoRA.r == told["settings"]["LoRA"]["r"]
 
 
 def test_what_was_set_for_the_method_alone_is_not_taken_over(adapter):
