@@ -23,7 +23,7 @@ from safeeraser.model import Row
 from safeeraser.unlearn.batch import PlanDataset
 from safeeraser.unlearn.engine import DTYPE_OF, Engine
 from safeeraser.unlearn.fit import advice
-from safeeraser.unlearn.job import Job
+from safeeraser.unlearn.job import Job, without_effect
 from safeeraser.unlearn.machine import check_machine
 from safeeraser.unlearn.memory import MicroStep, Part, Setup, memory
 from safeeraser.unlearn.methods import Method
@@ -80,6 +80,7 @@ def dry_run(settings: Settings, job: Job) -> None:
         "The memory is an estimate: CUDA and its libraries take about 1 GiB more, and fragmentation some.",
         *([] if step.picture else [WITHOUT_PICTURES]),
         *advice(settings, job.engine, parts, estimate, items=len(job.plan)),
+        *without_effect(settings),
     )
     if settings.dtype == "auto" and dtype is torch.float32:
         show("Without a GPU here, dtype=auto is float32; dtype=bfloat16 tells what one would need.")

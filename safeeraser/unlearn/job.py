@@ -23,6 +23,8 @@ from safeeraser.unlearn.views import Item
 
 log = logging.getLogger(__name__)
 
+ASKING = "user"  # whose chat the system text names when the model is asked, in a wording that has one
+
 
 @dataclass(frozen=True)
 class Job:
@@ -83,6 +85,14 @@ def check_files(settings: Settings) -> None:
     for tracker in settings.trackers:
         if find_spec(tracker) is None:
             raise BadInput(f"report_to={tracker}: not installed; 'pip install {tracker}' brings it")
+
+
+def without_effect(settings: Settings) -> list[str]:
+    """Notes on what the recipe asks of a model whose family has nothing for it."""
+    if settings.recipe.training_system == ASKING or settings.family.chat:
+        return []
+    asked = f"recipe.training_system={settings.recipe.training_system}"
+    return [f"note: {asked} has no effect, since the chat template of {settings.family.name} has no such text"]
 
 
 def check_same_data(settings: Settings, data: Data, checkpoint: str | None) -> None:

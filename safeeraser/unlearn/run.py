@@ -22,7 +22,7 @@ from safeeraser.unlearn.arguments import check_optimizer, training_arguments
 from safeeraser.unlearn.batch import Collator, PlanDataset
 from safeeraser.unlearn.dry_run import dry_run, outline
 from safeeraser.unlearn.engine import Engine, check_running
-from safeeraser.unlearn.job import Job, prepare
+from safeeraser.unlearn.job import Job, prepare, without_effect
 from safeeraser.unlearn.machine import check_machine
 from safeeraser.unlearn.plan import write_plan
 from safeeraser.unlearn.plot import plot_training
@@ -63,6 +63,8 @@ def forget(settings: Settings) -> Unlearned | None:
         enable_full_determinism(settings.seed)
     dataset = load_dataset(settings, job)
     log.info("%s", job.summary(settings))
+    for note in without_effect(settings):
+        log.warning("%s", note)
     model = load_model(settings, job.engine, arguments, dataset)
     reference = load_reference(settings, job.engine, arguments, model)
     trained = models.trained_parameters(model, settings.family)
