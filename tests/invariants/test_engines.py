@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from helpers import ROOT, alone
+from helpers import ROOT, alone, read_lines
 from safetensors.torch import load_file
 
 from safeeraser.model import load_model
@@ -52,6 +52,22 @@ RUNS = [
     ("bfloat16", ("one_gpu", *GPU_ENGINES), 4, "klpd", BFLOAT16),
     ("kept", tuple(GPU_ENGINES), 4, "gdpd", REDRAWN),
     ("redrawn", tuple(GPU_ENGINES), 4, "gdpd", (*REDRAWN, "gradient_checkpointing=true")),
+]
+
+# Of other families: extra inputs without an axis of rows, and tiles of pictures.
+FAMILIES = {name: ROOT / "tests" / "data" / "families" / name for name in ("qwen3_vl", "smolvlm")}
+
+
+def words_of_family(folder):
+    """A family's own model, plan and adapter; two optimizer steps."""
+    own = (f"model_path={folder / 'model'}", f"init_adapter={folder / 'adapter'}", f"plan={folder / 'plan.json'}")
+    return (*own, "LoRA.r=4", "LoRA.alpha=16", "max_train_steps=2", "warmup_ratio=0")
+
+
+RUNS += [
+    (f"{name}_{method}", ("one_gpu", "cpu_ddp", "cpu_zero2"), 4, method, words_of_family(folder))
+    for name, folder in FAMILIES.items()
+    for method in ("klpd", "popd")
 ]
 
 
@@ -191,6 +207,19 @@ def test_a_mistake_is_one_line_before_any_process_is_launched(tmp_path):
     assert process.returncode == 2
     assert said.startswith("error: forget_loss: no 'gdp'; did you mean 'gdpd'?") and said.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("engine", ["cpu_ddp", "cpu_zero2"])
+@pytest.mark.parametrize("method", ["klpd", "popd"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_another_family_in_two_processes_is_trained_as_in_one(trained, family, method, engine):
+    one, two = (trained(each) / f"{family}_{method}" for each in ("one_gpu", engine))
+    assert told(two)["engine"]["processes"] == 2 and told(two)["optimizer_steps"] == 2
+    assert farthest(one, two) < 1e-5
+    single, shared = ([row["micro_losses"] for row in read_lines(each / "train_log.jsonl")] for each in (one, two))
+    assert shared == [pytest.approx(losses, abs=1e-5) for losses in single]
+    # The adapter that both began with is not what they end with.
+    assert farthest(one, FAMILIES[family] / "adapter") > 1e-4
 
 
 @pytest.mark.parametrize("engine", CPU_ENGINES)
