@@ -158,8 +158,8 @@ def test_a_decoder_that_forgets_its_gaps_fails(bench, monkeypatch):
 
     read = Context.read
 
-    def forgetful(self, rows, pixels=None):
-        read(self, rows, pixels)
+    def forgetful(self, rows, inputs=None):
+        read(self, rows, inputs)
         self.mask = torch.ones_like(self.mask)
 
     monkeypatch.setattr(Context, "read", forgetful)
@@ -168,10 +168,10 @@ def test_a_decoder_that_forgets_its_gaps_fails(bench, monkeypatch):
 
 
 def test_weights_packed_in_a_wrong_order_fail(monkeypatch):
-    right = nf4.llava.ROUNDINGS["nf4"]
+    right = nf4.models.ROUNDINGS["nf4"]
     weight = torch.randn(64, 128, generator=torch.Generator().manual_seed(1))
     assert nf4.error(weight) <= nf4.GAP
-    monkeypatch.setitem(nf4.llava.ROUNDINGS, "nf4", lambda weight: right(weight).roll(1))
+    monkeypatch.setitem(nf4.models.ROUNDINGS, "nf4", lambda weight: right(weight).roll(1))
     assert nf4.error(weight) > 1
 
 
@@ -183,7 +183,7 @@ def test_operations_of_a_step_by_hand(bench):
     lora = 2 * 32 * (4 * (64 + 64) + 3 * (64 + 128))
     projector = 32 * 64 + 64 + 64 * 64 + 64
     vision = sum(w.numel() for name, w in trainer.model.named_parameters() if ".vision_tower." in name)
-    rows, length = batch["input_ids"].shape
+    rows, length = batch["inputs"]["input_ids"].shape
     wanted = (4 * layers + 6 * lora) * rows * length + 4 * 502 * 64 * len(batch["read"])
     wanted += (6 * projector + 2 * vision) * rows * 16
     assert speed.step_operations(trainer, batch) == wanted
