@@ -16,6 +16,7 @@ from safeeraser.chat import Chat, read_key
 from safeeraser.generation.sampling import Generation, request_seed
 from safeeraser.infer.attacks import Attacked
 from safeeraser.infer.requests import Request, Unanswered, show
+from safeeraser.model import family_if_told
 from safeeraser.replies import Reply
 
 log = logging.getLogger(__name__)
@@ -28,9 +29,9 @@ PICTURES = 64  # encoded pictures kept, since the questions on one follow each o
 class Server:
     """Answers requests by asking `model` of the server at `base_url`.
 
-    The system text is sent along, so that a chat template that writes LLaVA-1.5's form, as that of a merged model does,
-    gives the prompt that the built-in engine uses. Each request carries a seed of its own; whether it decides what is
-    drawn is the server's affair.
+    LLaVA-1.5's system text is sent along, so that a chat template that writes its form, as that of a merged model does,
+    gives the prompt that the built-in engine uses; other families have none, see `system_text`. Each request carries a
+    seed of its own; whether it decides what is drawn is the server's affair.
 
     Args:
         extra: parameters of the server's own, sent in the body of each request.
@@ -46,7 +47,7 @@ class Server:
         self._chat: Chat[Request] = Chat(
             model, api_key=key, base_url=base_url, concurrency=concurrency, who="the server", timeout=TIMEOUT
         )
-        self._generation, self._extra = generation, extra
+        self._generation, self._extra, self._system = generation, extra, system_text(model)
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[Request, str | Unanswered]]]:
         """Ask all requests; yields each with its response, or why there is none, as they come.
@@ -70,6 +71,7 @@ class Server:
             )
 
     def _body(self, request: Request) -> dict[str, Any]:
+        system = [{"role": "system", "content": self._system}] if self._system else []
         content: list[dict[str, Any]] = [{"type": "text", "text": request.question}]
         if request.picture:
             content.insert(0, {"type": "image_url", "image_url": {"url": _data_url(request.picture)}})
@@ -79,14 +81,18 @@ class Server:
             seed = request_seed(how.seed, request.key) >> 32  # servers take 31 bits
             drawn = {"temperature": how.temperature, "top_p": how.top_p, "seed": seed}
         return {
-            "messages": [
-                {"role": "system", "content": SYSTEM_TEXTS["user"]},
-                {"role": "user", "content": content},
-            ],
+            "messages": [*system, {"role": "user", "content": content}],
             "max_tokens": how.max_new_tokens,
             **drawn,
             "extra_body": self._extra,
         }
+
+
+def system_text(model: str) -> str | None:
+    """What is sent as system text to a server's `model`: none where its name or its folder tells of a family whose own
+    chat template says all; where neither tells anything, as behind a name of the server's own, LLaVA-1.5's."""
+    family = family_if_told(model)
+    return SYSTEM_TEXTS["user"] if family is None or family.chat else None
 
 
 @functools.lru_cache(PICTURES)

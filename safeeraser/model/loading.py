@@ -52,6 +52,16 @@ def family_of(model_path: str) -> Family:
     return page_for(model_path) or _page_of(_told(model_path)["model_type"], model_path)
 
 
+def family_if_told(model_path: str) -> Family | None:
+    """The family of a model by its path alone, or by the configuration in its folder; None where neither tells.
+
+    For what somebody else has loaded, under whatever name: nothing need lie at `model_path`, and no hub is asked.
+    """
+    if family := page_for(model_path):
+        return family
+    return page_of_type(_told(model_path)["model_type"]) if (Path(model_path) / "config.json").is_file() else None
+
+
 def check_family(family: Family, model_path: str) -> None:
     """Raises `BadInput` where the model at `model_path` is of another family than `family`."""
     if (told := _told(model_path)["model_type"]) != family.model_type:

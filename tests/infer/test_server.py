@@ -85,6 +85,26 @@ def test_what_is_sent(serve, data, tmp_path):
     assert len(texts) == 8 and all(text.startswith("answer ") for text in texts)
 
 
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("m", True),
+        (str(MODEL), True),
+        ("llava-hf/llava-1.5-7b-hf", True),
+        ("Qwen/Qwen3-VL-2B-Instruct", False),
+        (str(RECORDED.parent / "families" / "gemma3" / "model"), False),
+    ],
+)
+def test_the_system_text_is_llavas_alone(serve, data, tmp_path, model, told):
+    """Of a model by a name of the server's own nothing is known, and LLaVA-1.5's is sent."""
+    server = serve(lambda *_: (200, {}, "yes"))
+    assert infer(server.url, tmp_path / "p.json", "--only", "retain", model=model, eval_file=data).returncode == 0
+    wanted = ["system", "user"] if told else ["user"]
+    assert server.requests and all(
+        [each["role"] for each in body["messages"]] == wanted for *_, body in server.requests
+    )
+
+
 def test_greedy_is_temperature_zero(serve, data, tmp_path):
     server = serve(lambda *_: (200, {}, "yes"))
     assert infer(server.url, tmp_path / "p.json", "--greedy", "--only", "retain", eval_file=data).returncode == 0
