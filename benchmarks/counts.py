@@ -36,7 +36,7 @@ from safeeraser import model as models
 from safeeraser.arguments import one_of
 from safeeraser.benchmark.files import write_json
 from safeeraser.errors import command
-from safeeraser.generation.decoder import Asked, Decoder
+from safeeraser.generation import Asked, Decoder
 from safeeraser.generation.sampling import Generation
 from safeeraser.selftest.training import load_trainer
 from safeeraser.unlearn.settings import read_settings
@@ -135,13 +135,13 @@ def micro_step(method: str, folder: Path) -> Counter:
 
 def decoding_step(rows: int = 4, few: int = 4, many: int = 12) -> dict[str, float]:
     """Of the decoder on the recorded model: between answers of `few` and of `many` tokens, by token."""
-    model = models.load_model(str(RECORDED / "llava-tiny"), torch.bfloat16).eval()
-    preprocessor = models.load_preprocessor(str(RECORDED / "llava-tiny"))
-    model.generation_config.eos_token_id = preprocessor.tokenizer.eos_token = None  # no answer ends early
+    vlm = models.VLM.load(str(RECORDED / "llava-tiny"), torch.bfloat16)
+    vlm.model.eval()
+    vlm.ends.clear()  # no answer ends early
     asked = [Asked(None, f"What is {number}?", str(number)) for number in range(rows)]
 
     def answer(tokens: int) -> Counter:
-        decoder = Decoder(model, preprocessor, Generation(max_new_tokens=tokens), rows)
+        decoder = Decoder(vlm, Generation(max_new_tokens=tokens), rows)
         return count(lambda: list(decoder.answer(asked)))
 
     first, second = answer(few), answer(many)
