@@ -6,6 +6,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +29,14 @@ class Server:
 def server(tmp_path_factory):
     """The tiny model with the recorded checkpoint, served until the session ends."""
     folder = tmp_path_factory.mktemp("served")
-    model, log = folder / "model", folder / "log.txt"
-    merge(RECORDED / "inference" / "checkpoint.pt", model, model_path=str(MODEL))
+    merge(RECORDED / "inference" / "checkpoint.pt", folder / "model", model_path=str(MODEL))
+    with served(folder / "model", folder / "log.txt") as server:
+        yield server
+
+
+@contextmanager
+def served(model: Path, log: Path) -> Iterator[Server]:
+    """A model's folder behind `transformers serve`, what that says in `log`."""
     port = free_port()
     command = [Path(sys.executable).with_name("transformers"), "serve", model, "--host", "127.0.0.1", "--port", port]
     with log.open("w") as output:
