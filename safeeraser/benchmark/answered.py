@@ -33,7 +33,6 @@ class Answerer(BaseModel):
 
 
 RELEASED = Answerer(model="LLaVA-1.5", fields=["model_response", "sd_response"])
-RELEASED_TYPE = "llava"  # what its family's configurations call it; of its weights no fingerprint is known
 
 
 def mark_of(record: Mapping[str, Any]) -> Answerer | None:

@@ -30,6 +30,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from safeeraser.benchmark.family import Family, page_of_type
 from safeeraser.benchmark.files import RUN_FILE, adapter_file, home, read_object, write_whole, write_whole_folder
+from safeeraser.benchmark.release import RELEASED_TYPE
 from safeeraser.errors import BadInput, nearest
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,6 @@ log = logging.getLogger(__name__)
 # Where part of a DoRA is asked for, its layers are merged one by one before PEFT merges the whole.
 warnings.filterwarnings("ignore", message="All adapters are already merged")
 
-RELEASED_TYPE = "llava"  # the models whose adapters the release's form holds
 RENAMED = (  # (release, here), for parameter names
     ("base_model.model.language_model.model.", "base_model.model.model.language_model."),
     ("base_model.model.multi_modal_projector.", "base_model.model.model.multi_modal_projector."),

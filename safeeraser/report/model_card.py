@@ -21,7 +21,7 @@ from safeeraser.benchmark.conversation import prompt
 from safeeraser.benchmark.family import Family, page_for, page_of_type
 from safeeraser.benchmark.files import ADAPTER_FILES, RUN_FILE, read_text, run_of, trained_settings, write_whole
 from safeeraser.benchmark.metrics import COLUMNS, METRICS, Figure
-from safeeraser.benchmark.release import RELEASED_MODEL
+from safeeraser.benchmark.release import RELEASED_TYPE
 from safeeraser.errors import BadInput
 from safeeraser.report.judges import decisions, judges
 from safeeraser.report.provenance import checks, provenance, warnings
@@ -159,7 +159,7 @@ def _license(base: str | None) -> str | None:
 
 def _family(settings: dict[str, Any]) -> Family:
     """The family of a run's model; that of the release where the run is from before there were others."""
-    return page_of_type(settings["model_family"].get("model_type") or page_for(RELEASED_MODEL).model_type)
+    return page_of_type(settings["model_family"].get("model_type", RELEASED_TYPE))
 
 
 def _digest(text: str) -> str:

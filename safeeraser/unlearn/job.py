@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from safeeraser import model as models
-from safeeraser.benchmark.answered import RELEASED, RELEASED_TYPE, Answerer, answerer
+from safeeraser.benchmark.answered import RELEASED, Answerer, answerer
 from safeeraser.benchmark.files import home, run_of
 from safeeraser.benchmark.records import read_raw
+from safeeraser.benchmark.release import RELEASED_TYPE
 from safeeraser.errors import BadInput
 from safeeraser.progress import first_process
 from safeeraser.unlearn.data import Data, load_data
