@@ -213,16 +213,19 @@ def check_adapter(model: PeftModel, tensors: Mapping[str, Tensor], path: str | P
         raise BadInput(f"{path}: this adapter does not fit the model: {'; '.join(wrong[:3])}{more}")
 
 
-def _check_kind(model_type: str, path: str | Path) -> None:
-    """Raises `BadInput` where an adapter tells that it is of another kind of model: some have parts alike to the name
-    and the shape, and of the others a list of names says less."""
+def _kinds(path: str | Path) -> list[str]:
+    """The kinds of model that an adapter tells that it is of; none where it does not tell."""
     file = home(path) / "adapter_config.json"
-    if file.is_file():
-        of = ((read_object(file).get("auto_mapping") or {}).get("base_model_class") or "").removeprefix("FSDP")
-        told = [kind for kind, name in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.items() if name == of]
-    else:
-        told = [] if adapter_file(path).suffix == ".safetensors" else [RELEASED_TYPE]
-    if told and model_type not in told:
+    if not file.is_file():
+        return [] if adapter_file(path).suffix == ".safetensors" else [RELEASED_TYPE]
+    of = ((read_object(file).get("auto_mapping") or {}).get("base_model_class") or "").removeprefix("FSDP")
+    return [kind for kind, name in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.items() if name == of]
+
+
+def _check_kind(model_type: str, path: str | Path) -> None:
+    """Raises `BadInput` where an adapter is of another kind of model: some have parts alike to the name and the shape,
+    and of the others a list of names says less."""
+    if (told := _kinds(path)) and model_type not in told:
         raise BadInput(f"{path}: an adapter of '{told[0]}' models, and this is a '{model_type}'")
 
 
@@ -316,6 +319,8 @@ def convert(source: Path, target: Path, *, alpha: float = 256, model_path: str |
     if target.suffix == ".pt":
         if told := [name for name in ("use_rslora", "use_dora") if getattr(config, name)]:
             raise BadInput(f"{source}: trained with {' and '.join(told)}, which the release's form cannot say")
+        if (kinds := _kinds(source)) and RELEASED_TYPE not in kinds:
+            raise BadInput(f"{source}: an adapter of '{kinds[0]}' models; the release's form is LLaVA-1.5's alone")
         if other := next((name for name in tensors if not name.startswith(tuple(here for _, here in RENAMED))), None):
             raise BadInput(f"{source}: has {other}, for which the release's form, of LLaVA-1.5 alone, has no name")
         if (config.r, config.lora_alpha) != (32, 256):

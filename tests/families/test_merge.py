@@ -141,6 +141,13 @@ def test_a_model_that_was_trained_whole_is_a_model(tmp_path):
     assert files(tmp_path / "copy").items() >= files(base).items()
 
 
+@pytest.mark.parametrize("name", ["llava_next", "qwen3_vl"])
+def test_the_releases_form_takes_no_adapter_of_another_family(tmp_path, name):
+    """Also where the names are those that it knows."""
+    says = f"an adapter of '{name}' models; the release's form is LLaVA-1.5's alone"
+    refused(tmp_path, "safeeraser.model", "convert", Recorded(name).adapter, tmp_path / "checkpoint.pt", says=says)
+
+
 @pytest.mark.parametrize(("name", "other"), [("idefics3", "smolvlm"), ("gemma3", "qwen3_vl"), ("llava_next", "llava")])
 def test_an_adapter_of_another_family_is_refused_by_name(tmp_path, name, other):
     """Also where parts and shapes are alike, as those of the first two are."""
