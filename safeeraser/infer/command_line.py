@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safeeraser.arguments import Arguments, count, count_or, json_object, one_of, several
+from safeeraser.benchmark.release import RELEASED_MODEL
 from safeeraser.benchmark.responses import RELEASED, VIEWS
 from safeeraser.errors import BadInput
 from safeeraser.infer.attacks import ATTACKS
@@ -71,7 +72,7 @@ def paths(add: Callable) -> None:
     add(
         "--model_path",
         help="a folder, or a name on the Hugging Face hub (default: the one that the adapter's folder names, else "
-        "llava-hf/llava-1.5-7b-hf)",
+        f"{RELEASED_MODEL})",
     )
     add("--output_file", type=Path, required=True, help="where the predictions go, in the data file's own format")
     add("--checkpoint_path", type=Path, help="a PEFT folder or the release's checkpoint.pt; none: the untouched model")

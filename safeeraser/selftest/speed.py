@@ -124,15 +124,15 @@ def training(bench: Bench) -> tuple[float, float]:
 
 def step_operations(trainer: UnlearnTrainer, batch: dict) -> float:
     """Operations of a micro-step, as this file's beginning counts them."""
-    model, family = trainer.model, trainer.train_dataset.preprocessor.family
+    model, preprocessor = trainer.model, trainer.train_dataset.preprocessor
+    family, ids = preprocessor.family, batch["inputs"]["input_ids"]
     weights = dict(model.named_parameters())
     frozen = sum(w.numel() for name, w in weights.items() if family.in_layers(name) and not w.requires_grad)
     trained = sum(w.numel() for name, w in weights.items() if family.in_layers(name) and w.requires_grad)
     part = {name: family.part_of(name) for name in weights}
     projector = sum(w.numel() for name, w in weights.items() if part[name] == "projector" and w.requires_grad)
     seeing = sum(w.numel() for name, w in weights.items() if part[name] == "vision_tower")
-    config, tokens = model.config.vision_config, batch["inputs"]["input_ids"].numel()
-    patches = len(batch["inputs"]["pixel_values"]) * (config.image_size // config.patch_size) ** 2
+    tokens, patches = ids.numel(), int((ids == preprocessor.picture_token).sum())  # a patch gives a token
     head = trainer.head.weight.numel() * len(batch["read"])
     return (4 * frozen + 6 * trained) * tokens + 6 * projector * patches + 4 * head + 2 * seeing * patches
 
