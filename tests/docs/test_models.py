@@ -18,13 +18,17 @@ def rows(section: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
 
 
+def lmms_of(family: pages.Family) -> str:
+    return family.lmms_eval.model if family.lmms_eval else "none"
+
+
 def test_the_table_is_that_of_the_pages():
     told = {
         re.match(r"`(\S+)`", name)[1]: (re.match(r"`(\S+)`", path)[1], decoder, lmms.strip("`"))
         for name, path, decoder, lmms in rows(PAGE)
     }
     there = {name: each for name, each in pages.families().items() if each.model_path}
-    assert told == {name: (each.model_path, each.decoder, each.lmms_eval or "none") for name, each in there.items()}
+    assert told == {name: (each.model_path, each.decoder, lmms_of(each)) for name, each in there.items()}
     # "A dry run needs the hub for none of them": the mini benchmark's model lies in a folder.
     assert [name for name, each in there.items() if not each.architecture] == ["llava-mini"]
 
@@ -43,5 +47,5 @@ def test_the_page_that_it_adds_composes(tmp_path, monkeypatch):
     added.write_text(text, encoding="utf-8")
     family = read_settings(config(f"model_family={name}", f"hydra.searchpath=[{tmp_path}]")).model_family
     base = pages.families()["qwen2.5-vl"]
-    named = {"name": name, "model_path": family.model_path, "architecture": None}
+    named = {"name": name, "model_path": family.model_path}
     assert family == base.model_copy(update=named) and family.model_path.startswith("Qwen/")
