@@ -101,14 +101,7 @@ def memory(model: nn.Module, setup: Setup, step: MicroStep) -> list[Part]:
             whole, kept = kept, kept_bytes(model, setup, step)
             layer += (whole - kept) / text.num_hidden_layers  # what is spared comes back, a layer at a time
     moment = max(losses, layer)  # of the backward pass; when a layer is at work, the losses are done
-    # Trainer takes all micro-steps of an optimizer step from the data loader before the first.
-    shown = settings.gradient_accumulation_steps * step.rows * sum(each.nbytes for each in step.picture.values())
-    return [
-        *parts,
-        *([Part("pictures of an optimizer step", shown)] if shown else []),
-        Part("activations kept for the backward pass", kept),
-        Part("losses, or a layer at work", moment),
-    ]
+    return [*parts, Part("activations kept for the backward pass", kept), Part("losses, or a layer at work", moment)]
 
 
 def held(model: nn.Module, setup: Setup) -> list[Part]:

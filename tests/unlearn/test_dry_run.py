@@ -218,8 +218,8 @@ def test_the_estimate_is_what_training_takes(tmp_path, monkeypatch, method, chec
     parts, weights, peak = measure(settings(*given, *shape))
     sizes = {part.name: part.device for part in parts}
     assert weights == sum(sizes.pop(name, 0) for name in ("frozen weights", "trained weights", "the untouched model"))
-    # What the estimate leaves out are the micro-steps' own tensors but for pictures: much beside a model this small.
-    assert 0.95 < sum(sizes.values()) / peak < 1.1
+    # What the estimate leaves out are the micro-steps' own tensors, pictures above all: much beside a model this small.
+    assert 0.95 < sum(sizes.values()) / peak < 1.06
 
 
 LAYERS = 4
