@@ -335,7 +335,7 @@ def test_fewer_targets_go_to_the_release_form_and_back(base, tmp_path):
 def test_the_base_model_is_frozen_and_the_preprocessor_is_the_models(loaded):
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     preprocessor = models.load_preprocessor(str(MODEL))
-    assert (preprocessor.picture_tokens, preprocessor.pad_token) == ({500}, 501)
+    assert (preprocessor.picture_token, preprocessor.pad_token) == (500, 501)
     shown = Image.new("RGB", (90, 60))
     assert preprocessor.encode(models.Turn(shown, "What?")).input_ids.count(500) == 16
 

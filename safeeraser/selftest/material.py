@@ -66,7 +66,7 @@ class Bench:
     def keys(self, save_dir: Path, **more: Any) -> dict[str, Any]:
         """The keys of config/forget_lora.yaml for a run into `save_dir`: PO+PD, no dropout, short texts."""
         # The family by its name: what is needed is told before there is a model that could tell it.
-        keys = {"model_family": "llava-1.5", "model_path": str(self.model), "data_path": str(self.data)}
+        keys: dict[str, Any] = {"model_family": "llava-1.5", "model_path": str(self.model), "data_path": str(self.data)}
         keys |= {"save_dir": str(save_dir), "workers": 0}
         keys |= {"forget_loss": "popd", "max_length": 128, "LoRA.dropout": 0, "gradient_accumulation_steps": 4}
         return keys | more

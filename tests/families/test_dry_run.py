@@ -70,9 +70,8 @@ def test_without_the_hub_the_pages_numbers_tell_a_picture_of_one_size_alone(tmp_
 
 def test_a_page_without_numbers_needs_the_hub_or_a_folder(tmp_path):
     words = ("model_family=qwen3-vl-2b", "model_family.architecture=null")
-    refused(
-        tmp_path, "forget", *GIVEN, *words, says="has no numbers for a dry run without: it needs the hub or a folder"
-    )
+    says = "has no numbers for a dry run without: it needs the hub or a folder"
+    refused(tmp_path, "forget", *GIVEN, *words, says=says, before="note: ")  # on whose answers the data hold
 
 
 def test_what_names_no_model_is_refused_by_a_dry_run_too(tmp_path):
