@@ -1,5 +1,5 @@
 """Vision-language models and their adapters: what prepares their input (`preprocessor`), loading (`loading`), a loaded
-one (`vlm`), LoRA and the two stored forms (`adapters`), merged models (`merge`), which base and which runs they come
+one (`vlm`, `states`), LoRA and the two stored forms (`adapters`), merged models (`merge`), which base and which runs they come
 from (`fingerprint`, `lineage`), rounding (`rounding`). What a family calls its parts is data (config/model_family/)."""
 
 from safeeraser.benchmark.family import Family, families
@@ -11,6 +11,7 @@ from safeeraser.model.adapters import (
     check_adapter,
     check_parts,
     convert,
+    freeze_above,
     freeze_unseen,
     from_release,
     load_adapted,
@@ -38,6 +39,7 @@ from safeeraser.model.loading import (
 from safeeraser.model.merge import base_of, merge, write_model
 from safeeraser.model.preprocessor import Preprocessor, Row, Shown, Turn
 from safeeraser.model.rounding import ROUNDINGS, round_weights
+from safeeraser.model.states import language_layers, logits_and_states
 from safeeraser.model.vision import Seen, features_of, picture_bytes, see
 from safeeraser.model.vlm import VLM, logits, look, picture_by_numbers, positions
 
@@ -68,14 +70,17 @@ __all__ = [
     "family_of",
     "features_of",
     "fingerprint",
+    "freeze_above",
     "freeze_unseen",
     "from_release",
+    "language_layers",
     "load_adapted",
     "load_adapter",
     "load_config",
     "load_model",
     "load_preprocessor",
     "logits",
+    "logits_and_states",
     "look",
     "lora_config",
     "merge",

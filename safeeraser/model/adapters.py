@@ -142,6 +142,18 @@ def freeze_unseen(model: nn.Module, family: Family) -> None:
             parameter.requires_grad_(False)
 
 
+def freeze_above(model: nn.Module, family: Family, layer: int) -> None:
+    """Freeze what lies behind a layer of the language model, numbered from 0, where nothing behind it is looked at."""
+    text = f".{family.language_model}."
+    shared = {id(parameter) for parameter in model.get_input_embeddings().parameters()}
+    head = {id(parameter) for parameter in model.get_output_embeddings().parameters()} - shared
+    for name, parameter in model.named_parameters():
+        inside = f".{name}".partition(text)[2]
+        number = re.match(r"layers\.(\d+)\.", inside)
+        if id(parameter) in head or inside.startswith("norm.") or (number and int(number[1]) > layer):
+            parameter.requires_grad_(False)
+
+
 def adapter_parameters(model: PeftModel) -> dict[str, nn.Parameter]:
     """What PEFT switches off, by name: LoRA's matrices, and the copies of what is trained whole."""
     named = model.named_parameters()

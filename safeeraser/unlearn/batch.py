@@ -111,10 +111,12 @@ class Collator:
 
     The batch, for R rows padded on the right to L tokens:
         `inputs`: what the model takes
-        `read` (N,): the places that some term reads, numbered as if the rows were laid end to end
+        `read` (N,): the places whose logits some term reads, numbered as if the rows were laid end to end
         `targets` (N,): the token that each of these should predict;  `item` (N,): which of the `items` it belongs to
         `runs`: how these N follow each other in runs that the same terms read
         `takes`: for each term the numbers of the runs that it reads
+        `states`: by layer, the same five of the places whose states some term reads there
+        `view`: for each term whose loss tells its views apart, which of them each of its positions is in
         `reference`: for each term that needs it, where its rows stand in each of `inputs` (`entries`), and what it
             reads of these alone (`read`)
 
@@ -126,6 +128,7 @@ class Collator:
         self.method, self.preprocessor = method, preprocessor
 
     def __call__(self, entries: list[list[Viewed]]) -> dict[str, Any]:
+        terms = self.method.terms
         rows = [viewed.row for entry in entries for viewed in entry]
         item = torch.tensor([number for number, entry in enumerate(entries) for _ in entry])
         view = torch.tensor([VIEWS.index(viewed.view) for entry in entries for viewed in entry])
@@ -136,26 +139,33 @@ class Collator:
         places = torch.arange(labels.shape[1])[None]
         # The release pads each row to the longest of its item's views, and its KL reads that padding too.
         longest = torch.zeros(len(entries), dtype=torch.long).scatter_reduce(0, item, lengths, "amax")
-        readable = {"answer": targets != IGNORE, "all": places < longest[item][:, None]}
+        # Logits are read where they predict the answer, a layer's states at the answer itself.
+        answer = {"logits": targets != IGNORE, "states": labels != IGNORE}
+        within = places < longest[item][:, None]
         reads = {
-            name: readable[term.positions] & self._rows_of(term.views, view)[:, None]
-            for name, term in self.method.terms.items()
+            name: self._rows_of(term.views, view)[:, None]
+            & (within if term.positions == "all" else answer["logits" if term.layer is None else "states"])
+            for name, term in terms.items()
         }
-        masks = torch.stack(list(reads.values())).flatten(1)
-        read = _places(masks.any(0))
-        readers, runs = masks[:, read].unique_consecutive(dim=1, return_counts=True)
+        items = item.repeat_interleave(labels.shape[1])
+
+        def read_at(layer: int | None) -> dict[str, Any]:
+            return _in_runs({name: reads[name] for name in reads if terms[name].layer == layer}, targets, items)
+
         return {
             "inputs": self.preprocessor.join(rows, side="right"),
-            "read": read,
-            "targets": targets.flatten()[read],
-            "item": item.repeat_interleave(labels.shape[1])[read],
             "items": len(entries),
-            "runs": runs.tolist(),
-            "takes": {name: _places(mine).tolist() for name, mine in zip(reads, readers, strict=True)},
+            **read_at(None),
+            "states": {term.layer: read_at(term.layer) for term in terms.values() if term.layer is not None},
+            "view": {
+                name: self._numbered(terms[name].views, view)[mask.nonzero()[:, 0]]
+                for name, mask in reads.items()
+                if LOSSES[terms[name].loss].views
+            },
             "reference": {
                 name: self._reference(rows, mask)
                 for name, mask in reads.items()
-                if LOSSES[self.method.terms[name].loss].needs_reference
+                if LOSSES[terms[name].loss].needs_reference
             },
         }
 
@@ -165,8 +175,27 @@ class Collator:
         return {"entries": entries, "read": _places(mask[chosen].flatten())}
 
     @staticmethod
+    def _numbered(names: list[str], view: Tensor) -> Tensor:
+        """Which of the views named each row is of."""
+        return torch.tensor([names.index(name) if name in names else -1 for name in VIEWS])[view]
+
+    @staticmethod
     def _rows_of(names: list[str], view: Tensor) -> Tensor:
         return torch.isin(view, torch.tensor([VIEWS.index(name) for name in names]))
+
+
+def _in_runs(reads: dict[str, Tensor], targets: Tensor, item: Tensor) -> dict[str, Any]:
+    """What some terms read, each by a mask (R, L): the places, and how the terms share them."""
+    masks = torch.stack([torch.zeros_like(targets, dtype=torch.bool), *reads.values()]).flatten(1)
+    read = _places(masks.any(0))
+    readers, runs = masks[:, read].unique_consecutive(dim=1, return_counts=True)
+    return {
+        "read": read,
+        "targets": targets.flatten()[read],
+        "item": item[read],
+        "runs": runs.tolist(),
+        "takes": {name: _places(mine).tolist() for name, mine in zip(reads, readers[1:], strict=True)},
+    }
 
 
 def _places(mask: Tensor) -> Tensor:

@@ -1,10 +1,13 @@
 """Methods and recipes as the data they are: pydantic models of config/forget_loss/ and config/recipe/."""
 
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from torch import Tensor, nn
 
-from safeeraser.errors import nearest
+from safeeraser.errors import BadInput, nearest
 from safeeraser.unlearn.terms import LOSSES
 from safeeraser.unlearn.views import VIEWS
 
@@ -30,12 +33,25 @@ class Recipe(_Config):
 
 
 class Term(_Config):
-    """A weighted loss on views: `weight * loss(views)`, pooled over the views named."""
+    """A weighted loss on views: `weight * loss(views)`, pooled over the views named.
+
+    What else it has are the loss's own parameters, checked against what that declares.
+    """
+
+    model_config = ConfigDict(extra="allow")
 
     loss: str
     views: list[str] = Field(min_length=1)
     weight: float
     positions: Literal["answer", "all"] = "answer"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_parameters(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping) or value.get("loss") not in LOSSES:
+            return value  # told of below
+        own, more = cls.model_fields, {key: each for key, each in value.items() if key not in cls.model_fields}
+        return {key: value[key] for key in own if key in value} | LOSSES[value["loss"]].checked(more, own)
 
     @field_validator("loss")
     @classmethod
@@ -51,6 +67,23 @@ class Term(_Config):
             if name not in VIEWS:
                 raise ValueError(f"no view '{name}'; {nearest(name, VIEWS)}")
         return names
+
+    @model_validator(mode="after")
+    def _views_of_the_loss(self) -> "Term":
+        wanted = LOSSES[self.loss].views
+        if wanted and (len(self.views) != wanted or len(set(self.views)) != wanted):
+            raise ValueError(f"the loss {self.loss} takes {wanted} {'views' if wanted > 1 else 'view'}")
+        return self
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The loss's parameters, each with a value."""
+        return self.model_extra or {}
+
+    @property
+    def layer(self) -> int | None:
+        """The layer of the language model whose states it reads; None: it reads logits."""
+        return self.parameters.get("layer")
 
 
 class Method(_Config):
@@ -72,6 +105,31 @@ class Method(_Config):
     def needs_reference(self) -> bool:
         """Whether some term compares with the untouched model."""
         return any(LOSSES[term.loss].needs_reference for term in self.terms.values())
+
+    @property
+    def top(self) -> int | None:
+        """The last layer of the language model that some term reads, where none reads what comes of those above."""
+        layers = [term.layer for term in self.terms.values() if term.layer is not None]
+        return max(layers) if len(layers) == len(self.terms) else None
+
+    def losses(self, model: nn.Module, seed: int, device: torch.device | str) -> dict[str, Callable[[Any], Tensor]]:
+        """The loss of each term as a function of the positions that it reads, with all else that it takes.
+
+        Args:
+            model: the one that is trained, or its outline.
+
+        Raises:
+            BadInput: what a loss is to be given beside them cannot be used, or not for this model.
+        """
+        text = model.config.get_text_config()
+        for name, term in self.terms.items():
+            if term.layer is not None and term.layer >= text.num_hidden_layers:
+                raise BadInput(
+                    f"forget_loss.terms.{name}.layer={term.layer}: the language model has {text.num_hidden_layers} "
+                    "layers, numbered from 0"
+                )
+        given = {"width": text.hidden_size, "seed": seed, "device": device}
+        return {name: LOSSES[term.loss].ready(term.parameters, **given) for name, term in self.terms.items()}
 
     def reweighted(self, weights: dict[str, float | None]) -> "Method":
         """The same method with the recipe's weights in place of its own, where the recipe sets them."""

@@ -197,6 +197,7 @@ def build_trainer(
     """The loop that trains `model` on the dataset's plan."""
     return UnlearnTrainer(
         method=settings.method,
+        family=settings.family,
         stop=settings.stop,
         reference=reference,
         model=model,

@@ -9,8 +9,13 @@ from safeeraser.unlearn.settings import Settings
 
 
 def equip(base: PreTrainedModel, settings: Settings) -> PeftModel | PreTrainedModel:
-    """The frozen model with what is trained: an adapter on it, or parts of itself."""
+    """The frozen model with what is trained: an adapter on it, or parts of itself, as far as some term reads them.
+
+    Raises:
+        BadInput: the model has not what the family's page or a term names.
+    """
     models.check_parts(base, settings.family)
+    settings.method.losses(base, settings.seed, "cpu")
     if settings.adapter is None:
         model = models.unfreeze(base, settings.family, settings.whole)
     else:
@@ -19,6 +24,8 @@ def equip(base: PreTrainedModel, settings: Settings) -> PeftModel | PreTrainedMo
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(parameter.requires_grad and settings.family.part_of(name) != "projector")
     models.freeze_unseen(model, settings.family)
+    if settings.method.top is not None:
+        models.freeze_above(model, settings.family, settings.method.top)
     return model
 
 

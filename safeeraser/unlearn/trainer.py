@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
+from safeeraser.benchmark.family import Family
 from safeeraser.benchmark.files import RUN_FILE, append_json_line, keep_json_lines
-from safeeraser.model import adapter_parameters, logits
+from safeeraser.model import adapter_parameters, logits_and_states
 from safeeraser.unlearn.masters import add_up_in_float32, whole
 from safeeraser.unlearn.methods import Method
 from safeeraser.unlearn.probe import PROBE_LOG
@@ -21,7 +22,7 @@ from safeeraser.unlearn.record import TRAIN_LOG
 from safeeraser.unlearn.reference import untouched
 from safeeraser.unlearn.settings import Stop
 from safeeraser.unlearn.stop import Guard
-from safeeraser.unlearn.terms import LOSSES, Positions
+from safeeraser.unlearn.terms import LOSSES, Positions, divergence
 
 STAGING = ".checkpoint-being-written"
 
@@ -36,10 +37,13 @@ class UnlearnTrainer(Trainer):
 
     loss_is_scaled_for_ga = False  # a mean over the micro-step: Trainer divides it by the number of micro-steps
 
-    def __init__(self, *, method: Method, stop: Stop, reference: nn.Module | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, method: Method, family: Family, stop: Stop, reference: nn.Module | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         add_up_in_float32(self.accelerator)
-        self.method, self.reference = method, reference
+        self.method, self.family, self.reference = method, family, reference
+        self.losses = method.losses(self.model, self.args.seed, self.args.device)
         self.head = self.model.get_output_embeddings()  # of the model itself, whatever it comes to be wrapped in
         self.guard = Guard(stop, method)
         for callback in (KeepLogs(), self.guard, Progress()):
@@ -52,14 +56,23 @@ class UnlearnTrainer(Trainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: Any) -> Tensor:
         """The method's loss on one micro-step, as a scalar; its terms are kept for the log."""
-        read_logits = logits(model, inputs["inputs"], inputs["read"], self.head)
+        # Before the model itself: what its forward pass keeps would else lie beside the reference's.
+        references = {name: self._reference(name, inputs) for name in inputs["reference"]}
+        places = {layer: group["read"] for layer, group in inputs["states"].items()}
+        read_logits, states = logits_and_states(model, inputs["inputs"], inputs["read"], places, self.family, self.head)
         # Split once for all terms, each of which would else have a gradient of the size of all logits.
-        read = [values.split(inputs["runs"]) for values in (read_logits, inputs["targets"], inputs["item"])]
+        read = {
+            layer: values.split(_group(inputs, layer)["runs"])
+            for layer, values in [(None, read_logits), *states.items()]
+        }
         values = {
-            name: LOSSES[term.loss].function(self._positions(name, inputs, read))
-            for name, term in self.method.terms.items()
+            name: loss(self._positions(name, inputs, read[self.method.terms[name].layer], references.pop(name, None)))
+            for name, loss in self.losses.items()
         }
         loss = torch.stack([self.method.terms[name].weight * value for name, value in values.items()]).sum()
+        if not len(read_logits):
+            # Engines wait for the backward pass at the model's output, of which no term has taken anything.
+            loss = loss + read_logits.sum()
         self.items_seen += inputs["items"] * self.accelerator.num_processes
         self._micro_steps.append(torch.stack([loss, *values.values()]).detach().float())
         if self.accelerator.sync_gradients:
@@ -72,26 +85,30 @@ class UnlearnTrainer(Trainer):
         """The step's `loss` and its terms, by name."""
         return dict(zip(("loss", *self.method.terms), self._step.mean(0).tolist(), strict=True))
 
-    def _positions(self, name: str, inputs: dict, read: Sequence[Sequence[Tensor]]) -> Positions:
-        """What term `name` takes of `read`: logits, targets and items, each in runs."""
-        takes = inputs["takes"][name]
-        # A run alone is taken as it is: joining would copy it, and its gradient.
-        at, targets, item = (
-            runs[takes[0]] if len(takes) == 1 else torch.cat([runs[number] for number in takes]) for runs in read
-        )
-        needs_reference = LOSSES[self.method.terms[name].loss].needs_reference
-        reference = self._reference(inputs, **inputs["reference"][name]) if needs_reference else None
-        return Positions(at, targets, item, inputs["items"], reference)
+    def _positions(self, name: str, inputs: dict, read: Sequence[Tensor], reference: Tensor | None) -> Positions:
+        """What term `name` takes of what was `read`, in runs."""
+        targets, item = (self._taken(name, inputs, key) for key in ("targets", "item"))
+        at = _joined([read[number] for number in _group(inputs, self.method.terms[name].layer)["takes"][name]])
+        return Positions(at, targets, item, inputs["items"], reference, inputs["view"].get(name))
+
+    def _taken(self, name: str, inputs: dict, key: str) -> Tensor:
+        """Of the `targets`, or the numbers of each `item`, those at the places that term `name` reads."""
+        group = _group(inputs, self.method.terms[name].layer)
+        runs = group[key].split(group["runs"])
+        return _joined([runs[number] for number in group["takes"][name]])
 
     @torch.no_grad()
-    def _reference(self, inputs: dict, entries: dict[str, Tensor], read: Tensor) -> Tensor:
-        """The untouched model's logits at the places `read` of some rows laid end to end; no others are run.
-
-        Args:
-            entries: where these rows stand in each of the model's inputs.
-        """
+    def _reference(self, name: str, inputs: dict) -> Tensor:
+        """What term `name` compares with: of the untouched model's logits or states at the places that it reads, all,
+        or the targets' negative log-likelihood. Only the rows that it reads are run."""
+        term, entries, read = self.method.terms[name], *inputs["reference"][name].values()
+        batch = {key: inputs["inputs"][key][where] for key, where in entries.items()}
+        states = {} if term.layer is None else {term.layer: read}
         with untouched(self.accelerator.unwrap_model(self.model), self.reference) as model:
-            return logits(model, {key: inputs["inputs"][key][where] for key, where in entries.items()}, read)
+            found, kept = logits_and_states(model, batch, read[:0] if states else read, states, self.family)
+        if LOSSES[term.loss].reference == "nll":
+            return divergence(found, self._taken(name, inputs, "targets"))
+        return kept[term.layer] if states else found
 
     def floating_point_ops(self, inputs: dict) -> int:
         """As Trainer counts them, which looks for the model's inputs among the batch's own keys."""
@@ -157,6 +174,16 @@ class UnlearnTrainer(Trainer):
         everyone = self.accelerator.gather(mine[None])  # (processes, micro-steps, 1 + terms)
         # Micro-step k of the plan went to process k mod n.
         return everyone.transpose(0, 1).reshape(-1, mine.shape[1])
+
+
+def _group(inputs: dict, layer: int | None) -> dict:
+    """What of a batch tells of the places whose logits are read, or the states of a layer."""
+    return inputs if layer is None else inputs["states"][layer]
+
+
+def _joined(runs: Sequence[Tensor]) -> Tensor:
+    """One behind the other. A run alone is taken as it is: joining would copy it, and its gradient."""
+    return runs[0] if len(runs) == 1 else torch.cat(list(runs))
 
 
 class KeepLogs(TrainerCallback):
