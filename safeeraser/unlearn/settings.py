@@ -63,6 +63,9 @@ class Settings(_Keys):
 
     model_family: Family
     forget_loss: Method
+    # Short for weights of the method's terms, which have taken them up before they are read here.
+    pd: float | None = Field(gt=0, exclude=True)
+    retain: float | None = Field(ge=0, exclude=True)
     recipe: Recipe
     model_path: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
@@ -229,10 +232,12 @@ class Settings(_Keys):
 
 def read_settings(config: DictConfig) -> Settings:
     """Check a composed config. Raises `BadInput` naming the first key that is wrong, missing or unknown."""
+    config = config.copy()
+    OmegaConf.set_struct(config, False)
     try:
         if OmegaConf.select(config, "model_family.name") == AUTO:
-            config = config.copy()
             OmegaConf.update(config, "model_family", family_of(config.model_path).model_dump(), merge=False)
+        _take_up(config)
         return Settings.model_validate(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
         raise BadInput(f"config: {str(error).splitlines()[0]}") from None
@@ -245,6 +250,30 @@ def read_settings(config: DictConfig) -> Settings:
             raise BadInput(f"config: no key '{key}'; {nearest(str(last), _keys_in(inside))}") from None
         given = f"{key}={first['input']}: " if key else ""  # what does not go together names its keys itself
         raise BadInput(f"config: {given}{first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _take_up(config: DictConfig) -> None:
+    """Give the method the weights that `pd` and `retain` are short for: what its results are called tells of it.
+
+    Raises:
+        BadInput: it has prompt decouple already, or no retain term.
+    """
+    method, pd, retain = config.get("forget_loss"), config.get("pd"), config.get("retain")
+    terms = method.get("terms") if isinstance(method, DictConfig) else None
+    if not isinstance(terms, DictConfig):
+        return  # which is told of by the checks
+    if pd is not None:
+        if "decoupled" in terms:
+            raise BadInput(
+                f"config: pd={pd}: {method.name} has prompt decouple as it is; forget_loss.terms.decoupled.weight "
+                "weighs it otherwise"
+            )
+        terms.decoupled = {"loss": "nll", "views": ["decoupled"], "weight": pd}
+        method.name, method.title = f"{method.name}+pd", f"{method.get('title') or method.name}+PD"
+    if retain is not None:
+        if "retain" not in terms:
+            raise BadInput(f"config: retain={retain}: {method.name} has no term retain; {nearest('retain', terms)}")
+        terms.retain.weight = retain
 
 
 def _keys_in(place: list[str | int]) -> Iterable[str]:
