@@ -25,6 +25,7 @@ MODEL = RECORDED / "llava-tiny"
 TRAIN = RECORDED / "dataset" / "all_train.json"
 VAL = RECORDED / "dataset" / "all_val.json"
 METHODS = ("ga", "gd", "kl", "po", "gapd", "gdpd", "klpd", "popd")
+FURTHER = ("npo", "dpo", "simnpo", "undial", "wga", "satimp", "ceu", "rmu")  # of others than the paper
 
 
 def pair(number: int, **more: str) -> dict:

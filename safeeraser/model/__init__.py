@@ -1,6 +1,7 @@
 """Vision-language models and their adapters: what prepares their input (`preprocessor`), loading (`loading`), a loaded
-one (`vlm`, `states`), LoRA and the two stored forms (`adapters`), merged models (`merge`), which base and which runs they come
-from (`fingerprint`, `lineage`), rounding (`rounding`). What a family calls its parts is data (config/model_family/)."""
+one (`vlm`), its layers' states (`states`), LoRA and the two stored forms (`adapters`), merged models (`merge`), which
+base and which runs they come from (`fingerprint`, `lineage`), rounding (`rounding`). What a family calls its parts is
+data (config/model_family/)."""
 
 from safeeraser.benchmark.family import Family, families
 from safeeraser.benchmark.files import adapter_file
@@ -39,7 +40,7 @@ from safeeraser.model.loading import (
 from safeeraser.model.merge import base_of, merge, write_model
 from safeeraser.model.preprocessor import Preprocessor, Row, Shown, Turn
 from safeeraser.model.rounding import ROUNDINGS, round_weights
-from safeeraser.model.states import language_layers, logits_and_states
+from safeeraser.model.states import language_layers, logits_and_states, up_to
 from safeeraser.model.vision import Seen, features_of, picture_bytes, see
 from safeeraser.model.vlm import VLM, logits, look, picture_by_numbers, positions
 
@@ -95,6 +96,7 @@ __all__ = [
     "to_release",
     "trained_parameters",
     "unfreeze",
+    "up_to",
     "write_model",
     "write_released_form",
 ]

@@ -1,6 +1,6 @@
-"""What a model's forward pass is asked for: logits where they are read, and the states of single layers."""
+"""What a forward pass is asked for beside logits: the states of single layers; those above the last are passed over."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
@@ -26,16 +26,16 @@ def logits_and_states(
     """
     if not states:
         return logits(model, batch, read, head), {}
-    layers = language_layers(model, family)
-    above = [] if len(read) else layers[max(states) + 1 :]
-    kept: dict[int, Tensor] = {}
+    layers, kept = language_layers(model, family), {}
     with ExitStack() as stack:
         for number in states:
             hook = layers[number].register_forward_hook(lambda *given, n=number: kept.update({n: given[-1]}))
             stack.callback(hook.remove)
-        stack.enter_context(_passed_over(above))
+        if not len(read):
+            stack.enter_context(up_to(model, family, max(states)))
         found = logits(model, batch, read, head)
-    return found, {number: kept[number].flatten(0, 1).index_select(0, read) for number, read in states.items()}
+    # Only now: under gradient checkpointing what is done within a layer is done again.
+    return found, {number: kept[number].flatten(0, 1).index_select(0, places) for number, places in states.items()}
 
 
 def language_layers(model: nn.Module, family: Family) -> nn.ModuleList:
@@ -45,16 +45,17 @@ def language_layers(model: nn.Module, family: Family) -> nn.ModuleList:
 
 
 @contextmanager
-def _passed_over(layers: Sequence[nn.Module]) -> Iterator[None]:
-    """Let layers give on what they are given. They are called all the same, since engines hang on to their calls."""
-    own = [layer.__dict__.get("forward") for layer in layers]
-    for layer in layers:
-        layer.forward = lambda hidden, *_, **__: hidden
+def up_to(model: nn.Module, family: Family, layer: int) -> Iterator[None]:
+    """Let the layers above one give on what they are given. They are called all the same: engines hang on to that."""
+    above = language_layers(model, family)[layer + 1 :]
+    own = [each.__dict__.get("forward") for each in above]
+    for each in above:
+        each.forward = lambda hidden, *_, **__: hidden
     try:
         yield
     finally:
-        for layer, forward in zip(layers, own, strict=True):
+        for each, forward in zip(above, own, strict=True):
             if forward is None:
-                del layer.forward
+                del each.forward
             else:
-                layer.forward = forward
+                each.forward = forward

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from safeeraser.model import look
+from safeeraser.model import look, up_to
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.settings import Settings
 from safeeraser.unlearn.stop import Guard
@@ -75,9 +75,11 @@ def memory(model: nn.Module, setup: Setup, step: MicroStep) -> list[Part]:
         model: on the meta device, trained where it says `requires_grad`; it is of no use afterwards.
     """
     settings, text = setup.settings, model.config.get_text_config()
-    # Each logit has a gradient, and where the reference is needed a counterpart; two chunks of them are in float32.
-    tensors = {name: 3 if LOSSES[term.loss].needs_reference else 2 for name, term in settings.method.terms.items()}
-    losses = sum(tensors[name] * read for name, read in step.terms.items()) * text.vocab_size * setup.width
+    # Each logit has a gradient, and where a loss compares a counterpart; two chunks of them are in float32.
+    losses = 0
+    for name, term in settings.method.terms.items():
+        each = text.vocab_size if term.layer is None else text.hidden_size
+        losses += LOSSES[term.loss].copies * step.terms[name] * each * setup.width
     losses += 2 * CHUNK * text.vocab_size * 4
     # FSDP casts the trained parameters as it gathers them; elsewhere they stay what they are.
     dtype = setup.dtype if setup.engine.deepspeed or setup.engine.name == "fsdp" else torch.float32
@@ -178,7 +180,9 @@ def kept_bytes(model: nn.Module, setup: Setup, step: MicroStep) -> int:
         hidden = model.config.get_text_config().hidden_size
         embedded = torch.empty(step.rows, step.length, hidden, dtype=setup.dtype, requires_grad=True)
         mask = torch.ones(step.rows, step.length, dtype=torch.long)
-        model(inputs_embeds=embedded, attention_mask=mask, use_cache=False, logits_to_keep=1)
+        top = setup.settings.method.top
+        with nullcontext() if top is None else up_to(model, setup.settings.family, top):
+            model(inputs_embeds=embedded, attention_mask=mask, use_cache=False, logits_to_keep=1)
 
     kept = _kept(model, setup, text)
     if step.picture:

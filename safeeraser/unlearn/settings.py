@@ -261,8 +261,8 @@ def _take_up(config: DictConfig) -> None:
     method, pd, retain = config.get("forget_loss"), config.get("pd"), config.get("retain")
     terms = method.get("terms") if isinstance(method, DictConfig) else None
     if not isinstance(terms, DictConfig):
-        return  # which is told of by the checks
-    if pd is not None:
+        return  # what is no method, as what is no weight, is told of by the checks
+    if isinstance(pd, int | float):
         if "decoupled" in terms:
             raise BadInput(
                 f"config: pd={pd}: {method.name} has prompt decouple as it is; forget_loss.terms.decoupled.weight "
@@ -270,9 +270,9 @@ def _take_up(config: DictConfig) -> None:
             )
         terms.decoupled = {"loss": "nll", "views": ["decoupled"], "weight": pd}
         method.name, method.title = f"{method.name}+pd", f"{method.get('title') or method.name}+PD"
-    if retain is not None:
+    if isinstance(retain, int | float):
         if "retain" not in terms:
-            raise BadInput(f"config: retain={retain}: {method.name} has no term retain; {nearest('retain', terms)}")
+            raise BadInput(f"config: retain={retain}: {method.name} has no term retain, but {', '.join(terms)}")
         terms.retain.weight = retain
 
 

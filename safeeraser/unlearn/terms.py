@@ -200,7 +200,7 @@ LOSSES = {
     "npo": Loss(npo, reference="nll"),
     "dpo": Loss(dpo, reference="nll", views=2),
     "simnpo": Loss(simnpo),
-    "undial": Loss(undial, reference="whole", copies=4),
+    "undial": Loss(undial, reference="whole", copies=3),
     "wga": Loss(wga),
     "satimp": Loss(satimp),
     "ceu": Loss(ceu, views=1, copies=3),

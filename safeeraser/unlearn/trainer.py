@@ -56,23 +56,18 @@ class UnlearnTrainer(Trainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: Any) -> Tensor:
         """The method's loss on one micro-step, as a scalar; its terms are kept for the log."""
-        # Before the model itself: what its forward pass keeps would else lie beside the reference's.
-        references = {name: self._reference(name, inputs) for name in inputs["reference"]}
         places = {layer: group["read"] for layer, group in inputs["states"].items()}
-        read_logits, states = logits_and_states(model, inputs["inputs"], inputs["read"], places, self.family, self.head)
+        logits, states = logits_and_states(model, inputs["inputs"], inputs["read"], places, self.family, self.head)
         # Split once for all terms, each of which would else have a gradient of the size of all logits.
-        read = {
-            layer: values.split(_group(inputs, layer)["runs"])
-            for layer, values in [(None, read_logits), *states.items()]
-        }
+        read = {layer: each.split(_group(inputs, layer)["runs"]) for layer, each in [(None, logits), *states.items()]}
         values = {
-            name: loss(self._positions(name, inputs, read[self.method.terms[name].layer], references.pop(name, None)))
+            name: loss(self._positions(name, inputs, read[self.method.terms[name].layer]))
             for name, loss in self.losses.items()
         }
         loss = torch.stack([self.method.terms[name].weight * value for name, value in values.items()]).sum()
-        if not len(read_logits):
+        if not len(logits):
             # Engines wait for the backward pass at the model's output, of which no term has taken anything.
-            loss = loss + read_logits.sum()
+            loss = loss + logits.sum()
         self.items_seen += inputs["items"] * self.accelerator.num_processes
         self._micro_steps.append(torch.stack([loss, *values.values()]).detach().float())
         if self.accelerator.sync_gradients:
@@ -85,10 +80,11 @@ class UnlearnTrainer(Trainer):
         """The step's `loss` and its terms, by name."""
         return dict(zip(("loss", *self.method.terms), self._step.mean(0).tolist(), strict=True))
 
-    def _positions(self, name: str, inputs: dict, read: Sequence[Tensor], reference: Tensor | None) -> Positions:
-        """What term `name` takes of what was `read`, in runs."""
+    def _positions(self, name: str, inputs: dict, read: Sequence[Tensor]) -> Positions:
+        """What term `name` takes of what was `read`, in runs, and what it compares with."""
         targets, item = (self._taken(name, inputs, key) for key in ("targets", "item"))
         at = _joined([read[number] for number in _group(inputs, self.method.terms[name].layer)["takes"][name]])
+        reference = self._reference(name, inputs) if name in inputs["reference"] else None
         return Positions(at, targets, item, inputs["items"], reference, inputs["view"].get(name))
 
     def _taken(self, name: str, inputs: dict, key: str) -> Tensor:

@@ -229,6 +229,36 @@ def test_the_reference_is_shown_only_rows_that_it_is_asked_about():
     assert Collator(settings("forget_loss=gd").method, PREPROCESSOR)(ENTRIES)["reference"] == {}
 
 
+def test_a_term_of_states_reads_the_answer_itself():
+    """Not the places before it, which predict it; and no logits are read."""
+    batch = Collator(settings("forget_loss=rmu").method, PREPROCESSOR)(ENTRIES)
+    assert batch["read"].numel() == 0 and batch["takes"] == {} and batch["states"].keys() == {7}
+    group = batch["states"][7] | {"inputs": batch["inputs"]}
+    assert [place[:2] for place in places(group, "forget")] == [(0, 3), (0, 4), (0, 5), (3, 2)]
+    assert [(place, item) for _, place, _, item in places(group, "retain")] == [(3, 0), (3, 1), (4, 1)]
+    assert batch["reference"].keys() == {"retain"}
+
+
+def test_prompt_decouple_beside_states_reads_logits_of_its_own_rows():
+    batch = Collator(settings("forget_loss=rmu", "pd=1").method, PREPROCESSOR)(ENTRIES)
+    assert places(batch, "decoupled") == [(2, 3, 7, 0), (5, 2, 6, 1)] and batch["takes"].keys() == {"decoupled"}
+    assert batch["states"][7]["takes"].keys() == {"forget", "retain"}
+
+
+def test_two_views_of_a_term_are_told_apart():
+    entries = [
+        [row("forget", [1, 9, 5, 6], [X, X, 5, 6]), row("refusal", [1, 9, 5], [X, X, 5])],
+        [row("forget", [1, 9, 5], [X, X, 5]), row("refusal", [1, 9, 5, 6], [X, 9, 5, 6])],
+    ]
+    method = settings("forget_loss=dpo").method
+    batch = Collator(method.model_copy(update={"terms": {"forget": method.terms["forget"]}}), PREPROCESSOR)(entries)
+    # The view that the term names first, the refusal, is number 0.
+    assert batch["view"]["forget"].tolist() == [1, 1, 0, 1, 0, 0, 0]
+    assert [place[0] for place in places(batch, "forget")] == [0, 0, 1, 2, 3, 3, 3]
+    assert batch["reference"]["forget"]["read"].shape == (7,)
+    assert Collator(settings("forget_loss=gd").method, PREPROCESSOR)(ENTRIES)["view"] == {}
+
+
 def test_switch_kl_positions():
     """All: prompt, picture and padding up to the item's longest view; mended: where the answer is predicted."""
     released = Collator(settings("forget_loss=klpd").method, PREPROCESSOR)(ENTRIES)

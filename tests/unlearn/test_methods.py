@@ -1,12 +1,14 @@
 """The eight methods as the paper defines them, from the YAML files through Hydra; and methods that make no sense."""
 
 import pytest
-from helpers import METHODS, config, settings
+from helpers import FURTHER, METHODS, MODEL, ROOT, TRAIN, config, refused, settings, write_json
 from pydantic import ValidationError
 
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.methods import TERMS, Method
+from safeeraser.unlearn.page import from_keys
 from safeeraser.unlearn.settings import read_settings
+from safeeraser.unlearn.terms import LOSSES
 
 # l_f forget, l_r retain, l_p decoupled; (loss, views, weight)
 PUBLISHED = {
@@ -89,6 +91,92 @@ def test_a_weight_that_no_term_reads_is_refused():
     # A method of one's own has its own.
     mine = ("+forget_loss.terms.mine={loss: nll, views: [retain], weight: 1}", "+recipe.weights.mine=2")
     assert written(settings(*mine).method)[-1] == ("nll", ["retain"], 2.0)
+
+
+def test_prompt_decouple_is_one_switch_for_any_method():
+    plain, decoupled = settings("forget_loss=npo"), settings("forget_loss=npo", "pd=0.5")
+    assert written(plain.method) == [("npo", ["forget"], 1.0), ("nll", ["retain"], 1.0)]
+    assert written(decoupled.method) == [*written(plain.method), ("nll", ["decoupled"], 0.5)]
+    assert (decoupled.method.name, decoupled.method.title) == ("npo+pd", "NPO+PD")
+    assert decoupled.save_dir == plain.save_dir.with_name("npo+pd")
+    # Then the method says all of it: what a run records is read back as the same run.
+    told = decoupled.model_dump(mode="json")
+    assert "pd" not in told and read_settings(from_keys(told)).model_dump(mode="json") == told
+    # The paper's own, where its weights are 1.
+    assert written(settings("forget_loss=po", "pd=1").method) == PUBLISHED["popd"]
+    assert written(settings("forget_loss=none", "pd=1").method) == [
+        ("nll", ["retain"], 1.0),
+        ("nll", ["decoupled"], 1.0),
+    ]
+    assert settings("forget_loss=ga", "forget_loss.title=null", "pd=1").method.title == "ga+PD"
+    assert settings("forget_loss=npo", "pd=1", "recipe.weights.decoupled=2").method.terms["decoupled"].weight == 2
+
+
+def test_the_weight_of_retain_is_one_word_where_there_is_such_a_term():
+    assert written(settings("forget_loss=gd", "retain=0.25").method)[1] == ("nll", ["retain"], 0.25)
+    assert written(settings("forget_loss=gdpd", "retain=0").method)[1:] == [
+        ("nll", ["retain"], 0.0),
+        ("nll", ["decoupled"], 0.5),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        *(((f"{name}", "pd=1.0"), f"pd=1.0: {name} has prompt decouple as it is") for name in METHODS if "pd" in name),
+        (("npo", "pd=0"), "pd=0: Input should be greater than 0"),
+        (("npo", "pd=much"), "pd=much: Input should be a valid number"),
+        (("ga", "retain=1"), "retain=1: ga has no term retain, but forget"),
+        (("kl", "retain=1"), "retain=1: kl has no term retain, but forget, kl"),
+        (("gd", "retain=-1"), "retain=-1: Input should be greater than or equal to 0"),
+        (
+            ("npo", "+forget_loss.terms.forget.betta=1"),
+            "betta=1: the loss has no such key; did you mean 'beta'?",
+        ),
+        (("npo", "+forget_loss.terms.forget.position=all"), "did you mean 'positions'?"),
+        (("npo", "forget_loss.terms.forget.beta=0"), "terms.forget.beta=0: Input should be greater than 0"),
+        (("npo", "forget_loss.terms.forget.beta=a"), "terms.forget.beta=a: Input should be a valid number"),
+        (("ga", "+forget_loss.terms.forget.beta=1"), "the loss has no such key; known: loss, positions, views, weight"),
+        (("dpo", "forget_loss.terms.forget.views=[forget]"), "the loss dpo takes 2 views"),
+        (("ceu", "forget_loss.terms.forget.views=[forget,retain]"), "the loss ceu takes 1 view"),
+        (("rmu", "forget_loss.terms.forget.layer=-1"), "layer=-1: Input should be greater than or equal to 0"),
+    ],
+)
+def test_a_word_that_a_method_does_not_take(words, says):
+    name, *more = words
+    with pytest.raises(BadInput) as error:
+        settings(f"forget_loss={name}", *more)
+    assert str(error.value).startswith("config: ") and says in str(error.value)
+
+
+def test_parameters_left_out_are_the_sources(tmp_path):
+    bare = {"name": "mine", "terms": {"forget": {"loss": "simnpo", "views": ["forget"], "weight": 1}}}
+    method = Method.model_validate(bare)
+    assert method.terms["forget"].parameters == {"beta": 4.5, "delta": 0.0} and method.terms["forget"].layer is None
+    assert method.model_dump()["terms"]["forget"]["beta"] == 4.5  # recorded with the run
+    assert Method.model_validate(method.model_dump()).terms == method.terms
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_a_method_is_a_page_of_a_few_lines_that_says_what_its_loss_would(name):
+    lines = (ROOT / "config" / "forget_loss" / f"{name}.yaml").read_text().splitlines()
+    assert len(lines) <= 8
+    method = settings(f"forget_loss={name}").method
+    assert method.name == name and method.title.lower() == name
+    assert method.terms["forget"].parameters == LOSSES[name].checked({}, ())
+    assert method.needs_reference == (name in ("npo", "dpo", "undial", "rmu"))
+    assert method.top == (7 if name == "rmu" else None)
+
+
+def test_what_a_loss_is_given_beside_its_positions_is_checked_before_anything_is_touched(tmp_path):
+    given = ("forget_loss=rmu", f"model_path={MODEL}", f"data_path={TRAIN}")
+    says = "forget_loss.terms.forget.layer=7: the language model has 2 layers, numbered from 0"
+    refused(tmp_path, "forget", *given, f"save_dir={tmp_path / 'run'}", says=says)
+    refused(tmp_path, "forget", *given, f"save_dir={tmp_path / 'run'}", "dry_run=true", says=says)
+    vector = write_json(tmp_path / "vector.json", [1, 2])
+    words = ("forget_loss.terms.forget.layer=1", f"forget_loss.terms.forget.control_vector={vector}")
+    says = "vector.json: a vector of 2 numbers; the model's states have 64"
+    refused(tmp_path, "forget", *given, *words, f"save_dir={tmp_path / 'run'}", says=says)
 
 
 def test_a_weight_can_be_set_on_the_method_itself():

@@ -3,14 +3,14 @@
 import bitsandbytes
 import pytest
 import torch
-from helpers import METHODS, MODEL, RECORDED, plan_dataset, read_lines, settings, write_json
+from helpers import FURTHER, METHODS, MODEL, RECORDED, plan_dataset, read_lines, settings, write_json
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback, TrainingArguments, set_seed
 
 from safeeraser import model as models
-from safeeraser.model import DTYPES, from_release, load_model
+from safeeraser.model import DTYPES, from_release, language_layers, load_model
 from safeeraser.unlearn import run
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.plan import Schedule
@@ -60,17 +60,25 @@ def built_model(read, engine=None):
     return run.load_model(read, engine or Engine(), arguments, plan_dataset(read))
 
 
+# Of two layers the last, since what lies above has no gradient; and weights that leave one to losses which are small.
+MORE = {
+    "rmu": ("forget_loss.terms.forget.layer=1",),
+    "satimp": ("forget_loss.terms.forget.beta1=0.2",),
+    "simnpo": ("forget_loss.terms.forget.beta=0.3", "forget_loss.terms.forget.delta=7"),
+}
+
+
 def gradient(tmp_path, method, *, batch, accumulation, plan=None):
     """The gradient of the first optimizer step, and its row of the log."""
     kept = Gradients()
     shape = (f"batch_size={batch}", f"gradient_accumulation_steps={accumulation}", "max_train_steps=1")
     given = [f"plan={write_json(tmp_path / 'given.json', {'steps': plan})}"] if plan else []
-    trainer(tmp_path, f"forget_loss={method}", *shape, *given, callbacks=[kept]).train()
+    trainer(tmp_path, f"forget_loss={method}", *MORE.get(method, ()), *shape, *given, callbacks=[kept]).train()
     (step,) = kept.steps
     return step, read_lines(tmp_path / "train_log.jsonl")[0]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, *FURTHER])
 def test_eight_micro_steps_of_one_item_have_the_gradient_of_one_of_eight(tmp_path, method):
     (many, log_many), (one, log_one) = (
         gradient(tmp_path / str(batch), method, batch=batch, accumulation=8 // batch) for batch in (1, 8)
@@ -153,6 +161,42 @@ def test_the_vocabulary_head_runs_only_where_a_term_looks(tmp_path):
     built.compute_loss(built.model, batch)
     assert seen == [sum(label != -100 for row in built.train_dataset[0] for label in row.row.labels)]
     assert seen[0] < batch["inputs"]["input_ids"].numel() / 2
+
+
+def test_what_lies_above_the_last_layer_that_is_read_is_neither_run_nor_trained(tmp_path):
+    kept = Gradients()  # which would fail where something trained has none
+    words = (
+        "forget_loss=rmu",
+        "forget_loss.terms.forget.layer=0",
+        "max_train_steps=2",
+        "gradient_accumulation_steps=2",
+    )
+    built = trainer(tmp_path, *words, callbacks=[kept])
+    layers, ran = language_layers(built.model, built.family), []
+    layers[1].mlp.register_forward_hook(lambda *_: ran.append(1))
+    layers[0].mlp.register_forward_hook(lambda *_: ran.append(0))
+    before = {name: value.clone() for name, value in built.model.named_parameters()}
+    built.train()
+    assert ran == [0, 0] * 4  # the model's states, and the reference's
+    moved = {name for name, value in built.model.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == kept.steps[0].keys() and len(moved) == 7 * 2 + 4
+    assert not any(".layers.1." in name for name in moved)
+    # With prompt decouple the same layer is read, and all above it for the answers on benign pictures.
+    both = trainer(tmp_path / "pd", *words, "pd=1", callbacks=[kept])
+    both.train()
+    assert len(kept.steps[-1]) == 2 * 7 * 2 + 4
+
+
+def test_states_are_the_same_where_activations_are_not_kept(tmp_path):
+    found = []
+    for given in ("false", "true"):
+        kept, folder = Gradients(), tmp_path / given
+        words = ("forget_loss=rmu", "forget_loss.terms.forget.layer=0", "max_train_steps=1")
+        trainer(folder, *words, f"gradient_checkpointing={given}", callbacks=[kept]).train()
+        found.append((read_lines(folder / "train_log.jsonl"), kept.steps[0]))
+    (log, plain), (other, again) = found
+    assert log == other and log[0]["terms"]["forget"] > 1
+    assert all(torch.equal(plain[name], again[name]) for name in plain)
 
 
 class Waits(TorchDispatchMode):
