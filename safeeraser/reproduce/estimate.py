@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safeeraser.benchmark.files import CONFIG, run_of
+from safeeraser.benchmark.methods import PD
 from safeeraser.benchmark.metrics import SPLITS
 from safeeraser.benchmark.records import DataFile, read_records
 from safeeraser.benchmark.responses import RELEASED, VIEWS
@@ -86,8 +87,9 @@ def trained(
 
 def kind(method: str) -> tuple[int, bool]:
     """What the time of an item depends on: how many views are read, and whether there is a reference to run."""
-    terms = read_yaml(CONFIG / "forget_loss" / f"{method}.yaml")["terms"].values()
-    return len({view for term in terms for view in term["views"]}), any(term["loss"] != "nll" for term in terms)
+    terms = read_yaml(CONFIG / "forget_loss" / f"{method.removesuffix(PD)}.yaml")["terms"].values()
+    views = {view for term in terms for view in term["views"]} | ({"decoupled"} if method.endswith(PD) else set())
+    return len(views), any(term["loss"] != "nll" for term in terms)
 
 
 def train_a_little(options: Options, step: Step, folder: Path) -> float | None:

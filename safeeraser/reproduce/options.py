@@ -15,6 +15,7 @@ from safeeraser.arguments import Arguments, count_or
 from safeeraser.benchmark.check import FILES
 from safeeraser.benchmark.family import families
 from safeeraser.benchmark.files import CONFIG, sha256
+from safeeraser.benchmark.methods import pages, to_decouple
 from safeeraser.errors import BadInput, nearest
 
 VANILLA = "vanilla"  # the untouched model: a run without unlearning
@@ -195,7 +196,7 @@ def read_yaml(path: Path) -> Any:
 
 def methods_of(text: str) -> tuple[str, ...]:
     """Words, with spaces or commas between."""
-    known = {VANILLA, *(path.stem for path in (CONFIG / "forget_loss").glob("*.yaml"))}
+    known = {VANILLA, *pages(), *to_decouple()}
     names = text.replace(",", " ").split()
     for name in names:
         if name not in known:

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from safeeraser.benchmark.files import CONFIG
+from safeeraser.benchmark.methods import to_decouple
 from safeeraser.benchmark.release import ALIASES, UNREAD
 from safeeraser.errors import BadInput, nearest
 
@@ -37,6 +38,10 @@ LEAVES_NOTHING = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logg
 for group, names in ALIASES.items():
     for alias, name in names.items():
         ConfigStore.instance().store(group=group, name=alias, node={"defaults": [name]})
+
+# `forget_loss=npo+pd` is `forget_loss=npo pd=1`, in one word: for what takes methods by name, one after the other.
+for name, plain in to_decouple().items():
+    ConfigStore.instance().store(group="forget_loss", name=name, node={"defaults": [plain], "pd": 1.0})
 
 
 def from_command_line() -> list[dict[str, Any]]:

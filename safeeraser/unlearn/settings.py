@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from transformers import SchedulerType
 
 from safeeraser.benchmark.family import AUTO
+from safeeraser.benchmark.methods import PD
 from safeeraser.errors import BadInput, nearest
 from safeeraser.model import Family, family_of, lora_config
 from safeeraser.unlearn.methods import TERMS, Method, Recipe
@@ -262,6 +263,8 @@ def _take_up(config: DictConfig) -> None:
     terms = method.get("terms") if isinstance(method, DictConfig) else None
     if not isinstance(terms, DictConfig):
         return  # what is no method, as what is no weight, is told of by the checks
+    by_name = method.pop("pd", None)  # of a method asked for as NAME+pd
+    pd = by_name if pd is None else pd
     if isinstance(pd, int | float):
         if "decoupled" in terms:
             raise BadInput(
@@ -269,7 +272,7 @@ def _take_up(config: DictConfig) -> None:
                 "weighs it otherwise"
             )
         terms.decoupled = {"loss": "nll", "views": ["decoupled"], "weight": pd}
-        method.name, method.title = f"{method.name}+pd", f"{method.get('title') or method.name}+PD"
+        method.name, method.title = f"{method.name}{PD}", f"{method.get('title') or method.name}{PD.upper()}"
     if isinstance(retain, int | float):
         if "retain" not in terms:
             raise BadInput(f"config: retain={retain}: {method.name} has no term retain, but {', '.join(terms)}")

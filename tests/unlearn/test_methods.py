@@ -99,6 +99,8 @@ def test_prompt_decouple_is_one_switch_for_any_method():
     assert written(decoupled.method) == [*written(plain.method), ("nll", ["decoupled"], 0.5)]
     assert (decoupled.method.name, decoupled.method.title) == ("npo+pd", "NPO+PD")
     assert decoupled.save_dir == plain.save_dir.with_name("npo+pd")
+    assert settings("forget_loss=npo+pd").method == settings("forget_loss=npo", "pd=1").method
+    assert settings("forget_loss=npo+pd", "pd=0.5").model_dump() == decoupled.model_dump()
     # Then the method says all of it: what a run records is read back as the same run.
     told = decoupled.model_dump(mode="json")
     assert "pd" not in told and read_settings(from_keys(told)).model_dump(mode="json") == told

@@ -1,0 +1,16 @@
+"""What methods are called: the pages of config/forget_loss/, and each that has no prompt decouple with it, NAME+pd."""
+
+from safeeraser.benchmark.files import CONFIG, read_text
+
+PD = "+pd"
+
+
+def pages() -> list[str]:
+    """The names of the pages."""
+    return sorted(file.stem for file in (CONFIG / "forget_loss").glob("*.yaml"))
+
+
+def to_decouple() -> dict[str, str]:
+    """The methods that prompt decouple can stand beside, by what they are then called."""
+    texts = {name: read_text(CONFIG / "forget_loss" / f"{name}.yaml") for name in pages()}
+    return {f"{name}{PD}": name for name, text in texts.items() if "decoupled:" not in text}
