@@ -37,7 +37,7 @@ assert Path(safeeraser.__file__).is_relative_to(Path.cwd()), safeeraser.__file__
 done = [run(script, *words, cwd=Path.cwd()) for script, *words in json.loads(sys.argv[1])]
 print(json.dumps([(each.returncode, each.stdout, each.stderr) for each in done]))
 tests = runpy.run_path("tests/unlearn/test_terms.py")
-tests["test_npo_is_two_over_beta_log_two_where_nothing_has_changed"]()
+tests["test_tnpo_is_two_over_beta_log_two_where_nothing_has_changed"]()
 sys.argv[1:] = ["results", "--out", "report.html"]
 runpy.run_module("safeeraser.report", run_name="__main__")
 """
@@ -117,7 +117,7 @@ def summary(copy, name):
 
 def test_the_page_is_read_whole():
     """No block is passed over, and each example has its command."""
-    assert len(BLOCKS) == len(re.findall(r"^```(?:python|yaml)$", PAGE, re.MULTILINE)) == 18
+    assert len(BLOCKS) == len(re.findall(r"^```(?:python|yaml)$", PAGE, re.MULTILINE)) == 17
     assert [script for script, *_ in COMMANDS] == [
         *["forget.py"] * 3,
         *["ckpt_infer.py", "forget.py"],
@@ -133,8 +133,10 @@ def test_a_method_is_in_the_log(copy, done):
 
 
 def test_a_loss_begins_where_the_page_says(copy, done):
-    (row,) = read_lines(copy / "results" / "npopd" / "train_log.jsonl")
-    assert row["terms"]["forget"] == pytest.approx(20 * log(2), rel=1e-5) and "13.863" in PAGE
+    (row,) = read_lines(copy / "results" / "tnpo+pd" / "train_log.jsonl")
+    assert row["terms"]["forget"] == pytest.approx(10 * log(2), rel=1e-5) and "6.931" in PAGE
+    told = json.loads((copy / "results" / "tnpo+pd" / "run.json").read_text())
+    assert told["title"] == "TNPO+PD" and told["settings"]["forget_loss"]["terms"]["forget"]["beta"] == 0.2
 
 
 def test_a_family_is_told_trained_and_answers(copy, done):

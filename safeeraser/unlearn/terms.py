@@ -122,7 +122,7 @@ def satimp(at: Positions, *, beta1: float = 5.0, beta2: float = 1.0) -> Tensor:
 
 def ceu(at: Positions, *, ignore_first: NonNegativeInt = 1) -> Tensor:
     """Cross-entropy to the model's own distribution with the target's token ruled out, which counts as a constant; the
-    first tokens of an answer are left out (Yang et al. 2025, arXiv 2503.01224)."""
+    first tokens of an answer are left out (Yang 2025, arXiv 2503.01224)."""
     wanted = at.logits.detach().scatter(1, at.targets[:, None], float("-inf"))
     place = torch.arange(len(at.item), device=at.item.device) - torch.searchsorted(at.item, at.item)
     counted = place >= ignore_first
