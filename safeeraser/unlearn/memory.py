@@ -76,10 +76,11 @@ def memory(model: nn.Module, setup: Setup, step: MicroStep) -> list[Part]:
     """
     settings, text = setup.settings, model.config.get_text_config()
     # Each logit has a gradient, and where a loss compares a counterpart; two chunks of them are in float32.
-    losses = 0
-    for name, term in settings.method.terms.items():
-        each = text.vocab_size if term.layer is None else text.hidden_size
-        losses += LOSSES[term.loss].copies * step.terms[name] * each * setup.width
+    reads = {
+        name: step.terms[name] * (text.vocab_size if term.layer is None else text.hidden_size) * setup.width
+        for name, term in settings.method.terms.items()
+    }
+    losses = sum(LOSSES[term.loss].copies * reads[name] for name, term in settings.method.terms.items())
     losses += 2 * CHUNK * text.vocab_size * 4
     # FSDP casts the trained parameters as it gathers them; elsewhere they stay what they are.
     dtype = setup.dtype if setup.engine.deepspeed or setup.engine.name == "fsdp" else torch.float32
@@ -101,8 +102,16 @@ def memory(model: nn.Module, setup: Setup, step: MicroStep) -> list[Part]:
         if settings.gradient_checkpointing:
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
             whole, kept = kept, kept_bytes(model, setup, step)
-            layer += (whole - kept) / text.num_hidden_layers  # what is spared comes back, a layer at a time
-    moment = max(losses, layer)  # of the backward pass; when a layer is at work, the losses are done
+            top = settings.method.top
+            run = text.num_hidden_layers if top is None else top + 1
+            layer += (whole - kept) / run  # what is spared comes back, a layer at a time
+    # While the reference is run, what it is to be compared with is there, and of its rows alone a layer at work.
+    compared = (
+        sum(reads.values()) + reads[name] + layer * len(term.views) / len(settings.method.views)
+        for name, term in settings.method.terms.items()
+        if LOSSES[term.loss].needs_reference
+    )
+    moment = max(losses, layer, *compared)  # of the backward pass; when a layer is at work, the losses are done
     return [*parts, Part("activations kept for the backward pass", kept), Part("losses, or a layer at work", moment)]
 
 

@@ -222,6 +222,23 @@ def test_the_estimate_is_what_training_takes(tmp_path, monkeypatch, method, chec
     assert 0.95 < sum(sizes.values()) / peak < 1.06
 
 
+FIRST = "forget_loss.terms.forget.layer=0"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("npo",), ("ceu",), ("rmu", FIRST), ("rmu", FIRST, "pd=1"), ("rmu", FIRST, "gradient_checkpointing=true")],
+    ids=" ".join,
+)
+def test_the_estimate_follows_what_a_loss_is_given(tmp_path, monkeypatch, words):
+    """Likelihoods of the reference alone; the model's own distribution; a layer's states, and nothing run above it."""
+    monkeypatch.chdir(RECORDED)
+    method, *more = words
+    shape = ("batch_size=4", "gradient_accumulation_steps=2", "max_train_steps=2", f"save_dir={tmp_path / 'run'}")
+    parts, weights, peak = measure(settings(f"forget_loss={method}", *more, *shape))
+    assert 0.95 < (sum(part.device for part in parts) - weights) / peak < 1.1
+
+
 LAYERS = 4
 PICTURE = {"pixel_values": torch.zeros(1, 3, 336, 336)}
 STEP = MicroStep(rows=3, length=1087, terms={"preference": 600, "decoupled": 300}, picture=PICTURE)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from helpers import MODEL, RECORDED, ROOT, TRAIN, read_lines, record, refused, run, start, trained, write_dataset
+from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL, read_lines, record, refused, run, start, trained, write_dataset
 from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
@@ -171,6 +171,26 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(whole, stopped):
     forget(stopped, "workers=0", "resume_from_checkpoint=auto")
     assert same_adapter(whole, stopped)
     assert read_lines(whole / "train_log.jsonl") == read_lines(stopped / "train_log.jsonl")
+
+
+@pytest.mark.parametrize("method", ["npo+pd", "rmu"])
+def test_a_method_with_prompt_decouple_or_states_is_probed_and_gone_on_with(tmp_path, method):
+    words = (f"forget_loss={method}", *(["forget_loss.terms.forget.layer=0"] if method == "rmu" else []))
+    words += ("workers=0", "probe_every=2", f"probe.data_path={VAL}", "probe.prompts=1", "probe.max_new_tokens=4")
+    whole = forget(tmp_path / "whole", *words)
+    told = json.loads((whole / "run.json").read_text())
+    assert told["title"] == method.upper() and told["settings"]["forget_loss"]["name"] == method
+    assert [row["step"] for row in read_lines(whole / "probe.jsonl")] == [0, 2, 4]
+    half = shutil.copytree(whole, tmp_path / "half")
+    (half / "adapter_model.safetensors").unlink()
+    shutil.rmtree(half / "checkpoint-4")
+    (half / "run.json").write_text(json.dumps({key: value for key, value in told.items() if key != "finished"}))
+    forget(half, *words, "resume_from_checkpoint=auto")
+    assert same_adapter(whole, half) and json.loads((half / "run.json").read_text())["sittings"][-1]["from_step"] == 2
+    for log in ("train_log.jsonl", "probe.jsonl"):
+        assert (whole / log).read_bytes() == (half / log).read_bytes()
+    other = ("resume_from_checkpoint=auto", "pd=2" if "pd" in method else "forget_loss.terms.forget.coefficient=1")
+    refused(half, "forget", *FOUR, f"save_dir={half}", *words, *other, says="its run has another forget_loss.terms.")
 
 
 def test_a_run_stopped_while_it_writes_a_checkpoint_goes_on_from_the_one_before(whole, tmp_path, monkeypatch):

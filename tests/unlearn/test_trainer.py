@@ -216,17 +216,17 @@ class Waits(TorchDispatchMode):
         return function(*args, **kwargs or {})
 
 
-@pytest.mark.parametrize("method", ["popd", "klpd"])
+@pytest.mark.parametrize("method", ["popd", "klpd", *FURTHER])
 def test_a_micro_step_waits_for_nothing_but_what_the_model_itself_asks(tmp_path, monkeypatch, method):
     """LLaVA and its attention look whether pictures and padding are what they take them for; the reference's too."""
-    built = trainer(tmp_path, f"forget_loss={method}", "max_train_steps=1", "batch_size=2")
+    built = trainer(tmp_path, f"forget_loss={method}", *MORE.get(method, ()), "max_train_steps=1", "batch_size=2")
     batch = built.data_collator([built.train_dataset[0], built.train_dataset[1]])
     built.accelerator.gradient_state._set_sync_gradients(False)  # as before an optimizer step's last
     inputs = batch["inputs"]
     with Waits() as alone, torch.no_grad():
         built.model(**inputs)
-        if method == "klpd":
-            built.model(**{key: inputs[key][where] for key, where in batch["reference"]["kl"]["entries"].items()})
+        for compared in batch["reference"].values():
+            built.model(**{key: inputs[key][where] for key, where in compared["entries"].items()})
     monkeypatch.setattr(torch.Tensor, "tolist", None)
     with Waits() as waits:
         built.compute_loss(built.model, batch).backward()
