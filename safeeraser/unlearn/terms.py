@@ -130,6 +130,12 @@ def ceu(at: Positions, *, ignore_first: NonNegativeInt = 1) -> Tensor:
     return (at.sums(cross_entropy(at.logits, wanted) * counted) / counts).mean()
 
 
+def flat(at: Positions) -> Tensor:
+    """Squared distance of the largest from the mean logit, which is 0 only where all tokens are equally likely; no
+    softmax, whose gradient would vanish on the way (Entesari et al. 2025, arXiv 2506.05314)."""
+    return at.mean(_Margin.apply(at.logits).square())
+
+
 def rmu(at: Positions, control: Tensor) -> Tensor:
     """Mean squared distance of a layer's states from `control` (H,), a vector that means nothing to the layers above
     (Li et al. 2024, arXiv 2403.03218)."""
@@ -179,6 +185,26 @@ class _Divergence(torch.autograd.Function):
         return gradient, None, None
 
 
+class _Margin(torch.autograd.Function):
+    """The largest less the mean logit of each position: of (N, V) logits (N,), in float32 where they are narrower.
+
+    Its gradient is made at once, and needs of the logits only where the largest is; of equal ones it is the first.
+    """
+
+    @staticmethod
+    def forward(ctx, logits: Tensor) -> Tensor:
+        ctx.like, (largest, where) = logits[:0], logits.max(-1, keepdim=True)
+        ctx.save_for_backward(where)
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        return largest[:, 0].to(wide) - torch.cat([chunk.to(wide).mean(-1) for (chunk,) in _chunks(logits)])
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor) -> Tensor:
+        (where,), size = ctx.saved_tensors, ctx.like.shape[1]
+        each = (upstream / -size).to(ctx.like.dtype)[:, None]
+        return each.repeat(1, size).scatter_add_(1, where, upstream.to(ctx.like.dtype)[:, None])
+
+
 def _divergence(logits: Tensor, wanted: Tensor) -> Tensor:
     if wanted.dim() == 1:
         return F.cross_entropy(logits.float(), wanted, reduction="none")
@@ -204,6 +230,7 @@ LOSSES = {
     "wga": Loss(wga),
     "satimp": Loss(satimp),
     "ceu": Loss(ceu, views=1, copies=3),
+    "flat": Loss(flat),
     "rmu": Loss(rmu, layer=True, beforehand=control_vector),
     "states": Loss(states, layer=True, reference="whole"),
 }

@@ -7,7 +7,22 @@ import torch
 from helpers import write_json
 
 from safeeraser.errors import BadInput
-from safeeraser.unlearn.terms import LOSSES, Positions, ceu, dpo, kl, nll, npo, rmu, satimp, simnpo, states, undial, wga
+from safeeraser.unlearn.terms import (
+    LOSSES,
+    Positions,
+    ceu,
+    dpo,
+    flat,
+    kl,
+    nll,
+    npo,
+    rmu,
+    satimp,
+    simnpo,
+    states,
+    undial,
+    wga,
+)
 from safeeraser.unlearn.vector import control_vector
 
 
@@ -150,6 +165,35 @@ def test_wga_weighs_by_the_targets_probability():
     assert wga(at([HALF, EIGHTH, EIGHTH]), beta=0.0).item() == -nll(at([HALF, EIGHTH, EIGHTH])).item()
 
 
+def test_flat_is_the_squared_distance_of_the_largest_from_the_mean_logit():
+    def value(rows, item):
+        return flat(Positions(torch.tensor(rows), torch.zeros(len(rows), dtype=torch.long), torch.tensor(item), 2))
+
+    # 4 - 1, 2 - 2, 3 - 1: item 0 (9 + 0) / 2, item 1 4; a constant beside them does not matter, the targets neither.
+    rows = [[4.0, 0.0, -1.0], [2.0, 2.0, 2.0], [0.0, 3.0, 0.0]]
+    assert value(rows, [0, 0, 1]).item() == pytest.approx((9 / 2 + 4) / 2)
+    assert value([[x + 5 for x in row] for row in rows], [0, 0, 1]).item() == pytest.approx((9 / 2 + 4) / 2)
+    # By the probabilities 1/2, 1/4, 1/4: log 1/2 less their logs' mean is log(2) 2/3.
+    assert flat(at([HALF])).item() == pytest.approx((2 / 3 * log(2)) ** 2)
+
+
+def test_the_gradient_of_flat():
+    """2 d at the largest, less 2 d / V at all; as plain torch has it, and in narrow logits as near as they are."""
+    logits = torch.tensor([[4.0, 0.0, -1.0]], requires_grad=True)
+    where = (torch.tensor([0]), torch.tensor([0]), 1)
+    flat(Positions(logits, *where)).backward()
+    assert torch.allclose(logits.grad, torch.tensor([[6.0 - 2, -2, -2]]))
+    many = (torch.randn(150, 40, generator=torch.Generator().manual_seed(0)) * 9).bfloat16().float().requires_grad_()
+    item = torch.arange(150) // 50
+    ((many.max(-1).values - many.mean(-1)) ** 2).mean().backward()
+    expected, many.grad = many.grad, None
+    flat(Positions(many, torch.zeros(150, dtype=torch.long), item, 3)).backward()
+    assert torch.allclose(many.grad, expected, rtol=1e-5, atol=1e-8)
+    narrow = many.detach().bfloat16().requires_grad_()
+    flat(Positions(narrow, torch.zeros(150, dtype=torch.long), item, 3)).backward()
+    assert narrow.grad.dtype is torch.bfloat16 and torch.allclose(narrow.grad.float(), expected, rtol=2**-7)
+
+
 def test_satimp_weighs_by_what_is_left_and_by_what_matters():
     # p^2 (1 - p): 1/8 of log 2, and 1/16 * 3/4 of log 4.
     value = satimp(at([HALF, QUARTER]), beta1=2.0, beta2=1.0).item()
@@ -245,6 +289,7 @@ def test_what_each_loss_asks_for():
         "wga": {"beta": 1.0},
         "satimp": {"beta1": 5.0, "beta2": 1.0},
         "ceu": {"ignore_first": 1},
+        "flat": {},
         "rmu": {"coefficient": 20.0, "control_vector": None, "layer": 7},
         "states": {"layer": 7},
     }
