@@ -1,4 +1,7 @@
-"""What methods are called: the pages of config/forget_loss/, and each that has no prompt decouple with it, NAME+pd."""
+"""What methods are called: the pages of config/forget_loss/, and each that has no prompt decouple with it, NAME+pd; and
+how a weight is shown."""
+
+from collections.abc import Mapping
 
 from safeeraser.benchmark.files import CONFIG, read_text
 
@@ -14,3 +17,10 @@ def to_decouple() -> dict[str, str]:
     """The methods that prompt decouple can stand beside, by what they are then called."""
     texts = {name: read_text(CONFIG / "forget_loss" / f"{name}.yaml") for name in pages()}
     return {f"{name}{PD}": name for name, text in texts.items() if "decoupled:" not in text}
+
+
+def shown_weight(weight: float | Mapping[str, float]) -> str:
+    """A term's weight as settings hold it, a number or a dual variable, for people to read."""
+    if isinstance(weight, Mapping):
+        return f"dual (at most {weight['at_most']:g}, rate {weight['rate']:g}, from {weight['start']:g})"
+    return f"{weight:g}"

@@ -20,6 +20,7 @@ from safeeraser import __version__
 from safeeraser.benchmark.conversation import prompt
 from safeeraser.benchmark.family import Family, page_for, page_of_type
 from safeeraser.benchmark.files import ADAPTER_FILES, RUN_FILE, read_text, run_of, trained_settings, write_whole
+from safeeraser.benchmark.methods import shown_weight
 from safeeraser.benchmark.metrics import COLUMNS, METRICS, Figure
 from safeeraser.benchmark.release import RELEASED_TYPE
 from safeeraser.errors import BadInput
@@ -186,7 +187,7 @@ def _recipe(told: dict[str, Any], settings: dict[str, Any]) -> Iterator[tuple[st
     base, lora, whole = told.get("base") or {}, settings["LoRA"], settings.get("finetune") == "full"
     weights = settings["recipe"].get("weights") or {}
     terms = (
-        f"{weights[name] if weights.get(name) is not None else term['weight']:g} × {name} "
+        f"{shown_weight(term['weight'] if weights.get(name) is None else weights[name])} × {name} "
         f"({term['loss']} on {' and '.join(term['views'])})"
         for name, term in settings["forget_loss"]["terms"].items()
     )

@@ -37,6 +37,8 @@ def _training(run: Run) -> Plot:
         f"Training of {run.title}: the loss goes from {first.loss:.3g} at step {first.step} to {last.loss:.3g} at step "
         f"{last.step}" + (f"; shown with its terms {', '.join(terms)}." if terms else ".")
     )
+    for name in (name for name in first.weights if name in last.weights):
+        description += f" The weight of {name} goes from {first.weights[name]:.3g} to {last.weights[name]:.3g}."
     return Plot(f"training_{run.name}", f"Training of {run.title}: loss and terms.", description, figure)
 
 

@@ -115,6 +115,7 @@ class Step(BaseModel):
     step: int
     loss: float
     terms: dict[str, float] = {}
+    weights: dict[str, float] = {}  # those that follow their terms' losses
 
 
 class Measured(BaseModel):

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConf
 
 from safeeraser import model as models
 from safeeraser.benchmark.conversation import IGNORE
+from safeeraser.benchmark.methods import shown_weight
 from safeeraser.benchmark.pictures import picture_size
 from safeeraser.errors import BadInput
 from safeeraser.model import Row
@@ -77,6 +78,10 @@ def dry_run(settings: Settings, job: Job) -> None:
         table(("data and steps", ""), counts(settings, job, step), "{:,}"),
         table(("parameters", "trained", "frozen"), parameters, "{:,}"),
         table((title, f"device, {unit}", f"CPU, {unit}"), sizes, "{:.2f}"),
+        *(
+            f"The weight of {name} follows its loss: {shown_weight(dual.model_dump())}."
+            for name, dual in settings.method.duals.items()
+        ),
         "The memory is an estimate: CUDA and its libraries take about 1 GiB more, and fragmentation some.",
         *([] if step.picture else [WITHOUT_PICTURES]),
         *advice(settings, job.engine, parts, estimate, items=len(job.plan)),

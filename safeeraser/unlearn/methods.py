@@ -1,10 +1,20 @@
 """Methods and recipes as the data they are: pydantic models of config/forget_loss/ and config/recipe/."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    TypeAdapter,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 from torch import Tensor, nn
 
 from safeeraser.errors import BadInput, nearest
@@ -19,6 +29,40 @@ class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Dual(_Config):
+    """A weight that follows its term's loss: after each optimizer step it grows by `rate` times how far that lies above
+    `at_most`, and never falls below 0 (Entesari et al. 2025, arXiv 2506.05314).
+
+    Attributes:
+        at_most: the bound, in the loss's own unit.
+        start: the weight of the first step.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    at_most: float
+    rate: PositiveFloat = 1.0
+    start: NonNegativeFloat = 1.0
+
+    def after(self, weight: float, loss: float) -> float:
+        """The weight of the next step, where `loss` is the term's mean over this one, whose weight was `weight`."""
+        return max(0.0, weight + self.rate * (loss - self.at_most))
+
+
+def or_dual(number: Any) -> WrapValidator:
+    """Checks a weight as the `number` that it is to be, or as a dual variable. A plain union would tell what is wrong
+    with it as either."""
+    numbers = TypeAdapter(number)
+
+    def either(value: Any, _: Any) -> float | Dual:
+        return Dual.model_validate(value) if isinstance(value, Mapping | Dual) else numbers.validate_python(value)
+
+    return WrapValidator(either)
+
+
+Weight = Annotated[float | Dual, or_dual(float)]
+
+
 class Recipe(_Config):
     """The switches between the release and its mended form; config/recipe/official.yaml explains each."""
 
@@ -29,20 +73,21 @@ class Recipe(_Config):
     end_of_answer: bool
     kl_positions: Literal["all", "answer"]
     training_system: Literal["human", "user"]
-    weights: dict[str, float | None]
+    weights: dict[str, Weight | None]
 
 
 class Term(_Config):
     """A weighted loss on views: `weight * loss(views)`, pooled over the views named.
 
-    What else it has are the loss's own parameters, checked against what that declares.
+    The weight is a number, or a dual variable. What else a term has are the loss's own parameters, checked against what
+    that declares.
     """
 
     model_config = ConfigDict(extra="allow")
 
     loss: str
     views: list[str] = Field(min_length=1)
-    weight: float
+    weight: Weight
     positions: Literal["answer", "all"] = "answer"
 
     @model_validator(mode="before")
@@ -107,6 +152,11 @@ class Method(_Config):
         return any(LOSSES[term.loss].needs_reference for term in self.terms.values())
 
     @property
+    def duals(self) -> dict[str, Dual]:
+        """The weights that follow their terms' losses, by the terms' names."""
+        return {name: term.weight for name, term in self.terms.items() if isinstance(term.weight, Dual)}
+
+    @property
     def top(self) -> int | None:
         """The last layer of the language model that some term reads, where none reads what comes of those above."""
         layers = [term.layer for term in self.terms.values() if term.layer is not None]
@@ -131,7 +181,7 @@ class Method(_Config):
         given = {"width": text.hidden_size, "seed": seed, "device": device}
         return {name: LOSSES[term.loss].ready(term.parameters, **given) for name, term in self.terms.items()}
 
-    def reweighted(self, weights: dict[str, float | None]) -> "Method":
+    def reweighted(self, weights: Mapping[str, Weight | None]) -> "Method":
         """The same method with the recipe's weights in place of its own, where the recipe sets them."""
         terms = {
             name: term if weights.get(name) is None else term.model_copy(update={"weight": weights[name]})

@@ -1,4 +1,4 @@
-"""The training curves of a run: loss, gradient norm, learning rate, each term by name, and what the probes found."""
+"""The training curves of a run: loss, gradient norm, learning rate, terms and dual weights by name, and the probes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +24,8 @@ def training_panels(log: Path) -> Iterator[Panel]:
         yield title, steps, {"": [row[key] for row in rows]}
     for name in rows[0]["terms"]:
         yield f"term {name}", steps, {"": [row["terms"][name] for row in rows]}
+    for name in rows[0].get("weights", ()):
+        yield f"weight of {name}", steps, {"": [row["weights"][name] for row in rows]}
 
 
 def probe_panels(log: Path) -> Iterator[Panel]:

@@ -48,7 +48,7 @@ class Unlearned:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """A row an optimizer step: `step, loss, grad_norm, learning_rate, terms, micro_losses`."""
+        """A row an optimizer step: `step, loss, grad_norm, learning_rate, terms, micro_losses`; `weights` if dual."""
         return read_json_lines(self.save_dir / TRAIN_LOG)
 
 

@@ -224,6 +224,7 @@ def train(
         trainer.add_callback(SaveAfter(settings.save_steps))
     if job.checkpoint:
         trainer.guard.resume(job.checkpoint, arguments.process_index)
+        trainer.weights.resume(job.checkpoint)
     begun = time.perf_counter()
     trainer.train(resume_from_checkpoint=job.checkpoint)
     seconds = time.perf_counter() - begun

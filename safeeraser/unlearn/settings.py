@@ -1,20 +1,20 @@
 """The keys of config/forget_lora.yaml with their types and bounds: what Hydra composed, checked once, read by name."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from peft import LoraConfig
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator, model_validator
 from transformers import SchedulerType
 
 from safeeraser.benchmark.family import AUTO
 from safeeraser.benchmark.methods import PD
 from safeeraser.errors import BadInput, nearest
 from safeeraser.model import Family, family_of, lora_config
-from safeeraser.unlearn.methods import TERMS, Method, Recipe
+from safeeraser.unlearn.methods import TERMS, Dual, Method, Recipe, or_dual
 from safeeraser.unlearn.options import check_options
 from safeeraser.unlearn.views import DataSource
 
@@ -63,10 +63,10 @@ class Settings(_Keys):
     """One run's settings; config/forget_lora.yaml says what each key means."""
 
     model_family: Family
+    # Short for weights of the method's terms, which have taken them up before they are read here: told of before those.
+    pd: Annotated[float | Dual, or_dual(Annotated[FiniteFloat, Field(gt=0)])] | None = Field(exclude=True)
+    retain: Annotated[float | Dual, or_dual(Annotated[FiniteFloat, Field(ge=0)])] | None = Field(exclude=True)
     forget_loss: Method
-    # Short for weights of the method's terms, which have taken them up before they are read here.
-    pd: float | None = Field(gt=0, exclude=True)
-    retain: float | None = Field(ge=0, exclude=True)
     recipe: Recipe
     model_path: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
@@ -254,7 +254,8 @@ def read_settings(config: DictConfig) -> Settings:
 
 
 def _take_up(config: DictConfig) -> None:
-    """Give the method the weights that `pd` and `retain` are short for: what its results are called tells of it.
+    """Give the method the weights that `pd` and `retain` are short for, numbers or duals: what its results are called
+    tells of it.
 
     Raises:
         BadInput: it has prompt decouple already, or no retain term.
@@ -265,7 +266,7 @@ def _take_up(config: DictConfig) -> None:
         return  # what is no method, as what is no weight, is told of by the checks
     by_name = method.pop("pd", None)  # of a method asked for as NAME+pd
     pd = by_name if pd is None else pd
-    if isinstance(pd, int | float):
+    if isinstance(pd, int | float | DictConfig):
         if "decoupled" in terms:
             raise BadInput(
                 f"config: pd={pd}: {method.name} has prompt decouple as it is; forget_loss.terms.decoupled.weight "
@@ -273,7 +274,7 @@ def _take_up(config: DictConfig) -> None:
             )
         terms.decoupled = {"loss": "nll", "views": ["decoupled"], "weight": pd}
         method.name, method.title = f"{method.name}{PD}", f"{method.get('title') or method.name}{PD.upper()}"
-    if isinstance(retain, int | float):
+    if isinstance(retain, int | float | DictConfig):
         if "retain" not in terms:
             raise BadInput(f"config: retain={retain}: {method.name} has no term retain, but {', '.join(terms)}")
         terms.retain.weight = retain
@@ -285,4 +286,12 @@ def _keys_in(place: list[str | int]) -> Iterable[str]:
     for part in place:
         # A dictionary's keys are free; what it holds has the type that its annotation ends in.
         kind = kind.model_fields[part].annotation if hasattr(kind, "model_fields") else get_args(kind)[-1]
-    return kind.model_fields
+    return next(_models_in(kind)).model_fields
+
+
+def _models_in(kind: Any) -> Iterator[Any]:
+    """What has keys among the alternatives of a type."""
+    if hasattr(kind, "model_fields"):
+        yield kind
+    for each in get_args(kind):
+        yield from _models_in(each)

@@ -23,6 +23,7 @@ from safeeraser.unlearn.reference import untouched
 from safeeraser.unlearn.settings import Stop
 from safeeraser.unlearn.stop import Guard
 from safeeraser.unlearn.terms import LOSSES, Positions, divergence
+from safeeraser.unlearn.weights import Weights
 
 STAGING = ".checkpoint-being-written"
 
@@ -45,7 +46,7 @@ class UnlearnTrainer(Trainer):
         self.method, self.family, self.reference = method, family, reference
         self.losses = method.losses(self.model, self.args.seed, self.args.device)
         self.head = self.model.get_output_embeddings()  # of the model itself, whatever it comes to be wrapped in
-        self.guard = Guard(stop, method)
+        self.guard, self.weights = Guard(stop, method), Weights(method)
         for callback in (KeepLogs(), self.guard, Progress()):
             self.add_callback(callback)
         for noisy in (PrinterCallback, ProgressCallback):
@@ -64,7 +65,7 @@ class UnlearnTrainer(Trainer):
             name: loss(self._positions(name, inputs, read[self.method.terms[name].layer]))
             for name, loss in self.losses.items()
         }
-        loss = torch.stack([self.method.terms[name].weight * value for name, value in values.items()]).sum()
+        loss = torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
         if not len(logits):
             # Engines wait for the backward pass at the model's output, of which no term has taken anything.
             loss = loss + logits.sum()
@@ -73,7 +74,9 @@ class UnlearnTrainer(Trainer):
         if self.accelerator.sync_gradients:
             # The step's last micro-step, and still before the optimizer, which DeepSpeed calls within the backward.
             self._step = self._gather_micro_steps()
-            self.guard.judge(self._means(), self.control)
+            means = self._means()
+            self.guard.judge(means, self.control)
+            self.weights.follow(means)
         return loss
 
     def _means(self) -> dict[str, float]:
@@ -124,6 +127,8 @@ class UnlearnTrainer(Trainer):
             "terms": means,
             "micro_losses": self._step[:, 0].tolist(),
         }
+        if self.weights.of_step:
+            row["weights"] = self.weights.of_step
         if not self.args.fp16:  # whose loss scaling meets such gradients now and then, and passes over them
             self.guard.judge_gradient(row["grad_norm"], self.control)
         if self.guard.stopped:
@@ -151,6 +156,7 @@ class UnlearnTrainer(Trainer):
             folder = staging / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             self.guard.save(folder, self.model, self.args.process_index)
             if self.is_world_process_zero():
+                self.weights.save(folder)
                 shutil.copy(run_dir / RUN_FILE, folder)  # what tells of an adapter tells of this one too
         finally:
             self.args.output_dir = str(run_dir)

@@ -78,7 +78,7 @@ def gradient(tmp_path, method, *, batch, accumulation, plan=None):
     return step, read_lines(tmp_path / "train_log.jsonl")[0]
 
 
-@pytest.mark.parametrize("method", [*METHODS, *FURTHER])
+@pytest.mark.parametrize("method", [*METHODS, *FURTHER, "pdu"])
 def test_eight_micro_steps_of_one_item_have_the_gradient_of_one_of_eight(tmp_path, method):
     (many, log_many), (one, log_one) = (
         gradient(tmp_path / str(batch), method, batch=batch, accumulation=8 // batch) for batch in (1, 8)
