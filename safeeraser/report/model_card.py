@@ -168,7 +168,10 @@ def _digest(text: str) -> str:
 
 
 def _known(run: Run) -> dict[str, Figure]:
-    return {key: figure for key, figure in run.figures.items() if figure.value is not None or figure.withheld}
+    """The paper's columns that have a figure, or one withheld, in its order; blank and wrong ones are the report's."""
+    found = run.figures
+    told = {key: found[key] for key in COLUMNS if key in found}
+    return {key: figure for key, figure in told.items() if figure.value is not None or figure.withheld}
 
 
 def _lines(run: Run) -> Iterator[Line]:

@@ -53,6 +53,16 @@ def test_a_scored_run_tells_its_figures_and_none_of_the_texts(tmp_path):
     assert write_card(folder).read_bytes() == before, "the same run gives the same bytes"
 
 
+def test_blank_and_wrong_responses_are_the_reports_and_no_rows(tmp_path):
+    """Every summary that is scored tells of them; they stand in no column of the paper's table."""
+    folder = made_up(tmp_path / "popd")
+    beside = {"blank": {"forget": metric(0.25)}, "wrong": {"decoupled": metric(0.5)}}
+    write(folder, "summary_val.json", summary("val", metric(0.1), metric(0.8), **beside))
+    text = write_card(folder).read_text()
+    rows = [line.split(" | ")[0] for line in text.splitlines() if "| rules |" in line]
+    assert rows == ["| ASR-Gen ↓", "| RR-Gen ↑", "| SARR ↓"]
+
+
 def test_the_hub_reads_the_metadata(tmp_path):
     """As huggingface_hub does: each figure with judge and protocol, and the same from the file as into it."""
     folder = made_up(full_results(tmp_path / "results") / "popd")
