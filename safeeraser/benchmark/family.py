@@ -7,10 +7,10 @@ from functools import cache
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from safeeraser.benchmark.files import CONFIG
-from safeeraser.errors import BadInput
+from safeeraser.errors import BadInput, nearest
 
 PAGES = CONFIG / "model_family"
 AUTO = "auto"  # the page that stands for whichever the model's own configuration tells
@@ -80,19 +80,44 @@ class Family(BaseModel):
 
 
 def read_page(name: str) -> dict[str, Any]:
-    """A page as it composes, the pages that it builds on below it."""
-    page: dict[str, Any] = yaml.safe_load((PAGES / f"{name}.yaml").read_text(encoding="utf-8"))
+    """A page as it composes, the pages that it builds on below it. Raises `BadInput` if one is missing or no page."""
+    file = PAGES / f"{name}.yaml"
+    try:
+        page: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise BadInput(f"{file}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(page, dict):
+        raise BadInput(f"{file}: holds no keys")
     for other in page.pop("defaults", []):
-        if other != "_self_":
-            page = read_page(other) | page
+        if other == "_self_":
+            continue
+        if not (PAGES / f"{other}.yaml").is_file():
+            raise BadInput(f"{file}: defaults: no page '{other}'; {nearest(str(other), _names())}")
+        page = read_page(other) | page
     return page
+
+
+def _names() -> list[str]:
+    return sorted(file.stem for file in PAGES.glob("*.yaml") if file.stem != AUTO)
 
 
 @cache
 def families() -> dict[str, Family]:
-    """All families and their models, by name."""
-    names = sorted(file.stem for file in PAGES.glob("*.yaml") if file.stem != AUTO)
-    return {name: Family.model_validate(read_page(name)) for name in names}
+    """All families and their models, by name. Raises `BadInput` naming the page and the key that is wrong."""
+    return {name: _family(name) for name in _names()}
+
+
+def _family(name: str) -> Family:
+    try:
+        return Family.model_validate(read_page(name))
+    except ValidationError as error:
+        # A mistyped key is unknown and leaves another missing; the unknown one tells more.
+        first = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
+        key, file = ".".join(map(str, first["loc"])), PAGES / f"{name}.yaml"
+        if first["type"] == "extra_forbidden":
+            known = LmmsEval.model_fields if len(first["loc"]) > 1 else Family.model_fields
+            raise BadInput(f"{file}: no key '{key}'; {nearest(str(first['loc'][-1]), known)}") from None
+        raise BadInput(f"{file}: {key}: {first['msg']}") from None
 
 
 def page_for(model_path: str) -> Family | None:

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from helpers import ROOT, TRAIN, VAL, refused, run
+from helpers import MODEL, ROOT, TRAIN, VAL, refused, run, settings
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from safeeraser import model as vlm
@@ -43,6 +43,28 @@ def add_page(tmp_path, monkeypatch):
     yield add
     monkeypatch.undo()
     pages.families.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "says"),
+    [
+        ("decoder:", "decodr:", "no key 'decodr'; did you mean 'decoder'?"),
+        ("decoder: batched", "decoder: batchd", "decoder: Input should be 'continuous' or 'batched'"),
+        ("end_of_turn:", "# end_of_turn:", "end_of_turn: Field required"),
+        ("name:", "defaults: [gema-3, _self_]\nname:", "defaults: no page 'gema-3'; did you mean 'gemma-3'?"),
+        ("name:", "]name:", "not YAML ("),
+        ("lora_targets:", "lmms_eval: {model: aya, dtyp: float16}\nlora_targets:", "did you mean 'dtype'?"),
+    ],
+)
+def test_a_page_that_is_wrong_is_named_whatever_is_run(right, wrong, says, add_page, tmp_path):
+    """Another model's run reads it too, to see which family that is of."""
+    assert PAGE.count(right) == 1
+    add_page(PAGE.replace(right, wrong))
+    with pytest.raises(BadInput, match=re.escape(str(tmp_path / "pages" / f"{NAME}.yaml"))) as error:
+        pages.page_of_type("qwen3_vl")
+    assert says in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(BadInput, match=re.escape(says)):
+        settings(f"model_path={MODEL}", "model_family=auto")
 
 
 def turns():
