@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,7 +58,7 @@ def from_command_line() -> list[dict[str, Any]]:
     composed: list[DictConfig] = []
     # Hydra then raises what is wrong with a command line instead of printing pages about it.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    with _told_plainly():
+    with _told_plainly(lambda: _dotted(_chosen(page, rest, given.config_dir))):
         page = _whole_page(given.config_name.removesuffix(".yaml"), folders)
         more = [f"--config-dir={given.config_dir}"] if given.config_dir else []
         # `trainer` is open to what transformers has, which Hydra takes with a plus alone.
@@ -99,6 +99,15 @@ def from_keys(keys: Mapping[str, Any], page: str = PAGE) -> DictConfig:
         return config
 
 
+def _chosen(page: str, words: list[str], folder: Path | None) -> dict[str, Any]:
+    """A page with what a command line chooses of its groups, and no more."""
+    choices = [word for word in words if word.partition("=")[0] in groups() and "," not in word]  # no sweep
+    beside = [f"hydra.searchpath=['file://{folder.resolve()}']"] if folder else []
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        return OmegaConf.to_container(compose(page, [*beside, *choices]))
+
+
 def groups() -> list[str]:
     """The keys whose value is a choice among the files of a folder."""
     page = OmegaConf.load(CONFIG / f"{PAGE}.yaml")
@@ -125,8 +134,8 @@ def _whole_page(name: str, folders: list[Path]) -> str:
 
 
 @contextmanager
-def _told_plainly() -> Iterator[None]:
-    """What Hydra raises, as one line."""
+def _told_plainly(known_keys: Callable[[], list[str]] = list) -> Iterator[None]:
+    """What Hydra raises, as one line; `known_keys` tells which keys there would have been."""
     try:
         yield
     except MissingConfigException as error:
@@ -138,7 +147,7 @@ def _told_plainly() -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         reason = str(error).strip().splitlines()[0]
         if unknown := re.fullmatch(r"Could not override '(.+)'\.", reason):
-            known, place = _dotted(OmegaConf.to_container(from_keys({}))), unknown[1].rpartition(".")[0]
+            known, place = known_keys(), unknown[1].rpartition(".")[0]
             while place and place not in known:
                 place = place.rpartition(".")[0]
             beside = [key for key in known if key.rpartition(".")[0] == place]

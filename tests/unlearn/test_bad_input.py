@@ -12,6 +12,7 @@ from helpers import MODEL, RECORDED, TRAIN, record, refused, run, start, write_d
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from safeeraser.benchmark.files import CONFIG
 from safeeraser.unlearn.trainer import UnlearnTrainer
 
 pytestmark = pytest.mark.slow
@@ -138,6 +139,15 @@ def test_another_kind_of_model(tmp_path, data):
 def test_a_command_line(tmp_path, data, argument, says):
     loaded = "the model is loaded first" if argument.startswith("init_adapter") else ""
     refuses(tmp_path, f"data_path={data}", argument, says=says, before=loaded)
+
+
+def test_a_mistyped_key_of_a_method_is_looked_for_in_the_method_that_is_named(tmp_path, data):
+    wrong = "forget_loss.terms.forget.bta=0.2"
+    says = "config: no key 'forget_loss.terms.forget.bta'; did you mean 'forget_loss.terms.forget.beta'?"
+    refuses(tmp_path, f"data_path={data}", "forget_loss=npo", wrong, says=says)
+    (tmp_path / "pages" / "forget_loss").mkdir(parents=True)
+    shutil.copy(CONFIG / "forget_loss" / "npo.yaml", tmp_path / "pages" / "forget_loss" / "mine.yaml")
+    refuses(tmp_path, "--config-dir", tmp_path / "pages", "forget_loss=mine", wrong, says=says)
 
 
 def test_an_adapter_that_does_not_fit(tmp_path, data):
