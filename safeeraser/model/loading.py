@@ -27,6 +27,7 @@ from transformers.utils import is_flash_attn_2_available
 from transformers.utils.logging import disable_progress_bar
 
 from safeeraser.benchmark.family import Family, page_for, page_of_type
+from safeeraser.benchmark.files import ADAPTER_FILES
 from safeeraser.errors import BadInput
 from safeeraser.model.llava import check_form, check_pictures, processor_numbers
 from safeeraser.model.preprocessor import Preprocessor
@@ -85,6 +86,11 @@ def _told(model_path: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise _no_model(model_path, error) from None
     if "model_type" not in told:  # a folder without a configuration is read as an empty one
+        if any((Path(model_path) / name).is_file() for name in ADAPTER_FILES):
+            raise BadInput(
+                f"model_path {model_path}: holds an adapter, not a model; --checkpoint_path (or init_adapter=) names "
+                "one, and 'python -m safeeraser.model merge' puts it into its model"
+            )
         raise _no_model(model_path, ValueError("no config.json that names a model_type"))
     return told
 
