@@ -121,7 +121,7 @@ def test_another_kind_of_model(tmp_path, data):
 @pytest.mark.parametrize(
     ("argument", "says"),
     [
-        ("forget_loss=gdp", "forget_loss: no 'gdp'; did you mean 'gdpd'? known: ga, gapd, gd, gdpd, idk,"),
+        ("forget_loss=gdp", "forget_loss: no 'gdp'; did you mean 'gdpd'? known: ceu, ceu+pd, dpo,"),
         ("recipe=corect", "recipe: no 'corect'; did you mean 'corrected'?"),
         ("learning_rate=1", "learning_rate"),
         ("batchsize=1", "batchsize"),
