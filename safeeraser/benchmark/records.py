@@ -125,7 +125,8 @@ class DataFile:
         last = None if limit is None else skip + limit
         keep = sorted(index for indices in of_category.values() for index in indices[skip:last])
         if not keep:
-            raise BadInput(f"{self.path}: no record is left once the first {skip} of each category are skipped")
+            skipped = f"the first {skip} of each category are skipped (--skip, or an audit's --held_out)"
+            raise BadInput(f"{self.path}: no record is left once {skipped}")
         return self._at(keep)
 
     def _at(self, indices: list[int]) -> "DataFile":

@@ -41,7 +41,10 @@ def adapter(tmp_path):
         (("--limit", "0"), "--limit: must be a whole number of at least 1"),
         (("--atack", "blur"), "unknown option '--atack'"),
         (("--val_file", "nowhere.json"), "nowhere.json: no such file"),
-        (("--val_file", VAL), "no record is left once the first 1 of each category are skipped"),
+        (
+            ("--val_file", VAL),
+            "no record is left once the first 1 of each category are skipped (--skip, or an audit's --held_out)",
+        ),
         (("--judge_model", "gpt-4o"), "--judge rules is no model"),
         (("--judge", "replay"), "the judge replay knows recorded replies alone"),
         (("--sarr_judge", "qwen3guard"), "qwen3guard"),
