@@ -3,6 +3,7 @@
 A page of one size names the page that it shares with others under `defaults`, as everywhere in config/.
 """
 
+import re
 from functools import cache
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from safeeraser.benchmark.files import CONFIG
 from safeeraser.errors import BadInput, nearest
 
 PAGES = CONFIG / "model_family"
+COPIES = re.compile(r"\.(modules_to_save\.\w+|original_module)\.")  # what PEFT calls a trained part, and the untouched
 AUTO = "auto"  # the page that stands for whichever the model's own configuration tells
 
 
@@ -69,6 +71,7 @@ class Family(BaseModel):
         `head` for all else."""
         if ".lora_" in name:
             return "LoRA"
+        name = COPIES.sub(".", name)  # which may stand within a part's name: a projector's in a vision tower
         parts = dict.fromkeys(self.projector, "projector")
         parts |= {self.vision_tower: "vision_tower", self.language_model: "language_model"}
         # A projector may lie within the vision tower, so it is looked for first.

@@ -64,6 +64,18 @@ def test_every_parameter_that_is_trained_has_a_gradient(family, tmp_path, monkey
         assert any(f".{tower}." in f".{name}" for name in trained_here)
 
 
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+def test_a_projector_within_the_vision_tower_is_left_alone_where_it_is_not_to_be_trained(name, tmp_path, monkeypatch):
+    chosen = Recorded(name)
+    family = models.family_of(chosen.path)
+    for tuned in (True, False):
+        told = ("tune_vision_tower=true", f"tune_mm_projector={str(tuned).lower()}")
+        found = gradients(tmp_path / str(tuned), chosen, monkeypatch, *told)
+        assert any("visual" in name for name in found)
+        assert any("merger" in name for name in found) == tuned
+        assert ("projector" in {family.part_of(name) for name in found}) == tuned
+
+
 def test_a_model_trained_whole_is_a_folder_like_any_other(family, tmp_path):
     """With its vision tower; its family is told by the folder, and it is trained on from there."""
     given = words(family, "finetune=full", "lr=0.001", "warmup_ratio=0", "save_steps=0")
