@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -198,6 +199,31 @@ def test_a_picture_that_is_too_long_is_refused(family):
     assert inside < start_of(row["labels"])
     with pytest.raises(BadInput, match=f"max_length.*{inside}|{inside}.*max_length"):
         family.encode(row, max_length=inside)
+
+
+# A picture's tokens are read as runs.
+
+
+@pytest.mark.parametrize("name", ["llava_tiny", *FAMILIES])
+def test_a_run_of_a_pictures_tokens_is_read_as_one_and_counts_as_all(name):
+    prepared = vlm.load_preprocessor(str(MODEL) if name == "llava_tiny" else Recorded(name).path)
+    read = []
+
+    def tokenize(text, **how):
+        read.append(text)
+        return tokenizer(text, **how)
+
+    tokenizer, repeated = prepared.tokenizer, prepared.tokenizer.convert_ids_to_tokens(prepared.picture_token)
+    prepared.tokenizer = Mock(wraps=tokenizer, side_effect=tokenize, bos_token=tokenizer.bos_token)
+    for size in ((64, 64), (300, 40), (40, 300)):
+        place = prepared.place(lambda size=size: size)
+        for question in ("What is it?", "\n What?", "", "A"):
+            prompt, _ = prepared._texts(vlm.Turn(None, question), place)
+            bos = tokenizer.bos_token
+            expected = tokenizer(prompt, add_special_tokens=not (bos and prompt.startswith(bos)))["input_ids"]
+            read.clear()
+            assert prepared.encode_text(vlm.Turn(None, question), place).input_ids == expected
+            assert read and all(repeated * 2 not in text for text in read)
 
 
 # Which family a folder is of.
