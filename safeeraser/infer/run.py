@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from safeeraser.arguments import without_credentials
 from safeeraser.benchmark.checked import unreadable
 from safeeraser.benchmark.conversation import IMAGE
 from safeeraser.benchmark.files import described_by, make_room_for, read_json, write_json
+from safeeraser.benchmark.pictures import picture_size
 from safeeraser.benchmark.records import DataFile, read_records
 from safeeraser.errors import BadInput
 from safeeraser.infer.attacks import ATTACKS
@@ -84,15 +86,14 @@ def infer(options: Options, write: Write = write_predictions) -> Inferred:
         make_room_for(path)
     partial.done = _union(processes.gather(partial.done))
     left = [request for request in requests if request.key not in partial.done]
+    prepared = None if options.base_url else models.load_preprocessor(options.model_path)  # a server tells nothing
     pictures = pictures_of(left)[processes.rank :: processes.count]
-    faults = _union(processes.gather(unreadable(pictures, options.eval_file, shown=processes.main)))
+    faults = _union(processes.gather(find_faults(pictures, options.eval_file, prepared, shown=processes.main)))
     reasons = {request.key: faults[request.file] for request in left if request.file and request.file in faults}
     if left and len(reasons) == len(left) and not partial.done:
         raise BadInput(f"no picture can be read: {next(iter(reasons.values()))} (and so on)")
     _announce(requests, partial.done, reasons)
-    # What a server's model reserves it does not tell; the benchmark's own word for a picture is no question's either.
-    prepared = None if options.base_url else models.load_preprocessor(options.model_path)
-    check_questions(data, left, prepared.reserved if prepared else [IMAGE])
+    check_questions(data, left, prepared.reserved if prepared else [IMAGE])  # the benchmark's own word is no question's
     if own := share([request for request in left if request.key not in reasons], processes):
         reasons |= _answer(options, own, partial, processes)
     partial.done = _union(processes.gather(partial.done))
@@ -109,6 +110,20 @@ def infer(options: Options, write: Write = write_predictions) -> Inferred:
         partial.remove()
         log.info("done: %s", output)
     return Inferred(output, len(requests), missing)
+
+
+def find_faults(
+    pictures: list[Path], data_path: Path, prepared: models.Preprocessor | None, *, shown: bool
+) -> dict[Path, str]:
+    """The pictures that cannot be decoded, or are of a shape that the model does not take, with the reason."""
+    faults = unreadable(pictures, data_path, shown=shown)
+    for picture in pictures if prepared else ():
+        try:
+            if picture not in faults:
+                prepared.place(partial(picture_size, picture))
+        except BadInput as error:
+            faults[picture] = f"{picture}: {error}"
+    return faults
 
 
 def check_alike(settings: list[dict[str, Any]]) -> None:

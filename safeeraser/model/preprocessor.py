@@ -107,13 +107,19 @@ class Preprocessor:
         return self.tokenizer.convert_ids_to_tokens(self.picture_token)
 
     def show(self, picture: Image.Image) -> Shown:
-        """The picture as the model sees it."""
-        given = self.processor(
-            text=[self.processor.image_token],
-            images=[picture],
-            return_tensors="pt",
-            return_text_replacement_offsets=True,
-        )
+        """The picture as the model sees it. Raises `BadInput` for one of a shape that the processor does not take."""
+        try:
+            given = self.processor(
+                text=[self.processor.image_token],
+                images=[picture],
+                return_tensors="pt",
+                return_text_replacement_offsets=True,
+            )
+        except ValueError as error:
+            raise BadInput(
+                f"a picture of {picture.width} x {picture.height} pixels, which the model's processor does not take "
+                f"({str(error).splitlines()[0]})"
+            ) from None
         text = given["text_replacement_offsets"][0][0]["replacement"]
         left_out = (*TEXT, *TYPES, "text_replacement_offsets")
         return Shown(text, {key: value for key, value in given.items() if key not in left_out})

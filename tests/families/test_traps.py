@@ -8,9 +8,11 @@ from unittest.mock import Mock
 import pytest
 import torch
 from helpers import MODEL, RECORDED, TRAIN, refused, run, write_json
+from PIL import Image
 from transformers import AutoTokenizer
 
 from safeeraser import model as vlm
+from safeeraser.benchmark.files import read_json
 from safeeraser.errors import BadInput
 
 from .recorded import FAMILIES, Recorded, answers, logits, nlls, picture, start_of
@@ -199,6 +201,24 @@ def test_a_picture_that_is_too_long_is_refused(family):
     assert inside < start_of(row["labels"])
     with pytest.raises(BadInput, match=f"max_length.*{inside}|{inside}.*max_length"):
         family.encode(row, max_length=inside)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+def test_a_picture_of_a_shape_that_the_processor_refuses_is_told_by_its_place(tmp_path, name):
+    family = Recorded(name)
+    data = with_question(tmp_path, "What is it?")
+    records = json.loads(data.read_text(encoding="utf-8"))
+    Image.new("RGB", (2010, 10)).save(tmp_path / "narrow.png")
+    write_json(data, [records[0] | {"image_path": str(tmp_path / "narrow.png")}, records[1]])
+    words = ("recipe=corrected", f"model_path={family.path}", f"data_path={data}", f"save_dir={tmp_path / 'run'}")
+    line = refused(tmp_path, "forget", *words, says="2010 x 10 pixels", before="loading")
+    assert "record 0, " in line
+    out = tmp_path / "p.json"
+    given = ("--model_path", family.path, "--eval_file", data, "--output_file", out, "--max_new_tokens", "1")
+    done = run("ckpt_infer", *given, "--only", "forget")
+    assert done.returncode == 3 and f"{tmp_path / 'narrow.png'}: a picture of 2010 x 10 pixels" in done.stderr
+    first, second = ([pair["model_response1"] for pair in record["unsafe_pairs"]] for record in read_json(out))
+    assert first == [None] * 4 and None not in second
 
 
 # A picture's tokens are read as runs.
