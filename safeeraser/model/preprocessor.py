@@ -28,7 +28,9 @@ log = logging.getLogger(__name__)
 TEXT = ("input_ids", "attention_mask")
 TYPES = ("mm_token_type_ids", "token_type_ids")  # which tokens are a picture's: 0 for text, 1 for pictures
 SHAPES = ((64, 64), (512, 128), (128, 512), (1024, 1024))  # a processor that treats these alike treats all so
-SIZES = 512  # of pictures, whose places in the text are remembered
+# Of pictures, whose places in the text are remembered: some 10 kB each, and to prepare a blank picture for one takes up
+# to half a second (SmolVLM), at the start of a run, which goes through all pictures more than once.
+SIZES = 4096
 
 
 @dataclass(frozen=True)
