@@ -117,9 +117,9 @@ def find_faults(
 ) -> dict[Path, str]:
     """The pictures that cannot be decoded, or are of a shape that the model does not take, with the reason."""
     faults = unreadable(pictures, data_path, shown=shown)
-    for picture in pictures if prepared else ():
+    for picture in pictures:
         try:
-            if picture not in faults:
+            if prepared and picture not in faults:
                 prepared.place(partial(picture_size, picture))
         except BadInput as error:
             faults[picture] = f"{picture}: {error}"

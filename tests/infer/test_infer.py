@@ -192,7 +192,10 @@ def test_an_output_that_exists_is_refused_unless_overwritten(tmp_path):
         ),
         (["--checkpoint_path", "nowhere"], "nowhere: no adapter there"),
         (["--model_path", "nowhere"], "model_path nowhere: no model in this folder"),
-        (["--model_path", "{adapter}"], "adapter: holds an adapter, not a model; --checkpoint_path (or init_adapter=) "),
+        (
+            ["--model_path", "{adapter}"],
+            "adapter: holds an adapter, not a model; --checkpoint_path (or init_adapter=) ",
+        ),
         (["--eval_file", "nowhere.json"], "nowhere.json: no such file; put the benchmark there"),
         (["--batch_size", 0], "argument --batch_size: must be a whole number of at least 1"),
         (["--batch_size", "many"], "argument --batch_size: must be a whole number of at least 1"),
