@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from helpers import MODEL, record, refused, run, write_dataset, write_json
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
@@ -94,6 +95,17 @@ def test_another_picture_processor_is_refused(folder, changes, says):
     with pytest.raises(BadInput) as error:
         models.load_preprocessor(str(folder))
     assert str(error.value).startswith(f"model_path {folder}: {says}")
+
+
+@pytest.mark.parametrize("kind", [None, "CLIPFeatureExtractor", "CLIPImageProcessorFast"])
+def test_the_picture_processor_is_the_releases_whichever_word_a_folder_has_for_it(folder, kind):
+    """Without one transformers would choose a LLaVA of later days, which pads; an older one it does not know."""
+    file, picture = folder / "preprocessor_config.json", Image.linear_gradient("L").resize((90, 50)).convert("RGB")
+    expected = models.load_preprocessor(str(MODEL)).show(picture).inputs["pixel_values"]
+    given = json.loads(file.read_text())
+    del given["image_processor_type"]
+    write_json(file, given | ({"image_processor_type": kind} if kind else {}))
+    assert models.load_preprocessor(str(folder)).show(picture).inputs["pixel_values"].equal(expected)
 
 
 def test_weights_that_lack_a_tensor_are_refused(folder):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from torch import Tensor
-from transformers import LlavaConfig, LlavaProcessor, PreTrainedModel
+from transformers import CLIPImageProcessorPil, LlavaConfig, LlavaProcessor, PreTrainedModel
 
 from safeeraser.benchmark.conversation import CHAT_TEMPLATE, IMAGE, SYSTEM_TEXTS, prompt
 from safeeraser.benchmark.files import read_object, write_json
@@ -73,14 +73,20 @@ def processor_numbers(config: LlavaConfig) -> dict[str, Any]:
     }
 
 
+def picture_processor(model_path: str) -> CLIPImageProcessorPil:
+    """The one that the release prepares pictures with, by name: a folder need not tell it, or may by an older word, and
+    what transformers would then choose is another. Raises `BadInput` where the folder tells another."""
+    told = CLIPImageProcessorPil.get_image_processor_dict(model_path)[0].get("image_processor_type") or "CLIP"
+    if not told.startswith("CLIP"):
+        raise BadInput(f"model_path {model_path}: its picture processor is '{told}', not CLIP's; {ONE_FORM}")
+    return CLIPImageProcessorPil.from_pretrained(model_path)
+
+
 def check_pictures(prepared: "Preprocessor", config: LlavaConfig, model_path: str) -> None:
-    """Raises `BadInput` for a tokenizer, a picture processor or a chat template that is not LLaVA-1.5's."""
+    """Raises `BadInput` for a tokenizer, pictures or a chat template that are not LLaVA-1.5's."""
     tokenizer, pictures = prepared.tokenizer, prepared.processor.image_processor
     if tokenizer.convert_tokens_to_ids(IMAGE) != config.image_token_id:
         raise BadInput(f"model_path {model_path}: needs a fast tokenizer that has the token '{IMAGE}'")
-    kind = type(pictures).__name__.removesuffix("Pil")
-    if not kind.startswith("CLIP"):
-        raise BadInput(f"model_path {model_path}: its picture processor is '{kind}', not CLIP's; {ONE_FORM}")
     template = prepared.processor.chat_template or tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default")

@@ -4,7 +4,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +29,7 @@ from transformers.utils.logging import disable_progress_bar
 from safeeraser.benchmark.family import Family, page_for, page_of_type
 from safeeraser.benchmark.files import ADAPTER_FILES
 from safeeraser.errors import BadInput
-from safeeraser.model.llava import check_form, check_pictures, processor_numbers
+from safeeraser.model.llava import check_form, check_pictures, picture_processor, processor_numbers
 from safeeraser.model.preprocessor import Preprocessor
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,10 @@ def load_preprocessor(model_path: str) -> Preprocessor:
     config = load_config(model_path)
     family = family_of(model_path)
     try:
-        processor = _load_processor(model_path, config, processor_numbers(config) if family.chat else {})
+        # On Pillow, whatever is installed: so the pixels are the same everywhere.
+        find = picture_processor if family.chat else partial(AutoImageProcessor.from_pretrained, backend="pil")
+        numbers = processor_numbers(config) if family.chat else {}
+        processor = _load_processor(model_path, config, find(model_path), numbers)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BadInput(f"model_path {model_path}: no tokenizer or no picture processor ({reason})") from None
@@ -132,15 +135,11 @@ def load_preprocessor(model_path: str) -> Preprocessor:
     return prepared
 
 
-def _load_processor(model_path: str, config: Any, numbers: Mapping[str, Any]) -> ProcessorMixin:
-    """transformers' processor for the model, with its pictures prepared by Pillow whatever is installed: so the pixels
-    are the same everywhere. Some have a part for films as well; they are loaded without."""
+def _load_processor(model_path: str, config: Any, pictures: Any, numbers: Mapping[str, Any]) -> ProcessorMixin:
+    """transformers' processor for the model. Some have a part for films; they are loaded without."""
     kind: Any = PROCESSOR_MAPPING[type(config)]
     told = kind.get_processor_dict(model_path)[0] | numbers
-    parts = [
-        AutoImageProcessor.from_pretrained(model_path, backend="pil"),
-        AutoTokenizer.from_pretrained(model_path),
-    ]
+    parts = [pictures, AutoTokenizer.from_pretrained(model_path)]
     if FILMS not in kind.get_attributes():
         return kind.from_args_and_dict(parts, told)
     _note_stills(kind.__name__)
