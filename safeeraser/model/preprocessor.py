@@ -25,6 +25,7 @@ from safeeraser.errors import BadInput
 
 log = logging.getLogger(__name__)
 
+ANSWER = "\ue000"  # stands for one where a template is asked what it writes: a letter that none has of its own
 TEXT = ("input_ids", "attention_mask")
 TYPES = ("mm_token_type_ids", "token_type_ids")  # which tokens are a picture's: 0 for text, 1 for pictures
 SHAPES = ((64, 64), (512, 128), (128, 512), (1024, 1024))  # a processor that treats these alike treats all so
@@ -201,7 +202,7 @@ class Preprocessor:
     @cached_property
     def _behind(self) -> str:
         """What the template writes behind an answer."""
-        return self._written("Q", "A", "user", False).rpartition("A")[2]
+        return self._written("Q", ANSWER, "user", False).rpartition(ANSWER)[2]
 
     def _written(self, question: str, answer: str | None, who: str, pictured: bool) -> str:
         asked = [{"type": "image"}] * pictured + [{"type": "text", "text": question}]

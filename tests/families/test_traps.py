@@ -15,7 +15,7 @@ from safeeraser import model as vlm
 from safeeraser.benchmark.files import read_json
 from safeeraser.errors import BadInput
 
-from .recorded import FAMILIES, Recorded, answers, logits, nlls, picture, start_of
+from .recorded import FAMILIES, IGNORE, Recorded, answers, logits, nlls, picture, start_of
 
 # What stands for the picture in a text, as each processor counts it.
 PLACEHOLDERS = {
@@ -219,6 +219,20 @@ def test_a_picture_of_a_shape_that_the_processor_refuses_is_told_by_its_place(tm
     assert done.returncode == 3 and f"{tmp_path / 'narrow.png'}: a picture of 2010 x 10 pixels" in done.stderr
     first, second = ([pair["model_response1"] for pair in record["unsafe_pairs"]] for record in read_json(out))
     assert first == [None] * 4 and None not in second
+
+
+# What stands behind an answer is left out, whatever letters it has.
+
+
+def test_what_a_template_writes_behind_an_answer_is_no_target():
+    prepared = vlm.load_preprocessor(Recorded("qwen3_vl").path)
+    prepared.processor.chat_template = (
+        "{% for message in messages %}[{{ message['role'] }}]"
+        "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+        "<|END OF AN ANSWER|>{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    row = prepared.encode(vlm.Turn(None, "What is it?", "A picture."))
+    assert prepared.tokenizer.decode([label for label in row.labels if label != IGNORE]) == "A picture."
 
 
 # A picture's tokens are read as runs.
