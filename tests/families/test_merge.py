@@ -1,13 +1,16 @@
 """Merged folders of eight families: they hold what their base's hold, load by plain transformers, and answer letter by
 letter as adapter and base together."""
 
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from helpers import RECORDED, TRAIN, refused, run, write_json
+from helpers import RECORDED, ROOT, TRAIN, refused, run, write_json
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, GenerationConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from safeeraser import model as vlm
 from safeeraser.benchmark.files import read_json
@@ -30,6 +33,15 @@ def merged(family, tmp_path_factory):
     out = tmp_path_factory.mktemp(family.name) / "merged"
     command("merge", family.adapter, out, "--model_path", family.path)
     return out
+
+
+def test_the_families_whose_processor_wants_torchvision_are_told(family):
+    """Plain `AutoProcessor` loads the part for films too; a user of a merged folder is told by docs/models.md."""
+    text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    named = re.search(r"wants torchvision for (.*?), merged or not", text, re.DOTALL)[1]
+    kind = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(family.path))]
+    model_type = read_json(Path(family.path) / CONFIG)["model_type"]
+    assert ("video_processor" in kind.get_attributes()) == (f"`{model_type}`" in named)
 
 
 def based_on(name: str, folder):
