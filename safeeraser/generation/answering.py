@@ -67,7 +67,7 @@ class Answering(ABC):
 
     def fits(self, prompt: Sequence[int]) -> bool:
         """Whether the model can tell the places of a prompt's tokens, and of one more."""
-        return self.context is None or len(prompt) < self.context
+        return len(prompt) < self.context
 
     def unread(self, prompts: Sequence[list[int]]) -> list[tuple[int, str | None]]:
         """The outcome of the prompts that do not fit."""

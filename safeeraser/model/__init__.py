@@ -41,8 +41,8 @@ from safeeraser.model.merge import base_of, merge, write_model
 from safeeraser.model.preprocessor import Preprocessor, Row, Shown, Turn
 from safeeraser.model.rounding import ROUNDINGS, round_weights
 from safeeraser.model.states import language_layers, logits_and_states, up_to
-from safeeraser.model.vision import Seen, features_of, picture_bytes, see
-from safeeraser.model.vlm import VLM, logits, look, picture_by_numbers, positions
+from safeeraser.model.vision import Seen, features_of, look, picture_by_numbers, picture_bytes, see
+from safeeraser.model.vlm import VLM, logits, positions
 
 __all__ = [
     "DTYPES",

@@ -1,13 +1,14 @@
 """What a model's vision makes of pictures, to be taken in the place of their pixels, and the memory it takes for it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 if TYPE_CHECKING:
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 
 SPARE_LAYERS = 8  # of a vision tower's states: what a layer at work takes, counted in states
 PIXELS = "pixel_"  # how the names of the inputs begin that only the vision reads
+
+# Tokens of a picture in the families whose pictures all are one square, whatever their shape, by a model's numbers.
+SQUARE: dict[str, Callable[[Any], int]] = {
+    "llava": lambda config: (config.vision_config.image_size // config.vision_config.patch_size) ** 2,
+    "gemma3": lambda config: config.mm_tokens_per_image,
+}
 
 
 @dataclass(frozen=True)
@@ -50,18 +57,30 @@ def picture_bytes(config: Any, inputs: Mapping[str, Tensor], width: int) -> floa
     return patches * _first(vision, "hidden_size", "embed_dim") * (layers + SPARE_LAYERS) * width
 
 
+def picture_by_numbers(config: PreTrainedConfig) -> tuple[int, dict[str, Tensor]] | None:
+    """How many tokens a picture takes, and what the model is given for it; None where not a model's numbers tell that,
+    but only what prepares its input."""
+    if config.model_type not in SQUARE:
+        return None
+    side = config.vision_config.image_size
+    return SQUARE[config.model_type](config), {"pixel_values": torch.zeros(1, 3, side, side)}
+
+
 def _first(config: Any, *names: str) -> int:
     """A number by the first of the names under which families keep it."""
     return next(getattr(config, name) for name in names if hasattr(config, name))
+
+
+def look(model: Any, pictures: Mapping[str, Tensor]) -> Any:
+    """What a model's vision makes of pictures, `Preprocessor.lay_out` of some, and projects, run alone."""
+    return model.get_image_features(**pictures, return_dict=True)
 
 
 def see(vlm: "VLM", inputs: dict[str, Tensor]) -> Seen:
     """A picture, by what the preprocessor makes of it, as the model sees it."""
     if "mm_encoder_outputs" not in signature(vlm.bare.forward).parameters:
         return Seen(inputs)
-    look = vlm.bare.base_model.get_image_features
-    wanted = {key: value for key, value in vlm.place(inputs).items() if key in signature(look).parameters}
-    output = look(**wanted, return_dict=True)
+    output = look(vlm.bare, vlm.place(inputs))
     if getattr(output, "deepstack_features", None) is not None:
         return Seen(inputs)
     return Seen({key: value for key, value in inputs.items() if not key.startswith(PIXELS)}, output.pooler_output)

@@ -1,13 +1,12 @@
 """A loaded vision-language model: it encodes turns, joins rows, and gives logits where they are read."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 
 from safeeraser.benchmark.family import Family
 from safeeraser.model.loading import load_model, load_preprocessor
@@ -76,27 +75,6 @@ def logits(model: nn.Module, batch: Mapping[str, Tensor], read: Tensor, head: nn
     head = head or model.get_output_embeddings()
     with head.register_forward_pre_hook(lambda _, shown: shown[0].flatten(0, 1).index_select(0, read)):
         return model(**batch, use_cache=False).logits
-
-
-def look(model: nn.Module, pictures: Mapping[str, Tensor]) -> None:
-    """Run what of the model sees pictures, `Preprocessor.lay_out` of some, and projects them, alone."""
-    model.get_image_features(**pictures)
-
-
-# Tokens of a picture in the families whose pictures all are one square, whatever their shape, by a model's numbers.
-SQUARE: dict[str, Callable[[Any], int]] = {
-    "llava": lambda config: (config.vision_config.image_size // config.vision_config.patch_size) ** 2,
-    "gemma3": lambda config: config.mm_tokens_per_image,
-}
-
-
-def picture_by_numbers(config: PreTrainedConfig) -> tuple[int, dict[str, Tensor]] | None:
-    """How many tokens a picture takes, and what the model is given for it; None where not a model's numbers tell that,
-    but only what prepares its input."""
-    if config.model_type not in SQUARE:
-        return None
-    side = config.vision_config.image_size
-    return SQUARE[config.model_type](config), {"pixel_values": torch.zeros(1, 3, side, side)}
 
 
 def positions(model: nn.Module, ids: Tensor, mask: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
