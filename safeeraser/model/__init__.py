@@ -14,18 +14,16 @@ from safeeraser.model.adapters import (
     convert,
     freeze_above,
     freeze_unseen,
-    from_release,
     load_adapted,
     load_adapter,
     lora_config,
     read_adapter,
-    to_release,
     trained_parameters,
     unfreeze,
 )
 from safeeraser.model.fingerprint import fingerprint
 from safeeraser.model.lineage import check_base, merged_into, parents
-from safeeraser.model.llava import write_released_form
+from safeeraser.model.llava import from_release, to_release, write_released_form
 from safeeraser.model.loading import (
     DTYPES,
     check_family,

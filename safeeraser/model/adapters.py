@@ -1,13 +1,7 @@
 """Adapters: attaching LoRA and the trained projector, and the two forms in which adapters are stored.
 
 An adapter is an ordinary PEFT folder. The release's `checkpoint.pt` (a dict, name -> fp16 tensor) holds a LLaVA-1.5's
-parameters under the names that transformers 4 gave to LLaVA's modules:
-
-    release  base_model.model.language_model.model.layers.0.self_attn.q_proj.lora_A.default.weight
-    here     base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight
-
-    release  base_model.model.vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight
-    here     base_model.model.model.vision_tower.encoder.layers.0.mlp.fc1.weight
+parameters under names of its own (model/llava.py).
 """
 
 import logging
@@ -32,17 +26,12 @@ from safeeraser.benchmark.family import Family, page_of_type
 from safeeraser.benchmark.files import RUN_FILE, adapter_file, home, read_object, write_whole, write_whole_folder
 from safeeraser.benchmark.release import RELEASED_TYPE
 from safeeraser.errors import BadInput, nearest
+from safeeraser.model.llava import RENAMED, from_release, to_release
 
 log = logging.getLogger(__name__)
 
 # Where part of a DoRA is asked for, its layers are merged one by one before PEFT merges the whole.
 warnings.filterwarnings("ignore", message="All adapters are already merged")
-
-RENAMED = (  # (release, here), for parameter names
-    ("base_model.model.language_model.model.", "base_model.model.model.language_model."),
-    ("base_model.model.multi_modal_projector.", "base_model.model.model.multi_modal_projector."),
-    ("base_model.model.vision_tower.vision_model.", "base_model.model.model.vision_tower."),
-)
 
 
 def lora_config(
@@ -168,20 +157,6 @@ def trained_parameters(model: nn.Module, family: Family) -> dict[str, int]:
             group = family.part_of(name).replace("head", "language_model")
             groups[group] = groups.get(group, 0) + parameter.numel()
     return groups
-
-
-def from_release(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the release's parameters to PEFT's; names that are PEFT's already stay."""
-    return {_rename(name.replace(".default.", "."), RENAMED): tensor for name, tensor in tensors.items()}
-
-
-def to_release(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename PEFT's parameters to the release's."""
-    back = tuple((here, release) for release, here in RENAMED)
-    return {
-        _rename(name, back).replace(".lora_A.", ".lora_A.default.").replace(".lora_B.", ".lora_B.default."): tensor
-        for name, tensor in tensors.items()
-    }
 
 
 def read_adapter(path: str | Path) -> dict[str, Tensor]:
@@ -351,10 +326,3 @@ def convert(source: Path, target: Path, *, alpha: float = 256, model_path: str |
             (folder / "adapter_model.safetensors").write_bytes(save(tensors))
             if (source / RUN_FILE).is_file():
                 shutil.copy(source / RUN_FILE, folder)
-
-
-def _rename(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
-    for old, new in pairs:
-        if name.startswith(old):
-            return new + name[len(old) :]
-    return name

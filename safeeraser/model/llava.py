@@ -1,5 +1,14 @@
-"""LLaVA-1.5 as the release has it: what a folder must hold for the release's wording and counts to be right."""
+"""LLaVA-1.5 as the release has it: what a folder must hold for the release's wording and counts to be right, and the
+release's names of parameters, which are those that transformers 4 gave to LLaVA's modules:
 
+    release  base_model.model.language_model.model.layers.0.self_attn.q_proj.lora_A.default.weight
+    here     base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight
+
+    release  base_model.model.vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight
+    here     base_model.model.model.vision_tower.encoder.layers.0.mlp.fc1.weight
+"""
+
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from textwrap import shorten
@@ -23,6 +32,11 @@ HUB_NAMES = {
     "model.multi_modal_projector.": "multi_modal_projector.",
     "lm_head.": "language_model.lm_head.",
 }
+RENAMED = (  # (release, here), for parameter names
+    ("base_model.model.language_model.model.", "base_model.model.model.language_model."),
+    ("base_model.model.multi_modal_projector.", "base_model.model.model.multi_modal_projector."),
+    ("base_model.model.vision_tower.vision_model.", "base_model.model.model.vision_tower."),
+)
 # In a tokenizer's file. In this order: the second key is a first one too.
 OLDER_KEYS = {
     "extra_special_tokens": "additional_special_tokens",
@@ -154,3 +168,24 @@ def _in_older_words(folder: Path, inputs: list[str]) -> None:
     told["text_config"]["rope_theta"] = scaling.pop("rope_theta")
     told["text_config"]["rope_scaling"] = None if scaling["rope_type"] == "default" else scaling
     write_json(file, told | {"torch_dtype": told["dtype"]})
+
+
+def from_release(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the release's parameters to PEFT's; names that are PEFT's already stay."""
+    return {_rename(name.replace(".default.", "."), RENAMED): tensor for name, tensor in tensors.items()}
+
+
+def to_release(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename PEFT's parameters to the release's."""
+    back = tuple((here, release) for release, here in RENAMED)
+    return {
+        _rename(name, back).replace(".lora_A.", ".lora_A.default.").replace(".lora_B.", ".lora_B.default."): tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _rename(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
+    for old, new in pairs:
+        if name.startswith(old):
+            return new + name[len(old) :]
+    return name
