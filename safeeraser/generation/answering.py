@@ -5,12 +5,13 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from PIL import Image
 from torch import Tensor
 
-from safeeraser.benchmark.pictures import open_picture
+from safeeraser.benchmark.pictures import open_picture, picture_size
 from safeeraser.generation.sampling import Generation, request_seed
 from safeeraser.model import VLM, Turn
 
@@ -59,11 +60,15 @@ class Answering(ABC):
 
     def prompts(self, asked: Sequence[Asked]) -> list[list[int]]:
         """The token ids of each question's prompt, the picture's included."""
-        place = functools.cache(lambda picture: self.vlm.preprocessor.place(lambda: self.show(picture).size))
+        place = functools.cache(lambda picture: self.vlm.preprocessor.place(lambda: self._size(picture)))
         encode = functools.cache(
             lambda question, stands: self.vlm.preprocessor.encode_text(Turn(None, question), stands).input_ids
         )
         return [encode(one.question, place(one.picture) if one.picture is not None else None) for one in asked]
+
+    def _size(self, picture: Any) -> tuple[int, int]:
+        # A file's header tells it; what is made of a file must be made for it.
+        return picture_size(picture) if isinstance(picture, Path) else self.show(picture).size
 
     def fits(self, prompt: Sequence[int]) -> bool:
         """Whether the model can tell the places of a prompt's tokens, and of one more."""
