@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -47,9 +45,7 @@ class PlanDataset(Dataset):
     ) -> None:
         self.plan, self.items, self.refusals = plan, items, refusals
         self.preprocessor, self.recipe, self.max_length = preprocessor, recipe, max_length
-        example = preprocessor.show(Image.new("RGB", (336, 336)))
-        size = sum(tensor.nbytes for tensor in example.inputs.values())
-        self._shown = lru_cache(max(1, PICTURES_KEPT // size))(self._show)
+        self._kept: dict[Path, Shown] = {}  # the last that were looked at, by and by
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A loading process that is spawned is sent what this was made of, and keeps pictures of its own.
@@ -102,8 +98,13 @@ class PlanDataset(Dataset):
             )
         return row
 
-    def _show(self, picture: Path) -> Shown:
-        return self.preprocessor.show(open_picture(picture))
+    def _shown(self, picture: Path) -> Shown:
+        shown = self._kept.pop(picture, None) or self.preprocessor.show(open_picture(picture))
+        self._kept[picture] = shown
+        # By their bytes, since pictures of some families are as large as they come.
+        while sum(tensor.nbytes for each in self._kept.values() for tensor in each.inputs.values()) > PICTURES_KEPT:
+            del self._kept[next(iter(self._kept))]
+        return shown
 
 
 class Collator:

@@ -1,5 +1,7 @@
 """From records to tensors: views, what each switch of the recipe changes, and the masks that the terms read through."""
 
+import importlib
+
 import pytest
 import torch
 from helpers import MODEL, plan_dataset, record, settings, write_dataset
@@ -287,3 +289,18 @@ def test_max_length_shortens_answers_and_names_an_item_without_room(data_path):
     with pytest.raises(BadInput) as error:
         dataset(data_path, "forget_loss=ga", f"max_length={prompt_length}")
     assert str(error.value).startswith(f"{data_path}: record 0, unsafe_pairs.0.model_response: a prompt of")
+
+
+def test_pictures_are_kept_by_their_bytes(data_path, monkeypatch):
+    built = dataset(data_path)
+    paths = list(dict.fromkeys(item.picture for item in built.items["refusal"]))[:3]
+    looks, show = [], built.preprocessor.show
+    monkeypatch.setattr(built.preprocessor, "show", lambda picture: looks.append(picture) or show(picture))
+    one = sum(tensor.nbytes for tensor in built._shown(paths[0]).inputs.values())
+    module = importlib.import_module("safeeraser.unlearn.batch")
+    monkeypatch.setattr(module, "PICTURES_KEPT", 2 * one)
+    for number in (0, 1, 0, 2, 0, 1):  # 1 had to go for 2, as the one that was looked at longest ago
+        built._shown(paths[number])
+    assert len(looks) == 1 + 3
+    monkeypatch.setattr(module, "PICTURES_KEPT", one - 1)
+    assert built._shown(paths[0]).inputs and not built._kept, "one that is larger than all that may be kept"
