@@ -65,7 +65,7 @@ class Engine:
                 clear_device_cache(garbage_collection=True)
 
     def _attempt(self, requests: list[Request]) -> Iterator[list[tuple[Request, str | Unanswered]]]:
-        decoder = DECODERS[self.vlm.family.decoder](self.vlm, self.generation, self.batch_size, show=show)
+        decoder = DECODERS[self.vlm.decoder](self.vlm, self.generation, self.batch_size, show=show)
         for ended in decoder.answer([_asked(each) for each in requests]):
             said = [(requests[number], text) for number, text in ended]
             yield [(each, self._silence(each, decoder) if text is None else text) for each, text in said]

@@ -48,7 +48,7 @@ def rows_that_fit(vlm: VLM, requests: Sequence[Request], new_tokens: int) -> int
         prompt=len(vlm.preprocessor.encode_text(longest, place).input_ids),
         new_tokens=new_tokens,
         # Without beginnings that are shared, each row has its prompt read for itself.
-        asks=asks if DECODERS[vlm.family.decoder].shares_beginnings else 1,
+        asks=asks if DECODERS[vlm.decoder].shares_beginnings else 1,
         pictures=len({request.picture for request in requests}) / len(requests),
         picture=max((picture_bytes(config, each.inputs, width) for each in shown), default=0),
     )

@@ -35,6 +35,14 @@ class VLM:
         """The model itself, without what PEFT wraps around one with an adapter."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
+    @property
+    def decoder(self) -> str:
+        """How it answers: as its page says, but batched wherever it looks back no further than so many places, which
+        gaps count among."""
+        text = self.model.config.get_text_config()
+        window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
+        return "batched" if window and window < self.preprocessor.context else self.family.decoder
+
     @cached_property
     def ends(self) -> set[int]:
         """The tokens with which a response ends."""

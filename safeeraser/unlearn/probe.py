@@ -106,7 +106,7 @@ class Probes(TrainerCallback):
         generation = Generation(greedy=True, max_new_tokens=self.max_new_tokens)
         # Else a tie that two processes break differently would leave one of them waiting for the other.
         vlm = VLM(model, self.preprocessor)
-        decoder = DECODERS[vlm.family.decoder](vlm, generation, batch_size=len(items), agree=broadcast)
+        decoder = DECODERS[vlm.decoder](vlm, generation, batch_size=len(items), agree=broadcast)
         answers = [""] * len(items)
         model.eval()
         try:

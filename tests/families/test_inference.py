@@ -1,5 +1,7 @@
 """Inference on each family: by its page's decoder and by the plain path, in any batch, stopped, shared, attacked."""
 
+import json
+import shutil
 import subprocess
 import sys
 import time
@@ -53,7 +55,8 @@ def vlm_of(family):
 
 
 def test_sampled_in_any_batch_and_order(family, mixed):
-    vlm, kind = vlm_of(family), DECODERS[family.preprocessor.family.decoder]
+    vlm = vlm_of(family)
+    kind = DECODERS[vlm.decoder]
     generation = Generation(max_new_tokens=10)
     alone = answered(kind, vlm, generation, 1, mixed)
     assert None not in alone.values() and len(set(alone.values())) > len(alone) / 2
@@ -69,9 +72,27 @@ def test_the_plain_path_answers_letter_by_letter(family):
     assert found == {str(number): row["response"] for number, row in enumerate(family.rows)}
 
 
+def test_where_a_window_slides_the_rows_of_a_batch_begin_together(tmp_path):
+    """Whatever the family's page says of its other models: gaps would count among the places of the window."""
+    folder = shutil.copytree(Recorded("llava_next").path, tmp_path / "model")
+    told = json.loads((folder / "config.json").read_text())
+    told["text_config"]["sliding_window"] = 48
+    (folder / "config.json").write_text(json.dumps(told))
+    vlm = models.VLM.load(str(folder), torch.float32)
+    vlm.model.eval()
+    assert (vlm.family.decoder, vlm.decoder) == ("continuous", "batched")
+    rows = Recorded("llava_next").rows[:12]
+    asked = [Asked(row["picture"], row["question"], str(number)) for number, row in enumerate(rows)]
+    generation = Generation(greedy=True, max_new_tokens=24)
+    alone = answered(DECODERS["continuous"], vlm, generation, 1, asked)
+    assert alone != {str(number): row["response"] for number, row in enumerate(rows)}, "the window makes a difference"
+    assert answered(DECODERS[vlm.decoder], vlm, generation, 6, asked) == alone
+
+
 def test_a_picture_is_encoded_once_for_all_its_questions(family, mixed):
     """By either path, and in the plain one over several batches; but where features go into the layers' depth too."""
-    vlm, kind = vlm_of(family), DECODERS[family.preprocessor.family.decoder]
+    vlm = vlm_of(family)
+    kind = DECODERS[vlm.decoder]
     shown = [one for one in mixed if one.picture]
     with_depth = "deepstack_visual_indexes" in family.config["vision_config"]
     for how in {kind, Batched} - ({Batched} if with_depth else set()):
