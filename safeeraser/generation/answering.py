@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from PIL import Image
@@ -34,6 +33,7 @@ class Answering(ABC):
         agree: what makes of the tokens just drawn, (rows,), those that all processes go on with, where several share
             the model's weights and must therefore take every step together.
         show: opens a picture, in RGB.
+        size: tells its width and height, sooner perhaps.
     """
 
     shares_beginnings: ClassVar[bool]  # whether what questions on a picture have in common is read once
@@ -45,9 +45,11 @@ class Answering(ABC):
         batch_size: int,
         agree: Callable[[Tensor], Tensor] = lambda tokens: tokens,
         show: Callable[[Any], Image.Image] = open_picture,
+        size: Callable[[Any], tuple[int, int]] = picture_size,
     ) -> None:
         self.vlm, self.model, self.tokenizer = vlm, vlm.model, vlm.preprocessor.tokenizer
         self.generation, self.batch_size, self.agree, self.show = generation, batch_size, agree, show
+        self.size = size
         self.context, self.ends = vlm.preprocessor.context, vlm.ends
 
     @abstractmethod
@@ -60,15 +62,11 @@ class Answering(ABC):
 
     def prompts(self, asked: Sequence[Asked]) -> list[list[int]]:
         """The token ids of each question's prompt, the picture's included."""
-        place = functools.cache(lambda picture: self.vlm.preprocessor.place(lambda: self._size(picture)))
+        place = functools.cache(lambda picture: self.vlm.preprocessor.place(lambda: self.size(picture)))
         encode = functools.cache(
             lambda question, stands: self.vlm.preprocessor.encode_text(Turn(None, question), stands).input_ids
         )
         return [encode(one.question, place(one.picture) if one.picture is not None else None) for one in asked]
-
-    def _size(self, picture: Any) -> tuple[int, int]:
-        # A file's header tells it; what is made of a file must be made for it.
-        return picture_size(picture) if isinstance(picture, Path) else self.show(picture).size
 
     def fits(self, prompt: Sequence[int]) -> bool:
         """Whether the model can tell the places of a prompt's tokens, and of one more."""

@@ -9,7 +9,7 @@ from safeeraser.errors import BadInput
 from safeeraser.generation import DECODERS, Answering, Asked
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer.memory import out_of_memory, rows_that_fit
-from safeeraser.infer.requests import Request, Unanswered, show
+from safeeraser.infer.requests import Request, Unanswered, show, size_of
 from safeeraser.model import VLM
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Engine:
                 clear_device_cache(garbage_collection=True)
 
     def _attempt(self, requests: list[Request]) -> Iterator[list[tuple[Request, str | Unanswered]]]:
-        decoder = DECODERS[self.vlm.decoder](self.vlm, self.generation, self.batch_size, show=show)
+        decoder = DECODERS[self.vlm.decoder](self.vlm, self.generation, self.batch_size, show=show, size=size_of)
         for ended in decoder.answer([_asked(each) for each in requests]):
             said = [(requests[number], text) for number, text in ended]
             yield [(each, self._silence(each, decoder) if text is None else text) for each, text in said]

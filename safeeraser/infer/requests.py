@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from safeeraser.benchmark.pictures import find_picture, open_picture
+from safeeraser.benchmark.pictures import find_picture, open_picture, picture_size
 from safeeraser.benchmark.records import UNHARM, DataFile
 from safeeraser.benchmark.responses import ASKED, RELEASED
 from safeeraser.errors import BadInput
@@ -157,6 +157,11 @@ def swap_partner(data: DataFile, index: int) -> int:
 def show(picture: Path | Attacked) -> Image.Image:
     """The picture in RGB as the model is shown it. Raises `BadInput` if its file cannot be decoded."""
     return picture.open() if isinstance(picture, Attacked) else open_picture(picture)
+
+
+def size_of(picture: Path | Attacked) -> tuple[int, int]:
+    """Width and height of what `show` gives: of a file as its header says, of what is made of one by making it."""
+    return picture.open().size if isinstance(picture, Attacked) else picture_size(picture)
 
 
 def pictures_of(requests: list[Request]) -> list[Path]:

@@ -24,7 +24,7 @@ from safeeraser.generation.decoder import Asked, Decoder
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer.checkpoint import load_merged
 from safeeraser.infer.engine import Engine
-from safeeraser.infer.requests import build_requests, show
+from safeeraser.infer.requests import build_requests
 from safeeraser.processes import Processes
 from safeeraser.selftest.material import Bench
 from safeeraser.selftest.precision import release
@@ -153,7 +153,7 @@ def answering(bench: Bench, device: torch.device) -> tuple[float, float]:
     text = model.config.text_config
     state = 2 * text.num_hidden_layers * text.hidden_size * model.dtype.itemsize  # keys and values of a token
     asked = [Asked(requests[0].picture, requests[0].question)]
-    prompt = len(Decoder(vlm, engine.generation, 1, show=show).prompts(asked)[0])
+    prompt = len(Decoder(vlm, engine.generation, 1).prompts(asked)[0])
     language = sum(w.nbytes for name, w in model.named_parameters() if ".layers." in name and ".language_" in name)
     each = language + model.lm_head.weight.nbytes + len(requests) * (prompt + TOKENS / 2) * state
     return len(requests) * TOKENS / taken, TOKENS * each / taken

@@ -46,8 +46,12 @@ def mixed():
 
 def answered(kind, vlm, generation, size, asked):
     """The responses by their questions' keys."""
-    given = kind(vlm, generation, size, show=picture).answer(asked)
+    given = kind(vlm, generation, size, show=picture, size=size_of).answer(asked)
     return {asked[number].key: text for ended in given for number, text in ended}
+
+
+def size_of(path):
+    return picture(path).size
 
 
 def vlm_of(family):
@@ -110,7 +114,7 @@ def test_the_plain_path_knows_what_cannot_be_answered(family, mixed, monkeypatch
     """A prompt that fills the context, and an output that is not finite."""
     vlm, generation = vlm_of(family), Generation(max_new_tokens=3)
     plain = answered(Batched, vlm, generation, 8, mixed)
-    prompts = Batched(vlm, generation, 1, show=picture).prompts(mixed)
+    prompts = Batched(vlm, generation, 1, show=picture, size=size_of).prompts(mixed)
     lengths = {one.key: len(prompt) for one, prompt in zip(mixed, prompts, strict=True)}
     monkeypatch.setattr(vlm.preprocessor, "context", max(lengths.values()))
     unread = {key: None for key, length in lengths.items() if length == max(lengths.values())}
@@ -141,7 +145,7 @@ def test_processes_agree_on_each_token(one, mixed):
     kind = DECODERS[one.preprocessor.family.decoder]
     word = one.preprocessor.tokenizer("Why", add_special_tokens=False)["input_ids"][0]
     agree = lambda tokens: said.append(len(tokens)) or torch.full_like(tokens, word)  # noqa: E731
-    decoder = kind(vlm, Generation(greedy=True, max_new_tokens=3), 4, agree=agree, show=picture)
+    decoder = kind(vlm, Generation(greedy=True, max_new_tokens=3), 4, agree=agree, show=picture, size=size_of)
     texts = {text for ended in decoder.answer(mixed[:4]) for _, text in ended}
     assert texts == {one.preprocessor.tokenizer.decode([word] * 3).strip()} and said == [4] * 3
 
