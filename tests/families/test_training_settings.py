@@ -185,4 +185,4 @@ def test_max_length_counts_a_picture_once_and_shortens_answers_alone(name, tmp_p
     says = f"record 0, unsafe_pairs.0.model_response: a prompt of {kept - 2} tokens leaves no room"
     given = words(family, "forget_loss=ga", f"max_length={kept - 2}", f"save_dir={tmp_path / 'run'}")
     for more in ((), ("dry_run=true",)):
-        refused(tmp_path, "forget", *given, *more, says=says)
+        refused(tmp_path, "forget", *given, *more, says=says, before="note: ")  # on whose answers the data hold
