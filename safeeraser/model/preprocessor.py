@@ -5,7 +5,6 @@ once for each picture what stands for it in the text, and what else the model mu
 row of token ids with its labels, and a batch of tensors that goes into the model as it is.
 """
 
-import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +21,6 @@ from safeeraser.benchmark.conversation import CHAT_TEMPLATE, IGNORE, SYSTEM_TEXT
 from safeeraser.benchmark.conversation import pad as pad_rows
 from safeeraser.benchmark.family import Family
 from safeeraser.errors import BadInput
-
-log = logging.getLogger(__name__)
 
 ANSWER = "\ue000"  # stands for one where a template is asked what it writes: a letter that none has of its own
 TEXT = ("input_ids", "attention_mask")

@@ -99,8 +99,8 @@ def positions(model: nn.Module, ids: Tensor, mask: Tensor, inputs: Mapping[str, 
     Returns:
         Position ids, (rows, tokens) or (3, rows, tokens), and each row's offset, (rows,).
     """
-    tell = next((part.get_rope_index for part in model.modules() if hasattr(part, "get_rope_index")), None)
-    if tell and inputs:
+    parts = model.modules() if inputs else ()
+    if tell := next((part.get_rope_index for part in parts if hasattr(part, "get_rope_index")), None):
         places, offsets = tell(ids, attention_mask=mask, **inputs)
         return places, offsets[:, 0]
     return (mask.cumsum(dim=1) - 1).clamp(min=0), torch.zeros_like(mask[:, 0])
