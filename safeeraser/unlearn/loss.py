@@ -64,11 +64,7 @@ class Loss:
         """
         known = self.parameters.model_fields.keys()
         for name in given.keys() - known:
-            hint = nearest(name, [*known, *beside]).replace("{", "{{").replace("}", "}}")
-            unknown = PydanticCustomError("unknown_parameter", "the loss has no such key; {hint}", {"hint": hint})
-            raise ValidationError.from_exception_data(
-                "Term", [InitErrorDetails(type=unknown, loc=(name,), input=given[name])]
-            )
+            raise unknown_key("the loss", name, given[name], [*known, *beside])
         return self.parameters.model_validate(given).model_dump()
 
     def ready(
@@ -85,6 +81,13 @@ class Loss:
         its = {name: parameters[name] for name in _keywords(self.beforehand)}
         made = self.beforehand(width, seed, **its).to(device)
         return lambda at: self.function(at, made, **chosen)
+
+
+def unknown_key(whose: str, name: str, value: Any, known: Iterable[str]) -> ValidationError:
+    """What tells of a key that something has not, and of the nearest that it has."""
+    told = {"whose": whose, "hint": nearest(name, known).replace("{", "{{").replace("}", "}}")}
+    unknown = PydanticCustomError("unknown_parameter", "{whose} has no such key; {hint}", told)
+    return ValidationError.from_exception_data("Page", [InitErrorDetails(type=unknown, loc=(name,), input=value)])
 
 
 def _keywords(function: Callable[..., Any]) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import TrainerCallback, TrainerControl
 
-from safeeraser.unlearn.masters import own, shared_out, take_up
+from safeeraser.unlearn import kept
+from safeeraser.unlearn.masters import take_up
 from safeeraser.unlearn.methods import Method
 from safeeraser.unlearn.settings import Stop
 
@@ -60,13 +60,12 @@ class Guard(TrainerCallback):
         self.stop, self.method = stop, method
         self.active = stop.not_finite or stop.forget_loss is not None or stop.retain_loss is not None
         self.stopped: dict[str, Any] | None = None
-        self._before: tuple[int, list[Tensor]] = (0, [])
-        self._good: tuple[int, list[Tensor]] = (0, [])
+        self._before: kept.Kept = (0, [])
+        self._good: kept.Kept = (0, [])
 
     def on_step_begin(self, args, state, control, model=None, **kwargs):
         if self.active:
-            copies = _copy([own(parameter) for parameter in _trained(model)], self._before[1])
-            self._before = (state.global_step, copies)
+            self._before = (state.global_step, kept.copies(kept.trained_of(model), self._before[1]))
 
     def judge(self, losses: Mapping[str, float], control: TrainerControl) -> None:
         """Judge the adapter before the current step by the losses that it gave."""
@@ -89,32 +88,13 @@ class Guard(TrainerCallback):
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
         if self.stopped:
-            take_up(_trained(model), self._good[1] or self._before[1])
+            take_up(kept.trained_of(model), self._good[1] or self._before[1])
 
     def save(self, folder: Path, model: nn.Module, process: int) -> None:
         """Keep the last good adapter in a checkpoint, whose own adapter is yet to be judged; each process its part."""
-        if self._good[1] and (process == 0 or shared_out(_trained(model)[0])):
-            folder.mkdir(parents=True, exist_ok=True)
-            torch.save(self._good, folder / _named(process))
+        kept.save(self._good, folder, LAST_GOOD, model, process)
 
     def resume(self, folder: str | Path, process: int) -> None:
         """Take the last good adapter up again from a checkpoint."""
-        files = [Path(folder) / _named(number) for number in (process, 0)]
-        if self.active and (there := [file for file in files if file.is_file()]):
-            self._good = torch.load(there[0], weights_only=True)
-
-
-def _named(process: int) -> str:
-    return f"{process}.{LAST_GOOD}" if process else LAST_GOOD
-
-
-def _trained(model: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-def _copy(tensors: list[Tensor], into: list[Tensor]) -> list[Tensor]:
-    if not into:
-        return [tensor.detach().to("cpu", copy=True) for tensor in tensors]
-    for target, tensor in zip(into, tensors, strict=True):
-        target.copy_(tensor)
-    return into
+        if self.active:
+            self._good = kept.load(folder, LAST_GOOD, process)
