@@ -178,6 +178,7 @@ def train_ours(model: PeftModel, entries: list[list[Viewed]], read: Settings, si
     )
     trainer = UnlearnTrainer(
         method=read.method,
+        step=read.step,
         family=read.family,
         stop=read.stop,
         model=model,

@@ -120,15 +120,25 @@ class Collator:
         `view`: for each term whose loss tells its views apart, which of them each of its positions is in
         `reference`: for each term that needs it, where its rows stand in each of `inputs` (`entries`), and what it
             reads of these alone (`read`)
+        `moved`: where an optimizer step asks for some of the terms alone, the same of these, of the rows that they read
 
     All that depends on lengths is settled here, in numbers and indices: a GPU that were asked for them, by a mask say,
     would have to catch up with the program first.
     """
 
-    def __init__(self, method: Method, preprocessor: Preprocessor) -> None:
+    def __init__(self, method: Method, preprocessor: Preprocessor, moved: Sequence[str] = ()) -> None:
         self.method, self.preprocessor = method, preprocessor
+        some = moved and len(moved) < len(method.terms)  # of all terms the batch itself is asked for
+        self.moved = Collator(method.of_terms(moved), preprocessor) if some else None
 
     def __call__(self, entries: list[list[Viewed]]) -> dict[str, Any]:
+        batch = self._batch(entries)
+        if self.moved:
+            views = self.moved.method.views
+            batch["moved"] = self.moved([[viewed for viewed in entry if viewed.view in views] for entry in entries])
+        return batch
+
+    def _batch(self, entries: list[list[Viewed]]) -> dict[str, Any]:
         terms = self.method.terms
         rows = [viewed.row for entry in entries for viewed in entry]
         item = torch.tensor([number for number, entry in enumerate(entries) for _ in entry])

@@ -73,6 +73,7 @@ def dry_run(settings: Settings, job: Job) -> None:
     unit, size = ("GiB", 2**30) if sum(part.device for part in parts) >= 2**30 else ("MiB", 2**20)
     sizes = {part.name: (part.device / size, part.cpu / size) for part in parts}
     title = f"memory of each process ({job.engine.name}, {str(dtype).removeprefix('torch.')})"
+    cost = settings.step.cost(settings.method, job.schedule.steps)
     show(
         f"Dry run: {settings.method.name}, recipe {settings.recipe.name}, {settings.model_path}",
         table(("data and steps", ""), counts(settings, job, step), "{:,}"),
@@ -82,6 +83,7 @@ def dry_run(settings: Settings, job: Job) -> None:
             f"The weight of {name} follows its loss: {shown_weight(dual.model_dump())}."
             for name, dual in settings.method.duals.items()
         ),
+        *([f"The step {settings.step.name} {cost}."] if cost else []),
         "The memory is an estimate: CUDA and its libraries take about 1 GiB more, and fragmentation some.",
         *([] if step.picture else [WITHOUT_PICTURES]),
         *advice(settings, job.engine, parts, estimate, items=len(job.plan)),

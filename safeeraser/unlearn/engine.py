@@ -169,6 +169,13 @@ def check_engine(engine: Engine, settings: Settings, *, items: int) -> None:
             f"finetune=full: {settings.method.name} compares with the untouched model, which {engine.name} would not "
             "share out; use one GPU, ddp or zero2, or LoRA"
         )
+    if settings.moved_terms and engine.shards_weights:
+        raise BadInput(
+            f"step={settings.step.name}: moves the weights, of which {engine.name} gives each process a part; use one "
+            "GPU, ddp or zero2"
+        )
+    if settings.moved_terms and "float16" in (dtype, DTYPE_OF.get(engine.mixed_precision or "")):
+        raise BadInput(f"step={settings.step.name}: not in float16, where losses are scaled; dtype=bfloat16 needs none")
     if settings.quantization != "none" and engine.shards_weights:
         raise BadInput(
             f"quantization={settings.quantization}: {engine.name} cannot shard 4-bit weights; use one GPU, ddp or zero2"

@@ -5,7 +5,8 @@ parameters, and autocast the products. DeepSpeed computes in the model's dtype t
 shared out among the processes; what its model holds are their rounded values.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -64,6 +65,24 @@ def take_up(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> Non
         for each in parameters:
             if _has_master(each):
                 each.data.copy_(_master(each))
+
+
+@contextmanager
+def moved(parameters: Sequence[nn.Parameter], by: Sequence[Tensor]) -> Iterator[Callable[[], list[Tensor]]]:
+    """Compute with each parameter moved from its value in float32, and again as before afterwards, to the bit.
+
+    A master stays where it is; what its model holds is the moved value, rounded. It yields what tells how far each
+    went, as it is computed with. Not for engines that give each process a part of the weights. All processes come here
+    together.
+    """
+    before = [each.detach().clone() for each in parameters]
+    try:
+        for each, shift in zip(parameters, by, strict=True):
+            each.data.copy_((_master(each) if _has_master(each) else each.data) + shift)
+        yield lambda: [each.detach().float() - was for each, was in zip(parameters, before, strict=True)]
+    finally:
+        for each, was in zip(parameters, before, strict=True):
+            each.data.copy_(was)
 
 
 def shared_out_again(model: nn.Module) -> None:

@@ -154,6 +154,7 @@ def held(model: nn.Module, setup: Setup) -> list[Part]:
     narrow = engine.name == "zero1" or (engine.name == "zero2" and engine.offload_optimizer)
     moved = engine.offload_optimizer or (fsdp and engine.offload_weights)  # FSDP's offloading is of all that it shards
     copies = 2 if Guard(settings.stop, settings.method).active else 0
+    away, averaged = bool(settings.moved_terms), bool(settings.step.averaged)
     second = everything if settings.adapter is None and settings.method.needs_reference else 0
     parts = (  # name, bytes, whether sharded, whether in CPU memory
         ("frozen weights", frozen, engine.shards_weights, engine.offload_weights),
@@ -163,6 +164,9 @@ def held(model: nn.Module, setup: Setup) -> list[Part]:
         ("gradients", trained * (width if narrow else 4), engine.shards_gradients, moved and engine.shards_gradients),
         ("gradient bucket", bucket * width, False, False),
         ("optimizer state", trained * state, engine.shards_optimizer, moved),
+        ("weights before they are moved", away * trained * width, False, False),
+        ("gradient at the moved weights", away * trained * 4, False, False),
+        ("mean of the last weights", averaged * trained * 4, engine.shards_optimizer, True),
         ("last good weights, and those before", copies * trained * 4, engine.shards_optimizer, True),
     )
     return [

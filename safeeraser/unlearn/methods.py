@@ -1,6 +1,6 @@
 """Methods and recipes as the data they are: pydantic models of config/forget_loss/ and config/recipe/."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import torch
@@ -180,6 +180,10 @@ class Method(_Config):
                 )
         given = {"width": text.hidden_size, "seed": seed, "device": device}
         return {name: LOSSES[term.loss].ready(term.parameters, **given) for name, term in self.terms.items()}
+
+    def of_terms(self, names: Iterable[str]) -> "Method":
+        """The same method with some of its terms alone."""
+        return self.model_copy(update={"terms": {name: self.terms[name] for name in names}})
 
     def reweighted(self, weights: Mapping[str, Weight | None]) -> "Method":
         """The same method with the recipe's weights in place of its own, where the recipe sets them."""

@@ -48,14 +48,14 @@ class Unlearned:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """A row an optimizer step: `step, loss, grad_norm, learning_rate, terms, micro_losses`; `weights` if dual."""
+        """A row an optimizer step: `step, loss, grad_norm, learning_rate, terms, micro_losses`; `weights`, `moved`."""
         return read_json_lines(self.save_dir / TRAIN_LOG)
 
 
 def describe(settings: Settings, job: Job, trained: dict[str, int]) -> dict[str, Any]:
     """What is known of a run before it starts. `trained`: the trained parameters by group."""
     return {
-        "title": settings.method.title,
+        "title": settings.title,
         "settings": settings.model_dump(mode="json"),
         **origin(settings, job.checkpoint),
         "data": job.data.record,

@@ -184,7 +184,7 @@ def load_reference(
 
 def collator(settings: Settings, dataset: PlanDataset) -> Collator:
     """What joins the rows of a micro-step."""
-    return Collator(settings.method, dataset.preprocessor)
+    return Collator(settings.method, dataset.preprocessor, settings.moved_terms)
 
 
 def build_trainer(
@@ -197,6 +197,7 @@ def build_trainer(
     """The loop that trains `model` on the dataset's plan."""
     return UnlearnTrainer(
         method=settings.method,
+        step=settings.step,
         family=settings.family,
         stop=settings.stop,
         reference=reference,
@@ -223,7 +224,8 @@ def train(
     if isinstance(settings.save_steps, list):
         trainer.add_callback(SaveAfter(settings.save_steps))
     if job.checkpoint:
-        trainer.guard.resume(job.checkpoint, arguments.process_index)
+        for keeper in (trainer.guard, trainer.mean):
+            keeper.resume(job.checkpoint, arguments.process_index)
         trainer.weights.resume(job.checkpoint)
     begun = time.perf_counter()
     trainer.train(resume_from_checkpoint=job.checkpoint)

@@ -16,6 +16,7 @@ from safeeraser.errors import BadInput, nearest
 from safeeraser.model import Family, family_of, lora_config
 from safeeraser.unlearn.methods import TERMS, Dual, Method, Recipe, or_dual
 from safeeraser.unlearn.options import check_options
+from safeeraser.unlearn.steps import AnyStep
 from safeeraser.unlearn.views import DataSource
 
 
@@ -67,6 +68,7 @@ class Settings(_Keys):
     pd: Annotated[float | Dual, or_dual(Annotated[FiniteFloat, Field(gt=0)])] | None = Field(exclude=True)
     retain: Annotated[float | Dual, or_dual(Annotated[FiniteFloat, Field(ge=0)])] | None = Field(exclude=True)
     forget_loss: Method
+    step: AnyStep
     recipe: Recipe
     model_path: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
@@ -195,6 +197,11 @@ class Settings(_Keys):
             raise ValueError(f"recipe.weights.{name}: no method has such a term; {nearest(name, known)}")
         return self
 
+    @model_validator(mode="after")
+    def _step_has_its_terms(self) -> "Settings":
+        self.moved_terms  # noqa: B018  raises where it has none
+        return self
+
     @property
     def whole(self) -> set[str]:
         """The groups of the model's parameters that `finetune=full` trains whole."""
@@ -229,6 +236,17 @@ class Settings(_Keys):
     def method(self) -> Method:
         """The method with the recipe's weights."""
         return self.forget_loss.reweighted(self.recipe.weights)
+
+    @property
+    def moved_terms(self) -> list[str]:
+        """The terms whose gradient the step takes at moved weights."""
+        return self.step.moved_terms(self.method)
+
+    @property
+    def title(self) -> str | None:
+        """What reports call the run's results; None: by the method's name."""
+        title = self.method.title
+        return f"{title or self.method.name}{self.step.title}" if self.step.title else title
 
 
 def read_settings(config: DictConfig) -> Settings:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,14 @@ from safeeraser.benchmark.family import Family
 from safeeraser.benchmark.files import RUN_FILE, append_json_line, keep_json_lines
 from safeeraser.model import adapter_parameters, logits_and_states
 from safeeraser.unlearn.masters import add_up_in_float32, whole
+from safeeraser.unlearn.mean import Mean
 from safeeraser.unlearn.methods import Method
+from safeeraser.unlearn.moved import MovedGradient
 from safeeraser.unlearn.probe import PROBE_LOG
 from safeeraser.unlearn.record import TRAIN_LOG
 from safeeraser.unlearn.reference import untouched
 from safeeraser.unlearn.settings import Stop
+from safeeraser.unlearn.steps import Step
 from safeeraser.unlearn.stop import Guard
 from safeeraser.unlearn.terms import LOSSES, Positions, divergence
 from safeeraser.unlearn.weights import Weights
@@ -39,7 +42,14 @@ class UnlearnTrainer(Trainer):
     loss_is_scaled_for_ga = False  # a mean over the micro-step: Trainer divides it by the number of micro-steps
 
     def __init__(
-        self, *, method: Method, family: Family, stop: Stop, reference: nn.Module | None = None, **kwargs: Any
+        self,
+        *,
+        method: Method,
+        step: Step,
+        family: Family,
+        stop: Stop,
+        reference: nn.Module | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         add_up_in_float32(self.accelerator)
@@ -47,7 +57,9 @@ class UnlearnTrainer(Trainer):
         self.losses = method.losses(self.model, self.args.seed, self.args.device)
         self.head = self.model.get_output_embeddings()  # of the model itself, whatever it comes to be wrapped in
         self.guard, self.weights = Guard(stop, method), Weights(method)
-        for callback in (KeepLogs(), self.guard, Progress()):
+        self.moved = MovedGradient(step, step.moved_terms(method), self.args.seed, self.accelerator)
+        self.mean = Mean(step.averaged)
+        for callback in (KeepLogs(), self.mean, self.guard, Progress()):  # of a run that is stopped the guard decides
             self.add_callback(callback)
         for noisy in (PrinterCallback, ProgressCallback):
             self.remove_callback(noisy)
@@ -55,20 +67,30 @@ class UnlearnTrainer(Trainer):
         self._micro_steps: list[Tensor] = []  # of the current step
         self._step: Tensor | None = None  # of all processes, when they are through
 
+    def get_batch_samples(self, *given: Any) -> tuple[list, Any]:
+        """An optimizer step's micro-steps, before which its gradient at moved weights is taken."""
+        batches, count = super().get_batch_samples(*given)
+        model = self.accelerator.unwrap_model(self.model)
+        self.moved.take(model, batches, self._moved_loss, self.state.global_step)
+        return batches, count
+
+    def _moved_loss(self, batch: dict) -> Tensor:
+        """The terms whose gradient is taken at moved weights, weighed and summed up."""
+        inputs = self._prepare_inputs(batch.get("moved", batch))
+        with self.compute_loss_context_manager():
+            _, values = self._values(self.accelerator.unwrap_model(self.model), inputs, self.moved.terms)
+            return torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
+
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: Any) -> Tensor:
         """The method's loss on one micro-step, as a scalar; its terms are kept for the log."""
-        places = {layer: group["read"] for layer, group in inputs["states"].items()}
-        logits, states = logits_and_states(model, inputs["inputs"], inputs["read"], places, self.family, self.head)
-        # Split once for all terms, each of which would else have a gradient of the size of all logits.
-        read = {layer: each.split(_group(inputs, layer)["runs"]) for layer, each in [(None, logits), *states.items()]}
-        values = {
-            name: loss(self._positions(name, inputs, read[self.method.terms[name].layer]))
-            for name, loss in self.losses.items()
-        }
-        loss = torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
-        if not len(logits):
-            # Engines wait for the backward pass at the model's output, of which no term has taken anything.
-            loss = loss + logits.sum()
+        logits, values = self._values(model, inputs, self.losses)
+        apart = self.moved.names
+        loss = torch.stack(
+            [self.weights[name] * (value.detach() if name in apart else value) for name, value in values.items()]
+        ).sum()
+        if apart or not len(logits):
+            # Engines wait for the backward pass at the model's output, of which no term may have taken anything.
+            loss = loss + logits[:0].sum()
         self.items_seen += inputs["items"] * self.accelerator.num_processes
         self._micro_steps.append(torch.stack([loss, *values.values()]).detach().float())
         if self.accelerator.sync_gradients:
@@ -77,7 +99,18 @@ class UnlearnTrainer(Trainer):
             means = self._means()
             self.guard.judge(means, self.control)
             self.weights.follow(means)
-        return loss
+        return self.moved.beside(loss, self.accelerator.unwrap_model(self.model))
+
+    def _values(self, model: nn.Module, inputs: dict, names: Iterable[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The logits that some term reads, and the terms named, before weighing."""
+        places = {layer: group["read"] for layer, group in inputs["states"].items()}
+        logits, states = logits_and_states(model, inputs["inputs"], inputs["read"], places, self.family, self.head)
+        # Split once for all terms, each of which would else have a gradient of the size of all logits.
+        read = {layer: each.split(_group(inputs, layer)["runs"]) for layer, each in [(None, logits), *states.items()]}
+        return logits, {
+            name: self.losses[name](self._positions(name, inputs, read[self.method.terms[name].layer]))
+            for name in names
+        }
 
     def _means(self) -> dict[str, float]:
         """The step's `loss` and its terms, by name."""
@@ -129,6 +162,8 @@ class UnlearnTrainer(Trainer):
         }
         if self.weights.of_step:
             row["weights"] = self.weights.of_step
+        if self.moved.told:
+            row["moved"] = self.moved.told
         if not self.args.fp16:  # whose loss scaling meets such gradients now and then, and passes over them
             self.guard.judge_gradient(row["grad_norm"], self.control)
         if self.guard.stopped:
@@ -154,7 +189,8 @@ class UnlearnTrainer(Trainer):
         try:
             super()._save_checkpoint(model, trial)
             folder = staging / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            self.guard.save(folder, self.model, self.args.process_index)
+            for keeper in (self.guard, self.mean):
+                keeper.save(folder, self.model, self.args.process_index)
             if self.is_world_process_zero():
                 self.weights.save(folder)
                 shutil.copy(run_dir / RUN_FILE, folder)  # what tells of an adapter tells of this one too

@@ -28,11 +28,11 @@ class Gradients(TrainerCallback):
         self.steps.append({n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad})
 
 
-def trainer(tmp_path, *overrides, callbacks=()):
+def trainer(tmp_path, *overrides, callbacks=(), steps=None):
     """A trainer on the recorded data, its adapter moved off its initial value so that no gradient is zero."""
     read = settings(f"save_dir={tmp_path}", "max_grad_norm=0", *overrides)
     dataset = plan_dataset(read)
-    arguments = run.training_arguments(read, Engine(), Schedule(read.max_train_steps, 0))
+    arguments = run.training_arguments(read, Engine(), Schedule(steps or read.max_train_steps, 0))
     set_seed(read.seed)
     model = run.load_model(read, Engine(), arguments, dataset)
     generator = torch.Generator().manual_seed(5)
