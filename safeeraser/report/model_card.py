@@ -207,6 +207,9 @@ def _recipe(told: dict[str, Any], settings: dict[str, Any]) -> Iterator[tuple[st
     tuned |= {"language model": "tune_language_model"} if whole else {}
     kinds += [f"{part} whole" for part, key in tuned.items() if settings[key]]
     yield "trained", ", ".join(kinds)
+    if mask := told.get("mask"):
+        share, asked = mask["trained"] / mask["compared"], settings["mask"]
+        yield "gradient mask", f"{share:.1%} of LoRA's weights, by {asked['from']} against {asked['against']}"
     if counts := told.get("trained_parameters"):
         yield "parameters", ", ".join(f"{part} {count:,}" for part, count in counts.items() if count)
     engine = told.get("engine") or {"name": "single", "processes": 1}

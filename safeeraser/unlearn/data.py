@@ -20,7 +20,7 @@ NUMBERED_ALIKE = ("forget", "refusal", "decoupled")
 
 @dataclass(frozen=True)
 class Data:
-    """The items of each view that the method reads.
+    """The items of each view that is read.
 
     Attributes:
         files: the data files that they are from.
@@ -63,19 +63,20 @@ class Data:
 
 
 def load_data(settings: Settings) -> Data:
-    """The items of each view that the method reads, and the refusals if it reads them.
+    """The items of each view that the method reads, or the mask, and the refusals if one of them is of these.
 
     Raises:
         BadInput: a view has no items, or more bad ones than the settings allow; or there is not one of each where they
             are paired.
     """
-    source, path, views = settings.data, settings.data_path, settings.method.views
+    source, path, views = settings.data, settings.data_path, settings.views
     every = build_views(source, path, views, settings.split, settings.limit)
     for view in views:
         if not every[view]:
             raise BadInput(
                 f"{source.file_of(view, path)}: no record holds anything for view '{view}', which "
-                f"{settings.method.name} reads; data.views.{view} says where it is looked for"
+                f"{settings.method.name if view in settings.method.views else 'mask'} reads; data.views.{view} says "
+                "where it is looked for"
             )
         if view != "refusal" and not any(item.answer.strip() for item in every[view]):
             key = source.views[view].answer

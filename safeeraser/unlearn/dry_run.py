@@ -26,10 +26,11 @@ from safeeraser.unlearn.engine import DTYPE_OF, Engine
 from safeeraser.unlearn.fit import advice
 from safeeraser.unlearn.job import Job, without_effect
 from safeeraser.unlearn.machine import check_machine
+from safeeraser.unlearn.mask import items_compared
 from safeeraser.unlearn.memory import MicroStep, Part, Setup, memory
 from safeeraser.unlearn.methods import Method
 from safeeraser.unlearn.plan import Step
-from safeeraser.unlearn.settings import Settings
+from safeeraser.unlearn.settings import Compared, Settings
 from safeeraser.unlearn.trained import equip
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ def dry_run(settings: Settings, job: Job) -> None:
             for name, dual in settings.method.duals.items()
         ),
         *([f"The step {settings.step.name} {cost}."] if cost else []),
+        *([masked(settings.mask, job)] if settings.mask else []),
         "The memory is an estimate: CUDA and its libraries take about 1 GiB more, and fragmentation some.",
         *([] if step.picture else [WITHOUT_PICTURES]),
         *advice(settings, job.engine, parts, estimate, items=len(job.plan)),
@@ -185,7 +187,8 @@ def _size(row: Row) -> Size:
 
 def planned_step(settings: Settings, dataset: PlanDataset) -> MicroStep:
     """As large as any micro-step of the plan in each respect. Raises `BadInput` as `conversation_sizes` does."""
-    return largest_step(settings, conversation_sizes(dataset), largest_picture(dataset))
+    sizes = [{view: item[view] for view in settings.method.views} for item in conversation_sizes(dataset)]
+    return largest_step(settings, sizes, largest_picture(dataset))
 
 
 def largest_picture(dataset: PlanDataset) -> Mapping[str, Tensor]:
@@ -246,6 +249,15 @@ def counts(settings: Settings, job: Job, step: MicroStep) -> dict[str, tuple[int
         **{f"positions that {name} reads": count for name, count in step.terms.items()},
     }
     return {name: (count,) for name, count in rows.items()}
+
+
+def masked(mask: Compared, job: Job) -> str:
+    """What a mask does and costs, in a sentence."""
+    items = len(items_compared(job.plan, mask.items))
+    return (
+        f"The gradient mask trains at most {mask.top:.0%} of the LoRA weights, by their gradients on {mask.from_} "
+        f"against {mask.against}: {items} items of each go forward and backward first, one by one."
+    )
 
 
 def show(*parts: str | Table) -> None:

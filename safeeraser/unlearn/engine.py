@@ -176,6 +176,10 @@ def check_engine(engine: Engine, settings: Settings, *, items: int) -> None:
         )
     if settings.moved_terms and "float16" in (dtype, DTYPE_OF.get(engine.mixed_precision or "")):
         raise BadInput(f"step={settings.step.name}: not in float16, where losses are scaled; dtype=bfloat16 needs none")
+    if settings.mask and engine.shards_weights:
+        raise BadInput(
+            f"mask: compares the gradients of whole weights, which {engine.name} shares out; use one GPU, ddp or zero2"
+        )
     if settings.quantization != "none" and engine.shards_weights:
         raise BadInput(
             f"quantization={settings.quantization}: {engine.name} cannot shard 4-bit weights; use one GPU, ddp or zero2"

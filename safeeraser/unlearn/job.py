@@ -15,6 +15,7 @@ from safeeraser.errors import BadInput
 from safeeraser.progress import first_process
 from safeeraser.unlearn.data import Data, load_data
 from safeeraser.unlearn.engine import Engine, check_engine, engine_of
+from safeeraser.unlearn.mask import kept_mask
 from safeeraser.unlearn.plan import Schedule, Step, differing, make_plan, read_plan
 from safeeraser.unlearn.probe import probe_items
 from safeeraser.unlearn.save_dir import check_save_dir, find_checkpoint
@@ -56,6 +57,8 @@ def prepare(settings: Settings) -> Job:
     check_save_dir(settings, engine)
     checkpoint = find_checkpoint(settings, engine)
     base = origin(settings, checkpoint)["base"]
+    if settings.mask and checkpoint:
+        kept_mask(checkpoint)
     data = load_data(settings)
     check_same_data(settings, data, checkpoint)
     note_other_answers(settings, base)

@@ -156,6 +156,7 @@ def held(model: nn.Module, setup: Setup) -> list[Part]:
     copies = 2 if Guard(settings.stop, settings.method).active else 0
     away, averaged = bool(settings.moved_terms), bool(settings.step.averaged)
     second = everything if settings.adapter is None and settings.method.needs_reference else 0
+    lora = sum(weight.numel() for name, weight in weights.items() if settings.family.part_of(name) == "LoRA")
     parts = (  # name, bytes, whether sharded, whether in CPU memory
         ("frozen weights", frozen, engine.shards_weights, engine.offload_weights),
         ("trained weights", trained * width, engine.shards_weights, engine.offload_weights),
@@ -163,6 +164,7 @@ def held(model: nn.Module, setup: Setup) -> list[Part]:
         ("weights gathered for the layers at work", gathered * setup.dtype.itemsize, False, False),
         ("gradients", trained * (width if narrow else 4), engine.shards_gradients, moved and engine.shards_gradients),
         ("gradient bucket", bucket * width, False, False),
+        ("gradient mask", lora if settings.mask else 0, False, False),
         ("optimizer state", trained * state, engine.shards_optimizer, moved),
         ("weights before they are moved", away * trained * width, False, False),
         ("gradient at the moved weights", away * trained * 4, False, False),

@@ -24,13 +24,14 @@ from safeeraser.unlearn.dry_run import dry_run, outline
 from safeeraser.unlearn.engine import Engine, check_running
 from safeeraser.unlearn.job import Job, prepare, without_effect
 from safeeraser.unlearn.machine import check_machine
+from safeeraser.unlearn.mask import Mask, check_holds, items_compared, kept_mask, make_mask, told
 from safeeraser.unlearn.plan import write_plan
 from safeeraser.unlearn.plot import plot_training
 from safeeraser.unlearn.probe import PROBE_LOG, Probes
 from safeeraser.unlearn.record import TRAIN_LOG, Unlearned, describe, earlier_sittings, measure_sitting
 from safeeraser.unlearn.reference import check_names, check_reference, check_room, row_logits
-from safeeraser.unlearn.save_dir import finished
-from safeeraser.unlearn.settings import Settings
+from safeeraser.unlearn.save_dir import MASK_FILE, finished
+from safeeraser.unlearn.settings import Compared, Settings
 from safeeraser.unlearn.trained import equip, save
 from safeeraser.unlearn.trainer import SaveAfter, UnlearnTrainer
 
@@ -54,6 +55,8 @@ def forget(settings: Settings) -> Unlearned | None:
     # Of the engine that a dry run is told of, nothing runs.
     arguments = training_arguments(settings, Engine() if settings.dry_run else job.engine, job.schedule)
     check_optimizer(arguments, job.schedule)
+    if settings.mask:
+        check_holds(arguments)
     if settings.dry_run:
         dry_run(settings, job)
         return None
@@ -67,22 +70,23 @@ def forget(settings: Settings) -> Unlearned | None:
         log.warning("%s", note)
     model = load_model(settings, job.engine, arguments, dataset)
     reference = load_reference(settings, job.engine, arguments, model)
+    mask = load_mask(settings.mask, settings, job, model, dataset) if settings.mask else None
     trained = models.trained_parameters(model, settings.family)
     log.info("trained: %s", ", ".join(f"{name} {count:,}" for name, count in trained.items() if count))
     writes = arguments.process_index == 0
     settings.save_dir.resolve().mkdir(parents=True, exist_ok=True)  # what a link leads to need not be there yet
     with held(settings.save_dir, f"save_dir={settings.save_dir}") if writes else nullcontext():
-        record = describe(settings, job, trained)
+        record = describe(settings, job, trained) | ({"mask": mask.record} if mask else {})
         if writes:
-            begin(settings, job, record)
-        outcome = train(settings, arguments, model, reference, dataset, job)
+            begin(settings, job, record, mask)
+        outcome = train(settings, arguments, model, reference, mask, dataset, job)
         if writes:
             finish(settings, record, outcome)
         leave_together()
         return Unlearned.read(settings.save_dir) if writes else None
 
 
-def begin(settings: Settings, job: Job, record: dict[str, Any]) -> None:
+def begin(settings: Settings, job: Job, record: dict[str, Any], mask: Mask | None) -> None:
     """Write down what is about to run, beside the earlier sittings of a run that is resumed."""
     folder = settings.save_dir
     if settings.overwrite_dir and not job.checkpoint and (folder / RUN_FILE).is_file():
@@ -91,11 +95,14 @@ def begin(settings: Settings, job: Job, record: dict[str, Any]) -> None:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     step = read_object(Path(job.checkpoint) / "trainer_state.json")["global_step"] if job.checkpoint else 0
     if not job.checkpoint:
-        (folder / PROBE_LOG).unlink(missing_ok=True)  # of a start that failed
+        for left in (PROBE_LOG, MASK_FILE):  # of a start that failed
+            (folder / left).unlink(missing_ok=True)
     sittings = earlier_sittings(folder) if settings.resume_from_checkpoint else []
     record["sittings"] = [*sittings, {"started": record["started"], "from_step": step}]
     write_json(folder / RUN_FILE, record)
     write_plan(folder / "plan.json", settings.method.name, settings.recipe, job.plan, job.data.record)
+    if mask:
+        mask.write(folder)
 
 
 def finish(settings: Settings, record: dict[str, Any], outcome: dict[str, Any]) -> None:
@@ -121,9 +128,8 @@ def finish(settings: Settings, record: dict[str, Any], outcome: dict[str, Any]) 
 def load_dataset(settings: Settings, job: Job) -> PlanDataset:
     """The plan as a dataset. Raises `BadInput` for an item whose prompt leaves no room for an answer."""
     preprocessor = models.load_preprocessor(settings.model_path)
-    dataset = PlanDataset(
-        job.plan, job.data.items, job.data.refusals, preprocessor, settings.recipe, settings.max_length
-    )
+    read = {view: job.data.items[view] for view in settings.method.views}
+    dataset = PlanDataset(job.plan, read, job.data.refusals, preprocessor, settings.recipe, settings.max_length)
     for view, items in job.data.items.items():
         for item in items:
             # Found now rather than in the night.
@@ -182,6 +188,22 @@ def load_reference(
     return load_base(settings, engine, arguments)
 
 
+def load_mask(wanted: Compared, settings: Settings, job: Job, model: PeftModel, dataset: PlanDataset) -> Mask:
+    """Which of LoRA's weights are trained: as the run that is gone on with has it, or by their gradients now."""
+    if job.checkpoint:
+        return kept_mask(job.checkpoint)
+    steps = items_compared(job.plan, wanted.items)
+    views = {
+        view: PlanDataset(
+            steps, {view: items}, job.data.refusals, dataset.preprocessor, settings.recipe, settings.max_length
+        )
+        for view, items in job.data.items.items()
+    }
+    mask = make_mask(wanted, settings, model, views, steps)
+    log.info("%s", told(mask, wanted))
+    return mask
+
+
 def collator(settings: Settings, dataset: PlanDataset) -> Collator:
     """What joins the rows of a micro-step."""
     return Collator(settings.method, dataset.preprocessor, settings.moved_terms)
@@ -193,6 +215,7 @@ def build_trainer(
     model: PeftModel | PreTrainedModel,
     reference: PreTrainedModel | None,
     dataset: PlanDataset,
+    mask: Mask | None = None,
 ) -> UnlearnTrainer:
     """The loop that trains `model` on the dataset's plan."""
     return UnlearnTrainer(
@@ -201,6 +224,7 @@ def build_trainer(
         family=settings.family,
         stop=settings.stop,
         reference=reference,
+        mask=mask,
         model=model,
         args=arguments,
         train_dataset=dataset,
@@ -213,11 +237,12 @@ def train(
     arguments: TrainingArguments,
     model: PeftModel | PreTrainedModel,
     reference: PreTrainedModel | None,
+    mask: Mask | None,
     dataset: PlanDataset,
     job: Job,
 ) -> dict[str, Any]:
     """Run the loop, write what was trained, and tell how it went."""
-    trainer = build_trainer(settings, arguments, model, reference, dataset)
+    trainer = build_trainer(settings, arguments, model, reference, dataset, mask)
     if job.probed:
         probes = Probes(trainer, job.probed, dataset.preprocessor, settings.probe_every, settings.probe.max_new_tokens)
         trainer.add_callback(probes)

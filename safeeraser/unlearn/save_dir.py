@@ -14,7 +14,7 @@ from safeeraser.unlearn.page import from_keys
 from safeeraser.unlearn.probe import PROBE_LOG
 from safeeraser.unlearn.settings import Settings, read_settings
 
-TRAIN_LOG = "train_log.jsonl"
+TRAIN_LOG, MASK_FILE = "train_log.jsonl", "mask.safetensors"
 # What a resumed run may change: nothing that decides the result.
 FREE_ON_RESUME = {"resume_from_checkpoint", "overwrite_dir", "workers", "save_steps", "save_total_limit", "save_model"}
 FREE_ON_RESUME |= {
@@ -101,7 +101,7 @@ def _nothing_trained(folder: Path) -> bool:
     log = folder / TRAIN_LOG
     left = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     trained = log.is_file() and log.stat().st_size
-    return not trained and left <= {RUN_FILE, "plan.json", TRAIN_LOG, PROBE_LOG, "runs"}  # TensorBoard's
+    return not trained and left <= {RUN_FILE, "plan.json", MASK_FILE, TRAIN_LOG, PROBE_LOG, "runs"}  # TensorBoard's
 
 
 def finished(settings: Settings) -> str | None:

@@ -17,7 +17,7 @@ from safeeraser.model import Family, family_of, lora_config
 from safeeraser.unlearn.methods import TERMS, Dual, Method, Recipe, or_dual
 from safeeraser.unlearn.options import check_options
 from safeeraser.unlearn.steps import AnyStep
-from safeeraser.unlearn.views import DataSource
+from safeeraser.unlearn.views import VIEWS, DataSource
 
 
 class _Keys(BaseModel):
@@ -52,6 +52,30 @@ class Stop(_Keys):
     retain_loss: float | None
 
 
+class Compared(_Keys):
+    """Which of LoRA's weights are trained (unlearn/mask.py)."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    top: float = Field(0.5, gt=0, le=1)
+    from_: str = Field("forget", alias="from")
+    against: str = "retain"
+    items: int = Field(32, ge=1)
+
+    @field_validator("from_", "against")
+    @classmethod
+    def _known_view(cls, name: str) -> str:
+        if name not in VIEWS:
+            raise ValueError(f"no view '{name}'; {nearest(name, VIEWS)}")
+        return name
+
+    @model_validator(mode="after")
+    def _two_views(self) -> "Compared":
+        if self.from_ == self.against:
+            raise ValueError(f"compares two views, and both are {self.against}")
+        return self
+
+
 class Probe(_Keys):
     """What the probes ask (unlearn/probe.py)."""
 
@@ -80,6 +104,7 @@ class Settings(_Keys):
     tune_mm_projector: bool
     tune_vision_tower: bool
     init_adapter: Path | None
+    mask: Compared | None
     allow_other_base: bool
     data: DataSource
     data_path: Path
@@ -175,11 +200,21 @@ class Settings(_Keys):
     def _full(self) -> "Settings":
         refused = {
             "nothing to train, since no tune_* is true": not self.whole,
+            "takes no mask, which is of LoRA's weights": self.mask,
             "takes no init_adapter; 'python -m safeeraser.model merge' makes a model of one": self.init_adapter,
             f"cannot train weights in 4 bits (quantization={self.quantization})": self.quantization != "none",
         }
         if self.finetune == "full" and (reasons := [reason for reason, found in refused.items() if found]):
             raise ValueError(f"finetune=full: {reasons[0]}")
+        return self
+
+    @model_validator(mode="after")
+    def _data_has_what_is_compared(self) -> "Settings":
+        compared = {"from": self.mask.from_, "against": self.mask.against} if self.mask else {}
+        for key, view in compared.items():
+            if view not in self.data.views:
+                known = ", ".join(self.data.views)
+                raise ValueError(f"mask.{key}={view}: data={self.data.name} has no such view; known: {known}")
         return self
 
     @model_validator(mode="after")
@@ -231,6 +266,12 @@ class Settings(_Keys):
     def trackers(self) -> list[str]:
         """What `report_to` names."""
         return [name for name in self.report_to if name != "none"]
+
+    @property
+    def views(self) -> list[str]:
+        """The views that are read, by a term or for the mask, in the order of `VIEWS`."""
+        compared = (self.mask.from_, self.mask.against) if self.mask else ()
+        return [view for view in VIEWS if view in self.method.views or view in compared]
 
     @property
     def method(self) -> Method:
@@ -304,7 +345,7 @@ def _keys_in(place: list[str | int]) -> Iterable[str]:
     for part in place:
         # A dictionary's keys are free; what it holds has the type that its annotation ends in.
         kind = kind.model_fields[part].annotation if hasattr(kind, "model_fields") else get_args(kind)[-1]
-    return next(_models_in(kind)).model_fields
+    return [field.alias or name for name, field in next(_models_in(kind)).model_fields.items()]
 
 
 def _models_in(kind: Any) -> Iterator[Any]:

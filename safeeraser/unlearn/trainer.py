@@ -15,6 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from safeeraser.benchmark.family import Family
 from safeeraser.benchmark.files import RUN_FILE, append_json_line, keep_json_lines
 from safeeraser.model import adapter_parameters, logits_and_states
+from safeeraser.unlearn.mask import Mask
 from safeeraser.unlearn.masters import add_up_in_float32, whole
 from safeeraser.unlearn.mean import Mean
 from safeeraser.unlearn.methods import Method
@@ -49,6 +50,7 @@ class UnlearnTrainer(Trainer):
         family: Family,
         stop: Stop,
         reference: nn.Module | None = None,
+        mask: Mask | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -56,6 +58,9 @@ class UnlearnTrainer(Trainer):
         self.method, self.family, self.reference = method, family, reference
         self.losses = method.losses(self.model, self.args.seed, self.args.device)
         self.head = self.model.get_output_embeddings()  # of the model itself, whatever it comes to be wrapped in
+        self.mask = mask
+        if mask:
+            mask.apply(self.model)
         self.guard, self.weights = Guard(stop, method), Weights(method)
         self.moved = MovedGradient(step, step.moved_terms(method), self.args.seed, self.accelerator)
         self.mean = Mean(step.averaged)
@@ -142,6 +147,11 @@ class UnlearnTrainer(Trainer):
             return divergence(found, self._taken(name, inputs, "targets"))
         return kept[term.layer] if states else found
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """As Trainer says, but for matrices with weights that are held: decay would move these too."""
+        held = self.mask.held if self.mask else ()
+        return [name for name in super().get_decay_parameter_names(model) if name not in held]
+
     def floating_point_ops(self, inputs: dict) -> int:
         """As Trainer counts them, which looks for the model's inputs among the batch's own keys."""
         return super().floating_point_ops(inputs["inputs"])
@@ -194,6 +204,8 @@ class UnlearnTrainer(Trainer):
             if self.is_world_process_zero():
                 self.weights.save(folder)
                 shutil.copy(run_dir / RUN_FILE, folder)  # what tells of an adapter tells of this one too
+                if self.mask:
+                    self.mask.write(folder)
         finally:
             self.args.output_dir = str(run_dir)
         self.accelerator.wait_for_everyone()
