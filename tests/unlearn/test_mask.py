@@ -10,17 +10,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import MODEL, RECORDED, ROOT, TRAIN, plan_dataset, read_lines, run, settings, start, trained, write_json
+from helpers import MODEL, ROOT, TRAIN, plan_dataset, read_lines, run, settings, start, trained
 from safetensors.torch import load_file, save_file
 from transformers import set_seed
 
 from safeeraser.errors import BadInput
-from safeeraser.model import load_model
 from safeeraser.unlearn import run as running
 from safeeraser.unlearn.data import load_data
 from safeeraser.unlearn.engine import Engine, check_engine
 from safeeraser.unlearn.job import Job, make_or_read_plan
-from safeeraser.unlearn.mask import choose, items_compared, kept_mask, make_mask
+from safeeraser.unlearn.mask import choose, items_compared
 from safeeraser.unlearn.page import from_keys
 from safeeraser.unlearn.plan import Schedule, Step
 from safeeraser.unlearn.save_dir import MASK_FILE, _difference
@@ -263,7 +262,7 @@ def test_a_mask_under_which_nothing_would_be_trained_is_refused():
 def test_a_gradient_that_is_not_finite_is_refused():
     read, job, model, dataset = built("mask={items:2}")
     model.get_output_embeddings().weight.data[0] = float("nan")
-    with pytest.raises(BadInput, match="record 0, unsafe_pairs.*: mask: its gradient on view forget is not finite"):
+    with pytest.raises(BadInput, match=r"record 0, unsafe_pairs.*: mask: its gradient on view forget is not finite"):
         running.load_mask(read.mask, read, job, model, dataset)
 
 
