@@ -79,8 +79,8 @@ def _without(gradient: Tensor, held: Tensor) -> Tensor:
 
 
 def check_holds(arguments: TrainingArguments) -> None:
-    """Raises `BadInput` for an optimizer that moves weights without a gradient too: those that keep moments in 8 bits
-    may not keep a 0, others mix what a matrix's gradients are."""
+    """Raises `BadInput` for an optimizer that moves weights without a gradient too: where moments are kept
+    in 8 bits, a 0 may not be, and some mix a matrix's gradients."""
     kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
     # Smaller ones are kept in 32 bits.
     weights, gradient = nn.Parameter(torch.ones(128, 128, device=arguments.device)), torch.ones(128, 128)
@@ -173,8 +173,8 @@ def gradient_norms(model: nn.Module, dataset: PlanDataset, settings: Settings) -
     lora = {name: each for name, each in model.named_parameters() if each.requires_grad and ".lora_" in name}
     norms = {name: torch.zeros_like(each, dtype=torch.float32) for name, each in lora.items()}
     dtype, kept_in = models.choose_dtype(settings.dtype), next(iter(lora.values())).dtype
-    for entry, step in zip(dataset, dataset.plan, strict=True):
-        ((view, row),) = entry
+    for number, step in enumerate(dataset.plan):
+        ((view, row),) = dataset[number]
         # As in training: where the trained weights are wider than the others, products are cast.
         with torch.autocast(next(iter(lora.values())).device.type, dtype, enabled=dtype is not kept_in):
             loss = answer_loss(model, dataset.preprocessor, row, family)
@@ -219,9 +219,8 @@ def shares(trained: Mapping[str, Tensor], family: Family) -> dict[str, float]:
     """The share that is trained of what was compared in each of the language model's layers, by its number."""
     layers: dict[str, list[Tensor]] = {}
     for name, each in trained.items():
-        layers.setdefault(f".{name}".partition(f".{family.language_model}.layers.")[2].partition(".")[0], []).append(
-            each
-        )
+        inside = f".{name}".partition(f".{family.language_model}.layers.")[2]
+        layers.setdefault(inside.partition(".")[0], []).append(each)
     return {
         layer: round(sum(int(each.sum()) for each in its) / sum(each.numel() for each in its), 4)
         for layer, its in layers.items()

@@ -253,6 +253,14 @@ def test_with_checkpointed_activations_it_is_the_same(moved):
 
 
 @pytest.mark.slow
+def test_in_bfloat16_it_is_nearly_the_same(moved):
+    words = (f"init_adapter={moved}", "mask={items:5}")
+    rounded, exact = mask_of(*words, "dtype=bfloat16"), mask_of(*words)
+    alike = sum((each == exact.trained[name]).sum().item() for name, each in rounded.trained.items())
+    assert alike > 0.8 * exact.record["compared"] and rounded.record["compared"] == exact.record["compared"]
+
+
+@pytest.mark.slow
 def test_a_mask_under_which_nothing_would_be_trained_is_refused():
     with pytest.raises(BadInput, match=r"^mask: of 36,864 weights that forget and retain could be compared on, none "):
         mask_of("mask={top:1e-6,items:2}")
@@ -297,6 +305,12 @@ def test_weights_that_are_held_do_not_move_to_the_bit(moved, tmp_path, method, v
     assert told["items"] == 4 and told["not_compared"] == 0 and told["trained"] <= told["compared"] / 2
     # Without a mask all of them move, by decay if by nothing else.
     assert all(each.float().mean() > 0.95 for each in differs(trained(tmp_path / "all", *words), moved).values())
+
+
+@pytest.mark.slow
+def test_in_4_bits_they_do_not_move_either(moved, tmp_path):
+    words = (*GIVEN, *MOVES, "forget_loss=klpd", f"init_adapter={moved}", "max_train_steps=3", "mask={items:4}")
+    assert_held(trained(tmp_path / "run", *words, "dtype=bfloat16", "quantization=nf4"), moved)
 
 
 @pytest.mark.slow
