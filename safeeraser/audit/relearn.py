@@ -126,6 +126,7 @@ def _trained_with(options: Options) -> tuple[dict[str, Any], int]:
     family = models.family_of(options.model_path)
     lora = {"r": adapter.r, "alpha": adapter.lora_alpha, "dropout": adapter.lora_dropout}
     lora |= {"use_rslora": adapter.use_rslora, "use_dora": adapter.use_dora}
-    groups = {family.part_of(name) for name in models.read_adapter(options.checkpoint_path)}
-    tuned = {"tune_mm_projector": "projector" in groups, "tune_vision_tower": "vision_tower" in groups}
+    names = models.read_adapter(options.checkpoint_path).keys()
+    tower = "vision_tower" in {family.part_of(name) for name in names}
+    tuned = {"projector": models.stored_as(names, family), "tune_vision_tower": tower}
     return OmegaConf.to_container(from_keys({"LoRA": lora} | tuned), resolve=True), 1

@@ -1,7 +1,7 @@
 """Vision-language models and their adapters: what prepares their input (`preprocessor`), loading (`loading`), a loaded
-one (`vlm`), its layers' states (`states`), LoRA and the two stored forms (`adapters`), merged models (`merge`), which
-base and which runs they come from (`fingerprint`, `lineage`), rounding (`rounding`). What a family calls its parts is
-data (config/model_family/)."""
+one (`vlm`), its layers' states (`states`), LoRA and the two stored forms (`adapters`), the projector otherwise than
+whole (`projector`), merged models (`merge`), which base and which runs they come from (`fingerprint`, `lineage`),
+rounding (`rounding`). What a family calls its parts is data (config/model_family/)."""
 
 from safeeraser.benchmark.family import Family, families
 from safeeraser.benchmark.files import adapter_file
@@ -10,6 +10,7 @@ from safeeraser.model.adapters import (
     adapter_parameters,
     attach,
     check_adapter,
+    check_kind,
     check_parts,
     convert,
     freeze_above,
@@ -37,6 +38,15 @@ from safeeraser.model.loading import (
 )
 from safeeraser.model.merge import base_of, merge, write_model
 from safeeraser.model.preprocessor import Preprocessor, Row, Shown, Turn
+from safeeraser.model.projector import (
+    baked,
+    load_sines,
+    modulate,
+    plainly_named,
+    reach_projector,
+    save_sines,
+    stored_as,
+)
 from safeeraser.model.rounding import ROUNDINGS, round_weights
 from safeeraser.model.states import language_layers, logits_and_states, up_to
 from safeeraser.model.vision import Seen, features_of, look, picture_by_numbers, picture_bytes, see
@@ -56,10 +66,12 @@ __all__ = [
     "adapter_file",
     "adapter_parameters",
     "attach",
+    "baked",
     "base_of",
     "check_adapter",
     "check_base",
     "check_family",
+    "check_kind",
     "check_parts",
     "choose_attention",
     "choose_dtype",
@@ -78,19 +90,25 @@ __all__ = [
     "load_config",
     "load_model",
     "load_preprocessor",
+    "load_sines",
     "logits",
     "logits_and_states",
     "look",
     "lora_config",
     "merge",
     "merged_into",
+    "modulate",
     "parents",
     "picture_by_numbers",
     "picture_bytes",
+    "plainly_named",
     "positions",
+    "reach_projector",
     "read_adapter",
     "round_weights",
+    "save_sines",
     "see",
+    "stored_as",
     "to_release",
     "trained_parameters",
     "unfreeze",

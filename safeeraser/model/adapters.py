@@ -27,6 +27,7 @@ from safeeraser.benchmark.files import RUN_FILE, adapter_file, home, read_object
 from safeeraser.benchmark.release import RELEASED_TYPE
 from safeeraser.errors import BadInput, nearest
 from safeeraser.model.llava import RENAMED, from_release, to_release
+from safeeraser.model.projector import plainly_named, reached
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def lora_config(
     vision: bool = False,
     **more: Any,
 ) -> LoraConfig:
-    """LoRA on the language model's linear layers alone; projector (and vision tower) trained whole beside it.
+    """LoRA on the language model's linear layers alone; a copy of the projector (and of the vision tower) beside it.
 
     `more` goes to PEFT as it is.
     """
@@ -73,11 +74,13 @@ def check_parts(model: PreTrainedModel, family: Family) -> None:
 
 def attach(model: PreTrainedModel, config: LoraConfig, family: Family) -> PeftModel:
     """Attach a fresh adapter and check that it sits where it should: on its targets in each of the language model's
-    layers. It is trained in the model's dtype or, if its own is another one, under autocast.
+    layers, and on those of the projector that its configuration names. It is trained in the model's dtype or, if its
+    own is another one, under autocast.
 
     Raises `BadInput` for a target that is no linear layer there, or an adapter that PEFT cannot make.
     """
     linear = {n for n, module in model.named_modules() if isinstance(module, nn.Linear) and family.in_layers(n)}
+    beside = reached(config, model, family)
     known = {name.rpartition(".")[2] for name in linear}
     for target in set(family.lora_targets) - known:
         raise BadInput(f"LoRA.targets: no linear layer '{target}' in the model's layers; {nearest(target, known)}")
@@ -86,10 +89,14 @@ def attach(model: PreTrainedModel, config: LoraConfig, family: Family) -> PeftMo
         adapted = get_peft_model(model, config)
     except ValueError as error:
         raise BadInput(f"LoRA: {str(error).splitlines()[0]}") from None
-    found = [name for name, module in adapted.named_modules() if hasattr(module, "lora_A")]
+    found = {name for name, module in adapted.named_modules() if hasattr(module, "lora_A")}
     expected = len(set(family.lora_targets)) * model.config.get_text_config().num_hidden_layers
-    if len(found) != expected or any(f".{family.language_model}." not in name for name in found):
-        raise AssertionError(f"LoRA sits on {len(found)} modules, expected {expected} of {family.language_model} alone")
+    language = {name for name in found if f".{family.language_model}." in name}
+    if len(language) != expected or found - language != beside:
+        more = f"and {len(beside)} of the projector" if beside else "alone"
+        raise AssertionError(
+            f"LoRA sits on {len(found)} modules, expected {expected} of {family.language_model} {more}"
+        )
     for module in adapted.modules():
         if isinstance(module, LoraLayer):
             # PEFT would cast what a layer is given to the adapter's dtype. Where that is another one, autocast runs and
@@ -178,7 +185,7 @@ def read_adapter(path: str | Path) -> dict[str, Tensor]:
 
 def load_adapter(model: PeftModel, path: str | Path) -> None:
     """Put an adapter's parameters into `model`. Raises `BadInput` listing names or shapes that do not match."""
-    _check_kind(model.config.model_type, path)
+    check_kind(model.config.model_type, path)
     tensors = read_adapter(path)
     check_adapter(model, tensors, path)
     set_peft_model_state_dict(model, tensors)
@@ -186,7 +193,8 @@ def load_adapter(model: PeftModel, path: str | Path) -> None:
 
 def check_adapter(model: PeftModel, tensors: Mapping[str, Tensor], path: str | Path) -> None:
     """Raises `BadInput` listing names or shapes of `tensors`, read from `path`, that do not match the model's."""
-    expected = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
+    with plainly_named(model):
+        expected = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     wrong = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
     wrong += [f"{name} is unknown" for name in sorted(found.keys() - expected.keys())]
@@ -209,7 +217,7 @@ def _kinds(path: str | Path) -> list[str]:
     return [kind for kind, name in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.items() if name == of]
 
 
-def _check_kind(model_type: str, path: str | Path) -> None:
+def check_kind(model_type: str, path: str | Path) -> None:
     """Raises `BadInput` where an adapter is of another kind of model: some have parts alike to the name and the shape,
     and of the others a list of names says less."""
     if (told := _kinds(path)) and model_type not in told:
@@ -225,7 +233,7 @@ def load_adapted(model: PreTrainedModel, path: str | Path, *, alpha: float = 256
             is multiplied by it; what was trained whole moves along that line too, and so do the layers of a DoRA,
             whose magnitudes do not vanish with alpha: these are merged then.
     """
-    _check_kind(model.config.model_type, path)
+    check_kind(model.config.model_type, path)
     config = adapter_config(path, alpha)
     config.inference_mode = True
     config.lora_alpha *= 1 if config.use_dora else scale
@@ -291,6 +299,12 @@ def adapter_config(path: str | Path, alpha: float = 256) -> LoraConfig:
     )
 
 
+def _released(name: str) -> bool:
+    """Whether the release's form has a name for this: it knows LoRA on the language model alone."""
+    parts = tuple(here for _, here in RENAMED)
+    return name.startswith(parts[:1] if ".lora_" in name else parts)
+
+
 def convert(source: Path, target: Path, *, alpha: float = 256, model_path: str | None = None) -> None:
     """Write a stored adapter in the other form: `target` ends in `.pt` for the release's, else it is a PEFT folder.
 
@@ -308,7 +322,7 @@ def convert(source: Path, target: Path, *, alpha: float = 256, model_path: str |
             raise BadInput(f"{source}: trained with {' and '.join(told)}, which the release's form cannot say")
         if (kinds := _kinds(source)) and RELEASED_TYPE not in kinds:
             raise BadInput(f"{source}: an adapter of '{kinds[0]}' models; the release's form is LLaVA-1.5's alone")
-        if other := next((name for name in tensors if not name.startswith(tuple(here for _, here in RENAMED))), None):
+        if other := next((name for name in tensors if not _released(name)), None):
             raise BadInput(f"{source}: has {other}, for which the release's form, of LLaVA-1.5 alone, has no name")
         if (config.r, config.lora_alpha) != (32, 256):
             log.warning(

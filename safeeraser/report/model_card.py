@@ -37,6 +37,8 @@ CARD = "README.md"
 # By the hub's word.
 LICENSES = {"llama2": "the Llama 2 Community License", "apache-2.0": "the Apache License 2.0"}
 DATA = {"safeeraser": "the form of the SafeEraser benchmark", "own": "a form of its maker's own"}
+# How the projector was trained, where it was.
+PROJECTOR = {"full": "projector whole", "lora": "LoRA on the projector", "sine": "projector as W + sin(D)"}
 QUESTION = "What is in this picture?"
 HERE, BASE = "PATH/TO/THIS/FOLDER", "PATH/TO/THE/BASE/MODEL"  # what the code says where nothing can be named
 MARK = re.compile(r"<!-- safeeraser card ([0-9a-f]{64}): [^\n]*-->\n\Z")
@@ -203,8 +205,8 @@ def _recipe(told: dict[str, Any], settings: dict[str, Any]) -> Iterator[tuple[st
         yield f"before it ({parent['how']})", f"{parent['method'] or 'a run that is not told'}, {parent['split']}"
     kinds = [f"LoRA r={lora['r']}, alpha={lora['alpha']:g}, dropout={lora['dropout']:g}"] * (not whole)
     kinds += [kind for kind in ("use_rslora", "use_dora") if lora.get(kind) and not whole]
-    tuned = {"projector": "tune_mm_projector", "vision tower": "tune_vision_tower"}
-    tuned |= {"language model": "tune_language_model"} if whole else {}
+    kinds += [PROJECTOR[settings.get("projector", "full")]] if settings["tune_mm_projector"] else []
+    tuned = {"vision tower": "tune_vision_tower"} | ({"language model": "tune_language_model"} if whole else {})
     kinds += [f"{part} whole" for part, key in tuned.items() if settings[key]]
     yield "trained", ", ".join(kinds)
     if mask := told.get("mask"):

@@ -31,7 +31,7 @@ from safeeraser.unlearn.memory import MicroStep, Part, Setup, memory
 from safeeraser.unlearn.methods import Method
 from safeeraser.unlearn.plan import Step
 from safeeraser.unlearn.settings import Compared, Settings
-from safeeraser.unlearn.trained import equip
+from safeeraser.unlearn.trained import equip, reparametrize
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +142,9 @@ def outline(settings: Settings, config: PreTrainedConfig, dtype: torch.dtype) ->
     attention = "eager" if settings.attention == "eager" else "sdpa"
     with torch.device("meta"):
         base = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
-        return equip(base.requires_grad_(False), settings)
+        model = equip(base.requires_grad_(False), settings)
+        reparametrize(model, settings)
+        return model
 
 
 def count_parameters(model: nn.Module, settings: Settings) -> dict[str, tuple[int, int]]:

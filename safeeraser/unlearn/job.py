@@ -25,6 +25,12 @@ from safeeraser.unlearn.views import Item
 
 log = logging.getLogger(__name__)
 
+# What an adapter holds of the projector, and which values of the key leave it so.
+STORED = {
+    "full": "the projector whole (projector=full or sine)",
+    "lora": "LoRA on the projector (projector=lora)",
+    "frozen": "nothing of the projector (projector=frozen)",
+}
 ASKING = "user"  # whose chat the system text names when the model is asked, in a wording that has one
 
 
@@ -84,6 +90,7 @@ def check_files(settings: Settings) -> None:
         models.check_family(settings.model_family, settings.model_path)
     if settings.init_adapter:
         check_scaling(settings, settings.init_adapter)
+        check_projector(settings, settings.init_adapter)
     for bound in unreachable_bounds(settings.stop, settings.method):
         log.warning("note: %s has no effect, since no term of %s could pass it", bound, settings.method.name)
     for tracker in settings.trackers:
@@ -145,6 +152,20 @@ def check_scaling(settings: Settings, adapter: Path) -> None:
     for name, key in (("r", "r"), ("lora_alpha", "alpha"), ("use_rslora", "use_rslora"), ("use_dora", "use_dora")):
         if (then := getattr(its, name)) != (now := getattr(ours, name)):
             raise BadInput(f"init_adapter={adapter}: has LoRA.{key}={then:g}, this run {now:g}; give its own")
+
+
+def check_projector(settings: Settings, adapter: Path) -> None:
+    """Raises `BadInput` for an adapter of other models, or that holds of the projector what this run does not train."""
+    family, ours = settings.family, settings.projector
+    models.check_kind(family.model_type, adapter)
+    if ours != "lora":
+        # A vision tower is saved with all that lies in it.
+        saved = [f"{part}." for part in settings.adapter.modules_to_save or []]
+        ours = "full" if any(f"{part}.".startswith(each) for part in family.projector for each in saved) else "frozen"
+    if (its := models.stored_as(models.read_adapter(adapter), family)) != ours:
+        raise BadInput(
+            f"init_adapter={adapter}: has {STORED[its]}, and this run projector={settings.projector}; give its own"
+        )
 
 
 def origin(settings: Settings, checkpoint: str | None) -> dict[str, Any]:

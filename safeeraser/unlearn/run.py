@@ -32,7 +32,7 @@ from safeeraser.unlearn.record import TRAIN_LOG, Unlearned, describe, earlier_si
 from safeeraser.unlearn.reference import check_names, check_reference, check_room, row_logits
 from safeeraser.unlearn.save_dir import MASK_FILE, finished
 from safeeraser.unlearn.settings import Compared, Settings
-from safeeraser.unlearn.trained import equip, save
+from safeeraser.unlearn.trained import equip, reparametrize, save
 from safeeraser.unlearn.trainer import SaveAfter, UnlearnTrainer
 
 log = logging.getLogger(__name__)
@@ -165,6 +165,7 @@ def load_model(
     model = equip(base, settings)
     if settings.init_adapter:
         models.load_adapter(model, settings.init_adapter)
+    reparametrize(model, settings)
     # In bfloat16 most updates of this size would round to nothing; DeepSpeed keeps masters in float32 and, of a model
     # that it split while loading, casts nothing itself.
     dtype = base.dtype if engine.deepspeed else torch.float32

@@ -101,7 +101,8 @@ class Settings(_Keys):
     finetune: Literal["lora", "full"]
     LoRA: Lora
     tune_language_model: bool
-    tune_mm_projector: bool
+    projector: Literal["full", "lora", "sine", "frozen"]
+    tune_mm_projector: bool  # the release's word: false is `frozen`, and `projector` says all once the keys are checked
     tune_vision_tower: bool
     init_adapter: Path | None
     mask: Compared | None
@@ -197,11 +198,27 @@ class Settings(_Keys):
         return value
 
     @model_validator(mode="after")
+    def _projector(self) -> "Settings":
+        """Both keys in one: `projector` tells how it is trained, `tune_mm_projector` says the same in a word."""
+        if not self.tune_mm_projector and self.projector in ("lora", "sine"):
+            raise ValueError(f"projector={self.projector}: not with tune_mm_projector=false, which is projector=frozen")
+        within = any(part.startswith(f"{self.family.vision_tower}.") for part in self.family.projector)
+        if self.projector == "lora" and self.tune_vision_tower and within:
+            raise ValueError(
+                "projector=lora: it lies within the vision tower, which tune_vision_tower=true trains whole"
+            )
+        how = self.projector if self.tune_mm_projector else "frozen"
+        return self.model_copy(update={"projector": how, "tune_mm_projector": how != "frozen"})
+
+    @model_validator(mode="after")
     def _full(self) -> "Settings":
         refused = {
+            f"has no projector={self.projector}, which is an adapter's": self.projector in ("lora", "sine"),
             "nothing to train, since no tune_* is true": not self.whole,
             "takes no mask, which is of LoRA's weights": self.mask,
             "takes no init_adapter; 'python -m safeeraser.model merge' makes a model of one": self.init_adapter,
+            f"trains the projector whole or not at all (projector={self.projector})": self.projector
+            in ("lora", "sine"),
             f"cannot train weights in 4 bits (quantization={self.quantization})": self.quantization != "none",
         }
         if self.finetune == "full" and (reasons := [reason for reason, found in refused.items() if found]):
@@ -243,7 +260,7 @@ class Settings(_Keys):
         wanted = {
             "language_model": self.tune_language_model,
             "head": self.tune_language_model,
-            "projector": self.tune_mm_projector,
+            "projector": self.projector == "full",
             "vision_tower": self.tune_vision_tower,
         }
         return {group for group, tuned in wanted.items() if tuned}
@@ -254,7 +271,8 @@ class Settings(_Keys):
         if self.finetune == "full":
             return None
         lora = self.LoRA.model_dump(exclude={"targets"})
-        return lora_config(self.family, **lora, projector=self.tune_mm_projector, vision=self.tune_vision_tower)
+        copied = self.projector in ("full", "sine")
+        return lora_config(self.family, **lora, projector=copied, vision=self.tune_vision_tower)
 
     @property
     def family(self) -> Family:

@@ -19,14 +19,23 @@ def equip(base: PreTrainedModel, settings: Settings) -> PeftModel | PreTrainedMo
     if settings.adapter is None:
         model = models.unfreeze(base, settings.family, settings.whole)
     else:
-        model = models.attach(base, settings.adapter, settings.family)
-        if not settings.tune_mm_projector:  # which may lie within the vision tower
+        adapter = settings.adapter
+        if settings.projector == "lora":
+            models.reach_projector(adapter, base, settings.family)
+        model = models.attach(base, adapter, settings.family)
+        if settings.projector == "frozen":  # which may lie within the vision tower
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(parameter.requires_grad and settings.family.part_of(name) != "projector")
     models.freeze_unseen(model, settings.family)
     if settings.method.top is not None:
         models.freeze_above(model, settings.family, settings.method.top)
     return model
+
+
+def reparametrize(model: PeftModel | PreTrainedModel, settings: Settings) -> None:
+    """Train what is not trained as it is in its own terms, from the values that it has now: those of `init_adapter`."""
+    if settings.projector == "sine":
+        models.modulate(model, settings.family)
 
 
 def save(trainer: Trainer, settings: Settings, preprocessor: models.Preprocessor) -> None:

@@ -14,7 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from safeeraser.benchmark.family import Family
 from safeeraser.benchmark.files import RUN_FILE, append_json_line, keep_json_lines
-from safeeraser.model import adapter_parameters, logits_and_states
+from safeeraser.model import adapter_parameters, baked, load_sines, logits_and_states, plainly_named, save_sines
 from safeeraser.unlearn.mask import Mask
 from safeeraser.unlearn.masters import add_up_in_float32, whole
 from safeeraser.unlearn.mean import Mean
@@ -186,7 +186,17 @@ class UnlearnTrainer(Trainer):
         """Save the adapter as it is trained, gathering nothing else for it; a model trained whole as Trainer does."""
         if not isinstance(self.model, PeftModel):
             return super().save_model(output_dir, _internal_call)
-        self._save(output_dir, state_dict=whole(adapter_parameters(self.model)))
+        weights = baked(whole(adapter_parameters(self.model)))
+        with plainly_named(self.model):
+            self._save(output_dir, state_dict=weights)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Take a checkpoint's adapter up again, where no engine has kept the parameters themselves, as FSDP has."""
+        if self.is_fsdp_enabled:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        with plainly_named(self.model):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load_sines(self.model, resume_from_checkpoint)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint beside its place and move it there when all processes are through: whole or not at all."""
@@ -203,6 +213,8 @@ class UnlearnTrainer(Trainer):
                 keeper.save(folder, self.model, self.args.process_index)
             if self.is_world_process_zero():
                 self.weights.save(folder)
+                if not (self.is_deepspeed_enabled or self.is_fsdp_enabled):  # which keep parameters of their own
+                    save_sines(self.model, folder)
                 shutil.copy(run_dir / RUN_FILE, folder)  # what tells of an adapter tells of this one too
                 if self.mask:
                     self.mask.write(folder)
