@@ -42,7 +42,7 @@ def main() -> None:
     os.chdir(RECORDED)  # where the recorded pictures' paths start
     with tempfile.TemporaryDirectory() as folder, initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
         build(Path(folder) / "model")
-        for method, checkpointing in product(("gd", "klpd"), (False, True)):
+        for method, checkpointing in product(("gd", "klpd", "npo", "dpo", "rmu"), (False, True)):
             given = {"model_path": f"{folder}/model", "save_dir": f"{folder}/{method}-{checkpointing}", "workers": 0}
             given |= {"data_path": RECORDED / "dataset" / "all_train.json", "dtype": "float32", "LoRA.dropout": 0}
             given |= {"forget_loss": method, "gradient_checkpointing": checkpointing}

@@ -2,14 +2,16 @@
 
 import copy
 import random
+import shlex
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
+import yaml
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import (
@@ -18,19 +20,23 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     TrainerCallback,
-    TrainingArguments,
 )
 
 from safeeraser.benchmark.conversation import IGNORE
 from safeeraser.benchmark.files import read_json_lines
-from safeeraser.model import Preprocessor, Row, attach
-from safeeraser.unlearn.batch import Collator, Viewed
+from safeeraser.errors import BadInput
+from safeeraser.model import Preprocessor, Row
+from safeeraser.unlearn.arguments import training_arguments
+from safeeraser.unlearn.batch import Viewed
+from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.methods import Method
+from safeeraser.unlearn.page import from_keys
+from safeeraser.unlearn.plan import Schedule
 from safeeraser.unlearn.record import TRAIN_LOG
+from safeeraser.unlearn.run import build_trainer
 from safeeraser.unlearn.settings import Settings, read_settings
-from safeeraser.unlearn.trainer import UnlearnTrainer
+from safeeraser.unlearn.trained import equip
 
-ROOT = Path(__file__).resolve().parents[1]
 ACCUMULATION = 4  # micro-steps of one item an optimizer step
 SIDES = ("ours", "plain")
 TOLERANCE = 1e-4  # relative, between two ways to compute the same number in float32
@@ -66,12 +72,28 @@ class Sizes:
         return self.vocabulary - 2
 
 
-def settings(method: str, folder: Path, *overrides: str) -> Settings:
-    """What `forget.py forget_loss=METHOD` would run with; the rate stays level, since a benchmark stops early."""
-    ours = [f"forget_loss={method}", f"save_dir={folder}", f"gradient_accumulation_steps={ACCUMULATION}"]
-    ours += ["model_family=llava-1.5", "model_path=none", "dtype=float32", "lr_scheduler_type=constant", "workers=0"]
-    with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
-        return read_settings(compose("forget_lora", overrides=[*ours, *overrides]))
+def settings(row: str, folder: Path, *overrides: str) -> Settings:
+    """What `forget.py forget_loss=METHOD KEY=VALUE...` would run with, where `row` is `METHOD KEY=VALUE...`.
+
+    The rate stays level, since a benchmark stops early.
+
+    Raises:
+        BadInput: there is no such method or key, or the values do not go together.
+    """
+    method, *more = shlex.split(row) or [row]
+    keys: dict[str, Any] = {"forget_loss": method, "save_dir": str(folder), "gradient_accumulation_steps": ACCUMULATION}
+    keys |= {"model_family": "llava-1.5", "model_path": "none", "dtype": "float32"}
+    keys |= {"lr_scheduler_type": "constant", "warmup_ratio": 0, "workers": 0}
+    keys["trainer"] = {"disable_tqdm": True}
+    for word in (*more, *overrides):
+        key, given, value = word.partition("=")
+        if not given:
+            raise BadInput(f"'{row}': '{word}' is no KEY=VALUE")
+        try:
+            keys[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise BadInput(f"'{row}': {key}: '{value}' is no value of YAML's") from None
+    return read_settings(from_keys(keys))
 
 
 def build_model(sizes: Sizes) -> LlavaForConditionalGeneration:
@@ -110,7 +132,7 @@ def _row(view: str, sizes: Sizes, rng: random.Random) -> Viewed:
 
 def adapt(base: LlavaForConditionalGeneration, read: Settings) -> PeftModel:
     """The model with LoRA and projector to be trained."""
-    return attach(base, read.adapter, read.family).train()
+    return equip(base, read).train()
 
 
 def clock() -> Clock:
@@ -121,11 +143,12 @@ def clock() -> Clock:
 def train(side: str, entries: list[list[Viewed]], read: Settings, sizes: Sizes) -> list[Clock]:
     """Build the model, train it one pass over `entries`, and return the time at which each optimizer step ended."""
     base = build_model(sizes)
+    second = read.method.needs_reference and (side == "plain" or not read.adapter)
+    reference = copy.deepcopy(base).eval() if second else None
     if side == "ours":
         watch = Watch()
-        train_ours(adapt(base, read), entries, read, sizes, watch)
+        train_ours(adapt(base, read), entries, read, sizes, watch, reference)
         return watch.ends
-    reference = copy.deepcopy(base).eval() if read.method.needs_reference else None
     return train_plain(adapt(base, read), reference, entries, read, sizes)
 
 
@@ -156,37 +179,29 @@ class Watch(TrainerCallback):
         self.ends.append(clock())
 
 
-def train_ours(model: PeftModel, entries: list[list[Viewed]], read: Settings, sizes: Sizes, watch: Watch) -> None:
+class Made(list):
+    """Entries of a plan that were made without a processor."""
+
+    def __init__(self, entries: list[list[Viewed]], sizes: Sizes) -> None:
+        super().__init__(entries)
+        self.preprocessor = Joins(sizes.pad_token)
+
+
+def train_ours(
+    model: PeftModel,
+    entries: list[list[Viewed]],
+    read: Settings,
+    sizes: Sizes,
+    watch: Watch,
+    reference: nn.Module | None = None,
+) -> None:
     """One pass over `entries` as `forget.py` makes it."""
-    arguments = TrainingArguments(
-        output_dir=str(read.save_dir),
-        num_train_epochs=1,
-        train_sampling_strategy="sequential",
-        per_device_train_batch_size=1,
-        gradient_accumulation_steps=read.gradient_accumulation_steps,
-        optim="adamw_torch",
-        learning_rate=read.lr,
-        lr_scheduler_type="constant",
-        weight_decay=read.weight_decay,
-        max_grad_norm=read.max_grad_norm,
-        remove_unused_columns=False,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=True,
+    schedule = Schedule.of(
+        len(entries), batch_size=read.batch_size, accumulation=read.gradient_accumulation_steps, processes=1
     )
-    trainer = UnlearnTrainer(
-        method=read.method,
-        step=read.step,
-        family=read.family,
-        stop=read.stop,
-        model=model,
-        args=arguments,
-        train_dataset=entries,
-        data_collator=Collator(read.method, Joins(sizes.pad_token)),
-        callbacks=[watch],
-    )
+    arguments = training_arguments(read, Engine(), schedule)
+    trainer = build_trainer(read, arguments, model, reference, Made(entries, sizes))
+    trainer.add_callback(watch)
     trainer.train()
 
 
