@@ -2,6 +2,8 @@
 
 python scripts/mini_picture.py results/reproduce_mini/table.csv     keeps it as docs/mini.csv, draws docs/mini.svg
 python scripts/mini_picture.py                                      from docs/mini.csv; prints the table in any case
+python scripts/mini_picture.py --others results/reproduce_methods/table.csv     keeps it as docs/mini_methods.csv, and
+                                                                    writes its table into docs/mini.md
 """
 
 import csv
@@ -20,6 +22,7 @@ from safeeraser.report.writing import TEMPLATES
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT, PICTURE, README = ROOT / "docs" / "mini.csv", ROOT / "docs" / "mini.svg", ROOT / "README.md"
+OTHERS, PAGE = ROOT / "docs" / "mini_methods.csv", ROOT / "docs" / "mini.md"
 SHOWN = {key: column.title for key, column in COLUMNS.items() if column.metric != "gpt_eval"}
 SHOWN |= {"wrong_decoupled": "of it wrong"}
 TITLE = "Mini benchmark: per cent on unseen pictures, with 95% intervals"
@@ -86,24 +89,30 @@ font-family="-apple-system, 'Segoe UI', Helvetica, Arial, sans-serif" role="img"
 """
 
 
-def with_table(page: str, rows: list[Row]) -> str:
+def with_table(page: Path, rows: list[Row]) -> str:
     """The page with this table in place of the one that has the same columns. Raises `BadInput` if there is none."""
     told = table(rows)
     place = re.compile(rf"^{re.escape(told.splitlines()[0])}\n(\|.*\n)+", re.MULTILINE)
-    if not place.search(page):
-        raise BadInput("README.md: no table with the columns of this one")
-    return place.sub(lambda _: f"{told}\n", page, count=1)
+    text = page.read_text(encoding="utf-8")
+    if not place.search(text):
+        raise BadInput(f"{page}: no table with the columns of this one")
+    return place.sub(lambda _: f"{told}\n", text, count=1)
 
 
 @command
 def main() -> None:
-    """Keep the table, draw it, and write it into README.md."""
+    """Keep the table, draw it, and write it into its page."""
     parser = Arguments(prog="python scripts/mini_picture.py", description=__doc__)
-    parser.add_argument("table", type=Path, nargs="?", default=KEPT, help="default: docs/mini.csv")
-    source = parser.parse_args().table
+    parser.add_argument("--others", action="store_true", help="of the methods beside the paper's")
+    parser.add_argument("table", type=Path, nargs="?", help="default: the one that is kept")
+    given = parser.parse_args()
+    kept, page = (OTHERS, PAGE) if given.others else (KEPT, README)
+    source = given.table or kept
     rows, text = read(source), source.read_text(encoding="utf-8")
-    page = with_table(README.read_text(encoding="utf-8"), rows)
-    for path, content in ((KEPT, text), (PICTURE, picture(rows)), (README, page)):
+    contents = {kept: text, page: with_table(page, rows)}
+    if not given.others:
+        contents[PICTURE] = picture(rows)
+    for path, content in contents.items():
         with write_whole(path) as handle:
             handle.write(content)
     print(table(rows))

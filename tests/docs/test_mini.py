@@ -2,8 +2,10 @@
 
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
+import yaml
 
 from safeeraser.errors import BadInput
 
@@ -19,11 +21,15 @@ def test_readme_has_the_table():
     assert f"\n{SCRIPT.table(ROWS)}\n" in README
 
 
-def test_the_table_takes_the_place_of_the_one_before():
-    before = README.replace(SCRIPT.table(ROWS), "\n".join(SCRIPT.table(ROWS).splitlines()[:3]))
-    assert before != README and SCRIPT.with_table(before, ROWS) == README == SCRIPT.with_table(README, ROWS)
-    with pytest.raises(BadInput, match=r"README\.md: no table"):
-        SCRIPT.with_table("| | ASR |\n|---|---|\n", ROWS)
+@pytest.mark.parametrize(("page", "kept"), [(SCRIPT.README, SCRIPT.KEPT), (SCRIPT.PAGE, SCRIPT.OTHERS)])
+def test_the_table_takes_the_place_of_the_one_before(tmp_path, page, kept):
+    rows, now = SCRIPT.read(kept), page.read_text(encoding="utf-8")
+    copy = tmp_path / page.name
+    copy.write_text(now.replace(SCRIPT.table(rows), "\n".join(SCRIPT.table(rows).splitlines()[:3])))
+    assert copy.read_text() != now and SCRIPT.with_table(copy, rows) == now == SCRIPT.with_table(page, rows)
+    copy.write_text("| | ASR |\n|---|---|\n")
+    with pytest.raises(BadInput, match=rf"{page.name}: no table"):
+        SCRIPT.with_table(copy, rows)
 
 
 def test_the_picture_is_drawn_from_it():
@@ -46,3 +52,29 @@ def test_another_table_is_refused(tmp_path):
     (tmp_path / "other.csv").write_text("method,value\nPO,1\n")
     with pytest.raises(BadInput, match=r"other\.csv: not the table\.csv of a report"):
         SCRIPT.read(tmp_path / "other.csv")
+
+
+def test_readers_see_how_steps_and_rate_were_chosen():
+    # Each method has been run as often as any other, at the same rates, and the page has what the rule takes.
+    settings = load("scripts/mini_settings.py")
+    trials = settings.read(settings.KEPT)
+    assert {each.method for each in trials} == set(settings.METHODS)
+    tables = yaml.safe_load((ROOT / "config" / "mini.yaml").read_text(encoding="utf-8"))["tables"]
+    for method in settings.METHODS:
+        its = [each for each in trials if each.method == method]
+        assert tuple(each.lr for each in its) == settings.RATES
+        chosen = settings.choose(its)
+        assert (tables[method]["lr"], tables[method]["max_train_steps"]) == (chosen.lr, chosen.max_train_steps)
+
+
+def test_the_rule_wants_forgetting_first_and_then_the_rest_kept():
+    settings = load("scripts/mini_settings.py")
+    outcomes = {"forgot": (0.04, 0.5, 0.9), "forgot and kept": (0.05, 0.2, 0.9), "kept": (0.06, 0.0, 1.0)}
+    trials = {
+        name: settings.Trial(name, 1e-3, 200, asr, 0, sarr, rouge) for name, (asr, sarr, rouge) in outcomes.items()
+    }
+    assert settings.choose(trials.values()).method == "forgot and kept"
+    worse = settings.Trial("forgot less", 1e-3, 200, 0.5, 0, 0, 1)
+    assert settings.choose([worse, trials["kept"]]).method == "kept"
+    slower = replace(trials["kept"], lr=5e-4)
+    assert settings.choose([trials["kept"], slower]) is slower
