@@ -160,8 +160,8 @@ def items_compared(plan: Sequence[Step], count: int) -> list[Step]:
 
 
 def gradient_norms(model: nn.Module, dataset: PlanDataset, settings: Settings) -> dict[str, Tensor]:
-    """For each of LoRA's weights the root of the sum of its squared gradients, one of each item's mean token
-    cross-entropy, times `SCALE`; by parameter, in float32.
+    """For each of LoRA's weights in the language model the root of the sum of its squared gradients, one of each
+    item's mean token cross-entropy, times `SCALE`; by parameter, in float32.
 
     Args:
         dataset: of one view.
@@ -170,7 +170,8 @@ def gradient_norms(model: nn.Module, dataset: PlanDataset, settings: Settings) -
         BadInput: one is not finite.
     """
     family = settings.family
-    lora = {name: each for name, each in model.named_parameters() if each.requires_grad and ".lora_" in name}
+    named = model.named_parameters()
+    lora = {name: each for name, each in named if each.requires_grad and ".lora_" in name and family.in_layers(name)}
     norms = {name: torch.zeros_like(each, dtype=torch.float32) for name, each in lora.items()}
     dtype, kept_in = models.choose_dtype(settings.dtype), next(iter(lora.values())).dtype
     for number, step in enumerate(dataset.plan):

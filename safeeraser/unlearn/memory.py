@@ -156,7 +156,7 @@ def held(model: nn.Module, setup: Setup) -> list[Part]:
     copies = 2 if Guard(settings.stop, settings.method).active else 0
     away, averaged = bool(settings.moved_terms), bool(settings.step.averaged)
     second = everything if settings.adapter is None and settings.method.needs_reference else 0
-    lora = sum(weight.numel() for name, weight in weights.items() if settings.family.part_of(name) == "LoRA")
+    lora = sum(weight.numel() for name, weight in weights.items() if ".lora_" in name and layers(name))
     parts = (  # name, bytes, whether sharded, whether in CPU memory
         ("frozen weights", frozen, engine.shards_weights, engine.offload_weights),
         ("trained weights", trained * width, engine.shards_weights, engine.offload_weights),

@@ -155,6 +155,12 @@ def mask_of(*words):
     return running.load_mask(read.mask, read, job, model, dataset)
 
 
+def test_lora_on_the_projector_is_trained_as_without_a_mask():
+    mask = mask_of("projector=lora", "mask={items: 2}")
+    assert mask.trained and all(".layers." in name for name in mask.trained)
+    assert set(mask.record["layers"]) == {"0", "1"}
+
+
 @pytest.fixture(scope="module")
 def moved(tmp_path_factory):
     """An adapter whose B is no longer 0."""
