@@ -67,7 +67,8 @@ def relearning_settings(options: Options, view: str) -> Settings:
     trained, processes = _trained_with(options)
     changes = {
         "forget_loss": method,
-        "step": "plain",  # as an attacker would
+        "step": "plain",  # as an attacker would, and all weights
+        "mask": None,
         "model_family": "auto",
         "model_path": options.model_path,
         "init_adapter": str(options.checkpoint_path),

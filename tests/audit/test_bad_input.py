@@ -129,14 +129,15 @@ def test_an_adapter_that_an_earlier_version_trained(adapter):
 
 
 def test_what_was_set_for_the_method_alone_is_not_taken_over(adapter):
-    """A weight of its forget term would turn the relearning around, a step would hinder it, and nobody asked to publish
-    what comes of it."""
-    given = ("recipe.weights.forget=-2", "step=sam", "push_to_hub=true", "hub_model_id=me/popd")
+    """A weight of its forget term would turn the relearning around, a step or a mask would hinder it, and nobody
+    asked to publish what comes of it."""
+    given = ("recipe.weights.forget=-2", "step=sam", "mask={top: 0.1}", "push_to_hub=true", "hub_model_id=me/popd")
     given += ("+trainer={adam_beta2: 0.95}",)
     told = settings(*given).model_dump(mode="json")
     write_json(adapter / "run.json", {"settings": told, "engine": {"name": "single", "processes": 1}})
     relearned = relearning_settings(options_of(adapter), "forget")
     assert relearned.method.terms["forget"].weight == 1 and relearned.step.name == "plain"
+    assert relearned.mask is None
     assert relearned.trainer == {"adam_beta2": 0.95} and not relearned.push_to_hub
 
 
