@@ -163,9 +163,9 @@ def _by_name(value: Any, _: Any) -> Step:
     if isinstance(value, Step):
         return value
     given = dict(value) if isinstance(value, Mapping) else {"name": value}
-    name = given.get("name")
+    name = str(given.get("name"))  # what has no hash is no name either
     if name not in STEPS:
-        raise ValueError(f"no step '{name}'; {nearest(str(name), STEPS)}")
+        raise ValueError(f"no step '{name}'; {nearest(name, STEPS)}")
     kind = STEPS[name]
     for key in given.keys() - kind.model_fields:
         raise unknown_key(f"the step {name}", key, given[key], kind.model_fields)

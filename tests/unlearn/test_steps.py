@@ -111,6 +111,7 @@ def test_the_default_is_plain_and_a_page_is_read_as_it_was_written():
         (("step=average", "step.last=1.5"), "step.last=1.5: Input should be less than or equal to 1"),
         (("+step.roh=1", "step=sam"), "step.roh=1: the step sam has no such key; did you mean 'rho'?"),
         (("step.name=sma",), "no step 'sma'; did you mean 'sam'?"),
+        (("step.name=[sam]",), "no step '['sam']'; did you mean 'sam'?"),
         (("step=smooth", "forget_loss=none"), "step.terms=forget: no term of none reads forget or refusal"),
     ],
 )
