@@ -217,8 +217,6 @@ class Settings(_Keys):
             "nothing to train, since no tune_* is true": not self.whole,
             "takes no mask, which is of LoRA's weights": self.mask,
             "takes no init_adapter; 'python -m safeeraser.model merge' makes a model of one": self.init_adapter,
-            f"trains the projector whole or not at all (projector={self.projector})": self.projector
-            in ("lora", "sine"),
             f"cannot train weights in 4 bits (quantization={self.quantization})": self.quantization != "none",
         }
         if self.finetune == "full" and (reasons := [reason for reason, found in refused.items() if found]):
