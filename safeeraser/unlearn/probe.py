@@ -88,7 +88,7 @@ class Probes(TrainerCallback):
     def on_train_end(self, args, state, control, **kwargs):
         stopped = self.trainer.guard.stopped
         step = stopped["adapter_of_step"] if stopped else state.global_step
-        if step % self.every:  # else it has been asked
+        if step % self.every or self.trainer.mean.share:  # else it has been asked, and of the weights that are kept
             self._ask(step)
 
     def _ask(self, step: int) -> None:

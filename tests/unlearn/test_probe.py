@@ -51,6 +51,15 @@ def test_probing_changes_nothing_else(probed, tmp_path):
     assert not (plain / "probe.jsonl").exists()
 
 
+def test_of_a_mean_of_weights_the_last_row_is_the_means(tmp_path):
+    """Whether or not the last step is one that is asked after."""
+    given = ("step=average", "step.last=1", "probe.prompts=3", "max_train_steps=4")
+    rows = [read_lines(forget(tmp_path / f"{n}", *given, f"probe_every={n}") / "probe.jsonl") for n in (4, 3)]
+    assert [[row["step"] for row in each] for each in rows] == [[0, 4], [0, 3, 4]]
+    last = read_lines(forget(tmp_path / "plain", *given[2:], "probe_every=4") / "probe.jsonl")[-1]
+    assert rows[0][-1] == rows[1][-1] != last
+
+
 def test_a_resumed_run_has_the_same_curve(probed, tmp_path, monkeypatch):
     """Broken off in step 5, after the probe of step 4 and its checkpoint."""
     from safeeraser.unlearn.trainer import UnlearnTrainer
