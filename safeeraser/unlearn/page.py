@@ -144,7 +144,7 @@ def _told_plainly(known_keys: Callable[[], list[str]] = list) -> Iterator[None]:
         raise BadInput(f"{group or 'config'}: no '{name}'; {nearest(name, known)}") from None
     except yaml.YAMLError as error:
         raise BadInput(f"config: not YAML ({' '.join(str(error).split())})") from None
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # the last is of a group that is null
         reason = str(error).strip().splitlines()[0]
         if unknown := re.fullmatch(r"Could not override '(.+)'\.", reason):
             known, place = known_keys(), unknown[1].rpartition(".")[0]

@@ -1,6 +1,6 @@
 """The keys of config/forget_lora.yaml with their types and bounds: what Hydra composed, checked once, read by name."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -62,6 +62,13 @@ class Compared(_Keys):
     against: str = "retain"
     items: int = Field(32, ge=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_keys(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping | Compared):
+            raise ValueError("must be null, or have keys: {top: 0.5}; with {} all are the defaults")
+        return value
+
     @field_validator("from_", "against")
     @classmethod
     def _known_view(cls, name: str) -> str:
@@ -72,7 +79,7 @@ class Compared(_Keys):
     @model_validator(mode="after")
     def _two_views(self) -> "Compared":
         if self.from_ == self.against:
-            raise ValueError(f"compares two views, and both are {self.against}")
+            raise ValueError(f"compares the views `from` and `against`, and both are {self.against}")
         return self
 
 

@@ -122,6 +122,8 @@ def test_a_step_that_makes_no_sense(words, says):
 
 
 def test_a_mistyped_key_on_the_command_line(tmp_path):
+    done = run("forget", *GIVEN, "step=null")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "error: command line: Config group" in done.stderr
     done = run("forget", *GIVEN, "step=sam", "step.roh=1", f"save_dir={tmp_path / 'run'}")
     assert done.returncode == 2 and "no key 'step.roh'; did you mean 'step.rho'?" in done.stderr
 
