@@ -39,7 +39,7 @@ from safeeraser.errors import command
 from safeeraser.generation import Asked, Decoder
 from safeeraser.generation.sampling import Generation
 from safeeraser.selftest.training import load_trainer
-from safeeraser.unlearn.settings import read_settings
+from safeeraser.unlearn.composed import read_settings
 
 METHODS = ("popd", "klpd", "gdpd", "po", "gd", "ga")
 aten = torch.ops.aten

@@ -28,13 +28,14 @@ from safeeraser.errors import BadInput
 from safeeraser.model import Preprocessor, Row
 from safeeraser.unlearn.arguments import training_arguments
 from safeeraser.unlearn.batch import Viewed
+from safeeraser.unlearn.composed import read_settings
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.methods import Method
 from safeeraser.unlearn.page import from_keys
 from safeeraser.unlearn.plan import Schedule
 from safeeraser.unlearn.record import TRAIN_LOG
 from safeeraser.unlearn.run import build_trainer
-from safeeraser.unlearn.settings import Settings, read_settings
+from safeeraser.unlearn.settings import Settings
 from safeeraser.unlearn.trained import equip
 
 ACCUMULATION = 4  # micro-steps of one item an optimizer step

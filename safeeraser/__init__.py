@@ -41,9 +41,9 @@ def unlearn(page: str = "forget_lora", **keys: Any) -> Unlearned | None:
         BadInput: something given cannot be used. Nothing has been touched then.
     """
     from safeeraser.publish import check_before, publish_after  # here and below: only now, since torch takes its time
+    from safeeraser.unlearn.composed import read_settings
     from safeeraser.unlearn.page import from_keys
     from safeeraser.unlearn.run import forget
-    from safeeraser.unlearn.settings import read_settings
 
     settings = read_settings(from_keys(keys, page))
     check_before(settings)

@@ -85,7 +85,7 @@ def config(*overrides: str):
 
 def settings(*overrides: str):
     """The checked settings of a command line, on the recorded data and the tiny model."""
-    from safeeraser.unlearn.settings import read_settings
+    from safeeraser.unlearn.composed import read_settings
 
     given = [f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "LoRA.dropout=0", "workers=0"]
     return read_settings(config(*given, *overrides))

@@ -16,9 +16,10 @@ from safeeraser import model as models
 from safeeraser.audit.options import Options
 from safeeraser.benchmark.files import RUN_FILE, held, run_of
 from safeeraser.errors import BadInput
+from safeeraser.unlearn.composed import read_settings
 from safeeraser.unlearn.page import from_keys
 from safeeraser.unlearn.run import forget
-from safeeraser.unlearn.settings import Settings, read_settings
+from safeeraser.unlearn.settings import Settings
 
 KEPT = {"adapter_model.safetensors", "adapter_config.json", RUN_FILE}  # of a checkpoint, once training is through
 

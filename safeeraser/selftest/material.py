@@ -22,8 +22,9 @@ from transformers import (
 from safeeraser import model as models
 from safeeraser.benchmark.conversation import IMAGE, prompt
 from safeeraser.benchmark.files import write_json
+from safeeraser.unlearn.composed import read_settings
 from safeeraser.unlearn.page import from_keys
-from safeeraser.unlearn.settings import Settings, read_settings
+from safeeraser.unlearn.settings import Settings
 
 RECORDS = 6
 COLOURS = ("red", "green", "blue", "yellow", "white", "orange")

@@ -9,10 +9,11 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from safeeraser.benchmark.files import RUN_FILE, held, read_json, run_of
 from safeeraser.errors import BadInput
+from safeeraser.unlearn.composed import read_settings
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.page import from_keys
 from safeeraser.unlearn.probe import PROBE_LOG
-from safeeraser.unlearn.settings import Settings, read_settings
+from safeeraser.unlearn.settings import Settings
 
 TRAIN_LOG, MASK_FILE = "train_log.jsonl", "mask.safetensors"
 # What a resumed run may change: nothing that decides the result.

@@ -10,12 +10,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from safeeraser.errors import BadInput
+from safeeraser.unlearn.composed import read_settings
 from safeeraser.unlearn.data import load_data
 from safeeraser.unlearn.page import from_keys
 from safeeraser.unlearn.plan import differing
 from safeeraser.unlearn.probe import probe_items
 from safeeraser.unlearn.run import collator
-from safeeraser.unlearn.settings import read_settings
 
 pytestmark = pytest.mark.slow
 

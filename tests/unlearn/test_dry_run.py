@@ -9,11 +9,11 @@ from safetensors.torch import load_file, save_file
 from transformers import LlavaConfig
 
 from safeeraser.selftest.memory import measure
+from safeeraser.unlearn.composed import read_settings
 from safeeraser.unlearn.dry_run import conversation_sizes, count_parameters, outline, planned_step
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.memory import MicroStep, Setup, held, memory
 from safeeraser.unlearn.run import collator
-from safeeraser.unlearn.settings import read_settings
 
 pytestmark = pytest.mark.slow
 

@@ -16,6 +16,7 @@ from transformers import set_seed
 
 from safeeraser.errors import BadInput
 from safeeraser.unlearn import run as running
+from safeeraser.unlearn.composed import read_settings
 from safeeraser.unlearn.data import load_data
 from safeeraser.unlearn.engine import Engine, check_engine
 from safeeraser.unlearn.job import Job, make_or_read_plan
@@ -23,7 +24,7 @@ from safeeraser.unlearn.mask import choose, items_compared
 from safeeraser.unlearn.page import from_keys
 from safeeraser.unlearn.plan import Schedule, Step
 from safeeraser.unlearn.save_dir import MASK_FILE, _difference
-from safeeraser.unlearn.settings import Compared, read_settings
+from safeeraser.unlearn.settings import Compared
 
 GIVEN = (f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "workers=0", "gradient_accumulation_steps=2")
 # A rate and a decay at which whatever may move does: 0.01 of each weight in each step.

@@ -5,9 +5,9 @@ from helpers import FURTHER, METHODS, MODEL, ROOT, TRAIN, config, refused, setti
 from pydantic import ValidationError
 
 from safeeraser.errors import BadInput
+from safeeraser.unlearn.composed import read_settings
 from safeeraser.unlearn.methods import TERMS, Method
 from safeeraser.unlearn.page import from_keys
-from safeeraser.unlearn.settings import read_settings
 from safeeraser.unlearn.terms import LOSSES
 
 # l_f forget, l_r retain, l_p decoupled; (loss, views, weight)

@@ -8,8 +8,8 @@ from omegaconf import OmegaConf
 
 from safeeraser import unlearn
 from safeeraser.errors import BadInput
+from safeeraser.unlearn.composed import read_settings
 from safeeraser.unlearn.page import from_keys
-from safeeraser.unlearn.settings import read_settings
 
 pytestmark = pytest.mark.slow
 

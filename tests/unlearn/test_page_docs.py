@@ -8,7 +8,7 @@ import pytest
 from helpers import MODEL, RECORDED, ROOT, run
 from omegaconf import OmegaConf
 
-from safeeraser.unlearn.settings import read_settings
+from safeeraser.unlearn.composed import read_settings
 
 from .test_page import RELEASE
 

@@ -14,9 +14,9 @@ from torch.nn.functional import cross_entropy
 from safeeraser import model as models
 from safeeraser.errors import BadInput
 from safeeraser.unlearn import run as running
+from safeeraser.unlearn.composed import read_settings
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.plan import Schedule
-from safeeraser.unlearn.settings import read_settings
 from safeeraser.unlearn.trainer import UnlearnTrainer
 
 pytestmark = pytest.mark.slow

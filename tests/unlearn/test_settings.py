@@ -5,7 +5,7 @@ from helpers import ROOT, config
 from omegaconf import OmegaConf
 
 from safeeraser.errors import BadInput
-from safeeraser.unlearn.settings import read_settings
+from safeeraser.unlearn.composed import read_settings
 
 
 def error_of(*overrides):

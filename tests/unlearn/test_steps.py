@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 
 from safeeraser.benchmark.conversation import IGNORE
 from safeeraser.errors import BadInput
+from safeeraser.unlearn.composed import read_settings
 from safeeraser.unlearn.engine import Engine, check_engine
 from safeeraser.unlearn.mean import MEAN
 from safeeraser.unlearn.moved import seed_of
 from safeeraser.unlearn.page import from_keys
-from safeeraser.unlearn.settings import read_settings
 from safeeraser.unlearn.steps import Plain, Sam, Smooth, taken
 
 from .test_trainer import Gradients, trainer

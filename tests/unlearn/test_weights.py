@@ -13,10 +13,10 @@ import pytest
 from helpers import MODEL, ROOT, TRAIN, read_lines, run, settings, start, write_json
 
 from safeeraser.errors import BadInput
+from safeeraser.unlearn.composed import read_settings
 from safeeraser.unlearn.methods import Dual, Method
 from safeeraser.unlearn.page import from_keys
 from safeeraser.unlearn.plot import training_panels
-from safeeraser.unlearn.settings import read_settings
 from safeeraser.unlearn.weights import DUALS, Weights
 
 GIVEN = (f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "workers=0", "gradient_accumulation_steps=2")
