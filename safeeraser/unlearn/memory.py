@@ -146,11 +146,6 @@ def held(model: nn.Module, setup: Setup) -> list[Part]:
     at_work = everything - in_layers + 2 * in_layers // model.config.get_text_config().num_hidden_layers
     gathered = min(ZERO3_LIVE, everything) if zero3 else at_work if fsdp else 0
     bucket = REDUCE_BUCKET if engine.deepspeed else trained if engine.name == "ddp" else 0
-    state = 8
-    if engine.deepspeed and (not zero3 or width < 4 or engine.offload_optimizer):
-        state += 4  # masters; stage 3 in float32 takes the weights themselves, unless they lie elsewhere
-    if engine.offload_optimizer:
-        state += 4 + (0 if zero3 else width)  # the gradient in float32; the weights on their way back
     narrow = engine.name == "zero1" or (engine.name == "zero2" and engine.offload_optimizer)
     moved = engine.offload_optimizer or (fsdp and engine.offload_weights)  # FSDP's offloading is of all that it shards
     copies = 2 if Guard(settings.stop, settings.method).active else 0
@@ -165,7 +160,7 @@ def held(model: nn.Module, setup: Setup) -> list[Part]:
         ("gradients", trained * (width if narrow else 4), engine.shards_gradients, moved and engine.shards_gradients),
         ("gradient bucket", bucket * width, False, False),
         ("gradient mask", lora if settings.mask else 0, False, False),
-        ("optimizer state", trained * state, engine.shards_optimizer, moved),
+        ("optimizer state", trained * _state(engine, width), engine.shards_optimizer, moved),
         ("weights before they are moved", away * trained * width, False, False),
         ("gradient at the moved weights", away * trained * 4, False, False),
         ("mean of the last weights", averaged * trained * 4, engine.shards_optimizer, True),
@@ -176,6 +171,16 @@ def held(model: nn.Module, setup: Setup) -> list[Part]:
         for name, size, sharded, off in parts
         if size
     ]
+
+
+def _state(engine: Engine, width: int) -> int:
+    """Bytes that the optimizer keeps of a trained parameter of this width."""
+    zero3, state = engine.name == "zero3", 8
+    if engine.deepspeed and (not zero3 or width < 4 or engine.offload_optimizer):
+        state += 4  # masters; stage 3 in float32 takes the weights themselves, unless they lie elsewhere
+    if engine.offload_optimizer:
+        state += 4 + (0 if zero3 else width)  # the gradient in float32; the weights on their way back
+    return state
 
 
 def kept_bytes(model: nn.Module, setup: Setup, step: MicroStep) -> int:
