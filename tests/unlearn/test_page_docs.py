@@ -48,12 +48,16 @@ def test_the_python(folder, capsys):
 def test_the_commands(folder):
     (folder / "config").mkdir()
     OmegaConf.save(OmegaConf.create(RELEASE), folder / "config" / "release.yaml")
-    dry, full, infer = map(shlex.split, COMMANDS["training"])
+    dry, full, infer, sine, lora = map(shlex.split, COMMANDS["training"])
     counted, fits, engines = map(shlex.split, COMMANDS["engines"])
     *_, release = map(shlex.split, COMMANDS["differences"])
     assert engines == ["benchmarks/engines.py"]  # minutes; tests/selftest runs what it is made of
     done = run("forget", *dry[1:], f"model_path={MODEL}", *FEW[1:], cwd=folder)
     assert done.returncode == 0, done.stderr
+    done = run("forget", *sine[1:], f"model_path={MODEL}", *FEW[1:], cwd=folder)
+    assert done.returncode == 0 and "projector" in done.stdout, done.stderr
+    done = run("forget", *lora[1:], f"model_path={MODEL}", *FEW, cwd=folder)
+    assert done.returncode == 0 and (folder / "results" / "projector-lora" / "adapter_config.json").is_file()
     done = run("forget", *release[1:], "--config-dir", folder / "config", f"model_path={MODEL}", *FEW, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert (folder / "ckpt_results" / "llava-7b" / "gapd_0.0001_all_10" / "adapter_model.safetensors").is_file()
