@@ -316,6 +316,15 @@ def test_weights_that_are_held_do_not_move_to_the_bit(moved, tmp_path, method, v
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("step", ["sam", "smooth"])
+def test_nor_do_they_where_the_gradient_is_taken_at_moved_weights(moved, tmp_path, step):
+    words = (*GIVEN, *MOVES, "forget_loss=gd", f"init_adapter={moved}", "max_train_steps=3", "mask={items:4}")
+    folder = trained(tmp_path / "run", *words, f"step={step}")
+    assert all(row["moved"]["by"] > 0 for row in read_lines(folder / "train_log.jsonl"))
+    assert_held(folder, moved)
+
+
+@pytest.mark.slow
 def test_in_4_bits_they_do_not_move_either(moved, tmp_path):
     words = (*GIVEN, *MOVES, "forget_loss=klpd", f"init_adapter={moved}", "max_train_steps=3", "mask={items:4}")
     assert_held(trained(tmp_path / "run", *words, "dtype=bfloat16", "quantization=nf4"), moved)
