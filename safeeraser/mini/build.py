@@ -24,6 +24,7 @@ from safeeraser.benchmark.truth import write_truth
 from safeeraser.errors import BadInput, command
 from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL, SAFE_HELD_OUT
 from safeeraser.mini.dataset import SPLITS, write_refusals, write_split, write_vqa
+from safeeraser.mini.instructions import write_instructions
 from safeeraser.mini.pictures import find_font, glyph_table
 from safeeraser.mini.truth import truth_of
 
@@ -33,7 +34,7 @@ NOTE = (
     "a label here. Not a safety result, and not comparable with figures on the real benchmark."
 )
 CONTENTS = {
-    *("all_train.json", "all_val.json", "prompt.json", "vqa.json", "truth.json", "manifest.json"),
+    *("all_train.json", "all_val.json", "prompt.json", "vqa.json", "truth.json", "instructions.json", "manifest.json"),
     *("img", "pdset", "vqa", "base_model"),
 }
 # The modules that decide what is written, beside `benchmark.conversation`, whose prompt the base model learns and whose
@@ -87,7 +88,9 @@ def build(out: Path, settings: Settings, *, force: bool = False) -> None:
     if missing:
         raise BadInput(f"{find_font()[1]}: has no glyph {', '.join(missing)}; pip install QtAwesome==1.4.2 has them")
     if _manifest(out).get("settings_hash") == settings_hash and not force:
-        write_truth(out, truth_of(out))  # which a benchmark of an earlier version lacks
+        # Which a benchmark of an earlier version lacks.
+        write_truth(out, truth_of(out))
+        write_instructions(out, settings.seed)
         print(f"{out} is up to date (settings {settings_hash}); --force builds it again")
         return
     _refuse_loss(out)
@@ -114,6 +117,7 @@ def _write_data(folder: Path, settings: Settings, progress: Progress) -> dict[st
     with _stage(progress, "vqa items", settings.vqa) as tick:
         write_vqa(folder, settings.vqa, settings.seed, tick)
     write_truth(folder, truth_of(folder))
+    write_instructions(folder, settings.seed)
     return {**counts, "vqa": settings.vqa}
 
 

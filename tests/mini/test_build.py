@@ -9,7 +9,10 @@ from safeeraser.benchmark import conversation
 from safeeraser.benchmark.files import read_json, sha256, write_json
 from safeeraser.errors import BadInput
 from safeeraser.mini.build import CONTENTS, KIND, build, main
+from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL, REFUSALS
 from safeeraser.mini.dataset import write_split
+from safeeraser.mini.instructions import INSTRUCTIONS
+from safeeraser.mini.questions import REPEAT, WORDS
 
 pytestmark = pytest.mark.slow
 
@@ -47,17 +50,30 @@ def test_a_folder_that_is_up_to_date_is_left_alone(small, settings, capsys):
     assert (small / "manifest.json").stat().st_mtime_ns == before
 
 
-def test_a_folder_of_an_earlier_version_is_told_what_is_true_and_not_built_again(small, settings, tmp_path, capsys):
+@pytest.mark.parametrize("lacks", ["truth.json", INSTRUCTIONS])
+def test_a_folder_of_an_earlier_version_gets_what_it_lacks_and_is_not_built_again(
+    lacks, small, settings, tmp_path, capsys
+):
     old = tmp_path / "mini"
     shutil.copytree(small, old)
-    (old / "truth.json").unlink()
+    (old / lacks).unlink()
     model = (old / "base_model" / "model.safetensors").stat().st_mtime_ns
     build(old, settings)
     assert "up to date" in capsys.readouterr().out and contents(old) == contents(small)
     assert (old / "base_model" / "model.safetensors").stat().st_mtime_ns == model
-    written = (old / "truth.json").stat().st_mtime_ns
+    written = (old / lacks).stat().st_mtime_ns
     build(old, settings)
-    assert (old / "truth.json").stat().st_mtime_ns == written
+    assert (old / lacks).stat().st_mtime_ns == written
+
+
+def test_the_instructions_are_texts_alone_without_harm_and_refusals(small):
+    records = read_json(small / INSTRUCTIONS)
+    assert len({record["question"] for record in records}) == len(records) == 200
+    assert all(set(record) == {"view", "question", "answer"} and record["view"] == "retain" for record in records)
+    assert all(record["question"] == REPEAT + record["answer"] for record in records)
+    words = {word for record in records for word in record["answer"].split()}
+    harm = [*REFUSALS, *(concept.use for concept in EVERY), *(concept.name for concept in EVERY_HARMFUL)]
+    assert words <= set(WORDS) and not words & {word.strip(".,") for text in harm for word in text.split()}
 
 
 def test_another_prompt_or_chat_template_makes_it_stale(monkeypatch, settings, tmp_path):
