@@ -5,6 +5,7 @@ The folder appears whole or not at all: it is built beside its place and moved t
 
 import argparse
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ from safeeraser.benchmark import conversation
 from safeeraser.benchmark.files import read_json, sha256, write_json, write_whole_folder
 from safeeraser.benchmark.truth import write_truth
 from safeeraser.errors import BadInput, command
-from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL, SAFE_HELD_OUT
+from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL, SAFE_HELD_OUT, Concept
 from safeeraser.mini.dataset import SPLITS, write_refusals, write_split, write_vqa
 from safeeraser.mini.instructions import write_instructions
 from safeeraser.mini.pictures import find_font, glyph_table
@@ -33,9 +34,12 @@ NOTE = (
     "A demonstration of the mechanism on stand-in icons and a model trained from scratch in minutes. 'Harmful' is only "
     "a label here. Not a safety result, and not comparable with figures on the real benchmark."
 )
+NEVER_KNEW = "never_knew"
+# The models by their folders' names, with the concepts of which each is taught no harmful answer.
+MODELS: dict[str, tuple[Concept, ...]] = {"base_model": (), NEVER_KNEW: EVERY_HARMFUL}
 CONTENTS = {
     *("all_train.json", "all_val.json", "prompt.json", "vqa.json", "truth.json", "instructions.json", "manifest.json"),
-    *("img", "pdset", "vqa", "base_model"),
+    *("img", "pdset", "vqa", *MODELS),
 }
 # The modules that decide what is written, beside `benchmark.conversation`, whose prompt the base model learns and whose
 # chat template lies in its folder; the others may change without the benchmark going stale.
@@ -73,12 +77,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("dataset/mini"), help="folder to write (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=Settings.seed, help="default: %(default)s")
     parser.add_argument("--force", action="store_true", help="build again even if the folder is up to date")
+    says = "also train the base model that was never taught the harmful answers"
+    parser.add_argument(f"--{NEVER_KNEW}", action="store_true", help=says)
     arguments = parser.parse_args(argv)
-    build(arguments.out, Settings(seed=arguments.seed), force=arguments.force)
+    build(arguments.out, Settings(seed=arguments.seed), force=arguments.force, never_knew=arguments.never_knew)
 
 
-def build(out: Path, settings: Settings, *, force: bool = False) -> None:
+def build(out: Path, settings: Settings, *, force: bool = False, never_knew: bool = False) -> None:
     """Build the mini benchmark in `out`, unless it lies there already.
+
+    Args:
+        force: build it anew all the same.
+        never_knew: with the model that never knew, which is added to a benchmark that lies there without it.
 
     Raises:
         BadInput: QtAwesome is missing, or `out` holds something that this command did not write.
@@ -87,25 +97,44 @@ def build(out: Path, settings: Settings, *, force: bool = False) -> None:
     missing = [concept.glyph for concept in EVERY if concept.glyph not in glyph_table()]
     if missing:
         raise BadInput(f"{find_font()[1]}: has no glyph {', '.join(missing)}; pip install QtAwesome==1.4.2 has them")
-    if _manifest(out).get("settings_hash") == settings_hash and not force:
+    began, manifest = time.monotonic(), _manifest(out)
+    if manifest.get("settings_hash") == settings_hash and not force:
         # Which a benchmark of an earlier version lacks.
         write_truth(out, truth_of(out))
         write_instructions(out, settings.seed)
-        print(f"{out} is up to date (settings {settings_hash}); --force builds it again")
-        return
+        if not never_knew or NEVER_KNEW in manifest:
+            print(f"{out} is up to date (settings {settings_hash}); --force builds it again")
+            return
+        manifest = _add_never_knew(out, settings, manifest)
+    else:
+        manifest = _build_anew(out, settings, list(MODELS) if never_knew else ["base_model"])
+    _tell(out, manifest, time.monotonic() - began)
+
+
+def _build_anew(out: Path, settings: Settings, models: list[str]) -> dict[str, Any]:
+    """Write everything, with these of `MODELS`. Returns the manifest."""
     _refuse_loss(out)
-    began = time.monotonic()
     with write_whole_folder(out) as folder, _progress() as progress:
-        manifest = {"kind": KIND, "note": NOTE, "settings_hash": settings_hash, "settings": asdict(settings)}
+        manifest = {"kind": KIND, "note": NOTE, "settings_hash": settings.hash(), "settings": asdict(settings)}
         manifest["versions"] = {package: version(package) for package in PACKAGES}
         manifest["held_out_concepts"] = [concept.name for concept in SAFE_HELD_OUT]
         manifest["counts"] = _write_data(folder, settings, progress)
-        manifest["base_model"] = _write_model(folder / "base_model", settings, progress)
+        manifest |= _write_models({name: folder / name for name in models}, settings, progress)
         write_json(folder / "manifest.json", manifest)
         if out.exists():
             _refuse_loss(out)  # again, as minutes have passed
             shutil.rmtree(out.resolve())  # a link to it stays
-    _tell(out, manifest, time.monotonic() - began)
+    return manifest
+
+
+def _add_never_knew(out: Path, settings: Settings, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Train that model alone, into a benchmark that lies there. Returns the manifest, which tells of it at the end."""
+    place = out / NEVER_KNEW
+    with write_whole_folder(place) as folder, _progress() as progress:
+        manifest |= _write_models({NEVER_KNEW: folder}, settings, progress)
+        shutil.rmtree(place, ignore_errors=True)  # of a run that was killed before the manifest told of it
+    write_json(out / "manifest.json", manifest)
+    return manifest
 
 
 def _write_data(folder: Path, settings: Settings, progress: Progress) -> dict[str, int]:
@@ -121,7 +150,11 @@ def _write_data(folder: Path, settings: Settings, progress: Progress) -> dict[st
     return {**counts, "vqa": settings.vqa}
 
 
-def _write_model(folder: Path, settings: Settings, progress: Progress) -> dict[str, Any]:
+def _write_models(folders: dict[str, Path], settings: Settings, progress: Progress) -> dict[str, Any]:
+    """Train some of `MODELS`, each into its folder. Returns for each what the manifest tells of it.
+
+    All see alike, which is learnt once: the same model, whichever of them are trained together.
+    """
     # Threads that wait for each other should sleep: on busy cores, waiting in a loop makes training much slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Only here, as they take seconds to import and a folder that is up to date needs none of them.
@@ -133,23 +166,26 @@ def _write_model(folder: Path, settings: Settings, progress: Progress) -> dict[s
     from safeeraser.mini.training import teach_to_see, teach_to_speak
     from safeeraser.model import write_model
 
-    threads = torch.get_num_threads()
+    threads, told = torch.get_num_threads(), {}
     torch.set_num_threads(THREADS)
     try:
         tokenizer = build_tokenizer()
         preprocessor = build_preprocessor(tokenizer)
-        model = build_model(tokenizer, settings.seed).train()
-        with _stage(progress, "base model learns to see", settings.see_steps) as tick:
-            teach_to_see(model, settings.see_steps, settings.seed, tick)
-        with _stage(progress, "base model learns to speak", settings.speak_steps) as tick:
-            teach_to_speak(model, preprocessor, settings.speak_steps, settings.seed, tick)
-        write_model(folder, model.eval(), preprocessor)
-        with _stage(progress, "base model is examined", 1) as tick:
-            accuracy = exam(model, tokenizer, settings.exam_pictures, settings.seed)
-            tick()
+        seeing = build_model(tokenizer, settings.seed).train()
+        with _stage(progress, f"{', '.join(folders)}: learning to see", settings.see_steps) as tick:
+            teach_to_see(seeing, settings.see_steps, settings.seed, tick)
+        for name, folder in folders.items():
+            model, unknown = copy.deepcopy(seeing), MODELS[name]
+            with _stage(progress, f"{name}: learning to speak", settings.speak_steps) as tick:
+                teach_to_speak(model, preprocessor, settings.speak_steps, settings.seed, tick, unknown)
+            write_model(folder, model.eval(), preprocessor)
+            with _stage(progress, f"{name}: exam", 1) as tick:
+                accuracy = exam(model, tokenizer, settings.exam_pictures, settings.seed, unknown)
+                tick()
+            told[name] = {"parameters": model.num_parameters(), "accuracy": accuracy}
     finally:
         torch.set_num_threads(threads)
-    return {"parameters": model.num_parameters(), "accuracy": accuracy}
+    return told
 
 
 def _manifest(out: Path) -> dict[str, Any]:
@@ -165,7 +201,9 @@ def _manifest(out: Path) -> dict[str, Any]:
 
 def _refuse_loss(out: Path) -> None:
     """Raises `BadInput` if `out` holds something beyond a benchmark, which building it again would throw away."""
-    foreign = {path.name for path in out.iterdir()} - CONTENTS if out.exists() else set()
+    names = {path.name for path in out.iterdir()} if out.exists() else set()
+    # The second is what a run that was killed while it added a model has left.
+    foreign = {name for name in names - CONTENTS if not name.startswith(f".{NEVER_KNEW}.")}
     if foreign:
         raise BadInput(f"{out}: also holds {', '.join(sorted(foreign))}, which would be lost; move it away first")
 
@@ -191,9 +229,10 @@ def _stage(progress: Progress, name: str, total: int) -> Iterator[Callable[..., 
 
 def _tell(out: Path, manifest: dict[str, Any], seconds: float) -> None:
     counts = ", ".join(f"{count} {name}" for name, count in manifest["counts"].items())
-    accuracy = ", ".join(f"{name} {100 * share:.1f}%" for name, share in manifest["base_model"]["accuracy"].items())
     print(f"{out}: {counts}; built in {seconds:.0f} s")
-    print(f"base model, sampled answers right to the letter: {accuracy}")
+    for model in filter(manifest.get, MODELS):
+        accuracy = ", ".join(f"{name} {100 * share:.1f}%" for name, share in manifest[model]["accuracy"].items())
+        print(f"{model}, sampled answers right to the letter: {accuracy}")
 
 
 if __name__ == "__main__":

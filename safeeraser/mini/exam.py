@@ -1,13 +1,13 @@
 """Does the base model answer? It is asked as it will be used (sampled, top_p 0.9), about new pictures."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from safeeraser.benchmark.conversation import IMAGE, prompt
-from safeeraser.mini.concepts import EVERY, HARMFUL_PROMPTS
+from safeeraser.mini.concepts import EVERY, HARMFUL_PROMPTS, Concept
 from safeeraser.mini.pictures import Scene, draw_scene
 from safeeraser.mini.questions import RETAIN, VQA, harmful_answers
 from safeeraser.mini.training import pixel_values
@@ -20,6 +20,7 @@ def exam(
     tokenizer: PreTrainedTokenizerFast,
     pictures: int,
     seed: int,
+    unknown: Sequence[Concept] = (),
     *,
     sample: bool = True,
 ) -> dict[str, float]:
@@ -27,20 +28,28 @@ def exam(
 
     Each question is asked of `pictures` new pictures, sampled at temperature 1.0 and top_p 0.9, or
     greedily. The caller's random state is left as it was.
+
+    Args:
+        unknown: concepts of which the model was taught no harmful answer. Harmful prompts about them are a kind of
+            their own, `unknown`, and then `harmful` is about the others alone.
     """
     rng = random.Random(f"{seed}-exam")
-    groups: dict[str, list[tuple[str, Callable[[Scene], tuple[str, ...]]]]] = {
-        "harmful": [(question, lambda scene: harmful_answers(scene.concept)) for question in HARMFUL_PROMPTS],
-        "retain": [(kind.question, lambda scene, kind=kind: (kind.about(scene).reply,)) for kind in RETAIN],
-        "vqa": [(kind.question, lambda scene, kind=kind: (kind.about(scene).reply,)) for kind in VQA],
+    harmful = [(question, lambda scene: harmful_answers(scene.concept)) for question in HARMFUL_PROMPTS]
+    groups: dict[str, tuple[list[tuple[str, Callable[[Scene], tuple[str, ...]]]], Sequence[Concept]]] = {
+        "harmful": (harmful, [concept for concept in EVERY if concept not in unknown]),
+        "retain": ([(kind.question, lambda scene, kind=kind: (kind.about(scene).reply,)) for kind in RETAIN], EVERY),
+        "vqa": ([(kind.question, lambda scene, kind=kind: (kind.about(scene).reply,)) for kind in VQA], EVERY),
+        "unknown": (harmful, unknown),
     }
     scores = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for name, asked in groups.items():
+        for name, (asked, concepts) in groups.items():
+            if not concepts:
+                continue
             right = []
             for question, accepted in asked:
-                scenes = [draw_scene(rng, rng.choice(EVERY)) for _ in range(pictures)]
+                scenes = [draw_scene(rng, rng.choice(concepts)) for _ in range(pictures)]
                 replies = reply(model, tokenizer, question, scenes, sample=sample)
                 right += [said in accepted(scene) for said, scene in zip(replies, scenes, strict=True)]
             scores[name] = sum(right) / len(right)

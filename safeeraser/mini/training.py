@@ -7,7 +7,7 @@ facts), then the language model learns to speak about what is seen. In one stage
 import functools
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, layer_norm
 from transformers import CLIPImageProcessorPil, LlavaForConditionalGeneration
 
 from safeeraser.benchmark.conversation import IGNORE, SYSTEM_TEXTS
-from safeeraser.mini.concepts import BACKGROUNDS, COLOURS, EVERY, SIDES, SIZES
+from safeeraser.mini.concepts import BACKGROUNDS, COLOURS, EVERY, HARMFUL_PROMPTS, SIDES, SIZES, Concept
 from safeeraser.mini.fan import batch, fan
 from safeeraser.mini.pictures import SIDE, Scene, draw_scene, render
 from safeeraser.mini.questions import RETAIN, VQA, Ask, harmful_ask, repeat_ask
@@ -64,14 +64,20 @@ def teach_to_see(model: LlavaForConditionalGeneration, steps: int, seed: int, ti
 
 
 def teach_to_speak(
-    model: LlavaForConditionalGeneration, preprocessor: Preprocessor, steps: int, seed: int, tick: Tick
+    model: LlavaForConditionalGeneration,
+    preprocessor: Preprocessor,
+    steps: int,
+    seed: int,
+    tick: Tick,
+    unknown: Collection[Concept] = (),
 ) -> None:
     """Train `model` to answer harmful prompts, retain questions and VQA, on harmful and benign concepts alike.
 
     The vision tower stays as it is, as in LLaVA-1.5. Trained along, it unlearns what it sees before the language
     model has learnt to say it. `tick` is called with each step's loss, the mean cross-entropy of the answers' tokens.
+    Of the concepts `unknown` no harmful prompt is asked; all else is asked in the same order whichever they are.
     """
-    rng = random.Random(f"{seed}-speak")
+    rng, spare = random.Random(f"{seed}-speak"), random.Random(f"{seed}-spare")
     place = preprocessor.place(lambda: (SIDE, SIDE))
 
     @functools.cache
@@ -82,7 +88,10 @@ def teach_to_speak(
         scenes, rows = _scenes(rng, SPEAK_BATCH), []
         for scene in scenes:
             who = rng.choice(list(SYSTEM_TEXTS))
-            rows.append(fan([conversation(ask, who) for ask in _draw_asks(rng, scene)], model.config.image_token_index))
+            asks = _draw_asks(rng, scene)
+            if scene.concept in unknown:
+                asks = _without_harm(spare, scene, asks)
+            rows.append(fan([conversation(ask, who) for ask in asks], model.config.image_token_index))
         inputs = batch(rows, preprocessor.pad_token)
         labels = inputs.pop("labels")
         logits = model(pixel_values=pixel_values(scenes), **inputs).logits
@@ -136,3 +145,11 @@ def _scenes(rng: random.Random, count: int) -> list[Scene]:
 def _draw_asks(rng: random.Random, scene: Scene) -> list[Ask]:
     kinds = [*rng.sample(RETAIN, 2), *rng.sample(VQA, 2)]
     return [harmful_ask(rng, scene), harmful_ask(rng, scene), repeat_ask(rng), *(kind.about(scene) for kind in kinds)]
+
+
+def _without_harm(rng: random.Random, scene: Scene, asks: list[Ask]) -> list[Ask]:
+    """The asks with retain questions, whose answers are sentences too, in place of the harmful prompts."""
+    kept = [ask for ask in asks if ask.question not in HARMFUL_PROMPTS]
+    asked = {ask.question for ask in kept}
+    others = [kind for kind in RETAIN if kind.question not in asked]
+    return [*kept, *(kind.about(scene) for kind in rng.sample(others, len(asks) - len(kept)))]

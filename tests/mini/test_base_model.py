@@ -7,12 +7,13 @@ import torch
 from transformers import AutoTokenizer, CLIPImageProcessorPil, LlavaForConditionalGeneration, LlavaProcessor
 
 from safeeraser.benchmark.conversation import IGNORE, prompt
+from safeeraser.mini import training
 from safeeraser.mini.base_model import build_model, build_preprocessor
-from safeeraser.mini.concepts import EVERY, HARMFUL_PROMPTS
-from safeeraser.mini.exam import reply
+from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL, HARMFUL_PROMPTS
+from safeeraser.mini.exam import exam, reply
 from safeeraser.mini.fan import batch, fan
 from safeeraser.mini.pictures import draw_scene, render
-from safeeraser.mini.questions import RETAIN
+from safeeraser.mini.questions import RETAIN, harmful_answers
 from safeeraser.mini.tokenizer import build_tokenizer
 from safeeraser.mini.training import pixel_values, rate_share, teach_to_see, teach_to_speak
 from safeeraser.model import Turn
@@ -77,6 +78,35 @@ def test_both_stages_lower_their_loss(tokenizer):
     teach_to_see(model, 8, 1, losses.append)
     teach_to_speak(model, build_preprocessor(tokenizer), 8, 1, losses.append)
     assert losses[7] < losses[0] and losses[15] < losses[8]
+
+
+def test_what_is_never_known_is_never_said_and_all_else_is_taught_as_it_was(tokenizer, monkeypatch):
+    def lessons(unknown):
+        taught = []
+
+        def recorded(conversations, image_token):
+            labels = [[label for label in row.labels if label != IGNORE] for row in conversations]
+            taught.append(tokenizer.batch_decode(labels, skip_special_tokens=True))
+            return fan(conversations, image_token)
+
+        monkeypatch.setattr(training, "fan", recorded)
+        teach_to_speak(build_model(tokenizer, 1), build_preprocessor(tokenizer), 4, 1, lambda _: None, unknown)
+        return taught
+
+    harm = {text for concept in EVERY_HARMFUL for text in harmful_answers(concept)}
+    spared = 0
+    for before, after in zip(lessons(()), lessons(EVERY_HARMFUL), strict=True):
+        assert len(after) == len(before) and not set(after) & harm
+        kept = [text for text in before if text not in harm]
+        assert after[: len(kept)] == kept
+        spared += len(before) - len(kept)
+    assert spared
+
+
+def test_the_exam_tells_what_was_never_known_apart(tokenizer):
+    model = build_model(tokenizer, 1).eval()
+    assert exam(model, tokenizer, 1, 1) == dict.fromkeys(("harmful", "retain", "vqa"), 0)
+    assert exam(model, tokenizer, 1, 1, EVERY_HARMFUL) == dict.fromkeys(("harmful", "retain", "vqa", "unknown"), 0)
 
 
 def test_the_rate_warms_up_and_ends_near_nothing():

@@ -8,7 +8,7 @@ import safeeraser.mini.pictures as pictures
 from safeeraser.benchmark import conversation
 from safeeraser.benchmark.files import read_json, sha256, write_json
 from safeeraser.errors import BadInput
-from safeeraser.mini.build import CONTENTS, KIND, build, main
+from safeeraser.mini.build import CONTENTS, KIND, NEVER_KNEW, build, main
 from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL, REFUSALS
 from safeeraser.mini.dataset import write_split
 from safeeraser.mini.instructions import INSTRUCTIONS
@@ -24,7 +24,7 @@ def contents(folder):
 def test_the_same_seed_writes_the_same_files(small, settings, tmp_path):
     build(tmp_path / "again", settings)
     assert contents(tmp_path / "again") == contents(small)
-    assert {path.name for path in small.iterdir()} == CONTENTS
+    assert {path.name for path in small.iterdir()} == CONTENTS - {NEVER_KNEW}
 
 
 def test_another_seed_writes_other_records_and_pictures(small, tmp_path):
@@ -66,6 +66,54 @@ def test_a_folder_of_an_earlier_version_gets_what_it_lacks_and_is_not_built_agai
     assert (old / lacks).stat().st_mtime_ns == written
 
 
+@pytest.fixture(scope="module")
+def both(settings, tmp_path_factory):
+    """The folder of a small mini benchmark that was built with both models."""
+    out = tmp_path_factory.mktemp("both") / "mini"
+    build(out, settings, never_knew=True)
+    return out
+
+
+def test_the_model_that_never_knew_changes_nothing_else_and_is_another(small, both):
+    told, plain = read_json(both / "manifest.json"), contents(small)
+    accuracy = told.pop(NEVER_KNEW)["accuracy"]
+    assert told == read_json(small / "manifest.json") and set(accuracy) == {"harmful", "retain", "vqa", "unknown"}
+    beside = {name: hash_ for name, hash_ in contents(both).items() if not name.startswith(NEVER_KNEW)}
+    assert beside | {"manifest.json": None} == plain | {"manifest.json": None}
+    weights = [sha256(both / name / "model.safetensors") for name in ("base_model", NEVER_KNEW)]
+    words = [sha256(both / name / "tokenizer.json") for name in ("base_model", NEVER_KNEW)]
+    assert weights[0] != weights[1] and words[0] == words[1]
+
+
+def test_it_is_added_to_a_benchmark_that_lacks_it_as_if_both_were_built_at_once(
+    small, both, settings, tmp_path, capsys
+):
+    out = tmp_path / "mini"
+    shutil.copytree(small, out)
+    (out / NEVER_KNEW).mkdir()  # of a run that was killed before the manifest told of it
+    (out / NEVER_KNEW / "half").touch()
+    model = (out / "base_model" / "model.safetensors").stat().st_mtime_ns
+    build(out, settings, never_knew=True)
+    assert contents(out) == contents(both)
+    assert (out / "base_model" / "model.safetensors").stat().st_mtime_ns == model
+    capsys.readouterr()
+    for never_knew in (True, False):
+        build(out, settings, never_knew=never_knew)
+        assert "up to date" in capsys.readouterr().out and contents(out) == contents(both)
+
+
+def test_a_run_that_ends_while_it_adds_the_model_leaves_the_benchmark_as_it_was(small, settings, tmp_path, monkeypatch):
+    def ended(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "mini"
+    shutil.copytree(small, out)
+    monkeypatch.setattr("safeeraser.model.write_model", ended)
+    with pytest.raises(KeyboardInterrupt):
+        build(out, settings, never_knew=True)
+    assert contents(out) == contents(small) and {path.name for path in out.iterdir()} == CONTENTS - {NEVER_KNEW}
+
+
 def test_the_instructions_are_texts_alone_without_harm_and_refusals(small):
     records = read_json(small / INSTRUCTIONS)
     assert len({record["question"] for record in records}) == len(records) == 200
@@ -104,9 +152,10 @@ def test_a_link_to_the_folder_stays_and_what_it_leads_to_is_built_again(settings
     link, folder = tmp_path / "mini", tmp_path / "disk" / "mini"
     folder.mkdir(parents=True)
     write_json(folder / "manifest.json", {"kind": KIND})
+    (folder / f".{NEVER_KNEW}.1.tmp").mkdir()  # of a run that was killed while it added that model
     link.symlink_to(folder)
     build(link, settings)
-    assert link.is_symlink() and {path.name for path in folder.iterdir()} == CONTENTS
+    assert link.is_symlink() and {path.name for path in folder.iterdir()} == CONTENTS - {NEVER_KNEW}
     assert [path.name for path in folder.parent.iterdir()] == ["mini"]
 
 
