@@ -262,7 +262,8 @@ class Preprocessor:
         for key in dict.fromkeys(key for row in rows for key in row.inputs):
             counts = [len(row.inputs.get(key, ())) for row in rows]
             pieces = torch.arange(sum(counts)).split(counts)
-            places[key] = torch.cat([pieces[row] for row in chosen])
+            if any(counts[row] for row in chosen):  # else the model is not to look at pictures at all
+                places[key] = torch.cat([pieces[row] for row in chosen])
         return places
 
 

@@ -66,6 +66,8 @@ class PlanDataset(Dataset):
         return self.items[view][getattr(step, view)]
 
     def _row(self, item: Item) -> Row:
+        if item.picture is None:
+            return self.encode(item)
         shown = self._shown(item.picture)
         return replace(self.encode(item, shown.text), inputs=shown.inputs)
 
@@ -73,18 +75,20 @@ class PlanDataset(Dataset):
         """Token ids and labels of a conversation under the recipe, without its picture, which `place` stands for.
 
         Args:
-            place: in the text; None: that of a picture of this size, which is not prepared for it.
+            place: in the text; None: that of a picture of this size, which is not prepared for it; of text alone, none.
 
         Raises:
             BadInput: naming the item's place.
         """
-        question, answer = item.question, item.answer
+        question, answer, picture = item.question, item.answer, item.picture
+        if picture and place is None:
+            place = self.preprocessor.place(lambda: picture_size(picture))
         if self.recipe.capitalize:
             question, answer = question.capitalize(), answer.capitalize()
         try:
             row = self.preprocessor.encode_text(
                 Turn(None, question, answer, self.recipe.training_system),
-                self.preprocessor.place(lambda: picture_size(item.picture)) if place is None else place,
+                place,
                 end_of_answer=self.recipe.end_of_answer,
                 max_length=self.max_length,
             )

@@ -126,11 +126,11 @@ def sound_items(
 
 def find_faults(items: dict[str, list[Item]], path: Path) -> dict[str, dict[int, str]]:
     """What keeps items of each view from being trained on, by their number."""
-    broken = unreadable({item.picture for its in items.values() for item in its}, path)
+    broken = unreadable({item.picture for its in items.values() for item in its if item.picture}, path)
     faults: dict[str, dict[int, str]] = {view: {} for view in items}
     for view, its in items.items():
         for number, item in enumerate(its):
-            if item.picture in broken:
+            if item.picture and item.picture in broken:
                 reason = broken[item.picture] if isfile(item.picture) else f"picture {item.picture} not found"
                 faults[view][number] = f"{item.record}, {item.shown}: {reason}"
             elif view != "refusal" and not item.answer.strip():

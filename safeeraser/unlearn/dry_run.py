@@ -87,7 +87,7 @@ def dry_run(settings: Settings, job: Job) -> None:
         *([f"The step {settings.step.name} {cost}."] if cost else []),
         *([masked(settings.mask, job)] if settings.mask else []),
         "The memory is an estimate: CUDA and its libraries take about 1 GiB more, and fragmentation some.",
-        *([] if step.picture else [WITHOUT_PICTURES]),
+        *([] if step.picture or preprocessor else [WITHOUT_PICTURES]),
         *advice(settings, job.engine, parts, estimate, items=len(job.plan)),
         *without_effect(settings),
     )
@@ -194,11 +194,11 @@ def planned_step(settings: Settings, dataset: PlanDataset) -> MicroStep:
 
 
 def largest_picture(dataset: PlanDataset) -> Mapping[str, Tensor]:
-    """What the model is given for the picture that takes the most of its tokens, made blank."""
+    """What the model is given for the picture that takes the most of its tokens, made blank; nothing where none is."""
     prepares = dataset.preprocessor
-    pictures = {item.picture for items in dataset.items.values() for item in items}
-    longest = max(pictures, key=lambda picture: len(prepares.place(lambda: picture_size(picture))))
-    return prepares.show(Image.new("RGB", picture_size(longest))).inputs
+    pictures = {item.picture for items in dataset.items.values() for item in items if item.picture}
+    longest = max(pictures, key=lambda picture: len(prepares.place(lambda: picture_size(picture))), default=None)
+    return {} if longest is None else prepares.show(Image.new("RGB", picture_size(longest))).inputs
 
 
 def largest_step(settings: Settings, sizes: Sequence[Mapping[str, Size]], picture: Mapping[str, Tensor]) -> MicroStep:
@@ -236,7 +236,7 @@ def counts(settings: Settings, job: Job, step: MicroStep) -> dict[str, tuple[int
     """How much data there is, how long the run is, and how large its largest micro-step."""
     rows = {
         "records": job.data.records,
-        "pictures": len({item.picture for view in job.data.items.values() for item in view}),
+        "pictures": len({item.picture for view in job.data.items.values() for item in view if item.picture}),
         **{f"{view} items": len(items) for view, items in job.data.items.items()},
         "bad items left out": job.data.left_out,
         "refusals": len(job.data.refusals),

@@ -99,11 +99,15 @@ def check_files(settings: Settings) -> None:
 
 
 def without_effect(settings: Settings) -> list[str]:
-    """Notes on what the recipe asks of a model whose family has nothing for it."""
-    if settings.recipe.training_system == ASKING or settings.family.chat:
-        return []
-    asked = f"recipe.training_system={settings.recipe.training_system}"
-    return [f"note: {asked} has no effect, since the chat template of {settings.family.name} has no such text"]
+    """Notes on what the settings ask of a model whose family, or of data that, have nothing for it."""
+    notes, recipe, family = [], settings.recipe, settings.family
+    if recipe.training_system != ASKING and not family.chat:
+        asked = f"recipe.training_system={recipe.training_system}"
+        notes.append(f"note: {asked} has no effect, since the chat template of {family.name} has no such text")
+    if settings.projector != "frozen" and not settings.pictured:
+        asked = f"projector={settings.projector}"
+        notes.append(f"note: {asked} has no effect, since nothing that {settings.method.name} trains on has a picture")
+    return notes
 
 
 def check_same_data(settings: Settings, data: Data, checkpoint: str | None) -> None:

@@ -261,10 +261,15 @@ class Settings(_Keys):
         wanted = {
             "language_model": self.tune_language_model,
             "head": self.tune_language_model,
-            "projector": self.projector == "full",
-            "vision_tower": self.tune_vision_tower,
+            "projector": self.projector == "full" and self.pictured,
+            "vision_tower": self.tune_vision_tower and self.pictured,
         }
         return {group for group, tuned in wanted.items() if tuned}
+
+    @property
+    def pictured(self) -> bool:
+        """Whether the method trains on pictures at all. Each micro-step then has some, since it has all the views."""
+        return any(source.image for view, source in self.data.views.items() if view in self.method.views)
 
     @property
     def adapter(self) -> LoraConfig | None:

@@ -23,9 +23,12 @@ def equip(base: PreTrainedModel, settings: Settings) -> PeftModel | PreTrainedMo
         if settings.projector == "lora":
             models.reach_projector(adapter, base, settings.family)
         model = models.attach(base, adapter, settings.family)
-        if settings.projector == "frozen":  # which may lie within the vision tower
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad_(parameter.requires_grad and settings.family.part_of(name) != "projector")
+        # The projector may lie within the vision tower; and without pictures no loss has a gradient for either.
+        frozen = {"projector"} if settings.projector == "frozen" else set()
+        frozen |= set() if settings.pictured else {"projector", "vision_tower"}
+        for name, parameter in model.named_parameters():
+            if settings.family.part_of(name.replace(".lora_", ".")) in frozen:
+                parameter.requires_grad_(False)
     models.freeze_unseen(model, settings.family)
     if settings.method.top is not None:
         models.freeze_above(model, settings.family, settings.method.top)
@@ -34,7 +37,7 @@ def equip(base: PreTrainedModel, settings: Settings) -> PeftModel | PreTrainedMo
 
 def reparametrize(model: PeftModel | PreTrainedModel, settings: Settings) -> None:
     """Train what is not trained as it is in its own terms, from the values that it has now: those of `init_adapter`."""
-    if settings.projector == "sine":
+    if settings.projector == "sine" and settings.pictured:
         models.modulate(model, settings.family)
 
 

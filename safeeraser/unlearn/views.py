@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -28,7 +28,7 @@ class _Config(BaseModel):
 class ViewSource(_Config):
     """Where a view's conversations stand in a data file; config/data/ says what each key means."""
 
-    image: list[str] = Field(min_length=1)
+    image: Annotated[list[str], Field(min_length=1)] | None
     question: str
     answer: str | None = None
     pairs: str | None = None
@@ -67,16 +67,17 @@ class Item:
     """One conversation: a picture's path, a question, an answer, and the place in the data file it comes from.
 
     Attributes:
+        picture: None: the conversation is text alone.
         record: the place as far as the record, `FILE: record 3`.
-        shown, said: the keys in it of the picture and of the answer.
+        shown, said: the keys in it of the picture, if there is one, and of the answer.
         category: the record's.
     """
 
-    picture: Path
+    picture: Path | None
     question: str
     answer: str
     record: str
-    shown: str
+    shown: str | None
     said: str
     category: str = ""
 
@@ -142,24 +143,26 @@ def _chosen(path: Path, raw: list[dict[str, Any]], view: ViewSource) -> DataFile
 
 def _category(record: dict[str, Any], view: ViewSource) -> str:
     """As the record says, else the name of its picture's folder."""
-    named, picture = record.get("category"), record.get(_image_key(record, view))
+    named, picture = record.get("category"), record.get(_image_key(record, view) or "")
     return str(named or Path(picture if isinstance(picture, str) else "").parent.name)
 
 
-def _image_key(record: dict[str, Any], view: ViewSource) -> str:
-    return next((key for key in view.image if key in record), view.image[0])
+def _image_key(record: dict[str, Any], view: ViewSource) -> str | None:
+    return next((key for key in view.image if key in record), view.image[0]) if view.image else None
 
 
 def _items(data: DataFile, index: int, view: ViewSource) -> Iterator[Item]:
     record, shown = data.raw[index], _image_key(data.raw[index], view)
     for prefix, pair in _pairs(data, index, view.pairs):
-        name = _text(record, shown, data.where(index, shown))
+        picture = None
+        if shown:
+            name = _text(record, shown, data.where(index, shown))
+            picture = find_picture(name, data.path) or Path(name)  # one that is not there is told of with damaged ones
         question = _text(pair, view.question, data.where(index, f"{prefix}{view.question}"))
         answer = pair.get(view.answer) if view.answer else None
         said = f"{prefix}{view.answer or view.question}"
         if not isinstance(answer, str | None):
             raise BadInput(f"{data.where(index, said)}: must be a text")
-        picture = find_picture(name, data.path) or Path(name)  # one that is not there is told of with the damaged ones
         answer = _whole_text(answer or "", data.where(index, said))
         yield Item(picture, question, answer, data.where(index), shown, said, data.records[index].category)
 

@@ -30,6 +30,7 @@ NINE = json.loads((CONFORMANCE / "training" / "gdpd.json").read_text())["steps"]
 
 # Plain descent: Adam would make a whole step of a gradient that is rounding alone, and may round the other way.
 FULL = ("init_adapter=null", "finetune=full", "max_train_steps=2", "lr=0.01", "trainer.optim=sgd")
+TEXT = ("data.views.retain.image=null", "plan=null", "max_train_steps=2")
 STOPPED = ("warmup_ratio=0", "max_grad_norm=0", "lr=0.02", "stop.forget_loss=9", "save_steps=1", "save_total_limit=9")
 KILLED = ("save_steps=4", "probe_every=5", "resume_from_checkpoint=auto", "LoRA.dropout=0.1", "stop.forget_loss=99")
 KILLED += ("max_train_steps=8",)
@@ -45,6 +46,8 @@ RUNS = [
     ("nine", ("one_gpu",), 1, "gdpd", ("plan={folder}/eight.json", "batch_size=4")),
     ("tower", ("cpu_ddp",), 4, "klpd", ("init_adapter=null", "tune_vision_tower=true", "max_train_steps=2")),
     ("full", ("one_gpu", "cpu_zero3"), 4, "gdpd", FULL),
+    ("text", ("one_gpu", *CPU_ENGINES), 4, "none", TEXT),
+    ("half_text", ("one_gpu", *CPU_ENGINES), 4, "klpd", ("data.views.retain.image=null", "max_train_steps=2")),
     ("stopped", CPU_ENGINES, 4, "ga", STOPPED),
     ("stopped", ("../accelerate_config",), 4, "ga", (*STOPPED, "dtype=bfloat16")),
     ("whole", CPU_ENGINES, 4, "klpd", KILLED),
@@ -220,6 +223,15 @@ def test_another_family_in_two_processes_is_trained_as_in_one(trained, family, m
     assert shared == [pytest.approx(losses, abs=1e-5) for losses in single]
     # The adapter that both began with is not what they end with.
     assert farthest(one, FAMILIES[family] / "adapter") > 1e-4
+
+
+@pytest.mark.parametrize("engine", CPU_ENGINES)
+@pytest.mark.parametrize("name", ["text", "half_text"])
+def test_text_without_pictures_is_trained_in_two_processes_as_in_one(trained, name, engine):
+    """Where nothing has a picture, the projector has no gradient, for which DDP would wait."""
+    two, one = (trained(each) / name for each in (engine, "one_gpu"))
+    assert told(two)["engine"]["processes"] == 2 and told(two)["optimizer_steps"] == 2
+    assert farthest(two, one) < 1e-5
 
 
 @pytest.mark.parametrize("engine", CPU_ENGINES)

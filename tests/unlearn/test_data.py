@@ -172,6 +172,35 @@ def test_where_every_view_has_a_file_the_data_path_is_one_all_the_same(tmp_path)
     assert "lost.json: no such file" in error_of(tmp_path / "lost.json", "data=own", "forget_loss=gd", *whole)
 
 
+def test_a_view_may_be_of_text_alone(tmp_path):
+    """Whether its records name a picture or not; and none is looked for, there or in what is told of the run."""
+    path = own(tmp_path)
+    records = json.loads(path.read_text())
+    write_json(path, [*records[:2], {"view": "retain", "question": "Why?", "answer": "So."}, records[2]])
+    (tmp_path / records[2]["image"]).unlink()
+    text = ("data=own", "forget_loss=gd", "data.views.retain.image=null")
+    items = loaded(path, *text).items["retain"]
+    assert [(item.picture, item.question, item.category) for item in items] == [
+        (None, "Why?", ""),
+        (None, "retain 2?", ""),
+    ]
+    dataset = plan_dataset(settings(f"data_path={path}", *text))
+    forget, retain = (viewed.row for viewed in dataset[0])
+    picture = dataset.preprocessor.picture_token
+    assert forget.inputs and picture in forget.input_ids and not retain.inputs and picture not in retain.input_ids
+    told = run("forget", *GIVEN, f"data_path={path}", *text, "dry_run=true", f"save_dir={tmp_path / 'no'}")
+    assert told.returncode == 0 and " ".join(told.stdout.split()).count("pictures 2") == 1, told.stderr
+
+
+def test_a_text_that_speaks_of_a_picture_is_named(tmp_path):
+    path = own(tmp_path)
+    records = json.loads(path.read_text())
+    records[2]["question"] = "What is on <image>?"
+    write_json(path, records)
+    with pytest.raises(BadInput, match="record 2, answer: the text itself contains '<image>'"):
+        plan_dataset(settings(f"data_path={path}", "data=own", "forget_loss=gd", "data.views.retain.image=null"))
+
+
 def test_an_adapter_is_chosen_and_changed_by_keywords_too(tmp_path):
     keys = {"data": "own", "data.views.retain.answer": "caption", "data_path": str(own(tmp_path))}
     read = read_settings(from_keys(keys))

@@ -39,6 +39,9 @@ def folder(tmp_path, monkeypatch):
         value["kept"] = f"pictures/{number + 10:02}.png"
     (my / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     (my / "keep.jsonl").write_text("\n".join(json.dumps(value | {"view": "any"}) for value in records))
+    (my / "texts.jsonl").write_text(
+        "\n".join(json.dumps({k: value[k] for k in ("question", "answer")}) for value in records)
+    )
     write_json(my / "prompt.json", json.loads(re.search(r'`(\{"idk".*?\})`', PAGE)[1]))
     example = re.search(r'`(\{"image_path".*?\]\})`', PAGE)[1]
     write_json(my / "ask_val.json", [json.loads(example)])
@@ -53,14 +56,14 @@ def told_by(words):
 
 
 def test_every_command_runs_one_after_another(folder):
-    assert len(LINES.splitlines()) == 10 and len(TRAINING) == 5 and len(COMMANDS) == 7
+    assert len(LINES.splitlines()) == 10 and len(TRAINING) == 6 and len(COMMANDS) == 8
     for words in TRAINING:
         if "bad_items=skip" in words:
             (folder / "my/pictures/02.png").unlink()
         done = run("forget", *words, *GIVEN, cwd=folder)
         assert done.returncode == 0, (words, done.stderr)
-    gd, po, pairs, files, skip = map(told_by, TRAINING)
-    assert [data["records"] for data in (gd, po, pairs, files)] == [10, 10, 10, 5 + 10]
+    gd, po, pairs, files, text, skip = map(told_by, TRAINING)
+    assert [data["records"] for data in (gd, po, pairs, files, text)] == [10, 10, 10, 5 + 10, 5 + 10]
     assert skip["left_out"] == 1 and "record 1, image: picture pictures/02.png not found" in skip["skipped"][0]
     answering, scoring = (shlex.split(words) for script, words in COMMANDS if script.endswith(".py"))
     done = run("ckpt_infer", *answering, "--model_path", MODEL, "--max_new_tokens", 8, cwd=folder)

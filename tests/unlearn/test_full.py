@@ -107,6 +107,7 @@ def test_a_second_copy_must_find_room(monkeypatch, tmp_path):
         (f"init_adapter={RECORDED / 'initial_adapter.safetensors'}", "takes no init_adapter"),
         ("quantization=nf4", "cannot train weights in 4 bits"),
         ("tune_language_model=false tune_mm_projector=false", "finetune=full: nothing to train"),
+        ("forget_loss=none data.views.retain.image=null tune_language_model=false", "finetune=full: nothing to train"),
     ],
 )
 def test_what_does_not_go_with_it(override, says):
