@@ -4,10 +4,10 @@ from importlib.metadata import version
 from typing import Any
 
 from safeeraser import __version__
+from safeeraser.audit.further import RELEARNED, adapter_after, ended, relearning_settings
 from safeeraser.audit.measure import incomplete, read_point
 from safeeraser.audit.options import Options
 from safeeraser.audit.points import ACTIONS, Point
-from safeeraser.audit.relearn import RELEARNED, adapter_after, ended, relearning_settings
 from safeeraser.benchmark.files import write_json
 
 NOT_MEASURED = "not measured"

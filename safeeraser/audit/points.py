@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from safeeraser import model as models
+from safeeraser.audit.further import RELEARNED, adapter_after
 from safeeraser.audit.options import Options
-from safeeraser.audit.relearn import RELEARNED, adapter_after
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.infer.attacks import ATTACKS
 

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from safeeraser.audit.card import lacking, write_card
+from safeeraser.audit.further import ended, relearn, relearning_settings
 from safeeraser.audit.measure import can_be_mended, folder_of, measure, read_point
 from safeeraser.audit.options import Options, check
 from safeeraser.audit.points import ACTIONS, CROSSED, Point
-from safeeraser.audit.relearn import ended, relearn, relearning_settings
 from safeeraser.benchmark.files import Busy, held, make_room_for, write_json
 from safeeraser.benchmark.metrics import ASKED, METRICS
 from safeeraser.benchmark.records import read_records

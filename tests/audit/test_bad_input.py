@@ -7,9 +7,9 @@ import pytest
 from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL, refused, settings, write_json
 
 from safeeraser import model as models
+from safeeraser.audit.further import relearning_settings
 from safeeraser.audit.options import Options, check
 from safeeraser.audit.points import ACTIONS
-from safeeraser.audit.relearn import relearning_settings
 from safeeraser.benchmark.files import run_of
 from safeeraser.benchmark.records import read_records
 from safeeraser.generation.sampling import Generation
