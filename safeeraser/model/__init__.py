@@ -48,7 +48,7 @@ from safeeraser.model.projector import (
     stored_as,
 )
 from safeeraser.model.rounding import ROUNDINGS, round_weights
-from safeeraser.model.states import language_layers, logits_and_states, up_to
+from safeeraser.model.states import begun_at, language_layers, logits_and_states, up_to
 from safeeraser.model.vision import Seen, features_of, look, picture_by_numbers, picture_bytes, see
 from safeeraser.model.vlm import VLM, logits, positions
 
@@ -68,6 +68,7 @@ __all__ = [
     "attach",
     "baked",
     "base_of",
+    "begun_at",
     "check_adapter",
     "check_base",
     "check_family",

@@ -1,6 +1,6 @@
 """What a forward pass is asked for beside logits: the states of single layers; those above the last are passed over."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
@@ -47,15 +47,29 @@ def language_layers(model: nn.Module, family: Family) -> nn.ModuleList:
 @contextmanager
 def up_to(model: nn.Module, family: Family, layer: int) -> Iterator[None]:
     """Let the layers above one give on what they are given. They are called all the same: engines hang on to that."""
-    above = language_layers(model, family)[layer + 1 :]
-    own = [each.__dict__.get("forward") for each in above]
-    for each in above:
-        each.forward = lambda hidden, *_, **__: hidden
+    with _instead(language_layers(model, family)[layer + 1 :], lambda hidden, *_, **__: hidden):
+        yield
+
+
+@contextmanager
+def begun_at(model: nn.Module, family: Family, layer: int, states: Tensor) -> Iterator[None]:
+    """Let a layer give `states`, (rows, tokens, hidden), whatever it is given, and those below it do nothing."""
+    with _instead(language_layers(model, family)[: layer + 1], lambda *_, **__: states):
+        yield
+
+
+@contextmanager
+def _instead(layers: Iterable[nn.Module], forward: Callable[..., Tensor]) -> Iterator[None]:
+    """Let layers do something else."""
+    layers = list(layers)
+    own = [each.__dict__.get("forward") for each in layers]
+    for each in layers:
+        each.forward = forward
     try:
         yield
     finally:
-        for each, forward in zip(above, own, strict=True):
-            if forward is None:
+        for each, before in zip(layers, own, strict=True):
+            if before is None:
                 del each.forward
             else:
-                each.forward = forward
+                each.forward = before

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from safeeraser.model import language_layers, logits, logits_and_states
+from safeeraser.model import begun_at, language_layers, logits, logits_and_states
 
 
 def seen(model):
@@ -46,6 +46,27 @@ def test_states_are_the_layers_own_and_nothing_above_is_run(family):
     assert run and all(".layers.0." in name for name in run)
     assert [size for name, size in ran if ".layers." not in name] == [0]  # the head
     # And the layers are what they were.
+    assert torch.equal(logits(model, batch, places), whole)
+
+
+@torch.no_grad()
+def test_a_pass_begun_at_a_layer_goes_on_from_the_states_it_is_given(family):
+    """From the layer's own states it is the rest of the whole pass, and nothing of the layers below is run."""
+    model, told = family.load(), family.preprocessor.family
+    batch = family.preprocessor.join([family.encode(row) for row in family.rows[:2]])
+    shape = batch["input_ids"].shape
+    every, places = torch.arange(batch["input_ids"].numel()), torch.tensor([shape[1] - 3, 2 * shape[1] - 4])
+    last = len(language_layers(model, told)) - 1
+    whole, states = logits_and_states(model, batch, places, {0: every, last: every}, told)
+    ran = seen(model)
+    for number, own in states.items():
+        ran.clear()
+        with begun_at(model, told, number, own.unflatten(0, shape)):
+            assert torch.equal(logits(model, batch, places), whole)
+        below = tuple(f"{told.language_model}.layers.{n}." for n in range(number + 1))
+        assert ran and not any(each in name for name, _ in ran for each in below)
+        with begun_at(model, told, number, torch.zeros_like(own).unflatten(0, shape)):
+            assert not torch.equal(logits(model, batch, places), whole)
     assert torch.equal(logits(model, batch, places), whole)
 
 
