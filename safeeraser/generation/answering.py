@@ -17,11 +17,13 @@ from safeeraser.model import VLM, Turn
 
 @dataclass(frozen=True)
 class Asked:
-    """A question about a picture, or about none. What is drawn depends on `key`; equal keys draw alike."""
+    """A question about a picture, or about none. What is drawn depends on `key`; equal keys draw alike. `begun` is how
+    the answer begins already: it is read as the model's own words, and the response goes on from there."""
 
     picture: Hashable | None  # a path, or whatever the decoder's `show` opens; equal ones are read once
     question: str
     key: str = ""
+    begun: str = ""
 
 
 class Answering(ABC):
@@ -63,10 +65,11 @@ class Answering(ABC):
     def prompts(self, asked: Sequence[Asked]) -> list[list[int]]:
         """The token ids of each question's prompt, the picture's included."""
         place = functools.cache(lambda picture: self.vlm.preprocessor.place(lambda: self.size(picture)))
-        encode = functools.cache(
-            lambda question, stands: self.vlm.preprocessor.encode_text(Turn(None, question), stands).input_ids
-        )
-        return [encode(one.question, place(one.picture) if one.picture is not None else None) for one in asked]
+        encode = functools.cache(lambda turn, stands: self.vlm.preprocessor.encode_text(turn, stands).input_ids)
+        return [
+            encode(Turn(None, one.question, one.begun or None), place(one.picture) if one.picture is not None else None)
+            for one in asked
+        ]
 
     def fits(self, prompt: Sequence[int]) -> bool:
         """Whether the model can tell the places of a prompt's tokens, and of one more."""

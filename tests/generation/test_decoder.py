@@ -289,6 +289,22 @@ def test_a_decoder_may_be_asked_again_otherwise(vlm, asked):
     assert answers(decoder, other) == answers(Decoder(vlm, Generation(max_new_tokens=6), 4), other)
 
 
+def test_an_answer_that_has_begun_is_gone_on_with(vlm, model, asked):
+    """As transformers goes on from the same tokens; one that has not begun beside it is answered as ever."""
+    tokenizer, pictured = vlm.preprocessor.tokenizer, [one for one in asked if one.picture][:2]
+    begun = [Asked(one.picture, one.question, f"{one.key}+", begun="It is a small") for one in pictured]
+    decoder = Decoder(vlm, Generation(greedy=True, max_new_tokens=24), 4)
+    ours = answers(decoder, [*pictured, *begun])
+    assert {one.key: ours[one.key] for one in pictured} == answers(decoder, pictured)
+    for one, ids in zip(begun, decoder.prompts(begun), strict=True):
+        assert tokenizer.decode(ids).endswith("ASSISTANT: It is a small"), tokenizer.decode(ids)[-40:]
+        row = vlm.encode(models.Turn(open_picture(one.picture), one.question, one.begun))
+        assert row.input_ids == ids
+        config = GenerationConfig(do_sample=False, max_new_tokens=24, eos_token_id=sorted(vlm.ends), pad_token_id=0)
+        theirs = model.generate(**vlm.join([row]), generation_config=config)[0, len(ids) :]
+        assert ours[one.key] == tokenizer.decode(theirs, skip_special_tokens=True).strip()
+
+
 def test_nothing_asked_is_nothing_answered(vlm):
     assert list(Decoder(vlm, Generation(), 4).answer([])) == []
 
