@@ -24,6 +24,7 @@ class Asked:
     question: str
     key: str = ""
     begun: str = ""
+    system: str | None = None  # put in place of the family's own, where it is not that which is wanted
 
 
 class Answering(ABC):
@@ -66,10 +67,9 @@ class Answering(ABC):
         """The token ids of each question's prompt, the picture's included."""
         place = functools.cache(lambda picture: self.vlm.preprocessor.place(lambda: self.size(picture)))
         encode = functools.cache(lambda turn, stands: self.vlm.preprocessor.encode_text(turn, stands).input_ids)
-        return [
-            encode(Turn(None, one.question, one.begun or None), place(one.picture) if one.picture is not None else None)
-            for one in asked
-        ]
+        turns = [Turn(None, one.question, one.begun or None, system=one.system) for one in asked]
+        stands = [place(one.picture) if one.picture is not None else None for one in asked]
+        return [encode(*each) for each in zip(turns, stands, strict=True)]
 
     def fits(self, prompt: Sequence[int]) -> bool:
         """Whether the model can tell the places of a prompt's tokens, and of one more."""
@@ -80,11 +80,12 @@ class Answering(ABC):
         return [(number, None) for number, ids in enumerate(prompts) if not self.fits(ids)]
 
     def turns(self, asked: Sequence[Asked], prompts: Sequence[list[int]]) -> list[list[int]]:
-        """The indices of the questions that fit: picture by picture, the longest prompts first."""
+        """The indices of the questions that fit: picture by picture (and of one, by system text), the longest prompts
+        first."""
         numbers = defaultdict(list)
         for number, one in enumerate(asked):
             if self.fits(prompts[number]):
-                numbers[one.picture].append(number)
+                numbers[one.picture, one.system].append(number)
         by_length = lambda number: (-len(prompts[number]), prompts[number])  # noqa: E731
         groups = [sorted(group, key=by_length) for group in numbers.values()]
         return sorted(groups, key=lambda group: -len(prompts[group[0]]))

@@ -18,14 +18,17 @@ from safeeraser.errors import BadInput
 from safeeraser.generation.answering import Answering, Asked
 from safeeraser.generation.context import Context
 
+# What a beginning depends on: the picture and the system text before it, of each perhaps none.
+About = tuple[Hashable | None, str | None]
+
 
 @dataclass
 class _Row:
     """A question in the decoder's hands: its place in what was asked, its token ids in two parts, its response."""
 
     number: int
-    picture: Hashable | None
-    shared: list[int]  # the beginning of its prompt, which is that of all questions on its picture
+    about: About
+    shared: list[int]  # the beginning of its prompt, which is that of all questions about the same
     own: list[int]  # the rest of it
     seed: int
     response: list[int] = field(default_factory=list)
@@ -39,14 +42,14 @@ class Decoder(Answering):
 
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
-        # The pictures whose beginnings have been read and may be asked about further, and the rows that hold them.
-        self._pictures: list[Hashable | None] = []
+        # The beginnings that have been read and may be asked about further, and the rows that hold them.
+        self._begun: list[About] = []
         self._beginnings: Context | None = None
 
     @torch.no_grad()
     def answer(self, asked: Sequence[Asked]) -> Iterator[list[tuple[int, str | None]]]:
         """See `Answering.answer`."""
-        self._pictures, self._beginnings = [], None
+        self._begun, self._beginnings = [], None
         prompts = self.prompts(asked)
         if unread := self.unread(prompts):
             yield unread
@@ -82,7 +85,8 @@ class Decoder(Answering):
             # A token is left for each question, since what follows it is told when it is read.
             cut = min(len(commonprefix(several)), min(map(len, several)) - 1)  # noqa: RUF071 (no paths, token ids)
             for number, ids in zip(group, several, strict=True):
-                rows.append(_Row(number, asked[number].picture, ids[:cut], ids[cut:], self.seed(asked[number])))
+                one = asked[number]
+                rows.append(_Row(number, (one.picture, one.system), ids[:cut], ids[cut:], self.seed(one)))
         if any(self.vlm.preprocessor.picture_token in row.own for row in rows):
             raise BadInput(
                 f"model family {self.vlm.family.name}: its chat template sets the picture behind the question, which "
@@ -92,24 +96,24 @@ class Decoder(Answering):
 
     def _begin(self, rows: list[_Row]) -> Context:
         """Read the prompts of `rows`."""
-        if new := {row.picture: row.shared for row in rows if row.picture not in self._pictures}:
+        if new := {row.about: row.shared for row in rows if row.about not in self._begun}:
             beginnings = Context(self.model)
             beginnings.read([*new.values()], self._inputs(new))
             self._beginnings = self._beginnings.join(beginnings) if self._beginnings else beginnings
-            self._pictures += new
-        asks = [(row.picture, tuple(row.own)) for row in rows]
+            self._begun += new
+        asks = [(row.about, tuple(row.own)) for row in rows]
         prompts = {ask: number for number, ask in enumerate(dict.fromkeys(asks))}
-        context = self._beginnings.select([self._pictures.index(picture) for picture, _ in prompts])
+        context = self._beginnings.select([self._begun.index(about) for about, _ in prompts])
         context.read([own for _, own in prompts])
-        # Pictures come one after the other, so only the last one can be asked about again.
-        last = self._pictures.index(rows[-1].picture)
-        self._pictures, self._beginnings = [self._pictures[last]], self._beginnings.select([last])
+        # They come one after the other, so only the last one can be asked about again.
+        last = self._begun.index(rows[-1].about)
+        self._begun, self._beginnings = [self._begun[last]], self._beginnings.select([last])
         return context.select([prompts[ask] for ask in asks])
 
-    def _inputs(self, beginnings: Mapping[Hashable | None, list[int]]) -> dict[str, Tensor]:
+    def _inputs(self, beginnings: Mapping[About, list[int]]) -> dict[str, Tensor]:
         """What the model is given for the pictures that these beginnings hold, beside their tokens."""
         prepare = self.vlm.preprocessor
-        shown = [prepare.show(self.show(picture)).inputs for picture in beginnings if picture]
+        shown = [prepare.show(self.show(picture)).inputs for picture, _ in beginnings if picture]
         if not shown:
             return {}
         return self.vlm.place(prepare.kinds([*beginnings.values()], "left") | prepare.lay_out(shown))

@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
@@ -22,7 +23,9 @@ from safeeraser.benchmark.conversation import pad as pad_rows
 from safeeraser.benchmark.family import Family
 from safeeraser.errors import BadInput
 
-ANSWER = "\ue000"  # stands for one where a template is asked what it writes: a letter that none has of its own
+# They stand for an answer and for a system text where a template is asked what it writes: letters that none has of its
+# own.
+ANSWER, SYSTEM = "\ue000", "\ue001"
 TEXT = ("input_ids", "attention_mask")
 TYPES = ("mm_token_type_ids", "token_type_ids")  # which tokens are a picture's: 0 for text, 1 for pictures
 SHAPES = ((64, 64), (512, 128), (128, 512), (1024, 1024))  # a processor that treats these alike treats all so
@@ -34,12 +37,14 @@ SIZES = 4096
 @dataclass(frozen=True)
 class Turn:
     """A question about a picture, or about none, and perhaps its answer. `who` is whose chat the system text names,
-    `human` or `user`, in a family whose wording has one."""
+    `human` or `user`, in a family whose wording has one; `system` is put in that one's place, or, where a template has
+    none of its own, before the question as the template writes it."""
 
     picture: Image.Image | None
     question: str
     answer: str | None = None
     who: str = "user"
+    system: str | None = None
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,7 @@ class Preprocessor:
 
         Raises:
             BadInput: the text names a picture of its own, the prompt alone fills `max_length`, leaving no target, or
-                the template does not write the answer behind the prompt.
+                the template does not write the answer behind the prompt, or no system text.
         """
         prompt, whole = self._texts(turn, place)
         ids = self._tokens(prompt)
@@ -185,11 +190,13 @@ class Preprocessor:
         for name in self.reserved:
             if name in turn.question or name in (turn.answer or ""):
                 raise BadInput(f"the text itself contains '{name}', which stands for the picture")
+        if turn.system and not self.takes_system:
+            raise BadInput(self.no_system)
         pictured = place is not None
-        prompt = self._written(turn.question, None, turn.who, pictured)
+        prompt = self._written(turn, None, pictured)
         whole = prompt
         if turn.answer is not None:
-            whole = self._written(turn.question, turn.answer, turn.who, pictured).removesuffix(self._behind)
+            whole = self._written(turn, turn.answer, pictured).removesuffix(self._behind)
         if not whole.startswith(prompt):
             raise BadInput("the chat template does not write the answer behind its prompt")
         if place is not None:
@@ -199,13 +206,26 @@ class Preprocessor:
     @cached_property
     def _behind(self) -> str:
         """What the template writes behind an answer."""
-        return self._written("Q", ANSWER, "user", False).rpartition(ANSWER)[2]
+        return self._written(Turn(None, "Q"), ANSWER, False).rpartition(ANSWER)[2]
 
-    def _written(self, question: str, answer: str | None, who: str, pictured: bool) -> str:
-        asked = [{"type": "image"}] * pictured + [{"type": "text", "text": question}]
+    @cached_property
+    def takes_system(self) -> bool:
+        """Whether the chat template writes a system text: some raise for one, others leave it out without a word."""
+        try:
+            return SYSTEM in self._written(Turn(None, "Q", system=SYSTEM), None, False)
+        except TemplateError:
+            return False
+
+    @property
+    def no_system(self) -> str:
+        """What is said where it does not."""
+        return f"the chat template of model family {self.family.name} writes no system text"
+
+    def _written(self, turn: Turn, answer: str | None, pictured: bool) -> str:
+        asked = [{"type": "image"}] * pictured + [{"type": "text", "text": turn.question}]
         chat = [{"role": "user", "content": asked}]
-        if self.family.chat:
-            chat.insert(0, {"role": "system", "content": [{"type": "text", "text": SYSTEM_TEXTS[who]}]})
+        if system := turn.system or (SYSTEM_TEXTS[turn.who] if self.family.chat else None):
+            chat.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
         if answer is not None:
             chat.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
         # Not by a subclass's own: SmolVLM's asks its part for films first.
