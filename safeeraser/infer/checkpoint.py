@@ -20,6 +20,7 @@ def load_merged(
     lora_alpha: float,
     adapter_scale: float = 1.0,
     quantization: str = "none",
+    change: models.Change | None = None,
     device: torch.device | str = "cpu",
 ) -> models.VLM:
     """The model with the adapter merged into its weights, on `device`.
@@ -27,12 +28,13 @@ def load_merged(
     Args:
         adapter_scale: how much of the adapter, see `model.load_adapted`.
         quantization: how the merged weights are rounded, one of `model.ROUNDINGS`, or `none`.
+        change: what is made of the adapter's parameters first, see `model.load_adapted`.
     """
     # Not flash-attn: rows have gaps, and around those it would copy all keys and values for each token. Nor cuDNN's
     # kernels, see `load_model`: they would make a plan for each.
     vlm = models.VLM.load(model_path, models.choose_dtype(dtype), "sdpa", device=device)
     if checkpoint_path:
-        adapted = models.load_adapted(vlm.model, checkpoint_path, alpha=lora_alpha, scale=adapter_scale)
+        adapted = models.load_adapted(vlm.model, checkpoint_path, alpha=lora_alpha, scale=adapter_scale, change=change)
         vlm = replace(vlm, model=adapted.merge_and_unload())
     if quantization != "none":
         models.round_weights(vlm.model, quantization)

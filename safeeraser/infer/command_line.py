@@ -124,7 +124,7 @@ def responses(add: Callable) -> None:
         "--attack",
         type=one_of("attack", ATTACKS),
         metavar="NAME",
-        help=f"what is done to pictures and questions first: {', '.join(ATTACKS)}",
+        help=f"what is done to pictures, questions or the model first: {', '.join(ATTACKS)}",
     )
 
 

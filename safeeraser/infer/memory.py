@@ -35,12 +35,12 @@ ALSO_FULL = ("error: out of memory", "_STATUS_ALLOC_FAILED", "_ALLOCATION_FAILED
 
 def rows_that_fit(vlm: VLM, requests: Sequence[Request], new_tokens: int) -> int:
     """How many of `requests` to answer at a time, one at least, each with `new_tokens` at most."""
-    questions = {request.question for request in requests}
     files = {request.file for request in requests if request.file}
     shown = [vlm.preprocessor.outline(partial(picture_size, file)) for file in files]
-    longest = Turn(None, max(questions, key=len))
+    turns = {Turn(None, request.question, system=request.system) for request in requests}
+    longest = max(turns, key=lambda turn: len(turn.question) + len(turn.system or ""))
     place = max((each.text for each in shown), key=len, default=None)
-    asks = len({(request.picture, request.question) for request in requests}) / len(requests)
+    asks = len({(request.picture, request.question, request.system) for request in requests}) / len(requests)
     config, width = vlm.model.config, vlm.model.dtype.itemsize
     each = row_bytes(
         config.get_text_config(),

@@ -10,7 +10,7 @@ from safeeraser.benchmark.files import sha256
 from safeeraser.benchmark.responses import ASKED
 from safeeraser.errors import BadInput
 from safeeraser.generation.sampling import Generation
-from safeeraser.infer.attacks import ATTACKS
+from safeeraser.infer.attacks import ATTACKS, Attack
 from safeeraser.infer.checkpoint import adapter_hash, check_method
 from safeeraser.infer.requests import Selection
 from safeeraser.processes import Processes
@@ -77,11 +77,26 @@ class Options:
         }
 
 
+def check_attack(attack: Attack, options: Options) -> None:
+    """Refuse an attack that lacks what it works on."""
+    named = f"--attack {attack.name}"
+    if options.backend == "openai" and (attack.adapter or attack.model):
+        raise BadInput(f"{named}: works on the model itself, which a server does not show; --backend local does")
+    if attack.adapter and not options.checkpoint_path:
+        raise BadInput(f"{named}: changes an adapter, and none was given; --checkpoint_path names one")
+    if attack.learns and options.selection.skip < 1:
+        raise BadInput(
+            f"{named}: reads records that are not asked about; --skip N holds out the first N of each category"
+        )
+
+
 def check(options: Options, processes: Processes) -> None:
     """Refuse what does not go together."""
     if options.output_file.resolve() == options.eval_file.resolve():
         raise BadInput(f"--output_file {options.output_file}: is the data file itself, which stays as it is")
     check_method(options.loss_type, options.checkpoint_path, options.model_path)
+    if options.attack:
+        check_attack(ATTACKS[options.attack], options)
     if options.backend == "local":
         if options.base_url or options.extra_body:
             raise BadInput("--base_url and --extra_body are for a server of your own: --backend openai")

@@ -10,7 +10,7 @@ from safeeraser.benchmark.pictures import find_picture, open_picture, picture_si
 from safeeraser.benchmark.records import UNHARM, DataFile
 from safeeraser.benchmark.responses import ASKED, RELEASED
 from safeeraser.errors import BadInput
-from safeeraser.infer.attacks import Attack, Attacked, chance
+from safeeraser.infer.attacks import Attack, Attacked, chance, examples
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class Selection:
         chosen = data.only(list(self.categories) or "all").some(self.skip, self.limit)
         return [chosen.number(index) for index in range(len(chosen.records))]
 
+    def held_out(self, data: DataFile) -> DataFile:
+        """The records that `skip` leaves out, of the categories chosen. Raises `BadInput` if there are none."""
+        return data.only(list(self.categories) or "all").some(limit=self.skip)
+
 
 @dataclass(frozen=True)
 class Request:
@@ -36,6 +40,7 @@ class Request:
     place: tuple[str | int, ...]  # ("unsafe_pairs", 2, "model_response1")
     picture: Path | Attacked | None
     question: str  # as it is put
+    system: str | None = None  # put in place of the family's own system text
 
     @property
     def key(self) -> str:
@@ -72,6 +77,10 @@ def build_requests(
     requests = [request for index in chosen for request in _of_record(data, index, selection.views)]
     if attack:
         requests = [attacked(request, attack, seed) for request in requests]
+        if attack.context:
+            # Of all categories, whichever are asked: one alone may have no other keyword.
+            held_out = data.some(limit=selection.skip)
+            requests = [in_context(request, attack, data, held_out, seed) for request in requests]
     asked = {request.place[-1] for request in requests}
     for view in selection.views:
         if ASKED[view].fields[0] not in asked:
@@ -126,15 +135,40 @@ def attacked(request: Request, attack: Attack, seed: int) -> Request:
     """
     if attack.needs_picture and request.picture is None:
         raise BadInput(f"--attack {attack.name}: changes the picture, so it cannot be put to a view without one")
-    of_picture = f"{seed}/{attack.name}/{request.record}"
-    of_question = "/".join(map(str, (of_picture, *request.place[:-1])))
-    picture, question = request.picture, request.question
+    of_picture, of_question = _chances(request, attack, seed)
+    picture, question, system = request.picture, request.question, request.system
     if attack.picture:
         drawn = (of_question, question) if attack.draws_question else (of_picture, "")
         picture = Attacked(request.file, attack, *drawn) if request.file else None
     if attack.prompt:
         question = attack.prompt(question, chance(of_question))
-    return replace(request, picture=picture, question=question)
+    if attack.system:
+        system = attack.system(question, chance(of_question))
+    return replace(request, picture=picture, question=question, system=system)
+
+
+def in_context(request: Request, attack: Attack, data: DataFile, held_out: DataFile, seed: int) -> Request:
+    """The request with other questions and their vanilla answers before it, of keywords that are not its record's.
+
+    Raises:
+        BadInput: there are not so many held out.
+    """
+    others = examples(held_out, but=data.records[request.record].keyword)
+    if len(others) < attack.shown:
+        raise BadInput(
+            f"--attack {attack.name}: shows {attack.shown} answers to questions of another keyword than the record's, "
+            f"and {len(others)} are held out for {data.where(request.record)}; a larger --skip holds more out"
+        )
+    _, of_question = _chances(request, attack, seed)
+    drawn = chance(of_question).choice(len(others), attack.shown, replace=False)
+    shown = [others[number] for number in drawn]
+    return replace(request, question=attack.context(request.question, shown) if attack.context else request.question)
+
+
+def _chances(request: Request, attack: Attack, seed: int) -> tuple[str, str]:
+    """What an attack's chance depends on where it changes the picture alone, and where it knows the question."""
+    of_picture = f"{seed}/{attack.name}/{request.record}"
+    return of_picture, "/".join(map(str, (of_picture, *request.place[:-1])))
 
 
 def swap_partner(data: DataFile, index: int) -> int:

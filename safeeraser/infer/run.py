@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -21,9 +21,10 @@ from safeeraser.benchmark.files import described_by, make_room_for, read_json, w
 from safeeraser.benchmark.pictures import picture_size
 from safeeraser.benchmark.records import DataFile, read_records
 from safeeraser.errors import BadInput
-from safeeraser.infer.attacks import ATTACKS
+from safeeraser.infer.attacks import ATTACKS, Attack, Known
 from safeeraser.infer.checkpoint import load_merged, training_of
 from safeeraser.infer.engine import Engine
+from safeeraser.infer.memory import out_of_memory
 from safeeraser.infer.options import Options, check
 from safeeraser.infer.outputs import nulls, predictions
 from safeeraser.infer.partial import Partial, difference
@@ -94,8 +95,11 @@ def infer(options: Options, write: Write = write_predictions) -> Inferred:
         raise BadInput(f"no picture can be read: {next(iter(reasons.values()))} (and so on)")
     _announce(requests, partial.done, reasons)
     check_questions(data, left, prepared.reserved if prepared else [IMAGE])  # the benchmark's own word is no question's
+    if attack and prepared and (reason := attack.lacks(prepared)):
+        raise BadInput(f"--attack {attack.name}: {reason}")
     if own := share([request for request in left if request.key not in reasons], processes):
-        reasons |= _answer(options, own, partial, processes)
+        engine, own = _engine(options, data, own, processes)
+        reasons |= _answer(engine, own, partial, processes)
     partial.done = _union(processes.gather(partial.done))
     reasons = _union(processes.gather(reasons))
     missing = {r.key: reasons.get(r.key, "no process has answered it") for r in requests if r.key not in partial.done}
@@ -166,9 +170,9 @@ def share(requests: list[Request], processes: Processes) -> list[Request]:
     return [request for request in requests if turns[request.record] % processes.count == processes.rank]
 
 
-def _answer(options: Options, requests: list[Request], partial: Partial, processes: Processes) -> dict[str, str]:
+def _answer(engine: Engine | Server, requests: list[Request], partial: Partial, processes: Processes) -> dict[str, str]:
     """Answer requests, each on disk as soon as it is; returns those that could not be, by key, with the reason."""
-    engine, missing = _engine(options, processes), dict[str, str]()
+    missing = dict[str, str]()
     whose = f"responses of process 1 of {processes.count}" if processes.count > 1 else "responses"
     began = time.monotonic()
     with closing(partial), progress(whose, len(requests), shown=processes.main) as advance:
@@ -180,15 +184,20 @@ def _answer(options: Options, requests: list[Request], partial: Partial, process
     return missing
 
 
-def _engine(options: Options, processes: Processes) -> Engine | Server:
+def _engine(
+    options: Options, data: DataFile, requests: list[Request], processes: Processes
+) -> tuple[Engine | Server, list[Request]]:
+    """What answers, and the requests as they are put to it."""
     if options.base_url:  # which `check` wants of the backend openai, and of no other
-        return Server(
+        server = Server(
             options.model_path,
             options.base_url,
             options.generation,
             concurrency=options.concurrency,
             extra=options.extra_body,
         )
+        return server, requests
+    attack = ATTACKS[options.attack] if options.attack else None
     vlm = load_merged(
         options.model_path,
         options.checkpoint_path,
@@ -196,9 +205,31 @@ def _engine(options: Options, processes: Processes) -> Engine | Server:
         lora_alpha=options.lora_alpha,
         adapter_scale=options.adapter_scale,
         quantization=options.quantization,
+        change=attack.adapter if attack else None,
         device=processes.device,
     )
-    return Engine(vlm, options.generation, options.batch_size)
+    if attack:
+        vlm, requests = _attacked(attack, vlm, options, data, requests)
+    return Engine(vlm, options.generation, options.batch_size), requests
+
+
+def _attacked(
+    attack: Attack, vlm: models.VLM, options: Options, data: DataFile, requests: list[Request]
+) -> tuple[models.VLM, list[Request]]:
+    """What an attack makes of the model and of the requests: of the seed, the held-out records and these alone."""
+    if not attack.model:
+        return vlm, requests
+    vlm.model.eval()
+    held_out = options.selection.held_out(data) if attack.learns else replace(data, records=[], raw=[], numbers=[])
+    began = time.monotonic()
+    try:
+        found = attack.model(vlm, Known(data, held_out, options.generation.seed), requests)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise BadInput(f"--attack {attack.name}: out of memory; a smaller dtype, or a larger device, may do") from None
+    log.info("attack %s: prepared in %.0f s", attack.name, time.monotonic() - began)
+    return found
 
 
 def describe(

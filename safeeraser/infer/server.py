@@ -71,7 +71,8 @@ class Server:
             )
 
     def _body(self, request: Request) -> dict[str, Any]:
-        system = [{"role": "system", "content": self._system}] if self._system else []
+        text = request.system or self._system
+        system = [{"role": "system", "content": text}] if text else []
         content: list[dict[str, Any]] = [{"type": "text", "text": request.question}]
         if request.picture:
             content.insert(0, {"type": "image_url", "image_url": {"url": _data_url(request.picture)}})

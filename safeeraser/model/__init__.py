@@ -6,6 +6,7 @@ rounding (`rounding`). What a family calls its parts is data (config/model_famil
 from safeeraser.benchmark.family import Family, families
 from safeeraser.benchmark.files import adapter_file
 from safeeraser.model.adapters import (
+    Change,
     adapter_config,
     adapter_parameters,
     attach,
@@ -56,6 +57,7 @@ __all__ = [
     "DTYPES",
     "ROUNDINGS",
     "VLM",
+    "Change",
     "Family",
     "Preprocessor",
     "Row",

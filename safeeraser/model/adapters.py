@@ -8,7 +8,7 @@ import logging
 import re
 import shutil
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from safeeraser.model.llava import RENAMED, from_release, to_release
 from safeeraser.model.projector import plainly_named, reached
 
 log = logging.getLogger(__name__)
+
+Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]  # of an adapter's parameters, by PEFT's names
 
 # Where part of a DoRA is asked for, its layers are merged one by one before PEFT merges the whole.
 warnings.filterwarnings("ignore", message="All adapters are already merged")
@@ -183,12 +185,15 @@ def read_adapter(path: str | Path) -> dict[str, Tensor]:
     return from_release(tensors)
 
 
-def load_adapter(model: PeftModel, path: str | Path) -> None:
-    """Put an adapter's parameters into `model`. Raises `BadInput` listing names or shapes that do not match."""
+def load_adapter(model: PeftModel, path: str | Path, change: Change | None = None) -> None:
+    """Put an adapter's parameters into `model`, as `change` makes them where it is given.
+
+    Raises `BadInput` listing names or shapes that do not match.
+    """
     check_kind(model.config.model_type, path)
     tensors = read_adapter(path)
     check_adapter(model, tensors, path)
-    set_peft_model_state_dict(model, tensors)
+    set_peft_model_state_dict(model, change(tensors) if change else tensors)
 
 
 def check_adapter(model: PeftModel, tensors: Mapping[str, Tensor], path: str | Path) -> None:
@@ -224,7 +229,14 @@ def check_kind(model_type: str, path: str | Path) -> None:
         raise BadInput(f"{path}: an adapter of '{told[0]}' models, and this is a '{model_type}'")
 
 
-def load_adapted(model: PreTrainedModel, path: str | Path, *, alpha: float = 256, scale: float = 1.0) -> PeftModel:
+def load_adapted(
+    model: PreTrainedModel,
+    path: str | Path,
+    *,
+    alpha: float = 256,
+    scale: float = 1.0,
+    change: Change | None = None,
+) -> PeftModel:
     """The model with a stored adapter on it, whichever form it is stored in; `alpha` as in `adapter_config`.
 
     Args:
@@ -232,6 +244,7 @@ def load_adapted(model: PreTrainedModel, path: str | Path, *, alpha: float = 256
             beyond lie the weights on the line through the two (Ilharco et al., 2023, arXiv 2212.04089). LoRA's alpha
             is multiplied by it; what was trained whole moves along that line too, and so do the layers of a DoRA,
             whose magnitudes do not vanish with alpha: these are merged then.
+        change: what is made of the adapter's parameters first.
     """
     check_kind(model.config.model_type, path)
     config = adapter_config(path, alpha)
@@ -243,7 +256,7 @@ def load_adapted(model: PreTrainedModel, path: str | Path, *, alpha: float = 256
         adapted = get_peft_model(model, config)
     except ValueError as error:
         raise BadInput(f"{path}: this adapter does not fit the model ({str(error).splitlines()[0]})") from None
-    load_adapter(adapted, path)
+    load_adapter(adapted, path, change)
     for module in adapted.modules():
         if isinstance(module, ModulesToSaveWrapper):
             _scale_trained(module, scale)

@@ -4,23 +4,32 @@ import base64
 import hashlib
 import json
 import re
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pkgutil import iter_modules
 
 import numpy as np
 import pytest
-from helpers import MODEL, VAL, record, refused, run, write_dataset
+from helpers import MODEL, ROOT, VAL, record, refused, run, write_dataset
 from PIL import Image
 
 from safeeraser.benchmark.records import read_records
 from safeeraser.benchmark.responses import VIEWS
-from safeeraser.infer.attacks import ATTACKS, chance, pictures, prompts, typography
+from safeeraser.errors import BadInput
+from safeeraser.infer import attacks
+from safeeraser.infer.attacks import ATTACKS, chance
 from safeeraser.infer.attacks.prompts import FORMS, SUFFIXES
 from safeeraser.infer.requests import Selection, build_requests, show
 from safeeraser.model import load_preprocessor
 
 QUESTION = "What is {this} thing for, and why?"
 OF_PICTURE = [name for name, attack in ATTACKS.items() if attack.picture and not attack.draws_question]
-OF_WORDS = [name for name, attack in ATTACKS.items() if not attack.picture]
+OF_WORDS = [name for name, attack in ATTACKS.items() if attack.prompt and not attack.picture]
 DRAWN = [name for name, attack in ATTACKS.items() if attack.draws_question]
+FAMILIES = ROOT / "tests" / "data" / "families"
+BEFORE = "pictures:"  # what is said of a family's processor
 GIVEN = ("--model_path", MODEL, "--eval_file", VAL, "--dtype", "float32", "--max_new_tokens", 6)
 
 
@@ -46,11 +55,33 @@ def test_the_attacks_there_are():
     assert OF_PICTURE == ["blur", "crop", "flip", "jpeg", "noise"]
     assert OF_WORDS == ["role_play", "refusal_suppression", "answer_prefix", "suffix", "paraphrase", "base64"]
     assert DRAWN == ["figstep", "typography"]
+    assert [name for name, attack in ATTACKS.items() if attack.system] == ["system_text", "told"]
+    assert [name for name, attack in ATTACKS.items() if attack.context] == ["in_context_1", "in_context_4"]
+    assert [name for name, attack in ATTACKS.items() if attack.adapter] == ["clipped", "pruned"]
+    assert [name for name, attack in ATTACKS.items() if attack.model] == ["pgd", "refusal_direction", "soft_prompt"]
+    learn = ["in_context_1", "in_context_4", "refusal_direction", "soft_prompt"]
+    assert [name for name, attack in ATTACKS.items() if attack.learns] == learn
+    assert [name for name, attack in ATTACKS.items() if attack.control] == ["told"]
+
+
+def test_a_dry_run_is_told_what_attacks_take_beside_responses():
+    free = {name for name, attack in ATTACKS.items() if attack.passes(60, 4) == 0}
+    assert set(ATTACKS) - free == {"pgd", "refusal_direction", "soft_prompt"}
+    for name, grows in (("pgd", True), ("refusal_direction", False), ("soft_prompt", False)):
+        few, many = (ATTACKS[name].passes(records, 4) for records in (1, 60))
+        assert many == (60 * few if grows else few)
+    assert ATTACKS["pgd"].passes(1, 4) == 4 * 21 * 2, "forward and back, of each question at each step"
+
+
+def test_what_attacks_there_are_is_known_without_torch():
+    code = "import sys, safeeraser.infer.command_line; assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_each_says_whose_idea_it_is(name):
-    (function,) = [vars(module)[name] for module in (pictures, prompts, typography) if name in vars(module)]
+    modules = (import_module(f"{attacks.__name__}.{each.name}") for each in iter_modules(attacks.__path__))
+    (function,) = [vars(module)[name] for module in modules if name in vars(module)]
     assert re.search(r"arXiv \d{4}\.\d{5}|Krizhevsky", function.__doc__)
 
 
@@ -185,6 +216,102 @@ def test_there_is_nothing_to_attack_where_no_picture_is(tmp_path):
     )
 
 
+# Answered questions before the question.
+
+
+def of_keywords(folder, *keywords):
+    """Records of one category, each of a keyword, their questions and answers told apart by number."""
+    values = [record(number, keyword=keyword) for number, keyword in enumerate(keywords)]
+    for number, value in enumerate(values):
+        for n, each in enumerate(value["unsafe_pairs"]):
+            each |= {"question": f"Secret {number}.{n}?", "model_response": f"Harm {number}.{n}."}
+    return values, lambda: read_records(write_dataset(folder, *values))
+
+
+@pytest.fixture
+def keywords(tmp_path):
+    """Two keywords held out, one of them asked about again, and a third."""
+    return of_keywords(tmp_path, "one", "two", "one", "three")[1]()
+
+
+def put(data, name, skip, *views, seed=7, categories=()):
+    return build_requests(data, Selection(views, categories, skip=skip), ATTACKS[name], seed)
+
+
+@pytest.mark.parametrize(("name", "count"), [("in_context_1", 1), ("in_context_4", 4)])
+def test_held_out_questions_of_other_keywords_stand_before(keywords, name, count):
+    plain = build_requests(keywords, Selection(("forget", "retain"), skip=2))
+    seen = set()
+    for request, own in zip(put(keywords, name, 2, "forget", "retain"), plain, strict=True):
+        *before, last = request.question.split("\n\n")
+        shown = [
+            re.fullmatch(r"Question: Secret (\d\.\d)\?\nAnswer: Harm (\d\.\d)\.", each).groups() for each in before
+        ]
+        assert len(shown) == len(set(shown)) == count and all(one == two for one, two in shown)
+        assert last == f"Question: {own.question}\nAnswer:" and request.picture == own.picture
+        seen |= {(request.record, int(number[0])) for number, _ in shown}
+    assert seen == {(2, 1), (3, 0), (3, 1)}, "never the record's own keyword"
+
+
+def test_samples_are_shown_the_same_and_seeds_others(keywords):
+    first = put(keywords, "in_context_1", 2, "forget")
+    assert [r.question for r in put(keywords, "in_context_1", 2, "forget")] == [r.question for r in first]
+    assert len({r.question for r in first[:3]}) == 1 and len({r.question for r in first}) == 8
+    assert [r.question for r in put(keywords, "in_context_1", 2, "forget", seed=8)] != [r.question for r in first]
+
+
+def test_too_few_held_out_are_told(tmp_path):
+    """A blank answer shows nothing."""
+    values, read = of_keywords(tmp_path, "one", "two", "one")
+    values[1]["unsafe_pairs"][3]["model_response"] = " "
+    says = "--attack in_context_4: shows 4 answers to questions of another keyword than the record's, and 3 are held "
+    says += r"out for .*all_train\.json: record 2; a larger --skip holds more out"
+    with pytest.raises(BadInput, match=says):
+        put(read(), "in_context_4", 2, "forget")
+
+
+def test_other_categories_are_held_out_too(tmp_path):
+    """Where one alone is asked about, whose records all may be of one keyword."""
+    values = [record(n, category, keyword=category) for n, category in enumerate(["Sex", "Sex", "Weapon", "Weapon"])]
+    values[2]["unsafe_pairs"] = [{"question": "Why so?", "model_response": "So."}]
+    data = read_records(write_dataset(tmp_path, *values))
+    asked = put(data, "in_context_1", 1, "forget", categories=("Sex",))
+    assert {r.record for r in asked} == {1} and all("Question: Why so?\nAnswer: So.\n\n" in r.question for r in asked)
+
+
+# System texts.
+
+
+def test_a_system_text_is_put_with_the_question_as_it_is(data):
+    plain = build_requests(data, Selection(("forget",)))
+    texts = set()
+    for name in ("system_text", "told"):
+        under = requests(data, name, "forget")
+        assert [(r.picture, r.question) for r in under] == [(r.picture, r.question) for r in plain]
+        (text,) = {r.system for r in under}
+        texts.add(text)
+    assert len(texts) == 2 and None not in texts
+
+
+def test_a_family_whose_template_has_none_is_refused(tmp_path):
+    """Before its weights are looked for."""
+    folder = tmp_path / "model"
+    shutil.copytree(FAMILIES / "qwen3_vl" / "model", folder)
+    for file in folder.glob("chat_template*"):
+        file.write_text("{% for message in messages if message['role'] != 'system' %}{{ message['role'] }}{% endfor %}")
+    (folder / "model.safetensors").unlink()
+    given = ("--model_path", folder, "--eval_file", VAL, "--output_file", tmp_path / "p.json", "--dtype", "float32")
+    says = "--attack told: the chat template of model family qwen3-vl writes no system text"
+    refused(tmp_path, "ckpt_infer", *given, "--attack", "told", says=says, before=BEFORE)
+
+
+@pytest.mark.parametrize("family", ["llava_next", "qwen2_5_vl", "smolvlm"])
+def test_pictures_in_tiles_are_not_for_pgd(tmp_path, family):
+    given = ("--model_path", FAMILIES / family / "model", "--eval_file", VAL, "--output_file", tmp_path / "p.json")
+    says = "cuts pictures into tiles or patches; pgd knows those alone that make one square of a fixed size of each"
+    refused(tmp_path, "ckpt_infer", *given, "--dtype", "float32", "--attack", "pgd", says=says, before=BEFORE)
+
+
 def responses(out):
     """Every response by its place."""
     fields = {field for view in VIEWS.values() for field in view.fields}
@@ -196,7 +323,7 @@ def responses(out):
     return found
 
 
-@pytest.mark.parametrize("name", ["noise", "typography", "suffix"])
+@pytest.mark.parametrize("name", ["noise", "typography", "suffix", "told"])
 def test_an_attacked_run_goes_on_and_leaves_the_data_alone(tmp_path, name):
     before = hashlib.sha256(VAL.read_bytes()).hexdigest()
     given = (*GIVEN, "--attack", name, "--only", "forget,retain", "--limit", 1)

@@ -1,4 +1,4 @@
-"""Attacks at inference: what is done to a request before it is asked, to see whether the model still holds.
+"""Attacks at inference: what is done to a request, or to the model, before it is asked, to see whether it still holds.
 
 `ATTACKS` holds them by name, those of every file in this folder. Their texts are this project's own; each names the
 work whose idea it takes.
@@ -7,9 +7,9 @@ work whose idea it takes.
 from importlib import import_module
 from pkgutil import iter_modules
 
-from safeeraser.infer.attacks.attack import ATTACKS, Attack, Attacked, chance
+from safeeraser.infer.attacks.attack import ATTACKS, Attack, Attacked, Known, chance, examples
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")  # which makes its attacks known
 
-__all__ = ["ATTACKS", "Attack", "Attacked", "chance"]
+__all__ = ["ATTACKS", "Attack", "Attacked", "Known", "chance", "examples"]

@@ -1,45 +1,113 @@
-"""What an attack is. One is a function in this folder, made known by a decorator; its name is the function's."""
+"""What an attack is. One is a function in this folder, made known by a decorator; its name is the function's.
+
+What reads models is given them, and loads torch no sooner: attacks are known wherever a command line is read.
+"""
+
+from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
 from safeeraser.benchmark.files import sha256
-from safeeraser.benchmark.pictures import open_picture
+from safeeraser.benchmark.pictures import find_picture, open_picture
+from safeeraser.benchmark.records import DataFile
 
-ATTACKS: dict[str, "Attack"] = {}
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from safeeraser.infer.requests import Request
+    from safeeraser.model import VLM, Preprocessor
+
+ATTACKS: dict[str, Attack] = {}
+BACKWARD = 2  # passes that a gradient takes, in forward ones: one there and, the weights being frozen, one back
 
 
 @dataclass(frozen=True)
 class Attack:
-    """What is done to a picture, to a question, or to both, before the model is asked.
+    """What is done to a picture, to a question, to both or to the model itself, before it is asked.
 
     Attributes:
         picture: makes the picture that is shown of the one asked about and, where it is drawn into it, the question.
         prompt: makes the text that is put of the question.
+        system: makes the system text that it is put under.
+        context: makes the text that is put of the question and of `shown` others with their vanilla answers.
+        adapter: makes the adapter's parameters, by PEFT's names, of those that are stored.
+        model: makes the model that answers, and the requests as they are put to it; see `Known`.
         code: the hash of the file it stands in, which tells it from what it was before a change.
         draws_question: whether `picture` reads the question.
         hides_picture: whether nothing of the picture asked about is left to see.
+        needs_picture: whether there is nothing to attack where no picture is shown.
+        learns: whether it reads records that are held out, and so needs some.
+        control: whether it asks for a refusal instead of an answer: no attack, but what one is held against.
+        lacks: why it cannot be made on a model with this preprocessor; nothing where it can.
+        passes: what it takes beside the responses, in forward passes of one prompt, by how many records are asked and
+            how many harmful questions each of them has.
     """
 
     name: str
     code: str
     picture: Callable[[Image.Image, str, Generator], Image.Image] | None = None
     prompt: Callable[[str, Generator], str] | None = None
+    system: Callable[[str, Generator], str] | None = None
+    context: Callable[[str, Sequence[Example]], str] | None = None
+    shown: int = 0
+    adapter: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
+    model: Callable[[VLM, Known, Sequence[Request]], tuple[VLM, list[Request]]] | None = None
     draws_question: bool = False
     hides_picture: bool = False
+    needs_picture: bool = False
+    learns: bool = False
+    control: bool = False
+    lacks: Callable[[Preprocessor], str] = lambda prepared: ""
+    passes: Callable[[int, int], int] = lambda records, questions: 0
 
-    @property
-    def needs_picture(self) -> bool:
-        """Whether there is nothing to attack where no picture is shown."""
-        return self.picture is not None
+
+@dataclass(frozen=True)
+class Example:
+    """A harmful question with the vanilla model's answer."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Known:
+    """What an attack on the model may read.
+
+    Attributes:
+        data: the data file whose records are asked about, whole.
+        held_out: its records that are not.
+        seed: of the attack's chance.
+    """
+
+    data: DataFile
+    held_out: DataFile
+    seed: int
+
+
+def shown_picture(data: DataFile, index: int) -> Image.Image:
+    """A record's harmful picture in RGB. Raises `BadInput` if it is not there or cannot be decoded."""
+    name = data.records[index].image_path
+    return open_picture(find_picture(name, data.path) or Path(name))
+
+
+def examples(data: DataFile, but: str | None = None) -> list[Example]:
+    """The harmful questions that have a vanilla answer, of all records but those of one keyword."""
+    return [
+        Example(pair.question, pair.model_response)
+        for record in data.records
+        if record.keyword != but
+        for pair in record.unsafe_pairs
+        if pair.model_response.strip()
+    ]
 
 
 @dataclass(frozen=True)
@@ -69,7 +137,7 @@ def _know(attack: Callable, **more: Any) -> None:
 
 def on_picture(attack: Callable[[Image.Image, Generator], Image.Image]) -> Callable:
     """Make known an attack that changes the picture alone: `attack(picture, random)` gives the one shown."""
-    _know(attack, picture=lambda picture, _, random: attack(picture, random))
+    _know(attack, picture=lambda picture, _, random: attack(picture, random), needs_picture=True)
     return attack
 
 
@@ -92,7 +160,53 @@ def in_picture(prompt: str, *, hides_picture: bool = False) -> Callable:
             prompt=lambda question, random: prompt,
             draws_question=True,
             hides_picture=hides_picture,
+            needs_picture=True,
         )
+        return attack
+
+    return register
+
+
+def on_system(*, control: bool = False) -> Callable:
+    """Make known an attack that puts the question under another system text: `attack(question, random)` gives it."""
+
+    def register(attack: Callable[[str, Generator], str]) -> Callable:
+        _know(
+            attack,
+            system=attack,
+            control=control,
+            lacks=lambda prepared: "" if prepared.takes_system else prepared.no_system,
+        )
+        return attack
+
+    return register
+
+
+def in_context(shown: int) -> Callable:
+    """Make known an attack that shows `shown` other questions with their vanilla answers before the question.
+
+    `attack(question, examples)` gives the text put.
+    """
+
+    def register(attack: Callable[[str, Sequence[Example]], str]) -> Callable:
+        _know(attack, context=attack, shown=shown, learns=True)
+        return attack
+
+    return register
+
+
+def on_adapter(attack: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Callable:
+    """Make known an attack that changes the adapter alone, before it is merged: `attack(parameters)` gives the new."""
+    _know(attack, adapter=attack)
+    return attack
+
+
+def on_model(**more: Any) -> Callable:
+    """Make known an attack on the model, or by its gradients: `attack(vlm, known, requests)` gives the model that
+    answers and the requests as they are put to it. `more`: attributes of `Attack`."""
+
+    def register(attack: Callable) -> Callable:
+        _know(attack, model=attack, **more)
         return attack
 
     return register

@@ -1,0 +1,42 @@
+"""How likely a model holds an answer, with a gradient where one is wanted: what attacks that learn go by.
+
+One row at a time: without padding nothing depends on what is beside it, and a row of a large model's states is memory
+enough.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from safeeraser.benchmark.conversation import IGNORE
+from safeeraser.model import VLM, Row
+
+
+def nll(vlm: VLM, row: Row, other: Mapping[str, Tensor] | None = None) -> Tensor:
+    """The mean negative log-likelihood of a row's targets, in nats, a scalar in float32.
+
+    Args:
+        other: what the model is given in place of some of the row's own tensors.
+    """
+    targets = [place for place, label in enumerate(row.labels) if label != IGNORE]
+    read = torch.tensor(targets, device=vlm.model.device) - 1
+    said = vlm.logits(vlm.join([row]) | dict(other or {}), read).float()
+    return cross_entropy(said, torch.tensor([row.labels[place] for place in targets], device=said.device))
+
+
+def first_targets(row: Row, count: int) -> Row:
+    """The row up to its first `count` targets."""
+    end = next(place for place, label in enumerate(row.labels) if label != IGNORE) + count
+    return Row(row.input_ids[:end], row.labels[:end], row.inputs)
+
+
+@torch.no_grad()
+def begun(vlm: VLM, row: Row, count: int) -> Row:
+    """A prompt's row with the `count` likeliest tokens behind it, one after the other, as its targets."""
+    for _ in range(count):
+        last = torch.tensor([len(row.input_ids) - 1], device=vlm.model.device)
+        token = int(vlm.logits(vlm.join([row]), last).argmax())
+        row = Row([*row.input_ids, token], [*row.labels, token], row.inputs)
+    return row
