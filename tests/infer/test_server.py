@@ -14,6 +14,7 @@ from PIL import Image
 from safeeraser.benchmark.conversation import SYSTEM_TEXTS
 from safeeraser.benchmark.pictures import open_picture
 from safeeraser.infer import server as server_module
+from safeeraser.infer.attacks import ATTACKS
 
 pytestmark = pytest.mark.slow
 
@@ -102,6 +103,18 @@ def test_the_system_text_is_llavas_alone(serve, data, tmp_path, model, told):
     wanted = ["system", "user"] if told else ["user"]
     assert server.requests and all(
         [each["role"] for each in body["messages"]] == wanted for *_, body in server.requests
+    )
+
+
+@pytest.mark.parametrize("model", ["m", "Qwen/Qwen3-VL-2B-Instruct"])
+def test_an_attacks_system_text_is_sent_in_its_place(serve, data, tmp_path, model):
+    server = serve(lambda *_: (200, {}, "yes"))
+    given = ("--only", "retain", "--attack", "told")
+    assert infer(server.url, tmp_path / "p.json", *given, model=model, eval_file=data).returncode == 0
+    text = ATTACKS["told"].system("", None)
+    assert server.requests and all(
+        [each["content"] for each in body["messages"] if each["role"] == "system"] == [text]
+        for *_, body in server.requests
     )
 
 
