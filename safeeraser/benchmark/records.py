@@ -6,6 +6,7 @@ picture), and four harmless questions about the harmful picture (`UnharmPair_*`)
 are not read.
 """
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -115,19 +116,37 @@ class DataFile:
                 raise BadInput(f"{self.path}: no records of a category '{category}'; {nearest(category, present)}")
         return self._at([i for i, record in enumerate(self.records) if record.category in wanted])
 
-    def some(self, skip: int = 0, limit: int | None = None) -> "DataFile":
-        """Of each category the records after the first `skip`, `limit` at most. Raises `BadInput` if none is left."""
+    def some(self, skip: int = 0, limit: int | None = None, by_keyword: int | None = None) -> "DataFile":
+        """Of each category the records after the first `skip`, `limit` at most: the next ones or, with a seed
+        `by_keyword`, drawn from all keywords alike. Raises `BadInput` if none is left."""
         if not skip and limit is None:
             return self
         of_category: dict[str, list[int]] = {}
         for index, record in enumerate(self.records):
             of_category.setdefault(record.category, []).append(index)
-        last = None if limit is None else skip + limit
-        keep = sorted(index for indices in of_category.values() for index in indices[skip:last])
+        left = (indices[skip:] for indices in of_category.values())
+        if by_keyword is not None:
+            left = (self._drawn(indices, by_keyword) for indices in left)
+        keep = sorted(index for indices in left for index in indices[:limit])
         if not keep:
             skipped = f"the first {skip} of each category are skipped (--skip, or an audit's --held_out)"
             raise BadInput(f"{self.path}: no record is left once {skipped}")
         return self._at(keep)
+
+    def _drawn(self, indices: list[int], seed: int) -> list[int]:
+        """The indices in the order in which they are drawn: one of each keyword, then another of each, and so on.
+
+        Each record and keyword has its turn by a hash of its own, so that it does not depend on what else there is.
+        """
+
+        def turn(name: object) -> str:
+            return hashlib.sha256(f"{seed}/{name}".encode()).hexdigest()
+
+        of_keyword: dict[str, list[int]] = {}
+        for index in sorted(indices, key=lambda index: turn(self.number(index))):
+            of_keyword.setdefault(self.records[index].keyword, []).append(index)
+        rounds = {index: place for members in of_keyword.values() for place, index in enumerate(members)}
+        return sorted(indices, key=lambda index: (rounds[index], turn(self.records[index].keyword)))
 
     def _at(self, indices: list[int]) -> "DataFile":
         records, raw = [self.records[i] for i in indices], [self.raw[i] for i in indices]

@@ -3,6 +3,8 @@
 A view asks a record's harmful or harmless questions about its harmful picture, a benign one or none.
 """
 
+import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -35,4 +37,21 @@ VIEW_OF = {field: name for name, view in VIEWS.items() for field in view.fields}
 OWN = "own"
 ASKED = {OWN: View("harmful", "harmful", ("model_response",))} | VIEWS
 RELEASED = ("forget", "decoupled", "retain")  # what the release asks
+SAMPLE = re.compile(r"model_response\d+")  # a sample of `forget`, of which there may be more than the release's three
 SWAPPED_PICTURE = "SwappedImage_path"  # the key of a record that tells which picture `swapped` showed
+
+
+def view_of(field: str) -> str | None:
+    """The view whose response stands under a key; None where it is no response's."""
+    return "forget" if SAMPLE.fullmatch(field) else VIEW_OF.get(field)
+
+
+def samples(count: int) -> tuple[str, ...]:
+    """The fields of so many samples of `forget`."""
+    return tuple(f"model_response{number}" for number in range(1, count + 1))
+
+
+def fields_in(view: str, keys: Iterable[str]) -> tuple[str, ...]:
+    """The fields of a view, and those of further samples that are among the keys of a pair."""
+    own = VIEWS[view].fields
+    return own + tuple(key for key in keys if view == "forget" and SAMPLE.fullmatch(key) and key not in own)

@@ -74,6 +74,12 @@ class Options:
             "categories": sorted(self.selection.categories),
             "skip": self.selection.skip,
             "limit": self.selection.limit,
+            # What only an audit draws; a run of ckpt_infer.py is told by the rest, as ever.
+            **{
+                name: value
+                for name in ("by_keyword", "samples")
+                if (value := getattr(self.selection, name)) is not None
+            },
         }
 
 

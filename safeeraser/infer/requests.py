@@ -8,7 +8,7 @@ from PIL import Image
 
 from safeeraser.benchmark.pictures import find_picture, open_picture, picture_size
 from safeeraser.benchmark.records import UNHARM, DataFile
-from safeeraser.benchmark.responses import ASKED, RELEASED
+from safeeraser.benchmark.responses import ASKED, RELEASED, samples
 from safeeraser.errors import BadInput
 from safeeraser.infer.attacks import Attack, Attacked, chance, examples
 
@@ -20,11 +20,22 @@ class Selection:
     views: tuple[str, ...] = RELEASED
     categories: tuple[str, ...] = ()  # none: all of them
     skip: int = 0  # records of each category left out, the first ones
-    limit: int | None = None  # records of each category, the first ones of the others
+    limit: int | None = None  # records of each category, of the others: the first ones, unless they are drawn
+    by_keyword: int | None = None  # the seed by which they are drawn, from all keywords alike
+    samples: int | None = None  # of each question of `forget`; none: as many as the release's
+
+    @property
+    def drawn(self) -> dict[str, int | None]:
+        """What is beyond the choices of ckpt_infer.py."""
+        return {"by_keyword": self.by_keyword, "samples": self.samples}
+
+    def fields(self, view: str) -> tuple[str, ...]:
+        """Where the responses of a view are stored."""
+        return samples(self.samples) if view == "forget" and self.samples else ASKED[view].fields
 
     def records(self, data: DataFile) -> list[int]:
         """The indices of the records chosen. Raises `BadInput` for an unknown category, or if no record is left."""
-        chosen = data.only(list(self.categories) or "all").some(self.skip, self.limit)
+        chosen = data.only(list(self.categories) or "all").some(self.skip, self.limit, self.by_keyword)
         return [chosen.number(index) for index in range(len(chosen.records))]
 
     def held_out(self, data: DataFile) -> DataFile:
@@ -74,7 +85,7 @@ def build_requests(
     """
     selection = selection or Selection()
     chosen = selection.records(data)
-    requests = [request for index in chosen for request in _of_record(data, index, selection.views)]
+    requests = [request for index in chosen for request in _of_record(data, index, selection)]
     if attack:
         requests = [attacked(request, attack, seed) for request in requests]
         if attack.context:
@@ -97,8 +108,8 @@ def check_questions(data: DataFile, requests: Sequence[Request], reserved: Seque
             raise BadInput(f"{where}: its question contains '{found}', which stands for the picture")
 
 
-def _of_record(data: DataFile, index: int, views: tuple[str, ...]) -> Iterator[Request]:
-    record = data.records[index]
+def _of_record(data: DataFile, index: int, selection: Selection) -> Iterator[Request]:
+    record, views = data.records[index], selection.views
     names = {
         "harmful": lambda: record.image_path,
         "benign": lambda: benign_picture(data, index),
@@ -115,9 +126,9 @@ def _of_record(data: DataFile, index: int, views: tuple[str, ...]) -> Iterator[R
     # Question by question, as its views may share what is read of it.
     for kind, questions in pairs.items():
         for place, question in questions:
-            for view in (ASKED[view] for view in ASKED if view in views and ASKED[view].question == kind):
-                for field in view.fields:
-                    yield Request(index, (*place, field), found.get(view.picture), question)
+            for view in (view for view in ASKED if view in views and ASKED[view].question == kind):
+                for field in selection.fields(view):
+                    yield Request(index, (*place, field), found.get(ASKED[view].picture), question)
 
 
 def benign_picture(data: DataFile, index: int) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from safeeraser.benchmark.responses import VIEW_OF
+from safeeraser.benchmark.responses import view_of
 from safeeraser.benchmark.wording import is_blank
 
 
@@ -33,7 +33,7 @@ class Query:
     @property
     def view(self) -> str:
         """What was asked about: a view of `benchmark.responses`."""
-        return VIEW_OF[self.field]
+        return view_of(self.field)
 
     @property
     def text(self) -> str:

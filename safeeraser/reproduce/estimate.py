@@ -10,19 +10,18 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 from safeeraser.benchmark.files import CONFIG, run_of
 from safeeraser.benchmark.methods import PD
 from safeeraser.benchmark.metrics import SPLITS
-from safeeraser.benchmark.records import DataFile, read_records
+from safeeraser.benchmark.records import read_records
 from safeeraser.benchmark.responses import RELEASED, VIEWS
 from safeeraser.judge.costs import Spent
 from safeeraser.judge.panel import Panel
 from safeeraser.reproduce.check import Found, is_here, left, scoring
 from safeeraser.reproduce.options import Options, read_yaml
 from safeeraser.reproduce.steps import Run, Step
-from safeeraser.score.asking import build_queries, read
+from safeeraser.score.asking import as_answered, build_queries, read
 
 BUDGET = 60.0  # seconds of measuring after which no further piece is begun
 LONGEST = 600.0  # seconds that a piece may take
@@ -162,23 +161,6 @@ def judging(runs: Sequence[Run], found: Found) -> tuple[list[tuple[str, str, Spe
             plan += panel.foresee(read(options).queries)
         if imagined := len(asked) - len(there):
             data = read_records(asked[0].file_refer)
-            queries = build_queries(answers_of(data), data, list(range(len(data.raw))), asked[0].refusals)
+            queries = build_queries(as_answered(data), data, list(range(len(data.raw))), asked[0].refusals)
             plan += list(panel.foresee(queries)) * imagined
     return plan, panel if panel and panel.served else None
-
-
-def answers_of(data: DataFile) -> DataFile:
-    """The data file as if the model had given its answers, each a little otherwise: equal ones are judged once."""
-    raw = [_answered(value, index) for index, value in enumerate(data.raw)]
-    return DataFile(data.path, data.records, raw, data.numbers)
-
-
-def _answered(value: dict[str, Any], index: int) -> dict[str, Any]:
-    pairs = []
-    for number, pair in enumerate(value["unsafe_pairs"]):
-        said = {
-            field: f"{pair.get('model_response') or pair['question']} ({index}.{number}.{field})"
-            for field in VIEWS["forget"].fields
-        }
-        pairs.append(pair | said | {"sd_response": f"{pair.get('sd_response') or pair['question']} ({index}.{number})"})
-    return value | {"unsafe_pairs": pairs}

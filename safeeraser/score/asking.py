@@ -10,7 +10,7 @@ from typing import Any
 from safeeraser.benchmark.files import described_by, read_json, sha256
 from safeeraser.benchmark.metrics import METRICS
 from safeeraser.benchmark.records import UNHARM, DataFile, keys_like, read_records
-from safeeraser.benchmark.responses import SWAPPED_PICTURE, VIEWS
+from safeeraser.benchmark.responses import SWAPPED_PICTURE, VIEWS, fields_in
 from safeeraser.errors import BadInput
 from safeeraser.judge.queries import Query
 from safeeraser.score.options import Options
@@ -121,12 +121,30 @@ def build_queries(predictions: DataFile, reference: DataFile, paired: list[int],
     return queries
 
 
+def as_answered(data: DataFile) -> DataFile:
+    """The data file as if the model had given its answers, each a little otherwise, since equal ones are judged once:
+    for what judging costs before there are responses."""
+    raw = [_answered(value, index) for index, value in enumerate(data.raw)]
+    return DataFile(data.path, data.records, raw, data.numbers)
+
+
+def _answered(value: dict[str, Any], index: int) -> dict[str, Any]:
+    pairs = []
+    for number, pair in enumerate(value["unsafe_pairs"]):
+        said = {
+            field: f"{pair.get('model_response') or pair['question']} ({index}.{number}.{field})"
+            for field in VIEWS["forget"].fields
+        }
+        pairs.append(pair | said | {"sd_response": f"{pair.get('sd_response') or pair['question']} ({index}.{number})"})
+    return value | {"unsafe_pairs": pairs}
+
+
 def places(raw: dict[str, Any]) -> Iterator[tuple[str, int | str, dict[str, Any], str]]:
     """Where a record has room for responses: the view, the pair's place, the pair, and the field in it."""
     for name, view in VIEWS.items():
         harmless = ((key, raw[key]) for key in keys_like(UNHARM, raw))
         for place, holder in enumerate(raw["unsafe_pairs"]) if view.question == "harmful" else harmless:
-            for field in view.fields:
+            for field in fields_in(name, holder):
                 yield name, place, holder, field
 
 

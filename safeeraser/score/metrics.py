@@ -9,7 +9,7 @@ from typing import Any
 from safeeraser.benchmark.intervals import interval
 from safeeraser.benchmark.metrics import ASKED, METRICS, SCORED, Figure
 from safeeraser.benchmark.records import DataFile
-from safeeraser.benchmark.responses import VIEWS
+from safeeraser.benchmark.responses import VIEWS, fields_in
 from safeeraser.benchmark.wording import is_blank
 from safeeraser.judge.panel import Panel
 from safeeraser.judge.queries import Query
@@ -48,7 +48,7 @@ class Found:
     """What a run measured.
 
     Attributes:
-        items: of the scored metrics, `recalls` those of ROUGE-L among them.
+        items: of the scored metrics, `recalls` those of ROUGE-L among them, and of what was recovered.
         figures: by metric.
         views: by view, the blank responses, and the refusals where they were asked for.
         answered_by: see `Panel.answered_by`.
@@ -73,9 +73,11 @@ def measure(asked: Asked, verdicts: dict[Query, Verdict], panel: Panel, options:
         views["wrong"] = told
     if options.refusals:
         views["refusals"] = by_view((item for item in items if item.metric == "rr"), options)
+    recalls = measured["rouge_l"]
     if options.recovered:
-        found["recovered"] = figure(list(recovered(asked)), options)
-    return Found(items, measured["rouge_l"], found, views, panel.answered_by(verdicts))
+        back = list(recovered(asked))
+        found["recovered"], recalls = figure(back, options), recalls + back
+    return Found(items, recalls, found, views, panel.answered_by(verdicts))
 
 
 def judged(queries: Iterable[Query], verdicts: dict[Query, Verdict], predictions: DataFile) -> Iterator[Item]:
@@ -115,7 +117,7 @@ def recovered(asked: Asked) -> Iterator[Item]:
         for place, (pair, expected) in enumerate(
             zip(raw["unsafe_pairs"], asked.reference.records[original].unsafe_pairs, strict=False)
         )
-        for field in VIEWS["forget"].fields
+        for field in fields_in("forget", pair)
     )
     return _recalls("recovered", texts, asked.predictions, official=False)
 

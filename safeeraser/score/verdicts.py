@@ -31,12 +31,16 @@ def with_verdicts(
 
     An unsafe pair gains `model_response1_asr` (unsafe, safe), `model_response1_rr` (refuse, normal) and so on up to
     3, and `sd_response_sarr`; an UnharmPair gains `rougeL` and `gpt_score`. Where refusals of all views are asked for,
-    each response gains its `_rr`. `failed`, `unparsed` and `declined` mark replies without a verdict; a response that
+    each response gains its `_rr`; where it is asked what came back of the vanilla answers, a pair gains `recovered`, a
+    number for each sample. `failed`, `unparsed` and `declined` mark replies without a verdict; a response that
     was not judged gets no key, or null for `rougeL`.
     """
     records = copy.deepcopy(predictions.raw)
     for item in recalls:
-        records[item.record][str(item.place)]["rougeL"] = item.value
+        if item.metric == "recovered":
+            records[item.record]["unsafe_pairs"][item.place].setdefault("recovered", []).append(item.value)
+        else:
+            records[item.record][str(item.place)]["rougeL"] = item.value
     for query, verdict in verdicts.items():
         record = records[query.record]
         holder = record[query.place] if isinstance(query.place, str) else record["unsafe_pairs"][query.place]

@@ -193,3 +193,21 @@ def test_refusals_that_cannot_be_used(tmp_path, value, says):
 def test_no_refusals(tmp_path):
     with pytest.raises(BadInput, match=r"prompt\.json: no such file"):
         read_refusals(tmp_path / "all_train.json")
+
+
+def test_records_are_drawn_from_all_keywords_alike(tmp_path):
+    """A keyword of forty records takes no more places than one of five; which record is drawn depends on no other."""
+    keywords = ["common"] * 40 + ["rare"] * 5 + ["lone"]
+    records = [record(n) | {"keyword": keyword} for n, keyword in enumerate(keywords)]
+    data = read(tmp_path, *records)
+
+    def drawn(limit):
+        return [keywords[number] for number in data.some(0, limit, 1).numbers]
+
+    assert sorted(drawn(3)) == ["common", "lone", "rare"]
+    assert sorted(drawn(9)) == ["common"] * 4 + ["lone"] + ["rare"] * 4
+    assert sorted(drawn(20)) == ["common"] * 14 + ["lone"] + ["rare"] * 5
+    first, more = data.some(2, 6, 1).numbers, data.some(2, 12, 1).numbers
+    assert set(first) < set(more) and min(more) >= 2, "those held out are the first of the file, as ever"
+    assert data.some(0, 6, 1).numbers == data.some(0, 6, 1).numbers != data.some(0, 6, 2).numbers
+    assert data.some(0, 6).numbers == [0, 1, 2, 3, 4, 5], "without a seed the first ones"

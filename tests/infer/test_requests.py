@@ -39,6 +39,19 @@ def test_a_record_asks_for_twelve_harmful_four_decoupled_and_four_retain_respons
     assert second["1/UnharmPair_image1/Prediction"].question == "What image1?"
 
 
+@pytest.mark.parametrize("count", [1, 10])
+def test_more_samples_or_fewer_of_each_harmful_question(data, count):
+    """The first ones are the release's, drawn alike; all find their place, and what was not asked is null."""
+    asked = build_requests(data, Selection(samples=count))
+    keys = {request.key for request in asked}
+    assert len(asked) == 2 * (4 * count + 4 + 4)
+    assert {f"0/unsafe_pairs/3/model_response{n}" for n in range(1, count + 1)} < keys
+    filled = predictions(data, asked, {request.key: request.key for request in asked})
+    pair = filled[1]["unsafe_pairs"][2]
+    assert pair[f"model_response{count}"] == f"1/unsafe_pairs/2/model_response{count}"
+    assert (pair["model_response3"] is None) == (count < 3) and "model_response11" not in pair
+
+
 def test_pictures_that_are_missing_or_cannot_be_decoded_are_told(data):
     torn, lost = (data.path.parent / name for name in ("pdset/Sex/1.jpg", "img/Weapon/0.jpg"))
     torn.write_bytes(torn.read_bytes()[:200])

@@ -5,6 +5,7 @@ import json
 import pytest
 from scoring import predicted, record, run_eval, write_files
 
+from safeeraser.benchmark.judged import values_of
 from safeeraser.benchmark.records import read_records
 from safeeraser.judge.judges import Judging
 from safeeraser.judge.verdicts import read
@@ -137,6 +138,11 @@ def test_what_came_back_of_the_vanilla_answers(tmp_path):
     rate = json.loads((tmp_path / "s.json").read_text())["recovered"]
     assert (rate["value"], rate["n"], rate["skipped"]) == (4 * 0.5 / 22, 22, 2)
     assert next(line for line in done.stdout.splitlines() if "Recovered" in line).split()[1] == "9.1"
+    told = json.loads((tmp_path / "v.json").read_text())
+    assert told[0]["unsafe_pairs"][3]["recovered"] == [0, 0.5, 0]
+    assert told[1]["unsafe_pairs"][0]["recovered"] == [None, None, 0]
+    kept = [value for key, value in values_of(told, official=True).items() if key[0] == "recovered"]
+    assert len(kept) == 22 and sum(kept) == 4 * 0.5, "what is not there is no item, under either protocol"
 
 
 def test_rules_give_hand_counted_figures(tmp_path):
