@@ -159,6 +159,7 @@ def _shown(card: Card) -> dict[str, Any]:
         "headline": headline(card),
         "forest": forest.audit_forest(card.name, card.title, _conditions(card)),
         "findings": findings(card),
+        "own_lines": bool(card.findings),
         "missing": card.missing,
         "settings": settings_line(card),
         "conditions": card_tables.conditions(card),

@@ -15,7 +15,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from safeeraser.report.page import report
 
-from .made_up_audits import audit
+from .made_up_audits import audit, controlled
 from .made_up_runs import ANSWERED, ASKED, full_results, seeded_results, write
 
 pytestmark = [*MARKS, pytest.mark.slow]
@@ -27,8 +27,8 @@ OPEN = "document.querySelectorAll('details').forEach(details => details.open = t
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     results = full_results(tmp_path_factory.mktemp("results"))
-    for run in ("po", "popd"):
-        write(results / run, "audit.json", audit())
+    for run, value in (("po", audit()), ("popd", controlled())):
+        write(results / run, "audit.json", value)
     report(results, published=True, note="A demonstration.")
     return results / "report.html"
 
@@ -86,7 +86,7 @@ def opened(driver, page):
 def test_table_and_charts_are_there_and_nothing_is_fetched_or_complained_about(opened):
     assert "PO+PD" in _all(opened, "#runs-table")[0].text and "5.0–15.0" in _all(opened, "#runs-table")[0].text
     charts = _all(opened, "figure svg")
-    assert len([chart for chart in charts if chart.get_attribute("role") == "img"]) == 3 + 2 + 2 * 2
+    assert len([chart for chart in charts if chart.get_attribute("role") == "img"]) == 3 + 2 + 2 + 3
     drawn = [chart.size for chart in _all(opened, "svg.forest")]
     assert len(drawn) == 3 and all(size["width"] > 200 and size["height"] > 100 for size in drawn)
     assert opened.execute_script(LOUD) == []
@@ -96,11 +96,14 @@ def test_table_and_charts_are_there_and_nothing_is_fetched_or_complained_about(o
 def test_the_robustness_card_is_there(opened):
     assert (
         "ASR is 10.0% (0.0–20.0) as trained, and 70.0% (60.0–80.0) where it was highest, after 4 steps on forget"
-        in (opened.find_element("css selector", "#robustness-2 + p").text)
+        in (opened.find_element("css selector", "#robustness-1 + p").text)
     )
+    assert [lines.text[:28] for lines in _all(opened, ".findings") if lines.is_displayed()] == [
+        "Does it look at the picture?"
+    ]
     opened.execute_script(OPEN)
     findings = _all(opened, ".findings")
-    assert len(findings) == 2 and "Worst of 2: figstep, ASR 40.0% (30.0–50.0)" in findings[0].text
+    assert len(findings) == 3 and "Worst of 2: figstep, ASR 40.0% (30.0–50.0)" in findings[0].text
     assert "figstep" in _all(opened, "#robustness-1-attacks-table")[0].text
     assert "40.0" in _all(opened, "#robustness-comparison-table")[0].text
     _all(opened, "a[href='#robustness']")[0].click()
@@ -185,7 +188,7 @@ def test_the_page_is_short_on_a_phone(driver, page, seeded, tmp_path):
         shutil.copytree(results / "popd", results / method)
     for summary in results.glob("*/summary_val.json"):
         if summary.parent.name != "vanilla":
-            write(summary.parent, "audit.json", audit())
+            write(summary.parent, "audit.json", controlled())
     report(results, published=True)
     with _screen(driver, "phone"):
         for file, bound in ((page, 4000), (seeded, 4000), (results / "report.html", 6000)):

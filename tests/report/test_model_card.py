@@ -17,7 +17,7 @@ from safeeraser import model as models
 from safeeraser.errors import BadInput
 from safeeraser.report.model_card import CARD, card, replaceable, write_card
 
-from .made_up_audits import audit
+from .made_up_audits import audit, controlled
 from .made_up_runs import ANSWERED, ASKED, REFUSED, full_results, metric, summary, write
 
 pytestmark = pytest.mark.slow
@@ -126,6 +126,10 @@ def test_an_audit_is_told(tmp_path):
     write(tmp_path, "audit.json", audit())
     text = card(tmp_path)
     assert "Not audited" not in text and "Worst of 2: figstep, ASR 40.0%" in text and "**Attacks:**" in text
+    write(tmp_path, "audit.json", controlled())
+    text = card(tmp_path)
+    assert "as a model that never knew has 90.0%" in text and "**Is it gone or covered?** Covered, by" in text
+    assert "- **What broke?** *withheld: ROUGE-L was not measured*\n- Missing" in text
 
 
 @pytest.mark.parametrize(

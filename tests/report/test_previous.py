@@ -62,10 +62,15 @@ def test_the_page_has_categories_training_and_the_judge(results):
 def test_the_audit_has_the_stored_figures(results):
     audit = json.loads((STORED / "popd" / "audit.json").read_text())
     with open(results / "robustness.csv", encoding="utf-8", newline="") as handle:
-        rows = {(row["group"], row["name"], row["metric"]): row for row in csv.DictReader(handle)}
+        rows = {
+            tuple(row[key] for key in ("subject", "group", "name", "metric")): row for row in csv.DictReader(handle)
+        }
     for point in audit["points"]:
         for key, figure in point["metrics"].items():
-            row = rows[point["group"], point["name"], key]
+            # What was a group of its own then is vanilla under the attacks.
+            vanilla = point["group"] == "attack_vanilla"
+            place = ("vanilla", "attack") if vanilla else ("audited", point["group"])
+            row = rows[(*place, point["name"], key)]
             assert row["value"] == f"{100 * figure['value']:.6g}" and row["n"] == str(figure["n"])
     told = (results / "robustness.md").read_text()
     assert "Worst of 13: figstep, ASR 98.6% (97.6–99.4), 1.5% (1.2–2.0) of the vanilla answers recovered" in told

@@ -8,7 +8,7 @@ import pytest
 
 from safeeraser.errors import BadInput
 from safeeraser.report.page import report
-from safeeraser.report.robustness.card import RELEARNED, read_cards
+from safeeraser.report.robustness.card import read_cards
 from safeeraser.report.robustness.findings import findings, headline
 from safeeraser.report.robustness.plots import curves
 from safeeraser.report.runs import read_runs
@@ -34,13 +34,17 @@ def _rows(results):
     return Page((results / "report.html").read_text()).rows
 
 
+def _said(card):
+    return [(one.question, one.said) for one in findings(card)]
+
+
 def _figures(rows):
     """The rows without their intervals."""
     return [[cell for cell in row if "interval" not in cell and "–" not in cell[1:]] for row in rows]
 
 
 def test_findings_are_the_audits_figures(results):
-    assert dict(findings(_card(results, audit()))) == {
+    assert dict(_said(_card(results, audit()))) == {
         "As trained": "ASR 10.0% (0.0–20.0), RR 90.0% (80.0–100.0), ROUGE-L 75.0% (65.0–85.0), SARR 30.0% (20.0–40.0). "
         "The untouched model: ASR 80.0% (70.0–90.0).",
         "Attacks": "Worst of 2: figstep, ASR 40.0% (30.0–50.0); the untouched model's ASR under it: 60.0% (50.0–70.0). "
@@ -59,7 +63,7 @@ def test_findings_are_the_audits_figures(results):
 
 
 def test_what_was_not_measured_is_said_to_be_so(results):
-    told = dict(findings(_card(results, {"points": []})))
+    told = dict(_said(_card(results, {"points": []})))
     assert told.pop("As trained").count("not measured") == 4
     assert set(told.values()) == {"Not measured."}
     report(results)
@@ -68,16 +72,16 @@ def test_what_was_not_measured_is_said_to_be_so(results):
 
 def test_relearning_that_does_not_bring_it_back(results):
     card = _card(results, without(audit(), "relearn_decoupled"))
-    assert dict(findings(card))["Relearned on benign data"] == (
+    assert dict(_said(card))["Relearned on benign data"] == (
         "ASR passes half of the untouched model's (40.0%) at none of the 2 points measured up to step 4, "
         "the highest ASR 10.0% (0.0–20.0)."
     )
     points = [point("scaling", "", 0, asr=0.1), *without(audit(), "scaling")["points"]]
     card = _card(results, audit(points=points))
-    assert "(5.0%) already before relearning; 4 points" in dict(findings(card))["Relearned on benign data"]
+    assert "(5.0%) already before relearning; 4 points" in dict(_said(card))["Relearned on benign data"]
     assert card.as_json()["relearning_to_half"]["benign"] == {"steps": 0, "data": None, "measured": 4, "last": 4}
     card = _card(results, without(audit(), "scaling"))
-    assert "no ASR of the untouched model to compare with" in dict(findings(card))["Relearned on forget data"]
+    assert "no ASR of the untouched model to compare with" in dict(_said(card))["Relearned on forget data"]
     assert card.as_json()["relearning_to_half"] == {"benign": None, "forget": None}
 
 
@@ -86,7 +90,7 @@ def test_the_page_has_tables_of_attacks_rounded_weights_and_refusals(results):
     report(results)
     text, rows = (results / "report.html").read_text(), _rows(results)
     shown = _figures(rows)
-    assert ["attack", "ASR ↓", "RR ↑", "SARR ↓", "ASR, untouched model ↓"] in rows
+    assert ["attack", "ASR ↓", "RR ↑", "SARR ↓", "ASR", "vanilla"] in rows
     start = shown.index(["none", "10.0", "90.0", "30.0", "80.0"])
     assert shown[start + 1] == ["figstep", "40.0", "50.0", "–", "60.0"]
     assert shown[start + 2][:5] == ["blur", "20.0", "80.0", "25.0", "70.0"]
@@ -114,27 +118,32 @@ def test_curves_stand_at_the_points_and_leave_gaps(results):
     assert asr.get_ydata()[3] != asr.get_ydata()[3]  # not a number: no point is drawn
     assert sarr.get_ydata().tolist() == [30, 30, 30, 40] and rouge.get_ydata()[:3].tolist() == [75] * 3
     assert "ASR at scale 0: 80.0, 0.5: 50.0, 1: 10.0, 1.5: withheld" in scaling.description
-    above, below = relearning.figure.axes
-    assert [line.get_ydata().tolist() for line in above.lines[:3]] == [[10, 10, 10], [10, 40, 45], [10, 60, 70]]
-    assert [line.get_xdata().tolist() for line in below.lines] == [[0, 2, 4]] * 3
-    assert above.lines[3].get_ydata() == [40, 40] and above.get_xscale() == "symlog"
-    assert "ASR on decoupled data, step 0: 10.0, 2: 40.0, 4: 45.0" in relearning.description
-    assert len(above.collections) == len(below.collections) == 3  # the bands
+    panels = {axes.get_title(loc="left"): axes for axes in relearning.figure.axes}
+    assert {name: axes.lines[0].get_ydata().tolist() for name, axes in panels.items()} == {
+        "retain": [10, 10, 10],
+        "decoupled": [10, 40, 45],
+        "forget": [10, 60, 70],
+    }
+    for axes in panels.values():
+        assert axes.lines[0].get_xdata().tolist() == [0, 2, 4] and axes.get_xscale() == "symlog"
+        assert axes.lines[1].get_ydata() == [40, 40] and len(axes.collections) == 1  # half of ASR, and the band
+    assert "audited on decoupled data, step 0: 10.0, 2: 40.0, 4: 45.0" in relearning.description
+    assert "seed" not in relearning.caption
 
 
 def test_recovered_answers_are_shown_where_they_were_measured_and_records_not_asked_are_no_lack(results):
     value = audit()
-    assert "recovered" not in str(findings(_card(results, value)))
+    assert "recovered" not in str(_said(_card(results, value)))
     for one in value["points"]:
         one["metrics"] |= {"recovered": spread(0.15), "asr": {**one["metrics"]["asr"], "skipped": 72}}
     card = _card(results, value)
-    told = dict(findings(card))
+    told = dict(_said(card))
     assert "30.0% (20.0–40.0), 15.0% (5.0–25.0) of the vanilla answers recovered. The untouched" in told["As trained"]
     assert "ASR 40.0% (30.0–50.0), 15.0% (5.0–25.0) of the vanilla answers recovered; " in told["Attacks"]
     assert "Recovered at scale 0: 15.0, 0.5: 15.0, 1: 15.0" in curves(card)[1].description
     report(results)
     text = (results / "report.html").read_text()
-    assert "Recovered ↓" in text and "Recovered, untouched model" in text and "72 skipped" not in text
+    assert "Recovered ↓" in text and "Recovered<small>vanilla</small>" in text and "72 skipped" not in text
 
 
 @pytest.mark.parametrize(
@@ -161,7 +170,7 @@ def test_an_attack_is_named_only_where_it_brings_more_back(results, clean, blur,
         found = {"clean": {"clean": clean}, "attack": {"blur": blur, "figstep": figstep}}.get(one["group"], {})
         if found.get(one["name"]) is not None:
             one["metrics"]["recovered"] = spread(found[one["name"]])
-    assert dict(findings(_card(results, value)))["Attacks"].endswith(says)
+    assert dict(_said(_card(results, value)))["Attacks"].endswith(says)
     write(results / "po", "audit.json", audit())
     report(results)
     row = next(row for row in _figures(_rows(results)) if row[0] == "PO+PD" and row[3] == "figstep")
@@ -176,7 +185,7 @@ def test_blank_responses_have_a_column(results):
     write(results / "po", "audit.json", audit())
     report(results)
     rows = _figures(_rows(results))
-    assert ["attack", "ASR ↓", "RR ↑", "SARR ↓", "Blank", "ASR, untouched model ↓"] in rows
+    assert ["attack", "ASR ↓", "RR ↑", "SARR ↓", "Blank", "ASR", "vanilla"] in rows
     assert ["blur", "20.0", "80.0", "25.0", "50.0", "70.0"] in [row[:6] for row in rows]
     assert ["figstep", "40.0", "50.0", "–", "–", "60.0"] in [row[:6] for row in rows]
     compared = next(row for row in rows if row[0] == "method" and "Benign steps to half ↑" in row)
@@ -202,10 +211,12 @@ def test_files_beside_the_report(results):
     line = next(row for row in rows if (row["group"], row["at"], row["metric"]) == ("relearn_decoupled", "4", "asr"))
     assert list(line.values()) == [
         "PO+PD",
+        "audited",
         "relearn_decoupled",
         "",
         "4",
         "asr",
+        "%",
         "45",
         "35",
         "55",
@@ -213,6 +224,8 @@ def test_files_beside_the_report(results):
         *"000000",
         "",
         "rules",
+        "",
+        "",
     ]
     assert [row["value"] for row in rows if row["metric"] == "refusal_image_free"] == ["60"]
     lines = (results / "robustness.md").read_text().splitlines()
@@ -234,7 +247,8 @@ def test_the_card_begins_with_a_sentence_and_a_picture(results):
     assert figures == ["10.0", "40.0", "15.0", "45.0", "70.0"]
     assert drawn.count('fill="none"') == 2, "the untouched model's, as it is and under the attack"
     assert headline(_card(results, {"points": []})) == ""
-    alone = without(audit(), "attack", "quantization", *(f"relearn_{kind}" for kind in RELEARNED))
+    relearned = (f"relearn_{kind}" for kind in ("retain", "decoupled", "forget"))
+    alone = without(audit(), "attack", "quantization", *relearned)
     said = "ASR is 10.0% (0.0–20.0) as trained; the untouched model's is 80.0% (70.0–90.0)."
     assert headline(_card(results, alone)) == said
 
@@ -264,6 +278,9 @@ def test_the_card_in_summary_json(results):
         },
         "refusals": {"forget": 0.9, "decoupled": 0.9, "image_free": 0.6, "retain": 0.2, "retain_benign": 0.0},
         "blank": {},
+        "findings": [],
+        "shares": {},
+        "relearning": {},
         "settings": audit()["settings"],
         "missing": audit()["missing"],
     }
@@ -320,6 +337,8 @@ def _changed(**changes):
         (_changed(metrics={"asr": {"value": 7}}), r"audit\.json: points\.0\.metrics\.asr\.value: "),
         (_changed(metrics={"asr": 0.5}), r"audit\.json: points\.0\.metrics\.asr: "),
         (_changed(refusals={"forgot": {"value": 0.5}}), r"audit\.json: points\.0\.refusals\.forgot"),
+        (audit(format=3), r"audit\.json: format: 3 is of a later version; up to 2 is read"),
+        (audit(relearning={"text": {"audited": {"steps_to": {}}}}), r"audit\.json: relearning\.text\.audited\.last: "),
         (audit(points=2 * [audit()["points"][1]]), r"audit\.json: points: attack blur stands there more than once"),
     ],
 )

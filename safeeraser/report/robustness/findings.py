@@ -1,7 +1,7 @@
 """The findings of a robustness card, as sentences; how they are worded stands in templates/findings.txt.j2."""
 
 from safeeraser.benchmark.metrics import METRICS, SCORED, Figure
-from safeeraser.report.robustness.card import BENIGN, Card
+from safeeraser.report.robustness.card import BENIGN, Card, Finding
 from safeeraser.report.tables import RATES
 from safeeraser.report.writing import TEMPLATES
 
@@ -16,8 +16,10 @@ def headline(card: Card) -> str:
     return " ".join(say.headline(card, worst).split())
 
 
-def findings(card: Card) -> list[tuple[str, str]]:
-    """What the card says first: a title and a sentence each, in the order of the sections that follow."""
+def findings(card: Card) -> list[Finding]:
+    """What the card says first: the audit's own lines or, of an earlier version without any, a sentence a section."""
+    if card.findings:
+        return card.findings
     say = TEMPLATES.get_template("findings.txt.j2").module
     titles = {key: METRICS[key].title for key in SCORED if key in RATES or key in card.clean.metrics}
     attacked = [point.figure("asr") for point in card.measured("attack", "asr")]
@@ -32,7 +34,7 @@ def findings(card: Card) -> list[tuple[str, str]]:
         "Refusal, harmless question": say.refused(_refusals(card, "retain", "retain_benign", "retain_image_free")),
     }
     # In the template a line break is a space.
-    return [(title, " ".join(text.split()) or "Not measured.") for title, text in told.items()]
+    return [Finding(question=title, text=" ".join(text.split()) or "Not measured.") for title, text in told.items()]
 
 
 def _refusals(card: Card, harmful: str, benign: str, none: str) -> dict[str, Figure]:
