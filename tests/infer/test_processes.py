@@ -7,7 +7,7 @@ import time
 
 import psutil
 import pytest
-from helpers import MODEL, RECORDED, ROOT, VAL, run
+from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL, run
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +43,16 @@ def test_two_processes_give_the_output_of_one(alone, tmp_path):
     process = launch("--output_file", out)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0 and "done before" in err
+
+
+def test_each_process_learns_an_attack_alike(tmp_path):
+    given = ("--eval_file", TRAIN, "--attack", "refusal_direction", "--skip", 1, "--only", "forget")
+    one, two = tmp_path / "one.json", tmp_path / "two.json"
+    assert run("ckpt_infer", *GIVEN, *given, "--output_file", one).returncode == 0
+    process = launch(*given, "--output_file", two)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert two.read_bytes() == one.read_bytes()
 
 
 def test_killed_together_and_gone_on_with_by_one(alone, tmp_path):
