@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import rms_norm
 
 from safeeraser.audit.inside.measure import Quantity, Values, measure
 from safeeraser.audit.inside.pairs import Pair
@@ -31,19 +32,25 @@ def told_apart(vanilla: VLM, pairs: Sequence[Pair], states: NDArray, batch_size:
 @measure(QUANTITIES, passes=lambda pairs, layers: 4 * pairs, against=told_apart)
 @torch.no_grad()
 def probe(vlm: VLM, pairs: Sequence[Pair], batch_size: int) -> NDArray:
-    """The states of the true and the other answer, the mean over their tokens, float32, (pairs, 2, features): of the
-    layer at two thirds of the depth, and of the last one. Of them `told_apart` makes the values.
+    """What the states say of the true and the other answer, float32, (pairs, 2, features). Of it `told_apart` makes the
+    values.
 
     That a linear classifier finds in the states what a model does not say is the probing attack of Patil et al. (2023,
-    arXiv 2309.17410) and of Lynch et al. (2024, arXiv 2402.16835).
+    arXiv 2309.17410) and of Lynch et al. (2024, arXiv 2402.16835). States alone would not do: which answer is the true
+    one depends on the picture, and a classifier of sums cannot tell that two things belong together. So its features
+    are the state that predicts a token times that token's output embedding, part by part, whose plain sum is what the
+    model's own head makes of it: a logit lens (nostalgebraist, 2020) with weights that are learned. They are the mean
+    over the answer's tokens, of the layer at two thirds of the depth and of the last one.
     """
     last = len(language_layers(vlm.model, vlm.family)) - 1
     layers = sorted({max(0, round(2 / 3 * (last + 1)) - 1), last})
+    words = vlm.model.get_output_embeddings().weight
     said, rows = [(pair, answer) for pair in pairs for answer in (pair.true, pair.other)], []
     for batch in batches(vlm, said, batch_size):
-        places = batch.places()
+        places = batch.places(back=1)
         _, states = logits_and_states(vlm.model, batch.inputs, places[:0], dict.fromkeys(layers, places), vlm.family)
-        together = torch.cat([states[number] for number in layers], dim=1).float()
+        told = words[batch.targets].float()
+        together = torch.cat([rms_norm(states[n].float(), told.shape[1:]) * told for n in layers], dim=1)
         rows += [row.mean(0).cpu().numpy() for row in batch.by_row(together)]
     return np.stack(rows).reshape(len(pairs), 2, -1)
 

@@ -51,7 +51,7 @@ def test_states_that_are_not_finite_are_left_out():
     assert held_out(sources[:1] * 5, states[:5], states[:5]) == [None] * 5  # nothing else to train on
 
 
-def test_states_are_means_over_the_answers_of_two_layers():
+def test_features_are_means_over_the_answers_of_two_layers():
     one, eight = (probe(untouched(), some_pairs(), size) for size in (1, 8))
     assert one.shape == (8, 2, 2 * 64) and one.dtype == np.float32
     assert eight == pytest.approx(one, abs=1e-5)
