@@ -7,7 +7,6 @@ python scripts/mini_picture.py --others results/reproduce_methods/table.csv     
 """
 
 import csv
-import re
 from html import escape
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from safeeraser.arguments import Arguments
 from safeeraser.benchmark.files import write_whole
 from safeeraser.benchmark.metrics import COLUMNS, METRICS, Figure
 from safeeraser.errors import BadInput, command
-from safeeraser.report import forest
+from safeeraser.report import forest, writing
 from safeeraser.report.ranking import measures, rank
 from safeeraser.report.tables import Row
 from safeeraser.report.writing import TEMPLATES
@@ -91,12 +90,9 @@ font-family="-apple-system, 'Segoe UI', Helvetica, Arial, sans-serif" role="img"
 
 def with_table(page: Path, rows: list[Row]) -> str:
     """The page with this table in place of the one that has the same columns. Raises `BadInput` if there is none."""
-    told = table(rows)
-    place = re.compile(rf"^{re.escape(told.splitlines()[0])}\n(\|.*\n)+", re.MULTILINE)
-    text = page.read_text(encoding="utf-8")
-    if not place.search(text):
+    if (text := writing.with_table(page.read_text(encoding="utf-8"), table(rows))) is None:
         raise BadInput(f"{page}: no table with the columns of this one")
-    return place.sub(lambda _: f"{told}\n", text, count=1)
+    return text
 
 
 @command

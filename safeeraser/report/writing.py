@@ -48,6 +48,12 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"([\\|`*_<\[\]])", r"\\\1", text)
 
 
+def with_table(text: str, table: str) -> str | None:
+    """A Markdown text with this table in place of the one that has the same columns; None if it has none."""
+    place = re.compile(rf"^{re.escape(table.splitlines()[0])}\n(\|.*\n?)+", re.MULTILINE)
+    return place.sub(lambda _: f"{table}\n", text, count=1) if place.search(text) else None
+
+
 def comma_separated(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     """The text of a CSV file; a figure becomes its value, low and high in per cent, empty where nothing is known."""
     text = io.StringIO()
