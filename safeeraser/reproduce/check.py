@@ -30,8 +30,8 @@ NOT_SET_UP = "lmms-eval is not there yet"  # words of the step specificity that 
 SHOWN = 5  # faults of the data that are told
 # Bytes a trained parameter: of an adapter in float32; of a checkpoint, with Adam's two moments and a master copy.
 ADAPTER, CHECKPOINT, CHECKPOINTS_AT_ONCE = 4, 16, 3
-BASE = 2  # bytes a parameter of a merged model, which specificity is measured on
-AUDITED = 21  # adapters that an audit keeps: seven steps of relearning on three views
+BASE = 2  # bytes a parameter of a merged model, which specificity is measured on, and relearning begins with
+AUDITED = 77  # adapters that an audit keeps: seven steps of eleven trainings (config/relearn.yaml)
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,8 @@ def disk(options: Options, runs: Sequence[Run], found: Found) -> int:
     if any(name == "unlearn" for _, name in names):
         needed += jobs * largest.trained * CHECKPOINT * CHECKPOINTS_AT_ONCE
     needed += sum(name == "audit" for _, name in names) * largest.trained * ADAPTER * AUDITED
-    if options.settings.specificity_check and any(name == "specificity" for _, name in names):
+    merging = {"audit"} | ({"specificity"} if options.settings.specificity_check else set())
+    if any(name in merging for _, name in names):
         needed += jobs * largest.frozen * BASE
     return needed
 
