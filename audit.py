@@ -1,19 +1,19 @@
-"""Was it really forgotten? Attacks, relearning, rounding, scaling, and what refusal hangs on, of one adapter.
+"""Was it really forgotten? One adapter and its controls, attacked, relearned, rounded, scaled, and looked into.
 
   python audit.py --checkpoint_path ADAPTER --judge rules
-  python audit.py relearn --checkpoint_path ADAPTER ...      (or attacks, quantize, scale, modality)
+  python audit.py relearn --checkpoint_path ADAPTER ...      (or attacks, inside, modality, quantize, sampling, scale)
   bash scripts/audit.bash --checkpoint_path ADAPTER ...      (on every GPU there is, then the report)
 
-Leaves ADAPTER/audit.json, which the report shows, and each point's predictions and verdicts in ADAPTER/audit/. Stopped
-at any moment, the same command goes on; started several times at once, the points are shared out. Exit code 3: some
-points could not be measured whole, as listed.
+Leaves ADAPTER/audit.json, which the report shows, and each point's predictions and verdicts in ADAPTER/audit/; those of
+the controls in controls/ beside ADAPTER, for all audits with the same settings. Stopped at any moment, the same command
+goes on; started several times at once, the points are shared out. Exit code 3: some points could not be measured whole,
+as listed.
 """
 
 import logging
-import math
 import signal
 import sys
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from safeeraser.errors import BadInput, command
 from safeeraser.judge.command_line import FORMS, calls, chosen, hide_key, judges
 from safeeraser.score.options import statistics
 
-ACTIONS = ("all", "attacks", "relearn", "quantize", "scale", "modality")
+ACTIONS = ("all", "attacks", "inside", "modality", "quantize", "relearn", "sampling", "scale")
 
 
 def parse() -> Namespace:
@@ -31,6 +31,7 @@ def parse() -> Namespace:
     parser = Arguments(description=__doc__)
     subject(parser.add_argument)
     asked(parser.add_argument_group("what is asked").add_argument)
+    controls(parser.add_argument_group("controls").add_argument)
     relearning(parser.add_argument_group("relearning").add_argument)
     group = parser.add_argument_group("judges", FORMS)
     judges(group.add_argument)
@@ -45,7 +46,23 @@ def subject(add: Callable) -> None:
     add("--checkpoint_path", type=Path, required=True, metavar="ADAPTER", help="the adapter, a PEFT folder")
     add("--model_path", help="its base model (default: the one that the adapter's folder names)")
     add("--allow_other_base", action="store_true", help="also if it was trained on other weights than that model's")
-    add("--dry_run", action="store_true", help="print how many responses it would take, and stop")
+    add("--dry_run", action="store_true", help="print how much it would take, and stop")
+
+
+def controls(add: Callable) -> None:
+    """What is asked the same, beside the adapter and the untouched model."""
+    add(
+        "--tuned",
+        type=Path,
+        metavar="ADAPTER",
+        help="what fine-tuning alone does: an adapter of forget_loss=none or none+pd (default: none+pd beside ADAPTER)",
+    )
+    add(
+        "--never_knew",
+        metavar="MODEL",
+        help="a model that was trained without what is to be forgotten (default: never_knew beside the base model)",
+    )
+    add("--controls", type=Path, metavar="FOLDER", help="where their points lie (default: controls beside ADAPTER)")
 
 
 def asked(add: Callable) -> None:
@@ -58,9 +75,17 @@ def asked(add: Callable) -> None:
     add(
         "--limit",
         type=count_or("all"),
-        default=10,
+        default=30,
         metavar="N",
-        help="records of each category, after those held out; all: no limit (default: %(default)s)",
+        help="records of each category, drawn from all keywords alike, after those held out; all: no limit (default: "
+        "%(default)s)",
+    )
+    add(
+        "--samples",
+        type=count,
+        default=1,
+        metavar="N",
+        help="of each harmful question, but for those drawn at several temperatures (default: %(default)s)",
     )
     add("--max_new_tokens", type=count, default=512, metavar="N", help="tokens a response (default: %(default)s)")
     add("--seed", type=int, default=233, help="of responses, attacks and relearning (default: %(default)s)")
@@ -86,21 +111,17 @@ def relearning(add: Callable) -> None:
         "(default: %(default)s)",
     )
     add(
-        "--steps",
-        type=steps,
-        default=(1, 2, 4, 8, 16, 32, 64),
-        metavar="N,...",
-        help="optimizer steps after which the adapter is measured (default: 1,2,4,8,16,32,64)",
+        "--relearn",
+        type=Path,
+        metavar="FILE",
+        help="the protocol: rank, rate, steps, attackers, seeds (default: config/relearn.yaml)",
     )
-    add("--relearn_lr", type=float, metavar="LR", help="(default: the adapter's own)")
 
 
-def steps(text: str) -> tuple[int, ...]:
-    """Whole numbers of at least 1, with commas between."""
-    try:
-        return tuple(sorted({count(word) for word in text.split(",")}))
-    except ArgumentTypeError:
-        raise ArgumentTypeError("must be whole numbers of at least 1, with commas between") from None
+def beside(given: Path, name: str) -> Path | None:
+    """What lies beside something under a usual name, if it does."""
+    usual = given.with_name(name)
+    return usual if usual.is_dir() and usual != given else None
 
 
 def data_files(given: Namespace) -> tuple[Path, Path]:
@@ -114,9 +135,8 @@ def data_files(given: Namespace) -> tuple[Path, Path]:
 def main() -> int:
     """Check the command line, then measure."""
     given = parse()
+    given.checkpoint_path = given.checkpoint_path.absolute()
     train_file, val_file = data_files(given)
-    if given.relearn_lr is not None and not 0 < given.relearn_lr < math.inf:
-        raise BadInput("--relearn_lr must be above 0, and a finite number")
     if given.seed < 0:
         raise BadInput("--seed must be at least 0")
     judging = chosen(vars(given), store_shared=True, data=val_file)
@@ -125,6 +145,7 @@ def main() -> int:
     # Only now, since torch takes its time to load.
     from safeeraser import model as models
     from safeeraser.audit.options import Options
+    from safeeraser.audit.protocol import read_protocol
     from safeeraser.audit.run import audit
     from safeeraser.generation.sampling import Generation
 
@@ -132,16 +153,21 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("safeeraser.audit").setLevel(logging.INFO)
+    model_path = given.model_path or models.base_of(given.checkpoint_path)
+    never_knew = given.never_knew or beside(Path(model_path), "never_knew")
     return audit(
         Options(
             checkpoint_path=given.checkpoint_path,
-            model_path=given.model_path or models.base_of(given.checkpoint_path),
+            model_path=model_path,
+            tuned=given.tuned or beside(given.checkpoint_path, "none+pd"),
+            never_knew=str(never_knew) if never_knew else None,
+            controls=given.controls or given.checkpoint_path.with_name("controls"),
             train_file=train_file,
             val_file=val_file,
             limit=given.limit,
             held_out=given.held_out,
-            steps=given.steps,
-            relearn_lr=given.relearn_lr,
+            samples=given.samples,
+            protocol=read_protocol(given.relearn),
             generation=Generation(max_new_tokens=given.max_new_tokens, seed=given.seed),
             batch_size=given.batch_size,
             dtype=given.dtype,

@@ -33,19 +33,6 @@ def area_between(curve: Curve, other: Curve) -> float | None:
     return _mean(*_drawn(curve, other))
 
 
-def share_of_way(curve: Curve, low: Curve, high: Curve) -> float | None:
-    """How far a curve lies from `low` to `high` by the areas between them: 0 along the first, 1 along the second.
-
-    Below 0 and above 1 are as they are. Of relearning, `low` is a model that never knew and `high` one that knows.
-
-    Returns:
-        None where the three have no stretch of steps in common, or `high` lies nowhere above `low` on the average.
-    """
-    axis, (one, bottom, top) = _drawn(curve, low, high)
-    gone, way = _mean(axis, (one, bottom)), _mean(axis, (top, bottom))
-    return None if gone is None or way is None or way <= 0 else gone / way
-
-
 def _drawn(*curves: Curve) -> tuple[np.ndarray, list[np.ndarray]]:
     """The stretch of log2(1 + step) that the curves have in common, by all their points on it, and each one's values
     there; a stretch of no points where there is none."""

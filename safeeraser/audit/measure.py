@@ -1,32 +1,35 @@
 """One point measured: answered by `infer`, judged by `score`, and kept in a folder of its own."""
 
+import time
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from safeeraser.audit.inside import CODE
+from safeeraser.audit.look import look_inside
 from safeeraser.audit.options import Options
 from safeeraser.audit.points import Point
-from safeeraser.benchmark.files import described_by, read_object, write_json
+from safeeraser.audit.subjects import Subjects
+from safeeraser.benchmark.files import Busy, described_by, read_object, write_json
 from safeeraser.benchmark.metrics import METRICS
+from safeeraser.errors import BadInput
 from safeeraser.infer.options import Options as InferOptions
 from safeeraser.infer.run import NothingAnswered, infer
 from safeeraser.score.run import score
 
 
-def folder_of(point: Point, options: Options) -> Path:
-    """Where a point's files lie."""
-    return options.folder / point.group / point.name
-
-
 def read_point(point: Point, options: Options) -> dict[str, Any] | None:
     """What was found at the point; None if it was not measured yet, or attacked or judged otherwise."""
-    file = folder_of(point, options) / "point.json"
+    file = point.kept(options) / "point.json"
     found = read_object(file) if file.is_file() else {}
     return found if _made_of(point, options).items() <= found.items() else None
 
 
 def _made_of(point: Point, options: Options) -> dict[str, Any]:
-    """What decides a point's figures beside the audit's settings."""
+    """What decides a point's figures beside the audit's settings and the judges."""
+    if point.inside:
+        return {"measured_by": CODE}
     return {"attack_code": point.attack_code, "judged_by": options.judged_by}
 
 
@@ -43,24 +46,35 @@ def can_be_mended(found: dict[str, Any]) -> bool:
     return bool(found["missing"]) or any("withheld" in rate and rate["failed"] for rate in rates)
 
 
-def measure(point: Point, options: Options) -> dict[str, Any]:
+def measure(point: Point, options: Options, everyone: Subjects) -> dict[str, Any]:
     """Answer, judge, and write `point.json`; goes on where it was stopped.
 
     Raises:
         BadInput: what `infer` or `score` refuse.
     """
-    folder = folder_of(point, options)
-    predictions = folder / "predictions_val.json"
-    found = {"group": point.group, "name": point.name, "at": point.at, **_made_of(point, options)}
+    began = time.monotonic()
+    predictions = point.folder / "predictions_val.json"
+    found = {"group": point.group, "name": point.name, "at": point.at, "missing": "", **_made_of(point, options)}
     try:
-        answer(point, predictions, options)
-        missing = len(read_object(described_by(predictions))["missing"])
-        found |= judge(point, predictions, options)
-        found["missing"] = f"{missing} responses are missing" if missing else ""
+        if point.inside:
+            found |= {"metrics": {}, "measures": look_inside(point, options, everyone)}
+        else:
+            answer(point, predictions, options)
+            missing = len(read_object(described_by(predictions))["missing"])
+            found |= judge(point, predictions, options)
+            found["missing"] = f"{missing} responses are missing" if missing else ""
+    except Busy:
+        raise
     except NothingAnswered as error:
         # Such as one that a scale or a rounding has broken; the other points stand all the same.
         found |= {"metrics": {}, "missing": str(error)}
-    write_json(folder / "point.json", found)
+    except BadInput as error:
+        # So does what an attack, or a look inside, could not be made with: a device too small for it, or data.
+        if not (point.attack or point.inside):
+            raise
+        found |= {"metrics": {}, "missing": str(error)}
+    found["seconds"] = round(time.monotonic() - began, 2)
+    write_json(point.kept(options) / "point.json", found)
     return found
 
 
@@ -68,14 +82,18 @@ def answer(point: Point, predictions: Path, options: Options) -> None:
     """Have the point's model answer, into the file `predictions`."""
     beside = described_by(predictions)
     earlier = read_object(beside)["settings"] if beside.is_file() else {}
+    how = options.generation
+    if point.temperature is not None:
+        greedy = point.temperature == 0
+        how = replace(how, greedy=greedy, temperature=how.temperature if greedy else point.temperature)
     infer(
         InferOptions(
             eval_file=options.val_file,
             output_file=predictions,
-            model_path=options.model_path,
+            model_path=point.model_path,
             checkpoint_path=point.adapter,
-            selection=options.selection(point.views),
-            generation=options.generation,
+            selection=options.selection(point.views, point.samples),
+            generation=how,
             batch_size=options.batch_size,
             dtype=options.dtype,
             adapter_scale=point.scale,
@@ -90,11 +108,12 @@ def answer(point: Point, predictions: Path, options: Options) -> None:
 
 def judge(point: Point, predictions: Path, options: Options) -> dict[str, Any]:
     """The point's figures: of the views that were asked, since the others have no response to judge."""
-    folder = predictions.parent
-    # A table for each of some fifty points would bury how far the audit is.
+    folder = point.kept(options)
+    folder.mkdir(exist_ok=True)
+    # A table for each of some hundred points would bury how far the audit is.
     with open(folder / "score.log", "w", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
-        score(options.score_options(folder, refusals=point.refusals, recovered=True))
+        score(options.score_options(predictions.parent, refusals=point.refusals, recovered=True))
     told = read_object(folder / "summary_val.json")
     names = [name for name, metric in METRICS.items() if metric.view in point.views]
-    found = {"metrics": {name: told[name] for name in names if told[name]["n"]}, "blank": told["blank"]}
-    return found | ({"refusals": told["refusals"]} if point.refusals else {})
+    by_view = {key: told[key] for key in ("blank", "wrong", "refusals") if key in told}
+    return {"metrics": {name: told[name] for name in names if told[name]["n"]}, **by_view}

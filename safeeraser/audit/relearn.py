@@ -10,7 +10,6 @@ method, its LoRA and its projector were.
 """
 
 import gc
-import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,6 @@ from safeeraser.unlearn.composed import read_settings
 from safeeraser.unlearn.page import from_keys
 from safeeraser.unlearn.run import forget
 from safeeraser.unlearn.settings import Settings
-
-log = logging.getLogger(__name__)
 
 KEPT = {"adapter_model.safetensors", "adapter_config.json", RUN_FILE}  # of a checkpoint, once training is through
 
@@ -49,17 +46,6 @@ class Data:
     def file_of(self, name: str) -> Path:
         """Where an attacker's `data` lies."""
         return {TRAIN: self.train_file, HELD_OUT: self.val_file}.get(name, self.train_file.parent / name)
-
-
-def available(protocol: Protocol, data: Data) -> list[str]:
-    """The attackers whose data are there; of the others it is told that they are left out."""
-    there = []
-    for name, attacker in protocol.attackers.items():
-        if (file := data.file_of(attacker.data)).is_file():
-            there.append(name)
-        else:
-            log.warning("left out: relearning on %s: %s is not there", name, file)
-    return there
 
 
 def merged(adapter: Path | None, model_path: str, folder: Path, *, allow_other_base: bool = False) -> str:
@@ -175,7 +161,10 @@ def _of_loop(protocol: Protocol, seed: int) -> dict[str, Any]:
     """What is trained and how: all that decides it, since config/forget_lora.yaml is the user's to edit."""
     return {
         "dtype": "auto",
+        "attention": "auto",
+        "deterministic": False,
         "quantization": "none",
+        "tune_language_model": True,
         "finetune": "lora",
         "LoRA.r": protocol.rank,
         "LoRA.alpha": protocol.alpha,

@@ -1,24 +1,23 @@
 """A whole audit: points measured one after another, by as many processes as there are, gathered in `audit.json`."""
 
 import logging
+import shutil
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from safeeraser.audit.card import lacking, write_card
-from safeeraser.audit.further import ended, relearn, relearning_settings
-from safeeraser.audit.measure import can_be_mended, folder_of, measure, read_point
-from safeeraser.audit.options import Options, check
-from safeeraser.audit.points import ACTIONS, CROSSED, Point
+from safeeraser.audit.measure import can_be_mended, measure, read_point
+from safeeraser.audit.options import Options
+from safeeraser.audit.plan import show_plan, time_left
+from safeeraser.audit.points import Point, points_of
+from safeeraser.audit.relearn import ended, merged, relearn, relearning_settings
+from safeeraser.audit.subjects import AUDITED, Subjects, check, check_files, subjects
 from safeeraser.benchmark.files import Busy, held, make_room_for, write_json
-from safeeraser.benchmark.metrics import ASKED, METRICS
-from safeeraser.benchmark.records import read_records
-from safeeraser.infer.requests import build_requests
-from safeeraser.judge.panel import Panel
+from safeeraser.benchmark.metrics import METRICS
 from safeeraser.unlearn.job import prepare
 
 log = logging.getLogger(__name__)
@@ -38,56 +37,68 @@ def audit(options: Options, action: str, *, dry_run: bool = False) -> int:
     Raises:
         BadInput: an option or a file cannot be used, or the folder holds an audit with other settings.
     """
-    panel = check(options, dry_run=dry_run)
-    points = [point for part in ACTIONS[action] for point in part(options)]
-    for view in dict.fromkeys(point.relearned for point in points if point.relearned):
-        # What is wrong with it is told now rather than in the night.
+    check_files(options)
+    everyone = subjects(options, here=dry_run)
+    panel = check(options, everyone, dry_run=dry_run)
+    points = points_of(action, options, everyone)
+    for attacker, seed in {at.attacker: at.seed for one in points if (at := one.relearned) and not one.lacks}.items():
+        # What is wrong with it is told now rather than in the night: on the model itself, since none is merged yet.
+        nowhere = everyone[AUDITED].folder / "unbegun"
+        how = (options.protocol, attacker, seed, options.data)
         with suppress(Busy):
-            prepare(relearning_settings(options, view))
+            prepare(relearning_settings(options.model_path, nowhere, *how))
     if dry_run:
         show_plan(points, options, panel)
         return 0
-    make_room_for(options.begun)
-    write_json(options.begun, options.settings)
-    for point in points:
-        if point.lacks:
-            log.warning("left out: %s: %s", point.title, point.lacks)
+    for subject in everyone.values():
+        make_room_for(subject.begun)
+        write_json(subject.begun, subject.settings(options))
+    for line in dict.fromkeys(f"{point.group}: {point.lacks}" for point in points if point.lacks):
+        log.warning("left out: %s", line)
     try:
-        work_with_others(points, options)
+        work_with_others(points, options, everyone)
     finally:
         # Whatever went wrong, what was measured stands.
-        write_card(options)
-    missing = [
-        line for point in points if not point.lacks for line in lacking(point, read_point(point, options), options)
-    ]
+        write_card(options, everyone)
+    tidy(points, options)
+    missing = [line for point in points if not point.lacks for line in lacking(point, read_point(point, options))]
     for line in missing:
         log.warning("missing: %s", line)
     log.info("done: %s", options.card)
     return INCOMPLETE if missing else 0
 
 
-def work_with_others(points: list[Point], options: Options) -> None:
+def tidy(points: list[Point], options: Options) -> None:
+    """Remove the merged models, each as large as the base, that no point is left to be trained on."""
+    every = {point.subject.whole for point in points if point.relearned and point.subject.adapter}
+    trained = (point for point in points if point.relearned and not point.lacks)
+    left = {point.subject.whole for point in trained if not (whole(point, options) or ended(point.training))}
+    for path in every - left:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def work_with_others(points: list[Point], options: Options, everyone: Subjects) -> None:
     """Measure the points, and wait for those that others are at: of a process that is killed they are taken over."""
     if before := sum(whole(point, options) for point in points):
         log.info("going on: %d of %d points are measured", before, len(points))
-    told, left = 0, work(points, options)
+    told, left = 0, work(points, options, everyone)
     while left:
         if len(left) != told:
             told = len(left)
             log.info("other processes are at %d points", told)
         time.sleep(WAIT)
-        left = work(left, options)
+        left = work(left, options, everyone)
 
 
-def work(points: list[Point], options: Options) -> list[Point]:
+def work(points: list[Point], options: Options, everyone: Subjects) -> list[Point]:
     """Measure what is not measured yet; returns the points that other processes were at."""
-    left = []
+    left, told = [], False
     for number, point in enumerate(points, 1):
         if point.lacks or whole(point, options):
             continue
         where, began = f"[{number}/{len(points)}] {point.title}", time.monotonic()
         try:
-            found = find(point, options)
+            found = find(point, options, everyone)
         except Busy:
             left.append(point)
         except torch.OutOfMemoryError:
@@ -95,6 +106,9 @@ def work(points: list[Point], options: Options) -> list[Point]:
         else:
             if found:
                 log.info("%s: %s (%.0f s)", where, figures(found), time.monotonic() - began)
+            if found and not told:
+                told = True
+                log.info("%s", time_left(points, options))
     return left
 
 
@@ -104,51 +118,33 @@ def whole(point: Point, options: Options) -> bool:
     return found is not None and not can_be_mended(found)
 
 
-def find(point: Point, options: Options) -> dict[str, Any] | None:
+def find(point: Point, options: Options, everyone: Subjects) -> dict[str, Any] | None:
     """Measure a point while others are kept from it; None if its training ended before it.
 
     Raises:
         Busy: another process is at it, or at its training.
     """
-    folder = folder_of(point, options)
-    folder.mkdir(parents=True, exist_ok=True)
-    with held(folder, point.title):
+    point.folder.mkdir(parents=True, exist_ok=True)
+    with held(point.folder, point.title):
         if point.relearned:
-            if not ended(options, point.relearned):
-                relearn(options, point.relearned)
+            _relearn(point, options)
             if not point.adapter.is_dir():
                 return None
         # Another process may have been through with it a moment ago.
-        return None if whole(point, options) else measure(point, options)
+        return None if whole(point, options) else measure(point, options, everyone)
+
+
+def _relearn(point: Point, options: Options) -> None:
+    """Train what the point's model is made by, unless it is there."""
+    subject, at = point.subject, point.relearned
+    allowed = options.allow_other_base
+    whole = merged(subject.adapter, subject.model_path, Path(subject.whole), allow_other_base=allowed)
+    relearn(whole, point.training, options.protocol, at.attacker, at.seed, options.data)
 
 
 def figures(found: dict[str, Any]) -> str:
-    """The point's rates in per cent."""
+    """The point's rates in per cent, and what was measured inside."""
     rates = {METRICS[name].title: rate["value"] for name, rate in found["metrics"].items()}
-    return ", ".join(f"{title} {'–' if value is None else f'{100 * value:.1f}'}" for title, value in rates.items())
-
-
-def show_plan(points: list[Point], options: Options, panel: Panel) -> None:
-    """Print how much there is to do, group by group, without loading a model."""
-    data = read_records(options.val_file)
-    asked = {view: len(build_requests(data, options.selection((view,)))) for view in CROSSED}
-    table = Table("group", "points", "of them done", "responses", "calls of a judge")
-    total = [0, 0, 0, 0]
-    for group in dict.fromkeys(point.group for point in points):
-        own = [point for point in points if point.group == group and not point.lacks]
-        answered = sum(asked[view] for point in own for view in point.views)
-        row = [len(own), sum(whole(point, options) for point in own), answered]
-        row.append(sum(asked[view] * calls(view, point, panel) for point in own for view in point.views))
-        total = [one + other for one, other in zip(total, row, strict=True)]
-        table.add_row(group, *map(str, row))
-    table.add_section()
-    table.add_row("all", *map(str, total))
-    Console().print(table)
-    print("Of calls at most: equal ones are made once, and what the store holds is not asked for again.")
-
-
-def calls(view: str, point: Point, panel: Panel) -> int:
-    """How often a served judge is asked about a response of the view."""
-    metrics = [metric for metric, key in ASKED.items() if METRICS[key].view == view]
-    metrics += ["rr"] if point.refusals and view != "forget" else []
-    return sum(bool((judge := panel.of(metric)) and judge.model) for metric in metrics)
+    told = [f"{title} {'–' if value is None else f'{100 * value:.1f}'}" for title, value in rates.items()]
+    inside = {name: one["value"] for name, one in found.get("measures", {}).items() if "_" not in name}
+    return ", ".join(told + [f"{name} {value:.2f}" for name, value in inside.items() if value is not None])

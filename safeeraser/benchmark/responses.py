@@ -41,9 +41,9 @@ SAMPLE = re.compile(r"model_response\d+")  # a sample of `forget`, of which ther
 SWAPPED_PICTURE = "SwappedImage_path"  # the key of a record that tells which picture `swapped` showed
 
 
-def view_of(field: str) -> str | None:
-    """The view whose response stands under a key; None where it is no response's."""
-    return "forget" if SAMPLE.fullmatch(field) else VIEW_OF.get(field)
+def view_of(field: str) -> str:
+    """The view whose response stands under a key; empty where it is no response's."""
+    return "forget" if SAMPLE.fullmatch(field) else VIEW_OF.get(field, "")
 
 
 def samples(count: int) -> tuple[str, ...]:

@@ -86,4 +86,4 @@ class Engine:
 
 
 def _asked(request: Request) -> Asked:
-    return Asked(request.picture, request.question, request.key, request.system)
+    return Asked(request.picture, request.question, request.key, system=request.system)

@@ -1,27 +1,32 @@
 """What audit.py refuses, before anything is written, and an adapter that tells nothing of its training."""
 
+import json
 import runpy
+import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL, refused, settings, write_json
 
 from safeeraser import model as models
-from safeeraser.audit.further import relearning_settings
-from safeeraser.audit.options import Options, check
-from safeeraser.audit.points import ACTIONS
+from safeeraser.audit.options import Options
+from safeeraser.audit.points import ACTIONS, references
+from safeeraser.audit.protocol import read_protocol
+from safeeraser.audit.relearn import relearning_settings
+from safeeraser.audit.subjects import check, subjects
 from safeeraser.benchmark.files import run_of
 from safeeraser.benchmark.records import read_records
 from safeeraser.generation.sampling import Generation
 from safeeraser.judge.judges import Choice, Judging
 
-STEPS = (1, 2, 4, 8, 16, 32, 64)
 GIVEN = ("--model_path", MODEL, "--val_file", TRAIN, "--train_file", VAL, "--judge", "rules")
 
 
 def options_of(adapter, **more):
     """What audit.py makes of GIVEN."""
-    given = {"limit": 10, "held_out": 1, "steps": STEPS, "relearn_lr": None, "generation": Generation()} | more
+    given = {"limit": 30, "held_out": 1, "protocol": read_protocol(), "generation": Generation()} | more
+    given |= {"controls": adapter.with_name("controls")}
     return Options(adapter, str(MODEL), VAL, TRAIN, judging=Judging(Choice("rules")), **given)
 
 
@@ -36,8 +41,10 @@ def adapter(tmp_path):
     ("given", "says"),
     [
         (("relearned",), "unknown action 'relearned'; did you mean 'relearn'?"),
-        (("--steps", "1,x"), "--steps: must be whole numbers of at least 1"),
-        (("--relearn_lr", "0"), "--relearn_lr must be above 0"),
+        (("--samples", "0"), "--samples: must be a whole number of at least 1"),
+        (("--relearn", "nowhere.yaml"), "nowhere.yaml"),
+        (("--tuned", "nowhere"), "nowhere: no adapter there"),
+        (("--never_knew", "nowhere"), "nowhere"),
         (("--limit", "0"), "--limit: must be a whole number of at least 1"),
         (("--atack", "blur"), "unknown option '--atack'"),
         (("--val_file", "nowhere.json"), "nowhere.json: no such file"),
@@ -48,7 +55,6 @@ def adapter(tmp_path):
         (("--judge_model", "gpt-4o"), "--judge rules is no model"),
         (("--judge", "replay"), "the judge replay knows recorded replies alone"),
         (("--sarr_judge", "qwen3guard"), "qwen3guard"),
-        (("--relearn_lr", "inf"), "--relearn_lr must be above 0, and a finite number"),
         (("--seed", "-1"), "--seed must be at least 0"),
     ],
 )
@@ -69,19 +75,45 @@ def test_an_adapter_that_is_not_there_or_is_a_file(tmp_path, adapter):
 
 def test_an_audit_goes_on_with_its_own_settings_alone(tmp_path, adapter):
     options = options_of(adapter)
-    write_json(options.begun, options.settings | {"limit": 3})
-    check(options, dry_run=True)  # nothing has come of it yet
-    write_json(options.folder / "clean" / "clean" / "point.json", {})
-    says = "begun with limit=3, now limit=10"
+    everyone = subjects(options)
+    audited = everyone["audited"]
+    write_json(audited.begun, audited.settings(options) | {"limit": 3})
+    check(options, everyone, dry_run=True)  # nothing has come of it yet
+    write_json(audited.folder / "clean" / "clean" / "point.json", {})
+    says = "begun with limit=3, now limit=30"
     refused(tmp_path, "audit", "--checkpoint_path", adapter, *GIVEN, says=says)
 
 
-def test_an_adapter_that_does_not_tell_how_it_was_trained(adapter):
-    options = options_of(adapter, relearn_lr=0.5)
-    relearned = relearning_settings(options, "retain")
-    lora = relearned.LoRA
-    assert (lora.r, lora.alpha, relearned.lr, relearned.tune_mm_projector) == (32, 256, 0.5, True)
-    assert relearned.model_path == str(MODEL) and relearned.init_adapter == adapter
+def test_a_control_that_is_none(adapter, tmp_path):
+    """An adapter that unlearns, and a model of another shape."""
+    write_json(adapter / "run.json", {"settings": settings().model_dump(mode="json"), "engine": {"name": "single"}})
+    refused(tmp_path, "audit", "--checkpoint_path", adapter, *GIVEN, "--tuned", adapter, says="which unlearns")
+    other = tmp_path / "never_knew"
+    shutil.copytree(MODEL, other)
+    told = json.loads((other / "config.json").read_text())
+    told["text_config"]["num_hidden_layers"] += 1
+    write_json(other / "config.json", told)
+    says = "is of another num_hidden_layers"
+    refused(tmp_path, "audit", "--checkpoint_path", adapter, *GIVEN, "--never_knew", other, says=says)
+
+
+def test_a_template_without_a_system_text_leaves_out_who_is_told(adapter, monkeypatch):
+    options = options_of(adapter)
+    monkeypatch.setattr(models, "load_preprocessor", lambda path: SimpleNamespace(takes_system=False))
+    lacks = {point.subject.name: point.lacks for point in references(options, subjects(options))}
+    assert "writes no system text" in lacks.pop("told") and set(lacks.values()) == {None}
+
+
+def test_controls_are_found_beside_what_they_are_controls_of(adapter, tmp_path):
+    """And are told apart by all that decides what they answer."""
+    options = options_of(adapter)
+    assert list(subjects(options)) == ["audited", "vanilla", "told"]
+    found = subjects(options_of(adapter, tuned=adapter, never_knew=str(MODEL)))
+    assert list(found) == ["audited", "vanilla", "told", "tuned", "never_knew"]
+    folders = {control.folder for name, control in found.items() if name != "audited"}
+    assert len(folders) == 4 and {folder.parent for folder in folders} == {tmp_path / "controls"}
+    other = subjects(options_of(adapter, limit=10))
+    assert other["vanilla"].folder != found["vanilla"].folder == subjects(options)["vanilla"].folder
 
 
 @pytest.mark.parametrize(
@@ -90,11 +122,9 @@ def test_an_adapter_that_does_not_tell_how_it_was_trained(adapter):
         ("run.json", [], "run.json: must hold an object, holds a list"),
         ("run.json", {"settings": None}, "run.json: settings: not those of a run of forget.py"),
         ("run.json", {"settings": {"forget_loss": "popd", "recipe": {}}}, "run.json: settings: not those"),
-        ("run.json", {"settings": {"forget_loss": {"name": "po"}, "recipe": {}}}, "run.json: config: "),
-        ("run.json", {"settings": {"forget_loss": {"name": "po"}, "recipe": "new"}}, "run.json: recipe: no 'new'"),
         ("adapter_config.json", [], "adapter_config.json: not the configuration of a LoRA"),
         ("audit/settings.json", [], "settings.json: must hold an object"),
-        ("audit", "a file", "relearn_retain/training: cannot be made (Not a directory)"),
+        ("audit", "a file", "cannot be made (Not a directory)"),
     ],
 )
 def test_files_that_are_broken(adapter, tmp_path, file, content, says):
@@ -105,40 +135,24 @@ def test_files_that_are_broken(adapter, tmp_path, file, content, says):
     refused(tmp_path, "audit", "--checkpoint_path", adapter, *given, says=says)
 
 
-def test_an_adapter_trained_by_several_processes_on_some_categories(adapter):
-    """One process takes the items a step that several took, and nothing is asked that was not to be forgotten."""
-    told = settings("split=[Sex,Weapon]", "gradient_accumulation_steps=4").model_dump(mode="json")
-    write_json(adapter / "run.json", {"settings": told, "engine": {"name": "zero2", "processes": 8}})
+def test_an_adapter_trained_on_some_categories(adapter):
+    """Nothing is asked, nor relearned, that was not to be forgotten."""
+    told = settings("split=[Sex,Weapon]").model_dump(mode="json")
+    write_json(adapter / "run.json", {"settings": told, "engine": {"name": "single", "processes": 1}})
     options = options_of(adapter)
-    relearned = relearning_settings(options, "retain")
-    assert relearned.gradient_accumulation_steps == 32 and relearned.split == ["Sex", "Weapon"]
-    assert relearned.gradient_checkpointing
+    relearned = relearning_settings(str(MODEL), adapter / "audit", options.protocol, "retain", 1, options.data)
+    assert relearned.split == ["Sex", "Weapon"]
     records = read_records(TRAIN)
     chosen = options.selection(("forget",)).records(records)
     assert {records.records[index].category for index in chosen} == {"Sex", "Weapon"} and len(chosen) == 2
 
 
 def test_an_adapter_that_an_earlier_version_trained(adapter):
-    """Its page had one projector and no type of model; the model's own page takes its place."""
+    """Its page had one projector and no type of model; what it was trained by is no matter."""
     told = run_of(ROOT / "tests" / "data" / "previous" / "popd")
     assert told["settings"]["model_family"]["projector"] == "multi_modal_projector"
     write_json(adapter / "run.json", told)
-    relearned = relearning_settings(options_of(adapter), "retain")
-    assert relearned.model_family == models.family_of(str(MODEL)) and relearned.model_path == str(MODEL)
-    assert relearned.LoRA.r == told["settings"]["LoRA"]["r"]
-
-
-def test_what_was_set_for_the_method_alone_is_not_taken_over(adapter):
-    """A weight of its forget term would turn the relearning around, a step or a mask would hinder it, and nobody
-    asked to publish what comes of it."""
-    given = ("recipe.weights.forget=-2", "step=sam", "mask={top: 0.1}", "push_to_hub=true", "hub_model_id=me/popd")
-    given += ("+trainer={adam_beta2: 0.95}",)
-    told = settings(*given).model_dump(mode="json")
-    write_json(adapter / "run.json", {"settings": told, "engine": {"name": "single", "processes": 1}})
-    relearned = relearning_settings(options_of(adapter), "forget")
-    assert relearned.method.terms["forget"].weight == 1 and relearned.step.name == "plain"
-    assert relearned.mask is None
-    assert relearned.trainer == {"adam_beta2": 0.95} and not relearned.push_to_hub
+    assert options_of(adapter).split == told["settings"].get("split", "all")
 
 
 def test_a_launcher_of_several_processes(adapter, tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from safeeraser.audit.curve import area_between, share_of_way, steps_to
+from safeeraser.audit.curve import area_between, steps_to
 
 # On the axis log2(1 + step) these stand at 0, 1, 2, 3.
 STEPS = (0, 1, 3, 7)
@@ -29,7 +29,6 @@ def test_steps_to_a_bound(values, bound, steps):
 
 def test_a_curve_without_points_comes_to_nothing():
     assert steps_to([], 0.5) is None and area_between([], curve(0, 0, 0, 0)) is None
-    assert share_of_way([], curve(0, 0, 0, 0), curve(1, 1, 1, 1)) is None
 
 
 def test_the_area_between_two_curves_is_a_mean_over_the_logarithm_of_steps():
@@ -50,18 +49,3 @@ def test_only_the_stretch_in_common_counts():
     assert area_between(curve(1, 1, 1, 1), [(7, 0.0), (15, 0.0)]) is None
     # A point between is taken from the line: at 3 steps half way from 1 step to 7.
     assert area_between(curve(0, 0, 0, 0), [(0, -1), (1, -1), (7, -3)]) == pytest.approx((1 + 2 * 2) / 3)
-
-
-def test_the_share_of_the_way_between_two_curves():
-    low, high = curve(0.1, 0.1, 0.1, 0.1), curve(0.5, 0.9, 0.9, 0.9)
-    assert share_of_way(low, low, high) == 0 and share_of_way(high, low, high) == pytest.approx(1)
-    # Above low: .1, .3, .5, .7, which is 1.2 in three trapezoids; high: .4, .8, .8, .8, which is 2.2.
-    assert share_of_way(curve(0.2, 0.4, 0.6, 0.8), low, high) == pytest.approx(1.2 / 2.2)
-    assert share_of_way(curve(0, 0, 0, 0), low, high) == pytest.approx(-0.3 / 2.2)
-    assert share_of_way(low, high, low) is None
-
-
-def test_the_way_is_measured_where_all_three_are():
-    """One that was trained for 3 steps alone is not held against what the others do after 64."""
-    low, high = curve(0, 0, 0, 0), curve(1, 1, 1, 99)
-    assert share_of_way(curve(0.5, 0.5, 0.5, 0.5)[:3], low, high) == pytest.approx(0.5)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from safeeraser.audit import relearn as module
 from safeeraser.audit.protocol import PAGE, Protocol, read_protocol
-from safeeraser.audit.relearn import Data, adapter_after, available, ended, merged, relearn, relearning_settings
+from safeeraser.audit.relearn import Data, adapter_after, ended, merged, relearn, relearning_settings
 from safeeraser.benchmark.files import Busy, held
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.job import prepare
@@ -71,14 +71,6 @@ def test_a_file_that_is_no_page(tmp_path, text):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(BadInput, match=r"mine\.yaml: (not YAML|holds no keys)"):
         read_protocol(tmp_path / "mine.yaml")
-
-
-def test_an_attacker_without_its_file_is_left_out(tmp_path, caplog):
-    assert available(read_protocol(), DATA) == ["decoupled", "retain", "forget", "text"]
-    assert caplog.messages == [f"left out: relearning on unrelated: {TRAIN.parent / 'instructions.json'} is not there"]
-    write_json(tmp_path / "instructions.json", [])
-    shutil.copy(TRAIN, tmp_path)
-    assert "unrelated" in available(read_protocol(), Data(tmp_path / TRAIN.name, VAL, 1))
 
 
 @pytest.fixture(scope="session")

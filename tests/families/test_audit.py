@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 from helpers import TRAIN, VAL, run
 
 from safeeraser.infer.attacks import ATTACKS
@@ -13,7 +14,8 @@ pytestmark = pytest.mark.slow
 
 # As in tests/audit: one record of a category to train on, one to ask about.
 GIVEN = ("--val_file", TRAIN, "--train_file", VAL, "--max_new_tokens", 4, "--judge", "rules", "--dtype", "float32")
-GIVEN += ("--steps", "1,2", "--limit", 1, "--max_blank", 1, "--batch_size", 8)
+GIVEN += ("--limit", 1, "--max_blank", 1, "--batch_size", 8)
+PROTOCOL = {"rank": 4, "alpha": 8, "items": 2, "steps": [1, 2], "seeds": [1]}
 
 
 @pytest.mark.parametrize("name", ["smolvlm", "qwen3_vl"])
@@ -26,14 +28,22 @@ def test_an_audit_of_another_family(name, tmp_path):
     told = json.loads((folder / "run.json").read_text())
     told["settings"]["model_family"] = {"name": name, "model_path": family.path, "projector": "multi_modal_projector"}
     (folder / "run.json").write_text(json.dumps(told))
-    done = run("audit", "all", "--checkpoint_path", folder, *GIVEN)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(PROTOCOL))
+    done = run("audit", "all", "--checkpoint_path", folder, *GIVEN, "--relearn", tmp_path / "mine.yaml")
     assert done.returncode == 0, done.stderr
     card = json.loads((folder / "audit.json").read_text())
     groups = {}
     for point in card["points"]:
-        groups.setdefault(point["group"], []).append(point["name"])
-    assert card["missing"] == [] and groups["attack"] == groups["attack_vanilla"] == list(ATTACKS)
-    assert groups["quantization"] == ["int8", "int4", "nf4"] and len(groups["scaling"]) == 7
-    assert groups["relearn_retain"] == groups["relearn_forget"] == ["1", "2", "0"]
+        groups.setdefault((point["subject"], point["group"]), []).append(point["name"])
+    # Both cut pictures into tiles, which one attack has no way with; and there are no instructions beside the data.
+    reasons = [line for line in card["missing"] if "pgd: model family" not in line]
+    assert len(card["missing"]) == 3 and reasons[0].endswith("instructions.json is not there")
+    measured = [name for name, attack in ATTACKS.items() if not attack.control and name != "pgd"]
+    assert groups["audited", "attack"] == measured
+    assert groups["vanilla", "attack"] == [name for name in measured if not ATTACKS[name].adapter]
+    assert groups["audited", "quantization"] == ["int8", "int4", "nf4"] and len(groups["audited", "scaling"]) == 7
+    assert groups["audited", "relearn_retain"] == groups["audited", "relearn_text"] == ["0", "1", "2"]
+    inside = next(point for point in card["points"] if point["group"] == "inside")
+    assert {"gap", "exact_3", "depth", "probe"} < inside["measures"].keys()
     assert run("safeeraser.report", folder).returncode == 0
     assert 'id="robustness"' in (folder / "report.html").read_text()

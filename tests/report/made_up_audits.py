@@ -129,8 +129,9 @@ def _attacked(name, own, vanilla, never) -> list[dict]:
     """Of the audited model ASR, Recovered and q of its difference; of who never knew its difference."""
     differ = {"recovered": number(own[1] - 0.1, p=own[2] / 2, q=own[2])}
     none = {"recovered": number(never[2], p=0.5)}
+    recovers = own[2] <= 0.05 and own[1] - 0.1 > never[2]  # the audit says so
     return [
-        of("audited", "attack", name, asr=own[0], recovered=own[1], more={"to_clean": differ}),
+        of("audited", "attack", name, asr=own[0], recovered=own[1], more={"to_clean": differ, "recovers": recovers}),
         of("vanilla", "attack", name, asr=vanilla[0], recovered=vanilla[1]),
         of("never_knew", "attack", name, asr=never[0], recovered=never[1], more={"to_clean": none}),
     ]

@@ -1,12 +1,9 @@
 """What a measure is. One is a function in this folder, made known by a decorator; its name is the function's."""
 
-import hashlib
-import inspect
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from accelerate.utils.memory import clear_device_cache
@@ -40,7 +37,6 @@ class Measure:
     """A measure of pairs.
 
     Attributes:
-        code: the hash of the file it stands in, which tells it from what it was before a change.
         read: given a model, the pairs and how many answers to read at a time, gives their values; or what `against`
             makes them of.
         quantities: by the names of its values, without their numbers.
@@ -50,7 +46,6 @@ class Measure:
     """
 
     name: str
-    code: str
     read: Callable[[VLM, Sequence[Pair], int], Any]
     quantities: Mapping[str, Quantity]
     passes: Callable[[int, int], int]
@@ -65,8 +60,7 @@ def measure(
     """Make known a measure: `read(vlm, pairs, batch_size)`; see `Measure`."""
 
     def register(read: Callable) -> Callable:
-        code = hashlib.sha256(Path(inspect.getfile(read)).read_bytes()).hexdigest()[:12]
-        MEASURES[read.__name__] = Measure(read.__name__, code, read, quantities, passes, against)
+        MEASURES[read.__name__] = Measure(read.__name__, read, quantities, passes, against)
         return read
 
     return register

@@ -46,6 +46,7 @@ class Attack:
         hides_picture: whether nothing of the picture asked about is left to see.
         needs_picture: whether there is nothing to attack where no picture is shown.
         learns: whether it reads records that are held out, and so needs some.
+        informed: whether it reads the vanilla answers to what is asked, so that what comes of it may be its own doing.
         control: whether it asks for a refusal instead of an answer: no attack, but what one is held against.
         lacks: why it cannot be made on a model with this preprocessor; nothing where it can.
         passes: what it takes beside the responses, in forward passes of one prompt, by how many records are asked and
@@ -66,6 +67,7 @@ class Attack:
     needs_picture: bool = False
     learns: bool = False
     control: bool = False
+    informed: bool = False
     lacks: Callable[[Preprocessor], str] = lambda prepared: ""
     passes: Callable[[int, int], int] = lambda records, questions: 0
 

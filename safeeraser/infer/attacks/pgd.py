@@ -12,7 +12,7 @@ from PIL import Image
 
 from safeeraser.benchmark.pictures import open_picture
 from safeeraser.benchmark.records import DataFile
-from safeeraser.benchmark.responses import VIEW_OF, VIEWS
+from safeeraser.benchmark.responses import ASKED, OWN, view_of
 from safeeraser.errors import BadInput
 from safeeraser.infer.attacks.attack import ATTACKS, BACKWARD, Attacked, Known, on_model
 
@@ -40,6 +40,7 @@ def _lacks(prepared: Preprocessor) -> str:
 
 
 @on_model(
+    informed=True,
     needs_picture=True,
     lacks=_lacks,
     passes=lambda records, questions: records * questions * (STEPS + 1) * BACKWARD,
@@ -98,7 +99,7 @@ def _rows(vlm: VLM, request: Request, file: Path, data: DataFile) -> list[Row]:
     from safeeraser.infer.likelihood import first_targets
     from safeeraser.model import Turn
 
-    own = VIEWS[VIEW_OF[str(request.place[-1])]].picture == "harmful"
+    own = ASKED[view_of(str(request.place[-1])) or OWN].picture == "harmful"
     pairs = data.records[request.record].unsafe_pairs
     wanted = [(pair.question, pair.model_response if own else pair.sd_response) for pair in pairs]
     picture = open_picture(file)

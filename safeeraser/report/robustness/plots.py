@@ -72,6 +72,7 @@ def _depth(card: Card) -> Iterator[Plot]:
         return
     figure = drawing(SIZE[0], 2.8)
     axes = figure.add_subplot(xlabel="layer", ylabel="fall, nats a token")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     told = []
     for index, (subject, found) in enumerate(measured.items()):
         told += _draw(axes, list(found), list(found.values()), index, subject, f"{subject} at layer")

@@ -72,6 +72,7 @@ class Point(BaseModel):
     seeds: dict[str, float | None] = {}
     to_clean: dict[str, Difference] = {}
     to_vanilla: dict[str, Difference] = {}
+    recovers: bool | None = None
 
     @model_validator(mode="before")
     @classmethod
