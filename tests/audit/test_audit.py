@@ -281,7 +281,8 @@ def test_the_script_shares_the_points_among_processes_and_reports(adapter, tmp_p
     # Wherever they stand in a line: the other process's progress bar may be in it too.
     measured = re.findall(r"\[\d+/\d+\] ((?:\w+: )?[\w.-]+ [\w.-]+): (?=\w+ [-\d.–]+)", done.stderr)
     (every,) = set(re.findall(r"\[\d+/(\d+)\]", done.stderr))
-    assert len(measured) == len(set(measured)) == int(every), "each point once"
+    lacking = 2  # whose file is not there
+    assert len(measured) == len(set(measured)) == int(every) - lacking, "each point once"
     assert points(json.loads((folder / "audit.json").read_text())) == points(card)
     assert 'id="robustness"' in (folder / "report.html").read_text()
 
@@ -354,11 +355,8 @@ def test_the_plan_tells_what_a_judge_costs(adapter, tmp_path):
     judge = ("--judge", "openai", "--base_url", "http://127.0.0.1:9/v1", "--api_key", "k")
     done = run("audit", "quantize", "--checkpoint_path", folder, *GIVEN, *judge, "--dry_run")
     assert done.returncode == 0, done.stderr
-    calls = {
-        row[0]: int(row[2])
-        for row in (line.split() for line in done.stdout.splitlines())
-        if len(row) > 3 and row[0] in ("asr", "rr", "sarr", "gpt")
-    }
+    rows = (line.replace("│", " ").split() for line in done.stdout.splitlines())
+    calls = {row[0]: int(row[2]) for row in rows if len(row) > 3 and row[0] in ("asr", "rr", "sarr", "gpt")}
     # Three clean points: each record has 4 responses judged by ASR, 4 by SARR, 4 by GPT-Eval; RR of all 24. Three
     # rounded ones: 4 by ASR and RR, 4 by SARR.
     assert calls == {"asr": 6 * 6 * 4, "sarr": 6 * 6 * 4, "gpt": 3 * 6 * 4, "rr": 3 * 6 * (24 + 4)}

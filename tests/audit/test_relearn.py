@@ -109,8 +109,8 @@ def test_nothing_depends_on_the_page_that_is_the_users_to_edit(few, tmp_path, mo
     monkeypatch.setattr(module, "from_keys", lambda keys: asked.update(keys))
     monkeypatch.setattr(module, "read_settings", lambda config: config)
     relearning_settings(str(MODEL), tmp_path, few, "retain", 1, DATA)
-    free = {"attention", "tune_language_model", "tune_mm_projector", "allow_other_base", "max_bad_items", "num_epochs"}
-    free |= {"deterministic", "probe", "save_total_limit", "hub_model_id", "hub_private", "dry_run", "engine"}
+    free = {"tune_mm_projector", "allow_other_base", "max_bad_items", "num_epochs"}
+    free |= {"probe", "save_total_limit", "hub_model_id", "hub_private", "dry_run", "engine"}
     free |= {"gpu_memory", "tables"}
     every = yaml.safe_load((PAGE.parent / "forget_lora.yaml").read_text())
     lora = {f"LoRA.{key}" for key in every.pop("LoRA")}
