@@ -81,11 +81,11 @@ class PlanDataset(Dataset):
             BadInput: naming the item's place.
         """
         question, answer, picture = item.question, item.answer, item.picture
-        if picture and place is None:
-            place = self.preprocessor.place(lambda: picture_size(picture))
         if self.recipe.capitalize:
             question, answer = question.capitalize(), answer.capitalize()
         try:
+            if picture and place is None:
+                place = self.preprocessor.place(lambda: picture_size(picture))
             row = self.preprocessor.encode_text(
                 Turn(None, question, answer, self.recipe.training_system),
                 place,
