@@ -69,7 +69,7 @@ def test_answers_follow_it_in_any_batch(name):
     vlm = models.VLM(family.model, family.preprocessor)
     texts = (None, TEXT, "Answer in verse.")
     asked = [
-        Asked(row["picture"], row["question"], str(number), texts[number % 3])
+        Asked(row["picture"], row["question"], str(number), system=texts[number % 3])
         for number, row in enumerate(family.rows[:9])
     ]
     found = {}

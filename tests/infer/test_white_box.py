@@ -80,7 +80,8 @@ def test_clipped_cuts_one_in_a_hundred_of_each_factor(stored):
         now = changed[name]
         bound = now.abs().max()
         assert now.dtype == before.dtype and torch.equal(now, before.clamp(-bound, bound))
-        assert ((before.abs() > bound).sum() / before.numel()).item() == pytest.approx(0.01, abs=0.001)
+        # It is the 99th percentile: so many are no larger, and not so many are smaller, if some are as large as it.
+        assert (before.abs() <= bound).double().mean() >= 0.99 > (before.abs() < bound).double().mean()
 
 
 def test_pruned_leaves_the_larger_half_of_each_factor(stored):
@@ -339,6 +340,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_answers(tmp_path, name):
 @pytest.mark.slow
 def test_a_finished_run_learns_nothing_again(tmp_path, caplog):
     infer(tmp_path / "out.json", "--attack", "refusal_direction")
+    caplog.clear()  # of the first one, where an earlier test has set the level
     with caplog.at_level(logging.INFO):
         infer(tmp_path / "out.json", "--attack", "refusal_direction")
     assert "done before" in caplog.text and "prepared in" not in caplog.text
