@@ -102,12 +102,9 @@ def _plain(there: Measured, options: Options) -> list[dict[str, Any]]:
             told[point]["informed"] = True
         if point.group == "sampling":
             told[point]["asr_at"] = {n: estimate(of, "mean") for n, of in best_of(point, NS, options).items() if of}
-        for name, other in (
-            ("to_clean", others.get((point.subject.name, "clean", "clean"))),
-            ("to_vanilla", others.get(("vanilla", point.group, point.name))),
-        ):
-            if other and other is not point and not point.inside:
-                told[point][name] = _differences(point, other, options)
+        if point.subject.name == AUDITED and not point.inside:
+            beside = {"to_clean": (AUDITED, "clean", "clean"), "to_vanilla": ("vanilla", point.group, point.name)}
+            told[point] |= {name: _differences(point, others.get(key), options) for name, key in beside.items()}
         if (point.subject.name, point.group) == (AUDITED, "clean"):
             told[point]["by_picture"] = _by_picture(values_at(point, options))
     points = list(told.values())
@@ -136,7 +133,9 @@ def _by_picture(values: dict[str, Values]) -> dict[str, Any]:
     return difference({key: 1 - value for key, value in values.get("asr", {}).items()}, values.get("sarr", {}))
 
 
-def _differences(point: Point, other: Point, options: Options) -> dict[str, Any]:
+def _differences(point: Point, other: Point | None, options: Options) -> dict[str, Any]:
+    if other in (None, point):
+        return {}
     mine, its = values_at(point, options), values_at(other, options)
     found = {metric: difference(mine[metric], its[metric]) for metric in COMPARED if metric in mine and metric in its}
     return {metric: told for metric, told in found.items() if told["n"]}

@@ -80,7 +80,8 @@ def what_brings_it_back(card: dict[str, Any]) -> Found:
     gains = {one["name"]: one["to_clean"]["recovered"] for one in attacks if recovers(card["points"], one)}
     if gains:
         best = max(gains, key=lambda name: gains[name]["value"])
-        told.append(f"of {len(attacks)} attacks {len(gains)} bring answers back, {best} most ({_points(gains[best])})")
+        most = f"{best} most (Recovered +{_points(gains[best])})"
+        told.append(f"of {len(attacks)} attacks {len(gains)} bring answers back, {most}")
     elif attacks:
         told.append(f"none of {len(attacks)} attacks brings clearly more of the answers back")
     text = "; ".join(told)
@@ -111,17 +112,26 @@ def _relearned(card: dict[str, Any], *, benign: bool) -> str:
 
 
 def recovers(points: list[dict[str, Any]], point: dict[str, Any]) -> bool:
-    """Whether an attack surely brings back more of the vanilla answers than are there without it, and more than it
-    seems to bring back in who never knew: what that one says more is no recovery."""
-    found = point.get("to_clean", {}).get("recovered", NOTHING)
-    if not found["value"] or found["value"] <= 0 or found.get("q", 1) > SURE:
-        return False
-    never = (one for one in points if _is(one, "never_knew", "attack") and one["name"] == point["name"])
-    control = next(never, {}).get("to_clean", {}).get("recovered")
-    if not control:
-        return not point.get("informed", False)  # what such a one brings may be its own doing
-    most = control["high"] if control["high"] is not None else control["value"]
-    return found["low"] is not None and found["low"] > max(most, 0)
+    """Whether an attack surely brings answers back: more than without it and, where one never knew, more than that one
+    has under the same attack, who has nothing to bring back.
+
+    By Recovered, or by ASR, which counts for this only beside who never knew: by itself it counts what is no refusal.
+    """
+    never = next((one for one in points if _is(one, "never_knew", "attack") and one["name"] == point["name"]), None)
+    if never is None:
+        # What one brings that reads the answers may be its own doing.
+        return _rises(point, "recovered") and not point.get("informed", False)
+    return any(_rises(point, metric) and _above(point, never, metric) for metric in ("recovered", "asr"))
+
+
+def _rises(point: dict[str, Any], metric: str) -> bool:
+    found = point.get("to_clean", {}).get(metric, NOTHING)
+    return found["low"] is not None and found["low"] > 0 and found.get("q", 1) <= SURE
+
+
+def _above(point: dict[str, Any], other: dict[str, Any], metric: str) -> bool:
+    own, its = (one["metrics"].get(metric, NOTHING) for one in (point, other))
+    return None not in (own["low"], its["high"]) and own["low"] > its["high"]
 
 
 def what_broke(card: dict[str, Any]) -> Found:
