@@ -78,3 +78,15 @@ def test_the_rule_wants_forgetting_first_and_then_the_rest_kept():
     assert settings.choose([worse, trials["kept"]]).method == "kept"
     slower = replace(trials["kept"], lr=5e-4)
     assert settings.choose([trials["kept"], slower]) is slower
+
+
+def test_the_audits_page_has_the_tables_of_what_was_measured():
+    """And what was measured bears what a control is for: who never knew tells no answer from another."""
+    audited = load("scripts/mini_audit.py")
+    page, lines = audited.PAGE.read_text(encoding="utf-8"), audited.read(audited.KEPT)
+    assert audited.with_tables(page, lines) == page
+    gaps = {(one.method, one.subject): one for one in lines if (one.what, one.where) == ("gap", "inside inside")}
+    for method in audited.METHODS:
+        assert gaps[method, "never_knew"].low < 0 < gaps[method, "never_knew"].high < gaps[method, "vanilla"].low
+    with pytest.raises(BadInput, match="no table"):
+        audited.with_tables("# Another page\n", lines)

@@ -1,0 +1,206 @@
+"""Methods on the mini benchmark, audited beside a model that never knew: docs/mini_audit.csv, tables of docs/audit.md.
+
+python scripts/mini_audit.py [--methods po popd] [--seeds 233 1 2] [--out results/mini_audit] [--jobs 2]
+python scripts/mini_audit.py --tables          the tables of docs/audit.md anew, from docs/mini_audit.csv
+
+Each method is unlearned and audited with each seed, beside `none` and `none+pd` (tuned), the base model (vanilla, told)
+and dataset/mini/never_knew. What is there is not made again. The judge is `truth`, protocol corrected: what counts as
+harmful is the content of the answer, by rule. The tables show the means over seeds; intervals are in the file.
+"""
+
+import contextlib
+import csv
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any, NamedTuple
+
+from safeeraser.arguments import Arguments
+from safeeraser.benchmark.files import read_object, write_whole
+from safeeraser.errors import BadInput, command
+from safeeraser.report.writing import with_table
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA, KEPT, PAGE = ROOT / "dataset" / "mini", ROOT / "docs" / "mini_audit.csv", ROOT / "docs" / "audit.md"
+METHODS = ("po", "popd", "gapd", "klpd", "npo+pd", "rmu+pd")
+MEASURES = ("gap", "gap_10", "exact_0", "exact_3", "depth", "probe", "rank", "nll_true")
+INCOMPLETE = 3  # the exit code of an audit that is through, but lacks something
+ATTACKERS = ("decoupled", "retain", "forget", "text", "unrelated")
+
+
+class Line(NamedTuple):
+    """A figure: of which method's audit, of the audited model or a control, what it is, and where it was taken."""
+
+    seed: int
+    method: str
+    subject: str
+    what: str
+    where: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def make(method: str, seed: int, out: Path, jobs: int) -> Path:
+    """Unlearn and audit, as far as that is not done yet; returns the card. Raises `BadInput` where a command fails."""
+    folder, tuned = out / str(seed), "none+pd" if method.endswith("pd") else "none"
+    for name in (tuned, method):
+        where = (f"data_path={DATA}/all_train.json", f"model_path={DATA}/base_model", f"save_dir={folder / name}")
+        if not (folder / name / "adapter_model.safetensors").is_file():
+            _call("forget.py", "--config-name=mini", f"forget_loss={name}", f"seed={seed}", *where)
+    asked = (f"--checkpoint_path={folder / method}", f"--tuned={folder / tuned}", f"--never_knew={DATA}/never_knew")
+    judged = ("--judge=truth", "--protocol=corrected", "--max_new_tokens=40", "--batch_size=128")
+    _call("audit.py", *asked, *judged, f"--relearn={ROOT}/config/relearn_mini.yaml", processes=jobs)
+    return folder / method / "audit.json"
+
+
+def _call(script: str, *words: str, processes: int = 1) -> None:
+    """Run a script, as so many processes that share its work; an audit that lacks something is told of, and stands."""
+    began, line = time.monotonic(), [sys.executable, str(ROOT / script), *words]
+    # A pipe that nobody reads would fill up and stop its process, which may hold what another one waits for.
+    with contextlib.ExitStack() as stack:
+        logs = [stack.enter_context(TemporaryFile("w+")) for _ in range(processes)]
+        running = [subprocess.Popen(line, cwd=ROOT, stderr=log) for log in logs]
+        codes = [process.wait() for process in running]
+        for code, log in zip(codes, logs, strict=True):
+            log.seek(0)
+            last = (log.read().strip().splitlines() or ["failed"])[-1]
+            if code not in (0, INCOMPLETE):
+                raise BadInput(f"{script} {' '.join(words)}: {last}")
+    print(f"{time.monotonic() - began:.0f} s: {script} {words[0]}", file=sys.stderr)
+
+
+def lines_of(card: dict[str, Any], method: str, seed: int) -> Iterator[Line]:
+    """What is kept of a card."""
+
+    def line(subject: str, what: str, where: str, one: dict[str, Any] | None) -> Iterator[Line]:
+        if one and one["value"] is not None:
+            yield Line(seed, method, subject, what, where, *(one.get(key) for key in ("value", "low", "high")))
+
+    for point in card["points"]:
+        subject, where = point["subject"], f"{point['group']} {point['name']}"
+        for metric in ("asr", "rr", "sarr", "rouge_l", "recovered"):
+            yield from line(subject, metric, where, point["metrics"].get(metric))
+        for measure in MEASURES:
+            yield from line(subject, measure, where, point.get("measures", {}).get(measure))
+        for count, one in point.get("asr_at", {}).items():
+            yield from line(subject, f"asr@{count}", where, one)
+    for measure, of in card["shares"].items():
+        for subject, one in of.items():
+            yield from line(subject, f"share {measure}", "way", one) if measure in (*MEASURES, "asr") else ()
+    for attacker, of in card["relearning"].items():
+        for subject, told in of.items():
+            for bound, steps in told["steps_to"].items():
+                yield from line(subject, f"steps to {bound}", f"relearn_{attacker}", {"value": steps})
+            yield from line(subject, "area", f"relearn_{attacker}", {"value": told["area"]})
+
+
+def read(path: Path) -> list[Line]:
+    """What is kept."""
+    with path.open(encoding="utf-8", newline="") as handle:
+        return [
+            Line(int(row.pop("seed")), *(row.pop(key) for key in Line._fields[1:5]), *_numbers(row.values()))
+            for row in csv.DictReader(handle)
+        ]
+
+
+def _numbers(told: Iterable[str]) -> list[float | None]:
+    return [float(each) if each else None for each in told]
+
+
+def write(path: Path, lines: Iterable[Line]) -> None:
+    """Keep lines."""
+    with write_whole(path) as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(Line._fields)
+        writer.writerows([f"{part:.4g}" if isinstance(part, float) else part for part in line] for line in lines)
+
+
+# Rows of the tables: a title, and of which audit which subject. Controls are the same in all audits, but for `tuned`.
+ROWS = {
+    **{name: ("popd", name) for name in ("vanilla", "told", "never_knew")},
+    "`none`": ("po", "tuned"),
+    "`none+pd`": ("popd", "tuned"),
+    **{name.upper().replace("PD", "+PD").replace("++", "+"): (name, "audited") for name in METHODS},
+}
+# Tables: the corner, and by column what is shown and where it was taken.
+TABLES = {
+    "as it is, inside": {
+        **{metric.upper(): (metric, "clean clean") for metric in ("asr", "rr", "sarr")},
+        "ROUGE-L": ("rouge_l", "clean clean"),
+        "NLL gap, nats": ("gap", "inside inside"),
+        **{name: (name, "inside inside") for name in ("exact_0", "exact_3")},
+        "depth, nats": ("depth", "inside inside"),
+        "probe": ("probe", "inside inside"),
+    },
+    "way to never_knew": {name: (f"share {name}", "way") for name in ("asr", "gap", "exact_3", "depth", "probe")},
+    "ASR after 64 steps": {name: ("asr", f"relearn_{name} 64") for name in ATTACKERS},
+    "steps to half": {name: ("steps to 0.5", f"relearn_{name}") for name in ATTACKERS},
+    "ASR under attack": {
+        **{name: ("asr", f"attack {name}") for name in ("refusal_direction", "soft_prompt", "pgd", "crop", "flip")},
+        **{name: ("asr", f"attack {name}") for name in ("role_play", "in_context_1", "clipped", "pruned")},
+        "int4": ("asr", "quantization int4"),
+        **{f"asr@{n}, T=1.3": (f"asr@{n}", "sampling 1.3") for n in (1, 10)},
+    },
+}
+PLAIN = ("gap", "depth", "steps to 0.5")  # what is not a share
+
+
+def table(corner: str, lines: Iterable[Line]) -> str:
+    """A table of TABLES as Markdown: means over seeds, in per cent but for PLAIN; a dash where there is none."""
+    of: dict[tuple[str, str, str, str], list[float]] = defaultdict(list)
+    for line in lines:
+        of[line.method, line.subject, line.what, line.where].append(line.value)
+    columns = TABLES[corner]
+    told = [[corner, *columns], ["---"] * (len(columns) + 1)]
+    for title, (method, subject) in ROWS.items():
+        cells = [_cell(of.get((method, subject, *column), []), column[0]) for column in columns.values()]
+        if set(cells) != {"–"}:
+            told.append([title, *cells])
+    return "\n".join(f"| {' | '.join(row)} |" for row in told)
+
+
+def _cell(values: list[float], what: str) -> str:
+    if not values:
+        return "–"
+    mean = sum(values) / len(values)
+    return f"{mean:.1f}" if what in PLAIN else f"{100 * mean:.1f}"
+
+
+def with_tables(page: str, lines: list[Line]) -> str:
+    """The page with all tables in place of those that have the same columns. Raises `BadInput` if one is not there."""
+    for corner in TABLES:
+        changed = with_table(page, table(corner, lines))
+        if changed is None:
+            raise BadInput(f"{PAGE}: no table '{corner}' with the columns of this one")
+        page = changed
+    return page
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """Read the command line, make the audits, keep their figures, and write the tables."""
+    parser = Arguments(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="default: %(default)s")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[233], help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=Path("results/mini_audit"), help="default: %(default)s")
+    parser.add_argument("--jobs", type=int, default=2, help="processes that share an audit (default: %(default)s)")
+    parser.add_argument("--tables", action="store_true", help="write the tables alone, from what is kept")
+    given = parser.parse_args(argv)
+    if not given.tables:
+        wanted = [(method, seed) for seed in given.seeds for method in given.methods]
+        cards = {each: make(*each, given.out.absolute(), given.jobs) for each in wanted}
+        made = [line for (method, seed), path in cards.items() for line in lines_of(read_object(path), method, seed)]
+        kept = [one for one in read(KEPT) if (one.method, one.seed) not in cards] if KEPT.is_file() else []
+        write(KEPT, sorted([*kept, *made], key=lambda line: line[:5]))
+    page = with_tables(PAGE.read_text(encoding="utf-8"), read(KEPT))
+    with write_whole(PAGE) as handle:
+        handle.write(page)
+
+
+if __name__ == "__main__":
+    main()
