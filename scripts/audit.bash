@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Was it really forgotten? Attacks, relearning, rounding, scaling and modality, then the report with its card:
+# Was it really forgotten? An adapter and its controls, attacked, relearned and looked into, then the report with its card:
 #   bash scripts/audit.bash --checkpoint_path ADAPTER [audit.py options ...]
 #   JOBS=2   processes that share the work (default: one a GPU, or one)
 # Stopped at any moment, the same command goes on. What it will take: ... --dry_run

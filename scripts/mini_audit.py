@@ -195,6 +195,7 @@ def main(argv: list[str] | None = None) -> None:
         wanted = [(method, seed) for seed in given.seeds for method in given.methods]
         cards = {each: make(*each, given.out.absolute(), given.jobs) for each in wanted}
         made = [line for (method, seed), path in cards.items() for line in lines_of(read_object(path), method, seed)]
+        made = [line for line in made if (line.method, line.subject) in ROWS.values()]
         kept = [one for one in read(KEPT) if (one.method, one.seed) not in cards] if KEPT.is_file() else []
         write(KEPT, sorted([*kept, *made], key=lambda line: line[:5]))
     page = with_tables(PAGE.read_text(encoding="utf-8"), read(KEPT))

@@ -1,4 +1,5 @@
-"""Asks whether an adapter has made the model forget: attacks, relearning, rounding, scaling, and what refusal hangs on.
+"""Asks whether an adapter has made the model forget, beside models that know and one that never did.
 
-Stands above the other rooms: it has `unlearn` train, `infer` answer and `score` judge, and keeps no figure of its own.
+subjects -> points -> measure (answered, judged, relearned, or looked into: `inside/`) -> values -> card, findings. Stands
+above the other rooms: it has `unlearn` train, `infer` answer and `score` judge.
 """
