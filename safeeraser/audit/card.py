@@ -159,7 +159,7 @@ def _relearned(there: Measured, options: Options) -> Iterator[dict[str, Any]]:
             if all(metric in of for of in values)
         }
         seeds = {
-            str(point.relearned.seed): there[point]["metrics"].get("asr", {}).get("value") if point.relearned else None
+            str(point.relearned.seed): there[point]["metrics"].get("asr", {}).get("value")
             for point in points
             if point.relearned
         }

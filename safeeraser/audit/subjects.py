@@ -25,7 +25,6 @@ from safeeraser.infer.partial import difference
 from safeeraser.judge.panel import Panel
 
 AUDITED = "audited"
-CONTROLS = ("vanilla", "tuned", "told", "never_knew")
 FORMAT = 2  # of what an audit leaves
 
 

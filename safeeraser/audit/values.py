@@ -98,14 +98,14 @@ def estimate(values: Values, kind: Kind) -> dict[str, Any]:
     return {"value": mean, "low": low, "high": high, "n": len(values)}
 
 
-def difference(values: Values, others: Values, kind: Kind = "difference") -> dict[str, Any]:
+def difference(values: Values, others: Values) -> dict[str, Any]:
     """How much more `values` are than `others` on the items that both have: value, low, high, n, and p.
 
     The interval is that of the paired differences over clusters. p is that of the sign-flip test on the clusters' sums,
     two-sided: how often differences whose signs are chance alone are as large.
     """
     pairs = {key: values[key] - others[key] for key in sorted(values.keys() & others.keys(), key=repr)}
-    return estimate(pairs, kind) | {"p": _sign_flips(_totals(pairs)[:, 0]) if pairs else None}
+    return estimate(pairs, "difference") | {"p": _sign_flips(_totals(pairs)[:, 0]) if pairs else None}
 
 
 def _sign_flips(sums: np.ndarray) -> float:
