@@ -17,21 +17,22 @@ pytestmark = pytest.mark.slow
 PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 SECTION = PAGE.partition("\n## On a laptop\n")[2].partition("\n## ")[0]
 COMMANDS = re.findall(r"^ {4}(bash .*)$", SECTION, re.MULTILINE)
-SHORT = re.findall(r"`((?:limit=|--limit|--steps)[^`]*)`", SECTION)
+SHORT = re.findall(r"`((?:limit=|--limit)[^`]*)`", SECTION)
 FEW = (  # what keeps each short, beside the tiny model
     f"model_path={Recorded('smolvlm').path} max_train_steps=1 gradient_accumulation_steps=2 limit=1 workers=0",
     "--limit 1 --max_new_tokens 24 --categories HateSpeech,Privacy",
     "--max_blank 1",
     # The training split is asked about, since it alone has a record of each category beside the one held out.
-    "relearn --steps 1 --limit 1 --max_new_tokens 8 --max_blank 1 --val_file dataset/all_train.json",
+    "relearn --relearn few.yaml --limit 1 --max_new_tokens 8 --max_blank 1 --val_file dataset/all_train.json",
 )
 
 
 def checkout(folder: Path) -> Path:
-    """What the scripts see of the repository, with the recorded data in dataset/."""
+    """What the scripts see of the repository, with the recorded data in dataset/ and a protocol of one step."""
     for name in ("forget.py", "ckpt_infer.py", "eval_all.py", "audit.py", "config", "safeeraser", "scripts"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "dataset").symlink_to(RECORDED / "dataset")
+    (folder / "few.yaml").write_text("steps: [1]\nseeds: [1]\n", encoding="utf-8")
     return folder
 
 
