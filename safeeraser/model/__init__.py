@@ -28,6 +28,7 @@ from safeeraser.model.lineage import check_base, merged_into, parents
 from safeeraser.model.llava import from_release, to_release, write_released_form
 from safeeraser.model.loading import (
     DTYPES,
+    FAMILY_KEY,
     check_family,
     choose_attention,
     choose_dtype,
@@ -55,6 +56,7 @@ from safeeraser.model.vlm import VLM, logits, positions
 
 __all__ = [
     "DTYPES",
+    "FAMILY_KEY",
     "ROUNDINGS",
     "VLM",
     "Change",

@@ -26,7 +26,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils.logging import disable_progress_bar
 
-from safeeraser.benchmark.family import Family, page_for, page_of_type
+from safeeraser.benchmark.family import Family, families, page_for, page_of_type
 from safeeraser.benchmark.files import ADAPTER_FILES
 from safeeraser.errors import BadInput
 from safeeraser.model.llava import check_form, check_pictures, picture_processor, processor_numbers
@@ -41,16 +41,18 @@ if not sys.stderr.isatty():
 
 CUDNN = "sdpa_cudnn"  # an attention: SDPA that may take cuDNN's kernels too
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FAMILY_KEY = "model_family"  # in a model's configuration: its page, where its type alone would lead to another
 FILMS = "video_processor"  # a processor's part that this project has no use for, and that wants torchvision
 
 
 def family_of(model_path: str) -> Family:
-    """The family of the model at `model_path`: the page that names this path, else the one for its configuration.
+    """The family of the model at `model_path`: the page that names this path, else the one that its configuration
+    names, else the one for its type.
 
     Raises:
         BadInput: there is no model, or config/model_family/ has no page for its kind.
     """
-    return page_for(model_path) or _page_of(_told(model_path)["model_type"], model_path)
+    return page_for(model_path) or _page_of(_told(model_path), model_path)
 
 
 def family_if_told(model_path: str) -> Family | None:
@@ -60,7 +62,7 @@ def family_if_told(model_path: str) -> Family | None:
     """
     if family := page_for(model_path):
         return family
-    return page_of_type(_told(model_path)["model_type"]) if (Path(model_path) / "config.json").is_file() else None
+    return _page_of(_told(model_path), model_path) if (Path(model_path) / "config.json").is_file() else None
 
 
 def check_family(family: Family, model_path: str) -> None:
@@ -72,9 +74,17 @@ def check_family(family: Family, model_path: str) -> None:
         )
 
 
-def _page_of(model_type: str, model_path: str) -> Family:
+def _page_of(told: dict[str, Any], model_path: str) -> Family:
+    if name := told.get(FAMILY_KEY):
+        page = families().get(str(name))
+        if page is None or page.model_type != told["model_type"]:
+            raise BadInput(
+                f"model_path {model_path}: its config.json names {FAMILY_KEY} '{name}', and config/model_family has no "
+                f"such page of '{told['model_type']}' models"
+            )
+        return page
     try:
-        return page_of_type(model_type)
+        return page_of_type(told["model_type"])
     except BadInput as error:
         raise BadInput(f"model_path {model_path}: {error}") from None
 
@@ -102,7 +112,7 @@ def _no_model(model_path: str, error: Exception) -> BadInput:
 
 def load_config(model_path: str) -> Any:
     """The model's configuration. Raises `BadInput` if there is no model at `model_path`, or none of a known family."""
-    family = _page_of(_told(model_path)["model_type"], model_path)
+    family = _page_of(_told(model_path), model_path)
     try:
         config = AutoConfig.from_pretrained(model_path)
     except (OSError, ValueError, StrictDataclassError) as error:
