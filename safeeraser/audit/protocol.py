@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from safeeraser.benchmark.files import CONFIG, read_text
+from safeeraser.benchmark.files import CONFIG
+from safeeraser.benchmark.pages import read_keys
 from safeeraser.errors import BadInput, nearest
 from safeeraser.unlearn.views import VIEWS
 
@@ -73,7 +73,7 @@ def read_protocol(path: Path | None = None) -> Protocol:
     Raises:
         BadInput: naming the file and the first key that is wrong, missing or unknown.
     """
-    keys = _keys_of(PAGE) | (_keys_of(path) if path else {})
+    keys = read_keys(PAGE) | (read_keys(path) if path else {})
     try:
         return Protocol.model_validate(keys)
     except ValidationError as error:
@@ -84,13 +84,3 @@ def read_protocol(path: Path | None = None) -> Protocol:
             known = Attacker.model_fields if len(first["loc"]) > 1 else Protocol.model_fields
             raise BadInput(f"{file}: no key '{key}'; {nearest(str(first['loc'][-1]), known)}") from None
         raise BadInput(f"{file}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
-
-
-def _keys_of(file: Path) -> dict[str, Any]:
-    try:
-        keys: Any = yaml.safe_load(read_text(file))
-    except yaml.YAMLError as error:
-        raise BadInput(f"{file}: not YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(keys, dict):
-        raise BadInput(f"{file}: holds no keys")
-    return keys

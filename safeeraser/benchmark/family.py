@@ -7,10 +7,10 @@ import re
 from functools import cache
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from safeeraser.benchmark.files import CONFIG
+from safeeraser.benchmark.pages import read_page
 from safeeraser.errors import BadInput, nearest
 
 PAGES = CONFIG / "model_family"
@@ -82,24 +82,6 @@ class Family(BaseModel):
         return f".{self.language_model}.layers." in f".{name}"
 
 
-def read_page(name: str) -> dict[str, Any]:
-    """A page as it composes, the pages that it builds on below it. Raises `BadInput` if one is missing or no page."""
-    file = PAGES / f"{name}.yaml"
-    try:
-        page: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise BadInput(f"{file}: not YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(page, dict):
-        raise BadInput(f"{file}: holds no keys")
-    for other in page.pop("defaults", []):
-        if other == "_self_":
-            continue
-        if not (PAGES / f"{other}.yaml").is_file():
-            raise BadInput(f"{file}: defaults: no page '{other}'; {nearest(str(other), _names())}")
-        page = read_page(other) | page
-    return page
-
-
 def _names() -> list[str]:
     return sorted(file.stem for file in PAGES.glob("*.yaml") if file.stem != AUTO)
 
@@ -112,7 +94,7 @@ def families() -> dict[str, Family]:
 
 def _family(name: str) -> Family:
     try:
-        return Family.model_validate(read_page(name))
+        return Family.model_validate(read_page(PAGES / f"{name}.yaml", PAGES))
     except ValidationError as error:
         # A mistyped key is unknown and leaves another missing; the unknown one tells more.
         first = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
