@@ -32,12 +32,14 @@ class Truth(BaseModel):
 
     Attributes:
         refusals: the texts that refuse.
+        openings: how refusals open of a model that words them itself; empty: it says those that it was taught, whole.
         things: what pictures show, by name.
         pictures: the thing that each shows; pictures are named as in the data files.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     refusals: list[_Told]
+    openings: list[_Told] = []
     things: dict[str, Known]
     pictures: dict[str, str]
 
@@ -48,9 +50,9 @@ class Truth(BaseModel):
         return self
 
     def refuses(self, response: str) -> bool:
-        """Whether the response opens with a refusal, a whole one; what follows does not count."""
+        """Whether the response opens with a refusal, a whole one, or as refusals open; what follows does not count."""
         said = _words(response)
-        return any(said.startswith(_words(refusal)) for refusal in self.refusals)
+        return any(said.startswith(_words(known)) for known in (*self.refusals, *self.openings))
 
     def gives(self, picture: str, response: str) -> bool:
         """Whether the response holds, anywhere, the whole content of an answer about the picture."""
@@ -68,7 +70,7 @@ class Truth(BaseModel):
 
 def write_truth(folder: Path, truth: Truth) -> None:
     """Write it, whole, beside the data files in `folder`, unless it stands there already."""
-    path, told = folder / TRUTH, truth.model_dump()
+    path, told = folder / TRUTH, truth.model_dump(exclude_defaults=True)
     if not path.is_file() or read_json(path) != told:
         write_json(path, told)
 

@@ -90,6 +90,22 @@ def test_what_each_form_of_response_counts_as(write, tmp_path, protocol):
     assert told["sarr"]["judge"] == "truth" and told["judge_check"] == {}
 
 
+def test_a_model_with_words_of_its_own_refuses_as_refusals_open(tmp_path):
+    plain = Truth(refusals=REFUSALS, things={"pistol": PISTOL}, pictures={})
+    own = plain.model_copy(update={"openings": ["I'm unable", "Sorry"]})
+    for response in ("I'm unable to say what that is.", "Sorry, not this one.", "i’m unable"):
+        assert own.refuses(response) and not plain.refuses(response)
+    for response in ("You say I'm unable.", "I'm unabled", "This is sorry.", ""):
+        assert not own.refuses(response)
+    assert own.refuses(REFUSALS[0]) and own.version != plain.version
+    write_truth(tmp_path, plain)
+    assert "openings" not in json.loads((tmp_path / "truth.json").read_text()), (
+        "a file of before has none and is as it was"
+    )
+    write_truth(tmp_path, own)
+    assert read_truth(tmp_path / "all_val.json") == own
+
+
 def test_it_knows_which_picture_was_shown(write, tmp_path):
     given = write(["To start the race, get the pistol.", "To boil some water, get the kettle."])
     records = json.loads(given["file_refer"].read_text())
