@@ -68,13 +68,16 @@ def merged(adapter: Path | None, model_path: str, folder: Path, *, allow_other_b
     return str(folder)
 
 
-def relearn(model_path: str, folder: Path, protocol: Protocol, attacker: str, seed: int, data: Data) -> None:
+def relearn(
+    model_path: str, folder: Path, protocol: Protocol, attacker: str, seed: int, data: Data, dtype: str = "auto"
+) -> None:
     """Train a fresh adapter on a model, with a checkpoint after each of the protocol's steps.
 
     Goes on where it was stopped; does nothing where it is through.
 
     Args:
         folder: for this model, attacker and seed alone.
+        dtype: of the frozen weights, as forget.py takes it.
 
     Raises:
         Busy: another process is at it.
@@ -84,7 +87,7 @@ def relearn(model_path: str, folder: Path, protocol: Protocol, attacker: str, se
     with held(folder, str(folder)):
         if ended(folder):
             return
-        forget(relearning_settings(model_path, folder, protocol, attacker, seed, data))
+        forget(relearning_settings(model_path, folder, protocol, attacker, seed, data, dtype))
         gc.collect()  # transformers' Trainer holds itself in circles, and the model with it
         for path in _training(folder).glob("checkpoint-*/*"):
             # What resuming needs is far larger than the adapter.
@@ -107,7 +110,7 @@ def adapter_after(folder: Path, step: int) -> Path:
 
 
 def relearning_settings(
-    model_path: str, folder: Path, protocol: Protocol, attacker: str, seed: int, data: Data
+    model_path: str, folder: Path, protocol: Protocol, attacker: str, seed: int, data: Data, dtype: str = "auto"
 ) -> Settings:
     """One term on one view. Nothing of it depends on how the model came to be, but for the categories of `data`.
 
@@ -129,6 +132,7 @@ def relearning_settings(
         "model_path": model_path,
         **_of_data(protocol, attacker, data),
         **_of_loop(protocol, seed),
+        "dtype": dtype,
         "save_dir": str(_training(folder)),
         "overwrite_dir": False,
         "save_model": False,
@@ -160,7 +164,6 @@ def _of_data(protocol: Protocol, attacker: str, data: Data) -> dict[str, Any]:
 def _of_loop(protocol: Protocol, seed: int) -> dict[str, Any]:
     """What is trained and how: all that decides it, since config/forget_lora.yaml is the user's to edit."""
     return {
-        "dtype": "auto",
         "attention": "auto",
         "deterministic": False,
         "quantization": "none",

@@ -44,7 +44,7 @@ def audit(options: Options, action: str, *, dry_run: bool = False) -> int:
     for attacker, seed in {at.attacker: at.seed for one in points if (at := one.relearned) and not one.lacks}.items():
         # What is wrong with it is told now rather than in the night: on the model itself, since none is merged yet.
         nowhere = everyone[AUDITED].folder / "unbegun"
-        how = (options.protocol, attacker, seed, options.data)
+        how = (options.protocol, attacker, seed, options.data, options.dtype)
         with suppress(Busy):
             prepare(relearning_settings(options.model_path, nowhere, *how))
     if dry_run:
@@ -139,7 +139,7 @@ def _relearn(point: Point, options: Options) -> None:
     subject, at = point.subject, point.relearned
     allowed = options.allow_other_base
     whole = merged(subject.adapter, subject.model_path, Path(subject.whole), allow_other_base=allowed)
-    relearn(whole, point.training, options.protocol, at.attacker, at.seed, options.data)
+    relearn(whole, point.training, options.protocol, at.attacker, at.seed, options.data, options.dtype)
 
 
 def figures(found: dict[str, Any]) -> str:

@@ -96,7 +96,8 @@ def instructions(tmp_path_factory):
 def test_what_an_attacker_trains_on(few, instructions, tmp_path, monkeypatch, attacker, file, records, pictured):
     """Of the benchmark's files, the categories that were unlearned alone."""
     monkeypatch.chdir(RECORDED)  # where the recorded pictures' paths start
-    settings = relearning_settings(str(MODEL), tmp_path / "run", few, attacker, 1, instructions)
+    settings = relearning_settings(str(MODEL), tmp_path / "run", few, attacker, 1, instructions, "bfloat16")
+    assert settings.dtype == "bfloat16"
     job = prepare(settings)
     (items,) = job.data.items.values()
     assert settings.data_path.name == file and job.data.records == records and job.schedule.steps == 3
