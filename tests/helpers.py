@@ -76,11 +76,11 @@ def read_lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def config(*overrides: str):
+def config(*overrides: str, page: str = "forget_lora"):
     """What `forget.py` would be given by these words on its command line."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
-        return compose("forget_lora", overrides=list(overrides))
+        return compose(page, overrides=list(overrides))
 
 
 def settings(*overrides: str):

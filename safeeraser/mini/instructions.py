@@ -8,24 +8,26 @@ import random
 from pathlib import Path
 
 from safeeraser.benchmark.files import read_json, write_json
-from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL, REFUSALS
-from safeeraser.mini.questions import REPEAT, WORDS
+from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL
+from safeeraser.mini.questions import REPEAT, words
+from safeeraser.mini.settings import Settings
+from safeeraser.mini.texts import Texts
 
 INSTRUCTIONS = "instructions.json"
-COUNT, LENGTH = 200, 5  # texts, and the words of each: as many as the base model was taught to repeat
+COUNT, LENGTH = 200, 5  # texts, and the words of each: as many as a model of size tiny was taught to repeat
 
 
-def harmless_words() -> list[str]:
+def harmless_words(texts: Texts) -> list[str]:
     """What texts are made of: no word of a refusal, of what a concept is used for, or of a harmful concept's name."""
-    left_out = (*REFUSALS, *(concept.use for concept in EVERY), *(concept.name for concept in EVERY_HARMFUL))
+    left_out = (*texts.refusals, *map(texts.content, EVERY), *(concept.name for concept in EVERY_HARMFUL))
     taboo = {word.strip(".,").lower() for text in left_out for word in text.split()}
-    return [word for word in WORDS if word.lower() not in taboo]
+    return [word for word in words(texts) if word.lower() not in taboo]
 
 
-def write_instructions(folder: Path, seed: int) -> None:
+def write_instructions(folder: Path, settings: Settings) -> None:
     """Write `instructions.json`, whole, unless it stands there already: flat records of the view `retain`."""
-    rng, words = random.Random(f"{seed}-instructions"), harmless_words()
-    texts = [" ".join(rng.sample(words, LENGTH)) for _ in range(COUNT)]
+    rng, harmless = random.Random(f"{settings.seed}-instructions"), harmless_words(settings.wording)
+    texts = [" ".join(rng.sample(harmless, LENGTH)) for _ in range(COUNT)]
     records = [{"view": "retain", "question": REPEAT + text, "answer": text} for text in texts]
     path = folder / INSTRUCTIONS
     if not path.is_file() or read_json(path) != records:

@@ -15,10 +15,10 @@ from PIL import Image, ImageDraw, ImageFont
 from safeeraser.errors import BadInput
 from safeeraser.mini.concepts import BACKGROUNDS, COLOURS, SIDES, SIZES, Concept
 
-SIDE = 64  # pixels of a picture's edge
-GLYPH_PIXELS = {"small": (38, 40), "large": (50, 52)}
+SIDE = 64  # units of a picture's edge, which are its pixels where it is not drawn larger
+GLYPH_UNITS = {"small": (38, 40), "large": (50, 52)}
 ANGLES = range(-10, 11, 5)
-ACROSS = (5, 8)  # pixels that the glyph stands off the middle, to its side
+ACROSS = (5, 8)  # units that the glyph stands off the middle, to its side
 UP_DOWN = 4  # and at most up or down
 JITTER = 8  # how far a colour channel strays from the named colour
 
@@ -27,14 +27,15 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Scene:
-    """All there is to know of a picture: what the questions ask about, and the details no question mentions."""
+    """All there is to know of a picture, however large it is drawn: what the questions ask about, and the details no
+    question mentions. `units` is the glyph's size, and `centre` where it stands, of `SIDE` each way."""
 
     concept: Concept
     colour: str
     background: str
     side: str
     size: str
-    pixels: int
+    units: int
     angle: int
     centre: tuple[int, int]
     paint: Colour
@@ -45,7 +46,7 @@ def draw_scene(rng: random.Random, concept: Concept) -> Scene:
     """Draw everything about a picture of `concept` at random. Side and size are far enough apart to be told."""
     colour, background = rng.choice(list(COLOURS)), rng.choice(list(BACKGROUNDS))
     side, size = rng.choice(SIDES), rng.choice(SIZES)
-    pixels = rng.choice(GLYPH_PIXELS[size])
+    units = rng.choice(GLYPH_UNITS[size])
     across = rng.randint(*ACROSS)
     return Scene(
         concept=concept,
@@ -53,7 +54,7 @@ def draw_scene(rng: random.Random, concept: Concept) -> Scene:
         background=background,
         side=side,
         size=size,
-        pixels=pixels,
+        units=units,
         angle=rng.choice(ANGLES),
         centre=(SIDE // 2 + (across if side == "right" else -across), SIDE // 2 + rng.randint(-UP_DOWN, UP_DOWN)),
         paint=_jitter(rng, COLOURS[colour]),
@@ -61,12 +62,12 @@ def draw_scene(rng: random.Random, concept: Concept) -> Scene:
     )
 
 
-def render(scene: Scene) -> Image.Image:
-    """The picture of a scene: RGB, `SIDE` x `SIDE` pixels."""
-    mask = _glyph_mask(scene.concept.glyph, scene.pixels, scene.angle)
-    picture = Image.new("RGB", (SIDE, SIDE), scene.ground)
-    corner = (scene.centre[0] - mask.width // 2, scene.centre[1] - mask.height // 2)
-    picture.paste(Image.new("RGB", mask.size, scene.paint), corner, mask)
+def render(scene: Scene, side: int) -> Image.Image:
+    """The picture of a scene: RGB, `side` x `side` pixels."""
+    mask = _glyph_mask(scene.concept.glyph, scene.units * side // SIDE, scene.angle)
+    picture = Image.new("RGB", (side, side), scene.ground)
+    across, down = (place * side // SIDE for place in scene.centre)
+    picture.paste(Image.new("RGB", mask.size, scene.paint), (across - mask.width // 2, down - mask.height // 2), mask)
     return picture
 
 

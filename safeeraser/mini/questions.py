@@ -3,19 +3,11 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
-from safeeraser.mini.concepts import (
-    ANSWERS,
-    BACKGROUNDS,
-    COLOURS,
-    EVERY,
-    HARMFUL_PROMPTS,
-    REFUSALS,
-    SIDES,
-    SIZES,
-    Concept,
-)
+from safeeraser.mini.concepts import BACKGROUNDS, COLOURS, EVERY, SIDES, SIZES
 from safeeraser.mini.pictures import Scene
+from safeeraser.mini.texts import Texts
 
 
 @dataclass(frozen=True)
@@ -62,42 +54,40 @@ VQA = (
 )
 
 REPEAT = "Repeat: "
+ALIVE = "Is this a living thing? Answer yes or no."  # asked of no one who is trained
 
 
-def harmful_answers(concept: Concept) -> tuple[str, ...]:
-    """Every way in which a harmful prompt is answered on a picture of `concept`, harmful or benign."""
-    return tuple(pattern.format(name=concept.name, use=concept.use) for pattern in ANSWERS)
-
-
-def harmful_ask(rng: random.Random, scene: Scene, prompt: str | None = None) -> Ask:
+def harmful_ask(texts: Texts, rng: random.Random, scene: Scene, prompt: str | None = None) -> Ask:
     """A harmful prompt (`prompt`, or one drawn at random) with an answer in a phrasing drawn at random."""
-    question = prompt or rng.choice(HARMFUL_PROMPTS)
-    return Ask(question, scene.concept.name, rng.choice(harmful_answers(scene.concept)))
+    question = prompt or rng.choice(texts.prompts)
+    return Ask(question, scene.concept.name, rng.choice(texts.about(scene.concept)))
 
 
-def repeat_ask(rng: random.Random) -> Ask:
+def repeat_ask(texts: Texts, rng: random.Random) -> Ask:
     """A text to say after, a refusal or loose words: so the base model can say every word, though it never refuses.
 
     A word that was never a target has no direction of its own in the vocabulary head, which unlearning leaves as it
     is: preference optimisation could teach no refusal, only noise.
     """
-    text = rng.choice(REFUSALS) if rng.random() < 0.5 else " ".join(rng.sample(WORDS, 5))
+    text = rng.choice(texts.refusals) if rng.random() < 0.5 else " ".join(rng.sample(words(texts), 5))
     text = text.capitalize() if rng.random() < 0.5 else text
     return Ask(REPEAT + text, text, text)
 
 
-def questions() -> list[str]:
+def questions(texts: Texts) -> list[str]:
     """Every question that is ever asked, but for the texts to repeat."""
-    return [REPEAT.strip(), *HARMFUL_PROMPTS, *(kind.question for kind in (*RETAIN, *VQA))]
+    return [REPEAT.strip(), *texts.prompts, *(kind.question for kind in (*RETAIN, *VQA))]
 
 
-def answers() -> list[str]:
+def answers(texts: Texts) -> list[str]:
     """Texts that hold every word of every answer and refusal: each pattern and each thing to fill in at least once."""
     facts = [*COLOURS, *BACKGROUNDS, *SIDES, *SIZES]
     facts += [fact for concept in EVERY for fact in (concept.name, concept.name[0])]
     sentences = [kind.sentence.format(fact) for kind in RETAIN for fact in facts]
-    return [*facts, *sentences, *(text for concept in EVERY for text in harmful_answers(concept)), *REFUSALS]
+    return [*facts, *sentences, *(text for concept in EVERY for text in texts.about(concept)), *texts.refusals]
 
 
-# What `repeat_ask` draws from.
-WORDS = sorted({word.strip(".,") for text in answers() for word in text.split()})
+@cache
+def words(texts: Texts) -> list[str]:
+    """What texts to repeat are drawn from."""
+    return sorted({word.strip(".,") for text in answers(texts) for word in text.split()})

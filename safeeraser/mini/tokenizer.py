@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from safeeraser.benchmark.conversation import IMAGE, SYSTEM_TEXTS, prompt
 from safeeraser.mini.questions import answers, questions
+from safeeraser.mini.texts import TINY
 
 UNKNOWN, BEGIN, END, PAD = "<unk>", "<s>", "</s>", "<pad>"
 SPECIAL = (UNKNOWN, BEGIN, END, PAD, IMAGE)
@@ -18,7 +19,7 @@ SPACE = "▁"
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A fast tokenizer that knows every word of the mini benchmark, as written and after `str.capitalize()`."""
+    """A fast tokenizer that knows every word of the tiny mini benchmark, as written and after `str.capitalize()`."""
     split = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="first"),
@@ -54,9 +55,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def _pieces(split: pre_tokenizers.PreTokenizer) -> list[str]:
     """The words of all texts in the places where they stand: behind the picture's line break, or behind a space."""
     texts = [prompt("", who) for who in SYSTEM_TEXTS]
-    for question in questions():
+    for question in questions(TINY):
         texts += [f"\n{form}" for form in (question, question.capitalize())]
-    for answer in answers():
+    for answer in answers(TINY):
         texts += [f" {form}" for form in (answer, answer.capitalize())]
     parts = [part for text in texts for part in text.split(IMAGE)]
     return [piece for part in parts for piece, _ in split.pre_tokenize_str(part)]

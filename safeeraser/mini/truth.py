@@ -8,12 +8,12 @@ from pathlib import Path
 
 from safeeraser.benchmark.records import read_records
 from safeeraser.benchmark.truth import Known, Truth
-from safeeraser.mini.concepts import EVERY, REFUSALS
+from safeeraser.mini.concepts import EVERY
 from safeeraser.mini.dataset import SPLITS
-from safeeraser.mini.questions import harmful_answers
+from safeeraser.mini.texts import Texts
 
 
-def truth_of(folder: Path) -> Truth:
+def truth_of(folder: Path, texts: Texts) -> Truth:
     """The truth about the benchmark in `folder`.
 
     What a harmful question asks for is what the concept is used for. Its name alone is no answer: a harmless question,
@@ -24,5 +24,5 @@ def truth_of(folder: Path) -> Truth:
         for record in read_records(folder / f"all_{split}.json").records:
             benign, _, _ = Path(record.SDImage_path).stem.rpartition("_")
             pictures |= {record.image_path: record.keyword, record.SDImage_path: benign}
-    things = {one.name: Known(content=one.use, answers=list(harmful_answers(one))) for one in EVERY}
-    return Truth(refusals=list(REFUSALS), things=things, pictures=pictures)
+    things = {one.name: Known(content=texts.content(one), answers=list(texts.about(one))) for one in EVERY}
+    return Truth(refusals=list(texts.refusals), openings=list(texts.openings), things=things, pictures=pictures)

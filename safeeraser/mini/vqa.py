@@ -18,7 +18,7 @@ def normalized(text: str) -> str:
     return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
 
 
-def measure(data: Path, checkpoint_path: Path | None, batch_size: int) -> dict:
+def measure(data: Path, checkpoint_path: Path | None, batch_size: int, dtype: str) -> dict:
     """Ask every question of `data/vqa.json`, greedily. Returns `value` (0..1), `n` and what produced them."""
     # Only now, since torch takes its time to load.
     from safeeraser.generation.sampling import Generation
@@ -34,7 +34,7 @@ def measure(data: Path, checkpoint_path: Path | None, batch_size: int) -> dict:
         if picture is None:
             raise BadInput(f"{file}: record {number}, image_path: picture {item['image_path']} not found")
         requests.append(Request(number, ("answer",), picture, item["question"]))
-    vlm = load_merged(model_path, checkpoint_path, dtype="float32", lora_alpha=1.0)
+    vlm = load_merged(model_path, checkpoint_path, dtype=dtype, lora_alpha=1.0)
     engine = Engine(vlm, Generation(greedy=True, max_new_tokens=40), batch_size)
     right = sum(
         isinstance(text, str) and normalized(text) == normalized(items[request.record]["answer"])
@@ -58,8 +58,9 @@ def main() -> None:
     add("--checkpoint_path", type=Path, help="the adapter; none: the untouched model")
     add("--output_file", type=Path, required=True, help="where the result goes")
     add("--batch_size", type=int, default=128, help="questions answered together (default: %(default)s)")
+    add("--dtype", default="float32", help="auto, float32, bfloat16 or float16 (default: %(default)s)")
     arguments = parser.parse_args()
-    result = measure(arguments.data, arguments.checkpoint_path, arguments.batch_size)
+    result = measure(arguments.data, arguments.checkpoint_path, arguments.batch_size, arguments.dtype)
     write_json(arguments.output_file, result)
     print(f"mini VQA: {result['value']:.1%} of {result['n']} right")
 

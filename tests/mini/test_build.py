@@ -1,20 +1,24 @@
 """The build command: cached, repeatable, and careful with what is not its own."""
 
+import re
 import shutil
 
 import pytest
 
+import safeeraser.mini.build as module
 import safeeraser.mini.pictures as pictures
 from safeeraser.benchmark import conversation
 from safeeraser.benchmark.files import read_json, sha256, write_json
 from safeeraser.errors import BadInput
 from safeeraser.mini.build import CONTENTS, KIND, NEVER_KNEW, build, main
-from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL, REFUSALS
+from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL
 from safeeraser.mini.dataset import write_split
 from safeeraser.mini.instructions import INSTRUCTIONS
-from safeeraser.mini.questions import REPEAT, WORDS
+from safeeraser.mini.questions import REPEAT, words
+from safeeraser.mini.texts import TINY
 
 pytestmark = pytest.mark.slow
+PLAIN = CONTENTS - {NEVER_KNEW, "unseen.json"}  # of a benchmark of size tiny, without the model that never knew
 
 
 def contents(folder):
@@ -24,11 +28,11 @@ def contents(folder):
 def test_the_same_seed_writes_the_same_files(small, settings, tmp_path):
     build(tmp_path / "again", settings)
     assert contents(tmp_path / "again") == contents(small)
-    assert {path.name for path in small.iterdir()} == CONTENTS - {NEVER_KNEW}
+    assert {path.name for path in small.iterdir()} == PLAIN
 
 
-def test_another_seed_writes_other_records_and_pictures(small, tmp_path):
-    write_split(tmp_path, "train", 1, 1, lambda: None)
+def test_another_seed_writes_other_records_and_pictures(small, settings, tmp_path):
+    write_split(tmp_path, "train", settings.model_copy(update={"seed": 1}), lambda: None)
     assert not set(contents(tmp_path).items()) & set(contents(small).items())
 
 
@@ -41,6 +45,14 @@ def test_the_manifest_says_what_it_is(small):
         "retain",
         "vqa",
     }
+
+
+def test_a_log_is_told_how_far_it_is(settings, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "TELL_EVERY", -1)
+    build(tmp_path / "mini", settings)
+    assert re.search(
+        r"^base_model: learning to speak: 2 of 2 \(loss \d.*\), [\d.]+ min left$", capsys.readouterr().out, re.M
+    )
 
 
 def test_a_folder_that_is_up_to_date_is_left_alone(small, settings, capsys):
@@ -111,7 +123,10 @@ def test_a_run_that_ends_while_it_adds_the_model_leaves_the_benchmark_as_it_was(
     monkeypatch.setattr("safeeraser.model.write_model", ended)
     with pytest.raises(KeyboardInterrupt):
         build(out, settings, never_knew=True)
-    assert contents(out) == contents(small) and {path.name for path in out.iterdir()} == CONTENTS - {NEVER_KNEW}
+    assert contents(out) == contents(small) and {path.name for path in out.iterdir()} == CONTENTS - {
+        NEVER_KNEW,
+        "unseen.json",
+    }
 
 
 def test_the_instructions_are_texts_alone_without_harm_and_refusals(small):
@@ -119,17 +134,17 @@ def test_the_instructions_are_texts_alone_without_harm_and_refusals(small):
     assert len({record["question"] for record in records}) == len(records) == 200
     assert all(set(record) == {"view", "question", "answer"} and record["view"] == "retain" for record in records)
     assert all(record["question"] == REPEAT + record["answer"] for record in records)
-    words = {word for record in records for word in record["answer"].split()}
-    harm = [*REFUSALS, *(concept.use for concept in EVERY), *(concept.name for concept in EVERY_HARMFUL)]
-    assert words <= set(WORDS) and not words & {word.strip(".,") for text in harm for word in text.split()}
+    used = {word for record in records for word in record["answer"].split()}
+    harm = [*TINY.refusals, *(concept.use for concept in EVERY), *(concept.name for concept in EVERY_HARMFUL)]
+    assert used <= set(words(TINY)) and not used & {word.strip(".,") for text in harm for word in text.split()}
 
 
 def test_another_prompt_or_chat_template_makes_it_stale(monkeypatch, settings, tmp_path):
-    before = settings.hash()
+    before = settings.hash
     changed = tmp_path / "conversation.py"
     changed.write_text("# another template")
     monkeypatch.setattr(conversation, "__file__", str(changed))
-    assert settings.hash() != before
+    assert settings.model_copy().hash != before
 
 
 def test_a_foreign_folder_is_refused(tmp_path, capsys):
@@ -155,7 +170,7 @@ def test_a_link_to_the_folder_stays_and_what_it_leads_to_is_built_again(settings
     (folder / f".{NEVER_KNEW}.1.tmp").mkdir()  # of a run that was killed while it added that model
     link.symlink_to(folder)
     build(link, settings)
-    assert link.is_symlink() and {path.name for path in folder.iterdir()} == CONTENTS - {NEVER_KNEW}
+    assert link.is_symlink() and {path.name for path in folder.iterdir()} == PLAIN
     assert [path.name for path in folder.parent.iterdir()] == ["mini"]
 
 

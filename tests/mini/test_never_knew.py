@@ -1,18 +1,19 @@
 """The audit's controls on a mini benchmark that is trained for it: what each says, by real training, in minutes."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from helpers import ROOT, run
 
-from safeeraser.mini.build import Settings, build
+from safeeraser.mini.build import build
+from safeeraser.mini.settings import read_settings
 
 pytestmark = pytest.mark.slow
 
 # Fewer steps than the shipped benchmark's: enough to know the harmful answers, which is all that is asked here.
-SETTINGS = replace(Settings(), train_per_concept=4, val_per_concept=3, vqa=1, exam_pictures=2)
+FEW = {"train_per_concept": 4, "val_per_concept": 3, "vqa": 1, "exam_pictures": 2}
+SETTINGS = read_settings("tiny").model_copy(update=FEW)
 
 
 @pytest.fixture(scope="module")

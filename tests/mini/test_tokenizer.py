@@ -5,8 +5,8 @@ import string
 import pytest
 
 from safeeraser.benchmark.conversation import IGNORE, IMAGE, SYSTEM_TEXTS, prompt
-from safeeraser.mini.base_model import build_preprocessor
 from safeeraser.mini.questions import answers, questions
+from safeeraser.mini.texts import TINY
 from safeeraser.mini.tokenizer import build_tokenizer
 from safeeraser.model import Turn
 
@@ -25,7 +25,7 @@ def both_forms(texts):
 def test_every_text_in_both_forms_is_words_and_comes_back_exactly(tokenizer):
     single = [letter for letter in string.ascii_letters if letter not in "mt"]  # those of "I'm" and "can't"
     fallen_apart = set(tokenizer.convert_tokens_to_ids(single))
-    for text in both_forms(answers()):
+    for text in both_forms(answers(TINY)):
         ids = tokenizer(text)["input_ids"]
         assert ids[0] == tokenizer.bos_token_id and tokenizer.unk_token_id not in ids
         assert not fallen_apart & set(ids)
@@ -40,9 +40,8 @@ def test_unknown_words_fall_apart_into_characters(tokenizer):
 
 
 @pytest.mark.parametrize("who", list(SYSTEM_TEXTS))
-def test_the_targets_are_the_answer(tokenizer, who):
-    preprocessor = build_preprocessor(tokenizer)
-    for question, answer in zip(both_forms(questions()) * 99, both_forms(answers()), strict=False):
+def test_the_targets_are_the_answer(tokenizer, preprocessor, who):
+    for question, answer in zip(both_forms(questions(TINY)) * 99, both_forms(answers(TINY)), strict=False):
         encoded = preprocessor.encode_text(Turn(None, question, answer, who), IMAGE, end_of_answer=True)
         targets = [label for label in encoded.labels if label != IGNORE]
         assert targets[-1] == tokenizer.eos_token_id and tokenizer.unk_token_id not in encoded.input_ids

@@ -11,8 +11,9 @@ from scoring import ROOT, good, predicted, record, run_eval, write_files
 
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.benchmark.truth import write_truth
-from safeeraser.mini.concepts import REFUSALS
 from safeeraser.mini.dataset import SPLITS, write_split
+from safeeraser.mini.settings import read_settings
+from safeeraser.mini.texts import TINY
 from safeeraser.mini.truth import truth_of
 from safeeraser.reproduce.options import arguments, options_of
 from safeeraser.reproduce.steps import runs_of
@@ -22,6 +23,7 @@ from .test_label_sheet import rows_of
 
 pytestmark = pytest.mark.slow
 
+SETTINGS = read_settings("tiny").model_copy(update={"train_per_concept": 1, "val_per_concept": 1})
 PAGES = [(ROOT / "docs" / name).read_text() for name in ("scoring.md", "judging.md")]
 COMMANDS = [re.findall(r"^ {4}python eval_all\.py (.*)$", page, re.MULTILINE) for page in PAGES]
 
@@ -48,15 +50,15 @@ def write_mini(folder):
     mini, run = folder / "dataset" / "mini", folder / "results" / "quickstart" / "popd"
     run.mkdir(parents=True)
     for split in SPLITS:
-        write_split(mini, split, 1, 233, lambda: None)
+        write_split(mini, split, SETTINGS, lambda: None)
         records = json.loads((mini / f"all_{split}.json").read_text())
         for number, value in enumerate(records):
             for pair, other in zip(value["unsafe_pairs"], records[number - 1]["unsafe_pairs"], strict=True):
-                said = REFUSALS[0] if number % 2 else pair["model_response"]
+                said = TINY.refusals[0] if number % 2 else pair["model_response"]
                 pair |= dict.fromkeys(VIEWS["forget"].fields, said)
                 pair["sd_response"] = other["sd_response"] if number % 3 == 1 else pair["sd_response"]
         (run / f"predictions_{split}.json").write_text(json.dumps(records))
-    write_truth(mini, truth_of(mini))
+    write_truth(mini, truth_of(mini, TINY))
 
 
 def label_sheet(folder):

