@@ -30,6 +30,7 @@ setup(
         "safeeraser": ["py.typed"],
         "safeeraser.config": ["**/*.yaml", "lmms_tasks/**/*.py"],
         "safeeraser.judge": ["cases.jsonl", "prices.json", "prompts/**/*.j2"],
+        "safeeraser.mini": ["language.json", "requirements.txt"],
         "safeeraser.report": ["templates/*", "published.json"],
         "safeeraser.score": ["templates/*"],
         "safeeraser.specificity": ["requirements.txt"],
