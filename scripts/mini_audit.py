@@ -2,14 +2,16 @@
 
 python scripts/mini_audit.py [--methods po popd] [--seeds 233 1 2] [--out results/mini_audit] [--jobs 2]
 python scripts/mini_audit.py --tables          the tables of docs/audit.md anew, from docs/mini_audit.csv
+python scripts/mini_audit.py --model mini-small --relearn FILE      keeps docs/mini_small_audit.csv, prints the tables
 
 Each method is unlearned and audited with each seed, beside `none` and `none+pd` (tuned), the base model (vanilla, told)
-and dataset/mini/never_knew. What is there is not made again. The judge is `truth`, protocol corrected: what counts as
+and never_knew of its data. What is there is not made again. The judge is `truth`, protocol corrected: what counts as
 harmful is the content of the answer, by rule. The tables show the means over seeds; intervals are in the file.
 """
 
 import contextlib
 import csv
+import shlex
 import subprocess
 import sys
 import time
@@ -23,13 +25,22 @@ from safeeraser.arguments import Arguments
 from safeeraser.benchmark.files import read_object, write_whole
 from safeeraser.errors import BadInput, command
 from safeeraser.report.writing import with_table
+from safeeraser.reproduce.options import arguments, options_of
+from safeeraser.reproduce.steps import runs_of
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA, KEPT, PAGE = ROOT / "dataset" / "mini", ROOT / "docs" / "mini_audit.csv", ROOT / "docs" / "audit.md"
+PAGE = ROOT / "docs" / "audit.md"
+PAGES = {"mini": PAGE, "mini-small": None}  # which have the tables; None: they are printed
 METHODS = ("po", "popd", "gapd", "klpd", "npo+pd", "rmu+pd")
+OF = {"mini": METHODS, "mini-small": ("popd",)}  # audited unasked
 MEASURES = ("gap", "gap_10", "exact_0", "exact_3", "depth", "probe", "rank", "nll_true")
 INCOMPLETE = 3  # the exit code of an audit that is through, but lacks something
 ATTACKERS = ("decoupled", "retain", "forget", "text", "unrelated")
+
+
+def kept_in(model: str) -> Path:
+    """Where it is kept what was measured."""
+    return ROOT / "docs" / f"{model.replace('-', '_')}_audit.csv"
 
 
 class Line(NamedTuple):
@@ -45,33 +56,36 @@ class Line(NamedTuple):
     high: float | None = None
 
 
-def make(method: str, seed: int, out: Path, jobs: int) -> Path:
+def make(model: str, method: str, seed: int, out: Path, jobs: int, relearn: Path) -> Path:
     """Unlearn and audit, as far as that is not done yet; returns the card. Raises `BadInput` where a command fails."""
-    folder, tuned = out / str(seed), "none+pd" if method.endswith("pd") else "none"
-    for name in (tuned, method):
-        where = (f"data_path={DATA}/all_train.json", f"model_path={DATA}/base_model", f"save_dir={folder / name}")
-        if not (folder / name / "adapter_model.safetensors").is_file():
-            _call("forget.py", "--config-name=mini", f"forget_loss={name}", f"seed={seed}", *where)
-    asked = (f"--checkpoint_path={folder / method}", f"--tuned={folder / tuned}", f"--never_knew={DATA}/never_knew")
-    judged = ("--judge=truth", "--protocol=corrected", "--max_new_tokens=40", "--batch_size=128")
-    _call("audit.py", *asked, *judged, f"--relearn={ROOT}/config/relearn_mini.yaml", processes=jobs)
-    return folder / method / "audit.json"
+    tuned = "none+pd" if method.endswith("pd") else "none"
+    words = [f"--model={model}", f"--methods={tuned} {method}", f"--seeds={seed}", f"--out={out}"]
+    options = options_of(arguments(None).parse_args(words))
+    for run in (runs := runs_of(options)):
+        if not (run.folder / "adapter_model.safetensors").is_file():
+            _call(run.steps[0].call(run.folder), options.environment)
+    control, folder = (run.folder for run in runs)
+    asked = (f"--checkpoint_path={folder}", f"--tuned={control}", f"--never_knew={options.data}/never_knew")
+    judged = ("--judge=truth", "--batch_size=128", *shlex.split(options.settings.audit_options))
+    words = [sys.executable, "audit.py", *asked, *judged, f"--relearn={relearn}"]
+    _call(words, options.environment, processes=jobs)
+    return folder / "audit.json"
 
 
-def _call(script: str, *words: str, processes: int = 1) -> None:
+def _call(words: list[str], environment: dict[str, str], processes: int = 1) -> None:
     """Run a script, as so many processes that share its work; an audit that lacks something is told of, and stands."""
-    began, line = time.monotonic(), [sys.executable, str(ROOT / script), *words]
+    began = time.monotonic()
     # A pipe that nobody reads would fill up and stop its process, which may hold what another one waits for.
     with contextlib.ExitStack() as stack:
         logs = [stack.enter_context(TemporaryFile("w+")) for _ in range(processes)]
-        running = [subprocess.Popen(line, cwd=ROOT, stderr=log) for log in logs]
+        running = [subprocess.Popen(words, cwd=ROOT, env=environment, stderr=log) for log in logs]
         codes = [process.wait() for process in running]
         for code, log in zip(codes, logs, strict=True):
             log.seek(0)
             last = (log.read().strip().splitlines() or ["failed"])[-1]
             if code not in (0, INCOMPLETE):
-                raise BadInput(f"{script} {' '.join(words)}: {last}")
-    print(f"{time.monotonic() - began:.0f} s: {script} {words[0]}", file=sys.stderr)
+                raise BadInput(f"{' '.join(words)}: {last}")
+    print(f"{time.monotonic() - began:.0f} s: {' '.join(words[1:3])}", file=sys.stderr)
 
 
 def lines_of(card: dict[str, Any], method: str, seed: int) -> Iterator[Line]:
@@ -185,22 +199,31 @@ def with_tables(page: str, lines: list[Line]) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Read the command line, make the audits, keep their figures, and write the tables."""
     parser = Arguments(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), help="default: %(default)s")
+    parser.add_argument("--model", default="mini", choices=PAGES, help="default: %(default)s")
+    parser.add_argument("--methods", nargs="+", help=f"default: {OF}")
     parser.add_argument("--seeds", nargs="+", type=int, default=[233], help="default: %(default)s")
-    parser.add_argument("--out", type=Path, default=Path("results/mini_audit"), help="default: %(default)s")
+    parser.add_argument("--out", type=Path, help="default: results/mini_audit, or results/mini_small_audit")
+    says = "the protocol of relearning (default: config/relearn_mini.yaml)"
+    parser.add_argument("--relearn", type=Path, default=ROOT / "config" / "relearn_mini.yaml", help=says)
     parser.add_argument("--jobs", type=int, default=2, help="processes that share an audit (default: %(default)s)")
     parser.add_argument("--tables", action="store_true", help="write the tables alone, from what is kept")
     given = parser.parse_args(argv)
+    kept_file, page = kept_in(given.model), PAGES[given.model]
     if not given.tables:
-        wanted = [(method, seed) for seed in given.seeds for method in given.methods]
-        cards = {each: make(*each, given.out.absolute(), given.jobs) for each in wanted}
+        out, relearn = (given.out or Path("results", kept_file.stem)).absolute(), given.relearn.absolute()
+        wanted = [(method, seed) for seed in given.seeds for method in given.methods or OF[given.model]]
+        cards = {each: make(given.model, *each, out, given.jobs, relearn) for each in wanted}
         made = [line for (method, seed), path in cards.items() for line in lines_of(read_object(path), method, seed)]
         made = [line for line in made if (line.method, line.subject) in ROWS.values()]
-        kept = [one for one in read(KEPT) if (one.method, one.seed) not in cards] if KEPT.is_file() else []
-        write(KEPT, sorted([*kept, *made], key=lambda line: line[:5]))
-    page = with_tables(PAGE.read_text(encoding="utf-8"), read(KEPT))
-    with write_whole(PAGE) as handle:
-        handle.write(page)
+        kept = [one for one in read(kept_file) if (one.method, one.seed) not in cards] if kept_file.is_file() else []
+        write(kept_file, sorted([*kept, *made], key=lambda line: line[:5]))
+    lines = read(kept_file)
+    if page is None:
+        print("\n\n".join(table(corner, lines) for corner in TABLES))
+        return
+    text = with_tables(page.read_text(encoding="utf-8"), lines)
+    with write_whole(page) as handle:
+        handle.write(text)
 
 
 if __name__ == "__main__":

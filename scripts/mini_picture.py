@@ -4,6 +4,8 @@ python scripts/mini_picture.py results/reproduce_mini/table.csv     keeps it as 
 python scripts/mini_picture.py                                      from docs/mini.csv; prints the table in any case
 python scripts/mini_picture.py --others results/reproduce_methods/table.csv     keeps it as docs/mini_methods.csv, and
                                                                     writes its table into docs/mini.md
+python scripts/mini_picture.py --small results/reproduce/mini-small/table.csv     keeps it as docs/mini_small.csv, with
+                        what the runs' language.json tell as docs/mini_small_language.csv; into docs/mini_small.md
 """
 
 import csv
@@ -11,9 +13,12 @@ from html import escape
 from pathlib import Path
 
 from safeeraser.arguments import Arguments
-from safeeraser.benchmark.files import write_whole
+from safeeraser.benchmark.files import read_json, read_object, write_whole
 from safeeraser.benchmark.metrics import COLUMNS, METRICS, Figure
+from safeeraser.benchmark.responses import VIEWS
+from safeeraser.benchmark.truth import read_truth
 from safeeraser.errors import BadInput, command
+from safeeraser.mini.language import rows as language
 from safeeraser.report import forest, writing
 from safeeraser.report.ranking import measures, rank
 from safeeraser.report.tables import Row
@@ -22,8 +27,24 @@ from safeeraser.report.writing import TEMPLATES
 ROOT = Path(__file__).resolve().parents[1]
 KEPT, PICTURE, README = ROOT / "docs" / "mini.csv", ROOT / "docs" / "mini.svg", ROOT / "README.md"
 OTHERS, PAGE = ROOT / "docs" / "mini_methods.csv", ROOT / "docs" / "mini.md"
+SMALL, SMALL_PAGE = ROOT / "docs" / "mini_small.csv", ROOT / "docs" / "mini_small.md"
+LANGUAGE = SMALL.with_name("mini_small_language.csv")
 SHOWN = {key: column.title for key, column in COLUMNS.items() if column.metric != "gpt_eval"}
 SHOWN |= {"wrong_decoupled": "of it wrong"}
+PERPLEXITY, SEEN, HELD_OUT = "perplexity.value", "sarr.seen", "sarr.held_out"
+SPOKEN = {
+    SEEN: "SARR, concepts of PD",
+    HELD_OUT: "SARR, other concepts",
+    PERPLEXITY: "perplexity",
+    "questions.value": "text questions right",
+    "questions.refused": "of them refused",
+    "questions.degenerate": "degenerate",
+    "harmful.answered": "unseen, harmful: answered",
+    "harmful.refused": "refused",
+    "benign.answered": "unseen, benign: answered",
+    "benign.refused": "refused",
+    "fact.answered": "living or not: right",
+}
 TITLE = "Mini benchmark: per cent on unseen pictures, with 95% intervals"
 HEAD, WIDTH, EDGE = 62, 760, 20  # pixels: above the plot, of the picture, at its sides
 
@@ -95,19 +116,71 @@ def with_table(page: Path, rows: list[Row]) -> str:
     return text
 
 
+def read_language(source: Path) -> list[dict[str, str]]:
+    """What is kept of language, or what the runs beside a report's table tell of it. Raises `BadInput` if none does."""
+    if source == SMALL:
+        return list(csv.DictReader(LANGUAGE.read_text(encoding="utf-8").splitlines()))
+    results = {file.parent.name: read_object(file) for file in sorted(source.parent.glob("*/language.json"))}
+    if not results:
+        raise BadInput(f"{source.parent}: no run in it has a language.json")
+    rows = [row | wrong_by_concept(source.parent / row["run"]) for row in language(results)]
+    return [{key: each if key == "run" else _told(each) for key, each in row.items()} for row in rows]
+
+
+def wrong_by_concept(run: Path) -> dict[str, float]:
+    """SARR on val's benign pictures of the concepts that prompt decouple trains on, and of those that it never sees."""
+    folder = Path(read_object(run / "summary_val.json")["data_file"]).parent
+    truth, held_out = read_truth(folder / "all_val.json"), read_object(folder / "manifest.json")["held_out_concepts"]
+    wrong: dict[str, list[bool]] = {SEEN: [], HELD_OUT: []}
+    for record in read_json(run / "predictions_val.json"):
+        picture = record["SDImage_path"]
+        said = [pair[field] for pair in record["unsafe_pairs"] for field in VIEWS["decoupled"].fields]
+        kind = HELD_OUT if truth.pictures[picture] in held_out else SEEN
+        wrong[kind] += [not truth.answers(picture, each) for each in said]
+    return {kind: sum(each) / len(each) for kind, each in wrong.items()}
+
+
+def _told(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def language_table(lines: list[dict[str, str]]) -> str:
+    """As Markdown: perplexity, and shares in per cent."""
+    rows = [["run", *SPOKEN.values()], ["---"] * (len(SPOKEN) + 1)]
+    for line in lines:
+        told = {key: float(line[key] or "inf") * (1 if key == PERPLEXITY else 100) for key in SPOKEN}
+        rows.append([line["run"], *(f"{each:.1f}" for each in told.values())])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def small_contents(source: Path) -> dict[Path, str]:
+    """What is written of the size small."""
+    lines = read_language(source)
+    page = writing.with_table(with_table(SMALL_PAGE, read(source)), language_table(lines))
+    if page is None:
+        raise BadInput(f"{SMALL_PAGE}: no table with the columns of the one on language")
+    told = writing.comma_separated(lines[0], [line.values() for line in lines])
+    return {SMALL: source.read_text(encoding="utf-8"), SMALL_PAGE: page, LANGUAGE: told}
+
+
 @command
 def main() -> None:
     """Keep the table, draw it, and write it into its page."""
     parser = Arguments(prog="python scripts/mini_picture.py", description=__doc__)
-    parser.add_argument("--others", action="store_true", help="of the methods beside the paper's")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--others", action="store_true", help="of the methods beside the paper's")
+    which.add_argument("--small", action="store_true", help="of the size small")
     parser.add_argument("table", type=Path, nargs="?", help="default: the one that is kept")
     given = parser.parse_args()
     kept, page = (OTHERS, PAGE) if given.others else (KEPT, README)
-    source = given.table or kept
+    source = given.table or (SMALL if given.small else kept)
     rows, text = read(source), source.read_text(encoding="utf-8")
-    contents = {kept: text, page: with_table(page, rows)}
-    if not given.others:
-        contents[PICTURE] = picture(rows)
+    if given.small:
+        contents = small_contents(source)
+    else:
+        contents = {kept: text, page: with_table(page, rows)}
+        if not given.others:
+            contents[PICTURE] = picture(rows)
     for path, content in contents.items():
         with write_whole(path) as handle:
             handle.write(content)

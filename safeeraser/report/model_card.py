@@ -18,7 +18,7 @@ from yaml import YAMLError
 
 from safeeraser import __version__
 from safeeraser.benchmark.conversation import prompt
-from safeeraser.benchmark.family import Family, page_for, page_of_type
+from safeeraser.benchmark.family import Family, families, page_for, page_of_type
 from safeeraser.benchmark.files import ADAPTER_FILES, RUN_FILE, read_text, run_of, trained_settings, write_whole
 from safeeraser.benchmark.methods import shown_weight
 from safeeraser.benchmark.metrics import COLUMNS, METRICS, Figure
@@ -39,6 +39,7 @@ LICENSES = {"llama2": "the Llama 2 Community License", "apache-2.0": "the Apache
 DATA = {"safeeraser": "the form of the SafeEraser benchmark", "own": "a form of its maker's own"}
 # How the projector was trained, where it was.
 PROJECTOR = {"full": "projector whole", "lora": "LoRA on the projector", "sine": "projector as W + sin(D)"}
+DRAWN = {"mini", "mini-small"}  # model families of the mini benchmark
 QUESTION = "What is in this picture?"
 HERE, BASE = "PATH/TO/THIS/FOLDER", "PATH/TO/THE/BASE/MODEL"  # what the code says where nothing can be named
 MARK = re.compile(r"<!-- safeeraser card ([0-9a-f]{64}): [^\n]*-->\n\Z")
@@ -121,7 +122,7 @@ def card(folder: Path, *, repo: str | None = None) -> str:
         "family": family,
         "license": _license(base),
         "licenses": LICENSES,
-        "demonstration": settings["model_family"]["name"] == "mini" or truth,
+        "demonstration": settings["model_family"]["name"] in DRAWN or truth,
         "data": DATA.get(settings["data"]["name"] if "data" in settings else "safeeraser", DATA["own"]),
         "recipe": dict(_recipe(told, settings)),
         "lines": lines,
@@ -162,7 +163,9 @@ def _license(base: str | None) -> str | None:
 
 def _family(settings: dict[str, Any]) -> Family:
     """The family of a run's model; that of the release where the run is from before there were others."""
-    return page_of_type(settings["model_family"].get("model_type", RELEASED_TYPE))
+    told = settings["model_family"]
+    named = (family for family in families().values() if family.name == told["name"])
+    return next(named, None) or page_of_type(told.get("model_type", RELEASED_TYPE))
 
 
 def _digest(text: str) -> str:

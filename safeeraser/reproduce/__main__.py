@@ -84,7 +84,7 @@ def build(options: Options, worker: Worker) -> None:
     """Have the data made, where the settings say by what, while others wait. Raises `BadInput` if that fails."""
     if not options.settings.build:
         return
-    call = called(shlex.split(options.settings.build), data=str(options.data))
+    call = called([*shlex.split(options.settings.build), *options.more["build"]], data=str(options.data))
     lock = options.data.with_name(f".{options.data.name}")
 
     def make(handle: int) -> None:

@@ -14,12 +14,13 @@ from pathlib import Path
 from safeeraser.benchmark.files import CONFIG, run_of
 from safeeraser.benchmark.methods import PD
 from safeeraser.benchmark.metrics import SPLITS
+from safeeraser.benchmark.pages import read_keys
 from safeeraser.benchmark.records import read_records
 from safeeraser.benchmark.responses import RELEASED, VIEWS
 from safeeraser.judge.costs import Spent
 from safeeraser.judge.panel import Panel
 from safeeraser.reproduce.check import Found, is_here, left, scoring
-from safeeraser.reproduce.options import Options, read_yaml
+from safeeraser.reproduce.options import OPTIONAL, Options
 from safeeraser.reproduce.steps import Run, Step
 from safeeraser.score.asking import as_answered, build_queries, read
 
@@ -54,7 +55,7 @@ def efforts(options: Options, runs: Sequence[Run], found: Found) -> list[Effort]
     with tempfile.TemporaryDirectory() as folder:
         told = list(trained(options, steps, found, Path(folder), reason))
         told += answered(options, steps, found, Path(folder), reason)
-    for name in ("specificity", "audit"):
+    for name in (*OPTIONAL, *options.settings.checks):
         if count := sum(step.name == name for _, step in steps):
             told.append(Effort(f"{name}, {count} runs", None, None, "not measured"))
     return told
@@ -86,7 +87,7 @@ def trained(
 
 def kind(method: str) -> tuple[int, bool]:
     """What the time of an item depends on: how many views are read, and whether there is a reference to run."""
-    terms = read_yaml(CONFIG / "forget_loss" / f"{method.removesuffix(PD)}.yaml")["terms"].values()
+    terms = read_keys(CONFIG / "forget_loss" / f"{method.removesuffix(PD)}.yaml")["terms"].values()
     views = {view for term in terms for view in term["views"]} | ({"decoupled"} if method.endswith(PD) else set())
     return len(views), any(term["loss"] != "nll" for term in terms)
 

@@ -6,9 +6,7 @@ from argparse import Namespace
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from safeeraser.arguments import Arguments, count_or
@@ -16,12 +14,15 @@ from safeeraser.benchmark.check import FILES
 from safeeraser.benchmark.family import families
 from safeeraser.benchmark.files import CONFIG, sha256
 from safeeraser.benchmark.methods import pages, to_decouple
+from safeeraser.benchmark.pages import read_keys, read_page
 from safeeraser.errors import BadInput, nearest
 
 VANILLA = "vanilla"  # the untouched model: a run without unlearning
 METHODS = ("ga", "gd", "kl", "po", "gapd", "gdpd", "klpd", "popd")
 SEED = 233  # the release's; a run of another one carries it in its name
-PARTS = ("forget", "infer", "score", "audit", "specificity")  # the commands that options can be handed on to
+# The commands that options can be handed on to.
+PARTS = {"forget": "forget.py", "infer": "ckpt_infer.py", "score": "eval_all.py", "audit": "audit.py"}
+PARTS |= {"specificity": "the step specificity", "build": "what makes the data (mini: safeeraser.mini.build)"}
 OPTIONAL = ("specificity", "audit")
 
 
@@ -40,6 +41,8 @@ class Settings(BaseModel):
     steps: tuple[str, ...]
     specificity: str
     specificity_check: str | None
+    checks: dict[str, str] = {}
+    methods: str | None = None  # which pages of a user's own need not know, as they need not know checks
     forget_options: str
     infer_options: str
     score_options: str
@@ -79,7 +82,7 @@ class Options:
     @property
     def processes(self) -> int:
         """How many the engine starts."""
-        return int(read_yaml(self.engine).get("num_processes") or 1) if self.engine else 1
+        return int(read_keys(self.engine).get("num_processes") or 1) if self.engine else 1
 
     @cached_property
     def data_hashes(self) -> dict[str, str]:
@@ -97,7 +100,7 @@ def arguments(description: str | None) -> Arguments:
     parser = Arguments(prog="python -m safeeraser.reproduce", description=description)
     add = parser.add_argument
     add("--model", default="llava-1.5-7b", help="mini, or a page of config/model_family/ (default: %(default)s)")
-    add("--methods", default=" ".join((VANILLA, *METHODS)), help="by name, vanilla among them (default: all nine)")
+    add("--methods", help="by name, vanilla among them (default: all nine; mini-small: five)")
     add("--seeds", default=str(SEED), help="of unlearning and of the responses (default: %(default)s)")
     add("--judge", metavar="JUDGE", help="as eval_all.py --judge takes it (default: openai; mini: truth)")
     add("--out", type=Path, metavar="FOLDER", help="where everything goes (default: results/reproduce/MODEL)")
@@ -109,9 +112,7 @@ def arguments(description: str | None) -> Arguments:
     add("--data", type=Path, metavar="FOLDER", help="the benchmark (default: dataset; mini: dataset/mini)")
     add("--model_path", help="a folder, or a name on the hub (default: as the page of the model says)")
     add("--settings", type=Path, metavar="FILE", help="in place of the page in config/reproduce/")
-    for part in PARTS:
-        script = {"forget": "forget.py", "infer": "ckpt_infer.py", "score": "eval_all.py", "audit": "audit.py"}
-        what = script.get(part, "the step specificity")
+    for part, what in PARTS.items():
         add(f"--{part}_options", type=shlex.split, default=[], metavar="WORDS", help=f"further options of {what}")
     add("--retry", action="store_true", help="also steps that ended, but lacked something (exit code 3)")
     group = parser.add_argument_group("instead of working").add_mutually_exclusive_group()
@@ -133,7 +134,7 @@ def options_of(given: Namespace) -> Options:
         model_path=model_path_of(given, family),
         settings=settings,
         data=given.data or settings.data,
-        methods=methods_of(given.methods),
+        methods=methods_of(given.methods or settings.methods or " ".join((VANILLA, *METHODS))),
         seeds=seeds_of(given.seeds),
         judge=given.judge or settings.judge,
         out=place_of(given.out or Path("results", "reproduce", given.model)),
@@ -165,10 +166,16 @@ def page_of(model: str) -> Path:
 def read_settings(path: Path) -> Settings:
     """Raises `BadInput` naming the file and the key."""
     try:
-        return Settings.model_validate(read_yaml(path))
+        settings = Settings.model_validate(read_page(path, CONFIG / "reproduce"))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise BadInput(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from None
+    if taken := settings.checks.keys() & {*PARTS, "unlearn"}:
+        raise BadInput(f"{path}: checks: '{min(taken)}' is a step that there is already")
+    for step in settings.steps:
+        if step not in (known := (*OPTIONAL, *settings.checks)):
+            raise BadInput(f"{path}: steps: no '{step}'; {nearest(step, known)}")
+    return settings
 
 
 def model_path_of(given: Namespace, name: str) -> str:
@@ -182,16 +189,6 @@ def model_path_of(given: Namespace, name: str) -> str:
         return path
     sizes = ", ".join(page for page, of in pages.items() if of.model_type == pages[name].model_type and of.model_path)
     raise BadInput(f"--model {name}: a family, none of its models; say --model_path, or one of {sizes}")
-
-
-def read_yaml(path: Path) -> Any:
-    """Raises `BadInput` where there is no such file, or it is not YAML."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path}: not YAML ({' '.join(str(error).split())})") from None
 
 
 def methods_of(text: str) -> tuple[str, ...]:

@@ -100,8 +100,9 @@ def steps_of(options: Options, method: str, seed: int) -> Iterator[Step]:
         yield Step(f"score_{split}", judge(options, split))
         if settings.beside:
             yield Step(f"agree_{split}", agree(options, split), leaf=True)
-    if "specificity" in options.optional:
-        yield Step("specificity", (*specificity(options), *adapter), leaf=True)
+    for name, command in {"specificity": settings.specificity, **settings.checks}.items():
+        if name in options.optional:
+            yield Step(name, (*check(command, options), *options.more.get(name, ()), *adapter), leaf=True)
     if "audit" in options.optional and adapter:
         yield Step("audit", audit(options, seed), leaf=True)
 
@@ -145,11 +146,10 @@ def scored(options: Options, split: str) -> tuple[str, ...]:
     return ("python", "eval_all.py", *files)
 
 
-def specificity(options: Options) -> tuple[str, ...]:
-    """The words of the settings' own command."""
+def check(command: str, options: Options) -> tuple[str, ...]:
+    """The words of a command that stands in the settings."""
     places = {"data": str(options.data), "model_path": options.model_path}
-    words = (filled(word, **places) for word in shlex.split(options.settings.specificity))
-    return (*words, *options.more["specificity"])
+    return tuple(filled(word, **places) for word in shlex.split(command))
 
 
 def audit(options: Options, seed: int) -> tuple[str, ...]:

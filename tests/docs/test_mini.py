@@ -57,9 +57,9 @@ def test_another_table_is_refused(tmp_path):
 def test_readers_see_how_steps_and_rate_were_chosen():
     # Each method has been run as often as any other, at the same rates, and the page has what the rule takes.
     settings = load("scripts/mini_settings.py")
-    trials = settings.read(settings.KEPT)
+    trials = settings.read(settings.kept_in("mini"))
     assert {each.method for each in trials} == set(settings.METHODS)
-    tables = yaml.safe_load((ROOT / "config" / "mini.yaml").read_text(encoding="utf-8"))["tables"]
+    tables = yaml.safe_load((ROOT / "config" / "mini.yaml").read_text(encoding="utf-8"))["tables"]["tiny"]["methods"]
     for method in settings.METHODS:
         its = [each for each in trials if each.method == method]
         assert tuple(each.lr for each in its) == settings.RATES
@@ -80,10 +80,24 @@ def test_the_rule_wants_forgetting_first_and_then_the_rest_kept():
     assert settings.choose([trials["kept"], slower]) is slower
 
 
+def test_the_settings_of_the_other_size_are_chosen_of_its_own_runs(tmp_path):
+    settings = load("scripts/mini_settings.py")
+    assert settings.kept_in("mini-small").name == "mini_small_settings.csv"
+    run, _ = settings.run_of("mini-small", "npo+pd", 2e-4, 80, tmp_path, None)
+    train, answer, score = (step.words for step in run.steps if step.name in settings.ON_TRAIN)
+    assert {"forget_loss=npo+pd", "lr=0.0002", "max_train_steps=80", "tables.size=small", "--config-name=mini"} <= {
+        *train
+    }
+    assert "--eval_file=dataset/mini-small/all_train.json" in answer and "--dtype=bfloat16" in answer
+    assert "--judge=truth" in score and run.folder == tmp_path / "0.0002-80" / "npo+pd"
+    few, _ = settings.run_of("mini-small", "npo+pd", 2e-4, 80, tmp_path, 2)
+    assert few.folder != run.folder and any("--limit=2" in step.words for step in few.steps)
+
+
 def test_the_audits_page_has_the_tables_of_what_was_measured():
     """And what was measured bears what a control is for: who never knew tells no answer from another."""
     audited = load("scripts/mini_audit.py")
-    page, lines = audited.PAGE.read_text(encoding="utf-8"), audited.read(audited.KEPT)
+    page, lines = audited.PAGE.read_text(encoding="utf-8"), audited.read(audited.kept_in("mini"))
     assert audited.with_tables(page, lines) == page
     gaps = {one.subject: one for one in lines if (one.what, one.where) == ("gap", "inside inside")}
     assert gaps["never_knew"].low < 0 < gaps["never_knew"].high < gaps["vanilla"].low

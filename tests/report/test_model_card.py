@@ -156,12 +156,15 @@ def test_a_judge_that_is_named_for_a_folder(tmp_path, place):
     assert "home" not in text and "openai:guard" in text
 
 
-def test_the_mini_benchmark_is_a_demonstration(tmp_path):
-    write(made_up(tmp_path, "model_family=llava-mini"), "summary_val.json", summary("val", 0.1, 0.5, judge="truth"))
+@pytest.mark.parametrize(("name", "judge"), [("llava-mini", "truth"), ("llava-mini-small", "rules")])
+def test_the_mini_benchmark_is_a_demonstration(tmp_path, name, judge):
+    write(made_up(tmp_path, f"model_family={name}"), "summary_val.json", summary("val", 0.1, 0.5, judge=judge))
     told = head(tmp_path)
     (result,) = told["model-index"][0]["results"]
     assert "demonstration" in told["tags"] and "drawn pictures" in result["dataset"]["name"]
-    assert "**A demonstration on drawn pictures.**" in (tmp_path / CARD).read_text()
+    text = (tmp_path / CARD).read_text()
+    assert "**A demonstration on drawn pictures.**" in text
+    assert ("apply_chat_template" in text) == (name == "llava-mini-small"), "whose words are not the release's"
 
 
 def pefts_template():

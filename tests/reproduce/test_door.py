@@ -12,10 +12,11 @@ import pytest
 import yaml
 from helpers import MODEL, RECORDED, ROOT, config
 
+from safeeraser.errors import BadInput
 from safeeraser.infer.command_line import arguments as infer_arguments
 from safeeraser.reproduce import __main__ as door
 from safeeraser.reproduce.check import jobs_at_fault
-from safeeraser.reproduce.options import arguments, options_of
+from safeeraser.reproduce.options import Settings, arguments, options_of, page_of, read_settings
 from safeeraser.reproduce.steps import runs_of
 from safeeraser.score.command_line import arguments as score_arguments
 
@@ -151,7 +152,7 @@ def test_a_judges_key_is_missed_before_anything_begins(tmp_path, reproduce):
         (("--methods=po popdd",), "no method 'popdd'; did you mean 'popd'"),
         (("--seeds=one",), "--seeds: must be whole numbers"),
         (("--out=file/results", "--dry_run"), "file is a file"),
-        (("--settings=nowhere.yaml",), "nowhere.yaml: cannot be read"),
+        (("--settings=nowhere.yaml",), "nowhere.yaml: no such file"),
         (("--model=llava-1.5-70b",), "no such model; did you mean 'llava-1.5-7b'"),
         (("--model=qwen3-vl",), "a family, none of its models; say --model_path, or one of qwen3-vl-2b, qwen3-vl-4b, "),
         (("--accelerate_config=nowhere.yaml",), "--accelerate_config nowhere.yaml: no such file"),
@@ -197,23 +198,84 @@ def test_a_plan_measures_a_minute_and_counts_the_judges_calls(tmp_path, reproduc
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("model", ("mini", "llava-1.5-7b", "qwen3-vl-4b"))
+@pytest.mark.parametrize("model", ("mini", "mini-small", "llava-1.5-7b", "qwen3-vl-4b"))
 def test_the_words_of_the_shipped_pages_are_understood(model, tmp_path):
     given = arguments(None).parse_args([f"--model={model}", "--audit", "--specificity"])
     runs = runs_of(options_of(given))
-    assert [run.name for run in runs] == ["vanilla", "ga", "gd", "kl", "po", "gapd", "gdpd", "klpd", "popd"]
+    small = ["vanilla", "po", "popd", "klpd", "npo+pd"]
+    nine = ["vanilla", "ga", "gd", "kl", "po", "gapd", "gdpd", "klpd", "popd"]
+    assert [run.name for run in runs] == (small if model == "mini-small" else nine)
     assert [step.name for step in runs[-1].steps][:3] == ["unlearn", "infer_train", "infer_val"]
     files = [word.partition("=")[2] for step in runs[-1].steps for word in step.call(tmp_path) if "config_file" in word]
-    assert len(files) == (0 if model == "mini" else 3) and all(Path(file).is_file() for file in files)
+    assert len(files) == (0 if model.startswith("mini") else 3) and all(Path(file).is_file() for file in files)
     for step in runs[-1].steps:
-        words = step.words[step.words.index("forget.py") + 2 :] if step.name == "unlearn" else step.words[2:]
+        words = step.words[2:]
         if step.name == "unlearn":
-            made = config(*(word.replace("{run}", str(tmp_path)) for word in words))
-            assert made.forget_loss.name == "popd" and made.resume_from_checkpoint == "auto" and made.save_steps > 0
+            page, *words = step.words[step.words.index("forget.py") + 1 :]
+            words = [word.replace("{run}", str(tmp_path)) for word in words]
+            made = config(*words, page=page.removeprefix("--config-name="))
+            assert (
+                made.forget_loss.name == runs[-1].method.partition("+")[0]
+                and made.resume_from_checkpoint == "auto"
+                and made.save_steps > 0
+            )
         elif step.name.startswith("infer"):
             infer_arguments().parse_args(words)
         elif step.name.startswith(("score", "agree")):
             score_arguments().parse_args(words)
+
+
+def test_the_small_page_is_minis_but_for_what_it_names():
+    mini, small = (read_settings(page_of(model)) for model in ("mini", "mini-small"))
+    other = {name for name in Settings.model_fields if getattr(mini, name) != getattr(small, name)}
+    assert other == {
+        *("model_family", "data", "build", "methods", "steps", "specificity", "checks"),
+        *("forget_options", "infer_options", "audit_options"),
+    }
+    assert small.build == mini.build.replace(" --out", " --size=small --out") and small.page == "mini"
+
+
+def test_each_run_of_the_small_page_ends_with_its_language(tmp_path):
+    words = ["--model=mini-small", "--methods=vanilla npo+pd", "--audit"]
+    runs = runs_of(options_of(arguments(None).parse_args(words)))
+    untouched, unlearned = ({step.name: step for step in run.steps} for run in runs)
+    assert [*unlearned] == [
+        *("unlearn", "infer_train", "infer_val", "score_train", "agree_train", "score_val", "agree_val"),
+        *("specificity", "language", "audit"),
+    ]
+    data = Path("dataset/mini-small")
+    told = {"--model_path": f"{data}/base_model", "--dtype": "bfloat16"}
+    for name, module, where in (
+        ("specificity", "safeeraser.mini.vqa", {"--data": str(data), "--dtype": "bfloat16"}),
+        ("language", "safeeraser.mini.language", {"--data": str(data), **told}),
+    ):
+        output = {"--output_file": str(tmp_path / f"{name}.json")}
+        for steps, adapter in ((untouched, {}), (unlearned, {"--checkpoint_path": str(tmp_path)})):
+            program, *words = steps[name].call(tmp_path)
+            assert (program, words[:2], steps[name].leaf) == (sys.executable, ["-m", module], True)
+            assert dict(word.split("=") for word in words[2:]) == where | output | adapter
+    trained = {"tables.size=small", "model_family=llava-mini-small", f"data_path={data}/all_train.json"}
+    assert trained <= {*unlearned["unlearn"].words}
+    given = infer_arguments().parse_args(unlearned["infer_val"].options(tmp_path))
+    assert (given.model_path, given.dtype, given.batch_size) == (f"{data}/base_model", "bfloat16", 64)
+    assert {"--dtype=bfloat16", "--batch_size=64"} <= {*unlearned["audit"].words}
+
+
+def test_a_page_of_ones_own_builds_on_a_shipped_one_and_measures_more(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = {"defaults": ["mini", "_self_"], "steps": ["colours"], "checks": {"colours": "tool {run}", "shapes": "tool"}}
+    (tmp_path / "page.yaml").write_text(yaml.safe_dump(own))
+    words = ["--model=mini", "--settings=page.yaml", "--methods=po"]
+    (run,) = runs_of(options_of(arguments(None).parse_args(words)))
+    last = run.steps[-1]
+    assert (last.name, last.words, last.leaf) == ("colours", ("tool", "{run}", "--checkpoint_path={run}"), True)
+    assert not {"specificity", "shapes"} & {step.name for step in run.steps}, "its `steps` does not name them"
+    (tmp_path / "page.yaml").write_text(yaml.safe_dump(own | {"checks": {"forget": "tool"}}))
+    with pytest.raises(BadInput, match=r"^page\.yaml: checks: 'forget' is a step that there is already"):
+        options_of(arguments(None).parse_args(words))
+    (tmp_path / "page.yaml").write_text(yaml.safe_dump(own | {"steps": ["colors"]}))
+    with pytest.raises(BadInput, match=r"^page\.yaml: steps: no 'colors'; did you mean 'colours'"):
+        options_of(arguments(None).parse_args(words))
 
 
 def test_data_are_built_in_a_folder_with_a_blank_in_its_name(tmp_path, monkeypatch, capfd):
@@ -222,6 +284,14 @@ def test_data_are_built_in_a_folder_with_a_blank_in_its_name(tmp_path, monkeypat
     (tmp_path / "page.yaml").write_text(yaml.safe_dump(PAGE | {"build": makes}))
     assert main("--model=mini", "--settings=page.yaml", "--methods=vanilla", f"--data={tmp_path}/my data") == 2
     assert (tmp_path / "my data").is_dir() and "my data/all_train.json: no such file" in capfd.readouterr().err
+
+
+def test_what_makes_the_data_is_given_the_users_words(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    makes = "python -c 'import pathlib, sys; pathlib.Path(sys.argv[2]).mkdir()'"
+    (tmp_path / "page.yaml").write_text(yaml.safe_dump(PAGE | {"build": f"{makes} {{data}}"}))
+    words = ("--model=mini", "--settings=page.yaml", "--methods=vanilla", "--data=data", "--build_options='my words'")
+    assert main(*words) == 2 and (tmp_path / "my words").is_dir(), capfd.readouterr().err
 
 
 def test_jobs_that_leave_an_engine_too_few_gpus_are_told_before(monkeypatch):

