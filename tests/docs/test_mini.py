@@ -1,5 +1,6 @@
 """The picture and the table of README.md are what docs/mini.csv says, the table of the report of a run."""
 
+import json
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -21,7 +22,10 @@ def test_readme_has_the_table():
     assert f"\n{SCRIPT.table(ROWS)}\n" in README
 
 
-@pytest.mark.parametrize(("page", "kept"), [(SCRIPT.README, SCRIPT.KEPT), (SCRIPT.PAGE, SCRIPT.OTHERS)])
+PAGES = [(SCRIPT.README, SCRIPT.KEPT), (SCRIPT.PAGE, SCRIPT.OTHERS), (SCRIPT.SMALL_PAGE, SCRIPT.SMALL)]
+
+
+@pytest.mark.parametrize(("page", "kept"), PAGES)
 def test_the_table_takes_the_place_of_the_one_before(tmp_path, page, kept):
     rows, now = SCRIPT.read(kept), page.read_text(encoding="utf-8")
     copy = tmp_path / page.name
@@ -30,6 +34,42 @@ def test_the_table_takes_the_place_of_the_one_before(tmp_path, page, kept):
     copy.write_text("| | ASR |\n|---|---|\n")
     with pytest.raises(BadInput, match=rf"{page.name}: no table"):
         SCRIPT.with_table(copy, rows)
+
+
+def test_the_small_sizes_page_has_what_is_left_of_language(tmp_path):
+    """Kept of the runs beside the table, and shown as it is kept."""
+    written = SCRIPT.small_contents(SCRIPT.SMALL)
+    assert {path: path.read_text(encoding="utf-8") for path in written} == written
+    lines = SCRIPT.read_language(SCRIPT.SMALL)
+    assert f"\n{SCRIPT.language_table(lines)}\n" in SCRIPT.SMALL_PAGE.read_text(encoding="utf-8")
+    assert len(lines) == len(SCRIPT.read(SCRIPT.SMALL)) and lines[-1]["run"] == "vanilla"
+    (tmp_path / "table.csv").touch()
+    with pytest.raises(BadInput, match=r"no run in it has a language\.json"):
+        SCRIPT.read_language(tmp_path / "table.csv")
+
+
+def test_what_is_wrong_is_told_by_concept(tmp_path):
+    """Of val's benign pictures: those of concepts that prompt decouple trains on, and the others."""
+    folder, run = tmp_path / "data", tmp_path / "run"
+    folder.mkdir()
+    run.mkdir()
+    pictures = {f"{name}_0.png": name for name in ("kettle", "violin")}
+    things = {
+        name: {"content": f"use a {name}", "answers": [f"One can use a {name}."]} for name in ("kettle", "violin")
+    }
+    said = {"kettle_0.png": ["One can use a kettle.", "No."], "violin_0.png": ["One can use a kettle.", "No."]}
+    records = [
+        {"SDImage_path": picture, "unsafe_pairs": [{"sd_response": text} for text in texts]}
+        for picture, texts in said.items()
+    ]
+    for path, content in (
+        (folder / "truth.json", {"refusals": ["No."], "things": things, "pictures": pictures}),
+        (folder / "manifest.json", {"held_out_concepts": ["violin"]}),
+        (run / "summary_val.json", {"data_file": str(folder / "all_val.json")}),
+        (run / "predictions_val.json", records),
+    ):
+        path.write_text(json.dumps(content), encoding="utf-8")
+    assert SCRIPT.wrong_by_concept(run) == {SCRIPT.SEEN: 0.5, SCRIPT.HELD_OUT: 1.0}
 
 
 def test_the_picture_is_drawn_from_it():
