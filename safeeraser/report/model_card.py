@@ -162,10 +162,14 @@ def _license(base: str | None) -> str | None:
 
 
 def _family(settings: dict[str, Any]) -> Family:
-    """The family of a run's model; that of the release where the run is from before there were others."""
+    """The family of a run's model; that of the release where the run is from before there were others.
+
+    A page that chats otherwise than its type does is a family of its own.
+    """
     told = settings["model_family"]
-    named = (family for family in families().values() if family.name == told["name"])
-    return next(named, None) or page_of_type(told.get("model_type", RELEASED_TYPE))
+    family = page_of_type(told.get("model_type", RELEASED_TYPE))
+    own = (page for page in families().values() if page.name == told["name"] and page.chat != family.chat)
+    return next(own, family)
 
 
 def _digest(text: str) -> str:

@@ -74,9 +74,8 @@ def data(few, tmp_path_factory):
 
 
 def test_from_data_to_table(data, tmp_path):
-    """And the same command again makes nothing again."""
     page = tmp_path / "page.yaml"
-    page.write_text("defaults: [mini-small, _self_]\nbuild: null\nbeside: null\n", encoding="utf-8")
+    page.write_text("defaults: [mini-small, _self_]\nbuild: null\nbeside: null\nsteps: [language]\n", encoding="utf-8")
     out, short = tmp_path / "out", ["--infer_options=--max_new_tokens=4", "--forget_options=max_train_steps=2"]
     told = [f"--data={data}", f"--model_path={data / 'base_model'}", f"--settings={page}", f"--out={out}", *short]
     words = [sys.executable, "-m", "safeeraser.reproduce", "--model=mini-small", "--methods=popd", *told]
@@ -91,10 +90,6 @@ def test_from_data_to_table(data, tmp_path):
     assert language["questions"]["n"] == 50 and language["unseen"]["harmful"]["n"] == 12
     (row,) = csv.DictReader((out / "table.csv").read_text(encoding="utf-8").splitlines())
     assert row["method"] == "PO+PD" and row["asr_gen_value"] != ""
-    marks = {path: path.stat().st_mtime_ns for path in (out / "popd").iterdir()}
-    again = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr[-3000:]
-    assert {path: path.stat().st_mtime_ns for path in (out / "popd").iterdir()} == marks
 
 
 def test_it_speaks_in_the_language_models_own_form_wherever_it_lies(data):
