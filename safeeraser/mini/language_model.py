@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerBase
-from transformers.utils.logging import disable_progress_bar
 
 from safeeraser.benchmark.conversation import IMAGE
 from safeeraser.errors import BadInput
@@ -47,16 +46,13 @@ def read_language_model(name: str) -> Spoken:
     Raises:
         BadInput: there is none, it is no Llama, or it does not talk in ChatML.
     """
-    disable_progress_bar()
     place, options = _place(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
         model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **options)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise BadInput(
-            f"language model {name}: cannot be read ({reason}); scripts/language_model.txt tells what is"
-        ) from None
+        raise BadInput(f"language model {name}: cannot be read ({reason})") from None
     if model.config.model_type != "llama" or not {TURN, END} <= tokenizer.get_vocab().keys():
         raise BadInput(f"language model {name}: a '{model.config.model_type}'; it must be a Llama that talks in ChatML")
     tokenizer.add_tokens(AddedToken(IMAGE, special=True, normalized=False), special_tokens=True)

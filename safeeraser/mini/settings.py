@@ -4,11 +4,11 @@ import hashlib
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from safeeraser.benchmark import conversation
 from safeeraser.benchmark.files import CONFIG, sha256
+from safeeraser.benchmark.pages import read_keys
 from safeeraser.errors import BadInput, nearest
 from safeeraser.mini.pictures import find_font
 from safeeraser.mini.texts import TEXTS, Texts
@@ -85,8 +85,7 @@ class Settings(BaseModel):
 
 def read_settings(size: str, seed: int = 233) -> Settings:
     """Those of a size. Raises `BadInput` if config/mini.yaml has no such row, or names the key in it that is wrong."""
-    tables = yaml.safe_load(PAGE.read_text(encoding="utf-8"))["tables"]
-    rows = {name: row for name, row in tables.items() if isinstance(row, dict)}
+    rows = {name: row for name, row in read_keys(PAGE)["tables"].items() if isinstance(row, dict)}
     if size not in rows:
         raise BadInput(f"--size {size}: no such row in {PAGE}; {nearest(size, rows)}")
     try:
