@@ -11,6 +11,7 @@ from transformers import LlavaForConditionalGeneration
 from safeeraser import model as models
 from safeeraser.errors import BadInput
 from safeeraser.infer.checkpoint import load_merged
+from safeeraser.model import loading
 from safeeraser.unlearn.arguments import training_arguments
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.plan import Schedule
@@ -38,6 +39,22 @@ def to_be_trained(folder, attention="auto", engine="single"):
 def test_training_takes_cudnns_attention_only_when_asked_to(tmp_path, attention, runs, allowed):
     base = to_be_trained(tmp_path, attention)
     assert (base.config._attn_implementation, torch.backends.cuda.cudnn_sdp_enabled()) == (runs, allowed)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gpu", "flash", "runs"),
+    [
+        (torch.float32, False, False, "sdpa"),
+        (torch.bfloat16, False, False, "eager"),
+        (torch.bfloat16, True, False, "sdpa"),
+        (torch.bfloat16, True, True, "flash_attention_2"),
+        (torch.float32, True, True, "sdpa"),
+    ],
+)
+def test_auto_is_the_fastest_attention_to_train_with(monkeypatch, dtype, gpu, flash, runs):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(loading, "is_flash_attn_2_available", lambda: flash)
+    assert models.choose_attention("auto", dtype) == runs
 
 
 def test_a_later_load_settles_it_anew(tmp_path):

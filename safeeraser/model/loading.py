@@ -173,12 +173,15 @@ def choose_dtype(name: str) -> torch.dtype:
 
 
 def choose_attention(name: str, dtype: torch.dtype) -> str:
-    """The attention implementation called `name`; `auto` is flash-attn where it can run, else SDPA, said in the log."""
+    """The attention implementation called `name` to train with; `auto` is what is fastest here, said in the log."""
     if name != "auto":
         return name
     if is_flash_attn_2_available() and dtype != torch.float32:
         log.info("attention: flash-attn")
         return "flash_attention_2"
+    if dtype == torch.bfloat16 and not torch.cuda.is_available():
+        log.info("attention: eager, since the backward pass of SDPA in bfloat16 is slow on CPUs")
+        return "eager"
     log.info("attention: SDPA, since flash-attn is not installed, there is no GPU, or the dtype is float32")
     return "sdpa"
 
