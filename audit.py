@@ -1,8 +1,8 @@
 """Was it really forgotten? One adapter and its controls, attacked, relearned, rounded, scaled, and looked into.
 
   python audit.py --checkpoint_path ADAPTER --judge rules
-  python audit.py relearn --checkpoint_path ADAPTER ...      (or attacks, inside, modality, quantize, sampling, scale)
-  bash scripts/audit.bash --checkpoint_path ADAPTER ...      (on every GPU there is, then the report)
+  python audit.py inside,relearn --checkpoint_path ADAPTER ...       (or attacks, modality, quantize, sampling, scale)
+  bash scripts/audit.bash --checkpoint_path ADAPTER ...              (on every GPU, then the report)
 
 Leaves ADAPTER/audit.json, which the report shows, and each point's predictions and verdicts in ADAPTER/audit/; those of
 the controls in controls/ beside ADAPTER, for all audits with the same settings. Stopped at any moment, the same command
@@ -17,9 +17,9 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
-from safeeraser.arguments import Arguments, count, count_or, one_of
+from safeeraser.arguments import Arguments, count, count_or, several
 from safeeraser.benchmark.files import trained_settings
-from safeeraser.errors import BadInput, command
+from safeeraser.errors import BadInput, command, nearest
 from safeeraser.judge.command_line import FORMS, calls, chosen, hide_key, judges
 from safeeraser.score.options import statistics
 
@@ -42,7 +42,8 @@ def parse() -> Namespace:
 
 def subject(add: Callable) -> None:
     """What is audited."""
-    add("action", nargs="?", type=one_of("action", ACTIONS), default="all", help=f"{', '.join(ACTIONS)} (default: all)")
+    says = f"one or several, with commas between: {', '.join(ACTIONS)} (default: all)"
+    add("actions", nargs="?", type=several("action", ACTIONS), default=("all",), help=says)
     add("--checkpoint_path", type=Path, required=True, metavar="ADAPTER", help="the adapter, a PEFT folder")
     add("--model_path", help="its base model (default: the one that the adapter's folder names)")
     add("--allow_other_base", action="store_true", help="also if it was trained on other weights than that model's")
@@ -80,6 +81,7 @@ def asked(add: Callable) -> None:
         help="records of each category, drawn from all keywords alike, after those held out; all: no limit (default: "
         "%(default)s)",
     )
+    add("--attacks", type=several("attack"), metavar="NAMES", help="those of docs/inference.md alone (default: all)")
     add(
         "--samples",
         type=count,
@@ -148,7 +150,14 @@ def main() -> int:
     from safeeraser.audit.protocol import read_protocol
     from safeeraser.audit.run import audit
     from safeeraser.generation.sampling import Generation
+    from safeeraser.infer.attacks import ATTACKS
 
+    attacks = {name for name, attack in ATTACKS.items() if not attack.control}
+    for name in given.attacks or ():
+        if name not in attacks:
+            raise BadInput(f"--attacks: no attack '{name}'; {nearest(name, attacks)}")
+    if given.attacks and not {"all", "attacks"} & set(given.actions):
+        raise BadInput("--attacks: of the action attacks, which is none of those that are to be done")
     # A polite kill leaves the card of what was measured, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -176,7 +185,8 @@ def main() -> int:
             max_failed=given.max_failed,
             max_blank=given.max_blank,
         ),
-        given.action,
+        given.actions,
+        given.attacks or attacks,
         dry_run=given.dry_run,
     )
 

@@ -32,7 +32,7 @@ Measured = dict[Point, dict[str, Any]]
 
 def write_card(options: Options, everyone: Subjects) -> None:
     """Gather what is measured by now, by whichever action and process."""
-    points = points_of("all", options, everyone)
+    points = points_of(("all",), options, everyone)
     found = {point: read_point(point, options) for point in points}
     there = {point: value for point, value in found.items() if value and (value["metrics"] or value.get("measures"))}
     judge = options.judging.judge

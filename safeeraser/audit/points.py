@@ -1,6 +1,6 @@
 """The points of an audit: each is one model, asked in one way."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -182,6 +182,10 @@ ACTIONS: dict[str, tuple[Callable[[Options, Subjects], Iterator[Point]], ...]] =
 ACTIONS["all"] = tuple(dict.fromkeys(part for parts in ACTIONS.values() for part in parts))
 
 
-def points_of(action: str, options: Options, everyone: Subjects) -> list[Point]:
-    """What an action measures."""
-    return [point for part in ACTIONS[action] for point in part(options, everyone)]
+def points_of(
+    actions: Iterable[str], options: Options, everyone: Subjects, attacked: Collection[str] = ATTACKS
+) -> list[Point]:
+    """What some actions measure; of the attacks those of `attacked` alone."""
+    parts = dict.fromkeys(part for action in actions for part in ACTIONS[action])
+    points = [point for part in parts for point in part(options, everyone)]
+    return [point for point in points if point.group != "attack" or point.name in attacked]

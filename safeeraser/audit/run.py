@@ -3,6 +3,7 @@
 import logging
 import shutil
 import time
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,13 @@ INCOMPLETE = 3  # the exit code of an audit that is through, but lacks something
 WAIT = 2.0  # seconds before looking again at what other processes are at
 
 
-def audit(options: Options, action: str, *, dry_run: bool = False) -> int:
-    """Measure the points of an action, and write `audit.json` with all that is measured by then.
+def audit(options: Options, actions: Iterable[str], attacks: Collection[str], *, dry_run: bool = False) -> int:
+    """Measure the points of some actions, and write `audit.json` with all that is measured by then.
 
     Several processes may be at it: each takes what no other one has, and what a killed one had is taken up again.
+
+    Args:
+        attacks: which of them the action `attacks` measures.
 
     Returns the exit code: 0, or `INCOMPLETE` if something could not be measured whole.
 
@@ -40,7 +44,7 @@ def audit(options: Options, action: str, *, dry_run: bool = False) -> int:
     check_files(options)
     everyone = subjects(options, here=dry_run)
     panel = check(options, everyone, dry_run=dry_run)
-    points = points_of(action, options, everyone)
+    points = points_of(actions, options, everyone, attacks)
     for attacker, seed in {at.attacker: at.seed for one in points if (at := one.relearned) and not one.lacks}.items():
         # What is wrong with it is told now rather than in the night: on the model itself, since none is merged yet.
         nowhere = everyone[AUDITED].folder / "unbegun"

@@ -272,6 +272,16 @@ def test_points_of_an_attack_that_was_changed_are_measured_anew(adapter, tmp_pat
     assert clean.stat().st_mtime_ns == kept
 
 
+def test_some_actions_and_of_the_attacks_some(adapter, tmp_path):
+    """What is measured stays on the card, whatever is asked for next."""
+    folder = fresh(adapter, tmp_path / "popd")
+    first = points(audit(folder, "--attacks", "flip", action="scale,attacks"))
+    assert {group for _, group, _ in first} == {"clean", "scaling", "attack"}
+    assert {name for _, group, name in first if group == "attack"} == {"flip"}
+    both = points(audit(folder, "--attacks", "crop", action="attacks"))
+    assert {name for _, group, name in both if group == "attack"} == {"flip", "crop"} and first.keys() < both.keys()
+
+
 def test_the_script_shares_the_points_among_processes_and_reports(adapter, tmp_path, card):
     folder = fresh(adapter, tmp_path / "popd")
     environment = os.environ | {"JOBS": "2", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}

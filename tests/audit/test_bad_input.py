@@ -41,6 +41,10 @@ def adapter(tmp_path):
     ("given", "says"),
     [
         (("relearned",), "unknown action 'relearned'; did you mean 'relearn'?"),
+        (("inside,relearned",), "unknown action 'relearned'; did you mean 'relearn'?"),
+        (("--attacks", "flip,crops"), "--attacks: no attack 'crops'; did you mean 'crop'?"),
+        (("--attacks", "told"), "--attacks: no attack 'told'"),
+        (("inside", "--attacks", "flip"), "--attacks: of the action attacks, which is none of those"),
         (("--samples", "0"), "--samples: must be a whole number of at least 1"),
         (("--relearn", "nowhere.yaml"), "nowhere.yaml"),
         (("--tuned", "nowhere"), "nowhere: no adapter there"),
