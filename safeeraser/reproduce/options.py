@@ -113,7 +113,8 @@ def arguments(description: str | None) -> Arguments:
     add("--model_path", help="a folder, or a name on the hub (default: as the page of the model says)")
     add("--settings", type=Path, metavar="FILE", help="in place of the page in config/reproduce/")
     for part, what in PARTS.items():
-        add(f"--{part}_options", type=shlex.split, default=[], metavar="WORDS", help=f"further options of {what}")
+        says = f"further options of {what}"
+        add(f"--{part}_options", action="extend", type=shlex.split, default=[], metavar="WORDS", help=says)
     add("--retry", action="store_true", help="also steps that ended, but lacked something (exit code 3)")
     group = parser.add_argument_group("instead of working").add_mutually_exclusive_group()
     group.add_argument("--dry_run", action="store_true", help="check, measure a minute, print the plan, and stop")

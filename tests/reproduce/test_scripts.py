@@ -103,9 +103,10 @@ def test_a_size_is_a_page_of_the_mini_benchmark_and_small_brings_its_language_mo
     assert (small.model, str(small.out), small.retry) == ("mini-small", "results/reproduce/mini-small", True)
     assert small.methods == ("vanilla", "po", "popd", "klpd", "npo+pd") and small.settings.methods
     assert options(checkout, "reproduce.bash", SIZE="small", METHODS="po").methods == ("po",)
-    (told,) = calls(checkout, "reproduce.bash", MODEL="mini-small", LANGUAGE_MODEL="my models/135M")
+    where = {"MODEL": "mini-small", "LANGUAGE_MODEL": "my models/135M"}
+    (told,) = calls(checkout, "reproduce.bash", "--build_options=--seed=1", **where)
     own = options_of(arguments(None).parse_args(told[2:]))
-    assert own.model == "mini-small" and own.more["build"] == ("--language_model=my models/135M",)
+    assert own.model == "mini-small" and own.more["build"] == ("--language_model=my models/135M", "--seed=1")
     quick = options(checkout, "quickstart.bash", SIZE="small")
     assert (quick.model, str(quick.out)) == ("mini-small", "results/quickstart-small")
     assert str(options(checkout, "quickstart.bash", SIZE="tiny").out) == "results/quickstart"
