@@ -25,6 +25,7 @@ from safeeraser.report.tables import Told
 # Keys of a training record that decide no result, and the seed.
 _FREE = {"seed", "save_dir", "overwrite_dir", "resume_from_checkpoint", "save_model", "save_steps", "save_total_limit"}
 _FREE |= {"workers", "report_to", "dry_run", "probe_every", "probe", "push_to_hub", "hub_model_id", "hub_private"}
+_FREE |= {"tables"}  # rows that other keys are taken from, and those of other methods
 _COUNTS = ("n", "failed", "unparsed", "declined", "blank", "skipped", "differ")  # of a figure: they add up
 
 

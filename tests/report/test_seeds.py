@@ -119,6 +119,15 @@ def test_what_differs_by_more_than_its_seed_is_another_row(tmp_path):
     ]  # fmt: skip
 
 
+def test_other_rows_of_a_table_of_settings_make_no_other_row(tmp_path):
+    """What was taken from it stands among the settings themselves."""
+    seeded_results(tmp_path)
+    run = tmp_path / "seed1" / "popd"
+    settings = json.loads((run / "run.json").read_text())["settings"]
+    write(run, "run.json", {"title": "PO+PD", "settings": settings | {"tables": {"po": {"lr": 0.5}}}})
+    assert titles(tmp_path)[-1] == ("PO+PD", 3)
+
+
 def test_two_variants_of_several_seeds_are_told_apart(tmp_path):
     """Each of two rates with two seeds, in folders by seed: both names are there twice, and so is each folder."""
     seeded_results(tmp_path, seeds=(0, 1))
