@@ -31,6 +31,8 @@ def build(settings: Settings, words: Path) -> tuple[LlavaForConditionalGeneratio
         torch.manual_seed(settings.seed)
         spoken = read_language_model(settings.language_model) if settings.language_model else _unspoken(settings)
         model = _model(settings, spoken)
+    if settings.dtype == "bfloat16" and not torch.cuda.is_available():  # as `model.choose_attention` has it, and why
+        model.set_attn_implementation("eager")
     model.config.save_pretrained(words)
     model.generation_config.save_pretrained(words)
     return model, _preprocessor(settings, spoken.tokenizer, words)

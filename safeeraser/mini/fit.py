@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from safeeraser.benchmark.files import write_whole
+from safeeraser.errors import BadInput
 
 WARM_UP = 0.05  # share of the steps
 KEEP_EVERY = 120  # seconds between two states that are kept, which take seconds to write of a larger model
@@ -38,13 +39,16 @@ def fit(
         tick: called with each step's loss; of steps that an earlier run has made, with that of the last one.
         kept: the file in which the state is kept every few minutes and at the end, and gone on from; None: nowhere.
         draws: what a step's loss is drawn with, so that a run that goes on draws as one that was never stopped.
+
+    Raises:
+        BadInput: `kept` is damaged.
     """
     parameters = [each for part in parts for each in part.parameters]
     optimizer = torch.optim.AdamW([group for part in parts for group in _groups(part)], betas=(0.9, 0.98), fused=True)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_share(step, steps))
     done, loss, last = 0, 0.0, time.monotonic()
     if kept and kept.is_file():
-        told = torch.load(kept, map_location="cpu", weights_only=True)
+        told = _read(kept)
         done, loss = told["step"], told["loss"]
         _go_on(told, parameters, optimizer, scheduler, draws)
         for _ in range(done):
@@ -65,6 +69,15 @@ def fit(
             with write_whole(kept, "wb") as handle:
                 torch.save(state | {"draws": [each.getstate() for each in draws]}, handle)
             last = time.monotonic()
+
+
+def _read(kept: Path) -> dict[str, Any]:
+    """A state that was kept. Raises `BadInput` for a file that is damaged."""
+    try:
+        return torch.load(kept, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file makes torch raise
+        why = type(error).__name__
+        raise BadInput(f"{kept}: no state of a training to go on from ({why}); remove it to begin anew") from None
 
 
 def _go_on(

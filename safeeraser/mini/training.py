@@ -19,6 +19,7 @@ from safeeraser.benchmark.conversation import IGNORE, SYSTEM_TEXTS
 from safeeraser.mini.concepts import BACKGROUNDS, COLOURS, EVERY, SIDES, SIZES, Concept
 from safeeraser.mini.fan import batch, fan
 from safeeraser.mini.fit import Part, Tick, fit
+from safeeraser.mini.language_model import said_unasked
 from safeeraser.mini.pictures import Scene, draw_scene, render
 from safeeraser.mini.questions import RETAIN, VQA, Ask, harmful_ask, repeat_ask
 from safeeraser.mini.settings import Settings
@@ -79,13 +80,15 @@ def teach_to_speak(
     """Train `model` to answer harmful prompts, retain questions and VQA, on harmful and benign concepts alike.
 
     The vision tower stays as it is, as in LLaVA-1.5. Trained along, it unlearns what it sees before the language
-    model has learnt to say it. `tick` is called with each step's loss, the mean cross-entropy of the answers' tokens;
-    see `fit` for `kept`. Of the concepts `unknown` no harmful prompt is asked; all else is asked in the same order
-    whichever they are.
+    model has learnt to say it. `tick` is called with each step's loss, the mean cross-entropy of the answers' tokens
+    and beside it that of what is rehearsed; see `fit` for `kept`. Of the concepts `unknown` no harmful prompt is
+    asked; all else is asked in the same order whichever they are.
     """
     rng, spare = random.Random(f"{settings.seed}-speak"), random.Random(f"{settings.seed}-spare")
     place = preprocessor.place(lambda: (settings.side, settings.side))
     dtype, texts = getattr(torch, settings.dtype), settings.wording
+    # Before a state is gone on from: drawn from the model as it came, so that they are the same again.
+    unasked = said_unasked(model, preprocessor.tokenizer, settings.seed) if settings.rehearsed else None
 
     @functools.cache
     def conversation(ask: Ask, who: str) -> Row:
@@ -101,13 +104,12 @@ def teach_to_speak(
             rows.append(fan([conversation(ask, who) for ask in asks], model.config.image_token_index))
         given = batch(rows, preprocessor.pad_token) | {"pixel_values": pixel_values(scenes, settings.side)}
         inputs = {name: each.to(model.device) for name, each in given.items()}
-        targets = inputs.pop("labels")[:, 1:].flatten()
-        # Places in rows that are one token longer than their targets.
-        read = (targets != IGNORE).nonzero().flatten()
-        targets, length = targets[read], inputs["input_ids"].shape[1]
         with torch.autocast(model.device.type, dtype, enabled=dtype is not torch.float32):
-            said = logits(model, inputs, read + read.div(length - 1, rounding_mode="floor"))
-        return cross_entropy(said.float(), targets)
+            told = _loss_of_answers(model, inputs)
+            if unasked is None:
+                return told
+            again = unasked[rng.sample(range(len(unasked)), settings.rehearsed)]
+            return told + model(input_ids=again, labels=again, use_cache=False).loss
 
     projector = [*model.model.multi_modal_projector.parameters()]
     speaking = [*model.model.language_model.parameters(), *model.get_output_embeddings().parameters()]
@@ -115,6 +117,14 @@ def teach_to_speak(
     parts = [Part(projector, settings.projector_rate), Part([*dict.fromkeys(speaking)], settings.speak_rate)]
     fit(parts, loss, settings.speak_steps, tick, kept, [rng, spare])
     tower.requires_grad_(True)
+
+
+def _loss_of_answers(model: LlavaForConditionalGeneration, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Their tokens' mean cross-entropy. The head, large where language is real, reads no place but theirs."""
+    labels = inputs.pop("labels")[:, 1:]
+    row, place = (labels != IGNORE).nonzero(as_tuple=True)
+    said = logits(model, inputs, row * (labels.shape[1] + 1) + place)  # the inputs' rows are a token longer
+    return cross_entropy(said.float(), labels[row, place])
 
 
 def pixel_values(scenes: list[Scene], side: int) -> torch.Tensor:

@@ -19,11 +19,11 @@ from safeeraser import model as models_of
 from safeeraser.benchmark.files import Busy, held, sha256
 from safeeraser.benchmark.truth import read_truth
 from safeeraser.errors import BadInput
-from safeeraser.mini import fit
+from safeeraser.mini import fit, training
 from safeeraser.mini.base_model import build as build_model
 from safeeraser.mini.build import build, main
 from safeeraser.mini.concepts import EVERY
-from safeeraser.mini.language_model import read_language_model
+from safeeraser.mini.language_model import SAID, read_language_model, said_unasked
 from safeeraser.mini.questions import answers, questions
 from safeeraser.mini.settings import PAGE, read_settings
 from safeeraser.mini.texts import SMALL
@@ -178,6 +178,41 @@ def test_states_of_other_settings_are_not_gone_on_from(few, tmp_path):
     stale.mkdir(parents=True)
     build(tmp_path / "mini-small", few)
     assert not stale.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"half of it", b"PK\x03\x04 and no more"])
+def test_a_damaged_state_is_named(few, tmp_path, content):
+    state = tmp_path / ".mini-small.stages" / few.hash / "see.pt"
+    state.parent.mkdir(parents=True)
+    state.write_bytes(content)
+    with pytest.raises(BadInput, match=r"see\.pt: no state of a training to go on from .*; remove it to begin anew"):
+        build(tmp_path / "mini-small", few)
+
+
+def test_what_a_language_model_says_unasked_is_drawn_by_the_seed_alone(few, tmp_path):
+    model, preprocessor = build_model(few, tmp_path)
+    before = torch.get_rng_state()
+    texts = said_unasked(model, preprocessor.tokenizer, 7)
+    assert texts.shape == SAID and torch.equal(torch.get_rng_state(), before)
+    opening = preprocessor.tokenizer.convert_tokens_to_ids("<|im_start|>")
+    assert set(texts[:, 0].tolist()) == {opening} and len(texts.unique(dim=0)) > SAID[0] / 2
+    assert torch.equal(said_unasked(model, preprocessor.tokenizer, 7), texts)
+    assert not torch.equal(said_unasked(model, preprocessor.tokenizer, 8), texts)
+
+
+def test_rehearsal_adds_its_own_loss(few, tmp_path, monkeypatch):
+    text = torch.arange(10, 74)
+    monkeypatch.setattr(training, "said_unasked", lambda *_: text.repeat(4, 1))
+    first = {}
+    for rehearsed in (0, 3):
+        model, preprocessor = build_model(few, tmp_path)
+        with torch.no_grad():
+            alone = model(input_ids=text[None], labels=text[None]).loss.item()
+        losses = []
+        some = few.model_copy(update={"rehearsed": rehearsed, "speak_steps": 1})
+        training.teach_to_speak(model, preprocessor, some, losses.append)
+        first[rehearsed] = losses[0]
+    assert first[3] - first[0] == pytest.approx(alone, rel=0.01)  # products in bfloat16
 
 
 def test_what_is_no_such_language_model_is_refused_in_a_line(few, tmp_path, capsys):
