@@ -2,7 +2,8 @@
 
 python scripts/mini_audit.py [--methods po popd] [--seeds 233 1 2] [--out results/mini_audit] [--jobs 2]
 python scripts/mini_audit.py --tables          the tables of docs/audit.md anew, from docs/mini_audit.csv
-python scripts/mini_audit.py --model mini-small --relearn FILE      keeps docs/mini_small_audit.csv, prints the tables
+python scripts/mini_audit.py --model mini-small      PO+PD, what DONE names: docs/mini_small_audit.csv and
+                                               tables of docs/mini_small.md
 
 Each method is unlearned and audited with each seed, beside `none` and `none+pd` (tuned), the base model (vanilla, told)
 and never_knew of its data. What is there is not made again. The judge is `truth`, protocol corrected: what counts as
@@ -29,10 +30,11 @@ from safeeraser.reproduce.options import arguments, options_of
 from safeeraser.reproduce.steps import runs_of
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "audit.md"
-PAGES = {"mini": PAGE, "mini-small": None}  # which have the tables; None: they are printed
+PAGES = {"mini": ROOT / "docs" / "audit.md", "mini-small": ROOT / "docs" / "mini_small.md"}  # which have the tables
 METHODS = ("po", "popd", "gapd", "klpd", "npo+pd", "rmu+pd")
 OF = {"mini": METHODS, "mini-small": ("popd",)}  # audited unasked
+# What audit.py is to do: all, or what two cores afford of a model a hundred times as large.
+DONE = {"mini": ("all",), "mini-small": ("inside,relearn,sampling,attacks", "--attacks=crop,flip", "--limit=3")}
 MEASURES = ("gap", "gap_10", "exact_0", "exact_3", "depth", "probe", "rank", "nll_true")
 INCOMPLETE = 3  # the exit code of an audit that is through, but lacks something
 ATTACKERS = ("decoupled", "retain", "forget", "text", "unrelated")
@@ -65,9 +67,9 @@ def make(model: str, method: str, seed: int, out: Path, jobs: int, relearn: Path
         if not (run.folder / "adapter_model.safetensors").is_file():
             _call(run.steps[0].call(run.folder), options.environment)
     control, folder = (run.folder for run in runs)
-    asked = (f"--checkpoint_path={folder}", f"--tuned={control}", f"--never_knew={options.data}/never_knew")
+    asked = (f"--checkpoint_path={folder}", f"--tuned={control}")  # never_knew is found, where it has been built
     judged = ("--judge=truth", "--batch_size=128", *shlex.split(options.settings.audit_options))
-    words = [sys.executable, "audit.py", *asked, *judged, f"--relearn={relearn}"]
+    words = [sys.executable, "audit.py", *DONE[model], *asked, *judged, f"--relearn={relearn}"]
     _call(words, options.environment, processes=jobs)
     return folder / "audit.json"
 
@@ -161,36 +163,42 @@ TABLES = {
         **{f"asr@{n}, T=1.3": (f"asr@{n}", "sampling 1.3") for n in (1, 10)},
     },
 }
+NONE = "–"
 PLAIN = ("gap", "depth", "steps to 0.5")  # what is not a share
 
 
 def table(corner: str, lines: Iterable[Line]) -> str:
-    """A table of TABLES as Markdown: means over seeds, in per cent but for PLAIN; a dash where there is none."""
+    """A table of TABLES as Markdown: means over seeds, in per cent but for PLAIN; a dash where there is none.
+
+    Rows and columns that would be dashes alone are left out.
+    """
     of: dict[tuple[str, str, str, str], list[float]] = defaultdict(list)
     for line in lines:
         of[line.method, line.subject, line.what, line.where].append(line.value)
-    columns = TABLES[corner]
-    told = [[corner, *columns], ["---"] * (len(columns) + 1)]
-    for title, (method, subject) in ROWS.items():
-        cells = [_cell(of.get((method, subject, *column), []), column[0]) for column in columns.values()]
-        if set(cells) != {"–"}:
-            told.append([title, *cells])
+    rows = {
+        title: {name: _cell(of.get((*subject, *column), []), column[0]) for name, column in TABLES[corner].items()}
+        for title, subject in ROWS.items()
+    }
+    shown = [name for name in TABLES[corner] if any(cells[name] != NONE for cells in rows.values())]
+    told = [[corner, *shown], ["---"] * (len(shown) + 1)]
+    told += [[title, *map(cells.get, shown)] for title, cells in rows.items() if set(cells.values()) != {NONE}]
     return "\n".join(f"| {' | '.join(row)} |" for row in told)
 
 
 def _cell(values: list[float], what: str) -> str:
     if not values:
-        return "–"
+        return NONE
     mean = sum(values) / len(values)
     return f"{mean:.1f}" if what in PLAIN else f"{100 * mean:.1f}"
 
 
-def with_tables(page: str, lines: list[Line]) -> str:
-    """The page with all tables in place of those that have the same columns. Raises `BadInput` if one is not there."""
+def with_tables(path: Path, lines: list[Line]) -> str:
+    """A page with all tables in place of those that have the same columns. Raises `BadInput` if one is not there."""
+    page = path.read_text(encoding="utf-8")
     for corner in TABLES:
         changed = with_table(page, table(corner, lines))
         if changed is None:
-            raise BadInput(f"{PAGE}: no table '{corner}' with the columns of this one")
+            raise BadInput(f"{path}: no table '{corner}' with the columns of this one")
         page = changed
     return page
 
@@ -203,25 +211,23 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", help=f"default: {OF}")
     parser.add_argument("--seeds", nargs="+", type=int, default=[233], help="default: %(default)s")
     parser.add_argument("--out", type=Path, help="default: results/mini_audit, or results/mini_small_audit")
-    says = "the protocol of relearning (default: config/relearn_mini.yaml)"
-    parser.add_argument("--relearn", type=Path, default=ROOT / "config" / "relearn_mini.yaml", help=says)
+    says = "the protocol of relearning (default: config/relearn_mini.yaml, or relearn_mini_small.yaml)"
+    parser.add_argument("--relearn", type=Path, help=says)
     parser.add_argument("--jobs", type=int, default=2, help="processes that share an audit (default: %(default)s)")
     parser.add_argument("--tables", action="store_true", help="write the tables alone, from what is kept")
     given = parser.parse_args(argv)
     kept_file, page = kept_in(given.model), PAGES[given.model]
     if not given.tables:
-        out, relearn = (given.out or Path("results", kept_file.stem)).absolute(), given.relearn.absolute()
+        out = (given.out or Path("results", kept_file.stem)).absolute()
+        own = ROOT / "config" / f"relearn_{given.model.replace('-', '_')}.yaml"
+        relearn = (given.relearn or own).absolute()
         wanted = [(method, seed) for seed in given.seeds for method in given.methods or OF[given.model]]
         cards = {each: make(given.model, *each, out, given.jobs, relearn) for each in wanted}
         made = [line for (method, seed), path in cards.items() for line in lines_of(read_object(path), method, seed)]
         made = [line for line in made if (line.method, line.subject) in ROWS.values()]
         kept = [one for one in read(kept_file) if (one.method, one.seed) not in cards] if kept_file.is_file() else []
         write(kept_file, sorted([*kept, *made], key=lambda line: line[:5]))
-    lines = read(kept_file)
-    if page is None:
-        print("\n\n".join(table(corner, lines) for corner in TABLES))
-        return
-    text = with_tables(page.read_text(encoding="utf-8"), lines)
+    text = with_tables(page, read(kept_file))
     with write_whole(page) as handle:
         handle.write(text)
 

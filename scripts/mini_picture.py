@@ -148,8 +148,9 @@ def language_table(lines: list[dict[str, str]]) -> str:
     """As Markdown: perplexity, and shares in per cent."""
     rows = [["run", *SPOKEN.values()], ["---"] * (len(SPOKEN) + 1)]
     for line in lines:
-        told = {key: float(line[key] or "inf") * (1 if key == PERPLEXITY else 100) for key in SPOKEN}
-        rows.append([line["run"], *(f"{each:.1f}" for each in told.values())])
+        told = {key: float(line[key] or "inf") for key in SPOKEN}
+        cells = (f"{each:.4g}" if key == PERPLEXITY else f"{100 * each:.1f}" for key, each in told.items())
+        rows.append([line["run"], *cells])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

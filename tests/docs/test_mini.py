@@ -42,7 +42,8 @@ def test_the_small_sizes_page_has_what_is_left_of_language(tmp_path):
     assert {path: path.read_text(encoding="utf-8") for path in written} == written
     lines = SCRIPT.read_language(SCRIPT.SMALL)
     assert f"\n{SCRIPT.language_table(lines)}\n" in SCRIPT.SMALL_PAGE.read_text(encoding="utf-8")
-    assert len(lines) == len(SCRIPT.read(SCRIPT.SMALL)) and lines[-1]["run"] == "vanilla"
+    runs = {line["run"].partition("-seed")[0] for line in lines}
+    assert len(runs) == len(SCRIPT.read(SCRIPT.SMALL)) and lines[-1]["run"] == "vanilla"
     (tmp_path / "table.csv").touch()
     with pytest.raises(BadInput, match=r"no run in it has a language\.json"):
         SCRIPT.read_language(tmp_path / "table.csv")
@@ -94,15 +95,17 @@ def test_another_table_is_refused(tmp_path):
         SCRIPT.read(tmp_path / "other.csv")
 
 
-def test_readers_see_how_steps_and_rate_were_chosen():
+@pytest.mark.parametrize(("model", "size", "rates"), [("mini", "tiny", None), ("mini-small", "small", (5e-4, 1e-3))])
+def test_readers_see_how_steps_and_rate_were_chosen(model, size, rates):
     # Each method has been run as often as any other, at the same rates, and the page has what the rule takes.
     settings = load("scripts/mini_settings.py")
-    trials = settings.read(settings.kept_in("mini"))
-    assert {each.method for each in trials} == set(settings.METHODS)
-    tables = yaml.safe_load((ROOT / "config" / "mini.yaml").read_text(encoding="utf-8"))["tables"]["tiny"]["methods"]
-    for method in settings.METHODS:
+    trials = settings.read(settings.kept_in(model))
+    methods = settings.METHODS if size == "tiny" else ("po", "popd", "klpd", "npo+pd")
+    assert {each.method for each in trials} == set(methods)
+    tables = yaml.safe_load((ROOT / "config" / "mini.yaml").read_text(encoding="utf-8"))["tables"][size]["methods"]
+    for method in methods:
         its = [each for each in trials if each.method == method]
-        assert tuple(each.lr for each in its) == settings.RATES
+        assert tuple(each.lr for each in its) == (rates or settings.RATES)
         chosen = settings.choose(its)
         assert (tables[method]["lr"], tables[method]["max_train_steps"]) == (chosen.lr, chosen.max_train_steps)
 
@@ -134,13 +137,19 @@ def test_the_settings_of_the_other_size_are_chosen_of_its_own_runs(tmp_path):
     assert few.folder != run.folder and any("--limit=2" in step.words for step in few.steps)
 
 
-def test_the_audits_page_has_the_tables_of_what_was_measured():
-    """And what was measured bears what a control is for: who never knew tells no answer from another."""
+@pytest.mark.parametrize(("model", "beside_never_knew"), [("mini", True), ("mini-small", False)])
+def test_a_page_has_the_tables_of_the_audits_that_were_made(model, beside_never_knew, tmp_path):
+    """And what was measured bears what controls are for: vanilla tells answers apart, who never knew does not."""
     audited = load("scripts/mini_audit.py")
-    page, lines = audited.PAGE.read_text(encoding="utf-8"), audited.read(audited.kept_in("mini"))
-    assert audited.with_tables(page, lines) == page
+    page, lines = audited.PAGES[model], audited.read(audited.kept_in(model))
+    assert audited.with_tables(page, lines) == page.read_text(encoding="utf-8")
     gaps = {one.subject: one for one in lines if (one.what, one.where) == ("gap", "inside inside")}
-    assert gaps["never_knew"].low < 0 < gaps["never_knew"].high < gaps["vanilla"].low
-    assert {(one.method, one.subject) for one in lines} == set(audited.ROWS.values())
-    with pytest.raises(BadInput, match="no table"):
-        audited.with_tables("# Another page\n", lines)
+    assert gaps["vanilla"].low > 0 and ("never_knew" in gaps) == beside_never_knew
+    assert not beside_never_knew or gaps["never_knew"].low < 0 < gaps["never_knew"].high < gaps["vanilla"].low
+    of = {one for one in audited.ROWS.values() if one[0] in audited.OF[model]}
+    found = {(one.method, one.subject) for one in lines}
+    assert of - found == (set() if beside_never_knew else {("popd", "never_knew")}) and found <= of
+    other = tmp_path / "page.md"
+    other.write_text("# Another page\n", encoding="utf-8")
+    with pytest.raises(BadInput, match=r"page\.md: no table"):
+        audited.with_tables(other, lines)
