@@ -133,6 +133,19 @@ def data_files(given: Namespace) -> tuple[Path, Path]:
     return train, given.val_file or train.with_name("all_val.json")
 
 
+def attacks_of(given: Namespace) -> tuple[str, ...]:
+    """Which attacks are to be measured. Raises `BadInput` for one that is none, and where none is to be measured."""
+    from safeeraser.infer.attacks import ATTACKS  # which loads torch
+
+    known = tuple(name for name, attack in ATTACKS.items() if not attack.control)
+    for name in given.attacks or ():
+        if name not in known:
+            raise BadInput(f"--attacks: no attack '{name}'; {nearest(name, known)}")
+    if given.attacks and not {"all", "attacks"} & set(given.actions):
+        raise BadInput("--attacks: of the action attacks, which is none of those that are to be done")
+    return given.attacks or known
+
+
 @command
 def main() -> int:
     """Check the command line, then measure."""
@@ -150,14 +163,7 @@ def main() -> int:
     from safeeraser.audit.protocol import read_protocol
     from safeeraser.audit.run import audit
     from safeeraser.generation.sampling import Generation
-    from safeeraser.infer.attacks import ATTACKS
 
-    attacks = {name for name, attack in ATTACKS.items() if not attack.control}
-    for name in given.attacks or ():
-        if name not in attacks:
-            raise BadInput(f"--attacks: no attack '{name}'; {nearest(name, attacks)}")
-    if given.attacks and not {"all", "attacks"} & set(given.actions):
-        raise BadInput("--attacks: of the action attacks, which is none of those that are to be done")
     # A polite kill leaves the card of what was measured, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -186,7 +192,7 @@ def main() -> int:
             max_blank=given.max_blank,
         ),
         given.actions,
-        given.attacks or attacks,
+        attacks_of(given),
         dry_run=given.dry_run,
     )
 
