@@ -137,10 +137,7 @@ def _family(options: Any) -> Family:
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BadInput(f"{path}: no model in this folder, and none of that name from the hub ({reason})") from None
-    kind = read_object(file).get("model_type")
-    if page := page_of_type(kind or ""):
-        return page
-    raise BadInput(f"{path}: a '{kind}' model, for which config/model_family has no page")
+    return page_of_type(read_object(file).get("model_type"))
 
 
 def _out(options: Any) -> Path | None:
