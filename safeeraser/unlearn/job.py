@@ -16,6 +16,7 @@ from safeeraser.progress import first_process
 from safeeraser.unlearn.data import Data, load_data
 from safeeraser.unlearn.engine import Engine, check_engine, engine_of
 from safeeraser.unlearn.mask import kept_mask
+from safeeraser.unlearn.methods import Recipe
 from safeeraser.unlearn.plan import Schedule, Step, differing, make_plan, read_plan
 from safeeraser.unlearn.probe import probe_items
 from safeeraser.unlearn.save_dir import check_save_dir, find_checkpoint
@@ -197,4 +198,17 @@ def make_or_read_plan(
     else:
         epochs = -(-wanted // sizes["forget"]) if wanted else settings.num_epochs
         plan = make_plan(sizes, epochs=epochs, seed=settings.seed, recipe=settings.recipe)
+        note_passed_over(settings.recipe, sizes)
     return plan[:wanted] if wanted else plan
+
+
+def note_passed_over(recipe: Recipe, sizes: dict[str, int]) -> None:
+    """Tell where a recipe never comes to some of the decoupled items: SARR is high on what PD was never shown."""
+    drawn, there = sizes.get("retain", sizes["forget"]), sizes.get("decoupled", 0)
+    if recipe.decoupled == "retain_index" and there > drawn:
+        log.warning(
+            "note: of %d decoupled items only the first %d are drawn, as recipe.decoupled=retain_index numbers them "
+            "like retain items; own_pair draws all",
+            there,
+            drawn,
+        )

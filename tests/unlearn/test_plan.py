@@ -51,6 +51,18 @@ def test_the_decoupled_item_is_the_retain_index_or_the_own_pair():
     assert all(step.decoupled == step.forget for step in plan(CORRECTED))
 
 
+def test_what_the_official_recipe_never_draws_is_told(caplog):
+    """Its decoupled item is numbered like the retain item, so of more than there are of those the rest never comes."""
+    more = SIZES | {"decoupled": 30}
+    drawn = make_or_read_plan(settings("recipe=official", "num_epochs=50"), more, 1)
+    assert {step.decoupled for step in drawn} == set(range(24))
+    assert caplog.messages[0].startswith("note: of 30 decoupled items only the first 24 are drawn")
+    caplog.clear()
+    for given, sizes in (("recipe=corrected", more), ("recipe=official", SIZES), ("recipe=official", {"forget": 9})):
+        make_or_read_plan(settings(given, "num_epochs=1"), sizes, 1)
+    assert not caplog.messages
+
+
 def test_a_method_without_a_view_draws_the_rest_as_one_with_it():
     """Methods that share a seed share their retain items, so their comparison is not blurred by the draw."""
     without = plan(sizes={"forget": 20, "retain": 24})
