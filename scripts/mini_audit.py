@@ -193,12 +193,12 @@ def _cell(values: list[float], what: str) -> str:
 
 
 def with_tables(path: Path, lines: list[Line]) -> str:
-    """A page with all tables in place of those that have the same columns. Raises `BadInput` if one is not there."""
+    """A page with all tables in place of those that have the same corner. Raises `BadInput` if one is not there."""
     page = path.read_text(encoding="utf-8")
     for corner in TABLES:
         changed = with_table(page, table(corner, lines))
         if changed is None:
-            raise BadInput(f"{path}: no table '{corner}' with the columns of this one")
+            raise BadInput(f"{path}: no table '{corner}'")
         page = changed
     return page
 

@@ -159,7 +159,7 @@ def small_contents(source: Path) -> dict[Path, str]:
     lines = read_language(source)
     page = writing.with_table(with_table(SMALL_PAGE, read(source)), language_table(lines))
     if page is None:
-        raise BadInput(f"{SMALL_PAGE}: no table with the columns of the one on language")
+        raise BadInput(f"{SMALL_PAGE}: no table 'run', of language")
     told = writing.comma_separated(lines[0], [line.values() for line in lines])
     return {SMALL: source.read_text(encoding="utf-8"), SMALL_PAGE: page, LANGUAGE: told}
 

@@ -49,8 +49,14 @@ def escape_markdown(text: str) -> str:
 
 
 def with_table(text: str, table: str) -> str | None:
-    """A Markdown text with this table in place of the one that has the same columns; None if it has none."""
-    place = re.compile(rf"^{re.escape(table.splitlines()[0])}\n(\|.*\n?)+", re.MULTILINE)
+    """A Markdown text with this table in place of the one with the same corner, or if that is empty the same columns.
+
+    None if it has none.
+    """
+    head = table.splitlines()[0]
+    corner = head.split("|")[1].strip()
+    same = rf"\| {re.escape(corner)} \|.*" if corner else re.escape(head)
+    place = re.compile(rf"^{same}\n(\|.*\n?)+", re.MULTILINE)
     return place.sub(lambda _: f"{table}\n", text, count=1) if place.search(text) else None
 
 
