@@ -1,7 +1,7 @@
 """Steps and learning rate of methods on the mini benchmark: each is run once at each rate, and a rule chooses.
 
 python scripts/mini_settings.py [--methods npo npo+pd] [--out results/mini_settings] [--jobs 2]
-python scripts/mini_settings.py --model mini-small --methods po popd --rates 5e-4 1e-3 --steps 60 120 --limit 2
+python scripts/mini_settings.py --model mini-small --methods po popd --rates 5e-4 1e-3 --steps 60 250 --limit 2
 
 A method has as many runs as another, all on the train split: at each of `--rates`, with so many optimizer `--steps`,
 without prompt decouple and with it. The rule (`choose`): of the runs that forget, ASR on the pictures trained on at

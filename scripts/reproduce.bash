@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The paper's table from data to report: MODEL=llava-1.5-7b METHODS="po popd" bash scripts/reproduce.bash [option ...]
 #   MODEL=mini               the embedded mini benchmark; else a page of config/model_family/ (default: llava-1.5-7b)
-#   SIZE=small               the mini benchmark on SmolLM2-135M-Instruct (MODEL=mini-small), with five of the methods
+#   SIZE=small               the mini benchmark on SmolLM2-135M-Instruct (MODEL=mini-small), untouched and by four methods
 #   LANGUAGE_MODEL=...       another language model for it, a folder or a name on the hub
 #   METHODS="vanilla popd"   (default: vanilla and all eight)        SEEDS="233 1 2"   (default: 233)
 #   JUDGE=...                as eval_all.py --judge takes it         OUT=FOLDER        (default: results/reproduce/MODEL)
