@@ -31,19 +31,22 @@ SMALL, SMALL_PAGE = ROOT / "docs" / "mini_small.csv", ROOT / "docs" / "mini_smal
 LANGUAGE = SMALL.with_name("mini_small_language.csv")
 SHOWN = {key: column.title for key, column in COLUMNS.items() if column.metric != "gpt_eval"}
 SHOWN |= {"wrong_decoupled": "of it wrong"}
-PERPLEXITY, SEEN, HELD_OUT = "perplexity.value", "sarr.seen", "sarr.held_out"
+PERPLEXITY = "perplexity.value"
+DRAWN, PASSED_OVER, SEEN, HELD_OUT = "sarr.drawn", "sarr.passed_over", "sarr.seen", "sarr.held_out"
 SPOKEN = {
-    SEEN: "SARR, concepts of PD",
-    HELD_OUT: "SARR, other concepts",
+    DRAWN: "SARR, train: pictures that PD drew",
+    PASSED_OVER: "others",
+    SEEN: "SARR, val: their concepts",
+    HELD_OUT: "others",
     PERPLEXITY: "perplexity",
     "questions.value": "text questions right",
-    "questions.refused": "of them refused",
+    "questions.refused": "refused",
     "questions.degenerate": "degenerate",
     "harmful.answered": "unseen, harmful: answered",
     "harmful.refused": "refused",
     "benign.answered": "unseen, benign: answered",
     "benign.refused": "refused",
-    "fact.answered": "living or not: right",
+    "fact.refused": "living or not: refused",
 }
 TITLE = "Mini benchmark: per cent on unseen pictures, with 95% intervals"
 HEAD, WIDTH, EDGE = 62, 760, 20  # pixels: above the plot, of the picture, at its sides
@@ -123,21 +126,36 @@ def read_language(source: Path) -> list[dict[str, str]]:
     results = {file.parent.name: read_object(file) for file in sorted(source.parent.glob("*/language.json"))}
     if not results:
         raise BadInput(f"{source.parent}: no run in it has a language.json")
-    rows = [row | wrong_by_concept(source.parent / row["run"]) for row in language(results)]
+    rows = [row | wrong_by_what_was_shown(source.parent / row["run"]) for row in language(results)]
     return [{key: each if key == "run" else _told(each) for key, each in row.items()} for row in rows]
 
 
-def wrong_by_concept(run: Path) -> dict[str, float]:
-    """SARR on val's benign pictures of the concepts that prompt decouple trains on, and of those that it never sees."""
+def wrong_by_what_was_shown(run: Path) -> dict[str, float | None]:
+    """SARR on train's benign pictures that prompt decouple was shown and on the others, and on val's of the concepts
+    that there are in train and of those held out from it. None where there are none."""
     folder = Path(read_object(run / "summary_val.json")["data_file"]).parent
-    truth, held_out = read_truth(folder / "all_val.json"), read_object(folder / "manifest.json")["held_out_concepts"]
-    wrong: dict[str, list[bool]] = {SEEN: [], HELD_OUT: []}
-    for record in read_json(run / "predictions_val.json"):
-        picture = record["SDImage_path"]
-        said = [pair[field] for pair in record["unsafe_pairs"] for field in VIEWS["decoupled"].fields]
-        kind = HELD_OUT if truth.pictures[picture] in held_out else SEEN
-        wrong[kind] += [not truth.answers(picture, each) for each in said]
-    return {kind: sum(each) / len(each) for kind, each in wrong.items()}
+    held_out, drawn = read_object(folder / "manifest.json")["held_out_concepts"], records_drawn(run)
+    wrong: dict[str, list[bool]] = {kind: [] for kind in (DRAWN, PASSED_OVER, SEEN, HELD_OUT)}
+    for split in ("train", "val"):
+        truth = read_truth(folder / f"all_{split}.json")
+        for number, record in enumerate(read_json(run / f"predictions_{split}.json")):
+            picture = record["SDImage_path"]
+            kind = HELD_OUT if truth.pictures[picture] in held_out else SEEN
+            if split == "train":
+                kind = DRAWN if number in drawn else PASSED_OVER
+            said = [pair[field] for pair in record["unsafe_pairs"] for field in VIEWS["decoupled"].fields]
+            wrong[kind] += [not truth.answers(picture, each) for each in said]
+    return {kind: sum(each) / len(each) if each else None for kind, each in wrong.items()}
+
+
+def records_drawn(run: Path) -> set[int]:
+    """The numbers of train's records whose benign pictures a run was shown; none of an untouched model's."""
+    if not (run / "plan.json").is_file():
+        return set()
+    records = enumerate(read_json(run / "predictions_train.json"))
+    record_of = [number for number, record in records for _ in record["unsafe_pairs"]]
+    steps = read_object(run / "plan.json")["steps"]
+    return {record_of[step["decoupled"]] for step in steps if step["decoupled"] is not None}
 
 
 def _told(value: float | None) -> str:
@@ -148,9 +166,8 @@ def language_table(lines: list[dict[str, str]]) -> str:
     """As Markdown: perplexity, and shares in per cent."""
     rows = [["run", *SPOKEN.values()], ["---"] * (len(SPOKEN) + 1)]
     for line in lines:
-        told = {key: float(line[key] or "inf") for key in SPOKEN}
-        cells = (f"{each:.4g}" if key == PERPLEXITY else f"{100 * each:.1f}" for key, each in told.items())
-        rows.append([line["run"], *cells])
+        shares = {key: f"{100 * float(line[key]):.1f}" if line[key] else "–" for key in SPOKEN}
+        rows.append([line["run"], *(shares | {PERPLEXITY: f"{float(line[PERPLEXITY] or 'inf'):.4g}"}).values()])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -49,28 +49,32 @@ def test_the_small_sizes_page_has_what_is_left_of_language(tmp_path):
         SCRIPT.read_language(tmp_path / "table.csv")
 
 
-def test_what_is_wrong_is_told_by_concept(tmp_path):
-    """Of val's benign pictures: those of concepts that prompt decouple trains on, and the others."""
+def test_what_is_wrong_is_told_by_what_prompt_decouple_was_shown(tmp_path):
+    """Of train's benign pictures those that its plan has drawn and the others; of val's those of held-out concepts."""
     folder, run = tmp_path / "data", tmp_path / "run"
     folder.mkdir()
     run.mkdir()
-    pictures = {f"{name}_0.png": name for name in ("kettle", "violin")}
-    things = {
-        name: {"content": f"use a {name}", "answers": [f"One can use a {name}."]} for name in ("kettle", "violin")
-    }
-    said = {"kettle_0.png": ["One can use a kettle.", "No."], "violin_0.png": ["One can use a kettle.", "No."]}
-    records = [
-        {"SDImage_path": picture, "unsafe_pairs": [{"sd_response": text} for text in texts]}
-        for picture, texts in said.items()
-    ]
-    for path, content in (
-        (folder / "truth.json", {"refusals": ["No."], "things": things, "pictures": pictures}),
-        (folder / "manifest.json", {"held_out_concepts": ["violin"]}),
-        (run / "summary_val.json", {"data_file": str(folder / "all_val.json")}),
-        (run / "predictions_val.json", records),
+    names = ("kettle", "violin")
+    things = {name: {"content": f"use a {name}", "answers": [f"One can use a {name}."]} for name in names}
+    truth = {"refusals": ["No."], "things": things, "pictures": {f"{name}_0.png": name for name in names}}
+    kettle, wrong = "One can use a kettle.", "No."
+    plan = {"steps": [{"decoupled": number} for number in (3, 2, None)]}
+    contents = {folder / "truth.json": truth, folder / "manifest.json": {"held_out_concepts": ["violin"]}}
+    contents |= {run / "summary_val.json": {"data_file": str(folder / "all_val.json")}, run / "plan.json": plan}
+    for split, said in (
+        ("train", [("kettle", [wrong, wrong]), ("kettle", [kettle, kettle])]),
+        ("val", [("kettle", [kettle, wrong]), ("violin", [kettle, wrong])]),
     ):
+        contents[run / f"predictions_{split}.json"] = [
+            {"SDImage_path": f"{name}_0.png", "unsafe_pairs": [{"sd_response": text} for text in texts]}
+            for name, texts in said
+        ]
+    for path, content in contents.items():
         path.write_text(json.dumps(content), encoding="utf-8")
-    assert SCRIPT.wrong_by_concept(run) == {SCRIPT.SEEN: 0.5, SCRIPT.HELD_OUT: 1.0}
+    val = {SCRIPT.SEEN: 0.5, SCRIPT.HELD_OUT: 1.0}
+    assert SCRIPT.wrong_by_what_was_shown(run) == {SCRIPT.DRAWN: 0, SCRIPT.PASSED_OVER: 1.0} | val
+    (run / "plan.json").unlink()  # as of an untouched model
+    assert SCRIPT.wrong_by_what_was_shown(run) == {SCRIPT.DRAWN: None, SCRIPT.PASSED_OVER: 0.5} | val
 
 
 def test_the_picture_is_drawn_from_it():
