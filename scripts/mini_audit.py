@@ -2,8 +2,8 @@
 
 python scripts/mini_audit.py [--methods po popd] [--seeds 233 1 2] [--out results/mini_audit] [--jobs 2]
 python scripts/mini_audit.py --tables          the tables of docs/audit.md anew, from docs/mini_audit.csv
-python scripts/mini_audit.py --model mini-small      PO+PD, what DONE names: docs/mini_small_audit.csv and
-                                               tables of docs/mini_small.md
+python scripts/mini_audit.py --model mini-small      PO+PD and NPO+PD, what DONE names: docs/mini_small_audit.csv
+                                               and tables of docs/mini_small.md
 
 Each method is unlearned and audited with each seed, beside `none` and `none+pd` (tuned), the base model (vanilla, told)
 and never_knew of its data. What is there is not made again. The judge is `truth`, protocol corrected: what counts as
@@ -32,7 +32,7 @@ from safeeraser.reproduce.steps import runs_of
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {"mini": ROOT / "docs" / "audit.md", "mini-small": ROOT / "docs" / "mini_small.md"}  # which have the tables
 METHODS = ("po", "popd", "gapd", "klpd", "npo+pd", "rmu+pd")
-OF = {"mini": METHODS, "mini-small": ("popd",)}  # audited unasked
+OF = {"mini": METHODS, "mini-small": ("popd", "npo+pd")}  # audited unasked
 # What audit.py is to do: all, or what two cores afford of a model a hundred times as large.
 DONE = {"mini": ("all",), "mini-small": ("inside,relearn,sampling,attacks", "--attacks=crop,flip", "--limit=3")}
 MEASURES = ("gap", "gap_10", "exact_0", "exact_3", "depth", "probe", "rank", "nll_true")
