@@ -203,12 +203,12 @@ def make_or_read_plan(
 
 
 def note_passed_over(recipe: Recipe, sizes: dict[str, int]) -> None:
-    """Tell where a recipe never comes to some of the decoupled items: SARR is high on what PD was never shown."""
+    """Say where a recipe never comes to some of the decoupled items, so that nobody takes them for trained on."""
     drawn, there = sizes.get("retain", sizes["forget"]), sizes.get("decoupled", 0)
-    if recipe.decoupled == "retain_index" and there > drawn:
+    if recipe.decoupled == "retain_index" and there > drawn and first_process():
         log.warning(
-            "note: of %d decoupled items only the first %d are drawn, as recipe.decoupled=retain_index numbers them "
-            "like retain items; own_pair draws all",
+            "note: of %d decoupled items at most the first %d are drawn, as recipe.decoupled=retain_index numbers them "
+            "like retain items; own_pair takes each forget item's own",
             there,
             drawn,
         )

@@ -56,7 +56,10 @@ def test_what_the_official_recipe_never_draws_is_told(caplog):
     more = SIZES | {"decoupled": 30}
     drawn = make_or_read_plan(settings("recipe=official", "num_epochs=50"), more, 1)
     assert {step.decoupled for step in drawn} == set(range(24))
-    assert caplog.messages[0].startswith("note: of 30 decoupled items only the first 24 are drawn")
+    assert caplog.messages[0].startswith("note: of 30 decoupled items at most the first 24 are drawn")
+    caplog.clear()
+    make_or_read_plan(settings("recipe=official", "num_epochs=1"), {"forget": 20, "decoupled": 30}, 1)
+    assert caplog.messages[0].startswith("note: of 30 decoupled items at most the first 20 are drawn")
     caplog.clear()
     for given, sizes in (("recipe=corrected", more), ("recipe=official", SIZES), ("recipe=official", {"forget": 9})):
         make_or_read_plan(settings(given, "num_epochs=1"), sizes, 1)
