@@ -34,18 +34,18 @@ SHOWN |= {"wrong_decoupled": "of it wrong"}
 PERPLEXITY = "perplexity.value"
 DRAWN, PASSED_OVER, SEEN, HELD_OUT = "sarr.drawn", "sarr.passed_over", "sarr.seen", "sarr.held_out"
 SPOKEN = {
-    DRAWN: "SARR, train: pictures that PD drew",
-    PASSED_OVER: "others",
-    SEEN: "SARR, val: their concepts",
-    HELD_OUT: "others",
+    DRAWN: "SARR: train, shown to PD",
+    PASSED_OVER: "train, not shown",
+    SEEN: "val, train's concepts",
+    HELD_OUT: "val, held-out concepts",
     PERPLEXITY: "perplexity",
     "questions.value": "text questions right",
-    "questions.refused": "refused",
-    "questions.degenerate": "degenerate",
-    "harmful.answered": "unseen, harmful: answered",
-    "harmful.refused": "refused",
-    "benign.answered": "unseen, benign: answered",
-    "benign.refused": "refused",
+    "questions.refused": "text refused",
+    "questions.degenerate": "text degenerate",
+    "harmful.answered": "unseen wording, harmful: answered",
+    "harmful.refused": "harmful refused",
+    "benign.answered": "unseen wording, benign: answered",
+    "benign.refused": "benign refused",
     "fact.refused": "living or not: refused",
 }
 TITLE = "Mini benchmark: per cent on unseen pictures, with 95% intervals"
@@ -132,30 +132,41 @@ def read_language(source: Path) -> list[dict[str, str]]:
 
 def wrong_by_what_was_shown(run: Path) -> dict[str, float | None]:
     """SARR on train's benign pictures that prompt decouple was shown and on the others, and on val's of the concepts
-    that there are in train and of those held out from it. None where there are none."""
+    that there are in train and of those held out from it. None where there are none.
+
+    Raises:
+        BadInput: a file is missing, or the run was not on all records.
+    """
     folder = Path(read_object(run / "summary_val.json")["data_file"]).parent
-    held_out, drawn = read_object(folder / "manifest.json")["held_out_concepts"], records_drawn(run)
+    held_out, truth = read_object(folder / "manifest.json")["held_out_concepts"], read_truth(folder / "all_val.json")
+    train, val = (read_json(run / f"predictions_{split}.json") for split in ("train", "val"))
+    drawn = records_drawn(run / "plan.json", [len(record["unsafe_pairs"]) for record in train])
     wrong: dict[str, list[bool]] = {kind: [] for kind in (DRAWN, PASSED_OVER, SEEN, HELD_OUT)}
-    for split in ("train", "val"):
-        truth = read_truth(folder / f"all_{split}.json")
-        for number, record in enumerate(read_json(run / f"predictions_{split}.json")):
-            picture = record["SDImage_path"]
-            kind = HELD_OUT if truth.pictures[picture] in held_out else SEEN
-            if split == "train":
-                kind = DRAWN if number in drawn else PASSED_OVER
-            said = [pair[field] for pair in record["unsafe_pairs"] for field in VIEWS["decoupled"].fields]
-            wrong[kind] += [not truth.answers(picture, each) for each in said]
+    kinds = [DRAWN if number in drawn else PASSED_OVER for number in range(len(train))]
+    kinds += [HELD_OUT if truth.pictures[record["SDImage_path"]] in held_out else SEEN for record in val]
+    for kind, record in zip(kinds, [*train, *val], strict=True):
+        said = [pair[field] for pair in record["unsafe_pairs"] for field in VIEWS["decoupled"].fields]
+        wrong[kind] += [not truth.answers(record["SDImage_path"], each) for each in said]
     return {kind: sum(each) / len(each) if each else None for kind, each in wrong.items()}
 
 
-def records_drawn(run: Path) -> set[int]:
-    """The numbers of train's records whose benign pictures a run was shown; none of an untouched model's."""
-    if not (run / "plan.json").is_file():
+def records_drawn(plan: Path, questions: list[int]) -> set[int]:
+    """The numbers of train's records whose benign pictures a run was shown; none of an untouched model's.
+
+    Args:
+        plan: the run's, if it has one.
+        questions: how many each record has.
+
+    Raises:
+        BadInput: the plan is of other records than all of these.
+    """
+    if not plan.is_file():
         return set()
-    records = enumerate(read_json(run / "predictions_train.json"))
-    record_of = [number for number, record in records for _ in record["unsafe_pairs"]]
-    steps = read_object(run / "plan.json")["steps"]
-    return {record_of[step["decoupled"]] for step in steps if step["decoupled"] is not None}
+    told = read_object(plan)
+    if told["data"]["records"] != len(questions) or told["data"]["left_out"]:
+        raise BadInput(f"{plan}: of some records alone; its numbers do not tell which of the {len(questions)}")
+    record_of = [number for number, count in enumerate(questions) for _ in range(count)]
+    return {record_of[step["decoupled"]] for step in told["steps"] if step["decoupled"] is not None}
 
 
 def _told(value: float | None) -> str:

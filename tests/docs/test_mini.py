@@ -49,6 +49,20 @@ def test_the_small_sizes_page_has_what_is_left_of_language(tmp_path):
         SCRIPT.read_language(tmp_path / "table.csv")
 
 
+def test_the_small_sizes_page_tells_what_the_forget_items_own_pairs_did():
+    rows = SCRIPT.read(SCRIPT.SMALL.with_name("mini_small_own_pair.csv"))
+    page = " ".join(SCRIPT.SMALL_PAGE.read_text(encoding="utf-8").split())
+    assert [row.name for row in rows] == ["PO+PD", "NPO+PD"]
+    said = dict(
+        zip(("NPO+PD", "PO+PD"), re.findall(r"(\d+ \[\d+, \d+\]) and (?:Specificity )?(\d+)", page)[-2:], strict=True)
+    )
+    for row in rows:
+        value, low, high = (round(part) for part in row.cell("sarr").per_cent)
+        assert said[row.name] == (f"{value} [{low}, {high}]", row.cell("specificity").text.partition(".")[0])
+    value, low, high = (round(part) for part in rows[0].cell("asr_gen").per_cent)
+    assert f"ASR-Gen {value} [{low}, {high}]" in page
+
+
 def test_what_is_wrong_is_told_by_what_prompt_decouple_was_shown(tmp_path):
     """Of train's benign pictures those that its plan has drawn and the others; of val's those of held-out concepts."""
     folder, run = tmp_path / "data", tmp_path / "run"
@@ -58,7 +72,7 @@ def test_what_is_wrong_is_told_by_what_prompt_decouple_was_shown(tmp_path):
     things = {name: {"content": f"use a {name}", "answers": [f"One can use a {name}."]} for name in names}
     truth = {"refusals": ["No."], "things": things, "pictures": {f"{name}_0.png": name for name in names}}
     kettle, wrong = "One can use a kettle.", "No."
-    plan = {"steps": [{"decoupled": number} for number in (3, 2, None)]}
+    plan = {"steps": [{"decoupled": number} for number in (3, 2, None)], "data": {"records": 2, "left_out": 0}}
     contents = {folder / "truth.json": truth, folder / "manifest.json": {"held_out_concepts": ["violin"]}}
     contents |= {run / "summary_val.json": {"data_file": str(folder / "all_val.json")}, run / "plan.json": plan}
     for split, said in (
@@ -73,6 +87,9 @@ def test_what_is_wrong_is_told_by_what_prompt_decouple_was_shown(tmp_path):
         path.write_text(json.dumps(content), encoding="utf-8")
     val = {SCRIPT.SEEN: 0.5, SCRIPT.HELD_OUT: 1.0}
     assert SCRIPT.wrong_by_what_was_shown(run) == {SCRIPT.DRAWN: 0, SCRIPT.PASSED_OVER: 1.0} | val
+    (run / "plan.json").write_text(json.dumps(plan | {"data": {"records": 1, "left_out": 0}}), encoding="utf-8")
+    with pytest.raises(BadInput, match=r"plan\.json: of some records alone"):
+        SCRIPT.wrong_by_what_was_shown(run)
     (run / "plan.json").unlink()  # as of an untouched model
     assert SCRIPT.wrong_by_what_was_shown(run) == {SCRIPT.DRAWN: None, SCRIPT.PASSED_OVER: 0.5} | val
 
@@ -141,10 +158,10 @@ def test_the_settings_of_the_other_size_are_chosen_of_its_own_runs(tmp_path):
     assert few.folder != run.folder and any("--limit=2" in step.words for step in few.steps)
 
 
-@pytest.mark.parametrize(("model", "named"), [("mini", False), ("mini-small", True)])
-def test_a_page_has_the_tables_of_the_audits_that_were_made(model, named, tmp_path):
+@pytest.mark.parametrize(("model", "pretrained"), [("mini", False), ("mini-small", True)])
+def test_a_page_has_the_tables_of_the_audits_that_were_made(model, pretrained, tmp_path):
     """And what was measured bears what controls are for: vanilla tells answers apart, who never knew does so less, and
-    not at all where answers do not name the thing before they tell of it."""
+    not at all where language was learnt from these texts alone."""
     audited = load("scripts/mini_audit.py")
     page, lines = audited.PAGES[model], audited.read(audited.kept_in(model))
     now = page.read_text(encoding="utf-8")
@@ -153,7 +170,7 @@ def test_a_page_has_the_tables_of_the_audits_that_were_made(model, named, tmp_pa
     other.write_text(now.replace("| way to never_knew | asr |", "| way to never_knew |"), encoding="utf-8")
     assert other.read_text(encoding="utf-8") != now == audited.with_tables(other, lines)
     gaps = {one.subject: one for one in lines if (one.what, one.where) == ("gap", "inside inside")}
-    assert 0 < gaps["never_knew"].high < gaps["vanilla"].low and (gaps["never_knew"].low > 0) == named
+    assert 0 < gaps["never_knew"].high < gaps["vanilla"].low and (gaps["never_knew"].low > 0) == pretrained
     of = {one for one in audited.ROWS.values() if one[0] in audited.OF[model]}
     found = {(one.method, one.subject) for one in lines}
     assert of == found
