@@ -9,5 +9,5 @@ ruff format --check .
 python -m mypy
 # One thread a worker: models this small lose more to threads than they gain.
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
-# By file: what a file's tests share is made once, and those of several processes are in one worker. Slow files first.
-exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
+# tests/conftest.py groups the tests by file, and those of several processes in one worker. Slow files come first.
+exec python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder "$@"

@@ -22,8 +22,8 @@ os.environ.setdefault("MPLCONFIGDIR", str(KEPT / "matplotlib"))
 os.environ.setdefault("KEPT_FOR_TESTS", str(KEPT / "safeeraser" / "tests"))
 CACHE = tempfile.TemporaryDirectory(prefix="safeeraser-cache-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name
-# What DeepSpeed compiles takes minutes: once, for all workers, which find the variable set.
-os.environ.setdefault("TORCH_EXTENSIONS_DIR", os.path.join(CACHE.name, "torch_extensions"))
+# What DeepSpeed compiles takes a minute: once for each environment, beside which it lies.
+os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(__file__).resolve().parents[1] / ".venv" / "torch_extensions"))
 
 # A shell starts a background job with Ctrl-C ignored, and nohup one with the terminal's end: so would be whatever the
 # tests start and interrupt.
@@ -33,10 +33,16 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """What is not marked slow is fast. The slow ones come first, so that no worker ends alone with one."""
+    """Give each test its tier, keep a file's tests in one worker, and start the slow ones first.
+
+    What is marked neither `slow` nor `nightly` is fast. Tests of several processes share the group "engines", so that
+    one worker runs them one after another and none waits on a lock.
+    """
     for item in items:
-        if not item.get_closest_marker("slow"):
+        if not (item.get_closest_marker("slow") or item.get_closest_marker("nightly")):
             item.add_marker("fast")
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
     items.sort(key=lambda item: bool(item.get_closest_marker("fast")))
 
 
