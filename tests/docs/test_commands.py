@@ -1,5 +1,8 @@
-"""Every command on the pages is one that its own parser takes. Whole ones, in blocks, are parsed with all they say; of
-those in a line of text, which leave things out, the options must be there."""
+"""Each command in the documents is one that its own parser takes.
+
+A command in a block is parsed with all its words. A command in a line of text leaves words out, so only its options are
+looked up.
+"""
 
 import copy
 import re
@@ -16,6 +19,8 @@ from safeeraser.unlearn.composed import read_settings
 from safeeraser.unlearn.settings import Settings
 
 from .pages import PAGES, ROOT, Command, commands, load, spans
+
+pytestmark = pytest.mark.slow
 
 OPTIONS = load("scripts/options.py")
 # The commands of this page need the files that it shows, and are run with them by a test of its own.

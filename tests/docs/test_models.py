@@ -1,4 +1,4 @@
-"""docs/models.md: its table is that of the pages, it names all keys of a page, and the page that it adds composes."""
+"""docs/models.md lists the model families and the keys of their files, and the file that it shows composes."""
 
 import re
 
@@ -18,34 +18,29 @@ def rows(section: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
 
 
-def lmms_of(family: pages.Family) -> str:
-    return family.lmms_eval.model if family.lmms_eval else "none"
-
-
-def test_the_table_is_that_of_the_pages():
-    told = {
+def test_the_table_lists_the_families():
+    listed = {
         re.match(r"`(\S+)`", name)[1]: (re.match(r"`(\S+)`", path)[1], decoder, lmms.strip("`"))
         for name, path, decoder, lmms in rows(PAGE)
     }
-    there = {name: each for name, each in pages.families().items() if each.model_path}
-    assert told == {name: (each.model_path, each.decoder, lmms_of(each)) for name, each in there.items()}
-    # "A dry run needs the hub for none of them": the mini benchmark's models lie in folders.
-    assert [name for name, each in there.items() if not each.architecture] == ["llava-mini", "llava-mini-small"]
+    assert listed == {
+        name: (each.model_path, each.decoder, each.lmms_eval.model if each.lmms_eval else "none")
+        for name, each in pages.families().items()
+        if each.model_path
+    }
 
 
-def test_every_key_of_a_page_is_told():
+def test_each_key_of_a_family_is_explained():
     section = PAGE.partition("\n## What a page says\n")[2]
-    told = [name for cells in rows(section) for name in re.findall(r"`(\w+)`", cells[0])]
-    assert sorted(told) == sorted(pages.Family.model_fields)
+    explained = [name for cells in rows(section) for name in re.findall(r"`(\w+)`", cells[0])]
+    assert sorted(explained) == sorted(pages.Family.model_fields)
 
 
-def test_the_page_that_it_adds_composes(tmp_path, monkeypatch):
+def test_the_file_that_it_shows_composes(tmp_path):
     name, text = re.search(r"^# config/model_family/(\S+)\.yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL).groups()
-    assert len(text.splitlines()) < 10
     added = tmp_path / "model_family" / f"{name}.yaml"
     added.parent.mkdir()
     added.write_text(text, encoding="utf-8")
     family = read_settings(config(f"model_family={name}", f"hydra.searchpath=[{tmp_path}]")).model_family
-    base = pages.families()["qwen2.5-vl"]
     named = {"name": name, "model_path": family.model_path}
-    assert family == base.model_copy(update=named) and family.model_path.startswith("Qwen/")
+    assert family == pages.families()["qwen2.5-vl"].model_copy(update=named)
