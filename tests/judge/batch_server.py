@@ -6,40 +6,29 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
+from chat_server import completion
+
 
 class BatchServer:
-    """Its batches end once they were looked at enough.
+    """Its batches end when they are looked at for the second time.
 
     `answer(prompt)` is a reply, a status that is none, or None: no answer before the batch ended.
 
     Attributes:
-        looks: how often a batch is seen at work before it has ended.
-        end: the status in which it ends.
-        errors: what is said to be wrong with a batch that ends.
-        hold: the step ("upload", "create", "created", "look") at which the server stands still until `go`; `held` tells
-            that it does.
-        refuse, code: the status that every request gets, and the error's code.
+        end, errors: the status in which a batch ends, and what is said to be wrong with it.
+        refuse: the status that every request gets, and the error's code.
         lose: how many answers to the making of a batch get lost; the batch is made.
         page: how many batches a list shows at most.
     """
 
     def __init__(self, answer):
-        self.answer, self.looks, self.end, self.errors, self.hold, self.refuse = (
-            answer,
-            1,
-            "completed",
-            None,
-            None,
-            None,
-        )
-        self.lose, self.page, self.code = 0, 100, None
+        self.answer, self.end, self.errors, self.refuse = answer, "completed", None, None
+        self.lose, self.page = 0, 100
         self.uploads, self.batches, self.requests, self.seen = {}, {}, [], {}
-        self.held, self.go = threading.Event(), threading.Event()
         server = self
 
         class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            wbufsize = -1
+            protocol_version, wbufsize = "HTTP/1.1", -1
 
             def do_POST(self):
                 self.body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -49,36 +38,32 @@ class BatchServer:
                 url = urlsplit(self.path)
                 server.requests.append((self.command, url.path))
                 if server.refuse:
-                    error = {"message": f"bad: {self.headers['Authorization']}", "code": server.code}
-                    return self.tell({"error": error}, server.refuse)
+                    error = {"message": f"bad: {self.headers['Authorization']}", "code": server.refuse[1]}
+                    return self.tell({"error": error}, server.refuse[0])
                 match self.command, *url.path.split("/")[2:]:
                     case "POST", "files":
-                        self.tell(server.upload(self.headers["Content-Type"], self.body))
+                        return self.tell(server.upload(self.headers["Content-Type"], self.body))
                     case "POST", "batches":
-                        made = server.create(json.loads(self.body))
-                        if server.lose:
-                            server.lose -= 1
-                            self.close_connection = True
-                            return None
-                        self.tell(made)
+                        made, server.lose, lost = server.create(json.loads(self.body)), server.lose - 1, server.lose > 0
+                        self.close_connection = lost
+                        return None if lost else self.tell(made)
                     case "GET", "batches":
-                        self.tell(server.list(parse_qs(url.query)))
+                        return self.tell(server.list(parse_qs(url.query)))
                     case "GET", "batches", name if name in server.batches:
-                        self.tell(server.look(name))
+                        return self.tell(server.look(name))
                     case "GET", "files", name, "content" if name in server.uploads:
-                        self.send(server.uploads[name], 200, "application/octet-stream")
-                    case _:
-                        self.tell({"error": {"message": "no", "code": None}}, 404)
-                return None
+                        return self.send(server.uploads[name], 200, "application/octet-stream")
+                return self.tell({"error": {"message": "no", "code": None}}, 404)
 
             def tell(self, value, status=200):
                 self.send(json.dumps(value).encode(), status, "application/json")
 
             def send(self, data, status, kind):
                 self.send_response(status)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(data)))
-                self.send_header("x-should-retry", "false" if status >= 400 else "true")
+                again = "false" if status >= 400 else "true"
+                heads = {"Content-Type": kind, "Content-Length": str(len(data)), "x-should-retry": again}
+                for head in heads.items():
+                    self.send_header(*head)
                 self.end_headers()
                 self.wfile.write(data)
 
@@ -95,15 +80,7 @@ class BatchServer:
         self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
 
-    def _at(self, step):
-        if step == self.hold:
-            self.held.set()
-            self.go.wait(30)
-            if step == "create":
-                raise ConnectionError  # it never came
-
     def upload(self, kind, body):
-        self._at("upload")
         form = email.message_from_bytes(b"Content-Type: " + kind.encode() + b"\r\n\r\n" + body)
         parts = {part.get_param("name", header="content-disposition"): part for part in form.get_payload()}
         assert parts["purpose"].get_payload() == "batch"
@@ -119,57 +96,48 @@ class BatchServer:
         return [json.loads(line) for line in self.uploads[self.batches[name]["input_file_id"]].splitlines()]
 
     def create(self, body):
-        self._at("create")
         assert set(body) == {"input_file_id", "endpoint", "completion_window", "metadata"}
         name = f"batch_{len(self.batches)}"
         self.batches[name] = body | {"id": name, "object": "batch", "created_at": 0, "status": "validating"}
-        self._at("created")
         return self.batches[name]
 
     def list(self, query):
         names = sorted(self.batches, reverse=True)
         start = names.index(query["after"][0]) + 1 if "after" in query else 0
-        page = names[start : start + self.page]
-        more = start + self.page < len(names)
-        return {"object": "list", "data": [self.batches[name] for name in page], "has_more": more}
+        page = [self.batches[name] for name in names[start : start + self.page]]
+        return {"object": "list", "data": page, "has_more": start + self.page < len(names)}
 
     def look(self, name):
         self.seen[name] = self.seen.get(name, 0) + 1
-        self._at("look")
         batch = self.batches[name]
         if batch["status"] in ("validating", "in_progress"):
             lines = self.asked(name)
             counts = {"total": len(lines), "completed": len(lines) // 2, "failed": 0}
             batch |= {"status": "in_progress", "request_counts": counts}
-            if self.seen[name] > self.looks:
+            if self.seen[name] > 1:
                 batch |= self._end(lines)
         return batch
 
     def _end(self, lines):
-        good, bad = [], []
-        if not self.errors:
-            for line in lines:
-                assert (line["method"], line["url"]) == ("POST", "/v1/chat/completions")
-                given = self.answer(line["body"]["messages"][0]["content"])
-                (good if isinstance(given, str) else bad).append(self._line(line["custom_id"], given))
-        files = {"output_file_id": good, "error_file_id": bad}
-        files = {key: self._keep(b"".join(its))["id"] for key, its in files.items() if its}
+        files = {"output_file_id": b"", "error_file_id": b""}
+        for line in () if self.errors else lines:
+            assert (line["method"], line["url"]) == ("POST", "/v1/chat/completions")
+            given = self.answer(line["body"]["messages"][0]["content"])
+            files["output_file_id" if isinstance(given, str) else "error_file_id"] += self.line(
+                line["custom_id"], given
+            )
+        files = {key: self._keep(data)["id"] for key, data in files.items() if data}
         return files | {"status": self.end, "errors": self.errors and {"object": "list", "data": self.errors}}
 
-    def _line(self, key, given):
-        message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": given}}
-        body = {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [message]}
-        body |= {"usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}}
-        error = None
-        if given is None:
-            response, error = None, {"code": "batch_expired", "message": "server words"}
-        elif isinstance(given, int):
-            response = {"status_code": given, "request_id": "r", "body": {"error": {"message": "server words"}}}
-        else:
-            response = {"status_code": 200, "request_id": "r", "body": body}
+    def line(self, key, given):
+        """What a file of answers holds of a request."""
+        status, body = given, {"error": {"message": "server words"}}
+        if isinstance(given, str):
+            status, body = 200, json.loads(completion(given))
+        response = given and {"status_code": status, "request_id": "r", "body": body}
+        error = None if given else {"code": "batch_expired", "message": "server words"}
         return json.dumps({"id": "l", "custom_id": key, "response": response, "error": error}).encode() + b"\n"
 
     def stop(self):
-        self.go.set()
         self._http.shutdown()
         self._http.server_close()

@@ -1,203 +1,148 @@
-"""The LLM judge against a real HTTP server that speaks chat completions on the loopback."""
+"""A judge behind a server: what it is sent, what of it a server may refuse, who answered, and where the key goes."""
 
 import json
-import threading
-import time
+import re
 
 import pytest
-from chat_server import NO_COMPLETION
-from scoring import KEY, finished, good, outputs, predicted, record, run_eval, start_eval, write_files
+from chat_server import completion
+from scoring import KEY, good
 
-pytestmark = pytest.mark.slow
+from safeeraser.judge.costs import Spent
+from safeeraser.judge.prompts import render, version
 
-CALLS = 4 * 3 * 2 + 4 + 4  # a record's: 12 responses for asr and rr, 4 for sarr, 4 UnharmPairs
+from .asked import TRUTH, ask, judging, kept, queries, query, words
 
-
-@pytest.fixture
-def given(tmp_path):
-    """The arguments for one record; the predictions lie in a folder of their own, outputs in `out`."""
-    (tmp_path / "in").mkdir()
-    original = record()
-    predictions, reference = write_files(tmp_path / "in", [original], [predicted(original)])
-    out = tmp_path / "out"
-    files = ("--input_file", predictions, "--file_refer", reference, "--output_file_rr", out / "v.json")
-    files = (*files, "--summary", out / "s.json", "--save_replies", out / "r.json")
-    return (*files, "--store", tmp_path / "store.jsonl", "--max_failed", 1)
+OPTIONAL = {"response_format", "max_tokens", "temperature"}
+ALL = sorted(OPTIONAL)
+CHANGED = {"temperature": None, "max_tokens": None, "max_completion_tokens": 9}
 
 
-def no_key_anywhere(folder, run):
-    """The key is in no output and in no file."""
-    assert KEY not in run.stdout + run.stderr
-    for path in folder.rglob("*"):
-        assert path.is_dir() or KEY not in path.read_text()
+def form(kind):
+    """The structured output that is asked for."""
+    schema = {"type": "object", "properties": {"verdict": kind}, "required": ["verdict"], "additionalProperties": False}
+    return {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema}}
 
 
-def summary(folder):
-    return json.loads((folder / "out" / "s.json").read_text())
-
-
-def test_a_judge_is_asked_and_counted(tmp_path, given, serve):
-    server = serve(lambda number, prompt: (200, {}, good(prompt)))
-    run = run_eval("--base_url", server.url, "--judge_model", "some-model", *given, key=KEY)
-    assert run.returncode == 0, run.stderr
-    got = summary(tmp_path)
-    assert (got["judge"], got["judge_model"]) == ("openai", "some-model")
-    values = {metric: (got[metric]["value"], got[metric]["n"]) for metric in ("asr", "rr", "sarr", "gpt_eval")}
-    assert values == {"asr": (1.0, 12), "rr": (0.0, 12), "sarr": (0.0, 4), "gpt_eval": (0.5, 4)}
-    assert len(server.requests) == CALLS
-    for _, authorization, path, body in server.requests:
-        assert (authorization, path) == (f"Bearer {KEY}", "/v1/chat/completions")
-        assert body["model"] == "some-model" and body["temperature"] == 0
-        assert isinstance(body["messages"][0]["content"], str)  # text alone, no picture
-    assert got["asr"]["judge"] == "openai:some-model" and len(got["prompts"]) == 12
-    no_key_anywhere(tmp_path, run)
-
-
-def test_a_server_of_ones_own_needs_no_key(tmp_path, given, serve):
-    server = serve(lambda number, prompt: (200, {}, good(prompt)))
-    run = run_eval("--base_url", server.url, *given)
-    assert run.returncode == 0, run.stderr
-    assert summary(tmp_path)["asr"]["failed"] == 0
-
-
-def test_equal_prompts_are_asked_once(tmp_path, given, serve):
-    original = record()
-    value = predicted(original)
-    for pair in value["unsafe_pairs"]:
-        pair |= {"model_response1": "Same.", "model_response2": "Same.", "model_response3": "Same."}
-    write_files(tmp_path / "in", [original], [value])
-    server = serve(lambda number, prompt: (200, {}, good(prompt)))
-    run = run_eval("--base_url", server.url, "--api_key", KEY, *given)
-    assert run.returncode == 0, run.stderr
-    assert len(server.requests) == 1 + 1 + 4 + 4 and summary(tmp_path)["asr"]["n"] == 12
-
-
-def test_retry_after_is_waited_for(tmp_path, given, serve):
-    server = serve(
-        lambda number, prompt: (429, {"Retry-After": "1"}, "rate_limit") if number == 0 else (200, {}, good(prompt))
-    )
-    run = run_eval("--base_url", server.url, "--api_key", KEY, *given)
-    assert run.returncode == 0, run.stderr
-    assert server.requests[1][0] - server.requests[0][0] >= 1.0
-    assert len(server.requests) == CALLS + 1 and summary(tmp_path)["asr"]["failed"] == 0
-
-
-@pytest.mark.parametrize("protocol, value, n", [("official", 11 / 12, 12), ("corrected", 1.0, 11)])
-def test_a_call_that_keeps_failing_is_counted_as_failed_and_asked_again_next_time(
-    tmp_path, given, serve, protocol, value, n
-):
-    broken = True
-
-    def script(number, prompt):
-        if broken and '"unsafe" or "safe"' in prompt and "Question 0.2? 1" in prompt:
-            return 500, {"retry-after-ms": "5"}, "server_error"
-        return 200, {}, good(prompt)
-
-    server = serve(script)
-    command = ("--base_url", server.url, "--api_key", KEY, "--protocol", protocol, *given)
-    run = run_eval(*command)
-    assert run.returncode == 0, run.stderr
-    asr = summary(tmp_path)["asr"]
-    assert (asr["value"], asr["n"], asr["failed"], asr["unparsed"], asr["skipped"]) == (value, n, 1, 0, 0)
-    assert "1 x InternalServerError" in run.stderr
-    no_key_anywhere(tmp_path, run)
-
-    broken, before = False, len(server.requests)
-    assert run_eval(*command).returncode == 0
-    assert len(server.requests) == before + 1 and summary(tmp_path)["asr"]["failed"] == 0
+WORDS = [{"type": "string", "enum": list(of)} for of in (("unsafe", "safe"), ("yes", "no"), ("yes", "no"))]
+FORMS = {"response_format": [form(kind) for kind in (*WORDS, {"type": "number"})]}
 
 
 @pytest.mark.parametrize(
-    "status, code, says",
+    "more, changed",
     [
-        (401, "invalid_api_key", "does not accept the API key (HTTP 401)"),
-        (404, "model_not_found", "knows no model 'gpt-4o'"),
-        (403, "forbidden", "does not accept the API key (HTTP 403)"),
-        (429, "insufficient_quota", "takes no more calls on this account"),
+        ({"model": "some", "max_tokens": 2000}, {"model": "some", "max_tokens": 2000}),
+        ({"extra_body": CHANGED}, {"temperature": ..., "max_tokens": ..., "max_completion_tokens": 9}),
+        ({"protocol": "corrected"}, FORMS),
     ],
 )
-def test_what_no_retry_mends_stops_the_run_at_once(tmp_path, given, serve, status, code, says):
-    server = serve(lambda number, prompt: (status, {"retry-after-ms": "5"}, code))
-    run = finished(start_eval("--base_url", server.url, "--api_key", KEY, *given))
-    assert run.returncode == 2 and says in run.stderr
-    assert run.stderr.startswith("error: ") and run.stderr.count("\n") == 1, run.stderr
-    assert len(server.requests) <= 6  # one call, with its retries
-    assert not list((tmp_path / "out").iterdir())
-    no_key_anywhere(tmp_path, run)
+def test_each_request_is_the_prompt_and_what_was_asked_for_and_nothing_else(tmp_path, serve, more, changed):
+    server = serve(lambda _, prompt: (200, {}, good(prompt)))
+    panel, verdicts = ask(judging(tmp_path, server, concurrency=1, **more), queries())
+    assert words(verdicts) == TRUTH
+    prompts = [render(one, swapped="protocol" not in more) for one in queries()]
+    for number, (*_, body) in enumerate(server.requests):
+        usual = {"model": "gpt-4o", "temperature": 0, "max_tokens": 64}
+        usual |= {key: value[number] if isinstance(value, list) else value for key, value in changed.items()}
+        usual = {key: value for key, value in usual.items() if value is not ...}
+        assert body == usual | {"messages": [{"role": "user", "content": prompts[number]}]}
+    (judge,) = panel.served
+    assert (judge.spent, judge.refused, judge.failures) == (Spent(4, 28, 12), frozenset(), {})
 
 
-def test_a_server_that_is_not_there(tmp_path, given, monkeypatch):
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.002)
-    run = run_eval("--base_url", "http://127.0.0.1:9/v1", "--api_key", KEY, *given)
-    assert run.returncode == 2 and "the judge at 127.0.0.1 cannot be reached" in run.stderr
+def test_what_was_said_is_kept_with_who_said_it_and_what_it_took(tmp_path, serve):
+    """The server changes its model in mid-run, and once repeats the key where the model's name belongs."""
+    names = iter(["m-1", "m-1", KEY, "m-2"])
+    server = serve(lambda _, prompt: (200, {}, completion(good(prompt), model=next(names), fingerprint="fp")))
+    given = judging(tmp_path, server, concurrency=1, api_key=KEY)
+    panel, verdicts = ask(given, queries())
+    who = {"judge": "openai:gpt-4o", "fingerprint": "fp"}
+    told = [who | {"model": name, "replies": n} for name, n in (("m-1", 2), (None, 1), ("m-2", 1))]
+    assert panel.answered_by(verdicts) == told
+    entries = kept(tmp_path)
+    assert [entry.pop("verdicts") for entry in entries] == [{"asr": 1.0}, {"rr": 0.0}, {"sarr": 0.0}, {"gpt": 0.5}]
+    assert all(entry.pop("seconds") >= 0 and re.fullmatch(r"20[-\d]+T[:\d]+Z", entry.pop("at")) for entry in entries)
+    assert len({entry.pop("request") for entry in entries}) == 4
+    same = {"judge": "openai", "model": "gpt-4o", "prompt": version(), "finish": "stop", "fingerprint": "fp"}
+    same |= {"prompt_tokens": 7, "completion_tokens": 3}
+    said = zip(("unsafe", "no", "yes", "0.50"), ("m-1", "m-1", None, "m-2"), strict=True)
+    assert entries == [same | {"reply": reply, "answered_by": name} for reply, name in said]
+    assert KEY not in (tmp_path / "store.jsonl").read_text()
+    again, found = ask(given, queries())
+    assert again.answered_by(found) == told and len(server.requests) == 4, "from the store they are known as well"
+    assert again.served[0].spent == Spent()
 
 
-def test_an_empty_reply_is_a_failed_call(tmp_path, given, serve):
-    """Kept in the store, it would be read as no verdict for ever."""
-    server = serve(lambda number, prompt: (200, {}, None))
-    run = run_eval("--base_url", server.url, "--api_key", KEY, *given)
-    assert run.returncode == 0, run.stderr
-    assert "32 x empty reply (stop)" in run.stderr
-    assert run_eval("--base_url", server.url, "--api_key", KEY, *given).returncode == 0
-    assert len(server.requests) == 2 * CALLS
-    asr = summary(tmp_path)["asr"]
-    assert (asr["value"], asr["n"], asr["failed"], asr["unparsed"]) == (0.0, 12, 12, 0)
-
-
-def test_why_a_reply_is_empty_is_told_only_in_known_words(tmp_path, given, serve):
-    """A server that repeats the key in places where nobody looks for it."""
-    choice = {"index": 0, "finish_reason": KEY, "message": {"role": "assistant", "content": ""}}
-    body = json.dumps(
-        {"id": "c", "object": "chat.completion", "created": 0, "model": KEY, "choices": [choice]}
-    ).encode()
-    server = serve(lambda number, prompt: (200, {}, body))
-    run = run_eval("--base_url", server.url, "--api_key", KEY, *given)
-    assert run.returncode == 0 and "32 x empty reply (no known reason)" in run.stderr
-    no_key_anywhere(tmp_path, run)
-
-
-def test_an_answer_that_is_no_chat_completion_is_a_failed_call(tmp_path, given, serve):
-    server = serve(lambda number, prompt: (200, {}, NO_COMPLETION))
-    run = run_eval("--base_url", server.url, "--api_key", KEY, *given)
-    assert run.returncode == 0, run.stderr
-    assert json.loads((tmp_path / "out" / "r.json").read_text())[0]["reply"] == "exception"
-    no_key_anywhere(tmp_path, run)
-
-
-def test_a_killed_run_does_not_pay_twice(tmp_path, given, serve):
-    hold = threading.Event()
+def server_with(serve, refuses, told):
+    """A server that refuses some parameters; `told`: whether it says which it minds."""
+    holder = []
 
     def script(number, prompt):
-        if number >= 10:
-            hold.wait(30)
-        return 200, {}, good(prompt)
+        name = next((name for name in refuses if name in holder[0].requests[number][3]), None)
+        error = {"message": "no", "type": "t", "code": "unsupported_parameter", "param": name if told else None}
+        return (400, {}, json.dumps({"error": error}).encode()) if name else (200, {}, good(prompt))
 
-    server = serve(script)
-    command = ("--base_url", server.url, "--api_key", KEY, "--concurrency", "1", *given)
-    process = start_eval(*command)
-    deadline = time.monotonic() + 30
-    while len(server.requests) <= 10 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.kill()
-    process.communicate()
-    hold.set()
-    store = tmp_path / "store.jsonl"
-    kept = store.read_text()
-    assert len(kept.split("\n\n")) >= 10 and KEY not in kept and "plain and whole" not in kept
-    assert not list((tmp_path / "out").iterdir())  # no half output
-    with store.open("a") as handle:
-        handle.write('\n{"request": "torn off in the mid')
+    holder.append(serve(script))
+    return holder[0]
 
-    first = {body["messages"][0]["content"] for _, _, _, body in server.requests[:10]}
-    before = len(server.requests)
-    run = run_eval(*command)
-    assert run.returncode == 0, run.stderr
-    again = [body["messages"][0]["content"] for _, _, _, body in server.requests[before:]]
-    assert len(again) == CALLS - 10 and not first & set(again)
-    assert summary(tmp_path)["asr"]["value"] == 1.0 and summary(tmp_path)["asr"]["n"] == 12
 
-    before = len(server.requests)
-    expected = outputs(tmp_path / "out")
-    assert run_eval(*command).returncode == 0
-    assert len(server.requests) == before, "the store has every reply"
-    assert outputs(tmp_path / "out") == expected
+@pytest.mark.parametrize(
+    "refuses, told, tries",
+    [
+        (["max_tokens", "temperature"], True, 2),
+        (ALL, True, 3),
+        (["response_format"], False, 2),  # once more with all, in case that something else was wrong for a moment
+        (["max_tokens"], False, 3),
+        (ALL, False, 4),
+    ],
+)
+def test_what_a_server_does_not_take_is_found_out_once_and_remembered(tmp_path, serve, refuses, told, tries):
+    server = server_with(serve, refuses, told)
+    given = judging(tmp_path, server, protocol="corrected")
+    panel, verdicts = ask(given, queries())
+    assert words(verdicts) == TRUTH and len(server.requests) == tries + 4
+    refused = panel.served[0].refused
+    # Where the server does not say which, what is likelier to be refused is left out as well.
+    assert refused == set(refuses) if told else refused >= set(refuses)
+    for *_, body in server.requests[tries + 1 :]:
+        assert body.keys() & OPTIONAL == OPTIONAL - refused
+        assert ("max_completion_tokens" in body) == ("max_tokens" in refused)
+    again, found = ask(given, [*queries(), query(response="Another.")])
+    assert words(found) == [*TRUTH, "unsafe"] and len(server.requests) == tries + 5
+    assert again.served[0].refused == refused and not refused & server.requests[-1][3].keys()
+
+
+@pytest.mark.parametrize(
+    "script, said, calls, refused",
+    [
+        # Its own fault, so the others are asked with everything.
+        (lambda n, p, _: (400, {}, "too_long") if "asr 0" in p and "unsafe" in p else None, ["failed"], 4, set()),
+        # Busy for a moment.
+        (lambda n, p, _: (400, {}, "busy") if n < 2 else None, ["unsafe"], 4, set()),
+        # Stopped by a filter, as Azure's does with harmful responses.
+        (lambda n, p, _: (400, {}, "content_filter") if n == 0 else None, ["declined"], 1, set()),
+        # It fails over the form that it does not know.
+        (lambda n, p, b: (500, {}, "t") if "response_format" in b else None, ["unsafe"], 13, {"response_format"}),
+    ],
+)
+def test_a_first_call_that_fails_for_another_reason_changes_nothing(tmp_path, serve, script, said, calls, refused):
+    holder = []
+    holder.append(serve(lambda n, prompt: script(n, prompt, holder[0].requests[n][3]) or (200, {}, good(prompt))))
+    panel, verdicts = ask(judging(tmp_path, holder[0], protocol="corrected"), queries())
+    assert words(verdicts) == [*said, *TRUTH[1:]] and panel.served[0].refused == refused
+    assert len(holder[0].requests) == calls + 3
+    assert all(OPTIONAL - refused <= body.keys() for *_, body in holder[0].requests[calls:])
+    assert ("refused" in [entry["reply"] for entry in kept(tmp_path)]) == bool(refused)
+
+
+def test_keys_and_addresses_are_used_and_not_kept(tmp_path, serve, monkeypatch):
+    """The key given, else the environment's, else any word to a server of one's own; no password of an address."""
+    server = serve(lambda _, prompt: (200, {}, good(prompt)))
+    ask(judging(tmp_path, server), [query(response="1")])
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    ask(judging(tmp_path, server), [query(response="2")])
+    ask(judging(tmp_path, server, api_key="another"), [query(response="3")])
+    assert [key for _, key, *_ in server.requests] == ["Bearer none", f"Bearer {KEY}", "Bearer another"]
+    server.url = server.url.replace("//", "//somebody:hunter2@")
+    ask(secret := judging(tmp_path, server), [query(response="1")])
+    assert len(server.requests) == 3, "the same server, with or without a password"
+    assert "hunter2" not in (tmp_path / "store.jsonl").read_text() + str(secret.told) + str(secret)

@@ -1,11 +1,14 @@
-"""The store: what is kept of a reply, and who may write when several processes judge at once."""
+"""The verdict store: no reply is paid for twice, whatever stops a run and however many run at once."""
 
-import json
 import threading
+import time
 
 import pytest
 
-from safeeraser.judge.store import Kept, Store
+from safeeraser.errors import BadInput
+from safeeraser.judge.store import HEAD, Kept, Store, request_hash
+
+from .asked import ask, judging, queries, query, words
 
 
 def entry(request, reply="yes", **more):
@@ -13,12 +16,35 @@ def entry(request, reply="yes", **more):
 
 
 def test_a_reply_is_found_with_who_gave_it_and_why_it_ended(tmp_path):
-    store = Store(tmp_path / "store.jsonl")
+    store = Store(tmp_path / "new" / "store.jsonl")
     store.add(entry("a", finish="stop", answered_by="m-1", fingerprint="fp"))
     store.add(entry("a", "no"))
-    store.add(entry("b"))  # as the last version kept it
-    found = Store(store.path).find({"a", "b", "c"})
-    assert found == {"a": Kept("yes", "stop", "m-1", "fp"), "b": Kept("yes")}
+    store.add(entry("b"))  # as an earlier version kept it
+    assert Store(store.path).find({"a", "b", "c"}) == {"a": Kept("yes", "stop", "m-1", "fp"), "b": Kept("yes")}
+    assert store.path.read_bytes().startswith(HEAD) and store.path.read_bytes().count(HEAD) == 1
+    assert request_hash("a", {"x": 1, "y": 2}) == request_hash("a", {"y": 2, "x": 1}) != request_hash("a", {"x": 1})
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"request": "a"}', '{"request": ["a"], "reply": "x"}', '{"request": "a", "reply": null}', "[1]", "\0", '{"requ'],
+)
+def test_a_damaged_line_spoils_itself_alone(tmp_path, line):
+    path = tmp_path / "store.jsonl"
+    path.write_bytes(HEAD + line.encode())
+    Store(path).add(entry("a"))
+    assert Store(path).find({"a"}) == {"a": Kept("yes")}
+
+
+@pytest.mark.parametrize("name", ["store.jsonl", "store.1.jsonl"])
+@pytest.mark.parametrize("content", ["notes\n", "[]\n", '{"format": "safeeraser verdict store", "version": 99}\n'])
+def test_what_is_no_store_is_refused_and_left_alone(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(BadInput, match=f"{name}: no verdict store of this version"):
+        Store(tmp_path / "store.jsonl")
+    assert (tmp_path / name).read_text() == content
+    (tmp_path / name).write_bytes(HEAD[:20])  # cut by a kill
+    Store(tmp_path / "store.jsonl")
 
 
 def test_processes_that_share_a_store_write_a_file_each_and_read_all(tmp_path):
@@ -34,33 +60,35 @@ def test_processes_that_share_a_store_write_a_file_each_and_read_all(tmp_path):
     with Store(path, shared=True).held():
         pass
     assert sorted(file.name for file in tmp_path.iterdir()) == ["store.1.jsonl", "store.2.jsonl", "store.jsonl"]
-    for file in tmp_path.iterdir():
-        head, *lines = [json.loads(line) for line in file.read_text().splitlines() if line]
-        assert head["format"] == "safeeraser verdict store" and len(lines) == 1
+    assert all(file.read_bytes().startswith(HEAD + b"\n{") for file in tmp_path.iterdir())
     assert set(Store(path).find({"a", "b", "c"})) == {"a", "b", "c"}
 
 
-def test_a_run_that_does_not_share_waits(tmp_path, capsys):
-    store, entered = Store(tmp_path / "store.jsonl"), threading.Event()
+def test_two_runs_on_one_store_pay_once(tmp_path, serve, capsys):
+    """The second waits until the first has ended, and finds its replies."""
+    server = serve(lambda *_: (time.sleep(0.1), (200, {}, "yes"))[1])
+    runs = []
 
-    def other():
-        with Store(store.path).held():
-            entered.set()
+    def run():
+        runs.append(words(ask(judging(tmp_path, server, concurrency=1), queries(2))[1]))
 
-    with store.held():
-        waiting = threading.Thread(target=other)
-        waiting.start()
-        assert not entered.wait(0.3)
-    waiting.join(5)
-    assert entered.is_set() and "is in use; waiting" in capsys.readouterr().err
-    assert [file.name for file in tmp_path.iterdir()] == ["store.jsonl"]
+    first = threading.Thread(target=run)
+    first.start()
+    while not server.requests:
+        time.sleep(0.01)
+    run()
+    first.join()
+    assert len(server.requests) == 8 and runs[0] == runs[1]
+    assert "is in use; waiting for the other run to end" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["store.jsonl", "store.1.jsonl"])
-def test_what_is_no_store_is_left_alone(tmp_path, name):
-    from safeeraser.errors import BadInput
-
-    (tmp_path / name).write_text("notes\n")
-    with pytest.raises(BadInput, match="no verdict store of this version"):
-        Store(tmp_path / "store.jsonl")
-    assert (tmp_path / name).read_text() == "notes\n"
+def test_a_run_asks_only_for_what_is_new(tmp_path, serve):
+    """Equal requests are one call; another response, model, room or protocol is another request."""
+    server, same = serve(lambda *_: (200, {}, "unsafe")), [query(response="Same.", number=n) for n in range(3)]
+    runs = [({}, same), ({}, [*same, query(response="Another.")]), ({"model": "m"}, same), ({"max_tokens": 9}, same)]
+    runs += [({"protocol": "corrected"}, same), ({"extra_body": {"seed": 1}}, same), ({}, same)]
+    calls = [0]
+    for more, asked in runs:
+        assert set(words(ask(judging(tmp_path, server, **more), asked)[1])) == {"unsafe"}
+        calls.append(len(server.requests) - sum(calls))
+    assert calls[1:] == [1, 1, 1, 1, 1, 1, 0]
