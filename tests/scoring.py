@@ -78,16 +78,8 @@ def _environment(key: str | None) -> dict[str, str]:
 
 def start_eval(*arguments: object, key: str | None = None) -> subprocess.Popen:
     """Start eval_all.py as a user does."""
-    command = [sys.executable, str(ROOT / "eval_all.py"), *map(str, arguments)]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=_environment(key), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
-def finished(process: subprocess.Popen) -> subprocess.CompletedProcess:
-    """Wait for the process's end."""
-    out, err = process.communicate(timeout=60)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    command, pipe = [sys.executable, str(ROOT / "eval_all.py"), *map(str, arguments)], subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=_environment(key), text=True, stdout=pipe, stderr=pipe)
 
 
 def run_eval(*arguments: object, key: str | None = None) -> subprocess.CompletedProcess:
@@ -95,12 +87,8 @@ def run_eval(*arguments: object, key: str | None = None) -> subprocess.Completed
     main = runpy.run_path(str(ROOT / "eval_all.py"))["main"]
     out, err, code = io.StringIO(), io.StringIO(), None
     argv = ["eval_all.py", *map(str, arguments)]
-    with (
-        patch.object(sys, "argv", argv),
-        patch.dict(os.environ, _environment(key), clear=True),
-        redirect_stdout(out),
-        redirect_stderr(err),
-    ):
+    given = patch.object(sys, "argv", argv), patch.dict(os.environ, _environment(key), clear=True)
+    with given[0], given[1], redirect_stdout(out), redirect_stderr(err):
         try:
             main()
         except SystemExit as stop:

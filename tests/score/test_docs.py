@@ -1,6 +1,5 @@
 """The commands of docs/scoring.md and docs/judging.md, and the quickstart's scoring, run as they stand there."""
 
-import csv
 import json
 import re
 import shlex
@@ -19,7 +18,7 @@ from safeeraser.reproduce.options import arguments, options_of
 from safeeraser.reproduce.steps import runs_of
 from safeeraser.score.label_sheet import LABEL
 
-from .test_label_sheet import rows_of
+from .labelled import fill_in, nth, rows_of
 
 pytestmark = pytest.mark.slow
 
@@ -30,24 +29,14 @@ COMMANDS = [re.findall(r"^ {4}python eval_all\.py (.*)$", page, re.MULTILINE) fo
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working directory with the files that the page names."""
+    """A working directory with the files that the pages name.
+
+    The mini benchmark has one record of each concept. What answered after the quickstart refuses on one harmful picture
+    in two, and says of a third of the benign ones what is true of another.
+    """
     records = [record(number) for number in range(3)]
     predictions, reference = write_files(tmp_path, records, [predicted(value) for value in records])
-    (tmp_path / "dataset").mkdir()
-    predictions.rename(tmp_path / "predictions_val.json")
-    reference.rename(tmp_path / "dataset" / "all_val.json")
-    write_mini(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path
-
-
-def write_mini(folder):
-    """The mini benchmark with one record of each concept, and what some model answered after the quickstart.
-
-    It refuses on one harmful picture in two, and says of a third of the benign ones what is true of another.
-    """
-    mini, run = folder / "dataset" / "mini", folder / "results" / "quickstart" / "popd"
+    mini, run = tmp_path / "dataset" / "mini", tmp_path / "results" / "quickstart" / "popd"
     run.mkdir(parents=True)
     for split in SPLITS:
         write_split(mini, split, SETTINGS, lambda: None)
@@ -59,15 +48,18 @@ def write_mini(folder):
                 pair["sd_response"] = other["sd_response"] if number % 3 == 1 else pair["sd_response"]
         (run / f"predictions_{split}.json").write_text(json.dumps(records))
     write_truth(mini, truth_of(mini, TINY))
+    predictions.rename(tmp_path / "predictions_val.json")
+    reference.rename(tmp_path / "dataset" / "all_val.json")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 def label_sheet(folder):
     """What the page saves once somebody has labelled."""
-    rows = rows_of(folder / "sheet_val.csv")
-    with open(folder / "sheet_val_labels.csv", "w", encoding="utf-8", newline="") as handle:
-        writer = csv.DictWriter(handle, LABEL, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(row | {"label": row["choices"].split(" / ")[n % 2]} for n, row in enumerate(rows))
+    rows = [
+        {name: row[name] for name in LABEL} | {"choices": row["choices"]} for row in rows_of(folder / "sheet_val.csv")
+    ]
+    fill_in(folder / "sheet_val_labels.csv", rows, lambda row: nth(int(row["place"]) % 2)(row))
 
 
 @pytest.mark.parametrize("commands", COMMANDS, ids=("scoring", "judging"))

@@ -1,0 +1,11 @@
+"""What holds for every test of scoring."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def quick(tmp_path, monkeypatch):
+    """No judge was checked before; a client that reads no certificates, since no server here has one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
