@@ -1,14 +1,20 @@
-"""Several unlearning runs in the processes of one launch, one after another: `accelerate launch series.py RUNS.json`.
+"""Launches whose processes find all libraries imported: each line of stdin is one launch, each answer its exit code.
 
-What a launch costs, most of all importing the libraries, is so paid once. A run that is launched by itself is the same
-to the bit, which the tests of killed runs show. Each of RUNS.json is the words of forget.py's command line.
+Importing takes a process longer than most runs here. So `accelerate launch` is called in a fork of this process, and
+its workers are forks again (PET_START_METHOD=fork, PET_RUN_PATH=1), each of which trains a whole series of runs,
+`series.py RUNS.json`. The test of a killed launch shows that a run launched by itself is the same.
 """
 
 import json
 import logging
+import multiprocessing
+import os
+import runpy
 import sys
 from pathlib import Path
 
+import deepspeed  # noqa: F401  (for the forks)
+from accelerate.commands.launch import launch_command, launch_command_parser
 from accelerate.state import AcceleratorState, GradientState
 from hydra.core.global_hydra import GlobalHydra
 
@@ -16,12 +22,29 @@ from forget import main
 from safeeraser.processes import leave_together
 from safeeraser.unlearn import run
 
-if __name__ == "__main__":
+
+def launch(config, runs, log, env):
+    """Train under the engine of the file `config`."""
+    with open(log, "w") as said:
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+    os.environ |= env
+    launch_command(launch_command_parser().parse_args(["--config_file", config, __file__, runs]))
+
+
+if __name__ == "__main__" and not sys.argv[1:]:
+    for line in sys.stdin:
+        process = multiprocessing.get_context("fork").Process(target=launch, kwargs=json.loads(line))
+        process.start()
+        process.join()
+        print(process.exitcode, flush=True)
+elif __name__ == "__main__":
+    if stand_in := os.environ.get("GPU_ENGINES_ON_CPUS"):
+        runpy.run_path(stand_in)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    run.leave_together = lambda: None
+    run.leave_together = lambda: None  # the processes stay together until all runs are through
     for words in json.loads(Path(sys.argv[1]).read_text()):
-        # Settings of accelerate's outlive a run; the processes stay together.
-        AcceleratorState._reset_state()
+        AcceleratorState._reset_state()  # settings of accelerate's outlive a run
         GradientState._reset_state()
         GlobalHydra.instance().clear()
         sys.argv[1:] = words

@@ -35,30 +35,30 @@ def unexpanded(row, image_token=500, count=16):
 @pytest.mark.parametrize("method", ["gdpd", "popd"])
 def test_token_ids_and_labels(monkeypatch, method):
     monkeypatch.chdir(CONFORMANCE)
-    read = settings(
-        f"forget_loss={method}",
-        f"plan=training/{method}.json",
-        "model_path=llava-tiny",
-        "data_path=dataset/all_train.json",
-    )
-    dataset = plan_dataset(read)
+    data = ("model_path=llava-tiny", "data_path=dataset/all_train.json")
+    dataset = plan_dataset(settings(f"forget_loss={method}", f"plan=training/{method}.json", *data))
     expected = recorded(f"training/tokens_{method}.json")
     assert len(expected) == 12
     for number, views in enumerate(expected):
         # The release counts a refusal as what is said in place of the forget item's answer.
         said = {"refusal": "forget"} if method == "popd" else {}
         rows = {said.get(row.view, row.view): unexpanded(row) for row in dataset[number]}
-        names = list(rows)
-        ids = dict(zip(names, pad([rows[name][0] for name in names], 501), strict=True))
-        labels = dict(zip(names, pad([rows[name][1] for name in names], IGNORE), strict=True))
-        assert views.keys() == rows.keys()
-        for view, value in views.items():
-            assert ids[view] == value["input_ids"], (number, view)
-            assert labels[view] == value["labels"], (number, view)
+        ids = dict(zip(rows, pad([ids for ids, _ in rows.values()], 501), strict=True))
+        labels = dict(zip(rows, pad([labels for _, labels in rows.values()], IGNORE), strict=True))
+        assert views == {view: {"input_ids": ids[view], "labels": labels[view]} for view in rows}, number
+
+
+def train(folder, plan, *words):
+    """A run as the figures were recorded with: 48 items, four an optimizer step."""
+    given = ("recipe=official", "init_adapter=initial_adapter.safetensors", "LoRA.dropout=0", "num_epochs=1")
+    given += ("gradient_accumulation_steps=4", "dtype=float32", "workers=0")
+    data = ("model_path=llava-tiny", "data_path=dataset/all_train.json", f"save_dir={folder}")
+    done = run("forget", *given, f"plan={plan}", *words, *data, cwd=CONFORMANCE)
+    assert done.returncode == 0, done.stderr
 
 
 def assert_reproduces(folder, method):
-    """`folder` holds a run of `method` whose figures are the recorded ones."""
+    """`folder` holds a run of one of the release's methods whose figures are the recorded ones."""
     expected, rows = recorded(f"training/{method}.json"), read_lines(folder / "train_log.jsonl")
     losses = [loss for row in rows for loss in row["micro_losses"]]
     wanted = [step["loss"] for step in expected["steps"]]
@@ -75,39 +75,19 @@ def assert_reproduces(folder, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_training_follows_the_release(tmp_path, method):
-    done = run(
-        "forget",
-        "recipe=official",
-        f"plan=training/{method}.json",
-        "init_adapter=initial_adapter.safetensors",
-        "LoRA.dropout=0",
-        "gradient_accumulation_steps=4",
-        "num_epochs=1",
-        "dtype=float32",
-        f"forget_loss={method}",
-        "model_path=llava-tiny",
-        "data_path=dataset/all_train.json",
-        f"save_dir={tmp_path / method}",
-        "workers=0",
-        cwd=CONFORMANCE,
-    )
-    assert done.returncode == 0, done.stderr
+    train(tmp_path / method, f"training/{method}.json", f"forget_loss={method}")
     assert_reproduces(tmp_path / method, method)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 16, 64, 256])
-@pytest.mark.parametrize(
-    ("name", "checkpoint"),
-    [
-        ("vanilla", ()),
-        ("popd_checkpoint", ("--checkpoint_path", "inference/checkpoint.pt", "--loss_type", "popd")),
-    ],
-)
-def test_greedy_responses_letter_by_letter(tmp_path, name, checkpoint, batch_size):
+@pytest.mark.parametrize("name", ["vanilla", "popd_checkpoint"])
+def test_greedy_responses_letter_by_letter(tmp_path, name, batch_size):
     out = tmp_path / "predictions.json"
     given = ("--eval_file", "dataset/all_val.json", "--model_path", "llava-tiny", "--dtype", "float32")
+    if name == "popd_checkpoint":
+        given += ("--checkpoint_path", "inference/checkpoint.pt", "--loss_type", "popd")
     greedy = ("--greedy", "--max_new_tokens", 16, "--batch_size", batch_size)
-    done = run("ckpt_infer", *given, *greedy, *checkpoint, "--output_file", out, cwd=CONFORMANCE)
+    done = run("ckpt_infer", *given, *greedy, "--output_file", out, cwd=CONFORMANCE)
     assert done.returncode == 0, done.stderr
     found, expected = json.loads(out.read_text("utf-8")), recorded(f"inference/greedy_{name}.json")
     compared = 0
@@ -124,16 +104,10 @@ def test_greedy_responses_letter_by_letter(tmp_path, name, checkpoint, batch_siz
 def test_statistics(tmp_path):
     """Recorded judge replies through eval_all.py give the release's statistics, to the last digit."""
     scoring = CONFORMANCE / "scoring"
-    done = run(
-        "eval_all",
-        "--judge=replay",
-        f"--replies={scoring / 'replies.json'}",
-        f"--input_file={scoring / 'predictions.json'}",
-        f"--file_refer={CONFORMANCE / 'dataset' / 'all_val.json'}",
-        f"--output_file_rr={tmp_path / 'verdicts.json'}",
-        "--max_failed=1",  # a quarter of the recorded replies are failed calls
-        "--max_blank=1",  # and one response of 72 is blank
-    )
+    given = ("--judge=replay", f"--replies={scoring / 'replies.json'}", f"--input_file={scoring / 'predictions.json'}")
+    given += (f"--file_refer={CONFORMANCE / 'dataset' / 'all_val.json'}", "--max_failed=1", "--max_blank=1")
+    # Of the recorded replies a quarter are failed calls, and one response of 72 is blank.
+    done = run("eval_all", *given, f"--output_file_rr={tmp_path / 'verdicts.json'}")
     assert done.returncode == 0, done.stderr
     expected = recorded("scoring/expected.json")
     statistics = json.loads((tmp_path / "verdicts.txt").read_text())
