@@ -1,0 +1,194 @@
+"""The decoder and the plain batched path give the same answers, those of transformers' own generation, whatever shares
+a batch; and what cannot be answered is told."""
+
+import pytest
+import torch
+from helpers import MODEL, RECORDED, VAL
+from transformers import GenerationConfig
+
+from safeeraser import model as models
+from safeeraser.benchmark.conversation import prompt
+from safeeraser.benchmark.pictures import open_picture
+from safeeraser.benchmark.records import read_records
+from safeeraser.generation import Asked, Batched, Decoder
+from safeeraser.generation.context import SPARE
+from safeeraser.generation.sampling import Generation
+from safeeraser.infer.requests import Selection, build_requests
+
+BOTH = pytest.mark.parametrize("kind", [Decoder, Batched])
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """What inference asks about two records, of many lengths, several a picture; and one question without a picture."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(RECORDED)  # the recorded paths are relative to it
+        views = ("forget", "decoupled", "retain", "image_free")
+        requests = build_requests(read_records(VAL), Selection(views, ("Sex", "Weapon"), limit=1))
+        pictures = {each.picture: each.picture.resolve() for each in requests if each.picture}
+    given = [Asked(pictures.get(each.picture), each.question, each.key) for each in requests]
+    return [*given[::4], Asked(None, "Why?", "none")]
+
+
+def answers(answering, asked):
+    """Every answer by its question's key; each is given once."""
+    given = [ended for batch in answering.answer(asked) for ended in batch]
+    assert sorted(number for number, _ in given) == list(range(len(asked)))
+    return {asked[number].key: text for number, text in given}
+
+
+def generated(vlm, one, tokens):
+    """The token ids that transformers itself goes on with, greedily, from a question's."""
+    picture = open_picture(one.picture) if one.picture else None
+    row = vlm.encode(models.Turn(picture, one.question, one.begun or None, system=one.system))
+    how = GenerationConfig(do_sample=False, max_new_tokens=tokens, eos_token_id=sorted(vlm.ends), pad_token_id=0)
+    return vlm.model.generate(**vlm.join([row]), generation_config=how)[0, len(row.input_ids) :].tolist()
+
+
+def text(vlm, ids):
+    """The words of a response."""
+    return vlm.preprocessor.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+@pytest.fixture(scope="module")
+def sampled(vlm, asked):
+    """Sampled one at a time, beyond the places that a context keeps free."""
+    return answers(Decoder(vlm, Generation(max_new_tokens=SPARE + 5), 1), asked)
+
+
+@pytest.mark.parametrize(("kind", "batch_size"), [(Decoder, 3), (Decoder, 1000), (Batched, 4)])
+def test_the_batch_changes_nothing(vlm, asked, sampled, kind, batch_size):
+    answering = kind(vlm, Generation(max_new_tokens=SPARE + 5), batch_size)
+    assert answers(answering, asked[::-1]) == sampled
+    assert answers(answering, asked[:4]) == {one.key: sampled[one.key] for one in asked[:4]}, "asked again, otherwise"
+    lengths = {len(vlm.preprocessor.tokenizer(text)["input_ids"]) for text in sampled.values()}
+    assert len(lengths) > 5, "rows end at different times"
+
+
+def test_a_response_depends_on_seed_key_and_settings(vlm, asked, sampled):
+    """Equal keys draw alike, others otherwise."""
+    one = asked[0]
+
+    def said(key=one.key, **settings):
+        return answers(
+            Decoder(vlm, Generation(**{"max_new_tokens": SPARE + 5} | settings), 2),
+            [Asked(one.picture, one.question, key)],
+        )[key]
+
+    assert said() == sampled[one.key]
+    others = [said("other"), said(seed=234), said(temperature=0.3), said(top_p=0.2), said(greedy=True)]
+    assert len({sampled[one.key], *others}) == 6
+
+
+@BOTH
+def test_greedy_is_what_transformers_generates(vlm, asked, kind):
+    """One prompt at a time, without left padding, shared beginnings, or branches; also where an answer has begun, or
+    another system text is wanted."""
+    pictured = next(one for one in asked if one.picture)
+    more = [
+        Asked(pictured.picture, pictured.question, "begun", begun="It is a small"),
+        Asked(pictured.picture, pictured.question, "system", system="Be kind."),
+    ]
+    answering = kind(vlm, Generation(greedy=True, max_new_tokens=12), 5)
+    ours = answers(answering, [*asked, *more])
+    assert ours == {one.key: text(vlm, generated(vlm, one, 12)) for one in [*asked, *more]}
+    begun, system = (vlm.preprocessor.tokenizer.decode(ids) for ids in answering.prompts(more))
+    assert begun.endswith("ASSISTANT: It is a small") and "Be kind." in system
+
+
+@BOTH
+@pytest.mark.parametrize("several", [True, False])
+def test_each_of_a_models_ends_ends_a_response(vlm, asked, monkeypatch, kind, several):
+    """Its own beside the tokenizer's, also one that is a word and no special token: what comes before it is given."""
+    said = {one.key: generated(vlm, one, 12) for one in asked[:5]}
+    end = said[asked[0].key][5]
+    monkeypatch.setattr(vlm.model.generation_config, "eos_token_id", [*vlm.ends, end] if several else end)
+    generation = Generation(greedy=True, max_new_tokens=12)
+    cut = answers(kind(models.VLM(vlm.model, vlm.preprocessor), generation, 16), asked[:5])
+    assert cut == {key: text(vlm, ids[: ids.index(end)] if end in ids else ids) for key, ids in said.items()}
+    assert cut != {key: text(vlm, ids) for key, ids in said.items()}
+
+
+@BOTH
+def test_a_prompt_that_fills_the_context_is_not_read(vlm, asked, monkeypatch, kind):
+    """Nor is anything else changed by it: the others on its picture are answered as they are without it."""
+    generation = Generation(max_new_tokens=4)
+    lengths = [len(ids) for ids in kind(vlm, generation, 1).prompts(asked)]
+    longest = max(lengths)
+    monkeypatch.setattr(vlm.preprocessor, "context", longest)
+    fitting = [one for one, length in zip(asked, lengths, strict=True) if length < longest]
+    given, without = (answers(kind(vlm, generation, 4), some) for some in (asked, fitting))
+    assert len(without) < len(asked) and given == dict.fromkeys(given) | without
+    monkeypatch.setattr(vlm.preprocessor, "context", longest + 1)
+    assert None not in answers(kind(vlm, generation, 4), asked).values()
+
+
+def test_without_a_picture_the_prompt_has_none(vlm, asked):
+    picture = next(one.picture for one in asked if one.picture)
+    without, shown = Decoder(vlm, Generation(), 1).prompts([Asked(None, "Why?"), Asked(picture, "Why?")])
+    image = vlm.preprocessor.picture_token
+    assert (without.count(image), shown.count(image)) == (0, 16)
+    assert without == vlm.preprocessor.tokenizer(prompt("Why?", "user").replace("<image>\n", ""))["input_ids"]
+
+
+@BOTH
+def test_an_output_that_is_not_finite_is_no_response(vlm, asked, monkeypatch, kind):
+    """Its row alone has none; what comes after a response's end counts for nothing."""
+    answering = kind(vlm, Generation(greedy=True, max_new_tokens=6), 4)
+    said, read = {one.key: generated(vlm, one, 6) for one in asked}, set().union(*answering.prompts(asked))
+    word = next(token for ids in said.values() for token in ids[1:-1] if token not in read)
+    weight = vlm.model.get_input_embeddings().weight.data
+    monkeypatch.setitem(vars(vlm.model.get_input_embeddings())["_parameters"], "weight", spoilt(weight, word))
+    assert answers(answering, asked) == {key: None if word in ids[:-1] else text(vlm, ids) for key, ids in said.items()}
+
+
+def spoilt(weight, word):
+    """Embeddings of which one is not finite."""
+    changed = weight.clone()
+    changed[word] = float("nan")
+    return torch.nn.Parameter(changed)
+
+
+@BOTH
+def test_processes_that_share_a_model_take_their_tokens_from_one(vlm, asked, kind):
+    """`agree` decides what is gone on with."""
+    word = vlm.preprocessor.tokenizer("alpha", add_special_tokens=False)["input_ids"][0]
+    answering = kind(vlm, Generation(max_new_tokens=3), 4, agree=lambda tokens: torch.full_like(tokens, word))
+    said = vlm.preprocessor.tokenizer.decode([word] * 3).strip()
+    assert set(answers(answering, asked[:3]).values()) == {said} and answers(answering, []) == {}
+
+
+@BOTH
+def test_a_picture_is_opened_and_encoded_once(vlm, asked, kind):
+    opened, encoded = [], []
+    hook = vlm.model.model.vision_tower.register_forward_pre_hook(
+        lambda _, args, kwargs: encoded.append(len(args[0] if args else kwargs["pixel_values"])), with_kwargs=True
+    )
+    pictured = [one for one in asked if one.picture]
+    with hook:
+        show = {"show": lambda path: opened.append(path) or open_picture(path)}
+        answers(kind(vlm, Generation(max_new_tokens=2), 3, **show), pictured)
+    assert sorted(opened) == sorted({one.picture for one in pictured}) and sum(encoded) == len(opened)
+
+
+def test_a_question_is_read_once_for_its_samples_and_a_beginning_once_for_its_questions(vlm, asked):
+    read = []
+    hook = vlm.model.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    picture, decoder = next(one.picture for one in asked if one.picture), Decoder(vlm, Generation(max_new_tokens=1), 8)
+    with hook:
+        given = answers(decoder, [Asked(picture, "The same?", key) for key in "abcdefg"])
+        length = len(decoder.prompts([Asked(picture, "The same?")])[0])
+        assert read == [(1, length - 1), (1, 1)] and len(set(given.values())) > 1
+        read.clear()
+        answers(decoder, [Asked(picture, f"The {word}?", word) for word in ("alpha", "bravo", "kilo")])
+    assert [rows for rows, _ in read] == [1, 3] and sum(tokens for _, tokens in read) <= length + 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_runs(vlm, asked, dtype):
+    """Rounding may depend on the batch there, so that responses may differ; all are given."""
+    half = models.VLM(models.load_model(str(MODEL), dtype).eval(), vlm.preprocessor)
+    given = answers(Decoder(half, Generation(max_new_tokens=4), 16), asked)
+    assert len(given) == len(asked) and len(set(given.values())) > len(asked) / 2

@@ -1,0 +1,116 @@
+"""What a model has read of rows that come and go is what reading each row alone gives, and costs no needless wait."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from safeeraser.generation import Asked, Decoder
+from safeeraser.generation.context import SPARE, Context
+from safeeraser.generation.sampling import Generation
+
+
+def read(model, *rows):
+    """A context that has read these rows."""
+    context = Context(model)
+    context.read([*rows])
+    return context
+
+
+def assert_reads(context, *rows):
+    """What comes next is as likely as if each row had been read alone."""
+    wanted = torch.stack([read(context.model, row).logits[0] for row in rows])
+    assert torch.allclose(context.logits, wanted, atol=1e-5)
+
+
+@torch.no_grad()
+def test_rows_are_replaced_while_others_go_on(vlm):
+    torch.manual_seed(0)
+    texts = [torch.randint(5, 400, (length,)).tolist() for length in (3, 9, 4, 20, 11)]
+    context, other = read(vlm.model, *texts[:2]), read(vlm.model, *texts[2:4])
+    for token in range(10, 10 + SPARE + 3):  # beyond the spare places
+        context.read([[token], [token]])
+        texts[0], texts[1] = [*texts[0], token], [*texts[1], token]
+    assert_reads(context, *texts[:2])
+    context.put([1], other.select([1]))
+    assert_reads(context, texts[0], texts[3])
+    both = context.join(other)
+    both.read([[7], [8], [9], [10]])
+    assert_reads(both, [*texts[0], 7], [*texts[3], 8], [*texts[2], 9], [*texts[3], 10])
+    short = both.select([2, 2])
+    assert short.mask.shape[1] == len(texts[2]) + 1, "the gap before both is gone"
+    short.put([0], read(vlm.model, texts[4]))  # longer than what is there
+    short.read([[3], [4]])
+    assert_reads(short, [*texts[4], 3], [*texts[2], 9, 4])
+
+
+@torch.no_grad()
+def test_what_overflowed_leaves_no_trace_in_the_row_that_takes_its_place(vlm):
+    context = read(vlm.model, [5, 6, 7, 8], [9, 10, 11, 12])
+    for layer in context.cache.layers:
+        layer.both[:, 0] = float("nan")
+    context.put([0], read(vlm.model, [3, 4]))
+    context.read([[20], [21]])
+    assert_reads(context, [3, 4, 20], [9, 10, 11, 12, 21])
+
+
+@torch.no_grad()
+def test_what_a_place_that_sees_nothing_becomes_reaches_no_row(vlm, monkeypatch):
+    """Rows of several lengths are read together; some kernels make NaN of a place that is masked altogether."""
+    attend, rows = torch.nn.functional.scaled_dot_product_attention, ([5, 6, 7, 8, 9], [10, 11])
+    right, blind = read(vlm.model, *rows).logits, []
+
+    def spoil(query, key, value, attn_mask=None, **more):
+        output = attend(query, key, value, attn_mask=attn_mask, **more)
+        sees = attn_mask.any(dim=-1)[..., None] if attn_mask is not None else torch.ones(1, dtype=torch.bool)
+        blind.append(int((~sees).sum()))
+        return output.masked_fill(~sees, float("nan"))
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spoil)
+    assert torch.allclose(read(vlm.model, *rows).logits, right, atol=1e-6) and any(blind)
+
+
+@torch.no_grad()
+def test_the_head_is_given_whole_rows_wherever_reading_ends(vlm):
+    """With gaps between them a CPU takes hundreds of times as long. No hook stays behind."""
+    head, shown = vlm.model.get_output_embeddings(), []
+    told = head.register_forward_hook(lambda _, given, out: shown.append(given[0]))
+    with told:
+        context = read(vlm.model, [5, 6, 7], [8, 9, 10], [11, 12])
+        context.read([[13, 14], [15, 16], [17, 18]])
+    assert [each.shape[:2] for each in shown] == [(3, 1)] * 2 and all(each.is_contiguous() for each in shown)
+    assert not head._forward_pre_hooks
+
+
+class Waits(TorchDispatchMode):
+    """Counts what a GPU's host would have to wait for, but for `Tensor.tolist`, which is no operation here."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = Counter()
+
+    def __torch_dispatch__(self, called, types, args=(), kwargs=None):
+        name = called._schema.name.removeprefix("aten::")
+        by_mask = name.startswith("index") and any(each is not None and each.dtype == torch.bool for each in args[1])
+        sent = name == "lift_fresh" and args[0].dim()  # numbers that fill a tensor go along with the call
+        self.count[name] += name in ("_local_scalar_dense", "nonzero") or by_mask or bool(sent)
+        return called(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_a_step_has_the_host_wait_three_times(vlm, monkeypatch, greedy):
+    """For the tokens; in transformers, whether the mask has gaps; and for which draws need the sort."""
+    tolist, steps = torch.Tensor.tolist, []
+
+    def told(tensor):
+        steps.append(dict(+waits.count))
+        waits.count.clear()
+        return tolist(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "tolist", told)
+    decoder = Decoder(vlm, Generation(greedy, max_new_tokens=6), 8)
+    decoder.ends = set()  # all rows go on to the last step
+    with Waits() as waits:
+        list(decoder.answer([Asked(None, " ".join(["alpha"] * words), str(words)) for words in range(1, 9)]))
+    assert steps[1:] == [{"_local_scalar_dense": 1} | ({} if greedy else {"nonzero": 1})] * 5
