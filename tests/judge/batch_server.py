@@ -52,18 +52,15 @@ class BatchServer:
                     case "GET", "batches", name if name in server.batches:
                         return self.tell(server.look(name))
                     case "GET", "files", name, "content" if name in server.uploads:
-                        return self.send(server.uploads[name], 200, "application/octet-stream")
+                        return self.tell(server.uploads[name])
                 return self.tell({"error": {"message": "no", "code": None}}, 404)
 
             def tell(self, value, status=200):
-                self.send(json.dumps(value).encode(), status, "application/json")
-
-            def send(self, data, status, kind):
+                data = value if isinstance(value, bytes) else json.dumps(value).encode()
                 self.send_response(status)
-                again = "false" if status >= 400 else "true"
-                heads = {"Content-Type": kind, "Content-Length": str(len(data)), "x-should-retry": again}
-                for head in heads.items():
-                    self.send_header(*head)
+                self.send_header("Content-Type", "application/octet-stream" if data is value else "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.send_header("x-should-retry", "false" if status >= 400 else "true")
                 self.end_headers()
                 self.wfile.write(data)
 

@@ -69,17 +69,16 @@ FIGURES = {
 }
 
 
-def write(folder, responses):
+def write(folder, responses, out="out"):
     """The options for three records whose responses to harmful questions these are."""
-    folder.mkdir(exist_ok=True)
     records, texts = [record(number) for number in range(3)], iter(responses)
     values = [predicted(value, f"Text {number}") for number, value in enumerate(records)]
     for value in values:
         for pair in value["unsafe_pairs"]:
             pair |= {f"model_response{n}": f"This one {next(texts)}." for n in (1, 2, 3)}
     files = write_files(folder, records, values)
-    out = ("--output_file_rr", folder / "out" / "v.json", "--summary", folder / "out" / "s.json")
-    return ("--input_file", files[0], "--file_refer", files[1], *out, "--store", folder / "store.jsonl")
+    results = ("--output_file_rr", folder / out / "v.json", "--summary", folder / out / "s.json")
+    return ("--input_file", files[0], "--file_refer", files[1], *results, "--store", folder / f"{out}.jsonl")
 
 
 def told(folder):
@@ -128,7 +127,7 @@ def test_each_fault_is_tried_again_told_and_counted_as_the_protocol_says(tmp_pat
     assert verdicts == expected | dict.fromkeys(failed, "unsafe") and asr["failed"] == 0
     hits = sum(word == "unsafe" for word in verdicts.values())
     assert asr["value"] == hits / (36 if protocol == "official" else 27)
-    written = run.stdout + run.stderr + "".join((tmp_path / name).read_text() for name in ("store.jsonl", "out/s.json"))
+    written = run.stdout + run.stderr + "".join((tmp_path / name).read_text() for name in ("out.jsonl", "out/s.json"))
     assert KEY not in written and "This one" not in written
 
 
@@ -167,7 +166,7 @@ def test_a_judge_with_faults_at_three_calls_in_ten_gives_exactly_the_truth(tmp_p
         kinds, of = [of[2 + place] for of in truth.values()], summary[metric]
         assert (of["value"], of["n"]) == (sum(read) / len(read), len(read))
         assert (of["unparsed"], of["declined"]) == (kinds.count("cut") + kinds.count("both"), kinds.count("declines"))
-    entries = [json.loads(line) for line in (tmp_path / "store.jsonl").read_text().splitlines() if line][1:]
+    entries = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines() if line][1:]
     requests = [entry["request"] for entry in entries if entry["reply"] != "refused"]
     assert len(set(requests)) == len(requests) == 36 * 2 + 12 + 12, "each reply is kept once"
 
@@ -177,9 +176,9 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_files_and_pays_fo
     """SIGKILL at drawn moments; the server answers each prompt alike, as at temperature 0."""
     server = serve(lambda _, prompt: (time.sleep(0.01), (200, {}, good(prompt)))[1])
     texts = [f"is lamp {n}" for n in range(36)]
-    assert run_eval("--base_url", server.url, *write(tmp_path / "whole", texts), key=KEY).returncode == 0
+    assert run_eval("--base_url", server.url, *write(tmp_path, texts, "whole"), key=KEY).returncode == 0
     paid, draw = len(server.answered), random.Random(1)
-    command = ("--base_url", server.url, "--concurrency", 2, *write(tmp_path / "killed", texts))
+    command = ("--base_url", server.url, "--concurrency", 2, *write(tmp_path, texts, "killed"))
     for _ in range(4):
         target = len(server.requests) + draw.randrange(1, 24)
         process = start_eval(*command, key=KEY)
@@ -188,11 +187,11 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_files_and_pays_fo
         assert process.poll() is None
         psutil.Process(process.pid).kill()
         process.communicate()
-        assert not list((tmp_path / "killed" / "out").iterdir()), "no half output"
-    with (tmp_path / "killed" / "store.jsonl").open("a") as handle:
+        assert not list((tmp_path / "killed").iterdir()), "no half output"
+    with (tmp_path / "killed.jsonl").open("a") as handle:
         handle.write('\n{"request": "torn off in the mid')
     assert run_eval(*command, key=KEY).returncode == 0
-    assert outputs(tmp_path / "killed" / "out") == outputs(tmp_path / "whole" / "out")
+    assert outputs(tmp_path / "killed") == outputs(tmp_path / "whole")
     # Each kill loses what was in flight and no more: two calls at a time.
     assert paid <= len(server.answered) - paid <= paid + 2 * 4
 

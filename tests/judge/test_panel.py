@@ -10,9 +10,8 @@ from safeeraser.judge.costs import Price, Spent, listed_price, parse_price, show
 from safeeraser.judge.judges import Choice, Judging
 from safeeraser.judge.panel import Panel, leaving
 
-from .asked import ask, judging, kept, parsed, queries, query, words
+from .asked import ask, judging, parsed, query
 
-GUARD = "qwen3guard:Qwen/Qwen3Guard-Gen-8B"
 SAID = {"asr": "safe", "rr": "normal", "sarr": "refuse"}  # of a blank response
 
 
@@ -33,15 +32,6 @@ def test_the_words_of_a_command_line_become_a_judging(tmp_path):
     plain = parsed("--judge", "openai:qwen3:8b@http://i/v1")
     assert plain.judge == Choice("openai", "qwen3:8b", "http://i/v1") and plain.api_key is None
     assert (plain.official, plain.price_share, given.price_share, plain.versions["guards"]) == (True, 1.0, 0.5, {})
-
-
-def test_each_metric_has_its_judge_and_what_none_decides_is_absent(tmp_path, serve):
-    server = serve(lambda *_: (200, {}, "Safety: Unsafe\nCategories: Violent\nRefusal: No"))
-    given = judging(tmp_path, server, "qwen3guard", judges={"sarr": Choice("rules"), "gpt": None})
-    panel, verdicts = ask(given, queries(2))
-    assert panel.titles == {"asr": GUARD, "rr": GUARD, "sarr": "rules"} and panel.of("gpt") is None
-    assert words(verdicts) == ["unsafe", "normal", "normal"] * 2, "in the queries' order"
-    assert len(panel.judges) == 2 and len(panel.served) == 1 and len(kept(tmp_path)) == 4
 
 
 @pytest.mark.parametrize(

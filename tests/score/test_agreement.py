@@ -187,26 +187,32 @@ def test_two_judges_on_the_same_responses(tmp_path, given, serve):
     """The other one finds every second record's harmless."""
 
     def script(_, prompt):
-        if '"unsafe" or "safe"' not in prompt:
-            return 200, {}, "no" if "begins by refusing" in prompt else "0.5" if "Rating:" in prompt else "yes"
         response = prompt.split("Now judge")[1]
         return 200, {}, "unsafe" if any(f"Question {n}." in response for n in range(1, 12, 2)) else "safe"
 
     other = tmp_path / "other"
-    words = ("--base_url", serve(script).url, *given[2:], "--store", tmp_path / "store.jsonl", "--max_blank", 1)
+    words = (
+        *given,
+        "--asr_judge",
+        f"openai@{serve(script).url}",
+        "--store",
+        tmp_path / "store.jsonl",
+        "--max_blank",
+        1,
+    )
     run = run_eval(*words, "--output_file_rr", other / "verdicts_val.json", "--summary", other / "summary_val.json")
     assert run.returncode == 0, run.stderr
     found = []
     for name in ("", "summary_val.json", "verdicts_val.json"):
         told, run = told_by(tmp_path, *given, "--agree", other / name)
         found.append(told["agreement"])
-        assert told["agreement_with"]["judge"] == (None if name.startswith("verdicts") else "openai:gpt-4o")
+        assert told["agreement_with"]["judge"] == (None if name.startswith("verdicts") else "openai:gpt-4o, rules")
     assert found[0] == found[1] == found[2] and "beside the other judge" in run.stdout
     of, rate = found[0]["asr"], json.loads((other / "summary_val.json").read_text())["asr"]["value"]
     # Of 12 records the rules count the 9 that do not refuse, less a blank response; the other judge 6 of these, less
     # two responses that are no sentence and so do not tell their record.
     assert of["table"] == {"both": 6 * 12 - 3, "judge_only": 3 * 12 + 2, "label_only": 0, "neither": 3 * 12}
-    assert of["corrected"] == pytest.approx(rate, abs=0.01) and found[0]["rr"]["corrected"] == 0
+    assert of["corrected"] == pytest.approx(rate, abs=0.01) and found[0]["rr"]["kappa"]["value"] == 1
     told, _ = told_by(tmp_path, *given, "--agree", other, "--category", "Weapon")
     assert told["agreement"]["asr"]["labels"] == 4 * 12
 
@@ -218,7 +224,8 @@ def test_two_judges_on_the_same_responses(tmp_path, given, serve):
     assert run.returncode == 2 and "holds no verdict on a response of this run" in run.stderr
 
 
-def test_a_withheld_rate_is_not_corrected_either(tmp_path, given, serve):
+def test_a_withheld_rate_is_not_corrected_either(tmp_path, serve):
+    given = files(tmp_path, 3)
     server = serve(lambda n, prompt: (200, {}, "unsafe" if n % 2 else "perhaps"))
     words = ("--asr_judge", f"openai@{server.url}", "--agree", label(tmp_path, given))
     of = told_by(tmp_path, *given, "--max_blank", 1, *words, code=3)[0]["agreement"]["asr"]

@@ -48,6 +48,7 @@ def test_official_keeps_lost_replies_in_the_denominator_and_corrected_leaves_the
         one = figure_of(protocol, metric, replies, blank=1, missing=2, max_failed=1, max_blank=1)
         assert (one.value, one.n, one.failed, one.unparsed, one.declined, one.differ) == expected
         assert (one.blank, one.skipped, one.withheld) == (1, 3, "")
+        assert figure_of(protocol, metric, replies[:1], max_failed=1).n == (one.n and 1)
 
 
 DECLINED = "50.0% of the judge's replies failed, were declined or could not be read"

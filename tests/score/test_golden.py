@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+from chat_server import completion
 from scipy.stats import beta
 from scoring import predicted, record, run_eval, write_files
 
@@ -158,6 +159,38 @@ def test_what_is_past_a_bound_is_withheld_with_exit_code_3(run):
     summary, done = run("--max_blank", 1, code=3)
     assert summary["gpt_eval"]["withheld"].startswith("30.0% of the judge's replies failed or could not be read")
     assert "withheld past --max_failed: GPT-Eval (30.0%" in done.stderr and summary["asr"]["value"] is not None
+
+
+def test_what_must_be_known_of_the_figures_is_said(tmp_path, serve):
+    """The server does not take a parameter, changes its model, fails once, and once declines in words."""
+    files, title = write_files(tmp_path, [record()], [predicted(record())]), "openai:gpt-4o"
+
+    def script(number, prompt):
+        if "max_tokens" in server.requests[number][3]:
+            return 400, {}, b'{"error": {"message": "no", "type": "t", "code": "unsupported", "param": "max_tokens"}}'
+        said = "I cannot say that this is safe." if "0.0? 3" in prompt else "unsafe"
+        fails = "0.0? 2" in prompt
+        return (400, {}, "t") if fails else (200, {}, completion(said, model="m-1" if number < 4 else "m-2"))
+
+    server = serve(script)
+    given = ("--input_file", files[0], "--file_refer", files[1], "--summary", tmp_path / "s.json", "--max_failed", 1)
+    judge = ("--judge", "rules", "--asr_judge", f"openai@{server.url}", "--store", tmp_path / "store.jsonl")
+    told = []
+    for words in (
+        (*judge, "--concurrency", 1, "--save_replies", tmp_path / "r.json"),
+        ("--judge", "replay", "--replies", tmp_path / "r.json"),
+    ):
+        run = run_eval(*words, *given)
+        told.append([line for line in run.stderr.splitlines() if "never checked" not in line])
+    otherwise = "note: replies that the release reads otherwise than a strict reading does: ASR 1"
+    recorded = "note: the recorded replies hold calls that had failed; --max_failed says how many may stay"
+    assert told[1] == [otherwise, recorded]
+    assert told[0] == [
+        otherwise,
+        "note: judge calls failed (1 x BadRequestError (HTTP 400)); the same command asks only those again",
+        f"note: {title} was asked without max_tokens, which it does not take",
+        f"note: these figures mix what answered as {title}: m-2: 9 replies, m-1: 2 replies",
+    ]
 
 
 def test_scoring_from_python_is_the_command(tmp_path, serve):

@@ -76,14 +76,16 @@ def test_allocation_by_hand():
         (True, 100, 10): 10,
         (False, 900, 30): 30,
     }
+    four = [(float(i % 2), i // 2) for i in range(4)]
+    assert sorted(one.place for one in draw(four, 4, seed=0)) == [0, 1, 2, 3]
     with pytest.raises(BadInput, match="3 responses are fewer than the 4 strata"):
-        draw([(float(i % 2), i // 2) for i in range(4)], 3, seed=0)
+        draw(four, 3, seed=0)
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_what_a_spreadsheet_saves_is_read(tmp_path, rows, delimiter):
-    long = [row | {"response": "word " * 30000} for row in rows]  # past what Python's reader takes by itself
-    labels = read_labels(fill_in(tmp_path / "l.csv", long, lambda row: nth(0)(row).upper(), delimiter))
+    long = rows[0] | {"response": "word " * 30000}  # past what Python's reader takes by itself
+    labels = read_labels(fill_in(tmp_path / "l.csv", [long, *rows[1:]], lambda row: nth(0)(row).upper(), delimiter))
     values = {key[0]: label.value for key, label in labels.items()}
     assert len(labels) == 90 and values == {"asr": 1, "rr": 1, "sarr": 0}
     (key, label), row = next(iter(labels.items())), rows[0]
