@@ -1,209 +1,151 @@
-"""The eight methods as the paper defines them, from the YAML files through Hydra; and methods that make no sense."""
+"""What each method is made of, how its weights, its step and its mask are set, and which of these are refused."""
+
+import re
+from pathlib import Path
 
 import pytest
-from helpers import FURTHER, METHODS, MODEL, ROOT, TRAIN, config, refused, settings, write_json
-from pydantic import ValidationError
+from helpers import MODEL, TRAIN, config, refused, write_json
 
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.composed import read_settings
-from safeeraser.unlearn.methods import TERMS, Method
+from safeeraser.unlearn.methods import Dual
 from safeeraser.unlearn.page import from_keys
-from safeeraser.unlearn.terms import LOSSES
+from safeeraser.unlearn.steps import STEPS, Plain, Sam
 
-# l_f forget, l_r retain, l_p decoupled; (loss, views, weight)
-PUBLISHED = {
-    "ga": [("nll", ["forget"], -1.0)],
-    "gd": [("nll", ["forget"], -1.0), ("nll", ["retain"], 1.0)],
-    "kl": [("nll", ["forget"], -1.0), ("kl", ["retain"], 1.0)],
-    "po": [("nll", ["refusal", "retain"], 1.0)],
-    "gapd": [("nll", ["forget"], -1.0), ("nll", ["decoupled"], 0.5)],
-    "gdpd": [("nll", ["forget"], -1.0), ("nll", ["retain"], 0.5), ("nll", ["decoupled"], 0.5)],
-    "klpd": [("nll", ["forget"], -1.0), ("kl", ["retain"], 1.0), ("nll", ["decoupled"], 1.0)],
-    "popd": [("nll", ["refusal", "retain"], 1.0), ("nll", ["decoupled"], 1.0)],
+from .built import checked, words
+
+# Of each its title, "*" where it takes the reference, and its terms: weight, loss (views, parameters).
+GOLDEN = Path(__file__).with_name("golden") / "methods.txt"
+SHIPPED = dict(line.split(" = ") for line in GOLDEN.read_text().splitlines())
+
+
+def written(read):
+    """A run's method in one line."""
+    terms = [
+        f"{name} {term.weight if isinstance(term.weight, Dual) else f'{term.weight:g}'} "
+        f"{term.loss}({' '.join([*term.views, *(f'{key}={value}' for key, value in term.parameters.items())])})"
+        for name, term in read.method.terms.items()
+    ]
+    return f"{read.title}{'*' * read.method.needs_reference}: {', '.join(terms)}"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_method_has_its_terms_weights_and_parameters(name):
+    read = checked(name)
+    assert (read.method.name, written(read)) == (name, SHIPPED[name])
+    assert read.method.top == (7 if name == "rmu" else None)
+    views = re.findall(r"[( ](forget|retain|decoupled|refusal)(?=[ )])", written(read).replace(", ", ";"))
+    assert read.method.views == sorted({*views}, key=("forget", "retain", "decoupled", "refusal").index)
+
+
+def test_names_of_the_release_and_positions_of_a_recipe():
+    assert checked("idk").method == checked("po").method and checked("idkpd").method == checked("popd").method
+    for recipe, positions in (("official", "all"), ("corrected", "answer")):
+        page = config("forget_loss=kl", f"recipe={recipe}", f"model_path={MODEL}")
+        assert read_settings(page).method.terms["kl"].positions == positions
+    # The folder carries the family's page, found by the model's configuration, and the method.
+    assert str(checked("idkpd").save_dir) == "results/llava-1.5/popd"
+    assert checked("npo", words("pd=0.5")).save_dir == checked("npo+pd").save_dir
+
+
+DUAL = Dual(at_most=2, rate=0.5, start=0)
+TERM = "forget_loss.terms.forget"
+TWO = "{at_most: 2, rate: 0.5, start: 0}"
+SET = [
+    ("gd", "retain=0.25", "retain", 0.25),
+    ("gdpd", "recipe.weights.decoupled=2", "decoupled", 2),
+    ("ga", "recipe.weights.decoupled=2", "forget", -1),  # a term that it has not
+    ("npo", "pd=0.5", "decoupled", 0.5),
+    ("npo", "pd=1 recipe.weights.decoupled=2", "decoupled", 2),
+    # A dual weight wherever weights are given; it takes the place of another whole, and a number takes its place.
+    ("pdu", "forget_loss.terms.retain.weight.at_most=2", "retain", Dual(at_most=2)),
+    ("gd", f"'forget_loss.terms.retain.weight={TWO}'", "retain", DUAL),
+    ("gd", f"'retain={TWO}'", "retain", DUAL),
+    ("gd", f"'recipe.weights.forget={TWO}'", "forget", DUAL),
+    ("npo", f"'pd={TWO}'", "decoupled", DUAL),
+    ("pdu", "retain=0.25", "retain", 0.25),
+    ("pdu", "recipe.weights.retain=0.25", "retain", 0.25),
+    ("pdu", "retain.at_most=2", "retain", Dual(at_most=2)),
+    ("ga", "'forget_loss.terms.x={loss: nll, views: [retain], weight: 1}' recipe.weights.x=3", "x", 3),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "term", "weight"), SET)
+def test_a_weight_is_set_in_each_of_its_places(name, text, term, weight):
+    method = checked(name, words(text)).method
+    weights = {each: value.weight for each, value in method.terms.items()}
+    assert weights == {each: value.weight for each, value in checked(name).method.terms.items()} | {term: weight}
+    assert method.duals == ({term: weight} if isinstance(weight, Dual) else {})
+
+
+def test_steps_and_masks_are_read_and_recorded():
+    assert checked("gd").step == Plain() and checked("gd").mask is None
+    assert [checked("npo", words(f"step.name={name}")).title for name in STEPS] == [
+        "NPO",
+        "NPO+SAM",
+        "NPO+RS",
+        "NPO+WA",
+    ]
+    read = checked("pdu", words("pd=1 step.name=sam step.rho=0.5 mask.top=0.3 mask.from=refusal"))
+    told = read.model_dump(mode="json")
+    assert "title" not in told["forget_loss"] and "pd" not in told
+    assert told["step"] == {"name": "sam", "terms": "forget", "rho": 0.5}
+    assert told["mask"] == {"top": 0.3, "from": "refusal", "against": "retain", "items": 32}
+    assert read.views == ["forget", "retain", "decoupled", "refusal"] and "refusal" not in read.method.views
+    again = read_settings(from_keys(told))
+    assert again.step == Sam(rho=0.5) and again.model_dump(mode="json") == told
+    # An earlier version had none of these keys, and of the projector another one alone.
+    earlier = {key: value for key, value in told.items() if key not in ("step", "mask", "projector")}
+    read = read_settings(from_keys(earlier | {"tune_mm_projector": False}))
+    assert (read.step, read.mask, read.projector) == (Plain(), None, "frozen")
+
+
+# By what the line says: a method and keys, of which the last is the one that is named.
+REFUSED = {
+    "greater than 0": ["npo pd=0", "gd retain.at_most=1 retain.rate=0", f"npo {TERM}.beta=0", "ga mask.top=0"],
+    "than or equal to 0": ["gd retain=-1", "gd retain.at_most=1 retain.start=-1", f"rmu {TERM}.layer=-1"],
+    "or equal to 0": ["ga step.name=sam step.rho=-1", "ga step.name=smooth step.std=-1"],
+    "or equal to 1": ["ga mask.items=0", "ga mask.top=1.5", "ga step.name=average step.last=1.5"],
+    "finite number": ["npo pd=.inf", "gd retain.at_most=.inf"],
+    "did you mean 'beta'?": [f"npo {TERM}.betta=1"],
+    "did you mean 'positions'?": [f"npo {TERM}.position=all"],
+    "did you mean 'at_most'?": ["npo pd.at_mots=1"],
+    "did you mean 'nll'?": [f"ga {TERM}.loss=nnl"],
+    "did you mean 'retain'?": [f"ga {TERM}.views=[retian]"],
+    "did you mean 'rho'?": ["ga step.name=sam step.roh=1"],
+    "did you mean 'forget'?": ["ga mask.from=forgt"],
+    "at least 1": [f"ga {TERM}.views=[]"],
+    "the loss dpo takes 2 views": [f"dpo {TERM}.views=[forget,forget]", f"dpo {TERM}.views=[forget]"],
+    "the loss ceu takes 1 view": [f"ceu {TERM}.views=[forget,retain]"],
+    "has prompt decouple as it is": ["gapd pd=1.0"],
+    "no term retain, but forget": ["ga retain=1"],
+    "no step 'sma'; did you mean 'sam'?": ["ga step.name=sma"],
+    "no term of none reads forget or refusal": ["none step.name=smooth"],
+    "must be null, or have keys": ["ga mask=true"],
+    "and both are retain": ["ga mask.from=retain"],
+    "takes no mask": ["ga mask={} finetune=full"],
+    "nothing to train": ["none data.views.retain.image=null tune_language_model=false finetune=full"],
 }
-VIEWS = {
-    "ga": ["forget"],
-    "gd": ["forget", "retain"],
-    "kl": ["forget", "retain"],
-    "po": ["retain", "refusal"],
-    "gapd": ["forget", "decoupled"],
-    "gdpd": ["forget", "retain", "decoupled"],
-    "klpd": ["forget", "retain", "decoupled"],
-    "popd": ["retain", "decoupled", "refusal"],
-}
 
 
-def written(method):
-    return [(term.loss, term.views, term.weight) for term in method.terms.values()]
-
-
-@pytest.mark.parametrize("recipe", ["official", "corrected"])
-@pytest.mark.parametrize("name", METHODS)
-def test_a_method_has_the_published_terms_and_weights(name, recipe):
-    method = settings(f"forget_loss={name}", f"recipe={recipe}").method
-    assert method.name == name
-    assert written(method) == PUBLISHED[name]
-    assert method.views == VIEWS[name]
-    assert method.needs_reference == (name in ("kl", "klpd"))
-    for term in method.terms.values():
-        wanted = "all" if term.loss == "kl" and recipe == "official" else "answer"
-        assert term.positions == wanted
-
-
-@pytest.mark.parametrize(("alias", "name"), [("idk", "po"), ("idkpd", "popd")])
-def test_the_release_names_of_po_are_the_same_method(alias, name):
-    assert settings(f"forget_loss={alias}").method == settings(f"forget_loss={name}").method
-
-
-def test_a_title_is_the_methods_own_and_no_part_of_what_decides_a_result():
-    titles = {name: settings(f"forget_loss={name}").method.title for name in (*METHODS, "idk", "idkpd")}
-    plain, decoupled = ["GA", "GD", "KL", "PO"], ["GA+PD", "GD+PD", "KL+PD", "PO+PD"]
-    assert list(titles.values()) == [*plain, *decoupled, "PO", "PO+PD"]
-    assert settings("forget_loss=popd", "recipe.weights.decoupled=2").method.title == "PO+PD"
-    read = settings("forget_loss=ga", "forget_loss.title=null")
-    assert read.method.title is None and read.model_dump() == settings("forget_loss=ga").model_dump()
-
-
-def test_the_save_dir_carries_the_method():
-    """And the family's page: the one that is named, or that the model's configuration tells."""
-    for family, folder in (("llava-1.5-7b", "llava-1.5-7b"), ("auto", "llava-1.5")):
-        read = settings("forget_loss=idkpd", f"model_family={family}")
-        assert str(read.save_dir) == f"results/{folder}/popd"
-
-
-def test_a_recipe_sets_weights_in_one_place():
-    method = settings("forget_loss=gdpd", "recipe.weights.decoupled=2", "recipe.weights.retain=0").method
-    assert written(method) == [
-        ("nll", ["forget"], -1.0),
-        ("nll", ["retain"], 0.0),
-        ("nll", ["decoupled"], 2.0),
-    ]
-    # A weight of a term that the method does not have changes nothing.
-    assert settings("forget_loss=ga", "recipe.weights.decoupled=2").method == settings("forget_loss=ga").method
-
-
-def test_a_weight_that_no_term_reads_is_refused():
-    shipped = [settings(f"forget_loss={name}") for name in METHODS]
-    assert {*TERMS} == {term for each in shipped for term in each.forget_loss.terms} == {*shipped[0].recipe.weights}
+@pytest.mark.parametrize(("says", "text"), [(says, text) for says, texts in REFUSED.items() for text in texts])
+def test_what_makes_no_sense_is_refused_by_its_key(says, text):
+    name, _, rest = text.partition(" ")
     with pytest.raises(BadInput) as error:
-        settings("+recipe.weights.decopled=2")
-    assert str(error.value).startswith("config: recipe.weights.decopled: no method has such a term; did you mean 'deco")
-    # A method of one's own has its own.
-    mine = ("+forget_loss.terms.mine={loss: nll, views: [retain], weight: 1}", "+recipe.weights.mine=2")
-    assert written(settings(*mine).method)[-1] == ("nll", ["retain"], 2.0)
+        checked(name, words(rest))
+    line, key = str(error.value), rest.split()[-1].partition("=")[0]
+    assert line.startswith("config: ") and says in line and "\n" not in line
+    assert key in line or (key.rpartition(".")[0] or key.partition(".")[0]) in line
 
 
-def test_prompt_decouple_is_one_switch_for_any_method():
-    plain, decoupled = settings("forget_loss=npo"), settings("forget_loss=npo", "pd=0.5")
-    assert written(plain.method) == [("npo", ["forget"], 1.0), ("nll", ["retain"], 1.0)]
-    assert written(decoupled.method) == [*written(plain.method), ("nll", ["decoupled"], 0.5)]
-    assert (decoupled.method.name, decoupled.method.title) == ("npo+pd", "NPO+PD")
-    assert decoupled.save_dir == plain.save_dir.with_name("npo+pd")
-    assert settings("forget_loss=npo+pd").method == settings("forget_loss=npo", "pd=1").method
-    assert settings("forget_loss=npo+pd", "pd=0.5").model_dump() == decoupled.model_dump()
-    # Then the method says all of it: what a run records is read back as the same run.
-    told = decoupled.model_dump(mode="json")
-    assert "pd" not in told and read_settings(from_keys(told)).model_dump(mode="json") == told
-    # The paper's own, where its weights are 1.
-    assert written(settings("forget_loss=po", "pd=1").method) == PUBLISHED["popd"]
-    assert written(settings("forget_loss=none", "pd=1").method) == [
-        ("nll", ["retain"], 1.0),
-        ("nll", ["decoupled"], 1.0),
-    ]
-    assert settings("forget_loss=ga", "forget_loss.title=null", "pd=1").method.title == "ga+PD"
-    assert settings("forget_loss=npo", "pd=1", "recipe.weights.decoupled=2").method.terms["decoupled"].weight == 2
+def test_a_view_that_the_data_lack_is_refused_for_a_mask():
+    with pytest.raises(BadInput, match=r"mask.against=retain: data=safeeraser has no such view; known: forget"):
+        read_settings(config("forget_loss=ga", "mask={}", "~data.views.retain"))
 
 
-def test_the_weight_of_retain_is_one_word_where_there_is_such_a_term():
-    assert written(settings("forget_loss=gd", "retain=0.25").method)[1] == ("nll", ["retain"], 0.25)
-    assert written(settings("forget_loss=gdpd", "retain=0").method)[1:] == [
-        ("nll", ["retain"], 0.0),
-        ("nll", ["decoupled"], 0.5),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        *(((f"{name}", "pd=1.0"), f"pd=1.0: {name} has prompt decouple as it is") for name in METHODS if "pd" in name),
-        (("npo", "pd=0"), "pd=0: Input should be greater than 0"),
-        (("npo", "pd=much"), "pd=much: Input should be a valid number"),
-        (("ga", "retain=1"), "retain=1: ga has no term retain, but forget"),
-        (("kl", "retain=1"), "retain=1: kl has no term retain, but forget, kl"),
-        (("gd", "retain=-1"), "retain=-1: Input should be greater than or equal to 0"),
-        (
-            ("npo", "+forget_loss.terms.forget.betta=1"),
-            "betta=1: the loss has no such key; did you mean 'beta'?",
-        ),
-        (("npo", "+forget_loss.terms.forget.position=all"), "did you mean 'positions'?"),
-        (("npo", "forget_loss.terms.forget.beta=0"), "terms.forget.beta=0: Input should be greater than 0"),
-        (("npo", "forget_loss.terms.forget.beta=a"), "terms.forget.beta=a: Input should be a valid number"),
-        (("ga", "+forget_loss.terms.forget.beta=1"), "the loss has no such key; known: loss, positions, views, weight"),
-        (("dpo", "forget_loss.terms.forget.views=[forget]"), "the loss dpo takes 2 views"),
-        (("ceu", "forget_loss.terms.forget.views=[forget,retain]"), "the loss ceu takes 1 view"),
-        (("rmu", "forget_loss.terms.forget.layer=-1"), "layer=-1: Input should be greater than or equal to 0"),
-    ],
-)
-def test_a_word_that_a_method_does_not_take(words, says):
-    name, *more = words
-    with pytest.raises(BadInput) as error:
-        settings(f"forget_loss={name}", *more)
-    assert str(error.value).startswith("config: ") and says in str(error.value)
-
-
-def test_parameters_left_out_are_the_sources(tmp_path):
-    bare = {"name": "mine", "terms": {"forget": {"loss": "simnpo", "views": ["forget"], "weight": 1}}}
-    method = Method.model_validate(bare)
-    assert method.terms["forget"].parameters == {"beta": 4.5, "delta": 0.0} and method.terms["forget"].layer is None
-    assert method.model_dump()["terms"]["forget"]["beta"] == 4.5  # recorded with the run
-    assert Method.model_validate(method.model_dump()).terms == method.terms
-
-
-@pytest.mark.parametrize("name", FURTHER)
-def test_a_method_is_a_page_of_a_few_lines_that_says_what_its_loss_would(name):
-    lines = (ROOT / "config" / "forget_loss" / f"{name}.yaml").read_text().splitlines()
-    assert len(lines) <= 8
-    method = settings(f"forget_loss={name}").method
-    assert method.name == name and method.title.lower() == name
-    assert method.terms["forget"].parameters == LOSSES[name].checked({}, ())
-    assert method.needs_reference == (name in ("npo", "dpo", "undial", "rmu"))
-    assert method.top == (7 if name == "rmu" else None)
-
-
-def test_what_a_loss_is_given_beside_its_positions_is_checked_before_anything_is_touched(tmp_path):
-    given = ("forget_loss=rmu", f"model_path={MODEL}", f"data_path={TRAIN}")
-    says = "forget_loss.terms.forget.layer=7: the language model has 2 layers, numbered from 0"
-    refused(tmp_path, "forget", *given, f"save_dir={tmp_path / 'run'}", says=says)
-    refused(tmp_path, "forget", *given, f"save_dir={tmp_path / 'run'}", "dry_run=true", says=says)
+def test_layers_and_vectors_are_checked_against_the_model_before_anything_is_touched(tmp_path):
+    given = ("forget_loss=rmu", f"model_path={MODEL}", f"data_path={TRAIN}", f"save_dir={tmp_path / 'run'}")
+    refused(tmp_path, "forget", *given, says=f"{TERM}.layer=7: the language model has 2 layers")
     vector = write_json(tmp_path / "vector.json", [1, 2])
-    words = ("forget_loss.terms.forget.layer=1", f"forget_loss.terms.forget.control_vector={vector}")
-    says = "vector.json: a vector of 2 numbers; the model's states have 64"
-    refused(tmp_path, "forget", *given, *words, f"save_dir={tmp_path / 'run'}", says=says)
-
-
-def test_a_weight_can_be_set_on_the_method_itself():
-    assert written(settings("forget_loss=ga", "forget_loss.terms.forget.weight=-0.25").method)[0][2] == -0.25
-
-
-@pytest.mark.parametrize(
-    ("terms", "says"),
-    [
-        ({"a": {"loss": "nnl", "views": ["forget"], "weight": 1}}, "no loss 'nnl'; did you mean 'nll'"),
-        ({"a": {"loss": "nll", "views": ["retian"], "weight": 1}}, "no view 'retian'; did you mean 'retain'"),
-        ({"a": {"loss": "nll", "views": [], "weight": 1}}, "at least 1 item"),
-        ({"a": {"loss": "nll", "views": ["forget"]}}, "weight"),
-        ({"a": {"loss": "nll", "views": ["forget"], "weight": 1, "positions": "some"}}, "'answer' or 'all'"),
-        ({"a": {"loss": "nll", "views": ["forget"], "weight": 1, "wieght": 2}}, "wieght"),
-        ({}, "at least 1 item"),
-    ],
-)
-def test_a_method_that_makes_no_sense(terms, says):
-    with pytest.raises(ValidationError) as error:
-        Method.model_validate({"name": "mine", "terms": terms})
-    assert says in str(error.value)
-
-
-def test_such_a_method_is_one_line_for_the_user():
-    with pytest.raises(BadInput) as error:
-        read_settings(config("forget_loss.terms.decoupled.loss=kll"))
-    assert "forget_loss.terms.decoupled.loss=kll: no loss 'kll'; did you mean 'kl'?" in str(error.value)
+    more = (f"{TERM}.layer=1", f"{TERM}.control_vector={vector}", "dry_run=true")
+    refused(tmp_path, "forget", *given, *more, says="vector.json: a vector of 2 numbers")

@@ -1,4 +1,4 @@
-"""Every loss on plain tensors, against values worked out by hand."""
+"""Every loss on plain tensors has the value and the gradient that its definition gives by hand."""
 
 from math import exp, log, log1p
 
@@ -7,23 +7,11 @@ import torch
 from helpers import write_json
 
 from safeeraser.errors import BadInput
-from safeeraser.unlearn.terms import (
-    LOSSES,
-    Positions,
-    ceu,
-    dpo,
-    flat,
-    kl,
-    nll,
-    npo,
-    rmu,
-    satimp,
-    simnpo,
-    states,
-    undial,
-    wga,
-)
+from safeeraser.unlearn.terms import LOSSES, Positions, flat, kl, nll
 from safeeraser.unlearn.vector import control_vector
+
+HALF, QUARTER, EIGHTH = [1 / 2, 1 / 4, 1 / 4], [1 / 4, 1 / 2, 1 / 4], [1 / 8, 3 / 8, 1 / 2]
+TWO = log(2)
 
 
 def logits_of(*rows):
@@ -45,251 +33,146 @@ def at(probabilities, targets=None, item=None, reference=None, nll_then=None, vi
     )
 
 
-def of_states(rows, item=None, reference=None):
-    """Positions that read a layer's states."""
-    item = item or [0] * len(rows)
-    whole = None if reference is None else torch.tensor(reference)
-    nothing = torch.zeros(len(rows), dtype=torch.long)
-    return Positions(torch.tensor(rows), nothing, torch.tensor(item), max(item) + 1, whole)
+def plain(rows, item, reference=None):
+    """Positions that hold these numbers themselves: logits, or a layer's states."""
+    reference = None if reference is None else torch.tensor(reference)
+    targets = torch.zeros(len(rows), dtype=torch.long)
+    return Positions(torch.tensor(rows), targets, torch.tensor(item), max(item) + 1, reference)
 
 
-HALF, QUARTER, EIGHTH = [1 / 2, 1 / 4, 1 / 4], [1 / 4, 1 / 2, 1 / 4], [1 / 8, 3 / 8, 1 / 2]
+# Two tokens, each half as likely as in the reference; then one that is twice as likely.
+FALLEN, THEN = [QUARTER, EIGHTH], [2 * TWO - TWO, 3 * TWO - TWO]
+PAIR = {"nll_then": [2 * TWO, TWO, TWO]}  # for HALF, QUARTER, QUARTER: twice, half and half as likely
+STATES = [[1.0, 1.0], [3.0, -1.0], [4.0, 0.0]]
+ROWS = [[4.0, 0.0, -1.0], [2.0, 2.0, 2.0], [0.0, 3.0, 0.0]]
+
+VALUES = [
+    # The mean over tokens: three of 1 bit; then of 1, 2 and 3 bits.
+    ("nll", at([HALF, QUARTER, EIGHTH], [0, 1, 2]), {}, TWO),
+    ("nll", at([HALF, QUARTER, EIGHTH]), {}, 2 * TWO),
+    # The mean of the items, not of all tokens: (1.5 + 3) / 2. Rows of an item need not follow each other.
+    ("nll", at([HALF, QUARTER, EIGHTH], item=[0, 0, 1]), {}, 2.25 * TWO),
+    ("nll", at([HALF, QUARTER, EIGHTH, EIGHTH], item=[0, 1, 0, 1]), {}, 2.25 * TWO),
+    # Two views of po pool their tokens: 1 bit once and 2 bits three times.
+    ("nll", at([HALF, QUARTER, QUARTER, QUARTER]), {}, 1.75 * TWO),
+    # From the reference to the model, whose two directions differ; by positions, then by items.
+    ("kl", at([QUARTER], reference=[HALF]), {}, TWO / 4),
+    ("kl", at([HALF], reference=[EIGHTH]), {}, 1 / 8 * log(1 / 4) + 3 / 8 * log(3 / 2) + TWO / 2),
+    ("kl", at([EIGHTH], reference=[HALF]), {}, 1 / 2 * log(4) + 1 / 4 * log(2 / 3) + 1 / 4 * log(1 / 2)),
+    ("kl", at([HALF, EIGHTH], reference=[HALF, EIGHTH]), {}, 0),
+    ("kl", at([QUARTER, HALF, QUARTER], [2, 1, 1], [0, 0, 1], [HALF] * 3), {}, (1 / 8 + 1 / 4) / 2 * TWO),
+    # Nothing has changed: (2 / beta) log 2. S - S_ref = 2 log 2. Of two items the mean of their losses.
+    ("npo", at([HALF, QUARTER], nll_then=[TWO, 2 * TWO]), {}, 20 * TWO),
+    ("npo", at(FALLEN, nll_then=THEN), {}, 20 * log1p(2**-0.2)),
+    ("npo", at(FALLEN, nll_then=THEN), {"beta": 0.5}, 4 * log1p(2**-1)),
+    ("npo", at([*FALLEN, HALF], item=[0, 0, 1], nll_then=[*THEN, 2 * TWO]), {"beta": 1.0}, log1p(1 / 4) + log1p(2)),
+    # The wanted answer, view 0, has gained log 2, the other lost 2 log 2; then the other way round.
+    ("dpo", at([HALF, QUARTER, QUARTER], **PAIR, view=[0, 1, 1]), {"beta": 1.0}, 2 * log1p(1 / 8)),
+    ("dpo", at([HALF, QUARTER, QUARTER], **PAIR, view=[1, 0, 0]), {"beta": 1.0}, 2 * log1p(8)),
+    ("dpo", at([HALF, QUARTER], nll_then=[TWO, 2 * TWO], view=[0, 1]), {}, 20 * TWO),
+    # Means of 2 log 2 and log 2 over tokens; 2 / beta log(1 + 2^(beta 2)) at a delta of 3 log 2.
+    ("simnpo", at([HALF, EIGHTH, HALF], item=[0, 0, 1]), {"beta": 1.0}, log1p(1 / 4) + log1p(1 / 2)),
+    ("simnpo", at([HALF]), {"beta": 0.5, "delta": 3 * TWO}, 4 * log(3)),
+    # The target's odds are halved: 2 : 1 : 1 becomes 1 : 1 : 1. With beta 0: KL and the reference's entropy.
+    ("undial", at([QUARTER], reference=[HALF]), {"beta": TWO}, (2 + 1 + 2) / 3 * TWO),
+    ("undial", at([QUARTER], reference=[HALF]), {"beta": 0.0}, (1 / 2 + 1 / 2 * 2 + 1 / 4) * TWO),
+    # Once 2 : 1/2 : 1, twice, and once 1 : 1 : 1; an item each.
+    ("undial", at([HALF] * 3, [1, 1, 0], [0, 0, 1], [HALF] * 3), {"beta": TWO}, ((4 + 2 + 4) / 7 + 5 / 3) / 2 * TWO),
+    # -(1/2 of 1 bit, 1/8 of 3 bits) / 2.
+    ("wga", at([HALF, EIGHTH]), {}, -7 / 16 * TWO),
+    ("wga", at([QUARTER]), {"beta": 0.5}, -TWO),
+    # p^2 (1 - p): 1/8 of 1 bit, 3/64 of 2 bits.
+    ("satimp", at([HALF, QUARTER]), {"beta1": 2.0, "beta2": 1.0}, -(1 / 8 + 3 / 32) / 2 * TWO),
+    ("satimp", at([QUARTER]), {}, -(4**-5) * 3 / 4 * 2 * TWO),
+    # Without its first token, each item has 1/3 : 2/3 of the other tokens, which have 1/4 and 1/2, or nothing.
+    ("ceu", at([HALF, [1 / 4, 1 / 4, 1 / 2]]), {}, 4 / 3 * TWO),
+    ("ceu", at([HALF, [1 / 4, 1 / 4, 1 / 2]]), {"ignore_first": 0}, (2 + 4 / 3) / 2 * TWO),
+    ("ceu", at([HALF, [1 / 4, 1 / 4, 1 / 2], HALF], item=[0, 0, 1]), {}, 2 / 3 * TWO),
+    # The largest less the mean: 3, 0 and 2. Of probabilities: 2/3 of log 2, whatever is added to the logits.
+    ("flat", plain(ROWS, [0, 0, 1]), {}, (9 / 2 + 4) / 2),
+    ("flat", at([HALF, HALF]), {}, (2 / 3 * TWO) ** 2),
+    # Squares over the width, tokens, items: (0 + 4) / 2 and (4 + 4) / 2, then 9 + 1.
+    ("states", plain(STATES, [0, 0, 1], [[1.0, 1.0], [3.0, 3.0], [4.0, 2.0]]), {}, (8 / 2 + 2) / 2),
+]
 
 
-def test_nll_is_the_mean_over_tokens():
-    # -log of 1/2, 1/2 (token 1 of QUARTER) and 1/2 (token 2 of EIGHTH); then of 1/2, 1/4, 1/8.
-    assert nll(at([HALF, QUARTER, EIGHTH], [0, 1, 2])).item() == pytest.approx(log(2), rel=1e-6)
-    assert nll(at([HALF, QUARTER, EIGHTH], [0, 0, 0])).item() == pytest.approx(2 * log(2), rel=1e-6)
+@pytest.mark.parametrize(("name", "positions", "parameters", "expected"), VALUES)
+def test_the_value_by_hand(name, positions, parameters, expected):
+    loss = LOSSES[name]
+    ready = loss.ready(loss.checked(parameters, ()), width=3, seed=0)
+    assert ready(positions).item() == pytest.approx(expected, rel=2e-6, abs=1e-7)
 
 
-def test_nll_of_several_items_is_the_mean_of_the_items_not_of_the_tokens():
-    # Item 0: (1 + 2) / 2 = 1.5 bits, item 1: 3 bits; their mean is 2.25 bits, that of the tokens would be 2.
-    value = nll(at([HALF, QUARTER, EIGHTH], [0, 0, 0], [0, 0, 1])).item()
-    assert value == pytest.approx(2.25 * log(2), rel=1e-6)
-
-
-def test_nll_over_two_views_pools_their_tokens():
-    # po: a refusal of one token at 1 bit, a retain answer of three at 2 bits: 7 / 4, not (1 + 2) / 2.
-    value = nll(at([HALF, QUARTER, QUARTER, QUARTER], [0, 0, 0, 0])).item()
-    assert value == pytest.approx(1.75 * log(2), rel=1e-6)
-
-
-def test_pooled_nll_of_items_whose_rows_are_interleaved():
-    # Rows come view by view or item by item: the item's number decides. Items: {1, 3} and {2, 3} bits.
-    value = nll(at([HALF, QUARTER, EIGHTH, EIGHTH], [0, 0, 0, 0], [0, 1, 0, 1])).item()
-    assert value == pytest.approx((2 + 2.5) / 2 * log(2), rel=1e-6)
-
-
-def test_kl_is_from_the_reference_to_the_model():
-    # 1/2 log(1/2 / 1/4) + 1/4 log(1/4 / 1/2) + 1/4 log(1) = 1/4 log 2.
-    assert kl(at([QUARTER], reference=[HALF])).item() == pytest.approx(0.25 * log(2), rel=1e-6)
-    # The two directions differ here: sum of p_ref log(p_ref / p).
-    forward = 1 / 8 * log(1 / 4) + 3 / 8 * log(3 / 2) + 1 / 2 * log(2)
-    backward = 1 / 2 * log(4) + 1 / 4 * log(2 / 3) + 1 / 4 * log(1 / 2)
-    assert kl(at([HALF], reference=[EIGHTH])).item() == pytest.approx(forward, rel=1e-6)
-    assert kl(at([EIGHTH], reference=[HALF])).item() == pytest.approx(backward, rel=1e-6)
-    assert abs(forward - backward) > 0.05
-
-
-def test_kl_of_equal_distributions_is_zero():
-    assert kl(at([HALF, EIGHTH], reference=[HALF, EIGHTH])).item() == pytest.approx(0, abs=1e-7)
-
-
-def test_kl_is_the_mean_over_positions_then_over_items():
-    # 1/4 log 2 where they differ, 0 where not. Item 0: (1/4 + 0 + 0) / 3, item 1: 1/4; targets do not matter.
-    value = kl(at([QUARTER, HALF, EIGHTH, QUARTER], [2, 1, 0, 1], [0, 0, 0, 1], [HALF, HALF, EIGHTH, HALF])).item()
-    assert value == pytest.approx((1 / 12 + 1 / 4) / 2 * log(2), rel=1e-6)
-
-
-def test_npo_weighs_a_whole_answer_against_the_reference():
-    # Nothing has changed: (2 / 0.1) log 2, whatever the answer.
-    assert npo(at([HALF, QUARTER], nll_then=[log(2), log(4)])).item() == pytest.approx(20 * log(2), rel=1e-6)
-    # Two tokens, each half as likely as in the reference: S - S_ref = 2 log 2, so -(2 / b) log(1 / (1 + 2^-2b)).
-    fallen = at([QUARTER, EIGHTH], nll_then=[log(2), log(4)])
-    assert npo(fallen).item() == pytest.approx(20 * log1p(2**-0.2), rel=1e-6)
-    assert npo(fallen, beta=0.5).item() == pytest.approx(4 * log1p(2**-1), rel=1e-6)
-    # Of two items the mean of their losses: one that has fallen by 2 log 2, one that has risen by log 2.
-    two = at([QUARTER, EIGHTH, HALF], item=[0, 0, 1], nll_then=[log(2), log(4), log(4)])
-    assert npo(two, beta=1.0).item() == pytest.approx((2 * log1p(1 / 4) + 2 * log1p(2)) / 2, rel=1e-6)
-
-
-def test_npo_has_the_gradient_of_ascent_where_nothing_has_changed():
-    """(2 / beta) beta sigmoid(-beta 0) = 1: as strong as ascent on the summed NLL, and weaker the less likely it is."""
+@pytest.mark.parametrize(
+    ("name", "parameters", "then", "expected"),
+    [
+        ("nll", {}, None, [-1 / 2, 1 / 4, 1 / 4]),
+        ("kl", {}, logits_of(EIGHTH).float(), [3 / 8, -1 / 8, -1 / 4]),
+        # As strong as ascent where nothing has changed; 2 sigmoid(-beta 30) where it has fallen by 30.
+        ("npo", {}, torch.tensor([TWO]), [1 / 2, -1 / 4, -1 / 4]),
+        ("npo", {}, torch.tensor([TWO - 30]), [1 / (1 + exp(3)), -1 / 2 / (1 + exp(3)), -1 / 2 / (1 + exp(3))]),
+        ("undial", {"beta": TWO}, logits_of(HALF).float(), [1 / 6, -1 / 12, -1 / 12]),
+        # The weight counts as a constant.
+        ("wga", {}, None, [1 / 4, -1 / 8, -1 / 8]),
+        ("satimp", {}, None, [2**-7, -(2**-8), -(2**-8)]),
+        ("ceu", {"ignore_first": 0}, None, [1 / 2, -1 / 4, -1 / 4]),
+    ],
+)
+def test_the_gradient_by_hand(name, parameters, then, expected):
     logits = logits_of(HALF).float().requires_grad_()
-    where = (torch.tensor([0]), torch.tensor([0]), 1)
-    npo(Positions(logits, *where, torch.tensor([log(2)]))).backward()
-    assert torch.allclose(logits.grad, -torch.tensor([[-1 / 2, 1 / 4, 1 / 4]]), atol=1e-6)
-    logits.grad = None
-    npo(Positions(logits, *where, torch.tensor([log(2) - 30])), beta=0.1).backward()
-    assert torch.allclose(logits.grad, 2 / (1 + exp(3)) * torch.tensor([[1 / 2, -1 / 4, -1 / 4]]), atol=1e-6)
+    positions = Positions(logits, torch.tensor([0]), torch.tensor([0]), 1, then)
+    LOSSES[name].function(positions, **parameters).backward()
+    assert torch.allclose(logits.grad, torch.tensor([expected]), atol=1e-6)
 
 
-def test_dpo_tells_its_two_views_apart():
-    # The wanted answer (view 0) is twice as likely as in the reference, each token of the other half as likely:
-    # log 2 + 2 log 2.
-    rows, then = [HALF, QUARTER, QUARTER], [log(4), log(2), log(2)]
-    assert dpo(at(rows, nll_then=then, view=[0, 1, 1]), beta=1.0).item() == pytest.approx(2 * log1p(1 / 8), rel=1e-6)
-    # The other way round: -2 log 2 - log 2, and the rows' order does not matter.
-    assert dpo(at(rows, nll_then=then, view=[1, 0, 0]), beta=1.0).item() == pytest.approx(2 * log1p(8), rel=1e-6)
-    assert dpo(at(rows, nll_then=[log(2), log(4), log(4)], view=[0, 1, 1])).item() == pytest.approx(20 * log(2))
-    two = at(rows * 2, item=[0, 0, 0, 1, 1, 1], nll_then=then * 2, view=[0, 1, 1, 1, 0, 0])
-    assert dpo(two, beta=1.0).item() == pytest.approx(log1p(1 / 8) + log1p(8), rel=1e-6)
-
-
-def test_simnpo_takes_the_mean_over_tokens():
-    # Means of log 2 * (1 + 3) / 2 and log 2.
-    value = simnpo(at([HALF, EIGHTH, HALF], item=[0, 0, 1]), beta=1.0).item()
-    assert value == pytest.approx(log1p(1 / 4) + log1p(1 / 2), rel=1e-6)
-    assert simnpo(at([HALF]), beta=2.0, delta=log(2)).item() == pytest.approx(log(2), rel=1e-6)
-    # Zero at delta: -(2 / b) log sigmoid(b (log 2 - 3 log 2)) = (2 / b) log(1 + 2^2b).
-    assert simnpo(at([HALF]), beta=0.5, delta=3 * log(2)).item() == pytest.approx(4 * log(3), rel=1e-6)
-
-
-def test_undial_plays_the_target_down():
-    # The target's logit less log 2: its odds are halved, 1/2 : 1/4 : 1/4 becomes 1 : 1 : 1.
-    expected = -(log(1 / 4) + log(1 / 2) + log(1 / 4)) / 3
-    assert undial(at([QUARTER], reference=[HALF]), beta=log(2)).item() == pytest.approx(expected, rel=1e-6)
-    # With beta 0 the cross-entropy to the reference itself: KL and its entropy.
-    entropy = 1 / 2 * log(2) + 1 / 2 * log(4)
-    assert undial(at([QUARTER], reference=[HALF]), beta=0.0).item() == pytest.approx(entropy + log(2) / 4, rel=1e-6)
-    # Tokens pool within an item, items are averaged: halved odds twice and once.
-    own = at([HALF, HALF, HALF], [1, 1, 0], [0, 0, 1], [HALF] * 3)
-    other = (4 * log(2) + 1 * log(4) + 2 * log(4)) / 7  # 1/2 : 1/8 : 1/4
-    assert undial(own, beta=log(2)).item() == pytest.approx((other + 5 / 3 * log(2)) / 2, rel=1e-6)
-
-
-def test_wga_weighs_by_the_targets_probability():
-    # -(1/2 log 2 + 1/8 log 8) / 2.
-    assert wga(at([HALF, EIGHTH])).item() == pytest.approx(-7 / 16 * log(2), rel=1e-6)
-    assert wga(at([QUARTER]), beta=0.5).item() == pytest.approx(-1 / 2 * log(4), rel=1e-6)
-    assert wga(at([HALF, EIGHTH, EIGHTH]), beta=0.0).item() == -nll(at([HALF, EIGHTH, EIGHTH])).item()
-
-
-def test_flat_is_the_squared_distance_of_the_largest_from_the_mean_logit():
-    def value(rows, item):
-        return flat(Positions(torch.tensor(rows), torch.zeros(len(rows), dtype=torch.long), torch.tensor(item), 2))
-
-    # 4 - 1, 2 - 2, 3 - 1: item 0 (9 + 0) / 2, item 1 4; a constant beside them does not matter, the targets neither.
-    rows = [[4.0, 0.0, -1.0], [2.0, 2.0, 2.0], [0.0, 3.0, 0.0]]
-    assert value(rows, [0, 0, 1]).item() == pytest.approx((9 / 2 + 4) / 2)
-    assert value([[x + 5 for x in row] for row in rows], [0, 0, 1]).item() == pytest.approx((9 / 2 + 4) / 2)
-    # By the probabilities 1/2, 1/4, 1/4: log 1/2 less their logs' mean is log(2) 2/3.
-    assert flat(at([HALF])).item() == pytest.approx((2 / 3 * log(2)) ** 2)
-
-
-def test_the_gradient_of_flat():
-    """2 d at the largest, less 2 d / V at all; as plain torch has it, and in narrow logits as near as they are."""
-    logits = torch.tensor([[4.0, 0.0, -1.0]], requires_grad=True)
-    where = (torch.tensor([0]), torch.tensor([0]), 1)
-    flat(Positions(logits, *where)).backward()
-    assert torch.allclose(logits.grad, torch.tensor([[6.0 - 2, -2, -2]]))
+def test_the_gradient_of_flat_is_that_of_plain_torch_also_of_many_and_of_narrow_logits():
     many = (torch.randn(150, 40, generator=torch.Generator().manual_seed(0)) * 9).bfloat16().float().requires_grad_()
-    item = torch.arange(150) // 50
+    where = (torch.zeros(150, dtype=torch.long), torch.arange(150) // 50, 3)
     ((many.max(-1).values - many.mean(-1)) ** 2).mean().backward()
     expected, many.grad = many.grad, None
-    flat(Positions(many, torch.zeros(150, dtype=torch.long), item, 3)).backward()
+    flat(Positions(many, *where)).backward()
     assert torch.allclose(many.grad, expected, rtol=1e-5, atol=1e-8)
     narrow = many.detach().bfloat16().requires_grad_()
-    flat(Positions(narrow, torch.zeros(150, dtype=torch.long), item, 3)).backward()
+    flat(Positions(narrow, *where)).backward()
     assert narrow.grad.dtype is torch.bfloat16 and torch.allclose(narrow.grad.float(), expected, rtol=2**-7)
 
 
-def test_satimp_weighs_by_what_is_left_and_by_what_matters():
-    # p^2 (1 - p): 1/8 of log 2, and 1/16 * 3/4 of log 4.
-    value = satimp(at([HALF, QUARTER]), beta1=2.0, beta2=1.0).item()
-    assert value == pytest.approx(-(1 / 8 + 3 / 32) / 2 * log(2), rel=1e-6)
-    assert satimp(at([QUARTER])).item() == pytest.approx(-(4**-5) * 3 / 4 * log(4), rel=1e-5)
-    assert satimp(at([HALF, EIGHTH]), beta1=1.0, beta2=0.0).item() == pytest.approx(wga(at([HALF, EIGHTH])).item())
+@pytest.mark.parametrize("function", [nll, kl])
+def test_many_logits_in_half_precision_are_summed_in_single(function):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(150, 300, generator=generator).bfloat16()
+    targets, item = torch.randint(300, (150,), generator=generator), torch.zeros(150, dtype=torch.long)
+    exact = function(Positions(logits.double(), targets, item, 1, logits.flip(0).double())).item()
+    found = function(Positions(logits, targets, item, 1, logits.flip(0)))
+    assert found.dtype == torch.float32 and found.item() == pytest.approx(exact, rel=1e-5)
 
 
-def test_ceu_rules_the_target_out():
-    # The first token is left out. Of the second, target 0: 1/3 : 2/3 of the others, which have 1/4 and 1/2.
-    first, second = HALF, [1 / 4, 1 / 4, 1 / 2]
-    expected = 1 / 3 * log(4) + 2 / 3 * log(2)
-    assert ceu(at([first, second])).item() == pytest.approx(expected, rel=1e-6)
-    both = (log(4) + expected) / 2
-    assert ceu(at([first, second]), ignore_first=0).item() == pytest.approx(both, rel=1e-6)
-    # Each item has a first token of its own; an item that is no longer counts as nothing.
-    assert ceu(at([first, second, first], item=[0, 0, 1])).item() == pytest.approx(expected / 2, rel=1e-6)
-
-
-def test_rmu_is_the_mean_square_over_width_tokens_and_items():
-    control = torch.tensor([1.0, -1.0])
-    # Item 0: (0 + 4) / 2 = 2 and (4 + 0) / 2 = 2 -> 2; item 1: (9 + 1) / 2 = 5.
-    where = of_states([[1.0, 1.0], [3.0, -1.0], [4.0, 0.0]], [0, 0, 1])
-    assert rmu(where, control).item() == pytest.approx(3.5)
-    then = of_states([[1.0, 1.0], [3.0, -1.0], [4.0, 0.0]], [0, 0, 1], [[1.0, 1.0], [3.0, 3.0], [4.0, 2.0]])
-    assert states(then).item() == pytest.approx((8 / 2 + 2) / 2)
-    assert states(of_states([[1.0, 1.0]], reference=[[1.0, 1.0]])).item() == 0
+def test_what_each_loss_declares():
+    """Its reference, the layer, the views that it tells apart, and copies of the logits at once; then its defaults."""
+    declared = {name: (loss.reference, loss.layer, loss.views, loss.copies) for name, loss in LOSSES.items()}
+    assert declared == dict.fromkeys(LOSSES, (None, False, None, 2)) | {
+        "kl": ("whole", False, None, 3), "undial": ("whole", False, None, 3), "ceu": (None, False, 1, 3),
+        "npo": ("nll", False, None, 2), "dpo": ("nll", False, 2, 2),
+        "rmu": (None, True, None, 2), "states": ("whole", True, None, 2),
+    }  # fmt: skip
+    assert {name: found for name, loss in LOSSES.items() if (found := loss.checked({}, ()))} == {
+        "npo": {"beta": 0.1}, "dpo": {"beta": 0.1}, "simnpo": {"beta": 4.5, "delta": 0.0}, "undial": {"beta": 10.0},
+        "wga": {"beta": 1.0}, "satimp": {"beta1": 5.0, "beta2": 1.0}, "ceu": {"ignore_first": 1},
+        "rmu": {"coefficient": 20.0, "control_vector": None, "layer": 7}, "states": {"layer": 7},
+    }  # fmt: skip
 
 
 def test_a_control_vector_is_drawn_from_the_seed_or_read(tmp_path):
     drawn = control_vector(64, 233)
     assert drawn.shape == (64,) and drawn.min() >= 0 and drawn.norm().item() == pytest.approx(20)
     assert torch.equal(control_vector(64, 233), drawn) and not torch.equal(control_vector(64, 234), drawn)
-    assert control_vector(64, 233, coefficient=5.0).norm().item() == pytest.approx(5)
-    for value in ([1.5, -2], {"control_vector": [1.5, -2]}):
-        file = write_json(tmp_path / "vector.json", value)
-        assert control_vector(2, 233, control_vector=file).tolist() == [1.5, -2]
-    with pytest.raises(BadInput, match="a vector of 2 numbers; the model's states have 3"):
+    assert torch.allclose(control_vector(64, 233, coefficient=5.0), drawn / 4)
+    file = write_json(tmp_path / "vector.json", {"control_vector": [1.5, -2]})
+    # The distance of states from it: items of (1/4 + 9 and 9/4 + 1) / 2 and of (25/4 + 4) / 2.
+    ready = LOSSES["rmu"].ready(LOSSES["rmu"].checked({"control_vector": file}, ()), width=2, seed=0)
+    assert ready(plain(STATES, [0, 0, 1])).item() == pytest.approx((12.5 / 4 + 10.25 / 2) / 2)
+    with pytest.raises(BadInput, match=r"vector of 2 numbers; .* 3$"):
         control_vector(3, 233, control_vector=file)
     for value in ({}, [], "a", [1, None]):
-        with pytest.raises(BadInput, match=r"vector\.json: a control vector is a list of numbers"):
+        with pytest.raises(BadInput, match=r"vector\.json: a control vector is"):
             control_vector(2, 233, control_vector=write_json(tmp_path / "vector.json", value))
-
-
-def test_gradients_of_weighted_losses_take_the_weight_for_a_constant():
-    for function, weight in ((wga, 1 / 2), (satimp, 2**-5 * (1 / 2))):
-        logits = logits_of(HALF).float().requires_grad_()
-        function(Positions(logits, torch.tensor([0]), torch.tensor([0]), 1)).backward()
-        assert torch.allclose(logits.grad, weight * torch.tensor([[1 / 2, -1 / 4, -1 / 4]]), atol=1e-6)
-    # Of ceu: softmax less what is wanted.
-    logits = logits_of(HALF).float().requires_grad_()
-    ceu(Positions(logits, torch.tensor([0]), torch.tensor([0]), 1), ignore_first=0).backward()
-    assert torch.allclose(logits.grad, torch.tensor([[1 / 2, -1 / 4, -1 / 4]]), atol=1e-6)
-
-
-def test_gradients_flow_into_the_model_alone():
-    for function in (nll, kl):
-        logits = logits_of(HALF, QUARTER).float().requires_grad_()
-        reference = logits_of(EIGHTH, EIGHTH).float().requires_grad_(function is nll)
-        function(Positions(logits, torch.tensor([0, 1]), torch.tensor([0, 0]), 1, reference)).backward()
-        assert logits.grad.norm() > 0 and reference.grad is None
-    # Of nll, by hand: (softmax - one-hot) / tokens.
-    logits = logits_of(HALF).float().requires_grad_()
-    nll(Positions(logits, torch.tensor([0]), torch.tensor([0]), 1)).backward()
-    assert torch.allclose(logits.grad, torch.tensor([[-1 / 2, 1 / 4, 1 / 4]]), atol=1e-6)
-
-
-def test_half_precision_logits_are_summed_in_single():
-    torch.manual_seed(0)
-    logits = torch.randn(50, 300).bfloat16()
-    targets, item = torch.randint(300, (50,)), torch.zeros(50, dtype=torch.long)
-    exact = Positions(logits.double(), targets, item, 1, logits.flip(0).double())
-    half = Positions(logits, targets, item, 1, logits.flip(0))
-    for function in (nll, kl):
-        assert function(half).dtype == torch.float32
-        assert function(half).item() == pytest.approx(function(exact).item(), rel=1e-5)
-
-
-def test_what_each_loss_asks_for():
-    assert {name: loss.reference for name, loss in LOSSES.items() if loss.needs_reference} == {
-        **dict.fromkeys(("kl", "undial", "states"), "whole"),
-        **dict.fromkeys(("npo", "dpo"), "nll"),
-    }
-    assert {name for name, loss in LOSSES.items() if loss.layer} == {"rmu", "states"}
-    declared = {name: loss.checked({}, ()) for name, loss in LOSSES.items()}
-    assert declared == {
-        "nll": {},
-        "kl": {},
-        "npo": {"beta": 0.1},
-        "dpo": {"beta": 0.1},
-        "simnpo": {"beta": 4.5, "delta": 0.0},
-        "undial": {"beta": 10.0},
-        "wga": {"beta": 1.0},
-        "satimp": {"beta1": 5.0, "beta2": 1.0},
-        "ceu": {"ignore_first": 1},
-        "flat": {},
-        "rmu": {"coefficient": 20.0, "control_vector": None, "layer": 7},
-        "states": {"layer": 7},
-    }

@@ -1,0 +1,65 @@
+"""What the tests of training share: settings checked without a command line, and trainers built in this process."""
+
+import shlex
+from functools import cache
+
+import torch
+from helpers import MODEL, TRAIN, config, plan_dataset
+from omegaconf import OmegaConf
+from transformers import TrainerCallback, set_seed
+
+from safeeraser.unlearn import run
+from safeeraser.unlearn.composed import read_settings
+from safeeraser.unlearn.engine import Engine
+from safeeraser.unlearn.plan import Schedule
+
+GIVEN = (f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "workers=0", "gradient_accumulation_steps=2")
+ADAPTER = "adapter_model.safetensors"
+
+
+@cache
+def _page(method):
+    return config(*GIVEN, "LoRA.dropout=0", f"forget_loss={method}")
+
+
+def checked(method, keys=()):
+    """The settings of a method on the recorded data and the tiny model, with `keys` set by their dotted names.
+
+    Composing a page is most of what reading settings takes; each method's is composed once.
+    """
+    page = _page(method).copy()
+    for key, value in dict(keys).items():
+        OmegaConf.update(page, key, value, force_add=True)
+    return read_settings(page)
+
+
+def words(text):
+    """Keys as they stand on a command line, for `checked` and `built`."""
+    return OmegaConf.from_dotlist(shlex.split(text))
+
+
+class Gradients(TrainerCallback):
+    """Keeps the gradient of each optimizer step, as it is before the step."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.steps.append({n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad})
+
+
+def built(folder, method, keys=(), *, steps=1, noise=0.02, callbacks=()):
+    """A trainer as a run starts with it, its trained weights moved by some noise so that no gradient is 0."""
+    read = checked(method, {"save_dir": str(folder), "max_grad_norm": 0, **dict(keys)})
+    dataset = plan_dataset(read)
+    arguments = run.training_arguments(read, Engine(), Schedule(steps, 0))
+    set_seed(read.seed)
+    model = run.load_model(read, Engine(), arguments, dataset)
+    generator = torch.Generator().manual_seed(5)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += noise * torch.randn(parameter.shape, generator=generator)
+    trainer = run.build_trainer(read, arguments, model, None, dataset)
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    return trainer
