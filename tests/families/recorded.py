@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
+import pytest
 import torch
 from helpers import RECORDED, ROOT, TRAIN, run
 from torch import Tensor, nn
@@ -16,20 +17,18 @@ from safeeraser.benchmark.records import UNHARM_KEYS
 
 DATA = ROOT / "tests" / "data" / "families"
 FAMILIES = (
-    "gemma3",
-    "idefics3",
-    "internvl",
-    "llava_next",
-    "llava_next_vicuna",
-    "qwen2_5_vl",
-    "qwen3_vl",
-    "smolvlm",
+    *("gemma3", "idefics3", "internvl", "llava_next", "llava_next_vicuna", "qwen2_5_vl", "qwen3_vl", "smolvlm"),
 )
+# Variants run on these alone: attention in both directions and a tied head; a merger of patches; positions in three
+# dimensions, features in depth and a projector within the vision tower; tiles.
+FOUR = ("gemma3", "internvl", "qwen3_vl", "smolvlm")
 IGNORE = -100
-PROJECTIONS = (
-    *(f"self_attn.{name}_proj" for name in "qkvo"),
-    *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
-)
+CLOSE = 1e-4  # the figures' own spread between batched and single rows, and between kinds of attention, is below 2e-6
+
+
+def on(*names: str):
+    """The decorator of a test that sees these families alone."""
+    return pytest.mark.parametrize("family", names, indirect=True)
 
 
 @lru_cache(64)
@@ -44,25 +43,13 @@ class Recorded:
 
     name: str
 
-    @property
-    def folder(self) -> Path:
-        return DATA / self.name
-
-    @property
-    def path(self) -> str:
-        """The model's folder, as `model_path` takes it."""
-        return str(self.folder / "model")
-
-    @property
-    def adapter(self) -> Path:
-        return self.folder / "adapter"
+    def __post_init__(self) -> None:
+        folder = DATA / self.name
+        # The model's folder is as `model_path` takes it.
+        self.__dict__.update(folder=folder, path=str(folder / "model"), adapter=folder / "adapter")
 
     def read(self, name: str):
         return json.loads((self.folder / name).read_text(encoding="utf-8"))
-
-    @cached_property
-    def config(self) -> dict:
-        return self.read("model/config.json")
 
     @cached_property
     def figures(self) -> dict:
@@ -93,9 +80,25 @@ class Recorded:
         turn = vlm.Turn(picture(row["picture"]), row["question"], row["answer"] if answer else None)
         return self.preprocessor.encode(turn, **more)
 
+    def encode_by_size(self, row: dict):
+        """The same from the picture's size alone."""
+        shown = picture(row["picture"])
+        turn = vlm.Turn(None, row["question"], row["answer"])
+        return self.preprocessor.encode_text(turn, self.preprocessor.place(lambda: shown.size))
+
+    @cached_property
+    def ended(self) -> list:
+        """All rows with the token that ends the answer among their labels."""
+        return [self.encode(row, end_of_answer=True) for row in self.rows]
+
     def of_each_shape(self) -> list[dict]:
         """The first row of each number of image tokens, which follows the picture's shape where it varies."""
         return list({row["image_tokens"]: row for row in reversed(self.rows)}.values())
+
+    def responses(self, rows: list[dict] | None = None) -> dict[tuple[str, int], set[str]]:
+        """The recorded answers as `answers` gives them: all rows', or those of `rows`, which are the first ones."""
+        given = zip(self.rows, rows or self.rows, strict=rows is None)
+        return {(row["view"], row["index"]): {other["response"]} for row, other in given}
 
 
 @torch.no_grad()
@@ -104,26 +107,27 @@ def logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     return model(**batch).logits
 
 
-def nlls(family: Recorded, model: nn.Module, rows: list, size: int = 6, side: str = "right") -> list[float]:
-    """Each row's mean cross-entropy of its labels, by batches of `size` rows as the project joins them."""
+def label_losses(family, model: nn.Module, rows: list, size: int = 6, side: str = "right") -> list[Tensor]:
+    """The cross-entropy of each row's labels, by batches of `size` rows as the project joins them."""
     found = []
     for first in range(0, len(rows), size):
         some = rows[first : first + size]
         for row, said in zip(some, logits(model, family.preprocessor.join(some, side=side)), strict=True):
-            length = len(row.input_ids)
-            said = said[:length] if side == "right" else said[-length:]
-            found.append(cross_entropy(said[:-1], torch.tensor(row.labels[1:]), ignore_index=IGNORE).item())
+            said = said[: len(row.input_ids)] if side == "right" else said[-len(row.input_ids) :]
+            labels = torch.tensor(row.labels[1:])
+            found.append(cross_entropy(said[:-1], labels, ignore_index=IGNORE, reduction="none")[labels != IGNORE])
     return found
 
 
-def end_of(labels: list[int]) -> int:
-    """Where an answer ends: behind the last place that has a label."""
-    return max(place for place, label in enumerate(labels) if label != IGNORE) + 1
+def nlls(*given, **more) -> list[float]:
+    """Each row's mean over its labels."""
+    return [losses.mean().item() for losses in label_losses(*given, **more)]
 
 
-def start_of(labels: list[int]) -> int:
-    """Where an answer begins."""
-    return next(place for place, label in enumerate(labels) if label != IGNORE)
+def bounds(labels: list[int]) -> tuple[int, int]:
+    """Where an answer begins and ends: from the first place that has a label to behind the last one."""
+    places = [place for place, label in enumerate(labels) if label != IGNORE]
+    return places[0], places[-1] + 1
 
 
 def answers(family: Recorded, out: Path, *more: object) -> dict[tuple[str, int], set[str]]:

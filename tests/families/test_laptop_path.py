@@ -1,23 +1,21 @@
 """The laptop path of docs/models.md: its four scripts, on a tiny SmolVLM, without a GPU and without the hub."""
 
-import json
 import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from helpers import RECORDED, ROOT, alone
+from helpers import RECORDED, ROOT
+
+from safeeraser.benchmark.files import read_json
 
 from .recorded import Recorded
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.nightly, pytest.mark.xdist_group("engines")]
 
 PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
-SECTION = PAGE.partition("\n## On a laptop\n")[2].partition("\n## ")[0]
-COMMANDS = re.findall(r"^ {4}(bash .*)$", SECTION, re.MULTILINE)
-SHORT = re.findall(r"`((?:limit=|--limit)[^`]*)`", SECTION)
+COMMANDS = re.findall(r"^ {4}(bash .*)$", PAGE.partition("\n## On a laptop\n")[2].partition("\n## ")[0], re.MULTILINE)
 FEW = (  # what keeps each short, beside the tiny model
     f"model_path={Recorded('smolvlm').path} max_train_steps=1 gradient_accumulation_steps=2 limit=1 workers=0",
     "--limit 1 --max_new_tokens 24 --categories HateSpeech,Privacy",
@@ -27,56 +25,24 @@ FEW = (  # what keeps each short, beside the tiny model
 )
 
 
-def checkout(folder: Path) -> Path:
-    """What the scripts see of the repository, with the recorded data in dataset/ and a protocol of one step."""
+def test_the_four_commands_train_answer_score_and_audit(tmp_path):
     for name in ("forget.py", "ckpt_infer.py", "eval_all.py", "audit.py", "config", "safeeraser", "scripts"):
-        (folder / name).symlink_to(ROOT / name)
-    (folder / "dataset").symlink_to(RECORDED / "dataset")
-    (folder / "few.yaml").write_text("steps: [1]\nseeds: [1]\n", encoding="utf-8")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """The run folder, after the page's commands in their order."""
-    folder = checkout(tmp_path_factory.mktemp("laptop"))
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "dataset").symlink_to(RECORDED / "dataset")
+    (tmp_path / "few.yaml").write_text("steps: [1]\nseeds: [1]\n", encoding="utf-8")
     env = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI", "ACCELERATE"))}
-    env |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
+    env |= {"PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
     for command, few in zip(COMMANDS, FEW, strict=True):
-        with alone():
-            done = subprocess.run(f"{command} {few}", shell=True, cwd=folder, env=env, capture_output=True, text=True)
+        done = subprocess.run(f"{command} {few}", shell=True, cwd=tmp_path, env=env, capture_output=True, text=True)
         assert done.returncode == 0, (command, done.stdout[-2000:], done.stderr[-2000:])
-    return folder / "results" / "smolvlm-256m" / "popd"
-
-
-def test_it_is_trained_in_one_process_by_its_own_page(run):
-    told = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    run = tmp_path / "results" / "smolvlm-256m" / "popd"
+    told, card = read_json(run / "run.json"), read_json(run / "audit.json")
     assert told["settings"]["model_family"]["name"] == "smolvlm-256m" and told["engine"]["name"] == "single"
-    assert told["trained_parameters"]["LoRA"] and told["trained_parameters"]["projector"]
-    assert not told["trained_parameters"]["vision_tower"] and told["finished"]
-
-
-def test_it_answers_both_splits(run):
+    trained = told["trained_parameters"]
+    assert trained["LoRA"] and trained["projector"] and not trained["vision_tower"] and told["finished"]
     for split in ("train", "val"):
-        records = json.loads((run / f"predictions_{split}.json").read_text(encoding="utf-8"))
-        answered = [any(pair["model_response1"] for pair in record["unsafe_pairs"]) for record in records]
-        categories = {record["category"] for record, whole in zip(records, answered, strict=True) if whole}
-        assert categories == {"HateSpeech", "Privacy"}
-
-
-def test_it_is_scored_and_audited(run):
-    for split in ("train", "val"):
-        summary = json.loads((run / f"summary_{split}.json").read_text(encoding="utf-8"))
-        assert summary["rr"]["judge"] == "rules" and summary["rr"]["n"] > 0
-    card = json.loads((run / "audit.json").read_text(encoding="utf-8"))
-    assert {point["group"] for point in card["points"]} >= {
-        "clean",
-        "relearn_retain",
-        "relearn_decoupled",
-        "relearn_forget",
-    }
-    assert (run / "report.html").is_file()
-
-
-def test_the_page_names_keys_and_options_that_there_are():
-    assert len(COMMANDS) == len(FEW) == 4 and len(SHORT) == 3
+        records, summary = (read_json(run / f"{name}_{split}.json") for name in ("predictions", "summary"))
+        answered = {each["category"] for each in records if each["unsafe_pairs"][0]["model_response1"]}
+        assert answered == {"HateSpeech", "Privacy"} and summary["rr"]["judge"] == "rules" and summary["rr"]["n"] > 0
+    groups = {f"relearn_{view}" for view in ("retain", "decoupled", "forget")} | {"clean"}
+    assert {point["group"] for point in card["points"]} >= groups and (run / "report.html").is_file()

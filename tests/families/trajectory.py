@@ -14,26 +14,11 @@ ACCUMULATION = 4
 
 def forget(family: Recorded, folder: Path, method: str, *more: str) -> Path:
     """Train as it was recorded: 16 micro-steps of one item each, by the family's own plan; returns the run's folder."""
-    return trained(
-        folder,
-        "recipe=corrected",
-        "recipe.end_of_answer=false",
-        f"forget_loss={method}",
-        f"model_path={family.path}",
-        f"data_path={TRAIN}",
-        f"plan={family.folder / 'plan.json'}",
-        f"init_adapter={family.adapter}",
-        "LoRA.r=4",
-        "LoRA.alpha=16",
-        "LoRA.dropout=0",
-        f"gradient_accumulation_steps={ACCUMULATION}",
-        "lr_scheduler_type=constant",
-        "warmup_ratio=0",
-        "dtype=float32",
-        "attention=eager",
-        "workers=0",
-        *more,
-    )
+    recipe = ("recipe=corrected", "recipe.end_of_answer=false", f"forget_loss={method}", "lr_scheduler_type=constant")
+    given = (f"model_path={family.path}", f"data_path={TRAIN}", f"plan={family.folder / 'plan.json'}", "warmup_ratio=0")
+    lora = (f"init_adapter={family.adapter}", "LoRA.r=4", "LoRA.alpha=16", "LoRA.dropout=0")
+    how = (f"gradient_accumulation_steps={ACCUMULATION}", "dtype=float32", "attention=eager", "workers=0")
+    return trained(folder, *recipe, *given, *lora, *how, *more)
 
 
 def saved_name(name: str) -> str:
