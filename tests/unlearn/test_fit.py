@@ -3,106 +3,82 @@
 import psutil
 import pytest
 import torch
-from helpers import ROOT, TRAIN, run, settings
 
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.fit import advice
 from safeeraser.unlearn.memory import Part
 
-pytestmark = pytest.mark.slow
+from .given import settings
 
 GIB = 2**30
 ZERO2 = Engine("zero2", 2, offload_optimizer=True)
-DEFAULT = f"engine={ROOT / 'config' / 'accelerate_config.yaml'}"
 
 
-def told(given, engine, estimate):
-    """The advice, and what was estimated for it: checkpointing, quantization and engine."""
+def told(engine, *words):
+    """The advice for a run as large as LLaVA-1.5-7B's, and what was tried: checkpointing, quantization and engine."""
     tried = []
 
-    def asked(settings, engine):
-        tried.append((settings.gradient_checkpointing, settings.quantization, engine.name, engine.processes))
-        return [Part("all", estimate(settings, engine) * GIB, GIB)]
+    def asked(given, engine):
+        tried.append((given.gradient_checkpointing, given.quantization, engine.name, engine.processes))
+        table = {(False, "none"): 38, (True, "none"): 16, (False, "nf4"): 29, (True, "nf4"): 7}
+        shared = {"zero3": -4, "ddp": 1}.get(engine.name, 0) if given.quantization == "none" else 0
+        return [Part("all", (table[given.gradient_checkpointing, given.quantization] + shared) * GIB, GIB)]
 
-    parts = asked(given, engine)
-    return list(advice(given, engine, parts, asked, items=1000)), tried[1:]
+    given = settings(*words)
+    return list(advice(given, engine, asked(given, engine), asked, items=1000)), tried[1:]
 
 
-def by_settings(given, engine):
-    """GiB as those of LLaVA-1.5-7B, roughly."""
-    table = {(False, "none"): 38, (True, "none"): 16, (False, "nf4"): 29, (True, "nf4"): 7}
-    shared = {"zero3": -4, "ddp": 1}.get(engine.name, 0) if given.quantization == "none" else 0
-    return table[given.gradient_checkpointing, given.quantization] + shared
+FITS, NOT = "It fits in the {} GiB of gpu_memory: {} with what CUDA takes.", "It does not fit in the {} GiB of gpu_mem"
+QUICKER = "So would it, with {} GiB, under ACCELERATE_CONFIG=config/accelerate/{}, which is quicker: zero2 moves"
+NOR = "Nor would it with gradient checkpointing, four bits or zero3.yaml: "
+WITH_BOTH = "It would with gradient_checkpointing=true and quantization=nf4: 8.0 GiB"
+WITH_ZERO3 = "It would with ACCELERATE_CONFIG=config/accelerate/zero3.yaml: 13.0 GiB"
+PLAIN, SPARED, BITS, BOTH = (False, "none"), (True, "none"), (False, "nf4"), (True, "nf4")
 
 
 @pytest.mark.parametrize(
-    ("memory", "key"),
+    ("engine", "words", "lines", "tried"),
     [
-        (38.9, "gradient_checkpointing=true: 17.0 GiB"),
-        (17, "gradient_checkpointing=true: 17.0 GiB"),
-        (16.9, "gradient_checkpointing=true and quantization=nf4: 8.0 GiB"),
+        # The first change that makes it fit, and only what is not on already and goes together: a model trained whole
+        # does not go in four bits, nor four bits with ZeRO-3, nor a file of bfloat16 with dtype=float32.
+        (ZERO2, "gpu_memory=39", [FITS.format("39.0", "39.0")], []),
+        (ZERO2, "gpu_memory=38.9", [NOT.format(38.9), "It would with gradient_checkpointing=true: 17.0"], [SPARED]),
+        (ZERO2, "gpu_memory=17", [NOT.format("17.0"), "It would with gradient_checkpointing=true: 17.0"], [SPARED]),
+        (ZERO2, "gpu_memory=16.9", [NOT.format(16.9), WITH_BOTH],
+         [SPARED, BITS, BOTH]),
+        (ZERO2, "gpu_memory=2", [NOT.format("2.0"), NOR],
+         [SPARED, BITS, BOTH]),
+        (ZERO2, "gpu_memory=12.5 finetune=full dtype=auto", [NOT.format(12.5), NOR],
+         [SPARED, (*PLAIN, "zero3", 2), (*SPARED, "zero3", 2)]),
+        (ZERO2, "gpu_memory=13 gradient_checkpointing=true finetune=full dtype=auto",
+         [NOT.format("13.0"), WITH_ZERO3], [(*SPARED, "zero3", 2)]),
+        # One process has nobody to share with.
+        (Engine(), "gpu_memory=2 dtype=auto", [NOT.format("2.0"), NOR], [SPARED, BITS, BOTH]),
+        # What is quicker where all fits. DDP takes one GiB more here, and is not quicker than itself.
+        (Engine("zero2", 4, offload_optimizer=True), "gpu_memory=80 dtype=auto",
+         [FITS.format("80.0", "39.0"), QUICKER.format("40.0", "ddp.yaml")], [(*PLAIN, "ddp", 4)]),
+        (Engine("zero2", 1, offload_optimizer=True), "gpu_memory=80 dtype=auto",
+         [FITS.format("80.0", "39.0"), QUICKER.format("39.0", "one_gpu.yaml")], [(*PLAIN, "single", 1)]),
+        (ZERO2, "gpu_memory=39.5 dtype=auto", [FITS.format("39.5", "39.0")], [(*PLAIN, "ddp", 2)]),
+        (Engine("ddp", 2), "gpu_memory=80 dtype=auto", [FITS.format("80.0", "40.0")], []),
+        (ZERO2, "seed=1", [], []),
     ],
-)
-def test_the_first_change_that_makes_it_fit(memory, key):
-    lines, _ = told(settings(f"gpu_memory={memory}"), ZERO2, by_settings)
-    assert lines == [
-        f"It does not fit in the {memory:.1f} GiB of gpu_memory: 39.0 with what CUDA takes.",
-        f"It would with {key}.",
-    ]
-
-
-def test_only_what_goes_together_is_tried():
-    """What is on already is no change; nor does a model trained whole go in four bits, nor four bits with ZeRO-3."""
-    lines, tried = told(settings("gpu_memory=12.5", "finetune=full", "dtype=auto"), ZERO2, by_settings)
-    assert tried == [(True, "none", "zero2", 2), (False, "none", "zero3", 2), (True, "none", "zero3", 2)]
-    assert "gradient checkpointing, four bits or zero3.yaml: 13.0 GiB at the least" in lines[-1]
-    checkpointed = settings("gpu_memory=13", "gradient_checkpointing=true", "finetune=full", "dtype=auto")
-    lines, tried = told(checkpointed, ZERO2, by_settings)
-    assert tried == [(True, "none", "zero3", 2)]
-    assert lines[-1] == "It would with ACCELERATE_CONFIG=config/accelerate/zero3.yaml: 13.0 GiB."
-    # Files whose bfloat16 the settings contradict are no help, nor is ddp.yaml then quicker.
-    _, tried = told(settings("gpu_memory=2"), ZERO2, by_settings)
-    assert {name for _, _, name, _ in tried} == {"zero2"} and len(tried) == 3
-    assert len(told(settings("gpu_memory=80"), ZERO2, by_settings)[0]) == 1
-    # One process has nobody to share with.
-    _, tried = told(settings("gpu_memory=2"), Engine(), by_settings)
-    assert {name for _, _, name, _ in tried} == {"single"} and len(tried) == 3
-
-
-@pytest.mark.parametrize(("processes", "file"), [(4, "ddp"), (1, "one_gpu")])
-def test_what_is_quicker_where_all_fits(processes, file):
-    engine = Engine("zero2", processes, offload_optimizer=True)
-    lines, tried = told(settings("gpu_memory=80", "dtype=auto"), engine, by_settings)
-    assert lines[0] == "It fits in the 80.0 GiB of gpu_memory: 39.0 with what CUDA takes."
-    assert f"config/accelerate/{file}.yaml, which is quicker" in lines[1] and len(lines) == 2
-    assert tried == [(False, "none", "ddp" if processes > 1 else "single", processes)]
-    # DDP takes one GiB more here, and is not quicker than itself.
-    assert len(told(settings("gpu_memory=39.5", "dtype=auto"), ZERO2, by_settings)[0]) == 1
-    assert len(told(settings("gpu_memory=80", "dtype=auto"), Engine("ddp", 2), by_settings)[0]) == 1
+)  # fmt: skip
+def test_what_is_said_and_what_was_tried_for_it(engine, words, lines, tried):
+    found, asked = told(engine, *words.split())
+    assert [line[: len(says)] for line, says in zip(found, lines, strict=True)] == lines
+    assert asked == [each if len(each) == 4 else (*each, engine.name, engine.processes) for each in tried]
 
 
 def test_the_gpus_that_are_here(monkeypatch):
-    """The fullest of those that would be used counts; without any, nothing is said."""
-    assert told(settings(), ZERO2, by_settings) == ([], [])
+    """The fullest of those that would be used counts."""
     free = [60, 30, 5]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda card: (free[card] * GIB, 80 * GIB))
-    assert told(settings(), Engine(), by_settings)[0][0].startswith("It fits in the 60.0 GiB that are free on the GPU")
-    assert told(settings(), ZERO2, by_settings)[0][0].startswith("It does not fit in the 30.0 GiB that are free on the")
+    assert told(Engine())[0][0].startswith("It fits in the 60.0 GiB that are free on the GPU")
+    assert told(ZERO2)[0][0].startswith("It does not fit in the 30.0 GiB that are free on the")
     # Two processes move a GiB each to CPU memory.
     memory = psutil.virtual_memory()._replace(available=1.5 * GIB)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    assert told(settings(), ZERO2, by_settings)[0][0] == (
-        "CPU memory: all processes need 2.0 GiB together, and 1.5 are free here."
-    )
-
-
-def test_a_dry_run_for_a_card_of_24(tmp_path):
-    """The real 7B in bfloat16, though neither its weights nor such a card are here."""
-    done = run("forget", f"data_path={TRAIN}", "dry_run=true", f"save_dir={tmp_path / 'no'}", DEFAULT, "gpu_memory=24")
-    assert done.returncode == 0, done.stderr
-    assert "(zero2, bfloat16)" in done.stdout and "Without a GPU here" not in done.stdout
-    assert done.stdout.splitlines()[-2:] == [
-        "It does not fit in the 24.0 GiB of gpu_memory: 39.0 with what CUDA takes.",
-        "It would with gradient_checkpointing=true: 17.1 GiB.",
-    ]
+    says = "CPU memory: all processes need 2.0 GiB together, and 1.5 are free here."
+    assert told(ZERO2)[0][0] == says

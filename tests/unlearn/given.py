@@ -1,0 +1,26 @@
+"""Settings by the words of a command line, on the recorded data; a choice of files is composed once, being slow."""
+
+from functools import cache
+
+import helpers
+from omegaconf import OmegaConf
+
+from safeeraser.unlearn.composed import read_settings
+
+GIVEN = (f"model_path={helpers.MODEL}", f"data_path={helpers.TRAIN}", "dtype=float32", "LoRA.dropout=0", "workers=0")
+GROUPS = ("forget_loss=", "recipe=", "step=", "data=", "model_family=", "+", "~")
+
+
+@cache
+def page(*choices, given=GIVEN):
+    """The config file with these choices, to lay keys on."""
+    composed = helpers.config(*given, *choices)
+    OmegaConf.set_struct(composed, False)
+    return composed
+
+
+def settings(*words):
+    """The checked settings of a command line."""
+    choices = [word for word in words if word.startswith(GROUPS)]
+    keys = [word for word in words if not word.startswith(GROUPS)]
+    return read_settings(OmegaConf.merge(page(*choices), OmegaConf.from_dotlist(keys)))
