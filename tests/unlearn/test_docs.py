@@ -1,88 +1,140 @@
-"""docs/data.md: its data file and its commands, as they stand there, on drawn pictures."""
+"""The commands and the Python of docs/data.md, training.md, engines.md and differences.md, on the tiny model."""
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
-from helpers import MODEL, ROOT, run, write_json
+from helpers import MODEL, RECORDED, ROOT, run, write_json
+from omegaconf import OmegaConf
 from PIL import Image
 from scoring import run_eval
 
+from safeeraser.unlearn.composed import read_settings
+
 pytestmark = pytest.mark.slow
 
-# The answers of another model have tests of their own.
-PAGE = (ROOT / "docs" / "data.md").read_text().partition("\n## Answers of the model itself\n")[0]
-COMMANDS = re.findall(r"^ {4}(?:bash|python) (\S+) (.*)$", PAGE, re.MULTILINE)
-TRAINING = [shlex.split(words) for script, words in COMMANDS if script == "scripts/forget_lora.bash"]
-LINES = re.search(r"```json\n(.*?)```", PAGE, re.DOTALL)[1]
-GIVEN = (f"model_path={MODEL}", "dtype=float32", "workers=0", "gradient_accumulation_steps=2", "max_train_steps=2")
+RELEASE = Path(__file__).parent / "golden" / "release.yaml"
+PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("training", "engines", "differences", "data")}
+COMMANDS = {
+    name: [shlex.split(words) for words in re.findall(r"^ {4}(?:bash|python) (.*)$", page, re.MULTILINE)]
+    # The answers of another model have tests of their own.
+    for name, page in (PAGES | {"data": PAGES["data"].partition("\n## Answers of the model itself\n")[0]}).items()
+}
+FEW = ["dtype=float32", "workers=0", "max_train_steps=1", "gradient_accumulation_steps=1"]
+
+
+def ran(words, *more, cwd):
+    """What a command of forget.py prints, its config files found from anywhere."""
+    words = [re.sub(r"=config/", f"={ROOT}/config/", word) for word in words]
+    done = run("forget", *words, *more, cwd=cwd)
+    assert done.returncode == 0, (words, done.stderr)
+    return done.stdout
+
+
+@pytest.fixture
+def my(tmp_path, monkeypatch):
+    """A working directory with `my` in it: twenty pictures, and the data files that docs/data.md speaks of."""
+    monkeypatch.chdir(tmp_path)
+    my, page = tmp_path / "my", PAGES["data"]
+    (my / "pictures").mkdir(parents=True)
+    for number in range(1, 21):
+        Image.new("RGB", (32, 24), (number * 12, 99, 50)).save(my / "pictures" / f"{number:02}.png")
+    records = [json.loads(line) for line in re.search(r"```json\n(.*?)```", page, re.DOTALL)[1].splitlines()]
+    assert len(records) == 10
+    pairs = [
+        {key: value[key] for key in ("image", "question", "answer")}
+        | {"kept": f"pictures/{n + 10:02}.png", "kept_question": value["question"], "kept_answer": value["answer"]}
+        for n, value in enumerate(records, 1)
+    ]
+    texts = [{key: value[key] for key in ("question", "answer")} for value in records]
+    keep = [value | {"view": "any"} for value in records]
+    for name, values in {"data": records, "pairs": pairs, "texts": texts, "keep": keep}.items():
+        (my / f"{name}.jsonl").write_text("\n".join(map(json.dumps, values)))
+    write_json(my / "prompt.json", json.loads(re.search(r'`(\{"idk".*?\})`', page)[1]))
+    write_json(my / "ask_val.json", [json.loads(re.search(r'`(\{"image_path".*?\]\})`', page)[1])])
+    return tmp_path
+
+
+def test_data_of_ones_own_from_training_to_scores(my):
+    training = [words for script, *words in COMMANDS["data"] if script == "scripts/forget_lora.bash"]
+    (answering,) = (words for script, *words in COMMANDS["data"] if script == "ckpt_infer.py")
+    (scoring,) = (words for script, *words in COMMANDS["data"] if script == "eval_all.py")
+    assert len(training) == 6 and len(COMMANDS["data"]) == 8
+    told = []
+    for words in training:
+        if "bad_items=skip" in words:
+            (my / "my/pictures/02.png").unlink()
+        if "data_path=my/pairs.jsonl" in words:  # twenty pictures in ten lines
+            shown = ran(words, f"model_path={MODEL}", "dry_run=true", "save_dir=none", cwd=my)
+            assert re.search(r"pictures +20 *$", shown, re.MULTILINE)
+        ran(words, f"model_path={MODEL}", *FEW, cwd=my)
+        (save_dir,) = (word.partition("=")[2] for word in words if word.startswith("save_dir="))
+        told.append(json.loads((my / save_dir / "run.json").read_text())["data"])
+    assert [data["records"] for data in told[:5]] == [10, 10, 10, 5 + 10, 5 + 10]
+    assert told[5]["left_out"] == 1 and "record 1, image: picture pictures/02.png not" in told[5]["skipped"][0]
+    done = run("ckpt_infer", *answering, "--model_path", MODEL, "--max_new_tokens", 8, cwd=my)
+    assert done.returncode == 0, done.stderr
+    assert run_eval(*scoring).returncode == 0
+    assert json.loads((my / "results/my/gd/summary.json").read_text())["rr"]["n"] == 3
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working directory with `my` in it: twenty pictures, and the data files that the page speaks of."""
-    my = tmp_path / "my"
-    (my / "pictures").mkdir(parents=True)
-    for number in range(1, 21):
-        Image.new("RGB", (32, 24), (number * 12, 99, 50)).save(my / "pictures" / f"{number:02}.png")
-    (my / "data.jsonl").write_text(LINES)
-    records = list(map(json.loads, LINES.splitlines()))
-    kept = [{f"kept_{key}" if key != "image" else "kept": text for key, text in value.items()} for value in records]
-    pairs = [value | other for value, other in zip(records, kept, strict=True)]
-    for number, value in enumerate(pairs, 1):
-        del value["view"], value["kept_view"]
-        value["kept"] = f"pictures/{number + 10:02}.png"
-    (my / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
-    (my / "keep.jsonl").write_text("\n".join(json.dumps(value | {"view": "any"}) for value in records))
-    (my / "texts.jsonl").write_text(
-        "\n".join(json.dumps({k: value[k] for k in ("question", "answer")}) for value in records)
-    )
-    write_json(my / "prompt.json", json.loads(re.search(r'`(\{"idk".*?\})`', PAGE)[1]))
-    example = re.search(r'`(\{"image_path".*?\]\})`', PAGE)[1]
-    write_json(my / "ask_val.json", [json.loads(example)])
+    """A working directory with the benchmark, and the tiny model and data where the mini benchmark has its own."""
+    shutil.copytree(RECORDED / "dataset", tmp_path / "dataset")
+    shutil.copytree(MODEL, tmp_path / "dataset" / "mini" / "base_model")
+    for name in ("all_train.json", "all_val.json", "prompt.json"):
+        shutil.copy(RECORDED / "dataset" / name, tmp_path / "dataset" / "mini")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def told_by(words):
-    """What `run.json` says of the data, by the command's own `save_dir`."""
-    (save_dir,) = (word.partition("=")[2] for word in words if word.startswith("save_dir="))
-    return json.loads((Path(save_dir) / "run.json").read_text())["data"]
+def test_the_python_of_training(folder, capsys):
+    (text,) = re.findall(r"```python\n(.*?)```", PAGES["training"], re.DOTALL)
+    few = {'save_dir="results/popd"': 'save_dir="results/popd", max_train_steps=2', "=40": "=2, limit=1"}
+    for old, new in few.items():
+        assert old in text
+        text = text.replace(old, new)
+    exec(text, found := {})
+    assert "\n2 steps, the last loss " in f"\n{capsys.readouterr().out}"
+    assert found["found"].summary["asr"]["n"] == 6 * 12 and found["answers"].missing == {}
 
 
-def test_every_command_runs_one_after_another(folder):
-    assert len(LINES.splitlines()) == 10 and len(TRAINING) == 6 and len(COMMANDS) == 8
-    for words in TRAINING:
-        if "bad_items=skip" in words:
-            (folder / "my/pictures/02.png").unlink()
-        done = run("forget", *words, *GIVEN, cwd=folder)
-        assert done.returncode == 0, (words, done.stderr)
-    gd, po, pairs, files, text, skip = map(told_by, TRAINING)
-    assert [data["records"] for data in (gd, po, pairs, files, text)] == [10, 10, 10, 5 + 10, 5 + 10]
-    assert skip["left_out"] == 1 and "record 1, image: picture pictures/02.png not found" in skip["skipped"][0]
-    answering, scoring = (shlex.split(words) for script, words in COMMANDS if script.endswith(".py"))
-    done = run("ckpt_infer", *answering, "--model_path", MODEL, "--max_new_tokens", 8, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    done = run_eval(*scoring)
-    assert done.returncode == 0, done.stderr
-    assert json.loads((folder / "results/my/gd/summary.json").read_text())["rr"]["n"] == 3
+def test_training_and_differences(folder):
+    dry, full, infer, sine, lora = (words[1:] for words in COMMANDS["training"] if "scripts" not in words[0])
+    model = f"model_path={MODEL}"
+    for words in (dry, sine):
+        assert "projector" in ran(words, model, *FEW[1:], cwd=folder)
+    ran(lora, model, *FEW, cwd=folder)
+    assert (folder / "results" / "projector-lora" / "adapter_config.json").is_file()
+    shutil.copy(RELEASE, folder)
+    ran(COMMANDS["differences"][-1][1:], "--config-dir", folder, model, *FEW, cwd=folder)
+    assert (folder / "ckpt_results" / "llava-7b" / "gapd_0.0001_all_10" / "adapter_model.safetensors").is_file()
+    words = [*full, "model_family=llava-1.5-7b"]
+    assert "zero3" in ran(words, model, *FEW[1:], cwd=folder)
+    ran([word for word in words if not word.startswith(("engine=", "dry_run="))], model, *FEW, cwd=folder)
+    done = run("ckpt_infer", *infer, "--limit", 1, "--max_new_tokens", 2, "--loss_type", "gdpd", cwd=folder)
+    assert done.returncode == 0 and (folder / "predictions_val.json").is_file(), done.stderr
 
 
-def test_twenty_pictures_in_ten_lines_through_the_script_itself(folder):
-    """From the repository root, where the script goes, so the folder is named whole."""
-    (words,) = (words for words in TRAINING if "data_path=my/pairs.jsonl" in words)
-    words = [re.sub(r"=(my|results)/", rf"={folder}/\1/", word) for word in words]
-    env = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "ACCELERATE_CONFIG": "config/accelerate/one_gpu.yaml",
-    }
-    command = ["bash", ROOT / "scripts" / "forget_lora.bash", *words, *GIVEN]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"pictures +20 *$", done.stdout, re.MULTILINE)
-    assert (folder / "results/my/pairs/adapter_model.safetensors").is_file() and told_by(words)["records"] == 10
+def test_the_tables_of_engines(folder):
+    """LLaVA-1.5-7B on the default engine and on a card of 24 GiB, though neither weights nor such a card are here."""
+    (_, *counted), (_, *fits), engines = COMMANDS["engines"]
+    assert engines == ["benchmarks/engines.py"]  # minutes; tests/selftest runs what it is made of
+    printed = [line.split() for line in ran(counted, cwd=folder).splitlines()]
+    (table,) = re.findall(r"^```\n(.*?)^```", PAGES["engines"], re.DOTALL | re.MULTILINE)
+    assert [line for line in table.splitlines() if line.split() not in printed] == []
+    told = [line.strip() for line in PAGES["engines"].splitlines() if line.startswith("    It ")]
+    assert len(told) == 2 and ran(fits, cwd=folder).splitlines()[-2:] == told
+
+
+def test_the_options_of_the_libraries():
+    options = re.findall(r"^ {4}((?:trainer|lr_scheduler_type)\S*=.*)$", PAGES["training"], re.MULTILINE)
+    for words in (shlex.split(line, comments=True) for line in options):
+        composed = OmegaConf.create(run("forget", *words, "--cfg", "job").stdout)
+        named = {word.split("=")[0].split(".")[1] for word in words if word.startswith("trainer.")}
+        assert read_settings(composed).trainer.keys() == named
+    assert options
