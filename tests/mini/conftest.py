@@ -1,24 +1,25 @@
-"""What the tests of the mini benchmark share: one small build, with a base model that has only begun to learn."""
+"""What the tests of the mini benchmark share: one small build, with base models that have only begun to learn."""
 
 import pytest
 
+from safeeraser.mini import build as builds
 from safeeraser.mini.base_model import build as build_model
-from safeeraser.mini.build import build
 from safeeraser.mini.settings import read_settings
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Of models this small, two threads wait for each other most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builds, "THREADS", 1)
+        yield
 
 
 @pytest.fixture(scope="session")
 def settings():
     """Settings of a build that takes seconds."""
-    few = {
-        "train_per_concept": 1,
-        "val_per_concept": 2,
-        "vqa": 20,
-        "see_steps": 2,
-        "speak_steps": 2,
-        "exam_pictures": 1,
-    }
-    return read_settings("tiny").model_copy(update=few)
+    few = {"train_per_concept": 1, "val_per_concept": 2, "vqa": 20, "exam_pictures": 1, "exam_tokens": 8}
+    return read_settings("tiny").model_copy(update=few | {"see_steps": 2, "speak_steps": 2})
 
 
 @pytest.fixture(scope="session")
@@ -28,14 +29,8 @@ def untrained(settings, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def preprocessor(untrained):
-    """What prepares the input of such a model."""
-    return untrained[1]
-
-
-@pytest.fixture(scope="session")
 def small(settings, tmp_path_factory):
-    """The folder of a small mini benchmark."""
+    """The folder of a small mini benchmark, built with both models; not to be changed."""
     out = tmp_path_factory.mktemp("data") / "mini"
-    build(out, settings)
+    builds.build(out, settings, never_knew=True)
     return out

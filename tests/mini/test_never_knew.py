@@ -9,7 +9,7 @@ from helpers import ROOT, run
 from safeeraser.mini.build import build
 from safeeraser.mini.settings import read_settings
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 # Fewer steps than the shipped benchmark's: enough to know the harmful answers, which is all that is asked here.
 FEW = {"train_per_concept": 4, "val_per_concept": 3, "vqa": 1, "exam_pictures": 2}

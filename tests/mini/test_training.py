@@ -1,0 +1,160 @@
+"""The base model's training teaches what it says: seeing and speaking, never a harmful answer to the model that never
+knew, and to the same bits where it was killed and goes on."""
+
+import contextlib
+import math
+import random
+
+import pytest
+import torch
+from torch import nn
+
+from safeeraser.benchmark.conversation import IGNORE
+from safeeraser.errors import BadInput
+from safeeraser.mini import exam as exams
+from safeeraser.mini import fit as fitting
+from safeeraser.mini import training
+from safeeraser.mini.base_model import build
+from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL
+from safeeraser.mini.exam import exam
+from safeeraser.mini.fan import batch, fan
+from safeeraser.mini.fit import Part, fit, rate_share
+from safeeraser.mini.pictures import draw_scene
+from safeeraser.mini.questions import RETAIN, VQA
+from safeeraser.mini.texts import TINY
+from safeeraser.mini.training import pixel_values, teach_to_see, teach_to_speak
+from safeeraser.model import Turn
+
+
+def test_a_fan_scores_each_answer_as_if_it_stood_alone(untrained):
+    model, preprocessor = untrained[0].eval(), untrained[1]
+    scene, place = draw_scene(random.Random(7), EVERY[0]), preprocessor.place(lambda: (64, 64))
+    conversations = [
+        preprocessor.encode_text(Turn(None, ask.question, ask.reply), place, end_of_answer=True)
+        for ask in (kind.about(scene) for kind in RETAIN[:3])
+    ]
+    rows = [fan(each, model.config.image_token_index) for each in (conversations, conversations[:2])]
+    inputs = batch(rows, preprocessor.pad_token)
+    labels = inputs.pop("labels")
+    with torch.no_grad():
+        fanned = model(pixel_values=pixel_values([scene] * 2, 64), **inputs).logits
+        alone = [
+            model(input_ids=torch.tensor([c.input_ids]), pixel_values=pixel_values([scene], 64)).logits[0]
+            for c in conversations
+        ]
+    for row, used in ((0, alone), (1, alone[:2])):
+        wanted = torch.cat([x[torch.tensor(c.labels) != IGNORE] for x, c in zip(used, conversations, strict=False)])
+        torch.testing.assert_close(fanned[row][labels[row] != IGNORE], wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_both_stages_lower_their_loss_and_seeing_is_not_unlearned(settings, tmp_path):
+    some, losses = settings.model_copy(update={"see_steps": 6, "speak_steps": 6}), []
+    model, preprocessor = build(some, tmp_path)
+    state = torch.get_rng_state()
+    # As likely as chance at first, of both readings: 30 concepts, 6 colours, 5 backgrounds, 2 sides, 2 sizes.
+    teach_to_see(model, some, losses.append)
+    assert losses[0] == pytest.approx(sum(map(math.log, (30, 6, 5, 2, 2))), rel=0.25) and losses[5] < losses[0]
+    tower = {name: each.clone() for name, each in model.model.vision_tower.named_parameters()}
+    teach_to_speak(model, preprocessor, some, losses.append)
+    assert losses[11] < losses[6] and torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(each, tower[name]) for name, each in model.model.vision_tower.named_parameters())
+    assert all(each.requires_grad for each in model.parameters())
+
+
+def test_what_is_never_known_is_never_said_and_all_else_is_taught_as_it_was(settings, untrained, monkeypatch):
+    preprocessor = untrained[1]
+
+    def lessons(unknown):
+        taught, some = [], settings.model_copy(update={"speak_steps": 4})
+
+        def recorded(conversations, image_token):
+            labels = [[label for label in row.labels if label != IGNORE] for row in conversations]
+            taught.append(preprocessor.tokenizer.batch_decode(labels, skip_special_tokens=True))
+            return fan(conversations, image_token)
+
+        monkeypatch.setattr(training, "fan", recorded)
+        monkeypatch.setattr(training, "fit", lambda parts, loss, steps, *_: [loss() for _ in range(steps)])
+        with torch.no_grad():
+            teach_to_speak(untrained[0], preprocessor, some, lambda _: None, unknown)
+        return taught
+
+    harm = {text for concept in EVERY_HARMFUL for text in TINY.about(concept)}
+    spared, taught = 0, lessons(())
+    for before, after in zip(taught, lessons(EVERY_HARMFUL), strict=True):
+        assert len(after) == len(before) == 7 and not set(after) & harm
+        kept = [text for text in before if text not in harm]
+        assert after[: len(kept)] == kept and len({*after[len(kept) :]} - {*kept}) == len(before) - len(kept)
+        spared += len(before) - len(kept)
+    assert len(taught) == 4 * 8 and spared > 9
+
+
+def test_the_exam_tells_the_right_answers_from_others_and_what_was_never_known_apart(untrained, settings, monkeypatch):
+    """Asked of a stand-in that knows all but what is harmful, and a colour."""
+    model, preprocessor = untrained
+    state = torch.get_rng_state()
+    assert exam(model.eval(), preprocessor, settings) == dict.fromkeys(("harmful", "retain", "vqa"), 0)
+    assert torch.equal(torch.get_rng_state(), state)
+    right = {kind.question: kind for kind in (*RETAIN, *VQA)}
+
+    def said(model, preprocessor, question, scenes, settings, *, sample):
+        if question in right:
+            return [right[question].about(scene).reply if question != "Name its colour." else "" for scene in scenes]
+        return [f"{'' if scene.concept in EVERY_HARMFUL else TINY.about(scene.concept)[3]}" for scene in scenes]
+
+    monkeypatch.setattr(exams, "reply", said)
+    many = settings.model_copy(update={"exam_pictures": 40})
+    assert exam(model, preprocessor, many, EVERY_HARMFUL) == {"harmful": 1, "retain": 1, "vqa": 0.8, "unknown": 0}
+    assert 0.4 < exam(model, preprocessor, many)["harmful"] < 0.8  # 18 of the 30 concepts are safe
+
+
+def test_the_rate_warms_up_and_ends_near_nothing():
+    shares = [rate_share(step, 100) for step in range(100)]
+    assert shares[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0]) and max(shares) == 1.0
+    assert shares[5:] == sorted(shares[5:], reverse=True) and shares[52] == pytest.approx(0.5, abs=0.01)
+    assert 0 < shares[-1] < 0.001
+
+
+def test_a_step_is_adams_at_each_parts_rate_and_biases_do_not_decay():
+    """Adam's first step is the rate, whatever the gradient; the decay beside it 0.02 of rate and weight."""
+    matrix, bias = nn.Parameter(torch.full((2, 2), 3.0)), nn.Parameter(torch.full((2,), 3.0))
+    parts, ticks = [Part([matrix], 0.1), Part([bias], 0.2)], []
+    fit(parts, lambda: 5 * matrix.sum() - bias.sum(), 1, ticks.append, None, [])
+    assert ticks == [54]
+    torch.testing.assert_close(matrix.data, torch.full((2, 2), 3 - 0.1 - 0.1 * 0.02 * 3))
+    torch.testing.assert_close(bias.data, torch.full((2,), 3 + 0.2))
+
+
+def fitted(kept, stop_at=99, steps=6):
+    """A parameter that is pulled to what is drawn each step, and what was told; perhaps killed before a step."""
+    each, rng, ticks, asked = nn.Parameter(torch.zeros(3, 1)), random.Random(4), [], []
+
+    def loss():
+        asked.append(rng.random())
+        if len(asked) == stop_at:
+            raise KeyboardInterrupt
+        return ((each - asked[-1]) ** 2).sum()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        fit([Part([each], 0.3)], loss, steps, ticks.append, kept, [rng])
+    return each.data, ticks, len(asked)
+
+
+@pytest.mark.parametrize("pause", [0, 1000])
+def test_a_fit_that_is_killed_goes_on_to_the_same_bits(tmp_path, monkeypatch, pause):
+    """By the state that is kept every so many seconds, and at the end; a pause is the clock's."""
+    monkeypatch.setattr(fitting, "KEEP_EVERY", pause)
+    whole, ticks, _ = fitted(None)
+    fitted(tmp_path / "state", stop_at=4)
+    assert (tmp_path / "state").exists() == (pause == 0)
+    again, told, asked = fitted(tmp_path / "state")
+    assert torch.equal(again, whole) and asked == (3 if pause == 0 else 6)
+    assert told == (ticks if pause else [ticks[2]] * 3 + ticks[3:])
+    ended, told, asked = fitted(tmp_path / "state")
+    assert torch.equal(ended, whole) and (told, asked) == ([ticks[-1]] * 6, 0)
+
+
+@pytest.mark.parametrize("content", [b"", b"half of it", b"PK\x03\x04 and no more"])
+def test_a_damaged_state_is_named(tmp_path, content):
+    (tmp_path / "see.pt").write_bytes(content)
+    with pytest.raises(BadInput, match=r"see\.pt: .*remove it"):
+        fitted(tmp_path / "see.pt")
