@@ -1,0 +1,148 @@
+"""The self-test as a user starts it: all passes on a CPU, what is broken fails, and a check that fails, or a signal,
+harms nothing else."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import torch
+from helpers import ROOT
+from torch.nn import functional
+
+from safeeraser.selftest import memory, run
+from safeeraser.selftest.material import architecture
+from safeeraser.selftest.precision import compare, observe, off_by
+from safeeraser.selftest.run import CHECKS, KIND, Options, selftest
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engines")]
+
+RIGHT = functional.scaled_dot_product_attention
+LAUNCHED = ("engines", "resume")  # by processes of their own
+ALONE = tuple(name for name in CHECKS if name not in LAUNCHED)
+
+
+def started(folder, *words):
+    """What a run said, and its report."""
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OPENAI_API_KEY": "sk-not-to-be-told"}
+    command = [sys.executable, "-m", "safeeraser.selftest", *words]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [path.name for path in folder.iterdir()] == ["selftest.json"]
+    return done, (folder / "selftest.json").read_text()
+
+
+def test_all_that_one_process_can_check_passes_and_is_told(tmp_path):
+    done, text = started(tmp_path, f"--only={','.join(ALONE)}")
+    report = json.loads(text)
+    assert {name: check["outcome"] for name, check in report["checks"].items()} == dict.fromkeys(ALONE, "pass")
+    assert (report["size"], report["kind"]) == ("tiny", KIND)
+    figures = {each["name"]: each for check in report["checks"].values() for each in check["figures"]}
+    assert [name for name, each in figures.items() if each["value"] is None] == ["bfloat16, flash_attention_2"]
+    shares = [each["value"] for name, each in figures.items() if "share" in name]
+    assert len(shares) == 2 and all(0 < share < 1.05 for share in shares)
+    assert 0.95 <= figures["estimated over counted"]["value"] <= 1.1
+    for number, name in enumerate(ALONE, 1):
+        assert name in done.stdout and f"[{number}/{len(ALONE)}] {name}" in done.stderr
+    assert "Self-test, size tiny" in done.stdout and "selftest.json" in done.stderr
+    assert not [secret for secret in ("sk-not", str(tmp_path), str(ROOT), "/tmp/", "/home/") if secret in text]
+
+
+@pytest.mark.nightly
+def test_every_engine_for_cpus_and_a_killed_run_pass(tmp_path):
+    _, text = started(tmp_path, f"--only={','.join(LAUNCHED)}")
+    engines, (went_on, differing) = (json.loads(text)["checks"][name]["figures"] for name in LAUNCHED)
+    names = {each["name"].partition(":")[0] for each in engines}
+    assert names == {f"{name}, 2 processes" for name in ("cpu_ddp", "cpu_zero2", "cpu_zero3")}
+    assert all(0 < each["value"] < each["most"] for each in engines)
+    assert 2 <= went_on["value"] < 6 and differing["value"] == 0
+
+
+MADE_UP = {
+    "wrong": "yield Figure('one', 3.0, most=2.0)",
+    "skips": "yield from ()\n    raise Skip('there is none')",
+    "raises": "yield Figure('one', None, note='/home/jane/include/Python.h')\n    raise ValueError('it broke')",
+    "crashes": "yield Figure('one', 1.0)\n    print('the last words', flush=True)\n    os.kill(os.getpid(), 9)",
+}
+
+
+def test_a_check_that_fails_leaves_the_others_alone(tmp_path, monkeypatch, capsys):
+    package, report = tmp_path / "made_up_checks", tmp_path / "report.json"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    for name, body in MADE_UP.items():
+        head = "import os\nfrom safeeraser.selftest.result import Figure, Skip\n\n\ndef check(bench):\n"
+        (package / f"{name}.py").write_text(f"{head}    {body}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(run, "ROOM", "made_up_checks")
+    monkeypatch.setattr(run, "CHECKS", {name: f"what {name} does" for name in MADE_UP})
+    assert selftest(Options(None, tuple(MADE_UP), report)) == 1
+    told = json.loads(report.read_text())["checks"]
+    outcomes = {name: check["outcome"] for name, check in told.items()}
+    assert outcomes == {"wrong": "fail", "skips": "skipped", "raises": "fail", "crashes": "fail"}
+    assert told["raises"]["error"].endswith("ValueError: it broke") and told["skips"]["skipped"] == "there is none"
+    assert told["crashes"]["error"].endswith("the last words\nits process ended with exit code -9")
+    assert "Python.h" in report.read_text() and "jane" not in report.read_text()
+    shown = capsys.readouterr().out
+    assert "ValueError: it broke" in shown and "the last words" in shown
+
+
+def test_a_polite_end_leaves_nothing_behind(tmp_path):
+    (tmp_path / "temporary").mkdir()
+    call = [sys.executable, "-m", "safeeraser.selftest", "--only=nf4", f"--json={tmp_path}/report.json"]
+    process = subprocess.Popen(call, env=os.environ | {"TMPDIR": f"{tmp_path}/temporary"})
+    until = time.monotonic() + 300
+    while not list(tmp_path.glob("temporary/*/process-0.log")):  # from here on its own process is at work
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+    (worker,) = (each for each in psutil.Process(process.pid).children() if "spawn_main" in " ".join(each.cmdline()))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(300) == 128 + signal.SIGTERM
+    assert not worker.is_running() and not list((tmp_path / "temporary").iterdir())
+
+
+def test_7b_takes_what_it_takes():
+    assert 14 < memory.needed("7b", dtype="bfloat16") / 2**30 < 20 and memory.free() > 0  # the weights alone: 13.2
+    assert architecture("1b").text_config.hidden_size == 2048 == architecture("7b").text_config.hidden_size / 2
+
+
+def eighth(tensor):
+    """Rounded to the 8 bits of float8_e4m3fn, the gradient passing through."""
+    return tensor + (tensor.to(torch.float8_e4m3fn).to(tensor.dtype) - tensor).detach()
+
+
+BROKEN = {
+    "a scale 3% off": lambda q, k, v, mask, scale: RIGHT(q * 1.03, k, v, attn_mask=mask, scale=scale),
+    "values in 8 bits": lambda q, k, v, mask, scale: RIGHT(q, k, eighth(v), attn_mask=mask, scale=scale),
+    "not a number": lambda q, k, v, mask, scale: RIGHT(q, k, v, attn_mask=mask, scale=scale) * math.nan,
+}
+
+
+def test_broken_attention_fails_and_so_do_products_in_8_bits(bench, monkeypatch):
+    """Eager attention is held to theory alone, fused attention to eager's too."""
+
+    def narrow(model):
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.register_forward_hook(lambda _, given, output: eighth(output))
+
+    reference, off = observe(bench, "float32", "eager"), off_by(torch.bfloat16, "tiny")
+    eager, bad = observe(bench, "bfloat16", "eager"), {"k: gradient", "k: logits"}
+    assert all(figure.good for figure in compare("k", eager, reference, off))
+    found = compare("k", observe(bench, "bfloat16", "eager", change=narrow), reference, off)
+    assert bad <= {figure.name for figure in found if not figure.good}
+    for kind, broken in BROKEN.items():
+
+        def attention(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, *, broken=broken, **_):
+            if attn_mask is None and is_causal:
+                attn_mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
+            return broken(q, k, v, attn_mask, scale)
+
+        monkeypatch.setattr(functional, "scaled_dot_product_attention", attention)
+        found = compare("k", observe(bench, "bfloat16", "sdpa"), reference, off, beside=eager)
+        assert bad <= {figure.name for figure in found if not figure.good}, kind
