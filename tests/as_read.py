@@ -24,13 +24,7 @@ ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 @torch.no_grad()
 def read(folder: Path, picture: Path) -> dict[str, Any]:
-    """A chat's text; and of a question about a picture the input made of it, the logits in float32, the greedy answer.
-
-    With the settings beside; those alone where a folder holds only a configuration.
-    """
-    config = AutoConfig.from_pretrained(folder)
-    if not (folder / "tokenizer.json").exists():
-        return {"config": config.to_dict()}
+    """A chat's text; and of a question about a picture its input, the logits in float32, the greedy answer."""
     processor = AutoProcessor.from_pretrained(folder)
     stored = LlavaForConditionalGeneration.from_pretrained(folder, torch_dtype="auto")
     dtype, model = stored.dtype, stored.float().eval()
@@ -40,7 +34,7 @@ def read(folder: Path, picture: Path) -> dict[str, Any]:
     answer = model.generate(**inputs, do_sample=False, max_new_tokens=8)[0, inputs["input_ids"].shape[1] :]
     generation = GenerationConfig.from_pretrained(folder)
     return {
-        "config": config.to_dict(),
+        "config": AutoConfig.from_pretrained(folder).to_dict(),
         "dtype": dtype,
         "chat": processor.apply_chat_template(CHAT, add_generation_prompt=True),
         "inputs": inputs,

@@ -1,0 +1,53 @@
+"""The tiny recorded LLaVA, loaded once; a test that changes it takes a copy."""
+
+import copy
+
+import pytest
+import torch
+from helpers import MODEL, RECORDED
+from safetensors.torch import load_file
+
+from safeeraser import model as models
+
+FAMILY = models.families()["llava-1.5"]
+CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"  # the release's form: LoRA of rank 32 and the projector
+RELEASED = load_file(RECORDED / "initial_adapter.safetensors")
+# Linear layers of the language model, below it.
+TARGETS = (*(f"self_attn.{name}_proj" for name in "qkvo"), *(f"mlp.{name}_proj" for name in ("gate", "up", "down")))
+
+
+@pytest.fixture(scope="session")
+def loaded():
+    return models.load_model(str(MODEL), torch.float32).eval()
+
+
+@pytest.fixture
+def base(loaded):
+    return copy.deepcopy(loaded)
+
+
+@pytest.fixture(scope="session")
+def preprocessor():
+    return models.load_preprocessor(str(MODEL))
+
+
+def attach(base, family=FAMILY, *, r=32, alpha=256, **more):
+    """The model with a fresh adapter, as training begins with it."""
+    return models.attach(base, models.lora_config(family, r=r, alpha=alpha, **more), family)
+
+
+def shaken(model):
+    """The model with its trained parameters moved off their first values."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+@torch.no_grad()
+def said(model):
+    """The logits of a prompt with a picture; 500 stands for one of its 16 tokens."""
+    ids = torch.tensor([[1, *[500] * 16, 300, 310, 320, 330]])
+    pixels = torch.linspace(-1, 1, 3 * 56 * 56).reshape(1, 3, 56, 56)
+    return model.eval()(input_ids=ids, pixel_values=pixels).logits

@@ -1,0 +1,164 @@
+"""An adapter knows its base by a fingerprint, a checkpoint its run: what would put one on other weights is refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from helpers import MODEL, TRAIN, VAL, other_base, refused, run, trained
+from safetensors.torch import load_file, save_file
+
+from safeeraser import model as models
+from safeeraser.benchmark.files import run_of, sha256
+from safeeraser.errors import BadInput
+
+from .conftest import CHECKPOINT
+
+WEIGHTS = MODEL / "model.safetensors"
+
+
+def weights(folder):
+    return models.fingerprint(str(folder))["weights"]
+
+
+BASE = weights(MODEL)
+
+
+def test_a_fingerprint_depends_on_the_weights_alone(tmp_path, monkeypatch):
+    """Neither on the folder, nor on names, nor on the division into files; each tensor's values, shape, dtype count."""
+    told = models.fingerprint(str(MODEL))
+    assert told == {"model_path": str(MODEL), "revision": None, "weights": BASE} and len(BASE) == 64
+    model, tensors = models.load_model(str(MODEL), "auto"), load_file(WEIGHTS)
+    model.save_pretrained(tmp_path / "new", save_original_format=False, max_shard_size="100KB")  # 5's own names
+    assert len(list((tmp_path / "new").glob("*.safetensors"))) > 3 and weights(tmp_path / "new") == BASE
+    folder = shutil.copytree(MODEL, tmp_path / "model")
+    for name, tensor in tensors.items():
+        save_file(tensors | {name: tensor * 1.01 + 1e-3}, folder / WEIGHTS.name)
+        assert weights(folder) != BASE, name
+    up = "language_model.model.layers.0.mlp.up_proj.weight"
+    for change in (tensors[up].reshape(64, 128), tensors[up].view(torch.int32)):  # each with the same bytes
+        save_file(tensors | {up: change}, folder / WEIGHTS.name)
+        assert weights(folder) != BASE
+    for left in (0, 5, 3000, 800_000):
+        (folder / WEIGHTS.name).write_bytes(WEIGHTS.read_bytes()[:left])
+        with pytest.raises(BadInput, match="model: its weights are damaged or incomplete"):
+            weights(folder)
+    (folder / WEIGHTS.name).unlink()
+    assert weights(folder) is None
+    torch.save(tensors, folder / "pytorch_model.bin")  # of the older form
+    before = weights(folder)
+    assert before == weights(folder) != BASE
+    torch.save(tensors | {up: tensors[up] + 1}, folder / "pytorch_model.bin")
+    assert weights(folder) != before
+    commit, repository = "0123456789abcdef0123456789abcdef01234567", tmp_path / "models--someone--llava"
+    shutil.copytree(MODEL, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    told = {"model_path": "someone/llava", "revision": commit, "weights": BASE}
+    assert models.fingerprint("someone/llava") == models.fingerprint("someone/llava", here=True) == told
+
+
+def noted(folder, **told):
+    """A folder with a recorded checkpoint in it, whose run.json tells this."""
+    folder.mkdir()
+    shutil.copy(CHECKPOINT, folder / "checkpoint.pt")
+    (folder / "run.json").write_text(json.dumps(told))
+    return folder
+
+
+SETTINGS = {"forget_loss": {"name": "gd"}, "recipe": {"name": "official"}, "split": ["Sex"]}
+
+
+def test_another_base_is_refused_by_name(tmp_path, caplog):
+    here = {"model_path": "here", "revision": None, "weights": "a" * 64}
+    other = {"model_path": "there", "revision": "abc", "weights": "b" * 64}
+    knows = noted(tmp_path / "knows", base=other)
+    models.check_base(knows, other, allowed=False)
+    models.check_base(knows, here | {"weights": None}, allowed=False)
+    models.check_base(knows, here, allowed=True)
+    says = f"knows: was trained on there .revision abc, weights {'b' * 12}., not on here .weights {'a' * 12}.; say so"
+    with pytest.raises(BadInput, match=says):
+        models.check_base(knows, here, allowed=False, answer="say so")
+    silent, merged = noted(tmp_path / "silent"), noted(tmp_path / "merged", merged={"adapter_sha256": "c"})
+    assert not caplog.messages
+    for _ in range(2):  # said once
+        models.check_base(silent, here, allowed=False)
+    assert caplog.messages == [f"note: {silent} does not tell which base it was trained on"]
+    with pytest.raises(BadInput, match=r"silent: .*merged has an adapter merged into it already; --allow_other_base"):
+        models.check_base(silent, here | {"model_path": str(merged)}, allowed=False)
+
+
+def test_the_chain_of_runs_is_told_oldest_first(tmp_path):
+    first = {"how": "full", "method": "po", "recipe": None, "split": None, "adapter_sha256": None, "base": "x"}
+    known = {"method": "gd", "recipe": "official", "split": ["Sex"]}
+    whole = noted(tmp_path / "whole", settings=SETTINGS, base={"weights": "y"}, parents=[first])
+    full = {"how": "full", **known, "adapter_sha256": None, "base": "y"}
+    assert models.parents(str(whole)) == [first, full]
+    merged = noted(tmp_path / "merged", settings=SETTINGS, merged={"adapter_sha256": "c", "base": "z"}, parents=[first])
+    put_in = {"how": "merged", **known, "adapter_sha256": "c", "base": "z"}
+    assert models.parents(str(merged)) == [first, put_in] and models.merged_into(str(merged))["base"] == "z"
+    after = {"how": "init_adapter", **known, "adapter_sha256": sha256(CHECKPOINT), "base": "y"}
+    adapter = noted(tmp_path / "adapter", settings=SETTINGS, base={"weights": "y"})
+    assert models.parents(str(merged), adapter) == [first, put_in, after]
+    adapter = noted(tmp_path / "knows", settings=SETTINGS, base={"weights": "y"}, parents=[first])
+    assert models.parents(str(merged), adapter) == [first, after], "an adapter knows what its base was made of"
+    assert models.parents(str(MODEL)) == []
+
+
+# Through the commands.
+
+TRAINING = (f"data_path={TRAIN}", "dtype=float32", "workers=0", "gradient_accumulation_steps=1", "forget_loss=gd")
+TRAINING += ("max_train_steps=2", "save_steps=[1]", "lr=0.01")
+ASKING = ("--eval_file", VAL, "--dtype", "float32", "--max_new_tokens", 2, "--limit", 1, "--only", "retain")
+
+
+@pytest.fixture(scope="module")
+def gd(tmp_path_factory):
+    """A run of gd on a base of its own, with a checkpoint after its first step."""
+    place = tmp_path_factory.mktemp("gd")
+    base = shutil.copytree(MODEL, place / "base")
+    folder = trained(place / "run", *TRAINING, f"model_path={base}")
+    return folder
+
+
+@pytest.mark.slow
+def test_every_command_refuses_an_adapter_of_another_base_unless_told(gd, tmp_path):
+    other, out = other_base(tmp_path / "other"), tmp_path / "out"
+    assert run_of(gd)["base"]["weights"] == run_of(gd / "checkpoint-1")["base"]["weights"] == BASE
+    asked = ("--model_path", other, *ASKING, "--output_file", out)
+    audit = ("relearn", "--checkpoint_path", gd, "--model_path", other, "--val_file", TRAIN, "--train_file", VAL)
+    commands = [
+        ("forget", "allow_other_base=true", *TRAINING, f"model_path={other}", f"init_adapter={gd}", f"save_dir={out}"),
+        ("ckpt_infer", "--allow_other_base", "--checkpoint_path", gd / "checkpoint-1", *asked),
+        ("audit", "--allow_other_base", *audit, "--judge", "rules", "--dtype", "float32", "--dry_run"),
+        ("safeeraser.model", "--allow_other_base", "merge", gd, tmp_path / "merged", "--model_path", other),
+    ]
+    for command, answer, *given in commands:
+        line = refused(tmp_path, command, *given, says=f": was trained on {gd.parent / 'base'} (weights {BASE[:12]})")
+        assert answer in line
+        done = run(command, *given, answer)
+        assert not done.returncode, done.stderr
+        shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
+    merged = run_of(tmp_path / "merged")
+    assert merged["merged"]["base"] == weights(other) != merged["base"]["weights"]
+    refused(tmp_path, "ckpt_infer", *asked, "--model_path", tmp_path / "merged", "--checkpoint_path", CHECKPOINT,
+            says="has an adapter merged into it already")  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_run_is_resumed_on_its_own_base_alone(gd, tmp_path):
+    """Under the very name that it was begun with; also from a checkpoint that was moved, which knows its run."""
+    moved, base = shutil.copytree(gd / "checkpoint-1", tmp_path / "checkpoint-1"), gd.parent / "base"
+    given = ("forget", *TRAINING, f"model_path={base}", f"save_dir={tmp_path / 'run'}")
+    given += (f"resume_from_checkpoint={moved}",)
+    refused(tmp_path, *given, "seed=1", says="has another seed")
+    ask = ("ckpt_infer", "--checkpoint_path", moved, *ASKING, "--output_file", tmp_path / "p.json", "--loss_type")
+    refused(tmp_path, *ask, "po", says=f"--loss_type po: {moved} was trained with gd")
+    assert run(*given).returncode == 0
+    assert sha256(tmp_path / "run" / "adapter_model.safetensors") == sha256(gd / "adapter_model.safetensors")
+    shutil.copy(other_base(tmp_path / "other") / WEIGHTS.name, base)
+    given = (*given[:-2], f"save_dir={tmp_path / 'new'}", given[-1])
+    refused(tmp_path, *given, says=f"was trained on {base} (weights {BASE[:12]}), not on {base} (weights")
+    assert run(*given, "allow_other_base=true").returncode == 0
+    assert run_of(tmp_path / "new")["base"] == models.fingerprint(str(base))
