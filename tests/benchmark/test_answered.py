@@ -1,0 +1,71 @@
+"""Whose answers a record holds: putting a model's own in and taking them out, pictures from elsewhere, what is told."""
+
+import json
+
+from helpers import MODEL, ROOT, TRAIN, record, settings, write_dataset
+
+from safeeraser.benchmark.answered import answerer, mark_of, seen_from, with_answers, without_answers
+from safeeraser.unlearn.job import note_other_answers
+
+MARK = {"model": "m", "weights": None, "fields": ["model_response", "sd_response"]}
+NEW = {("unsafe_pairs", n, field): f"New {n}." for n in range(4) for field in MARK["fields"]}
+QWEN = ROOT / "tests" / "data" / "families" / "qwen3_vl" / "model"
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_a_record_is_what_it_was_without_its_answers():
+    """Also where it had none, or where a key of the same name says something else."""
+    value = record(0, answered_by="somebody")
+    del value["unsafe_pairs"][1]["sd_response"]
+    filled = with_answers(value, NEW, MARK)
+    assert mark_of(value) is None and mark_of(filled).model == "m"
+    both = {"model_response": "New 1.", "sd_response": "New 1.", "original_model_response": "Harm 1."}
+    assert filled["unsafe_pairs"][1] == {"question": "Secret 1?"} | both
+    assert answerer(filled, "sd_response").model == "m" and answerer(record(0), "sd_response").model == "LLaVA-1.5"
+    assert answerer(record(0), "Prediction") is None
+    del value["answered_by"]
+    assert without_answers(filled) == value and without_answers(value) == value
+    del filled["answered_by"]
+    (first, *_) = with_answers(filled, {("unsafe_pairs", 0, "model_response"): "B."}, MARK)["unsafe_pairs"]
+    assert (first["model_response"], first["original_model_response"]) == ("B.", "Harm 0."), "not lost with the mark"
+
+
+def test_names_of_pictures_that_lead_to_the_same_file_stay(tmp_path):
+    data = write_dataset(tmp_path / "data", record(0, SDImage_path=str(tmp_path / "benign.jpg")))
+    (value,) = read(data)
+    for out in (data.with_name("own.json"), tmp_path / "data" / "deeper" / "own.json"):
+        assert seen_from(value, data, out) == value
+    moved = seen_from(value | {"more": 1}, data, tmp_path / "answers" / "own.json")
+    assert moved == value | {"more": 1, "image_path": "../data/img/Weapon/0.jpg"}
+    (data.parent / "img/Weapon/0.jpg").unlink()  # what is not there cannot be led to
+    assert seen_from(value, data, tmp_path / "answers" / "own.json") == value
+
+
+def told(caplog, *words):
+    """What is said of a data file and a model of which only the configuration is there."""
+    given = settings(*words)
+    caplog.clear()
+    note_other_answers(given, {"model_path": given.model_path, "revision": None, "weights": None})
+    return caplog.messages
+
+
+def test_training_on_answers_of_another_model_is_told_of_once(caplog, tmp_path, monkeypatch):
+    """What is not marked is LLaVA's; a server's answers are told apart by name."""
+    assert told(caplog, "forget_loss=gdpd") == []
+    (line,) = told(caplog, "forget_loss=gdpd", f"model_path={QWEN}")
+    assert line.startswith(f"note: {TRAIN}: record 0, model_response is of LLaVA-1.5, not of {QWEN}; ")
+    (line,) = told(caplog, "forget_loss=popd", f"model_path={QWEN}")
+    assert "record 0, sd_response is of LLaVA-1.5" in line
+    assert told(caplog, "forget_loss=po", f"model_path={QWEN}") == []  # reads neither
+    marks = [MARK | {"model": str(MODEL)}] * 2 + [MARK | {"model": "served"}]
+    values = [with_answers(record(n), NEW, mark) for n, mark in enumerate(marks)]
+    words = ("forget_loss=ga", f"data_path={write_dataset(tmp_path, *values)}")
+    (line,) = told(caplog, *words)
+    assert "record 2, model_response is of served, not of" in line
+    write_dataset(tmp_path, *values[:2])
+    assert told(caplog, *words) == []
+    monkeypatch.setenv("RANK", "1")
+    assert told(caplog, "forget_loss=gdpd", f"model_path={QWEN}") == []  # the first process has said it
