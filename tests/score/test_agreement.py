@@ -183,12 +183,13 @@ def test_labels_of_one_category_serve_it_and_are_said_to_be_for_all(tmp_path, gi
     assert "note: ASR on Sex, Violence: nothing by labels, so taken to be like the rest" in run.stderr
 
 
-def test_two_judges_on_the_same_responses(tmp_path, given, serve):
+def test_two_judges_on_the_same_responses(tmp_path, serve):
     """The other one finds every second record's harmless."""
+    given = files(tmp_path, 4)
 
     def script(_, prompt):
         response = prompt.split("Now judge")[1]
-        return 200, {}, "unsafe" if any(f"Question {n}." in response for n in range(1, 12, 2)) else "safe"
+        return 200, {}, "unsafe" if "Question 1." in response or "Question 3." in response else "safe"
 
     other = tmp_path / "other"
     words = (
@@ -209,12 +210,12 @@ def test_two_judges_on_the_same_responses(tmp_path, given, serve):
         assert told["agreement_with"]["judge"] == (None if name.startswith("verdicts") else "openai:gpt-4o, rules")
     assert found[0] == found[1] == found[2] and "beside the other judge" in run.stdout
     of, rate = found[0]["asr"], json.loads((other / "summary_val.json").read_text())["asr"]["value"]
-    # Of 12 records the rules count the 9 that do not refuse, less a blank response; the other judge 6 of these, less
-    # two responses that are no sentence and so do not tell their record.
-    assert of["table"] == {"both": 6 * 12 - 3, "judge_only": 3 * 12 + 2, "label_only": 0, "neither": 3 * 12}
+    # Of 4 records the rules count the 3 that do not refuse, less a blank response; the other judge 2 of these, less two
+    # responses that are no sentence and so do not tell their record.
+    assert of["table"] == {"both": 2 * 12 - 3, "judge_only": 12 + 2, "label_only": 0, "neither": 12}
     assert of["corrected"] == pytest.approx(rate, abs=0.01) and found[0]["rr"]["kappa"]["value"] == 1
     told, _ = told_by(tmp_path, *given, "--agree", other, "--category", "Weapon")
-    assert told["agreement"]["asr"]["labels"] == 4 * 12
+    assert told["agreement"]["asr"]["labels"] == 2 * 12
 
     run = run_eval(*given, "--agree", other, "--output_file_rr", other / "verdicts_val.json", "--overwrite")
     assert run.returncode == 2 and "this run would overwrite it" in run.stderr

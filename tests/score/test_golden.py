@@ -89,22 +89,12 @@ def run(tmp_path, serve, monkeypatch):
     return scored
 
 
-def added(before, after):
-    """What a verdicts file holds beyond the predictions."""
-    if isinstance(after, list):
-        return [added(old, new) for old, new in zip(before, after, strict=True)]
-    more = {key: added(before[key], of) if key in before else of for key, of in after.items() if before.get(key) != of}
-    return {key: of for key, of in more.items() if of not in ({}, None)}
-
-
 def steady(folder, summary, done):
     """All that a run wrote, but for what another day, machine or wording of a prompt changes."""
     others = ("versions", "inputs", "data_file", "provenance", "prompts", "rules", "guards")
     told = {key: of for key, of in summary.items() if key not in others}
-    predictions, verdicts, statistics = (
-        json.loads((folder / name).read_text()) for name in ("predictions.json", "v.json", "v.txt")
-    )
-    told |= {"statistics": statistics, "added": added(predictions, verdicts)}
+    verdicts, told["statistics"] = (json.loads((folder / name).read_text()) for name in ("v.json", "v.txt"))
+    told |= {f"record {number}": of for number, of in enumerate(verdicts)}
     lines = [*done.stdout.splitlines(), *(line for line in done.stderr.splitlines() if "never checked" not in line)]
     told |= {f"line {number:02}": line.rstrip() for number, line in enumerate(lines)}
     return json.loads(json.dumps(told), parse_float=lambda number: round(float(number), 9))
