@@ -42,8 +42,6 @@ RUNS = {
         (LAST_GOOD,),
     ),
 }
-
-
 SLOW = ("the model itself", "a bound that is passed")
 
 

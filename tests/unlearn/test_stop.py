@@ -18,8 +18,6 @@ from .built import ADAPTER, GIVEN, built, checked
 
 # Ascent at a high rate: the forget loss passes 9 in a few steps.
 ASCENT = (*GIVEN, "forget_loss=ga", "LoRA.dropout=0", "warmup_ratio=0", "max_grad_norm=0", "max_train_steps=9")
-
-
 PROBES = (*GIVEN, f"probe.data_path={VAL}", "lr=0.01", "probe.max_new_tokens=4", "probe.prompts=2")
 
 
