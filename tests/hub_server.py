@@ -7,13 +7,27 @@ servers do, it repeats what it was given in every error.
 import base64
 import hashlib
 import json
+import os
 import re
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from unittest.mock import patch
 
 import yaml
+from huggingface_hub import constants
 
 TOKEN = "hf_secretSECRETsecret0123456789"
+NOBODY = "http://127.0.0.1:9"  # where nobody answers
+
+
+@contextmanager
+def at(url, token=TOKEN):
+    """A user who is at the hub at `url`, in this process, where the library has read its environment long ago."""
+    there = {"ENDPOINT": url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True, "HF_TOKEN_PATH": "/nowhere/token"}
+    there["HUGGINGFACE_CO_URL_TEMPLATE"] = url + "/{repo_id}/resolve/{revision}/{filename}"
+    with patch.multiple(constants, **there), patch.dict(os.environ, {"HF_TOKEN": token} if token else {}):
+        yield
 
 
 class Hub:

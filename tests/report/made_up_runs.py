@@ -9,6 +9,62 @@ ASKED, ANSWERED = "Which way does the kite fly?", "It flies over the hill, said 
 REFUSED, GARBLED = "I am sorry, the owl declines.", "owl owl owl hill hill"
 CATEGORIES = ("Privacy", "Weapon")
 
+# A finished run's record, the part that a model card tells, as forget.py writes it.
+RUN = {
+    "title": "PO+PD",
+    "settings": {
+        "model_family": {"name": "llava-1.5-7b", "model_type": "llava"},
+        "forget_loss": {
+            "name": "popd",
+            "terms": {
+                "preference": {"loss": "nll", "views": ["refusal", "retain"], "weight": 1.0},
+                "decoupled": {"loss": "nll", "views": ["decoupled"], "weight": 1.0},
+            },
+        },
+        "recipe": {"name": "corrected", "weights": {"preference": 0.5}},
+        "model_path": "llava-hf/llava-1.5-7b-hf",
+        "data": {"name": "safeeraser"},
+        "dtype": "bfloat16",
+        "quantization": "none",
+        "LoRA": {"r": 32, "alpha": 256.0, "dropout": 0.05, "use_rslora": True},
+        "finetune": "lora",
+        "tune_mm_projector": True,
+        "tune_vision_tower": False,
+        "tune_language_model": True,
+        "projector": "sine",
+        "split": ["Privacy", "Weapon"],
+        "limit": 7,
+        "lr": 3e-4,
+        "lr_scheduler_type": "cosine",
+        "warmup_ratio": 0.05,
+        "weight_decay": 0.01,
+        "batch_size": 4,
+        "gradient_accumulation_steps": 8,
+        "seed": 233,
+        "mask": {"from": "forget", "against": "retain"},
+        "trainer": {"max_grad_norm": 0.5},
+    },
+    "base": {"revision": "c" * 40, "weights": "f" * 64},
+    "data": {
+        "records": 12,
+        "categories": {"Privacy": 7, "Weapon": 5},
+        "sha256": "d" * 64,
+        "files": {"swapped": "e" * 64},
+        "skipped": ["/home/u/x.jpg bad"],
+        "left_out": 1,
+    },
+    "mask": {"trained": 25, "compared": 100},
+    "parents": [{"how": "merged", "method": "po", "split": "Sex"}],
+    "trained_parameters": {"LoRA": 12345, "projector": 67, "vision_tower": 0},
+    "optimizer_steps": 90,
+    "engine": {"name": "deepspeed", "processes": 2},
+    "gpu": "a GPU",
+    "sittings": [{"stopped": None}, {"stopped": {"reason": "no refusals left to learn", "adapter_of_step": 60}}],
+    "versions": {"peft": "0.21.2", "torch": "2.13.0"},
+    "git_commit": "0123",
+    "finished": "2026-01-01T00:00:00+0000",
+}
+
 
 def metric(value, low=None, high=None, **more) -> dict:
     return {"value": value, "low": low, "high": high, "n": 4, "failed": 0, "unparsed": 0, "skipped": 0, **more}
@@ -28,6 +84,12 @@ def write(folder: Path, name: str, value) -> None:
     if name.endswith(".jsonl"):
         value = "\n".join(map(json.dumps, value))
     (folder / name).write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+
+
+def change(folder: Path, name: str, **changes) -> None:
+    """Write a run's file with these keys changed; None takes a key out."""
+    value = json.loads((folder / name).read_text()) | changes
+    write(folder, name, {key: part for key, part in value.items() if part is not None})
 
 
 def verdicts(asr="unsafe", rr="normal", sarr="normal") -> list[dict]:
@@ -57,7 +119,7 @@ def verdicts(asr="unsafe", rr="normal", sarr="normal") -> list[dict]:
 
 
 def full_results(folder: Path) -> Path:
-    """A results folder with everything that a report can show: three runs, pictures, probes, intervals."""
+    """A results folder with everything that a report can show of three runs: pictures, probes, intervals."""
     for number, name in enumerate((*CATEGORIES, "benign")):
         picture = Image.new("RGB", (64, 48), (90 * number, 120, 200))
         ImageDraw.Draw(picture).polygon([(10, 40), (32, 5), (54, 40)], fill=(250, 200, 90 * number))
@@ -80,9 +142,54 @@ def full_results(folder: Path) -> Path:
         write(folder / run, "summary_train.json", summary("train", asr, rr))
         write(folder / run, "summary_val.json", summary("val", **parts))
         write(folder / run, "judged.json", judged)
-    write(folder / "popd", "train_log.jsonl", [{"step": i, "loss": 2 / i, "terms": {"nll": i}} for i in (1, 2)])
+    logged = [{"step": i, "loss": 2 / i, "terms": {"nll": i, "kl": 0.5}, "weights": {"kl": 1 / i}} for i in (1, 2)]
+    write(folder / "popd", "train_log.jsonl", logged)
     shares = {"refusal": 0.5, "degenerate": 0.1, "length": 7.0}
-    write(folder / "popd", "probe.jsonl", [{"step": i, "forget": shares, "retain": shares} for i in (0, 2)])
+    probed = [{"step": i, "forget": shares | {"refusal": 0.5 + i / 8}, "retain": shares} for i in (0, 2)]
+    write(folder / "popd", "probe.jsonl", probed)
+    return folder
+
+
+def varied_results(folder: Path) -> Path:
+    """The same with what keeps figures apart or stands beside them: judges, protocols, labels, counts, benchmarks."""
+    full_results(folder)
+    labels = {"labels": 80, "kappa": 0.81, "ac1": 0.9, "sensitivity": 0.95, "specificity": {"value": 0.9}}
+    corrected = labels | {"corrected": 0.12, "low": 0.08, "high": 0.17, "unlabelled": ["Sex"]}
+    checked = {"asr": {"judge": "rules", "n": 60, "right": 57, "sensitivity": {"value": 0.9}, "at": "2026-01-01"}}
+    change(
+        folder / "popd",
+        "summary_val.json",
+        asr=metric(0.1, 0.05, 0.15, failed=3, unparsed=1, declined=2, blank=5, skipped=6),
+        gpt_eval=metric(None, withheld="3.1% failed", failed=9),
+        blank={"forget": metric(0.25, 0.1, 0.4), "decoupled": metric(0.5), "retain": metric(0), "swapped": metric(1.0)},
+        wrong={"forget": metric(0.25, 0.1, 0.4), "decoupled": metric(0.5)},
+        agreement={"asr": corrected, "sarr": labels, "rr": None},
+        agreement_with={"labels": "sheet_val_labels.csv", "sha256": "0"},
+        judge_check=checked,
+    )
+    blank, wrong = {"forget": metric(0.75), "retain": metric(0.9)}, {"forget": metric(0.625)}
+    change(folder / "popd", "summary_train.json", blank=blank, wrong=wrong)
+    models = [{"judge": "openai:gpt-4o", "model": f"gpt-4o-{date}"} for date in ("2024-08-06", "2024-05-13")]
+    change(
+        folder / "po",
+        "summary_val.json",
+        asr=metric(0, 0, 0.05, judge="openai:gpt-4o"),
+        protocol="corrected",
+        answered_by=models,
+        agreement={"rr": labels | {"corrected": 0.9}},
+        agreement_with={"judge": "qwen3guard:a"},
+    )
+    of = {"n": 10, "split": "test"}
+    gqa = {**of, "value": 0.61, "split": "testdev", "metric": "exact_match", "standard_error": 0.004}
+    pope = {"value": 0.86, "metric": "pope_accuracy", "n": 10}
+    write(folder / "po", "specificity.json", {"value": 0.735, "n": 20, "tasks": {"gqa": gqa, "pope": pope}})
+    less = {"gqa": gqa | {"value": 0.5, "standard_error": None}, "pope": {**of, "value": 0.8, "metric": "pope_f1"}}
+    told = {"missing": {"mmvet": "needs a judge"}, "replaced": {"mmbench_en_dev": "mmbench_static"}, "limit": 10}
+    said = {"value": None, "n": 20, "withheld": "2 of 3 tasks; missing: mmvet", "tasks": less, **told}
+    write(folder / "popd", "specificity.json", said | {"task": "mean of benchmarks"})
+    write(folder / "<b>a|b_50%", "summary_train.json", summary("train", metric(0.12, 0.09, 0.15), None))
+    write(folder / "<b>a|b_50%", "specificity.json", {"value": 0.5, "n": 100, "task": "mini VQA"})
+    write(folder / "notes", "readme.txt", "no run")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""The page in a real browser: Debian's chromium and chromium-driver, without a window and without a network."""
+"""The page in a real browser, without a window and without a network: masks, screens, print, and (nightly) axe."""
 
 import shutil
 import subprocess
@@ -7,10 +7,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
-from browser import LOUD, MARKS
-from browser import accessible as _accessible
-from browser import browser as _browser
-from browser import everything as _all
+from browser import LOUD, MARKS, accessible, browser, everything
 from selenium.webdriver.support.wait import WebDriverWait
 
 from safeeraser.report.page import report
@@ -18,35 +15,38 @@ from safeeraser.report.page import report
 from .made_up_audits import audit, controlled
 from .made_up_runs import ANSWERED, ASKED, full_results, seeded_results, write
 
-pytestmark = [*MARKS, pytest.mark.slow]
+pytestmark = MARKS
 AXE = "axe-core@4.14.1"  # npm keeps what it has fetched
 SCREENS = {"phone": (390, 844), "tablet": (820, 1180), "desktop": (1440, 900)}
 OPEN = "document.querySelectorAll('details').forEach(details => details.open = true)"
+RUN = "details.fold:not(.long) > summary"
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
+    """Nine methods, of which four were audited, three with controls: as long as a page gets."""
     results = full_results(tmp_path_factory.mktemp("results"))
-    for run, value in (("po", audit()), ("popd", controlled())):
+    for method in ("ga", "gd", "kl", "gapd", "gdpd", "klpd"):
+        shutil.copytree(results / "popd", results / method, ignore=shutil.ignore_patterns("*.jsonl"))
+    for run, value in (("po", audit()), *((run, controlled()) for run in ("ga", "gd", "popd"))):
         write(results / run, "audit.json", value)
     report(results, published=True, note="A demonstration.")
     return results / "report.html"
 
 
 @pytest.fixture(scope="module")
-def driver():
-    with _browser() as driver:
-        yield driver
+def seeded(tmp_path_factory):
+    """Methods with several seeds, of which the first was audited, and the published figures."""
+    results = seeded_results(tmp_path_factory.mktemp("seeded"))
+    write(results / "seed0" / "popd", "audit.json", audit())
+    report(results, published=True)
+    return results / "report.html"
 
 
 @pytest.fixture(scope="module")
-def seeded(tmp_path_factory):
-    """Methods with several seeds, of which the first were audited, and the published figures."""
-    results = seeded_results(tmp_path_factory.mktemp("seeded"))
-    for run in ("po", "popd"):
-        write(results / "seed0" / run, "audit.json", audit())
-    report(results, published=True)
-    return results / "report.html"
+def driver():
+    with browser() as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -83,131 +83,101 @@ def opened(driver, page):
     return driver
 
 
-def test_table_and_charts_are_there_and_nothing_is_fetched_or_complained_about(opened):
-    assert "PO+PD" in _all(opened, "#runs-table")[0].text and "5.0–15.0" in _all(opened, "#runs-table")[0].text
-    charts = _all(opened, "figure svg")
-    assert len([chart for chart in charts if chart.get_attribute("role") == "img"]) == 3 + 2 + 2 + 3
-    drawn = [chart.size for chart in _all(opened, "svg.forest")]
-    assert len(drawn) == 3 and all(size["width"] > 200 and size["height"] > 100 for size in drawn)
-    assert opened.execute_script(LOUD) == []
-    assert opened.get_log("browser") == []
-
-
-def test_the_robustness_card_is_there(opened):
-    assert (
-        "ASR is 10.0% (0.0–20.0) as trained, and 70.0% (60.0–80.0) where it was highest, after 4 steps on forget"
-        in (opened.find_element("css selector", "#robustness-1 + p").text)
-    )
-    assert [lines.text[:28] for lines in _all(opened, ".findings") if lines.is_displayed()] == [
-        "Does it look at the picture?"
-    ]
-    opened.execute_script(OPEN)
-    findings = _all(opened, ".findings")
-    assert len(findings) == 3 and "Worst of 2: figstep, ASR 40.0% (30.0–50.0)" in findings[0].text
-    assert "figstep" in _all(opened, "#robustness-1-attacks-table")[0].text
-    assert "40.0" in _all(opened, "#robustness-comparison-table")[0].text
-    _all(opened, "a[href='#robustness']")[0].click()
-    assert opened.execute_script("return document.querySelector('#robustness').getBoundingClientRect().top") < 100
-    heads = _all(opened, "#robustness-1-refusals-table th")
-    assert [head.text for head in heads[:3]] == ["picture", "harmful question", "harmless question"]
-
-
-def test_headings_do_not_skip_a_level_and_landmarks_are_there(opened):
-    script = "return [...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])"
-    levels = opened.execute_script(script)
+@pytest.mark.slow
+def test_nothing_is_fetched_or_complained_about_and_it_can_be_walked_through(opened):
+    drawn = [chart.size for chart in everything(opened, "svg.forest")]
+    assert sum(size["width"] > 200 and size["height"] > 100 for size in drawn) >= 1
+    assert opened.execute_script(LOUD) == [] and opened.get_log("browser") == []
+    levels = opened.execute_script("return [...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])")
     assert levels[0] == 1 and all(b - a <= 1 for a, b in pairwise(levels))
-    assert [len(_all(opened, tag)) for tag in ("main", "header", "nav", "footer")] == [1, 1, 1, 1]
-    assert not _all(opened, "th:not([scope]), img:not([alt]), table:not(:has(caption))")
+    assert [len(everything(opened, tag)) for tag in ("main", "header", "nav", "footer")] == [1, 1, 1, 1]
+    assert not everything(opened, "th:not([scope]), img:not([alt]), table:not(:has(caption))")
+    everything(opened, "a[href='#robustness']")[0].click()
+    assert opened.execute_script("return document.querySelector('#robustness').getBoundingClientRect().top") < 100
 
 
-def test_an_example_is_masked_until_it_is_opened_by_key(opened):
-    run = _all(opened, "details.fold:not(.long) > summary")[0]
-    run.send_keys("\ue007")
-    masked = _all(opened, "details.masked")[0]
-    question = masked.find_element("css selector", "dd")
+@pytest.mark.slow
+def test_an_example_is_masked_until_it_is_opened_by_key_and_never_printed(opened):
+    everything(opened, RUN)[0].send_keys("\ue007")  # Enter
+    masked = everything(opened, "details.masked")[0]
+    question, picture = (masked.find_element("css selector", part) for part in ("dd", "img"))
     selected = "getSelection().selectAllChildren(document.body); return getSelection().toString()"
-    assert not question.is_displayed() and ASKED not in opened.find_element("css selector", "body").text
-    assert ASKED not in opened.execute_script(selected) and ASKED not in _accessible(opened)
-    assert not masked.find_element("css selector", "img").is_displayed()
-    masked.find_element("css selector", "summary").send_keys("\ue007")  # Enter
+    assert not question.is_displayed() and not picture.is_displayed()
+    assert ASKED not in opened.find_element("css selector", "body").text
+    assert ASKED not in opened.execute_script(selected) and ASKED not in accessible(opened)
+    masked.find_element("css selector", "summary").send_keys("\ue007")
     assert question.is_displayed() and ASKED in question.text and ANSWERED in masked.text
-    assert ASKED in _accessible(opened) and masked.find_element("css selector", "img").size["width"] > 0
-
-
-def test_an_opened_example_is_not_printed(opened):
+    assert ASKED in accessible(opened) and picture.size["width"] > 0
     opened.execute_script(OPEN)
     # A busy browser lays out what was opened a little later.
-    WebDriverWait(opened, 20).until(lambda _: all(text.is_displayed() for text in _all(opened, ".masked dd")))
-    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
-    try:
-        assert not any(part.is_displayed() for part in _all(opened, ".masked dd, .masked img"))
-    finally:
-        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    WebDriverWait(opened, 20).until(lambda _: all(text.is_displayed() for text in everything(opened, ".masked dd")))
+    with _screen(opened, "desktop", media="print"):
+        assert not any(part.is_displayed() for part in everything(opened, ".masked dd, .masked img"))
 
 
+@pytest.mark.slow
+def test_what_is_folded_is_printed_but_for_examples(opened):
+    with _screen(opened, "desktop", media="print"):
+        text = opened.find_element("css selector", "main").text
+        assert "Published figures" in text and "65.4" in text and "figstep" in text
+        assert not any(part.is_displayed() for part in everything(opened, ".masked dd, .masked img"))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("screen", SCREENS)
-def test_the_first_screen_is_the_answer(driver, seeded, screen):
+def test_the_first_screen_is_the_answer_and_the_table_comes_next(driver, seeded, screen):
     """Title, sentence, warning and the plot of all own methods: each within the window, before anything is scrolled."""
     with _screen(driver, screen) as (width, height):
         driver.get(seeded.as_uri())
-        rects = [part.rect for part in _all(driver, "h1, .finding, .note, #glance .key")]
-        texts = _all(driver, "#glance svg.forest > text")
+        texts = everything(driver, "#glance svg.forest > text")
         names = [text for text in texts if text.get_attribute("x") is None]
         assert [name.text for name in names[:3]] == ["PO+PD (3 seeds)", "vanilla (3 seeds)", "PO (3 seeds)"]
-        rects += [part.rect for part in _all(driver, "#glance .seed, #glance path[fill^='#']")] + [
-            n.rect for n in names[:3]
-        ]
-        assert len(rects) == 3 + 4 + 3 * 3 * 3 + 3 * 3 + 3
-        assert all(rect["x"] >= 0 and rect["x"] + rect["width"] <= width for rect in rects)
-        assert all(rect["y"] >= 0 and rect["y"] + rect["height"] <= height for rect in rects)
-        published = [name.text for name in names[3:]]
-        assert len(published) == 6 and "7B PO+PD, SineProject" in published
+        marks = everything(driver, "#glance .seed, #glance path[fill^='#']")
+        assert len(marks) == 3 * 3 * 3 + 3 * 3  # methods, figures, seeds
+        for part in (*everything(driver, "h1, .finding, .note, #glance .key"), *marks, *names[:3]):
+            rect = part.rect
+            assert rect["x"] >= 0 and rect["x"] + rect["width"] <= width
+            assert rect["y"] >= 0 and rect["y"] + rect["height"] <= height
         # A name ends before the figures in its line begin.
         figures = [text for text in texts if text.get_attribute("x") == "100%"]
         for name, figure in zip(names, figures, strict=True):
             assert name.rect["x"] + name.rect["width"] < figure.rect["x"]
-
-
-@pytest.mark.parametrize("screen", SCREENS)
-def test_the_table_comes_next_and_its_first_column_stays(driver, seeded, screen):
-    with _screen(driver, screen) as (width, _):
-        driver.get(seeded.as_uri())
-        scroll = _all(driver, ".scroll")[0]
+        scroll = everything(driver, ".scroll")[0]
         heads = scroll.find_elements("css selector", "thead th")
-        assert [head.text for head in heads[:4]] == ["method", "ASR-Gen ↓", "SARR ↓", "ROUGE ↑"]
         assert all(head.rect["x"] + head.rect["width"] <= width for head in heads[:3])
         place = heads[0].rect["x"]
         driver.execute_script("arguments[0].scrollLeft = 1e6", scroll)
+        # The first column stays where it is.
         assert heads[0].rect["x"] == place and heads[-1].rect["x"] + heads[-1].rect["width"] <= width
 
 
-def test_the_page_is_short_on_a_phone(driver, page, seeded, tmp_path):
-    """Of nine methods, all but the untouched model audited, and the published figures, too."""
-    results = full_results(tmp_path)
-    for method in ("ga", "gd", "kl", "gapd", "gdpd", "klpd"):
-        shutil.copytree(results / "popd", results / method)
-    for summary in results.glob("*/summary_val.json"):
-        if summary.parent.name != "vanilla":
-            write(summary.parent, "audit.json", controlled())
-    report(results, published=True)
-    with _screen(driver, "phone"):
-        for file, bound in ((page, 4000), (seeded, 4000), (results / "report.html", 6000)):
-            driver.get(file.as_uri())
-            assert driver.execute_script("return document.documentElement.scrollHeight") < bound
-    assert len(_all(driver, "svg.forest")) == 9
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme, paper", [("light", "rgb(255, 255, 255)"), ("dark", "rgb(22, 24, 26)")])
+def test_the_page_is_no_wider_than_the_screen_and_short_on_a_phone(opened, scheme, paper):
+    for screen in SCREENS:
+        with _screen(opened, screen, scheme) as (width, _):
+            opened.refresh()
+            if screen == "phone":
+                assert opened.execute_script("return document.documentElement.scrollHeight") < 6000
+            for opening in ("", OPEN):
+                opened.execute_script(opening)
+                assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+            assert opened.execute_script("return getComputedStyle(document.body).backgroundColor") == paper
 
 
-@pytest.mark.parametrize("screen", SCREENS)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_is_no_wider_than_the_screen(opened, screen, scheme):
-    with _screen(opened, screen, scheme) as (width, _):
-        for opening in ("", OPEN):
-            opened.execute_script(opening)
-            assert opened.execute_script("return document.documentElement.scrollWidth") <= width
-        paper = opened.execute_script("return getComputedStyle(document.body).backgroundColor")
-        assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 24, 26)"}[scheme]
+@pytest.mark.slow
+def test_without_scripts_it_is_masked_all_the_same(page):
+    with browser("--blink-settings=scriptEnabled=false") as driver:
+        driver.implicitly_wait(20)  # without scripts it is not told when a page is there
+        driver.get(page.as_uri())
+        everything(driver, RUN)[0].click()
+        question = everything(driver, "details.masked dd")[0]
+        assert not question.is_displayed()
+        everything(driver, "details.masked > summary")[0].click()
+        assert question.is_displayed()
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("scheme, media", [("light", ""), ("dark", ""), ("light", "print")])
 @pytest.mark.parametrize("screen", ["phone", "desktop"])
 def test_axe_finds_nothing(driver, page, seeded, axe, screen, scheme, media):
@@ -222,21 +192,3 @@ def test_axe_finds_nothing(driver, page, seeded, axe, screen, scheme, media):
                 assert len(found["passes"]) > 20
                 told = [(one["id"], node["html"][:200]) for one in found["violations"] for node in one["nodes"]]
                 assert told == []
-
-
-def test_what_is_folded_is_printed_but_for_examples(opened):
-    with _screen(opened, "desktop", media="print"):
-        text = opened.find_element("css selector", "main").text
-        assert "Published figures" in text and "65.4" in text and "figstep" in text
-        assert not any(part.is_displayed() for part in _all(opened, ".masked dd, .masked img"))
-
-
-def test_without_scripts_it_is_masked_all_the_same(page):
-    with _browser("--blink-settings=scriptEnabled=false") as driver:
-        driver.implicitly_wait(20)  # without scripts it is not told when a page is there
-        driver.get(page.as_uri())
-        _all(driver, "details.fold:not(.long) > summary")[0].click()
-        question = _all(driver, "details.masked dd")[0]
-        assert not question.is_displayed()
-        _all(driver, "details.masked > summary")[0].click()
-        assert question.is_displayed()

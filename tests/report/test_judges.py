@@ -1,14 +1,20 @@
-"""Who judged: which models answered, and when the page says that figures do not compare."""
+"""Who judged the figures, when they may not be compared, and what a reader is warned of above all figures."""
+
+import json
 
 import pytest
 
 from safeeraser.report.judges import judges
 from safeeraser.report.page import report
+from safeeraser.report.provenance import warnings
 from safeeraser.report.runs import read_runs
+from safeeraser.report.seeds import methods
 
 from .made_up_runs import metric, summary, write
 
 MAY, AUGUST = "gpt-4o-2024-05-13", "gpt-4o-2024-08-06"
+RIGHT = {"n": 60, "right": 57, "sensitivity": {"value": 0.9}, "specificity": {"value": 1.0}, "at": "2026-01-01"}
+CHECK = {metric: {"judge": "rules", **RIGHT, "cases": "0123456789ab"} for metric in ("asr", "rr", "sarr")}
 
 
 def judged(folder, run, title="openai:gpt-4o", models=(AUGUST,), **more):
@@ -23,62 +29,160 @@ def told(folder):
     return judges(read_runs([folder]))
 
 
-def test_the_models_that_answered_are_named(tmp_path):
-    judged(tmp_path, "po")
-    judged(tmp_path, "popd")
-    found = told(tmp_path)
-    assert found.told["asr"] == [f"protocol official, judge openai:gpt-4o, answered by {AUGUST}"]
-    assert found.different == [] and found.mixed == []
-    report(tmp_path)
-    page = (tmp_path / "report.html").read_text()
-    assert f"<li>ASR: protocol official, judge openai:gpt-4o, answered by {AUGUST}</li>" in page
-    assert "do not compare" not in page and "several models" not in page
-
-
-def test_one_judge_answered_as_different_models_in_two_runs(tmp_path):
-    judged(tmp_path, "po", models=[MAY])
-    judged(tmp_path, "popd", models=[AUGUST])
-    assert told(tmp_path).different == ["asr"]
-    report(tmp_path)
-    page = (tmp_path / "report.html").read_text()
-    assert "do not compare with each other" in page and f"answered by {MAY}; protocol" in page
-
-
-def test_one_figure_of_several_models(tmp_path):
-    judged(tmp_path, "popd", models=[AUGUST, MAY])
-    assert told(tmp_path).mixed == [f"PO+PD on val, openai:gpt-4o as {MAY} and {AUGUST}"]
-    report(tmp_path)
-    page = (tmp_path / "report.html").read_text()
-    assert f"of no one judge: PO+PD on val, openai:gpt-4o as {MAY} and {AUGUST}." in page
-    assert "do not compare" not in page
+def warned(folder):
+    found = methods(read_runs([folder]))
+    return warnings(found, judges([run for method in found for run in method.seeds]))
 
 
 @pytest.mark.parametrize(
     ("one", "other", "different"),
     [
+        ({}, {}, False),
         # The alias and the model that it stands for.
         ({}, {"title": f"openai:{AUGUST}"}, False),
         # An earlier version did not tell; nor did it name a judge beside each figure.
         ({}, {"models": ()}, False),
         ({}, {"title": None, "models": (), "judge": "openai", "judge_model": "gpt-4o"}, False),
         ({"models": ()}, {"title": "openai:gpt-4o-mini", "models": ()}, True),
+        ({"models": [MAY]}, {"models": [AUGUST]}, True),
         # The same model asked in another judge's words.
         ({}, {"title": "llamaguard:gpt-4o"}, True),
         ({}, {"protocol": "corrected"}, True),
         ({}, {"title": "rules", "models": ()}, True),
+        # Other prompts, rules or versions of a guard are another judge; those of a judge that was not asked are none.
+        ({"prompts": "a", "rules": "a"}, {"prompts": "a", "rules": "b"}, False),
+        ({"prompts": "a"}, {"prompts": "b"}, True),
+        ({"title": "rules", "models": (), "rules": "a"}, {"title": "rules", "models": (), "rules": "b"}, True),
+        ({"title": "truth", "models": (), "truth": "a"}, {"title": "truth", "models": (), "truth": "b"}, True),
+        ({"title": "g:x", "guards": {"g": "a"}}, {"title": "g:x", "guards": {"g": "b"}}, True),
     ],
 )
 def test_which_judges_are_the_same(tmp_path, one, other, different):
     judged(tmp_path, "po", **one)
     judged(tmp_path, "popd", **other)
     assert ("asr" in told(tmp_path).different) is different
+    assert not different or "do not compare" in warned(tmp_path)[0]
 
 
-@pytest.mark.parametrize("title, key", [("openai:gpt-4o", "prompts"), ("rules", "rules")])
-def test_other_prompts_or_rules_are_another_judge(tmp_path, title, key):
-    judged(tmp_path, "po", title, models=(), **{key: "aaa"})
-    judged(tmp_path, "popd", title, models=(), **{key: "aaa"})
-    assert told(tmp_path).told["asr"] == [f"protocol official, judge {title}, version aaa"]
+def test_judge_version_and_models_are_named(tmp_path):
+    judged(tmp_path, "po", prompts="aaa", models=[AUGUST, MAY])
+    found = told(tmp_path)
+    models = f"{MAY} and {AUGUST}"
+    assert found.told["asr"] == [f"protocol official, judge openai:gpt-4o, version aaa, answered by {models}"]
+    assert found.mixed == [f"PO on val, openai:gpt-4o as {models}"] and found.different == []
+    assert warned(tmp_path)[0].endswith(f"these figures are of no one judge: PO on val, openai:gpt-4o as {models}.")
+
+
+def test_specificity_of_different_kinds_does_not_compare(tmp_path):
+    for run, kind in (("po", "mean of 2 tasks"), ("popd", "mini VQA"), ("gd", "")):
+        judged(tmp_path, run)
+        write(tmp_path / run, "specificity.json", {"value": 0.5, "n": 20, "task": kind})
+    assert told(tmp_path).different == ["specificity"]
+    assert told(tmp_path).told["specificity"] == ["mean of 2 tasks", "mini VQA"]
+    write(tmp_path / "popd", "specificity.json", {"value": None, "n": 20, "task": "mini VQA"})
     assert told(tmp_path).different == []
-    judged(tmp_path, "popd", title, models=(), **{key: "bbb"})
-    assert "asr" in told(tmp_path).different
+
+
+UNCHECKED = "The judge{} was never checked on cases whose verdict is known, as far as is told."
+OTHER = metric(0.5, judge="openai:a")
+HALF = CHECK | {"sarr": None}
+PART = {"provenance": {"data_sha256": "0"}, "judge_check": CHECK}
+DATA = "These figures were scored on different data or categories and do not compare with each other."
+BLANK = {"blank": {"forget": metric(0.25), "retain": metric(0.5)}, "judge_check": CHECK}
+
+
+@pytest.mark.parametrize(
+    ("summaries", "expected"),
+    [
+        ({"po": summary("val", 0.5, 0.5)}, [UNCHECKED.format("")]),
+        # A judge that knows the answers need not be checked.
+        ({"po": summary("val", 0.5, 0.5, judge="truth")}, []),
+        # One that was checked after some of its figures were made, and before others, was; by its version it is known.
+        (
+            {
+                "po": summary("val", 0.5, 0.5, rules="1"),
+                "popd": summary("val", 0.5, 0.5, rules="1", judge_check=CHECK),
+            },
+            [],
+        ),
+        (
+            {
+                "po": summary("val", 0.5, 0.5, rules="2"),
+                "popd": summary("val", 0.5, 0.5, rules="1", judge_check=CHECK),
+            },
+            [None, UNCHECKED.format(" of PO")],
+        ),
+        # Each metric may have a judge of its own.
+        (
+            {
+                "po": summary("train", 0.5, OTHER, sarr=OTHER, judge_check=HALF | {"rr": None}),
+                "popd": summary("val", 0.5, OTHER, judge_check=CHECK | {"rr": None}),
+            },
+            [None, UNCHECKED.format(" of PO (RR, SARR), PO+PD (RR)")],
+        ),
+        ({"po": summary("val", 0.5, 0.5, **PART), "popd": summary("val", 0.5, 0.5, **PART)}, []),
+        (
+            {"po": summary("val", 0.5, 0.5, **PART), "popd": summary("val", 0.5, 0.5, category="Privacy", **PART)},
+            [DATA],
+        ),
+        (
+            {
+                "po": summary("val", 0.5, 0.5, **PART),
+                "popd": summary("val", 0.5, 0.5, **PART | {"provenance": {"data_sha256": "1"}}),
+            },
+            [DATA],
+        ),
+        # Other splits are other data, of which nobody is warned.
+        (
+            {
+                "po": summary("val", 0.5, 0.5, **PART),
+                "popd": summary("train", 0.5, 0.5, **PART | {"provenance": {"data_sha256": "1"}}),
+            },
+            [],
+        ),
+        (
+            {"ga": summary("val", 0.5, metric(None, withheld="3.1% failed"), **BLANK)},
+            ["Withheld: RR-Gen of GA; the table says why.", "Blank responses: GA 50.0% in the view retain."],
+        ),
+        # As many as a figure may do without, by default or as it was scored.
+        ({"po": summary("val", 0.5, 0.5, judge_check=CHECK, blank={"forget": metric(0.01)})}, []),
+        ({"po": summary("val", 0.5, 0.5, max_blank=0.5, **BLANK)}, []),
+    ],
+)
+def test_what_a_reader_is_warned_of(tmp_path, summaries, expected):
+    for run, value in summaries.items():
+        write(tmp_path / run, f"summary_{value['split']}.json", value)
+    found = warned(tmp_path)
+    assert len(found) == len(expected)
+    assert all(text in (None, one) for text, one in zip(expected, found, strict=True)), found
+
+
+def test_of_many_only_some_are_named(tmp_path):
+    for run in range(8):
+        gone = summary("val", 0.5, metric(None, withheld="3.1% failed"), judge_check=CHECK)
+        write(tmp_path / f"r{run}", "summary_val.json", gone)
+    named = ", ".join(f"RR-Gen of r{run}" for run in range(6))
+    assert warned(tmp_path) == [f"Withheld: {named} and 2 more; the table says why."]
+
+
+def test_provenance_is_told_once_each(tmp_path):
+    for number, run in enumerate(("po", "popd", "gd")):
+        made = {"date": f"2026-01-0{3 - number}", "model": "a/model", "adapter_sha256": None if number else "0"}
+        made |= {"versions": {"torch": f"2.{number % 2}"}, "git_commit": None, "recipe": "official"}
+        checked = {"judge_check": CHECK | {"asr": {"judge": None, "n": 4, "right": 3}, "length": {"right": 1}}}
+        write(tmp_path / run, "summary_val.json", summary("val", 0.5, 0.5, provenance=made, **checked))
+    report(tmp_path)
+    found = json.loads((tmp_path / "summary.json").read_text())["provenance"]
+    shares = "57 of 60 cases right (2026-01-01), sensitivity 0.90, specificity 1.00"
+    assert found == {
+        "models": ["a/model"],
+        "adapters": {"po": "0"},
+        "data": [],
+        "recipes": ["official"],
+        "judges": {key: ["protocol official, judge rules"] for key in ("asr", "rr", "sarr")},
+        "judge_check": ["ASR: 3 of 4 cases right", f"RR of rules: {shares}", f"SARR of rules: {shares}"],
+        "versions": {"torch": ["2.0", "2.1"]},
+        "git_commits": [],
+        "dates": ["2026-01-01", "2026-01-03"],
+        "seeds": {"GD": [""], "PO": [""], "PO+PD": [""]},
+    }

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from safeeraser.benchmark.metrics import COLUMNS, METRICS
+from safeeraser.benchmark.metrics import COLUMNS
+from safeeraser.report.model_card import card
 from safeeraser.report.page import report
+
+from .page_text import Page
 
 STORED = Path(__file__).resolve().parents[1] / "data" / "previous"
 RUNS = {"vanilla": "vanilla", "ga": "GA", "po": "PO", "popd": "PO+PD"}
@@ -17,7 +20,8 @@ RUNS = {"vanilla": "vanilla", "ga": "GA", "po": "PO", "popd": "PO+PD"}
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("previous") / "results"
-    shutil.copytree(STORED, folder)
+    shutil.copytree(STORED, folder, ignore=shutil.ignore_patterns("train_log.jsonl"))
+    shutil.copy(STORED / "popd" / "train_log.jsonl", folder / "popd")
     report(folder, published=True)
     return folder
 
@@ -53,18 +57,17 @@ def test_the_summary_has_the_stored_figures(results):
 
 
 def test_the_page_has_categories_training_and_the_judge(results):
-    page = (results / "report.html").read_text()
-    assert "Scored with protocol official, judge rules." in page and "do not compare" not in page
-    assert all(f'id="category-{key}"' in page for key in ("asr", "rr", "sarr")) and page.count("Training of ") == 3 * 2
-    assert "Blank responses" not in page  # what no summary tells gets no table
+    lines = Page((results / "report.html").read_text()).lines
+    assert "Scored with protocol official, judge rules." in lines and not any("do not compare" in one for one in lines)
+    assert {f"{rate}: By category, per cent." for rate in ("ASR ↓", "RR ↑", "SARR ↓")} < set(lines)
+    assert "Training of PO+PD: loss and terms." in lines and "Blank responses, %" not in lines
 
 
 def test_the_audit_has_the_stored_figures(results):
     audit = json.loads((STORED / "popd" / "audit.json").read_text())
     with open(results / "robustness.csv", encoding="utf-8", newline="") as handle:
-        rows = {
-            tuple(row[key] for key in ("subject", "group", "name", "metric")): row for row in csv.DictReader(handle)
-        }
+        keys = ("subject", "group", "name", "metric")
+        rows = {tuple(row[key] for key in keys): row for row in csv.DictReader(handle)}
     for point in audit["points"]:
         for key, figure in point["metrics"].items():
             # What was a group of its own then is vanilla under the attacks.
@@ -76,4 +79,12 @@ def test_the_audit_has_the_stored_figures(results):
     assert "Worst of 13: figstep, ASR 98.6% (97.6–99.4), 1.5% (1.2–2.0) of the vanilla answers recovered" in told
     # The highest, 10.3% (7.6–13.2) under crop, is within chance of 7.3% (4.9–11.5).
     assert "Under none of the 13 attacks was clearly more of the vanilla answers recovered than without one: 7." in told
-    assert "Blank" not in told and METRICS["rouge_l"].title in told
+
+
+def test_a_run_of_the_last_version_gets_its_model_card(tmp_path):
+    folder = tmp_path / "popd"
+    shutil.copytree(STORED / "popd", folder)
+    (folder / "adapter_model.safetensors").touch()
+    text = card(folder)
+    assert "| ASR-Gen ↓ | val | 4.3 | 0.2–10.1 | 576 | rules | official |" in text and "library_name: peft" in text
+    assert "Worst of 13: figstep" in text and "A demonstration on drawn pictures." in text

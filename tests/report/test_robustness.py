@@ -1,273 +1,60 @@
-"""The robustness card: what the report says of an audit, checked by hand."""
+"""The robustness card as data: what it derives from an audit, worked out by hand from figures made up for it.
 
-import csv
+The audits in made_up_audits.py have an untouched ASR of 0.8, so that half of it is 0.4. What the card looks like is
+compared whole in test_golden.py.
+"""
+
 import json
-import re
 
 import pytest
 
-from safeeraser.errors import BadInput
 from safeeraser.report.page import report
-from safeeraser.report.robustness.card import read_cards
+from safeeraser.report.robustness import tables
+from safeeraser.report.robustness.card import different_settings, read_cards, settings_line
 from safeeraser.report.robustness.findings import findings, headline
 from safeeraser.report.robustness.plots import curves
 from safeeraser.report.runs import read_runs
 
-from .made_up_audits import audit, point, spread, without
-from .made_up_runs import full_results, metric, write
-from .test_page import Page
-
-pytestmark = pytest.mark.slow
+from .made_up_audits import audit, controlled, point, spread, without
+from .made_up_runs import metric, write
+from .page_text import Page
 
 
 @pytest.fixture
-def results(tmp_path):
-    return full_results(tmp_path)
+def read(tmp_path):
+    """Cards, read from the files of audits."""
+
+    def read(*audits):
+        for run, value in zip(("po", "popd"), audits, strict=False):
+            write(tmp_path / run, "audit.json", value)
+        cards = read_cards(read_runs([tmp_path]))
+        return cards if len(audits) > 1 else cards[0]
+
+    return read
 
 
-def _card(results, value):
-    write(results / "popd", "audit.json", value)
-    return read_cards(read_runs([results]))[0]
+def said(card):
+    return {one.question: one.said for one in findings(card)}
 
 
-def _rows(results):
-    return Page((results / "report.html").read_text()).rows
+def cells(table, name):
+    """A row of a table by column: figures with their intervals, and what stands beside them."""
+    row = next(row for row in table.rows if row.name == name)
+    shown = zip(table.columns, table.line(row), strict=True)
+    return {key: " ".join(filter(None, [cell.text, cell.range, *cell.remarks])) for key, cell in shown}
 
 
-def _said(card):
-    return [(one.question, one.said) for one in findings(card)]
-
-
-def _figures(rows):
-    """The rows without their intervals."""
-    return [[cell for cell in row if "interval" not in cell and "–" not in cell[1:]] for row in rows]
-
-
-def test_findings_are_the_audits_figures(results):
-    assert dict(_said(_card(results, audit()))) == {
-        "As trained": "ASR 10.0% (0.0–20.0), RR 90.0% (80.0–100.0), ROUGE-L 75.0% (65.0–85.0), SARR 30.0% (20.0–40.0). "
-        "The untouched model: ASR 80.0% (70.0–90.0).",
-        "Attacks": "Worst of 2: figstep, ASR 40.0% (30.0–50.0); the untouched model's ASR under it: 60.0% (50.0–70.0). "
-        "Under 1 of 2 the whole interval of ASR lies above the clean one's.",
-        "Rounded weights": "ASR: int8 10.0% (0.0–20.0), int4 15.0% (5.0–25.0), nf4 12.0% (2.0–22.0).",
-        "Adapter scaled": "ASR passes half of the untouched model's (40.0%) at 0, 0.5; measured at 0, 0.5, 1.",
-        "Relearned on benign data": "ASR passes half of the untouched model's (40.0%) after 4 steps on decoupled data; "
-        "4 points measured up to step 4, the highest ASR 45.0% (35.0–55.0).",
-        "Relearned on forget data": "ASR passes half of the untouched model's (40.0%) after 2 steps; "
-        "2 points measured up to step 4, the highest ASR 70.0% (60.0–80.0).",
-        "Refusal, harmful question": "90.0% (80.0–100.0) with the harmful picture; 90.0% (80.0–100.0) with a benign "
-        "one, 0.0 points more; 60.0% (50.0–70.0) with none, 30.0 points less.",
-        "Refusal, harmless question": "20.0% (10.0–30.0) with the harmful picture; 0.0% (0.0–10.0) with a benign one, "
-        "20.0 points less; not measured with none.",
-    }
-
-
-def test_what_was_not_measured_is_said_to_be_so(results):
-    told = dict(_said(_card(results, {"points": []})))
-    assert told.pop("As trained").count("not measured") == 4
-    assert set(told.values()) == {"Not measured."}
-    report(results)
-    assert "Settings: unknown." in (results / "report.html").read_text()
-
-
-def test_relearning_that_does_not_bring_it_back(results):
-    card = _card(results, without(audit(), "relearn_decoupled"))
-    assert dict(_said(card))["Relearned on benign data"] == (
-        "ASR passes half of the untouched model's (40.0%) at none of the 2 points measured up to step 4, "
-        "the highest ASR 10.0% (0.0–20.0)."
-    )
-    points = [point("scaling", "", 0, asr=0.1), *without(audit(), "scaling")["points"]]
-    card = _card(results, audit(points=points))
-    assert "(5.0%) already before relearning; 4 points" in dict(_said(card))["Relearned on benign data"]
-    assert card.as_json()["relearning_to_half"]["benign"] == {"steps": 0, "data": None, "measured": 4, "last": 4}
-    card = _card(results, without(audit(), "scaling"))
-    assert "no ASR of the untouched model to compare with" in dict(_said(card))["Relearned on forget data"]
-    assert card.as_json()["relearning_to_half"] == {"benign": None, "forget": None}
-
-
-def test_the_page_has_tables_of_attacks_rounded_weights_and_refusals(results):
-    write(results / "popd", "audit.json", audit())
-    report(results)
-    text, rows = (results / "report.html").read_text(), _rows(results)
-    shown = _figures(rows)
-    assert ["attack", "ASR ↓", "RR ↑", "SARR ↓", "ASR", "vanilla"] in rows
-    start = shown.index(["none", "10.0", "90.0", "30.0", "80.0"])
-    assert shown[start + 1] == ["figstep", "40.0", "50.0", "–", "60.0"]
-    assert shown[start + 2][:5] == ["blur", "20.0", "80.0", "25.0", "70.0"]
-    assert ["as trained", "10.0", "90.0", "30.0"] in shown and ["int4", "15.0", "90.0", "–"] in shown
-    start = rows.index(["picture", "harmful question", "harmless question"])
-    assert rows[start + 1 : start + 3] == [
-        ["harmful", "90.0", "95% interval", "80.0–100.0", "20.0", "95% interval", "10.0–30.0"],
-        ["benign", "90.0", "95% interval", "80.0–100.0", "0.0", "95% interval", "0.0–10.0"],
-    ]
-    assert rows[start + 3][:5] == ["none", "60.0", "95% interval", "50.0–70.0", "–"]
-    assert "attack typography: 3 responses are missing" in text
-    assert (
-        "limit 5, skip 1, seed 233, judge rules, protocol official, steps 0 2 4, checkpoint_sha256 0123456789ab."
-        in text
-    )
-    assert "Side by side" not in text and text.count('<dl class="findings">') == 1
-
-
-def test_curves_stand_at_the_points_and_leave_gaps(results):
-    value = audit()
-    value["points"].append(point("scaling", "", 1.5, asr=metric(None, withheld="3% failed"), sarr=spread(0.4)))
-    relearning, scaling = curves(_card(results, value))
-    asr, rouge, sarr, _ = scaling.figure.axes[0].lines
-    assert asr.get_xdata().tolist() == [0, 0.5, 1, 1.5] and asr.get_ydata()[:3].tolist() == [80, 50, 10]
-    assert asr.get_ydata()[3] != asr.get_ydata()[3]  # not a number: no point is drawn
-    assert sarr.get_ydata().tolist() == [30, 30, 30, 40] and rouge.get_ydata()[:3].tolist() == [75] * 3
-    assert "ASR at scale 0: 80.0, 0.5: 50.0, 1: 10.0, 1.5: withheld" in scaling.description
-    panels = {axes.get_title(loc="left"): axes for axes in relearning.figure.axes}
-    assert {name: axes.lines[0].get_ydata().tolist() for name, axes in panels.items()} == {
-        "retain": [10, 10, 10],
-        "decoupled": [10, 40, 45],
-        "forget": [10, 60, 70],
-    }
-    for axes in panels.values():
-        assert axes.lines[0].get_xdata().tolist() == [0, 2, 4] and axes.get_xscale() == "symlog"
-        assert axes.lines[1].get_ydata() == [40, 40] and len(axes.collections) == 1  # half of ASR, and the band
-    assert "audited on decoupled data, step 0: 10.0, 2: 40.0, 4: 45.0" in relearning.description
-    assert "seed" not in relearning.caption
-
-
-def test_recovered_answers_are_shown_where_they_were_measured_and_records_not_asked_are_no_lack(results):
-    value = audit()
-    assert "recovered" not in str(_said(_card(results, value)))
+def changed(value, group, name="", at=None, subject="audited", **changes):
+    """The audit with something else in one of its points, its ASR or another metric by name."""
     for one in value["points"]:
-        one["metrics"] |= {"recovered": spread(0.15), "asr": {**one["metrics"]["asr"], "skipped": 72}}
-    card = _card(results, value)
-    told = dict(_said(card))
-    assert "30.0% (20.0–40.0), 15.0% (5.0–25.0) of the vanilla answers recovered. The untouched" in told["As trained"]
-    assert "ASR 40.0% (30.0–50.0), 15.0% (5.0–25.0) of the vanilla answers recovered; " in told["Attacks"]
-    assert "Recovered at scale 0: 15.0, 0.5: 15.0, 1: 15.0" in curves(card)[1].description
-    report(results)
-    text = (results / "report.html").read_text()
-    assert "Recovered ↓" in text and "Recovered<small>vanilla</small>" in text and "72 skipped" not in text
+        place = (one["group"], one["name"], one["at"], one.get("subject", "audited"))
+        if place == (group, name, at, subject):
+            one["metrics"] |= {key: spread(of) for key, of in changes.items()}
+    return value
 
 
-@pytest.mark.parametrize(
-    ("clean", "blur", "figstep", "says", "cell"),
-    [
-        # The highest is the clean one itself, or within chance of it: no attack is named for it.
-        (0.05, 0.049, 0.01, "Under none of the 2 attacks was clearly more of the vanilla answers recovered than "
-         "without one: 5.0% (0.0–15.0).", ["5.0", "without an attack"]),
-        (0.1, 0.29, 0.05, "than without one: 10.0% (0.0–20.0).", ["10.0", "without an attack"]),
-        # Its whole interval lies above: 30–50 against 0–20.
-        (0.1, 0.35, 0.4, "Most of the vanilla answers was recovered under figstep: 40.0% (30.0–50.0); without an "
-         "attack 10.0% (0.0–20.0).", ["40.0", "figstep"]),
-        # Without intervals a point is enough, and less is not.
-        (metric(0.05), metric(0.06), metric(0.02), "recovered under blur: 6.0%; without an attack 5.0%.",
-         ["6.0", "blur"]),
-        (metric(0.05), metric(0.059), metric(0.02), "than without one: 5.0%.", ["5.0", "without an attack"]),
-        # Nothing to compare with.
-        (None, 0.2, 0.1, "recovered under blur: 20.0% (10.0–30.0); without an attack not measured.", ["20.0", "blur"]),
-    ],
-)  # fmt: skip
-def test_an_attack_is_named_only_where_it_brings_more_back(results, clean, blur, figstep, says, cell):
-    value = audit()
-    for one in value["points"]:
-        found = {"clean": {"clean": clean}, "attack": {"blur": blur, "figstep": figstep}}.get(one["group"], {})
-        if found.get(one["name"]) is not None:
-            one["metrics"]["recovered"] = spread(found[one["name"]])
-    assert dict(_said(_card(results, value)))["Attacks"].endswith(says)
-    write(results / "po", "audit.json", audit())
-    report(results)
-    row = next(row for row in _figures(_rows(results)) if row[0] == "PO+PD" and row[3] == "figstep")
-    assert row[4:6] == cell
-
-
-def test_blank_responses_have_a_column(results):
-    value = audit()
-    for one, share in ((value["points"][0], 0.02), (value["points"][1], 0.5)):
-        one["blank"] = {"forget": spread(share), "retain": spread(0.01)}
-    write(results / "popd", "audit.json", value)
-    write(results / "po", "audit.json", audit())
-    report(results)
-    rows = _figures(_rows(results))
-    assert ["attack", "ASR ↓", "RR ↑", "SARR ↓", "Blank", "ASR", "vanilla"] in rows
-    assert ["blur", "20.0", "80.0", "25.0", "50.0", "70.0"] in [row[:6] for row in rows]
-    assert ["figstep", "40.0", "50.0", "–", "–", "60.0"] in [row[:6] for row in rows]
-    compared = next(row for row in rows if row[0] == "method" and "Benign steps to half ↑" in row)
-    assert compared[-1] == "Blank" and [row[10] for row in rows if row[3:4] == ["figstep"]] == ["–", "2.0"]
-    assert ["weights", "ASR ↓", "RR ↑", "SARR ↓"] in rows  # no point of this table tells
-    told = (results / "robustness.md").read_text()
-    assert "| blur | 20.0 [10.0–30.0] | 80.0 [70.0–90.0] | 25.0 [15.0–35.0] | 50.0 [40.0–60.0] | 70.0" in told
-    with open(results / "robustness.csv", encoding="utf-8", newline="") as handle:
-        attacked = [row for row in csv.DictReader(handle) if row["group"] == "attack" and row["name"] == "blur"]
-    found = {row["metric"]: row["value"] for row in attacked}
-    assert (found["blank_forget"], found["blank_retain"]) == ("50", "1")
-    runs = json.loads((results / "summary.json").read_text())["runs"]
-    assert runs["popd"]["robustness"]["blank"] == {"forget": 0.02, "retain": 0.01}
-    assert runs["po"]["robustness"]["blank"] == {}
-
-
-def test_files_beside_the_report(results):
-    write(results / "popd", "audit.json", audit())
-    report(results)
-    with open(results / "robustness.csv", encoding="utf-8", newline="") as handle:
-        rows = list(csv.DictReader(handle))
-    assert len(rows) == sum(len(p["metrics"]) + len(p.get("refusals", {})) for p in audit()["points"])
-    line = next(row for row in rows if (row["group"], row["at"], row["metric"]) == ("relearn_decoupled", "4", "asr"))
-    assert list(line.values()) == [
-        "PO+PD",
-        "audited",
-        "relearn_decoupled",
-        "",
-        "4",
-        "asr",
-        "%",
-        "45",
-        "35",
-        "55",
-        "4",
-        *"000000",
-        "",
-        "rules",
-        "",
-        "",
-    ]
-    assert [row["value"] for row in rows if row["metric"] == "refusal_image_free"] == ["60"]
-    lines = (results / "robustness.md").read_text().splitlines()
-    assert "| figstep | 40.0 [30.0–50.0] | 50.0 [40.0–60.0] | – | 60.0 [50.0–70.0] |" in lines
-    assert "| none | 60.0 [50.0–70.0] | – |" in lines and "- attack typography: 3 responses are missing" in lines
-    assert {"relearning_popd.png", "scaling_popd.png"} < {path.name for path in (results / "plots").iterdir()}
-
-
-def test_the_card_begins_with_a_sentence_and_a_picture(results):
-    assert headline(_card(results, audit())) == (
-        "ASR is 10.0% (0.0–20.0) as trained, and 70.0% (60.0–80.0) where it was highest, after 4 steps on forget data; "
-        "the untouched model's is 80.0% (70.0–90.0)."
-    )
-    report(results)
-    drawn = (results / "plots" / "robustness_popd.svg").read_text()
-    names = re.findall(r'font-weight="600" fill="currentColor">([^<]+)<', drawn)
-    assert names == ["as trained", "figstep", "int4", "4 steps on decoupled data", "4 steps on forget data"]
-    figures = re.findall(r'text-anchor="end" fill="currentColor">([^<]+)<', drawn)
-    assert figures == ["10.0", "40.0", "15.0", "45.0", "70.0"]
-    assert drawn.count('fill="none"') == 2, "the untouched model's, as it is and under the attack"
-    assert headline(_card(results, {"points": []})) == ""
-    relearned = (f"relearn_{kind}" for kind in ("retain", "decoupled", "forget"))
-    alone = without(audit(), "attack", "quantization", *relearned)
-    said = "ASR is 10.0% (0.0–20.0) as trained; the untouched model's is 80.0% (70.0–90.0)."
-    assert headline(_card(results, alone)) == said
-
-
-def test_a_run_that_was_audited_and_not_scored_has_its_card_alone(tmp_path):
-    write(tmp_path / "popd", "audit.json", audit())
-    report(tmp_path / "popd")
-    page = (tmp_path / "popd" / "report.html").read_text()
-    assert page.count('<svg class="forest"') == 1 and 'class="finding"' not in page
-    assert {path.suffix for path in (tmp_path / "popd" / "plots").glob("*.svg")} == {".svg"}
-    assert not (tmp_path / "popd" / "plots" / "forest.svg").exists()
-
-
-def test_the_card_in_summary_json(results):
-    write(results / "popd", "audit.json", audit())
-    report(results)
-    runs = json.loads((results / "summary.json").read_text())["runs"]
-    assert "robustness" not in runs["po"]
-    assert runs["popd"]["robustness"] == {
+def test_the_card_in_summary_json_of_an_earlier_audit(read):
+    assert read(audit()).as_json() == {
         "asr": 0.1,
         "untouched_asr": 0.8,
         "worst_attack": {"name": "figstep", "asr": 0.4, "untouched_asr": 0.6, "measured": 2},
@@ -286,64 +73,166 @@ def test_the_card_in_summary_json(results):
     }
 
 
-def test_two_audits_stand_side_by_side(results):
-    other = without(audit(), "quantization", "relearn_decoupled")
-    told = audit()
-    for one in (one for one in told["points"] if one["group"] == "attack"):
-        # It is the highest where ASR is not.
-        one["metrics"]["recovered"] = spread(0.05 if one["name"] == "figstep" else 0.12)
-    write(results / "popd", "audit.json", told)
-    write(results / "po", "audit.json", other)
-    report(results)
-    text = (results / "report.html").read_text()
-    table = re.search(r'<table id="robustness-comparison-table">.*?</table>', text, re.DOTALL)[0]
-    shown = _figures(Page(table).rows)
-    none, four = ["none", "2 measured, to step 4"], ["4", "decoupled; 4 measured, to step 4"]
-    assert shown[1] == ["PO", "10.0", "40.0", "figstep", "–", "–", *none, "90.0", "90.0"]
-    assert shown[2] == ["PO+PD", "10.0", "40.0", "figstep", "12.0", "blur", "15.0", *four, "90.0", "90.0"]
-    assert text.count('<dl class="findings">') == 2 and "do not compare" not in text
-    ids = Page(text).ids
-    assert len(ids) == len(set(ids))
-    assert "- PO+PD, Benign steps to half: decoupled; 4 measured, to step 4" in (results / "robustness.md").read_text()
-    settings = {**other["settings"], "judge": "gpt-4o", "val_file": "a/b.json"}
-    settings |= {"judges": {"asr": {"name": "replay"}}}
-    write(results / "po", "audit.json", {**other, "settings": settings})
-    report(results)
-    text = (results / "report.html").read_text()
-    assert "made with different settings (judge, judges) and do not compare" in text
-    assert "steps 0 2 4, val_file b.json, judges (asr (name replay)), checkpoint_sha256 0123456789ab." in text
-
-
-def test_without_an_audit_there_is_neither_section_nor_file(results):
-    report(results)
-    assert "robustness" not in (results / "report.html").read_text().split("</style>")[1].lower()
-    assert not [path for path in results.iterdir() if path.name.startswith("robustness")]
-    assert "robustness" not in (results / "summary.json").read_text()
-
-
-def _changed(**changes):
-    return audit(points=[{**audit()["points"][1], **changes}])
+@pytest.mark.parametrize(
+    ("value", "benign", "forget"),
+    [
+        (without(audit(), "relearn_decoupled"), {"steps": None, "data": None, "measured": 2, "last": 4}, 2),
+        # Already before relearning: the untouched model's ASR is 0.1 then.
+        (changed(audit(), "scaling", at=0, asr=0.1), {"steps": 0, "data": None, "measured": 4, "last": 4}, 0),
+        (
+            changed(audit(), "relearn_retain", at=2, asr=0.41),
+            {"steps": 2, "data": "retain", "measured": 4, "last": 4},
+            2,
+        ),
+        # Without an ASR of the untouched model there is nothing to compare with.
+        (without(audit(), "scaling"), None, None),
+        (without(audit(), "relearn_retain", "relearn_decoupled"), None, 2),
+    ],
+)
+def test_after_how_few_steps_half_is_back(read, value, benign, forget):
+    told = read(value).as_json()["relearning_to_half"]
+    assert told["benign"] == benign and (told["forget"] and told["forget"]["steps"]) == forget
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("clean", "blur", "figstep", "most"),
     [
-        ("{", r"audit\.json: not valid JSON"),
-        ([], r"audit\.json: Input should be"),
-        ({}, r"audit\.json: points: Field required"),
-        (_changed(group="atack"), r"audit\.json: points\.0\.group: "),
-        (_changed(name=""), r"audit\.json: points\.0: a point of the group attack needs 'name'"),
-        (_changed(group="scaling"), r"audit\.json: points\.0: a point of the group scaling needs 'at'"),
-        (_changed(metrics={"asr": {"value": 7}}), r"audit\.json: points\.0\.metrics\.asr\.value: "),
-        (_changed(metrics={"asr": 0.5}), r"audit\.json: points\.0\.metrics\.asr: "),
-        (_changed(refusals={"forgot": {"value": 0.5}}), r"audit\.json: points\.0\.refusals\.forgot"),
-        (audit(format=3), r"audit\.json: format: 3 is of a later version; up to 2 is read"),
-        (audit(relearning={"text": {"audited": {"steps_to": {}}}}), r"audit\.json: relearning\.text\.audited\.last: "),
-        (audit(points=2 * [audit()["points"][1]]), r"audit\.json: points: attack blur stands there more than once"),
+        # The highest is the clean one itself, or within chance of it: no attack is named for it.
+        (0.05, 0.049, 0.01, "5.0 0.0–15.0 without an attack"),
+        (0.1, 0.29, 0.05, "10.0 0.0–20.0 without an attack"),
+        # Its whole interval lies above: 30–50 against 0–20.
+        (0.1, 0.35, 0.4, "40.0 30.0–50.0 figstep"),
+        # Without intervals a point is enough, and less is not.
+        (metric(0.05), metric(0.06), metric(0.02), "6.0 blur"),
+        (metric(0.05), metric(0.059), metric(0.02), "5.0 without an attack"),
+        # Nothing to compare with.
+        (None, 0.2, 0.1, "20.0 10.0–30.0 blur"),
+        (0.1, None, None, "–"),
     ],
 )
-def test_an_audit_that_cannot_be_used(results, value, told):
-    write(results / "popd", "audit.json", value)
-    with pytest.raises(BadInput, match=told) as raised:
-        report(results)
-    assert "\n" not in str(raised.value) and not (results / "report.html").exists()
+def test_an_attack_is_named_only_where_it_brings_more_back(read, clean, blur, figstep, most):
+    value = audit()
+    for group, name, found in (("clean", "clean", clean), ("attack", "blur", blur), ("attack", "figstep", figstep)):
+        value = value if found is None else changed(value, group, name, recovered=found)
+    cards = read(audit(), value)
+    assert cells(tables.comparison(cards), "PO+PD")["most"] == most
+    card = cards[1]
+    none = most.endswith("without an attack")
+    assert ("Under none of the 2 attacks" in said(card)["Attacks"]) is none
+    assert ("recovered under" in said(card)["Attacks"]) is (most != "–" and not none)
+
+
+def test_whether_an_attack_brings_answers_back_is_as_the_audit_says(read):
+    """Which holds what came back against who never knew, and corrects for how many attacks were tried."""
+    value = controlled()
+    assert read(value).most_recovered.name == "blur", "the highest of those that the audit says it of"
+    for one in value["points"]:
+        one["recovers"] = False if "recovers" in one else None
+    assert read(value).most_recovered.group == "clean"
+    next(one for one in value["points"] if one["name"] == "figstep" and one["subject"] == "audited")["recovers"] = True
+    assert read(value).most_recovered.name == "figstep"
+
+
+def test_two_audits_stand_side_by_side(read):
+    other = without(controlled(), "quantization", "relearn_decoupled")
+    other["relearning"].pop("decoupled")
+    table = tables.comparison(read(audit(), other))
+    assert list(table.columns) == [
+        "asr", "worst", "most", "int4", "steps", "refusal_forget", "refusal_decoupled", "gone_gap", "gone_depth"
+    ]  # fmt: skip
+    assert cells(table, "PO") == {
+        "asr": "10.0 0.0–20.0",
+        "worst": "40.0 30.0–50.0 figstep",
+        "most": "–",
+        "int4": "15.0 5.0–25.0",
+        "steps": "4 decoupled; 4 measured, to step 4",
+        "refusal_forget": "90.0 80.0–100.0",
+        "refusal_decoupled": "90.0 80.0–100.0",
+        "gone_gap": "–",
+        "gone_depth": "–",
+    }
+    told = cells(table, "PO+PD")
+    assert (told["int4"], told["steps"], told["gone_gap"]) == ("–", "none 2 measured, to step 4", "25.0 15.0–35.0")
+    assert tables.comparison(read(audit(), controlled())[1:]) is None
+    assert cells(tables.comparison(read(audit(), controlled())), "PO+PD")["area"] == "+25.0"
+
+
+def test_audits_of_other_settings_do_not_compare(read):
+    other = audit(model_path="b")
+    other["settings"] |= {"judge": "gpt-4o", "val_file": "a/b.json", "judges": {"asr": {"name": "replay"}}}
+    cards = read(audit(), other)
+    assert different_settings(cards) == ["model_path", "judge", "judges"]  # where a file lies makes no difference
+    assert different_settings(read(audit(), audit())) == []
+    assert different_settings(read(audit(), controlled())) == ["never_knew"]
+    assert settings_line(cards[1]) == (
+        "limit 5, skip 1, seed 233, judge gpt-4o, protocol official, steps 0 2 4, val_file b.json, "
+        "judges (asr (name replay)), checkpoint_sha256 0123456789ab"
+    )
+
+
+def test_what_was_not_measured_is_said_to_be_so(read):
+    card = read({"points": []})
+    told = said(card)
+    assert told.pop("As trained").count("not measured") == 4 and set(told.values()) == {"Not measured."}
+    assert headline(card) == "" and tables.conditions(card) == [] and curves(card) == [] and settings_line(card) == ""
+    assert tables.refusals(card) is None and tables.curve_tables(card) == []
+    told = card.as_json()
+    assert told["asr"] is told["worst_attack"] is told["relearning_to_half"]["forget"] is None
+
+
+def test_an_audit_that_was_begun_has_what_there_is(read):
+    card = read(without(controlled(), "inside", "attack", "sampling", "scaling"))
+    assert [one.key for one in tables.conditions(card)] == ["controls", "way", "relearning", "quantization"]
+    assert [plot.name for plot in curves(card)] == ["relearning_po"]
+    card = read(
+        without(audit(), *(one["group"] for one in audit()["points"] if one["group"] not in ("clean", "scaling")))
+    )
+    assert headline(card) == "ASR is 10.0% (0.0–20.0) as trained; the untouched model's is 80.0% (70.0–90.0)."
+    assert [one.name for one in card.highest_by_condition] == ["as trained"]
+
+
+def test_where_each_thing_brings_asr_up_most(read):
+    found = [(one.name, one.point.figure("asr").value) for one in read(audit()).highest_by_condition]
+    benign, forget = ("4 steps on decoupled data", 0.45), ("4 steps on forget data", 0.7)
+    assert found == [("as trained", 0.1), ("figstep", 0.4), ("int4", 0.15), benign, forget]
+    value = controlled()
+    value["points"].append(point("relearn_forget", "", 1, asr=0.3))
+    *_, last = read(value).highest_by_condition
+    assert (last.name, last.where) == ("1 step on forget data", "after 1 step on forget data")
+
+
+def test_the_way_may_end_at_answers_paired_at_random(read):
+    (way,) = (one for one in tables.conditions(read(controlled(shares_to="floor"))) if one.key == "way")
+    assert way.title == "The way from vanilla to answers paired at random" and "never_knew" not in way.caption
+
+
+def test_records_that_were_not_asked_are_no_lack_and_gaps_stay_gaps(read):
+    value = changed(audit(), "clean", "clean", asr={**metric(0.1, 0.0, 0.2), "skipped": 72})
+    value["points"].append(point("scaling", "", 1.5, asr=metric(None, withheld="3% failed"), sarr=spread(0.4)))
+    card = read(value)
+    assert card.clean.figure("asr").remarks == [] and card.clean.figures["asr"].skipped == 72
+    scaling = curves(card)[1]
+    asr = next(line for line in scaling.figure.axes[0].lines if line.get_label() == "ASR")
+    assert asr.get_xdata().tolist() == [0, 0.5, 1, 1.5] and asr.get_ydata()[3] != asr.get_ydata()[3]  # no point
+    assert "ASR at scale 0: 80.0, 0.5: 50.0, 1: 10.0, 1.5: withheld" in scaling.description
+
+
+def test_of_many_cards_only_the_sentences_lead(tmp_path):
+    """An audit's own lines stand before the fold of all that was measured, unless there are more than three cards."""
+    alone = controlled(points=controlled()["points"][:5])
+    for count, leads in ((1, True), (4, False)):
+        for run in ("popd", "po", "ga", "gd")[:count]:
+            write(tmp_path / run, "audit.json", alone)
+        report(tmp_path)
+        page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+        fold = next(n for n, line in enumerate(page.lines) if line.startswith("All that was measured"))
+        assert (page.lines.index("What broke?") < fold) is leads and page.lines.count("What broke?") == count
+        assert len(page.ids) == len(set(page.ids))
+
+
+def test_without_an_audit_there_is_neither_section_nor_file(tmp_path):
+    write(tmp_path / "popd", "summary_val.json", {"split": "val", "asr": metric(0.5)})
+    report(tmp_path)
+    assert "Robustness" not in Page((tmp_path / "report.html").read_text(encoding="utf-8")).lines
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("robustness")]
+    assert "robustness" not in json.loads((tmp_path / "summary.json").read_text())["runs"]["popd"]

@@ -10,6 +10,8 @@ from scoring import KEY, predicted, record, run_eval, write_files
 
 from safeeraser.report.page import report
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def scored(tmp_path, monkeypatch):
