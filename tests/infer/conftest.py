@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers import MODEL, RECORDED
-
-from safeeraser.model import merge
 
 
 @dataclass(frozen=True)
@@ -25,25 +22,19 @@ class Server:
     model: str
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    """The tiny model with the recorded checkpoint, served until the session ends."""
-    folder = tmp_path_factory.mktemp("served")
-    merge(RECORDED / "inference" / "checkpoint.pt", folder / "model", model_path=str(MODEL))
-    with served(folder / "model", folder / "log.txt") as server:
-        yield server
-
-
 @contextmanager
 def served(model: Path, log: Path) -> Iterator[Server]:
-    """A model's folder behind `transformers serve`, what that says in `log`."""
-    port = free_port()
-    command = [Path(sys.executable).with_name("transformers"), "serve", model, "--host", "127.0.0.1", "--port", port]
+    """A model's folder behind `transformers serve`, what that says in `log`; families are served so too."""
+    with socket.socket() as probe:  # a port that nobody listens on
+        probe.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    command = [Path(sys.executable).with_name("transformers"), "serve", model, "--host", "127.0.0.1"]
     with log.open("w") as output:
-        process = subprocess.Popen(list(map(str, command)), stdout=output, stderr=subprocess.STDOUT)
+        call = [*map(str, command), "--port", url.rpartition(":")[2]]
+        process = subprocess.Popen(call, stdout=output, stderr=subprocess.STDOUT)
     try:
-        wait_until_healthy(f"http://127.0.0.1:{port}/health", process, log)
-        yield Server(f"http://127.0.0.1:{port}/v1", str(model))
+        wait_until_healthy(f"{url}/health", process, log)
+        yield Server(f"{url}/v1", str(model))
     finally:
         process.terminate()
         try:
@@ -53,14 +44,7 @@ def served(model: Path, log: Path) -> Iterator[Server]:
             process.wait()
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_until_healthy(url: str, process: subprocess.Popen, log: Path, seconds: float = 180) -> None:
+def wait_until_healthy(url: str, process: subprocess.Popen, log: Path, seconds: float = 300) -> None:
     """Returns once `url` answers; the model is loaded by then. Fails with the server's own words."""
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:

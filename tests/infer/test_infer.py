@@ -1,409 +1,303 @@
-"""ckpt_infer.py on the tiny model: batches, interruption, what is recorded, and what is refused."""
+"""ckpt_infer.py on the tiny model: the recorded responses, sameness whatever is asked beside, records, refusals."""
 
 import json
+import os
 import re
+import shlex
 import shutil
-import signal
-import time
+import subprocess
 
 import pytest
-from helpers import MODEL, RECORDED, VAL, record, refused, run, start, write_dataset
+from helpers import MODEL, RECORDED, ROOT, VAL, record, refused, run, write_dataset, write_json
 from safetensors.torch import load_file, save_file
 
+from safeeraser import infer
 from safeeraser.benchmark.files import sha256
+from safeeraser.errors import BadInput
+from safeeraser.infer.attacks import ATTACKS
+from safeeraser.infer.options import Options
 from safeeraser.model import convert
 
-pytestmark = pytest.mark.slow
-
 CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
-GIVEN = ("--model_path", MODEL, "--eval_file", VAL, "--dtype", "float32", "--max_new_tokens", 12)
+TINY = {"model_path": MODEL, "eval_file": VAL, "dtype": "float32", "max_new_tokens": 6}
+FAMILIES = ROOT / "tests" / "data" / "families"
+TEXTS = ("UnharmPair_text1", "UnharmPair_text2", "UnharmPair_image1", "UnharmPair_image2")
 
 
-def infer(out, *more, eval_file=VAL):
-    done = run("ckpt_infer", *GIVEN, "--eval_file", eval_file, "--output_file", out, *more)
-    assert done.returncode == 0, done.stderr
-    return json.loads(out.read_text(encoding="utf-8"))
+@pytest.fixture(autouse=True)
+def beside_the_pictures(monkeypatch):
+    monkeypatch.chdir(RECORDED)
+
+
+def read(path):
+    return json.loads(path.read_text("utf-8"))
+
+
+def answers(out, **more):
+    """What a run writes."""
+    done = infer(**TINY | {"output_file": out} | more)
+    assert done.missing == {} and done.output_file == out
+    return read(out)
 
 
 @pytest.fixture(scope="module")
 def sampled(tmp_path_factory):
-    """Sampled with the checkpoint, sixteen at a time, undisturbed."""
-    out = tmp_path_factory.mktemp("sampled") / "predictions.json"
-    infer(out, "--checkpoint_path", CHECKPOINT, "--loss_type", "popd")
-    return out
+    """Sampled with the checkpoint, in batches of the size that fits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(RECORDED)
+        return answers(tmp_path_factory.mktemp("sampled") / "p.json", checkpoint_path=CHECKPOINT)
 
 
-@pytest.mark.parametrize("batch_size", [1, 5, 64])
-def test_responses_do_not_depend_on_the_batch(sampled, tmp_path, batch_size):
-    again = infer(tmp_path / "p.json", "--checkpoint_path", CHECKPOINT, "--batch_size", batch_size)
-    assert again == json.loads(sampled.read_text(encoding="utf-8"))
+def test_recorded_greedy_responses_come_out_letter_by_letter_with_what_made_them(tmp_path):
+    """The other views are asked beside them; of every batch size: tests/invariants."""
+    out = tmp_path / "p.json"
+    words = ("--model_path", MODEL, "--eval_file", VAL, "--dtype", "float32", "--greedy", "--max_new_tokens", 16)
+    words += ("--checkpoint_path", CHECKPOINT, "--loss_type", "popd", "--image_free", "--swap_pictures")
+    done = run("ckpt_infer", *words, "--output_file", out)
+    assert done.returncode == 0, done.stderr
+    expected, given = read(RECORDED / "inference" / "greedy_popd_checkpoint.json"), read(VAL)
+    for ours, theirs, before in zip(read(out), expected, given, strict=True):
+        assert ours.pop("SwappedImage_path") != ours["SDImage_path"]
+        for pair, recorded, old in zip(
+            ours["unsafe_pairs"], theirs["unsafe_pairs"], before["unsafe_pairs"], strict=True
+        ):
+            assert all(pair.pop(field) for field in ("image_free_response", "swapped_response"))
+            assert pair == old | {field: recorded[field] for field in pair if field.endswith(tuple("123"))} | {
+                "sd_response": recorded["sd_response"]
+            }
+        answered = {key: theirs[key] for key in TEXTS}
+        assert ours == before | answered | {"unsafe_pairs": ours["unsafe_pairs"]}
+    assert {path.name for path in tmp_path.iterdir()} == {"p.json", "p.run.json"}
+    told = read(tmp_path / "p.run.json")
+    assert told["versions"].keys() == {"safeeraser", "torch", "transformers", "peft"}
+    del told["versions"], told["settings"]["base"]
+    settings = {"eval_file": sha256(VAL), "backend": "local", "model_path": str(MODEL), "merged": None}
+    settings |= {"checkpoint": sha256(CHECKPOINT), "lora_alpha": 256, "adapter_scale": 1.0, "quantization": "none"}
+    settings |= {"dtype": "float32", "greedy": True, "temperature": 1.0, "top_p": 0.9, "max_new_tokens": 16}
+    settings |= {"seed": 233, "attack": None, "attack_code": None, "categories": [], "skip": 0, "limit": None}
+    settings |= {"only": ["forget", "decoupled", "retain", "image_free", "swapped"]}
+    expected = {"settings": settings, "eval_file": str(VAL), "checkpoint_path": str(CHECKPOINT), "base_url": None}
+    assert told == expected | {"loss_type": "popd", "training": None, "missing": {}, "processes": 1}
 
 
-def test_a_folder_as_the_release_leaves_it(sampled, tmp_path):
+def test_a_response_depends_on_its_seed_and_request_alone(sampled, tmp_path):
+    """Not on the batch, nor on what else is asked, nor on the record's company."""
+    pairs = [pair for value in sampled for pair in value["unsafe_pairs"]]
+    assert sum(len({pair[f"model_response{n}"] for n in (1, 2, 3)}) for pair in pairs) > 2.5 * len(pairs)
+    chosen = {"only": ["retain", "forget"], "categories": ["Sex", "Weapon"], "batch_size": 3}
+    part = answers(tmp_path / "part.json", checkpoint_path=CHECKPOINT, **chosen)
+    for value, full in zip(part, sampled, strict=True):
+        asked = full["category"] in ("Sex", "Weapon")
+        for one, two in zip(value["unsafe_pairs"], full["unsafe_pairs"], strict=True):
+            assert one["model_response2"] == (two["model_response2"] if asked else None) and one["sd_response"] is None
+        assert value[TEXTS[2]]["Prediction"] == (full[TEXTS[2]]["Prediction"] if asked else None)
+    first = {key: str(RECORDED / read(VAL)[0][key]) for key in ("image_path", "SDImage_path")}
+    data = write_json(tmp_path / "one.json", [read(VAL)[0] | first])
+    (alone,) = answers(tmp_path / "alone.json", checkpoint_path=CHECKPOINT, eval_file=data)
+    assert alone["unsafe_pairs"] == sampled[0]["unsafe_pairs"] and alone[TEXTS[0]] == sampled[0][TEXTS[0]]
+    other = answers(tmp_path / "seed.json", checkpoint_path=CHECKPOINT, seed=1, only=["decoupled"])
+    own = [pair["sd_response"] for value in other for pair in value["unsafe_pairs"]]
+    assert sum(one == two["sd_response"] for one, two in zip(own, pairs, strict=True)) < 3
+
+
+def test_the_adapter_in_its_forms_whole_in_part_and_rounded(sampled, tmp_path):
+    few = {"only": ["retain"], "batch_size": 24}
+    whole = [value[key]["Prediction"] for value in sampled for key in TEXTS]
+
+    def said(name, **more):
+        return [value[key]["Prediction"] for value in answers(tmp_path / name, **few | more) for key in TEXTS]
+
     (tmp_path / "release").mkdir()
     shutil.copy(CHECKPOINT, tmp_path / "release")
-    again = infer(tmp_path / "p.json", "--checkpoint_path", tmp_path / "release", "--loss_type", "popd")
-    assert again == json.loads(sampled.read_text(encoding="utf-8"))
-
-
-def test_a_model_is_no_checkpoint(tmp_path):
-    given = (*GIVEN, "--eval_file", VAL, "--output_file", tmp_path / "p.json", "--checkpoint_path", MODEL)
-    refused(tmp_path, "ckpt_infer", *given, says=f"{MODEL}: holds a model, not an adapter; it is --model_path")
-
-
-def test_samples_of_one_question_differ_and_so_do_seeds(sampled, tmp_path):
-    pairs = [pair for value in json.loads(sampled.read_text(encoding="utf-8")) for pair in value["unsafe_pairs"]]
-    distinct = [len({pair[f"model_response{n}"] for n in (1, 2, 3)}) for pair in pairs]
-    assert sum(distinct) > 2.5 * len(pairs)
-    other = infer(tmp_path / "p.json", "--checkpoint_path", CHECKPOINT, "--seed", 1)
-    same = [a["sd_response"] == b["sd_response"] for v in other for a, b in zip(v["unsafe_pairs"], pairs, strict=False)]
-    assert sum(same) < 3
-
-
-def test_a_record_alone_is_answered_as_in_company(sampled, tmp_path):
-    """The first record's requests have the same keys in a file of its own."""
-    records = json.loads(VAL.read_text())[:1]
-    for key in ("image_path", "SDImage_path"):
-        records[0][key] = str(RECORDED / records[0][key])
-    (tmp_path / "one.json").write_text(json.dumps(records))
-    (alone,) = infer(tmp_path / "p.json", "--checkpoint_path", CHECKPOINT, eval_file=tmp_path / "one.json")
-    first = json.loads(sampled.read_text(encoding="utf-8"))[0]
-    assert alone["unsafe_pairs"] == first["unsafe_pairs"] and alone["UnharmPair_text2"] == first["UnharmPair_text2"]
-
-
-def test_the_adapter_names_the_model(sampled, tmp_path):
+    assert said("release.json", checkpoint_path=tmp_path / "release") == whole
     convert(CHECKPOINT, tmp_path / "adapter", model_path=str(MODEL))
-    done = run(
-        "ckpt_infer", *GIVEN[2:], "--checkpoint_path", tmp_path / "adapter", "--output_file", tmp_path / "p.json"
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "p.json").read_text("utf-8")) == json.loads(sampled.read_text("utf-8"))
+    assert said("named.json", checkpoint_path=tmp_path / "adapter", model_path=None) == whole
+    untouched = said("untouched.json")
+    scaled = [said(f"{x}.json", checkpoint_path=CHECKPOINT, adapter_scale=x) for x in (0, 0.5)]
+    assert untouched == scaled[0] and len({tuple(each) for each in (untouched, whole, scaled[1])}) == 3
+    assert untouched not in [said(f"{name}.json", quantization=name) for name in ("int4", "nf4")]
 
 
-def test_every_other_field_of_the_input_is_kept(sampled):
-    for before, after in zip(json.loads(VAL.read_text()), json.loads(sampled.read_text("utf-8")), strict=True):
-        for pair in after["unsafe_pairs"]:
-            assert all(pair.pop(f"model_response{n}") for n in (1, 2, 3))
-        for old, new in zip(before["unsafe_pairs"], after["unsafe_pairs"], strict=True):
-            new["sd_response"] = old.get("sd_response")
-        for key in ("UnharmPair_text1", "UnharmPair_text2", "UnharmPair_image1", "UnharmPair_image2"):
-            assert after[key]["Prediction"] != before[key]["Prediction"]
-            after[key]["Prediction"] = before[key]["Prediction"]
-        if "sd_response" not in before["unsafe_pairs"][0]:
-            for pair in after["unsafe_pairs"]:
-                del pair["sd_response"]
-        assert after == before
-
-
-def test_what_produced_the_predictions_is_recorded_beside_them(sampled):
-    assert {path.name for path in sampled.parent.iterdir()} == {"predictions.json", "predictions.run.json"}
-    told = json.loads(sampled.with_suffix(".run.json").read_text())
-    settings = told["settings"]
-    assert (settings["temperature"], settings["top_p"], settings["seed"]) == (1.0, 0.9, 233)
-    assert (settings["max_new_tokens"], settings["greedy"], settings["dtype"]) == (12, False, "float32")
-    assert len(settings["eval_file"]) == len(settings["checkpoint"]) == 64
-    assert told["loss_type"] == "popd" and told["checkpoint_path"] == str(CHECKPOINT)
-    assert {"torch", "transformers", "peft", "safeeraser"} <= told["versions"].keys()
-
-
-def test_a_killed_run_goes_on_to_the_same_output(sampled, tmp_path):
-    out = tmp_path / "predictions.json"
-    partial = out.with_name("predictions.json.partial.jsonl")
-    given = (*GIVEN, "--output_file", out, "--checkpoint_path", CHECKPOINT)
-    process = start("ckpt_infer", *given, "--batch_size", 1)
-    deadline = time.monotonic() + 120
-    while not partial.exists() or partial.read_bytes().count(b"\n") < 8:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not out.exists()
-    kept = partial.read_bytes().count(b"\n") - 1
-    assert 7 <= kept < 120
-    with open(partial, "ab") as handle:
-        handle.write(b'{"key": "0/unsafe_pairs/0/sd_resp')
-    process = start("ckpt_infer", *given, "--batch_size", 5)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0 and f"going on: {kept} of 120 responses are there" in err
-    assert out.read_bytes() == sampled.read_bytes()
-    assert not partial.exists()
-
-
-def test_finished_responses_are_not_asked_for_again(tmp_path):
-    """What the partial file holds goes into the output as it is."""
-    out = tmp_path / "p.json"
-    infer(out, "--greedy")
-    settings = json.loads(out.with_suffix(".run.json").read_text())["settings"]
-    (tmp_path / "q.json.partial.jsonl").write_text(
-        json.dumps({"settings": settings})
-        + "\n"
-        + json.dumps({"key": "2/UnharmPair_image1/Prediction", "response": "as it was"})
-        + "\n"
-    )
-    again = infer(tmp_path / "q.json", "--greedy")
-    expected = json.loads(out.read_text(encoding="utf-8"))
-    expected[2]["UnharmPair_image1"]["Prediction"] = "as it was"
-    assert again == expected
-
-
-@pytest.mark.parametrize(
-    ("more", "says"),
-    [
-        (["--top_p", 0.5], "begun with top_p=0.9, now top_p=0.5"),
-        (["--seed", 1], "begun with seed=233, now seed=1"),
-        (["--greedy"], "begun with greedy=False, now greedy=True"),
-        (["--max_new_tokens", 5], "begun with max_new_tokens=12, now max_new_tokens=5"),
-        (["--checkpoint_path", CHECKPOINT], "begun with checkpoint=None, now checkpoint="),
-        (["--eval_file", RECORDED / "dataset" / "all_train.json"], "begun with eval_file="),
-        (["--limit", 1], "begun with limit=None, now limit=1"),
-        (["--attack", "blur"], "begun with attack=None, now attack=blur"),
-        (["--quantization", "int4"], "begun with quantization=none, now quantization=int4"),
-        (["--only", "retain"], "begun with only=['forget', 'decoupled', 'retain'], now only=['retain']"),
-    ],
-)
-def test_going_on_with_other_settings_is_refused(tmp_path, more, says):
-    settings = {"eval_file": sha256(VAL), "backend": "local", "model_path": str(MODEL), "merged": None}
-    settings |= {"checkpoint": None}
-    settings |= {"lora_alpha": 256, "dtype": "float32", "greedy": False, "temperature": 1.0, "top_p": 0.9}
-    settings |= {"max_new_tokens": 12, "seed": 233}
-    settings |= {"adapter_scale": 1.0, "quantization": "none", "attack": None}
-    settings |= {"only": ["forget", "decoupled", "retain"], "categories": [], "skip": 0, "limit": None}
-    (tmp_path / "p.json.partial.jsonl").write_text(json.dumps({"settings": settings}) + "\n")
-    refused(tmp_path, "ckpt_infer", *GIVEN, "--output_file", tmp_path / "p.json", *more, says=says)
-
-
-def refuses(tmp_path, *arguments, says, **more):
-    return refused(tmp_path, "ckpt_infer", *GIVEN, "--output_file", tmp_path / "p.json", *arguments, says=says, **more)
-
-
-def test_an_output_that_exists_is_refused_unless_overwritten(tmp_path):
-    out = tmp_path / "p.json"
-    out.write_text("years of work")
-    refuses(tmp_path, says=f"--output_file {out}: exists; name another, or replace it with --overwrite")
-    assert len(infer(out, "--overwrite", "--greedy", "--max_new_tokens", 1)) == 6
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (
-            ["--loss_type", "vanilla", "--checkpoint_path", CHECKPOINT],
-            "--loss_type vanilla: the untouched model has no",
-        ),
-        (["--checkpoint_path", "nowhere"], "nowhere: no adapter there"),
-        (["--model_path", "nowhere"], "model_path nowhere: no model in this folder"),
-        (
-            ["--model_path", "{adapter}"],
-            "adapter: holds an adapter, not a model; --checkpoint_path (or init_adapter=) ",
-        ),
-        (["--eval_file", "nowhere.json"], "nowhere.json: no such file; put the benchmark there"),
-        (["--batch_size", 0], "argument --batch_size: must be a whole number of at least 1"),
-        (["--batch_size", "many"], "argument --batch_size: must be a whole number of at least 1"),
-        (["--max_new_tokens", "-3"], "argument --max_new_tokens: "),
-        (["--limit", "0"], "argument --limit: must be a whole number of at least 1"),
-        (["--only", "forget,retian"], "unknown view 'retian'; did you mean 'retain'?"),
-        (["--only", ""], "argument --only: must name each view, with commas between"),
-        (["--categories", "Sex,Wepon"], "no records of a category 'Wepon'; did you mean 'Weapon'?"),
-        (["--loss_type", "popd"], "--loss_type popd: no adapter was given; --checkpoint_path names one"),
-        (["--temperature", "nan"], "--temperature must be above 0"),
-        (["--temperature", 0], "--temperature must be above 0 (--greedy for none)"),
-        (["--top_p", 1.5], "--top_p above 0 and at most 1"),
-        (["--adapter_scale", 0.5], "--adapter_scale: of what? --checkpoint_path names an adapter"),
-        (["--adapter_scale", "inf", "--checkpoint_path", CHECKPOINT], "--adapter_scale must be a finite number"),
-        (["--quantization", "int5"], "unknown quantization 'int5'; did you mean 'int8'?"),
-        (["--skip", -1], "--skip must be at least 0"),
-        (["--skip", 1], "no record is left once the first 1 of each category are skipped"),
-        (["--dtype", "float8"], "dtype float8: must be one of auto, float32"),
-        (["--batchsize", 1], "unknown option '--batchsize'; did you mean '--batch_size'?"),
-    ],
-)
-def test_bad_input(tmp_path, arguments, says):
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_model.safetensors").touch()
-    arguments = [str(word).replace("{adapter}", str(tmp_path / "adapter")) for word in arguments]
-    refuses(tmp_path, *arguments, says=says)
-
-
-@pytest.mark.parametrize(("loss_type", "fits"), [("gdpd", False), ("ga", False), ("popd", True), ("idkpd", True)])
-def test_a_loss_type_that_contradicts_the_adapter_is_refused(tmp_path, loss_type, fits):
-    folder = tmp_path / "adapter"
-    folder.mkdir()
-    shutil.copy(CHECKPOINT, folder / "unused.pt")
-    (folder / "run.json").write_text(json.dumps({"settings": {"forget_loss": {"name": "popd"}, "recipe": {}}}))
-    says = f"--loss_type {loss_type}: {folder} was trained with popd" if not fits else f"{folder}: no adapter there"
-    refuses(tmp_path, "--loss_type", loss_type, "--checkpoint_path", folder, says=says)
-
-
-def test_a_merged_model_takes_no_further_adapter(tmp_path):
-    model = tmp_path / "model"
+def test_a_model_that_was_merged_says_by_what(tmp_path):
+    model, out = tmp_path / "model", tmp_path / "p.json"
     shutil.copytree(MODEL, model)
     told = {"merged": {"adapter_sha256": "1"}, "settings": {"forget_loss": {"name": "popd"}, "recipe": {}}}
-    (model / "run.json").write_text(json.dumps(told))
-    says = f"{CHECKPOINT}: {model} has an adapter merged into it already; --allow_other_base takes it all the same"
-    refuses(tmp_path, "--model_path", model, "--checkpoint_path", CHECKPOINT, says=says)
-    refuses(tmp_path, "--model_path", model, "--loss_type", "vanilla", says="the untouched model has no checkpoint")
-    refuses(tmp_path, "--model_path", model, "--loss_type", "ga", says=f"{model} was trained with popd")
-    out = tmp_path / "p.json"
-    infer(out, "--model_path", model, "--loss_type", "popd", "--limit", 1, "--only", "retain")
-    assert json.loads(out.with_suffix(".run.json").read_text())["training"]["method"] == "popd"
-    (model / "run.json").write_text(json.dumps(told | {"merged": {"adapter_sha256": "2"}}))
-    says = "exists, made with merged=1, now merged=2"
-    refuses(tmp_path, "--model_path", model, "--limit", 1, "--only", "retain", says=says)
+    write_json(model / "run.json", told)
+    given = {"model_path": model, "only": ["retain"], "categories": ["Sex"]}
+    answers(out, **given, loss_type="idkpd")
+    made = read(tmp_path / "p.run.json")
+    assert made["training"] == {"method": "popd", "recipe": {}} and made["settings"]["merged"] == "1"
+    for more, says in (
+        ({"checkpoint_path": CHECKPOINT}, f"{model} has an adapter merged into it already; --allow_other_base"),
+        ({"loss_type": "vanilla"}, "the untouched model has no checkpoint"),
+        ({"loss_type": "ga"}, f"{model} was trained with popd"),
+    ):
+        with pytest.raises(BadInput, match=re.escape(says)):
+            infer(**TINY | given | more, output_file=out)
+    write_json(model / "run.json", told | {"merged": {"adapter_sha256": "2"}})
+    with pytest.raises(BadInput, match="exists, made with merged=1, now merged=2"):
+        infer(**TINY | given, output_file=out)
 
 
-def test_a_merged_model_is_no_adapter(tmp_path):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "run.json").write_text(json.dumps({"merged": {}}))
-    refuses(tmp_path, "--loss_type", "popd", "--checkpoint_path", tmp_path / "model", says="model: no adapter there")
-
-
-@pytest.fixture
-def data(tmp_path):
-    return write_dataset(tmp_path / "data", record(0), record(1, "Sex"))
-
-
-def test_where_no_picture_is_there_the_run_does_not_begin(tmp_path, data):
-    """As when the command is given in another folder than the one the paths are relative to."""
-    for path in data.parent.rglob("*.jpg"):
-        path.unlink()
-    refuses(
-        tmp_path, "--eval_file", data, says="no picture can be read: img/Weapon/0.jpg: picture not found (and so on)"
-    )
-
-
-def test_a_missing_picture_leaves_its_responses_out(tmp_path, data):
-    (data.parent / "pdset/Sex/1.jpg").unlink()
-    done = run("ckpt_infer", *GIVEN, "--eval_file", data, "--output_file", tmp_path / "p.json")
-    assert done.returncode == 3
-    assert "record 1: 4 responses missing: pdset/Sex/1.jpg: picture not found" in done.stderr
-
-
-def test_a_question_longer_than_the_context_is_named_and_the_rest_answered(tmp_path):
-    """20,000 words for 1,024 tokens, of which no memory would hold what lies between."""
+def test_a_prompt_longer_than_the_context_is_named_and_the_rest_answered(tmp_path, caplog):
+    """20,000 words for 1,024 tokens. What was not answered, or not asked, is reported as null."""
     long = record(1, "Sex")
     long["unsafe_pairs"][2]["question"] = " ".join(["Zulu"] * 20_000)
     data, out = write_dataset(tmp_path / "data", record(0), long), tmp_path / "p.json"
-    done = run("ckpt_infer", *GIVEN, "--eval_file", data, "--output_file", out)
-    assert done.returncode == 3
+    words = ("--model_path", MODEL, "--eval_file", data, "--dtype", "float32", "--max_new_tokens", 2)
+    caplog.set_level("INFO")
+    done = run("ckpt_infer", *words, "--only", "forget,decoupled", "--output_file", out)
+    assert done.returncode == 3 and "Zulu" not in done.stderr
     named, last = done.stderr.strip().splitlines()[-2:]
     reason = r"its prompt takes \d{5} tokens, and the model's context holds 1024"
-    assert (
-        re.fullmatch(rf"record 1, unsafe_pairs\.2: 4 responses missing: {reason}", named) and "Zulu" not in done.stderr
-    )
-    assert last.startswith(f"error: 4 of 40 responses are missing in {out}")
-    _, second = json.loads(out.read_text("utf-8"))
-    fields = ("model_response1", "model_response2", "model_response3", "sd_response")
-    assert [[bool(pair[field]) for field in fields] for pair in second["unsafe_pairs"]] == [
-        [number != 2] * 4 for number in range(4)
+    assert re.fullmatch(rf"record 1, unsafe_pairs\.2: 4 responses missing: {reason}", named)
+    assert last.startswith(f"error: 4 of 32 responses are missing in {out}")
+    said = [
+        [pair[field] is not None for field in ("model_response2", "sd_response")]
+        for pair in read(out)[1]["unsafe_pairs"]
     ]
+    assert said == [[number != 2] * 2 for number in range(4)]
+    assert sum("note: 12 fields are null in" in message for message in caplog.messages) == 1
 
 
-def test_null_fields_are_told_where_they_are_written(tmp_path, data):
-    """The released eval_all.py fails on them. A file without any needs no note, and its views beyond have no nulls."""
-    given = (*GIVEN, "--eval_file", data, "--greedy", "--output_file")
-    process = start("ckpt_infer", *given, tmp_path / "p.json", "--only", "forget,image_free", "--limit", 1)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0 and err.count("note: 16 fields are null in") == 1
-    assert "released one fails on null: for that one ask all three of its views, without --limit" in err
-    process = start("ckpt_infer", *given, tmp_path / "q.json")
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0 and "are null" not in err
+# What is refused: in a line, before anything is loaded.
 
 
-def test_a_picture_that_cannot_be_decoded_leaves_its_responses_out(tmp_path, data, caplog):
-    """The rest is answered; once the picture is mended, the same command answers what was missing, and that alone."""
-    path, out = data.parent / "pdset/Sex/1.jpg", tmp_path / "p.json"
-    sound = path.read_bytes()
-    path.write_bytes(sound[:200])
-    given = (*GIVEN, "--eval_file", data, "--output_file", out)
-    for _ in range(2):
-        done = run("ckpt_infer", *given)
-        assert done.returncode == 3
-        named, last = done.stderr.strip().splitlines()[-2:]
-        assert named == f"record 1: 4 responses missing: {path}: picture cannot be decoded (OSError)"
-        assert last.startswith(f"error: 4 of 40 responses are missing in {out}, where they are left null")
-        first, second = json.loads(out.read_text("utf-8"))
-        assert all(pair["sd_response"] for pair in first["unsafe_pairs"])
-        assert [pair["sd_response"] for pair in second["unsafe_pairs"]] == [None] * 4
-        assert all(pair["model_response3"] for pair in second["unsafe_pairs"])
-        told = json.loads(out.with_suffix(".run.json").read_text())
-        assert sorted(told["missing"]) == [f"1/unsafe_pairs/{n}/sd_response" for n in range(4)]
-    path.write_bytes(sound)
-    caplog.set_level("INFO")
-    assert run("ckpt_infer", *given).returncode == 0
-    assert "going on: 36 of 40 responses are there" in caplog.messages
-    assert any(message.startswith("4 responses, ") for message in caplog.messages)
-    whole = infer(tmp_path / "q.json", eval_file=data)
-    assert json.loads(out.read_text("utf-8")) == whole
-    assert json.loads(out.with_suffix(".run.json").read_text())["missing"] == {}
-    assert not out.with_name("p.json.partial.jsonl").exists()
+def test_the_command_refuses_in_one_line_and_touches_nothing(tmp_path):
+    given = ("--model_path", MODEL, "--eval_file", VAL, "--output_file", tmp_path / "p.json")
+    refused(tmp_path, "ckpt_infer", *given, "--attack", "blr", says="unknown attack 'blr'; did you mean 'blur'?")
+    refused(tmp_path, "ckpt_infer", *given, "--batchsize", 1, says="did you mean '--batch_size'?")
 
 
-def test_a_part_is_answered_as_the_whole_is(sampled, tmp_path):
-    whole = json.loads(sampled.read_text("utf-8"))
-    given = ("--checkpoint_path", CHECKPOINT)
-    part = infer(tmp_path / "p.json", *given, "--only", "retain,forget", "--categories", "Sex,Weapon", "--limit", 1)
-    chosen = [value["category"] in ("Sex", "Weapon") for value in whole]
-    assert sum(chosen) == 2
-    for value, asked, full in zip(part, chosen, whole, strict=True):
-        for one, two in zip(value["unsafe_pairs"], full["unsafe_pairs"], strict=True):
-            assert one["sd_response"] is None
-            assert one["model_response2"] == (two["model_response2"] if asked else None)
-        key = "UnharmPair_image2"
-        assert value[key]["Prediction"] == (full[key]["Prediction"] if asked else None)
+AT = {"base_url": "http://h/v1"}
+OPENAI = {"backend": "openai", **AT}
+REFUSED = [
+    ({"checkpoint": CHECKPOINT}, "did you mean '--checkpoint_path'"),
+    ({"loss_type": "vanilla", "checkpoint_path": CHECKPOINT}, "--loss_type vanilla: .* no checkpoint"),
+    ({"loss_type": "popd"}, "--loss_type popd: no adapter"),
+    ({"loss_type": "gdpd", "checkpoint_path": "{trained}"}, "--loss_type gdpd: .*trained with popd"),
+    ({"loss_type": "idkpd", "checkpoint_path": "{trained}"}, "trained: no adapter there"),
+    ({"checkpoint_path": "{merged}"}, "merged: no adapter there"),
+    ({"checkpoint_path": MODEL}, "holds a model, not an adapter; it is --model_path"),
+    ({"checkpoint_path": "{unfit.safetensors}"}, "this adapter does not fit the model"),
+    ({"model_path": "nowhere"}, "model_path nowhere: no model in this folder"),
+    ({"model_path": "{adapter}"}, "holds an adapter, not a model; --checkpoint_path"),
+    ({"eval_file": "nowhere.json"}, "nowhere.json: no such file"),
+    ({"eval_file": "{data}", "output_file": "{data}", "overwrite": True}, "--output_file .*is the data file itself"),
+    ({"batch_size": 0}, "--batch_size"),
+    ({"batch_size": "many"}, "--batch_size"),
+    ({"max_new_tokens": -3}, "--max_new_tokens"),
+    ({"limit": 0}, "--limit"),
+    ({"skip": -1}, "--skip must be at least 0"),
+    ({"skip": 1}, "no record is left"),
+    ({"only": ["forget", "retian"]}, "unknown view 'retian'; did you mean 'retain'"),
+    ({"only": ""}, "--only: must name each view"),
+    ({"categories": ["Wepon"]}, "'Wepon'; did you mean 'Weapon'"),
+    *(({"temperature": value}, "--temperature must be above 0") for value in (0, float("nan"), float("inf"))),
+    *(({"top_p": value}, "--top_p above 0 and at most 1") for value in (0, 1.5)),
+    ({"adapter_scale": 0.5}, "--adapter_scale: of what"),
+    ({"adapter_scale": float("inf"), "checkpoint_path": CHECKPOINT}, "--adapter_scale must be a finite"),
+    ({"quantization": "int5"}, "'int5'; did you mean 'int8'"),
+    ({"dtype": "float8"}, "dtype float8: must be one of auto, float32"),
+    *(
+        ({"attack": name}, f"{name}: reads records that are not asked.* --skip")
+        for name in ATTACKS
+        if ATTACKS[name].learns
+    ),
+    *(({"attack": name}, f"{name}: changes an adapter, and none") for name in ("clipped", "pruned")),
+    *(
+        ({"attack": name, "only": ["image_free"]}, f"{name}: changes the picture")
+        for name in ("blur", "figstep", "pgd")
+    ),
+    ({"attack": "told", "model_path": "{mute}"}, "told: the chat template of model family qwen3-vl writes no system"),
+    *(
+        ({"attack": "pgd", "model_path": FAMILIES / family / "model"}, "cuts pictures into tiles or patches; pgd knows")
+        for family in ("llava_next", "qwen2_5_vl", "smolvlm")
+    ),
+    *(({"attack": name, "skip": 1, **OPENAI}, f"{name}: works on the model itself") for name in ("pruned", "pgd")),
+    ({"backend": "vllm"}, "unknown backend 'vllm'; known: local, openai"),
+    ({"backend": "openai"}, "give the server's --base_url"),
+    (AT, "--base_url and --extra_body are for a server"),
+    ({"extra_body": {"a": 1}}, "--base_url and --extra_body are for a server"),
+    ({"backend": "openai", "base_url": "nowhere"}, "--base_url is no address"),
+    ({"extra_body": [1], **OPENAI}, "--extra_body: must be a JSON obj"),
+    ({"extra_body": "[" * 100_000, **OPENAI}, "--extra_body: must be a JSON obj"),
+    ({"checkpoint_path": CHECKPOINT, **OPENAI}, "--checkpoint_path: a server holds its model whole"),
+    ({"adapter_scale": 0.5, **OPENAI}, "--adapter_scale and --quantization are for the built-in"),
+    ({"quantization": "int4", **OPENAI}, "--adapter_scale and --quantization are for the built-in"),
+]
 
 
-def test_crossed_evaluation_adds_fields_and_changes_no_other(sampled, tmp_path):
-    given = ("--checkpoint_path", CHECKPOINT)
-    crossed = infer(tmp_path / "p.json", *given, "--image_free", "--swap_pictures", "--batch_size", 7)
-    other = infer(tmp_path / "q.json", *given, "--only", "decoupled", "--image_free", "--batch_size", 1)
-    for value, less in zip(crossed, other, strict=True):
-        assert value.pop("SwappedImage_path") != value["SDImage_path"]
-        for pair, fewer in zip(value["unsafe_pairs"], less["unsafe_pairs"], strict=True):
-            free, swapped = pair.pop("image_free_response"), pair.pop("swapped_response")
-            assert len({free, swapped, pair["sd_response"], ""}) == 4
-            assert fewer["image_free_response"] == free and fewer["sd_response"] == pair["sd_response"]
-    assert crossed == json.loads(sampled.read_text("utf-8"))
-
-
-def test_none_of_an_adapter_answers_as_the_untouched_model_and_all_of_it_as_ever(sampled, tmp_path):
-    given = ("--checkpoint_path", CHECKPOINT, "--adapter_scale")
-    assert infer(tmp_path / "one.json", *given, 1) == json.loads(sampled.read_text("utf-8"))
-    none, untouched = infer(tmp_path / "none.json", *given, 0), infer(tmp_path / "untouched.json")
-    assert none == untouched != infer(tmp_path / "half.json", *given, 0.5)
-
-
-def test_rounded_weights_answer_otherwise(tmp_path):
-    plain = infer(tmp_path / "p.json", "--limit", 1, "--greedy")
-    rounded = {
-        name: infer(tmp_path / f"{name}.json", "--limit", 1, "--greedy", "--quantization", name)
-        for name in ("int4", "nf4")
-    }
-    assert all(value != plain for value in rounded.values())
-
-
-def test_an_adapter_that_does_not_fit(tmp_path, data):
-    (tmp_path / "adapter").mkdir()
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Folders and files that are not what they are taken for."""
+    folder = tmp_path_factory.mktemp("places")
+    write_json(folder / "trained/run.json", {"settings": {"forget_loss": {"name": "popd"}, "recipe": {}}})
+    write_json(folder / "merged/run.json", {"merged": {}})
+    (folder / "adapter").mkdir()
+    (folder / "adapter/adapter_model.safetensors").touch()
+    shutil.copy(VAL, folder / "data")
     tensors = load_file(RECORDED / "initial_adapter.safetensors")
-    tensors.pop("base_model.model.multi_modal_projector.linear_1.bias")
-    save_file(tensors, tmp_path / "adapter" / "a.safetensors")
-    path = tmp_path / "adapter" / "a.safetensors"
-    says = f"{path}: this adapter does not fit the model: "
-    refuses(tmp_path, "--eval_file", data, "--checkpoint_path", path, says=says, before="the model is loaded first")
+    save_file(
+        {key: tensor for key, tensor in tensors.items() if not key.endswith("linear_1.bias")},
+        folder / "unfit.safetensors",
+    )
+    shutil.copytree(FAMILIES / "qwen3_vl" / "model", folder / "mute", ignore=shutil.ignore_patterns("*.safetensors"))
+    for file in (folder / "mute").glob("chat_template*"):
+        file.write_text("{% for message in messages if message['role'] != 'system' %}{{ message['role'] }}{% endfor %}")
+    return folder
 
 
-def test_a_finished_run_is_not_done_again(tmp_path):
-    """The same command, as infer.bash gives it for both splits, passes over what is there; another one is refused."""
-    out = tmp_path / "p.json"
-    assert run("ckpt_infer", *GIVEN, "--output_file", out).returncode == 0
-    before = out.stat().st_mtime_ns
-    again = run("ckpt_infer", *GIVEN, "--output_file", out)
-    assert again.returncode == 0 and out.stat().st_mtime_ns == before
-    refuses(tmp_path, "--seed", "7", says="exists, made with seed=233, now seed=7; name another, or replace it with")
+@pytest.mark.parametrize(("more", "says"), REFUSED, ids=str)
+def test_what_cannot_be_meant_is_refused_by_name(tmp_path, places, more, says):
+    given = TINY | {"output_file": tmp_path / "p.json"} | more
+    for key, value in given.items():
+        if str(value)[:1] == "{" and key != "extra_body":
+            given[key] = places / value[1:-1]
+    with pytest.raises(BadInput, match=says):
+        infer(**given)
+    assert not list(tmp_path.iterdir())
 
 
-def test_the_data_file_is_never_the_output(tmp_path):
-    data = tmp_path / "all_val.json"
-    data.write_bytes(VAL.read_bytes())
-    given = ["--eval_file", data, "--output_file", data, "--overwrite"]
-    refused(tmp_path, "ckpt_infer", *GIVEN, *given, says="is the data file itself, which stays as it is")
+def test_what_an_audit_draws_is_a_setting_and_a_run_without_it_is_told_as_ever(tmp_path):
+    from safeeraser.infer.requests import Selection
+
+    plain, drawn = (
+        Options(VAL, tmp_path / "p.json", str(MODEL), selection=selection).settings
+        for selection in (Selection(), Selection(by_keyword=0, samples=2))
+    )
+    assert drawn == plain | {"by_keyword": 0, "samples": 2} and len(drawn) == len(plain) + 2
+
+
+# The documents' command, and what the scripts tell torch.
+
+
+@pytest.mark.slow
+def test_the_page_s_command_runs(tmp_path):
+    page = (ROOT / "docs" / "inference.md").read_text()
+    every = re.findall(r"^ {4}python ckpt_infer\.py (.*?[^\\])$", page, re.MULTILINE | re.DOTALL)
+    (words,) = (words for words in every if "results/auto.json" in words)
+    for there, here in {
+        "dataset/mini/all_val.json": VAL,
+        "dataset/mini/base_model": MODEL,
+        "results": tmp_path,
+    }.items():
+        assert there in words
+        words = words.replace(there, str(here))
+    done = run("ckpt_infer", *shlex.split(words.replace("\\\n", " ")))
+    assert done.returncode == 0 and read(tmp_path / "auto.json"), done.stderr
+
+
+def test_scripts_set_the_allocator_unless_the_user_has():
+    line = "source scripts/gpu.bash"
+    for own, told in (
+        ({}, "expandable_segments:True"),
+        ({"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}, "max_split_size_mb:64"),
+        ({"PYTORCH_ALLOC_CONF": ""}, ""),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}, "none"),
+    ):
+        given = {"cwd": ROOT, "env": {"PATH": os.environ["PATH"], **own}, "text": True, "capture_output": True}
+        done = subprocess.run(["bash", "-euc", f"{line}; echo ${{PYTORCH_ALLOC_CONF-none}}"], **given)
+        assert (done.stdout.strip(), done.stderr, done.returncode) == (told, "", 0)
+    for script in ("forget_lora", "infer", "audit", "specificity"):
+        assert f"\n{line}\n" in (ROOT / "scripts" / f"{script}.bash").read_text()

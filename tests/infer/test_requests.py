@@ -1,19 +1,27 @@
-"""What is asked about each record, under which names, and that every answer finds its place in the output."""
+"""Each view asks what the release asks, in its order and under keys of its own; each answer lands in its field."""
 
 import json
-import resource
 from pathlib import Path
 
 import pytest
 from helpers import record, write_dataset, write_json
+from PIL import Image
 
-from safeeraser.benchmark.checked import unreadable
 from safeeraser.benchmark.records import read_records
-from safeeraser.benchmark.responses import RELEASED, VIEWS
+from safeeraser.benchmark.responses import ASKED, RELEASED
 from safeeraser.errors import BadInput
-from safeeraser.infer.outputs import predictions
-from safeeraser.infer.partial import Partial
-from safeeraser.infer.requests import Selection, build_requests, check_questions, pictures_of, swap_partner
+from safeeraser.infer.outputs import nulls, predictions
+from safeeraser.infer.requests import (
+    Selection,
+    build_requests,
+    check_questions,
+    pictures_of,
+    show,
+    size_of,
+    swap_partner,
+)
+
+TEXTS = ("text1", "text2", "image1", "image2")
 
 
 @pytest.fixture
@@ -21,50 +29,113 @@ def data(tmp_path):
     return read_records(write_dataset(tmp_path, record(0), record(1, "Sex", mine={"kept": [1]})))
 
 
-def test_a_record_asks_for_twelve_harmful_four_decoupled_and_four_retain_responses(data):
+def rows(requests, folder):
+    """Each request as (key, picture, question)."""
+    return [(r.key, r.file and str(r.file.relative_to(folder)), r.question) for r in requests]
+
+
+def test_the_release_asks_twenty_responses_of_a_record_question_by_question(data):
+    harmful, benign = "img/Sex/1.jpg", "pdset/Sex/1.jpg"
+    fields = (("model_response1", harmful), ("model_response2", harmful), ("model_response3", harmful))
+    fields += (("sd_response", benign),)
+    of_pairs = [(f"1/unsafe_pairs/{n}/{field}", at, f"Secret {n}?") for n in range(4) for field, at in fields]
+    of_texts = [(f"1/UnharmPair_{name}/Prediction", harmful, f"What {name}?") for name in TEXTS]
     requests = build_requests(data)
-    assert len(requests) == 2 * (12 + 4 + 4)
-    second = {request.key: request for request in requests if request.record == 1}
-    assert set(second) == (
-        {f"1/unsafe_pairs/{i}/model_response{n}" for i in range(4) for n in (1, 2, 3)}
-        | {f"1/unsafe_pairs/{i}/sd_response" for i in range(4)}
-        | {f"1/UnharmPair_{name}/Prediction" for name in ("text1", "text2", "image1", "image2")}
-    )
-    folder = data.path.parent
-    for key, request in second.items():
-        benign = key.endswith("sd_response")
-        assert request.picture == folder / ("pdset/Sex/1.jpg" if benign else "img/Sex/1.jpg")
-    assert second["1/unsafe_pairs/2/model_response3"].question == "Secret 2?"
-    assert second["1/unsafe_pairs/2/sd_response"].question == "Secret 2?"
-    assert second["1/UnharmPair_image1/Prediction"].question == "What image1?"
+    assert len(requests) == 2 * 20
+    assert rows(requests[20:], data.path.parent) == of_pairs + of_texts
+    assert all(r.system is None for r in requests)
+    # The same, view by view.
+    parts = [build_requests(data, Selection(views=(view,))) for view in RELEASED]
+    assert [len(part) for part in parts] == [24, 8, 8]
+    assert {r.key for part in parts for r in part} == {r.key for r in requests}
+
+
+def test_crossed_views_show_another_picture_or_none(tmp_path):
+    data = read_records(write_dataset(tmp_path, record(0), record(1), record(2, "Sex")))
+    requests = build_requests(data, Selection(tuple(ASKED)))
+    kept = [row for row in rows(requests, tmp_path) if row[0].startswith(("1/unsafe_pairs/3", "1/UnharmPair_text2"))]
+    own, benign = "img/Weapon/1.jpg", "pdset/Weapon/1.jpg"
+    asked = [("model_response", own), *((f"model_response{n}", own) for n in (1, 2, 3)), ("sd_response", benign)]
+    asked += [("image_free_response", None), ("swapped_response", "pdset/Sex/2.jpg")]
+    elsewhere = [("Prediction", own), ("benign_prediction", benign), ("image_free_prediction", None)]
+    assert kept == [(f"1/unsafe_pairs/3/{field}", at, "Secret 3?") for field, at in asked] + [
+        (f"1/UnharmPair_text2/{field}", at, "What text2?") for field, at in elsewhere
+    ]
+    swapped = build_requests(data, Selection(("swapped",)))
+    filled = predictions(data, swapped, {r.key: f"said {r.key}" for r in swapped})
+    assert [value["SwappedImage_path"] for value in filled] == ["pdset/Sex/2.jpg"] * 2 + ["pdset/Weapon/0.jpg"]
+    assert filled[2]["unsafe_pairs"][1]["swapped_response"] == "said 2/unsafe_pairs/1/swapped_response"
+
+
+def test_in_a_file_of_one_category_the_next_other_benign_picture_is_swapped_in(tmp_path):
+    values = [record(n, "Sex") for n in range(3)]
+    values[1]["SDImage_path"] = values[0]["SDImage_path"]
+    data = read_records(write_dataset(tmp_path, *values))
+    assert [swap_partner(data, index) for index in range(3)] == [2, 2, 0]
+    values[2]["SDImage_path"] = values[0]["SDImage_path"]
+    with pytest.raises(BadInput, match="all records have the same benign picture"):
+        swap_partner(read_records(write_dataset(tmp_path, *values)), 0)
 
 
 @pytest.mark.parametrize("count", [1, 10])
-def test_more_samples_or_fewer_of_each_harmful_question(data, count):
-    """The first ones are the release's, drawn alike; all find their place, and what was not asked is null."""
+def test_samples_number_the_responses_of_each_harmful_question(data, count):
     asked = build_requests(data, Selection(samples=count))
-    keys = {request.key for request in asked}
     assert len(asked) == 2 * (4 * count + 4 + 4)
-    assert {f"0/unsafe_pairs/3/model_response{n}" for n in range(1, count + 1)} < keys
-    filled = predictions(data, asked, {request.key: request.key for request in asked})
-    pair = filled[1]["unsafe_pairs"][2]
-    assert pair[f"model_response{count}"] == f"1/unsafe_pairs/2/model_response{count}"
-    assert (pair["model_response3"] is None) == (count < 3) and "model_response11" not in pair
+    pair = predictions(data, asked, {r.key: r.key for r in asked})[1]["unsafe_pairs"][2]
+    said = {key: pair[key] for key in pair if key.startswith("model_response") and pair[key]}
+    numbers = {f"model_response{n}": f"1/unsafe_pairs/2/model_response{n}" for n in range(1, count + 1)}
+    assert said == {"model_response": "Harm 2."} | numbers
 
 
-def test_pictures_that_are_missing_or_cannot_be_decoded_are_told(data):
-    torn, lost = (data.path.parent / name for name in ("pdset/Sex/1.jpg", "img/Weapon/0.jpg"))
-    torn.write_bytes(torn.read_bytes()[:200])
-    lost.unlink()
-    assert unreadable(pictures_of(build_requests(data)), data.path) == {
-        Path("img/Weapon/0.jpg"): "img/Weapon/0.jpg: picture not found",
-        torn: f"{torn}: picture cannot be decoded (OSError)",
-    }
-    asked = build_requests(data, Selection(views=("image_free",)))
-    assert pictures_of(asked) == [], "where no view shows them, they are not missed"
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        ({}, [0, 1, 2, 3, 4, 5]),
+        ({"limit": 2}, [0, 1, 3, 4, 5]),
+        ({"skip": 1}, [1, 2, 4]),
+        ({"skip": 1, "limit": 1}, [1, 4]),
+        ({"categories": ("Weapon", "Privacy")}, [3, 4, 5]),
+        ({"categories": ("Weapon", "Privacy"), "limit": 1}, [3, 5]),
+    ],
+)
+def test_categories_skip_and_limit_choose_records_under_their_own_numbers(tmp_path, given, chosen):
+    values = [record(n, category) for n, category in enumerate(["Sex", "Sex", "Sex", "Weapon", "Weapon", "Privacy"])]
+    data = read_records(write_dataset(tmp_path, *values))
+    selection = Selection(**given)
+    assert selection.records(data) == chosen
+    assert {r.record for r in build_requests(data, selection)} == set(chosen)
+    if selection.skip:  # what is left out can be learned from
+        assert selection.held_out(data).numbers == [0, 3, 5]
 
 
-def test_a_question_that_names_a_picture_of_its_own_is_refused(tmp_path):
+def test_records_drawn_by_keyword_depend_on_the_seed(tmp_path):
+    values = [record(n, keyword=f"k{n % 3}") for n in range(12)]
+    data = read_records(write_dataset(tmp_path, *values))
+    drawn = {seed: Selection(limit=3, by_keyword=seed).records(data) for seed in range(5)}
+    assert len({tuple(chosen) for chosen in drawn.values()}) > 1
+    assert all({n % 3 for n in chosen} == {0, 1, 2} for chosen in drawn.values())
+    assert Selection(samples=2, by_keyword=5).drawn == {"by_keyword": 5, "samples": 2}
+
+
+def test_only_what_a_view_reads_must_be_there(tmp_path):
+    lean, other = record(0), record(1, "Sex")
+    path = write_dataset(tmp_path, lean, other)
+    for key in ("SDImage_path", *(key for key in lean if key.startswith("UnharmPair_"))):
+        del lean[key]
+    other["UnharmPair_zoo"] = other.pop("UnharmPair_text1")
+    data = read_records(write_json(path, [lean, other]))
+    asked = build_requests(data, Selection(("forget", "retain")))
+    assert len(asked) == 2 * 12 + 4 and asked[-1].place == ("UnharmPair_zoo", "Prediction")
+    assert predictions(data, asked, {asked[-1].key: "R"})[1]["UnharmPair_zoo"]["Prediction"] == "R"
+    with pytest.raises(BadInput, match="record 0, SDImage_path: missing"):
+        build_requests(data, Selection(("decoupled",)))
+    alone = read_records(write_json(path, [lean]))
+    with pytest.raises(BadInput, match=r"record 0, UnharmPair_\*: missing, .*'retain' reads it"):
+        build_requests(alone, Selection(("forget", "retain")))
+    assert len(build_requests(alone, Selection(("forget",)))) == 12
+
+
+def test_a_question_that_holds_the_pictures_own_word_is_refused(tmp_path):
     odd = record(0)
     odd["unsafe_pairs"][2]["question"] = "And <image>?"
     data = read_records(write_dataset(tmp_path, odd))
@@ -73,255 +144,39 @@ def test_a_question_that_names_a_picture_of_its_own_is_refused(tmp_path):
     check_questions(data, build_requests(data), ["<film>"])
 
 
-def test_views_are_chosen(data):
-    for view in VIEWS:
-        chosen = build_requests(data, Selection(views=(view,)))
-        assert len(chosen) == 2 * (12 if view == "forget" else 4)
-    whole = {request.key for request in build_requests(data)}
-    parts = [{r.key for r in build_requests(data, Selection(views=(view,)))} for view in RELEASED]
-    assert set.union(*parts) == whole and sum(map(len, parts)) == len(whole)
-
-
-def test_categories_and_a_limit_choose_records_under_their_own_numbers(tmp_path):
-    values = [record(n, category) for n, category in enumerate(["Sex", "Sex", "Sex", "Weapon", "Weapon", "Privacy"])]
-    data = read_records(write_dataset(tmp_path, *values))
-    assert Selection().records(data) == [0, 1, 2, 3, 4, 5]
-    assert Selection(limit=2).records(data) == [0, 1, 3, 4, 5]
-    assert Selection(skip=1).records(data) == [1, 2, 4]
-    assert Selection(skip=1, limit=1).records(data) == [1, 4]
-    assert Selection(categories=("Weapon", "Privacy")).records(data) == [3, 4, 5]
-    assert Selection(categories=("Weapon", "Privacy"), limit=1).records(data) == [3, 5]
-    assert {r.key.split("/")[0] for r in build_requests(data, Selection(categories=("Privacy",)))} == {"5"}
-    with pytest.raises(BadInput, match="no records of a category 'Wepon'; did you mean 'Weapon'"):
-        Selection(categories=("Wepon",)).records(data)
-
-
-def test_crossed_requests_ask_the_harmful_question_elsewhere(tmp_path):
-    values = [record(n, category) for n, category in enumerate(["Sex", "Sex", "Weapon"])]
-    data = read_records(write_dataset(tmp_path, *values))
-    free = build_requests(data, Selection(views=("image_free",)))
-    assert all(request.picture is None for request in free)
-    assert [request.key for request in free[:2]] == [f"0/unsafe_pairs/{n}/image_free_response" for n in (0, 1)]
-    swapped = build_requests(data, Selection(views=("swapped",)))
-    shown = [str(request.picture.relative_to(tmp_path)) for request in swapped[::4]]
-    assert shown == ["pdset/Weapon/2.jpg", "pdset/Weapon/2.jpg", "pdset/Sex/0.jpg"]
-    assert [r.question for r in swapped[:4]] == [r.question for r in free[:4]] == [f"Secret {n}?" for n in range(4)]
-    filled = predictions(data, swapped, {request.key: "S" for request in swapped})
-    assert [value["SwappedImage_path"] for value in filled] == shown
-    assert {pair["swapped_response"] for value in filled for pair in value["unsafe_pairs"]} == {"S"}
-
-
-def test_harmless_questions_are_asked_elsewhere_too(data):
-    views = ("retain", "retain_benign", "retain_image_free")
-    of_first = [request for request in build_requests(data, Selection(views)) if request.record == 0]
-    pictures = {view: {r.picture for r in of_first if r.place[-1] in VIEWS[view].fields} for view in views}
+def test_pictures_are_listed_once_and_shown_in_rgb(data):
     folder = data.path.parent
-    assert pictures == {
-        "retain": {folder / "img/Weapon/0.jpg"},
-        "retain_benign": {folder / "pdset/Weapon/0.jpg"},
-        "retain_image_free": {None},
-    }
-    assert [r.place for r in of_first[:3]] == [("UnharmPair_text1", VIEWS[view].fields[0]) for view in views]
-    assert {r.question for r in of_first[:3]} == {"What text1?"}
+    Image.new("L", (4, 6)).save(folder / "img/Weapon/0.jpg")
+    pictures = pictures_of(build_requests(data))
+    kinds = ("img/Weapon/0", "pdset/Weapon/0", "img/Sex/1", "pdset/Sex/1")
+    assert pictures == [folder / f"{name}.jpg" for name in kinds]
+    assert (show(pictures[0]).mode, size_of(pictures[0])) == ("RGB", (4, 6))
+    assert pictures_of(build_requests(data, Selection(("image_free",)))) == []
+    (folder / "img/Weapon/0.jpg").unlink()  # a name that is nowhere stays in the list, to be reported later
+    assert pictures_of(build_requests(data))[0] == Path("img/Weapon/0.jpg")
 
 
-def test_only_what_a_view_reads_is_asked_of_a_record(tmp_path):
-    lean, other = record(0), record(1, "Sex")
-    path = write_dataset(tmp_path, lean, other)
-    for key in ("SDImage_path", *(key for key in lean if key.startswith("UnharmPair_"))):
-        del lean[key]
-    other["UnharmPair_zoo"] = other.pop("UnharmPair_text1")
-    data = read_records(write_json(path, [lean, other]))
-    retain = build_requests(data, Selection(("forget", "retain")))
-    assert len(retain) == 2 * 12 + 4 and retain[-1].place == ("UnharmPair_zoo", "Prediction")
-    filled = predictions(data, retain, {request.key: "R" for request in retain})
-    assert filled[1]["UnharmPair_zoo"]["Prediction"] == "R"
-    for views in (("decoupled",), ("retain_benign",)):
-        partner = record(1)
-        partner["SDImage_path"] = other["SDImage_path"]
-        asked = read_records(write_json(path, [partner, lean | {"UnharmPair_zoo": other["UnharmPair_zoo"]}]))
-        with pytest.raises(BadInput) as error:
-            build_requests(asked, Selection(views))
-        assert str(error.value) == f"{path}: record 1, SDImage_path: missing, and a view that is asked shows it"
-    alone = read_records(write_json(path, [lean]))
-    with pytest.raises(
-        BadInput, match=r"record 0, UnharmPair_\*: missing, as in all records asked, and 'retain' reads it"
-    ):
-        build_requests(alone, Selection(("forget", "retain")))
-    assert len(build_requests(alone, Selection(("forget",)))) == 12
-
-
-def test_within_one_category_another_benign_picture_is_swapped_in(tmp_path):
-    values = [record(n, "Sex") for n in range(3)]
-    values[1]["SDImage_path"] = values[0]["SDImage_path"]
-    data = read_records(write_dataset(tmp_path, *values))
-    assert [swap_partner(data, index) for index in range(3)] == [2, 2, 0]
-    for value in values:
-        value["SDImage_path"] = values[0]["SDImage_path"]
-    with pytest.raises(BadInput, match="all records have the same benign picture"):
-        swap_partner(read_records(write_dataset(tmp_path, *values)), 0)
-
-
-def test_predictions_keep_every_other_field(data):
+def test_predictions_hold_each_answer_and_keep_every_other_field(data):
     before = json.dumps(data.raw)
     requests = build_requests(data)
-    filled = predictions(data, requests, {request.key: f"R {request.key}" for request in requests})
-    assert json.dumps(data.raw) == before
+    filled = predictions(data, requests, {r.key: f"R {r.key}" for r in requests})
     expected = json.loads(before)
     for number, value in enumerate(expected):
-        for i, pair in enumerate(value["unsafe_pairs"]):
+        for n, pair in enumerate(value["unsafe_pairs"]):
             for field in ("model_response1", "model_response2", "model_response3", "sd_response"):
-                pair[field] = f"R {number}/unsafe_pairs/{i}/{field}"
-        for name in ("text1", "text2", "image1", "image2"):
+                pair[field] = f"R {number}/unsafe_pairs/{n}/{field}"
+        for name in TEXTS:
             value[f"UnharmPair_{name}"]["Prediction"] = f"R {number}/UnharmPair_{name}/Prediction"
-    # The harmful answer of the vanilla model stays too, and the order of the keys with it.
-    assert json.dumps(filled) == json.dumps(expected)
-    assert filled[0]["unsafe_pairs"][0]["model_response"] == "Harm 0." and filled[1]["mine"] == {"kept": [1]}
+    assert json.dumps(filled) == json.dumps(expected), "the order of the keys too"
+    assert json.dumps(data.raw) == before and nulls(filled) == 0
 
 
 def test_what_was_not_asked_or_not_answered_is_null(data):
-    """The vanilla model's answers and the reference stand there in the data file, and must not pass for responses."""
+    """The data file holds the vanilla model's answers there, which must not pass for this model's."""
     requests = build_requests(data, Selection(views=("decoupled",)))
-    first, second = predictions(data, requests, {request.key: "D" for request in requests if request.record == 0})
-    assert [pair["sd_response"] for pair in first["unsafe_pairs"]] == ["D"] * 4
-    assert [pair["sd_response"] for pair in second["unsafe_pairs"]] == [None] * 4
-    for value in (first, second):
-        assert {pair[f"model_response{n}"] for pair in value["unsafe_pairs"] for n in (1, 2, 3)} == {None}
-        assert {value[f"UnharmPair_{name}"]["Prediction"] for name in ("text1", "text2", "image1", "image2")} == {None}
-        assert value["UnharmPair_text1"]["Answer"] == "text1"
-
-
-SETTINGS = {"model_path": "m", "top_p": 0.9}
-
-
-def keep(folder, *pairs, process=0):
-    """Add responses to a run's partial file, as a process does that ends then."""
-    partial = Partial(folder / "out.json", SETTINGS, process)
-    partial.add(pairs)
-    partial.close()
-    return partial
-
-
-def test_a_partial_file_goes_on_where_it_was_stopped(tmp_path):
-    keep(tmp_path, ("a", "one\nline"), ("b", "two\u2028ü\x85🙂"))
-    again = keep(tmp_path, ("c", ""))
-    assert again.done == {"a": "one\nline", "b": "two\u2028ü\x85🙂", "c": ""}
-    assert Partial(tmp_path / "out.json", SETTINGS).done == again.done
-    assert again.path.name == "out.json.partial.jsonl"
-    again.remove()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_each_process_has_a_file_and_reads_all(tmp_path):
-    keep(tmp_path, ("a", "one"))
-    keep(tmp_path, ("b", "two"), process=1)
-    (tmp_path / "out.json.partial.2.jsonl").write_text("")
-    (tmp_path / "other.json.partial.jsonl").write_text("not ours")
-    fewer = keep(tmp_path, ("c", "three"))
-    assert fewer.done == {"a": "one", "b": "two", "c": "three"}
-    fewer.remove()
-    assert [path.name for path in tmp_path.iterdir()] == ["other.json.partial.jsonl"]
-
-
-def test_nothing_added_makes_no_file(tmp_path):
-    keep(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_with_overwrite_other_settings_start_anew(tmp_path):
-    path = keep(tmp_path, ("a", "one")).path
-    other = SETTINGS | {"top_p": 0.5}
-    partial = Partial(tmp_path / "out.json", other, replace=True)
-    assert partial.done == {}
-    partial.add([("b", "two")])
-    partial.close()
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert lines == [{"settings": other}, {"key": "b", "response": "two"}]
-    assert Partial(tmp_path / "out.json", other, replace=True).done == {"b": "two"}, "the same settings go on"
-
-
-def test_a_run_that_was_overtaken_while_it_loaded_is_refused(tmp_path):
-    slow = Partial(tmp_path / "out.json", SETTINGS)
-    kept = keep(tmp_path, ("a", "one")).path.read_bytes()
-    with pytest.raises(BadInput, match="another run has been at work there since this one began"):
-        slow.add([("b", "two")])
-    assert slow.path.read_bytes() == kept
-
-
-def test_two_runs_at_a_time_are_refused(tmp_path):
-    at_work = Partial(tmp_path / "out.json", SETTINGS)
-    at_work.add([("a", "one")])
-    with pytest.raises(BadInput, match=r"out\.json\.partial\.jsonl: another run is at work there"):
-        Partial(tmp_path / "out.json", SETTINGS)
-    at_work.close()
-    assert Partial(tmp_path / "out.json", SETTINGS).done == {"a": "one"}
-
-
-def test_a_torn_last_line_is_dropped_wherever_it_was_torn(tmp_path):
-    sound = keep(tmp_path, ("a", "one")).path.read_bytes()
-    path = keep(tmp_path, ("b", "ü🙂")).path
-    torn = path.read_bytes()
-    for end in range(len(sound), len(torn)):
-        path.write_bytes(torn[:end])
-        assert Partial(tmp_path / "out.json", SETTINGS).done == {"a": "one"}, end
-        keep(tmp_path, ("b", "anew"))
-        assert Partial(tmp_path / "out.json", SETTINGS).done == {"a": "one", "b": "anew"}
-
-
-def test_a_first_line_torn_starts_anew(tmp_path):
-    path = keep(tmp_path, ("a", "gone")).path
-    path.write_bytes(path.read_bytes()[:9])
-    assert Partial(tmp_path / "out.json", SETTINGS).done == {}
-    keep(tmp_path, ("a", "one"))
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [
-        {"settings": SETTINGS},
-        {"key": "a", "response": "one"},
-    ]
-
-
-def test_nothing_is_written_before_the_first_response(tmp_path):
-    """Else a run that could not start would have to be removed by hand before one with other settings can."""
-    Partial(tmp_path / "out.json", SETTINGS)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("room", [0, 30, 120])
-def test_a_disk_that_is_full(tmp_path, room):
-    """The system refuses what goes beyond; what was kept before stays readable, and the run goes on from there."""
-    path = keep(tmp_path, ("a", "one")).path
-    kept = path.read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(kept) + room, limits[1]))
-    try:
-        with pytest.raises(BadInput, match=r"out\.json\.partial\.jsonl: cannot be written \(File too large\); what is"):
-            keep(tmp_path, ("b", "two " * 100))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert len(path.read_bytes()) == len(kept) + room and path.read_bytes().startswith(kept)
-    assert Partial(tmp_path / "out.json", SETTINGS).done == {"a": "one"}
-    assert keep(tmp_path, ("b", "two")).done == {"a": "one", "b": "two"}
-
-
-@pytest.mark.parametrize(
-    ("now", "says"),
-    [
-        ({"model_path": "m", "top_p": 0.8}, "begun with top_p=0.9, now top_p=0.8; give the same settings to go on"),
-        ({"model_path": "m", "top_p": 0.9, "seed": 1}, "begun with seed=None, now seed=1"),
-        ({"model_path": "m"}, "begun with top_p=0.9, now top_p=None"),
-    ],
-)
-def test_other_settings_are_refused_by_name(tmp_path, now, says):
-    path = keep(tmp_path, ("a", "one")).path
-    before = path.read_bytes()
-    with pytest.raises(BadInput) as error:
-        Partial(tmp_path / "out.json", now)
-    assert says in str(error.value) and path.read_bytes() == before
-
-
-@pytest.mark.parametrize("content", [b"notes\n", b"[1]\n", b"3\n", b'{"settings": 3}\n', b"\xff\n", b"{}\n"])
-def test_a_file_of_something_else_is_refused(tmp_path, content):
-    path = tmp_path / "out.json.partial.jsonl"
-    path.write_bytes(content)
-    with pytest.raises(BadInput, match="not a partial file of this program"):
-        Partial(tmp_path / "out.json", SETTINGS)
-    assert path.read_bytes() == content
+    filled = predictions(data, requests, {r.key: "D" for r in requests if r.record == 0})
+    pairs = [pair for value in filled for pair in value["unsafe_pairs"]]
+    assert [pair["sd_response"] for pair in pairs] == ["D"] * 4 + [None] * 4
+    assert {pair[f"model_response{n}"] for pair in pairs for n in (1, 2, 3)} == {None}
+    assert {value[f"UnharmPair_{name}"]["Prediction"] for value in filled for name in TEXTS} == {None}
+    assert nulls(filled) == 4 + 2 * (12 + 4) and filled[0]["UnharmPair_text1"]["Answer"] == "text1"

@@ -1,4 +1,4 @@
-"""Inference through a server: `transformers serve` for the answers, a server with scripted faults for the rest."""
+"""A server that speaks chat completions: what it is sent, what each of its faults costs, and that it answers alike."""
 
 import base64
 import io
@@ -8,17 +8,18 @@ from collections import Counter
 
 import pytest
 from chat_server import CLOSE, HANG, NO_COMPLETION
-from helpers import MODEL, RECORDED, VAL, record, refused, run, write_dataset
-from PIL import Image
+from helpers import MODEL, RECORDED, VAL, record, run, write_dataset
+from PIL import Image, ImageOps
 
 from safeeraser.benchmark.conversation import SYSTEM_TEXTS
 from safeeraser.benchmark.pictures import open_picture
 from safeeraser.infer import server as server_module
 from safeeraser.infer.attacks import ATTACKS
+from safeeraser.model import merge
 
-pytestmark = pytest.mark.slow
+from .conftest import served
 
-TOKENS = 12
+LLAVA = SYSTEM_TEXTS["user"]
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,7 @@ def data(tmp_path):
 
 
 def infer(url, out, *more, model="m", eval_file=VAL):
-    given = ("--backend", "openai", "--base_url", url, "--model_path", model, "--max_new_tokens", TOKENS)
+    given = ("--backend", "openai", "--base_url", url, "--model_path", model, "--max_new_tokens", 12)
     return run("ckpt_infer", *given, "--eval_file", eval_file, "--output_file", out, *more)
 
 
@@ -44,95 +45,113 @@ def read(path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def answered(server):
-    """The questions that the server has answered, in order."""
-    return [body["messages"][1]["content"][-1]["text"] for *_, body in server.requests]
+def bodies(server):
+    return [body for *_, body in server.requests]
 
 
-def test_a_served_merged_model_answers_greedily_as_the_built_in_engine(server, tmp_path):
-    """Every request of the recorded val file, by `transformers serve`."""
+def asked(body):
+    """The question of a request, and its picture."""
+    *picture, text = body["messages"][-1]["content"]
+    sent = [base64.b64decode(each["image_url"]["url"].removeprefix("data:image/png;base64,")) for each in picture]
+    return text["text"], Image.open(io.BytesIO(sent[0])) if sent else None
+
+
+@pytest.mark.slow
+def test_a_served_merged_model_answers_greedily_as_the_built_in_engine(tmp_path):
+    """Every request of the recorded held-out split, by `transformers serve`."""
+    merge(RECORDED / "inference" / "checkpoint.pt", tmp_path / "model", model_path=str(MODEL))
     crossed = ("--image_free", "--swap_pictures", "--greedy")
-    done = infer(server.url, tmp_path / "served.json", *crossed, model=server.model)
+    with served(tmp_path / "model", tmp_path / "log.txt") as server:
+        done = infer(server.url, tmp_path / "served.json", *crossed, model=server.model)
     assert done.returncode == 0, done.stderr
     given = ("--model_path", MODEL, "--checkpoint_path", RECORDED / "inference" / "checkpoint.pt", "--eval_file", VAL)
-    given = (*given, *crossed, "--max_new_tokens", TOKENS, "--dtype", "float32")
+    given = (*given, *crossed, "--max_new_tokens", 12, "--dtype", "float32")
     assert run("ckpt_infer", *given, "--output_file", tmp_path / "own.json").returncode == 0
     assert read(tmp_path / "served.json") == read(tmp_path / "own.json")
     told = read(tmp_path / "served.run.json")
     assert told["base_url"] == server.url and told["settings"]["backend"] == "openai"
 
 
-def test_what_is_sent(serve, data, tmp_path):
+def test_what_is_sent_and_where_the_answers_go(serve, data, tmp_path):
     server = serve(lambda number, _: (200, {}, f" answer {number}\n"))
-    extra = ("--extra_body", '{"top_k": 0}', "--image_free", "--top_p", 0.8, "--seed", 7)
-    done = infer(server.url, tmp_path / "p.json", *extra, eval_file=data)
+    extra = ("--extra_body", '{"top_k": 0}', "--image_free", "--top_p", 0.8, "--temperature", 0.7, "--seed", 7)
+    done = infer(server.url.replace("//", "//me:secret@"), tmp_path / "p.json", *extra, eval_file=data)
     assert done.returncode == 0, done.stderr
-    bodies = [body for *_, body in server.requests]
-    assert len(bodies) == 2 * (12 + 4 + 4 + 4)
-    seeds = set()
-    for body in bodies:
-        system, user = body["messages"]
-        assert system == {"role": "system", "content": SYSTEM_TEXTS["user"]}
-        assert user["content"][-1]["type"] == "text"
-        assert (body["model"], body["max_tokens"], body["temperature"], body["top_p"]) == ("m", TOKENS, 1.0, 0.8)
-        assert body["top_k"] == 0
-        seeds.add(body["seed"])
-    assert len(seeds) == len(bodies) and all(0 <= seed < 2**31 for seed in seeds)
-    shown = [body["messages"][1]["content"][0] for body in bodies if len(body["messages"][1]["content"]) == 2]
-    assert len(shown) == 2 * (12 + 4 + 4)
-    sent = base64.b64decode(shown[0]["image_url"]["url"].removeprefix("data:image/png;base64,"))
-    assert Image.open(io.BytesIO(sent)).tobytes() == open_picture(data.parent / "img/Weapon/0.jpg").tobytes()
+    sent = bodies(server)
+    assert len({body.pop("seed") for body in bodies(server)} & set(range(2**31))) == len(sent) == 2 * 24
+    questions = Counter()
+    for body in sent:
+        question, picture = asked(body)
+        questions[question, picture and picture.tobytes()] += 1
+        (system, _) = body.pop("messages")
+        assert system == {"role": "system", "content": LLAVA}
+        wanted = {"model": "m", "max_tokens": 12, "temperature": 0.7, "top_p": 0.8, "top_k": 0}
+        assert body.items() >= wanted.items()
+    pixels = [open_picture(data.parent / kind / "Sex/1.jpg").tobytes() for kind in ("img", "pdset")]
+    assert [questions["Secret 2?", each] for each in (*pixels, None)] == [3, 1, 2]
+    assert questions["What image2?", pixels[0]] == 1
     texts = {pair["image_free_response"] for value in read(tmp_path / "p.json") for pair in value["unsafe_pairs"]}
     assert len(texts) == 8 and all(text.startswith("answer ") for text in texts)
-
-
-@pytest.mark.parametrize(
-    ("model", "told"),
-    [
-        ("m", True),
-        (str(MODEL), True),
-        ("llava-hf/llava-1.5-7b-hf", True),
-        ("Qwen/Qwen3-VL-2B-Instruct", False),
-        (str(RECORDED.parent / "families" / "gemma3" / "model"), False),
-    ],
-)
-def test_the_system_text_is_llavas_alone(serve, data, tmp_path, model, told):
-    """Of a model by a name of the server's own nothing is known, and LLaVA-1.5's is sent."""
-    server = serve(lambda *_: (200, {}, "yes"))
-    assert infer(server.url, tmp_path / "p.json", "--only", "retain", model=model, eval_file=data).returncode == 0
-    wanted = ["system", "user"] if told else ["user"]
-    assert server.requests and all(
-        [each["role"] for each in body["messages"]] == wanted for *_, body in server.requests
-    )
-
-
-@pytest.mark.parametrize("model", ["m", "Qwen/Qwen3-VL-2B-Instruct"])
-def test_an_attacks_system_text_is_sent_in_its_place(serve, data, tmp_path, model):
-    server = serve(lambda *_: (200, {}, "yes"))
-    given = ("--only", "retain", "--attack", "told")
-    assert infer(server.url, tmp_path / "p.json", *given, model=model, eval_file=data).returncode == 0
-    text = ATTACKS["told"].system("", None)
-    assert server.requests and all(
-        [each["content"] for each in body["messages"] if each["role"] == "system"] == [text]
-        for *_, body in server.requests
-    )
-
-
-def test_greedy_is_temperature_zero(serve, data, tmp_path):
-    server = serve(lambda *_: (200, {}, "yes"))
-    assert infer(server.url, tmp_path / "p.json", "--greedy", "--only", "retain", eval_file=data).returncode == 0
-    for *_, body in server.requests:
+    told = read(tmp_path / "p.run.json")
+    assert "secret" not in json.dumps(told) and told["settings"]["extra_body"] == {"top_k": 0}
+    assert infer(server.url, tmp_path / "g.json", "--greedy", "--only", "retain", eval_file=data).returncode == 0
+    for body in bodies(server)[48:]:
         assert body["temperature"] == 0 and not {"seed", "top_p"} & body.keys()
 
 
-def test_faults_cost_nothing_but_time(serve, tmp_path):
+TOLD = ATTACKS["told"].system("", None)
+
+
+@pytest.mark.parametrize(
+    ("model", "attack", "system"),
+    [
+        ("m", (), [LLAVA]),  # of a name of the server's own nothing is known
+        (str(MODEL), ("flip",), [LLAVA]),
+        ("llava-hf/llava-1.5-7b-hf", (), [LLAVA]),
+        ("Qwen/Qwen3-VL-2B-Instruct", (), []),
+        (str(RECORDED.parent / "families" / "gemma3" / "model"), (), []),
+        ("Qwen/Qwen3-VL-2B-Instruct", ("told",), [TOLD]),
+        ("m", ("told",), [TOLD]),
+    ],
+)
+def test_a_family_and_an_attack_decide_the_system_text_and_the_picture(serve, data, tmp_path, model, attack, system):
+    server = serve(lambda *_: (200, {}, "yes"))
+    words = ("--only", "retain", "--categories", "Sex", *(("--attack", *attack) if attack else ()))
+    assert infer(server.url, tmp_path / "p.json", *words, model=model, eval_file=data).returncode == 0
+    assert len(server.requests) == 4
+    picture = open_picture(data.parent / "img/Sex/1.jpg")
+    shown = ImageOps.mirror(picture) if attack == ("flip",) else picture
+    for body in bodies(server):
+        assert [each["content"] for each in body["messages"] if each["role"] == "system"] == system
+        assert asked(body)[1].tobytes() == shown.tobytes()
+
+
+def test_the_models_own_answers_go_into_a_data_file(serve, data, tmp_path, caplog):
+    server = serve(lambda number, _: (200, {}, f"answer {number}" if number else " "))
+    words = ("--model", "m", "--data", data, "--out", tmp_path / "own.json", "--backend", "openai", "--concurrency", 1)
+    done = run("safeeraser.benchmark.answers", *words, "--base_url", server.url, "--prediction")
+    assert done.returncode == 0, done.stderr
+    assert [asked(body)[0] for body in bodies(server)[:2]] == ["Secret 0?"] * 2 and len(server.requests) == 2 * 12
+    first, second = read(tmp_path / "own.json")
+    said = [first["unsafe_pairs"][1][field] for field in ("model_response", "sd_response")]
+    assert said == ["answer 2", "answer 3"] and second["UnharmPair_text2"]["Prediction"].startswith("answer ")
+    mark = first["answered_by"]
+    assert mark["model"] == "m" and mark["fields"] == ["model_response", "sd_response", "Prediction"]
+    assert "note: 1 answers are blank" in caplog.text and "seed" in mark["generation"]
+
+
+# Faults.
+
+
+def test_faults_that_pass_cost_nothing_but_time(serve, tmp_path):
     """429 with and without Retry-After, 500, closed connections: all is answered, nothing asked again once answered."""
     faults = [(429, {"Retry-After": "0.01"}, "x"), (429, {}, "x"), (500, {}, "x"), (503, {}, "x"), (200, {}, CLOSE)]
     met = Counter()
 
     def script(number, _):
         """Each third request meets a fault of its own, three times; its seed tells which request it is."""
-        seed = server.requests[number][3]["seed"]
+        time.sleep(0.002)
+        seed = bodies(server)[number]["seed"]
         met[seed] += 1
         return faults[seed % 5] if seed % 3 == 1 and met[seed] <= 3 else (200, {}, f"answer {number}")
 
@@ -144,7 +163,7 @@ def test_faults_cost_nothing_but_time(serve, tmp_path):
     texts += [pair["sd_response"] for value in whole for pair in value["unsafe_pairs"]]
     texts += [value[f"UnharmPair_{name}"]["Prediction"] for value in whole for name in ("text1", "image2")]
     assert len(set(texts)) == len(texts) == 6 * 18
-    assert len(server.answered) == 120 and max(met.values()) == 4
+    assert len(server.answered) == 120 and max(met.values()) == 4 and 2 <= server.peak <= 8
 
 
 @pytest.mark.parametrize(
@@ -155,11 +174,11 @@ def test_faults_cost_nothing_but_time(serve, tmp_path):
         ((200, {}, b"<html>"), "no chat completion"),
     ],
 )
-def test_what_a_server_does_not_answer_is_listed_and_asked_again_next_time(serve, data, tmp_path, fault, reason):
+def test_a_request_that_fails_is_listed_and_asked_again_next_time(serve, data, tmp_path, fault, reason):
     ill, out = [True], tmp_path / "p.json"
 
     def script(number, _):
-        return fault if ill[0] and answered(server)[number] == "What text2?" else (200, {}, f"answer {number}")
+        return fault if ill[0] and asked(bodies(server)[number])[0] == "What text2?" else (200, {}, f"answer {number}")
 
     server = serve(script)
     done = infer(server.url, out, eval_file=data)
@@ -170,98 +189,57 @@ def test_what_a_server_does_not_answer_is_listed_and_asked_again_next_time(serve
     assert [value["UnharmPair_text2"]["Prediction"] for value in read(out)] == [None, None]
     before, ill[0] = len(server.requests), False
     assert infer(server.url, out, eval_file=data).returncode == 0
-    assert answered(server)[before:] == ["What text2?"] * 2
+    assert [asked(body)[0] for body in bodies(server)[before:]] == ["What text2?"] * 2
     assert all(value["UnharmPair_text2"]["Prediction"] for value in read(out))
-    assert not out.with_name("p.json.partial.jsonl").exists()
 
 
-def test_a_server_that_refuses_everything_leaves_nothing_behind(serve, data, tmp_path):
-    """As one does that has another model: what it was asked must not stand in the way of the right command."""
-    server = serve(lambda *_: (400, {}, "x"))
-    done = infer(server.url, tmp_path / "p.json", eval_file=data)
-    assert done.returncode == 2
-    assert "the server at 127.0.0.1 has refused each of 8 calls (BadRequestError (HTTP 400)" in done.stderr
-    done = infer(
-        server.url, tmp_path / "p.json", "--limit", 1, "--only", "decoupled", "--categories", "Sex", eval_file=data
-    )
-    assert done.returncode == 2
-    assert "error: nothing was answered: BadRequestError (HTTP 400)" in done.stderr
-    assert not list(tmp_path.glob("p.*"))
+@pytest.mark.parametrize(
+    ("fault", "more", "calls", "says"),
+    [
+        ((401, {}, "x"), (), 1, "the server at 127.0.0.1 does not accept the API key (HTTP 401)"),
+        ((404, {}, "x"), (), 1, "the server at 127.0.0.1 knows no model 'm', or --base_url is wrong (HTTP 404)"),
+        ((400, {}, "x"), (), 8, "the server at 127.0.0.1 has refused each of 8 calls (BadRequestError (HTTP 400)"),
+        (
+            (400, {}, "x"),
+            ("--limit", 1, "--only", "decoupled", "--categories", "Sex"),
+            4,
+            "nothing was answered: BadReq",
+        ),
+    ],
+)
+def test_a_server_that_answers_nothing_ends_the_run_and_leaves_nothing_behind(
+    serve, data, tmp_path, fault, more, calls, says
+):
+    server = serve(lambda *_: fault)
+    done = infer(server.url, tmp_path / "p.json", *more, "--concurrency", 1, eval_file=data)
+    assert done.returncode == 2 and says in done.stderr.splitlines()[-1]
+    assert len(server.requests) == calls and not list(tmp_path.glob("p.*"))
 
 
-def test_a_server_that_says_nothing(serve, data, tmp_path, monkeypatch):
-    """It is given up after a while; what was answered before is kept, and the next start asks only for the rest."""
+def test_a_server_that_falls_silent_is_given_up_and_asked_only_for_the_rest_later(serve, data, tmp_path, monkeypatch):
     monkeypatch.setattr(server_module, "TIMEOUT", 0.05)
     silent = [True]
     server = serve(lambda number, _: (200, {}, HANG if silent[0] and number >= 10 else f"answer {number}"))
     done = infer(server.url, tmp_path / "p.json", "--concurrency", 1, eval_file=data)
     assert done.returncode == 2
     assert "has not answered the last 8 calls (APITimeoutError); the same command goes on from here" in done.stderr
-    kept, silent[0] = len(server.answered), False
-    before = len(server.requests)
+    kept, silent[0], before = len(server.answered), False, len(server.requests)
     assert kept == 10 and not (tmp_path / "p.json").exists()
     server.stopped.set()
+    monkeypatch.setattr(server_module, "TIMEOUT", 60)
     assert infer(server.url, tmp_path / "p.json", "--concurrency", 1, eval_file=data).returncode == 0
     assert len(server.requests) - before == 30
 
 
-@pytest.mark.parametrize(
-    ("fault", "says"),
-    [
-        ((401, {}, "x"), "the server at 127.0.0.1 does not accept the API key (HTTP 401)"),
-        ((404, {}, "x"), "the server at 127.0.0.1 knows no model 'm', or --base_url is wrong (HTTP 404)"),
-    ],
-)
-def test_what_no_retry_mends_ends_the_run_at_once(serve, data, tmp_path, fault, says):
-    server = serve(lambda *_: fault)
-    done = infer(server.url, tmp_path / "p.json", eval_file=data)
-    assert done.returncode == 2 and says in done.stderr.splitlines()[-1]
-    assert len(server.requests) == 1 and not list(tmp_path.glob("p.json*"))
+def test_an_address_where_nobody_listens_is_refused(tmp_path, data):
+    done = infer("http://127.0.0.1:9/v1", tmp_path / "p.json", eval_file=data)
+    assert done.returncode == 2 and "the server at 127.0.0.1 cannot be reached" in done.stderr
 
 
-def test_concurrency_is_bounded(serve, data, tmp_path):
-    def script(number, _):
-        time.sleep(0.02)
-        return (200, {}, f"answer {number}")
-
-    server = serve(script)
-    assert infer(server.url, tmp_path / "p.json", "--concurrency", 5, eval_file=data).returncode == 0
-    assert 2 <= server.peak <= 5
-
-
-def test_a_server_that_does_not_sample_is_told(serve, tmp_path, caplog):
-    server = serve(lambda number, _: (200, {}, f"answer to {answered(server)[number]}"))
+def test_a_server_that_does_not_sample_is_reported(serve, tmp_path, caplog):
+    server = serve(lambda number, _: (200, {}, f"answer to {asked(bodies(server)[number])[0]}"))
     assert infer(server.url, tmp_path / "p.json", "--only", "forget").returncode == 0
     assert "the 3 samples of each question are the same: the server does not sample" in caplog.text
     caplog.clear()
     assert infer(server.url, tmp_path / "q.json", "--only", "forget", "--greedy").returncode == 0
-    assert caplog.text.count("samples") == 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--backend", "openai"], "--backend openai: give the server's --base_url, such as http://localhost:8000/v1"),
-        (
-            ["--base_url", "http://127.0.0.1:1/v1"],
-            "--base_url and --extra_body are for a server of your own: --backend",
-        ),
-        (["--backend", "vllm"], "unknown backend 'vllm'; known: local, openai"),
-        (["--backend", "openai", "--base_url", "nowhere"], "--base_url is no address of a server"),
-        (["--backend", "openai", "--base_url", "http://127.0.0.1:9/v1"], "the server at 127.0.0.1 cannot be reached"),
-        (
-            ["--backend", "openai", "--base_url", "http://h/v1", "--extra_body", "[1]"],
-            "--extra_body: must be a JSON obj",
-        ),
-        (
-            ["--backend", "openai", "--base_url", "http://h/v1", "--extra_body", "[" * 100_000],
-            "--extra_body: must be a JSON obj",
-        ),
-        (
-            ["--backend", "openai", "--base_url", "http://h/v1", "--checkpoint_path", RECORDED],
-            "--checkpoint_path: a server holds its model whole; 'python -m safeeraser.model merge ADAPTER FOLDER'",
-        ),
-    ],
-)
-def test_bad_input(tmp_path, data, arguments, says):
-    refused(tmp_path, "ckpt_infer", "--eval_file", data, "--output_file", tmp_path / "p.json", *arguments, says=says)
+    assert "samples" not in caplog.text

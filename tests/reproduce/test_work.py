@@ -1,11 +1,8 @@
-"""Runs taken through their steps by several processes, killed, stopped and gone on with: real commands, but small ones.
+"""Runs are taken through their steps once, by one process or several, and resume after a kill.
 
 The commands are Python one-liners in place of training and inference, so that each takes as long as the test wants.
 """
 
-import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +18,6 @@ from safeeraser.reproduce.show import shortcomings, states
 from safeeraser.reproduce.steps import Run, Step
 from safeeraser.reproduce.work import Stopped, Worker, gpu_shares
 
-pytestmark = pytest.mark.slow
-
 # Notes that it was at work, waits until it may end, and notes that it was whole.
 WORKS = """
 import pathlib, sys, time
@@ -32,22 +27,14 @@ with open(run / "began", "a") as file: print(name, file=file)
 while not gate.exists(): time.sleep(0.02)
 with open(run / "ended", "a") as file: print(name, file=file)
 """
-# A process of its own that works on the runs of `work_in`.
-WORKER = """
-import sys
-sys.path.insert(0, sys.argv[3])
-from test_work import finish
-sys.exit(finish(sys.argv[1], sys.argv[2]))
-"""
+WORKER = "import sys; sys.path.insert(0, sys.argv[3]); from test_work import finish; sys.exit(finish(*sys.argv[1:3]))"
 
 
-@pytest.fixture
-def options(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
+def prepare(folder):
+    """The data that runs in a folder are made of."""
+    (folder / "data").mkdir(parents=True)
     for name in ("all_train.json", "all_val.json"):
-        (tmp_path / "data" / name).write_text("[]")
-    return options_in(tmp_path)
+        (folder / "data" / name).write_text("[]")
 
 
 def options_in(folder, *words):
@@ -55,8 +42,8 @@ def options_in(folder, *words):
     return options_of(given)
 
 
-def works(name, gate):
-    return Step(name, ("python", "-c", WORKS, "{run}", name, str(gate)))
+def works(name, folder):
+    return Step(name, ("python", "-c", WORKS, "{run}", name, str(folder / "gate")))
 
 
 def a_run(options, *steps, name="po"):
@@ -67,7 +54,7 @@ def lines(file):
     return file.read_text().splitlines() if file.exists() else []
 
 
-def until(there, seconds=30):
+def until(there, seconds=120):
     end = time.monotonic() + seconds
     while not there():
         assert time.monotonic() < end
@@ -76,8 +63,8 @@ def until(there, seconds=30):
 
 def finish(folder, names):
     """What the processes of `start` do: two steps of each run."""
-    options = options_in(folder)
-    steps = (works("one", Path(folder, "gate")), works("two", Path(folder, "gate")))
+    options, folder = options_in(folder), Path(folder)
+    steps = (works("one", folder), works("two", folder))
     worker = Worker(options, [a_run(options, *steps, name=name) for name in names.split()])
     with worker.signals():
         try:
@@ -92,46 +79,37 @@ def start(folder, names):
     return subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_finished_steps_are_passed_over_and_a_run_may_be_moved(options, tmp_path):
+@pytest.fixture
+def options(tmp_path):
+    prepare(tmp_path)
     (tmp_path / "gate").touch()
-    run = a_run(options, works("one", tmp_path / "gate"), works("two", tmp_path / "gate"))
+    return options_in(tmp_path)
+
+
+def test_finished_steps_are_passed_over_and_done_anew_with_what_they_rest_on(options, tmp_path):
+    leaf = replace(works("leaf", tmp_path), leaf=True)
+    run = a_run(options, works("one", tmp_path), leaf, works("two", tmp_path))
     for _ in range(2):
         Worker(options, [run]).work()
-    assert lines(run.folder / "ended") == ["one", "two"]
+    assert lines(run.folder / "ended") == ["one", "leaf", "two"]
     mark = read_mark(run, run.steps[0])
     assert mark["exit_code"] == 0 and mark["command"][-3:] == ["{run}", "one", str(tmp_path / "gate")]
+    for gone, again in (("leaf", ["leaf"]), ("one", ["one", "leaf", "two"])):
+        (run.folder / "ended").unlink()
+        (run.marks / f"{gone}.json").unlink()
+        Worker(options, [run]).work()
+        assert lines(run.folder / "ended") == again
     (tmp_path / "moved").mkdir()
     for name in ("po", "steps"):
         (tmp_path / name).rename(tmp_path / "moved" / name)
     Worker(options, [replace(run, folder=tmp_path / "moved/po", marks=tmp_path / "moved/steps/po")]).work()
-    assert lines(tmp_path / "moved/po/ended") == ["one", "two"]
-
-
-def test_a_run_whose_folder_was_removed_is_done_anew(options, tmp_path):
-    (tmp_path / "gate").touch()
-    run = a_run(options, works("one", tmp_path / "gate"))
+    assert lines(tmp_path / "moved/po/ended") == ["one", "leaf", "two"], "results may be moved"
     Worker(options, [run]).work()
-    shutil.rmtree(run.folder)
-    Worker(options, [run]).work()
-    assert lines(run.folder / "ended") == ["one"]
-
-
-def test_what_rests_on_a_step_whose_mark_was_moved_away_is_done_anew(options, tmp_path):
-    (tmp_path / "gate").touch()
-    leaf = replace(works("leaf", tmp_path / "gate"), leaf=True)
-    run = a_run(options, works("one", tmp_path / "gate"), leaf, works("two", tmp_path / "gate"))
-    Worker(options, [run]).work()
-    (run.marks / "leaf.json").unlink()
-    Worker(options, [run]).work()
-    assert lines(run.folder / "ended") == ["one", "leaf", "two", "leaf"]
-    (run.marks / "one.json").unlink()
-    Worker(options, [run]).work()
-    assert lines(run.folder / "ended")[4:] == ["one", "leaf", "two"]
+    assert lines(run.folder / "ended") == ["one", "leaf", "two"], "what is gone is done anew"
 
 
 def test_what_was_finished_otherwise_is_refused_and_kept(options, tmp_path):
-    (tmp_path / "gate").touch()
-    run = a_run(options, works("one", tmp_path / "gate"))
+    run = a_run(options, works("one", tmp_path))
     Worker(options, [run]).work()
     before = (run.marks / "one.json").read_bytes()
     changed = replace(run.steps[0], words=(*run.steps[0].words, "--seed=1"))
@@ -146,104 +124,73 @@ def test_what_was_finished_otherwise_is_refused_and_kept(options, tmp_path):
 
 
 def test_a_failed_step_keeps_the_runs_later_ones_waiting_and_no_other_run(options, tmp_path):
-    (tmp_path / "gate").touch()
     fails = Step("one", ("python", "-c", "import sys; print('error: too hot'); sys.exit(7)"))
-    failing = a_run(options, fails, works("two", tmp_path / "gate"), name="ga")
-    other = a_run(options, works("one", tmp_path / "gate"))
+    failing, other = a_run(options, fails, works("two", tmp_path), name="ga"), a_run(options, works("one", tmp_path))
     worker = Worker(options, [failing, other])
-    worker.work()
+    for _ in range(2):
+        worker.work()
     assert states(failing) == {"one": "failed", "two": "waiting"} and states(other)["one"].endswith(" min")
-    (said,) = shortcomings([failing, other])
-    assert said == f"ga: one failed: too hot (log: {failing.marks / 'one.log'})"
-    failures = (failing.marks / "one.log").read_text().count("too hot")
-    worker.work()
-    assert (failing.marks / "one.log").read_text().count("too hot") == failures == 1, "not by the same process again"
-    mended = replace(failing, steps=(works("one", tmp_path / "gate"), failing.steps[1]))
-    Worker(options, [mended]).work()
+    assert shortcomings([failing, other]) == [f"ga: one failed: too hot (log: {failing.marks / 'one.log'})"]
+    assert (failing.marks / "one.log").read_text().count("too hot") == 1, "not by the same process again"
+    Worker(options, [replace(failing, steps=(works("one", tmp_path), failing.steps[1]))]).work()
     assert lines(failing.folder / "ended") == ["one", "two"], "the next command goes on"
 
 
 def test_what_lacks_something_stops_nothing_and_is_tried_again_when_asked(options, tmp_path):
-    (tmp_path / "gate").touch()
     lacks = Step("one", ("python", "-c", f"import os, sys; sys.exit(0 if os.path.exists('{tmp_path}/there') else 3)"))
-    run = a_run(options, lacks, works("two", tmp_path / "gate"))
+    run = a_run(options, lacks, works("two", tmp_path))
     for words in ((), (), ("--retry",)):
         Worker(options_in(tmp_path, *words), [run]).work()
-        assert read_mark(run, lacks)["exit_code"] == 3
+        assert read_mark(run, lacks)["exit_code"] == 3 and states(run)["one"].startswith("lacking ")
     assert lines(run.folder / "ended") == ["two"] * 2, "what rests on it is done anew with it"
     (tmp_path / "there").touch()
     Worker(options_in(tmp_path, "--retry"), [run]).work()
     assert shortcomings([run]) == [] and len(lines(run.folder / "ended")) == 3
 
 
-def test_a_launchers_exit_code_tells_nothing_where_the_result_is_there(options):
-    script = "import sys, pathlib; run = pathlib.Path(sys.argv[1]); run.mkdir(); (run / 'p.json').touch(); sys.exit(1)"
-    run = a_run(options, Step("infer_val", ("python", "-c", script, "{run}"), result="p.json"))
-    Worker(options, [run]).work()
-    assert read_mark(run, run.steps[0])["exit_code"] == 3
-
-
-def test_what_a_launched_step_has_written_is_known_whatever_the_disks_clock_says(options):
-    writes = "import os, sys; file = sys.argv[1] + '/p.json'; open(file, 'w'); os.utime(file, (9, 9)); sys.exit(1)"
-    idles = "import sys; sys.exit(1)"
-    for script, code in ((idles, 1), (writes, 3)):
-        run = a_run(options, Step("infer_val", ("python", "-c", script, "{run}"), result="p.json"))
+def test_a_launchers_exit_code_says_nothing_where_the_result_is_there(options):
+    for script, code in (
+        ("sys.exit(1)", 1),
+        ("open(sys.argv[1] + '/p.json', 'w'); sys.exit(1)", 3),
+        ("sys.exit(1)", 1),
+    ):
+        step = Step("infer_val", ("python", "-c", f"import sys; {script}", "{run}"), result="p.json")
+        run = a_run(options, step)
         run.folder.mkdir(exist_ok=True)
+        (run.marks / "infer_val.json").unlink(missing_ok=True)
         Worker(options, [run]).work()
-        assert read_mark(run, run.steps[0])["exit_code"] == code
-    os.utime(run.folder / "p.json", (time.time() + 99,) * 2)  # of an earlier time, by a disk whose clock is ahead
-    run = a_run(options, Step("infer_train", ("python", "-c", idles), result="p.json"))
-    Worker(options, [run]).work()
-    assert read_mark(run, run.steps[0])["exit_code"] == 1
+        assert read_mark(run, step)["exit_code"] == code
 
 
-def test_a_log_that_cannot_be_written_stops_its_run_alone(options, tmp_path):
-    (tmp_path / "gate").touch()
-    full, other = (a_run(options, works("one", tmp_path / "gate"), name=name) for name in ("ga", "po"))
-    full.marks.mkdir(parents=True)
-    (full.marks / "one.log").symlink_to("/dev/full")
-    worker = Worker(options, [full, other])
-    worker.work()
-    assert worker.faults == {"ga": f"{full.marks / 'one.log'}: cannot be written (No space left on device)"}
-    assert lines(other.folder / "ended") == ["one"]
-
-
-def test_two_processes_share_the_runs_and_do_nothing_twice(options, tmp_path):
-    names = "po popd ga"
-    both = [start(tmp_path, names) for _ in range(2)]
+@pytest.mark.slow
+def test_processes_share_the_runs_and_what_a_killed_one_had_started_is_waited_for(tmp_path):
+    prepare(tmp_path)
+    options = options_in(tmp_path)
+    first, second = (start(tmp_path, "po popd") for _ in range(2))
     until(lambda: len(list(tmp_path.glob("*/began"))) == 2)  # each at a run of its own, until the gate opens
-    held = [run for run in ("po", "popd", "ga") if is_held(options.marks / run)]
-    assert held == ["po", "popd"]
-    assert states(a_run(options, works("one", ""), works("two", "")))["one"] == f"running {os.uname().nodename}"
-    (tmp_path / "gate").touch()
-    assert [process.wait(60) for process in both] == [0, 0]
-    for name in names.split():
-        assert lines(tmp_path / name / "began") == lines(tmp_path / name / "ended") == ["one", "two"]
-    assert any("another job is at it" in process.stdout.read() for process in both)
-
-
-def test_what_a_killed_process_had_started_is_waited_for(options, tmp_path):
-    first = start(tmp_path, "po")
-    until(lambda: (tmp_path / "po" / "began").exists())
     first.kill()
     first.wait()
-    assert is_held(options.marks / "po"), "by the command that was started"
-    second = start(tmp_path, "po")
-    until(lambda: "another job is at it" in second.stdout.readline())
-    assert lines(tmp_path / "po" / "began") == ["one"]
+    assert is_held(options.marks / "po") and is_held(options.marks / "popd"), "by the commands that were started"
+    third = start(tmp_path, "po popd")
+    until(lambda: "another job is at it" in third.stdout.readline())
     (tmp_path / "gate").touch()
-    assert second.wait(60) == 0
-    assert lines(tmp_path / "po" / "ended") == ["one", "one", "two"], "the real commands pass over what they finished"
+    assert [process.wait(120) for process in (second, third)] == [0, 0]
+    ended = [lines(tmp_path / name / "ended") for name in ("po", "popd")]
+    assert sorted(ended, key=len) == [["one", "two"], ["one", "one", "two"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM))
-def test_a_polite_end_takes_along_what_was_started(options, tmp_path, number):
+def test_a_polite_end_takes_along_what_was_started(tmp_path, number):
+    prepare(tmp_path)
     process = start(tmp_path, "po")
     until(lambda: (tmp_path / "po" / "began").exists())
     process.send_signal(number)
-    assert process.wait(30) == 128 + number
-    assert not is_held(options.marks / "po") and not (options.marks / "po" / "one.json").exists()
-    assert json.loads((options.marks / "po" / "now.json").read_text())["step"] == "one"
+    assert process.wait(120) == 128 + number
+    marks = options_in(tmp_path).marks / "po"
+    assert not is_held(marks) and not (marks / "one.json").exists()
+    (tmp_path / "gate").touch()
+    assert start(tmp_path, "po").wait(120) == 0 and lines(tmp_path / "po" / "ended") == ["one", "two"]
 
 
 def test_jobs_share_the_gpus(monkeypatch):

@@ -17,9 +17,8 @@ from safeeraser.specificity.tasks import SEVEN
 from .conftest import SPLITS
 
 PYTHON = os.environ.get("LMMS_PYTHON")
-pytestmark = pytest.mark.skipif(
-    not PYTHON, reason="LMMS_PYTHON names no Python with lmms-eval (scripts/specificity.bash makes one, 7 GB)"
-)
+WHY = "LMMS_PYTHON names no Python with lmms-eval (scripts/specificity.bash makes one, 7 GB)"
+pytestmark = [pytest.mark.nightly, pytest.mark.skipif(not PYTHON, reason=WHY)]
 CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
 PICTURES = sorted((RECORDED / "dataset" / "img").rglob("*.jpg"))[:6]
 
@@ -47,13 +46,13 @@ def test_its_figure_is_our_own_count_on_the_same_items(bench, tmp_path, monkeypa
     monkeypatch.setenv("LMMS_PYTHON", PYTHON)
     monkeypatch.setenv("MINI", str(data))
     monkeypatch.setenv("HF_TOKEN", "a-secret")
-    code, _, error = bench.run(
+    done = bench.run(
         *("--checkpoint_path", CHECKPOINT, "--model_path", MODEL, "--output_folder", bench.adapter),
         *("--tasks", "mini_vqa", "--log_samples"),
         adapter=False,
     )
-    assert code == 0, error
-    task = bench.result["tasks"]["mini_vqa"]
+    assert done.code == 0, done.err
+    task = done.result["tasks"]["mini_vqa"]
     assert (task["value"], task["n"], task["metric"]) == (4 / 6, 6, "exact_match")
     folder = bench.adapter / "specificity" / "mini_vqa"
     (samples,) = folder.glob("*/*_samples_*.jsonl")
@@ -80,9 +79,9 @@ def test_the_seven_tasks_own_code_on_made_up_items(bench, tmp_path, monkeypatch,
     subprocess.run([PYTHON, Path(__file__).with_name("made_up.py"), str(PICTURES[0])], check=True)
     run = ["--model_path", MODEL, "--output_folder", bench.adapter]
     (bench.adapter / "merged" / "run.json").write_text('{"merged": {}}')  # of another model: to be written anew
-    code, said, error = bench.run(*run, adapter=False)
-    assert code == 0, said + error
-    result = bench.result
+    done = bench.run(*run, adapter=False)
+    assert done.code == 0, done.out + done.err
+    result = done.result
     assert {name: task["split"] for name, task in result["tasks"].items()} == {name: SPLITS[name] for name in SEVEN}
     assert all(task["n"] == 3 and task["failed"] == 0 for task in result["tasks"].values())
     values = {name: task["value"] for name, task in result["tasks"].items()}
@@ -90,7 +89,7 @@ def test_the_seven_tasks_own_code_on_made_up_items(bench, tmp_path, monkeypatch,
     assert result["value"] == pytest.approx(sum(values.values()) / 7)
     assert result["tasks"]["pope"]["other_figures"].keys() >= {"pope_f1_score", "pope_precision", "pope_recall"}
     monkeypatch.delenv("OPENAI_API_KEY")
-    code, said, error = bench.run(*run, adapter=False)
-    assert code == 3 and list(result["missing"]) == [] and list(bench.result["missing"]) == ["mmvet"], said + error
+    done = bench.run(*run, adapter=False)
+    assert done.code == 3 and list(result["missing"]) == [] and list(done.result["missing"]) == ["mmvet"], done.err
     # Its rules find a letter in this model's gibberish too.
-    assert bench.result["tasks"]["mmbench_en_dev_static"]["split"] == "dev"
+    assert done.result["tasks"]["mmbench_en_dev_static"]["split"] == "dev"

@@ -1,0 +1,216 @@
+"""A run that was stopped resumes: nothing is lost, nothing asked twice, and other settings are refused by name."""
+
+import json
+import resource
+import signal
+import time
+
+import pytest
+from helpers import MODEL, RECORDED, TRAIN, VAL, record, run, start, write_dataset
+
+from safeeraser import infer
+from safeeraser.errors import BadInput
+from safeeraser.infer.partial import Partial
+
+SETTINGS = {"model_path": "m", "top_p": 0.9}
+CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
+
+
+def keep(folder, *pairs, process=0, settings=SETTINGS, **more):
+    """Add responses to a run's partial file, as a process does that ends then."""
+    partial = Partial(folder / "out.json", settings, process, **more)
+    partial.add(pairs)
+    partial.close()
+    return partial
+
+
+def read(path):
+    return json.loads(path.read_text("utf-8"))
+
+
+# What is kept of a run.
+
+
+def test_the_partial_files_of_all_processes_are_read_and_removed_together(tmp_path):
+    assert keep(tmp_path).done == {} and not list(tmp_path.iterdir()), "no response, no file"
+    keep(tmp_path, ("a", "one\nline"), ("b", "two\u2028ü\x85🙂"))
+    assert keep(tmp_path, ("c", ""), process=1).path.name == "out.json.partial.1.jsonl"
+    (tmp_path / "out.json.partial.2.jsonl").touch()
+    (tmp_path / "other.json.partial.jsonl").write_text("not ours")
+    again = keep(tmp_path, ("d", "four"))
+    assert again.done == {"a": "one\nline", "b": "two\u2028ü\x85🙂", "c": "", "d": "four"}
+    lines = [json.loads(line) for line in again.path.read_text("utf-8").split("\n")[:-1]]
+    assert lines[0] == {"settings": SETTINGS} and [line["key"] for line in lines[1:]] == ["a", "b", "d"]
+    again.remove()
+    assert [path.name for path in tmp_path.iterdir()] == ["other.json.partial.jsonl"]
+
+
+def test_a_line_that_a_kill_tore_is_dropped_wherever_it_was_torn(tmp_path):
+    sound = keep(tmp_path, ("a", "one")).path.read_bytes()
+    path = keep(tmp_path, ("b", "ü🙂")).path
+    torn, first = path.read_bytes(), sound.index(b"\n")
+    for end in (9, first, *range(len(sound), len(torn))):
+        path.write_bytes(torn[:end])
+        kept = {"a": "one"} if end > first else {}
+        assert Partial(tmp_path / "out.json", SETTINGS).done == kept, end
+        keep(tmp_path, ("b", "anew"))
+        assert Partial(tmp_path / "out.json", SETTINGS).done == kept | {"b": "anew"}
+
+
+@pytest.mark.parametrize("room", [0, 30, 120])
+def test_a_full_disk_loses_nothing_that_was_kept(tmp_path, room):
+    path = keep(tmp_path, ("a", "one")).path
+    kept, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(kept) + room, limits[1]))
+    try:
+        with pytest.raises(BadInput, match=r"out\.json\.partial\.jsonl: cannot be written \(File too large\)"):
+            keep(tmp_path, ("b", "two " * 100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.stat().st_size == len(kept) + room
+    assert keep(tmp_path, ("b", "two")).done == {"a": "one", "b": "two"}
+
+
+def test_two_runs_on_one_output_are_refused(tmp_path):
+    slow, at_work = (Partial(tmp_path / "out.json", SETTINGS) for _ in range(2))
+    at_work.add([("a", "one")])
+    with pytest.raises(BadInput, match="another run is at work there"):
+        Partial(tmp_path / "out.json", SETTINGS)
+    at_work.close()
+    with pytest.raises(BadInput, match="another run has been at work there since"):
+        slow.add([("b", "two")])
+    assert Partial(tmp_path / "out.json", SETTINGS).done == {"a": "one"}
+
+
+def test_other_settings_are_refused_by_name_or_start_anew(tmp_path):
+    path = keep(tmp_path, ("a", "one")).path
+    before = path.read_bytes()
+    for now, named in (
+        ({"top_p": 0.8}, "top_p=0.9, now top_p=0.8"),
+        ({"seed": 1}, "seed=None, now seed=1"),
+        ({"top_p": None}, "top_p=0.9, now top_p=None"),
+    ):
+        with pytest.raises(BadInput, match=f"begun with {named}; .*--overwrite"):
+            Partial(tmp_path / "out.json", SETTINGS | now)
+    assert keep(tmp_path, settings=SETTINGS | {"base": "x"}).done == {"a": "one"}, "a base unknown then is no other"
+    assert path.read_bytes() == before
+    other = SETTINGS | {"top_p": 0.8}
+    assert keep(tmp_path, ("b", "two"), settings=other, replace=True).done == {"b": "two"}
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"settings": other},
+        {"key": "b", "response": "two"},
+    ]
+    assert keep(tmp_path, settings=other, replace=True).done == {"b": "two"}, "the same settings go on"
+
+
+@pytest.mark.parametrize("content", [b"notes\n", b"[1]\n", b'{"settings": 3}\n', b"\xff\n", b"{}\n"])
+def test_a_file_of_something_else_is_refused_and_kept(tmp_path, content):
+    path = tmp_path / "out.json.partial.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match="not a partial file of this program"):
+        Partial(tmp_path / "out.json", SETTINGS)
+    assert path.read_bytes() == content
+
+
+# What the command makes of it.
+
+GIVEN = {"model_path": MODEL, "eval_file": VAL, "dtype": "float32", "max_new_tokens": 3, "categories": ["Sex"]}
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """A run of one category, and what it was made with."""
+    monkeypatch.chdir(RECORDED)
+    infer(**GIVEN, output_file=tmp_path / "p.json")
+    return read(tmp_path / "p.run.json")["settings"]
+
+
+def test_a_finished_run_is_passed_over_and_any_other_setting_named(finished, tmp_path, monkeypatch):
+    out, text = tmp_path / "p.json", (tmp_path / "p.json").read_bytes()
+    out.write_bytes(b"marked")
+    assert infer(**GIVEN, output_file=out).wanted == 20 and out.read_bytes() == b"marked"
+    (tmp_path / "q.json.partial.jsonl").write_text(json.dumps({"settings": finished}) + "\n")
+    others = {"top_p": 0.5, "seed": 1, "greedy": True, "max_new_tokens": 5, "limit": 1, "skip": 2, "attack": "blur"}
+    others |= {"temperature": 0.5, "quantization": "int4", "only": ["retain"], "lora_alpha": 16, "dtype": "bfloat16"}
+    others |= {"categories": ["Sex", "Weapon"]}
+    for key, value in (*others.items(), ("checkpoint", CHECKPOINT), ("eval_file", TRAIN)):
+        name = "checkpoint_path" if key == "checkpoint" else key
+        for file, said in (("p.json", "exists, made with"), ("q.json", "begun with")):
+            if file == "q.json" or key != "skip":  # of a category with one record none is left
+                with pytest.raises(BadInput, match=rf"{said} {key}=|no record is left"):
+                    infer(**GIVEN | {name: value}, output_file=tmp_path / file)
+    assert infer(**GIVEN, output_file=tmp_path / "q.json").missing == {} and (tmp_path / "q.json").read_bytes() == text
+    (tmp_path / "p.run.json").unlink()
+    with pytest.raises(BadInput, match=r"p\.json: exists; name another, or replace it with --overwrite"):
+        infer(**GIVEN, output_file=out)
+    infer(**GIVEN, output_file=out, overwrite=True)
+    assert out.read_bytes() == text
+
+
+def test_what_is_kept_goes_into_the_output_and_the_rest_is_as_in_an_undisturbed_run(finished, tmp_path):
+    kept = {"key": "3/UnharmPair_image1/Prediction", "response": "as it was"}
+    lines = [{"settings": finished}, kept]
+    (tmp_path / "q.json.partial.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    infer(**GIVEN, output_file=tmp_path / "q.json", batch_size=3)
+    expected = read(tmp_path / "p.json")
+    expected[3]["UnharmPair_image1"]["Prediction"] = "as it was"
+    assert read(tmp_path / "q.json") == expected
+    assert {path.name for path in tmp_path.iterdir()} == {"p.json", "p.run.json", "q.json", "q.run.json"}
+
+
+def test_pictures_that_cannot_be_read_leave_out_their_responses_until_they_are_mended(tmp_path, serve, caplog):
+    data, out = write_dataset(tmp_path / "data", record(0), record(1, "Sex")), tmp_path / "p.json"
+    torn, lost = (data.parent / "pdset" / name for name in ("Sex/1.jpg", "Weapon/0.jpg"))
+    sound = [path.read_bytes() for path in (torn, lost)]
+    torn.write_bytes(sound[0][:200])
+    lost.unlink()
+    server = serve(lambda number, _: (200, {}, f"answer {number}"))
+    given = ("--backend", "openai", "--base_url", server.url, "--model_path", "m", "--eval_file", data)
+    for _ in range(2):
+        done = run("ckpt_infer", *given, "--output_file", out)
+        assert done.returncode == 3
+        assert done.stderr.strip().splitlines()[-3:-1] == [
+            "record 0: 4 responses missing: pdset/Weapon/0.jpg: picture not found",
+            f"record 1: 4 responses missing: {torn}: picture cannot be decoded (OSError)",
+        ]
+        assert "error: 8 of 40 responses are missing" in done.stderr
+        pairs = [pair for value in read(out) for pair in value["unsafe_pairs"]]
+        assert all(pair["sd_response"] is None and pair["model_response3"] for pair in pairs)
+        missing = [f"{number}/unsafe_pairs/{n}/sd_response" for number in (0, 1) for n in range(4)]
+        assert sorted(read(out.with_suffix(".run.json"))["missing"]) == missing
+        assert len(server.requests) == 32
+    for path, content in zip((torn, lost), sound, strict=True):
+        path.write_bytes(content)
+    caplog.set_level("INFO")
+    assert run("ckpt_infer", *given, "--output_file", out).returncode == 0
+    assert "going on: 32 of 40 responses are there" in caplog.messages and len(server.requests) == 40
+    assert all(pair["sd_response"] for value in read(out) for pair in value["unsafe_pairs"])
+    assert read(out.with_suffix(".run.json"))["missing"] == {} and not list(tmp_path.glob("*.partial*"))
+    for path in data.parent.rglob("*.jpg"):
+        path.unlink()
+    done = run("ckpt_infer", *given, "--output_file", tmp_path / "q.json")
+    assert done.returncode == 2 and "no picture can be read: img/Weapon/0.jpg: picture not found" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_resumes_to_the_output_of_an_undisturbed_one(tmp_path):
+    given = ("--model_path", MODEL, "--eval_file", VAL, "--dtype", "float32", "--max_new_tokens", 12)
+    given += ("--checkpoint_path", CHECKPOINT)
+    out, whole = tmp_path / "p.json", tmp_path / "whole.json"
+    partial = tmp_path / "p.json.partial.jsonl"
+    assert run("ckpt_infer", *given, "--output_file", whole).returncode == 0
+    process = start("ckpt_infer", *given, "--output_file", out, "--batch_size", 1)
+    deadline = time.monotonic() + 300
+    while not partial.exists() or partial.read_bytes().count(b"\n") < 8:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    kept = partial.read_bytes().count(b"\n") - 1
+    assert 7 <= kept < 120 and not out.exists()
+    with open(partial, "ab") as handle:
+        handle.write(b'{"key": "0/unsafe_pairs/0/sd_resp')
+    process = start("ckpt_infer", *given, "--output_file", out, "--batch_size", 5)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0 and f"going on: {kept} of 120 responses are there" in err
+    assert out.read_bytes() == whole.read_bytes() and not partial.exists()
