@@ -29,7 +29,7 @@ def one(tmp_path_factory):
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, one):
     """Gives the folder with an engine's runs, by their names; they are trained when first asked for."""
-    folders, series = {}, Path(__file__).with_name("series.py")
+    folders, ended, series = {}, {}, Path(__file__).with_name("series.py")
     forks = start("", sys.executable, str(series), PET_START_METHOD="fork", PET_RUN_PATH="1")
     stand_in = {"GPU_ENGINES_ON_CPUS": str(ROOT / "benchmarks" / "gpu_engines_on_cpus" / "sitecustomize.py")}
 
@@ -46,7 +46,8 @@ def trained(tmp_path_factory, one):
             }
             given |= {"runs": str(folder / "runs.json"), "log": str(folder / "log")}
             print(json.dumps(given), file=forks.stdin, flush=True)
-            assert forks.stdout.readline().strip() == "0", (folder / "log").read_text()[-4000:]
+            ended[engine] = forks.stdout.readline().strip()
+        assert ended[engine] == "0", (folders[engine] / "log").read_text()[-4000:]
         return folders[engine]
 
     yield train

@@ -37,8 +37,9 @@ BOTH = (*DUAL, "pd={at_most: 8, rate: 0.25}", "max_train_steps=3")
 MASK = (*TWO, "init_adapter={start}", "lr=0.01", "weight_decay=0.5", "mask={top:0.3,items:4}")
 STOPPED = ("warmup_ratio=0", "max_grad_norm=0", "lr=0.02", "stop.forget_loss=9", "save_steps=1", "save_total_limit=9")
 # All that a checkpoint must hold: weights that follow losses, a mean, sines, bounds, random numbers, probes.
-STATE = (*EAGER, *DUAL, "step=average", "step.last=0.75", "projector=sine", "LoRA.dropout=0.1", "stop.forget_loss=99")
-STATE += ("probe_every=3", "probe.prompts=2", "probe.max_new_tokens=4", "save_steps=2", "max_train_steps=4")
+SINES = ("projector=sine", "LoRA.dropout=0.1", "stop.forget_loss=99", "probe_every=3", "probe.prompts=2")
+SINES = (*EAGER, *SINES, "probe.max_new_tokens=4", "save_steps=2", "max_train_steps=4")
+STATE = (*SINES, *DUAL, "step=average", "step.last=0.75")
 NARROW = ("init_adapter=null", "max_train_steps=6")
 DROPPED = ("init_adapter=null", "max_train_steps=3", "LoRA.dropout=0.1")
 MOVED = (*EAGER, "max_train_steps=4")
@@ -65,8 +66,10 @@ RUNS = {
     "smooth": (WHOLE_WEIGHTS, 4, "klpd", (*EAGER, *SGD, "step=smooth", "step.std=0.005")),
     "average": (CPUS, 4, "klpd", (*EAGER, *SGD, "step=average", "step.last=1.0")),
     "stopped": ((*CPUS, SHARDED), 4, "ga", STOPPED),
-    "whole": ((*CPUS, "fsdp2"), 4, "npo+pd", STATE),
-    "gone_on": ((*CPUS, "fsdp2"), 4, "npo+pd", (*STATE, "resume_from_checkpoint={folder}/whole/checkpoint-2")),
+    "whole": (CPUS, 4, "npo+pd", STATE),
+    "gone_on": (CPUS, 4, "npo+pd", (*STATE, "resume_from_checkpoint={folder}/whole/checkpoint-2")),
+    "sines": (("fsdp2",), 4, "klpd", SINES),
+    "sines_on": (("fsdp2",), 4, "klpd", (*SINES, "resume_from_checkpoint={folder}/sines/checkpoint-2")),
     "bfloat16": (tuple(GPUS), 4, "klpd", NARROW),
     "kept": (tuple(GPUS), 4, "gdpd", DROPPED),
     "redrawn": (tuple(GPUS), 4, "gdpd", (*DROPPED, "gradient_checkpointing=true")),
@@ -155,9 +158,8 @@ def assert_stopped(folder):
     assert farthest(folder, folder / f"checkpoint-{good}") == 0 < farthest(folder, folder / f"checkpoint-{good + 1}")
 
 
-def assert_gone_on(folder):
+def assert_gone_on(whole, on):
     """The run that began at the whole one's checkpoint ended as that did, to the bit."""
-    whole, on = folder / "whole", folder / "gone_on"
     assert (told(on)["sittings"][0]["from_step"], told(on)["optimizer_steps"]) == (2, 4)
     assert farthest(whole, on) == 0 < farthest(whole, whole / "checkpoint-2")
     for name in ("train_log.jsonl", "probe.jsonl"):

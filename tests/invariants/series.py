@@ -17,6 +17,7 @@ import deepspeed  # noqa: F401  (for the forks)
 from accelerate.commands.launch import launch_command, launch_command_parser
 from accelerate.state import AcceleratorState, GradientState
 from hydra.core.global_hydra import GlobalHydra
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from forget import main
 from safeeraser.processes import leave_together
@@ -44,8 +45,10 @@ elif __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     run.leave_together = lambda: None  # the processes stay together until all runs are through
     for words in json.loads(Path(sys.argv[1]).read_text()):
-        AcceleratorState._reset_state()  # settings of accelerate's outlive a run
+        # Settings of accelerate's and DeepSpeed's outlive a run; the latter's would split what is only outlined.
+        AcceleratorState._reset_state()
         GradientState._reset_state()
+        unset_hf_deepspeed_config()
         GlobalHydra.instance().clear()
         sys.argv[1:] = words
         main.__wrapped__()

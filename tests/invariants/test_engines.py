@@ -105,7 +105,7 @@ def test_a_bound_stops_both_processes_at_the_last_good_adapter(trained, engine):
 @pytest.mark.parametrize("engine", CPUS)
 def test_a_run_resumed_from_a_checkpoint_ends_as_one_that_never_stopped(trained, engine):
     """To the bit, with all that a checkpoint can hold."""
-    runs.assert_gone_on(trained(engine))
+    runs.assert_gone_on(trained(engine) / "whole", trained(engine) / "gone_on")
 
 
 def test_all_processes_killed_go_on_as_if_nothing_had_been(trained, tmp_path):

@@ -55,4 +55,4 @@ def test_a_bound_stops_a_run_at_the_last_good_adapter(trained):
 
 
 def test_a_sharded_run_resumed_from_a_checkpoint_ends_as_one_that_never_stopped(trained):
-    assert_gone_on(trained("fsdp2"))
+    assert_gone_on(trained("fsdp2") / "sines", trained("fsdp2") / "sines_on")
