@@ -72,6 +72,7 @@ def test_a_model_whose_output_is_not_finite_has_no_perplexity():
     assert perplexity(vlm, ["A plain sentence."]) | {"tokens": 0} == {"value": None, "nll": None, "tokens": 0, "n": 1}
 
 
+@pytest.mark.slow
 def test_a_file_tells_all_of_a_model_with_an_adapter_or_without_and_what_made_it(data, tmp_path):
     """And where nothing unseen lies, the rest."""
     adapter = RECORDED / "inference" / "checkpoint.pt"

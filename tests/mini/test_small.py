@@ -126,6 +126,7 @@ def test_it_speaks_in_the_language_models_own_form_wherever_it_lies(data, tmp_pa
     assert preprocessor.tokenizer.decode(system).startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user")
 
 
+@pytest.mark.slow
 def test_the_language_model_is_taken_over_whole_and_what_it_says_unasked_rehearsed(few, tmp_path, monkeypatch):
     """Its weights, the tied head and its tokens, with one more for the picture; texts by the seed alone."""
     model, preprocessor = build_model(few, tmp_path)
@@ -160,6 +161,7 @@ def test_what_is_no_such_language_model_is_named(stand_in):
         read_language_model("no_such_wheel")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["tiny", "small"])
 def test_every_row_of_a_method_composes(size):
     rows = yaml.safe_load(PAGE.read_text(encoding="utf-8"))["tables"][size]

@@ -51,9 +51,9 @@ def test_both_stages_lower_their_loss_and_seeing_is_not_unlearned(settings, tmp_
     some, losses = settings.model_copy(update={"see_steps": 6, "speak_steps": 6}), []
     model, preprocessor = build(some, tmp_path)
     state = torch.get_rng_state()
-    # As likely as chance at first, of both readings: 30 concepts, 6 colours, 5 backgrounds, 2 sides, 2 sizes.
     teach_to_see(model, some, losses.append)
-    assert losses[0] == pytest.approx(sum(map(math.log, (30, 6, 5, 2, 2))), rel=0.25) and losses[5] < losses[0]
+    chance = sum(map(math.log, (30, 6, 5, 2, 2)))  # concepts, colours, backgrounds, sides, sizes: twice read, a mean
+    assert chance < losses[0] < 2 * chance and losses[5] < losses[0]
     tower = {name: each.clone() for name, each in model.model.vision_tower.named_parameters()}
     teach_to_speak(model, preprocessor, some, losses.append)
     assert losses[11] < losses[6] and torch.equal(torch.get_rng_state(), state)
