@@ -98,6 +98,7 @@ REFUSED = {word: f"{word}: " for word in ECHOED.split()} | {
     "push_to_hub=true": "push_to_hub=true: hub_model_id must say where to",
     "push_to_hub=true hub_model_id=a/b save_model=false": "nothing is left to send with save_model=false",
     "pd=1": "pd=1: popd has prompt decouple as it is",
+    "retain=1": "retain=1: popd has no term retain, but preference, decoupled",
     "data.views.retain.answr=x": "no key 'data.views.retain.answr'; did you mean 'answer'?",
     "data.views.retane={image: x, question: y}": "no view 'retane'; did you mean 'retain'?",
     "data.views.retain.answer=null": "view 'retain' names no answer",
