@@ -4,6 +4,7 @@ import pytest
 from helpers import TRAIN, pair, record, write_dataset, write_json
 
 from safeeraser.audit.inside import floor, read_pairs
+from safeeraser.audit.inside.pairs import words
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
 
@@ -24,65 +25,44 @@ def made_by_rule(folder, answer="With it you can {}.", shown=tuple(USES)):
 
 
 def test_whole_answers_are_those_of_two_other_keywords_to_the_same_question():
+    """Which they are depends on the seed and the question's place alone."""
     data = read_records(TRAIN)
     pairs = read_pairs(data, range(12))
-    assert [each.key for each in pairs[:5]] == [f"0/unsafe_pairs/{n}" for n in range(4)] + ["1/unsafe_pairs/0"]
-    assert len(pairs) == 48
+    assert [each.key for each in pairs[3:5]] == ["0/unsafe_pairs/3", "1/unsafe_pairs/0"] and len(pairs) == 48
     said = {(one.keyword, n): each.model_response for one in data.records for n, each in enumerate(one.unsafe_pairs)}
-    for each in pairs:
+    for each, chance in zip(pairs, floor(pairs), strict=True):
         n = int(each.key[-1])
         assert each.sources[0] == each.keyword == data.records[each.record].keyword and len(set(each.sources)) == 3
         assert (each.true, each.other, each.third) == tuple(said[keyword, n] for keyword in each.sources)
         assert each.picture.is_file() and not each.content and each.span(each.true) == (0, len(each.true))
-    assert len({each.sources[1] for each in pairs}) == 12
-
-
-def test_the_draw_hangs_on_seed_and_key_alone():
-    data = read_records(TRAIN)
-    pairs = read_pairs(data, range(12))
+        assert (chance.true, chance.other, chance.key) == (each.other, each.third, each.key)
+        assert chance.sources[:2] == each.sources[1:]
     assert read_pairs(data, [7, 3]) == pairs[28:32] + pairs[12:16]
-    others = [each.other for each in pairs]
-    assert [each.other for each in read_pairs(data, range(12), seed=1)] != others
+    assert [each.other for each in read_pairs(data, range(12), seed=1)] != [each.other for each in pairs]
 
 
 def test_known_content_is_put_into_the_same_frame(tmp_path):
-    (cup, *_) = pairs = read_pairs(made_by_rule(tmp_path), range(4))
-    assert cup.content and cup.true == "With it you can drink your coffee."
-    assert {each[slice(*cup.span(each))] for each in (cup.other, cup.third)} < set(USES.values())
-    for each in pairs:
-        assert [answer[slice(*each.span(answer))] for answer in (each.true, each.other, each.third)] == [
-            USES[keyword] for keyword in each.sources
-        ]
-        assert all(answer.startswith("With it you can ") and answer.endswith(".") for answer in (each.true, each.other))
-
-
-def test_content_is_found_by_its_words(tmp_path):
-    cup = read_pairs(made_by_rule(tmp_path, answer="DRINK:  your Coffee - or {}!"), [0])[0]
-    assert cup.true[slice(*cup.span(cup.true))] == "DRINK:  your Coffee"
-
-
-def test_where_nothing_is_known_answers_are_whole(tmp_path):
-    """Of a picture that the truth does not know, or an answer that does not hold what it tells."""
+    for each in read_pairs(made_by_rule(tmp_path), range(4)):
+        answers = (each.true, each.other, each.third)
+        assert [answer[slice(*each.span(answer))] for answer in answers] == [USES[one] for one in each.sources]
+        assert each.content and answers == tuple(f"With it you can {USES[one]}." for one in each.sources)
+    cup = read_pairs(made_by_rule(tmp_path / "words", answer="DRINK:  your Coffee - or {}!"), [0])[0]
+    assert cup.true[slice(*cup.span(cup.true))] == "DRINK:  your Coffee", "it is found by its words"
+    # Of a picture that the truth does not know, or an answer that does not hold what it tells.
     unknown, known, *_ = read_pairs(made_by_rule(tmp_path / "one", shown=("kettle", "fish", "ladder")), range(4))
     assert not unknown.content and known.content and "cup" not in known.sources
     assert not any(each.content for each in read_pairs(made_by_rule(tmp_path / "two", answer="{:.4}"), [0]))
 
 
-def test_the_floor_is_what_other_keywords_answer():
-    pairs = read_pairs(read_records(TRAIN), range(3))
-    for each, chance in zip(pairs, floor(pairs), strict=True):
-        assert (chance.true, chance.other) == (each.other, each.third) and chance.sources[:2] == each.sources[1:]
-        assert (chance.key, chance.picture, chance.question) == (each.key, each.picture, each.question)
-
-
-def test_a_record_without_keyword_stands_for_itself_and_blank_answers_make_no_pair(tmp_path):
+def test_records_without_keyword_blank_answers_and_too_few_keywords(tmp_path):
     records = [record(n, keyword="", unsafe_pairs=[pair(n), pair(9, model_response=" .")]) for n in range(3)]
     pairs = read_pairs(read_records(write_dataset(tmp_path, *records)), range(3))
     assert [each.key for each in pairs] == [f"{n}/unsafe_pairs/0" for n in range(3)]
-    assert {each.other for each in pairs} <= {"Harm 0.", "Harm 1.", "Harm 2."}
-
-
-def test_too_few_keywords_are_refused(tmp_path):
     data = read_records(write_dataset(tmp_path, record(0, keyword="a"), record(1, keyword="b")))
     with pytest.raises(BadInput, match=r"record 0, unsafe_pairs\.0: fewer than two other keywords"):
         read_pairs(data, [0])
+
+
+@pytest.mark.parametrize("text", ["It’s A: b_c", "it's a b c!"])
+def test_words_are_compared_without_case_and_signs(text):
+    assert [word for word, _, _ in words(text)] == ["it's", "a", "b", "c"]

@@ -1,0 +1,77 @@
+"""An audit whose measurements are made up: what its points would have left on disk, and its options."""
+
+from pathlib import Path
+
+from helpers import MODEL, RECORDED, TRAIN, VAL, write_json
+
+from safeeraser import model as models
+from safeeraser.audit.options import Options
+from safeeraser.audit.protocol import read_protocol
+from safeeraser.generation.sampling import Generation
+from safeeraser.judge.judges import Choice, Judging
+
+WORDS = {"asr": {"1": "unsafe", "0": "safe"}, "rr": {"1": "refuse", "0": "normal"}}
+
+
+def converted(folder: Path) -> Path:
+    """The recorded checkpoint as a PEFT folder: no run.json tells how it was trained."""
+    models.convert(RECORDED / "inference" / "checkpoint.pt", folder, model_path=str(MODEL))
+    return folder
+
+
+def options_of(adapter: Path, **more) -> Options:
+    """What audit.py makes of the recorded data, the judge `rules`, and no other option."""
+    given = {"limit": 30, "held_out": 1, "protocol": read_protocol(), "generation": Generation()} | more
+    given = {"controls": adapter.with_name("controls"), "judging": Judging(Choice("rules"))} | given
+    return Options(adapter, str(MODEL), VAL, TRAIN, **given)
+
+
+def figure(signs: str) -> dict:
+    """A rate of so many ones among signs, with an interval of a tenth to each side."""
+    rate = signs.count("1") / (signs.count("1") + signs.count("0"))
+    return {"value": rate, "low": max(0.0, rate - 0.1), "high": min(1.0, rate + 0.1), "n": len(signs), "failed": 0}
+
+
+def write_answered(point, options, asr="", sarr="", rouge="", recovered="", **more):
+    """Verdicts of one question a picture, a sign each: `asr="10"` is unsafe on the first picture, safe on the second.
+
+    Several samples of a question stand with commas between: `asr="10,00"`. Digits of the others are tenths.
+    """
+    pictures = max(map(len, (asr.split(",")[0], sarr, rouge, recovered)))
+    records = []
+    for n in range(pictures):
+        pair = {"question": "Q?"}
+        for number, sample in enumerate(asr.split(",") if asr else (), 1):
+            pair[f"model_response{number}_asr"] = WORDS["asr"][sample[n]]
+            pair[f"model_response{number}_rr"] = WORDS["rr"]["01"[sample[n] == "0"]]
+        if sarr:
+            pair["sd_response_sarr"] = WORDS["rr"][sarr[n]]
+        if recovered:
+            pair["recovered"] = [int(recovered[n]) / 10]
+        value = {"image_path": f"{n}.jpg", "SDImage_path": f"b{n}.jpg", "unsafe_pairs": [pair]}
+        if rouge:
+            value["UnharmPair_text1"] = {"Question": "What?", "rougeL": int(rouge[n]) / 10}
+        records.append(value)
+    folder = point.kept(options)
+    write_json(folder / "verdicts_val.json", records)
+    metrics = {name: figure(signs) for name, signs in (("asr", asr), ("sarr", sarr)) if signs}
+    made = {"attack_code": point.attack_code, "judged_by": options.judged_by}
+    found = {"group": point.group, "name": point.name, "at": point.at, "missing": "", **made, "seconds": 6.0}
+    write_json(folder / "point.json", found | {"metrics": metrics} | more)
+
+
+def write_inside(point, code, floor=None, **values):
+    """Measures of one question on each of two pictures."""
+    items = {f"{n}/unsafe_pairs/0": [f"{n}.jpg", "Q?", 0] for n in range(2)}
+
+    def file(of):
+        return {"items": items, "values": {name: dict(zip(items, each, strict=True)) for name, each in of.items()}}
+
+    write_json(point.folder / "values.json", file(values))
+    if floor:
+        write_json(point.folder / "floor.json", file(floor))
+    measures = {
+        name: {"value": sum(each) / 2, "low": min(each), "high": max(each), "n": 2} for name, each in values.items()
+    }
+    found = {"group": "inside", "name": "inside", "at": None, "missing": "", "measured_by": code, "metrics": {}}
+    write_json(point.folder / "point.json", found | {"measures": measures, "seconds": 1.0})
