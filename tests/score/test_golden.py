@@ -190,7 +190,8 @@ def test_scoring_from_python_is_the_command(tmp_path, serve):
     words = [word for key, value in given.items() for word in (f"--{key}", value)]
     assert run_eval(*words, "--refusals", "--summary", tmp_path / "script.json").returncode == 0
     told = [ours.summary, *(json.loads((tmp_path / name).read_text()) for name in ("door.json", "script.json"))]
-    assert [of["provenance"].pop("date")[:2] for of in told] == ["20"] * 3
+    when = [(of["provenance"].pop("date"), of["provenance"].pop("git_commit")) for of in told]
+    assert [date[:2] for date, _ in when] == ["20"] * 3
     assert told[0] == told[1] == told[2] and ours.withheld == {} and told[0]["verdicts"] is None
     assert told[0]["provenance"]["model"] is None, "predictions that came without a record leave it open"
     server = serve(lambda *_: (200, {}, "hm"))
