@@ -10,60 +10,7 @@ REFUSED, GARBLED = "I am sorry, the owl declines.", "owl owl owl hill hill"
 CATEGORIES = ("Privacy", "Weapon")
 
 # A finished run's record, the part that a model card tells, as forget.py writes it.
-RUN = {
-    "title": "PO+PD",
-    "settings": {
-        "model_family": {"name": "llava-1.5-7b", "model_type": "llava"},
-        "forget_loss": {
-            "name": "popd",
-            "terms": {
-                "preference": {"loss": "nll", "views": ["refusal", "retain"], "weight": 1.0},
-                "decoupled": {"loss": "nll", "views": ["decoupled"], "weight": 1.0},
-            },
-        },
-        "recipe": {"name": "corrected", "weights": {"preference": 0.5}},
-        "model_path": "llava-hf/llava-1.5-7b-hf",
-        "data": {"name": "safeeraser"},
-        "dtype": "bfloat16",
-        "quantization": "none",
-        "LoRA": {"r": 32, "alpha": 256.0, "dropout": 0.05, "use_rslora": True},
-        "finetune": "lora",
-        "tune_mm_projector": True,
-        "tune_vision_tower": False,
-        "tune_language_model": True,
-        "projector": "sine",
-        "split": ["Privacy", "Weapon"],
-        "limit": 7,
-        "lr": 3e-4,
-        "lr_scheduler_type": "cosine",
-        "warmup_ratio": 0.05,
-        "weight_decay": 0.01,
-        "batch_size": 4,
-        "gradient_accumulation_steps": 8,
-        "seed": 233,
-        "mask": {"from": "forget", "against": "retain"},
-        "trainer": {"max_grad_norm": 0.5},
-    },
-    "base": {"revision": "c" * 40, "weights": "f" * 64},
-    "data": {
-        "records": 12,
-        "categories": {"Privacy": 7, "Weapon": 5},
-        "sha256": "d" * 64,
-        "files": {"swapped": "e" * 64},
-        "skipped": ["/home/u/x.jpg bad"],
-        "left_out": 1,
-    },
-    "mask": {"trained": 25, "compared": 100},
-    "parents": [{"how": "merged", "method": "po", "split": "Sex"}],
-    "trained_parameters": {"LoRA": 12345, "projector": 67, "vision_tower": 0},
-    "optimizer_steps": 90,
-    "engine": {"name": "deepspeed", "processes": 2},
-    "gpu": "a GPU",
-    "sittings": [{"stopped": None}, {"stopped": {"reason": "no refusals left to learn", "adapter_of_step": 60}}],
-    "versions": {"peft": "0.21.2", "torch": "2.13.0"},
-    "git_commit": "0123",
-    "finished": "2026-01-01T00:00:00+0000",
-}
+RUN = json.loads((Path(__file__).parent / "made_up" / "run.json").read_text())
 
 
 def metric(value, low=None, high=None, **more) -> dict:

@@ -1,11 +1,8 @@
 """Who judged the figures, when they may not be compared, and what a reader is warned of above all figures."""
 
-import json
-
 import pytest
 
 from safeeraser.report.judges import judges
-from safeeraser.report.page import report
 from safeeraser.report.provenance import warnings
 from safeeraser.report.runs import read_runs
 from safeeraser.report.seeds import methods
@@ -163,26 +160,3 @@ def test_of_many_only_some_are_named(tmp_path):
         write(tmp_path / f"r{run}", "summary_val.json", gone)
     named = ", ".join(f"RR-Gen of r{run}" for run in range(6))
     assert warned(tmp_path) == [f"Withheld: {named} and 2 more; the table says why."]
-
-
-def test_provenance_is_told_once_each(tmp_path):
-    for number, run in enumerate(("po", "popd", "gd")):
-        made = {"date": f"2026-01-0{3 - number}", "model": "a/model", "adapter_sha256": None if number else "0"}
-        made |= {"versions": {"torch": f"2.{number % 2}"}, "git_commit": None, "recipe": "official"}
-        checked = {"judge_check": CHECK | {"asr": {"judge": None, "n": 4, "right": 3}, "length": {"right": 1}}}
-        write(tmp_path / run, "summary_val.json", summary("val", 0.5, 0.5, provenance=made, **checked))
-    report(tmp_path)
-    found = json.loads((tmp_path / "summary.json").read_text())["provenance"]
-    shares = "57 of 60 cases right (2026-01-01), sensitivity 0.90, specificity 1.00"
-    assert found == {
-        "models": ["a/model"],
-        "adapters": {"po": "0"},
-        "data": [],
-        "recipes": ["official"],
-        "judges": {key: ["protocol official, judge rules"] for key in ("asr", "rr", "sarr")},
-        "judge_check": ["ASR: 3 of 4 cases right", f"RR of rules: {shares}", f"SARR of rules: {shares}"],
-        "versions": {"torch": ["2.0", "2.1"]},
-        "git_commits": [],
-        "dates": ["2026-01-01", "2026-01-03"],
-        "seeds": {"GD": [""], "PO": [""], "PO+PD": [""]},
-    }

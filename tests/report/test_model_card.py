@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard, ModelCardData, metadata_eval_result, meta
 from safeeraser.errors import BadInput
 from safeeraser.report.model_card import CARD, card, replaceable, write_card
 
-from .made_up_audits import audit, controlled
+from .made_up_audits import controlled
 from .made_up_runs import ANSWERED, ASKED, REFUSED, RUN, change, metric, summary, varied_results, write
 
 
@@ -91,11 +91,6 @@ def test_a_figure_that_is_withheld_is_in_the_table_and_in_no_index(tmp_path):
     text = (tmp_path / CARD).read_text()
     rows = [line.split(" | ")[0] for line in text.splitlines() if " | val | " in line]
     assert rows == ["| ASR-Gen ↓", "| RR-Gen ↑"] and "| ASR-Gen ↓ | val | withheld |" in text
-
-
-def test_an_audit_of_an_earlier_version_is_told(tmp_path):
-    write(made_up(tmp_path), "audit.json", audit())
-    assert "- **Attacks:** Worst of 2: figstep, ASR 40.0%" in card(tmp_path)
 
 
 LLAVA = {"family": "llava-1.5-7b"}

@@ -4,8 +4,6 @@ The audits in made_up_audits.py have an untouched ASR of 0.8, so that half of it
 compared whole in test_golden.py.
 """
 
-import json
-
 import pytest
 
 from safeeraser.report.page import report
@@ -51,26 +49,6 @@ def changed(value, group, name="", at=None, subject="audited", **changes):
         if place == (group, name, at, subject):
             one["metrics"] |= {key: spread(of) for key, of in changes.items()}
     return value
-
-
-def test_the_card_in_summary_json_of_an_earlier_audit(read):
-    assert read(audit()).as_json() == {
-        "asr": 0.1,
-        "untouched_asr": 0.8,
-        "worst_attack": {"name": "figstep", "asr": 0.4, "untouched_asr": 0.6, "measured": 2},
-        "quantization": {"int8": 0.1, "int4": 0.15, "nf4": 0.12},
-        "relearning_to_half": {
-            "benign": {"steps": 4, "data": "decoupled", "measured": 4, "last": 4},
-            "forget": {"steps": 2, "data": "forget", "measured": 2, "last": 4},
-        },
-        "refusals": {"forget": 0.9, "decoupled": 0.9, "image_free": 0.6, "retain": 0.2, "retain_benign": 0.0},
-        "blank": {},
-        "findings": [],
-        "shares": {},
-        "relearning": {},
-        "settings": audit()["settings"],
-        "missing": audit()["missing"],
-    }
 
 
 @pytest.mark.parametrize(
@@ -133,30 +111,6 @@ def test_whether_an_attack_brings_answers_back_is_as_the_audit_says(read):
     assert read(value).most_recovered.name == "figstep"
 
 
-def test_two_audits_stand_side_by_side(read):
-    other = without(controlled(), "quantization", "relearn_decoupled")
-    other["relearning"].pop("decoupled")
-    table = tables.comparison(read(audit(), other))
-    assert list(table.columns) == [
-        "asr", "worst", "most", "int4", "steps", "refusal_forget", "refusal_decoupled", "gone_gap", "gone_depth"
-    ]  # fmt: skip
-    assert cells(table, "PO") == {
-        "asr": "10.0 0.0–20.0",
-        "worst": "40.0 30.0–50.0 figstep",
-        "most": "–",
-        "int4": "15.0 5.0–25.0",
-        "steps": "4 decoupled; 4 measured, to step 4",
-        "refusal_forget": "90.0 80.0–100.0",
-        "refusal_decoupled": "90.0 80.0–100.0",
-        "gone_gap": "–",
-        "gone_depth": "–",
-    }
-    told = cells(table, "PO+PD")
-    assert (told["int4"], told["steps"], told["gone_gap"]) == ("–", "none 2 measured, to step 4", "25.0 15.0–35.0")
-    assert tables.comparison(read(audit(), controlled())[1:]) is None
-    assert cells(tables.comparison(read(audit(), controlled())), "PO+PD")["area"] == "+25.0"
-
-
 def test_audits_of_other_settings_do_not_compare(read):
     other = audit(model_path="b")
     other["settings"] |= {"judge": "gpt-4o", "val_file": "a/b.json", "judges": {"asr": {"name": "replay"}}}
@@ -191,16 +145,6 @@ def test_an_audit_that_was_begun_has_what_there_is(read):
     assert [one.name for one in card.highest_by_condition] == ["as trained"]
 
 
-def test_where_each_thing_brings_asr_up_most(read):
-    found = [(one.name, one.point.figure("asr").value) for one in read(audit()).highest_by_condition]
-    benign, forget = ("4 steps on decoupled data", 0.45), ("4 steps on forget data", 0.7)
-    assert found == [("as trained", 0.1), ("figstep", 0.4), ("int4", 0.15), benign, forget]
-    value = controlled()
-    value["points"].append(point("relearn_forget", "", 1, asr=0.3))
-    *_, last = read(value).highest_by_condition
-    assert (last.name, last.where) == ("1 step on forget data", "after 1 step on forget data")
-
-
 def test_the_way_may_end_at_answers_paired_at_random(read):
     (way,) = (one for one in tables.conditions(read(controlled(shares_to="floor"))) if one.key == "way")
     assert way.title == "The way from vanilla to answers paired at random" and "never_knew" not in way.caption
@@ -228,11 +172,3 @@ def test_of_many_cards_only_the_sentences_lead(tmp_path):
         fold = next(n for n, line in enumerate(page.lines) if line.startswith("All that was measured"))
         assert (page.lines.index("What broke?") < fold) is leads and page.lines.count("What broke?") == count
         assert len(page.ids) == len(set(page.ids))
-
-
-def test_without_an_audit_there_is_neither_section_nor_file(tmp_path):
-    write(tmp_path / "popd", "summary_val.json", {"split": "val", "asr": metric(0.5)})
-    report(tmp_path)
-    assert "Robustness" not in Page((tmp_path / "report.html").read_text(encoding="utf-8")).lines
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith("robustness")]
-    assert "robustness" not in json.loads((tmp_path / "summary.json").read_text())["runs"]["popd"]
