@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ GIVEN = (f"model_path={MODEL}", "dtype=float32", "workers=0")
         ("init_adapter=small.safetensors", "small.safetensors: this adapter does not fit the model: "),
         ("save_steps=[1,99]", "save_steps=[1, 99]: the run ends after 30 optimizer steps"),
         ("max_length=20", "leaves no room for its answer"),
-        ("report_to=wandb", "report_to=wandb: not installed; 'pip install wandb'"),
+        *([] if find_spec("wandb") else [("report_to=wandb", "report_to=wandb: not installed; 'pip install wandb'")]),
         ("save_dir=mine", "save_dir=mine: exists and is no run of this project; nothing there is touched"),
         ("save_dir=mine overwrite_dir=true", "exists and is no run of this project; nothing there is touched"),
         ("save_dir=mine resume_from_checkpoint=auto", "exists and is no run of this project; nothing there is touched"),
