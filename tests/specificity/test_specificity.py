@@ -88,6 +88,7 @@ def test_without_a_judges_key_the_static_form_stands_in_and_mmvet_is_left_out(be
     done = bench.run()
     assert done.code == 3 and done.ran == [*SEVEN[:5], "mmbench_en_dev_static"] and done.result["value"] is None
     assert done.result["replaced"] == {"mmbench_en_dev": "mmbench_en_dev_static"}
+    assert "judge" not in done.result["tasks"]["mmbench_en_dev_static"]
     monkeypatch.setenv("API_TYPE", "azure")
     monkeypatch.setenv("AZURE_API_KEY", "key")
     monkeypatch.setenv("MODEL_VERSION", "mine-4o")
@@ -212,7 +213,8 @@ def test_what_makes_no_sense_is_one_line_and_nothing_is_run(bench, monkeypatch, 
 
 
 def test_a_folder_of_another_kind_is_neither_asked_nor_thrown_away(bench):
-    assert bench.run("--tasks", "mine").code == 0
+    assert bench.run("--tasks", "mine", "--remove_merged").code == 0 and not (bench.adapter / "merged").exists()
+    bench.train("weights")
     (bench.adapter / "merged" / "run.json").write_text("{}")
     assert bench.run("--tasks", "mine", "--remove_merged").code == 0 and (bench.adapter / "merged").is_dir()
     done = bench.run("--tasks", "gqa")
