@@ -6,14 +6,13 @@ import re
 
 import numpy as np
 import pytest
-from helpers import MODEL, record, write_dataset
+from helpers import record, write_dataset
 from PIL import Image
 
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
 from safeeraser.infer.attacks import ATTACKS, chance
 from safeeraser.infer.requests import Selection, build_requests, show, size_of
-from safeeraser.model import load_preprocessor
 
 QUESTION = "What is {this} thing for, and why?"
 DRAWN = ("figstep", "typography")
@@ -105,16 +104,6 @@ def test_a_question_of_any_length_keeps_a_margin_around_it(length, size):
         assert (page[:, -1] == 255).all() and (page[-1] == 255).all()
         rows = np.flatnonzero((page < 128).all(2).any(1))
         assert size == (24, 24) or rows[0] >= max(size) // 12, "a twelfth of the side"
-
-
-@pytest.mark.parametrize("name", DRAWN)
-def test_what_is_drawn_reaches_the_vision_tower_whole(name):
-    """CLIP scales the shorter side and cuts the middle square out: a page that is not square would lose lines."""
-    page = shown(name, Image.new("RGB", (900, 300), (200, 30, 30)))
-    processor = load_preprocessor(str(MODEL)).processor.image_processor
-    seen = processor(page, return_tensors="pt", do_normalize=False)["pixel_values"][0]
-    whole = np.asarray(page.resize(seen.shape[1:], Image.Resampling.BICUBIC)).transpose(2, 0, 1) / 255
-    assert np.abs(seen.numpy() - whole).max() < 0.01
 
 
 # Words.

@@ -3,10 +3,12 @@
 The commands are Python one-liners in place of training and inference, so that each takes as long as the test wants.
 """
 
+import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -160,6 +162,21 @@ def test_a_launchers_exit_code_says_nothing_where_the_result_is_there(options):
         (run.marks / "infer_val.json").unlink(missing_ok=True)
         Worker(options, [run]).work()
         assert read_mark(run, step)["exit_code"] == code
+
+
+def test_a_run_at_work_is_shown_as_running_and_ends_when_its_process_does(tmp_path):
+    prepare(tmp_path)
+    options = options_in(tmp_path)
+    run = a_run(options, works("one", tmp_path))
+    worker = Worker(options, [run])
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(worker.work)
+        until(lambda: (run.folder / "began").exists())
+        assert states(run) == {"one": f"running {os.uname().nodename}"}
+        worker.stop.set()
+        with pytest.raises(Stopped):
+            working.result(120)
+    assert not is_held(run.marks) and states(run) == {"one": "waiting"} and not lines(run.folder / "ended")
 
 
 @pytest.mark.slow
