@@ -16,9 +16,7 @@ from safeeraser.benchmark.pictures import open_picture
 from safeeraser.benchmark.records import UNHARM_KEYS
 
 DATA = ROOT / "tests" / "data" / "families"
-FAMILIES = (
-    *("gemma3", "idefics3", "internvl", "llava_next", "llava_next_vicuna", "qwen2_5_vl", "qwen3_vl", "smolvlm"),
-)
+FAMILIES = tuple(sorted(path.name for path in DATA.iterdir() if path.is_dir()))
 # Variants run on these alone: attention in both directions and a tied head; a merger of patches; positions in three
 # dimensions, features in depth and a projector within the vision tower; tiles.
 FOUR = ("gemma3", "internvl", "qwen3_vl", "smolvlm")

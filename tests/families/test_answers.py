@@ -33,34 +33,14 @@ def test_greedy_answers_with_an_adapter(family, tmp_path):
     assert found == family.responses(family.figures["with_adapter"])
 
 
-def answered(model, kind, size, asked, **generation):
-    """The responses by their questions' keys."""
-    how = {"show": picture, "size": lambda path: picture(path).size}
-    given = DECODERS[kind](model, Generation(**generation), size, **how).answer(asked)
-    return {asked[number].key: text for ended in given for number, text in ended}
-
-
 @on(*FOUR)
 def test_the_plain_path_answers_letter_by_letter(family):
     asked = [Asked(row["picture"], row["question"], str(number)) for number, row in enumerate(family.rows)]
-    model = vlm.VLM(family.model, family.preprocessor)
-    found = answered(model, "batched", 36, asked, greedy=True, max_new_tokens=24)
+    how = {"show": picture, "size": lambda path: picture(path).size}
+    generation = Generation(greedy=True, max_new_tokens=24)
+    decoder = DECODERS["batched"](vlm.VLM(family.model, family.preprocessor), generation, 36, **how)
+    found = {asked[number].key: text for ended in decoder.answer(asked) for number, text in ended}
     assert found == {str(number): row["response"] for number, row in enumerate(family.rows)}
-
-
-def test_where_a_window_slides_the_rows_of_a_batch_begin_together(tmp_path):
-    """Whatever the family's page says of its other models: gaps would count among the places of the window."""
-    folder = shutil.copytree(Recorded("llava_next").path, tmp_path / "model")
-    told = read_json(folder / CONFIG)
-    told["text_config"]["sliding_window"] = 48
-    write_json(folder / CONFIG, told)
-    model = vlm.VLM.load(str(folder), torch.float32)
-    assert (model.family.decoder, model.decoder) == ("continuous", "batched")
-    rows = Recorded("llava_next").rows[:12]
-    asked = [Asked(row["picture"], row["question"], str(number)) for number, row in enumerate(rows)]
-    alone = answered(model, "continuous", 1, asked, greedy=True, max_new_tokens=24)
-    assert alone != {str(n): row["response"] for n, row in enumerate(rows)}, "the window makes a difference"
-    assert answered(model, "batched", 6, asked, greedy=True, max_new_tokens=24) == alone
 
 
 def command(action, *words):

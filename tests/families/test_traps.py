@@ -1,20 +1,18 @@
-"""What goes wrong without a word in one family or another: placeholders, token types, padding, tiles, a first token."""
+"""What goes wrong without a word in one family or another: placeholders, tiles, a first token."""
 
 import json
 import re
 import shutil
 
 import pytest
-import torch
 from helpers import RECORDED, TRAIN, refused, run, write_json
 from PIL import Image
 
 from safeeraser import model as vlm
 from safeeraser.benchmark.files import read_json
 from safeeraser.errors import BadInput
-from safeeraser.infer.attacks import ATTACKS
 
-from .recorded import FAMILIES, FOUR, label_losses, logits, nlls, on, picture
+from .recorded import FAMILIES, label_losses, nlls, on, picture
 
 # What stands for the picture in a text, as each processor counts it.
 PLACEHOLDERS = {name: ["<image>"] for name in FAMILIES} | {
@@ -23,7 +21,6 @@ PLACEHOLDERS = {name: ["<image>"] for name in FAMILIES} | {
     "qwen2_5_vl": ["<|image_pad|>"],
     "qwen3_vl": ["<|image_pad|>"],
 }
-TYPE_IDS = {"gemma3": "token_type_ids", "qwen2_5_vl": "mm_token_type_ids", "qwen3_vl": "mm_token_type_ids"}
 
 
 def changed_data(folder, first):
@@ -71,39 +68,6 @@ def test_both_commands_name_the_place_of_what_a_family_cannot_read(tmp_path, fam
         assert all((pair["model_response1"] is None) == lost for pair in record["unsafe_pairs"])
 
 
-@pytest.mark.parametrize(("family", "without"), [("qwen2_5_vl", 6.732), ("gemma3", 6.198)], indirect=["family"])
-def test_type_ids_that_are_left_out_change_the_loss(family, without):
-    batch = family.preprocessor.join([family.encode(family.rows[0])])
-    del batch[TYPE_IDS[family.name]]
-    said, labels = logits(family.model, batch)[0, :-1], torch.tensor(family.encode(family.rows[0]).labels[1:])
-    assert torch.nn.functional.cross_entropy(said, labels).item() == pytest.approx(without, abs=1e-3)
-
-
-@on(*TYPE_IDS)
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_type_ids_go_on_behind_the_prompt_and_are_padded_with_the_rows(family, side):
-    rows = [family.encode(row, end_of_answer=True) for row in family.of_each_shape() + family.rows[:3]]
-    batch = family.preprocessor.join(rows, side=side)
-    assert len({len(row.input_ids) for row in rows}) > 1
-    assert torch.equal(batch[TYPE_IDS[family.name]].bool(), batch["input_ids"] == family.figures["image_token_id"])
-
-
-@on(*FOUR)
-@pytest.mark.parametrize("saved", ["left", "right"])
-def test_the_side_that_is_padded_is_not_the_saved_one(tmp_path, family, saved):
-    folder = shutil.copytree(family.path, tmp_path / "model")
-    told = read_json(folder / "tokenizer_config.json")
-    write_json(folder / "tokenizer_config.json", told | {"padding_side": saved})
-    preprocessor, rows = vlm.load_preprocessor(str(folder)), [family.ended[0], family.ended[24]]
-    longest = max(len(row.input_ids) for row in rows)
-    for side in ("left", "right"):
-        batch = preprocessor.join(rows, side=side)
-        for row, ids, mask in zip(rows, batch["input_ids"], batch["attention_mask"], strict=True):
-            there = slice(longest - len(row.input_ids), None) if side == "left" else slice(len(row.input_ids))
-            assert ids[there].tolist() == row.input_ids
-            assert mask[there].all() and mask.sum() == len(row.input_ids)
-
-
 def test_pictures_of_several_shapes_in_one_batch_leave_each_loss_alone(family):
     shapes, counts = family.of_each_shape(), {"llava_next": [25, 27], "internvl": [4, 12], "qwen3_vl": [12, 15]}
     tokens = sorted(row["image_tokens"] for row in shapes)
@@ -111,11 +75,6 @@ def test_pictures_of_several_shapes_in_one_batch_leave_each_loss_alone(family):
     chosen = [*shapes, *family.rows[:3]]
     found = nlls(family, family.model, [family.encode(row) for row in chosen], size=len(chosen), side="left")
     assert found == pytest.approx([row["nll"] for row in chosen], abs=1e-5, rel=0)
-
-
-def test_pgd_is_for_squares(family):
-    """The one family whose pictures all are a square."""
-    assert (ATTACKS["pgd"].lacks(family.preprocessor) == "") == (family.name == "gemma3")
 
 
 def test_rows_without_a_picture_stand_beside_rows_that_have_one(family):
