@@ -55,8 +55,8 @@ def write_answered(point, options, asr="", sarr="", rouge="", recovered="", **mo
     folder = point.kept(options)
     write_json(folder / "verdicts_val.json", records)
     metrics = {name: figure(signs) for name, signs in (("asr", asr), ("sarr", sarr)) if signs}
-    made = {"attack_code": point.attack_code, "judged_by": options.judged_by}
-    found = {"group": point.group, "name": point.name, "at": point.at, "missing": "", **made, "seconds": 6.0}
+    found = {"group": point.group, "name": point.name, "at": point.at, "missing": "", "seconds": 6.0}
+    found |= {"attack_code": point.attack_code, "judged_by": options.judged_by}
     write_json(folder / "point.json", found | {"metrics": metrics} | more)
 
 

@@ -27,10 +27,14 @@ PROTOCOL |= {"attackers": {"mine": {"view": "forget", "data": "held_out"}}}
 ALIKE = ("metrics", "refusals", "measures", "asr_at", "to_clean", "to_vanilla", "seeds")
 
 
-def audit(adapter, *more, action="all", code=0, cwd=RECORDED):
-    done = run("audit", action, "--checkpoint_path", adapter, *GIVEN, *more, cwd=cwd)
+def records(file):
+    return json.loads(file.read_text("utf-8"))
+
+
+def audit(adapter, *more, action="all", code=0):
+    done = run("audit", action, "--checkpoint_path", adapter, *GIVEN, *more, cwd=RECORDED)
     assert done.returncode == code, done.stderr
-    return json.loads((adapter / "audit.json").read_text())
+    return records(adapter / "audit.json")
 
 
 def points(card):
@@ -49,28 +53,18 @@ def adapter(tmp_path_factory):
     return trained(folder / "popd", *given, "gradient_accumulation_steps=2", "split=[Weapon]")
 
 
-def fresh(adapter, folder):
-    """A copy of the adapter that nobody has audited."""
-    return shutil.copytree(adapter, folder)
-
-
 @pytest.fixture(scope="module")
 def whole(adapter, tmp_path_factory):
     """An adapter with a whole audit, undisturbed, by which neither data nor adapter are changed."""
-    folder = fresh(adapter, tmp_path_factory.mktemp("whole") / "popd")
+    folder = shutil.copytree(adapter, tmp_path_factory.mktemp("whole") / "popd")
     before = {path: sha256(path) for path in (*TRAIN.parent.rglob("*.*"), *folder.rglob("*.*"))}
     audit(folder, *ATTACKS)
     assert {path: sha256(path) for path in before} == before
     return folder
 
 
-@pytest.fixture
-def card(whole):
-    return json.loads((whole / "audit.json").read_text())
-
-
-def test_every_point_is_measured(card):
-    names = {}
+def test_every_point_is_measured(whole):
+    card, names = records(whole / "audit.json"), {}
     for subject, group, name in points(card):
         names.setdefault((subject, group), []).append(name)
     assert names == {
@@ -85,21 +79,12 @@ def test_every_point_is_measured(card):
     assert card["method"] == "popd" and card["shares_to"] == "floor" and card["format"] == 2
     found = points(card)
     clean = found["audited", "clean", "clean"]
-    views = ["forget", "decoupled", "retain", "image_free", "retain_benign", "retain_image_free"]
-    assert list(clean["refusals"]) == views and {rate["n"] for rate in clean["refusals"].values()} == {4}
+    assert len(clean["refusals"]) == 6 and {rate["n"] for rate in clean["refusals"].values()} == {4}
     assert list(clean["metrics"]) == ["asr", "rr", "rouge_l", "sarr", "recovered"]
     assert {"gap", "exact_3", "depth", "depth_1", "probe"} < found["vanilla", "inside", "inside"]["measures"].keys()
     # The ends of the curves are the models as they are.
     assert found["audited", "scaling", "1"]["metrics"] == clean["metrics"]
     assert found["audited", "scaling", "0"]["metrics"] == found["vanilla", "clean", "clean"]["metrics"]
-    first = found["audited", "relearn_mine", "0"]["metrics"]
-    assert {key: value["value"] for key, value in first.items()} == {
-        key: clean["metrics"][key]["value"] for key in first
-    }
-
-
-def records(file):
-    return json.loads(file.read_text("utf-8"))
 
 
 def test_the_points_are_what_inference_answers_with_the_adapter_and_without(whole, tmp_path):
@@ -115,24 +100,16 @@ def test_the_points_are_what_inference_answers_with_the_adapter_and_without(whol
                     compared += 1
                     assert all(pair[key] == its[key] for key in ("model_response1", "sd_response"))
         assert compared == 4
-
-
-def test_relearning_trains_on_what_no_point_is_asked_about(whole):
-    told = json.loads((whole / "audit/relearn_mine/seed-1/training/run.json").read_text())
-    settings = told["settings"]
-    assert (settings["data_path"], settings["limit"], told["data"]["records"]) == (str(TRAIN), 1, 1)
-    merged = whole / "audit" / "merged"
-    assert settings["model_path"] == str(merged) and settings["seed"] == 1
-    assert not merged.exists(), "it is as large as the model, and nothing is left to be trained on it"
+    # Relearning trains on the record of the category that no point is asked about.
     predictions = records(whole / "audit/relearn_mine/1-1/predictions_val.json")
     answered = [n for n, v in enumerate(predictions) if v["unsafe_pairs"][0]["model_response1"] is not None]
-    weapons = [n for n, value in enumerate(predictions) if value["category"] == "Weapon"]
-    assert answered == weapons[1:] and len(weapons) == 2
+    assert answered == [n for n, value in enumerate(predictions) if value["category"] == "Weapon"][1:]
+    assert not (whole / "audit" / "merged").exists(), "as large as the model, and nothing is left to be trained on it"
 
 
-def test_killed_while_it_answers_and_while_it_trains_it_ends_in_the_same_card(adapter, tmp_path, card):
+def test_killed_while_it_answers_and_while_it_trains_it_ends_in_the_same_card(adapter, tmp_path, whole):
     """Gone on with by the script, whose two processes share what is left: each point once, and then the report."""
-    folder = fresh(adapter, tmp_path / "popd")
+    folder = shutil.copytree(adapter, tmp_path / "popd")
     places = ("audit/**/*.partial.jsonl", "audit/relearn_mine/seed-1/training/checkpoint-1/*")
     for place in places:
         process = start("audit", "--checkpoint_path", folder, *GIVEN, *ATTACKS)
@@ -152,43 +129,12 @@ def test_killed_while_it_answers_and_while_it_trains_it_ends_in_the_same_card(ad
     measured = re.findall(r"\[\d+/\d+\] ((?:\w+: )?[\w.-]+ [\w.-]+): (?=\w+ [-\d.–]+)", done.stderr)
     (every,) = set(re.findall(r"\[\d+/(\d+)\]", done.stderr))
     assert there and len(measured) == len(set(measured)) == int(every) - there, "each point once"
-    assert points(json.loads((folder / "audit.json").read_text())) == points(card)
+    assert points(records(folder / "audit.json")) == points(records(whole / "audit.json"))
     assert 'id="robustness"' in (folder / "report.html").read_text()
 
 
-def test_actions_and_audits_share_what_is_measured(whole, adapter, tmp_path):
-    """Controls are measured once for all audits; other judging answers nothing anew; a polite kill leaves the card."""
-    folder, controls = fresh(adapter, tmp_path / "popd"), ("--controls", tmp_path / "controls")
-    shutil.copytree(whole.parent / "controls", tmp_path / "controls")
-    process = start("audit", "scale", "--checkpoint_path", folder, *GIVEN, *controls)
-    next(line for line in process.stderr if line.startswith("[4/"))
-    process.send_signal(signal.SIGTERM)
-    process.communicate()
-    told = json.loads((folder / "audit.json").read_text())
-    assert process.returncode == 143 and "attack: not measured" in told["missing"]
-    assert {key[2] for key in points(told) if key[1] == "clean"} == {"clean"}
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json") if path.name != "audit.json"}
-    told = audit(folder, *controls, "--protocol", "corrected", action="modality")
-    assert told["settings"]["protocol"] == "corrected"
-    assert set(points(audit(folder, *controls, action="modality"))) >= {("audited", "clean", "clean")}
-    changed = {path.name for path, at in before.items() if at != path.stat().st_mtime_ns}
-    assert changed <= {"settings.json"}
-
-
-def test_a_training_that_broke_off_and_a_picture_that_is_missing_are_told(adapter, tmp_path):
-    folder = fresh(adapter, tmp_path / "popd")
+def test_a_training_that_broke_off_is_told(adapter, tmp_path):
+    folder = shutil.copytree(adapter, tmp_path / "popd")
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(PROTOCOL | {"lr": 1e30, "steps": [1, 3]}))
-    shutil.copytree(TRAIN.parent, tmp_path / "dataset")
-    data = tmp_path / "dataset" / "all_train.json"
-    picture = tmp_path / [value for value in records(data) if value["category"] == "Weapon"][1]["image_path"]
-    given = ("--relearn", tmp_path / "mine.yaml", "--val_file", data)
-    told = audit(folder, *given, action="relearn", code=3, cwd=tmp_path)
+    told = audit(folder, "--relearn", tmp_path / "mine.yaml", action="relearn", code=3)
     assert "relearn_mine 1-3: its training ended before" in told["missing"]
-    assert any(line.startswith("relearn_mine 1-1: nothing was answered") for line in told["missing"])
-    shutil.rmtree(folder / "audit")
-    picture.rename(tmp_path / "away")
-    told = audit(folder, *given, "--controls", tmp_path / "new", action="modality", code=3, cwd=tmp_path)
-    assert {f"{name}clean clean: 8 responses are missing" for name in ("", "vanilla: ")} <= set(told["missing"])
-    (tmp_path / "away").rename(picture)
-    told = audit(folder, *given, "--controls", tmp_path / "new", action="modality", cwd=tmp_path)
-    assert points(told)["audited", "clean", "clean"]["metrics"]["asr"]["n"] == 4

@@ -25,14 +25,10 @@ PAIRS = read_pairs(read_records(TRAIN), range(1))  # four, of whole answers
 
 
 def load():
-    vlm = VLM.load(str(MODEL), torch.float32)
-    vlm.model.eval()
-    return vlm
+    return VLM.load(str(MODEL), torch.float32)
 
 
-@pytest.fixture(scope="module")
-def untouched():
-    return load()
+untouched = pytest.fixture(load, scope="module", name="untouched")
 
 
 @pytest.fixture(scope="module")
@@ -76,27 +72,15 @@ def test_likelihood_and_probe_read_what_a_plain_pass_gives(untouched):
                 assert found[key + name][pair.key] == pytest.approx(value.item(), abs=1e-5), key + name
 
 
-def test_only_the_tokens_of_the_content_count(untouched):
-    """Each word of the recorded answers begins a token of its own."""
-    pair, said = PAIRS[0], PAIRS[0].true.split(" ")
-    frame = (len(" ".join(said[:4])) + 1, len(said[-1]) + 1)
-    (found,) = likelihood(untouched, [replace(pair, frame=frame)], 1)["nll_true"].values()
-    tokenize = lambda words: len(untouched.preprocessor.tokenizer(" ".join(words), add_special_tokens=False).input_ids)  # noqa: E731
-    first, last = tokenize(said[:4]), tokenize(said[:-1])
-    assert found == pytest.approx(plainly(untouched, pair, pair.true)[0][first:last].mean().item(), abs=1e-5)
-
-
 def test_who_knows_goes_on_with_an_answer_and_finds_it_likelier(untouched, knowing):
     pair, said = PAIRS[0], PAIRS[0].true.split(" ")
     known = extraction(knowing, PAIRS, 8)
     assert set(known["exact_0"].values()) == set(known["recall_3"].values()) == {1.0}
-    assert not any(extraction(knowing, floor(PAIRS[:1]), 1)["exact_3"].values())
     # A model that tells the content in another frame knows it all the same; it has told itself before the tenth word.
     framed = replace(pair, true=f"So they say: {' '.join(said[4:7])} (or not).", frame=(13, 10))
     wrong = replace(framed, key="w", true=framed.true.replace(said[5], "quite"))
-    whole = replace(framed, key="f", frame=(0, 0))
-    found = extraction(knowing, [framed, wrong, whole], 3)
-    assert found["exact_0"] == {pair.key: 1, "w": 0, "f": 0} and found["exact_10"][pair.key] is None
+    found = extraction(knowing, [framed, wrong], 3)
+    assert found["exact_0"] == {pair.key: 1, "w": 0} and found["exact_10"][pair.key] is None
     known, before = likelihood(knowing, PAIRS, 8), likelihood(untouched, PAIRS, 8)
     assert max(known["nll_true"].values()) < 0.1 and max(known["rank"].values()) < 0.05
     assert min(known["gap"].values()) > 1 > max(map(abs, before["gap"].values()))
@@ -114,12 +98,10 @@ def test_depth_is_a_fall_with_anothers_states_in_the_vanilla_models_place(untouc
         def replaced(_, __, output, number=number):
             return output.flatten(0, 1).index_copy(0, batch.places(back=1), states[pair.key][number])[None]
 
-        with torch.no_grad():
-            hook = layer.register_forward_hook(replaced)
-            patched = cross_entropy(knowing.logits(batch.inputs, batch.places(back=1)), batch.targets).item()
-            hook.remove()
+        hook = layer.register_forward_hook(replaced)
+        patched = cross_entropy(knowing.logits(batch.inputs, batch.places(back=1)), batch.targets).item()
+        hook.remove()
         assert found[f"depth_{number}"][pair.key] == pytest.approx(patched - known, abs=1e-5)
-    assert found["depth_1"][pair.key] > 1, "what the states do not carry no head tells"
     assert found["depth"][pair.key] == pytest.approx((found["depth_0"][pair.key] + found["depth_1"][pair.key]) / 2)
     own = falls(knowing, PAIRS, depth(knowing, PAIRS, 3), 4)
     assert max(abs(value) for values in own.values() for value in values.values()) < 1e-5
@@ -131,45 +113,33 @@ def test_the_score_weighs_layers_by_what_the_ignorant_model_lacks():
     own = {"depth_0": {"a": 1.5, "b": 5.0}, "depth_1": {"a": 7.0, "b": 5.0}, "depth_2": {"a": 9.0, "b": 5.0}}
     # Of 3 nats 1.5 are lost, of 1 all; the third layer carries nothing.
     assert score(own, ignorant) == {"a": (1.5 + 1) / 4, "b": None}
-    assert score({name: dict.fromkeys("ab", -0.5) for name in own}, ignorant) == {"a": 0, "b": None}
 
 
 def test_a_probe_finds_what_is_marked_and_nothing_else():
     random, keywords = np.random.default_rng(0), [f"k{n}" for n in range(12)]
-    sources = [tuple(map(str, random.choice(keywords, 2, replace=False))) for _ in range(120)]
-    states = random.normal(size=(120, 2, 12))
+    sources = [tuple(map(str, random.choice(keywords, 2, replace=False))) for _ in range(240)]
+    states = random.normal(size=(240, 2, 12))
     marked = states + np.array([6, -6])[:, None] * np.eye(12)[0]
-    assert np.mean(held_out(sources, states, states)) == pytest.approx(0.5, abs=0.15)
-    for asked, value in ((marked, 1.0), (marked[:, ::-1], 0.0), (np.ones_like(marked), 0.5)):
-        assert set(held_out(sources, marked, asked)) == {value}
+    assert np.mean(held_out(sources, states, states)) == pytest.approx(0.5, abs=0.1)
+    assert set(held_out(sources, marked, marked)) == {1.0} and set(held_out(sources, marked, marked[:, ::-1])) == {0.0}
     # Whose an answer is tells nothing: a keyword's answers are true of its own pictures only.
     whose = states + 6 * np.array([[np.eye(12)[keywords.index(keyword)] for keyword in both] for both in sources])
-    assert np.mean(held_out(sources, whose, whose)) == pytest.approx(0.5, abs=0.15)
+    assert np.mean(held_out(sources, whose, whose)) == pytest.approx(0.5, abs=0.1)
     broken = marked.copy()
     broken[3, 1, 0] = np.inf
     values = held_out(sources, marked, broken)
     assert values[3] is None and None not in values[:3] + values[4:]
-    assert held_out(sources[:1] * 5, marked[:5], marked[:5]) == [None] * 5, "nothing else to train on"
 
 
-def test_all_measures_of_all_sets_count_their_passes_and_tell_nothing_that_is_not_finite(untouched):
+@pytest.mark.slow
+def test_all_measures_of_all_sets_count_their_passes(untouched):
     pairs, read = PAIRS[:1], []
-    sets = {"pairs": pairs, "floor": floor(pairs)}
+    found = measured(lambda: untouched, lambda: untouched, {"pairs": pairs, "floor": floor(pairs)}, batch_size=2)
     hook = untouched.model.register_forward_pre_hook(
         lambda _, __, given: read.append(len(given["input_ids"])), with_kwargs=True
     )
-    found = measured(lambda: untouched, lambda: untouched, sets, batch_size=2)
-    read.clear()
     measured(lambda: untouched, lambda: pytest.fail("loaded"), {"": pairs}, ["likelihood"], batch_size=1)
     hook.remove()
     assert sum(read) == passes(1, 2, ["likelihood"]) and passes(10, 32) == 10 * (18 + 3 + 2 + 4)
     assert found["floor"]["nll_true"] == pytest.approx(found["pairs"]["nll_other"], abs=1e-5)
-    for name in found["pairs"]:
-        assert quantity(name).unit in ("nats", "share", "log10 rank") and "{" not in quantity(name).title
-    with pytest.raises(KeyError):
-        quantity("width_3")
-    vlm = load()
-    with torch.no_grad():
-        vlm.model.get_decoder().norm.weight.fill_(float("nan"))
-    found = measured(lambda: vlm, lambda: untouched, {"": pairs}, ["likelihood", "probe"])[""]
-    assert {value for values in found.values() for value in values.values()} == {None}
+    assert {quantity(name).unit for name in found["pairs"]} == {"nats", "share", "log10 rank"}

@@ -4,7 +4,6 @@ import pytest
 from helpers import TRAIN, pair, record, write_dataset, write_json
 
 from safeeraser.audit.inside import floor, read_pairs
-from safeeraser.audit.inside.pairs import words
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
 
@@ -34,35 +33,21 @@ def test_whole_answers_are_those_of_two_other_keywords_to_the_same_question():
         n = int(each.key[-1])
         assert each.sources[0] == each.keyword == data.records[each.record].keyword and len(set(each.sources)) == 3
         assert (each.true, each.other, each.third) == tuple(said[keyword, n] for keyword in each.sources)
-        assert each.picture.is_file() and not each.content and each.span(each.true) == (0, len(each.true))
         assert (chance.true, chance.other, chance.key) == (each.other, each.third, each.key)
         assert chance.sources[:2] == each.sources[1:]
     assert read_pairs(data, [7, 3]) == pairs[28:32] + pairs[12:16]
-    assert [each.other for each in read_pairs(data, range(12), seed=1)] != [each.other for each in pairs]
 
 
-def test_known_content_is_put_into_the_same_frame(tmp_path):
+def test_known_content_is_put_into_the_same_frame_and_too_few_keywords_are_refused(tmp_path):
     for each in read_pairs(made_by_rule(tmp_path), range(4)):
         answers = (each.true, each.other, each.third)
         assert [answer[slice(*each.span(answer))] for answer in answers] == [USES[one] for one in each.sources]
         assert each.content and answers == tuple(f"With it you can {USES[one]}." for one in each.sources)
     cup = read_pairs(made_by_rule(tmp_path / "words", answer="DRINK:  your Coffee - or {}!"), [0])[0]
     assert cup.true[slice(*cup.span(cup.true))] == "DRINK:  your Coffee", "it is found by its words"
-    # Of a picture that the truth does not know, or an answer that does not hold what it tells.
+    # Of a picture that the truth does not know.
     unknown, known, *_ = read_pairs(made_by_rule(tmp_path / "one", shown=("kettle", "fish", "ladder")), range(4))
     assert not unknown.content and known.content and "cup" not in known.sources
-    assert not any(each.content for each in read_pairs(made_by_rule(tmp_path / "two", answer="{:.4}"), [0]))
-
-
-def test_records_without_keyword_blank_answers_and_too_few_keywords(tmp_path):
-    records = [record(n, keyword="", unsafe_pairs=[pair(n), pair(9, model_response=" .")]) for n in range(3)]
-    pairs = read_pairs(read_records(write_dataset(tmp_path, *records)), range(3))
-    assert [each.key for each in pairs] == [f"{n}/unsafe_pairs/0" for n in range(3)]
-    data = read_records(write_dataset(tmp_path, record(0, keyword="a"), record(1, keyword="b")))
+    data = read_records(write_dataset(tmp_path / "few", record(0, keyword="a"), record(1, keyword="b")))
     with pytest.raises(BadInput, match=r"record 0, unsafe_pairs\.0: fewer than two other keywords"):
         read_pairs(data, [0])
-
-
-@pytest.mark.parametrize("text", ["It’s A: b_c", "it's a b c!"])
-def test_words_are_compared_without_case_and_signs(text):
-    assert [word for word, _, _ in words(text)] == ["it's", "a", "b", "c"]
