@@ -27,7 +27,7 @@ def asked():
         requests = build_requests(read_records(VAL), Selection(views, ("Sex", "Weapon"), limit=1))
         pictures = {each.picture: each.picture.resolve() for each in requests if each.picture}
     given = [Asked(pictures.get(each.picture), each.question, each.key) for each in requests]
-    return [*given[::4], Asked(None, "Why?", "none")]
+    return [*given[::6], Asked(None, "Why?", "none")]
 
 
 def answers(answering, asked):
@@ -37,17 +37,28 @@ def answers(answering, asked):
     return {asked[number].key: text for number, text in given}
 
 
-def generated(vlm, one, tokens):
-    """The token ids that transformers itself goes on with, greedily, from a question's."""
-    picture = open_picture(one.picture) if one.picture else None
-    row = vlm.encode(models.Turn(picture, one.question, one.begun or None, system=one.system))
-    how = GenerationConfig(do_sample=False, max_new_tokens=tokens, eos_token_id=sorted(vlm.ends), pad_token_id=0)
-    return vlm.model.generate(**vlm.join([row]), generation_config=how)[0, len(row.input_ids) :].tolist()
-
-
 def text(vlm, ids):
-    """The words of a response."""
     return vlm.preprocessor.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+@pytest.fixture(scope="module")
+def more(asked):
+    """Questions of which an answer has begun, or that want another system text."""
+    one = next(one for one in asked if one.picture)
+    begun = Asked(one.picture, one.question, "begun", begun="It is a small")
+    return [begun, Asked(one.picture, one.question, "system", system="Be kind.")]
+
+
+@pytest.fixture(scope="module")
+def greedy(vlm, asked, more):
+    """The 12 token ids that transformers itself goes on with, greedily, from each question's alone."""
+    how = GenerationConfig(do_sample=False, max_new_tokens=12, eos_token_id=sorted(vlm.ends), pad_token_id=0)
+    ids = {}
+    for one in [*asked, *more]:
+        picture = open_picture(one.picture) if one.picture else None
+        row = vlm.encode(models.Turn(picture, one.question, one.begun or None, system=one.system))
+        ids[one.key] = vlm.model.generate(**vlm.join([row]), generation_config=how)[0, len(row.input_ids) :].tolist()
+    return ids
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +71,9 @@ def sampled(vlm, asked):
 def test_the_batch_changes_nothing(vlm, asked, sampled, kind, batch_size):
     answering = kind(vlm, Generation(max_new_tokens=SPARE + 5), batch_size)
     assert answers(answering, asked[::-1]) == sampled
-    assert answers(answering, asked[:4]) == {one.key: sampled[one.key] for one in asked[:4]}, "asked again, otherwise"
+    assert answers(answering, asked[:1]) == {asked[0].key: sampled[asked[0].key]}, "asked again, otherwise"
     lengths = {len(vlm.preprocessor.tokenizer(text)["input_ids"]) for text in sampled.values()}
-    assert len(lengths) > 5, "rows end at different times"
+    assert len(lengths) > 4, "rows end at different times"
 
 
 def test_a_response_depends_on_seed_key_and_settings(vlm, asked, sampled):
@@ -70,37 +81,27 @@ def test_a_response_depends_on_seed_key_and_settings(vlm, asked, sampled):
     one = asked[0]
 
     def said(key=one.key, **settings):
-        return answers(
-            Decoder(vlm, Generation(**{"max_new_tokens": SPARE + 5} | settings), 2),
-            [Asked(one.picture, one.question, key)],
-        )[key]
+        decoder = Decoder(vlm, Generation(max_new_tokens=8, **settings), 2)
+        return answers(decoder, [Asked(one.picture, one.question, key)])[key]
 
-    assert said() == sampled[one.key]
     others = [said("other"), said(seed=234), said(temperature=0.3), said(top_p=0.2), said(greedy=True)]
-    assert len({sampled[one.key], *others}) == 6
+    assert sampled[one.key].startswith(said()) and len({said(), *others}) == 6
 
 
 @BOTH
-def test_greedy_is_what_transformers_generates(vlm, asked, kind):
-    """One prompt at a time, without left padding, shared beginnings, or branches; also where an answer has begun, or
-    another system text is wanted."""
-    pictured = next(one for one in asked if one.picture)
-    more = [
-        Asked(pictured.picture, pictured.question, "begun", begun="It is a small"),
-        Asked(pictured.picture, pictured.question, "system", system="Be kind."),
-    ]
+def test_greedy_is_what_transformers_generates(vlm, asked, more, greedy, kind):
+    """One prompt at a time, without left padding, shared beginnings, or branches."""
     answering = kind(vlm, Generation(greedy=True, max_new_tokens=12), 5)
-    ours = answers(answering, [*asked, *more])
-    assert ours == {one.key: text(vlm, generated(vlm, one, 12)) for one in [*asked, *more]}
+    assert answers(answering, [*asked, *more]) == {key: text(vlm, ids) for key, ids in greedy.items()}
     begun, system = (vlm.preprocessor.tokenizer.decode(ids) for ids in answering.prompts(more))
     assert begun.endswith("ASSISTANT: It is a small") and "Be kind." in system
 
 
 @BOTH
 @pytest.mark.parametrize("several", [True, False])
-def test_each_of_a_models_ends_ends_a_response(vlm, asked, monkeypatch, kind, several):
+def test_each_of_a_models_ends_ends_a_response(vlm, asked, greedy, monkeypatch, kind, several):
     """Its own beside the tokenizer's, also one that is a word and no special token: what comes before it is given."""
-    said = {one.key: generated(vlm, one, 12) for one in asked[:5]}
+    said = {one.key: greedy[one.key] for one in asked[:5]}
     end = said[asked[0].key][5]
     monkeypatch.setattr(vlm.model.generation_config, "eos_token_id", [*vlm.ends, end] if several else end)
     generation = Generation(greedy=True, max_new_tokens=12)
@@ -124,29 +125,23 @@ def test_a_prompt_that_fills_the_context_is_not_read(vlm, asked, monkeypatch, ki
 
 
 def test_without_a_picture_the_prompt_has_none(vlm, asked):
-    picture = next(one.picture for one in asked if one.picture)
-    without, shown = Decoder(vlm, Generation(), 1).prompts([Asked(None, "Why?"), Asked(picture, "Why?")])
+    without, shown = Decoder(vlm, Generation(), 1).prompts([Asked(None, "Why?"), Asked(asked[0].picture, "Why?")])
     image = vlm.preprocessor.picture_token
     assert (without.count(image), shown.count(image)) == (0, 16)
     assert without == vlm.preprocessor.tokenizer(prompt("Why?", "user").replace("<image>\n", ""))["input_ids"]
 
 
 @BOTH
-def test_an_output_that_is_not_finite_is_no_response(vlm, asked, monkeypatch, kind):
+def test_an_output_that_is_not_finite_is_no_response(vlm, asked, greedy, kind):
     """Its row alone has none; what comes after a response's end counts for nothing."""
     answering = kind(vlm, Generation(greedy=True, max_new_tokens=6), 4)
-    said, read = {one.key: generated(vlm, one, 6) for one in asked}, set().union(*answering.prompts(asked))
+    said, read = {one.key: greedy[one.key][:6] for one in asked}, set().union(*answering.prompts(asked))
     word = next(token for ids in said.values() for token in ids[1:-1] if token not in read)
     weight = vlm.model.get_input_embeddings().weight.data
-    monkeypatch.setitem(vars(vlm.model.get_input_embeddings())["_parameters"], "weight", spoilt(weight, word))
-    assert answers(answering, asked) == {key: None if word in ids[:-1] else text(vlm, ids) for key, ids in said.items()}
-
-
-def spoilt(weight, word):
-    """Embeddings of which one is not finite."""
-    changed = weight.clone()
-    changed[word] = float("nan")
-    return torch.nn.Parameter(changed)
+    before = weight[word].clone()
+    weight[word] = float("nan")
+    given, weight[word] = answers(answering, asked), before
+    assert given == {key: None if word in ids[:-1] else text(vlm, ids) for key, ids in said.items()}
 
 
 @BOTH
@@ -186,9 +181,8 @@ def test_a_question_is_read_once_for_its_samples_and_a_beginning_once_for_its_qu
     assert [rows for rows, _ in read] == [1, 3] and sum(tokens for _, tokens in read) <= length + 1
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_runs(vlm, asked, dtype):
+def test_half_precision_runs(vlm, asked):
     """Rounding may depend on the batch there, so that responses may differ; all are given."""
-    half = models.VLM(models.load_model(str(MODEL), dtype).eval(), vlm.preprocessor)
+    half = models.VLM(models.load_model(str(MODEL), torch.bfloat16).eval(), vlm.preprocessor)
     given = answers(Decoder(half, Generation(max_new_tokens=4), 16), asked)
     assert len(given) == len(asked) and len(set(given.values())) > len(asked) / 2

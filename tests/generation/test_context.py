@@ -1,14 +1,8 @@
-"""What a model has read of rows that come and go is what reading each row alone gives, and costs no needless wait."""
+"""What a model has read of rows that come and go is what reading each row alone gives."""
 
-from collections import Counter
-
-import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from safeeraser.generation import Asked, Decoder
 from safeeraser.generation.context import SPARE, Context
-from safeeraser.generation.sampling import Generation
 
 
 def read(model, *rows):
@@ -81,36 +75,3 @@ def test_the_head_is_given_whole_rows_wherever_reading_ends(vlm):
         context.read([[13, 14], [15, 16], [17, 18]])
     assert [each.shape[:2] for each in shown] == [(3, 1)] * 2 and all(each.is_contiguous() for each in shown)
     assert not head._forward_pre_hooks
-
-
-class Waits(TorchDispatchMode):
-    """Counts what a GPU's host would have to wait for, but for `Tensor.tolist`, which is no operation here."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = Counter()
-
-    def __torch_dispatch__(self, called, types, args=(), kwargs=None):
-        name = called._schema.name.removeprefix("aten::")
-        by_mask = name.startswith("index") and any(each is not None and each.dtype == torch.bool for each in args[1])
-        sent = name == "lift_fresh" and args[0].dim()  # numbers that fill a tensor go along with the call
-        self.count[name] += name in ("_local_scalar_dense", "nonzero") or by_mask or bool(sent)
-        return called(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("greedy", [True, False])
-def test_a_step_has_the_host_wait_three_times(vlm, monkeypatch, greedy):
-    """For the tokens; in transformers, whether the mask has gaps; and for which draws need the sort."""
-    tolist, steps = torch.Tensor.tolist, []
-
-    def told(tensor):
-        steps.append(dict(+waits.count))
-        waits.count.clear()
-        return tolist(tensor)
-
-    monkeypatch.setattr(torch.Tensor, "tolist", told)
-    decoder = Decoder(vlm, Generation(greedy, max_new_tokens=6), 8)
-    decoder.ends = set()  # all rows go on to the last step
-    with Waits() as waits:
-        list(decoder.answer([Asked(None, " ".join(["alpha"] * words), str(words)) for words in range(1, 9)]))
-    assert steps[1:] == [{"_local_scalar_dense": 1} | ({} if greedy else {"nonzero": 1})] * 5

@@ -64,28 +64,16 @@ def test_a_draw_depends_on_its_own_seed_and_position_alone():
     seeds, places = seeds_of(64), torch.arange(64) % 3
     together = draw(seeds, position=places)
     alone = [draw(seed[None], position=place) for seed, place in zip(seeds, places, strict=True)]
-    assert torch.equal(torch.cat(alone), together) and torch.equal(
-        draw(seeds.flip(0), position=places.flip(0)).flip(0), together
-    )
-    assert len(set(together.tolist())) > 3
+    assert torch.equal(torch.cat(alone), together) and len(set(together.tolist())) > 3
     greedy = Generation(greedy=True).draw(LOGITS.roll(3).expand(64, -1), seeds, places)
     assert greedy.tolist() == [3] * 64, "the likeliest, whatever the seed"
 
 
 def test_seeds_differ_by_seed_and_request():
     keys = [f"{r}/unsafe_pairs/{i}/model_response{n}" for r in range(50) for i in range(4) for n in (1, 2, 3)]
-    seeds = {request_seed(seed, key) for seed in (1, 2, 233) for key in keys}
-    assert len(seeds) == 3 * len(keys) and all(0 <= seed < 2**63 for seed in seeds)
+    assert len({request_seed(seed, key) for seed in (1, 2, 233) for key in keys}) == 3 * len(keys)
     # Worked out once with sha256sum: printf 233/0/UnharmPair_text1/Prediction | sha256sum, its first 63 bits.
     assert request_seed(233, "0/UnharmPair_text1/Prediction") == 3529471581879285045
-
-
-def test_noise_is_finite_and_of_gumbels_mean_and_spread():
-    noise = gumbel(torch.arange(500), 400)
-    assert torch.isfinite(noise).all() and noise.dtype == torch.float32
-    # Mean 0.5772 and variance pi^2 / 6 = 1.6449; 200,000 draws: five standard errors.
-    assert noise.mean().item() == pytest.approx(0.5772, abs=5 * (1.6449 / 200_000) ** 0.5)
-    assert noise.var().item() == pytest.approx(1.6449, abs=0.05)
 
 
 def test_noise_is_what_its_hash_says():
