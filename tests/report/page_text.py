@@ -11,7 +11,7 @@ class Page(HTMLParser):
 
     Attributes:
         lines: a line a block, and a line a row of a table. A coloured cell begins with its colour, a drawing is its
-            description, and what lies behind a mask begins with `masked>`.
+            description, and what lies behind a mask begins with `masked>`; `text` is all of them.
         bare, masked: the texts and attributes that a reader meets at once, and those behind a mask.
         pictures, masked_pictures: the sources of its images, likewise.
         ids, fetched: its ids, and whatever a browser would fetch for it.
@@ -23,10 +23,7 @@ class Page(HTMLParser):
         self.ids, self.fetched, self.tags, self._open, self._line = [], [], [], [], ""
         self.feed(text)
         self._end_line()
-
-    @property
-    def text(self) -> str:
-        return "".join(f"{line}\n" for line in self.lines)
+        self.text = "".join(f"{line}\n" for line in self.lines)
 
     @property
     def _is_masked(self) -> bool:
@@ -44,10 +41,8 @@ class Page(HTMLParser):
         if tag in _BLOCKS:
             self._end_line()
         if tag in ("td", "th"):
-            self._line += " | " * bool(self._line) + given.get("style", "").partition(";")[0].removeprefix(
-                "background:"
-            )
-            self._line += " "
+            colour = given.get("style", "").partition(";")[0].removeprefix("background:")
+            self._line += " | " * bool(self._line) + colour + " "
         if given.get("role") == "img":
             self._line += f"[drawn: {given['aria-label']}]"
         if tag == "small":

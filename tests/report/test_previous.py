@@ -11,8 +11,6 @@ from safeeraser.benchmark.metrics import COLUMNS
 from safeeraser.report.model_card import card
 from safeeraser.report.page import report
 
-from .page_text import Page
-
 STORED = Path(__file__).resolve().parents[1] / "data" / "previous"
 RUNS = {"vanilla": "vanilla", "ga": "GA", "po": "PO", "popd": "PO+PD"}
 
@@ -26,49 +24,31 @@ def results(tmp_path_factory):
     return folder
 
 
-def stored(run, split):
-    return json.loads((STORED / run / f"summary_{split}.json").read_text())
+def stored(run, name):
+    return json.loads((STORED / run / f"{name}.json").read_text())
 
 
-def test_the_table_has_the_stored_figures(results):
-    with open(results / "table.csv", encoding="utf-8", newline="") as handle:
-        rows = {row["method"]: row for row in csv.DictReader(handle)}
-    assert list(rows) == list(RUNS.values())
+def rows_of(path, *keys):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {tuple(row[key] for key in keys): row for row in csv.DictReader(lines)}
+
+
+def test_table_and_summary_have_the_stored_figures(results):
+    rows = rows_of(results / "table.csv", "method")
+    assert [name for (name,) in rows] == list(RUNS.values())
     for run, title in RUNS.items():
         for key, column in COLUMNS.items():
-            figure = stored(run, column.split).get(column.metric)
+            figure = stored(run, f"summary_{column.split}").get(column.metric)
             if column.metric == "specificity":
-                figure = json.loads((STORED / run / "specificity.json").read_text())
+                figure = stored(run, "specificity")
             for part in ("value", "low", "high"):
-                value = figure.get(part)
-                assert rows[title][f"{key}_{part}"] == ("" if value is None else f"{100 * value:.6g}"), (run, key, part)
-        assert {value for key, value in rows[title].items() if key.startswith("blank_")} == {""}
-    line = "| PO+PD | 0.0 [0.0–3.0] | 100.0 [97.0–100.0] | 4.3 [0.2–10.1] | 95.7 [89.9–99.8] | 99.6 [99.1–99.9] | – |"
-    assert f"{line} 98.0 | 7.3 [2.1–14.6] |" in (results / "table.md").read_text()
-
-
-def test_the_summary_has_the_stored_figures(results):
-    told = json.loads((results / "summary.json").read_text())["runs"]
-    for run in RUNS:
-        for split, name in (("train", "efficacy"), ("val", "generality")):
-            assert told[run][name] == {key: stored(run, split)[key]["value"] for key in ("asr", "rr")}
-        assert all(told[run][key] == stored(run, "val")[key]["value"] for key in ("sarr", "rouge_l", "gpt_eval"))
-        assert "blank" not in told[run]
-
-
-def test_the_page_has_categories_training_and_the_judge(results):
-    lines = Page((results / "report.html").read_text()).lines
-    assert "Scored with protocol official, judge rules." in lines and not any("do not compare" in one for one in lines)
-    assert {f"{rate}: By category, per cent." for rate in ("ASR ↓", "RR ↑", "SARR ↓")} < set(lines)
-    assert "Training of PO+PD: loss and terms." in lines and "Blank responses, %" not in lines
+                shown = "" if figure.get(part) is None else f"{100 * figure[part]:.6g}"
+                assert rows[title,][f"{key}_{part}"] == shown, (run, key, part)
 
 
 def test_the_audit_has_the_stored_figures(results):
-    audit = json.loads((STORED / "popd" / "audit.json").read_text())
-    with open(results / "robustness.csv", encoding="utf-8", newline="") as handle:
-        keys = ("subject", "group", "name", "metric")
-        rows = {tuple(row[key] for key in keys): row for row in csv.DictReader(handle)}
-    for point in audit["points"]:
+    rows = rows_of(results / "robustness.csv", "subject", "group", "name", "metric")
+    for point in stored("popd", "audit")["points"]:
         for key, figure in point["metrics"].items():
             # What was a group of its own then is vanilla under the attacks.
             vanilla = point["group"] == "attack_vanilla"
@@ -82,9 +62,7 @@ def test_the_audit_has_the_stored_figures(results):
 
 
 def test_a_run_of_the_last_version_gets_its_model_card(tmp_path):
-    folder = tmp_path / "popd"
-    shutil.copytree(STORED / "popd", folder)
-    (folder / "adapter_model.safetensors").touch()
-    text = card(folder)
+    shutil.copytree(STORED / "popd", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "adapter_model.safetensors").touch()
+    text = card(tmp_path)
     assert "| ASR-Gen ↓ | val | 4.3 | 0.2–10.1 | 576 | rules | official |" in text and "library_name: peft" in text
-    assert "Worst of 13: figstep" in text and "A demonstration on drawn pictures." in text

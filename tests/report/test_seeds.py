@@ -1,29 +1,22 @@
 """Runs that differ by their seeds alone are one row: the mean, and an interval over seeds and pictures.
 
-What differs by more, or is not known to be the same, stays apart.
+What differs by more, or is not known to be the same, stays apart. Between two sets, differences are paired.
 """
 
-import json
 import shutil
 
 import numpy as np
 import pytest
 
-from safeeraser.benchmark.intervals import of_totals
+from safeeraser.benchmark.judged import difference, values_of
 from safeeraser.benchmark.metrics import Figure
-from safeeraser.report.page import report
 from safeeraser.report.runs import read_runs
 from safeeraser.report.seeds import join, methods, spread
+from safeeraser.report.sides import sides_table
 
-from .made_up_runs import change, metric, seeded_results, summary, write
+from .made_up_runs import change, full_results, judged, metric, seeded_results, write
 
 T2, T3 = 12.706204736174694, 4.302652729911275  # the 97.5% points of Student's t with one and two degrees of freedom
-
-
-def titles(folder):
-    """The rows of PO and PO+PD: title and number of seeds."""
-    found = methods(read_runs([folder]))
-    return [(one.run.title, len(one.seeds)) for one in found if one.name != "vanilla"]
 
 
 def test_the_interval_is_over_seeds_and_pictures():
@@ -36,31 +29,8 @@ def test_the_interval_is_over_seeds_and_pictures():
     assert (low, high) == pytest.approx((0.5 - np.hypot(0.06, between), 0.5 + np.hypot(0.15, between)))
     # Seeds that agree leave the interval over pictures as it is: they all answered about the same ones.
     assert spread([(0.5, 0.4, 0.7)] * 3, 0.0) == pytest.approx((0.4, 0.7))
-    assert spread([(0.5, 0.4, 0.7)], 0.0) == pytest.approx((0.4, 0.7))
     assert spread([(0.01, 0.0, 0.05), (0.3, 0.2, 0.4)], 0.0)[0] == 0.0
-    assert spread([(0.01, 0.0, 0.05), (0.3, 0.2, 0.4)], -1.0)[0] < -0.5
     assert spread([(0.99, 0.9, 1.0), (0.7, 0.6, 0.8)], 0.0)[1] == 1.0
-
-
-@pytest.mark.parametrize("between, within", [(0.0, 0.0), (0.3, 0.5), (1.0, 0.5)])
-def test_it_holds_the_truth(between, within):
-    """Pictures and seeds drawn at random: the interval of one seed alone is too narrow where seeds differ."""
-    rng = np.random.default_rng(0)
-    spreads = np.sqrt(1 + between**2 + within**2)
-    truth = np.mean(1 / (1 + np.exp(1 - spreads * rng.normal(size=1_000_000))))
-    held, alone, trials = 0, 0, 150
-    for _ in range(trials):
-        pictures, seeds = rng.normal(size=48), between * rng.normal(size=3)
-        found = []
-        for seed in seeds:
-            odds = pictures + seed + within * rng.normal(size=48) - 1
-            sums = rng.binomial(4, 1 / (1 + np.exp(-odds))).astype(float)
-            found.append((sums.mean() / 4, *of_totals(sums, np.full(48, 4.0), "rate")))
-        low, high = spread(found, 0.0)
-        held += low <= truth <= high
-        alone += found[0][1] <= truth <= found[0][2]
-    assert held >= 0.93 * trials and held >= alone
-    assert between < 1 or alone < 0.7 * trials
 
 
 def test_figures_are_joined_as_far_as_they_stand():
@@ -72,132 +42,84 @@ def test_figures_are_joined_as_far_as_they_stand():
     assert join([one, Figure(value=0.3)]).range == "", "an interval that lacks a seed's part would be too narrow"
     half = join([one, Figure(value=None)])
     assert half.value == 0.5 and half.range == "40.0–60.0" and half.remarks == ["1 of 2 seeds", "1 failed"]
-    withheld = join([one, Figure(value=None, withheld="3% failed", failed=2)])
-    assert (withheld.withheld, withheld.failed, withheld.value) == ("withheld of 1 of 2 seeds", 3, None)
-    none = join([Figure(value=None, n=1)] * 2)
-    assert none.value is None and none.n == 2 and none.remarks == []
+    assert join([one, Figure(value=None, withheld="3% failed")]).withheld == "withheld of 1 of 2 seeds"
 
 
-def _other_rate(folder):
-    settings = json.loads((folder / "seed1" / "popd" / "run.json").read_text())["settings"]
-    change(folder / "seed1" / "popd", "run.json", settings=settings | {"lr": 0.002})
+def titles(folder):
+    """The rows but for vanilla's: title and number of seeds."""
+    found = methods(read_runs([folder]))
+    return [(one.run.title, len(one.seeds)) for one in found if one.name != "vanilla"]
 
 
-def _other_places(folder):
-    """What decides no result may differ; so may the other rows of a table that settings were taken from."""
-    settings = json.loads((folder / "seed1" / "popd" / "run.json").read_text())["settings"]
-    free = {"workers": 3, "save_steps": 9, "tables": {"po": {"lr": 0.5}}}
-    change(folder / "seed1" / "popd", "run.json", title="PO+PD", settings=settings | free)
-
-
-def _two_variants(folder):
-    """Each of two rates with two seeds, in folders by seed: both names are there twice, and so is each folder."""
-    for seed in (0, 1):
-        one, other = (folder / f"seed{seed}" / name for name in ("popd", "popd_low"))
-        shutil.copytree(one, other)
-        settings = json.loads((one / "run.json").read_text())["settings"]
-        write(other, "run.json", {"title": "PO+PD", "settings": settings | {"lr": 0.0001}})
-
-
-def _a_copy(folder):
-    shutil.rmtree(folder / "seed1" / "popd")
-    shutil.copytree(folder / "seed0" / "popd", folder / "seed1" / "popd")
-    (folder / "seed1" / "popd" / "summary_train.json").unlink()
-
-
-def _a_judge_of_one_metric(folder):
-    for seed, judge in ((0, "rules"), (1, "openai:gpt-4o")):
-        change(folder / f"seed{seed}" / "popd", "summary_val.json", sarr=metric(0.9, 0.8, 1.0, judge=judge))
-
-
-def _one_lacks_it(folder):
-    """What was scored of one seed alone tells of no other judge."""
-    _a_judge_of_one_metric(folder)
-    change(folder / "seed1" / "popd", "summary_val.json", sarr={"value": None, "n": 0})
-
-
-def _unknown_training(folder):
-    for seed in (0, 1):
-        (folder / f"seed{seed}" / "popd" / "run.json").unlink()
-
-
-def _unknown_answering(folder):
-    for seed in (0, 1):
-        change(folder / f"seed{seed}" / "popd", "summary_val.json", inputs={})
-
-
-def _popd(name, **more):
-    return lambda folder: change(folder / "seed1" / "popd", name, **more)
-
-
-APART = [("PO+PD (seed0)", 1), ("PO+PD (seed1)", 1)]
-TOGETHER = [("PO+PD", 2)]
+SETTINGS = {"forget_loss": {"name": "popd"}, "lr": 0.001, "seed": 1}
+TOGETHER, APART = [("PO+PD", 2)], [("PO+PD (seed0)", 1), ("PO+PD (seed1)", 1)]
 
 
 @pytest.mark.parametrize(
-    ("changed", "rows"),
+    ("name", "changes", "rows"),
     [
-        (lambda folder: None, TOGETHER),
-        (_other_places, TOGETHER),
-        (_one_lacks_it, TOGETHER),
-        (_other_rate, APART),
-        (_popd("run.json", data={"sha256": "0"}), APART),
-        (_popd("summary_val.json", category="Privacy"), APART),
-        (_popd("summary_val.json", protocol="corrected"), APART),
-        (_popd("summary_val.json", judge="openai", judge_model="gpt-4o"), APART),
-        (_popd("summary_val.json", rules="b"), APART),
-        (_popd("summary_train.json", rules="b"), APART),
-        (_a_judge_of_one_metric, APART),
-        (_a_copy, APART),
-        (_unknown_training, APART),
-        (_unknown_answering, APART),
-        (_two_variants, [("PO+PD (popd)", 2), ("PO+PD (popd_low)", 2)]),
+        # What decides no result may differ; so may the other rows of a table that settings were taken from.
+        ("run.json", {"settings": SETTINGS | {"workers": 3, "save_steps": 9, "tables": {"po": {"lr": 0.5}}}}, TOGETHER),
+        # What was scored of one seed alone tells of no other judge.
+        ("summary_val.json", {"sarr": {"value": None, "n": 0, "judge": "openai:gpt-4o"}}, TOGETHER),
+        ("summary_val.json", {"sarr": metric(0.9, judge="openai:gpt-4o")}, APART),
+        ("summary_val.json", {"category": "Privacy"}, APART),
+        ("summary_train.json", {"rules": "b"}, APART),
+        ("run.json", {"settings": SETTINGS | {"lr": 0.002}}, APART),
+        ("run.json", {"data": {"sha256": "0"}}, APART),
+        ("run.json", {"settings": None}, APART),
     ],
 )
-def test_what_differs_by_more_than_its_seed_is_another_row(tmp_path, changed, rows):
+def test_what_differs_by_more_than_its_seed_is_another_row(tmp_path, name, changes, rows):
     seeded_results(tmp_path, seeds=(0, 1))
-    changed(tmp_path)
+    change(tmp_path / "seed1" / "popd", name, **changes)
     assert titles(tmp_path) == [("PO", 2), *rows]
 
 
-def test_folders_may_be_named_for_their_seeds_or_methods(tmp_path):
-    seeded_results(tmp_path / "all")
+def test_folders_tell_apart_what_has_one_title_and_may_be_named_for_seeds(tmp_path):
+    seeded_results(tmp_path, seeds=(0, 1))
     for seed in (0, 1):
-        (tmp_path / "all" / f"seed{seed}" / "popd").rename(tmp_path / f"s{seed}")
+        low = shutil.copytree(tmp_path / f"seed{seed}" / "popd", tmp_path / f"seed{seed}" / "popd_low")
+        change(low, "run.json", title="PO+PD", settings=SETTINGS | {"lr": 0.5, "seed": seed})
+    assert titles(tmp_path) == [("PO", 2), ("PO+PD (popd)", 2), ("PO+PD (popd_low)", 2)]
+    for seed in (0, 1):
+        (tmp_path / f"seed{seed}" / "popd").rename(tmp_path / f"popd-seed{seed}")
     assert titles(tmp_path) == [("PO+PD", 2)]
-    (tmp_path / "all" / "seed2" / "popd").rename(tmp_path / "popd-seed2")
-    assert titles(tmp_path) == [("PO+PD", 3)]
-
-
-def test_responses_of_another_seed_than_the_trainings_are_both_told(tmp_path):
-    seeded_results(tmp_path, seeds=(0,))
-    made_with = {"model_path": "a/model", "checkpoint": "x", "seed": 7}
-    change(tmp_path / "seed0" / "popd", "summary_val.json", inputs={"made_with": {"settings": made_with}})
-    report(tmp_path)
-    assert json.loads((tmp_path / "summary.json").read_text())["provenance"]["seeds"]["PO+PD"] == ["0/7"]
 
 
 def test_a_seed_that_lacks_a_split_is_told_and_all_else_is_joined(tmp_path):
     seeded_results(tmp_path, seeds=(0, 1))
     (tmp_path / "seed1" / "popd" / "summary_train.json").unlink()
     for seed, value in ((0, 0.2), (1, 0.4)):
-        more = {"by_category": {"asr": {"Weapon": {"value": value, "n": 2}}}, "blank": {"forget": metric(value)}}
-        change(tmp_path / f"seed{seed}" / "popd", "summary_val.json", **more)
+        change(tmp_path / f"seed{seed}" / "popd", "summary_val.json", blank={"forget": metric(value)})
         write(tmp_path / f"seed{seed}" / "popd", "specificity.json", {"value": value, "n": 3})
     run = methods(read_runs([tmp_path]))[-1].run
-    assert run.val.by_category["asr"]["Weapon"].value == pytest.approx(0.3)
-    assert run.by_view("blank")["forget"].value == pytest.approx(0.3) and run.by_view("blank")["forget"].n == 8
-    assert run.specificity.value == pytest.approx(0.3) and run.specificity.n == 6
+    blank, specificity = run.by_view("blank")["forget"], run.specificity
+    assert (blank.value, blank.n, specificity.value, specificity.n) == pytest.approx((0.3, 8, 0.3, 6))
     assert run.figures["asr_eff"].remarks == ["1 of 2 seeds"]
 
 
-def test_methods_are_named_by_their_titles_and_stand_in_the_papers_order(tmp_path):
-    """Others by name; the same title is told apart by folders."""
-    for run, title in (("mine", "Mine"), ("a_run", "PO+PD"), ("other", None), ("popd", None), ("gd", "GD"), ("x", "X")):
-        write(tmp_path / run, "summary_val.json", summary("val", 0.5, 0.5))
-        write(tmp_path / run, "run.json", {"settings": {}, **({"title": title} if title else {})})
-    write(tmp_path / "vanilla", "summary_val.json", summary("val", 1.0, 0.0))
-    found = methods(read_runs([tmp_path]))
-    names = ["vanilla", "GD", "PO+PD (a_run)", "PO+PD (popd)", "Mine", "other", "X"]
-    assert [one.run.title for one in found] == names
-    assert [one.run.name for one in found] == ["vanilla", "gd", "a_run", "popd", "mine", "other", "x"]
+def sides(one, other, name="PO+PD"):
+    """A method's differences, by column, with what stands beside them; and the table's remarks."""
+    table = sides_table(methods(read_runs([one, other], compared=True)), one, other)
+    row = next(row for row in table.rows if row.name == name)
+    shown = zip(table.columns, table.line(row), strict=True)
+    return {key: "; ".join([cell.text, *cell.remarks]) for key, cell in shown}, table.remarks
+
+
+def test_differences_are_paired_over_what_both_have_and_judged_alike(tmp_path):
+    """How it looks, over seeds too, stands in golden/compared.table.md."""
+    sets = tmp_path / "A", tmp_path / "B"
+    for folder, unsafe in zip(sets, (20, 8), strict=True):
+        full_results(folder)
+        write(folder / "popd", "judged.json", judged(unsafe))
+    found, remarks = sides(*sets)
+    low, high = difference(values_of(judged(8), official=True), values_of(judged(20), official=True), "asr")[1:3]
+    assert -0.5 < low < -0.3 < high < -0.1
+    assert found["asr_gen"] == f"-30.0 ({100 * low:+.1f} to {100 * high:+.1f})"
+    assert found["sarr"] == found["asr_eff"] == "–", "no verdicts to pair by" and remarks == []
+    assert sides(*sets, name="PO")[0]["asr_gen"].startswith("+0.0")
+    write(sets[1] / "popd", "judged.json", judged(8, count=30))
+    assert sides(*sets)[0]["asr_gen"].startswith("-40.0 (")
+    change(sets[1] / "popd", "summary_val.json", asr=metric(0.2, judge="openai:gpt-4o"))
+    assert sides(*sets)[0]["asr_gen"] == "–; judged otherwise"

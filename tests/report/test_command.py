@@ -1,0 +1,64 @@
+"""What cannot be reported: bad files, folders and command lines end in one line that names the file and the key.
+
+`made_up/refusals.json` holds the cases: a file, what stands in it (of a summary what is changed) and what the line
+names; and words of the command with what the line names.
+"""
+
+import json
+import re
+import shlex
+
+import pytest
+from helpers import ROOT, refused, run
+
+from safeeraser.errors import BadInput
+from safeeraser.report.page import report
+
+from .made_up_runs import MADE_UP, full_results, seeded_results, summary, write
+
+CASES = json.loads((MADE_UP / "refusals.json").read_text())
+PAGE = (ROOT / "docs" / "report.md").read_text()
+SCORED = summary("val", 0.5, 0.5)
+
+
+@pytest.mark.parametrize(("name", "value", "key"), CASES["files"])
+def test_a_file_that_cannot_be_used_is_named_with_its_key(tmp_path, name, value, key):
+    write(tmp_path / "popd", "summary_val.json", SCORED)
+    write(tmp_path / "popd", name, SCORED | value if name.startswith("summary") else value)
+    with pytest.raises(BadInput) as refusal:
+        report(tmp_path)
+    assert str(refusal.value).startswith(str(tmp_path / "popd" / name)) and key in str(refusal.value)
+    assert "\n" not in str(refusal.value) and not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(("words", "names"), CASES["words"])
+def test_a_command_line_that_cannot_be_meant_is_refused(tmp_path, words, names):
+    for folder in ("po", "popd", "A/gd", "B/gd"):
+        write(tmp_path / folder, "summary_val.json", SCORED | {"verdicts": "judged.json"})
+        write(tmp_path / folder, "judged.json", [{"image_path": "a", "unsafe_pairs": 3}])
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path, "safeeraser.report", *words.split(), cwd=tmp_path, says=names)
+
+
+def test_the_command_reports_runs_from_several_places(tmp_path):
+    one, other = full_results(tmp_path / "one"), full_results(tmp_path / "other")
+    out = tmp_path / "pages" / "both.html"
+    done = run("safeeraser.report", one / "popd", other, "--out", out, "--published", "--redact", "--note", "So far.")
+    assert done.returncode == 0, done.stderr
+    assert (out.parent / "summary.json").is_file() and not (one / "popd" / "report.html").exists()
+    assert "7B PO+PD" in done.stdout and f"So far.\nreport: {out}\n" in done.stdout
+    assert "| PO+PD (one) |" in (out.parent / "table.md").read_text()
+
+
+@pytest.mark.slow
+def test_every_command_of_the_page_runs(tmp_path):
+    """Those of docs/report.md, as they stand there."""
+    seeded_results(tmp_path / "results")
+    for name in ("llava-1.5-7b", "before", "after"):
+        full_results(tmp_path / "results" / name)
+    commands = re.findall(r"^ {4}python -m (safeeraser\.report) (.*)$", PAGE, re.MULTILINE)
+    assert len(commands) == 3
+    for command, words in commands:
+        done = run(command, *shlex.split(words), cwd=tmp_path)
+        assert done.returncode == 0, (words, done.stderr)
+    assert all((tmp_path / one / "report.html").is_file() for one in ("results/llava-1.5-7b", "results", "compared"))
