@@ -1,4 +1,4 @@
-"""An adapter knows its base by a fingerprint, a checkpoint its run: what would put one on other weights is refused."""
+"""An adapter knows its base by a fingerprint: what would put one on other weights is refused."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ from helpers import MODEL, TRAIN, VAL, other_base, refused, run, trained
 from safetensors.torch import load_file, save_file
 
 from safeeraser import model as models
-from safeeraser.benchmark.files import run_of, sha256
+from safeeraser.benchmark.files import run_of
 from safeeraser.errors import BadInput
 
 from .conftest import CHECKPOINT
@@ -39,17 +39,14 @@ def test_a_fingerprint_depends_on_the_weights_alone(tmp_path, monkeypatch):
     for change in (tensors[up].reshape(64, 128), tensors[up].view(torch.int32)):  # each with the same bytes
         save_file(tensors | {up: change}, folder / WEIGHTS.name)
         assert weights(folder) != BASE
-    for left in (0, 5, 3000, 800_000):
+    for left in (0, 3000, 800_000):
         (folder / WEIGHTS.name).write_bytes(WEIGHTS.read_bytes()[:left])
         with pytest.raises(BadInput, match="model: its weights are damaged or incomplete"):
             weights(folder)
     (folder / WEIGHTS.name).unlink()
     assert weights(folder) is None
     torch.save(tensors, folder / "pytorch_model.bin")  # of the older form
-    before = weights(folder)
-    assert before == weights(folder) != BASE
-    torch.save(tensors | {up: tensors[up] + 1}, folder / "pytorch_model.bin")
-    assert weights(folder) != before
+    assert weights(folder) != BASE
     commit, repository = "0123456789abcdef0123456789abcdef01234567", tmp_path / "models--someone--llava"
     shutil.copytree(MODEL, repository / "snapshots" / commit)
     (repository / "refs").mkdir()
@@ -65,9 +62,6 @@ def noted(folder, **told):
     shutil.copy(CHECKPOINT, folder / "checkpoint.pt")
     (folder / "run.json").write_text(json.dumps(told))
     return folder
-
-
-SETTINGS = {"forget_loss": {"name": "gd"}, "recipe": {"name": "official"}, "split": ["Sex"]}
 
 
 def test_another_base_is_refused_by_name(tmp_path, caplog):
@@ -89,42 +83,15 @@ def test_another_base_is_refused_by_name(tmp_path, caplog):
         models.check_base(silent, here | {"model_path": str(merged)}, allowed=False)
 
 
-def test_the_chain_of_runs_is_told_oldest_first(tmp_path):
-    first = {"how": "full", "method": "po", "recipe": None, "split": None, "adapter_sha256": None, "base": "x"}
-    known = {"method": "gd", "recipe": "official", "split": ["Sex"]}
-    whole = noted(tmp_path / "whole", settings=SETTINGS, base={"weights": "y"}, parents=[first])
-    full = {"how": "full", **known, "adapter_sha256": None, "base": "y"}
-    assert models.parents(str(whole)) == [first, full]
-    merged = noted(tmp_path / "merged", settings=SETTINGS, merged={"adapter_sha256": "c", "base": "z"}, parents=[first])
-    put_in = {"how": "merged", **known, "adapter_sha256": "c", "base": "z"}
-    assert models.parents(str(merged)) == [first, put_in] and models.merged_into(str(merged))["base"] == "z"
-    after = {"how": "init_adapter", **known, "adapter_sha256": sha256(CHECKPOINT), "base": "y"}
-    adapter = noted(tmp_path / "adapter", settings=SETTINGS, base={"weights": "y"})
-    assert models.parents(str(merged), adapter) == [first, put_in, after]
-    adapter = noted(tmp_path / "knows", settings=SETTINGS, base={"weights": "y"}, parents=[first])
-    assert models.parents(str(merged), adapter) == [first, after], "an adapter knows what its base was made of"
-    assert models.parents(str(MODEL)) == []
-
-
-# Through the commands.
-
 TRAINING = (f"data_path={TRAIN}", "dtype=float32", "workers=0", "gradient_accumulation_steps=1", "forget_loss=gd")
 TRAINING += ("max_train_steps=2", "save_steps=[1]", "lr=0.01")
 ASKING = ("--eval_file", VAL, "--dtype", "float32", "--max_new_tokens", 2, "--limit", 1, "--only", "retain")
 
 
-@pytest.fixture(scope="module")
-def gd(tmp_path_factory):
-    """A run of gd on a base of its own, with a checkpoint after its first step."""
-    place = tmp_path_factory.mktemp("gd")
-    base = shutil.copytree(MODEL, place / "base")
-    folder = trained(place / "run", *TRAINING, f"model_path={base}")
-    return folder
-
-
 @pytest.mark.slow
-def test_every_command_refuses_an_adapter_of_another_base_unless_told(gd, tmp_path):
-    other, out = other_base(tmp_path / "other"), tmp_path / "out"
+def test_every_command_refuses_an_adapter_of_another_base_unless_told(tmp_path):
+    other, out, base = other_base(tmp_path / "other"), tmp_path / "out", shutil.copytree(MODEL, tmp_path / "base")
+    gd = trained(tmp_path / "gd", *TRAINING, f"model_path={base}")
     assert run_of(gd)["base"]["weights"] == run_of(gd / "checkpoint-1")["base"]["weights"] == BASE
     asked = ("--model_path", other, *ASKING, "--output_file", out)
     audit = ("relearn", "--checkpoint_path", gd, "--model_path", other, "--val_file", TRAIN, "--train_file", VAL)
@@ -135,7 +102,7 @@ def test_every_command_refuses_an_adapter_of_another_base_unless_told(gd, tmp_pa
         ("safeeraser.model", "--allow_other_base", "merge", gd, tmp_path / "merged", "--model_path", other),
     ]
     for command, answer, *given in commands:
-        line = refused(tmp_path, command, *given, says=f": was trained on {gd.parent / 'base'} (weights {BASE[:12]})")
+        line = refused(tmp_path, command, *given, says=f": was trained on {base} (weights {BASE[:12]})")
         assert answer in line
         done = run(command, *given, answer)
         assert not done.returncode, done.stderr
@@ -144,21 +111,7 @@ def test_every_command_refuses_an_adapter_of_another_base_unless_told(gd, tmp_pa
     assert merged["merged"]["base"] == weights(other) != merged["base"]["weights"]
     refused(tmp_path, "ckpt_infer", *asked, "--model_path", tmp_path / "merged", "--checkpoint_path", CHECKPOINT,
             says="has an adapter merged into it already")  # fmt: skip
-
-
-@pytest.mark.slow
-def test_a_run_is_resumed_on_its_own_base_alone(gd, tmp_path):
-    """Under the very name that it was begun with; also from a checkpoint that was moved, which knows its run."""
-    moved, base = shutil.copytree(gd / "checkpoint-1", tmp_path / "checkpoint-1"), gd.parent / "base"
-    given = ("forget", *TRAINING, f"model_path={base}", f"save_dir={tmp_path / 'run'}")
-    given += (f"resume_from_checkpoint={moved}",)
-    refused(tmp_path, *given, "seed=1", says="has another seed")
-    ask = ("ckpt_infer", "--checkpoint_path", moved, *ASKING, "--output_file", tmp_path / "p.json", "--loss_type")
-    refused(tmp_path, *ask, "po", says=f"--loss_type po: {moved} was trained with gd")
-    assert run(*given).returncode == 0
-    assert sha256(tmp_path / "run" / "adapter_model.safetensors") == sha256(gd / "adapter_model.safetensors")
-    shutil.copy(other_base(tmp_path / "other") / WEIGHTS.name, base)
-    given = (*given[:-2], f"save_dir={tmp_path / 'new'}", given[-1])
-    refused(tmp_path, *given, says=f"was trained on {base} (weights {BASE[:12]}), not on {base} (weights")
-    assert run(*given, "allow_other_base=true").returncode == 0
-    assert run_of(tmp_path / "new")["base"] == models.fingerprint(str(base))
+    shutil.copy(other / WEIGHTS.name, base)  # under the very name that the run began with
+    given = ("forget", *TRAINING, f"model_path={base}", f"resume_from_checkpoint={gd / 'checkpoint-1'}")
+    refused(tmp_path, *given, f"save_dir={out}", says=f"was trained on {base} (weights {BASE[:12]}), not on {base} (")
+    assert run(*given, f"save_dir={out}", "allow_other_base=true").returncode == 0

@@ -1,19 +1,17 @@
-"""Turns into rows, and rows into batches: the release's wording and its answer mask token by token, what shortening may
-touch, what no text may hold, other wordings and system texts, and what the model is given beside the tokens."""
+"""Turns into rows, and rows into batches: the release's wording and its answer mask token by token, other
+families' wordings and system texts, and what the model is given beside the tokens."""
 
 import pickle
 
 import pytest
 import torch
 from families.recorded import Recorded, picture
-from helpers import MODEL, llama_tokenizer
-from jinja2 import TemplateError
+from helpers import llama_tokenizer
 from PIL import Image
 from transformers import CLIPImageProcessorPil, LlavaProcessor
 
 from safeeraser.benchmark.conversation import IGNORE, IMAGE, prompt
 from safeeraser.benchmark.family import page_of_type
-from safeeraser.errors import BadInput
 from safeeraser.model import Preprocessor, Row, Turn, load_preprocessor
 
 
@@ -37,87 +35,43 @@ def targets(encoded):
     return [label for label in encoded.labels if label != IGNORE]
 
 
-def test_mask_by_hand_on_the_llama_2_vocabulary(llama):
-    encoded = encode(llama, "What is it?", "It is a cup.", who="human")
-    first = encoded.labels.index(739)
-    assert encoded.labels == [IGNORE] * first + [739, 338, 263, 18002, 29889]
-    # The colon of ASSISTANT: is the last token masked, and nothing behind it is.
-    assert llama.convert_ids_to_tokens(encoded.input_ids)[first - 5 : first + 1] == [
-        "▁A",
-        "SS",
-        "IST",
-        "ANT",
-        ":",
-        "▁It",
-    ]
-    assert encoded.input_ids[0] == 1 and encoded.input_ids.count(32000) == 1
-    # What LLaVA's users know as the beginning of every prompt: "USER:", "▁", the picture, "▁", newline.
-    at = encoded.input_ids.index(32000)
-    assert encoded.input_ids[at - 4 : at + 3] == [3148, 1001, 29901, 29871, 32000, 29871, 13]
-    assert llama.decode(encoded.input_ids[1:first]).replace(" ", "") == prompt("What is it?", "human").replace(" ", "")
-
-
 @pytest.mark.parametrize(
     ("question", "answer", "tokens"),
     [
-        ("Why?", "I", ["▁I"]),
+        ("What is it?", "It is a cup.", ["▁It", "▁is", "▁a", "▁cup", "."]),
         ("Why?", ": yes", ["▁:", "▁yes"]),
-        ("Why?", "ASSISTANT: x", ["▁A", "SS", "IST", "ANT", ":", "▁x"]),
-        ("Why?", "12", ["▁", "1", "2"]),
-        ("Why?", "好", ["▁", "好"]),
+        ("Say ASSISTANT: no", "ASSISTANT: x", ["▁A", "SS", "IST", "ANT", ":", "▁x"]),
         ("Why?", "🙂!", ["▁", "<0xF0>", "<0x9F>", "<0x99>", "<0x82>", "!"]),
         ("Why?", "two\nlines", ["▁two", "<0x0A>", "lines"]),
-        ("Say ASSISTANT: no", "Yes", ["▁Yes"]),
     ],
 )
-def test_answers_whose_first_token_is_easily_lost(llama, question, answer, tokens):
-    encoded = encode(llama, question, answer)
-    assert llama.convert_ids_to_tokens(targets(encoded)) == tokens
-    assert encoded.labels[-len(tokens) :] == encoded.input_ids[-len(tokens) :]
+def test_the_mask_on_the_llama_2_vocabulary_begins_behind_assistant_and_loses_no_token(llama, question, answer, tokens):
+    encoded = encode(llama, question, answer, who="human")
+    ids, first = encoded.input_ids, len(encoded.input_ids) - len(tokens)
+    assert llama.convert_ids_to_tokens(targets(encoded)) == tokens and encoded.labels[first:] == ids[first:]
+    assert llama.convert_ids_to_tokens(ids[first - 5 : first]) == ["▁A", "SS", "IST", "ANT", ":"]
+    assert llama.decode(ids[1:first]).replace(" ", "") == prompt(question, "human").replace(" ", "")
+    # What LLaVA's users know as the beginning of every prompt: "USER:", "▁", the picture, "▁", newline.
+    at = ids.index(32000)
+    assert ids[at - 4 : at + 3] == [3148, 1001, 29901, 29871, 32000, 29871, 13] and ids[0] == 1
     # The end of the answer is the last target and changes nothing else.
-    ended = encode(llama, question, answer, end_of_answer=True)
-    assert ended == Row([*encoded.input_ids, 2], [*encoded.labels, 2]) and 2 not in encoded.input_ids
-
-
-def test_max_length_shortens_the_answer_alone_and_counts_a_picture_as_one(llama):
-    given = (llama, "What is it?", "It is a cup.")
-    whole, head = encode(*given, end_of_answer=True), len(encode(*given[:2]).input_ids)
-    assert len(whole.input_ids) == head + 6
-    for limit in range(head + 1, head + 8):
-        short = encode(*given, end_of_answer=True, max_length=limit)
-        assert short == Row(whole.input_ids[:limit], whole.labels[:limit])
-        pictured = encode(*given, end_of_answer=True, max_length=limit, place=IMAGE * 576)
-        assert targets(pictured) == targets(short) and len(pictured.input_ids) == len(short.input_ids) + 575
-        assert pictured.input_ids.count(32000) == 576
-    for limit in (head, head - 1, 1):
-        for place in (IMAGE, IMAGE * 576):
-            says = f"a prompt of {head} tokens leaves no room for its answer in max_length={limit}"
-            with pytest.raises(BadInput, match=says):
-                encode(*given, max_length=limit, place=place)
+    ended = encode(llama, question, answer, who="human", end_of_answer=True)
+    assert ended == Row([*ids, 2], [*encoded.labels, 2]) and 2 not in ids
 
 
 def test_rows_of_the_recorded_model(preprocessor):
     """Its own tokenizer has another pre-tokenizer (Metaspace); pad, end and places are the model's."""
-    shown = Image.new("RGB", (90, 60))
-    turn = Turn(shown, "Sierra romeo?", "Uniform sierra.", "human")
+    turn = Turn(Image.new("RGB", (90, 60)), "Sierra romeo?", "Uniform sierra.", "human")
     row = preprocessor.encode(turn, end_of_answer=True)
     assert preprocessor.tokenizer.decode(targets(row)).strip() == "Uniform sierra.</s>"
     assert preprocessor.tokenizer.decode(row.input_ids[: -len(targets(row))]).endswith("ASSISTANT:")
     assert row.input_ids.count(500) == 16 and (preprocessor.picture_token, preprocessor.pad_token) == (500, 501)
     assert row.inputs["pixel_values"].shape == (1, 3, 56, 56) and preprocessor.end_token == 2
-    assert (
-        preprocessor.same_for_all and preprocessor.place(lambda: pytest.fail("the size does not matter")) == IMAGE * 16
-    )
+    assert preprocessor.same_for_all and preprocessor.place(lambda: pytest.fail("needs no size")) == IMAGE * 16
     assert preprocessor.most_tokens(row.input_ids, 40) == 55 and preprocessor.most_tokens([1, 2], 40) == 40
     assert preprocessor.reserved == [IMAGE] and preprocessor.types is None and preprocessor.context == 1024
-    for texts in (("What is <image>?", None), ("What?", "<image>")):
-        with pytest.raises(BadInput, match="the text itself contains '<image>'"):
-            preprocessor.encode(Turn(None, *texts))
     again = pickle.loads(pickle.dumps(preprocessor))  # as a loader's process is sent it
     assert again.encode(turn, end_of_answer=True).input_ids == row.input_ids
-    prepared = load_preprocessor(str(MODEL))
-    prepared.tokenizer.pad_token = None
-    assert prepared.pad_token == 2
 
 
 def test_a_batch_by_hand(preprocessor):
@@ -138,7 +92,6 @@ def test_a_batch_by_hand(preprocessor):
     # Tiles are filled up with zeros to the most of a picture.
     tiles = preprocessor.lay_out([{"p": torch.ones(1, 3, 2)}, {}, {"p": torch.ones(1, 2, 2)}])["p"]
     assert tiles.tolist() == [[[1, 1]] * 3, [[1, 1], [1, 1], [0, 0]]]
-    assert preprocessor.lay_out([{"n": torch.tensor([3])}, {"n": torch.tensor([4])}])["n"].tolist() == [3, 4]
 
 
 @pytest.mark.parametrize("name", ["gemma3", "qwen3_vl"])
@@ -146,7 +99,7 @@ def test_a_family_with_a_template_of_its_own_is_asked_as_transformers_asks_it(na
     """The same ids for any question, by the picture or its size, a system text in its place, and token types."""
     prepared, shown = load_preprocessor(Recorded(name).path), picture(Recorded(name).rows[0]["picture"])
     processor = prepared.processor
-    for question, system in (("What is it?", None), ("\n What?", "Be brief."), ("A", None)):
+    for question, system in (("\n What?", "Be brief."), ("A", None)):
         chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
         if system:
             chat.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
@@ -164,29 +117,3 @@ def test_a_family_with_a_template_of_its_own_is_asked_as_transformers_asks_it(na
     for key, each in prepared.outline(lambda: shown.size).inputs.items():
         assert (each.shape, each.device.type) == (row.inputs[key].shape, "meta")
     assert prepared.same_for_all == (name == "gemma3") and len(prepared.reserved) == 2
-
-
-TEMPLATE = (
-    "{% for m in messages if m['role'] != 'system' %}[{{ m['role'] }}]{% for part in m['content'] if 'text' in part %}"
-    "{{ part['text'] }}{% endfor %}<|END OF A TURN|>{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
-)
-STRICT = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + TEMPLATE
-
-
-BROKEN = "{{ raise_exception('not today') }}"
-
-
-@pytest.mark.parametrize("template", [TEMPLATE, STRICT, BROKEN, TEMPLATE.replace("[a", "<a")])
-def test_what_a_template_writes_and_what_it_cannot(template):
-    """What stands behind an answer is no target; what is raised for a system text alone is told so, else passed on."""
-    prepared, turn = load_preprocessor(Recorded("qwen3_vl").path), Turn(None, "What is it?", "A picture.")
-    prepared.processor.chat_template = template
-    if template not in (TEMPLATE, STRICT):
-        with pytest.raises(TemplateError if template == BROKEN else BadInput, match=r"not today|answer behind its"):
-            prepared.encode(turn)
-        return
-    assert prepared.tokenizer.decode(targets(prepared.encode(turn))) == "A picture."
-    with pytest.raises(BadInput, match="the chat template of model family qwen3-vl writes no system text"):
-        prepared.encode(Turn(None, "What?", system="Be brief."))
-    with pytest.raises(BadInput, match="a picture of 2010 x 10 pixels, which the model's processor does not take"):
-        prepared.show(Image.new("RGB", (2010, 10)))
