@@ -3,9 +3,12 @@
 from functools import cache
 
 import helpers
+import pytest
 from omegaconf import OmegaConf
 
+from safeeraser.errors import BadInput
 from safeeraser.unlearn.composed import read_settings
+from safeeraser.unlearn.run import forget
 
 GIVEN = (f"model_path={helpers.MODEL}", f"data_path={helpers.TRAIN}", "dtype=float32", "LoRA.dropout=0", "workers=0")
 GROUPS = ("forget_loss=", "recipe=", "step=", "data=", "model_family=", "+", "~")
@@ -24,3 +27,12 @@ def settings(*words):
     choices = [word for word in words if word.startswith(GROUPS)]
     keys = [word for word in words if not word.startswith(GROUPS)]
     return read_settings(OmegaConf.merge(page(*choices), OmegaConf.from_dotlist(keys)))
+
+
+def refuses(folder, *words):
+    """What is said of a run that is refused: one line, and nothing in the folder is touched."""
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(BadInput) as error:
+        forget(settings(f"save_dir={folder / 'run'}", *words))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before and "\n" not in str(error.value)
+    return str(error.value)

@@ -13,9 +13,7 @@ from helpers import MODEL, ROOT, TRAIN, VAL, alone
 pytestmark = [pytest.mark.nightly, pytest.mark.xdist_group("engines")]
 
 PAGE = (ROOT / "docs" / "first-hour.md").read_text()
-# The self-test has tests of its own.
-COMMANDS = [line for line in re.findall(r"^ {4}(\S.*)$", PAGE, re.MULTILINE) if "safeeraser.selftest" not in line]
-ON_CPUS = {  # what each script is given besides
+ON_CPUS = {  # what each script is given besides; the self-test has tests of its own
     "scripts/forget_lora.bash": f"model_path={MODEL} data_path={TRAIN} workers=0 gradient_accumulation_steps=1"
     " dtype=bfloat16",
     "ckpt_infer.py": f"--model_path {MODEL} --eval_file {VAL} --max_new_tokens 4",
@@ -24,18 +22,16 @@ ON_CPUS = {  # what each script is given besides
 
 
 def test_the_page_is_true_of_what_its_commands_leave(tmp_path):
-    stand_in = ROOT / "benchmarks" / "gpu_engines_on_cpus"
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = os.environ | {"PATH": path, "PYTHONPATH": f"{stand_in}{os.pathsep}{ROOT}", "DS_ACCELERATOR": "cpu"}
-    for command in COMMANDS:
+    commands = [line for line in re.findall(r"^ {4}(\S.*)$", PAGE, re.MULTILINE) if "safeeraser.selftest" not in line]
+    env = os.environ | {"PYTHONPATH": f"{ROOT / 'benchmarks' / 'gpu_engines_on_cpus'}{os.pathsep}{ROOT}"}
+    env |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "DS_ACCELERATOR": "cpu"}
+    for command in commands:
         (script,) = (script for script in ON_CPUS if f" {script} " in command)
         words = f"{command.replace('results/hour', str(tmp_path))} {ON_CPUS[script]}"
         with alone():
-            done = subprocess.run(words, shell=True, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, (command, done.stdout[-2000:], done.stderr[-2000:])
+            subprocess.run(words, shell=True, cwd=ROOT, env=env, check=True)
     for name, engine in (("one_gpu", "single"), ("ddp", "ddp")):
         run = json.loads((tmp_path / name / "run.json").read_text())
         assert run["engine"]["name"] == engine and run["optimizer_steps"] == 3 and run["finished"]
-        assert run["sittings"][0]["items_per_second"] > 0
-    assert len(COMMANDS) == 4 and json.loads((tmp_path / "predictions_val.json").read_text())
-    assert (tmp_path / "merged" / "config.json").is_file()
+    assert len(commands) == 4 and (tmp_path / "merged" / "config.json").is_file()
+    assert json.loads((tmp_path / "predictions_val.json").read_text())

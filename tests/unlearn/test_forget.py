@@ -7,21 +7,20 @@ import time
 
 import pytest
 import torch
-from helpers import MODEL, ROOT, TRAIN, read_lines, refused, run, start, trained, write_json
+from helpers import MODEL, ROOT, TRAIN, read_lines, run, start, trained, write_json
 from peft import PeftModel
-from PIL import Image
 from safetensors.torch import load_file
-from transformers import LlavaForConditionalGeneration, Trainer
+from transformers import LlavaForConditionalGeneration
 
 from safeeraser.benchmark.files import held, run_of
-from safeeraser.errors import BadInput
-from safeeraser.unlearn.run import forget
 
-from .given import settings
+from .given import refuses
 
 # Dropout is on, so that a resumed run must find its random state again too.
 GIVEN = (f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "gradient_accumulation_steps=2", "lr=0.01")
 FOUR = (*GIVEN, "max_train_steps=4", "save_steps=2", "workers=0")
+SHORT = ("forget_loss=ga", "max_train_steps=1", "save_steps=0", "save_model=false")
+MORE = (*FOUR, "LoRA.dropout=0.05")  # laid on settings that say no dropout
 AUTO = "resume_from_checkpoint=auto"
 
 
@@ -67,33 +66,26 @@ def test_a_run_leaves_an_ordinary_peft_folder(whole):
     stored = load_file(whole / "adapter_model.safetensors")
     found = {n.replace(".default", "").replace(".modules_to_save", ""): p for n, p in model.named_parameters()}
     assert len(stored) == 2 * 7 * 2 + 4 and all(torch.equal(found[name], stored[name]) for name in stored)
-    # The rate is high: whatever was trained has left its initial value.
-    assert all(value.norm() > 0 for name, value in stored.items() if ".lora_B" in name)
+    assert all(value.norm() > 0 for name, value in stored.items() if ".lora_B" in name)  # which start at 0
     projector = model.get_base_model().model.multi_modal_projector.original_module.linear_1.weight
     assert not torch.equal(projector, stored["base_model.model.model.multi_modal_projector.linear_1.weight"])
 
 
-def test_the_log_the_plan_and_the_curves(whole):
+def test_the_log_the_plan_and_run_json(whole):
     rows = read_lines(whole / "train_log.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     for row in rows:
         assert row.keys() == {"step", "loss", "grad_norm", "learning_rate", "terms", "micro_losses"}
-        assert set(row["terms"]) == {"preference", "decoupled"} and len(row["micro_losses"]) == 2
-        assert row["loss"] == pytest.approx(sum(row["terms"].values()), rel=1e-6) and row["grad_norm"] > 0
+        assert set(row["terms"]) == {"preference", "decoupled"} and row["grad_norm"] > 0
+        assert row["loss"] == pytest.approx(sum(row["terms"].values()), rel=1e-6)
         assert row["loss"] == pytest.approx(sum(row["micro_losses"]) / 2, rel=1e-6)
     # round(0.06 * 4) = 0 steps of warm-up, then cosine: what step k used.
     assert [row["learning_rate"] for row in rows] == pytest.approx([0.01, 0.008535534, 0.005, 0.001464466], rel=1e-6)
     kept = json.loads((whole / "plan.json").read_text())
     assert kept["method"] == "popd" and [step["forget"] for step in kept["steps"]] == list(range(8))
-    with Image.open(whole / "training.png") as picture:
-        assert picture.format == "PNG" and picture.width > 500
-
-
-def test_run_json_carries_the_configuration(whole):
     told = json.loads((whole / "run.json").read_text())
     read, data, versions = told.pop("settings"), told.pop("data"), told.pop("versions")
-    assert read["forget_loss"]["name"] == "popd" and read["recipe"]["name"] == "official"
-    assert (read["lr"], read["gradient_accumulation_steps"], read["seed"]) == (0.01, 2, 233)
+    assert (read["forget_loss"]["name"], read["recipe"]["name"], read["lr"]) == ("popd", "official", 0.01)
     assert (data["records"], data["left_out"], data["skipped"]) == (12, 0, [])
     assert len(data["sha256"]) == len(data["refusals_sha256"]) == 64
     assert versions.keys() == {"torch", "transformers", "peft", "accelerate", "safeeraser", "python"}
@@ -107,8 +99,8 @@ def test_run_json_carries_the_configuration(whole):
         "engine": {"name": "single", "processes": 1, "offload_optimizer": False, "offload_weights": False},
         "trained_parameters": {"LoRA": lora, "projector": projector, "vision_tower": 0},
     }  # fmt: skip
-    assert (sitting["from_step"], sitting["to_step"], sitting["stopped"]) == (0, 4, None)
-    assert sitting["seconds"] > 0 and sitting["items_per_second"] == pytest.approx(8 / sitting["seconds"], rel=0.01)
+    assert (sitting["from_step"], sitting["to_step"], sitting["stopped"]) == (0, 4, None) and sitting["seconds"] > 0
+    assert sitting["items_per_second"] == pytest.approx(8 / sitting["seconds"], rel=0.01)
     # A process that has torch loaded and runs a model is no smaller, and this one no larger.
     assert 2e8 < sitting["peak_process_bytes"] < 4e9
 
@@ -120,46 +112,7 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(whole, stopped):
     trained(stopped, *FOUR, AUTO)
     assert same(whole, stopped) and {path.name for path in stopped.iterdir()} == {path.name for path in whole.iterdir()}
     sittings = json.loads((stopped / "run.json").read_text())["sittings"]
-    assert [(each["from_step"], each.get("to_step")) for each in sittings] == [(0, None), (2, 4)]
-
-
-@pytest.mark.slow
-def test_the_plan_kept_repeats_the_run_whenever_checkpoints_are_written(whole, tmp_path):
-    folder = trained(tmp_path / "again", *FOUR, f"plan={whole / 'plan.json'}", "save_steps=[1,2,3]")
-    # All of them, though `save_total_limit` is 2.
-    assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2", "checkpoint-3"}
-    assert same(whole, folder)
-
-
-@pytest.mark.slow
-def test_a_checkpoint_may_have_any_name_and_without_one_auto_starts_anew(whole, stopped, tmp_path):
-    shutil.move(stopped / "checkpoint-2", tmp_path / "kept")
-    few = ("save_steps=1", "save_total_limit=1")
-    folder = trained(tmp_path / "run", *FOUR, *few, f"resume_from_checkpoint={tmp_path / 'kept'}")
-    assert [path.name for path in folder.glob("*checkpoint-*")] == ["checkpoint-4"]
-    assert json.loads((folder / "run.json").read_text())["sittings"][-1]["from_step"] == 2
-    trained(stopped, *FOUR, AUTO, "save_model=false")
-    assert json.loads((stopped / "run.json").read_text())["sittings"][-1]["from_step"] == 0
-    assert not (stopped / "adapter_model.safetensors").exists()
-    shutil.copy(folder / "adapter_model.safetensors", stopped)
-    assert same(whole, stopped)
-
-
-@pytest.mark.slow
-def test_a_checkpoint_that_ctrl_c_falls_into_is_no_checkpoint(tmp_path, monkeypatch):
-    """It appears whole or not at all."""
-    saved, keep = [], Trainer._save_rng_state
-
-    def interrupted(self, output_dir):
-        saved.append(output_dir)
-        if len(saved) == 2:
-            raise KeyboardInterrupt
-        return keep(self, output_dir)
-
-    monkeypatch.setattr(Trainer, "_save_rng_state", interrupted)
-    done = run("forget", *FOUR, f"save_dir={tmp_path / 'run'}")
-    assert done.returncode == 130 and "error: interrupted" in done.stderr and "Traceback" not in done.stderr
-    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+    assert [each["from_step"] for each in sittings] == [0, 2]
 
 
 @pytest.mark.slow
@@ -178,89 +131,64 @@ def test_a_run_killed_with_loading_processes_goes_on_without_them(tmp_path):
     assert same(killed, trained(tmp_path / "whole", *given, "workers=0"))
 
 
-def refuses(tmp_path, *words, **more):
-    """What is said of a run that is refused, which has touched nothing."""
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    with pytest.raises(BadInput) as error:
-        forget(settings(f"save_dir={tmp_path / 'run'}", *FOUR, "LoRA.dropout=0.05", *words))
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-    return str(error.value)
-
-
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         ("forget_loss=ga", "forget_loss.name (popd, now ga)"),
-        ("seed=1", "seed (233, now 1)"),
-        ("LoRA.r=8", "LoRA.r (32, now 8)"),
         ("LoRA.use_rslora=true", "LoRA.use_rslora (False, now True)"),
-        ("bad_items=skip", "bad_items (stop, now skip)"),
         ("stop.retain_loss=12", "stop.retain_loss (None, now 12.0)"),
         (f"dry_run=true engine={ROOT / 'config/accelerate/cpu_zero2.yaml'}", "engine (single with 1"),
     ],
 )
 def test_a_run_resumed_with_another_setting_is_refused(whole, tmp_path, words, says):
     """Where the checkpoint is named and where it is found; what an earlier version had no key for is its default."""
-    shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-4"))
-    for folder in (tmp_path / "run", tmp_path / "run" / "checkpoint-2"):
-        altered(
-            folder, lambda told: [told["settings"].pop(key) for key in ("trainer", "data", "bad_items", "finetune")]
-        )
-    assert f"its run has another {says}" in refuses(tmp_path, AUTO, *words.split())
-    named = (f"resume_from_checkpoint={tmp_path / 'run' / 'checkpoint-2'}", f"save_dir={tmp_path / 'new'}")
-    assert f"a checkpoint of another run, which has another {says}" in refuses(tmp_path, *named, *words.split())
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    shutil.copytree(whole, checkpoint.parent, ignore=shutil.ignore_patterns("checkpoint-4"))
+    for folder in (checkpoint.parent, checkpoint):
+        altered(folder, lambda told: [told["settings"].pop(key) for key in ("trainer", "data", "bad_items")])
+    assert f"its run has another {says}" in refuses(tmp_path, *MORE, AUTO, *words.split())
+    named = (f"resume_from_checkpoint={checkpoint}", f"save_dir={tmp_path / 'new'}", *words.split())
+    assert f"a checkpoint of another run, which has another {says}" in refuses(tmp_path, *MORE, *named)
 
 
 def test_a_checkpoint_of_other_data_or_of_nobody_is_refused(stopped, tmp_path):
     checkpoint = stopped.rename(tmp_path / "run") / "checkpoint-2"
     altered(checkpoint, lambda told: told["data"].update(sha256="0" * 64))
     says = f"{TRAIN}: not the data that the checkpoint's run had (sha256 differ)"
-    assert says in refuses(tmp_path, AUTO)
-    (checkpoint / "run.json").unlink()
-    shutil.move(checkpoint, tmp_path / "alone")
-    assert "no run.json in or beside it" in refuses(tmp_path, f"resume_from_checkpoint={tmp_path / 'alone'}")
-    assert "nowhere: no checkpoint there" in refuses(tmp_path, "resume_from_checkpoint=nowhere")
+    assert says in refuses(tmp_path, *MORE, AUTO)
+    alone = shutil.move(checkpoint, tmp_path / "alone")
+    (alone / "run.json").unlink()
+    assert "no run.json in or beside it" in refuses(tmp_path, *MORE, f"resume_from_checkpoint={alone}")
+    assert "nowhere: no checkpoint there" in refuses(tmp_path, *MORE, "resume_from_checkpoint=nowhere")
 
 
 def test_a_finished_run_is_passed_over_and_one_at_work_is_left_alone(whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    # Probing decides nothing, so it may differ.
-    done = run("forget", *FOUR, f"save_dir={folder}", AUTO, "probe.prompts=2", "save_steps=1")
+    done = run("forget", *FOUR, f"save_dir={folder}", AUTO, "probe.prompts=2", "save_steps=1")  # decide nothing
     assert done.returncode == 0 and done.stderr.startswith("done before, on 20")
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     with held(folder, "run"):
         for more in (AUTO, "overwrite_dir=true", "overwrite_dir=false"):
-            assert "another run is at work there" in refuses(tmp_path, more)
+            assert "another run is at work there" in refuses(tmp_path, *MORE, more)
 
 
 def test_an_earlier_run_is_replaced_only_where_that_is_asked_for_and_the_new_one_can_start(whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "run")
-    assert "holds a run already (popd)" in refuses(tmp_path)
-    assert "no adapter there" in refuses(tmp_path, "overwrite_dir=true", "init_adapter=nowhere")
+    assert "holds a run already (popd)" in refuses(tmp_path, *MORE)
+    assert "no adapter there" in refuses(tmp_path, *MORE, "overwrite_dir=true", "init_adapter=nowhere")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine").touch()
     (folder / "link").symlink_to(tmp_path / "data")
-    trained(folder, *FOUR, "overwrite_dir=true", "forget_loss=ga", "save_steps=0", "save_model=false")
+    trained(folder, *FOUR, "overwrite_dir=true", *SHORT)
     assert {path.name for path in folder.iterdir()} == {"run.json", "plan.json", "train_log.jsonl", "training.png"}
     assert json.loads((folder / "run.json").read_text())["settings"]["forget_loss"]["name"] == "ga"
-    assert [row["step"] for row in read_lines(folder / "train_log.jsonl")] == [1, 2, 3, 4]
     assert (tmp_path / "data" / "mine").exists()  # of a link only the link is the run's
-
-
-def test_a_run_that_trained_nothing_is_in_nobodys_way_unless_there_is_anything_to_lose(whole, tmp_path):
-    folder = tmp_path / "disk" / "run"
-    folder.mkdir(parents=True)
-    for name in ("run.json", "plan.json"):
-        shutil.copy(whole / name, folder)
-    (folder / "probe.jsonl").write_text("{}\n")
-    (tmp_path / "run").symlink_to(folder)
+    # A run that trained nothing is in nobody's way, unless there is anything to lose.
     (folder / "notes.txt").touch()
-    assert "holds a run already (popd)" in refuses(tmp_path)
+    (folder / "train_log.jsonl").unlink()
+    assert "holds a run already (ga)" in refuses(tmp_path, *MORE)
     (folder / "notes.txt").unlink()
-    few = ("forget_loss=ga", "max_train_steps=1", "save_steps=0", "save_model=false")
-    trained(tmp_path / "run", *FOUR, *few)
-    told = json.loads((folder / "run.json").read_text())
-    assert told["settings"]["forget_loss"]["name"] == "ga" and len(told["sittings"]) == 1
-    assert not (folder / "probe.jsonl").exists() and (tmp_path / "run").is_symlink()
-    refused(tmp_path, "forget", *FOUR, f"save_dir={folder}", says="holds a run already (ga)")
+    (folder / "training.png").unlink()
+    trained(folder, *FOUR, *SHORT)
+    assert len(json.loads((folder / "run.json").read_text())["sittings"]) == 1
