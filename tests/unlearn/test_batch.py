@@ -28,50 +28,45 @@ def dataset(data_path, *overrides):
     return plan_dataset(settings(f"data_path={data_path}", "num_epochs=1", *overrides))
 
 
+def row(data_path, *overrides, number=1):
+    return dataset(data_path, "forget_loss=ga", *overrides)[number][0].row
+
+
 def decoded(encoded):
     """(everything masked, everything trained on) as text, without the picture's tokens."""
     pairs = list(zip(encoded.input_ids, encoded.labels, strict=True))
     masked = [token for token, label in pairs if label == IGNORE and token not in (1, 500)]
-    return PREPROCESSOR.tokenizer.decode(masked), PREPROCESSOR.tokenizer.decode(
-        [token for token, label in pairs if label != IGNORE]
-    ).strip()
+    trained = [token for token, label in pairs if label != IGNORE]
+    return PREPROCESSOR.tokenizer.decode(masked), PREPROCESSOR.tokenizer.decode(trained).strip()
 
 
 def test_the_texts_of_the_official_recipe_and_of_each_switch(data_path):
     """`str.capitalize` makes all but the first letter small; the system text speaks of a human; no end of answer."""
-    plain = dataset(data_path, "forget_loss=ga")[1][0].row
+    plain = row(data_path)
     head, answer = decoded(plain)
-    assert "a curious human and" in head and head.endswith("USER: \nSecret 1? ASSISTANT:")
-    assert answer == "Harm 1."
-    kept = decoded(dataset(data_path, "forget_loss=ga", "recipe.capitalize=false")[1][0].row)
+    assert "a curious human and" in head and head.endswith("USER: \nSecret 1? ASSISTANT:") and answer == "Harm 1."
+    kept = decoded(row(data_path, "recipe.capitalize=false"))
     assert kept == (head.replace("Secret", "SecRet"), "HaRm 1.")
-    user = decoded(dataset(data_path, "forget_loss=ga", "recipe.training_system=user")[1][0].row)
-    assert user == (head.replace("human", "user"), answer)
-    ended = dataset(data_path, "forget_loss=ga", "recipe.end_of_answer=true")[1][0].row
+    assert decoded(row(data_path, "recipe.training_system=user")) == (head.replace("human", "user"), answer)
+    ended = row(data_path, "recipe.end_of_answer=true")
     assert (ended.input_ids, ended.labels) == ([*plain.input_ids, 2], [*plain.labels, 2])
 
 
-@pytest.mark.parametrize(("switch", "answer"), [("true", "No. i will not."), ("false", "No. I WILL not.")])
-def test_a_refusal_takes_the_answers_place_of_the_forget_item(data_path, switch, answer):
-    data = dataset(data_path, "forget_loss=popd", f"recipe.capitalize={switch}")
-    assert list(data.items) == ["retain", "decoupled", "refusal"]
-    step = Step(forget=5, retain=0, decoupled=0, refusal=0)
-    item = data.item("refusal", step)
-    assert (item.picture, item.question, item.answer) == (
-        data_path.parent / "img/Sex/1.jpg",
-        "SecRet 1?",
-        "No. I WILL not.",
+def test_a_refusal_takes_the_answers_place_of_the_forget_item(data_path):
+    for switch, answer in (("true", "No. i will not."), ("false", "No. I WILL not.")):
+        data = dataset(data_path, "forget_loss=popd", f"recipe.capitalize={switch}")
+        assert list(data.items) == ["retain", "decoupled", "refusal"]
+        data.plan[:] = [Step(forget=5, retain=0, decoupled=0, refusal=0)]
+        item = data.item("refusal", data.plan[0])
+        assert (item.question, item.answer) == ("SecRet 1?", "No. I WILL not.")
+        assert item.picture == data_path.parent / "img/Sex/1.jpg"
+        assert decoded(next(viewed for viewed in data[0] if viewed.view == "refusal").row)[1] == answer
+
+
+def test_which_benign_picture_goes_with_a_harmful_one(data_path):
+    released, mended = (
+        dataset(data_path, "forget_loss=gdpd", f"recipe.decoupled={switch}") for switch in ("retain_index", "own_pair")
     )
-    data.plan[:] = [step]
-    assert decoded(next(viewed for viewed in data[0] if viewed.view == "refusal").row)[1] == answer
-
-
-def test_switches_of_the_plan(data_path):
-    """Which benign picture goes with a harmful one, and in which order they come."""
-    released = dataset(data_path, "forget_loss=gdpd")
-    mended = dataset(data_path, "forget_loss=gdpd", "recipe.decoupled=own_pair", "recipe.shuffle=true")
-    assert [step.forget for step in released.plan] == list(range(12)) == sorted(step.forget for step in mended.plan)
-    assert [step.forget for step in mended.plan] != list(range(12))
     for step in released.plan:
         assert released.item("decoupled", step) is released.items["decoupled"][step.retain]
     for step in mended.plan:
@@ -81,16 +76,14 @@ def test_switches_of_the_plan(data_path):
 
 
 def test_max_length_shortens_answers_and_names_an_item_without_room(data_path):
-    whole = dataset(data_path, "forget_loss=ga")[0][0].row
+    whole = row(data_path, number=0)
     prompt = whole.labels.count(IGNORE) - 15  # 16 image tokens count as one
-    short = dataset(data_path, "forget_loss=ga", f"max_length={prompt + 2}")[0][0].row
+    short = row(data_path, f"max_length={prompt + 2}", number=0)
     assert (short.input_ids, short.labels) == (whole.input_ids[: prompt + 17], whole.labels[: prompt + 17])
-    with pytest.raises(BadInput) as error:
+    with pytest.raises(BadInput, match=r"record 0, unsafe_pairs\.0\.model_response: a prompt of"):
         dataset(data_path, "forget_loss=ga", f"max_length={prompt}")
-    assert str(error.value).startswith(f"{data_path}: record 0, unsafe_pairs.0.model_response: a prompt of")
-    long = Item(data_path.parent / "img/Sex/1.jpg", "What?", "word " * 1500, "F: record 1", "image", "answer")
     data = PlanDataset([], {}, [], PREPROCESSOR, settings().recipe, 3000)
     with pytest.raises(BadInput, match=r"^F: record 1, answer: a conversation of \d+ tokens, and the .* holds 1024; a"):
-        data.encode(long)
+        data.encode(Item(None, "What?", "word " * 1500, "F: record 1", None, "answer"))
     with pytest.raises(BadInput, match=r"^F: record 1, answer: the text itself contains '<image>'"):
         data.encode(Item(None, "What is <image>?", "So.", "F: record 1", None, "answer"))
