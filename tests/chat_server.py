@@ -13,9 +13,8 @@ def completion(text, finish="stop", *, model="m", fingerprint=None, refusal=None
     """The body of an answer, with whatever else a server may say in it."""
     message = {"role": "assistant", "content": text, "refusal": refusal}
     value = {"id": "c", "object": "chat.completion", "created": 0, "model": model, "system_fingerprint": fingerprint}
-    usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-    choices = [{"index": 0, "finish_reason": finish, "message": message}]
-    return json.dumps({**value, "usage": usage, "choices": choices}).encode()
+    value["usage"] = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+    return json.dumps(value | {"choices": [{"index": 0, "finish_reason": finish, "message": message}]}).encode()
 
 
 class Server:
