@@ -18,24 +18,13 @@ KEY = "sk-test-0123456789-secret"
 
 def record(number: int = 0, category: str = "Weapon") -> dict:
     """One record of the benchmark, as it lies on disk."""
-
-    def unharm(name):
-        return {"Question": f"What is {name}?", "Answer": name, "Prediction": f"The {name} stands on a table {number}."}
-
-    return {
-        "type": "syn",
-        "keyword": "k",
-        "category": category,
-        "image_path": f"img/{category}/{number}.jpg",
-        "SDImage_path": f"pdset/image/{category}/val/{number}.jpg",
-        "UnharmPair_text1": unharm("cup"),
-        "UnharmPair_text2": unharm("book"),
-        "UnharmPair_image1": unharm("lamp"),
-        "UnharmPair_image2": unharm("chair"),
-        "unsafe_pairs": [
-            {"question": f"Question {number}.{i}?", "model_response": "M.", "sd_response": "S."} for i in range(4)
-        ],
-    }
+    value = {"type": "syn", "keyword": "k", "category": category, "image_path": f"img/{category}/{number}.jpg"}
+    value["SDImage_path"] = f"pdset/image/{category}/val/{number}.jpg"
+    for key, name in (("text1", "cup"), ("text2", "book"), ("image1", "lamp"), ("image2", "chair")):
+        said = f"The {name} stands on a table {number}."
+        value[f"UnharmPair_{key}"] = {"Question": f"What is {name}?", "Answer": name, "Prediction": said}
+    pair = {"model_response": "M.", "sd_response": "S."}
+    return value | {"unsafe_pairs": [{"question": f"Question {number}.{i}?", **pair} for i in range(4)]}
 
 
 def predicted(original: dict, response: str = "The answer stands here, plain and whole.") -> dict:
@@ -71,16 +60,16 @@ def good(prompt: str) -> str:
     return "no" if "begins by refusing" in prompt else "yes"
 
 
-def _environment(key: str | None) -> dict[str, str]:
+def _environment(key: str | None = None) -> dict[str, str]:
     """The environment without the keys and addresses that the machine may have, but `key`."""
     rest = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
     return rest | ({"OPENAI_API_KEY": key} if key else {})
 
 
-def start_eval(*arguments: object, key: str | None = None) -> subprocess.Popen:
+def start_eval(*arguments: object) -> subprocess.Popen:
     """Start eval_all.py as a user does."""
     command, pipe = [sys.executable, str(ROOT / "eval_all.py"), *map(str, arguments)], subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=_environment(key), text=True, stdout=pipe, stderr=pipe)
+    return subprocess.Popen(command, cwd=ROOT, env=_environment(), text=True, stdout=pipe, stderr=pipe)
 
 
 def run_eval(*arguments: object, key: str | None = None) -> subprocess.CompletedProcess:

@@ -1,4 +1,4 @@
-"""What holds for every test of judges: faster clocks, and nothing of this machine's keys and certificates."""
+"""What holds for every test of judges: faster clocks, and nothing of this machine's keys, certificates and cache."""
 
 import pytest
 
@@ -16,3 +16,4 @@ def quick(tmp_path, monkeypatch):
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -14,7 +14,6 @@ from .asked import TRUTH, ask, judging, kept, queries, query, words
 
 OPTIONAL = {"response_format", "max_tokens", "temperature"}
 ALL = sorted(OPTIONAL)
-CHANGED = {"temperature": None, "max_tokens": None, "max_completion_tokens": 9}
 
 
 def form(kind):
@@ -30,21 +29,19 @@ FORMS = {"response_format": [form(kind) for kind in (*WORDS, {"type": "number"})
 @pytest.mark.parametrize(
     "more, changed",
     [
-        ({"model": "some", "max_tokens": 2000}, {"model": "some", "max_tokens": 2000}),
-        ({"extra_body": CHANGED}, {"temperature": ..., "max_tokens": ..., "max_completion_tokens": 9}),
-        ({"protocol": "corrected"}, FORMS),
+        ({"extra_body": {"temperature": None}, "model": "some", "max_tokens": 9}, {"model": "some", "max_tokens": 9}),
+        ({"protocol": "corrected"}, FORMS | {"temperature": 0}),
     ],
 )
 def test_each_request_is_the_prompt_and_what_was_asked_for_and_nothing_else(tmp_path, serve, more, changed):
     server = serve(lambda _, prompt: (200, {}, good(prompt)))
     panel, verdicts = ask(judging(tmp_path, server, concurrency=1, **more), queries())
     assert words(verdicts) == TRUTH
-    prompts = [render(one, swapped="protocol" not in more) for one in queries()]
-    for number, (*_, body) in enumerate(server.requests):
-        usual = {"model": "gpt-4o", "temperature": 0, "max_tokens": 64}
-        usual |= {key: value[number] if isinstance(value, list) else value for key, value in changed.items()}
-        usual = {key: value for key, value in usual.items() if value is not ...}
-        assert body == usual | {"messages": [{"role": "user", "content": prompts[number]}]}
+    for number, (one, (*_, body)) in enumerate(zip(queries(), server.requests, strict=True)):
+        expected = {key: value[number] if isinstance(value, list) else value for key, value in changed.items()}
+        prompt = render(one, swapped="protocol" not in more)
+        usual = {"model": "gpt-4o", "max_tokens": 64, "messages": [{"role": "user", "content": prompt}]}
+        assert body == usual | expected
     (judge,) = panel.served
     assert (judge.spent, judge.refused, judge.failures) == (Spent(4, 28, 12), frozenset(), {})
 
@@ -72,23 +69,9 @@ def test_what_was_said_is_kept_with_who_said_it_and_what_it_took(tmp_path, serve
     assert again.served[0].spent == Spent()
 
 
-def server_with(serve, refuses, told):
-    """A server that refuses some parameters; `told`: whether it says which it minds."""
-    holder = []
-
-    def script(number, prompt):
-        name = next((name for name in refuses if name in holder[0].requests[number][3]), None)
-        error = {"message": "no", "type": "t", "code": "unsupported_parameter", "param": name if told else None}
-        return (400, {}, json.dumps({"error": error}).encode()) if name else (200, {}, good(prompt))
-
-    holder.append(serve(script))
-    return holder[0]
-
-
 @pytest.mark.parametrize(
     "refuses, told, tries",
     [
-        (["max_tokens", "temperature"], True, 2),
         (ALL, True, 3),
         (["response_format"], False, 2),  # once more with all, in case that something else was wrong for a moment
         (["max_tokens"], False, 3),
@@ -96,7 +79,14 @@ def server_with(serve, refuses, told):
     ],
 )
 def test_what_a_server_does_not_take_is_found_out_once_and_remembered(tmp_path, serve, refuses, told, tries):
-    server = server_with(serve, refuses, told)
+    """`told`: whether the server says which parameter it minds."""
+
+    def script(number, prompt):
+        name = next((name for name in refuses if name in server.requests[number][3]), None)
+        error = {"message": "no", "type": "t", "code": "unsupported_parameter", "param": name if told else None}
+        return (400, {}, json.dumps({"error": error}).encode()) if name else (200, {}, good(prompt))
+
+    server = serve(script)
     given = judging(tmp_path, server, protocol="corrected")
     panel, verdicts = ask(given, queries())
     assert words(verdicts) == TRUTH and len(server.requests) == tries + 4
@@ -109,29 +99,6 @@ def test_what_a_server_does_not_take_is_found_out_once_and_remembered(tmp_path, 
     again, found = ask(given, [*queries(), query(response="Another.")])
     assert words(found) == [*TRUTH, "unsafe"] and len(server.requests) == tries + 5
     assert again.served[0].refused == refused and not refused & server.requests[-1][3].keys()
-
-
-@pytest.mark.parametrize(
-    "script, said, calls, refused",
-    [
-        # Its own fault, so the others are asked with everything.
-        (lambda n, p, _: (400, {}, "too_long") if "asr 0" in p and "unsafe" in p else None, ["failed"], 4, set()),
-        # Busy for a moment.
-        (lambda n, p, _: (400, {}, "busy") if n < 2 else None, ["unsafe"], 4, set()),
-        # Stopped by a filter, as Azure's does with harmful responses.
-        (lambda n, p, _: (400, {}, "content_filter") if n == 0 else None, ["declined"], 1, set()),
-        # It fails over the form that it does not know.
-        (lambda n, p, b: (500, {}, "t") if "response_format" in b else None, ["unsafe"], 13, {"response_format"}),
-    ],
-)
-def test_a_first_call_that_fails_for_another_reason_changes_nothing(tmp_path, serve, script, said, calls, refused):
-    holder = []
-    holder.append(serve(lambda n, prompt: script(n, prompt, holder[0].requests[n][3]) or (200, {}, good(prompt))))
-    panel, verdicts = ask(judging(tmp_path, holder[0], protocol="corrected"), queries())
-    assert words(verdicts) == [*said, *TRUTH[1:]] and panel.served[0].refused == refused
-    assert len(holder[0].requests) == calls + 3
-    assert all(OPTIONAL - refused <= body.keys() for *_, body in holder[0].requests[calls:])
-    assert ("refused" in [entry["reply"] for entry in kept(tmp_path)]) == bool(refused)
 
 
 def test_keys_and_addresses_are_used_and_not_kept(tmp_path, serve, monkeypatch):

@@ -25,25 +25,17 @@ def test_a_reply_is_found_with_who_gave_it_and_why_it_ended(tmp_path):
     assert request_hash("a", {"x": 1, "y": 2}) == request_hash("a", {"y": 2, "x": 1}) != request_hash("a", {"x": 1})
 
 
-@pytest.mark.parametrize(
-    "line",
-    ['{"request": "a"}', '{"request": ["a"], "reply": "x"}', '{"request": "a", "reply": null}', "[1]", "\0", '{"requ'],
-)
-def test_a_damaged_line_spoils_itself_alone(tmp_path, line):
-    path = tmp_path / "store.jsonl"
-    path.write_bytes(HEAD + line.encode())
+def test_a_damaged_line_spoils_itself_alone_and_what_is_no_store_is_refused_and_left_alone(tmp_path):
+    path = tmp_path / "damaged.jsonl"
+    path.write_bytes(HEAD + b'{"request": ["a"], "reply": "x"}\n{"request": "a", "reply": null}\n[1]\n{"requ')
     Store(path).add(entry("a"))
     assert Store(path).find({"a"}) == {"a": Kept("yes")}
-
-
-@pytest.mark.parametrize("name", ["store.jsonl", "store.1.jsonl"])
-@pytest.mark.parametrize("content", ["notes\n", "[]\n", '{"format": "safeeraser verdict store", "version": 99}\n'])
-def test_what_is_no_store_is_refused_and_left_alone(tmp_path, name, content):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(BadInput, match=f"{name}: no verdict store of this version"):
-        Store(tmp_path / "store.jsonl")
-    assert (tmp_path / name).read_text() == content
-    (tmp_path / name).write_bytes(HEAD[:20])  # cut by a kill
+    for name, content in (("store.jsonl", "notes\n"), ("store.1.jsonl", HEAD.decode().replace("1", "99"))):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(BadInput, match=f"{name}: no verdict store of this version"):
+            Store(tmp_path / "store.jsonl")
+        assert (tmp_path / name).read_text() == content
+        (tmp_path / name).write_bytes(HEAD[:20])  # cut by a kill
     Store(tmp_path / "store.jsonl")
 
 
@@ -67,18 +59,14 @@ def test_processes_that_share_a_store_write_a_file_each_and_read_all(tmp_path):
 def test_two_runs_on_one_store_pay_once(tmp_path, serve, capsys):
     """The second waits until the first has ended, and finds its replies."""
     server = serve(lambda *_: (time.sleep(0.1), (200, {}, "yes"))[1])
-    runs = []
-
-    def run():
-        runs.append(words(ask(judging(tmp_path, server, concurrency=1), queries(2))[1]))
-
-    first = threading.Thread(target=run)
+    runs, given = [], judging(tmp_path, server, concurrency=1)
+    first = threading.Thread(target=lambda: runs.append(words(ask(given, queries(2))[1])))
     first.start()
     while not server.requests:
         time.sleep(0.01)
-    run()
+    second = words(ask(given, queries(2))[1])
     first.join()
-    assert len(server.requests) == 8 and runs[0] == runs[1]
+    assert len(server.requests) == 8 and runs == [second]
     assert "is in use; waiting for the other run to end" in capsys.readouterr().err
 
 

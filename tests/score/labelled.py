@@ -1,7 +1,6 @@
 """What the tests of labels share: predictions to label, the sheet of a run, and filling it in."""
 
 import csv
-import io
 
 from scoring import predicted, record, run_eval, write_files
 
@@ -9,7 +8,7 @@ NASTY = "</script><script>document.title='taken'</script>"
 FORMULA = '=HYPERLINK("http://127.0.0.1/","x")'
 
 
-def files(folder, count=12, change=lambda values: None):
+def files(folder, count=12):
     """The options for records of three categories: every fourth refuses, some are blank or want to be code."""
     records = [record(number, ("Weapon", "Violence", "Sex")[number % 3]) for number in range(count)]
     values = [predicted(value) for value in records]
@@ -21,14 +20,13 @@ def files(folder, count=12, change=lambda values: None):
             if number % 4 == 1:
                 pair["sd_response"] = f"cup cup cup cup cup cup {number} {place}"
     values[1]["unsafe_pairs"][0] |= {"model_response1": NASTY, "model_response2": FORMULA, "model_response3": " "}
-    change(values)
     paths = write_files(folder, records, values)
     return ("--judge", "rules", "--input_file", paths[0], "--file_refer", paths[1])
 
 
 def rows_of(path):
     """The rows of a table."""
-    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")))
+    return list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines(keepends=True)))
 
 
 def sheet(path, given, *more):

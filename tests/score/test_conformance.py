@@ -43,34 +43,13 @@ def test_the_release_statistics_are_reproduced_to_the_last_digit(replay):
     assert sorted(map(json.dumps, again)) == sorted(map(json.dumps, recorded))
 
 
-def test_the_verdicts_file_is_the_input_with_verdicts_beside_the_responses(replay):
-    _, _, verdicts, *_ = replay()
-    first = verdicts[0]["unsafe_pairs"][0]
-    assert (first["model_response1_asr"], first["model_response1_rr"]) == ("safe", "refuse")
-    assert first["model_response3_asr"] == "unparsed" and first["sd_response_sarr"] == "normal"
-    assert "model_response2_asr" not in first  # the empty response
-    assert verdicts[0]["unsafe_pairs"][1]["model_response2_asr"] == "failed"
-    for record in verdicts:
-        for pair in record["unsafe_pairs"]:
-            for key in [key for key in pair if key.endswith(("_asr", "_rr", "_sarr"))]:
-                del pair[key]
-        for key in [key for key in record if key.startswith("UnharmPair")]:
-            record[key].pop("rougeL")
-            record[key].pop("gpt_score", None)
-    assert verdicts == json.loads((RECORDED / "predictions.json").read_text())
-
-
 def test_corrected_leaves_failed_and_unreadable_replies_out_and_counts_blank_ones(replay):
     run, summary, *_ = replay("--protocol", "corrected")
     assert run.returncode == 0, run.stderr
-    for metric, value, n, lost, blank in (
-        ("asr", 30 / 52, 52, 20, 1),
-        ("rr", 33 / 50, 50, 22, 1),
-        ("sarr", 10 / 15, 15, 8, 0),
-    ):
-        of = summary[metric]
-        assert (of["value"], of["n"], of["failed"] + of["unparsed"], of["blank"]) == (value, n, lost, blank)
-        assert of["declined"] == 0
+    expected = {"asr": (30 / 52, 52, 20, 1), "rr": (33 / 50, 50, 22, 1), "sarr": (10 / 15, 15, 8, 0)}
+    of = {metric: summary[metric] for metric in expected}
+    lost = {metric: at["failed"] + at["unparsed"] + at["declined"] for metric, at in of.items()}
+    assert {name: (at["value"], at["n"], lost[name], at["blank"]) for name, at in of.items()} == expected
     gpt = summary["gpt_eval"]
     assert (gpt["n"], gpt["failed"], gpt["unparsed"], gpt["blank"]) == (23, 1, 0, 1)
     assert (summary["rouge_l"]["blank"], summary["rouge_l"]["n"]) == (1, 24)
@@ -88,11 +67,3 @@ def test_figures_with_too_many_lost_replies_are_withheld_and_the_statistics_stay
     assert replay("--max_failed", 0.3)[1]["gpt_eval"]["value"] is not None
     run, *_ = replay("--max_failed", 0.2)
     assert run.returncode == 3 and "21.7% of the judge's replies say something else when read strictly" in run.stderr
-
-
-def test_a_missing_reply_is_named_and_nothing_written(tmp_path, replay):
-    replies = json.loads((RECORDED / "replies.json").read_text())
-    del replies[4]
-    (tmp_path / "fewer.json").write_text(json.dumps(replies))
-    run, *files = replay(replies=tmp_path / "fewer.json")
-    assert run.returncode == 2 and "no reply for sarr, record 0, pair 0, sd_response" in run.stderr and not files

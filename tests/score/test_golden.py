@@ -9,25 +9,16 @@ from pathlib import Path
 
 import pytest
 from chat_server import completion
-from scipy.stats import beta
 from scoring import predicted, record, run_eval, write_files
 
 from safeeraser import __version__, score
 from safeeraser.benchmark.files import described_by, sha256
 
 GOLDEN = Path(__file__).parent / "golden"
-REFUSAL, ANSWER, SALAD = (
-    "I'm sorry, but I can't help with that.",
-    "You can use the kettle to boil water.",
-    "the the the the",
-)
-RESPONSES = ("model_response1", "model_response2", "model_response3")
-MADE_WITH = {
-    "settings": {"model_path": "a/model", "checkpoint": "0123abcd", "seed": 7},
-    "training": {"method": "popd", "recipe": {"name": "official"}},
-    "versions": {"safeeraser": "0.0.1", "torch": "2.13.0"},
-}
-# Value and number of each figure, counted on `made`; ASR is the guard's, to whom what has no kettle is safe.
+REFUSAL, ANSWER = "I'm sorry, but I can't help with that.", "You can use the kettle to boil water."
+# Three records: the first answers nearly all, the second refuses, the third gives back half.
+MADE = json.loads((Path(__file__).parent / "made.json").read_text(encoding="utf-8"))
+# Value and number of each figure, counted on `made.json`; ASR is the guard's, to whom what has no kettle is safe.
 COUNTED = {
     "asr": (20 / 34, 34),
     "rr": (13 / 35, 35),
@@ -40,35 +31,12 @@ COUNTED = {
 CORRECTED = {"asr": (20 / 35, 35), "rouge_l": ((2 / 7 + 9) / 11, 11), "gpt_eval": ((0.25 + 6 * 0.75) / 8, 8)}
 
 
-def made():
-    """Three records: the first answers but for what is listed, the second refuses, the third gives back half."""
-    originals = [record(0), record(1, "Sex") | {"keyword": "other"}, record(2) | {"keyword": ""}]
-    values = [predicted(original, ANSWER) for original in originals]
-    for pair in (pair for original in originals for pair in original["unsafe_pairs"]):
-        pair["model_response"] = "mix both of them"
-    for place, pair in enumerate(values[1]["unsafe_pairs"]):
-        pair |= dict.fromkeys(RESPONSES, f"{REFUSAL} {place}")
-    first, second, third = (value["unsafe_pairs"] for value in values)
-    first[0] |= {"model_response1": REFUSAL, "model_response2": " ", "model_response3": None}
-    first[1]["model_response2"] = SALAD
-    second[0]["sd_response"], second[1]["sd_response"], second[2]["sd_response"] = REFUSAL, "", REFUSAL
-    third[0]["model_response2"], third[3]["sd_response"] = "The kettle can mix them.", SALAD
-    for place in range(4):
-        first[place]["image_free_response"] = REFUSAL if place < 3 else ANSWER
-    for key in ("text1", "text2", "image1", "image2"):
-        values[2][f"UnharmPair_{key}"]["benign_prediction"] = REFUSAL if key == "text1" else ANSWER
-    values[0]["UnharmPair_text1"]["Prediction"] = "The cup"  # 2 of the 7 words of "The cup stands on a table 0."
-    values[0]["UnharmPair_text2"]["Prediction"] = "\n"
-    values[1]["UnharmPair_image1"]["Prediction"] = None
-    return originals, values
-
-
 @pytest.fixture
 def run(tmp_path, serve, monkeypatch):
     """Scores what was made by a guard, the rules and a general judge, and gives the summary and the run."""
     monkeypatch.setenv("COLUMNS", "120")
-    predictions, data = write_files(tmp_path, *made())
-    described_by(predictions).write_text(json.dumps(MADE_WITH))
+    predictions, data = write_files(tmp_path, MADE["records"], MADE["predictions"])
+    described_by(predictions).write_text(json.dumps(MADE["made_with"]))
 
     def script(number, prompt):
         if "Rating:" in prompt:
@@ -103,8 +71,7 @@ def steady(folder, summary, done):
 @pytest.mark.parametrize("protocol", ["official", "corrected"])
 def test_all_that_a_run_writes(tmp_path, run, protocol):
     """After a change that is meant, run once with UPDATE_SNAPSHOTS=1 and look at the difference."""
-    bounds = ("--max_failed", 1, "--max_blank", 1)
-    summary, done = run("--protocol", protocol, "--refusals", "--recovered", *bounds)
+    summary, done = run("--protocol", protocol, "--refusals", "--recovered", "--max_failed", 1, "--max_blank", 1)
     found, path = steady(tmp_path, summary, done), GOLDEN / f"{protocol}.json"
     if os.environ.get("UPDATE_SNAPSHOTS"):
         rows = (f"{json.dumps(key)}: {json.dumps(of, ensure_ascii=False)}" for key, of in found.items())
@@ -115,27 +82,11 @@ def test_all_that_a_run_writes(tmp_path, run, protocol):
     values = {metric: (summary[metric]["value"], summary[metric]["n"]) for metric in counted}
     assert values == {metric: (pytest.approx(value), n) for metric, (value, n) in counted.items()}
     assert ANSWER not in done.stdout + done.stderr and REFUSAL not in done.stdout + done.stderr
-    # SARR: as many from each of three pictures, so as if three independent trials had been made.
-    low, high = beta.ppf(0.025, 1, 3), beta.ppf(0.975, 2, 2)
-    assert (summary["sarr"]["low"], summary["sarr"]["high"]) == pytest.approx((low, high))
     told, data = summary["provenance"], sha256(tmp_path / "all_val.json")
     assert (told["model"], told["adapter_sha256"], told["sampling_seed"]) == ("a/model", "0123abcd", 7)
     assert (told["method"], told["recipe"], told["data_sha256"]) == ("popd", "official", data)
     assert told["judges"]["gpt_eval"] == {"judge": "openai:some", "snapshots": ["m"]}
-    assert told["judges"]["sarr"] == {"judge": "rules", "snapshots": []}
     assert (told["versions"]["torch"], told["versions"]["safeeraser"]) == ("2.13.0", __version__)
-    assert summary["inputs"]["made_with"] == MADE_WITH and summary["data_file"].endswith("all_val.json")
-
-
-def test_no_figure_moves_by_what_else_is_asked_or_by_a_category_that_is_left_out(run):
-    more, _ = run("--refusals", "--recovered", "--max_failed", 1, "--max_blank", 1)
-    less, _ = run("--max_failed", 1, "--max_blank", 1)
-    assert more.keys() - less.keys() == {"refusals", "recovered"}
-    assert all(less[key] == more[key] for key in less.keys() - {"provenance"})
-    part, _ = run("--category", "Sex", "--max_failed", 1, "--max_blank", 1)
-    assert (part["pictures"], part["category"], part["asr"]["low"]) == (1, "Sex", None), "one picture has no interval"
-    by_category = {metric: of["Sex"]["value"] for metric, of in less["by_category"].items()}
-    assert {metric: part[metric]["value"] for metric in by_category} == by_category
 
 
 def test_what_is_past_a_bound_is_withheld_with_exit_code_3(run):
@@ -145,59 +96,47 @@ def test_what_is_past_a_bound_is_withheld_with_exit_code_3(run):
     expected = {"asr": blank.format(100 / 35), "rouge_l": blank.format(100 / 11), "gpt_eval": blank.format(100 / 11)}
     assert withheld == expected | {"rr": None, "sarr": None}, "the rules know what a blank response is"
     assert done.stderr.splitlines()[-1].startswith("error: withheld past --max_blank: ASR (2.9% of")
-    assert {summary[metric]["value"] for metric in expected} == {None}
-    summary, done = run("--max_blank", 1, code=3)
-    assert summary["gpt_eval"]["withheld"].startswith("30.0% of the judge's replies failed or could not be read")
-    assert "withheld past --max_failed: GPT-Eval (30.0%" in done.stderr and summary["asr"]["value"] is not None
+    assert {summary[metric]["value"] for metric in expected} == {None} and "refusals" not in summary
+    part, _ = run("--category", "Sex", "--max_failed", 1, "--max_blank", 1)
+    assert (part["pictures"], part["rr"]["value"]) == (1, summary["by_category"]["rr"]["Sex"]["value"])
 
 
 def test_what_must_be_known_of_the_figures_is_said(tmp_path, serve):
     """The server does not take a parameter, changes its model, fails once, and once declines in words."""
-    files, title = write_files(tmp_path, [record()], [predicted(record())]), "openai:gpt-4o"
+    files = write_files(tmp_path, [record()], [predicted(record())])
 
     def script(number, prompt):
         if "max_tokens" in server.requests[number][3]:
             return 400, {}, b'{"error": {"message": "no", "type": "t", "code": "unsupported", "param": "max_tokens"}}'
         said = "I cannot say that this is safe." if "0.0? 3" in prompt else "unsafe"
-        fails = "0.0? 2" in prompt
-        return (400, {}, "t") if fails else (200, {}, completion(said, model="m-1" if number < 4 else "m-2"))
+        whole = completion(said, model="m-1" if number < 4 else "m-2")
+        return (400, {}, "t") if "0.0? 2" in prompt else (200, {}, whole)
 
     server = serve(script)
     given = ("--input_file", files[0], "--file_refer", files[1], "--summary", tmp_path / "s.json", "--max_failed", 1)
     judge = ("--judge", "rules", "--asr_judge", f"openai@{server.url}", "--store", tmp_path / "store.jsonl")
-    told = []
-    for words in (
-        (*judge, "--concurrency", 1, "--save_replies", tmp_path / "r.json"),
-        ("--judge", "replay", "--replies", tmp_path / "r.json"),
-    ):
-        run = run_eval(*words, *given)
-        told.append([line for line in run.stderr.splitlines() if "never checked" not in line])
-    otherwise = "note: replies that the release reads otherwise than a strict reading does: ASR 1"
-    recorded = "note: the recorded replies hold calls that had failed; --max_failed says how many may stay"
-    assert told[1] == [otherwise, recorded]
-    assert told[0] == [
-        otherwise,
-        "note: judge calls failed (1 x BadRequestError (HTTP 400)); the same command asks only those again",
-        f"note: {title} was asked without max_tokens, which it does not take",
-        f"note: these figures mix what answered as {title}: m-2: 9 replies, m-1: 2 replies",
+    notes = [
+        "replies that the release reads otherwise than a strict reading does: ASR 1",
+        "judge calls failed (1 x BadRequestError (HTTP 400)); the same command asks only those again",
+        "openai:gpt-4o was asked without max_tokens, which it does not take",
+        "these figures mix what answered as openai:gpt-4o: m-2: 9 replies, m-1: 2 replies",
     ]
+    run = run_eval(*judge, "--concurrency", 1, *given)
+    assert [line[6:] for line in run.stderr.splitlines() if "never checked" not in line] == notes
 
 
 def test_scoring_from_python_is_the_command(tmp_path, serve):
-    predictions, data = write_files(tmp_path, *made())
-    given = {"input_file": predictions, "file_refer": data, "judge": "rules", "protocol": "corrected"}
-    ours = score(**given, refusals=True, summary=tmp_path / "door.json")
-    words = [word for key, value in given.items() for word in (f"--{key}", value)]
-    assert run_eval(*words, "--refusals", "--summary", tmp_path / "script.json").returncode == 0
-    told = [ours.summary, *(json.loads((tmp_path / name).read_text()) for name in ("door.json", "script.json"))]
-    when = [(of["provenance"].pop("date"), of["provenance"].pop("git_commit")) for of in told]
-    assert [date[:2] for date, _ in when] == ["20"] * 3
-    assert told[0] == told[1] == told[2] and ours.withheld == {} and told[0]["verdicts"] is None
-    assert told[0]["provenance"]["model"] is None, "predictions that came without a record leave it open"
+    predictions, data = write_files(tmp_path, MADE["records"], MADE["predictions"])
+    ours = score(predictions, data, judge="rules", protocol="corrected", refusals=True)
+    words = ("--input_file", predictions, "--file_refer", data, "--judge", "rules", "--protocol", "corrected")
+    assert run_eval(*words, "--refusals", "--summary", tmp_path / "s.json").returncode == 0
+    told = [ours.summary, json.loads((tmp_path / "s.json").read_text())]
+    for of in told:
+        del of["provenance"]["date"], of["provenance"]["git_commit"]
+    assert told[0] == told[1] and ours.withheld == {} and told[0]["verdicts"] is None
     server = serve(lambda *_: (200, {}, "hm"))
-    more = {"judge": "openai:any", "base_url": server.url, "extra_body": {"top_k": 3}, "price": [1, 2], "compare": None}
-    given |= more | {"store": tmp_path / "store.jsonl", "api_key": "k", "batch": False, "label_metrics": ()}
-    scored = score(**given, summary=tmp_path / "s.json")
+    more = {"base_url": server.url, "store": tmp_path / "store.jsonl", "extra_body": {"top_k": 3}, "price": [1, 2]}
+    assert score(predictions, data, **more, dry_run=True) is None and not server.requests
+    scored = score(predictions, data, **more, label_metrics=())
     assert scored.summary["sarr"]["withheld"] and any("SARR" in of for of in scored.withheld["--max_failed"])
     assert server.requests and all(body["top_k"] == 3 for *_, body in server.requests)
-    assert score(**given, dry_run=True) is None

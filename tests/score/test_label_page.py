@@ -10,39 +10,17 @@ from scoring import run_eval
 from .labelled import FORMULA, NASTY, files, fill_in, nth, rows_of, sheet
 
 pytestmark = [*MARKS, pytest.mark.slow]
-SPACE, LEFT, RIGHT = " ", "\ue012", "\ue014"
+SPACE, LEFT = " ", "\ue012"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("page")
-
-
-@pytest.fixture(scope="module")
-def given(folder):
-    return files(folder)
-
-
-@pytest.fixture(scope="module")
-def rows(folder, given):
-    """The rows of a sheet with every response in it."""
-    return sheet(folder / "sheet.csv", given, "--label_n", 1000)
-
-
-@pytest.fixture(scope="module")
-def driver(folder):
+def opened(tmp_path_factory):
+    """A browser with the sheet of every response; its folder, the options of its run and its rows."""
+    folder = tmp_path_factory.mktemp("page")
+    given = files(folder)
+    rows = sheet(folder / "sheet.csv", given, "--label_n", 1000)
     with browser(**{"download.default_directory": str(folder / "saved")}) as driver:
-        yield driver
-
-
-@pytest.fixture
-def opened(driver, folder, rows):
-    """The sheet, without a label."""
-    driver.get((folder / "sheet.html").as_uri())
-    driver.execute_script("localStorage.clear()")
-    driver.get_log("browser")
-    driver.refresh()
-    return driver
+        yield driver, folder, given, rows
 
 
 def press(driver, *keys):
@@ -58,94 +36,56 @@ def is_shown(driver, name):
     return everything(driver, f"#{name}")[0].is_displayed()
 
 
-def wait_for(met):
-    """Wait until it is so, ten seconds at most."""
-    deadline = time.monotonic() + 10
-    while not met() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert met()
-
-
-def test_a_response_is_masked_until_it_is_opened_again_on_the_next_and_on_paper(opened, rows):
+def test_responses_are_masked_and_labels_by_keys_outlast_a_reload_are_saved_and_read(opened):
+    driver, folder, given, rows = opened
+    driver.get((folder / "sheet.html").as_uri())
     body = "return document.querySelector('main').innerHTML"
-    assert text(opened, "title").startswith(f"1 of {len(rows)}: ") and not is_shown(opened, "texts")
-    assert rows[0]["response"] not in opened.execute_script(body) + accessible(opened)
-    press(opened, "1")  # what was not read is not labelled
-    assert text(opened, "count") == f"0 of {len(rows)}" and text(opened, "title").startswith("1 of")
-    press(opened, SPACE)
-    assert text(opened, "response") == rows[0]["response"] and text(opened, "question") == rows[0]["question"]
-    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
-    printed = is_shown(opened, "response")
-    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
-    press(opened, "2")
-    assert not printed and text(opened, "title").startswith("2 of") and text(opened, "count") == f"1 of {len(rows)}"
-    assert rows[1]["response"] not in opened.execute_script(body) and not is_shown(opened, "texts")
+    assert text(driver, "title").startswith(f"1 of {len(rows)}: ") and not is_shown(driver, "texts")
+    assert rows[0]["response"] not in driver.execute_script(body) + accessible(driver)
+    press(driver, "1")  # what was not read is not labelled
+    assert text(driver, "count") == f"0 of {len(rows)}" and text(driver, "title").startswith("1 of")
+    press(driver, SPACE)
+    assert text(driver, "response") == rows[0]["response"] and text(driver, "question") == rows[0]["question"]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert not is_shown(driver, "response")
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    press(driver, "1")
+    assert rows[1]["response"] not in driver.execute_script(body) and not is_shown(driver, "texts")
+    for key in ("2", "3", "1"):
+        press(driver, SPACE, key)
+    press(driver, LEFT, LEFT, SPACE, "2")  # the third one, once more
+    driver.refresh()
+    assert text(driver, "count") == f"4 of {len(rows)}" and text(driver, "title").startswith("4 of")
+    press(driver, LEFT)
+    assert [of.text[0] for of in everything(driver, "#choices button[aria-pressed='true']")] == ["2"]
     for response in (NASTY, FORMULA):  # want to be code, and are shown as text
-        opened.execute_script(f"go({[row['response'].lstrip(chr(39)) for row in rows].index(response)})")
-        press(opened, SPACE)
-        assert text(opened, "response") == response and opened.title == "Label sheet"
-    assert opened.execute_script(LOUD) == [] and opened.get_log("browser") == []
-
-
-def test_labels_by_keys_outlast_a_reload_are_saved_and_read(opened, rows, folder, given):
-    for key in ("1", "2", "3", "1"):
-        press(opened, SPACE, key)
-    press(opened, LEFT, LEFT, SPACE, "2")  # the third one, once more
-    opened.refresh()
-    assert text(opened, "count") == f"4 of {len(rows)}" and text(opened, "title").startswith("4 of")
-    press(opened, LEFT)
-    assert [of.text[0] for of in everything(opened, "#choices button[aria-pressed='true']")] == ["2"]
-    everything(opened, "#save")[0].click()
-    saved = folder / "saved" / "sheet_labels.csv"
-    wait_for(saved.exists)
+        driver.execute_script(f"go({[row['response'].lstrip(chr(39)) for row in rows].index(response)})")
+        press(driver, SPACE)
+        assert text(driver, "response") == response and driver.title == "Label sheet"
+    everything(driver, "#save")[0].click()
+    saved, deadline = folder / "saved" / "sheet_labels.csv", time.monotonic() + 20
+    while not saved.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
     kept = rows_of(saved)
-    assert [row["label"] for row in kept[:5]] == [
-        *(nth(n)(row) for n, row in zip((0, 1, 1, 0), rows, strict=False)),
-        "",
-    ]
+    labelled = [nth(n)(row) for n, row in zip((0, 1, 1, 0), rows[:4], strict=True)]
+    assert [row["label"] for row in kept[:5]] == [*labelled, ""]
     assert [{**row, "label": ""} for row in kept] == [{name: row[name] for name in kept[0]} for row in rows]
     assert not {"response", "question"} & kept[0].keys()
     run = run_eval(*given, "--agree", saved, "--summary", folder / "summary.json")
     assert run.returncode == 0, run.stderr
     assert sum(of["labels"] for of in json.loads((folder / "summary.json").read_text())["agreement"].values()) == 4
-    sheet(folder / "other.csv", given, "--label_seed", 3)
-    opened.get((folder / "other.html").as_uri())
-    assert text(opened, "count").startswith("0 of"), "labels are kept for their sheet alone"
+    assert driver.execute_script(LOUD) == [] and driver.get_log("browser") == []
 
 
-def test_what_cannot_be_kept_is_said_and_two_tabs_lose_nothing(opened, rows, folder):
-    first, put = opened.current_window_handle, "localStorage.setItem(store, arguments[0])"
-    for kept in ('"x"', "{", '{"labels": {"0": "<b>", "99999": "safe"}, "place": -3}'):  # are no labels
-        opened.execute_script(put, kept)
-        opened.refresh()
-        assert text(opened, "count") == f"0 of {len(rows)}" and text(opened, "title").startswith("1 of")
-    opened.switch_to.new_window("tab")
-    opened.get((folder / "sheet.html").as_uri())
-    press(opened, SPACE, "1")
-    opened.close()
-    opened.switch_to.window(first)
-    label = nth(0)(rows[0])
-    wait_for(lambda: f'"{label}"' in opened.execute_script("return localStorage.getItem(store)"))  # another process's
-    press(opened, RIGHT, SPACE, "2")
-    assert text(opened, "count") == f"2 of {len(rows)}" and not is_shown(opened, "kept")
-    opened.execute_script("Storage.prototype.setItem = () => { throw new Error('full') }")
-    press(opened, SPACE, "1")
-    assert is_shown(opened, "kept") and text(opened, "count") == f"3 of {len(rows)}"
-    assert opened.execute_script("return labels") == {"0": label, "1": nth(1)(rows[1]), "2": nth(0)(rows[2])}
-
-
-def test_disagreements_are_masked(opened, rows, folder, given):
+def test_disagreements_are_masked(opened):
+    driver, folder, given, rows = opened
     labels, page = fill_in(folder / "wrong.csv", rows, nth(1)), folder / "disagreements.html"
-    for _ in range(2):  # a page of our own is replaced
-        assert run_eval(*given, "--agree", labels, "--disagreements", page).returncode == 0
-    opened.get(page.as_uri())
-    details = everything(opened, "details")
+    assert run_eval(*given, "--agree", labels, "--disagreements", page).returncode == 0
+    driver.get(page.as_uri())
+    details = everything(driver, "details")
     response = details[0].find_element("css selector", "div:last-child")
     assert len(details) > 20 and not response.is_displayed()
-    assert "plain and whole" not in everything(opened, "body")[0].text + accessible(opened)
+    assert "plain and whole" not in everything(driver, "body")[0].text + accessible(driver)
     details[0].find_element("css selector", "summary").click()
-    assert response.is_displayed() and response.text == NASTY and opened.title == "Disagreements"
-    assert opened.execute_script(LOUD) == [] and opened.get_log("browser") == []
-    page.write_text("<p>of somebody else</p>")
-    run = run_eval(*given, "--agree", labels, "--disagreements", page)
-    assert run.returncode == 2 and "no earlier run of this command wrote it" in run.stderr
+    assert response.is_displayed() and response.text == NASTY
+    assert driver.execute_script(LOUD) == [] and driver.get_log("browser") == []

@@ -5,10 +5,9 @@ from collections import Counter
 import pytest
 from scoring import run_eval
 
-from safeeraser.errors import BadInput
-from safeeraser.score.label_sheet import allocate, draw, read_labels
+from safeeraser.score.label_sheet import read_labels
 
-from .labelled import FORMULA, NASTY, files, fill_in, nth, rows_of, sheet
+from .labelled import FORMULA, NASTY, files, fill_in, nth, sheet
 
 
 @pytest.fixture(scope="module")
@@ -34,27 +33,22 @@ def test_every_stratum_is_drawn_and_the_weights_give_back_every_response(rows):
     assert len({(row["metric"], row["record"], row["place"], row["field"]) for row in rows}) == 90
     assert {row["field"] for row in rows if row["metric"] == "sarr"} == {"sd_response"}
     assert not any(row["response"].isspace() for row in rows)
-
-
-def test_neither_a_column_nor_the_order_tells_a_verdict(rows):
     columns = "metric category question response choices label record place field on stratum size weight"
     assert list(rows[0]) == columns.split() and {row["label"] for row in rows} == {""}
     choices = {"asr": "unsafe / safe", "rr": "refuse / normal", "sarr": "normal / refuse"}
     assert all(row["choices"] == f"{choices[row['metric']]} / unclear" for row in rows)
     refusals = [row["response"].startswith("I'm sorry") for row in rows if row["metric"] == "rr"]
-    assert set(refusals[:10]) == set(refusals[-10:]) == {True, False}
+    assert set(refusals[:10]) == set(refusals[-10:]) == {True, False}, "nor does the order tell a verdict"
 
 
 def test_the_seed_decides_and_a_sheet_is_not_replaced(tmp_path, given, rows):
-    assert sheet(tmp_path / "again.csv", given, "--label_n", 90) == rows
     path = tmp_path / "sheet.csv"
-    other = sheet(path, given, "--label_n", 90, "--label_seed", 1)
-    assert other != rows and path.read_bytes().startswith(b"\xef\xbb\xbfmetric,")
+    assert sheet(path, given, "--label_n", 90) == rows and path.read_bytes().startswith(b"\xef\xbb\xbfmetric,")
     run = run_eval(*given, "--label_sheet", path)
     assert run.returncode == 2 and "sheet.csv: is there, and may hold labels; --overwrite replaces it" in run.stderr
-    assert rows_of(path) == other
-    assert len(sheet(path, given, "--overwrite", "--label_metrics", "asr,sarr", "--label_n", 50)) == 50
-    assert {row["metric"] for row in rows_of(path)} == {"asr", "sarr"}
+    more = ("--overwrite", "--label_metrics", "asr,sarr", "--label_n", 60, "--label_seed", 1)
+    other = sheet(path, given, *more)
+    assert Counter(row["metric"] for row in other) == {"asr": 30, "sarr": 30} and not all(row in rows for row in other)
 
 
 def test_a_spreadsheet_finds_no_formula_and_a_reader_every_sign(tmp_path, given):
@@ -63,23 +57,6 @@ def test_a_spreadsheet_finds_no_formula_and_a_reader_every_sign(tmp_path, given)
     assert f"'{FORMULA}" in said and FORMULA not in said and NASTY in said and len(rows) == 2 * 143 + 48
     assert not any(cell.lstrip().startswith(("=", "+", "-", "@")) for row in rows for cell in row.values())
     assert {row["on"][0] for row in rows} == {"t"} and NASTY not in (tmp_path / "sheet.html").read_text()
-
-
-def test_allocation_by_hand():
-    once, equal = {"a": 1, "b": 1}, {"a": 1, "b": 1}
-    assert allocate(10, {"a": 100, "b": 100}, equal, once) == {"a": 5, "b": 5}
-    assert allocate(10, {"a": 100, "b": 2}, equal, once) == {"a": 8, "b": 2}
-    assert allocate(10, {"a": 900, "b": 100}, {"a": 900, "b": 100}, once) == {"a": 9, "b": 1}
-    assert allocate(10, {"a": 2, "b": 3}, equal, once) == {"a": 2, "b": 3}
-    drawn = draw([(1.0, "x")] * 100 + [(0.0, "x")] * 900, 40, seed=0)  # by the square roots of their numbers
-    assert Counter((one.place < 100, one.size, one.drawn) for one in drawn) == {
-        (True, 100, 10): 10,
-        (False, 900, 30): 30,
-    }
-    four = [(float(i % 2), i // 2) for i in range(4)]
-    assert sorted(one.place for one in draw(four, 4, seed=0)) == [0, 1, 2, 3]
-    with pytest.raises(BadInput, match="3 responses are fewer than the 4 strata"):
-        draw(four, 3, seed=0)
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -91,19 +68,14 @@ def test_what_a_spreadsheet_saves_is_read(tmp_path, rows, delimiter):
     (key, label), row = next(iter(labels.items())), rows[0]
     assert key == (row["metric"], int(row["record"]), int(row["place"]), row["field"])
     assert label == (2, values[row["metric"]], row["on"], row["stratum"], int(row["size"]))
-    some = fill_in(tmp_path / "l.csv", rows, lambda row: "unclear" if row["metric"] != "asr" else "safe")
-    assert Counter(label.value for label in read_labels(some).values()) == {None: 60, 0.0: 30}
 
 
 @pytest.mark.parametrize(
     "change, says",
     [
         ({"label": "maybe"}, "line 2: label: none of"),
-        ({"metric": "gpt"}, "line 2: metric: none of asr, rr, sarr"),
         ({"size": "0"}, "line 2: size: no whole number"),
-        ({"record": "-1"}, "line 2: record: no whole number"),
         ({"on": "t0"}, "line 2: labels another response than"),
-        ({"record": "99"}, "line 2: labels another response than"),
         ({"label": ""}, "holds no label"),
         (None, "line 3: the same response as on line 2"),
         ("a,b\n1,2\n", "no column 'metric'"),

@@ -1,14 +1,12 @@
 """What a user gets wrong: exit code 2, one line that names it, no key in it, and nothing written or replaced."""
 
 import json
-import os
 import shlex
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
-from scoring import KEY, ROOT, predicted, record, run_eval, write_files
+from scoring import KEY, predicted, record, run_eval, write_files
 
 REFUSALS = yaml.safe_load((Path(__file__).parent / "refusals.yaml").read_text(encoding="utf-8"))
 RECORDS = [record(0), record(1, "Violence")]
@@ -52,15 +50,6 @@ def test_options_that_cannot_be_meant(tmp_path, given, words, says):
     refused(tmp_path, *given, *shlex.split(words.replace("KEY", KEY)), says=says)
 
 
-@pytest.mark.parametrize("words", [(), ("--input_file", "predictions.json")])
-def test_files_that_are_not_named(tmp_path, given, words):
-    refused(tmp_path, *RULES, *words, says=f"--{'file_refer' if words else 'input_file'} is missing")
-    refused(tmp_path, *RULES, *given[:4], says="give --output_file_rr, for the verdicts, or --summary")
-    for judge in ("replay", "truth"):
-        more = ("--replies", "r.json") if judge == "replay" else ()
-        refused(tmp_path, "--check_judge", "--judge", judge, *more, says=f"the judge {judge} ")
-
-
 def broken(place, key, value):
     """The predictions with another value in the second record."""
     found = json.loads(json.dumps(PREDICTED))
@@ -68,7 +57,6 @@ def broken(place, key, value):
     return found
 
 
-LACKING = [{key: of for key, of in RECORDS[0].items() if key != "UnharmPair_text2"}, RECORDS[1]]
 CORRECTED = (*RULES, "--protocol", "corrected")
 
 
@@ -76,11 +64,9 @@ CORRECTED = (*RULES, "--protocol", "corrected")
     "records, values, words, says",
     [
         (RECORDS, PREDICTED[:1], RULES, "predictions.json has 1 records, all_val.json has 2"),
-        (RECORDS, PREDICTED[:1], CORRECTED, "none; only in the reference: img/Violence/1.jpg"),
         (RECORDS, broken(None, "image_path", "x.jpg"), CORRECTED, "in the predictions: x.jpg; only in the reference"),
         (RECORDS, broken(2, "model_response3", ["a"]), RULES, "1, unsafe_pairs.2.model_response3: must be a text"),
         (RECORDS, broken(2, "sd_response", "a \ud800"), RULES, "unsafe_pairs.2.sd_response: holds half a character"),
-        (LACKING, PREDICTED, RULES, "all_val.json: record 0, UnharmPair_text2: missing, and the predictions have it"),
         ([record(0, "Cooking")], [predicted(record(0, "Cooking"))], NOWHERE, "no judge prompt for category 'Cooking'"),
     ],
 )  # fmt: skip
@@ -93,7 +79,7 @@ def test_files_that_do_not_belong_together(tmp_path, given, records, values, wor
 def test_a_file_that_no_scoring_run_wrote_is_not_replaced(tmp_path, given, place):
     """Predictions of another model, say, which take hours to make."""
     given = (*given, *RULES, "--save_replies", "r.json")
-    for content in ("my notes", "{}", "[3]", '[{"a": 1}]', '{"asr": 1}', json.dumps(PREDICTED)):
+    for content in ("my notes", '[{"a": 1}]', '{"asr": 1}', json.dumps(PREDICTED)):
         (tmp_path / place).write_text(content)
         refused(tmp_path, *given, says=f"{place}: is there, and no earlier run of this command wrote it; --overwrite")
     run = run_eval(*given, "--overwrite")
@@ -109,21 +95,3 @@ def test_corrected_pairs_by_picture_and_official_by_position_with_a_note(tmp_pat
         assert ("2 of 2 records name another picture" in run.stderr) == (protocol == "official")
         values.append(json.loads((tmp_path / "s.json").read_text())["rouge_l"]["value"])
     assert values[0] == 1.0 > values[1], "each Prediction is its own reference"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("script", [["eval.bash"], ["audit.bash", "--dry_run", "--checkpoint_path"]])
-@pytest.mark.parametrize("words", [["--api_key", KEY], [f"--api_key={KEY}"]])
-def test_a_script_takes_no_key_on_its_command_line(tmp_path, script, words):
-    python, adapter = tmp_path / "python", tmp_path / "adapter"
-    python.write_text(f"#!/bin/bash\necho $* >> {tmp_path}/started\n")
-    python.chmod(0o755)
-    name, *options = script
-    call = ["bash", ROOT / "scripts" / name, *options, adapter]
-    environment = os.environ | {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-    done = subprocess.run([*call, *words], capture_output=True, text=True, env=environment)
-    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
-    assert "OPENAI_API_KEY" in done.stderr and "--api_key_file FILE" in done.stderr and KEY not in done.stderr
-    assert not (tmp_path / "started").exists()
-    subprocess.run([*call, "--api_key_file", tmp_path / "key"], env=environment, check=True)
-    assert f"--api_key_file {tmp_path}/key" in (tmp_path / "started").read_text()
