@@ -18,8 +18,8 @@ wanted=$(cat requirements.txt setup.py | cksum)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
   echo "Setting up .venv (once; the downloads are large)"
   [ -x .venv/bin/python ] || "$python" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".${1:+[$1]}"
+  # Python compiles what is imported, a small part of what is installed.
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt -e ".${1:+[$1]}"
   echo "$wanted" > "$stamp"
 fi
 export PATH="$PWD/.venv/bin:$PATH"

@@ -1,7 +1,13 @@
 #!/usr/bin/env bash
-# The test suite: bash scripts/test.bash [pytest options ...]
+# The test suite; ruff and mypy come first.
+#   bash scripts/test.bash                what continuous integration runs: the fast and the slow tests
+#   bash scripts/test.bash -m fast        what to run while writing
+#   bash scripts/test.bash -m nightly     what only takes long, or needs more installed
+#   bash scripts/test.bash tests/judge    one room; all words go to pytest
+# Times: CONTRIBUTING.md. What each file proves: tests/README.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+case "${1:-}" in -h | --help) exec sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0" ;; esac
 source scripts/setup.bash test
 
 ruff check .

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     *sorted(ROOT.glob("*.md")),
     *sorted((ROOT / "docs").glob("*.md")),
-    *(ROOT / folder / "README.md" for folder in ("dataset", "benchmarks")),
+    *(ROOT / folder / "README.md" for folder in ("dataset", "benchmarks", "tests")),
 ]
 PROGRAMS = ("accelerate", "bash", "export", "pip", "python", "timeout", "vllm")
 
