@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import torch
 from helpers import ROOT, read_lines
 from safetensors.torch import load_file
@@ -16,11 +18,12 @@ from .test_release import CONFORMANCE
 
 CPUS = ("cpu_ddp", "cpu_zero2", "cpu_zero3")
 WHOLE_WEIGHTS = CPUS[:2]  # what moves or masks weights is refused where each process has a part of them
-# The files for GPUs, and how far LoRA's B, all of it training, may be off in bfloat16 (benchmarks/engines.py shows how
-# far it is): DeepSpeed's gradients are in bfloat16 too; elsewhere sums in another order flip a rounding now and then.
+# The files for GPUs, and how far LoRA's B may be off in bfloat16 (benchmarks/engines.py shows how far it is):
+# DeepSpeed's gradients are in bfloat16 too; elsewhere sums in another order flip a rounding now and then.
 GPUS = {"ddp": 0.01, "fsdp2": 0.01, "../accelerate_config": 0.05, "zero3": 0.05}
 SHARDED = "../accelerate_config"
 FAMILIES = ROOT / "tests" / "data" / "families"  # of other families: extra inputs without an axis of rows, tiles
+FAMILY_FILES = {"model_path": "model", "init_adapter": "adapter", "plan": "plan.json"}
 NINE = json.loads((CONFORMANCE / "training" / "gdpd.json").read_text())["steps"][:9]
 
 TWO = ("max_train_steps=2", "warmup_ratio=0")
@@ -42,7 +45,6 @@ SINES = (*EAGER, *SINES, "probe.max_new_tokens=4", "save_steps=2", "max_train_st
 STATE = (*SINES, *DUAL, "step=average", "step.last=0.75")
 NARROW = ("init_adapter=null", "max_train_steps=6")
 DROPPED = ("init_adapter=null", "max_train_steps=3", "LoRA.dropout=0.1")
-MOVED = (*EAGER, "max_train_steps=4")
 
 # By name: under which engines, items an optimizer step, the method, what is not as in `words_of`.
 RUNS = {
@@ -65,7 +67,7 @@ RUNS = {
     "sam_all": (CPUS[:1], 4, "klpd", (*EAGER, *SGD, "step=sam", "step.rho=0.5", "step.terms=all")),
     "smooth": (WHOLE_WEIGHTS, 4, "klpd", (*EAGER, *SGD, "step=smooth", "step.std=0.005")),
     "average": (CPUS, 4, "klpd", (*EAGER, *SGD, "step=average", "step.last=1.0")),
-    "stopped": ((*CPUS, SHARDED), 4, "ga", STOPPED),
+    "stopped": (CPUS, 4, "ga", STOPPED),
     "whole": (CPUS, 4, "npo+pd", STATE),
     "gone_on": (CPUS, 4, "npo+pd", (*STATE, "resume_from_checkpoint={folder}/whole/checkpoint-2")),
     "sines": (("fsdp2",), 4, "klpd", SINES),
@@ -73,15 +75,10 @@ RUNS = {
     "bfloat16": (tuple(GPUS), 4, "klpd", NARROW),
     "kept": (tuple(GPUS), 4, "gdpd", DROPPED),
     "redrawn": (tuple(GPUS), 4, "gdpd", (*DROPPED, "gradient_checkpointing=true")),
-    "moved_sam": (("ddp", SHARDED), 4, "npo+pd", (*MOVED, "step=sam", "step.rho=0.5", *DUAL)),
-    "moved_smooth": (("ddp", SHARDED), 4, "klpd", (*MOVED, "step=smooth", "step.std=0.005")),
 }
 for family in ("qwen3_vl", "smolvlm"):
-    given = [
-        f"{key}={FAMILIES / family / file}" for key, file in (("model_path", "model"), ("init_adapter", "adapter"))
-    ]
-    given += [f"plan={FAMILIES / family / 'plan.json'}", "LoRA.r=4", "LoRA.alpha=16", *TWO]
-    RUNS |= {f"{family}_{method}": (WHOLE_WEIGHTS, 4, method, given) for method in ("klpd", "popd")}
+    given = [f"{key}={FAMILIES / family / file}" for key, file in FAMILY_FILES.items()] + ["LoRA.r=4", "LoRA.alpha=16"]
+    RUNS |= {f"{family}_{method}": (WHOLE_WEIGHTS, 4, method, (*TWO, *given)) for method in ("klpd", "popd")}
 
 
 def runs_of(engine):
@@ -107,13 +104,21 @@ def words_of(name, folder, *more, processes=2, start=""):
     return [word.replace("{folder}", str(folder.parent)).replace("{start}", str(start)) for word in words]
 
 
-def start(engine, *command, **env):
+def start(engine, *command, stdout=subprocess.PIPE, **env):
     """Start a command with what an engine on CPUs wants to be told, where the recorded pictures' paths start."""
     env |= {"ACCELERATE_CONFIG": f"config/accelerate/{engine}.yaml", "DS_ACCELERATOR": "cpu"}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    pipes = {"stdin": subprocess.PIPE, "stdout": stdout, "stderr": None if stdout == subprocess.PIPE else stdout}
     return subprocess.Popen(command, cwd=CONFORMANCE, env=os.environ | env, text=True, **pipes)
+
+
+def kill(process):
+    """With all that it has started: a launcher's processes have sessions of their own."""
+    for each in [*psutil.Process(process.pid).children(recursive=True), process] if process.poll() is None else ():
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.wait()
 
 
 def told(folder):

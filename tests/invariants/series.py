@@ -35,7 +35,7 @@ def launch(config, runs, log, env):
 
 if __name__ == "__main__" and not sys.argv[1:]:
     for line in sys.stdin:
-        process = multiprocessing.get_context("fork").Process(target=launch, kwargs=json.loads(line))
+        process = multiprocessing.get_context("fork").Process(target=launch, args=json.loads(line))
         process.start()
         process.join()
         print(process.exitcode, flush=True)

@@ -7,7 +7,6 @@ Each engine is launched once, with all that runs.py names for it; only what is k
 import json
 import time
 
-import psutil
 import pytest
 import torch
 from helpers import ROOT
@@ -16,7 +15,7 @@ from safeeraser.model import load_model
 from safeeraser.unlearn.save_dir import MASK_FILE
 
 from . import runs
-from .runs import CONFORMANCE, CPUS, NINE, farthest, logged, runs_of, start, told, words_of
+from .runs import CONFORMANCE, CPUS, NINE, farthest, kill, logged, runs_of, start, told, words_of
 from .test_methods import assert_follows
 from .test_release import assert_reproduces
 
@@ -25,7 +24,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engines")]
 OF_THEIR_OWN = ("release_gdpd", "release_klpd", "release_npo", "nine", "full", "stopped", "whole", "gone_on")
 COMPARED = [(engine, name) for engine in CPUS for name in runs_of(engine) if name not in OF_THEIR_OWN]
 RECORDED = [(engine, name[8:]) for engine in CPUS for name in runs_of(engine) if name.startswith("release_")]
-DOOR = ("bash", str(ROOT / "scripts" / "forget_lora.bash"))
 
 
 @pytest.mark.parametrize("engine", CPUS)
@@ -108,21 +106,28 @@ def test_a_run_resumed_from_a_checkpoint_ends_as_one_that_never_stopped(trained,
     runs.assert_gone_on(trained(engine) / "whole", trained(engine) / "gone_on")
 
 
+def by_the_door(folder, words, until=lambda: False):
+    """The exit code and the words of the script that a user calls; killed if `until` holds, or after 20 minutes."""
+    said, deadline = folder / "said", time.monotonic() + 1200
+    with open(said, "w") as file:
+        process = start("cpu_zero2", "bash", str(ROOT / "scripts" / "forget_lora.bash"), *words, stdout=file)
+    try:
+        while process.poll() is None and not until():
+            assert time.monotonic() < deadline, f"after 20 minutes: {said.read_text()[-4000:]}"
+            time.sleep(0.01)
+        return process.returncode, said.read_text()[-4000:]
+    finally:
+        kill(process)
+
+
 def test_all_processes_killed_go_on_as_if_nothing_had_been(trained, tmp_path):
     """SIGKILL behind the first checkpoint, to a launch by the script that a user calls."""
     whole, killed = trained("cpu_zero2") / "whole", tmp_path / "killed"
-    command = (*DOOR, *words_of("whole", killed, "resume_from_checkpoint=auto"))
-    process, deadline = start("cpu_zero2", *command), time.monotonic() + 600
-    while not (killed / "checkpoint-2").exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.01)
-    for each in [*psutil.Process(process.pid).children(recursive=True), process]:
-        each.kill()  # the launcher's processes have sessions of their own
-    process.communicate()
-    assert not (killed / "adapter_model.safetensors").exists()
-    process = start("cpu_zero2", *command)
-    said, _ = process.communicate(timeout=1200)
-    assert process.returncode == 0, said[-4000:]
+    words = words_of("whole", killed, "resume_from_checkpoint=auto")
+    code, said = by_the_door(tmp_path, words, (killed / "checkpoint-2").exists)
+    assert code is None and not (killed / "adapter_model.safetensors").exists(), said
+    code, said = by_the_door(tmp_path, words)
+    assert code == 0, said
     sittings = told(killed)["sittings"]
     assert len(sittings) == 2 and sittings[1]["from_step"] >= 2
     for name in ("adapter_model.safetensors", "train_log.jsonl", "probe.jsonl"):
@@ -130,7 +135,6 @@ def test_all_processes_killed_go_on_as_if_nothing_had_been(trained, tmp_path):
 
 
 def test_a_mistake_is_one_line_before_any_process_is_launched(tmp_path):
-    process = start("cpu_zero2", *DOOR, *words_of("release_gdpd", tmp_path / "run", "forget_loss=gdp"))
-    said, _ = process.communicate(timeout=600)
-    assert process.returncode == 2 and not (tmp_path / "run").exists()
+    code, said = by_the_door(tmp_path, words_of("release_gdpd", tmp_path / "run", "forget_loss=gdp"))
+    assert code == 2 and not (tmp_path / "run").exists()
     assert said.startswith("error: forget_loss: no 'gdp'; did you mean 'gdpd'?") and said.count("\n") == 1

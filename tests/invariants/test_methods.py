@@ -1,7 +1,4 @@
-"""The figures recorded with other losses' own implementations, on the release's data, plan and initial adapter.
-
-They lie in tests/data/conformance/methods, or beside the release's (see test_release.py).
-"""
+"""The figures in tests/data/conformance/methods, recorded with other losses' own implementations, on the release's."""
 
 from statistics import fmean
 
@@ -13,10 +10,9 @@ from safeeraser.unlearn.terms import LOSSES
 from .test_release import recorded, train
 
 OTHERS = [f"{name}{pd}" for name in FURTHER for pd in ("", "_pd")]
-# A loss of answers' whole likelihoods: two sums of NLL, of which each is exact in float32 to 1.5e-5 at best. Nor does a
-# plain loop with the same libraries come nearer.
+# Two sums of NLL, each exact in float32 to 1.5e-5 at best; a plain loop with the same libraries comes no nearer.
 SUMMED = 5e-6
-# What another CPU's order of summing may move: of RMU's losses, which are near 50, float32 has 4e-6 between neighbours.
+# What another CPU's order of summing may move: near 50, as RMU's losses are, float32 has 4e-6 between neighbours.
 ROUNDED = 1e-6
 
 
@@ -25,15 +21,13 @@ def assert_follows(folder, name):
     expected, rows = recorded(f"methods/{name}.json"), read_lines(folder / "train_log.jsonl")
     steps, rel = expected["steps"], SUMMED if LOSSES[expected["method"]].reference == "nll" else ROUNDED
     losses = [loss for row in rows for loss in row["micro_losses"]]
-    assert len(losses) == len(steps) == 48
-    assert losses == pytest.approx([step["loss"] for step in steps], abs=1e-5, rel=rel)
+    assert len(losses) == 48 and losses == pytest.approx([step["loss"] for step in steps], abs=1e-5, rel=rel)
     for number, row in enumerate(rows):
         some = steps[4 * number : 4 * number + 4]
         means = {term: fmean(step["terms"][term] for step in some) for term in some[0]["terms"]}
         assert row["terms"] == pytest.approx(means, abs=1e-5, rel=rel)
     norms = [row["grad_norm"] for row in rows]
-    assert len(norms) == 12
-    assert norms == pytest.approx(expected["grad_norms"], rel=1e-4, abs=0)
+    assert len(norms) == 12 and norms == pytest.approx(expected["grad_norms"], rel=1e-4, abs=0)
 
 
 @pytest.mark.parametrize("name", OTHERS)

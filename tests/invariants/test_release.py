@@ -1,7 +1,7 @@
 """The figures recorded from the released implementation, which must never move: tokens, losses, gradients, responses.
 
-They lie in tests/data/conformance, whose README tells how they were recorded. Others of the same kind are read from the
-folder that the environment variable SAFEERASER_CONFORMANCE names, or from ../shared/conformance if that is there.
+They lie in tests/data/conformance, whose README tells how they were recorded; others are read from the folder that the
+environment variable SAFEERASER_CONFORMANCE names, or from ../shared/conformance if that is there.
 """
 
 import json
@@ -62,15 +62,12 @@ def assert_reproduces(folder, method):
     expected, rows = recorded(f"training/{method}.json"), read_lines(folder / "train_log.jsonl")
     losses = [loss for row in rows for loss in row["micro_losses"]]
     wanted = [step["loss"] for step in expected["steps"]]
-    assert len(losses) == len(wanted) == 48
-    assert losses == pytest.approx(wanted, abs=1e-5, rel=0)
+    assert len(losses) == 48 and losses == pytest.approx(wanted, abs=1e-5, rel=0)
     norms = [row["grad_norm"] for row in rows]
-    assert len(norms) == len(expected["grad_norms"]) == 12
-    assert norms == pytest.approx(expected["grad_norms"], rel=1e-5, abs=0)
+    assert len(norms) == 12 and norms == pytest.approx(expected["grad_norms"], rel=1e-5, abs=0)
     adapter = to_release(load_file(folder / "adapter_model.safetensors"))
     final = {name: value.double().norm().item() for name, value in adapter.items()}
-    assert len(final) == 32
-    assert final == pytest.approx(expected["final_norms"], rel=1e-5, abs=0)
+    assert len(final) == 32 and final == pytest.approx(expected["final_norms"], rel=1e-5, abs=0)
 
 
 @pytest.mark.parametrize("method", METHODS)
