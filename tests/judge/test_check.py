@@ -66,4 +66,4 @@ def test_errors_are_counted_by_metric_and_kind_kept_once_no_call_fails_and_not_a
     assert [told["metrics"][metric]["right"] for metric in METRICS] == [48, 53, 32, 12]
     run = run_eval(*check, "--min_accuracy", 0.95)
     assert run.returncode == 3 and run.stderr.endswith("falls short (--min_accuracy 0.95): ASR (90.6% of 53 cases)\n")
-    assert len(server.answered) == 158 and len(list(tmp_path.glob(KEPT))) == 1
+    assert len(server.answered) == 150 and len(list(tmp_path.glob(KEPT))) == 1
