@@ -19,23 +19,15 @@ ADAPTER = "adapter_model.safetensors"
 
 @cache
 def _page(method):
-    return config(*GIVEN, "LoRA.dropout=0", f"forget_loss={method}")
+    return config(*GIVEN, "LoRA.dropout=0", f"forget_loss={method}")  # most of what reading settings takes
 
 
 def checked(method, keys=()):
-    """The settings of a method on the recorded data and the tiny model, with `keys` set by their dotted names.
-
-    Composing a page is most of what reading settings takes; each method's is composed once.
-    """
+    """The settings of a method on the recorded data, with keys set by dotted names, or as on a command line."""
     page = _page(method).copy()
-    for key, value in dict(keys).items():
+    for key, value in dict(OmegaConf.from_dotlist(shlex.split(keys)) if isinstance(keys, str) else keys).items():
         OmegaConf.update(page, key, value, force_add=True)
     return read_settings(page)
-
-
-def words(text):
-    """Keys as they stand on a command line, for `checked` and `built`."""
-    return OmegaConf.from_dotlist(shlex.split(text))
 
 
 class Gradients(TrainerCallback):
@@ -51,14 +43,12 @@ class Gradients(TrainerCallback):
 def built(folder, method, keys=(), *, steps=1, noise=0.02, callbacks=()):
     """A trainer as a run starts with it, its trained weights moved by some noise so that no gradient is 0."""
     read = checked(method, {"save_dir": str(folder), "max_grad_norm": 0, **dict(keys)})
-    dataset = plan_dataset(read)
-    arguments = run.training_arguments(read, Engine(), Schedule(steps, 0))
+    dataset, arguments = plan_dataset(read), run.training_arguments(read, Engine(), Schedule(steps, 0))
     set_seed(read.seed)
     model = run.load_model(read, Engine(), arguments, dataset)
     generator = torch.Generator().manual_seed(5)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data += noise * torch.randn(parameter.shape, generator=generator)
+    for parameter in filter(lambda each: each.requires_grad, model.parameters()):
+        parameter.data += noise * torch.randn(parameter.shape, generator=generator)
     trainer = run.build_trainer(read, arguments, model, None, dataset)
     for callback in callbacks:
         trainer.add_callback(callback)

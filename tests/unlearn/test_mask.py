@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from helpers import read_lines, run, trained, write_json
+from helpers import run, trained, write_json
 from safetensors.torch import load_file, save_file
 
 from safeeraser.errors import BadInput
@@ -25,8 +25,8 @@ MINE, OTHER = {"a": [[4.0, 1.0], [3.0, 2.0]], "b": [6.0, 0.5]}, {"a": [[1.0, 2.0
 @pytest.fixture(scope="module")
 def moved(tmp_path_factory):
     """An adapter that has been trained a little, so that none of its matrices is 0."""
-    words = (*GIVEN, "forget_loss=gd", "max_train_steps=2", "lr=0.01", "warmup_ratio=0")
-    return trained(tmp_path_factory.mktemp("moved") / "run", *words)
+    words = ("forget_loss=gd", "max_train_steps=2", "lr=0.01", "warmup_ratio=0")
+    return trained(tmp_path_factory.mktemp("moved") / "run", *GIVEN, *words)
 
 
 @pytest.mark.parametrize(
@@ -36,15 +36,12 @@ def moved(tmp_path_factory):
         (MINE, OTHER, 1.0, {"a": [[True, False], [True, True]], "b": [True, True]}),
         (OTHER, MINE, 1.0, {"a": [[False, True], [False, False]], "b": [False, False]}),
         (MINE, OTHER, 0.5, {"a": [[True, False], [False, False]], "b": [True, True]}),
-        (MINE, OTHER, 0.34, {"a": [[False, False], [False, False]], "b": [True, True]}),
         (MINE, OTHER, 0.3, {"a": [[False, False], [False, False]], "b": [False, True]}),
         # What is equal does not exceed; of equal ratios the first are taken, infinite ones too.
         ({"a": [1.0, 2.0]}, {"a": [1.0, 2.0]}, 1.0, {"a": [False, False]}),
         ({"a": [2.0] * 3, "b": [2.0]}, {"a": [1.0] * 3, "b": [1.0]}, 0.5, {"a": [True, True, False], "b": [False]}),
-        ({"a": [2.0, 3.0, 0.0]}, {"a": [0.0, 0.0, 1.0]}, 0.34, {"a": [True, False, False]}),
         # A matrix on which neither has a gradient is left out.
         ({"c": [0.0, 0.0], "d": [0.0, 1.0]}, {"c": [0.0, 0.0], "d": [0.0, 0.0]}, 1.0, {"d": [False, True]}),
-        ({"c": [0.0]}, {"c": [0.0]}, 1.0, {}),
     ],
 )
 def test_it_trains_what_exceeds_the_other_and_of_that_the_greatest_ratios(mine, other, top, expected):
@@ -55,15 +52,16 @@ def test_it_trains_what_exceeds_the_other_and_of_that_the_greatest_ratios(mine, 
 def test_the_items_are_spread_over_the_plan_and_none_comes_twice():
     plan = [Step(forget=number, retain=epoch) for epoch in range(3) for number in range(8)]
     assert [(step.forget, step.retain) for step in items_compared(plan, 4)] == [(0, 0), (2, 0), (4, 0), (6, 0)]
-    assert [step.forget for step in items_compared(plan, 3)] == [0, 2, 5]
-    assert items_compared(plan, 99) == plan[:8]
+    assert [step.forget for step in items_compared(plan, 3)] == [0, 2, 5] and items_compared(plan, 99) == plan[:8]
 
 
 def test_an_optimizer_that_moves_weights_without_a_gradient_is_refused():
-    for optim in ("adamw_torch", "adafactor", "sgd"):
-        check_holds(training_arguments(checked("ga", {"trainer.optim": optim}), Engine(), Schedule(1, 0)))
+    names = ("adamw_torch", "adafactor", "sgd", "adamw_8bit")
+    *well, moves = (training_arguments(checked("ga", {"trainer.optim": n}), Engine(), Schedule(1, 0)) for n in names)
+    for arguments in well:
+        check_holds(arguments)
     with pytest.raises(BadInput, match=r"^mask: trainer.optim=adamw_8bit moves weights without a gradient"):
-        check_holds(training_arguments(checked("ga", {"trainer.optim": "adamw_8bit"}), Engine(), Schedule(1, 0)))
+        check_holds(moves)
 
 
 def saliencies(folder, views, plan, more):
@@ -83,31 +81,37 @@ def lora(folder):
     return {name: each for name, each in found.items() if ".layers." in name}
 
 
+def assert_held(mask, after, before):
+    """What a mask holds is to the bit what it was; nearly all else has moved."""
+    for name, trains in mask.items():
+        assert torch.equal(after[name][~trains], before[name][~trains]), name
+        assert (after[name] != before[name])[trains].float().mean() >= 0.95, name
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "views", "words"),
     [
         ("fresh", ("forget", "retain"), ("forget_loss=gd", "projector=lora")),
-        ("moved", ("decoupled", "refusal"), ("forget_loss=npo", "step=sam", "step.rho=0.5")),
+        ("moved", ("decoupled", "refusal"), ("forget_loss=npo", "step=sam")),
     ],
 )
-def test_the_greatest_saliencies_are_trained_and_the_rest_is_held_to_the_bit(moved, tmp_path, start, views, words):
+def test_the_greatest_saliencies_are_trained_and_the_rest_is_held_to_the_bit(request, tmp_path, start, views, words):
     """Without dropout; also where the gradient is taken at moved weights. Of a fresh adapter B alone is compared."""
     steps = [{"forget": 8 * k, "retain": 8 * k, "decoupled": 8 * k, "refusal": 0} for k in range(5)]
     plan = write_json(tmp_path / "plan.json", {"steps": steps})
-    before = moved if start == "moved" else None
-    words = (*GIVEN, *MOVES, "max_train_steps=5", "LoRA.dropout=0.5", f"plan={plan}", *words)
-    words += ("gradient_accumulation_steps=1",)
-    words += (f"init_adapter={moved}",) if before else ()
-    folder = trained(tmp_path / "run", *words, f"mask={{top: 0.2, from: {views[0]}, against: {views[1]}, items: 5}}")
+    before = request.getfixturevalue("moved") if start == "moved" else None
+    words += (f"init_adapter={before}", "step.rho=0.5") if before else ()
+    words += (*MOVES, "max_train_steps=5", "LoRA.dropout=0.5", "gradient_accumulation_steps=1", f"plan={plan}")
+    words += (f"mask={{top: 0.2, from: {views[0]}, against: {views[1]}, items: 5}}",)
+    folder = trained(tmp_path / "run", *GIVEN, *words)
     mask, record = load_file(folder / MASK_FILE), json.loads((folder / "run.json").read_text())["mask"]
     by_hand = saliencies(tmp_path, views, plan, {"init_adapter": str(before)} if before else {"projector": "lora"})
     assert len(mask) == (28 if before else 14) and all(before or ".lora_B." in name for name in mask)
     ratio = torch.cat([by_hand[name].flatten() for name in mask])
-    most = int(0.2 * len(ratio))
-    least = ratio.sort(descending=True).values[most - 1]
+    least = ratio.sort(descending=True).values[(most := int(0.2 * len(ratio))) - 1]
     found = torch.cat([each.flatten() for each in mask.values()])
-    # In float32 what lies at the bound may fall to the other side.
-    clear = (ratio / least - 1).abs() > 1e-3
+    clear = (ratio / least - 1).abs() > 1e-3  # in float32 what lies at the bound may fall to the other side
     assert (ratio > 1).sum() > most and clear.float().mean() > 0.99
     assert torch.equal(found[clear], (ratio >= least)[clear])
     after = lora(folder)
@@ -115,39 +119,10 @@ def test_the_greatest_saliencies_are_trained_and_the_rest_is_held_to_the_bit(mov
     assert record["layers"] == pytest.approx({n: each.float().mean().item() for n, each in layers.items()}, abs=1e-4)
     assert (record["items"], record["trained"], record["compared"]) == (5, most, len(ratio))
     assert record["not_compared"] == sum(each.numel() for each in after.values()) - len(ratio)
-    assert_held(mask, after, lora(moved) if before else {name: torch.zeros_like(each) for name, each in after.items()})
-
-
-def assert_held(mask, after, before, moves=0.95):
-    """What a mask holds is to the bit what it was; nearly all else has moved."""
-    for name, trains in mask.items():
-        assert torch.equal(after[name][~trains], before[name][~trains]), name
-        assert (after[name] != before[name])[trains].float().mean() >= moves, name
+    assert_held(mask, after, lora(before) if before else {name: torch.zeros_like(each) for name, each in after.items()})
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("words", "moves"),
-    [
-        (("forget_loss=klpd", "mask={from:forget,against:decoupled,items:4}", "step=smooth"), 0.95),
-        (("forget_loss=popd", "mask={from:refusal,against:decoupled,items:4}", "trainer.optim=adafactor"), 0),
-        (("forget_loss=klpd", "mask={items:4}", "dtype=bfloat16", "quantization=nf4"), 0.95),
-    ],
-)
-def test_so_it_is_under_other_steps_optimizers_and_dtypes(moved, tmp_path, words, moves):
-    folder = trained(tmp_path / "run", *GIVEN, *MOVES, f"init_adapter={moved}", *words)
-    assert_held(load_file(folder / MASK_FILE), lora(folder), lora(moved), moves)
-
-
-@pytest.mark.slow
-def test_the_norm_that_is_clipped_is_of_what_is_trained(moved, tmp_path):
-    words = (*GIVEN, "forget_loss=gd", "max_train_steps=1", "LoRA.dropout=0", f"init_adapter={moved}")
-    few = trained(tmp_path / "few", *words, "mask={items:2}")
-    whole = trained(tmp_path / "whole", *words)
-    (row,), (other,) = (read_lines(folder / "train_log.jsonl") for folder in (few, whole))
-    assert 0 < row["grad_norm"] < other["grad_norm"] and row["terms"] == other["terms"]
-
-
 def test_a_mask_of_nothing_and_a_gradient_that_is_not_finite_are_refused(moved, tmp_path):
     broken = shutil.copytree(moved, tmp_path / "broken")
     save_file({name: each * float("nan") for name, each in load_file(moved / ADAPTER).items()}, broken / ADAPTER)
