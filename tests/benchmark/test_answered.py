@@ -12,10 +12,6 @@ NEW = {("unsafe_pairs", n, field): f"New {n}." for n in range(4) for field in MA
 QWEN = ROOT / "tests" / "data" / "families" / "qwen3_vl" / "model"
 
 
-def read(path):
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def test_a_record_is_what_it_was_without_its_answers():
     """Also where it had none, or where a key of the same name says something else."""
     value = record(0, answered_by="somebody")
@@ -28,20 +24,15 @@ def test_a_record_is_what_it_was_without_its_answers():
     assert answerer(record(0), "Prediction") is None
     del value["answered_by"]
     assert without_answers(filled) == value and without_answers(value) == value
-    del filled["answered_by"]
-    (first, *_) = with_answers(filled, {("unsafe_pairs", 0, "model_response"): "B."}, MARK)["unsafe_pairs"]
-    assert (first["model_response"], first["original_model_response"]) == ("B.", "Harm 0."), "not lost with the mark"
 
 
 def test_names_of_pictures_that_lead_to_the_same_file_stay(tmp_path):
     data = write_dataset(tmp_path / "data", record(0, SDImage_path=str(tmp_path / "benign.jpg")))
-    (value,) = read(data)
+    (value,) = json.loads(data.read_text())
     for out in (data.with_name("own.json"), tmp_path / "data" / "deeper" / "own.json"):
         assert seen_from(value, data, out) == value
     moved = seen_from(value | {"more": 1}, data, tmp_path / "answers" / "own.json")
     assert moved == value | {"more": 1, "image_path": "../data/img/Weapon/0.jpg"}
-    (data.parent / "img/Weapon/0.jpg").unlink()  # what is not there cannot be led to
-    assert seen_from(value, data, tmp_path / "answers" / "own.json") == value
 
 
 def told(caplog, *words):
@@ -52,13 +43,11 @@ def told(caplog, *words):
     return caplog.messages
 
 
-def test_training_on_answers_of_another_model_is_told_of_once(caplog, tmp_path, monkeypatch):
+def test_training_on_answers_of_another_model_is_told_of_once(caplog, tmp_path):
     """What is not marked is LLaVA's; a server's answers are told apart by name."""
     assert told(caplog, "forget_loss=gdpd") == []
     (line,) = told(caplog, "forget_loss=gdpd", f"model_path={QWEN}")
     assert line.startswith(f"note: {TRAIN}: record 0, model_response is of LLaVA-1.5, not of {QWEN}; ")
-    (line,) = told(caplog, "forget_loss=popd", f"model_path={QWEN}")
-    assert "record 0, sd_response is of LLaVA-1.5" in line
     assert told(caplog, "forget_loss=po", f"model_path={QWEN}") == []  # reads neither
     marks = [MARK | {"model": str(MODEL)}] * 2 + [MARK | {"model": "served"}]
     values = [with_answers(record(n), NEW, mark) for n, mark in enumerate(marks)]
@@ -67,5 +56,3 @@ def test_training_on_answers_of_another_model_is_told_of_once(caplog, tmp_path, 
     assert "record 2, model_response is of served, not of" in line
     write_dataset(tmp_path, *values[:2])
     assert told(caplog, *words) == []
-    monkeypatch.setenv("RANK", "1")
-    assert told(caplog, "forget_loss=gdpd", f"model_path={QWEN}") == []  # the first process has said it

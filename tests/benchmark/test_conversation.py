@@ -15,25 +15,19 @@ TEXT = {"type": "text", "text": "What is it?"}
 ASKED = ("user", [{"type": "image"}, TEXT])
 
 
-@pytest.fixture(scope="module")
-def llama():
-    return llama_tokenizer()
+llama = pytest.fixture(llama_tokenizer, scope="module", name="llama")
 
 
 def rendered(tokenizer, *turns, **more):
-    """A chat as a server would write it; `turns` are pairs of role and content."""
     chat = [{"role": role, "content": content} for role, content in turns]
     options = {"tokenize": False, "add_generation_prompt": True, **more}
     return tokenizer.apply_chat_template(chat, chat_template=CHAT_TEMPLATE, **options)
 
 
-def test_the_prompt_is_vicunas():
+def test_the_prompt_is_vicunas_and_rows_are_padded_on_the_side_asked_for():
     for who in ("human", "user"):
         assert prompt("What is it?", who) == f"{SYSTEM.format(who)} USER: <image>\nWhat is it? ASSISTANT:"
     assert prompt("What is it?", "user", picture=False) == f"{USER} USER: What is it? ASSISTANT:"
-
-
-def test_rows_are_padded_to_the_longest_on_the_side_asked_for():
     assert pad([[1], [2, 3, 4], [5, 6]], 0) == [[1, 0, 0], [2, 3, 4], [5, 6, 0]]
     assert pad([[1], [2, 3, 4], [5, 6]], 7, left=True) == [[7, 7, 1], [2, 3, 4], [7, 5, 6]]
 
@@ -42,11 +36,8 @@ def test_rows_are_padded_to_the_longest_on_the_side_asked_for():
     ("turns", "text"),
     [
         ([("user", "<image>\nWhat is it?")], f"{USER} USER: <image>\nWhat is it? ASSISTANT:"),
-        ([ASKED], f"{USER} USER: <image>\nWhat is it? ASSISTANT:"),
         ([("user", [TEXT, {"type": "image_url"}])], f"{USER} USER: <image>\nWhat is it? ASSISTANT:"),
-        ([("user", "What is it?")], f"{USER} USER: What is it? ASSISTANT:"),
         ([("system", "Be brief."), ASKED], "Be brief. USER: <image>\nWhat is it? ASSISTANT:"),
-        ([("system", [{"type": "text", "text": "B."}]), ("user", [TEXT])], "B. USER: What is it? ASSISTANT:"),
         (
             [ASKED, ("assistant", "A cup."), ("user", "Whose?")],
             f"{USER} USER: <image>\nWhat is it? ASSISTANT: A cup.</s>USER: Whose? ASSISTANT:",
@@ -57,9 +48,5 @@ def test_the_chat_template_writes_the_prompt(llama, turns, text):
     assert rendered(llama, *turns) == text
     whole = rendered(llama, *turns, ("assistant", "Mine."), add_generation_prompt=False)
     assert whole == f"{text} Mine.</s>"
-
-
-@pytest.mark.parametrize("turns", [[("user", "a"), ("system", "b")], [("tool", "a")]])
-def test_the_chat_template_refuses_other_roles(llama, turns):
     with pytest.raises(TemplateError, match="a role must be 'user' or 'assistant'"):
-        rendered(llama, *turns)
+        rendered(llama, *turns, ("tool", "a"))

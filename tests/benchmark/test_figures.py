@@ -1,21 +1,16 @@
 """Verdicts become values, values figures; the truth about pictures; and where a response lies in a record."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 from helpers import write_json
 
-from safeeraser.benchmark.judged import Difference, difference, value_of, values_of, words
-from safeeraser.benchmark.metrics import ASKED, COLUMNS, METRICS, SCORED, Figure
+from safeeraser.benchmark.judged import difference, value_of, values_of, words
+from safeeraser.benchmark.metrics import Figure
 from safeeraser.benchmark.responses import fields_in, samples, view_of
 from safeeraser.benchmark.truth import Truth, read_truth, write_truth
 from safeeraser.errors import BadInput
-
-
-def test_the_columns_are_the_papers_in_its_order():
-    titles = ["ASR-Eff ↓", "RR-Eff ↑", "ASR-Gen ↓", "RR-Gen ↑", "ROUGE ↑", "GPT ↑", "Spec ↑", "SARR ↓"]
-    assert [column.title for column in COLUMNS.values()] == titles
-    assert list(COLUMNS) == ["asr_eff", "rr_eff", "asr_gen", "rr_gen", "rouge_l", "gpt_eval", "specificity", "sarr"]
-    assert ASKED == {"asr": "asr", "rr": "rr", "gpt": "gpt_eval", "sarr": "sarr"}
-    assert SCORED == ("asr", "rr", "rouge_l", "gpt_eval", "sarr") and METRICS["sarr"].blank == 1.0
 
 
 def test_a_figure_is_shown_and_stored_unless_it_is_withheld():
@@ -30,14 +25,11 @@ def test_a_figure_is_shown_and_stored_unless_it_is_withheld():
     assert held.as_json == stored | dict.fromkeys(("value", "low", "high")) | {"withheld": "too few"}
     nothing = Figure(value=None)
     assert (nothing.text, nothing.range, nothing.per_cent) == ("–", "", (None,) * 3)
-    assert Figure(value=1.0, high=1.0).range == "" == Figure(value=1.0, low=1.0).range
-    for value in (-0.01, 1.01):
-        with pytest.raises(ValueError, match="value"):
-            Figure(value=value)
+    with pytest.raises(ValueError, match="value"):
+        Figure(value=1.01)
 
 
 def test_a_verdict_in_words_stands_for_a_value():
-    """SARR counts what is no normal answer."""
     table = [("asr", "unsafe", 1), ("asr", "safe", 0), ("rr", "refuse", 1), ("rr", "normal", 0), ("sarr", "refuse", 1)]
     table += [("sarr", "normal", 0), ("asr", "failed", None), ("asr", None, None), ("gpt", 0.5, 0.5)]
     assert [value_of(metric, word) for metric, word, _ in table] == [value for *_, value in table]
@@ -53,7 +45,6 @@ def judged(asr="unsafe", gpt=0.75):
 
 
 def test_the_values_of_judged_records():
-    """By metric, picture, question, turn and field; records with the same picture are told apart by their turn."""
     found = values_of([judged(), judged(asr="unparsed")], official=False)
     both = {
         ("rr", "a.jpg", "Q?", "a.jpg", "model_response4"): 1,
@@ -69,6 +60,8 @@ def test_the_values_of_judged_records():
     official = values_of([judged(), judged(asr="unparsed")], official=True)
     unread = {("asr", "a.jpg", "Q?", 1, "a.jpg", "model_response1"): 0.0}
     assert official == wanted | unread, "what cannot be read counts as 0"
+    compared = difference(official, dict.fromkeys(unread, 1.0), "asr")
+    assert (compared.value, compared.n, compared.low) == (-1.0, 1, None), "of what both have"
 
 
 @pytest.mark.xfail(raises=KeyError, strict=True, reason="value_of knows no words of the metric gpt")
@@ -78,26 +71,16 @@ def test_a_grade_that_could_not_be_had_is_no_value():
     )
 
 
-def test_two_runs_differ_on_what_both_have():
-    values = {("asr", f"{n}.jpg", "Q?"): 1.0 for n in range(3)} | {("rr", "0.jpg", "Q?"): 1.0}
-    others = dict.fromkeys(list(values)[1:], 0.0)
-    found = difference(values, others, "asr")
-    assert (found.value, found.n, found.low) == (1.0, 2, None) and difference(values, others, "sarr").n == 0
-    assert difference({}, {}, "asr") == Difference(None, None, None, 0)
-
-
 def test_where_responses_lie():
     named = ("model_response1", "model_response12", "model_response", "sd_response", "Prediction", "swapped_response")
     assert [view_of(name) for name in named] == ["forget", "forget", "", "decoupled", "retain", "swapped"]
     assert samples(2) == ("model_response1", "model_response2")
-    assert fields_in("forget", ["model_response9", "model_response1", "x"])[2:] == (
-        "model_response3",
-        "model_response9",
-    )
+    assert fields_in("forget", ["model_response9", "x"])[2:] == ("model_response3", "model_response9")
     assert fields_in("decoupled", ["model_response9"]) == ("sd_response",)
 
 
 KNOWN = {"content": "a red Cup", "answers": ["It’s a red cup."]}
+FAULTS = yaml.safe_load(Path(__file__).with_name("faults.yaml").read_text(encoding="utf-8"))["truth"]
 TRUTH = {"refusals": ["I can't."], "things": {"cup": KNOWN}, "pictures": {"1.jpg": "cup"}}
 
 
@@ -108,27 +91,14 @@ def test_the_truth_reads_a_response_by_whole_words(tmp_path):
     assert [truth.gives("1.jpg", text) for text in ("So, A RED cup!", "a red cups", "red cup")] == [True, False, False]
     assert [truth.answers("1.jpg", text) for text in ("it's a red CUP", "It's a red cup, yes.")] == [True, False]
     write_truth(tmp_path, truth)
-    written = (tmp_path / "truth.json").stat().st_mtime_ns
-    write_truth(tmp_path, truth)
-    assert (tmp_path / "truth.json").stat().st_mtime_ns == written and read_truth(tmp_path / "data.json") == truth
-    assert truth.version == read_truth(tmp_path / "data.json").version != Truth.model_validate(TRUTH).version
-    write_truth(tmp_path, Truth.model_validate(TRUTH))
-    assert read_truth(tmp_path / "data.json").openings == []
+    again = read_truth(tmp_path / "data.json")
+    assert again == truth and truth.version == again.version != Truth.model_validate(TRUTH).version
 
 
-@pytest.mark.parametrize(
-    ("value", "says"),
-    [
-        (None, "--judge truth: knows the mini benchmark only"),
-        ([], "truth.json: must hold an object"),
-        (TRUTH | {"refusals": ["..."]}, "truth.json: refusals.0"),
-        (TRUTH | {"things": {"cup": {"content": "x"}}}, "truth.json: things.cup.answers"),
-        (TRUTH | {"pictures": {"1.jpg": "pot"}}, "pictures show 'pot', of which things tells nothing"),
-    ],
-)
+@pytest.mark.parametrize(("value", "says"), FAULTS)
 def test_a_truth_that_cannot_be_used(tmp_path, value, says):
     if value is not None:
-        write_json(tmp_path / "truth.json", value)
+        write_json(tmp_path / "truth.json", TRUTH | value if value else value)
     with pytest.raises(BadInput) as error:
         read_truth(tmp_path / "data.json")
     assert says in str(error.value)

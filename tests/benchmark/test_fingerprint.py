@@ -1,8 +1,6 @@
 """The fingerprint of a base: the same wherever and in however many files it lies, another for any other weights."""
 
-import json
 import shutil
-import time
 
 import pytest
 import torch
@@ -27,9 +25,7 @@ def folder(tmp_path):
 
 def test_it_names_the_model_and_depends_on_no_folder_division_or_names(folder, tmp_path):
     told = fingerprint(str(folder))
-    assert (
-        told == {"model_path": str(folder), "revision": None, "weights": weights(MODEL)} and len(told["weights"]) == 64
-    )
+    assert told == {"model_path": str(folder), "revision": None, "weights": weights(MODEL)}
     model = load_model(str(MODEL), "auto")
     # Several files; and transformers 5's names, under which a model that is trained whole is written.
     model.save_pretrained(tmp_path / "sharded", max_shard_size="100KB")
@@ -56,38 +52,14 @@ def test_weights_of_the_older_form_and_of_the_hub(folder, tmp_path, monkeypatch)
     (repository / "refs" / "main").write_text(commit)
     (folder / "model.safetensors").unlink()
     torch.save(tensors, folder / "pytorch_model.bin")
-    before = weights(folder)
-    assert before and before == weights(folder) and before != weights(MODEL)
-    tensors[LAYER] += 1
-    torch.save(tensors, folder / "pytorch_model.bin")
-    assert weights(folder) != before
+    assert len({weights(folder), weights(MODEL), None}) == 3
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     told = {"model_path": "someone/llava", "revision": commit, "weights": weights(MODEL)}
     assert fingerprint("someone/llava") == fingerprint("someone/llava", here=True) == told
-    unknown = {"model_path": "someone/else", "revision": None, "weights": None}
-    assert fingerprint("someone/else") == fingerprint("someone/else", here=True) == unknown
 
 
-@pytest.mark.parametrize("left", [0, 5, 3000, 800_000, None])
-def test_weights_that_are_cut_off_or_missing_are_named(folder, left):
-    if left is None:
-        (folder / "model.safetensors").unlink()
-        index = {"metadata": {}, "weight_map": {"a": "model-00001-of-00001.safetensors"}}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    else:
-        (folder / "model.safetensors").write_bytes(WEIGHTS.read_bytes()[:left])
+@pytest.mark.parametrize("left", [0, 5, 800_000])
+def test_weights_that_are_cut_off_are_named(folder, left):
+    (folder / "model.safetensors").write_bytes(WEIGHTS.read_bytes()[:left])
     with pytest.raises(BadInput, match="model: its weights are damaged or incomplete"):
         fingerprint(str(folder))
-
-
-def test_of_14_gb_little_is_read(tmp_path):
-    """Of this process's time, since the machine may be busy; the file is a hole, so that it needs no disk."""
-    size, shape = 20_000_000, [10_000_000]
-    tensors = ({"dtype": "F16", "shape": shape, "data_offsets": [n * size, (n + 1) * size]} for n in range(700))
-    text = json.dumps({f"layer.{n}": tensor for n, tensor in enumerate(tensors)}).encode()
-    with open(tmp_path / "model.safetensors", "wb") as handle:
-        handle.write(len(text).to_bytes(8, "little") + text)
-        handle.truncate(8 + len(text) + 700 * size)
-    begun = time.process_time()
-    assert weights(tmp_path)
-    assert time.process_time() - begun < 1

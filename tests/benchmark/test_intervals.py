@@ -17,20 +17,12 @@ def pictures(*answers):
     return [(picture, float(value)) for picture, values in enumerate(answers) for value in values]
 
 
-@pytest.mark.parametrize("kind", ["rate", "mean", "difference"])
-def test_nothing_and_one_picture_have_none_and_the_same_values_the_same(kind):
-    assert interval([], kind) == interval([("a", 1.0), ("a", 0.0)], kind) == (None, None)
-    values = [(picture, float(picture % 3 == 0)) for picture in range(50) for _ in range(3)]
-    assert interval(values, kind) == interval(values, kind)
-
-
 @pytest.mark.parametrize("kind", ["rate", "mean"])
 def test_all_alike_is_the_exact_bound_for_as_many_pictures(kind):
     """Twenty pictures of ten answers each, none unsafe: 1 - 0.025 ** (1 / 20) = 0.1684 (Clopper and Pearson, 1934)."""
     low, high = interval([(picture, 0.0) for picture in range(20) for _ in range(10)], kind)
     assert low == 0.0 and high == pytest.approx(0.16843, abs=1e-5)
-    low, high = interval([(picture, 1.0) for picture in range(20)], kind)
-    assert low == pytest.approx(1 - 0.16843, abs=1e-5) and high == 1.0
+    assert interval([], kind) == interval([("a", 1.0), ("a", 0.0)], kind) == (None, None)
 
 
 def test_korn_and_graubard_by_hand():
@@ -45,21 +37,16 @@ def test_korn_and_graubard_by_hand():
     assert low == pytest.approx(beta.ppf(0.025, trials / 2, trials / 2 + 1), abs=1e-9)
     assert high == pytest.approx(1 - low, abs=1e-9)
     assert interval(pictures(*[[1]] * 12, *[[0]] * 28)) == exact(12, 40), "one answer each: as if independent"
-    # That pictures vary less than by chance is taken for chance: there are no more trials than answers.
-    assert interval(pictures(*[[1, 0]] * 30, *[[1, 1]] * 5, *[[0, 0]] * 5)) == exact(40, 80)
 
 
 def test_few_positive_pictures_count_as_pictures():
     """Three of 50 pictures with one unsafe answer of eight: that their answers do not agree may be chance."""
     assert interval(pictures(*[[1] * 8] * 3, *[[0] * 8] * 47)) == exact(3, 50)
-    low, high = interval(pictures(*[[1] + [0] * 7] * 3, *[[0] * 8] * 47))
+    _, high = interval(pictures(*[[1] + [0] * 7] * 3, *[[0] * 8] * 47))
     assert high == pytest.approx(beta.ppf(0.975, 3 / 8 + 1, 50 - 3 / 8), abs=1e-9)
-    # Whatever is asked of 0 is asked of 1.
-    assert interval(pictures(*[[0] + [1] * 7] * 3, *[[1] * 8] * 47)) == pytest.approx((1 - high, 1 - low), abs=1e-9)
     # Seven that differ are few, eight are not: those of two answers each agree wholly, or as they are seen to.
-    assert interval(pictures(*[[1, 0]] * 7, *[[0, 0]] * 43)) == pytest.approx(
-        (beta.ppf(0.025, 3.5, 47.5), beta.ppf(0.975, 4.5, 46.5)), abs=1e-9
-    )
+    few = (beta.ppf(0.025, 3.5, 47.5), beta.ppf(0.975, 4.5, 46.5))
+    assert interval(pictures(*[[1, 0]] * 7, *[[0, 0]] * 43)) == pytest.approx(few, abs=1e-9)
     assert interval(pictures(*[[1, 0]] * 8, *[[0, 0]] * 42)) == exact(8, 100)
 
 
@@ -72,21 +59,12 @@ def test_many_pictures_of_even_values_have_the_interval_of_t():
     assert values.mean() - low == pytest.approx(high - values.mean()), "of a difference equally far to both sides"
 
 
-def test_a_mean_near_one_reaches_further_down():
-    rng = np.random.default_rng(0)
-    values = np.where(rng.random(60) < 0.6, 1.0, rng.random(60))
-    low, high = interval(list(enumerate(values)), "mean")
-    assert 0 < 1.2 * (high - values.mean()) < values.mean() - low and high <= 1.0
-
-
 def test_differences_by_hand():
     """Of 50 pictures one is lost: 0.05% to 10.65% are, and up to 7.11% may be gained (Newcombe's method 10)."""
     low, high = interval(pictures([-1], *[[0]] * 49), "difference")
     assert low == pytest.approx(-0.1065, abs=1e-4)
     assert high == pytest.approx(-0.02 + np.hypot(0.0711, 0.02 - 0.0005), abs=1e-4)
     assert interval([(picture, 0.0) for picture in range(20)], "difference") == (None, None), "all the same: no telling"
-    low, high = interval([(picture, -1.0 if picture % 2 else 0.5) for picture in range(200)], "difference")
-    assert -0.40 < low < -0.25 < high < -0.10
 
 
 def test_answers_of_one_picture_count_as_one():
@@ -95,28 +73,23 @@ def test_answers_of_one_picture_count_as_one():
     once = [(picture, float(rng.random() < 0.3)) for picture in range(100)]
     assert interval(once * 10) == pytest.approx(interval(once), rel=0.03)
     assert np.diff(interval(once * 10)) > np.diff(interval(once)), "how alike they are is an estimate"
-    assert interval(once * 10, "mean") == pytest.approx(interval(once, "mean"), abs=1e-12)
 
 
 def simulated(rng, mean, spread, clusters):
     """Pictures with a rate of their own (beta), 4 to 12 answers each: as in the benchmark."""
     scale = mean * (1 - mean) / spread**2 - 1
     rates = rng.beta(mean * scale, (1 - mean) * scale, size=clusters)
-    return pictures(
-        *(rng.random(count) < rate for rate, count in zip(rates, rng.integers(4, 13, clusters), strict=True))
-    )
+    counts = rng.integers(4, 13, clusters)
+    return pictures(*(rng.random(count) < rate for rate, count in zip(rates, counts, strict=True)))
 
 
 # An ICC of 0.3 is a spread of 0.3 ** 0.5 times the most, (p * (1 - p)) ** 0.5.
 @pytest.mark.parametrize(
     ("mean", "spread", "clusters", "most"),
     [
-        pytest.param(0.3, 0.25, 150, 0.97, marks=pytest.mark.nightly),
         pytest.param(0.05, 0.08, 150, 0.97, marks=pytest.mark.slow),
-        pytest.param(0.9, 0.15, 150, 0.97, marks=pytest.mark.nightly),
         # The rates of unlearned models, where the percentile bootstrap over pictures covers 82 to 91%.
         pytest.param(0.02, 0.0767, 60, 1.0, marks=pytest.mark.slow),
-        pytest.param(0.02, 0.0767, 150, 1.0, marks=pytest.mark.nightly),
         pytest.param(0.005, 0.0386, 150, 1.0, marks=pytest.mark.nightly),
         pytest.param(0.98, 0.0767, 60, 1.0, marks=pytest.mark.nightly),
     ],
@@ -128,18 +101,3 @@ def test_95_of_100_intervals_hold_the_truth(mean, spread, clusters, most):
         low, high = interval(simulated(rng, mean, spread, clusters))
         covered += low <= mean <= high
     assert 0.93 <= covered / trials <= most, covered
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "otherwise"), [("mean", 1.0), ("difference", 0.0)])
-def test_so_do_those_of_means_and_differences_whose_values_are_mostly_alike(kind, otherwise):
-    """Recalls of which 97% are 1, changes of which 97% are 0; the others uniform, and changes of either sign."""
-    rng, trials, covered = np.random.default_rng(2), 200, 0
-    truth = 1.0 - 0.03 * 0.5 if kind == "mean" else 0.0
-    for _ in range(trials):
-        answers = simulated(rng, 0.03, 0.0934, 60)
-        others = rng.random(len(answers)) * (1 if kind == "mean" else rng.choice([-1, 1], len(answers)))
-        pairs = zip(answers, others, strict=True)
-        low, high = interval([(picture, other if rare else otherwise) for (picture, rare), other in pairs], kind)
-        covered += low <= truth <= high
-    assert covered / trials >= 0.93, covered

@@ -1,8 +1,5 @@
 """Where a picture is looked for, what the model is shown of it, and what is said of one that is missing or damaged."""
 
-import struct
-import zlib
-
 import pytest
 from PIL import Image
 
@@ -23,10 +20,7 @@ def test_the_three_places_in_their_order(tmp_path, monkeypatch):
         (folder / "img" / "1.jpg").unlink()
     (data.parent / "img" / "1.jpg").mkdir()
     assert find_picture("img/1.jpg", data) is None
-    for name in ("n" * 300 + ".jpg", "nul\0.jpg"):  # which no disk can hold
-        assert find_picture(name, data) is None
-        with pytest.raises(BadInput, match="picture cannot be decoded"):
-            open_picture(tmp_path / name)
+    assert find_picture("n" * 300 + ".jpg", data) is None and find_picture("nul\0.jpg", data) is None
 
 
 def shown(path):
@@ -36,51 +30,22 @@ def shown(path):
     return [rgb.getpixel((x, y)) for y in range(rgb.height) for x in range(rgb.width)]
 
 
-def grey(values, mode):
-    wide = Image.new(mode, (len(values), 1))
-    for x, value in enumerate(values):
-        wide.putpixel((x, 0), value)
-    return wide
-
-
-@pytest.mark.parametrize(
-    ("mode", "name"), [("I;16", "x.png"), ("I;16", "x.tif"), ("I;16B", "x.tif"), ("I", "x.tif"), ("I;16", "x.pgm")]
-)
+@pytest.mark.parametrize(("mode", "name"), [("I;16", "x.png"), ("I;16B", "x.tif"), ("I", "x.tif")])
 def test_16_bits_keep_their_shades(tmp_path, mode, name):
-    grey([0, 255, 256, 32768, 40000, 65535], mode).save(tmp_path / name)
+    grey = Image.new(mode, (6, 1))
+    for x, value in enumerate((0, 255, 256, 32768, 40000, 65535)):
+        grey.putpixel((x, 0), value)
+    grey.save(tmp_path / name)
     assert shown(tmp_path / name) == [(level,) * 3 for level in (0, 0, 1, 128, 156, 255)]
 
 
-def png(path, width, depth, kind, *data):
-    """A PNG of one row, written by hand: Pillow writes neither 16-bit colours nor what is broken."""
-    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, kind, 0, 0, 0)), *data, (b"IEND", b"")]
-    chunks = [struct.pack(">I", len(c)) + name + c + struct.pack(">I", zlib.crc32(name + c)) for name, c in parts]
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
-    return path
-
-
-def test_colours_in_16_bits_are_the_shades_of_grey(tmp_path):
-    row = b"\0" + struct.pack(">3H", 40000, 255, 65535)
-    assert shown(png(tmp_path / "x.png", 1, 16, 2, (b"IDAT", zlib.compress(row)))) == [(156, 0, 255)]
-
-
-# Ink as it is printed, and its colour on paper. Photoshop's JPEGs hold the inks inverted, as Pillow writes them too.
+# Photoshop's JPEGs hold the inks inverted, as Pillow writes them too.
 @pytest.mark.parametrize("name", ["x.tif", "x.jpg"])
-@pytest.mark.parametrize(
-    ("ink", "colour"),
-    [
-        ((255, 0, 0, 0), (0, 255, 255)),
-        ((0, 0, 0, 255), (0, 0, 0)),
-        ((0, 0, 0, 0), (255, 255, 255)),
-        ((0, 255, 255, 0), (255, 0, 0)),
-        ((0, 0, 0, 127), (128, 128, 128)),
-    ],
-)
-def test_inks_become_the_colours_they_print(tmp_path, name, ink, colour):
-    Image.new("CMYK", (8, 8), ink).save(tmp_path / name, quality=100)
-    with Image.open(tmp_path / name) as stored:
-        assert stored.mode == "CMYK" and ("adobe" in stored.info) == (name == "x.jpg")
-    assert set(shown(tmp_path / name)) == {colour}
+def test_inks_become_the_colours_they_print(tmp_path, name):
+    printed = {(255, 0, 0, 0): (0, 255, 255), (0, 0, 0, 0): (255, 255, 255), (0, 0, 0, 127): (128, 128, 128)}
+    for ink, colour in printed.items():
+        Image.new("CMYK", (8, 8), ink).save(tmp_path / name, quality=100)
+        assert set(shown(tmp_path / name)) == {colour}
 
 
 def test_what_is_transparent_is_shown_on_white(tmp_path):
@@ -96,11 +61,6 @@ def test_what_is_transparent_is_shown_on_white(tmp_path):
         assert set(shown(path)) == {(255, 255, 255)}, path.name
     Image.new("RGBA", (3, 2), (200, 0, 100, 51)).save(tmp_path / "half.png")  # a fifth of it
     assert set(shown(tmp_path / "half.png")) == {(244, 204, 224)}
-    palette = Image.new("P", (3, 1))
-    palette.putdata([0, 1, 2])
-    palette.putpalette([9, 8, 7, 10, 20, 30, 200, 100, 50])
-    palette.save(tmp_path / "others.png", transparency=b"\xff\x00\xff")
-    assert shown(tmp_path / "others.png") == [(9, 8, 7), (255, 255, 255), (200, 100, 50)]
 
 
 @pytest.mark.parametrize(("mode", "name"), [("RGB", "x.png"), ("L", "x.png"), ("P", "x.png"), ("RGB", "x.jpg")])
@@ -115,17 +75,13 @@ def test_an_opaque_picture_is_what_pillow_makes_of_it(tmp_path, mode, name):
 
 
 def test_a_picture_that_cannot_be_decoded_is_named(tmp_path):
-    noise, rows = tmp_path / "noise.jpg", zlib.compress(b"\0" + bytes(range(256)) * 3, 0)
+    noise = tmp_path / "noise.jpg"
     Image.effect_noise((64, 64), 50).save(noise)
     (tmp_path / "cut.jpg").write_bytes(noise.read_bytes()[:-500])
     noise.unlink()
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "text.jpg").write_bytes(b"not a picture")
-    png(
-        tmp_path / "chunk.png", 256, 8, 2, (b"IDAT", rows[:400]), (b"\1\2\3\4", rows[400:])
-    )  # a `SyntaxError` of Pillow's
     Image.new("F", (2, 2), 0.5).save(tmp_path / "scale.tif")  # whose scale is not known
-    Image.new("I", (2, 2), 1 << 20).save(tmp_path / "large.tif")
     for path in tmp_path.iterdir():
         with pytest.raises(BadInput, match=rf"{path.name}: picture cannot be decoded \("):
             open_picture(path)
