@@ -14,6 +14,7 @@ from .built import GIVEN
 TWO = (*GIVEN, "finetune=full", "lr=0.001", "max_train_steps=2", "warmup_ratio=0")
 
 
+@pytest.mark.slow
 def test_language_model_and_projector_have_moved_and_nothing_else_nor_has_the_reference(tmp_path):
     """KL is 0 before the first step alone; were the reference trained along, it would stay there."""
     whole = trained(tmp_path / "run", *TWO, "forget_loss=klpd")

@@ -53,7 +53,6 @@ DUAL, TWO = Dual(at_most=2, rate=0.5, start=0), "{at_most: 2, rate: 0.5, start: 
 SET = [
     ("gd", "retain=0.25", "retain", 0.25),
     ("ga", "recipe.weights.decoupled=2", "forget", -1),  # a term that it has not
-    ("npo", "pd=0.5", "decoupled", 0.5),
     # A dual weight wherever weights are given; it takes the place of another whole, and a number takes its place.
     ("pdu", "forget_loss.terms.retain.weight.at_most=2", "retain", Dual(at_most=2)),
     ("gd", f"'retain={TWO}'", "retain", DUAL),

@@ -15,7 +15,6 @@ from safeeraser.unlearn.job import check_projector
 
 from .built import ADAPTER, GIVEN, Gradients, built, checked
 
-FULL, LORA, FROZEN = (pytest.param(how, marks=pytest.mark.slow) for how in ("full", "lora", "frozen"))
 WHOLE = {f"linear_{n}.{kind}" for n in (1, 2) for kind in ("weight", "bias")}
 INSIDE = {f"linear_{n}.lora_{side}.weight" for n in (1, 2) for side in "AB"}
 
@@ -35,7 +34,8 @@ def logits(model, batch):
     return model.eval()(**batch).logits
 
 
-@pytest.mark.parametrize("how", ["sine", FULL, LORA, FROZEN])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["full", "lora", "sine", "frozen"])
 def test_what_is_saved_and_recorded_and_which_ways_take_it_up(tmp_path, how):
     """`full` and `sine` store the projector whole; the others hold something else, and are refused by name."""
     words = ("forget_loss=klpd", "LoRA.r=4", "LoRA.alpha=16", "lr=0.01", "warmup_ratio=0", "max_train_steps=1")
@@ -57,7 +57,7 @@ def test_what_is_saved_and_recorded_and_which_ways_take_it_up(tmp_path, how):
             check_projector(read, folder)
 
 
-@pytest.mark.parametrize("how", ["sine", LORA])
+@pytest.mark.parametrize("how", ["sine", pytest.param("lora", marks=pytest.mark.slow)])
 def test_what_was_saved_answers_as_the_trained_model_and_the_reference_stays(tmp_path, how):
     """To the bit, and merged nearly so. And sines begin around the adapter that is given, as it answers."""
     keys = {"projector": how, "lr": 0.01, "warmup_ratio": 0}
