@@ -9,7 +9,7 @@ from scoring import ROOT, good, predicted, record, run_eval, write_files
 
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.benchmark.truth import write_truth
-from safeeraser.mini.dataset import write_split
+from safeeraser.mini.dataset import SPLITS, write_split
 from safeeraser.mini.settings import read_settings
 from safeeraser.mini.texts import TINY
 from safeeraser.mini.truth import truth_of
@@ -31,7 +31,8 @@ def folder(tmp_path, monkeypatch):
     predictions, reference = write_files(tmp_path, records, [predicted(value) for value in records])
     mini, run = tmp_path / "dataset" / "mini", tmp_path / "results" / "quickstart" / "popd"
     run.mkdir(parents=True)
-    write_split(mini, "val", SETTINGS, lambda: None)
+    for split in SPLITS:
+        write_split(mini, split, SETTINGS, lambda: None)
     records = json.loads((mini / "all_val.json").read_text())
     for number, pair in ((number, pair) for number, value in enumerate(records) for pair in value["unsafe_pairs"]):
         pair |= dict.fromkeys(VIEWS["forget"].fields, TINY.refusals[0] if number % 2 else pair["model_response"])

@@ -127,7 +127,8 @@ def test_what_must_be_known_of_the_figures_is_said(tmp_path, serve):
 
 def test_scoring_from_python_is_the_command(tmp_path, serve):
     predictions, data = write_files(tmp_path, MADE["records"], MADE["predictions"])
-    ours = score(predictions, data, judge="rules", protocol="corrected", refusals=True)
+    given = {"input_file": predictions, "file_refer": data}
+    ours = score(**given, judge="rules", protocol="corrected", refusals=True)
     words = ("--input_file", predictions, "--file_refer", data, "--judge", "rules", "--protocol", "corrected")
     assert run_eval(*words, "--refusals", "--summary", tmp_path / "s.json").returncode == 0
     told = [ours.summary, json.loads((tmp_path / "s.json").read_text())]
@@ -136,7 +137,7 @@ def test_scoring_from_python_is_the_command(tmp_path, serve):
     assert told[0] == told[1] and ours.withheld == {} and told[0]["verdicts"] is None
     server = serve(lambda *_: (200, {}, "hm"))
     more = {"base_url": server.url, "store": tmp_path / "store.jsonl", "extra_body": {"top_k": 3}, "price": [1, 2]}
-    assert score(predictions, data, **more, dry_run=True) is None and not server.requests
-    scored = score(predictions, data, **more, label_metrics=())
+    assert score(**given, **more, dry_run=True) is None and not server.requests
+    scored = score(**given, **more, label_metrics=())
     assert scored.summary["sarr"]["withheld"] and any("SARR" in of for of in scored.withheld["--max_failed"])
     assert server.requests and all(body["top_k"] == 3 for *_, body in server.requests)
