@@ -2,46 +2,19 @@
 
 import json
 import logging
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from helpers import ROOT, run, write_json
 
 from safeeraser.benchmark.conversation import CHAT_TEMPLATE
 from safeeraser.benchmark.files import sha256
 
-SPLITS = {"gqa": "testdev", "vizwiz_vqa_val": "val", "scienceqa_img": "test", "vqav2_val": "validation"}
-SPLITS |= {"pope": "test", "mmvet": "test", "mmbench_en_dev": "dev", "mmbench_en_dev_static": "dev", "mine": "test"}
-SPLITS |= dict.fromkeys(("gqa_lite", "vizwiz_vqa_val_lite", "vqav2_val_lite", "mmbench_en_dev_lite"), "lite")
-METRICS = {
-    "pope": ["pope_accuracy", "pope_f1_score"],
-    "mmvet": ["gpt_eval_score"],
-    "mine": ["submission", "exact_match"],
-}
-METRICS |= {name: ["gpt_eval_score", "submission"] for name in SPLITS if name.startswith("mmbench")}
-NO_TOKEN = ("vizwiz_vqa_val", "vizwiz_vqa_val_lite", "mine")
-
-
-def known() -> dict:
-    """What the stand-in says it knows."""
-    tasks = {
-        name: {"split": split, "metrics": METRICS.get(name, ["exact_match"]), "file_sha256": name}
-        | {"hub_token": name not in NO_TOKEN}
-        for name, split in SPLITS.items()
-    }
-    told = {"versions": {"lmms-eval": "0.7.3"}, "gpus": 0, "token": True, "groups": ["mmbench"]}
-    return told | {"tasks": tasks, "names": [*tasks, "mmbench"]}
-
-
-def figures(name: str) -> dict:
-    """What the stand-in finds, half of all right, in the harness's own numbers."""
-    if name == "pope":
-        return {"figures": {"pope_accuracy": 0.5, "pope_accuracy_stderr": "N/A", "pope_f1_score": 0.25}, "n": 10}
-    if "gpt_eval_score" in METRICS.get(name, []):
-        return {"figures": {"gpt_eval_score": 50.0, "gpt_eval_score_stderr": 4.0, "submission": "N/A"}, "n": 10}
-    return {"figures": {"exact_match": 0.5, "exact_match_stderr": 0.1, "exact_match_stderr_clt": 0.1}, "n": 10}
+SCRIPT = Path(__file__).with_name("script.yaml")
 
 
 class Bench:
@@ -49,7 +22,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.adapter, self.base = folder, folder / "popd", folder / "base"
-        self.script = {"known": known(), "tasks": {name: figures(name) for name in SPLITS}}
+        self.script = yaml.safe_load(SCRIPT.read_text())
         self.python = folder / "python"
         self.python.write_text(f"#!{sys.executable}\n{Path(__file__).with_name('stand_in.py').read_text()}")
         self.python.chmod(0o755)
@@ -65,7 +38,6 @@ class Bench:
         write_json(self.adapter / "merged" / "run.json", {"merged": {"adapter_sha256": sha256(file)}})
 
     def write(self) -> None:
-        """Lay out the stand-in's script."""
         write_json(self.folder / "script.json", self.script)
         (self.folder / "calls.jsonl").write_text("")
 
@@ -73,9 +45,8 @@ class Bench:
         """Exit code, output and errors of the command, its calls of the harness, and the file that it wrote."""
         self.write()
         logging.getLogger().handlers.clear()  # else it logs to where pytest listens
-        done = run(
-            "safeeraser.specificity", *(["--checkpoint_path", self.adapter] if adapter else []), *arguments, cwd=ROOT
-        )
+        first = ["--checkpoint_path", self.adapter] if adapter else []
+        done = run("safeeraser.specificity", *first, *arguments, cwd=ROOT)
         calls = [json.loads(line) for line in (self.folder / "calls.jsonl").read_text().splitlines()]
         calls = [call for call in calls if not call["argv"][0].endswith("probe.py")]
         ran = [call["argv"][call["argv"].index("--tasks") + 1] for call in calls]
@@ -87,11 +58,11 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
-    """See `Bench`."""
-    bench = Bench(tmp_path)
+    bench, handler = Bench(tmp_path), signal.getsignal(signal.SIGTERM)
     monkeypatch.setenv("LMMS_PYTHON", str(bench.python))
     monkeypatch.setenv("OPENAI_API_KEY", "key")
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "API_TYPE", "OPENAI_API_URL", "MODEL_VERSION"):
         monkeypatch.delenv(name, raising=False)
     yield bench
+    signal.signal(signal.SIGTERM, handler)  # the command has set its own
     logging.getLogger().handlers.clear()  # else another test's log would go where nobody listens any more

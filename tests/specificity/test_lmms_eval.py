@@ -14,27 +14,19 @@ from safeeraser.infer.engine import Engine
 from safeeraser.infer.requests import Request
 from safeeraser.specificity.tasks import SEVEN
 
-from .conftest import SPLITS
-
 PYTHON = os.environ.get("LMMS_PYTHON")
-WHY = "LMMS_PYTHON names no Python with lmms-eval (scripts/specificity.bash makes one, 7 GB)"
-pytestmark = [pytest.mark.nightly, pytest.mark.skipif(not PYTHON, reason=WHY)]
+pytestmark = [pytest.mark.nightly, pytest.mark.skipif(not PYTHON, reason="LMMS_PYTHON names no Python with lmms-eval")]
 CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
 PICTURES = sorted((RECORDED / "dataset" / "img").rglob("*.jpg"))[:6]
-
-
-def answers(questions):
-    """What this project's engine answers."""
-    vlm = load_merged(str(MODEL), CHECKPOINT, dtype="float32", lora_alpha=256)
-    engine = Engine(vlm, Generation(greedy=True, max_new_tokens=40), 8)
-    requests = [Request(i, ("answer",), PICTURES[i], question) for i, question in enumerate(questions)]
-    return {request.record: text for batch in engine.answer(requests) for request, text in batch}
 
 
 def test_its_figure_is_our_own_count_on_the_same_items(bench, tmp_path, monkeypatch):
     """On a random model two answers of three are made the right ones; both must find exactly those."""
     questions = [f"Juliet delta Xray {word}?" for word in ("mike", "papa", "echo", "kilo", "lima", "tango")]
-    found = answers(questions)
+    vlm = load_merged(str(MODEL), CHECKPOINT, dtype="float32", lora_alpha=256)
+    engine = Engine(vlm, Generation(greedy=True, max_new_tokens=40), 8)
+    requests = [Request(i, ("answer",), PICTURES[i], question) for i, question in enumerate(questions)]
+    found = {request.record: text for batch in engine.answer(requests) for request, text in batch}
     data = tmp_path / "mini"
     data.mkdir()
     items = [
@@ -43,14 +35,10 @@ def test_its_figure_is_our_own_count_on_the_same_items(bench, tmp_path, monkeypa
     ]
     (data / "vqa.json").write_text(json.dumps(items))
     (data / "base_model").symlink_to(MODEL)
-    monkeypatch.setenv("LMMS_PYTHON", PYTHON)
-    monkeypatch.setenv("MINI", str(data))
-    monkeypatch.setenv("HF_TOKEN", "a-secret")
-    done = bench.run(
-        *("--checkpoint_path", CHECKPOINT, "--model_path", MODEL, "--output_folder", bench.adapter),
-        *("--tasks", "mini_vqa", "--log_samples"),
-        adapter=False,
-    )
+    for name, value in (("LMMS_PYTHON", PYTHON), ("MINI", str(data)), ("HF_TOKEN", "a-secret")):
+        monkeypatch.setenv(name, value)
+    words = ("--checkpoint_path", CHECKPOINT, "--model_path", MODEL, "--output_folder", bench.adapter)
+    done = bench.run(*words, "--tasks", "mini_vqa", "--log_samples", adapter=False)
     assert done.code == 0, done.err
     task = done.result["tasks"]["mini_vqa"]
     assert (task["value"], task["n"], task["metric"]) == (4 / 6, 6, "exact_match")
@@ -63,17 +51,10 @@ def test_its_figure_is_our_own_count_on_the_same_items(bench, tmp_path, monkeypa
 
 
 def test_the_seven_tasks_own_code_on_made_up_items(bench, tmp_path, monkeypatch, serve):
-    """Without the hub their data cannot be had; of the same shape it is enough to see what each of them writes.
-
-    The judge, at an address that MM-Vet and MMBench read differently, gives half a point and the right letter.
-    """
+    """Their data are the hub's. The judge, whose address two of them read differently, gives 0.5 and the letter."""
     judge = serve(lambda number, prompt: (200, {}, "0.5" if "Correctness" in prompt else "B"))
-    for name, value in {
-        "LMMS_PYTHON": PYTHON,
-        "OPENAI_API_URL": judge.url,
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(tmp_path / "cache"),
-    }.items():
+    where = {"LMMS_PYTHON": PYTHON, "OPENAI_API_URL": judge.url, "HF_HUB_OFFLINE": "1"}
+    for name, value in (where | {"HF_HOME": str(tmp_path / "cache")}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     subprocess.run([PYTHON, Path(__file__).with_name("made_up.py"), str(PICTURES[0])], check=True)
@@ -82,7 +63,7 @@ def test_the_seven_tasks_own_code_on_made_up_items(bench, tmp_path, monkeypatch,
     done = bench.run(*run, adapter=False)
     assert done.code == 0, done.out + done.err
     result = done.result
-    assert {name: task["split"] for name, task in result["tasks"].items()} == {name: SPLITS[name] for name in SEVEN}
+    assert list(result["tasks"]) == list(SEVEN)
     assert all(task["n"] == 3 and task["failed"] == 0 for task in result["tasks"].values())
     values = {name: task["value"] for name, task in result["tasks"].items()}
     assert values["mmvet"] == 0.5 and values["mmbench_en_dev"] == 1 and values["gqa"] == 0
@@ -90,6 +71,4 @@ def test_the_seven_tasks_own_code_on_made_up_items(bench, tmp_path, monkeypatch,
     assert result["tasks"]["pope"]["other_figures"].keys() >= {"pope_f1_score", "pope_precision", "pope_recall"}
     monkeypatch.delenv("OPENAI_API_KEY")
     done = bench.run(*run, adapter=False)
-    assert done.code == 3 and list(result["missing"]) == [] and list(done.result["missing"]) == ["mmvet"], done.err
-    # Its rules find a letter in this model's gibberish too.
-    assert done.result["tasks"]["mmbench_en_dev_static"]["split"] == "dev"
+    assert done.code == 3 and list(done.result["missing"]) == ["mmvet"], done.err
