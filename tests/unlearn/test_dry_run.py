@@ -25,7 +25,7 @@ TINY = (f"data_path={TRAIN}", f"model_path={MODEL}", "dtype=float32", "dry_run=t
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("popd", "max_train_steps=5 init_adapter={adapter}"),
+        pytest.param("popd", "max_train_steps=5 init_adapter={adapter}", marks=pytest.mark.slow),
         ("two_processes", "forget_loss=klpd recipe=corrected batch_size=5 gradient_accumulation_steps=1 num_epochs=1"
          " warmup_ratio=0.3 engine={config}/accelerate/cpu_ddp.yaml gradient_checkpointing=true gpu_memory=0.01"
          " +mask.top=0.25"),

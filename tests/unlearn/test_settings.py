@@ -82,6 +82,7 @@ def test_what_this_project_says_is_refused_and_all_else_is_passed_on():
     assert not said, "what the project says itself can be said otherwise"
 
 
+@pytest.mark.slow
 def test_options_of_lora_the_optimizer_and_the_schedule_reach_the_run(tmp_path):
     """Trained, recorded, saved, and read back; KL compares with the untouched model, which none of them may change."""
     words = ("LoRA.targets=[q_proj,v_proj]", "LoRA.use_dora=true", "LoRA.use_rslora=true", "LoRA.dropout=0")
