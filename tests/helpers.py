@@ -1,6 +1,5 @@
 """What the tests of training and inference share: the recorded data, the tiny model, and running the two commands."""
 
-import fcntl
 import importlib.util
 import io
 import json
@@ -8,8 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
 
@@ -142,14 +140,6 @@ def start(script: str, *arguments: object, cwd: Path = RECORDED) -> subprocess.P
     """Start a command as a user does."""
     command = [sys.executable, str(ROOT / f"{script}.py"), *map(str, arguments)]
     return subprocess.Popen(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-@contextmanager
-def alone():
-    """For tests of several processes, which wait for each other busily: two pairs would fight for the cores."""
-    with open(Path(tempfile.gettempdir()) / "safeeraser-engines.lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def refused(tmp_path: Path, script: str, *arguments: object, says: str, cwd: Path = RECORDED, before: str = "") -> str:

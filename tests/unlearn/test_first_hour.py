@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import MODEL, ROOT, TRAIN, VAL, alone
+from helpers import MODEL, ROOT, TRAIN, VAL
 
 pytestmark = [pytest.mark.nightly, pytest.mark.xdist_group("engines")]
 
@@ -28,8 +28,7 @@ def test_the_page_is_true_of_what_its_commands_leave(tmp_path):
     for command in commands:
         (script,) = (script for script in ON_CPUS if f" {script} " in command)
         words = f"{command.replace('results/hour', str(tmp_path))} {ON_CPUS[script]}"
-        with alone():
-            subprocess.run(words, shell=True, cwd=ROOT, env=env, check=True)
+        subprocess.run(words, shell=True, cwd=ROOT, env=env, check=True)
     for name, engine in (("one_gpu", "single"), ("ddp", "ddp")):
         run = json.loads((tmp_path / name / "run.json").read_text())
         assert run["engine"]["name"] == engine and run["optimizer_steps"] == 3 and run["finished"]
