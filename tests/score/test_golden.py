@@ -127,7 +127,7 @@ def test_what_must_be_known_of_the_figures_is_said(tmp_path, serve):
 
 def test_scoring_from_python_is_the_command(tmp_path, serve):
     predictions, data = write_files(tmp_path, MADE["records"], MADE["predictions"])
-    given = {"input_file": predictions, "file_refer": data}
+    given = {"input_file": predictions, "file_refer": data, "summary": tmp_path / "door.json"}
     ours = score(**given, judge="rules", protocol="corrected", refusals=True)
     words = ("--input_file", predictions, "--file_refer", data, "--judge", "rules", "--protocol", "corrected")
     assert run_eval(*words, "--refusals", "--summary", tmp_path / "s.json").returncode == 0
