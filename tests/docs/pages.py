@@ -23,11 +23,6 @@ class Command(NamedTuple):
     words: list[str]
     short: bool
 
-    @property
-    def text(self) -> str:
-        """As a test is named."""
-        return f"{self.page}: {shlex.join(self.words)}"
-
 
 def load(script: str):
     """A script as a module."""
@@ -37,22 +32,21 @@ def load(script: str):
     return module
 
 
-def prose(page: Path) -> str:
-    """A page without its fenced blocks and its indented ones."""
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-    return re.sub(r"^ {4}.*$", "", text, flags=re.MULTILINE)
+def unfenced(page: Path) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
 
 
 def blocks(page: Path) -> list[str]:
     """The lines of a page's indented blocks, those that end in a backslash with the next."""
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-    text = re.sub(r"\\\n *", "", text)
+    text = re.sub(r"\\\n *", "", unfenced(page))
     return [line.strip() for line in re.findall(r"^ {4}(.*)$", text, re.MULTILINE)]
 
 
 def spans(page: Path) -> list[str]:
     """What stands between backquotes in a page's text."""
-    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose(page))]
+    text = re.sub(r"^ {4}.*$", "", unfenced(page), flags=re.MULTILINE)
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
 
 
 def commands() -> list[Command]:

@@ -10,18 +10,10 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from safeeraser.errors import BadInput
-
 from .pages import ROOT, load
 
 SCRIPT = load("scripts/mini_picture.py")
 ROWS = SCRIPT.read(SCRIPT.KEPT)
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def test_readme_has_the_table():
-    assert [row.name for row in ROWS] == ["vanilla", "GA", "GD", "KL", "PO", "GA+PD", "GD+PD", "KL+PD", "PO+PD"]
-    assert f"\n{SCRIPT.table(ROWS)}\n" in README
 
 
 PAGES = [(SCRIPT.README, SCRIPT.KEPT), (SCRIPT.PAGE, SCRIPT.OTHERS), (SCRIPT.SMALL_PAGE, SCRIPT.SMALL)]
@@ -33,12 +25,9 @@ def test_the_table_takes_the_place_of_the_one_before(tmp_path, page, kept):
     copy = tmp_path / page.name
     copy.write_text(now.replace(SCRIPT.table(rows), "\n".join(SCRIPT.table(rows).splitlines()[:3])))
     assert copy.read_text() != now and SCRIPT.with_table(copy, rows) == now == SCRIPT.with_table(page, rows)
-    copy.write_text("| | ASR |\n|---|---|\n")
-    with pytest.raises(BadInput, match=rf"{page.name}: no table"):
-        SCRIPT.with_table(copy, rows)
 
 
-def test_the_small_sizes_page_has_what_is_left_of_language(tmp_path):
+def test_the_small_sizes_page_has_what_is_left_of_language():
     """Kept of the runs beside the table, and shown as it is kept."""
     written = SCRIPT.small_contents(SCRIPT.SMALL)
     assert {path: path.read_text(encoding="utf-8") for path in written} == written
@@ -46,9 +35,6 @@ def test_the_small_sizes_page_has_what_is_left_of_language(tmp_path):
     assert f"\n{SCRIPT.language_table(lines)}\n" in SCRIPT.SMALL_PAGE.read_text(encoding="utf-8")
     runs = {line["run"].partition("-seed")[0] for line in lines}
     assert len(runs) == len(SCRIPT.read(SCRIPT.SMALL)) and lines[-1]["run"] == "vanilla"
-    (tmp_path / "table.csv").touch()
-    with pytest.raises(BadInput, match=r"no run in it has a language\.json"):
-        SCRIPT.read_language(tmp_path / "table.csv")
 
 
 def test_the_small_sizes_page_has_the_figures_of_own_pair():
@@ -89,27 +75,16 @@ def test_what_is_wrong_is_told_by_what_prompt_decouple_was_shown(tmp_path):
         path.write_text(json.dumps(content), encoding="utf-8")
     val = {SCRIPT.SEEN: 0.5, SCRIPT.HELD_OUT: 1.0}
     assert SCRIPT.wrong_by_what_was_shown(run) == {SCRIPT.DRAWN: 0, SCRIPT.PASSED_OVER: 1.0} | val
-    (run / "plan.json").write_text(json.dumps(plan | {"data": {"records": 1, "left_out": 0}}), encoding="utf-8")
-    with pytest.raises(BadInput, match=r"plan\.json: of some records alone"):
-        SCRIPT.wrong_by_what_was_shown(run)
     (run / "plan.json").unlink()  # as of an untouched model
     assert SCRIPT.wrong_by_what_was_shown(run) == {SCRIPT.DRAWN: None, SCRIPT.PASSED_OVER: 0.5} | val
 
 
 def test_the_picture_is_drawn_from_it():
+    assert [row.name for row in ROWS] == ["vanilla", "GA", "GD", "KL", "PO", "GA+PD", "GD+PD", "KL+PD", "PO+PD"]
     drawn = SCRIPT.PICTURE.read_text(encoding="utf-8")
-    assert drawn == SCRIPT.picture(ROWS) and "](docs/mini.svg)" in README
-    root = ElementTree.fromstring(drawn)
-    told = "".join(root.itertext())
-    for row in ROWS:
-        assert f"{row.name}: ASR {row.cell('asr_gen').text}" in told
-    assert root.attrib["viewBox"].split()[2:] == [root.attrib["width"], root.attrib["height"]]
-
-
-def test_another_table_is_refused(tmp_path):
-    (tmp_path / "other.csv").write_text("method,value\nPO,1\n")
-    with pytest.raises(BadInput, match=r"other\.csv: not the table\.csv of a report"):
-        SCRIPT.read(tmp_path / "other.csv")
+    assert drawn == SCRIPT.picture(ROWS) and "](docs/mini.svg)" in SCRIPT.README.read_text(encoding="utf-8")
+    told = "".join(ElementTree.fromstring(drawn).itertext())
+    assert all(f"{row.name}: ASR {row.cell('asr_gen').text}" in told for row in ROWS)
 
 
 @pytest.mark.parametrize(("model", "size", "rates"), [("mini", "tiny", None), ("mini-small", "small", (5e-4, 1e-3))])
@@ -134,26 +109,18 @@ def test_the_rule_wants_forgetting_first_and_then_the_rest_kept():
         name: settings.Trial(name, 1e-3, 200, asr, 0, sarr, rouge) for name, (asr, sarr, rouge) in outcomes.items()
     }
     assert settings.choose(trials.values()).method == "forgot and kept"
-    worse = settings.Trial("forgot less", 1e-3, 200, 0.5, 0, 0, 1)
-    assert settings.choose([worse, trials["kept"]]).method == "kept"
     slower = replace(trials["kept"], lr=5e-4)
     assert settings.choose([trials["kept"], slower]) is slower
 
 
 @pytest.mark.parametrize(("model", "pretrained"), [("mini", False), ("mini-small", True)])
-def test_a_page_has_the_tables_of_the_audits_that_were_made(model, pretrained, tmp_path):
+def test_a_page_has_the_tables_of_the_audits_that_were_made(model, pretrained):
     """And what was measured bears what controls are for: vanilla tells answers apart, who never knew does so less, and
     not at all where language was learnt from these texts alone."""
     audited = load("scripts/mini_audit.py")
     page, lines = audited.PAGES[model], audited.read(audited.kept_in(model))
-    now = page.read_text(encoding="utf-8")
-    assert audited.with_tables(page, lines) == now
-    other = tmp_path / "page.md"
+    assert audited.with_tables(page, lines) == page.read_text(encoding="utf-8")
     gaps = {one.subject: one for one in lines if (one.what, one.where) == ("gap", "inside inside")}
     assert 0 < gaps["never_knew"].high < gaps["vanilla"].low and (gaps["never_knew"].low > 0) == pretrained
     of = {one for one in audited.ROWS.values() if one[0] in audited.OF[model]}
-    found = {(one.method, one.subject) for one in lines}
-    assert of == found
-    other.write_text("# Another page\n", encoding="utf-8")
-    with pytest.raises(BadInput, match=r"page\.md: no table"):
-        audited.with_tables(other, lines)
+    assert of == {(one.method, one.subject) for one in lines}

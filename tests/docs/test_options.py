@@ -29,12 +29,3 @@ def test_each_key_of_the_settings_is_in_the_config_file_once():
         inside = getattr(field.annotation, "model_fields", None)
         nested = inside and name not in ("model_family", "forget_loss", "recipe", "data")
         assert ({f"{name}.{key}" for key in inside} if nested else {name}) <= set(keys)
-
-
-def test_a_comment_of_two_lines_and_a_section_are_read():
-    page = "# One\nlr: 1 # fast\n# first line,\n# second line\nthis: ${that}\n\n"
-    page += "# Two: more.\nstop: # null: none\n  at: null\n"
-    assert dict(OPTIONS.keys(page)) == {
-        "One": [("`lr`", "`1`", "fast"), ("`this`", "`${that}`", "first line, second line")],
-        "Two: more. `stop`: null: none.": [("`stop.at`", "`null`", "")],
-    }
