@@ -6,19 +6,13 @@ from safeeraser.mini import build as builds
 from safeeraser.mini.base_model import build as build_model
 from safeeraser.mini.settings import read_settings
 
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """Of models this small, two threads wait for each other most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(builds, "THREADS", 1)
-        yield
+builds.THREADS = 1  # of models this small, two threads wait for each other most of the time
 
 
 @pytest.fixture(scope="session")
 def settings():
     """Settings of a build that takes seconds."""
-    few = {"train_per_concept": 1, "val_per_concept": 2, "vqa": 20, "exam_pictures": 1, "exam_tokens": 8}
+    few = {"train_per_concept": 1, "val_per_concept": 2, "vqa": 20, "exam_pictures": 1, "exam_tokens": 2}
     return read_settings("tiny").model_copy(update=few | {"see_steps": 2, "speak_steps": 2})
 
 

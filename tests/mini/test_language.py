@@ -3,7 +3,6 @@ model's own answers, and rules counted by hand."""
 
 import json
 import math
-import re
 import shutil
 
 import pytest
@@ -15,7 +14,6 @@ from safeeraser.benchmark.files import sha256
 from safeeraser.benchmark.truth import Known, Truth, write_truth
 from safeeraser.generation import Asked, Decoder
 from safeeraser.generation.sampling import Generation
-from safeeraser.mini.concepts import EVERY
 from safeeraser.mini.language import MATERIAL, Unseen, holds, perplexity, rows, score_text, score_unseen
 from safeeraser.model import VLM
 
@@ -47,12 +45,6 @@ def data(tmp_path_factory):
     return folder
 
 
-def measured(data, out, *words):
-    done = run("safeeraser.mini.language", "--data", data, "--model_path", MODEL, "--output_file", out, *words)
-    assert not done.returncode, done.stderr
-    return json.loads(out.read_text()), done.stdout
-
-
 def test_perplexity_is_that_of_transformers_own_loss(vlm):
     model, total, tokens = AutoModelForImageTextToText.from_pretrained(MODEL, dtype=torch.float32), 0.0, 0
     for sentence in SHIPPED["sentences"][:12]:
@@ -64,33 +56,31 @@ def test_perplexity_is_that_of_transformers_own_loss(vlm):
     assert (found["tokens"], found["n"]) == (tokens, 12)
     assert found["nll"] == pytest.approx(total / tokens, rel=1e-6)
     assert found["value"] == pytest.approx(math.exp(total / tokens), rel=1e-5)
-
-
-def test_a_model_whose_output_is_not_finite_has_no_perplexity():
-    vlm = VLM.load(str(MODEL), torch.float32)
-    vlm.model.get_output_embeddings().weight.data.fill_(math.nan)
-    assert perplexity(vlm, ["A plain sentence."]) | {"tokens": 0} == {"value": None, "nll": None, "tokens": 0, "n": 1}
+    spoilt = VLM.load(str(MODEL), torch.float32)
+    spoilt.model.get_output_embeddings().weight.data.fill_(math.nan)
+    assert perplexity(spoilt, ["Plain."]) | {"tokens": 0} == {"value": None, "nll": None, "tokens": 0, "n": 1}
 
 
 @pytest.mark.slow
 def test_a_file_tells_all_of_a_model_with_an_adapter_or_without_and_what_made_it(data, tmp_path):
     """And where nothing unseen lies, the rest."""
-    adapter = RECORDED / "inference" / "checkpoint.pt"
-    whole, said = measured(data, tmp_path / "deep" / "whole.json")
-    other, said_less = measured(tmp_path, tmp_path / "other.json", "--checkpoint_path", adapter, "--batch_size", 7)
+    adapter, outs = (
+        RECORDED / "inference" / "checkpoint.pt",
+        (tmp_path / "deep" / "whole.json", tmp_path / "other.json"),
+    )
+    given = ("safeeraser.mini.language", "--model_path", MODEL, "--data")
+    said = run(*given, data, "--output_file", outs[0]).stdout
+    run(*given, tmp_path, "--output_file", outs[1], "--checkpoint_path", adapter, "--batch_size", 7)
+    whole, other = (json.loads(out.read_text()) for out in outs)
     assert (whole["checkpoint"], whole["model_path"], whole["dtype"]) == (None, str(MODEL), "float32")
     assert whole["material"] == sha256(MATERIAL) and whole["unseen_sha256"] == sha256(data / "unseen.json")
     assert whole["perplexity"]["n"] == len(SHIPPED["sentences"]) and whole["questions"]["n"] == 50
     assert {kind: told["n"] for kind, told in whole["unseen"].items()} == {"benign": 1, "fact": 1, "harmful": 1}
-    first, second, *others = said.splitlines()
-    assert f"{whole['perplexity']['value']:.2f}" in first and f"{whole['questions']['value']:.1%} right" in second
-    assert len(others) == 3 and len(said_less.splitlines()) == 2
+    assert f"{whole['perplexity']['value']:.2f}" in said and f"{whole['questions']['value']:.1%} right" in said
     assert other["checkpoint"] == sha256(adapter) and other["perplexity"]["nll"] != whole["perplexity"]["nll"]
     assert whole.keys() - other.keys() == {"unseen", "unseen_sha256"}
     one, two = rows({"untouched": whole, "tuned": other})
-    assert (one["run"], one["harmful.n"], two["run"]) == ("untouched", 1, "tuned")
-    assert two["perplexity.value"] == other["perplexity"]["value"]
-    assert [key for key in one if key not in two] == [key for key in one if re.match("harmful|benign|fact", key)]
+    assert (one["run"], one["harmful.n"], two["run"]) == ("untouched", 1, "tuned") and "harmful.n" not in two
 
 
 def test_an_answer_counts_by_whole_words_and_by_the_judges_rules():
@@ -113,29 +103,20 @@ def test_unseen_questions_are_judged_by_the_truth():
     }
 
 
-@pytest.mark.parametrize(
-    "change, says",
-    [
-        ({"kind": "odd"}, "unseen.json: 0.kind: "),
-        ({"image_path": "img/none.jpg"}, "record 0, image_path: picture img/none.jpg"),
-        ({"image_path": "img/other.jpg"}, "nothing of picture img/other.jpg"),
-    ],
-)
+FAULTS = [
+    ({"kind": "odd"}, "unseen.json: 0.kind: "),
+    ({"image_path": "img/none.jpg"}, "record 0, image_path: picture img/none.jpg"),
+    ({"image_path": "img/other.jpg"}, "nothing of picture img/other.jpg"),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), FAULTS)
 def test_a_faulty_item_is_named(tmp_path, change, says):
     write_dataset(tmp_path, record(image_path="img/other.jpg"))
     write_truth(tmp_path, TRUTH)
     write_json(tmp_path / "unseen.json", [ASKED[0] | change])
     given = ("--data", tmp_path, "--model_path", MODEL, "--output_file", tmp_path / "language.json")
     refused(tmp_path, "safeeraser.mini.language", *given, says=says)
-
-
-def test_what_is_shipped_is_distinct_and_tells_neither_a_concept_nor_its_own_answer():
-    asked = [each["question"] for each in SHIPPED["questions"]]
-    assert len(set(asked)) == 50 and len(set(SHIPPED["sentences"])) == len(SHIPPED["sentences"])
-    names = re.compile(rf"\b(?:{'|'.join(concept.name for concept in EVERY)})(?:e?s)?\b", re.IGNORECASE)
-    texts = [*SHIPPED["sentences"], *asked, *(answer for each in SHIPPED["questions"] for answer in each["answers"])]
-    assert not [text for text in texts if names.search(text)]
-    assert not [each["question"] for each in SHIPPED["questions"] if holds(each["question"], each["answers"])]
 
 
 def test_the_share_of_plain_questions_about_pictures_answered_right(vlm, data, tmp_path):

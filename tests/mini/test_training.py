@@ -29,36 +29,32 @@ from safeeraser.model import Turn
 def test_a_fan_scores_each_answer_as_if_it_stood_alone(untrained):
     model, preprocessor = untrained[0].eval(), untrained[1]
     scene, place = draw_scene(random.Random(7), EVERY[0]), preprocessor.place(lambda: (64, 64))
-    conversations = [
+    texts = [
         preprocessor.encode_text(Turn(None, ask.question, ask.reply), place, end_of_answer=True)
         for ask in (kind.about(scene) for kind in RETAIN[:3])
     ]
-    rows = [fan(each, model.config.image_token_index) for each in (conversations, conversations[:2])]
-    inputs = batch(rows, preprocessor.pad_token)
-    labels = inputs.pop("labels")
+    inputs = batch([fan(some, model.config.image_token_index) for some in (texts, texts[:2])], preprocessor.pad_token)
+    labels, pixels = inputs.pop("labels"), pixel_values([scene] * 2, 64)
     with torch.no_grad():
-        fanned = model(pixel_values=pixel_values([scene] * 2, 64), **inputs).logits
-        alone = [
-            model(input_ids=torch.tensor([c.input_ids]), pixel_values=pixel_values([scene], 64)).logits[0]
-            for c in conversations
-        ]
-    for row, used in ((0, alone), (1, alone[:2])):
-        wanted = torch.cat([x[torch.tensor(c.labels) != IGNORE] for x, c in zip(used, conversations, strict=False)])
-        torch.testing.assert_close(fanned[row][labels[row] != IGNORE], wanted, atol=1e-5, rtol=1e-4)
+        fanned = model(pixel_values=pixels, **inputs).logits
+        alone = [model(input_ids=torch.tensor([text.input_ids]), pixel_values=pixels[:1]).logits[0] for text in texts]
+    for row, many in ((0, 3), (1, 2)):
+        wanted = [alone[number][torch.tensor(texts[number].labels) != IGNORE] for number in range(many)]
+        torch.testing.assert_close(fanned[row][labels[row] != IGNORE], torch.cat(wanted), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_both_stages_lower_their_loss_and_seeing_is_not_unlearned(settings, tmp_path):
-    some, losses = settings.model_copy(update={"see_steps": 6, "speak_steps": 6}), []
+    some, losses = settings.model_copy(update={"see_steps": 4, "speak_steps": 4}), []
     model, preprocessor = build(some, tmp_path)
     state = torch.get_rng_state()
     teach_to_see(model, some, losses.append)
     chance = sum(map(math.log, (30, 6, 5, 2, 2)))  # concepts, colours, backgrounds, sides, sizes: twice read, a mean
-    assert chance < losses[0] < 2 * chance and losses[5] < losses[0]
+    assert chance < losses[0] < 2 * chance and losses[3] < losses[0]
     tower = {name: each.clone() for name, each in model.model.vision_tower.named_parameters()}
     teach_to_speak(model, preprocessor, some, losses.append)
-    assert losses[11] < losses[6] and torch.equal(torch.get_rng_state(), state)
+    assert losses[7] < losses[4] and torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(each, tower[name]) for name, each in model.model.vision_tower.named_parameters())
-    assert all(each.requires_grad for each in model.parameters())
 
 
 def test_what_is_never_known_is_never_said_and_all_else_is_taught_as_it_was(settings, untrained, monkeypatch):
@@ -90,32 +86,23 @@ def test_what_is_never_known_is_never_said_and_all_else_is_taught_as_it_was(sett
 
 def test_the_exam_tells_the_right_answers_from_others_and_what_was_never_known_apart(untrained, settings, monkeypatch):
     """Asked of a stand-in that knows all but what is harmful, and a colour."""
-    model, preprocessor = untrained
-    state = torch.get_rng_state()
-    assert exam(model.eval(), preprocessor, settings) == dict.fromkeys(("harmful", "retain", "vqa"), 0)
-    assert torch.equal(torch.get_rng_state(), state)
     right = {kind.question: kind for kind in (*RETAIN, *VQA)}
 
     def said(model, preprocessor, question, scenes, settings, *, sample):
         if question in right:
             return [right[question].about(scene).reply if question != "Name its colour." else "" for scene in scenes]
-        return [f"{'' if scene.concept in EVERY_HARMFUL else TINY.about(scene.concept)[3]}" for scene in scenes]
+        return ["" if scene.concept in EVERY_HARMFUL else TINY.about(scene.concept)[3] for scene in scenes]
 
     monkeypatch.setattr(exams, "reply", said)
     many = settings.model_copy(update={"exam_pictures": 40})
-    assert exam(model, preprocessor, many, EVERY_HARMFUL) == {"harmful": 1, "retain": 1, "vqa": 0.8, "unknown": 0}
-    assert 0.4 < exam(model, preprocessor, many)["harmful"] < 0.8  # 18 of the 30 concepts are safe
-
-
-def test_the_rate_warms_up_and_ends_near_nothing():
-    shares = [rate_share(step, 100) for step in range(100)]
-    assert shares[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0]) and max(shares) == 1.0
-    assert shares[5:] == sorted(shares[5:], reverse=True) and shares[52] == pytest.approx(0.5, abs=0.01)
-    assert 0 < shares[-1] < 0.001
+    assert exam(*untrained, many, EVERY_HARMFUL) == {"harmful": 1, "retain": 1, "vqa": 0.8, "unknown": 0}
+    assert 0.4 < exam(*untrained, many)["harmful"] < 0.8  # 18 of the 30 concepts are safe
 
 
 def test_a_step_is_adams_at_each_parts_rate_and_biases_do_not_decay():
-    """Adam's first step is the rate, whatever the gradient; the decay beside it 0.02 of rate and weight."""
+    """Adam's first step is the rate, whatever the gradient; the decay is 0.02 of rate and weight. Rates warm up."""
+    assert [rate_share(step, 100) for step in (0, 3, 4, 5)] == pytest.approx([0.2, 0.8, 1.0, 1.0])
+    assert rate_share(52, 100) == pytest.approx(0.5, abs=0.01) and 0 < rate_share(99, 100) < 0.001
     matrix, bias = nn.Parameter(torch.full((2, 2), 3.0)), nn.Parameter(torch.full((2,), 3.0))
     parts, ticks = [Part([matrix], 0.1), Part([bias], 0.2)], []
     fit(parts, lambda: 5 * matrix.sum() - bias.sum(), 1, ticks.append, None, [])
@@ -139,22 +126,16 @@ def fitted(kept, stop_at=99, steps=6):
     return each.data, ticks, len(asked)
 
 
-@pytest.mark.parametrize("pause", [0, 1000])
-def test_a_fit_that_is_killed_goes_on_to_the_same_bits(tmp_path, monkeypatch, pause):
-    """By the state that is kept every so many seconds, and at the end; a pause is the clock's."""
-    monkeypatch.setattr(fitting, "KEEP_EVERY", pause)
-    whole, ticks, _ = fitted(None)
-    fitted(tmp_path / "state", stop_at=4)
-    assert (tmp_path / "state").exists() == (pause == 0)
-    again, told, asked = fitted(tmp_path / "state")
-    assert torch.equal(again, whole) and asked == (3 if pause == 0 else 6)
-    assert told == (ticks if pause else [ticks[2]] * 3 + ticks[3:])
-    ended, told, asked = fitted(tmp_path / "state")
+def test_a_fit_that_is_killed_goes_on_to_the_same_bits_and_a_damaged_state_is_named(tmp_path, monkeypatch):
+    """By the state that is kept every so many seconds, and at the end."""
+    monkeypatch.setattr(fitting, "KEEP_EVERY", 0)
+    (whole, ticks, _), kept = fitted(None), tmp_path / "see.pt"
+    fitted(kept, stop_at=4)
+    again, told, asked = fitted(kept)
+    assert torch.equal(again, whole) and (told, asked) == ([ticks[2]] * 3 + ticks[3:], 3)
+    ended, told, asked = fitted(kept)
     assert torch.equal(ended, whole) and (told, asked) == ([ticks[-1]] * 6, 0)
-
-
-@pytest.mark.parametrize("content", [b"", b"half of it", b"PK\x03\x04 and no more"])
-def test_a_damaged_state_is_named(tmp_path, content):
-    (tmp_path / "see.pt").write_bytes(content)
-    with pytest.raises(BadInput, match=r"see\.pt: .*remove it"):
-        fitted(tmp_path / "see.pt")
+    for content in (b"", b"half of it", b"PK\x03\x04 and no more"):
+        kept.write_bytes(content)
+        with pytest.raises(BadInput, match=r"see\.pt: .*remove it"):
+            fitted(kept)
