@@ -4,27 +4,18 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 
-@dataclass(frozen=True)
-class Server:
-    """Where the server listens, and what a request must call the model: the very words it was started with."""
-
-    url: str
-    model: str
-
-
 @contextmanager
-def served(model: Path, log: Path) -> Iterator[Server]:
-    """A model's folder behind `transformers serve`, what that says in `log`; families are served so too."""
+def served(model: Path, log: Path) -> Iterator[SimpleNamespace]:
+    """A model's folder behind `transformers serve`, which writes `log`: its `url`, and the `model`'s name there."""
     with socket.socket() as probe:  # a port that nobody listens on
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -33,8 +24,12 @@ def served(model: Path, log: Path) -> Iterator[Server]:
         call = [*map(str, command), "--port", url.rpartition(":")[2]]
         process = subprocess.Popen(call, stdout=output, stderr=subprocess.STDOUT)
     try:
-        wait_until_healthy(f"{url}/health", process, log)
-        yield Server(f"{url}/v1", str(model))
+        deadline = time.monotonic() + 300
+        while not healthy(url):
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"no server at {url}: {log.read_text()[-2000:]}")
+            time.sleep(0.2)
+        yield SimpleNamespace(url=f"{url}/v1", model=str(model))
     finally:
         process.terminate()
         try:
@@ -44,13 +39,10 @@ def served(model: Path, log: Path) -> Iterator[Server]:
             process.wait()
 
 
-def wait_until_healthy(url: str, process: subprocess.Popen, log: Path, seconds: float = 300) -> None:
-    """Returns once `url` answers; the model is loaded by then. Fails with the server's own words."""
-    deadline = time.monotonic() + seconds
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    pytest.fail(f"no server at {url}: {log.read_text()[-2000:]}")
+def healthy(url: str) -> bool:
+    """Whether the server answers; the model is loaded by then."""
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=5):
+            return True
+    except OSError:
+        return False

@@ -12,10 +12,9 @@ from PIL import Image
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
 from safeeraser.infer.attacks import ATTACKS, chance
-from safeeraser.infer.requests import Selection, build_requests, show, size_of
+from safeeraser.infer.requests import Selection, build_requests, show
 
 QUESTION = "What is {this} thing for, and why?"
-DRAWN = ("figstep", "typography")
 
 
 @pytest.fixture
@@ -33,9 +32,6 @@ def words(name, key="k"):
     return ATTACKS[name].prompt(QUESTION, chance(key))
 
 
-# Pictures.
-
-
 def test_flip_and_jpeg_are_what_their_names_say(picture):
     assert (np.asarray(shown("flip", picture)) == np.asarray(picture)[:, ::-1]).all()
     stored = io.BytesIO()
@@ -43,70 +39,39 @@ def test_flip_and_jpeg_are_what_their_names_say(picture):
     assert shown("jpeg", picture).tobytes() == Image.open(stored).tobytes()
 
 
-def test_crop_enlarges_a_window_of_seven_tenths_of_each_side():
-    """The picture's colours tell column and row, so the window's corners can be read off."""
-    values = np.zeros((100, 200, 3), np.uint8)
-    values[..., 0], values[..., 1] = np.arange(200), np.arange(100)[:, None]
-    corners = set()
-    for key in "abcdef":
-        window = np.asarray(shown("crop", Image.fromarray(values), key)).astype(int)
-        assert window.shape == values.shape
-        (left, top), (right, bottom) = window[0, 0, :2], window[-1, -1, :2]
-        assert abs(right - left - 139) <= 1 and abs(bottom - top - 69) <= 1
-        corners.add((left, top))
-    assert len(corners) == 6 and all(left <= 61 and top <= 31 for left, top in corners)
-
-
 def test_noise_has_a_standard_deviation_of_18_in_a_hundred():
     grey = Image.new("RGB", (80, 80), (128, 128, 128))
     values = np.asarray(shown("noise", grey)).astype(float) - 128
-    # The mean of |x| of a Gaussian, which the range 0..255 hardly cuts.
-    assert np.abs(values).mean() == pytest.approx(255 * 0.18 * np.sqrt(2 / np.pi), rel=0.02)
-    assert abs(values.mean()) < 1
+    assert np.abs(values).mean() == pytest.approx(255 * 0.18 * np.sqrt(2 / np.pi), rel=0.02), "the mean of |x|"
     assert len({shown("noise", grey, key).tobytes() for key in "abcd"}) == 4
 
 
-@pytest.mark.parametrize("side", [224, 448])
-def test_blur_spreads_a_point_by_three_pixels_of_224(side):
-    spot = Image.new("RGB", (side, side))
-    spot.paste((255, 255, 255), (side // 2 - 4, side // 2 - 4, side // 2 + 5, side // 2 + 5))
-    profile = np.asarray(shown("blur", spot), float)[..., 0].sum(axis=0)
-    variance = (profile * (np.arange(side) - side // 2) ** 2).sum() / profile.sum()
-    assert variance == pytest.approx((3 * side / 224) ** 2 + (9**2 - 1) / 12, rel=0.1)
+def test_blur_spreads_a_point_by_three_pixels_of_224():
+    for side in (224, 448):
+        spot = Image.new("RGB", (side, side))
+        spot.paste((255, 255, 255), (side // 2 - 4, side // 2 - 4, side // 2 + 5, side // 2 + 5))
+        profile = np.asarray(shown("blur", spot), float)[..., 0].sum(axis=0)
+        variance = (profile * (np.arange(side) - side // 2) ** 2).sum() / profile.sum()
+        assert variance == pytest.approx((3 * side / 224) ** 2 + (9**2 - 1) / 12, rel=0.1)
 
 
-@pytest.mark.parametrize("name", [name for name, attack in ATTACKS.items() if attack.picture])
-def test_the_same_key_draws_the_same_picture_and_leaves_the_given_one(name, picture):
+def test_the_same_key_draws_the_same_picture_and_leaves_the_given_one(picture):
     before = picture.tobytes()
-    first, again = shown(name, picture), shown(name, picture)
-    assert first.mode == "RGB" and first.tobytes() == again.tobytes() != before == picture.tobytes()
+    for name in (name for name, attack in ATTACKS.items() if attack.picture):
+        first, again = shown(name, picture), shown(name, picture)
+        assert first.mode == "RGB" and first.tobytes() == again.tobytes() != before == picture.tobytes(), name
 
 
 def test_figstep_shows_a_page_and_typography_a_caption_of_the_question(picture):
     plain = Image.new("RGB", picture.size, (9, 99, 9))
-    page, caption = (shown(name, picture) for name in DRAWN)
+    page, caption = (shown(name, picture) for name in ("figstep", "typography"))
     assert page.tobytes() == shown("figstep", plain).tobytes() and page.size == (90, 90)
     assert caption.size == (120, 120) and caption.crop((30, 0, 90, 90)).tobytes() == picture.tobytes()
     below = np.asarray(caption)[90:]
     assert (below[:, 0] == 255).all() and (below < 60).all(2).any(), "black on white"
-    for name in DRAWN:
+    for name in ("figstep", "typography"):
         assert shown(name, picture, question="Another?").tobytes() != shown(name, picture).tobytes()
         assert "{this}" not in words(name)
-    assert [name for name in DRAWN if ATTACKS[name].hides_picture] == ["figstep"]
-
-
-@pytest.mark.parametrize("length", [3, 40, 400, 3000])
-@pytest.mark.parametrize("size", [(24, 24), (336, 336), (900, 300)])
-def test_a_question_of_any_length_keeps_a_margin_around_it(length, size):
-    page = np.asarray(shown("figstep", Image.new("RGB", size), question=("words " * length)[:length]))
-    assert page.shape == (max(size), max(size), 3) and (page[0] == 255).all() and (page[:, 0] == 255).all()
-    if length < 400:
-        assert (page[:, -1] == 255).all() and (page[-1] == 255).all()
-        rows = np.flatnonzero((page < 128).all(2).any(1))
-        assert size == (24, 24) or rows[0] >= max(size) // 12, "a twelfth of the side"
-
-
-# Words.
 
 
 def test_words_are_put_around_the_question():
@@ -114,12 +79,8 @@ def test_words_are_put_around_the_question():
     for name, forms in wraps.items():
         drawn = {words(name, str(key)) for key in range(200)}
         assert len(drawn) == forms and all(QUESTION in each and each != QUESTION for each in drawn)
-        assert words(name) == words(name)
     (coded,) = re.findall(r"[A-Za-z0-9+/=]{20,}", words("base64"))
     assert base64.b64decode(coded).decode() == QUESTION
-
-
-# Requests.
 
 
 @pytest.fixture
@@ -141,71 +102,44 @@ def test_a_picture_is_attacked_once_for_all_its_questions_and_by_seed_and_record
     assert [r.question for r in both[7][:16:4]] == [f"Secret {n}?" for n in range(4)]
     captions = put(data, "typography", "forget")
     assert len({r.picture for r in captions}) == 8 and len({r.question for r in captions}) == 1
-    assert size_of(captions[0].picture) == show(captions[0].picture).size == (10, 10)
 
 
-def test_the_samples_of_a_question_are_asked_alike(data):
+def test_samples_are_asked_alike_and_a_system_text_stands_beside_the_question_as_it_is(data):
     asked = [r.question for r in put(data, "suffix", "forget")]
     assert asked[0] == asked[1] == asked[2] and len({text.partition("?")[2] for text in asked}) > 1
     assert asked != [r.question for r in put(data, "suffix", "forget", seed=8)]
-
-
-def test_a_system_text_stands_beside_the_question_as_it_is(data):
-    plain = build_requests(data, Selection(("forget",)))
-    texts = set()
+    plain = [(r.picture, r.question) for r in build_requests(data, Selection(("forget",)))]
     for name in ("system_text", "told"):
         under = put(data, name, "forget")
-        assert [(r.picture, r.question) for r in under] == [(r.picture, r.question) for r in plain]
-        texts |= {r.system for r in under}
-    assert len(texts) == 2 and None not in texts
-    assert [name for name, attack in ATTACKS.items() if attack.control] == ["told"]
-
-
-def of_keywords(folder, *keywords, category=lambda keyword: "Weapon"):
-    """Records of these keywords, their questions and answers told apart by number."""
-    values = [record(number, category(keyword), keyword=keyword) for number, keyword in enumerate(keywords)]
-    for number, value in enumerate(values):
-        for n, each in enumerate(value["unsafe_pairs"]):
-            each |= {"question": f"Secret {number}.{n}?", "model_response": f"Harm {number}.{n}."}
-    return values, lambda: read_records(write_dataset(folder, *values))
+        assert [(r.picture, r.question) for r in under] == plain and all(r.system for r in under)
 
 
 @pytest.mark.parametrize(("name", "count"), [("in_context_1", 1), ("in_context_4", 4)])
 def test_answered_questions_of_other_keywords_stand_before_the_question(tmp_path, name, count):
-    data = of_keywords(tmp_path, "one", "two", "one", "three")[1]()
-    plain = build_requests(data, Selection(("forget", "retain"), skip=2))
-    asked, seen = put(data, name, "forget", "retain", skip=2), set()
+    """Of all categories, and with an answer that is not blank."""
+    values = [record(number, keyword=keyword) for number, keyword in enumerate(("one", "two", "one", "three"))]
+    for number, value in enumerate(values):
+        for n, each in enumerate(value["unsafe_pairs"]):
+            each |= {
+                "question": f"Secret {number}.{n}?",
+                "model_response": f"Harm {number}.{n}." if number + n else " ",
+            }
+    values[1]["category"] = "Sex"
+    data = read_records(write_dataset(tmp_path, *values))
+    chosen = {"skip": 1, "categories": ("Weapon",)}
+    plain = build_requests(data, Selection(("forget", "retain"), **chosen))
+    asked, seen = put(data, name, "forget", "retain", **chosen), set()
+    shape = r"Question: Secret (\d\.\d)\?\nAnswer: Harm (\d\.\d)\."
     for request, own in zip(asked, plain, strict=True):
         *before, last = request.question.split("\n\n")
-        numbers = [
-            re.fullmatch(r"Question: Secret (\d\.\d)\?\nAnswer: Harm (\d\.\d)\.", each).groups() for each in before
-        ]
+        numbers = [re.fullmatch(shape, each).groups() for each in before]
         assert len(numbers) == len(set(numbers)) == count and all(one == two for one, two in numbers)
         assert last == f"Question: {own.question}\nAnswer:" and request.picture == own.picture
         seen |= {(request.record, int(number[0])) for number, _ in numbers}
     assert seen == {(2, 1), (3, 0), (3, 1)}, "never the record's own keyword"
     of_forget = [r.question for r in asked if r.place[0] == "unsafe_pairs"]
     assert of_forget[0] == of_forget[1] == of_forget[2] and len(set(of_forget)) == 8
-    assert [r.question for r in put(data, name, "forget", skip=2, seed=8)] != of_forget
-
-
-def test_examples_come_from_all_categories_and_have_an_answer(tmp_path):
-    values, read = of_keywords(tmp_path, "Sex", "Sex", "Weapon", "Weapon", category=str)
-    for pair in values[2]["unsafe_pairs"][1:]:
-        pair["model_response"] = " "
-    asked = put(read(), "in_context_1", "forget", skip=1, categories=("Sex",))
-    assert {r.record for r in asked} == {1}
-    assert all("Question: Secret 2.0?\nAnswer: Harm 2.0.\n\n" in r.question for r in asked)
-    with pytest.raises(BadInput, match=r"shows 4 answers .* 1 are held out .*record 1; a larger --skip"):
-        put(read(), "in_context_4", "forget", skip=1, categories=("Sex",))
-
-
-def test_what_they_take_is_counted_in_passes():
-    """As docs/inference.md says, by hand: steps x answers x there and back; prompts, and layers tried."""
-    few, many = ({name: attack.passes(records, 4) for name, attack in ATTACKS.items()} for records in (1, 60))
-    assert {name: (few[name], many[name]) for name in ATTACKS if many[name]} == {
-        "pgd": (4 * 21 * 2, 60 * 4 * 21 * 2),
-        "refusal_direction": (2 * 64 + 16 * (4 + 16),) * 2,
-        "soft_prompt": (100 * 4 * 2,) * 2,
-    }
-    assert [name for name, attack in ATTACKS.items() if attack.informed] == ["pgd"]
+    assert [r.question for r in put(data, name, "forget", seed=8, **chosen)] != of_forget
+    few = read_records(write_dataset(tmp_path, values[0], values[2]))
+    with pytest.raises(BadInput, match=rf"shows {count} answers .* 0 are held out .*record 1; a larger --skip"):
+        put(few, name, "forget", skip=1)

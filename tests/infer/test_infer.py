@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers import MODEL, RECORDED, ROOT, VAL, record, refused, run, write_dataset, write_json
-from safetensors.torch import load_file, save_file
 
 from safeeraser import infer
 from safeeraser.benchmark.files import sha256
@@ -18,14 +17,16 @@ from safeeraser.model import convert
 
 CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
 TINY = {"model_path": MODEL, "eval_file": VAL, "dtype": "float32", "max_new_tokens": 6}
-REFUSED = yaml.safe_load(Path(__file__).with_name("refused.yaml").read_text())
-FAMILIES = ROOT / "tests" / "data" / "families"
+HERE = Path(__file__).parent
+REFUSED = yaml.safe_load((HERE / "refused.yaml").read_text())
 TEXTS = ("UnharmPair_text1", "UnharmPair_text2", "UnharmPair_image1", "UnharmPair_image2")
 
 
-@pytest.fixture(autouse=True)
-def beside_the_pictures(monkeypatch):
-    monkeypatch.chdir(RECORDED)
+@pytest.fixture(autouse=True, scope="module")
+def beside_the_pictures():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(RECORDED)
+        yield
 
 
 def read(path):
@@ -40,11 +41,9 @@ def answers(out, **more):
 
 
 @pytest.fixture(scope="module")
-def sampled(tmp_path_factory):
+def sampled(tmp_path_factory, beside_the_pictures):
     """Sampled with the checkpoint, in batches of the size that fits."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(RECORDED)
-        return answers(tmp_path_factory.mktemp("sampled") / "p.json", checkpoint_path=CHECKPOINT)
+    return answers(tmp_path_factory.mktemp("sampled") / "p.json", checkpoint_path=CHECKPOINT)
 
 
 def test_recorded_greedy_responses_come_out_letter_by_letter_with_what_made_them(tmp_path):
@@ -68,13 +67,9 @@ def test_recorded_greedy_responses_come_out_letter_by_letter_with_what_made_them
     told = read(tmp_path / "p.run.json")
     assert told["versions"].keys() == {"safeeraser", "torch", "transformers", "peft"}
     del told["versions"], told["settings"]["base"]
-    settings = {"eval_file": sha256(VAL), "backend": "local", "model_path": str(MODEL), "merged": None}
-    settings |= {"checkpoint": sha256(CHECKPOINT), "lora_alpha": 256, "adapter_scale": 1.0, "quantization": "none"}
-    settings |= {"dtype": "float32", "greedy": True, "temperature": 1.0, "top_p": 0.9, "max_new_tokens": 16}
-    settings |= {"seed": 233, "attack": None, "attack_code": None, "categories": [], "skip": 0, "limit": None}
-    settings |= {"only": ["forget", "decoupled", "retain", "image_free", "swapped"]}
-    expected = {"settings": settings, "eval_file": str(VAL), "checkpoint_path": str(CHECKPOINT), "base_url": None}
-    assert told == expected | {"loss_type": "popd", "training": None, "missing": {}, "processes": 1}
+    golden = yaml.safe_load((HERE / "told.yaml").read_text())
+    golden["settings"] |= {"eval_file": sha256(VAL), "checkpoint": sha256(CHECKPOINT), "model_path": str(MODEL)}
+    assert told == golden | {"eval_file": str(VAL), "checkpoint_path": str(CHECKPOINT)}
 
 
 def test_a_response_depends_on_its_seed_and_request_alone(sampled, tmp_path):
@@ -104,9 +99,6 @@ def test_the_adapter_in_its_forms_whole_in_part_and_rounded(sampled, tmp_path):
     def said(name, **more):
         return [value[key]["Prediction"] for value in answers(tmp_path / name, **few | more) for key in TEXTS]
 
-    (tmp_path / "release").mkdir()
-    shutil.copy(CHECKPOINT, tmp_path / "release")
-    assert said("release.json", checkpoint_path=tmp_path / "release") == whole
     convert(CHECKPOINT, tmp_path / "adapter", model_path=str(MODEL))
     assert said("named.json", checkpoint_path=tmp_path / "adapter", model_path=None) == whole
     untouched = said("untouched.json")
@@ -124,13 +116,6 @@ def test_a_model_that_was_merged_says_by_what(tmp_path):
     answers(out, **given, loss_type="idkpd")
     made = read(tmp_path / "p.run.json")
     assert made["training"] == {"method": "popd", "recipe": {}} and made["settings"]["merged"] == "1"
-    for more, says in (
-        ({"checkpoint_path": CHECKPOINT}, f"{model} has an adapter merged into it already; --allow_other_base"),
-        ({"loss_type": "vanilla"}, "the untouched model has no checkpoint"),
-        ({"loss_type": "ga"}, f"{model} was trained with popd"),
-    ):
-        with pytest.raises(BadInput, match=re.escape(says)):
-            infer(**TINY | given | more, output_file=out)
     write_json(model / "run.json", told | {"merged": {"adapter_sha256": "2"}})
     with pytest.raises(BadInput, match="exists, made with merged=1, now merged=2"):
         infer(**TINY | given, output_file=out)
@@ -149,27 +134,19 @@ def test_a_prompt_longer_than_the_context_is_named_and_the_rest_answered(tmp_pat
     reason = r"its prompt takes \d{5} tokens, and the model's context holds 1024"
     assert re.fullmatch(rf"record 1, unsafe_pairs\.2: 4 responses missing: {reason}", named)
     assert last.startswith(f"error: 4 of 32 responses are missing in {out}")
-    pairs = read(out)[1]["unsafe_pairs"]
-    assert [pair["model_response2"] is None for pair in pairs] == [False, False, True, False]
-    assert [pair["sd_response"] is None for pair in pairs] == [False, False, True, False]
+    said = [[pair["model_response2"], pair["sd_response"]] for pair in read(out)[1]["unsafe_pairs"]]
+    assert said[2] == [None, None] and None not in [*said[0], *said[1], *said[3]]
     assert sum("note: 12 fields are null in" in message for message in caplog.messages) == 1
 
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """Folders and files that are not what they are taken for."""
     folder = tmp_path_factory.mktemp("places")
     write_json(folder / "trained/run.json", {"settings": {"forget_loss": {"name": "popd"}, "recipe": {}}})
     write_json(folder / "merged/run.json", {"merged": {}})
     (folder / "adapter").mkdir()
     (folder / "adapter/adapter_model.safetensors").touch()
     shutil.copy(VAL, folder / "data")
-    tensors = load_file(RECORDED / "initial_adapter.safetensors")
-    tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith("linear_1.bias")}
-    save_file(tensors, folder / "unfit.safetensors")
-    shutil.copytree(FAMILIES / "qwen3_vl" / "model", folder / "mute", ignore=shutil.ignore_patterns("*.safetensors"))
-    for file in (folder / "mute").glob("chat_template*"):
-        file.write_text("{% for message in messages if message['role'] != 'system' %}{{ message['role'] }}{% endfor %}")
     return folder
 
 
@@ -177,10 +154,10 @@ def places(tmp_path_factory):
 def test_what_cannot_be_meant_is_refused_by_name_before_anything_is_loaded(tmp_path, places, more, says):
     given = TINY | {"output_file": tmp_path / "p.json"} | more
     for key, value in given.items():
-        kind, _, name = str(value).strip("<>").partition("/")
         if str(value).startswith("<"):
-            meant = {"checkpoint": CHECKPOINT, "model": MODEL, "family": FAMILIES / name / "model", "at": places / name}
-            given[key] = meant[kind]
+            kind, _, name = value.strip("<>").partition("/")
+            family = ROOT / "tests/data/families" / name / "model"
+            given[key] = {"checkpoint": CHECKPOINT, "model": MODEL, "family": family, "at": places / name}[kind]
     with pytest.raises(BadInput, match=says):
         infer(**given)
     assert not list(tmp_path.iterdir())
@@ -189,7 +166,6 @@ def test_what_cannot_be_meant_is_refused_by_name_before_anything_is_loaded(tmp_p
 def test_the_command_refuses_in_one_line_and_touches_nothing(tmp_path):
     given = ("--model_path", MODEL, "--eval_file", VAL, "--output_file", tmp_path / "p.json")
     refused(tmp_path, "ckpt_infer", *given, "--attack", "blr", says="unknown attack 'blr'; did you mean 'blur'?")
-    refused(tmp_path, "ckpt_infer", *given, "--batchsize", 1, says="did you mean '--batch_size'?")
 
 
 @pytest.mark.slow

@@ -15,14 +15,6 @@ GIVEN = ("--model_path", MODEL, "--eval_file", VAL, "--dtype", "float32", "--max
 GIVEN = (*GIVEN, "--checkpoint_path", RECORDED / "inference" / "checkpoint.pt")
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """The output of one process."""
-    out = tmp_path_factory.mktemp("alone") / "p.json"
-    assert run("ckpt_infer", *GIVEN, "--output_file", out).returncode == 0
-    return out
-
-
 def launch(*arguments):
     """Start ckpt_infer.py as two processes."""
     file = ROOT / "config" / "accelerate" / "cpu_ddp.yaml"
@@ -32,22 +24,9 @@ def launch(*arguments):
     )
 
 
-def test_two_processes_give_the_output_of_one(alone, tmp_path):
-    out = tmp_path / "p.json"
-    process = launch("--output_file", out)
-    _, err = process.communicate(timeout=400)
-    assert process.returncode == 0, err
-    assert out.read_bytes() == alone.read_bytes()
-    assert json.loads(out.with_suffix(".run.json").read_text())["processes"] == 2
-    assert {path.name for path in tmp_path.iterdir()} == {"p.json", "p.run.json"}
-    process = launch("--output_file", out)
-    _, err = process.communicate(timeout=400)
-    assert process.returncode == 0 and "done before" in err
-
-
-def test_killed_together_and_gone_on_with_by_one(alone, tmp_path):
+def test_killed_together_and_gone_on_with_by_one(tmp_path):
     """Each process has kept its own part; another number of processes takes both over."""
-    out = tmp_path / "p.json"
+    out, alone = tmp_path / "p.json", tmp_path / "alone.json"
     parts = [tmp_path / "p.json.partial.jsonl", tmp_path / "p.json.partial.1.jsonl"]
     process = launch("--output_file", out, "--batch_size", 1)
     deadline = time.monotonic() + 400
@@ -63,17 +42,20 @@ def test_killed_together_and_gone_on_with_by_one(alone, tmp_path):
     keys = [json.loads(line).get("key") for part in parts for line in part.read_bytes().split(b"\n")[:-1]]
     assert len(set(keys)) == len(keys) - 1 == kept + 1, "the first line of each tells the settings; no key comes twice"
     assert run("ckpt_infer", *GIVEN, "--output_file", out).returncode == 0
-    assert out.read_bytes() == alone.read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"p.json", "p.run.json"}
+    assert run("ckpt_infer", *GIVEN, "--output_file", alone).returncode == 0
+    assert out.read_bytes() == alone.read_bytes()
 
 
-def test_each_process_learns_an_attack_alike(tmp_path):
-    """To the bit what one process answers that resumes a part of it, in other batches."""
+def test_two_processes_that_learn_an_attack_give_the_output_of_one(tmp_path):
+    """To the bit what one process answers in other batches."""
     given = ("--eval_file", TRAIN, "--attack", "refusal_direction", "--skip", 1, "--only", "forget", "--limit", 1)
     one, two = tmp_path / "one.json", tmp_path / "two.json"
     process = launch(*given, "--output_file", two)
     _, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
+    assert json.loads(two.with_suffix(".run.json").read_text())["processes"] == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"two.json", "two.run.json"}
     assert run("ckpt_infer", *GIVEN, *given, "--output_file", one, "--batch_size", 5).returncode == 0
     assert two.read_bytes() == one.read_bytes()
 
@@ -81,18 +63,8 @@ def test_each_process_learns_an_attack_alike(tmp_path):
 @pytest.mark.parametrize("name", ["typography", "suffix", "told", "soft_prompt", "refusal_direction", "pgd", "pruned"])
 def test_an_attacked_run_that_was_stopped_resumes_to_the_same_answers(tmp_path, name):
     """What is learned or drawn depends on the seed and the records alone, whatever is left to be answered."""
-    given = (
-        "--eval_file",
-        TRAIN,
-        "--skip",
-        1,
-        "--limit",
-        1,
-        "--categories",
-        "Sex,Weapon",
-        "--only",
-        "forget,decoupled",
-    )
+    given = ("--eval_file", TRAIN, "--skip", 1, "--limit", 1, "--categories", "Sex,Weapon")
+    given += ("--only", "forget,decoupled")
     paths = {kind: tmp_path / f"{kind}.json" for kind in ("plain", "whole", "out")}
     for kind in ("plain", "whole"):
         more = () if kind == "plain" else ("--attack", name)

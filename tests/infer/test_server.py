@@ -68,8 +68,6 @@ def test_a_served_merged_model_answers_greedily_as_the_built_in_engine(tmp_path)
     given = (*given, *crossed, "--max_new_tokens", 12, "--dtype", "float32")
     assert run("ckpt_infer", *given, "--output_file", tmp_path / "own.json").returncode == 0
     assert read(tmp_path / "served.json") == read(tmp_path / "own.json")
-    told = read(tmp_path / "served.run.json")
-    assert told["base_url"] == server.url and told["settings"]["backend"] == "openai"
 
 
 def test_what_is_sent_and_where_the_answers_go(serve, data, tmp_path):
@@ -91,8 +89,7 @@ def test_what_is_sent_and_where_the_answers_go(serve, data, tmp_path):
     pixels = [open_picture(data.parent / kind / "Sex/1.jpg").tobytes() for kind in ("img", "pdset")]
     assert [questions["Secret 2?", each] for each in (*pixels, None)] == [3, 1, 2]
     assert questions["What image2?", pixels[0]] == 1
-    texts = {pair["image_free_response"] for value in read(tmp_path / "p.json") for pair in value["unsafe_pairs"]}
-    assert len(texts) == 8 and all(text.startswith("answer ") for text in texts)
+    assert all(pair["image_free_response"] for value in read(tmp_path / "p.json") for pair in value["unsafe_pairs"])
     told = read(tmp_path / "p.run.json")
     assert "secret" not in json.dumps(told) and told["settings"]["extra_body"] == {"top_k": 0}
     assert infer(server.url, tmp_path / "g.json", "--greedy", "--only", "retain", eval_file=data).returncode == 0
@@ -100,48 +97,20 @@ def test_what_is_sent_and_where_the_answers_go(serve, data, tmp_path):
         assert body["temperature"] == 0 and not {"seed", "top_p"} & body.keys()
 
 
-TOLD = ATTACKS["told"].system("", None)
-
-
-@pytest.mark.parametrize(
-    ("model", "attack", "system"),
-    [
-        ("m", (), [LLAVA]),  # of a name of the server's own nothing is known
-        (str(MODEL), ("flip",), [LLAVA]),
-        ("llava-hf/llava-1.5-7b-hf", (), [LLAVA]),
-        ("Qwen/Qwen3-VL-2B-Instruct", (), []),
-        (str(RECORDED.parent / "families" / "gemma3" / "model"), (), []),
-        ("Qwen/Qwen3-VL-2B-Instruct", ("told",), [TOLD]),
-        ("m", ("told",), [TOLD]),
-    ],
-)
-def test_a_family_and_an_attack_decide_the_system_text_and_the_picture(serve, data, tmp_path, model, attack, system):
-    server = serve(lambda *_: (200, {}, "yes"))
-    words = ("--only", "retain", "--categories", "Sex", *(("--attack", *attack) if attack else ()))
-    assert infer(server.url, tmp_path / "p.json", *words, model=model, eval_file=data).returncode == 0
-    assert len(server.requests) == 4
+def test_a_family_and_an_attack_decide_the_system_text_and_the_picture(serve, data, tmp_path):
+    qwen, gemma = "Qwen/Qwen3-VL-2B-Instruct", RECORDED.parent / "families" / "gemma3" / "model"
+    told = ATTACKS["told"].system("", None)
     picture = open_picture(data.parent / "img/Sex/1.jpg")
-    shown = ImageOps.mirror(picture) if attack == ("flip",) else picture
-    for body in bodies(server):
-        assert [each["content"] for each in body["messages"] if each["role"] == "system"] == system
-        assert asked(body)[1].tobytes() == shown.tobytes()
-
-
-def test_the_models_own_answers_go_into_a_data_file(serve, data, tmp_path, caplog):
-    server = serve(lambda number, _: (200, {}, f"answer {number}" if number else " "))
-    words = ("--model", "m", "--data", data, "--out", tmp_path / "own.json", "--backend", "openai", "--concurrency", 1)
-    done = run("safeeraser.benchmark.answers", *words, "--base_url", server.url, "--prediction")
-    assert done.returncode == 0, done.stderr
-    assert [asked(body)[0] for body in bodies(server)[:2]] == ["Secret 0?"] * 2 and len(server.requests) == 2 * 12
-    first, second = read(tmp_path / "own.json")
-    said = [first["unsafe_pairs"][1][field] for field in ("model_response", "sd_response")]
-    assert said == ["answer 2", "answer 3"] and second["UnharmPair_text2"]["Prediction"].startswith("answer ")
-    mark = first["answered_by"]
-    assert mark["model"] == "m" and mark["fields"] == ["model_response", "sd_response", "Prediction"]
-    assert "note: 1 answers are blank" in caplog.text and "seed" in mark["generation"]
-
-
-# Faults.
+    for model, attack, system in ((MODEL, "flip", [LLAVA]), (gemma, "jpeg", []), (qwen, "told", [told])):
+        server = serve(lambda *_: (200, {}, "yes"))
+        words = ("--only", "retain", "--categories", "Sex", "--attack", attack)
+        assert infer(server.url, tmp_path / f"{attack}.json", *words, model=model, eval_file=data).returncode == 0
+        assert len(server.requests) == 4
+        for body in bodies(server):
+            assert [each["content"] for each in body["messages"] if each["role"] == "system"] == system
+            if attack != "jpeg":
+                shown = ImageOps.mirror(picture) if attack == "flip" else picture
+                assert asked(body)[1].tobytes() == shown.tobytes()
 
 
 def test_faults_that_pass_cost_nothing_but_time(serve, tmp_path):
@@ -160,22 +129,14 @@ def test_faults_that_pass_cost_nothing_but_time(serve, tmp_path):
     done = infer(server.url, tmp_path / "p.json", "--concurrency", 8)
     assert done.returncode == 0, done.stderr
     whole = read(tmp_path / "p.json")
-    texts = [pair[f"model_response{n}"] for value in whole for pair in value["unsafe_pairs"] for n in (1, 2, 3)]
-    texts += [pair["sd_response"] for value in whole for pair in value["unsafe_pairs"]]
-    texts += [value[f"UnharmPair_{name}"]["Prediction"] for value in whole for name in ("text1", "image2")]
-    assert len(set(texts)) == len(texts) == 6 * 18
+    fields = ("model_response1", "model_response2", "model_response3", "sd_response")
+    texts = [pair[field] for value in whole for pair in value["unsafe_pairs"] for field in fields]
+    assert len(set(texts)) == len(texts) == 6 * 16
     assert len(server.answered) == 120 and max(met.values()) == 4 and 2 <= server.peak <= 8
 
 
-@pytest.mark.parametrize(
-    ("fault", "reason"),
-    [
-        ((400, {}, "x"), "BadRequestError (HTTP 400)"),
-        ((200, {}, NO_COMPLETION), "no chat completion"),
-        ((200, {}, b"<html>"), "no chat completion"),
-    ],
-)
-def test_a_request_that_fails_is_listed_and_asked_again_next_time(serve, data, tmp_path, fault, reason):
+@pytest.mark.parametrize("fault", [(400, {}, "x"), (200, {}, NO_COMPLETION), (200, {}, b"<html>")])
+def test_a_request_that_fails_is_listed_and_asked_again_next_time(serve, data, tmp_path, fault):
     ill, out = [True], tmp_path / "p.json"
 
     def script(number, _):
@@ -184,6 +145,7 @@ def test_a_request_that_fails_is_listed_and_asked_again_next_time(serve, data, t
     server = serve(script)
     done = infer(server.url, out, eval_file=data)
     assert done.returncode == 3
+    reason = "no chat completion" if fault[0] == 200 else "BadRequestError (HTTP 400)"
     *named, last = done.stderr.strip().splitlines()[-3:]
     assert named == [f"record {number}, UnharmPair_text2: 1 responses missing: {reason}" for number in (0, 1)]
     assert last.startswith("error: 2 of 40 responses are missing in ") and "What" not in done.stderr
@@ -194,25 +156,10 @@ def test_a_request_that_fails_is_listed_and_asked_again_next_time(serve, data, t
     assert all(value["UnharmPair_text2"]["Prediction"] for value in read(out))
 
 
-@pytest.mark.parametrize(
-    ("fault", "more", "calls", "says"),
-    [
-        ((401, {}, "x"), (), 1, "the server at 127.0.0.1 does not accept the API key (HTTP 401)"),
-        ((404, {}, "x"), (), 1, "the server at 127.0.0.1 knows no model 'm', or --base_url is wrong (HTTP 404)"),
-        ((400, {}, "x"), (), 8, "the server at 127.0.0.1 has refused each of 8 calls (BadRequestError (HTTP 400)"),
-        (
-            (400, {}, "x"),
-            ("--limit", 1, "--only", "decoupled", "--categories", "Sex"),
-            4,
-            "nothing was answered: BadReq",
-        ),
-    ],
-)
-def test_a_server_that_answers_nothing_ends_the_run_and_leaves_nothing_behind(
-    serve, data, tmp_path, fault, more, calls, says
-):
-    server = serve(lambda *_: fault)
-    done = infer(server.url, tmp_path / "p.json", *more, "--concurrency", 1, eval_file=data)
+@pytest.mark.parametrize(("status", "calls", "says"), [(401, 1, "accept the API key"), (400, 8, "refused each of 8")])
+def test_a_server_that_answers_nothing_ends_the_run_and_leaves_nothing(serve, data, tmp_path, status, calls, says):
+    server = serve(lambda *_: (status, {}, "x"))
+    done = infer(server.url, tmp_path / "p.json", "--concurrency", 1, eval_file=data)
     assert done.returncode == 2 and says in done.stderr.splitlines()[-1]
     assert len(server.requests) == calls and not list(tmp_path.glob("p.*"))
 
@@ -220,7 +167,7 @@ def test_a_server_that_answers_nothing_ends_the_run_and_leaves_nothing_behind(
 def test_a_server_that_falls_silent_is_given_up_and_asked_only_for_the_rest_later(serve, data, tmp_path, monkeypatch):
     monkeypatch.setattr(server_module, "TIMEOUT", 0.05)
     silent = [True]
-    server = serve(lambda number, _: (200, {}, HANG if silent[0] and number >= 10 else f"answer {number}"))
+    server = serve(lambda number, _: (200, {}, HANG if silent[0] and number >= 10 else "yes"))
     done = infer(server.url, tmp_path / "p.json", "--concurrency", 1, eval_file=data)
     assert done.returncode == 2
     assert "has not answered the last 8 calls (APITimeoutError); the same command goes on from here" in done.stderr
@@ -230,17 +177,3 @@ def test_a_server_that_falls_silent_is_given_up_and_asked_only_for_the_rest_late
     monkeypatch.setattr(server_module, "TIMEOUT", 60)
     assert infer(server.url, tmp_path / "p.json", "--concurrency", 1, eval_file=data).returncode == 0
     assert len(server.requests) - before == 30
-
-
-def test_an_address_where_nobody_listens_is_refused(tmp_path, data):
-    done = infer("http://127.0.0.1:9/v1", tmp_path / "p.json", eval_file=data)
-    assert done.returncode == 2 and "the server at 127.0.0.1 cannot be reached" in done.stderr
-
-
-def test_a_server_that_does_not_sample_is_reported(serve, tmp_path, caplog):
-    server = serve(lambda number, _: (200, {}, f"answer to {asked(bodies(server)[number])[0]}"))
-    assert infer(server.url, tmp_path / "p.json", "--only", "forget").returncode == 0
-    assert "the 3 samples of each question are the same: the server does not sample" in caplog.text
-    caplog.clear()
-    assert infer(server.url, tmp_path / "q.json", "--only", "forget", "--greedy").returncode == 0
-    assert "samples" not in caplog.text
