@@ -88,8 +88,7 @@ def done(copy, tmp_path_factory):
     """What each command of the page said, by its number."""
     from chat_server import Server
 
-    server = Server(lambda *_: (200, {}, "Harm: some"))
-    commands = []
+    server, commands = Server(lambda *_: (200, {}, "Harm: some")), []
     for script, *words in (*COMMANDS, PLAIN):
         words = [word.replace("http://localhost:8000/v1", server.url) for word in words]
         if script == "forget.py":
@@ -115,16 +114,9 @@ def summary(copy, name):
     return json.loads((copy / "results" / f"{name}.json").read_text())
 
 
-def test_each_block_of_the_page_is_read():
-    assert len(BLOCKS) == len(re.findall(r"^```(?:python|yaml)$", PAGE, re.MULTILINE)) and len(COMMANDS) > 9
-
-
-def test_a_method_is_in_the_log(copy, done):
+def test_a_method_is_in_the_log_and_a_loss_begins_where_the_page_says(copy, done):
     (row,) = read_lines(copy / "results" / "poklpd" / "train_log.jsonl")
     assert row["terms"].keys() == {"preference", "kl", "decoupled"} and row["terms"]["kl"] == 0
-
-
-def test_a_loss_begins_where_the_page_says(copy, done):
     (row,) = read_lines(copy / "results" / "tnpo+pd" / "train_log.jsonl")
     assert row["terms"]["forget"] == pytest.approx(10 * log(2), rel=1e-5) and "6.931" in PAGE
     told = json.loads((copy / "results" / "tnpo+pd" / "run.json").read_text())
@@ -132,32 +124,23 @@ def test_a_loss_begins_where_the_page_says(copy, done):
 
 
 def test_a_family_is_told_trained_and_answers(copy, done):
-    """Its folder alone tells which page is meant; whether what it computes is right: families/test_new_family.py."""
+    """Its folder alone tells which page is meant. That it computes the right thing: families/test_new_family.py."""
     dry = done[[("dry_run=true" in words) for words in COMMANDS].index(True)][1]
     counts = {name: count.replace(",", "") for name, count in re.findall(r"^ +(LoRA|projector) +([\d,]+)", dry, re.M)}
-    run = copy / "results" / "aya" / "popd"
-    record = json.loads((run / "run.json").read_text())
+    record = summary(copy, "aya/popd/run")
     assert record["settings"]["model_family"]["name"] == "aya-vision-8b"
     assert {name: str(count) for name, count in record["trained_parameters"].items() if count} == counts
     for answers in ("untouched", "popd/predictions"):
-        (first, *_) = summary(copy, f"aya/{answers}")
-        assert first["UnharmPair_text1"]["Prediction"]
+        assert summary(copy, f"aya/{answers}")[0]["UnharmPair_text1"]["Prediction"]
 
 
-def test_an_attack_is_in_the_record_of_the_run(copy, done):
+def test_an_attack_judges_and_a_metric_are_in_the_record_of_the_run_and_in_the_report(copy, done):
     assert summary(copy, "leetspeak.run")["settings"]["attack"] == "leetspeak"
-    (first, *_) = summary(copy, "leetspeak")
-    assert first["UnharmPair_text1"]["Prediction"]
-
-
-def test_judges_are_in_the_summary(copy, done):
+    assert summary(copy, "leetspeak")[0]["UnharmPair_text1"]["Prediction"]
     guarded, short = (summary(copy, name) for name in ("guarded_val", "short_val"))
     assert guarded["asr"]["judge"].startswith("wordguard") and guarded["asr"]["value"] == 1
     assert guarded["guards"].keys() == {"wordguard"}
     assert short["rr"]["judge"] == "short" and short["rr"]["value"] == pytest.approx(1 / short["rr"]["n"])
-
-
-def test_a_metric_is_in_the_summary_and_in_the_report(copy, done):
     found = summary(copy, "summary_val")
     assert found["ended"]["value"] == pytest.approx(1 - 1 / found["ended"]["n"])
     assert found["by_category"]["ended"].keys() == found["by_category"]["asr"].keys()
@@ -173,19 +156,11 @@ def test_a_switch_is_recorded_and_changes_the_loss(copy, done):
     assert one["loss"] != pytest.approx(other["loss"], rel=1e-3)
 
 
-def test_the_page_names_every_room():
+def test_the_page_names_every_room_and_each_of_its_blocks_is_read():
+    assert len(BLOCKS) == len(re.findall(r"^```(?:python|yaml)$", PAGE, re.MULTILINE)) and len(COMMANDS) > 9
     rooms = {path.name for path in Path(safeeraser.__file__).parent.iterdir() if (path / "__init__.py").is_file()}
     drawn = PAGE.partition("```\n")[2].partition("```")[0]
     assert rooms <= set(re.findall(r"^  (\w+)/", drawn, re.MULTILINE))
-
-
-def test_the_hooks_run_what_the_test_script_runs():
-    (repo,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
-    entries = {hook["entry"].removeprefix(".venv/bin/") for hook in repo["hooks"]}
-    script = (ROOT / "scripts" / "test.bash").read_text()
-    for entry in entries - {"bash scripts/test.bash -m fast"}:
-        assert entry.replace("ruff format", "ruff format --check") in script
-    assert repo["repo"] == "local" and len(entries) == 4
 
 
 def test_the_version_is_the_same_wherever_it_stands():
