@@ -3,12 +3,9 @@
 The commands are Python one-liners in place of training and inference, so that each takes as long as the test wants.
 """
 
-import os
-import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +15,7 @@ from safeeraser.reproduce.marks import is_held, read_mark
 from safeeraser.reproduce.options import arguments, options_of
 from safeeraser.reproduce.show import shortcomings, states
 from safeeraser.reproduce.steps import Run, Step
-from safeeraser.reproduce.work import Stopped, Worker, gpu_shares
+from safeeraser.reproduce.work import Stopped, Worker
 
 # Notes that it was at work, waits until it may end, and notes that it was whole.
 WORKS = """
@@ -106,23 +103,6 @@ def test_finished_steps_are_passed_over_and_done_anew_with_what_they_rest_on(opt
         (tmp_path / name).rename(tmp_path / "moved" / name)
     Worker(options, [replace(run, folder=tmp_path / "moved/po", marks=tmp_path / "moved/steps/po")]).work()
     assert lines(tmp_path / "moved/po/ended") == ["one", "leaf", "two"], "results may be moved"
-    Worker(options, [run]).work()
-    assert lines(run.folder / "ended") == ["one", "leaf", "two"], "what is gone is done anew"
-
-
-def test_what_was_finished_otherwise_is_refused_and_kept(options, tmp_path):
-    run = a_run(options, works("one", tmp_path))
-    Worker(options, [run]).work()
-    before = (run.marks / "one.json").read_bytes()
-    changed = replace(run.steps[0], words=(*run.steps[0].words, "--seed=1"))
-    worker = Worker(options, [replace(run, steps=(changed,))])
-    worker.work()
-    assert "one was finished with other words, and is now to be done with --seed=1" in worker.faults["po"]
-    (options.data / "all_val.json").write_text("[1]")
-    worker = Worker(options_in(tmp_path), [run])
-    worker.work()
-    assert "one was finished on other data (all_val.json)" in worker.faults["po"]
-    assert (run.marks / "one.json").read_bytes() == before and lines(run.folder / "ended") == ["one"]
 
 
 def test_a_failed_step_keeps_the_runs_later_ones_waiting_and_no_other_run(options, tmp_path):
@@ -150,35 +130,6 @@ def test_what_lacks_something_stops_nothing_and_is_tried_again_when_asked(option
     assert shortcomings([run]) == [] and len(lines(run.folder / "ended")) == 3
 
 
-def test_a_launchers_exit_code_says_nothing_where_the_result_is_there(options):
-    for script, code in (
-        ("sys.exit(1)", 1),
-        ("open(sys.argv[1] + '/p.json', 'w'); sys.exit(1)", 3),
-        ("sys.exit(1)", 1),
-    ):
-        step = Step("infer_val", ("python", "-c", f"import sys; {script}", "{run}"), result="p.json")
-        run = a_run(options, step)
-        run.folder.mkdir(exist_ok=True)
-        (run.marks / "infer_val.json").unlink(missing_ok=True)
-        Worker(options, [run]).work()
-        assert read_mark(run, step)["exit_code"] == code
-
-
-def test_a_run_at_work_is_shown_as_running_and_ends_when_its_process_does(tmp_path):
-    prepare(tmp_path)
-    options = options_in(tmp_path)
-    run = a_run(options, works("one", tmp_path))
-    worker = Worker(options, [run])
-    with ThreadPoolExecutor(1) as pool:
-        working = pool.submit(worker.work)
-        until(lambda: (run.folder / "began").exists())
-        assert states(run) == {"one": f"running {os.uname().nodename}"}
-        worker.stop.set()
-        with pytest.raises(Stopped):
-            working.result(120)
-    assert not is_held(run.marks) and states(run) == {"one": "waiting"} and not lines(run.folder / "ended")
-
-
 @pytest.mark.slow
 def test_processes_share_the_runs_and_what_a_killed_one_had_started_is_waited_for(tmp_path):
     prepare(tmp_path)
@@ -194,24 +145,3 @@ def test_processes_share_the_runs_and_what_a_killed_one_had_started_is_waited_fo
     assert [process.wait(120) for process in (second, third)] == [0, 0]
     ended = [lines(tmp_path / name / "ended") for name in ("po", "popd")]
     assert sorted(ended, key=len) == [["one", "two"], ["one", "one", "two"]]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM))
-def test_a_polite_end_takes_along_what_was_started(tmp_path, number):
-    prepare(tmp_path)
-    process = start(tmp_path, "po")
-    until(lambda: (tmp_path / "po" / "began").exists())
-    process.send_signal(number)
-    assert process.wait(120) == 128 + number
-    marks = options_in(tmp_path).marks / "po"
-    assert not is_held(marks) and not (marks / "one.json").exists()
-    (tmp_path / "gate").touch()
-    assert start(tmp_path, "po").wait(120) == 0 and lines(tmp_path / "po" / "ended") == ["one", "two"]
-
-
-def test_jobs_share_the_gpus(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
-    assert gpu_shares(1) == [None] and gpu_shares(2) == ["4,6", "5,7"] and gpu_shares(5)[4] == "4"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert gpu_shares(3) == [None] * 3
