@@ -1,8 +1,7 @@
-"""What an audit asks: its points and what they take, its controls, categories, and what it refuses in one line."""
+"""What an audit asks: its points and what they take, its controls, and what it refuses in one line."""
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,7 @@ from helpers import MODEL, RECORDED, TRAIN, VAL, refused, run, settings, write_j
 from safeeraser.audit.points import points_of
 from safeeraser.audit.protocol import read_protocol
 from safeeraser.audit.subjects import check, subjects
-from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
-from safeeraser.judge.judges import Choice, Judging
 
 from .made_up import converted, options_of
 
@@ -87,17 +84,6 @@ def test_each_point_says_how_its_model_is_asked(adapter):
     assert len(folders) == 4 and {folder.parent for folder in folders} == {adapter.with_name("controls")}
     plain, other = (subjects(options_of(adapter, **more)) for more in ({}, {"limit": 10}))
     assert other["vanilla"].folder != everyone["vanilla"].folder == plain["vanilla"].folder
-
-
-def test_who_unlearned_some_categories_is_asked_about_these_and_judged_by_who_is_told_apart(adapter):
-    told = settings("split=[Sex,Weapon]").model_dump(mode="json")
-    write_json(adapter / "run.json", {"settings": told, "engine": {"name": "single", "processes": 1}})
-    options, data = options_of(adapter), read_records(TRAIN)
-    chosen = options.selection(("forget",)).records(data)
-    assert [data.records[index].category for index in chosen] == ["Sex", "Weapon"] == options.data.split
-    served = replace(options, judging=Judging(Choice("openai", "m", "http://me:hunter2@host/v1"), {}))
-    assert served.judged_by["judge"]["base_url"] == "http://host/v1" and "hunter2" not in repr(served.judging)
-    assert len({each.judged_key for each in (options, served, replace(options, max_failed=0.5))}) == 3
 
 
 @pytest.mark.parametrize(("given", "says"), REFUSALS["command"])

@@ -1,4 +1,4 @@
-"""Relearning by one protocol: what is trained on and how, every model alike, and resume."""
+"""Relearning by one protocol: what is trained on and how, and every model alike."""
 
 import json
 import shutil
@@ -8,11 +8,9 @@ from helpers import MODEL, RECORDED, TRAIN, VAL, trained, write_json
 from safetensors.torch import load_file
 
 from safeeraser.audit.protocol import read_protocol
-from safeeraser.audit.relearn import Data, adapter_after, ended, merged, relearn, relearning_settings
+from safeeraser.audit.relearn import Data, adapter_after, merged, relearn, relearning_settings
 from safeeraser.benchmark.files import Busy, held
-from safeeraser.errors import BadInput
 from safeeraser.unlearn.job import prepare
-from safeeraser.unlearn.trainer import UnlearnTrainer
 
 DATA = Data(TRAIN, VAL, held_out=1)
 FEW = read_protocol().model_copy(
@@ -68,31 +66,3 @@ def test_every_model_is_trained_alike(tmp_path, monkeypatch):
     assert (tmp_path / "merged" / "run.json").stat().st_mtime_ns == made, "once"
     with held(tmp_path, "other"), pytest.raises(Busy):
         merged(adapter, str(MODEL), tmp_path / "another")
-
-
-@pytest.mark.slow
-def test_stopped_it_goes_on_to_the_bit_and_keeps_an_adapter_for_each_step(tmp_path, monkeypatch):
-    monkeypatch.chdir(RECORDED)
-    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    relearn(str(MODEL), straight, FEW, "retain", 2, DATA)
-    save = UnlearnTrainer._save_checkpoint
-
-    def killed(trainer, *given):
-        if trainer.state.global_step == 3:
-            raise KeyboardInterrupt
-        save(trainer, *given)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(UnlearnTrainer, "_save_checkpoint", killed)
-        relearn(str(MODEL), stopped, FEW, "retain", 2, DATA)
-    assert not ended(stopped) and (adapter_after(stopped, 1) / "optimizer.pt").is_file()
-    relearn(str(MODEL), stopped, FEW, "retain", 2, DATA)
-    for step in (1, 3):
-        assert len(list(adapter_after(stopped, step).iterdir())) == 3, "what resuming needs is gone"
-        assert all(value.equal(weights(straight, step)[name]) for name, value in weights(stopped, step).items())
-    assert ended(stopped) and any(not v.equal(weights(stopped, 3)[name]) for name, v in weights(stopped, 1).items())
-    with held(stopped, "other"), pytest.raises(Busy):
-        relearn(str(MODEL), stopped, FEW, "retain", 2, DATA)
-    (stopped / "trained").unlink()
-    with pytest.raises(BadInput, match="another lr"):
-        relearn(str(MODEL), stopped, FEW.model_copy(update={"lr": 0.5}), "retain", 2, DATA)

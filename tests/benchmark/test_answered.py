@@ -1,10 +1,8 @@
-"""Whose answers a record holds: putting a model's own in and taking them out, pictures from elsewhere, what is told."""
-
-import json
+"""Whose answers a record holds: putting a model's own in and taking them out, and what is told."""
 
 from helpers import MODEL, ROOT, TRAIN, record, settings, write_dataset
 
-from safeeraser.benchmark.answered import answerer, mark_of, seen_from, with_answers, without_answers
+from safeeraser.benchmark.answered import answerer, mark_of, with_answers, without_answers
 from safeeraser.unlearn.job import note_other_answers
 
 MARK = {"model": "m", "weights": None, "fields": ["model_response", "sd_response"]}
@@ -24,15 +22,6 @@ def test_a_record_is_what_it_was_without_its_answers():
     assert answerer(record(0), "Prediction") is None
     del value["answered_by"]
     assert without_answers(filled) == value and without_answers(value) == value
-
-
-def test_names_of_pictures_that_lead_to_the_same_file_stay(tmp_path):
-    data = write_dataset(tmp_path / "data", record(0, SDImage_path=str(tmp_path / "benign.jpg")))
-    (value,) = json.loads(data.read_text())
-    for out in (data.with_name("own.json"), tmp_path / "data" / "deeper" / "own.json"):
-        assert seen_from(value, data, out) == value
-    moved = seen_from(value | {"more": 1}, data, tmp_path / "answers" / "own.json")
-    assert moved == value | {"more": 1, "image_path": "../data/img/Weapon/0.jpg"}
 
 
 def told(caplog, *words):

@@ -11,7 +11,6 @@ from functools import partial
 
 import pytest
 from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL, other_base, record, refused, run, write_dataset
-from helpers import write_json as write
 
 from safeeraser.benchmark.pictures import find_picture
 from safeeraser.benchmark.records import read_records
@@ -74,21 +73,6 @@ def test_they_are_what_inference_answers_and_another_models_take_their_place(own
     for path, source in ((again, own), (straight, data)):
         assert run(COMMAND, "--model", other, *DRAWN, "--out", path, "--data", source).returncode == 0
     assert again.read_bytes() == straight.read_bytes() != own.read_bytes()
-
-
-def test_an_answer_that_cannot_be_had_is_null_until_it_can(tmp_path):
-    """Refusals that are there stay."""
-    data = write_dataset(tmp_path / "data", record(0, "Sex"))
-    torn, out = data.parent / "pdset/Sex/0.jpg", tmp_path / "mine" / "all_train.json"
-    mine = write(out.with_name("prompt.json"), {"idk": ["Mine."]})
-    sound = torn.read_bytes()
-    torn.write_bytes(sound[:200])
-    given = ("--model", MODEL, *DRAWN, "--data", data, "--out", out)
-    assert run(COMMAND, *given).returncode == 3
-    assert [pair["sd_response"] for pair in read(out)[0]["unsafe_pairs"]] == [None] * 4
-    torn.write_bytes(sound)
-    assert run(COMMAND, *given).returncode == 0 and read(mine) == {"idk": ["Mine."]}
-    assert all(pair[field] is not None for pair in read(out)[0]["unsafe_pairs"] for field in FIELDS[:2])
 
 
 def test_what_is_refused(own, data):

@@ -1,4 +1,4 @@
-"""Verdicts become values, values figures; the truth about pictures; and where a response lies in a record."""
+"""Verdicts become values, values figures; and the truth about pictures."""
 
 from pathlib import Path
 
@@ -8,7 +8,6 @@ from helpers import write_json
 
 from safeeraser.benchmark.judged import difference, value_of, values_of, words
 from safeeraser.benchmark.metrics import Figure
-from safeeraser.benchmark.responses import fields_in, samples, view_of
 from safeeraser.benchmark.truth import Truth, read_truth, write_truth
 from safeeraser.errors import BadInput
 
@@ -69,14 +68,6 @@ def test_a_grade_that_could_not_be_had_is_no_value():
     assert ("gpt_eval", "a.jpg", "What?", 0, "a.jpg", "UnharmPair_text1") not in values_of(
         [judged(gpt="failed")], official=False
     )
-
-
-def test_where_responses_lie():
-    named = ("model_response1", "model_response12", "model_response", "sd_response", "Prediction", "swapped_response")
-    assert [view_of(name) for name in named] == ["forget", "forget", "", "decoupled", "retain", "swapped"]
-    assert samples(2) == ("model_response1", "model_response2")
-    assert fields_in("forget", ["model_response9", "x"])[2:] == ("model_response3", "model_response9")
-    assert fields_in("decoupled", ["model_response9"]) == ("sd_response",)
 
 
 KNOWN = {"content": "a red Cup", "answers": ["It’s a red cup."]}

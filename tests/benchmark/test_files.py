@@ -130,29 +130,3 @@ def test_a_symbolic_link_stays_and_what_it_leads_to_is_replaced_whole(tmp_path):
     (tmp_path / "one").symlink_to(tmp_path / "other")
     (tmp_path / "other").symlink_to(tmp_path / "one")
     assert says(tmp_path / "one") == "one: cannot be written (Too many levels of symbolic links)"
-
-
-WRITES = """
-import sys
-from pathlib import Path
-from safeeraser.benchmark.files import make_room_for, write_json, write_whole
-stdout, first = map(Path, sys.argv[1:])
-print("before")
-make_room_for(stdout)
-write_json(stdout, [1])
-with write_whole(first, "wb") as handle:
-    handle.write(b"bytes\\n")
-print("after")
-"""
-
-
-def test_standard_output_is_written_to_wherever_it_leads(tmp_path):
-    # The names are the test's own, of the same kind as /dev/stdout, which must not come to harm.
-    (tmp_path / "stdout").symlink_to("/proc/self/fd/1")
-    (tmp_path / "first").symlink_to("/dev/fd/1")
-    call = [sys.executable, "-c", WRITES, tmp_path / "stdout", tmp_path / "first"]
-    said = "before\n[\n  1\n]\nbytes\nafter\n"
-    assert subprocess.run(call, capture_output=True, text=True, check=True).stdout == said
-    with open(tmp_path / "out", "w") as out:
-        subprocess.run(call, stdout=out, check=True)
-    assert (tmp_path / "out").read_text() == said and len(names(tmp_path)) == 3

@@ -67,14 +67,6 @@ def test_differences_by_hand():
     assert interval([(picture, 0.0) for picture in range(20)], "difference") == (None, None), "all the same: no telling"
 
 
-def test_answers_of_one_picture_count_as_one():
-    """The same values from ten times as many answers of the same pictures say no more about other pictures."""
-    rng = np.random.default_rng(0)
-    once = [(picture, float(rng.random() < 0.3)) for picture in range(100)]
-    assert interval(once * 10) == pytest.approx(interval(once), rel=0.03)
-    assert np.diff(interval(once * 10)) > np.diff(interval(once)), "how alike they are is an estimate"
-
-
 def simulated(rng, mean, spread, clusters):
     """Pictures with a rate of their own (beta), 4 to 12 answers each: as in the benchmark."""
     scale = mean * (1 - mean) / spread**2 - 1

@@ -1,4 +1,4 @@
-"""Pages of settings that build on others, model families as pages, and which code made a result."""
+"""Pages of settings that build on others, and which code made a result."""
 
 import re
 import subprocess
@@ -6,7 +6,6 @@ import subprocess
 import pytest
 
 from safeeraser.benchmark import origin
-from safeeraser.benchmark.family import families, page_for, page_of_type
 from safeeraser.benchmark.pages import read_page
 from safeeraser.errors import BadInput
 
@@ -35,25 +34,6 @@ def test_a_page_that_is_wrong_is_named_in_a_line(group, tmp_path, text, says):
     with pytest.raises(BadInput, match=re.escape(says)) as error:
         read_page(tmp_path / "own.yaml", group)
     assert str(error.value).startswith(f"{tmp_path / 'own.yaml'}: ") and "\n" not in str(error.value)
-
-
-def test_a_parameter_belongs_to_a_part_of_its_family():
-    """A projector may lie within the vision tower; a copy that PEFT keeps is of the part that it copies."""
-    llava, qwen = page_of_type("llava"), page_of_type("qwen3_vl")
-    parts = {
-        "base_model.model.model.language_model.layers.0.mlp.up_proj.lora_A.default.weight": "LoRA",
-        "model.multi_modal_projector.linear_1.weight": "projector",
-        "model.vision_tower.vision_model.embeddings.weight": "vision_tower",
-        "model.language_model.layers.1.mlp.up_proj.weight": "language_model",
-        "lm_head.weight": "head",
-    }
-    assert {name: llava.part_of(name) for name in parts} == parts
-    assert qwen.part_of(f"model.{qwen.projector[0]}.norm.weight") == "projector"
-    assert llava.in_layers("model.language_model.layers.1.mlp") and not llava.in_layers("model.language_model.norm")
-    of_size = next(family for family in families().values() if family.model_path)
-    assert page_for(of_size.model_path) == of_size and page_for("none/such") is None
-    with pytest.raises(BadInput, match="a 'bert' model, for which config/model_family has no page"):
-        page_of_type("bert")
 
 
 def test_the_commit_of_a_checkout(tmp_path, monkeypatch):

@@ -30,24 +30,6 @@ def shown(path):
     return [rgb.getpixel((x, y)) for y in range(rgb.height) for x in range(rgb.width)]
 
 
-@pytest.mark.parametrize(("mode", "name"), [("I;16", "x.png"), ("I;16B", "x.tif"), ("I", "x.tif")])
-def test_16_bits_keep_their_shades(tmp_path, mode, name):
-    grey = Image.new(mode, (6, 1))
-    for x, value in enumerate((0, 255, 256, 32768, 40000, 65535)):
-        grey.putpixel((x, 0), value)
-    grey.save(tmp_path / name)
-    assert shown(tmp_path / name) == [(level,) * 3 for level in (0, 0, 1, 128, 156, 255)]
-
-
-# Photoshop's JPEGs hold the inks inverted, as Pillow writes them too.
-@pytest.mark.parametrize("name", ["x.tif", "x.jpg"])
-def test_inks_become_the_colours_they_print(tmp_path, name):
-    printed = {(255, 0, 0, 0): (0, 255, 255), (0, 0, 0, 0): (255, 255, 255), (0, 0, 0, 127): (128, 128, 128)}
-    for ink, colour in printed.items():
-        Image.new("CMYK", (8, 8), ink).save(tmp_path / name, quality=100)
-        assert set(shown(tmp_path / name)) == {colour}
-
-
 def test_what_is_transparent_is_shown_on_white(tmp_path):
     """In each way that a file can say so, whatever colour lies beneath."""
     Image.new("RGBA", (3, 2), (200, 0, 0, 0)).save(tmp_path / "rgba.png")

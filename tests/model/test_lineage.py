@@ -46,7 +46,7 @@ def test_a_fingerprint_depends_on_the_weights_alone(tmp_path, monkeypatch):
     (folder / WEIGHTS.name).unlink()
     assert weights(folder) is None
     torch.save(tensors, folder / "pytorch_model.bin")  # of the older form
-    assert weights(folder) != BASE
+    assert weights(folder) not in (BASE, None)
     commit, repository = "0123456789abcdef0123456789abcdef01234567", tmp_path / "models--someone--llava"
     shutil.copytree(MODEL, repository / "snapshots" / commit)
     (repository / "refs").mkdir()

@@ -1,5 +1,4 @@
-"""A loaded model: logits where they are read, states of single layers, places of tokens, what its vision makes of
-pictures and takes for it; and LoRA in the projector."""
+"""A loaded model: logits where they are read, states of single layers, and what it says of itself."""
 
 import pytest
 import torch
@@ -50,30 +49,6 @@ def test_logits_and_states_are_those_of_the_whole_pass_and_no_more_is_run(vlm):
         assert ran == list(range(number + 1, last + 1))
         with models.begun_at(vlm.model, vlm.family, number, 0 * own[number].unflatten(0, shape)):
             assert not torch.equal(vlm.logits(batch, places), found)
-
-
-@torch.no_grad()
-def test_pictures_are_seen_once_and_tokens_have_their_places(vlm):
-    rows = rows_of(vlm)
-    batch = vlm.join(rows, "left")
-    seen = models.see(vlm, rows[0].inputs)
-    deep = vlm.family.model_type == "qwen3_vl"
-    if deep:  # more than its features go into the model: pictures are encoded anew
-        assert seen.features is None and seen.inputs is rows[0].inputs and models.features_of([seen]) == {}
-    else:
-        assert "pixel_values" not in seen.inputs
-        features = models.features_of([seen, seen])["mm_encoder_outputs"]["image"].pooler_output
-        looked = models.look(vlm.model, vlm.place(vlm.preprocessor.lay_out([row.inputs for row in rows]))).pooler_output
-        assert torch.equal(torch.cat(list(features)), torch.cat(list(looked)))
-    text = {key: value for key, value in batch.items() if key not in ("input_ids", "attention_mask")}
-    places, offsets = models.positions(vlm.model, batch["input_ids"], batch["attention_mask"], text)
-    length, pad = batch["input_ids"].shape[1], int((batch["attention_mask"][1] == 0).sum())
-    if deep:  # a picture's 15 tokens lie in 3 rows of 5, so what follows goes on 5 places behind the first
-        assert places.shape == (3, 2, length) and offsets.tolist() == [5 - 15] * 2
-        assert places[:, 0, -1].tolist() == [length - 11] * 3
-    else:
-        assert places.tolist() == [list(range(length)), [0] * pad + list(range(length - pad))]
-        assert offsets.tolist() == [0, 0]
 
 
 def test_what_a_model_says_of_itself(base, preprocessor):
