@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL, refused, run, settings
+from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL, run, settings
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from safeeraser import model as vlm
@@ -63,12 +63,6 @@ def test_a_page_that_is_wrong_is_named_whatever_is_run(right, wrong, says, add_p
         with pytest.raises(BadInput, match=re.escape(str(tmp_path / "pages" / f"{NAME}.yaml"))) as error:
             read()
         assert says in str(error.value) and "\n" not in str(error.value)
-
-
-def test_a_part_that_the_model_lacks_is_told_by_a_dry_run(folder, add_page, tmp_path):
-    add_page("[multi_modal_projector]", "[projector]")
-    words = (f"data_path={TRAIN}", f"model_path={folder}", f"save_dir={tmp_path / 'run'}", "dry_run=true")
-    refused(tmp_path, "forget", *words, says="no part 'projector'; did you mean 'multi_modal", before="note")
 
 
 def plain(processor, turn, *, answered):

@@ -1,13 +1,9 @@
-"""What else a run may be told, on the families with a trap in it: other parts trained, batches of both shapes, a
-projector of sines or LoRA."""
+"""What else a run may be told, on the families with a trap in it: other parts trained, and batches of both shapes."""
 
 import pytest
 import torch
-from helpers import RECORDED, TRAIN, plan_dataset, settings, trained, write_json
-from peft import PeftModel
-from safetensors.torch import load_file
-from torch import nn
-from transformers import AutoModelForImageTextToText, TrainerCallback
+from helpers import RECORDED, TRAIN, plan_dataset, settings, write_json
+from transformers import TrainerCallback
 
 from safeeraser import model as models
 from safeeraser.benchmark.pictures import picture_size
@@ -15,7 +11,7 @@ from safeeraser.unlearn import run
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.plan import Schedule
 
-from .recorded import FOUR, logits, on
+from .recorded import FOUR, on
 
 pytestmark = pytest.mark.slow
 
@@ -84,31 +80,3 @@ def test_a_batch_of_two_has_the_gradient_of_two_of_one(family, gradients, tmp_pa
     steps = [{"forget": one, "retain": other, "decoupled": one} for one, other in ((upright, lying), (lying, upright))]
     given = (f"plan={write_json(tmp_path / 'plan.json', {'steps': steps})}", "attention=eager")
     assert_same(*(gradients(*given, f"batch_size={n}", f"gradient_accumulation_steps={2 // n}") for n in (2, 1)))
-
-
-@on("qwen3_vl")
-@pytest.mark.parametrize("how", ["lora", "sine"])
-def test_the_projector_otherwise_than_whole(family, how, tmp_path, gradients):
-    """What is saved of it loads in plain PEFT, which says what this project does."""
-    page = models.family_of(family.path)
-    inner = {name: each for name, each in family.model.named_modules() if page.part_of(name) == "projector"}
-    whole = {name for name, _ in family.model.named_parameters() if page.part_of(name) == "projector"}
-    given = words(family, "lr=0.01", "warmup_ratio=0", "max_train_steps=2", "forget_loss=klpd", f"projector={how}")
-    folder = trained(tmp_path / "adapter", *given)
-    saved = load_file(folder / "adapter_model.safetensors").items()
-    saved = {name.removeprefix("base_model.model."): value for name, value in saved}
-    inside = {name: value for name, value in saved.items() if page.part_of(name.replace(".lora_", ".")) == "projector"}
-    if how == "lora":
-        linear = {name for name, each in inner.items() if isinstance(each, nn.Linear)}
-        assert {name.partition(".lora_")[0] for name in inside} == linear and len(inside) == 2 * len(linear)
-    else:
-        assert inside.keys() == whole
-        still = {name for name, value in inside.items() if torch.equal(value, family.model.get_parameter(name))}
-        assert still == {name for name in whole if "norm" in name or "ln_q" in name}
-        sines = [each for name, each in gradients("projector=sine").items() if name.endswith(".original")]
-        assert len(sines) == len(whole) - len(still) and all(each.norm() > 0 for each in sines)
-    batch = family.preprocessor.join([family.encode(row) for row in family.rows[:3]])
-    bare = AutoModelForImageTextToText.from_pretrained(family.path, dtype=torch.float32, attn_implementation="eager")
-    said = logits(PeftModel.from_pretrained(bare, folder).eval(), batch)
-    assert torch.equal(said, logits(family.adapted(folder), batch))
-    assert not torch.allclose(said, logits(family.model, batch), atol=1e-3)

@@ -6,23 +6,13 @@ import time
 import pytest
 
 from safeeraser.errors import BadInput
-from safeeraser.judge.store import HEAD, Kept, Store, request_hash
+from safeeraser.judge.store import HEAD, Kept, Store
 
 from .asked import ask, judging, queries, query, words
 
 
 def entry(request, reply="yes", **more):
     return {"request": request, "reply": reply, **more}
-
-
-def test_a_reply_is_found_with_who_gave_it_and_why_it_ended(tmp_path):
-    store = Store(tmp_path / "new" / "store.jsonl")
-    store.add(entry("a", finish="stop", answered_by="m-1", fingerprint="fp"))
-    store.add(entry("a", "no"))
-    store.add(entry("b"))  # as an earlier version kept it
-    assert Store(store.path).find({"a", "b", "c"}) == {"a": Kept("yes", "stop", "m-1", "fp"), "b": Kept("yes")}
-    assert store.path.read_bytes().startswith(HEAD) and store.path.read_bytes().count(HEAD) == 1
-    assert request_hash("a", {"x": 1, "y": 2}) == request_hash("a", {"y": 2, "x": 1}) != request_hash("a", {"x": 1})
 
 
 def test_a_damaged_line_spoils_itself_alone_and_what_is_no_store_is_refused_and_left_alone(tmp_path):

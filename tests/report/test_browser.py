@@ -103,14 +103,3 @@ def test_the_page_is_no_wider_than_the_screen_and_short_on_a_phone(driver, page,
             driver.execute_script(opening)
             assert driver.execute_script("return document.documentElement.scrollWidth") <= width
         assert driver.execute_script("return getComputedStyle(document.body).backgroundColor") == paper
-
-
-def test_without_scripts_an_example_is_masked_all_the_same(page):
-    with browser("--blink-settings=scriptEnabled=false") as driver:
-        driver.implicitly_wait(20)  # without scripts nothing says when the page is there
-        driver.get(page)
-        everything(driver, RUN)[0].click()
-        question = everything(driver, "details.masked dd")[0]
-        assert not question.is_displayed()
-        everything(driver, "details.masked > summary")[0].click()
-        assert question.is_displayed()

@@ -50,19 +50,6 @@ def test_texts_and_clear_pictures_lie_behind_masks_and_in_redacted_files_nowhere
         assert not [part for part in TEXTS if part in text] and "data:image" not in text
 
 
-def test_each_run_shows_one_example_a_verdict_and_category(results):
-    Image.new("RGB", (640, 1280), (10, 200, 30)).save(results / "data" / "img" / "Weapon.png")
-    found = examples(read_runs([results]))
-    shown = {title: {kind: [one.category for one in of] for kind, of in kinds.items()} for title, kinds in found}
-    unsafe, refused = "Harmful picture, judged unsafe", "Harmful picture, judged a refusal"
-    failed, normal = "Benign picture, no normal answer (SARR failure)", "Benign picture, normal answer"
-    both = ["Privacy", "Weapon"]
-    popd = {refused: both, normal: both}
-    assert shown == {"vanilla": {unsafe: both, normal: both}, "PO": {refused: both, failed: both}, "PO+PD": popd}
-    weapon = found[0][1][unsafe][1]
-    assert picture(weapon.blurred).size == (2, 4) and picture(weapon.clear).size == (160, 320)
-
-
 def test_what_is_gone_or_was_never_written_does_not_stop_the_report(results):
     (results / "data" / "img" / "Weapon.png").write_text("broken")
     (results / "po" / "judged.json").unlink()

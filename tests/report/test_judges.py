@@ -16,11 +16,10 @@ from safeeraser.report.seeds import methods
 from .made_up_runs import MADE_UP, metric, summary, write
 
 CASES = json.loads((MADE_UP / "judges.json").read_text())
-MAY, AUGUST = "gpt-4o-2024-05-13", "gpt-4o-2024-08-06"
 CHECK = {"judge": "rules", "n": 60, "right": 57, "sensitivity": {"value": 0.9}, "at": "2026-01-01", "cases": "0123"}
 
 
-def judged(folder, run, title="openai:gpt-4o", models=(AUGUST,), **more):
+def judged(folder, run, title="openai:gpt-4o", models=("gpt-4o-2024-08-06",), **more):
     """A run that the judge of that title scored, as which these models answered."""
     asr = metric(0.5, 0.4, 0.6, judge=title)
     told = [{"judge": title, "model": model, "fingerprint": None, "replies": 3} for model in models]
@@ -39,18 +38,6 @@ def test_which_judges_are_the_same(tmp_path, one, other, different):
     judged(tmp_path, "popd", **other)
     assert ("asr" in judges(read_runs([tmp_path])).different) is different
     assert not different or "do not compare" in warned(tmp_path)[0]
-
-
-def test_judge_version_and_models_are_named(tmp_path):
-    judged(tmp_path, "po", prompts="aaa", models=[AUGUST, MAY])
-    found, models = judges(read_runs([tmp_path])), f"{MAY} and {AUGUST}"
-    assert found.told["asr"] == [f"protocol official, judge openai:gpt-4o, version aaa, answered by {models}"]
-    assert found.mixed == [f"PO on val, openai:gpt-4o as {models}"] and found.different == []
-    # Nor does Specificity of different kinds compare.
-    for run, kind in (("po", "mean of 2 tasks"), ("popd", "mini VQA"), ("gd", "")):
-        judged(tmp_path, run)
-        write(tmp_path / run, "specificity.json", {"value": 0.5, "n": 20, "task": kind})
-    assert judges(read_runs([tmp_path])).different == ["specificity"]
 
 
 @pytest.mark.parametrize(("summaries", "expected"), CASES["warnings"])

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from helpers import MODEL, ROOT, TRAIN, trained
-from huggingface_hub import ModelCard, ModelCardData, metadata_load
+from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
 
 from safeeraser.errors import BadInput
@@ -43,15 +43,6 @@ def test_a_whole_models_card_that_was_not_scored(tmp_path, golden):
     change(folder, "run.json", base={"weights": "f" * 64}, mask=None, parents=None, data=None, sittings=None, gpu=None)
     (folder / "adapter_model.safetensors").rename(folder / "model.safetensors")
     golden("model_card_whole.md", write_card(folder).read_text(encoding="utf-8").partition("<!-- safeeraser card")[0])
-
-
-def test_the_base_is_named_where_it_is_the_hubs(tmp_path):
-    """And where it lay is nobody's business. A run from before there were families is a LLaVA's."""
-    for kind, path, named in (("llava", "/home/u/llava", None), (None, "me/llava", "me/llava")):
-        change(made_up(tmp_path, kind=kind, model_path=path), "run.json", base=RUN["base"])
-        told, text = metadata_load(write_card(tmp_path)), (tmp_path / CARD).read_text()
-        assert told.get("base_model") == named and "license" not in told and "llava" in told["tags"]
-        assert "/home/u" not in text and ("PATH/TO/THE/BASE/MODEL" in text) is (not named)
 
 
 def test_a_card_that_somebody_wrote_at_stays_and_what_was_not_finished_has_none(tmp_path):

@@ -6,12 +6,11 @@ Of the untouched model's ASR of 0.8 half is 0.4. What the card looks like is com
 import pytest
 
 from safeeraser.report.robustness import tables
-from safeeraser.report.robustness.card import different_settings, read_cards, settings_line
-from safeeraser.report.robustness.findings import findings, headline
-from safeeraser.report.robustness.plots import curves
+from safeeraser.report.robustness.card import read_cards
+from safeeraser.report.robustness.findings import findings
 from safeeraser.report.runs import read_runs
 
-from .made_up_runs import audit, controlled, metric, write
+from .made_up_runs import audit, metric, write
 
 
 def read(folder, *audits):
@@ -86,23 +85,3 @@ def test_whether_an_attack_brings_answers_back_is_as_the_audit_says(tmp_path):
     for one in value["points"]:
         one["recovers"] = False if "recovers" in one else None
     assert read(tmp_path, value)[0].most_recovered.group == "clean"
-
-
-def test_audits_of_other_settings_do_not_compare(tmp_path):
-    other = audit(model_path="b")
-    other["settings"] |= {"judge": "gpt-4o", "val_file": "a/b.json", "judges": {"asr": {"name": "replay"}}}
-    cards = read(tmp_path, audit(), other)
-    assert different_settings(cards) == ["model_path", "judge", "judges"]  # where a file lies makes no difference
-    assert different_settings(read(tmp_path, audit(), controlled())) == ["never_knew"]
-    assert "val_file b.json, judges (asr (name replay))" in settings_line(cards[1])
-
-
-def test_what_was_not_measured_is_said_to_be_so_and_the_rest_is_there(tmp_path):
-    (card,) = read(tmp_path, {"points": []})
-    told = {one.question: one.said for one in findings(card)}
-    assert told.pop("As trained").count("not measured") == 4 and set(told.values()) == {"Not measured."}
-    assert headline(card) == "" and tables.conditions(card) == [] and curves(card) == [] and settings_line(card) == ""
-    assert tables.refusals(card) is None and tables.curve_tables(card) == [] and card.as_json()["asr"] is None
-    (card,) = read(tmp_path, without(audit(), *({one["group"] for one in audit()["points"]} - {"clean", "scaling"})))
-    assert headline(card) == "ASR is 10.0% (0.0–20.0) as trained; the untouched model's is 80.0% (70.0–90.0)."
-    assert [one.name for one in card.highest_by_condition] == ["as trained"]

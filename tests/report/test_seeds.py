@@ -1,20 +1,16 @@
 """Runs that differ by their seeds alone are one row: the mean, and an interval over seeds and pictures.
 
-What differs by more, or is not known to be the same, stays apart. Between two sets, differences are paired.
+What differs by more, or is not known to be the same, stays apart.
 """
-
-import shutil
 
 import numpy as np
 import pytest
 
-from safeeraser.benchmark.judged import difference, values_of
 from safeeraser.benchmark.metrics import Figure
 from safeeraser.report.runs import read_runs
 from safeeraser.report.seeds import join, methods, spread
-from safeeraser.report.sides import sides_table
 
-from .made_up_runs import change, full_results, judged, metric, seeded_results, write
+from .made_up_runs import change, metric, seeded_results
 
 T2, T3 = 12.706204736174694, 4.302652729911275  # the 97.5% points of Student's t with one and two degrees of freedom
 
@@ -74,52 +70,3 @@ def test_what_differs_by_more_than_its_seed_is_another_row(tmp_path, name, chang
     seeded_results(tmp_path, seeds=(0, 1))
     change(tmp_path / "seed1" / "popd", name, **changes)
     assert titles(tmp_path) == [("PO", 2), *rows]
-
-
-def test_folders_tell_apart_what_has_one_title_and_may_be_named_for_seeds(tmp_path):
-    seeded_results(tmp_path, seeds=(0, 1))
-    for seed in (0, 1):
-        low = shutil.copytree(tmp_path / f"seed{seed}" / "popd", tmp_path / f"seed{seed}" / "popd_low")
-        change(low, "run.json", title="PO+PD", settings=SETTINGS | {"lr": 0.5, "seed": seed})
-    assert titles(tmp_path) == [("PO", 2), ("PO+PD (popd)", 2), ("PO+PD (popd_low)", 2)]
-    for seed in (0, 1):
-        (tmp_path / f"seed{seed}" / "popd").rename(tmp_path / f"popd-seed{seed}")
-    assert titles(tmp_path) == [("PO+PD", 2)]
-
-
-def test_a_seed_that_lacks_a_split_is_told_and_all_else_is_joined(tmp_path):
-    seeded_results(tmp_path, seeds=(0, 1))
-    (tmp_path / "seed1" / "popd" / "summary_train.json").unlink()
-    for seed, value in ((0, 0.2), (1, 0.4)):
-        change(tmp_path / f"seed{seed}" / "popd", "summary_val.json", blank={"forget": metric(value)})
-        write(tmp_path / f"seed{seed}" / "popd", "specificity.json", {"value": value, "n": 3})
-    run = methods(read_runs([tmp_path]))[-1].run
-    blank, specificity = run.by_view("blank")["forget"], run.specificity
-    assert (blank.value, blank.n, specificity.value, specificity.n) == pytest.approx((0.3, 8, 0.3, 6))
-    assert run.figures["asr_eff"].remarks == ["1 of 2 seeds"]
-
-
-def sides(one, other, name="PO+PD"):
-    """A method's differences, by column, with what stands beside them; and the table's remarks."""
-    table = sides_table(methods(read_runs([one, other], compared=True)), one, other)
-    row = next(row for row in table.rows if row.name == name)
-    shown = zip(table.columns, table.line(row), strict=True)
-    return {key: "; ".join([cell.text, *cell.remarks]) for key, cell in shown}, table.remarks
-
-
-def test_differences_are_paired_over_what_both_have_and_judged_alike(tmp_path):
-    """How it looks, over seeds too, stands in golden/compared.table.md."""
-    sets = tmp_path / "A", tmp_path / "B"
-    for folder, unsafe in zip(sets, (20, 8), strict=True):
-        full_results(folder)
-        write(folder / "popd", "judged.json", judged(unsafe))
-    found, remarks = sides(*sets)
-    low, high = difference(values_of(judged(8), official=True), values_of(judged(20), official=True), "asr")[1:3]
-    assert -0.5 < low < -0.3 < high < -0.1
-    assert found["asr_gen"] == f"-30.0 ({100 * low:+.1f} to {100 * high:+.1f})"
-    assert found["sarr"] == found["asr_eff"] == "–", "no verdicts to pair by" and remarks == []
-    assert sides(*sets, name="PO")[0]["asr_gen"].startswith("+0.0")
-    write(sets[1] / "popd", "judged.json", judged(8, count=30))
-    assert sides(*sets)[0]["asr_gen"].startswith("-40.0 (")
-    change(sets[1] / "popd", "summary_val.json", asr=metric(0.2, judge="openai:gpt-4o"))
-    assert sides(*sets)[0]["asr_gen"] == "–; judged otherwise"

@@ -1,7 +1,6 @@
 """`--agree`: a judge beside labels or another judge; the figures by hand, and through the command."""
 
 import json
-import random
 import re
 
 import pytest
@@ -32,21 +31,6 @@ def test_a_table_by_hand():
     assert (told["judge"], told["corrected"]) == (0.5, pytest.approx(0.45))
     assert all(told[name]["low"] < told[name]["value"] < told[name]["high"] for name in by_hand)
     assert 0.33 < told["low"] < 0.37 and 0.53 < told["high"] < 0.57  # of 45 in 100 alone: 0.350 to 0.553
-
-
-def test_the_corrected_rate_is_rogan_and_gladens():
-    """Labels are drawn unevenly by verdict; the judge's rate is of all responses."""
-    rng = random.Random(0)
-    judged = [(number, rng.random() < 0.1) for number in range(2000)]
-    ones, zeros = [c for c, said in judged if said], [c for c, said in judged if not said]
-    labelled = [Labelled(c, True, rng.random() < 0.6, len(ones) / 80) for c in ones[:80]]
-    labelled += [Labelled(c, False, rng.random() < 0.05, len(zeros) / 120) for c in zeros[:120]]
-    told = agreement(judged, labelled)
-    share, se, sp = len(ones) / 2000, told["sensitivity"]["value"], told["specificity"]["value"]
-    assert told["judge"] == pytest.approx(share)
-    assert told["corrected"] == pytest.approx((share + sp - 1) / (se + sp - 1))
-    found = sum(one.weight for one in labelled if one.label) / 2000
-    assert told["corrected"] == pytest.approx(found) and told["low"] < found < told["high"]
 
 
 def test_what_no_label_tells_is_not_made_up():
