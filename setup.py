@@ -12,7 +12,8 @@ QUANT = ["bitsandbytes==0.50.2"]
 # What `transformers serve` needs beside requirements.txt.
 SERVING = ["fastapi==0.165.0", "uvicorn==0.54.0", "starlette==1.10.0"]
 FAMILIES = ["num2words==0.5.14"]  # what SmolVLM's processor asks for
-TOOLS = ["pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6", "mypy==2.4.1"]
+# pytest 9.2 keeps node ids elsewhere than xdist 3.8 writes a test's group, so that groups would have no effect.
+TOOLS = ["pytest==9.1.1", "pytest-xdist==3.8.0", "ruff==0.17.6", "mypy==2.4.1"]
 TOOLS += ["wordllama==0.4.0.post1", "selenium==4.51.0"]
 TOOLS += ["setuptools==84.2.1"]  # by which a test builds the wheel
 TEST = [*TRAIN, *QUANT, *SERVING, *FAMILIES, *TOOLS]
