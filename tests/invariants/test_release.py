@@ -70,14 +70,19 @@ def assert_reproduces(folder, method):
     assert len(final) == 32 and final == pytest.approx(expected["final_norms"], rel=1e-5, abs=0)
 
 
-@pytest.mark.parametrize("method", METHODS)
+def slow_but(first, values):
+    """Parameters of which the fast tests take one."""
+    return [pytest.param(value, marks=[] if value == first else [pytest.mark.slow]) for value in values]
+
+
+@pytest.mark.parametrize("method", slow_but("klpd", METHODS))
 def test_training_follows_the_release(tmp_path, method):
     train(tmp_path / method, f"training/{method}.json", f"forget_loss={method}")
     assert_reproduces(tmp_path / method, method)
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 16, 64, 256])
-@pytest.mark.parametrize("name", ["vanilla", "popd_checkpoint"])
+@pytest.mark.parametrize("batch_size", slow_but(16, [1, 7, 16, 64, 256]))
+@pytest.mark.parametrize("name", slow_but("popd_checkpoint", ["vanilla", "popd_checkpoint"]))
 def test_greedy_responses_letter_by_letter(tmp_path, name, batch_size):
     out = tmp_path / "predictions.json"
     given = ("--eval_file", "dataset/all_val.json", "--model_path", "llava-tiny", "--dtype", "float32")
