@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from chat_server import Server
+from launches import Launches
 
 # Before torch is loaded: on models this small, several threads wait for each other most of the time.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -58,3 +59,11 @@ def serve():
     yield start
     for server in servers:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def launches():
+    """Launches commands in two processes, one launch at a time, for tests of the group "engines"."""
+    source = Launches()
+    yield source
+    source.close()

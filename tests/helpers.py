@@ -3,14 +3,21 @@
 import importlib.util
 import io
 import json
+import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+import time
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from unittest.mock import patch
 
+import psutil
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
@@ -136,10 +143,46 @@ def trained(folder: Path, *words: object) -> Path:
     return folder
 
 
-def start(script: str, *arguments: object, cwd: Path = RECORDED) -> subprocess.Popen:
-    """Start a command as a user does."""
-    command = [sys.executable, str(ROOT / f"{script}.py"), *map(str, arguments)]
-    return subprocess.Popen(command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def fork(script: str, *arguments: object, log: Path | None = None) -> BaseProcess:
+    """Start a command in a process of its own, a fork of this one: to load torch again takes longer than most do.
+
+    `log`: where what it says is written in the end.
+    """
+
+    def command() -> None:
+        logging.getLogger().handlers.clear()  # pytest's, by which a command's own would have no effect
+        done = run(script, *arguments)
+        (log or Path("/dev/stderr")).write_text(done.stderr)
+        sys.exit(done.returncode)
+
+    process = get_context("fork").Process(target=command)
+    process.start()
+    return process
+
+
+def kill(pid: int) -> None:
+    """SIGKILL for a process with all that it has started: a launcher's processes have sessions of their own."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for each in [*process.children(recursive=True), process]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+
+
+def kill_once(begun: Callable[[], object], process: BaseProcess) -> None:
+    """SIGKILL for a process at work and what it has started, as soon as `begun` is true."""
+    deadline = time.monotonic() + 300
+    while not begun():
+        assert process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.005)
+    kill(process.pid)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "it had ended before"
+
+
+def lines(file: Path) -> int:
+    """How many whole lines a file has; 0 where there is none."""
+    return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
 def refused(tmp_path: Path, script: str, *arguments: object, says: str, cwd: Path = RECORDED, before: str = "") -> str:

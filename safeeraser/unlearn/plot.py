@@ -3,12 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import matplotlib
+from matplotlib.figure import Figure
 
 from safeeraser.benchmark.files import read_json_lines, write_whole
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 COLUMNS = 3
 PROBED = {"refusal": "probe: share of refusals", "degenerate": "probe: share degenerate", "length": "probe: mean words"}
@@ -40,7 +37,12 @@ def plot_training(log: Path, probes: Path, out: Path, title: str) -> None:
     """Draw `train_log.jsonl`, and `probe.jsonl` if there is one, into a PNG file."""
     panels = [*training_panels(log), *(probe_panels(probes) if probes.exists() else ())]
     lines = -(-len(panels) // COLUMNS)
-    figure, axes = plt.subplots(lines, COLUMNS, figsize=(12, 3.2 * lines), squeeze=False)
+    # Not by pyplot, which would draw into whatever a notebook that calls this has chosen.
+    height = 3.2 * lines
+    figure = Figure(figsize=(12, height))
+    # Margins in inches: to have them computed is to draw twice.
+    edges = {"left": 0.06, "right": 0.98, "bottom": 0.6 / height, "top": 1 - 0.8 / height}
+    axes = figure.subplots(lines, COLUMNS, squeeze=False, gridspec_kw=edges | {"wspace": 0.25, "hspace": 0.4})
     for axis, (name, steps, curves) in zip(axes.flat, panels, strict=False):
         for label, values in curves.items():
             axis.plot(steps, [float("nan") if value is None else value for value in values], linewidth=1, label=label)
@@ -50,7 +52,5 @@ def plot_training(log: Path, probes: Path, out: Path, title: str) -> None:
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     figure.suptitle(title)
-    figure.tight_layout()
     with write_whole(out, "wb") as handle:
         figure.savefig(handle, format="png", dpi=120)
-    plt.close(figure)

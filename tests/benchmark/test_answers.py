@@ -3,14 +3,9 @@
 import json
 import re
 import shlex
-import signal
-import subprocess
-import sys
-import time
-from functools import partial
 
 import pytest
-from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL, other_base, record, refused, run, write_dataset
+from helpers import MODEL, ROOT, TRAIN, VAL, fork, kill_once, lines, other_base, record, refused, run, write_dataset
 
 from safeeraser.benchmark.pictures import find_picture
 from safeeraser.benchmark.records import read_records
@@ -83,28 +78,20 @@ def test_what_is_refused(own, data):
     refused(own.parent, COMMAND, *given, "--data", data, "--out", "x.json", "--temperature", 0, says="--temperature")
 
 
-def test_killed_and_gone_on_with_by_two_processes_it_is_the_same_file(tmp_path, caplog):
+def test_killed_and_gone_on_with_by_two_processes_it_is_the_same_file(launches, tmp_path, caplog):
     caplog.set_level("INFO")
     straight, out = tmp_path / "straight" / "a.json", tmp_path / "out" / "a.json"
     given = ("--model", MODEL, "--data", TRAIN, *DRAWN[:2], "--max_new_tokens", 4)
     assert run(COMMAND, *given, "--out", straight).returncode == 0
-    lines = out.with_name("a.json.partial.jsonl")
-    words = list(map(str, ("-m", COMMAND, *given, "--out", out)))
-    begin = partial(subprocess.Popen, cwd=RECORDED, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    process, deadline = begin([sys.executable, *words, "--batch_size", "1"]), time.monotonic() + 300
-    while not lines.exists() or lines.read_bytes().count(b"\n") < 9:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert [path.name for path in out.parent.iterdir()] == [lines.name]
-    kept = lines.read_bytes().count(b"\n") - 1
+    partial = out.with_name("a.json.partial.jsonl")
+    kill_once(lambda: lines(partial) >= 9, fork(COMMAND, *given, "--out", out, "--batch_size", 1))
+    assert [path.name for path in out.parent.iterdir()] == [partial.name]
+    kept = lines(partial) - 1
     assert 8 <= kept < 96
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
-    process = begin([*launch, str(ROOT / "config" / "accelerate" / "cpu_ddp.yaml"), *words])
-    _, said = process.communicate(timeout=500)
-    assert process.returncode == 0 and f"going on: {kept} of 96 responses are there" in said, said
-    assert out.read_bytes() == straight.read_bytes() and not lines.exists()
+    launches.begin("cpu_ddp", tmp_path, (COMMAND, *given, "--out", out))
+    good, said = launches.end()
+    assert good and f"going on: {kept} of 96 responses are there" in said, said
+    assert out.read_bytes() == straight.read_bytes() and not partial.exists()
     assert read(out.with_suffix(".run.json"))["processes"] == 2
     assert run(COMMAND, *given, "--out", out).returncode == 0 and "done before" in caplog.text
 

@@ -10,7 +10,7 @@ from safeeraser.infer.attacks import ATTACKS
 
 from .recorded import on
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 # As in tests/audit: one record of a category to train on, one to ask about.
 GIVEN = ("--val_file", TRAIN, "--train_file", VAL, "--max_new_tokens", 4, "--judge", "rules", "--dtype", "float32")

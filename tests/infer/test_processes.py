@@ -1,13 +1,9 @@
 """Several processes under accelerate's launcher, as on several GPUs: shared requests, one output."""
 
 import json
-import subprocess
-import sys
-import time
 
-import psutil
 import pytest
-from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL, run
+from helpers import MODEL, RECORDED, TRAIN, VAL, lines, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engines")]
 
@@ -15,47 +11,38 @@ GIVEN = ("--model_path", MODEL, "--eval_file", VAL, "--dtype", "float32", "--max
 GIVEN = (*GIVEN, "--checkpoint_path", RECORDED / "inference" / "checkpoint.pt")
 
 
-def launch(*arguments):
-    """Start ckpt_infer.py as two processes."""
-    file = ROOT / "config" / "accelerate" / "cpu_ddp.yaml"
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file, ROOT / "ckpt_infer.py"]
-    return subprocess.Popen(
-        list(map(str, [*command, *GIVEN, *arguments])), cwd=RECORDED, text=True, stderr=subprocess.PIPE
-    )
+def command(*arguments):
+    """ckpt_infer.py as it is asked for in each of two processes."""
+    return ("ckpt_infer", *GIVEN, *arguments)
 
 
-def test_killed_together_and_gone_on_with_by_one(tmp_path):
+def test_killed_together_and_gone_on_with_by_one(launches, tmp_path):
     """Each process has kept its own part; another number of processes takes both over."""
-    out, alone = tmp_path / "p.json", tmp_path / "alone.json"
-    parts = [tmp_path / "p.json.partial.jsonl", tmp_path / "p.json.partial.1.jsonl"]
-    process = launch("--output_file", out, "--batch_size", 1)
-    deadline = time.monotonic() + 400
-    while not all(part.exists() and part.read_bytes().count(b"\n") > 3 for part in parts):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
-    # The launcher's workers have sessions of their own.
-    for each in [*psutil.Process(process.pid).children(recursive=True), process]:
-        each.kill()
-    process.communicate()
-    kept = sum(part.read_bytes().count(b"\n") - 1 for part in parts)
+    (folder := tmp_path / "out").mkdir()
+    out, alone = folder / "p.json", tmp_path / "alone.json"
+    parts = [folder / "p.json.partial.jsonl", folder / "p.json.partial.1.jsonl"]
+    launches.begin("cpu_ddp", tmp_path, command("--output_file", out, "--batch_size", 1))
+    launches.kill_once(lambda: all(lines(part) > 3 for part in parts))
+    kept = sum(lines(part) - 1 for part in parts)
     assert 6 <= kept < 120 and not out.exists()
     keys = [json.loads(line).get("key") for part in parts for line in part.read_bytes().split(b"\n")[:-1]]
     assert len(set(keys)) == len(keys) - 1 == kept + 1, "the first line of each tells the settings; no key comes twice"
     assert run("ckpt_infer", *GIVEN, "--output_file", out).returncode == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"p.json", "p.run.json"}
+    assert {path.name for path in folder.iterdir()} == {"p.json", "p.run.json"}
     assert run("ckpt_infer", *GIVEN, "--output_file", alone).returncode == 0
     assert out.read_bytes() == alone.read_bytes()
 
 
-def test_two_processes_that_learn_an_attack_give_the_output_of_one(tmp_path):
+def test_two_processes_that_learn_an_attack_give_the_output_of_one(launches, tmp_path):
     """To the bit what one process answers in other batches."""
     given = ("--eval_file", TRAIN, "--attack", "refusal_direction", "--skip", 1, "--only", "forget", "--limit", 1)
-    one, two = tmp_path / "one.json", tmp_path / "two.json"
-    process = launch(*given, "--output_file", two)
-    _, err = process.communicate(timeout=400)
-    assert process.returncode == 0, err
+    (folder := tmp_path / "out").mkdir()
+    one, two = tmp_path / "one.json", folder / "two.json"
+    launches.begin("cpu_ddp", tmp_path, command(*given, "--output_file", two))
+    good, said = launches.end()
+    assert good, said
     assert json.loads(two.with_suffix(".run.json").read_text())["processes"] == 2
-    assert {path.name for path in tmp_path.iterdir()} == {"two.json", "two.run.json"}
+    assert {path.name for path in folder.iterdir()} == {"two.json", "two.run.json"}
     assert run("ckpt_infer", *GIVEN, *given, "--output_file", one, "--batch_size", 5).returncode == 0
     assert two.read_bytes() == one.read_bytes()
 

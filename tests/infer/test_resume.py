@@ -2,11 +2,9 @@
 
 import json
 import resource
-import signal
-import time
 
 import pytest
-from helpers import MODEL, RECORDED, TRAIN, VAL, record, run, start, write_dataset
+from helpers import MODEL, RECORDED, TRAIN, VAL, fork, kill_once, lines, record, run, write_dataset
 
 from safeeraser import infer
 from safeeraser.errors import BadInput
@@ -139,24 +137,18 @@ def test_pictures_that_cannot_be_read_leave_out_their_responses_until_they_are_m
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_resumes_to_the_output_of_an_undisturbed_one(tmp_path):
+def test_a_run_that_was_killed_resumes_to_the_output_of_an_undisturbed_one(tmp_path, caplog):
     given = ("--model_path", MODEL, "--eval_file", VAL, "--dtype", "float32", "--max_new_tokens", 12)
     given += ("--checkpoint_path", CHECKPOINT)
     out, whole = tmp_path / "p.json", tmp_path / "whole.json"
     partial = tmp_path / "p.json.partial.jsonl"
     assert run("ckpt_infer", *given, "--output_file", whole).returncode == 0
-    process = start("ckpt_infer", *given, "--output_file", out, "--batch_size", 1)
-    deadline = time.monotonic() + 300
-    while not partial.exists() or partial.read_bytes().count(b"\n") < 8:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    kept = partial.read_bytes().count(b"\n") - 1
+    kill_once(lambda: lines(partial) >= 8, fork("ckpt_infer", *given, "--output_file", out, "--batch_size", 1))
+    kept = lines(partial) - 1
     assert 7 <= kept < 120 and not out.exists()
     with open(partial, "ab") as handle:
         handle.write(b'{"key": "0/unsafe_pairs/0/sd_resp')
-    process = start("ckpt_infer", *given, "--output_file", out, "--batch_size", 5)
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 0 and f"going on: {kept} of 120 responses are there" in err
+    caplog.set_level("INFO")
+    assert run("ckpt_infer", *given, "--output_file", out, "--batch_size", 5).returncode == 0
+    assert f"going on: {kept} of 120 responses are there" in caplog.messages
     assert out.read_bytes() == whole.read_bytes() and not partial.exists()

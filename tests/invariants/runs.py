@@ -1,13 +1,7 @@
 """What the engines train, by name, and how it is compared: two optimizer steps, but where figures are recorded."""
 
 import json
-import os
-import subprocess
-import sys
-from contextlib import suppress
-from pathlib import Path
 
-import psutil
 import torch
 from helpers import ROOT, read_lines
 from safetensors.torch import load_file
@@ -41,7 +35,7 @@ MASK = (*TWO, "init_adapter={start}", "lr=0.01", "weight_decay=0.5", "mask={top:
 STOPPED = ("warmup_ratio=0", "max_grad_norm=0", "lr=0.02", "stop.forget_loss=9", "save_steps=1", "save_total_limit=9")
 # All that a checkpoint must hold: weights that follow losses, a mean, sines, bounds, random numbers, probes.
 SINES = ("projector=sine", "LoRA.dropout=0.1", "stop.forget_loss=99", "probe_every=3", "probe.prompts=2")
-SINES = (*EAGER, *SINES, "probe.max_new_tokens=4", "save_steps=2", "max_train_steps=4")
+SINES = (*EAGER, *SINES, "probe.max_new_tokens=2", "save_steps=2", "max_train_steps=4")
 STATE = (*SINES, *DUAL, "step=average", "step.last=0.75")
 NARROW = ("init_adapter=null", "max_train_steps=6")
 DROPPED = ("init_adapter=null", "max_train_steps=3", "LoRA.dropout=0.1")
@@ -50,23 +44,21 @@ DROPPED = ("init_adapter=null", "max_train_steps=3", "LoRA.dropout=0.1")
 RUNS = {
     "start": ((), 4, "gd", (*FRESH, "lr=0.01")),
     "release_gdpd": (CPUS[:1], 4, "gdpd", ()),
-    "release_klpd": (CPUS, 4, "klpd", ()),
-    "release_npo": (("cpu_ddp", "cpu_zero3", "fsdp2"), 4, "npo", ("attention=eager",)),
+    "release_klpd": (CPUS[:2], 4, "klpd", ()),
+    "release_npo": (("cpu_zero3", "fsdp2"), 4, "npo", ("attention=eager",)),
     "nine": (CPUS[:1], 4, "gdpd", ("plan={folder}/nine.json", "batch_size=2", "gradient_accumulation_steps=1")),
-    "eight": (CPUS, 8, "klpd", ("init_adapter=null", "max_train_steps=2")),
     "tower": (CPUS[:1], 4, "klpd", ("init_adapter=null", "tune_vision_tower=true", "max_train_steps=2")),
     "full": (CPUS[2:], 4, "gdpd", FULL),
-    "text": (CPUS, 4, "none", ("plan=null", *TEXT)),
+    "text": (CPUS[::2], 4, "none", ("plan=null", *TEXT)),
     "half_text": (CPUS, 4, "klpd", TEXT),
-    "first_layer": ((*CPUS[::2], "fsdp2"), 4, "rmu", (*EAGER, "forget_loss.terms.forget.layer=0")),
-    "dual": ((*CPUS[::2], "fsdp2"), 4, "pdu", (*EAGER, *BOTH, f"plan={CONFORMANCE / 'methods' / 'npo_pd.json'}")),
-    "sine": ((*CPUS, "fsdp2"), 4, "klpd", (*FRESH, "projector=sine")),
+    "first_layer": (("cpu_zero3", "fsdp2"), 4, "rmu", (*EAGER, "forget_loss.terms.forget.layer=0")),
+    "dual": (("cpu_zero3", "fsdp2"), 4, "pdu", (*EAGER, *BOTH, f"plan={CONFORMANCE / 'methods' / 'npo_pd.json'}")),
+    "sine": ((*CPUS[::2], "fsdp2"), 4, "klpd", (*FRESH, "projector=sine")),
     "lora": (("cpu_zero2", "fsdp2"), 4, "klpd", (*FRESH, "projector=lora")),
     "mask": ((*WHOLE_WEIGHTS, SHARDED), 4, "klpd", MASK),
     "sam": (WHOLE_WEIGHTS, 4, "npo+pd", (*EAGER, *SGD, "step=sam", "step.rho=0.5", *DUAL)),
-    "sam_all": (CPUS[:1], 4, "klpd", (*EAGER, *SGD, "step=sam", "step.rho=0.5", "step.terms=all")),
-    "smooth": (WHOLE_WEIGHTS, 4, "klpd", (*EAGER, *SGD, "step=smooth", "step.std=0.005")),
-    "average": (CPUS, 4, "klpd", (*EAGER, *SGD, "step=average", "step.last=1.0")),
+    "smooth": (CPUS[:1], 4, "klpd", (*EAGER, *SGD, "step=smooth", "step.std=0.005")),
+    "average": (CPUS[::2], 4, "klpd", (*EAGER, *SGD, "step=average", "step.last=1.0")),
     "stopped": (CPUS, 4, "ga", STOPPED),
     "whole": (CPUS, 4, "npo+pd", STATE),
     "gone_on": (CPUS, 4, "npo+pd", (*STATE, "resume_from_checkpoint={folder}/whole/checkpoint-2")),
@@ -76,9 +68,9 @@ RUNS = {
     "kept": (tuple(GPUS), 4, "gdpd", DROPPED),
     "redrawn": (tuple(GPUS), 4, "gdpd", (*DROPPED, "gradient_checkpointing=true")),
 }
-for family in ("qwen3_vl", "smolvlm"):
+for engine, family, method in (("cpu_ddp", "qwen3_vl", "klpd"), ("cpu_zero2", "smolvlm", "popd")):
     given = [f"{key}={FAMILIES / family / file}" for key, file in FAMILY_FILES.items()] + ["LoRA.r=4", "LoRA.alpha=16"]
-    RUNS |= {f"{family}_{method}": (WHOLE_WEIGHTS, 4, method, (*TWO, *given)) for method in ("klpd", "popd")}
+    RUNS[f"{family}_{method}"] = ((engine,), 4, method, (*TWO, *given))
 
 
 def runs_of(engine):
@@ -102,23 +94,6 @@ def words_of(name, folder, *more, processes=2, start=""):
         *(*given, *more),
     ]
     return [word.replace("{folder}", str(folder.parent)).replace("{start}", str(start)) for word in words]
-
-
-def start(engine, *command, stdout=subprocess.PIPE, **env):
-    """Start a command with what an engine on CPUs wants to be told, where the recorded pictures' paths start."""
-    env |= {"ACCELERATE_CONFIG": f"config/accelerate/{engine}.yaml", "DS_ACCELERATOR": "cpu"}
-    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    pipes = {"stdin": subprocess.PIPE, "stdout": stdout, "stderr": None if stdout == subprocess.PIPE else stdout}
-    return subprocess.Popen(command, cwd=CONFORMANCE, env=os.environ | env, text=True, **pipes)
-
-
-def kill(process):
-    """With all that it has started: a launcher's processes have sessions of their own."""
-    for each in [*psutil.Process(process.pid).children(recursive=True), process] if process.poll() is None else ():
-        with suppress(psutil.NoSuchProcess):
-            each.kill()
-    process.wait()
 
 
 def told(folder):

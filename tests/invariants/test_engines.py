@@ -9,13 +9,14 @@ import time
 
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, kill
+from launches import start
 
 from safeeraser.model import load_model
 from safeeraser.unlearn.save_dir import MASK_FILE
 
 from . import runs
-from .runs import CONFORMANCE, CPUS, NINE, farthest, kill, logged, runs_of, start, told, words_of
+from .runs import CONFORMANCE, CPUS, NINE, farthest, logged, runs_of, told, words_of
 from .test_methods import assert_follows
 from .test_release import assert_reproduces
 
@@ -54,7 +55,7 @@ def test_two_processes_train_what_one_does(trained, one, engine, name):
 
 def test_what_the_engines_are_compared_with_does_what_it_says(one):
     """Each way to step, to train the projector, and to weigh parts from the others."""
-    names = ("sam_all", "smooth", "average")
+    names = ("sam", "smooth", "average")
     assert min(farthest(one(name), one(other)) for name in names for other in names if other != name) > 1e-4
     for name in ("qwen3_vl_klpd", "smolvlm_popd"):
         assert farthest(one(name), runs.FAMILIES / name.rpartition("_")[0] / "adapter") > 1e-4
@@ -109,25 +110,28 @@ def test_a_run_resumed_from_a_checkpoint_ends_as_one_that_never_stopped(trained,
 def by_the_door(folder, words, until=lambda: False):
     """The exit code and the words of the script that a user calls; killed if `until` holds, or after 20 minutes."""
     said, deadline = folder / "said", time.monotonic() + 1200
+    call = ("bash", str(ROOT / "scripts" / "forget_lora.bash"), *words)
     with open(said, "w") as file:
-        process = start("cpu_zero2", "bash", str(ROOT / "scripts" / "forget_lora.bash"), *words, stdout=file)
+        process = start("cpu_zero2", *call, cwd=CONFORMANCE, stdout=file)
     try:
         while process.poll() is None and not until():
             assert time.monotonic() < deadline, f"after 20 minutes: {said.read_text()[-4000:]}"
             time.sleep(0.01)
         return process.returncode, said.read_text()[-4000:]
     finally:
-        kill(process)
+        kill(process.pid)
+        process.wait()
 
 
-def test_all_processes_killed_go_on_as_if_nothing_had_been(trained, tmp_path):
+def test_all_processes_killed_go_on_as_if_nothing_had_been(launches, trained, tmp_path):
     """SIGKILL behind the first checkpoint, to a launch by the script that a user calls."""
     whole, killed = trained("cpu_zero2") / "whole", tmp_path / "killed"
     words = words_of("whole", killed, "resume_from_checkpoint=auto")
     code, said = by_the_door(tmp_path, words, (killed / "checkpoint-2").exists)
     assert code is None and not (killed / "adapter_model.safetensors").exists(), said
-    code, said = by_the_door(tmp_path, words)
-    assert code == 0, said
+    launches.begin("cpu_zero2", tmp_path, ("forget", *words), cwd=CONFORMANCE)
+    good, said = launches.end()
+    assert good, said
     sittings = told(killed)["sittings"]
     assert len(sittings) == 2 and sittings[1]["from_step"] >= 2
     for name in ("adapter_model.safetensors", "train_log.jsonl", "probe.jsonl"):

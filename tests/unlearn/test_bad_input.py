@@ -1,13 +1,15 @@
 """What a user can get wrong with forget.py: exit code 2, one line that says what and where, and nothing touched."""
 
 import os
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from helpers import MODEL, RECORDED, TRAIN, refused, start, write_json
+from helpers import MODEL, RECORDED, ROOT, TRAIN, refused, write_json
 from safetensors.torch import load_file, save_file
 
 from .given import refuses
@@ -44,8 +46,10 @@ def test_a_run_that_cannot_be_is_refused(tmp_path, monkeypatch, words):
 @pytest.mark.slow
 def test_the_command_itself_prints_one_line(tmp_path):
     """The same as a user starts it: no traceback, no warning beside the line."""
-    process = start("forget", f"model_path={MODEL}", f"data_path={tmp_path / 'none.json'}", cwd=tmp_path)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 2 and out == ""
-    assert err.startswith("error: ") and "none.json: no such file" in err and err.count("\n") == 1
+    call = [sys.executable, ROOT / "forget.py", f"model_path={MODEL}", f"data_path={tmp_path / 'none.json'}"]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr.startswith("error: ") and "none.json: no such file" in done.stderr and done.stderr.count("\n") == 1
+    )
     assert list(tmp_path.iterdir()) == []

@@ -2,12 +2,10 @@
 
 import json
 import shutil
-import signal
-import time
 
 import pytest
 import torch
-from helpers import MODEL, ROOT, TRAIN, read_lines, run, start, trained, write_json
+from helpers import MODEL, ROOT, TRAIN, fork, kill_once, read_lines, run, trained, write_json
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
@@ -119,13 +117,9 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(whole, stopped):
 def test_a_run_killed_with_loading_processes_goes_on_without_them(tmp_path):
     """SIGKILL somewhere behind the first checkpoint, then the same command with `auto`; loading changes nothing."""
     given = (*GIVEN, "max_train_steps=8", "save_steps=2", "forget_loss=gdpd")
-    killed, deadline = tmp_path / "killed", time.monotonic() + 300
-    process = start("forget", *given, f"save_dir={killed}", "workers=2")
-    while not (killed / "checkpoint-4").exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    killed = tmp_path / "killed"
+    process = fork("forget", *given, f"save_dir={killed}", "workers=2")
+    kill_once((killed / "checkpoint-4").exists, process)
     assert not (killed / "adapter_model.safetensors").exists()
     trained(killed, *given, "workers=0", AUTO)
     assert same(killed, trained(tmp_path / "whole", *given, "workers=0"))
