@@ -79,16 +79,28 @@ def test_the_variables_are_options(checkout, script, variables, expected):
 
 
 @pytest.mark.parametrize(
-    ("words", "given", "says"),
+    ("script", "words", "given", "says"),
     [
-        ((), {"SIZE": "huge"}, "SIZE=huge"),
-        (("--api_key", "secret"), {}, "OPENAI_API_KEY"),
+        ("reproduce", (), {"SIZE": "huge"}, "SIZE=huge"),
+        ("reproduce", ("--api_key", "secret"), {}, "OPENAI_API_KEY"),
+        ("eval", ("there", "--api_key=secret"), {}, "OPENAI_API_KEY"),
+        ("audit", ("--checkpoint_path=there", "--api_key=secret"), {}, "OPENAI_API_KEY"),
+        ("audit", (), {}, "usage: "),
+        ("audit", ("--checkpoint_path=there",), {"JOBS": "two"}, "JOBS=two"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_before_anything_is_installed(checkout, words, given, says):
-    process = call(checkout, "reproduce.bash", *words, **given)
+def test_what_cannot_be_meant_is_refused_before_anything_is_installed(checkout, script, words, given, says):
+    process = call(checkout, f"{script}.bash", *words, **given)
     out, err = process.communicate()
     assert process.returncode == 2 and not out and says in err and "secret" not in err
+
+
+def test_an_audit_is_shared_by_as_many_processes_as_are_asked_for_and_then_told_in_the_report(checkout, tmp_path):
+    path = f"{tmp_path}/bin:{os.environ['PATH']}"
+    words = ("--checkpoint_path", "there", "--judge", "rules")
+    out, _ = call(checkout, "audit.bash", *words, JOBS="2", PATH=path, CUDA_VISIBLE_DEVICES="").communicate()
+    told = [text.splitlines() for text in out.split(ENDS)]
+    assert told == [["audit.py", *words]] * 2 + [["-m", "safeeraser.report", "there"], []]
 
 
 def test_a_task_whose_time_is_up_ends_cleanly_and_queues_again(checkout, tmp_path):
