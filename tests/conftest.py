@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from chat_server import Server
-from launches import Launches
+from forks import Forks
+from launches import series
 
 # Before torch is loaded: on models this small, several threads wait for each other most of the time.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -62,8 +63,22 @@ def serve():
 
 
 @pytest.fixture(scope="session")
-def launches():
-    """Launches commands in two processes, one launch at a time, for tests of the group "engines"."""
-    source = Launches()
-    yield source
-    source.close()
+def forks(tmp_path_factory):
+    """What stands in for Python where a test would start it anew: see forks.py."""
+    made = Forks(tmp_path_factory.mktemp("forks"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def launch(forks):
+    """Launches a series of commands in two processes, for tests of the group "engines"."""
+    launched = []
+
+    def begin(*given, **more):
+        launched.append(series(forks, *given, **more))
+        return launched[-1]
+
+    yield begin
+    for each in launched:
+        each.kill()

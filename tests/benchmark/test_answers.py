@@ -78,7 +78,7 @@ def test_what_is_refused(own, data):
     refused(own.parent, COMMAND, *given, "--data", data, "--out", "x.json", "--temperature", 0, says="--temperature")
 
 
-def test_killed_and_gone_on_with_by_two_processes_it_is_the_same_file(launches, tmp_path, caplog):
+def test_killed_and_gone_on_with_by_two_processes_it_is_the_same_file(launch, tmp_path, caplog):
     caplog.set_level("INFO")
     straight, out = tmp_path / "straight" / "a.json", tmp_path / "out" / "a.json"
     given = ("--model", MODEL, "--data", TRAIN, *DRAWN[:2], "--max_new_tokens", 4)
@@ -88,8 +88,7 @@ def test_killed_and_gone_on_with_by_two_processes_it_is_the_same_file(launches, 
     assert [path.name for path in out.parent.iterdir()] == [partial.name]
     kept = lines(partial) - 1
     assert 8 <= kept < 96
-    launches.begin("cpu_ddp", tmp_path, (COMMAND, *given, "--out", out))
-    good, said = launches.end()
+    good, said = launch("cpu_ddp", tmp_path, (COMMAND, *given, "--out", out)).end()
     assert good and f"going on: {kept} of 96 responses are there" in said, said
     assert out.read_bytes() == straight.read_bytes() and not partial.exists()
     assert read(out.with_suffix(".run.json"))["processes"] == 2

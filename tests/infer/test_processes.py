@@ -16,13 +16,13 @@ def command(*arguments):
     return ("ckpt_infer", *GIVEN, *arguments)
 
 
-def test_killed_together_and_gone_on_with_by_one(launches, tmp_path):
+def test_killed_together_and_gone_on_with_by_one(launch, tmp_path):
     """Each process has kept its own part; another number of processes takes both over."""
     (folder := tmp_path / "out").mkdir()
     out, alone = folder / "p.json", tmp_path / "alone.json"
     parts = [folder / "p.json.partial.jsonl", folder / "p.json.partial.1.jsonl"]
-    launches.begin("cpu_ddp", tmp_path, command("--output_file", out, "--batch_size", 1))
-    launches.kill_once(lambda: all(lines(part) > 3 for part in parts))
+    launched = launch("cpu_ddp", tmp_path, command("--output_file", out, "--batch_size", 1))
+    launched.kill_once(lambda: all(lines(part) > 3 for part in parts))
     kept = sum(lines(part) - 1 for part in parts)
     assert 6 <= kept < 120 and not out.exists()
     keys = [json.loads(line).get("key") for part in parts for line in part.read_bytes().split(b"\n")[:-1]]
@@ -33,13 +33,12 @@ def test_killed_together_and_gone_on_with_by_one(launches, tmp_path):
     assert out.read_bytes() == alone.read_bytes()
 
 
-def test_two_processes_that_learn_an_attack_give_the_output_of_one(launches, tmp_path):
+def test_two_processes_that_learn_an_attack_give_the_output_of_one(launch, tmp_path):
     """To the bit what one process answers in other batches."""
     given = ("--eval_file", TRAIN, "--attack", "refusal_direction", "--skip", 1, "--only", "forget", "--limit", 1)
     (folder := tmp_path / "out").mkdir()
     one, two = tmp_path / "one.json", folder / "two.json"
-    launches.begin("cpu_ddp", tmp_path, command(*given, "--output_file", two))
-    good, said = launches.end()
+    good, said = launch("cpu_ddp", tmp_path, command(*given, "--output_file", two)).end()
     assert good, said
     assert json.loads(two.with_suffix(".run.json").read_text())["processes"] == 2
     assert {path.name for path in folder.iterdir()} == {"two.json", "two.run.json"}

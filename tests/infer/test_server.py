@@ -136,7 +136,8 @@ def test_faults_that_pass_cost_nothing_but_time(serve, tmp_path):
 
 
 @pytest.mark.parametrize("fault", [(400, {}, "x"), (200, {}, NO_COMPLETION), (200, {}, b"<html>")])
-def test_a_request_that_fails_is_listed_and_asked_again_next_time(serve, data, tmp_path, fault):
+def test_a_request_that_fails_is_listed_and_asked_again_next_time(serve, data, tmp_path, monkeypatch, fault):
+    monkeypatch.setattr("safeeraser.chat.GARBAGE_PAUSE", 0.01)
     ill, out = [True], tmp_path / "p.json"
 
     def script(number, _):

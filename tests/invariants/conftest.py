@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT, run
+from launches import series
 
 from .runs import CONFORMANCE, GPUS, NINE, runs_of, words_of
 
@@ -29,7 +30,7 @@ def one(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory, launches, one):
+def trained(tmp_path_factory, forks, one):
     """Gives the folder with an engine's runs, by their names; they are trained when first asked for."""
     folders, ended = {}, {}
 
@@ -39,8 +40,8 @@ def trained(tmp_path_factory, launches, one):
             begun, folder = one("start"), tmp_path_factory.mktemp(Path(engine).name)
             words = [("forget", *words_of(name, folder / name, *narrow, start=begun)) for name in runs_of(engine)]
             (folder / "nine.json").write_text(json.dumps({"steps": NINE}))
-            launches.begin(engine, folder, *words, cwd=CONFORMANCE, **env)
-            folders[engine], ended[engine] = folder, launches.end()
+            folders[engine] = folder
+            ended[engine] = series(forks, engine, folder, *words, cwd=CONFORMANCE, **env).end()
         assert ended[engine][0], ended[engine][1]
         return folders[engine]
 

@@ -34,7 +34,7 @@ BOTH = (*DUAL, "pd={at_most: 8, rate: 0.25}", "max_train_steps=3")
 MASK = (*TWO, "init_adapter={start}", "lr=0.01", "weight_decay=0.5", "mask={top:0.3,items:4}")
 STOPPED = ("warmup_ratio=0", "max_grad_norm=0", "lr=0.02", "stop.forget_loss=9", "save_steps=1", "save_total_limit=9")
 # All that a checkpoint must hold: weights that follow losses, a mean, sines, bounds, random numbers, probes.
-SINES = ("projector=sine", "LoRA.dropout=0.1", "stop.forget_loss=99", "probe_every=3", "probe.prompts=2")
+SINES = ("projector=sine", "LoRA.dropout=0.1", "stop.forget_loss=99", "probe_every=3", "probe.prompts=1")
 SINES = (*EAGER, *SINES, "probe.max_new_tokens=2", "save_steps=2", "max_train_steps=4")
 STATE = (*SINES, *DUAL, "step=average", "step.last=0.75")
 NARROW = ("init_adapter=null", "max_train_steps=6")
@@ -52,8 +52,8 @@ RUNS = {
     "text": (CPUS[::2], 4, "none", ("plan=null", *TEXT)),
     "half_text": (CPUS, 4, "klpd", TEXT),
     "first_layer": (("cpu_zero3", "fsdp2"), 4, "rmu", (*EAGER, "forget_loss.terms.forget.layer=0")),
-    "dual": (("cpu_zero3", "fsdp2"), 4, "pdu", (*EAGER, *BOTH, f"plan={CONFORMANCE / 'methods' / 'npo_pd.json'}")),
-    "sine": ((*CPUS[::2], "fsdp2"), 4, "klpd", (*FRESH, "projector=sine")),
+    "dual": (("cpu_zero2", "fsdp2"), 4, "pdu", (*EAGER, *BOTH, f"plan={CONFORMANCE / 'methods' / 'npo_pd.json'}")),
+    "sine": (("cpu_ddp", "fsdp2"), 4, "klpd", (*FRESH, "projector=sine")),
     "lora": (("cpu_zero2", "fsdp2"), 4, "klpd", (*FRESH, "projector=lora")),
     "mask": ((*WHOLE_WEIGHTS, SHARDED), 4, "klpd", MASK),
     "sam": (WHOLE_WEIGHTS, 4, "npo+pd", (*EAGER, *SGD, "step=sam", "step.rho=0.5", *DUAL)),

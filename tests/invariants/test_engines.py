@@ -5,12 +5,11 @@ Each engine is launched once, with all that runs.py names for it; only what is k
 """
 
 import json
-import time
 
 import pytest
 import torch
-from helpers import ROOT, kill
-from launches import start
+from helpers import ROOT
+from launches import Launch
 
 from safeeraser.model import load_model
 from safeeraser.unlearn.save_dir import MASK_FILE
@@ -107,30 +106,28 @@ def test_a_run_resumed_from_a_checkpoint_ends_as_one_that_never_stopped(trained,
     runs.assert_gone_on(trained(engine) / "whole", trained(engine) / "gone_on")
 
 
-def by_the_door(folder, words, until=lambda: False):
-    """The exit code and the words of the script that a user calls; killed if `until` holds, or after 20 minutes."""
-    said, deadline = folder / "said", time.monotonic() + 1200
-    call = ("bash", str(ROOT / "scripts" / "forget_lora.bash"), *words)
-    with open(said, "w") as file:
-        process = start("cpu_zero2", *call, cwd=CONFORMANCE, stdout=file)
-    try:
-        while process.poll() is None and not until():
-            assert time.monotonic() < deadline, f"after 20 minutes: {said.read_text()[-4000:]}"
-            time.sleep(0.01)
-        return process.returncode, said.read_text()[-4000:]
-    finally:
-        kill(process.pid)
-        process.wait()
+@pytest.fixture
+def door(forks, tmp_path):
+    """Launches a run by the script that a user calls."""
+    launched = []
+
+    def begin(words):
+        script = ("bash", ROOT / "scripts" / "forget_lora.bash")
+        launched.append(Launch(forks, "cpu_zero2", tmp_path / "said", *script, *words, cwd=CONFORMANCE))
+        return launched[-1]
+
+    yield begin
+    for each in launched:
+        each.kill()
 
 
-def test_all_processes_killed_go_on_as_if_nothing_had_been(launches, trained, tmp_path):
-    """SIGKILL behind the first checkpoint, to a launch by the script that a user calls."""
+def test_all_processes_killed_go_on_as_if_nothing_had_been(door, trained, tmp_path):
+    """SIGKILL behind the first checkpoint."""
     whole, killed = trained("cpu_zero2") / "whole", tmp_path / "killed"
     words = words_of("whole", killed, "resume_from_checkpoint=auto")
-    code, said = by_the_door(tmp_path, words, (killed / "checkpoint-2").exists)
-    assert code is None and not (killed / "adapter_model.safetensors").exists(), said
-    launches.begin("cpu_zero2", tmp_path, ("forget", *words), cwd=CONFORMANCE)
-    good, said = launches.end()
+    door(words).kill_once((killed / "checkpoint-2").exists)
+    assert not (killed / "adapter_model.safetensors").exists()
+    good, said = door(words).end()
     assert good, said
     sittings = told(killed)["sittings"]
     assert len(sittings) == 2 and sittings[1]["from_step"] >= 2
@@ -138,7 +135,8 @@ def test_all_processes_killed_go_on_as_if_nothing_had_been(launches, trained, tm
         assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
 
 
-def test_a_mistake_is_one_line_before_any_process_is_launched(tmp_path):
-    code, said = by_the_door(tmp_path, words_of("release_gdpd", tmp_path / "run", "forget_loss=gdp"))
-    assert code == 2 and not (tmp_path / "run").exists()
-    assert said.startswith("error: forget_loss: no 'gdp'; did you mean 'gdpd'?") and said.count("\n") == 1
+def test_a_mistake_is_one_line_before_any_process_is_launched(door, tmp_path):
+    launched = door(words_of("release_gdpd", tmp_path / "run", "forget_loss=gdp"))
+    assert not launched.end()[0] and launched.process.returncode == 2 and not (tmp_path / "run").exists()
+    (line,) = launched.log.read_text().splitlines()
+    assert line.startswith("error: forget_loss: no 'gdp'; did you mean 'gdpd'?")

@@ -72,7 +72,8 @@ def assert_reproduces(folder, method):
 
 def slow_but(first, values):
     """Parameters of which the fast tests take one."""
-    return [pytest.param(value, marks=[] if value == first else [pytest.mark.slow]) for value in values]
+    values = [(value, value if isinstance(value, tuple) else (value,)) for value in values]
+    return [pytest.param(*each, marks=[] if value == first else [pytest.mark.slow]) for value, each in values]
 
 
 @pytest.mark.parametrize("method", slow_but("klpd", METHODS))
@@ -81,8 +82,10 @@ def test_training_follows_the_release(tmp_path, method):
     assert_reproduces(tmp_path / method, method)
 
 
-@pytest.mark.parametrize("batch_size", slow_but(16, [1, 7, 16, 64, 256]))
-@pytest.mark.parametrize("name", slow_but("popd_checkpoint", ["vanilla", "popd_checkpoint"]))
+@pytest.mark.parametrize(
+    ("name", "batch_size"),
+    slow_but(("popd_checkpoint", 16), [*(("popd_checkpoint", size) for size in (1, 7, 16, 256)), ("vanilla", 64)]),
+)
 def test_greedy_responses_letter_by_letter(tmp_path, name, batch_size):
     out = tmp_path / "predictions.json"
     given = ("--eval_file", "dataset/all_val.json", "--model_path", "llava-tiny", "--dtype", "float32")

@@ -5,7 +5,6 @@ import csv
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -56,11 +55,11 @@ def data(few, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_from_data_to_table(data, tmp_path):
+def test_from_data_to_table(data, tmp_path, forks):
     page = tmp_path / "page.yaml"
     page.write_text("defaults: [mini-small, _self_]\nbuild: null\nbeside: null\nsteps: [language]\n")
     out = tmp_path / "out"
-    words = [sys.executable, "-m", "safeeraser.reproduce", "--model=mini-small", "--methods=popd", f"--data={data}"]
+    words = [forks.python, "-m", "safeeraser.reproduce", "--model=mini-small", "--methods=popd", f"--data={data}"]
     words += ["--infer_options=--max_new_tokens=4", "--forget_options=max_train_steps=2", f"--settings={page}"]
     words += [f"--model_path={data / 'base_model'}", f"--out={out}"]
     env = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI")}

@@ -27,8 +27,9 @@ def reproduce(*words, cwd=RECORDED):
 
 
 @pytest.fixture
-def given(tmp_path, monkeypatch):
+def given(tmp_path, monkeypatch, forks):
     """The page's words; data and model are the recorded ones."""
+    monkeypatch.setattr("sys.executable", str(forks.python))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     page = tmp_path / "page.yaml"
     page.write_text(yaml.safe_dump(PAGE))

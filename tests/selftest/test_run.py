@@ -2,6 +2,7 @@
 harms nothing else."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,10 +12,10 @@ import time
 import psutil
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, fork, run
 from torch.nn import functional
 
-from safeeraser.selftest import run
+from safeeraser.selftest import run as module
 from safeeraser.selftest.precision import compare, observe, off_by
 from safeeraser.selftest.run import CHECKS, KIND, Options, selftest
 
@@ -24,18 +25,19 @@ LAUNCHED = ("engines", "resume")  # by processes of their own
 ALONE = tuple(name for name in CHECKS if name not in LAUNCHED)
 
 
-def started(folder, *words):
-    """What a run said, and its report."""
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OPENAI_API_KEY": "sk-not-to-be-told"}
-    command = [sys.executable, "-m", "safeeraser.selftest", *words]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+@pytest.fixture
+def forked(monkeypatch):
+    """Checks are made in a fork of this process: one that is spawned, as nightly, loads torch for half a minute."""
+    monkeypatch.setattr("multiprocessing.get_context", lambda _, get=multiprocessing.get_context: get("fork"))
+
+
+def test_all_that_one_process_can_check_passes_and_is_told(tmp_path, monkeypatch, caplog, forked):
+    caplog.set_level("INFO")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-not-to-be-told")
+    done = run("safeeraser.selftest", f"--only={','.join(ALONE)}", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [path.name for path in folder.iterdir()] == ["selftest.json"]
-    return done, (folder / "selftest.json").read_text()
-
-
-def test_all_that_one_process_can_check_passes_and_is_told(tmp_path):
-    done, text = started(tmp_path, f"--only={','.join(ALONE)}")
+    assert [path.name for path in tmp_path.iterdir()] == ["selftest.json"]
+    text = (tmp_path / "selftest.json").read_text()
     report = json.loads(text)
     assert {name: check["outcome"] for name, check in report["checks"].items()} == dict.fromkeys(ALONE, "pass")
     assert (report["size"], report["kind"]) == ("tiny", KIND)
@@ -45,13 +47,15 @@ def test_all_that_one_process_can_check_passes_and_is_told(tmp_path):
     assert len(shares) == 2 and all(0 < share < 1.05 for share in shares)
     assert 0.95 <= figures["estimated over counted"]["value"] <= 1.1
     for number, name in enumerate(ALONE, 1):
-        assert name in done.stdout and f"[{number}/{len(ALONE)}] {name}" in done.stderr
+        assert name in done.stdout and f"[{number}/{len(ALONE)}] {name}" in caplog.text
     assert not [secret for secret in ("sk-not", str(tmp_path), str(ROOT), "/tmp/", "/home/") if secret in text]
 
 
 @pytest.mark.nightly
 def test_every_engine_for_cpus_and_a_killed_run_pass(tmp_path):
-    _, text = started(tmp_path, f"--only={','.join(LAUNCHED)}")
+    command = [sys.executable, "-m", "safeeraser.selftest", f"--only={','.join(LAUNCHED)}"]
+    subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+    text = (tmp_path / "selftest.json").read_text()
     engines, (went_on, differing) = (json.loads(text)["checks"][name]["figures"] for name in LAUNCHED)
     names = {each["name"].partition(":")[0] for each in engines}
     assert names == {f"{name}, 2 processes" for name in ("cpu_ddp", "cpu_zero2", "cpu_zero3")}
@@ -63,11 +67,11 @@ MADE_UP = {
     "wrong": "yield Figure('one', 3.0, most=2.0)",
     "skips": "yield from ()\n    raise Skip('there is none')",
     "raises": "yield Figure('one', None, note='/home/jane/include/Python.h')\n    raise ValueError('it broke')",
-    "crashes": "yield Figure('one', 1.0)\n    print('the last words', flush=True)\n    os.kill(os.getpid(), 9)",
+    "crashes": "yield Figure('one', 1.0)\n    os.write(1, b'the last words')\n    os.kill(os.getpid(), 9)",
 }
 
 
-def test_a_check_that_fails_leaves_the_others_alone(tmp_path, monkeypatch, capsys):
+def test_a_check_that_fails_leaves_the_others_alone(tmp_path, monkeypatch, capsys, forked):
     package, report = tmp_path / "made_up_checks", tmp_path / "report.json"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -75,8 +79,8 @@ def test_a_check_that_fails_leaves_the_others_alone(tmp_path, monkeypatch, capsy
         head = "import os\nfrom safeeraser.selftest.result import Figure, Skip\n\n\ndef check(bench):\n"
         (package / f"{name}.py").write_text(f"{head}    {body}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(run, "ROOM", "made_up_checks")
-    monkeypatch.setattr(run, "CHECKS", {name: f"what {name} does" for name in MADE_UP})
+    monkeypatch.setattr(module, "ROOM", "made_up_checks")
+    monkeypatch.setattr(module, "CHECKS", {name: f"what {name} does" for name in MADE_UP})
     assert selftest(Options(None, tuple(MADE_UP), report)) == 1
     told = json.loads(report.read_text())["checks"]
     outcomes = {name: check["outcome"] for name, check in told.items()}
@@ -88,17 +92,18 @@ def test_a_check_that_fails_leaves_the_others_alone(tmp_path, monkeypatch, capsy
     assert "ValueError: it broke" in shown and "the last words" in shown
 
 
-def test_a_polite_end_leaves_nothing_behind(tmp_path):
+def test_a_polite_end_leaves_nothing_behind(tmp_path, monkeypatch, forked):
     (tmp_path / "temporary").mkdir()
-    call = [sys.executable, "-m", "safeeraser.selftest", "--only=nf4", f"--json={tmp_path}/report.json"]
-    process = subprocess.Popen(call, env=os.environ | {"TMPDIR": f"{tmp_path}/temporary"})
+    monkeypatch.setattr("tempfile.tempdir", f"{tmp_path}/temporary")
+    process = fork("safeeraser.selftest", "--only=nf4", f"--json={tmp_path}/report.json")
     until = time.monotonic() + 300
     while not list(tmp_path.glob("temporary/*/process-0.log")):  # from here on its own process is at work
-        assert process.poll() is None and time.monotonic() < until
-        time.sleep(0.05)
-    (worker,) = (each for each in psutil.Process(process.pid).children() if "spawn_main" in " ".join(each.cmdline()))
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(300) == 128 + signal.SIGTERM
+        assert process.is_alive() and time.monotonic() < until
+        time.sleep(0.005)
+    (worker,) = psutil.Process(process.pid).children()
+    process.terminate()
+    process.join(300)
+    assert process.exitcode == 128 + signal.SIGTERM
     assert not worker.is_running() and not list((tmp_path / "temporary").iterdir())
 
 
