@@ -6,9 +6,7 @@ from contextlib import contextmanager
 import pytest
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-MARKS = [
-    pytest.mark.skipif(not (BROWSER and DRIVER), reason="no browser: apt-get install chromium chromium-driver"),
-]
+MARKS = [pytest.mark.skipif(not (BROWSER and DRIVER), reason="no browser: apt-get install chromium chromium-driver")]
 LOUD = "return performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith('data:'))"
 
 
@@ -23,13 +21,9 @@ def browser(*arguments, **preferences):
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     options.add_experimental_option("prefs", preferences)
     # Root has no sandbox in a container. Every name and address but this machine's driver leads nowhere.
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-dev-shm-usage",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-        *arguments,
-    ):
+    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "host-resolver-rules=MAP * ~NOTFOUND"):
+        options.add_argument(f"--{argument}")
+    for argument in arguments:
         options.add_argument(argument)
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     try:

@@ -104,18 +104,3 @@ def test_greedy_responses_letter_by_letter(tmp_path, name, batch_size):
             assert ours[key] == theirs[key]
             compared += 1
     assert compared == 120
-
-
-def test_statistics(tmp_path):
-    """Recorded judge replies through eval_all.py give the release's statistics, to the last digit."""
-    scoring = CONFORMANCE / "scoring"
-    given = ("--judge=replay", f"--replies={scoring / 'replies.json'}", f"--input_file={scoring / 'predictions.json'}")
-    given += (f"--file_refer={CONFORMANCE / 'dataset' / 'all_val.json'}", "--max_failed=1", "--max_blank=1")
-    # Of the recorded replies a quarter are failed calls, and one response of 72 is blank.
-    done = run("eval_all", *given, f"--output_file_rr={tmp_path / 'verdicts.json'}")
-    assert done.returncode == 0, done.stderr
-    expected = recorded("scoring/expected.json")
-    statistics = json.loads((tmp_path / "verdicts.txt").read_text())
-    assert statistics == {"stats_asr_rr": expected["asr_rr"], "stats_unharmpair": expected["utility"]}
-    verdicts = json.loads((tmp_path / "verdicts.json").read_text())
-    assert [[record[key]["rougeL"] for key in UNHARM] for record in verdicts] == expected["rougeL_per_item"]

@@ -3,25 +3,21 @@ fits; and a report tells of nobody."""
 
 import math
 import os
-import re
-import shlex
 import sys
 import time
 
 import pytest
 import torch
-from helpers import ROOT, write_json
+from helpers import write_json
 from safetensors.torch import save_file
 
 from safeeraser.errors import BadInput
-from safeeraser.selftest import engines, inference, memory, nf4, precision, run, speed
-from safeeraser.selftest.__main__ import main, parser
+from safeeraser.selftest import engines, inference, memory, nf4, run, speed
+from safeeraser.selftest.__main__ import main
 from safeeraser.selftest.machine import anonymous, describe
 from safeeraser.selftest.material import build_tokenizer
 from safeeraser.selftest.precision import Observed, Text, compare, confused, off_by
 from safeeraser.selftest.result import Figure, Result
-
-PAGE = (ROOT / "docs" / "performance.md").read_text()
 
 
 def test_a_figure_its_bounds_and_how_they_are_shown():
@@ -166,11 +162,3 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, words, says):
     assert stop.value.code == 2 and told.startswith("error: ") and says in told and told.count("\n") == 1
     assert (tmp_path / "other.json").read_bytes() == before
     run.check_report(write_json(tmp_path / "earlier.json", {"kind": run.KIND}))  # which may be replaced
-
-
-def test_the_page_can_be_followed_and_tells_the_sizes_and_bounds_that_hold():
-    commands = re.findall(r"^ {4}python -m safeeraser\.selftest(.*)$", PAGE, re.MULTILINE)
-    assert [parser().parse_args(shlex.split(words)).size for words in commands] == [None, "1b"]
-    sizes = re.findall(r"^\| `(\w+)` \| .* \| ([\d.]+) GiB \|$", PAGE, re.MULTILINE)
-    assert {name: float(gib) for name, gib in sizes} == memory.DISK
-    assert f"besides, {precision.NO_WORSE} times" in PAGE and f"{memory.LEAST} to {memory.MOST}" in PAGE

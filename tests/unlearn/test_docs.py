@@ -6,8 +6,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from helpers import MODEL, RECORDED, ROOT, run, write_json
@@ -73,9 +71,9 @@ def test_data_of_ones_own_from_training_to_scores(my):
     assert json.loads((my / "results/my/gd/summary.json").read_text())["rr"]["n"] == 3
 
 
-def test_the_first_of_them_through_the_script_itself(my):
+def test_the_first_of_them_through_the_script_itself(my, forks):
     words = [re.sub("=(my|results)/", rf"={my}/\1/", word) for word in COMMANDS["data"][0]]
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment = os.environ | {"PATH": f"{forks.folder}{os.pathsep}{os.environ['PATH']}"}
     environment["ACCELERATE_CONFIG"] = "config/accelerate/one_gpu.yaml"
     subprocess.run(["bash", *words, MINE, *FEW], cwd=ROOT, env=environment, check=True)
     assert (my / "results/my/gd/adapter_model.safetensors").is_file()
