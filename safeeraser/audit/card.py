@@ -9,7 +9,7 @@ from scipy.stats import false_discovery_control
 
 from safeeraser import __version__
 from safeeraser.audit import curve
-from safeeraser.audit.findings import findings, recovers
+from safeeraser.audit.findings import findings, recovers_by
 from safeeraser.audit.inside import quantity
 from safeeraser.audit.inside.depth import score
 from safeeraser.audit.measure import incomplete, read_point
@@ -112,7 +112,7 @@ def _plain(there: Measured, options: Options) -> list[dict[str, Any]]:
         _correct([one["to_clean"][metric] for one in points if metric in _attacked(one)])
     for one in points:
         if _attacked(one):
-            one["recovers"] = recovers(points, one)
+            one["recovers"] = bool(recovers_by(points, one))
     return points
 
 

@@ -13,6 +13,7 @@ KNOWING = {  # the measures by which knowledge is told, without a judge
     "depth": "depth",
     "probe": "probe",
 }
+GAINS = {"recovered": "Recovered", "asr": "ASR"}  # by which an attack may bring answers back, the first before all
 NOTHING: dict[str, Any] = {"value": None, "low": None, "high": None}  # what was not measured
 
 
@@ -77,11 +78,14 @@ def what_brings_it_back(card: dict[str, Any]) -> Found:
     """The relearning that passes half first, and the attacks that bring back more than without them."""
     told = [line for benign in (True, False) if (line := _relearned(card, benign=benign))]
     attacks = [one for one in card["points"] if (one["subject"], one["group"]) == (AUDITED, "attack")]
-    gains = {one["name"]: one["to_clean"]["recovered"] for one in attacks if recovers(card["points"], one)}
+    counted = {one["name"]: (one, by) for one in attacks if (by := recovers_by(card["points"], one))}
+    # By one metric, so that the gains can be compared: ASR where none counts by Recovered.
+    metric = next((each for each in GAINS if any(each in by for _, by in counted.values())), "")
+    gains = {name: one["to_clean"][metric] for name, (one, by) in counted.items() if metric in by}
     if gains:
         best = max(gains, key=lambda name: gains[name]["value"])
-        most = f"{best} most (Recovered +{_points(gains[best])})"
-        told.append(f"of {len(attacks)} attacks {len(gains)} bring answers back, {most}")
+        most = f"{best} most ({GAINS[metric]} +{_points(gains[best])})"
+        told.append(f"of {len(attacks)} attacks {len(counted)} bring answers back, {most}")
     elif attacks:
         told.append(f"none of {len(attacks)} attacks brings clearly more of the answers back")
     text = "; ".join(told)
@@ -106,22 +110,24 @@ def _relearned(card: dict[str, Any], *, benign: bool) -> str:
     first = min(steps, key=lambda name: steps[name])
     never = curves[first].get("never_knew", {}).get("last")
     beside = f", where never_knew has {_per_cent(never['asr'])} after {never['step']:g}" if never else ""
-    lows = [one["metrics"]["asr"]["low"] for one in card["points"] if _is(one, AUDITED, f"relearn_{first}")]
-    surely = any(low is not None and low > HALF for low in lows)
+    # Where it is passed between two steps that were measured, the latter has to bear it.
+    after = [one for one in card["points"] if _is(one, AUDITED, f"relearn_{first}") and one["at"] >= steps[first]]
+    low = min(after, key=lambda one: one["at"])["metrics"]["asr"]["low"] if after else None
+    surely = low is not None and low > HALF
     return f"{steps[first]:.0f} steps on {data} ({first}) {'' if surely else 'may '}bring ASR past 50%{beside}"
 
 
-def recovers(points: list[dict[str, Any]], point: dict[str, Any]) -> bool:
-    """Whether an attack surely brings answers back: more than without it and, where one never knew, more than that one
-    has under the same attack, who has nothing to bring back.
+def recovers_by(points: list[dict[str, Any]], point: dict[str, Any]) -> list[str]:
+    """The metrics by which an attack surely brings answers back: more than without it and, where one never knew, more
+    than that one has under the same attack, who has nothing to bring back.
 
     By Recovered, or by ASR, which counts for this only beside who never knew: by itself it counts what is no refusal.
     """
     never = next((one for one in points if _is(one, "never_knew", "attack") and one["name"] == point["name"]), None)
     if never is None:
         # What one brings that reads the answers may be its own doing.
-        return _rises(point, "recovered") and not point.get("informed", False)
-    return any(_rises(point, metric) and _above(point, never, metric) for metric in ("recovered", "asr"))
+        return ["recovered"] if _rises(point, "recovered") and not point.get("informed", False) else []
+    return [metric for metric in GAINS if _rises(point, metric) and _above(point, never, metric)]
 
 
 def _rises(point: dict[str, Any], metric: str) -> bool:

@@ -35,7 +35,7 @@ def value_of(metric: str, word: str | float | None) -> float | None:
     """The value that a verdict, as it is written in words, stands for; None if it stands for none."""
     if isinstance(word, float | int):
         return word
-    return next((counted for counted, name in WORDS[metric].values() if name == word), None)
+    return next((counted for counted, name in WORDS.get(metric, {}).values() if name == word), None)
 
 
 def values_of(records: list[dict[str, Any]], *, official: bool) -> dict[tuple, float]:

@@ -70,8 +70,11 @@ def test_what_brings_it_back():
     points = [attacked(*each) for each in CASES["attacked"]]
     attacks = "; of 3 attacks 1 bring answers back, soft_prompt most (Recovered +40.0 [30.0, 50.0])."
     assert line(BACK, points, relearning=relearning) == first.format("may ") + harmful + attacks
-    risen = point("audited", "relearn_decoupled", "64", metrics={"asr": told(0.9, 0.8, 1.0)})
-    assert line(BACK, [risen], relearning=relearning) == first.format("") + harmful + "."
+    step = [point("audited", "relearn_decoupled", str(at), at=at) for at in (4, 16, 64)]
+    for at, low, word in ((2, 0.8, "may "), (1, 0.8, ""), (1, 0.4, "may ")):  # by the first step that is past it
+        some = [one | {"metrics": {"asr": told(0.6, 0.4, 0.8)}} for one in step]
+        some[at]["metrics"] = {"asr": told(0.9, low, 1.0)}
+        assert line(BACK, some, relearning=relearning) == first.format(word) + harmful + "."
     assert line(BACK, points[2:]) == "None of 2 attacks brings clearly more of the answers back."
 
 
@@ -79,9 +82,10 @@ def test_what_brings_it_back():
 def test_when_an_attack_counts(metric, informed, never, counts):
     gain = (0.4, 0.3, 0.5)
     points = [attacked("audited", "a", (0.6, 0.5, 0.7), gain, 0.05, metric, informed=informed)]
-    points[0]["to_clean"].setdefault("recovered", told(*gain, q=1.0))
     points += [attacked("never_knew", "a", never, metric=metric)] if never else []
-    assert line(BACK, points).startswith("Of 1 attacks 1 bring" if counts else "None of 1 attacks")
+    title = {"recovered": "Recovered", "asr": "ASR"}[metric]
+    back = f"Of 1 attacks 1 bring answers back, a most ({title} +40.0 [30.0, 50.0])."
+    assert line(BACK, points) == (back if counts else "None of 1 attacks brings clearly more of the answers back.")
 
 
 @pytest.mark.parametrize(("rouge", "sarr", "refused", "text"), CASES["broke"])

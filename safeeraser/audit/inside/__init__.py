@@ -22,10 +22,7 @@ CODE = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file_
 __all__ = [
     "CODE",
     "MEASURES",
-    "Measure",
     "Pair",
-    "Quantity",
-    "Values",
     "floor",
     "measured",
     "passes",
