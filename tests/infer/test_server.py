@@ -56,7 +56,7 @@ def asked(body):
     return text["text"], Image.open(io.BytesIO(sent[0])) if sent else None
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_served_merged_model_answers_greedily_as_the_built_in_engine(tmp_path):
     """Every request of the recorded held-out split, by `transformers serve`."""
     merge(RECORDED / "inference" / "checkpoint.pt", tmp_path / "model", model_path=str(MODEL))
