@@ -6,9 +6,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from chat_server import Server
-from forks import Forks
-from launches import series
 
 # Before torch is loaded: on models this small, several threads wait for each other most of the time.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -51,6 +48,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def serve():
     """Starts servers of chat completions, each with its script, and stops them after the test."""
+    from chat_server import Server  # here and below: only now, since the process that shares the tests out needs none
+
     servers = []
 
     def start(script):
@@ -65,6 +64,8 @@ def serve():
 @pytest.fixture(scope="session")
 def forks(tmp_path_factory):
     """What stands in for Python where a test would start it anew: see forks.py."""
+    from forks import Forks
+
     made = Forks(tmp_path_factory.mktemp("forks"))
     yield made
     made.close()
@@ -73,6 +74,8 @@ def forks(tmp_path_factory):
 @pytest.fixture
 def launch(forks):
     """Launches a series of commands in two processes, for tests of the group "engines"."""
+    from launches import series
+
     launched = []
 
     def begin(*given, **more):

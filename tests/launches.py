@@ -10,8 +10,6 @@ from pathlib import Path
 
 from helpers import RECORDED, ROOT, kill
 
-from safeeraser.selftest.engines import waits_for_nobody
-
 SERIES = Path(__file__).with_name("series.py")
 # Seconds: an engine that writes nothing for so long hangs. What DeepSpeed compiles takes minutes on a busy machine.
 SILENT = 900
@@ -35,6 +33,8 @@ class Launch:
         begun, why = time.time(), ""
         while self.process.poll() is None:
             if time.time() - max(begun, self.log.stat().st_mtime) > SILENT:
+                from safeeraser.selftest.engines import waits_for_nobody  # torch and all
+
                 why = f"nothing was written for {SILENT} s, so it was killed; {waits_for_nobody()}"
                 self.kill()
             with suppress(subprocess.TimeoutExpired):

@@ -46,6 +46,7 @@ def test_a_room_imports_from_no_room_above_it(room, others):
             assert imported(file) <= others | {room}, file
 
 
+@pytest.mark.slow
 def test_answers_become_figures_without_torch():
     modules = [
         module.name

@@ -63,7 +63,6 @@ def test_the_values_of_judged_records():
     assert (compared.value, compared.n, compared.low) == (-1.0, 1, None), "of what both have"
 
 
-@pytest.mark.xfail(raises=KeyError, strict=True, reason="value_of knows no words of the metric gpt")
 def test_a_grade_that_could_not_be_had_is_no_value():
     assert ("gpt_eval", "a.jpg", "What?", 0, "a.jpg", "UnharmPair_text1") not in values_of(
         [judged(gpt="failed")], official=False

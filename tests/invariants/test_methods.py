@@ -7,7 +7,7 @@ from helpers import FURTHER, read_lines
 
 from safeeraser.unlearn.terms import LOSSES
 
-from .test_release import recorded, slow_but, train
+from .test_release import recorded, train
 
 OTHERS = [f"{name}{pd}" for name in FURTHER for pd in ("", "_pd")]
 # Two sums of NLL, each exact in float32 to 1.5e-5 at best; a plain loop with the same libraries comes no nearer.
@@ -30,7 +30,8 @@ def assert_follows(folder, name):
     assert len(norms) == 12 and norms == pytest.approx(expected["grad_norms"], rel=1e-4, abs=0)
 
 
-@pytest.mark.parametrize("name", slow_but("npo_pd", OTHERS))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
 def test_training_follows_each_other_method_with_and_without_prompt_decouple(tmp_path, name):
     told = recorded(f"methods/{name}.json")
     words = [f"forget_loss={told['method']}", "attention=eager"]

@@ -172,7 +172,9 @@ def test_a_folder_of_another_kind_is_neither_asked_nor_thrown_away(bench):
 
 
 @pytest.mark.slow
-def test_an_adapter_is_merged_once_over_another_ones_and_with_another_base_where_that_is_meant_alone(bench, monkeypatch, forks):
+def test_an_adapter_is_merged_once_over_another_ones_and_with_another_base_where_that_is_meant_alone(
+    bench, monkeypatch, forks
+):
     monkeypatch.setattr("sys.executable", forks.python)
     shutil.rmtree(bench.adapter)
     convert(CHECKPOINT, bench.adapter)

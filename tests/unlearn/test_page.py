@@ -17,6 +17,7 @@ RELEASE = Path(__file__).parent / "golden" / "release.yaml"
 FEW = {"num_epochs": 1, "workers": 0, "save_model": False, "dtype": "float32", "max_train_steps": 1}
 
 
+@pytest.mark.slow
 def test_the_release_file_runs_as_it_is_and_leaves_nothing_elsewhere(tmp_path):
     """With what a user changes on the command line, keys among it that the file lacks."""
     release = ("--config-dir", shutil.copy(RELEASE, tmp_path / "release.yaml").parent, "--config-name", "release.yaml")
@@ -63,6 +64,7 @@ def test_keywords_are_the_keys():
         assert says in str(error.value)
 
 
+@pytest.mark.slow
 def test_unlearn_is_the_script(tmp_path):
     given = {"model_path": str(MODEL), "data_path": str(TRAIN), "forget_loss": "gd", **FEW}
     done = unlearn(save_dir=tmp_path / "door", **given)

@@ -57,11 +57,12 @@ def length(gradient):
     return sum(each.square().sum() for each in gradient.values()).item() ** 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "step", "forgets", "others"),
     [
-        pytest.param("klpd", {"name": "sam", "rho": 0.5}, ["forget"], ["kl", "decoupled"], marks=pytest.mark.slow),
-        pytest.param("popd", {"name": "smooth", "std": 0.005}, ["preference"], ["decoupled"], marks=pytest.mark.slow),
+        ("klpd", {"name": "sam", "rho": 0.5}, ["forget"], ["kl", "decoupled"]),
+        ("popd", {"name": "smooth", "std": 0.005}, ["preference"], ["decoupled"]),
         ("npo", {"name": "sam", "rho": 0.5, "terms": "all"}, [], []),
     ],
 )

@@ -41,13 +41,9 @@ def test_a_bound_that_no_term_could_pass_is_found():
     assert unreachable_bounds(checked("ga").stop, checked("ga").method) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "words",
-    [
-        ("lr=0.02",),
-        pytest.param(("lr=0.05", "projector=sine"), marks=pytest.mark.slow),
-        pytest.param(("lr=0.02", "step=average", "step.last=1"), marks=pytest.mark.slow),
-    ],
+    "words", [("lr=0.02",), ("lr=0.05", "projector=sine"), ("lr=0.02", "step=average", "step.last=1")]
 )
 def test_of_a_run_that_a_bound_ends_the_last_good_adapter_is_kept(tmp_path, words):
     """The losses of a step condemn the adapter before it; those of the step before had found its own good."""
