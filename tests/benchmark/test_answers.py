@@ -1,11 +1,9 @@
 """A model's own answers in a data file: asked by the engine, resumed after SIGKILL, the first ones kept, told apart."""
 
 import json
-import re
-import shlex
 
 import pytest
-from helpers import MODEL, ROOT, TRAIN, VAL, fork, kill_once, lines, other_base, record, refused, run, write_dataset
+from helpers import MODEL, TRAIN, VAL, fork, kill_once, lines, other_base, record, refused, run, write_dataset
 
 from safeeraser.benchmark.pictures import find_picture
 from safeeraser.benchmark.records import read_records
@@ -93,18 +91,3 @@ def test_killed_and_gone_on_with_by_two_processes_it_is_the_same_file(launch, tm
     assert out.read_bytes() == straight.read_bytes() and not partial.exists()
     assert read(out.with_suffix(".run.json"))["processes"] == 2
     assert run(COMMAND, *given, "--out", out).returncode == 0 and "done before" in caplog.text
-
-
-def test_the_commands_of_the_page_run(tmp_path):
-    page = (ROOT / "docs" / "data.md").read_text().partition("\n## Answers of the model itself\n")[2]
-    answering, training = re.findall(r"^ {4}(?:python -m|bash) (.*)$", page, re.MULTILINE)
-    data = write_dataset(tmp_path / "dataset", *(record(n, "Sex") for n in range(3)))
-    command, *words = shlex.split(answering.replace("llava-hf/llava-v1.6-mistral-7b-hf", str(MODEL)))
-    done = run(command, *words, *DRAWN, "--greedy", cwd=tmp_path)
-    assert done.returncode == 0 and data.with_name("all_train.mistral.json").is_file(), done.stderr
-    script, family, *words = shlex.split(training)
-    assert script == "scripts/forget_lora.bash" and family == "model_family=llava-next-mistral-7b"
-    words += ["bad_items=skip", "max_bad_items=0.9", "dtype=float32", "workers=0", "max_train_steps=1", "LoRA.r=4"]
-    done = run("forget", *words, f"model_path={MODEL}", "gradient_accumulation_steps=1", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "results/mistral/popd/adapter_model.safetensors").is_file()

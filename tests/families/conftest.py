@@ -5,6 +5,10 @@ import pytest
 from .recorded import FAMILIES, Recorded
 
 
-@pytest.fixture(scope="session", params=FAMILIES)
+# The fast tests see one family, whose traps are the most.
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(name, marks=[] if name == "qwen3_vl" else pytest.mark.slow) for name in FAMILIES],
+)
 def family(request):
     return Recorded(request.param)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import shutil
 from pathlib import Path
 
@@ -72,6 +71,7 @@ def test_recorded_greedy_responses_come_out_letter_by_letter_with_what_made_them
     assert told == golden | {"eval_file": str(VAL), "checkpoint_path": str(CHECKPOINT)}
 
 
+@pytest.mark.slow
 def test_a_response_depends_on_its_seed_and_request_alone(sampled, tmp_path):
     """Not on the batch, nor on what else is asked, nor on the record's company."""
     pairs = [pair for value in sampled for pair in value["unsafe_pairs"]]
@@ -92,6 +92,7 @@ def test_a_response_depends_on_its_seed_and_request_alone(sampled, tmp_path):
     assert sum(one == two["sd_response"] for one, two in zip(own, pairs, strict=True)) < 3
 
 
+@pytest.mark.slow
 def test_the_adapter_in_its_forms_whole_in_part_and_rounded(sampled, tmp_path):
     few = {"only": ["retain"], "batch_size": 24}
     whole = [value[key]["Prediction"] for value in sampled for key in TEXTS]
@@ -166,16 +167,3 @@ def test_what_cannot_be_meant_is_refused_by_name_before_anything_is_loaded(tmp_p
 def test_the_command_refuses_in_one_line_and_touches_nothing(tmp_path):
     given = ("--model_path", MODEL, "--eval_file", VAL, "--output_file", tmp_path / "p.json")
     refused(tmp_path, "ckpt_infer", *given, "--attack", "blr", says="unknown attack 'blr'; did you mean 'blur'?")
-
-
-@pytest.mark.slow
-def test_the_page_s_command_runs(tmp_path):
-    page = (ROOT / "docs" / "inference.md").read_text()
-    every = re.findall(r"^ {4}python ckpt_infer\.py (.*?[^\\])$", page, re.MULTILINE | re.DOTALL)
-    (words,) = (words for words in every if "results/auto.json" in words)
-    places = {"dataset/mini/all_val.json": VAL, "dataset/mini/base_model": MODEL, "results": tmp_path}
-    for there, here in places.items():
-        assert there in words
-        words = words.replace(there, str(here))
-    done = run("ckpt_infer", *shlex.split(words.replace("\\\n", " ")))
-    assert done.returncode == 0 and read(tmp_path / "auto.json"), done.stderr

@@ -57,7 +57,8 @@ def answers(engine, requests):
     return dict(given)
 
 
-@pytest.mark.parametrize("after", [0, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [0, 5])
 def test_a_quarter_fewer_until_they_fit(vlm, requests, short, caplog, monkeypatch, after):
     """At the first rows or in the middle of a response: nothing is lost, nothing given twice, all said as it is."""
     generation = Generation(max_new_tokens=8)

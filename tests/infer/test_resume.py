@@ -81,6 +81,7 @@ def test_other_settings_are_refused_by_name_or_start_anew(tmp_path):
 GIVEN = {"model_path": MODEL, "eval_file": VAL, "dtype": "float32", "max_new_tokens": 3, "categories": ["Sex"]}
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_passed_over_and_any_other_setting_named(tmp_path, monkeypatch):
     monkeypatch.chdir(RECORDED)
     out, begun = tmp_path / "p.json", tmp_path / "q.json.partial.jsonl"

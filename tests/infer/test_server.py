@@ -165,6 +165,7 @@ def test_a_server_that_answers_nothing_ends_the_run_and_leaves_nothing(serve, da
     assert len(server.requests) == calls and not list(tmp_path.glob("p.*"))
 
 
+@pytest.mark.slow
 def test_a_server_that_falls_silent_is_given_up_and_asked_only_for_the_rest_later(serve, data, tmp_path, monkeypatch):
     monkeypatch.setattr(server_module, "TIMEOUT", 0.05)
     silent = [True]

@@ -111,6 +111,7 @@ def test_nothing_is_written_in_the_direction_that_harmful_prompts_differ_in(plai
     assert min((each @ directions[1]).abs().max().item() for each in before) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_soft_prompt_makes_held_out_answers_likelier_and_changes_nothing_else(plain, known):
     asked = build_requests(known.data, SELECTION)
     vlm, requests = attacked("soft_prompt", known)
@@ -134,6 +135,7 @@ def test_a_soft_prompt_makes_held_out_answers_likelier_and_changes_nothing_else(
         assert torch.equal(vlm.model(**vlm.join([row])).logits, plain.model(**plain.join([row])).logits)
 
 
+@pytest.mark.slow
 def test_pgd_stays_within_its_bound_and_leads_to_the_records_answers(plain, known):
     one = replace(SELECTION, categories=("Weapon",))
     assert ATTACKS["pgd"].lacks(plain.preprocessor) == ""

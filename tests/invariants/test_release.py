@@ -18,7 +18,6 @@ from safeeraser.model import to_release
 BESIDE = ROOT.parent / "shared" / "conformance"
 CONFORMANCE = Path(os.environ.get("SAFEERASER_CONFORMANCE", BESIDE if BESIDE.is_dir() else RECORDED)).resolve()
 PAIR_FIELDS = ("model_response1", "model_response2", "model_response3", "sd_response")
-SLOW = [name for name in METHODS if name != "klpd"]
 UNHARM = ("UnharmPair_text1", "UnharmPair_text2", "UnharmPair_image1", "UnharmPair_image2")
 
 
@@ -71,7 +70,8 @@ def assert_reproduces(folder, method):
     assert len(final) == 32 and final == pytest.approx(expected["final_norms"], rel=1e-5, abs=0)
 
 
-@pytest.mark.parametrize("method", ["klpd", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
 def test_training_follows_the_release(tmp_path, method):
     train(tmp_path / method, f"training/{method}.json", f"forget_loss={method}")
     assert_reproduces(tmp_path / method, method)

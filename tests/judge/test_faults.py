@@ -54,7 +54,7 @@ def told(folder):
     return summary["asr"], verdicts, statistics["stats_asr_rr"]
 
 
-@pytest.mark.parametrize("protocol", ["official", "corrected"])
+@pytest.mark.parametrize("protocol", [pytest.param("official", marks=pytest.mark.slow), "corrected"])
 def test_each_fault_is_tried_again_told_and_counted_as_the_protocol_says(tmp_path, serve, protocol):
     calls, broken = dict.fromkeys([*FINE, *FAULTS], 0), True
 

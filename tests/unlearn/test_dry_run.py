@@ -22,13 +22,18 @@ MEMORY = yaml.safe_load((GOLDEN / "memory.yaml").read_text())
 TINY = (f"data_path={TRAIN}", f"model_path={MODEL}", "dtype=float32", "dry_run=true")
 
 
+SLOW = {
+    "popd": "max_train_steps=5 init_adapter={adapter}",
+    "two_processes": "forget_loss=klpd recipe=corrected batch_size=5 gradient_accumulation_steps=1 num_epochs=1"
+    " warmup_ratio=0.3 engine={config}/accelerate/cpu_ddp.yaml gradient_checkpointing=true gpu_memory=0.01"
+    " +mask.top=0.25",
+}
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        pytest.param("popd", "max_train_steps=5 init_adapter={adapter}", marks=pytest.mark.slow),
-        ("two_processes", "forget_loss=klpd recipe=corrected batch_size=5 gradient_accumulation_steps=1 num_epochs=1"
-         " warmup_ratio=0.3 engine={config}/accelerate/cpu_ddp.yaml gradient_checkpointing=true gpu_memory=0.01"
-         " +mask.top=0.25"),
+        *(pytest.param(name, words, marks=pytest.mark.slow) for name, words in SLOW.items()),
         ("whole", "forget_loss=kl finetune=full step=sam projector=frozen dtype=bfloat16 gpu_memory=40"
          " engine={config}/accelerate/cpu_zero2.yaml"),
     ],

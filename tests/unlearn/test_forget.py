@@ -167,6 +167,7 @@ def test_a_finished_run_is_passed_over_and_one_at_work_is_left_alone(whole, tmp_
             assert "another run is at work there" in refuses(tmp_path, *MORE, more)
 
 
+@pytest.mark.slow
 def test_an_earlier_run_is_replaced_only_where_that_is_asked_for_and_the_new_one_can_start(whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "run")
     assert "holds a run already (popd)" in refuses(tmp_path, *MORE)

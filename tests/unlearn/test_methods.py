@@ -98,6 +98,7 @@ def test_what_makes_no_sense_is_refused_by_its_key(says, text):
     assert key in line or (key.rpartition(".")[0] or key.partition(".")[0]) in line
 
 
+@pytest.mark.slow
 def test_layers_vectors_and_views_are_checked_against_the_model_before_anything_is_touched(tmp_path):
     given = ("forget_loss=rmu", f"model_path={MODEL}", f"data_path={TRAIN}", f"save_dir={tmp_path / 'run'}")
     refused(tmp_path, "forget", *given, says="forget_loss.terms.forget.layer=7: the language model has 2 layers")

@@ -57,7 +57,8 @@ def test_what_is_saved_and_recorded_and_which_ways_take_it_up(tmp_path, how):
             check_projector(read, folder)
 
 
-@pytest.mark.parametrize("how", ["sine", pytest.param("lora", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["sine", "lora"])
 def test_what_was_saved_answers_as_the_trained_model_and_the_reference_stays(tmp_path, how):
     """To the bit, and merged nearly so. And sines begin around the adapter that is given, as it answers."""
     keys = {"projector": how, "lr": 0.01, "warmup_ratio": 0}

@@ -16,6 +16,8 @@ from safeeraser.unlearn.weights import DUALS
 
 from .built import ADAPTER, GIVEN
 
+pytestmark = pytest.mark.slow
+
 SINES = "sines.safetensors"
 FOUR = (*GIVEN, "LoRA.r=4", "LoRA.dropout=0.1", "lr=0.005", "warmup_ratio=0", "max_train_steps=4")
 FOUR += ("save_steps=1", "save_total_limit=9")
@@ -36,10 +38,10 @@ RUNS = {
         (LAST_GOOD,),
     ),
 }
-FIRST, *SLOW = RUNS
+FIRST, SECOND, *_ = RUNS
 
 
-@pytest.fixture(scope="module", params=[FIRST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.fixture(scope="module", params=RUNS)
 def whole(request, tmp_path_factory):
     """A run that never stopped, and what it was."""
     words, kept = RUNS[request.param]
@@ -69,8 +71,7 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(whole, tmp_path):
     assert first["stopped"] == second["stopped"] and bool(first["stopped"]) == ("stop.forget_loss=9" in words)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("whole", SLOW[:1], indirect=True)
+@pytest.mark.parametrize("whole", [SECOND], indirect=True)
 def test_what_is_kept_of_an_averaged_run_is_the_mean_of_its_last_weights(whole):
     folder, _, _ = whole
     mean = load_file(folder / ADAPTER)
@@ -82,8 +83,7 @@ def test_what_is_kept_of_an_averaged_run_is_the_mean_of_its_last_weights(whole):
     assert not (folder / "checkpoint-1" / MEAN).exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("whole", list(RUNS)[:2], indirect=True)
+@pytest.mark.parametrize("whole", [FIRST, SECOND], indirect=True)
 def test_a_checkpoint_that_lacks_what_it_should_keep_is_refused_by_the_files_name(whole, tmp_path):
     folder, words, kept = whole
     checkpoint = shutil.copytree(folder / "checkpoint-2", tmp_path / "checkpoint-2")
