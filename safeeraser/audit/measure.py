@@ -16,6 +16,7 @@ from safeeraser.benchmark.metrics import METRICS
 from safeeraser.errors import BadInput
 from safeeraser.infer.options import Options as InferOptions
 from safeeraser.infer.run import NothingAnswered, infer
+from safeeraser.judge.verdicts import LACKS
 from safeeraser.score.run import score
 
 
@@ -37,13 +38,20 @@ def incomplete(found: dict[str, Any]) -> list[str]:
     """What is not there of a point's figures, in words."""
     lacking = [found["missing"]] if found["missing"] else []
     rates = found["metrics"] | {f"refusals {view}": rate for view, rate in found.get("refusals", {}).items()}
-    return lacking + [f"{name} withheld ({rate['withheld']})" for name, rate in rates.items() if "withheld" in rate]
+    return lacking + [f"{name} {why}" for name, rate in rates.items() if (why := _lacks(rate))]
 
 
 def can_be_mended(found: dict[str, Any]) -> bool:
     """Whether measuring again may give what is not there: missing responses and failed calls, nothing else."""
     rates = [*found["metrics"].values(), *found.get("refusals", {}).values()]
-    return bool(found["missing"]) or any("withheld" in rate and rate["failed"] for rate in rates)
+    return bool(found["missing"]) or any(_lacks(rate) and rate["failed"] for rate in rates)
+
+
+def _lacks(rate: dict[str, Any]) -> str:
+    """Why a figure does not stand, in words; empty where it does."""
+    if "withheld" in rate:
+        return f"withheld ({rate['withheld']})"
+    return "has no value" if rate["value"] is None else ""
 
 
 def measure(point: Point, options: Options, everyone: Subjects) -> dict[str, Any]:
@@ -116,4 +124,6 @@ def judge(point: Point, predictions: Path, options: Options) -> dict[str, Any]:
     told = read_object(folder / "summary_val.json")
     names = [name for name, metric in METRICS.items() if metric.view in point.views]
     by_view = {key: told[key] for key in ("blank", "wrong", "refusals") if key in told}
-    return {"metrics": {name: told[name] for name in names if told[name]["n"]}, **by_view}
+    # Where all replies failed nothing is averaged, but the figure was asked for.
+    asked = [name for name in names if any(told[name][key] for key in ("n", *LACKS))]
+    return {"metrics": {name: told[name] for name in asked}, **by_view}

@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import write_json
 
 from safeeraser.audit.card import lacking, write_card
 from safeeraser.audit.inside import CODE
-from safeeraser.audit.measure import can_be_mended, incomplete, read_point
+from safeeraser.audit.measure import can_be_mended, incomplete, judge, read_point
 from safeeraser.audit.plan import Plan, time_left
 from safeeraser.audit.points import Relearned, points_of
 from safeeraser.audit.protocol import read_protocol
 from safeeraser.audit.run import whole
 from safeeraser.audit.subjects import subjects
+from safeeraser.benchmark.metrics import Figure
 
 from .made_up import converted, options_of, write_answered, write_inside
 
@@ -89,12 +91,18 @@ def test_its_figures_are_those_made_by_hand(made):
     assert floored["shares_to"] == "floor" and floored["shares"]["gap"]["audited"]["value"] == pytest.approx(1 / 3.5)
 
 
-def test_what_is_missing_what_may_mend_it_and_how_long_it_takes(made):
+def test_what_is_missing_what_may_mend_it_and_how_long_it_takes(made, monkeypatch):
     options, _, points, _ = made
     flip, pgd = points["audited", "attack", "flip"], points["audited", "attack", "pgd"]
     assert whole(flip, options) and not whole(pgd, options) and not whole(points["told", "clean", "clean"], options)
     withheld = {"missing": "", "metrics": {"asr": {"withheld": "2 of 8 failed", "failed": 2}}, "refusals": {}}
     assert incomplete(withheld) == ["asr withheld (2 of 8 failed)"] and can_be_mended(withheld)
+    # Whose replies all failed has no value, whatever --max_failed lets pass; what was not asked is no figure.
+    lost, none = Figure(value=None, failed=8).as_json, Figure(value=None).as_json
+    told = {"asr": lost, "rr": lost | {"failed": 0, "unparsed": 8}, "sarr": none, "recovered": none}
+    monkeypatch.setattr("safeeraser.audit.measure.score", lambda options: write_json(options.summary, told))
+    found = judge(flip, flip.folder / "predictions_val.json", options) | {"missing": ""}
+    assert incomplete(found) == ["asr has no value", "rr has no value"] and can_be_mended(found)
     blank = {"missing": "", "metrics": {}, "refusals": {"retain": {"withheld": "9 of 9 blank", "failed": 0}}}
     assert incomplete(blank) == ["refusals retain withheld (9 of 9 blank)"] and not can_be_mended(blank)
     other = replace(options, max_blank=0.5)
