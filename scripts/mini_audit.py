@@ -155,7 +155,7 @@ TABLES = {
     },
     "way to never_knew": {name: (f"share {name}", "way") for name in ("asr", "gap", "exact_3", "depth", "probe")},
     "ASR after 64 steps": {name: ("asr", f"relearn_{name} 64") for name in ATTACKERS},
-    "steps to half": {name: ("steps to 0.5", f"relearn_{name}") for name in ATTACKERS},
+    "steps to ASR 50%": {name: ("steps to 0.5", f"relearn_{name}") for name in ATTACKERS},
     "ASR under attack": {
         **{name: ("asr", f"attack {name}") for name in ("refusal_direction", "soft_prompt", "pgd", "crop", "flip")},
         **{name: ("asr", f"attack {name}") for name in ("role_play", "in_context_1", "clipped", "pruned")},

@@ -9,7 +9,7 @@ from scipy.stats import false_discovery_control
 
 from safeeraser import __version__
 from safeeraser.audit import curve
-from safeeraser.audit.findings import findings, recovers_by
+from safeeraser.audit.findings import findings, half_of, recovers_by
 from safeeraser.audit.inside import quantity
 from safeeraser.audit.inside.depth import score
 from safeeraser.audit.measure import incomplete, read_point
@@ -212,7 +212,10 @@ def _shares(there: Measured, options: Options) -> tuple[str, dict[str, Any]]:
 
 
 def _curves(told: list[dict[str, Any]]) -> dict[str, Any]:
-    """By attacker and subject: the steps to pass each bound of ASR, and the area over never_knew's curve."""
+    """By attacker and subject: the steps to each bound of ASR and to half of vanilla's, the area over never_knew's."""
+    bounds: dict[str, float] = {f"{bound:g}": bound for bound in BOUNDS}
+    if half := half_of(told):
+        bounds["half"] = half
     lines: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for point in told:
         asr = point["metrics"].get("asr", {}).get("value")
@@ -222,7 +225,7 @@ def _curves(told: list[dict[str, Any]]) -> dict[str, Any]:
     for attacker, of in lines.items():
         found[attacker] = {
             subject: {
-                "steps_to": {f"{bound:g}": curve.steps_to(points, bound) for bound in BOUNDS},
+                "steps_to": {name: curve.steps_to(points, bound) for name, bound in bounds.items()},
                 "last": {"step": points[-1][0], "asr": points[-1][1]},
                 "area": curve.area_between(points, of["never_knew"]) if "never_knew" in of else None,
             }

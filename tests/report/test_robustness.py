@@ -52,6 +52,19 @@ def test_after_how_few_steps_half_is_back(tmp_path, value, benign, forget):
     assert told["benign"] == expected and (told["forget"] and told["forget"]["steps"]) == forget
 
 
+@pytest.mark.parametrize(("view", "benign", "forget"), [("retain", (2, "mine"), 2), ("forget", (4, "decoupled"), 2)])
+def test_attackers_of_ones_own_count_as_what_the_protocol_says_they_train_on(tmp_path, view, benign, forget):
+    value = changed(audit(), "relearn_retain", at=2, asr=0.95)
+    for one in value["points"]:
+        one["group"] = one["group"].replace("_retain", "_mine")
+    views = {"decoupled": "decoupled", "forget": "forget", "mine": view}
+    value["settings"]["relearning"] = {"attackers": {name: {"view": of} for name, of in views.items()}}
+    (card,) = read(tmp_path, value)
+    told = card.as_json()["relearning_to_half"]
+    assert (told["benign"]["steps"], told["benign"]["data"], told["forget"]["steps"]) == (*benign, forget)
+    assert "2 steps on mine data" in [one.name for one in card.highest_by_condition]
+
+
 @pytest.mark.parametrize(
     ("clean", "blur", "figstep", "most"),
     [

@@ -1,7 +1,7 @@
 """The findings of a robustness card, as sentences; how they are worded stands in templates/findings.txt.j2."""
 
 from safeeraser.benchmark.metrics import METRICS, SCORED, Figure
-from safeeraser.report.robustness.card import BENIGN, Card, Finding
+from safeeraser.report.robustness.card import Card, Finding
 from safeeraser.report.tables import RATES
 from safeeraser.report.writing import TEMPLATES
 
@@ -28,8 +28,8 @@ def findings(card: Card) -> list[Finding]:
         "Attacks": say.attacks(card, attacked),
         "Rounded weights": say.rounded(card.of("quantization")),
         "Adapter scaled": say.scaled(card),
-        "Relearned on benign data": say.relearned(card, BENIGN),
-        "Relearned on forget data": say.relearned(card, ["forget"]),
+        "Relearned on benign data": say.relearned(card, card.benign),
+        "Relearned on forget data": say.relearned(card, card.harmful),
         "Refusal, harmful question": say.refused(_refusals(card, "forget", "decoupled", "image_free")),
         "Refusal, harmless question": say.refused(_refusals(card, "retain", "retain_benign", "retain_image_free")),
     }

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from safeeraser.benchmark.metrics import METRICS, Figure
 from safeeraser.benchmark.responses import VIEWS
-from safeeraser.report.robustness.card import BENIGN, Card
+from safeeraser.report.robustness.card import Card
 from safeeraser.report.robustness.point import AUDITED, CONTROLS, SUBJECTS, Difference, Point
 from safeeraser.report.tables import RATES, Row, Table, Told
 from safeeraser.report.writing import comma_separated
@@ -156,7 +156,7 @@ def comparison(cards: list[Card]) -> Table | None:
     rows = [Row(card.title, _compared(card)) for card in cards]
     known = {key for row in rows for key in row.cells}
     may_be = {"blank_forget": "Blank", "gone_gap": "Gone, by NLL gap ↑", "gone_depth": "Gone, by depth ↑"}
-    may_be["area"] = "Area, relearned on decoupled ↓"
+    may_be["area"] = "Area, relearned on benign data ↓"
     columns |= {key: title for key, title in may_be.items() if key in known}
     caption = (
         "Per cent, with 95% intervals. Benign steps to half: after how few steps of relearning on benign data ASR "
@@ -166,7 +166,7 @@ def comparison(cards: list[Card]) -> Table | None:
     if known & {"gone_gap", "gone_depth", "area"}:
         caption += (
             " Gone: share of the way from vanilla (0) to a model that never knew (100). Area: how far ASR lies above "
-            "that one's, in points, on the average over log2(1 + step)."
+            "that one's, in points, on the average over log2(1 + step), on the benign data where that is most."
         )
     return Table("comparison", "Side by side", caption, columns, rows)
 
@@ -178,13 +178,15 @@ def _compared(card: Card) -> dict[str, Figure]:
     if most := card.most_recovered:
         under = "without an attack" if most.group == "clean" else most.name
         cells["most"] = Told(**most.figure("recovered").model_dump(), beside=under)
-    if card.half is not None and (found := card.back(*BENIGN)):
+    if card.half is not None and (found := card.back(*card.benign)):
         steps = "none" if found["steps"] is None else str(found["steps"])
         measured = f"{found['measured']} measured, to step {found['last']}"
         cells["steps"] = Told(instead=steps, beside="; ".join(filter(None, [found["data"], measured])))
     cells |= {f"gone_{key}": card.shares[key][AUDITED] for key in _INSIDE if AUDITED in card.shares.get(key, {})}
-    if again := card.relearning.get("decoupled", {}).get(AUDITED):
-        cells["area"] = Difference(value=again.area)
+    curves = {name: card.relearning.get(name, {}).get(AUDITED) for name in card.benign}
+    if areas := {name: one.area for name, one in curves.items() if one and one.area is not None}:
+        most_area = max(areas, key=lambda name: areas[name])
+        cells["area"] = Difference(value=areas[most_area], beside=most_area)
     return cells
 
 
