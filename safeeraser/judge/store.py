@@ -8,9 +8,11 @@ their own beside it, `verdicts.1.jsonl` and so on, and read them all.
 import fcntl
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from glob import escape
 from itertools import count
 from pathlib import Path
@@ -34,6 +36,38 @@ class Kept(NamedTuple):
     finish: str | None = None
     answered_by: str | None = None
     fingerprint: str | None = None
+
+
+@dataclass
+class _Read:
+    """What this process has read of a file: an audit asks at hundreds of points, and files only grow."""
+
+    bytes: int = 0
+    replies: dict[str, Kept] = field(default_factory=dict)
+
+
+_READ: dict[tuple[Path, int], _Read] = {}  # by where it lies, and its inode: another file may take its place
+_SAME: dict[Kept, Kept] = {}  # most replies are one of a few, of which each is held once
+
+
+def _replies_in(file: Path) -> dict[str, Kept]:
+    """All replies in a file, by request; what was read of it before is not read again."""
+    with open(file, "rb") as handle:
+        about = os.fstat(handle.fileno())
+        read = _READ.setdefault((file.resolve(), about.st_ino), _Read())
+        if about.st_size < read.bytes:  # it was begun anew
+            read = _READ[file.resolve(), about.st_ino] = _Read()
+        at = handle.seek(read.bytes)
+        for line in handle:
+            with suppress(ValueError, TypeError, RecursionError):  # of a line that was being written at a kill, say
+                match json.loads(line):
+                    case {"request": str(request), "reply": str()} as entry:
+                        kept = Kept(*map(entry.get, Kept._fields))
+                        read.replies.setdefault(request, _SAME.setdefault(kept, kept))
+            if line.endswith(b"\n"):  # else the rest of it is being written
+                at += len(line)
+        read.bytes = at
+    return read.replies
 
 
 class Store:
@@ -97,13 +131,8 @@ class Store:
     def find(self, wanted: Collection[str]) -> dict[str, Kept]:
         """The replies kept to these requests, by their hashes. The first reply to a request is the one that counts."""
         found: dict[str, Kept] = {}
-        for file in self._files():
-            with open(file, "rb") as handle:
-                for line in handle:
-                    with suppress(ValueError, RecursionError):  # of a line that was being written at a kill, say
-                        match json.loads(line):
-                            case {"request": str(request), "reply": str()} as entry if request in wanted:
-                                found.setdefault(request, Kept(*map(entry.get, Kept._fields)))
+        for known in map(_replies_in, self._files()):
+            found |= {request: known[request] for request in wanted if request in known and request not in found}
         return found
 
     def _files(self) -> list[Path]:
