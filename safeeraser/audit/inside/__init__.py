@@ -3,6 +3,7 @@
 `MEASURES` holds the measures by name, those of every file in this folder; each names the work it is taken from.
 """
 
+import ast
 import hashlib
 from importlib import import_module
 from pathlib import Path
@@ -10,14 +11,14 @@ from pkgutil import iter_modules
 
 from safeeraser.audit.inside.measure import MEASURES, measured, passes, quantity
 from safeeraser.audit.inside.pairs import Pair, floor, read_pairs
+from safeeraser.benchmark.sources import bare
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")  # which makes its measure known
 
-# What tells these measures from what they were before a change to any file here.
-CODE = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()[
-    :12
-]
+# What tells these measures from what they were before a change to any code here.
+_SOURCES = (path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py")))
+CODE = hashlib.sha256("\n".join(ast.unparse(bare(source)) for source in _SOURCES).encode()).hexdigest()[:12]
 
 __all__ = [
     "CODE",

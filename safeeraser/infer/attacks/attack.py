@@ -6,7 +6,6 @@ What reads models is given them, and loads torch no sooner: attacks are known wh
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,9 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from safeeraser.benchmark.files import sha256
 from safeeraser.benchmark.pictures import find_picture, open_picture
 from safeeraser.benchmark.records import DataFile
+from safeeraser.benchmark.sources import code_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from safeeraser.model import VLM, Preprocessor
 
 ATTACKS: dict[str, Attack] = {}
+ROOM = "safeeraser.infer"
+PUT = tuple((f"{ROOM}.requests", name) for name in ("attacked", "in_context"))  # what puts an attack to a request
 BACKWARD = 2  # passes that a gradient takes, in forward ones: one there and, the weights being frozen, one back
 
 
@@ -41,7 +42,8 @@ class Attack:
         context: makes the text that is put of the question and of `shown` others with their vanilla answers.
         adapter: makes the adapter's parameters, by PEFT's names, of those that are stored.
         model: makes the model that answers, and the requests as they are put to it; see `Known`.
-        code: the hash of the file it stands in, which tells it from what it was before a change.
+        code: the hash of its own code and of what it uses of `infer`, which tells it from what it was before a change.
+            What lies below, the model and the benchmark, is no part of it: it is the same for all that is asked.
         draws_question: whether `picture` reads the question.
         hides_picture: whether nothing of the picture asked about is left to see.
         needs_picture: whether there is nothing to attack where no picture is shown.
@@ -133,7 +135,7 @@ def chance(key: str) -> Generator:
 
 
 def _know(attack: Callable, **more: Any) -> None:
-    code = sha256(inspect.getfile(attack))[:12]
+    code = code_of((attack.__module__, attack.__name__), *PUT, room=ROOM)
     ATTACKS[attack.__name__] = Attack(attack.__name__, code, **more)
 
 
