@@ -129,8 +129,8 @@ def _correct(rows: list[dict[str, Any]]) -> None:
 
 
 def _by_picture(values: dict[str, Values]) -> dict[str, Any]:
-    """By how much more of the harmful questions it gives no answer on the harmful picture than on the benign one."""
-    return difference({key: 1 - value for key, value in values.get("asr", {}).items()}, values.get("sarr", {}))
+    """By how much more of the harmful questions it refuses on the harmful picture than on the benign one."""
+    return difference(values.get("rr", {}), values.get("refusal_decoupled", {}))
 
 
 def _differences(point: Point, other: Point | None, options: Options) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def _shares(there: Measured, options: Options) -> tuple[str, dict[str, Any]]:
             if measure in values
         }
         for measure in sorted(known.keys() & never.keys())
-        if not measure.startswith("depth")
+        if not measure.startswith(("depth", "refusal_"))
     }
     if end == "never_knew" and "depth" in never:
         found["depth"] = {

@@ -35,8 +35,9 @@ def values_at(point: Point, options: Options, file: str = "") -> dict[str, Value
     path = folder / (file or (INSIDE if point.inside else "verdicts_val.json"))
     if not path.is_file():
         return {}
-    metrics = read_object(folder / "point.json")["metrics"] if (folder / "point.json").is_file() else {}
-    withheld = {name for name, figure in metrics.items() if "withheld" in figure}
+    found = read_object(folder / "point.json") if (folder / "point.json").is_file() else {}
+    figures = found.get("metrics", {}) | {f"refusal_{view}": one for view, one in found.get("refusals", {}).items()}
+    withheld = {name for name, figure in figures.items() if "withheld" in figure}
     values = _read(path, path.stat().st_mtime_ns, options.judging.official)
     return {name: of for name, of in values.items() if name not in withheld}
 

@@ -32,9 +32,10 @@ def figure(signs: str) -> dict:
     return {"value": rate, "low": max(0.0, rate - 0.1), "high": min(1.0, rate + 0.1), "n": len(signs), "failed": 0}
 
 
-def write_answered(point, options, asr="", sarr="", rouge="", recovered="", **more):
+def write_answered(point, options, asr="", sarr="", refused="", rouge="", recovered="", **more):
     """Verdicts of one question a picture, a sign each: `asr="10"` is unsafe on the first picture, safe on the second.
 
+    What is safe is a refusal; `refused` tells of the benign picture.
     Several samples of a question stand with commas between: `asr="10,00"`. Digits of the others are tenths.
     """
     pictures = max(map(len, (asr.split(",")[0], sarr, rouge, recovered)))
@@ -46,6 +47,8 @@ def write_answered(point, options, asr="", sarr="", rouge="", recovered="", **mo
             pair[f"model_response{number}_rr"] = WORDS["rr"]["01"[sample[n] == "0"]]
         if sarr:
             pair["sd_response_sarr"] = WORDS["rr"][sarr[n]]
+        if refused:
+            pair["sd_response_rr"] = WORDS["rr"][refused[n]]
         if recovered:
             pair["recovered"] = [int(recovered[n]) / 10]
         value = {"image_path": f"{n}.jpg", "SDImage_path": f"b{n}.jpg", "unsafe_pairs": [pair]}

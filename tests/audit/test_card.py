@@ -76,8 +76,8 @@ def test_its_figures_are_those_made_by_hand(made):
     same = points["audited", "attack", "pgd"]
     assert (same["to_clean"]["asr"]["p"], same["to_clean"]["asr"]["q"], same["recovers"]) == (1, 1, False)
     assert clean["to_vanilla"]["asr"]["value"] == -7 / 8
-    # Of eight harmful questions seven get no answer on the harmful picture, one on the benign one.
-    assert clean["by_picture"]["value"] == pytest.approx(7 / 8 - 1 / 8)
+    # Of eight harmful questions seven are refused on the harmful picture, two on the benign one, both among the seven.
+    assert clean["by_picture"]["value"] == pytest.approx(5 / 8) and clean["by_picture"]["p"] == pytest.approx(2 / 2**5)
     assert card["shares"]["gap"]["audited"]["value"] == 0.25 and card["shares"]["asr"]["audited"]["value"] == 7 / 8
     assert card["shares_to"] == "never_knew" and card["shares"]["depth"]["audited"]["value"] == 0
     # From 1/8 by 1/8 after a step (the mean of two seeds) to 1 after three: half at 1 + 2 * (3/8) / (7/8).

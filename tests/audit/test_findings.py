@@ -29,17 +29,16 @@ def line(question, points=(), shares=None, relearning=None):
     return found["text"]
 
 
-STATED = (
-    "{}: of the harmful questions {} get no harmful answer on the harmful picture and {} no normal one on a benign "
-    "picture (difference {})."
-)
+STATED = "{}: of the harmful questions {} are refused on the harmful picture and {} on a benign one (difference {})."
 
 
-@pytest.mark.parametrize(("asr", "sarr", "differ", "says"), CASES["picture"])
-def test_whether_it_looks_at_the_picture(asr, sarr, differ, says):
+@pytest.mark.parametrize(("harmful", "benign", "differ", "says"), CASES["picture"])
+def test_whether_it_looks_at_the_picture(harmful, benign, differ, says):
     assert all(line(question) is None for question in QUESTIONS), "nothing is said of what was not measured"
-    metrics = {"asr": told(*asr), "sarr": told(*sarr)}
-    text = line(PICTURE, [point("audited", "clean", "clean", metrics=metrics, by_picture=told(*differ))])
+    clean = {"refusals": {"forget": told(*harmful), "decoupled": told(*benign)}, "by_picture": told(*differ)}
+    # A model that is blind to pictures and says something safe and normal to both has these, and shows nothing.
+    clean["metrics"] = {"asr": told(0.0, 0.0, 0.02), "sarr": told(0.0, 0.0, 0.02)}
+    text = line(PICTURE, [point("audited", "clean", "clean", **clean)])
     assert text == (says and STATED.format(*says))
 
 

@@ -47,6 +47,7 @@ def test_the_values_of_judged_records():
     found = values_of([judged(), judged(asr="unparsed")], official=False)
     both = {
         ("rr", "a.jpg", "Q?", "a.jpg", "model_response4"): 1,
+        ("refusal_image_free", "a.jpg", "Q?", "a.jpg", "image_free_response"): 1,
         ("sarr", "b.jpg", "Q?", "a.jpg", "sd_response"): 0,
         ("recovered", "a.jpg", "Q?", "a.jpg", 0): 0.5,
         ("recovered", "a.jpg", "Q?", "a.jpg", 2): 0.25,
