@@ -17,7 +17,7 @@ from safeeraser.audit.options import Options
 from safeeraser.audit.points import Point, points_of
 from safeeraser.audit.relearn import adapter_after, ended
 from safeeraser.audit.subjects import AUDITED, FORMAT, Subjects
-from safeeraser.audit.values import FLOOR, Values, best_of, difference, estimate, mean_of, share, values_at
+from safeeraser.audit.values import FLOOR, Values, best_of, difference, estimate, over_seeds, share, values_at
 from safeeraser.benchmark.files import write_json
 from safeeraser.infer.attacks import ATTACKS
 
@@ -154,7 +154,7 @@ def _relearned(there: Measured, options: Options) -> Iterator[dict[str, Any]]:
     for (subject, group, at), points in sorted(steps.items()):
         values = [values_at(point, options) for point in points]
         metrics = {
-            metric: estimate(mean_of([of[metric] for of in values]), "mean")
+            metric: over_seeds([of[metric] for of in values])
             for metric in ("asr", "rr", "recovered")
             if all(metric in of for of in values)
         }

@@ -17,7 +17,7 @@ from scipy.stats import bootstrap, permutation_test
 from safeeraser.audit.options import Options
 from safeeraser.audit.points import Point
 from safeeraser.benchmark.files import read_object
-from safeeraser.benchmark.intervals import LEVEL, RESAMPLES, SEED, interval
+from safeeraser.benchmark.intervals import LEVEL, RESAMPLES, SEED, interval, spread
 from safeeraser.benchmark.judged import values_of
 from safeeraser.benchmark.records import read_raw
 
@@ -61,6 +61,16 @@ def mean_of(several: Sequence[Values]) -> Values:
     """Item by item, of those that all have."""
     keys = set.intersection(*(set(values) for values in several)) if several else set()
     return {key: sum(values[key] for values in several) / len(several) for key in sorted(keys, key=repr)}
+
+
+def over_seeds(several: Sequence[Values]) -> dict[str, Any]:
+    """The mean over seeds on the items that all have, its interval over seeds and pictures; of one, over pictures."""
+    pooled = mean_of(several)
+    found = [estimate({key: values[key] for key in pooled}, "mean") for values in several]
+    told = estimate(pooled, "mean")
+    if told["low"] is not None:
+        told["low"], told["high"] = spread([(one["value"], one["low"], one["high"]) for one in found], 0.0)
+    return told
 
 
 def best_of(point: Point, counts: Sequence[int], options: Options) -> dict[int, Values]:

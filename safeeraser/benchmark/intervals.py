@@ -5,7 +5,9 @@ with all that was asked about it is a cluster, and a mean the ratio of two sums 
 many there are. `benchmarks/coverage.py` measures how often the intervals hold the truth.
 """
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
+from math import hypot
+from statistics import mean, stdev
 from typing import Literal
 
 import numpy as np
@@ -127,3 +129,21 @@ def _signed(sums: np.ndarray, counts: np.ndarray) -> Range:
     (gain_low, gain_high), (loss_low, loss_high) = (_exact(part, _agreeing(counts)) for part in (gain, loss))
     low = gain - loss - np.hypot(gain - gain_low, loss_high - loss)
     return low, gain - loss + np.hypot(gain_high - gain, loss - loss_low)
+
+
+def spread(seeds: Sequence[tuple[float, float, float]], least: float) -> Range:
+    """The interval of the mean of seeds' (value, low, high), within `least` and 1.
+
+    An interval over pictures says how far a figure would move with other pictures, not how far with another seed. The
+    two are joined as independent errors are, by squares (Zou and Donner, 2008, Statistics in Medicine 27, 1693-1702):
+    to either side, the mean of the seeds' own half widths, and t[seeds - 1] standard errors of their mean. All seeds
+    answer about the same pictures, so that more of them do not narrow the first part, and its mean is the most that it
+    can be for their mean. The second holds what chance there is within a seed too, which makes the interval rather too
+    wide than too narrow. Of one seed the first part alone is known.
+    """
+    values, lows, highs = zip(*seeds, strict=True)
+    count, middle = len(values), mean(values)
+    between = -float(stdtrit(count - 1, 0.025)) * stdev(values) / count**0.5 if count > 1 else 0.0
+    down = mean(value - low for value, low in zip(values, lows, strict=True))
+    up = mean(high - value for value, high in zip(values, highs, strict=True))
+    return max(least, middle - hypot(down, between)), min(1.0, middle + hypot(up, between))

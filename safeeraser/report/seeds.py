@@ -1,22 +1,14 @@
-"""Runs that differ by nothing but their seeds, as one: the mean over seeds, with an interval over seeds and pictures.
-
-An interval over pictures says how far a figure would move with other pictures, not how far with another seed. The two
-are joined as independent errors are, by squares (Zou and Donner, 2008, Statistics in Medicine 27, 1693-1702): to either
-side, the mean of the seeds' own half widths, and t[seeds - 1] standard errors of their mean. All seeds answer about the
-same pictures, so that more of them do not narrow the first part, and its mean is the most that it can be for their
-mean. The second holds what chance there is within a seed too, which makes the interval rather too wide than too narrow.
-"""
+"""Runs that differ by nothing but their seeds, as one: the mean over seeds, with an interval over seeds and pictures
+(`benchmark.intervals.spread`)."""
 
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import hypot
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any, NamedTuple
 
-from scipy.special import stdtrit
-
+from safeeraser.benchmark.intervals import spread
 from safeeraser.benchmark.metrics import SCORED, UNKNOWN, Figure
 from safeeraser.report.judges import decisions
 from safeeraser.report.runs import BY_VIEW, METHODS, Run, Specificity, Summary
@@ -158,13 +150,3 @@ def join(figures: list[Figure]) -> Figure:
     if all(figure.range for figure in known):
         told["low"], told["high"] = spread([(figure.value, figure.low, figure.high) for figure in known], 0.0)
     return Told(**told)
-
-
-def spread(seeds: list[tuple[float, float, float]], least: float) -> tuple[float, float]:
-    """The interval of the mean of seeds' (value, low, high), within `least` and 1."""
-    values, lows, highs = zip(*seeds, strict=True)
-    count, middle = len(values), mean(values)
-    between = -float(stdtrit(count - 1, 0.025)) * stdev(values) / count**0.5 if count > 1 else 0.0
-    down = mean(value - low for value, low in zip(values, lows, strict=True))
-    up = mean(high - value for value, high in zip(values, highs, strict=True))
-    return max(least, middle - hypot(down, between)), min(1.0, middle + hypot(up, between))

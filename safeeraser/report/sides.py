@@ -5,13 +5,14 @@ Runs are paired request by request, by the verdicts that their summaries name, a
 
 from pathlib import Path
 
+from safeeraser.benchmark.intervals import spread
 from safeeraser.benchmark.judged import Difference, difference, values_of
 from safeeraser.benchmark.metrics import COLUMNS, SCORED
 from safeeraser.benchmark.records import read_raw
 from safeeraser.errors import BadInput
 from safeeraser.report.judges import decisions, differ
 from safeeraser.report.runs import Run, Summary
-from safeeraser.report.seeds import Method, spread
+from safeeraser.report.seeds import Method
 from safeeraser.report.tables import Row, Table, Told
 
 # What was asked request by request; first what a method is judged by at a glance.

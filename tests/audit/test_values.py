@@ -9,7 +9,7 @@ import yaml
 from helpers import write_json
 
 from safeeraser.audit.curve import area_between, steps_to
-from safeeraser.audit.values import best_of, difference, estimate, mean_of, share, values_at
+from safeeraser.audit.values import best_of, difference, estimate, mean_of, over_seeds, share, values_at
 
 CASES = yaml.safe_load(Path(__file__).with_name("values.yaml").read_text())
 STEPS = (0, 1, 3, 7)  # on the axis log2(1 + step) at 0, 1, 2, 3
@@ -62,6 +62,14 @@ def test_an_interval_of_numbers_is_of_clusters_drawn_again():
     # Clusters of other sizes: a mean is the ratio of two sums.
     uneven = {("a", 0): 1.0, ("b", 0): 4.0, ("b", 1): 4.0, ("b", 2): 4.0}
     assert estimate(uneven, "number") == {"value": 13 / 4, "low": 1, "high": 4, "n": 4}
+
+
+def test_the_mean_over_seeds_is_no_surer_than_seeds_agree():
+    """Two that differ by 0.1 have one degree of freedom: t is 12.7, and 0.05 the error of their mean."""
+    half = [0.0, 1.0] * 20
+    same, wide = over_seeds([spread(half)] * 2), over_seeds([spread(half), spread([0.2, 1.0] * 20)])
+    assert same == pytest.approx(estimate(spread(half), "mean")) == over_seeds([spread(half)]) and same["high"] < 0.7
+    assert wide["value"] == pytest.approx(0.55) and (wide["low"], wide["high"]) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize(("known", "values", "never", "found"), CASES["shares"])

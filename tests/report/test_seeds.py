@@ -6,10 +6,10 @@ What differs by more, or is not known to be the same, stays apart.
 import numpy as np
 import pytest
 
-from safeeraser.benchmark.intervals import of_totals
+from safeeraser.benchmark.intervals import of_totals, spread
 from safeeraser.benchmark.metrics import Figure
 from safeeraser.report.runs import read_runs
-from safeeraser.report.seeds import join, methods, spread
+from safeeraser.report.seeds import join, methods
 
 from .made_up_runs import change, metric, seeded_results
 

@@ -102,7 +102,9 @@ def curve_tables(card: Card) -> list[Table]:
     tables = []
     for group, (title, corner) in kinds.items():
         columns = _columns(card.of(group), ()) | _beside(card, group, {"asr": "ASR", "recovered": "Recovered"})
-        caption = f"{title}: per cent, with 95% intervals."
+        seeds = max((len(point.seeds) for point in card.of(group)), default=0)
+        over = f"; means over {seeds} seeds" if seeds > 1 else "; one seed" if seeds else ""
+        caption = f"{title}: per cent, with 95% intervals{over}."
         tables.append(Table(group, title, caption, columns, _crossed(card, group), corner))
     return [table for table in tables if table.rows]
 
