@@ -114,8 +114,10 @@ def sound_items(
         raise BadInput(f"{told[0]}{more} (bad_items=skip leaves such items out)")
     bad: dict[str, Collection[int]] = dict(faults)
     alike = [view for view in NUMBERED_ALIKE if view in items]
-    if len({len(items[view]) for view in alike}) == 1:
-        bad |= dict.fromkeys(alike, set().union(*(faults[view] for view in alike)))
+    # A refusal is always its forget item's; decoupled items may be a set of their own, as `check_pairing` allows.
+    if len({len(items[view]) for view in alike}) > 1:
+        alike.remove("decoupled")
+    bad |= dict.fromkeys(alike, set().union(*(faults[view] for view in alike)))
     for view, its in items.items():
         if len(bad[view]) > settings.max_bad_items * len(its):
             share = f"{len(bad[view])} of {len(its)} {view} items would be left out"

@@ -136,6 +136,16 @@ def test_data_that_do_not_fit_the_method(tmp_path):
     assert says in error_of(path, "data=own", "forget_loss=gapd", "recipe.decoupled=own_pair")
 
 
+def test_a_refusal_keeps_its_question_however_many_decoupled_items_there_are(tmp_path):
+    path = own(tmp_path, "forget forget forget forget decoupled retain")
+    records = json.loads(path.read_text())
+    records[1]["answer"] = " "
+    write_json(path, records)
+    dataset = plan_dataset(settings(f"data_path={path}", "data=own", "forget_loss=dpo", "pd=1", *SKIP))
+    asked = {view: [dataset.item(view, step).question for step in dataset.plan[:3]] for view in ("forget", "refusal")}
+    assert asked["forget"] == asked["refusal"] == ["forget 0?", "forget 2?", "forget 3?"]
+
+
 def test_bad_items_are_left_out_and_named(tmp_path):
     """Of four records: a harmful picture missing, a benign one damaged, a retain answer blank."""
     records = [record(n, "Sex" if n % 2 else "Weapon") for n in range(4)]
