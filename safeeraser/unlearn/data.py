@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os.path import isfile
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ NUMBERED_ALIKE = ("forget", "refusal", "decoupled")
 
 @dataclass(frozen=True)
 class Data:
-    """The items of each view that is read.
+    """The items of each view that is trained on.
 
     Attributes:
         files: the data files that they are from.
         skipped: what was wrong with those left out, each as `FILE: record 3, KEY: reason`.
         left_out: how many items that made, of all views together.
+        compared: the items of the mask's two views. They are apart, so that a mask does not change what is trained on.
     """
 
     files: list[Path]
@@ -33,6 +34,7 @@ class Data:
     refusals: list[str]
     skipped: list[str]
     left_out: int
+    compared: "Data | None" = None
 
     @property
     def records(self) -> int:
@@ -59,11 +61,12 @@ class Data:
         told = {"records": self.records, "categories": self.categories, "sha256": sha256(main)}
         told |= {"files": {str(path): sha256(path) for path in more}} if more else {}
         told |= {"refusals_sha256": sha256(main.parent / "prompt.json")} if self.refusals else {}
-        return told | {"left_out": self.left_out, "skipped": self.skipped}
+        told |= {"left_out": self.left_out, "skipped": self.skipped}
+        return told | ({"skipped_by_mask": self.compared.skipped} if self.compared and self.compared.skipped else {})
 
 
 def load_data(settings: Settings) -> Data:
-    """The items of each view that the method reads, or the mask, and the refusals if one of them is of these.
+    """What the method trains on, and what the mask compares.
 
     Raises:
         BadInput: a view has no items, or more bad ones than the settings allow; or there is not one of each where they
@@ -81,11 +84,21 @@ def load_data(settings: Settings) -> Data:
         if view != "refusal" and not any(item.answer.strip() for item in every[view]):
             key = source.views[view].answer
             raise BadInput(f"{source.file_of(view, path)}: no record has an answer '{key}' (data.views.{view}.answer)")
+    data = sound_data(settings, {view: every[view] for view in settings.method.views})
+    if not settings.mask:
+        return data
+    compared = sound_data(settings, {view: every[view] for view in settings.mask.views})
+    return replace(data, files=list(dict.fromkeys([*data.files, *compared.files])), compared=compared)
+
+
+def sound_data(settings: Settings, every: dict[str, list[Item]]) -> Data:
+    """The items of these views that can be trained on, and the refusals if one of them is of these."""
+    source, path = settings.data, settings.data_path
     check_pairing(settings, every)
-    refusals = read_refusals(path) if "refusal" in views else []
+    refusals = read_refusals(path) if "refusal" in every else []
     items, skipped = sound_items(settings, path, every)
-    left_out = sum(len(every[view]) - len(items[view]) for view in views)
-    files = dict.fromkeys([path, *(source.file_of(view, path) for view in views)])
+    left_out = sum(len(every[view]) - len(items[view]) for view in every)
+    files = dict.fromkeys([path, *(source.file_of(view, path) for view in every)])
     return Data(list(files), items, refusals, skipped, left_out)
 
 

@@ -26,7 +26,6 @@ from safeeraser.unlearn.engine import DTYPE_OF, Engine
 from safeeraser.unlearn.fit import advice
 from safeeraser.unlearn.job import Job, without_effect
 from safeeraser.unlearn.machine import check_machine
-from safeeraser.unlearn.mask import items_compared
 from safeeraser.unlearn.memory import MicroStep, Part, Setup, memory
 from safeeraser.unlearn.methods import Method
 from safeeraser.unlearn.plan import Step
@@ -59,6 +58,10 @@ def dry_run(settings: Settings, job: Job) -> None:
             job.plan, job.data.items, job.data.refusals, preprocessor, settings.recipe, settings.max_length
         )
         step = planned_step(settings, dataset)
+        if more := job.data.compared:  # which have to leave room for their answers too
+            conversation_sizes(
+                PlanDataset(job.compared, more.items, more.refusals, preprocessor, settings.recipe, settings.max_length)
+            )
     else:
         step = worst_step(settings, config)
     dtype = choose_dtype(settings, job.engine)
@@ -255,10 +258,9 @@ def counts(settings: Settings, job: Job, step: MicroStep) -> dict[str, tuple[int
 
 def masked(mask: Compared, job: Job) -> str:
     """What a mask does and costs, in a sentence."""
-    items = len(items_compared(job.plan, mask.items))
     return (
         f"The gradient mask trains at most {mask.top:.0%} of the LoRA weights, by their gradients on {mask.from_} "
-        f"against {mask.against}: {items} items of each go forward and backward first, one by one."
+        f"against {mask.against}: {len(job.compared)} items of each go forward and backward first, one by one."
     )
 
 

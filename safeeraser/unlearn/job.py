@@ -1,7 +1,7 @@
 """What is known of a run before any model is loaded: all that can be wrong with settings and files is found here."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from safeeraser.errors import BadInput
 from safeeraser.progress import first_process
 from safeeraser.unlearn.data import Data, load_data
 from safeeraser.unlearn.engine import Engine, check_engine, engine_of
-from safeeraser.unlearn.mask import kept_mask
+from safeeraser.unlearn.mask import items_compared, kept_mask
 from safeeraser.unlearn.methods import Recipe
 from safeeraser.unlearn.plan import Schedule, Step, differing, make_plan, read_plan
 from safeeraser.unlearn.probe import probe_items
@@ -37,7 +37,11 @@ ASKING = "user"  # whose chat the system text names when the model is asked, in 
 
 @dataclass(frozen=True)
 class Job:
-    """A run that can start: its data, the plan through them, the engine, and the checkpoint to go on from."""
+    """A run that can start: its data, the plan through them, the engine, and the checkpoint to go on from.
+
+    Attributes:
+        compared: the steps whose items the mask compares.
+    """
 
     engine: Engine
     checkpoint: str | None
@@ -45,6 +49,7 @@ class Job:
     probed: dict[str, list[Item]]  # by view; nothing where no probes are asked for
     plan: list[Step]
     schedule: Schedule
+    compared: list[Step] = field(default_factory=list)
 
     def summary(self, settings: Settings) -> str:
         """One line about the run."""
@@ -81,8 +86,9 @@ def prepare(settings: Settings) -> Job:
     )
     if isinstance(settings.save_steps, list) and max(settings.save_steps) > schedule.steps:
         raise BadInput(f"save_steps={settings.save_steps}: the run ends after {schedule.steps} optimizer steps")
+    compared = steps_compared(settings, data, len(plan))
     plan = plan[: len(plan) - schedule.left_out]
-    return Job(engine, checkpoint, data, probed, plan, schedule)
+    return Job(engine, checkpoint, data, probed, plan, schedule, compared)
 
 
 def check_files(settings: Settings) -> None:
@@ -200,6 +206,19 @@ def make_or_read_plan(
         plan = make_plan(sizes, epochs=epochs, seed=settings.seed, recipe=settings.recipe)
         note_passed_over(settings.recipe, sizes)
     return plan[:wanted] if wanted else plan
+
+
+def steps_compared(settings: Settings, data: Data, length: int) -> list[Step]:
+    """The steps whose items the mask compares, none without one: those of a plan of its own views, as long as the run's
+    and of the same seed or file. So the mask takes no part in the draws that training is planned by."""
+    if data.compared is None:
+        return []
+    sizes = data.compared.sizes
+    if settings.plan:
+        plan = read_plan(settings.plan, sizes, data.record)
+    else:
+        plan = make_plan(sizes, epochs=1, seed=settings.seed, recipe=settings.recipe)
+    return items_compared(plan[:length], settings.mask.items)
 
 
 def note_passed_over(recipe: Recipe, sizes: dict[str, int]) -> None:

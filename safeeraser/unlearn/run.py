@@ -6,7 +6,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -20,11 +20,12 @@ from safeeraser.benchmark.origin import now
 from safeeraser.processes import leave_together
 from safeeraser.unlearn.arguments import check_optimizer, training_arguments
 from safeeraser.unlearn.batch import Collator, PlanDataset
+from safeeraser.unlearn.data import Data
 from safeeraser.unlearn.dry_run import dry_run, outline
 from safeeraser.unlearn.engine import Engine, check_running
 from safeeraser.unlearn.job import Job, prepare, without_effect
 from safeeraser.unlearn.machine import check_machine
-from safeeraser.unlearn.mask import Mask, check_holds, items_compared, kept_mask, make_mask, told
+from safeeraser.unlearn.mask import Mask, check_holds, kept_mask, make_mask, told
 from safeeraser.unlearn.plan import write_plan
 from safeeraser.unlearn.plot import plot_training
 from safeeraser.unlearn.probe import PROBE_LOG, Probes
@@ -128,12 +129,15 @@ def finish(settings: Settings, record: dict[str, Any], outcome: dict[str, Any]) 
 def load_dataset(settings: Settings, job: Job) -> PlanDataset:
     """The plan as a dataset. Raises `BadInput` for an item whose prompt leaves no room for an answer."""
     preprocessor = models.load_preprocessor(settings.model_path)
-    read = {view: job.data.items[view] for view in settings.method.views}
-    dataset = PlanDataset(job.plan, read, job.data.refusals, preprocessor, settings.recipe, settings.max_length)
-    for view, items in job.data.items.items():
-        for item in items:
-            # Found now rather than in the night.
-            dataset.encode(replace(item, answer=job.data.refusals[0]) if view == "refusal" else item)
+    dataset = PlanDataset(
+        job.plan, job.data.items, job.data.refusals, preprocessor, settings.recipe, settings.max_length
+    )
+    for data in filter(None, (job.data, job.data.compared)):
+        longest = max(data.refusals, key=len, default="")
+        for view, items in data.items.items():
+            for item in items:
+                # Found now rather than in the night.
+                dataset.encode(replace(item, answer=longest) if view == "refusal" else item)
     return dataset
 
 
@@ -193,12 +197,12 @@ def load_mask(wanted: Compared, settings: Settings, job: Job, model: PeftModel, 
     """Which of LoRA's weights are trained: as the run that is gone on with has it, or by their gradients now."""
     if job.checkpoint:
         return kept_mask(job.checkpoint)
-    steps = items_compared(job.plan, wanted.items)
+    data, steps = cast("Data", job.data.compared), job.compared  # as there is a mask
     views = {
         view: PlanDataset(
-            steps, {view: items}, job.data.refusals, dataset.preprocessor, settings.recipe, settings.max_length
+            steps, {view: items}, data.refusals, dataset.preprocessor, settings.recipe, settings.max_length
         )
-        for view, items in job.data.items.items()
+        for view, items in data.items.items()
     }
     mask = make_mask(wanted, settings, model, views, steps)
     log.info("%s", told(mask, wanted))

@@ -78,6 +78,11 @@ class Compared(_Keys):
             raise ValueError(f"compares the views `from` and `against`, and both are {self.against}")
         return self
 
+    @property
+    def views(self) -> list[str]:
+        """Both views, in the order of `VIEWS`."""
+        return [view for view in VIEWS if view in (self.from_, self.against)]
+
 
 class Probe(_Keys):
     """What the probes ask (unlearn/probe.py)."""
@@ -294,7 +299,7 @@ class Settings(_Keys):
     @property
     def views(self) -> list[str]:
         """The views that are read, by a term or for the mask, in the order of `VIEWS`."""
-        compared = (self.mask.from_, self.mask.against) if self.mask else ()
+        compared = self.mask.views if self.mask else ()
         return [view for view in VIEWS if view in self.method.views or view in compared]
 
     @property

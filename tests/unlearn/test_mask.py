@@ -5,14 +5,16 @@ import shutil
 
 import pytest
 import torch
-from helpers import run, trained, write_json
+from helpers import record, run, trained, write_dataset, write_json
 from safetensors.torch import load_file, save_file
 
+from safeeraser.unlearn.job import prepare
 from safeeraser.unlearn.mask import choose, items_compared
 from safeeraser.unlearn.plan import Step
 from safeeraser.unlearn.save_dir import MASK_FILE
 
 from .built import ADAPTER, GIVEN, Gradients, built
+from .given import settings
 
 # A rate and a decay at which whatever may move does: 0.01 of each weight in each step.
 MOVES = ("lr=0.02", "weight_decay=0.5", "warmup_ratio=0", "lr_scheduler_type=constant", "max_train_steps=3")
@@ -50,6 +52,20 @@ def test_the_items_are_spread_over_the_plan_and_none_comes_twice():
     plan = [Step(forget=number, retain=epoch) for epoch in range(3) for number in range(8)]
     assert [(step.forget, step.retain) for step in items_compared(plan, 4)] == [(0, 0), (2, 0), (4, 0), (6, 0)]
     assert [step.forget for step in items_compared(plan, 3)] == [0, 2, 5] and items_compared(plan, 99) == plan[:8]
+
+
+@pytest.mark.parametrize("method", ["gapd", "popd"])
+def test_a_mask_changes_nothing_of_what_is_trained_on(tmp_path, method):
+    """Neither the draws, for which retain items of its own do not count, nor what is left out for a bad one of them."""
+    records = [record(number) for number in range(3)]
+    del records[0]["UnharmPair_text1"]
+    records[1]["unsafe_pairs"][2]["model_response"] = " "
+    words = (f"data_path={write_dataset(tmp_path, *records)}", f"forget_loss={method}", f"save_dir={tmp_path / 'no'}")
+    words += ("bad_items=skip", "max_bad_items=0.5")
+    plain, masked = (prepare(settings(*words, *more)) for more in ((), ("mask={items: 99}",)))
+    assert (masked.plan, masked.data.items) == (plain.plan, plain.data.items)
+    assert len(masked.compared) == len(masked.data.compared.items["forget"]) == 11
+    assert None not in {step.retain for step in masked.compared}
 
 
 def saliencies(folder, views, plan, more):
