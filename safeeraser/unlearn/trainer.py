@@ -37,7 +37,8 @@ class UnlearnTrainer(Trainer):
 
     One forward serves all views of a micro-step, and the vocabulary head runs only at positions that some term reads.
     The reference is the same model with its adapter switched off, if it is not given one. A micro-step's loss is a mean
-    over its items, and an optimizer step's gradient the mean over its micro-steps, on all processes.
+    over its items, and an optimizer step's gradient the mean over its items, on all processes: a micro-step counts by
+    how many it has, which differs where the plan's last one is not full.
     """
 
     loss_is_scaled_for_ga = False  # a mean over the micro-step: Trainer divides it by the number of micro-steps
@@ -75,6 +76,9 @@ class UnlearnTrainer(Trainer):
     def get_batch_samples(self, *given: Any) -> tuple[list, Any]:
         """An optimizer step's micro-steps, before which its gradient at moved weights is taken."""
         batches, count = super().get_batch_samples(*given)
+        items = sum(batch["items"] for batch in batches)
+        for batch in batches:
+            batch["share"] = batch["items"] * len(batches) / items  # of those of the mean micro-step: 1 in full ones
         model = self.accelerator.unwrap_model(self.model)
         self.moved.take(model, batches, self._moved_loss, self.state.global_step)
         return batches, count
@@ -84,7 +88,7 @@ class UnlearnTrainer(Trainer):
         inputs = self._prepare_inputs(batch.get("moved", batch))
         with self.compute_loss_context_manager():
             _, values = self._values(self.accelerator.unwrap_model(self.model), inputs, self.moved.terms)
-            return torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
+            return batch["share"] * torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: Any) -> Tensor:
         """The method's loss on one micro-step, as a scalar; its terms are kept for the log."""
@@ -97,14 +101,15 @@ class UnlearnTrainer(Trainer):
             # Engines wait for the backward pass at the model's output, of which no term may have taken anything.
             loss = loss + logits[:0].sum()
         self.items_seen += inputs["items"] * self.accelerator.num_processes
-        self._micro_steps.append(torch.stack([loss, *values.values()]).detach().float())
+        share = inputs.get("share", 1.0)
+        self._micro_steps.append(torch.stack([torch.full_like(loss, share), loss, *values.values()]).detach().float())
         if self.accelerator.sync_gradients:
             # The step's last micro-step, and still before the optimizer, which DeepSpeed calls within the backward.
             self._step = self._gather_micro_steps()
             means = self._means()
             self.guard.judge(means, self.control)
             self.weights.follow(means)
-        return self.moved.beside(loss, self.accelerator.unwrap_model(self.model))
+        return share * self.moved.beside(loss, self.accelerator.unwrap_model(self.model))
 
     def _values(self, model: nn.Module, inputs: dict, names: Iterable[str]) -> tuple[Tensor, dict[str, Tensor]]:
         """The logits that some term reads, and the terms named, before weighing."""
@@ -119,7 +124,8 @@ class UnlearnTrainer(Trainer):
 
     def _means(self) -> dict[str, float]:
         """The step's `loss` and its terms, by name."""
-        return dict(zip(("loss", *self.method.terms), self._step.mean(0).tolist(), strict=True))
+        means = (self._step[:, :1] * self._step[:, 1:]).mean(0)
+        return dict(zip(("loss", *self.method.terms), means.tolist(), strict=True))
 
     def _positions(self, name: str, inputs: dict, read: Sequence[Tensor]) -> Positions:
         """What term `name` takes of what was `read`, in runs, and what it compares with."""
@@ -168,7 +174,7 @@ class UnlearnTrainer(Trainer):
             "grad_norm": logs.get("grad_norm"),
             "learning_rate": logs["learning_rate"],
             "terms": means,
-            "micro_losses": self._step[:, 0].tolist(),
+            "micro_losses": self._step[:, 1].tolist(),
         }
         if self.weights.of_step:
             row["weights"] = self.weights.of_step
@@ -230,10 +236,11 @@ class UnlearnTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _gather_micro_steps(self) -> Tensor:
-        """Loss and terms of each micro-step since the last step, (micro-steps, 1 + terms), in the plan's order."""
+        """Share, loss and terms of each micro-step since the last step, (micro-steps, 2 + terms), in the plan's
+        order."""
         mine = torch.stack(self._micro_steps)
         self._micro_steps = []
-        everyone = self.accelerator.gather(mine[None])  # (processes, micro-steps, 1 + terms)
+        everyone = self.accelerator.gather(mine[None])  # (processes, micro-steps, 2 + terms)
         # Micro-step k of the plan went to process k mod n.
         return everyone.transpose(0, 1).reshape(-1, mine.shape[1])
 
