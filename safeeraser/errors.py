@@ -15,6 +15,14 @@ class BadInput(Exception):
         super().__init__(message.rpartition(f"{__name__}.{BadInput.__name__}: ")[2].rstrip())
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal has ended a command, which has kept what resumes it: the message says how."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.code = 128 + number
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint that follows an unknown name: the nearest known one, and all of them."""
     known = sorted(known)
@@ -37,6 +45,8 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
             if error.errno != errno.ENAMETOOLONG:
                 raise
             sys.exit(_fail(f"{error.filename}: {error.strerror}", 2))
+        except Interrupted as error:
+            sys.exit(_fail(str(error), error.code))
         except KeyboardInterrupt:
             sys.exit(_fail("interrupted; what was finished is kept", 130))
         sys.exit(code or 0)

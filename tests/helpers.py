@@ -169,15 +169,15 @@ def kill(pid: int) -> None:
                 each.kill()
 
 
-def kill_once(begun: Callable[[], object], process: BaseProcess) -> None:
-    """SIGKILL for a process at work and what it has started, as soon as `begun` is true."""
+def kill_once(begun: Callable[[], object], process: BaseProcess, number: int = signal.SIGKILL) -> None:
+    """SIGKILL for a process at work and what it has started, as soon as `begun` is true; or, for its group, another."""
     deadline = time.monotonic() + 300
     while not begun():
         assert process.is_alive() and time.monotonic() < deadline
         time.sleep(0.005)
-    kill(process.pid)
+    kill(process.pid) if number == signal.SIGKILL else os.killpg(process.pid, number)
     process.join()
-    assert process.exitcode == -signal.SIGKILL, "it had ended before"
+    assert process.exitcode in (-signal.SIGKILL, 128 + number), "it had ended before"
 
 
 def lines(file: Path) -> int:

@@ -86,6 +86,8 @@ class Probes(TrainerCallback):
             self._ask(state.global_step)
 
     def on_train_end(self, args, state, control, **kwargs):
+        if self.trainer.interrupted:
+            return  # a run that never stopped asks nothing there
         stopped = self.trainer.guard.stopped
         step = stopped["adapter_of_step"] if stopped else state.global_step
         if step % self.every or self.trainer.mean.share:  # else it has been asked, and of the weights that are kept

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import signal
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -17,9 +18,11 @@ from transformers.trainer_utils import enable_full_determinism
 from safeeraser import model as models
 from safeeraser.benchmark.files import RUN_FILE, held, read_object, write_json
 from safeeraser.benchmark.origin import now
+from safeeraser.errors import Interrupted
 from safeeraser.processes import leave_together
 from safeeraser.unlearn.arguments import check_optimizer, training_arguments
 from safeeraser.unlearn.batch import Collator, PlanDataset
+from safeeraser.unlearn.callbacks import SaveAfter
 from safeeraser.unlearn.data import Data
 from safeeraser.unlearn.dry_run import dry_run, outline
 from safeeraser.unlearn.engine import Engine, check_running
@@ -34,7 +37,7 @@ from safeeraser.unlearn.reference import check_names, check_reference, check_roo
 from safeeraser.unlearn.save_dir import MASK_FILE, finished
 from safeeraser.unlearn.settings import Compared, Settings
 from safeeraser.unlearn.trained import equip, reparametrize, save
-from safeeraser.unlearn.trainer import SaveAfter, UnlearnTrainer
+from safeeraser.unlearn.trainer import UnlearnTrainer
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +87,8 @@ def forget(settings: Settings) -> Unlearned | None:
         if writes:
             finish(settings, record, outcome)
         leave_together()
+        if name := outcome.get("interrupted"):
+            raise Interrupted(how_to_resume(settings, outcome), signal.Signals[name])
         return Unlearned.read(settings.save_dir) if writes else None
 
 
@@ -122,8 +127,15 @@ def finish(settings: Settings, record: dict[str, Any], outcome: dict[str, Any]) 
         )
     if through:
         log.info("done: %s", folder)
-    else:
+    elif "interrupted" not in outcome:
         log.warning("ended before its plan did: %s; resume_from_checkpoint=auto goes on", folder)
+
+
+def how_to_resume(settings: Settings, outcome: dict[str, Any]) -> str:
+    """What is left of a run that a signal has ended, and how the rest is done."""
+    more = "" if settings.resume_from_checkpoint == "auto" else "with resume_from_checkpoint=auto "
+    step = outcome["to_step"]
+    return f"interrupted after step {step}: {more}the same command resumes from {settings.save_dir}/checkpoint-{step}"
 
 
 def load_dataset(settings: Settings, job: Job) -> PlanDataset:
@@ -258,12 +270,15 @@ def train(
             keeper.resume(job.checkpoint, arguments.process_index)
         trainer.weights.resume(job.checkpoint)
     begun = time.perf_counter()
-    trainer.train(resume_from_checkpoint=job.checkpoint)
-    seconds = time.perf_counter() - begun
-    if settings.save_model:
-        save(trainer, settings, dataset.preprocessor)
+    with trainer.interruption.heeded():
+        trainer.train(resume_from_checkpoint=job.checkpoint)
+        seconds = time.perf_counter() - begun
+        if settings.save_model and not trainer.interrupted:
+            save(trainer, settings, dataset.preprocessor)
+    number = trainer.interrupted
     return {
         "to_step": trainer.state.global_step,
         "stopped": trainer.guard.stopped,
         **measure_sitting(trainer.accelerator, seconds, trainer.items_seen),
+        **({"interrupted": signal.Signals(number).name} if number else {}),
     }

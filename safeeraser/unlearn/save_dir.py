@@ -53,7 +53,10 @@ def find_checkpoint(settings: Settings, engine: Engine) -> str | None:
     if not (earlier := run_of(folder) or run_of(folder.parent)):
         raise BadInput(f"resume_from_checkpoint={wanted}: no {RUN_FILE} in or beside it tells which run it belongs to")
     if difference := _difference(settings, engine, earlier):
-        raise BadInput(f"resume_from_checkpoint={wanted}: a checkpoint of another run, which has another {difference}")
+        raise BadInput(
+            f"resume_from_checkpoint={wanted}: a checkpoint of another run, which has another {difference}; "
+            "resume it as it was started, or begin anew without resume_from_checkpoint"
+        )
     return str(folder)
 
 
@@ -72,7 +75,10 @@ def check_save_dir(settings: Settings, engine: Engine) -> None:
         return
     if settings.resume_from_checkpoint:
         if difference := _difference(settings, engine, earlier):
-            raise BadInput(f"save_dir={folder}: its run has another {difference}; resume it as it was started")
+            raise BadInput(
+                f"save_dir={folder}: its run has another {difference}; resume it as it was started, or begin anew: in "
+                "another save_dir, or with overwrite_dir=true in the place of resume_from_checkpoint"
+            )
     elif not settings.overwrite_dir:
         method = earlier["settings"]["forget_loss"]["name"]
         raise BadInput(

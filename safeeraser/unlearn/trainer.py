@@ -3,24 +3,27 @@
 import os
 import shutil
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from safeeraser.benchmark.family import Family
-from safeeraser.benchmark.files import RUN_FILE, append_json_line, keep_json_lines
+from safeeraser.benchmark.files import RUN_FILE, append_json_line
 from safeeraser.model import adapter_parameters, baked, load_sines, logits_and_states, plainly_named, save_sines
+from safeeraser.unlearn.callbacks import KeepLogs, Progress
+from safeeraser.unlearn.interrupt import Interruption, leave_group
 from safeeraser.unlearn.mask import Mask
 from safeeraser.unlearn.masters import add_up_in_float32, whole
 from safeeraser.unlearn.mean import Mean
 from safeeraser.unlearn.methods import Method
 from safeeraser.unlearn.moved import MovedGradient
-from safeeraser.unlearn.probe import PROBE_LOG
 from safeeraser.unlearn.record import TRAIN_LOG
 from safeeraser.unlearn.reference import untouched
 from safeeraser.unlearn.settings import Stop
@@ -65,13 +68,32 @@ class UnlearnTrainer(Trainer):
         self.guard, self.weights = Guard(stop, method), Weights(method)
         self.moved = MovedGradient(step, step.moved_terms(method), self.args.seed, self.accelerator)
         self.mean = Mean(step.averaged)
-        for callback in (KeepLogs(), self.mean, self.guard, Progress()):  # of a run that is stopped the guard decides
+        self.interruption = Interruption()
+        for callback in (
+            KeepLogs(),
+            self.mean,
+            self.guard,
+            self.interruption,
+            Progress(),
+        ):  # of a run that is stopped the guard decides
             self.add_callback(callback)
         for noisy in (PrinterCallback, ProgressCallback):
             self.remove_callback(noisy)
         self.items_seen = 0  # in this sitting, by all processes
         self._micro_steps: list[Tensor] = []  # of the current step
         self._step: Tensor | None = None  # of all processes, when they are through
+
+    @property
+    def interrupted(self) -> int:
+        """The signal that has ended the run before its plan did; 0: none has."""
+        return self.interruption.agreed if self.interruption.ends and not self.guard.stopped else 0
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As Trainer makes it, but that no signal reaches the processes that load data."""
+        loader = super().get_train_dataloader()
+        base = loader.base_dataloader
+        base.worker_init_fn = partial(leave_group, base.worker_init_fn)
+        return loader
 
     def get_batch_samples(self, *given: Any) -> tuple[list, Any]:
         """An optimizer step's micro-steps, before which its gradient at moved weights is taken."""
@@ -102,10 +124,12 @@ class UnlearnTrainer(Trainer):
             loss = loss + logits[:0].sum()
         self.items_seen += inputs["items"] * self.accelerator.num_processes
         share = inputs.get("share", 1.0)
-        self._micro_steps.append(torch.stack([torch.full_like(loss, share), loss, *values.values()]).detach().float())
+        told = [torch.full_like(loss, each) for each in (self.interruption.received, share)]
+        self._micro_steps.append(torch.stack([*told, loss, *values.values()]).detach().float())
         if self.accelerator.sync_gradients:
             # The step's last micro-step, and still before the optimizer, which DeepSpeed calls within the backward.
-            self._step = self._gather_micro_steps()
+            told = self._gather_micro_steps()
+            self.interruption.agreed, self._step = int(told[:, 0].max()), told[:, 1:]
             means = self._means()
             self.guard.judge(means, self.control)
             self.weights.follow(means)
@@ -236,11 +260,11 @@ class UnlearnTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _gather_micro_steps(self) -> Tensor:
-        """Share, loss and terms of each micro-step since the last step, (micro-steps, 2 + terms), in the plan's
+        """Signal, share, loss and terms of each micro-step since the last step, (micro-steps, 3 + terms), in the plan's
         order."""
         mine = torch.stack(self._micro_steps)
         self._micro_steps = []
-        everyone = self.accelerator.gather(mine[None])  # (processes, micro-steps, 2 + terms)
+        everyone = self.accelerator.gather(mine[None])  # (processes, micro-steps, 3 + terms)
         # Micro-step k of the plan went to process k mod n.
         return everyone.transpose(0, 1).reshape(-1, mine.shape[1])
 
@@ -253,31 +277,3 @@ def _group(inputs: dict, layer: int | None) -> dict:
 def _joined(runs: Sequence[Tensor]) -> Tensor:
     """One behind the other. A run alone is taken as it is: joining would copy it, and its gradient."""
     return runs[0] if len(runs) == 1 else torch.cat(list(runs))
-
-
-class KeepLogs(TrainerCallback):
-    """Keeps the logs true when a run is resumed: rows after the checkpoint's step are dropped."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            for name in (TRAIN_LOG, PROBE_LOG):
-                keep_json_lines(Path(args.output_dir) / name, lambda row: row["step"] <= state.global_step)
-
-
-class SaveAfter(TrainerCallback):
-    """Has a checkpoint written after each of some optimizer steps, which need not be evenly spaced."""
-
-    def __init__(self, steps: Sequence[int]) -> None:
-        self.steps = steps
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step in self.steps:
-            control.should_save = True
-
-
-class Progress(ProgressCallback):
-    """Trainer's progress bar with the newest loss beside it, rather than a line of output for each step."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.training_bar is not None and "loss" in logs:
-            self.training_bar.set_postfix_str(f"loss {logs['loss']:.3f}", refresh=False)

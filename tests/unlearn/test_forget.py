@@ -1,7 +1,9 @@
 """forget.py, from its command line to what it leaves in `save_dir`; resumed, it ends as if undisturbed, to the bit."""
 
 import json
+import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
 from safeeraser.benchmark.files import held, run_of
+from safeeraser.unlearn.callbacks import Progress
 
 from .given import refuses
 
@@ -113,13 +116,36 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(whole, stopped):
     assert [each["from_step"] for each in sittings] == [0, 2]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_a_checkpoint_and_says_how_to_resume(whole, tmp_path, monkeypatch, number):
+    """Though none was asked for; resumed, it ends as the undisturbed one."""
+    folder, words = tmp_path / "run", (*FOUR, "save_steps=0", f"save_dir={tmp_path / 'run'}")
+
+    def interrupt(_, args, state, *given, **more):
+        if state.global_step == 1:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "on_log", interrupt)
+        done = run("forget", *words)
+    says = f"error: interrupted after step 2: with {AUTO} the same command resumes from {folder}/checkpoint-2"
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (128 + number, says)
+    assert (folder / "checkpoint-2").exists() and not (folder / "adapter_model.safetensors").exists()
+    assert "finished" not in run_of(folder) and run_of(folder)["sittings"][0]["interrupted"] == number.name
+    trained(folder, *words, AUTO)
+    assert same(whole, folder)
+
+
 @pytest.mark.slow
-def test_a_run_killed_with_loading_processes_goes_on_without_them(tmp_path):
-    """SIGKILL somewhere behind the first checkpoint, then the same command with `auto`; loading changes nothing."""
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_killed_with_loading_processes_goes_on_without_them(tmp_path, number):
+    """Somewhere behind the first checkpoint, with all that it has started, then the same command with `auto`; loading
+    changes nothing."""
     given = (*GIVEN, "max_train_steps=8", "save_steps=2", "forget_loss=gdpd")
     killed = tmp_path / "killed"
     process = fork("forget", *given, f"save_dir={killed}", "workers=2")
-    kill_once((killed / "checkpoint-4").exists, process)
+    os.setpgid(process.pid, process.pid)
+    kill_once((killed / "checkpoint-4").exists, process, number)
     assert not (killed / "adapter_model.safetensors").exists()
     trained(killed, *given, "workers=0", AUTO)
     assert same(killed, trained(tmp_path / "whole", *given, "workers=0"))
@@ -140,7 +166,8 @@ def test_a_run_resumed_with_another_setting_is_refused(whole, tmp_path, words, s
     shutil.copytree(whole, checkpoint.parent, ignore=shutil.ignore_patterns("checkpoint-4"))
     for folder in (checkpoint.parent, checkpoint):
         altered(folder, lambda told: [told["settings"].pop(key) for key in ("trainer", "data", "bad_items")])
-    assert f"its run has another {says}" in refuses(tmp_path, *MORE, AUTO, *words.split())
+    said = refuses(tmp_path, *MORE, AUTO, *words.split())
+    assert f"its run has another {says}" in said and "overwrite_dir=true in the place of resume_" in said
     named = (f"resume_from_checkpoint={checkpoint}", f"save_dir={tmp_path / 'new'}", *words.split())
     assert f"a checkpoint of another run, which has another {says}" in refuses(tmp_path, *MORE, *named)
 

@@ -1,0 +1,38 @@
+"""What goes on beside the training loop: logs that stay true, checkpoints at chosen steps, the progress bar."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import ProgressCallback, TrainerCallback
+
+from safeeraser.benchmark.files import keep_json_lines
+from safeeraser.unlearn.probe import PROBE_LOG
+from safeeraser.unlearn.record import TRAIN_LOG
+
+
+class KeepLogs(TrainerCallback):
+    """Keeps the logs true when a run is resumed: rows after the checkpoint's step are dropped."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            for name in (TRAIN_LOG, PROBE_LOG):
+                keep_json_lines(Path(args.output_dir) / name, lambda row: row["step"] <= state.global_step)
+
+
+class SaveAfter(TrainerCallback):
+    """Has a checkpoint written after each of some optimizer steps, which need not be evenly spaced."""
+
+    def __init__(self, steps: Sequence[int]) -> None:
+        self.steps = steps
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step in self.steps:
+            control.should_save = True
+
+
+class Progress(ProgressCallback):
+    """Trainer's progress bar with the newest loss beside it, rather than a line of output for each step."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.training_bar is not None and "loss" in logs:
+            self.training_bar.set_postfix_str(f"loss {logs['loss']:.3f}", refresh=False)
