@@ -16,6 +16,8 @@ Panel = tuple[str, list[int], dict[str, list[float | None]]]  # title, optimizer
 def training_panels(log: Path) -> Iterator[Panel]:
     """The panels of `train_log.jsonl`."""
     rows = read_json_lines(log)
+    if not rows:
+        return  # the run was resumed from its last checkpoint, in another folder
     steps = [row["step"] for row in rows]
     for key, title in (("loss", "loss"), ("grad_norm", "gradient norm"), ("learning_rate", "learning rate")):
         yield title, steps, {"": [row[key] for row in rows]}
@@ -34,8 +36,10 @@ def probe_panels(log: Path) -> Iterator[Panel]:
 
 
 def plot_training(log: Path, probes: Path, out: Path, title: str) -> None:
-    """Draw `train_log.jsonl`, and `probe.jsonl` if there is one, into a PNG file."""
+    """Draw `train_log.jsonl`, and `probe.jsonl` if there is one, into a PNG file; without any row there is none."""
     panels = [*training_panels(log), *(probe_panels(probes) if probes.exists() else ())]
+    if not panels:
+        return
     lines = -(-len(panels) // COLUMNS)
     # Not by pyplot, which would draw into whatever a notebook that calls this has chosen.
     height = 3.2 * lines

@@ -106,6 +106,7 @@ def begin(settings: Settings, job: Job, record: dict[str, Any], mask: Mask | Non
     sittings = earlier_sittings(folder) if settings.resume_from_checkpoint else []
     record["sittings"] = [*sittings, {"started": record["started"], "from_step": step}]
     write_json(folder / RUN_FILE, record)
+    (folder / TRAIN_LOG).touch()  # from a last checkpoint no step is left that would
     write_plan(folder / "plan.json", settings.method.name, settings.recipe, job.plan, job.data.record)
     if mask:
         mask.write(folder)

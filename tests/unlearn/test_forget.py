@@ -136,6 +136,12 @@ def test_an_interrupted_run_leaves_a_checkpoint_and_says_how_to_resume(whole, tm
     assert same(whole, folder)
 
 
+def test_a_run_resumed_from_its_last_checkpoint_elsewhere_takes_no_step_and_is_finished(whole, tmp_path):
+    on = trained(tmp_path / "on", *FOUR, f"resume_from_checkpoint={whole / 'checkpoint-4'}")
+    assert (on / "adapter_model.safetensors").read_bytes() == (whole / "adapter_model.safetensors").read_bytes()
+    assert run_of(on)["finished"] and read_lines(on / "train_log.jsonl") == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_killed_with_loading_processes_goes_on_without_them(tmp_path, number):
