@@ -1,7 +1,8 @@
 """The dry run: what a run would do and need, told without weights and before anything is written."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,11 +106,9 @@ def find_model(settings: Settings) -> tuple[PreTrainedConfig, models.Preprocesso
         BadInput: nothing lies at `model_path`, and it is not the family's own, or the family's page has no numbers.
     """
     path, family = settings.model_path, settings.model_family
-    if not Path(path).is_dir() and not hub_answers():
-        # Its client would ask on for half a minute, and again for each file.
-        constants.HF_HUB_OFFLINE = True
     try:
-        return models.load_config(path), models.load_preprocessor(path)
+        with nullcontext() if Path(path).is_dir() or hub_answers() else without_hub():
+            return models.load_config(path), models.load_preprocessor(path)
     except BadInput as error:
         if path != family.model_path or Path(path).exists():
             raise
@@ -123,6 +122,16 @@ def find_model(settings: Settings) -> tuple[PreTrainedConfig, models.Preprocesso
         settings.max_length,
     )
     return AutoConfig.for_model(family.model_type, **family.architecture), None
+
+
+@contextmanager
+def without_hub() -> Iterator[None]:
+    """Do not ask the hub meanwhile: its client would ask on for half a minute, and again for each file."""
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def hub_answers() -> bool:

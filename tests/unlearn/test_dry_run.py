@@ -8,10 +8,11 @@ import pytest
 import torch
 import yaml
 from helpers import MODEL, RECORDED, ROOT, TRAIN, config, run
+from huggingface_hub import constants
 from transformers import LlavaConfig
 
 from safeeraser.unlearn.composed import read_settings
-from safeeraser.unlearn.dry_run import outline
+from safeeraser.unlearn.dry_run import find_model, outline
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.memory import Setup, held
 
@@ -53,6 +54,12 @@ def family():
     """The settings of LLaVA-1.5-7B and the meta model of its own numbers, in bfloat16."""
     read = read_settings(config("model_family=llava-1.5-7b"))
     return read, outline(read, LlavaConfig(**read.model_family.architecture), torch.bfloat16)
+
+
+def test_a_hub_that_does_not_answer_is_left_alone_for_this_dry_run_only(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert find_model(family()[0])[1] is None and not constants.HF_HUB_OFFLINE
 
 
 @pytest.mark.parametrize("case", MEMORY)
