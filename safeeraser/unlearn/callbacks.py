@@ -1,11 +1,13 @@
-"""What goes on beside the training loop: logs that stay true, checkpoints at chosen steps, the progress bar."""
+"""What goes on beside the training loop: logs that stay true, dropout masks, checkpoints at chosen steps, progress."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from transformers import ProgressCallback, TrainerCallback
 
 from safeeraser.benchmark.files import keep_json_lines
+from safeeraser.unlearn.moved import seed_of
 from safeeraser.unlearn.probe import PROBE_LOG
 from safeeraser.unlearn.record import TRAIN_LOG
 
@@ -17,6 +19,18 @@ class KeepLogs(TrainerCallback):
         if state.is_world_process_zero:
             for name in (TRAIN_LOG, PROBE_LOG):
                 keep_json_lines(Path(args.output_dir) / name, lambda row: row["step"] <= state.global_step)
+
+
+class OwnMasks(TrainerCallback):
+    """Has each process draw dropout masks of its own.
+
+    All processes have drawn the adapter from one seed, and would go on to draw alike. A resumed run takes up the
+    checkpoint's random state after this.
+    """
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if args.process_index:  # the first one draws what a process alone does
+            torch.manual_seed(seed_of(args.seed, args.process_index))
 
 
 class SaveAfter(TrainerCallback):

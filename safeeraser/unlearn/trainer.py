@@ -17,7 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from safeeraser.benchmark.family import Family
 from safeeraser.benchmark.files import RUN_FILE, append_json_line
 from safeeraser.model import adapter_parameters, baked, load_sines, logits_and_states, plainly_named, save_sines
-from safeeraser.unlearn.callbacks import KeepLogs, Progress
+from safeeraser.unlearn.callbacks import KeepLogs, OwnMasks, Progress
 from safeeraser.unlearn.interrupt import Interruption, leave_group
 from safeeraser.unlearn.mask import Mask
 from safeeraser.unlearn.masters import add_up_in_float32, whole
@@ -71,6 +71,7 @@ class UnlearnTrainer(Trainer):
         self.interruption = Interruption()
         for callback in (
             KeepLogs(),
+            OwnMasks(),
             self.mean,
             self.guard,
             self.interruption,

@@ -39,7 +39,8 @@ def trained(tmp_path_factory, forks, one):
             narrow, env = (("dtype=bfloat16",), STAND_IN) if engine in GPUS else ((), {})
             begun, folder = one("start"), tmp_path_factory.mktemp(Path(engine).name)
             words = [("forget", *words_of(name, folder / name, *narrow, start=begun)) for name in runs_of(engine)]
-            (folder / "nine.json").write_text(json.dumps({"steps": NINE}))
+            for plan, steps in (("nine", NINE), ("twins", NINE[:1] * 4)):
+                (folder / f"{plan}.json").write_text(json.dumps({"steps": steps}))
             folders[engine] = folder
             ended[engine] = series(forks, engine, folder, *words, cwd=CONFORMANCE, **env).end()
         assert ended[engine][0], ended[engine][1]

@@ -37,6 +37,7 @@ STOPPED = ("warmup_ratio=0", "max_grad_norm=0", "lr=0.02", "stop.forget_loss=9",
 SINES = ("projector=sine", "LoRA.dropout=0.1", "stop.forget_loss=99", "probe_every=3", "probe.prompts=1")
 SINES = (*EAGER, *SINES, "probe.max_new_tokens=2", "save_steps=2", "max_train_steps=4")
 STATE = (*SINES, *DUAL, "step=average", "step.last=0.75")
+TWINS = ("plan={folder}/twins.json", "LoRA.dropout=0.5", "lr=0.01", "warmup_ratio=0")
 NARROW = ("init_adapter=null", "max_train_steps=6")
 DROPPED = ("init_adapter=null", "max_train_steps=3", "LoRA.dropout=0.1")
 
@@ -47,6 +48,7 @@ RUNS = {
     "release_klpd": (CPUS[:2], 4, "klpd", ()),
     "release_npo": (("cpu_zero3", "fsdp2"), 4, "npo", ("attention=eager",)),
     "nine": (CPUS[:1], 4, "gdpd", ("plan={folder}/nine.json", "batch_size=2", "gradient_accumulation_steps=1")),
+    "twins": (CPUS[:1], 2, "ga", TWINS),
     "tower": (CPUS[:1], 4, "klpd", ("init_adapter=null", "tune_vision_tower=true", "max_train_steps=2")),
     "full": (CPUS[2:], 4, "gdpd", FULL),
     "text": (CPUS[::2], 4, "none", ("plan=null", *TEXT)),

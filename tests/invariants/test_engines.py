@@ -21,7 +21,7 @@ from .test_release import assert_reproduces
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engines")]
 
-OF_THEIR_OWN = ("release_gdpd", "release_klpd", "release_npo", "nine", "full", "stopped", "whole", "gone_on")
+OF_THEIR_OWN = ("release_gdpd", "release_klpd", "release_npo", "nine", "twins", "full", "stopped", "whole", "gone_on")
 COMPARED = [(engine, name) for engine in CPUS for name in runs_of(engine) if name not in OF_THEIR_OWN]
 RECORDED = [(engine, name[8:]) for engine in CPUS for name in runs_of(engine) if name.startswith("release_")]
 
@@ -75,6 +75,12 @@ def test_what_fills_no_round_of_the_processes_is_left_out(trained, one, tmp_path
     (tmp_path / "eight.json").write_text(json.dumps({"steps": NINE[:8]}))
     single = one("nine", f"plan={tmp_path / 'eight.json'}", "batch_size=4")
     assert told(single)["items_left_out"] == 0 and farthest(two, single) < 1e-5
+
+
+def test_each_process_draws_dropout_masks_of_its_own(trained):
+    """The same item in both of them has two losses, once LoRA's B is not 0."""
+    begun, on = logged(trained("cpu_ddp") / "twins", "micro_losses")
+    assert begun[0] == begun[1] and on[0] != on[1]
 
 
 @pytest.mark.parametrize("engine", runs.WHOLE_WEIGHTS)
