@@ -75,6 +75,10 @@ class Answering(ABC):
         """Whether the model can tell the places of a prompt's tokens, and of one more."""
         return len(prompt) < self.context
 
+    def most(self, prompt: Sequence[int]) -> int:
+        """How many tokens the response to a prompt has at most: the context holds both."""
+        return min(self.generation.max_new_tokens, self.context - len(prompt))
+
     def unread(self, prompts: Sequence[list[int]]) -> list[tuple[int, str | None]]:
         """The outcome of the prompts that do not fit."""
         return [(number, None) for number, ids in enumerate(prompts) if not self.fits(ids)]

@@ -41,7 +41,8 @@ class Batched(Answering):
             ]
             batch = self.vlm.join(rows, "left")
             seeds = torch.tensor([self.seed(asked[number]) for number in numbers], device=self.model.device)
-            yield list(zip(numbers, self._generate(batch | features_of(shown), seeds), strict=True))
+            most = [self.most(prompts[number]) for number in numbers]
+            yield list(zip(numbers, self._generate(batch | features_of(shown), seeds, most), strict=True))
 
     def _look(self, pictures: Sequence[Hashable | None], before: dict[Hashable, Seen]) -> dict[Hashable, Seen]:
         """Each of the pictures as the model sees it; of those in the last batch this is known."""
@@ -51,13 +52,13 @@ class Batched(Answering):
             picture: before.get(picture) or see(self.vlm, prepare.show(self.show(picture)).inputs) for picture in wanted
         }
 
-    def _generate(self, batch: dict, seeds: Tensor) -> list[str | None]:
-        """The rows' responses."""
+    def _generate(self, batch: dict, seeds: Tensor, most: list[int]) -> list[str | None]:
+        """The rows' responses, each of so many tokens at most."""
         start = batch["input_ids"].shape[1]
         drawing = _Drawing(self, seeds, start)
         how = GenerationConfig(
             do_sample=False,  # `drawing` leaves one token to take
-            max_new_tokens=self.generation.max_new_tokens,
+            max_new_tokens=max(most),
             eos_token_id=sorted(self.ends),
             pad_token_id=self.vlm.preprocessor.pad_token,
         )
@@ -66,7 +67,8 @@ class Batched(Answering):
                 **batch, generation_config=how, logits_processor=LogitsProcessorList([drawing])
             )
         finite = torch.stack(drawing.finite).T.tolist()
-        return [self._response(row, told) for row, told in zip(output[:, start:].tolist(), finite, strict=True)]
+        rows = zip(output[:, start:].tolist(), finite, most, strict=True)
+        return [self._response(row[:length], told[:length]) for row, told, length in rows]
 
     def _response(self, tokens: list[int], finite: list[bool]) -> str | None:
         """A row's words up to its first end; None where what they were drawn from was not finite."""

@@ -30,6 +30,7 @@ class _Row:
     about: About
     shared: list[int]  # the beginning of its prompt, which is that of all questions about the same
     own: list[int]  # the rest of it
+    most: int  # tokens of its response
     seed: int
     response: list[int] = field(default_factory=list)
     ended: bool = False
@@ -86,7 +87,8 @@ class Decoder(Answering):
             cut = min(len(commonprefix(several)), min(map(len, several)) - 1)  # noqa: RUF071 (no paths, token ids)
             for number, ids in zip(group, several, strict=True):
                 one = asked[number]
-                rows.append(_Row(number, (one.picture, one.system), ids[:cut], ids[cut:], self.seed(one)))
+                about, most = (one.picture, one.system), self.most(ids)
+                rows.append(_Row(number, about, ids[:cut], ids[cut:], most, self.seed(one)))
         if any(self.vlm.preprocessor.picture_token in row.own for row in rows):
             raise BadInput(
                 f"model family {self.vlm.family.name}: its chat template sets the picture behind the question, which "
@@ -131,7 +133,7 @@ class Decoder(Answering):
         for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
             if row.ended:
                 continue
-            row.ended = token in self.ends or len(row.response) + 1 == self.generation.max_new_tokens
+            row.ended = token in self.ends or len(row.response) + 1 == row.most
             if token not in self.ends:  # which need not be a special one, that decoding leaves out
                 row.response.append(token)
             if row.ended:

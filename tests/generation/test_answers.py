@@ -124,6 +124,16 @@ def test_a_prompt_that_fills_the_context_is_not_read(vlm, asked, monkeypatch, ki
     assert None not in answers(kind(vlm, generation, 4), asked).values()
 
 
+@BOTH
+def test_a_response_ends_where_the_context_does(vlm, asked, greedy, monkeypatch, kind):
+    generation = Generation(greedy=True, max_new_tokens=12)
+    prompts = kind(vlm, generation, 4).prompts(asked)
+    context = max(map(len, prompts)) + 3
+    monkeypatch.setattr(vlm.preprocessor, "context", context)
+    cut = {one.key: greedy[one.key][: context - len(ids)] for one, ids in zip(asked, prompts, strict=True)}
+    assert answers(kind(vlm, generation, 4), asked) == {key: text(vlm, ids) for key, ids in cut.items()}
+
+
 def test_without_a_picture_the_prompt_has_none(vlm, asked):
     without, shown = Decoder(vlm, Generation(), 1).prompts([Asked(None, "Why?"), Asked(asked[0].picture, "Why?")])
     image = vlm.preprocessor.picture_token
