@@ -9,7 +9,6 @@ The API key goes to the client and nowhere else, and no text of a server's is sh
 
 import asyncio
 import logging
-import os
 import sys
 import threading
 import time
@@ -23,6 +22,7 @@ from typing import Any, Generic, TypeVar
 import openai
 
 from safeeraser.errors import BadInput
+from safeeraser.keys import ApiKey
 from safeeraser.replies import FILTERED, GARBAGE, Failure, Reply, discreet, outcome, plain
 
 Key = TypeVar("Key")
@@ -38,24 +38,6 @@ _MODEL_CODES = ("model_not_found",)
 _ACCOUNT_CODES = ("insufficient_quota", "billing_not_active")
 
 log = logging.getLogger(__name__)
-
-
-def read_key(given: str | None, base_url: str | None, *, who: str, otherwise: str) -> str:
-    """The API key: `given`, or the environment's; a server named by `base_url` may do without.
-
-    Raises:
-        BadInput: there is none (the line ends with `otherwise`, the other way out), or it cannot be one.
-    """
-    key = (given or os.environ.get("OPENAI_API_KEY") or "").strip()
-    if not key and base_url:
-        return "none"  # a local server takes any word, and the client wants one
-    if not key:
-        raise BadInput(
-            f"{who} needs a key: set OPENAI_API_KEY (a local server named by --base_url needs none); " + otherwise
-        )
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise BadInput("the API key holds a character that no key has; was more than the key pasted?")
-    return key
 
 
 class Chat(Generic[Key]):
@@ -76,7 +58,7 @@ class Chat(Generic[Key]):
         self,
         model: str,
         *,
-        api_key: str,
+        api_key: ApiKey,
         base_url: str | None,
         concurrency: int,
         who: str = "the judge",
@@ -84,7 +66,8 @@ class Chat(Generic[Key]):
         timeout: float = 60.0,
         retries: int = 5,
     ):
-        self._model, self._key, self._base_url, self._concurrency = model, api_key, base_url, concurrency
+        self._model, self._base_url, self._concurrency = model, base_url, concurrency
+        self._key, self._lacking = api_key
         self._timeout, self._retries = timeout, retries
         self._gap = 60.0 / requests_per_minute if requests_per_minute else 0.0
         self._next = 0.0  # when the next request may go out, on the monotonic clock
@@ -204,6 +187,8 @@ class Chat(Generic[Key]):
         where, status, code = self._where, getattr(answer, "status_code", None), getattr(answer, "code", None)
         if not isinstance(answer, openai.OpenAIError):
             return
+        if (status in (401, 403) or code in _KEY_CODES) and self._lacking:
+            raise BadInput(f"{where} wants a key (HTTP {status or '?'}): {self._lacking}")
         if status in (401, 403) or code in _KEY_CODES:
             raise BadInput(f"{where} does not accept the API key (HTTP {status or '?'})")
         if status in (404, 405) or code in _MODEL_CODES:

@@ -13,8 +13,9 @@ import pytest
 from chat_server import CLOSE, HANG, NO_COMPLETION
 
 from safeeraser import chat
-from safeeraser.chat import Chat, read_key
+from safeeraser.chat import Chat
 from safeeraser.errors import BadInput
+from safeeraser.keys import ApiKey, read_key
 from safeeraser.replies import Failure, Reply
 
 KEY = "sk-test-0123456789-secret"
@@ -31,7 +32,7 @@ def quick(monkeypatch):
 
 
 def client(url, **more):
-    return Chat("some-model", **{"api_key": KEY, "base_url": url, "concurrency": 8, **more})
+    return Chat("some-model", **{"api_key": ApiKey(KEY), "base_url": url, "concurrency": 8, **more})
 
 
 def calls(number):
@@ -195,10 +196,11 @@ def test_closing_cancels_what_is_in_flight(serve, capfd, recwarn):
 SCRIPT = """
 import logging, sys
 from safeeraser.chat import Chat
+from safeeraser.keys import ApiKey
 logging.basicConfig(level=logging.INFO)
 calls = ((i, lambda: {"messages": [{"role": "user", "content": "Q"}]}) for i in range(50))
 try:
-    for key, _ in Chat("m", api_key="k", base_url=sys.argv[1], concurrency=8).ask(calls):
+    for key, _ in Chat("m", api_key=ApiKey("k"), base_url=sys.argv[1], concurrency=8).ask(calls):
         print(key, flush=True)
 except KeyboardInterrupt:
     print("interrupted")
@@ -218,17 +220,33 @@ def test_ctrl_c_leaves_nothing_on_stderr(serve):
 
 
 def test_a_key_is_given_or_found_or_not_needed_and_an_address_is_one(monkeypatch):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "KEY_OVER_HTTP"):
+        monkeypatch.delenv(name, raising=False)
     words = {"who": "the judge", "otherwise": "--judge rules needs none"}
-    assert read_key(f" {KEY}\n", None, **words) == KEY
-    assert read_key(None, "http://localhost:8000/v1", **words) == "none"
-    with pytest.raises(BadInput, match=r"the judge needs a key: set OPENAI_API_KEY .*--judge rules"):
-        read_key(" ", None, **words)
+    assert read_key(f" {KEY}\n", None, **words) == (KEY, "")
+    assert read_key(None, "http://gpu:8000/v1", **words) == ("none", "set OPENAI_API_KEY")
+    for url in (None, "https://eu.api.openai.com/v1"):
+        with pytest.raises(BadInput, match=r"the judge needs a key: set OPENAI_API_KEY .*--judge rules"):
+            read_key(" ", url, **words)
     with pytest.raises(BadInput, match="the API key holds a character that no key has") as refused:
         read_key(f"{KEY} and more", None, **words)
     assert KEY not in str(refused.value)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    assert read_key(None, "http://localhost:8000/v1", **words) == KEY
+    for url in ("http://localhost:8000/v1", "http://127.0.0.1:8000/v1", "http://[::1]/v1", "https://gpu/v1"):
+        assert read_key(None, url, **words) == (KEY, "")
+    for url in ("http://gpu:8000/v1", "HTTP://127.0.0.1.gpu/v1", "http://localhost@gpu/v1"):
+        assert read_key(None, url, **words).text == "none", "over http to another machine"
+        assert read_key(KEY, url, **words).text == "none"
+    monkeypatch.setenv("KEY_OVER_HTTP", "cpu, gpu")
+    assert read_key(None, "http://gpu:8000/v1", **words).text == KEY
     for url in ("localhost:8000/v1", "ftp://localhost/v1", "http://", "http://[::1"):
         with pytest.raises(BadInput, match=r"--base_url (is no address|or the environment's proxy)"):
             client(url)
+
+
+def test_a_server_that_wants_a_key_and_got_none_is_named_with_what_to_set(serve):
+    server = serve(lambda *_: (401, {}, "invalid_api_key"))
+    _, said = until_stopped(
+        client(server.url, api_key=read_key(None, server.url, who="", variables=["NO_KEY"])).ask(calls(1))
+    )
+    assert said == "the judge at 127.0.0.1 wants a key (HTTP 401): set NO_KEY"

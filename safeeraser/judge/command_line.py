@@ -13,6 +13,7 @@ from safeeraser.benchmark.files import read_text
 from safeeraser.benchmark.metrics import ASKED
 from safeeraser.errors import BadInput
 from safeeraser.judge.judges import JUDGES, Choice, Judging
+from safeeraser.keys import GIVEN
 
 FORMS = "each may be NAME, NAME:MODEL, NAME@ADDRESS or NAME:MODEL@ADDRESS"
 
@@ -33,7 +34,7 @@ def judges(add: Callable) -> None:
 
 def calls(add: Callable) -> None:
     """How a judge behind a server is asked."""
-    add("--api_key", help="key for the server (default: the environment's OPENAI_API_KEY)")
+    add("--api_key", help="key for the server (default: OPENAI_API_KEY of the environment; of a guard NAME_API_KEY)")
     add("--api_key_file", type=Path, metavar="FILE", help="a file that holds the key and nothing else")
     add("--concurrency", type=count, default=32, help="calls at a time (default: %(default)s)")
     add("--requests_per_minute", type=count, metavar="N", help="calls a minute at most")
@@ -66,6 +67,7 @@ def chosen(given: dict[str, Any], **more: Any) -> Judging:
         BadInput: a model or an address was given for a judge that is no model, or a key twice.
     """
     given = dict(given)
+    given["api_key"] = given["api_key"] or os.environ.get(GIVEN)
     if file := given.pop("api_key_file"):
         if given["api_key"]:
             raise BadInput("--api_key and --api_key_file: give one of them")
@@ -90,5 +92,5 @@ def hide_key() -> None:
     parser.add_argument("--api_key", nargs="?")
     given, rest = parser.parse_known_args()
     if given.api_key is not None:
-        environment = os.environ | {"OPENAI_API_KEY": given.api_key}
+        environment = os.environ | {GIVEN: given.api_key}
         os.execve(sys.executable, [sys.executable, sys.argv[0], *rest], environment)

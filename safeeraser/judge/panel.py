@@ -1,6 +1,5 @@
 """The judges of a run: which one each metric is put to, and asking them."""
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -9,17 +8,18 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any
 
+from safeeraser.benchmark.truth import TRUTH
 from safeeraser.errors import BadInput
 from safeeraser.judge.costs import Price, Spent, listed_price
 from safeeraser.judge.judges import OWN, Choice, Judge, Judging
 from safeeraser.judge.queries import Query
 from safeeraser.judge.verdicts import Verdict
+from safeeraser.keys import NONE, OPENAI_KEY, ApiKey, address_of, host_of, is_openai, read_key
 from safeeraser.progress import progress
 
 TIMEOUT = 60.0  # seconds of silence after which an attempt is given up
 ENDS = {"gpt-4o": date(2027, 1, 14)}  # models that OpenAI has announced to take off its API
 NOTICE = 90  # days
-OPENAI = "//api.openai.com"
 
 
 class Panel:
@@ -134,7 +134,7 @@ def _make(choice: Choice, judging: Judging) -> Judge:
     """Only the chosen ones' libraries are loaded."""
     if not choice.served:
         return getattr(import_module(f"safeeraser.judge.{choice.name}"), OWN[choice.name])(judging)
-    from safeeraser.chat import Chat, read_key
+    from safeeraser.chat import Chat
     from safeeraser.judge.batch import BatchChat
     from safeeraser.judge.dialects import dialect
     from safeeraser.judge.served import ServedJudge
@@ -144,10 +144,7 @@ def _make(choice: Choice, judging: Judging) -> Judge:
         raise BadInput(f"the judge {choice.name} runs on a server of your own: give its address with --base_url")
     spoken = dialect(choice.name, official=judging.official)
     model = choice.model or spoken.model
-    who = f"the judge {choice.name}"
-    key = "none"
-    if not judging.dry_run:
-        key = read_key(judging.api_key, choice.base_url, who=who, otherwise="--judge rules needs none")
+    key = ApiKey(NONE) if judging.dry_run else _key(choice, judging)
     server: dict[str, Any] = {"api_key": key, "base_url": choice.base_url, "concurrency": judging.concurrency}
     server["timeout"] = TIMEOUT
     store = Store(judging.store, shared=judging.store_shared)
@@ -156,7 +153,34 @@ def _make(choice: Choice, judging: Judging) -> Judge:
         chat = BatchChat(model, store=store, **server)
     else:
         chat = Chat(model, requests_per_minute=judging.requests_per_minute, **server)
-    address = choice.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
-    if OPENAI in address and (note := leaving(model, date.today())):
+    if is_openai(address_of(choice.base_url)) and (note := leaving(model, date.today())):
         print(f"note: {note}", file=sys.stderr)
     return ServedJudge(spoken, model, chat, store, judging)
+
+
+def _key(choice: Choice, judging: Judging) -> ApiKey:
+    """The key of a judge behind a server. OpenAI's goes to OpenAI, and where `OPENAI_BASE_URL` or the main judge's
+    address has the judge `openai`; a guard has a variable of its own.
+
+    Raises:
+        BadInput: a key was given, and the judges are at several hosts, of which it may belong to one alone.
+    """
+    hosts = {host_of(address_of(each.base_url)) for each in judging.choices.values() if each.served}
+    if judging.api_key and len(hosts) > 1:
+        raise BadInput(
+            f"--api_key, --api_key_file: a key belongs to one host, and the judges are at {', '.join(sorted(hosts))}: "
+            f"set {OPENAI_KEY}, and for a guard NAME_API_KEY"
+        )
+    url, main = address_of(choice.base_url), judging.judge
+    variables = [f"{choice.name.upper()}_API_KEY"]
+    if choice.name == "openai":
+        own = {host_of(address_of(each)) for each in (None, main.base_url if main.name == "openai" else None)}
+        variables = [OPENAI_KEY] if is_openai(url) or host_of(url) in own else []
+    who = f"the judge {choice.name}"
+    return read_key(judging.api_key, choice.base_url, variables=variables, who=who, otherwise=_keyless(judging))
+
+
+def _keyless(judging: Judging) -> str:
+    """Which judge needs no key: the one that knows, where it can."""
+    knowing = judging.data is not None and judging.data.with_name(TRUTH).is_file()
+    return "--judge truth needs none, and knows the answers here" if knowing else "--judge rules needs none"

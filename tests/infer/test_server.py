@@ -157,7 +157,9 @@ def test_a_request_that_fails_is_listed_and_asked_again_next_time(serve, data, t
     assert all(value["UnharmPair_text2"]["Prediction"] for value in read(out))
 
 
-@pytest.mark.parametrize(("status", "calls", "says"), [(401, 1, "accept the API key"), (400, 8, "refused each of 8")])
+@pytest.mark.parametrize(
+    ("status", "calls", "says"), [(401, 1, "wants a key (HTTP 401): set OPENAI_API_KEY"), (400, 8, "refused each of 8")]
+)
 def test_a_server_that_answers_nothing_ends_the_run_and_leaves_nothing(serve, data, tmp_path, status, calls, says):
     server = serve(lambda *_: (status, {}, "x"))
     done = infer(server.url, tmp_path / "p.json", "--concurrency", 1, eval_file=data)

@@ -7,7 +7,10 @@ import pytest
 from chat_server import completion
 from scoring import KEY, good
 
+from safeeraser.errors import BadInput
 from safeeraser.judge.costs import Spent
+from safeeraser.judge.judges import Choice
+from safeeraser.judge.panel import Panel
 from safeeraser.judge.prompts import render, version
 
 from .asked import TRUTH, ask, judging, kept, queries, query, words
@@ -102,13 +105,26 @@ def test_what_a_server_does_not_take_is_found_out_once_and_remembered(tmp_path, 
 
 
 def test_keys_and_addresses_are_used_and_not_kept(tmp_path, serve, monkeypatch):
-    """The key given, else the environment's, else any word to a server of one's own; no password of an address."""
+    """The key given, else the environment's, else any word to a server of one's own; no password of an address.
+
+    A guard, or the judge openai at another address than the main one's, is never sent OPENAI_API_KEY.
+    """
     server = serve(lambda _, prompt: (200, {}, good(prompt)))
     ask(judging(tmp_path, server), [query(response="1")])
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     ask(judging(tmp_path, server), [query(response="2")])
     ask(judging(tmp_path, server, api_key="another"), [query(response="3")])
     assert [key for _, key, *_ in server.requests] == ["Bearer none", f"Bearer {KEY}", "Bearer another"]
+    other = serve(lambda _, prompt: (200, {}, good(prompt)))
+    judges = {"asr": Choice("llamaguard", None, other.url), "rr": Choice("openai", None, other.url)}
+    for number, own in enumerate(("none", "its")):
+        ask(judging(tmp_path / own, server, judges=judges), queries())
+        assert {key for _, key, *_ in server.requests[3:]} == {f"Bearer {KEY}"}
+        assert [key for _, key, *_ in other.requests[2 * number :]] == [f"Bearer {own}", "Bearer none"]
+        monkeypatch.setenv("LLAMAGUARD_API_KEY", "its")
+    with pytest.raises(BadInput, match=r"a key belongs to one host, and the judges are at 127.0.0.1:\d+, 127.0.0.1:"):
+        Panel(judging(tmp_path, server, judges=judges, api_key="another"))
+    del server.requests[3:]
     server.url = server.url.replace("//", "//somebody:hunter2@")
     ask(secret := judging(tmp_path, server), [query(response="1")])
     assert len(server.requests) == 3, "the same server, with or without a password"

@@ -1,0 +1,82 @@
+"""Which key goes to which server: a key belongs to a host, and is sent to no other."""
+
+import ipaddress
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from safeeraser.errors import BadInput
+
+OPENAI = "https://api.openai.com/v1"
+OPENAI_KEY = "OPENAI_API_KEY"
+GIVEN = "SAFEERASER_API_KEY"  # holds what --api_key named, once it has left the process list
+OVER_HTTP = "KEY_OVER_HTTP"  # names the hosts, with commas between, to which a key may go unencrypted
+NONE = "none"  # a server that needs no key takes any word, and the client wants one
+
+
+class ApiKey(NamedTuple):
+    """What a server is sent as its key. `lacking`: where that is none, what to set if the server wants one."""
+
+    text: str
+    lacking: str = ""
+
+
+def address_of(base_url: str | None) -> str:
+    """Where the client turns to."""
+    return base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
+
+
+def host_of(url: str) -> str:
+    """The host in an address, with its port if it names one; empty where the address is none."""
+    try:
+        parts = urlsplit(url)
+        return f"{parts.hostname}:{parts.port}" if parts.port else parts.hostname or ""
+    except ValueError:
+        return ""  # which the client says plainly
+
+
+def is_openai(url: str) -> bool:
+    """Whether an address is OpenAI's own."""
+    return f".{host_of(url)}".endswith(f".{host_of(OPENAI)}")
+
+
+def read_key(
+    given: str | None, base_url: str | None, *, variables: Sequence[str] = (OPENAI_KEY,), who: str, otherwise: str = ""
+) -> ApiKey:
+    """The key for the server at `base_url`: `given`, or the first of the environment's `variables` that is set.
+
+    A server other than OpenAI's may do without. Over plain http a key goes to this machine, and to hosts that the
+    variable `OVER_HTTP` names.
+
+    Raises:
+        BadInput: there is none for OpenAI's server (the line ends with `otherwise`, the other way out), or it cannot
+            be one.
+    """
+    url, way = address_of(base_url), f"set {' or '.join(variables)}" if variables else "give --api_key_file FILE"
+    key = (given or next(filter(None, map(os.environ.get, variables)), "")).strip()
+    if not key and is_openai(url):
+        raise BadInput(f"{who} needs a key: {way} (a local server named by --base_url needs none); {otherwise}")
+    if not key:
+        return ApiKey(NONE, way)
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise BadInput("the API key holds a character that no key has; was more than the key pasted?")
+    if not _may_carry_key(url):
+        host = urlsplit(url).hostname
+        return ApiKey(NONE, f"a key goes there over https only, unless {OVER_HTTP}={host} allows http")
+    return ApiKey(key)
+
+
+def _may_carry_key(url: str) -> bool:
+    """Whether a key may go to an address: over https, to this machine, or where `OVER_HTTP` allows it."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return True  # nothing is sent there
+    host, allowed = parts.hostname or "", os.environ.get(OVER_HTTP, "").lower().split(",")
+    if parts.scheme != "http" or host == "localhost" or host in map(str.strip, allowed):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
