@@ -14,9 +14,12 @@ from safeeraser.benchmark.files import CONFIG, adapter_file, home, read_object, 
 from safeeraser.benchmark.release import RELEASED_MODEL
 from safeeraser.errors import BadInput, command
 from safeeraser.specificity import harness
-from safeeraser.specificity.tasks import JUDGE, POPE, needs_judge, plan, without_judge
+from safeeraser.specificity.tasks import JUDGE, POPE, Task, figure_of, needs_judge, plan, without_judge
 
 OWN_TASKS = CONFIG / "lmms_tasks"
+TASKS = (
+    "tasks of lmms-eval, with commas between; one not known here as TASK:METRIC:higher or :lower (default: the seven)"
+)
 HARNESS = Path(__file__).parents[2] / ".venv-lmms"  # the environment that scripts/specificity.bash makes
 JUDGE_KEYS = {"openai": "OPENAI_API_KEY", "azure": "AZURE_API_KEY"}  # by API_TYPE, as the harness reads them
 
@@ -31,7 +34,7 @@ def parser() -> Arguments:
     add("--model_path", help="the base model (default: the one that the adapter names)")
     add("--allow_other_base", action="store_true", help="also if it was trained on other weights than that model's")
     add("--output_folder", type=Path, metavar="RUN", help="where results go (default: the adapter's folder)")
-    add("--tasks", type=several("task"), help="tasks of lmms-eval, with commas between (default: the seven)")
+    add("--tasks", type=several("task"), metavar="TASKS", help=TASKS)
     add("--lite", action="store_true", help="of the seven the smaller forms, where lmms-eval has them")
     add("--include_path", type=Path, default=OWN_TASKS, help="a folder with task files of your own")
     add("--limit", type=count, metavar="N", help="the first N items of each task; such figures compare with nothing")
@@ -67,6 +70,7 @@ class Job:
     allow_other_base: bool
     out: Path
     tasks: list[str]
+    figures: dict[str, Task]
     known: dict[str, Any]
     gpus: int
     dtype: str
@@ -147,13 +151,15 @@ def _out(options: Any) -> Path | None:
 
 def check(options: Any) -> Job:
     """Find out whether the run makes sense before anything is merged or run. Raises `BadInput` where it does not."""
-    names = look_over(options)
+    words = look_over(options)
+    names = list(dict.fromkeys(word.partition(":")[0] for word in words))
     adapter, include_path = options.checkpoint_path, options.include_path if options.include_path.is_dir() else None
     digest = sha256(adapter_file(adapter)) if adapter else None
     stand_ins = list(filter(None, map(without_judge, names)))
     python = os.environ.get("LMMS_PYTHON") or str(HARNESS / "bin" / "python")
     known = harness.look(python, [*names, *stand_ins], include_path)
     _refuse_unknown(names, known)
+    figures = {word.partition(":")[0]: word for word in [*stand_ins, *words]}
     tasks, missing, replaced = _with_what_judge(names, known)
     if not tasks:
         raise BadInput("nothing to run: " + "; ".join(f"{name}: {reason}" for name, reason in missing.items()))
@@ -168,6 +174,7 @@ def check(options: Any) -> Job:
         allow_other_base=options.allow_other_base,
         out=_out(options),
         tasks=tasks,
+        figures={name: figure_of(figures[name], known["tasks"][name], options.pope) for name in tasks},
         known=known,
         gpus=gpus,
         dtype=family.lmms_eval.dtype or ("float32" if options.dtype == "auto" and not gpus else options.dtype),

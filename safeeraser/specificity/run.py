@@ -17,7 +17,6 @@ from safeeraser.benchmark.files import lock, make_room_for, read_json, run_of, w
 from safeeraser.errors import BadInput
 from safeeraser.specificity import harness
 from safeeraser.specificity.options import Job
-from safeeraser.specificity.tasks import figure
 
 log = logging.getLogger(__name__)
 
@@ -146,18 +145,21 @@ def _settings(job: Job, task: str) -> dict[str, Any]:
 
 
 def _entry(job: Job, task: str, score: dict[str, Any]) -> dict[str, Any]:
-    """A task's line in the result: its figure as a share, and which figure of which split it is."""
-    known = job.known["tasks"][task]
-    metric, scale = figure(task, known, job.pope)
+    """A task's line in the result: its figure as a share of what is right, and which figure of which split it is."""
+    known, figure = job.known["tasks"][task], job.figures[task]
+    metric, scale = figure.metric, figure.scale
     value, error = score["figures"].get(metric), score["errors"].get(metric)
     if value is None:
-        raise harness.TaskFailed(f"the harness gave no {metric or 'figure'}")
+        raise harness.TaskFailed(f"the harness gave no {metric}")
     if not 0 <= value <= scale:
-        raise harness.TaskFailed(f"{metric} is {value:g}, which is no share; only the seven tasks may count otherwise")
-    entry = {"value": value / scale, "n": score["n"], "metric": metric, "split": known["split"]}
+        raise harness.TaskFailed(
+            f"{metric} is {value:g}, which is no share; only tasks that are known here may count otherwise"
+        )
+    right = 1 - value / scale if figure.lower else value / scale
+    entry = {"value": right, "n": score["n"], "metric": metric, "split": known["split"]}
     entry |= {"standard_error": None if error is None else error / scale, "failed": score["failed"]}
     others = {name: other / scale for name, other in score["figures"].items() if name != metric}
-    more = {"other_figures": others or None, "judge": job.judge(task)}
+    more = {"other_figures": others or None, "judge": job.judge(task), "lower_is_better": figure.lower}
     return entry | {key: value for key, value in more.items() if value}
 
 

@@ -38,27 +38,33 @@ def test_the_mean_of_the_seven_and_what_entered_it(bench):
 
 def test_a_task_that_fails_withholds_the_mean_and_is_run_again_alone(bench):
     good, bench.script["tasks"]["pope"] = bench.script["tasks"]["pope"], "the hub is down"
-    done = bench.run("--tasks", "gqa,pope,mine")
-    assert done.code == 3 and done.ran == ["gqa", "pope", "mine"] and len(done.result["tasks"]) == 2
+    done = bench.run("--tasks", "gqa,pope,mini_vqa")
+    assert done.code == 3 and done.ran == ["gqa", "pope", "mini_vqa"] and len(done.result["tasks"]) == 2
     assert "withheld: 2 of 3 tasks; missing: pope" in done.out and done.result["value"] is None
     assert done.result["missing"] == {"pope": "the hub is down"}
     bench.script["tasks"]["pope"] = "RetryError[<Future at 0x1 raised ConnectionError>]"
-    assert bench.run("--tasks", "gqa,pope,mine").result["missing"] == {"pope": "ConnectionError: Couldn't reach it"}
+    assert bench.run("--tasks", "gqa,pope,mini_vqa").result["missing"] == {"pope": "ConnectionError: Couldn't reach it"}
     bench.script["tasks"]["pope"] = good
-    done = bench.run("--tasks", "gqa,pope,mine")
+    done = bench.run("--tasks", "gqa,pope,mini_vqa")
     assert done.code == 0 and done.ran == ["pope"] and done.result["value"] == 0.5
 
 
+def test_a_task_that_is_not_known_here_enters_as_is_said(bench):
+    """Its first figure may be an attack's success rate, which the mean must not count as right answers."""
+    for word, value in (("holisafe:attack_success_rate:lower", 0.1), ("holisafe:accuracy:higher", 0.3)):
+        assert bench.run("--tasks", word).result["value"] == pytest.approx(value)
+
+
 def test_what_is_kept_is_of_this_adapter_and_these_settings(bench):
-    assert [bench.run("--tasks", "mine").ran for _ in range(2)] == [["mine"], []]
-    done = bench.run("--tasks", "mine", "--limit", "4")
-    assert done.ran == ["mine"] and " --limit 4" in done.argv[0] and done.result["limit"] == 4
+    assert [bench.run("--tasks", "mini_vqa").ran for _ in range(2)] == [["mini_vqa"], []]
+    done = bench.run("--tasks", "mini_vqa", "--limit", "4")
+    assert done.ran == ["mini_vqa"] and " --limit 4" in done.argv[0] and done.result["limit"] == 4
     assert done.result["value"] is None and done.result["withheld"] == "the first 4 items of each task alone"
     bench.train("other weights")
-    assert bench.run("--tasks", "mine", "--limit", "4").ran == ["mine"]
-    bench.script["known"]["tasks"]["mine"]["file_sha256"] = "edited"
-    assert bench.run("--tasks", "mine", "--limit", "4").ran == ["mine"]
-    assert bench.run("--tasks", "mine", "--limit", "4", "--log_samples").ran == ["mine"]
+    assert bench.run("--tasks", "mini_vqa", "--limit", "4").ran == ["mini_vqa"]
+    bench.script["known"]["tasks"]["mini_vqa"]["file_sha256"] = "edited"
+    assert bench.run("--tasks", "mini_vqa", "--limit", "4").ran == ["mini_vqa"]
+    assert bench.run("--tasks", "mini_vqa", "--limit", "4", "--log_samples").ran == ["mini_vqa"]
 
 
 def test_what_is_run_without_a_judges_key_or_a_hub_token(bench, monkeypatch):
@@ -86,7 +92,7 @@ def test_what_is_run_without_a_judges_key_or_a_hub_token(bench, monkeypatch):
 
 
 NO_RESULT = [
-    ("mine", {"figures": {"exact_match": 62.0}}, "exact_match is 62, which is no share"),
+    ("mini_vqa", {"figures": {"exact_match": 62.0}}, "exact_match is 62, which is no share"),
     ("gqa", {"figures": {"other": 1}}, "gave no exact_match"),
     ("gqa", {"log": ["Error CUDA out of memory in generating"] * 3}, "of 200 3 answers could not be generated"),
     ("mmvet", {"log": ["v1_3 failed to get a score."] * 3}, "of 200 3 items were not judged"),
@@ -129,7 +135,7 @@ def test_how_the_harness_is_called(bench, monkeypatch):
 
 
 def test_the_untouched_model_and_other_families_are_asked_as_they_lie(bench, tmp_path):
-    words = ["--model_path", bench.base, "--output_folder", tmp_path / "vanilla", "--tasks", "mine"]
+    words = ["--model_path", bench.base, "--output_folder", tmp_path / "vanilla", "--tasks", "mini_vqa"]
     done = bench.run(*words, adapter=False)
     assert done.code == 0 and f"--model llava_hf --model_args pretrained={bench.base},dtype=float32," in done.argv[0]
     # Qwen3-VL's class there ends with an error where it is told a dtype; it has bfloat16 in any case.
@@ -162,10 +168,10 @@ def test_what_makes_no_sense_is_one_line_and_nothing_is_run(bench, monkeypatch, 
 
 
 def test_a_folder_of_another_kind_is_neither_asked_nor_thrown_away(bench):
-    assert bench.run("--tasks", "mine", "--remove_merged").code == 0 and not (bench.adapter / "merged").exists()
+    assert bench.run("--tasks", "mini_vqa", "--remove_merged").code == 0 and not (bench.adapter / "merged").exists()
     bench.train("weights")
     (bench.adapter / "merged" / "run.json").write_text("{}")
-    assert bench.run("--tasks", "mine", "--remove_merged").code == 0 and (bench.adapter / "merged").is_dir()
+    assert bench.run("--tasks", "mini_vqa", "--remove_merged").code == 0 and (bench.adapter / "merged").is_dir()
     done = bench.run("--tasks", "gqa")
     assert done.code == 2 and "merged: exists and is no merged model" in done.err and done.ran == []
     assert (bench.adapter / "merged" / "run.json").exists() and bench.run(adapter=False).code == 2
@@ -179,7 +185,11 @@ def test_an_adapter_is_merged_once_over_another_ones_and_with_another_base_where
     shutil.rmtree(bench.adapter)
     convert(CHECKPOINT, bench.adapter)
     write_json(bench.adapter / "run.json", {"base": {"model_path": "elsewhere", "weights": "0" * 64}})
-    merged, disk, words = bench.adapter / "merged", bench.folder / "disk", ["--model_path", MODEL, "--tasks", "mine"]
+    merged, disk, words = (
+        bench.adapter / "merged",
+        bench.folder / "disk",
+        ["--model_path", MODEL, "--tasks", "mini_vqa"],
+    )
     done = bench.run(*words)
     assert done.code == 2 and "--allow_other_base takes it" in done.err and not merged.exists()
     write_json(disk / "run.json", {"merged": {"adapter_sha256": "of another"}})
@@ -187,8 +197,8 @@ def test_an_adapter_is_merged_once_over_another_ones_and_with_another_base_where
     words.append("--allow_other_base")
     assert bench.run(*words).code == 0 and merged.is_symlink()
     made = (disk / "model.safetensors").stat().st_mtime_ns
-    (bench.adapter / "specificity" / "mine" / "score.json").unlink()
-    assert bench.run(*words).ran == ["mine"] and (disk / "model.safetensors").stat().st_mtime_ns == made
+    (bench.adapter / "specificity" / "mini_vqa" / "score.json").unlink()
+    assert bench.run(*words).ran == ["mini_vqa"] and (disk / "model.safetensors").stat().st_mtime_ns == made
     assert bench.run(*words, "--remove_merged").code == 0 and not disk.exists() and merged.is_symlink()
 
 
