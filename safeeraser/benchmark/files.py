@@ -13,6 +13,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,11 +52,28 @@ def adapter_file(path: str | Path) -> Path:
     path = Path(path)
     files = [path / name for name in ADAPTER_FILES] if path.is_dir() else [path]
     file = next(filter(Path.is_file, files), None)
-    if file is None:
+    if file is None or file.suffix == ".json":
         if (path / "config.json").is_file():
             raise BadInput(f"{path}: holds a model, not an adapter; it is --model_path (or model_path=) that names one")
-        raise BadInput(f"{path}: no adapter there (a PEFT folder, a .safetensors or the release's checkpoint.pt)")
+        raise BadInput(f"{path}: no adapter there{_what_is_there(path)}")
     return file
+
+
+def _what_is_there(path: Path) -> str:
+    """What stands where an adapter was looked for, and which one may have been meant."""
+    if path.is_file():
+        return f", but a .json file; the adapter is the folder: {path.parent}"
+    if not path.is_dir():
+        beside = sorted(each.name for each in path.parent.iterdir()) if path.parent.is_dir() else []
+        close = get_close_matches(path.name, beside, n=1)
+        hint = f"; did you mean '{path.with_name(close[0])}'?" if close else ""
+        return f", no such file or folder{hint}"
+    steps = sorted(path.glob("checkpoint-*"), key=lambda each: each.stat().st_mtime)
+    if steps:
+        return (
+            f": the run did not finish; forget.py in the same words resumes it, and {steps[-1]} is its last checkpoint"
+        )
+    return " (a PEFT folder, a .safetensors or the release's checkpoint.pt)"
 
 
 @contextlib.contextmanager

@@ -112,6 +112,7 @@ def check(options: Options, processes: Processes) -> None:
         if options.adapter_scale != 1 and not options.checkpoint_path:
             raise BadInput("--adapter_scale: of what? --checkpoint_path names an adapter")
         if options.checkpoint_path:
+            models.adapter_file(options.checkpoint_path)  # before a model of 7B is looked for on the hub
             models.check_base(options.checkpoint_path, options.base, allowed=options.allow_other_base)
         return
     if not options.base_url:

@@ -145,7 +145,8 @@ def places(tmp_path_factory):
     folder = tmp_path_factory.mktemp("places")
     write_json(folder / "trained/run.json", {"settings": {"forget_loss": {"name": "popd"}, "recipe": {}}})
     write_json(folder / "merged/run.json", {"merged": {}})
-    (folder / "adapter").mkdir()
+    for name in ("adapter", "stopped/checkpoint-4"):
+        (folder / name).mkdir(parents=True)
     (folder / "adapter/adapter_model.safetensors").touch()
     shutil.copy(VAL, folder / "data")
     return folder
