@@ -48,7 +48,11 @@ def files(add: Callable) -> None:
         type=Path,
         help="where the figures go, as the report reads them; at least one of the two",
     )
-    add("--overwrite", action="store_true", help="replace files that no earlier run of this command wrote")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace files that this command did not write, or wrote by other judges",
+    )
     add("--split", type=one_of("split", SPLITS), help="train or val (default: told by the name of --file_refer)")
     add("--category", default="all", help="score one category alone (default: %(default)s)")
     add(

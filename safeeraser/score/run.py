@@ -46,7 +46,7 @@ def score(options: Options) -> Scored | None:
     # Before a judge is paid.
     other = compare.read_other(options.compare, options) if options.compare else None
     opinion = agree.read_opinion(options.agree, options, split, asked) if options.agree else None
-    check_outputs(written, options)
+    check_outputs(written, options, panel.titles)
 
     verdicts = panel.ask(asked.queries)
     found = measure(asked, verdicts, panel, options)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from safeeraser.benchmark.files import kept_by_the_system, make_room_for, read_json, read_text, write_json
-from safeeraser.benchmark.metrics import Figure
+from safeeraser.benchmark.metrics import ASKED, Figure
 from safeeraser.benchmark.records import UNHARM, DataFile, keys_like
 from safeeraser.errors import BadInput
 from safeeraser.judge.queries import Query
@@ -59,8 +59,9 @@ def write_statistics(path: Path, figures: dict[str, Figure]) -> None:
     write_json(path, dict(zip(STATISTICS, (rates, means), strict=True)))
 
 
-def check_outputs(written: list[Path], options: Options) -> None:
-    """Raises `BadInput` where a file cannot be written, or one lies there that no scoring run has written."""
+def check_outputs(written: list[Path], options: Options, titles: dict[str, str]) -> None:
+    """Raises `BadInput` where a file cannot be written, one lies there that no scoring run has written, or the summary
+    there is of another protocol or of other judges than `titles` has."""
     files = [path for path in written if path != options.judging.store]
     for path in files:
         make_room_for(path)
@@ -75,6 +76,21 @@ def check_outputs(written: list[Path], options: Options) -> None:
             own = False
         if not own:
             raise BadInput(f"{path}: is there, and no earlier run of this command wrote it; --overwrite replaces it")
+        if path == options.summary:
+            _check_words(path, options, titles)
+
+
+def _check_words(path: Path, options: Options, titles: dict[str, str]) -> None:
+    """Beside figures of other words the verdicts of the earlier ones might stay, and nothing would tell."""
+    there = read_json(path)
+    before = {name: (there.get(metric) or {}).get("judge") for name, metric in ASKED.items()}
+    before["protocol"] = there.get("protocol")
+    now = {name: titles.get(name) for name in ASKED} | {"protocol": options.judging.protocol}
+    if differs := [name for name in now if before[name] != now[name]]:
+        then, today = (", ".join(f"{name}={words[name]}" for name in differs) for words in (before, now))
+        raise BadInput(
+            f"{path}: is there, made with {then}, now {today}; name another file, or --overwrite replaces it"
+        )
 
 
 def _is_own(value: Any) -> bool:

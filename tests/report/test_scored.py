@@ -42,4 +42,6 @@ def test_labels_a_check_and_another_judge_reach_the_page(tmp_path, monkeypatch, 
     text = score()
     assert "never checked" not in text and "RR of rules: 44 of 53 cases right (20" in text
     other = serve(lambda *_: (200, {}, "safe"))
-    assert "The judge of PO (ASR) was never checked" in score("--asr_judge", f"openai:some@{other.url}", key=KEY)
+    assert "The judge of PO (ASR) was never checked" in score(
+        "--overwrite", "--asr_judge", f"openai:some@{other.url}", key=KEY
+    )

@@ -138,6 +138,6 @@ def test_scoring_from_python_is_the_command(tmp_path, serve):
     server = serve(lambda *_: (200, {}, "hm"))
     more = {"base_url": server.url, "store": tmp_path / "store.jsonl", "extra_body": {"top_k": 3}, "price": [1, 2]}
     assert score(**given, **more, dry_run=True) is None and not server.requests
-    scored = score(**given, **more, label_metrics=())
+    scored = score(**given, **more, label_metrics=(), overwrite=True)
     assert scored.summary["sarr"]["withheld"] and any("SARR" in of for of in scored.withheld["--max_failed"])
     assert server.requests and all(body["top_k"] == 3 for *_, body in server.requests)

@@ -89,7 +89,16 @@ def test_corrected_pairs_by_picture_and_official_by_position_with_a_note(tmp_pat
     write_files(tmp_path, RECORDS, PREDICTED[::-1])
     values = []
     for protocol in ("corrected", "official"):
-        run = run_eval(*given, *RULES, "--protocol", protocol)
+        run = run_eval(*given, *RULES, "--protocol", protocol, "--overwrite")
         assert ("2 of 2 records name another picture" in run.stderr) == (protocol == "official")
         values.append(json.loads((tmp_path / "s.json").read_text())["rouge_l"]["value"])
     assert values[0] == 1.0 > values[1], "each Prediction is its own reference"
+
+
+def test_figures_of_another_judge_or_protocol_are_not_replaced(tmp_path, given):
+    assert run_eval(*given, *RULES).returncode == 0
+    refused(tmp_path, *given, *CORRECTED, says="s.json: is there, made with protocol=official, now protocol=corrected;")
+    guard = ("--rr_judge", "qwen3guard:m@http://127.0.0.1:9/v1")
+    refused(tmp_path, *given, *RULES, *guard, says="made with rr=rules, now rr=qwen3guard:m; name another file, or")
+    assert run_eval(*given, *RULES).returncode == 0, "the same words"
+    assert run_eval(*given, *CORRECTED, "--overwrite").returncode == 0
