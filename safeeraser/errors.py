@@ -26,8 +26,9 @@ class Interrupted(KeyboardInterrupt):
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint that follows an unknown name: the nearest known one, and all of them."""
     known = sorted(known)
-    close = get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean '{close[0]}'? " if close else ""
+    plain = {each.lower().replace("+", ""): each for each in known}  # PO+PD, as tables have it, is popd
+    close = get_close_matches(name.lower().replace("+", ""), plain, n=1, cutoff=0.5)
+    hint = f"did you mean '{plain[close[0]]}'? " if close else ""
     return f"{hint}known: {', '.join(known) or 'none'}"
 
 

@@ -14,7 +14,7 @@ from safeeraser.judge.replay import write_replies
 from safeeraser.score import agree, compare
 from safeeraser.score.asking import read
 from safeeraser.score.label_sheet import write_sheet
-from safeeraser.score.metrics import Found, measure
+from safeeraser.score.metrics import MEASURED, Found, measure
 from safeeraser.score.options import Options, outputs_of, read_split
 from safeeraser.score.summary import show, summary
 from safeeraser.score.verdicts import check_outputs, with_verdicts, write_statistics
@@ -85,8 +85,11 @@ def conclude(measured: Found, panel: Panel, checks: dict[str, Any]) -> dict[str,
     """Say what must be known of the figures, and who was never checked; returns those that are withheld, by option."""
     notes, found = [], {METRICS[metric].title: one for metric, one in measured.figures.items()}
     found |= {f"refusals, {view}": one for view, one in measured.views.get("refusals", {}).items()}
-    if skipped := ", ".join(f"{title} {one.skipped}" for title, one in found.items() if one.skipped):
-        notes.append(f"no response to judge, so left out: {skipped}")
+    compared = {METRICS[metric].title for metric in (*MEASURED, "recovered")}
+    reasons = ("no response to judge", found.keys() - compared), ("no response or no reference for it", compared)
+    for why, titles in reasons:
+        skipped = [f"{title} {one.skipped}" for title, one in found.items() if one.skipped and title in titles]
+        notes += [f"{why}, so left out: {', '.join(skipped)}"] if skipped else []
     if differ := ", ".join(f"{title} {one.differ}" for title, one in found.items() if one.differ):
         notes.append(f"replies that the release reads otherwise than a strict reading does: {differ}")
     if failures := panel.failures():

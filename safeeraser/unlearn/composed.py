@@ -1,5 +1,6 @@
 """A composed config, checked once: what it is short for taken up, and one line about the first key that is wrong."""
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
@@ -24,7 +25,13 @@ def read_settings(config: DictConfig) -> Settings:
         _take_up(config)
         return Settings.model_validate(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
-        raise BadInput(f"config: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        if row := re.search(r"Interpolation key '(tables\..+\.methods)\.(.+)\.\w+' not found", reason):
+            raise BadInput(
+                f"config: {row[1]} has no row for {row[2]}: set lr=RATE and max_train_steps=STEPS, or add the row; "
+                f"{nearest(row[2], OmegaConf.select(config, row[1]))}"
+            ) from None
+        raise BadInput(f"config: {reason}") from None
     except ValidationError as error:
         # A mistyped key is unknown and leaves another missing; the unknown one tells more.
         first = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")

@@ -79,7 +79,7 @@ def load_data(settings: Settings) -> Data:
             raise BadInput(
                 f"{source.file_of(view, path)}: no record holds anything for view '{view}', which "
                 f"{settings.method.name if view in settings.method.views else 'mask'} reads; data.views.{view} says "
-                "where it is looked for"
+                f"where it is looked for{'' if source.name == 'own' else ', and data=own reads flat records'}"
             )
         if view != "refusal" and not any(item.answer.strip() for item in every[view]):
             key = source.views[view].answer

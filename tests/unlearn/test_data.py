@@ -63,7 +63,9 @@ def test_there_are_as_many_pairs_as_the_data_has_and_only_what_is_read_is_asked_
     assert said == [f"UnharmPair_{name}" for name in ("text1", "text2", "image1", "image2", "zoo")]
     write_json(path, [few])
     assert loaded(path, "forget_loss=ga").sizes == {"forget": 1}
-    assert f"{path}: no record holds anything for view 'retain', which gd reads" in error_of(path, "forget_loss=gd")
+    said = error_of(path, "forget_loss=gd")
+    assert f"{path}: no record holds anything for view 'retain', which gd reads" in said
+    assert said.endswith("where it is looked for, and data=own reads flat records")
 
 
 def own(folder, views="forget forget retain", **names):

@@ -57,6 +57,11 @@ def test_keywords_are_the_keys():
         ({"forget_loss": "pod"}, "forget_lora", "forget_loss: no 'pod'; did you mean 'popd'?"),
         ({"lr": object()}, "forget_lora", "config: lr: "),
         ({"save_dir": "${nowhere}"}, "forget_lora", "nowhere"),
+        (
+            {"forget_loss": method},
+            "mini",
+            "config: tables.tiny.methods has no row for own: set lr=RATE and max_train_ste",
+        ),
         ({}, "mini2", "config: no 'mini2'; did you mean 'mini'"),
     ):
         with pytest.raises(BadInput) as error:
