@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -31,6 +32,7 @@ from safeeraser.unlearn.memory import MicroStep, Part, Setup, memory
 from safeeraser.unlearn.methods import Method
 from safeeraser.unlearn.plan import Step
 from safeeraser.unlearn.settings import Compared, Settings
+from safeeraser.unlearn.spelling import note_spelling
 from safeeraser.unlearn.trained import equip, reparametrize
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,7 @@ def dry_run(settings: Settings, job: Job) -> None:
         dataset = PlanDataset(
             job.plan, job.data.items, job.data.refusals, preprocessor, settings.recipe, settings.max_length
         )
+        note_spelling(preprocessor.tokenizer.tokenize, chain.from_iterable(job.data.items.values()))
         step = planned_step(settings, dataset)
         if more := job.data.compared:  # which have to leave room for their answers too
             conversation_sizes(

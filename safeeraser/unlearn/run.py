@@ -6,6 +6,7 @@ import signal
 import time
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,6 +37,7 @@ from safeeraser.unlearn.record import TRAIN_LOG, Unlearned, describe, earlier_si
 from safeeraser.unlearn.reference import check_names, check_reference, check_room, row_logits
 from safeeraser.unlearn.save_dir import MASK_FILE, finished
 from safeeraser.unlearn.settings import Compared, Settings
+from safeeraser.unlearn.spelling import note_spelling
 from safeeraser.unlearn.trained import equip, reparametrize, save
 from safeeraser.unlearn.trainer import UnlearnTrainer
 
@@ -145,6 +147,7 @@ def load_dataset(settings: Settings, job: Job) -> PlanDataset:
     dataset = PlanDataset(
         job.plan, job.data.items, job.data.refusals, preprocessor, settings.recipe, settings.max_length
     )
+    note_spelling(preprocessor.tokenizer.tokenize, chain.from_iterable(job.data.items.values()))
     for data in filter(None, (job.data, job.data.compared)):
         longest = max(data.refusals, key=len, default="")
         for view, items in data.items.items():

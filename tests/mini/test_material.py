@@ -23,6 +23,8 @@ from safeeraser.mini.texts import TINY
 from safeeraser.mini.tokenizer import build_tokenizer
 from safeeraser.mini.training import pixel_values
 from safeeraser.mini.truth import truth_of
+from safeeraser.unlearn.spelling import note_spelling
+from safeeraser.unlearn.views import Item
 
 SPLITS = ("train", "val")
 VIOLIN = next(concept for concept in EVERY if concept.name == "violin")
@@ -116,6 +118,14 @@ def test_no_text_names_a_concept_or_is_right_of_two_or_refuses_and_answers(full,
             assert {name for name, picture in shown.items() if truth.answers(picture, text)} == right
     assert [text for text in answers(texts) if truth.refuses(text)] == list(texts.refusals)
     assert all(is_refusal(text) and text.startswith(texts.openings or text) for text in texts.refusals)
+
+
+def test_training_on_words_that_the_tokenizer_spells_out_is_warned_of(caplog):
+    known = [Item(None, "", text, "", None, "") for text in answers(TINY)]
+    foreign = Item(None, "Which orchestra rehearsed yesterday evening?", "", "", None, "")
+    for items, notes in ((known, 0), ([foreign], 1)):
+        note_spelling(build_tokenizer().tokenize, items)
+        assert caplog.text.count("spells 5 of the data's 5 words letter by letter") == notes
 
 
 def test_every_text_is_words_and_comes_back_exactly():
