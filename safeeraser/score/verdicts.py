@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from safeeraser.benchmark.files import kept_by_the_system, make_room_for, read_json, read_text, write_json
+from safeeraser.benchmark.files import kept_by_the_system, make_room_for, read_json, read_object, read_text, write_json
 from safeeraser.benchmark.metrics import ASKED, Figure
 from safeeraser.benchmark.records import UNHARM, DataFile, keys_like
 from safeeraser.errors import BadInput
@@ -82,7 +82,7 @@ def check_outputs(written: list[Path], options: Options, titles: dict[str, str])
 
 def _check_words(path: Path, options: Options, titles: dict[str, str]) -> None:
     """Beside figures of other words the verdicts of the earlier ones might stay, and nothing would tell."""
-    there = read_json(path)
+    there = read_object(path)
     before = {name: (there.get(metric) or {}).get("judge") for name, metric in ASKED.items()}
     before["protocol"] = there.get("protocol")
     now = {name: titles.get(name) for name in ASKED} | {"protocol": options.judging.protocol}
