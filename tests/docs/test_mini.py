@@ -4,6 +4,7 @@ The rule by which steps and rates were chosen gives the ones of config/mini.yaml
 """
 
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
@@ -111,6 +112,18 @@ def test_the_rule_wants_forgetting_first_and_then_the_rest_kept():
     assert settings.choose(trials.values()).method == "forgot and kept"
     slower = replace(trials["kept"], lr=5e-4)
     assert settings.choose([trials["kept"], slower]) is slower
+
+
+def test_each_interval_in_the_audits_prose_was_measured():
+    audited, number = load("scripts/mini_audit.py"), r"(-?[\d.]+)"
+    lines = [line[-3:] for line in audited.read(audited.kept_in("mini")) if line.high is not None]
+    text = " ".join(audited.PAGES["mini"].read_text(encoding="utf-8").split())
+    said = re.findall(rf"{number} \[{number}, {number}\]", text)
+    assert len(said) > 20
+    for triple in said:
+        off = 0.5 / 10 ** max(len(part.partition(".")[2]) for part in triple) + 1e-6
+        near = pytest.approx(list(map(float, triple)), abs=off)
+        assert any([scale * value for value in line] == near for line in lines for scale in (1, 100)), triple
 
 
 @pytest.mark.parametrize(("model", "pretrained"), [("mini", False), ("mini-small", True)])
