@@ -130,22 +130,28 @@ def _shares(told: Mapping[str, Sequence[bool]]) -> dict[str, Any]:
     return {key: sum(each) / len(each) for key, each in told.items()} | {"n": len(next(iter(told.values())))}
 
 
-def measure(data: Path, model_path: str, checkpoint_path: Path | None, dtype: str, batch_size: int) -> dict[str, Any]:
+def measure(
+    data: Path, model_path: str, checkpoint_path: Path | None, batch_size: int, dtype: str, *, allow_other_base: bool
+) -> dict[str, Any]:
     """All that is told of a model, with an adapter or without. Returns `perplexity`, `questions` and, where
     `data/unseen.json` lies, `unseen`, with what produced them.
 
     Raises:
-        BadInput: a file, a picture or the model cannot be used; of files before the model is loaded.
+        BadInput: a file, a picture or the model cannot be used, or the adapter was trained on another model; of files
+            before the model is loaded.
     """
     material, unseen = read_json(MATERIAL), read_unseen(data / UNSEEN)
     truth = read_truth(data / UNSEEN) if unseen else None
     shown = [_picture(data / UNSEEN, number, item, truth) for number, item in enumerate(unseen)]
     # Only now, since torch takes its time to load.
+    from safeeraser import model as models
     from safeeraser.generation.sampling import Generation
     from safeeraser.infer.checkpoint import adapter_hash, load_merged
     from safeeraser.infer.engine import Engine
     from safeeraser.processes import Processes
 
+    if checkpoint_path:
+        models.check_base(checkpoint_path, models.fingerprint(model_path), allowed=allow_other_base)
     vlm = load_merged(model_path, checkpoint_path, dtype=dtype, lora_alpha=1.0, device=Processes().device)
     engine = Engine(vlm, Generation(greedy=True, max_new_tokens=NEW_TOKENS), batch_size)
     questions = material["questions"]
@@ -198,11 +204,12 @@ def main() -> None:
     says = "questions at a time, which in float32 changes no answer (default: %(default)s)"
     add("--batch_size", type=count, default=64, metavar="N", help=says)
     add("--dtype", default="float32", help="float32, bfloat16, float16 or auto (default: %(default)s)")
-    given = parser.parse_args()
-    make_room_for(given.output_file)
-    model_path = given.model_path or str(given.data / "base_model")
-    result = measure(given.data, model_path, given.checkpoint_path, given.dtype, given.batch_size)
-    write_json(given.output_file, result)
+    add("--allow_other_base", action="store_true", help="also if it was trained on other weights than that model's")
+    given = vars(parser.parse_args())
+    make_room_for(output_file := given.pop("output_file"))
+    given["model_path"] = given["model_path"] or str(given["data"] / "base_model")
+    result = measure(**given)
+    write_json(output_file, result)
     plain, asked = result["perplexity"], result["questions"]
     print(f"perplexity: {plain['value'] or math.inf:.2f} on {plain['tokens']} tokens of {plain['n']} sentences")
     shares = f"{asked['value']:.1%} right, {asked['refused']:.1%} refused, {asked['degenerate']:.1%} degenerate"

@@ -6,6 +6,7 @@ seven VQA benchmarks that the paper reports.
 
 import string
 from pathlib import Path
+from typing import Any
 
 from safeeraser.arguments import Arguments
 from safeeraser.benchmark.files import read_json, write_json
@@ -18,15 +19,23 @@ def normalized(text: str) -> str:
     return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
 
 
-def measure(data: Path, checkpoint_path: Path | None, batch_size: int, dtype: str) -> dict:
-    """Ask every question of `data/vqa.json`, greedily. Returns `value` (0..1), `n` and what produced them."""
+def measure(
+    data: Path, model_path: str, checkpoint_path: Path | None, batch_size: int, dtype: str, *, allow_other_base: bool
+) -> dict[str, Any]:
+    """Ask every question of `data/vqa.json`, greedily. Returns `value` (0..1), `n` and what produced them.
+
+    Raises:
+        BadInput: a file, a picture or the model cannot be used, or the adapter was trained on another model.
+    """
     # Only now, since torch takes its time to load.
+    from safeeraser import model as models
     from safeeraser.generation.sampling import Generation
     from safeeraser.infer.checkpoint import adapter_hash, load_merged
     from safeeraser.infer.engine import Engine
     from safeeraser.infer.requests import Request
+    from safeeraser.processes import Processes
 
-    file, model_path = data / "vqa.json", str(data / "base_model")
+    file = data / "vqa.json"
     items = read_json(file)
     requests = []
     for number, item in enumerate(items):
@@ -34,7 +43,9 @@ def measure(data: Path, checkpoint_path: Path | None, batch_size: int, dtype: st
         if picture is None:
             raise BadInput(f"{file}: record {number}, image_path: picture {item['image_path']} not found")
         requests.append(Request(number, ("answer",), picture, item["question"]))
-    vlm = load_merged(model_path, checkpoint_path, dtype=dtype, lora_alpha=1.0)
+    if checkpoint_path:
+        models.check_base(checkpoint_path, models.fingerprint(model_path), allowed=allow_other_base)
+    vlm = load_merged(model_path, checkpoint_path, dtype=dtype, lora_alpha=1.0, device=Processes().device)
     engine = Engine(vlm, Generation(greedy=True, max_new_tokens=40), batch_size)
     right = sum(
         isinstance(text, str) and normalized(text) == normalized(items[request.record]["answer"])
@@ -45,6 +56,7 @@ def measure(data: Path, checkpoint_path: Path | None, batch_size: int, dtype: st
         "value": right / len(items),
         "n": len(items),
         "task": "mini VQA, exact match, greedy",
+        "model_path": model_path,
         "checkpoint": adapter_hash(checkpoint_path),
     }
 
@@ -55,13 +67,17 @@ def main() -> None:
     parser = Arguments(description=__doc__)
     add = parser.add_argument
     add("--data", type=Path, default=Path("dataset/mini"), help="the mini benchmark (default: %(default)s)")
+    add("--model_path", help="the model (default: base_model in --data)")
     add("--checkpoint_path", type=Path, help="the adapter; none: the untouched model")
     add("--output_file", type=Path, required=True, help="where the result goes")
     add("--batch_size", type=int, default=128, help="questions answered together (default: %(default)s)")
     add("--dtype", default="float32", help="auto, float32, bfloat16 or float16 (default: %(default)s)")
-    arguments = parser.parse_args()
-    result = measure(arguments.data, arguments.checkpoint_path, arguments.batch_size, arguments.dtype)
-    write_json(arguments.output_file, result)
+    add("--allow_other_base", action="store_true", help="also if it was trained on other weights than that model's")
+    given = vars(parser.parse_args())
+    output_file = given.pop("output_file")
+    given["model_path"] = given["model_path"] or str(given["data"] / "base_model")
+    result = measure(**given)
+    write_json(output_file, result)
     print(f"mini VQA: {result['value']:.1%} of {result['n']} right")
 
 

@@ -4,6 +4,7 @@ model's own answers, and rules counted by hand."""
 import json
 import math
 import shutil
+import sys
 
 import pytest
 import torch
@@ -122,16 +123,28 @@ def test_a_faulty_item_is_named(tmp_path, change, says):
 def test_the_share_of_plain_questions_about_pictures_answered_right(vlm, data, tmp_path):
     """By what the model says: one answer in other case and signs, one as it is; one that is another's, and none."""
     folder, out = shutil.copytree(data, tmp_path / "mini"), tmp_path / "specificity.json"
-    (folder / "base_model").symlink_to(MODEL)
     asked = [Asked(folder / name, f"Alpha {name}?", name) for name in (HARM, FINE)]
     decoder = Decoder(vlm, Generation(greedy=True, max_new_tokens=40), 2)
     said = dict(each for ended in decoder.answer(asked) for each in ended)
     one, two = ({"image_path": each.key, "question": each.question, "answer": said[n]} for n, each in enumerate(asked))
     right = [one | {"answer": f" {said[0].upper()} !"}, two]
     write_json(folder / "vqa.json", [*right, one | {"answer": said[1]}, two | {"answer": "none"}])
-    done = run("safeeraser.mini.vqa", "--data", folder, "--output_file", out, "--batch_size", 3)
+    given = ("safeeraser.mini.vqa", "--data", folder, "--model_path", MODEL, "--output_file", out)
+    done = run(*given, "--batch_size", 3)
     assert not done.returncode and "50.0% of 4" in done.stdout
     told = {"value": 0.5, "n": 4, "task": "mini VQA, exact match, greedy", "checkpoint": None}
-    assert json.loads(out.read_text()) == told
+    assert json.loads(out.read_text()) == told | {"model_path": str(MODEL)}
     write_json(folder / "vqa.json", [one | {"image_path": "no.png"}])
-    refused(tmp_path, "safeeraser.mini.vqa", "--data", folder, "--output_file", out, says="record 0, image_path")
+    refused(tmp_path, *given, says="record 0, image_path")
+
+
+@pytest.mark.parametrize("measure", ["vqa", "language"])
+def test_an_adapter_of_another_model_is_refused_and_a_gpu_is_used(data, tmp_path, monkeypatch, measure):
+    write_json(tmp_path / "run" / "run.json", {"base": {"model_path": "other", "weights": "0" * 64}})
+    write_json(data / "vqa.json", [{"image_path": HARM, "question": "What?", "answer": "A bell."}])
+    given = (f"safeeraser.mini.{measure}", "--data", data, "--model_path", MODEL, "--output_file", tmp_path / "out")
+    refused(tmp_path, *given, "--checkpoint_path", tmp_path / "run", says="was trained on other")
+    monkeypatch.setattr("safeeraser.processes.Processes.device", "the GPU")
+    checkpoint = sys.modules["safeeraser.infer.checkpoint"]
+    monkeypatch.setattr(checkpoint, "load_merged", lambda *_, device, **__: sys.exit(device))
+    assert run(*given).returncode == "the GPU"
