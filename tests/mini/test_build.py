@@ -5,7 +5,7 @@ import signal
 
 import pytest
 import torch
-from helpers import write_json
+from helpers import ROOT, write_json
 
 from safeeraser.benchmark.files import Busy, held, read_json, sha256
 from safeeraser.mini import fit
@@ -30,6 +30,16 @@ def test_the_manifest_says_what_it_is_and_of_which_models(small, settings):
     assert manifest[NEVER_KNEW]["parameters"] == manifest["base_model"]["parameters"] > 10**6
     for file, several in (("model.safetensors", 2), ("tokenizer.json", 1)):
         assert len({sha256(small / name / file) for name in MODELS}) == several
+
+
+def test_a_comment_and_a_docstring_decide_nothing_and_code_does(settings, tmp_path, monkeypatch):
+    folder = shutil.copytree(ROOT / "safeeraser" / "mini", tmp_path / "mini")
+    monkeypatch.setattr("safeeraser.mini.settings.__file__", str(folder / "settings.py"))
+    file, before = folder / "concepts.py", settings.hash
+    file.write_text(f'"""Said otherwise."""  # as is this\n{file.read_text().split(chr(34) * 3, 2)[2]}')
+    assert settings.hash == before
+    file.write_text(file.read_text() + "MORE = 1\n")
+    assert settings.hash != before
 
 
 def test_a_folder_that_is_up_to_date_gets_what_an_earlier_version_lacks_and_is_left_alone(
