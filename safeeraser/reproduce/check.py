@@ -19,7 +19,7 @@ from safeeraser.judge.panel import Panel
 from safeeraser.reproduce.marks import PASSED, made_otherwise, passed, read_mark
 from safeeraser.reproduce.options import Options
 from safeeraser.reproduce.steps import Run, Step, called
-from safeeraser.reproduce.work import gpu_shares
+from safeeraser.reproduce.work import at_once, gpu_shares
 from safeeraser.score.command_line import arguments as score_arguments
 from safeeraser.score.command_line import options_of as score_options
 from safeeraser.score.options import Options as ScoreOptions
@@ -157,10 +157,11 @@ def read_training(told: str) -> Training:
 
 def jobs_at_fault(options: Options, runs: Sequence[Run]) -> list[str]:
     """Whether the jobs leave each other too few GPUs for the engine."""
-    for share in gpu_shares(options.jobs)[: len(runs)]:
+    jobs = at_once(options, runs)
+    for share in gpu_shares(jobs):
         if share is not None and (cards := len(share.split(","))) < options.processes:
             wants = f"the engine {options.engine} wants {options.processes}"
-            return [f"--jobs {options.jobs}: a job would have {cards} of the GPUs, and {wants}; ask for fewer jobs"]
+            return [f"--jobs {jobs}: a job would have {cards} of the GPUs, and {wants}; ask for fewer jobs"]
     return []
 
 
@@ -184,7 +185,7 @@ def disk(options: Options, runs: Sequence[Run], found: Found) -> int:
     texts = sum((options.data / name).stat().st_size for name in found.records)
     needed = 4 * texts * sum(name == "infer_val" for _, name in names)
     needed += sum(found.training.get(method, largest).trained for method, name in names if name == "unlearn") * ADAPTER
-    jobs = min(options.jobs, len(runs))
+    jobs = at_once(options, runs)
     if any(name == "unlearn" for _, name in names):
         needed += jobs * largest.trained * CHECKPOINT * CHECKPOINTS_AT_ONCE
     needed += sum(name == "audit" for _, name in names) * largest.trained * ADAPTER * AUDITED

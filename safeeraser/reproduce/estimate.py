@@ -12,7 +12,7 @@ from io import StringIO
 from pathlib import Path
 
 from safeeraser.benchmark.files import CONFIG, run_of
-from safeeraser.benchmark.methods import PD
+from safeeraser.benchmark.methods import PD, WITH_REFERENCE
 from safeeraser.benchmark.metrics import SPLITS
 from safeeraser.benchmark.pages import read_keys
 from safeeraser.benchmark.records import read_records
@@ -89,7 +89,7 @@ def kind(method: str) -> tuple[int, bool]:
     """What the time of an item depends on: how many views are read, and whether there is a reference to run."""
     terms = read_keys(CONFIG / "forget_loss" / f"{method.removesuffix(PD)}.yaml")["terms"].values()
     views = {view for term in terms for view in term["views"]} | ({"decoupled"} if method.endswith(PD) else set())
-    return len(views), any(term["loss"] != "nll" for term in terms)
+    return len(views), any(term["loss"] in WITH_REFERENCE for term in terms)
 
 
 def train_a_little(options: Options, step: Step, folder: Path) -> float | None:

@@ -14,6 +14,7 @@ from safeeraser.reproduce.estimate import efforts, judging, on_gpus
 from safeeraser.reproduce.marks import LACKING, Mark, is_held, log_of, passed, read_mark
 from safeeraser.reproduce.options import Options
 from safeeraser.reproduce.steps import Run
+from safeeraser.reproduce.work import at_once
 
 
 def show_status(runs: Sequence[Run]) -> None:
@@ -81,7 +82,8 @@ def show_plan(options: Options, runs: Sequence[Run], found: Found) -> None:
         table.add_row(effort.what, *map(number, cells, (",.0f", ".2f", ".2f")), effort.why)
     known = [effort.hours for effort in told if effort.hours is not None]
     table.add_section()
-    wall = f"{sum(known) / options.jobs:.2f} hours, {options.jobs} at a time"
+    jobs = at_once(options, runs)
+    wall = f"{sum(known) / jobs:.2f} hours, {jobs} at a time"
     table.add_row("all that is measured", "", "", f"{sum(known) * each:.2f}", wall)
     Console().print(table)
     print("Without loading, checkpoints and judging.")

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO
@@ -51,13 +52,14 @@ class Worker:
         self.stop, self.signal = threading.Event(), 0
         self.faults: dict[str, str] = {}
         self.told: set[str] = set()
+        self.own, self.choosing = set[str](), threading.Lock()  # runs that a job of this process is at
         # What had failed before this process began is tried again, what another has failed at since is not.
         self.before = {(run.name, step.name): read_mark(run, step) for run in runs for step in run.steps}
 
     def work(self) -> None:
         """Do all there is to do, and wait for what others are at. Raises `Stopped`."""
-        shares = gpu_shares(self.options.jobs)
-        jobs = [threading.Thread(target=self._turns, args=(gpus,)) for gpus in shares[: len(self.runs)]]
+        shares = gpu_shares(at_once(self.options, self.runs))
+        jobs = [threading.Thread(target=self._turns, args=(gpus,)) for gpus in shares]
         for job in jobs:
             job.start()
         for job in jobs:
@@ -84,25 +86,35 @@ class Worker:
     def _turns(self, gpus: str | None) -> None:
         left = self.runs
         while left and not self.stop.is_set():
-            busy = []
-            for run in left:
-                try:
-                    with alone(run.marks, run.name) as handle:
-                        self.told.discard(run.name)
-                        self._advance(run, handle, gpus)
-                except Busy:
-                    busy.append(run)
-                except BadInput as error:
-                    self.faults[run.name] = str(error)
-                except Stopped:
-                    return
-            left = busy
-            for run in left:
-                if run.name not in self.told:
-                    self.told.add(run.name)
-                    say(f"[{run.name}] another job is at it")
+            left = [run for run in left if self.stop.is_set() or not self._turn(run, gpus)]
             if left:
                 self.stop.wait(WAIT)
+
+    def _turn(self, run: Run, gpus: str | None) -> bool:
+        """Take a run as far as it goes; whether that was done, and nobody else is at it."""
+        with self.choosing:
+            if run.name in self.own:
+                return False
+            self.own.add(run.name)
+        try:
+            with alone(run.marks, run.name) as handle:
+                self.told.discard(run.name)
+                self._advance(run, handle, gpus)
+        except Busy:
+            if run.name not in self.told:
+                self.told.add(run.name)
+                say(f"[{run.name}] another job is at it")
+            return False
+        except Stopped:
+            return False
+        except BadInput as error:
+            self.faults[run.name] = str(error)
+        except Exception as error:  # a fault of this program: the job still has other runs to take
+            traceback.print_exc()
+            self.faults[run.name] = f"{run.name}: {type(error).__name__}: {error}"
+        finally:
+            self.own.discard(run.name)
+        return True
 
     def _advance(self, run: Run, handle: int, gpus: str | None) -> None:
         """Take a run through the steps that are left, up to one that fails."""
@@ -231,6 +243,11 @@ def wait_for(folder: Path, name: str, act: Callable[[int], None], stop: threadin
             told = True
         if stop.wait(WAIT):
             raise Stopped
+
+
+def at_once(options: Options, runs: Sequence[Run]) -> int:
+    """How many runs are worked on at a time."""
+    return min(options.jobs, len(runs))
 
 
 def gpu_shares(jobs: int) -> list[str | None]:

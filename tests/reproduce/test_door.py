@@ -10,10 +10,13 @@ import yaml
 from helpers import MODEL, RECORDED, config, run
 
 import safeeraser.unlearn.page  # noqa: F401 -- makes `NAME+pd` known to what composes a page
+from safeeraser.benchmark.methods import WITH_REFERENCE
 from safeeraser.infer.command_line import arguments as infer_arguments
+from safeeraser.reproduce.estimate import kind
 from safeeraser.reproduce.options import arguments, options_of
 from safeeraser.reproduce.steps import runs_of
 from safeeraser.score.command_line import arguments as score_arguments
+from safeeraser.unlearn.terms import LOSSES
 
 # In place of a VQA benchmark, of which the tiny model has none: the figure is written down.
 KNOWN = """import json, sys; json.dump({"value": 0.5, "n": 4}, open(sys.argv[1] + "/specificity.json", "w"))"""
@@ -85,6 +88,11 @@ def test_a_plan_measures_a_minute_and_counts_the_judges_calls(given, tmp_path):
     calls = {cells[0].strip(): cells[2].strip() for cells in lines if len(cells) == 5 and cells[2].strip().isdecimal()}
     assert calls["asr"] == str(2 * (12 + 6) * 4 * 3) and calls["sarr"] == str(2 * (12 + 6) * 4)
     assert not (tmp_path / "results").exists()
+
+
+def test_what_takes_a_reference_is_known_as_unlearning_itself_knows_it():
+    assert {name for name, loss in LOSSES.items() if loss.needs_reference} == WITH_REFERENCE
+    assert kind("simnpo") == kind("gd") == (2, False) and kind("npo") == (2, True) and kind("npo+pd") == (3, True)
 
 
 def test_a_plan_without_data_says_what_is_not_measured(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from safeeraser.reproduce.check import jobs_at_fault
 from safeeraser.reproduce.marks import is_held, read_mark
 from safeeraser.reproduce.options import arguments, options_of
 from safeeraser.reproduce.show import shortcomings, states
@@ -128,6 +129,25 @@ def test_what_lacks_something_stops_nothing_and_is_tried_again_when_asked(option
     (tmp_path / "there").touch()
     Worker(options_in(tmp_path, "--retry"), [run]).work()
     assert shortcomings([run]) == [] and len(lines(run.folder / "ended")) == 3
+
+
+def test_jobs_of_one_command_share_runs_and_gpus_and_what_breaks_one_run_breaks_no_other(tmp_path, monkeypatch, capsys):
+    """None of its own jobs is called another, and the GPUs are divided by as many as have a run."""
+    prepare(tmp_path)
+    options, engine = options_in(tmp_path, "--jobs=4"), tmp_path / "engine.yaml"
+    engine.write_text("num_processes: 2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    tells = Step("one", ("python", "-c", "import os, time; time.sleep(0.3); print(os.environ['CUDA_VISIBLE_DEVICES'])"))
+    runs = [a_run(options, tells, name=name) for name in ("po", "popd")]
+    assert jobs_at_fault(replace(options, engine=engine), runs) == []
+    Worker(options, runs).work()
+    assert sorted(lines(run.marks / "one.log")[-1] for run in runs) == ["0,2", "1,3"]
+    assert "another job" not in capsys.readouterr().out
+    odd = a_run(options, replace(tells, words=("python", None)), name="odd")
+    worker = Worker(replace(options, jobs=1), [odd, a_run(options, works("one", tmp_path), name="ga")])
+    (tmp_path / "gate").touch()
+    worker.work()
+    assert lines(tmp_path / "ga" / "ended") == ["one"] and "Error" in worker.faults["odd"]
 
 
 @pytest.mark.slow
