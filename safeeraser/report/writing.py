@@ -7,6 +7,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as TerminalTable
 
-from safeeraser.benchmark.metrics import Figure
+from safeeraser.benchmark.metrics import UNKNOWN, Figure
 from safeeraser.report.forest import shortened
 from safeeraser.report.scale import shade
 from safeeraser.report.tables import Table
@@ -72,7 +73,13 @@ def comma_separated(head: Iterable[str], rows: Iterable[Iterable[object]]) -> st
 
 
 def show(table: Table) -> None:
-    """Print the table, its remarks under it; the published figures, if any, stand under a line."""
+    """Print the table, its remarks under it; the published figures, if any, stand under a line.
+
+    A column in which nothing is told of anybody is left out: a terminal is narrow.
+    """
+    rows = [*table.rows, *table.published]
+    told = [key for key in table.columns if any(row.cell(key).text != UNKNOWN.text for row in rows)]
+    table = replace(table, columns={key: table.columns[key] for key in told or table.columns})
     # Headings break into short lines, so that the table fits a terminal of 80 columns.
     shown = TerminalTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     shown.add_column(table.corner, no_wrap=True)

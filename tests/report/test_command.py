@@ -48,6 +48,8 @@ def test_the_command_reports_runs_from_several_places(tmp_path):
     assert (out.parent / "summary.json").is_file() and not (one / "popd" / "report.html").exists()
     assert "7B PO+PD" in done.stdout and f"So far.\nreport: {out}\n" in done.stdout
     assert "| PO+PD (one) |" in (out.parent / "table.md").read_text()
+    done = run("safeeraser.report", one / "po", "--out", out)
+    assert "GPT" not in done.stdout and "GPT" in (out.parent / "table.md").read_text(), "nobody measured it"
 
 
 @pytest.mark.slow
