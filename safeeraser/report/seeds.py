@@ -35,7 +35,8 @@ class Method(NamedTuple):
 def methods(runs: Sequence[Run]) -> list[Method]:
     """The runs, pooled over their seeds and told apart by their titles, in the order of the first of each.
 
-    Methods of the same title are told apart by their folders, seeds by their numbers.
+    Methods of the same title are told apart by the parameters of their losses or by their folders, seeds by their
+    numbers.
     """
     groups = _together(runs)
     titles = [_title(group) for group in groups]
@@ -59,7 +60,26 @@ def _title(group: list[Run]) -> str:
 
 
 def _told(group: list[Run], like: list[list[Run]]) -> str:
-    """What tells a group from others of its title: how its runs' folders are called, what they lie in, or both."""
+    """What tells a group from others of its title: the loss's parameters in which they differ, and where those are the
+    same, its folder."""
+    losses = [_flat(other[0].settings.get("forget_loss")) for other in like]
+    keys = {key for loss in losses for key in loss if any(other.get(key) != loss[key] for other in losses if other)}
+    said = [", ".join(f"{key}={loss[key]}" for key in sorted(keys & loss.keys())) for loss in losses]
+    its = next(text for other, text in zip(like, said, strict=True) if other is group)
+    return its if its and said.count(its) == 1 else ", ".join(filter(None, [its, _place(group, like)]))
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    """The values of a loss's settings by what its user would write behind `forget_loss.terms.`."""
+    found = {}
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        below = {f"{key}.{name}": one for name, one in _flat(value).items()} or {key: value}
+        found |= {name.removeprefix("terms."): one for name, one in below.items()}
+    return found
+
+
+def _place(group: list[Run], like: list[list[Run]]) -> str:
+    """What tells a group from others: how its runs' folders are called, what they lie in, or both."""
     run = group[0]
     for tell in (lambda one: one.folder.resolve().name, lambda one: one.name.rpartition("/")[0] or one.name):
         if len({tell(other[0]) for other in like}) == len(like):

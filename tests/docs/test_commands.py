@@ -62,7 +62,8 @@ def compose(words: list[str], short: bool) -> None:
         keys = {re.split(r"[.=]", word)[0] for word in words if re.match(r"\w+(\.\w+)*=", word)}
         assert keys <= Settings.model_fields.keys()
         return
-    if any(word.startswith("model_path=") for word in words):  # where no model lies that could tell its family
+    # Where no model lies that could tell its family.
+    if any(word.startswith("model_path=") or word == "mini" for word in words):
         words = ["model_family=llava-1.5-7b", *words]
     done = run("forget", *words, "--cfg", "job")
     assert done.returncode in (None, 0), done.stderr

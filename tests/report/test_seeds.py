@@ -68,6 +68,7 @@ def titles(folder):
 
 
 SETTINGS = {"forget_loss": {"name": "popd"}, "lr": 0.001, "seed": 1}
+BETA = {"name": "popd", "terms": {"forget": {"beta": 0.5}}}
 TOGETHER, APART = [("PO+PD", 2)], [("PO+PD (seed0)", 1), ("PO+PD (seed1)", 1)]
 
 
@@ -83,6 +84,7 @@ TOGETHER, APART = [("PO+PD", 2)], [("PO+PD (seed0)", 1), ("PO+PD (seed1)", 1)]
         ("summary_train.json", {"rules": "b"}, APART),
         ("run.json", {"settings": SETTINGS | {"lr": 0.002}}, APART),
         ("run.json", {"data": {"sha256": "0"}}, APART),
+        ("run.json", {"settings": SETTINGS | {"forget_loss": BETA}}, [APART[0], ("PO+PD (forget.beta=0.5)", 1)]),
         ("run.json", {"settings": None}, APART),
     ],
 )
