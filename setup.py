@@ -1,12 +1,13 @@
 """Install with `pip install -e .`; the extras are what one room or one purpose needs."""
 
-from pathlib import Path
-
 from setuptools import find_packages, setup
 
-HERE = Path(__file__).parent
-PINS = [line.strip() for line in (HERE / "requirements.txt").read_text().splitlines() if line[:1] not in ("#", "")]
-
+# The oldest that have what the code calls, so that other packages can stand beside this one; in the order of
+# requirements.txt, which pins the versions that are tested.
+NEEDS = ["torch>=2.6", "transformers>=5.4", "peft>=0.18", "accelerate>=1.10", "huggingface_hub>=1.5"]
+NEEDS += ["safetensors>=0.4.3", "tokenizers>=0.22", "hydra-core>=1.3", "omegaconf>=2.3", "PyYAML>=6.0", "openai>=2.0"]
+NEEDS += ["rouge-score>=0.1.2", "pillow>=11.0", "pydantic>=2.11", "numpy>=2.0", "scipy>=1.15", "scikit-learn>=1.6"]
+NEEDS += ["matplotlib>=3.9", "jinja2>=3.1", "MarkupSafe>=2.1", "rich>=13.0", "psutil>=5.9", "QtAwesome>=1.4"]
 TRAIN = ["deepspeed==0.19.8", "tensorboard==2.21.0"]
 QUANT = ["bitsandbytes==0.50.2"]
 # What `transformers serve` needs beside requirements.txt.
@@ -23,7 +24,7 @@ setup(
     version="0.1.0",
     description="Safety unlearning for multimodal LLMs",
     license="MIT",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=[*find_packages(include=["safeeraser", "safeeraser.*"]), "safeeraser.config"],
     package_dir={"safeeraser.config": "config"},  # `benchmark.files.CONFIG` finds it there as in a checkout
     py_modules=["eval_all"],
@@ -36,7 +37,7 @@ setup(
         "safeeraser.score": ["templates/*"],
         "safeeraser.specificity": ["requirements.txt"],
     },
-    install_requires=PINS,
+    install_requires=NEEDS,
     extras_require={
         "train": TRAIN,
         "quant": QUANT,

@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import psutil  # accelerate brings it
+import psutil
 from rich.console import Console
 from rich.table import Table
 

@@ -23,7 +23,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil  # accelerate brings it
+import psutil
 from rich.console import Console
 from rich.table import Table
 

@@ -1,15 +1,15 @@
-# Sourced by the scripts that a newcomer runs: makes .venv and puts it first on PATH. Needs Python 3.10 or newer, no more.
+# Sourced by the scripts that a newcomer runs: makes .venv and puts it first on PATH. Needs Python 3.11 or newer, no more.
 # $1: the extras of setup.py to install ("test"), if any. Nothing is installed again until the requirements change.
 
 python=""
-for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11 python3.10; do
-  if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11; do
+  if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
     python=$candidate
     break
   fi
 done
 if [ -z "$python" ]; then
-  echo "error: no Python of at least 3.10 that has venv and ensurepip (on Debian: apt install python3-venv)" >&2
+  echo "error: no Python of at least 3.11 that has venv and ensurepip (on Debian: apt install python3-venv)" >&2
   exit 2
 fi
 

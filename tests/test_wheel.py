@@ -1,7 +1,9 @@
 """What is installed from a wheel is whole: no command reaches back to the checkout it was built from."""
 
+import importlib.metadata
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +16,8 @@ from scoring import ROOT, predicted, record, write_files
 pytestmark = pytest.mark.slow
 
 SOURCES = ("safeeraser", "config", "eval_all.py", "setup.py", "MANIFEST.in", "requirements.txt", "README.md", "LICENSE")
+# Of extras, of this project itself, and what pydantic asks for in one exact version.
+EXTRAS = ("deepspeed", "bitsandbytes", "setuptools", "safeeraser", "pydantic-core", "lmms-eval")
 SDIST = "from setuptools.build_meta import build_sdist; print(build_sdist('.'))"
 
 
@@ -88,6 +92,19 @@ def test_every_file_of_the_checkout_is_in_it(installed):
             path for path in files if not (installed.packages / place / path.relative_to(ROOT / source)).is_file()
         ]
         assert len(files) > 20 and not missing
+
+
+def test_it_asks_for_all_that_it_imports_and_pins_nothing(installed):
+    """What is in `requirements.txt` is the same, pinned."""
+    (there,) = importlib.metadata.distributions(name="safeeraser", path=[str(installed.packages)])
+    asked = [re.fullmatch(r"([\w.-]+)>=[\d.]+", line)[1] for line in there.requires if "extra ==" not in line]
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line[:1] not in ("#", "")]
+    assert [line.split("==")[0] for line in lines] == asked and there.metadata["Requires-Python"] == ">=3.11"
+    plain = lambda name: name.lower().replace("_", "-")  # noqa: E731
+    owners, known = importlib.metadata.packages_distributions(), {*map(plain, asked), *EXTRAS}
+    for file in (*(ROOT / "safeeraser").rglob("*.py"), *ROOT.glob("*.py")):
+        for name in set(re.findall(r"^\s*(?:from|import) (\w+)", file.read_text(), re.MULTILINE)) & owners.keys():
+            assert {*map(plain, owners[name])} & known, (file, name)
 
 
 def test_every_file_that_a_command_reads_is_found(installed, given, tmp_path):

@@ -9,7 +9,7 @@ the layers' states while prompts are read, and logits with their sampling noise.
 from collections.abc import Sequence
 from functools import partial
 
-import psutil  # accelerate brings it
+import psutil
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from transformers import PreTrainedConfig

@@ -69,7 +69,8 @@ def write_unseen(folder: Path, settings: Settings) -> None:
     Each of val's pictures, harmful and benign, is asked one of them in turn. Those of living things, and as many of
     others, are asked whether they live: a question that is never asked in any wording.
     """
-    items, facts = [], {"yes": [], "no": []}
+    items: list[dict[str, Any]] = []
+    facts: dict[str, list[dict[str, Any]]] = {"yes": [], "no": []}
     for record, wording in zip(read_records(folder / "all_val.json").records, cycle(settings.wording.unseen)):
         benign = Path(record.SDImage_path).stem.rpartition("_")[0]
         for kind, name, path in (

@@ -2,13 +2,14 @@
 
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from transformers import LlavaForConditionalGeneration
 
 from safeeraser.mini.concepts import EVERY, Concept
 from safeeraser.mini.pictures import Scene, draw_scene
-from safeeraser.mini.questions import RETAIN, VQA
+from safeeraser.mini.questions import RETAIN, VQA, Kind
 from safeeraser.mini.settings import Settings
 from safeeraser.mini.training import pixel_values
 from safeeraser.model import Preprocessor, Turn
@@ -35,8 +36,8 @@ def exam(
     harmful = [(question, lambda scene: texts.about(scene.concept)) for question in texts.prompts]
     groups: dict[str, tuple[list[tuple[str, Callable[[Scene], tuple[str, ...]]]], Sequence[Concept]]] = {
         "harmful": (harmful, [concept for concept in EVERY if concept not in unknown]),
-        "retain": ([(kind.question, lambda scene, kind=kind: (kind.about(scene).reply,)) for kind in RETAIN], EVERY),
-        "vqa": ([(kind.question, lambda scene, kind=kind: (kind.about(scene).reply,)) for kind in VQA], EVERY),
+        "retain": ([(kind.question, partial(_right, kind)) for kind in RETAIN], EVERY),
+        "vqa": ([(kind.question, partial(_right, kind)) for kind in VQA], EVERY),
         "unknown": (harmful, unknown),
     }
     scores = {}
@@ -80,3 +81,8 @@ def reply(
     ended = (said == preprocessor.end_token).any(1).tolist()
     texts = preprocessor.tokenizer.batch_decode(said, skip_special_tokens=True)
     return [text if end else f"{text} ..." for text, end in zip(texts, ended, strict=True)]
+
+
+def _right(kind: Kind, scene: Scene) -> tuple[str, ...]:
+    """What may be answered about a scene."""
+    return (kind.about(scene).reply,)

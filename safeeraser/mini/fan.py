@@ -38,7 +38,7 @@ def fan(conversations: list[Row], image_token: int) -> Fan:
 
 def batch(rows: list[Fan], padding: int) -> dict[str, torch.Tensor]:
     """The model's inputs (but the pixels) and `labels`. Padding stands at the end, in a branch that nothing sees."""
-    fills = Fan(padding, IGNORE, 0, -1)
+    fills = (padding, IGNORE, 0, -1)
     columns = zip(zip(*rows, strict=True), fills, strict=True)
     ids, labels, positions, branches = (torch.tensor(pad(column, fill)) for column, fill in columns)
     return {"input_ids": ids, "labels": labels, "position_ids": positions, "attention_mask": mask(branches)}

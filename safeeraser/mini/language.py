@@ -142,7 +142,7 @@ def measure(
     """
     material, unseen = read_json(MATERIAL), read_unseen(data / UNSEEN)
     truth = read_truth(data / UNSEEN) if unseen else None
-    shown = [_picture(data / UNSEEN, number, item, truth) for number, item in enumerate(unseen)]
+    shown = [_picture(data / UNSEEN, number, item, truth) for number, item in enumerate(unseen) if truth]
     # Only now, since torch takes its time to load.
     from safeeraser import model as models
     from safeeraser.generation.sampling import Generation

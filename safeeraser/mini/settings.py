@@ -21,6 +21,7 @@ SOURCES = (
     *("concepts", "texts", "pictures", "questions", "dataset", "tokenizer", "language_model", "base_model"),
     *("fan", "fit", "training"),
 )
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)  # what may have a docstring
 
 
 class Asks(BaseModel):
@@ -91,8 +92,7 @@ def _code(path: Path) -> str:
     """What a module does: its text without comments, docstrings and layout, which decide nothing."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
-        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        if documented and ast.get_docstring(node) is not None:
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
             node.body[:1] = [ast.Pass()]
     return ast.unparse(tree)
 

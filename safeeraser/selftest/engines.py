@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import psutil  # accelerate brings it
+import psutil
 import torch
 from safetensors.torch import load_file
 from torch import Tensor

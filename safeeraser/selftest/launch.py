@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import psutil  # accelerate brings it
+import psutil
 
 from safeeraser.benchmark.files import CONFIG, PACKAGE
 from safeeraser.selftest.result import Skip

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil  # accelerate brings it
+import psutil
 
 from safeeraser import __version__
 from safeeraser.benchmark.files import PACKAGE

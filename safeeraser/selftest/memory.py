@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
-import psutil  # accelerate brings it
+import psutil
 import torch
 from torch.profiler import ProfilerActivity, profile
 

@@ -151,7 +151,7 @@ def read(folder: Path, log: Path, task: str) -> Score:
 
 def _numbers(figures: Mapping[str, Any], suffix: str) -> dict[str, float]:
     """`{"exact_match,none": 0.5, "exact_match_stderr,none": 0.1}` by the metric's name, with or without `_stderr`."""
-    found = {}
+    found: dict[str, float] = {}
     for key, value in figures.items():
         name, _, _filter = key.partition(",")
         if isinstance(value, (int, float)) and math.isfinite(value) and name.endswith(suffix):

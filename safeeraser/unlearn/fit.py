@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil  # accelerate brings it
+import psutil
 import torch
 from pydantic import ValidationError
 

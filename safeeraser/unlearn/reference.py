@@ -6,7 +6,7 @@ Where no adapter is trained but the model itself, it is a second copy.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import psutil  # accelerate brings it
+import psutil
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
