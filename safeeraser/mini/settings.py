@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safeeraser.benchmark import conversation
 from safeeraser.benchmark.files import CONFIG, sha256
 from safeeraser.benchmark.pages import read_keys
+from safeeraser.benchmark.sources import bare
 from safeeraser.errors import BadInput, nearest
 from safeeraser.mini.pictures import find_font
 from safeeraser.mini.texts import TEXTS, Texts
@@ -21,7 +22,6 @@ SOURCES = (
     *("concepts", "texts", "pictures", "questions", "dataset", "tokenizer", "language_model", "base_model"),
     *("fan", "fit", "training"),
 )
-DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)  # what may have a docstring
 
 
 class Asks(BaseModel):
@@ -82,19 +82,10 @@ class Settings(BaseModel):
         digest = hashlib.sha256(self.model_dump_json(exclude={"data"}).encode())
         sources = (Path(__file__).with_name(f"{name}.py") for name in SOURCES)
         for path in (*sources, Path(conversation.__file__)):
-            digest.update(f"{path.name} {_code(path)}\n".encode())
+            digest.update(f"{path.name} {ast.unparse(bare(path.read_text('utf-8')))}\n".encode())
         for path in find_font():
             digest.update(f"{path.name} {sha256(path)}\n".encode())
         return digest.hexdigest()[:16]
-
-
-def _code(path: Path) -> str:
-    """What a module does: its text without comments, docstrings and layout, which decide nothing."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
-            node.body[:1] = [ast.Pass()]
-    return ast.unparse(tree)
 
 
 def read_settings(size: str, seed: int = 233) -> Settings:
