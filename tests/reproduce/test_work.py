@@ -119,6 +119,7 @@ def test_a_failed_step_keeps_the_runs_later_ones_waiting_and_no_other_run(option
     assert lines(failing.folder / "ended") == ["one", "two"], "the next command goes on"
 
 
+@pytest.mark.slow
 def test_what_lacks_something_stops_nothing_and_is_tried_again_when_asked(options, tmp_path):
     lacks = Step("one", ("python", "-c", f"import os, sys; sys.exit(0 if os.path.exists('{tmp_path}/there') else 3)"))
     run = a_run(options, lacks, works("two", tmp_path))

@@ -116,6 +116,8 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(whole, stopped):
     assert [each["from_step"] for each in sittings] == [0, 2]
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_a_checkpoint_and_says_how_to_resume(whole, tmp_path, monkeypatch, number):
     """Though none was asked for; resumed, it ends as the undisturbed one."""

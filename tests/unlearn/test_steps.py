@@ -88,6 +88,7 @@ def test_the_gradient_of_a_step_is_put_together_of_plain_ones(tmp_path, method, 
     assert told["moved"] == ({"ascent": pytest.approx(length(ascent), rel=1e-4)} if step["name"] == "sam" else {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [{"name": "plain"}, {"name": "sam", "rho": 0.5, "terms": "all"}])
 def test_batches_decide_nothing_though_the_last_one_is_not_full(tmp_path, step):
     """Of five items an optimizer step: one by one, and in batches of two, two and one."""
