@@ -119,7 +119,6 @@ def test_a_failed_step_keeps_the_runs_later_ones_waiting_and_no_other_run(option
     assert lines(failing.folder / "ended") == ["one", "two"], "the next command goes on"
 
 
-@pytest.mark.slow
 def test_what_lacks_something_stops_nothing_and_is_tried_again_when_asked(options, tmp_path):
     lacks = Step("one", ("python", "-c", f"import os, sys; sys.exit(0 if os.path.exists('{tmp_path}/there') else 3)"))
     run = a_run(options, lacks, works("two", tmp_path))
@@ -132,6 +131,7 @@ def test_what_lacks_something_stops_nothing_and_is_tried_again_when_asked(option
     assert shortcomings([run]) == [] and len(lines(run.folder / "ended")) == 3
 
 
+@pytest.mark.slow
 def test_jobs_of_one_command_share_runs_and_gpus_and_what_breaks_one_run_breaks_no_other(tmp_path, monkeypatch, capsys):
     """None of its own jobs is called another, and the GPUs are divided by as many as have a run."""
     prepare(tmp_path)

@@ -117,7 +117,6 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(whole, stopped):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_a_checkpoint_and_says_how_to_resume(whole, tmp_path, monkeypatch, number):
     """Though none was asked for; resumed, it ends as the undisturbed one."""
@@ -138,6 +137,7 @@ def test_an_interrupted_run_leaves_a_checkpoint_and_says_how_to_resume(whole, tm
     assert same(whole, folder)
 
 
+@pytest.mark.slow
 def test_a_run_resumed_from_its_last_checkpoint_elsewhere_takes_no_step_and_is_finished(whole, tmp_path):
     on = trained(tmp_path / "on", *FOUR, f"resume_from_checkpoint={whole / 'checkpoint-4'}")
     assert (on / "adapter_model.safetensors").read_bytes() == (whole / "adapter_model.safetensors").read_bytes()
