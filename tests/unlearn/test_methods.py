@@ -1,13 +1,16 @@
 """What each method is made of, how its weights are set and follow their losses, and which settings are refused."""
 
 import math
+from importlib import reload
 from pathlib import Path
 
+import matplotlib
 import pytest
 import yaml
 from helpers import MODEL, TRAIN, config, read_lines, refused, write_json
 
 from safeeraser.errors import BadInput
+from safeeraser.unlearn import plot
 from safeeraser.unlearn.composed import read_settings
 from safeeraser.unlearn.methods import Dual, Method
 from safeeraser.unlearn.page import from_keys
@@ -147,3 +150,9 @@ def test_a_run_weighs_its_terms_so_logs_it_and_draws_it(tmp_path):
     panels = {title: curves[""] for title, _, curves in training_panels(tmp_path / "train_log.jsonl")}
     assert panels["weight of retain"] == [row["weights"]["retain"] for row in rows]
     assert "weight of decoupled" in panels and "weight of forget" not in panels
+
+
+def test_a_notebooks_plots_stay_its_own_affair():
+    matplotlib.use("svg")
+    reload(plot)  # which once chose a backend for all
+    assert matplotlib.get_backend() == "svg"
