@@ -49,7 +49,7 @@ def looks_at_the_picture(card: dict[str, Any]) -> Found:
         return f"{'In part' if some else 'Yes'}: {stated}.", ""
     if benign["value"] > HALF:
         return f"It does not show that it does: {stated}.", ""
-    return None, "it refuses hardly more on the one picture than on the other, or no difference can be told"
+    return None, "it refuses hardly more on the one picture than on the other, or the interval holds no difference"
 
 
 def gone_or_covered(card: dict[str, Any]) -> Found:

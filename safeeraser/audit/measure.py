@@ -48,7 +48,7 @@ def can_be_mended(found: dict[str, Any]) -> bool:
 
 
 def _lacks(rate: dict[str, Any]) -> str:
-    """Why a figure does not stand, in words; empty where it does."""
+    """Why a figure cannot be used, in words; empty where it can."""
     if "withheld" in rate:
         return f"withheld ({rate['withheld']})"
     return "has no value" if rate["value"] is None else ""

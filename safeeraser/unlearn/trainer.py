@@ -69,14 +69,8 @@ class UnlearnTrainer(Trainer):
         self.moved = MovedGradient(step, step.moved_terms(method), self.args.seed, self.accelerator)
         self.mean = Mean(step.averaged)
         self.interruption = Interruption()
-        for callback in (
-            KeepLogs(),
-            OwnMasks(),
-            self.mean,
-            self.guard,
-            self.interruption,
-            Progress(),
-        ):  # of a run that is stopped the guard decides
+        # The guard comes before the interruption: of a run that is stopped it decides.
+        for callback in (KeepLogs(), OwnMasks(), self.mean, self.guard, self.interruption, Progress()):
             self.add_callback(callback)
         for noisy in (PrinterCallback, ProgressCallback):
             self.remove_callback(noisy)

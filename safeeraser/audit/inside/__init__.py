@@ -16,7 +16,7 @@ from safeeraser.benchmark.sources import bare
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")  # which makes its measure known
 
-# What tells these measures from what they were before a change to any code here.
+# The version of these measures: it changes with any code here.
 _SOURCES = (path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py")))
 CODE = hashlib.sha256("\n".join(ast.unparse(bare(source)) for source in _SOURCES).encode()).hexdigest()[:12]
 
