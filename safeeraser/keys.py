@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ OPENAI = "https://api.openai.com/v1"
 OPENAI_KEY = "OPENAI_API_KEY"
 GIVEN = "SAFEERASER_API_KEY"  # holds what --api_key named, once it has left the process list
 OVER_HTTP = "KEY_OVER_HTTP"  # names the hosts, with commas between, to which a key may go unencrypted
+OF_HOST = "KEY_FOR_"  # before a host's name, as in KEY_FOR_GPU_8000: the variable of a server of one's own
 NONE = "none"  # a server that needs no key takes any word, and the client wants one
 
 
@@ -41,20 +43,29 @@ def is_openai(url: str) -> bool:
     return f".{host_of(url)}".endswith(f".{host_of(OPENAI)}")
 
 
+def openai_key(base_url: str | None, *also: str | None) -> list[str]:
+    """OpenAI's variable, if its key may go to `base_url`: to OpenAI, where OPENAI_BASE_URL says, and to `also`."""
+    url = address_of(base_url)
+    return (
+        [OPENAI_KEY] if is_openai(url) or host_of(url) in {host_of(address_of(each)) for each in (None, *also)} else []
+    )
+
+
 def read_key(
-    given: str | None, base_url: str | None, *, variables: Sequence[str] = (OPENAI_KEY,), who: str, otherwise: str = ""
+    given: str | None, base_url: str | None, *, variables: Sequence[str], who: str, otherwise: str = ""
 ) -> ApiKey:
     """The key for the server at `base_url`: `given`, or the first of the environment's `variables` that is set.
 
-    A server other than OpenAI's may do without. Over plain http a key goes to this machine, and to hosts that the
-    variable `OVER_HTTP` names.
+    A server other than OpenAI's has one more variable, named for its host, and may do without. Over plain http a key
+    goes to this machine, and to hosts that the variable `OVER_HTTP` names.
 
     Raises:
         BadInput: there is none for OpenAI's server (the line ends with `otherwise`, the other way out), or it cannot
             be one.
     """
-    url, way = address_of(base_url), f"set {' or '.join(variables)}" if variables else "give --api_key_file FILE"
-    key = (given or next(filter(None, map(os.environ.get, variables)), "")).strip()
+    url = address_of(base_url)
+    names = [*variables, *([] if is_openai(url) else [OF_HOST + re.sub(r"\W", "_", host_of(url)).upper()])]
+    key, way = (given or next(filter(None, map(os.environ.get, names)), "")).strip(), f"set {' or '.join(names)}"
     if not key and is_openai(url):
         raise BadInput(f"{who} needs a key: {way} (a local server named by --base_url needs none); {otherwise}")
     if not key:

@@ -222,9 +222,9 @@ def test_ctrl_c_leaves_nothing_on_stderr(serve):
 def test_a_key_is_given_or_found_or_not_needed_and_an_address_is_one(monkeypatch):
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "KEY_OVER_HTTP"):
         monkeypatch.delenv(name, raising=False)
-    words = {"who": "the judge", "otherwise": "--judge rules needs none"}
+    words = {"variables": ["OPENAI_API_KEY"], "who": "the judge", "otherwise": "--judge rules needs none"}
     assert read_key(f" {KEY}\n", None, **words) == (KEY, "")
-    assert read_key(None, "http://gpu:8000/v1", **words) == ("none", "set OPENAI_API_KEY")
+    assert read_key(None, "http://gpu:8000/v1", **words) == ("none", "set OPENAI_API_KEY or KEY_FOR_GPU_8000")
     for url in (None, "https://eu.api.openai.com/v1"):
         with pytest.raises(BadInput, match=r"the judge needs a key: set OPENAI_API_KEY .*--judge rules"):
             read_key(" ", url, **words)
@@ -249,4 +249,5 @@ def test_a_server_that_wants_a_key_and_got_none_is_named_with_what_to_set(serve)
     _, said = until_stopped(
         client(server.url, api_key=read_key(None, server.url, who="", variables=["NO_KEY"])).ask(calls(1))
     )
-    assert said == "the judge at 127.0.0.1 wants a key (HTTP 401): set NO_KEY"
+    port = server.url.split(":")[2].removesuffix("/v1")
+    assert said == f"the judge at 127.0.0.1 wants a key (HTTP 401): set NO_KEY or KEY_FOR_127_0_0_1_{port}"

@@ -16,7 +16,7 @@ from safeeraser.chat import Chat
 from safeeraser.generation.sampling import Generation, request_seed
 from safeeraser.infer.attacks import Attacked
 from safeeraser.infer.requests import Request, Unanswered, show
-from safeeraser.keys import read_key
+from safeeraser.keys import openai_key, read_key
 from safeeraser.model import family_if_told
 from safeeraser.replies import Reply
 
@@ -44,7 +44,7 @@ class Server:
     def __init__(
         self, model: str, base_url: str, generation: Generation, *, concurrency: int, extra: dict[str, Any]
     ) -> None:
-        key = read_key(None, base_url, who="the server")
+        key = read_key(None, base_url, variables=openai_key(base_url), who="the server")
         self._chat: Chat[Request] = Chat(
             model, api_key=key, base_url=base_url, concurrency=concurrency, who="the server", timeout=TIMEOUT
         )

@@ -34,7 +34,10 @@ def judges(add: Callable) -> None:
 
 def calls(add: Callable) -> None:
     """How a judge behind a server is asked."""
-    add("--api_key", help="key for the server (default: OPENAI_API_KEY of the environment; of a guard NAME_API_KEY)")
+    add(
+        "--api_key",
+        help="key for the server (default: OPENAI_API_KEY of the environment; another server: KEY_FOR_HOST)",
+    )
     add("--api_key_file", type=Path, metavar="FILE", help="a file that holds the key and nothing else")
     add("--concurrency", type=count, default=32, help="calls at a time (default: %(default)s)")
     add("--requests_per_minute", type=count, metavar="N", help="calls a minute at most")

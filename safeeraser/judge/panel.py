@@ -14,7 +14,7 @@ from safeeraser.judge.costs import Price, Spent, listed_price
 from safeeraser.judge.judges import OWN, Choice, Judge, Judging
 from safeeraser.judge.queries import Query
 from safeeraser.judge.verdicts import Verdict
-from safeeraser.keys import NONE, OPENAI_KEY, ApiKey, address_of, host_of, is_openai, read_key
+from safeeraser.keys import NONE, OF_HOST, OPENAI_KEY, ApiKey, address_of, host_of, is_openai, openai_key, read_key
 from safeeraser.progress import progress
 
 TIMEOUT = 60.0  # seconds of silence after which an attempt is given up
@@ -169,13 +169,11 @@ def _key(choice: Choice, judging: Judging) -> ApiKey:
     if judging.api_key and len(hosts) > 1:
         raise BadInput(
             f"--api_key, --api_key_file: a key belongs to one host, and the judges are at {', '.join(sorted(hosts))}: "
-            f"set {OPENAI_KEY}, and for a guard NAME_API_KEY"
+            f"set {OPENAI_KEY}, for a guard NAME_API_KEY, for any other {OF_HOST}HOST"
         )
-    url, main = address_of(choice.base_url), judging.judge
-    variables = [f"{choice.name.upper()}_API_KEY"]
+    main, variables = judging.judge, [f"{choice.name.upper()}_API_KEY"]
     if choice.name == "openai":
-        own = {host_of(address_of(each)) for each in (None, main.base_url if main.name == "openai" else None)}
-        variables = [OPENAI_KEY] if is_openai(url) or host_of(url) in own else []
+        variables = openai_key(choice.base_url, main.base_url if main.name == "openai" else None)
     who = f"the judge {choice.name}"
     return read_key(judging.api_key, choice.base_url, variables=variables, who=who, otherwise=_keyless(judging))
 

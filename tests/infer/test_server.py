@@ -158,11 +158,17 @@ def test_a_request_that_fails_is_listed_and_asked_again_next_time(serve, data, t
 
 
 @pytest.mark.parametrize(
-    ("status", "calls", "says"), [(401, 1, "wants a key (HTTP 401): set OPENAI_API_KEY"), (400, 8, "refused each of 8")]
+    ("status", "calls", "says"),
+    [(401, 1, "wants a key (HTTP 401): set KEY_FOR_127_0_0_1"), (400, 8, "refused each of 8")],
 )
-def test_a_server_that_answers_nothing_ends_the_run_and_leaves_nothing(serve, data, tmp_path, status, calls, says):
+def test_a_server_that_answers_nothing_ends_the_run_and_leaves_nothing(
+    serve, data, tmp_path, monkeypatch, status, calls, says
+):
+    """OpenAI's key is not for the server of a model."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
     server = serve(lambda *_: (status, {}, "x"))
     done = infer(server.url, tmp_path / "p.json", "--concurrency", 1, eval_file=data)
+    assert "sk-openai" not in str(server.requests)
     assert done.returncode == 2 and says in done.stderr.splitlines()[-1]
     assert len(server.requests) == calls and not list(tmp_path.glob("p.*"))
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from urllib.parse import urlsplit
 
 import pytest
 from chat_server import completion
@@ -107,7 +108,8 @@ def test_what_a_server_does_not_take_is_found_out_once_and_remembered(tmp_path, 
 def test_keys_and_addresses_are_used_and_not_kept(tmp_path, serve, monkeypatch):
     """The key given, else the environment's, else any word to a server of one's own; no password of an address.
 
-    A guard, or the judge openai at another address than the main one's, is never sent OPENAI_API_KEY.
+    A guard, or the judge openai at another address than the main one's, is never sent OPENAI_API_KEY,
+    but what a variable for its name or its host holds.
     """
     server = serve(lambda _, prompt: (200, {}, good(prompt)))
     ask(judging(tmp_path, server), [query(response="1")])
@@ -120,8 +122,9 @@ def test_keys_and_addresses_are_used_and_not_kept(tmp_path, serve, monkeypatch):
     for number, own in enumerate(("none", "its")):
         ask(judging(tmp_path / own, server, judges=judges), queries())
         assert {key for _, key, *_ in server.requests[3:]} == {f"Bearer {KEY}"}
-        assert [key for _, key, *_ in other.requests[2 * number :]] == [f"Bearer {own}", "Bearer none"]
+        assert [key for _, key, *_ in other.requests[2 * number :]] == [f"Bearer {own}"] * 2
         monkeypatch.setenv("LLAMAGUARD_API_KEY", "its")
+        monkeypatch.setenv(f"KEY_FOR_127_0_0_1_{urlsplit(other.url).port}", "its")
     with pytest.raises(BadInput, match=r"a key belongs to one host, and the judges are at 127.0.0.1:\d+, 127.0.0.1:"):
         Panel(judging(tmp_path, server, judges=judges, api_key="another"))
     del server.requests[3:]
