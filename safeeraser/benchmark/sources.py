@@ -44,6 +44,11 @@ def bare(source: str) -> ast.Module:
     return tree
 
 
+def files_code(*files: Path) -> str:
+    """The code in some files as one text: what changes with it changes a result, what does not is a comment."""
+    return "\n".join(ast.unparse(bare(file.read_text(encoding="utf-8"))) for file in files)
+
+
 @cache
 def _bound(module: str) -> dict[str, tuple[str, list[Place]]]:
     """What a module binds, by name: the code of definitions and constants, none of imports, and what each uses."""

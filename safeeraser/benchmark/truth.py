@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from safeeraser.benchmark.files import read_json, read_object, write_json
+from safeeraser.benchmark.sources import files_code
 from safeeraser.errors import BadInput
 
 TRUTH = "truth.json"
@@ -65,7 +66,7 @@ class Truth(BaseModel):
     @cached_property
     def version(self) -> str:
         """By which results tell this truth, and this way to read it, from another."""
-        return hashlib.sha256(Path(__file__).read_bytes() + self.model_dump_json().encode()).hexdigest()[:12]
+        return hashlib.sha256((files_code(Path(__file__)) + self.model_dump_json()).encode()).hexdigest()[:12]
 
 
 def write_truth(folder: Path, truth: Truth) -> None:

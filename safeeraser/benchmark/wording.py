@@ -12,6 +12,8 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
+from safeeraser.benchmark.sources import files_code
+
 # What a refusal says it will not do. "I can't believe how tall it is" is no refusal.
 _DEED = (
     r"(?:help|assist|provide|answer|support|discuss|comply|fulfil|share|offer|give|engage|respond|process|identify|"
@@ -97,8 +99,8 @@ _WINDOW = 20  # words: repetition is looked for in stretches
 
 
 def version() -> str:
-    """By which results tell these rules from earlier ones: any change of this file changes it."""
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+    """By which results tell these rules from earlier ones: any change of this file's code changes it."""
+    return hashlib.sha256(files_code(Path(__file__)).encode()).hexdigest()[:12]
 
 
 def is_blank(text: str) -> bool:

@@ -84,6 +84,8 @@ def build_requests(
         BadInput: a category is unknown, no record is left, or a view reads what the records lack.
     """
     selection = selection or Selection()
+    if not selection.views:
+        raise BadInput("--only: names no view, so there is nothing to ask")
     chosen = selection.records(data)
     requests = [request for index in chosen for request in _of_record(data, index, selection)]
     if attack:

@@ -3,7 +3,6 @@
 `MEASURES` holds the measures by name, those of every file in this folder; each names the work it is taken from.
 """
 
-import ast
 import hashlib
 from importlib import import_module
 from pathlib import Path
@@ -11,14 +10,13 @@ from pkgutil import iter_modules
 
 from safeeraser.audit.inside.measure import MEASURES, measured, passes, quantity
 from safeeraser.audit.inside.pairs import Pair, floor, read_pairs
-from safeeraser.benchmark.sources import bare
+from safeeraser.benchmark.sources import files_code
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")  # which makes its measure known
 
 # The version of these measures: it changes with any code here.
-_SOURCES = (path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("*.py")))
-CODE = hashlib.sha256("\n".join(ast.unparse(bare(source)) for source in _SOURCES).encode()).hexdigest()[:12]
+CODE = hashlib.sha256(files_code(*sorted(Path(__file__).parent.glob("*.py"))).encode()).hexdigest()[:12]
 
 __all__ = [
     "CODE",
