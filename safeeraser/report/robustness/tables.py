@@ -168,8 +168,8 @@ def comparison(cards: list[Card]) -> Table | None:
     if known & {"gone_gap", "gone_depth", "area"}:
         caption += (
             " Gone: share of the way from vanilla (0) to a model that never knew (100), by depth never past its end. "
-            "Area: how far ASR lies above that one's, in points, on the average over log2(1 + step), on the benign data "
-            "where that is most."
+            "Area: how far ASR lies above that one's, in points, on the average over log2(1 + step), on the benign "
+            "data where that is most."
         )
     return Table("comparison", "Side by side", caption, columns, rows)
 
