@@ -62,8 +62,8 @@ class PlanDataset(Dataset):
     def item(self, view: str, step: Step) -> Item:
         """The conversation that `step` takes for `view`."""
         if view == "refusal":
-            return replace(self.items[view][step.forget], answer=self.refusals[step.refusal])
-        return self.items[view][getattr(step, view)]
+            return replace(self.items[view][step.forget], answer=self.refusals[step.index(view)])
+        return self.items[view][step.index(view)]
 
     def _row(self, item: Item) -> Row:
         if item.picture is None:

@@ -148,7 +148,7 @@ def hub_answers() -> bool:
 
 def choose_dtype(settings: Settings, engine: Engine) -> torch.dtype:
     """The dtype of the frozen weights where the run will be launched: `auto` is the engine's, or that of GPUs."""
-    told = DTYPE_OF.get(engine.mixed_precision) or ("bfloat16" if settings.gpu_memory else "auto")
+    told = DTYPE_OF.get(engine.mixed_precision or "") or ("bfloat16" if settings.gpu_memory else "auto")
     return models.choose_dtype(told if settings.dtype == "auto" else settings.dtype)
 
 
@@ -177,8 +177,8 @@ def conversation_sizes(dataset: PlanDataset) -> list[dict[str, Size]]:
     """
     measured, rooms = {}, []
     for view, items in dataset.items.items():
-        answer = {"answer": dataset.refusals[0]} if view == "refusal" else {}
-        rows = [dataset.encode(replace(item, **answer)) for item in items]
+        filled = [replace(item, answer=dataset.refusals[0]) for item in items] if view == "refusal" else items
+        rows = [dataset.encode(item) for item in filled]
         measured[view] = [_size(row) for row in rows]
         if view == "refusal":
             rooms = [dataset.preprocessor.most_tokens(row.input_ids, dataset.max_length) for row in rows]
@@ -190,9 +190,9 @@ def conversation_sizes(dataset: PlanDataset) -> list[dict[str, Size]]:
 
     def size(view: str, step: Step) -> Size:
         if view != "refusal":
-            return measured[view][getattr(step, view)]
+            return measured[view][step.index(view)]
         prompt = prompts[step.forget]
-        answer = min(refusals[step.refusal], rooms[step.forget] - prompt)
+        answer = min(refusals[step.index(view)], rooms[step.forget] - prompt)
         return prompt + answer, answer
 
     return [{view: size(view, step) for view in measured} for step in dataset.plan]

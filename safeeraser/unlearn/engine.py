@@ -101,13 +101,13 @@ def engine_of_file(file: Path) -> Engine:
 def _from_environment(environment: Mapping[str, str]) -> Engine:
     kinds = [kind for kind in ("DEEPSPEED", "FSDP") if environment.get(f"ACCELERATE_USE_{kind}", "").lower() == "true"]
     prefix = "ACCELERATE_DEEPSPEED_"
-    options = {
+    options: dict[str, Any] = {
         name.removeprefix(prefix).lower(): value for name, value in environment.items() if name.startswith(prefix)
     }
     options["deepspeed_config_file"] = options.pop("config_file", None)
     options["gradient_accumulation_steps"] = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
     engine = _engine(
-        kinds[0] if kinds else None,
+        kinds[0] if kinds else "NO",
         int(environment.get("WORLD_SIZE", "1")),
         environment["ACCELERATE_MIXED_PRECISION"],
         options,
@@ -118,7 +118,7 @@ def _from_environment(environment: Mapping[str, str]) -> Engine:
 
 
 def _engine(
-    kind: str | None, processes: int, mixed_precision: str | None, options: Mapping[str, Any], fsdp_offload: Any
+    kind: str, processes: int, mixed_precision: str | None, options: Mapping[str, Any], fsdp_offload: Any
 ) -> Engine:
     if kind not in ("DEEPSPEED", "FSDP"):
         options = {}

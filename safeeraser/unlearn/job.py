@@ -167,11 +167,11 @@ def check_scaling(settings: Settings, adapter: Path) -> None:
 
 def check_projector(settings: Settings, adapter: Path) -> None:
     """Raises `BadInput` for an adapter of other models, or that holds of the projector what this run does not train."""
-    family, ours = settings.family, settings.projector
+    family, ours, lora = settings.family, settings.projector, settings.adapter
     models.check_kind(family.model_type, adapter)
-    if ours != "lora":
+    if lora and ours != "lora":
         # A vision tower is saved with all that lies in it.
-        saved = [f"{part}." for part in settings.adapter.modules_to_save or []]
+        saved = [f"{part}." for part in lora.modules_to_save or []]
         ours = "full" if any(f"{part}.".startswith(each) for part in family.projector for each in saved) else "frozen"
     if (its := models.stored_as(models.read_adapter(adapter), family)) != ours:
         raise BadInput(
@@ -186,8 +186,8 @@ def origin(settings: Settings, checkpoint: str | None) -> dict[str, Any]:
         BadInput: `init_adapter`, or the checkpoint that it goes on from, was trained on another base.
     """
     base = models.fingerprint(settings.model_path, here=True)
-    for adapter in filter(None, (settings.init_adapter, checkpoint)):
-        models.check_base(Path(adapter), base, allowed=settings.allow_other_base, answer="allow_other_base=true")
+    for adapter in filter(None, (settings.init_adapter, Path(checkpoint) if checkpoint else None)):
+        models.check_base(adapter, base, allowed=settings.allow_other_base, answer="allow_other_base=true")
     return {"base": base, "parents": models.parents(settings.model_path, settings.init_adapter)}
 
 
@@ -211,7 +211,7 @@ def make_or_read_plan(
 def steps_compared(settings: Settings, data: Data, length: int) -> list[Step]:
     """The steps whose items the mask compares, none without one: those of a plan of its own views, as long as the run's
     and of the same seed or file. So the mask takes no part in the draws that training is planned by."""
-    if data.compared is None:
+    if not (settings.mask and data.compared):
         return []
     sizes = data.compared.sizes
     if settings.plan:

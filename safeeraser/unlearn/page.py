@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 import yaml
@@ -21,7 +21,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from safeeraser.benchmark.files import CONFIG
@@ -67,7 +67,7 @@ def from_command_line() -> list[dict[str, Any]]:
         place = next((n for n, word in enumerate(rest) if re.match(r"[^-].*=|[~+]", word)), len(rest))
         sys.argv[1:] = ["--config-name", page, *more, *rest[:place], *LEAVES_NOTHING, *rest[place:]]
         hydra.main(version_base="1.3", config_path=str(CONFIG), config_name=PAGE)(composed.append)()
-        return [OmegaConf.to_container(config) for config in composed]
+        return [_plain(config) for config in composed]
 
 
 def from_keys(keys: Mapping[str, Any], page: str = PAGE) -> DictConfig:
@@ -92,7 +92,7 @@ def from_keys(keys: Mapping[str, Any], page: str = PAGE) -> DictConfig:
                     OmegaConf.update(config, key, value, merge=key not in choices)
                 except OmegaConfBaseException as error:
                     raise BadInput(f"config: {key}: {str(error).splitlines()[0]}") from None
-        for key, value in OmegaConf.to_container(config).items():
+        for key, value in _plain(config).items():
             if isinstance(value, str):
                 # In a name (`${forget_loss}_${lr}`) a group stands for its choice.
                 config[key] = re.sub(rf"\$\{{({'|'.join(choices)})\}}", r"${\1.name}", value)
@@ -105,19 +105,19 @@ def _chosen(page: str, words: list[str], folder: Path | None) -> dict[str, Any]:
     beside = [f"hydra.searchpath=['file://{folder.resolve()}']"] if folder else []
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
-        return OmegaConf.to_container(compose(page, [*beside, *choices]))
+        return _plain(compose(page, [*beside, *choices]))
 
 
 def groups() -> list[str]:
     """The keys whose value is a choice among the files of a folder."""
-    page = OmegaConf.load(CONFIG / f"{PAGE}.yaml")
-    return [group for choice in page.defaults if isinstance(choice, DictConfig) for group in choice]
+    defaults = _plain(OmegaConf.load(CONFIG / f"{PAGE}.yaml"))["defaults"]
+    return [group for choice in defaults if isinstance(choice, dict) for group in choice]
 
 
 def _whole_page(name: str, folders: list[Path]) -> str:
     """The page to compose for a file of this name: itself, or where it is flat, it on top of this project's own."""
     files = (folder / f"{name}.yaml" for folder in folders)
-    flat = next((OmegaConf.to_container(OmegaConf.load(file)) for file in files if file.is_file()), {})
+    flat = next((_plain(OmegaConf.load(file)) for file in files if file.is_file()), {})
     named = {group: flat.pop(group) for group in groups() if isinstance(flat.get(group), str)}
     if not named:
         return name
@@ -153,6 +153,11 @@ def _told_plainly(known_keys: Callable[[], list[str]] = list) -> Iterator[None]:
             beside = [key for key in known if key.rpartition(".")[0] == place]
             raise BadInput(f"config: no key '{unknown[1]}'; {nearest(unknown[1], beside or known)}") from None
         raise BadInput(f"command line: {reason}") from None
+
+
+def _plain(page: DictConfig | ListConfig) -> dict[str, Any]:
+    """A page without OmegaConf's own types."""
+    return cast("dict[str, Any]", OmegaConf.to_container(page))  # whatever its type says, a page is no list
 
 
 def _dotted(page: dict[str, Any], prefix: str = "") -> list[str]:

@@ -33,6 +33,10 @@ class Step(BaseModel):
     decoupled: int | None = Field(default=None, ge=0)
     refusal: int | None = Field(default=None, ge=0)
 
+    def index(self, view: str) -> int:
+        """The index into a view that the method reads."""
+        return getattr(self, view)
+
 
 @dataclass(frozen=True)
 class Schedule:

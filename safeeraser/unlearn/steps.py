@@ -34,6 +34,7 @@ class Step(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     title: ClassVar[str] = ""  # what it adds to the method's, as the source has it
+    name: str
 
     @property
     def averaged(self) -> float:

@@ -76,7 +76,7 @@ class UnlearnTrainer(Trainer):
             self.remove_callback(noisy)
         self.items_seen = 0  # in this sitting, by all processes
         self._micro_steps: list[Tensor] = []  # of the current step
-        self._step: Tensor | None = None  # of all processes, when they are through
+        self._step: Tensor  # of all processes, when they are through
 
     @property
     def interrupted(self) -> int:
@@ -163,14 +163,15 @@ class UnlearnTrainer(Trainer):
     def _reference(self, name: str, inputs: dict) -> Tensor:
         """What term `name` compares with: of the untouched model's logits or states at the places that it reads, all,
         or the targets' negative log-likelihood. Only the rows that it reads are run."""
-        term, entries, read = self.method.terms[name], *inputs["reference"][name].values()
+        term, given = self.method.terms[name], inputs["reference"][name]
+        entries, read = given["entries"], given["read"]
         batch = {key: inputs["inputs"][key][where] for key, where in entries.items()}
         states = {} if term.layer is None else {term.layer: read}
         with untouched(self.accelerator.unwrap_model(self.model), self.reference) as model:
             found, kept = logits_and_states(model, batch, read[:0] if states else read, states, self.family)
         if LOSSES[term.loss].reference == "nll":
             return divergence(found, self._taken(name, inputs, "targets"))
-        return kept[term.layer] if states else found
+        return found if term.layer is None else kept[term.layer]
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """As Trainer says, but for matrices with weights that are held: decay would move these too."""
