@@ -45,18 +45,18 @@ class Decoder(Answering):
         super().__init__(*given, **more)
         # The beginnings that have been read and may be asked about further, and the rows that hold them.
         self._begun: list[About] = []
-        self._beginnings: Context | None = None
+        self._beginnings = Context(self.model)
 
     @torch.no_grad()
     def answer(self, asked: Sequence[Asked]) -> Iterator[list[tuple[int, str | None]]]:
         """See `Answering.answer`."""
-        self._begun, self._beginnings = [], None
+        self._begun, self._beginnings = [], Context(self.model)
         prompts = self.prompts(asked)
         if unread := self.unread(prompts):
             yield unread
         waiting = deque(self._rows(asked, prompts))
         rows = _take(waiting, self.batch_size)
-        context = self._begin(rows) if rows else None
+        context = self._begin(rows) if rows else Context(self.model)
         seeds, positions = self._places(rows)
         while rows:
             tokens = self.agree(self.generation.draw(context.logits, seeds, positions))
@@ -75,7 +75,7 @@ class Decoder(Answering):
             else:
                 stay = [place for place, row in enumerate(rows) if not row.ended]
                 rows = [rows[place] for place in stay]
-                context = context.select(stay) if rows else None
+                context = context.select(stay) if rows else Context(self.model)
             seeds, positions = self._places(rows)
 
     def _rows(self, asked: Sequence[Asked], prompts: Sequence[list[int]]) -> list[_Row]:
@@ -101,7 +101,7 @@ class Decoder(Answering):
         if new := {row.about: row.shared for row in rows if row.about not in self._begun}:
             beginnings = Context(self.model)
             beginnings.read([*new.values()], self._inputs(new))
-            self._beginnings = self._beginnings.join(beginnings) if self._beginnings else beginnings
+            self._beginnings = self._beginnings.join(beginnings) if self._begun else beginnings
             self._begun += new
         asks = [(row.about, tuple(row.own)) for row in rows]
         prompts = {ask: number for number, ask in enumerate(dict.fromkeys(asks))}
