@@ -20,7 +20,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if options.dry_run and not is_set_up():
         print(f"lmms-eval is not there yet: {SET_UP} would first make {HARNESS.name} with it (about 7 GB)")
-        print(f"it would then be asked for: {', '.join(look_over(options))}")
+        print(f"it would then be asked for: {', '.join(look_over(options).tasks)}")
         return 0
     job = check(options)
     _announce(job)

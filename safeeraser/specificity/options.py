@@ -4,12 +4,12 @@ import os
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import hf_hub_download
 
 from safeeraser.arguments import Arguments, count, one_of, several
-from safeeraser.benchmark.family import Family, families, page_for, page_of_type
+from safeeraser.benchmark.family import Family, LmmsEval, families, page_for, page_of_type
 from safeeraser.benchmark.files import CONFIG, adapter_file, home, read_object, sha256
 from safeeraser.benchmark.release import RELEASED_MODEL
 from safeeraser.errors import BadInput, command
@@ -67,6 +67,7 @@ class Job:
     adapter_sha256: str | None
     model_path: str | None
     family: Family
+    lmms_eval: LmmsEval
     allow_other_base: bool
     out: Path
     tasks: list[str]
@@ -102,8 +103,17 @@ def is_set_up() -> bool:
     return bool(os.environ.get("LMMS_PYTHON")) or (HARNESS / "installed").is_file()
 
 
-def look_over(options: Any) -> list[str]:
-    """The tasks that are asked for. Raises `BadInput` for what makes no sense even without lmms-eval at hand."""
+class Asked(NamedTuple):
+    """What is asked for, as far as it is known without lmms-eval."""
+
+    tasks: list[str]
+    out: Path
+    family: Family
+    lmms_eval: LmmsEval
+
+
+def look_over(options: Any) -> Asked:
+    """What is asked for. Raises `BadInput` for what makes no sense even without lmms-eval at hand."""
     adapter = options.checkpoint_path
     if not adapter and not options.model_path:
         raise BadInput("--checkpoint_path names the adapter, or --model_path the untouched model")
@@ -125,7 +135,7 @@ def look_over(options: Any) -> list[str]:
         )
     if asked.dtype and options.dtype not in ("auto", asked.dtype):
         raise BadInput(f"--dtype {options.dtype}: lmms-eval's {asked.model} loads every model in {asked.dtype}")
-    return plan(options.tasks, lite=options.lite)
+    return Asked(plan(options.tasks, lite=options.lite), out, family, asked)
 
 
 def _family(options: Any) -> Family:
@@ -151,7 +161,7 @@ def _out(options: Any) -> Path | None:
 
 def check(options: Any) -> Job:
     """Find out whether the run makes sense before anything is merged or run. Raises `BadInput` where it does not."""
-    words = look_over(options)
+    words, out, family, lmms_eval = look_over(options)
     names = list(dict.fromkeys(word.partition(":")[0] for word in words))
     adapter, include_path = options.checkpoint_path, options.include_path if options.include_path.is_dir() else None
     digest = sha256(adapter_file(adapter)) if adapter else None
@@ -164,20 +174,21 @@ def check(options: Any) -> Job:
     if not tasks:
         raise BadInput("nothing to run: " + "; ".join(f"{name}: {reason}" for name, reason in missing.items()))
     _ask_for_token(tasks, known)
-    gpus, family = _gpus(options.num_processes, known["gpus"]), _family(options)
+    gpus = _gpus(options.num_processes, known["gpus"])
     return Job(
         python=python,
         adapter=adapter,
         adapter_sha256=digest,
         model_path=options.model_path,
         family=family,
+        lmms_eval=lmms_eval,
         allow_other_base=options.allow_other_base,
-        out=_out(options),
+        out=out,
         tasks=tasks,
         figures={name: figure_of(figures[name], known["tasks"][name], options.pope) for name in tasks},
         known=known,
         gpus=gpus,
-        dtype=family.lmms_eval.dtype or ("float32" if options.dtype == "auto" and not gpus else options.dtype),
+        dtype=lmms_eval.dtype or ("float32" if options.dtype == "auto" and not gpus else options.dtype),
         include_path=include_path,
         limit=options.limit,
         pope=options.pope,
@@ -203,7 +214,7 @@ def _with_what_judge(names: list[str], known: dict[str, Any]) -> tuple[list[str]
     judged = [name for name in names if needs_judge(name, known["tasks"][name])]
     if not key or os.environ.get(key):
         return names, {}, {}
-    replaced = {name: stand_in for name in judged if (stand_in := without_judge(name)) in known["tasks"]}
+    replaced = {name: stand_in for name in judged if (stand_in := without_judge(name)) and stand_in in known["tasks"]}
     missing = {name: f"needs a judge, and {key} is not set" for name in judged if name not in replaced}
     return list(dict.fromkeys(replaced.get(name, name) for name in names if name not in missing)), missing, replaced
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,12 @@ def measure(job: Job) -> dict[str, Any]:
     make_room_for(folder / "lock")
     with _alone(folder) as held:
         scores, missing = {}, dict(job.missing)
-        todo = [task for task in job.tasks if not _kept(job, folder / task)]
-        model = _model(job) if todo else None
+        model = cache(lambda: _model(job))  # for the first task that is not kept
         for number, task in enumerate(job.tasks, 1):
             where = f"{task} ({number} of {len(job.tasks)})"
             try:
                 kept = _kept(job, folder / task)
-                score = kept or _run(job, task, model, folder / task, held)
+                score = kept or _run(job, task, model(), folder / task, held)
                 scores[task] = _entry(job, task, score)
             except harness.TaskFailed as error:
                 missing[task] = str(error)
@@ -61,7 +61,7 @@ def _alone(folder: Path) -> Iterator[int]:
 
 def _model(job: Job) -> Path:
     """The folder that the harness loads; merged now, unless it is there from this adapter."""
-    if not job.adapter and _speaks_our_words(Path(job.model_path), job.family):
+    if job.model_path and not job.adapter and _speaks_our_words(Path(job.model_path), job.family):
         return Path(job.model_path).resolve()
     folder = job.out / "merged"
     wanted = {"adapter_sha256": job.adapter_sha256} if job.adapter else {}
@@ -116,7 +116,7 @@ def _run(job: Job, task: str, model: Path, folder: Path, held: int) -> dict[str,
     more += ["--log_samples"] if job.log_samples else []
     call = harness.command_line(
         *(job.python, model, task, folder.resolve()),
-        asked=job.family.lmms_eval,
+        asked=job.lmms_eval,
         gpus=job.gpus,
         dtype=job.dtype,
         include_path=job.include_path,
@@ -134,9 +134,10 @@ def _run(job: Job, task: str, model: Path, folder: Path, held: int) -> dict[str,
 def _kept(job: Job, folder: Path) -> dict[str, Any] | None:
     """What an earlier run with the same settings found."""
     file = folder / "score.json"
-    kept = read_json(file) if file.is_file() else None
-    complete = kept and (not job.log_samples or any(folder.glob("*/*_samples_*.jsonl")))
-    return kept if complete and kept["settings"] == json.loads(json.dumps(_settings(job, folder.name))) else None
+    if not file.is_file() or (job.log_samples and not any(folder.glob("*/*_samples_*.jsonl"))):
+        return None
+    kept = read_json(file)
+    return kept if kept["settings"] == json.loads(json.dumps(_settings(job, folder.name))) else None
 
 
 def _settings(job: Job, task: str) -> dict[str, Any]:
