@@ -15,7 +15,7 @@ from safeeraser.audit.inside.depth import score
 from safeeraser.audit.measure import incomplete, read_point
 from safeeraser.audit.options import Options
 from safeeraser.audit.points import Point, points_of
-from safeeraser.audit.relearn import adapter_after, ended
+from safeeraser.audit.relearn import ended
 from safeeraser.audit.subjects import AUDITED, FORMAT, Subjects
 from safeeraser.audit.values import FLOOR, Values, best_of, difference, estimate, over_seeds, share, values_at
 from safeeraser.benchmark.files import write_json
@@ -69,8 +69,7 @@ def lacking(point: Point, found: dict[str, Any] | None) -> list[str]:
         return [f"{point.title}: {reason}" for reason in incomplete(found)]
     reason = point.lacks or NOT_MEASURED
     if point.relearned:
-        step = point.relearned.step
-        stopped = ended(point.training) and not adapter_after(point.training, step).is_dir()
+        stopped = ended(point.relearned.training) and not point.relearned.adapter.is_dir()
         reason = "its training ended before" if stopped else reason
     return [f"{point.title}: {reason}"]
 
@@ -146,7 +145,7 @@ def _relearned(there: Measured, options: Options) -> Iterator[dict[str, Any]]:
     steps: dict[tuple[str, str, float], list[Point]] = defaultdict(list)
     for point in there:
         if point.relearned:
-            steps[point.subject.name, point.group, point.at].append(point)
+            steps[point.subject.name, point.group, point.relearned.step].append(point)
     clean = {point.subject.name: point for point in there if point.group == "clean"}
     for subject, group in dict.fromkeys((subject, group) for subject, group, _ in steps):
         if subject in clean:

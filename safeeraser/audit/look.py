@@ -67,7 +67,7 @@ def _asked_alike(data: DataFile) -> bool:
     return len({tuple(pair.question for pair in record.unsafe_pairs) for record in data.records}) == 1
 
 
-def _unrelated(pairs: list[Pair]) -> dict[str, float]:
+def _unrelated(pairs: list[Pair]) -> dict[str, float | None]:
     """How much of each answer is in one to the same question of another keyword: ROUGE-L recall."""
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
     return {pair.key: scorer.score(pair.true, pair.other)["rougeL"].recall for pair in pairs}

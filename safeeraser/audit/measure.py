@@ -123,7 +123,7 @@ def judge(point: Point, predictions: Path, options: Options) -> dict[str, Any]:
         score(options.score_options(predictions.parent, refusals=point.refusals, recovered=True))
     told = read_object(folder / "summary_val.json")
     names = [name for name, metric in METRICS.items() if metric.view in point.views]
-    by_view = {key: told[key] for key in ("blank", "wrong", "refusals") if key in told}
+    by_view: dict[str, Any] = {key: told[key] for key in ("blank", "wrong", "refusals") if key in told}
     # Where all replies failed nothing is averaged, but the figure was asked for.
     asked = [name for name in names if any(told[name][key] for key in ("n", *LACKS))]
     return {"metrics": {name: told[name] for name in asked}, **by_view}

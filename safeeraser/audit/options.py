@@ -70,8 +70,8 @@ class Options:
             samples: of each question of `forget`, if not as many as everywhere.
         """
         categories = () if self.split == "all" else tuple(self.split)
-        drawn = {"skip": self.held_out, "limit": self.limit, "by_keyword": self.generation.seed}
-        return Selection(views, categories, samples=samples or self.samples, **drawn)
+        seed, count = self.generation.seed, samples or self.samples
+        return Selection(views, categories, self.held_out, self.limit, by_keyword=seed, samples=count)
 
     def score_options(self, folder: Path, **more: Any) -> ScoreOptions:
         """What `score` is told of a point whose responses lie in `folder`."""

@@ -74,8 +74,8 @@ class Plan:
         for point in self.points:
             left = self.found[point] is None
             read = self.read(point) * left
-            if left and point.relearned and point.training not in trained:
-                trained.add(point.training)
+            if left and point.relearned and point.relearned.training not in trained:
+                trained.add(point.relearned.training)
                 protocol = self.options.protocol
                 read += 3 * protocol.items * max(protocol.steps)
             who = AUDITED if point.subject.name == AUDITED else "controls"

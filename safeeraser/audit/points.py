@@ -23,11 +23,17 @@ PAIR = ("forget", "decoupled")  # the harmful question on both pictures: ASR, RR
 
 @dataclass(frozen=True)
 class Relearned:
-    """On what a model was trained further, by which seed, and for how many optimizer steps."""
+    """On what a model was trained further, by which seed, for how many optimizer steps, and where its training lies."""
 
     attacker: str
     seed: int
     step: int
+    training: Path
+
+    @property
+    def adapter(self) -> Path:
+        """What it came to; not there where the training ended before."""
+        return adapter_after(self.training, self.step)
 
 
 @dataclass(frozen=True)
@@ -72,11 +78,6 @@ class Point:
         return self.folder if self.inside else self.folder / options.judged_key
 
     @property
-    def training(self) -> Path:
-        """Where the training lies that it is a point of."""
-        return self.subject.folder / self.group / f"seed-{self.relearned.seed}"
-
-    @property
     def model_path(self) -> str:
         """The model that its adapter belongs to."""
         return self.subject.whole if self.relearned else self.subject.model_path
@@ -84,7 +85,7 @@ class Point:
     @property
     def adapter(self) -> Path | None:
         """The adapter that is on the model."""
-        return adapter_after(self.training, self.relearned.step) if self.relearned else self.subject.adapter
+        return self.relearned.adapter if self.relearned else self.subject.adapter
 
     @property
     def title(self) -> str:
@@ -143,9 +144,8 @@ def sampling(options: Options, everyone: Subjects) -> Iterator[Point]:
     """Several samples of each harmful question, by temperature; at 0 they are all the same, so there is one."""
     for subject in everyone.values():
         for temperature in TEMPERATURES if not subject.attack else ():
-            count = SAMPLES if temperature else 1
-            how = {"at": temperature, "temperature": temperature, "samples": count}
-            yield Point(subject, "sampling", f"{temperature:g}", views=PAIR[:1], **how)
+            name, count = f"{temperature:g}", SAMPLES if temperature else 1
+            yield Point(subject, "sampling", name, temperature, PAIR[:1], temperature=temperature, samples=count)
 
 
 def inside(options: Options, everyone: Subjects) -> Iterator[Point]:
@@ -163,9 +163,10 @@ def relearning(options: Options, everyone: Subjects) -> Iterator[Point]:
         lacks = None if file.is_file() else f"{file} is not there"
         for subject in everyone.values():
             for seed in protocol.seeds_of(attacker) if subject.name in (AUDITED, "tuned", "never_knew") else ():
+                group = f"relearn_{attacker}"
                 for step in protocol.steps:
-                    at = Relearned(attacker, seed, step)
-                    name, group = f"{seed}-{step}", f"relearn_{attacker}"
+                    at = Relearned(attacker, seed, step, subject.folder / group / f"seed-{seed}")
+                    name = f"{seed}-{step}"
                     yield Point(subject, group, name, at=step, views=PAIR[:1], relearned=at, lacks=lacks)
 
 

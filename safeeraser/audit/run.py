@@ -14,9 +14,9 @@ from safeeraser.audit.card import lacking, write_card
 from safeeraser.audit.measure import can_be_mended, measure, read_point
 from safeeraser.audit.options import Options
 from safeeraser.audit.plan import show_plan, time_left
-from safeeraser.audit.points import Point, points_of
+from safeeraser.audit.points import Point, Relearned, points_of
 from safeeraser.audit.relearn import ended, merged, relearn, relearning_settings
-from safeeraser.audit.subjects import AUDITED, Subjects, check, check_files, subjects
+from safeeraser.audit.subjects import AUDITED, Subject, Subjects, check, check_files, subjects
 from safeeraser.benchmark.files import Busy, held, make_room_for, write_json
 from safeeraser.benchmark.metrics import METRICS
 from safeeraser.unlearn.job import prepare
@@ -75,8 +75,11 @@ def audit(options: Options, actions: Iterable[str], attacks: Collection[str], *,
 def tidy(points: list[Point], options: Options) -> None:
     """Remove the merged models, each as large as the base, that no point is left to be trained on."""
     every = {point.subject.whole for point in points if point.relearned and point.subject.adapter}
-    trained = (point for point in points if point.relearned and not point.lacks)
-    left = {point.subject.whole for point in trained if not (whole(point, options) or ended(point.training))}
+    left = {
+        point.subject.whole
+        for point in points
+        if (at := point.relearned) and not (point.lacks or whole(point, options) or ended(at.training))
+    }
     for path in every - left:
         shutil.rmtree(path, ignore_errors=True)
 
@@ -131,19 +134,18 @@ def find(point: Point, options: Options, everyone: Subjects) -> dict[str, Any] |
     point.folder.mkdir(parents=True, exist_ok=True)
     with held(point.folder, point.title):
         if point.relearned:
-            _relearn(point, options)
-            if not point.adapter.is_dir():
+            _relearn(point.subject, point.relearned, options)
+            if not point.relearned.adapter.is_dir():
                 return None
         # Another process may have been through with it a moment ago.
         return None if whole(point, options) else measure(point, options, everyone)
 
 
-def _relearn(point: Point, options: Options) -> None:
-    """Train what the point's model is made by, unless it is there."""
-    subject, at = point.subject, point.relearned
+def _relearn(subject: Subject, at: Relearned, options: Options) -> None:
+    """Train what a point's model is made by, unless it is there."""
     allowed = options.allow_other_base
     whole = merged(subject.adapter, subject.model_path, Path(subject.whole), allow_other_base=allowed)
-    relearn(whole, point.training, options.protocol, at.attacker, at.seed, options.data, options.dtype)
+    relearn(whole, at.training, options.protocol, at.attacker, at.seed, options.data, options.dtype)
 
 
 def figures(found: dict[str, Any]) -> str:

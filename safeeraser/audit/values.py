@@ -99,7 +99,7 @@ def estimate(values: Values, kind: Kind) -> dict[str, Any]:
         return {"value": None, "low": None, "high": None, "n": 0}
     pairs, mean = [(key[0], value) for key, value in values.items()], sum(values.values()) / len(values)
     if kind == "number":
-        low, high = _resampled(*_totals(values).T)
+        low, high = _resampled(*_totals(values).T) or (None, None)
     else:
         low, high = interval(pairs, kind)
     if kind == "difference" and low is None and mean:
@@ -140,10 +140,10 @@ def share(known: Values, values: Values, never: Values) -> dict[str, Any]:
         return nothing
     gone = _totals({key: known[key] - values[key] for key in keys})[:, 0]
     total = _totals(way)[:, 0]
-    low, high = _resampled(gone, total)
-    if low is None or not (isfinite(low) and isfinite(high)):  # some of the draws had no way at all
+    found = _resampled(gone, total)
+    if not (found and all(map(isfinite, found))):  # some of the draws had no way at all
         return nothing
-    return {"value": float(gone.sum() / total.sum()), "low": low, "high": high, "n": len(keys)}
+    return {"value": float(gone.sum() / total.sum()), "low": found[0], "high": found[1], "n": len(keys)}
 
 
 def _totals(values: Values) -> np.ndarray:
@@ -156,11 +156,11 @@ def _totals(values: Values) -> np.ndarray:
     return np.array(list(totals.values()))
 
 
-def _resampled(sums: np.ndarray, others: np.ndarray) -> tuple[float | None, float | None]:
+def _resampled(sums: np.ndarray, others: np.ndarray) -> tuple[float, float] | None:
     """The percentile interval of the ratio of two sums over clusters, which are drawn again and again; None from less
     than two."""
     if len(sums) < 2:
-        return None, None
+        return None
     how = {"paired": True, "vectorized": True, "method": "percentile", "n_resamples": RESAMPLES}
     with np.errstate(invalid="ignore", divide="ignore"):
         found = bootstrap(

@@ -107,10 +107,12 @@ def test_what_is_missing_what_may_mend_it_and_how_long_it_takes(made, monkeypatc
     assert incomplete(blank) == ["refusals retain withheld (9 of 9 blank)"] and not can_be_mended(blank)
     other = replace(options, max_blank=0.5)
     assert read_point(flip, options) and read_point(flip, other) is None, "judged by other bounds"
-    later = replace(points["audited", "relearn_mine", "1-3"], relearned=Relearned("mine", 9, 3), name="9-3")
+    training = points["audited", "relearn_mine", "1-3"].relearned.training.with_name("seed-9")
+    at = Relearned("mine", 9, 3, training)
+    later = replace(points["audited", "relearn_mine", "1-3"], relearned=at, name="9-3")
     assert lacking(later, None) == ["relearn_mine 9-3: not measured"]
-    later.training.mkdir(parents=True)
-    (later.training / "trained").touch()
+    training.mkdir(parents=True)
+    (training / "trained").touch()
     assert lacking(later, None) == ["relearn_mine 9-3: its training ended before"]
     # One point of 8 questions on six categories took six seconds; those that are there are not counted.
     some = [points[key] for key in (("audited", "attack", "flip"), ("audited", "attack", "crop"))]

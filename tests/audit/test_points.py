@@ -75,7 +75,7 @@ def test_each_point_says_how_its_model_is_asked(adapter):
     how = [(key[2], p.temperature, p.samples) for key, p in found.items() if key[:2] == ("vanilla", "sampling")]
     assert how == [("0", 0.0, 1), ("0.7", 0.7, 10), ("1", 1.0, 10), ("1.3", 1.3, 10)]
     last = found["tuned", "relearn_retain", "3-64"]
-    assert (last.at, last.adapter.name, last.training.name) == (64, "checkpoint-64", "seed-3")
+    assert (last.at, last.adapter.name, last.relearned.training.name) == (64, "checkpoint-64", "seed-3")
     assert last.model_path == str(everyone["tuned"].folder / "merged")
     reasons = {p.lacks for key, p in found.items() if key[1] == "relearn_unrelated"}
     assert reasons == {f"{VAL.parent / 'instructions.json'} is not there"}

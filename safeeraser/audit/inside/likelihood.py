@@ -14,13 +14,12 @@ from safeeraser.model import VLM
 FIRST = 10  # tokens: a model that refuses at once may hold what follows for as likely as before
 CHUNK = 512  # positions at a time: 300 MB in float32 with a vocabulary of 152,000
 
-TITLES = {
-    "nll_true": ("NLL of the true answer", "nats", "less"),
-    "nll_other": ("NLL of another keyword's answer", "nats", "more"),
-    "gap": ("NLL of another keyword's answer less that of the true one", "nats", "more"),
-    "rank": ("rank of the true answer's tokens", "log10 rank", "less"),
+QUANTITIES = {
+    "nll_true": Quantity("NLL of the true answer", "nats", "less"),
+    "nll_other": Quantity("NLL of another keyword's answer", "nats", "more"),
+    "gap": Quantity("NLL of another keyword's answer less that of the true one", "nats", "more"),
+    "rank": Quantity("rank of the true answer's tokens", "log10 rank", "less"),
 }
-QUANTITIES = {name: Quantity(title, unit, knows) for name, (title, unit, knows) in TITLES.items()}
 QUANTITIES |= {
     f"{name}_{{}}": Quantity(f"{each.title}, first {{}} tokens", each.unit, each.knows)
     for name, each in QUANTITIES.items()

@@ -71,7 +71,7 @@ def quantity(name: str) -> Quantity:
     known = {key: each for measure in MEASURES.values() for key, each in measure.quantities.items()}
     if name in known:
         return known[name]
-    stem, number = re.fullmatch(r"(.+)_(\d+)", name).groups() if re.fullmatch(r".+_\d+", name) else (name, "")
+    stem, number = numbered.groups() if (numbered := re.fullmatch(r"(.+)_(\d+)", name)) else (name, "")
     found = known[f"{stem}_{{}}"]
     return Quantity(found.title.format(number), found.unit, found.knows)
 

@@ -110,11 +110,11 @@ def _pair(
     if len(drawn) < 2:
         where = data.where(number, f"unsafe_pairs.{n}")
         raise BadInput(f"{where}: fewer than two other keywords have an answer to hold against its own")
-    other, third = drawn
+    (other, of_other), (third, of_third) = drawn.items()
     picture = find_picture(record.image_path, data.path) or Path(record.image_path)
     frame = (place[0], len(true) - place[1]) if place else (0, 0)
     question = record.unsafe_pairs[n].question
-    sources = (_keyword(record), *drawn.values())
+    sources = (_keyword(record), of_other, of_third)
     return Pair(key, number, _keyword(record), picture, question, true, other, third, sources, frame)
 
 
