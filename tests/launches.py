@@ -16,17 +16,22 @@ SILENT = 900
 
 
 class Launch:
-    """A command of a user's, and all the processes that it starts; `log` is what they say."""
+    """A command of a user's, and all the processes that it starts; `log` is what they say.
+
+    `forks`: where its Python comes from; None: the real one, which signals reach as they reach a user's.
+    """
 
     def __init__(self, forks, engine, log, *command, cwd, **env):
         env |= {"ACCELERATE_CONFIG": f"config/accelerate/{engine}.yaml", "DS_ACCELERATOR": "cpu"}
-        env["PATH"] = os.pathsep.join([str(forks.folder), str(Path(sys.executable).parent), os.environ["PATH"]])
+        env["PATH"] = os.pathsep.join(
+            [*([str(forks.folder)] if forks else []), str(Path(sys.executable).parent), os.environ["PATH"]]
+        )
         env["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
         self.log = log
         with open(log, "w") as said:
             # Its standard output is open for as long as any of the processes lives.
-            pipes = {"stdout": subprocess.PIPE, "stderr": said}
-            self.process = subprocess.Popen([*map(str, command)], cwd=cwd, env=os.environ | env, **pipes)
+            given = {"stdout": subprocess.PIPE, "stderr": said, "start_new_session": True}
+            self.process = subprocess.Popen([*map(str, command)], cwd=cwd, env=os.environ | env, **given)
 
     def end(self):
         """Wait for it: whether it ended well, and what it said; it is killed if it falls silent."""
@@ -47,12 +52,16 @@ class Launch:
             kill(self.process.pid)
             self.process.communicate()
 
-    def kill_once(self, begun):
-        """SIGKILL for all its processes, as soon as `begun` is true."""
+    def once(self, begun):
+        """Wait until `begun` is true."""
         deadline = time.monotonic() + 400
         while not begun():
             assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()[-4000:]
             time.sleep(0.005)
+
+    def kill_once(self, begun):
+        """SIGKILL for all its processes, as soon as `begun` is true."""
+        self.once(begun)
         self.kill()
 
 

@@ -5,10 +5,12 @@ Each engine is launched once, with all that runs.py names for it; only what is k
 """
 
 import json
+import os
+import signal
 
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, lines
 from launches import Launch
 
 from safeeraser.model import load_model
@@ -117,9 +119,9 @@ def door(forks, tmp_path):
     """Launches a run by the script that a user calls."""
     launched = []
 
-    def begin(words):
+    def begin(words, engine="cpu_zero2", loaded=forks):
         script = ("bash", ROOT / "scripts" / "forget_lora.bash")
-        launched.append(Launch(forks, "cpu_zero2", tmp_path / "said", *script, *words, cwd=CONFORMANCE))
+        launched.append(Launch(loaded, engine, tmp_path / "said", *script, *words, cwd=CONFORMANCE))
         return launched[-1]
 
     yield begin
@@ -139,6 +141,23 @@ def test_all_processes_killed_go_on_as_if_nothing_had_been(door, trained, tmp_pa
     assert len(sittings) == 2 and sittings[1]["from_step"] >= 2
     for name in ("adapter_model.safetensors", "train_log.jsonl", "probe.jsonl"):
         assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_all_processes_interrupted_leave_a_checkpoint_and_go_on(door, trained, tmp_path, number):
+    """Ctrl-C goes to the whole group, SIGTERM to the launcher alone; no checkpoint was asked for."""
+    whole, stopped = trained("cpu_ddp") / "whole", tmp_path / "stopped"
+    words = [word for word in words_of("whole", stopped, "resume_from_checkpoint=auto") if "save_steps" not in word]
+    launched = door(words, "cpu_ddp", None)
+    launched.once(lambda: lines(stopped / "train_log.jsonl"))
+    (os.killpg if number == signal.SIGINT else os.kill)(launched.process.pid, number)
+    good, said = launched.end()
+    assert not good and f"the same command resumes from {stopped}/checkpoint-" in launched.log.read_text(), said
+    good, said = door(words, "cpu_ddp").end()
+    assert good and told(stopped)["sittings"][0]["interrupted"] == number.name, said
+    for name in ("adapter_model.safetensors", "train_log.jsonl", "probe.jsonl"):
+        assert (whole / name).read_bytes() == (stopped / name).read_bytes(), name
 
 
 def test_a_mistake_is_one_line_before_any_process_is_launched(door, tmp_path):
