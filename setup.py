@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 NEEDS = ["torch>=2.6", "transformers>=5.4", "peft>=0.18", "accelerate>=1.10", "huggingface_hub>=1.5"]
 NEEDS += ["safetensors>=0.4.3", "tokenizers>=0.22", "hydra-core>=1.3", "omegaconf>=2.3", "PyYAML>=6.0", "openai>=2.0"]
 NEEDS += ["rouge-score>=0.1.2", "pillow>=11.0", "pydantic>=2.11", "numpy>=2.0", "scipy>=1.15", "scikit-learn>=1.6"]
-NEEDS += ["matplotlib>=3.9", "jinja2>=3.1", "MarkupSafe>=2.1", "rich>=13.0", "psutil>=5.9", "QtAwesome>=1.4"]
+NEEDS += ["matplotlib>=3.9", "jinja2>=3.1", "MarkupSafe>=2.1", "rich>=13.0", "psutil>=5.9"]
 TRAIN = ["deepspeed==0.19.8", "tensorboard==2.21.0"]
 QUANT = ["bitsandbytes==0.50.2"]
 # What `transformers serve` needs beside requirements.txt.
@@ -32,7 +32,7 @@ setup(
         "safeeraser": ["py.typed"],
         "safeeraser.config": ["**/*.yaml", "lmms_tasks/**/*.py"],
         "safeeraser.judge": ["cases.jsonl", "prices.json", "prompts/**/*.j2"],
-        "safeeraser.mini": ["language.json", "requirements.txt"],
+        "safeeraser.mini": ["language.json", "requirements.txt", "icons/*"],
         "safeeraser.report": ["templates/*", "published.json"],
         "safeeraser.score": ["templates/*"],
         "safeeraser.specificity": ["requirements.txt"],

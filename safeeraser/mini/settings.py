@@ -12,7 +12,7 @@ from safeeraser.benchmark.files import CONFIG, sha256
 from safeeraser.benchmark.pages import read_keys
 from safeeraser.benchmark.sources import bare
 from safeeraser.errors import BadInput, nearest
-from safeeraser.mini.pictures import find_font
+from safeeraser.mini.pictures import ICONS
 from safeeraser.mini.texts import TEXTS, Texts
 
 PAGE = CONFIG / "mini.yaml"
@@ -83,7 +83,7 @@ class Settings(BaseModel):
         sources = (Path(__file__).with_name(f"{name}.py") for name in SOURCES)
         for path in (*sources, Path(conversation.__file__)):
             digest.update(f"{path.name} {ast.unparse(bare(path.read_text('utf-8')))}\n".encode())
-        for path in find_font():
+        for path in ICONS:
             digest.update(f"{path.name} {sha256(path)}\n".encode())
         return digest.hexdigest()[:16]
 
