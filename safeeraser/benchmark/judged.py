@@ -18,9 +18,9 @@ WORDS = {
 
 
 class Difference(NamedTuple):
-    """The mean of one run less another's, with its 95% interval over pictures, on `n` requests; None where unknown."""
+    """The mean of one run less another's on `n` requests; its 95% interval over pictures, None where unknown."""
 
-    value: float | None
+    value: float
     low: float | None
     high: float | None
     n: int
@@ -74,12 +74,13 @@ def values_of(records: list[dict[str, Any]], *, official: bool) -> dict[tuple, f
     return {key: value for key, value in values.items() if value is not None}
 
 
-def difference(values: Mapping[tuple, float], others: Mapping[tuple, float], metric: str) -> Difference:
+def difference(values: Mapping[tuple, float], others: Mapping[tuple, float], metric: str) -> Difference | None:
     """How `values` differ from `others` in a metric, on the requests that both have, as `values_of` gives them.
 
-    The interval is that of the pairwise differences over pictures, which is narrower than the two rates' own.
+    None if they have none in common. The interval is that of the pairwise differences over pictures, which is narrower
+    than the two rates' own.
     """
     pairs = [(key[1], values[key] - others[key]) for key in values if key[0] == metric and key in others]
     if not pairs:
-        return Difference(None, None, None, 0)
+        return None
     return Difference(sum(value for _, value in pairs) / len(pairs), *interval(pairs, "difference"), len(pairs))

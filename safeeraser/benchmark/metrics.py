@@ -129,11 +129,24 @@ class Figure(BaseModel):
         return "–" if self.value is None else f"{100 * self.value:.1f}"
 
     @property
+    def sort_key(self) -> float:
+        """What figures are ordered by: the value; what was not measured comes below all that was."""
+        return float("-inf") if self.value is None else self.value
+
+    @property
+    def interval(self) -> tuple[float, float, float] | None:
+        """Value, low and high; None where one of them is unknown, or the value must not stand."""
+        if self.withheld or self.value is None or self.low is None or self.high is None:
+            return None
+        return self.value, self.low, self.high
+
+    @property
     def range(self) -> str:
         """The interval in per cent, empty where there is none."""
-        if self.withheld or self.value is None or self.low is None or self.high is None:
+        if not self.interval:
             return ""
-        return f"{100 * self.low:.1f}–{100 * self.high:.1f}"
+        _, low, high = self.interval
+        return f"{100 * low:.1f}–{100 * high:.1f}"
 
     @property
     def remarks(self) -> list[str]:

@@ -96,9 +96,9 @@ def _unchecked(runs: list[Run]) -> str:
 def _blank(run: Run) -> str:
     """The view in which most responses are blank, where they are more than a figure may do without."""
     bound = max((part.max_blank for part in _parts(run)), default=0.0)
-    shares = {view: figure for view, figure in run.by_view("blank").items() if figure.value is not None}
-    most = max(shares, key=lambda view: shares[view].value, default="")
-    if not most or shares[most].value <= bound:
+    shares = run.by_view("blank")
+    most = max(shares, key=lambda view: shares[view].sort_key, default="")
+    if not most or shares[most].sort_key <= bound:
         return ""
     return f"{run.title} {shares[most].text}% in the view {most.removesuffix('_eff')}"
 
@@ -136,7 +136,7 @@ def corrected(run: Run) -> dict[str, str]:
         of = part.agreement.get(column.metric) or {} if part and part.agreement and _labelled(part) else {}
         value, low, high = (_number(of, name) for name in ("corrected", "low", "high"))
         if value is not None:
-            between = "" if None in (low, high) else f" ({100 * low:.1f}–{100 * high:.1f})"
+            between = "" if low is None or high is None else f" ({100 * low:.1f}–{100 * high:.1f})"
             told[key] = f"† {100 * value:.1f}{between}"
     return told
 

@@ -3,7 +3,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import mean
 from typing import Any, NamedTuple
@@ -55,8 +55,8 @@ def _title(group: list[Run]) -> str:
     if len(told) == 1:
         return told.pop()
     method = group[0].settings.get("forget_loss")
-    name = method.get("name") if isinstance(method, dict) else None
-    return METHODS.get(name, name or "vanilla")
+    name = (method.get("name") if isinstance(method, dict) else None) or "vanilla"
+    return METHODS.get(name, name)
 
 
 def _told(group: list[Run], like: list[list[Run]]) -> str:
@@ -71,7 +71,7 @@ def _told(group: list[Run], like: list[list[Run]]) -> str:
 
 def _flat(tree: Any) -> dict[str, Any]:
     """The values of a loss's settings by what its user would write behind `forget_loss.terms.`."""
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in tree.items() if isinstance(tree, dict) else ():
         below = {f"{key}.{name}": one for name, one in _flat(value).items()} or {key: value}
         found |= {name.removeprefix("terms."): one for name, one in below.items()}
@@ -128,11 +128,11 @@ def _same(run: Run) -> str | None:
 def _pooled(group: list[Run]) -> Run:
     if len(group) == 1:
         return group[0]
-    parts = {split: _pooled_summary([getattr(run, split) for run in group]) for split in ("train", "val")}
+    train, val = _pooled_summary([run.train for run in group]), _pooled_summary([run.val for run in group])
     specificity = None
     if any(run.specificity for run in group):
         specificity = Specificity(**join([run.specificity or UNKNOWN for run in group]).model_dump())
-    return replace(group[0], **parts, specificity=specificity, log=[], probes=[])
+    return replace(group[0], train=train, val=val, specificity=specificity, log=[], probes=[])
 
 
 def _pooled_summary(parts: list[Summary | None]) -> Summary | None:
@@ -140,33 +140,32 @@ def _pooled_summary(parts: list[Summary | None]) -> Summary | None:
     there = [part for part in parts if part]
     if not there:
         return None
-
-    def each(of: Callable[[Summary], dict[str, Figure]]) -> dict[str, Figure]:
-        found = [of(part) if part else {} for part in parts]
-        keys = dict.fromkeys(key for figures in found for key in figures)
-        return {key: join([figures.get(key, UNKNOWN) for figures in found]) for key in keys}
-
-    told: dict[str, Any] = {name: each(lambda part, name=name: getattr(part, name)) for name in BY_VIEW}
+    told: dict[str, Any] = {name: _each([getattr(part, name, {}) for part in parts]) for name in BY_VIEW}
     told["agreement"] = None
-    told |= each(lambda part: {metric: getattr(part, metric) for metric in SCORED})
+    told |= {metric: join([getattr(part, metric, UNKNOWN) for part in parts]) for metric in SCORED}
     for kind in ("by_category", "by_keyword"):
         metrics = dict.fromkeys(metric for part in there for metric in getattr(part, kind))
-        told[kind] = {metric: each(lambda part, k=kind, m=metric: getattr(part, k).get(m, {})) for metric in metrics}
+        told[kind] = {metric: _each([getattr(part, kind, {}).get(metric, {}) for part in parts]) for metric in metrics}
     return there[0].model_copy(update=told)
+
+
+def _each(found: list[dict[str, Figure]]) -> dict[str, Figure]:
+    """Seeds' figures joined key by key."""
+    keys = dict.fromkeys(key for figures in found for key in figures)
+    return {key: join([figures.get(key, UNKNOWN) for figures in found]) for key in keys}
 
 
 def join(figures: list[Figure]) -> Figure:
     """One figure of several seeds'. It has an interval where each of them has, and is withheld where one of them is."""
-    known = [figure for figure in figures if figure.value is not None and not figure.withheld]
     counts = {name: sum(getattr(one, name) for one in figures) for name in _COUNTS}
     withheld = sum(bool(figure.withheld) for figure in figures)
     if withheld:
         return Told(**counts, withheld=f"withheld of {withheld} of {len(figures)} seeds")
-    if not known:
+    values = [figure.value for figure in figures if figure.value is not None]
+    if not values:
         return Told(**counts)
-    value = mean(figure.value for figure in known)
-    beside = "" if len(known) == len(figures) else f"{len(known)} of {len(figures)} seeds"
-    told = {"value": value, "judge": known[0].judge, "beside": beside, **counts}
-    if all(figure.range for figure in known):
-        told["low"], told["high"] = spread([(figure.value, figure.low, figure.high) for figure in known], 0.0)
-    return Told(**told)
+    judge = next(figure.judge for figure in figures if figure.value is not None)
+    beside = "" if len(values) == len(figures) else f"{len(values)} of {len(figures)} seeds"
+    intervals = [figure.interval for figure in figures if figure.interval]
+    low, high = spread(intervals, 0.0) if len(intervals) == len(values) else (None, None)
+    return Told(value=mean(values), low=low, high=high, judge=judge, beside=beside, **counts)

@@ -71,18 +71,19 @@ def _cell(key: str, pairs: list[tuple[Run, Run]]) -> Told:
         if differ(of for part in parts for metric, of in decisions(part) if metric == column.metric):
             return Told(instead="–", beside="judged otherwise")
         values = [_values(run, part) for run, part in zip(runs, parts, strict=True)]
-        found.append(difference(values[1], values[0], column.metric))
+        if its := difference(values[1], values[0], column.metric):
+            found.append(its)
         asked += max(figure.n for figure in figures)
-    found = [one for one in found if one.n]
     count = sum(one.n for one in found)
     return Told(instead=_said(found), beside=f"{count} of {asked} answers" * (count < asked)) if found else Told()
 
 
 def _said(found: list[Difference]) -> str:
     middle = sum(one.value for one in found) / len(found)
-    if any(one.low is None for one in found):
+    known = [(one.value, one.low, one.high) for one in found if one.low is not None and one.high is not None]
+    if len(known) < len(found):
         return f"{100 * middle:+.1f}"
-    low, high = spread([one[:3] for one in found], -1.0)
+    low, high = spread(known, -1.0)
     return f"{100 * middle:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 

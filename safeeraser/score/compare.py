@@ -78,14 +78,14 @@ def compare(
     for metric in SCORED:
         theirs, judge = other.summary[metric], figures[metric].judge
         its = difference(values, other.values, metric)
-        found: dict[str, Any] = {"difference": None, "low": None, "high": None, "n": its.n, "note": None}
+        found: dict[str, Any] = {"difference": None, "low": None, "high": None, "n": its.n if its else 0, "note": None}
         if figures[metric].withheld or theirs.withheld:
             found["note"] = "withheld"
         elif judge != theirs.judge:
             found["note"] = f"judged by {theirs.judge} there"
         elif _version(told, judge) != _version(other.summary, judge):
             found["note"] = f"other {_version(told, judge)[0]} there"
-        elif its.n:
+        elif its:
             found |= {"difference": its.value, "low": its.low, "high": its.high}
             if judge and other.models and models.get(judge) != other.models.get(judge):
                 found["note"] = f"answered by {', '.join(other.models.get(judge, ['nobody']))} there"
