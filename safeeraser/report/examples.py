@@ -58,12 +58,13 @@ def examples(runs: list[Run]) -> list[tuple[str, dict[str, list[Example]]]]:
 
 def _kinds(run: Run) -> Iterator[tuple[str, list[Example]]]:
     """What the verdicts on val hold, where there are any beside the summary."""
-    path = run.folder / run.val.verdicts if run.val and run.val.verdicts else None
-    records = read_records(path).records if path and path.is_file() else []
+    if not (val := run.val) or not val.verdicts or not (path := run.folder / val.verdicts).is_file():
+        return
+    records = read_records(path).records
     for title, kind in KINDS.items():
         firsts: dict[str, Example] = {}
         for record in records:
-            if record.category not in firsts and (example := _example(record, run.val.data_file, *kind)):
+            if record.category not in firsts and (example := _example(record, val.data_file, *kind)):
                 firsts[record.category] = example
         if firsts:
             yield title, [firsts[category] for category in sorted(firsts)]

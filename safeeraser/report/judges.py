@@ -85,7 +85,7 @@ def decisions(part: Summary) -> Iterator[tuple[str, Decided]]:
         figure = getattr(part, metric)
         if figure.value is not None:
             judge = figure.judge or ":".join(filter(None, (part.judge, part.judge_model)))
-            models = {answered.model for answered in part.answered_by if answered.judge == judge} - {None}
+            models = {one.model for one in part.answered_by if one.judge == judge and one.model is not None}
             versions = {"openai": part.prompts, "rules": part.rules, "truth": part.truth} | part.guards
             version = versions.get(judge.partition(":")[0], "")
             yield metric, Decided(part.protocol, judge, tuple(sorted(models)), version)

@@ -3,7 +3,7 @@
 from math import hypot
 from typing import NamedTuple
 
-from safeeraser.benchmark.metrics import COLUMNS, METRICS, Figure
+from safeeraser.benchmark.metrics import COLUMNS, METRICS
 from safeeraser.report.tables import Row
 
 _COSTS = ("asr_gen", "sarr")
@@ -87,13 +87,11 @@ def _missed(row: Row, utility: str) -> tuple[float, float | None, float | None] 
 
     The interval is as wide as it can be, whatever the three have in common: the mean of theirs.
     """
-    costs: list[Figure] = [row.measured(key) for key in measures(utility)]
-    parts = [figure.per_cent for figure in costs]
-    if any(part[0] is None for part in parts):
-        return None
-    value, low, high = parts.pop()
-    parts.append((100 - value, None if high is None else 100 - high, None if low is None else 100 - low))
-    return tuple(None if None in column else sum(column) / len(column) for column in zip(*parts, strict=True))
+    *costs, (value, low, high) = (row.measured(key).per_cent for key in measures(utility))
+    lacking = [None if part is None else 100 - part for part in (value, high, low)]
+    columns = zip(*costs, lacking, strict=True)
+    value, low, high = (None if None in column else sum(column) / len(column) for column in columns)
+    return None if value is None else (value, low, high)
 
 
 def _less(one: tuple, other: tuple) -> tuple[float, float, float]:

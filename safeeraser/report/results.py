@@ -88,21 +88,21 @@ def task_table(runs: Sequence[Run]) -> Table | None:
 
     None if no run's Specificity is made of benchmarks.
     """
-    measured = [run for run in runs if run.specificity and (run.specificity.tasks or run.specificity.missing)]
+    measured = [(run.title, of) for run in runs if (of := run.specificity) and (of.tasks or of.missing)]
     if not measured:
         return None
     rows, remarks = [], []
-    for run in measured:
-        cells = {}
-        for name, task in run.specificity.tasks.items():
+    for title, specificity in measured:
+        cells: dict[str, Figure] = {}
+        for name, task in specificity.tasks.items():
             head = f"{name}\n{', '.join(filter(None, (task.metric, task.split)))}"
             error = "" if task.standard_error is None else f" ± {100 * task.standard_error:.1f}"
             cells[head] = Told(value=task.value, instead=f"{100 * task.value:.1f}{error}")
-        rows.append(Row(run.title, cells))
-        said = [f"{name}: no figure: {reason}" for name, reason in run.specificity.missing.items()]
-        said += [f"{stand_in} stands for {name}" for name, stand_in in run.specificity.replaced.items()]
-        said += [f"the first {run.specificity.limit} items of each alone"] if run.specificity.limit else []
-        remarks += [f"{run.title}, {remark}" for remark in said]
+        rows.append(Row(title, cells))
+        said = [f"{name}: no figure: {reason}" for name, reason in specificity.missing.items()]
+        said += [f"{stand_in} stands for {name}" for name, stand_in in specificity.replaced.items()]
+        said += [f"the first {specificity.limit} items of each alone"] if specificity.limit else []
+        remarks += [f"{title}, {remark}" for remark in said]
     heads = {head: head for row in rows for head in row.cells}
     caption = "Per cent ± standard error where known. Spec above is the mean of a run's line."
     return Table("benchmarks", "Specificity by benchmark", caption, heads, rows, remarks=remarks)

@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, Field, GetPydanticSchema, TypeAdapter, ValidationError, create_model
+from pydantic_core.core_schema import literal_schema
 
 from safeeraser.benchmark.files import RUN_FILE, read_json, read_json_lines
 from safeeraser.benchmark.metrics import COLUMNS, METRICS, SCORED, UNKNOWN, Figure
@@ -19,7 +20,7 @@ from safeeraser.report.tables import Told
 TITLES = ("vanilla", "GA", "GD", "KL", "PO", "GA+PD", "GD+PD", "KL+PD", "PO+PD")
 METHODS = {title.lower().replace("+", ""): title for title in TITLES} | {"idk": "PO", "idkpd": "PO+PD"}
 BY_VIEW = ("blank", "wrong")  # what summaries tell of the responses in each view
-ByView = dict[Literal[tuple(VIEWS)], Figure]
+ByView = dict[Annotated[str, GetPydanticSchema(lambda *_: literal_schema([*VIEWS]))], Figure]
 
 
 class TaskScore(BaseModel):
@@ -74,8 +75,8 @@ class Provenance(BaseModel):
     versions: dict[str, str] = {}
 
 
-class _Summary(BaseModel):
-    """The part of a summary that the report needs; it carries more."""
+class Summary(BaseModel):
+    """The part of a summary that the report needs; it carries more. As read, it has a figure of each metric as well."""
 
     split: str
     blank: ByView = {}
@@ -106,7 +107,8 @@ class _Summary(BaseModel):
         return self.inputs.made_with.settings if self.inputs.made_with else {}
 
 
-Summary = create_model("Summary", __base__=_Summary, **dict.fromkeys(SCORED, (Figure, UNKNOWN)))
+_FIGURES: dict[str, Any] = dict.fromkeys(SCORED, (Figure, UNKNOWN))
+_Scored = create_model("Summary", __base__=Summary, **_FIGURES)
 
 
 class Step(BaseModel):
@@ -172,7 +174,9 @@ class Run:
     @property
     def figures(self) -> dict[str, Figure]:
         """The figures that are known, by the columns of the paper's table and of those of blank and wrong responses."""
-        found = {f"{name}_{view}": figure for name in BY_VIEW for view, figure in self.by_view(name).items()}
+        found: dict[str, Figure | None] = {}
+        for name in BY_VIEW:
+            found |= {f"{name}_{view}": figure for view, figure in self.by_view(name).items()}
         for key, column in COLUMNS.items():
             measured = METRICS[column.metric].view
             found[key] = getattr(getattr(self, column.split), column.metric, None) if measured else self.specificity
@@ -249,7 +253,7 @@ def _told_apart(runs: list[Run]) -> list[Run]:
 
 def read_run(folder: Path) -> Run:
     """The run in a folder. Raises `BadInput` if one of its files cannot be used."""
-    parts = {split: read(folder / f"summary_{split}.json", Summary, None) for split in ("train", "val")}
+    parts = {split: read(folder / f"summary_{split}.json", _Scored, None) for split in ("train", "val")}
     for split, part in parts.items():
         if part and part.split != split:
             raise BadInput(f"{folder / f'summary_{split}.json'}: was scored on split '{part.split}'")
