@@ -31,7 +31,7 @@ from safeeraser.report.runs import read_runs
 from safeeraser.report.seeds import Method, methods
 from safeeraser.report.sides import sides_table
 from safeeraser.report.tables import Row, Table
-from safeeraser.report.writing import TEMPLATES, comma_separated, render, show
+from safeeraser.report.writing import comma_separated, macros, render, show
 
 
 def report(
@@ -72,7 +72,7 @@ def report(
         texts["robustness.csv"] = card_tables.comma_separated_points(cards)
     for name, content in texts.items():
         _write(page_path.parent / name, content)
-    alone = TEMPLATES.get_template("forest.svg.j2").module.alone
+    alone = macros("forest.svg.j2").alone
     forests = [context["forest"], *(card["forest"] for card in context["cards"])]
     for plot in (one for one in forests if one.drawn):
         _write(page_path.parent / "plots" / f"{plot.slug}.svg", alone(plot, forest))
@@ -171,7 +171,7 @@ def _shown(card: Card) -> dict[str, Any]:
 
 def _conditions(card: Card) -> list[tuple[str, Figure, Figure | None]]:
     told = card.highest_by_condition
-    return [(one.name, one.point.figure("asr"), one.untouched and one.untouched.figure("asr")) for one in told]
+    return [(one.name, one.point.figure("asr"), one.untouched.figure("asr") if one.untouched else None) for one in told]
 
 
 def _wide(rows: list[Row]) -> str:

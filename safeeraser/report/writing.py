@@ -111,6 +111,11 @@ TEMPLATES.filters |= {"short_commit": lambda commit: re.sub(r"^(\w{12})\w*", r"\
 TEMPLATES.filters |= {"latex": escape_latex, "escape_markdown": escape_markdown}
 
 
+def macros(template: str) -> Any:
+    """A template's macros, each a function that gives its text."""
+    return TEMPLATES.get_template(template).module
+
+
 def render(template: str, **context: Any) -> str:
     """The text that a template makes of what it is given."""
     return TEMPLATES.get_template(template).render(context)

@@ -3,24 +3,23 @@
 from safeeraser.benchmark.metrics import METRICS, SCORED, Figure
 from safeeraser.report.robustness.card import Card, Finding
 from safeeraser.report.tables import RATES
-from safeeraser.report.writing import TEMPLATES
+from safeeraser.report.writing import macros
 
 
 def headline(card: Card) -> str:
     """The card in one sentence; empty where ASR was not measured as trained."""
-    first, *others = card.highest_by_condition or [None]
-    if not first or first.point is not card.clean:
+    conditions = card.highest_by_condition
+    if not conditions or conditions[0].point is not card.clean:
         return ""
-    worst = max(others, key=lambda one: one.point.figure("asr").value, default=None)
-    say = TEMPLATES.get_template("findings.txt.j2").module
-    return " ".join(say.headline(card, worst).split())
+    worst = max(conditions[1:], key=lambda one: one.point.figure("asr").sort_key, default=None)
+    return " ".join(macros("findings.txt.j2").headline(card, worst).split())
 
 
 def findings(card: Card) -> list[Finding]:
     """What the card says first: the audit's own lines or, of an earlier version without any, a sentence a section."""
     if card.findings:
         return card.findings
-    say = TEMPLATES.get_template("findings.txt.j2").module
+    say = macros("findings.txt.j2")
     titles = {key: METRICS[key].title for key in SCORED if key in RATES or key in card.clean.metrics}
     attacked = [point.figure("asr") for point in card.measured("attack", "asr")]
     told = {

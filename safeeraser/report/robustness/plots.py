@@ -1,6 +1,6 @@
 """The curves of a robustness card: how its figures go with relearning, with the layers and with the adapter's scale."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -39,7 +39,7 @@ def _relearning(card: Card) -> Iterator[Plot]:
     for axes, attacker in zip(grid, attackers, strict=False):
         for index, subject in enumerate(SUBJECTS):
             points = card.of(f"relearn_{attacker}", subject)
-            at, figures = [point.at for point in points], [point.figure("asr") for point in points]
+            at, figures = [point.position for point in points], [point.figure("asr") for point in points]
             told += _draw(axes, at, figures, index, subject, f"{subject} on {attacker} data, step")
             steps |= set(at)
         _draw_seeds(axes, card.of(f"relearn_{attacker}"))
@@ -72,7 +72,7 @@ def _depth(card: Card) -> Iterator[Plot]:
         return
     figure = drawing(SIZE[0], 2.8)
     axes = figure.add_subplot(xlabel="layer", ylabel="fall, nats a token")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     told = []
     for index, (subject, found) in enumerate(measured.items()):
         told += _draw(axes, list(found), list(found.values()), index, subject, f"{subject} at layer")
@@ -90,7 +90,7 @@ def _scaling(card: Card) -> Iterator[Plot]:
     figure = drawing(SIZE[0], 3.4)
     axes = figure.add_subplot(ylim=_PER_CENT, ylabel="per cent")
     axes.set_xlabel("scale of the adapter (0: untouched, 1: as trained)")
-    at, told = [point.at for point in points], []
+    at, told = [point.position for point in points], []
     for index, (metric, title) in enumerate(_DRAWN.items()):
         told += _draw(axes, at, [point.figure(metric) for point in points], index, title, f"{title} at scale")
     half = _half_line(axes, card)
@@ -100,7 +100,7 @@ def _scaling(card: Card) -> Iterator[Plot]:
     yield Plot(f"scaling_{card.name}", f"Adapter of {card.title} scaled, with 95% intervals.", description, figure)
 
 
-def _draw(axes: Axes, at: list[float], figures: list[Figure], index: int, label: str, where: str) -> list[str]:
+def _draw(axes: Axes, at: Sequence[float], figures: list[Figure], index: int, label: str, where: str) -> list[str]:
     """A curve, with its interval as a band unless it is a control's; gives its figures in words.
 
     Nothing where nothing was measured.
@@ -112,8 +112,9 @@ def _draw(axes: Axes, at: list[float], figures: list[Figure], index: int, label:
     control = label in CONTROLS
     if not control:
         axes.fill_between(at, low, high, color=INK, alpha=0.12, linewidth=0)
-    style = {"linestyle": LINES[index % len(LINES)], "marker": MARKS[index % len(MARKS)], "ms": 3 if control else 4}
-    axes.plot(at, values, color=INK, label=label, linewidth=0.9 if control else 1.5, **style)
+    line, mark = LINES[index % len(LINES)], MARKS[index % len(MARKS)]
+    width, size = (0.9, 3) if control else (1.5, 4)
+    axes.plot(at, values, color=INK, label=label, linewidth=width, linestyle=line, marker=mark, ms=size)
     told = ", ".join(f"{place:g}: {figure.text}" for place, figure in zip(at, figures, strict=True))
     return [f"{where} {told}"]
 
@@ -123,7 +124,8 @@ def _draw_seeds(axes: Axes, points: list[Point]) -> None:
     for seed in dict.fromkeys(seed for point in points for seed in point.seeds):
         # Before the first step all seeds are the one model.
         values = [point.figure(f"asr_seed_{seed}" if point.seeds else "asr").per_cent[0] for point in points]
-        axes.plot([point.at for point in points], np.array(values, dtype=float), color=INK, linewidth=0.5, alpha=0.6)
+        at = [point.position for point in points]
+        axes.plot(at, np.array(values, dtype=float), color=INK, linewidth=0.5, alpha=0.6)
 
 
 def _layers(point: Point) -> dict[int, Figure]:

@@ -35,12 +35,13 @@ class Estimate(Told):
 
     @property
     def text(self) -> str:
-        return "–" if self.value is None else self._said(self.per_cent[0])
+        value, _, _ = self.per_cent
+        return "–" if value is None else self._said(value)
 
     @property
     def range(self) -> str:
-        _, low, high = self.per_cent
-        if None in (self.value, low, high):
+        value, low, high = self.per_cent
+        if value is None or low is None or high is None:
             return ""
         return f"{self._said(low)}{' to ' if self.sign or low < 0 else '–'}{self._said(high)}"
 
@@ -92,6 +93,11 @@ class Point(BaseModel):
     def where(self) -> str | float | None:
         """What tells it from the others of its subject and group: within a curve where it stands, else its name."""
         return self.at if self.group.startswith(_CURVES) else self.name if self.group in _NAMED else None
+
+    @property
+    def position(self) -> float:
+        """Where it stands on its curve; 0 if it stands on none."""
+        return self.at or 0.0
 
     @property
     def title(self) -> str:

@@ -58,7 +58,7 @@ def _attacks(card: Card) -> Table:
     own, beside = _columns(card.of("attack")), _beside(card, "attack", {"asr": "ASR", "recovered": "Recovered"})
     more = _MORE if any(point.to_clean for point in card.of("attack")) else {}
     rows = _crossed(card, "attack")
-    rows.sort(key=lambda row: -1 if row.cell("asr").value is None else row.cell("asr").value, reverse=True)
+    rows.sort(key=lambda row: row.cell("asr").sort_key, reverse=True)
     caption = f"{_CAPTION} The highest ASR first. An attack that hides the picture has no SARR."
     if more:
         caption += " q: the false-discovery rate at which the difference to no attack would be told."
