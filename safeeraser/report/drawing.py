@@ -61,8 +61,8 @@ class Plot:
         svg = text.getvalue()
         svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
         svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{self.slug}-", svg)
-        box = re.search(r'viewBox="[^"]*"', svg)[0]
-        opening = f'<svg {box} role="img" aria-label="{escape(self.description)}" xmlns="http://www.w3.org/2000/svg"'
+        box = svg.partition('viewBox="')[2].partition('"')[0]
+        opening = f'<svg viewBox="{box}" role="img" aria-label="{escape(self.description)}" xmlns="http://www.w3.org/2000/svg"'
         return f'{opening} xmlns:xlink="http://www.w3.org/1999/xlink">{svg[svg.index(">") + 1 :]}'
 
     def write_png(self, folder: Path) -> None:

@@ -30,7 +30,7 @@ from huggingface_hub.utils import (
     validate_repo_id,
 )
 
-from safeeraser.benchmark.files import ADAPTER_FILES, read_json, run_of, trained_settings
+from safeeraser.benchmark.files import ADAPTER_FILES, read_json, run_of
 from safeeraser.errors import BadInput
 from safeeraser.report.model_card import CARD, base_name, card, edited, replaceable, write_card
 
@@ -154,7 +154,7 @@ def _content(path: Path) -> Path | bytes:
     """The file, or what is to be sent of it: a configuration may name the folder that the base model lay in."""
     if not path.name.endswith("config.json"):
         return path
-    base = base_name(run_of(path.parent), trained_settings(path.parent))
+    base = base_name(run_of(path.parent))
     return json.dumps(_of_base(read_json(path), base), indent=2, ensure_ascii=False).encode()
 
 

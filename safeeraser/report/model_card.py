@@ -108,11 +108,11 @@ def card(folder: Path, *, repo: str | None = None) -> str:
     adapter = (folder / ADAPTER_FILES[0]).is_file()
     if not adapter and not list(folder.glob("model*.safetensors")):
         raise BadInput(f"{folder}: holds neither an adapter nor a model (was it trained with save_model=false?)")
-    run, base, family = read_run(folder), base_name(told, settings), _family(settings)
+    run, base, family = read_run(folder), base_name(told), _family(settings)
     (method,) = methods([run])
     lines, who = list(_lines(run)), judges([run])
     truth = any(line.judge.partition(":")[0] == "truth" for line in lines)
-    (audit,) = read_cards([run]) or [None]
+    audit = next(iter(read_cards([run])), None)
     context = {
         "run": run,
         "told": told,
@@ -145,12 +145,12 @@ def card(folder: Path, *, repo: str | None = None) -> str:
     return f"{text}<!-- safeeraser card {_digest(text)}: a hash of the above; edited, it stays as it is -->\n"
 
 
-def base_name(told: dict[str, Any], settings: dict[str, Any]) -> str | None:
-    """The base model's name on the hub; None where it was a folder, whose name says nothing to others.
+def base_name(told: dict[str, Any]) -> str | None:
+    """The name on the hub of a run's base model; None where it was a folder, whose name says nothing to others.
 
     It is known for the hub's by the commit that the weights came from; a folder may be named as on the hub.
     """
-    name = settings["model_path"]
+    name = told["settings"]["model_path"]
     from_hub = (told.get("base") or {}).get("revision") or page_for(name)
     return name if from_hub and re.fullmatch(r"[\w.-]+/[\w.-]+", name) else None
 

@@ -51,8 +51,8 @@ def _probes(run: Run) -> Plot:
         rows = [(row.step, getattr(row, view)) for row in run.probes if getattr(row, view)]
         for share, line in (("refusal", "-"), ("degenerate", "--")) if rows else ():
             values = [100 * getattr(measured, share) for _, measured in rows]
-            style = {"ls": line, "marker": mark, "ms": 4, "color": INK, "linewidth": 1.2}
-            axes.plot([step for step, _ in rows], values, label=f"{view}, {share}", **style)
+            steps, label = [step for step, _ in rows], f"{view}, {share}"
+            axes.plot(steps, values, label=label, ls=line, marker=mark, ms=4, color=INK, linewidth=1.2)
             told.append(f"{share} on {view} from {values[0]:.0f} to {values[-1]:.0f}")
     if told:
         figure.legend(fontsize=8, loc="outside upper right", ncols=3, handlelength=2.4, columnspacing=1)
