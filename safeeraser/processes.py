@@ -1,13 +1,17 @@
 """The processes that a launcher (`accelerate launch`, `torchrun`) started for one command."""
 
 import os
+import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import distributed
+
+from safeeraser.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class Processes:
 
     @property
     def device(self) -> torch.device:
-        """This process's GPU, or the CPU."""
+        """This process's GPU, or the CPU. Raises `BadInput` as `check_gpu` does."""
+        check_gpu()
         if not torch.cuda.is_available():
             return torch.device("cpu")
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
@@ -50,6 +55,25 @@ class Processes:
         values = [None] * self.count
         distributed.all_gather_object(values, value, group=self.group)
         return values
+
+
+def check_gpu() -> None:
+    """Refuse to compute on the CPU beside a GPU that is there: a model of 7B would take weeks, and end in "done".
+
+    Raises:
+        BadInput: torch sees a GPU and cannot use it, which a driver older than its CUDA brings about.
+    """
+    if torch.cuda.is_available() or not torch.cuda.device_count():
+        return
+    driver = "of a version that nvidia-smi does not report"
+    with suppress(OSError, subprocess.SubprocessError):
+        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        driver = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60).stdout.split()[0]
+    raise BadInput(
+        f"GPU: torch {torch.__version__} is built for CUDA {torch.version.cuda} and cannot use the GPU here with its "
+        f"driver, {driver}; update the driver, or install a torch that is built for it (README.md, Install). "
+        "With CUDA_VISIBLE_DEVICES= (empty) the CPU computes"
+    )
 
 
 def leave_together() -> None:

@@ -13,7 +13,7 @@ from safeeraser.generation.sampling import Generation
 from safeeraser.infer.attacks import ATTACKS, Attack
 from safeeraser.infer.checkpoint import adapter_hash, check_method
 from safeeraser.infer.requests import Selection
-from safeeraser.processes import Processes
+from safeeraser.processes import Processes, check_gpu
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ def check(options: Options, processes: Processes) -> None:
     if options.attack:
         check_attack(ATTACKS[options.attack], options)
     if options.backend == "local":
+        check_gpu()
         if options.base_url or options.extra_body:
             raise BadInput("--base_url and --extra_body are for a server of your own: --backend openai")
         untouched = not options.checkpoint_path and not models.parents(options.model_path)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from safeeraser.errors import BadInput
+from safeeraser.processes import check_gpu
 from safeeraser.unlearn.engine import Engine
 
 
@@ -22,8 +23,10 @@ def check_machine(engine: Engine, *, build: bool) -> None:
     is lacking it is tried, and else only to `build` it, which takes a minute or two, once.
 
     Raises:
-        BadInput: there are fewer GPUs than processes, no DeepSpeed, or nothing to compile its Adam with.
+        BadInput: torch cannot use the GPU that is there, there are fewer GPUs than processes, no DeepSpeed, or nothing
+            to compile its Adam with.
     """
+    check_gpu()
     if 0 < (cards := torch.cuda.device_count()) < engine.here:
         raise BadInput(
             f"engine: its {engine.here} processes want a GPU each, and {cards} is here; on one GPU: "

@@ -7,10 +7,13 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from helpers import MODEL, VAL, run
 
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.machine import check_machine, tools_lacking
+
+from .given import refuses
 
 OFFLOADING = Engine("zero2", 2, offload_optimizer=True, here=2)
 
@@ -49,6 +52,27 @@ def test_deepspeed_that_is_not_installed_and_fewer_gpus_than_processes(monkeypat
     with pytest.raises(BadInput, match=r"zero2 is DeepSpeed's, which is not installed"):
         check_machine(Engine("zero2", 2), build=True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(BadInput, match="its 2 processes want a GPU each, and 1 is here"):
         check_machine(Engine("ddp", 2, here=2), build=True)
     check_machine(Engine("ddp", 2, here=1), build=True)  # two machines with one each
+
+
+def test_a_gpu_whose_driver_is_too_old_for_torch_is_refused_not_left_idle(monkeypatch, tmp_path, capsys):
+    """Nothing is trained or answered on the CPU beside it, but where that is asked for; a plan may be for another."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 535.54.03\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    says = "built for CUDA 13.0 and cannot use the GPU here with its driver, 535.54.03;"
+    for words in (["dry_run=true"], []):
+        assert says in refuses(tmp_path, *words)
+    asked = ("--model_path", MODEL, "--eval_file", VAL, "--output_file", tmp_path / "answers.json")
+    done = run("ckpt_infer", *asked)
+    assert says in done.stderr and done.returncode == 2 and not list(tmp_path.glob("answers*"))
+    assert "give the server's --base_url" in run("ckpt_infer", *asked, "--backend", "openai").stderr
+    assert run("forget", f"model_path={MODEL}", "dry_run=true", "gpu_memory=24").returncode == 0
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(BadInput, match="with its driver, of a version that nvidia-smi does not report;"):
+        check_machine(Engine(), build=False)
