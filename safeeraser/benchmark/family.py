@@ -45,6 +45,8 @@ class Family(BaseModel):
         chat: the wording: the folder's own chat template (None), or the release's with its two system texts.
         decoder: how questions are answered: `continuous` needs rotary positions and attention to all places, `batched`
             asks nothing of a model.
+        flash_attention: whether flash-attn computes what the language model does. It takes no mask but the causal one.
+        windowed_tower: whether the vision tower attends in many small windows, for each of which SDPA is called anew.
         lmms_eval: how lmms-eval is asked about it; None: it cannot be.
         license: what it is under, in the hub's word, and so whatever comes of its weights; None: not known here.
         architecture: the configuration's numbers, for a dry run that cannot read them.
@@ -62,6 +64,8 @@ class Family(BaseModel):
     end_of_turn: str
     chat: Literal["vicuna_v1"] | None = None
     decoder: Literal["continuous", "batched"]
+    flash_attention: bool = True
+    windowed_tower: bool = False
     lmms_eval: LmmsEval | None = None
     license: str | None = None
     architecture: dict[str, Any] | None = None

@@ -1,5 +1,6 @@
 """What is known of the checkpoint whose responses are wanted, and the model that it makes."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from safeeraser import model as models
 from safeeraser.benchmark.files import sha256, trained_settings
 from safeeraser.benchmark.release import ALIASES
 from safeeraser.errors import BadInput
+
+log = logging.getLogger(__name__)
 
 
 def load_merged(
@@ -33,6 +36,9 @@ def load_merged(
     # Not flash-attn: rows have gaps, and around those it would copy all keys and values for each token. Nor cuDNN's
     # kernels, see `load_model`: they would make a plan for each.
     vlm = models.VLM.load(model_path, models.choose_dtype(dtype), "sdpa", device=device)
+    if vlm.family.windowed_tower and vlm.model.device.type == "cuda" and models.has_flash_attention(vlm.model.dtype):
+        log.info("attention of the vision tower: flash-attn")
+        vlm.model.set_attn_implementation({"vision_config": "flash_attention_2"})
     if checkpoint_path:
         adapted = models.load_adapted(vlm.model, checkpoint_path, alpha=lora_alpha, scale=adapter_scale, change=change)
         vlm = replace(vlm, model=adapted.merge_and_unload())

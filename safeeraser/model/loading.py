@@ -172,17 +172,24 @@ def choose_dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def choose_attention(name: str, dtype: torch.dtype) -> str:
+def has_flash_attention(dtype: torch.dtype) -> bool:
+    """Whether flash-attn is here, with a GPU, and takes this dtype."""
+    return is_flash_attn_2_available() and dtype != torch.float32
+
+
+def choose_attention(name: str, dtype: torch.dtype, family: Family) -> str:
     """The attention implementation called `name` to train with; `auto` is what is fastest here, said in the log."""
     if name != "auto":
         return name
-    if is_flash_attn_2_available() and dtype != torch.float32:
+    if has_flash_attention(dtype) and family.flash_attention:
         log.info("attention: flash-attn")
         return "flash_attention_2"
     if dtype == torch.bfloat16 and not torch.cuda.is_available():
         log.info("attention: eager, since the backward pass of SDPA in bfloat16 is slow on CPUs")
         return "eager"
-    log.info("attention: SDPA, since flash-attn is not installed, there is no GPU, or the dtype is float32")
+    log.info(
+        "attention: SDPA, since flash-attn or a GPU is missing, the dtype is float32, or the family's mask is its own"
+    )
     return "sdpa"
 
 

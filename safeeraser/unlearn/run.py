@@ -163,7 +163,7 @@ def load_base(settings: Settings, engine: Engine, arguments: TrainingArguments) 
     return models.load_model(
         settings.model_path,
         dtype,
-        models.choose_attention(settings.attention, dtype),
+        models.choose_attention(settings.attention, dtype, settings.family),
         quantization=settings.quantization,
         device=None if engine.shards_weights else arguments.device,
     )

@@ -219,6 +219,15 @@ class Settings(_Keys):
         return self.model_copy(update={"projector": how, "tune_mm_projector": how != "frozen"})
 
     @model_validator(mode="after")
+    def _attention_of_the_family(self) -> "Settings":
+        if self.attention == "flash_attention_2" and not self.model_family.flash_attention:
+            raise ValueError(
+                f"attention=flash_attention_2: not with {self.model_family.name}: its mask lets a picture's tokens see "
+                "each other, and flash-attn would leave that out; attention=auto takes SDPA"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _full(self) -> "Settings":
         refused = {
             f"has no projector={self.projector}, which is an adapter's": self.projector in ("lora", "sine"),

@@ -14,6 +14,7 @@ from transformers import LlavaForConditionalGeneration
 
 from safeeraser import model as models
 from safeeraser.benchmark.conversation import CHAT_TEMPLATE
+from safeeraser.benchmark.family import families
 from safeeraser.errors import BadInput
 from safeeraser.model import loading
 
@@ -127,13 +128,19 @@ def test_weights_are_what_transformers_loads_and_what_they_lack_is_named(folder)
 
 def test_auto_is_the_fastest_dtype_and_attention(monkeypatch):
     single, half = torch.float32, torch.bfloat16
-    for dtype, gpu, flash, runs in (
-        *((single, False, False, "sdpa"), (single, True, True, "sdpa"), (half, False, False, "eager")),
-        *((half, True, False, "sdpa"), (half, True, True, "flash_attention_2")),
+    llava, gemma = (families()[name] for name in ("llava-1.5-7b", "gemma-3-4b"))
+    for dtype, gpu, flash, family, runs in (
+        *(
+            (single, False, False, llava, "sdpa"),
+            (single, True, True, llava, "sdpa"),
+            (half, False, False, llava, "eager"),
+        ),
+        *((half, True, False, llava, "sdpa"), (half, True, True, llava, "flash_attention_2")),
+        *((half, True, True, gemma, "sdpa"), (half, False, False, gemma, "eager")),
     ):
         monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
         monkeypatch.setattr(loading, "is_flash_attn_2_available", lambda flash=flash: flash)
-        assert (models.choose_attention("auto", dtype), models.choose_attention("eager", dtype)) == (runs, "eager")
+        assert [models.choose_attention(name, dtype, family) for name in ("auto", "eager")] == [runs, "eager"]
         assert models.choose_dtype("auto") == (half if gpu else single)
     assert models.choose_dtype("float16") == torch.float16
     with pytest.raises(BadInput, match="dtype float8: must be one of auto, float32, bfloat16, float16"):
