@@ -20,6 +20,7 @@ from pathlib import Path
 from safeeraser.arguments import Arguments, count, count_or, several
 from safeeraser.benchmark.files import trained_settings
 from safeeraser.errors import BadInput, command, nearest
+from safeeraser.infer.command_line import BATCH_SIZE
 from safeeraser.judge.command_line import FORMS, calls, chosen, hide_key, judges
 from safeeraser.score.options import statistics
 
@@ -94,9 +95,9 @@ def asked(add: Callable) -> None:
     add(
         "--batch_size",
         type=count_or("auto"),
-        default="auto",
+        default=BATCH_SIZE,
         metavar="N",
-        help="responses at a time, which changes none (default: %(default)s)",
+        help="responses at a time, as for ckpt_infer.py (default: %(default)s)",
     )
     add("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: %(default)s)")
 

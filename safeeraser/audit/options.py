@@ -12,6 +12,7 @@ from safeeraser.audit.protocol import Protocol
 from safeeraser.audit.relearn import Data
 from safeeraser.benchmark.files import sha256, trained_settings
 from safeeraser.generation.sampling import Generation
+from safeeraser.infer.command_line import BATCH_SIZE
 from safeeraser.infer.requests import Selection
 from safeeraser.judge.judges import Judging
 from safeeraser.score.options import Options as ScoreOptions
@@ -36,7 +37,7 @@ class Options:
     samples: int = 1
     max_failed: float = 0.01
     max_blank: float = 0.01
-    batch_size: int | None = None
+    batch_size: int | None = BATCH_SIZE
     dtype: str = "auto"
     allow_other_base: bool = False
 

@@ -1,4 +1,4 @@
-"""Drawing tokens by seed and request alone: not by batch size, order, processes or interruptions.
+"""Drawing tokens by logits, seed and request alone: not by batch size, order, processes or interruptions.
 
 Adding Gumbel noise to the logits and taking the largest draws from their softmax exactly (Maddison et al., 2014,
 "A* Sampling"). The noise is a hash of (seed, request, position, token), so that a response can be drawn again anywhere.

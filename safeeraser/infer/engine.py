@@ -19,10 +19,11 @@ NOT_FINITE = Unanswered("the model's output is not finite; in another --dtype it
 
 
 class Engine:
-    """A model that answers requests. Which requests share a batch does not change what is drawn for each.
+    """A model that answers requests. Which requests share a batch changes what is drawn for each by rounding alone.
 
     Args:
         batch_size: responses at a time; None to find it: as many as should fit, a quarter fewer whenever they do not.
+        found: the size that an earlier sitting of the same run came to, where it is to be found.
 
     Where the memory was full, responses that had ended are kept, and those under way are drawn anew, the same as in any
     other batch. To go on from their tokens they would have to be read as prompts are, all at once, which rounds
@@ -34,10 +35,11 @@ class Engine:
         vlm: VLM,
         generation: Generation,
         batch_size: int | None = None,
+        found: int | None = None,
     ) -> None:
         vlm.model.eval()
         self.vlm, self.generation = vlm, generation
-        self.given, self.batch_size = batch_size is not None, batch_size or MOST
+        self.given, self.found, self.batch_size = batch_size is not None, found, batch_size or MOST
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[Request, str | Unanswered]]]:
         """Answer all requests; yields those that have just been answered, with their responses.
@@ -48,8 +50,9 @@ class Engine:
         left = {request.key: request for request in requests}
         if left and not self.given:
             clear_device_cache(garbage_collection=True)  # what merging an adapter took is free again
-            fit = rows_that_fit(self.vlm, requests, self.generation.max_new_tokens)
+            fit = self.found or rows_that_fit(self.vlm, requests, self.generation.max_new_tokens)
             self.batch_size = min(self.batch_size, fit)
+        log.info("%d responses at a time", self.batch_size)
         while left:
             try:
                 for finished in self._attempt(list(left.values())):

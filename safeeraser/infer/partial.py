@@ -21,6 +21,8 @@ class Partial:
 
     Attributes:
         done: the responses found and added, by their request's key.
+        batch_sizes: how many at a time they were drawn.
+        last_size: the last of these, the smallest of several processes'; None: none is known.
 
     Raises:
         BadInput: a file was begun with other settings, another run is writing it, or something else is wrong with it.
@@ -31,6 +33,8 @@ class Partial:
         self.path = output.with_name(f"{stem}.{process}.jsonl" if process else f"{stem}.jsonl")
         self.settings, self.replace = settings, replace
         self.done: dict[str, str] = {}
+        self.batch_sizes: set[int] = set()
+        self.last_size: int | None = None
         self._handle: IO[bytes] | None = None
         self._whole = self._size = 0  # bytes of whole lines in this process's own file, and of all of it
         folder = output.parent
@@ -52,6 +56,7 @@ class Partial:
             begun, *values = lines or [{"settings": self.settings}]
             begun = dict(begun["settings"])
             responses = {value["key"]: value["response"] for value in values}
+            sizes = [size for value in values if (size := value.get("batch_size"))]
         except (ValueError, KeyError, TypeError):
             raise BadInput(f"{path}: not a partial file of this program; remove it to start anew") from None
         if other := difference(begun, self.settings):
@@ -61,14 +66,17 @@ class Partial:
                 )
             return 0, len(content)
         self.done |= responses
+        self.batch_sizes |= set(sizes)
+        self.last_size = min(filter(None, (self.last_size, *sizes[-1:])), default=None)
         return whole, len(content)
 
-    def add(self, finished: Iterable[tuple[str, str]]) -> None:
-        """Keep finished (key, response) pairs. Raises `BadInput` if the disk does not take them."""
+    def add(self, finished: Iterable[tuple[str, str]], batch_size: int | None = None) -> None:
+        """Keep finished (key, response) pairs, drawn so many at a time. Raises `BadInput` if the disk takes no more."""
         added = dict(finished)
         if not added:
             return
-        lines: list[dict[str, Any]] = [{"key": key, "response": response} for key, response in added.items()]
+        drawn = {"batch_size": batch_size} if batch_size else {}
+        lines: list[dict[str, Any]] = [{"key": key, "response": said, **drawn} for key, said in added.items()]
         try:
             if self._handle is None:
                 self._handle = self._open()
@@ -82,6 +90,7 @@ class Partial:
                 "goes on from there"
             ) from None
         self.done |= added
+        self.batch_sizes |= set(drawn.values())
 
     def _open(self) -> IO[bytes]:
         # Only now: a run that fails before its first response leaves no file that the next one would contradict.

@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from safeeraser import __version__
 from safeeraser import model as models
 from safeeraser.arguments import without_credentials
@@ -98,15 +100,16 @@ def infer(options: Options, write: Write = write_predictions) -> Inferred:
     if attack and prepared and (reason := attack.lacks(prepared)):
         raise BadInput(f"--attack {attack.name}: {reason}")
     if own := share([request for request in left if request.key not in reasons], processes):
-        engine, own = _engine(options, data, own, processes)
+        engine, own = _engine(options, data, own, processes, partial.last_size)
         reasons |= _answer(engine, own, partial, processes)
     partial.done = _union(processes.gather(partial.done))
+    partial.batch_sizes = set().union(*processes.gather(partial.batch_sizes))
     reasons = _union(processes.gather(reasons))
     missing = {r.key: reasons.get(r.key, "no process has answered it") for r in requests if r.key not in partial.done}
     if len(missing) == len(requests):
         raise NothingAnswered(f"nothing was answered: {next(iter(missing.values()))}")
     if processes.main:
-        write_json(described_by(output), describe(options, settings, missing, processes))
+        write_json(described_by(output), describe(options, settings, missing, processes, partial.batch_sizes))
         write(options, data, requests, partial.done)
         _tell(options, requests, missing)
     leave_together()
@@ -177,7 +180,8 @@ def _answer(engine: Engine | Server, requests: list[Request], partial: Partial, 
     began = time.monotonic()
     with closing(partial), progress(whose, len(requests), shown=processes.main) as advance:
         for outcomes in engine.answer(requests):
-            partial.add((request.key, said) for request, said in outcomes if isinstance(said, str))
+            ended = ((request.key, said) for request, said in outcomes if isinstance(said, str))
+            partial.add(ended, engine.batch_size)
             missing |= {request.key: said.reason for request, said in outcomes if isinstance(said, Unanswered)}
             advance(len(outcomes))
     log.info("%d %s, %.1f a second", len(requests), whose, len(requests) / (time.monotonic() - began))
@@ -185,9 +189,9 @@ def _answer(engine: Engine | Server, requests: list[Request], partial: Partial, 
 
 
 def _engine(
-    options: Options, data: DataFile, requests: list[Request], processes: Processes
+    options: Options, data: DataFile, requests: list[Request], processes: Processes, found: int | None
 ) -> tuple[Engine | Server, list[Request]]:
-    """What answers, and the requests as they are put to it."""
+    """What answers, and the requests as they are put to it. `found`: see `Engine`."""
     if options.base_url:  # which `check` wants of the backend openai, and of no other
         server = Server(
             options.model_path,
@@ -210,7 +214,7 @@ def _engine(
     )
     if attack:
         vlm, requests = _attacked(attack, vlm, options, data, requests)
-    return Engine(vlm, options.generation, options.batch_size), requests
+    return Engine(vlm, options.generation, options.batch_size, found), requests
 
 
 def _attacked(
@@ -233,7 +237,7 @@ def _attacked(
 
 
 def describe(
-    options: Options, settings: dict[str, Any], missing: dict[str, str], processes: Processes
+    options: Options, settings: dict[str, Any], missing: dict[str, str], processes: Processes, batch_sizes: set[int]
 ) -> dict[str, Any]:
     """What the predictions were made with and from."""
     return {
@@ -245,6 +249,9 @@ def describe(
         "training": training_of(options.checkpoint_path or Path(options.model_path)),
         "missing": missing,
         "processes": processes.count,
+        # By which responses may differ, in bfloat16 and float16.
+        "batch_sizes": sorted(batch_sizes),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() and not options.base_url else None,
         "versions": {"safeeraser": __version__}
         | {package: version(package) for package in ("torch", "transformers", "peft")},
     }

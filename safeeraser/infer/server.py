@@ -41,6 +41,8 @@ class Server:
         BadInput: the key or the address cannot be used.
     """
 
+    batch_size = None  # the server's own affair
+
     def __init__(
         self, model: str, base_url: str, generation: Generation, *, concurrency: int, extra: dict[str, Any]
     ) -> None:

@@ -8,6 +8,7 @@ from helpers import MODEL, RECORDED, TRAIN, VAL, fork, kill_once, lines, record,
 
 from safeeraser import infer
 from safeeraser.errors import BadInput
+from safeeraser.infer.command_line import arguments, options_of
 from safeeraser.infer.outputs import nulls
 from safeeraser.infer.partial import Partial
 
@@ -39,6 +40,21 @@ def test_the_partial_files_of_all_processes_are_read_and_removed_together(tmp_pa
     assert lines[0] == {"settings": SETTINGS} and [line["key"] for line in lines[1:]] == ["a", "b", "d"]
     again.remove()
     assert [path.name for path in tmp_path.iterdir()] == ["other.json.partial.jsonl"]
+
+
+def test_a_run_that_found_its_batch_size_resumes_with_it(tmp_path, monkeypatch):
+    """Of the last responses, and of several processes the smallest; a size that was given holds."""
+    monkeypatch.chdir(RECORDED)
+    begun = {"settings": options_of(arguments().keywords(GIVEN | {"output_file": tmp_path})).settings}
+    for process, sizes in ((0, (9, 7)), (1, (11,))):
+        said = [{"key": f"{process}/{size}", "response": "", "batch_size": size} for size in sizes]
+        text = "".join(json.dumps(line) + "\n" for line in (begun, *said))
+        for name in ("auto", "given"):
+            (tmp_path / f"{name}.json.partial{f'.{process}' if process else ''}.jsonl").write_text(text)
+    infer(**GIVEN, output_file=tmp_path / "auto.json", batch_size="auto")
+    infer(**GIVEN, output_file=tmp_path / "given.json", batch_size=4)
+    assert read(tmp_path / "auto.run.json")["batch_sizes"] == [7, 9, 11]
+    assert read(tmp_path / "given.run.json")["batch_sizes"] == [4, 7, 9, 11]
 
 
 @pytest.mark.parametrize("room", [0, 30, 120])
