@@ -18,6 +18,7 @@ from safeeraser.report.tables import Told
 _FREE = {"seed", "save_dir", "overwrite_dir", "resume_from_checkpoint", "save_model", "save_steps", "save_total_limit"}
 _FREE |= {"workers", "report_to", "dry_run", "probe_every", "probe", "push_to_hub", "hub_model_id", "hub_private"}
 _FREE |= {"tables"}  # rows that other keys are taken from, and those of other methods
+SHOWN = 3  # settings that differ, beside a method's name; where more do, its folder says which run it is
 _COUNTS = ("n", "failed", "unparsed", "declined", "blank", "skipped", "differ")  # of a figure: they add up
 
 
@@ -60,17 +61,26 @@ def _title(group: list[Run]) -> str:
 
 
 def _told(group: list[Run], like: list[list[Run]]) -> str:
-    """What tells a group from others of its title: the loss's parameters in which they differ, and where those are the
-    same, its folder."""
-    losses = [_flat(other[0].settings.get("forget_loss")) for other in like]
-    keys = {key for loss in losses for key in loss if any(other.get(key) != loss[key] for other in losses if other)}
-    said = [", ".join(f"{key}={loss[key]}" for key in sorted(keys & loss.keys())) for loss in losses]
+    """What tells a group from others of its title: the loss's parameters and the settings in which they differ, and
+    where those are the same, or many, its folder."""
+    asked = [_asked(other[0].settings) for other in like]
+    keys = {key for its in asked for key in its if any(other.get(key) != its[key] for other in asked if other)}
+    keys = keys if len(keys) <= SHOWN else set()
+    said = [", ".join(f"{key}={its[key]}" for key in sorted(keys & its.keys())) for its in asked]
     its = next(text for other, text in zip(like, said, strict=True) if other is group)
     return its if its and said.count(its) == 1 else ", ".join(filter(None, [its, _place(group, like)]))
 
 
+def _asked(settings: dict[str, Any]) -> dict[str, Any]:
+    """What decides a run's result, but for what its folder may be named for: files, and what they hold."""
+    own = {key: value for key, value in settings.items() if key not in _FREE | {"data", "forget_loss"}}
+    return {
+        key: value for key, value in _flat(own | (settings.get("forget_loss") or {})).items() if "/" not in str(value)
+    }
+
+
 def _flat(tree: Any) -> dict[str, Any]:
-    """The values of a loss's settings by what its user would write behind `forget_loss.terms.`."""
+    """Settings by what their user would write; those of a loss's terms less `forget_loss.terms.`."""
     found: dict[str, Any] = {}
     for key, value in tree.items() if isinstance(tree, dict) else ():
         below = {f"{key}.{name}": one for name, one in _flat(value).items()} or {key: value}

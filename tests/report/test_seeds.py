@@ -82,7 +82,7 @@ TOGETHER, APART = [("PO+PD", 2)], [("PO+PD (seed0)", 1), ("PO+PD (seed1)", 1)]
         ("summary_val.json", {"sarr": metric(0.9, judge="openai:gpt-4o")}, APART),
         ("summary_val.json", {"category": "Privacy"}, APART),
         ("summary_train.json", {"rules": "b"}, APART),
-        ("run.json", {"settings": SETTINGS | {"lr": 0.002}}, APART),
+        ("run.json", {"settings": SETTINGS | {"lr": 0.002}}, [("PO+PD (lr=0.001)", 1), ("PO+PD (lr=0.002)", 1)]),
         ("run.json", {"data": {"sha256": "0"}}, APART),
         ("run.json", {"settings": SETTINGS | {"forget_loss": BETA}}, [APART[0], ("PO+PD (forget.beta=0.5)", 1)]),
         ("run.json", {"settings": None}, APART),
