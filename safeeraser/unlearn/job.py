@@ -88,6 +88,7 @@ def prepare(settings: Settings) -> Job:
         raise BadInput(f"save_steps={settings.save_steps}: the run ends after {schedule.steps} optimizer steps")
     compared = steps_compared(settings, data, len(plan))
     plan = plan[: len(plan) - schedule.left_out]
+    check_same_plan(plan, checkpoint)
     return Job(engine, checkpoint, data, probed, plan, schedule, compared)
 
 
@@ -122,6 +123,15 @@ def check_same_data(settings: Settings, data: Data, checkpoint: str | None) -> N
     then = run_of(Path(checkpoint)).get("data", {}) if checkpoint else {}
     if differ := differing(then, data.record):
         raise BadInput(f"{settings.data_path}: not the data that the checkpoint's run had ({', '.join(differ)} differ)")
+
+
+def check_same_plan(plan: list[Step], checkpoint: str | None) -> None:
+    """Raises `BadInput` where the run that is gone on with took other items: an earlier version drew them otherwise."""
+    file = Path(checkpoint).with_name("plan.json") if checkpoint else None
+    if file and file.is_file() and plan != read_plan(file, {}):
+        raise BadInput(
+            f"{file}: not the items that this version draws; plan={file} save_dir=NEW trains on those, from the start"
+        )
 
 
 def note_other_answers(settings: Settings, base: dict[str, Any]) -> None:

@@ -182,9 +182,15 @@ def test_a_run_resumed_with_another_setting_is_refused(whole, tmp_path, words, s
 
 def test_a_checkpoint_of_other_data_or_of_nobody_is_refused(stopped, tmp_path):
     checkpoint = stopped.rename(tmp_path / "run") / "checkpoint-2"
+    digest = run_of(checkpoint)["data"]["sha256"]
     altered(checkpoint, lambda told: told["data"].update(sha256="0" * 64))
     says = f"{TRAIN}: not the data that the checkpoint's run had (sha256 differ)"
     assert says in refuses(tmp_path, *MORE, AUTO)
+    altered(checkpoint, lambda told: told["data"].update(sha256=digest))
+    plan = json.loads((checkpoint.parent / "plan.json").read_text())
+    plan["steps"].reverse()
+    (checkpoint.parent / "plan.json").write_text(json.dumps(plan))
+    assert "plan.json: not the items that this version draws" in refuses(tmp_path, *MORE, AUTO)
     alone = shutil.move(checkpoint, tmp_path / "alone")
     (alone / "run.json").unlink()
     assert "no run.json in or beside it" in refuses(tmp_path, *MORE, f"resume_from_checkpoint={alone}")
