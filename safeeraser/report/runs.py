@@ -1,5 +1,6 @@
 """Run folders, read: summaries, specificity, training log and probes; and how their methods are named and ordered."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -246,7 +247,7 @@ def _told_apart(runs: list[Run]) -> list[Run]:
     for run in runs:
         parent, name = run.folder.resolve().parent, run.name
         if names[name] > 1:
-            name = f"{parent.name if above[name, parent.name] == 1 else parent}/{name}"
+            name = f"{parent.name if above[name, parent.name] == 1 else os.path.relpath(parent)}/{name}"
         apart.append(replace(run, name=name))
     return apart
 

@@ -27,10 +27,11 @@ def sides_table(found: list[Method], first: Path, second: Path) -> Table:
         BadInput: no method is in both, or a file of verdicts is none.
     """
     sets: list[dict[str, Method]] = [{}, {}]
-    remarks = []
+    remarks: list[str] = []
     for method in found:
-        if method.name in sets[method.run.place]:
-            remarks.append(f"{method.name} is there more than once in a set; compared is the first")
+        again = f"{method.name} is there more than once in a set; compared is the first"
+        if method.name in sets[method.run.place] and again not in remarks:
+            remarks.append(again)
         sets[method.run.place].setdefault(method.name, method)
     both = [name for name in sets[0] if name in sets[1]]
     if not both:

@@ -92,3 +92,12 @@ def test_what_differs_by_more_than_its_seed_is_another_row(tmp_path, name, chang
     seeded_results(tmp_path, seeds=(0, 1))
     change(tmp_path / "seed1" / "popd", name, **changes)
     assert titles(tmp_path) == [("PO", 2), *rows]
+
+
+def test_sets_of_the_same_name_are_told_apart_by_paths_from_here(tmp_path, monkeypatch):
+    """Not by absolute ones, which carry a user's name into what is handed on."""
+    for place in ("a", "b"):
+        seeded_results(tmp_path / place, seeds=(0,))
+    monkeypatch.chdir(tmp_path)
+    names = {run.name for run in read_runs([tmp_path / "a" / "seed0", tmp_path / "b" / "seed0"])}
+    assert {"a/seed0/popd", "b/seed0/popd"} <= names
