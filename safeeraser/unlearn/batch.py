@@ -115,7 +115,7 @@ class Collator:
     """Joins the rows of a micro-step's items into the tensors that the trainer works on.
 
     The batch, for R rows padded on the right to L tokens:
-        `inputs`: what the model takes
+        `inputs`: what the model takes, its pictures in `dtype`
         `read` (N,): the places whose logits some term reads, numbered as if the rows were laid end to end
         `targets` (N,): the token that each of these should predict;  `item` (N,): which of the `items` it belongs to
         `runs`: how these N follow each other in runs that the same terms read
@@ -130,10 +130,12 @@ class Collator:
     would have to catch up with the program first.
     """
 
-    def __init__(self, method: Method, preprocessor: Preprocessor, moved: Sequence[str] = ()) -> None:
-        self.method, self.preprocessor = method, preprocessor
+    def __init__(
+        self, method: Method, preprocessor: Preprocessor, dtype: torch.dtype, moved: Sequence[str] = ()
+    ) -> None:
+        self.method, self.preprocessor, self.dtype = method, preprocessor, dtype
         some = moved and len(moved) < len(method.terms)  # of all terms the batch itself is asked for
-        self.moved = Collator(method.of_terms(moved), preprocessor) if some else None
+        self.moved = Collator(method.of_terms(moved), preprocessor, dtype) if some else None
 
     def __call__(self, entries: list[list[Viewed]]) -> dict[str, Any]:
         batch = self._batch(entries)
@@ -168,7 +170,11 @@ class Collator:
             return _in_runs({name: reads[name] for name in reads if terms[name].layer == layer}, targets, items)
 
         return {
-            "inputs": self.preprocessor.join(rows, side="right"),
+            # Here already, where half as much is then handed on by a loading process.
+            "inputs": {
+                key: each.to(self.dtype) if each.is_floating_point() else each
+                for key, each in self.preprocessor.join(rows, side="right").items()
+            },
             "items": len(entries),
             **read_at(None),
             "states": {term.layer: read_at(term.layer) for term in terms.values() if term.layer is not None},

@@ -8,6 +8,7 @@ but no contents. What lives for a moment of the backward pass is a formula.
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -184,17 +185,16 @@ def _state(engine: Engine, width: int) -> int:
 
 
 def kept_bytes(model: nn.Module, setup: Setup, step: MicroStep) -> int:
-    """Bytes that autograd keeps of a forward pass of `step`, without weights and logits.
+    """Bytes of a micro-step's pictures and of what autograd keeps of its forward pass, without weights and logits.
 
     Pictures and text are passed through apart: to join them, a model looks at what the tokens are. What is kept of
     pictures grows evenly with their number, so two of them tell.
     """
 
-    def pictures(count: int) -> Callable[[], None]:
+    def pictures(count: int) -> dict[str, Tensor]:
         given = {key: torch.cat([each] * count) for key, each in step.picture.items()}
         # In the dtype of the weights, as a run is given them.
-        given = {key: each.to(setup.dtype) if each.is_floating_point() else each for key, each in given.items()}
-        return lambda: look(model, given)
+        return {key: each.to(setup.dtype) if each.is_floating_point() else each for key, each in given.items()}
 
     def text() -> None:
         hidden = model.config.get_text_config().hidden_size
@@ -207,13 +207,13 @@ def kept_bytes(model: nn.Module, setup: Setup, step: MicroStep) -> int:
     kept = _kept(model, setup, text)
     if step.picture:
         with Computed():
-            one, two = (_kept(model, setup, pictures(count)) for count in (1, 2))
+            one, two = (_kept(model, setup, partial(look, model), pictures(count)) for count in (1, 2))
         kept += one + (step.rows - 1) * (two - one)
     return kept
 
 
-def _kept(model: nn.Module, setup: Setup, forward: Callable[[], None]) -> int:
-    """Bytes that autograd keeps of `forward`, without weights."""
+def _kept(model: nn.Module, setup: Setup, forward: Callable[..., Any], *given: Mapping[str, Tensor]) -> int:
+    """Bytes of what is `given`, and of what autograd keeps of `forward` of it, without weights."""
     kept = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -227,7 +227,10 @@ def _kept(model: nn.Module, setup: Setup, forward: Callable[[], None]) -> int:
         torch.autocast("cpu", setup.dtype) if casts else nullcontext(),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
-        forward()
+        forward(*given)
+    for each in given:
+        for tensor in each.values():
+            keep(tensor)
     for parameter in model.parameters():
         kept.pop(parameter.untyped_storage()._cdata, None)
     return sum(storage.nbytes() for storage in kept.values())

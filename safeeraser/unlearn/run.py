@@ -227,7 +227,8 @@ def load_mask(wanted: Compared, settings: Settings, job: Job, model: PeftModel, 
 
 def collator(settings: Settings, dataset: PlanDataset) -> Collator:
     """What joins the rows of a micro-step."""
-    return Collator(settings.method, dataset.preprocessor, settings.moved_terms)
+    dtype = models.choose_dtype(settings.dtype)
+    return Collator(settings.method, dataset.preprocessor, dtype, settings.moved_terms)
 
 
 def build_trainer(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -84,8 +85,10 @@ class UnlearnTrainer(Trainer):
         return self.interruption.agreed if self.interruption.ends and not self.guard.stopped else 0
 
     def get_train_dataloader(self) -> DataLoader:
-        """As Trainer makes it, but that no signal reaches the processes that load data."""
+        """As Trainer makes it, but that no signal reaches the processes that load data, and batches stay where they are
+        until their turn: Trainer takes an optimizer step's at once, whose pictures may fill a GPU."""
         loader = super().get_train_dataloader()
+        loader.device = None
         base = loader.base_dataloader
         base.worker_init_fn = partial(leave_group, base.worker_init_fn)
         return loader
@@ -99,6 +102,12 @@ class UnlearnTrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model)
         self.moved.take(model, batches, self._moved_loss, self.state.global_step)
         return batches, count
+
+    def _prepare_inputs(self, inputs: dict) -> dict:
+        """A micro-step on the device, copied while the GPU is at work, without what is for the moved weights."""
+        inputs = {key: value for key, value in inputs.items() if key != "moved"}
+        inputs = send_to_device(inputs, self.args.device, non_blocking=self.accelerator.non_blocking)
+        return super()._prepare_inputs(inputs)
 
     def _moved_loss(self, batch: dict) -> Tensor:
         """The terms whose gradient is taken at moved weights, weighed and summed up."""

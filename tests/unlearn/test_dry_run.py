@@ -9,12 +9,15 @@ import torch
 import yaml
 from helpers import MODEL, RECORDED, ROOT, TRAIN, config, run
 from huggingface_hub import constants
+from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import LlavaConfig
 
+from safeeraser.model import load_config, load_preprocessor
 from safeeraser.unlearn.composed import read_settings
 from safeeraser.unlearn.dry_run import find_model, outline
 from safeeraser.unlearn.engine import Engine
-from safeeraser.unlearn.memory import Setup, held
+from safeeraser.unlearn.memory import MicroStep, Setup, held, kept_bytes
 
 from .given import settings
 
@@ -71,3 +74,16 @@ def test_what_engines_share_out(case):
     engine = Engine(name, int(processes), **{word: True for word in more if word.startswith("offload")})
     parts = {part.name: [part.device, part.cpu] for part in held(model, Setup(read, engine, torch.bfloat16))}
     assert parts == MEMORY[case]
+
+
+def test_the_pictures_of_a_micro_step_are_counted():
+    """Beside what autograd keeps of them, which is little where the tower is not trained."""
+    model = str(ROOT / "tests" / "data" / "families" / "smolvlm" / "model")
+    read, inputs = settings(f"model_path={model}"), load_preprocessor(model).show(Image.new("RGB", (200, 120))).inputs
+    setup, kept = Setup(read, Engine(), torch.bfloat16), {}
+    for name, picture in (("text", {}), ("both", inputs)):
+        shape = outline(read, load_config(model), torch.bfloat16)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            kept[name] = kept_bytes(shape.to_empty(device="cpu"), setup, MicroStep(3, 40, {}, picture))
+    given = sum(each.numel() * (2 if each.is_floating_point() else each.itemsize) for each in inputs.values())
+    assert 1 < (kept["both"] - kept["text"]) / (3 * given) < 1.1

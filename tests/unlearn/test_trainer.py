@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, PartialState
 from helpers import MODEL, read_lines
 from torch.nn import functional as F
 
@@ -109,3 +110,17 @@ def test_what_no_output_reaches_is_never_trained(tmp_path):
     tower = [name for name in kept.steps[0] if ".vision_tower." in name]
     assert any(".layers.1." in name for name in tower)  # the last but one of three, which LLaVA looks at
     assert not any(".layers.2." in name or ".post_layernorm." in name for name in tower)
+
+
+def test_a_micro_step_goes_to_the_device_when_it_is_its_turn(tmp_path, monkeypatch):
+    """Trainer takes an optimizer step's micro-steps at once: their pictures wait beside, in the model's dtype."""
+    trainer = built(tmp_path, "popd", {"dtype": "bfloat16"})
+    for state in (AcceleratorState, PartialState):
+        monkeypatch.setitem(state._shared_state, "device", torch.device("meta"))
+    monkeypatch.setattr(type(trainer.args), "device", torch.device("meta"))
+    (_, batch), _ = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 2, trainer.args.device)
+    its_turn = trainer._prepare_inputs(batch | {"moved": batch})
+    assert "moved" not in its_turn, "which is read before, at weights that are moved"
+    for place, inputs in (("cpu", batch), ("meta", its_turn)):
+        pictures = inputs["inputs"]["pixel_values"]
+        assert (pictures.device.type, inputs["read"].device.type, pictures.dtype) == (place, place, torch.bfloat16)
