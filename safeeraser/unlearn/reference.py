@@ -14,6 +14,11 @@ from torch import Tensor, nn
 from safeeraser.errors import BadInput
 from safeeraser.model import adapter_parameters
 
+# How far the logits may be off, as a share of their size. bitsandbytes has several kernels for a product and chooses by
+# its shape and the card: on one card the same rows give the same logits, by its sources, which no GPU has shown here. A
+# parameter that is trained though it is no adapter's moves them by more than their size.
+MAY_BE_OFF = {"none": 0.0, "nf4": 0.1}
+
 
 @torch.no_grad()
 def row_logits(model: nn.Module, row: Mapping[str, Tensor]) -> Tensor:
@@ -55,8 +60,9 @@ def check_names(model: PeftModel) -> None:
 
 
 @torch.no_grad()
-def check_reference(model: PeftModel, row: Mapping[str, Tensor], expected: Tensor) -> None:
-    """Assert that switching the adapter off gives exactly the untouched model's logits, whatever was trained.
+def check_reference(model: PeftModel, row: Mapping[str, Tensor], expected: Tensor, quantization: str = "none") -> None:
+    """Assert that switching the adapter off gives the untouched model's logits, whatever was trained: exactly, or under
+    `quantization` as near as `MAY_BE_OFF` says.
 
     An adapter just attached changes nothing yet, so every trained parameter, the projector's too, is moved meanwhile.
 
@@ -75,5 +81,9 @@ def check_reference(model: PeftModel, row: Mapping[str, Tensor], expected: Tenso
         found = row_logits(model, row)
     for parameter, value in zip(trained, kept, strict=True):
         parameter.copy_(value)
-    if not torch.equal(found, expected):
-        raise AssertionError("with its adapter switched off the model is not the untouched one: KL has no reference")
+    off = ((found - expected).float().norm() / expected.float().norm()).item()
+    if not off <= (bound := MAY_BE_OFF[quantization]):  # nor where they are not finite
+        raise AssertionError(
+            f"with its adapter switched off the model is not the untouched one: its logits are off by {off:.1%} of "
+            f"their size, where quantization={quantization} may round by {bound:.0%}; KL has no reference"
+        )

@@ -195,7 +195,7 @@ def load_model(
     if checked:
         check_names(model)
     if example:
-        check_reference(model, example, untouched)
+        check_reference(model, example, untouched, settings.quantization)
     return model
 
 

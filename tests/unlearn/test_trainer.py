@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from safeeraser.benchmark.conversation import IGNORE
 from safeeraser.model import language_layers, load_model
+from safeeraser.unlearn.reference import check_reference, row_logits
 from safeeraser.unlearn.vector import control_vector
 
 from .built import Gradients, built
@@ -124,3 +125,18 @@ def test_a_micro_step_goes_to_the_device_when_it_is_its_turn(tmp_path, monkeypat
     for place, inputs in (("cpu", batch), ("meta", its_turn)):
         pictures = inputs["inputs"]["pixel_values"]
         assert (pictures.device.type, inputs["read"].device.type, pictures.dtype) == (place, place, torch.bfloat16)
+
+
+@pytest.mark.parametrize(("quantization", "said"), [("none", "none may round by 0%"), ("nf4", "nf4 may round by 10%")])
+def test_a_reference_that_would_be_trained_too_is_refused(tmp_path, quantization, said):
+    """Four bits may round a little otherwise; a part of the model itself among what is trained is no rounding."""
+    keys = ONE | {"quantization": quantization, "LoRA.dropout": 0}
+    trainer = built(tmp_path, "kl", keys, noise=0)  # which has been through the check
+    assert trainer.compute_loss(trainer.model, trainer.data_collator([trainer.train_dataset[0]]))
+    assert trainer._step[0, 3] == 0, "KL, before anything is trained"
+    row = trainer.train_dataset.preprocessor.join([trainer.train_dataset[0][0].row])
+    with trainer.model.disable_adapter():
+        expected = row_logits(trainer.model, row)
+    trainer.model.get_base_model().model.language_model.norm.weight.requires_grad_(True)
+    with pytest.raises(AssertionError, match=f"off by [1-9][0-9.]+% of their size, where quantization={said}"):
+        check_reference(trainer.model, row, expected, quantization)
