@@ -6,7 +6,7 @@ row of token ids with its labels, and a batch of tensors that goes into the mode
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -29,9 +29,11 @@ ANSWER, SYSTEM = "\ue000", "\ue001"
 TEXT = ("input_ids", "attention_mask")
 TYPES = ("mm_token_type_ids", "token_type_ids")  # which tokens are a picture's: 0 for text, 1 for pictures
 SHAPES = ((64, 64), (512, 128), (128, 512), (1024, 1024))  # a processor that treats these alike treats all so
-# Of pictures, whose places in the text are remembered: some 10 kB each, and to prepare a blank picture for one takes up
-# to half a second (SmolVLM), at the start of a run, which goes through all pictures more than once.
+# Of pictures, whose outlines are remembered: some 10 kB each. A run goes through its pictures more than once, an audit
+# at each of its points.
 SIZES = 4096
+# What spares three quarters of the work where a picture is blank and only its outline matters.
+BLANK = {"do_rescale": False, "do_normalize": False, "resample": Image.Resampling.NEAREST}
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,6 @@ class Preprocessor:
         self.processor, self.family, self.origin = processor, family, origin
         self.context, self.picture_token = context, picture_token
         self.tokenizer = processor.tokenizer
-        self._outline_of = lru_cache(SIZES)(self._outline)
 
     def __reduce__(self) -> tuple[Any, ...]:
         from safeeraser.model.loading import load_preprocessor  # which makes these
@@ -111,20 +112,32 @@ class Preprocessor:
         """The name of the token that a picture's features take the places of."""
         return self.tokenizer.convert_ids_to_tokens(self.picture_token)
 
-    def show(self, picture: Image.Image) -> Shown:
-        """The picture as the model sees it. Raises `BadInput` for one of a shape that the processor does not take."""
+    def show(self, picture: Image.Image | Shown) -> Shown:
+        """The picture as the model sees it; one that is so already stays as it is.
+
+        Raises:
+            BadInput: it is of a shape that the processor does not take.
+        """
+        return picture if isinstance(picture, Shown) else self._shown(self._processed(picture))
+
+    def _processed(self, picture: Image.Image, **how: Any) -> Mapping[str, Any]:
+        """What the processor makes of a picture; `how`: other settings than its own."""
         try:
-            given = self.processor(
+            return self.processor(
                 text=[self.processor.image_token],
                 images=[picture],
                 return_tensors="pt",
                 return_text_replacement_offsets=True,
+                **how,
             )
         except ValueError as error:
             raise BadInput(
                 f"a picture of {picture.width} x {picture.height} pixels, which the model's processor does not take "
                 f"({str(error).splitlines()[0]})"
             ) from None
+
+    @staticmethod
+    def _shown(given: Mapping[str, Any]) -> Shown:
         text = given["text_replacement_offsets"][0][0]["replacement"]
         left_out = (*TEXT, *TYPES, "text_replacement_offsets")
         return Shown(text, {key: value for key, value in given.items() if key not in left_out})
@@ -132,7 +145,7 @@ class Preprocessor:
     def outline(self, size: Callable[[], tuple[int, int]]) -> Shown:
         """What a picture becomes, its tensors without their numbers (on the device `meta`), by its size, (width,
         height), which is asked for where it matters."""
-        return self._outline_of(SHAPES[0] if self.same_for_all else size())
+        return _outlined(self._outlines, SHAPES[0] if self.same_for_all else size())
 
     def place(self, size: Callable[[], tuple[int, int]]) -> str:
         """What stands in the text for a picture, by its size; see `outline`."""
@@ -141,11 +154,18 @@ class Preprocessor:
     @cached_property
     def same_for_all(self) -> bool:
         """Whether each picture takes the same place, whatever its shape."""
-        return len({self._outline_of(shape).text for shape in SHAPES}) == 1
+        return len({_outlined(self._outlines, shape).text for shape in SHAPES}) == 1
+
+    @cached_property
+    def _outlines(self) -> "_Outlines":
+        return _Outlines(f"{self.processor.image_token} {self.processor.to_json_string()}", self._outline)
 
     def _outline(self, size: tuple[int, int]) -> Shown:
-        shown = self.show(Image.new("RGB", size))
-        return Shown(shown.text, {key: value.to("meta") for key, value in shown.inputs.items()})
+        shown = self._shown(self._processed(Image.new("RGB", size), **BLANK))
+        # Pixels that were not rescaled are whole numbers yet.
+        dtypes = {torch.uint8: torch.float32}
+        inputs = {key: each.to("meta", dtypes.get(each.dtype, each.dtype)) for key, each in shown.inputs.items()}
+        return Shown(shown.text, inputs)
 
     def encode(self, turn: Turn, *, end_of_answer: bool = False, max_length: int | None = None) -> Row:
         """A turn as a row; see `encode_text`."""
@@ -249,7 +269,7 @@ class Preprocessor:
     @cached_property
     def types(self) -> str | None:
         """The input that tells a picture's tokens from text, where the model wants one."""
-        given = self.processor(text=[self.processor.image_token], images=[Image.new("RGB", SHAPES[0])])
+        given = self._processed(Image.new("RGB", SHAPES[0]), **BLANK)
         return next((key for key in TYPES if key in given), None)
 
     def join(self, rows: Sequence[Row], side: Literal["left", "right"] = "right") -> dict[str, Tensor]:
@@ -285,6 +305,19 @@ class Preprocessor:
             if any(counts[row] for row in chosen):  # else the model is not to look at pictures at all
                 places[key] = torch.cat([pieces[row] for row in chosen])
         return places
+
+
+@dataclass(frozen=True)
+class _Outlines:
+    """What gives a picture's outline by its size: processors of the same settings give the same."""
+
+    settings: str
+    of: Callable[[tuple[int, int]], Shown] = field(compare=False)
+
+
+@lru_cache(SIZES)
+def _outlined(outlines: _Outlines, size: tuple[int, int]) -> Shown:
+    return outlines.of(size)
 
 
 def _laid_out(tensors: Sequence[Tensor]) -> Tensor:

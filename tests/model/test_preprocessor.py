@@ -1,12 +1,14 @@
 """Turns into rows, and rows into batches: the release's wording and its answer mask token by token, other
 families' wordings and system texts, and what the model is given beside the tokens."""
 
+import json
 import pickle
+import shutil
 
 import pytest
 import torch
 from families.recorded import Recorded, picture
-from helpers import llama_tokenizer
+from helpers import llama_tokenizer, write_json
 from PIL import Image
 from transformers import CLIPImageProcessorPil, LlavaProcessor
 
@@ -92,6 +94,18 @@ def test_a_batch_by_hand(preprocessor):
     # Tiles are filled up with zeros to the most of a picture.
     tiles = preprocessor.lay_out([{"p": torch.ones(1, 3, 2)}, {}, {"p": torch.ones(1, 2, 2)}])["p"]
     assert tiles.tolist() == [[[1, 1]] * 3, [[1, 1], [1, 1], [0, 0]]]
+
+
+def test_the_folder_bounds_a_pictures_pixels_and_processors_of_one_setting_share_outlines(tmp_path):
+    """As docs/models.md says it; what was found of a size is found once, by whichever processor."""
+    folder, size = shutil.copytree(Recorded("qwen2_5_vl").path, tmp_path / "model"), lambda: (400, 300)
+    told = json.loads((folder / "processor_config.json").read_text())
+    told["image_processor"]["size"] = {"shortest_edge": 784, "longest_edge": 7840}
+    write_json(folder / "processor_config.json", told)
+    whole, same, bounded = (load_preprocessor(str(path)) for path in (*[Recorded("qwen2_5_vl").path] * 2, folder))
+    assert whole.outline(size) is same.outline(size) and whole.place(size) == whole.show(Image.new("RGB", size())).text
+    places = [each.place(size).count(each.processor.image_token) for each in (whole, bounded)]
+    assert places[0] > 2 * places[1] > 0 and bounded.show(Image.new("RGB", size())).text == bounded.place(size)
 
 
 @pytest.mark.parametrize("name", ["gemma3", "qwen3_vl"])
