@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from safeeraser.benchmark.pictures import open_picture, picture_size
+from safeeraser.generation.ahead import prepared
 from safeeraser.generation.sampling import Generation, request_seed
-from safeeraser.model import VLM, Turn
+from safeeraser.model import VLM, Shown, Turn
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Answering(ABC):
             the model's weights and must therefore take every step together.
         show: opens a picture, in RGB.
         size: tells its width and height, sooner perhaps.
+        workers: processes that prepare pictures before their turn; 0: each is prepared when it is its turn.
     """
 
     shares_beginnings: ClassVar[bool]  # whether what questions on a picture have in common is read once
@@ -49,10 +51,12 @@ class Answering(ABC):
         agree: Callable[[Tensor], Tensor] = lambda tokens: tokens,
         show: Callable[[Any], Image.Image] = open_picture,
         size: Callable[[Any], tuple[int, int]] = picture_size,
+        workers: int = 0,
     ) -> None:
         self.vlm, self.model, self.tokenizer = vlm, vlm.model, vlm.preprocessor.tokenizer
-        self.generation, self.batch_size, self.agree, self.show = generation, batch_size, agree, show
-        self.size = size
+        self.generation, self.batch_size, self.agree = generation, batch_size, agree
+        self.open, self.size, self.workers = show, size, workers
+        self._ahead: Iterator[tuple[Hashable, Shown]] = iter(())
         self.context, self.ends = vlm.preprocessor.context, vlm.ends
 
     @abstractmethod
@@ -91,8 +95,20 @@ class Answering(ABC):
             if self.fits(prompts[number]):
                 numbers[one.picture, one.system].append(number)
         by_length = lambda number: (-len(prompts[number]), prompts[number])  # noqa: E731
-        groups = [sorted(group, key=by_length) for group in numbers.values()]
-        return sorted(groups, key=lambda group: -len(prompts[group[0]]))
+        groups = sorted(
+            (sorted(group, key=by_length) for group in numbers.values()), key=lambda group: -len(prompts[group[0]])
+        )
+        if self.workers:
+            shown = [picture for group in groups if (picture := asked[group[0]].picture) is not None]
+            self._ahead = prepared(self.vlm.preprocessor, self.open, shown, self.workers)
+        return groups
+
+    def show(self, picture: Hashable) -> Image.Image | Shown:
+        """A picture when it is its turn, prepared where processes do so; one that had no need of its turn is passed
+        over."""
+        if not self.workers:
+            return self.open(picture)
+        return next(shown for waiting, shown in self._ahead if waiting == picture)
 
     def seed(self, one: Asked) -> int:
         """What a question's response is drawn by."""

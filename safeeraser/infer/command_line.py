@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BACKENDS = ("local", "openai")
 BATCH_SIZE = 8  # LLaVA-1.5-7B in bfloat16 takes some 21 GiB with it, which a card of 24 GB has
+WORKERS = 2  # as in training
 INCOMPLETE = 3  # the exit code of a run that is through, but lacks responses
 QUANTIZATIONS = ("none", "int8", "int4", "nf4")  # the keys of model.ROUNDINGS, which torch would have to load first
 
@@ -159,6 +160,14 @@ def engine(add: Callable) -> None:
         metavar="N",
         help="local: responses at a time, which in float32 changes none, and in bfloat16 and float16 rounds otherwise; "
         "auto: as many as should fit what is free, fewer if they do not (default: %(default)s)",
+    )
+    add(
+        "--workers",
+        type=count_or("none"),
+        default=WORKERS,
+        metavar="N",
+        help="local: processes that prepare pictures, which changes no response; none: the command itself does "
+        "(default: %(default)s)",
     )
     add(
         "--dtype",

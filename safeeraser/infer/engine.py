@@ -7,6 +7,7 @@ from accelerate.utils.memory import clear_device_cache
 
 from safeeraser.errors import BadInput
 from safeeraser.generation import DECODERS, Answering, Asked
+from safeeraser.generation.ahead import worker_died
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer.memory import out_of_memory, rows_that_fit
 from safeeraser.infer.requests import Request, Unanswered, show, size_of
@@ -15,6 +16,7 @@ from safeeraser.model import VLM
 log = logging.getLogger(__name__)
 
 MOST = 256  # responses at a time, where the batch size is to be found; more are hardly quicker
+PICTURES = 50  # for a process that prepares them; fewer are soon prepared, and a process takes time to start
 NOT_FINITE = Unanswered("the model's output is not finite; in another --dtype it may be")
 
 
@@ -24,6 +26,7 @@ class Engine:
     Args:
         batch_size: responses at a time; None to find it: as many as should fit, a quarter fewer whenever they do not.
         found: the size that an earlier sitting of the same run came to, where it is to be found.
+        workers: processes that prepare pictures, at most.
 
     Where the memory was full, responses that had ended are kept, and those under way are drawn anew, the same as in any
     other batch. To go on from their tokens they would have to be read as prompts are, all at once, which rounds
@@ -36,9 +39,10 @@ class Engine:
         generation: Generation,
         batch_size: int | None = None,
         found: int | None = None,
+        workers: int = 0,
     ) -> None:
         vlm.model.eval()
-        self.vlm, self.generation = vlm, generation
+        self.vlm, self.generation, self.workers = vlm, generation, workers
         self.given, self.found, self.batch_size = batch_size is not None, found, batch_size or MOST
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[Request, str | Unanswered]]]:
@@ -60,15 +64,22 @@ class Engine:
                     for request, _ in finished:
                         del left[request.key]
             except RuntimeError as error:
-                if not out_of_memory(error):
+                if worker_died(error):
+                    log.warning("%s; going on without processes that prepare pictures", str(error).splitlines()[0])
+                    self.workers = 0
+                elif out_of_memory(error):
+                    self._reduce()
+                else:
                     raise
-                self._reduce()
             # Not before the error is let go, since it holds what was computed last.
             if left:
                 clear_device_cache(garbage_collection=True)
 
     def _attempt(self, requests: list[Request]) -> Iterator[list[tuple[Request, str | Unanswered]]]:
-        decoder = DECODERS[self.vlm.decoder](self.vlm, self.generation, self.batch_size, show=show, size=size_of)
+        workers = min(self.workers, len({request.picture for request in requests}) // PICTURES)
+        decoder = DECODERS[self.vlm.decoder](
+            self.vlm, self.generation, self.batch_size, show=show, size=size_of, workers=workers
+        )
         for ended in decoder.answer([_asked(each) for each in requests]):
             said = [(requests[number], text) for number, text in ended]
             yield [(each, self._silence(each, decoder) if text is None else text) for each, text in said]

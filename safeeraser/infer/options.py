@@ -12,7 +12,7 @@ from safeeraser.errors import BadInput
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer.attacks import ATTACKS, Attack
 from safeeraser.infer.checkpoint import adapter_hash, check_method
-from safeeraser.infer.command_line import BATCH_SIZE
+from safeeraser.infer.command_line import BATCH_SIZE, WORKERS
 from safeeraser.infer.requests import Selection
 from safeeraser.processes import Processes, check_gpu
 
@@ -30,6 +30,7 @@ class Options:
     generation: Generation = field(default_factory=Generation)
     backend: str = "local"
     batch_size: int | None = BATCH_SIZE  # None: to be found
+    workers: int | None = WORKERS
     dtype: str = "auto"
     lora_alpha: float = 256
     adapter_scale: float = 1.0

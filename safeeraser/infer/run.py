@@ -214,7 +214,7 @@ def _engine(
     )
     if attack:
         vlm, requests = _attacked(attack, vlm, options, data, requests)
-    return Engine(vlm, options.generation, options.batch_size, found), requests
+    return Engine(vlm, options.generation, options.batch_size, found, options.workers or 0), requests
 
 
 def _attacked(

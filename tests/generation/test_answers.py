@@ -1,6 +1,9 @@
 """The decoder and the plain batched path give the same answers, those of transformers' own generation, whatever shares
 a batch; and what cannot be answered is told."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from helpers import MODEL, RECORDED, VAL
@@ -8,8 +11,9 @@ from transformers import GenerationConfig
 
 from safeeraser import model as models
 from safeeraser.benchmark.conversation import prompt
-from safeeraser.benchmark.pictures import open_picture
+from safeeraser.benchmark.pictures import open_picture, picture_size
 from safeeraser.benchmark.records import read_records
+from safeeraser.errors import BadInput
 from safeeraser.generation import Asked, Batched, Decoder
 from safeeraser.generation.context import SPARE
 from safeeraser.generation.sampling import Generation
@@ -74,6 +78,20 @@ def test_the_batch_changes_nothing(vlm, asked, sampled, kind, batch_size):
     assert answers(answering, asked[:1]) == {asked[0].key: sampled[asked[0].key]}, "asked again, otherwise"
     lengths = {len(vlm.preprocessor.tokenizer(text)["input_ids"]) for text in sampled.values()}
     assert len(lengths) > 4, "rows end at different times"
+
+
+@pytest.mark.slow
+@BOTH
+def test_pictures_prepared_by_other_processes_change_nothing(vlm, asked, more, greedy, kind):
+    """Whether one comes back under another system text or not, and where one cannot be read."""
+    how = {"generation": Generation(greedy=True, max_new_tokens=12), "batch_size": 2}
+    given = [*asked, *more, replace(more[1], system="Be quick.", key="once more")]
+    for workers in (1, 3):
+        said = answers(kind(vlm, **how, workers=workers), given)
+        assert said.pop("once more") and said == {key: text(vlm, ids) for key, ids in greedy.items()}
+    size = picture_size(asked[0].picture)
+    with pytest.raises(BadInput, match=r"^gone\.png: picture not found$"):
+        answers(kind(vlm, **how, size=lambda _: size, workers=2), [Asked(Path("gone.png"), "Why?")])
 
 
 def test_a_response_depends_on_seed_key_and_settings(vlm, asked, sampled):

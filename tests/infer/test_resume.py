@@ -1,8 +1,11 @@
 """A run that was stopped resumes: nothing is lost, nothing asked twice, and other settings are refused by name."""
 
 import json
+import os
 import resource
+import signal
 
+import psutil
 import pytest
 from helpers import MODEL, RECORDED, TRAIN, VAL, fork, kill_once, lines, record, run, write_dataset
 
@@ -169,3 +172,32 @@ def test_a_run_that_was_killed_resumes_to_the_output_of_an_undisturbed_one(tmp_p
     assert run("ckpt_infer", *given, "--output_file", out, "--batch_size", 5).returncode == 0
     assert f"going on: {kept} of 120 responses are there" in caplog.messages
     assert out.read_bytes() == whole.read_bytes() and not partial.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", ["worker", "command"])
+def test_processes_that_prepare_pictures_end_with_the_command_or_without_harm(tmp_path, stopped):
+    data = write_dataset(tmp_path / "data", *(record(number) for number in range(120)))
+    given = ("--model_path", MODEL, "--eval_file", data, "--dtype", "float32", "--max_new_tokens", 2)
+    given += ("--only", "decoupled,retain", "--batch_size", 4)
+    out, whole, log = (tmp_path / name for name in ("p.json", "whole.json", "log"))
+    process = fork("ckpt_infer", *given, "--output_file", out, log=log)
+    begun = lambda: lines(tmp_path / "p.json.partial.jsonl") > 40  # noqa: E731
+    while not begun():
+        assert process.is_alive()
+    workers = psutil.Process(process.pid).children()
+    assert len(workers) == 2
+    if stopped == "worker":
+        workers[0].kill()
+    else:
+        os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert not psutil.wait_procs(workers, 10)[1]
+    if stopped == "worker":
+        assert process.exitcode == 0 and "is killed by signal: Killed" in log.read_text()
+        assert "going on without processes that prepare pictures" in log.read_text()
+    else:
+        assert process.exitcode == 130 and "Traceback" not in log.read_text()
+    assert run("ckpt_infer", *given, "--output_file", out, "--workers", "none").returncode == 0
+    assert run("ckpt_infer", *given, "--output_file", whole, "--workers", "none").returncode == 0
+    assert out.read_bytes() == whole.read_bytes()

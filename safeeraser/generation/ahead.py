@@ -1,0 +1,53 @@
+"""Pictures prepared before their turn, by processes of their own: a GPU would wait a third of a second for some."""
+
+import os
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from safeeraser.model import Preprocessor, Shown
+
+
+class _Pictures(Dataset[Shown]):
+    def __init__(
+        self, preprocessor: Preprocessor, show: Callable[[Any], Image.Image], pictures: Sequence[Hashable]
+    ) -> None:
+        self.preprocessor, self.show, self.pictures = preprocessor, show, pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, number: int) -> Shown:
+        return self.preprocessor.show(self.show(self.pictures[number]))
+
+
+def prepared(
+    preprocessor: Preprocessor, show: Callable[[Any], Image.Image], pictures: Sequence[Hashable], workers: int
+) -> Iterator[tuple[Hashable, Shown]]:
+    """Each of the pictures, which `show` opens, as the model sees it; in their order.
+
+    Raises:
+        BadInput: one cannot be decoded, or is of a shape that the model does not take.
+        RuntimeError: a process has died; see `worker_died`. It may come at any moment as long as this is iterated.
+    """
+    loader = DataLoader(
+        _Pictures(preprocessor, show, pictures),
+        batch_size=None,
+        num_workers=workers,
+        worker_init_fn=_leave_group,
+        generator=torch.Generator(),  # nothing is drawn of anybody else's chance
+    )
+    yield from zip(pictures, loader, strict=True)
+
+
+def _leave_group(_worker: int) -> None:
+    """Out of the process group, to all of which a terminal sends Ctrl-C: the command alone says that it was stopped."""
+    os.setpgrp()
+
+
+def worker_died(error: RuntimeError) -> bool:
+    """Whether torch tells of a process that prepared pictures and is no more, for lack of memory perhaps."""
+    return str(error).startswith("DataLoader worker")
