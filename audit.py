@@ -20,7 +20,7 @@ from pathlib import Path
 from safeeraser.arguments import Arguments, count, count_or, several
 from safeeraser.benchmark.files import trained_settings
 from safeeraser.errors import BadInput, command, nearest
-from safeeraser.infer.command_line import BATCH_SIZE
+from safeeraser.infer.command_line import BATCH_SIZE, decode
 from safeeraser.judge.command_line import FORMS, calls, chosen, hide_key, judges
 from safeeraser.score.options import statistics
 
@@ -100,6 +100,7 @@ def asked(add: Callable) -> None:
         help="responses at a time, as for ckpt_infer.py (default: %(default)s)",
     )
     add("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: %(default)s)")
+    decode(add)
 
 
 def relearning(add: Callable) -> None:
@@ -187,6 +188,7 @@ def main() -> int:
             generation=Generation(max_new_tokens=given.max_new_tokens, seed=given.seed),
             batch_size=given.batch_size,
             dtype=given.dtype,
+            decode=given.decode,
             allow_other_base=given.allow_other_base,
             judging=judging,
             max_failed=given.max_failed,

@@ -104,6 +104,7 @@ def answer(point: Point, predictions: Path, options: Options) -> None:
             generation=how,
             batch_size=options.batch_size,
             dtype=options.dtype,
+            decode=options.decode,
             adapter_scale=point.scale,
             quantization=point.quantization,
             attack=point.attack,

@@ -39,6 +39,7 @@ class Options:
     max_blank: float = 0.01
     batch_size: int | None = BATCH_SIZE
     dtype: str = "auto"
+    decode: str = "graph"
     allow_other_base: bool = False
 
     @property

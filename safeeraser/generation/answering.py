@@ -39,6 +39,7 @@ class Answering(ABC):
         show: opens a picture, in RGB.
         size: tells its width and height, sooner perhaps.
         workers: processes that prepare pictures before their turn; 0: each is prepared when it is its turn.
+        fixed: whether steps keep their shapes, as a CUDA graph requires, where the way of answering can.
     """
 
     shares_beginnings: ClassVar[bool]  # whether what questions on a picture have in common is read once
@@ -52,10 +53,11 @@ class Answering(ABC):
         show: Callable[[Any], Image.Image] = open_picture,
         size: Callable[[Any], tuple[int, int]] = picture_size,
         workers: int = 0,
+        fixed: bool = False,
     ) -> None:
         self.vlm, self.model, self.tokenizer = vlm, vlm.model, vlm.preprocessor.tokenizer
         self.generation, self.batch_size, self.agree = generation, batch_size, agree
-        self.open, self.size, self.workers = show, size, workers
+        self.open, self.size, self.workers, self.fixed = show, size, workers, fixed
         self._ahead: Iterator[tuple[Hashable, Shown]] = iter(())
         self.context, self.ends = vlm.preprocessor.context, vlm.ends
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from safeeraser.errors import BadInput
 from safeeraser.generation.answering import Answering, Asked
 from safeeraser.generation.context import Context
+from safeeraser.generation.fixed import FixedSteps, can_be_fixed
 
 # What a beginning depends on: the picture and the system text before it, of each perhaps none.
 About = tuple[Hashable | None, str | None]
@@ -58,6 +59,7 @@ class Decoder(Answering):
         rows = _take(waiting, self.batch_size)
         context = self._begin(rows) if rows else Context(self.model)
         seeds, positions = self._places(rows)
+        steps = FixedSteps() if self.fixed and can_be_fixed(self.model) else None
         while rows:
             tokens = self.agree(self.generation.draw(context.logits, seeds, positions))
             positions += 1
@@ -65,7 +67,7 @@ class Decoder(Answering):
                 yield ended
             free = [place for place, row in enumerate(rows) if row.ended]
             if len(free) < len(rows):
-                context.read(tokens[:, None])
+                steps.read(context, tokens) if steps else context.read(tokens[:, None])
             if len(free) < len(rows) / 4:
                 continue  # prompts are read for several rows together
             if new := _take(waiting, len(free)):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 BACKENDS = ("local", "openai")
 BATCH_SIZE = 8  # LLaVA-1.5-7B in bfloat16 takes some 21 GiB with it, which a card of 24 GB has
 WORKERS = 2  # as in training
+DECODES = ("graph", "plain")
 INCOMPLETE = 3  # the exit code of a run that is through, but lacks responses
 QUANTIZATIONS = ("none", "int8", "int4", "nf4")  # the keys of model.ROUNDINGS, which torch would have to load first
 
@@ -180,9 +181,21 @@ def engine(add: Callable) -> None:
         default="none",
         help="local: round the language model's merged weights as int8, int4 or nf4 holds them (default: %(default)s)",
     )
+    decode(add)
     add("--base_url", help="openai: the server's address; its model is asked for as --model_path")
     add("--concurrency", type=count, default=32, metavar="N", help="openai: requests at a time (default: %(default)s)")
     add("--extra_body", type=json_object, default={}, metavar="JSON", help="openai: parameters of the server's own")
+
+
+def decode(add: Callable) -> None:
+    """How the built-in engine's steps reach a GPU."""
+    add(
+        "--decode",
+        type=one_of("decode", DECODES),
+        default="graph",
+        help="local: graph: a GPU replays a step of all rows as one CUDA graph; plain: kernel by kernel, which is "
+        "slower and always works (default: %(default)s)",
+    )
 
 
 def options_of(given: Namespace) -> Options:

@@ -27,6 +27,7 @@ class Engine:
         batch_size: responses at a time; None to find it: as many as should fit, a quarter fewer whenever they do not.
         found: the size that an earlier sitting of the same run came to, where it is to be found.
         workers: processes that prepare pictures, at most.
+        fixed: see `Answering`.
 
     Where the memory was full, responses that had ended are kept, and those under way are drawn anew, the same as in any
     other batch. To go on from their tokens they would have to be read as prompts are, all at once, which rounds
@@ -40,9 +41,10 @@ class Engine:
         batch_size: int | None = None,
         found: int | None = None,
         workers: int = 0,
+        fixed: bool = False,
     ) -> None:
         vlm.model.eval()
-        self.vlm, self.generation, self.workers = vlm, generation, workers
+        self.vlm, self.generation, self.workers, self.fixed = vlm, generation, workers, fixed
         self.given, self.found, self.batch_size = batch_size is not None, found, batch_size or MOST
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[Request, str | Unanswered]]]:
@@ -78,7 +80,11 @@ class Engine:
     def _attempt(self, requests: list[Request]) -> Iterator[list[tuple[Request, str | Unanswered]]]:
         workers = min(self.workers, len({request.picture for request in requests}) // PICTURES)
         decoder = DECODERS[self.vlm.decoder](
-            self.vlm, self.generation, self.batch_size, show=show, size=size_of, workers=workers
+            *(self.vlm, self.generation, self.batch_size),
+            show=show,
+            size=size_of,
+            workers=workers,
+            fixed=self.fixed,
         )
         for ended in decoder.answer([_asked(each) for each in requests]):
             said = [(requests[number], text) for number, text in ended]

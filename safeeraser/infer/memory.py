@@ -17,6 +17,7 @@ from transformers import PreTrainedConfig
 from safeeraser.benchmark.pictures import picture_size
 from safeeraser.generation import DECODERS
 from safeeraser.generation.context import SPARE
+from safeeraser.generation.fixed import WIDTH
 from safeeraser.infer.requests import Request
 from safeeraser.model import VLM, Turn, picture_bytes
 
@@ -46,7 +47,7 @@ def rows_that_fit(vlm: VLM, requests: Sequence[Request], new_tokens: int) -> int
         config.get_text_config(),
         width,
         prompt=len(vlm.preprocessor.encode_text(longest, place).input_ids),
-        new_tokens=new_tokens,
+        new_tokens=new_tokens + WIDTH * (vlm.model.device.type == "cuda"),  # which fixed steps round up to
         # Without beginnings that are shared, each row has its prompt read for itself.
         asks=asks if DECODERS[vlm.decoder].shares_beginnings else 1,
         pictures=len({request.picture for request in requests}) / len(requests),

@@ -35,6 +35,7 @@ class Options:
     lora_alpha: float = 256
     adapter_scale: float = 1.0
     quantization: str = "none"
+    decode: str = "graph"
     attack: str | None = None
     base_url: str | None = None
     concurrency: int = 32

@@ -214,7 +214,13 @@ def _engine(
     )
     if attack:
         vlm, requests = _attacked(attack, vlm, options, data, requests)
-    return Engine(vlm, options.generation, options.batch_size, found, options.workers or 0), requests
+    return Engine(
+        vlm, options.generation, options.batch_size, found, options.workers or 0, _fixed(options, processes)
+    ), requests
+
+
+def _fixed(options: Options, processes: Processes) -> bool:
+    return options.decode == "graph" and processes.device.type == "cuda"
 
 
 def _attacked(
@@ -252,6 +258,7 @@ def describe(
         # By which responses may differ, in bfloat16 and float16.
         "batch_sizes": sorted(batch_sizes),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() and not options.base_url else None,
+        "decode": "graph" if _fixed(options, processes) else "plain",
         "versions": {"safeeraser": __version__}
         | {package: version(package) for package in ("torch", "transformers", "peft")},
     }

@@ -96,7 +96,7 @@ def test_where_a_gpu_begins(tmp_path, requests, monkeypatch):
     pictures |= {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
     write_json(tmp_path / "preprocessor_config.json", pictures)
     vlm = models.VLM(model, models.load_preprocessor(str(tmp_path)))
-    for free, rows in ((9.8, 9), (31, 29), (65.5, 61), (0.1, 1)):
+    for free, rows in ((9.8, 8), (31, 27), (65.5, 57), (0.1, 1)):
         left = {torch.device("cuda", 1): (int(free * 2**30), 80 * 2**30)}
         monkeypatch.setattr(torch.cuda, "mem_get_info", left.__getitem__)
         assert rows_that_fit(vlm, requests, 512) == rows
