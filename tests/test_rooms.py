@@ -4,6 +4,7 @@ import ast
 import pkgutil
 import subprocess
 import sys
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -16,6 +17,7 @@ HOUSE = Path(safeeraser.__file__).parent
 NAMES = (HOUSE / "score" / "report.py", HOUSE / "benchmark" / "answers.py")
 
 
+@cache
 def imported(file: Path) -> set[str]:
     """The rooms that a file imports from, wherever in it."""
     names = set()

@@ -68,16 +68,6 @@ def installed(tmp_path_factory):
     return Installed(tmp_path_factory.mktemp("wheel"))
 
 
-@pytest.fixture
-def given(tmp_path):
-    """What eval_all.py is told of a small file."""
-    records = [record(0), record(1, "Sex")]
-    predictions, reference = write_files(tmp_path, records, [predicted(value) for value in records])
-    out = tmp_path / "popd"
-    files = ("--input_file", predictions, "--file_refer", reference, "--output_file_rr", out / "verdicts_val.json")
-    return (*files, "--summary", out / "summary_val.json", "--store", tmp_path / "store.jsonl")
-
-
 def test_every_file_of_the_checkout_is_in_it(installed):
     told = installed.run(
         "-c", "from safeeraser.benchmark.files import CONFIG as c, PACKAGE as p; print(c, p, sep='\\n')"
@@ -107,8 +97,12 @@ def test_it_asks_for_all_that_it_imports_and_pins_nothing(installed):
             assert {*map(plain, owners[name])} & known, (file, name)
 
 
-def test_every_file_that_a_command_reads_is_found(installed, given, tmp_path):
-    """Prompts, prices, a guard's settings, the cases of --check_judge, templates and tasks, from another folder."""
+def test_every_file_that_a_command_reads_is_found(installed, tmp_path):
+    """Prompts, prices, the cases of --check_judge and templates, from another folder."""
+    records, out = [record(0), record(1, "Sex")], tmp_path / "popd"
+    predictions, reference = write_files(tmp_path, records, [predicted(value) for value in records])
+    given = ("--input_file", predictions, "--file_refer", reference, "--output_file_rr", out / "verdicts_val.json")
+    given += ("--summary", out / "summary_val.json", "--store", tmp_path / "store.jsonl")
     installed.run("-m", "eval_all", "--judge", "rules", "--label_sheet", tmp_path / "sheet.csv", *given)
     assert "<html" in (tmp_path / "sheet.html").read_text()
     installed.run("-m", "eval_all", "--judge", "rules", *given)
@@ -116,13 +110,4 @@ def test_every_file_that_a_command_reads_is_found(installed, given, tmp_path):
     installed.run("-m", "safeeraser.report", tmp_path / "popd", "--published")
     assert "<html" in (tmp_path / "popd" / "report.html").read_text()
     assert "$" in installed.run("-m", "eval_all", "--judge", "openai", "--dry_run", *given)
-    guard = ("--judge", "qwen3guard", "--base_url", "http://127.0.0.1:9/v1")
-    assert "Qwen3Guard" in installed.run("-m", "eval_all", *guard, "--dry_run", *given)
     assert "RR" in installed.run("-m", "eval_all", "--check_judge", "--judge", "rules", "--min_accuracy", 0)
-    code = (
-        "from safeeraser.specificity.options import OWN_TASKS; print(*OWN_TASKS.rglob('*.yaml'));"
-        "import hydra; from safeeraser.benchmark.files import CONFIG; hydra.initialize_config_dir(str(CONFIG), "
-        "version_base='1.3').__enter__(); print(hydra.compose('forget_lora', ['forget_loss=gdpd']).forget_loss.name)"
-    )
-    printed = installed.run("-c", code)
-    assert "mini_vqa.yaml" in printed and printed.endswith("gdpd\n")
