@@ -1,10 +1,9 @@
 """What the tests of training share: settings checked without a command line, and trainers built in this process."""
 
 import shlex
-from functools import cache
 
 import torch
-from helpers import MODEL, TRAIN, config, plan_dataset
+from helpers import MODEL, TRAIN, plan_dataset
 from omegaconf import OmegaConf
 from transformers import TrainerCallback, set_seed
 
@@ -13,21 +12,18 @@ from safeeraser.unlearn.composed import read_settings
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.plan import Schedule
 
+from .given import page
+
 GIVEN = (f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "workers=0", "gradient_accumulation_steps=2")
 ADAPTER = "adapter_model.safetensors"
 
 
-@cache
-def _page(method):
-    return config(*GIVEN, "LoRA.dropout=0", f"forget_loss={method}")  # most of what reading settings takes
-
-
 def checked(method, keys=()):
     """The settings of a method on the recorded data, with keys set by dotted names, or as on a command line."""
-    page = _page(method).copy()
+    composed = page(f"forget_loss={method}", given=(*GIVEN, "LoRA.dropout=0")).copy()
     for key, value in dict(OmegaConf.from_dotlist(shlex.split(keys)) if isinstance(keys, str) else keys).items():
-        OmegaConf.update(page, key, value, force_add=True)
-    return read_settings(page)
+        OmegaConf.update(composed, key, value)
+    return read_settings(composed)
 
 
 class Gradients(TrainerCallback):

@@ -4,18 +4,22 @@ import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
-from helpers import MODEL, ROOT, TRAIN, fork, kill_once, read_lines, run, trained, write_json
+import yaml
+from helpers import MODEL, ROOT, TRAIN, fork, kill_once, read_lines, record, run, trained, write_dataset, write_json
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
+from safeeraser.benchmark.answered import with_answers
 from safeeraser.benchmark.files import held, run_of
 from safeeraser.unlearn.callbacks import Progress
+from safeeraser.unlearn.job import prepare, without_effect
 
-from .given import refuses
+from .given import refuses, settings
 
 # Dropout is on, so that a resumed run must find its random state again too.
 GIVEN = (f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "gradient_accumulation_steps=2", "lr=0.01")
@@ -23,6 +27,7 @@ FOUR = (*GIVEN, "max_train_steps=4", "save_steps=2", "workers=0")
 SHORT = ("forget_loss=ga", "max_train_steps=1", "save_steps=0", "save_model=false")
 MORE = (*FOUR, "LoRA.dropout=0.05")  # laid on settings that say no dropout
 AUTO = "resume_from_checkpoint=auto"
+RESUMED = yaml.safe_load((Path(__file__).parent / "golden" / "refused.yaml").read_text())["resumed"]
 
 
 def same(one, two):
@@ -106,6 +111,28 @@ def test_the_log_the_plan_and_run_json(whole):
     assert 2e8 < sitting["peak_process_bytes"] < 4e9
 
 
+def test_what_is_said_of_a_run_before_it_starts(tmp_path, caplog):
+    """What has no effect, answers that another model gave, and how much is trained."""
+    told = {"model": "m", "weights": None, "fields": ["model_response"]}
+    new = {("unsafe_pairs", n, "model_response"): f"New {n}." for n in range(4)}
+    data = write_dataset(tmp_path, record(0), with_answers(record(1), new, told))
+    words = (f"data_path={data}", "forget_loss=ga", "data.views.forget.image=null", "stop.retain_loss=9")
+    job = prepare(read := settings(*words, "num_epochs=3", "warmup_ratio=0.5"))
+    assert caplog.messages == [
+        "note: stop.retain_loss has no effect, since no term of ga could pass it",
+        f"note: {data}: record 1, model_response is of m, not of {MODEL}; 'python -m safeeraser.benchmark.answers' "
+        "makes a file of answers of its own",
+    ]
+    assert job.summary(read) == "ga (recipe official): 2 records, 24 items, 2 optimizer steps, 1 of them warm-up"
+    nothing = "has no effect, since nothing that ga trains on has a picture"
+    assert without_effect(read) == [f"note: projector=full {nothing}"] and without_effect(settings()) == []
+    family = ROOT / "tests" / "data" / "families" / "qwen3_vl" / "model"
+    (note,) = without_effect(settings(f"model_path={family}"))
+    assert note.startswith("note: recipe.training_system=human has no effect, since the chat template of qwen3-vl")
+    assert without_effect(settings(f"model_path={family}", "recipe=corrected", "projector=frozen")) == []
+
+
+@pytest.mark.slow
 def test_a_resumed_run_ends_as_the_undisturbed_one(whole, stopped):
     """Though an earlier version began it, which told of no title and of the family's page otherwise."""
     family = run_of(ROOT / "tests" / "data" / "previous" / "popd")["settings"]["model_family"]
@@ -138,13 +165,6 @@ def test_an_interrupted_run_leaves_a_checkpoint_and_says_how_to_resume(whole, tm
 
 
 @pytest.mark.slow
-def test_a_run_resumed_from_its_last_checkpoint_elsewhere_takes_no_step_and_is_finished(whole, tmp_path):
-    on = trained(tmp_path / "on", *FOUR, f"resume_from_checkpoint={whole / 'checkpoint-4'}")
-    assert (on / "adapter_model.safetensors").read_bytes() == (whole / "adapter_model.safetensors").read_bytes()
-    assert run_of(on)["finished"] and read_lines(on / "train_log.jsonl") == []
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_killed_with_loading_processes_goes_on_without_them(tmp_path, number):
     """Somewhere behind the first checkpoint, with all that it has started, then the same command with `auto`; loading
@@ -159,21 +179,14 @@ def test_a_run_killed_with_loading_processes_goes_on_without_them(tmp_path, numb
     assert same(killed, trained(tmp_path / "whole", *given, "workers=0"))
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        ("forget_loss=ga", "forget_loss.name (popd, now ga)"),
-        ("LoRA.use_rslora=true", "LoRA.use_rslora (False, now True)"),
-        ("stop.retain_loss=12", "stop.retain_loss (None, now 12.0)"),
-        (f"dry_run=true engine={ROOT / 'config/accelerate/cpu_zero2.yaml'}", "engine (single with 1"),
-    ],
-)
-def test_a_run_resumed_with_another_setting_is_refused(whole, tmp_path, words, says):
+@pytest.mark.parametrize("words", RESUMED)
+def test_a_run_resumed_with_another_setting_is_refused(whole, tmp_path, words):
     """Where the checkpoint is named and where it is found; what an earlier version had no key for is its default."""
     checkpoint = tmp_path / "run" / "checkpoint-2"
     shutil.copytree(whole, checkpoint.parent, ignore=shutil.ignore_patterns("checkpoint-4"))
     for folder in (checkpoint.parent, checkpoint):
         altered(folder, lambda told: [told["settings"].pop(key) for key in ("trainer", "data", "bad_items")])
+    says, words = RESUMED[words], words.format(config=ROOT / "config")
     said = refuses(tmp_path, *MORE, AUTO, *words.split())
     assert f"its run has another {says}" in said and "overwrite_dir=true in the place of resume_" in said
     named = (f"resume_from_checkpoint={checkpoint}", f"save_dir={tmp_path / 'new'}", *words.split())

@@ -1,13 +1,12 @@
 """What each method is made of, how its weights are set and follow their losses, and which settings are refused."""
 
-import math
 from importlib import reload
 from pathlib import Path
 
 import matplotlib
 import pytest
 import yaml
-from helpers import MODEL, TRAIN, config, read_lines, refused, write_json
+from helpers import MODEL, config, read_lines
 
 from safeeraser.errors import BadInput
 from safeeraser.unlearn import plot
@@ -24,6 +23,7 @@ from .built import built, checked
 GOLDEN = Path(__file__).with_name("golden")
 SHIPPED = dict(line.split(" = ") for line in (GOLDEN / "methods.txt").read_text().splitlines())
 REFUSED = yaml.safe_load((GOLDEN / "refused_methods.yaml").read_text())
+WEIGHTS = yaml.safe_load((GOLDEN / "weights.yaml").read_text())
 
 
 def written(read):
@@ -52,24 +52,9 @@ def test_names_of_the_release_and_positions_of_a_recipe():
     assert checked("npo", "pd=0.5").save_dir == checked("npo+pd").save_dir
 
 
-DUAL, TWO = Dual(at_most=2, rate=0.5, start=0), "{at_most: 2, rate: 0.5, start: 0}"
-SET = [
-    ("gd", "retain=0.25", "retain", 0.25),
-    ("ga", "recipe.weights.decoupled=2", "forget", -1),  # a term that it has not
-    # A dual weight wherever weights are given; it takes the place of another whole, and a number takes its place.
-    ("pdu", "forget_loss.terms.retain.weight.at_most=2", "retain", Dual(at_most=2)),
-    ("gd", f"'retain={TWO}'", "retain", DUAL),
-    ("gd", f"'recipe.weights.forget={TWO}'", "forget", DUAL),
-    ("npo", f"'pd={TWO}'", "decoupled", DUAL),
-    ("pdu", "retain=0.25", "retain", 0.25),
-    ("pdu", "retain.at_most=2", "retain", Dual(at_most=2)),
-    ("ga", "'forget_loss.terms.x={loss: nll, views: [retain], weight: 1}' recipe.weights.x=3", "x", 3),
-]
-
-
-@pytest.mark.parametrize(("name", "text", "term", "weight"), SET)
+@pytest.mark.parametrize(("name", "text", "term", "weight"), WEIGHTS["set"])
 def test_a_weight_is_set_in_each_of_its_places(name, text, term, weight):
-    method = checked(name, text).method
+    method, weight = checked(name, text).method, Dual(**weight) if isinstance(weight, dict) else weight
     weights = {each: value.weight for each, value in method.terms.items()}
     assert weights == {each: value.weight for each, value in checked(name).method.terms.items()} | {term: weight}
     assert method.duals == ({term: weight} if isinstance(weight, Dual) else {})
@@ -101,27 +86,7 @@ def test_what_makes_no_sense_is_refused_by_its_key(says, text):
     assert key in line or (key.rpartition(".")[0] or key.partition(".")[0]) in line
 
 
-@pytest.mark.slow
-def test_layers_vectors_and_views_are_checked_against_the_model_before_anything_is_touched(tmp_path):
-    given = ("forget_loss=rmu", f"model_path={MODEL}", f"data_path={TRAIN}", f"save_dir={tmp_path / 'run'}")
-    refused(tmp_path, "forget", *given, says="forget_loss.terms.forget.layer=7: the language model has 2 layers")
-    vector = write_json(tmp_path / "vector.json", [1, 2])
-    more = ("forget_loss.terms.forget.layer=1", f"forget_loss.terms.forget.control_vector={vector}", "dry_run=true")
-    refused(tmp_path, "forget", *given, *more, says="vector.json: a vector of 2 numbers")
-    with pytest.raises(BadInput, match=r"mask.against=retain: data=safeeraser has no such view; known: forget"):
-        read_settings(config("forget_loss=ga", "mask={}", "~data.views.retain"))
-
-
-@pytest.mark.parametrize(
-    ("dual", "losses", "expected"),
-    [
-        # 1 + 2 (1 - 0.5); 2 + 2 (0.25 - 0.5); 1.5 + 2 (0.75 - 0.5).
-        ({"at_most": 0.5, "rate": 2.0}, [1.0, 0.25, 0.75], [2.0, 1.5, 2.0]),
-        # It never falls below 0, stands still at the bound, and owes nothing of what it would have fallen.
-        ({"at_most": 0.5, "rate": 2.0, "start": 0.25}, [0.25, 0.25, 0.5, 0.75], [0.0, 0.0, 0.0, 0.5]),
-        *(({"at_most": 0.5, "start": 3.0}, [loss, 1.5], [3.0, 4.0]) for loss in (math.nan, math.inf, -math.inf)),
-    ],
-)
+@pytest.mark.parametrize(("dual", "losses", "expected"), WEIGHTS["follow"])
 def test_a_weight_moves_by_how_far_its_loss_lies_above_the_bound(dual, losses, expected):
     terms = {"forget": {"loss": "flat", "views": ["forget"], "weight": -1.0}}
     terms |= {"retain": {"loss": "nll", "views": ["retain"], "weight": dual}}

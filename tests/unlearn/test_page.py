@@ -5,16 +5,17 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers import MODEL, RECORDED, TRAIN, config, run
+import yaml
+from helpers import MODEL, RECORDED, config, run
 from omegaconf import OmegaConf
 
-from safeeraser import unlearn
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.composed import read_settings
 from safeeraser.unlearn.page import from_keys
 
-RELEASE = Path(__file__).parent / "golden" / "release.yaml"
-FEW = {"num_epochs": 1, "workers": 0, "save_model": False, "dtype": "float32", "max_train_steps": 1}
+GOLDEN = Path(__file__).with_name("golden")
+RELEASE, REFUSED = GOLDEN / "release.yaml", yaml.safe_load((GOLDEN / "refused.yaml").read_text())
+FEW = ("num_epochs=1", "workers=0", "save_model=false", "dtype=float32", "max_train_steps=1", "stop.forget_loss=90")
 
 
 @pytest.mark.slow
@@ -22,10 +23,7 @@ def test_the_release_file_runs_as_it_is_and_leaves_nothing_elsewhere(tmp_path):
     """With what a user changes on the command line, keys among it that the file lacks."""
     release = ("--config-dir", shutil.copy(RELEASE, tmp_path / "release.yaml").parent, "--config-name", "release.yaml")
     shutil.copytree(RECORDED / "dataset", tmp_path / "dataset")
-    few = [f"{key}={value}" for key, value in FEW.items()]
-    done = run(
-        "forget", *release, f"model_path={MODEL}", "forget_loss=idkpd", *few, "stop.forget_loss=90", cwd=tmp_path
-    )
+    done = run("forget", *release, f"model_path={MODEL}", "forget_loss=idkpd", *FEW, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     told = json.loads((tmp_path / "ckpt_results" / "llava-7b" / "popd_0.0001_all_1" / "run.json").read_text())
     assert told["settings"]["forget_loss"]["name"] == "popd" and told["optimizer_steps"] == 1
@@ -53,32 +51,12 @@ def test_keywords_are_the_keys():
     both = read_settings(from_keys({"forget_loss": "npo+pd", "data": "own", "data.views.retain.answer": "caption"}))
     assert both.title == "NPO+PD" and both.method.terms["decoupled"].weight == 1.0
     assert {view: each.answer for view, each in both.data.views.items()}["retain"] == "caption"
-    for keys, page, says in (
-        ({"forget_loss": "pod"}, "forget_lora", "forget_loss: no 'pod'; did you mean 'popd'?"),
-        ({"lr": object()}, "forget_lora", "config: lr: "),
-        ({"save_dir": "${nowhere}"}, "forget_lora", "nowhere"),
-        (
-            {"forget_loss": method},
-            "mini",
-            "config: tables.tiny.methods has no row for own: set lr=RATE and max_train_ste",
-        ),
-        ({}, "mini2", "config: no 'mini2'; did you mean 'mini'"),
-    ):
-        with pytest.raises(BadInput) as error:
-            read_settings(from_keys(keys, page))
-        assert says in str(error.value)
 
 
-@pytest.mark.slow
-def test_unlearn_is_the_script(tmp_path):
-    given = {"model_path": str(MODEL), "data_path": str(TRAIN), "forget_loss": "gd", **FEW}
-    done = unlearn(save_dir=tmp_path / "door", **given)
-    words = [f"{key}={value}" for key, value in given.items()]
-    assert run("forget", *words, f"save_dir={tmp_path / 'script'}").returncode == 0
-    ours, theirs = ((tmp_path / name / "train_log.jsonl").read_text() for name in ("door", "script"))
-    assert ours == theirs and (done.save_dir, done.steps, done.stopped) == (tmp_path / "door", 1, None)
-    assert [row["step"] for row in done.log] == [1] and set(done.log[0]["terms"]) == {"forget", "retain"}
-    assert unlearn(save_dir=tmp_path / "door", resume_from_checkpoint="auto", **given).record == done.record
-    assert unlearn(save_dir=tmp_path / "none", dry_run=True, **given) is None and not (tmp_path / "none").exists()
-    with pytest.raises(BadInput, match="holds a run already"):
-        unlearn(save_dir=tmp_path / "door", **given)
+@pytest.mark.parametrize(("keys", "page", "says"), REFUSED["keywords"], ids=str)
+def test_keywords_that_cannot_be_meant_are_refused(keys, page, says):
+    with pytest.raises(BadInput) as error:
+        read_settings(
+            from_keys({key: object() if value == "an object" else value for key, value in keys.items()}, page)
+        )
+    assert says in str(error.value)

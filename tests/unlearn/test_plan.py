@@ -1,6 +1,9 @@
 """The plan of items: the seed decides all of it, the number of processes nothing; it is kept, read, and checked."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 from helpers import RECORDED, write_json
 
 from safeeraser.errors import BadInput
@@ -10,6 +13,7 @@ from safeeraser.unlearn.plan import Schedule, make_plan, read_plan, write_plan
 from .given import settings
 
 SIZES = {"forget": 20, "retain": 24, "decoupled": 20, "refusal": 3}
+REFUSED = yaml.safe_load((Path(__file__).parent / "golden" / "refused.yaml").read_text())
 OFFICIAL, CORRECTED = (settings(f"recipe={name}").recipe for name in ("official", "corrected"))
 
 # (forget, retain, decoupled, refusal) of two epochs, of seed 1, with 4, 9, 5 and 3 to choose from.
@@ -77,18 +81,12 @@ def test_a_plan_is_kept_read_back_and_may_be_longer_than_the_run(tmp_path):
         make_or_read_plan(some[1], sizes, 1)
 
 
-def test_a_plan_that_does_not_fit_is_refused_with_its_step(tmp_path):
-    for value, says in (
-        ([], "a plan is an object with a list 'steps'"),
-        ({"steps": [{"forget": 0, "retain": 1}, {"forget": -1}]}, "step 1, forget: "),
-        ({"steps": [{"forget": 0, "retain": 24}]}, "step 0, retain: 24 is none of the 24 that the data has"),
-        ({"steps": [{"forget": 0}]}, "step 0, retain: None is none of the 24"),
-        ({"steps": [3]}, "step 0"),
-    ):
-        path = write_json(tmp_path / "plan.json", value)
-        with pytest.raises(BadInput) as error:
-            read_plan(path, {"forget": 20, "retain": 24})
-        assert str(error.value).startswith(f"{path}: {says}")
+@pytest.mark.parametrize(("value", "says"), REFUSED["plans"], ids=str)
+def test_a_plan_that_does_not_fit_is_refused_with_its_step(tmp_path, value, says):
+    path = write_json(tmp_path / "plan.json", value)
+    with pytest.raises(BadInput) as error:
+        read_plan(path, {"forget": 20, "retain": 24})
+    assert str(error.value).startswith(f"{path}: {says}")
 
 
 def test_optimizer_steps_and_what_is_left_out():

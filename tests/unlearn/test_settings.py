@@ -1,14 +1,12 @@
 """The config file: its defaults, what each short form means, and every key that cannot be used, named in one line."""
 
 import dataclasses
-import json
 import shlex
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from helpers import MODEL, TRAIN, config, read_lines, trained
+from helpers import config, read_lines
 from omegaconf import OmegaConf
 from transformers import TrainingArguments
 
@@ -21,6 +19,7 @@ from safeeraser.unlearn.options import check_options
 from safeeraser.unlearn.plan import Schedule
 from safeeraser.unlearn.settings import Settings
 
+from .built import built
 from .given import page, settings
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -82,23 +81,22 @@ def test_what_this_project_says_is_refused_and_all_else_is_passed_on():
     assert not said, "what the project says itself can be said otherwise"
 
 
-@pytest.mark.slow
 def test_options_of_lora_the_optimizer_and_the_schedule_reach_the_run(tmp_path):
-    """Trained, recorded, saved, and read back; KL compares with the untouched model, which none of them may change."""
-    words = ("LoRA.targets=[q_proj,v_proj]", "LoRA.use_dora=true", "LoRA.use_rslora=true", "LoRA.dropout=0")
-    words += ("LoRA.init_lora_weights=gaussian", "trainer.optim=sgd", "trainer={optim_args: 'momentum=0.5'}")
-    words += ("lr=1e-3", "lr_scheduler_type=cosine_with_min_lr", "trainer.lr_scheduler_kwargs.min_lr=8e-4")
-    shape = ("gradient_accumulation_steps=1", "max_train_steps=2", "save_steps=1", "workers=0", "dtype=float32")
-    given = (f"model_path={MODEL}", f"data_path={TRAIN}", "forget_loss=kl")
-    folder = trained(tmp_path / "run", *given, *words, *shape)
-    adapter, run = models.adapter_config(folder), json.loads((folder / "run.json").read_text())
+    """KL compares with the untouched model, which none of them may change: on a fresh adapter it is 0."""
+    keys = {"LoRA.targets": ["q_proj", "v_proj"], "LoRA.use_dora": True, "LoRA.use_rslora": True}
+    keys |= {"LoRA.init_lora_weights": "gaussian", "trainer": {"optim": "sgd", "optim_args": "momentum=0.5"}}
+    keys |= {"lr": 1e-3, "lr_scheduler_type": "cosine_with_min_lr", "trainer.lr_scheduler_kwargs.min_lr": 8e-4}
+    trainer = built(tmp_path, "kl", keys, steps=2, noise=0)
+    trainer.train()
+    adapter = trainer.model.peft_config["default"]
     layers = r".*\.language_model\.layers\.\d+\.\w+\.(q_proj|v_proj)"
     assert (adapter.use_dora, adapter.use_rslora, adapter.target_modules) == (True, True, layers)
     # Two layers, two targets of 64 x 64, rank 32, a magnitude for each output.
-    assert run["trained_parameters"]["LoRA"] == 2 * 2 * (2 * 32 * 64 + 64)
-    assert len(models.read_adapter(folder)) == 2 * 2 * 3 + 4
-    assert run["settings"]["trainer"]["optim_args"] == "momentum=0.5"
-    groups = torch.load(folder / "checkpoint-2" / "optimizer.pt")["param_groups"]
+    counts = models.trained_parameters(trainer.model, trainer.family)
+    assert counts["LoRA"] == 2 * 2 * (2 * 32 * 64 + 64)
+    groups = trainer.optimizer.param_groups
     assert all(group["momentum"] == 0.5 and "betas" not in group for group in groups)
+    rows = read_lines(tmp_path / "train_log.jsonl")
+    assert rows[0]["terms"]["kl"] == pytest.approx(0, abs=1e-6)
     # Half of a cosine from 1e-3 down to 8e-4.
-    assert [row["learning_rate"] for row in read_lines(folder / "train_log.jsonl")] == pytest.approx([1e-3, 9e-4])
+    assert [row["learning_rate"] for row in rows] == pytest.approx([1e-3, 9e-4])
