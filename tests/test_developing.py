@@ -67,7 +67,7 @@ def copy(tmp_path_factory):
     (folder / "models").mkdir()
     (folder / "models" / "ours").symlink_to(MODEL)
     write_model(folder / "models" / "aya")
-    (folder / "tests" / "unlearn").mkdir(parents=True)
+    shutil.copytree(ROOT / "tests" / "unlearn" / "golden", folder / "tests" / "unlearn" / "golden")
     shutil.copy(ROOT / "tests" / "unlearn" / "test_terms.py", folder / "tests" / "unlearn")
     for name, how, place, text in BLOCKS:
         put(folder / name, how, place, text)

@@ -86,25 +86,3 @@ def test_the_gradient_of_a_step_is_put_together_of_plain_ones(tmp_path, method, 
     assert told["terms"] == pytest.approx(row["terms"], rel=1e-5)
     assert told["moved"].pop("by") == pytest.approx(length(by), rel=1e-4)
     assert told["moved"] == ({"ascent": pytest.approx(length(ascent), rel=1e-4)} if step["name"] == "sam" else {})
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("step", [{"name": "plain"}, {"name": "sam", "rho": 0.5, "terms": "all"}])
-def test_batches_decide_nothing_though_the_last_one_is_not_full(tmp_path, step):
-    """Of five items an optimizer step: one by one, and in batches of two, two and one."""
-    plan = write_json(tmp_path / "plan.json", {"steps": [{"forget": k, "retain": k, "decoupled": k} for k in range(5)]})
-    keys, taken_by = {"plan": str(plan), "step": step, "gradient_accumulation_steps": 5}, Gradients()
-    for size in (1, 2):
-        built(tmp_path / str(size), "gdpd", keys | {"batch_size": size}, callbacks=[taken_by]).train()
-    (one,), (two,) = (read_lines(tmp_path / str(size) / "train_log.jsonl") for size in (1, 2))
-    assert two["terms"] == pytest.approx(one["terms"], rel=1e-5) and two["loss"] == pytest.approx(one["loss"], rel=1e-5)
-    plain, batched = taken_by.steps
-    assert length({name: batched[name] - plain[name] for name in plain}) < 1e-4 * length(plain)
-
-
-@pytest.mark.slow
-def test_a_move_of_nothing_is_a_plain_step_to_the_bit(tmp_path):
-    plain, row = of_step(tmp_path / "plain", "npo", {"LoRA.dropout": 0.1})
-    still, told = of_step(tmp_path / "sam", "npo", {"LoRA.dropout": 0.1, "step": {"name": "sam", "rho": 0}})
-    assert all(torch.equal(plain[name], still[name]) for name in plain)
-    assert told.pop("moved")["by"] == 0 and row == told

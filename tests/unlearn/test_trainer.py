@@ -3,7 +3,7 @@
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
-from helpers import MODEL, read_lines
+from helpers import MODEL
 from torch.nn import functional as F
 
 from safeeraser.benchmark.conversation import IGNORE
@@ -75,18 +75,15 @@ def test_training_moves_the_adapter_alone_and_switched_off_the_model_is_the_unto
     before = {name: value.clone() for name, value in trainer.model.named_parameters()}
     trainer.train()
     moved = {name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])}
-    assert len(moved) == 2 * 7 * 2 + 4
-    assert sum(".language_model." in name and ".lora_" in name for name in moved) == 2 * 7 * 2
-    assert sum(".multi_modal_projector.modules_to_save.default.linear_" in name for name in moved) == 4
+    projector = {name for name in moved if ".multi_modal_projector.modules_to_save.default.linear_" in name}
+    assert len(projector) == 4 and len(moved - projector) == 2 * 7 * 2
+    assert all(".language_model." in name and ".lora_" in name for name in moved - projector)
     inputs = trainer.data_collator([trainer.train_dataset[0]])["inputs"]
     with torch.no_grad():
         untouched = load_model(str(MODEL), torch.float32)(**inputs).logits
         with trainer.model.eval().disable_adapter():
             assert torch.equal(trainer.model(**inputs).logits, untouched)
         assert (trainer.model(**inputs).logits - untouched).abs().max() > 0.01
-    for row in read_lines(tmp_path / "train_log.jsonl"):
-        terms = row["terms"]
-        assert row["loss"] == pytest.approx(-terms["forget"] + terms["kl"] + terms["decoupled"], rel=1e-5)
 
 
 def test_only_what_a_term_looks_at_is_run_and_trained(tmp_path):
@@ -102,15 +99,6 @@ def test_only_what_a_term_looks_at_is_run_and_trained(tmp_path):
     trainer.train()
     assert ran == [0, 0] * 2  # the model's states, and the reference's
     assert len(kept.steps[0]) == 7 * 2 + 4 and not any(".layers.1." in name for name in kept.steps[0])
-
-
-@pytest.mark.slow
-def test_what_no_output_reaches_is_never_trained(tmp_path):
-    """Neither from the start nor after the reference, at whose end PEFT would have it trained again."""
-    built(tmp_path, "kl", ONE | {"tune_vision_tower": True}, callbacks=[kept := Gradients()]).train()
-    tower = [name for name in kept.steps[0] if ".vision_tower." in name]
-    assert any(".layers.1." in name for name in tower)  # the last but one of three, which LLaVA looks at
-    assert not any(".layers.2." in name or ".post_layernorm." in name for name in tower)
 
 
 def test_a_micro_step_goes_to_the_device_when_it_is_its_turn(tmp_path, monkeypatch):
