@@ -1,6 +1,7 @@
 """The tiny recorded LLaVA, loaded once; a test that changes it takes a copy."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from safetensors.torch import load_file
 
 from safeeraser import model as models
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FAMILY = models.families()["llava-1.5"]
 CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"  # the release's form: LoRA of rank 32 and the projector
 RELEASED = load_file(RECORDED / "initial_adapter.safetensors")
@@ -29,6 +31,20 @@ def base(loaded):
 @pytest.fixture(scope="session")
 def preprocessor():
     return models.load_preprocessor(str(MODEL))
+
+
+@pytest.fixture
+def downloaded(tmp_path, monkeypatch):
+    """Puts a model's folder where a download from the hub lies, as "someone/model"."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    repository = tmp_path / "cache" / "models--someone--model"
+
+    def put(folder):
+        shutil.copytree(folder, repository / "snapshots" / COMMIT)
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text(COMMIT)
+
+    return put
 
 
 def attach(base, family=FAMILY, *, r=32, alpha=256, **more):

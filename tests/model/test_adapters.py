@@ -1,21 +1,27 @@
-"""Adapters: where LoRA sits, what is trained, and which weights a stored adapter makes of a model, in part or whole."""
+"""Adapters: where LoRA sits, what is trained, which weights a stored adapter makes of a model, in part or whole; and
+weights rounded as 8 and 4 bits hold them."""
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from helpers import MODEL
 from peft import PeftModel, get_peft_model_state_dict
 
 from safeeraser import model as models
 from safeeraser.errors import BadInput
+from safeeraser.model.rounding import round_to
 
 from .conftest import CHECKPOINT, FAMILY, TARGETS, attach, said, shaken
 
 # 2 layers of rank 32: four projections 64 -> 64, gate and up 64 -> 128, down 128 -> 64.
 LORA = 2 * 32 * (4 * (64 + 64) + 3 * (64 + 128))
 PROJECTOR = (32 * 64 + 64) + (64 * 64 + 64)
+LONG = (4, {}, [7.0] + [0.4] * 128, [7.0] + [0.0] * 127 + [0.4])  # 128 columns share a scale, unless told otherwise
+ROUNDED = yaml.safe_load(Path(__file__).with_name("rounded.yaml").read_text())
 
 
 def trained(model):
@@ -113,7 +119,7 @@ def test_what_a_bare_file_is_of_is_read_from_its_names_and_shapes(loaded, base, 
     assert torch.equal(said(back), said(model))
 
 
-@pytest.mark.parametrize("kind", ["use_dora", "use_rslora", "plain"])
+@pytest.mark.parametrize("kind", [pytest.param("use_rslora", marks=pytest.mark.slow), "use_dora", "plain"])
 def test_part_of_an_adapter_lies_on_the_line_between_the_untouched_model_and_the_trained_one(
     loaded, base, tmp_path, kind
 ):
@@ -134,3 +140,19 @@ def test_part_of_an_adapter_lies_on_the_line_between_the_untouched_model_and_the
         with pytest.raises(BadInput, match=f"trained with {kind}, which the release's form cannot say"):
             models.convert(folder, tmp_path / "checkpoint.pt")
         assert not (tmp_path / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(("bits", "more", "weight", "expected"), [*ROUNDED, LONG], ids=str)
+def test_a_row_by_hand(bits, more, weight, expected):
+    torch.testing.assert_close(round_to(torch.tensor([weight]), bits, **more), torch.tensor([expected]))
+    half = torch.tensor([weight]).bfloat16()  # the dtype stays, float32 in between
+    assert torch.equal(round_to(half, bits, **more), round_to(half.float(), bits, **more).bfloat16())
+
+
+@pytest.mark.parametrize(("name", "bits"), [("int8", 8), ("int4", 4), ("nf4", None)])
+def test_the_language_model_alone_is_rounded_in_place(base, name, bits):
+    before = {key: value.clone() for key, value in base.state_dict().items()}
+    models.round_weights(base, name)
+    changed = {key for key, value in base.state_dict().items() if not torch.equal(before[key], value)}
+    assert changed == {f"model.language_model.layers.{n}.{target}.weight" for n in (0, 1) for target in TARGETS}
+    assert not bits or all(torch.equal(base.state_dict()[key], round_to(before[key], bits)) for key in changed)

@@ -9,10 +9,10 @@ from helpers import MODEL, TRAIN, VAL, other_base, refused, run, trained
 from safetensors.torch import load_file, save_file
 
 from safeeraser import model as models
-from safeeraser.benchmark.files import run_of
+from safeeraser.benchmark.files import run_of, sha256
 from safeeraser.errors import BadInput
 
-from .conftest import CHECKPOINT
+from .conftest import CHECKPOINT, COMMIT
 
 WEIGHTS = MODEL / "model.safetensors"
 
@@ -24,7 +24,7 @@ def weights(folder):
 BASE = weights(MODEL)
 
 
-def test_a_fingerprint_depends_on_the_weights_alone(tmp_path, monkeypatch):
+def test_a_fingerprint_depends_on_the_weights_alone(tmp_path, downloaded):
     """Neither on the folder, nor on names, nor on the division into files; each tensor's values, shape, dtype count."""
     told = models.fingerprint(str(MODEL))
     assert told == {"model_path": str(MODEL), "revision": None, "weights": BASE} and len(BASE) == 64
@@ -47,13 +47,9 @@ def test_a_fingerprint_depends_on_the_weights_alone(tmp_path, monkeypatch):
     assert weights(folder) is None
     torch.save(tensors, folder / "pytorch_model.bin")  # of the older form
     assert weights(folder) not in (BASE, None)
-    commit, repository = "0123456789abcdef0123456789abcdef01234567", tmp_path / "models--someone--llava"
-    shutil.copytree(MODEL, repository / "snapshots" / commit)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    told = {"model_path": "someone/llava", "revision": commit, "weights": BASE}
-    assert models.fingerprint("someone/llava") == models.fingerprint("someone/llava", here=True) == told
+    downloaded(MODEL)
+    told = {"model_path": "someone/model", "revision": COMMIT, "weights": BASE}
+    assert models.fingerprint("someone/model") == models.fingerprint("someone/model", here=True) == told
 
 
 def noted(folder, **told):
@@ -81,6 +77,30 @@ def test_another_base_is_refused_by_name(tmp_path, caplog):
     assert caplog.messages == [f"note: {silent} does not tell which base it was trained on"]
     with pytest.raises(BadInput, match=r"silent: .*merged has an adapter merged into it already; --allow_other_base"):
         models.check_base(silent, here | {"model_path": str(merged)}, allowed=False)
+
+
+def test_the_chain_of_what_a_model_was_made_of(tmp_path):
+    """What was merged, trained whole or begun from, oldest first; what is not known is None."""
+
+    def run_json(name, method, base, parents=(), **more):
+        settings = {"forget_loss": {"name": method}, "recipe": {"name": "official"}, "split": [name]}
+        told = {"base": {"weights": base}, "parents": list(parents)} | ({"settings": settings} if method else {})
+        return noted(tmp_path / name, **told, **more)
+
+    def parent(how, name, method, base, digest):
+        known = {"method": method, "recipe": "official", "split": [name]}
+        return {"how": how, **known, "adapter_sha256": digest, "base": base}
+
+    first = run_json("first", "popd", "a", merged={"adapter_sha256": "b", "base": "c"})
+    one = parent("merged", "first", "popd", "c", "b")
+    assert models.parents(str(first)) == [one] and models.parents(str(MODEL)) == []
+    whole = run_json("whole", "gd", "d", parents=[one])
+    assert models.parents(str(whole)) == [one, parent("full", "whole", "gd", "d", None)]
+    adapter = run_json("adapter", "ga", "e", parents=[one])
+    digest, nothing = sha256(CHECKPOINT), dict.fromkeys(("method", "recipe", "split", "base"))
+    assert models.parents(str(whole), adapter) == [one, parent("init_adapter", "adapter", "ga", "e", digest)]
+    last = {"how": "init_adapter", "adapter_sha256": digest} | nothing
+    assert models.parents(str(MODEL), noted(tmp_path / "silent")) == [last]
 
 
 TRAINING = (f"data_path={TRAIN}", "dtype=float32", "workers=0", "gradient_accumulation_steps=1", "forget_loss=gd")
@@ -111,7 +131,3 @@ def test_every_command_refuses_an_adapter_of_another_base_unless_told(tmp_path):
     assert merged["merged"]["base"] == weights(other) != merged["base"]["weights"]
     refused(tmp_path, "ckpt_infer", *asked, "--model_path", tmp_path / "merged", "--checkpoint_path", CHECKPOINT,
             says="has an adapter merged into it already")  # fmt: skip
-    shutil.copy(other / WEIGHTS.name, base)  # under the very name that the run began with
-    given = ("forget", *TRAINING, f"model_path={base}", f"resume_from_checkpoint={gd / 'checkpoint-1'}")
-    refused(tmp_path, *given, f"save_dir={out}", says=f"was trained on {base} (weights {BASE[:12]}), not on {base} (")
-    assert run(*given, f"save_dir={out}", "allow_other_base=true").returncode == 0

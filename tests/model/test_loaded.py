@@ -1,5 +1,7 @@
 """A loaded model: logits where they are read, states of single layers, and what it says of itself."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from families.recorded import Recorded, picture
@@ -49,6 +51,23 @@ def test_logits_and_states_are_those_of_the_whole_pass_and_no_more_is_run(vlm):
         assert ran == list(range(number + 1, last + 1))
         with models.begun_at(vlm.model, vlm.family, number, 0 * own[number].unflatten(0, shape)):
             assert not torch.equal(vlm.logits(batch, places), found)
+
+
+@torch.no_grad()
+def test_what_the_vision_makes_of_a_picture_stands_for_its_pixels(vlm):
+    """Where a model takes that; and the bytes of its patches, and of one more, in all layers and eight to spare."""
+    rows = rows_of(vlm)
+    seen = [models.see(vlm, row.inputs) for row in rows]
+    spared = vlm.join([replace(row, inputs=each.inputs) for row, each in zip(rows, seen, strict=True)])
+    assert ("pixel_values" in spared) == (vlm.family.model_type == "qwen3_vl")
+    whole, found = (vlm.model(**batch).logits for batch in (vlm.join(rows), spared | models.features_of(seen)))
+    torch.testing.assert_close(found, whole)
+    patches, layers = {"llava": (16, 3), "gemma3": (36, 2), "qwen3_vl": (60, 2)}[vlm.family.model_type]
+    config, inputs = vlm.model.config, rows[0].inputs
+    assert models.picture_bytes(config, inputs, 2) == (patches + 1) * 32 * (layers + 8) * 2
+    tokens, given = models.picture_by_numbers(config) or (None, inputs)
+    assert tokens == {"llava": 16, "gemma3": 9}.get(vlm.family.model_type)
+    assert {name: each.shape for name, each in given.items()} == {name: each.shape for name, each in inputs.items()}
 
 
 def test_what_a_model_says_of_itself(base, preprocessor):

@@ -1,16 +1,19 @@
 """Loading a model: which family a folder is of, what is taken for LLaVA-1.5 and what is refused by name, dtypes and
-attention, and weights as transformers reads them, straight to where the model runs."""
+attention, and weights as transformers reads them, straight to where the model runs. And what the pages of
+config/model_family/ name is in the model of their numbers, which has the published size."""
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from families.recorded import Recorded
 from helpers import MODEL, ROOT
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import LlavaForConditionalGeneration
+from transformers import AutoConfig, AutoModelForImageTextToText, LlavaForConditionalGeneration
 
 from safeeraser import model as models
 from safeeraser.benchmark.conversation import CHAT_TEMPLATE
@@ -18,7 +21,9 @@ from safeeraser.benchmark.family import families
 from safeeraser.errors import BadInput
 from safeeraser.model import loading
 
-ONE_FORM = "of 'llava' models this project knows LLaVA-1.5's form alone"
+CONFIG, PICTURES = "config.json", "preprocessor_config.json"
+REFUSED = yaml.safe_load(Path(__file__).with_name("refused.yaml").read_text())
+PUBLISHED = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text())
 
 
 @pytest.fixture
@@ -45,25 +50,7 @@ def test_the_family_is_told_by_the_model(folder):
         models.check_family(models.families()["qwen3-vl-2b"], str(folder))
 
 
-CONFIG, PICTURES = "config.json", "preprocessor_config.json"
-
-
-@pytest.mark.parametrize(
-    ("file", "changes", "says"),
-    [
-        (CONFIG, {"model_type": "paligemma"}, "a 'paligemma' model, for which .*; known: gemma3, .*docs/models.md"),
-        (CONFIG, {"model_family": "qwen3-vl"}, "names model_family 'qwen3-vl', and .* no such page of 'llava' models"),
-        (CONFIG, {"vision_config": {"model_type": "siglip_vision_model"}}, f"vision_config.model_type .*; {ONE_FORM}"),
-        (CONFIG, {"text_config": {"model_type": "mistral"}}, f"is 'mistral', not 'llama'; {ONE_FORM}"),
-        *((CONFIG, {"vision_feature_layer": layer}, "vision_feature_layer is .*, of a vision tower of 3 layers")
-          for layer in (4, 0, -5, [-2, -5], [])),
-        (CONFIG, {"vision_feature_layer": "last"}, "vision_feature_layer"),
-        (CONFIG, {"model_type": None}, "no config.json that names a model_type|no model in this folder"),
-        (PICTURES, {"crop_size": {"height": 28, "width": 28}}, r"makes \(3, 28, 28\), its vision tower sees"),
-        (PICTURES, {"do_center_crop": False}, r"its picture processor makes \(3, "),
-        (PICTURES, {"image_processor_type": "SiglipImageProcessor"}, "its picture processor is 'SiglipImageProcessor'"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("file", "changes", "says"), REFUSED["configuration"], ids=str)
 def test_another_configuration_is_refused_by_name(folder, file, changes, says):
     change(folder, file, **changes)
     with pytest.raises(BadInput, match=f"^model_path {folder}: .*({says})"):
@@ -154,3 +141,19 @@ def test_cudnns_attention_runs_only_when_asked_for():
         assert {(each.device.type, each.dtype) for each in model.parameters()} == {("meta", torch.bfloat16)}
         assert model.config._attn_implementation == attention.removesuffix("_cudnn")
         assert torch.backends.cuda.cudnn_sdp_enabled() == (attention == "sdpa_cudnn")
+
+
+PAGES = models.families()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, page in PAGES.items() if page.architecture])
+def test_what_a_page_names_is_in_its_model(name):
+    page = PAGES[name]
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(page.model_type, **page.architecture))
+    models.check_parts(model, page)
+    for layer in model.get_submodule(f"model.{page.language_model}.layers"):
+        linear = {name.rpartition(".")[2] for name, part in layer.named_modules() if type(part) is torch.nn.Linear}
+        assert set(page.lora_targets) <= linear
+    assert sum(weight.numel() for weight in model.parameters()) / 1e9 == pytest.approx(PUBLISHED[name], rel=0.005)

@@ -3,9 +3,12 @@ speak the release's words, tell what they were made of, and appear whole or not 
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from families.recorded import Recorded
 from helpers import MODEL, RECORDED, refused, run
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -85,12 +88,13 @@ def test_it_tells_what_it_was_made_of_and_in_the_words_of_the_oldest_readers(mer
     run_of = told(tmp_path / "out")
     assert run_of["began"] == "then" and run_of["merged"]["model_path"] == str(MODEL)
     # `auto` is the dtype in which the base model is stored.
-    models.merge(adapter, tmp_path / "again", model_path=str(tmp_path / "out"), allow_other_base=True)
+    assert run("safeeraser.model", "copy", tmp_path / "out", tmp_path / "again").returncode == 0
     for name in ("out", "again"):
         assert told(tmp_path / name, "config.json")["dtype"] == "float16"
         assert {value.dtype for value in load_file(tmp_path / name / "model.safetensors").values()} == {torch.float16}
 
 
+@pytest.mark.slow
 def test_a_merge_into_16_bits_rounds_each_weight_once(adapter, tmp_path):
     """As a merge in float32 that is rounded at the end: the adapter's product is never rounded alone."""
     precise = models.load_model(str(MODEL), torch.bfloat16).float()
@@ -110,21 +114,26 @@ def test_a_copy_holds_the_base_models_weights_under_the_releases_template(merged
     assert_same_weights(base, tmp_path / "out")
 
 
+def test_a_copy_of_another_family_holds_what_the_hub_has(tmp_path, downloaded):
+    """Byte by byte what prepares its input, weights under the hub's names, and the configuration in its own words."""
+    base, out = Path(Recorded("qwen3_vl").path), tmp_path / "out"
+    downloaded(base)
+    assert run("safeeraser.model", "copy", "someone/model", out, "--dtype", "bfloat16").returncode == 0
+    for file in (file for file in base.iterdir() if file.name not in ("model.safetensors", "config.json", "README.md")):
+        assert (out / file.name).read_bytes() == file.read_bytes(), file.name
+    wanted = told(base, "config.json") | dict.fromkeys(("dtype", "torch_dtype"), "bfloat16")
+    for part in (each for each in wanted.values() if isinstance(each, dict)):
+        part |= dict.fromkeys(part.keys() & {"dtype", "torch_dtype"}, "bfloat16")
+    assert told(out, "config.json") == wanted
+    old, new = (load_file(folder / "model.safetensors") for folder in (base, out))
+    assert old.keys() == new.keys() and all(torch.equal(each.bfloat16(), new[name]) for name, each in old.items())
+    assert told(out) == {"copied": {"model_path": "someone/model", "dtype": "bfloat16"}}
+
+
 def test_what_cannot_be_merged_copied_or_converted_is_one_line_and_leaves_nothing(tmp_path):
-    here, out, long = tmp_path, tmp_path / "out", tmp_path / ("n" * 300)
-    (here / "taken").mkdir()
-    save_file({"foreign": torch.zeros(1)}, here / "foreign.safetensors")
-    models.convert(CHECKPOINT, here / "gone", model_path=str(here / "elsewhere"))
-    for says, *words in (
-        ("holds no LoRA of one rank", "merge", here / "foreign.safetensors", out, "--model_path", MODEL),
-        ("no adapter there", "merge", here / "nowhere", out, "--model_path", MODEL),
-        ("no model in this folder", "merge", CHECKPOINT, out, "--model_path", here / "nowhere"),
-        ("taken: exists; name another", "merge", CHECKPOINT, here / "taken", "--model_path", MODEL),
-        ("unknown dtype 'float8'", "merge", CHECKPOINT, out, "--dtype", "float8"),
-        ("elsewhere: no model in this folder", "merge", here / "gone", out),
-        ("taken: exists; name another", "copy", MODEL, here / "taken"),
-        ("foreign.safetensors: exists; name another", "convert", CHECKPOINT, here / "foreign.safetensors"),
-        *(("File name too long", *words) for words in (("merge", long, out), ("copy", MODEL, long))),
-        *(("File name too long", "convert", *words) for words in ((long, out), (CHECKPOINT, long))),
-    ):
-        refused(tmp_path, "safeeraser.model", *words, says=says, before="loading")
+    (tmp_path / "taken").mkdir()
+    save_file({"foreign": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    models.convert(CHECKPOINT, tmp_path / "gone", model_path=str(tmp_path / "elsewhere"))
+    for words, says in yaml.safe_load(Path(__file__).with_name("refused.yaml").read_text())["command"]:
+        given = words.format(model=MODEL, checkpoint=CHECKPOINT, long="n" * 300).split()
+        refused(tmp_path, "safeeraser.model", *given, says=says, before="loading", cwd=tmp_path)
