@@ -17,8 +17,6 @@ from safeeraser.unlearn.save_dir import MASK_FILE
 from .built import ADAPTER, built
 from .given import settings
 
-# A rate and a decay at which whatever may move does: 0.01 of each weight in each step.
-MOVES = ("lr=0.02", "weight_decay=0.5", "warmup_ratio=0", "lr_scheduler_type=constant", "max_train_steps=3")
 CHOSEN = yaml.safe_load(Path(__file__).with_name("golden").joinpath("mask.yaml").read_text())
 
 
@@ -48,16 +46,15 @@ def test_a_mask_changes_nothing_of_what_is_trained_on(tmp_path, method):
     assert None not in {step.retain for step in masked.compared}
 
 
-def saliencies(folder, view, plan):
-    """The sums of squared gradients that plain training has over a plan's items of a view, by LoRA's matrices."""
-    keys = {"forget_loss.terms.forget.views": [view], "plan": str(plan), "projector": "lora"}
-    trainer = built(folder / view, "ga", keys, noise=0)
-    lora = {n: each for n, each in trainer.model.named_parameters() if ".lora_" in n and ".layers." in n}
-    sums = {name: torch.zeros_like(each) for name, each in lora.items()}
-    for item in trainer.train_dataset:
-        loss = trainer.compute_loss(trainer.model.eval(), trainer.data_collator([item]))
+def saliencies(folder, plan):
+    """The sums of squared gradients of transformers' own loss over a plan's items, by view and LoRA's matrices."""
+    trainer = built(folder, "gd", {"plan": str(plan), "projector": "lora"}, noise=0)
+    model, prepares, sums = trainer.model.eval(), trainer.train_dataset.preprocessor, {"forget": {}, "retain": {}}
+    lora = {n: each for n, each in model.named_parameters() if ".lora_" in n and ".layers." in n}
+    for viewed in (row for item in trainer.train_dataset for row in item):
+        loss = model(**prepares.join([viewed.row]), labels=torch.tensor([viewed.row.labels])).loss
         for name, gradient in zip(lora, torch.autograd.grad(loss, list(lora.values())), strict=True):
-            sums[name] += gradient.square()
+            sums[viewed.view][name] = sums[viewed.view].get(name, 0) + gradient.square()
     return sums
 
 
@@ -66,11 +63,12 @@ def test_the_greatest_saliencies_are_trained_and_the_rest_is_held_to_the_bit(tmp
     caplog.set_level("INFO")
     steps = [{"forget": 8 * k, "retain": 8 * k, "decoupled": 8 * k, "refusal": 0} for k in range(3)]
     plan = write_json(tmp_path / "plan.json", {"steps": steps})
-    words = ("forget_loss=gd", "projector=lora", "step=sam", "step.rho=0.5", *MOVES, f"plan={plan}", "mask.top=0.2")
-    words += ("mask.items=3", "LoRA.dropout=0.5", "gradient_accumulation_steps=1", f"save_dir={tmp_path / 'run'}")
+    words = ("forget_loss=gd", "projector=lora", "step=sam", "step.rho=0.5", "lr=0.02", "weight_decay=0.5")
+    words += ("warmup_ratio=0", "max_train_steps=1", "gradient_accumulation_steps=3", "LoRA.dropout=0.5")
+    words += ("mask.top=0.2", "mask.items=3", f"plan={plan}", f"save_dir={tmp_path / 'run'}")
     record = forget(settings(*words)).record["mask"]
     mask, after = load_file(tmp_path / "run" / MASK_FILE), load_file(tmp_path / "run" / ADAPTER)
-    mine, other = (saliencies(tmp_path, view, plan) for view in ("forget", "retain"))
+    mine, other = saliencies(tmp_path, plan).values()
     assert mask.keys() == {name for name in mine if ".lora_B." in name} and len(mask) == 14
     ratio = torch.cat([(mine[name] / other[name]).flatten() for name in mask])
     least = ratio.sort(descending=True).values[(most := int(0.2 * len(ratio))) - 1]

@@ -21,11 +21,12 @@ FOUR = (*GIVEN, "LoRA.r=4", "LoRA.dropout=0.1", "lr=0.005", "warmup_ratio=0", "m
 FOUR += ("save_steps=1", "save_total_limit=9")
 PDU = ("forget_loss=pdu", "forget_loss.terms.retain.weight={at_most: 6, rate: 0.5}")
 SMOOTH = ("forget_loss=popd", "step=smooth", "step.std=0.005")
+ONE = "gradient_accumulation_steps=1"
 PROBES = ("probe_every=3", f"probe.data_path={VAL}", "probe.prompts=2", "probe.max_new_tokens=4")
 # By name: the words, and what a checkpoint keeps for them beside the adapter and the optimizer's state.
 RUNS = {
     "average, a dual weight, sines, a mask and probes": (
-        (*PDU, "step=average", "step.last=0.75", "projector=sine", "mask={top: 0.3, items: 2}", *PROBES),
+        (*PDU, "step=average", "step.last=0.75", "projector=sine", "mask={top: 0.3, items: 2}", *PROBES, ONE),
         (DUALS, SINES, MASK_FILE, MEAN, LAST_GOOD),
     ),
     "smooth and LoRA on the projector": ((*SMOOTH, "projector=lora", "stop.not_finite=false"), ()),
