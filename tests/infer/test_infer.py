@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import yaml
 from helpers import MODEL, RECORDED, ROOT, VAL, record, refused, run, write_dataset, write_json
 
 from safeeraser import infer
+from safeeraser.benchmark.files import read_json as read
 from safeeraser.benchmark.files import sha256
 from safeeraser.errors import BadInput
+from safeeraser.infer.command_line import arguments, options_of
 from safeeraser.model import convert
 
 CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
@@ -28,21 +31,11 @@ def beside_the_pictures():
         yield
 
 
-def read(path):
-    return json.loads(path.read_text("utf-8"))
-
-
 def answers(out, **more):
     """What a run writes."""
     done = infer(**TINY | {"output_file": out} | more)
     assert done.missing == {} and done.output_file == out
     return read(out)
-
-
-@pytest.fixture(scope="module")
-def sampled(tmp_path_factory, beside_the_pictures):
-    """Sampled with the checkpoint, in batches of the size that fits."""
-    return answers(tmp_path_factory.mktemp("sampled") / "p.json", checkpoint_path=CHECKPOINT)
 
 
 def test_recorded_greedy_responses_come_out_letter_by_letter_with_what_made_them(tmp_path):
@@ -72,40 +65,24 @@ def test_recorded_greedy_responses_come_out_letter_by_letter_with_what_made_them
 
 
 @pytest.mark.slow
-def test_a_response_depends_on_its_seed_and_request_alone(sampled, tmp_path):
-    """Not on the batch, nor on what else is asked, nor on the record's company."""
-    pairs = [pair for value in sampled for pair in value["unsafe_pairs"]]
-    assert sum(len({pair[f"model_response{n}"] for n in (1, 2, 3)}) for pair in pairs) > 2.5 * len(pairs)
-    chosen = {"only": ["retain", "forget"], "categories": ["Sex", "Weapon"], "batch_size": 3}
-    part = answers(tmp_path / "part.json", checkpoint_path=CHECKPOINT, **chosen)
-    for value, full in zip(part, sampled, strict=True):
-        asked = full["category"] in ("Sex", "Weapon")
-        for one, two in zip(value["unsafe_pairs"], full["unsafe_pairs"], strict=True):
-            assert one["model_response2"] == (two["model_response2"] if asked else None) and one["sd_response"] is None
-        assert value[TEXTS[2]]["Prediction"] == (full[TEXTS[2]]["Prediction"] if asked else None)
-    first = {key: str(RECORDED / read(VAL)[0][key]) for key in ("image_path", "SDImage_path")}
-    data = write_json(tmp_path / "one.json", [read(VAL)[0] | first])
-    (alone,) = answers(tmp_path / "alone.json", checkpoint_path=CHECKPOINT, eval_file=data)
-    assert alone["unsafe_pairs"] == sampled[0]["unsafe_pairs"] and alone[TEXTS[0]] == sampled[0][TEXTS[0]]
-    other = answers(tmp_path / "seed.json", checkpoint_path=CHECKPOINT, seed=1, only=["decoupled"])
-    own = [pair["sd_response"] for value in other for pair in value["unsafe_pairs"]]
-    assert sum(one == two["sd_response"] for one, two in zip(own, pairs, strict=True)) < 3
-
-
-@pytest.mark.slow
-def test_the_adapter_in_its_forms_whole_in_part_and_rounded(sampled, tmp_path):
+def test_the_adapter_in_its_forms_whole_in_part_and_rounded(tmp_path):
     few = {"only": ["retain"], "batch_size": 24}
-    whole = [value[key]["Prediction"] for value in sampled for key in TEXTS]
 
     def said(name, **more):
         return [value[key]["Prediction"] for value in answers(tmp_path / name, **few | more) for key in TEXTS]
 
     convert(CHECKPOINT, tmp_path / "adapter", model_path=str(MODEL))
+    whole = said("whole.json", checkpoint_path=CHECKPOINT)
     assert said("named.json", checkpoint_path=tmp_path / "adapter", model_path=None) == whole
     untouched = said("untouched.json")
     scaled = [said(f"{x}.json", checkpoint_path=CHECKPOINT, adapter_scale=x) for x in (0, 0.5)]
     assert untouched == scaled[0] and len({tuple(each) for each in (untouched, whole, scaled[1])}) == 3
     assert untouched not in [said(f"{name}.json", quantization=name) for name in ("int4", "nf4")]
+
+
+def test_what_stands_where_nothing_is_said():
+    read = asdict(options_of(arguments().parse_args(["--output_file", "p.json"])))
+    assert json.loads(json.dumps(read, default=str)) == yaml.safe_load((HERE / "defaults.yaml").read_text())
 
 
 def test_a_model_that_was_merged_says_by_what(tmp_path):

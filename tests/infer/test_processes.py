@@ -11,22 +11,15 @@ GIVEN = ("--model_path", MODEL, "--eval_file", VAL, "--dtype", "float32", "--max
 GIVEN = (*GIVEN, "--checkpoint_path", RECORDED / "inference" / "checkpoint.pt")
 
 
-def command(*arguments):
-    """ckpt_infer.py as it is asked for in each of two processes."""
-    return ("ckpt_infer", *GIVEN, *arguments)
-
-
 def test_killed_together_and_gone_on_with_by_one(launch, tmp_path):
     """Each process has kept its own part; another number of processes takes both over."""
     (folder := tmp_path / "out").mkdir()
     out, alone = folder / "p.json", tmp_path / "alone.json"
     parts = [folder / "p.json.partial.jsonl", folder / "p.json.partial.1.jsonl"]
-    launched = launch("cpu_ddp", tmp_path, command("--output_file", out, "--batch_size", 1))
+    launched = launch("cpu_ddp", tmp_path, ("ckpt_infer", *GIVEN, "--output_file", out, "--batch_size", 1))
     launched.kill_once(lambda: all(lines(part) > 3 for part in parts))
     kept = sum(lines(part) - 1 for part in parts)
     assert 6 <= kept < 120 and not out.exists()
-    keys = [json.loads(line).get("key") for part in parts for line in part.read_bytes().split(b"\n")[:-1]]
-    assert len(set(keys)) == len(keys) - 1 == kept + 1, "the first line of each tells the settings; no key comes twice"
     assert run("ckpt_infer", *GIVEN, "--output_file", out).returncode == 0
     assert {path.name for path in folder.iterdir()} == {"p.json", "p.run.json"}
     assert run("ckpt_infer", *GIVEN, "--output_file", alone).returncode == 0
@@ -38,7 +31,7 @@ def test_two_processes_that_learn_an_attack_give_the_output_of_one(launch, tmp_p
     given = ("--eval_file", TRAIN, "--attack", "refusal_direction", "--skip", 1, "--only", "forget", "--limit", 1)
     (folder := tmp_path / "out").mkdir()
     one, two = tmp_path / "one.json", folder / "two.json"
-    good, said = launch("cpu_ddp", tmp_path, command(*given, "--output_file", two)).end()
+    good, said = launch("cpu_ddp", tmp_path, ("ckpt_infer", *GIVEN, *given, "--output_file", two)).end()
     assert good, said
     assert json.loads(two.with_suffix(".run.json").read_text())["processes"] == 2
     assert {path.name for path in folder.iterdir()} == {"two.json", "two.run.json"}

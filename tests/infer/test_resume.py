@@ -10,6 +10,7 @@ import pytest
 from helpers import MODEL, RECORDED, TRAIN, VAL, fork, kill_once, lines, record, run, write_dataset
 
 from safeeraser import infer
+from safeeraser.benchmark.files import read_json as read
 from safeeraser.errors import BadInput
 from safeeraser.infer.command_line import arguments, options_of
 from safeeraser.infer.outputs import nulls
@@ -25,10 +26,6 @@ def keep(folder, *pairs, process=0, settings=SETTINGS, **more):
     partial.add(pairs)
     partial.close()
     return partial
-
-
-def read(path):
-    return json.loads(path.read_text("utf-8"))
 
 
 def test_the_partial_files_of_all_processes_are_read_and_removed_together(tmp_path):

@@ -3,21 +3,26 @@
 import base64
 import io
 import json
+import socket
+import subprocess
+import sys
 import time
 from collections import Counter
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from chat_server import CLOSE, HANG, NO_COMPLETION
-from helpers import MODEL, RECORDED, VAL, record, run, write_dataset
+from helpers import MODEL, RECORDED, VAL, kill, record, run, write_dataset
 from PIL import Image, ImageOps
 
 from safeeraser.benchmark.conversation import SYSTEM_TEXTS
+from safeeraser.benchmark.files import read_json as read
 from safeeraser.benchmark.pictures import open_picture
 from safeeraser.infer import server as server_module
 from safeeraser.infer.attacks import ATTACKS
 from safeeraser.model import merge
-
-from .conftest import served
 
 LLAVA = SYSTEM_TEXTS["user"]
 
@@ -41,10 +46,6 @@ def infer(url, out, *more, model="m", eval_file=VAL):
     return run("ckpt_infer", *given, "--eval_file", eval_file, "--output_file", out, *more)
 
 
-def read(path):
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def bodies(server):
     return [body for *_, body in server.requests]
 
@@ -56,13 +57,35 @@ def asked(body):
     return text["text"], Image.open(io.BytesIO(sent[0])) if sent else None
 
 
+@contextmanager
+def served(model, log):
+    """The address of `transformers serve` with a model, whose output goes to `log`."""
+    with socket.socket() as probe:  # a port that nobody listens on
+        probe.bind(("127.0.0.1", 0))
+        address = ("127.0.0.1", str(probe.getsockname()[1]))
+    call = [Path(sys.executable).with_name("transformers"), "serve", model, "--host", address[0], "--port", address[1]]
+    with log.open("w") as output:
+        process = subprocess.Popen(call, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        health = None
+        while not health:  # by then the model is loaded
+            assert process.poll() is None, log.read_text()[-2000:]
+            time.sleep(0.2)
+            with suppress(OSError):
+                health = urlopen(f"http://{':'.join(address)}/health", timeout=5)
+        yield f"http://{':'.join(address)}/v1"
+    finally:
+        kill(process.pid)
+        process.wait()
+
+
 @pytest.mark.nightly
 def test_a_served_merged_model_answers_greedily_as_the_built_in_engine(tmp_path):
     """Every request of the recorded held-out split, by `transformers serve`."""
     merge(RECORDED / "inference" / "checkpoint.pt", tmp_path / "model", model_path=str(MODEL))
     crossed = ("--image_free", "--swap_pictures", "--greedy")
-    with served(tmp_path / "model", tmp_path / "log.txt") as server:
-        done = infer(server.url, tmp_path / "served.json", *crossed, model=server.model)
+    with served(tmp_path / "model", tmp_path / "log.txt") as url:
+        done = infer(url, tmp_path / "served.json", *crossed, model=tmp_path / "model")
     assert done.returncode == 0, done.stderr
     given = ("--model_path", MODEL, "--checkpoint_path", RECORDED / "inference" / "checkpoint.pt", "--eval_file", VAL)
     given = (*given, *crossed, "--max_new_tokens", 12, "--dtype", "float32")
@@ -70,11 +93,13 @@ def test_a_served_merged_model_answers_greedily_as_the_built_in_engine(tmp_path)
     assert read(tmp_path / "served.json") == read(tmp_path / "own.json")
 
 
-def test_what_is_sent_and_where_the_answers_go(serve, data, tmp_path):
+def test_what_is_sent_and_where_the_answers_go(serve, data, tmp_path, monkeypatch):
     server = serve(lambda number, _: (200, {}, f" answer {number}\n"))
+    monkeypatch.setattr("safeeraser.progress.EVERY", 0)
     extra = ("--extra_body", '{"top_k": 0}', "--image_free", "--top_p", 0.8, "--temperature", 0.7, "--seed", 7)
     done = infer(server.url.replace("//", "//me:secret@"), tmp_path / "p.json", *extra, eval_file=data)
     assert done.returncode == 0, done.stderr
+    assert [line for line in done.stderr.splitlines() if line.startswith("48 of 48 responses, ")]
     sent = bodies(server)
     seeds = {body["seed"] for body in sent}
     assert len(seeds) == len(sent) == 2 * 24 and all(0 <= seed < 2**31 for seed in seeds)
