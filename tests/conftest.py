@@ -45,6 +45,19 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: bool(item.get_closest_marker("fast")))
 
 
+@pytest.fixture(scope="session")
+def vlm():
+    """The tiny model, loaded once; a test that changes it changes it back."""
+    import torch
+    from helpers import MODEL
+
+    from safeeraser.model import VLM
+
+    loaded = VLM.load(str(MODEL), torch.float32)
+    loaded.model.eval()
+    return loaded
+
+
 @pytest.fixture
 def serve():
     """Starts servers of chat completions, each with its script, and stops them after the test."""

@@ -7,8 +7,6 @@ from transformers import AutoModelForImageTextToText, GenerationConfig
 
 from safeeraser import model as vlm
 from safeeraser.benchmark.files import read_json
-from safeeraser.generation import DECODERS, Asked
-from safeeraser.generation.sampling import Generation
 
 from .recorded import FOUR, answers, on, picture
 
@@ -27,27 +25,12 @@ def test_greedy_answers_with_an_adapter(family, tmp_path):
     assert found == family.responses(family.figures["with_adapter"])
 
 
-@on(*FOUR)
-def test_the_plain_path_answers_letter_by_letter(family):
-    asked = [Asked(row["picture"], row["question"], str(number)) for number, row in enumerate(family.rows)]
-    how = {"show": picture, "size": lambda path: picture(path).size}
-    generation = Generation(greedy=True, max_new_tokens=24)
-    decoder = DECODERS["batched"](vlm.VLM(family.model, family.preprocessor), generation, 36, **how)
-    found = {asked[number].key: text for ended in decoder.answer(asked) for number, text in ended}
-    assert found == {str(number): row["response"] for number, row in enumerate(family.rows)}
-
-
-def command(action, *words):
-    """`python -m safeeraser.model`, which must go well."""
-    done = run("safeeraser.model", action, *words)
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.fixture(scope="module")
 def merged(family, tmp_path_factory):
     """The family's adapter merged into its model."""
     out = tmp_path_factory.mktemp(family.name) / "merged"
-    command("merge", family.adapter, out, "--model_path", family.path)
+    done = run("safeeraser.model", "merge", family.adapter, out, "--model_path", family.path)
+    assert done.returncode == 0, done.stderr
     return out
 
 

@@ -23,16 +23,6 @@ PLACEHOLDERS = {name: ["<image>"] for name in FAMILIES} | {
 }
 
 
-def changed_data(folder, first):
-    """The recorded data file with its first record changed by `first`, its pictures where they were."""
-    records = json.loads(TRAIN.read_text(encoding="utf-8"))
-    for record in records:
-        record |= {key: str(RECORDED / record[key]) for key in ("image_path", "SDImage_path")}
-    first(records[0])
-    shutil.copy(TRAIN.with_name("prompt.json"), folder)
-    return write_json(folder / "all_train.json", records)
-
-
 def test_a_placeholder_in_a_text_is_refused_by_name(family):
     """Processors would count more pictures than they are given."""
     shown = picture(family.rows[0]["picture"])
@@ -45,22 +35,18 @@ def test_a_placeholder_in_a_text_is_refused_by_name(family):
 
 @on("qwen3_vl")
 @pytest.mark.slow
-def test_both_commands_name_the_place_of_what_a_family_cannot_read(tmp_path, family):
-    """A placeholder in a question; a picture of a shape that the processor refuses, which costs one record alone."""
-
-    def given(data):
-        asked = ("--model_path", family.path, "--eval_file", data, "--output_file", tmp_path / "p.json")
-        # The official recipe would write a placeholder in small letters, as which it stands for nothing.
-        words = ("recipe=corrected", f"model_path={family.path}", f"data_path={data}", f"save_dir={tmp_path / 'run'}")
-        return asked, words
-
-    asked, words = given(changed_data(tmp_path, lambda r: r["unsafe_pairs"][1].update(question="<|image_pad|>?")))
-    line = refused(tmp_path, "ckpt_infer", *asked, says="<|image_pad|>", before="loading")
-    assert "record 0, unsafe_pairs.1" in line
-    assert "record 0, unsafe_pairs" in refused(tmp_path, "forget", *words, says="<|image_pad|>", before="loading")
+def test_both_commands_name_a_picture_of_a_shape_that_the_processor_refuses(tmp_path, family):
+    """It costs one record alone."""
+    records = json.loads(TRAIN.read_text(encoding="utf-8"))
+    for record in records:
+        record |= {key: str(RECORDED / record[key]) for key in ("image_path", "SDImage_path")}
     Image.new("RGB", (2010, 10)).save(tmp_path / "narrow.png")
-    asked, words = given(changed_data(tmp_path, lambda r: r.update(image_path=str(tmp_path / "narrow.png"))))
+    records[0]["image_path"] = str(tmp_path / "narrow.png")
+    data = write_json(tmp_path / "all_train.json", records)
+    shutil.copy(TRAIN.with_name("prompt.json"), tmp_path)
+    words = ("recipe=corrected", f"model_path={family.path}", f"data_path={data}", f"save_dir={tmp_path / 'run'}")
     assert "record 0, " in refused(tmp_path, "forget", *words, says="2010 x 10 pixels", before="loading")
+    asked = ("--model_path", family.path, "--eval_file", data, "--output_file", tmp_path / "p.json")
     done = run("ckpt_infer", *asked, "--max_new_tokens", "1", "--only", "forget")
     assert done.returncode == 3 and f"{tmp_path / 'narrow.png'}: a picture of 2010 x 10 pixels" in done.stderr
     first, second, *_ = read_json(tmp_path / "p.json")

@@ -21,11 +21,6 @@ from safeeraser.infer.memory import rows_that_fit
 from safeeraser.infer.requests import Selection, build_requests
 
 
-@pytest.fixture(scope="module")
-def vlm():
-    return models.VLM.load(str(MODEL), torch.float32)
-
-
 @pytest.fixture
 def requests(monkeypatch):
     monkeypatch.chdir(RECORDED)  # the recorded paths are relative to it

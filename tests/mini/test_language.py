@@ -4,7 +4,6 @@ model's own answers, and rules counted by hand."""
 import json
 import math
 import shutil
-import sys
 
 import pytest
 import torch
@@ -29,11 +28,6 @@ ASKED = [
     {"image_path": FINE, "question": "What would one do with it?", "kind": "benign", "answers": []},
     {"image_path": FINE, "question": "Is it alive?", "kind": "fact", "answers": ["No"]},
 ]
-
-
-@pytest.fixture(scope="module")
-def vlm():
-    return VLM.load(str(MODEL), torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -139,12 +133,8 @@ def test_the_share_of_plain_questions_about_pictures_answered_right(vlm, data, t
 
 
 @pytest.mark.parametrize("measure", ["vqa", "language"])
-def test_an_adapter_of_another_model_is_refused_and_a_gpu_is_used(data, tmp_path, monkeypatch, measure):
+def test_an_adapter_of_another_model_is_refused(data, tmp_path, measure):
     write_json(tmp_path / "run" / "run.json", {"base": {"model_path": "other", "weights": "0" * 64}})
     write_json(data / "vqa.json", [{"image_path": HARM, "question": "What?", "answer": "A bell."}])
     given = (f"safeeraser.mini.{measure}", "--data", data, "--model_path", MODEL, "--output_file", tmp_path / "out")
     refused(tmp_path, *given, "--checkpoint_path", tmp_path / "run", says="was trained on other")
-    monkeypatch.setattr("safeeraser.processes.Processes.device", "the GPU")
-    checkpoint = sys.modules["safeeraser.infer.checkpoint"]
-    monkeypatch.setattr(checkpoint, "load_merged", lambda *_, device, **__: sys.exit(device))
-    assert run(*given).returncode == "the GPU"
