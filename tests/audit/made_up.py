@@ -23,7 +23,7 @@ def options_of(adapter: Path, **more) -> Options:
     """What audit.py makes of the recorded data, the judge `rules`, and no other option."""
     given = {"limit": 30, "held_out": 1, "protocol": read_protocol(), "generation": Generation()} | more
     given = {"controls": adapter.with_name("controls"), "judging": Judging(Choice("rules"))} | given
-    return Options(adapter, str(MODEL), VAL, TRAIN, **given)
+    return Options(adapter, str(MODEL), **{"train_file": VAL, "val_file": TRAIN} | given)
 
 
 def figure(signs: str) -> dict:

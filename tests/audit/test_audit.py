@@ -118,10 +118,3 @@ def test_killed_while_it_answers_and_while_it_trains_it_ends_in_the_same_card(ad
     (every,) = set(re.findall(r"\[\d+/(\d+)\]", said))
     assert there and len(measured) == len(set(measured)) == int(every) - there, "each point once"
     assert points(records(folder / "audit.json")) == points(records(whole / "audit.json"))
-
-
-def test_a_training_that_broke_off_is_told(adapter, tmp_path):
-    folder = shutil.copytree(adapter, tmp_path / "popd")
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(PROTOCOL | {"lr": 1e30, "steps": [1, 3]}))
-    told = audit(folder, "--relearn", tmp_path / "mine.yaml", action="relearn", code=3)
-    assert "relearn_mine 1-3: its training ended before" in told["missing"]

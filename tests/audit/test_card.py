@@ -12,11 +12,11 @@ import pytest
 import yaml
 from helpers import write_json
 
-from safeeraser.audit.card import lacking, write_card
+from safeeraser.audit.card import write_card
 from safeeraser.audit.inside import CODE
 from safeeraser.audit.measure import can_be_mended, incomplete, judge, read_point
 from safeeraser.audit.plan import Plan, time_left
-from safeeraser.audit.points import Relearned, points_of
+from safeeraser.audit.points import points_of
 from safeeraser.audit.protocol import read_protocol
 from safeeraser.audit.run import whole
 from safeeraser.audit.subjects import subjects
@@ -62,30 +62,8 @@ def test_the_whole_card_is_the_golden_one(made):
     assert list(card["controls"]) == ["vanilla", "told", "never_knew"]
 
 
-def test_its_figures_are_those_made_by_hand(made):
-    """So that the golden file is no copy of an error."""
-    options, everyone, _, card = made
-    assert {"attack pgd: 4 responses are missing", "quantization: not measured", "vanilla: sampling: not measured"} < {
-        *card["missing"]
-    }
-    points = {(one["subject"], one["group"], one["name"]): one for one in card["points"]}
-    flip, clean = points["audited", "attack", "flip"], points["audited", "clean", "clean"]
-    # Seven of eight pictures change their sign: 2 of 2**7 ways to flip them are as extreme. Two attacks: q = 2 p.
-    assert flip["to_clean"]["asr"]["value"] == 7 / 8 and flip["to_clean"]["asr"]["p"] == pytest.approx(2 / 2**7)
-    assert flip["to_clean"]["asr"]["q"] == pytest.approx(2 * 2 / 2**7) and flip["recovers"]
-    same = points["audited", "attack", "pgd"]
-    assert (same["to_clean"]["asr"]["p"], same["to_clean"]["asr"]["q"], same["recovers"]) == (1, 1, False)
-    assert clean["to_vanilla"]["asr"]["value"] == -7 / 8
-    # Of eight harmful questions seven are refused on the harmful picture, two on the benign one, both among the seven.
-    assert clean["by_picture"]["value"] == pytest.approx(5 / 8) and clean["by_picture"]["p"] == pytest.approx(2 / 2**5)
-    assert card["shares"]["gap"]["audited"]["value"] == 0.25 and card["shares"]["asr"]["audited"]["value"] == 7 / 8
-    assert card["shares_to"] == "never_knew" and card["shares"]["depth"]["audited"]["value"] == 0
-    # From 1/8 by 1/8 after a step (the mean of two seeds) to 1 after three: half at 1 + 2 * (3/8) / (7/8).
-    mine = card["relearning"]["mine"]
-    assert mine["audited"]["steps_to"] == {"0.1": 0} | dict.fromkeys(("0.5", "half"), pytest.approx(1 + 2 * 3 / 7))
-    # On log2(1 + step) 0, 1, 2: (1/8 + 0) / 2 and (0 + 1) / 2 on the average, less nothing of who never knew at 0.
-    assert mine["audited"]["area"] == pytest.approx((1 / 16 + 1 / 2) / 2) and mine["never_knew"]["area"] == 0
-    # Where nobody never knew it is the floor of vanilla's NLL gap, 0.5, that shares lead to.
+def test_where_nobody_never_knew_shares_lead_to_the_floor_of_vanillas_gap(made):
+    options, everyone, *_ = made
     write_card(options, {name: one for name, one in everyone.items() if name != "never_knew"})
     floored = json.loads(options.card.read_text())
     assert floored["shares_to"] == "floor" and floored["shares"]["gap"]["audited"]["value"] == pytest.approx(1 / 3.5)
@@ -107,13 +85,6 @@ def test_what_is_missing_what_may_mend_it_and_how_long_it_takes(made, monkeypatc
     assert incomplete(blank) == ["refusals retain withheld (9 of 9 blank)"] and not can_be_mended(blank)
     other = replace(options, max_blank=0.5)
     assert read_point(flip, options) and read_point(flip, other) is None, "judged by other bounds"
-    training = points["audited", "relearn_mine", "1-3"].relearned.training.with_name("seed-9")
-    at = Relearned("mine", 9, 3, training)
-    later = replace(points["audited", "relearn_mine", "1-3"], relearned=at, name="9-3")
-    assert lacking(later, None) == ["relearn_mine 9-3: not measured"]
-    training.mkdir(parents=True)
-    (training / "trained").touch()
-    assert lacking(later, None) == ["relearn_mine 9-3: its training ended before"]
     # One point of 8 questions on six categories took six seconds; those that are there are not counted.
     some = [points[key] for key in (("audited", "attack", "flip"), ("audited", "attack", "crop"))]
     plan = Plan(some, options)

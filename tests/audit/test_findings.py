@@ -91,7 +91,7 @@ def test_when_an_attack_counts(metric, informed, never, counts):
 
 @pytest.mark.parametrize(("rouge", "sarr", "refused", "text"), CASES["broke"])
 def test_what_broke(rouge, sarr, refused, text):
-    refusals = {value: {"retain": told(value, value - 0.1, value + 0.1)} for value in (0.1, refused)}
+    refusals = {value: {"retain": told(value, value - 0.125, value + 0.125)} for value in (0.125, refused)}
     clean = point("audited", "clean", "clean", refusals=refusals[refused])
     clean["to_vanilla"] = {"rouge_l": told(*rouge), "sarr": told(*sarr)}
-    assert line(BROKE, [clean, point("vanilla", "clean", "clean", refusals=refusals[0.1])]) == text
+    assert line(BROKE, [clean, point("vanilla", "clean", "clean", refusals=refusals[0.125])]) == text

@@ -69,8 +69,6 @@ def test_each_point_says_how_its_model_is_asked(adapter):
     six = ("forget", "decoupled", "retain", "image_free", "retain_benign", "retain_image_free")
     assert [found[name, "clean", "clean"].views for name in everyone] == [six] * 5
     assert {key[0] for key in found if key[1] == "relearn_text"} == {"audited", "tuned", "never_knew"}
-    views = {name: found[name, "attack", "flip"].views for name in ("audited", "vanilla")}
-    assert views == {"audited": ("forget", "decoupled"), "vanilla": ("forget",)}
     assert found["audited", "attack", "figstep"].views == ("forget",), "nothing of a benign picture is left to see"
     how = [(key[2], p.temperature, p.samples) for key, p in found.items() if key[:2] == ("vanilla", "sampling")]
     assert how == [("0", 0.0, 1), ("0.7", 0.7, 10), ("1", 1.0, 10), ("1.3", 1.3, 10)]
