@@ -131,24 +131,17 @@ def test_what_lacks_something_stops_nothing_and_is_tried_again_when_asked(option
     assert shortcomings([run]) == [] and len(lines(run.folder / "ended")) == 3
 
 
-@pytest.mark.slow
-def test_jobs_of_one_command_share_runs_and_gpus_and_what_breaks_one_run_breaks_no_other(tmp_path, monkeypatch, capsys):
-    """None of its own jobs is called another, and the GPUs are divided by as many as have a run."""
-    prepare(tmp_path)
-    options, engine = options_in(tmp_path, "--jobs=4"), tmp_path / "engine.yaml"
-    engine.write_text("num_processes: 2")
+def test_jobs_of_one_command_share_the_gpus_and_what_breaks_one_run_breaks_no_other(options, tmp_path, monkeypatch):
+    """The GPUs are divided by as many as have a run."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
-    tells = Step("one", ("python", "-c", "import os, time; time.sleep(0.3); print(os.environ['CUDA_VISIBLE_DEVICES'])"))
-    runs = [a_run(options, tells, name=name) for name in ("po", "popd")]
-    assert jobs_at_fault(replace(options, engine=engine), runs) == []
-    Worker(options, runs).work()
-    assert sorted(lines(run.marks / "one.log")[-1] for run in runs) == ["0,2", "1,3"]
-    assert "another job" not in capsys.readouterr().out
-    odd = a_run(options, replace(tells, words=("python", None)), name="odd")
-    worker = Worker(replace(options, jobs=1), [odd, a_run(options, works("one", tmp_path), name="ga")])
-    (tmp_path / "gate").touch()
-    worker.work()
-    assert lines(tmp_path / "ga" / "ended") == ["one"] and "Error" in worker.faults["odd"]
+    tells = Step("one", ("python", "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"))
+    odd = Step("one", ("python", None))
+    runs = [a_run(options, step, name=name) for name, step in (("po", tells), ("odd", odd))]
+    (engine := tmp_path / "engine.yaml").write_text("num_processes: 3")
+    (fault,) = jobs_at_fault(replace(options, jobs=4, engine=engine), runs)
+    assert fault.startswith("--jobs 2: a job would have 2 of the GPUs")
+    (worker := Worker(replace(options, jobs=4), runs)).work()
+    assert lines(runs[0].marks / "one.log")[-1] in ("0,2", "1,3") and "Error" in worker.faults["odd"]
 
 
 @pytest.mark.slow
