@@ -3,21 +3,21 @@ fits; and a report tells of nobody."""
 
 import math
 import os
-import sys
-import time
+from pathlib import Path
 
 import pytest
 import torch
-from helpers import write_json
+from helpers import refused, write_json
 from safetensors.torch import save_file
 
 from safeeraser.errors import BadInput
-from safeeraser.selftest import engines, inference, memory, nf4, run, speed
-from safeeraser.selftest.__main__ import main
+from safeeraser.selftest import engines, inference, memory, nf4, resume, run, speed
 from safeeraser.selftest.machine import anonymous, describe
-from safeeraser.selftest.material import build_tokenizer
-from safeeraser.selftest.precision import Observed, Text, compare, confused, off_by
+from safeeraser.selftest.material import Bench, build_tokenizer
+from safeeraser.selftest.precision import TOKENS, Observed, Text, compare, confused, observe, off_by
 from safeeraser.selftest.result import Figure, Result
+
+PLAYED = Path(__file__).with_name("played.sh")
 
 
 def test_a_figure_its_bounds_and_how_they_are_shown():
@@ -62,6 +62,8 @@ def test_how_near_tokens_were_that_are_taken_for_each_other():
 
 def test_responses_that_part():
     tokenizer = build_tokenizer(500, [])
+    shown = [tokenizer.decode([number], skip_special_tokens=True) for number in range(502)]
+    assert len({*shown}) == 498 and not any(shown[:3] + shown[500:]), "each word shows, and nothing else"
     word, logits = tokenizer.convert_ids_to_tokens(range(500)), torch.zeros(3, 502)
     logits[:, 490], logits[:, 480], logits[:, 470] = 3.0, 2.9, 1.0
     text, deviation, ends = Text([490, 490, 490], logits), logits[0].std().item(), [2, 480]
@@ -77,6 +79,51 @@ def test_the_distance_of_two_adapters(tmp_path):
     other = {name: value * (1.1 + (".lora_A." in name)) for name, value in one.items()}
     save_file(other, tmp_path / "adapter_model.safetensors")
     assert engines.distance(engines.adapter(tmp_path), one) == pytest.approx((0.1, 1.1), rel=1e-5)
+
+
+def test_engines_and_a_resumed_run_are_held_to_one_process(tmp_path, monkeypatch):
+    """Which is trained once for all. No compiler is here, without which ZeRO-3 cannot be."""
+
+    def check_machine(engine, build):
+        if build and engine.name == "zero3":
+            raise BadInput("engine: no compiler is here; install one")
+
+    (tmp_path / "python").write_text(PLAYED.read_text().replace("HERE", str(tmp_path)))
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    monkeypatch.setattr(engines, "check_machine", check_machine)
+    for name, size in (("one", 1), ("off", 1.0005)):
+        weights = {"x.lora_B.weight": torch.tensor([3.0, 4.0]) * size, "x.lora_A.weight": torch.ones(2)}
+        save_file(weights, tmp_path / f"{name}.safetensors")
+    write_json(tmp_path / "alone.json", {"sittings": [{"from_step": 0}, {"from_step": 2}]})
+    write_json(tmp_path / "cpu_ddp.json", {"engine": {"name": "ddp", "processes": 2}})
+    write_json(tmp_path / "cpu_zero2.json", {"engine": {"name": "zero2", "processes": 2}})
+    bench = Bench(tmp_path / "bench", "tiny")
+    for _ in range(2):
+        found = {each.name: (each.value, each.most, each.note) for each in engines.check(bench)}
+        off, told = (pytest.approx(5e-4, rel=1e-3), 1e-3, ""), "2 processes: distance of LoRA's B"
+        assert found == {f"cpu_ddp, {told}": off, f"cpu_zero2, {told}": off} | {
+            f"cpu_zero3, {told}": (None, None, "no compiler is here")
+        }
+    resumed = [(each.value, each.least, each.most) for each in resume.check(bench)]
+    assert resumed == [(2, 2, None), (0, None, 0)]
+    calls = (tmp_path / "calls").read_text().splitlines()
+    names = ["alone", *["cpu_ddp", "cpu_zero2"] * 2, "alone", "alone"]
+    assert [call.split()[0] for call in calls] == names and calls[-1] == calls[-2]
+    # As many items a step, whatever shares them.
+    assert ["accumulation_steps=4" in call for call in calls] == [name == "alone" for name in names]
+    assert ["accumulation_steps=2" in call for call in calls] == [name != "alone" for name in names]
+    write_json(tmp_path / "cpu_ddp.json", {"engine": {"name": "ddp", "processes": 1}})
+    with pytest.raises(RuntimeError, match="cpu_ddp: ddp ran in its place, with 1 processes"):
+        list(engines.check(bench))
+
+
+def test_a_step_and_four_texts_are_observed(bench):
+    found = observe(bench, "float32", "eager")
+    assert len(found.texts) == 4 and found.loss > 1 and all(gradient.any() for gradient in found.gradient.values())
+    assert all(0 < len(text.tokens) <= TOKENS for text in found.texts)
+    assert all(text.tokens == text.logits.argmax(1).tolist() for text in found.texts)
+    assert [each.value for each in compare("k", found, found, 0.1)] == [0, 0, 0, 0]
 
 
 def test_weights_packed_in_a_wrong_order_fail(monkeypatch):
@@ -117,19 +164,6 @@ def test_a_step_has_the_operations_worked_out(bench):
     assert speed.step_operations(trainer, batch) == wanted + (6 * projector + 2 * vision) * rows * 16
 
 
-def test_a_lock_that_nobody_holds_any_more(tmp_path, monkeypatch):
-    """torch waits for it without end, and a run would only seem to take long."""
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    monkeypatch.setattr(engines, "get_default_build_root", lambda: str(tmp_path / "none"))
-    lock = write_json(tmp_path / "deepspeed_shm_comm" / "lock", "")
-    assert engines.waits_for_nobody() == ""  # someone may be compiling
-    os.utime(lock, (time.time() - engines.HELD_BY - 9,) * 2)
-    with open(lock):
-        assert engines.waits_for_nobody() == "", "someone here is at it"
-    why = engines.waits_for_nobody()
-    assert "remove the file lock of deepspeed_shm_comm" in why and anonymous(why) == why
-
-
 def test_a_report_tells_of_the_machine_and_of_nobody(monkeypatch, tmp_path):
     home = tmp_path / "Ada Lovelace"
     monkeypatch.setenv("HOME", str(home))
@@ -151,14 +185,8 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("words", "says"), MISTAKES)
-def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, words, says):
-    monkeypatch.chdir(tmp_path)
-    before = write_json(tmp_path / "other.json", {"kind": "mine"}).read_bytes()
-    monkeypatch.setattr(sys, "argv", ["selftest", *words])
+def test_a_mistake_is_one_line(tmp_path, monkeypatch, words, says):
     monkeypatch.setattr("signal.signal", lambda *_: None)  # of this process, which goes on
-    with pytest.raises(SystemExit) as stop:
-        main()
-    told = capsys.readouterr().err
-    assert stop.value.code == 2 and told.startswith("error: ") and says in told and told.count("\n") == 1
-    assert (tmp_path / "other.json").read_bytes() == before
+    write_json(tmp_path / "other.json", {"kind": "mine"})
+    refused(tmp_path, "safeeraser.selftest", *words, cwd=tmp_path, says=says)
     run.check_report(write_json(tmp_path / "earlier.json", {"kind": run.KIND}))  # which may be replaced

@@ -4,22 +4,19 @@ harms nothing else."""
 import json
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
-import time
 
-import psutil
 import pytest
 import torch
-from helpers import ROOT, fork, run
+from helpers import ROOT, run
 from torch.nn import functional
 
 from safeeraser.selftest import run as module
 from safeeraser.selftest.precision import compare, observe, off_by
 from safeeraser.selftest.run import CHECKS, KIND, Options, selftest
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engines")]
+pytestmark = pytest.mark.xdist_group("engines")
 
 LAUNCHED = ("engines", "resume")  # by processes of their own
 ALONE = tuple(name for name in CHECKS if name not in LAUNCHED)
@@ -31,6 +28,7 @@ def forked(monkeypatch):
     monkeypatch.setattr("multiprocessing.get_context", lambda _, get=multiprocessing.get_context: get("fork"))
 
 
+@pytest.mark.slow
 def test_all_that_one_process_can_check_passes_and_is_told(tmp_path, monkeypatch, caplog, forked):
     caplog.set_level("INFO")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-not-to-be-told")
@@ -66,9 +64,11 @@ def test_every_engine_for_cpus_and_a_killed_run_pass(tmp_path):
 MADE_UP = {
     "wrong": "yield Figure('one', 3.0, most=2.0)",
     "skips": "yield from ()\n    raise Skip('there is none')",
-    "raises": "yield Figure('one', None, note='/home/jane/include/Python.h')\n    raise ValueError('it broke')",
     "crashes": "yield Figure('one', 1.0)\n    os.write(1, b'the last words')\n    os.kill(os.getpid(), 9)",
+    "raises": "yield Figure('one', None, note='/home/jane/include/Python.h')\n    raise ValueError('it broke')",
+    "good": "yield Figure('one', 1.0, most=2.0)\n    yield Figure('two', 1.0)",
 }
+END = "its process ended with exit code"
 
 
 def test_a_check_that_fails_leaves_the_others_alone(tmp_path, monkeypatch, capsys, forked):
@@ -81,32 +81,28 @@ def test_a_check_that_fails_leaves_the_others_alone(tmp_path, monkeypatch, capsy
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(module, "ROOM", "made_up_checks")
     monkeypatch.setattr(module, "CHECKS", {name: f"what {name} does" for name in MADE_UP})
+    monkeypatch.setattr("safeeraser.selftest.material.write", lambda bench: None)  # of which they take nothing
+    monkeypatch.setattr("safeeraser.selftest.memory.choose_size", lambda wanted, folder: "tiny")
+    monkeypatch.setattr("safeeraser.selftest.precision.release", lambda: None)
     assert selftest(Options(None, tuple(MADE_UP), report)) == 1
     told = json.loads(report.read_text())["checks"]
-    outcomes = {name: check["outcome"] for name, check in told.items()}
-    assert outcomes == {"wrong": "fail", "skips": "skipped", "raises": "fail", "crashes": "fail"}
+    outcomes = {name: (check["outcome"], [each["value"] for each in check["figures"]]) for name, check in told.items()}
+    ended = {"wrong": ("fail", [3]), "skips": ("skipped", []), "crashes": ("fail", [1]), "raises": ("fail", [None])}
+    assert outcomes == ended | {"good": ("pass", [1, 1])} and list(told) == list(MADE_UP)
     assert told["raises"]["error"].endswith("ValueError: it broke") and told["skips"]["skipped"] == "there is none"
-    assert told["crashes"]["error"].endswith("the last words\nits process ended with exit code -9")
+    assert told["crashes"]["error"].endswith(f"the last words\n{END} -9")
     assert "Python.h" in report.read_text() and "jane" not in report.read_text()
     shown = capsys.readouterr().out
-    assert "ValueError: it broke" in shown and "the last words" in shown
+    assert "ValueError: it broke" in shown and "the last words" in shown and "size tiny" in shown
+    assert selftest(Options("tiny", ("skips", "good"), report)) == 0
+    monkeypatch.setattr("safeeraser.selftest.memory.choose_size", lambda *_: os._exit(3))
+    _, results = module.examine(["good", "wrong"], None, tmp_path)
+    assert [(each.check, each.error.splitlines()[-1]) for each in results] == [
+        (n, f"{END} 3") for n in ("good", "wrong")
+    ]
 
 
-def test_a_polite_end_leaves_nothing_behind(tmp_path, monkeypatch, forked):
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", f"{tmp_path}/temporary")
-    process = fork("safeeraser.selftest", "--only=nf4", f"--json={tmp_path}/report.json")
-    until = time.monotonic() + 300
-    while not list(tmp_path.glob("temporary/*/process-0.log")):  # from here on its own process is at work
-        assert process.is_alive() and time.monotonic() < until
-        time.sleep(0.005)
-    (worker,) = psutil.Process(process.pid).children()
-    process.terminate()
-    process.join(300)
-    assert process.exitcode == 128 + signal.SIGTERM
-    assert not worker.is_running() and not list((tmp_path / "temporary").iterdir())
-
-
+@pytest.mark.slow
 def test_fused_attention_whose_scale_is_a_little_off_fails(bench, monkeypatch):
     """Eager attention is held to theory alone, fused attention to eager's too."""
     reference, off = observe(bench, "float32", "eager"), off_by(torch.bfloat16, "tiny")
