@@ -1,15 +1,14 @@
 """What the scoring tests share: a small data file, its predictions, and running eval_all.py as a user does."""
 
-import io
 import json
 import os
 import re
-import runpy
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
+
+from helpers import run
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDED = ROOT / "tests" / "data" / "conformance" / "scoring"
@@ -74,13 +73,5 @@ def start_eval(*arguments: object) -> subprocess.Popen:
 
 def run_eval(*arguments: object, key: str | None = None) -> subprocess.CompletedProcess:
     """Run eval_all.py's main function in this process, which is quicker than starting Python for each mistake."""
-    main = runpy.run_path(str(ROOT / "eval_all.py"))["main"]
-    out, err, code = io.StringIO(), io.StringIO(), None
-    argv = ["eval_all.py", *map(str, arguments)]
-    given = patch.object(sys, "argv", argv), patch.dict(os.environ, _environment(key), clear=True)
-    with given[0], given[1], redirect_stdout(out), redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code
-    return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
+    with patch.dict(os.environ, _environment(key), clear=True):
+        return run("eval_all", *arguments, cwd=Path.cwd())

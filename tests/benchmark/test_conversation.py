@@ -14,7 +14,6 @@ USER = SYSTEM.format("user")
 TEXT = {"type": "text", "text": "What is it?"}
 ASKED = ("user", [{"type": "image"}, TEXT])
 
-
 llama = pytest.fixture(llama_tokenizer, scope="module", name="llama")
 
 

@@ -34,7 +34,6 @@ WRAPPED = {
 TAKES_ADAPTER = ("eval.bash", "infer.bash")  # as its first word
 ANYWHERE = {"OMP_NUM_THREADS", "OPENAI_API_KEY", "HF_TOKEN", "LMMS_PYTHON"}
 
-
 parser_of = cache(OPTIONS.parser_of)
 
 

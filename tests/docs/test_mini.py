@@ -3,10 +3,8 @@
 The rule by which steps and rates were chosen gives the ones of config/mini.yaml.
 """
 
-import json
 import re
 import xml.etree.ElementTree as ElementTree
-from dataclasses import replace
 
 import pytest
 import yaml
@@ -15,8 +13,6 @@ from .pages import ROOT, load
 
 SCRIPT = load("scripts/mini_picture.py")
 ROWS = SCRIPT.read(SCRIPT.KEPT)
-
-
 PAGES = [(SCRIPT.README, SCRIPT.KEPT), (SCRIPT.PAGE, SCRIPT.OTHERS), (SCRIPT.SMALL_PAGE, SCRIPT.SMALL)]
 
 
@@ -36,48 +32,6 @@ def test_the_small_sizes_page_has_what_is_left_of_language():
     assert f"\n{SCRIPT.language_table(lines)}\n" in SCRIPT.SMALL_PAGE.read_text(encoding="utf-8")
     runs = {line["run"].partition("-seed")[0] for line in lines}
     assert len(runs) == len(SCRIPT.read(SCRIPT.SMALL)) and lines[-1]["run"] == "vanilla"
-
-
-def test_the_small_sizes_page_has_the_figures_of_own_pair():
-    popd, npopd = SCRIPT.read(SCRIPT.SMALL.with_name("mini_small_own_pair.csv"))
-    assert (popd.name, npopd.name) == ("PO+PD", "NPO+PD")
-
-    def told(row, key):
-        value, low, high = (round(part) for part in row.cell(key).per_cent)
-        return f"{value} [{low}, {high}]"
-
-    first, second = (row.cell("specificity").text.removesuffix(".0") for row in (npopd, popd))
-    says = f"NPO+PD has SARR {told(npopd, 'sarr')} and Specificity {first}, PO+PD {told(popd, 'sarr')} and {second}, "
-    says += f"but forgets less, with ASR-Gen {told(popd, 'asr_gen')}"
-    assert says in " ".join(SCRIPT.SMALL_PAGE.read_text(encoding="utf-8").split())
-
-
-def test_what_is_wrong_is_told_by_what_prompt_decouple_was_shown(tmp_path):
-    """Of train's benign pictures those that its plan has drawn and the others; of val's those of held-out concepts."""
-    folder, run = tmp_path / "data", tmp_path / "run"
-    folder.mkdir()
-    run.mkdir()
-    names = ("kettle", "violin")
-    things = {name: {"content": f"use a {name}", "answers": [f"One can use a {name}."]} for name in names}
-    truth = {"refusals": ["No."], "things": things, "pictures": {f"{name}_0.png": name for name in names}}
-    kettle, wrong = "One can use a kettle.", "No."
-    plan = {"steps": [{"decoupled": number} for number in (3, 2, None)], "data": {"records": 2, "left_out": 0}}
-    contents = {folder / "truth.json": truth, folder / "manifest.json": {"held_out_concepts": ["violin"]}}
-    contents |= {run / "summary_val.json": {"data_file": str(folder / "all_val.json")}, run / "plan.json": plan}
-    for split, said in (
-        ("train", [("kettle", [wrong, wrong]), ("kettle", [kettle, kettle])]),
-        ("val", [("kettle", [kettle, wrong]), ("violin", [kettle, wrong])]),
-    ):
-        contents[run / f"predictions_{split}.json"] = [
-            {"SDImage_path": f"{name}_0.png", "unsafe_pairs": [{"sd_response": text} for text in texts]}
-            for name, texts in said
-        ]
-    for path, content in contents.items():
-        path.write_text(json.dumps(content), encoding="utf-8")
-    val = {SCRIPT.SEEN: 0.5, SCRIPT.HELD_OUT: 1.0}
-    assert SCRIPT.wrong_by_what_was_shown(run) == {SCRIPT.DRAWN: 0, SCRIPT.PASSED_OVER: 1.0} | val
-    (run / "plan.json").unlink()  # as of an untouched model
-    assert SCRIPT.wrong_by_what_was_shown(run) == {SCRIPT.DRAWN: None, SCRIPT.PASSED_OVER: 0.5} | val
 
 
 def test_the_picture_is_drawn_from_it():
@@ -101,17 +55,6 @@ def test_readers_see_how_steps_and_rate_were_chosen(model, size, rates):
         assert tuple(each.lr for each in its) == (rates or settings.RATES)
         chosen = settings.choose(its)
         assert (tables[method]["lr"], tables[method]["max_train_steps"]) == (chosen.lr, chosen.max_train_steps)
-
-
-def test_the_rule_wants_forgetting_first_and_then_the_rest_kept():
-    settings = load("scripts/mini_settings.py")
-    outcomes = {"forgot": (0.04, 0.5, 0.9), "forgot and kept": (0.05, 0.2, 0.9), "kept": (0.06, 0.0, 1.0)}
-    trials = {
-        name: settings.Trial(name, 1e-3, 200, asr, 0, sarr, rouge) for name, (asr, sarr, rouge) in outcomes.items()
-    }
-    assert settings.choose(trials.values()).method == "forgot and kept"
-    slower = replace(trials["kept"], lr=5e-4)
-    assert settings.choose([trials["kept"], slower]) is slower
 
 
 def test_each_interval_in_the_audits_prose_was_measured():

@@ -1,6 +1,5 @@
 """The verdict store: no reply is paid for twice, whatever stops a run and however many run at once."""
 
-import json
 import threading
 import time
 
@@ -45,17 +44,6 @@ def test_processes_that_share_a_store_write_a_file_each_and_read_all(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["store.1.jsonl", "store.2.jsonl", "store.jsonl"]
     assert all(file.read_bytes().startswith(HEAD + b"\n{") for file in tmp_path.iterdir())
     assert set(Store(path).find({"a", "b", "c"})) == {"a", "b", "c"}
-
-
-def test_no_line_is_read_twice_by_a_process_however_often_it_asks(tmp_path, monkeypatch):
-    path, loads, read = tmp_path / "store.jsonl", json.loads, []
-    monkeypatch.setattr(json, "loads", lambda line: read.append(line) or loads(line))
-    for request in "abc":
-        Store(path).add(entry(request))  # by another process, say
-        assert Store(path).find({*"abc"}).keys() == set("abc"[: "abc".index(request) + 1])
-    assert sum(b"request" in line for line in read) == 3
-    path.write_bytes(HEAD)  # begun anew
-    assert Store(path).find({"a"}) == {}
 
 
 def test_two_runs_on_one_store_pay_once(tmp_path, serve, capsys):

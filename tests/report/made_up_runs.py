@@ -37,10 +37,6 @@ def audit(name="audit", **more) -> dict:
     return {**json.loads((MADE_UP / f"{name}.json").read_text()), **more}
 
 
-def controlled() -> dict:
-    return audit("controlled")
-
-
 def write(folder: Path, name: str, value) -> None:
     """Write a run's file: a text as it is, anything else as JSON, a list as lines of JSON where the name says so."""
     folder.mkdir(parents=True, exist_ok=True)

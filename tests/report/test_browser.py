@@ -8,7 +8,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from safeeraser.report.page import report
 
-from .made_up_runs import ANSWERED, ASKED, audit, controlled, full_results, seeded_results, write
+from .made_up_runs import ANSWERED, ASKED, audit, full_results, seeded_results, write
 
 pytestmark = [*MARKS, pytest.mark.slow]
 SCREENS = {"phone": (390, 844), "tablet": (820, 1180), "desktop": (1440, 900)}
@@ -22,7 +22,7 @@ def page(tmp_path_factory):
     results = full_results(tmp_path_factory.mktemp("results"))
     for method in ("ga", "gd", "kl", "gapd", "gdpd", "klpd"):
         shutil.copytree(results / "popd", results / method, ignore=shutil.ignore_patterns("*.jsonl"))
-    for run, value in (("po", audit()), *((run, controlled()) for run in ("ga", "gd", "popd"))):
+    for run, value in (("po", audit()), *((run, audit("controlled")) for run in ("ga", "gd", "popd"))):
         write(results / run, "audit.json", value)
     report(results, published=True, note="A demonstration.")
     return (results / "report.html").as_uri()
@@ -77,20 +77,6 @@ def test_an_example_is_masked_until_it_is_opened_by_key_and_never_printed(driver
         text = driver.find_element("css selector", "main").text
         assert "Published figures" in text and "65.4" in text and "figstep" in text
         assert not any(part.is_displayed() for part in everything(driver, ".masked dd, .masked img"))
-
-
-@pytest.mark.parametrize("screen", SCREENS)
-def test_the_first_screen_is_the_answer_and_the_table_comes_next(driver, seeded, screen):
-    """Title, sentence, warning and the plot of all own methods: each within the window, before anything is scrolled."""
-    width, height = shown_on(driver, screen)
-    driver.get(seeded)
-    names = everything(driver, "#glance svg.forest > text:not([x])")[:3]
-    assert [name.text for name in names] == ["PO+PD (3 seeds)", "vanilla (3 seeds)", "PO (3 seeds)"]
-    marks = everything(driver, "#glance .seed, #glance path[fill^='#']")
-    for part in (*everything(driver, "h1, .finding, .note, #glance .key"), *marks, *names):
-        rect = part.rect
-        assert rect["x"] >= 0 and rect["x"] + rect["width"] <= width
-        assert rect["y"] >= 0 and rect["y"] + rect["height"] <= height
 
 
 @pytest.mark.parametrize("scheme, paper", [("light", "rgb(255, 255, 255)"), ("dark", "rgb(22, 24, 26)")])

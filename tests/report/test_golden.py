@@ -13,7 +13,7 @@ from safeeraser.report.robustness.card import read_cards
 from safeeraser.report.robustness.plots import curves as card_curves
 from safeeraser.report.runs import read_runs
 
-from .made_up_runs import audit, change, controlled, full_results, judged, metric, seeded_results, write
+from .made_up_runs import audit, change, full_results, judged, metric, seeded_results, write
 from .page_text import Page
 
 
@@ -21,7 +21,7 @@ from .page_text import Page
 def audited(tmp_path_factory):
     """Two runs that were audited and not scored, one as an earlier version did."""
     results = tmp_path_factory.mktemp("audited")
-    write(results / "popd", "audit.json", controlled())
+    write(results / "popd", "audit.json", audit("controlled"))
     earlier = audit()
     for one, share in ((earlier["points"][0], 0.02), (earlier["points"][1], 0.5)):
         one["blank"] = {"forget": metric(share, share / 2, 2 * share)}

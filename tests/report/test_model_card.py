@@ -3,14 +3,14 @@
 import re
 
 import pytest
-from helpers import MODEL, ROOT, TRAIN, trained
+from helpers import MODEL, TRAIN, trained
 from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
 
 from safeeraser.errors import BadInput
 from safeeraser.report.model_card import CARD, card, replaceable, write_card
 
-from .made_up_runs import ANSWERED, ASKED, REFUSED, RUN, change, controlled, full_results, write
+from .made_up_runs import ANSWERED, ASKED, REFUSED, RUN, audit, change, full_results, write
 
 
 def made_up(folder, family="llava-1.5-7b", kind="llava", **settings):
@@ -26,7 +26,7 @@ def test_a_scored_and_audited_adapters_card(tmp_path, golden):
     folder = made_up(full_results(tmp_path / "results", "varied") / "popd")
     judge = "qwen3guard:/srv/models/judge"
     change(folder, "summary_val.json", judge=judge, judge_check={"asr": {"judge": judge, "n": 60, "right": 57}})
-    write(folder, "audit.json", controlled())
+    write(folder, "audit.json", audit("controlled"))
     text = write_card(folder).read_text(encoding="utf-8")
     for secret in (ASKED, ANSWERED, REFUSED, str(tmp_path), "/home/u", "/srv/models"):
         assert secret not in text
@@ -99,21 +99,3 @@ def test_the_cards_own_code_runs(tmp_path, monkeypatch, capsys):
     plain = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(whole), adapter)
     ours = ours.state_dict()
     assert all((ours[name].float() - each).abs().max() < 0.01 for name, each in plain.state_dict().items())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["gemma3", "idefics3"])
-def test_the_code_asks_another_family_in_its_own_words(name, tmp_path, monkeypatch, capsys):
-    """Token by token what inference asks; Gemma 3's template writes the first token, and its tokenizer adds one."""
-    import torch
-
-    from safeeraser import model as models
-
-    monkeypatch.chdir(tmp_path)
-    base = ROOT / "tests" / "data" / "families" / name / "model"
-    found = run_code(tmp_path / "adapter", base)
-    assert capsys.readouterr().out.strip()
-    turn = models.Turn(Image.open("picture.jpg").convert("RGB"), "What is in this picture?")
-    asked = models.load_preprocessor(str(base)).encode(turn)
-    assert found["inputs"]["input_ids"][0].tolist() == asked.input_ids
-    assert torch.equal(found["inputs"]["pixel_values"], asked.inputs["pixel_values"])

@@ -57,13 +57,8 @@ def test_corrected_leaves_failed_and_unreadable_replies_out_and_counts_blank_one
     assert (summary["blank"]["forget"]["value"], summary["blank"]["forget"]["n"]) == (1 / 72, 72)
 
 
-def test_figures_with_too_many_lost_replies_are_withheld_and_the_statistics_stay_the_releases(replay):
-    run, summary, _, statistics, _ = replay("--max_failed", 0.01)
-    assert run.returncode == 3 and "withheld" in run.stdout
-    assert "error: withheld past --max_failed: ASR (28.2% of the judge's replies failed" in run.stderr
-    assert [summary[metric]["value"] for metric in ASKED] == [None] * 4
-    assert summary["asr"]["withheld"].startswith("28.2%") and summary["rouge_l"]["value"] is not None
-    assert statistics["stats_asr_rr"] == EXPECTED["asr_rr"]
-    assert replay("--max_failed", 0.3)[1]["gpt_eval"]["value"] is not None
-    run, *_ = replay("--max_failed", 0.2)
+def test_what_the_release_misreads_withholds_its_figure_past_the_bound(replay):
+    run, summary, _, statistics, _ = replay("--max_failed", 0.2)
     assert run.returncode == 3 and "21.7% of the judge's replies say something else when read strictly" in run.stderr
+    assert summary["gpt_eval"]["value"] is None and statistics["stats_asr_rr"] == EXPECTED["asr_rr"]
+    assert replay("--max_failed", 0.3)[1]["gpt_eval"]["value"] is not None

@@ -8,8 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
-from chat_server import completion
-from scoring import predicted, record, run_eval, write_files
+from scoring import run_eval, write_files
 
 from safeeraser import __version__, score
 from safeeraser.benchmark.files import described_by, sha256
@@ -101,31 +100,7 @@ def test_what_is_past_a_bound_is_withheld_with_exit_code_3(run):
     assert (part["pictures"], part["rr"]["value"]) == (1, summary["by_category"]["rr"]["Sex"]["value"])
 
 
-def test_what_must_be_known_of_the_figures_is_said(tmp_path, serve):
-    """The server does not take a parameter, changes its model, fails once, and once declines in words."""
-    files = write_files(tmp_path, [record()], [predicted(record())])
-
-    def script(number, prompt):
-        if "max_tokens" in server.requests[number][3]:
-            return 400, {}, b'{"error": {"message": "no", "type": "t", "code": "unsupported", "param": "max_tokens"}}'
-        said = "I cannot say that this is safe." if "0.0? 3" in prompt else "unsafe"
-        whole = completion(said, model="m-1" if number < 4 else "m-2")
-        return (400, {}, "t") if "0.0? 2" in prompt else (200, {}, whole)
-
-    server = serve(script)
-    given = ("--input_file", files[0], "--file_refer", files[1], "--summary", tmp_path / "s.json", "--max_failed", 1)
-    judge = ("--judge", "rules", "--asr_judge", f"openai@{server.url}", "--store", tmp_path / "store.jsonl")
-    notes = [
-        "replies that the release reads otherwise than a strict reading does: ASR 1",
-        "judge calls failed (1 x BadRequestError (HTTP 400)); the same command asks only those again",
-        "openai:gpt-4o was asked without max_tokens, which it does not take",
-        "these figures mix what answered as openai:gpt-4o: m-2: 9 replies, m-1: 2 replies",
-    ]
-    run = run_eval(*judge, "--concurrency", 1, *given)
-    assert [line[6:] for line in run.stderr.splitlines() if "never checked" not in line] == notes
-
-
-def test_scoring_from_python_is_the_command(tmp_path, serve):
+def test_scoring_from_python_is_the_command(tmp_path):
     predictions, data = write_files(tmp_path, MADE["records"], MADE["predictions"])
     given = {"input_file": predictions, "file_refer": data, "summary": tmp_path / "door.json"}
     ours = score(**given, judge="rules", protocol="corrected", refusals=True)
@@ -135,9 +110,4 @@ def test_scoring_from_python_is_the_command(tmp_path, serve):
     for of in told:
         del of["provenance"]["date"], of["provenance"]["git_commit"]
     assert told[0] == told[1] and ours.withheld == {} and told[0]["verdicts"] is None
-    server = serve(lambda *_: (200, {}, "hm"))
-    more = {"base_url": server.url, "store": tmp_path / "store.jsonl", "extra_body": {"top_k": 3}, "price": [1, 2]}
-    assert score(**given, **more, dry_run=True) is None and not server.requests
-    scored = score(**given, **more, label_metrics=(), overwrite=True)
-    assert scored.summary["sarr"]["withheld"] and any("SARR" in of for of in scored.withheld["--max_failed"])
-    assert server.requests and all(body["top_k"] == 3 for *_, body in server.requests)
+    assert score(**given, base_url="http://127.0.0.1:9/v1", price=[1, 2], dry_run=True) is None

@@ -4,6 +4,7 @@ import json
 import shlex
 from pathlib import Path
 
+import helpers
 import pytest
 import yaml
 from scoring import KEY, predicted, record, run_eval, write_files
@@ -24,18 +25,8 @@ def given(tmp_path, monkeypatch):
     return ("--input_file", "predictions.json", "--file_refer", "all_val.json", *out)
 
 
-def contents(folder):
-    """What stands in a folder."""
-    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
-
-
 def refused(folder, *words, says):
-    before = contents(folder)
-    run = run_eval(*words)
-    assert run.returncode == 2 and run.stdout == "", run.stderr
-    assert run.stderr.startswith("error: ") and run.stderr.count("\n") == 1, run.stderr
-    assert says in run.stderr and KEY not in run.stderr
-    assert contents(folder) == before
+    assert KEY not in helpers.refused(folder, "eval_all", *words, cwd=folder, says=says)
 
 
 @pytest.mark.parametrize("words, says", REFUSALS.items())

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-from pathlib import Path
 
 import pytest
 from helpers import MODEL, RECORDED
@@ -12,7 +10,6 @@ from safeeraser.generation.sampling import Generation
 from safeeraser.infer.checkpoint import load_merged
 from safeeraser.infer.engine import Engine
 from safeeraser.infer.requests import Request
-from safeeraser.specificity.tasks import SEVEN
 
 PYTHON = os.environ.get("LMMS_PYTHON")
 pytestmark = [pytest.mark.nightly, pytest.mark.skipif(not PYTHON, reason="LMMS_PYTHON names no Python with lmms-eval")]
@@ -48,27 +45,3 @@ def test_its_figure_is_our_own_count_on_the_same_items(bench, tmp_path, monkeypa
     assert {i: rows[i]["filtered_resps"] for i in rows} == found
     assert [rows[i]["exact_match"] for i in range(6)] == [0, 1, 1, 0, 1, 1]
     assert not any("a-secret" in file.read_text() for file in folder.rglob("*") if file.is_file())
-
-
-def test_the_seven_tasks_own_code_on_made_up_items(bench, tmp_path, monkeypatch, serve):
-    """Their data are the hub's. The judge, whose address two of them read differently, gives 0.5 and the letter."""
-    judge = serve(lambda number, prompt: (200, {}, "0.5" if "Correctness" in prompt else "B"))
-    where = {"LMMS_PYTHON": PYTHON, "OPENAI_API_URL": judge.url, "HF_HUB_OFFLINE": "1"}
-    for name, value in (where | {"HF_HOME": str(tmp_path / "cache")}).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
-    subprocess.run([PYTHON, Path(__file__).with_name("made_up.py"), str(PICTURES[0])], check=True)
-    run = ["--model_path", MODEL, "--output_folder", bench.adapter]
-    (bench.adapter / "merged" / "run.json").write_text('{"merged": {}}')  # of another model: to be written anew
-    done = bench.run(*run, adapter=False)
-    assert done.code == 0, done.out + done.err
-    result = done.result
-    assert list(result["tasks"]) == list(SEVEN)
-    assert all(task["n"] == 3 and task["failed"] == 0 for task in result["tasks"].values())
-    values = {name: task["value"] for name, task in result["tasks"].items()}
-    assert values["mmvet"] == 0.5 and values["mmbench_en_dev"] == 1 and values["gqa"] == 0
-    assert result["value"] == pytest.approx(sum(values.values()) / 7)
-    assert result["tasks"]["pope"]["other_figures"].keys() >= {"pope_f1_score", "pope_precision", "pope_recall"}
-    monkeypatch.delenv("OPENAI_API_KEY")
-    done = bench.run(*run, adapter=False)
-    assert done.code == 3 and list(done.result["missing"]) == ["mmvet"], done.err
