@@ -13,6 +13,7 @@ from torch import Tensor
 from safeeraser.audit.inside.pairs import Pair
 from safeeraser.benchmark.conversation import IGNORE
 from safeeraser.benchmark.pictures import open_picture
+from safeeraser.errors import BadInput
 from safeeraser.model import VLM, Row, Seen, Turn, features_of, see
 
 
@@ -54,7 +55,8 @@ def batches(vlm: VLM, said: Sequence[tuple[Pair, str]], batch_size: int, most: i
         most: tokens that are measured of an answer, the first ones.
 
     Raises:
-        BadInput: a picture cannot be read, or the model's template or tokenizer not be used.
+        BadInput: a picture cannot be read, the model's template or tokenizer not be used, or question and answer are
+            longer than its context.
     """
     encode = cache(lambda question, answer, place: vlm.preprocessor.encode_text(Turn(None, question, answer), place))
     seen: dict[Path, tuple[str, Seen]] = {}
@@ -66,6 +68,11 @@ def batches(vlm: VLM, said: Sequence[tuple[Pair, str]], batch_size: int, most: i
         for pair, answer in part:
             place, shown = seen[pair.picture]
             row, span = _row(encode, pair, answer, place)
+            if (tokens := len(row.input_ids)) > vlm.preprocessor.context:
+                raise BadInput(
+                    f"{pair.key}: question and answer take {tokens} tokens, and the model's context holds "
+                    f"{vlm.preprocessor.context}"
+                )
             rows.append(Row(row.input_ids, row.labels, shown.inputs))
             spans.append(span[:most])
         yield Batch(vlm.join(rows) | features_of([seen[pair.picture][1] for pair, _ in part]), spans)

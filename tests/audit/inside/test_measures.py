@@ -19,6 +19,7 @@ from safeeraser.audit.inside.probe import held_out, probe
 from safeeraser.audit.inside.reading import batches
 from safeeraser.benchmark.pictures import open_picture
 from safeeraser.benchmark.records import read_records
+from safeeraser.errors import BadInput
 from safeeraser.model import VLM, Turn
 
 PAIRS = read_pairs(read_records(TRAIN), range(1))  # four, of whole answers
@@ -70,6 +71,12 @@ def test_likelihood_and_probe_read_what_a_plain_pass_gives(untouched):
             wanted["gap"] = wanted["nll_other"] - wanted["nll_true"]
             for key, value in wanted.items():
                 assert found[key + name][pair.key] == pytest.approx(value.item(), abs=1e-5), key + name
+
+
+def test_what_is_longer_than_the_context_is_named(untouched, monkeypatch):
+    monkeypatch.setattr(untouched.preprocessor, "context", 20)
+    with pytest.raises(BadInput, match=rf"{PAIRS[0].key}: question and answer take \d+ tokens, .* holds 20"):
+        likelihood(untouched, PAIRS[:1], 1)
 
 
 def test_who_knows_goes_on_with_an_answer_and_finds_it_likelier(untouched, knowing):
