@@ -34,6 +34,7 @@ setup(
         "safeeraser.judge": ["cases.jsonl", "prices.json", "prompts/**/*.j2"],
         "safeeraser.mini": ["language.json", "requirements.txt", "icons/*"],
         "safeeraser.report": ["templates/*", "published.json"],
+        "safeeraser.selftest": ["models.yaml"],
         "safeeraser.score": ["templates/*"],
         "safeeraser.specificity": ["requirements.txt"],
     },

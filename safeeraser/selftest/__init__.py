@@ -1,4 +1,5 @@
 """Does this machine train and answer right? `python -m safeeraser.selftest`, without hub and data: see `run`.
 
-Stands above `unlearn` and `infer`, whose commands it starts and whose parts it measures on a model of random weights.
+Stands above `unlearn`, `infer` and `audit`, whose commands it starts and whose parts it measures on a model of random
+weights.
 """

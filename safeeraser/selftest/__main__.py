@@ -2,6 +2,7 @@
 
   python -m safeeraser.selftest                         (the largest size that fits; on a CPU tiny, two minutes)
   python -m safeeraser.selftest --only precision,speed
+  python -m safeeraser.selftest --family qwen3-vl       (a small model of this family)
 
 Prints a table with each figure, its bound, and pass or fail, and writes the same with versions and machine to a file
 for a bug report; paths, names and secrets are not in it. Exit code 1: a check failed. The model is written to the
@@ -14,8 +15,9 @@ import sys
 from pathlib import Path
 
 from safeeraser.arguments import Arguments, one_of, several
-from safeeraser.errors import command
-from safeeraser.selftest.run import CHECKS, SIZES, Options, selftest
+from safeeraser.errors import BadInput, command
+from safeeraser.selftest.families import FAMILIES, SIZES
+from safeeraser.selftest.run import CHECKS, FOR_A_FAMILY, Options, selftest
 
 
 def parser() -> Arguments:
@@ -28,11 +30,16 @@ def parser() -> Arguments:
         "training fits the GPU by the dry run's estimate; on a CPU tiny)",
     )
     parser.add_argument(
+        "--family",
+        type=one_of("family", FAMILIES),
+        metavar="NAME",
+        help=f"a small model of another family instead: {', '.join(FAMILIES)}",
+    )
+    parser.add_argument(
         "--only",
         type=several("check", CHECKS),
-        default=tuple(CHECKS),
         metavar="CHECK,...",
-        help=f"some of {', '.join(CHECKS)} (default: all)",
+        help=f"some of {', '.join(CHECKS)} (default: all; with --family {', '.join(FOR_A_FAMILY)})",
     )
     parser.add_argument(
         "--json",
@@ -52,7 +59,10 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):  # a polite kill takes along what was started, and a terminal's end
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup has the latter ignored
             signal.signal(number, lambda number, _: sys.exit(128 + number))
-    return selftest(Options(given.size, given.only, given.json))
+    if given.size and given.family:
+        raise BadInput("--size: of LLaVA-1.5; --family has a small model of its own")
+    checks = given.only or tuple(FOR_A_FAMILY if given.family else CHECKS)
+    return selftest(Options(given.family or given.size, checks, given.json))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """Every engine that this machine allows beside one process, on the same plan, through accelerate's launcher.
 
+The method is KL+PD, which runs the untouched model too. The data are read by a process of their own. Engines that leave
+each process the whole weights take SAM's steps.
+
 A few steps with Adam; of two processes each takes half of a step's items. In float32 only sums are formed in another
 order: each gradient is off by some 1e-7 of itself, and so is each step, but for a gradient that is rounding alone, of
 which Adam makes a whole step. On CPUs distances of 4e-7 to 4e-5 were seen, so 1e-3 is generous, and what it is to find
@@ -10,17 +13,13 @@ bfloat16, so that each gradient is off by 2^-8 of itself: 2e-2 was seen. One pro
 """
 
 import os
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.utils.cpp_extension import get_default_build_root
 
 from safeeraser import model as models
 from safeeraser.benchmark.files import read_object
@@ -33,17 +32,11 @@ from safeeraser.unlearn.machine import check_machine
 
 ON_GPUS, ON_CPUS = ("ddp", "accelerate_config", "zero3", "fsdp2"), ("cpu_ddp", "cpu_zero2", "cpu_zero3")
 STEPS, ITEMS = 6, 4  # optimizer steps, and what each takes
-# Seconds after which a lock is forgotten: whoever may hold it, as compiling takes a minute or two; and if nobody here
-# has it open, which leaves another machine with the same home that has begun so lately.
-COMPILED_BY, HELD_BY = 900, 120
 BOUNDS = {"float32": (1e-3, 1e-3), "bfloat16": (0.02, 0.06)}  # elsewhere, and under DeepSpeed
 
 
 def check(bench: Bench) -> Iterator[Figure]:
     """How far each engine ends from one process, over LoRA's B."""
-    if why := waits_for_nobody():
-        raise RuntimeError(why)
-    reference = alone(bench)
     dtype = str(models.choose_dtype("auto")).removeprefix("torch.")
     for name in ON_GPUS if torch.cuda.is_available() else ON_CPUS:
         engine, lacks = on_this_machine(name)
@@ -52,41 +45,14 @@ def check(bench: Bench) -> Iterator[Figure]:
             yield Figure(title, None, note=lacks)
             continue
         folder = bench.folder / "engines" / name
-        train(bench, folder, name, engine.processes)
+        step = "plain" if engine.shards_weights else "sam"  # which moves weights that each process must have
+        train(bench, folder, name, engine.processes, step=step)
         ran = read_object(folder / "run.json")["engine"]
         if (ran["name"], ran["processes"]) != (engine.name, engine.processes):
             raise RuntimeError(f"{name}: {ran['name']} ran in its place, with {ran['processes']} processes")
-        yield Figure(title, distance(adapter(folder), adapter(reference))[0], most=BOUNDS[dtype][engine.deepspeed])
-
-
-def waits_for_nobody() -> str:
-    """What is to be done about the lock of a process that was killed while it compiled a part of DeepSpeed, as others
-    would wait for its end; nothing where there is none."""
-    locks = list(Path(get_default_build_root()).glob("*/deepspeed*/lock"))
-    locks += list(Path(os.environ.get("TORCH_EXTENSIONS_DIR") or os.devnull).glob("deepspeed*/lock"))
-    left = next(filter(forgotten, locks), None)
-    # Paths are taken out of a report; these words say where it lies all the same.
-    place = "torch's extensions (TORCH_EXTENSIONS_DIR; else torch_extensions in the home's .cache)"
-    told = "DeepSpeed would wait for ever for a compilation that was killed: remove the file lock"
-    return f"{told} of {left.parent.name}, in {place}" if left else ""
-
-
-def forgotten(lock: Path) -> bool:
-    """Whether nobody compiles any more. Who does has the lock open; on another machine that cannot be seen."""
-    try:
-        age = time.time() - lock.stat().st_mtime
-    except FileNotFoundError:  # just now it was done
-        return False
-    return age > COMPILED_BY or (age > HELD_BY and not is_open(lock))
-
-
-def is_open(file: Path) -> bool:
-    """Whether a process of this user, on this machine, has the file open."""
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if any(Path(each.path) == file.resolve() for each in process.open_files()):
-                return True
-    return False
+        yield Figure(
+            title, distance(adapter(folder), adapter(alone(bench, step)))[0], most=BOUNDS[dtype][engine.deepspeed]
+        )
 
 
 def on_this_machine(name: str) -> tuple[Engine, str]:
@@ -103,27 +69,28 @@ def on_this_machine(name: str) -> tuple[Engine, str]:
     return engine, ""
 
 
-def alone(bench: Bench) -> Path:
+def alone(bench: Bench, step: str = "plain") -> Path:
     """The folder of one process's run, which others are compared with; trained only once."""
-    folder = bench.folder / "engines" / "alone"
+    folder = bench.folder / "engines" / ("alone" if step == "plain" else f"alone_{step}")
     if not (folder / "adapter_model.safetensors").exists():
-        train(bench, folder)
+        train(bench, folder, step=step)
     return folder
 
 
 def words(bench: Bench, folder: Path, processes: int = 1, **more: object) -> list[str]:
     """What forget.py is told. On a GPU it is asked for kernels that add up in a fixed order."""
     keys = {"max_train_steps": STEPS, "gradient_accumulation_steps": ITEMS // processes, "lr": 1e-3, "warmup_ratio": 0}
-    return bench.words(folder, **keys, deterministic=torch.cuda.is_available(), **more)
+    told = {"forget_loss": "klpd", "workers": 1, "deterministic": torch.cuda.is_available()}
+    return bench.words(folder, **keys, **told, **more)
 
 
-def train(bench: Bench, folder: Path, name: str | None = None, processes: int = 1) -> None:
+def train(bench: Bench, folder: Path, name: str | None = None, processes: int = 1, **more: object) -> None:
     """Train into `folder`. Raises `RuntimeError` if that fails."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     options, log = ["--num_processes", str(processes)], folder.with_suffix(".log")
     if not torch.cuda.is_available():
         options += ["--mixed_precision", "no"]
-    finish(start(words(bench, folder, processes), log, name, options, env=environment()), log, waits_for_nobody)
+    finish(start(words(bench, folder, processes, **more), log, name, options, env=environment()), log)
 
 
 def environment() -> dict[str, str]:

@@ -4,8 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -15,7 +14,10 @@ from safeeraser.selftest.result import Skip
 
 FORGET = PACKAGE.parent / "forget.py"
 PATIENCE = 1800  # seconds that a run may take: processes that wait for each other for ever are ended
-LOOK = 5.0  # seconds between looks at whether one waits for ever
+LOCKED = (
+    "DeepSpeed waits without end for a compilation that was killed: remove the file lock in torch's folder for "
+    "extensions (TORCH_EXTENSIONS_DIR; else torch_extensions in the home's .cache)"
+)
 
 
 def engine_file(name: str) -> Path:
@@ -52,21 +54,12 @@ def start(
         return subprocess.Popen(command, cwd=cwd, env=os.environ | env, stdout=said, stderr=said)
 
 
-def finish(process: subprocess.Popen, log: Path, stuck: Callable[[], str] = str) -> None:
-    """Wait for a good end. Raises `RuntimeError`, with the last of what it said, for any other.
-
-    `stuck` is asked meanwhile why it will never end; it says nothing where it may.
-    """
-    until = time.monotonic() + PATIENCE
+def finish(process: subprocess.Popen, log: Path) -> None:
+    """Wait for a good end. Raises `RuntimeError`, with the last of what it said, for any other."""
     try:
-        while process.poll() is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(LOOK)
-                break
-            if time.monotonic() > until:
-                raise RuntimeError(f"{last_lines(log)}\nstill at work after {PATIENCE} s, and ended")
-            if why := stuck():
-                raise RuntimeError(why)
+        process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{last_lines(log)}\nstill at work after {PATIENCE} s, and ended; {LOCKED}") from None
     finally:
         kill_tree(process.pid)
         process.wait()

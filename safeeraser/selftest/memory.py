@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from safeeraser import model as models
 from safeeraser.errors import BadInput
+from safeeraser.selftest.families import FAMILIES
 from safeeraser.selftest.material import Bench, architecture
 from safeeraser.selftest.result import Figure
 from safeeraser.selftest.training import load_trainer
@@ -97,6 +98,8 @@ def choose_size(wanted: str | None, folder: Path) -> str:
     Raises:
         BadInput: the one that is wanted fits neither memory nor disk.
     """
+    if wanted in FAMILIES:
+        return wanted
     sizes = [wanted] if wanted else ["7b", "1b", "tiny"] if torch.cuda.is_available() else ["tiny"]
     room, disk = free() - CONTEXT, shutil.disk_usage(folder).free
     for size in sizes:

@@ -36,11 +36,13 @@ CHECKS = {
     "memory": "memory of a step beside the dry run's estimate",
     "nf4": "four bits beside the same weights rounded",
     "inference": "batched inference beside one response at a time",
-    "speed": "speed, and its share of what the machine does at most",
+    "speed": "what the machine does at most, and how fast it answers",
     "engines": "each engine beside one process",
     "resume": "killed and gone on with, beside undisturbed",
+    "commands": "answers, attacks, merging and relearning by their commands",
 }
-SIZES = ("tiny", "1b", "7b")
+# Of another family's small model, whose memory and speed tell nothing.
+FOR_A_FAMILY = ("precision", "inference", "engines", "resume", "commands")
 KIND = "safeeraser self-test"  # what a report says that it is
 LINES = 15  # of an error
 OUTCOMES = {"pass": "[green]pass[/]", "fail": "[bold red]fail[/]", "skipped": "[yellow]skipped[/]"}
@@ -50,7 +52,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked: the size, None for the largest that fits; the checks; where the report goes."""
+    """What was asked: the size, None for the largest that fits, or a family; the checks; where the report goes."""
 
     size: str | None
     checks: Sequence[str]

@@ -11,7 +11,7 @@ from helpers import refused, write_json
 from safetensors.torch import save_file
 
 from safeeraser.errors import BadInput
-from safeeraser.selftest import engines, inference, memory, nf4, resume, run, speed
+from safeeraser.selftest import engines, families, inference, memory, nf4, resume, run
 from safeeraser.selftest.machine import anonymous, describe
 from safeeraser.selftest.material import Bench, build_tokenizer
 from safeeraser.selftest.precision import TOKENS, Observed, Text, compare, confused, observe, off_by
@@ -108,11 +108,12 @@ def test_engines_and_a_resumed_run_are_held_to_one_process(tmp_path, monkeypatch
     resumed = [(each.value, each.least, each.most) for each in resume.check(bench)]
     assert resumed == [(2, 2, None), (0, None, 0)]
     calls = (tmp_path / "calls").read_text().splitlines()
-    names = ["alone", *["cpu_ddp", "cpu_zero2"] * 2, "alone", "alone"]
+    names = ["cpu_ddp", "alone", "cpu_zero2", "cpu_ddp", "cpu_zero2", *["alone"] * 3]
     assert [call.split()[0] for call in calls] == names and calls[-1] == calls[-2]
     # As many items a step, whatever shares them.
     assert ["accumulation_steps=4" in call for call in calls] == [name == "alone" for name in names]
     assert ["accumulation_steps=2" in call for call in calls] == [name != "alone" for name in names]
+    assert ["step=sam" in call for call in calls] == [True] * 5 + [False] * 3
     write_json(tmp_path / "cpu_ddp.json", {"engine": {"name": "ddp", "processes": 1}})
     with pytest.raises(RuntimeError, match="cpu_ddp: ddp ran in its place, with 1 processes"):
         list(engines.check(bench))
@@ -146,22 +147,11 @@ def test_the_largest_size_that_fits(tmp_path, monkeypatch, gib, disk, wanted, si
     monkeypatch.setattr(memory, "needed", {"7b": 17 * 2**30, "1b": 5 * 2**30, "tiny": 2**20}.get)
     monkeypatch.setattr(memory, "free", lambda: gib * 2**30)
     monkeypatch.setattr(memory.shutil, "disk_usage", lambda folder: type("", (), {"free": disk * 2**30}))
-    if size in run.SIZES:
+    if size in families.SIZES:
         assert memory.choose_size(wanted, tmp_path) == size
     else:
         with pytest.raises(BadInput, match=f"--size {wanted}: .*{size}"):
             memory.choose_size(wanted, tmp_path)
-
-
-def test_a_step_has_the_operations_worked_out(bench):
-    trainer = speed.load_trainer(bench.settings(bench.folder / "counted", max_train_steps=1))
-    batch = trainer.data_collator([trainer.train_dataset[0]])
-    layers, lora = 2 * (4 * 64**2 + 3 * 64 * 128 + 2 * 64), 2 * 32 * (4 * (64 + 64) + 3 * (64 + 128))
-    projector = 32 * 64 + 64 + 64 * 64 + 64
-    vision = sum(w.numel() for name, w in trainer.model.named_parameters() if ".vision_tower." in name)
-    rows, length = batch["inputs"]["input_ids"].shape
-    wanted = (4 * layers + 6 * lora) * rows * length + 4 * 502 * 64 * len(batch["read"])
-    assert speed.step_operations(trainer, batch) == wanted + (6 * projector + 2 * vision) * rows * 16
 
 
 def test_a_report_tells_of_the_machine_and_of_nobody(monkeypatch, tmp_path):
@@ -179,6 +169,8 @@ def test_a_report_tells_of_the_machine_and_of_nobody(monkeypatch, tmp_path):
 MISTAKES = [
     (["--size", "8b"], "did you mean '7b'"),
     (["--only", "speed,engine"], "did you mean 'engines'"),
+    (["--family", "qwen3"], "did you mean 'qwen3-vl'"),
+    (["--family", "qwen3-vl", "--size", "tiny"], "--size: of LLaVA-1.5"),
     (["--json", "other.json"], "--json other.json"),
     (["--json", "."], "is a folder"),
 ]

@@ -1,0 +1,42 @@
+"""A small random model of each family passes what the self-test checks on it, and prepares what a trap of it needs."""
+
+import pytest
+import torch
+from helpers import run
+
+from safeeraser import model as models
+from safeeraser.benchmark.family import families
+from safeeraser.benchmark.records import read_records
+from safeeraser.infer.requests import build_requests
+from safeeraser.selftest import commands, engines, inference, precision
+from safeeraser.selftest.families import FAMILIES
+from safeeraser.selftest.material import Bench, write
+
+
+@pytest.fixture
+def bench(tmp_path, request):
+    write(made := Bench(tmp_path, request.param))
+    return made
+
+
+def test_each_family_has_a_small_model_or_is_llava():
+    parents = {page.name for page in families().values() if page.model_path is None}
+    assert FAMILIES.keys() | {"llava-1.5"} == parents
+
+
+@pytest.mark.parametrize("bench", ["qwen3-vl"], indirect=True)
+def test_a_small_model_answers_as_it_is_asked(bench):
+    vlm = models.VLM.load(str(bench.model), torch.float32)
+    assert vlm.family.name == "qwen3-vl" and vlm.decoder == "continuous"
+    requests = build_requests(read_records(bench.data))
+    rows = [vlm.encode(models.Turn(None, each.question)) for each in requests[:3]]
+    assert vlm.preprocessor.tokenizer.unk_token_id not in {token for row in rows for token in row.input_ids}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bench", FAMILIES, indirect=True)
+def test_a_family_passes(bench):
+    folder = bench.folder / "engines" / "alone"
+    assert run("forget", *engines.words(bench, folder)).returncode == 0
+    figures = [figure for check in (precision, inference, commands) for figure in check.check(bench)]
+    assert [figure for figure in figures if not figure.good] == [] and len(figures) > 20
