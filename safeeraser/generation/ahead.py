@@ -1,5 +1,6 @@
 """Pictures prepared before their turn, by processes of their own: a GPU would wait a third of a second for some."""
 
+import gc
 import os
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
@@ -21,7 +22,11 @@ class _Pictures(Dataset[Shown]):
         return len(self.pictures)
 
     def __getitem__(self, number: int) -> Shown:
-        return self.preprocessor.show(self.show(self.pictures[number]))
+        shown = self.preprocessor.show(self.show(self.pictures[number]))
+        for each in shown.inputs.values():
+            # torch would hand it over in a thread whose errors are printed alone, and the command would wait for ever.
+            each.share_memory_()
+        return shown
 
 
 def prepared(
@@ -31,7 +36,8 @@ def prepared(
 
     Raises:
         BadInput: one cannot be decoded, or is of a shape that the model does not take.
-        RuntimeError: a process has died; see `worker_died`. It may come at any moment as long as this is iterated.
+        RuntimeError: a process has died, or shared memory is full; see `of_worker`. It may come at any moment as long
+            as this is iterated.
     """
     loader = DataLoader(
         _Pictures(preprocessor, show, pictures),
@@ -40,6 +46,7 @@ def prepared(
         worker_init_fn=_leave_group,
         generator=torch.Generator(),  # nothing is drawn of anybody else's chance
     )
+    gc.collect()  # what an error has left of an earlier loader, whose queues a process forked now would close
     yield from zip(pictures, loader, strict=True)
 
 
@@ -48,6 +55,7 @@ def _leave_group(_worker: int) -> None:
     os.setpgrp()
 
 
-def worker_died(error: RuntimeError) -> bool:
-    """Whether torch tells of a process that prepared pictures and is no more, for lack of memory perhaps."""
-    return str(error).startswith("DataLoader worker")
+def of_worker(error: RuntimeError) -> str | None:
+    """What torch tells of a process that prepared pictures and could not go on, for lack of memory perhaps, in a line;
+    None where it tells of something else."""
+    return str(error).strip().splitlines()[-1] if "DataLoader worker" in str(error) else None

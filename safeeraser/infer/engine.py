@@ -7,7 +7,7 @@ from accelerate.utils.memory import clear_device_cache
 
 from safeeraser.errors import BadInput
 from safeeraser.generation import DECODERS, Answering, Asked
-from safeeraser.generation.ahead import worker_died
+from safeeraser.generation.ahead import of_worker
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer.memory import out_of_memory, rows_that_fit
 from safeeraser.infer.requests import Request, Unanswered, show, size_of
@@ -66,8 +66,8 @@ class Engine:
                     for request, _ in finished:
                         del left[request.key]
             except RuntimeError as error:
-                if worker_died(error):
-                    log.warning("%s; going on without processes that prepare pictures", str(error).splitlines()[0])
+                if reason := of_worker(error):
+                    log.warning("%s; going on without processes that prepare pictures", reason)
                     self.workers = 0
                 elif out_of_memory(error):
                     self._reduce()

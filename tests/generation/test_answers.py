@@ -1,6 +1,7 @@
 """The decoder and the plain batched path give the same answers, those of transformers' own generation, whatever shares
 a batch; and what cannot be answered is told."""
 
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from safeeraser.benchmark.pictures import open_picture, picture_size
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
 from safeeraser.generation import Asked, Batched, Decoder
+from safeeraser.generation.ahead import of_worker, prepared
 from safeeraser.generation.context import SPARE
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer.requests import Selection, build_requests
@@ -86,12 +88,24 @@ def test_pictures_prepared_by_other_processes_change_nothing(vlm, asked, more, g
     """Whether one comes back under another system text or not, and where one cannot be read."""
     how = {"generation": Generation(greedy=True, max_new_tokens=12), "batch_size": 2}
     given = [*asked, *more, replace(more[1], system="Be quick.", key="once more")]
-    for workers in (1, 3):
+    for workers in (1, 2):
         said = answers(kind(vlm, **how, workers=workers), given)
         assert said.pop("once more") and said == {key: text(vlm, ids) for key, ids in greedy.items()}
     size = picture_size(asked[0].picture)
     with pytest.raises(BadInput, match=r"^gone\.png: picture not found$"):
         answers(kind(vlm, **how, size=lambda _: size, workers=2), [Asked(Path("gone.png"), "Why?")])
+
+
+def test_shared_memory_that_is_full_is_told_rather_than_waited_for(vlm, asked):
+    """A container's /dev/shm holds less than some pictures take."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(RuntimeError) as error:
+            list(prepared(vlm.preprocessor, open_picture, [asked[0].picture] * 2, 1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "shared memory" in of_worker(error.value) or "File too large" in of_worker(error.value)
 
 
 def test_a_response_depends_on_seed_key_and_settings(vlm, asked, sampled):
