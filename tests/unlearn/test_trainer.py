@@ -109,10 +109,10 @@ def test_a_micro_step_goes_to_the_device_when_it_is_its_turn(tmp_path, monkeypat
     monkeypatch.setattr(type(trainer.args), "device", torch.device("meta"))
     (_, batch), _ = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 2, trainer.args.device)
     its_turn = trainer._prepare_inputs(batch | {"moved": batch})
-    assert "moved" not in its_turn, "which is read before, at weights that are moved"
     for place, inputs in (("cpu", batch), ("meta", its_turn)):
         pictures = inputs["inputs"]["pixel_values"]
         assert (pictures.device.type, inputs["read"].device.type, pictures.dtype) == (place, place, torch.bfloat16)
+    assert "moved" not in its_turn, "which is read before, at weights that are moved"
 
 
 @pytest.mark.parametrize(("quantization", "said"), [("none", "none may round by 0%"), ("nf4", "nf4 may round by 10%")])
