@@ -12,10 +12,12 @@ from typing import Any
 
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
+from torch import nn
 from transformers import TrainingArguments
 
 from safeeraser.benchmark.files import read_json
 from safeeraser.errors import BadInput
+from safeeraser.model import Family, language_layers
 from safeeraser.unlearn.settings import Settings
 
 LEFT_OPEN = ("auto", "none", "no", "", None)  # what a key says that decides nothing
@@ -184,6 +186,17 @@ def check_engine(engine: Engine, settings: Settings, *, items: int) -> None:
         raise BadInput(
             f"quantization={settings.quantization}: {engine.name} cannot shard 4-bit weights; use one GPU, ddp or zero2"
         )
+
+
+def share_out_layers(model: nn.Module, family: Family) -> None:
+    """Have FSDP share the language model out layer by layer, of whatever class they are. Before Trainer is made.
+
+    accelerate reads the names of classes from its launcher's environment, which has them from the engine's file: a file
+    that named one would serve one family, and transformers' own list shares out a vision tower's layers too, which
+    `memory.held` does not count on.
+    """
+    layers = {type(layer).__name__ for layer in language_layers(model, family)}
+    os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] = ",".join(sorted(layers))
 
 
 def check_running(engine: Engine, arguments: TrainingArguments) -> None:

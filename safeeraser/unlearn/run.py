@@ -26,7 +26,7 @@ from safeeraser.unlearn.batch import Collator, PlanDataset
 from safeeraser.unlearn.callbacks import SaveAfter
 from safeeraser.unlearn.data import Data
 from safeeraser.unlearn.dry_run import dry_run, outline
-from safeeraser.unlearn.engine import Engine, check_running
+from safeeraser.unlearn.engine import Engine, check_running, share_out_layers
 from safeeraser.unlearn.job import Job, prepare, without_effect
 from safeeraser.unlearn.machine import check_machine
 from safeeraser.unlearn.mask import Mask, check_holds, kept_mask, make_mask, told
@@ -186,6 +186,8 @@ def load_model(
     if settings.init_adapter:
         models.load_adapter(model, settings.init_adapter)
     reparametrize(model, settings)
+    if engine.name == "fsdp":
+        share_out_layers(model, settings.family)
     # In bfloat16 most updates of this size would round to nothing; DeepSpeed keeps masters in float32 and, of a model
     # that it split while loading, casts nothing itself.
     dtype = base.dtype if engine.deepspeed else torch.float32

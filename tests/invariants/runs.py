@@ -70,7 +70,9 @@ RUNS = {
     "kept": (tuple(GPUS), 4, "gdpd", DROPPED),
     "redrawn": (tuple(GPUS), 4, "gdpd", (*DROPPED, "gradient_checkpointing=true")),
 }
-for engine, family, method in (("cpu_ddp", "qwen3_vl", "klpd"), ("cpu_zero2", "smolvlm", "popd")):
+OTHERS = (("cpu_ddp", "qwen3_vl", "klpd"), ("cpu_zero2", "smolvlm", "popd"), ("fsdp2", "gemma3", "klpd"))
+OTHERS += (("fsdp2", "internvl", "popd"),)
+for engine, family, method in OTHERS:
     given = [f"{key}={FAMILIES / family / file}" for key, file in FAMILY_FILES.items()] + ["LoRA.r=4", "LoRA.alpha=16"]
     RUNS[f"{family}_{method}"] = ((engine,), 4, method, (*TWO, *given))
 

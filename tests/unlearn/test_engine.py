@@ -7,12 +7,16 @@ from unittest.mock import patch
 
 import pytest
 import yaml
+from accelerate import FullyShardedDataParallelPlugin
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
+from families.recorded import Recorded
 from helpers import ROOT, write_json
 
 from safeeraser.errors import BadInput
-from safeeraser.unlearn.engine import Engine, check_engine, engine_of
+from safeeraser.model import family_of
+from safeeraser.unlearn.engine import Engine, check_engine, engine_of, share_out_layers
 
 from .given import refuses, settings
 
@@ -24,8 +28,8 @@ def from_file(path):
     return engine_of(settings("dry_run=true", f"engine={path}"))
 
 
-def from_environment(path):
-    """What a process would find that accelerate's launcher starts with this file."""
+def environment_of(path):
+    """What accelerate's launcher says to a process that it starts with this file."""
     arguments = launch_command_parser().parse_args(["--config_file", str(path), "forget.py"])
     arguments, *_ = _validate_launch_command(arguments)
     environment = {}
@@ -39,7 +43,11 @@ def from_environment(path):
             _, environment = prepare_simple_launcher_cmd_env(arguments)
     if int(arguments.num_processes) > 1:
         environment |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(arguments.num_processes))  # by torchrun
-    with patch.dict(os.environ, environment, clear=True):
+    return environment
+
+
+def from_environment(path):
+    with patch.dict(os.environ, environment_of(path), clear=True):
         return engine_of(settings())
 
 
@@ -70,6 +78,16 @@ def test_a_file_that_is_none_of_accelerates_is_refused(tmp_path):
         with pytest.raises(BadInput) as error:
             from_file(path)
         assert str(error.value).startswith(f"engine={path}: not a file that accelerate launch could use (")
+
+
+@pytest.mark.parametrize("family", ["gemma3", "qwen3_vl"])
+def test_fsdp_shares_out_the_layers_of_whatever_language_model_there_is(family):
+    """And nothing else, as the memory that the dry run estimates has it. fsdp2.yaml names no class."""
+    model = Recorded(family).load()
+    with patch.dict(os.environ, environment_of(ROOT / "config/accelerate/fsdp2.yaml")):
+        share_out_layers(model, family_of(Recorded(family).path))
+        policy = fsdp2_prepare_auto_wrap_policy(FullyShardedDataParallelPlugin(), model)
+    assert [each for each in model.modules() if policy(each)] == list(model.model.language_model.layers)
 
 
 @pytest.mark.parametrize("says", CASES["refused"])
