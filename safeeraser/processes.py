@@ -6,12 +6,18 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import get_worker_info
 
 from safeeraser.errors import BadInput
+
+Batch = TypeVar("Batch")
+
+ROOM = "a container has more with --ipc=host or --shm-size=8g; workers=0 needs none"  # in shared memory
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,29 @@ def check_gpu() -> None:
         f"driver, {driver}; update the driver, or install a torch that is built for it (README.md, Install). "
         "With CUDA_VISIBLE_DEVICES= (empty) the CPU computes"
     )
+
+
+def tensors(batch: Any) -> list[Tensor]:
+    """All that a batch holds."""
+    return [each for each in tree_leaves(batch) if isinstance(each, Tensor)]
+
+
+def hand_over(batch: Batch) -> Batch:
+    """What a loading process has made, in shared memory, where the command finds it; elsewhere as it is.
+
+    torch would lay it there by itself, but in a thread whose errors are only printed: the command would wait for ever.
+
+    Raises:
+        BadInput: shared memory is full.
+    """
+    if get_worker_info():
+        try:
+            for each in tensors(batch):
+                if each.numel():
+                    each.share_memory_()
+        except RuntimeError as error:
+            raise BadInput(f"workers: no room to hand over pictures ({error}); {ROOM}") from None
+    return batch
 
 
 def leave_together() -> None:

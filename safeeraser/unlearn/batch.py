@@ -13,6 +13,7 @@ from safeeraser.benchmark.conversation import IGNORE, pad
 from safeeraser.benchmark.pictures import open_picture, picture_size
 from safeeraser.errors import BadInput
 from safeeraser.model import Preprocessor, Row, Shown, Turn
+from safeeraser.processes import hand_over
 from safeeraser.unlearn.methods import Method, Recipe
 from safeeraser.unlearn.plan import Step
 from safeeraser.unlearn.terms import LOSSES
@@ -142,7 +143,7 @@ class Collator:
         if self.moved:
             views = self.moved.method.views
             batch["moved"] = self.moved([[viewed for viewed in entry if viewed.view in views] for entry in entries])
-        return batch
+        return hand_over(batch)
 
     def _batch(self, entries: list[list[Viewed]]) -> dict[str, Any]:
         terms = self.method.terms

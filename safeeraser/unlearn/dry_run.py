@@ -15,7 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, TrainingArguments
 
 from safeeraser import model as models
 from safeeraser.benchmark.conversation import IGNORE
@@ -23,11 +23,11 @@ from safeeraser.benchmark.methods import shown_weight
 from safeeraser.benchmark.pictures import picture_size
 from safeeraser.errors import BadInput
 from safeeraser.model import Row
-from safeeraser.unlearn.batch import PlanDataset
+from safeeraser.unlearn.batch import Collator, PlanDataset
 from safeeraser.unlearn.engine import DTYPE_OF, Engine
 from safeeraser.unlearn.fit import advice
 from safeeraser.unlearn.job import Job, without_effect
-from safeeraser.unlearn.machine import check_machine
+from safeeraser.unlearn.machine import check_machine, check_shared_memory
 from safeeraser.unlearn.memory import MicroStep, Part, Setup, memory
 from safeeraser.unlearn.methods import Method
 from safeeraser.unlearn.plan import Step
@@ -46,29 +46,32 @@ WITHOUT_PICTURES = (
 Size = tuple[int, int]  # of a conversation: its tokens, the picture's included, and those of the answer among them
 
 
-def dry_run(settings: Settings, job: Job) -> None:
+def dry_run(settings: Settings, job: Job, arguments: TrainingArguments) -> None:
     """Check what can be checked without weights, and print counts of data, steps and parameters, and the memory needed.
 
     Raises:
         BadInput: there is no such model, a conversation has no room for its answer, `init_adapter` does not fit, or a
-            GPU is here and what else the engine wants is not.
+            GPU is here and what else the engine wants is not, or loading processes have no room for their batches.
     """
     if torch.cuda.device_count() and not settings.gpu_memory:  # else it will be trained on another machine
         check_machine(job.engine, build=False)
     config, preprocessor = find_model(settings)
+    dtype = choose_dtype(settings, job.engine)
     if preprocessor:
         dataset = PlanDataset(
             job.plan, job.data.items, job.data.refusals, preprocessor, settings.recipe, settings.max_length
         )
         note_spelling(preprocessor.tokenizer.tokenize, chain.from_iterable(job.data.items.values()))
         step = planned_step(settings, dataset)
+        if not settings.gpu_memory:
+            collator = Collator(settings.method, preprocessor, dtype, settings.moved_terms)
+            check_shared_memory(dataset, collator, arguments, job.engine.here)
         if more := job.data.compared:  # which have to leave room for their answers too
             conversation_sizes(
                 PlanDataset(job.compared, more.items, more.refusals, preprocessor, settings.recipe, settings.max_length)
             )
     else:
         step = worst_step(settings, config)
-    dtype = choose_dtype(settings, job.engine)
     model = outline(settings, config, dtype)
     parameters = count_parameters(model, settings)
     if settings.init_adapter:

@@ -9,10 +9,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from transformers import TrainingArguments
 
 from safeeraser.errors import BadInput
-from safeeraser.processes import check_gpu
+from safeeraser.processes import ROOM, check_gpu, tensors
+from safeeraser.unlearn.batch import Collator, PlanDataset
 from safeeraser.unlearn.engine import Engine
+
+SHARED = Path("/dev/shm")  # by which loading processes hand batches over; of a container by default 64 MB
 
 
 def check_machine(engine: Engine, *, build: bool) -> None:
@@ -45,6 +49,26 @@ def check_machine(engine: Engine, *, build: bool) -> None:
             f"engine: DeepSpeed's Adam for CPU memory (offload_optimizer_device) cannot be compiled: "
             f"{' and '.join(lacking) + ' missing' if lacking else fault}; install what is missing, or do without: "
             "ACCELERATE_CONFIG=config/accelerate/ddp.yaml where everything fits on each GPU, else zero3.yaml there"
+        )
+
+
+def check_shared_memory(dataset: PlanDataset, collator: Collator, arguments: TrainingArguments, here: int) -> None:
+    """Refuse loading processes that have no room for their batches: those that are loaded ahead, and those of the
+    optimizer step that is at work, each as large as the first.
+
+    Args:
+        here: how many training processes share this machine.
+    """
+    workers = arguments.dataloader_num_workers
+    if not workers or not SHARED.is_dir():
+        return
+    batch = collator([dataset[number] for number in range(min(arguments.train_batch_size, len(dataset)))])
+    ahead = workers * arguments.dataloader_prefetch_factor + arguments.gradient_accumulation_steps
+    needed, free = max(here, 1) * ahead * sum(each.nbytes for each in tensors(batch)), shutil.disk_usage(SHARED).free
+    if needed > free:
+        raise BadInput(
+            f"workers={workers}: {ahead} batches of pictures take {needed / 2**20:,.0f} MiB of shared memory, and "
+            f"{free / 2**20:,.0f} are free in {SHARED}; {ROOM}"
         )
 
 

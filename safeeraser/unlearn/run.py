@@ -28,7 +28,7 @@ from safeeraser.unlearn.data import Data
 from safeeraser.unlearn.dry_run import dry_run, outline
 from safeeraser.unlearn.engine import Engine, check_running, share_out_layers
 from safeeraser.unlearn.job import Job, prepare, without_effect
-from safeeraser.unlearn.machine import check_machine
+from safeeraser.unlearn.machine import check_machine, check_shared_memory
 from safeeraser.unlearn.mask import Mask, check_holds, kept_mask, make_mask, told
 from safeeraser.unlearn.plan import write_plan
 from safeeraser.unlearn.plot import plot_training
@@ -64,13 +64,14 @@ def forget(settings: Settings) -> Unlearned | None:
     if settings.mask:
         check_holds(arguments)
     if settings.dry_run:
-        dry_run(settings, job)
+        dry_run(settings, job, arguments)
         return None
     check_running(job.engine, arguments)
     if settings.deterministic:
         # Trainer does so too, but torch looks at the first product on a GPU, and never again, what cuBLAS was told.
         enable_full_determinism(settings.seed)
     dataset = load_dataset(settings, job)
+    check_shared_memory(dataset, collator(settings, dataset), arguments, job.engine.here)
     log.info("%s", job.summary(settings))
     for note in without_effect(settings):
         log.warning("%s", note)

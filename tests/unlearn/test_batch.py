@@ -1,12 +1,17 @@
 """From items to rows: what each switch of the recipe changes, how answers are shortened, which pictures are kept."""
 
+import resource
+
 import pytest
+import torch
 from helpers import MODEL, plan_dataset, record, write_dataset
+from torch.utils.data import DataLoader
 
 from safeeraser.benchmark.conversation import IGNORE
 from safeeraser.errors import BadInput
 from safeeraser.model import load_preprocessor
-from safeeraser.unlearn.batch import PlanDataset
+from safeeraser.processes import tensors
+from safeeraser.unlearn.batch import Collator, PlanDataset
 from safeeraser.unlearn.plan import Step
 from safeeraser.unlearn.views import Item
 
@@ -87,3 +92,18 @@ def test_max_length_shortens_answers_and_names_an_item_without_room(data_path):
         data.encode(Item(None, "What?", "word " * 1500, "F: record 1", None, "answer"))
     with pytest.raises(BadInput, match=r"^F: record 1, answer: the text itself contains '<image>'"):
         data.encode(Item(None, "What is <image>?", "So.", "F: record 1", None, "answer"))
+
+
+def test_a_loading_process_whose_shared_memory_is_full_ends_the_run_with_what_helps(data_path):
+    """No privilege makes it small, but a bound on files' sizes, which it is made of, has the same effect."""
+
+    def bound(_):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**13, resource.RLIM_INFINITY))
+
+    data = dataset(data_path, "forget_loss=ga")
+    join = Collator(settings("forget_loss=ga").method, data.preprocessor, torch.float32)
+    one, other = next(iter(DataLoader(data, 2, num_workers=1, collate_fn=join))), join([data[0], data[1]])
+    assert all(torch.equal(each, same) for each, same in zip(tensors(one), tensors(other), strict=True))
+    loaded = DataLoader(data, 2, num_workers=1, collate_fn=join, worker_init_fn=bound, timeout=30)
+    with pytest.raises(BadInput, match=r"^workers: no room to hand over pictures \(.*\); a container .* --shm-size=8g"):
+        next(iter(loaded))

@@ -58,6 +58,13 @@ def test_deepspeed_that_is_not_installed_and_fewer_gpus_than_processes(monkeypat
     check_machine(Engine("ddp", 2, here=1), build=True)  # two machines with one each
 
 
+def test_loading_processes_without_room_in_shared_memory_are_refused(tmp_path):
+    """Which would end at its first full moment in a wait for ever."""
+    for words in (["dry_run=true"], []):
+        said = refuses(tmp_path, "workers=2", "trainer.dataloader_prefetch_factor=100000000", *words)
+        assert said.startswith("workers=2: 200000016 batches of pictures take ") and "--ipc=host" in said
+
+
 def test_a_gpu_whose_driver_is_too_old_for_torch_is_refused_not_left_idle(monkeypatch, tmp_path, capsys):
     """Nothing is trained or answered on the CPU beside it, but where that is asked for; a plan may be for another."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
