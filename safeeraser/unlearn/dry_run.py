@@ -96,7 +96,7 @@ def dry_run(settings: Settings, job: Job, arguments: TrainingArguments) -> None:
         ),
         *([f"The step {settings.step.name} {cost}."] if cost else []),
         *([masked(settings.mask, job)] if settings.mask else []),
-        "The memory is an estimate: CUDA and its libraries take about 1 GiB more, and fragmentation some.",
+        "The memory is an estimate: CUDA and its libraries take about 1 GiB more, of several processes 2 GiB and 5%.",
         *([] if step.picture or preprocessor else [WITHOUT_PICTURES]),
         *advice(settings, job.engine, parts, estimate, items=len(job.plan)),
         *without_effect(settings),

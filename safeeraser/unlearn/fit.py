@@ -16,7 +16,9 @@ from safeeraser.unlearn.memory import Part
 from safeeraser.unlearn.settings import Settings
 
 GIB = 2**30
-BESIDE = GIB  # what CUDA and its libraries take, which the estimate leaves out
+# What the estimate leaves out: CUDA and its libraries; beside other processes NCCL's buffers, and the fragments that
+# pieces leave which are gathered and let go all the time, such as ZeRO-3's: a share of all.
+BESIDE, BESIDE_OTHERS, FRAGMENTS = GIB, 2 * GIB, 0.05
 CHECKPOINTING: dict[str, Any] = {"gradient_checkpointing": True}
 FOUR_BITS: dict[str, Any] = {"quantization": "nf4"}
 # What costs time or precision, the least first; under the run's own engine, then under one that shares weights out.
@@ -44,7 +46,7 @@ def advice(settings: Settings, engine: Engine, parts: list[Part], estimate: Esti
     if free is None:
         return
     room = f"{free / GIB:.1f} GiB {'of gpu_memory' if settings.gpu_memory else 'that are free on the GPU here'}"
-    needed = on_device(parts)
+    needed = on_device(parts, engine.processes)
     moved = (engine.here or engine.processes) * sum(part.cpu for part in parts)
     if not settings.gpu_memory and moved > (there := psutil.virtual_memory().available):
         yield f"CPU memory: all processes need {moved / GIB:.1f} GiB together, and {there / GIB:.1f} are free here."
@@ -56,7 +58,7 @@ def advice(settings: Settings, engine: Engine, parts: list[Part], estimate: Esti
     yield f"It does not fit in the {room}: {needed / GIB:.1f} with what CUDA takes."
     least = needed
     for words, changed, other in alternatives(settings, engine, items):
-        takes = on_device(estimate(changed, other))
+        takes = on_device(estimate(changed, other), other.processes)
         least = min(least, takes)
         if takes <= free:
             yield f"It would with {words}: {takes / GIB:.1f} GiB."
@@ -67,16 +69,20 @@ def advice(settings: Settings, engine: Engine, parts: list[Part], estimate: Esti
     )
 
 
-def on_device(parts: list[Part]) -> float:
+def on_device(parts: list[Part], processes: int = 1) -> float:
     """Bytes on the GPU, with what the estimate leaves out."""
-    return sum(part.device for part in parts) + BESIDE
+    counted = sum(part.device for part in parts)
+    return counted * (1 + FRAGMENTS) + BESIDE_OTHERS if processes > 1 else counted + BESIDE
 
 
 def quicker(settings: Settings, engine: Engine, free: float, estimate: Estimate, items: int) -> Iterator[str]:
     """That nothing need be shared out or moved, where everything fits on each GPU."""
     file = PLAIN["several" if engine.processes > 1 else "one"]
     other = other_engine(file, engine)
-    if goes_together(settings, {}, other, items) and (takes := on_device(estimate(settings, other))) <= free:
+    if not goes_together(settings, {}, other, items):
+        return
+    takes = on_device(estimate(settings, other), other.processes)
+    if takes <= free:
         moves = "moves gradients to CPU memory and back" if engine.offload_optimizer else "shares out what it holds"
         yield (
             f"So would it, with {takes / GIB:.1f} GiB, under ACCELERATE_CONFIG=config/accelerate/{file}, "

@@ -151,11 +151,15 @@ def held(model: nn.Module, setup: Setup) -> list[Part]:
     moved = engine.offload_optimizer or (fsdp and engine.offload_weights)  # FSDP's offloading is of all that it shards
     copies = 2 if Guard(settings.stop, settings.method).active else 0
     away, averaged = bool(settings.moved_terms), bool(settings.step.averaged)
+    # Each process reads the model whole before FSDP shares it out. Weights that are stored in the dtype asked for are
+    # mapped from their files, which all processes share; others, such as float16 for bfloat16, are copied.
+    read = frozen + trained * width if fsdp else 0
     second = everything if settings.adapter is None and settings.method.needs_reference else 0
     lora = sum(weight.numel() for name, weight in weights.items() if ".lora_" in name and layers(name))
     parts = (  # name, bytes, whether sharded, whether in CPU memory
         ("frozen weights", frozen, engine.shards_weights, engine.offload_weights),
         ("trained weights", trained * width, engine.shards_weights, engine.offload_weights),
+        ("weights as they are read", read, False, True),
         ("the untouched model", second * setup.dtype.itemsize, False, False),
         ("weights gathered for the layers at work", gathered * setup.dtype.itemsize, False, False),
         ("gradients", trained * (width if narrow else 4), engine.shards_gradients, moved and engine.shards_gradients),
