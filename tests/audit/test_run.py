@@ -35,7 +35,7 @@ class Played:
     def __init__(self, adapter):
         self.adapter, self.asked, self.trained, self.lost = adapter, [], [], ""
 
-    def engine(self, options, data, requests, _processes):
+    def engine(self, options, data, requests, *_):
         *_, folder, group, name = options.output_file.parent.parts
         self.asked.append(point := f"{folder.partition('-')[0]} {group} {name}")
         trained = options.checkpoint_path and options.checkpoint_path.name == "checkpoint-3"
