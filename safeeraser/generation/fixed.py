@@ -79,6 +79,7 @@ class FixedSteps:
                 layer.show(0, width)
         else:
             self.context, self.graph, self.held, self.both = context, None, held, []
+            self.cache = Cache(layers=[])  # the memory of rows that are gone is free before more is taken
             self.ids = held.new_empty(len(held), 1)
             for layer in layers:
                 layer.hold(pad(layer.used, (0, 0, 0, capacity - width)), free=capacity - width)
@@ -106,6 +107,9 @@ class FixedSteps:
             with torch.cuda.graph(graph):
                 self._step(context)
         except RuntimeError as error:
+            for cause in (error, error.__context__):  # the recording's end may fail of what failed within it
+                if isinstance(cause, torch.OutOfMemoryError):  # with fewer rows it goes on
+                    raise cause from None
             reason = str(error).strip().splitlines()[0]
             told = f"a step could not be recorded as a CUDA graph ({reason}); --decode plain does without"
             raise BadInput(told) from None
