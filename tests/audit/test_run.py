@@ -33,7 +33,7 @@ class Played:
     """
 
     def __init__(self, adapter):
-        self.adapter, self.asked, self.trained, self.lost = adapter, [], [], ""
+        self.adapter, self.asked, self.trained, self.lost, self.batch_size = adapter, [], [], "", 8
 
     def engine(self, options, data, requests, *_):
         *_, folder, group, name = options.output_file.parent.parts
