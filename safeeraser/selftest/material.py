@@ -216,7 +216,8 @@ def write_data(file: Path) -> None:
 
 def _record(folder: Path, number: int, draw: random.Random) -> dict[str, Any]:
     names = [f"pictures/{number}-{which}.png" for which in ("first", "second")]
-    shown = [_picture(folder / name, draw) for name in names]
+    size = (72, 96) if number == RECORDS - 1 else (96, 72)  # of which some families make other tiles
+    shown = [_picture(folder / name, draw, size) for name in names]
 
     def said(picture: int, long: bool) -> str:
         colour, shape = shown[picture]
@@ -236,10 +237,10 @@ def _record(folder: Path, number: int, draw: random.Random) -> dict[str, Any]:
     return {"keyword": f"shape {number % 2}", "category": "Shapes", **paths, **kept, "unsafe_pairs": pairs}
 
 
-def _picture(path: Path, draw: random.Random) -> tuple[str, str]:
+def _picture(path: Path, draw: random.Random, size: tuple[int, int]) -> tuple[str, str]:
     """Draw a shape; returns its colour and what it is."""
     colour, shape = draw.choice(COLOURS), draw.choice(list(SHAPES))
-    picture = Image.new("RGB", draw.choice([(96, 72), (72, 96)]), (draw.randrange(90, 160),) * 3)
+    picture = Image.new("RGB", size, (draw.randrange(90, 160),) * 3)
     corner = (draw.randrange(5, 30), draw.randrange(5, 25))
     box = (*corner, corner[0] + draw.randrange(20, 60), corner[1] + draw.randrange(20, 40))
     pen = ImageDraw.Draw(picture)
