@@ -162,20 +162,6 @@ def test_the_first_call_goes_alone_and_then_as_many_as_allowed(serve):
     assert len(list(outcomes)) == 30 and server.peak == 6
 
 
-def test_requests_are_made_only_when_there_is_room(serve):
-    server, made = serve(lambda number, prompt: (200, {}, "yes")), []
-
-    def lazily():
-        for key, request in calls(60):
-            yield key, lambda request=request: made.append(1) or request()
-
-    asked = client(server.url, concurrency=5).ask(lazily())
-    ahead = [len(made) - given for given, _ in enumerate(asked)]
-    assert len(made) == 60 and max(ahead) <= 5
-    with pytest.raises(IndexError):  # what the caller's own code raises reaches the caller
-        list(client(server.url).ask([*calls(4), (4, lambda: [][0])]))
-
-
 def test_requests_per_minute_spaces_the_requests_and_their_retries(serve):
     server = serve(lambda number, prompt: (200, {}, "yes") if number % 3 else (500, QUICKLY, "t"))
     assert len(list(client(server.url, requests_per_minute=1500).ask(calls(10)))) == 10
@@ -203,12 +189,6 @@ def test_a_key_is_given_or_found_or_not_needed(monkeypatch, given, url, variable
         words = {"variables": ["OPENAI_API_KEY"], "who": "the judge", "otherwise": "--judge rules needs none"}
         assert [*read_key(given, url, **words)] == found
     assert not refused or "sk-" not in str(refused.value)
-
-
-@pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://localhost/v1", "http://", "http://[::1"])
-def test_what_is_no_address_is_refused(url):
-    with pytest.raises(BadInput, match=r"--base_url (is no address|or the environment's proxy)"):
-        client(url)
 
 
 def test_a_server_that_wants_a_key_and_got_none_is_named_with_what_to_set(serve):

@@ -1,6 +1,6 @@
 """Whose answers a record holds: putting a model's own in and taking them out, and what is told."""
 
-from helpers import MODEL, ROOT, TRAIN, record, settings, write_dataset
+from helpers import ROOT, TRAIN, record, settings
 
 from safeeraser.benchmark.answered import answerer, mark_of, with_answers, without_answers
 from safeeraser.unlearn.job import note_other_answers
@@ -24,24 +24,9 @@ def test_a_record_is_what_it_was_without_its_answers():
     assert without_answers(filled) == value and without_answers(value) == value
 
 
-def told(caplog, *words):
-    """What is said of a data file and a model of which only the configuration is there."""
-    given = settings(*words)
-    caplog.clear()
+def test_training_on_llavas_answers_is_told_of_where_the_model_is_another(caplog):
+    """What is not marked is LLaVA's. Of answers that are marked: unlearn/test_forget.py."""
+    given = settings("forget_loss=gdpd", f"model_path={QWEN}")
     note_other_answers(given, {"model_path": given.model_path, "revision": None, "weights": None})
-    return caplog.messages
-
-
-def test_training_on_answers_of_another_model_is_told_of_once(caplog, tmp_path):
-    """What is not marked is LLaVA's; a server's answers are told apart by name."""
-    assert told(caplog, "forget_loss=gdpd") == []
-    (line,) = told(caplog, "forget_loss=gdpd", f"model_path={QWEN}")
+    (line,) = caplog.messages
     assert line.startswith(f"note: {TRAIN}: record 0, model_response is of LLaVA-1.5, not of {QWEN}; ")
-    assert told(caplog, "forget_loss=po", f"model_path={QWEN}") == []  # reads neither
-    marks = [MARK | {"model": str(MODEL)}] * 2 + [MARK | {"model": "served"}]
-    values = [with_answers(record(n), NEW, mark) for n, mark in enumerate(marks)]
-    words = ("forget_loss=ga", f"data_path={write_dataset(tmp_path, *values)}")
-    (line,) = told(caplog, *words)
-    assert "record 2, model_response is of served, not of" in line
-    write_dataset(tmp_path, *values[:2])
-    assert told(caplog, *words) == []

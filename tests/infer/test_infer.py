@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import MODEL, RECORDED, ROOT, VAL, record, refused, run, write_dataset, write_json
+from helpers import MODEL, RECORDED, ROOT, VAL, record, run, write_dataset, write_json
 
 from safeeraser import infer
 from safeeraser.benchmark.files import read_json as read
@@ -140,8 +140,3 @@ def test_what_cannot_be_meant_is_refused_by_name_before_anything_is_loaded(tmp_p
     with pytest.raises(BadInput, match=says):
         infer(**given)
     assert not list(tmp_path.iterdir())
-
-
-def test_the_command_refuses_in_one_line_and_touches_nothing(tmp_path):
-    given = ("--model_path", MODEL, "--eval_file", VAL, "--output_file", tmp_path / "p.json")
-    refused(tmp_path, "ckpt_infer", *given, "--attack", "blr", says="unknown attack 'blr'; did you mean 'blur'?")
