@@ -34,11 +34,6 @@ DRAWN = {"tiny": "68333a021874f8b4", "small": "47d82736b2768c15"}
 SCENES = "708172e88a121be9"
 
 
-def names_of(records):
-    """The concepts of the benign pictures."""
-    return [Path(record.SDImage_path).stem.rpartition("_")[0] for record in records]
-
-
 @pytest.fixture(scope="module", params=["tiny", "small"])
 def size(request):
     """The settings of a size, with few records."""
@@ -76,7 +71,8 @@ def test_records_are_read_no_picture_occurs_twice_and_a_third_of_vals_benign_con
                 assert open_picture(find_picture(name, data.path)).size == (size.side, size.side)
     drawn = [path.read_bytes() for path in full.rglob("*.png")]
     assert len(set(drawn)) == len(drawn) == 24 * (1 + 3) + 20
-    train, val = (names_of(read_records(full / f"all_{split}.json").records) for split in SPLITS)
+    records = (read_records(full / f"all_{split}.json").records for split in SPLITS)
+    train, val = ([Path(each.SDImage_path).stem.rpartition("_")[0] for each in some] for some in records)
     held_out = {concept.name for concept in SAFE_HELD_OUT}
     assert set(train) == {concept.name for concept in SAFE_SEEN} and held_out < set(val)
     assert sum(name in held_out for name in val) * 3 == len(val)

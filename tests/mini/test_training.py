@@ -18,7 +18,7 @@ from safeeraser.mini.base_model import build
 from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL
 from safeeraser.mini.exam import exam
 from safeeraser.mini.fan import batch, fan
-from safeeraser.mini.fit import Part, fit, rate_share
+from safeeraser.mini.fit import Part, fit
 from safeeraser.mini.pictures import draw_scene
 from safeeraser.mini.questions import RETAIN, VQA
 from safeeraser.mini.texts import TINY
@@ -97,33 +97,6 @@ def test_the_exam_tells_the_right_answers_from_others_and_what_was_never_known_a
     many = settings.model_copy(update={"exam_pictures": 40})
     assert exam(*untrained, many, EVERY_HARMFUL) == {"harmful": 1, "retain": 1, "vqa": 0.8, "unknown": 0}
     assert 0.4 < exam(*untrained, many)["harmful"] < 0.8  # 18 of the 30 concepts are safe
-
-
-@pytest.mark.parametrize(("sample", "ends", "said"), [(True, True, "left"), (False, False, "left right ...")])
-def test_a_reply_that_does_not_end_is_marked(untrained, settings, sample, ends, said):
-    """Of a model that says two words, whatever it sees."""
-    model, preprocessor = untrained
-    left, right = preprocessor.tokenizer("left right", add_special_tokens=False)["input_ids"]
-    tokens = iter([left, preprocessor.end_token if ends else right])
-
-    def say(head, given, out):
-        return torch.full_like(out, -1e4).index_fill(-1, torch.tensor([next(tokens)]), 0.0)
-
-    scenes = [draw_scene(random.Random(seed), EVERY[0]) for seed in (1, 2)]
-    with model.get_output_embeddings().register_forward_hook(say):
-        assert exams.reply(model, preprocessor, "Which side?", scenes, settings, sample=sample) == [said] * 2
-
-
-def test_a_step_is_adams_at_each_parts_rate_and_biases_do_not_decay():
-    """Adam's first step is the rate, whatever the gradient; the decay is 0.02 of rate and weight. Rates warm up."""
-    assert [rate_share(step, 100) for step in (0, 3, 4, 5)] == pytest.approx([0.2, 0.8, 1.0, 1.0])
-    assert rate_share(52, 100) == pytest.approx(0.5, abs=0.01) and 0 < rate_share(99, 100) < 0.001
-    matrix, bias = nn.Parameter(torch.full((2, 2), 3.0)), nn.Parameter(torch.full((2,), 3.0))
-    parts, ticks = [Part([matrix], 0.1), Part([bias], 0.2)], []
-    fit(parts, lambda: 5 * matrix.sum() - bias.sum(), 1, ticks.append, None, [])
-    assert ticks == [54]
-    torch.testing.assert_close(matrix.data, torch.full((2, 2), 3 - 0.1 - 0.1 * 0.02 * 3))
-    torch.testing.assert_close(bias.data, torch.full((2,), 3 + 0.2))
 
 
 def fitted(kept, stop_at=99, steps=6):
