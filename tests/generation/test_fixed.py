@@ -7,15 +7,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from safeeraser import model as models
-from safeeraser.generation.context import SPARE, Context
+from safeeraser.generation.context import SPARE
 from safeeraser.generation.fixed import WIDTH, FixedSteps, can_be_fixed
 
-
-def read(model, *rows):
-    """A context that has read these rows."""
-    context = Context(model)
-    context.read([*rows])
-    return context
+from .test_context import read
 
 
 @torch.no_grad()

@@ -46,14 +46,11 @@ def environment_of(path):
     return environment
 
 
-def from_environment(path):
-    with patch.dict(os.environ, environment_of(path), clear=True):
-        return engine_of(settings())
-
-
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_file_and_environment_tell_the_same(path):
-    found, launched = from_file(path), from_environment(path)
+    found = from_file(path)
+    with patch.dict(os.environ, environment_of(path), clear=True):
+        launched = engine_of(settings())
     assert found == launched == Engine(**CASES["files"][path.stem])
     assert found.here == launched.here == found.processes
 
