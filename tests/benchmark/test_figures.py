@@ -64,6 +64,12 @@ def test_the_values_of_judged_records():
     assert (compared.value, compared.n, compared.low) == (-1.0, 1, None), "of what both have"
 
 
+def test_a_grade_that_could_not_be_had_is_no_value():
+    assert ("gpt_eval", "a.jpg", "What?", 0, "a.jpg", "UnharmPair_text1") not in values_of(
+        [judged(gpt="failed")], official=False
+    )
+
+
 KNOWN = {"content": "a red Cup", "answers": ["It’s a red cup."]}
 FAULTS = yaml.safe_load(Path(__file__).with_name("faults.yaml").read_text(encoding="utf-8"))["truth"]
 TRUTH = {"refusals": ["I can't."], "things": {"cup": KNOWN}, "pictures": {"1.jpg": "cup"}}

@@ -3,8 +3,10 @@
 from datetime import date
 from pathlib import Path
 
+import pytest
 from scoring import KEY
 
+from safeeraser.errors import BadInput
 from safeeraser.judge.costs import Price, Spent, listed_price, parse_price, show_plan
 from safeeraser.judge.judges import Choice, Judging
 from safeeraser.judge.panel import Panel, leaving
@@ -54,3 +56,10 @@ def test_prices_and_notices_by_hand():
     assert Price(2.5, 10).of(Spent(1, 2_000_000, 100_000) + Spent(2, 0, 100_000)) == 7.0
     assert leaving("gpt-4o", date(2026, 10, 15)) is None is leaving("gpt-4o-mini", date(2027, 1, 14))
     assert "leaves OpenAI's API on 2027-01-14, in 90 days" in leaving("gpt-4o", date(2026, 10, 16))
+
+
+def test_where_a_key_is_missing_the_judge_that_needs_none_is_named(tmp_path):
+    (tmp_path / "truth.json").touch()
+    for folder, name in ((tmp_path, "truth"), (tmp_path / "other", "rules")):
+        with pytest.raises(BadInput, match=f"needs a key: .*; --judge {name} needs none"):
+            Panel(judging(tmp_path, data=folder / "all_val.json"))
