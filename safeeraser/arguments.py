@@ -83,7 +83,10 @@ def count_or(word: str) -> Callable[[str], int | None]:
     """An argument type: a whole number of at least 1, or `word`, which becomes None."""
 
     def parse(text: str) -> int | None:
-        return None if text == word else count(text)
+        try:
+            return None if text == word else count(text)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f"{error}, or {word}") from None
 
     return parse
 

@@ -67,9 +67,12 @@ def read_key(
     names = [*variables, *([] if is_openai(url) else [OF_HOST + re.sub(r"\W", "_", host_of(url)).upper()])]
     key, way = (given or next(filter(None, map(os.environ.get, names)), "")).strip(), f"set {' or '.join(names)}"
     if not key and is_openai(url):
-        raise BadInput(f"{who} needs a key: {way} (a local server named by --base_url needs none); {otherwise}")
+        raise BadInput(
+            f"{who} needs a key: {way} (a local server named by --base_url needs none)"
+            + (otherwise and f"; {otherwise}")
+        )
     if not key:
-        return ApiKey(NONE, way)
+        return ApiKey(NONE, way if _may_carry_key(url) else f"{way}, and {OVER_HTTP}={urlsplit(url).hostname}")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise BadInput("the API key holds a character that no key has; was more than the key pasted?")
     if not _may_carry_key(url):

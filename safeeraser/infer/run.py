@@ -142,7 +142,7 @@ def check_alike(settings: list[dict[str, Any]]) -> None:
 
 def _announce(requests: list[Request], done: dict[str, str], reasons: dict[str, str]) -> None:
     records = len({request.record for request in requests})
-    log.info("%d responses wanted, about %d records", len(requests), records)
+    log.info("%d responses wanted, on %d records", len(requests), records)
     if done:
         log.info("going on: %d of %d responses are there", len(done), len(requests))
     if reasons:

@@ -6,7 +6,7 @@
 
 Prints a table with each figure, its bound, and pass or fail, and writes the same with versions and machine to a file
 for a bug report; paths, names and secrets are not in it. Exit code 1: a check failed. The model is written to the
-folder for temporary files (TMPDIR): 14 GB for 7b.
+folder for temporary files (TMPDIR), which takes 30 GiB for 7b.
 """
 
 import logging

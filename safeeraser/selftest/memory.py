@@ -107,7 +107,10 @@ def choose_size(wanted: str | None, folder: Path) -> str:
         if takes <= room and on_disk <= disk:
             return size
     if takes > room:
-        raise BadInput(f"--size {size}: a step takes {takes / GIB:.1f} GiB of memory, and {room / GIB:.1f} are free")
+        raise BadInput(
+            f"--size {size}: a step takes {takes / GIB:.1f} GiB of memory, and {room / GIB:.1f} are free; a "
+            "smaller --size fits"
+        )
     raise BadInput(
         f"--size {size}: takes {on_disk / GIB:g} GiB of disk, and {disk / GIB:.1f} are free in the folder for "
         "temporary files; TMPDIR names another"

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +33,8 @@ from safeeraser.errors import BadInput, nearest
 log = logging.getLogger(__name__)
 
 PAGE = "forget_lora"
+FLAGS = {"help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "info"}  # Hydra's own
+FLAGS |= {"shell-completion", "config-path", "experimental-rerun"}
 # What Hydra would leave behind of its own. First on the command line, so that a user can still have it.
 LEAVES_NOTHING = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 
@@ -54,6 +57,7 @@ def from_command_line() -> list[dict[str, Any]]:
     parser.add_argument("--config-name", "-cn", default=PAGE)
     parser.add_argument("--config-dir", "-cd", type=Path)
     given, rest = parser.parse_known_args()
+    _check_words(rest)
     folders = [folder for folder in (CONFIG, given.config_dir) if folder]
     composed: list[DictConfig] = []
     # Hydra then raises what is wrong with a command line instead of printing pages about it.
@@ -68,6 +72,16 @@ def from_command_line() -> list[dict[str, Any]]:
         sys.argv[1:] = ["--config-name", page, *more, *rest[:place], *LEAVES_NOTHING, *rest[place:]]
         hydra.main(version_base="1.3", config_path=str(CONFIG), config_name=PAGE)(composed.append)()
         return [_plain(config) for config in composed]
+
+
+def _check_words(words: list[str]) -> None:
+    """Raises `BadInput` for a key that is written as an option or has no value: Hydra would answer with its usage."""
+    for before, word in pairwise(["", *words]):
+        key = word.lstrip("-").partition("=")[0]
+        if word.startswith("--") and key not in FLAGS:
+            raise BadInput(f"{word}: keys have no dashes and a value behind =, as in {key}=VALUE")
+        if re.fullmatch(r"\w+", word) and not before.startswith("-"):
+            raise BadInput(f"{word}: a key has a value behind =, as in dry_run=true")
 
 
 def from_keys(keys: Mapping[str, Any], page: str = PAGE) -> DictConfig:
