@@ -47,7 +47,10 @@ def prepared(
         generator=torch.Generator(),  # nothing is drawn of anybody else's chance
     )
     gc.collect()  # what an error has left of an earlier loader, whose queues a process forked now would close
-    yield from zip(pictures, loader, strict=True)
+    try:
+        yield from zip(pictures, loader, strict=True)
+    except (ConnectionError, EOFError, FileNotFoundError) as error:  # the process died while it handed a picture over
+        raise RuntimeError(f"a DataLoader worker is gone ({type(error).__name__})") from None
 
 
 def _leave_group(_worker: int) -> None:
