@@ -87,19 +87,25 @@ def tensors(batch: Any) -> list[Tensor]:
     return [each for each in tree_leaves(batch) if isinstance(each, Tensor)]
 
 
-def hand_over(batch: Batch) -> Batch:
-    """What a loading process has made, in shared memory, where the command finds it; elsewhere as it is.
+def share_memory(batch: Any) -> None:
+    """Lay a batch in shared memory. Raises RuntimeError if that is full.
 
     torch would lay it there by itself, but in a thread whose errors are only printed: the command would wait for ever.
+    """
+    for each in tensors(batch):
+        if each.numel():
+            each.share_memory_()
+
+
+def hand_over(batch: Batch) -> Batch:
+    """What a loading process has made, in shared memory, where the command finds it; elsewhere as it is.
 
     Raises:
         BadInput: shared memory is full.
     """
     if get_worker_info():
         try:
-            for each in tensors(batch):
-                if each.numel():
-                    each.share_memory_()
+            share_memory(batch)
         except RuntimeError as error:
             raise BadInput(f"workers: no room to hand over pictures ({error}); {ROOM}") from None
     return batch

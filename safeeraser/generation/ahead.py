@@ -10,6 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from safeeraser.model import Preprocessor, Shown
+from safeeraser.processes import share_memory
 
 
 class _Pictures(Dataset[Shown]):
@@ -23,9 +24,7 @@ class _Pictures(Dataset[Shown]):
 
     def __getitem__(self, number: int) -> Shown:
         shown = self.preprocessor.show(self.show(self.pictures[number]))
-        for each in shown.inputs.values():
-            # torch would hand it over in a thread whose errors are printed alone, and the command would wait for ever.
-            each.share_memory_()
+        share_memory(shown.inputs)
         return shown
 
 

@@ -90,9 +90,7 @@ def infer(options: Options, write: Write = write_predictions) -> Inferred:
     partial.done = _union(processes.gather(partial.done))
     left = [request for request in requests if request.key not in partial.done]
     prepared = None if options.base_url else models.load_preprocessor(options.model_path)  # a server tells nothing
-    pictures = pictures_of(left)[processes.rank :: processes.count]
-    faults = _union(processes.gather(find_faults(pictures, options.eval_file, prepared, shown=processes.main)))
-    reasons = {request.key: faults[request.file] for request in left if request.file and request.file in faults}
+    reasons = _faulty(left, options.eval_file, prepared, processes)
     if left and len(reasons) == len(left) and not partial.done:
         raise BadInput(f"no picture can be read: {next(iter(reasons.values()))} (and so on)")
     _announce(requests, partial.done, reasons)
@@ -117,6 +115,15 @@ def infer(options: Options, write: Write = write_predictions) -> Inferred:
         partial.remove()
         log.info("done: %s", output)
     return Inferred(output, len(requests), missing)
+
+
+def _faulty(
+    requests: list[Request], data_path: Path, prepared: models.Preprocessor | None, processes: Processes
+) -> dict[str, str]:
+    """The requests, by key, whose picture is at fault, with the reason. The processes share the looking."""
+    pictures = pictures_of(requests)[processes.rank :: processes.count]
+    faults = _union(processes.gather(find_faults(pictures, data_path, prepared, shown=processes.main)))
+    return {request.key: faults[request.file] for request in requests if request.file and request.file in faults}
 
 
 def find_faults(

@@ -57,21 +57,7 @@ def dry_run(settings: Settings, job: Job, arguments: TrainingArguments) -> None:
         check_machine(job.engine, build=False)
     config, preprocessor = find_model(settings)
     dtype = choose_dtype(settings, job.engine)
-    if preprocessor:
-        dataset = PlanDataset(
-            job.plan, job.data.items, job.data.refusals, preprocessor, settings.recipe, settings.max_length
-        )
-        note_spelling(preprocessor.tokenizer.tokenize, chain.from_iterable(job.data.items.values()))
-        step = planned_step(settings, dataset)
-        if not settings.gpu_memory:
-            collator = Collator(settings.method, preprocessor, dtype, settings.moved_terms)
-            check_shared_memory(dataset, collator, arguments, job.engine.here)
-        if more := job.data.compared:  # which have to leave room for their answers too
-            conversation_sizes(
-                PlanDataset(job.compared, more.items, more.refusals, preprocessor, settings.recipe, settings.max_length)
-            )
-    else:
-        step = worst_step(settings, config)
+    step = read_step(settings, job, preprocessor, dtype, arguments) if preprocessor else worst_step(settings, config)
     model = outline(settings, config, dtype)
     parameters = count_parameters(model, settings)
     if settings.init_adapter:
@@ -103,6 +89,26 @@ def dry_run(settings: Settings, job: Job, arguments: TrainingArguments) -> None:
     )
     if settings.dtype == "auto" and dtype is torch.float32:
         show("Without a GPU here, dtype=auto is float32; dtype=bfloat16 tells what one would need.")
+
+
+def read_step(
+    settings: Settings,
+    job: Job,
+    preprocessor: models.Preprocessor,
+    dtype: torch.dtype,
+    arguments: TrainingArguments,
+) -> MicroStep:
+    """The largest micro-step of the plan. Raises `BadInput` where an item, or the loading of them, has no room."""
+    more = (preprocessor, settings.recipe, settings.max_length)
+    dataset = PlanDataset(job.plan, job.data.items, job.data.refusals, *more)
+    note_spelling(preprocessor.tokenizer.tokenize, chain.from_iterable(job.data.items.values()))
+    step = planned_step(settings, dataset)
+    if not settings.gpu_memory:
+        collator = Collator(settings.method, preprocessor, dtype, settings.moved_terms)
+        check_shared_memory(dataset, collator, arguments, job.engine.here)
+    if compared := job.data.compared:  # which have to leave room for their answers too
+        conversation_sizes(PlanDataset(job.compared, compared.items, compared.refusals, *more))
+    return step
 
 
 def find_model(settings: Settings) -> tuple[PreTrainedConfig, models.Preprocessor | None]:
