@@ -4,8 +4,11 @@ import argparse
 import json
 import re
 import sys
+from argparse import _ActionsContainer as Container
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from safeeraser.errors import BadInput, nearest
@@ -59,6 +62,46 @@ class Arguments(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """What argparse finds wrong, without its usage page."""
         raise BadInput(f"{message} (see --help)")
+
+
+def option(default: Any = MISSING, *, help: str, group: str = "", **how: Any) -> Any:
+    """A field of a dataclass of options that a command line has as `--NAME`, with its help and its group.
+
+    Args:
+        default: without one the option is required.
+        how: what else `add_argument` takes. A field whose default is False is a flag.
+    """
+    if default is False:
+        how = {"action": "store_true"} | how
+    made = {"default_factory": default.copy} if isinstance(default, dict) else {"default": default}
+    return field(**made, metadata={"help": help, "group": group, **how})
+
+
+def add_options(
+    parser: argparse.ArgumentParser,
+    *kinds: type,
+    but: Iterable[str] = (),
+    says: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Give a command line the options that dataclasses declare by `option`, in their order.
+
+    Args:
+        but: fields that this command line does not have.
+        says: what the help says of a group, by its title.
+    """
+    groups: dict[str, Container] = {"": parser} | {one.title: one for one in parser._action_groups if one.title}
+    for one in (one for kind in kinds for one in fields(kind) if "help" in one.metadata and one.name not in but):
+        how = dict(one.metadata)
+        if (title := how.pop("group")) not in groups:
+            groups[title] = parser.add_argument_group(title, says.get(title))
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        given = {"required": True} if default is MISSING else {"default": default}
+        groups[title].add_argument(f"--{one.name}", **given, **how)
+
+
+def options_in(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the parsed options that a dataclass has a field for, as keywords to make it of."""
+    return {one.name: given[one.name] for one in fields(kind) if one.name in given}
 
 
 def one_of(what: str, known: Iterable[str]) -> Callable[[str], str]:
