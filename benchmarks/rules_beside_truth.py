@@ -17,7 +17,7 @@ from safeeraser.benchmark.responses import VIEWS
 from safeeraser.benchmark.truth import Truth, read_truth
 from safeeraser.benchmark.wording import is_degenerate, is_refusal
 from safeeraser.errors import command
-from safeeraser.report.runs import TITLES, read_runs
+from safeeraser.report.read import TITLES, read_runs
 
 METRICS = {"ASR": "forget", "RR": "forget", "SARR": "decoupled"}
 

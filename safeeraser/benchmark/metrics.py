@@ -59,11 +59,12 @@ SCORED = tuple(key for key, metric in METRICS.items() if metric.view and metric.
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the paper's table: a metric on a split."""
+    """A column of a table: a metric on a split; of one that is measured in every view, in which."""
 
     metric: str
     split: str
     title: str
+    view: str = ""
 
 
 def _columns() -> dict[str, Column]:

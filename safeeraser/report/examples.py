@@ -17,7 +17,7 @@ from safeeraser.benchmark.pictures import find_picture, open_picture
 from safeeraser.benchmark.records import Record, UnsafePair, read_records
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.errors import BadInput
-from safeeraser.report.runs import Run
+from safeeraser.report.read import Run
 
 _BLURRED = 4  # pixels of the longer side: its colours; at eight the outline of a simple thing still shows
 _CLEAR = 320
@@ -58,7 +58,8 @@ def examples(runs: list[Run]) -> list[tuple[str, dict[str, list[Example]]]]:
 
 def _kinds(run: Run) -> Iterator[tuple[str, list[Example]]]:
     """What the verdicts on val hold, where there are any beside the summary."""
-    if not (val := run.val) or not val.verdicts or not (path := run.folder / val.verdicts).is_file():
+    val = run.parts.get("val")
+    if not val or not val.verdicts_file or not (path := run.folder / val.verdicts_file).is_file():
         return
     records = read_records(path).records
     for title, kind in KINDS.items():

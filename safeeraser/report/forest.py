@@ -4,6 +4,7 @@ Drawn as SVG whose places are per cent of its width and whose letters are not: i
 and what is written stays legible on both.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from safeeraser.benchmark.metrics import COLUMNS, METRICS, Figure
 from safeeraser.report.drawing import slug
 from safeeraser.report.ranking import Ranking, measures
 from safeeraser.report.scale import shade
-from safeeraser.report.tables import Row
+from safeeraser.report.tables import Line as Row
 
 AXIS, NAME, LANE, GAP = 20, 16, 12, 6  # heights in pixels: of the axis, a row's name, a figure's lane, between rows
 _LONGEST = 27  # letters of a name, so that a phone has room for it
@@ -97,7 +98,7 @@ def methods_forest(ranking: Ranking) -> Forest:
     return Forest("forest", ranking.rule, f"Forest plot, per cent with 95% intervals. {told}.", lines, len(columns))
 
 
-def audit_forest(name: str, title: str, conditions: list[tuple[str, Figure, Figure | None]]) -> Forest:
+def audit_forest(name: str, title: str, conditions: Sequence[tuple[str, Figure, Figure | None]]) -> Forest:
     """ASR in each condition, (what was done, the run's figure, the untouched model's where that was measured)."""
     lines = []
     for done, own, untouched in conditions:

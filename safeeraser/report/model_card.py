@@ -19,18 +19,17 @@ from yaml import YAMLError
 from safeeraser import __version__
 from safeeraser.benchmark.conversation import prompt
 from safeeraser.benchmark.family import Family, families, page_for, page_of_type
+from safeeraser.benchmark.figures import Row
 from safeeraser.benchmark.files import ADAPTER_FILES, RUN_FILE, read_text, run_of, trained_settings, write_whole
 from safeeraser.benchmark.methods import shown_weight
 from safeeraser.benchmark.metrics import COLUMNS, METRICS, Figure
 from safeeraser.benchmark.release import RELEASED_TYPE
 from safeeraser.errors import BadInput
-from safeeraser.report.judges import decisions, judges
-from safeeraser.report.provenance import checks, provenance, warnings
-from safeeraser.report.results import method_row, paper_table
-from safeeraser.report.robustness.card import read_cards
-from safeeraser.report.robustness.findings import findings, headline
-from safeeraser.report.runs import Run, read_run
-from safeeraser.report.seeds import methods
+from safeeraser.report.methods import group_runs
+from safeeraser.report.read import Run, read_run
+from safeeraser.report.robustness import read_cards
+from safeeraser.report.sources import decisions, judges_of, warnings
+from safeeraser.report.tables import method_line, paper_table
 from safeeraser.report.writing import render
 
 CARD = "README.md"
@@ -109,8 +108,8 @@ def card(folder: Path, *, repo: str | None = None) -> str:
     if not adapter and not list(folder.glob("model*.safetensors")):
         raise BadInput(f"{folder}: holds neither an adapter nor a model (was it trained with save_model=false?)")
     run, base, family = read_run(folder), base_name(told), _family(settings)
-    (method,) = methods([run])
-    lines, who = list(_lines(run)), judges([run])
+    (method,) = group_runs([run])
+    lines, judges = list(_lines(run)), judges_of([run])
     truth = any(line.judge.partition(":")[0] == "truth" for line in lines)
     audit = next(iter(read_cards([run])), None)
     context = {
@@ -127,11 +126,16 @@ def card(folder: Path, *, repo: str | None = None) -> str:
         "recipe": dict(_recipe(told, settings)),
         "lines": lines,
         "missing": [column.title.rstrip(" ↓↑") for key, column in COLUMNS.items() if key not in _known(run)],
-        "warnings": warnings([method], who),
-        "notes": paper_table([method_row(method)], [method], []).notes,
-        "judges": who.told,
-        "checked": provenance([method], who)["judge_check"],
-        "audit": audit and {"headline": headline(audit), "findings": findings(audit), "missing": audit.missing},
+        "warnings": warnings([method.run], method.seeds, judges),
+        "notes": paper_table([method_line(method)], method.seeds, []).notes,
+        "judges": judges.spelled,
+        "audit": audit
+        and audit.conclusions.headline
+        and {
+            "headline": audit.conclusions.headline,
+            "findings": audit.audit.findings,
+            "missing": audit.audit.missing,
+        },
         "quoted": {
             "base": json.dumps(base or BASE),
             "place": json.dumps(repo or HERE),
@@ -176,7 +180,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _known(run: Run) -> dict[str, Figure]:
+def _known(run: Run) -> dict[str, Row]:
     """The paper's columns that have a figure, or one withheld, in its order; blank and wrong ones are the report's."""
     found = run.figures
     told = {key: found[key] for key in COLUMNS if key in found}
@@ -185,11 +189,11 @@ def _known(run: Run) -> dict[str, Figure]:
 
 def _lines(run: Run) -> Iterator[Line]:
     """The figures that are known, in the paper's order; Specificity has no judge."""
-    decided = {split: dict(decisions(part)) for split in ("train", "val") if (part := getattr(run, split))}
+    decided = {split: dict(decisions(part)) for split, part in run.parts.items()}
     for key, figure in _known(run).items():
         column = COLUMNS[key]
         one = None if column.metric == "specificity" else decided.get(column.split, {}).get(column.metric)
-        protocol = getattr(run, column.split).protocol if METRICS[column.metric].view else ""
+        protocol = run.parts[column.split].protocol if METRICS[column.metric].view else ""
         split = column.split if METRICS[column.metric].view else ""
         yield Line(column.title, split, figure, one.judge if one else "", protocol)
 
@@ -263,12 +267,10 @@ def _results(run: Run, context: dict[str, Any]) -> Iterator[EvalResult]:
         metric, value = COLUMNS[key].metric, figure.per_cent[0]
         if value is None or metric == "specificity":
             continue
-        part = getattr(run, line.split)
+        part = run.parts[line.split]
         low, high = (None if bound is None else round(bound, 2) for bound in figure.per_cent[1:])
         named = f"judge {line.judge}, " if line.judge else ""
         told = {"judge": line.judge or None, "protocol": line.protocol, "low": low, "high": high, "n": figure.n}
-        if of := checks(part).get(metric):
-            told["judge_check"] = f"{of['right']} of {of.get('n')} cases right"
         yield EvalResult(
             **task,
             dataset_type="safeeraser",

@@ -5,32 +5,40 @@ from pathlib import Path
 from typing import Any
 
 from safeeraser import __version__
+from safeeraser.benchmark.figures import Row, write_table
 from safeeraser.benchmark.files import write_json, write_whole
-from safeeraser.benchmark.metrics import COLUMNS, METRICS, Figure
+from safeeraser.benchmark.metrics import COLUMNS, METRICS
 from safeeraser.errors import BadInput
-from safeeraser.report import forest, heat, scale
+from safeeraser.report import forest, scale
+from safeeraser.report.curves import card_curves
 from safeeraser.report.examples import examples
-from safeeraser.report.judges import Judges, judges
+from safeeraser.report.methods import Method, group_runs, seed_of
 from safeeraser.report.plots import curves
-from safeeraser.report.provenance import different_data, provenance, warnings
-from safeeraser.report.ranking import finding, measures, rank
-from safeeraser.report.results import (
-    blank_table,
-    method_row,
+from safeeraser.report.ranking import headline, measures, rank
+from safeeraser.report.read import SHOWN_BY_VIEW, columns_by_view, read_runs
+from safeeraser.report.robustness import (
+    Card,
+    card_json,
+    comparison,
+    condition_tables,
+    curve_tables,
+    different_settings,
+    read_cards,
+    refusal_table,
+    spell_settings,
+)
+from safeeraser.report.sides import sides_table
+from safeeraser.report.sources import Judges, different_data, judges_of, provenance, warnings
+from safeeraser.report.tables import (
+    Line,
+    heat_maps,
+    method_line,
     paper_table,
     published_table,
     seeds_table,
     task_table,
-    wrong_table,
+    view_table,
 )
-from safeeraser.report.robustness import tables as card_tables
-from safeeraser.report.robustness.card import Card, different_settings, read_cards, settings_line
-from safeeraser.report.robustness.findings import findings, headline
-from safeeraser.report.robustness.plots import curves as card_curves
-from safeeraser.report.runs import read_runs
-from safeeraser.report.seeds import Method, methods
-from safeeraser.report.sides import sides_table
-from safeeraser.report.tables import Row, Table
 from safeeraser.report.writing import comma_separated, macros, render, show
 
 
@@ -57,28 +65,27 @@ def report(
             where the page is to go.
     """
     page_path = _page_path(folders, out)
-    found = methods(read_runs(folders, compared=compared))
-    cards = read_cards([run for method in found for run in method.seeds])
-    who = judges([run for method in found for run in method.seeds])
-    context = _context(found, who, published) | _robustness(cards)
-    context |= {"note": note, "redact": redact, "sides": sides_table(found, *folders) if compared else None}
+    methods = group_runs(read_runs(folders, compared=compared))
+    runs = [run for method in methods for run in method.seeds]
+    cards, judges = read_cards(runs), judges_of(runs)
+    context = _context(methods, judges, published) | _robustness(cards)
+    context |= {"note": note, "redact": redact, "sides": sides_table(methods, *folders) if compared else None}
     context["tables"][1:1] = filter(None, [context["sides"]])
-    context["examples"] = [] if redact else examples([method.seeds[0] for method in found])
+    context["examples"] = [] if redact else examples([method.seeds[0] for method in methods])
     texts = {page_path.name: render("report.html.j2", **context)}
     texts |= {name: render(f"{name}.j2", **context) for name in ("table.md", "table.tex")}
     texts["table.csv"] = _wide(context["rows"])
-    if cards:
-        texts["robustness.md"] = render("robustness.md.j2", **context)
-        texts["robustness.csv"] = card_tables.comma_separated_points(cards)
     for name, content in texts.items():
         _write(page_path.parent / name, content)
-    alone = macros("forest.svg.j2").alone
-    forests = [context["forest"], *(card["forest"] for card in context["cards"])]
-    for plot in (one for one in forests if one.drawn):
-        _write(page_path.parent / "plots" / f"{plot.slug}.svg", alone(plot, forest))
-    for plot in sum((card["plots"] for card in context["cards"]), context["curves"]):
-        plot.write_png(page_path.parent / "plots")
-    write_json(page_path.parent / "summary.json", _summary(found, cards, context["provenance"]))
+    _write_plots(page_path.parent / "plots", context)
+    pooled = [
+        row.model_copy(update={"run": m.run.title, "seed": "mean"})
+        for m in methods
+        if m.seeds[1:]
+        for row in m.run.rows
+    ]
+    write_table(page_path.parent / "figures.csv", [row for run in runs for row in run.rows] + pooled)
+    write_json(page_path.parent / "summary.json", _summary(methods, cards, context["provenance"]))
     for number, table in enumerate(context["tables"]):
         print(f"{table.title}:\n" * bool(number), end="")
         show(table)
@@ -101,94 +108,104 @@ def _write(path: Path, content: str) -> None:
         handle.write(content)
 
 
-def _context(found: list[Method], who: Judges, published: bool) -> dict[str, Any]:
+def _write_plots(folder: Path, context: dict[str, Any]) -> None:
+    alone = macros("forest.svg.j2").alone
+    forests = [context["forest"], *(card["forest"] for card in context["cards"])]
+    for plot in (one for one in forests if one.drawn):
+        _write(folder / f"{plot.slug}.svg", alone(plot, forest))
+    for plot in sum((card["plots"] for card in context["cards"]), context["curves"]):
+        plot.write_png(folder)
+
+
+def _context(methods: list[Method], judges: Judges, published: bool) -> dict[str, Any]:
     """What the templates are given of the runs: the page needs no other file, and no script."""
-    runs, every = [method.run for method in found], [run for method in found for run in method.seeds]
-    rows, others = [method_row(method) for method in found], published_table()
-    paper = paper_table(rows, found, others.rows if published else [])
-    ranking = rank(rows, paper.published)
+    shown, runs = [method.run for method in methods], [run for method in methods for run in method.seeds]
+    lines, others = [method_line(method) for method in methods], published_table()
+    paper = paper_table(lines, runs, others.rows if published else [])
+    ranking = rank(lines, paper.published)
     first = measures(ranking.utility)
     # The page has these over all figures; a table that leaves it has them with it.
     remarks = [
-        *who.warnings,
-        *different_data(found),
-        *(f"{METRICS[key].title}: {'; '.join(who.told[key])}" for key in who.different),
+        *judges.warnings,
+        *different_data(runs),
+        *(f"{METRICS[key].title}: {'; '.join(judges.spelled[key])}" for key in judges.different),
     ]
-    more = [table for table in (seeds_table(rows), *_by_view(found)) if table]
-    apart = {*who.different} & {COLUMNS[key].metric for key in first} or different_data(found)
+    by_view = [view_table(metric, lines) for metric in SHOWN_BY_VIEW if _measured(metric, lines)]
+    apart = {*judges.different} & {COLUMNS[key].metric for key in first} or different_data(runs)
     columns = {key: paper.columns[key] for key in dict.fromkeys([*first, *paper.columns])}
+    made = provenance(runs, judges) | {"seeds": {m.run.title: [seed_of(run) for run in m.seeds] for m in methods}}
     return {
         "metrics": METRICS,
-        "rows": rows,
-        "judges": who,
-        "finding": "" if apart else finding(ranking),
-        "warnings": warnings(found, who),
+        "rows": lines,
+        "judges": judges,
+        "finding": "" if apart else headline(ranking),
+        "warnings": warnings(shown, runs, judges),
         "forest": forest.methods_forest(ranking),
         "measures": [METRICS[COLUMNS[key].metric] for key in first],
         "glance": replace(paper, rows=ranking.rows, columns=columns, title="All figures"),
-        "tables": [replace(paper, remarks=[*remarks, *paper.remarks]), *more],
-        "benchmarks": task_table(every),
+        "tables": [replace(paper, remarks=[*remarks, *paper.remarks]), *filter(None, [seeds_table(lines)]), *by_view],
+        "benchmarks": task_table(runs),
         "published": others,
-        "categories": heat.heat_maps(runs, "category"),
-        "keywords": heat.heat_maps(runs, "keyword"),
+        "categories": heat_maps(shown, "category"),
+        "keywords": heat_maps(shown, "keyword"),
         "scale": scale.gradient(),
         "shapes": forest.SHAPES,
         "box": forest,
-        "curves": curves(every),
-        "provenance": provenance(found, who),
+        "curves": curves(runs),
+        "provenance": made,
         "version": __version__,
     }
 
 
-def _by_view(found: list[Method]) -> list[Table]:
-    """The tables of what summaries tell of the responses in each view, where one does."""
-    rows, made = [method_row(method) for method in found], {"blank": blank_table, "wrong": wrong_table}
-    return [table(rows) for name, table in made.items() if any(method.run.by_view(name) for method in found)]
+def _measured(metric: str, lines: list[Line]) -> bool:
+    """Whether some line has a figure of a metric that is measured by view."""
+    return any(key in line.cells for line in lines for key in columns_by_view(metric))
 
 
 def _robustness(cards: list[Card]) -> dict[str, Any]:
     """What the templates are given of the runs' audits."""
-    comparison = card_tables.comparison(cards)
-    return {"cards": list(map(_shown, cards)), "comparison": comparison, "different": different_settings(cards)}
+    return {"cards": list(map(_shown, cards)), "comparison": comparison(cards), "different": different_settings(cards)}
 
 
 def _shown(card: Card) -> dict[str, Any]:
-    """A card as the templates show it."""
+    """A card as the template shows it."""
+    conditions = [
+        (one.title, one.figure(card.rows), _untouched(one.figure(card.rows, "vanilla")))
+        for one in card.conclusions.conditions
+    ]
     return {
         "title": card.title,
-        "headline": headline(card),
-        "forest": forest.audit_forest(card.name, card.title, _conditions(card)),
-        "findings": findings(card),
-        "own_lines": bool(card.findings),
-        "missing": card.missing,
-        "settings": settings_line(card),
-        "conditions": card_tables.conditions(card),
-        "refusals": card_tables.refusals(card),
-        "curves": card_tables.curve_tables(card),
+        "headline": card.conclusions.headline,
+        "forest": forest.audit_forest(card.name, card.title, conditions),
+        "findings": card.audit.findings,
+        "missing": card.audit.missing,
+        "settings": spell_settings(card),
+        "conditions": condition_tables(card),
+        "refusals": refusal_table(card),
+        "curves": curve_tables(card),
         "plots": card_curves(card),
     }
 
 
-def _conditions(card: Card) -> list[tuple[str, Figure, Figure | None]]:
-    told = card.highest_by_condition
-    return [(one.name, one.point.figure("asr"), one.untouched.figure("asr") if one.untouched else None) for one in told]
+def _untouched(row: Row) -> Row | None:
+    return row if row.value is not None and row.condition in ("clean", "attack") else None
 
 
-def _wide(rows: list[Row]) -> str:
-    """A row a method with value, low and high of each column."""
-    known = any(key.startswith("wrong_") for row in rows for key in row.cells)
-    columns = [*COLUMNS, *blank_table(rows).columns, *(wrong_table(rows).columns if known else ())]
+def _wide(lines: list[Line]) -> str:
+    """A line a method with value, low and high of each column."""
+    columns = [*COLUMNS, *view_table("blank", lines).columns]
+    columns += view_table("wrong", lines).columns if _measured("wrong", lines) else ()
     head = ["method", "seeds", *(f"{key}_{part}" for key in columns for part in ("value", "low", "high"))]
-    return comma_separated(head, ([row.name, len(row.seeds) or 1, *map(row.cell, columns)] for row in rows))
+    return comma_separated(head, ([line.name, len(line.seeds) or 1, *map(line.cell, columns)] for line in lines))
 
 
-def _summary(found: list[Method], cards: list[Card], told: dict[str, Any]) -> dict[str, Any]:
+def _summary(methods: list[Method], cards: list[Card], made: dict[str, Any]) -> dict[str, Any]:
     """Every run's figures, those of several seeds joined as well, and what made them."""
-    runs = {run.name: run.as_json() for method in found for run in method.seeds}
+    runs = {run.name: run.as_json() for method in methods for run in method.seeds}
     for card in cards:
-        runs[card.name]["robustness"] = card.as_json()
+        runs[card.name]["robustness"] = card_json(card)
     pooled = {}
-    for method in (one for one in found if len(one.seeds) > 1):
-        figures = {key: one.model_dump(include={"value", "low", "high"}) for key, one in method.run.figures.items()}
+    for method in (one for one in methods if len(one.seeds) > 1):
+        figures = {key: row.model_dump(include={"value", "low", "high"}) for key, row in method.run.figures.items()}
         pooled[method.run.title] = {"runs": [run.name for run in method.seeds], "figures": figures}
-    return {"runs": runs, "pooled": pooled, "provenance": told}
+    return {"runs": runs, "pooled": pooled, "provenance": made}

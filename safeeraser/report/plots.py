@@ -5,7 +5,7 @@ import math
 import matplotlib as mpl
 
 from safeeraser.report.drawing import INK, LINES, MARKS, SIZE, STYLE, Plot, drawing
-from safeeraser.report.runs import Run
+from safeeraser.report.read import Run
 
 _LOW = (SIZE[0], 2.8)  # inches, of a curve
 _VIEWS = ("forget", "decoupled", "retain")  # as probes name them

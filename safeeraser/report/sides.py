@@ -3,24 +3,26 @@
 Runs are paired request by request, by the verdicts that their summaries name, and seed by seed.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from safeeraser.benchmark.figures import NOTHING, Row
 from safeeraser.benchmark.intervals import spread
 from safeeraser.benchmark.judged import Difference, difference, values_of
 from safeeraser.benchmark.metrics import COLUMNS, SCORED
 from safeeraser.benchmark.records import read_raw
+from safeeraser.benchmark.summaries import Summary
 from safeeraser.errors import BadInput
-from safeeraser.report.judges import decisions, differ
-from safeeraser.report.runs import Run, Summary
-from safeeraser.report.seeds import Method
-from safeeraser.report.tables import Row, Table, Told
+from safeeraser.report.methods import Method
+from safeeraser.report.read import Run
+from safeeraser.report.sources import decisions, differ
+from safeeraser.report.tables import TITLES, Line, Table
 
 # What was asked request by request; first what a method is judged by at a glance.
-_KEYS = dict.fromkeys(("asr_gen", "sarr", *COLUMNS))
-_COLUMNS = {key: COLUMNS[key] for key in _KEYS if COLUMNS[key].metric in SCORED}
+_KEYS = [key for key in dict.fromkeys(("asr_gen", "sarr", *COLUMNS)) if COLUMNS[key].metric in SCORED]
 
 
-def sides_table(found: list[Method], first: Path, second: Path) -> Table:
+def sides_table(methods: list[Method], first: Path, second: Path) -> Table:
     """A line for each method that is in both sets, the differences in points, second less first.
 
     Raises:
@@ -28,30 +30,30 @@ def sides_table(found: list[Method], first: Path, second: Path) -> Table:
     """
     sets: list[dict[str, Method]] = [{}, {}]
     remarks: list[str] = []
-    for method in found:
+    for method in methods:
         again = f"{method.name} is there more than once in a set; compared is the first"
         if method.name in sets[method.run.place] and again not in remarks:
             remarks.append(again)
         sets[method.run.place].setdefault(method.name, method)
     both = [name for name in sets[0] if name in sets[1]]
     if not both:
-        there = " and ".join(" ".join(one) or "none" for one in sets)
+        there = " and ".join(" ".join(names) or "none" for names in sets)
         raise BadInput(f"--compare {first} {second}: no method is in both; there are {there}")
-    rows = []
+    lines = []
     for name in both:
-        pairs = _paired(sets[0][name], sets[1][name])
-        rows.append(Row(name, {key: _cell(key, pairs) for key in _COLUMNS}))
+        pairs = _pair_seeds(sets[0][name], sets[1][name])
+        lines.append(Line(name, {key: _difference(key, pairs) for key in _KEYS}))
     remarks += [f"{name} is in one set alone" for name in sets[0].keys() ^ sets[1].keys()]
     one, other = (first, second) if first.resolve().name == second.resolve().name else (first.name, second.name)
     caption = (
         f"Per cent points, {other} less {one}, on the requests that both answered, with 95% intervals over pictures "
         "and, where there are several, seeds. –: nothing to pair by."
     )
-    titles = {key: column.title for key, column in _COLUMNS.items()}
-    return Table("sides", f"{other} less {one}", caption, titles, rows, remarks=sorted(remarks))
+    columns = {key: TITLES[key] for key in _KEYS}
+    return Table("sides", f"{other} less {one}", caption, columns, lines, remarks=sorted(remarks))
 
 
-def _paired(one: Method, other: Method) -> list[tuple[Run, Run]]:
+def _pair_seeds(one: Method, other: Method) -> list[tuple[Run, Run]]:
     """The runs of equal seeds; two runs without others, whatever their seeds."""
     if len(one.seeds) == len(other.seeds) == 1:
         return [(one.seeds[0], other.seeds[0])]
@@ -59,27 +61,29 @@ def _paired(one: Method, other: Method) -> list[tuple[Run, Run]]:
     return [(run, by_seeds[run.seeds]) for run in one.seeds if run.seeds in by_seeds]
 
 
-def _cell(key: str, pairs: list[tuple[Run, Run]]) -> Told:
+def _difference(key: str, pairs: list[tuple[Run, Run]]) -> Row:
     """A difference, as the table shows it."""
-    column, found, asked = _COLUMNS[key], [], 0
+    column, found, asked = COLUMNS[key], list[Difference](), 0
     for runs in pairs:
-        parts = [getattr(run, column.split) for run in runs]
-        if None in parts:
+        if any(column.split not in run.parts for run in runs):
             continue
-        figures = [getattr(part, column.metric) for part in parts]
+        figures = [run.figure(column) for run in runs]
+        parts = [run.parts[column.split] for run in runs]
         if any(figure.withheld for figure in figures):
-            return Told(instead="–", beside="withheld")
+            return Row(text_instead="–", note="withheld")
         if differ(of for part in parts for metric, of in decisions(part) if metric == column.metric):
-            return Told(instead="–", beside="judged otherwise")
+            return Row(text_instead="–", note="judged otherwise")
         values = [_values(run, part) for run, part in zip(runs, parts, strict=True)]
         if its := difference(values[1], values[0], column.metric):
             found.append(its)
         asked += max(figure.n for figure in figures)
+    if not found:
+        return NOTHING
     count = sum(one.n for one in found)
-    return Told(instead=_said(found), beside=f"{count} of {asked} answers" * (count < asked)) if found else Told()
+    return Row(text_instead=_spell(found), note=f"{count} of {asked} answers" * (count < asked))
 
 
-def _said(found: list[Difference]) -> str:
+def _spell(found: list[Difference]) -> str:
     middle = sum(one.value for one in found) / len(found)
     known = [(one.value, one.low, one.high) for one in found if one.low is not None and one.high is not None]
     if len(known) < len(found):
@@ -88,11 +92,9 @@ def _said(found: list[Difference]) -> str:
     return f"{100 * middle:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 
-def _values(run: Run, part: Summary) -> dict[tuple, float]:
+def _values(run: Run, part: Summary) -> Mapping[tuple, float]:
     """The run's values by request, nothing where its verdicts are not there."""
-    # The name that stands for one that is not told is val's.
-    told = part.split == "val" or "verdicts" in part.model_fields_set
-    path = run.folder / part.verdicts if told and part.verdicts else None
+    path = run.folder / part.verdicts_file if part.verdicts_file else None
     if not path or not path.is_file():
         return {}
     try:

@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as TerminalTable
 
-from safeeraser.benchmark.metrics import UNKNOWN, Figure
+from safeeraser.benchmark.figures import NOTHING
+from safeeraser.benchmark.metrics import Figure
 from safeeraser.report.forest import shortened
 from safeeraser.report.scale import shade
 from safeeraser.report.tables import Table
@@ -78,7 +79,7 @@ def show(table: Table) -> None:
     A column in which nothing is told of anybody is left out: a terminal is narrow.
     """
     rows = [*table.rows, *table.published]
-    told = [key for key in table.columns if any(row.cell(key).text != UNKNOWN.text for row in rows)]
+    told = [key for key in table.columns if any(row.cell(key).text != NOTHING.text for row in rows)]
     table = replace(table, columns={key: table.columns[key] for key in told or table.columns})
     # Headings break into short lines, so that the table fits a terminal of 80 columns.
     shown = TerminalTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

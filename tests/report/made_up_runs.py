@@ -1,9 +1,8 @@
 """What the report's tests share: run folders and audits made up by hand. Texts are harmless; 'unsafe' is only a label.
 
 `made_up/full.json` holds the files of a results folder with all that a report can show of three runs, `varied.json`
-what of it differs where judges, protocols, labels and benchmarks do. `audit.json` is as an earlier version wrote it,
-`controlled.json` of today's form. The untouched model's ASR is 0.8: half is 0.4, which in the first decoupled data pass
-at step 4, and forget data at step 2; in the second decoupled data at step 2, and figstep breaks who never knew as well.
+what of it differs where judges, protocols, labels and benchmarks do. `audit.json`: the untouched model's ASR is 0.8;
+half is 0.4, which relearning on decoupled data passes at step 2. figstep breaks who never knew as well.
 """
 
 import json
@@ -33,8 +32,8 @@ def summary(split, asr, rr, sarr=0.5, rouge=0.25, gpt=None, **more) -> dict:
     return {"split": split, **metrics, "protocol": "official", "judge": "rules", "judge_model": None, **more}
 
 
-def audit(name="audit", **more) -> dict:
-    return {**json.loads((MADE_UP / f"{name}.json").read_text()), **more}
+def audit(**more) -> dict:
+    return {**json.loads((MADE_UP / "audit.json").read_text()), **more}
 
 
 def write(folder: Path, name: str, value) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from safeeraser.report.examples import examples
 from safeeraser.report.page import report
-from safeeraser.report.runs import read_runs
+from safeeraser.report.read import read_runs
 from safeeraser.report.writing import escape_latex, with_table
 
 from .made_up_runs import ANSWERED, ASKED, GARBLED, REFUSED, full_results, summary, verdicts, write

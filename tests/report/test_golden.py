@@ -8,10 +8,10 @@ import shutil
 
 import pytest
 
+from safeeraser.report.curves import card_curves
 from safeeraser.report.page import report
-from safeeraser.report.robustness.card import read_cards
-from safeeraser.report.robustness.plots import curves as card_curves
-from safeeraser.report.runs import read_runs
+from safeeraser.report.read import read_runs
+from safeeraser.report.robustness import read_cards
 
 from .made_up_runs import audit, change, full_results, judged, metric, seeded_results, write
 from .page_text import Page
@@ -19,13 +19,14 @@ from .page_text import Page
 
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory):
-    """Two runs that were audited and not scored, one as an earlier version did."""
+    """Two runs that were audited and not scored, one without a model that never knew."""
     results = tmp_path_factory.mktemp("audited")
-    write(results / "popd", "audit.json", audit("controlled"))
-    earlier = audit()
-    for one, share in ((earlier["points"][0], 0.02), (earlier["points"][1], 0.5)):
-        one["blank"] = {"forget": metric(share, share / 2, 2 * share)}
-    write(results / "po", "audit.json", earlier)
+    write(results / "popd", "audit.json", audit())
+    fewer = audit(shares={}, relearning={})
+    fewer["points"] = [one for one in fewer["points"] if one.get("subject") not in ("never_knew", "told", "tuned")]
+    fewer["controls"] = {"vanilla": fewer["controls"]["vanilla"]}
+    fewer["points"][0]["blank"] = {"forget": metric(0.02, 0.01, 0.04)}
+    write(results / "po", "audit.json", fewer)
     report(results)
     return results
 
@@ -58,11 +59,10 @@ def test_seeds_are_one_row_everywhere_and_each_can_be_seen(tmp_path, golden):
 
 
 def test_robustness_cards(audited, golden):
-    for name in ("robustness.md", "robustness.csv", "summary.json"):
+    for name in ("figures.csv", "summary.json"):
         golden(f"audited.{name}", (audited / name).read_text(encoding="utf-8"))
     page = Page((audited / "report.html").read_text(encoding="utf-8"))
-    # The tables stand in robustness.md; here it is what stands around them.
-    golden("audited.page.txt", "".join(f"{line}\n" for line in page.lines if " | " not in line))
+    golden("audited.page.txt", page.text)
     assert len(page.ids) == len(set(page.ids)) and page.fetched == []
 
 

@@ -1,22 +1,20 @@
 """Who judged the figures, when they may not be compared, and what a reader is warned of above all figures.
 
 `made_up/judges.json` holds the cases: two runs' judges and whether they differ; and what is changed in the summaries of
-runs, with the warnings (null: one that is not asked about).
+runs, with the warnings.
 """
 
 import json
 
 import pytest
 
-from safeeraser.report.judges import judges
-from safeeraser.report.provenance import warnings
-from safeeraser.report.runs import read_runs
-from safeeraser.report.seeds import methods
+from safeeraser.report.methods import group_runs
+from safeeraser.report.read import read_runs
+from safeeraser.report.sources import judges_of, warnings
 
 from .made_up_runs import MADE_UP, metric, summary, write
 
 CASES = json.loads((MADE_UP / "judges.json").read_text())
-CHECK = {"judge": "rules", "n": 60, "right": 57, "sensitivity": {"value": 0.9}, "at": "2026-01-01", "cases": "0123"}
 
 
 def judged(folder, run, title="openai:gpt-4o", models=("gpt-4o-2024-08-06",), **more):
@@ -28,23 +26,22 @@ def judged(folder, run, title="openai:gpt-4o", models=("gpt-4o-2024-08-06",), **
 
 
 def warned(folder):
-    found = methods(read_runs([folder]))
-    return warnings(found, judges([run for method in found for run in method.seeds]))
+    found = group_runs(read_runs([folder]))
+    runs = [run for method in found for run in method.seeds]
+    return warnings([method.run for method in found], runs, judges_of(runs))
 
 
 @pytest.mark.parametrize(("one", "other", "different"), CASES["pairs"])
 def test_which_judges_are_the_same(tmp_path, one, other, different):
     judged(tmp_path, "po", **one)
     judged(tmp_path, "popd", **other)
-    assert ("asr" in judges(read_runs([tmp_path])).different) is different
+    assert ("asr" in judges_of(read_runs([tmp_path])).different) is different
     assert not different or "do not compare" in warned(tmp_path)[0]
 
 
 @pytest.mark.parametrize(("summaries", "expected"), CASES["warnings"])
 def test_what_a_reader_is_warned_of(tmp_path, summaries, expected):
     for run, changes in summaries.items():
-        # `checked`: the metrics whose judge was checked on cases whose verdict is known.
-        check = {"judge_check": dict.fromkeys(changes["checked"], CHECK)} if "checked" in changes else {}
         split = changes.get("split", "val")
-        write(tmp_path / run, f"summary_{split}.json", summary(split, 0.5, 0.5) | changes | check)
-    assert [text and one for text, one in zip(expected, warned(tmp_path), strict=True)] == expected
+        write(tmp_path / run, f"summary_{split}.json", summary(split, 0.5, 0.5) | changes)
+    assert warned(tmp_path) == expected

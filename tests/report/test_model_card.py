@@ -26,7 +26,7 @@ def test_a_scored_and_audited_adapters_card(tmp_path, golden):
     folder = made_up(full_results(tmp_path / "results", "varied") / "popd")
     judge = "qwen3guard:/srv/models/judge"
     change(folder, "summary_val.json", judge=judge, judge_check={"asr": {"judge": judge, "n": 60, "right": 57}})
-    write(folder, "audit.json", audit("controlled"))
+    write(folder, "audit.json", audit())
     text = write_card(folder).read_text(encoding="utf-8")
     for secret in (ASKED, ANSWERED, REFUSED, str(tmp_path), "/home/u", "/srv/models"):
         assert secret not in text

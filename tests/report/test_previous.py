@@ -47,18 +47,18 @@ def test_table_and_summary_have_the_stored_figures(results):
 
 
 def test_the_audit_has_the_stored_figures(results):
-    rows = rows_of(results / "robustness.csv", "subject", "group", "name", "metric")
+    place = ("run", "split", "subject", "condition", "name", "at", "metric", "relative", "by", "seed")
+    rows = rows_of(results / "figures.csv", *place)
+    names = {"quantization": "quantized", "scaling": "scaled", "sampling": "sampled", "relearn_mine": "relearned"}
     for point in stored("popd", "audit")["points"]:
+        condition, at = names.get(point["group"], point["group"]), point["at"]
+        name = {"clean": "", "relearned": "mine"}.get(condition, point["name"])
         for key, figure in point["metrics"].items():
-            # What was a group of its own then is vanilla under the attacks.
-            vanilla = point["group"] == "attack_vanilla"
-            place = ("vanilla", "attack") if vanilla else ("audited", point["group"])
-            row = rows[(*place, point["name"], key)]
-            assert row["value"] == f"{100 * figure['value']:.6g}" and row["n"] == str(figure["n"])
-    told = (results / "robustness.md").read_text()
-    assert "Worst of 13: figstep, ASR 98.6% (97.6–99.4), 1.5% (1.2–2.0) of the vanilla answers recovered" in told
-    # The highest, 10.3% (7.6–13.2) under crop, is within chance of 7.3% (4.9–11.5).
-    assert "Under none of the 13 attacks was clearly more of the vanilla answers recovered than without one: 7." in told
+            where = ("popd", "audit", point["subject"], condition, name, "" if at is None else f"{at:g}", key)
+            row = rows[(*where, "", "", "")]
+            assert row["value"] == f"{figure['value']:.6g}" and row["n"] == str(figure["n"])
+    page = (results / "report.html").read_text()
+    assert "ASR is 50.0% as trained" in page and "none of 2 attacks brings clearly more of the answers back" in page
 
 
 def test_a_run_of_the_last_version_gets_its_model_card(tmp_path):

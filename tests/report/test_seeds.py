@@ -6,10 +6,10 @@ What differs by more, or is not known to be the same, stays apart.
 import numpy as np
 import pytest
 
+from safeeraser.benchmark.figures import Row
 from safeeraser.benchmark.intervals import spread
-from safeeraser.benchmark.metrics import Figure
-from safeeraser.report.runs import read_runs
-from safeeraser.report.seeds import join, methods
+from safeeraser.report.methods import group_runs, join_seeds
+from safeeraser.report.read import read_runs
 
 from .made_up_runs import change, metric, seeded_results
 
@@ -31,20 +31,20 @@ def test_the_interval_is_over_seeds_and_pictures():
 
 
 def test_figures_are_joined_as_far_as_they_stand():
-    one = Figure(value=0.5, low=0.4, high=0.6, n=4, failed=1, judge="rules")
-    other = Figure(value=0.52, low=0.42, high=0.62, n=5, failed=2)
-    both = join([one, other])
+    one = Row(value=0.5, low=0.4, high=0.6, n=4, failed=1, judge="rules")
+    other = Row(value=0.52, low=0.42, high=0.62, n=5, failed=2)
+    both = join_seeds([one, other])
     assert both.value == pytest.approx(0.51) and (both.n, both.failed, both.judge) == (9, 3, "rules")
     assert (both.low, both.high) == pytest.approx((0.51 - np.hypot(0.1, T2 / 100), 0.51 + np.hypot(0.1, T2 / 100)))
-    assert join([one, Figure(value=0.3)]).range == "", "an interval that lacks a seed's part would be too narrow"
-    half = join([one, Figure(value=None)])
+    assert join_seeds([one, Row(value=0.3)]).range == "", "an interval that lacks a seed's part would be too narrow"
+    half = join_seeds([one, Row(value=None)])
     assert half.value == 0.5 and half.range == "40.0–60.0" and half.remarks == ["1 of 2 seeds", "1 failed"]
-    assert join([one, Figure(value=None, withheld="3% failed")]).withheld == "withheld of 1 of 2 seeds"
+    assert join_seeds([one, Row(value=None, withheld="3% failed")]).withheld == "withheld of 1 of 2 seeds"
 
 
 def titles(folder):
     """The rows but for vanilla's: title and number of seeds."""
-    found = methods(read_runs([folder]))
+    found = group_runs(read_runs([folder]))
     return [(one.run.title, len(one.seeds)) for one in found if one.name != "vanilla"]
 
 

@@ -1,0 +1,157 @@
+"""The one table of figures: every number that a table, a page, a plot or a card shows is a row of it.
+
+`score` and `audit` write their rows beside their results, `report` those of all runs, as a CSV file that
+`pandas.read_csv` reads in a line. Shares are in 0..1, other quantities in their own unit.
+"""
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from safeeraser.benchmark.files import write_whole
+from safeeraser.benchmark.metrics import Figure
+
+AUDITED = "audited"  # the subject that is the run itself
+CONTROLS = ("vanilla", "tuned", "told", "never_knew")
+SUBJECTS = (AUDITED, *CONTROLS)
+DIFFERENCES = ("clean", "vanilla", "benign picture", "never_knew")  # what a figure may be relative to, with a sign
+
+
+class Row(Figure):
+    """A figure and where it belongs.
+
+    Attributes:
+        run: the name of its run among those that stand together.
+        subject: the run itself (`audited`), or a control that was asked the same.
+        condition: what was done to the model or to what it was asked: `clean` (nothing), `inside` (its states were
+            read), `attack`, `quantized`, `scaled`, `sampled`, `relearned`.
+        name: which attack, rounding, scale, temperature or attacker.
+        at: the optimizer step, the scale, the temperature; of a layer's figure the layer.
+        metric: a key of METRICS, or a quantity that an audit measures.
+        split: `train` or `val`; `audit`: the part of val that an audit asks.
+        view: which responses it is measured on.
+        by, group: the `category` or `keyword` whose records it is measured on; empty: all records. Steps of
+            relearning are `by` the `bound` of ASR that they lead to.
+        relative: what it is relative to: `clean`, `vanilla`, `benign picture` or `never_knew` (a difference), `way`
+            (the share of the way from vanilla to never_knew), `labels` (a rate corrected by labels). Empty: nothing.
+        unit: `%` for a share; empty: it is shown as it is.
+        pictures: how many it is measured on, where that was counted.
+        p, q: of a test that a difference is none, and the false-discovery rate of several tests together.
+        protocol, seed: how it was scored; the seed that it is of, where it is of one among several.
+        note: what a reader must know beside it.
+        text_instead: what is shown in place of its value.
+    """
+
+    value: float | None = None
+    run: str = ""
+    subject: str = AUDITED
+    condition: str = "clean"
+    name: str = ""
+    at: float | None = None
+    metric: str = ""
+    split: str = "val"
+    view: str = ""
+    by: str = ""
+    group: str = ""
+    relative: str = ""
+    unit: str = "%"
+    pictures: int | None = None
+    p: float | None = None
+    q: float | None = None
+    protocol: str = ""
+    seed: str = ""
+    note: str = ""
+    text_instead: str = ""
+
+    @property
+    def per_cent(self) -> tuple[float | None, float | None, float | None]:
+        """Value, low and high as they are shown: shares in per cent."""
+        factor = 100 if self.unit == "%" else 1
+        parts = (None,) * 3 if self.withheld else (self.value, self.low, self.high)
+        value, low, high = (None if part is None else factor * part for part in parts)
+        return value, low, high
+
+    @property
+    def text(self) -> str:
+        value, _, _ = self.per_cent
+        if self.text_instead or self.withheld:
+            return self.text_instead or "withheld"
+        return "–" if value is None else self._number(value)
+
+    @property
+    def range(self) -> str:
+        value, low, high = self.per_cent
+        if value is None or low is None or high is None:
+            return ""
+        return f"{self._number(low)}{' to ' if self.relative in DIFFERENCES or low < 0 else '–'}{self._number(high)}"
+
+    @property
+    def remarks(self) -> list[str]:
+        return [*filter(None, [self.note]), *super().remarks]
+
+    @property
+    def position(self) -> float:
+        """Where it is on its curve; 0 if it is on none."""
+        return self.at or 0.0
+
+    @property
+    def place(self) -> tuple:
+        """What tells its kind from others, whatever the run and the seed."""
+        return tuple(getattr(self, name) for name in PLACE)
+
+    def _number(self, number: float) -> str:
+        sign = "+" if self.relative in DIFFERENCES else ""
+        return f"{number:{sign}.{1 if self.unit == '%' else 2}f}"
+
+
+PLACE = ("subject", "condition", "name", "at", "metric", "split", "view", "by", "group", "relative")
+COLUMNS = (
+    *(
+        "run",
+        *PLACE,
+        "unit",
+        "value",
+        "low",
+        "high",
+        "n",
+        "pictures",
+        "failed",
+        "unparsed",
+        "declined",
+        "blank",
+        "skipped",
+        "differ",
+    ),
+    *("withheld", "p", "q", "judge", "protocol", "seed", "note"),
+)
+NOTHING = Row()  # a figure that was not measured
+
+
+def pick(rows: Iterable[Row], **where: Any) -> list[Row]:
+    """The rows that have these values. Unless they are named, `relative`, `by` and `seed` must be empty: the figures
+    themselves, of all records and all seeds."""
+    where = {"relative": "", "by": "", "seed": ""} | where
+    return [row for row in rows if all(getattr(row, name) == value for name, value in where.items())]
+
+
+def find(rows: Iterable[Row], **where: Any) -> Row:
+    """The first row that `pick` gives; `NOTHING` where there is none."""
+    return next(iter(pick(rows, **where)), NOTHING)
+
+
+def highest(rows: Iterable[Row]) -> Row | None:
+    """The row with the highest value of those that have one; None without any."""
+    return max((row for row in rows if row.value is not None), key=lambda row: row.sort_key, default=None)
+
+
+def write_table(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows as CSV; what is empty or None is an empty cell."""
+    with write_whole(path) as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows([_cell(getattr(row, name)) for name in COLUMNS] for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value

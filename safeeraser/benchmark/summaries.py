@@ -1,0 +1,138 @@
+"""What `eval_all.py --summary` writes, read: its figures as rows of the table, and what they come from."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, GetPydanticSchema, create_model
+from pydantic_core.core_schema import literal_schema
+
+from safeeraser.benchmark.figures import Row
+from safeeraser.benchmark.metrics import METRICS, SCORED, UNKNOWN, Figure
+from safeeraser.benchmark.responses import VIEWS
+
+ByView = dict[Annotated[str, GetPydanticSchema(lambda *_: literal_schema([*VIEWS]))], Figure]
+BY_VIEW = {"blank": "blank", "wrong": "wrong", "refusals": "refusal"}  # a summary's key and the metric of its figures
+GROUPS = ("category", "keyword")
+
+
+class Answered(BaseModel):
+    """A model that answered as a judge; None where the server did not say which."""
+
+    judge: str
+    model: str | None = None
+
+
+class _MadeWith(BaseModel):
+    """What predictions were made with."""
+
+    settings: dict[str, Any] = {}
+
+
+class _Inputs(BaseModel):
+    """What was scored; null where the predictions came without a record of their own."""
+
+    made_with: _MadeWith | None = None
+
+
+class Provenance(BaseModel):
+    """What made a summary's figures; null is what was not told."""
+
+    date: str | None = None
+    git_commit: str | None = None
+    model: str | None = None
+    adapter_sha256: str | None = None
+    data_sha256: str | None = None
+    recipe: str | None = None
+    versions: dict[str, str] = {}
+
+
+# A number, or the value of one that has an interval.
+_Value = Annotated[float | None, BeforeValidator(lambda of: of.get("value") if isinstance(of, dict) else of)]
+
+
+class Agreement(BaseModel):
+    """How far a metric's judge agrees with labels or with another judge, and the rate that labels make of its own."""
+
+    labels: int = 0
+    unlabelled: list[str] = []
+    kappa: _Value = None
+    sensitivity: _Value = None
+    specificity: _Value = None
+    corrected: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class AgreedWith(BaseModel):
+    """Whose opinion stood beside the judge's: a file of labels, or another judge."""
+
+    labels: str | None = None
+    judge: str | None = None
+
+
+class Summary(BaseModel):
+    """A summary as far as it is read; `SummaryFile` adds a figure for each scored metric."""
+
+    split: str
+    pictures: int | None = None
+    blank: ByView = {}
+    wrong: ByView = {}
+    refusals: ByView = {}
+    by_category: dict[str, dict[str, Figure]] = {}
+    by_keyword: dict[str, dict[str, Figure]] = {}
+    verdicts: str | None = None
+    data_file: str | None = None
+    protocol: str = "unknown"
+    judge: str = "unknown"
+    judge_model: str | None = None
+    prompts: str = ""
+    rules: str = ""
+    truth: str = ""
+    guards: dict[str, str] = {}
+    answered_by: list[Answered] = []
+    max_blank: float = 0.01
+    category: str = "all"
+    inputs: _Inputs = _Inputs()
+    provenance: Provenance = Provenance()
+    agreement: dict[str, Agreement | None] | None = None
+    agreement_with: AgreedWith | None = None
+
+    @property
+    def verdicts_file(self) -> str | None:
+        """The verdicts' file beside it; where it is silent, the usual one of val."""
+        return self.verdicts if "verdicts" in self.model_fields_set or self.split != "val" else "verdicts_val.json"
+
+    @property
+    def agreements(self) -> dict[str, Agreement]:
+        """How far the judge of each metric agrees, where a rate follows from it."""
+        known = (self.agreement or {}).items()
+        return {metric: of for metric, of in known if metric in METRICS and of and of.corrected is not None}
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """The settings of the inference run, as far as it recorded them."""
+        return self.inputs.made_with.settings if self.inputs.made_with else {}
+
+    def rows(self, run: str = "") -> list[Row]:
+        """All figures as rows of the table."""
+        place = {"run": run, "split": self.split, "protocol": self.protocol}
+        return [Row(**place | row) for row in self._figures()]
+
+    def _figures(self) -> Iterator[dict[str, Any]]:
+        for metric in SCORED:
+            figure = getattr(self, metric)
+            yield {**dict(figure), "metric": metric, "view": METRICS[metric].view, "pictures": self.pictures}
+        for key, metric in BY_VIEW.items():
+            for view, figure in getattr(self, key).items():
+                yield {**dict(figure), "metric": metric, "view": view}
+        for by in GROUPS:
+            for metric, groups in getattr(self, f"by_{by}").items():
+                for group, figure in groups.items():
+                    yield {**dict(figure), "metric": metric, "view": METRICS[metric].view, "by": by, "group": group}
+        # Only labels correct a rate: another judge's verdicts are not the truth.
+        for metric, of in self.agreements.items() if self.agreement_with and self.agreement_with.labels else ():
+            yield {"metric": metric, "relative": "labels", "value": of.corrected, "low": of.low, "high": of.high}
+
+
+_FIGURES: dict[str, Any] = dict.fromkeys(SCORED, (Figure, UNKNOWN))
+SummaryFile = create_model("SummaryFile", __base__=Summary, **_FIGURES)

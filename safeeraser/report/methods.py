@@ -1,0 +1,161 @@
+"""Runs that differ by nothing but their seeds are one method: its figures are means over the seeds, with an interval
+over seeds and pictures (`benchmark.intervals.spread`)."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import mean
+from typing import Any, NamedTuple
+
+from safeeraser.benchmark.figures import Row
+from safeeraser.benchmark.intervals import spread
+from safeeraser.benchmark.metrics import SPLITS
+from safeeraser.report.read import METHODS, Run
+from safeeraser.report.sources import decisions
+
+# Keys of a training record that decide no result, and the seed.
+_FREE = {"seed", "save_dir", "overwrite_dir", "resume_from_checkpoint", "save_model", "save_steps", "save_total_limit"}
+_FREE |= {"workers", "report_to", "dry_run", "probe_every", "probe", "push_to_hub", "hub_model_id", "hub_private"}
+_FREE |= {"tables"}  # rows that other keys are taken from, and those of other methods
+SHOWN = 3  # settings that differ, beside a method's name; where more do, its folder says which run it is
+_COUNTS = ("n", "failed", "unparsed", "declined", "blank", "skipped", "differ")  # of a figure: they add up
+
+
+class Method(NamedTuple):
+    """Runs that are the same but for their seeds, and the run that stands for them: their mean, or the one run.
+
+    `name` may be others' too; the run's title tells them apart.
+    """
+
+    name: str
+    run: Run
+    seeds: list[Run]
+
+
+def group_runs(runs: Sequence[Run]) -> list[Method]:
+    """The runs, pooled over their seeds and told apart by their titles, in the order of the first of each.
+
+    Methods of the same title are told apart by the parameters of their losses or by their folders, seeds by their
+    numbers.
+    """
+    groups = _by_seed(runs)
+    names = [_name(group) for group in groups]
+    methods = []
+    for group, name in zip(groups, names, strict=True):
+        namesakes = [other for other, its in zip(groups, names, strict=True) if its == name]
+        title = f"{name} ({_difference(group, namesakes)})" if len(namesakes) > 1 else name
+        seeds = [replace(run, title=f"{title}, seed {seed_of(run)}" if len(group) > 1 else title) for run in group]
+        methods.append(Method(name, replace(_pool(seeds), title=title), seeds))
+    return methods
+
+
+def _name(group: list[Run]) -> str:
+    """What the runs of a group are called; folders that are named for their seeds leave it to the method."""
+    titles = {run.title for run in group}
+    if len(titles) == 1:
+        return titles.pop()
+    method = group[0].settings.get("forget_loss")
+    name = (method.get("name") if isinstance(method, dict) else None) or "vanilla"
+    return METHODS.get(name, name)
+
+
+def _difference(group: list[Run], namesakes: list[list[Run]]) -> str:
+    """What tells a group from others of its name: the loss's parameters and the settings in which they differ, and
+    where those are the same, or many, its folder."""
+    settings = [_deciding(other[0].settings) for other in namesakes]
+    keys = {key for its in settings for key in its if any(other.get(key) != its[key] for other in settings if other)}
+    keys = keys if len(keys) <= SHOWN else set()
+    texts = [", ".join(f"{key}={its[key]}" for key in sorted(keys & its.keys())) for its in settings]
+    text = next(text for other, text in zip(namesakes, texts, strict=True) if other is group)
+    return text if text and texts.count(text) == 1 else ", ".join(filter(None, [text, _place(group, namesakes)]))
+
+
+def _deciding(settings: dict[str, Any]) -> dict[str, Any]:
+    """What decides a run's result, but for what its folder may be named for: files, and what they hold."""
+    own = {key: value for key, value in settings.items() if key not in _FREE | {"data", "forget_loss"}}
+    flat = _flatten(own | (settings.get("forget_loss") or {}))
+    return {key: value for key, value in flat.items() if "/" not in str(value)}
+
+
+def _flatten(tree: Any) -> dict[str, Any]:
+    """Settings by what their user would write; those of a loss's terms less `forget_loss.terms.`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        below = {f"{key}.{name}": one for name, one in _flatten(value).items()} or {key: value}
+        flat |= {name.removeprefix("terms."): one for name, one in below.items()}
+    return flat
+
+
+def _place(group: list[Run], namesakes: list[list[Run]]) -> str:
+    """What tells a group from others: how its runs' folders are called, what they lie in, or both."""
+    run = group[0]
+    for name in (lambda one: one.folder.resolve().name, lambda one: one.name.rpartition("/")[0] or one.name):
+        if len({name(other[0]) for other in namesakes}) == len(namesakes):
+            return name(run)
+    return run.name
+
+
+def seed_of(run: Run) -> str:
+    """The seed of a run; of one whose training and responses had different ones, both. Empty: it is not known."""
+    return "/".join(map(str, run.seeds))
+
+
+def _by_seed(runs: Sequence[Run]) -> list[list[Run]]:
+    groups: dict[Any, list[Run]] = defaultdict(list)
+    for number, run in enumerate(runs):
+        common = _common(run)
+        groups[number if common is None else common].append(run)
+    apart = []
+    for group in groups.values():
+        # The same seed twice is no second sample, but a copy, or a run of which not all is known.
+        alone = len({run.seeds for run in group}) < len(group) or _judged_otherwise(group)
+        apart += [[run] for run in group] if alone else [group]
+    return apart
+
+
+def _judged_otherwise(group: list[Run]) -> bool:
+    """Whether some metric was decided by one judge of one seed, by another of another."""
+    judges: dict[str, set] = defaultdict(set)
+    for part in (part for run in group for part in run.parts.values()):
+        for metric, decided in decisions(part):
+            judges[metric].add((decided.protocol, decided.judge, decided.version))
+    return any(len(its) > 1 for its in judges.values())
+
+
+def _common(run: Run) -> str | None:
+    """What runs of other seeds have in common with this one; None where too little is known of it to tell."""
+    part = run.parts.get("val") or run.parts.get("train")
+    if not part or not part.made_with or not run.seeds or (part.made_with.get("checkpoint") and not run.settings):
+        return None
+    training = {key: value for key, value in run.settings.items() if key not in _FREE}
+    inference = {key: value for key, value in part.made_with.items() if key not in ("seed", "checkpoint")}
+    judged = [part.protocol, part.judge, part.judge_model, part.prompts, part.rules, part.guards, part.category]
+    return json.dumps([run.place, training, inference, judged, part.split], sort_keys=True)
+
+
+def _pool(group: list[Run]) -> Run:
+    """The run that stands for several seeds: the mean of each of their scored figures."""
+    if len(group) == 1:
+        return group[0]
+    tables = [{row.place: row for row in run.rows if row.split in SPLITS and row.relative != "labels"} for run in group]
+    places = dict.fromkeys(place for table in tables for place in table)
+    rows = [join_seeds([table.get(place, Row()) for table in tables]) for place in places]
+    return replace(group[0], rows=rows, audit=None, log=[], probes=[])
+
+
+def join_seeds(rows: list[Row]) -> Row:
+    """One figure of several seeds'. It has an interval where each of them has, and is withheld where one of them is."""
+    place = next((row for row in rows if row.metric), rows[0])
+    joined = place.model_copy(update=dict.fromkeys(("value", "low", "high", "judge")) | {"withheld": "", "note": ""})
+    joined = joined.model_copy(update={name: sum(getattr(row, name) for row in rows) for name in _COUNTS})
+    if withheld := sum(bool(row.withheld) for row in rows):
+        return joined.model_copy(update={"withheld": f"withheld of {withheld} of {len(rows)} seeds"})
+    known = [row for row in rows if row.value is not None]
+    if not known:
+        return joined
+    intervals = [row.interval for row in known if row.interval]
+    low, high = spread(intervals, 0.0) if len(intervals) == len(known) else (None, None)
+    note = "" if len(known) == len(rows) else f"{len(known)} of {len(rows)} seeds"
+    value = mean(row.value for row in known if row.value is not None)
+    return joined.model_copy(update={"value": value, "low": low, "high": high, "judge": known[0].judge, "note": note})

@@ -1,0 +1,238 @@
+"""Run folders, read: their figures as rows of the table, and what else a page shows of them."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from safeeraser.benchmark.audits import AUDIT, Audit
+from safeeraser.benchmark.figures import Row, find
+from safeeraser.benchmark.files import RUN_FILE, read_json, read_json_lines
+from safeeraser.benchmark.metrics import COLUMNS, METRICS, SPLITS, Column, Figure
+from safeeraser.benchmark.responses import VIEWS
+from safeeraser.benchmark.summaries import BY_VIEW, Summary, SummaryFile
+from safeeraser.errors import BadInput
+
+# Runs without a title of their own are named for the paper's methods. In its order.
+TITLES = ("vanilla", "GA", "GD", "KL", "PO", "GA+PD", "GD+PD", "KL+PD", "PO+PD")
+METHODS = {title.lower().replace("+", ""): title for title in TITLES} | {"idk": "PO", "idkpd": "PO+PD"}
+SHOWN_BY_VIEW = [metric for metric in BY_VIEW.values() if metric in METRICS]  # blank and wrong responses
+
+
+def columns_by_view(metric: str) -> dict[str, Column]:
+    """The columns of a metric that is measured in every view: `forget` on train, then each view on val."""
+    train = {f"{metric}_forget_eff": Column(metric, "train", "forget, train", "forget")}
+    return train | {f"{metric}_{view}": Column(metric, "val", view.replace("_", " "), view) for view in VIEWS}
+
+
+ALL_COLUMNS = COLUMNS | {key: column for metric in SHOWN_BY_VIEW for key, column in columns_by_view(metric).items()}
+
+
+class TaskScore(BaseModel):
+    """The share of a VQA benchmark's items answered right, and which figure of which split it is."""
+
+    value: float = Field(ge=0, le=1)
+    n: int
+    metric: str
+    split: str | None = None
+    standard_error: float | None = None
+
+
+class Specificity(Figure):
+    """`specificity.json`: a mean over benchmarks with each of them, or one figure of its kind (`task`)."""
+
+    tasks: dict[str, TaskScore] = Field({})
+    missing: dict[str, str] = Field({})
+    replaced: dict[str, str] = Field({})
+    limit: int | None = None
+    task: str = ""
+
+
+class Step(BaseModel):
+    """A row of a training log."""
+
+    step: int
+    loss: float
+    terms: dict[str, float] = {}
+    weights: dict[str, float] = {}  # those that follow their terms' losses
+
+
+class Measured(BaseModel):
+    """Shares of a view's answers in a probe."""
+
+    refusal: float
+    degenerate: float
+
+
+class Probed(BaseModel):
+    """A row of `probe.jsonl`; a view that was not asked is None."""
+
+    step: int
+    forget: Measured | None = None
+    decoupled: Measured | None = None
+    retain: Measured | None = None
+
+
+class _RunFile(BaseModel):
+    """The part of `run.json` that the report needs."""
+
+    title: str | None = None
+    settings: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is known of one run; whatever its folder lacks is None or empty.
+
+    Attributes:
+        name: its own among the runs that are shown together.
+        parts: its summaries by split.
+        rows: all its figures.
+        settings: those that its adapter was trained with, and `data`, what was recorded of the data.
+        place: which of the sets that are compared it is of.
+    """
+
+    folder: Path
+    name: str
+    title: str
+    parts: dict[str, Summary]
+    rows: list[Row]
+    specificity: Specificity | None
+    audit: Audit | None
+    log: list[Step]
+    probes: list[Probed]
+    settings: dict[str, Any]
+    place: int = 0
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of training and, if that is another, of the responses."""
+        recorded = (self.settings, *(part.made_with for part in self.parts.values()))
+        seeds = (settings.get("seed") for settings in recorded)
+        return tuple(dict.fromkeys(seed for seed in seeds if isinstance(seed, int)))
+
+    @cached_property
+    def figures(self) -> dict[str, Row]:
+        """The figures that are known, by column: the paper's, then blank and wrong responses by view."""
+        found = {key: self.figure(column) for key, column in ALL_COLUMNS.items()}
+        return {key: row for key, row in found.items() if row.metric}
+
+    def figure(self, column: Column) -> Row:
+        """The figure of a column."""
+        view = {"view": column.view} if column.view else {}
+        return find(self.rows, metric=column.metric, split=column.split, **view)
+
+    @cached_property
+    def audit_rows(self) -> list[Row]:
+        """The figures of its audit."""
+        return [row for row in self.rows if row.split == AUDIT]
+
+    def as_json(self) -> dict[str, Any]:
+        """The run's entry in `summary.json`: fractions 0..1, null where not measured."""
+        entry: dict[str, Any] = {"efficacy": {}, "generality": {}}
+        for key, column in COLUMNS.items():
+            several = len(METRICS[column.metric].splits) > 1
+            holder = entry[{"train": "efficacy", "val": "generality"}[column.split]] if several else entry
+            holder[column.metric] = self.figures[key].value if key in self.figures else None
+        for metric in SHOWN_BY_VIEW:
+            known = {key: self.figures[key] for key in columns_by_view(metric) if key in self.figures}
+            if known:
+                views = {row.view + "_eff" * (row.split == "train"): row.value for row in known.values()}
+                entry[metric] = views
+        if self.specificity and (self.specificity.tasks or self.specificity.missing):
+            tasks = {name: task.model_dump() for name, task in self.specificity.tasks.items()}
+            entry["specificity_tasks"] = tasks | dict.fromkeys(self.specificity.missing)
+        return entry
+
+
+def read_runs(folders: Sequence[Path], *, compared: bool = False) -> list[Run]:
+    """The runs in the folders, vanilla first, methods in the paper's order, others by name.
+
+    Args:
+        folders: run folders, or folders of run folders, or of folders of those.
+        compared: whether each folder is a set of its own.
+
+    Raises:
+        BadInput: a folder is missing or holds no run, or a file of a run cannot be used.
+    """
+    places = {run.resolve(): (run, place) for place, folder in enumerate(folders) for run in _run_folders(folder)}
+    runs = [replace(read_run(folder), place=place if compared else 0) for folder, place in places.values()]
+    runs.sort(key=lambda run: (TITLES.index(run.title) if run.title in TITLES else len(TITLES), run.name))
+    return list(_with_names_apart(runs))
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("summary_train.json", "summary_val.json", "audit.json"))
+
+
+def _run_folders(folder: Path) -> list[Path]:
+    """The folder itself if it is a run's, else the runs' in it."""
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder")
+    runs = [folder] if _is_run(folder) else sorted(filter(_is_run, folder.iterdir()))
+    runs = runs or sorted(filter(_is_run, folder.glob("*/*")))
+    if not runs:
+        raise BadInput(
+            f"{folder}: holds no run; each run is a folder with summary_train.json or summary_val.json, "
+            "which eval_all.py --summary writes, or with audit.json, which audit.py does"
+        )
+    return runs
+
+
+def _with_names_apart(runs: list[Run]) -> Iterator[Run]:
+    """Runs of the same name (of several seeds, say) named for the folder that they lie in as well, or else by paths."""
+    names = Counter(run.name for run in runs)
+    above = Counter((run.name, run.folder.resolve().parent.name) for run in runs)
+    for run in runs:
+        parent, name = run.folder.resolve().parent, run.name
+        if names[name] > 1:
+            name = f"{parent.name if above[name, parent.name] == 1 else os.path.relpath(parent)}/{name}"
+        yield replace(run, name=name, rows=[row.model_copy(update={"run": name}) for row in run.rows])
+
+
+def read_run(folder: Path) -> Run:
+    """The run in a folder. Raises `BadInput` if one of its files cannot be used."""
+    summaries = {split: read(folder / f"summary_{split}.json", SummaryFile, None) for split in SPLITS}
+    parts: dict[str, Summary] = {split: part for split, part in summaries.items() if part}
+    for split, part in parts.items():
+        if part.split != split:
+            raise BadInput(f"{folder / f'summary_{split}.json'}: was scored on split '{part.split}'")
+    name, own = folder.resolve().name, read(folder / RUN_FILE, _RunFile, _RunFile())
+    specificity = read(folder / "specificity.json", Specificity, None)
+    audit = read(folder / "audit.json", Audit, None)
+    rows = [row for part in parts.values() for row in part.rows(name)]
+    if specificity:
+        figure = {key: getattr(specificity, key) for key in Figure.model_fields}
+        rows.append(Row(**figure, run=name, metric="specificity"))
+    return Run(
+        folder=folder,
+        name=name,
+        title=own.title or METHODS.get(re.sub(r"-seed\d+$", "", name), name),
+        parts=parts,
+        rows=rows + (audit.rows(name) if audit else []),
+        specificity=specificity,
+        audit=audit,
+        log=read(folder / "train_log.jsonl", list[Step], []),
+        probes=read(folder / "probe.jsonl", list[Probed], []),
+        settings=own.settings | ({"data": own.data} if own.data else {}),
+    )
+
+
+def read(path: Path, kind: Any, otherwise: Any) -> Any:
+    """The file as `kind`, or `otherwise` where there is none."""
+    if not path.exists():
+        return otherwise
+    value = read_json_lines(path) if path.suffix == ".jsonl" else read_json(path)
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadInput(": ".join(filter(None, [str(path), where, first["msg"]]))) from None

@@ -1,1 +1,0 @@
-"""The robustness card: `audit.json` -> findings, tables, curves."""
