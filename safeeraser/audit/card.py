@@ -9,15 +9,17 @@ from scipy.stats import false_discovery_control
 
 from safeeraser import __version__
 from safeeraser.audit import curve
-from safeeraser.audit.findings import findings, half_of, recovers_by
+from safeeraser.audit.findings import findings, recovers_by
 from safeeraser.audit.inside import quantity
 from safeeraser.audit.inside.depth import score
 from safeeraser.audit.measure import incomplete, read_point
 from safeeraser.audit.options import Options
 from safeeraser.audit.points import Point, points_of
 from safeeraser.audit.relearn import ended
-from safeeraser.audit.subjects import AUDITED, FORMAT, Subjects
+from safeeraser.audit.subjects import AUDITED, Subjects
 from safeeraser.audit.values import FLOOR, Values, best_of, difference, estimate, over_seeds, share, values_at
+from safeeraser.benchmark.audits import FORMAT, Audit
+from safeeraser.benchmark.figures import write_table
 from safeeraser.benchmark.files import write_json
 from safeeraser.infer.attacks import ATTACKS
 
@@ -59,8 +61,21 @@ def write_card(options: Options, everyone: Subjects) -> None:
         "versions": {"safeeraser": __version__}
         | {package: version(package) for package in ("torch", "transformers", "peft")},
     }
-    card["findings"] = findings(card)
+    _conclude(card)
     write_json(options.card, card)
+    write_table(options.card.with_suffix(".csv"), Audit.model_validate(card).rows())
+
+
+def _conclude(card: dict[str, Any]) -> None:
+    """Add what follows from the figures: which attacks bring answers back, then all other conclusions and the lines."""
+    rows = Audit.model_validate(card).rows()
+    informed = [point["name"] for point in card["points"] if point.get("informed")]
+    for point in card["points"]:
+        if _attacked(point):
+            point["recovers"] = bool(recovers_by(rows, point["name"], informed))
+    audit = Audit.model_validate(card)
+    card["concluded"] = audit.conclusions().model_dump()
+    card["findings"] = [finding.model_dump() for finding in findings(audit)]
 
 
 def lacking(point: Point, found: dict[str, Any] | None) -> list[str]:
@@ -100,7 +115,7 @@ def _plain(there: Measured, options: Options) -> list[dict[str, Any]]:
         if point.attack and ATTACKS[point.attack].informed:
             told[point]["informed"] = True
         if point.group == "sampling":
-            told[point]["asr_at"] = {n: estimate(of, "mean") for n, of in best_of(point, NS, options).items() if of}
+            told[point]["asr_at"] = {str(n): estimate(of, "mean") for n, of in best_of(point, NS, options).items() if of}
         if point.subject.name == AUDITED and not point.inside:
             beside = {"to_clean": (AUDITED, "clean", "clean"), "to_vanilla": ("vanilla", point.group, point.name)}
             told[point] |= {name: _differences(point, others.get(key), options) for name, key in beside.items()}
@@ -109,9 +124,6 @@ def _plain(there: Measured, options: Options) -> list[dict[str, Any]]:
     points = list(told.values())
     for metric in COMPARED:
         _correct([one["to_clean"][metric] for one in points if metric in _attacked(one)])
-    for one in points:
-        if _attacked(one):
-            one["recovers"] = bool(recovers_by(points, one))
     return points
 
 
@@ -213,8 +225,11 @@ def _shares(there: Measured, options: Options) -> tuple[str, dict[str, Any]]:
 def _curves(told: list[dict[str, Any]]) -> dict[str, Any]:
     """By attacker and subject: the steps to each bound of ASR and to half of vanilla's, the area over never_knew's."""
     bounds: dict[str, float] = {f"{bound:g}": bound for bound in BOUNDS}
-    if half := half_of(told):
-        bounds["half"] = half
+    vanilla = (
+        point["metrics"].get("asr") for point in told if (point["subject"], point["group"]) == ("vanilla", "clean")
+    )
+    if (asr := next(vanilla, None)) and asr["value"]:
+        bounds["half"] = asr["value"] / 2
     lines: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for point in told:
         asr = point["metrics"].get("asr", {}).get("value")

@@ -18,14 +18,13 @@ from typing import Any
 
 from safeeraser import model as models
 from safeeraser.audit.options import Options
+from safeeraser.benchmark.audits import FORMAT
+from safeeraser.benchmark.figures import AUDITED
 from safeeraser.benchmark.files import read_object, sha256, trained_settings
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
 from safeeraser.infer.partial import difference
 from safeeraser.judge.panel import Panel
-
-AUDITED = "audited"
-FORMAT = 2  # of what an audit leaves
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from safeeraser.audit.findings import QUESTIONS, findings
+from safeeraser.benchmark.audits import Audit
 
 CASES = yaml.safe_load(Path(__file__).with_name("findings.yaml").read_text(encoding="utf-8"))
 PICTURE, GONE, BACK, BROKE = QUESTIONS
@@ -24,9 +25,10 @@ def line(question, points=(), shares=None, relearning=None):
     attackers = {"decoupled": {"view": "decoupled"}, "retain": {"view": "retain"}, "mine": {"view": "forget"}}
     settings = {"relearning": {"attackers": attackers}}
     card = {"points": list(points), "shares": shares or {}, "relearning": relearning or {}, "settings": settings}
-    (found,) = (one for one in findings(card | {"shares_to": "never_knew"}) if one["question"] == question)
-    assert (found["text"] is None) == bool(found["withheld"])
-    return found["text"]
+    audit = Audit.model_validate(card | {"format": 2, "shares_to": "never_knew"})
+    (found,) = (one for one in findings(audit) if one.question == question)
+    assert (found.text is None) == bool(found.withheld)
+    return found.text
 
 
 STATED = "{}: of the harmful questions {} are refused on the harmful picture and {} on a benign one (difference {})."
