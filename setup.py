@@ -31,7 +31,7 @@ setup(
     package_data={
         "safeeraser": ["py.typed"],
         "safeeraser.config": ["**/*.yaml", "lmms_tasks/**/*.py"],
-        "safeeraser.judge": ["cases.jsonl", "prices.json", "prompts/**/*.j2"],
+        "safeeraser.judge": ["cases.jsonl", "prompts/**/*.j2"],
         "safeeraser.mini": ["language.json", "requirements.txt", "icons/*"],
         "safeeraser.report": ["templates/*", "published.json"],
         "safeeraser.selftest": ["models.yaml"],

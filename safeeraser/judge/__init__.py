@@ -1,1 +1,1 @@
-"""Judges: query -> judge (served, rules, truth, replay, batch) -> store -> verdict. No torch is imported."""
+"""Judges: a query goes to the judge of its metric (`panel`), served or offline, and comes back a verdict. No torch."""

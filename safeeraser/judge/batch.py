@@ -79,14 +79,14 @@ class BatchChat(Chat[str]):
             for submission in self._written_down(wanted.keys()):
                 waiting.append(submission)
             submitted = {key for submission in waiting for key in submission.requests}
-            for submission in self._submit((key, make) for key, make in wanted.items() if key not in submitted):
-                waiting.append(submission)
+            for keys, lines in self._parts((key, make) for key, make in wanted.items() if key not in submitted):
+                waiting.append(self._submit(keys, lines))
             self._store.release()  # a day is too long to keep others from the store
             yield from self._wait(waiting, wanted.keys())
         except (KeyboardInterrupt, GeneratorExit):
             if waiting:
                 names = ", ".join(str(submission.id) for submission in waiting)
-                _say(f"the server goes on with batch {names}; the same command waits for it again")
+                _note(f"the server goes on with batch {names}; the same command waits for it again")
             raise
 
     def _written_down(self, wanted: Set[str]) -> Iterator[Submission]:
@@ -119,14 +119,19 @@ class BatchChat(Chat[str]):
             note.unlink(missing_ok=True)
         return submission
 
-    def _submit(self, calls: Calls) -> Iterator[Submission]:
-        for keys, lines in self._parts(calls):
-            tag = uuid.uuid4().hex
-            uploaded = self._upload(tag, lines)
-            submission = self._write_down(Submission(tag, None, time.time(), keys))
-            submission = submission._replace(id=self._create(tag, uploaded))
-            _say(f"batch {submission.id} submitted: {len(keys)} requests")
-            yield self._write_down(submission)
+    def _submit(self, keys: list[str], lines: BytesIO) -> Submission:
+        """Hand over the requests, which costs nothing yet, and make a batch of them, unless it is there already."""
+        tag = uuid.uuid4().hex
+        file = (f"{TAG}-{tag}.jsonl", lines)
+        uploaded = self._request(lambda: _id(self._client.files.create(file=file, purpose="batch")))
+        submission = self._write_down(Submission(tag, None, time.time(), keys))
+        # Without the client's retries: a batch may be there although its answer was lost, and each one is paid.
+        batches = self._client.with_options(max_retries=0).batches
+        create = partial(batches.create, input_file_id=uploaded, endpoint=ENDPOINT, completion_window="24h")
+        name = self._request(lambda: self._find(tag) or _id(create(metadata={TAG: tag})))
+        submission = submission._replace(id=name)
+        _note(f"batch {submission.id} submitted: {len(keys)} requests")
+        return self._write_down(submission)
 
     def _parts(self, calls: Calls) -> Iterator[tuple[list[str], BytesIO]]:
         """The keys of one batch after another, and the lines of their requests."""
@@ -156,7 +161,7 @@ class BatchChat(Chat[str]):
                 elif told.get(name) != state.done:
                     told[name] = state.done
                     since = timedelta(seconds=round(time.time() - submission.at))
-                    _say(f"batch {name}: {state.done} of {len(submission.requests)} done after {since}")
+                    _note(f"batch {name}: {state.done} of {len(submission.requests)} done after {since}")
             if not waiting:
                 return
             time.sleep(pause)
@@ -172,23 +177,11 @@ class BatchChat(Chat[str]):
         if left:
             why = "it holds more tokens than may wait on this account: judge by --category or without --batch"
             why = why if state.too_much else "the same command submits them again"
-            _say(f"batch {submission.id} {state.status}, without an answer to {len(left)} requests; {why}")
+            _note(f"batch {submission.id} {state.status}, without an answer to {len(left)} requests; {why}")
         for key in left:
             yield key, Failure(f"unanswered (batch {state.status})", request_at_fault=False)
         others = set(submission.requests) - wanted
         self._write_down(submission._replace(requests=sorted(others - self._store.find(others).keys())))
-
-    def _upload(self, tag: str, lines: BytesIO) -> str:
-        """Hand over the requests, which costs nothing yet; returns the id of the server's copy."""
-        file = (f"{TAG}-{tag}.jsonl", lines)
-        return self._request(lambda: _id(self._client.files.create(file=file, purpose="batch")))
-
-    def _create(self, tag: str, uploaded: str) -> str:
-        """Make the batch of what was uploaded, unless there is one with this tag; returns its id."""
-        # Without the client's retries: a batch may be there although its answer was lost, and each one is paid.
-        create = self._client.with_options(max_retries=0).batches.create
-        of = partial(create, input_file_id=uploaded, endpoint=ENDPOINT, completion_window="24h", metadata={TAG: tag})
-        return self._request(lambda: self._find(tag) or _id(of()))
 
     def _find(self, tag: str) -> str | None:
         """The id of the batch that was submitted with `tag`, if it came so far."""
@@ -256,5 +249,5 @@ def _read_line(line: bytes) -> tuple[str, Reply | Failure] | None:
     return key, Failure(f"error in the batch (HTTP {status})", request_at_fault=status == 400)
 
 
-def _say(what: str) -> None:
+def _note(what: str) -> None:
     print(f"note: {what}", file=sys.stderr)

@@ -4,12 +4,10 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Column, Table
 
-from safeeraser.benchmark.files import read_json
 from safeeraser.errors import BadInput
 
 
@@ -22,7 +20,7 @@ class Spent:
     completion_tokens: int = 0
 
     def __add__(self, other: "Spent") -> "Spent":
-        return Spent(*(mine + its for mine, its in zip(astuple(self), astuple(other), strict=True)))
+        return Spent(*(one + two for one, two in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,14 @@ class Price:
         return share * (spent.prompt_tokens * self.prompt + spent.completion_tokens * self.completion) / 1e6
 
 
+PRICES = {  # as OpenAI listed them in 2025; --price gives others
+    "gpt-4o": Price(2.5, 10.0),
+    "gpt-4o-mini": Price(0.15, 0.6),
+    "gpt-4.1": Price(2.0, 8.0),
+    "gpt-4.1-mini": Price(0.4, 1.6),
+}
+
+
 def parse_price(text: str) -> Price:
     """`2.5,10` as a price. Raises `BadInput`."""
     try:
@@ -48,12 +54,6 @@ def parse_price(text: str) -> Price:
             "--price: two numbers, such as 2.5,10: dollars for a million tokens of prompts, of replies"
         ) from None
     return Price(prompt, completion)
-
-
-def listed_price(model: str | None) -> Price | None:
-    """The list price of a model, where it is known."""
-    known = read_json(Path(__file__).with_name("prices.json"))["prices"]
-    return Price(*known[model]) if model in known else None
 
 
 def show_plan(plan: Iterable[tuple[str, str, Spent]], prices: dict[str, Price | None], *, share: float) -> None:

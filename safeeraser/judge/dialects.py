@@ -1,27 +1,76 @@
-"""How each kind of LLM judge is asked, and how its replies are read: a general LLM, or a guard model out of a file."""
+"""How each kind of LLM judge is asked, and how its replies are read.
+
+A general LLM is asked with the prompts rendered from the templates in `prompts/`, a guard model as its file says.
+"""
 
 import hashlib
 import re
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from safeeraser.benchmark import files
 from safeeraser.benchmark.files import read_text
 from safeeraser.benchmark.metrics import ASKED
-from safeeraser.errors import BadInput
-from safeeraser.judge import prompts
-from safeeraser.judge.queries import Query
-from safeeraser.judge.verdicts import Reading, read, schema, settled
+from safeeraser.benchmark.records import CATEGORIES
+from safeeraser.errors import BadInput, nearest
+from safeeraser.judge.judge import Query
+from safeeraser.judge.replies import Reading, read_reply, read_whole, schema
 
+PROMPTS = Path(__file__).parent / "prompts"
+_TEMPLATES = Environment(loader=FileSystemLoader(PROMPTS), undefined=StrictUndefined, trim_blocks=True)
 CONFIG = files.CONFIG / "judge"
 GENERAL = "openai"
 SERVED = (GENERAL, *sorted(file.stem for file in CONFIG.glob("*.yaml")))  # a guard's file is all that it takes
 
 Messages = list[dict[str, str]]
+
+
+def render_prompt(query: Query, *, swapped: bool) -> str:
+    """The prompt of a query: one for `rr`, `sarr` and `gpt`, one a category for `asr`.
+
+    `swapped` puts the model's prediction where GPT-Eval's reference belongs and the reverse, as the release does
+    (protocol `official`): the judge then looks for the prediction's facts in the reference.
+
+    Raises:
+        BadInput: there is no ASR prompt for the query's category.
+    """
+    name, shown = query.metric, {"response": query.text}
+    if query.metric == "gpt":
+        texts = (query.text, query.reference) if swapped else (query.reference, query.text)
+        shown = dict(zip(("question", "reference", "candidate"), (query.question, *texts), strict=True))
+    elif query.metric == "asr":
+        # Copies of the data spell some folders, and so some categories, in other letter cases.
+        known = {category.lower(): category for category in CATEGORIES}
+        if query.category.lower() not in known:
+            raise BadInput(f"no judge prompt for category '{query.category}'; {nearest(query.category, CATEGORIES)}")
+        name = f"asr/{known[query.category.lower()]}"
+    return _TEMPLATES.get_template(f"{name}.j2").render(shown, mark=boundary(*shown.values()))
+
+
+def boundary(*texts: str) -> str:
+    """The name of the lines between which the judge is shown a text: none of these texts can hold it.
+
+    It is made from them, so that the same request is the same prompt; whoever writes a response cannot know it before.
+    """
+    number, joined = 0, "\n".join(texts)
+    while (mark := f"text-{hashlib.sha256(f'{number}{joined}'.encode()).hexdigest()[:12]}") in joined:
+        number += 1
+    return mark
+
+
+@cache
+def prompts_version() -> str:
+    """By which results and stores tell these prompts from earlier ones: any change of a word changes it."""
+    digest = hashlib.sha256()
+    for file in sorted(PROMPTS.rglob("*.j2")):
+        digest.update(f"{file.relative_to(PROMPTS)}\n{file.read_text(encoding='utf-8')}".encode())
+    return digest.hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -32,7 +81,6 @@ class General:
     structured output is asked for, and replies are read strictly.
 
     Attributes, of a guard too:
-        name: as `--judge` calls it.
         model: the one that is asked for unless another is named.
         decides: the metrics that it can tell.
         version: by which stores and results tell it from an earlier state: of its prompts, or of its file.
@@ -40,15 +88,14 @@ class General:
     """
 
     official: bool
-    name: str = GENERAL
     model: str = "gpt-4o"
     decides: frozenset[str] = frozenset(ASKED)
-    version: str = field(default_factory=prompts.version)
+    version: str = field(default_factory=prompts_version)
     max_tokens: int = 64
 
     def messages(self, query: Query) -> Messages:
         """The conversation that asks for a verdict: one prompt, the response in it."""
-        return [{"role": "user", "content": prompts.render(query, swapped=self.official)}]
+        return [{"role": "user", "content": render_prompt(query, swapped=self.official)}]
 
     def form(self, query: Query) -> dict[str, Any] | None:
         """What the reply must look like, as `response_format` takes it: an object with one verdict, or None."""
@@ -56,7 +103,7 @@ class General:
 
     def read(self, query: Query, reply: str, finish: str | None) -> Reading:
         """What a reply says that ended for the reason `finish`, by the protocol."""
-        return read(query.metric, reply, finish, official=self.official)
+        return read_reply(query.metric, reply, finish, official=self.official)
 
 
 def _one_group(pattern: str) -> str:
@@ -77,6 +124,9 @@ def _plain(name: str) -> str:
     return name.strip(" \t\r\n*_`.\"'").casefold()
 
 
+Names = Annotated[frozenset[str], AfterValidator(lambda names: frozenset(map(_plain, names)))]
+
+
 class _Setting(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -85,13 +135,8 @@ class Categories(_Setting):
     """Where a reply names what was found, separated by commas; what of it counts, and what does not."""
 
     pattern: Pattern
-    counted: frozenset[str] = Field(min_length=1)
-    ignored: frozenset[str] = frozenset()
-
-    @field_validator("counted", "ignored")
-    @classmethod
-    def _folded(cls, names: frozenset[str]) -> frozenset[str]:
-        return frozenset(map(_plain, names))
+    counted: Names = Field(min_length=1)
+    ignored: Names = frozenset()
 
     def count(self, reply: str) -> bool | None:
         """Whether one of those that count is named; None if one is named that is unknown, and none that counts.
@@ -181,12 +226,8 @@ class Guard(_Setting):
 
     def read(self, query: Query, reply: str, finish: str | None) -> Reading:
         """As the file says, under either protocol."""
-
-        def says(said: str) -> Reading:
-            value = self.metrics[query.metric].read(said)
-            return Reading(value, "" if value is not None else "unparsed")
-
-        return settled(reply, finish, says)
+        decision = self.metrics[query.metric]
+        return read_whole(reply, finish, lambda said: Reading.of(decision.read(said)))
 
 
 def read_guard(name: str) -> Guard:
@@ -206,6 +247,6 @@ def read_guard(name: str) -> Guard:
 Dialect = General | Guard  # what is particular to a kind of judge: how it is asked, and what its replies say
 
 
-def dialect(name: str, *, official: bool) -> Dialect:
-    """The dialect called `name`."""
+def make_dialect(name: str, *, official: bool) -> Dialect:
+    """The dialect of the judge called `name`."""
     return General(official) if name == GENERAL else read_guard(name)

@@ -1,25 +1,34 @@
 """LLM judges, over the OpenAI protocol: OpenAI itself, or a server of one's own (vLLM, llama.cpp, Ollama)."""
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
+from datetime import date
 from functools import partial
 from typing import Any
 
+from safeeraser.benchmark.truth import TRUTH
 from safeeraser.chat import Chat
+from safeeraser.errors import BadInput
+from safeeraser.judge.batch import BatchChat
 from safeeraser.judge.costs import Spent
-from safeeraser.judge.dialects import Dialect
-from safeeraser.judge.judges import Judge, Judging
-from safeeraser.judge.queries import Query
+from safeeraser.judge.dialects import GENERAL, make_dialect
+from safeeraser.judge.judge import Judge, Query, Verdict
+from safeeraser.judge.judging import Choice, Judging
+from safeeraser.judge.replies import FAILED, WHOLE
 from safeeraser.judge.store import Kept, Store, request_hash
-from safeeraser.judge.verdicts import FAILED, WHOLE, Verdict
+from safeeraser.keys import NONE, OF_HOST, OPENAI_KEY, ApiKey, address_of, host_of, is_openai, openai_key, read_key
 from safeeraser.replies import FILTERED, Failure, Reply
 
+TIMEOUT = 60.0  # seconds of silence after which an attempt is given up
 CHARACTERS = 4  # of English text to a token, roughly
 REASONS = ("stop", "length", "content_filter")  # why a reply ends, by the protocol
 # Parameters that not every server or model takes, the likeliest first, and what to send instead.
 OPTIONAL = {"response_format": None, "max_tokens": "max_completion_tokens", "temperature": None}
+ENDS = {"gpt-4o": date(2027, 1, 14)}  # models that OpenAI has announced to take off its API
+NOTICE = 90  # days
 
 
 class ServedJudge(Judge):
@@ -28,14 +37,29 @@ class ServedJudge(Judge):
     A call that fails after its retries gives a failed verdict. It is not stored, so the same command asks it again.
     """
 
-    def __init__(self, dialect: Dialect, model: str, chat: Chat[str], store: Store, judging: Judging) -> None:
-        self.name, self.model, self.decides = dialect.name, model, dialect.decides
-        self.version = dialect.version
-        self._dialect, self._chat, self._store, self._extra = dialect, chat, store, judging.extra_body
-        self._max_tokens = judging.max_tokens or dialect.max_tokens
-        self._batch = judging.batch
-        self.refused: frozenset[str] = frozenset()  # of `OPTIONAL`, what this model's server does not take
-        self._memory = {name: request_hash("refused", chat.address, model, name) for name in OPTIONAL}  # in the store
+    model: str
+
+    def __init__(self, choice: Choice, judging: Judging) -> None:
+        if choice.name != GENERAL and not choice.base_url:
+            raise BadInput(f"the judge {choice.name} runs on a server of your own: give its address with --base_url")
+        key = ApiKey(NONE) if judging.dry_run else read_judge_key(choice, judging)
+        server: dict[str, Any] = {"api_key": key, "base_url": choice.base_url, "timeout": TIMEOUT}
+        server["concurrency"] = judging.concurrency
+        self._dialect = make_dialect(choice.name, official=judging.official)
+        self.name, self.decides, self.version = choice.name, self._dialect.decides, self._dialect.version
+        self.model = choice.model or self._dialect.model
+        if is_openai(address_of(choice.base_url)) and (note := leaving(self.model, date.today())):
+            print(f"note: {note}", file=sys.stderr)
+        self._store = Store(judging.store, shared=judging.store_shared)
+        self._chat: Chat[str]
+        if judging.batch:
+            self._chat = BatchChat(self.model, store=self._store, **server)
+        else:
+            self._chat = Chat(self.model, requests_per_minute=judging.requests_per_minute, **server)
+        self._extra, self._batch = judging.extra_body, judging.batch
+        self._max_tokens = judging.max_tokens or self._dialect.max_tokens
+        self.refused = frozenset()  # of `OPTIONAL`, what this model's server does not take; the store remembers it
+        self._memory = {name: request_hash("refused", self._chat.address, self.model, name) for name in OPTIONAL}
         self.spent = Spent()
         self.failures: Counter[str] = Counter()
 
@@ -131,7 +155,7 @@ class ServedJudge(Judge):
     def _verdicts(self, queries: list[Query], kept: Kept) -> Iterator[tuple[Query, Verdict]]:
         for query in queries:
             reading = self._dialect.read(query, kept.reply, kept.finish)
-            yield query, Verdict(kept.reply, *reading, finish=kept.finish, by=(kept.answered_by, kept.fingerprint))
+            yield query, Verdict(**kept._asdict(), **reading._asdict())
 
     def _take(self, request: str, queries: list[Query], outcome: Reply | Failure) -> Kept:
         """What was said, put into the store, and what it cost to the account."""
@@ -164,3 +188,35 @@ class ServedJudge(Judge):
             }
         )
         return kept
+
+
+def read_judge_key(choice: Choice, judging: Judging) -> ApiKey:
+    """The key of a judge behind a server. OpenAI's goes to OpenAI, and where `OPENAI_BASE_URL` or the main judge's
+    address has the judge `openai`; a guard has a variable of its own.
+
+    Raises:
+        BadInput: a key was given, and the judges are at several hosts, of which it may belong to one alone.
+    """
+    hosts = {host_of(address_of(each.base_url)) for each in judging.choices.values() if each.served}
+    if judging.api_key and len(hosts) > 1:
+        raise BadInput(
+            f"--api_key, --api_key_file: a key belongs to one host, and the judges are at {', '.join(sorted(hosts))}: "
+            f"set {OPENAI_KEY}, for a guard NAME_API_KEY, for any other {OF_HOST}HOST"
+        )
+    main, variables = judging.judge, [f"{choice.name.upper()}_API_KEY"]
+    if choice.name == GENERAL:
+        variables = openai_key(choice.base_url, main.base_url if main.name == GENERAL else None)
+    keyless = "--judge rules needs none"
+    if judging.data and judging.data.with_name(TRUTH).is_file():
+        keyless = "--judge truth needs none, and knows the answers here"
+    who = f"the judge {choice.name}"
+    return read_key(judging.api_key, choice.base_url, variables=variables, who=who, otherwise=keyless)
+
+
+def leaving(model: str, today: date) -> str | None:
+    """What must be known of a model that leaves OpenAI's API soon, or has left; None if there is nothing to say."""
+    end = next((end for name, end in ENDS.items() if model == name or model.startswith(f"{name}-20")), None)
+    if end is None or (days := (end - today).days) > NOTICE:
+        return None
+    when = f"leaves OpenAI's API on {end}, in {days} days" if days > 0 else f"was to leave OpenAI's API on {end}"
+    return f"{model} {when}; docs/scoring.md says how to bridge to another judge"

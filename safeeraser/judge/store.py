@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from glob import escape
 from itertools import count
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from safeeraser.benchmark.files import make_room_for
 from safeeraser.errors import BadInput
@@ -103,21 +103,20 @@ class Store:
         make_room_for(self.path)
         for number in count():
             self._own = self.path.with_name(f"{self.path.stem}.{number}{self.path.suffix}") if number else self.path
-            with open(self._own, "ab") as handle:
-                self._lock = handle
-                if self._taken(handle):
+            with open(self._own, "ab") as self._lock:
+                if self._taken():
                     yield
                     return
 
-    def _taken(self, handle: IO[bytes]) -> bool:
+    def _taken(self) -> bool:
         """Lock the file; whether it is ours now."""
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if self._shared:
                 return False
             print(f"note: {self.path} is in use; waiting for the other run to end", file=sys.stderr)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
         except OSError:
             note = "is on a disk without locks: runs at the same time may pay twice"
             print(f"note: {self.path} {note}", file=sys.stderr)

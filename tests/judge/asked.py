@@ -2,10 +2,9 @@
 
 import json
 
-from safeeraser.judge.command_line import chosen
-from safeeraser.judge.judges import Choice, Judging
+from safeeraser.judge.judge import Query
+from safeeraser.judge.judging import Choice, Judging, make_judging
 from safeeraser.judge.panel import Panel
-from safeeraser.judge.queries import Query
 from safeeraser.score.command_line import arguments
 
 FIELDS = {"asr": "model_response1", "rr": "model_response1", "sarr": "sd_response", "gpt": "Prediction"}
@@ -31,7 +30,7 @@ def judging(folder, server=None, name="openai", model=None, **more):
 
 def parsed(*words):
     """What eval_all.py's words say of judges."""
-    return chosen(vars(arguments().parse_args([*map(str, words)])))
+    return make_judging(vars(arguments().parse_args([*map(str, words)])))
 
 
 def ask(given, asked):

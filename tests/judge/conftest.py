@@ -10,7 +10,7 @@ def quick(tmp_path, monkeypatch):
     monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.05)
     monkeypatch.setattr("safeeraser.chat.PAUSE", 0.05)
     monkeypatch.setattr("safeeraser.chat.GARBAGE_PAUSE", 0.005)
-    monkeypatch.setattr("safeeraser.judge.panel.TIMEOUT", 2.0)
+    monkeypatch.setattr("safeeraser.judge.served.TIMEOUT", 2.0)
     monkeypatch.setattr("safeeraser.judge.batch.POLL", 0.01)
     monkeypatch.setattr("safeeraser.judge.batch.PAUSE", 0.01)
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "SSL_CERT_FILE"):

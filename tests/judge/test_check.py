@@ -6,10 +6,10 @@ from scoring import predicted, record, run_eval, write_files
 
 from safeeraser import score
 from safeeraser.judge.check import cases, version
-from safeeraser.judge.prompts import render
+from safeeraser.judge.dialects import render_prompt
 
 CASES = cases()
-PROMPTS = {render(case.query(number), swapped=True): case for number, case in enumerate(CASES)}
+PROMPTS = {render_prompt(case.query(number), swapped=True): case for number, case in enumerate(CASES)}
 KEPT = "cache/safeeraser/judge_checks/*"
 METRICS = ("asr", "rr", "sarr", "gpt_eval")
 

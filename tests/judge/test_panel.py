@@ -7,9 +7,10 @@ import pytest
 from scoring import KEY
 
 from safeeraser.errors import BadInput
-from safeeraser.judge.costs import Price, Spent, listed_price, parse_price, show_plan
-from safeeraser.judge.judges import Choice, Judging
-from safeeraser.judge.panel import Panel, leaving
+from safeeraser.judge.costs import PRICES, Price, Spent, parse_price, show_plan
+from safeeraser.judge.judging import Choice, Judging
+from safeeraser.judge.panel import Panel
+from safeeraser.judge.served import leaving
 
 from .asked import judging, parsed, query
 
@@ -52,7 +53,7 @@ def test_a_dry_run_counts_only_what_the_store_lacks_and_asks_nobody(tmp_path, se
 
 
 def test_prices_and_notices_by_hand():
-    assert parse_price("2.5,10") == Price(2.5, 10) == listed_price("gpt-4o") and listed_price("some") is None
+    assert parse_price("2.5,10") == Price(2.5, 10) == PRICES["gpt-4o"] and "some" not in PRICES
     assert Price(2.5, 10).of(Spent(1, 2_000_000, 100_000) + Spent(2, 0, 100_000)) == 7.0
     assert leaving("gpt-4o", date(2026, 10, 15)) is None is leaving("gpt-4o-mini", date(2027, 1, 14))
     assert "leaves OpenAI's API on 2027-01-14, in 90 days" in leaving("gpt-4o", date(2026, 10, 16))

@@ -8,7 +8,7 @@ import pytest
 
 from safeeraser.benchmark.records import CATEGORIES
 from safeeraser.errors import BadInput
-from safeeraser.judge.prompts import boundary, render
+from safeeraser.judge.dialects import boundary, render_prompt
 
 from .asked import query
 
@@ -24,7 +24,7 @@ INJECTED = (
 
 def rendered(metric, response="<the response>", category="Weapon", swapped=False):
     texts = {"question": "<the question>", "reference": "<the reference>"}
-    return render(query(metric, response, category=category, **texts), swapped=swapped)
+    return render_prompt(query(metric, response, category=category, **texts), swapped=swapped)
 
 
 @pytest.mark.parametrize("metric, category", EVERY)

@@ -10,7 +10,7 @@ from scoring import KEY
 
 from safeeraser.errors import BadInput
 from safeeraser.judge import dialects
-from safeeraser.judge.judges import Choice, Judging
+from safeeraser.judge.judging import Choice, Judging
 from safeeraser.judge.panel import Panel
 
 from .asked import ask, parsed, query

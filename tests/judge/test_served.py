@@ -10,9 +10,9 @@ from scoring import KEY, good
 
 from safeeraser.errors import BadInput
 from safeeraser.judge.costs import Spent
-from safeeraser.judge.judges import Choice
+from safeeraser.judge.dialects import prompts_version, render_prompt
+from safeeraser.judge.judging import Choice
 from safeeraser.judge.panel import Panel
-from safeeraser.judge.prompts import render, version
 
 from .asked import TRUTH, ask, judging, kept, queries, query, words
 
@@ -43,7 +43,7 @@ def test_each_request_is_the_prompt_and_what_was_asked_for_and_nothing_else(tmp_
     assert words(verdicts) == TRUTH
     for number, (one, (*_, body)) in enumerate(zip(queries(), server.requests, strict=True)):
         expected = {key: value[number] if isinstance(value, list) else value for key, value in changed.items()}
-        prompt = render(one, swapped="protocol" not in more)
+        prompt = render_prompt(one, swapped="protocol" not in more)
         usual = {"model": "gpt-4o", "max_tokens": 64, "messages": [{"role": "user", "content": prompt}]}
         assert body == usual | expected
     (judge,) = panel.served
@@ -63,7 +63,7 @@ def test_what_was_said_is_kept_with_who_said_it_and_what_it_took(tmp_path, serve
     assert [entry.pop("verdicts") for entry in entries] == [{"asr": 1.0}, {"rr": 0.0}, {"sarr": 0.0}, {"gpt": 0.5}]
     assert all(entry.pop("seconds") >= 0 and re.fullmatch(r"20[-\d]+T[:\d]+Z", entry.pop("at")) for entry in entries)
     assert len({entry.pop("request") for entry in entries}) == 4
-    same = {"judge": "openai", "model": "gpt-4o", "prompt": version(), "finish": "stop", "fingerprint": "fp"}
+    same = {"judge": "openai", "model": "gpt-4o", "prompt": prompts_version(), "finish": "stop", "fingerprint": "fp"}
     same |= {"prompt_tokens": 7, "completion_tokens": 3}
     said = zip(("unsafe", "no", "yes", "0.50"), ("m-1", "m-1", None, "m-2"), strict=True)
     assert entries == [same | {"reply": reply, "answered_by": name} for reply, name in said]

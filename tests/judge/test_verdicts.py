@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from safeeraser.benchmark.truth import Known, Truth, write_truth
-from safeeraser.judge.dialects import dialect
-from safeeraser.judge.judges import Choice, Judging
-from safeeraser.judge.verdicts import read
+from safeeraser.judge.dialects import make_dialect
+from safeeraser.judge.judging import Choice, Judging
+from safeeraser.judge.replies import read_reply
 
 from .asked import ask, query, words
 
@@ -27,15 +27,15 @@ THINGS = {
 @pytest.mark.parametrize("metric", REPLIES["released"])
 def test_official_reads_as_the_release_does(metric):
     of = REPLIES["released"][metric]
-    assert {reply: read(metric, reply, official=True).value for reply in of} == of
+    assert {reply: read_reply(metric, reply, official=True).value for reply in of} == of
 
 
 @pytest.mark.parametrize("metric, reply, value", STRICT)
 def test_corrected_reads_only_what_is_clear_and_official_tells_the_difference(metric, reply, value):
     lacks = {None: "unparsed", "declined": "declined"}.get(value, "")
     value = None if lacks else value
-    assert read(metric, reply, "stop", official=False) == (value, lacks, False)
-    official = read(metric, reply, "stop", official=True)
+    assert read_reply(metric, reply, "stop", official=False) == (value, lacks, False)
+    official = read_reply(metric, reply, "stop", official=True)
     assert official.differs == (official.value != value)
     assert official.lacks == ("" if official.value is not None else lacks or "unparsed")
 
@@ -44,14 +44,14 @@ def test_corrected_reads_only_what_is_clear_and_official_tells_the_difference(me
 def test_a_reply_that_is_not_whole_says_nothing(finish):
     expected = (None, "unparsed") if finish in ("length", "max_tokens", "unknown") else (1.0, "")
     expected = (None, "declined") if finish == "content_filter" else expected
-    assert read("asr", "unsafe", finish, official=False) == (*expected, False)
-    assert read("asr", "unsafe", finish, official=True) == (1.0, "", expected[0] is None)
-    assert read("asr", "exception", finish, official=True) == (None, "failed", False)
+    assert read_reply("asr", "unsafe", finish, official=False) == (*expected, False)
+    assert read_reply("asr", "unsafe", finish, official=True) == (1.0, "", expected[0] is None)
+    assert read_reply("asr", "exception", finish, official=True) == (None, "failed", False)
 
 
 @pytest.mark.parametrize("name", ["qwen3guard", "llamaguard"])
 def test_each_guard_is_read_by_its_file(name):
-    guard = dialect(name, official=False)
+    guard = make_dialect(name, official=False)
     for reply, values in REPLIES[name].items():
         for metric, value in zip(("asr", "rr"), values, strict=False):
             assert guard.read(query(metric), reply, "stop") == (value, "unparsed" if value is None else "", False)

@@ -1,0 +1,236 @@
+"""Who judges, and how: the options of every command that has responses judged, and the `Judging` they make."""
+
+import os
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from safeeraser.arguments import count, json_object, one_of, option, options_in, without_credentials
+from safeeraser.benchmark import wording
+from safeeraser.benchmark.files import read_text
+from safeeraser.benchmark.metrics import ASKED
+from safeeraser.errors import BadInput
+from safeeraser.judge.costs import Price, parse_price
+from safeeraser.judge.dialects import GENERAL, SERVED, prompts_version, read_guard
+from safeeraser.judge.offline import OFFLINE, OfflineJudge
+from safeeraser.keys import GIVEN
+
+JUDGES = (*SERVED, *OFFLINE)
+PROTOCOLS = ("official", "corrected")
+FORMS = "each may be NAME, NAME:MODEL, NAME@ADDRESS or NAME:MODEL@ADDRESS"  # what the help says of the group `judges`
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A judge as it is named on the command line: `NAME`, `NAME:MODEL`, `NAME@ADDRESS` or `NAME:MODEL@ADDRESS`."""
+
+    name: str
+    model: str | None = None
+    base_url: str | None = field(default=None, repr=False)  # may hold credentials
+
+    @classmethod
+    def parse(cls, text: str) -> "Choice":
+        """Raises `BadInput` for an unknown name, or a model or address where there can be none."""
+        rest, _, base_url = text.partition("@")
+        name, _, model = rest.partition(":")
+        choice = cls(one_of("judge", JUDGES)(name), model or None, base_url or None)
+        if not choice.served and (model or base_url):
+            raise BadInput(f"the judge {name} is no model, so it takes neither model nor address")
+        return choice
+
+    @property
+    def served(self) -> bool:
+        """Whether it is a model behind a server."""
+        return self.name in SERVED
+
+    @property
+    def as_json(self) -> dict[str, Any]:
+        """The choice as results carry it: without a name and a password that the address may hold."""
+        return asdict(self) | {"base_url": without_credentials(self.base_url)}
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Who judges, and how a judge behind a server is asked. Its options are taken as they are parsed."""
+
+    judge: Choice = Choice(GENERAL)
+    judges: dict[str, Choice | None] = field(default_factory=dict)  # by metric, where it is another one
+    protocol: str = option(
+        "official",
+        help="official: the release's statistics; corrected: replies asked for and read strictly, those without a "
+        "verdict left out, blank responses counted as what they are, records paired by picture, GPT-Eval's two texts "
+        "in their places (default: %(default)s)",
+        group="judges",
+        type=one_of("protocol", PROTOCOLS),
+    )
+    replies: Path | None = option(None, help="recorded replies, for the judge replay", group="judges", type=Path)
+    data: Path | None = None  # the file whose questions were answered; beside it may stand what is true
+    api_key: str | None = field(default=None, repr=False)
+    max_tokens: int | None = None  # of a reply; None: what the judge's kind needs
+    concurrency: int = option(32, help="calls at a time (default: %(default)s)", group="calls", type=count)
+    requests_per_minute: int | None = option(
+        None, help="calls a minute at most", group="calls", type=count, metavar="N"
+    )
+    extra_body: dict[str, Any] = option(
+        {},
+        help="parameters of each call; null leaves one out: '{\"temperature\": null}'. What the model does not take of "
+        "response_format, max_tokens and temperature is found out by the first call",
+        group="calls",
+        type=json_object,
+        metavar="JSON",
+    )
+    store: Path = option(
+        Path("results/verdicts.jsonl"),
+        help="every reply, for all runs (default: %(default)s)",
+        group="calls",
+        type=Path,
+    )
+    store_shared: bool = False  # several processes at once judge what is not the same
+    batch: bool = option(
+        False,
+        help="ask openai through its Batch API: half the price, within 24 hours; stopped at any moment, the same "
+        "command waits on for what was submitted",
+        group="calls",
+    )
+    dry_run: bool = option(False, help="print the calls, tokens and dollars it would take, and stop", group="calls")
+    price: Price | None = option(
+        None,
+        help="US dollars for a million tokens of prompts, of replies",
+        group="calls",
+        type=parse_price,
+        metavar="IN,OUT",
+    )
+
+    @property
+    def official(self) -> bool:
+        """Whether replies are read, GPT-Eval's texts swapped and blank responses left out as in the release."""
+        return self.protocol == "official"
+
+    @property
+    def price_share(self) -> float:
+        """What of the list price is paid."""
+        return 0.5 if self.batch else 1.0
+
+    @property
+    def choices(self) -> dict[str, Choice]:
+        """The judge of each metric: the one named for it, or the main one."""
+        return {metric: self.judges.get(metric) or self.judge for metric in ASKED}
+
+    def make_offline(self, name: str) -> OfflineJudge:
+        """One of the judges that are no model. Raises `BadInput` where it lacks what it needs."""
+        return OFFLINE[name](official=self.official, data=self.data, replies=self.replies)
+
+    @property
+    def versions(self) -> dict[str, Any]:
+        """Which prompts and judges these are, as results carry it: `guards` has those without a key of their own."""
+        names = {choice.name for choice in self.choices.values()} - {GENERAL, "rules"}
+        states = {
+            name: (read_guard(name) if name in SERVED else self.make_offline(name)).version for name in sorted(names)
+        }
+        truth = {"truth": states.pop("truth")} if "truth" in states else {}
+        guards = {name: version for name, version in states.items() if version}
+        return {"prompts": prompts_version(), "rules": wording.version(), "guards": guards, **truth}
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the verdicts depend on beside the responses, as results carry it."""
+        others = {metric: choice.as_json for metric, choice in self.judges.items() if choice}
+        asked = {key: getattr(self, key) for key in ("protocol", "max_tokens", "extra_body")}
+        return {"judge": self.judge.as_json, "judges": others, **asked, **self.versions}
+
+
+_ANOTHER: dict[str, Any] = {"group": "judges", "type": Choice.parse, "metavar": "JUDGE"}
+
+
+@dataclass(frozen=True)
+class JudgeWords:
+    """The other options: `make_judging` makes of them who judges, the key and the length of a reply."""
+
+    judge: Choice = option(
+        Judging.judge,
+        help=f"{', '.join(JUDGES)} (default: openai, model gpt-4o)",
+        group="judges",
+        type=Choice.parse,
+    )
+    judge_model: str | None = option(None, help="the model that --judge asks", group="judges")
+    base_url: str | None = option(
+        None, help="the address of the server that --judge asks (default: OpenAI's)", group="judges"
+    )
+    asr_judge: Choice | None = option(None, help="another judge for asr", **_ANOTHER)
+    rr_judge: Choice | None = option(None, help="another judge for rr", **_ANOTHER)
+    gpt_judge: Choice | None = option(None, help="another judge for gpt", **_ANOTHER)
+    sarr_judge: Choice | None = option(None, help="another judge for sarr", **_ANOTHER)
+    api_key: str | None = option(
+        None,
+        help="key for the server (default: OPENAI_API_KEY of the environment; another server: KEY_FOR_HOST)",
+        group="calls",
+    )
+    api_key_file: Path | None = option(
+        None, help="a file that holds the key and nothing else", group="calls", type=Path, metavar="FILE"
+    )
+    judge_max_tokens: int | None = option(
+        None,
+        help="tokens of a judge's reply; one that reasons first wants thousands (default: 64, guards by their file)",
+        group="calls",
+        type=count,
+        metavar="N",
+    )
+
+
+def make_judging(given: dict[str, Any], **more: Any) -> Judging:
+    """Who judges and how, by the parsed options of `JudgeWords` and those of `Judging` that a command has.
+
+    Raises:
+        BadInput: a model or an address was given for a judge that is no model, or a key twice.
+    """
+    key, file = given["api_key"] or os.environ.get(GIVEN), given["api_key_file"]
+    if file:
+        if key:
+            raise BadInput("--api_key and --api_key_file: give one of them")
+        key = read_text(file).strip()
+        if not key:
+            raise BadInput(f"--api_key_file {file}: is empty")
+    judge, model, base_url = given["judge"], given["judge_model"], given["base_url"]
+    if (model or base_url) and not judge.served:
+        raise BadInput(f"--judge {judge.name} is no model: --judge_model and --base_url have no meaning for it")
+    if reserved := {"messages", "model", "stream"} & given["extra_body"].keys():
+        raise BadInput(f"--extra_body: {min(reserved)} is this program's to set (the model: --judge_model)")
+    made = {
+        "judge": replace(judge, model=model or judge.model, base_url=base_url or judge.base_url),
+        "judges": {metric: given[f"{metric}_judge"] for metric in ASKED},
+        "api_key": key,
+        "max_tokens": given["judge_max_tokens"],
+    }
+    return Judging(**options_in(Judging, given) | made | more)
+
+
+def hide_key() -> None:
+    """Start again with the key in the environment: what stands on a command line is in everybody's process list."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--api_key", nargs="?")
+    given, rest = parser.parse_known_args()
+    if given.api_key is not None:
+        environment = os.environ | {GIVEN: given.api_key}
+        os.execve(sys.executable, [sys.executable, sys.argv[0], *rest], environment)
+
+
+# For commands that do not add these options by `add_options` yet.
+def judges(add: Callable) -> None:
+    """Who judges."""
+    _add(add, "judges", but=("protocol", "replies"))
+
+
+def calls(add: Callable) -> None:
+    """How a judge behind a server is asked."""
+    _add(add, "calls", but=("batch", "dry_run", "price"))
+
+
+def _add(add: Callable, group: str, but: tuple[str, ...]) -> None:
+    for one in (*fields(JudgeWords), *fields(Judging)):
+        how = dict(one.metadata)
+        if how.pop("group", "") == group and one.name not in but:
+            default = one.default if one.default_factory is MISSING else one.default_factory()
+            add(f"--{one.name}", default=default, **how)
