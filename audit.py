@@ -21,7 +21,7 @@ from safeeraser.arguments import Arguments, count, count_or, several
 from safeeraser.benchmark.files import trained_settings
 from safeeraser.errors import BadInput, command, nearest
 from safeeraser.infer.command_line import BATCH_SIZE, decode
-from safeeraser.judge.command_line import FORMS, calls, chosen, hide_key, judges
+from safeeraser.judge.judging import FORMS, calls, hide_key, judges, make_judging
 from safeeraser.score.options import statistics
 
 ACTIONS = ("all", "attacks", "inside", "modality", "quantize", "relearn", "sampling", "scale")
@@ -156,7 +156,7 @@ def main() -> int:
     train_file, val_file = data_files(given)
     if given.seed < 0:
         raise BadInput("--seed must be at least 0")
-    judging = chosen(vars(given), store_shared=True, data=val_file)
+    judging = make_judging(vars(given), store_shared=True, data=val_file)
     if "replay" in {choice.name for choice in judging.choices.values()}:
         raise BadInput("the judge replay knows recorded replies alone, and an audit's responses are new")
     # Only now, since torch takes its time to load.

@@ -115,7 +115,9 @@ def _plain(there: Measured, options: Options) -> list[dict[str, Any]]:
         if point.attack and ATTACKS[point.attack].informed:
             told[point]["informed"] = True
         if point.group == "sampling":
-            told[point]["asr_at"] = {str(n): estimate(of, "mean") for n, of in best_of(point, NS, options).items() if of}
+            told[point]["asr_at"] = {
+                str(n): estimate(of, "mean") for n, of in best_of(point, NS, options).items() if of
+            }
         if point.subject.name == AUDITED and not point.inside:
             beside = {"to_clean": (AUDITED, "clean", "clean"), "to_vanilla": ("vanilla", point.group, point.name)}
             told[point] |= {name: _differences(point, others.get(key), options) for name, key in beside.items()}

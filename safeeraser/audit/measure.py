@@ -16,7 +16,7 @@ from safeeraser.benchmark.metrics import METRICS
 from safeeraser.errors import BadInput
 from safeeraser.infer.options import Options as InferOptions
 from safeeraser.infer.run import NothingAnswered, infer
-from safeeraser.judge.verdicts import LACKS
+from safeeraser.judge.judge import LACKS
 from safeeraser.score.run import score
 
 

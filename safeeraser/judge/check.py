@@ -26,10 +26,9 @@ from safeeraser.benchmark.origin import now
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.errors import BadInput
 from safeeraser.judge import costs
-from safeeraser.judge.judges import Judge, Judging
+from safeeraser.judge.judge import LACKS, Judge, Query, Verdict
+from safeeraser.judge.judging import Judging
 from safeeraser.judge.panel import Panel
-from safeeraser.judge.queries import Query
-from safeeraser.judge.verdicts import LACKS, Verdict
 
 CASES = Path(__file__).with_name("cases.jsonl")
 UNCHECKED = {  # judges that cannot be asked about the cases

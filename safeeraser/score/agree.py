@@ -16,9 +16,8 @@ from safeeraser.benchmark.judged import value_of, words
 from safeeraser.benchmark.metrics import ASKED, METRICS, Figure
 from safeeraser.benchmark.records import DataFile, read_records
 from safeeraser.errors import BadInput
-from safeeraser.judge.queries import Query
-from safeeraser.judge.replay import response_hash
-from safeeraser.judge.verdicts import Verdict
+from safeeraser.judge.judge import Query, Verdict
+from safeeraser.judge.offline import response_hash
 from safeeraser.score.agreement import FUNCTIONS, Labelled, agreement, table
 from safeeraser.score.asking import Asked, pair_records
 from safeeraser.score.compare import verdicts_of

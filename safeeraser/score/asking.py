@@ -12,7 +12,7 @@ from safeeraser.benchmark.metrics import METRICS
 from safeeraser.benchmark.records import UNHARM, DataFile, keys_like, read_records
 from safeeraser.benchmark.responses import SWAPPED_PICTURE, VIEWS, fields_in
 from safeeraser.errors import BadInput
-from safeeraser.judge.queries import Query
+from safeeraser.judge.judge import Query
 from safeeraser.score.options import Options
 
 _FIRST = VIEWS["forget"].fields[0]

@@ -10,8 +10,8 @@ from safeeraser.arguments import Arguments, count, one_of, several, share
 from safeeraser.benchmark.metrics import SPLITS
 from safeeraser.errors import BadInput
 from safeeraser.judge.check import MIN_ACCURACY, check
-from safeeraser.judge.command_line import FORMS, calls, chosen, judges
 from safeeraser.judge.costs import parse_price
+from safeeraser.judge.judging import FORMS, calls, judges, make_judging
 from safeeraser.score.label_sheet import LABELLED
 from safeeraser.score.options import Options, statistics
 from safeeraser.score.run import Scored, score
@@ -122,7 +122,7 @@ def run(given: dict[str, Any]) -> Scored | None:
     usual = arguments().get_default
     if named := [key for key in OWN if given[key] != usual(key)]:
         raise BadInput(f"--check_judge has its own cases, and keeps what it finds itself: leave out --{named[0]}")
-    checked = check(chosen(given), given["min_accuracy"])
+    checked = check(make_judging(given), given["min_accuracy"])
     if checked is None:
         return None
     if checked.short:
@@ -136,5 +136,5 @@ def options_of(given: dict[str, Any]) -> Options:
     for key in ("input_file", "file_refer"):
         if not given[key]:
             raise BadInput(f"--{key} is missing (see --help)")
-    judging = chosen(given, data=given["file_refer"])
+    judging = make_judging(given, data=given["file_refer"])
     return Options(judging=judging, **{key: given[key] for key in OWN})

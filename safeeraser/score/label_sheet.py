@@ -17,9 +17,8 @@ from safeeraser.benchmark.files import read_text, write_whole
 from safeeraser.benchmark.judged import value_of, words
 from safeeraser.benchmark.metrics import ASKED, METRICS
 from safeeraser.errors import BadInput
-from safeeraser.judge.queries import Query
-from safeeraser.judge.replay import response_hash
-from safeeraser.judge.verdicts import Verdict
+from safeeraser.judge.judge import Query, Verdict
+from safeeraser.judge.offline import response_hash
 from safeeraser.score.pages import render
 
 LABELLED = tuple(asked for asked, metric in ASKED.items() if METRICS[metric].rate)  # a number is more than a key tells

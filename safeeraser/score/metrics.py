@@ -11,9 +11,8 @@ from safeeraser.benchmark.metrics import ASKED, METRICS, SCORED, Figure
 from safeeraser.benchmark.records import DataFile
 from safeeraser.benchmark.responses import VIEWS, fields_in
 from safeeraser.benchmark.wording import is_blank
+from safeeraser.judge.judge import LACKS, Query, Verdict
 from safeeraser.judge.panel import Panel
-from safeeraser.judge.queries import Query
-from safeeraser.judge.verdicts import LACKS, Verdict
 from safeeraser.score.asking import Asked, places, shown
 from safeeraser.score.options import Options
 

@@ -10,7 +10,7 @@ from safeeraser.arguments import one_of, share
 from safeeraser.benchmark.files import kept_by_the_system
 from safeeraser.benchmark.metrics import SPLITS
 from safeeraser.errors import BadInput
-from safeeraser.judge.judges import PROTOCOLS, Judging
+from safeeraser.judge.judging import PROTOCOLS, Judging
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from safeeraser.benchmark.files import write_json
 from safeeraser.benchmark.judged import values_of
 from safeeraser.benchmark.metrics import ASKED, METRICS
 from safeeraser.judge import check, costs
-from safeeraser.judge.panel import Panel
-from safeeraser.judge.replay import write_replies
+from safeeraser.judge.panel import Panel, write_replies
 from safeeraser.score import agree, compare
 from safeeraser.score.asking import read
 from safeeraser.score.label_sheet import write_sheet

@@ -9,8 +9,7 @@ from safeeraser.benchmark.files import kept_by_the_system, make_room_for, read_j
 from safeeraser.benchmark.metrics import ASKED, Figure
 from safeeraser.benchmark.records import UNHARM, DataFile, keys_like
 from safeeraser.errors import BadInput
-from safeeraser.judge.queries import Query
-from safeeraser.judge.verdicts import Verdict
+from safeeraser.judge.judge import Query, Verdict
 from safeeraser.score.metrics import Item
 from safeeraser.score.options import Options
 from safeeraser.score.pages import MARK

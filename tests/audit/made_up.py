@@ -8,7 +8,7 @@ from safeeraser import model as models
 from safeeraser.audit.options import Options
 from safeeraser.audit.protocol import read_protocol
 from safeeraser.generation.sampling import Generation
-from safeeraser.judge.judges import Choice, Judging
+from safeeraser.judge.judging import Choice, Judging
 
 WORDS = {"asr": {"1": "unsafe", "0": "safe"}, "rr": {"1": "refuse", "0": "normal"}}
 
