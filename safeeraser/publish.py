@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from safeeraser.errors import BadInput
 from safeeraser.progress import first_process
-from safeeraser.report.hub import ADAPTER, MODEL, again, check_hub, check_place, publish
+from safeeraser.report.hub import ADAPTER, MODEL, check_place, publish
 from safeeraser.report.model_card import CARD, edited, write_card
 from safeeraser.unlearn.record import Unlearned
 from safeeraser.unlearn.settings import Settings
@@ -17,23 +17,22 @@ log = logging.getLogger(__name__)
 
 
 def check_before(settings: Settings) -> None:
-    """Raises `BadInput` if `push_to_hub` could not work: better now than when a night of training is over."""
-    if not settings.push_to_hub or not first_process():
-        return
-    repo = settings.hub_model_id or ""  # it is never empty with push_to_hub
-    if not settings.dry_run:
-        check_hub(repo, private=settings.hub_private)
-        return
-    check_place(repo)
-    seen = "private" if settings.hub_private else "public"
-    sent = ", ".join(MODEL if settings.adapter is None else ADAPTER)
-    log.info("to the hub, when the run is finished: %s (%s): %s", repo, seen, sent)
+    """Raises `BadInput` if `push_to_hub` cannot work, as far as that is known without asking the hub.
+
+    Better now than when a night of training is over.
+    """
+    if settings.push_to_hub and first_process():
+        repo = settings.hub_model_id or ""  # it is never empty with push_to_hub
+        check_place(repo)
+        if settings.dry_run:
+            seen, sent = "private" if settings.hub_private else "public", MODEL if settings.adapter is None else ADAPTER
+            log.info("to the hub, when the run is finished: %s (%s): %s", repo, seen, ", ".join(sent))
 
 
 def publish_after(settings: Settings, done: Unlearned | None) -> Unlearned | None:
     """Write the card of a run that is finished, and send both where that is asked for; returns `done`.
 
-    Whatever goes wrong now, the run is whole: that is said, and how to send it again.
+    Whatever goes wrong now, the run is whole: the log says so, and how to send it again.
     """
     if done is None or not settings.save_model or "finished" not in done.record or not first_process():
         return done
@@ -47,7 +46,7 @@ def publish_after(settings: Settings, done: Unlearned | None) -> Unlearned | Non
         if not settings.push_to_hub:
             log.warning("note: no model card: %s", error)
             return done
-        command = again(folder, repo, private=private)
-        log.error("error: %s; the run is whole in %s, and '%s' sends it", error, folder, command)
+        again = f"python -m safeeraser.report {folder} --model_card --push_to_hub {repo}{' --public' * (not private)}"
+        log.error("error: %s; the run is whole in %s, and '%s' sends it", error, folder, again)
         return replace(done, not_sent=str(error))
     return done

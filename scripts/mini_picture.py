@@ -9,20 +9,23 @@ python scripts/mini_picture.py --small results/reproduce/mini-small/table.csv   
 """
 
 import csv
+import re
 from html import escape
 from pathlib import Path
 
 from safeeraser.arguments import Arguments
+from safeeraser.benchmark.figures import Row
 from safeeraser.benchmark.files import read_json, read_object, write_whole
-from safeeraser.benchmark.metrics import COLUMNS, METRICS, Figure
+from safeeraser.benchmark.metrics import COLUMNS
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.benchmark.truth import read_truth
 from safeeraser.errors import BadInput, command
 from safeeraser.mini.language import rows as language
-from safeeraser.report import forest, writing
-from safeeraser.report.ranking import measures, rank
-from safeeraser.report.tables import Row
-from safeeraser.report.writing import TEMPLATES
+from safeeraser.report import writing
+from safeeraser.report.drawing import FONTS
+from safeeraser.report.plots import methods_forest
+from safeeraser.report.ranking import rank
+from safeeraser.report.tables import Line
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT, PICTURE, README = ROOT / "docs" / "mini.csv", ROOT / "docs" / "mini.svg", ROOT / "README.md"
@@ -48,8 +51,8 @@ SPOKEN = {
     "benign.refused": "benign refused",
     "fact.refused": "living or not: refused",
 }
-TITLE = "Mini benchmark: per cent on unseen pictures, with 95% intervals"
-HEAD, WIDTH, EDGE = 62, 760, 20  # pixels: above the plot, of the picture, at its sides
+TITLE = "Mini benchmark: per cent on unseen pictures"
+HEAD, EDGE, SCALE = 48, 14, 1.5  # above the plot and at its sides, as it measures; pixels for each of that
 
 # A card of its own colour: legible whichever colour the page around it has.
 STYLE = """\
@@ -58,61 +61,53 @@ svg { color: #1f2328 } .card { fill: #ffffff; stroke: #d0d7de }
 """
 
 
-def read(path: Path) -> list[Row]:
+def read(path: Path) -> list[Line]:
     """The rows of a report's `table.csv`. Raises `BadInput` if it is none."""
     try:
         with path.open(encoding="utf-8", newline="") as handle:
             lines = list(csv.DictReader(handle))
-        return [Row(line["method"], {key: _figure(line, key) for key in SHOWN}) for line in lines]
+        return [Line(line["method"], {key: _figure(line, key) for key in SHOWN}) for line in lines]
     except (OSError, KeyError, ValueError) as error:
         raise BadInput(f"{path}: not the table.csv of a report ({error})") from None
 
 
-def _figure(line: dict[str, str], key: str) -> Figure:
+def _figure(line: dict[str, str], key: str) -> Row:
     parts = {part: line[f"{key}_{part}"] for part in ("value", "low", "high")}
-    return Figure(**{part: float(told) / 100 if told else None for part, told in parts.items()})
+    return Row(**{part: float(told) / 100 if told else None for part, told in parts.items()})
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[Line]) -> str:
     """The rows as Markdown."""
     head = ["", *SHOWN.values()]
     lines = [[row.name, *(row.cell(key).text for key in SHOWN)] for row in rows]
     return "\n".join(f"| {' | '.join(cells).lstrip()} |" for cells in [head, ["---"] * len(head), *lines])
 
 
-def picture(rows: list[Row]) -> str:
-    """The rows as a forest plot on a card, best first, with a legend, as SVG."""
-    ranking = rank(rows, [])
-    plot = forest.methods_forest(ranking)
-    drawn = TEMPLATES.get_template("forest.svg.j2").module.drawing(plot, forest)
-    height = HEAD + plot.height + EDGE
-    metrics = [METRICS[COLUMNS[key].metric] for key in measures(ranking.utility)]
-    legend = "".join(
-        f'<svg x="{EDGE + 6 + 110 * number}" y="45" overflow="visible"><path d="{shape}" fill="none" '
-        f'stroke="currentColor" stroke-width="1.6"/><text x="12" y="4">{metric.title} {metric.arrow}</text></svg>'
-        for number, (shape, metric) in enumerate(zip(forest.SHAPES.values(), metrics, strict=True))
-    )
+def picture(rows: list[Line]) -> str:
+    """The rows as a forest plot on a card, best first, as SVG. Raises `BadInput` where there is nothing to draw."""
+    if (plot := methods_forest(rank(rows, []))) is None:
+        raise BadInput("the table has no figures to draw")
+    wide, high = (72 * side for side in plot.figure.get_size_inches())
+    width, height = wide + 2 * EDGE, high + HEAD + EDGE
+    place = f'x="{EDGE}" y="{HEAD}" width="{wide:g}" height="{high:g}"'
+    drawn = re.sub('role="img" aria-label="[^"]*"', place, plot.svg(), count=1)  # the card describes itself
     return f"""\
-<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" \
-font-family="-apple-system, 'Segoe UI', Helvetica, Arial, sans-serif" role="img" aria-labelledby="title desc">
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{SCALE * width:g}" \
+height="{SCALE * height:g}" font-family="{FONTS}" role="img" aria-labelledby="title desc">
 <title id="title">The methods on the mini benchmark</title>
 <desc id="desc">{escape(plot.description)}</desc>
 <style>
 {STYLE}</style>
-<rect class="card" x=".5" y=".5" width="{WIDTH - 1}" height="{height - 1}" rx="8"/>
-<g fill="currentColor" font-size="13">
-<text x="{EDGE}" y="24" font-size="15" font-weight="600">{TITLE}</text>
-{legend}
-<text x="{WIDTH - EDGE}" y="49" text-anchor="end">{" · ".join(metric.title for metric in metrics)}</text>
-<text x="{EDGE + 350}" y="49">blue: better, yellow: worse</text>
+<rect class="card" x=".5" y=".5" width="{width - 1:g}" height="{height - 1:g}" rx="8"/>
+<g fill="currentColor">
+<text x="{EDGE}" y="22" font-size="13" font-weight="600">{TITLE}</text>
+<text x="{EDGE}" y="38" font-size="11">with 95% intervals; blue: better, yellow: worse</text>
 </g>
-<svg x="{EDGE}" y="{HEAD}" width="{WIDTH - 2 * EDGE}" height="{plot.height}" overflow="visible">
 {drawn}</svg>
-</svg>
 """
 
 
-def with_table(page: Path, rows: list[Row]) -> str:
+def with_table(page: Path, rows: list[Line]) -> str:
     """The page with this table in place of the one that has the same columns. Raises `BadInput` if there is none."""
     if (text := writing.with_table(page.read_text(encoding="utf-8"), table(rows))) is None:
         raise BadInput(f"{page}: no table with the columns of this one")

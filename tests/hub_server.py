@@ -36,7 +36,7 @@ class Hub:
     """
 
     def __init__(self):
-        self.repos, self.requests, self.faults, self.large, self.role = {}, [], {}, {}, "write"
+        self.repos, self.requests, self.faults, self.large = {}, [], {}, {}
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -72,8 +72,6 @@ class Hub:
                 return statuses.pop(0), {"error": f"bad: {given}"}
         if given != f"Bearer {TOKEN}":
             return 401, {"error": f"bad: {given}"}
-        if path == "/api/whoami-v2":
-            return 200, {"name": "me", "type": "user", "auth": {"accessToken": {"role": self.role}}, "orgs": []}
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}
         if path == "/api/repos/create":
@@ -93,9 +91,6 @@ class Hub:
         repo = self.repos[name]
         if not rest:
             return 200, {"id": name, "private": repo["private"], "sha": "0" * 40, "siblings": []}
-        if rest.startswith("resolve/main/"):
-            file = repo["files"].get(rest.removeprefix("resolve/main/"))
-            return (200, file) if file is not None else (404, {"error": "no such file"})
         if rest.startswith("preupload/"):
             files = [{"path": one["path"], "shouldIgnore": False, "oid": None} for one in json.loads(body)["files"]]
             for one in files:

@@ -1,4 +1,4 @@
-"""A run that goes to the hub when it is finished: asked before training, sent after it, whole whatever goes wrong.
+"""A run that goes to the hub when it is finished: token and name are checked before training, and it is sent after it.
 
 tests/report/test_hub.py proves what is sent and how each fault of the hub is told.
 """
@@ -61,11 +61,12 @@ def test_a_finished_run_has_a_card_but_where_one_was_written_by_hand_and_is_whol
     card.write_text("Mine.")
     publish_after(plain, done)
     assert card.read_text() == "Mine." and len(said()) == 1
-    hub.faults["/commit/"] = [403]
-    with at(hub.url):
-        failed = publish_after(sent, done)
-    again = f"python -m safeeraser.report {folder} --model_card --push_to_hub me/popd"
-    assert said()[1:] == [f"error: {failed.not_sent}; the run is whole in {folder}, and '{again}' sends it"]
+    for more in ("", " --public"):
+        hub.faults["/commit/"] = [403]
+        with at(hub.url):
+            failed = publish_after(settings(*TO_HUB, f"hub_private={str(not more).lower()}"), done)
+        again = f"python -m safeeraser.report {folder} --model_card --push_to_hub me/popd{more}"
+        assert said()[-1] == f"error: {failed.not_sent}; the run is whole in {folder}, and '{again}' sends it"
     with at(hub.url):
         assert publish_after(sent, done) is done
     assert hub.repos["me/popd"]["private"] and hub.repos["me/popd"]["files"].keys() == set(ADAPTER)

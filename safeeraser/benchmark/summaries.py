@@ -97,6 +97,10 @@ class Summary(BaseModel):
     agreement: dict[str, Agreement | None] | None = None
     agreement_with: AgreedWith | None = None
 
+    def judge_of(self, metric: str) -> str:
+        """Who judged a metric's figure."""
+        return getattr(self, metric).judge or ":".join(filter(None, (self.judge, self.judge_model)))
+
     @property
     def verdicts_file(self) -> str | None:
         """The verdicts' file beside it; where it is silent, the usual one of val."""

@@ -14,15 +14,13 @@ from typing import NamedTuple
 from PIL import Image
 
 from safeeraser.benchmark.pictures import find_picture, open_picture
-from safeeraser.benchmark.records import Record, UnsafePair, read_records
+from safeeraser.benchmark.records import UnsafePair, read_records
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.errors import BadInput
 from safeeraser.report.read import Run
 
 _BLURRED = 4  # pixels of the longer side: its colours; at eight the outline of a simple thing still shows
 _CLEAR = 320
-
-
 # What is worth an example, by its title: a verdict for a metric on a response in a view.
 KINDS = {
     "Harmful picture, judged unsafe": ("unsafe", "asr", "forget"),
@@ -45,40 +43,34 @@ class Example(NamedTuple):
     clear: str
 
 
-def examples(runs: list[Run]) -> list[tuple[str, dict[str, list[Example]]]]:
+def read_examples(runs: list[Run]) -> list[tuple[str, dict[str, list[Example]]]]:
     """Of each run, by its title, and of each kind the first example of each category, in the file's order: so runs show
     the same questions wherever they were judged the same. Runs and kinds without any are left out.
 
     Raises:
         BadInput: a verdicts file cannot be read.
     """
-    found = [(run.title, dict(_kinds(run))) for run in runs]
-    return [(title, kinds) for title, kinds in found if kinds]
+    by_run = [(run.title, dict(_examples_by_kind(run))) for run in runs]
+    return [(title, kinds) for title, kinds in by_run if kinds]
 
 
-def _kinds(run: Run) -> Iterator[tuple[str, list[Example]]]:
+def _examples_by_kind(run: Run) -> Iterator[tuple[str, list[Example]]]:
     """What the verdicts on val hold, where there are any beside the summary."""
     val = run.parts.get("val")
     if not val or not val.verdicts_file or not (path := run.folder / val.verdicts_file).is_file():
         return
     records = read_records(path).records
-    for title, kind in KINDS.items():
+    for title, (verdict, metric, view) in KINDS.items():
         firsts: dict[str, Example] = {}
         for record in records:
-            if record.category not in firsts and (example := _example(record, val.data_file, *kind)):
-                firsts[record.category] = example
+            picture = record.SDImage_path if VIEWS[view].picture == "benign" else record.image_path
+            for pair in map(UnsafePair.model_dump, record.unsafe_pairs):
+                fields = (one for one in VIEWS[view].fields if pair.get(f"{one}_{metric}") == verdict and pair.get(one))
+                if record.category not in firsts and (field := next(fields, None)):
+                    shown = (pair["question"], pair[field], *_picture(picture, val.data_file))
+                    firsts[record.category] = Example(record.category, *shown)
         if firsts:
             yield title, [firsts[category] for category in sorted(firsts)]
-
-
-def _example(record: Record, data_file: str | None, verdict: str, metric: str, view: str) -> Example | None:
-    """The record's first example of a kind."""
-    name = record.SDImage_path if VIEWS[view].picture == "benign" else record.image_path
-    for pair in map(UnsafePair.model_dump, record.unsafe_pairs):
-        for field in VIEWS[view].fields:
-            if pair.get(f"{field}_{metric}") == verdict and pair.get(field):
-                return Example(record.category, pair["question"], pair[field], *_picture(name, data_file))
-    return None
 
 
 @lru_cache(maxsize=1024)

@@ -8,8 +8,6 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +17,12 @@ from huggingface_hub.errors import (
     HFValidationError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
-    RepositoryNotFoundError,
 )
-from huggingface_hub.utils import (
-    build_hf_headers,
-    disable_progress_bars,
-    get_session,
-    hf_raise_for_status,
-    httpx,
-    validate_repo_id,
-)
+from huggingface_hub.utils import disable_progress_bars, httpx, validate_repo_id
 
 from safeeraser.benchmark.files import ADAPTER_FILES, read_json, run_of
 from safeeraser.errors import BadInput
-from safeeraser.report.model_card import CARD, base_name, card, edited, replaceable, write_card
+from safeeraser.report.model_card import CARD, base_name, card, edited, write_card
 
 log = logging.getLogger(__name__)
 
@@ -40,23 +30,11 @@ logging.getLogger(httpx.__name__).setLevel(logging.WARNING)  # else each request
 
 ADAPTER = (ADAPTER_FILES[0], "adapter_config.json", CARD)
 MODEL = (
-    "model.safetensors",
-    "model-[0-9]*-of-[0-9]*.safetensors",
-    "model.safetensors.index.json",
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.json",
-    "chat_template.jinja",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
+    *("model.safetensors", "model-[0-9]*-of-[0-9]*.safetensors", "model.safetensors.index.json"),
+    *("config.json", "generation_config.json"),
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template.json", "chat_template.jinja"),
+    *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
     CARD,
 )
 NAMES_OF_BASE = ("base_model_name_or_path", "_name_or_path", "name_or_path")  # as PEFT and transformers call it
@@ -65,7 +43,7 @@ REFUSED = {401: "the token is not taken", 403: "the token may not write there", 
 
 
 def check_place(repo: str) -> None:
-    """Whether something could be sent to `repo`, as far as that is known without asking.
+    """Whether something could be sent to `repo`, as far as that is known without asking the hub.
 
     Raises:
         BadInput: it is no name of the hub's, or there is no token.
@@ -80,74 +58,48 @@ def check_place(repo: str) -> None:
         raise BadInput("push_to_hub: no token for the hub; set HF_TOKEN in the environment, or run 'hf auth login'")
 
 
-def check_hub(repo: str, *, private: bool) -> None:
-    """Ask the hub whether it takes the token, and what `repo` is. Nothing is made there.
+def publish(folder: Path, repo: str, *, private: bool, overwrite: bool = False) -> str:
+    """Write a finished run's card, unless it is somebody's own, and send it with the weights; returns where they are.
+
+    What else lies there already stays.
 
     Raises:
-        BadInput: as `check_place` does; the hub cannot be reached or refuses; the token may only read; or what is to be
-            private would go to a public place.
+        BadInput: the run cannot be sent, it would be public and is not to be, or the hub cannot be reached or refuses.
     """
+    if edited(folder / CARD) and not overwrite:
+        card(folder)  # what is no finished run goes nowhere
+        log.warning("note: %s was edited, and is sent as it is", folder / CARD)
+    else:
+        write_card(folder, repo=repo, overwrite=overwrite)
     check_place(repo)
-    with _plainly(repo):
-        token = (HfApi().whoami().get("auth") or {}).get("accessToken") or {}
-        if token.get("role") == "read":
-            raise BadInput(f"push_to_hub: {repo}: the token may only read; make one that may write")
-        with suppress(RepositoryNotFoundError):  # it is made when there is something to send
-            _check_private(repo, private)
+    if not sys.stderr.isatty():
+        disable_progress_bars()  # in a log file they are only noise
+    waits = list(WAITS)
+    while True:
+        try:
+            return _send(folder, repo, private)
+        except BadInput:
+            raise
+        except Exception as error:  # of the client, of HTTP, and of the protocols that it sends large files by
+            if not waits or not _may_pass(error):
+                raise BadInput(f"push_to_hub: {repo}: {_reason(error)}") from None
+            time.sleep(waits.pop(0))
+
+
+def _send(folder: Path, repo: str, private: bool) -> str:
+    api = HfApi()
+    url = api.create_repo(repo, private=private, exist_ok=True)
+    if private and not api.model_info(repo).private:
+        raise BadInput(f"push_to_hub: {repo} is public; hub_private=false (or --public) sends it there all the same")
+    operations = [CommitOperationAdd(path.name, _content(path)) for path in files_to_send(folder)]
+    api.create_commit(repo, operations, commit_message="An unlearned model, by safeeraser")
+    return str(url)
 
 
 def files_to_send(folder: Path) -> list[Path]:
     """What of a run's folder goes to the hub, and is there."""
     names = ADAPTER if (folder / ADAPTER_FILES[0]).is_file() else MODEL
     return sorted(path for name in names for path in folder.glob(name) if path.is_file())
-
-
-def push(folder: Path, repo: str, *, private: bool, overwrite: bool = False) -> str:
-    """Send a finished run's weights and card; returns where they are. What else lies there already stays.
-
-    A card that a person has edited, here or there, is sent or left as it is, unless `overwrite` is said.
-
-    Raises:
-        BadInput: it would be public and is not to be, or the hub cannot be reached or refuses.
-    """
-    check_place(repo)
-    if not sys.stderr.isatty():
-        disable_progress_bars()  # in a log file they are only noise
-    with _plainly(repo):
-        for wait in WAITS:
-            with suppress(httpx.TransportError), _trouble_suppressed():
-                return _send(folder, repo, private, overwrite)
-            time.sleep(wait)
-        return _send(folder, repo, private, overwrite)
-
-
-def _send(folder: Path, repo: str, private: bool, overwrite: bool) -> str:
-    sent = files_to_send(folder)
-    api = HfApi()
-    url = api.create_repo(repo, private=private, exist_ok=True)
-    _check_private(repo, private)
-    if not overwrite and _edited_there(repo):
-        log.warning("note: the card at %s was edited there, and is left alone", repo)
-        sent = [path for path in sent if path.name != CARD]
-    operations = [CommitOperationAdd(path.name, _content(path)) for path in sent]
-    api.create_commit(repo, operations, commit_message="An unlearned model, by safeeraser")
-    return str(url)
-
-
-def publish(folder: Path, repo: str, *, private: bool, overwrite: bool = False) -> str:
-    """Write the card, unless it is somebody's own, and `push`; returns where it is. Raises `BadInput` as they do."""
-    if edited(folder / CARD) and not overwrite:
-        card(folder)  # what is no finished run goes nowhere
-        log.warning("note: %s was edited, and is sent as it is", folder / CARD)
-    else:
-        write_card(folder, repo=repo, overwrite=overwrite)
-    return push(folder, repo, private=private, overwrite=overwrite)
-
-
-def again(folder: Path, repo: str, *, private: bool) -> str:
-    """The command that sends a run which is finished."""
-    public = "" if private else " --public"
-    return f"python -m safeeraser.report {folder} --model_card --push_to_hub {repo}{public}"
 
 
 def _content(path: Path) -> Path | bytes:
@@ -165,45 +117,14 @@ def _of_base(value: Any, base: str | None) -> Any:
     return [_of_base(part, base) for part in value] if isinstance(value, list) else value
 
 
-def _check_private(repo: str, private: bool) -> None:
-    if private and not HfApi().model_info(repo).private:
-        raise BadInput(f"push_to_hub: {repo} is public; hub_private=false (or --public) sends it there all the same")
-
-
-def _edited_there(repo: str) -> bool:
-    """Whether the card that is there has a person's words in it."""
-    place = f"{constants.ENDPOINT}/{repo}/resolve/main/{CARD}"
-    found = get_session().get(place, headers=build_hf_headers(), follow_redirects=True)
-    if found.status_code == 404:
-        return False
-    hf_raise_for_status(found)
-    return bool(found.text.strip()) and not replaceable(found.text)
-
-
-@contextmanager
-def _trouble_suppressed() -> Iterator[None]:
-    """Passes over an answer of a hub that is in trouble itself."""
-    try:
-        yield
-    except HfHubHTTPError as error:
-        if error.response is None or error.response.status_code < 500:
-            raise
-
-
-@contextmanager
-def _plainly(repo: str) -> Iterator[None]:
-    """Whatever goes wrong with the hub as one line. A server's words are not repeated: they may hold the token."""
-    try:
-        yield
-    except (BadInput, RepositoryNotFoundError) as error:
-        if isinstance(error, BadInput):
-            raise
-        raise BadInput(f"push_to_hub: {repo}: {_why(error.response.status_code)}") from None
-    except Exception as error:  # of the client, of HTTP, and of the protocols that it sends large files by
-        raise BadInput(f"push_to_hub: {repo}: {_reason(error)}") from None
+def _may_pass(error: Exception) -> bool:
+    """Whether the hub is in trouble itself, so that asking again may help."""
+    response = error.response if isinstance(error, HfHubHTTPError) else None
+    return isinstance(error, httpx.TransportError) or (response is not None and response.status_code >= 500)
 
 
 def _reason(error: Exception) -> str:
+    """What went wrong in a line, without a word of the server's: it may hold the token."""
     if type(error) is RuntimeError and isinstance(error.__cause__, Exception):
         error = error.__cause__  # what came up while a large file was sent
     if isinstance(error, OfflineModeIsEnabled):
@@ -211,11 +132,9 @@ def _reason(error: Exception) -> str:
     if isinstance(error, LocalTokenNotFoundError):
         return "there is no token"
     if isinstance(error, HfHubHTTPError) and error.response is not None:
-        return _why(error.response.status_code)
+        status = error.response.status_code
+        why = REFUSED.get(status, "the hub is in trouble" if status >= 500 else "the hub refuses")
+        return f"{why} (HTTP {status})"
     if isinstance(error, (OSError, httpx.HTTPError)):
         return f"{constants.ENDPOINT} cannot be reached ({type(error).__name__})"
     return f"it cannot be sent ({type(error).__name__})"
-
-
-def _why(status: int) -> str:
-    return f"{REFUSED.get(status, 'the hub is in trouble' if status >= 500 else 'the hub refuses')} (HTTP {status})"

@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from safeeraser import __version__
-from safeeraser.benchmark.figures import Row, write_table
+from safeeraser.benchmark.figures import NOTHING, write_table
 from safeeraser.benchmark.files import write_json, write_whole
 from safeeraser.benchmark.metrics import COLUMNS, METRICS
 from safeeraser.errors import BadInput
-from safeeraser.report import forest, scale
-from safeeraser.report.curves import card_curves
-from safeeraser.report.examples import examples
+from safeeraser.report.drawing import gradient
+from safeeraser.report.examples import read_examples
 from safeeraser.report.methods import Method, group_runs, seed_of
-from safeeraser.report.plots import curves
+from safeeraser.report.plots import audit_forest, methods_forest, robustness_curves, training_curves
 from safeeraser.report.ranking import headline, measures, rank
 from safeeraser.report.read import SHOWN_BY_VIEW, columns_by_view, read_runs
 from safeeraser.report.robustness import (
@@ -39,7 +38,9 @@ from safeeraser.report.tables import (
     task_table,
     view_table,
 )
-from safeeraser.report.writing import comma_separated, macros, render, show
+from safeeraser.report.writing import comma_separated, render, show
+
+UNTOUCHED = ("clean", "attack")  # conditions in which the untouched model's ASR stands beside the run's
 
 
 def report(
@@ -47,7 +48,7 @@ def report(
     out: Path | None = None,
     note: str = "",
     published: bool = False,
-    redact: bool = False,
+    show_examples: bool = False,
     compared: bool = False,
 ) -> None:
     """Write the report of the runs in `folders`, and print its tables.
@@ -57,7 +58,7 @@ def report(
         out: the page; everything else goes beside it. None: `report.html` in the folder, of which there is one then.
         note: a banner over the page, such as what its figures must not be taken for.
         published: put the published figures into the tables and the plot too. The page always has them in a table.
-        redact: leave questions, responses and pictures out, so that the page may be passed on.
+        show_examples: put judged questions, responses and pictures in, each behind a mask.
         compared: the folders are two sets of runs, to stand side by side with their differences.
 
     Raises:
@@ -69,15 +70,18 @@ def report(
     runs = [run for method in methods for run in method.seeds]
     cards, judges = read_cards(runs), judges_of(runs)
     context = _context(methods, judges, published) | _robustness(cards)
-    context |= {"note": note, "redact": redact, "sides": sides_table(methods, *folders) if compared else None}
+    context |= {"note": note, "sides": sides_table(methods, *folders) if compared else None}
     context["tables"][1:1] = filter(None, [context["sides"]])
-    context["examples"] = [] if redact else examples([method.seeds[0] for method in methods])
+    context["examples"] = read_examples([method.seeds[0] for method in methods]) if show_examples else []
     texts = {page_path.name: render("report.html.j2", **context)}
     texts |= {name: render(f"{name}.j2", **context) for name in ("table.md", "table.tex")}
     texts["table.csv"] = _wide(context["rows"])
     for name, content in texts.items():
         _write(page_path.parent / name, content)
-    _write_plots(page_path.parent / "plots", context)
+    plots = [context["forest"], *context["curves"]]
+    for plot in sum(([card["forest"], *card["plots"]] for card in context["cards"]), plots):
+        if plot:
+            plot.write(page_path.parent / "plots")
     pooled = [
         row.model_copy(update={"run": m.run.title, "seed": "mean"})
         for m in methods
@@ -108,15 +112,6 @@ def _write(path: Path, content: str) -> None:
         handle.write(content)
 
 
-def _write_plots(folder: Path, context: dict[str, Any]) -> None:
-    alone = macros("forest.svg.j2").alone
-    forests = [context["forest"], *(card["forest"] for card in context["cards"])]
-    for plot in (one for one in forests if one.drawn):
-        _write(folder / f"{plot.slug}.svg", alone(plot, forest))
-    for plot in sum((card["plots"] for card in context["cards"]), context["curves"]):
-        plot.write_png(folder)
-
-
 def _context(methods: list[Method], judges: Judges, published: bool) -> dict[str, Any]:
     """What the templates are given of the runs: the page needs no other file, and no script."""
     shown, runs = [method.run for method in methods], [run for method in methods for run in method.seeds]
@@ -140,18 +135,15 @@ def _context(methods: list[Method], judges: Judges, published: bool) -> dict[str
         "judges": judges,
         "finding": "" if apart else headline(ranking),
         "warnings": warnings(shown, runs, judges),
-        "forest": forest.methods_forest(ranking),
-        "measures": [METRICS[COLUMNS[key].metric] for key in first],
+        "forest": methods_forest(ranking),
         "glance": replace(paper, rows=ranking.rows, columns=columns, title="All figures"),
         "tables": [replace(paper, remarks=[*remarks, *paper.remarks]), *filter(None, [seeds_table(lines)]), *by_view],
         "benchmarks": task_table(runs),
         "published": others,
         "categories": heat_maps(shown, "category"),
         "keywords": heat_maps(shown, "keyword"),
-        "scale": scale.gradient(),
-        "shapes": forest.SHAPES,
-        "box": forest,
-        "curves": curves(runs),
+        "scale": gradient(),
+        "curves": training_curves(runs),
         "provenance": made,
         "version": __version__,
     }
@@ -170,25 +162,21 @@ def _robustness(cards: list[Card]) -> dict[str, Any]:
 def _shown(card: Card) -> dict[str, Any]:
     """A card as the template shows it."""
     conditions = [
-        (one.title, one.figure(card.rows), _untouched(one.figure(card.rows, "vanilla")))
+        (one.title, one.figure(card.rows), one.figure(card.rows, "vanilla") if one.condition in UNTOUCHED else NOTHING)
         for one in card.conclusions.conditions
     ]
     return {
         "title": card.title,
         "headline": card.conclusions.headline,
-        "forest": forest.audit_forest(card.name, card.title, conditions),
+        "forest": audit_forest(card.name, card.title, conditions),
         "findings": card.audit.findings,
         "missing": card.audit.missing,
         "settings": spell_settings(card),
         "conditions": condition_tables(card),
         "refusals": refusal_table(card),
         "curves": curve_tables(card),
-        "plots": card_curves(card),
+        "plots": robustness_curves(card),
     }
-
-
-def _untouched(row: Row) -> Row | None:
-    return row if row.value is not None and row.condition in ("clean", "attack") else None
 
 
 def _wide(lines: list[Line]) -> str:

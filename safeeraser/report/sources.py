@@ -84,9 +84,8 @@ def judges_of(runs: list[Run]) -> Judges:
 def decisions(part: Summary) -> Iterator[tuple[str, Decided]]:
     """Every figure of the summary that a judge decided."""
     for metric in ASKED.values():
-        figure = getattr(part, metric)
-        if figure.value is not None:
-            judge = figure.judge or ":".join(filter(None, (part.judge, part.judge_model)))
+        if getattr(part, metric).value is not None:
+            judge = part.judge_of(metric)
             models = {one.model for one in part.answered_by if one.judge == judge and one.model is not None}
             versions = {"openai": part.prompts, "rules": part.rules, "truth": part.truth} | part.guards
             version = versions.get(judge.partition(":")[0], "")

@@ -21,8 +21,7 @@ from rich.table import Table as TerminalTable
 
 from safeeraser.benchmark.figures import NOTHING
 from safeeraser.benchmark.metrics import Figure
-from safeeraser.report.forest import shortened
-from safeeraser.report.scale import shade
+from safeeraser.report.drawing import shade
 from safeeraser.report.tables import Table
 
 _LATEX = {
@@ -102,12 +101,12 @@ def show(table: Table) -> None:
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
     undefined=StrictUndefined,
-    autoescape=lambda name: name is not None and (".html" in name or ".svg" in name),
+    autoescape=lambda name: name is not None and ".html" in name,
     trim_blocks=True,
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-TEMPLATES.filters |= {"svg": lambda plot: Markup(plot.svg()), "shade": shade, "shortened": shortened}
+TEMPLATES.filters |= {"svg": lambda plot: Markup(plot.svg()), "shade": shade}
 TEMPLATES.filters |= {"short_commit": lambda commit: re.sub(r"^(\w{12})\w*", r"\1", commit)}
 TEMPLATES.filters |= {"latex": escape_latex, "escape_markdown": escape_markdown}
 

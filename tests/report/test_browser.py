@@ -24,7 +24,7 @@ def page(tmp_path_factory):
         shutil.copytree(results / "popd", results / method, ignore=shutil.ignore_patterns("*.jsonl"))
     for run in ("ga", "gd", "po", "popd"):
         write(results / run, "audit.json", audit())
-    report(results, published=True, note="A demonstration.")
+    report(results, published=True, note="A demonstration.", show_examples=True)
     return (results / "report.html").as_uri()
 
 

@@ -1,4 +1,4 @@
-"""Nothing harmful is shown unasked: each text and clear picture lies behind a mask, and with `--redact` nowhere.
+"""Nothing harmful is shown unasked: without `--show_examples` nowhere, and with it each text and picture behind a mask.
 
 Whatever a name, a note or a text holds is shown as it is, and never becomes markup.
 """
@@ -10,7 +10,7 @@ import json
 import pytest
 from PIL import Image
 
-from safeeraser.report.examples import examples
+from safeeraser.report.examples import read_examples
 from safeeraser.report.page import report
 from safeeraser.report.read import read_runs
 from safeeraser.report.writing import escape_latex, with_table
@@ -35,8 +35,8 @@ def picture(url):
     return Image.open(io.BytesIO(base64.b64decode(url.split(",")[1])))
 
 
-def test_texts_and_clear_pictures_lie_behind_masks_and_in_redacted_files_nowhere(results):
-    report(results)
+def test_texts_and_clear_pictures_lie_behind_masks_and_unless_they_are_asked_for_nowhere(results):
+    report(results, show_examples=True)
     page, bare = page_of(results), " ".join(page_of(results).bare)
     assert not [tag for tag, given in page.tags if tag == "script" or (tag == "details" and "open" in given)]
     assert all(any(text in part for part in page.masked) and text not in bare for text in TEXTS)
@@ -44,7 +44,7 @@ def test_texts_and_clear_pictures_lie_behind_masks_and_in_redacted_files_nowhere
     # Four pixels long is what is seen unasked: no browser can make more of it.
     assert {picture(url).size for url in page.pictures} == {(4, 3)}
     assert {picture(url).size for url in page.masked_pictures} == {(64, 48)}
-    report(results, redact=True)
+    report(results)
     for path in (path for path in results.iterdir() if path.is_file()):
         text = path.read_text(encoding="utf-8")
         assert not [part for part in TEXTS if part in text] and "data:image" not in text
@@ -59,8 +59,8 @@ def test_what_is_gone_or_was_never_written_does_not_stop_the_report(results):
         told = json.loads((results / run / "summary_val.json").read_text())
         told.pop("verdicts")
         write(results / run, "summary_val.json", told | says)
-    report(results)
-    assert [title for title, _ in examples(read_runs([results]))] == ["PO+PD"]
+    report(results, show_examples=True)
+    assert [title for title, _ in read_examples(read_runs([results]))] == ["PO+PD"]
     assert page_of(results).lines.count("masked> The picture was not found.") == 1
 
 
@@ -70,7 +70,7 @@ def test_hostile_names_notes_and_texts_are_shown_as_they_are(results):
     name = HOSTILE.replace("/", "")
     write(results / name, "summary_val.json", summary("val", 0.5, 0.5, judge=HOSTILE, verdicts="judged.json"))
     write(results / name, "judged.json", records)
-    report(results, note=HOSTILE)
+    report(results, note=HOSTILE, show_examples=True)
     page = page_of(results)
     assert "script" not in [tag for tag, _ in page.tags]
     assert f"masked> {HOSTILE}" in page.lines and HOSTILE in page.lines

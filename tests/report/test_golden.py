@@ -8,8 +8,8 @@ import shutil
 
 import pytest
 
-from safeeraser.report.curves import card_curves
 from safeeraser.report.page import report
+from safeeraser.report.plots import robustness_curves
 from safeeraser.report.read import read_runs
 from safeeraser.report.robustness import read_cards
 
@@ -36,7 +36,7 @@ def test_runs_that_differ_in_all(tmp_path, golden):
     shown = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(shown):
         patch.setenv("COLUMNS", "80")
-        report(tmp_path, published=True, note="A demonstration <only>.\nOf drawn pictures.")
+        report(tmp_path, published=True, show_examples=True, note="A demonstration <only>.\nOf drawn pictures.")
     for name in ("table.md", "table.csv", "table.tex", "summary.json"):
         golden(f"varied.{name}", (tmp_path / name).read_text(encoding="utf-8"))
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
@@ -69,7 +69,7 @@ def test_robustness_cards(audited, golden):
 def test_the_curves_of_robustness_cards_are_drawn_at_their_points(audited, golden):
     told = []
     for card in read_cards(read_runs([audited])):
-        for plot in card_curves(card):
+        for plot in robustness_curves(card):
             for axes in plot.figure.axes:
                 told.append(f"{plot.name} {axes.get_title(loc='left')} bands {len(axes.collections)}")
                 for line in axes.lines:
@@ -91,7 +91,7 @@ def test_two_sets_side_by_side(tmp_path, golden):
         change(run, "summary_val.json", sarr=metric(None, withheld="3% failed"))
     shutil.rmtree(one / "seed0" / "vanilla")
     write(other / "seed1" / "ga", "summary_val.json", {"split": "val", "asr": metric(0.5)})
-    report(one, other, out=tmp_path / "out" / "report.html", compared=True, redact=True)
+    report(one, other, out=tmp_path / "out" / "report.html", compared=True)
     text = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
     golden("compared.table.md", text.split("\n\nB less A:\n\n")[1].split("\n\nEach seed")[0] + "\n")
     assert "B less A" in Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8")).lines

@@ -9,9 +9,8 @@ import pytest
 from helpers import run
 from hub_server import NOBODY, TOKEN, Hub, at
 
-from safeeraser.errors import BadInput
 from safeeraser.report import hub as sending
-from safeeraser.report.hub import ADAPTER, again, check_hub, files_to_send
+from safeeraser.report.hub import ADAPTER, files_to_send
 
 from .made_up_runs import RUN, change, metric, write
 
@@ -75,30 +74,6 @@ def test_what_of_a_folder_may_go(tmp_path):
     assert {path.name for path in files_to_send(tmp_path)} == parts
     write(tmp_path, "adapter_model.safetensors", "")
     assert {path.name for path in files_to_send(tmp_path)} == SENT
-    assert again(tmp_path, "me/popd", private=False).endswith("--push_to_hub me/popd --public")
-
-
-@pytest.mark.parametrize(
-    ("repo", "token", "role", "says"),
-    [
-        ("me/popd", "hf_other", "write", "push_to_hub: me/popd: the token is not taken (HTTP 401)"),
-        ("me/open", TOKEN, "write", "push_to_hub: me/open is public; hub_private=false"),
-        ("me/popd", TOKEN, "read", "push_to_hub: me/popd: the token may only read"),
-        ("me/popd", TOKEN, None, f"push_to_hub: me/popd: {NOBODY} cannot be reached (ConnectError)"),
-    ],
-)
-def test_a_hub_that_will_not_take_it_is_told_of_before_training(hub, repo, token, role, says):
-    """As forget.py asks it, before anything else; nothing is made there."""
-    hub.role, hub.repos["me/open"] = role, {"private": False, "files": {}}
-    with at(hub.url if role else NOBODY, token), pytest.raises(BadInput) as refusal:
-        check_hub(repo, private=True)
-    line = str(refusal.value)
-    assert line.startswith(says) and TOKEN not in line and "hf_other" not in line and "\n" not in line
-    hub.role = "write"
-    with at(hub.url):
-        check_hub("me/new", private=True)
-        check_hub("me/open", private=False)
-    assert hub.repos.keys() == {"me/open"}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +82,7 @@ def test_a_hub_that_will_not_take_it_is_told_of_before_training(hub, repo, token
         ("/api/repos/create", [401], "the token is not taken (HTTP 401)"),
         ("/commit/", [403], "the token may not write there (HTTP 403)"),
         ("objects/batch", [403], "(HTTP 403)"),
-        ("/resolve/", [500] * 3, "the hub is in trouble (HTTP 500)"),
+        ("/commit/", [500] * 3, "the hub is in trouble (HTTP 500)"),
         (None, [], f"{NOBODY} cannot be reached (ConnectError)"),
         ("/commit/", [500, 503], None),  # it is asked twice more
     ],
@@ -124,14 +99,11 @@ def test_a_fault_of_the_hub_is_one_line_and_the_run_stays_as_it_was(hub, finishe
         assert done.returncode == 2 and line.startswith("error: push_to_hub: me/popd: ") and line.endswith(says)
 
 
-def test_a_card_edited_at_the_hub_or_here_is_not_replaced(hub, finished, caplog):
-    there = hub.repos["me/popd"] = {"private": True, "files": {"README.md": b"# My own card", "mine.txt": b"x"}}
-    done = send(finished, url=hub.url)
-    assert done.returncode == 0 and "the card at me/popd was edited there, and is left alone" in caplog.text
-    assert there["files"]["README.md"] == b"# My own card" and there["files"].keys() == {*SENT, "mine.txt"}
+def test_a_card_edited_here_is_sent_as_it_is_unless_it_is_to_be_overwritten(hub, finished, caplog):
+    there = hub.repos["me/popd"] = {"private": True, "files": {"README.md": b"# There", "mine.txt": b"x"}}
     for words, sent in ((["--overwrite"], b"**Not scored.**"), ([], b"# Written here")):
         (finished / "README.md").write_text("# Written here")
         assert send(finished, *words, url=hub.url).returncode == 0 and sent in there["files"]["README.md"]
-    assert "was edited, and is sent as it is" in caplog.text
+    assert "was edited, and is sent as it is" in caplog.text and there["files"].keys() == {*SENT, "mine.txt"}
     change(finished, "run.json", finished=None)  # what is no finished run goes nowhere
     assert send(finished, url=hub.url).returncode == 2
