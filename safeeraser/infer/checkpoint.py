@@ -1,16 +1,18 @@
-"""What is known of the checkpoint whose responses are wanted, and the model that it makes."""
+"""A checkpoint whose responses are wanted: what is known of it, its model, how likely that holds an answer."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from safeeraser import model as models
+from safeeraser.benchmark.conversation import IGNORE
 from safeeraser.benchmark.files import sha256, trained_settings
-from safeeraser.benchmark.release import ALIASES
-from safeeraser.errors import BadInput
 
 log = logging.getLogger(__name__)
 
@@ -47,22 +49,40 @@ def load_merged(
     return vlm
 
 
-def training_of(folder: Path | None) -> dict[str, Any] | None:
+def training_of(folder: Path) -> dict[str, Any] | None:
     """Method and recipe that an adapter, or the one merged into a model, was trained with, where `run.json` tells."""
-    settings = trained_settings(folder) if folder else None
+    settings = trained_settings(folder)
     return {"method": settings["forget_loss"]["name"], "recipe": settings["recipe"]} if settings else None
-
-
-def check_method(loss_type: str, checkpoint_path: Path | None, model_path: str) -> None:
-    """Refuse a `loss_type` that contradicts what is known of the checkpoint, or of the runs that made the model."""
-    where = checkpoint_path or Path(model_path)
-    training = training_of(where)
-    if loss_type == "vanilla" and (checkpoint_path or models.parents(model_path)):
-        raise BadInput(f"--loss_type vanilla: the untouched model has no checkpoint, yet {where} was given")
-    if loss_type and training and ALIASES["forget_loss"].get(loss_type, loss_type) != training["method"]:
-        raise BadInput(f"--loss_type {loss_type}: {where} was trained with {training['method']}")
 
 
 def adapter_hash(checkpoint_path: Path | None) -> str | None:
     """The SHA-256 of the adapter's weights. Raises `BadInput` if there are none."""
     return sha256(models.adapter_file(checkpoint_path)) if checkpoint_path else None
+
+
+def nll(vlm: models.VLM, row: models.Row, other: Mapping[str, Tensor] | None = None) -> Tensor:
+    """The mean negative log-likelihood of a row's targets, in nats, a scalar in float32, with a gradient if wanted.
+
+    Args:
+        other: what the model is given in place of some of the row's own tensors.
+    """
+    targets = [place for place, label in enumerate(row.labels) if label != IGNORE]
+    read = torch.tensor(targets, device=vlm.model.device) - 1
+    said = vlm.logits(vlm.join([row]) | dict(other or {}), read).float()
+    return cross_entropy(said, torch.tensor([row.labels[place] for place in targets], device=said.device))
+
+
+def first_targets(row: models.Row, count: int) -> models.Row:
+    """The row up to its first `count` targets."""
+    end = next(place for place, label in enumerate(row.labels) if label != IGNORE) + count
+    return models.Row(row.input_ids[:end], row.labels[:end], row.inputs)
+
+
+@torch.no_grad()
+def append_likeliest(vlm: models.VLM, row: models.Row, count: int) -> models.Row:
+    """A prompt's row with the `count` likeliest tokens behind it, one after the other, as its targets."""
+    for _ in range(count):
+        last = torch.tensor([len(row.input_ids) - 1], device=vlm.model.device)
+        token = int(vlm.logits(vlm.join([row]), last).argmax())
+        row = models.Row([*row.input_ids, token], [*row.labels, token], row.inputs)
+    return row

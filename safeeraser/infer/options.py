@@ -1,132 +1,226 @@
-"""What an inference run was asked, and which of it goes together."""
+"""What an inference run is asked: the options of ckpt_infer.py, on a command line or as keywords."""
 
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from __future__ import annotations
+
+import logging
+import math
+from argparse import Namespace
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safeeraser import model as models
-from safeeraser.benchmark.files import sha256
-from safeeraser.benchmark.responses import ASKED
+from safeeraser.arguments import (
+    Arguments,
+    add_options,
+    count,
+    count_or,
+    json_object,
+    one_of,
+    option,
+    options_in,
+    several,
+)
+from safeeraser.benchmark.release import RELEASED_MODEL
+from safeeraser.benchmark.responses import OWN, RELEASED, VIEWS
 from safeeraser.errors import BadInput
-from safeeraser.generation.sampling import Generation
-from safeeraser.infer.attacks import ATTACKS, Attack
-from safeeraser.infer.checkpoint import adapter_hash, check_method
-from safeeraser.infer.command_line import BATCH_SIZE, WORKERS
+from safeeraser.infer.attacks import ATTACKS
 from safeeraser.infer.requests import Selection
-from safeeraser.processes import Processes, check_gpu
+from safeeraser.progress import first_process
+
+if TYPE_CHECKING:
+    from safeeraser.generation.sampling import Generation
+
+BATCH_SIZE = 8  # LLaVA-1.5-7B in bfloat16 takes some 21 GiB with it, which a card of 24 GB has
+INCOMPLETE = 3  # the exit code of a run that is through, but lacks responses
+# What declares an option of a group.
+choosing = partial(option, group="which responses")
+drawing = partial(option, group="how they are drawn")
+answering = partial(option, group="what answers")
+# audit.py has this one too.
+DECODE: dict[str, Any] = {
+    "type": one_of("decode", ("graph", "plain")),
+    "help": "local: graph: a GPU replays a step of all rows as one CUDA graph; plain: kernel by kernel, which is "
+    "slower and always works (default: %(default)s)",
+}
 
 
 @dataclass(frozen=True)
-class Options:
-    """What `ckpt_infer.py` was asked; its help describes each."""
+class Responses:
+    """Which responses a command line asks for, and how they are drawn. Raises `BadInput` for senseless numbers."""
 
-    eval_file: Path
-    output_file: Path
-    model_path: str
-    checkpoint_path: Path | None = None
-    loss_type: str = ""
+    only: tuple[str, ...] = choosing(
+        RELEASED,
+        type=several("view", VIEWS),
+        metavar="VIEW,...",
+        help=f"some of {', '.join(VIEWS)} (default: the first three)",
+    )
+    image_free: bool = choosing(False, help="also the harmful question without a picture, as image_free_response")
+    swap_pictures: bool = choosing(False, help="also on a benign picture of another category, as swapped_response")
+    categories: tuple[str, ...] = choosing(
+        (), type=several("category"), metavar="CATEGORY,...", help="of these categories (default: all)"
+    )
+    skip: int = choosing(0, type=int, metavar="N", help="leave out the first N records of each category")
+    limit: int | None = choosing(
+        None, type=count, metavar="N", help="of the first N records of each category (default: all)"
+    )
+    greedy: bool = drawing(False, help="take the likeliest token instead of sampling")
+    temperature: float = drawing(1.0, type=float, help="(default: %(default)s)")
+    top_p: float = drawing(0.9, type=float, help="the share of probability that is drawn from (default: %(default)s)")
+    max_new_tokens: int = drawing(512, type=count, metavar="N", help="tokens a response at most (default: %(default)s)")
+    seed: int = drawing(233, type=int, help="of each response, with its request's name (default: %(default)s)")
+
+    def __post_init__(self) -> None:
+        if self.skip < 0:
+            raise BadInput("--skip must be at least 0")
+        if not 0 < self.temperature < math.inf or not 0 < self.top_p <= 1:
+            raise BadInput("--temperature must be above 0 (--greedy for none), and --top_p above 0 and at most 1")
+
+    @property
+    def selection(self) -> Selection:
+        crossed = (("image_free", self.image_free), ("swapped", self.swap_pictures))
+        views = dict.fromkeys((*self.only, *(view for view, wanted in crossed if wanted)))
+        return Selection(tuple(views), self.categories, self.skip, self.limit)
+
+    @property
+    def generation(self) -> Generation:
+        from safeeraser.generation.sampling import Generation  # only now, since torch takes its time to load
+
+        return Generation(self.greedy, self.temperature, self.top_p, self.max_new_tokens, self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What an inference run is asked."""
+
+    eval_file: Path = option(
+        Path("dataset/all_val.json"),
+        type=Path,
+        help="the data file whose questions are asked (default: %(default)s)",
+    )
+    model_path: str = option(
+        None,
+        help="a folder, or a name on the Hugging Face hub (default: the one that the adapter's folder names, else "
+        f"{RELEASED_MODEL})",
+    )
+    output_file: Path = option(type=Path, help="where the predictions go, in the data file's own format")
+    checkpoint_path: Path | None = option(
+        None, type=Path, help="a PEFT folder or the release's checkpoint.pt; none: the untouched model"
+    )
+    loss_type: str = option("", help="the adapter's method, recorded; refused if the adapter was trained otherwise")
+    lora_alpha: float = option(
+        256, type=float, help="scaling of a checkpoint.pt, which does not say its own (default: %(default)s)"
+    )
+    adapter_scale: float = option(
+        1.0,
+        type=float,
+        metavar="X",
+        help="local: how much of the adapter: 0 the untouched model, 1 the trained one (default: %(default)s)",
+    )
+    allow_other_base: bool = option(
+        False, help="local: also if the checkpoint was trained on other weights than the model's"
+    )
+    overwrite: bool = option(False, help="replace an output file that exists")
     selection: Selection = field(default_factory=Selection)
-    generation: Generation = field(default_factory=Generation)
-    backend: str = "local"
-    batch_size: int | None = BATCH_SIZE  # None: to be found
-    workers: int | None = WORKERS
-    dtype: str = "auto"
-    lora_alpha: float = 256
-    adapter_scale: float = 1.0
-    quantization: str = "none"
-    decode: str = "graph"
-    attack: str | None = None
-    base_url: str | None = None
-    concurrency: int = 32
-    extra_body: dict[str, Any] = field(default_factory=dict)
-    allow_other_base: bool = False
-    overwrite: bool = False
+    generation: Generation = field(default_factory=lambda: Responses().generation)
+    attack: str | None = choosing(
+        None,
+        type=one_of("attack", ATTACKS),
+        metavar="NAME",
+        help=f"what is done to pictures, questions or the model first: {', '.join(ATTACKS)}",
+    )
+    backend: str = answering(
+        "local",
+        type=one_of("backend", ("local", "openai")),  # the keys of run.ENGINES, which torch would have to load first
+        help="local: the built-in engine; openai: a server that speaks the OpenAI protocol (default: %(default)s)",
+    )
+    batch_size: int | None = answering(
+        BATCH_SIZE,  # None: to be found
+        type=count_or("auto"),
+        metavar="N",
+        help="local: responses at a time, which in float32 changes none, and in bfloat16 and float16 rounds otherwise; "
+        "auto: as many as should fit what is free, fewer if they do not (default: %(default)s)",
+    )
+    workers: int | None = answering(
+        2,  # as in training; None: the command itself prepares pictures
+        type=count_or("none"),
+        metavar="N",
+        help="local: processes that prepare pictures, which changes no response; none: the command itself does "
+        "(default: %(default)s)",
+    )
+    dtype: str = answering(
+        "auto",
+        help="local: auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16 (default: %(default)s)",
+    )
+    quantization: str = answering(
+        "none",
+        type=one_of("quantization", ("none", "int8", "int4", "nf4")),  # those of model.ROUNDINGS
+        help="local: round the language model's merged weights as int8, int4 or nf4 holds them (default: %(default)s)",
+    )
+    decode: str = answering("graph", **DECODE)
+    base_url: str | None = answering(None, help="openai: the server's address; its model is asked for as --model_path")
+    concurrency: int = answering(32, type=count, metavar="N", help="openai: requests at a time (default: %(default)s)")
+    extra_body: dict[str, Any] = option(
+        {}, group="what answers", type=json_object, metavar="JSON", help="openai: parameters of the server's own"
+    )
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.adapter_scale):
+            raise BadInput("--adapter_scale must be a finite number")
 
     @cached_property
     def base(self) -> dict[str, Any]:
         """The fingerprint of the model that the built-in engine loads."""
+        from safeeraser import model as models
+
         return models.fingerprint(self.model_path)
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What the responses depend on, as it is compared when a run goes on."""
-        by_backend = {
-            "local": lambda: {
-                "base": self.base["weights"],
-                "checkpoint": adapter_hash(self.checkpoint_path),
-                "lora_alpha": self.lora_alpha,
-                "adapter_scale": self.adapter_scale,
-                "quantization": self.quantization,
-                "dtype": str(models.choose_dtype(self.dtype)).removeprefix("torch."),
-            },
-            # Not the address: the server may be another one tomorrow.
-            "openai": lambda: {"extra_body": self.extra_body},
-        }
-        return {
-            "eval_file": sha256(self.eval_file),
-            "backend": self.backend,
-            "model_path": self.model_path,
-            # A folder may be made anew under its old name.
-            "merged": (models.merged_into(self.model_path) or {}).get("adapter_sha256"),
-            **by_backend[self.backend](),
-            **asdict(self.generation),
-            "attack": self.attack,
-            "attack_code": ATTACKS[self.attack].code if self.attack else None,
-            "only": [view for view in ASKED if view in self.selection.views],
-            "categories": sorted(self.selection.categories),
-            "skip": self.selection.skip,
-            "limit": self.selection.limit,
-            # What only an audit draws; a run of ckpt_infer.py is told by the rest, as ever.
-            **{
-                name: value
-                for name in ("by_keyword", "samples")
-                if (value := getattr(self.selection, name)) is not None
-            },
-        }
+
+def arguments(description: str | None = None) -> Arguments:
+    """The options of ckpt_infer.py, with their help."""
+    parser = Arguments(description=description)
+    add_options(parser, Options, Responses)
+    return parser
 
 
-def check_attack(attack: Attack, options: Options) -> None:
-    """Refuse an attack that lacks what it works on."""
-    named = f"--attack {attack.name}"
-    if options.backend == "openai" and (attack.adapter or attack.model):
-        raise BadInput(f"{named}: works on the model itself, which a server does not show; --backend local does")
-    if attack.adapter and not options.checkpoint_path:
-        raise BadInput(f"{named}: changes an adapter, and none was given; --checkpoint_path names one")
-    if attack.learns and options.selection.skip < 1:
-        raise BadInput(
-            f"{named}: reads records that are not asked about; --skip N holds out the first N of each category"
-        )
+def options_of(given: Namespace) -> Options:
+    """What was asked, by the options as they were parsed. Raises `BadInput` for numbers that make no sense."""
+    wanted, own = Responses(**options_in(Responses, vars(given))), options_in(Options, vars(given))
+    generation = wanted.generation
+    from safeeraser import model as models  # only now too
+
+    own["model_path"] = given.model_path or models.base_of(given.checkpoint_path)
+    return Options(**own, selection=wanted.selection, generation=generation)
 
 
-def check(options: Options, processes: Processes) -> None:
-    """Refuse what does not go together."""
-    if options.output_file.resolve() == options.eval_file.resolve():
-        raise BadInput(f"--output_file {options.output_file}: is the data file itself, which stays as it is")
-    check_method(options.loss_type, options.checkpoint_path, options.model_path)
-    if options.attack:
-        check_attack(ATTACKS[options.attack], options)
-    if options.backend == "local":
-        check_gpu()
-        if options.base_url or options.extra_body:
-            raise BadInput("--base_url and --extra_body are for a server of your own: --backend openai")
-        untouched = not options.checkpoint_path and not models.parents(options.model_path)
-        if options.loss_type not in ("", "vanilla") and untouched:
-            raise BadInput(f"--loss_type {options.loss_type}: no adapter was given; --checkpoint_path names one")
-        if options.adapter_scale != 1 and not options.checkpoint_path:
-            raise BadInput("--adapter_scale: of what? --checkpoint_path names an adapter")
-        if options.checkpoint_path:
-            models.adapter_file(options.checkpoint_path)  # before a model of 7B is looked for on the hub
-            models.check_base(options.checkpoint_path, options.base, allowed=options.allow_other_base)
-        return
-    if not options.base_url:
-        raise BadInput("--backend openai: give the server's --base_url, such as http://localhost:8000/v1")
-    if options.adapter_scale != 1 or options.quantization != "none":
-        raise BadInput("--adapter_scale and --quantization are for the built-in engine; a server has its own model")
-    if options.checkpoint_path:
-        raise BadInput(
-            "--checkpoint_path: a server holds its model whole; 'python -m safeeraser.model merge ADAPTER FOLDER' "
-            "makes one of the adapter, and --model_path FOLDER asks for it"
-        )
-    if processes.count > 1:
-        raise BadInput("--backend openai: one process is enough; --concurrency says how many requests it has under way")
+def answers_arguments(description: str | None = None) -> Arguments:
+    """The options of `python -m safeeraser.benchmark.answers`; under its own names or those of ckpt_infer.py."""
+    parser = Arguments(prog="python -m safeeraser.benchmark.answers", description=description)
+    add = parser.add_argument
+    add("--model_path", "--model", required=True, help="whose answers: a folder, or a name on the Hugging Face hub")
+    add(
+        "--eval_file",
+        "--data",
+        type=Path,
+        default=Path("dataset/all_train.json"),
+        help="the data file whose questions are asked; it stays as it is (default: %(default)s)",
+    )
+    add("--output_file", "--out", type=Path, required=True, help="where the data file with the answers goes")
+    add("--prediction", action="store_true", help="also the Prediction of the harmless pairs")
+    others = ["eval_file", "model_path", "output_file", "attack"]
+    others += ["checkpoint_path", "loss_type", "lora_alpha", "adapter_scale", "allow_other_base"]
+    others += ["only", "image_free", "swap_pictures", "categories", "skip", "limit"]
+    add_options(parser, Options, Responses, but=others)
+    return parser
+
+
+def answers_options_of(given: Namespace) -> Options:
+    """The same of what `answers_arguments` parses: each question once, for a data file's own answers."""
+    views = (OWN, "decoupled", *(("retain",) if given.prediction else ()))
+    generation = Responses(**options_in(Responses, vars(given))).generation
+    return Options(**options_in(Options, vars(given)), selection=Selection(views), generation=generation)
+
+
+def speak() -> None:
+    """Show what is logged of a run. Of several processes the first one speaks for all."""
+    logging.basicConfig(level=logging.INFO if first_process() else logging.WARNING, format="%(message)s")

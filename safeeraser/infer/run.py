@@ -1,13 +1,11 @@
 """A whole inference run: from a data file and a model to a predictions file in the release's format."""
 
 import logging
-import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
+from functools import partial as bind
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,25 +17,40 @@ from safeeraser import model as models
 from safeeraser.arguments import without_credentials
 from safeeraser.benchmark.checked import unreadable
 from safeeraser.benchmark.conversation import IMAGE
-from safeeraser.benchmark.files import described_by, make_room_for, read_json, write_json
+from safeeraser.benchmark.files import described_by, make_room_for, write_json
 from safeeraser.benchmark.pictures import picture_size
 from safeeraser.benchmark.records import DataFile, read_records
+from safeeraser.benchmark.release import ALIASES
 from safeeraser.errors import BadInput
-from safeeraser.infer.attacks import ATTACKS, Attack, Known
-from safeeraser.infer.checkpoint import load_merged, training_of
-from safeeraser.infer.engine import Engine
-from safeeraser.infer.memory import out_of_memory
-from safeeraser.infer.options import Options, check
-from safeeraser.infer.outputs import nulls, predictions
-from safeeraser.infer.partial import Partial, difference
-from safeeraser.infer.requests import Request, Unanswered, build_requests, check_questions, pictures_of
+from safeeraser.infer.attacks import ATTACKS
+from safeeraser.infer.checkpoint import training_of
+from safeeraser.infer.engine import Engine, load_engine, uses_graphs
+from safeeraser.infer.options import Options
+from safeeraser.infer.predictions import (
+    Partial,
+    difference,
+    is_finished,
+    report_missing,
+    settings_of,
+    write_predictions,
+)
+from safeeraser.infer.requests import Request, Unanswered, build_requests, check_questions
 from safeeraser.infer.server import Server
-from safeeraser.processes import Processes, leave_together
+from safeeraser.processes import Processes, check_gpu, leave_together
 from safeeraser.progress import progress
 
 log = logging.getLogger(__name__)
 
 Key = TypeVar("Key")
+
+
+# What a backend answers with, and the requests as they are put to it: of the options, the data file, a process's
+# requests, the processes, and the batch size that an earlier sitting came to.
+ENGINES: dict[str, Callable[..., tuple[Engine | Server, list[Request]]]] = {
+    "local": load_engine,
+    "openai": lambda options, data, requests, *_: (Server(options), requests),
+}
+Write = Callable[[Options, DataFile, list[Request], dict[str, str]], None]  # the responses by their request's key
 
 
 class NothingAnswered(BadInput):
@@ -51,16 +64,6 @@ class Inferred:
     output_file: Path
     wanted: int
     missing: dict[str, str] = field(default_factory=dict)  # by the request's key: record/place/field
-
-
-def write_predictions(options: Options, data: DataFile, requests: list[Request], responses: dict[str, str]) -> None:
-    """Write the predictions, and say how many of the release's fields are null in them."""
-    filled = predictions(data, requests, responses)
-    write_json(options.output_file, filled, indent=4)
-    _note_nulls(options.output_file, nulls(filled))
-
-
-Write = Callable[[Options, DataFile, list[Request], dict[str, str]], None]  # the responses by their request's key
 
 
 def infer(options: Options, write: Write = write_predictions) -> Inferred:
@@ -78,10 +81,12 @@ def infer(options: Options, write: Write = write_predictions) -> Inferred:
     check(options, processes)
     data = read_records(options.eval_file)
     attack = ATTACKS[options.attack] if options.attack else None
-    requests, settings = build_requests(data, options.selection, attack, options.generation.seed), options.settings
-    check_alike(processes.gather(settings))
+    requests, settings = build_requests(data, options.selection, attack, options.generation.seed), settings_of(options)
+    for other in (all_settings := processes.gather(settings)):  # on several machines, perhaps
+        if differs := difference(all_settings[0], other):
+            raise BadInput(f"the processes do not have the same settings: the first has {differs} in another")
     partial = Partial(output, settings, processes.rank, replace=options.overwrite)
-    if processes.gather(finished(options, settings, partial))[0]:
+    if processes.gather(is_finished(options, settings, partial))[0]:
         leave_together()
         log.info("done before: %s", output)
         return Inferred(output, len(requests))
@@ -89,17 +94,17 @@ def infer(options: Options, write: Write = write_predictions) -> Inferred:
         make_room_for(path)
     partial.done = _union(processes.gather(partial.done))
     left = [request for request in requests if request.key not in partial.done]
-    prepared = None if options.base_url else models.load_preprocessor(options.model_path)  # a server tells nothing
-    reasons = _faulty(left, options.eval_file, prepared, processes)
+    reasons = find_faults(options, data, left, processes)
     if left and len(reasons) == len(left) and not partial.done:
         raise BadInput(f"no picture can be read: {next(iter(reasons.values()))} (and so on)")
-    _announce(requests, partial.done, reasons)
-    check_questions(data, left, prepared.reserved if prepared else [IMAGE])  # the benchmark's own word is no question's
-    if attack and prepared and (reason := attack.lacks(prepared)):
-        raise BadInput(f"--attack {attack.name}: {reason}")
-    if own := share([request for request in left if request.key not in reasons], processes):
-        engine, own = _engine(options, data, own, processes, partial.last_size)
-        reasons |= _answer(engine, own, partial, processes)
+    log.info("%d responses wanted, on %d records", len(requests), len({request.record for request in requests}))
+    if partial.done:
+        log.info("going on: %d of %d responses are there", len(partial.done), len(requests))
+    if reasons:
+        log.warning("note: %d will be missing, since their pictures cannot be read", len(reasons))
+    if share := share_of([request for request in left if request.key not in reasons], processes):
+        engine, share = ENGINES[options.backend](options, data, share, processes, partial.last_size)
+        reasons |= _answer(engine, share, partial, processes)
     partial.done = _union(processes.gather(partial.done))
     partial.batch_sizes = set().union(*processes.gather(partial.batch_sizes))
     reasons = _union(processes.gather(reasons))
@@ -109,7 +114,8 @@ def infer(options: Options, write: Write = write_predictions) -> Inferred:
     if processes.main:
         write_json(described_by(output), describe(options, settings, missing, processes, partial.batch_sizes))
         write(options, data, requests, partial.done)
-        _tell(options, requests, missing)
+        if missing:
+            report_missing(options, requests, missing)
     leave_together()
     if not missing:
         partial.remove()
@@ -117,64 +123,81 @@ def infer(options: Options, write: Write = write_predictions) -> Inferred:
     return Inferred(output, len(requests), missing)
 
 
-def _faulty(
-    requests: list[Request], data_path: Path, prepared: models.Preprocessor | None, processes: Processes
-) -> dict[str, str]:
-    """The requests, by key, whose picture is at fault, with the reason. The processes share the looking."""
-    pictures = pictures_of(requests)[processes.rank :: processes.count]
-    faults = _union(processes.gather(find_faults(pictures, data_path, prepared, shown=processes.main)))
-    return {request.key: faults[request.file] for request in requests if request.file and request.file in faults}
+def check(options: Options, processes: Processes) -> None:
+    """Refuse what does not go together."""
+    if options.output_file.resolve() == options.eval_file.resolve():
+        raise BadInput(f"--output_file {options.output_file}: is the data file itself, which stays as it is")
+    method, where = options.loss_type, options.checkpoint_path or Path(options.model_path)
+    trained, training = options.checkpoint_path or models.parents(options.model_path), training_of(where)
+    if method == "vanilla" and trained:
+        raise BadInput(f"--loss_type vanilla: the untouched model has no checkpoint, yet {where} was given")
+    if method and training and ALIASES["forget_loss"].get(method, method) != training["method"]:
+        raise BadInput(f"--loss_type {method}: {where} was trained with {training['method']}")
+    if method not in ("", "vanilla") and not trained and options.backend == "local":
+        raise BadInput(f"--loss_type {method}: no adapter was given; --checkpoint_path names one")
+    attack, named = ATTACKS.get(options.attack or ""), f"--attack {options.attack}"
+    if attack and options.backend == "openai" and not attack.request:
+        raise BadInput(f"{named}: works on the model itself, which a server does not show; --backend local does")
+    if attack and attack.adapter and not options.checkpoint_path:
+        raise BadInput(f"{named}: changes an adapter, and none was given; --checkpoint_path names one")
+    if attack and attack.learns and options.selection.skip < 1:
+        raise BadInput(
+            f"{named}: reads records that are not asked about; --skip N holds out the first N of each category"
+        )
+    if options.backend == "local":
+        check_local(options)
+    else:
+        check_server(options, processes)
 
 
-def find_faults(
-    pictures: list[Path], data_path: Path, prepared: models.Preprocessor | None, *, shown: bool
-) -> dict[Path, str]:
-    """The pictures that cannot be decoded, or are of a shape that the model does not take, with the reason."""
-    faults = unreadable(pictures, data_path, shown=shown)
+def check_local(options: Options) -> None:
+    """Refuse what the built-in engine cannot do."""
+    check_gpu()
+    if options.base_url or options.extra_body:
+        raise BadInput("--base_url and --extra_body are for a server of your own: --backend openai")
+    if options.adapter_scale != 1 and not options.checkpoint_path:
+        raise BadInput("--adapter_scale: of what? --checkpoint_path names an adapter")
+    if options.checkpoint_path:
+        models.adapter_file(options.checkpoint_path)  # before a model of 7B is looked for on the hub
+        models.check_base(options.checkpoint_path, options.base, allowed=options.allow_other_base)
+
+
+def check_server(options: Options, processes: Processes) -> None:
+    """Refuse what a server cannot do."""
+    if not options.base_url:
+        raise BadInput("--backend openai: give the server's --base_url, such as http://localhost:8000/v1")
+    if options.adapter_scale != 1 or options.quantization != "none":
+        raise BadInput("--adapter_scale and --quantization are for the built-in engine; a server has its own model")
+    if options.checkpoint_path:
+        raise BadInput(
+            "--checkpoint_path: a server holds its model whole; 'python -m safeeraser.model merge ADAPTER FOLDER' "
+            "makes one of the adapter, and --model_path FOLDER asks for it"
+        )
+    if processes.count > 1:
+        raise BadInput("--backend openai: one process is enough; --concurrency says how many requests it has under way")
+
+
+def find_faults(options: Options, data: DataFile, requests: list[Request], processes: Processes) -> dict[str, str]:
+    """The requests, by key, whose picture cannot be decoded, or is of a shape that the model does not take, with the
+    reason. The processes share the looking. Raises `BadInput` where the model takes a question or the attack not."""
+    prepared = None if options.base_url else models.load_preprocessor(options.model_path)  # a server tells nothing
+    check_questions(data, requests, prepared.reserved if prepared else [IMAGE])  # no question has the benchmark's word
+    if options.attack and prepared and (reason := ATTACKS[options.attack].lacks(prepared)):
+        raise BadInput(f"--attack {options.attack}: {reason}")
+    pictures = list(dict.fromkeys(request.file for request in requests if request.file))
+    pictures = pictures[processes.rank :: processes.count]
+    faults = unreadable(pictures, options.eval_file, shown=processes.main)
     for picture in pictures:
         try:
             if prepared and picture not in faults:
-                prepared.place(partial(picture_size, picture))
+                prepared.place(bind(picture_size, picture))
         except BadInput as error:
             faults[picture] = f"{picture}: {error}"
-    return faults
+    faults = _union(processes.gather(faults))
+    return {request.key: faults[request.file] for request in requests if request.file and request.file in faults}
 
 
-def check_alike(settings: list[dict[str, Any]]) -> None:
-    """Refuse processes, on several machines perhaps, that would not all answer the same."""
-    for other in settings[1:]:
-        if differs := difference(settings[0], other):
-            raise BadInput(f"the processes do not have the same settings: the first has {differs} in another")
-
-
-def _announce(requests: list[Request], done: dict[str, str], reasons: dict[str, str]) -> None:
-    records = len({request.record for request in requests})
-    log.info("%d responses wanted, on %d records", len(requests), records)
-    if done:
-        log.info("going on: %d of %d responses are there", len(done), len(requests))
-    if reasons:
-        log.warning("note: %d will be missing, since their pictures cannot be read", len(reasons))
-
-
-def finished(options: Options, settings: dict[str, Any], partial: Partial) -> bool:
-    """Whether this very command has written its output already, and whole.
-
-    Raises:
-        BadInput: the output is another command's.
-    """
-    if not options.output_file.exists() or options.overwrite:
-        return False
-    beside = described_by(options.output_file)
-    made_with = read_json(beside) if beside.is_file() else {}
-    if other := difference(made_with.get("settings", {}), settings):
-        made = f", made with {other}" if made_with else ""
-        raise BadInput(
-            f"--output_file {options.output_file}: exists{made}; name another, or replace it with --overwrite"
-        )
-    return not made_with["missing"] and not partial.found
-
-
-def share(requests: list[Request], processes: Processes) -> list[Request]:
+def share_of(requests: list[Request], processes: Processes) -> list[Request]:
     """This process's part: every n-th record, so that a picture's questions stay together."""
     turns = {record: turn for turn, record in enumerate(dict.fromkeys(request.record for request in requests))}
     return [request for request in requests if turns[request.record] % processes.count == processes.rank]
@@ -195,60 +218,6 @@ def _answer(engine: Engine | Server, requests: list[Request], partial: Partial, 
     return missing
 
 
-def _engine(
-    options: Options, data: DataFile, requests: list[Request], processes: Processes, found: int | None
-) -> tuple[Engine | Server, list[Request]]:
-    """What answers, and the requests as they are put to it. `found`: see `Engine`."""
-    if options.base_url:  # which `check` wants of the backend openai, and of no other
-        server = Server(
-            options.model_path,
-            options.base_url,
-            options.generation,
-            concurrency=options.concurrency,
-            extra=options.extra_body,
-        )
-        return server, requests
-    attack = ATTACKS[options.attack] if options.attack else None
-    vlm = load_merged(
-        options.model_path,
-        options.checkpoint_path,
-        dtype=options.dtype,
-        lora_alpha=options.lora_alpha,
-        adapter_scale=options.adapter_scale,
-        quantization=options.quantization,
-        change=attack.adapter if attack else None,
-        device=processes.device,
-    )
-    if attack:
-        vlm, requests = _attacked(attack, vlm, options, data, requests)
-    return Engine(
-        vlm, options.generation, options.batch_size, found, options.workers or 0, _fixed(options, processes)
-    ), requests
-
-
-def _fixed(options: Options, processes: Processes) -> bool:
-    return options.decode == "graph" and processes.device.type == "cuda"
-
-
-def _attacked(
-    attack: Attack, vlm: models.VLM, options: Options, data: DataFile, requests: list[Request]
-) -> tuple[models.VLM, list[Request]]:
-    """What an attack makes of the model and of the requests: of the seed, the held-out records and these alone."""
-    if not attack.model:
-        return vlm, requests
-    vlm.model.eval()
-    held_out = options.selection.held_out(data) if attack.learns else replace(data, records=[], raw=[], numbers=[])
-    began = time.monotonic()
-    try:
-        found = attack.model(vlm, Known(data, held_out, options.generation.seed), requests)
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        raise BadInput(f"--attack {attack.name}: out of memory; a smaller dtype, or a larger device, may do") from None
-    log.info("attack %s: prepared in %.0f s", attack.name, time.monotonic() - began)
-    return found
-
-
 def describe(
     options: Options, settings: dict[str, Any], missing: dict[str, str], processes: Processes, batch_sizes: set[int]
 ) -> dict[str, Any]:
@@ -265,39 +234,10 @@ def describe(
         # By which responses may differ, in bfloat16 and float16.
         "batch_sizes": sorted(batch_sizes),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() and not options.base_url else None,
-        "decode": "graph" if _fixed(options, processes) else "plain",
+        "decode": "graph" if uses_graphs(options, processes) else "plain",
         "versions": {"safeeraser": __version__}
         | {package: version(package) for package in ("torch", "transformers", "peft")},
     }
-
-
-def _note_nulls(output: Path, count: int) -> None:
-    """Say what becomes of null fields. An audit, whose points lack most of them on purpose, does not show it."""
-    if count:
-        log.info(
-            "note: %d fields are null in %s, not asked or not answered; this project's eval_all.py leaves them out, "
-            "but the released one fails on null: for that one ask all three of its views, without --limit, --only, "
-            "--skip or --categories",
-            count,
-            output,
-        )
-
-
-def _tell(options: Options, requests: list[Request], missing: dict[str, str]) -> None:
-    """Say which records lack responses, and why, if any do; of a cause that lies in one question alone, which it is."""
-    if not missing:
-        return
-    lacking, causes = [request for request in requests if request.key in missing], defaultdict(list)
-    for request in lacking:
-        causes[request.record, missing[request.key]].append(".".join(map(str, request.place[:-1])))
-    for (record, reason), fields in causes.items():
-        where = f", {fields[0]}" if len(set(fields)) == 1 else ""
-        print(f"record {record}{where}: {len(fields)} responses missing: {reason}", file=sys.stderr)
-    print(
-        f"error: {len(lacking)} of {len(requests)} responses are missing in {options.output_file}, where they are left "
-        "null; once the causes above are mended, the same command fills them in",
-        file=sys.stderr,
-    )
 
 
 def _union(dicts: Iterable[dict[Key, str]]) -> dict[Key, str]:

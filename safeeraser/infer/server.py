@@ -13,9 +13,9 @@ from typing import Any
 from safeeraser.benchmark.conversation import SYSTEM_TEXTS
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.chat import Chat
-from safeeraser.generation.sampling import Generation, request_seed
-from safeeraser.infer.attacks import Attacked
-from safeeraser.infer.requests import Request, Unanswered, show
+from safeeraser.generation.sampling import request_seed
+from safeeraser.infer.options import Options
+from safeeraser.infer.requests import Redrawn, Request, Unanswered, show
 from safeeraser.keys import openai_key, read_key
 from safeeraser.model import family_if_told
 from safeeraser.replies import Reply
@@ -28,29 +28,29 @@ PICTURES = 64  # encoded pictures kept, since the questions on one follow each o
 
 
 class Server:
-    """Answers requests by asking `model` of the server at `base_url`.
+    """Answers requests by asking the options' model of the server at their `base_url`.
 
     LLaVA-1.5's system text is sent along, so that a chat template that writes its form, as that of a merged model does,
-    gives the prompt that the built-in engine uses; other families have none, see `system_text`. Each request carries a
-    seed of its own; whether it decides what is drawn is the server's affair.
-
-    Args:
-        extra: parameters of the server's own, sent in the body of each request.
-
-    Raises:
-        BadInput: the key or the address cannot be used.
+    gives the prompt that the built-in engine uses; the template of another family says all itself. Each request carries
+    a seed of its own; whether it decides what is drawn is the server's affair. Raises `BadInput` where the key or the
+    address cannot be used.
     """
 
     batch_size = None  # the server's own affair
 
-    def __init__(
-        self, model: str, base_url: str, generation: Generation, *, concurrency: int, extra: dict[str, Any]
-    ) -> None:
-        key = read_key(None, base_url, variables=openai_key(base_url), who="the server")
+    def __init__(self, options: Options) -> None:
+        key = read_key(None, options.base_url, variables=openai_key(options.base_url), who="the server")
         self._chat: Chat[Request] = Chat(
-            model, api_key=key, base_url=base_url, concurrency=concurrency, who="the server", timeout=TIMEOUT
+            options.model_path,
+            api_key=key,
+            base_url=options.base_url,
+            concurrency=options.concurrency,
+            who="the server",
+            timeout=TIMEOUT,
         )
-        self._generation, self._extra, self._system = generation, extra, system_text(model)
+        # Where neither name nor folder tells a family, as behind a name of the server's own, it is LLaVA-1.5's.
+        family = family_if_told(options.model_path)
+        self._options, self._system = options, SYSTEM_TEXTS["user"] if family is None or family.chat else None
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[Request, str | Unanswered]]]:
         """Ask all requests; yields each with its response, or why there is none, as they come.
@@ -59,14 +59,15 @@ class Server:
             BadInput: key, model or address are wrong, or the server stopped answering.
         """
         calls = ((request, functools.partial(self._body, request)) for request in requests)
-        samples: dict[tuple[Path | Attacked | None, str], list[str | Unanswered]] = defaultdict(list)
+        samples: dict[tuple[Path | Redrawn | None, str], list[str | Unanswered]] = defaultdict(list)
         with closing(self._chat.ask(calls)) as outcomes:
             for request, outcome in outcomes:
                 said = outcome.text.strip() if isinstance(outcome, Reply) else Unanswered(outcome.kind)
                 samples[request.picture, request.question].append(said)
                 yield [(request, said)]
         several = [texts for texts in samples.values() if len(texts) == SAMPLES]
-        if not self._generation.greedy and len(several) >= MANY and all(len(set(texts)) == 1 for texts in several):
+        sampled = not self._options.generation.greedy
+        if sampled and len(several) >= MANY and all(len(set(texts)) == 1 for texts in several):
             log.warning(
                 "note: the %d samples of each question are the same: the server does not sample; look for what it "
                 "wants to be told, and send it with --extra_body",
@@ -79,7 +80,7 @@ class Server:
         content: list[dict[str, Any]] = [{"type": "text", "text": request.question}]
         if request.picture:
             content.insert(0, {"type": "image_url", "image_url": {"url": _data_url(request.picture)}})
-        how = self._generation
+        how = self._options.generation
         drawn: dict[str, float] = {"temperature": 0}
         if not how.greedy:
             seed = request_seed(how.seed, request.key) >> 32  # servers take 31 bits
@@ -88,19 +89,12 @@ class Server:
             "messages": [*system, {"role": "user", "content": content}],
             "max_tokens": how.max_new_tokens,
             **drawn,
-            "extra_body": self._extra,
+            "extra_body": self._options.extra_body,
         }
 
 
-def system_text(model: str) -> str | None:
-    """What is sent as system text to a server's `model`: none where its name or its folder tells of a family whose own
-    chat template says all; where neither tells anything, as behind a name of the server's own, LLaVA-1.5's."""
-    family = family_if_told(model)
-    return SYSTEM_TEXTS["user"] if family is None or family.chat else None
-
-
 @functools.lru_cache(PICTURES)
-def _data_url(picture: Path | Attacked) -> str:
+def _data_url(picture: Path | Redrawn) -> str:
     """The picture as the built-in engine decodes it, without loss: servers may turn a file by its EXIF data."""
     png = io.BytesIO()
     show(picture).save(png, "PNG")

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
 from safeeraser.infer.attacks import ATTACKS, chance
-from safeeraser.infer.requests import Selection, build_requests, show
+from safeeraser.infer.requests import Request, Selection, build_requests, show
 
 QUESTION = "What is {this} thing for, and why?"
 
@@ -24,12 +25,14 @@ def picture():
     return Image.fromarray((values % 256).astype(np.uint8))
 
 
-def shown(name, picture, key="k", question=QUESTION):
-    return ATTACKS[name].picture(picture, question, chance(key))
+def attacked(name, seed=7, question=QUESTION):
+    request = Request(0, ("unsafe_pairs", 0, "own"), Path("own.png"), question)
+    return ATTACKS[name].put([request], None, Selection(), seed)[0]
 
 
-def words(name, key="k"):
-    return ATTACKS[name].prompt(QUESTION, chance(key))
+def shown(name, picture, seed=7, question=QUESTION):
+    redrawn = attacked(name, seed, question).picture
+    return redrawn.draw(picture, chance(redrawn.key))
 
 
 def test_flip_and_jpeg_are_what_their_names_say(picture):
@@ -43,7 +46,7 @@ def test_noise_has_a_standard_deviation_of_18_in_a_hundred():
     grey = Image.new("RGB", (80, 80), (128, 128, 128))
     values = np.asarray(shown("noise", grey)).astype(float) - 128
     assert np.abs(values).mean() == pytest.approx(255 * 0.18 * np.sqrt(2 / np.pi), rel=0.02), "the mean of |x|"
-    assert len({shown("noise", grey, key).tobytes() for key in "abcd"}) == 4
+    assert len({shown("noise", grey, seed).tobytes() for seed in range(4)}) == 4
 
 
 def test_blur_spreads_a_point_by_three_pixels_of_224():
@@ -55,9 +58,9 @@ def test_blur_spreads_a_point_by_three_pixels_of_224():
         assert variance == pytest.approx((3 * side / 224) ** 2 + (9**2 - 1) / 12, rel=0.1)
 
 
-def test_the_same_key_draws_the_same_picture_and_leaves_the_given_one(picture):
+def test_the_same_seed_draws_the_same_picture_and_leaves_the_given_one(picture):
     before = picture.tobytes()
-    for name in (name for name, attack in ATTACKS.items() if attack.picture):
+    for name in (name for name, attack in ATTACKS.items() if attack.needs_picture and attack.request):
         first, again = shown(name, picture), shown(name, picture)
         assert first.mode == "RGB" and first.tobytes() == again.tobytes() != before == picture.tobytes(), name
 
@@ -71,15 +74,15 @@ def test_figstep_shows_a_page_and_typography_a_caption_of_the_question(picture):
     assert (below[:, 0] == 255).all() and (below < 60).all(2).any(), "black on white"
     for name in ("figstep", "typography"):
         assert shown(name, picture, question="Another?").tobytes() != shown(name, picture).tobytes()
-        assert "{this}" not in words(name)
+        assert "{this}" not in attacked(name).question
 
 
 def test_words_are_put_around_the_question():
     wraps = {"role_play": 1, "refusal_suppression": 1, "answer_prefix": 1, "suffix": 6, "paraphrase": 5}
     for name, forms in wraps.items():
-        drawn = {words(name, str(key)) for key in range(200)}
+        drawn = {attacked(name, seed).question for seed in range(200)}
         assert len(drawn) == forms and all(QUESTION in each and each != QUESTION for each in drawn)
-    (coded,) = re.findall(r"[A-Za-z0-9+/=]{20,}", words("base64"))
+    (coded,) = re.findall(r"[A-Za-z0-9+/=]{20,}", attacked("base64").question)
     assert base64.b64decode(coded).decode() == QUESTION
 
 

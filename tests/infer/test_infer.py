@@ -14,7 +14,7 @@ from safeeraser import infer
 from safeeraser.benchmark.files import read_json as read
 from safeeraser.benchmark.files import sha256
 from safeeraser.errors import BadInput
-from safeeraser.infer.command_line import arguments, options_of
+from safeeraser.infer.options import arguments, options_of
 from safeeraser.model import convert
 
 CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"

@@ -16,8 +16,7 @@ from safeeraser.errors import BadInput
 from safeeraser.generation.context import Context
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer import engine as engines
-from safeeraser.infer.engine import Engine
-from safeeraser.infer.memory import rows_that_fit
+from safeeraser.infer.engine import Engine, rows_that_fit
 from safeeraser.infer.requests import Selection, build_requests
 
 

@@ -8,7 +8,7 @@ from helpers import record, write_dataset, write_json
 from safeeraser.benchmark.records import read_records
 from safeeraser.benchmark.responses import ASKED
 from safeeraser.errors import BadInput
-from safeeraser.infer.outputs import nulls, predictions
+from safeeraser.infer.predictions import nulls, predictions
 from safeeraser.infer.requests import Selection, build_requests, swap_partner
 
 TEXTS = ("text1", "text2", "image1", "image2")

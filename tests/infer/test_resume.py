@@ -12,9 +12,8 @@ from helpers import MODEL, RECORDED, TRAIN, VAL, fork, kill_once, lines, record,
 from safeeraser import infer
 from safeeraser.benchmark.files import read_json as read
 from safeeraser.errors import BadInput
-from safeeraser.infer.command_line import arguments, options_of
-from safeeraser.infer.outputs import nulls
-from safeeraser.infer.partial import Partial
+from safeeraser.infer.options import arguments, options_of
+from safeeraser.infer.predictions import Partial, nulls, settings_of
 
 SETTINGS = {"model_path": "m", "top_p": 0.9}
 CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
@@ -45,7 +44,7 @@ def test_the_partial_files_of_all_processes_are_read_and_removed_together(tmp_pa
 def test_a_run_that_found_its_batch_size_resumes_with_it(tmp_path, monkeypatch):
     """Of the last responses, and of several processes the smallest; a size that was given holds."""
     monkeypatch.chdir(RECORDED)
-    begun = {"settings": options_of(arguments().keywords(GIVEN | {"output_file": tmp_path})).settings}
+    begun = {"settings": settings_of(options_of(arguments().keywords(GIVEN | {"output_file": tmp_path})))}
     for process, sizes in ((0, (9, 7)), (1, (11,))):
         said = [{"key": f"{process}/{size}", "response": "", "batch_size": size} for size in sizes]
         text = "".join(json.dumps(line) + "\n" for line in (begun, *said))

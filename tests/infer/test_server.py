@@ -22,6 +22,7 @@ from safeeraser.benchmark.files import read_json as read
 from safeeraser.benchmark.pictures import open_picture
 from safeeraser.infer import server as server_module
 from safeeraser.infer.attacks import ATTACKS
+from safeeraser.infer.requests import Request
 from safeeraser.model import merge
 
 LLAVA = SYSTEM_TEXTS["user"]
@@ -124,7 +125,7 @@ def test_what_is_sent_and_where_the_answers_go(serve, data, tmp_path, monkeypatc
 
 def test_a_family_and_an_attack_decide_the_system_text_and_the_picture(serve, data, tmp_path):
     qwen, gemma = "Qwen/Qwen3-VL-2B-Instruct", RECORDED.parent / "families" / "gemma3" / "model"
-    told = ATTACKS["told"].system("", None)
+    told = ATTACKS["told"].put([Request(0, (), None, "")], None, None, 0)[0].system
     picture = open_picture(data.parent / "img/Sex/1.jpg")
     for model, attack, system in ((MODEL, "flip", [LLAVA]), (gemma, "jpeg", []), (qwen, "told", [told])):
         server = serve(lambda *_: (200, {}, "yes"))

@@ -11,10 +11,8 @@ from torch.nn.functional import normalize
 from safeeraser import model as models
 from safeeraser.benchmark.pictures import open_picture
 from safeeraser.benchmark.records import read_records
-from safeeraser.infer.attacks import ATTACKS, Known, pgd, soft_prompt
-from safeeraser.infer.attacks.attack import shown_picture
-from safeeraser.infer.checkpoint import load_merged
-from safeeraser.infer.likelihood import first_targets, nll
+from safeeraser.infer.attacks import ATTACKS, Known, gradients, shown_picture
+from safeeraser.infer.checkpoint import first_targets, load_merged, nll
 from safeeraser.infer.requests import Selection, build_requests, show
 
 SELECTION = Selection(("forget", "decoupled", "retain"), ("Sex", "Weapon"), skip=1, limit=1)
@@ -24,8 +22,8 @@ SELECTION = Selection(("forget", "decoupled", "retain"), ("Sex", "Weapon"), skip
 def quick():
     """Fewer steps, and the recorded data, whose paths are relative to their folder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(soft_prompt, "STEPS", 25)
-        patch.setattr(pgd, "STEPS", 9)
+        patch.setattr(gradients, "PROMPT_STEPS", 25)
+        patch.setattr(gradients, "PICTURE_STEPS", 9)
         patch.chdir(RECORDED)
         yield
 
@@ -44,7 +42,7 @@ def plain():
 @pytest.fixture(scope="module")
 def known(quick):
     data = read_records(TRAIN)
-    return Known(data, SELECTION.held_out(data), 7)
+    return Known(data, SELECTION, 7)
 
 
 def attacked(name, known, selection=SELECTION):

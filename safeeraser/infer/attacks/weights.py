@@ -1,26 +1,38 @@
-"""Attacks on the adapter's own weights, before they are merged: does what it covers hang on a few of them?
+"""Attacks on the adapter's weights, before they are merged, and on the states of the model: what is left without some?
 
-What is changed are LoRA's factors A and B, not their product: they are what is stored, so the attack costs nothing at
-any size, and leaves an adapter of the same form. Each is held against its own entries, so that it does not matter how
-the two share the product's size. What was trained whole stays as it is.
+Of the adapter LoRA's factors A and B are changed, not their product: they are what is stored, so the attack costs
+nothing at any size, and leaves an adapter of the same form. Each is held against its own entries, so that it does not
+matter how the two share the product's size. What was trained whole stays as it is.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from safeeraser.infer.attacks.attack import on_adapter
+from safeeraser.benchmark.records import UNHARM
+from safeeraser.errors import BadInput
+from safeeraser.infer.attacks import Known, attack, chance, shown_picture
+from safeeraser.infer.requests import Request
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from safeeraser.model import VLM, Row
+
+log = logging.getLogger(__name__)
+
 CLIPPED = 0.99  # of a factor's entries, by magnitude: what the others are cut to
 PRUNED = 0.5  # of a factor's entries, the smallest by magnitude
+PROMPTS = 64  # of each kind, at most, whose states are compared
+TRIED = 16  # of those refused, at most, which the layer is chosen by
+BEGINNING = 4  # tokens of the model's own refusal, by which it is told
+LAYERS = 16  # of the language model that are tried, as a dry run counts: half of a 7B model's
 
 
-@on_adapter
+@attack(on="adapter")
 def clipped(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     """Each of LoRA's factors cut at the 99th percentile of its magnitudes (arXiv 2402.05162 finds what a model refuses
     by in few of its weights)."""
@@ -32,7 +44,7 @@ def clipped(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     return _on_factors(parameters, cut)
 
 
-@on_adapter
+@attack(on="adapter")
 def pruned(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     """The half of each of LoRA's factors that is smallest by magnitude set to zero (as arXiv 2402.05162 prunes)."""
 
@@ -48,3 +60,101 @@ def _on_factors(parameters: dict[str, Tensor], change: Callable[[Tensor], Tensor
         name: change(tensor) if ".lora_A." in name or ".lora_B." in name else tensor
         for name, tensor in parameters.items()
     }
+
+
+@attack(on="model", learns=True, passes=lambda records, questions: 2 * PROMPTS + TRIED * (BEGINNING + LAYERS))
+def refusal_direction(vlm: VLM, known: Known, requests: Sequence[Request]) -> tuple[VLM, list[Request]]:
+    """The model without its refusal direction (Arditi et al., 2024, arXiv 2406.11717).
+
+    The direction is the difference between the mean states at a prompt's last token of harmful questions and of
+    harmless ones on the same, harmful pictures, of held-out records. Of the layers in the language model's middle half
+    the one is taken whose direction, left out everywhere, makes the first tokens of the model's own replies to the
+    harmful questions least likely: no judge is asked. From then on nothing is written in that direction.
+    """
+    from torch.nn.functional import normalize
+
+    harmful, harmless = _read_prompts(vlm, known)
+    refused, answered = _mean_states(vlm, harmful), _mean_states(vlm, harmless)
+    directions = {layer: normalize(refused[layer] - answered[layer], dim=0) for layer in refused}
+    layer = _choose_layer(vlm, harmful[:TRIED], directions)
+    log.info("refusal_direction: of layer %d, out of %s", layer, ", ".join(map(str, directions)))
+    _leave_out(vlm, directions[layer])
+    return vlm, list(requests)
+
+
+def _read_prompts(vlm: VLM, known: Known) -> tuple[list[Row], list[Row]]:
+    """The prompts of harmful and of harmless questions on harmful pictures, `PROMPTS` of each at most, by chance."""
+    from safeeraser.model import Turn
+
+    data = known.held_out
+    harmful = [(number, pair.question) for number, each in enumerate(data.records) for pair in each.unsafe_pairs]
+    harmless = [(number, pair.Question) for number, each in enumerate(data.records) for pair in each.unharm.values()]
+    if not harmless:
+        raise BadInput(f"{data.where(0, UNHARM)}: missing, as in all held-out records, and refusal_direction reads it")
+    random = chance(f"{known.seed}/refusal_direction")
+
+    def rows(questions: list[tuple[int, str]]) -> list[Row]:
+        some = [questions[at] for at in random.permutation(len(questions))[:PROMPTS]]
+        return [vlm.encode(Turn(shown_picture(data, number), question)) for number, question in some]
+
+    return rows(harmful), rows(harmless)
+
+
+def _mean_states(vlm: VLM, rows: list[Row]) -> dict[int, Tensor]:
+    """The mean state at the rows' last token, (hidden,), by layer, of those in the middle half."""
+    import torch
+
+    from safeeraser.model import language_layers, logits_and_states
+
+    count = len(language_layers(vlm.model, vlm.family))
+    layers = range(count // 4, -(-3 * count // 4))
+    nowhere = torch.tensor([], dtype=torch.long, device=vlm.model.device)
+    total: dict[int, Any] = dict.fromkeys(layers, 0)
+    with torch.no_grad():
+        for row in rows:
+            last = torch.tensor([len(row.input_ids) - 1], device=vlm.model.device)
+            _, found = logits_and_states(vlm.model, vlm.join([row]), nowhere, dict.fromkeys(layers, last), vlm.family)
+            total = {layer: total[layer] + found[layer][0].float() / len(rows) for layer in layers}
+    return total
+
+
+def _choose_layer(vlm: VLM, harmful: list[Row], directions: dict[int, Tensor]) -> int:
+    """The layer whose direction, left out, makes the model's own replies least likely; of equal ones the first."""
+    import torch
+
+    from safeeraser.infer.checkpoint import append_likeliest, nll
+
+    replies = [append_likeliest(vlm, row, BEGINNING) for row in harmful]
+    against = {}
+    with torch.no_grad():
+        for layer, direction in directions.items():
+            hooks = _leave_out(vlm, direction)
+            against[layer] = sum(nll(vlm, reply).item() for reply in replies)
+            for hook in hooks:
+                hook.remove()
+    return max(against, key=against.__getitem__)
+
+
+def _leave_out(vlm: VLM, direction: Tensor) -> list[Any]:
+    """Project a direction out of what the language model's layers are given, and of what they and their parts write.
+
+    Hooks and not weights: where a norm stands behind a part, as in Gemma 3, no weights of that part would do.
+    """
+    from torch import nn
+
+    from safeeraser.model import language_layers
+
+    def free(states: Tensor) -> Tensor:
+        """What of states (..., hidden) is at right angles to the unit vector; reckoned in float32."""
+        wide = states.float()
+        return (wide - (wide @ direction)[..., None] * direction).to(states.dtype)
+
+    def after(_: nn.Module, given: Any, made: Any) -> Any:
+        return (free(made[0]), *made[1:]) if isinstance(made, tuple) else free(made)
+
+    hooks: list[Any] = []
+    for layer in language_layers(vlm.model, vlm.family):
+        hooks.append(layer.register_forward_pre_hook(lambda _, given: (free(given[0]), *given[1:])))
+        parts = [each for each in layer.children() if any(isinstance(part, nn.Linear) for part in each.modules())]
+        hooks += [each.register_forward_hook(after) for each in (*parts, layer)]
+    return hooks

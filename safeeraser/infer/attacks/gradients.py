@@ -1,0 +1,191 @@
+"""Attacks by the model's gradients: a picture and a soft prompt that lead it to the answer.
+
+Gradients take one row at a time: without padding nothing depends on what is beside it, and a row of a large model's
+states is memory enough.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from safeeraser.benchmark.pictures import open_picture
+from safeeraser.benchmark.records import DataFile, UnsafePair
+from safeeraser.benchmark.responses import ASKED, OWN, view_of
+from safeeraser.errors import BadInput
+from safeeraser.infer.attacks import BACKWARD, Known, attack, chance, shown_picture
+from safeeraser.infer.requests import Redrawn, Request
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+    from torch import Tensor
+
+    from safeeraser.model import VLM, Preprocessor, Row
+
+log = logging.getLogger(__name__)
+
+EPSILON = 8  # of 255: how far a colour of a pixel may be from what it was
+PICTURE_STEPS = 20  # each of one of 255
+PICTURE_TARGETS = 10  # tokens of an answer, the first ones
+LEVELS = 255
+VECTORS = 8
+PROMPT_STEPS, EACH = 100, 4  # optimizer steps, and answers that each goes by
+PROMPT_TARGETS = 64  # tokens of an answer, the first ones
+RATE = 0.1  # Adam's, in standard deviations of the vectors that are begun with
+
+
+def _no_square(prepared: Preprocessor) -> str:
+    """Why there is no picture that, shown to the model, gives the very pixels that were optimised."""
+    pixels = prepared.outline(lambda: (64, 64)).inputs.get("pixel_values")
+    if prepared.same_for_all and pixels is not None and pixels.dim() == 4 and len(pixels) == 1:
+        return ""
+    return (
+        f"model family {prepared.family.name} cuts pictures into tiles or patches; pgd knows those alone that make one "
+        "square of a fixed size of each"
+    )
+
+
+@attack(
+    on="model",
+    informed=True,
+    needs_picture=True,
+    lacks=_no_square,
+    passes=lambda records, questions: records * questions * (PICTURE_STEPS + 1) * BACKWARD,
+)
+def pgd(vlm: VLM, known: Known, requests: Sequence[Request]) -> tuple[VLM, list[Request]]:
+    """Projected gradient descent on the pixels (Madry et al., 2018, arXiv 1706.06083; of chat models arXiv 2306.15447).
+
+    At most 8 of 255 from what they were, by steps of 1 of 255 in the gradient's sign, towards the first ten tokens of
+    the vanilla answers to the harmful questions of the record on that picture. Steps of whole levels from a picture of
+    8 bits end at one: what is shown is what a picture file holds, at the model's own size, which its processor leaves
+    as it is. Of all steps the one is kept after which the answers are likeliest. A picture depends on its record alone.
+    """
+    pictures: dict[tuple[int, Path | None], Redrawn] = {}
+    for request in requests:
+        if (about := (request.record, request.file)) not in pictures:
+            pictures[about] = _lead(vlm, request, known.data)
+    return vlm, [replace(request, picture=pictures[request.record, request.file]) for request in requests]
+
+
+def _rows_to_lead(vlm: VLM, request: Request, file: Path, data: DataFile) -> list[Row]:
+    """The record's harmful questions on the picture of a request, with what the model is led to say."""
+    from safeeraser.infer.checkpoint import first_targets
+    from safeeraser.model import Turn
+
+    harmful = ASKED[view_of(str(request.place[-1])) or OWN].picture == "harmful"
+    pairs = data.records[request.record].unsafe_pairs
+    wanted = [(pair.question, pair.model_response if harmful else pair.sd_response) for pair in pairs]
+    picture = open_picture(file)
+    turns = [Turn(picture, question, answer) for question, answer in wanted if answer.strip()]
+    if not turns:
+        raise BadInput(f"{data.where(request.record, 'unsafe_pairs')}: no vanilla answer, which pgd leads the model to")
+    return [first_targets(vlm.encode(turn), PICTURE_TARGETS) for turn in turns]
+
+
+def _lead(vlm: VLM, request: Request, data: DataFile) -> Redrawn:
+    """The request's picture as it is shown: at the model's size."""
+    import torch
+
+    from safeeraser.infer.checkpoint import nll
+
+    assert request.file  # a view without a picture is refused before
+    rows = _rows_to_lead(vlm, request, request.file, data)
+    shape = vlm.preprocessor.processor.image_processor
+    mean, deviation = (
+        torch.tensor(each, device=vlm.model.device)[:, None, None] for each in (shape.image_mean, shape.image_std)
+    )
+    pixels = rows[0].inputs["pixel_values"].to(vlm.model.device)
+    start = ((pixels * deviation + mean) * LEVELS).round().clamp(0, LEVELS)  # (1, 3, side, side), whole numbers
+    levels, best, least = start, start, float("inf")
+    for _ in range(PICTURE_STEPS + 1):
+        shown, total = levels.clone().requires_grad_(), 0.0
+        for row in rows:
+            given = vlm.place({"pixel_values": (shown / LEVELS - mean) / deviation})
+            loss = nll(vlm, row, given) / len(rows)
+            loss.backward()
+            total += loss.item()
+        if total < least:
+            best, least = levels, total
+        levels = (levels - shown.grad.sign()).clamp(start - EPSILON, start + EPSILON).clamp(0, LEVELS)
+    drawn = Image.fromarray(best[0].permute(1, 2, 0).byte().cpu().numpy())
+    return Redrawn(request.file, hashlib.sha256(drawn.tobytes()).hexdigest(), lambda *_: drawn)
+
+
+@attack(on="model", learns=True, passes=lambda records, questions: PROMPT_STEPS * EACH * BACKWARD)
+def soft_prompt(vlm: VLM, known: Known, requests: Sequence[Request]) -> tuple[VLM, list[Request]]:
+    """Eight vectors before each question, the same for all, trained towards the vanilla answers to the harmful
+    questions of held-out records (Schwinn et al., 2024, arXiv 2402.09063).
+
+    They begin as the embeddings of tokens drawn by chance. The model is not changed: its tokenizer gets new tokens
+    behind its own, which the embedding looks up in the vectors, and the head knows nothing of them.
+    """
+    import torch
+
+    from safeeraser.model import Preprocessor
+
+    held_out, random = known.held_out, chance(f"{known.seed}/soft_prompt")
+    records = enumerate(held_out.records)
+    answered = [(n, pair) for n, each in records for pair in each.unsafe_pairs if pair.model_response.strip()]
+    if not answered:
+        where = held_out.where(0, "unsafe_pairs")
+        raise BadInput(f"{where}: no vanilla answer, as in all held-out records, and soft_prompt learns from them")
+    old, words = vlm.preprocessor, [f"<|learned_{number}|>" for number in range(VECTORS)]
+    processor = copy.deepcopy(old.processor)
+    processor.tokenizer.add_tokens(words, special_tokens=True)  # which are left out of what a model says
+    prepared = Preprocessor(processor, old.family, old.context, old.picture_token, old.origin)
+    changed, first = replace(vlm, preprocessor=prepared), prepared.tokenizer.convert_tokens_to_ids(words[0])
+    begun = torch.tensor(random.choice(first, VECTORS, replace=False), device=vlm.model.device)
+    with torch.no_grad():
+        vectors = vlm.model.get_input_embeddings()(begun).float()  # (VECTORS, hidden)
+    _look_up(vlm.model.get_input_embeddings(), first, vectors)
+    before = "".join(words) + " "
+    _train(changed, vectors, before, held_out, answered, random)
+    return changed, [replace(request, question=before + request.question) for request in requests]
+
+
+def _look_up(embedding: Any, first: int, vectors: Tensor) -> None:
+    """Let an embedding take the tokens from `first` on out of `vectors`."""
+    own = embedding.forward
+
+    def forward(ids: Tensor) -> Tensor:
+        learned = ids >= first
+        words = own(ids.masked_fill(learned, 0))
+        found = vectors[(ids - first).clamp(0, len(vectors) - 1)].to(words.dtype)
+        return found.where(learned[..., None], words)
+
+    embedding.forward = forward
+
+
+def _train(
+    vlm: VLM, vectors: Tensor, before: str, data: DataFile, answered: list[tuple[int, UnsafePair]], random: Generator
+) -> None:
+    """Make the vectors, in place, such that the model holds the answers likelier behind `before`.
+
+    Args:
+        answered: questions with an answer, each with its record's index.
+    """
+    from torch.optim import Adam
+
+    from safeeraser.infer.checkpoint import first_targets, nll
+    from safeeraser.model import Turn
+
+    optimizer = Adam([vectors.requires_grad_()], lr=RATE * vectors.std().item())
+    for step in range(PROMPT_STEPS):
+        total = 0.0
+        for number, pair in (answered[at] for at in random.integers(len(answered), size=EACH)):
+            turn = Turn(shown_picture(data, number), before + pair.question, pair.model_response)
+            loss = nll(vlm, first_targets(vlm.encode(turn), PROMPT_TARGETS)) / EACH
+            loss.backward()
+            total += loss.item()
+        optimizer.step()
+        optimizer.zero_grad()
+        if step in (0, PROMPT_STEPS - 1):
+            log.info("soft_prompt: step %d of %d, %.3f nats a token", step + 1, PROMPT_STEPS, total)
+    vectors.requires_grad_(False)

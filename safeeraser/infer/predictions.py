@@ -1,0 +1,277 @@
+"""What becomes of responses: kept as they come, so that a run goes on where it was stopped, and written as a whole.
+
+The whole is a predictions file, or a data file with the answers of a model itself.
+"""
+
+import copy
+import json
+import logging
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from safeeraser import __version__
+from safeeraser import model as models
+from safeeraser.benchmark.answered import Place, seen_from, take_refusals_along, with_answers
+from safeeraser.benchmark.files import described_by, lock, read_json, sha256, write_json
+from safeeraser.benchmark.records import UNHARM, DataFile, keys_like
+from safeeraser.benchmark.responses import ASKED, RELEASED, SWAPPED_PICTURE, VIEWS
+from safeeraser.errors import BadInput
+from safeeraser.infer.attacks import ATTACKS
+from safeeraser.infer.checkpoint import adapter_hash
+from safeeraser.infer.options import Options
+from safeeraser.infer.requests import Request, swap_partner
+
+log = logging.getLogger(__name__)
+
+
+def settings_of(options: Options) -> dict[str, Any]:
+    """What the responses depend on, as it is compared when a run goes on."""
+    if options.backend == "local":
+        by_backend = {
+            "base": options.base["weights"],
+            "checkpoint": adapter_hash(options.checkpoint_path),
+            "lora_alpha": options.lora_alpha,
+            "adapter_scale": options.adapter_scale,
+            "quantization": options.quantization,
+            "dtype": str(models.choose_dtype(options.dtype)).removeprefix("torch."),
+        }
+    else:  # not the address: the server may be another one tomorrow
+        by_backend = {"extra_body": options.extra_body}
+    selection = options.selection
+    return {
+        "eval_file": sha256(options.eval_file),
+        "backend": options.backend,
+        "model_path": options.model_path,
+        # A folder may be made anew under its old name.
+        "merged": (models.merged_into(options.model_path) or {}).get("adapter_sha256"),
+        **by_backend,
+        **asdict(options.generation),
+        "attack": options.attack,
+        "attack_code": ATTACKS[options.attack].code if options.attack else None,
+        "only": [view for view in ASKED if view in selection.views],
+        "categories": sorted(selection.categories),
+        "skip": selection.skip,
+        "limit": selection.limit,
+        **selection.drawn,  # of an audit alone; a run of ckpt_infer.py is told by the rest, as ever
+    }
+
+
+def difference(then: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """The first setting that is another now, in words. A base that either does not know is taken for the other's."""
+    for key in {**now, **then}:
+        if then.get(key) != now.get(key) and not (key == "base" and None in (then.get(key), now.get(key))):
+            return f"{key}={then.get(key)}, now {key}={now.get(key)}"
+    return None
+
+
+class Partial:
+    """`<output>.partial.jsonl`: the settings in the first line, then one finished response a line.
+
+    Of several processes each writes a file of its own (`<output>.partial.1.jsonl`, ...) and reads all that are there,
+    so that their number may change from one start to the next.
+
+    Args:
+        replace: take nothing from a file that was begun with other settings, instead of refusing it.
+
+    Raises:
+        BadInput: a file was begun with other settings, another run is writing it, or something else is wrong with it.
+    """
+
+    def __init__(self, output: Path, settings: dict[str, Any], process: int = 0, *, replace: bool = False) -> None:
+        stem = f"{output.name}.partial"
+        self.path = output.with_name(f"{stem}.{process}.jsonl" if process else f"{stem}.jsonl")
+        self.settings, self.replace = settings, replace
+        self.done: dict[str, str] = {}  # the responses found and added, by their request's key
+        self.batch_sizes: set[int] = set()  # how many at a time they were drawn
+        self.last_size: int | None = None  # the last of these, the smallest of several processes'
+        self._handle: IO[bytes] | None = None
+        self._whole = self._size = 0  # bytes of whole lines in this process's own file, and of all of it
+        folder = output.parent
+        self.found = sorted(path for path in folder.glob("*.jsonl") if path.name.startswith(f"{stem}."))
+        for path in self.found:
+            whole, size = self._read(path)
+            if path == self.path:
+                self._whole, self._size = whole, size
+
+    def _read(self, path: Path) -> tuple[int, int]:
+        """Take over what is in a file; returns how many of its bytes are whole lines, and how many there are."""
+        with open(path, "rb") as handle:
+            lock(handle.fileno(), str(path), shared=True)
+            content = handle.read()
+        # Bytes, since a kill may have cut a character in two; what follows the last newline is the line it cut.
+        whole = content.rfind(b"\n") + 1
+        try:
+            lines = [json.loads(line) for line in content[:whole].split(b"\n")[:-1]]
+            begun, *values = lines or [{"settings": self.settings}]
+            begun = dict(begun["settings"])
+            responses = {value["key"]: value["response"] for value in values}
+            sizes = [size for value in values if (size := value.get("batch_size"))]
+        except (ValueError, KeyError, TypeError):
+            raise BadInput(f"{path}: not a partial file of this program; remove it to start anew") from None
+        if other := difference(begun, self.settings):
+            if not self.replace:
+                raise BadInput(
+                    f"{path}: begun with {other}; give the same settings to go on, or start anew with --overwrite"
+                )
+            return 0, len(content)
+        self.done |= responses
+        self.batch_sizes |= set(sizes)
+        self.last_size = min(filter(None, (self.last_size, *sizes[-1:])), default=None)
+        return whole, len(content)
+
+    def add(self, finished: Iterable[tuple[str, str]], batch_size: int | None = None) -> None:
+        """Keep finished (key, response) pairs, drawn so many at a time. Raises `BadInput` if the disk takes no more."""
+        added = dict(finished)
+        if not added:
+            return
+        drawn = {"batch_size": batch_size} if batch_size else {}
+        lines: list[dict[str, Any]] = [{"key": key, "response": said, **drawn} for key, said in added.items()]
+        try:
+            if self._handle is None:
+                self._handle = self._open()
+                lines = lines if self._whole else [{"settings": self.settings}, *lines]
+            content = b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines)
+            while content:
+                content = content[self._handle.write(content) :]
+        except OSError as error:
+            raise BadInput(
+                f"{self.path}: cannot be written ({error.strerror}); what is finished is kept, and the same command "
+                "goes on from there"
+            ) from None
+        self.done |= added
+        self.batch_sizes |= set(drawn.values())
+
+    def _open(self) -> IO[bytes]:
+        # Only now: a run that fails before its first response leaves no file that the next one would contradict.
+        # Unbuffered, so that what a full disk refuses is not tried again on the way out.
+        handle = open(self.path, "ab", buffering=0)  # noqa: SIM115 (open as long as the run)
+        lock(handle.fileno(), str(self.path))
+        if os.fstat(handle.fileno()).st_size != self._size:
+            raise BadInput(f"{self.path}: another run has been at work there since this one began; start it again")
+        # What a kill left of a line is dropped, so that the next one starts on a line of its own.
+        handle.truncate(self._whole)
+        return handle
+
+    def close(self) -> None:
+        """Nothing more will be added; others may have the file."""
+        if self._handle:
+            self._handle.close()
+
+    def remove(self) -> None:
+        """The output is written: the partial files are no longer needed."""
+        for path in {*self.found, self.path}:
+            path.unlink(missing_ok=True)
+
+
+def is_finished(options: Options, settings: dict[str, Any], partial: Partial) -> bool:
+    """Whether this very command has written its output already, and whole. Raises `BadInput` if it is another's."""
+    if not options.output_file.exists() or options.overwrite:
+        return False
+    beside = described_by(options.output_file)
+    made_with = read_json(beside) if beside.is_file() else {}
+    if other := difference(made_with.get("settings", {}), settings):
+        made = f", made with {other}" if made_with else ""
+        raise BadInput(
+            f"--output_file {options.output_file}: exists{made}; name another, or replace it with --overwrite"
+        )
+    return not made_with["missing"] and not partial.found
+
+
+def write_predictions(options: Options, data: DataFile, requests: list[Request], responses: dict[str, str]) -> None:
+    """Write the predictions, and say how many of the release's fields are null in them.
+
+    An audit, whose points lack most of them on purpose, does not show it.
+    """
+    filled = predictions(data, requests, responses)
+    write_json(options.output_file, filled, indent=4)
+    if count := nulls(filled):
+        log.info(
+            "note: %d fields are null in %s, not asked or not answered; this project's eval_all.py leaves them out, "
+            "but the released one fails on null: for that one ask all three of its views, without --limit, --only, "
+            "--skip or --categories",
+            count,
+            options.output_file,
+        )
+
+
+def predictions(data: DataFile, requests: Iterable[Request], responses: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The data file's own list with each response in its place.
+
+    The fields of the release that were not asked for, or have no response, are null: what the data file holds there are
+    the vanilla model's answers and the reference, which nobody should take for this model's.
+    """
+    filled = copy.deepcopy(data.raw)
+    for place, field in _released(filled):
+        place[field] = None
+    for request in requests:
+        if request.key in responses:
+            *parents, last = request.place
+            target: Any = filled[request.record]
+            for parent in parents:
+                target = target[parent]
+            target[last] = responses[request.key]
+        if request.place[-1] in VIEWS["swapped"].fields:
+            partner = data.records[swap_partner(data, request.record)]
+            filled[request.record][SWAPPED_PICTURE] = partner.SDImage_path
+    return filled
+
+
+def nulls(filled: list[dict[str, Any]]) -> int:
+    """How many fields of the release are null in predictions; its own `eval_all.py` fails on the first."""
+    return sum(place[field] is None for place, field in _released(filled))
+
+
+def _released(records: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Each place and key where the release has a response."""
+    for record in records:
+        for view in (VIEWS[name] for name in RELEASED):
+            harmless = (record[key] for key in keys_like(UNHARM, record))
+            for place in record["unsafe_pairs"] if view.question == "harmful" else harmless:
+                yield from ((place, field) for field in view.fields)
+
+
+def write_answers(options: Options, data: DataFile, requests: list[Request], responses: dict[str, str]) -> None:
+    """Write the data file with the responses as its answers, and its refusals beside it; what is missing is null.
+
+    Each record says who answered it: by what weights, which fields, and how responses were drawn.
+    """
+    answers: dict[int, dict[Place, str | None]] = defaultdict(dict)
+    for request in requests:
+        answers[request.record][request.place] = responses.get(request.key)
+    settings = settings_of(options)
+    mark = {
+        "model": options.model_path,
+        "weights": settings.get("base"),
+        "fields": list(dict.fromkeys(str(request.place[-1]) for request in requests)),
+        "safeeraser": __version__,
+        "generation": asdict(options.generation)
+        | {key: settings[key] for key in ("dtype", "quantization") if key in settings},  # which a server does not tell
+    }
+    filled = [
+        with_answers(seen_from(record, data.path, options.output_file), answers[number], mark)
+        for number, record in enumerate(data.raw)
+    ]
+    take_refusals_along(data.path, options.output_file)
+    write_json(options.output_file, filled, indent=4)
+    if blank := sum(not response.strip() for response in responses.values()):
+        log.warning("note: %d answers are blank, which training refuses; bad_items=skip leaves them out", blank)
+
+
+def report_missing(options: Options, requests: list[Request], missing: dict[str, str]) -> None:
+    """Print which records lack responses, and why; of a cause that lies in one question alone, which it is."""
+    lacking, causes = [request for request in requests if request.key in missing], defaultdict(list)
+    for request in lacking:
+        causes[request.record, missing[request.key]].append(".".join(map(str, request.place[:-1])))
+    for (record, reason), fields in causes.items():
+        where = f", {fields[0]}" if len(set(fields)) == 1 else ""
+        print(f"record {record}{where}: {len(fields)} responses missing: {reason}", file=sys.stderr)
+    print(
+        f"error: {len(lacking)} of {len(requests)} responses are missing in {options.output_file}, where they are left "
+        "null; once the causes above are mended, the same command fills them in",
+        file=sys.stderr,
+    )
