@@ -20,7 +20,7 @@ from pathlib import Path
 from safeeraser.arguments import Arguments, count, count_or, several
 from safeeraser.benchmark.files import trained_settings
 from safeeraser.errors import BadInput, command, nearest
-from safeeraser.infer.command_line import BATCH_SIZE, decode
+from safeeraser.infer.options import BATCH_SIZE, DECODE
 from safeeraser.judge.judging import FORMS, calls, hide_key, judges, make_judging
 from safeeraser.score.options import statistics
 
@@ -100,7 +100,7 @@ def asked(add: Callable) -> None:
         help="responses at a time, as for ckpt_infer.py (default: %(default)s)",
     )
     add("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default: %(default)s)")
-    decode(add)
+    add("--decode", default="graph", **DECODE)
 
 
 def relearning(add: Callable) -> None:

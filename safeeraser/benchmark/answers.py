@@ -15,13 +15,14 @@ def main() -> int:
     """Read the arguments, answer."""
     # The command's name says what it makes, a data file. What it does is inference, in a room above this one: so it is
     # only looked for when the command is run, and nothing else in this room leads there.
-    from safeeraser.infer.command_line import INCOMPLETE, own_arguments, speak
+    from safeeraser.infer.options import INCOMPLETE, answers_arguments, answers_options_of, speak
 
-    given = own_arguments(__doc__).parse_args()
+    given = answers_arguments(__doc__).parse_args()
     speak()
-    from safeeraser.infer.answers import answer  # only now, since torch takes its time to load
+    from safeeraser.infer.predictions import write_answers  # only now, since torch takes its time to load
+    from safeeraser.infer.run import infer
 
-    return INCOMPLETE if answer(given).missing else 0
+    return INCOMPLETE if infer(answers_options_of(given), write_answers).missing else 0
 
 
 if __name__ == "__main__":

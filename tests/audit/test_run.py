@@ -5,7 +5,6 @@ In place of an engine stands what refuses, or answers as the data file does; in 
 
 import json
 import shutil
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from safeeraser.audit.protocol import read_protocol
 from safeeraser.audit.run import INCOMPLETE, audit
 from safeeraser.benchmark.files import described_by, read_object, write_json
 from safeeraser.infer.requests import Unanswered
+from safeeraser.infer.run import ENGINES
 
 from .made_up import converted, options_of
 
@@ -64,7 +64,7 @@ class Played:
 @pytest.fixture
 def played(tmp_path, monkeypatch):
     made = Played(converted(tmp_path / "popd"))
-    monkeypatch.setattr(import_module("safeeraser.infer.run"), "_engine", made.engine)
+    monkeypatch.setitem(ENGINES, "local", made.engine)
     monkeypatch.setattr("safeeraser.audit.relearn.forget", made.train)
     monkeypatch.setattr("safeeraser.model.merge", lambda adapter, folder, **_: shutil.copytree(MODEL, folder))
     return made

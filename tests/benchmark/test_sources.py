@@ -7,7 +7,6 @@ import pytest
 from safeeraser.benchmark import sources
 from safeeraser.benchmark.sources import code_of, used_by
 from safeeraser.infer.attacks import ATTACKS
-from safeeraser.infer.attacks.attack import PUT, ROOM
 
 FILES = {
     "__init__": "",
@@ -35,5 +34,5 @@ def test_its_code_is_another_where_it_or_what_it_uses_does_something_else(tmp_pa
 
 def test_a_change_of_one_prompt_is_one_attacks_and_of_the_likelihood_that_of_all_that_go_by_it():
     assert len({attack.code for attack in ATTACKS.values()}) == len(ATTACKS)
-    used = used_by(("safeeraser.infer.attacks.pgd", "pgd"), *PUT, room=ROOM)
-    assert {("safeeraser.infer.likelihood", "nll"), ("safeeraser.infer.requests", "_chances")} < used.keys()
+    used = used_by(("safeeraser.infer.attacks.gradients", "pgd"), room="safeeraser.infer")
+    assert {("safeeraser.infer.checkpoint", "nll"), ("safeeraser.infer.attacks", "Known")} < used.keys()
