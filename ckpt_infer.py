@@ -10,7 +10,7 @@ the run is through, but some responses are missing, for the reasons listed.
 
 from safeeraser import infer
 from safeeraser.errors import command
-from safeeraser.infer.command_line import INCOMPLETE, arguments, speak
+from safeeraser.infer.options import INCOMPLETE, arguments, speak
 
 
 @command

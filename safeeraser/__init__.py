@@ -62,7 +62,7 @@ def infer(**options: Any) -> Inferred:
     Raises:
         BadInput: something given cannot be used, or the disk or the memory is full. What was answered is kept.
     """
-    from safeeraser.infer.command_line import arguments, options_of
+    from safeeraser.infer.options import arguments, options_of
     from safeeraser.infer.run import infer
 
     return infer(options_of(arguments().keywords(options)))

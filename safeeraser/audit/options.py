@@ -12,7 +12,7 @@ from safeeraser.audit.protocol import Protocol
 from safeeraser.audit.relearn import Data
 from safeeraser.benchmark.files import sha256, trained_settings
 from safeeraser.generation.sampling import Generation
-from safeeraser.infer.command_line import BATCH_SIZE
+from safeeraser.infer.options import BATCH_SIZE
 from safeeraser.infer.requests import Selection
 from safeeraser.judge.judging import Judging
 from safeeraser.score.options import Options as ScoreOptions

@@ -23,7 +23,7 @@ from safeeraser.benchmark.figures import AUDITED
 from safeeraser.benchmark.files import read_object, sha256, trained_settings
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
-from safeeraser.infer.partial import difference
+from safeeraser.infer.predictions import difference
 from safeeraser.judge.panel import Panel
 
 

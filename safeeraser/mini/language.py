@@ -63,7 +63,7 @@ def perplexity(vlm: "VLM", sentences: Sequence[str]) -> dict[str, Any]:
     import torch
 
     from safeeraser.benchmark.conversation import IGNORE
-    from safeeraser.infer.likelihood import nll
+    from safeeraser.infer.checkpoint import nll
     from safeeraser.model import Row
 
     total, tokens = 0.0, 0

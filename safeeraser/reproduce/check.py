@@ -14,7 +14,7 @@ from huggingface_hub import get_token, try_to_load_from_cache
 from safeeraser.benchmark.check import FILES, check_folder
 from safeeraser.benchmark.records import Record
 from safeeraser.errors import BadInput
-from safeeraser.infer.command_line import arguments as infer_arguments
+from safeeraser.infer.options import arguments as infer_arguments
 from safeeraser.judge.panel import Panel
 from safeeraser.reproduce.marks import PASSED, made_otherwise, passed, read_mark
 from safeeraser.reproduce.options import Options

@@ -12,7 +12,7 @@ from helpers import MODEL, RECORDED, config, refused, run
 
 import safeeraser.unlearn.page  # noqa: F401 -- makes `NAME+pd` known to what composes a page
 from safeeraser.benchmark.methods import WITH_REFERENCE
-from safeeraser.infer.command_line import arguments as infer_arguments
+from safeeraser.infer.options import arguments as infer_arguments
 from safeeraser.reproduce.estimate import kind
 from safeeraser.reproduce.options import arguments, options_of
 from safeeraser.reproduce.steps import runs_of
