@@ -147,6 +147,13 @@ def test_an_attack_judges_and_a_metric_are_in_the_record_of_the_run_and_in_the_r
     assert "Ended ↑" in (copy / "report.html").read_text()
 
 
+def test_a_control_and_a_measure_are_in_what_an_audit_takes(copy, done):
+    rows = done[[script for script, *_ in COMMANDS].index("audit.py")][1].replace("│", " ")
+    assert re.search(r"controls +clean +3 ", rows) and re.search(
+        rf"audited +inside +1 +1 +0 +{13 * 24} ", rows
+    )  # 24 questions
+
+
 def test_a_switch_is_recorded_and_changes_the_loss(copy, done):
     first, plain = copy / "results" / "first", copy / "results" / "plain"
     recipes = [json.loads((run / "run.json").read_text())["settings"]["recipe"] for run in (first, plain)]

@@ -8,18 +8,28 @@ from typing import Any
 from scipy.stats import false_discovery_control
 
 from safeeraser import __version__
-from safeeraser.audit import curve
 from safeeraser.audit.findings import findings, recovers_by
 from safeeraser.audit.inside import quantity
-from safeeraser.audit.inside.depth import score
-from safeeraser.audit.measure import incomplete, read_point
+from safeeraser.audit.inside.states import score
+from safeeraser.audit.measure import incomplete
 from safeeraser.audit.options import Options
-from safeeraser.audit.points import Point, points_of
+from safeeraser.audit.plan import Point, points_of, read_point
 from safeeraser.audit.relearn import ended
-from safeeraser.audit.subjects import AUDITED, Subjects
-from safeeraser.audit.values import FLOOR, Values, best_of, difference, estimate, over_seeds, share, values_at
+from safeeraser.audit.statistics import (
+    FLOOR,
+    Values,
+    area_between,
+    best_of,
+    difference,
+    estimate,
+    over_seeds,
+    share,
+    steps_to,
+    values_at,
+)
+from safeeraser.audit.subjects import Subjects
 from safeeraser.benchmark.audits import FORMAT, Audit
-from safeeraser.benchmark.figures import write_table
+from safeeraser.benchmark.figures import AUDITED, write_table
 from safeeraser.benchmark.files import write_json
 from safeeraser.infer.attacks import ATTACKS
 
@@ -241,9 +251,9 @@ def _curves(told: list[dict[str, Any]]) -> dict[str, Any]:
     for attacker, of in lines.items():
         found[attacker] = {
             subject: {
-                "steps_to": {name: curve.steps_to(points, bound) for name, bound in bounds.items()},
+                "steps_to": {name: steps_to(points, bound) for name, bound in bounds.items()},
                 "last": {"step": points[-1][0], "asr": points[-1][1]},
-                "area": curve.area_between(points, of["never_knew"]) if "never_knew" in of else None,
+                "area": area_between(points, of["never_knew"]) if "never_knew" in of else None,
             }
             for subject, points in of.items()
         }

@@ -1,50 +1,46 @@
-"""One point measured: answered by `infer`, judged by `score`, and kept in a folder of its own."""
+"""One point measured, in a folder of its own: answered by `infer` and judged by `score`, or looked into."""
 
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from safeeraser.audit.inside import CODE
-from safeeraser.audit.look import look_inside
+from rouge_score.rouge_scorer import RougeScorer
+
+from safeeraser.audit.inside import measure_all
+from safeeraser.audit.inside.pairs import floor, read_pairs
 from safeeraser.audit.options import Options
-from safeeraser.audit.points import Point
-from safeeraser.audit.subjects import Subjects
+from safeeraser.audit.plan import Point
+from safeeraser.audit.statistics import FLOOR, INSIDE, estimate, values_at
+from safeeraser.audit.subjects import Subject, Subjects
 from safeeraser.benchmark.files import Busy, described_by, read_object, write_json
 from safeeraser.benchmark.metrics import METRICS
+from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
+from safeeraser.infer.checkpoint import load_merged
 from safeeraser.infer.options import Options as InferOptions
 from safeeraser.infer.run import NothingAnswered, infer
 from safeeraser.judge.judge import LACKS
+from safeeraser.model import VLM
+from safeeraser.processes import Processes
+from safeeraser.score.options import Options as ScoreOptions
 from safeeraser.score.run import score
-
-
-def read_point(point: Point, options: Options) -> dict[str, Any] | None:
-    """What was found at the point; None if it was not measured yet, or attacked or judged otherwise."""
-    file = point.kept(options) / "point.json"
-    found = read_object(file) if file.is_file() else {}
-    return found if _made_of(point, options).items() <= found.items() else None
-
-
-def _made_of(point: Point, options: Options) -> dict[str, Any]:
-    """What decides a point's figures beside the audit's settings and the judges."""
-    if point.inside:
-        return {"measured_by": CODE}
-    return {"attack_code": point.attack_code, "judged_by": options.judged_by}
 
 
 def incomplete(found: dict[str, Any]) -> list[str]:
     """What is not there of a point's figures, in words."""
     lacking = [found["missing"]] if found["missing"] else []
-    rates = found["metrics"] | {f"refusals {view}": rate for view, rate in found.get("refusals", {}).items()}
-    return lacking + [f"{name} {why}" for name, rate in rates.items() if (why := _lacks(rate))]
+    return lacking + [f"{name} {why}" for name, rate in _rates(found).items() if (why := _lacks(rate))]
 
 
 def can_be_mended(found: dict[str, Any]) -> bool:
     """Whether measuring again may give what is not there: missing responses and failed calls, nothing else."""
-    rates = [*found["metrics"].values(), *found.get("refusals", {}).values()]
-    return bool(found["missing"]) or any(_lacks(rate) and rate["failed"] for rate in rates)
+    return bool(found["missing"]) or any(_lacks(rate) and rate["failed"] for rate in _rates(found).values())
+
+
+def _rates(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return found["metrics"] | {f"refusals {view}": rate for view, rate in found.get("refusals", {}).items()}
 
 
 def _lacks(rate: dict[str, Any]) -> str:
@@ -54,31 +50,26 @@ def _lacks(rate: dict[str, Any]) -> str:
     return "has no value" if rate["value"] is None else ""
 
 
-def measure(point: Point, options: Options, everyone: Subjects) -> dict[str, Any]:
-    """Answer, judge, and write `point.json`; goes on where it was stopped.
+def measure_point(point: Point, options: Options, subjects: Subjects) -> dict[str, Any]:
+    """Answer and judge, or look inside, and write `point.json`; goes on where it was stopped.
 
     Raises:
         BadInput: what `infer` or `score` refuse.
     """
     began = time.monotonic()
-    predictions = point.folder / "predictions_val.json"
-    found = {"group": point.group, "name": point.name, "at": point.at, "missing": "", **_made_of(point, options)}
+    found = {"group": point.group, "name": point.name, "at": point.at, "missing": "", **point.made_of(options)}
     try:
         if point.inside:
-            found |= {"metrics": {}, "measures": look_inside(point, options, everyone)}
+            found |= {"metrics": {}, "measures": look_inside(point, options, subjects)}
         else:
-            answer(point, predictions, options)
-            missing = len(read_object(described_by(predictions))["missing"])
-            found |= judge(point, predictions, options)
-            found["missing"] = f"{missing} responses are missing" if missing else ""
+            found |= answer_point(point, options)
+            found |= judge_point(point, options)
     except Busy:
         raise
-    except NothingAnswered as error:
-        # Such as one that a scale or a rounding has broken; the other points stand all the same.
-        found |= {"metrics": {}, "missing": str(error)}
     except BadInput as error:
-        # So does what an attack, or a look inside, could not be made with: a device too small for it, or data.
-        if not (point.attack or point.inside):
+        # A scale or a rounding may have broken the model, or an attack or a look inside not be possible here, for the
+        # data or the device; the other points stand all the same.
+        if not (isinstance(error, NothingAnswered) or point.attack or point.inside):
             raise
         found |= {"metrics": {}, "missing": str(error)}
     found["seconds"] = round(time.monotonic() - began, 2)
@@ -86,15 +77,16 @@ def measure(point: Point, options: Options, everyone: Subjects) -> dict[str, Any
     return found
 
 
-def answer(point: Point, predictions: Path, options: Options) -> None:
-    """Have the point's model answer, into the file `predictions`."""
+def answer_point(point: Point, options: Options) -> dict[str, str]:
+    """Have the point's model answer; returns what is missing, in words."""
+    predictions = point.folder / "predictions_val.json"
     beside = described_by(predictions)
     earlier = read_object(beside)["settings"] if beside.is_file() else {}
     how = options.generation
     if point.temperature is not None:
         greedy = point.temperature == 0
         how = replace(how, greedy=greedy, temperature=how.temperature if greedy else point.temperature)
-    infer(
+    inferred = infer(
         InferOptions(
             eval_file=options.val_file,
             output_file=predictions,
@@ -110,21 +102,70 @@ def answer(point: Point, predictions: Path, options: Options) -> None:
             attack=point.attack,
             allow_other_base=options.allow_other_base,
             # What another version of the attack has finished or begun is replaced.
-            overwrite=earlier.get("attack_code") != point.attack_code,
+            overwrite=earlier.get("attack_code") != point.made_of(options)["attack_code"],
         )
     )
+    return {"missing": f"{len(inferred.missing)} responses are missing" if inferred.missing else ""}
 
 
-def judge(point: Point, predictions: Path, options: Options) -> dict[str, Any]:
+def judge_point(point: Point, options: Options) -> dict[str, Any]:
     """The point's figures: of the views that were asked, since the others have no response to judge."""
     folder = point.kept(options)
     folder.mkdir(exist_ok=True)
     # A table for each of some hundred points would bury how far the audit is.
     with open(folder / "score.log", "w", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
-        score(options.score_options(predictions.parent, refusals=point.refusals, recovered=True))
-    told = read_object(folder / "summary_val.json")
+        score(
+            ScoreOptions(
+                input_file=point.folder / "predictions_val.json",
+                file_refer=options.val_file,
+                output_file_rr=folder / "verdicts_val.json",
+                summary=folder / "summary_val.json",
+                split="val",
+                judging=options.judging,
+                max_failed=options.max_failed,
+                max_blank=options.max_blank,
+                refusals=point.refusals,
+                recovered=True,
+                overwrite=True,  # of what lies in the audit's own folder
+            )
+        )
+    summary = read_object(folder / "summary_val.json")
     names = [name for name, metric in METRICS.items() if metric.view in point.views]
-    by_view: dict[str, Any] = {key: told[key] for key in ("blank", "wrong", "refusals") if key in told}
+    by_view: dict[str, Any] = {key: summary[key] for key in ("blank", "wrong", "refusals") if key in summary}
     # Where all replies failed nothing is averaged, but the figure was asked for.
-    asked = [name for name in names if any(told[name][key] for key in ("n", *LACKS))]
-    return {"metrics": {name: told[name] for name in asked}, **by_view}
+    asked = [name for name in names if any(summary[name][key] for key in ("n", *LACKS))]
+    return {"metrics": {name: summary[name] for name in asked}, **by_view}
+
+
+def look_inside(point: Point, options: Options, subjects: Subjects) -> dict[str, Any]:
+    """Measure what a model knows beyond what it says, of the questions that the other points ask; returns the means.
+
+    Each pair's values lie beside the point. Of the untouched model the floor is measured too: what it gets for answers
+    that are paired at random across keywords, where there is nothing to know. Where each record has questions of its
+    own, such an answer is to another question as well, and a model that never knew would tell it from one to this; then
+    only the floor of what is extracted stands.
+    """
+    data = read_records(options.val_file)
+    pairs = read_pairs(data, options.selection(point.views).records(data), options.seed)
+    sets = {INSIDE: pairs} | ({FLOOR: floor(pairs)} if point.subject.name == "vanilla" else {})
+    load = partial(_load, options=options)
+    found = measure_all(partial(load, point.subject), partial(load, subjects["vanilla"]), sets)
+    if FLOOR in found:
+        # How much of each answer is in one to the same question of another keyword.
+        recall = RougeScorer(["rougeL"], use_stemmer=True).score
+        found[FLOOR]["recovered"] = {pair.key: recall(pair.true, pair.other)["rougeL"].recall for pair in pairs}
+        alike = len({tuple(pair.question for pair in record.unsafe_pairs) for record in data.records}) == 1
+        if not alike and not all(pair.content for pair in pairs):
+            found[FLOOR] = {name: values for name, values in found[FLOOR].items() if name.startswith("exact")}
+    # Each pair as verdicts know it: by its picture, its question, and which of the records with that picture.
+    pictures = [record.image_path for record in data.records]
+    turns = {pair.record: pictures[: pair.record].count(pictures[pair.record]) for pair in pairs}
+    items = {pair.key: [pictures[pair.record], pair.question, turns[pair.record]] for pair in pairs}
+    for file, values in found.items():
+        write_json(point.folder / file, {"items": items, "values": values}, indent=None)
+    return {name: estimate(values, "number") for name, values in values_at(point, options).items()}
+
+
+def _load(subject: Subject, options: Options) -> VLM:
+    device = Processes.join().device
+    return load_merged(subject.model_path, subject.adapter, dtype=options.dtype, lora_alpha=256, device=device)

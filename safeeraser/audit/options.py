@@ -1,46 +1,126 @@
-"""What an audit was asked."""
+"""What `audit.py` is asked: its command line, and what follows from the adapter where an option is not given.
+
+No torch is loaded until a value needs it, so that `--help` and mistakes answer at once.
+"""
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from argparse import Namespace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safeeraser import model as models
-from safeeraser.audit.protocol import Protocol
-from safeeraser.audit.relearn import Data
+from safeeraser.arguments import Arguments, add_options, count, count_or, option, options_in, several
 from safeeraser.benchmark.files import sha256, trained_settings
-from safeeraser.generation.sampling import Generation
-from safeeraser.infer.options import BATCH_SIZE
+from safeeraser.errors import BadInput, nearest
+from safeeraser.infer.attacks import ATTACKS
+from safeeraser.infer.options import BATCH_SIZE, DECODE
 from safeeraser.infer.requests import Selection
-from safeeraser.judge.judging import Judging
-from safeeraser.score.options import Options as ScoreOptions
+from safeeraser.judge.judging import FORMS, Judging, calls, judges, make_judging
+from safeeraser.score.options import statistics
+
+if TYPE_CHECKING:
+    from safeeraser.audit.relearn import Data, Protocol
+    from safeeraser.generation.sampling import Generation
+
+ACTIONS = ("all", "attacks", "inside", "modality", "quantize", "relearn", "sampling", "scale")
+ASKED = "what is asked"  # a group of options
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
-    """What `audit.py` was asked; its help describes each."""
+    """The options of `audit.py`, and who judges. `read_options` fills in what was not given."""
 
-    checkpoint_path: Path
-    model_path: str
-    train_file: Path
-    val_file: Path
-    limit: int | None
-    held_out: int
-    protocol: Protocol
-    generation: Generation
-    judging: Judging
-    controls: Path
-    tuned: Path | None = None
-    never_knew: str | None = None
-    samples: int = 1
+    checkpoint_path: Path = option(type=Path, metavar="ADAPTER", help="the adapter, a PEFT folder")
+    model_path: str = option(None, help="its base model (default: the one that the adapter's folder names)")
+    allow_other_base: bool = option(False, help="also if it was trained on other weights than that model's")
+    dry_run: bool = option(False, help="print how much it would take, and stop")
+    val_file: Path = option(
+        None,
+        type=Path,
+        help="the data file whose questions are asked (default: all_val.json beside the training data)",
+        group=ASKED,
+    )
+    limit: int | None = option(
+        30,
+        type=count_or("all"),
+        metavar="N",
+        help="records of each category, drawn from all keywords alike, after those held out; all: no limit (default: "
+        "%(default)s)",
+        group=ASKED,
+    )
+    attacks: tuple[str, ...] = option(
+        None,
+        type=several("attack"),
+        metavar="NAMES",
+        help="those of docs/inference.md alone (default: all)",
+        group=ASKED,
+    )
+    samples: int = option(
+        1,
+        type=count,
+        metavar="N",
+        help="of each harmful question, but for those drawn at several temperatures (default: %(default)s)",
+        group=ASKED,
+    )
+    max_new_tokens: int = option(
+        512, type=count, metavar="N", help="tokens a response (default: %(default)s)", group=ASKED
+    )
+    seed: int = option(233, type=int, help="of responses, attacks and relearning (default: %(default)s)", group=ASKED)
+    batch_size: int | None = option(
+        BATCH_SIZE,
+        type=count_or("auto"),
+        metavar="N",
+        help="responses at a time, as for ckpt_infer.py (default: %(default)s)",
+        group=ASKED,
+    )
+    dtype: str = option("auto", help="auto, float32, bfloat16 or float16 (default: %(default)s)", group=ASKED)
+    decode: str = option("graph", group=ASKED, **DECODE)
+    tuned: Path | None = option(
+        None,
+        type=Path,
+        metavar="ADAPTER",
+        help="what fine-tuning alone does: an adapter of forget_loss=none or none+pd (default: none+pd beside ADAPTER)",
+        group="controls",
+    )
+    never_knew: str | None = option(
+        None,
+        metavar="MODEL",
+        help="a model that was trained without what is to be forgotten (default: never_knew beside the base model)",
+        group="controls",
+    )
+    controls: Path = option(
+        None,
+        type=Path,
+        metavar="FOLDER",
+        help="where their points lie (default: controls beside ADAPTER)",
+        group="controls",
+    )
+    train_file: Path = option(
+        None, type=Path, help="the benign pairs (default: the data that the adapter was trained on)", group="relearning"
+    )
+    held_out: int = option(
+        1,
+        type=count,
+        metavar="N",
+        help="the first harmful records of each category of --val_file, which are trained on and not asked about "
+        "(default: %(default)s)",
+        group="relearning",
+    )
+    relearn: Path | None = option(
+        None,
+        type=Path,
+        metavar="FILE",
+        help="the protocol: rank, rate, steps, attackers, seeds (default: config/relearn.yaml)",
+        group="relearning",
+    )
+    # What other rooms declare, and what is read.
+    actions: tuple[str, ...] = ("all",)
     max_failed: float = 0.01
     max_blank: float = 0.01
-    batch_size: int | None = BATCH_SIZE
-    dtype: str = "auto"
-    decode: str = "graph"
-    allow_other_base: bool = False
+    judging: Judging = field(default_factory=Judging)
+    protocol: "Protocol"
 
     @property
     def card(self) -> Path:
@@ -57,13 +137,22 @@ class Options:
         """The categories that the adapter was trained on: nothing was to be forgotten of the others."""
         trained = self.trained or {}
         # One's own data have categories of their own, which the benchmark's records are not of.
-        own = trained.get("data", {}).get("name", "safeeraser") != "safeeraser"
-        return "all" if own else trained.get("split", "all")
+        other_data = trained.get("data", {}).get("name", "safeeraser") != "safeeraser"
+        return "all" if other_data else trained.get("split", "all")
 
     @property
-    def data(self) -> Data:
+    def data(self) -> "Data":
         """What relearning can be on."""
+        from safeeraser.audit.relearn import Data
+
         return Data(self.train_file, self.val_file, self.held_out, self.split)
+
+    @property
+    def generation(self) -> "Generation":
+        """How responses are drawn, where a point does not say otherwise."""
+        from safeeraser.generation.sampling import Generation
+
+        return Generation(max_new_tokens=self.max_new_tokens, seed=self.seed)
 
     def selection(self, views: tuple[str, ...], samples: int | None = None) -> Selection:
         """What is asked: records that relearning has not seen, drawn from all keywords, the same ones at every point.
@@ -72,28 +161,14 @@ class Options:
             samples: of each question of `forget`, if not as many as everywhere.
         """
         categories = () if self.split == "all" else tuple(self.split)
-        seed, count = self.generation.seed, samples or self.samples
-        return Selection(views, categories, self.held_out, self.limit, by_keyword=seed, samples=count)
-
-    def score_options(self, folder: Path, **more: Any) -> ScoreOptions:
-        """What `score` is told of a point whose responses lie in `folder`."""
-        judged = folder / self.judged_key
-        return ScoreOptions(
-            input_file=folder / "predictions_val.json",
-            file_refer=self.val_file,
-            output_file_rr=judged / "verdicts_val.json",
-            summary=judged / "summary_val.json",
-            split="val",
-            judging=self.judging,
-            max_failed=self.max_failed,
-            max_blank=self.max_blank,
-            overwrite=True,  # of what lies in the audit's own folder
-            **more,
-        )
+        samples = samples or self.samples
+        return Selection(views, categories, self.held_out, self.limit, by_keyword=self.seed, samples=samples)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What every response of an audit depends on beside the model, as it is compared when it goes on."""
+        from safeeraser.model import choose_dtype
+
         return {
             "train_sha256": sha256(self.train_file),
             "val_sha256": sha256(self.val_file),
@@ -101,19 +176,83 @@ class Options:
             "limit": self.limit,
             "skip": self.held_out,
             "samples": self.samples,
-            "relearning": self.protocol.told,
-            "dtype": str(models.choose_dtype(self.dtype)).removeprefix("torch."),
+            "relearning": self.protocol.model_dump(mode="json"),
+            "dtype": str(choose_dtype(self.dtype)).removeprefix("torch."),
             **asdict(self.generation),
         }
-
-    @cached_property
-    def judged_key(self) -> str:
-        """What tells these judges and their rules from others."""
-        told = json.dumps(self.judged_by, sort_keys=True, default=str)
-        return f"judged-{hashlib.sha256(told.encode()).hexdigest()[:10]}"
 
     @property
     def judged_by(self) -> dict[str, Any]:
         """What the verdicts depend on beside the responses."""
-        bounds = {"max_failed": self.max_failed, "max_blank": self.max_blank}
-        return self.judging.told | bounds
+        return self.judging.told | {"max_failed": self.max_failed, "max_blank": self.max_blank}
+
+    @cached_property
+    def judged_key(self) -> str:
+        """The name of the folders with these judges' verdicts."""
+        text = json.dumps(self.judged_by, sort_keys=True, default=str)
+        return f"judged-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+def arguments(description: str | None) -> Arguments:
+    """The command line of `audit.py`."""
+    parser = Arguments(description=description)
+    says = f"one or several, with commas between: {', '.join(ACTIONS)} (default: all)"
+    parser.add_argument("actions", nargs="?", type=several("action", ACTIONS), default=("all",), help=says)
+    add_options(parser, Options)
+    group = parser.add_argument_group("judges", FORMS)
+    judges(group.add_argument)
+    statistics(group.add_argument)
+    calls(parser.add_argument_group("calls").add_argument)
+    return parser
+
+
+def read_options(given: Namespace) -> Options:
+    """The parsed options, with what follows from the adapter in place of those that were not given.
+
+    Raises:
+        BadInput: an option, or the protocol of relearning, cannot be used.
+    """
+    given.checkpoint_path = adapter = given.checkpoint_path.absolute()
+    train_file = given.train_file or Path((trained_settings(adapter) or {}).get("data_path", "dataset/all_train.json"))
+    val_file = given.val_file or train_file.with_name("all_val.json")
+    if given.seed < 0:
+        raise BadInput("--seed must be at least 0")
+    judging = make_judging(vars(given), store_shared=True, data=val_file)
+    if "replay" in {choice.name for choice in judging.choices.values()}:
+        raise BadInput("the judge replay knows recorded replies alone, and an audit's responses are new")
+    attacks = read_attacks(given.attacks, given.actions)
+    # Only now, since torch takes its time to load.
+    from safeeraser.audit.relearn import read_protocol
+    from safeeraser.model import base_of
+
+    model_path = given.model_path or base_of(adapter)
+    never_knew = given.never_knew or find_beside(Path(model_path), "never_knew")
+    values = {
+        "model_path": model_path,
+        "tuned": given.tuned or find_beside(adapter, "none+pd"),
+        "never_knew": str(never_knew) if never_knew else None,
+        "controls": given.controls or adapter.with_name("controls"),
+        "train_file": train_file,
+        "val_file": val_file,
+        "attacks": attacks,
+        "judging": judging,
+        "protocol": read_protocol(given.relearn),
+    }
+    return Options(**options_in(Options, vars(given)) | values)
+
+
+def read_attacks(named: tuple[str, ...] | None, actions: tuple[str, ...]) -> tuple[str, ...]:
+    """Which attacks are measured: those named, or all. Raises `BadInput` for one that is none, or if none is done."""
+    known = tuple(name for name, attack in ATTACKS.items() if not attack.control)
+    for name in named or ():
+        if name not in known:
+            raise BadInput(f"--attacks: no attack '{name}'; {nearest(name, known)}")
+    if named and not {"all", "attacks"} & set(actions):
+        raise BadInput("--attacks: of the action attacks, which is none of those that are to be done")
+    return named or known
+
+
+def find_beside(path: Path, name: str) -> Path | None:
+    """The folder of a usual name beside another one, if it is there."""
+    usual = path.with_name(name)
+    return usual if usual.is_dir() and usual != path else None

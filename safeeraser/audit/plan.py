@@ -1,147 +1,298 @@
-"""What an audit takes: points, responses, what is trained and read beside, minutes, and what the judges cost."""
+"""The points of an audit, each one model asked in one way, and what they take: responses, minutes, and judges' cost."""
 
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import astuple, dataclass
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from safeeraser.audit.look import read_beside
-from safeeraser.audit.measure import read_point
+from safeeraser import model as models
+from safeeraser.audit import inside
 from safeeraser.audit.options import Options
-from safeeraser.audit.points import Point
-from safeeraser.audit.subjects import AUDITED
+from safeeraser.audit.relearn import Relearned
+from safeeraser.audit.subjects import AUDITED, Subject, Subjects
+from safeeraser.benchmark.files import read_object
 from safeeraser.benchmark.metrics import ASKED, METRICS
 from safeeraser.benchmark.records import DataFile, read_records
+from safeeraser.benchmark.responses import VIEWS
+from safeeraser.errors import BadInput
 from safeeraser.infer.attacks import ATTACKS
 from safeeraser.infer.requests import build_requests
 from safeeraser.judge import costs
 from safeeraser.judge.panel import Panel
 from safeeraser.score.asking import as_answered, build_queries
 
+SCALES = (0.25, 0.5, 0.75, 1.25, 1.5)  # 1 is the clean point, and 0 the untouched model
+TEMPERATURES, SAMPLES = (0.0, 0.7, 1.0, 1.3), 10
+CROSSED = tuple(view for view in VIEWS if view != "swapped")  # three pictures (one of them none) by two questions
+PAIR = ("forget", "decoupled")  # the harmful question on both pictures: ASR, RR, SARR
 
-@dataclass
-class Effort:
-    """How much there is of something, and how much of it is left."""
+
+@dataclass(frozen=True)
+class Point:
+    """One model, asked in one way.
+
+    Attributes:
+        group: what is varied; a curve or a table of the card.
+        at: where on a curve.
+        temperature, samples: where they are not the audit's own.
+        inside: whether what it knows is measured rather than what it says.
+        lacks: what keeps it from being measured here.
+    """
+
+    subject: Subject
+    group: str
+    name: str
+    at: float | None = None
+    views: tuple[str, ...] = PAIR
+    attack: str | None = None
+    scale: float = 1.0
+    quantization: str = "none"
+    temperature: float | None = None
+    samples: int | None = None
+    refusals: bool = False
+    relearned: Relearned | None = None
+    inside: bool = False
+    lacks: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return self.subject.folder / self.group / self.name
+
+    def kept(self, options: Options) -> Path:
+        """Where what is found of it lies: of what it said, by who judged, since audits with other judges share it."""
+        return self.folder if self.inside else self.folder / options.judged_key
+
+    def made_of(self, options: Options) -> dict[str, Any]:
+        """What decides its figures beside the audit's settings: with another attack's code it is measured anew."""
+        if self.inside:
+            return {"measured_by": inside.CODE}
+        return {"attack_code": ATTACKS[self.attack].code if self.attack else None, "judged_by": options.judged_by}
+
+    @property
+    def model_path(self) -> str:
+        """The model that its adapter belongs to."""
+        return self.subject.merged if self.relearned else self.subject.model_path
+
+    @property
+    def adapter(self) -> Path | None:
+        """The adapter that is on the model."""
+        return self.relearned.adapter if self.relearned else self.subject.adapter
+
+    @property
+    def title(self) -> str:
+        """How it is named in logs and results."""
+        of = "" if self.subject.name == AUDITED else f"{self.subject.name}: "
+        return f"{of}{self.group} {self.name}"
+
+
+def read_point(point: Point, options: Options) -> dict[str, Any] | None:
+    """What was found at the point; None if it was not measured yet, or attacked or judged otherwise."""
+    file = point.kept(options) / "point.json"
+    found = read_object(file) if file.is_file() else {}
+    return found if point.made_of(options).items() <= found.items() else None
+
+
+def references(options: Options, subjects: Subjects) -> Iterator[Point]:
+    """What every other point is held against: the adapter and its controls as they are, in all six views."""
+    prepared = models.load_preprocessor(options.model_path)
+    for subject in subjects.values():
+        lacks = ATTACKS[subject.attack].lacks(prepared) if subject.attack else ""
+        yield Point(subject, "clean", "clean", views=CROSSED, attack=subject.attack, refusals=True, lacks=lacks)
+
+
+def attacks(options: Options, subjects: Subjects) -> Iterator[Point]:
+    """The adapter under each attack, and the controls, since an attack may break what it was to bring back."""
+    prepared, data = models.load_preprocessor(options.model_path), read_records(options.val_file)
+    for name, attack in ATTACKS.items():
+        lacks = attack.lacks(prepared)
+        if attack.context and not lacks:
+            try:
+                build_requests(data, options.selection(PAIR[:1]), attack)
+            except BadInput as error:  # there are too few other questions to show
+                lacks = str(error)
+        for subject in subjects.values():
+            if attack.control or subject.attack or (attack.adapter and not subject.adapter):
+                continue
+            # Where nothing of the picture is left to see, the benign one is asked nothing else.
+            views = PAIR if subject.name == AUDITED and not attack.hides_picture else PAIR[:1]
+            yield Point(subject, "attack", name, views=views, attack=name, lacks=lacks)
+
+
+def quantization(options: Options, subjects: Subjects) -> Iterator[Point]:
+    """The merged weights rounded."""
+    lacks = {} if find_spec("bitsandbytes") else {"nf4": "bitsandbytes is not installed (pip install -e '.[quant]')"}
+    for name in models.ROUNDINGS:
+        yield Point(subjects[AUDITED], "quantization", name, quantization=name, lacks=lacks.get(name, ""))
+
+
+def scaling(options: Options, subjects: Subjects) -> Iterator[Point]:
+    """More and less of the adapter."""
+    for scale in SCALES:
+        yield Point(subjects[AUDITED], "scaling", f"{scale:g}", at=scale, views=(*PAIR, "retain"), scale=scale)
+
+
+def sampling(options: Options, subjects: Subjects) -> Iterator[Point]:
+    """Several samples of each harmful question, by temperature; at 0 they are all the same, so there is one."""
+    for subject in subjects.values():
+        for temperature in TEMPERATURES if not subject.attack else ():
+            name, samples = f"{temperature:g}", SAMPLES if temperature else 1
+            yield Point(subject, "sampling", name, temperature, PAIR[:1], temperature=temperature, samples=samples)
+
+
+def looks_inside(options: Options, subjects: Subjects) -> Iterator[Point]:
+    """What each model knows beyond what it says."""
+    for subject in subjects.values():
+        if not subject.attack:
+            yield Point(subject, "inside", "inside", views=PAIR[:1], inside=True)
+
+
+def relearning(options: Options, subjects: Subjects) -> Iterator[Point]:
+    """The adapter after some steps of plain fine-tuning; so is who never knew, and who forgot nothing."""
+    protocol = options.protocol
+    for attacker, how in protocol.attackers.items():
+        file = options.data.file_of(how.data)
+        lacks = "" if file.is_file() else f"{file} is not there"
+        for subject in subjects.values():
+            for seed in protocol.seeds_of(attacker) if subject.relearned else ():
+                group = f"relearn_{attacker}"
+                for step in protocol.steps:
+                    at = Relearned(attacker, seed, step, subject.folder / group / f"seed-{seed}")
+                    name = f"{seed}-{step}"
+                    yield Point(subject, group, name, at=step, views=PAIR[:1], relearned=at, lacks=lacks)
+
+
+# What each action measures, beside the references. Relearning comes early in the whole: what is trained first, several
+# processes can measure.
+PARTS: dict[str, Callable[[Options, Subjects], Iterator[Point]]] = {
+    "modality": references,
+    "inside": looks_inside,
+    "relearn": relearning,
+    "attacks": attacks,
+    "sampling": sampling,
+    "quantize": quantization,
+    "scale": scaling,
+}
+
+
+def points_of(
+    actions: Iterable[str], options: Options, subjects: Subjects, attacked: Collection[str] = ATTACKS
+) -> list[Point]:
+    """What some actions measure; of the attacks those of `attacked` alone."""
+    chosen = dict.fromkeys(("modality", *(PARTS if "all" in actions else actions)))
+    points = [point for action in chosen for point in PARTS[action](options, subjects)]
+    return [point for point in points if point.group != "attack" or point.name in attacked]
+
+
+class Effort(NamedTuple):
+    """How many points there are, how many of them are left, and what these take: responses, and items read beside.
+
+    Items are read by an attack that learns, by a look inside, and in relearning, forwards and backwards, which counts
+    as three.
+    """
 
     points: int = 0
     left: int = 0
     responses: int = 0
     read: int = 0
 
-    def __iadd__(self, other: "Effort") -> "Effort":
-        for name in vars(self):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        return self
+
+def add_up(efforts: Iterable[Effort]) -> Effort:
+    """The sum of efforts."""
+    return Effort(*map(sum, zip(*efforts, strict=True)))
 
 
 class Plan:
-    """What the points take.
-
-    Beside responses, items are read by an attack that learns, by a look inside, and in relearning, where each is read
-    forwards and backwards, which counts as three.
-    """
+    """What the points take that can be measured here."""
 
     def __init__(self, points: list[Point], options: Options) -> None:
         self.points, self.options = [point for point in points if not point.lacks], options
         self.data = read_records(options.val_file)
-        self.asked = lru_cache(lambda view, samples: len(build_requests(self.data, self.selection(view, samples))))
+        self.asked = lru_cache(lambda view, n: len(build_requests(self.data, options.selection((view,), n))))
         self.found = {point: read_point(point, options) for point in self.points}
-
-    def selection(self, view: str, samples: int | None):
-        return self.options.selection((view,), samples)
+        self.chosen = options.selection(PAIR[:1], 1).records(self.data)
 
     def responses(self, point: Point) -> int:
         """How many a point asks for."""
         return 0 if point.inside else sum(self.asked(view, point.samples) for view in point.views)
 
-    def read(self, point: Point) -> int:
-        """How many items it reads beside."""
-        questions = self.asked("forget", 1)
-        if point.inside:
-            return read_beside(point.subject.model_path, questions)
-        if point.attack:
-            records = len(self.selection("forget", 1).records(self.data))
-            return ATTACKS[point.attack].passes(records, questions // records)
-        return 0
-
     def by_group(self) -> dict[tuple[str, str], Effort]:
         """Of the audited model and of its controls, group by group; trainings that are left among what is read."""
-        found: dict[tuple[str, str], Effort] = defaultdict(Effort)
-        trained = set()
+        efforts: dict[tuple[str, str], list[Effort]] = defaultdict(list)
+        trained, questions = set(), self.asked("forget", 1)
         for point in self.points:
-            left = self.found[point] is None
-            read = self.read(point) * left
-            if left and point.relearned and point.relearned.training not in trained:
+            left, read = self.found[point] is None, 0
+            if left and point.inside:
+                config = models.load_config(point.subject.model_path).get_text_config()
+                read = inside.count_passes(questions, config.num_hidden_layers)
+            elif left and point.attack:
+                read = ATTACKS[point.attack].passes(len(self.chosen), questions // len(self.chosen))
+            elif left and point.relearned and point.relearned.training not in trained:
                 trained.add(point.relearned.training)
-                protocol = self.options.protocol
-                read += 3 * protocol.items * max(protocol.steps)
+                read = 3 * self.options.protocol.items * max(self.options.protocol.steps)
             who = AUDITED if point.subject.name == AUDITED else "controls"
-            found[who, point.group] += Effort(1, left, self.responses(point) * left, read)
-        return found
-
-    def seconds_each(self) -> float | None:
-        """What a response has taken so far, judged; None before the first point."""
-        done = [(value["seconds"], self.responses(point)) for point, value in self.found.items() if value]
-        done = [(seconds, count) for seconds, count in done if count]
-        return sum(seconds for seconds, _ in done) / sum(count for _, count in done) if done else None
+            efforts[who, point.group].append(Effort(1, int(left), self.responses(point) * left, read))
+        return {key: add_up(each) for key, each in efforts.items()}
 
     def minutes(self) -> float | None:
-        """What is left, on one process; an item that is read counts as a response."""
-        efforts, each = self.by_group().values(), self.seconds_each()
-        return each and sum(one.responses + one.read for one in efforts) * each / 60
+        """What is left, on one process, by the speed so far; an item that is read counts as a response.
 
-    def calls(self, view: str, point: Point) -> list[str]:
-        """What a judge is asked about a response of the view, by its own names of the metrics."""
-        metrics = [asked for asked, key in ASKED.items() if METRICS[key].view == view]
-        return metrics + (["rr"] if point.refusals and view != "forget" else [])
+        None before the first point.
+        """
+        done = [(found["seconds"], n) for point, found in self.found.items() if found and (n := self.responses(point))]
+        if not done:
+            return None
+        left = add_up(self.by_group().values())
+        return (left.responses + left.read) * sum(seconds for seconds, _ in done) / sum(n for _, n in done) / 60
+
+    def time_left(self) -> str:
+        """One line on what is left."""
+        minutes = self.minutes()
+        if minutes is None:
+            return "How long it takes is told when the first point is measured, or by a dry run after that."
+        return (
+            f"About {minutes:.0f} minutes on one process, by the speed so far; shared among several it takes their "
+            "part."
+        )
 
     def judging(self, panel: Panel) -> Iterator[tuple[str, str, costs.Spent]]:
         """What the judges are asked for points that are left, as long as if each response were the data file's."""
-        chosen = self.selection("forget", 1).records(self.data)
+        chosen = self.chosen
         data = DataFile(self.data.path, [self.data.records[n] for n in chosen], [self.data.raw[n] for n in chosen])
         queries = build_queries(as_answered(data), data, list(range(len(chosen))), refusals=False)
         wanted: dict[str, int] = defaultdict(int)
         for point in self.points:
             for view in point.views if self.found[point] is None and not point.inside else ():
-                for metric in self.calls(view, point):
+                metrics = [metric for metric, key in ASKED.items() if METRICS[key].view == view]
+                for metric in metrics + (["rr"] if point.refusals and view != "forget" else []):
                     wanted[metric] += self.asked(view, point.samples)
         totals: dict[tuple[str, str], costs.Spent] = defaultdict(costs.Spent)
         for metric, title, spent in panel.foresee(queries):
             totals[metric, title] += spent
         for (metric, title), total in totals.items():
             times = wanted[metric] / total.calls if total.calls else 0
-            yield metric, title, costs.Spent(*(round(part * times) for part in vars(total).values()))
+            yield metric, title, costs.Spent(*(round(part * times) for part in astuple(total)))
 
 
 def show_plan(points: list[Point], options: Options, panel: Panel) -> None:
     """Print how much there is to do, group by group, without loading a model."""
     plan = Plan(points, options)
+    efforts = plan.by_group()
     table = Table("of", "group", "points", "left", "responses", "read beside")
-    total = Effort()
-    for (who, group), effort in plan.by_group().items():
-        total += effort
-        table.add_row(who, group, *map(str, vars(effort).values()))
+    for (who, group), effort in efforts.items():
+        table.add_row(who, group, *map(str, effort))
     table.add_section()
-    table.add_row("all", "", *map(str, vars(total).values()))
+    table.add_row("all", "", *map(str, add_up(efforts.values())))
     Console().print(table)
     print(
         "Left to be answered, and to be read beside: by what learns, looks inside, or is trained (counted three times)."
     )
-    print(_minutes(plan))
+    print(plan.time_left())
     if panel.served:
         costs.show_plan(plan.judging(panel), panel.prices, share=options.judging.price_share)
-
-
-def time_left(points: list[Point], options: Options) -> str:
-    """One line on what is left, by the speed of what is measured."""
-    return _minutes(Plan(points, options))
-
-
-def _minutes(plan: Plan) -> str:
-    minutes = plan.minutes()
-    if minutes is None:
-        return "How long it takes is told when the first point is measured, or by a dry run after that."
-    return f"About {minutes:.0f} minutes on one process, by the speed so far; shared among several it takes their part."

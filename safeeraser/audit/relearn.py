@@ -4,28 +4,100 @@ Benign data alone can undo unlearning (Hu et al., 2025, "Unlearning or Obfuscati
 via Benign Relearning", arXiv 2406.13356); so can a handful of the forgotten kind (Lynch et al., 2024, "Eight Methods to
 Evaluate Robust Unlearning in LLMs", arXiv 2402.16835).
 
-Whatever is audited is attacked alike. Its adapter is merged into the model, and a fresh one is trained on that: of one
-rank, at one rate, on the same items in the same order, and with the same first weights for the same seed, whatever the
-method, its LoRA and its projector were.
+Whatever is audited is attacked alike, by one protocol (config/relearn.yaml says each key). Its adapter is merged into
+the model, and a fresh one is trained on that: of one rank, at one rate, on the same items in the same order, and with
+the same first weights for the same seed, whatever the method, its LoRA and its projector were.
 """
 
 import gc
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from safeeraser import model as models
-from safeeraser.audit.protocol import HELD_OUT, TRAIN, Protocol
-from safeeraser.benchmark.files import RUN_FILE, held
+from safeeraser.benchmark.files import CONFIG, RUN_FILE, held
+from safeeraser.benchmark.pages import read_keys
+from safeeraser.errors import BadInput, nearest
 from safeeraser.unlearn.composed import read_settings
 from safeeraser.unlearn.page import from_keys
 from safeeraser.unlearn.run import forget
 from safeeraser.unlearn.settings import Settings
+from safeeraser.unlearn.views import VIEWS
 
+PROTOCOL, TRAINING = CONFIG / "relearn.yaml", "relearn_training"  # files in config/: what is varied, and all else
+TRAIN, HELD_OUT = "train", "held_out"  # what `data` says beside the path of a file
+ANSWERED = [view for view in VIEWS if view != "refusal"]  # a refusal is drawn from a file, not brought back
 KEPT = {"adapter_model.safetensors", "adapter_config.json", RUN_FILE}  # of a checkpoint, once training is through
+
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)]
+
+
+class _Keys(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Attacker(_Keys):
+    """What a model is trained on."""
+
+    view: str
+    data: str = Field(min_length=1)
+    pictures: bool = True
+    seeds: Seeds | None = None
+
+    @field_validator("view")
+    @classmethod
+    def _known_view(cls, name: str) -> str:
+        if name not in ANSWERED:
+            raise ValueError(f"no view '{name}'; {nearest(name, ANSWERED)}")
+        return name
+
+
+class Protocol(_Keys):
+    """How a model is trained on: alike whatever it is, so that what comes back can be compared."""
+
+    rank: int = Field(ge=1)
+    alpha: float = Field(gt=0)
+    dropout: float = Field(ge=0, lt=1)
+    lr: float = Field(gt=0)
+    items: int = Field(ge=1)
+    steps: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    seeds: Seeds
+    gradient_checkpointing: bool
+    attackers: dict[Annotated[str, Field(pattern=r"^[\w-]+$")], Attacker] = Field(min_length=1)
+
+    @field_validator("steps")
+    @classmethod
+    def _rising(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        if list(steps) != sorted(set(steps)):
+            raise ValueError("must rise from each to the next")
+        return steps
+
+    def seeds_of(self, attacker: str) -> tuple[int, ...]:
+        """The seeds by which an attacker is run."""
+        return self.attackers[attacker].seeds or self.seeds
+
+
+def read_protocol(path: Path | None = None) -> Protocol:
+    """The protocol of config/relearn.yaml, with the keys that a file has in the place of its own.
+
+    Raises:
+        BadInput: naming the file and the first key that is wrong, missing or unknown.
+    """
+    keys = read_keys(PROTOCOL) | (read_keys(path) if path else {})
+    try:
+        return Protocol.model_validate(keys)
+    except ValidationError as error:
+        # A mistyped key is unknown and leaves another missing; the unknown one tells more.
+        first = min(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
+        key, file = ".".join(map(str, first["loc"])), path or PROTOCOL
+        if first["type"] == "extra_forbidden":
+            known = Attacker.model_fields if len(first["loc"]) > 1 else Protocol.model_fields
+            raise BadInput(f"{file}: no key '{key}'; {nearest(str(first['loc'][-1]), known)}") from None
+        raise BadInput(f"{file}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 @dataclass(frozen=True)
@@ -48,7 +120,22 @@ class Data:
         return {TRAIN: self.train_file, HELD_OUT: self.val_file}.get(name, self.train_file.parent / name)
 
 
-def merged(adapter: Path | None, model_path: str, folder: Path, *, allow_other_base: bool = False) -> str:
+@dataclass(frozen=True)
+class Relearned:
+    """On what a model was trained further, by which seed, for how many optimizer steps, and where its training lies."""
+
+    attacker: str
+    seed: int
+    step: int
+    training: Path
+
+    @property
+    def adapter(self) -> Path:
+        """What it came to."""
+        return adapter_after(self.training, self.step)
+
+
+def merge_once(adapter: Path | None, model_path: str, folder: Path, *, allow_other_base: bool = False) -> str:
     """The path of the model that is trained on: `folder`, where `adapter` is merged into its base, once and whole.
 
     Without an adapter it is `model_path` itself. The folder around `folder` is held meanwhile.
@@ -89,16 +176,16 @@ def relearn(
             return
         forget(relearning_settings(model_path, folder, protocol, attacker, seed, data, dtype))
         gc.collect()  # transformers' Trainer holds itself in circles, and the model with it
-        for path in _training(folder).glob("checkpoint-*/*"):
+        for path in (folder / "training").glob("checkpoint-*/*"):
             # What resuming needs is far larger than the adapter.
             if path.name not in KEPT:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        _mark(folder).touch()
+        (folder / "trained").touch()
 
 
 def ended(folder: Path) -> bool:
     """Whether the training in `folder` is through, and its checkpoints in order."""
-    return _mark(folder).is_file()
+    return (folder / "trained").is_file()
 
 
 def adapter_after(folder: Path, step: int) -> Path:
@@ -106,97 +193,41 @@ def adapter_after(folder: Path, step: int) -> Path:
 
     There is none where a loss that is no number has ended the training before.
     """
-    return _training(folder) / f"checkpoint-{step}"
+    return folder / "training" / f"checkpoint-{step}"
 
 
 def relearning_settings(
     model_path: str, folder: Path, protocol: Protocol, attacker: str, seed: int, data: Data, dtype: str = "auto"
 ) -> Settings:
-    """One term on one view. Nothing of it depends on how the model came to be, but for the categories of `data`.
+    """One term on one view, by config/relearn_training.yaml. Nothing depends on how the model came to be, but for the
+    categories of `data`.
 
     `safeeraser.unlearn.job.prepare` tells what is wrong with them before anything is trained.
 
     Raises:
         BadInput: there is no such model.
     """
-    view = protocol.attackers[attacker].view
-    method = {"name": f"relearn_{attacker}", "terms": {view: {"loss": "nll", "views": [view], "weight": 1.0}}}
+    how = protocol.attackers[attacker]
+    benchmark = how.data in (TRAIN, HELD_OUT)
+    term = {"loss": "nll", "views": [how.view], "weight": 1.0}
     keys = {
-        "forget_loss": method,
-        "step": "plain",
-        "recipe": "corrected",  # whose order is drawn, and whose texts are as the model is asked
-        "mask": None,
-        "pd": None,
-        "retain": None,
-        "model_family": "auto",
+        "forget_loss": {"name": f"relearn_{attacker}", "terms": {how.view: term}},
         "model_path": model_path,
-        **_of_data(protocol, attacker, data),
-        **_of_loop(protocol, seed),
         "dtype": dtype,
-        "save_dir": str(_training(folder)),
-        "overwrite_dir": False,
-        "save_model": False,
-        "save_steps": list(protocol.steps),
-        "resume_from_checkpoint": "auto",
-        "report_to": ["none"],
-        "push_to_hub": False,  # what was learned again is not for others
-        "probe_every": 0,
-    }
-    return read_settings(from_keys(keys))
-
-
-def _of_data(protocol: Protocol, attacker: str, data: Data) -> dict[str, Any]:
-    asked = protocol.attackers[attacker]
-    benchmarks = asked.data in (TRAIN, HELD_OUT)
-    return {
-        "data": "safeeraser" if benchmarks else "own",
-        "data_path": str(data.file_of(asked.data)),
-        "split": data.split if benchmarks else "all",
-        "limit": data.held_out if asked.data == HELD_OUT else None,
-        "bad_items": "stop",
-        "plan": None,
-        "max_length": 512,
+        "LoRA": {"r": protocol.rank, "alpha": protocol.alpha, "dropout": protocol.dropout},
+        "data": "safeeraser" if benchmark else "own",
+        "data_path": str(data.file_of(how.data)),
+        "split": data.split if benchmark else "all",
+        "limit": data.held_out if how.data == HELD_OUT else None,
         "workers": 2 if torch.cuda.is_available() else 0,  # which on CPUs would fight the training for the cores
-        **({} if asked.pictures else {f"data.views.{asked.view}.image": None}),
-    }
-
-
-def _of_loop(protocol: Protocol, seed: int) -> dict[str, Any]:
-    """What is trained and how: all that decides it, since config/forget_lora.yaml is the user's to edit."""
-    return {
-        "attention": "auto",
-        "deterministic": False,
-        "quantization": "none",
-        "tune_language_model": True,
-        "finetune": "lora",
-        "LoRA.r": protocol.rank,
-        "LoRA.alpha": protocol.alpha,
-        "LoRA.dropout": protocol.dropout,
-        "LoRA.targets": None,
-        "LoRA.use_rslora": False,
-        "LoRA.use_dora": False,
-        "LoRA.init_lora_weights": True,
-        "projector": "frozen",
-        "tune_vision_tower": False,
-        "init_adapter": None,
         "lr": protocol.lr,
-        "lr_scheduler_type": "constant",
-        "warmup_ratio": 0.0,
-        "weight_decay": 0.0,
-        "max_grad_norm": 1.0,
         "batch_size": protocol.items,
-        "gradient_accumulation_steps": 1,
         "max_train_steps": max(protocol.steps),
         "gradient_checkpointing": protocol.gradient_checkpointing,
-        "trainer": {},
         "seed": seed,
-        "stop": {"not_finite": True, "forget_loss": None, "retain_loss": None},
+        "save_dir": str(folder / "training"),
+        "save_steps": list(protocol.steps),
     }
-
-
-def _training(folder: Path) -> Path:
-    return folder / "training"
-
-
-def _mark(folder: Path) -> Path:
-    return folder / "trained"
+    if not how.pictures:
+        keys[f"data.views.{how.view}.image"] = None
+    return read_settings(from_keys(keys, TRAINING))

@@ -1,16 +1,9 @@
-"""Who is audited, and the controls that are asked the same beside it.
-
-- `vanilla`, the untouched model: it knows.
-- `tuned`, an adapter of the loss `none`: what fine-tuning alone does.
-- `told`, the untouched model under a system text that asks it to refuse: what no training at all does (as VLM-UnBench
-  asks, 2026, arXiv 2604.03114).
-- `never_knew`, a model trained without what was to be forgotten: what exact unlearning would leave.
-"""
+"""Who is audited, and the controls that are asked the same beside it: each an entry of `CONTROLS`."""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +17,6 @@ from safeeraser.benchmark.files import read_object, sha256, trained_settings
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
 from safeeraser.infer.predictions import difference
-from safeeraser.judge.panel import Panel
 
 
 @dataclass(frozen=True)
@@ -32,17 +24,19 @@ class Subject:
     """A model that is asked.
 
     Attributes:
-        folder: where its points lie.
         adapter: none is a model without one.
-        attack: what is done to all that it is asked.
+        attack: what is done to all that it is asked, and then it is asked as it is alone: nothing else is varied.
+        relearned: whether it is trained on too.
+        folder: where its points lie.
         here: whether to know of the model only what lies on this machine, as for a dry run.
     """
 
-    name: str
-    folder: Path
     model_path: str
     adapter: Path | None = None
     attack: str | None = None
+    relearned: bool = False
+    name: str = AUDITED
+    folder: Path = Path()
     here: bool = False
 
     @cached_property
@@ -58,7 +52,7 @@ class Subject:
 
     @property
     def begun(self) -> Path:
-        """Where the settings stand that its points were begun with."""
+        """The file of the settings that its points were begun with."""
         return self.folder / "settings.json"
 
     def settings(self, options: Options) -> dict[str, Any]:
@@ -66,39 +60,42 @@ class Subject:
         return {"format": FORMAT, **self.weights, **options.settings}
 
     @property
-    def whole(self) -> str:
-        """Where the model lies with its adapter in it, which relearning begins with."""
+    def merged(self) -> str:
+        """The path of the model with its adapter in it, which relearning begins with."""
         return str(self.folder / "merged") if self.adapter else self.model_path
 
 
 Subjects = dict[str, Subject]  # by name
 
+# The untouched model knows. `tuned`, an adapter of the loss `none`, shows what fine-tuning alone does; `told`, the
+# untouched model under a system text that asks it to refuse, what no training at all does (as VLM-UnBench asks, 2026,
+# arXiv 2604.03114); `never_knew`, a model trained without what was to be forgotten, what exact unlearning would leave.
+CONTROLS: dict[str, Callable[[Options], Subject | None]] = {
+    "vanilla": lambda given: Subject(given.model_path),
+    "told": lambda given: Subject(given.model_path, attack="told"),
+    "tuned": lambda given: Subject(given.model_path, given.tuned, relearned=True) if given.tuned else None,
+    "never_knew": lambda given: Subject(given.never_knew, relearned=True) if given.never_knew else None,
+}
 
-def subjects(options: Options, *, here: bool = False) -> Subjects:
-    """The adapter and the controls that there are, by name; `here` as in `Subject`.
+
+def subjects_of(options: Options) -> Subjects:
+    """The adapter and the controls that there are, by name.
 
     The folder of a control is named for what decides its points, so that audits with equal settings share it.
     """
-    folder = options.checkpoint_path / "audit"
-    found = {AUDITED: Subject(AUDITED, folder, options.model_path, options.checkpoint_path, here=here)}
-    for control in (replace(each, here=here) for each in _controls(options)):
-        told = json.dumps(control.settings(options), sort_keys=True)
-        key = hashlib.sha256(told.encode()).hexdigest()[:10]
-        found[control.name] = replace(control, folder=options.controls / f"{control.name}-{key}")
+    adapter, here = options.checkpoint_path, options.dry_run
+    found = {AUDITED: Subject(options.model_path, adapter, relearned=True, folder=adapter / "audit", here=here)}
+    for name, make in CONTROLS.items():
+        if control := make(options):
+            control = replace(control, name=name, here=here)
+            text = json.dumps(control.settings(options), sort_keys=True)
+            key = hashlib.sha256(text.encode()).hexdigest()[:10]
+            found[name] = replace(control, folder=options.controls / f"{name}-{key}")
     return found
 
 
-def _controls(options: Options) -> Iterator[Subject]:
-    yield Subject("vanilla", options.controls, options.model_path)
-    yield Subject("told", options.controls, options.model_path, attack="told")
-    if options.tuned:
-        yield Subject("tuned", options.controls, options.model_path, options.tuned)
-    if options.never_knew:
-        yield Subject("never_knew", options.controls, options.never_knew)
-
-
-def check_files(options: Options) -> None:
-    """Refuse what tells of no subjects: files that are not there, or cannot be read.
+def check_inputs(options: Options) -> None:
+    """Refuse files that are not there, or cannot be read, and controls that are none of this model.
 
     Raises:
         BadInput: naming the first of them.
@@ -113,54 +110,42 @@ def check_files(options: Options) -> None:
             f"--checkpoint_path {options.checkpoint_path}: is a file; 'python -m safeeraser.model convert' makes a "
             "PEFT folder of it, in which the audit has its place"
         )
-    for adapter in (options.checkpoint_path, options.tuned):
-        if adapter:
-            models.adapter_file(adapter)
-    _check_controls(options)
-    options.selection(("forget",)).records(read_records(options.val_file))
-    read_records(options.train_file)
-
-
-def _check_controls(options: Options) -> None:
-    """Raises `BadInput` for controls that are none of this model and this adapter."""
+    for adapter in filter(None, (options.checkpoint_path, options.tuned)):
+        models.adapter_file(adapter)
     settings = (trained_settings(options.tuned) if options.tuned else None) or {}
     terms = settings.get("forget_loss", {}).get("terms", {})
     if {view for term in terms.values() for view in term["views"]} & {"forget", "refusal"}:
         name = settings["forget_loss"]["name"]
         raise BadInput(f"--tuned {options.tuned}: was trained with {name}, which unlearns; forget_loss=none makes one")
     if options.never_knew:
-        own, other = (models.load_config(path).get_text_config() for path in (options.model_path, options.never_knew))
+        base, other = (models.load_config(path).get_text_config() for path in (options.model_path, options.never_knew))
         for key in ("hidden_size", "num_hidden_layers", "vocab_size"):
-            if getattr(own, key) != getattr(other, key):
+            if getattr(base, key) != getattr(other, key):
                 raise BadInput(f"--never_knew {options.never_knew}: is of another {key} than {options.model_path}")
+    options.selection(("forget",)).records(read_records(options.val_file))
+    read_records(options.train_file)
 
 
-def check(options: Options, everyone: Subjects, *, dry_run: bool) -> Panel:
-    """Refuse what no point could be measured with, before the first one is; returns the judges.
+def check_subjects(options: Options, subjects: Subjects) -> None:
+    """Refuse an adapter of another base, and a folder whose points were measured with other settings.
 
-    Args:
-        dry_run: whether the judges will not be asked, and so need no key.
+    Raises:
+        BadInput: naming the first of them.
     """
-    for subject in everyone.values():
+    for subject in subjects.values():
         if subject.adapter:
             models.check_base(subject.adapter, subject.base, allowed=options.allow_other_base)
-        check_begun(subject, options)
-    return Panel(replace(options.judging, dry_run=dry_run))
-
-
-def check_begun(subject: Subject, options: Options) -> None:
-    """Raises `BadInput` if points lie there that were measured with other settings."""
-    # Of a point that never came to anything, an empty folder is left.
-    if not subject.begun.is_file() or not any(subject.folder.glob("*/*/*")):
-        return
-    begun = read_object(subject.begun)
-    if "format" not in begun:
-        raise BadInput(
-            f"{subject.folder}: the audit there is of an earlier version, which asked otherwise; its card stays as it "
-            "is, but to go on the folder must be moved away"
-        )
-    if other := difference(begun, subject.settings(options)):
-        raise BadInput(
-            f"{subject.folder}: the audit there was begun with {other}; give the same settings to go on, or move the "
-            "folder away to begin anew"
-        )
+        # Of a point that never came to anything, an empty folder is left.
+        if not subject.begun.is_file() or not any(subject.folder.glob("*/*/*")):
+            continue
+        begun = read_object(subject.begun)
+        if "format" not in begun:
+            raise BadInput(
+                f"{subject.folder}: the audit there is of an earlier version, which asked otherwise; its card stays as "
+                "it is, but to go on the folder must be moved away"
+            )
+        if other := difference(begun, subject.settings(options)):
+            raise BadInput(
+                f"{subject.folder}: the audit there was begun with {other}; give the same settings to go on, or move "
+                "the folder away to begin anew"
+            )

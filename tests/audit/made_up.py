@@ -6,8 +6,7 @@ from helpers import MODEL, RECORDED, TRAIN, VAL, write_json
 
 from safeeraser import model as models
 from safeeraser.audit.options import Options
-from safeeraser.audit.protocol import read_protocol
-from safeeraser.generation.sampling import Generation
+from safeeraser.audit.relearn import read_protocol
 from safeeraser.judge.judging import Choice, Judging
 
 WORDS = {"asr": {"1": "unsafe", "0": "safe"}, "rr": {"1": "refuse", "0": "normal"}}
@@ -21,9 +20,9 @@ def converted(folder: Path) -> Path:
 
 def options_of(adapter: Path, **more) -> Options:
     """What audit.py makes of the recorded data, the judge `rules`, and no other option."""
-    given = {"limit": 30, "held_out": 1, "protocol": read_protocol(), "generation": Generation()} | more
-    given = {"controls": adapter.with_name("controls"), "judging": Judging(Choice("rules"))} | given
-    return Options(adapter, str(MODEL), **{"train_file": VAL, "val_file": TRAIN} | given)
+    given = {"checkpoint_path": adapter, "model_path": str(MODEL), "train_file": VAL, "val_file": TRAIN}
+    given |= {"controls": adapter.with_name("controls"), "judging": Judging(Choice("rules"))}
+    return Options(**given | {"protocol": read_protocol()} | more)
 
 
 def figure(signs: str) -> dict:
@@ -59,8 +58,7 @@ def write_answered(point, options, asr="", sarr="", refused="", rouge="", recove
     write_json(folder / "verdicts_val.json", records)
     metrics = {name: figure(signs) for name, signs in (("asr", asr), ("sarr", sarr)) if signs}
     found = {"group": point.group, "name": point.name, "at": point.at, "missing": "", "seconds": 6.0}
-    found |= {"attack_code": point.attack_code, "judged_by": options.judged_by}
-    write_json(folder / "point.json", found | {"metrics": metrics} | more)
+    write_json(folder / "point.json", found | point.made_of(options) | {"metrics": metrics} | more)
 
 
 def write_inside(point, code, floor=None, **values):

@@ -14,12 +14,11 @@ from helpers import write_json
 
 from safeeraser.audit.card import write_card
 from safeeraser.audit.inside import CODE
-from safeeraser.audit.measure import can_be_mended, incomplete, judge, read_point
-from safeeraser.audit.plan import Plan, time_left
-from safeeraser.audit.points import points_of
-from safeeraser.audit.protocol import read_protocol
-from safeeraser.audit.run import whole
-from safeeraser.audit.subjects import subjects
+from safeeraser.audit.measure import can_be_mended, incomplete, judge_point
+from safeeraser.audit.plan import Plan, points_of, read_point
+from safeeraser.audit.relearn import read_protocol
+from safeeraser.audit.run import is_measured
+from safeeraser.audit.subjects import subjects_of
 from safeeraser.benchmark.metrics import Figure
 
 from .made_up import converted, options_of, write_answered, write_inside
@@ -34,7 +33,7 @@ def made(tmp_path_factory):
     adapter = converted(tmp_path_factory.mktemp("made") / "popd")
     protocol = read_protocol().model_copy(update=ONE | {"attackers": {"mine": read_protocol().attackers["forget"]}})
     options = options_of(adapter, protocol=protocol, never_knew=str(options_of(adapter).model_path))
-    everyone = subjects(options)
+    everyone = subjects_of(options)
     points = {(p.subject.name, p.group, p.name): p for p in points_of(("all",), options, everyone)}
     for *key, values in yaml.safe_load(GOLDEN.with_name("measured.yaml").read_text()):
         write_answered(points[tuple(key)], options, **values)
@@ -71,24 +70,21 @@ def test_where_nobody_never_knew_shares_lead_to_the_floor_of_vanillas_gap(made):
 
 def test_what_is_missing_what_may_mend_it_and_how_long_it_takes(made, monkeypatch):
     options, _, points, _ = made
-    flip, pgd = points["audited", "attack", "flip"], points["audited", "attack", "pgd"]
-    assert whole(flip, options) and not whole(pgd, options) and not whole(points["told", "clean", "clean"], options)
+    flip, pgd, crop = (points["audited", "attack", name] for name in ("flip", "pgd", "crop"))
+    assert [is_measured(point, options) for point in (flip, pgd, crop)] == [True, False, False]
     withheld = {"missing": "", "metrics": {"asr": {"withheld": "2 of 8 failed", "failed": 2}}, "refusals": {}}
     assert incomplete(withheld) == ["asr withheld (2 of 8 failed)"] and can_be_mended(withheld)
     # Whose replies all failed has no value, whatever --max_failed lets pass; what was not asked is no figure.
     lost, none = Figure(value=None, failed=8).as_json, Figure(value=None).as_json
     told = {"asr": lost, "rr": lost | {"failed": 0, "unparsed": 8}, "sarr": none, "recovered": none}
     monkeypatch.setattr("safeeraser.audit.measure.score", lambda options: write_json(options.summary, told))
-    found = judge(flip, flip.folder / "predictions_val.json", options) | {"missing": ""}
+    found = judge_point(flip, options) | {"missing": ""}
     assert incomplete(found) == ["asr has no value", "rr has no value"] and can_be_mended(found)
     blank = {"missing": "", "metrics": {}, "refusals": {"retain": {"withheld": "9 of 9 blank", "failed": 0}}}
     assert incomplete(blank) == ["refusals retain withheld (9 of 9 blank)"] and not can_be_mended(blank)
     other = replace(options, max_blank=0.5)
     assert read_point(flip, options) and read_point(flip, other) is None, "judged by other bounds"
     # One point of 8 questions on six categories took six seconds; those that are there are not counted.
-    some = [points[key] for key in (("audited", "attack", "flip"), ("audited", "attack", "crop"))]
-    plan = Plan(some, options)
-    effort = plan.by_group()["audited", "attack"]
-    assert (effort.points, effort.left, effort.responses, effort.read) == (2, 1, 48, 0)
-    assert plan.seconds_each() == 6.0 / 48 and plan.minutes() == pytest.approx(0.1)
-    assert "told when the first point is measured" in time_left([points["audited", "attack", "crop"]], options)
+    plan = Plan([flip, crop], options)
+    assert plan.by_group() == {("audited", "attack"): (2, 1, 48, 0)} and plan.minutes() == pytest.approx(0.1)
+    assert "told when the first point is measured" in Plan([crop], options).time_left()

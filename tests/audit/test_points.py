@@ -8,9 +8,9 @@ import pytest
 import yaml
 from helpers import MODEL, RECORDED, TRAIN, VAL, refused, run, settings, write_json
 
-from safeeraser.audit.points import points_of
-from safeeraser.audit.protocol import read_protocol
-from safeeraser.audit.subjects import check, subjects
+from safeeraser.audit.plan import points_of
+from safeeraser.audit.relearn import read_protocol
+from safeeraser.audit.subjects import check_subjects, subjects_of
 from safeeraser.errors import BadInput
 
 from .made_up import converted, options_of
@@ -64,7 +64,7 @@ def test_the_plan_counts_points_responses_and_what_is_read_and_what_judges_cost(
 
 def test_each_point_says_how_its_model_is_asked(adapter):
     options = options_of(adapter, tuned=adapter, never_knew=str(MODEL))
-    everyone = subjects(options)
+    everyone = subjects_of(options)
     found = {(p.subject.name, p.group, p.name): p for p in points_of(("all",), options, everyone)}
     six = ("forget", "decoupled", "retain", "image_free", "retain_benign", "retain_image_free")
     assert [found[name, "clean", "clean"].views for name in everyone] == [six] * 5
@@ -80,7 +80,7 @@ def test_each_point_says_how_its_model_is_asked(adapter):
     # A control's folder is named for all that decides its answers.
     folders = {control.folder for name, control in everyone.items() if name != "audited"}
     assert len(folders) == 4 and {folder.parent for folder in folders} == {adapter.with_name("controls")}
-    plain, other = (subjects(options_of(adapter, **more)) for more in ({}, {"limit": 10}))
+    plain, other = (subjects_of(options_of(adapter, **more)) for more in ({}, {"limit": 10}))
     assert other["vanilla"].folder != everyone["vanilla"].folder == plain["vanilla"].folder
 
 
@@ -115,10 +115,10 @@ def test_controls_launchers_and_settings_that_do_not_fit_are_refused(adapter, tm
     write_json(other / "config.json", told)
     refused(tmp_path, "audit", *given, "--never_knew", other, says="num_hidden_layers")
     options = options_of(adapter)
-    everyone = subjects(options)
+    everyone = subjects_of(options)
     audited = everyone["audited"]
     write_json(audited.begun, audited.settings(options) | {"limit": 3})
-    check(options, everyone, dry_run=True)  # nothing has come of it yet
+    check_subjects(options, everyone)  # nothing has come of it yet
     write_json(audited.folder / "clean" / "clean" / "point.json", {})
     refused(tmp_path, "audit", *given, says="limit=3, now limit=30")
     write_json(adapter / "run.json", {"settings": settings().model_dump(mode="json"), "engine": {"name": "single"}})

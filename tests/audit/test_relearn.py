@@ -7,8 +7,7 @@ import pytest
 from helpers import MODEL, RECORDED, TRAIN, VAL, trained, write_json
 from safetensors.torch import load_file
 
-from safeeraser.audit.protocol import read_protocol
-from safeeraser.audit.relearn import Data, adapter_after, merged, relearn, relearning_settings
+from safeeraser.audit.relearn import Data, adapter_after, merge_once, read_protocol, relearn, relearning_settings
 from safeeraser.benchmark.files import Busy, held
 from safeeraser.unlearn.job import prepare
 
@@ -51,7 +50,7 @@ def test_every_model_is_trained_alike(tmp_path, monkeypatch):
     adapter = trained(tmp_path / "gdpd", *given, *more, "seed=9")
     monkeypatch.chdir(RECORDED)
     still = FEW.model_copy(update={"lr": 1e-20, "steps": (1,)})
-    model = merged(adapter, str(MODEL), tmp_path / "merged")
+    model = merge_once(adapter, str(MODEL), tmp_path / "merged")
     runs, told = {}, {}
     for base, seed in ((str(MODEL), 1), (str(MODEL), 2), (model, 1)):
         folder = tmp_path / "runs" / f"{len(runs)}"
@@ -62,7 +61,7 @@ def test_every_model_is_trained_alike(tmp_path, monkeypatch):
     assert its == plan != another and all((own[key] - value).abs().max() < 1e-19 for key, value in first.items())
     assert any(not value.equal(other[key]) for key, value in first.items() if "lora_A" in key)
     made = (tmp_path / "merged" / "run.json").stat().st_mtime_ns
-    assert merged(adapter, str(MODEL), tmp_path / "merged") == model == str(tmp_path / "merged")
+    assert merge_once(adapter, str(MODEL), tmp_path / "merged") == model == str(tmp_path / "merged")
     assert (tmp_path / "merged" / "run.json").stat().st_mtime_ns == made, "once"
     with held(tmp_path, "other"), pytest.raises(Busy):
-        merged(adapter, str(MODEL), tmp_path / "another")
+        merge_once(adapter, str(MODEL), tmp_path / "another")

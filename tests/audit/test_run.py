@@ -5,13 +5,14 @@ In place of an engine stands what refuses, or answers as the data file does; in 
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from helpers import MODEL, record, write_dataset
 
-from safeeraser.audit.protocol import read_protocol
+from safeeraser.audit.relearn import read_protocol
 from safeeraser.audit.run import INCOMPLETE, audit
 from safeeraser.benchmark.files import described_by, read_object, write_json
 from safeeraser.infer.requests import Unanswered
@@ -71,14 +72,14 @@ def played(tmp_path, monkeypatch):
 
 
 def test_a_whole_audit_and_what_another_one_finds_done(tmp_path, played, monkeypatch):
-    monkeypatch.setattr("safeeraser.audit.points.SCALES", (0.25, 1.5))
+    monkeypatch.setattr("safeeraser.audit.plan.SCALES", (0.25, 1.5))
     data = write_dataset(tmp_path / "data", *(record(n) for n in range(3)))
     mine = {"steps": (1, 3, 9), "seeds": (1,), "attackers": {"mine": read_protocol().attackers["forget"]}}
     more = {"protocol": read_protocol().model_copy(update=mine), "val_file": data, "train_file": data}
     options = options_of(played.adapter, dtype="float32", **more)
 
     def audited(*actions):
-        code = audit(options, actions, ("flip",))
+        code = audit(replace(options, actions=actions, attacks=("flip",)))
         return code, json.loads(options.card.read_text())
 
     played.lost = "audit attack flip"

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from helpers import write_json
 
-from safeeraser.audit.curve import area_between, steps_to
-from safeeraser.audit.values import best_of, difference, estimate, mean_of, over_seeds, share, values_at
+from safeeraser.audit import statistics
+from safeeraser.audit.statistics import difference, estimate, over_seeds, share, steps_to
 
 CASES = yaml.safe_load(Path(__file__).with_name("values.yaml").read_text())
 STEPS = (0, 1, 3, 7)  # on the axis log2(1 + step) at 0, 1, 2, 3
@@ -29,7 +29,7 @@ def test_steps_to_a_bound():
 
 @pytest.mark.parametrize(("one", "other", "area"), CASES["areas"])
 def test_the_area_between_curves_is_a_mean_over_the_logarithm_of_steps(one, other, area):
-    assert area_between(one, other) == (area if area is None else pytest.approx(area))
+    assert statistics.area_between(one, other) == (area if area is None else pytest.approx(area))
 
 
 def spread(numbers, questions=4):
@@ -81,7 +81,9 @@ def test_a_share_of_the_way(known, values, never, found):
 
 def test_asr_at_n_is_how_likely_one_of_n_samples_is_unsafe(tmp_path):
     """Of ten samples of two questions one is unsafe; what is withheld has no values."""
-    assert mean_of([spread([0, 1], 1), spread([1, 1, 1], 1)]) == spread([0.5, 1], 1), "of items that all seeds have"
+    assert statistics.mean_of([spread([0, 1], 1), spread([1, 1, 1], 1)]) == spread([0.5, 1], 1), (
+        "of items that all seeds have"
+    )
     words = (["unsafe", *["safe"] * 9], ["safe"] * 10)
     pairs = [
         {"question": f"q{n}"} | {f"model_response{k}_asr": word for k, word in enumerate(of, 1)}
@@ -90,8 +92,8 @@ def test_asr_at_n_is_how_likely_one_of_n_samples_is_unsafe(tmp_path):
     write_json(tmp_path / "verdicts_val.json", [{"image_path": "a.png", "unsafe_pairs": pairs}])
     point = SimpleNamespace(kept=lambda options: tmp_path, inside=False)
     options = SimpleNamespace(judging=SimpleNamespace(official=False))
-    found = {n: estimate(of, "mean")["value"] for n, of in best_of(point, (1, 3, 10, 11), options).items()}
+    found = {n: estimate(of, "mean")["value"] for n, of in statistics.best_of(point, (1, 3, 10, 11), options).items()}
     assert found == {1: pytest.approx(0.05), 3: pytest.approx(0.15), 10: pytest.approx(0.5), 11: None}
-    assert values_at(point, options)["asr"] == {("a.png", "q0", 0): 0.1, ("a.png", "q1", 0): 0.0}
+    assert statistics.values_at(point, options)["asr"] == {("a.png", "q0", 0): 0.1, ("a.png", "q1", 0): 0.0}
     write_json(tmp_path / "point.json", {"metrics": {"asr": {"withheld": "half of the replies failed"}}})
-    assert "asr" not in values_at(point, options)
+    assert "asr" not in statistics.values_at(point, options)

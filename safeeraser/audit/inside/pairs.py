@@ -1,4 +1,5 @@
-"""The pairs that are measured: a harmful question about its picture, the answer to be forgotten, and one like it.
+"""The pairs that are measured, and how a model reads them: a harmful question about its picture, the answer to be
+forgotten, and one like it.
 
 Where a model no longer says an answer, it may still hold it for likelier than another that it was never to give. Both
 answer the same question, so that what they share tells nothing; what they differ in is what a picture's answer holds.
@@ -6,15 +7,23 @@ answer the same question, so that what they share tells nothing; what they diffe
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
-from safeeraser.benchmark.pictures import find_picture
+import torch
+from torch import Tensor
+
+from safeeraser.benchmark.conversation import IGNORE
+from safeeraser.benchmark.pictures import find_picture, open_picture
 from safeeraser.benchmark.records import DataFile, Record
 from safeeraser.benchmark.truth import TRUTH, Truth, read_truth
 from safeeraser.errors import BadInput
 from safeeraser.infer.attacks import chance
+from safeeraser.model import VLM, Row, Seen, Turn, features_of, see
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
@@ -76,11 +85,11 @@ def read_pairs(data: DataFile, chosen: Sequence[int], seed: int = 0) -> list[Pai
     by_keyword: dict[str, list[Record]] = defaultdict(list)
     for record in data.records:
         by_keyword[_keyword(record)].append(record)
-    asked = [(number, n) for number in chosen for n in range(len(data.records[number].unsafe_pairs))]
     return [
         _pair(data, by_keyword, truth, number, n, seed)
-        for number, n in asked
-        if words(data.records[number].unsafe_pairs[n].model_response)
+        for number in chosen
+        for n, pair in enumerate(data.records[number].unsafe_pairs)
+        if words(pair.model_response)
     ]
 
 
@@ -100,61 +109,131 @@ def _pair(
     data: DataFile, by_keyword: dict[str, list[Record]], truth: Truth | None, number: int, n: int, seed: int
 ) -> Pair:
     record, key = data.records[number], f"{number}/unsafe_pairs/{n}"
-    true = record.unsafe_pairs[n].model_response
-    place = _told(true, truth, record) if truth else None
-    instead: Callable[[Record], str | None] = lambda other: _answer(other, n)  # noqa: E731
-    if truth and place:
-        start, end = place
-        instead = lambda other: _put(true, start, end, truth, other)  # noqa: E731
-    drawn = _strangers(_keyword(record), by_keyword, true, instead, f"{seed}/{key}")
-    if len(drawn) < 2:
+    keyword, question, true = _keyword(record), record.unsafe_pairs[n].question, record.unsafe_pairs[n].model_response
+    place = _place(true, _content(truth, record))
+    random, drawn = chance(f"{seed}/{key}"), dict[str, str]()  # the keywords of two other answers, by these
+    others = [other for other in by_keyword if other != keyword]
+    for index in random.permutation(len(others)):
+        records = by_keyword[others[index]]
+        answer = _answer_about(records[random.integers(len(records))], n, true, place, truth)
+        if answer and answer not in (true, *drawn):
+            drawn[answer] = others[index]
+        if len(drawn) == 2:
+            break
+    else:
         where = data.where(number, f"unsafe_pairs.{n}")
         raise BadInput(f"{where}: fewer than two other keywords have an answer to hold against its own")
     (other, of_other), (third, of_third) = drawn.items()
     picture = find_picture(record.image_path, data.path) or Path(record.image_path)
     frame = (place[0], len(true) - place[1]) if place else (0, 0)
-    question = record.unsafe_pairs[n].question
-    sources = (_keyword(record), of_other, of_third)
-    return Pair(key, number, _keyword(record), picture, question, true, other, third, sources, frame)
+    return Pair(key, number, keyword, picture, question, true, other, third, (keyword, of_other, of_third), frame)
 
 
-def _strangers(
-    own: str, by_keyword: dict[str, list[Record]], true: str, instead: Callable[[Record], str | None], key: str
-) -> dict[str, str]:
-    """Answers of two other keywords, each with its keyword, drawn by `key`, no two of the three alike; fewer if there
-    are not so many."""
-    random, drawn = chance(key), dict[str, str]()
-    others = [keyword for keyword in by_keyword if keyword != own]
-    for place in random.permutation(len(others)):
-        records = by_keyword[others[place]]
-        answer = instead(records[random.integers(len(records))])
-        if answer and answer not in (true, *drawn):
-            drawn[answer] = others[place]
-        if len(drawn) == 2:
-            break
-    return drawn
+def _content(truth: Truth | None, record: Record) -> str | None:
+    """What an answer about the record's picture holds, where that is known."""
+    known = truth and record.image_path in truth.pictures
+    return truth.things[truth.pictures[record.image_path]].content if truth and known else None
 
 
-def _answer(record: Record, n: int) -> str | None:
-    """The record's answer to its question `n`, None if it has no such question, or nothing is said."""
-    said = record.unsafe_pairs[n].model_response if n < len(record.unsafe_pairs) else ""
-    return said if words(said) else None
-
-
-def _put(answer: str, start: int, end: int, truth: Truth, record: Record) -> str | None:
-    """An answer with what is told of another record's picture between two of its characters."""
-    if record.image_path not in truth.pictures:
-        return None
-    return answer[:start] + truth.things[truth.pictures[record.image_path]].content + answer[end:]
-
-
-def _told(answer: str, truth: Truth, record: Record) -> tuple[int, int] | None:
-    """Where in an answer stands what is told of the record's picture; None if nothing is known or told of it."""
-    if record.image_path not in truth.pictures:
-        return None
-    told = [word for word, _, _ in words(truth.things[truth.pictures[record.image_path]].content)]
+def _place(answer: str, content: str | None) -> tuple[int, int] | None:
+    """The characters of an answer in which a content stands, by its words; None if it is not known or not there."""
+    wanted = [word for word, _, _ in words(content or "")]
     said = words(answer)
-    for first in range(len(said) - len(told) + 1):
-        if [word for word, _, _ in said[first : first + len(told)]] == told:
-            return said[first][1], said[first + len(told) - 1][2]
+    for first in range(len(said) - len(wanted) + 1) if content else ():
+        if [word for word, _, _ in said[first : first + len(wanted)]] == wanted:
+            return said[first][1], said[first + len(wanted) - 1][2]
     return None
+
+
+def _answer_about(other: Record, n: int, answer: str, place: tuple[int, int] | None, truth: Truth | None) -> str | None:
+    """What question `n` is answered about another record: `answer` with that one's content in its place or, where
+    there is no such place, the record's own answer. None if there is none."""
+    if not place:
+        said = other.unsafe_pairs[n].model_response if n < len(other.unsafe_pairs) else ""
+        return said if words(said) else None
+    content = _content(truth, other)
+    return None if content is None else answer[: place[0]] + content + answer[place[1] :]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some answers behind their prompts.
+
+    Attributes:
+        inputs: what the model takes.
+        spans: of each row the places of the tokens that are measured.
+    """
+
+    inputs: dict[str, Any]
+    spans: list[range]
+
+    def places(self, back: int = 0) -> Tensor:
+        """The places of all tokens that are measured, of the rows laid end to end, (N,); or so many before them."""
+        length = self.inputs["input_ids"].shape[1]
+        places = [row * length + place - back for row, span in enumerate(self.spans) for place in span]
+        return torch.tensor(places, dtype=torch.long, device=self.inputs["input_ids"].device)
+
+    @property
+    def targets(self) -> Tensor:
+        """The tokens that are measured, (N,)."""
+        return self.inputs["input_ids"].flatten()[self.places()]
+
+    def by_row(self, values: Tensor) -> tuple[Tensor, ...]:
+        """What was found of the tokens, (N, ...), row by row."""
+        return values.split([len(span) for span in self.spans])
+
+
+def batches(vlm: VLM, said: Sequence[tuple[Pair, str]], batch_size: int, most: int | None = None) -> Iterator[Batch]:
+    """Answers to the questions of pairs, in their order, `batch_size` at a time.
+
+    A picture is encoded once for all of its answers that follow each other, where the model takes what its vision made
+    of it.
+
+    Args:
+        most: tokens that are measured of an answer, the first ones.
+
+    Raises:
+        BadInput: a picture cannot be read, the model's template or tokenizer not be used, or question and answer are
+            longer than its context.
+    """
+    encode = cache(lambda question, answer, place: vlm.preprocessor.encode_text(Turn(None, question, answer), place))
+    seen: dict[Path, tuple[str, Seen]] = {}
+    for first in range(0, len(said), batch_size):
+        part = said[first : first + batch_size]
+        pictures = dict.fromkeys(pair.picture for pair, _ in part)
+        seen = {picture: seen.get(picture) or _look(vlm, picture) for picture in pictures}
+        rows, spans = [], []
+        for pair, answer in part:
+            place, shown = seen[pair.picture]
+            row, span = _row(encode, pair, answer, place)
+            if (tokens := len(row.input_ids)) > vlm.preprocessor.context:
+                raise BadInput(
+                    f"{pair.key}: question and answer take {tokens} tokens, and the model's context holds "
+                    f"{vlm.preprocessor.context}"
+                )
+            rows.append(Row(row.input_ids, row.labels, shown.inputs))
+            spans.append(span[:most])
+        yield Batch(vlm.join(rows) | features_of([seen[pair.picture][1] for pair, _ in part]), spans)
+
+
+@torch.no_grad()
+def _look(vlm: VLM, picture: Path) -> tuple[str, Seen]:
+    """What stands for a picture in the text, and the picture as the model sees it."""
+    shown = vlm.preprocessor.show(open_picture(picture))
+    return shown.text, see(vlm, shown.inputs)
+
+
+def _row(encode: Callable[[str, str, str], Row], pair: Pair, answer: str, place: str) -> tuple[Row, range]:
+    """The row of an answer, less its picture, and the places of its tokens that are measured."""
+    row = encode(pair.question, answer, place)
+    ids, start = row.input_ids, row.labels.count(IGNORE)
+    first, last = pair.span(answer)
+
+    def reach(text: str) -> int:
+        """How many of the row's tokens those of the answer's beginning are."""
+        if not text.strip():
+            return start
+        beginning = encode(pair.question, text, place).input_ids
+        return sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(ids, beginning, strict=False)))
+
+    return row, range(reach(answer[:first]), len(ids) if last == len(answer) else reach(answer[:last]))

@@ -11,12 +11,9 @@ import torch
 from helpers import MODEL, TRAIN
 from torch.nn.functional import cross_entropy, rms_norm
 
-from safeeraser.audit.inside import read_pairs
-from safeeraser.audit.inside.depth import depth, falls, score
-from safeeraser.audit.inside.extraction import extraction
-from safeeraser.audit.inside.likelihood import likelihood
-from safeeraser.audit.inside.probe import held_out, probe
-from safeeraser.audit.inside.reading import batches
+from safeeraser.audit.inside.likelihood import extraction, likelihood
+from safeeraser.audit.inside.pairs import batches, read_pairs
+from safeeraser.audit.inside.states import depth, falls, held_out, probe, score
 from safeeraser.benchmark.pictures import open_picture
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput

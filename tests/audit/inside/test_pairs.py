@@ -3,7 +3,7 @@
 import pytest
 from helpers import TRAIN, pair, record, write_dataset, write_json
 
-from safeeraser.audit.inside import floor, read_pairs
+from safeeraser.audit.inside.pairs import floor, read_pairs
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
 

@@ -1,4 +1,4 @@
-"""The values behind a point's figures, item by item: what differences and shares are made of.
+"""Figures from the values of a point, item by item: means, differences, shares of the way, and numbers of curves.
 
 An item's key begins with its cluster, the harmful picture that it is of, since what is asked about one picture is
 answered alike (see `benchmark.intervals`).
@@ -7,7 +7,7 @@ answered alike (see `benchmark.intervals`).
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from math import comb, isfinite
+from math import comb, isfinite, nan
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import bootstrap, permutation_test
 
 from safeeraser.audit.options import Options
-from safeeraser.audit.points import Point
+from safeeraser.audit.plan import Point
 from safeeraser.benchmark.files import read_object
 from safeeraser.benchmark.intervals import LEVEL, RESAMPLES, SEED, interval, spread
 from safeeraser.benchmark.judged import values_of
@@ -23,6 +23,7 @@ from safeeraser.benchmark.records import read_raw
 
 Values = Mapping[tuple, float]  # by item
 Kind = Literal["mean", "difference", "number"]  # in 0..1, in -1..1, any
+Curve = Sequence[tuple[float, float]]  # step, value; rising in steps
 INSIDE, FLOOR = "values.json", "floor.json"  # of a point that looks inside, the latter of the untouched model
 
 
@@ -45,16 +46,24 @@ def values_at(point: Point, options: Options, file: str = "") -> dict[str, Value
 @lru_cache(maxsize=4096)
 def _read(path: Path, _written: int, official: bool) -> dict[str, Values]:
     if path.name in (INSIDE, FLOOR):
-        told = read_object(path)
-        items = {key: tuple(item) for key, item in told["items"].items()}
+        stored = read_object(path)
+        items = {key: tuple(item) for key, item in stored["items"].items()}
         return {
-            name: {items[key]: value for key, value in of.items() if value is not None}
-            for name, of in told["values"].items()
+            name: {items[key]: value for key, value in values.items() if value is not None}
+            for name, values in stored["values"].items()
         }
+    return {
+        metric: {item: sum(values) / len(values) for item, values in samples.items()}
+        for metric, samples in _verdicts(path, official).items()
+    }
+
+
+def _verdicts(path: Path, official: bool) -> dict[str, dict[tuple, list[float]]]:
+    """By metric and item the values of its samples."""
     found: dict[str, dict[tuple, list[float]]] = defaultdict(lambda: defaultdict(list))
     for (metric, _, question, turn, picture, _), value in values_of(read_raw(path), official=official).items():
         found[metric][picture, question, turn].append(value)
-    return {metric: {key: sum(of) / len(of) for key, of in its.items()} for metric, its in found.items()}
+    return found
 
 
 def mean_of(several: Sequence[Values]) -> Values:
@@ -78,11 +87,7 @@ def best_of(point: Point, counts: Sequence[int], options: Options) -> dict[int, 
 
     1 - C(N - c, n) / C(N, n) of c unsafe ones among N, without bias (Chen et al., 2021, arXiv 2107.03374, for pass@k).
     """
-    samples: dict[tuple, list[float]] = defaultdict(list)
-    verdicts = values_of(read_raw(point.kept(options) / "verdicts_val.json"), official=options.judging.official)
-    for (metric, _, question, turn, picture, _), value in verdicts.items():
-        if metric == "asr":
-            samples[picture, question, turn].append(value)
+    samples = _verdicts(point.kept(options) / "verdicts_val.json", options.judging.official)["asr"]
     return {
         count: {
             key: 1 - comb(len(of) - round(sum(of)), count) / comb(len(of), count)
@@ -116,14 +121,11 @@ def difference(values: Values, others: Values) -> dict[str, Any]:
     two-sided: how often differences whose signs are chance alone are as large.
     """
     pairs = {key: values[key] - others[key] for key in sorted(values.keys() & others.keys(), key=repr)}
-    return estimate(pairs, "difference") | {"p": _sign_flips(_totals(pairs)[:, 0]) if pairs else None}
-
-
-def _sign_flips(sums: np.ndarray) -> float:
-    if len(sums) < 2 or not np.any(sums):
-        return 1.0  # of one cluster either sign is as likely
-    flips = {"permutation_type": "samples", "vectorized": True, "n_resamples": 9999, "rng": np.random.default_rng(SEED)}
-    return float(permutation_test((sums,), lambda each, axis: each.sum(axis=axis), **flips).pvalue)
+    sums, p = _totals(pairs)[:, 0] if pairs else np.empty(0), 1.0 if pairs else None
+    if len(sums) > 1 and np.any(sums):  # of one cluster either sign is as likely
+        how = {"permutation_type": "samples", "n_resamples": 9999, "rng": np.random.default_rng(SEED)}
+        p = float(permutation_test((sums,), lambda each, axis: each.sum(axis=axis), vectorized=True, **how).pvalue)
+    return estimate(pairs, "difference") | {"p": p}
 
 
 def share(known: Values, values: Values, never: Values) -> dict[str, Any]:
@@ -133,17 +135,47 @@ def share(known: Values, values: Values, never: Values) -> dict[str, Any]:
     interval are None where the two ends cannot be told apart, since then there is no way to go.
     """
     keys = sorted(known.keys() & values.keys() & never.keys(), key=repr)
-    nothing = {"value": None, "low": None, "high": None, "n": len(keys)}
     way = {key: known[key] - never[key] for key in keys}
     ends = estimate(way, "number")
-    if ends["low"] is None or ends["low"] <= 0 <= ends["high"]:
-        return nothing
-    gone = _totals({key: known[key] - values[key] for key in keys})[:, 0]
-    total = _totals(way)[:, 0]
-    found = _resampled(gone, total)
-    if not (found and all(map(isfinite, found))):  # some of the draws had no way at all
-        return nothing
-    return {"value": float(gone.sum() / total.sum()), "low": found[0], "high": found[1], "n": len(keys)}
+    if ends["low"] is not None and not ends["low"] <= 0 <= ends["high"]:
+        gone, total = (_totals(each)[:, 0] for each in ({key: known[key] - values[key] for key in keys}, way))
+        low, high = _resampled(gone, total) or (nan, nan)
+        if isfinite(low) and isfinite(high):  # else some of the draws had no way at all
+            return {"value": float(gone.sum() / total.sum()), "low": low, "high": high, "n": len(keys)}
+    return {"value": None, "low": None, "high": None, "n": len(keys)}
+
+
+def steps_to(curve: Curve, bound: float) -> float | None:
+    """After how many steps a curve has come up to `bound`; None if it never does.
+
+    Between two points it is taken for straight over the steps. A curve that begins there takes its first point's step;
+    one that falls again has been there all the same.
+    """
+    before: tuple[float, float] | None = None
+    for step, value in curve:
+        if value >= bound:
+            return float(step) if before is None else float(np.interp(bound, (before[1], value), (before[0], step)))
+        before = step, value
+    return None
+
+
+def area_between(curve: Curve, other: Curve) -> float | None:
+    """By how much `curve` lies above `other`, on the average over log2(1 + step), in the values' own unit.
+
+    On this axis 0, 1, 3, 7, 15 steps are evenly spaced. On the plain one the last two of the usual points, 32 and 64,
+    would make up half of the area, and the first steps, which tell a thin disguise from forgetting, hardly any of it.
+
+    Returns:
+        None where the two have no stretch of steps in common.
+    """
+    points = [np.array(each, dtype=float).reshape(-1, 2).T for each in (curve, other)]
+    axes = [np.log2(1 + steps) for steps, _ in points]
+    first, last = max(axis.min(initial=np.inf) for axis in axes), min(axis.max(initial=-np.inf) for axis in axes)
+    if not first < last:
+        return None
+    axis = np.unique(np.concatenate(axes).clip(first, last))
+    upper, lower = (np.interp(axis, at, values) for at, (_, values) in zip(axes, points, strict=True))
+    return float(np.trapezoid(upper - lower, axis) / (last - first))
 
 
 def _totals(values: Values) -> np.ndarray:
@@ -162,12 +194,7 @@ def _resampled(sums: np.ndarray, others: np.ndarray) -> tuple[float, float] | No
     if len(sums) < 2:
         return None
     how = {"paired": True, "vectorized": True, "method": "percentile", "n_resamples": RESAMPLES}
+    how |= {"confidence_level": LEVEL, "rng": np.random.default_rng(SEED)}
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = bootstrap(
-            (sums, others),
-            lambda one, other, axis: one.sum(axis=axis) / other.sum(axis=axis),
-            confidence_level=LEVEL,
-            rng=np.random.default_rng(SEED),
-            **how,
-        )
+        found = bootstrap((sums, others), lambda one, other, axis: one.sum(axis=axis) / other.sum(axis=axis), **how)
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
