@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from safeeraser import model as models
-from safeeraser.audit.protocol import read_protocol
-from safeeraser.audit.relearn import Data, adapter_after, relearn
+from safeeraser.audit.relearn import Data, adapter_after, read_protocol, relearn
 from safeeraser.benchmark.files import read_json_lines
 from safeeraser.benchmark.records import read_records
 from safeeraser.generation import Asked

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from helpers import MODEL, RECORDED, run
 
-from safeeraser.audit.protocol import read_protocol
+from safeeraser.audit.relearn import read_protocol
 
 from .pages import ROOT
 
