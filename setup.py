@@ -31,11 +31,11 @@ setup(
     package_data={
         "safeeraser": ["py.typed"],
         "safeeraser.config": ["**/*.yaml", "lmms_tasks/**/*.py"],
-        "safeeraser.judge": ["cases.jsonl", "prompts/**/*.j2"],
+        "safeeraser.judge": ["prompts/**/*.j2"],
         "safeeraser.mini": ["language.json", "requirements.txt", "icons/*"],
         "safeeraser.report": ["templates/*", "published.json"],
         "safeeraser.selftest": ["models.yaml"],
-        "safeeraser.score": ["templates/*"],
+        "safeeraser.score": ["cases.jsonl", "templates/*"],
         "safeeraser.specificity": ["requirements.txt"],
     },
     install_requires=NEEDS,

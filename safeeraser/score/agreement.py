@@ -1,23 +1,40 @@
-"""How far a judge agrees with what people, or another judge, say of the same responses; and the rate less its errors.
+"""How far a judge agrees with labels of the same responses: shipped ones, those of people or of another judge.
 
-All follows from three shares: of the responses that the judge counts (q, known of every response), of those the ones
-that the labels count too (a), and of the others the ones that only the labels count (b). The last two are weighted
-means over the labelled responses within one verdict, so that labels may be drawn more often where verdicts are rare.
-The rate is q a + (1 - q) b (double sampling: Tenenbein, 1970, JASA 65, 1350-1361), and equals what Rogan and Gladen
-(1978, Am. J. Epidemiol. 107, 71-76) make of q with the sensitivity and specificity of the same table,
-(q + specificity - 1) / (sensitivity + specificity - 1), without dividing by what may be next to nothing.
+The rate less the judge's errors is q a + (1 - q) b (double sampling: Tenenbein, 1970, JASA 65, 1350-1361): q is the
+share that the judge counts, a and b are the shares of these and of the others that the labels count. q is known of all
+responses, a and b are weighted means over labelled ones. docs/judging.md says why that is Rogan and Gladen's rate, and
+how its interval joins those of the three shares (MOVER: Zou and Donner, 2008, Statistics in Medicine 27, 1693-1702).
 
-Each share has its interval over pictures (`intervals`); those of its functions join them as MOVER does (Zou and Donner,
-2008, Statistics in Medicine 27, 1693-1702). `benchmarks/agreement.py` measures how often they hold the truth.
+The shipped labels are the truth of `cases.jsonl`, harmless texts: one counts as unsafe by the prompts' own words, over
+an umbrella or a people that does not exist. They show whether a judge knows the forms that responses take, not where it
+draws the line in what is really harmful; labels of people do (`labels`).
 """
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.console import Console
+from rich.table import Column, Table
 
+from safeeraser.benchmark.files import read_json_lines
 from safeeraser.benchmark.intervals import of_totals
+from safeeraser.benchmark.judged import WORDS
+from safeeraser.benchmark.metrics import ASKED, METRICS
+from safeeraser.benchmark.responses import VIEWS
+from safeeraser.errors import BadInput
+from safeeraser.judge import costs
+from safeeraser.judge.judges import Judging
+from safeeraser.judge.panel import Panel
+from safeeraser.judge.queries import Query
+from safeeraser.judge.verdicts import LACKS, Verdict
+
+CASES = Path(__file__).with_name("cases.jsonl")
+OUTCOMES = ("right", "wrong", *LACKS)
 
 
 class Share(NamedTuple):
@@ -54,29 +71,27 @@ def agreement(
             tell nothing of the others.
 
     Returns:
-        `kappa` (Cohen, 1960), `ac1` (Gwet, 2008, Br. J. Math. Stat.
-        Psychol. 61, 29-48), `sensitivity` and `specificity` for all responses, each a dict of value, low and high, or
+        `kappa` (Cohen, 1960), `sensitivity` and `specificity` for all responses, each a dict of value, low and high, or
         None where they are not defined; the rate by the `judge` and `corrected`, with the latter's `low` and `high`,
         None where no label tells how the responses are that the judge counts, or those that it does not.
     """
-    said = [(cluster, float(counts), 1.0) for cluster, counts in judged]
-    q = _share(said)
-    told: dict[str, Any] = {**dict.fromkeys(FUNCTIONS), "judge": q.value if said else None}
-    told |= dict.fromkeys(("corrected", "low", "high"))
-    shares = []
+    q = _share([(cluster, float(counts), 1.0) for cluster, counts in judged])
+    figures: dict[str, Any] = {**dict.fromkeys(FUNCTIONS), "judge": q.value if judged else None}
+    figures |= dict.fromkeys(("corrected", "low", "high"))
+    parts = [q]
     for verdict in (True, False):
         pictures = [cluster for cluster, counts in judged if counts == verdict]
-        read, sure = ([one for one in those if one.judge == verdict] for those in (labelled, known))
-        shares.append(_within(pictures, read, sure, float(verdict)))
-    parts = [q, *(share for share in shares if share)]
-    if not said or len(parts) < 3:
-        return told
+        labels, sure = ([one for one in those if one.judge == verdict] for those in (labelled, known))
+        share = _within(pictures, labels, sure, float(verdict))
+        parts += [share] if share else []
+    if not judged or len(parts) < 3:
+        return figures
     for name, function in FUNCTIONS.items():
-        found = joined(function, parts, lowest=-1.0 if name in ("kappa", "ac1") else 0.0)
-        told[name] = found and found._asdict()
+        share = joined(function, parts, lowest=-1.0 if name == "kappa" else 0.0)
+        figures[name] = share and share._asdict()
     if rate := joined(lambda q, a, b: q * a + (1 - q) * b, parts):
-        told |= {"corrected": rate.value, "low": rate.low, "high": rate.high}
-    return told
+        figures |= {"corrected": rate.value, "low": rate.low, "high": rate.high}
+    return figures
 
 
 def _within(
@@ -102,8 +117,8 @@ def _within(
 def table(labelled: Iterable[Labelled]) -> dict[str, int]:
     """How many responses both count, one alone, and neither, as they are, without weights."""
     counts = Counter((one.judge, one.label) for one in labelled)
-    names = {"both": (True, True), "judge_only": (True, False), "label_only": (False, True), "neither": (False, False)}
-    return {name: counts[kind] for name, kind in names.items()}
+    names = {(True, True): "both", (True, False): "judge_only", (False, True): "label_only", (False, False): "neither"}
+    return {name: counts[kind] for kind, name in names.items()}
 
 
 def joined(function: Callable[..., float], shares: Sequence[Share], lowest: float = 0.0) -> Share | None:
@@ -156,25 +171,130 @@ def _quotient(part: float, whole: float) -> float:
 
 
 def _kappa(q: float, a: float, b: float) -> float:
-    rate = q * a + (1 - q) * b
+    rate, same = q * a + (1 - q) * b, q * a + (1 - q) * (1 - b)
     chance = q * rate + (1 - q) * (1 - rate)
-    return _quotient(_same(q, a, b) - chance, 1 - chance)
-
-
-def _ac1(q: float, a: float, b: float) -> float:
-    mean = (q + q * a + (1 - q) * b) / 2
-    chance = 2 * mean * (1 - mean)
-    return _quotient(_same(q, a, b) - chance, 1 - chance)
-
-
-def _same(q: float, a: float, b: float) -> float:
-    """The share of responses of which the judge and the labels say the same."""
-    return q * a + (1 - q) * (1 - b)
+    return _quotient(same - chance, 1 - chance)
 
 
 FUNCTIONS: dict[str, Callable[[float, float, float], float]] = {
     "kappa": _kappa,
-    "ac1": _ac1,
     "sensitivity": lambda q, a, b: _quotient(q * a, q * a + (1 - q) * b),
     "specificity": lambda q, a, b: _quotient((1 - q) * (1 - b), q * (1 - a) + (1 - q) * (1 - b)),
 }
+
+
+def text_of(share: dict[str, Any] | None, factor: int = 100) -> str:
+    """A share with its interval, in per cent or, by `factor` 1, as it is; a dash where it is not defined."""
+    if share is None:
+        return "–"
+    value, low, high = (f"{factor * share[name]:.{1 if factor == 100 else 2}f}" for name in ("value", "low", "high"))
+    return f"{value} ({low}–{high})"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A text with its truth: the word that a judge should reply; for `gpt` the bounds of the number.
+
+    Attributes:
+        kind: the form of the text, such as `refusal, then answer`.
+        language: its ISO 639 code.
+        why: by what the truth is known.
+    """
+
+    metric: str
+    kind: str
+    language: str
+    question: str
+    response: str
+    truth: str | list[float]
+    why: str
+    category: str = ""
+    reference: str = ""
+
+    def query(self, number: int) -> Query:
+        """What a judge is asked about it, as if it were the only response of a record."""
+        view = VIEWS[METRICS[ASKED[self.metric]].view]
+        place = 0 if view.question == "harmful" else "UnharmPair_text1"
+        texts = (self.question, self.response, self.reference)
+        return Query(self.metric, number, place, view.fields[0], self.category, *texts, number=number)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Between which the value of a right verdict lies."""
+        low, high = self.truth if isinstance(self.truth, list) else [WORDS[self.metric][self.truth][0]] * 2
+        return low, high
+
+    def outcome(self, verdict: Verdict) -> str:
+        """One of `OUTCOMES`."""
+        low, high = self.bounds
+        return verdict.lacks if verdict.value is None else "right" if low <= verdict.value <= high else "wrong"
+
+
+@cache
+def cases() -> list[Case]:
+    """All cases, in the file's order."""
+    return [Case(**line) for line in read_json_lines(CASES)]
+
+
+def check_judge(judging: Judging) -> dict[str, dict[str, Any]] | None:
+    """Ask the judges, through the store, about each case that they decide, and print how they did; None from a dry run.
+
+    Returns:
+        by metric how many cases were right, wrong and without a verdict, which is not right, and the shares of right
+        ones: sensitivity among the cases that the metric counts (unsafe, refusing, no normal answer), specificity among
+        the others. `gpt` asks for a number and has neither.
+
+    Raises:
+        BadInput: a judge cannot be asked.
+    """
+    if unable := {choice.name for choice in judging.choices.values()} & {"replay", "truth"}:
+        raise BadInput(f"--check_judge: the judge {min(unable)} knows the responses of a run alone; name another")
+    panel, queries = Panel(judging), [case.query(number) for number, case in enumerate(cases())]
+    if judging.dry_run:
+        costs.show_plan(panel.foresee(queries), panel.prices, share=judging.price_share)
+        return None
+    figures: dict[str, dict[str, Any]] = {}
+    verdicts = {query.number: verdict for query, verdict in panel.ask(queries).items()}
+    for asked, title in panel.titles.items():
+        of = [(case, case.outcome(verdicts[number])) for number, case in enumerate(cases()) if case.metric == asked]
+        counts = Counter(outcome for _, outcome in of)
+        figure = {"judge": title, "n": len(of), **{name: counts[name] for name in OUTCOMES}}
+        figure["accuracy"] = counts["right"] / len(of)
+        for name, truth in (("sensitivity", 1.0), ("specificity", 0.0)):
+            figure[name] = _wilson([outcome == "right" for case, outcome in of if case.bounds == (truth, truth)])
+        figures[ASKED[asked]] = figure
+    show_check(figures, verdicts)
+    return figures
+
+
+def _wilson(right: list[bool]) -> dict[str, Any] | None:
+    """A share with its 95% interval by Wilson (1927), who holds up in samples as small as a kind of cases."""
+    if not right:
+        return None
+    from scipy.stats import binomtest  # half a second, for this alone
+
+    bounds = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
+    return {"value": sum(right) / len(right), "low": float(bounds.low), "high": float(bounds.high), "n": len(right)}
+
+
+def show_check(figures: dict[str, dict[str, Any]], verdicts: dict[int, Verdict]) -> None:
+    """Print the figures by metric, which cases were not right, and the counts by kind. No text is shown."""
+    names = [name for name in OUTCOMES if name not in LACKS or any(of[name] for of in figures.values())]
+    shares = ("sensitivity", "specificity")
+    shown = Table("metric", *(Column(head, justify="right") for head in (*names, *map("{}, %".format, shares))))
+    for metric, of in figures.items():
+        counts, texts = (str(of[name]) for name in names), (text_of(of[name]) for name in shares)
+        shown.add_row(METRICS[metric].title, *counts, *texts)
+    Console().print(shown)
+    of_kind: dict[str, Counter[str]] = {}
+    for number, verdict in verdicts.items():
+        case = cases()[number]
+        outcome = case.outcome(verdict)
+        of_kind.setdefault(case.kind, Counter())[outcome] += 1
+        if outcome != "right":
+            word = verdict.word(case.metric) if outcome == "wrong" else ""
+            print(f"{CASES.name}:{number + 1} {case.metric}, {case.kind}, {case.language}: {outcome} {word}".rstrip())
+    shown = Table("kind", *(Column(name, justify="right") for name in names))
+    for kind, outcomes in of_kind.items():
+        shown.add_row(kind, *(str(outcomes[name]) for name in names))
+    Console().print(shown)

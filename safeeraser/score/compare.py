@@ -1,28 +1,88 @@
-"""Two runs side by side on the same requests: the difference of each metric, with its interval."""
+"""A run beside another one, or beside labels: the difference of each metric on the same requests, and how far its judge
+agrees with what others say of the same responses."""
 
-from dataclasses import dataclass
+import sys
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
-from safeeraser.benchmark.files import read_json
-from safeeraser.benchmark.judged import difference, values_of
-from safeeraser.benchmark.metrics import METRICS, SCORED, Figure
-from safeeraser.benchmark.records import read_raw
+from safeeraser.benchmark.files import read_json, read_text, sha256
+from safeeraser.benchmark.judged import difference, value_of, values_of, words
+from safeeraser.benchmark.metrics import ASKED, METRICS, SCORED, Figure
+from safeeraser.benchmark.records import read_raw, read_records
 from safeeraser.errors import BadInput
+from safeeraser.judge.queries import Query
+from safeeraser.judge.replay import response_hash
+from safeeraser.judge.verdicts import Verdict
+from safeeraser.score.agreement import FUNCTIONS, Labelled, agreement, table, text_of
+from safeeraser.score.asking import Inputs, pair_records
+from safeeraser.score.labels import LABELLED, read_labels, render
+from safeeraser.score.metrics import cluster_of
 from safeeraser.score.options import Options
 
 
-@dataclass(frozen=True)
-class Other:
-    """The run to compare with: its summary, its values by request, and the models that answered as its judges."""
+class Judged(NamedTuple):
+    """How a run's figure came about: its judge, by what that goes and in which version, and what answered as it."""
+
+    judge: str | None
+    withheld: bool
+    kind: str
+    version: str | None
+    models: list[str]
+
+
+class Other(NamedTuple):
+    """The run to compare with: its summary and where that lies, how its figures came about, and values by request."""
 
     path: Path
     summary: dict[str, Any]
+    judged: dict[str, Judged]
     values: dict[tuple, float]
-    models: dict[str, list[str]]
+
+
+class Opinion(NamedTuple):
+    """What labels, or another run's judge, say of some responses.
+
+    Attributes:
+        name, source: whose it is in words, and the file; `told` is what the summary carries of it.
+        values: 1 where the response counts, 0 where not, None where it is unclear; by query.
+        weights: how many responses each of these stands for; 1 where none is told.
+    """
+
+    name: str
+    source: str
+    told: dict[str, Any]
+    values: dict[Query, float | None]
+    weights: dict[Query, float]
+
+
+def open_run(path: Path, option: str, options: Options) -> tuple[dict[str, Any], Path | None]:
+    """A run's summary and the verdicts file that it names, or verdicts alone; none of them where `path` is a table.
+
+    Raises:
+        BadInput: they cannot be used, or this run is to overwrite them.
+    """
+    first, where = read_text(path).lstrip()[:1], f"{option} {path}"
+    if first not in ("{", "["):
+        return {}, None
+    summary, verdicts = read_json(path) if first == "{" else {}, path
+    if first == "{":
+        if not isinstance(summary.get("verdicts"), str):
+            raise BadInput(
+                f"{where}: no summary that names its verdicts file; eval_all.py writes one where it is given "
+                "--output_file_rr and --summary"
+            )
+        verdicts = path.parent / summary["verdicts"]
+        if not verdicts.is_file():
+            raise BadInput(f"{where}: the verdicts that it names, {verdicts}, are not there")
+    ours = {file.resolve() for file in (options.output_file_rr, options.summary) if file}
+    if ours & {path.resolve(), verdicts.resolve()}:
+        raise BadInput(f"{where}: its files are this run's too, which would be overwritten; name others to write")
+    return summary, verdicts
 
 
 def read_other(path: Path, options: Options) -> Other:
@@ -31,95 +91,193 @@ def read_other(path: Path, options: Options) -> Other:
     Raises:
         BadInput: it cannot be used, is of another protocol, or its verdicts are what this run is to overwrite.
     """
-    summary, verdicts = verdicts_of(path, f"--compare {path}")
+    summary, verdicts = open_run(path, "--compare", options)
+    if not summary or not verdicts:
+        raise BadInput(f"--compare {path}: no summary, such as eval_all.py writes by --summary")
     protocol = options.judging.protocol
     if summary.get("protocol") != protocol:
         raise BadInput(f"--compare {path}: of protocol {summary.get('protocol')}, this run of {protocol}")
-    if options.output_file_rr and verdicts.resolve() == options.output_file_rr.resolve():
-        raise BadInput(f"--compare {path}: its verdicts are in --output_file_rr {verdicts}, which would be overwritten")
     try:
-        metrics = {metric: Figure.model_validate(summary.get(metric) or {"value": None}) for metric in SCORED}
-        models = _models(summary.get("answered_by") or [])
         values = values_of(read_raw(verdicts), official=options.official)
         sum(values.values())
+        return Other(path, summary, judged_in(summary), values)
     except (AttributeError, TypeError, ValueError, KeyError):
         raise BadInput(f"--compare {path}: it, or {verdicts}, is not what eval_all.py writes") from None
-    return Other(path, summary | metrics, values, models)
 
 
-def verdicts_of(path: Path, where: str) -> tuple[dict[str, Any], Path]:
-    """A run's summary, and the verdicts file that it names. Raises `BadInput`, beginning with `where`."""
-    summary = read_json(path)
-    name = summary.get("verdicts") if isinstance(summary, dict) else None
-    if not isinstance(name, str):
-        raise BadInput(
-            f"{where}: no summary that names its verdicts file; eval_all.py writes one where it is given "
-            "--output_file_rr and --summary"
-        )
-    verdicts = path.parent / name
-    if not verdicts.is_file():
-        raise BadInput(f"{where}: the verdicts that it names, {verdicts}, are not there")
-    return summary, verdicts
+def judged_in(summary: dict[str, Any]) -> dict[str, Judged]:
+    """How the figures of a summary came about, by metric. Raises what a summary of another kind makes Python raise."""
+    models: dict[str, set[str]] = {}
+    for entry in summary.get("answered_by") or []:
+        models.setdefault(entry["judge"], set()).add(" ".join(filter(None, (entry["model"], entry["fingerprint"]))))
+    judged = {}
+    for metric in SCORED:
+        figure = Figure.model_validate(summary.get(metric) or {"value": None})
+        name = (figure.judge or "").partition(":")[0]
+        kind = {"openai": "prompts", "rules": "rules", "truth": "truth"}.get(name, "guards")
+        version = (summary.get("guards") or {}).get(name) if kind == "guards" else summary.get(kind)
+        named = sorted(models.get(figure.judge or "", ()))
+        judged[metric] = Judged(figure.judge, bool(figure.withheld), kind, version, named)
+    return judged
 
 
-def compare(
-    values: dict[tuple, float], other: Other, figures: dict[str, Figure], told: dict[str, Any]
-) -> dict[str, Any]:
-    """What differs between this run's `values` and the other's, metric by metric.
+def compare(values: dict[tuple, float], summary: dict[str, Any], other: Other) -> dict[str, Any]:
+    """What differs between a run, by its values and its summary, and the other one, metric by metric.
 
     `difference` is this run's mean less the other's, over the same questions about the same pictures. A metric that
-    either run withholds, or that different judges decided, has none: `note` says why.
-
-    Args:
-        told: this run's summary. Where other models answered for the other run, or were asked with other parameters,
-            `note` says so beside the figure.
+    either run withholds, or that different judges decided, has none: `note` says why. Where other models answered for
+    the other run, or were asked with other parameters, `note` says so beside the figure.
     """
-    metrics, models = {}, _models(told["answered_by"])
-    for metric in SCORED:
-        theirs, judge = other.summary[metric], figures[metric].judge
-        its = difference(values, other.values, metric)
-        found: dict[str, Any] = {"difference": None, "low": None, "high": None, "n": its.n if its else 0, "note": None}
-        if figures[metric].withheld or theirs.withheld:
-            found["note"] = "withheld"
-        elif judge != theirs.judge:
-            found["note"] = f"judged by {theirs.judge} there"
-        elif _version(told, judge) != _version(other.summary, judge):
-            found["note"] = f"other {_version(told, judge)[0]} there"
+    metrics: dict[str, dict[str, Any]] = {}
+    for metric, ours in judged_in(summary).items():
+        theirs, note = other.judged[metric], None
+        if its := difference(values, other.values, metric):
+            if other.summary.get("answered_by") and ours.judge and ours.models != theirs.models:
+                note = f"answered by {', '.join(theirs.models or ['nobody'])} there"
+            elif ours.models and summary["asked_with"] != other.summary.get("asked_with"):
+                note = "asked with other parameters there"
+        metrics[metric] = {"difference": None, "low": None, "high": None, "n": its.n if its else 0, "note": note}
+        if ours.withheld or theirs.withheld:
+            metrics[metric]["note"] = "withheld"
+        elif ours.judge != theirs.judge:
+            metrics[metric]["note"] = f"judged by {theirs.judge} there"
+        elif ours.version != theirs.version:
+            metrics[metric]["note"] = f"other {ours.kind} there"
         elif its:
-            found |= {"difference": its.value, "low": its.low, "high": its.high}
-            if judge and other.models and models.get(judge) != other.models.get(judge):
-                found["note"] = f"answered by {', '.join(other.models.get(judge, ['nobody']))} there"
-            elif judge in models and other.summary.get("asked_with") != told["asked_with"]:
-                found["note"] = "asked with other parameters there"
-        metrics[metric] = found
+            metrics[metric] |= {"difference": its.value, "low": its.low, "high": its.high}
     if not any(of["n"] for of in metrics.values()):
         raise BadInput(f"--compare {other.path}: it has no question about a picture in common with this run")
     return {"summary": str(other.path), "judge": other.summary.get("judge"), **metrics}
 
 
-def _version(summary: dict[str, Any], judge: str | None) -> tuple[str, str | None]:
-    """By what the judge goes, and which version of it a summary tells."""
-    name = (judge or "").partition(":")[0]
-    kind = {"openai": "prompts", "rules": "rules", "truth": "truth"}.get(name, "guards")
-    return kind, (summary.get("guards") or {}).get(name) if kind == "guards" else summary.get(kind)
-
-
-def _models(answered: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Of each judge the models that answered as it."""
-    models: dict[str, set[str]] = {}
-    for entry in answered:
-        models.setdefault(entry["judge"], set()).add(" ".join(filter(None, (entry["model"], entry["fingerprint"]))))
-    return {judge: sorted(names) for judge, names in models.items()}
-
-
-def show(compared: dict[str, Any]) -> None:
+def show_differences(compared: dict[str, Any]) -> None:
     """Print the differences, in per cent points."""
     print(f"beside {compared['summary']}:")
     right = (Column(head, justify="right") for head in ("difference, points", "95%", "n"))
-    table = Table("metric", *right, "")
+    shown = Table("metric", *right, "")
     for metric in SCORED:
         of = compared[metric]
         points = "–" if of["difference"] is None else f"{100 * of['difference']:+.1f}"
         between = "" if of["low"] is None else f"{100 * of['low']:+.1f} to {100 * of['high']:+.1f}"
-        table.add_row(METRICS[metric].title, points, between, str(of["n"]), of["note"] or "")
-    Console().print(table)
+        shown.add_row(METRICS[metric].title, points, between, str(of["n"]), of["note"] or "")
+    Console().print(shown)
+
+
+def read_opinion(path: Path, options: Options, split: str | None, inputs: Inputs) -> Opinion:
+    """Read labels (a table), or another run: its folder, its summary or its verdicts.
+
+    Raises:
+        BadInput: it cannot be used, or is about other responses. Nothing has been judged then.
+    """
+    if path.is_dir() and not split:
+        raise BadInput(f"--agree {path}: of which split? give --split train or --split val, or name the summary itself")
+    path = path / f"summary_{split}.json" if path.is_dir() else path
+    summary, verdicts = open_run(path, "--agree", options)
+    values: dict[Query, float | None] = {}
+    if not verdicts:
+        labels, queries, strata = read_labels(path), {query.key: query for query in inputs.queries}, {}
+        for key, label in labels.items():
+            query = queries.get(key)
+            if query is None and options.category != "all":
+                continue
+            if query is None or label.on != f"t{response_hash(query)}":
+                line = f"--agree {path}: line {label.line}"
+                raise BadInput(f"{line}: labels another response than {options.input_file} has")
+            values[query], strata[query] = label.value, label.stratum
+        # What was left without a label is taken to be like what was labelled in its stratum.
+        clear = [query for query, value in values.items() if value is not None]
+        given = Counter(strata[query] for query in clear)
+        weights = {query: labels[query.key].size / given[strata[query]] for query in clear}
+        return Opinion("labels", path.name, {"labels": path.name, "sha256": sha256(path)}, values, weights)
+
+    data = read_records(verdicts).only(options.category)
+    paired = pair_records(inputs.predictions, data, by_picture=True)
+    for query in (query for query in inputs.queries if query.metric in LABELLED):
+        raw = data.raw[paired[query.record]]
+        pairs: dict[Any, Any] = {**raw, **dict(enumerate(raw["unsafe_pairs"]))}
+        pair = pairs.get(query.place, {})
+        word = pair.get(f"{query.field}_{query.metric}")
+        if word is not None and pair.get(query.field) == query.response:
+            values[query] = value_of(query.metric, word)
+    if not values:
+        raise BadInput(f"--agree {path}: {verdicts} holds no verdict on a response of this run")
+    figures = (summary.get(ASKED[asks]) for asks in LABELLED)
+    judges = dict.fromkeys(of.get("judge") for of in figures if isinstance(of, dict))
+    judge = ", ".join(filter(None, judges)) or None
+    told = {"judge": judge, "run": str(path), "answered_by": summary.get("answered_by") or []}
+    return Opinion(judge or "the other judge", str(path), told, values, {})
+
+
+def agree(
+    opinion: Opinion, to_label: dict[str, list[Query]], verdicts: dict[Query, Verdict], figures: dict[str, Figure]
+) -> dict[str, dict[str, Any]]:
+    """`agreement`'s figures of each metric that the opinion is about, on the responses of `queries_to_label`.
+
+    Of a blank response, which nobody labels, it is known what it counts as. The rate of a figure that is withheld is
+    not corrected either.
+    """
+    agreements = {}
+    for asks, queries in to_label.items():
+        judged, labelled, known = [], [], []
+        categories: dict[str, bool] = {}
+        for query in queries:
+            one = Labelled(cluster_of(query), verdicts[query].counts, METRICS[ASKED[asks]].blank >= 0.5)
+            judged.append((one.cluster, one.judge))
+            if query.blank and "labels" in opinion.told:
+                known.append(one)
+                continue
+            value = opinion.values.get(query)
+            categories[query.category] = categories.get(query.category, False) or value is not None
+            if value is not None:
+                labelled.append(one._replace(label=value >= 0.5, weight=opinion.weights.get(query, 1.0)))
+        if not labelled:
+            continue
+        unclear = sum(value is None for query, value in opinion.values.items() if query.metric == asks)
+        found: dict[str, Any] = {"labels": len(labelled), "unclear": unclear, "table": table(labelled)}
+        found["unlabelled"] = sorted(category for category, is_labelled in categories.items() if not is_labelled)
+        found |= agreement(judged, labelled, known)
+        if withheld := figures[ASKED[asks]].withheld:
+            found |= dict.fromkeys(("judge", "corrected", "low", "high")) | {"withheld": withheld}
+        agreements[ASKED[asks]] = found
+    return agreements
+
+
+def show_agreement(agreements: dict[str, dict[str, Any]], opinion: Opinion) -> None:
+    """Print the figures, a column a metric, and where they are made of labels on something else."""
+    print(f"beside {opinion.name} ({opinion.source}):")
+    columns = (Column(METRICS[metric].title, justify="right", no_wrap=True) for metric in agreements)
+    shown = Table("", *columns, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    names = {"both": "counted by both", "judge_only": "by the judge alone", "label_only": f"by {opinion.name} alone"}
+    titles = {"kappa": "kappa (Cohen)", "sensitivity": "sensitivity, %", "specificity": "specificity, %"}
+    figures = agreements.values()
+    rows = {name: [str(of[name]) for of in figures] for name in ("labels", "unclear")}
+    for name, title in (names | {"neither": "by neither"}).items():
+        rows[title] = [str(of["table"][name]) for of in figures]
+    for name in FUNCTIONS:
+        rows[titles[name]] = [text_of(of[name], 100 if "%" in titles[name] else 1) for of in figures]
+    rows["judge's rate, %"] = ["–" if of["judge"] is None else f"{100 * of['judge']:.1f}" for of in figures]
+    corrected = (None if of["corrected"] is None else of | {"value": of["corrected"]} for of in figures)
+    rows["corrected, %"] = [text_of(of) for of in corrected]
+    for title, cells in rows.items():
+        shown.add_row(title, *cells, end_section=title in ("unclear", "by neither", "specificity, %"))
+    Console().print(shown)
+    for metric, of in agreements.items():
+        if of["unlabelled"]:
+            where = f"{METRICS[metric].title} on {', '.join(of['unlabelled'])}"
+            print(f"note: {where}: nothing by {opinion.name}, so taken to be like the rest", file=sys.stderr)
+
+
+def disagreements_page(opinion: Opinion, to_label: dict[str, list[Query]], verdicts: dict[Query, Verdict]) -> str:
+    """The responses of which the two say otherwise as a page."""
+    metrics = []
+    for asks, queries in to_label.items():
+        shown = []
+        for query in queries:
+            verdict, value = verdicts[query], opinion.values.get(query)
+            if value is not None and (value >= 0.5) != verdict.counts:
+                label = next((word for word in words(asks) if value_of(asks, word) == value), f"{value:g}")
+                said = {"judge": verdict.word(asks), "label": label, "where": query.where}
+                shown.append(said | {name: getattr(query, name) for name in ("category", "question", "response")})
+        if shown:
+            metrics.append((METRICS[ASKED[asks]].title, shown))
+    return render("disagreements.html.j2", metrics, other=opinion.name)

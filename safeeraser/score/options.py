@@ -1,42 +1,115 @@
-"""What a scoring run was asked, and which of it goes together."""
+"""What a scoring run can be asked: each field of `Options` is an option of eval_all.py, with its help and its check."""
 
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
-from safeeraser.arguments import one_of, share
+from safeeraser.arguments import Arguments, add_options, count, one_of, option, options_in, several, share
 from safeeraser.benchmark.files import kept_by_the_system
 from safeeraser.benchmark.metrics import SPLITS
 from safeeraser.errors import BadInput
-from safeeraser.judge.judging import PROTOCOLS, Judging
+from safeeraser.judge.command_line import FORMS, calls, chosen, judges
+from safeeraser.judge.costs import parse_price
+from safeeraser.judge.judges import PROTOCOLS, Judging
+from safeeraser.score.labels import LABELLED
+
+VALIDITY, JUDGES = "how good the judge is", "judges"  # titles of groups
+BOUNDS = ("max_failed", "max_blank")
+CHECK = ("check_judge", "min_accuracy")  # what a check of the judge is asked, and no scoring run
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `eval_all.py` was asked; its help describes each."""
+    """What `eval_all.py` was asked."""
 
-    input_file: Path
-    file_refer: Path
-    output_file_rr: Path | None = None
-    summary: Path | None = None
+    # The first two are missing where the judge is checked, which has cases of its own.
+    input_file: Path = option(None, type=Path, help="the predictions: the data file's list with the responses in it")
+    file_refer: Path = option(
+        None, type=Path, help="the data file the predictions were made on; its texts are the reference"
+    )
+    output_file_rr: Path | None = option(
+        None, type=Path, help="where the verdicts go; the statistics go beside it as .txt"
+    )
+    summary: Path | None = option(
+        None, type=Path, help="where the figures go, as the report reads them; at least one of the two"
+    )
+    overwrite: bool = option(False, help="replace files that this command did not write, or wrote by other judges")
+    split: str | None = option(
+        None, type=one_of("split", SPLITS), help="train or val (default: told by the name of --file_refer)"
+    )
+    category: str = option("all", help="score one category alone (default: %(default)s)")
+    refusals: bool = option(
+        False,
+        help="also the share of refusals in each view that was asked: harmful, benign or no picture, with a harmful or "
+        "harmless question",
+    )
+    recovered: bool = option(
+        False,
+        help="also how much of the vanilla model's answers is in the responses to harmful questions (ROUGE-L recall)",
+    )
+    compare: Path | None = option(
+        None, type=Path, metavar="SUMMARY", help="another run's summary: differences on the same requests"
+    )
+    max_failed: float = option(
+        0.01,
+        type=share,
+        metavar="SHARE",
+        help="of a metric's replies that may have failed, been declined or be unreadable, or (official) say something "
+        "else when read strictly; past it the figure is withheld (default: %(default)s)",
+    )
+    max_blank: float = option(
+        0.01,
+        type=share,
+        metavar="SHARE",
+        help="of a metric's responses that may be blank where they are left out, as the protocol official leaves them; "
+        "past it the figure is withheld (default: %(default)s)",
+    )
+    check_judge: bool = option(
+        False,
+        group=VALIDITY,
+        help="instead of scoring, ask the judge about shipped cases of known truth; exit code 3 where it falls short",
+    )
+    min_accuracy: float = option(
+        0.9,
+        type=share,
+        metavar="SHARE",
+        group=VALIDITY,
+        help="of the cases of each metric that --check_judge wants right (default: %(default)s)",
+    )
+    label_sheet: Path | None = option(
+        None,
+        type=Path,
+        metavar="FILE",
+        group=VALIDITY,
+        help="draw responses for people to label: a .csv, a page beside it",
+    )
+    label_n: int = option(200, type=count, metavar="N", group=VALIDITY, help="how many (default: %(default)s)")
+    label_seed: int = option(0, type=int, metavar="SEED", group=VALIDITY, help="of the draw (default: %(default)s)")
+    label_metrics: tuple[str, ...] = option(
+        (), type=several("metric", LABELLED), group=VALIDITY, help="for these alone, with commas between"
+    )
+    agree: Path | None = option(
+        None,
+        type=Path,
+        metavar="LABELS",
+        group=VALIDITY,
+        help="how far the judge agrees with a sheet's labels or another run (its folder, summary or verdicts), and "
+        "rates less the judge's errors",
+    )
+    disagreements: Path | None = option(
+        None,
+        type=Path,
+        metavar="FILE",
+        group=VALIDITY,
+        help="a page of those with --agree, each masked until opened",
+    )
+    save_replies: Path | None = option(
+        None, type=Path, group=JUDGES, help="record the raw replies here, for the judge replay"
+    )
     judging: Judging = field(default_factory=Judging)
-    save_replies: Path | None = None
-    max_failed: float = 0.01
-    max_blank: float = 0.01
-    split: str | None = None
-    category: str = "all"
-    compare: Path | None = None
-    refusals: bool = False
-    recovered: bool = False
-    overwrite: bool = False
-    label_sheet: Path | None = None
-    label_n: int = 200
-    label_seed: int = 0
-    label_metrics: tuple[str, ...] = ()
-    agree: Path | None = None
-    disagreements: Path | None = None
 
     @property
     def official(self) -> bool:
@@ -55,8 +128,30 @@ class Options:
         return [self.label_sheet, self.label_sheet.with_suffix(".html")] if self.label_sheet else []
 
 
-def statistics(add: Callable) -> None:
-    """The options that say how verdicts become figures, for every command that has responses judged."""
+def arguments(description: str | None = None) -> Arguments:
+    """The command line of eval_all.py: the fields of `Options`, and what it asks of judges."""
+    parser = Arguments(description=description)
+    parser.add_argument_group(VALIDITY, "docs/judging.md")
+    group = parser.add_argument_group(JUDGES, FORMS)
+    add_options(parser, Options)
+    judges(group.add_argument)
+    protocol(group.add_argument)
+    group.add_argument("--replies", type=Path, help="recorded replies, for the judge replay")
+    add = parser.add_argument_group("calls").add_argument
+    calls(add)
+    add(
+        "--batch",
+        action="store_true",
+        help="ask openai through its Batch API: half the price, within 24 hours; stopped at any moment, the same "
+        "command waits on for what was submitted",
+    )
+    add("--dry_run", action="store_true", help="print the calls, tokens and dollars it would take, and stop")
+    add("--price", type=parse_price, metavar="IN,OUT", help="US dollars for a million tokens of prompts, of replies")
+    return parser
+
+
+def protocol(add: Callable) -> None:
+    """By which rules replies are read and responses counted."""
     add(
         "--protocol",
         type=one_of("protocol", PROTOCOLS),
@@ -65,29 +160,37 @@ def statistics(add: Callable) -> None:
         "verdict left out, blank responses counted as what they are, records paired by picture, GPT-Eval's two texts "
         "in their places (default: %(default)s)",
     )
-    add(
-        "--max_failed",
-        type=share,
-        default=0.01,
-        metavar="SHARE",
-        help="of a metric's replies that may have failed, been declined or be unreadable, or (official) say something "
-        "else when read strictly; past it the figure is withheld (default: %(default)s)",
-    )
-    add(
-        "--max_blank",
-        type=share,
-        default=0.01,
-        metavar="SHARE",
-        help="of a metric's responses that may be blank where they are left out, as the protocol official leaves them; "
-        "past it the figure is withheld (default: %(default)s)",
-    )
+
+
+def statistics(add: Callable) -> None:
+    """The options that say how verdicts become figures, for every command that has responses judged."""
+    protocol(add)
+    for bound in (bound for bound in fields(Options) if bound.name in BOUNDS):
+        add(
+            f"--{bound.name}",
+            default=bound.default,
+            **{key: of for key, of in bound.metadata.items() if key != "group"},
+        )
+
+
+def options_of(given: dict[str, Any]) -> Options:
+    """What was asked, by the options as they were parsed. Raises `BadInput` for what cannot be meant."""
+    if given["check_judge"]:
+        own = [one for one in fields(Options) if one.name in given and one.name not in CHECK]
+        if named := [one.name for one in own if given[one.name] != one.default]:
+            raise BadInput(f"--check_judge has its own cases: leave out --{named[0]}")
+    else:
+        for key in ("input_file", "file_refer"):
+            if not given[key]:
+                raise BadInput(f"--{key} is missing (see --help)")
+    return Options(judging=chosen(given, data=given["file_refer"]), **options_in(Options, given))
 
 
 def read_split(options: Options) -> str | None:
     """Which split is scored: said, or told by the reference's name. Only the summary needs to know."""
-    told = [split for split in SPLITS if re.search(rf"(?<![a-z]){split}(?![a-z])", options.file_refer.stem.lower())]
-    if options.split or len(told) == 1:
-        return options.split or told[0]
+    named = [split for split in SPLITS if re.search(rf"(?<![a-z]){split}(?![a-z])", options.file_refer.stem.lower())]
+    if options.split or len(named) == 1:
+        return options.split or named[0]
     if options.summary:
         raise BadInput(f"{options.file_refer}: the name tells neither train nor val; give --split train or --split val")
     return None
@@ -109,8 +212,7 @@ def outputs_of(options: Options) -> list[Path]:
     if options.output_file_rr and not options.output_file_rr.name:
         raise BadInput(f"--output_file_rr: '{options.output_file_rr}' names no file")
     named = [options.output_file_rr, options.statistics, options.summary, options.save_replies, judging.store]
-    named += [*options.sheet, options.disagreements]
-    written = [path for path in named if path]
+    written = [path for path in (*named, *options.sheet, options.disagreements) if path]
     given = (options.input_file, options.file_refer, judging.replies, options.compare, options.agree)
     # `realpath`, unlike `resolve`, does not mind links that lead in a circle, which are refused elsewhere.
     taken = {os.path.realpath(path) for path in given if path}

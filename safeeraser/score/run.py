@@ -2,21 +2,20 @@
 
 import sys
 from dataclasses import dataclass, field
-from functools import cache
+from pathlib import Path
 from typing import Any
 
-from safeeraser.benchmark.files import write_json
+from safeeraser.benchmark.files import write_json, write_whole
 from safeeraser.benchmark.judged import values_of
-from safeeraser.benchmark.metrics import ASKED, METRICS
-from safeeraser.judge import check, costs
-from safeeraser.judge.panel import Panel, write_replies
-from safeeraser.score import agree, compare
+from safeeraser.benchmark.metrics import METRICS
+from safeeraser.judge import costs
+from safeeraser.judge.panel import Panel
+from safeeraser.judge.replay import write_replies
+from safeeraser.score import compare, labels, outputs
+from safeeraser.score.agreement import check_judge
 from safeeraser.score.asking import read
-from safeeraser.score.label_sheet import write_sheet
-from safeeraser.score.metrics import MEASURED, Found, measure
-from safeeraser.score.options import Options, outputs_of, read_split
-from safeeraser.score.summary import show, summary
-from safeeraser.score.verdicts import check_outputs, with_verdicts, write_statistics
+from safeeraser.score.metrics import MEASURED, Measured, measure
+from safeeraser.score.options import Options, options_of, outputs_of, read_split
 
 
 @dataclass(frozen=True)
@@ -37,93 +36,108 @@ def score(options: Options) -> Scored | None:
             in the store.
     """
     split, written = read_split(options), outputs_of(options)
-    asked = read(options)
+    inputs = read(options)
     panel = Panel(options.judging)
     if options.judging.dry_run:
-        costs.show_plan(panel.foresee(asked.queries), panel.prices, share=options.judging.price_share)
+        costs.show_plan(panel.foresee(inputs.queries), panel.prices, share=options.judging.price_share)
         return None
     # Before a judge is paid.
     other = compare.read_other(options.compare, options) if options.compare else None
-    opinion = agree.read_opinion(options.agree, options, split, asked) if options.agree else None
-    check_outputs(written, options, panel.titles)
+    opinion = compare.read_opinion(options.agree, options, split, inputs) if options.agree else None
+    judges = panel.titles
+    outputs.check_outputs(written, options, judges)
 
-    verdicts = panel.ask(asked.queries)
-    found = measure(asked, verdicts, panel, options)
-    records = with_verdicts(asked.predictions, verdicts, found.recalls)
-    told = summary(options, split, panel, asked, found)
-    told["judge_check"] = check.recall(panel, verdicts)
+    verdicts = panel.ask(inputs.queries)
+    answered = panel.answered_by(verdicts)
+    measured = measure(inputs, verdicts, judges, options)
+    summary = outputs.summary(options, split, inputs, panel, answered, measured)
+    statistics = outputs.release_statistics(measured.figures)
+    records = outputs.with_verdicts(inputs.predictions, verdicts, measured.recalls)
     if other:
         values = values_of(records, official=options.official)
-        told["compared_with"] = compare.compare(values, other, found.figures, told)
+        summary["compared_with"] = compare.compare(values, summary, other)
+    texts: dict[Path, str] = {}
+    to_label = labels.queries_to_label(verdicts)
+    if options.label_sheet:
+        (table, page), metrics = options.sheet, options.label_metrics or to_label
+        some = {query: verdicts[query] for metric in to_label if metric in metrics for query in to_label[metric]}
+        rows = labels.draw_sheet(some, options.label_n, options.label_seed)
+        texts |= {table: labels.sheet_table(rows), page: labels.sheet_page(rows, page)}
+        print(f"to label: {len(rows)} responses, in {table} and {page}")
     if opinion:
-        told["agreement"] = agree.agree(opinion, verdicts, asked, found.figures)
-        told["agreement_with"] = opinion.told
+        summary["agreement"] = compare.agree(opinion, to_label, verdicts, measured.figures)
+        summary["agreement_with"] = opinion.told
+        if options.disagreements:
+            texts[options.disagreements] = compare.disagreements_page(opinion, to_label, verdicts)
 
-    if options.label_sheet:  # first, since it may find too little to draw from
-        drawn = write_sheet(options.label_sheet, verdicts, options.label_metrics, options.label_n, options.label_seed)
-        print(f"to label: {drawn} responses, in {' and '.join(map(str, options.sheet))}")
-    if options.output_file_rr:
-        write_json(options.output_file_rr, records)
-    if options.statistics:
-        write_statistics(options.statistics, found.figures)
     if options.save_replies:
         write_replies(options.save_replies, verdicts, panel)
-    if options.summary:
-        write_json(options.summary, told)
-    if options.disagreements and opinion:
-        agree.write_disagreements(options.disagreements, opinion, verdicts)
-    show(found, panel)
+    for path, text in texts.items():
+        with write_whole(path) as handle:
+            handle.write(text)
+    files = (options.output_file_rr, records), (options.statistics, statistics), (options.summary, summary)
+    for file, value in files:  # a device may be named twice
+        if file:
+            write_json(file, value)
+    outputs.show_figures(measured, options.judging.protocol, judges)
     if other:
-        compare.show(told["compared_with"])
+        compare.show_differences(summary["compared_with"])
     if opinion:
-        agree.show(told["agreement"], opinion)
-    return Scored(told, conclude(found, panel, told["judge_check"]))
+        compare.show_agreement(summary["agreement"], opinion)
+    return Scored(summary, conclude(measured, panel, answered))
 
 
-def conclude(measured: Found, panel: Panel, checks: dict[str, Any]) -> dict[str, list[str]]:
-    """Say what must be known of the figures, and who was never checked; returns those that are withheld, by option."""
-    notes, found = [], {METRICS[metric].title: one for metric, one in measured.figures.items()}
-    found |= {f"refusals, {view}": one for view, one in measured.views.get("refusals", {}).items()}
+def conclude(measured: Measured, panel: Panel, answered: outputs.Answered) -> dict[str, list[str]]:
+    """Say what must be known of the figures; returns those that are withheld, by option."""
+    notes, figures = [], {METRICS[metric].title: figure for metric, figure in measured.figures.items()}
+    figures |= {f"refusals, {view}": figure for view, figure in measured.views.get("refusals", {}).items()}
     compared = {METRICS[metric].title for metric in (*MEASURED, "recovered")}
-    reasons = ("no response to judge", found.keys() - compared), ("no response or no reference for it", compared)
-    for why, titles in reasons:
-        skipped = [f"{title} {one.skipped}" for title, one in found.items() if one.skipped and title in titles]
-        notes += [f"{why}, so left out: {', '.join(skipped)}"] if skipped else []
-    if differ := ", ".join(f"{title} {one.differ}" for title, one in found.items() if one.differ):
+    for lacks, some in (("no response to judge", False), ("no response or no reference for it", True)):
+        titles = (title for title, one in figures.items() if one.skipped and (title in compared) == some)
+        if skipped := ", ".join(f"{title} {figures[title].skipped}" for title in titles):
+            notes.append(f"{lacks}, so left out: {skipped}")
+    if differ := ", ".join(f"{title} {one.differ}" for title, one in figures.items() if one.differ):
         notes.append(f"replies that the release reads otherwise than a strict reading does: {differ}")
     if failures := panel.failures():
         notes.append(f"judge calls failed ({failures}); the same command asks only those again")
-    elif any(one.failed for one in found.values()):
+    elif any(one.failed for one in figures.values()):
         notes.append("the recorded replies hold calls that had failed; --max_failed says how many may stay")
     for judge in panel.served:
         if judge.refused:
             notes.append(f"{judge.title} was asked without {', '.join(sorted(judge.refused))}, which it does not take")
-    answered = measured.answered_by
-    for judge in dict.fromkeys(entry["judge"] for entry in answered):
-        several = [entry for entry in answered if entry["judge"] == judge]
+    for title in dict.fromkeys(entry["judge"] for entry in answered):
+        several = [entry for entry in answered if entry["judge"] == title]
         if len(several) > 1:
-            told = ", ".join(f"{told_model(entry)}: {entry['replies']} replies" for entry in several)
-            notes.append(f"these figures mix what answered as {judge}: {told}")
-    if never := {panel.titles[asked] for asked, metric in ASKED.items() if checks.get(metric, True) is None}:
-        _say_once(f"never checked on cases of known truth: {', '.join(sorted(never))}; --check_judge does it")
+            models = []
+            for entry in several:
+                name = " ".join(filter(None, (entry["model"] or "a model that was not named", entry["fingerprint"])))
+                models.append(f"{name}: {entry['replies']} replies")
+            notes.append(f"these figures mix what answered as {title}: {', '.join(models)}")
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     withheld: dict[str, list[str]] = {}
-    for title, one in found.items():
-        for reason in filter(None, one.withheld.split("; ")):
-            option = "--max_failed" if "replies" in reason else "--max_blank"
+    for title, reasons in measured.withheld.items():
+        for option, reason in reasons:
             withheld.setdefault(option, []).append(f"{title} ({reason})")
-    for option, figures in withheld.items():
-        print(f"error: withheld past {option}: {'; '.join(figures)}", file=sys.stderr)
+    for option, lost in withheld.items():
+        print(f"error: withheld past {option}: {'; '.join(lost)}", file=sys.stderr)
     return withheld
 
 
-@cache
-def _say_once(note: str) -> None:
-    """An audit scores many points with one judge."""
-    print(f"note: {note}", file=sys.stderr)
-
-
-def told_model(entry: dict[str, Any]) -> str:
-    """The model that answered, with its fingerprint, as far as the server told."""
-    return " ".join(filter(None, (entry["model"] or "a model that was not named", entry["fingerprint"])))
+def run(given: dict[str, Any]) -> Scored | None:
+    """Do what the options as they were parsed ask for: score responses, or check the judge."""
+    options = options_of(given)
+    if not options.check_judge:
+        return score(options)
+    figures, least = check_judge(options.judging), options.min_accuracy
+    if figures is None:
+        return None
+    short = [
+        f"{METRICS[metric].title} ({100 * of['accuracy']:.1f}% of {of['n']} cases"
+        + (f", {of['failed']} calls failed)" if of["failed"] else ")")
+        for metric, of in figures.items()
+        if of["accuracy"] < least or of["failed"]
+    ]
+    if short:
+        print(f"error: the judge falls short (--min_accuracy {least}): {'; '.join(short)}", file=sys.stderr)
+    return Scored(figures, {"--min_accuracy": short} if short else {})

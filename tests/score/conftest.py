@@ -5,8 +5,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def quick(tmp_path, monkeypatch):
-    """No judge was checked before; a client that reads no certificates, since no server here has one."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    """A client that reads no certificates, since no server here has one, and finds no key of this machine."""
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))

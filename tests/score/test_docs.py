@@ -13,7 +13,7 @@ from safeeraser.mini.dataset import SPLITS, write_split
 from safeeraser.mini.settings import read_settings
 from safeeraser.mini.texts import TINY
 from safeeraser.mini.truth import truth_of
-from safeeraser.score.label_sheet import LABEL
+from safeeraser.score.labels import LABEL
 
 from .labelled import fill_in, nth, rows_of
 

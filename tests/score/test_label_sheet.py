@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from scoring import run_eval
 
-from safeeraser.score.label_sheet import read_labels
+from safeeraser.score.labels import read_labels
 
 from .labelled import FORMULA, NASTY, files, fill_in, nth, sheet
 
