@@ -100,11 +100,7 @@ class Options:
         "rates less the judge's errors",
     )
     disagreements: Path | None = option(
-        None,
-        type=Path,
-        metavar="FILE",
-        group=VALIDITY,
-        help="a page of those with --agree, each masked until opened",
+        None, type=Path, metavar="FILE", group=VALIDITY, help="a page of those with --agree, each masked until opened"
     )
     save_replies: Path | None = option(
         None, type=Path, group=JUDGES, help="record the raw replies here, for the judge replay"
