@@ -15,7 +15,7 @@ that is checked falls short of --min_accuracy.
 from safeeraser import score
 from safeeraser.errors import command
 from safeeraser.judge.judging import hide_key
-from safeeraser.score.command_line import arguments
+from safeeraser.score.options import arguments
 
 INCOMPLETE = 3  # the exit code of a run that is through, but whose figures, or judge, must not stand as they are
 

@@ -22,7 +22,7 @@ from safeeraser.arguments import Arguments, count, share
 from safeeraser.benchmark.intervals import interval
 from safeeraser.errors import command
 from safeeraser.score.agreement import FUNCTIONS, Labelled, agreement
-from safeeraser.score.label_sheet import draw
+from safeeraser.score.labels import draw
 
 AIM = 93.0
 RATES = (0.005, 0.02, 0.05, 0.2, 0.5, 0.8)

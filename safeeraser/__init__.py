@@ -81,6 +81,7 @@ def score(**options: Any) -> Scored | None:
     Raises:
         BadInput: something given cannot be used. Nothing is written then, but replies that were paid for are kept.
     """
-    from safeeraser.score.command_line import arguments, run
+    from safeeraser.score.options import arguments
+    from safeeraser.score.run import run
 
     return run(vars(arguments().keywords(options)))

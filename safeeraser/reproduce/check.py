@@ -20,9 +20,9 @@ from safeeraser.reproduce.marks import PASSED, made_otherwise, passed, read_mark
 from safeeraser.reproduce.options import Options
 from safeeraser.reproduce.steps import Run, Step, called
 from safeeraser.reproduce.work import at_once, gpu_shares
-from safeeraser.score.command_line import arguments as score_arguments
-from safeeraser.score.command_line import options_of as score_options
 from safeeraser.score.options import Options as ScoreOptions
+from safeeraser.score.options import arguments as score_arguments
+from safeeraser.score.options import options_of as score_options
 
 KNOWING = "truth"  # the judge that looks into the data
 LACKS_MODEL = "cannot be had from the hub"  # forget.py's words where it counts without a model

@@ -28,10 +28,9 @@ from safeeraser.benchmark.metrics import ASKED, METRICS
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.errors import BadInput
 from safeeraser.judge import costs
-from safeeraser.judge.judges import Judging
+from safeeraser.judge.judge import LACKS, Query, Verdict
+from safeeraser.judge.judging import Judging
 from safeeraser.judge.panel import Panel
-from safeeraser.judge.queries import Query
-from safeeraser.judge.verdicts import LACKS, Verdict
 
 CASES = Path(__file__).with_name("cases.jsonl")
 OUTCOMES = ("right", "wrong", *LACKS)

@@ -15,9 +15,8 @@ from safeeraser.benchmark.judged import difference, value_of, values_of, words
 from safeeraser.benchmark.metrics import ASKED, METRICS, SCORED, Figure
 from safeeraser.benchmark.records import read_raw, read_records
 from safeeraser.errors import BadInput
-from safeeraser.judge.queries import Query
-from safeeraser.judge.replay import response_hash
-from safeeraser.judge.verdicts import Verdict
+from safeeraser.judge.judge import Query, Verdict
+from safeeraser.judge.offline import response_hash
 from safeeraser.score.agreement import FUNCTIONS, Labelled, agreement, table, text_of
 from safeeraser.score.asking import Inputs, pair_records
 from safeeraser.score.labels import LABELLED, read_labels, render

@@ -19,9 +19,8 @@ from safeeraser.benchmark.files import read_text
 from safeeraser.benchmark.judged import value_of
 from safeeraser.benchmark.metrics import ASKED, METRICS
 from safeeraser.errors import BadInput
-from safeeraser.judge.queries import Query
-from safeeraser.judge.replay import response_hash
-from safeeraser.judge.verdicts import Verdict
+from safeeraser.judge.judge import Query, Verdict
+from safeeraser.judge.offline import response_hash
 
 LABELLED = tuple(asked for asked, metric in ASKED.items() if METRICS[metric].rate)  # a number is more than a key tells
 UNCLEAR = "unclear"

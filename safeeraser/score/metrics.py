@@ -11,8 +11,7 @@ from safeeraser.benchmark.intervals import interval
 from safeeraser.benchmark.metrics import ASKED, METRICS, SCORED, Figure
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.benchmark.wording import is_blank
-from safeeraser.judge.queries import Query
-from safeeraser.judge.verdicts import LACKS, Verdict
+from safeeraser.judge.judge import LACKS, Query, Verdict
 from safeeraser.score.asking import Inputs
 from safeeraser.score.options import Options
 

@@ -11,9 +11,8 @@ from safeeraser.arguments import Arguments, add_options, count, one_of, option, 
 from safeeraser.benchmark.files import kept_by_the_system
 from safeeraser.benchmark.metrics import SPLITS
 from safeeraser.errors import BadInput
-from safeeraser.judge.command_line import FORMS, calls, chosen, judges
 from safeeraser.judge.costs import parse_price
-from safeeraser.judge.judges import PROTOCOLS, Judging
+from safeeraser.judge.judging import FORMS, PROTOCOLS, Judging, calls, judges, make_judging
 from safeeraser.score.labels import LABELLED
 
 VALIDITY, JUDGES = "how good the judge is", "judges"  # titles of groups
@@ -179,7 +178,7 @@ def options_of(given: dict[str, Any]) -> Options:
         for key in ("input_file", "file_refer"):
             if not given[key]:
                 raise BadInput(f"--{key} is missing (see --help)")
-    return Options(judging=chosen(given, data=given["file_refer"]), **options_in(Options, given))
+    return Options(judging=make_judging(given, data=given["file_refer"]), **options_in(Options, given))
 
 
 def read_split(options: Options) -> str | None:

@@ -19,9 +19,8 @@ from safeeraser.benchmark.origin import git_commit, now
 from safeeraser.benchmark.records import UNHARM, DataFile, keys_like
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.errors import BadInput
+from safeeraser.judge.judge import Query, Verdict
 from safeeraser.judge.panel import Panel
-from safeeraser.judge.queries import Query
-from safeeraser.judge.verdicts import Verdict
 from safeeraser.score.asking import Inputs
 from safeeraser.score.labels import MARK
 from safeeraser.score.metrics import Item, Measured

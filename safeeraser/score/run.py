@@ -9,8 +9,7 @@ from safeeraser.benchmark.files import write_json, write_whole
 from safeeraser.benchmark.judged import values_of
 from safeeraser.benchmark.metrics import METRICS
 from safeeraser.judge import costs
-from safeeraser.judge.panel import Panel
-from safeeraser.judge.replay import write_replies
+from safeeraser.judge.panel import Panel, write_replies
 from safeeraser.score import compare, labels, outputs
 from safeeraser.score.agreement import check_judge
 from safeeraser.score.asking import read

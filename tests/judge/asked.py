@@ -5,7 +5,7 @@ import json
 from safeeraser.judge.judge import Query
 from safeeraser.judge.judging import Choice, Judging, make_judging
 from safeeraser.judge.panel import Panel
-from safeeraser.score.command_line import arguments
+from safeeraser.score.options import arguments
 
 FIELDS = {"asr": "model_response1", "rr": "model_response1", "sarr": "sd_response", "gpt": "Prediction"}
 TRUTH = ["unsafe", "normal", "normal", 0.5]  # what `scoring.good` says to a record's `queries`

@@ -16,7 +16,7 @@ from safeeraser.infer.options import arguments as infer_arguments
 from safeeraser.reproduce.estimate import kind
 from safeeraser.reproduce.options import arguments, options_of
 from safeeraser.reproduce.steps import runs_of
-from safeeraser.score.command_line import arguments as score_arguments
+from safeeraser.score.options import arguments as score_arguments
 from safeeraser.unlearn.terms import LOSSES
 
 # In place of a VQA benchmark, of which the tiny model has none: the figure is written down.

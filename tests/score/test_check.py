@@ -3,11 +3,11 @@
 from scoring import run_eval
 
 from safeeraser import score
-from safeeraser.judge.prompts import render
+from safeeraser.judge.dialects import render_prompt
 from safeeraser.score.agreement import cases
 
 CASES = cases()
-PROMPTS = {render(case.query(number), swapped=True): case for number, case in enumerate(CASES)}
+PROMPTS = {render_prompt(case.query(number), swapped=True): case for number, case in enumerate(CASES)}
 
 
 def knows(prompt):
