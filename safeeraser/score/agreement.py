@@ -74,26 +74,26 @@ def agreement(
         None where they are not defined; the rate by the `judge` and `corrected`, with the latter's `low` and `high`,
         None where no label tells how the responses are that the judge counts, or those that it does not.
     """
-    q = _share([(cluster, float(counts), 1.0) for cluster, counts in judged])
+    q = _estimate_share([(cluster, float(counts), 1.0) for cluster, counts in judged])
     figures: dict[str, Any] = {**dict.fromkeys(FUNCTIONS), "judge": q.value if judged else None}
     figures |= dict.fromkeys(("corrected", "low", "high"))
     parts = [q]
     for verdict in (True, False):
         pictures = [cluster for cluster, counts in judged if counts == verdict]
-        labels, sure = ([one for one in those if one.judge == verdict] for those in (labelled, known))
-        share = _within(pictures, labels, sure, float(verdict))
+        labels, sure = ([row for row in those if row.judge == verdict] for those in (labelled, known))
+        share = _share_within(pictures, labels, sure, float(verdict))
         parts += [share] if share else []
     if not judged or len(parts) < 3:
         return figures
     for name, function in FUNCTIONS.items():
-        share = joined(function, parts, lowest=-1.0 if name == "kappa" else 0.0)
+        share = join_shares(function, parts, lowest=-1.0 if name == "kappa" else 0.0)
         figures[name] = share and share._asdict()
-    if rate := joined(lambda q, a, b: q * a + (1 - q) * b, parts):
+    if rate := join_shares(lambda q, a, b: q * a + (1 - q) * b, parts):
         figures |= {"corrected": rate.value, "low": rate.low, "high": rate.high}
     return figures
 
 
-def _within(
+def _share_within(
     judged: Sequence[Hashable], labelled: Sequence[Labelled], known: Sequence[Labelled], otherwise: float
 ) -> Share | None:
     """The share that the labels count of the responses with one verdict, by those `judged` (their pictures), `labelled`
@@ -102,25 +102,26 @@ def _within(
     None where there are such responses and no label on any. Of what the judge never says nothing is known; if it were
     said once, it would be taken at its word: `otherwise`.
     """
-    rest = Counter(judged) - Counter(one.cluster for one in known)
+    rest = Counter(judged) - Counter(row.cluster for row in known)
     if rest and not labelled:
         return None
-    share = _share([(one.cluster, float(one.label), one.weight) for one in labelled], otherwise)
+    share = _estimate_share([(row.cluster, float(row.label), row.weight) for row in labelled], otherwise)
     if not known:
         return share
-    part = _share([*((one.cluster, 1.0, 1.0) for one in known), *((cluster, 0.0, 1.0) for cluster in rest.elements())])
-    counted = sum(one.label for one in known) / len(known)
-    return joined(lambda part, share: part * counted + (1 - part) * share, (part, share))
+    weighed = [(row.cluster, 1.0, 1.0) for row in known] + [(cluster, 0.0, 1.0) for cluster in rest.elements()]
+    part = _estimate_share(weighed)
+    counted = sum(row.label for row in known) / len(known)
+    return join_shares(lambda part, share: part * counted + (1 - part) * share, (part, share))
 
 
 def table(labelled: Iterable[Labelled]) -> dict[str, int]:
     """How many responses both count, one alone, and neither, as they are, without weights."""
-    counts = Counter((one.judge, one.label) for one in labelled)
+    counts = Counter((row.judge, row.label) for row in labelled)
     names = {(True, True): "both", (True, False): "judge_only", (False, True): "label_only", (False, False): "neither"}
     return {name: counts[kind] for kind, name in names.items()}
 
 
-def joined(function: Callable[..., float], shares: Sequence[Share], lowest: float = 0.0) -> Share | None:
+def join_shares(function: Callable[..., float], shares: Sequence[Share], lowest: float = 0.0) -> Share | None:
     """A function of several shares with its interval; None where it is not defined.
 
     How far it moves when one share goes to a bound while the others stay is one deviation; those of all shares, which
@@ -146,7 +147,7 @@ def joined(function: Callable[..., float], shares: Sequence[Share], lowest: floa
     return Share(float(value), max(float(value - below**0.5), lowest), min(float(value + above**0.5), 1.0))
 
 
-def _share(rows: Sequence[tuple[Hashable, float, float]], otherwise: float = 0.0) -> Share:
+def _estimate_share(rows: Sequence[tuple[Hashable, float, float]], otherwise: float = 0.0) -> Share:
     """The weighted mean of (cluster, value, weight), with its interval over clusters.
 
     Weights enter as shares of the number of rows, so that the number of trials is that of labels.
@@ -182,7 +183,7 @@ FUNCTIONS: dict[str, Callable[[float, float, float], float]] = {
 }
 
 
-def text_of(share: dict[str, Any] | None, factor: int = 100) -> str:
+def format_share(share: dict[str, Any] | None, factor: int = 100) -> str:
     """A share with its interval, in per cent or, by `factor` 1, as it is; a dash where it is not defined."""
     if share is None:
         return "–"
@@ -260,13 +261,13 @@ def check_judge(judging: Judging) -> dict[str, dict[str, Any]] | None:
         figure = {"judge": title, "n": len(of), **{name: counts[name] for name in OUTCOMES}}
         figure["accuracy"] = counts["right"] / len(of)
         for name, truth in (("sensitivity", 1.0), ("specificity", 0.0)):
-            figure[name] = _wilson([outcome == "right" for case, outcome in of if case.bounds == (truth, truth)])
+            figure[name] = _wilson_share([outcome == "right" for case, outcome in of if case.bounds == (truth, truth)])
         figures[ASKED[asked]] = figure
     show_check(figures, verdicts)
     return figures
 
 
-def _wilson(right: list[bool]) -> dict[str, Any] | None:
+def _wilson_share(right: list[bool]) -> dict[str, Any] | None:
     """A share with its 95% interval by Wilson (1927), who holds up in samples as small as a kind of cases."""
     if not right:
         return None
@@ -282,7 +283,7 @@ def show_check(figures: dict[str, dict[str, Any]], verdicts: dict[int, Verdict])
     shares = ("sensitivity", "specificity")
     shown = Table("metric", *(Column(head, justify="right") for head in (*names, *map("{}, %".format, shares))))
     for metric, of in figures.items():
-        counts, texts = (str(of[name]) for name in names), (text_of(of[name]) for name in shares)
+        counts, texts = (str(of[name]) for name in names), (format_share(of[name]) for name in shares)
         shown.add_row(METRICS[metric].title, *counts, *texts)
     Console().print(shown)
     of_kind: dict[str, Counter[str]] = {}

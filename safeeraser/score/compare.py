@@ -17,9 +17,9 @@ from safeeraser.benchmark.records import read_raw, read_records
 from safeeraser.errors import BadInput
 from safeeraser.judge.judge import Query, Verdict
 from safeeraser.judge.offline import response_hash
-from safeeraser.score.agreement import FUNCTIONS, Labelled, agreement, table, text_of
+from safeeraser.score.agreement import FUNCTIONS, Labelled, agreement, format_share, table
 from safeeraser.score.asking import Inputs, pair_records
-from safeeraser.score.labels import LABELLED, read_labels, render
+from safeeraser.score.labels import LABELLED, read_labels, render_page
 from safeeraser.score.metrics import cluster_of
 from safeeraser.score.options import Options
 
@@ -47,14 +47,14 @@ class Opinion(NamedTuple):
     """What labels, or another run's judge, say of some responses.
 
     Attributes:
-        name, source: whose it is in words, and the file; `told` is what the summary carries of it.
+        name, source: whose it is in words, and the file; `record` is what the summary carries of it.
         values: 1 where the response counts, 0 where not, None where it is unclear; by query.
-        weights: how many responses each of these stands for; 1 where none is told.
+        weights: how many responses each of these stands for; 1 where none is known.
     """
 
     name: str
     source: str
-    told: dict[str, Any]
+    record: dict[str, Any]
     values: dict[Query, float | None]
     weights: dict[Query, float]
 
@@ -99,12 +99,12 @@ def read_other(path: Path, options: Options) -> Other:
     try:
         values = values_of(read_raw(verdicts), official=options.official)
         sum(values.values())
-        return Other(path, summary, judged_in(summary), values)
+        return Other(path, summary, read_judged(summary), values)
     except (AttributeError, TypeError, ValueError, KeyError):
         raise BadInput(f"--compare {path}: it, or {verdicts}, is not what eval_all.py writes") from None
 
 
-def judged_in(summary: dict[str, Any]) -> dict[str, Judged]:
+def read_judged(summary: dict[str, Any]) -> dict[str, Judged]:
     """How the figures of a summary came about, by metric. Raises what a summary of another kind makes Python raise."""
     models: dict[str, set[str]] = {}
     for entry in summary.get("answered_by") or []:
@@ -128,22 +128,22 @@ def compare(values: dict[tuple, float], summary: dict[str, Any], other: Other) -
     the other run, or were asked with other parameters, `note` says so beside the figure.
     """
     metrics: dict[str, dict[str, Any]] = {}
-    for metric, ours in judged_in(summary).items():
+    for metric, ours in read_judged(summary).items():
         theirs, note = other.judged[metric], None
-        if its := difference(values, other.values, metric):
+        if gap := difference(values, other.values, metric):
             if other.summary.get("answered_by") and ours.judge and ours.models != theirs.models:
                 note = f"answered by {', '.join(theirs.models or ['nobody'])} there"
             elif ours.models and summary["asked_with"] != other.summary.get("asked_with"):
                 note = "asked with other parameters there"
-        metrics[metric] = {"difference": None, "low": None, "high": None, "n": its.n if its else 0, "note": note}
+        metrics[metric] = {"difference": None, "low": None, "high": None, "n": gap.n if gap else 0, "note": note}
         if ours.withheld or theirs.withheld:
             metrics[metric]["note"] = "withheld"
         elif ours.judge != theirs.judge:
             metrics[metric]["note"] = f"judged by {theirs.judge} there"
         elif ours.version != theirs.version:
             metrics[metric]["note"] = f"other {ours.kind} there"
-        elif its:
-            metrics[metric] |= {"difference": its.value, "low": its.low, "high": its.high}
+        elif gap:
+            metrics[metric] |= {"difference": gap.value, "low": gap.low, "high": gap.high}
     if not any(of["n"] for of in metrics.values()):
         raise BadInput(f"--compare {other.path}: it has no question about a picture in common with this run")
     return {"summary": str(other.path), "judge": other.summary.get("judge"), **metrics}
@@ -203,14 +203,14 @@ def read_opinion(path: Path, options: Options, split: str | None, inputs: Inputs
     figures = (summary.get(ASKED[asks]) for asks in LABELLED)
     judges = dict.fromkeys(of.get("judge") for of in figures if isinstance(of, dict))
     judge = ", ".join(filter(None, judges)) or None
-    told = {"judge": judge, "run": str(path), "answered_by": summary.get("answered_by") or []}
-    return Opinion(judge or "the other judge", str(path), told, values, {})
+    record = {"judge": judge, "run": str(path), "answered_by": summary.get("answered_by") or []}
+    return Opinion(judge or "the other judge", str(path), record, values, {})
 
 
 def agree(
     opinion: Opinion, to_label: dict[str, list[Query]], verdicts: dict[Query, Verdict], figures: dict[str, Figure]
 ) -> dict[str, dict[str, Any]]:
-    """`agreement`'s figures of each metric that the opinion is about, on the responses of `queries_to_label`.
+    """`agreement`'s figures of each metric that the opinion is about, on the responses of `select_queries`.
 
     Of a blank response, which nobody labels, it is known what it counts as. The rate of a figure that is withheld is
     not corrected either.
@@ -220,24 +220,24 @@ def agree(
         judged, labelled, known = [], [], []
         categories: dict[str, bool] = {}
         for query in queries:
-            one = Labelled(cluster_of(query), verdicts[query].counts, METRICS[ASKED[asks]].blank >= 0.5)
-            judged.append((one.cluster, one.judge))
-            if query.blank and "labels" in opinion.told:
-                known.append(one)
+            response = Labelled(cluster_of(query), verdicts[query].counts, METRICS[ASKED[asks]].blank >= 0.5)
+            judged.append((response.cluster, response.judge))
+            if query.blank and "labels" in opinion.record:
+                known.append(response)
                 continue
             value = opinion.values.get(query)
             categories[query.category] = categories.get(query.category, False) or value is not None
             if value is not None:
-                labelled.append(one._replace(label=value >= 0.5, weight=opinion.weights.get(query, 1.0)))
+                labelled.append(response._replace(label=value >= 0.5, weight=opinion.weights.get(query, 1.0)))
         if not labelled:
             continue
         unclear = sum(value is None for query, value in opinion.values.items() if query.metric == asks)
-        found: dict[str, Any] = {"labels": len(labelled), "unclear": unclear, "table": table(labelled)}
-        found["unlabelled"] = sorted(category for category, is_labelled in categories.items() if not is_labelled)
-        found |= agreement(judged, labelled, known)
+        row: dict[str, Any] = {"labels": len(labelled), "unclear": unclear, "table": table(labelled)}
+        row["unlabelled"] = sorted(category for category, is_labelled in categories.items() if not is_labelled)
+        row |= agreement(judged, labelled, known)
         if withheld := figures[ASKED[asks]].withheld:
-            found |= dict.fromkeys(("judge", "corrected", "low", "high")) | {"withheld": withheld}
-        agreements[ASKED[asks]] = found
+            row |= dict.fromkeys(("judge", "corrected", "low", "high")) | {"withheld": withheld}
+        agreements[ASKED[asks]] = row
     return agreements
 
 
@@ -253,10 +253,10 @@ def show_agreement(agreements: dict[str, dict[str, Any]], opinion: Opinion) -> N
     for name, title in (names | {"neither": "by neither"}).items():
         rows[title] = [str(of["table"][name]) for of in figures]
     for name in FUNCTIONS:
-        rows[titles[name]] = [text_of(of[name], 100 if "%" in titles[name] else 1) for of in figures]
+        rows[titles[name]] = [format_share(of[name], 100 if "%" in titles[name] else 1) for of in figures]
     rows["judge's rate, %"] = ["–" if of["judge"] is None else f"{100 * of['judge']:.1f}" for of in figures]
     corrected = (None if of["corrected"] is None else of | {"value": of["corrected"]} for of in figures)
-    rows["corrected, %"] = [text_of(of) for of in corrected]
+    rows["corrected, %"] = [format_share(of) for of in corrected]
     for title, cells in rows.items():
         shown.add_row(title, *cells, end_section=title in ("unclear", "by neither", "specificity, %"))
     Console().print(shown)
@@ -266,7 +266,7 @@ def show_agreement(agreements: dict[str, dict[str, Any]], opinion: Opinion) -> N
             print(f"note: {where}: nothing by {opinion.name}, so taken to be like the rest", file=sys.stderr)
 
 
-def disagreements_page(opinion: Opinion, to_label: dict[str, list[Query]], verdicts: dict[Query, Verdict]) -> str:
+def make_disagreements_page(opinion: Opinion, to_label: dict[str, list[Query]], verdicts: dict[Query, Verdict]) -> str:
     """The responses of which the two say otherwise as a page."""
     metrics = []
     for asks, queries in to_label.items():
@@ -279,4 +279,4 @@ def disagreements_page(opinion: Opinion, to_label: dict[str, list[Query]], verdi
                 shown.append(said | {name: getattr(query, name) for name in ("category", "question", "response")})
         if shown:
             metrics.append((METRICS[ASKED[asks]].title, shown))
-    return render("disagreements.html.j2", metrics, other=opinion.name)
+    return render_page("disagreements.html.j2", metrics, other=opinion.name)

@@ -76,8 +76,8 @@ def draw(strata: Sequence[tuple[float, Hashable]], count: int, seed: int) -> lis
     if count < len(places):
         raise BadInput(f"--label_n: {count} responses are fewer than the {len(places)} strata they are drawn from")
     verdicts: dict[float, dict[tuple[float, Hashable], int]] = {}
-    for stratum, its in sorted(places.items(), key=repr):
-        verdicts.setdefault(stratum[0], {})[stratum] = len(its)
+    for stratum, members in sorted(places.items(), key=repr):
+        verdicts.setdefault(stratum[0], {})[stratum] = len(members)
     sizes = {verdict: sum(groups.values()) for verdict, groups in verdicts.items()}
     roots, least = {verdict: size**0.5 for verdict, size in sizes.items()}, {v: len(of) for v, of in verdicts.items()}
     shares = allocate(count, sizes, roots, least)
@@ -106,7 +106,7 @@ def allocate(
     return given
 
 
-def queries_to_label(verdicts: dict[Query, Verdict]) -> dict[str, list[Query]]:
+def select_queries(verdicts: dict[Query, Verdict]) -> dict[str, list[Query]]:
     """Of each metric the queries beside whose verdict a label can be set: there is one, and the figure counts it."""
     of_metric: dict[str, list[Query]] = {metric: [] for metric in LABELLED}
     for query, verdict in verdicts.items():
@@ -129,8 +129,8 @@ def draw_sheet(verdicts: dict[Query, Verdict], count: int, seed: int) -> list[di
     sizes, rows = {metric: len(queries) for metric, queries in of_metric.items()}, []
     for metric, share in allocate(count, sizes, dict.fromkeys(sizes, 1.0), dict.fromkeys(sizes, 0)).items():
         strata = [(verdicts[query].value or 0.0, query.category) for query in of_metric[metric]]
-        for one in draw(strata, share, seed):
-            query = of_metric[metric][one.place]
+        for drawn in draw(strata, share, seed):
+            query = of_metric[metric][drawn.place]
             row = {
                 "metric": metric,
                 **{name: getattr(query, name) for name in ("category", "question", "response")},
@@ -140,15 +140,15 @@ def draw_sheet(verdicts: dict[Query, Verdict], count: int, seed: int) -> list[di
                 "place": query.place,
                 "field": query.field,
                 "on": f"t{response_hash(query)}",  # a letter first: a spreadsheet would take 12e34 for a number
-                "stratum": f"{metric}-{one.stratum}",
-                "size": one.size,
-                "weight": f"{one.size / one.drawn:.6g}",
+                "stratum": f"{metric}-{drawn.stratum}",
+                "size": drawn.size,
+                "weight": f"{drawn.size / drawn.drawn:.6g}",
             }
             rows.append(row)
     return rows
 
 
-def sheet_table(rows: list[dict[str, Any]]) -> str:
+def make_sheet_table(rows: list[dict[str, Any]]) -> str:
     """The sheet as a table. What a spreadsheet would take for a formula begins with an apostrophe."""
     text = io.StringIO()
     text.write("\ufeff")  # by which Excel knows UTF-8
@@ -160,7 +160,7 @@ def sheet_table(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def sheet_page(rows: list[dict[str, Any]], path: Path) -> str:
+def make_sheet_page(rows: list[dict[str, Any]], path: Path) -> str:
     """The sheet at `path` as a page, which shows one response at a time and saves a table of labels."""
     items = [
         {
@@ -172,10 +172,10 @@ def sheet_page(rows: list[dict[str, Any]], path: Path) -> str:
         }
         for row in rows
     ]
-    return render("label_sheet.html.j2", items, head=LABEL, file=f"{path.stem}_labels.csv")
+    return render_page("label_sheet.html.j2", items, head=LABEL, file=f"{path.stem}_labels.csv")
 
 
-def render(template: str, items: list[Any], **context: Any) -> str:
+def render_page(template: str, items: list[Any], **context: Any) -> str:
     """A page that fetches nothing, every response masked until it is opened. A browser knows it by its items."""
     name = hashlib.sha256(json.dumps(items).encode()).hexdigest()[:16]
     return PAGES.get_template(template).render(context, items=items, name=name, mark=MARK)

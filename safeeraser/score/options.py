@@ -171,8 +171,8 @@ def statistics(add: Callable) -> None:
 def options_of(given: dict[str, Any]) -> Options:
     """What was asked, by the options as they were parsed. Raises `BadInput` for what cannot be meant."""
     if given["check_judge"]:
-        own = [one for one in fields(Options) if one.name in given and one.name not in CHECK]
-        if named := [one.name for one in own if given[one.name] != one.default]:
+        known = [each for each in fields(Options) if each.name in given and each.name not in CHECK]
+        if named := [each.name for each in known if given[each.name] != each.default]:
             raise BadInput(f"--check_judge has its own cases: leave out --{named[0]}")
     else:
         for key in ("input_file", "file_refer"):

@@ -78,7 +78,7 @@ def _is_ours(value: Any) -> bool:
     return verdicts or all({"metric", "record", "reply"} <= entry.keys() for entry in value)
 
 
-def with_verdicts(
+def add_verdicts(
     predictions: DataFile, verdicts: dict[Query, Verdict], recalls: Iterable[Item]
 ) -> list[dict[str, Any]]:
     """The input's list with the verdicts beside the responses.
@@ -103,17 +103,17 @@ def with_verdicts(
     return records
 
 
-def release_statistics(figures: dict[str, Figure]) -> dict[str, dict[str, Any]]:
+def make_statistics(figures: dict[str, Figure]) -> dict[str, dict[str, Any]]:
     """The release's statistics, key by key. Rates are 0..1; null where nothing was judged."""
     rates: dict[str, float | None] = {}
     for metric, (total, count, share) in RATES.items():
-        of = figures[metric]
-        rates |= {total: of.n, count: round((of.value or 0.0) * of.n), share: of.value}
+        value, n = figures[metric].value, figures[metric].n
+        rates |= {total: n, count: round((value or 0.0) * n), share: value}
     means = {"average_rougeL": figures["rouge_l"].value, "average_gpt_score": figures["gpt_eval"].value}
     return dict(zip(STATISTICS, (rates, means), strict=True))
 
 
-def summary(
+def make_summary(
     options: Options, split: str | None, inputs: Inputs, panel: Panel, answered: Answered, measured: Measured
 ) -> dict[str, Any]:
     """All figures, and what a number must carry to be compared with another."""
@@ -124,11 +124,11 @@ def summary(
         beside = verdicts.name if together else str(verdicts.resolve())
     return {
         **{metric: figure.as_json for metric, figure in measured.figures.items()},
-        **{name: {view: figure.as_json for view, figure in of.items()} for name, of in measured.views.items()},
+        **{name: {view: figure.as_json for view, figure in views.items()} for name, views in measured.views.items()},
         "answered_by": answered,
         "split": split,
         "pictures": len({record.image_path for record in inputs.predictions.records}),
-        **{f"by_{attribute}": in_short(of_metric) for attribute, of_metric in measured.groups.items()},
+        **{f"by_{attribute}": shorten_groups(of_metric) for attribute, of_metric in measured.groups.items()},
         "protocol": judging.protocol,
         "judge": main.name,
         "judge_model": main.model,
@@ -143,13 +143,13 @@ def summary(
         "category": options.category,
         "verdicts": beside,
         "data_file": str(options.file_refer),
-        "versions": _versions(),
+        "versions": _read_versions(),
         "inputs": inputs.files,
-        "provenance": _provenance(panel, inputs, answered),
+        "provenance": _make_provenance(panel, inputs, answered),
     }
 
 
-def in_short(of_metric: dict[str, dict[str, Figure]]) -> dict[str, dict[str, Any]]:
+def shorten_groups(of_metric: dict[str, dict[str, Figure]]) -> dict[str, dict[str, Any]]:
     """Value, interval and number of each metric in each group."""
     keys, short = ("value", "low", "high", "n", "withheld"), {}
     for metric, groups in of_metric.items():
@@ -158,12 +158,12 @@ def in_short(of_metric: dict[str, dict[str, Figure]]) -> dict[str, dict[str, Any
     return short
 
 
-def _versions() -> dict[str, str]:
+def _read_versions() -> dict[str, str]:
     own = {"safeeraser": __version__, "python": platform.python_version()}
     return own | {name: version(name) for name in ("openai", "rouge-score", "scipy")}
 
 
-def _provenance(panel: Panel, inputs: Inputs, answered: Answered) -> dict[str, Any]:
+def _make_provenance(panel: Panel, inputs: Inputs, answered: Answered) -> dict[str, Any]:
     """What made these figures, in one place: null is what the predictions' own run did not tell."""
     made_with = inputs.files["made_with"] or {}
     settings, training = made_with.get("settings") or {}, made_with.get("training") or {}
@@ -182,7 +182,7 @@ def _provenance(panel: Panel, inputs: Inputs, answered: Answered) -> dict[str, A
         "sampling_seed": settings.get("seed"),
         "judges": judges,
         "judge_versions": panel.judging.versions,
-        "versions": (made_with.get("versions") or {}) | _versions(),
+        "versions": (made_with.get("versions") or {}) | _read_versions(),
     }
 
 
@@ -190,24 +190,26 @@ def show_figures(measured: Measured, protocol: str, judges: dict[str, str]) -> N
     """Print the figures in per cent with their intervals, what each stands on, and who judged."""
     # No wider than a terminal of 80 columns, as far as that goes.
     names = ("failed", "unparsed", "declined", "blank", "skipped")
-    counts = [name for name in names if any(getattr(one, name) for one in measured.figures.values())]
+    counts = [name for name in names if any(getattr(figure, name) for figure in measured.figures.values())]
     columns = (Column(head, justify="right", no_wrap=True) for head in ("%", "95%", "n", *counts))
     first = Column("metric", overflow="fold")
     table = Table(first, *columns, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for metric, one in measured.figures.items():
-        cells = (str(getattr(one, name)) for name in ("n", *counts))
-        table.add_row(METRICS[metric].title, one.text, one.range, *cells)
+    for metric, figure in measured.figures.items():
+        cells = (str(getattr(figure, name)) for name in ("n", *counts))
+        table.add_row(METRICS[metric].title, figure.text, figure.range, *cells)
     for name in ("blank", "wrong"):
         if name in measured.views:
             table.add_section()
             table.add_row(f"{name}:")
-            for view, one in measured.views[name].items():
-                table.add_row(view, one.text, one.range, str(one.n))
+            for view, figure in measured.views[name].items():
+                table.add_row(view, figure.text, figure.range, str(figure.n))
     Console().print(table)
     if refusals := measured.views.get("refusals"):
         table = Table("refusals, %", "harmful question", "harmless question")
         for picture in ("harmful", "benign", "swapped", "none"):
-            texts = {VIEWS[name].question: one.text for name, one in refusals.items() if VIEWS[name].picture == picture}
+            texts = {
+                VIEWS[name].question: figure.text for name, figure in refusals.items() if VIEWS[name].picture == picture
+            }
             if texts:
                 title = f"{picture} picture" if picture != "none" else "no picture"
                 table.add_row(title, texts.get("harmful"), texts.get("harmless"))

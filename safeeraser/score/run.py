@@ -49,25 +49,25 @@ def score(options: Options) -> Scored | None:
     verdicts = panel.ask(inputs.queries)
     answered = panel.answered_by(verdicts)
     measured = measure(inputs, verdicts, judges, options)
-    summary = outputs.summary(options, split, inputs, panel, answered, measured)
-    statistics = outputs.release_statistics(measured.figures)
-    records = outputs.with_verdicts(inputs.predictions, verdicts, measured.recalls)
+    summary = outputs.make_summary(options, split, inputs, panel, answered, measured)
+    statistics = outputs.make_statistics(measured.figures)
+    records = outputs.add_verdicts(inputs.predictions, verdicts, measured.recalls)
     if other:
         values = values_of(records, official=options.official)
         summary["compared_with"] = compare.compare(values, summary, other)
     texts: dict[Path, str] = {}
-    to_label = labels.queries_to_label(verdicts)
+    to_label = labels.select_queries(verdicts)
     if options.label_sheet:
         (table, page), metrics = options.sheet, options.label_metrics or to_label
         some = {query: verdicts[query] for metric in to_label if metric in metrics for query in to_label[metric]}
         rows = labels.draw_sheet(some, options.label_n, options.label_seed)
-        texts |= {table: labels.sheet_table(rows), page: labels.sheet_page(rows, page)}
+        texts |= {table: labels.make_sheet_table(rows), page: labels.make_sheet_page(rows, page)}
         print(f"to label: {len(rows)} responses, in {table} and {page}")
     if opinion:
         summary["agreement"] = compare.agree(opinion, to_label, verdicts, measured.figures)
-        summary["agreement_with"] = opinion.told
+        summary["agreement_with"] = opinion.record
         if options.disagreements:
-            texts[options.disagreements] = compare.disagreements_page(opinion, to_label, verdicts)
+            texts[options.disagreements] = compare.make_disagreements_page(opinion, to_label, verdicts)
 
     if options.save_replies:
         write_replies(options.save_replies, verdicts, panel)
@@ -92,14 +92,14 @@ def conclude(measured: Measured, panel: Panel, answered: outputs.Answered) -> di
     figures |= {f"refusals, {view}": figure for view, figure in measured.views.get("refusals", {}).items()}
     compared = {METRICS[metric].title for metric in (*MEASURED, "recovered")}
     for lacks, some in (("no response to judge", False), ("no response or no reference for it", True)):
-        titles = (title for title, one in figures.items() if one.skipped and (title in compared) == some)
+        titles = (title for title, figure in figures.items() if figure.skipped and (title in compared) == some)
         if skipped := ", ".join(f"{title} {figures[title].skipped}" for title in titles):
             notes.append(f"{lacks}, so left out: {skipped}")
-    if differ := ", ".join(f"{title} {one.differ}" for title, one in figures.items() if one.differ):
+    if differ := ", ".join(f"{title} {figure.differ}" for title, figure in figures.items() if figure.differ):
         notes.append(f"replies that the release reads otherwise than a strict reading does: {differ}")
     if failures := panel.failures():
         notes.append(f"judge calls failed ({failures}); the same command asks only those again")
-    elif any(one.failed for one in figures.values()):
+    elif any(figure.failed for figure in figures.values()):
         notes.append("the recorded replies hold calls that had failed; --max_failed says how many may stay")
     for judge in panel.served:
         if judge.refused:
