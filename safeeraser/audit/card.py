@@ -73,7 +73,7 @@ def write_card(options: Options, everyone: Subjects) -> None:
     }
     _conclude(card)
     write_json(options.card, card)
-    write_table(options.card.with_suffix(".csv"), Audit.model_validate(card).rows())
+    write_table(options.card.with_suffix(".figures.csv"), Audit.model_validate(card).rows())
 
 
 def _conclude(card: dict[str, Any]) -> None:

@@ -33,7 +33,9 @@ class Options:
         None, type=Path, help="where the verdicts go; the statistics go beside it as .txt"
     )
     summary: Path | None = option(
-        None, type=Path, help="where the figures go, as the report reads them; at least one of the two"
+        None,
+        type=Path,
+        help="where the figures go, as the report reads them, and beside it as a table; at least one of the two",
     )
     overwrite: bool = option(False, help="replace files that this command did not write, or wrote by other judges")
     split: str | None = option(
@@ -115,6 +117,12 @@ class Options:
     def statistics(self) -> Path | None:
         """Where the release keeps its statistics: beside the verdicts, as .txt; None beside /dev/null and its like."""
         path = self.output_file_rr and self.output_file_rr.with_suffix(".txt")
+        return None if path is None or kept_by_the_system(path) else path
+
+    @property
+    def table(self) -> Path | None:
+        """Where the figures go as rows of the table of figures: beside the summary; None beside /dev/null."""
+        path = self.summary and self.summary.with_suffix(".figures.csv")
         return None if path is None or kept_by_the_system(path) else path
 
     @property
@@ -206,8 +214,8 @@ def outputs_of(options: Options) -> list[Path]:
         raise BadInput("--disagreements: are those with the labels or the run that --agree names")
     if options.output_file_rr and not options.output_file_rr.name:
         raise BadInput(f"--output_file_rr: '{options.output_file_rr}' names no file")
-    named = [options.output_file_rr, options.statistics, options.summary, options.save_replies, judging.store]
-    written = [path for path in (*named, *options.sheet, options.disagreements) if path]
+    named = [options.output_file_rr, options.statistics, options.summary, options.table, options.save_replies]
+    written = [path for path in (*named, judging.store, *options.sheet, options.disagreements) if path]
     given = (options.input_file, options.file_refer, judging.replies, options.compare, options.agree)
     # `realpath`, unlike `resolve`, does not mind links that lead in a circle, which are refused elsewhere.
     taken = {os.path.realpath(path) for path in given if path}

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from safeeraser import __version__
+from safeeraser.benchmark.figures import COLUMNS
 from safeeraser.benchmark.files import kept_by_the_system, make_room_for, read_json, read_text
 from safeeraser.benchmark.metrics import ASKED, METRICS, Figure
 from safeeraser.benchmark.origin import git_commit, now
@@ -48,7 +49,7 @@ def check_outputs(written: list[Path], options: Options, judges: dict[str, str])
         if path in options.sheet:
             raise BadInput(f"{path}: is there, and may hold labels; --overwrite replaces it")
         try:
-            there: Any = read_text(path) if path == options.disagreements else read_json(path)
+            there: Any = read_text(path) if path in (options.disagreements, options.table) else read_json(path)
         except BadInput:
             there = None
         if not _is_ours(there):
@@ -66,9 +67,9 @@ def check_outputs(written: list[Path], options: Options, judges: dict[str, str])
 
 
 def _is_ours(value: Any) -> bool:
-    """Whether it is a summary, statistics, verdicts, replies or the text of a page."""
+    """Whether it is a summary, statistics, verdicts, replies or the text of a page or of a table of figures."""
     if isinstance(value, str):
-        return MARK in value
+        return MARK in value or value.startswith(",".join(COLUMNS))
     if isinstance(value, dict):
         return {"protocol", "asr", "sarr"} <= value.keys() or set(STATISTICS) == value.keys()
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safeeraser.benchmark.figures import write_table
 from safeeraser.benchmark.files import write_json, write_whole
 from safeeraser.benchmark.judged import values_of
 from safeeraser.benchmark.metrics import METRICS
+from safeeraser.benchmark.summaries import SummaryFile
 from safeeraser.judge import costs
 from safeeraser.judge.panel import Panel, write_replies
 from safeeraser.score import compare, labels, outputs
@@ -78,6 +80,8 @@ def score(options: Options) -> Scored | None:
     for file, value in files:  # a device may be named twice
         if file:
             write_json(file, value)
+    if options.table:
+        write_table(options.table, SummaryFile.model_validate(summary).rows(options.table.resolve().parent.name))
     outputs.show_figures(measured, options.judging.protocol, judges)
     if other:
         compare.show_differences(summary["compared_with"])
