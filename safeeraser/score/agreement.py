@@ -134,8 +134,7 @@ def join_shares(function: Callable[..., float], shares: Sequence[Share], lowest:
     value = function(*values)
     if np.isnan(value):
         return None
-    below = above = 0.0
-    first = shares[0]
+    below, above, first = 0.0, 0.0, shares[0]
     within = {0.0: first.high, 1.0: first.low}.get(first.value, first.value)
     for place, share in enumerate(shares):
         held = [within, *values[1:]] if place else values
