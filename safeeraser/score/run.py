@@ -8,8 +8,7 @@ from typing import Any
 from safeeraser.benchmark.files import write_json, write_whole
 from safeeraser.benchmark.judged import values_of
 from safeeraser.benchmark.metrics import METRICS
-from safeeraser.judge import costs
-from safeeraser.judge.panel import Panel, write_replies
+from safeeraser.judge.panel import Panel, show_plan, write_replies
 from safeeraser.score import compare, labels, outputs
 from safeeraser.score.agreement import check_judge
 from safeeraser.score.asking import read
@@ -38,7 +37,7 @@ def score(options: Options) -> Scored | None:
     inputs = read(options)
     panel = Panel(options.judging)
     if options.judging.dry_run:
-        costs.show_plan(panel.foresee(inputs.queries), panel.prices, share=options.judging.price_share)
+        show_plan(panel.foresee(inputs.queries), panel.prices, share=options.judging.price_share)
         return None
     # Before a judge is paid.
     other = compare.read_other(options.compare, options) if options.compare else None
