@@ -47,10 +47,9 @@ class Submission(NamedTuple):
 
 
 class State(NamedTuple):
-    """What the server says of a batch; only once it `ended` is `status` a word that may be shown."""
+    """What the server says of a batch. Only a status of `ENDED` is a word that may be shown."""
 
     status: str
-    ended: bool
     done: int
     files: list[str]
     too_much: bool  # more tokens than may wait at a time on this account, so that none was asked
@@ -155,7 +154,7 @@ class BatchChat(Chat[str]):
             for submission in list(waiting):
                 name = str(submission.id)  # it has one by now
                 state = self.look(name)
-                if state.ended:
+                if state.status in ENDED:
                     waiting.remove(submission)
                     yield from self._collect(submission, state, wanted)
                 elif told.get(name) != state.done:
@@ -190,7 +189,18 @@ class BatchChat(Chat[str]):
 
     def look(self, name: str) -> State:
         """How far the batch is."""
-        return self._request(lambda: _state(self._client.batches.retrieve(name)), f"does not know batch {name}")
+
+        def retrieve() -> State:
+            batch = self._client.batches.retrieve(name)
+            counts, errors = batch.request_counts, batch.errors
+            return State(
+                status=batch.status,
+                done=int(counts.completed) + int(counts.failed) if counts else 0,
+                files=[file for file in (batch.output_file_id, batch.error_file_id) if file],
+                too_much=any(error.code == "token_limit_exceeded" for error in (errors and errors.data) or []),
+            )
+
+        return self._request(retrieve, f"does not know batch {name}")
 
     def _lines(self, name: str) -> list[bytes]:
         """All of a file before it is read: a connection that breaks off then costs a download, not an answer."""
@@ -224,17 +234,6 @@ def _id(thing: Any) -> str:
     if not re.fullmatch(r"[\w-]{1,100}", thing.id):
         raise ValueError
     return thing.id
-
-
-def _state(batch: openai.types.Batch) -> State:
-    counts, errors = batch.request_counts, batch.errors
-    return State(
-        status=batch.status,
-        ended=batch.status in ENDED,
-        done=int(counts.completed) + int(counts.failed) if counts else 0,
-        files=[file for file in (batch.output_file_id, batch.error_file_id) if file],
-        too_much=any(error.code == "token_limit_exceeded" for error in (errors and errors.data) or []),
-    )
 
 
 def _read_line(line: bytes) -> tuple[str, Reply | Failure] | None:

@@ -6,7 +6,7 @@ A general LLM is asked with the prompts rendered from the templates in `prompts/
 import hashlib
 import re
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,8 +27,6 @@ _TEMPLATES = Environment(loader=FileSystemLoader(PROMPTS), undefined=StrictUndef
 CONFIG = files.CONFIG / "judge"
 GENERAL = "openai"
 SERVED = (GENERAL, *sorted(file.stem for file in CONFIG.glob("*.yaml")))  # a guard's file is all that it takes
-
-Messages = list[dict[str, str]]
 
 
 def render_prompt(query: Query, *, swapped: bool) -> str:
@@ -93,7 +91,7 @@ class General:
     version: str = field(default_factory=prompts_version)
     max_tokens: int = 64
 
-    def messages(self, query: Query) -> Messages:
+    def messages(self, query: Query) -> list[dict[str, str]]:
         """The conversation that asks for a verdict: one prompt, the response in it."""
         return [{"role": "user", "content": render_prompt(query, swapped=self.official)}]
 
@@ -208,7 +206,7 @@ class Guard(_Setting):
             raise ValueError("must have {response} in it")
         return template
 
-    @cached_property
+    @property
     def decides(self) -> frozenset[str]:
         """The metrics that the file tells how to read."""
         return frozenset(self.metrics)
@@ -218,7 +216,7 @@ class Guard(_Setting):
         """By which its file is told from another state of it."""
         return hashlib.sha256(self.source.encode()).hexdigest()[:12]
 
-    def messages(self, query: Query) -> Messages:
+    def messages(self, query: Query) -> list[dict[str, str]]:
         """The question and the response, as the conversation that they were, or within the file's prompt."""
         if self.template:
             # Not `format`: the texts may hold braces, and so may the prompt.
@@ -250,9 +248,6 @@ def read_guard(name: str) -> Guard:
         raise BadInput(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from None
 
 
-Dialect = General | Guard  # what is particular to a kind of judge: how it is asked, and what its replies say
-
-
-def make_dialect(name: str, *, official: bool) -> Dialect:
-    """The dialect of the judge called `name`."""
+def make_dialect(name: str, *, official: bool) -> General | Guard:
+    """What is particular to the judge called `name`: how it is asked, and what its replies say."""
     return General(official) if name == GENERAL else read_guard(name)

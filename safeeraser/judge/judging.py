@@ -19,7 +19,6 @@ from safeeraser.judge.offline import OFFLINE, OfflineJudge
 from safeeraser.keys import GIVEN
 
 JUDGES = (*SERVED, *OFFLINE)
-PROTOCOLS = ("official", "corrected")
 FORMS = "each may be NAME, NAME:MODEL, NAME@ADDRESS or NAME:MODEL@ADDRESS"  # what the help says of the group `judges`
 
 
@@ -42,9 +41,7 @@ def parse_price(text: str) -> Price:
         if not (0 <= prompt < math.inf and 0 <= completion < math.inf):
             raise ValueError
     except ValueError:
-        raise BadInput(
-            "--price: two numbers, such as 2.5,10: dollars for a million tokens of prompts, of replies"
-        ) from None
+        raise BadInput("--price: two numbers, as in 2.5,10: dollars a million tokens of prompts, of replies") from None
     return Price(prompt, completion)
 
 
@@ -89,7 +86,7 @@ class Judging:
         "verdict left out, blank responses counted as what they are, records paired by picture, GPT-Eval's two texts "
         "in their places (default: %(default)s)",
         group="judges",
-        type=one_of("protocol", PROTOCOLS),
+        type=one_of("protocol", ("official", "corrected")),
     )
     replies: Path | None = option(None, help="recorded replies, for the judge replay", group="judges", type=Path)
     data: Path | None = None  # the file whose questions were answered; beside it may stand what is true

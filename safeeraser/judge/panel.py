@@ -41,13 +41,9 @@ class Panel:
         self.judging = judging
         served = {choice.name for choice in judging.choices.values() if choice.served}
         if judging.batch and not served:
-            raise BadInput(
-                "--batch: none of the judges is asked over the network, so there is nothing to put into a batch"
-            )
+            raise BadInput("--batch: none of the judges is asked over the network, so there is nothing for a batch")
         if judging.batch and (guards := sorted(served - {GENERAL})):
-            raise BadInput(
-                f"--batch: the judge {guards[0]} runs on a server of your own; only openai judges in batches"
-            )
+            raise BadInput(f"--batch: the judge {guards[0]} runs on a server of your own; openai alone has batches")
         judges = {choice: _make_judge(choice, judging) for choice in dict.fromkeys(judging.choices.values())}
         self.by_metric = {metric: judges[choice] for metric, choice in judging.choices.items()}
         for metric, choice in judging.judges.items():

@@ -41,24 +41,20 @@ class ServedJudge(Judge):
         if choice.name != GENERAL and not choice.base_url:
             raise BadInput(f"the judge {choice.name} runs on a server of your own: give its address with --base_url")
         key = ApiKey(NONE) if judging.dry_run else read_judge_key(choice, judging)
-        server: dict[str, Any] = {"api_key": key, "base_url": choice.base_url, "timeout": TIMEOUT}
-        server["concurrency"] = judging.concurrency
         self._dialect = make_dialect(choice.name, official=judging.official)
         self.name, self.decides, self.version = choice.name, self._dialect.decides, self._dialect.version
         self.model = choice.model or self._dialect.model
         if is_openai(address_of(choice.base_url)) and (note := leaving(self.model, date.today())):
             print(f"note: {note}", file=sys.stderr)
         self._store = Store(judging.store, shared=judging.store_shared)
-        self._chat: Chat[str]
-        if judging.batch:
-            self._chat = BatchChat(self.model, store=self._store, **server)
-        else:
-            self._chat = Chat(self.model, requests_per_minute=judging.requests_per_minute, **server)
+        server: dict[str, Any] = {"api_key": key, "base_url": choice.base_url, "timeout": TIMEOUT}
+        server |= {"concurrency": judging.concurrency, "requests_per_minute": judging.requests_per_minute}
+        self._chat: Chat[str] = (
+            BatchChat(self.model, store=self._store, **server) if judging.batch else Chat(self.model, **server)
+        )
         self._extra, self._batch = judging.extra_body, judging.batch
         self._max_tokens = judging.max_tokens or self._dialect.max_tokens
-        self.refused = frozenset()  # of `OPTIONAL`, what this model's server does not take; the store remembers it
         self._memory = {name: request_hash("refused", self._chat.address, self.model, name) for name in OPTIONAL}
-        self.spent = Spent()
         self.failures: Counter[str] = Counter()
 
     def ask(self, queries: Iterable[Query]) -> Iterator[tuple[Query, Verdict]]:
