@@ -128,6 +128,7 @@ def _plain(name: str) -> str:
     return name.strip(" \t\r\n*_`.\"'").casefold()
 
 
+Word = Annotated[str, AfterValidator(str.casefold)]
 Names = Annotated[frozenset[str], AfterValidator(lambda names: frozenset(map(_plain, names)))]
 
 
@@ -158,17 +159,8 @@ class Decision(_Setting):
     """How a metric is read off a reply: the one word that `pattern` captures, and what each is worth."""
 
     pattern: Pattern
-    values: dict[str, Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]]
+    values: dict[Word, Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]]
     categories: Categories | None = None
-
-    @field_validator("values", mode="before")
-    @classmethod
-    def _words(cls, values: Any) -> Any:
-        """YAML reads yes and no as true and false."""
-        names = {True: "yes", False: "no"}
-        if not isinstance(values, dict):
-            return values
-        return {(names[key] if isinstance(key, bool) else str(key)).casefold(): value for key, value in values.items()}
 
     def read(self, reply: str) -> float | None:
         """The value; None where no word, or more than one, is found."""
@@ -239,7 +231,7 @@ def read_guard(name: str) -> Guard:
     file = CONFIG / f"{name}.yaml"
     try:
         text = read_text(file)
-        value = yaml.safe_load(text)
+        value = yaml.load(text, yaml.BaseLoader)  # words stay words: YAML's own types have no for false
         return Guard.model_validate((value if isinstance(value, dict) else {}) | {"name": name, "source": text})
     except yaml.YAMLError:
         raise BadInput(f"{file}: not valid YAML") from None
