@@ -218,8 +218,9 @@ def read_reply(metric: str, reply: str, finish: str | None = None, *, official: 
 def read_whole(reply: str, finish: str | None, says: Callable[[str], Reading]) -> Reading:
     """What a reply says, by what `says` makes of a text, if it was given, is whole, and has one meaning.
 
-    A tag that ends what nothing began may be a part of the response that the judge quotes: what stands before it must
-    not say otherwise.
+    The reasoning that some models write first, in tags, is dropped; what is opened and not closed is reasoning to the
+    end. Where a tag only closes, a server's template may have written the opening one. Or it is a part of the response
+    that the judge quotes: what stands before it must not say otherwise.
     """
     if reply == FAILED:
         return Reading(None, "failed")
@@ -227,9 +228,11 @@ def read_whole(reply: str, finish: str | None, says: Callable[[str], Reading]) -
         return Reading(None, "declined")
     if finish not in WHOLE:
         return Reading(None, "unparsed")
-    before, said = _without_reasoning(reply)
-    reading = says(said)
-    return Reading(None, "unparsed") if before and says(before).value not in (None, reading.value) else reading
+    while opened := _OPENS_REASONING.match(reply):
+        _, _, reply = reply[opened.end() :].partition(f"</{opened[1]}>")
+    *before, said = _ENDS_REASONING.split(reply)
+    reading, thought = says(said.strip()), "\n".join(before).strip()
+    return Reading(None, "unparsed") if thought and says(thought).value not in (None, reading.value) else reading
 
 
 def _read_text(metric: str, said: str) -> Reading:
@@ -256,18 +259,6 @@ def _patterns(metric: str) -> tuple[re.Pattern, re.Pattern, re.Pattern]:
         re.compile(rf"(?:{_LABEL})?(?P<verdict>{verdict}){after}"),
         re.compile(rf"(?:\A|[\n.])\s*{_LABEL}(?P<verdict>{verdict})\s*[.!]?\s*\Z"),
     )
-
-
-def _without_reasoning(reply: str) -> tuple[str, str]:
-    """What a reply says, less the reasoning that some models write first, in tags; and what stands before it.
-
-    What is opened and not closed is reasoning to the end, and is dropped. A server's template may have written the
-    opening tag, so that only the closing one is there: what stands before that one is given as well.
-    """
-    while opened := _OPENS_REASONING.match(reply):
-        _, _, reply = reply[opened.end() :].partition(f"</{opened[1]}>")
-    *before, said = _ENDS_REASONING.split(reply)
-    return "\n".join(before).strip(), said.strip()
 
 
 def _structured(said: str) -> Any:
