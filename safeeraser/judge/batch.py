@@ -30,7 +30,7 @@ ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 TAG = "safeeraser"  # the name in a batch's metadata under which it can be found again
 ENDED = ("completed", "failed", "expired", "cancelled")
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000  # in a batch, by the API
-POLL, SLOWER, LONGEST_POLL = 30.0, 1.2, 300.0  # seconds between looks at first, how they grow, and up to what
+POLL = 60.0  # seconds between looks
 TRIES, PAUSE = 20, 30.0  # of a request while the server is away, and the seconds between: ten minutes or more
 
 Calls = Iterable[tuple[str, Callable[[], dict[str, Any]]]]
@@ -149,8 +149,8 @@ class BatchChat(Chat[str]):
             yield keys, lines
 
     def _wait(self, waiting: list[Submission], wanted: Set[str]) -> Outcomes:
-        pause, told = POLL, dict[str, int]()
-        while True:
+        told: dict[str, int] = {}
+        while waiting:
             for submission in list(waiting):
                 name = str(submission.id)  # it has one by now
                 state = self.look(name)
@@ -161,10 +161,8 @@ class BatchChat(Chat[str]):
                     told[name] = state.done
                     since = timedelta(seconds=round(time.time() - submission.at))
                     _note(f"batch {name}: {state.done} of {len(submission.requests)} done after {since}")
-            if not waiting:
-                return
-            time.sleep(pause)
-            pause = min(pause * SLOWER, LONGEST_POLL)
+            if waiting:
+                time.sleep(POLL)
 
     def _collect(self, submission: Submission, state: State, wanted: Set[str]) -> Outcomes:
         left = set(submission.requests).intersection(wanted)
