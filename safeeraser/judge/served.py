@@ -138,8 +138,7 @@ class ServedJudge(Judge):
             refused |= {outcome.parameter or suspects[0]}
             outcome = ask(refused)
         if isinstance(outcome, Reply) and refused != self.refused:
-            again = outcome if blamed else ask(self.refused)
-            if not blamed and isinstance(again, Reply):
+            if not blamed and isinstance(again := ask(self.refused), Reply):
                 return again
             for name in refused - self.refused:
                 self._store.add({"request": self._memory[name], "reply": "refused"})

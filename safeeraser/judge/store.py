@@ -132,7 +132,6 @@ class Store:
 
     def add(self, entry: dict[str, Any]) -> None:
         """Keep a reply, at once on disk. Raises `BadInput` if the disk does not take it."""
-        make_room_for(self._own)
         try:
             with open(self._own, "ab", buffering=0) as handle:
                 # The newline comes first as well: a line broken off by a kill spoils only itself. One write, with the
