@@ -10,8 +10,7 @@ from safeeraser.benchmark.files import write_json, write_whole
 from safeeraser.benchmark.judged import values_of
 from safeeraser.benchmark.metrics import METRICS
 from safeeraser.benchmark.summaries import SummaryFile
-from safeeraser.judge import costs
-from safeeraser.judge.panel import Panel, write_replies
+from safeeraser.judge.panel import Panel, show_plan, write_replies
 from safeeraser.score import compare, labels, outputs
 from safeeraser.score.agreement import check_judge
 from safeeraser.score.asking import read
@@ -40,7 +39,7 @@ def score(options: Options) -> Scored | None:
     inputs = read(options)
     panel = Panel(options.judging)
     if options.judging.dry_run:
-        costs.show_plan(panel.foresee(inputs.queries), panel.prices, share=options.judging.price_share)
+        show_plan(panel.foresee(inputs.queries), panel.prices, share=options.judging.price_share)
         return None
     # Before a judge is paid.
     other = compare.read_other(options.compare, options) if options.compare else None
