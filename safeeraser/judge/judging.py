@@ -3,8 +3,7 @@
 import os
 import sys
 from argparse import ArgumentParser
-from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -215,22 +214,3 @@ def hide_key() -> None:
     if given.api_key is not None:
         environment = os.environ | {GIVEN: given.api_key}
         os.execve(sys.executable, [sys.executable, sys.argv[0], *rest], environment)
-
-
-# For commands that do not add these options by `add_options` yet.
-def judges(add: Callable) -> None:
-    """Who judges."""
-    _add(add, "judges", but=("protocol", "replies"))
-
-
-def calls(add: Callable) -> None:
-    """How a judge behind a server is asked."""
-    _add(add, "calls", but=("batch", "dry_run", "price"))
-
-
-def _add(add: Callable, group: str, but: tuple[str, ...]) -> None:
-    for one in (*fields(JudgeWords), *fields(Judging)):
-        how = dict(one.metadata)
-        if how.pop("group", "") == group and one.name not in but:
-            default = one.default if one.default_factory is MISSING else one.default_factory()
-            add(f"--{one.name}", default=default, **how)

@@ -11,8 +11,7 @@ from safeeraser.arguments import Arguments, add_options, count, one_of, option, 
 from safeeraser.benchmark.files import kept_by_the_system
 from safeeraser.benchmark.metrics import SPLITS
 from safeeraser.errors import BadInput
-from safeeraser.judge.costs import parse_price
-from safeeraser.judge.judging import FORMS, PROTOCOLS, Judging, calls, judges, make_judging
+from safeeraser.judge.judging import FORMS, JudgeWords, Judging, make_judging
 from safeeraser.score.labels import LABELLED
 
 VALIDITY, JUDGES = "how good the judge is", "judges"  # titles of groups
@@ -134,40 +133,12 @@ class Options:
 def arguments(description: str | None = None) -> Arguments:
     """The command line of eval_all.py: the fields of `Options`, and what it asks of judges."""
     parser = Arguments(description=description)
-    parser.add_argument_group(VALIDITY, "docs/judging.md")
-    group = parser.add_argument_group(JUDGES, FORMS)
-    add_options(parser, Options)
-    judges(group.add_argument)
-    protocol(group.add_argument)
-    group.add_argument("--replies", type=Path, help="recorded replies, for the judge replay")
-    add = parser.add_argument_group("calls").add_argument
-    calls(add)
-    add(
-        "--batch",
-        action="store_true",
-        help="ask openai through its Batch API: half the price, within 24 hours; stopped at any moment, the same "
-        "command waits on for what was submitted",
-    )
-    add("--dry_run", action="store_true", help="print the calls, tokens and dollars it would take, and stop")
-    add("--price", type=parse_price, metavar="IN,OUT", help="US dollars for a million tokens of prompts, of replies")
+    add_options(parser, Options, JudgeWords, Judging, says={VALIDITY: "docs/judging.md", JUDGES: FORMS})
     return parser
 
 
-def protocol(add: Callable) -> None:
-    """By which rules replies are read and responses counted."""
-    add(
-        "--protocol",
-        type=one_of("protocol", PROTOCOLS),
-        default="official",
-        help="official: the release's statistics; corrected: replies asked for and read strictly, those without a "
-        "verdict left out, blank responses counted as what they are, records paired by picture, GPT-Eval's two texts "
-        "in their places (default: %(default)s)",
-    )
-
-
 def statistics(add: Callable) -> None:
-    """The options that say how verdicts become figures, for every command that has responses judged."""
-    protocol(add)
+    """Past what a figure is withheld, for other commands that have responses judged."""
     for bound in (bound for bound in fields(Options) if bound.name in BOUNDS):
         add(
             f"--{bound.name}",
