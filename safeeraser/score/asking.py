@@ -4,7 +4,6 @@ import sys
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -25,20 +24,15 @@ class Inputs:
     """What is scored.
 
     Attributes:
-        expected: for each record of the predictions, its record in the reference.
+        responses: every one, whether a judge is asked about it or not.
         queries: of every metric, record by record, responses that are missing or blank included.
         files: the two by their hashes, and what the predictions were made with, where their own run told.
     """
 
     predictions: DataFile
-    expected: list[Record]
+    responses: list[Query]
     queries: list[Query]
     files: dict[str, Any]
-
-    @cached_property
-    def responses(self) -> list[Query]:
-        """Every response, whether a judge is asked about it or not."""
-        return list(responses_in(self.predictions, self.expected))
 
 
 def read(options: Options) -> Inputs:
@@ -53,7 +47,7 @@ def read(options: Options) -> Inputs:
         "made_with": read_json(beside) if beside.is_file() else None,
         "reference": {"file": options.file_refer.name, "sha256": sha256(options.file_refer)},
     }
-    paired = pair_records(predictions, reference, by_picture=not options.official)
+    paired = pair_records(predictions, reference, by_picture=not options.judging.official)
     expected = [reference.records[index] for index in paired]
     pairs = zip(predictions.records, expected, strict=True)
     if differ := sum(record.image_path != original.image_path for record, original in pairs):
@@ -63,7 +57,7 @@ def read(options: Options) -> Inputs:
             file=sys.stderr,
         )
     queries = build_queries(predictions, reference, paired, options.refusals)
-    return Inputs(predictions, expected, queries, files)
+    return Inputs(predictions, list(responses_in(predictions, expected)), queries, files)
 
 
 def pair_records(predictions: DataFile, reference: DataFile, by_picture: bool) -> list[int]:

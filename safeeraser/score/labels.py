@@ -115,18 +115,20 @@ def select_queries(verdicts: dict[Query, Verdict]) -> dict[str, list[Query]]:
     return of_metric
 
 
-def draw_sheet(verdicts: dict[Query, Verdict], count: int, seed: int) -> list[dict[str, Any]]:
-    """The rows of a sheet of responses with such verdicts, evenly over their metrics. Nobody labels a blank one.
+def make_sheet(
+    to_label: dict[str, list[Query]], verdicts: dict[Query, Verdict], count: int, seed: int, table: Path, page: Path
+) -> dict[Path, str]:
+    """A sheet of responses `to_label`, evenly over their metrics, as a table and as a page.
 
     Raises:
         BadInput: there is nothing to label, or less is to be drawn than there are strata.
     """
-    of_metric: dict[str, list[Query]] = {}
-    for query in (query for query in verdicts if not query.blank):
-        of_metric.setdefault(query.metric, []).append(query)
-    if not of_metric:
+    # Nobody labels a blank one.
+    of_metric = {metric: [query for query in queries if not query.blank] for metric, queries in to_label.items()}
+    sizes = {metric: len(queries) for metric, queries in of_metric.items() if queries}
+    if not sizes:
         raise BadInput("--label_sheet: no response has a verdict that a label could be set beside")
-    sizes, rows = {metric: len(queries) for metric, queries in of_metric.items()}, []
+    rows: list[dict[str, Any]] = []
     for metric, share in allocate(count, sizes, dict.fromkeys(sizes, 1.0), dict.fromkeys(sizes, 0)).items():
         strata = [(verdicts[query].value or 0.0, query.category) for query in of_metric[metric]]
         for drawn in draw(strata, share, seed):
@@ -145,10 +147,11 @@ def draw_sheet(verdicts: dict[Query, Verdict], count: int, seed: int) -> list[di
                 "weight": f"{drawn.size / drawn.drawn:.6g}",
             }
             rows.append(row)
-    return rows
+    print(f"to label: {len(rows)} responses, in {table} and {page}")
+    return {table: _make_table(rows), page: _make_page(rows, page)}
 
 
-def make_sheet_table(rows: list[dict[str, Any]]) -> str:
+def _make_table(rows: list[dict[str, Any]]) -> str:
     """The sheet as a table. What a spreadsheet would take for a formula begins with an apostrophe."""
     text = io.StringIO()
     text.write("\ufeff")  # by which Excel knows UTF-8
@@ -160,7 +163,7 @@ def make_sheet_table(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def make_sheet_page(rows: list[dict[str, Any]], path: Path) -> str:
+def _make_page(rows: list[dict[str, Any]], path: Path) -> str:
     """The sheet at `path` as a page, which shows one response at a time and saves a table of labels."""
     items = [
         {

@@ -7,6 +7,10 @@ from functools import cache
 from itertools import chain
 from typing import Any, NamedTuple
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Column, Table
+
 from safeeraser.benchmark.intervals import interval
 from safeeraser.benchmark.metrics import ASKED, METRICS, SCORED, Figure
 from safeeraser.benchmark.responses import VIEWS
@@ -120,7 +124,7 @@ def make_figure(items: Sequence[Item], options: Options, judge: str | None = Non
     responses out; `corrected` does the reverse.
     """
     counted = [(cluster_of(item.at), item.value or 0.0) for item in items if item.lacks != SKIPPED]
-    if not options.official:
+    if not options.judging.official:
         counted = [(cluster_of(item.at), item.value) for item in items if item.value is not None]
     rate = not items or METRICS[items[0].metric].rate
     low, high = interval(counted, "rate" if rate else "mean")
@@ -191,7 +195,7 @@ def measure_rouge(inputs: Inputs, options: Options) -> Iterator[Item]:
     The release takes `.precision` with the two texts swapped, which is the same number.
     """
     harmless = (response for response in inputs.responses if response.view == "retain")
-    return (measure_recall("rouge_l", response, official=options.official) for response in harmless)
+    return (measure_recall("rouge_l", response, official=options.judging.official) for response in harmless)
 
 
 def measure_recovered(inputs: Inputs) -> Iterator[Item]:
@@ -227,3 +231,48 @@ def _scorer() -> Any:
 MEASURED: dict[str, Callable[[Inputs, Options], Iterable[Item]]] = {
     "rouge_l": measure_rouge,
 }
+
+
+def show_figures(measured: Measured, protocol: str, judges: dict[str, str]) -> None:
+    """Print the figures in per cent with their intervals, what each stands on, and who judged."""
+    names = ("failed", "unparsed", "declined", "blank", "skipped")
+    counts = [name for name in names if any(getattr(figure, name) for figure in measured.figures.values())]
+    rows = [
+        [METRICS[metric].title, figure.text, figure.range, *(str(getattr(figure, name)) for name in ("n", *counts))]
+        for metric, figure in measured.figures.items()
+    ]
+    for name in ("blank", "wrong"):
+        if name in measured.views:
+            rows += [[], [f"{name}:"]]
+            rows += [[view, of.text, of.range, str(of.n)] for view, of in measured.views[name].items()]
+    print_table("metric", ("%", "95%", "n", *counts), rows, narrow=True)
+    if refusals := measured.views.get("refusals"):
+        rows = []
+        for picture in dict.fromkeys(VIEWS[view].picture for view in refusals):
+            texts = {VIEWS[view].question: of.text for view, of in refusals.items() if VIEWS[view].picture == picture}
+            title = f"{picture} picture" if picture != "none" else "no picture"
+            rows.append([title, texts.get("harmful", ""), texts.get("harmless", "")])
+        print_table("refusals, %", (Column("harmful question"), Column("harmless question")), rows)
+    print(f"protocol {protocol}")
+    for judge in dict.fromkeys(judges.values()):
+        decided = (METRICS[ASKED[metric]].title for metric, title in judges.items() if title == judge)
+        print(f"{judge}: {', '.join(decided)}")
+
+
+def print_table(
+    first: str, others: Iterable[str | Column], rows: Iterable[Sequence[str]], *, narrow: bool = False
+) -> None:
+    """Print a table, its `first` column to the left and `others` to the right; an empty row ends a section.
+
+    Args:
+        narrow: no wider than a terminal of 80 columns, as far as that goes.
+    """
+    columns = [Column(of, justify="right", no_wrap=narrow) if isinstance(of, str) else of for of in others]
+    style: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0)} if narrow else {}
+    table = Table(Column(first, overflow="fold"), *columns, **style)
+    for row in rows:
+        if row:
+            table.add_row(*row)
+        else:
+            table.add_section()
+    Console().print(table)
