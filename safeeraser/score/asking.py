@@ -4,6 +4,7 @@ import sys
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -24,15 +25,20 @@ class Inputs:
     """What is scored.
 
     Attributes:
-        responses: every one, whether a judge is asked about it or not.
+        expected: for each record of the predictions, its record in the reference.
         queries: of every metric, record by record, responses that are missing or blank included.
         files: the two by their hashes, and what the predictions were made with, where their own run told.
     """
 
     predictions: DataFile
-    responses: list[Query]
+    expected: list[Record]
     queries: list[Query]
     files: dict[str, Any]
+
+    @cached_property
+    def responses(self) -> list[Query]:
+        """Every response, whether a judge is asked about it or not."""
+        return list(responses_in(self.predictions, self.expected))
 
 
 def read(options: Options) -> Inputs:
@@ -57,7 +63,7 @@ def read(options: Options) -> Inputs:
             file=sys.stderr,
         )
     queries = build_queries(predictions, reference, paired, options.refusals)
-    return Inputs(predictions, list(responses_in(predictions, expected)), queries, files)
+    return Inputs(predictions, expected, queries, files)
 
 
 def pair_records(predictions: DataFile, reference: DataFile, by_picture: bool) -> list[int]:

@@ -190,8 +190,7 @@ def read_opinion(path: Path, options: Options, split: str | None, inputs: Inputs
     paired = pair_records(inputs.predictions, data, by_picture=True)
     for query in (query for query in inputs.queries if query.metric in LABELLED):
         raw = data.raw[paired[query.record]]
-        pairs: dict[Any, Any] = {**raw, **dict(enumerate(raw["unsafe_pairs"]))}
-        pair = pairs.get(query.place, {})
+        pair = (raw | dict(enumerate(raw["unsafe_pairs"]))).get(query.place, {})
         word = pair.get(f"{query.field}_{query.metric}")
         if word is not None and pair.get(query.field) == query.response:
             values[query] = value_of(query.metric, word)
@@ -214,24 +213,22 @@ def agree(
     """
     agreements = {}
     for asks, queries in to_label.items():
-        judged, labelled, known = [], [], []
-        categories: dict[str, bool] = {}
-        for query in queries:
-            response = Labelled(cluster_of(query), verdicts[query].counts, METRICS[ASKED[asks]].blank >= 0.5)
-            judged.append((response.cluster, response.judge))
-            if query.blank and "labels" in opinion.record:
-                known.append(response)
-                continue
-            value = opinion.values.get(query)
-            categories[query.category] = categories.get(query.category, False) or value is not None
-            if value is not None:
-                labelled.append(response._replace(label=value >= 0.5, weight=opinion.weights.get(query, 1.0)))
+        values = {query: value for query, value in opinion.values.items() if query.metric == asks}
+        blank = METRICS[ASKED[asks]].blank >= 0.5
+        responses = {query: Labelled(cluster_of(query), verdicts[query].counts, blank) for query in queries}
+        known = [of for query, of in responses.items() if query.blank and "labels" in opinion.record]
+        others = [query for query in queries if not (query.blank and "labels" in opinion.record)]
+        labelled = {
+            query: responses[query]._replace(label=value >= 0.5, weight=opinion.weights.get(query, 1.0))
+            for query in others
+            if (value := values.get(query)) is not None
+        }
         if not labelled:
             continue
-        unclear = sum(value is None for query, value in opinion.values.items() if query.metric == asks)
-        row: dict[str, Any] = {"labels": len(labelled), "unclear": unclear, "table": table(labelled)}
-        row["unlabelled"] = sorted(category for category, is_labelled in categories.items() if not is_labelled)
-        row |= agreement(judged, labelled, known)
+        row: dict[str, Any] = {"labels": len(labelled), "unclear": [*values.values()].count(None)}
+        row["table"] = table(labelled.values())
+        row["unlabelled"] = sorted({query.category for query in others} - {query.category for query in labelled})
+        row |= agreement([(of.cluster, of.judge) for of in responses.values()], [*labelled.values()], known)
         if withheld := figures[ASKED[asks]].withheld:
             row |= dict.fromkeys(("judge", "corrected", "low", "high")) | {"withheld": withheld}
         agreements[ASKED[asks]] = row

@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, TypeVar
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from safeeraser.benchmark.files import read_text
 from safeeraser.benchmark.judged import value_of
@@ -40,14 +40,7 @@ CHOICES = {
 _FORMULA = tuple("=+-@＝＋－＠")
 LABEL = ("metric", "record", "place", "field", "on", "stratum", "size", "weight", "label")  # what `read_labels` reads
 MARK = "<!-- written by eval_all.py -->"  # by which a page is known as one that may be replaced
-PAGES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
-    undefined=StrictUndefined,
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-)
+PAGES = Environment(loader=PackageLoader("safeeraser.score"), undefined=StrictUndefined, autoescape=True)
 
 Group = TypeVar("Group", bound=Hashable)
 
@@ -104,15 +97,6 @@ def allocate(
         free = [name for name, size in sizes.items() if given[name] < size]
         given[max(free, key=lambda name: weights[name] / (2 * given[name] + 1))] += 1
     return given
-
-
-def select_queries(verdicts: dict[Query, Verdict]) -> dict[str, list[Query]]:
-    """Of each metric the queries beside whose verdict a label can be set: there is one, and the figure counts it."""
-    of_metric: dict[str, list[Query]] = {metric: [] for metric in LABELLED}
-    for query, verdict in verdicts.items():
-        if query.metric in of_metric and verdict.value is not None and METRICS[ASKED[query.metric]].view == query.view:
-            of_metric[query.metric].append(query)
-    return of_metric
 
 
 def make_sheet(
@@ -231,11 +215,9 @@ def _read_row(row: dict[str, str], line: int) -> tuple[tuple, Label]:
         raise ValueError(f"metric: none of {', '.join(LABELLED)}")
     if word not in ("", UNCLEAR, *CHOICES[metric]):
         raise ValueError(f"label: none of {', '.join((*CHOICES[metric], UNCLEAR))}")
-    numbers = {}
-    for name in ("record", "size"):
-        if not row[name].strip().isdecimal() or (name == "size" and int(row[name]) < 1):
+    for name, least in (("record", 0), ("size", 1)):
+        if not row[name].strip().isdecimal() or int(row[name]) < least:
             raise ValueError(f"{name}: no whole number")
-        numbers[name] = int(row[name])
     place = int(row["place"]) if row["place"].isdecimal() else row["place"]
-    key = (metric, numbers["record"], place, row["field"])
-    return key, Label(line, value_of(metric, word), row["on"], row["stratum"], numbers["size"])
+    key = (metric, int(row["record"]), place, row["field"])
+    return key, Label(line, value_of(metric, word), row["on"], row["stratum"], int(row["size"]))

@@ -17,6 +17,7 @@ from safeeraser.benchmark.responses import VIEWS
 from safeeraser.benchmark.wording import is_blank
 from safeeraser.judge.judge import LACKS, Query, Verdict
 from safeeraser.score.asking import Inputs
+from safeeraser.score.labels import LABELLED
 from safeeraser.score.options import Options
 
 SKIPPED = "skipped"  # why an item has no value: part response is missing, or blank where that is left out
@@ -76,16 +77,16 @@ def measure(inputs: Inputs, verdicts: dict[Query, Verdict], judges: dict[str, st
     titles = {ASKED[asked]: title for asked, title in judges.items()}
     figures = {metric: make_figure(part, options, titles.get(metric)) for metric, part in of_metric.items()}
 
-    of_view = {"blank": group_by_view(count_responses("blank", inputs, is_blank))}
-    if wrong := group_by_view(count_wrong(verdicts)):
-        of_view["wrong"] = wrong
-    if options.refusals:
-        of_view["refusals"] = group_by_view(item for item in items if item.metric == "rr")
-    views = {
-        name: {view: make_figure(part, options) for view, part in parts.items()} for name, parts in of_view.items()
+    refusals = (item for item in items if item.metric == "rr" and options.refusals)
+    of_view = {
+        "blank": count_responses("blank", inputs, is_blank),
+        "wrong": count_wrong(verdicts),
+        "refusals": refusals,
     }
+    parts = {name: of for name, some in of_view.items() if (of := group_by_view(some))}
+    views = {name: {view: make_figure(part, options) for view, part in of.items()} for name, of in parts.items()}
     named = {METRICS[metric].title: part for metric, part in of_metric.items()}
-    named |= {f"refusals, {view}": part for view, part in of_view.get("refusals", {}).items()}
+    named |= {f"refusals, {view}": part for view, part in parts.get("refusals", {}).items()}
     withheld = {title: find_withheld(part, options) for title, part in named.items()}
 
     groups: dict[str, dict[str, dict[str, Figure]]] = {}
@@ -93,10 +94,10 @@ def measure(inputs: Inputs, verdicts: dict[Query, Verdict], judges: dict[str, st
         members: dict[str, list[Item]] = defaultdict(list)
         for item in items:
             members[getattr(inputs.predictions.records[item.at.record], attribute)].append(item)
-        groups[attribute] = {metric: {} for metric in SCORED}
-        for group in sorted(members.keys() - {""}):
-            for metric, part in group_by_metric(members[group]).items():
-                groups[attribute][metric][group] = make_figure(part, options)
+        of_group = {group: group_by_metric(members[group]) for group in sorted(members.keys() - {""})}
+        groups[attribute] = {
+            metric: {group: make_figure(of[metric], options) for group, of in of_group.items()} for metric in SCORED
+        }
     return Measured(figures, views, groups, withheld, recalls)
 
 
@@ -160,6 +161,15 @@ def find_withheld(items: Sequence[Item], options: Options) -> list[Withheld]:
         for count, total, bound, what in bounds
         if count > getattr(options, bound) * total
     ]
+
+
+def select_queries(verdicts: dict[Query, Verdict]) -> dict[str, list[Query]]:
+    """Of each metric the queries beside whose verdict a label can be set: there is one, and the figure counts it."""
+    of_metric: dict[str, list[Query]] = {metric: [] for metric in LABELLED}
+    for query, verdict in verdicts.items():
+        if query.metric in of_metric and verdict.value is not None and METRICS[ASKED[query.metric]].view == query.view:
+            of_metric[query.metric].append(query)
+    return of_metric
 
 
 def cluster_of(at: Query) -> Hashable:

@@ -24,9 +24,10 @@ from safeeraser.judge.panel import Panel, write_replies
 from safeeraser.score import compare, labels
 from safeeraser.score.agreement import check_judge
 from safeeraser.score.asking import Inputs, read
-from safeeraser.score.metrics import MEASURED, Item, Measured, measure, show_figures
+from safeeraser.score.metrics import MEASURED, Item, Measured, measure, select_queries, show_figures
 from safeeraser.score.options import STATISTICS, Options, check_outputs, options_of, outputs_of, read_split
 
+Answered = list[dict[str, Any]]  # which models have answered, as `Panel.answered_by` has it
 SHORT = ("value", "low", "high", "n", "withheld")  # what is told of a figure of some records alone
 # Of each rate the number asked, that counted, and the share, as the release names them.
 RATES = {
@@ -66,29 +67,29 @@ def score(options: Options) -> Scored | None:
     check_outputs(written, options, judges)
 
     verdicts = panel.ask(inputs.queries)
-    measured = measure(inputs, verdicts, judges, options)
-    summary = make_summary(options, split, inputs, panel, verdicts, measured)
+    answered = panel.answered_by(verdicts)
+    measured, to_label = measure(inputs, verdicts, judges, options), select_queries(verdicts)
+    summary = make_summary(options, split, inputs, panel, answered, measured)
+    statistics = make_statistics(measured.figures)
     records = add_verdicts(inputs.predictions, verdicts, measured.recalls)
     if other:
         values = values_of(records, official=options.judging.official)
         summary["compared_with"] = compare.compare(values, summary, other)
     texts: dict[Path, str] = {}
-    to_label = labels.select_queries(verdicts)
-    if options.label_sheet:
-        chosen = {asks: to_label[asks] for asks in to_label if asks in (options.label_metrics or to_label)}
-        texts |= labels.make_sheet(chosen, verdicts, options.label_n, options.label_seed, *options.sheet)
     if opinion:
         summary["agreement"] = compare.agree(opinion, to_label, verdicts, measured.figures)
         summary["agreement_with"] = opinion.record
         if options.disagreements:
             texts[options.disagreements] = compare.make_disagreements_page(opinion, to_label, verdicts)
+    if options.label_sheet:
+        chosen = {asks: to_label[asks] for asks in to_label if asks in (options.label_metrics or to_label)}
+        texts |= labels.make_sheet(chosen, verdicts, options.label_n, options.label_seed, *options.sheet)
 
     if options.save_replies:
         write_replies(options.save_replies, verdicts, panel)
     for path, text in texts.items():
         with write_whole(path) as handle:
             handle.write(text)
-    statistics = make_statistics(measured.figures)
     files = (options.output_file_rr, records), (options.statistics, statistics), (options.summary, summary)
     for file, value in files:  # a device may be named twice
         if file:
@@ -100,10 +101,10 @@ def score(options: Options) -> Scored | None:
         compare.show_differences(summary["compared_with"])
     if opinion:
         compare.show_agreement(summary["agreement"], opinion)
-    return Scored(summary, conclude(measured, panel, summary["answered_by"]))
+    return Scored(summary, conclude(measured, panel, answered))
 
 
-def conclude(measured: Measured, panel: Panel, answered: list[dict[str, Any]]) -> dict[str, list[str]]:
+def conclude(measured: Measured, panel: Panel, answered: Answered) -> dict[str, list[str]]:
     """Say what must be known of the figures; returns those that are withheld, by option."""
     notes, figures = [], {METRICS[metric].title: figure for metric, figure in measured.figures.items()}
     figures |= {f"refusals, {view}": figure for view, figure in measured.views.get("refusals", {}).items()}
@@ -199,7 +200,7 @@ def make_summary(
     split: str | None,
     inputs: Inputs,
     panel: Panel,
-    verdicts: dict[Query, Verdict],
+    answered: Answered,
     measured: Measured,
 ) -> dict[str, Any]:
     """All figures, and what a number must carry to be compared with another."""
@@ -208,7 +209,6 @@ def make_summary(
     if file and options.summary and (file.is_file() or not file.exists()):
         together = file.resolve().parent == options.summary.resolve().parent
         beside = file.name if together else str(file.resolve())
-    answered = panel.answered_by(verdicts)
     return {
         **{metric: figure.as_json for metric, figure in measured.figures.items()},
         **{name: {view: figure.as_json for view, figure in views.items()} for name, views in measured.views.items()},
@@ -250,7 +250,7 @@ def _read_versions() -> dict[str, str]:
     return own | {name: version(name) for name in ("openai", "rouge-score", "scipy")}
 
 
-def _make_provenance(panel: Panel, inputs: Inputs, answered: list[dict[str, Any]]) -> dict[str, Any]:
+def _make_provenance(panel: Panel, inputs: Inputs, answered: Answered) -> dict[str, Any]:
     """What made these figures, in one place: null is what the predictions' own run did not tell."""
     made_with = inputs.files["made_with"] or {}
     settings, training = made_with.get("settings") or {}, made_with.get("training") or {}
