@@ -16,11 +16,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from safeeraser.benchmark import files
 from safeeraser.benchmark.files import read_text
+from safeeraser.benchmark.judged import WORDS
 from safeeraser.benchmark.metrics import ASKED
 from safeeraser.benchmark.records import CATEGORIES
 from safeeraser.errors import BadInput, nearest
-from safeeraser.judge.judge import Query
-from safeeraser.judge.replies import Reading, read_reply, read_whole, schema
+from safeeraser.judge.judge import Query, Reading, read_reply, read_whole
 
 PROMPTS = Path(__file__).parent / "prompts"
 _TEMPLATES = Environment(loader=FileSystemLoader(PROMPTS), undefined=StrictUndefined, trim_blocks=True)
@@ -99,7 +99,13 @@ class General:
 
     def form(self, query: Query) -> dict[str, Any] | None:
         """What the reply must look like, as `response_format` takes it: an object with one verdict, or None."""
-        return None if self.official else schema(query.metric)
+        if self.official:
+            return None
+        # Not every server takes bounds of a number, and reading checks them anyway.
+        kind = {"type": "number"} if query.metric == "gpt" else {"type": "string", "enum": list(WORDS[query.metric])}
+        verdict = {"type": "object", "properties": {"verdict": kind}, "required": ["verdict"]}
+        schema = verdict | {"additionalProperties": False}
+        return {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema}}
 
     def read(self, query: Query, reply: str, finish: str | None) -> Reading:
         """What a reply says that ended for the reason `finish`, by the protocol."""

@@ -1,5 +1,6 @@
 """Who judges, and how: the options of every command that has responses judged, and the `Judging` they make."""
 
+import math
 import os
 import sys
 from argparse import ArgumentParser
@@ -12,14 +13,39 @@ from safeeraser.benchmark import wording
 from safeeraser.benchmark.files import read_text
 from safeeraser.benchmark.metrics import ASKED
 from safeeraser.errors import BadInput
-from safeeraser.judge.costs import Price, parse_price
 from safeeraser.judge.dialects import GENERAL, SERVED, prompts_version, read_guard
+from safeeraser.judge.judge import Spent
 from safeeraser.judge.offline import OFFLINE, OfflineJudge
 from safeeraser.keys import GIVEN
 
 JUDGES = (*SERVED, *OFFLINE)
 PROTOCOLS = ("official", "corrected")
 FORMS = "each may be NAME, NAME:MODEL, NAME@ADDRESS or NAME:MODEL@ADDRESS"  # what the help says of the group `judges`
+
+
+@dataclass(frozen=True)
+class Price:
+    """US dollars for a million tokens of prompts and of replies."""
+
+    prompt: float
+    completion: float
+
+    def of(self, spent: Spent, *, share: float = 1.0) -> float:
+        """What `spent` costs, in US dollars; `share` of it where there is a discount."""
+        return share * (spent.prompt_tokens * self.prompt + spent.completion_tokens * self.completion) / 1e6
+
+
+def parse_price(text: str) -> Price:
+    """`2.5,10` as a price. Raises `BadInput`."""
+    try:
+        prompt, completion = map(float, text.split(","))
+        if not (0 <= prompt < math.inf and 0 <= completion < math.inf):
+            raise ValueError
+    except ValueError:
+        raise BadInput(
+            "--price: two numbers, such as 2.5,10: dollars for a million tokens of prompts, of replies"
+        ) from None
+    return Price(prompt, completion)
 
 
 @dataclass(frozen=True)

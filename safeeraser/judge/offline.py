@@ -18,8 +18,7 @@ from safeeraser.benchmark.judged import WORDS
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.benchmark.truth import TRUTH, read_truth
 from safeeraser.errors import BadInput
-from safeeraser.judge.judge import Judge, Query, Verdict
-from safeeraser.judge.replies import read_reply
+from safeeraser.judge.judge import Judge, Query, Verdict, read_reply
 
 
 class OfflineJudge(Judge):

@@ -13,11 +13,9 @@ from safeeraser.benchmark.truth import TRUTH
 from safeeraser.chat import Chat
 from safeeraser.errors import BadInput
 from safeeraser.judge.batch import BatchChat
-from safeeraser.judge.costs import Spent
 from safeeraser.judge.dialects import GENERAL, make_dialect
-from safeeraser.judge.judge import Judge, Query, Verdict
+from safeeraser.judge.judge import FAILED, WHOLE, Judge, Query, Spent, Verdict
 from safeeraser.judge.judging import Choice, Judging
-from safeeraser.judge.replies import FAILED, WHOLE
 from safeeraser.judge.store import Kept, Store, request_hash
 from safeeraser.keys import NONE, OF_HOST, OPENAI_KEY, ApiKey, address_of, host_of, is_openai, openai_key, read_key
 from safeeraser.replies import FILTERED, Failure, Reply

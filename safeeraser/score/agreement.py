@@ -25,10 +25,9 @@ from safeeraser.benchmark.judged import WORDS
 from safeeraser.benchmark.metrics import ASKED, METRICS
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.errors import BadInput
-from safeeraser.judge import costs
 from safeeraser.judge.judge import LACKS, Query, Verdict
 from safeeraser.judge.judging import Judging
-from safeeraser.judge.panel import Panel
+from safeeraser.judge.panel import Panel, show_plan
 from safeeraser.score.metrics import print_table
 
 CASES = Path(__file__).with_name("cases.jsonl")
@@ -250,7 +249,7 @@ def check_judge(judging: Judging) -> dict[str, dict[str, Any]] | None:
         raise BadInput(f"--check_judge: the judge {min(unable)} knows the responses of a run alone; name another")
     panel, queries = Panel(judging), [case.query(number) for number, case in enumerate(cases())]
     if judging.dry_run:
-        costs.show_plan(panel.foresee(queries), panel.prices, share=judging.price_share)
+        show_plan(panel.foresee(queries), panel.prices, share=judging.price_share)
         return None
     figures: dict[str, dict[str, Any]] = {}
     verdicts = {query.number: verdict for query, verdict in panel.ask(queries).items()}

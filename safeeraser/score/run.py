@@ -18,9 +18,8 @@ from safeeraser.benchmark.metrics import ASKED, METRICS, Figure
 from safeeraser.benchmark.origin import git_commit, now
 from safeeraser.benchmark.records import DataFile
 from safeeraser.benchmark.summaries import SummaryFile
-from safeeraser.judge import costs
 from safeeraser.judge.judge import Query, Verdict
-from safeeraser.judge.panel import Panel, write_replies
+from safeeraser.judge.panel import Panel, show_plan, write_replies
 from safeeraser.score import compare, labels
 from safeeraser.score.agreement import check_judge
 from safeeraser.score.asking import Inputs, read
@@ -58,7 +57,7 @@ def score(options: Options) -> Scored | None:
     inputs = read(options)
     panel = Panel(options.judging)
     if options.judging.dry_run:
-        costs.show_plan(panel.foresee(inputs.queries), panel.prices, share=options.judging.price_share)
+        show_plan(panel.foresee(inputs.queries), panel.prices, share=options.judging.price_share)
         return None
     # Before a judge is paid.
     other = compare.read_other(options.compare, options) if options.compare else None
