@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.table import Column, Table
 
 from safeeraser.benchmark.files import read_json_lines
 from safeeraser.benchmark.intervals import of_totals
@@ -30,6 +28,7 @@ from safeeraser.errors import BadInput
 from safeeraser.judge.judge import LACKS, Query, Verdict
 from safeeraser.judge.judging import Judging
 from safeeraser.judge.panel import Panel, show_plan
+from safeeraser.score.metrics import print_table
 
 CASES = Path(__file__).with_name("cases.jsonl")
 OUTCOMES = ("right", "wrong", *LACKS)
@@ -279,11 +278,11 @@ def show_check(figures: dict[str, dict[str, Any]], verdicts: dict[int, Verdict])
     """Print the figures by metric, which cases were not right, and the counts by kind. No text is shown."""
     names = [name for name in OUTCOMES if name not in LACKS or any(of[name] for of in figures.values())]
     shares = ("sensitivity", "specificity")
-    shown = Table("metric", *(Column(head, justify="right") for head in (*names, *map("{}, %".format, shares))))
-    for metric, of in figures.items():
-        counts, texts = (str(of[name]) for name in names), (format_share(of[name]) for name in shares)
-        shown.add_row(METRICS[metric].title, *counts, *texts)
-    Console().print(shown)
+    rows = [
+        [METRICS[metric].title, *(str(of[name]) for name in names), *(format_share(of[name]) for name in shares)]
+        for metric, of in figures.items()
+    ]
+    print_table("metric", (*names, *map("{}, %".format, shares)), rows)
     of_kind: dict[str, Counter[str]] = {}
     for number, verdict in verdicts.items():
         case = cases()[number]
@@ -292,7 +291,4 @@ def show_check(figures: dict[str, dict[str, Any]], verdicts: dict[int, Verdict])
         if outcome != "right":
             word = verdict.word(case.metric) if outcome == "wrong" else ""
             print(f"{CASES.name}:{number + 1} {case.metric}, {case.kind}, {case.language}: {outcome} {word}".rstrip())
-    shown = Table("kind", *(Column(name, justify="right") for name in names))
-    for kind, outcomes in of_kind.items():
-        shown.add_row(kind, *(str(outcomes[name]) for name in names))
-    Console().print(shown)
+    print_table("kind", names, [[kind, *(str(of[name]) for name in names)] for kind, of in of_kind.items()])
