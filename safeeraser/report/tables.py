@@ -1,9 +1,11 @@
 """Tables of figures: the lines of the runs' methods under the columns of the paper's table, and what stands with it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from safeeraser.benchmark.figures import NOTHING, Row, find, pick
 from safeeraser.benchmark.files import read_json
@@ -30,7 +32,7 @@ class Line:
     """
 
     name: str
-    cells: dict[str, Row]
+    cells: dict[Any, Row]
     seeds: tuple["Line", ...] = ()
 
     @property
@@ -38,7 +40,7 @@ class Line:
         """The name, with how many seeds it stands for, where there are several."""
         return f"{self.name} ({len(self.seeds)} seeds)" if self.seeds else self.name
 
-    def cell(self, key: str) -> Row:
+    def cell(self, key: Any) -> Row:
         """The figure of a column."""
         return self.cells.get(key, NOTHING)
 
@@ -66,7 +68,7 @@ class Table:
     key: str
     title: str
     caption: str
-    columns: dict[str, str]
+    columns: Mapping[Any, str]
     rows: list[Line]
     corner: str = "method"
     remarks: list[str] = field(default_factory=list)
@@ -91,6 +93,16 @@ class Table:
                 remarks = ["withheld"] * bool(cell.withheld) + cell.remarks
                 notes += [f"{row.name}, {head.rstrip(' ↓↑')}: {', '.join(remarks)}"] if remarks else []
         return notes + self.remarks
+
+
+def pivot(rows: Iterable[Row], line: str, *columns: str) -> list[Line]:
+    """A line for each value that the rows have in one of their columns; in it each row stands by its other columns."""
+    lines: dict[Any, Line] = {}
+    for row in rows:
+        name = getattr(row, line)
+        lines.setdefault(name, Line(name if isinstance(name, str) else f"{name:g}", {}))
+        lines[name].cells[attrgetter(*columns)(row)] = row
+    return list(lines.values())
 
 
 def method_line(method: Method) -> Line:
