@@ -11,10 +11,10 @@ from matplotlib.figure import Figure as Drawing
 from safeeraser.benchmark.figures import AUDITED, CONTROLS, SUBJECTS, Row, pick
 from safeeraser.benchmark.metrics import COLUMNS, METRICS
 from safeeraser.report.drawing import INK, STYLE, WIDTH, ForestRow, Mark, Plot, forest
-from safeeraser.report.ranking import Ranking, measures
 from safeeraser.report.read import Run
 from safeeraser.report.robustness import Card
-from safeeraser.report.tables import Line
+from safeeraser.report.tables import Ranking, measures
+from safeeraser.report.writing import Line
 
 # Colour says how good something is; curves are told apart by these.
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))

@@ -11,7 +11,8 @@ from safeeraser.benchmark.figures import AUDITED, CONTROLS, NOTHING, SUBJECTS, R
 from safeeraser.benchmark.metrics import METRICS
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.report.read import Run
-from safeeraser.report.tables import RATES, Line, Table, pivot
+from safeeraser.report.tables import RATES
+from safeeraser.report.writing import Line, Table, pivot
 
 TITLES = {key: f"{metric.title} {metric.arrow}" for key, metric in METRICS.items() if metric.view} | {"blank": "Blank"}
 INSIDE = {"gap": "NLL gap, nats", "exact_3": "Extracted", "depth": "Depth, nats", "probe": "Probe"}
