@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safeeraser.benchmark.audits import Audit
+from safeeraser.benchmark.audits import AUDIT, Audit
 from safeeraser.benchmark.conclusions import Conclusions
 from safeeraser.benchmark.figures import AUDITED, CONTROLS, NOTHING, SUBJECTS, Row, find, highest, pick
 from safeeraser.benchmark.metrics import METRICS
@@ -62,8 +62,8 @@ class Card:
 
 def read_cards(runs: list[Run]) -> list[Card]:
     """The cards of the runs that were audited, in the runs' order."""
-    audited = [(run, run.audit) for run in runs if run.audit]
-    return [Card(run.name, run.title, audit, run.audit_rows, audit.conclusions()) for run, audit in audited]
+    audited = [(run, run.audit, [row for row in run.rows if row.split == AUDIT]) for run in runs if run.audit]
+    return [Card(run.name, run.title, audit, rows, audit.conclusions()) for run, audit, rows in audited]
 
 
 def _in_its_view(rows: Iterable[Row]) -> list[Row]:

@@ -94,19 +94,13 @@ def view_table(metric: str, lines: list[Line]) -> Table:
     """
     title, what, absent = BY_VIEW[metric]
     usual = [one.view for one in METRICS.values() if one.view] if metric == "blank" else []
+    views = list(dict.fromkeys([*usual, *VIEWS]))
     columns = columns_by_view(metric)
+    keys = sorted(columns, key=lambda key: (columns[key].split != "train", views.index(columns[key].view)))
     known = {key for line in lines for key in line.cells}
-    views = dict.fromkeys([*usual, *VIEWS])
-    keys = [f"{metric}_forget_eff", *(key for view in views for key, one in columns.items() if one.view == view)]
-    keys = [
-        key
-        for key in dict.fromkeys(keys)
-        if key in known or columns[key].view in usual or columns[key].split == "train"
-    ]
-    caption = (
-        f"{what}Per cent of the responses that are there, by view, on all_val but for the first column. –: {absent}."
-    )
-    return Table(metric, title, caption, {key: columns[key].title for key in keys}, lines)
+    known |= {key for key, column in columns.items() if column.view in usual or column.split == "train"}
+    caption = f"{what}Per cent of the responses that are there, by view, on all_val but for the first column. "
+    return Table(metric, title, f"{caption}–: {absent}.", {k: columns[k].title for k in keys if k in known}, lines)
 
 
 def task_table(runs: Sequence[Run]) -> Table | None:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import matplotlib as mpl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.colors import to_hex
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -22,8 +24,10 @@ from rich.table import Table as TerminalTable
 
 from safeeraser.benchmark.figures import NOTHING, Row
 from safeeraser.benchmark.metrics import Figure
-from safeeraser.report.drawing import shade
 
+# Looks the same to the colour-blind, and brightens evenly in grey: worse is brighter.
+_SCALE = mpl.colormaps["cividis"]
+_MIDDLE = 0.468  # a colour that stands out from black as much as from white
 _LATEX = {
     **{sign: "\\" + sign for sign in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -179,6 +183,26 @@ def show(table: Table) -> None:
         console.print(escape(line))
 
 
+class Shade(NamedTuple):
+    """A colour, and black or white: whichever stands out more on it, by 4.5 to 1."""
+
+    paper: str
+    ink: str
+
+
+def shade(figure: Figure, better: str) -> Shade | None:
+    """The colour of a figure that stands, by how good it is; `better`: whether `lower` or `higher` is."""
+    if figure.value is None or figure.withheld:
+        return None
+    worse = figure.value if better == "lower" else 1 - figure.value
+    return Shade(to_hex(_SCALE(worse)), "#000" if worse > _MIDDLE else "#fff")
+
+
+def gradient() -> str:
+    """The colours from better to worse as a CSS gradient, for the legend."""
+    return f"linear-gradient(to right, {', '.join(to_hex(_SCALE(step / 8)) for step in range(9))})"
+
+
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
     undefined=StrictUndefined,
@@ -190,11 +214,6 @@ TEMPLATES = Environment(
 TEMPLATES.filters |= {"svg": lambda plot: Markup(plot.svg()), "shade": shade}
 TEMPLATES.filters |= {"short_commit": lambda commit: re.sub(r"^(\w{12})\w*", r"\1", commit)}
 TEMPLATES.filters |= {"latex": escape_latex, "escape_markdown": escape_markdown}
-
-
-def macros(template: str) -> Any:
-    """A template's macros, each a function that gives its text."""
-    return TEMPLATES.get_template(template).module
 
 
 def render(template: str, **context: Any) -> str:
