@@ -159,18 +159,19 @@ def _pool(group: list[Run]) -> Run:
 def join_seeds(rows: list[Row]) -> Row:
     """One figure of several seeds'. It has an interval where each of them has, and is withheld where one of them is."""
     place = next((row for row in rows if row.metric), rows[0])
-    joined = place.model_copy(update=dict.fromkeys(("value", "low", "high", "judge")) | {"withheld": "", "note": ""})
-    joined = joined.model_copy(update={name: sum(getattr(row, name) for row in rows) for name in _COUNTS})
-    if withheld := sum(bool(row.withheld) for row in rows):
-        return joined.model_copy(update={"withheld": f"withheld of {withheld} of {len(rows)} seeds"})
+    joined: dict[str, Any] = dict.fromkeys(("value", "low", "high", "judge")) | {"withheld": "", "note": ""}
+    joined |= {name: sum(getattr(row, name) for row in rows) for name in _COUNTS}
     known = [row for row in rows if row.value is not None]
-    if not known:
-        return joined
-    intervals = [row.interval for row in known if row.interval]
-    low, high = spread(intervals, 0.0) if len(intervals) == len(known) else (None, None)
-    note = "" if len(known) == len(rows) else f"{len(known)} of {len(rows)} seeds"
-    value = mean(row.value for row in known if row.value is not None)
-    return joined.model_copy(update={"value": value, "low": low, "high": high, "judge": known[0].judge, "note": note})
+    if withheld := sum(bool(row.withheld) for row in rows):
+        joined["withheld"] = f"withheld of {withheld} of {len(rows)} seeds"
+    elif known:
+        joined |= {"value": mean(row.value for row in known if row.value is not None), "judge": known[0].judge}
+        intervals = [row.interval for row in known if row.interval]
+        if len(intervals) == len(known):
+            joined["low"], joined["high"] = spread(intervals, 0.0)
+        if len(known) < len(rows):
+            joined["note"] = f"{len(known)} of {len(rows)} seeds"
+    return place.model_copy(update=joined)
 
 
 def sides_table(methods: list[Method], first: Path, second: Path) -> Table:
@@ -180,20 +181,17 @@ def sides_table(methods: list[Method], first: Path, second: Path) -> Table:
         BadInput: no method is in both, or a file of verdicts is none.
     """
     sets: list[dict[str, Method]] = [{}, {}]
-    remarks: list[str] = []
+    again = set()
     for method in methods:
-        again = f"{method.name} is there more than once in a set; compared is the first"
-        if method.name in sets[method.run.place] and again not in remarks:
-            remarks.append(again)
-        sets[method.run.place].setdefault(method.name, method)
+        if sets[method.run.place].setdefault(method.name, method) is not method:
+            again.add(method.name)
     both = [name for name in sets[0] if name in sets[1]]
     if not both:
         there = " and ".join(" ".join(names) or "none" for names in sets)
         raise BadInput(f"--compare {first} {second}: no method is in both; there are {there}")
-    lines = []
-    for name in both:
-        pairs = _pair_seeds(sets[0][name], sets[1][name])
-        lines.append(Line(name, {key: _paired_difference(key, pairs) for key in _KEYS}))
+    pairs = {name: _pair_seeds(sets[0][name], sets[1][name]) for name in both}
+    lines = [Line(name, {key: _paired_difference(key, pairs[name]) for key in _KEYS}) for name in both]
+    remarks = [f"{name} is there more than once in a set; compared is the first" for name in again]
     remarks += [f"{name} is in one set alone" for name in sets[0].keys() ^ sets[1].keys()]
     one, other = (first, second) if first.resolve().name == second.resolve().name else (first.name, second.name)
     caption = (

@@ -236,17 +236,14 @@ def _cost(ranking: Ranking, lines: list[Line]) -> str:
     title = METRICS[COLUMNS[ranking.utility].metric].title
     untouched = next((line for line in ranking.rows if line.name == UNTOUCHED), None)
     known = [line for line in lines if ranking.groups[line.label] in (FORGETS, OVER)]
-    figures = [line.measured(ranking.utility) for line in known]
-    if (
-        not untouched
-        or not figures
-        or any(figure.value is None for figure in [*figures, untouched.measured(ranking.utility)])
-    ):
+    if not untouched or not known:
+        return ""
+    before, figures = untouched.measured(ranking.utility), [line.measured(ranking.utility) for line in known]
+    if any(figure.value is None for figure in [*figures, before]):
         return ""
     asr = untouched.measured("asr_gen")
-    return (
-        f" {title} of those that forget is {_span(figures)}; the untouched model has {title} "
-        f"{untouched.measured(ranking.utility).text}%" + (f" and ASR {asr.text}%." if asr.value is not None else ".")
+    return f" {title} of those that forget is {_span(figures)}; the untouched model has {title} {before.text}%" + (
+        f" and ASR {asr.text}%." if asr.value is not None else "."
     )
 
 
