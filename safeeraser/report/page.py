@@ -162,7 +162,6 @@ def _shown(card: robustness.Card) -> dict[str, Any]:
         "forest": audit_forest(card.name, card.title, lines),
         "settings": robustness.spell_settings(card),
         "conditions": robustness.condition_tables(card),
-        "refusals": robustness.refusal_table(card),
         "curves": robustness.curve_tables(card),
         "plots": robustness_curves(card),
     }

@@ -55,8 +55,8 @@ class Card:
 
     def lines(self, name: str = "", **where: Any) -> list[Line]:
         """A line for each place of a condition, by subject and metric; called `name`, or by what was done there."""
-        rows = sorted(_in_its_view(pick(self.rows, **where)), key=lambda row: SUBJECTS.index(row.subject))
-        lines = pivot(rows, "name", "subject", "metric")
+        rows = _in_its_view(row for row in pick(self.rows, **where) if row.subject in SUBJECTS)
+        lines = pivot(sorted(rows, key=lambda row: SUBJECTS.index(row.subject)), "name", "subject", "metric")
         return [replace(line, name=name) for line in lines] if name else lines
 
 
@@ -75,7 +75,7 @@ def _in_its_view(rows: Iterable[Row]) -> list[Row]:
 def condition_tables(card: Card) -> list[Table]:
     """The tables of who was asked, and of what was done to the model, that have anything in them."""
     tables = [_controls(card), _way(card), _attacks(card), _relearning(card), _sampling(card), _rounding(card)]
-    return [table for table in tables if table.rows]
+    return [table for table in (*tables, _refusals(card)) if table.rows]
 
 
 def _columns(
@@ -187,16 +187,19 @@ def _curve(key: str, title: str, corner: str, rows: list[Row], over: str = "") -
     return Table(key, title, caption, _columns(lines, always=()), lines, corner)
 
 
-def refusal_table(card: Card) -> Table | None:
-    """Refusals by picture and question; None where none were asked for."""
+def _refusals(card: Card) -> Table:
+    """Refusals by picture and question."""
     rows = [(VIEWS[row.view], row) for row in card.of("clean", "refusal")]
     lines = []
     for picture, title in PICTURES.items():
         cells = {view.question: row for view, row in rows if view.picture == picture}
         # `swapped` is an additional view, shown only where it was asked.
         lines += [Line(title, cells)] if cells or picture != "swapped" else []
-    caption = f"{CAPTION[:-1]}, by picture and question."
-    return Table("refusals", "Refusals, % of answers", caption, QUESTIONS, lines, "picture") if rows else None
+    caption = (
+        f"{CAPTION[:-1]}, by picture and question. Where the figures down a column are "
+        "equal, the picture makes no difference: the question alone decides."
+    )
+    return Table("refusals", "What brings the refusal", caption, QUESTIONS, lines if rows else [], "picture")
 
 
 def comparison(cards: list[Card]) -> Table | None:
@@ -257,8 +260,8 @@ def different_settings(cards: Iterable[Card]) -> list[str]:
 
 def spell_settings(card: Card) -> str:
     """What the audit was made with, for a caption: `limit 5, relearning (rank 8, steps 1 2)`."""
-    digest = {"checkpoint_sha256": card.audit.checkpoint_sha256} if card.audit.checkpoint_sha256 else {}
-    return _spell(card.audit.settings | digest)
+    digest = card.audit.checkpoint_sha256
+    return _spell(card.audit.settings | ({"checkpoint_sha256": digest} if digest else {}))
 
 
 def _spell(value: Any, key: str = "") -> str:
