@@ -162,15 +162,12 @@ def agreements(run: Run, *, labelled: bool) -> list[str]:
         other = part.agreement_with
         if bool(other and other.labels) != labelled:
             continue
+        beside = "labels" if labelled else f"responses beside {(other and other.judge) or 'a judge that is not named'}"
         for metric, of in part.agreements.items():
-            beside = (
-                "labels" if labelled else f"responses beside {(other and other.judge) or 'a judge that is not named'}"
-            )
-            if of.unlabelled:
-                beside += f", none on {' and '.join(of.unlabelled)}"
+            none = f", none on {' and '.join(of.unlabelled)}" if of.unlabelled else ""
             shares = {"kappa": of.kappa, "sensitivity": of.sensitivity, "specificity": of.specificity}
             known = "".join(f", {name} {share:.2f}" for name, share in shares.items() if share is not None)
-            lines.append(f"{run.title}, {METRICS[metric].title} on {part.split}: {of.labels} {beside}{known}")
+            lines.append(f"{run.title}, {METRICS[metric].title} on {part.split}: {of.labels} {beside}{none}{known}")
     return lines
 
 
