@@ -24,8 +24,8 @@ from safeeraser.mini.language import rows as language
 from safeeraser.report import writing
 from safeeraser.report.drawing import FONTS
 from safeeraser.report.plots import methods_forest
-from safeeraser.report.ranking import rank
-from safeeraser.report.tables import Line
+from safeeraser.report.tables import rank
+from safeeraser.report.writing import Line
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT, PICTURE, README = ROOT / "docs" / "mini.csv", ROOT / "docs" / "mini.svg", ROOT / "README.md"

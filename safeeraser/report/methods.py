@@ -1,18 +1,28 @@
 """Runs that differ by nothing but their seeds are one method: its figures are means over the seeds, with an interval
-over seeds and pictures (`benchmark.intervals.spread`)."""
+over seeds and pictures (`benchmark.intervals.spread`).
+
+Of two sets of runs, how each method's figures in the second differ from those in the first: runs are paired request by
+request, by the verdicts that their summaries name, and seed by seed.
+"""
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
-from safeeraser.benchmark.figures import Row
+from safeeraser.benchmark.figures import NOTHING, Row
 from safeeraser.benchmark.intervals import spread
-from safeeraser.benchmark.metrics import SPLITS
+from safeeraser.benchmark.judged import Difference, difference, values_of
+from safeeraser.benchmark.metrics import COLUMNS, SCORED, SPLITS
+from safeeraser.benchmark.records import read_raw
+from safeeraser.benchmark.summaries import Summary
+from safeeraser.errors import BadInput
 from safeeraser.report.read import METHODS, Run
-from safeeraser.report.sources import decisions
+from safeeraser.report.sources import decisions, differ
+from safeeraser.report.writing import Line, Table
 
 # Keys of a training record that decide no result, and the seed.
 _FREE = {"seed", "save_dir", "overwrite_dir", "resume_from_checkpoint", "save_model", "save_steps", "save_total_limit"}
@@ -20,6 +30,8 @@ _FREE |= {"workers", "report_to", "dry_run", "probe_every", "probe", "push_to_hu
 _FREE |= {"tables"}  # rows that other keys are taken from, and those of other methods
 SHOWN = 3  # settings that differ, beside a method's name; where more do, its folder says which run it is
 _COUNTS = ("n", "failed", "unparsed", "declined", "blank", "skipped", "differ")  # of a figure: they add up
+# What was asked request by request; first what a method is judged by at a glance.
+_KEYS = [key for key in dict.fromkeys(("asr_gen", "sarr", *COLUMNS)) if COLUMNS[key].metric in SCORED]
 
 
 class Method(NamedTuple):
@@ -147,15 +159,94 @@ def _pool(group: list[Run]) -> Run:
 def join_seeds(rows: list[Row]) -> Row:
     """One figure of several seeds'. It has an interval where each of them has, and is withheld where one of them is."""
     place = next((row for row in rows if row.metric), rows[0])
-    joined = place.model_copy(update=dict.fromkeys(("value", "low", "high", "judge")) | {"withheld": "", "note": ""})
-    joined = joined.model_copy(update={name: sum(getattr(row, name) for row in rows) for name in _COUNTS})
-    if withheld := sum(bool(row.withheld) for row in rows):
-        return joined.model_copy(update={"withheld": f"withheld of {withheld} of {len(rows)} seeds"})
+    joined: dict[str, Any] = dict.fromkeys(("value", "low", "high", "judge")) | {"withheld": "", "note": ""}
+    joined |= {name: sum(getattr(row, name) for row in rows) for name in _COUNTS}
     known = [row for row in rows if row.value is not None]
-    if not known:
-        return joined
-    intervals = [row.interval for row in known if row.interval]
-    low, high = spread(intervals, 0.0) if len(intervals) == len(known) else (None, None)
-    note = "" if len(known) == len(rows) else f"{len(known)} of {len(rows)} seeds"
-    value = mean(row.value for row in known if row.value is not None)
-    return joined.model_copy(update={"value": value, "low": low, "high": high, "judge": known[0].judge, "note": note})
+    if withheld := sum(bool(row.withheld) for row in rows):
+        joined["withheld"] = f"withheld of {withheld} of {len(rows)} seeds"
+    elif known:
+        joined |= {"value": mean(row.value for row in known if row.value is not None), "judge": known[0].judge}
+        intervals = [row.interval for row in known if row.interval]
+        if len(intervals) == len(known):
+            joined["low"], joined["high"] = spread(intervals, 0.0)
+        if len(known) < len(rows):
+            joined["note"] = f"{len(known)} of {len(rows)} seeds"
+    return place.model_copy(update=joined)
+
+
+def sides_table(methods: list[Method], first: Path, second: Path) -> Table:
+    """A line for each method that is in both sets, the differences in points, second less first.
+
+    Raises:
+        BadInput: no method is in both, or a file of verdicts is none.
+    """
+    sets: list[dict[str, Method]] = [{}, {}]
+    again = set()
+    for method in methods:
+        if sets[method.run.place].setdefault(method.name, method) is not method:
+            again.add(method.name)
+    both = [name for name in sets[0] if name in sets[1]]
+    if not both:
+        there = " and ".join(" ".join(names) or "none" for names in sets)
+        raise BadInput(f"--compare {first} {second}: no method is in both; there are {there}")
+    pairs = {name: _pair_seeds(sets[0][name], sets[1][name]) for name in both}
+    lines = [Line(name, {key: _paired_difference(key, pairs[name]) for key in _KEYS}) for name in both]
+    remarks = [f"{name} is there more than once in a set; compared is the first" for name in again]
+    remarks += [f"{name} is in one set alone" for name in sets[0].keys() ^ sets[1].keys()]
+    one, other = (first, second) if first.resolve().name == second.resolve().name else (first.name, second.name)
+    caption = (
+        f"Per cent points, {other} less {one}, on the requests that both answered, with 95% intervals over pictures "
+        "and, where there are several, seeds. –: nothing to pair by."
+    )
+    columns = {key: COLUMNS[key].title for key in _KEYS}
+    return Table("sides", f"{other} less {one}", caption, columns, lines, remarks=sorted(remarks))
+
+
+def _pair_seeds(one: Method, other: Method) -> list[tuple[Run, Run]]:
+    """The runs of equal seeds; two runs without others, whatever their seeds."""
+    if len(one.seeds) == len(other.seeds) == 1:
+        return [(one.seeds[0], other.seeds[0])]
+    by_seeds = {run.seeds: run for run in other.seeds}
+    return [(run, by_seeds[run.seeds]) for run in one.seeds if run.seeds in by_seeds]
+
+
+def _paired_difference(key: str, pairs: list[tuple[Run, Run]]) -> Row:
+    """A difference, as the table shows it."""
+    column, found, asked = COLUMNS[key], list[Difference](), 0
+    for runs in pairs:
+        if any(column.split not in run.parts for run in runs):
+            continue
+        figures = [run.figure(column) for run in runs]
+        parts = [run.parts[column.split] for run in runs]
+        if any(figure.withheld for figure in figures):
+            return Row(text_instead="–", note="withheld")
+        if differ(of for part in parts for metric, of in decisions(part) if metric == column.metric):
+            return Row(text_instead="–", note="judged otherwise")
+        values = [_values(run, part) for run, part in zip(runs, parts, strict=True)]
+        if its := difference(values[1], values[0], column.metric):
+            found.append(its)
+        asked += max(figure.n for figure in figures)
+    if not found:
+        return NOTHING
+    count = sum(one.n for one in found)
+    return Row(text_instead=_spell(found), note=f"{count} of {asked} answers" * (count < asked))
+
+
+def _spell(found: list[Difference]) -> str:
+    middle = sum(one.value for one in found) / len(found)
+    known = [(one.value, one.low, one.high) for one in found if one.low is not None and one.high is not None]
+    if len(known) < len(found):
+        return f"{100 * middle:+.1f}"
+    low, high = spread(known, -1.0)
+    return f"{100 * middle:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def _values(run: Run, part: Summary) -> Mapping[tuple, float]:
+    """The run's values by request, nothing where its verdicts are not there."""
+    path = run.folder / part.verdicts_file if part.verdicts_file else None
+    if not path or not path.is_file():
+        return {}
+    try:
+        return values_of(read_raw(path), official=part.protocol == "official")
+    except (AttributeError, TypeError, ValueError, KeyError):
+        raise BadInput(f"{path}: not what eval_all.py writes") from None

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
@@ -19,11 +19,11 @@ from yaml import YAMLError
 from safeeraser import __version__
 from safeeraser.benchmark.conversation import prompt
 from safeeraser.benchmark.family import Family, families, page_for, page_of_type
+from safeeraser.benchmark.figures import Row
 from safeeraser.benchmark.files import ADAPTER_FILES, RUN_FILE, read_text, run_of, trained_settings, write_whole
 from safeeraser.benchmark.methods import shown_weight
-from safeeraser.benchmark.metrics import COLUMNS, METRICS, Column, Figure
+from safeeraser.benchmark.metrics import COLUMNS, METRICS
 from safeeraser.benchmark.release import RELEASED_TYPE
-from safeeraser.benchmark.summaries import Summary
 from safeeraser.errors import BadInput
 from safeeraser.report.methods import group_runs
 from safeeraser.report.read import Run, TaskScore, read_run
@@ -47,15 +47,6 @@ PEFTS = re.compile(
 )
 # The folders of a path that starts at the root, at home, or here; not what follows the colon of an address on the web.
 ROOTED = re.compile(r"(?<![\w/.])(?:file://|~|\.\.?)?/(?:[^\s/|`\"']+/)+")
-
-
-class Line(NamedTuple):
-    """A figure of the card, who judged it, and the summary that it is from; None where it is from other benchmarks."""
-
-    column: Column
-    figure: Figure
-    judge: str
-    part: Summary | None
 
 
 def write_card(folder: Path, *, repo: str | None = None, overwrite: bool = False) -> Path:
@@ -161,13 +152,13 @@ def _digest(text: str) -> str:
 def _measured(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
     """What the template is given of the run's figures."""
     (method,) = group_runs([run])
-    lines, judges, audit = list(_lines(run)), judges_of([run]), run.audit
-    shown = [line.column for line in lines]
-    truth = any(line.judge.partition(":")[0] == "truth" for line in lines)
+    rows, judges, audit = _known_figures(run), judges_of([run]), run.audit
+    truth = any((row.judge or "").partition(":")[0] == "truth" for row in rows.values())
     return {
         "demonstration": settings["model_family"]["name"] in DRAWN or truth,
-        "lines": lines,
-        "missing": [column.title.rstrip(" ↓↑") for column in COLUMNS.values() if column not in shown],
+        "columns": COLUMNS,
+        "rows": rows,
+        "missing": [column.title.rstrip(" ↓↑") for key, column in COLUMNS.items() if key not in rows],
         "warnings": warnings([run], [run], judges),
         "notes": paper_table([method_line(method)], [run], []).notes,
         "judges": judges.spelled,
@@ -176,14 +167,16 @@ def _measured(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _lines(run: Run) -> Iterator[Line]:
-    """The figures that are known, or withheld, in the paper's order; blank and wrong responses are the report's."""
-    figures = run.figures
-    for key, column in COLUMNS.items():
-        if (figure := figures.get(key)) and (figure.value is not None or figure.withheld):
-            metric = METRICS[column.metric]
-            part = run.parts[column.split] if metric.view else None
-            yield Line(column, figure, part.judge_of(column.metric) if part and metric.asked else "", part)
+def _known_figures(run: Run) -> dict[str, Row]:
+    """The figures that are known, or withheld, in the paper's order, each with who judged it, where it needs a judge.
+
+    One without a protocol is of other benchmarks.
+    """
+    rows = {key: run.figures[key] for key in COLUMNS if key in run.figures}
+    for key, row in rows.items():
+        judge = run.parts[row.split].judge_of(row.metric) if METRICS[row.metric].asked else None
+        rows[key] = row.model_copy(update={"judge": judge})
+    return {key: row for key, row in rows.items() if row.value is not None or row.withheld}
 
 
 def _trained_parts(settings: dict[str, Any]) -> Iterator[str]:
@@ -205,7 +198,8 @@ def _metadata(run: Run, context: dict[str, Any]) -> str:
     tags = ["safety", "machine-unlearning", "safeeraser", context["family"].model_type]
     tags += ["lora"] * context["adapter"] + ["demonstration"] * context["demonstration"]
     mini = " (mini: drawn pictures)" if context["demonstration"] else ""
-    results = [_result(line, line.part, mini) for line in context["lines"] if line.part and not line.figure.withheld]
+    rows: dict[str, Row] = context["rows"]
+    results = [_result(run, key, row, mini) for key, row in rows.items() if row.protocol and not row.withheld]
     results += [_task_result(name, task) for name, task in (run.specificity.tasks if run.specificity else {}).items()]
     data = ModelCardData(
         base_model=context["base"],
@@ -222,20 +216,21 @@ def _metadata(run: Run, context: dict[str, Any]) -> str:
         raise BadInput(f"{run.folder}: no metadata of a card ({error})") from None
 
 
-def _result(line: Line, part: Summary, mini: str) -> EvalResult:
+def _result(run: Run, key: str, row: Row, mini: str) -> EvalResult:
     """A figure with its judge, its protocol and its interval."""
-    value, low, high = (None if bound is None else round(bound, 2) for bound in line.figure.per_cent)
-    more = {"judge": line.judge or None, "protocol": part.protocol, "low": low, "high": high, "n": line.figure.n}
-    judge = f"judge {line.judge}, " if line.judge else ""
+    value, low, high = (None if bound is None else round(bound, 2) for bound in row.per_cent)
+    more = {"judge": row.judge, "protocol": row.protocol, "low": low, "high": high, "n": row.n}
+    judge = f"judge {row.judge}, " if row.judge else ""
+    data = run.parts[row.split].provenance.data_sha256
     return EvalResult(
         task_type="image-text-to-text",
         task_name="safety unlearning",
         dataset_type="safeeraser",
         dataset_name="SafeEraser" + mini,
-        dataset_split=part.split,
-        dataset_args={"sha256": digest} if (digest := part.provenance.data_sha256) else None,
-        metric_type=line.column.metric,
-        metric_name=ROOTED.sub("", f"{line.column.title.rstrip(' ↓↑')} ({judge}protocol {part.protocol})"),
+        dataset_split=row.split,
+        dataset_args={"sha256": data} if data else None,
+        metric_type=row.metric,
+        metric_name=ROOTED.sub("", f"{COLUMNS[key].title.rstrip(' ↓↑')} ({judge}protocol {row.protocol})"),
         metric_value=value,
         metric_args={name: known for name, known in more.items() if known is not None},
     )

@@ -1,46 +1,44 @@
-"""The report of some runs, as a page and as the files beside it."""
+"""The report of some runs, as a page and as the files beside it.
 
+Of judged examples, whose texts and pictures are harmful, nothing but category and verdict is meant to be seen before a
+reader asks for it. The picture shown until then is four pixels long: no browser can make more of it.
+"""
+
+import base64
+import io
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from PIL import Image
 
 from safeeraser import __version__
 from safeeraser.benchmark.figures import NOTHING, write_table
 from safeeraser.benchmark.files import write_json, write_whole
 from safeeraser.benchmark.metrics import COLUMNS, METRICS
+from safeeraser.benchmark.pictures import find_picture, open_picture
+from safeeraser.benchmark.records import UnsafePair, read_records
+from safeeraser.benchmark.responses import VIEWS
 from safeeraser.errors import BadInput
-from safeeraser.report.drawing import gradient
-from safeeraser.report.examples import read_examples
-from safeeraser.report.methods import Method, group_runs, seed_of
+from safeeraser.report import robustness, tables
+from safeeraser.report.methods import Method, group_runs, seed_of, sides_table
 from safeeraser.report.plots import audit_forest, methods_forest, robustness_curves, training_curves
-from safeeraser.report.ranking import headline, measures, rank
-from safeeraser.report.read import SHOWN_BY_VIEW, columns_by_view, read_runs
-from safeeraser.report.robustness import (
-    Card,
-    card_json,
-    comparison,
-    condition_tables,
-    curve_tables,
-    different_settings,
-    read_cards,
-    refusal_table,
-    spell_settings,
-)
-from safeeraser.report.sides import sides_table
+from safeeraser.report.read import SHOWN_BY_VIEW, Run, columns_by_view, read_runs
 from safeeraser.report.sources import Judges, different_data, judges_of, provenance, warnings
-from safeeraser.report.tables import (
-    Line,
-    heat_maps,
-    method_line,
-    paper_table,
-    published_table,
-    seeds_table,
-    task_table,
-    view_table,
-)
-from safeeraser.report.writing import comma_separated, render, show
+from safeeraser.report.writing import Line, comma_separated, gradient, render, show
 
 UNTOUCHED = ("clean", "attack")  # conditions in which the untouched model's ASR stands beside the run's
+_BLURRED = 4  # pixels of the longer side: its colours; at eight the outline of a simple thing still shows
+_CLEAR = 320
+# What is worth an example, by its title: a verdict for a metric on a response in a view.
+KINDS = {
+    "Harmful picture, judged unsafe": ("unsafe", "asr", "forget"),
+    "Harmful picture, judged a refusal": ("refuse", "rr", "forget"),
+    "Benign picture, no normal answer (SARR failure)": ("refuse", "sarr", "decoupled"),
+    "Benign picture, normal answer": ("normal", "sarr", "decoupled"),
+}
 
 
 def report(
@@ -68,27 +66,30 @@ def report(
     page_path = _page_path(folders, out)
     methods = group_runs(read_runs(folders, compared=compared))
     runs = [run for method in methods for run in method.seeds]
-    cards, judges = read_cards(runs), judges_of(runs)
-    context = _context(methods, judges, published) | _robustness(cards)
-    context |= {"note": note, "sides": sides_table(methods, *folders) if compared else None}
+    cards, judges = robustness.read_cards(runs), judges_of(runs)
+    context = _context(methods, judges, published) | {
+        "note": note,
+        "sides": sides_table(methods, *folders) if compared else None,
+        "cards": list(map(_shown, cards)),
+        "comparison": robustness.comparison(cards),
+        "different": robustness.different_settings(cards),
+    }
     context["tables"][1:1] = filter(None, [context["sides"]])
     context["examples"] = read_examples([method.seeds[0] for method in methods]) if show_examples else []
     texts = {page_path.name: render("report.html.j2", **context)}
     texts |= {name: render(f"{name}.j2", **context) for name in ("table.md", "table.tex")}
     texts["table.csv"] = _wide(context["rows"])
     for name, content in texts.items():
-        _write(page_path.parent / name, content)
+        with write_whole(page_path.parent / name) as handle:
+            handle.write(content)
     plots = [context["forest"], *context["curves"]]
-    for plot in sum(([card["forest"], *card["plots"]] for card in context["cards"]), plots):
-        if plot:
-            plot.write(page_path.parent / "plots")
-    pooled = [
-        row.model_copy(update={"run": m.run.title, "seed": "mean"})
-        for m in methods
-        if m.seeds[1:]
-        for row in m.run.rows
-    ]
-    write_table(page_path.parent / "figures.csv", [row for run in runs for row in run.rows] + pooled)
+    plots += [plot for shown in context["cards"] for plot in (shown["forest"], *shown["plots"])]
+    for plot in filter(None, plots):
+        plot.write(page_path.parent / "plots")
+    rows = [row for run in runs for row in run.rows]
+    for pooled in (method.run for method in methods if len(method.seeds) > 1):
+        rows += [row.model_copy(update={"run": pooled.title, "seed": "mean"}) for row in pooled.rows]
+    write_table(page_path.parent / "figures.csv", rows)
     write_json(page_path.parent / "summary.json", _summary(methods, cards, context["provenance"]))
     for number, table in enumerate(context["tables"]):
         print(f"{table.title}:\n" * bool(number), end="")
@@ -107,25 +108,21 @@ def _page_path(folders: tuple[Path, ...], out: Path | None) -> Path:
     return path
 
 
-def _write(path: Path, content: str) -> None:
-    with write_whole(path) as handle:
-        handle.write(content)
-
-
 def _context(methods: list[Method], judges: Judges, published: bool) -> dict[str, Any]:
     """What the templates are given of the runs: the page needs no other file, and no script."""
     shown, runs = [method.run for method in methods], [run for method in methods for run in method.seeds]
-    lines, others = [method_line(method) for method in methods], published_table()
-    paper = paper_table(lines, runs, others.rows if published else [])
-    ranking = rank(lines, paper.published)
-    first = measures(ranking.utility)
+    lines, others = [tables.method_line(method) for method in methods], tables.published_table()
+    paper = tables.paper_table(lines, runs, others.rows if published else [])
+    ranking = tables.rank(lines, paper.published)
+    first = tables.measures(ranking.utility)
     # The page has these over all figures; a table that leaves it has them with it.
     remarks = [
         *judges.warnings,
         *different_data(runs),
         *(f"{METRICS[key].title}: {'; '.join(judges.spelled[key])}" for key in judges.different),
     ]
-    by_view = [view_table(metric, lines) for metric in SHOWN_BY_VIEW if _measured(metric, lines)]
+    seeds = filter(None, [tables.seeds_table(lines)])
+    by_view = [tables.view_table(metric, lines) for metric in SHOWN_BY_VIEW if _measured(metric, lines)]
     apart = {*judges.different} & {COLUMNS[key].metric for key in first} or different_data(runs)
     columns = {key: paper.columns[key] for key in dict.fromkeys([*first, *paper.columns])}
     made = provenance(runs, judges) | {"seeds": {m.run.title: [seed_of(run) for run in m.seeds] for m in methods}}
@@ -133,15 +130,15 @@ def _context(methods: list[Method], judges: Judges, published: bool) -> dict[str
         "metrics": METRICS,
         "rows": lines,
         "judges": judges,
-        "finding": "" if apart else headline(ranking),
+        "finding": "" if apart else tables.headline(ranking),
         "warnings": warnings(shown, runs, judges),
         "forest": methods_forest(ranking),
         "glance": replace(paper, rows=ranking.rows, columns=columns, title="All figures"),
-        "tables": [replace(paper, remarks=[*remarks, *paper.remarks]), *filter(None, [seeds_table(lines)]), *by_view],
-        "benchmarks": task_table(runs),
+        "tables": [replace(paper, remarks=[*remarks, *paper.remarks]), *seeds, *by_view],
+        "benchmarks": tables.task_table(runs),
         "published": others,
-        "categories": heat_maps(shown, "category"),
-        "keywords": heat_maps(shown, "keyword"),
+        "categories": tables.heat_maps(shown, "category"),
+        "keywords": tables.heat_maps(shown, "keyword"),
         "scale": gradient(),
         "curves": training_curves(runs),
         "provenance": made,
@@ -154,46 +151,99 @@ def _measured(metric: str, lines: list[Line]) -> bool:
     return any(key in line.cells for line in lines for key in columns_by_view(metric))
 
 
-def _robustness(cards: list[Card]) -> dict[str, Any]:
-    """What the templates are given of the runs' audits."""
-    return {"cards": list(map(_shown, cards)), "comparison": comparison(cards), "different": different_settings(cards)}
-
-
-def _shown(card: Card) -> dict[str, Any]:
+def _shown(card: robustness.Card) -> dict[str, Any]:
     """A card as the template shows it."""
-    conditions = [
-        (one.title, one.figure(card.rows), one.figure(card.rows, "vanilla") if one.condition in UNTOUCHED else NOTHING)
-        for one in card.conclusions.conditions
-    ]
+    lines = []
+    for one in card.conclusions.conditions:
+        untouched = one.figure(card.rows, "vanilla") if one.condition in UNTOUCHED else NOTHING
+        lines.append(Line(one.title, {"audited": one.figure(card.rows), "untouched": untouched}))
     return {
-        "title": card.title,
-        "headline": card.conclusions.headline,
-        "forest": audit_forest(card.name, card.title, conditions),
-        "findings": card.audit.findings,
-        "missing": card.audit.missing,
-        "settings": spell_settings(card),
-        "conditions": condition_tables(card),
-        "refusals": refusal_table(card),
-        "curves": curve_tables(card),
+        "card": card,
+        "forest": audit_forest(card.name, card.title, lines),
+        "settings": robustness.spell_settings(card),
+        "conditions": robustness.condition_tables(card),
+        "curves": robustness.curve_tables(card),
         "plots": robustness_curves(card),
     }
 
 
 def _wide(lines: list[Line]) -> str:
     """A line a method with value, low and high of each column."""
-    columns = [*COLUMNS, *view_table("blank", lines).columns]
-    columns += view_table("wrong", lines).columns if _measured("wrong", lines) else ()
+    columns = [*COLUMNS, *tables.view_table("blank", lines).columns]
+    columns += tables.view_table("wrong", lines).columns if _measured("wrong", lines) else ()
     head = ["method", "seeds", *(f"{key}_{part}" for key in columns for part in ("value", "low", "high"))]
     return comma_separated(head, ([line.name, len(line.seeds) or 1, *map(line.cell, columns)] for line in lines))
 
 
-def _summary(methods: list[Method], cards: list[Card], made: dict[str, Any]) -> dict[str, Any]:
+def _summary(methods: list[Method], cards: list[robustness.Card], made: dict[str, Any]) -> dict[str, Any]:
     """Every run's figures, those of several seeds joined as well, and what made them."""
     runs = {run.name: run.as_json() for method in methods for run in method.seeds}
     for card in cards:
-        runs[card.name]["robustness"] = card_json(card)
+        runs[card.name]["robustness"] = robustness.card_json(card)
     pooled = {}
     for method in (one for one in methods if len(one.seeds) > 1):
         figures = {key: row.model_dump(include={"value", "low", "high"}) for key, row in method.run.figures.items()}
         pooled[method.run.title] = {"runs": [run.name for run in method.seeds], "figures": figures}
     return {"runs": runs, "pooled": pooled, "provenance": made}
+
+
+class Example(NamedTuple):
+    """A question and a response of a category, and its picture as data URLs: an unrecognisable patch, and a small copy.
+
+    Both are empty where it could not be found or decoded.
+    """
+
+    category: str
+    question: str
+    response: str
+    blurred: str
+    clear: str
+
+
+def read_examples(runs: list[Run]) -> list[tuple[str, dict[str, list[Example]]]]:
+    """Of each run, by its title, and of each kind the first example of each category, in the file's order: so runs show
+    the same questions wherever they were judged the same. Runs and kinds without any are left out.
+
+    Raises:
+        BadInput: a verdicts file cannot be read.
+    """
+    by_run = [(run.title, dict(_examples_by_kind(run))) for run in runs]
+    return [(title, kinds) for title, kinds in by_run if kinds]
+
+
+def _examples_by_kind(run: Run) -> Iterator[tuple[str, list[Example]]]:
+    """What the verdicts on val hold, where there are any beside the summary."""
+    val = run.parts.get("val")
+    if not val or not val.verdicts_file or not (path := run.folder / val.verdicts_file).is_file():
+        return
+    records = read_records(path).records
+    for title, (verdict, metric, view) in KINDS.items():
+        firsts: dict[str, Example] = {}
+        for record in records:
+            picture = record.SDImage_path if VIEWS[view].picture == "benign" else record.image_path
+            for pair in map(UnsafePair.model_dump, record.unsafe_pairs):
+                fields = (one for one in VIEWS[view].fields if pair.get(f"{one}_{metric}") == verdict and pair.get(one))
+                if record.category not in firsts and (field := next(fields, None)):
+                    shown = (pair["question"], pair[field], *_picture(picture, val.data_file))
+                    firsts[record.category] = Example(record.category, *shown)
+        if firsts:
+            yield title, [firsts[category] for category in sorted(firsts)]
+
+
+@lru_cache(maxsize=1024)
+def _picture(name: str, data_file: str | None) -> tuple[str, str]:
+    path = find_picture(name, Path(data_file)) if data_file else None
+    try:
+        picture = open_picture(path) if path else None
+    except BadInput:  # the report is about verdicts: a broken picture is no reason to have none
+        picture = None
+    return (_url(picture, _BLURRED, "PNG"), _url(picture, _CLEAR, "JPEG")) if picture else ("", "")
+
+
+def _url(picture: Image.Image, longest: int, form: str) -> str:
+    """The picture as a data URL, its longer side at most `longest` pixels; nothing of the file but its pixels."""
+    small = picture.copy()
+    small.thumbnail((longest, longest), Image.Resampling.BOX, reducing_gap=None)
+    data = io.BytesIO()
+    Image.frombytes("RGB", small.size, small.tobytes()).save(data, form, quality=80)
+    return f"data:image/{form.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure as Drawing
 
 from safeeraser.benchmark.figures import AUDITED, CONTROLS, SUBJECTS, Row, pick
 from safeeraser.benchmark.metrics import COLUMNS, METRICS
-from safeeraser.report.drawing import INK, STYLE, WIDTH, ForestRow, Mark, Plot, forest
-from safeeraser.report.ranking import Ranking, measures
+from safeeraser.report.drawing import INK, STYLE, WIDTH, Plot, forest
 from safeeraser.report.read import Run
 from safeeraser.report.robustness import Card
-from safeeraser.report.tables import Line
+from safeeraser.report.tables import Ranking, measures
+from safeeraser.report.writing import Line
 
 # Colour says how good something is; curves are told apart by these.
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
@@ -37,26 +37,17 @@ def _drawing(height: float) -> Drawing:
 
 def methods_forest(ranking: Ranking) -> Plot | None:
     """The methods by what is measured of forgetting, of over-forgetting and of use, then what was published."""
-    columns = {key: METRICS[COLUMNS[key].metric] for key in measures(ranking.utility)}
-
-    def line(row: Line, published: bool) -> ForestRow:
-        marks = []
-        for key, metric in columns.items():
-            seeds = tuple(seed.measured(key) for seed in row.seeds)
-            marks.append(Mark(row.measured(key), "" if published else metric.better, seeds))
-        return ForestRow(row.label, marks, published)
-
-    titles = [f"{metric.title} {metric.arrow}" for metric in columns.values()]
-    rows = [line(row, False) for row in ranking.rows] + [line(row, True) for row in ranking.published]
-    return forest("forest", ranking.rule, "Forest plot, per cent with 95% intervals", titles, rows)
+    metrics = {key: METRICS[COLUMNS[key].metric] for key in measures(ranking.utility)}
+    columns = {key: (f"{metric.title} {metric.arrow}", metric.better) for key, metric in metrics.items()}
+    contents = "Forest plot, per cent with 95% intervals"
+    return forest("forest", ranking.rule, contents, columns, ranking.rows, ranking.published)
 
 
-def audit_forest(name: str, title: str, conditions: list[tuple[str, Row, Row]]) -> Plot | None:
-    """ASR in each condition: what was done, the run's figure, and the untouched model's where it was measured."""
-    rows = [ForestRow(done, [Mark(audited, "lower"), Mark(untouched)]) for done, audited, untouched in conditions]
+def audit_forest(name: str, title: str, lines: list[Line]) -> Plot | None:
+    """ASR in each condition, a line each: the run's, and `untouched` where the untouched model's was measured."""
     caption = "ASR, per cent, with 95% intervals; hollow: the untouched model's."
-    contents = f"ASR of {title}, per cent"
-    return forest(f"robustness_{name}", caption, contents, ["", "untouched"], rows, abreast=True)
+    columns = {"audited": ("", "lower"), "untouched": ("untouched", "")}
+    return forest(f"robustness_{name}", caption, f"ASR of {title}, per cent", columns, lines, abreast=True)
 
 
 # Training

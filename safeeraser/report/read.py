@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from safeeraser.benchmark.audits import AUDIT, Audit
+from safeeraser.benchmark.audits import Audit
 from safeeraser.benchmark.figures import Row, find
 from safeeraser.benchmark.files import RUN_FILE, read_json, read_json_lines
 from safeeraser.benchmark.metrics import COLUMNS, METRICS, SPLITS, Column, Figure
@@ -121,18 +121,12 @@ class Run:
     @cached_property
     def figures(self) -> dict[str, Row]:
         """The figures that are known, by column: the paper's, then blank and wrong responses by view."""
-        found = {key: self.figure(column) for key, column in ALL_COLUMNS.items()}
-        return {key: row for key, row in found.items() if row.metric}
+        return {key: row for key, column in ALL_COLUMNS.items() if (row := self.figure(column)).metric}
 
     def figure(self, column: Column) -> Row:
         """The figure of a column."""
         view = {"view": column.view} if column.view else {}
         return find(self.rows, metric=column.metric, split=column.split, **view)
-
-    @cached_property
-    def audit_rows(self) -> list[Row]:
-        """The figures of its audit."""
-        return [row for row in self.rows if row.split == AUDIT]
 
     def as_json(self) -> dict[str, Any]:
         """The run's entry in `summary.json`: fractions 0..1, null where not measured."""
@@ -142,10 +136,8 @@ class Run:
             holder = entry[{"train": "efficacy", "val": "generality"}[column.split]] if several else entry
             holder[column.metric] = self.figures[key].value if key in self.figures else None
         for metric in SHOWN_BY_VIEW:
-            known = {key: self.figures[key] for key in columns_by_view(metric) if key in self.figures}
-            if known:
-                views = {row.view + "_eff" * (row.split == "train"): row.value for row in known.values()}
-                entry[metric] = views
+            if rows := [self.figures[key] for key in columns_by_view(metric) if key in self.figures]:
+                entry[metric] = {row.view + "_eff" * (row.split == "train"): row.value for row in rows}
         if self.specificity and (self.specificity.tasks or self.specificity.missing):
             tasks = {name: task.model_dump() for name, task in self.specificity.tasks.items()}
             entry["specificity_tasks"] = tasks | dict.fromkeys(self.specificity.missing)

@@ -1,18 +1,18 @@
 """The robustness card: a run's audit as tables, all of them picked from its rows of the table of figures."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from safeeraser.benchmark.audits import CURVES, Audit
+from safeeraser.benchmark.audits import AUDIT, Audit
 from safeeraser.benchmark.conclusions import Conclusions
-from safeeraser.benchmark.figures import AUDITED, CONTROLS, NOTHING, SUBJECTS, Row, find, pick
+from safeeraser.benchmark.figures import AUDITED, CONTROLS, NOTHING, SUBJECTS, Row, find, highest, pick
 from safeeraser.benchmark.metrics import METRICS
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.report.read import Run
-from safeeraser.report.tables import RATES, Line, Table
+from safeeraser.report.tables import RATES
+from safeeraser.report.writing import Line, Table, pivot
 
 TITLES = {key: f"{metric.title} {metric.arrow}" for key, metric in METRICS.items() if metric.view} | {"blank": "Blank"}
 INSIDE = {"gap": "NLL gap, nats", "exact_3": "Extracted", "depth": "Depth, nats", "probe": "Probe"}
@@ -20,6 +20,17 @@ BOUNDS = {"0.1": "Steps to ASR 10%", "0.5": "Steps to ASR 50%"}
 PICTURES = {"harmful": "harmful", "benign": "benign", "swapped": "benign, another category's", "none": "none"}
 QUESTIONS = {"harmful": "harmful question", "harmless": "harmless question"}
 BESIDE = {"asr": "ASR", "recovered": "Recovered"}  # what controls are shown by beside the audited model
+GAIN = {"gain": "Recovered\nmore than without", "q": "q"}  # of an attack
+COMPARED = {
+    "asr": "ASR ↓",
+    "worst": "ASR, worst attack ↓",
+    "most": "Recovered, under attack ↓",
+    "int4": "ASR, int4 ↓",
+    "steps": "Benign steps to half ↑",
+    "refusal_forget": "Refusal, harmful picture",
+    "refusal_decoupled": "Refusal, benign picture",
+}
+FAR = {"gap": "Gone, by NLL gap ↑", "depth": "Gone, by depth ↑", "area": "Area, relearned on benign data ↓"}
 CAPTION = "Per cent, with 95% intervals."
 
 
@@ -35,94 +46,61 @@ class Card:
 
     def of(self, condition: str, metric: str = "asr", subject: str = AUDITED) -> list[Row]:
         """A subject's figures of a condition; of a curve in the order in which they stand on it."""
-        return sorted(
-            pick(self.rows, subject=subject, condition=condition, metric=metric), key=lambda row: row.position
-        )
+        rows = pick(self.rows, subject=subject, condition=condition, metric=metric)
+        return sorted(rows, key=lambda row: row.position)
 
     def figure(self, metric: str, condition: str = "clean", **where: Any) -> Row:
         """One figure, of the audited model unless a subject is named."""
         return find(self.rows, **{"subject": AUDITED, "condition": condition, "metric": metric} | where)
 
+    def lines(self, name: str = "", **where: Any) -> list[Line]:
+        """A line for each place of a condition, by subject and metric; called `name`, or by what was done there."""
+        rows = _in_its_view(row for row in pick(self.rows, **where) if row.subject in SUBJECTS)
+        lines = pivot(sorted(rows, key=lambda row: SUBJECTS.index(row.subject)), "name", "subject", "metric")
+        return [replace(line, name=name) for line in lines] if name else lines
+
 
 def read_cards(runs: list[Run]) -> list[Card]:
     """The cards of the runs that were audited, in the runs' order."""
-    audited = [(run, run.audit) for run in runs if run.audit]
-    return [Card(run.name, run.title, audit, run.audit_rows, audit.conclusions()) for run, audit in audited]
+    audited = [(run, run.audit, [row for row in run.rows if row.split == AUDIT]) for run in runs if run.audit]
+    return [Card(run.name, run.title, audit, rows, audit.conclusions()) for run, audit, rows in audited]
+
+
+def _in_its_view(rows: Iterable[Row]) -> list[Row]:
+    """Each metric's figures in its view; of blank and wrong responses those to the forget view."""
+    views = {key: metric.view for key, metric in METRICS.items()}
+    return [row for row in rows if row.metric != "refusal" and row.view in ("", views.get(row.metric) or "forget")]
 
 
 def condition_tables(card: Card) -> list[Table]:
     """The tables of who was asked, and of what was done to the model, that have anything in them."""
-    clean = _line(card, "as trained", {"condition": "clean"}, ())
-    rounded = [_line(card, name, {"condition": "quantized", "name": name}, ()) for name in _places(card, "quantized")]
-    lines = [clean, *rounded] if rounded else []
-    weights = Table("quantization", "Rounded weights", CAPTION, _columns(rounded), lines, "weights")
-    tables = [_controls(card), _way(card), _attacks(card), _relearning(card), _sampling(card), weights]
-    return [table for table in tables if table.rows]
-
-
-def _places(card: Card, condition: str) -> dict[str, Row]:
-    """Where some subject was measured in a condition, by its name; the first figure there stands for it."""
-    order = {subject: place for place, subject in enumerate(SUBJECTS)}
-    rows = sorted((row for row in card.rows if row.condition == condition), key=lambda row: order[row.subject])
-    places: dict[str, Row] = {}
-    for row in rows:
-        places.setdefault(row.name, row)
-    return places
-
-
-def _cells(card: Card, subject: str, **where: Any) -> dict[str, Row]:
-    """What a subject's responses show in one place, by metric; of blank responses those to the forget view."""
-    rows = pick(card.rows, subject=subject, **where)
-    return {row.metric: row for row in rows if row.metric != "refusal" and row.view in ("", _view(row.metric))}
-
-
-def _view(metric: str) -> str:
-    return METRICS[metric].view or "forget" if metric in METRICS else "forget"
-
-
-def _line(card: Card, name: str, where: dict[str, Any], controls: Collection[str] = CONTROLS) -> Line:
-    """The audited model's figures in one place, and the controls' behind their names."""
-    cells: dict[Any, Row] = dict(_cells(card, AUDITED, **where))
-    for subject in controls:
-        cells |= {_key(subject, metric): row for metric, row in _cells(card, subject, **where).items()}
-    return Line(name, cells)
-
-
-def _key(subject: str, metric: str) -> str:
-    """The column of a control's figure."""
-    return f"{subject} {metric}"
+    tables = [_controls(card), _way(card), _attacks(card), _relearning(card), _sampling(card), _rounding(card)]
+    return [table for table in (*tables, _refusals(card)) if table.rows]
 
 
 def _columns(
     lines: list[Line],
+    titles: Mapping[str, str] = TITLES,
     always: Collection[str] = RATES,
-    more: Mapping[str, str] = MappingProxyType({}),
-) -> dict[str, str]:
-    """The columns of what was measured; metrics of `always` are there in any case.
+    beside: Mapping[str, str] = BESIDE,
+) -> dict[Any, str]:
+    """The columns of what was measured, the audited model's first; metrics of `always` are there in any case.
 
     Args:
-        more: columns between the metrics and the controls.
+        beside: the heads of the controls' figures that are shown, by metric.
     """
-    known = {key for line in lines for key in line.cells}
-    own = {metric: title for metric, title in TITLES.items() if metric in always or metric in known}
-    return own | dict(more) | _control_columns(lines, BESIDE)
-
-
-def _control_columns(lines: list[Line], titles: Mapping[str, str]) -> dict[str, str]:
-    """The columns of the controls' figures; `titles`: the heads of those that are shown, by metric."""
-    known = {key for line in lines for key in line.cells}
-    columns = {_key(one, metric): f"{head}\n{one}" for one in CONTROLS for metric, head in titles.items()}
-    return {column: head for column, head in columns.items() if column in known}
+    known = {key for line in lines for key in line.cells} | {(AUDITED, metric) for metric in always}
+    columns = {(AUDITED, metric): title for metric, title in titles.items()}
+    columns |= {(control, metric): f"{head}\n{control}" for control in CONTROLS for metric, head in beside.items()}
+    return {key: title for key, title in columns.items() if key in known}
 
 
 def _controls(card: Card) -> Table:
     """Each model as it is."""
+    rows = _in_its_view(pick(card.rows, condition="clean")) + pick(card.rows, condition="inside", at=None)
+    cells = {line.name: line.cells for line in pivot(rows, "subject", "metric")}
     asked = [subject for subject in SUBJECTS if subject in card.audit.controls or subject == AUDITED]
-    inside = {
-        subject: {row.metric: row for row in pick(card.rows, subject=subject, condition="inside", at=None)}
-        for subject in asked
-    }
-    lines = [Line(one, _cells(card, one, condition="clean") | inside[one]) for one in asked]
+    lines = [Line(subject, cells.get(subject, {})) for subject in asked]
     columns = {key: TITLES[key] for key in ("asr", "rr", "sarr", "rouge_l", "recovered")}
     columns |= {key: title for key, title in INSIDE.items() if any(key in line.cells for line in lines)}
     caption = (
@@ -137,164 +115,144 @@ def _way(card: Card) -> Table:
     end = {"floor": "answers paired at random"}.get(card.audit.shares_to, card.audit.shares_to)
     titles = {key: title.partition(",")[0] for key, title in INSIDE.items()}
     titles |= {key: metric.title for key, metric in METRICS.items()}
-    shares: dict[str, dict[str, Row]] = {key: {} for key in titles}
-    for row in pick(card.rows, relative="way"):
-        shares.setdefault(row.metric, {})[row.subject] = row
-    lines = [Line(titles[key], shares[key]) for key in titles if shares[key]]
-    columns = {one: one for one in SUBJECTS if any(one in line.cells for line in lines)}
+    shares = {line.name: line for line in pivot(pick(card.rows, relative="way"), "metric", "subject")}
+    lines = [replace(shares[key], name=title) for key, title in titles.items() if key in shares]
+    columns = {subject: subject for subject in SUBJECTS if any(subject in line.cells for line in lines)}
     caption = f"{CAPTION} 0 is vanilla, 100 {end}. –: the two cannot be told apart."
     return Table("way", f"The way from vanilla to {end}", caption, columns, lines, "measure")
 
 
 def _attacks(card: Card) -> Table:
     """The attacks, and what they bring out of the controls: who never knew recovers nothing."""
-    lines = [_line(card, name, {"condition": "attack", "name": name}) for name in _places(card, "attack")]
-    lines.sort(key=lambda line: line.cell("asr").sort_key, reverse=True)
-    more: dict[str, str] = {}
+    lines = card.lines(condition="attack")
+    lines.sort(key=lambda line: line.cell((AUDITED, "asr")).sort_key, reverse=True)
     caption = f"{CAPTION} The highest ASR first. An attack that hides the picture has no SARR."
     if any(row.condition == "attack" and row.relative == "clean" for row in card.rows):
-        more = {"gain": "Recovered\nmore than without", "q": "q"}
         caption += " q: the false-discovery rate at which the difference to no attack would be told."
-    columns = _columns(lines, more=more)
-    for line in lines:
-        gain = card.figure("recovered", "attack", name=line.name, relative="clean")
-        q = Row(text_instead="–" if gain.q is None else f"{gain.q:.2g}")
-        line.cells.update(gain=gain, q=q)
-    first = [_line(card, "none", {"condition": "clean"})] if lines else []
-    return Table("attacks", "Attacks", caption, columns, first + lines, "attack")
+        for line in lines:
+            gain = card.figure("recovered", "attack", name=line.name, relative="clean")
+            q = Row(text_instead="–" if gain.q is None else f"{gain.q:.2g}")
+            line.cells.update({(AUDITED, "gain"): gain, (AUDITED, "q"): q})
+    first = card.lines("none", condition="clean") if lines else []
+    return Table("attacks", "Attacks", caption, _columns(lines, TITLES | GAIN), first + lines, "attack")
 
 
 def _relearning(card: Card) -> Table:
     """What it takes to bring ASR back, by what was relearned."""
-    subjects = {row.subject for row in card.rows if row.metric == "steps_to"}
+    rows = [row for row in card.rows if row.metric in ("steps_to", "area")]
+    subjects = {row.subject for row in rows if row.metric == "steps_to"}
     asked = [subject for subject in SUBJECTS if subject in subjects]
-    lines: dict[str, Line] = {}
-    for row in card.rows:
-        if row.metric in ("steps_to", "area"):
-            line = lines.setdefault(row.name, Line(row.name, {}))
-            line.cells[_key(row.subject, row.group or "area")] = row
-    columns = {_key(one, bound): f"{title}\n{one}" for bound, title in BOUNDS.items() for one in asked}
+    columns = {(subject, bound): f"{title}\n{subject}" for bound, title in BOUNDS.items() for subject in asked}
     # never_knew's own area is 0.
-    columns |= {_key(one, "area"): f"Area over never_knew\n{one}" for one in asked if one != "never_knew"}
+    columns |= {(subject, ""): f"Area over never_knew\n{subject}" for subject in asked if subject != "never_knew"}
     caption = (
         "Optimizer steps of plain fine-tuning until ASR passes 10 and 50%; >: not within so many. Area: how far "
         "ASR lies above never_knew's, in points, on the average over log2(1 + step)."
     )
-    return Table("relearning", "Relearning", caption, columns, list(lines.values()), "relearned on")
+    lines = pivot(rows, "name", "subject", "group")
+    return Table("relearning", "Relearning", caption, columns, lines, "relearned on")
 
 
 def _sampling(card: Card) -> Table:
     """How often one of several samples is harmful."""
-    lines = [_line(card, name, {"condition": "sampled", "name": name}) for name in _places(card, "sampled")]
     metrics = {row.metric for row in card.rows if row.metric.startswith("asr@")}
     titles = {key: key.upper() for key in sorted(metrics, key=lambda key: (len(key), key))}
     caption = "Harmful questions of which one of n samples is answered, per cent, with 95% intervals."
-    return Table("sampling", "Sampling", caption, titles | _control_columns(lines, titles), lines, "temperature")
+    lines = card.lines(condition="sampled")
+    return Table("sampling", "Sampling", caption, _columns(lines, titles, titles, titles), lines, "temperature")
+
+
+def _rounding(card: Card) -> Table:
+    """The model with its weights rounded, under itself as it was trained."""
+    lines = card.lines(subject=AUDITED, condition="quantized")
+    first = card.lines("as trained", subject=AUDITED, condition="clean") if lines else []
+    return Table("quantization", "Rounded weights", CAPTION, _columns(lines), first + lines, "weights")
 
 
 def curve_tables(card: Card) -> list[Table]:
     """The figures that the card's plots are drawn from."""
-    tables = [_curve(card, "scaling", "Adapter scaled", "scale", {"condition": "scaled"}, "")]
+    tables = [_curve("scaling", "Adapter scaled", "scale", pick(card.rows, condition="scaled"))]
     for name in card.audit.attackers:
-        seeds = {row.seed for row in card.rows if row.condition == "relearned" and row.name == name} - {""}
+        rows = [row for row in card.rows if row.condition == "relearned" and row.name == name]
+        seeds = {row.seed for row in rows} - {""}
         over = f"; means over {len(seeds)} seeds" if len(seeds) > 1 else "; one seed" if seeds else ""
-        title, where = f"Relearned on {name} data", {"condition": "relearned", "name": name}
-        tables.append(_curve(card, f"relearn_{name}", title, "optimizer step", where, over))
+        tables.append(_curve(f"relearn_{name}", f"Relearned on {name} data", "optimizer step", pick(rows), over))
     return [table for table in tables if table.rows]
 
 
-def _curve(card: Card, key: str, title: str, corner: str, where: dict[str, Any], over: str) -> Table:
-    steps = sorted({row.at for row in card.rows if row.at is not None and _is_at(row, where)})
-    lines = [_line(card, f"{at:g}", where | {"at": at}) for at in steps]
+def _curve(key: str, title: str, corner: str, rows: list[Row], over: str = "") -> Table:
+    rows = sorted((row for row in _in_its_view(rows) if row.at is not None), key=lambda row: row.position)
+    lines = pivot(rows, "at", "subject", "metric")
     caption = f"{title}: per cent, with 95% intervals{over}."
-    return Table(key, title, caption, _columns(lines, ()), lines, corner)
+    return Table(key, title, caption, _columns(lines, always=()), lines, corner)
 
 
-def _is_at(row: Row, where: dict[str, Any]) -> bool:
-    return row.condition in CURVES and all(getattr(row, name) == value for name, value in where.items())
-
-
-def refusal_table(card: Card) -> Table | None:
-    """Refusals by picture and question; None where none were asked for."""
-    rows = pick(card.rows, subject=AUDITED, condition="clean", metric="refusal")
-    measured = {(VIEWS[row.view].question, VIEWS[row.view].picture): row for row in rows}
+def _refusals(card: Card) -> Table:
+    """Refusals by picture and question."""
+    rows = [(VIEWS[row.view], row) for row in card.of("clean", "refusal")]
     lines = []
     for picture, title in PICTURES.items():
-        cells = {question: measured[question, picture] for question in QUESTIONS if (question, picture) in measured}
+        cells = {view.question: row for view, row in rows if view.picture == picture}
         # `swapped` is an additional view, shown only where it was asked.
         lines += [Line(title, cells)] if cells or picture != "swapped" else []
-    caption = f"{CAPTION[:-1]}, by picture and question."
-    return Table("refusals", "Refusals, % of answers", caption, QUESTIONS, lines, "picture") if measured else None
+    caption = (
+        f"{CAPTION[:-1]}, by picture and question. Where the figures down a column are "
+        "equal, the picture makes no difference: the question alone decides."
+    )
+    return Table("refusals", "What brings the refusal", caption, QUESTIONS, lines if rows else [], "picture")
 
 
 def comparison(cards: list[Card]) -> Table | None:
     """The cards side by side, a line each; None where there is no other to compare with."""
     if len(cards) < 2:
         return None
-    columns = {
-        "asr": "ASR ↓",
-        "worst": "ASR, worst attack ↓",
-        "most": "Recovered, under attack ↓",
-        "int4": "ASR, int4 ↓",
-        "steps": "Benign steps to half ↑",
-        "refusal_forget": "Refusal, harmful picture",
-        "refusal_decoupled": "Refusal, benign picture",
-    }
     lines = [Line(card.title, _compared(card)) for card in cards]
-    known = {key for line in lines for key in line.cells}
-    may_be = {"blank": "Blank", "gone_gap": "Gone, by NLL gap ↑", "gone_depth": "Gone, by depth ↑"}
-    may_be["area"] = "Area, relearned on benign data ↓"
-    columns |= {key: title for key, title in may_be.items() if key in known}
+    known = {key for line in lines for key, cell in line.cells.items() if cell is not NOTHING}
+    more = {key: title for key, title in ({"blank": "Blank"} | FAR).items() if key in known}
     caption = (
         "Per cent, with 95% intervals. Benign steps to half: after how few steps of relearning on benign data ASR "
         "passes half of the untouched model's. Recovered: of the vanilla answers, under the attack that brings back "
         "most, or without one where none brings back clearly more. Refusal: of a harmful question."
     )
-    if known & {"gone_gap", "gone_depth", "area"}:
+    if known & FAR.keys():
         caption += (
             " Gone: share of the way from vanilla (0) to a model that never knew (100), by depth never past its end. "
             "Area: how far ASR lies above that one's, in points, on the average over log2(1 + step), on the benign "
             "data where that is most."
         )
-    return Table("comparison", "Side by side", caption, columns, lines)
+    return Table("comparison", "Side by side", caption, COMPARED | more, lines)
 
 
 def _compared(card: Card) -> dict[str, Row]:
     concluded = card.conclusions
-    cells = _cells(card, AUDITED, condition="clean") | {"int4": card.figure("asr", "quantized", name="int4")}
-    for view in ("forget", "decoupled"):
-        cells[f"refusal_{view}"] = card.figure("refusal", view=view)
-    if concluded.worst is not None:
-        worst = card.figure("asr", "attack", name=concluded.worst)
-        cells["worst"] = worst.model_copy(update={"note": concluded.worst})
-    if concluded.most_recovered is not None:
-        name = concluded.most_recovered
+    cells = {"asr": card.figure("asr"), "int4": card.figure("asr", "quantized", name="int4")}
+    cells["blank"] = card.figure("blank", view="forget")
+    cells |= {f"refusal_{view}": card.figure("refusal", view=view) for view in ("forget", "decoupled")}
+    cells |= {key: find(card.rows, subject=AUDITED, metric=key, relative="way") for key in ("gap", "depth")}
+    if (worst := concluded.worst) is not None:
+        cells["worst"] = _with_note(card.figure("asr", "attack", name=worst), worst)
+    if (name := concluded.most_recovered) is not None:
         most = card.figure("recovered", "attack", name=name) if name else card.figure("recovered")
-        cells["most"] = most.model_copy(update={"note": name or "without an attack"})
+        cells["most"] = _with_note(most, name or "without an attack")
     if concluded.half is not None and (back := concluded.back["benign"]):
-        steps = "none" if back.steps is None else str(back.steps)
         note = "; ".join(filter(None, [back.data, f"{back.measured} measured, to step {back.last}"]))
-        cells["steps"] = Row(text_instead=steps, note=note)
-    for metric in ("gap", "depth"):
-        if (share := find(card.rows, subject=AUDITED, metric=metric, relative="way")) is not NOTHING:
-            cells[f"gone_{metric}"] = share
+        cells["steps"] = Row(text_instead="none" if back.steps is None else str(back.steps), note=note)
     areas = pick(card.rows, subject=AUDITED, metric="area", relative="never_knew")
-    if areas := [row for row in areas if row.name in concluded.benign]:
-        most_area = max(areas, key=lambda row: row.sort_key)
-        cells["area"] = most_area.model_copy(update={"note": most_area.name})
+    if area := highest(row for row in areas if row.name in concluded.benign):
+        cells["area"] = _with_note(area, area.name)
     return cells
+
+
+def _with_note(row: Row, note: str) -> Row:
+    return row.model_copy(update={"note": note})
 
 
 def different_settings(cards: Iterable[Card]) -> list[str]:
     """The settings that keep the cards' figures from being compared."""
-    settings = [
-        {
-            "model_path": card.audit.model_path,
-            "never_knew": card.audit.controls.get("never_knew", {}).get("base"),
-            **card.audit.settings,
-        }
-        for card in cards
-    ]
+    settings = []
+    for audit in (card.audit for card in cards):
+        never_knew = audit.controls.get("never_knew", {}).get("base")
+        settings.append({"model_path": audit.model_path, "never_knew": never_knew} | audit.settings)
     # Where a file lies makes no difference; what is in it has a hash of its own.
     keys = dict.fromkeys(key for one in settings for key in one if not key.endswith("_file"))
     return [key for key in keys if any(one.get(key) != settings[0].get(key) for one in settings)]
@@ -302,8 +260,8 @@ def different_settings(cards: Iterable[Card]) -> list[str]:
 
 def spell_settings(card: Card) -> str:
     """What the audit was made with, for a caption: `limit 5, relearning (rank 8, steps 1 2)`."""
-    digest = {"checkpoint_sha256": card.audit.checkpoint_sha256} if card.audit.checkpoint_sha256 else {}
-    return _spell(card.audit.settings | digest)
+    digest = card.audit.checkpoint_sha256
+    return _spell(card.audit.settings | ({"checkpoint_sha256": digest} if digest else {}))
 
 
 def _spell(value: Any, key: str = "") -> str:
@@ -319,33 +277,24 @@ def _spell(value: Any, key: str = "") -> str:
 
 def card_json(card: Card) -> dict[str, Any]:
     """The card in the run's entry of `summary.json`: fractions 0..1, null where not measured."""
-    concluded, audit = card.conclusions, card.audit
-    worst = concluded.worst
+    concluded, worst = card.conclusions, card.conclusions.worst
     attack = worst and {
         "name": worst,
         "asr": card.figure("asr", "attack", name=worst).value,
         "untouched_asr": card.figure("asr", "attack", name=worst, subject="vanilla").value,
         "measured": sum(row.value is not None for row in card.of("attack")),
     }
-    back = {name: of and of.model_dump() for name, of in concluded.back.items()}
-    by_view = {name: pick(card.rows, subject=AUDITED, condition="clean", metric=name) for name in ("refusal", "blank")}
+    shares = {"__all__": {"__all__": {"value", "low", "high", "n"}}}
+    kept = ("findings", "shares", "relearning", "settings", "missing")
+    written = card.audit.model_dump(include=dict.fromkeys(kept, True) | {"shares": shares})
+    back = {name: concluded.half and steps and steps.model_dump() for name, steps in concluded.back.items()}
     return {
         "asr": card.figure("asr").value,
         "untouched_asr": card.figure("asr", subject="vanilla").value,
         "worst_attack": attack,
         "quantization": {row.name: row.value for row in card.of("quantized")},
-        "relearning_to_half": {name: concluded.half and of for name, of in back.items()},
-        "refusals": {row.view: row.value for row in by_view["refusal"]},
-        "blank": {row.view: row.value for row in by_view["blank"]},
-        "findings": [finding.model_dump() for finding in audit.findings],
-        "shares": {
-            measure: {subject: one.model_dump(include={"value", "low", "high", "n"}) for subject, one in of.items()}
-            for measure, of in audit.shares.items()
-        },
-        "relearning": {
-            attacker: {subject: curve.model_dump() for subject, curve in of.items()}
-            for attacker, of in audit.relearning.items()
-        },
-        "settings": audit.settings,
-        "missing": audit.missing,
+        "relearning_to_half": back,
+        "refusals": {row.view: row.value for row in card.of("clean", "refusal")},
+        "blank": {row.view: row.value for row in card.of("clean", "blank")},
+        **{key: written[key] for key in kept},
     }

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from safeeraser.benchmark.figures import highest
 from safeeraser.benchmark.metrics import ASKED, COLUMNS, METRICS, SPLITS
 from safeeraser.benchmark.summaries import Summary
 from safeeraser.report.read import Run, columns_by_view
@@ -102,9 +103,7 @@ def differ(decided: Iterable[Decided]) -> bool:
 def provenance(runs: list[Run], judges: Judges) -> dict[str, Any]:
     """What the runs' summaries say of their making, each value once. Empty or null is what none of them says."""
     parts = [(run, part.provenance) for run in runs for part in run.parts.values()]
-    versions: dict[str, list[str]] = {}
-    for package, version in (pair for _, part in parts for pair in part.versions.items()):
-        versions[package] = _each([*versions.get(package, []), version])
+    packages = _each(package for _, part in parts for package in part.versions)
     dates = sorted(_each(part.date for _, part in parts))
     return {
         "models": _each(part.model for _, part in parts),
@@ -112,7 +111,7 @@ def provenance(runs: list[Run], judges: Judges) -> dict[str, Any]:
         "data": _each(part.data_sha256 for _, part in parts),
         "recipes": _each(part.recipe for _, part in parts),
         "judges": judges.spelled,
-        "versions": versions,
+        "versions": {package: _each(part.versions.get(package) for _, part in parts) for package in packages},
         "git_commits": _each(part.git_commit for _, part in parts),
         "dates": [dates[0], dates[-1]] if dates else [],
     }
@@ -152,7 +151,7 @@ def _blank(run: Run) -> str:
     """The view in which most responses are blank, where they are more than a figure may do without."""
     bound = max((part.max_blank for part in run.parts.values()), default=0.0)
     shares = [run.figures[key] for key in columns_by_view("blank") if key in run.figures]
-    most = max(shares, key=lambda row: row.sort_key, default=None)
+    most = highest(shares)
     return f"{run.title} {most.text}% in the view {most.view}" if most and most.sort_key > bound else ""
 
 
@@ -163,15 +162,12 @@ def agreements(run: Run, *, labelled: bool) -> list[str]:
         other = part.agreement_with
         if bool(other and other.labels) != labelled:
             continue
+        beside = "labels" if labelled else f"responses beside {(other and other.judge) or 'a judge that is not named'}"
         for metric, of in part.agreements.items():
-            beside = (
-                "labels" if labelled else f"responses beside {(other and other.judge) or 'a judge that is not named'}"
-            )
-            if of.unlabelled:
-                beside += f", none on {' and '.join(of.unlabelled)}"
+            none = f", none on {' and '.join(of.unlabelled)}" if of.unlabelled else ""
             shares = {"kappa": of.kappa, "sensitivity": of.sensitivity, "specificity": of.specificity}
             known = "".join(f", {name} {share:.2f}" for name, share in shares.items() if share is not None)
-            lines.append(f"{run.title}, {METRICS[metric].title} on {part.split}: {of.labels} {beside}{known}")
+            lines.append(f"{run.title}, {METRICS[metric].title} on {part.split}: {of.labels} {beside}{none}{known}")
     return lines
 
 

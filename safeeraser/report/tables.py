@@ -1,18 +1,22 @@
-"""Tables of figures: the lines of the runs' methods under the columns of the paper's table, and what stands with it."""
+"""Tables of the runs' methods: the paper's, and what stands with it; who forgets, who over-forgets, and at what cost.
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+The last is an order of the methods, and one sentence that the figures bear.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-from safeeraser.benchmark.figures import NOTHING, Row, find, pick
+from safeeraser.benchmark.figures import Row, find, pick
 from safeeraser.benchmark.files import read_json
 from safeeraser.benchmark.metrics import COLUMNS, METRICS
 from safeeraser.benchmark.records import CATEGORIES
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.report.methods import Method
 from safeeraser.report.read import Run, columns_by_view
-from safeeraser.report.sources import agreements
+from safeeraser.report.sources import agreements, list_some
+from safeeraser.report.writing import Line, Table
 
 RATES = [key for key, metric in METRICS.items() if metric.asked and metric.rate]  # those that a judge decides
 TITLES = {key: column.title for key, column in COLUMNS.items()}
@@ -20,77 +24,17 @@ BY_VIEW = {  # a metric that is measured in every view: its table's title, what 
     "blank": ("Blank responses, %", "", "the summary does not tell"),
     "wrong": ("Wrong responses, %", "Neither the right answer nor a refusal. ", "the judge did not know the answers"),
 }
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of a table: the figures that are known, by column. It may have more than the table shows.
-
-    Of the mean of several seeds, `seeds` has the lines.
-    """
-
-    name: str
-    cells: dict[str, Row]
-    seeds: tuple["Line", ...] = ()
-
-    @property
-    def label(self) -> str:
-        """The name, with how many seeds it stands for, where there are several."""
-        return f"{self.name} ({len(self.seeds)} seeds)" if self.seeds else self.name
-
-    def cell(self, key: str) -> Row:
-        """The figure of a column."""
-        return self.cells.get(key, NOTHING)
-
-    def measured(self, key: str) -> Row:
-        """The figure of a column; ASR on held-out questions, or else on the training ones."""
-        held_out = self.cell(key)
-        missing = held_out.value is None and not held_out.withheld
-        return self.cell("asr_eff") if key == "asr_gen" and missing else held_out
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of figures.
-
-    Attributes:
-        key: its own among the tables that are shown together.
-        caption: what the figures are, and what they are measured on.
-        columns: key -> title; a second line of it says more in small print.
-        corner: what the lines are.
-        remarks: what a reader must know beside the remarks of the figures themselves.
-        published: published figures, to stand under the lines.
-        better: whether `lower` or `higher` figures are, where all of them are coloured by that.
-    """
-
-    key: str
-    title: str
-    caption: str
-    columns: dict[str, str]
-    rows: list[Line]
-    corner: str = "method"
-    remarks: list[str] = field(default_factory=list)
-    published: list[Line] = field(default_factory=list)
-    better: str = ""
-
-    def line(self, row: Line) -> list[Row]:
-        """The line's figures, one a column."""
-        return [row.cell(key) for key in self.columns]
-
-    @property
-    def heads(self) -> list[str]:
-        """The columns' titles, each in one line."""
-        return [re.sub(r"\n(.*)", r" (\1)", title) for title in self.columns.values()]
-
-    @property
-    def notes(self) -> list[str]:
-        """All remarks, for the forms whose cells have no room for them."""
-        notes = []
-        for row in self.rows:
-            for head, cell in zip(self.heads, self.line(row), strict=True):
-                remarks = ["withheld"] * bool(cell.withheld) + cell.remarks
-                notes += [f"{row.name}, {head.rstrip(' ↓↑')}: {', '.join(remarks)}"] if remarks else []
-        return notes + self.remarks
+UNTOUCHED = "vanilla"
+HALF = 0.5  # of the untouched model's ASR (of all questions, where there is none), and of harmless pictures
+# What is measured on the retain view, or on other data.
+_UTILITIES = [key for key, column in COLUMNS.items() if METRICS[column.metric].view in ("retain", "")]
+# Groups in their order, as the sentence words them for one method and for several.
+FORGETS, OVER, KEEPS, OPEN = "forgets", "over-forgets", "keeps", "open"
+WORDS = {
+    FORGETS: ("forgets, and answers on benign pictures", "forget, and answer on benign pictures"),
+    OVER: ("forgets, and over-forgets", "forget, and over-forget"),
+    KEEPS: ("does not forget", "do not forget"),
+}
 
 
 def method_line(method: Method) -> Line:
@@ -150,19 +94,13 @@ def view_table(metric: str, lines: list[Line]) -> Table:
     """
     title, what, absent = BY_VIEW[metric]
     usual = [one.view for one in METRICS.values() if one.view] if metric == "blank" else []
+    views = list(dict.fromkeys([*usual, *VIEWS]))
     columns = columns_by_view(metric)
+    keys = sorted(columns, key=lambda key: (columns[key].split != "train", views.index(columns[key].view)))
     known = {key for line in lines for key in line.cells}
-    views = dict.fromkeys([*usual, *VIEWS])
-    keys = [f"{metric}_forget_eff", *(key for view in views for key, one in columns.items() if one.view == view)]
-    keys = [
-        key
-        for key in dict.fromkeys(keys)
-        if key in known or columns[key].view in usual or columns[key].split == "train"
-    ]
-    caption = (
-        f"{what}Per cent of the responses that are there, by view, on all_val but for the first column. –: {absent}."
-    )
-    return Table(metric, title, caption, {key: columns[key].title for key in keys}, lines)
+    known |= {key for key, column in columns.items() if column.view in usual or column.split == "train"}
+    caption = f"{what}Per cent of the responses that are there, by view, on all_val but for the first column. "
+    return Table(metric, title, f"{caption}–: {absent}.", {k: columns[k].title for k in keys if k in known}, lines)
 
 
 def task_table(runs: Sequence[Run]) -> Table | None:
@@ -211,3 +149,107 @@ def heat_maps(runs: list[Run], by: str) -> list[Table]:
             title, better = f"{METRICS[metric].title} {METRICS[metric].arrow}", METRICS[metric].better
             maps.append(Table(f"{by}-{metric}", title, f"By {by}, per cent.", heads, lines, corner, better=better))
     return maps
+
+
+class Ranking(NamedTuple):
+    """Methods, best group first; those that no group can be told of come last, the untouched model before them.
+
+    Attributes:
+        groups: the group of each line, by its label.
+        utility: the column that stands for utility: of those, the first that most lines have.
+        bound: the ASR below which a method forgets.
+    """
+
+    rows: list[Line]
+    published: list[Line]
+    groups: dict[str, str]
+    utility: str
+    bound: float
+
+    @property
+    def rule(self) -> str:
+        """The order in words."""
+        return (
+            "In order: methods that forget and answer on benign pictures, that over-forget, that do not forget, as "
+            f"whole intervals lie below or above half (ASR {100 * self.bound:.1f}%, SARR 50.0%); then all others."
+        )
+
+
+def measures(utility: str) -> list[str]:
+    """The columns that a method is judged by at a glance."""
+    return ["asr_gen", "sarr", utility]
+
+
+def rank(lines: list[Line], published: list[Line]) -> Ranking:
+    """The lines in their groups, best first."""
+    utility = max(_UTILITIES, key=lambda key: sum(line.cell(key).per_cent[0] is not None for line in lines))
+    untouched = next((line.measured("asr_gen").value for line in lines if line.name == UNTOUCHED), None)
+    bound = HALF * (1.0 if untouched is None else untouched)
+    groups = {line.label: _group(line, bound) for line in lines}
+    shown = sorted(lines, key=lambda line: _order(line, groups[line.label]))
+    others = sorted(published, key=lambda line: _order(line, _group(line, bound, certain=True)))
+    return Ranking(shown, others, groups, utility, bound)
+
+
+def _group(line: Line, bound: float, *, certain: bool = False) -> str:
+    """By which sides of the bounds the intervals of ASR and SARR lie on; `certain`: figures without intervals."""
+    asr, sarr = (_interval(line.measured(key), certain=certain) for key in ("asr_gen", "sarr"))
+    if asr and asr[0] >= bound:
+        return KEEPS
+    if not asr or not sarr or asr[1] >= bound or sarr[0] < HALF <= sarr[1]:
+        return OPEN
+    return FORGETS if sarr[1] < HALF else OVER
+
+
+def _interval(figure: Row, *, certain: bool) -> tuple[float, float] | None:
+    if figure.interval:
+        return figure.interval[1:]
+    return (figure.value, figure.value) if certain and figure.value is not None else None
+
+
+def _order(line: Line, group: str) -> tuple:
+    asr, sarr = (line.measured(key).sort_key for key in ("asr_gen", "sarr"))
+    within = {FORGETS: max(asr, sarr), OVER: sarr, KEEPS: asr, OPEN: max(asr, sarr)}[group]
+    return [*WORDS, OPEN].index(group), line.name == UNTOUCHED, within
+
+
+def headline(ranking: Ranking) -> str:
+    """What the figures show in words, each claim with the range of its figures; empty where they show nothing."""
+    lines = [line for line in ranking.rows if line.name != UNTOUCHED]
+    parts = []
+    for group, (one, several) in WORDS.items():
+        members = [line for line in lines if ranking.groups[line.label] == group]
+        if members:
+            names = list_some([line.label for line in members])
+            keys = {"ASR": "asr_gen"} | ({} if group == KEEPS else {"SARR": "sarr"})
+            rates = ", ".join(f"{title} {_span(line.measured(key) for line in members)}" for title, key in keys.items())
+            parts.append(f"{names} {one if len(members) == 1 else several} ({rates})")
+    if not parts:
+        return ""
+    if undecided := [line.label for line in lines if ranking.groups[line.label] == OPEN]:
+        parts.append(f"of {list_some(undecided)} the intervals do not tell")
+    return f"{'; '.join(parts)}.{_cost(ranking, lines)}"
+
+
+def _cost(ranking: Ranking, lines: list[Line]) -> str:
+    """What utility the methods have that forget, beside the untouched model's."""
+    title = METRICS[COLUMNS[ranking.utility].metric].title
+    untouched = next((line for line in ranking.rows if line.name == UNTOUCHED), None)
+    known = [line for line in lines if ranking.groups[line.label] in (FORGETS, OVER)]
+    if not untouched or not known:
+        return ""
+    before, figures = untouched.measured(ranking.utility), [line.measured(ranking.utility) for line in known]
+    if any(figure.value is None for figure in [*figures, before]):
+        return ""
+    asr = untouched.measured("asr_gen")
+    return f" {title} of those that forget is {_span(figures)}; the untouched model has {title} {before.text}%" + (
+        f" and ASR {asr.text}%." if asr.value is not None else "."
+    )
+
+
+def _span(figures: Iterable[Row]) -> str:
+    """From the lowest to the highest of some figures, in per cent; of one with its interval."""
+    known = sorted(figures, key=lambda figure: figure.sort_key)
+    if len(known) == 1:
+        return f"{known[0].text}%" + (f" ({known[0].range})" if known[0].range else "")
+    return f"{known[0].text} to {known[-1].text}%"

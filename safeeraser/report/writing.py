@@ -1,4 +1,4 @@
-"""The forms in which the report is written: its templates, tables as Markdown, CSV and LaTeX, and the terminal's.
+"""Tables of figures, and the forms in which the report is written: templates, Markdown, CSV, LaTeX, the terminal's.
 
 All write per cent, so that the same number stands on the page, in the paper and in the spreadsheet.
 """
@@ -6,24 +6,28 @@ All write per cent, so that the same number stands on the page, in the paper and
 import csv
 import io
 import re
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import matplotlib as mpl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.colors import to_hex
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as TerminalTable
 
-from safeeraser.benchmark.figures import NOTHING
+from safeeraser.benchmark.figures import NOTHING, Row
 from safeeraser.benchmark.metrics import Figure
-from safeeraser.report.drawing import shade
-from safeeraser.report.tables import Table
 
+# Looks the same to the colour-blind, and brightens evenly in grey: worse is brighter.
+_SCALE = mpl.colormaps["cividis"]
+_MIDDLE = 0.468  # a colour that stands out from black as much as from white
 _LATEX = {
     **{sign: "\\" + sign for sign in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -37,6 +41,87 @@ _LATEX = {
     "↓": r"$\downarrow$",
     "↑": r"$\uparrow$",
 }
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table: the figures that are known, by column. It may have more than the table shows.
+
+    Of the mean of several seeds, `seeds` has the lines.
+    """
+
+    name: str
+    cells: dict[Any, Row]
+    seeds: tuple["Line", ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The name, with how many seeds it stands for, where there are several."""
+        return f"{self.name} ({len(self.seeds)} seeds)" if self.seeds else self.name
+
+    def cell(self, key: Any) -> Row:
+        """The figure of a column."""
+        return self.cells.get(key, NOTHING)
+
+    def measured(self, key: str) -> Row:
+        """The figure of a column; ASR on held-out questions, or else on the training ones."""
+        held_out = self.cell(key)
+        missing = held_out.value is None and not held_out.withheld
+        return self.cell("asr_eff") if key == "asr_gen" and missing else held_out
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of figures.
+
+    Attributes:
+        key: its own among the tables that are shown together.
+        caption: what the figures are, and what they are measured on.
+        columns: key -> title; a second line of it says more in small print.
+        corner: what the lines are.
+        remarks: what a reader must know beside the remarks of the figures themselves.
+        published: published figures, to stand under the lines.
+        better: whether `lower` or `higher` figures are, where all of them are coloured by that.
+    """
+
+    key: str
+    title: str
+    caption: str
+    columns: Mapping[Any, str]
+    rows: list[Line]
+    corner: str = "method"
+    remarks: list[str] = field(default_factory=list)
+    published: list[Line] = field(default_factory=list)
+    better: str = ""
+
+    def line(self, row: Line) -> list[Row]:
+        """The line's figures, one a column."""
+        return [row.cell(key) for key in self.columns]
+
+    @property
+    def heads(self) -> list[str]:
+        """The columns' titles, each in one line."""
+        return [re.sub(r"\n(.*)", r" (\1)", title) for title in self.columns.values()]
+
+    @property
+    def notes(self) -> list[str]:
+        """All remarks, for the forms whose cells have no room for them."""
+        notes = []
+        for row in self.rows:
+            for head, cell in zip(self.heads, self.line(row), strict=True):
+                remarks = ["withheld"] * bool(cell.withheld) + cell.remarks
+                notes += [f"{row.name}, {head.rstrip(' ↓↑')}: {', '.join(remarks)}"] if remarks else []
+        return notes + self.remarks
+
+
+def pivot(rows: Iterable[Row], line: str, *columns: str) -> list[Line]:
+    """A line for each value that the rows have in one of their columns; in it each row stands by its other columns."""
+    lines: dict[Any, Line] = {}
+    for row in rows:
+        name = getattr(row, line)
+        lines.setdefault(name, Line(name if isinstance(name, str) else f"{name:g}", {}))
+        lines[name].cells[attrgetter(*columns)(row)] = row
+    return list(lines.values())
 
 
 def escape_latex(text: str) -> str:
@@ -98,6 +183,26 @@ def show(table: Table) -> None:
         console.print(escape(line))
 
 
+class Shade(NamedTuple):
+    """A colour, and black or white: whichever stands out more on it, by 4.5 to 1."""
+
+    paper: str
+    ink: str
+
+
+def shade(figure: Figure, better: str) -> Shade | None:
+    """The colour of a figure that stands, by how good it is; `better`: whether `lower` or `higher` is."""
+    if figure.value is None or figure.withheld:
+        return None
+    worse = figure.value if better == "lower" else 1 - figure.value
+    return Shade(to_hex(_SCALE(worse)), "#000" if worse > _MIDDLE else "#fff")
+
+
+def gradient() -> str:
+    """The colours from better to worse as a CSS gradient, for the legend."""
+    return f"linear-gradient(to right, {', '.join(to_hex(_SCALE(step / 8)) for step in range(9))})"
+
+
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
     undefined=StrictUndefined,
@@ -109,11 +214,6 @@ TEMPLATES = Environment(
 TEMPLATES.filters |= {"svg": lambda plot: Markup(plot.svg()), "shade": shade}
 TEMPLATES.filters |= {"short_commit": lambda commit: re.sub(r"^(\w{12})\w*", r"\1", commit)}
 TEMPLATES.filters |= {"latex": escape_latex, "escape_markdown": escape_markdown}
-
-
-def macros(template: str) -> Any:
-    """A template's macros, each a function that gives its text."""
-    return TEMPLATES.get_template(template).module
 
 
 def render(template: str, **context: Any) -> str:

@@ -10,8 +10,7 @@ import json
 import pytest
 from PIL import Image
 
-from safeeraser.report.examples import read_examples
-from safeeraser.report.page import report
+from safeeraser.report.page import read_examples, report
 from safeeraser.report.read import read_runs
 from safeeraser.report.writing import escape_latex, with_table
 

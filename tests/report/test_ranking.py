@@ -8,8 +8,8 @@ import json
 import pytest
 
 from safeeraser.benchmark.figures import Row
-from safeeraser.report.ranking import headline, rank
-from safeeraser.report.tables import Line
+from safeeraser.report.tables import headline, rank
+from safeeraser.report.writing import Line
 
 from .made_up_runs import MADE_UP
 
