@@ -10,7 +10,7 @@ from scipy.stats import false_discovery_control
 from safeeraser import __version__
 from safeeraser.audit.findings import findings, recovers_by
 from safeeraser.audit.inside import quantity
-from safeeraser.audit.inside.states import score
+from safeeraser.audit.inside.measures import score
 from safeeraser.audit.measure import incomplete
 from safeeraser.audit.options import Options
 from safeeraser.audit.plan import Point, points_of, read_point

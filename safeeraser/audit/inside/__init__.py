@@ -75,7 +75,7 @@ def measure(quantities: Mapping[str, Quantity], **more: Any) -> Callable:
 
 
 @cache
-def measures() -> list[Measure]:
+def find_measures() -> list[Measure]:
     """Those of every file in this folder."""
     for module in iter_modules(__path__):
         import_module(f"{__name__}.{module.name}")
@@ -84,7 +84,7 @@ def measures() -> list[Measure]:
 
 def quantity(name: str) -> Quantity:
     """What is measured under a name, as `nll_true` or, by number, `depth_7`. Raises `KeyError` if nothing is."""
-    known = {key: each for measure in measures() for key, each in measure.quantities.items()}
+    known = {key: each for measure in find_measures() for key, each in measure.quantities.items()}
     if name in known:
         return known[name]
     stem, number = numbered.groups() if (numbered := re.fullmatch(r"(.+)_(\d+)", name)) else (name, "")
@@ -94,7 +94,7 @@ def quantity(name: str) -> Quantity:
 
 def count_passes(pairs: int, layers: int) -> int:
     """How many answers are read to measure so many pairs."""
-    return sum(measure.passes(pairs, layers) for measure in measures())
+    return sum(measure.passes(pairs, layers) for measure in find_measures())
 
 
 def measure_all(
@@ -104,32 +104,25 @@ def measure_all(
 
     Returns:
         By the set's name the values; None also where a model's output is not finite.
-
-    Raises:
-        BadInput: a picture cannot be read, or an answer not be encoded.
     """
 
-    def compare(vlm: VLM) -> dict[str, list[Values]]:
-        return {
-            name: [
-                each.against(vlm, sets[name], values, BATCH) if each.against else values
-                for each, values in zip(measures(), read[name], strict=True)
-            ]
-            for name in sets
-        }
+    def compare(vlm: VLM) -> list[Values]:
+        return [
+            each.against(vlm, sets[name], values, BATCH) if each.against else values
+            for (name, each), values in zip(every, read, strict=True)
+        ]
 
-    read = _ask(load, lambda vlm: {name: [each.read(vlm, sets[name], BATCH) for each in measures()] for name in sets})
-    return {
-        name: {
-            key: {pair: value if value is not None and math.isfinite(value) else None for pair, value in of.items()}
-            for values in parts
-            for key, of in values.items()
-        }
-        for name, parts in _ask(load_vanilla, compare).items()
-    }
+    every = [(name, each) for name in sets for each in find_measures()]
+    read = _ask(load, lambda vlm: [each.read(vlm, sets[name], BATCH) for name, each in every])
+    found: dict[str, Values] = {name: {} for name in sets}
+    for (name, _), values in zip(every, _ask(load_vanilla, compare), strict=True):
+        for key, of in values.items():
+            finite = {pair: value is not None and math.isfinite(value) for pair, value in of.items()}
+            found[name][key] = {pair: value if finite[pair] else None for pair, value in of.items()}
+    return found
 
 
-def _ask(load: Callable[[], VLM], ask: Callable[[VLM], dict[str, list]]) -> dict[str, list]:
+def _ask(load: Callable[[], VLM], ask: Callable[[VLM], list]) -> list:
     """What is asked of a model, which is then let go."""
     vlm = load()
     vlm.model.eval()
