@@ -88,8 +88,7 @@ class Point:
     @property
     def title(self) -> str:
         """How it is named in logs and results."""
-        of = "" if self.subject.name == AUDITED else f"{self.subject.name}: "
-        return f"{of}{self.group} {self.name}"
+        return f"{self.subject.prefix}{self.group} {self.name}"
 
 
 def read_point(point: Point, options: Options) -> dict[str, Any] | None:
@@ -193,8 +192,7 @@ def points_of(
 class Effort(NamedTuple):
     """How many points there are, how many of them are left, and what these take: responses, and items read beside.
 
-    Items are read by an attack that learns, by a look inside, and in relearning, forwards and backwards, which counts
-    as three.
+    Items are read by an attack that learns, by a look inside, and in relearning, where each counts as three.
     """
 
     points: int = 0
@@ -224,7 +222,7 @@ class Plan:
 
     def by_group(self) -> dict[tuple[str, str], Effort]:
         """Of the audited model and of its controls, group by group; trainings that are left among what is read."""
-        efforts: dict[tuple[str, str], list[Effort]] = defaultdict(list)
+        efforts: dict[tuple[str, str], Effort] = defaultdict(Effort)
         trained, questions = set(), self.asked("forget", 1)
         for point in self.points:
             left, read = self.found[point] is None, 0
@@ -237,8 +235,9 @@ class Plan:
                 trained.add(point.relearned.training)
                 read = 3 * self.options.protocol.items * max(self.options.protocol.steps)
             who = AUDITED if point.subject.name == AUDITED else "controls"
-            efforts[who, point.group].append(Effort(1, int(left), self.responses(point) * left, read))
-        return {key: add_up(each) for key, each in efforts.items()}
+            effort = Effort(1, int(left), self.responses(point) * left, read)
+            efforts[who, point.group] = add_up((efforts[who, point.group], effort))
+        return efforts
 
     def minutes(self) -> float | None:
         """What is left, on one process, by the speed so far; an item that is read counts as a response.
@@ -256,10 +255,8 @@ class Plan:
         minutes = self.minutes()
         if minutes is None:
             return "How long it takes is told when the first point is measured, or by a dry run after that."
-        return (
-            f"About {minutes:.0f} minutes on one process, by the speed so far; shared among several it takes their "
-            "part."
-        )
+        shared = "shared among several it takes their part"
+        return f"About {minutes:.0f} minutes on one process, by the speed so far; {shared}."
 
     def judging(self, panel: Panel) -> Iterator[tuple[str, str, costs.Spent]]:
         """What the judges are asked for points that are left, as long as if each response were the data file's."""

@@ -57,24 +57,22 @@ def audit(options: Options) -> int:
         # Whatever went wrong, what was measured stands.
         write_card(options, subjects)
     remove_merged(points, options)
-    missing = [line for point in points if not point.lacks for line in lacking(point, read_point(point, options))]
-    for line in missing:
-        log.warning("missing: %s", line)
+    missing = [
+        (point, why) for point in points if not point.lacks for why in lacking(point, read_point(point, options))
+    ]
+    for point, why in missing:
+        log.warning("missing: %s: %s", point.title, why)
     log.info("done: %s", options.card)
     return INCOMPLETE if missing else 0
 
 
 def check_trainings(points: list[Point], options: Options) -> None:
-    """Refuse now, rather than in the night, what a model could not be relearned with.
-
-    It is asked of the model itself, since none is merged yet.
-    """
+    """Refuse now, rather than in the night, what the model itself could not be relearned with: none is merged yet."""
     trained = [point.relearned for point in points if point.relearned and not point.lacks]
     for attacker, seed in {at.attacker: at.seed for at in trained}.items():
-        nowhere = options.checkpoint_path / "audit" / "unbegun"
         how = (options.protocol, attacker, seed, options.data, options.dtype)
         with suppress(Busy):
-            prepare(relearning_settings(options.model_path, nowhere, *how))
+            prepare(relearning_settings(options.model_path, options.checkpoint_path / "audit" / "unbegun", *how))
 
 
 def measure_points(points: list[Point], options: Options, subjects: Subjects) -> None:
@@ -121,15 +119,14 @@ def is_measured(point: Point, options: Options) -> bool:
 def measure_held(point: Point, options: Options, subjects: Subjects) -> dict[str, Any] | None:
     """Measure a point while others are kept from it, its model trained first; None if its training ended before it.
 
-    Raises:
-        Busy: another process is at it, or at its training.
+    Raises `Busy` where another process is at it, or at its training.
     """
     point.folder.mkdir(parents=True, exist_ok=True)
     with held(point.folder, point.title):
         if at := point.relearned:
-            subject, allowed = point.subject, options.allow_other_base
-            merge_once(subject.adapter, subject.model_path, subject.folder / "merged", allow_other_base=allowed)
-            relearn(subject.merged, at.training, options.protocol, at.attacker, at.seed, options.data, options.dtype)
+            who, allowed = point.subject, options.allow_other_base
+            model = merge_once(who.adapter, who.model_path, who.folder / "merged", allow_other_base=allowed)
+            relearn(model, at.training, options.protocol, at.attacker, at.seed, options.data, options.dtype)
             if not at.adapter.is_dir():
                 return None
         # Another process may have been through with it a moment ago.

@@ -51,6 +51,11 @@ class Subject:
         return {"model_path": self.model_path, "base": self.base["weights"], "checkpoint_sha256": adapter}
 
     @property
+    def prefix(self) -> str:
+        """What the names of its points begin with."""
+        return "" if self.name == AUDITED else f"{self.name}: "
+
+    @property
     def begun(self) -> Path:
         """The file of the settings that its points were begun with."""
         return self.folder / "settings.json"
@@ -95,11 +100,7 @@ def subjects_of(options: Options) -> Subjects:
 
 
 def check_inputs(options: Options) -> None:
-    """Refuse files that are not there, or cannot be read, and controls that are none of this model.
-
-    Raises:
-        BadInput: naming the first of them.
-    """
+    """Refuse files that are not there, or cannot be read, and controls that are none of this model."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise BadInput(
             "audit.py: was started by a launcher of several processes; start it once for each GPU instead, as "
@@ -127,11 +128,7 @@ def check_inputs(options: Options) -> None:
 
 
 def check_subjects(options: Options, subjects: Subjects) -> None:
-    """Refuse an adapter of another base, and a folder whose points were measured with other settings.
-
-    Raises:
-        BadInput: naming the first of them.
-    """
+    """Refuse an adapter of another base, and a folder whose points were measured with other settings."""
     for subject in subjects.values():
         if subject.adapter:
             models.check_base(subject.adapter, subject.base, allowed=options.allow_other_base)
