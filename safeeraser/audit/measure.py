@@ -51,25 +51,19 @@ def _lacks(rate: dict[str, Any]) -> str:
 
 
 def measure_point(point: Point, options: Options, subjects: Subjects) -> dict[str, Any]:
-    """Answer and judge, or look inside, and write `point.json`; goes on where it was stopped.
-
-    Raises:
-        BadInput: what `infer` or `score` refuse.
-    """
+    """Answer and judge, or look inside, and write `point.json`; goes on where it was stopped."""
     began = time.monotonic()
     found = {"group": point.group, "name": point.name, "at": point.at, "missing": "", **point.made_of(options)}
     try:
         if point.inside:
             found |= {"metrics": {}, "measures": look_inside(point, options, subjects)}
         else:
-            found |= answer_point(point, options)
-            found |= judge_point(point, options)
-    except Busy:
-        raise
+            found |= {"missing": answer_point(point, options)} | judge_point(point, options)
     except BadInput as error:
         # A scale or a rounding may have broken the model, or an attack or a look inside not be possible here, for the
         # data or the device; the other points stand all the same.
-        if not (isinstance(error, NothingAnswered) or point.attack or point.inside):
+        may_lack = isinstance(error, NothingAnswered) or point.attack or point.inside
+        if isinstance(error, Busy) or not may_lack:
             raise
         found |= {"metrics": {}, "missing": str(error)}
     found["seconds"] = round(time.monotonic() - began, 2)
@@ -77,7 +71,7 @@ def measure_point(point: Point, options: Options, subjects: Subjects) -> dict[st
     return found
 
 
-def answer_point(point: Point, options: Options) -> dict[str, str]:
+def answer_point(point: Point, options: Options) -> str:
     """Have the point's model answer; returns what is missing, in words."""
     predictions = point.folder / "predictions_val.json"
     beside = described_by(predictions)
@@ -105,7 +99,7 @@ def answer_point(point: Point, options: Options) -> dict[str, str]:
             overwrite=earlier.get("attack_code") != point.made_of(options)["attack_code"],
         )
     )
-    return {"missing": f"{len(inferred.missing)} responses are missing" if inferred.missing else ""}
+    return f"{len(inferred.missing)} responses are missing" if inferred.missing else ""
 
 
 def judge_point(point: Point, options: Options) -> dict[str, Any]:
@@ -140,10 +134,8 @@ def judge_point(point: Point, options: Options) -> dict[str, Any]:
 def look_inside(point: Point, options: Options, subjects: Subjects) -> dict[str, Any]:
     """Measure what a model knows beyond what it says, of the questions that the other points ask; returns the means.
 
-    Each pair's values lie beside the point. Of the untouched model the floor is measured too: what it gets for answers
-    that are paired at random across keywords, where there is nothing to know. Where each record has questions of its
-    own, such an answer is to another question as well, and a model that never knew would tell it from one to this; then
-    only the floor of what is extracted stands.
+    Each pair's values lie beside the point; of the untouched model also the floor's (docs/audit.md). Where each record
+    has questions of its own, only the floor of what is extracted stands: any model tells an answer to another question.
     """
     data = read_records(options.val_file)
     pairs = read_pairs(data, options.selection(point.views).records(data), options.seed)

@@ -203,9 +203,6 @@ def relearning_settings(
     categories of `data`.
 
     `safeeraser.unlearn.job.prepare` tells what is wrong with them before anything is trained.
-
-    Raises:
-        BadInput: there is no such model.
     """
     how = protocol.attackers[attacker]
     benchmark = how.data in (TRAIN, HELD_OUT)
