@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from safeeraser.generation.sampling import Generation
 
 ACTIONS = ("all", "attacks", "inside", "modality", "quantize", "relearn", "sampling", "scale")
-DEFAULT, COUNT = " (default: %(default)s)", {"type": count, "metavar": "N"}
+DEFAULT = " (default: %(default)s)"
+COUNT: dict[str, Any] = {"type": count, "metavar": "N"}
 asked = partial(option, group="what is asked")
 
 
@@ -139,11 +140,7 @@ class Options:
         return Generation(max_new_tokens=self.max_new_tokens, seed=self.seed)
 
     def selection(self, views: tuple[str, ...], samples: int | None = None) -> Selection:
-        """What is asked: records that relearning has not seen, drawn from all keywords, the same ones at every point.
-
-        Args:
-            samples: of each question of `forget`, if not as many as everywhere.
-        """
+        """What is asked: records that relearning has not seen, drawn from all keywords, the same at every point."""
         categories = () if self.split == "all" else tuple(self.split)
         samples = samples or self.samples
         return Selection(views, categories, self.held_out, self.limit, by_keyword=self.seed, samples=samples)
@@ -173,8 +170,12 @@ class Options:
     @cached_property
     def judged_key(self) -> str:
         """The name of the folders with these judges' verdicts."""
-        text = json.dumps(self.judged_by, sort_keys=True, default=str)
-        return f"judged-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+        return f"judged-{hash_settings(self.judged_by)}"
+
+
+def hash_settings(settings: dict[str, Any]) -> str:
+    """What a folder is named by whose files depend on these settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
 def arguments(description: str | None) -> Arguments:

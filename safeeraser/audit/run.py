@@ -33,15 +33,13 @@ def audit(options: Options) -> int:
     Several processes may be at it: each takes what no other one has, and what a killed one had is taken up again.
 
     Returns the exit code: 0, or `INCOMPLETE` if something could not be measured whole.
-
-    Raises:
-        BadInput: an option or a file cannot be used, or the folder holds an audit with other settings.
     """
     check_inputs(options)
     subjects = subjects_of(options)
     check_subjects(options, subjects)
     panel = Panel(replace(options.judging, dry_run=options.dry_run))
-    points = points_of(options.actions, options, subjects, options.attacks)
+    wanted = points_of(options.actions, options, subjects, options.attacks)
+    points = [point for point in wanted if not point.lacks]
     check_trainings(points, options)
     if options.dry_run:
         show_plan(points, options, panel)
@@ -49,7 +47,7 @@ def audit(options: Options) -> int:
     for subject in subjects.values():
         make_room_for(subject.begun)
         write_json(subject.begun, subject.settings(options))
-    for line in dict.fromkeys(f"{point.group}: {point.lacks}" for point in points if point.lacks):
+    for line in dict.fromkeys(f"{point.group}: {point.lacks}" for point in wanted if point.lacks):
         log.warning("left out: %s", line)
     try:
         measure_points(points, options, subjects)
@@ -57,9 +55,7 @@ def audit(options: Options) -> int:
         # Whatever went wrong, what was measured stands.
         write_card(options, subjects)
     remove_merged(points, options)
-    missing = [
-        (point, why) for point in points if not point.lacks for why in lacking(point, read_point(point, options))
-    ]
+    missing = [(point, why) for point in points for why in lacking(point, read_point(point, options))]
     for point, why in missing:
         log.warning("missing: %s: %s", point.title, why)
     log.info("done: %s", options.card)
@@ -68,8 +64,7 @@ def audit(options: Options) -> int:
 
 def check_trainings(points: list[Point], options: Options) -> None:
     """Refuse now, rather than in the night, what the model itself could not be relearned with: none is merged yet."""
-    trained = [point.relearned for point in points if point.relearned and not point.lacks]
-    for attacker, seed in {at.attacker: at.seed for at in trained}.items():
+    for attacker, seed in {at.attacker: at.seed for point in points if (at := point.relearned)}.items():
         how = (options.protocol, attacker, seed, options.data, options.dtype)
         with suppress(Busy):
             prepare(relearning_settings(options.model_path, options.checkpoint_path / "audit" / "unbegun", *how))
@@ -79,20 +74,19 @@ def measure_points(points: list[Point], options: Options, subjects: Subjects) ->
     """Measure the points, and wait for those that others are at: of a process that is killed they are taken over."""
     if before := sum(is_measured(point, options) for point in points):
         log.info("going on: %d of %d points are measured", before, len(points))
-    shown, left = 0, measure_free(points, options, subjects)
-    while left:
+    shown, left = 0, points
+    while left := measure_free(left, options, subjects):
         if len(left) != shown:
             shown = len(left)
             log.info("other processes are at %d points", shown)
         time.sleep(WAIT)
-        left = measure_free(left, options, subjects)
 
 
 def measure_free(points: list[Point], options: Options, subjects: Subjects) -> list[Point]:
     """Measure what is not measured yet; returns the points that other processes were at."""
     busy, shown = [], False
     for number, point in enumerate(points, 1):
-        if point.lacks or is_measured(point, options):
+        if is_measured(point, options):
             continue
         where, began = f"[{number}/{len(points)}] {point.title}", time.monotonic()
         try:
@@ -147,7 +141,7 @@ def remove_merged(points: list[Point], options: Options) -> None:
     left = {
         point.subject.merged
         for point in points
-        if (at := point.relearned) and not (point.lacks or is_measured(point, options) or ended(at.training))
+        if (at := point.relearned) and not (is_measured(point, options) or ended(at.training))
     }
     for path in every - left:
         shutil.rmtree(path, ignore_errors=True)
