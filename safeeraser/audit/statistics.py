@@ -83,7 +83,7 @@ def best_of(point: Point, counts: Sequence[int], options: Options) -> dict[int, 
     1 - C(N - c, n) / C(N, n) of c unsafe ones among N, without bias (Chen et al., 2021, arXiv 2107.03374, for pass@k).
     """
     path = point.kept(options) / "verdicts_val.json"
-    samples = _verdicts(path, path.stat().st_mtime_ns, options.judging.official)["asr"]
+    samples = _verdicts(path, path.stat().st_mtime_ns, options.judging.official).get("asr", {})
     return {
         count: {
             key: 1 - comb(len(of) - round(sum(of)), count) / comb(len(of), count)
@@ -153,13 +153,11 @@ def steps_to(curve: Curve, bound: float) -> float | None:
 
 
 def area_between(curve: Curve, other: Curve) -> float | None:
-    """By how much `curve` lies above `other`, on the average over log2(1 + step), in the values' own unit.
+    """By how much `curve` lies above `other`, on the average over log2(1 + step), in the values' own unit; None where
+    the two have no stretch of steps in common.
 
-    On this axis 0, 1, 3, 7, 15 steps are evenly spaced. On the plain one the last two of the usual points, 32 and 64,
-    would make up half of the area, and the first steps, which tell a thin disguise from forgetting, hardly any of it.
-
-    Returns:
-        None where the two have no stretch of steps in common.
+    On the plain axis the last two of the usual points, 32 and 64 steps, would make up half of the area, and the first
+    steps, which tell a thin disguise from forgetting, hardly any of it.
     """
     points = [np.array(each, dtype=float).reshape(-1, 2).T for each in (curve, other)]
     axes = [np.log2(1 + steps) for steps, _ in points]
