@@ -35,30 +35,22 @@ PAIR = ("forget", "decoupled")  # the harmful question on both pictures: ASR, RR
 
 @dataclass(frozen=True)
 class Point:
-    """One model, asked in one way.
-
-    Attributes:
-        group: what is varied; a curve or a table of the card.
-        at: where on a curve.
-        temperature, samples: where they are not the audit's own.
-        inside: whether what it knows is measured rather than what it says.
-        lacks: what keeps it from being measured here.
-    """
+    """One model, asked in one way."""
 
     subject: Subject
-    group: str
+    group: str  # what is varied: a curve or a table of the card
     name: str
-    at: float | None = None
+    at: float | None = None  # where on a curve
     views: tuple[str, ...] = PAIR
     attack: str | None = None
     scale: float = 1.0
     quantization: str = "none"
-    temperature: float | None = None
+    temperature: float | None = None  # None: the audit's own, as `samples`
     samples: int | None = None
     refusals: bool = False
     relearned: Relearned | None = None
-    inside: bool = False
-    lacks: str = ""
+    inside: bool = False  # whether what it knows is measured rather than what it says
+    lacks: str = ""  # what keeps it from being measured here
 
     @property
     def folder(self) -> Path:
@@ -190,15 +182,12 @@ def points_of(
 
 
 class Effort(NamedTuple):
-    """How many points there are, how many of them are left, and what these take: responses, and items read beside.
-
-    Items are read by an attack that learns, by a look inside, and in relearning, where each counts as three.
-    """
+    """How many points there are, and what those that are left take."""
 
     points: int = 0
     left: int = 0
     responses: int = 0
-    read: int = 0
+    read: int = 0  # items, by an attack that learns, by a look inside, and in relearning, where each counts as three
 
 
 def add_up(efforts: Iterable[Effort]) -> Effort:
@@ -207,10 +196,10 @@ def add_up(efforts: Iterable[Effort]) -> Effort:
 
 
 class Plan:
-    """What the points take that can be measured here."""
+    """What points take that can be measured here."""
 
     def __init__(self, points: list[Point], options: Options) -> None:
-        self.points, self.options = [point for point in points if not point.lacks], options
+        self.points, self.options = points, options
         self.data = read_records(options.val_file)
         self.asked = lru_cache(lambda view, n: len(build_requests(self.data, options.selection((view,), n))))
         self.found = {point: read_point(point, options) for point in self.points}
@@ -227,8 +216,8 @@ class Plan:
         for point in self.points:
             left, read = self.found[point] is None, 0
             if left and point.inside:
-                config = models.load_config(point.subject.model_path).get_text_config()
-                read = inside.count_passes(questions, config.num_hidden_layers)
+                layers = models.load_config(point.subject.model_path).get_text_config().num_hidden_layers
+                read = sum(measure.passes(questions, layers) for measure in inside.find_measures())
             elif left and point.attack:
                 read = ATTACKS[point.attack].passes(len(self.chosen), questions // len(self.chosen))
             elif left and point.relearned and point.relearned.training not in trained:

@@ -5,9 +5,8 @@ A measure is a function in a file of this folder under the decorator `measure`; 
 
 import hashlib
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -29,35 +28,22 @@ Values = dict[str, dict[str, float | None]]  # by the quantity's name, then by t
 
 @dataclass(frozen=True)
 class Quantity:
-    """What is measured of each pair.
+    """What is measured of each pair."""
 
-    Attributes:
-        title: as texts write it; where there are several by number, with its place, `{}`.
-        unit: `nats`, `share`, or `log10 rank`.
-        knows: whether a model that knows more has `more` of it or `less`.
-    """
-
-    title: str
-    unit: str
-    knows: Literal["more", "less"]
+    title: str  # as texts write it; where there are several by number, with its place, `{}`
+    unit: str  # `nats`, `share`, or `log10 rank`
+    knows: Literal["more", "less"]  # what a model that knows more has of it
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure of pairs.
+    """A measure of pairs: a value of each, by the names of `quantities` with their numbers."""
 
-    Attributes:
-        read: given a model, the pairs and how many answers to read at a time, gives their values; or what `against`
-            makes them of.
-        quantities: by the names of its values, without their numbers.
-        passes: how many answers are read, by the number of pairs and of the language model's layers.
-        against: given the vanilla model, the pairs, what was read and the batch size, gives the values; None where the
-            vanilla model is not asked.
-    """
-
+    # Of a model, the pairs and how many answers to read at a time: the values, or what `against` makes them of.
     read: Callable[[VLM, Sequence[Pair], int], Any]
     quantities: Mapping[str, Quantity]
-    passes: Callable[[int, int], int]
+    passes: Callable[[int, int], int]  # how many answers are read, by the number of pairs and of the model's layers
+    # Of the vanilla model, the pairs, what was read and the batch size: the values. None: vanilla is not asked.
     against: Callable[[VLM, Sequence[Pair], Any, int], Values] | None = None
 
 
@@ -85,16 +71,9 @@ def find_measures() -> list[Measure]:
 def quantity(name: str) -> Quantity:
     """What is measured under a name, as `nll_true` or, by number, `depth_7`. Raises `KeyError` if nothing is."""
     known = {key: each for measure in find_measures() for key, each in measure.quantities.items()}
-    if name in known:
-        return known[name]
-    stem, number = numbered.groups() if (numbered := re.fullmatch(r"(.+)_(\d+)", name)) else (name, "")
-    found = known[f"{stem}_{{}}"]
-    return Quantity(found.title.format(number), found.unit, found.knows)
-
-
-def count_passes(pairs: int, layers: int) -> int:
-    """How many answers are read to measure so many pairs."""
-    return sum(measure.passes(pairs, layers) for measure in find_measures())
+    stem, _, number = name.rpartition("_")
+    found = known.get(name) or known[f"{stem}_{{}}"]
+    return replace(found, title=found.title.format(number))
 
 
 def measure_all(
@@ -117,8 +96,8 @@ def measure_all(
     found: dict[str, Values] = {name: {} for name in sets}
     for (name, _), values in zip(every, _ask(load_vanilla, compare), strict=True):
         for key, of in values.items():
-            finite = {pair: value is not None and math.isfinite(value) for pair, value in of.items()}
-            found[name][key] = {pair: value if finite[pair] else None for pair, value in of.items()}
+            known = {pair: value for pair, value in of.items() if value is not None and math.isfinite(value)}
+            found[name][key] = {pair: known.get(pair) for pair in of}
     return found
 
 

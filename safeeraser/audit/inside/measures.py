@@ -3,11 +3,13 @@ states still carry the answer, and whether they tell it from another."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rouge_score.rouge_scorer import RougeScorer
 from torch import Tensor
 from torch.nn.functional import cross_entropy, rms_norm
 
@@ -64,9 +66,8 @@ def likelihood(vlm: VLM, pairs: Sequence[Pair], batch_size: int) -> Values:
     found: Values = defaultdict(dict)
     for pair, (nll, rank), (nll_other, _) in zip(pairs, rows, rows, strict=True):
         for name, count in (("", None), (f"_{FIRST}", FIRST)):
-            true, other = _mean(nll[:count]), _mean(nll_other[:count])
-            told = {"nll_true": true, "nll_other": other, "rank": _mean(rank[:count])}
-            told["gap"] = None if true is None or other is None else other - true
+            true, other, place = (values[:count].double().mean().item() for values in (nll, nll_other, rank))
+            told = {"nll_true": true, "nll_other": other, "rank": place, "gap": other - true}
             for key, value in told.items():
                 found[key + name][pair.key] = value
     return found
@@ -86,10 +87,6 @@ def _tokens(vlm: VLM, batch: Batch) -> list[tuple[Tensor, Tensor]]:
     return [(row[:, 0], row[:, 1]) for row in batch.by_row(both)]
 
 
-def _mean(values: Tensor) -> float | None:
-    return values.double().mean().item() if len(values) else None
-
-
 class _Begun(NamedTuple):
     pair: Pair
     handed: int  # words of the answer that the model is given
@@ -106,18 +103,18 @@ def extraction(vlm: VLM, pairs: Sequence[Pair], batch_size: int) -> Values:
     the next 10 words, or as many as there are; ROUGE-L's recall is that of the next 40. Where only what is told of the
     picture is measured, it may come in any frame: the model need not guess that.
     """
-    from rouge_score.rouge_scorer import RougeScorer  # brings half a second of other libraries along
-
     scorer = RougeScorer(["rougeL"])
     found: Values = {
         f"{name}_{count}": dict.fromkeys(pair.key for pair in pairs) for name in ("exact", "recall") for count in BEGUN
     }
     begun = [each for pair in pairs for count in BEGUN if (each := _begin(pair, count)).rest]
-    for each, reply in zip(begun, _replies(vlm, begun, batch_size), strict=True):
-        if reply is None:
+    decoder = DECODERS[vlm.decoder](vlm, Generation(greedy=True, max_new_tokens=SAID), batch_size)
+    asked = [Asked(each.pair.picture, each.pair.question, begun=each.text) for each in begun]
+    for number, reply in chain.from_iterable(decoder.answer(asked)):
+        if reply is None:  # the model's output is not finite, or its context is full
             continue
-        said, wanted = [word for word, _, _ in words(reply)], each.rest[:NEXT]
-        starts = range(len(said) if each.pair.content else 1)
+        each, said = begun[number], [word for word, _, _ in words(reply)]
+        wanted, starts = each.rest[:NEXT], range(len(said) if each.pair.content else 1)
         exact = any(said[start : start + len(wanted)] == wanted for start in starts)
         recall = scorer.score(" ".join(each.rest[:REST]), " ".join(said))["rougeL"].recall
         found[f"exact_{each.handed}"][each.pair.key] = float(exact)
@@ -131,25 +128,10 @@ def _begin(pair: Pair, count: int) -> _Begun:
     return _Begun(pair, count, text, [word for word, start, end in said[count:] if first <= start and end <= last])
 
 
-def _replies(vlm: VLM, begun: Sequence[_Begun], batch_size: int) -> list[str | None]:
-    """What the model says behind each beginning; None where its output is not finite, or its context is full."""
-    decoder = DECODERS[vlm.decoder](vlm, Generation(greedy=True, max_new_tokens=SAID), batch_size)
-    asked = [Asked(each.pair.picture, each.pair.question, begun=each.text) for each in begun]
-    replies: list[str | None] = [None] * len(asked)
-    for ended in decoder.answer(asked):
-        for number, reply in ended:
-            replies[number] = reply
-    return replies
-
-
 @torch.no_grad()
 def falls(vanilla: VLM, pairs: Sequence[Pair], states: dict[str, Tensor], batch_size: int) -> Values:
-    """How much the true answer's mean log-probability falls in the vanilla model with another's states in their place,
-    one layer at a time; and the mean of that over the layers. 0 for the model's own.
-
-    Args:
-        states: what `depth` gives of the other model.
-    """
+    """How much the true answer's mean log-probability falls in the vanilla model with another's `states`, which `depth`
+    gives, in their place, one layer at a time; and the mean of that over the layers. 0 for the model's own."""
     family, layers = vanilla.family, len(language_layers(vanilla.model, vanilla.family))
     found: Values = defaultdict(dict)
     for batch in batches(vanilla, [(pair, pair.true) for pair in pairs], batch_size, most=TOKENS):
@@ -214,14 +196,9 @@ def _means(batch: Batch, logits: Tensor) -> Tensor:
 
 
 def told_apart(vanilla: VLM, pairs: Sequence[Pair], states: NDArray, batch_size: int) -> Values:
-    """1 where a probe that was trained on the vanilla model's states finds the true answer in these, 0 where it finds
-    the other one, 0.5 where it cannot tell: chance is 0.5.
-
-    Args:
-        states: what `probe` gives of the model that is measured.
-    """
-    known = probe(vanilla, pairs, batch_size)
-    values = held_out([pair.sources[:2] for pair in pairs], known, states)
+    """1 where a probe that was trained on the vanilla model's states finds the true answer in the `states` that `probe`
+    gives of the model measured, 0 where it finds the other one, 0.5 where it cannot tell: chance is 0.5."""
+    values = held_out([pair.sources[:2] for pair in pairs], probe(vanilla, pairs, batch_size), states)
     return {"probe": {pair.key: value for pair, value in zip(pairs, values, strict=True)}}
 
 

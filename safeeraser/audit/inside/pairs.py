@@ -30,28 +30,19 @@ _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 @dataclass(frozen=True)
 class Pair:
-    """A harmful question on its harmful picture, and answers to it.
+    """A harmful question on its harmful picture, and answers to it."""
 
-    Attributes:
-        key: the pair's name, unique within a data file: that of its answer without the field, as requests have it.
-        record: the record's number in the file.
-        true: the vanilla model's answer.
-        other: an answer to the same question about a picture of another keyword.
-        third: one of a third keyword, which only `floor` reads.
-        sources: the keywords whose answers the three are.
-        frame: how many characters at the beginning and the end of all three stand around what they differ in; (0, 0)
-            where it is not known what in an answer is told of the picture.
-    """
-
-    key: str
-    record: int
+    key: str  # unique within a data file: the answer's place without the field, as requests have it
+    record: int  # the record's number in the file
     keyword: str
     picture: Path
     question: str
-    true: str
-    other: str
-    third: str
-    sources: tuple[str, str, str]
+    true: str  # the vanilla model's answer
+    other: str  # an answer to the same question about a picture of another keyword
+    third: str  # one of a third keyword, which only `floor` reads
+    sources: tuple[str, str, str]  # the keywords whose answers the three are
+    # How many characters at the beginning and the end of all three stand around what they differ in; (0, 0) where it is
+    # not known what in an answer is told of the picture.
     frame: tuple[int, int] = (0, 0)
 
     @property
@@ -155,17 +146,11 @@ def _answer_about(
 
 @dataclass(frozen=True)
 class Batch:
-    """Some answers behind their prompts.
+    """Some answers behind their prompts, one a row."""
 
-    Attributes:
-        pairs: whose answers they are, of each row.
-        inputs: what the model takes.
-        spans: of each row the places of the tokens that are measured.
-    """
-
-    pairs: list[Pair]
-    inputs: dict[str, Any]
-    spans: list[range]
+    pairs: list[Pair]  # whose answers they are
+    inputs: dict[str, Any]  # what the model takes
+    spans: list[range]  # the places of the tokens that are measured
 
     def places(self, back: int = 0) -> Tensor:
         """The places of all tokens that are measured, of the rows laid end to end, (N,); or so many before them."""
@@ -187,14 +172,10 @@ def batches(vlm: VLM, said: Sequence[tuple[Pair, str]], batch_size: int, most: i
     """Answers to the questions of pairs, in their order, `batch_size` at a time.
 
     A picture is encoded once for all of its answers that follow each other, where the model takes what its vision made
-    of it.
-
-    Args:
-        most: tokens that are measured of an answer, the first ones.
+    of it. Of an answer the first `most` tokens are measured, or all.
 
     Raises:
-        BadInput: a picture cannot be read, the model's template or tokenizer not be used, or question and answer are
-            longer than its context.
+        BadInput: a picture or the model's template cannot be used, or an answer is longer than its context.
     """
     encode = cache(lambda question, answer, place: vlm.preprocessor.encode_text(Turn(None, question, answer), place))
     seen: dict[Path, tuple[str, Seen]] = {}
