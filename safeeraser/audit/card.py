@@ -220,7 +220,7 @@ def _curves(rows: list[Row]) -> dict[str, Any]:
         attacker: {
             subject: {
                 "steps_to": {name: steps_to(points, bound) for name, bound in bounds.items()},
-                "last": {"step": points[-1][0], "asr": points[-1][1]},
+                "last": {"step": int(points[-1][0]), "asr": points[-1][1]},
                 "area": area_between(points, of["never_knew"]) if "never_knew" in of else None,
             }
             for subject, points in of.items()
