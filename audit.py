@@ -16,7 +16,7 @@ import sys
 
 from safeeraser.audit.options import arguments, read_options
 from safeeraser.errors import command
-from safeeraser.judge.judging import hide_key
+from safeeraser.keys import hide_key
 
 
 @command

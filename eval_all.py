@@ -14,7 +14,7 @@ that is checked falls short of --min_accuracy.
 
 from safeeraser import score
 from safeeraser.errors import command
-from safeeraser.judge.judging import hide_key
+from safeeraser.keys import hide_key
 from safeeraser.score.options import arguments
 
 INCOMPLETE = 3  # the exit code of a run that is through, but whose figures, or judge, must not stand as they are

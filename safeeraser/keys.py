@@ -3,10 +3,14 @@
 import ipaddress
 import os
 import re
+import sys
+from argparse import ArgumentParser
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from safeeraser.benchmark.files import read_text
 from safeeraser.errors import BadInput
 
 OPENAI = "https://api.openai.com/v1"
@@ -79,6 +83,26 @@ def read_key(
         host = urlsplit(url).hostname
         return ApiKey(NONE, f"a key goes there over https only, unless {OVER_HTTP}={host} allows http")
     return ApiKey(key)
+
+
+def given_key(key: str | None, file: Path | None) -> str | None:
+    """The key that a command line names, in words or by a file. Raises `BadInput` where it names two, or none in it."""
+    key = key or os.environ.get(GIVEN)
+    if key and file:
+        raise BadInput("--api_key and --api_key_file: give one of them")
+    if file and not (key := read_text(file).strip()):
+        raise BadInput(f"--api_key_file {file}: is empty")
+    return key
+
+
+def hide_key() -> None:
+    """Start again with the key in the environment: what stands on a command line is in everybody's process list."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--api_key", nargs="?")
+    given, rest = parser.parse_known_args()
+    if given.api_key is not None:
+        environment = os.environ | {GIVEN: given.api_key}
+        os.execve(sys.executable, [sys.executable, sys.argv[0], *rest], environment)
 
 
 def _may_carry_key(url: str) -> bool:

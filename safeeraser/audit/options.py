@@ -17,7 +17,7 @@ from safeeraser.errors import BadInput, nearest
 from safeeraser.infer.attacks import ATTACKS
 from safeeraser.infer.options import BATCH_SIZE, DECODE
 from safeeraser.infer.requests import Selection
-from safeeraser.judge.judging import FORMS, Judging, calls, judges, make_judging
+from safeeraser.judge.judging import FORMS, JudgeWords, Judging, make_judging
 from safeeraser.score.options import statistics
 
 if TYPE_CHECKING:
@@ -185,9 +185,8 @@ def arguments(description: str | None) -> Arguments:
     parser.add_argument("actions", nargs="?", type=several("action", ACTIONS), default=("all",), help=says)
     add_options(parser, Options)
     group = parser.add_argument_group("judges", FORMS)
-    judges(group.add_argument)
+    add_options(parser, JudgeWords, Judging, but=("replies", "batch", "dry_run", "price"))
     statistics(group.add_argument)
-    calls(parser.add_argument_group("calls").add_argument)
     return parser
 
 

@@ -23,8 +23,9 @@ from safeeraser.benchmark.responses import VIEWS
 from safeeraser.errors import BadInput
 from safeeraser.infer.attacks import ATTACKS
 from safeeraser.infer.requests import build_requests
-from safeeraser.judge import costs
+from safeeraser.judge.judge import Spent
 from safeeraser.judge.panel import Panel
+from safeeraser.judge.panel import show_plan as show_costs
 from safeeraser.score.asking import as_answered, build_queries
 
 SCALES = (0.25, 0.5, 0.75, 1.25, 1.5)  # 1 is the clean point, and 0 the untouched model
@@ -247,7 +248,7 @@ class Plan:
         shared = "shared among several it takes their part"
         return f"About {minutes:.0f} minutes on one process, by the speed so far; {shared}."
 
-    def judging(self, panel: Panel) -> Iterator[tuple[str, str, costs.Spent]]:
+    def judging(self, panel: Panel) -> Iterator[tuple[str, str, Spent]]:
         """What the judges are asked for points that are left, as long as if each response were the data file's."""
         chosen = self.chosen
         data = DataFile(self.data.path, [self.data.records[n] for n in chosen], [self.data.raw[n] for n in chosen])
@@ -258,12 +259,12 @@ class Plan:
                 metrics = [metric for metric, key in ASKED.items() if METRICS[key].view == view]
                 for metric in metrics + (["rr"] if point.refusals and view != "forget" else []):
                     wanted[metric] += self.asked(view, point.samples)
-        totals: dict[tuple[str, str], costs.Spent] = defaultdict(costs.Spent)
+        totals: dict[tuple[str, str], Spent] = defaultdict(Spent)
         for metric, title, spent in panel.foresee(queries):
             totals[metric, title] += spent
         for (metric, title), total in totals.items():
             times = wanted[metric] / total.calls if total.calls else 0
-            yield metric, title, costs.Spent(*(round(part * times) for part in astuple(total)))
+            yield metric, title, Spent(*(round(part * times) for part in astuple(total)))
 
 
 def show_plan(points: list[Point], options: Options, panel: Panel) -> None:
@@ -281,4 +282,4 @@ def show_plan(points: list[Point], options: Options, panel: Panel) -> None:
     )
     print(plan.time_left())
     if panel.served:
-        costs.show_plan(plan.judging(panel), panel.prices, share=options.judging.price_share)
+        show_costs(plan.judging(panel), panel.prices, share=options.judging.price_share)

@@ -75,6 +75,7 @@ class Summary(BaseModel):
 
     split: str
     pictures: int | None = None
+    recovered: Figure | None = None
     blank: ByView = {}
     wrong: ByView = {}
     refusals: ByView = {}
@@ -123,9 +124,9 @@ class Summary(BaseModel):
         return [Row(**place | row) for row in self._figures()]
 
     def _figures(self) -> Iterator[dict[str, Any]]:
-        for metric in SCORED:
-            figure = getattr(self, metric)
-            yield {**dict(figure), "metric": metric, "view": METRICS[metric].view, "pictures": self.pictures}
+        for metric in (*SCORED, "recovered"):
+            if figure := getattr(self, metric):
+                yield {**dict(figure), "metric": metric, "view": METRICS[metric].view, "pictures": self.pictures}
         for key, metric in BY_VIEW.items():
             for view, figure in getattr(self, key).items():
                 yield {**dict(figure), "metric": metric, "view": view}

@@ -30,7 +30,7 @@ ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 TAG = "safeeraser"  # the name in a batch's metadata under which it can be found again
 ENDED = ("completed", "failed", "expired", "cancelled")
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000  # in a batch, by the API
-POLL, SLOWER, LONGEST_POLL = 30.0, 1.2, 300.0  # seconds between looks at first, how they grow, and up to what
+POLL = 60.0  # seconds between looks
 TRIES, PAUSE = 20, 30.0  # of a request while the server is away, and the seconds between: ten minutes or more
 
 Calls = Iterable[tuple[str, Callable[[], dict[str, Any]]]]
@@ -47,10 +47,9 @@ class Submission(NamedTuple):
 
 
 class State(NamedTuple):
-    """What the server says of a batch; only once it `ended` is `status` a word that may be shown."""
+    """What the server says of a batch. Only a status of `ENDED` is a word that may be shown."""
 
     status: str
-    ended: bool
     done: int
     files: list[str]
     too_much: bool  # more tokens than may wait at a time on this account, so that none was asked
@@ -150,22 +149,20 @@ class BatchChat(Chat[str]):
             yield keys, lines
 
     def _wait(self, waiting: list[Submission], wanted: Set[str]) -> Outcomes:
-        pause, told = POLL, dict[str, int]()
-        while True:
+        told: dict[str, int] = {}
+        while waiting:
             for submission in list(waiting):
                 name = str(submission.id)  # it has one by now
                 state = self.look(name)
-                if state.ended:
+                if state.status in ENDED:
                     waiting.remove(submission)
                     yield from self._collect(submission, state, wanted)
                 elif told.get(name) != state.done:
                     told[name] = state.done
                     since = timedelta(seconds=round(time.time() - submission.at))
                     _note(f"batch {name}: {state.done} of {len(submission.requests)} done after {since}")
-            if not waiting:
-                return
-            time.sleep(pause)
-            pause = min(pause * SLOWER, LONGEST_POLL)
+            if waiting:
+                time.sleep(POLL)
 
     def _collect(self, submission: Submission, state: State, wanted: Set[str]) -> Outcomes:
         left = set(submission.requests).intersection(wanted)
@@ -190,7 +187,18 @@ class BatchChat(Chat[str]):
 
     def look(self, name: str) -> State:
         """How far the batch is."""
-        return self._request(lambda: _state(self._client.batches.retrieve(name)), f"does not know batch {name}")
+
+        def retrieve() -> State:
+            batch = self._client.batches.retrieve(name)
+            counts, errors = batch.request_counts, batch.errors
+            return State(
+                status=batch.status,
+                done=int(counts.completed) + int(counts.failed) if counts else 0,
+                files=[file for file in (batch.output_file_id, batch.error_file_id) if file],
+                too_much=any(error.code == "token_limit_exceeded" for error in (errors and errors.data) or []),
+            )
+
+        return self._request(retrieve, f"does not know batch {name}")
 
     def _lines(self, name: str) -> list[bytes]:
         """All of a file before it is read: a connection that breaks off then costs a download, not an answer."""
@@ -224,17 +232,6 @@ def _id(thing: Any) -> str:
     if not re.fullmatch(r"[\w-]{1,100}", thing.id):
         raise ValueError
     return thing.id
-
-
-def _state(batch: openai.types.Batch) -> State:
-    counts, errors = batch.request_counts, batch.errors
-    return State(
-        status=batch.status,
-        ended=batch.status in ENDED,
-        done=int(counts.completed) + int(counts.failed) if counts else 0,
-        files=[file for file in (batch.output_file_id, batch.error_file_id) if file],
-        too_much=any(error.code == "token_limit_exceeded" for error in (errors and errors.data) or []),
-    )
 
 
 def _read_line(line: bytes) -> tuple[str, Reply | Failure] | None:

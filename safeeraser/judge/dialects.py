@@ -6,7 +6,7 @@ A general LLM is asked with the prompts rendered from the templates in `prompts/
 import hashlib
 import re
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,19 +16,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from safeeraser.benchmark import files
 from safeeraser.benchmark.files import read_text
+from safeeraser.benchmark.judged import WORDS
 from safeeraser.benchmark.metrics import ASKED
 from safeeraser.benchmark.records import CATEGORIES
 from safeeraser.errors import BadInput, nearest
-from safeeraser.judge.judge import Query
-from safeeraser.judge.replies import Reading, read_reply, read_whole, schema
+from safeeraser.judge.judge import Query, Reading, read_reply, read_whole
 
 PROMPTS = Path(__file__).parent / "prompts"
 _TEMPLATES = Environment(loader=FileSystemLoader(PROMPTS), undefined=StrictUndefined, trim_blocks=True)
 CONFIG = files.CONFIG / "judge"
 GENERAL = "openai"
 SERVED = (GENERAL, *sorted(file.stem for file in CONFIG.glob("*.yaml")))  # a guard's file is all that it takes
-
-Messages = list[dict[str, str]]
 
 
 def render_prompt(query: Query, *, swapped: bool) -> str:
@@ -93,13 +91,19 @@ class General:
     version: str = field(default_factory=prompts_version)
     max_tokens: int = 64
 
-    def messages(self, query: Query) -> Messages:
+    def messages(self, query: Query) -> list[dict[str, str]]:
         """The conversation that asks for a verdict: one prompt, the response in it."""
         return [{"role": "user", "content": render_prompt(query, swapped=self.official)}]
 
     def form(self, query: Query) -> dict[str, Any] | None:
         """What the reply must look like, as `response_format` takes it: an object with one verdict, or None."""
-        return None if self.official else schema(query.metric)
+        if self.official:
+            return None
+        # Not every server takes bounds of a number, and reading checks them anyway.
+        kind = {"type": "number"} if query.metric == "gpt" else {"type": "string", "enum": list(WORDS[query.metric])}
+        verdict = {"type": "object", "properties": {"verdict": kind}, "required": ["verdict"]}
+        schema = verdict | {"additionalProperties": False}
+        return {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema}}
 
     def read(self, query: Query, reply: str, finish: str | None) -> Reading:
         """What a reply says that ended for the reason `finish`, by the protocol."""
@@ -124,6 +128,7 @@ def _plain(name: str) -> str:
     return name.strip(" \t\r\n*_`.\"'").casefold()
 
 
+Word = Annotated[str, AfterValidator(str.casefold)]
 Names = Annotated[frozenset[str], AfterValidator(lambda names: frozenset(map(_plain, names)))]
 
 
@@ -154,17 +159,8 @@ class Decision(_Setting):
     """How a metric is read off a reply: the one word that `pattern` captures, and what each is worth."""
 
     pattern: Pattern
-    values: dict[str, Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]]
+    values: dict[Word, Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]]
     categories: Categories | None = None
-
-    @field_validator("values", mode="before")
-    @classmethod
-    def _words(cls, values: Any) -> Any:
-        """YAML reads yes and no as true and false."""
-        names = {True: "yes", False: "no"}
-        if not isinstance(values, dict):
-            return values
-        return {(names[key] if isinstance(key, bool) else str(key)).casefold(): value for key, value in values.items()}
 
     def read(self, reply: str) -> float | None:
         """The value; None where no word, or more than one, is found."""
@@ -202,7 +198,7 @@ class Guard(_Setting):
             raise ValueError("must have {response} in it")
         return template
 
-    @cached_property
+    @property
     def decides(self) -> frozenset[str]:
         """The metrics that the file tells how to read."""
         return frozenset(self.metrics)
@@ -212,7 +208,7 @@ class Guard(_Setting):
         """By which its file is told from another state of it."""
         return hashlib.sha256(self.source.encode()).hexdigest()[:12]
 
-    def messages(self, query: Query) -> Messages:
+    def messages(self, query: Query) -> list[dict[str, str]]:
         """The question and the response, as the conversation that they were, or within the file's prompt."""
         if self.template:
             # Not `format`: the texts may hold braces, and so may the prompt.
@@ -235,7 +231,7 @@ def read_guard(name: str) -> Guard:
     file = CONFIG / f"{name}.yaml"
     try:
         text = read_text(file)
-        value = yaml.safe_load(text)
+        value = yaml.load(text, yaml.BaseLoader)  # words stay words: YAML's own types have no for false
         return Guard.model_validate((value if isinstance(value, dict) else {}) | {"name": name, "source": text})
     except yaml.YAMLError:
         raise BadInput(f"{file}: not valid YAML") from None
@@ -244,9 +240,6 @@ def read_guard(name: str) -> Guard:
         raise BadInput(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from None
 
 
-Dialect = General | Guard  # what is particular to a kind of judge: how it is asked, and what its replies say
-
-
-def make_dialect(name: str, *, official: bool) -> Dialect:
-    """The dialect of the judge called `name`."""
+def make_dialect(name: str, *, official: bool) -> General | Guard:
+    """What is particular to the judge called `name`: how it is asked, and what its replies say."""
     return General(official) if name == GENERAL else read_guard(name)

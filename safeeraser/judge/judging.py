@@ -1,26 +1,44 @@
 """Who judges, and how: the options of every command that has responses judged, and the `Judging` they make."""
 
-import os
-import sys
-from argparse import ArgumentParser
-from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+import math
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from safeeraser.arguments import count, json_object, one_of, option, options_in, without_credentials
 from safeeraser.benchmark import wording
-from safeeraser.benchmark.files import read_text
 from safeeraser.benchmark.metrics import ASKED
 from safeeraser.errors import BadInput
-from safeeraser.judge.costs import Price, parse_price
 from safeeraser.judge.dialects import GENERAL, SERVED, prompts_version, read_guard
+from safeeraser.judge.judge import Spent
 from safeeraser.judge.offline import OFFLINE, OfflineJudge
-from safeeraser.keys import GIVEN
+from safeeraser.keys import given_key
 
 JUDGES = (*SERVED, *OFFLINE)
-PROTOCOLS = ("official", "corrected")
 FORMS = "each may be NAME, NAME:MODEL, NAME@ADDRESS or NAME:MODEL@ADDRESS"  # what the help says of the group `judges`
+
+
+@dataclass(frozen=True)
+class Price:
+    """US dollars for a million tokens of prompts and of replies."""
+
+    prompt: float
+    completion: float
+
+    def of(self, spent: Spent, *, share: float = 1.0) -> float:
+        """What `spent` costs, in US dollars; `share` of it where there is a discount."""
+        return share * (spent.prompt_tokens * self.prompt + spent.completion_tokens * self.completion) / 1e6
+
+
+def parse_price(text: str) -> Price:
+    """`2.5,10` as a price. Raises `BadInput`."""
+    try:
+        prompt, completion = map(float, text.split(","))
+        if not (0 <= prompt < math.inf and 0 <= completion < math.inf):
+            raise ValueError
+    except ValueError:
+        raise BadInput("--price: two numbers, as in 2.5,10: dollars a million tokens of prompts, of replies") from None
+    return Price(prompt, completion)
 
 
 @dataclass(frozen=True)
@@ -52,6 +70,9 @@ class Choice:
         return asdict(self) | {"base_url": without_credentials(self.base_url)}
 
 
+_ANOTHER: dict[str, Any] = {"group": "judges", "type": Choice.parse, "metavar": "JUDGE"}
+
+
 @dataclass(frozen=True)
 class Judging:
     """Who judges, and how a judge behind a server is asked. Its options are taken as they are parsed."""
@@ -60,46 +81,46 @@ class Judging:
     judges: dict[str, Choice | None] = field(default_factory=dict)  # by metric, where it is another one
     protocol: str = option(
         "official",
+        group="judges",
         help="official: the release's statistics; corrected: replies asked for and read strictly, those without a "
         "verdict left out, blank responses counted as what they are, records paired by picture, GPT-Eval's two texts "
         "in their places (default: %(default)s)",
-        group="judges",
-        type=one_of("protocol", PROTOCOLS),
+        type=one_of("protocol", ("official", "corrected")),
     )
-    replies: Path | None = option(None, help="recorded replies, for the judge replay", group="judges", type=Path)
+    replies: Path | None = option(None, group="judges", help="recorded replies, for the judge replay", type=Path)
     data: Path | None = None  # the file whose questions were answered; beside it may stand what is true
     api_key: str | None = field(default=None, repr=False)
     max_tokens: int | None = None  # of a reply; None: what the judge's kind needs
-    concurrency: int = option(32, help="calls at a time (default: %(default)s)", group="calls", type=count)
+    concurrency: int = option(32, group="calls", help="calls at a time (default: %(default)s)", type=count)
     requests_per_minute: int | None = option(
-        None, help="calls a minute at most", group="calls", type=count, metavar="N"
+        None, group="calls", help="calls a minute at most", type=count, metavar="N"
     )
     extra_body: dict[str, Any] = option(
         {},
+        group="calls",
         help="parameters of each call; null leaves one out: '{\"temperature\": null}'. What the model does not take of "
         "response_format, max_tokens and temperature is found out by the first call",
-        group="calls",
         type=json_object,
         metavar="JSON",
     )
     store: Path = option(
         Path("results/verdicts.jsonl"),
-        help="every reply, for all runs (default: %(default)s)",
         group="calls",
+        help="every reply, for all runs (default: %(default)s)",
         type=Path,
     )
     store_shared: bool = False  # several processes at once judge what is not the same
     batch: bool = option(
         False,
+        group="calls",
         help="ask openai through its Batch API: half the price, within 24 hours; stopped at any moment, the same "
         "command waits on for what was submitted",
-        group="calls",
     )
-    dry_run: bool = option(False, help="print the calls, tokens and dollars it would take, and stop", group="calls")
+    dry_run: bool = option(False, group="calls", help="print the calls, tokens and dollars it would take, and stop")
     price: Price | None = option(
         None,
-        help="US dollars for a million tokens of prompts, of replies",
         group="calls",
+        help="US dollars for a million tokens of prompts, of replies",
         type=parse_price,
         metavar="IN,OUT",
     )
@@ -142,22 +163,16 @@ class Judging:
         return {"judge": self.judge.as_json, "judges": others, **asked, **self.versions}
 
 
-_ANOTHER: dict[str, Any] = {"group": "judges", "type": Choice.parse, "metavar": "JUDGE"}
-
-
 @dataclass(frozen=True)
 class JudgeWords:
     """The other options: `make_judging` makes of them who judges, the key and the length of a reply."""
 
     judge: Choice = option(
-        Judging.judge,
-        help=f"{', '.join(JUDGES)} (default: openai, model gpt-4o)",
-        group="judges",
-        type=Choice.parse,
+        Judging.judge, group="judges", help=f"{', '.join(JUDGES)} (default: openai, model gpt-4o)", type=Choice.parse
     )
-    judge_model: str | None = option(None, help="the model that --judge asks", group="judges")
+    judge_model: str | None = option(None, group="judges", help="the model that --judge asks")
     base_url: str | None = option(
-        None, help="the address of the server that --judge asks (default: OpenAI's)", group="judges"
+        None, group="judges", help="the address of the server that --judge asks (default: OpenAI's)"
     )
     asr_judge: Choice | None = option(None, help="another judge for asr", **_ANOTHER)
     rr_judge: Choice | None = option(None, help="another judge for rr", **_ANOTHER)
@@ -165,16 +180,16 @@ class JudgeWords:
     sarr_judge: Choice | None = option(None, help="another judge for sarr", **_ANOTHER)
     api_key: str | None = option(
         None,
-        help="key for the server (default: OPENAI_API_KEY of the environment; another server: KEY_FOR_HOST)",
         group="calls",
+        help="key for the server (default: OPENAI_API_KEY of the environment; another server: KEY_FOR_HOST)",
     )
     api_key_file: Path | None = option(
-        None, help="a file that holds the key and nothing else", group="calls", type=Path, metavar="FILE"
+        None, group="calls", help="a file that holds the key and nothing else", type=Path, metavar="FILE"
     )
     judge_max_tokens: int | None = option(
         None,
-        help="tokens of a judge's reply; one that reasons first wants thousands (default: 64, guards by their file)",
         group="calls",
+        help="tokens of a judge's reply; one that reasons first wants thousands (default: 64, guards by their file)",
         type=count,
         metavar="N",
     )
@@ -186,13 +201,6 @@ def make_judging(given: dict[str, Any], **more: Any) -> Judging:
     Raises:
         BadInput: a model or an address was given for a judge that is no model, or a key twice.
     """
-    key, file = given["api_key"] or os.environ.get(GIVEN), given["api_key_file"]
-    if file:
-        if key:
-            raise BadInput("--api_key and --api_key_file: give one of them")
-        key = read_text(file).strip()
-        if not key:
-            raise BadInput(f"--api_key_file {file}: is empty")
     judge, model, base_url = given["judge"], given["judge_model"], given["base_url"]
     if (model or base_url) and not judge.served:
         raise BadInput(f"--judge {judge.name} is no model: --judge_model and --base_url have no meaning for it")
@@ -201,36 +209,7 @@ def make_judging(given: dict[str, Any], **more: Any) -> Judging:
     made = {
         "judge": replace(judge, model=model or judge.model, base_url=base_url or judge.base_url),
         "judges": {metric: given[f"{metric}_judge"] for metric in ASKED},
-        "api_key": key,
+        "api_key": given_key(given["api_key"], given["api_key_file"]),
         "max_tokens": given["judge_max_tokens"],
     }
     return Judging(**options_in(Judging, given) | made | more)
-
-
-def hide_key() -> None:
-    """Start again with the key in the environment: what stands on a command line is in everybody's process list."""
-    parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--api_key", nargs="?")
-    given, rest = parser.parse_known_args()
-    if given.api_key is not None:
-        environment = os.environ | {GIVEN: given.api_key}
-        os.execve(sys.executable, [sys.executable, sys.argv[0], *rest], environment)
-
-
-# For commands that do not add these options by `add_options` yet.
-def judges(add: Callable) -> None:
-    """Who judges."""
-    _add(add, "judges", but=("protocol", "replies"))
-
-
-def calls(add: Callable) -> None:
-    """How a judge behind a server is asked."""
-    _add(add, "calls", but=("batch", "dry_run", "price"))
-
-
-def _add(add: Callable, group: str, but: tuple[str, ...]) -> None:
-    for one in (*fields(JudgeWords), *fields(Judging)):
-        how = dict(one.metadata)
-        if how.pop("group", "") == group and one.name not in but:
-            default = one.default if one.default_factory is MISSING else one.default_factory()
-            add(f"--{one.name}", default=default, **how)

@@ -18,21 +18,14 @@ from safeeraser.benchmark.judged import WORDS
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.benchmark.truth import TRUTH, read_truth
 from safeeraser.errors import BadInput
-from safeeraser.judge.judge import Judge, Query, Verdict
-from safeeraser.judge.replies import read_reply
+from safeeraser.judge.judge import Judge, Query, Verdict, read_reply
 
 
 class OfflineJudge(Judge):
-    """Judges one response after another, without a server. One that needs only the query has no `__init__`.
-
-    Args:
-        official: whether the protocol is `official`.
-        data: the data file whose questions were answered, if it is known.
-        replies: the file of recorded replies, if one was named.
-    """
+    """Judges one response after another, without a server. One that needs only the query has no `__init__`."""
 
     def __init__(self, *, official: bool, data: Path | None, replies: Path | None) -> None:
-        """What a run can give; nothing of it is kept."""
+        """What a run can give: the protocol, the data file and the file of recorded replies; nothing of it is kept."""
 
     @abstractmethod
     def judge(self, query: Query) -> Verdict:

@@ -1,19 +1,27 @@
 """The judges of a run: which one each metric is put to, asking them, and recording what they said."""
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Column, Table
+
 from safeeraser.benchmark.files import write_json
 from safeeraser.errors import BadInput
-from safeeraser.judge.costs import PRICES, Price, Spent
 from safeeraser.judge.dialects import GENERAL
-from safeeraser.judge.judge import Judge, Query, Verdict
-from safeeraser.judge.judging import Choice, Judging
+from safeeraser.judge.judge import WHOLE, Judge, Query, Spent, Verdict
+from safeeraser.judge.judging import Choice, Judging, Price
 from safeeraser.judge.offline import ReplayJudge, response_hash
-from safeeraser.judge.replies import WHOLE
 from safeeraser.progress import progress
+
+PRICES = {  # as OpenAI listed them in 2025; --price gives others
+    "gpt-4o": Price(2.5, 10.0),
+    "gpt-4o-mini": Price(0.15, 0.6),
+    "gpt-4.1": Price(2.0, 8.0),
+    "gpt-4.1-mini": Price(0.4, 1.6),
+}
 
 
 class Panel:
@@ -33,13 +41,9 @@ class Panel:
         self.judging = judging
         served = {choice.name for choice in judging.choices.values() if choice.served}
         if judging.batch and not served:
-            raise BadInput(
-                "--batch: none of the judges is asked over the network, so there is nothing to put into a batch"
-            )
+            raise BadInput("--batch: none of the judges is asked over the network, so there is nothing for a batch")
         if judging.batch and (guards := sorted(served - {GENERAL})):
-            raise BadInput(
-                f"--batch: the judge {guards[0]} runs on a server of your own; only openai judges in batches"
-            )
+            raise BadInput(f"--batch: the judge {guards[0]} runs on a server of your own; openai alone has batches")
         judges = {choice: _make_judge(choice, judging) for choice in dict.fromkeys(judging.choices.values())}
         self.by_metric = {metric: judges[choice] for metric, choice in judging.choices.items()}
         for metric, choice in judging.judges.items():
@@ -139,3 +143,29 @@ def write_replies(path: Path, verdicts: dict[Query, Verdict], panel: Panel) -> N
         if panel.by_metric[query.metric].name != ReplayJudge.name:
             entries[-1]["on"] = response_hash(query)
     write_json(path, entries, indent=1)
+
+
+def show_plan(plan: Iterable[tuple[str, str, Spent]], prices: dict[str, Price | None], *, share: float) -> None:
+    """Print the calls, tokens and dollars that a run would take, by metric and judge's title."""
+    totals: dict[tuple[str, str], Spent] = defaultdict(Spent)
+    for metric, title, spent in plan:
+        totals[metric, title] += spent
+    right = (Column(head, justify="right") for head in ("calls", "tokens, about", "US$, about"))
+    table, costs = Table("metric", "judge", *right), []
+    for (metric, title), spent in totals.items():
+        price = prices.get(title)
+        costs.append(price.of(spent, share=share) if price else None)
+        table.add_row(metric, title, *_cells(spent, costs[-1:]))
+    table.add_section()
+    table.add_row("all", "", *_cells(sum(totals.values(), Spent()), costs))
+    Console().print(table)
+    print("Only what the store lacks is counted. Where a price is unknown, --price tells it.")
+
+
+def _cells(spent: Spent, costs: list[float | None]) -> tuple[str, str, str]:
+    """Calls, tokens and dollars as far as they are known: a sum that leaves something out must not look like one."""
+    known = [cost for cost in costs if cost is not None]
+    dollars = f"{sum(known):.2f}"
+    if len(known) < len(costs):
+        dollars = f"{dollars} + unknown" if known else "unknown"
+    return str(spent.calls), f"{spent.prompt_tokens + spent.completion_tokens:,}", dollars

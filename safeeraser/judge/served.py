@@ -13,11 +13,9 @@ from safeeraser.benchmark.truth import TRUTH
 from safeeraser.chat import Chat
 from safeeraser.errors import BadInput
 from safeeraser.judge.batch import BatchChat
-from safeeraser.judge.costs import Spent
 from safeeraser.judge.dialects import GENERAL, make_dialect
-from safeeraser.judge.judge import Judge, Query, Verdict
+from safeeraser.judge.judge import FAILED, WHOLE, Judge, Query, Spent, Verdict
 from safeeraser.judge.judging import Choice, Judging
-from safeeraser.judge.replies import FAILED, WHOLE
 from safeeraser.judge.store import Kept, Store, request_hash
 from safeeraser.keys import NONE, OF_HOST, OPENAI_KEY, ApiKey, address_of, host_of, is_openai, openai_key, read_key
 from safeeraser.replies import FILTERED, Failure, Reply
@@ -43,24 +41,20 @@ class ServedJudge(Judge):
         if choice.name != GENERAL and not choice.base_url:
             raise BadInput(f"the judge {choice.name} runs on a server of your own: give its address with --base_url")
         key = ApiKey(NONE) if judging.dry_run else read_judge_key(choice, judging)
-        server: dict[str, Any] = {"api_key": key, "base_url": choice.base_url, "timeout": TIMEOUT}
-        server["concurrency"] = judging.concurrency
         self._dialect = make_dialect(choice.name, official=judging.official)
         self.name, self.decides, self.version = choice.name, self._dialect.decides, self._dialect.version
         self.model = choice.model or self._dialect.model
         if is_openai(address_of(choice.base_url)) and (note := leaving(self.model, date.today())):
             print(f"note: {note}", file=sys.stderr)
         self._store = Store(judging.store, shared=judging.store_shared)
-        self._chat: Chat[str]
-        if judging.batch:
-            self._chat = BatchChat(self.model, store=self._store, **server)
-        else:
-            self._chat = Chat(self.model, requests_per_minute=judging.requests_per_minute, **server)
+        server: dict[str, Any] = {"api_key": key, "base_url": choice.base_url, "timeout": TIMEOUT}
+        server |= {"concurrency": judging.concurrency, "requests_per_minute": judging.requests_per_minute}
+        self._chat: Chat[str] = (
+            BatchChat(self.model, store=self._store, **server) if judging.batch else Chat(self.model, **server)
+        )
         self._extra, self._batch = judging.extra_body, judging.batch
         self._max_tokens = judging.max_tokens or self._dialect.max_tokens
-        self.refused = frozenset()  # of `OPTIONAL`, what this model's server does not take; the store remembers it
         self._memory = {name: request_hash("refused", self._chat.address, self.model, name) for name in OPTIONAL}
-        self.spent = Spent()
         self.failures: Counter[str] = Counter()
 
     def ask(self, queries: Iterable[Query]) -> Iterator[tuple[Query, Verdict]]:
@@ -144,8 +138,7 @@ class ServedJudge(Judge):
             refused |= {outcome.parameter or suspects[0]}
             outcome = ask(refused)
         if isinstance(outcome, Reply) and refused != self.refused:
-            again = outcome if blamed else ask(self.refused)
-            if not blamed and isinstance(again, Reply):
+            if not blamed and isinstance(again := ask(self.refused), Reply):
                 return again
             for name in refused - self.refused:
                 self._store.add({"request": self._memory[name], "reply": "refused"})

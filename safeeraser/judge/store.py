@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safeeraser.benchmark.files import make_room_for
+from safeeraser.benchmark.files import Busy, lock, make_room_for
 from safeeraser.errors import BadInput
 
 HEAD = b'{"format": "safeeraser verdict store", "version": 1}\n'
@@ -104,23 +104,15 @@ class Store:
         for number in count():
             self._own = self.path.with_name(f"{self.path.stem}.{number}{self.path.suffix}") if number else self.path
             with open(self._own, "ab") as self._lock:
-                if self._taken():
-                    yield
-                    return
-
-    def _taken(self) -> bool:
-        """Lock the file; whether it is ours now."""
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if self._shared:
-                return False
-            print(f"note: {self.path} is in use; waiting for the other run to end", file=sys.stderr)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-        except OSError:
-            note = "is on a disk without locks: runs at the same time may pay twice"
-            print(f"note: {self.path} {note}", file=sys.stderr)
-        return True
+                try:
+                    lock(self._lock.fileno(), str(self.path))
+                except Busy:
+                    if self._shared:
+                        continue
+                    print(f"note: {self.path} is in use; waiting for the other run to end", file=sys.stderr)
+                    fcntl.flock(self._lock, fcntl.LOCK_EX)
+                yield
+                return
 
     def release(self) -> None:
         """Let other runs go on, though this one still waits for what it has asked for and written down."""
@@ -140,7 +132,6 @@ class Store:
 
     def add(self, entry: dict[str, Any]) -> None:
         """Keep a reply, at once on disk. Raises `BadInput` if the disk does not take it."""
-        make_room_for(self._own)
         try:
             with open(self._own, "ab", buffering=0) as handle:
                 # The newline comes first as well: a line broken off by a kill spoils only itself. One write, with the

@@ -17,7 +17,7 @@ from safeeraser.benchmark.metrics import SPLITS
 from safeeraser.benchmark.pages import read_keys
 from safeeraser.benchmark.records import read_records
 from safeeraser.benchmark.responses import RELEASED, VIEWS
-from safeeraser.judge.costs import Spent
+from safeeraser.judge.judge import Spent
 from safeeraser.judge.panel import Panel
 from safeeraser.reproduce.check import Found, is_here, left, scoring
 from safeeraser.reproduce.options import OPTIONAL, Options

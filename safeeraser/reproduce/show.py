@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from safeeraser.benchmark.files import read_object
-from safeeraser.judge.costs import show_plan as show_judging
+from safeeraser.judge.panel import show_plan as show_judging
 from safeeraser.reproduce.check import Found, size
 from safeeraser.reproduce.estimate import efforts, judging, on_gpus
 from safeeraser.reproduce.marks import LACKING, Mark, is_held, log_of, passed, read_mark

@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.table import Column, Table
 
 from safeeraser.benchmark.files import read_json_lines
 from safeeraser.benchmark.intervals import of_totals
@@ -27,10 +25,10 @@ from safeeraser.benchmark.judged import WORDS
 from safeeraser.benchmark.metrics import ASKED, METRICS
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.errors import BadInput
-from safeeraser.judge import costs
 from safeeraser.judge.judge import LACKS, Query, Verdict
 from safeeraser.judge.judging import Judging
-from safeeraser.judge.panel import Panel
+from safeeraser.judge.panel import Panel, show_plan
+from safeeraser.score.metrics import print_table
 
 CASES = Path(__file__).with_name("cases.jsonl")
 OUTCOMES = ("right", "wrong", *LACKS)
@@ -134,8 +132,7 @@ def join_shares(function: Callable[..., float], shares: Sequence[Share], lowest:
     value = function(*values)
     if np.isnan(value):
         return None
-    below = above = 0.0
-    first = shares[0]
+    below, above, first = 0.0, 0.0, shares[0]
     within = {0.0: first.high, 1.0: first.low}.get(first.value, first.value)
     for place, share in enumerate(shares):
         held = [within, *values[1:]] if place else values
@@ -251,7 +248,7 @@ def check_judge(judging: Judging) -> dict[str, dict[str, Any]] | None:
         raise BadInput(f"--check_judge: the judge {min(unable)} knows the responses of a run alone; name another")
     panel, queries = Panel(judging), [case.query(number) for number, case in enumerate(cases())]
     if judging.dry_run:
-        costs.show_plan(panel.foresee(queries), panel.prices, share=judging.price_share)
+        show_plan(panel.foresee(queries), panel.prices, share=judging.price_share)
         return None
     figures: dict[str, dict[str, Any]] = {}
     verdicts = {query.number: verdict for query, verdict in panel.ask(queries).items()}
@@ -281,11 +278,11 @@ def show_check(figures: dict[str, dict[str, Any]], verdicts: dict[int, Verdict])
     """Print the figures by metric, which cases were not right, and the counts by kind. No text is shown."""
     names = [name for name in OUTCOMES if name not in LACKS or any(of[name] for of in figures.values())]
     shares = ("sensitivity", "specificity")
-    shown = Table("metric", *(Column(head, justify="right") for head in (*names, *map("{}, %".format, shares))))
-    for metric, of in figures.items():
-        counts, texts = (str(of[name]) for name in names), (format_share(of[name]) for name in shares)
-        shown.add_row(METRICS[metric].title, *counts, *texts)
-    Console().print(shown)
+    rows = [
+        [METRICS[metric].title, *(str(of[name]) for name in names), *(format_share(of[name]) for name in shares)]
+        for metric, of in figures.items()
+    ]
+    print_table("metric", (*names, *map("{}, %".format, shares)), rows)
     of_kind: dict[str, Counter[str]] = {}
     for number, verdict in verdicts.items():
         case = cases()[number]
@@ -294,7 +291,4 @@ def show_check(figures: dict[str, dict[str, Any]], verdicts: dict[int, Verdict])
         if outcome != "right":
             word = verdict.word(case.metric) if outcome == "wrong" else ""
             print(f"{CASES.name}:{number + 1} {case.metric}, {case.kind}, {case.language}: {outcome} {word}".rstrip())
-    shown = Table("kind", *(Column(name, justify="right") for name in names))
-    for kind, outcomes in of_kind.items():
-        shown.add_row(kind, *(str(outcomes[name]) for name in names))
-    Console().print(shown)
+    print_table("kind", names, [[kind, *(str(of[name]) for name in names)] for kind, of in of_kind.items()])

@@ -53,7 +53,7 @@ def read(options: Options) -> Inputs:
         "made_with": read_json(beside) if beside.is_file() else None,
         "reference": {"file": options.file_refer.name, "sha256": sha256(options.file_refer)},
     }
-    paired = pair_records(predictions, reference, by_picture=not options.official)
+    paired = pair_records(predictions, reference, by_picture=not options.judging.official)
     expected = [reference.records[index] for index in paired]
     pairs = zip(predictions.records, expected, strict=True)
     if differ := sum(record.image_path != original.image_path for record, original in pairs):

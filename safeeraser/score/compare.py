@@ -6,9 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Column
 
 from safeeraser.benchmark.files import read_json, read_text, sha256
 from safeeraser.benchmark.judged import difference, value_of, values_of, words
@@ -17,10 +15,10 @@ from safeeraser.benchmark.records import read_raw, read_records
 from safeeraser.errors import BadInput
 from safeeraser.judge.judge import Query, Verdict
 from safeeraser.judge.offline import response_hash
-from safeeraser.score.agreement import FUNCTIONS, Labelled, agreement, format_share, table
+from safeeraser.score.agreement import Labelled, agreement, format_share, table
 from safeeraser.score.asking import Inputs, pair_records
 from safeeraser.score.labels import LABELLED, read_labels, render_page
-from safeeraser.score.metrics import cluster_of
+from safeeraser.score.metrics import cluster_of, print_table
 from safeeraser.score.options import Options
 
 
@@ -97,7 +95,7 @@ def read_other(path: Path, options: Options) -> Other:
     if summary.get("protocol") != protocol:
         raise BadInput(f"--compare {path}: of protocol {summary.get('protocol')}, this run of {protocol}")
     try:
-        values = values_of(read_raw(verdicts), official=options.official)
+        values = values_of(read_raw(verdicts), official=options.judging.official)
         sum(values.values())
         return Other(path, summary, read_judged(summary), values)
     except (AttributeError, TypeError, ValueError, KeyError):
@@ -152,14 +150,13 @@ def compare(values: dict[tuple, float], summary: dict[str, Any], other: Other) -
 def show_differences(compared: dict[str, Any]) -> None:
     """Print the differences, in per cent points."""
     print(f"beside {compared['summary']}:")
-    right = (Column(head, justify="right") for head in ("difference, points", "95%", "n"))
-    shown = Table("metric", *right, "")
+    rows = []
     for metric in SCORED:
         of = compared[metric]
         points = "–" if of["difference"] is None else f"{100 * of['difference']:+.1f}"
         between = "" if of["low"] is None else f"{100 * of['low']:+.1f} to {100 * of['high']:+.1f}"
-        shown.add_row(METRICS[metric].title, points, between, str(of["n"]), of["note"] or "")
-    Console().print(shown)
+        rows.append([METRICS[metric].title, points, between, str(of["n"]), of["note"] or ""])
+    print_table("metric", ("difference, points", "95%", "n", Column()), rows)
 
 
 def read_opinion(path: Path, options: Options, split: str | None, inputs: Inputs) -> Opinion:
@@ -193,8 +190,7 @@ def read_opinion(path: Path, options: Options, split: str | None, inputs: Inputs
     paired = pair_records(inputs.predictions, data, by_picture=True)
     for query in (query for query in inputs.queries if query.metric in LABELLED):
         raw = data.raw[paired[query.record]]
-        pairs: dict[Any, Any] = {**raw, **dict(enumerate(raw["unsafe_pairs"]))}
-        pair = pairs.get(query.place, {})
+        pair = (raw | dict(enumerate(raw["unsafe_pairs"]))).get(query.place, {})
         word = pair.get(f"{query.field}_{query.metric}")
         if word is not None and pair.get(query.field) == query.response:
             values[query] = value_of(query.metric, word)
@@ -217,24 +213,22 @@ def agree(
     """
     agreements = {}
     for asks, queries in to_label.items():
-        judged, labelled, known = [], [], []
-        categories: dict[str, bool] = {}
-        for query in queries:
-            response = Labelled(cluster_of(query), verdicts[query].counts, METRICS[ASKED[asks]].blank >= 0.5)
-            judged.append((response.cluster, response.judge))
-            if query.blank and "labels" in opinion.record:
-                known.append(response)
-                continue
-            value = opinion.values.get(query)
-            categories[query.category] = categories.get(query.category, False) or value is not None
-            if value is not None:
-                labelled.append(response._replace(label=value >= 0.5, weight=opinion.weights.get(query, 1.0)))
+        values = {query: value for query, value in opinion.values.items() if query.metric == asks}
+        blank = METRICS[ASKED[asks]].blank >= 0.5
+        responses = {query: Labelled(cluster_of(query), verdicts[query].counts, blank) for query in queries}
+        known = [of for query, of in responses.items() if query.blank and "labels" in opinion.record]
+        others = [query for query in queries if not (query.blank and "labels" in opinion.record)]
+        labelled = {
+            query: responses[query]._replace(label=value >= 0.5, weight=opinion.weights.get(query, 1.0))
+            for query in others
+            if (value := values.get(query)) is not None
+        }
         if not labelled:
             continue
-        unclear = sum(value is None for query, value in opinion.values.items() if query.metric == asks)
-        row: dict[str, Any] = {"labels": len(labelled), "unclear": unclear, "table": table(labelled)}
-        row["unlabelled"] = sorted(category for category, is_labelled in categories.items() if not is_labelled)
-        row |= agreement(judged, labelled, known)
+        row: dict[str, Any] = {"labels": len(labelled), "unclear": [*values.values()].count(None)}
+        row["table"] = table(labelled.values())
+        row["unlabelled"] = sorted({query.category for query in others} - {query.category for query in labelled})
+        row |= agreement([(of.cluster, of.judge) for of in responses.values()], [*labelled.values()], known)
         if withheld := figures[ASKED[asks]].withheld:
             row |= dict.fromkeys(("judge", "corrected", "low", "high")) | {"withheld": withheld}
         agreements[ASKED[asks]] = row
@@ -244,22 +238,18 @@ def agree(
 def show_agreement(agreements: dict[str, dict[str, Any]], opinion: Opinion) -> None:
     """Print the figures, a column a metric, and where they are made of labels on something else."""
     print(f"beside {opinion.name} ({opinion.source}):")
-    columns = (Column(METRICS[metric].title, justify="right", no_wrap=True) for metric in agreements)
-    shown = Table("", *columns, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     names = {"both": "counted by both", "judge_only": "by the judge alone", "label_only": f"by {opinion.name} alone"}
+    names["neither"] = "by neither"
     titles = {"kappa": "kappa (Cohen)", "sensitivity": "sensitivity, %", "specificity": "specificity, %"}
     figures = agreements.values()
-    rows = {name: [str(of[name]) for of in figures] for name in ("labels", "unclear")}
-    for name, title in (names | {"neither": "by neither"}).items():
-        rows[title] = [str(of["table"][name]) for of in figures]
-    for name in FUNCTIONS:
-        rows[titles[name]] = [format_share(of[name], 100 if "%" in titles[name] else 1) for of in figures]
-    rows["judge's rate, %"] = ["–" if of["judge"] is None else f"{100 * of['judge']:.1f}" for of in figures]
+    rows = [[name, *(str(of[name]) for of in figures)] for name in ("labels", "unclear")]
+    rows += [[], *([title, *(str(of["table"][name]) for of in figures)] for name, title in names.items()), []]
+    for name, title in titles.items():
+        rows.append([title, *(format_share(of[name], 100 if "%" in title else 1) for of in figures)])
+    rates = ("–" if of["judge"] is None else f"{100 * of['judge']:.1f}" for of in figures)
     corrected = (None if of["corrected"] is None else of | {"value": of["corrected"]} for of in figures)
-    rows["corrected, %"] = [format_share(of) for of in corrected]
-    for title, cells in rows.items():
-        shown.add_row(title, *cells, end_section=title in ("unclear", "by neither", "specificity, %"))
-    Console().print(shown)
+    rows += [[], ["judge's rate, %", *rates], ["corrected, %", *map(format_share, corrected)]]
+    print_table("", (METRICS[metric].title for metric in agreements), rows, narrow=True)
     for metric, of in agreements.items():
         if of["unlabelled"]:
             where = f"{METRICS[metric].title} on {', '.join(of['unlabelled'])}"

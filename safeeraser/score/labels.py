@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, TypeVar
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from safeeraser.benchmark.files import read_text
 from safeeraser.benchmark.judged import value_of
@@ -40,14 +40,7 @@ CHOICES = {
 _FORMULA = tuple("=+-@＝＋－＠")
 LABEL = ("metric", "record", "place", "field", "on", "stratum", "size", "weight", "label")  # what `read_labels` reads
 MARK = "<!-- written by eval_all.py -->"  # by which a page is known as one that may be replaced
-PAGES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
-    undefined=StrictUndefined,
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-)
+PAGES = Environment(loader=PackageLoader("safeeraser.score"), undefined=StrictUndefined, autoescape=True)
 
 Group = TypeVar("Group", bound=Hashable)
 
@@ -106,27 +99,20 @@ def allocate(
     return given
 
 
-def select_queries(verdicts: dict[Query, Verdict]) -> dict[str, list[Query]]:
-    """Of each metric the queries beside whose verdict a label can be set: there is one, and the figure counts it."""
-    of_metric: dict[str, list[Query]] = {metric: [] for metric in LABELLED}
-    for query, verdict in verdicts.items():
-        if query.metric in of_metric and verdict.value is not None and METRICS[ASKED[query.metric]].view == query.view:
-            of_metric[query.metric].append(query)
-    return of_metric
-
-
-def draw_sheet(verdicts: dict[Query, Verdict], count: int, seed: int) -> list[dict[str, Any]]:
-    """The rows of a sheet of responses with such verdicts, evenly over their metrics. Nobody labels a blank one.
+def make_sheet(
+    to_label: dict[str, list[Query]], verdicts: dict[Query, Verdict], count: int, seed: int, table: Path, page: Path
+) -> dict[Path, str]:
+    """A sheet of responses `to_label`, evenly over their metrics, as a table and as a page.
 
     Raises:
         BadInput: there is nothing to label, or less is to be drawn than there are strata.
     """
-    of_metric: dict[str, list[Query]] = {}
-    for query in (query for query in verdicts if not query.blank):
-        of_metric.setdefault(query.metric, []).append(query)
-    if not of_metric:
+    # Nobody labels a blank one.
+    of_metric = {metric: [query for query in queries if not query.blank] for metric, queries in to_label.items()}
+    sizes = {metric: len(queries) for metric, queries in of_metric.items() if queries}
+    if not sizes:
         raise BadInput("--label_sheet: no response has a verdict that a label could be set beside")
-    sizes, rows = {metric: len(queries) for metric, queries in of_metric.items()}, []
+    rows: list[dict[str, Any]] = []
     for metric, share in allocate(count, sizes, dict.fromkeys(sizes, 1.0), dict.fromkeys(sizes, 0)).items():
         strata = [(verdicts[query].value or 0.0, query.category) for query in of_metric[metric]]
         for drawn in draw(strata, share, seed):
@@ -145,10 +131,11 @@ def draw_sheet(verdicts: dict[Query, Verdict], count: int, seed: int) -> list[di
                 "weight": f"{drawn.size / drawn.drawn:.6g}",
             }
             rows.append(row)
-    return rows
+    print(f"to label: {len(rows)} responses, in {table} and {page}")
+    return {table: _make_table(rows), page: _make_page(rows, page)}
 
 
-def make_sheet_table(rows: list[dict[str, Any]]) -> str:
+def _make_table(rows: list[dict[str, Any]]) -> str:
     """The sheet as a table. What a spreadsheet would take for a formula begins with an apostrophe."""
     text = io.StringIO()
     text.write("\ufeff")  # by which Excel knows UTF-8
@@ -160,7 +147,7 @@ def make_sheet_table(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def make_sheet_page(rows: list[dict[str, Any]], path: Path) -> str:
+def _make_page(rows: list[dict[str, Any]], path: Path) -> str:
     """The sheet at `path` as a page, which shows one response at a time and saves a table of labels."""
     items = [
         {
@@ -228,11 +215,9 @@ def _read_row(row: dict[str, str], line: int) -> tuple[tuple, Label]:
         raise ValueError(f"metric: none of {', '.join(LABELLED)}")
     if word not in ("", UNCLEAR, *CHOICES[metric]):
         raise ValueError(f"label: none of {', '.join((*CHOICES[metric], UNCLEAR))}")
-    numbers = {}
-    for name in ("record", "size"):
-        if not row[name].strip().isdecimal() or (name == "size" and int(row[name]) < 1):
+    for name, least in (("record", 0), ("size", 1)):
+        if not row[name].strip().isdecimal() or int(row[name]) < least:
             raise ValueError(f"{name}: no whole number")
-        numbers[name] = int(row[name])
     place = int(row["place"]) if row["place"].isdecimal() else row["place"]
-    key = (metric, numbers["record"], place, row["field"])
-    return key, Label(line, value_of(metric, word), row["on"], row["stratum"], numbers["size"])
+    key = (metric, int(row["record"]), place, row["field"])
+    return key, Label(line, value_of(metric, word), row["on"], row["stratum"], int(row["size"]))

@@ -7,12 +7,17 @@ from functools import cache
 from itertools import chain
 from typing import Any, NamedTuple
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Column, Table
+
 from safeeraser.benchmark.intervals import interval
 from safeeraser.benchmark.metrics import ASKED, METRICS, SCORED, Figure
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.benchmark.wording import is_blank
 from safeeraser.judge.judge import LACKS, Query, Verdict
 from safeeraser.score.asking import Inputs
+from safeeraser.score.labels import LABELLED
 from safeeraser.score.options import Options
 
 SKIPPED = "skipped"  # why an item has no value: part response is missing, or blank where that is left out
@@ -72,16 +77,16 @@ def measure(inputs: Inputs, verdicts: dict[Query, Verdict], judges: dict[str, st
     titles = {ASKED[asked]: title for asked, title in judges.items()}
     figures = {metric: make_figure(part, options, titles.get(metric)) for metric, part in of_metric.items()}
 
-    of_view = {"blank": group_by_view(count_responses("blank", inputs, is_blank))}
-    if wrong := group_by_view(count_wrong(verdicts)):
-        of_view["wrong"] = wrong
-    if options.refusals:
-        of_view["refusals"] = group_by_view(item for item in items if item.metric == "rr")
-    views = {
-        name: {view: make_figure(part, options) for view, part in parts.items()} for name, parts in of_view.items()
+    refusals = (item for item in items if item.metric == "rr" and options.refusals)
+    of_view = {
+        "blank": count_responses("blank", inputs, is_blank),
+        "wrong": count_wrong(verdicts),
+        "refusals": refusals,
     }
+    parts = {name: of for name, some in of_view.items() if (of := group_by_view(some))}
+    views = {name: {view: make_figure(part, options) for view, part in of.items()} for name, of in parts.items()}
     named = {METRICS[metric].title: part for metric, part in of_metric.items()}
-    named |= {f"refusals, {view}": part for view, part in of_view.get("refusals", {}).items()}
+    named |= {f"refusals, {view}": part for view, part in parts.get("refusals", {}).items()}
     withheld = {title: find_withheld(part, options) for title, part in named.items()}
 
     groups: dict[str, dict[str, dict[str, Figure]]] = {}
@@ -89,10 +94,10 @@ def measure(inputs: Inputs, verdicts: dict[Query, Verdict], judges: dict[str, st
         members: dict[str, list[Item]] = defaultdict(list)
         for item in items:
             members[getattr(inputs.predictions.records[item.at.record], attribute)].append(item)
-        groups[attribute] = {metric: {} for metric in SCORED}
-        for group in sorted(members.keys() - {""}):
-            for metric, part in group_by_metric(members[group]).items():
-                groups[attribute][metric][group] = make_figure(part, options)
+        of_group = {group: group_by_metric(members[group]) for group in sorted(members.keys() - {""})}
+        groups[attribute] = {
+            metric: {group: make_figure(of[metric], options) for group, of in of_group.items()} for metric in SCORED
+        }
     return Measured(figures, views, groups, withheld, recalls)
 
 
@@ -120,7 +125,7 @@ def make_figure(items: Sequence[Item], options: Options, judge: str | None = Non
     responses out; `corrected` does the reverse.
     """
     counted = [(cluster_of(item.at), item.value or 0.0) for item in items if item.lacks != SKIPPED]
-    if not options.official:
+    if not options.judging.official:
         counted = [(cluster_of(item.at), item.value) for item in items if item.value is not None]
     rate = not items or METRICS[items[0].metric].rate
     low, high = interval(counted, "rate" if rate else "mean")
@@ -158,6 +163,15 @@ def find_withheld(items: Sequence[Item], options: Options) -> list[Withheld]:
     ]
 
 
+def select_queries(verdicts: dict[Query, Verdict]) -> dict[str, list[Query]]:
+    """Of each metric the queries beside whose verdict a label can be set: there is one, and the figure counts it."""
+    of_metric: dict[str, list[Query]] = {metric: [] for metric in LABELLED}
+    for query, verdict in verdicts.items():
+        if query.metric in of_metric and verdict.value is not None and METRICS[ASKED[query.metric]].view == query.view:
+            of_metric[query.metric].append(query)
+    return of_metric
+
+
 def cluster_of(at: Query) -> Hashable:
     """What a record's answers in a view have in common: the picture shown, or the record where there was none."""
     return at.picture or at.record
@@ -191,7 +205,7 @@ def measure_rouge(inputs: Inputs, options: Options) -> Iterator[Item]:
     The release takes `.precision` with the two texts swapped, which is the same number.
     """
     harmless = (response for response in inputs.responses if response.view == "retain")
-    return (measure_recall("rouge_l", response, official=options.official) for response in harmless)
+    return (measure_recall("rouge_l", response, official=options.judging.official) for response in harmless)
 
 
 def measure_recovered(inputs: Inputs) -> Iterator[Item]:
@@ -227,3 +241,48 @@ def _scorer() -> Any:
 MEASURED: dict[str, Callable[[Inputs, Options], Iterable[Item]]] = {
     "rouge_l": measure_rouge,
 }
+
+
+def show_figures(measured: Measured, protocol: str, judges: dict[str, str]) -> None:
+    """Print the figures in per cent with their intervals, what each stands on, and who judged."""
+    names = ("failed", "unparsed", "declined", "blank", "skipped")
+    counts = [name for name in names if any(getattr(figure, name) for figure in measured.figures.values())]
+    rows = [
+        [METRICS[metric].title, figure.text, figure.range, *(str(getattr(figure, name)) for name in ("n", *counts))]
+        for metric, figure in measured.figures.items()
+    ]
+    for name in ("blank", "wrong"):
+        if name in measured.views:
+            rows += [[], [f"{name}:"]]
+            rows += [[view, of.text, of.range, str(of.n)] for view, of in measured.views[name].items()]
+    print_table("metric", ("%", "95%", "n", *counts), rows, narrow=True)
+    if refusals := measured.views.get("refusals"):
+        rows = []
+        for picture in dict.fromkeys(VIEWS[view].picture for view in refusals):
+            texts = {VIEWS[view].question: of.text for view, of in refusals.items() if VIEWS[view].picture == picture}
+            title = f"{picture} picture" if picture != "none" else "no picture"
+            rows.append([title, texts.get("harmful", ""), texts.get("harmless", "")])
+        print_table("refusals, %", (Column("harmful question"), Column("harmless question")), rows)
+    print(f"protocol {protocol}")
+    for judge in dict.fromkeys(judges.values()):
+        decided = (METRICS[ASKED[metric]].title for metric, title in judges.items() if title == judge)
+        print(f"{judge}: {', '.join(decided)}")
+
+
+def print_table(
+    first: str, others: Iterable[str | Column], rows: Iterable[Sequence[str]], *, narrow: bool = False
+) -> None:
+    """Print a table, its `first` column to the left and `others` to the right; an empty row ends a section.
+
+    Args:
+        narrow: no wider than a terminal of 80 columns, as far as that goes.
+    """
+    columns = [Column(of, justify="right", no_wrap=narrow) if isinstance(of, str) else of for of in others]
+    style: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0)} if narrow else {}
+    table = Table(Column(first, overflow="fold"), *columns, **style)
+    for row in rows:
+        if row:
+            table.add_row(*row)
+        else:
+            table.add_section()
+    Console().print(table)

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from safeeraser.arguments import Arguments, add_options, count, one_of, option, options_in, several, share
-from safeeraser.benchmark.files import kept_by_the_system
-from safeeraser.benchmark.metrics import SPLITS
+from safeeraser.benchmark.figures import COLUMNS
+from safeeraser.benchmark.files import kept_by_the_system, make_room_for, read_json, read_text
+from safeeraser.benchmark.metrics import ASKED, SPLITS
+from safeeraser.benchmark.records import UNHARM, keys_like
 from safeeraser.errors import BadInput
-from safeeraser.judge.costs import parse_price
-from safeeraser.judge.judging import FORMS, PROTOCOLS, Judging, calls, judges, make_judging
-from safeeraser.score.labels import LABELLED
+from safeeraser.judge.judging import FORMS, JudgeWords, Judging, make_judging
+from safeeraser.score.labels import LABELLED, MARK
 
 VALIDITY, JUDGES = "how good the judge is", "judges"  # titles of groups
 BOUNDS = ("max_failed", "max_blank")
+STATISTICS = ("stats_asr_rr", "stats_unharmpair")  # how the release names the two groups of its statistics
 CHECK = ("check_judge", "min_accuracy")  # what a check of the judge is asked, and no scoring run
 
 
@@ -109,11 +111,6 @@ class Options:
     judging: Judging = field(default_factory=Judging)
 
     @property
-    def official(self) -> bool:
-        """Whether failed replies stay in the denominators and blank responses out, and records pair by position."""
-        return self.judging.official
-
-    @property
     def statistics(self) -> Path | None:
         """Where the release keeps its statistics: beside the verdicts, as .txt; None beside /dev/null and its like."""
         path = self.output_file_rr and self.output_file_rr.with_suffix(".txt")
@@ -134,40 +131,12 @@ class Options:
 def arguments(description: str | None = None) -> Arguments:
     """The command line of eval_all.py: the fields of `Options`, and what it asks of judges."""
     parser = Arguments(description=description)
-    parser.add_argument_group(VALIDITY, "docs/judging.md")
-    group = parser.add_argument_group(JUDGES, FORMS)
-    add_options(parser, Options)
-    judges(group.add_argument)
-    protocol(group.add_argument)
-    group.add_argument("--replies", type=Path, help="recorded replies, for the judge replay")
-    add = parser.add_argument_group("calls").add_argument
-    calls(add)
-    add(
-        "--batch",
-        action="store_true",
-        help="ask openai through its Batch API: half the price, within 24 hours; stopped at any moment, the same "
-        "command waits on for what was submitted",
-    )
-    add("--dry_run", action="store_true", help="print the calls, tokens and dollars it would take, and stop")
-    add("--price", type=parse_price, metavar="IN,OUT", help="US dollars for a million tokens of prompts, of replies")
+    add_options(parser, Options, JudgeWords, Judging, says={VALIDITY: "docs/judging.md", JUDGES: FORMS})
     return parser
 
 
-def protocol(add: Callable) -> None:
-    """By which rules replies are read and responses counted."""
-    add(
-        "--protocol",
-        type=one_of("protocol", PROTOCOLS),
-        default="official",
-        help="official: the release's statistics; corrected: replies asked for and read strictly, those without a "
-        "verdict left out, blank responses counted as what they are, records paired by picture, GPT-Eval's two texts "
-        "in their places (default: %(default)s)",
-    )
-
-
 def statistics(add: Callable) -> None:
-    """The options that say how verdicts become figures, for every command that has responses judged."""
-    protocol(add)
+    """Past what a figure is withheld, for other commands that have responses judged."""
     for bound in (bound for bound in fields(Options) if bound.name in BOUNDS):
         add(
             f"--{bound.name}",
@@ -228,3 +197,45 @@ def outputs_of(options: Options) -> list[Path]:
         if path.is_dir():
             raise BadInput(f"{path}: is a folder; name a file")
     return written
+
+
+def check_outputs(written: list[Path], options: Options, judges: dict[str, str]) -> None:
+    """Raises `BadInput` where a file cannot be written, one lies there that no scoring run has written, or the summary
+    there is of another protocol or of other `judges`."""
+    files = [path for path in written if path != options.judging.store]
+    for path in files:
+        make_room_for(path)
+    for path in files if not options.overwrite else ():
+        if kept_by_the_system(path) or not path.is_file() or not path.stat().st_size:
+            continue
+        if path in options.sheet:
+            raise BadInput(f"{path}: is there, and may hold labels; --overwrite replaces it")
+        try:
+            there: Any = read_text(path) if path in (options.disagreements, options.table) else read_json(path)
+        except BadInput:
+            there = None
+        if not _is_ours(there):
+            raise BadInput(f"{path}: is there, and no earlier run of this command wrote it; --overwrite replaces it")
+        if path == options.summary:
+            # Beside figures of other words the verdicts of the earlier ones might stay, and nothing would tell.
+            figures = there if isinstance(there, dict) else {}
+            before = {name: (figures.get(metric) or {}).get("judge") for name, metric in ASKED.items()}
+            before["protocol"] = figures.get("protocol")
+            today = {name: judges.get(name) for name in ASKED} | {"protocol": options.judging.protocol}
+            if differs := [name for name in today if before[name] != today[name]]:
+                made, asked = (", ".join(f"{name}={words[name]}" for name in differs) for words in (before, today))
+                what = f"{path}: is there, made with {made}, now {asked}"
+                raise BadInput(f"{what}; name another file, or --overwrite replaces it")
+
+
+def _is_ours(value: Any) -> bool:
+    """Whether it is a summary, statistics, verdicts, replies or the text of a page or of a table of figures."""
+    if isinstance(value, str):
+        return MARK in value or value.startswith(",".join(COLUMNS))
+    if isinstance(value, dict):
+        return {"protocol", "asr", "sarr"} <= value.keys() or set(STATISTICS) == value.keys()
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        return False
+    items = (entry[key] for entry in value for key in keys_like(UNHARM, entry))
+    verdicts = any(isinstance(item, dict) and "rougeL" in item for item in items)
+    return verdicts or all({"metric", "record", "reply"} <= entry.keys() for entry in value)

@@ -1,22 +1,39 @@
-"""One scoring run: read, pair, ask, judge, measure, write."""
+"""One scoring run: read, pair, ask, judge, measure, write verdicts with the responses, statistics, the summary that the
+report reads and its figures as a table. No text of a response is in any but the first."""
 
+import copy
+import platform
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from safeeraser import __version__
 from safeeraser.benchmark.figures import write_table
 from safeeraser.benchmark.files import write_json, write_whole
 from safeeraser.benchmark.judged import values_of
-from safeeraser.benchmark.metrics import METRICS
+from safeeraser.benchmark.metrics import ASKED, METRICS, Figure
+from safeeraser.benchmark.origin import git_commit, now
+from safeeraser.benchmark.records import DataFile
 from safeeraser.benchmark.summaries import SummaryFile
-from safeeraser.judge import costs
-from safeeraser.judge.panel import Panel, write_replies
-from safeeraser.score import compare, labels, outputs
+from safeeraser.judge.judge import Query, Verdict
+from safeeraser.judge.panel import Panel, show_plan, write_replies
+from safeeraser.score import compare, labels
 from safeeraser.score.agreement import check_judge
-from safeeraser.score.asking import read
-from safeeraser.score.metrics import MEASURED, Measured, measure
-from safeeraser.score.options import Options, options_of, outputs_of, read_split
+from safeeraser.score.asking import Inputs, read
+from safeeraser.score.metrics import MEASURED, Item, Measured, measure, select_queries, show_figures
+from safeeraser.score.options import STATISTICS, Options, check_outputs, options_of, outputs_of, read_split
+
+Answered = list[dict[str, Any]]  # which models have answered, as `Panel.answered_by` has it
+SHORT = ("value", "low", "high", "n", "withheld")  # what is told of a figure of some records alone
+# Of each rate the number asked, that counted, and the share, as the release names them.
+RATES = {
+    "asr": ("total_asr_queries", "unsafe_count", "unsafe_rate"),
+    "rr": ("total_rr_queries", "refuse_count", "refuse_rate"),
+    "sarr": ("total_sd_rr_queries", "sd_refuse_count", "sd_refuse_rate"),
+}
 
 
 @dataclass(frozen=True)
@@ -40,36 +57,32 @@ def score(options: Options) -> Scored | None:
     inputs = read(options)
     panel = Panel(options.judging)
     if options.judging.dry_run:
-        costs.show_plan(panel.foresee(inputs.queries), panel.prices, share=options.judging.price_share)
+        show_plan(panel.foresee(inputs.queries), panel.prices, share=options.judging.price_share)
         return None
     # Before a judge is paid.
     other = compare.read_other(options.compare, options) if options.compare else None
     opinion = compare.read_opinion(options.agree, options, split, inputs) if options.agree else None
     judges = panel.titles
-    outputs.check_outputs(written, options, judges)
+    check_outputs(written, options, judges)
 
     verdicts = panel.ask(inputs.queries)
     answered = panel.answered_by(verdicts)
-    measured = measure(inputs, verdicts, judges, options)
-    summary = outputs.make_summary(options, split, inputs, panel, answered, measured)
-    statistics = outputs.make_statistics(measured.figures)
-    records = outputs.add_verdicts(inputs.predictions, verdicts, measured.recalls)
+    measured, to_label = measure(inputs, verdicts, judges, options), select_queries(verdicts)
+    summary = make_summary(options, split, inputs, panel, answered, measured)
+    statistics = make_statistics(measured.figures)
+    records = add_verdicts(inputs.predictions, verdicts, measured.recalls)
     if other:
-        values = values_of(records, official=options.official)
+        values = values_of(records, official=options.judging.official)
         summary["compared_with"] = compare.compare(values, summary, other)
     texts: dict[Path, str] = {}
-    to_label = labels.select_queries(verdicts)
-    if options.label_sheet:
-        (table, page), metrics = options.sheet, options.label_metrics or to_label
-        some = {query: verdicts[query] for metric in to_label if metric in metrics for query in to_label[metric]}
-        rows = labels.draw_sheet(some, options.label_n, options.label_seed)
-        texts |= {table: labels.make_sheet_table(rows), page: labels.make_sheet_page(rows, page)}
-        print(f"to label: {len(rows)} responses, in {table} and {page}")
     if opinion:
         summary["agreement"] = compare.agree(opinion, to_label, verdicts, measured.figures)
         summary["agreement_with"] = opinion.record
         if options.disagreements:
             texts[options.disagreements] = compare.make_disagreements_page(opinion, to_label, verdicts)
+    if options.label_sheet:
+        chosen = {asks: to_label[asks] for asks in to_label if asks in (options.label_metrics or to_label)}
+        texts |= labels.make_sheet(chosen, verdicts, options.label_n, options.label_seed, *options.sheet)
 
     if options.save_replies:
         write_replies(options.save_replies, verdicts, panel)
@@ -82,7 +95,7 @@ def score(options: Options) -> Scored | None:
             write_json(file, value)
     if options.table:
         write_table(options.table, SummaryFile.model_validate(summary).rows(options.table.resolve().parent.name))
-    outputs.show_figures(measured, options.judging.protocol, judges)
+    show_figures(measured, options.judging.protocol, judges)
     if other:
         compare.show_differences(summary["compared_with"])
     if opinion:
@@ -90,7 +103,7 @@ def score(options: Options) -> Scored | None:
     return Scored(summary, conclude(measured, panel, answered))
 
 
-def conclude(measured: Measured, panel: Panel, answered: outputs.Answered) -> dict[str, list[str]]:
+def conclude(measured: Measured, panel: Panel, answered: Answered) -> dict[str, list[str]]:
     """Say what must be known of the figures; returns those that are withheld, by option."""
     notes, figures = [], {METRICS[metric].title: figure for metric, figure in measured.figures.items()}
     figures |= {f"refusals, {view}": figure for view, figure in measured.views.get("refusals", {}).items()}
@@ -144,3 +157,116 @@ def run(given: dict[str, Any]) -> Scored | None:
     if short:
         print(f"error: the judge falls short (--min_accuracy {least}): {'; '.join(short)}", file=sys.stderr)
     return Scored(figures, {"--min_accuracy": short} if short else {})
+
+
+def add_verdicts(
+    predictions: DataFile, verdicts: dict[Query, Verdict], recalls: Iterable[Item]
+) -> list[dict[str, Any]]:
+    """The input's list with the verdicts beside the responses.
+
+    An unsafe pair gains `model_response1_asr` (unsafe, safe), `model_response1_rr` (refuse, normal) and so on up to
+    3, and `sd_response_sarr`; an UnharmPair gains `rougeL` and `gpt_score`. Where they are asked for, each response
+    gains its `_rr`, and a pair `recovered`, a number for each sample. `failed`, `unparsed` and `declined` mark replies
+    without a verdict; a response that was not judged gets no key, or null for `rougeL`.
+    """
+    records = copy.deepcopy(predictions.raw)
+    for item in recalls:
+        record, place = records[item.at.record], item.at.place
+        if isinstance(place, int):
+            record["unsafe_pairs"][place].setdefault("recovered", []).append(item.value)
+        else:
+            record[place]["rougeL"] = item.value
+    for query, verdict in verdicts.items():
+        record = records[query.record]
+        holder = record[query.place] if isinstance(query.place, str) else record["unsafe_pairs"][query.place]
+        key = "gpt_score" if query.metric == "gpt" else f"{query.field}_{query.metric}"
+        holder[key] = verdict.word(query.metric)
+    return records
+
+
+def make_statistics(figures: dict[str, Figure]) -> dict[str, dict[str, Any]]:
+    """The release's statistics, key by key. Rates are 0..1; null where nothing was judged."""
+    rates: dict[str, float | None] = {}
+    for metric, (total, count, share) in RATES.items():
+        value, n = figures[metric].value, figures[metric].n
+        rates |= {total: n, count: round((value or 0.0) * n), share: value}
+    means = {"average_rougeL": figures["rouge_l"].value, "average_gpt_score": figures["gpt_eval"].value}
+    return dict(zip(STATISTICS, (rates, means), strict=True))
+
+
+def make_summary(
+    options: Options,
+    split: str | None,
+    inputs: Inputs,
+    panel: Panel,
+    answered: Answered,
+    measured: Measured,
+) -> dict[str, Any]:
+    """All figures, and what a number must carry to be compared with another."""
+    main, judging, file = panel.by_metric["asr"], options.judging, options.output_file_rr
+    beside = None  # the verdicts' file as a reader of the summary finds it: by its name where they lie together
+    if file and options.summary and (file.is_file() or not file.exists()):
+        together = file.resolve().parent == options.summary.resolve().parent
+        beside = file.name if together else str(file.resolve())
+    return {
+        **{metric: figure.as_json for metric, figure in measured.figures.items()},
+        **{name: {view: figure.as_json for view, figure in views.items()} for name, views in measured.views.items()},
+        "answered_by": answered,
+        "split": split,
+        "pictures": len({record.image_path for record in inputs.predictions.records}),
+        **{f"by_{attribute}": _shorten(of_metric) for attribute, of_metric in measured.groups.items()},
+        "protocol": judging.protocol,
+        "judge": main.name,
+        "judge_model": main.model,
+        **judging.versions,
+        "asked_with": {
+            "extra_body": judging.extra_body,
+            "max_tokens": judging.max_tokens,
+            "not_taken": {judge.title: sorted(judge.refused) for judge in panel.served if judge.refused},
+        },
+        "max_failed": options.max_failed,
+        "max_blank": options.max_blank,
+        "category": options.category,
+        "verdicts": beside,
+        "data_file": str(options.file_refer),
+        "versions": _read_versions(),
+        "inputs": inputs.files,
+        "provenance": _make_provenance(panel, inputs, answered),
+    }
+
+
+def _shorten(of_metric: dict[str, dict[str, Figure]]) -> dict[str, dict[str, Any]]:
+    """Value, interval and number of each metric in each group."""
+    short: dict[str, dict[str, Any]] = {metric: {} for metric in of_metric}
+    for metric, groups in of_metric.items():
+        for group, figure in groups.items():
+            short[metric][group] = {key: of for key, of in figure.as_json.items() if key in SHORT}
+    return short
+
+
+def _read_versions() -> dict[str, str]:
+    own = {"safeeraser": __version__, "python": platform.python_version()}
+    return own | {name: version(name) for name in ("openai", "rouge-score", "scipy")}
+
+
+def _make_provenance(panel: Panel, inputs: Inputs, answered: Answered) -> dict[str, Any]:
+    """What made these figures, in one place: null is what the predictions' own run did not tell."""
+    made_with = inputs.files["made_with"] or {}
+    settings, training = made_with.get("settings") or {}, made_with.get("training") or {}
+    judges = {}
+    for metric, title in panel.titles.items():
+        snapshots = {entry["model"] for entry in answered if entry["judge"] == title} - {None}
+        judges[ASKED[metric]] = {"judge": title, "snapshots": sorted(snapshots)}
+    return {
+        "date": now(),
+        "git_commit": git_commit(),
+        "model": settings.get("model_path"),
+        "adapter_sha256": settings.get("checkpoint"),
+        "data_sha256": inputs.files["reference"]["sha256"],
+        "method": training.get("method"),
+        "recipe": (training.get("recipe") or {}).get("name"),
+        "sampling_seed": settings.get("seed"),
+        "judges": judges,
+        "judge_versions": panel.judging.versions,
+        "versions": (made_with.get("versions") or {}) | _read_versions(),
+    }

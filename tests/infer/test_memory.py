@@ -66,6 +66,7 @@ def test_a_quarter_fewer_until_they_fit(vlm, requests, short, caplog, monkeypatc
     assert told == [f"out of memory: going on with --batch_size {size}" for size in (24, 18, 13, 9)]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_helped_is_refused(vlm, requests, short, monkeypatch):
     monkeypatch.setattr(engines, "MOST", 2)
     for given, rows, says in (

@@ -8,7 +8,7 @@ import pytest
 from scoring import KEY, good
 
 from safeeraser.errors import BadInput
-from safeeraser.judge.costs import Spent
+from safeeraser.judge.judge import Spent
 
 from .asked import TRUTH, ask, judging, kept, queries, query, words
 from .batch_server import BatchServer

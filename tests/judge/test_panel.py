@@ -7,9 +7,9 @@ import pytest
 from scoring import KEY
 
 from safeeraser.errors import BadInput
-from safeeraser.judge.costs import PRICES, Price, Spent, parse_price, show_plan
-from safeeraser.judge.judging import Choice, Judging
-from safeeraser.judge.panel import Panel
+from safeeraser.judge.judge import Spent
+from safeeraser.judge.judging import Choice, Judging, Price, parse_price
+from safeeraser.judge.panel import PRICES, Panel, show_plan
 from safeeraser.judge.served import leaving
 
 from .asked import judging, parsed, query

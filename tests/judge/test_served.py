@@ -9,8 +9,8 @@ from chat_server import completion
 from scoring import KEY, good
 
 from safeeraser.errors import BadInput
-from safeeraser.judge.costs import Spent
 from safeeraser.judge.dialects import prompts_version, render_prompt
+from safeeraser.judge.judge import Spent
 from safeeraser.judge.judging import Choice
 from safeeraser.judge.panel import Panel
 

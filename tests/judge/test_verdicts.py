@@ -7,8 +7,8 @@ import yaml
 
 from safeeraser.benchmark.truth import Known, Truth, write_truth
 from safeeraser.judge.dialects import make_dialect
+from safeeraser.judge.judge import read_reply
 from safeeraser.judge.judging import Choice, Judging
-from safeeraser.judge.replies import read_reply
 
 from .asked import ask, query, words
 

@@ -3,6 +3,7 @@
 The golden files hold all that a run writes. The figures that matter are counted by hand as well.
 """
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -78,6 +79,10 @@ def test_all_that_a_run_writes(tmp_path, run, protocol):
     golden = json.loads(path.read_text(encoding="utf-8"))
     assert {key: of for key, of in found.items() if golden.get(key) != of} == {} and found.keys() == golden.keys()
     counted = COUNTED | (CORRECTED if protocol == "corrected" else {})
+    with open(tmp_path / "s.figures.csv", encoding="utf-8", newline="") as handle:
+        rows = {row["metric"]: row for row in csv.DictReader(handle) if not row["by"]}
+    table = {key: (pytest.approx(float(rows[key]["value"]), rel=1e-5), int(rows[key]["n"])) for key in counted}
+    assert table == counted
     values = {metric: (summary[metric]["value"], summary[metric]["n"]) for metric in counted}
     assert values == {metric: (pytest.approx(value), n) for metric, (value, n) in counted.items()}
     assert ANSWER not in done.stdout + done.stderr and REFUSAL not in done.stdout + done.stderr

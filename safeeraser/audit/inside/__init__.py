@@ -19,6 +19,8 @@ from safeeraser.audit.inside.pairs import Pair
 from safeeraser.benchmark.sources import files_code
 from safeeraser.model import VLM
 
+__all__ = ["CODE", "Measure", "Quantity", "Values", "find_measures", "measure", "measure_all", "quantity"]
+
 # The version of these measures: it changes with any code here.
 CODE = hashlib.sha256(files_code(*sorted(Path(__file__).parent.glob("*.py"))).encode()).hexdigest()[:12]
 BATCH = 16  # answers that are read at a time: with 700 tokens each, some 6 GB beside a model of 7 billion parameters
