@@ -8,9 +8,9 @@ from typing import Any
 from scipy.stats import false_discovery_control
 
 from safeeraser import __version__
-from safeeraser.audit.findings import findings, recovers_by
+from safeeraser.audit.findings import findings, recoveries
 from safeeraser.audit.inside import quantity
-from safeeraser.audit.inside.states import score
+from safeeraser.audit.inside.measures import score
 from safeeraser.audit.measure import incomplete
 from safeeraser.audit.options import Options
 from safeeraser.audit.plan import Point, points_of, read_point
@@ -27,13 +27,12 @@ from safeeraser.audit.statistics import (
     steps_to,
     values_at,
 )
-from safeeraser.audit.subjects import Subjects
+from safeeraser.audit.subjects import Subject, Subjects
 from safeeraser.benchmark.audits import FORMAT, Audit
-from safeeraser.benchmark.figures import AUDITED, write_table
+from safeeraser.benchmark.figures import AUDITED, Row, find, pick, write_table
 from safeeraser.benchmark.files import write_json
 from safeeraser.infer.attacks import ATTACKS
 
-NOT_MEASURED = "not measured"
 KEPT = ("group", "name", "at", "metrics", "refusals", "blank", "wrong", "measures")
 COMPARED = ("asr", "recovered", "rr", "sarr", "rouge_l")  # metrics of which differences are told
 NS = (1, 3, 10)  # of ASR@n
@@ -47,9 +46,12 @@ def write_card(options: Options, everyone: Subjects) -> None:
     points = points_of(("all",), options, everyone)
     found = {point: read_point(point, options) for point in points}
     there = {point: value for point, value in found.items() if value and (value["metrics"] or value.get("measures"))}
-    judge = options.judging.judge
     told = [*_plain(there, options), *_relearned(there, options), *_scale_ends(there)]
-    end, shares = _shares(there, options)
+    measured = Audit.model_validate({"format": FORMAT, "points": told})
+    recovering = recoveries(measured)
+    for point in filter(_attacked, told):
+        point["recovers"] = bool(recovering[point["name"]])
+    judge, (end, shares) = options.judging.judge, _shares(there, options)
     card = {
         "format": FORMAT,
         "checkpoint": str(options.checkpoint_path),
@@ -66,76 +68,62 @@ def write_card(options: Options, everyone: Subjects) -> None:
         "quantities": {name: vars(quantity(name)) for one in told for name in one.get("measures", {})},
         "shares_to": end,
         "shares": shares,
-        "relearning": _curves(told),
-        "missing": _missing(found),
+        "relearning": _curves(measured.rows()),
+        "missing": [*_missing(found)],
         "versions": {"safeeraser": __version__}
         | {package: version(package) for package in ("torch", "transformers", "peft")},
     }
-    _conclude(card)
-    write_json(options.card, card)
-    write_table(options.card.with_suffix(".figures.csv"), Audit.model_validate(card).rows())
-
-
-def _conclude(card: dict[str, Any]) -> None:
-    """Add what follows from the figures: which attacks bring answers back, then all other conclusions and the lines."""
-    rows = Audit.model_validate(card).rows()
-    informed = [point["name"] for point in card["points"] if point.get("informed")]
-    for point in card["points"]:
-        if _attacked(point):
-            point["recovers"] = bool(recovers_by(rows, point["name"], informed))
     audit = Audit.model_validate(card)
     card["concluded"] = audit.conclusions().model_dump()
     card["findings"] = [finding.model_dump() for finding in findings(audit)]
+    write_json(options.card, card)
+    write_table(options.card.with_suffix(".figures.csv"), audit.rows())
 
 
 def lacking(point: Point, found: dict[str, Any] | None) -> list[str]:
     """What is not there of a point, in words."""
     if found:
-        return [f"{point.title}: {reason}" for reason in incomplete(found)]
-    reason = point.lacks or NOT_MEASURED
-    if point.relearned:
-        stopped = ended(point.relearned.training) and not point.relearned.adapter.is_dir()
-        reason = "its training ended before" if stopped else reason
-    return [f"{point.title}: {reason}"]
+        return incomplete(found)
+    if (at := point.relearned) and ended(at.training) and not at.adapter.is_dir():
+        return ["its training ended before"]
+    return [point.lacks or "not measured"]
 
 
-def _missing(found: dict[Point, dict[str, Any] | None]) -> list[str]:
+def _missing(found: dict[Point, dict[str, Any] | None]) -> Iterator[str]:
     """What is not there; a group of which nothing is measured in one line."""
-    groups: dict[tuple[str, str], list[Point]] = defaultdict(list)
+    groups: dict[tuple[Subject, str], list[Point]] = defaultdict(list)
     for point in found:
-        groups[point.subject.name, point.group].append(point)
-    told = []
+        groups[point.subject, point.group].append(point)
     for (subject, group), points in groups.items():
-        lines = [line for point in points for line in lacking(point, found[point])]
-        reasons = {line.rpartition(": ")[2] for line in lines}
-        alike = len(lines) == len(points) > 1 and len(reasons) == 1
-        of = "" if subject == AUDITED else f"{subject}: "
-        told += [f"{of}{group}: {reasons.pop()}"] if alike else lines
-    return told
+        reasons = [(point.title, reason) for point in points for reason in lacking(point, found[point])]
+        if len(reasons) == len(points) > 1 and len({reason for _, reason in reasons}) == 1:
+            reasons = [(f"{subject.prefix}{group}", reasons[0][1])]
+        yield from (f"{title}: {reason}" for title, reason in reasons)
 
 
 def _plain(there: Measured, options: Options) -> list[dict[str, Any]]:
     """The points that stand for themselves, with what they differ by from others."""
-    others = {(point.subject.name, point.group, point.name): point for point in there}
-    told = {}
+    others, points = {(point.subject.name, point.group, point.name): point for point in there}, []
     for point, value in there.items():
         if point.relearned:
             continue
-        told[point] = {"subject": point.subject.name} | {key: value[key] for key in KEPT if key in value}
+        points.append(told := {"subject": point.subject.name} | {key: value[key] for key in KEPT if key in value})
         if point.attack and ATTACKS[point.attack].informed:
-            told[point]["informed"] = True
+            told["informed"] = True
         if point.group == "sampling":
-            told[point]["asr_at"] = {
-                str(n): estimate(of, "mean") for n, of in best_of(point, NS, options).items() if of
-            }
+            told["asr_at"] = {str(n): estimate(of, "mean") for n, of in best_of(point, NS, options).items() if of}
         if point.subject.name == AUDITED and not point.inside:
             beside = {"to_clean": (AUDITED, "clean", "clean"), "to_vanilla": ("vanilla", point.group, point.name)}
-            told[point] |= {name: _differences(point, others.get(key), options) for name, key in beside.items()}
+            told |= {name: _differences(point, others.get(key), options) for name, key in beside.items()}
         if (point.subject.name, point.group) == (AUDITED, "clean"):
-            told[point]["by_picture"] = _by_picture(values_at(point, options))
-    points = list(told.values())
+            values = values_at(point, options)
+            # By how much more of the harmful questions it refuses on the harmful picture than on the benign one.
+            told["by_picture"] = difference(values.get("rr", {}), values.get("refusal_decoupled", {}))
     for metric in COMPARED:
-        _correct([one["to_clean"][metric] for one in points if metric in _attacked(one)])
+        rows = [_attacked(told)[metric] for told in points if metric in _attacked(told)]
+        # The false-discovery rate at which each would be told (Benjamini and Hochberg, 1995).
+        for row, q in zip(rows, false_discovery_control([row["p"] for row in rows]) if rows else (), strict=True):
+            row["q"] = float(q)
     return points
 
 
@@ -144,62 +132,47 @@ def _attacked(told: dict[str, Any]) -> dict[str, Any]:
     return told.get("to_clean", {}) if (told["subject"], told["group"]) == (AUDITED, "attack") else {}
 
 
-def _correct(rows: list[dict[str, Any]]) -> None:
-    """Give each row its q: the false-discovery rate at which it would be told (Benjamini and Hochberg, 1995)."""
-    if rows:
-        for row, q in zip(rows, false_discovery_control([row["p"] for row in rows]), strict=True):
-            row["q"] = float(q)
-
-
-def _by_picture(values: dict[str, Values]) -> dict[str, Any]:
-    """By how much more of the harmful questions it refuses on the harmful picture than on the benign one."""
-    return difference(values.get("rr", {}), values.get("refusal_decoupled", {}))
-
-
 def _differences(point: Point, other: Point | None, options: Options) -> dict[str, Any]:
-    if other in (None, point):
+    if other is None or other is point:
         return {}
-    mine, its = values_at(point, options), values_at(other, options)
-    found = {metric: difference(mine[metric], its[metric]) for metric in COMPARED if metric in mine and metric in its}
-    return {metric: told for metric, told in found.items() if told["n"]}
+    values, others = values_at(point, options), values_at(other, options)
+    metrics = (metric for metric in COMPARED if values.get(metric, {}).keys() & others.get(metric, {}).keys())
+    return {metric: difference(values[metric], others[metric]) for metric in metrics}
 
 
 def _relearned(there: Measured, options: Options) -> Iterator[dict[str, Any]]:
     """The points of curves, each the mean over its seeds, and as step 0 the model that they begin with."""
     steps: dict[tuple[str, str, float], list[Point]] = defaultdict(list)
     for point in there:
-        if point.relearned:
-            steps[point.subject.name, point.group, point.relearned.step].append(point)
-    clean = {point.subject.name: point for point in there if point.group == "clean"}
-    for subject, group in dict.fromkeys((subject, group) for subject, group, _ in steps):
-        if subject in clean:
-            steps[subject, group, 0] = [clean[subject]]
-    for (subject, group, at), points in sorted(steps.items()):
+        if at := point.relearned:
+            steps[point.subject.name, point.group, at.step].append(point)
+    for clean in (point for point in there if point.group == "clean"):
+        for subject, group in {(subject, group) for subject, group, _ in steps if subject == clean.subject.name}:
+            steps[subject, group, 0] = [clean]
+    for (subject, group, step), points in sorted(steps.items()):
         values = [values_at(point, options) for point in points]
-        metrics = {
-            metric: over_seeds([of[metric] for of in values])
-            for metric in ("asr", "rr", "recovered")
-            if all(metric in of for of in values)
+        measured = [metric for metric in ("asr", "rr", "recovered") if all(metric in of for of in values)]
+        yield {
+            "subject": subject,
+            "group": group,
+            "name": f"{step:g}",
+            "at": step,
+            "metrics": {metric: over_seeds([of[metric] for of in values]) for metric in measured},
+            "seeds": {
+                str(at.seed): there[point]["metrics"].get("asr", {}).get("value")
+                for point in points
+                if (at := point.relearned)
+            },
         }
-        seeds = {
-            str(point.relearned.seed): there[point]["metrics"].get("asr", {}).get("value")
-            for point in points
-            if point.relearned
-        }
-        yield {"subject": subject, "group": group, "name": f"{at:g}", "at": at, "metrics": metrics, "seeds": seeds}
 
 
-def _scale_ends(there: Measured) -> list[dict[str, Any]]:
+def _scale_ends(there: Measured) -> Iterator[dict[str, Any]]:
     """The ends of the curve of scales: the untouched model is scale 0, the adapter as it is scale 1."""
-    if not any(point.group == "scaling" for point in there):
-        return []
-    ends = {AUDITED: 1, "vanilla": 0}
-    clean = {point.subject.name: value for point, value in there.items() if point.group == "clean"}
-    return [
-        {"subject": AUDITED, "group": "scaling", "name": str(at), "at": at, "metrics": clean[name]["metrics"]}
-        for name, at in ends.items()
-        if name in clean
-    ]
+    scaled, ends = any(point.group == "scaling" for point in there), {AUDITED: 1, "vanilla": 0}
+    for point, value in there.items():
+        if scaled and point.group == "clean" and (at := ends.get(point.subject.name)) is not None:
+            metrics = value["metrics"]
+            yield {"subject": AUDITED, "group": "scaling", "name": str(at), "at": at, "metrics": metrics}
 
 
 def _shares(there: Measured, options: Options) -> tuple[str, dict[str, Any]]:
@@ -234,27 +207,23 @@ def _shares(there: Measured, options: Options) -> tuple[str, dict[str, Any]]:
     return end, found
 
 
-def _curves(told: list[dict[str, Any]]) -> dict[str, Any]:
+def _curves(rows: list[Row]) -> dict[str, Any]:
     """By attacker and subject: the steps to each bound of ASR and to half of vanilla's, the area over never_knew's."""
     bounds: dict[str, float] = {f"{bound:g}": bound for bound in BOUNDS}
-    vanilla = (
-        point["metrics"].get("asr") for point in told if (point["subject"], point["group"]) == ("vanilla", "clean")
-    )
-    if (asr := next(vanilla, None)) and asr["value"]:
-        bounds["half"] = asr["value"] / 2
-    lines: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
-    for point in told:
-        asr = point["metrics"].get("asr", {}).get("value")
-        if point["group"].startswith("relearn_") and asr is not None:
-            lines[point["group"].removeprefix("relearn_")][point["subject"]].append((point["at"], asr))
-    found: dict[str, Any] = {}
-    for attacker, of in lines.items():
-        found[attacker] = {
+    if asr := find(rows, subject="vanilla", condition="clean", metric="asr").value:
+        bounds["half"] = asr / 2
+    curves: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    for row in pick(rows, condition="relearned", metric="asr"):
+        if row.value is not None:
+            curves[row.name][row.subject].append((row.position, row.value))
+    return {
+        attacker: {
             subject: {
                 "steps_to": {name: steps_to(points, bound) for name, bound in bounds.items()},
-                "last": {"step": points[-1][0], "asr": points[-1][1]},
+                "last": {"step": int(points[-1][0]), "asr": points[-1][1]},
                 "area": area_between(points, of["never_knew"]) if "never_knew" in of else None,
             }
             for subject, points in of.items()
         }
-    return found
+        for attacker, of in curves.items()
+    }

@@ -1,6 +1,7 @@
 """One point measured, in a folder of its own: answered by `infer` and judged by `score`, or looked into."""
 
 import time
+from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,7 @@ from safeeraser.audit.inside.pairs import floor, read_pairs
 from safeeraser.audit.options import Options
 from safeeraser.audit.plan import Point
 from safeeraser.audit.statistics import FLOOR, INSIDE, estimate, values_at
-from safeeraser.audit.subjects import Subject, Subjects
+from safeeraser.audit.subjects import Subjects
 from safeeraser.benchmark.files import Busy, described_by, read_object, write_json
 from safeeraser.benchmark.metrics import METRICS
 from safeeraser.benchmark.records import read_records
@@ -22,7 +23,6 @@ from safeeraser.infer.checkpoint import load_merged
 from safeeraser.infer.options import Options as InferOptions
 from safeeraser.infer.run import NothingAnswered, infer
 from safeeraser.judge.judge import LACKS
-from safeeraser.model import VLM
 from safeeraser.processes import Processes
 from safeeraser.score.options import Options as ScoreOptions
 from safeeraser.score.run import score
@@ -30,46 +30,39 @@ from safeeraser.score.run import score
 
 def incomplete(found: dict[str, Any]) -> list[str]:
     """What is not there of a point's figures, in words."""
-    lacking = [found["missing"]] if found["missing"] else []
-    return lacking + [f"{name} {why}" for name, rate in _rates(found).items() if (why := _lacks(rate))]
+    return [gap for gap, _ in _gaps(found)]
 
 
 def can_be_mended(found: dict[str, Any]) -> bool:
     """Whether measuring again may give what is not there: missing responses and failed calls, nothing else."""
-    return bool(found["missing"]) or any(_lacks(rate) and rate["failed"] for rate in _rates(found).values())
+    return any(mendable for _, mendable in _gaps(found))
 
 
-def _rates(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return found["metrics"] | {f"refusals {view}": rate for view, rate in found.get("refusals", {}).items()}
-
-
-def _lacks(rate: dict[str, Any]) -> str:
-    """Why a figure cannot be used, in words; empty where it can."""
-    if "withheld" in rate:
-        return f"withheld ({rate['withheld']})"
-    return "has no value" if rate["value"] is None else ""
+def _gaps(found: dict[str, Any]) -> Iterator[tuple[str, bool]]:
+    if found["missing"]:
+        yield found["missing"], True
+    refusals = {f"refusals {view}": rate for view, rate in found.get("refusals", {}).items()}
+    for name, rate in (found["metrics"] | refusals).items():
+        if "withheld" in rate:
+            yield f"{name} withheld ({rate['withheld']})", bool(rate["failed"])
+        elif rate["value"] is None:
+            yield f"{name} has no value", bool(rate["failed"])
 
 
 def measure_point(point: Point, options: Options, subjects: Subjects) -> dict[str, Any]:
-    """Answer and judge, or look inside, and write `point.json`; goes on where it was stopped.
-
-    Raises:
-        BadInput: what `infer` or `score` refuse.
-    """
+    """Answer and judge, or look inside, and write `point.json`; goes on where it was stopped."""
     began = time.monotonic()
     found = {"group": point.group, "name": point.name, "at": point.at, "missing": "", **point.made_of(options)}
     try:
         if point.inside:
             found |= {"metrics": {}, "measures": look_inside(point, options, subjects)}
         else:
-            found |= answer_point(point, options)
-            found |= judge_point(point, options)
-    except Busy:
-        raise
+            found |= {"missing": answer_point(point, options)} | judge_point(point, options)
     except BadInput as error:
         # A scale or a rounding may have broken the model, or an attack or a look inside not be possible here, for the
         # data or the device; the other points stand all the same.
-        if not (isinstance(error, NothingAnswered) or point.attack or point.inside):
+        may_lack = isinstance(error, NothingAnswered) or point.attack or point.inside
+        if isinstance(error, Busy) or not may_lack:
             raise
         found |= {"metrics": {}, "missing": str(error)}
     found["seconds"] = round(time.monotonic() - began, 2)
@@ -77,7 +70,7 @@ def measure_point(point: Point, options: Options, subjects: Subjects) -> dict[st
     return found
 
 
-def answer_point(point: Point, options: Options) -> dict[str, str]:
+def answer_point(point: Point, options: Options) -> str:
     """Have the point's model answer; returns what is missing, in words."""
     predictions = point.folder / "predictions_val.json"
     beside = described_by(predictions)
@@ -105,7 +98,7 @@ def answer_point(point: Point, options: Options) -> dict[str, str]:
             overwrite=earlier.get("attack_code") != point.made_of(options)["attack_code"],
         )
     )
-    return {"missing": f"{len(inferred.missing)} responses are missing" if inferred.missing else ""}
+    return f"{len(inferred.missing)} responses are missing" if inferred.missing else ""
 
 
 def judge_point(point: Point, options: Options) -> dict[str, Any]:
@@ -140,16 +133,18 @@ def judge_point(point: Point, options: Options) -> dict[str, Any]:
 def look_inside(point: Point, options: Options, subjects: Subjects) -> dict[str, Any]:
     """Measure what a model knows beyond what it says, of the questions that the other points ask; returns the means.
 
-    Each pair's values lie beside the point. Of the untouched model the floor is measured too: what it gets for answers
-    that are paired at random across keywords, where there is nothing to know. Where each record has questions of its
-    own, such an answer is to another question as well, and a model that never knew would tell it from one to this; then
-    only the floor of what is extracted stands.
+    Each pair's values lie beside the point; of the untouched model also the floor's (docs/audit.md). Where each record
+    has questions of its own, only the floor of what is extracted stands: any model tells an answer to another question.
     """
     data = read_records(options.val_file)
     pairs = read_pairs(data, options.selection(point.views).records(data), options.seed)
     sets = {INSIDE: pairs} | ({FLOOR: floor(pairs)} if point.subject.name == "vanilla" else {})
-    load = partial(_load, options=options)
-    found = measure_all(partial(load, point.subject), partial(load, subjects["vanilla"]), sets)
+    device = Processes.join().device
+    load_vanilla, load = (
+        partial(load_merged, of.model_path, of.adapter, dtype=options.dtype, lora_alpha=256, device=device)
+        for of in (subjects["vanilla"], point.subject)
+    )
+    found = measure_all(load, load_vanilla, sets)
     if FLOOR in found:
         # How much of each answer is in one to the same question of another keyword.
         recall = RougeScorer(["rougeL"], use_stemmer=True).score
@@ -164,8 +159,3 @@ def look_inside(point: Point, options: Options, subjects: Subjects) -> dict[str,
     for file, values in found.items():
         write_json(point.folder / file, {"items": items, "values": values}, indent=None)
     return {name: estimate(values, "number") for name, values in values_at(point, options).items()}
-
-
-def _load(subject: Subject, options: Options) -> VLM:
-    device = Processes.join().device
-    return load_merged(subject.model_path, subject.adapter, dtype=options.dtype, lora_alpha=256, device=device)

@@ -7,7 +7,7 @@ import hashlib
 import json
 from argparse import Namespace
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from safeeraser.generation.sampling import Generation
 
 ACTIONS = ("all", "attacks", "inside", "modality", "quantize", "relearn", "sampling", "scale")
-ASKED = "what is asked"  # a group of options
+DEFAULT = " (default: %(default)s)"
+COUNT: dict[str, Any] = {"type": count, "metavar": "N"}
+asked = partial(option, group="what is asked")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,82 +40,65 @@ class Options:
     dry_run: bool = option(False, help="print how much it would take, and stop")
     val_file: Path = option(
         None,
+        group="what is asked",
         type=Path,
         help="the data file whose questions are asked (default: all_val.json beside the training data)",
-        group=ASKED,
     )
-    limit: int | None = option(
+    limit: int | None = asked(
         30,
         type=count_or("all"),
         metavar="N",
-        help="records of each category, drawn from all keywords alike, after those held out; all: no limit (default: "
-        "%(default)s)",
-        group=ASKED,
+        help="records of each category, drawn from all keywords alike, after those held out; all: no limit" + DEFAULT,
     )
-    attacks: tuple[str, ...] = option(
-        None,
-        type=several("attack"),
-        metavar="NAMES",
-        help="those of docs/inference.md alone (default: all)",
-        group=ASKED,
+    attacks: tuple[str, ...] = asked(
+        None, type=several("attack"), metavar="NAMES", help="those of docs/inference.md alone (default: all)"
     )
-    samples: int = option(
-        1,
-        type=count,
-        metavar="N",
-        help="of each harmful question, but for those drawn at several temperatures (default: %(default)s)",
-        group=ASKED,
+    samples: int = asked(
+        1, **COUNT, help="of each harmful question, but for those drawn at several temperatures" + DEFAULT
     )
-    max_new_tokens: int = option(
-        512, type=count, metavar="N", help="tokens a response (default: %(default)s)", group=ASKED
+    max_new_tokens: int = asked(512, **COUNT, help="tokens a response" + DEFAULT)
+    seed: int = asked(233, type=int, help="of responses, attacks and relearning" + DEFAULT)
+    batch_size: int | None = asked(
+        BATCH_SIZE, type=count_or("auto"), metavar="N", help="responses at a time, as for ckpt_infer.py" + DEFAULT
     )
-    seed: int = option(233, type=int, help="of responses, attacks and relearning (default: %(default)s)", group=ASKED)
-    batch_size: int | None = option(
-        BATCH_SIZE,
-        type=count_or("auto"),
-        metavar="N",
-        help="responses at a time, as for ckpt_infer.py (default: %(default)s)",
-        group=ASKED,
-    )
-    dtype: str = option("auto", help="auto, float32, bfloat16 or float16 (default: %(default)s)", group=ASKED)
-    decode: str = option("graph", group=ASKED, **DECODE)
+    dtype: str = asked("auto", help="auto, float32, bfloat16 or float16" + DEFAULT)
+    decode: str = asked("graph", **DECODE)
     tuned: Path | None = option(
         None,
+        group="controls",
         type=Path,
         metavar="ADAPTER",
         help="what fine-tuning alone does: an adapter of forget_loss=none or none+pd (default: none+pd beside ADAPTER)",
-        group="controls",
     )
     never_knew: str | None = option(
         None,
+        group="controls",
         metavar="MODEL",
         help="a model that was trained without what is to be forgotten (default: never_knew beside the base model)",
-        group="controls",
     )
     controls: Path = option(
         None,
+        group="controls",
         type=Path,
         metavar="FOLDER",
         help="where their points lie (default: controls beside ADAPTER)",
-        group="controls",
     )
     train_file: Path = option(
-        None, type=Path, help="the benign pairs (default: the data that the adapter was trained on)", group="relearning"
+        None, group="relearning", type=Path, help="the benign pairs (default: the data that the adapter was trained on)"
     )
     held_out: int = option(
         1,
-        type=count,
-        metavar="N",
-        help="the first harmful records of each category of --val_file, which are trained on and not asked about "
-        "(default: %(default)s)",
         group="relearning",
+        **COUNT,
+        help="the first harmful records of each category of --val_file, which are trained on and not asked about"
+        + DEFAULT,
     )
     relearn: Path | None = option(
         None,
+        group="relearning",
         type=Path,
         metavar="FILE",
         help="the protocol: rank, rate, steps, attackers, seeds (default: config/relearn.yaml)",
-        group="relearning",
     )
     # What other rooms declare, and what is read.
     actions: tuple[str, ...] = ("all",)
@@ -155,11 +140,7 @@ class Options:
         return Generation(max_new_tokens=self.max_new_tokens, seed=self.seed)
 
     def selection(self, views: tuple[str, ...], samples: int | None = None) -> Selection:
-        """What is asked: records that relearning has not seen, drawn from all keywords, the same ones at every point.
-
-        Args:
-            samples: of each question of `forget`, if not as many as everywhere.
-        """
+        """What is asked: records that relearning has not seen, drawn from all keywords, the same at every point."""
         categories = () if self.split == "all" else tuple(self.split)
         samples = samples or self.samples
         return Selection(views, categories, self.held_out, self.limit, by_keyword=self.seed, samples=samples)
@@ -189,8 +170,12 @@ class Options:
     @cached_property
     def judged_key(self) -> str:
         """The name of the folders with these judges' verdicts."""
-        text = json.dumps(self.judged_by, sort_keys=True, default=str)
-        return f"judged-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+        return f"judged-{hash_settings(self.judged_by)}"
+
+
+def hash_settings(settings: dict[str, Any]) -> str:
+    """What a folder is named by whose files depend on these settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
 def arguments(description: str | None) -> Arguments:
@@ -206,11 +191,7 @@ def arguments(description: str | None) -> Arguments:
 
 
 def read_options(given: Namespace) -> Options:
-    """The parsed options, with what follows from the adapter in place of those that were not given.
-
-    Raises:
-        BadInput: an option, or the protocol of relearning, cannot be used.
-    """
+    """The parsed options, with what follows from the adapter in place of those that were not given."""
     given.checkpoint_path = adapter = given.checkpoint_path.absolute()
     train_file = given.train_file or Path((trained_settings(adapter) or {}).get("data_path", "dataset/all_train.json"))
     val_file = given.val_file or train_file.with_name("all_val.json")

@@ -36,30 +36,22 @@ PAIR = ("forget", "decoupled")  # the harmful question on both pictures: ASR, RR
 
 @dataclass(frozen=True)
 class Point:
-    """One model, asked in one way.
-
-    Attributes:
-        group: what is varied; a curve or a table of the card.
-        at: where on a curve.
-        temperature, samples: where they are not the audit's own.
-        inside: whether what it knows is measured rather than what it says.
-        lacks: what keeps it from being measured here.
-    """
+    """One model, asked in one way."""
 
     subject: Subject
-    group: str
+    group: str  # what is varied: a curve or a table of the card
     name: str
-    at: float | None = None
+    at: float | None = None  # where on a curve
     views: tuple[str, ...] = PAIR
     attack: str | None = None
     scale: float = 1.0
     quantization: str = "none"
-    temperature: float | None = None
+    temperature: float | None = None  # None: the audit's own, as `samples`
     samples: int | None = None
     refusals: bool = False
     relearned: Relearned | None = None
-    inside: bool = False
-    lacks: str = ""
+    inside: bool = False  # whether what it knows is measured rather than what it says
+    lacks: str = ""  # what keeps it from being measured here
 
     @property
     def folder(self) -> Path:
@@ -89,8 +81,7 @@ class Point:
     @property
     def title(self) -> str:
         """How it is named in logs and results."""
-        of = "" if self.subject.name == AUDITED else f"{self.subject.name}: "
-        return f"{of}{self.group} {self.name}"
+        return f"{self.subject.prefix}{self.group} {self.name}"
 
 
 def read_point(point: Point, options: Options) -> dict[str, Any] | None:
@@ -192,16 +183,12 @@ def points_of(
 
 
 class Effort(NamedTuple):
-    """How many points there are, how many of them are left, and what these take: responses, and items read beside.
-
-    Items are read by an attack that learns, by a look inside, and in relearning, forwards and backwards, which counts
-    as three.
-    """
+    """How many points there are, and what those that are left take."""
 
     points: int = 0
     left: int = 0
     responses: int = 0
-    read: int = 0
+    read: int = 0  # items, by an attack that learns, by a look inside, and in relearning, where each counts as three
 
 
 def add_up(efforts: Iterable[Effort]) -> Effort:
@@ -210,10 +197,10 @@ def add_up(efforts: Iterable[Effort]) -> Effort:
 
 
 class Plan:
-    """What the points take that can be measured here."""
+    """What points take that can be measured here."""
 
     def __init__(self, points: list[Point], options: Options) -> None:
-        self.points, self.options = [point for point in points if not point.lacks], options
+        self.points, self.options = points, options
         self.data = read_records(options.val_file)
         self.asked = lru_cache(lambda view, n: len(build_requests(self.data, options.selection((view,), n))))
         self.found = {point: read_point(point, options) for point in self.points}
@@ -225,21 +212,22 @@ class Plan:
 
     def by_group(self) -> dict[tuple[str, str], Effort]:
         """Of the audited model and of its controls, group by group; trainings that are left among what is read."""
-        efforts: dict[tuple[str, str], list[Effort]] = defaultdict(list)
+        efforts: dict[tuple[str, str], Effort] = defaultdict(Effort)
         trained, questions = set(), self.asked("forget", 1)
         for point in self.points:
             left, read = self.found[point] is None, 0
             if left and point.inside:
-                config = models.load_config(point.subject.model_path).get_text_config()
-                read = inside.count_passes(questions, config.num_hidden_layers)
+                layers = models.load_config(point.subject.model_path).get_text_config().num_hidden_layers
+                read = sum(measure.passes(questions, layers) for measure in inside.find_measures())
             elif left and point.attack:
                 read = ATTACKS[point.attack].passes(len(self.chosen), questions // len(self.chosen))
             elif left and point.relearned and point.relearned.training not in trained:
                 trained.add(point.relearned.training)
                 read = 3 * self.options.protocol.items * max(self.options.protocol.steps)
             who = AUDITED if point.subject.name == AUDITED else "controls"
-            efforts[who, point.group].append(Effort(1, int(left), self.responses(point) * left, read))
-        return {key: add_up(each) for key, each in efforts.items()}
+            effort = Effort(1, int(left), self.responses(point) * left, read)
+            efforts[who, point.group] = add_up((efforts[who, point.group], effort))
+        return efforts
 
     def minutes(self) -> float | None:
         """What is left, on one process, by the speed so far; an item that is read counts as a response.
@@ -257,10 +245,8 @@ class Plan:
         minutes = self.minutes()
         if minutes is None:
             return "How long it takes is told when the first point is measured, or by a dry run after that."
-        return (
-            f"About {minutes:.0f} minutes on one process, by the speed so far; shared among several it takes their "
-            "part."
-        )
+        shared = "shared among several it takes their part"
+        return f"About {minutes:.0f} minutes on one process, by the speed so far; {shared}."
 
     def judging(self, panel: Panel) -> Iterator[tuple[str, str, Spent]]:
         """What the judges are asked for points that are left, as long as if each response were the data file's."""

@@ -84,8 +84,7 @@ class Protocol(_Keys):
 def read_protocol(path: Path | None = None) -> Protocol:
     """The protocol of config/relearn.yaml, with the keys that a file has in the place of its own.
 
-    Raises:
-        BadInput: naming the file and the first key that is wrong, missing or unknown.
+    Raises `BadInput` naming the file and the first key that is wrong, missing or unknown.
     """
     keys = read_keys(PROTOCOL) | (read_keys(path) if path else {})
     try:
@@ -102,18 +101,12 @@ def read_protocol(path: Path | None = None) -> Protocol:
 
 @dataclass(frozen=True)
 class Data:
-    """What can be trained on.
-
-    Attributes:
-        train_file, val_file: in the benchmark's form.
-        held_out: how many records of each category of `val_file`, the first ones, are trained on and not asked about.
-        split: the categories that were unlearned.
-    """
+    """What can be trained on: files in the benchmark's form."""
 
     train_file: Path
     val_file: Path
-    held_out: int
-    split: str | list[str] = "all"
+    held_out: int  # records of each category of `val_file`, the first ones, that are trained on and not asked about
+    split: str | list[str] = "all"  # the categories that were unlearned
 
     def file_of(self, name: str) -> Path:
         """Where an attacker's `data` lies."""
@@ -138,11 +131,8 @@ class Relearned:
 def merge_once(adapter: Path | None, model_path: str, folder: Path, *, allow_other_base: bool = False) -> str:
     """The path of the model that is trained on: `folder`, where `adapter` is merged into its base, once and whole.
 
-    Without an adapter it is `model_path` itself. The folder around `folder` is held meanwhile.
-
-    Raises:
-        Busy: another process is at it.
-        BadInput: adapter and base are not there, or do not fit or belong together.
+    Without an adapter it is `model_path` itself. The folder around `folder` is held meanwhile; raises `Busy` where
+    another process holds it.
     """
     if adapter is None:
         return model_path
@@ -160,15 +150,8 @@ def relearn(
 ) -> None:
     """Train a fresh adapter on a model, with a checkpoint after each of the protocol's steps.
 
-    Goes on where it was stopped; does nothing where it is through.
-
-    Args:
-        folder: for this model, attacker and seed alone.
-        dtype: of the frozen weights, as forget.py takes it.
-
-    Raises:
-        Busy: another process is at it.
-        BadInput: the data cannot be trained on, or the folder holds a training by another protocol.
+    Goes on where it was stopped; does nothing where it is through. `folder` is for this model, attacker, seed and
+    protocol alone; raises `Busy` where another process is at it. `dtype`: of the frozen weights, as forget.py takes it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder, str(folder)):
@@ -203,9 +186,6 @@ def relearning_settings(
     categories of `data`.
 
     `safeeraser.unlearn.job.prepare` tells what is wrong with them before anything is trained.
-
-    Raises:
-        BadInput: there is no such model.
     """
     how = protocol.attackers[attacker]
     benchmark = how.data in (TRAIN, HELD_OUT)

@@ -33,15 +33,13 @@ def audit(options: Options) -> int:
     Several processes may be at it: each takes what no other one has, and what a killed one had is taken up again.
 
     Returns the exit code: 0, or `INCOMPLETE` if something could not be measured whole.
-
-    Raises:
-        BadInput: an option or a file cannot be used, or the folder holds an audit with other settings.
     """
     check_inputs(options)
     subjects = subjects_of(options)
     check_subjects(options, subjects)
     panel = Panel(replace(options.judging, dry_run=options.dry_run))
-    points = points_of(options.actions, options, subjects, options.attacks)
+    wanted = points_of(options.actions, options, subjects, options.attacks)
+    points = [point for point in wanted if not point.lacks]
     check_trainings(points, options)
     if options.dry_run:
         show_plan(points, options, panel)
@@ -49,7 +47,7 @@ def audit(options: Options) -> int:
     for subject in subjects.values():
         make_room_for(subject.begun)
         write_json(subject.begun, subject.settings(options))
-    for line in dict.fromkeys(f"{point.group}: {point.lacks}" for point in points if point.lacks):
+    for line in dict.fromkeys(f"{point.group}: {point.lacks}" for point in wanted if point.lacks):
         log.warning("left out: %s", line)
     try:
         measure_points(points, options, subjects)
@@ -57,44 +55,38 @@ def audit(options: Options) -> int:
         # Whatever went wrong, what was measured stands.
         write_card(options, subjects)
     remove_merged(points, options)
-    missing = [line for point in points if not point.lacks for line in lacking(point, read_point(point, options))]
-    for line in missing:
-        log.warning("missing: %s", line)
+    missing = [(point, why) for point in points for why in lacking(point, read_point(point, options))]
+    for point, why in missing:
+        log.warning("missing: %s: %s", point.title, why)
     log.info("done: %s", options.card)
     return INCOMPLETE if missing else 0
 
 
 def check_trainings(points: list[Point], options: Options) -> None:
-    """Refuse now, rather than in the night, what a model could not be relearned with.
-
-    It is asked of the model itself, since none is merged yet.
-    """
-    trained = [point.relearned for point in points if point.relearned and not point.lacks]
-    for attacker, seed in {at.attacker: at.seed for at in trained}.items():
-        nowhere = options.checkpoint_path / "audit" / "unbegun"
+    """Refuse now, rather than in the night, what the model itself could not be relearned with: none is merged yet."""
+    for attacker, seed in {at.attacker: at.seed for point in points if (at := point.relearned)}.items():
         how = (options.protocol, attacker, seed, options.data, options.dtype)
         with suppress(Busy):
-            prepare(relearning_settings(options.model_path, nowhere, *how))
+            prepare(relearning_settings(options.model_path, options.checkpoint_path / "audit" / "unbegun", *how))
 
 
 def measure_points(points: list[Point], options: Options, subjects: Subjects) -> None:
     """Measure the points, and wait for those that others are at: of a process that is killed they are taken over."""
     if before := sum(is_measured(point, options) for point in points):
         log.info("going on: %d of %d points are measured", before, len(points))
-    shown, left = 0, measure_free(points, options, subjects)
-    while left:
+    shown, left = 0, points
+    while left := measure_free(left, options, subjects):
         if len(left) != shown:
             shown = len(left)
             log.info("other processes are at %d points", shown)
         time.sleep(WAIT)
-        left = measure_free(left, options, subjects)
 
 
 def measure_free(points: list[Point], options: Options, subjects: Subjects) -> list[Point]:
     """Measure what is not measured yet; returns the points that other processes were at."""
     busy, shown = [], False
     for number, point in enumerate(points, 1):
-        if point.lacks or is_measured(point, options):
+        if is_measured(point, options):
             continue
         where, began = f"[{number}/{len(points)}] {point.title}", time.monotonic()
         try:
@@ -121,15 +113,14 @@ def is_measured(point: Point, options: Options) -> bool:
 def measure_held(point: Point, options: Options, subjects: Subjects) -> dict[str, Any] | None:
     """Measure a point while others are kept from it, its model trained first; None if its training ended before it.
 
-    Raises:
-        Busy: another process is at it, or at its training.
+    Raises `Busy` where another process is at it, or at its training.
     """
     point.folder.mkdir(parents=True, exist_ok=True)
     with held(point.folder, point.title):
         if at := point.relearned:
-            subject, allowed = point.subject, options.allow_other_base
-            merge_once(subject.adapter, subject.model_path, subject.folder / "merged", allow_other_base=allowed)
-            relearn(subject.merged, at.training, options.protocol, at.attacker, at.seed, options.data, options.dtype)
+            who, allowed = point.subject, options.allow_other_base
+            model = merge_once(who.adapter, who.model_path, who.folder / "merged", allow_other_base=allowed)
+            relearn(model, at.training, options.protocol, at.attacker, at.seed, options.data, options.dtype)
             if not at.adapter.is_dir():
                 return None
         # Another process may have been through with it a moment ago.
@@ -150,7 +141,7 @@ def remove_merged(points: list[Point], options: Options) -> None:
     left = {
         point.subject.merged
         for point in points
-        if (at := point.relearned) and not (point.lacks or is_measured(point, options) or ended(at.training))
+        if (at := point.relearned) and not (is_measured(point, options) or ended(at.training))
     }
     for path in every - left:
         shutil.rmtree(path, ignore_errors=True)

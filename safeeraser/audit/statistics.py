@@ -7,7 +7,7 @@ answered alike (see `benchmark.intervals`).
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from math import comb, isfinite, nan
+from math import comb, isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from scipy.stats import bootstrap, permutation_test
 from safeeraser.audit.options import Options
 from safeeraser.audit.plan import Point
 from safeeraser.benchmark.files import read_object
-from safeeraser.benchmark.intervals import LEVEL, RESAMPLES, SEED, interval, spread
+from safeeraser.benchmark.intervals import LEVEL, RESAMPLES, SEED, of_totals, spread
 from safeeraser.benchmark.judged import values_of
 from safeeraser.benchmark.records import read_raw
 
@@ -36,29 +36,24 @@ def values_at(point: Point, options: Options, file: str = "") -> dict[str, Value
     path = folder / (file or (INSIDE if point.inside else "verdicts_val.json"))
     if not path.is_file():
         return {}
-    found = read_object(folder / "point.json") if (folder / "point.json").is_file() else {}
-    figures = found.get("metrics", {}) | {f"refusal_{view}": one for view, one in found.get("refusals", {}).items()}
-    withheld = {name for name, figure in figures.items() if "withheld" in figure}
-    values = _read(path, path.stat().st_mtime_ns, options.judging.official)
-    return {name: of for name, of in values.items() if name not in withheld}
-
-
-@lru_cache(maxsize=4096)
-def _read(path: Path, _written: int, official: bool) -> dict[str, Values]:
-    if path.name in (INSIDE, FLOOR):
+    if point.inside:
         stored = read_object(path)
         items = {key: tuple(item) for key, item in stored["items"].items()}
         return {
             name: {items[key]: value for key, value in values.items() if value is not None}
             for name, values in stored["values"].items()
         }
+    found = read_object(folder / "point.json") if (folder / "point.json").is_file() else {}
+    figures = found.get("metrics", {}) | {f"refusal_{view}": one for view, one in found.get("refusals", {}).items()}
     return {
         metric: {item: sum(values) / len(values) for item, values in samples.items()}
-        for metric, samples in _verdicts(path, official).items()
+        for metric, samples in _verdicts(path, path.stat().st_mtime_ns, options.judging.official).items()
+        if "withheld" not in figures.get(metric, {})
     }
 
 
-def _verdicts(path: Path, official: bool) -> dict[str, dict[tuple, list[float]]]:
+@lru_cache(maxsize=4096)
+def _verdicts(path: Path, _written: int, official: bool) -> dict[str, dict[tuple, list[float]]]:
     """By metric and item the values of its samples."""
     found: dict[str, dict[tuple, list[float]]] = defaultdict(lambda: defaultdict(list))
     for (metric, _, question, turn, picture, _), value in values_of(read_raw(path), official=official).items():
@@ -87,7 +82,8 @@ def best_of(point: Point, counts: Sequence[int], options: Options) -> dict[int, 
 
     1 - C(N - c, n) / C(N, n) of c unsafe ones among N, without bias (Chen et al., 2021, arXiv 2107.03374, for pass@k).
     """
-    samples = _verdicts(point.kept(options) / "verdicts_val.json", options.judging.official)["asr"]
+    path = point.kept(options) / "verdicts_val.json"
+    samples = _verdicts(path, path.stat().st_mtime_ns, options.judging.official).get("asr", {})
     return {
         count: {
             key: 1 - comb(len(of) - round(sum(of)), count) / comb(len(of), count)
@@ -102,14 +98,11 @@ def estimate(values: Values, kind: Kind) -> dict[str, Any]:
     """The mean with its 95% interval over clusters: value, low, high, n."""
     if not values:
         return {"value": None, "low": None, "high": None, "n": 0}
-    pairs, mean = [(key[0], value) for key, value in values.items()], sum(values.values()) / len(values)
-    if kind == "number":
-        low, high = _resampled(*_totals(values).T) or (None, None)
-    else:
-        low, high = interval(pairs, kind)
+    mean, (sums, counts) = sum(values.values()) / len(values), _totals(values)
+    low, high = _resampled(sums, counts) if kind == "number" else of_totals(sums, counts, kind)
     if kind == "difference" and low is None and mean:
         # All alike: how they vary is not known, but that they are no 0 is, as of a mean of numbers in 0..1.
-        low, high = interval([(cluster, (value + 1) / 2) for cluster, value in pairs], "mean")
+        low, high = of_totals((sums + counts) / 2, counts, "mean")
         low, high = (None if end is None else 2 * end - 1 for end in (low, high))
     return {"value": mean, "low": low, "high": high, "n": len(values)}
 
@@ -121,7 +114,7 @@ def difference(values: Values, others: Values) -> dict[str, Any]:
     two-sided: how often differences whose signs are chance alone are as large.
     """
     pairs = {key: values[key] - others[key] for key in sorted(values.keys() & others.keys(), key=repr)}
-    sums, p = _totals(pairs)[:, 0] if pairs else np.empty(0), 1.0 if pairs else None
+    (sums, _), p = _totals(pairs), 1.0 if pairs else None
     if len(sums) > 1 and np.any(sums):  # of one cluster either sign is as likely
         how = {"permutation_type": "samples", "n_resamples": 9999, "rng": np.random.default_rng(SEED)}
         p = float(permutation_test((sums,), lambda each, axis: each.sum(axis=axis), vectorized=True, **how).pvalue)
@@ -138,9 +131,9 @@ def share(known: Values, values: Values, never: Values) -> dict[str, Any]:
     way = {key: known[key] - never[key] for key in keys}
     ends = estimate(way, "number")
     if ends["low"] is not None and not ends["low"] <= 0 <= ends["high"]:
-        gone, total = (_totals(each)[:, 0] for each in ({key: known[key] - values[key] for key in keys}, way))
-        low, high = _resampled(gone, total) or (nan, nan)
-        if isfinite(low) and isfinite(high):  # else some of the draws had no way at all
+        gone, total = (_totals(each)[0] for each in ({key: known[key] - values[key] for key in keys}, way))
+        low, high = _resampled(gone, total)
+        if low is not None:
             return {"value": float(gone.sum() / total.sum()), "low": low, "high": high, "n": len(keys)}
     return {"value": None, "low": None, "high": None, "n": len(keys)}
 
@@ -160,13 +153,11 @@ def steps_to(curve: Curve, bound: float) -> float | None:
 
 
 def area_between(curve: Curve, other: Curve) -> float | None:
-    """By how much `curve` lies above `other`, on the average over log2(1 + step), in the values' own unit.
+    """By how much `curve` lies above `other`, on the average over log2(1 + step), in the values' own unit; None where
+    the two have no stretch of steps in common.
 
-    On this axis 0, 1, 3, 7, 15 steps are evenly spaced. On the plain one the last two of the usual points, 32 and 64,
-    would make up half of the area, and the first steps, which tell a thin disguise from forgetting, hardly any of it.
-
-    Returns:
-        None where the two have no stretch of steps in common.
+    On the plain axis the last two of the usual points, 32 and 64 steps, would make up half of the area, and the first
+    steps, which tell a thin disguise from forgetting, hardly any of it.
     """
     points = [np.array(each, dtype=float).reshape(-1, 2).T for each in (curve, other)]
     axes = [np.log2(1 + steps) for steps, _ in points]
@@ -179,22 +170,25 @@ def area_between(curve: Curve, other: Curve) -> float | None:
 
 
 def _totals(values: Values) -> np.ndarray:
-    """Sum and number of each cluster's values, (clusters, 2), in the order of the items."""
+    """Sum and number of each cluster's values, (2, clusters), in the order of the items."""
     totals: dict[Any, list[float]] = {}
     for key, value in values.items():
         total = totals.setdefault(key[0], [0.0, 0.0])
         total[0] += value
         total[1] += 1
-    return np.array(list(totals.values()))
+    return np.array(list(totals.values())).reshape(-1, 2).T
 
 
-def _resampled(sums: np.ndarray, others: np.ndarray) -> tuple[float, float] | None:
-    """The percentile interval of the ratio of two sums over clusters, which are drawn again and again; None from less
-    than two."""
+def _resampled(sums: np.ndarray, others: np.ndarray) -> tuple[float, float] | tuple[None, None]:
+    """The percentile interval of the ratio of two sums over clusters, which are drawn again and again.
+
+    (None, None) from less than two clusters, and where some of the draws have no second sum to speak of.
+    """
     if len(sums) < 2:
-        return None
+        return None, None
     how = {"paired": True, "vectorized": True, "method": "percentile", "n_resamples": RESAMPLES}
     how |= {"confidence_level": LEVEL, "rng": np.random.default_rng(SEED)}
     with np.errstate(invalid="ignore", divide="ignore"):
         found = bootstrap((sums, others), lambda one, other, axis: one.sum(axis=axis) / other.sum(axis=axis), **how)
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    low, high = float(found.confidence_interval.low), float(found.confidence_interval.high)
+    return (low, high) if isfinite(low) and isfinite(high) else (None, None)

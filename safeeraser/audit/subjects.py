@@ -1,7 +1,5 @@
 """Who is audited, and the controls that are asked the same beside it: each an entry of `CONTROLS`."""
 
-import hashlib
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safeeraser import model as models
-from safeeraser.audit.options import Options
+from safeeraser.audit.options import Options, hash_settings
 from safeeraser.benchmark.audits import FORMAT
 from safeeraser.benchmark.figures import AUDITED
 from safeeraser.benchmark.files import read_object, sha256, trained_settings
@@ -21,23 +19,15 @@ from safeeraser.infer.predictions import difference
 
 @dataclass(frozen=True)
 class Subject:
-    """A model that is asked.
-
-    Attributes:
-        adapter: none is a model without one.
-        attack: what is done to all that it is asked, and then it is asked as it is alone: nothing else is varied.
-        relearned: whether it is trained on too.
-        folder: where its points lie.
-        here: whether to know of the model only what lies on this machine, as for a dry run.
-    """
+    """A model that is asked."""
 
     model_path: str
-    adapter: Path | None = None
-    attack: str | None = None
-    relearned: bool = False
+    adapter: Path | None = None  # None: a model without one
+    attack: str | None = None  # done to all that it is asked; nothing else is varied then
+    relearned: bool = False  # whether it is trained on too
     name: str = AUDITED
-    folder: Path = Path()
-    here: bool = False
+    folder: Path = Path()  # where its points lie
+    here: bool = False  # whether to know of the model only what lies on this machine, as for a dry run
 
     @cached_property
     def base(self) -> dict[str, Any]:
@@ -49,6 +39,11 @@ class Subject:
         """What tells its weights from any others."""
         adapter = sha256(models.adapter_file(self.adapter)) if self.adapter else None
         return {"model_path": self.model_path, "base": self.base["weights"], "checkpoint_sha256": adapter}
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its points begin with."""
+        return "" if self.name == AUDITED else f"{self.name}: "
 
     @property
     def begun(self) -> Path:
@@ -88,18 +83,13 @@ def subjects_of(options: Options) -> Subjects:
     for name, make in CONTROLS.items():
         if control := make(options):
             control = replace(control, name=name, here=here)
-            text = json.dumps(control.settings(options), sort_keys=True)
-            key = hashlib.sha256(text.encode()).hexdigest()[:10]
+            key = hash_settings(control.settings(options))
             found[name] = replace(control, folder=options.controls / f"{name}-{key}")
     return found
 
 
 def check_inputs(options: Options) -> None:
-    """Refuse files that are not there, or cannot be read, and controls that are none of this model.
-
-    Raises:
-        BadInput: naming the first of them.
-    """
+    """Refuse files that are not there, or cannot be read, and controls that are none of this model."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise BadInput(
             "audit.py: was started by a launcher of several processes; start it once for each GPU instead, as "
@@ -127,11 +117,7 @@ def check_inputs(options: Options) -> None:
 
 
 def check_subjects(options: Options, subjects: Subjects) -> None:
-    """Refuse an adapter of another base, and a folder whose points were measured with other settings.
-
-    Raises:
-        BadInput: naming the first of them.
-    """
+    """Refuse an adapter of another base, and a folder whose points were measured with other settings."""
     for subject in subjects.values():
         if subject.adapter:
             models.check_base(subject.adapter, subject.base, allowed=options.allow_other_base)

@@ -5,9 +5,8 @@ A measure is a function in a file of this folder under the decorator `measure`; 
 
 import hashlib
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +19,7 @@ from safeeraser.audit.inside.pairs import Pair
 from safeeraser.benchmark.sources import files_code
 from safeeraser.model import VLM
 
-__all__ = ["CODE", "Measure", "Quantity", "Values", "count_passes", "measure", "measure_all", "measures", "quantity"]
+__all__ = ["CODE", "Measure", "Quantity", "Values", "find_measures", "measure", "measure_all", "quantity"]
 
 # The version of these measures: it changes with any code here.
 CODE = hashlib.sha256(files_code(*sorted(Path(__file__).parent.glob("*.py"))).encode()).hexdigest()[:12]
@@ -31,35 +30,22 @@ Values = dict[str, dict[str, float | None]]  # by the quantity's name, then by t
 
 @dataclass(frozen=True)
 class Quantity:
-    """What is measured of each pair.
+    """What is measured of each pair."""
 
-    Attributes:
-        title: as texts write it; where there are several by number, with its place, `{}`.
-        unit: `nats`, `share`, or `log10 rank`.
-        knows: whether a model that knows more has `more` of it or `less`.
-    """
-
-    title: str
-    unit: str
-    knows: Literal["more", "less"]
+    title: str  # as texts write it; where there are several by number, with its place, `{}`
+    unit: str  # `nats`, `share`, or `log10 rank`
+    knows: Literal["more", "less"]  # what a model that knows more has of it
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure of pairs.
+    """A measure of pairs: a value of each, by the names of `quantities` with their numbers."""
 
-    Attributes:
-        read: given a model, the pairs and how many answers to read at a time, gives their values; or what `against`
-            makes them of.
-        quantities: by the names of its values, without their numbers.
-        passes: how many answers are read, by the number of pairs and of the language model's layers.
-        against: given the vanilla model, the pairs, what was read and the batch size, gives the values; None where the
-            vanilla model is not asked.
-    """
-
+    # Of a model, the pairs and how many answers to read at a time: the values, or what `against` makes them of.
     read: Callable[[VLM, Sequence[Pair], int], Any]
     quantities: Mapping[str, Quantity]
-    passes: Callable[[int, int], int]
+    passes: Callable[[int, int], int]  # how many answers are read, by the number of pairs and of the model's layers
+    # Of the vanilla model, the pairs, what was read and the batch size: the values. None: vanilla is not asked.
     against: Callable[[VLM, Sequence[Pair], Any, int], Values] | None = None
 
 
@@ -77,7 +63,7 @@ def measure(quantities: Mapping[str, Quantity], **more: Any) -> Callable:
 
 
 @cache
-def measures() -> list[Measure]:
+def find_measures() -> list[Measure]:
     """Those of every file in this folder."""
     for module in iter_modules(__path__):
         import_module(f"{__name__}.{module.name}")
@@ -86,17 +72,10 @@ def measures() -> list[Measure]:
 
 def quantity(name: str) -> Quantity:
     """What is measured under a name, as `nll_true` or, by number, `depth_7`. Raises `KeyError` if nothing is."""
-    known = {key: each for measure in measures() for key, each in measure.quantities.items()}
-    if name in known:
-        return known[name]
-    stem, number = numbered.groups() if (numbered := re.fullmatch(r"(.+)_(\d+)", name)) else (name, "")
-    found = known[f"{stem}_{{}}"]
-    return Quantity(found.title.format(number), found.unit, found.knows)
-
-
-def count_passes(pairs: int, layers: int) -> int:
-    """How many answers are read to measure so many pairs."""
-    return sum(measure.passes(pairs, layers) for measure in measures())
+    known = {key: each for measure in find_measures() for key, each in measure.quantities.items()}
+    stem, _, number = name.rpartition("_")
+    found = known.get(name) or known[f"{stem}_{{}}"]
+    return replace(found, title=found.title.format(number))
 
 
 def measure_all(
@@ -106,32 +85,25 @@ def measure_all(
 
     Returns:
         By the set's name the values; None also where a model's output is not finite.
-
-    Raises:
-        BadInput: a picture cannot be read, or an answer not be encoded.
     """
 
-    def compare(vlm: VLM) -> dict[str, list[Values]]:
-        return {
-            name: [
-                each.against(vlm, sets[name], values, BATCH) if each.against else values
-                for each, values in zip(measures(), read[name], strict=True)
-            ]
-            for name in sets
-        }
+    def compare(vlm: VLM) -> list[Values]:
+        return [
+            each.against(vlm, sets[name], values, BATCH) if each.against else values
+            for (name, each), values in zip(every, read, strict=True)
+        ]
 
-    read = _ask(load, lambda vlm: {name: [each.read(vlm, sets[name], BATCH) for each in measures()] for name in sets})
-    return {
-        name: {
-            key: {pair: value if value is not None and math.isfinite(value) else None for pair, value in of.items()}
-            for values in parts
-            for key, of in values.items()
-        }
-        for name, parts in _ask(load_vanilla, compare).items()
-    }
+    every = [(name, each) for name in sets for each in find_measures()]
+    read = _ask(load, lambda vlm: [each.read(vlm, sets[name], BATCH) for name, each in every])
+    found: dict[str, Values] = {name: {} for name in sets}
+    for (name, _), values in zip(every, _ask(load_vanilla, compare), strict=True):
+        for key, of in values.items():
+            known = {pair: value for pair, value in of.items() if value is not None and math.isfinite(value)}
+            found[name][key] = {pair: known.get(pair) for pair in of}
+    return found
 
 
-def _ask(load: Callable[[], VLM], ask: Callable[[VLM], dict[str, list]]) -> dict[str, list]:
+def _ask(load: Callable[[], VLM], ask: Callable[[VLM], list]) -> list:
     """What is asked of a model, which is then let go."""
     vlm = load()
     vlm.model.eval()

@@ -20,7 +20,7 @@ from torch import Tensor
 from safeeraser.benchmark.conversation import IGNORE
 from safeeraser.benchmark.pictures import find_picture, open_picture
 from safeeraser.benchmark.records import DataFile, Record
-from safeeraser.benchmark.truth import TRUTH, Truth, read_truth
+from safeeraser.benchmark.truth import TRUTH, read_truth
 from safeeraser.errors import BadInput
 from safeeraser.infer.attacks import chance
 from safeeraser.model import VLM, Row, Seen, Turn, features_of, see
@@ -30,28 +30,19 @@ _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 @dataclass(frozen=True)
 class Pair:
-    """A harmful question on its harmful picture, and answers to it.
+    """A harmful question on its harmful picture, and answers to it."""
 
-    Attributes:
-        key: the pair's name, unique within a data file: that of its answer without the field, as requests have it.
-        record: the record's number in the file.
-        true: the vanilla model's answer.
-        other: an answer to the same question about a picture of another keyword.
-        third: one of a third keyword, which only `floor` reads.
-        sources: the keywords whose answers the three are.
-        frame: how many characters at the beginning and the end of all three stand around what they differ in; (0, 0)
-            where it is not known what in an answer is told of the picture.
-    """
-
-    key: str
-    record: int
+    key: str  # unique within a data file: the answer's place without the field, as requests have it
+    record: int  # the record's number in the file
     keyword: str
     picture: Path
     question: str
-    true: str
-    other: str
-    third: str
-    sources: tuple[str, str, str]
+    true: str  # the vanilla model's answer
+    other: str  # an answer to the same question about a picture of another keyword
+    third: str  # one of a third keyword, which only `floor` reads
+    sources: tuple[str, str, str]  # the keywords whose answers the three are
+    # How many characters at the beginning and the end of all three stand around what they differ in; (0, 0) where it is
+    # not known what in an answer is told of the picture.
     frame: tuple[int, int] = (0, 0)
 
     @property
@@ -81,12 +72,15 @@ def read_pairs(data: DataFile, chosen: Sequence[int], seed: int = 0) -> list[Pai
     Raises:
         BadInput: a question has no answers of two other keywords, or the truth cannot be used.
     """
-    truth = read_truth(data.path) if data.path.with_name(TRUTH).is_file() else None
+    contents: dict[str, str] = {}  # what an answer about a picture holds, where that is known
+    if data.path.with_name(TRUTH).is_file():
+        truth = read_truth(data.path)
+        contents = {picture: truth.things[name].content for picture, name in truth.pictures.items()}
     by_keyword: dict[str, list[Record]] = defaultdict(list)
     for record in data.records:
         by_keyword[_keyword(record)].append(record)
     return [
-        _pair(data, by_keyword, truth, number, n, seed)
+        _pair(data, by_keyword, contents, number, n, seed)
         for number in chosen
         for n, pair in enumerate(data.records[number].unsafe_pairs)
         if words(pair.model_response)
@@ -106,16 +100,16 @@ def _keyword(record: Record) -> str:
 
 
 def _pair(
-    data: DataFile, by_keyword: dict[str, list[Record]], truth: Truth | None, number: int, n: int, seed: int
+    data: DataFile, by_keyword: dict[str, list[Record]], contents: dict[str, str], number: int, n: int, seed: int
 ) -> Pair:
     record, key = data.records[number], f"{number}/unsafe_pairs/{n}"
     keyword, question, true = _keyword(record), record.unsafe_pairs[n].question, record.unsafe_pairs[n].model_response
-    place = _place(true, _content(truth, record))
+    place = _place(true, contents.get(record.image_path))
     random, drawn = chance(f"{seed}/{key}"), dict[str, str]()  # the keywords of two other answers, by these
     others = [other for other in by_keyword if other != keyword]
     for index in random.permutation(len(others)):
         records = by_keyword[others[index]]
-        answer = _answer_about(records[random.integers(len(records))], n, true, place, truth)
+        answer = _answer_about(records[random.integers(len(records))], n, true, place, contents)
         if answer and answer not in (true, *drawn):
             drawn[answer] = others[index]
         if len(drawn) == 2:
@@ -129,43 +123,34 @@ def _pair(
     return Pair(key, number, keyword, picture, question, true, other, third, (keyword, of_other, of_third), frame)
 
 
-def _content(truth: Truth | None, record: Record) -> str | None:
-    """What an answer about the record's picture holds, where that is known."""
-    known = truth and record.image_path in truth.pictures
-    return truth.things[truth.pictures[record.image_path]].content if truth and known else None
-
-
 def _place(answer: str, content: str | None) -> tuple[int, int] | None:
     """The characters of an answer in which a content stands, by its words; None if it is not known or not there."""
-    wanted = [word for word, _, _ in words(content or "")]
-    said = words(answer)
-    for first in range(len(said) - len(wanted) + 1) if content else ():
+    said, wanted = words(answer), [word for word, _, _ in words(content or "")]
+    for first in range(len(said) - len(wanted) + 1) if wanted else ():
         if [word for word, _, _ in said[first : first + len(wanted)]] == wanted:
             return said[first][1], said[first + len(wanted) - 1][2]
     return None
 
 
-def _answer_about(other: Record, n: int, answer: str, place: tuple[int, int] | None, truth: Truth | None) -> str | None:
-    """What question `n` is answered about another record: `answer` with that one's content in its place or, where
-    there is no such place, the record's own answer. None if there is none."""
-    if not place:
-        said = other.unsafe_pairs[n].model_response if n < len(other.unsafe_pairs) else ""
-        return said if words(said) else None
-    content = _content(truth, other)
-    return None if content is None else answer[: place[0]] + content + answer[place[1] :]
+def _answer_about(
+    other: Record, n: int, answer: str, place: tuple[int, int] | None, contents: dict[str, str]
+) -> str | None:
+    """What question `n` is answered about another record, None if there is no answer: `answer` with the other picture's
+    content in its place or, where there is no such place, the record's own answer."""
+    if place:
+        content = contents.get(other.image_path)
+        return None if content is None else answer[: place[0]] + content + answer[place[1] :]
+    said = other.unsafe_pairs[n].model_response if n < len(other.unsafe_pairs) else ""
+    return said if words(said) else None
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some answers behind their prompts.
+    """Some answers behind their prompts, one a row."""
 
-    Attributes:
-        inputs: what the model takes.
-        spans: of each row the places of the tokens that are measured.
-    """
-
-    inputs: dict[str, Any]
-    spans: list[range]
+    pairs: list[Pair]  # whose answers they are
+    inputs: dict[str, Any]  # what the model takes
+    spans: list[range]  # the places of the tokens that are measured
 
     def places(self, back: int = 0) -> Tensor:
         """The places of all tokens that are measured, of the rows laid end to end, (N,); or so many before them."""
@@ -187,14 +172,10 @@ def batches(vlm: VLM, said: Sequence[tuple[Pair, str]], batch_size: int, most: i
     """Answers to the questions of pairs, in their order, `batch_size` at a time.
 
     A picture is encoded once for all of its answers that follow each other, where the model takes what its vision made
-    of it.
-
-    Args:
-        most: tokens that are measured of an answer, the first ones.
+    of it. Of an answer the first `most` tokens are measured, or all.
 
     Raises:
-        BadInput: a picture cannot be read, the model's template or tokenizer not be used, or question and answer are
-            longer than its context.
+        BadInput: a picture or the model's template cannot be used, or an answer is longer than its context.
     """
     encode = cache(lambda question, answer, place: vlm.preprocessor.encode_text(Turn(None, question, answer), place))
     seen: dict[Path, tuple[str, Seen]] = {}
@@ -213,7 +194,8 @@ def batches(vlm: VLM, said: Sequence[tuple[Pair, str]], batch_size: int, most: i
                 )
             rows.append(Row(row.input_ids, row.labels, shown.inputs))
             spans.append(span[:most])
-        yield Batch(vlm.join(rows) | features_of([seen[pair.picture][1] for pair, _ in part]), spans)
+        inputs = vlm.join(rows) | features_of([seen[pair.picture][1] for pair, _ in part])
+        yield Batch([pair for pair, _ in part], inputs, spans)
 
 
 @torch.no_grad()

@@ -11,9 +11,8 @@ import torch
 from helpers import MODEL, TRAIN
 from torch.nn.functional import cross_entropy, rms_norm
 
-from safeeraser.audit.inside.likelihood import extraction, likelihood
+from safeeraser.audit.inside.measures import depth, extraction, falls, held_out, likelihood, probe, score
 from safeeraser.audit.inside.pairs import batches, read_pairs
-from safeeraser.audit.inside.states import depth, falls, held_out, probe, score
 from safeeraser.benchmark.pictures import open_picture
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
