@@ -13,8 +13,7 @@ from safeeraser.benchmark.files import write_whole
 from safeeraser.benchmark.metrics import Figure
 
 AUDITED = "audited"  # the subject that is the run itself
-CONTROLS = ("vanilla", "tuned", "told", "never_knew")
-SUBJECTS = (AUDITED, *CONTROLS)
+SUBJECTS = (AUDITED, "vanilla", "tuned", "told", "never_knew")  # in the order of tables; others follow
 DIFFERENCES = ("clean", "vanilla", "benign picture", "never_knew")  # what a figure may be relative to, with a sign
 
 
@@ -138,6 +137,11 @@ def pick(rows: Iterable[Row], **where: Any) -> list[Row]:
 def find(rows: Iterable[Row], **where: Any) -> Row:
     """The first row that `pick` gives; `NOTHING` where there is none."""
     return next(iter(pick(rows, **where)), NOTHING)
+
+
+def list_subjects(names: Iterable[str]) -> list[str]:
+    """The subjects among some names, each once: in the order of `SUBJECTS`, others after them."""
+    return sorted(dict.fromkeys(names), key=lambda name: SUBJECTS.index(name) if name in SUBJECTS else len(SUBJECTS))
 
 
 def highest(rows: Iterable[Row]) -> Row | None:

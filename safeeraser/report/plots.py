@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
-from safeeraser.benchmark.figures import AUDITED, CONTROLS, SUBJECTS, Row, pick
+from safeeraser.benchmark.figures import AUDITED, Row, pick
 from safeeraser.benchmark.metrics import COLUMNS, METRICS
 from safeeraser.report.drawing import INK, STYLE, WIDTH, Plot, forest
 from safeeraser.report.read import Run
@@ -125,7 +125,7 @@ def _plot_relearning(card: Card) -> Iterator[Plot]:
         axes.remove()
     described, steps = list[str](), set[float]()
     for axes, attacker in zip(grid, attackers, strict=False):
-        for index, subject in enumerate(SUBJECTS):
+        for index, subject in enumerate(card.subjects):
             rows = [row for row in card.of("relearned", subject=subject) if row.name == attacker]
             described += _draw(axes, rows, index, subject, f"{subject} on {attacker} data, step")
             steps |= {row.position for row in rows}
@@ -153,7 +153,7 @@ def _plot_relearning(card: Card) -> Iterator[Plot]:
 
 def _plot_depth(card: Card) -> Iterator[Plot]:
     """What each layer's states are worth to the model that knows; its own make it lose nothing, so it is left out."""
-    measured = {subject: card.of("inside", "depth", subject) for subject in SUBJECTS if subject != "vanilla"}
+    measured = {subject: card.of("inside", "depth", subject) for subject in card.subjects if subject != "vanilla"}
     layers = {subject: [row for row in rows if row.at is not None] for subject, rows in measured.items()}
     if not layers[AUDITED]:
         return
@@ -162,7 +162,7 @@ def _plot_depth(card: Card) -> Iterator[Plot]:
     axes.locator_params(axis="x", integer=True)
     described = []
     for subject, rows in layers.items():
-        described += _draw(axes, rows, SUBJECTS.index(subject), subject, f"{subject} at layer")
+        described += _draw(axes, rows, card.subjects.index(subject), subject, f"{subject} at layer")
     figure.legend(**_LEGEND)
     what = "how far the true answers' log-probability falls where the untouched model takes over a layer's states"
     description = f"Depth of {card.title}: {what}, in nats a token. {'; '.join(described)}."
@@ -198,7 +198,7 @@ def _draw(axes: Axes, rows: Sequence[Row], index: int, label: str, where: str) -
     # A figure that is missing leaves a gap: None becomes not a number.
     at = [row.position for row in rows]
     values, low, high = np.array([row.per_cent for row in rows], dtype=float).T
-    control = label in CONTROLS
+    control = rows[0].subject != AUDITED
     if not control:
         axes.fill_between(at, low, high, color=INK, alpha=0.12, linewidth=0)
     line, mark = _LINES[index % len(_LINES)], _MARKERS[index % len(_MARKERS)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from safeeraser.benchmark.audits import AUDIT, Audit
 from safeeraser.benchmark.conclusions import Conclusions
-from safeeraser.benchmark.figures import AUDITED, CONTROLS, NOTHING, SUBJECTS, Row, find, highest, pick
+from safeeraser.benchmark.figures import AUDITED, NOTHING, Row, find, highest, list_subjects, pick
 from safeeraser.benchmark.metrics import METRICS
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.report.read import Run
@@ -44,6 +44,11 @@ class Card:
     rows: list[Row]
     conclusions: Conclusions
 
+    @property
+    def subjects(self) -> list[str]:
+        """The run itself, then its controls."""
+        return list_subjects([AUDITED, *self.audit.controls, *(row.subject for row in self.rows)])
+
     def of(self, condition: str, metric: str = "asr", subject: str = AUDITED) -> list[Row]:
         """A subject's figures of a condition; of a curve in the order in which they stand on it."""
         rows = pick(self.rows, subject=subject, condition=condition, metric=metric)
@@ -55,8 +60,8 @@ class Card:
 
     def lines(self, name: str = "", **where: Any) -> list[Line]:
         """A line for each place of a condition, by subject and metric; called `name`, or by what was done there."""
-        rows = _in_its_view(row for row in pick(self.rows, **where) if row.subject in SUBJECTS)
-        lines = pivot(sorted(rows, key=lambda row: SUBJECTS.index(row.subject)), "name", "subject", "metric")
+        rows = _in_its_view(pick(self.rows, **where))
+        lines = pivot(sorted(rows, key=lambda row: self.subjects.index(row.subject)), "name", "subject", "metric")
         return [replace(line, name=name) for line in lines] if name else lines
 
 
@@ -91,7 +96,8 @@ def _columns(
     """
     known = {key for line in lines for key in line.cells} | {(AUDITED, metric) for metric in always}
     columns = {(AUDITED, metric): title for metric, title in titles.items()}
-    columns |= {(control, metric): f"{head}\n{control}" for control in CONTROLS for metric, head in beside.items()}
+    controls = list_subjects(subject for subject, _ in known)[1:]
+    columns |= {(control, metric): f"{head}\n{control}" for control in controls for metric, head in beside.items()}
     return {key: title for key, title in columns.items() if key in known}
 
 
@@ -99,7 +105,7 @@ def _controls(card: Card) -> Table:
     """Each model as it is."""
     rows = _in_its_view(pick(card.rows, condition="clean")) + pick(card.rows, condition="inside", at=None)
     cells = {line.name: line.cells for line in pivot(rows, "subject", "metric")}
-    asked = [subject for subject in SUBJECTS if subject in card.audit.controls or subject == AUDITED]
+    asked = list_subjects([AUDITED, *card.audit.controls])
     lines = [Line(subject, cells.get(subject, {})) for subject in asked]
     columns = {key: TITLES[key] for key in ("asr", "rr", "sarr", "rouge_l", "recovered")}
     columns |= {key: title for key, title in INSIDE.items() if any(key in line.cells for line in lines)}
@@ -117,7 +123,7 @@ def _way(card: Card) -> Table:
     titles |= {key: metric.title for key, metric in METRICS.items()}
     shares = {line.name: line for line in pivot(pick(card.rows, relative="way"), "metric", "subject")}
     lines = [replace(shares[key], name=title) for key, title in titles.items() if key in shares]
-    columns = {subject: subject for subject in SUBJECTS if any(subject in line.cells for line in lines)}
+    columns = {subject: subject for subject in card.subjects if any(subject in line.cells for line in lines)}
     caption = f"{CAPTION} 0 is vanilla, 100 {end}. –: the two cannot be told apart."
     return Table("way", f"The way from vanilla to {end}", caption, columns, lines, "measure")
 
@@ -140,8 +146,7 @@ def _attacks(card: Card) -> Table:
 def _relearning(card: Card) -> Table:
     """What it takes to bring ASR back, by what was relearned."""
     rows = [row for row in card.rows if row.metric in ("steps_to", "area")]
-    subjects = {row.subject for row in rows if row.metric == "steps_to"}
-    asked = [subject for subject in SUBJECTS if subject in subjects]
+    asked = list_subjects(row.subject for row in rows if row.metric == "steps_to")
     columns = {(subject, bound): f"{title}\n{subject}" for bound, title in BOUNDS.items() for subject in asked}
     # never_knew's own area is 0.
     columns |= {(subject, ""): f"Area over never_knew\n{subject}" for subject in asked if subject != "never_knew"}
