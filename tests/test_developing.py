@@ -144,7 +144,8 @@ def test_an_attack_judges_and_a_metric_are_in_the_record_of_the_run_and_in_the_r
     found = summary(copy, "summary_val")
     assert found["ended"]["value"] == pytest.approx(1 - 1 / found["ended"]["n"])
     assert found["by_category"]["ended"].keys() == found["by_category"]["asr"].keys()
-    assert "Ended ↑" in (copy / "report.html").read_text()
+    page = (copy / "report.html").read_text()
+    assert "Ended ↑" in page and "Responses that each figure is a mean of." in page
 
 
 def test_a_control_and_a_measure_are_in_what_an_audit_takes(copy, done):

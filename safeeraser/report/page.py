@@ -25,7 +25,7 @@ from safeeraser.errors import BadInput
 from safeeraser.report import robustness, tables
 from safeeraser.report.methods import Method, group_runs, seed_of, sides_table
 from safeeraser.report.plots import audit_forest, methods_forest, robustness_curves, training_curves
-from safeeraser.report.read import SHOWN_BY_VIEW, Run, columns_by_view, read_runs
+from safeeraser.report.read import Run, read_runs
 from safeeraser.report.sources import Judges, different_data, judges_of, provenance, warnings
 from safeeraser.report.writing import Line, comma_separated, gradient, render, show
 
@@ -121,8 +121,6 @@ def _context(methods: list[Method], judges: Judges, published: bool) -> dict[str
         *different_data(runs),
         *(f"{METRICS[key].title}: {'; '.join(judges.spelled[key])}" for key in judges.different),
     ]
-    seeds = filter(None, [tables.seeds_table(lines)])
-    by_view = [tables.view_table(metric, lines) for metric in SHOWN_BY_VIEW if _measured(metric, lines)]
     apart = {*judges.different} & {COLUMNS[key].metric for key in first} or different_data(runs)
     columns = {key: paper.columns[key] for key in dict.fromkeys([*first, *paper.columns])}
     made = provenance(runs, judges) | {"seeds": {m.run.title: [seed_of(run) for run in m.seeds] for m in methods}}
@@ -134,7 +132,10 @@ def _context(methods: list[Method], judges: Judges, published: bool) -> dict[str
         "warnings": warnings(shown, runs, judges),
         "forest": methods_forest(ranking),
         "glance": replace(paper, rows=ranking.rows, columns=columns, title="All figures"),
-        "tables": [replace(paper, remarks=[*remarks, *paper.remarks]), *seeds, *by_view],
+        "tables": [
+            replace(paper, remarks=[*remarks, *paper.remarks]),
+            *filter(None, (make(lines) for make in tables.TABLES)),
+        ],
         "benchmarks": tables.task_table(runs),
         "published": others,
         "categories": tables.heat_maps(shown, "category"),
@@ -144,11 +145,6 @@ def _context(methods: list[Method], judges: Judges, published: bool) -> dict[str
         "provenance": made,
         "version": __version__,
     }
-
-
-def _measured(metric: str, lines: list[Line]) -> bool:
-    """Whether some line has a figure of a metric that is measured by view."""
-    return any(key in line.cells for line in lines for key in columns_by_view(metric))
 
 
 def _shown(card: robustness.Card) -> dict[str, Any]:
@@ -170,7 +166,7 @@ def _shown(card: robustness.Card) -> dict[str, Any]:
 def _wide(lines: list[Line]) -> str:
     """A line a method with value, low and high of each column."""
     columns = [*COLUMNS, *tables.view_table("blank", lines).columns]
-    columns += tables.view_table("wrong", lines).columns if _measured("wrong", lines) else ()
+    columns += tables.view_table("wrong", lines).columns if tables.is_measured("wrong", lines) else ()
     head = ["method", "seeds", *(f"{key}_{part}" for key in columns for part in ("value", "low", "high"))]
     return comma_separated(head, ([line.name, len(line.seeds) or 1, *map(line.cell, columns)] for line in lines))
 

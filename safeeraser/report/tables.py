@@ -3,7 +3,7 @@
 The last is an order of the methods, and one sentence that the figures bear.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -101,6 +101,19 @@ def view_table(metric: str, lines: list[Line]) -> Table:
     known |= {key for key, column in columns.items() if column.view in usual or column.split == "train"}
     caption = f"{what}Per cent of the responses that are there, by view, on all_val but for the first column. "
     return Table(metric, title, f"{caption}–: {absent}.", {k: columns[k].title for k in keys if k in known}, lines)
+
+
+def is_measured(metric: str, lines: list[Line]) -> bool:
+    """Whether some line has a figure of a metric that is measured by view."""
+    return any(key in line.cells for line in lines for key in columns_by_view(metric))
+
+
+# The tables behind the paper's, each made of the methods' lines; None: there is nothing for it.
+TABLES: tuple[Callable[[list[Line]], Table | None], ...] = (
+    seeds_table,
+    lambda lines: view_table("blank", lines) if is_measured("blank", lines) else None,
+    lambda lines: view_table("wrong", lines) if is_measured("wrong", lines) else None,
+)
 
 
 def task_table(runs: Sequence[Run]) -> Table | None:
