@@ -121,7 +121,6 @@ def _context(methods: list[Method], judges: Judges, published: bool) -> dict[str
         *different_data(runs),
         *(f"{METRICS[key].title}: {'; '.join(judges.spelled[key])}" for key in judges.different),
     ]
-    more = [make(lines) for make in tables.TABLES]
     apart = {*judges.different} & {COLUMNS[key].metric for key in first} or different_data(runs)
     columns = {key: paper.columns[key] for key in dict.fromkeys([*first, *paper.columns])}
     made = provenance(runs, judges) | {"seeds": {m.run.title: [seed_of(run) for run in m.seeds] for m in methods}}
