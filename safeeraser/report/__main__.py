@@ -9,8 +9,7 @@
 A RUN is a run folder, named for its method, or a folder that holds run folders. A run folder holds summary_val.json,
 summary_train.json (eval_all.py --summary writes them) and, where there are any, the verdicts, specificity.json,
 run.json, train_log.jsonl, probe.jsonl and audit.json. Runs that differ by their seeds alone are one row. Beside the
-page go summary.json, table.md, table.csv, table.tex, plots/ and, of runs that were audited, robustness.md and
-robustness.csv.
+page go summary.json, table.md, table.csv, table.tex, plots/ and figures.csv, the one table of all figures.
 """
 
 from dataclasses import dataclass

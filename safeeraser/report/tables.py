@@ -31,8 +31,8 @@ _UTILITIES = [key for key, column in COLUMNS.items() if METRICS[column.metric].v
 # Groups in their order, as the sentence words them for one method and for several.
 FORGETS, OVER, KEEPS, OPEN = "forgets", "over-forgets", "keeps", "open"
 WORDS = {
-    FORGETS: ("forgets, and answers on benign pictures", "forget, and answer on benign pictures"),
-    OVER: ("forgets, and over-forgets", "forget, and over-forget"),
+    FORGETS: ("forgets and answers on benign pictures", "forget and answer on benign pictures"),
+    OVER: ("forgets and over-forgets", "forget and over-forget"),
     KEEPS: ("does not forget", "do not forget"),
 }
 
@@ -236,12 +236,12 @@ def headline(ranking: Ranking) -> str:
             names = list_some([line.label for line in members])
             keys = {"ASR": "asr_gen"} | ({} if group == KEEPS else {"SARR": "sarr"})
             rates = ", ".join(f"{title} {_span(line.measured(key) for line in members)}" for title, key in keys.items())
-            parts.append(f"{names} {one if len(members) == 1 else several} ({rates})")
+            parts.append(f"{names} {one if len(members) == 1 else several}: {rates}.")
     if not parts:
         return ""
     if undecided := [line.label for line in lines if ranking.groups[line.label] == OPEN]:
-        parts.append(f"of {list_some(undecided)} the intervals do not tell")
-    return f"{'; '.join(parts)}.{_cost(ranking, lines)}"
+        parts.append(f"The intervals of {list_some(undecided)} do not tell.")
+    return " ".join(filter(None, [*parts, _cost(ranking, lines)]))
 
 
 def _cost(ranking: Ranking, lines: list[Line]) -> str:
@@ -255,9 +255,8 @@ def _cost(ranking: Ranking, lines: list[Line]) -> str:
     if any(figure.value is None for figure in [*figures, before]):
         return ""
     asr = untouched.measured("asr_gen")
-    return f" {title} of those that forget is {_span(figures)}; the untouched model has {title} {before.text}%" + (
-        f" and ASR {asr.text}%." if asr.value is not None else "."
-    )
+    beside = f" and ASR {asr.text}%" if asr.value is not None else ""
+    return f"{title} where they forget: {_span(figures)}; the untouched model has {title} {before.text}%{beside}."
 
 
 def _span(figures: Iterable[Row]) -> str:
