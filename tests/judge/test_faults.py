@@ -104,9 +104,9 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_files_and_pays_fo
     """SIGKILL at drawn moments. The key that a run is given has left the process list by then."""
     server = serve(lambda _, prompt: (time.sleep(0.01), (200, {}, good(prompt)))[1])
     texts = [f"is lamp {n}" for n in range(36)]
-    assert run_eval("--base_url", server.url, *write(tmp_path, texts, "whole"), key=KEY).returncode == 0
+    assert run_eval("--base_url", server.url, *write(tmp_path, texts, "whole/out"), key=KEY).returncode == 0
     paid, draw = len(server.answered), random.Random(1)
-    command = ("--base_url", server.url, "--concurrency", 2, *write(tmp_path, texts, "killed"))
+    command = ("--base_url", server.url, "--concurrency", 2, *write(tmp_path, texts, "killed/out"))
     for form in ("--api_key {}", "--api_key={}"):
         target = len(server.requests) + draw.randrange(1, 36)
         process = start_eval(*command, *form.format(KEY).split())
@@ -116,10 +116,10 @@ def test_a_run_that_is_killed_again_and_again_ends_in_the_same_files_and_pays_fo
         process.kill()
         process.communicate()
         assert "--base_url" in listed and not any(KEY in word for word in listed)
-        assert not list((tmp_path / "killed").iterdir()), "no half output"
-    with (tmp_path / "killed.jsonl").open("a") as handle:
+        assert not list((tmp_path / "killed/out").iterdir()), "no half output"
+    with (tmp_path / "killed/out.jsonl").open("a") as handle:
         handle.write('\n{"request": "torn off in the mid')
     assert run_eval(*command, key=KEY).returncode == 0
-    assert outputs(tmp_path / "killed") == outputs(tmp_path / "whole")
+    assert outputs(tmp_path / "killed/out") == outputs(tmp_path / "whole/out")
     # Each kill loses what was in flight and no more: two calls at a time.
     assert paid <= len(server.answered) - paid <= paid + 2 * 2
