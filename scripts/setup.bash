@@ -22,4 +22,6 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt -e ".${1:+[$1]}"
   echo "$wanted" > "$stamp"
 fi
+# Containers like to set this; each process would then compile the libraries anew, for longer than all else it begins with.
+unset PYTHONDONTWRITEBYTECODE
 export PATH="$PWD/.venv/bin:$PATH"
