@@ -85,7 +85,9 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("status", "headers", "reply", "says", "at_fault", "requests"), FAULTS)
+@pytest.mark.parametrize(
+    ("status", "headers", "reply", "says", "at_fault", "requests"), FAULTS, ids=[fault[3] for fault in FAULTS]
+)
 def test_what_becomes_of_each_fault(serve, caplog, capfd, status, headers, reply, says, at_fault, requests):
     """Neither key nor prompt is shown, though the server repeats the key."""
     caplog.set_level(logging.DEBUG)
