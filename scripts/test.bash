@@ -12,7 +12,7 @@ source scripts/setup.bash test
 
 ruff check .
 ruff format --check .
-# Types are left to the whole suite: what one runs while writing should end in two minutes.
+# Types are left to the whole suite: what one runs while writing should end soon.
 [[ " $* " == *" fast "* ]] || python -m mypy
 # One thread a worker: models this small lose more to threads than they gain.
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
