@@ -117,12 +117,8 @@ def forest(
     axes.tick_params(length=0, pad=4, labelsize=10.5)
     axes.grid(color=INK, alpha=0.22)
     for number, line in enumerate(rows):
-        shown = line.label if len(line.label) <= _LONGEST_NAME else f"{line.label[: _LONGEST_NAME - 1]}…"
-        figures = [line.measured(key) for key in columns][: 1 if abreast else None]
-        slant, weight = ("normal", 700) if number < len(lines) else ("italic", 400)
-        axes.text(0, number * step + _NAME - 3, shown, size=11.5, style=slant, weight=weight)
-        text = " · ".join("–" if one.withheld else one.text for one in figures)
-        axes.text(100, number * step + _NAME - 3, text, size=11.5, ha="right")
+        keys = list(columns)[: 1 if abreast else None]
+        _write_line(axes, line, keys, number * step + _NAME - 3, published=number >= len(lines))
     for place, (key, (_, better)) in enumerate(columns.items()):
         lane = place % lanes
         heights = [number * step + _NAME + (lane + 0.5) * _LANE for number in range(len(rows))]
@@ -134,6 +130,16 @@ def forest(
     spoken = [f"{line.label}: {_say_figures(columns, line)}" for line in lines]
     spoken += [f"{line.label} (published): {_say_figures(columns, line)}" for line in published]
     return Plot(name, caption, f"{contents}. {'; '.join(spoken)}.", figure, "svg")
+
+
+def _write_line(axes: Axes, line: Line, keys: Sequence[str], height: float, *, published: bool) -> None:
+    """A line's name at the left, and its figures of some columns at the right."""
+    shown = line.label if len(line.label) <= _LONGEST_NAME else f"{line.label[: _LONGEST_NAME - 1]}…"
+    slant, weight = ("italic", 400) if published else ("normal", 700)
+    axes.text(0, height, shown, size=11.5, style=slant, weight=weight)
+    figures = [line.measured(key) for key in keys]
+    text = " · ".join("–" if figure.withheld else figure.text for figure in figures)
+    axes.text(100, height, text, size=11.5, ha="right")
 
 
 def _draw_column(

@@ -86,6 +86,19 @@ def score(options: Options) -> Scored | None:
 
     if options.save_replies:
         write_replies(options.save_replies, verdicts, panel)
+    write_files(options, records, statistics, summary, texts)
+    show_figures(measured, options.judging.protocol, judges)
+    if other:
+        compare.show_differences(summary["compared_with"])
+    if opinion:
+        compare.show_agreement(summary["agreement"], opinion)
+    return Scored(summary, conclude(measured, panel, answered))
+
+
+def write_files(
+    options: Options, records: Any, statistics: dict[str, Any], summary: dict[str, Any], texts: dict[Path, str]
+) -> None:
+    """Write the outputs that the options name, each whole. `texts`: further files, by path."""
     for path, text in texts.items():
         with write_whole(path) as handle:
             handle.write(text)
@@ -95,12 +108,6 @@ def score(options: Options) -> Scored | None:
             write_json(file, value)
     if options.table:
         write_table(options.table, SummaryFile.model_validate(summary).rows(options.table.resolve().parent.name))
-    show_figures(measured, options.judging.protocol, judges)
-    if other:
-        compare.show_differences(summary["compared_with"])
-    if opinion:
-        compare.show_agreement(summary["agreement"], opinion)
-    return Scored(summary, conclude(measured, panel, answered))
 
 
 def conclude(measured: Measured, panel: Panel, answered: Answered) -> dict[str, list[str]]:
