@@ -1,5 +1,6 @@
 """What holds for every test: one thread, no hub, one working directory a test."""
 
+import gc
 import os
 import signal
 import tempfile
@@ -43,6 +44,13 @@ def pytest_collection_modifyitems(items):
         if not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
     items.sort(key=lambda item: bool(item.get_closest_marker("fast")))
+
+
+def pytest_collection_finish():
+    """Spare the garbage collector what is loaded by now and stays: looking through it took a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000)
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,7 @@ def test_what_becomes_of_each_fault(serve, caplog, capfd, status, headers, reply
     """Neither key nor prompt is shown, though the server repeats the key."""
     caplog.set_level(logging.DEBUG)
     server = serve(lambda number, prompt: (status, headers, reply))
-    asked = client(server.url, timeout=1.0 if reply is HANG else 30, retries=1)
+    asked = client(server.url, timeout=0.3 if reply is HANG else 30, retries=1)
     if at_fault is None:
         got, found = until_stopped(asked.ask(calls(50)))
         assert not got and says in found

@@ -44,6 +44,7 @@ def bare(source: str) -> ast.Module:
     return tree
 
 
+@cache
 def files_code(*files: Path) -> str:
     """The code in some files as one text: what changes with it changes a result, what does not is a comment."""
     return "\n".join(ast.unparse(bare(file.read_text(encoding="utf-8"))) for file in files)

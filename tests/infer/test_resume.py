@@ -41,6 +41,7 @@ def test_the_partial_files_of_all_processes_are_read_and_removed_together(tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["other.json.partial.jsonl"]
 
 
+@pytest.mark.slow
 def test_a_run_that_found_its_batch_size_resumes_with_it(tmp_path, monkeypatch):
     """Of the last responses, and of several processes the smallest; a size that was given holds."""
     monkeypatch.chdir(RECORDED)
