@@ -6,9 +6,9 @@ edited is known, and left alone.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,15 @@ from safeeraser.benchmark.metrics import COLUMNS, METRICS
 from safeeraser.benchmark.release import RELEASED_TYPE
 from safeeraser.errors import BadInput
 from safeeraser.report.methods import group_runs
-from safeeraser.report.read import Run, TaskScore, read_run
+from safeeraser.report.read import Run, read_run
 from safeeraser.report.sources import judges_of, warnings
 from safeeraser.report.tables import method_line, paper_table
 from safeeraser.report.writing import render
 
 CARD = "README.md"
-# By the hub's word.
-LICENSES = {"llama2": "the Llama 2 Community License", "apache-2.0": "the Apache License 2.0"}
-DATA = {"safeeraser": "the form of the SafeEraser benchmark", "own": "a form of its maker's own"}
 # How the projector was trained, where it was.
 PROJECTOR = {"full": "projector whole", "lora": "LoRA on the projector", "sine": "projector as W + sin(D)"}
 DRAWN = {"mini", "mini-small"}  # model families of the mini benchmark
-QUESTION = "What is in this picture?"
-HERE, BASE = "PATH/TO/THIS/FOLDER", "PATH/TO/THE/BASE/MODEL"  # what the code says where nothing can be named
 MARK = re.compile(r"<!-- safeeraser card ([0-9a-f]{64}): [^\n]*-->\n\Z")
 # What PEFT adds to the hub's template: the bits of the weights, and its own version.
 PEFTS = re.compile(
@@ -106,17 +101,11 @@ def card(folder: Path, *, repo: str | None = None) -> str:
         "base": base,
         "family": _family(settings),
         "license": page.license if page else None,  # what comes of a model's weights goes under the same as they
-        "licenses": LICENSES,
-        "form": DATA.get(settings["data"]["name"] if "data" in settings else "safeeraser", DATA["own"]),
         "trained": list(_trained_parts(settings)),
         "shown_weight": shown_weight,
+        "prompt": prompt,
+        "repo": repo,
         **_measured(run, settings),
-        "quoted": {
-            "base": json.dumps(base or BASE),
-            "place": json.dumps(repo or HERE),
-            "prompt": json.dumps(prompt(QUESTION, "user")),
-            "question": json.dumps(QUESTION),
-        },
         "version": __version__,
     }
     text = f"---\n{_metadata(run, context)}\n---\n\n{render('model_card.md.j2', **context)}"
@@ -198,9 +187,6 @@ def _metadata(run: Run, context: dict[str, Any]) -> str:
     tags = ["safety", "machine-unlearning", "safeeraser", context["family"].model_type]
     tags += ["lora"] * context["adapter"] + ["demonstration"] * context["demonstration"]
     mini = " (mini: drawn pictures)" if context["demonstration"] else ""
-    rows: dict[str, Row] = context["rows"]
-    results = [_result(run, key, row, mini) for key, row in rows.items() if row.protocol and not row.withheld]
-    results += [_task_result(name, task) for name, task in (run.specificity.tasks if run.specificity else {}).items()]
     data = ModelCardData(
         base_model=context["base"],
         library_name="peft" if context["adapter"] else "transformers",
@@ -208,7 +194,7 @@ def _metadata(run: Run, context: dict[str, Any]) -> str:
         pipeline_tag="image-text-to-text",
         tags=tags,
         model_name=f"{run.title}, {context['settings']['model_family']['name']}",
-        eval_results=results or None,
+        eval_results=list(_results(run, context["rows"], mini)) or None,
     )
     try:
         return data.to_yaml().strip()
@@ -216,36 +202,33 @@ def _metadata(run: Run, context: dict[str, Any]) -> str:
         raise BadInput(f"{run.folder}: no metadata of a card ({error})") from None
 
 
-def _result(run: Run, key: str, row: Row, mini: str) -> EvalResult:
-    """A figure with its judge, its protocol and its interval."""
-    value, low, high = (None if bound is None else round(bound, 2) for bound in row.per_cent)
-    more = {"judge": row.judge, "protocol": row.protocol, "low": low, "high": high, "n": row.n}
-    judge = f"judge {row.judge}, " if row.judge else ""
-    data = run.parts[row.split].provenance.data_sha256
-    return EvalResult(
-        task_type="image-text-to-text",
-        task_name="safety unlearning",
-        dataset_type="safeeraser",
-        dataset_name="SafeEraser" + mini,
-        dataset_split=row.split,
-        dataset_args={"sha256": data} if data else None,
-        metric_type=row.metric,
-        metric_name=ROOTED.sub("", f"{COLUMNS[key].title.rstrip(' ↓↑')} ({judge}protocol {row.protocol})"),
-        metric_value=value,
-        metric_args={name: known for name, known in more.items() if known is not None},
-    )
-
-
-def _task_result(name: str, task: TaskScore) -> EvalResult:
-    """The figure of another benchmark, of which Specificity is made."""
-    error = {} if task.standard_error is None else {"standard_error": round(100 * task.standard_error, 2)}
-    return EvalResult(
-        task_type="image-text-to-text",
-        task_name="visual question answering",
-        dataset_type=name,
-        dataset_name=name,
-        dataset_split=task.split,
-        metric_type=task.metric,
-        metric_value=round(100 * task.value, 2),
-        metric_args={"n": task.n, **error},
-    )
+def _results(run: Run, rows: dict[str, Row], mini: str) -> Iterator[EvalResult]:
+    """The figures that stand, with judge, protocol and interval; then those of the benchmarks behind Specificity."""
+    result = partial(EvalResult, task_type="image-text-to-text")
+    for key, row in ((key, row) for key, row in rows.items() if row.protocol and not row.withheld):
+        value, low, high = (None if bound is None else round(bound, 2) for bound in row.per_cent)
+        more = {"judge": row.judge, "protocol": row.protocol, "low": low, "high": high, "n": row.n}
+        judge = f"judge {row.judge}, " if row.judge else ""
+        data = run.parts[row.split].provenance.data_sha256
+        yield result(
+            task_name="safety unlearning",
+            dataset_type="safeeraser",
+            dataset_name="SafeEraser" + mini,
+            dataset_split=row.split,
+            dataset_args={"sha256": data} if data else None,
+            metric_type=row.metric,
+            metric_name=ROOTED.sub("", f"{COLUMNS[key].title.rstrip(' ↓↑')} ({judge}protocol {row.protocol})"),
+            metric_value=value,
+            metric_args={name: known for name, known in more.items() if known is not None},
+        )
+    for name, task in (run.specificity.tasks if run.specificity else {}).items():
+        error = {} if task.standard_error is None else {"standard_error": round(100 * task.standard_error, 2)}
+        yield result(
+            task_name="visual question answering",
+            dataset_type=name,
+            dataset_name=name,
+            dataset_split=task.split,
+            metric_type=task.metric,
+            metric_value=round(100 * task.value, 2),
+            metric_args={"n": task.n, **error},
+        )

@@ -5,6 +5,7 @@ All write per cent, so that the same number stands on the page, in the paper and
 
 import csv
 import io
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -213,7 +214,7 @@ TEMPLATES = Environment(
 )
 TEMPLATES.filters |= {"svg": lambda plot: Markup(plot.svg()), "shade": shade}
 TEMPLATES.filters |= {"short_commit": lambda commit: re.sub(r"^(\w{12})\w*", r"\1", commit)}
-TEMPLATES.filters |= {"latex": escape_latex, "escape_markdown": escape_markdown}
+TEMPLATES.filters |= {"latex": escape_latex, "escape_markdown": escape_markdown, "json": json.dumps}
 
 
 def render(template: str, **context: Any) -> str:
