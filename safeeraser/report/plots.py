@@ -1,14 +1,16 @@
 """The report's plots: forests of figures, curves of training, curves of robustness."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
-from safeeraser.benchmark.figures import AUDITED, Row, pick
+from safeeraser.benchmark.figures import AUDITED, Row
 from safeeraser.benchmark.metrics import COLUMNS, METRICS
 from safeeraser.report.drawing import INK, STYLE, WIDTH, Plot, forest
 from safeeraser.report.read import Run
@@ -27,9 +29,10 @@ _KEYS = [key for key, metric in METRICS.items() if metric.view and key != "rr"]
 _SCALED = {key: METRICS[key].title for key in sorted(_KEYS, key=lambda key: METRICS[key].view != "forget")}
 
 
-def _drawing(height: float) -> Drawing:
+def _drawing(height: float, **axes: Any) -> tuple[Drawing, Axes]:
     """An empty drawing of this height in inches, whose parts find room beside each other by themselves."""
-    return Drawing(figsize=(WIDTH, height), layout="constrained")
+    figure = Drawing(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.add_subplot(**axes)
 
 
 # Forests
@@ -65,14 +68,13 @@ def training_curves(runs: list[Run]) -> list[Plot]:
 
 def _plot_losses(run: Run) -> Plot:
     """The total loss and its terms over the steps, as the log holds them."""
-    figure = _drawing(2.8)
-    axes = figure.add_subplot(xlabel="optimizer step", ylabel="loss, nats a token")
+    figure, axes = _drawing(2.8, xlabel="optimizer step", ylabel="loss, nats a token")
     steps = [row.step for row in run.log]
     axes.plot(steps, [row.loss for row in run.log], color=INK, linewidth=1.8, label="loss")
     terms = list(dict.fromkeys(name for row in run.log for name in row.terms))
-    for index, name in enumerate(terms):
+    for name, line in zip(terms, cycle(_LINES[1:]), strict=False):
         values = [row.terms.get(name, math.nan) for row in run.log]
-        axes.plot(steps, values, color=INK, ls=_LINES[1 + index % (len(_LINES) - 1)], linewidth=1.2, label=name)
+        axes.plot(steps, values, color=INK, ls=line, linewidth=1.2, label=name)
     figure.legend(fontsize=9, loc="outside upper right", ncols=4)
     first, last = run.log[0], run.log[-1]
     description = (
@@ -86,8 +88,7 @@ def _plot_losses(run: Run) -> Plot:
 
 def _plot_probes(run: Run) -> Plot:
     """The shares of refusals and of degenerate answers over the steps: the forgetting curve."""
-    figure = _drawing(2.8)
-    axes = figure.add_subplot(ylim=_PER_CENT, xlabel="optimizer step", ylabel="answers, %")
+    figure, axes = _drawing(2.8, ylim=_PER_CENT, xlabel="optimizer step", ylabel="answers, %")
     described = []
     for view, marker in zip(_PROBED, _MARKERS, strict=False):
         rows = [(row.step, getattr(row, view)) for row in run.probes if getattr(row, view)]
@@ -118,32 +119,29 @@ def _plot_relearning(card: Card) -> Iterator[Plot]:
     if not attackers:
         return
     wide = min(2, len(attackers))
-    high = -(-len(attackers) // wide)
-    figure = _drawing(0.6 + 1.8 * high)
-    grid = figure.subplots(high, wide, sharex=True, sharey=True, squeeze=False).ravel()
-    for axes in grid[len(attackers) :]:
-        axes.remove()
+    grid = [[*attackers[first : first + wide], ""][:wide] for first in range(0, len(attackers), wide)]
+    figure = Drawing(figsize=(WIDTH, 0.6 + 1.8 * len(grid)), layout="constrained")
+    panels = figure.subplot_mosaic(grid, sharex=True, sharey=True, empty_sentinel="")
     described, steps = list[str](), set[float]()
-    for axes, attacker in zip(grid, attackers, strict=False):
-        for index, subject in enumerate(card.subjects):
-            rows = [row for row in card.of("relearned", subject=subject) if row.name == attacker]
-            described += _draw(axes, rows, index, subject, f"{subject} on {attacker} data, step")
-            steps |= {row.position for row in rows}
+    for attacker, axes in panels.items():
+        curves = {subject: card.of("relearned", subject=subject, name=attacker) for subject in card.subjects}
+        described += _draw(axes, curves, f"on {attacker} data, step")
+        steps |= {row.position for rows in curves.values() for row in rows}
         _draw_seeds(axes, card, attacker)
         half = _half_line(axes, card)
         axes.set_title(attacker, fontsize=9, loc="left")
     # Steps that double lie equally far apart, and 0 before 1.
-    grid[0].set_xscale("symlog", base=2, linthresh=1)
-    grid[0].set_xticks(sorted(steps), [f"{step:g}" for step in sorted(steps)])
-    grid[0].set(xlim=(min(steps) - 0.4, 1.25 * max(1, *steps)), ylim=_PER_CENT)
-    for axes in grid[: len(attackers)]:
+    axes.set_xscale("symlog", base=2, linthresh=1)
+    axes.set_xticks(sorted(steps), [f"{step:g}" for step in sorted(steps)])
+    axes.set(xlim=(min(steps) - 0.4, 1.25 * max(1, *steps)), ylim=_PER_CENT)
+    for attacker, axes in panels.items():
         # The lowest of each column has the steps under it, also where the last row is not full.
-        axes.tick_params(labelsize=8, labelbottom=axes in grid[len(attackers) - wide : len(attackers)])
+        axes.tick_params(labelsize=8, labelbottom=attacker in attackers[-wide:])
         axes.set_xticks([], minor=True)
     figure.supxlabel("optimizer step", fontsize=9)
     figure.supylabel("ASR, %", fontsize=9)
-    named = [axes.get_legend_handles_labels() for axes in grid[: len(attackers)]]
-    legend = {label: handle for handles, labels in named for handle, label in zip(handles, labels, strict=True)}
+    named = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in panels.values()]
+    legend = {label: handle for panel in named for handle, label in panel}
     figure.legend(legend.values(), legend.keys(), **_LEGEND)
     description = f"ASR of {card.title} relearned, per cent with 95% intervals. {half}{'; '.join(described)}."
     seeds = "; thin: each seed" if any(row.seed for row in card.rows) else ""
@@ -153,16 +151,15 @@ def _plot_relearning(card: Card) -> Iterator[Plot]:
 
 def _plot_depth(card: Card) -> Iterator[Plot]:
     """What each layer's states are worth to the model that knows; its own make it lose nothing, so it is left out."""
-    measured = {subject: card.of("inside", "depth", subject) for subject in card.subjects if subject != "vanilla"}
-    layers = {subject: [row for row in rows if row.at is not None] for subject, rows in measured.items()}
+    measured = {subject: card.of("inside", "depth", subject) for subject in card.subjects}
+    layers = {
+        name: [row for row in rows if row.at is not None and name != "vanilla"] for name, rows in measured.items()
+    }
     if not layers[AUDITED]:
         return
-    figure = _drawing(2.8)
-    axes = figure.add_subplot(xlabel="layer", ylabel="fall, nats a token")
+    figure, axes = _drawing(2.8, xlabel="layer", ylabel="fall, nats a token")
     axes.locator_params(axis="x", integer=True)
-    described = []
-    for subject, rows in layers.items():
-        described += _draw(axes, rows, card.subjects.index(subject), subject, f"{subject} at layer")
+    described = _draw(axes, layers, "at layer")
     figure.legend(**_LEGEND)
     what = "how far the true answers' log-probability falls where the untouched model takes over a layer's states"
     description = f"Depth of {card.title}: {what}, in nats a token. {'; '.join(described)}."
@@ -171,16 +168,13 @@ def _plot_depth(card: Card) -> Iterator[Plot]:
 
 def _plot_scaling(card: Card) -> Iterator[Plot]:
     """The metrics by the scale of the adapter: at 0 it is off, at 1 as it was trained."""
-    curves = {metric: card.of("scaled", metric) for metric in _SCALED}
+    curves = {title: card.of("scaled", metric) for metric, title in _SCALED.items()}
     at = sorted({row.at for rows in curves.values() for row in rows if row.at is not None})
     if not at:
         return
-    figure = _drawing(3.4)
-    axes = figure.add_subplot(ylim=_PER_CENT, ylabel="per cent")
+    figure, axes = _drawing(3.4, ylim=_PER_CENT, ylabel="per cent")
     axes.set_xlabel("scale of the adapter (0: untouched, 1: as trained)")
-    described = []
-    for index, (metric, title) in enumerate(_SCALED.items()):
-        described += _draw(axes, curves[metric], index, title, f"{title} at scale")
+    described = _draw(axes, curves, "at scale")
     half = _half_line(axes, card)
     axes.set_xticks(at, [f"{scale:g}" for scale in at])
     figure.legend(**_LEGEND | {"ncols": 3})
@@ -188,32 +182,35 @@ def _plot_scaling(card: Card) -> Iterator[Plot]:
     yield Plot(f"scaling_{card.name}", f"Adapter of {card.title} scaled, with 95% intervals.", description, figure)
 
 
-def _draw(axes: Axes, rows: Sequence[Row], index: int, label: str, where: str) -> list[str]:
-    """A curve, with its interval as a band unless it is a control's; gives its figures in words.
+def _draw(axes: Axes, curves: Mapping[str, Sequence[Row]], where: str) -> list[str]:
+    """Curves by their labels, with their intervals as bands unless they are a control's; gives their figures in words.
 
-    Nothing where nothing was measured.
+    Of those that were not measured there is nothing.
     """
-    if not any(row.value is not None for row in rows):
-        return []
-    # A figure that is missing leaves a gap: None becomes not a number.
-    at = [row.position for row in rows]
-    values, low, high = np.array([row.per_cent for row in rows], dtype=float).T
-    control = rows[0].subject != AUDITED
-    if not control:
-        axes.fill_between(at, low, high, color=INK, alpha=0.12, linewidth=0)
-    line, mark = _LINES[index % len(_LINES)], _MARKERS[index % len(_MARKERS)]
-    width, size = (0.9, 3) if control else (1.5, 4)
-    axes.plot(at, values, color=INK, label=label, linewidth=width, linestyle=line, marker=mark, ms=size)
-    return [f"{where} {', '.join(f'{row.at:g}: {row.text}' for row in rows)}"]
+    described = []
+    for (label, rows), line, mark in zip(curves.items(), cycle(_LINES), cycle(_MARKERS), strict=False):
+        if all(row.value is None for row in rows):
+            continue
+        # A figure that is missing leaves a gap: None becomes not a number.
+        at = [row.position for row in rows]
+        values, low, high = np.array([row.per_cent for row in rows], dtype=float).T
+        control = rows[0].subject != AUDITED
+        if not control:
+            axes.fill_between(at, low, high, color=INK, alpha=0.12, linewidth=0)
+        width, size = (0.9, 3) if control else (1.5, 4)
+        axes.plot(at, values, color=INK, label=label, linewidth=width, linestyle=line, marker=mark, ms=size)
+        described.append(f"{label} {where} {', '.join(f'{row.at:g}: {row.text}' for row in rows)}")
+    return described
 
 
 def _draw_seeds(axes: Axes, card: Card, attacker: str) -> None:
     """Each seed's ASR as a thin line; before the first step all seeds are the one model."""
-    where = {"subject": AUDITED, "condition": "relearned", "name": attacker, "metric": "asr"}
-    every = [row for row in card.rows if row.seed and all(getattr(row, key) == value for key, value in where.items())]
-    begun = {row.at: row for row in pick(card.rows, **where) if row.at not in {one.at for one in every}}
-    for seed in dict.fromkeys(row.seed for row in every):
-        points = sorted([*begun.values(), *(row for row in every if row.seed == seed)], key=lambda row: row.position)
+    names = dict.fromkeys(row.seed for row in card.rows if row.seed)
+    seeds = [card.of("relearned", name=attacker, seed=seed) for seed in names]
+    measured = {row.at for rows in seeds for row in rows}
+    begun = [row for row in card.of("relearned", name=attacker) if row.at not in measured]
+    for rows in filter(None, seeds):
+        points = sorted(begun + rows, key=lambda row: row.position)
         values = np.array([row.per_cent[0] for row in points], dtype=float)
         axes.plot([row.position for row in points], values, color=INK, linewidth=0.5, alpha=0.6)
 

@@ -49,9 +49,9 @@ class Card:
         """The run itself, then its controls."""
         return list_subjects([AUDITED, *self.audit.controls, *(row.subject for row in self.rows)])
 
-    def of(self, condition: str, metric: str = "asr", subject: str = AUDITED) -> list[Row]:
+    def of(self, condition: str, metric: str = "asr", subject: str = AUDITED, **where: Any) -> list[Row]:
         """A subject's figures of a condition; of a curve in the order in which they stand on it."""
-        rows = pick(self.rows, subject=subject, condition=condition, metric=metric)
+        rows = pick(self.rows, subject=subject, condition=condition, metric=metric, **where)
         return sorted(rows, key=lambda row: row.position)
 
     def figure(self, metric: str, condition: str = "clean", **where: Any) -> Row:
