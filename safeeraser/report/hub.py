@@ -9,7 +9,6 @@ import logging
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import (
@@ -107,14 +106,12 @@ def _content(path: Path) -> Path | bytes:
     if not path.name.endswith("config.json"):
         return path
     base = base_name(run_of(path.parent))
-    return json.dumps(_of_base(read_json(path), base), indent=2, ensure_ascii=False).encode()
 
+    def named(part: dict) -> dict:  # wherever in the file it is
+        return part | {key: base for key in NAMES_OF_BASE if key in part}
 
-def _of_base(value: Any, base: str | None) -> Any:
-    """`value` with `base`, which may be None, wherever it names the model that it comes from."""
-    if isinstance(value, dict):
-        return {key: base if key in NAMES_OF_BASE else _of_base(part, base) for key, part in value.items()}
-    return [_of_base(part, base) for part in value] if isinstance(value, list) else value
+    content = json.loads(json.dumps(read_json(path)), object_hook=named)
+    return json.dumps(content, indent=2, ensure_ascii=False).encode()
 
 
 def _may_pass(error: Exception) -> bool:

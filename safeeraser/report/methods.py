@@ -44,6 +44,12 @@ class Method(NamedTuple):
     run: Run
     seeds: list[Run]
 
+    @property
+    def line(self) -> Line:
+        """The method's figures, and its seeds'."""
+        seeds = tuple(Line(run.title, run.figures) for run in self.seeds)
+        return Line(self.run.title, self.run.figures, seeds if len(seeds) > 1 else ())
+
 
 def group_runs(runs: Sequence[Run]) -> list[Method]:
     """The runs, pooled over their seeds and told apart by their titles, in the order of the first of each.
@@ -84,18 +90,17 @@ def _difference(group: list[Run], namesakes: list[list[Run]]) -> str:
 
 
 def _deciding(settings: dict[str, Any]) -> dict[str, Any]:
-    """What decides a run's result, but for what its folder may be named for: files, and what they hold."""
+    """What decides a run's result, by what its user would write (of a loss's terms less `forget_loss.terms.`).
+
+    What its folder may be named for is left out: files, and what they hold.
+    """
     own = {key: value for key, value in settings.items() if key not in _FREE | {"data", "forget_loss"}}
-    flat = _flatten(own | (settings.get("forget_loss") or {}))
-    return {key: value for key, value in flat.items() if "/" not in str(value)}
-
-
-def _flatten(tree: Any) -> dict[str, Any]:
-    """Settings by what their user would write; those of a loss's terms less `forget_loss.terms.`."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items() if isinstance(tree, dict) else ():
-        below = {f"{key}.{name}": one for name, one in _flatten(value).items()} or {key: value}
-        flat |= {name.removeprefix("terms."): one for name, one in below.items()}
+    left, flat = list((own | (settings.get("forget_loss") or {})).items()), dict[str, Any]()
+    for key, value in left:
+        if isinstance(value, dict) and value:  # its parts come at the end of those that are left
+            left += [(f"{key}.{name}".removeprefix("terms."), part) for name, part in value.items()]
+        elif "/" not in str(value):
+            flat[key] = value
     return flat
 
 
@@ -116,23 +121,16 @@ def seed_of(run: Run) -> str:
 def _by_seed(runs: Sequence[Run]) -> list[list[Run]]:
     groups: dict[Any, list[Run]] = defaultdict(list)
     for number, run in enumerate(runs):
-        common = _common(run)
-        groups[number if common is None else common].append(run)
+        groups[_common(run) or number].append(run)
     apart = []
     for group in groups.values():
-        # The same seed twice is no second sample, but a copy, or a run of which not all is known.
-        alone = len({run.seeds for run in group}) < len(group) or _judged_otherwise(group)
+        decided = [(metric, one) for run in group for part in run.parts.values() for metric, one in decisions(part)]
+        judges = {(metric, one.protocol, one.judge, one.version) for metric, one in decided}
+        # The same seed twice is no second sample, but a copy, or a run of which not all is known. Nor is a seed one
+        # that another judge decided some metric of.
+        alone = len({run.seeds for run in group}) < len(group) or len(judges) > len({metric for metric, _ in decided})
         apart += [[run] for run in group] if alone else [group]
     return apart
-
-
-def _judged_otherwise(group: list[Run]) -> bool:
-    """Whether some metric was decided by one judge of one seed, by another of another."""
-    judges: dict[str, set] = defaultdict(set)
-    for part in (part for run in group for part in run.parts.values()):
-        for metric, decided in decisions(part):
-            judges[metric].add((decided.protocol, decided.judge, decided.version))
-    return any(len(its) > 1 for its in judges.values())
 
 
 def _common(run: Run) -> str | None:
@@ -228,17 +226,12 @@ def _paired_difference(key: str, pairs: list[tuple[Run, Run]]) -> Row:
         asked += max(figure.n for figure in figures)
     if not found:
         return NOTHING
-    count = sum(one.n for one in found)
-    return Row(text_instead=_spell(found), note=f"{count} of {asked} answers" * (count < asked))
-
-
-def _spell(found: list[Difference]) -> str:
-    middle = sum(one.value for one in found) / len(found)
+    text, count = f"{100 * mean(one.value for one in found):+.1f}", sum(one.n for one in found)
     known = [(one.value, one.low, one.high) for one in found if one.low is not None and one.high is not None]
-    if len(known) < len(found):
-        return f"{100 * middle:+.1f}"
-    low, high = spread(known, -1.0)
-    return f"{100 * middle:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    if len(known) == len(found):
+        low, high = spread(known, -1.0)
+        text += f" ({100 * low:+.1f} to {100 * high:+.1f})"
+    return Row(text_instead=text, note=f"{count} of {asked} answers" * (count < asked))
 
 
 def _values(run: Run, part: Summary) -> Mapping[tuple, float]:

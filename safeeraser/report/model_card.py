@@ -28,7 +28,7 @@ from safeeraser.errors import BadInput
 from safeeraser.report.methods import group_runs
 from safeeraser.report.read import Run, read_run
 from safeeraser.report.sources import judges_of, warnings
-from safeeraser.report.tables import method_line, paper_table
+from safeeraser.report.tables import paper_table
 from safeeraser.report.writing import render
 
 CARD = "README.md"
@@ -149,7 +149,7 @@ def _measured(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
         "rows": rows,
         "missing": [column.title.rstrip(" ↓↑") for key, column in COLUMNS.items() if key not in rows],
         "warnings": warnings([run], [run], judges),
-        "notes": paper_table([method_line(method)], [run], []).notes,
+        "notes": paper_table([method.line], [run], []).notes,
         "judges": judges.spelled,
         "audit": audit,
         "headline": audit.conclusions().headline if audit else "",

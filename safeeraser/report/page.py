@@ -116,7 +116,7 @@ def _page_path(folders: tuple[Path, ...], out: Path | None) -> Path:
 def _context(methods: list[Method], judges: Judges, published: bool) -> dict[str, Any]:
     """What the templates are given of the runs: the page needs no other file, and no script."""
     shown, runs = [method.run for method in methods], [run for method in methods for run in method.seeds]
-    lines, others = [tables.method_line(method) for method in methods], tables.published_table()
+    lines, others = [method.line for method in methods], tables.published_table()
     paper = tables.paper_table(lines, runs, others.rows if published else [])
     ranking = tables.rank(lines, paper.published)
     first = tables.measures(ranking.utility)
@@ -170,8 +170,7 @@ def _shown(card: robustness.Card) -> dict[str, Any]:
 
 def _wide(lines: list[Line]) -> str:
     """A line a method with value, low and high of each column."""
-    columns = [*COLUMNS, *tables.view_table("blank", lines).columns]
-    columns += tables.view_table("wrong", lines).columns if tables.is_measured("wrong", lines) else ()
+    columns = [*COLUMNS, *tables.view_columns("blank", lines), *tables.view_columns("wrong", lines)]
     head = ["method", "seeds", *(f"{key}_{part}" for key in columns for part in ("value", "low", "high"))]
     return comma_separated(head, ([line.name, len(line.seeds) or 1, *map(line.cell, columns)] for line in lines))
 

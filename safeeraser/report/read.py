@@ -120,8 +120,17 @@ class Run:
 
     @cached_property
     def figures(self) -> dict[str, Row]:
-        """The figures that are known, by column: the paper's, then blank and wrong responses by view."""
-        return {key: row for key, column in ALL_COLUMNS.items() if (row := self.figure(column)).metric}
+        """The figures that are known, by column: the paper's, then blank and wrong responses by view.
+
+        Beside a rate stands what labels make of it, where there are any.
+        """
+        figures = {key: row for key, column in ALL_COLUMNS.items() if (row := self.figure(column)).metric}
+        for key, row in figures.items():
+            corrected = find(self.rows, metric=row.metric, split=row.split, relative="labels")
+            if corrected.value is not None:
+                between = f" ({corrected.range})" if corrected.range else ""
+                figures[key] = row.model_copy(update={"note": f"† {corrected.text}{between}"})
+        return figures
 
     def figure(self, column: Column) -> Row:
         """The figure of a column."""

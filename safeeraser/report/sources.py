@@ -43,43 +43,37 @@ class Judges(NamedTuple):
         spelled: metric -> protocol, judge and models, in words. Specificity, which has no judge, is there only where it
             is of several kinds.
         different: the metrics whose figures do not compare with each other.
-        mixed: the figures whose judge answered as several models, in words.
+        warnings: what must stand beside the figures, wherever they go.
     """
 
     spelled: dict[str, list[str]]
     different: list[str]
-    mixed: list[str]
-
-    @property
-    def warnings(self) -> list[str]:
-        """What must stand beside the figures, wherever they go."""
-        lines = []
-        if self.different:
-            lines.append(
-                "These figures come from different judges, protocols or benchmarks and do not compare with each other."
-            )
-        if self.mixed:
-            mixed = "; ".join(self.mixed)
-            lines.append(f"A judge answered as several models, so these figures are of no one judge: {mixed}.")
-        return lines
+    warnings: list[str]
 
 
 def judges_of(runs: list[Run]) -> Judges:
     """Who judged the runs' figures."""
     known: dict[str, dict[tuple, Decided]] = defaultdict(dict)
-    mixed = {}
+    mixed, warnings = {}, []
     parts = [(run.title, part) for run in runs for part in run.parts.values()]
-    for title, part, metric, decided in ((*one, *of) for one in parts for of in decisions(one[1])):
-        known[metric].setdefault(decided.identity, decided)
-        if len(decided.models) > 1:
-            mixed[f"{title} on {part.split}, {decided.judge} as {' and '.join(decided.models)}"] = True
+    for title, part in parts:
+        for metric, decided in decisions(part):
+            known[metric].setdefault(decided.identity, decided)
+            if len(decided.models) > 1:
+                mixed[f"{title} on {part.split}, {decided.judge} as {' and '.join(decided.models)}"] = True
     spelled = {metric: sorted(map(str, by_identity.values())) for metric, by_identity in known.items()}
     different = [metric for metric, by_identity in known.items() if differ(by_identity.values())]
     kinds = {run.specificity.task for run in runs if run.specificity and run.specificity.value is not None} - {""}
     if len(kinds) > 1:
         spelled["specificity"] = sorted(kinds)
         different.append("specificity")
-    return Judges(spelled, different, list(mixed))
+    if different:
+        warnings += [
+            "These figures come from different judges, protocols or benchmarks and do not compare with each other."
+        ]
+    if mixed:
+        warnings += [f"A judge answered as several models, so these figures are of no one judge: {'; '.join(mixed)}."]
+    return Judges(spelled, different, warnings)
 
 
 def decisions(part: Summary) -> Iterator[tuple[str, Decided]]:
@@ -132,7 +126,13 @@ def warnings(shown: list[Run], runs: list[Run], judges: Judges) -> list[str]:
     ]
     if withheld:
         lines.append(f"Withheld: {list_some(withheld)}; the table says why.")
-    if blank := [line for run in shown if (line := _blank(run))]:
+    blank = []
+    for run in shown:  # the view in which most are, where they are more than a figure may do without
+        bound = max((part.max_blank for part in run.parts.values()), default=0.0)
+        most = highest(run.figures[key] for key in columns_by_view("blank") if key in run.figures)
+        if most and most.sort_key > bound:
+            blank.append(f"{run.title} {most.text}% in the view {most.view}")
+    if blank:
         lines.append(f"Blank responses: {list_some(blank)}.")
     return lines
 
@@ -145,14 +145,6 @@ def different_data(runs: list[Run]) -> list[str]:
         if len({part.category for part in parts}) > 1 or len(hashes) > 1:
             return ["These figures were scored on different data or categories and do not compare with each other."]
     return []
-
-
-def _blank(run: Run) -> str:
-    """The view in which most responses are blank, where they are more than a figure may do without."""
-    bound = max((part.max_blank for part in run.parts.values()), default=0.0)
-    shares = [run.figures[key] for key in columns_by_view("blank") if key in run.figures]
-    most = highest(shares)
-    return f"{run.title} {most.text}% in the view {most.view}" if most and most.sort_key > bound else ""
 
 
 def agreements(run: Run, *, labelled: bool) -> list[str]:

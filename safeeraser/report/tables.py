@@ -4,16 +4,16 @@ The last is an order of the methods, and one sentence that the figures bear.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from safeeraser.benchmark.figures import Row, find, pick
+from safeeraser.benchmark.conclusions import spell
+from safeeraser.benchmark.figures import Row, pick
 from safeeraser.benchmark.files import read_json
 from safeeraser.benchmark.metrics import COLUMNS, METRICS
 from safeeraser.benchmark.records import CATEGORIES
 from safeeraser.benchmark.responses import VIEWS
-from safeeraser.report.methods import Method
 from safeeraser.report.read import Run, columns_by_view
 from safeeraser.report.sources import agreements, list_some
 from safeeraser.report.writing import Line, Table
@@ -35,23 +35,6 @@ WORDS = {
     OVER: ("forgets and over-forgets", "forget and over-forget"),
     KEEPS: ("does not forget", "do not forget"),
 }
-
-
-def method_line(method: Method) -> Line:
-    """A method's figures, and its seeds'."""
-    lines = [Line(run.title, _with_corrected(run)) for run in (method.run, *method.seeds)]
-    return replace(lines[0], seeds=tuple(lines[1:])) if len(method.seeds) > 1 else lines[0]
-
-
-def _with_corrected(run: Run) -> dict[str, Row]:
-    """The run's figures; beside a rate what labels make of it, where there are any."""
-    cells = dict(run.figures)
-    for key, column in COLUMNS.items():
-        corrected = find(run.rows, metric=column.metric, split=column.split, relative="labels")
-        if corrected.value is not None and key in cells:
-            between = f" ({corrected.range})" if corrected.range else ""
-            cells[key] = cells[key].model_copy(update={"note": f"† {corrected.text}{between}"})
-    return cells
 
 
 def paper_table(lines: list[Line], runs: list[Run], published: list[Line]) -> Table:
@@ -87,32 +70,35 @@ def published_table() -> Table:
     return Table("published", "Published figures", caption, TITLES, lines)
 
 
-def view_table(metric: str, lines: list[Line]) -> Table:
-    """A metric that is measured in every view: in the views of the paper's metrics, and in others that some run has.
+def view_columns(metric: str, lines: list[Line]) -> dict[str, str]:
+    """The titles of a metric's columns, if some line has it: in the views that some line has, and on train.
 
-    Blank responses are no refusals, so ASR and RR together do not tell how many there are.
+    Blank responses are no refusals, so ASR and RR together do not tell how many there are: they have columns in any
+    case, in the views of the paper's metrics.
     """
-    title, what, absent = BY_VIEW[metric]
     usual = [one.view for one in METRICS.values() if one.view] if metric == "blank" else []
     views = list(dict.fromkeys([*usual, *VIEWS]))
     columns = columns_by_view(metric)
-    keys = sorted(columns, key=lambda key: (columns[key].split != "train", views.index(columns[key].view)))
-    known = {key for line in lines for key in line.cells}
-    known |= {key for key, column in columns.items() if column.view in usual or column.split == "train"}
+    known = {key for line in lines for key in line.cells if key in columns}
+    known |= {key for key, column in columns.items() if column.view in usual or (known and column.split == "train")}
+    keys = sorted(known, key=lambda key: (columns[key].split != "train", views.index(columns[key].view)))
+    return {key: columns[key].title for key in keys}
+
+
+def view_table(metric: str, lines: list[Line]) -> Table | None:
+    """A metric that is measured in every view; None where no line has it."""
+    if not any(key in line.cells for line in lines for key in columns_by_view(metric)):
+        return None
+    title, what, absent = BY_VIEW[metric]
     caption = f"{what}Per cent of the responses that are there, by view, on all_val but for the first column. "
-    return Table(metric, title, f"{caption}–: {absent}.", {k: columns[k].title for k in keys if k in known}, lines)
-
-
-def is_measured(metric: str, lines: list[Line]) -> bool:
-    """Whether some line has a figure of a metric that is measured by view."""
-    return any(key in line.cells for line in lines for key in columns_by_view(metric))
+    return Table(metric, title, f"{caption}–: {absent}.", view_columns(metric, lines), lines)
 
 
 # The tables behind the paper's, each made of the methods' lines; None: there is nothing for it.
 TABLES: tuple[Callable[[list[Line]], Table | None], ...] = (
     seeds_table,
-    lambda lines: view_table("blank", lines) if is_measured("blank", lines) else None,
-    lambda lines: view_table("wrong", lines) if is_measured("wrong", lines) else None,
+    partial(view_table, "blank"),
+    partial(view_table, "wrong"),
 )
 
 
@@ -206,18 +192,14 @@ def rank(lines: list[Line], published: list[Line]) -> Ranking:
 
 def _group(line: Line, bound: float, *, certain: bool = False) -> str:
     """By which sides of the bounds the intervals of ASR and SARR lie on; `certain`: figures without intervals."""
-    asr, sarr = (_interval(line.measured(key), certain=certain) for key in ("asr_gen", "sarr"))
-    if asr and asr[0] >= bound:
+    figures = [line.measured(key) for key in ("asr_gen", "sarr")]
+    points = [(figure.value,) * 3 if certain and figure.value is not None else None for figure in figures]
+    asr, sarr = (figure.interval or point for figure, point in zip(figures, points, strict=True))
+    if asr and asr[1] >= bound:
         return KEEPS
-    if not asr or not sarr or asr[1] >= bound or sarr[0] < HALF <= sarr[1]:
+    if not asr or not sarr or asr[2] >= bound or sarr[1] < HALF <= sarr[2]:
         return OPEN
-    return FORGETS if sarr[1] < HALF else OVER
-
-
-def _interval(figure: Row, *, certain: bool) -> tuple[float, float] | None:
-    if figure.interval:
-        return figure.interval[1:]
-    return (figure.value, figure.value) if certain and figure.value is not None else None
+    return FORGETS if sarr[2] < HALF else OVER
 
 
 def _order(line: Line, group: str) -> tuple:
@@ -263,5 +245,5 @@ def _span(figures: Iterable[Row]) -> str:
     """From the lowest to the highest of some figures, in per cent; of one with its interval."""
     known = sorted(figures, key=lambda figure: figure.sort_key)
     if len(known) == 1:
-        return f"{known[0].text}%" + (f" ({known[0].range})" if known[0].range else "")
+        return spell(known[0])
     return f"{known[0].text} to {known[-1].text}%"
