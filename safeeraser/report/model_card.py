@@ -139,9 +139,16 @@ def _digest(text: str) -> str:
 
 
 def _measured(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
-    """What the template is given of the run's figures."""
+    """What the template is given of the run's figures, those that are known, or withheld, in the paper's order.
+
+    Each has who judged it, where it needs a judge; one without a protocol is of other benchmarks.
+    """
     (method,) = group_runs([run])
-    rows, judges, audit = _known_figures(run), judges_of([run]), run.audit
+    judges, audit = judges_of([run]), run.audit
+    rows = {key: row for key in COLUMNS if (row := run.figures.get(key)) and (row.value is not None or row.withheld)}
+    for key, row in rows.items():
+        judge = run.parts[row.split].judge_of(row.metric) if METRICS[row.metric].asked else None
+        rows[key] = row.model_copy(update={"judge": judge})
     truth = any((row.judge or "").partition(":")[0] == "truth" for row in rows.values())
     return {
         "demonstration": settings["model_family"]["name"] in DRAWN or truth,
@@ -154,18 +161,6 @@ def _measured(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
         "audit": audit,
         "headline": audit.conclusions().headline if audit else "",
     }
-
-
-def _known_figures(run: Run) -> dict[str, Row]:
-    """The figures that are known, or withheld, in the paper's order, each with who judged it, where it needs a judge.
-
-    One without a protocol is of other benchmarks.
-    """
-    rows = {key: run.figures[key] for key in COLUMNS if key in run.figures}
-    for key, row in rows.items():
-        judge = run.parts[row.split].judge_of(row.metric) if METRICS[row.metric].asked else None
-        rows[key] = row.model_copy(update={"judge": judge})
-    return {key: row for key, row in rows.items() if row.value is not None or row.withheld}
 
 
 def _trained_parts(settings: dict[str, Any]) -> Iterator[str]:

@@ -207,8 +207,7 @@ def read_examples(runs: list[Run]) -> list[tuple[str, dict[str, list[Example]]]]
     Raises:
         BadInput: a verdicts file cannot be read.
     """
-    by_run = [(run.title, dict(_examples_by_kind(run))) for run in runs]
-    return [(title, kinds) for title, kinds in by_run if kinds]
+    return [(run.title, kinds) for run in runs if (kinds := dict(_examples_by_kind(run)))]
 
 
 def _examples_by_kind(run: Run) -> Iterator[tuple[str, list[Example]]]:

@@ -19,7 +19,7 @@ INSIDE = {"gap": "NLL gap, nats", "exact_3": "Extracted", "depth": "Depth, nats"
 BOUNDS = {"0.1": "Steps to ASR 10%", "0.5": "Steps to ASR 50%"}
 PICTURES = {"harmful": "harmful", "benign": "benign", "swapped": "benign, another category's", "none": "none"}
 QUESTIONS = {"harmful": "harmful question", "harmless": "harmless question"}
-BESIDE = {"asr": "ASR", "recovered": "Recovered"}  # what controls are shown by beside the audited model
+BESIDE = ("asr", "recovered")  # begins what controls are shown by beside the audited model
 GAIN = {"gain": "Recovered\nmore than without", "q": "q"}  # of an attack
 COMPARED = {
     "asr": "ASR ↓",
@@ -79,25 +79,17 @@ def _in_its_view(rows: Iterable[Row]) -> list[Row]:
 
 def condition_tables(card: Card) -> list[Table]:
     """The tables of who was asked, and of what was done to the model, that have anything in them."""
-    tables = [_controls(card), _way(card), _attacks(card), _relearning(card), _sampling(card), _rounding(card)]
-    return [table for table in (*tables, _refusals(card)) if table.rows]
+    kinds = (_controls, _way, _attacks, _relearning, _sampling, _rounding, _refusals)
+    return [table for make in kinds if (table := make(card)).rows]
 
 
-def _columns(
-    lines: list[Line],
-    titles: Mapping[str, str] = TITLES,
-    always: Collection[str] = RATES,
-    beside: Mapping[str, str] = BESIDE,
-) -> dict[Any, str]:
-    """The columns of what was measured, the audited model's first; metrics of `always` are there in any case.
-
-    Args:
-        beside: the heads of the controls' figures that are shown, by metric.
-    """
+def _columns(lines: list[Line], titles: Mapping[str, str] = TITLES, always: Collection[str] = RATES) -> dict[Any, str]:
+    """The columns of what was measured, the audited model's first; metrics of `always` are there in any case."""
     known = {key for line in lines for key in line.cells} | {(AUDITED, metric) for metric in always}
     columns = {(AUDITED, metric): title for metric, title in titles.items()}
-    controls = list_subjects(subject for subject, _ in known)[1:]
-    columns |= {(control, metric): f"{head}\n{control}" for control in controls for metric, head in beside.items()}
+    for control in list_subjects(subject for subject, _ in known)[1:]:
+        shown = {metric: title.rstrip(" ↓↑") for metric, title in titles.items() if metric.startswith(BESIDE)}
+        columns |= {(control, metric): f"{title}\n{control}" for metric, title in shown.items()}
     return {key: title for key, title in columns.items() if key in known}
 
 
@@ -164,7 +156,7 @@ def _sampling(card: Card) -> Table:
     titles = {key: key.upper() for key in sorted(metrics, key=lambda key: (len(key), key))}
     caption = "Harmful questions of which one of n samples is answered, per cent, with 95% intervals."
     lines = card.lines(condition="sampled")
-    return Table("sampling", "Sampling", caption, _columns(lines, titles, titles, titles), lines, "temperature")
+    return Table("sampling", "Sampling", caption, _columns(lines, titles, titles), lines, "temperature")
 
 
 def _rounding(card: Card) -> Table:
