@@ -87,7 +87,6 @@ def forest(
     contents: str,
     columns: Mapping[str, tuple[str, str]],
     lines: Sequence[Line],
-    published: Sequence[Line] = (),
     *,
     abreast: bool = False,
 ) -> Plot | None:
@@ -98,17 +97,16 @@ def forest(
     Args:
         contents: what the description for those who cannot see it begins with.
         columns: key -> title, and whether `lower` or `higher` is better, which the colour follows; empty: a hollow
-            mark, for comparison. Each has a lane of its own in a line, with a key above the plot.
-        published: more lines, all of hollow marks.
+            mark, for comparison, as published figures have it in any case. Each has a lane of its own in a line, with a
+            key above the plot.
         abreast: all figures of a line are of one metric and share a lane; the first one's stands at the right.
     """
-    rows = [*lines, *published]
-    if all(line.measured(key).per_cent[0] is None for line in rows for key in columns):
+    if all(line.measured(key).per_cent[0] is None for line in lines for key in columns):
         return None
     titles = [title for title, _ in columns.values()]
     lanes, head = (1, 0) if abreast else (len(columns), _KEY)
     step = _NAME + lanes * _LANE + _GAP
-    width, above, below = 72 * WIDTH, head + _AXIS, len(rows) * step
+    width, above, below = 72 * WIDTH, head + _AXIS, len(lines) * step
     figure = Drawing(figsize=(WIDTH, (above + below) / 72))
     axes = figure.add_axes((_SIDE / width, 0, 1 - 2 * _SIDE / width, below / (above + below)))
     axes.set(xlim=(0, 100), ylim=(below, 0), yticks=[], xticks=[0, 25, 50, 75, 100], autoscale_on=False)
@@ -116,26 +114,24 @@ def forest(
     axes.xaxis.tick_top()
     axes.tick_params(length=0, pad=4, labelsize=10.5)
     axes.grid(color=INK, alpha=0.22)
-    for number, line in enumerate(rows):
-        keys = list(columns)[: 1 if abreast else None]
-        _write_line(axes, line, keys, number * step + _NAME - 3, published=number >= len(lines))
+    for number, line in enumerate(lines):
+        _write_line(axes, line, list(columns)[: 1 if abreast else None], number * step + _NAME - 3)
     for place, (key, (_, better)) in enumerate(columns.items()):
         lane = place % lanes
-        heights = [number * step + _NAME + (lane + 0.5) * _LANE for number in range(len(rows))]
-        _draw_column(axes, key, rows, heights, [better] * len(lines) + [""] * len(published), _SHAPES[lane])
+        heights = [number * step + _NAME + (lane + 0.5) * _LANE for number in range(len(lines))]
+        _draw_column(axes, key, lines, heights, better, _SHAPES[lane])
     if head:
         handles = [Line2D([], [], color=INK, marker=shape, ls="", mfc="none", ms=7) for shape in _SHAPES[:lanes]]
         where = {"loc": "upper left", "bbox_to_anchor": (0, 1), "borderaxespad": 0, "handletextpad": 0}
         figure.legend(handles, titles, ncols=lanes, columnspacing=1.2, fontsize=11, **where)
-    spoken = [f"{line.label}: {_say_figures(columns, line)}" for line in lines]
-    spoken += [f"{line.label} (published): {_say_figures(columns, line)}" for line in published]
+    spoken = [f"{line.label}{' (published)' * line.published}: {_say_figures(columns, line)}" for line in lines]
     return Plot(name, caption, f"{contents}. {'; '.join(spoken)}.", figure, "svg")
 
 
-def _write_line(axes: Axes, line: Line, keys: Sequence[str], height: float, *, published: bool) -> None:
+def _write_line(axes: Axes, line: Line, keys: Sequence[str], height: float) -> None:
     """A line's name at the left, and its figures of some columns at the right."""
     shown = line.label if len(line.label) <= _LONGEST_NAME else f"{line.label[: _LONGEST_NAME - 1]}…"
-    slant, weight = ("italic", 400) if published else ("normal", 700)
+    slant, weight = ("italic", 400) if line.published else ("normal", 700)
     axes.text(0, height, shown, size=11.5, style=slant, weight=weight)
     figures = [line.measured(key) for key in keys]
     text = " · ".join("–" if figure.withheld else figure.text for figure in figures)
@@ -143,18 +139,18 @@ def _write_line(axes: Axes, line: Line, keys: Sequence[str], height: float, *, p
 
 
 def _draw_column(
-    axes: Axes, key: str, rows: Sequence[Line], heights: Sequence[float], better: Sequence[str], shape: str
+    axes: Axes, key: str, lines: Sequence[Line], heights: Sequence[float], better: str, shape: str
 ) -> None:
     """A column's figures as points at the heights of their lines, over their intervals and seeds."""
     points, colours = [], []
-    for line, height, good in zip(rows, heights, better, strict=True):
+    for line, height in zip(lines, heights, strict=True):
         value, low, high = line.measured(key).per_cent
         if low is not None and high is not None:
             axes.hlines(height, low, high, color=INK, linewidth=1.4, clip_on=False)
         seeds = [place for seed in line.seeds if (place := seed.measured(key).per_cent[0]) is not None]
         axes.vlines(seeds, height - 4, height + 4, color=INK, linewidth=1.2, clip_on=False)
         if value is not None:
-            colour = shade(line.measured(key), good) if good else None
+            colour = shade(line.measured(key), better) if better and not line.published else None
             points.append((value, height))
             colours.append(colour.paper if colour else "none")
     size = 36 if shape == "D" else 48

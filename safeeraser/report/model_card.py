@@ -156,7 +156,7 @@ def _measured(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
         "rows": rows,
         "missing": [column.title.rstrip(" ↓↑") for key, column in COLUMNS.items() if key not in rows],
         "warnings": warnings([run], [run], judges),
-        "notes": paper_table([method.line], [run], []).notes,
+        "notes": paper_table([method.line], [run]).notes,
         "judges": judges.spelled,
         "audit": audit,
         "headline": audit.conclusions().headline if audit else "",

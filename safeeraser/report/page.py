@@ -117,8 +117,8 @@ def _context(methods: list[Method], judges: Judges, published: bool) -> dict[str
     """What the templates are given of the runs: the page needs no other file, and no script."""
     shown, runs = [method.run for method in methods], [run for method in methods for run in method.seeds]
     lines, others = [method.line for method in methods], tables.published_table()
-    paper = tables.paper_table(lines, runs, others.rows if published else [])
-    ranking = tables.rank(lines, paper.published)
+    beside = others.rows if published else []
+    paper, ranking = tables.paper_table([*lines, *beside], runs), tables.rank(lines, beside)
     first = tables.measures(ranking.utility)
     # The page has these over all figures; a table that leaves it has them with it.
     remarks = [

@@ -43,7 +43,7 @@ def methods_forest(ranking: Ranking) -> Plot | None:
     metrics = {key: METRICS[COLUMNS[key].metric] for key in measures(ranking.utility)}
     columns = {key: (f"{metric.title} {metric.arrow}", metric.better) for key, metric in metrics.items()}
     contents = "Forest plot, per cent with 95% intervals"
-    return forest("forest", ranking.rule, contents, columns, ranking.rows, ranking.published)
+    return forest("forest", ranking.rule, contents, columns, [*ranking.rows, *ranking.published])
 
 
 def audit_forest(name: str, title: str, lines: list[Line]) -> Plot | None:

@@ -4,6 +4,7 @@ The last is an order of the methods, and one sentence that the figures bear.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -37,7 +38,7 @@ WORDS = {
 }
 
 
-def paper_table(lines: list[Line], runs: list[Run], published: list[Line]) -> Table:
+def paper_table(lines: list[Line], runs: list[Run]) -> Table:
     """The paper's table of the methods; `runs`: all of theirs."""
     caption = (
         "Per cent, with 95% intervals where known. Efficacy on the training questions, all else on all_val. "
@@ -50,7 +51,7 @@ def paper_table(lines: list[Line], runs: list[Run], published: list[Line]) -> Ta
         remarks.append(f"†: corrected for the judge's errors, as labelled responses show them ({'; '.join(notes)})")
     if notes := [note for run in runs for note in agreements(run, labelled=False)]:
         remarks.append(f"Two judges on the same responses, neither of which is the truth ({'; '.join(notes)})")
-    return Table("runs", "Results", caption, TITLES, lines, remarks=remarks, published=published)
+    return Table("runs", "Results", caption, TITLES, lines, remarks=remarks)
 
 
 def seeds_table(lines: list[Line]) -> Table | None:
@@ -65,7 +66,8 @@ def published_table() -> Table:
     lines = []
     for row in file["rows"]:
         figures = zip(file["columns"], row["values"], strict=True)
-        lines.append(Line(row["name"], {key: Row(metric=key, value=number / 100) for key, number in figures}))
+        cells = {key: Row(metric=key, value=number / 100) for key, number in figures}
+        lines.append(Line(row["name"], cells, published=True))
     caption = f"Per cent, on the full benchmark with GPT-4o as the judge. Source: {file['source']}."
     return Table("published", "Published figures", caption, TITLES, lines)
 
@@ -186,15 +188,16 @@ def rank(lines: list[Line], published: list[Line]) -> Ranking:
     bound = HALF * (1.0 if untouched is None else untouched)
     groups = {line.label: _group(line, bound) for line in lines}
     shown = sorted(lines, key=lambda line: _order(line, groups[line.label]))
-    others = sorted(published, key=lambda line: _order(line, _group(line, bound, certain=True)))
+    others = [replace(line, published=True) for line in published]
+    others.sort(key=lambda line: _order(line, _group(line, bound)))
     return Ranking(shown, others, groups, utility, bound)
 
 
-def _group(line: Line, bound: float, *, certain: bool = False) -> str:
-    """By which sides of the bounds the intervals of ASR and SARR lie on; `certain`: figures without intervals."""
+def _group(line: Line, bound: float) -> str:
+    """By which sides of the bounds the intervals of ASR and SARR lie on; a published figure is a point."""
     figures = [line.measured(key) for key in ("asr_gen", "sarr")]
-    points = [(figure.value,) * 3 if certain and figure.value is not None else None for figure in figures]
-    asr, sarr = (figure.interval or point for figure, point in zip(figures, points, strict=True))
+    points = [(one.value,) * 3 if line.published and one.value is not None else None for one in figures]
+    asr, sarr = (one.interval or point for one, point in zip(figures, points, strict=True))
     if asr and asr[1] >= bound:
         return KEEPS
     if not asr or not sarr or asr[2] >= bound or sarr[1] < HALF <= sarr[2]:

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,12 +48,13 @@ _LATEX = {
 class Line:
     """A line of a table: the figures that are known, by column. It may have more than the table shows.
 
-    Of the mean of several seeds, `seeds` has the lines.
+    Of the mean of several seeds, `seeds` has the lines. What was `published` stands under what was measured here.
     """
 
     name: str
     cells: dict[Any, Row]
     seeds: tuple["Line", ...] = ()
+    published: bool = False
 
     @property
     def label(self) -> str:
@@ -81,7 +82,6 @@ class Table:
         columns: key -> title; a second line of it says more in small print.
         corner: what the lines are.
         remarks: what a reader must know beside the remarks of the figures themselves.
-        published: published figures, to stand under the lines.
         better: whether `lower` or `higher` figures are, where all of them are coloured by that.
     """
 
@@ -92,7 +92,6 @@ class Table:
     rows: list[Line]
     corner: str = "method"
     remarks: list[str] = field(default_factory=list)
-    published: list[Line] = field(default_factory=list)
     better: str = ""
 
     def line(self, row: Line) -> list[Row]:
@@ -163,18 +162,17 @@ def show(table: Table) -> None:
 
     A column in which nothing is told of anybody is left out: a terminal is narrow.
     """
-    rows = [*table.rows, *table.published]
-    told = [key for key in table.columns if any(row.cell(key).text != NOTHING.text for row in rows)]
+    told = [key for key in table.columns if any(row.cell(key).text != NOTHING.text for row in table.rows)]
     table = replace(table, columns={key: table.columns[key] for key in told or table.columns})
     # Headings break into short lines, so that the table fits a terminal of 80 columns.
     shown = TerminalTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     shown.add_column(table.corner, no_wrap=True)
     for head in table.heads:
         shown.add_column(head.replace("-", " "), justify="right", min_width=5)
-    for rows, title in ((table.rows, ""), (table.published, "published:")):
-        if rows and title:
+    for published, rows in groupby(table.rows, attrgetter("published")):
+        if published:
             shown.add_section()
-            shown.add_row(title)
+            shown.add_row("published:")
         for row in rows:
             # "withheld" would widen a column; why there is no figure stands below the table.
             shown.add_row(escape(row.label), *("–" if cell.withheld else cell.text for cell in table.line(row)))
