@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from safeeraser import __version__
-from safeeraser.benchmark.figures import NOTHING, Row, write_table
+from safeeraser.benchmark.figures import NOTHING, write_table
 from safeeraser.benchmark.files import write_json, write_whole
 from safeeraser.benchmark.metrics import COLUMNS, METRICS
 from safeeraser.benchmark.pictures import find_picture, open_picture
@@ -86,20 +86,15 @@ def report(
     plots += [plot for shown in context["cards"] for plot in (shown["forest"], *shown["plots"])]
     for plot in filter(None, plots):
         plot.write(page_path.parent / "plots")
-    write_table(page_path.parent / "figures.csv", _rows(methods))
+    rows = [row for run in runs for row in run.rows]
+    for pooled in (method.run for method in methods if len(method.seeds) > 1):
+        rows += [row.model_copy(update={"run": pooled.title, "seed": "mean"}) for row in pooled.rows]
+    write_table(page_path.parent / "figures.csv", rows)
     write_json(page_path.parent / "summary.json", _summary(methods, cards, context["provenance"]))
     for number, table in enumerate(context["tables"]):
         print(f"{table.title}:\n" * bool(number), end="")
         show(table)
     print(note, f"report: {page_path}", sep="\n")
-
-
-def _rows(methods: list[Method]) -> list[Row]:
-    """Every run's figures, and behind them the means over a method's seeds."""
-    rows = [row for method in methods for run in method.seeds for row in run.rows]
-    for pooled in (method.run for method in methods if len(method.seeds) > 1):
-        rows += [row.model_copy(update={"run": pooled.title, "seed": "mean"}) for row in pooled.rows]
-    return rows
 
 
 def _page_path(folders: tuple[Path, ...], out: Path | None) -> Path:

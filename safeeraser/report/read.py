@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -156,6 +156,8 @@ class Run:
 def read_runs(folders: Sequence[Path], *, compared: bool = False) -> list[Run]:
     """The runs in the folders, vanilla first, methods in the paper's order, others by name.
 
+    Runs of the same name (of several seeds, say) are named for the folder that they lie in as well, or else by paths.
+
     Args:
         folders: run folders, or folders of run folders, or of folders of those.
         compared: whether each folder is a set of its own.
@@ -166,7 +168,14 @@ def read_runs(folders: Sequence[Path], *, compared: bool = False) -> list[Run]:
     places = {run.resolve(): (run, place) for place, folder in enumerate(folders) for run in _run_folders(folder)}
     runs = [replace(read_run(folder), place=place if compared else 0) for folder, place in places.values()]
     runs.sort(key=lambda run: (TITLES.index(run.title) if run.title in TITLES else len(TITLES), run.name))
-    return list(_with_names_apart(runs))
+    names = Counter(run.name for run in runs)
+    above = Counter((run.name, run.folder.resolve().parent.name) for run in runs)
+    for number, run in enumerate(runs):
+        parent, name = run.folder.resolve().parent, run.name
+        if names[name] > 1:
+            name = f"{parent.name if above[name, parent.name] == 1 else os.path.relpath(parent)}/{name}"
+        runs[number] = replace(run, name=name, rows=[row.model_copy(update={"run": name}) for row in run.rows])
+    return runs
 
 
 def _is_run(folder: Path) -> bool:
@@ -185,17 +194,6 @@ def _run_folders(folder: Path) -> list[Path]:
             "which eval_all.py --summary writes, or with audit.json, which audit.py does"
         )
     return runs
-
-
-def _with_names_apart(runs: list[Run]) -> Iterator[Run]:
-    """Runs of the same name (of several seeds, say) named for the folder that they lie in as well, or else by paths."""
-    names = Counter(run.name for run in runs)
-    above = Counter((run.name, run.folder.resolve().parent.name) for run in runs)
-    for run in runs:
-        parent, name = run.folder.resolve().parent, run.name
-        if names[name] > 1:
-            name = f"{parent.name if above[name, parent.name] == 1 else os.path.relpath(parent)}/{name}"
-        yield replace(run, name=name, rows=[row.model_copy(update={"run": name}) for row in run.rows])
 
 
 def read_run(folder: Path) -> Run:
