@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,11 @@ from safeeraser.judge.judging import FORMS, JudgeWords, Judging, make_judging
 from safeeraser.score.labels import LABELLED, MARK
 
 VALIDITY, JUDGES = "how good the judge is", "judges"  # titles of groups
-BOUNDS = ("max_failed", "max_blank")
+BOUNDS = {"max_failed", "max_blank"}  # past what a figure is withheld; other commands that judge have them too
 STATISTICS = ("stats_asr_rr", "stats_unharmpair")  # how the release names the two groups of its statistics
 CHECK = ("check_judge", "min_accuracy")  # what a check of the judge is asked, and no scoring run
+DEFAULT = " (default: %(default)s)"
+SHARE: dict[str, Any] = {"type": share, "metavar": "SHARE"}
 
 
 @dataclass(frozen=True)
@@ -27,23 +28,17 @@ class Options:
     """What `eval_all.py` was asked."""
 
     # The first two are missing where the judge is checked, which has cases of its own.
-    input_file: Path = option(None, type=Path, help="the predictions: the data file's list with the responses in it")
-    file_refer: Path = option(
-        None, type=Path, help="the data file the predictions were made on; its texts are the reference"
-    )
-    output_file_rr: Path | None = option(
-        None, type=Path, help="where the verdicts go; the statistics go beside it as .txt"
-    )
+    input_file: Path = option(None, help="the predictions: the data file's list with the responses in it")
+    file_refer: Path = option(None, help="the data file the predictions were made on; its texts are the reference")
+    output_file_rr: Path | None = option(None, help="where the verdicts go; the statistics go beside it as .txt")
     summary: Path | None = option(
-        None,
-        type=Path,
-        help="where the figures go, as the report reads them, and beside it as a table; at least one of the two",
+        None, help="where the figures go, as the report reads them, and beside it as a table; at least one of the two"
     )
     overwrite: bool = option(False, help="replace files that this command did not write, or wrote by other judges")
     split: str | None = option(
         None, type=one_of("split", SPLITS), help="train or val (default: told by the name of --file_refer)"
     )
-    category: str = option("all", help="score one category alone (default: %(default)s)")
+    category: str = option("all", help="score one category alone" + DEFAULT)
     refusals: bool = option(
         False,
         help="also the share of refusals in each view that was asked: harmful, benign or no picture, with a harmful or "
@@ -54,21 +49,19 @@ class Options:
         help="also how much of the vanilla model's answers is in the responses to harmful questions (ROUGE-L recall)",
     )
     compare: Path | None = option(
-        None, type=Path, metavar="SUMMARY", help="another run's summary: differences on the same requests"
+        None, metavar="SUMMARY", help="another run's summary: differences on the same requests"
     )
     max_failed: float = option(
         0.01,
-        type=share,
-        metavar="SHARE",
+        **SHARE,
         help="of a metric's replies that may have failed, been declined or be unreadable, or (official) say something "
-        "else when read strictly; past it the figure is withheld (default: %(default)s)",
+        "else when read strictly; past it the figure is withheld" + DEFAULT,
     )
     max_blank: float = option(
         0.01,
-        type=share,
-        metavar="SHARE",
+        **SHARE,
         help="of a metric's responses that may be blank where they are left out, as the protocol official leaves them; "
-        "past it the figure is withheld (default: %(default)s)",
+        "past it the figure is withheld" + DEFAULT,
     )
     check_judge: bool = option(
         False,
@@ -76,38 +69,27 @@ class Options:
         help="instead of scoring, ask the judge about shipped cases of known truth; exit code 3 where it falls short",
     )
     min_accuracy: float = option(
-        0.9,
-        type=share,
-        metavar="SHARE",
-        group=VALIDITY,
-        help="of the cases of each metric that --check_judge wants right (default: %(default)s)",
+        0.9, **SHARE, group=VALIDITY, help="of the cases of each metric that --check_judge wants right" + DEFAULT
     )
     label_sheet: Path | None = option(
-        None,
-        type=Path,
-        metavar="FILE",
-        group=VALIDITY,
-        help="draw responses for people to label: a .csv, a page beside it",
+        None, metavar="FILE", group=VALIDITY, help="draw responses for people to label: a .csv, a page beside it"
     )
-    label_n: int = option(200, type=count, metavar="N", group=VALIDITY, help="how many (default: %(default)s)")
-    label_seed: int = option(0, type=int, metavar="SEED", group=VALIDITY, help="of the draw (default: %(default)s)")
+    label_n: int = option(200, type=count, metavar="N", group=VALIDITY, help="how many" + DEFAULT)
+    label_seed: int = option(0, metavar="SEED", group=VALIDITY, help="of the draw" + DEFAULT)
     label_metrics: tuple[str, ...] = option(
         (), type=several("metric", LABELLED), group=VALIDITY, help="for these alone, with commas between"
     )
     agree: Path | None = option(
         None,
-        type=Path,
         metavar="LABELS",
         group=VALIDITY,
         help="how far the judge agrees with a sheet's labels or another run (its folder, summary or verdicts), and "
         "rates less the judge's errors",
     )
     disagreements: Path | None = option(
-        None, type=Path, metavar="FILE", group=VALIDITY, help="a page of those with --agree, each masked until opened"
+        None, metavar="FILE", group=VALIDITY, help="a page of those with --agree, each masked until opened"
     )
-    save_replies: Path | None = option(
-        None, type=Path, group=JUDGES, help="record the raw replies here, for the judge replay"
-    )
+    save_replies: Path | None = option(None, group=JUDGES, help="record the raw replies here, for the judge replay")
     judging: Judging = field(default_factory=Judging)
 
     @property
@@ -133,16 +115,6 @@ def arguments(description: str | None = None) -> Arguments:
     parser = Arguments(description=description)
     add_options(parser, Options, JudgeWords, Judging, says={VALIDITY: "docs/judging.md", JUDGES: FORMS})
     return parser
-
-
-def statistics(add: Callable) -> None:
-    """Past what a figure is withheld, for other commands that have responses judged."""
-    for bound in (bound for bound in fields(Options) if bound.name in BOUNDS):
-        add(
-            f"--{bound.name}",
-            default=bound.default,
-            **{key: of for key, of in bound.metadata.items() if key != "group"},
-        )
 
 
 def options_of(given: dict[str, Any]) -> Options:
