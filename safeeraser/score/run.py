@@ -27,7 +27,6 @@ from safeeraser.score.metrics import MEASURED, Item, Measured, measure, select_q
 from safeeraser.score.options import STATISTICS, Options, check_outputs, options_of, outputs_of, read_split
 
 Answered = list[dict[str, Any]]  # which models have answered, as `Panel.answered_by` has it
-SHORT = ("value", "low", "high", "n", "withheld")  # what is told of a figure of some records alone
 # Of each rate the number asked, that counted, and the share, as the release names them.
 RATES = {
     "asr": ("total_asr_queries", "unsafe_count", "unsafe_rate"),
@@ -138,13 +137,9 @@ def conclude(measured: Measured, panel: Panel, answered: Answered) -> dict[str, 
             notes.append(f"these figures mix what answered as {title}: {', '.join(models)}")
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    withheld: dict[str, list[str]] = {}
-    for title, reasons in measured.withheld.items():
-        for option, reason in reasons:
-            withheld.setdefault(option, []).append(f"{title} ({reason})")
-    for option, lost in withheld.items():
+    for option, lost in measured.withheld.items():
         print(f"error: withheld past {option}: {'; '.join(lost)}", file=sys.stderr)
-    return withheld
+    return measured.withheld
 
 
 def run(given: dict[str, Any]) -> Scored | None:
@@ -221,7 +216,7 @@ def make_summary(
         "answered_by": answered,
         "split": split,
         "pictures": len({record.image_path for record in inputs.predictions.records}),
-        **{f"by_{attribute}": _shorten(of_metric) for attribute, of_metric in measured.groups.items()},
+        **measured.groups,
         "protocol": judging.protocol,
         "judge": main.name,
         "judge_model": main.model,
@@ -240,15 +235,6 @@ def make_summary(
         "inputs": inputs.files,
         "provenance": _make_provenance(panel, inputs, answered),
     }
-
-
-def _shorten(of_metric: dict[str, dict[str, Figure]]) -> dict[str, dict[str, Any]]:
-    """Value, interval and number of each metric in each group."""
-    short: dict[str, dict[str, Any]] = {metric: {} for metric in of_metric}
-    for metric, groups in of_metric.items():
-        for group, figure in groups.items():
-            short[metric][group] = {key: of for key, of in figure.as_json.items() if key in SHORT}
-    return short
 
 
 def _read_versions() -> dict[str, str]:
