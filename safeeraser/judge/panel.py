@@ -2,13 +2,11 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Column, Table
 
-from safeeraser.benchmark.files import write_json
 from safeeraser.errors import BadInput
 from safeeraser.judge.dialects import GENERAL
 from safeeraser.judge.judge import WHOLE, Judge, Query, Spent, Verdict
@@ -89,6 +87,21 @@ class Panel:
             for (title, model, fingerprint), count in counts.most_common()
         ]
 
+    def replies(self, verdicts: dict[Query, Verdict]) -> list[dict[str, Any]]:
+        """The replies as `ReplayJudge` reads them: what was asked about, the raw reply, and why it ended if not because
+        it was whole; of the response its hash alone, unless the reply was itself a recorded one.
+        """
+        entries = []
+        for query, verdict in verdicts.items():
+            if not verdict.asked:
+                continue
+            place = {"item": query.place} if query.metric == "gpt" else {"pair": query.place, "response": query.field}
+            finish = {} if verdict.finish in WHOLE else {"finish": verdict.finish}
+            on = {} if self.by_metric[query.metric].name == ReplayJudge.name else {"on": response_hash(query)}
+            said = {"metric": query.metric, "record": query.number, **place, "reply": verdict.reply}
+            entries.append(said | finish | on)
+        return entries
+
     def failures(self) -> str:
         """Which calls failed, in words; empty if none did."""
         return ", ".join(
@@ -127,22 +140,6 @@ def _make_judge(choice: Choice, judging: Judging) -> Judge:
     from safeeraser.judge.served import ServedJudge  # only here, since the client's library takes a second to load
 
     return ServedJudge(choice, judging)
-
-
-def write_replies(path: Path, verdicts: dict[Query, Verdict], panel: Panel) -> None:
-    """Write replies so that `ReplayJudge` reads them: what was asked about, the raw reply, and why it ended if not
-    because it was whole; of the response its hash alone, unless the reply was itself a recorded one.
-    """
-    entries = []
-    for query, verdict in verdicts.items():
-        if not verdict.asked:
-            continue
-        place = {"item": query.place} if query.metric == "gpt" else {"pair": query.place, "response": query.field}
-        finish = {} if verdict.finish in WHOLE else {"finish": verdict.finish}
-        entries.append({"metric": query.metric, "record": query.number, **place, "reply": verdict.reply, **finish})
-        if panel.by_metric[query.metric].name != ReplayJudge.name:
-            entries[-1]["on"] = response_hash(query)
-    write_json(path, entries, indent=1)
 
 
 def show_plan(plan: Iterable[tuple[str, str, Spent]], prices: dict[str, Price | None], *, share: float) -> None:

@@ -118,14 +118,15 @@ def read_judged(summary: dict[str, Any]) -> dict[str, Judged]:
     return judged
 
 
-def compare(values: dict[tuple, float], summary: dict[str, Any], other: Other) -> dict[str, Any]:
-    """What differs between a run, by its values and its summary, and the other one, metric by metric.
+def compare(records: list[dict[str, Any]], summary: dict[str, Any], other: Other) -> dict[str, Any]:
+    """What differs between a run, by its verdicts and its summary, and the other one, metric by metric.
 
     `difference` is this run's mean less the other's, over the same questions about the same pictures. A metric that
     either run withholds, or that different judges decided, has none: `note` says why. Where other models answered for
     the other run, or were asked with other parameters, `note` says so beside the figure.
     """
     metrics: dict[str, dict[str, Any]] = {}
+    values = values_of(records, official=summary["protocol"] == "official")
     for metric, ours in read_judged(summary).items():
         theirs, note = other.judged[metric], None
         if gap := difference(values, other.values, metric):
@@ -159,15 +160,15 @@ def show_differences(compared: dict[str, Any]) -> None:
     print_table("metric", ("difference, points", "95%", "n", Column()), rows)
 
 
-def read_opinion(path: Path, options: Options, split: str | None, inputs: Inputs) -> Opinion:
+def read_opinion(path: Path, options: Options, inputs: Inputs) -> Opinion:
     """Read labels (a table), or another run: its folder, its summary or its verdicts.
 
     Raises:
         BadInput: it cannot be used, or is about other responses. Nothing has been judged then.
     """
-    if path.is_dir() and not split:
+    if path.is_dir() and not options.split:
         raise BadInput(f"--agree {path}: of which split? give --split train or --split val, or name the summary itself")
-    path = path / f"summary_{split}.json" if path.is_dir() else path
+    path = path / f"summary_{options.split}.json" if path.is_dir() else path
     summary, verdicts = open_run(path, "--agree", options)
     values: dict[Query, float | None] = {}
     if not verdicts:

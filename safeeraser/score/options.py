@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,12 @@ class Options:
         """The label sheet as a table and as a page, if one is asked for."""
         return [self.label_sheet, self.label_sheet.with_suffix(".html")] if self.label_sheet else []
 
+    @property
+    def outputs(self) -> list[Path]:
+        """The files this run writes."""
+        named = (self.output_file_rr, self.statistics, self.summary, self.table, self.save_replies, self.disagreements)
+        return [*filter(None, named), *self.sheet]
+
 
 def arguments(description: str | None = None) -> Arguments:
     """The command line of eval_all.py: the fields of `Options`, and what it asks of judges."""
@@ -119,33 +125,27 @@ def arguments(description: str | None = None) -> Arguments:
 
 def options_of(given: dict[str, Any]) -> Options:
     """What was asked, by the options as they were parsed. Raises `BadInput` for what cannot be meant."""
-    if given["check_judge"]:
+    options = Options(judging=make_judging(given, data=given["file_refer"]), **options_in(Options, given))
+    if options.check_judge:
         known = [each for each in fields(Options) if each.name in given and each.name not in CHECK]
         if named := [each.name for each in known if given[each.name] != each.default]:
             raise BadInput(f"--check_judge has its own cases: leave out --{named[0]}")
-    else:
-        for key in ("input_file", "file_refer"):
-            if not given[key]:
-                raise BadInput(f"--{key} is missing (see --help)")
-    return Options(judging=make_judging(given, data=given["file_refer"]), **options_in(Options, given))
-
-
-def read_split(options: Options) -> str | None:
-    """Which split is scored: said, or told by the reference's name. Only the summary needs to know."""
-    named = [split for split in SPLITS if re.search(rf"(?<![a-z]){split}(?![a-z])", options.file_refer.stem.lower())]
-    if options.split or len(named) == 1:
-        return options.split or named[0]
-    if options.summary:
+        if unable := {choice.name for choice in options.judging.choices.values()} & {"replay", "truth"}:
+            raise BadInput(f"--check_judge: the judge {min(unable)} knows the responses of a run alone; name another")
+        return options
+    for key in ("input_file", "file_refer"):
+        if not given[key]:
+            raise BadInput(f"--{key} is missing (see --help)")
+    # Which split is scored is said, or told by the reference's name; only the summary needs to know.
+    told = [split for split in SPLITS if re.search(rf"(?<![a-z]){split}(?![a-z])", options.file_refer.stem.lower())]
+    if options.summary and not options.split and len(told) != 1:
         raise BadInput(f"{options.file_refer}: the name tells neither train nor val; give --split train or --split val")
-    return None
+    check_names(options)
+    return replace(options, split=options.split or (told[0] if len(told) == 1 else None))
 
 
-def outputs_of(options: Options) -> list[Path]:
-    """The files this run writes or adds to.
-
-    Raises:
-        BadInput: there is none, one is a folder, or one is also another output or an input.
-    """
+def check_names(options: Options) -> None:
+    """Raises `BadInput` if there is no output, or one is a folder, or is also another output or an input."""
     judging = options.judging
     if not (options.output_file_rr or options.summary or options.sheet or options.agree or judging.dry_run):
         raise BadInput("nothing to write: give --output_file_rr, for the verdicts, or --summary, for the figures alone")
@@ -155,12 +155,10 @@ def outputs_of(options: Options) -> list[Path]:
         raise BadInput("--disagreements: are those with the labels or the run that --agree names")
     if options.output_file_rr and not options.output_file_rr.name:
         raise BadInput(f"--output_file_rr: '{options.output_file_rr}' names no file")
-    named = [options.output_file_rr, options.statistics, options.summary, options.table, options.save_replies]
-    written = [path for path in (*named, judging.store, *options.sheet, options.disagreements) if path]
     given = (options.input_file, options.file_refer, judging.replies, options.compare, options.agree)
     # `realpath`, unlike `resolve`, does not mind links that lead in a circle, which are refused elsewhere.
     taken = {os.path.realpath(path) for path in given if path}
-    for path in written:
+    for path in (*options.outputs, judging.store):
         place = os.path.realpath(path)
         if place in taken:
             raise BadInput(f"{path}: named twice, as an output and as another file; give each its own name")
@@ -168,16 +166,14 @@ def outputs_of(options: Options) -> list[Path]:
             taken.add(place)
         if path.is_dir():
             raise BadInput(f"{path}: is a folder; name a file")
-    return written
 
 
-def check_outputs(written: list[Path], options: Options, judges: dict[str, str]) -> None:
+def check_outputs(options: Options, judges: dict[str, str]) -> None:
     """Raises `BadInput` where a file cannot be written, one lies there that no scoring run has written, or the summary
     there is of another protocol or of other `judges`."""
-    files = [path for path in written if path != options.judging.store]
-    for path in files:
+    for path in options.outputs:
         make_room_for(path)
-    for path in files if not options.overwrite else ():
+    for path in options.outputs if not options.overwrite else ():
         if kept_by_the_system(path) or not path.is_file() or not path.stat().st_size:
             continue
         if path in options.sheet:

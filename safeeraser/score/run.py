@@ -13,18 +13,17 @@ from typing import Any
 from safeeraser import __version__
 from safeeraser.benchmark.figures import write_table
 from safeeraser.benchmark.files import write_json, write_whole
-from safeeraser.benchmark.judged import values_of
 from safeeraser.benchmark.metrics import ASKED, METRICS, Figure
 from safeeraser.benchmark.origin import git_commit, now
 from safeeraser.benchmark.records import DataFile
 from safeeraser.benchmark.summaries import SummaryFile
 from safeeraser.judge.judge import Query, Verdict
-from safeeraser.judge.panel import Panel, show_plan, write_replies
+from safeeraser.judge.panel import Panel, show_plan
 from safeeraser.score import compare, labels
-from safeeraser.score.agreement import check_judge
+from safeeraser.score.agreement import case_queries, check_judge
 from safeeraser.score.asking import Inputs, read
 from safeeraser.score.metrics import MEASURED, Item, Measured, measure, select_queries, show_figures
-from safeeraser.score.options import STATISTICS, Options, check_outputs, options_of, outputs_of, read_split
+from safeeraser.score.options import STATISTICS, Options, check_outputs, options_of
 
 Answered = list[dict[str, Any]]  # which models have answered, as `Panel.answered_by` has it
 # Of each rate the number asked, that counted, and the share, as the release names them.
@@ -43,36 +42,25 @@ class Scored:
     withheld: dict[str, list[str]] = field(default_factory=dict)  # by the option whose bound they are past
 
 
-def score(options: Options) -> Scored | None:
-    """Judge a predictions file and write the outputs, each whole, after the last reply.
-
-    Returns what was found; None from a dry run.
+def score(options: Options, panel: Panel) -> Scored:
+    """Have the `panel` judge a predictions file, and write the outputs, each whole, after the last reply.
 
     Raises:
-        BadInput: an option, a file or a judge's key cannot be used. Nothing has been written then, but for the replies
-            in the store.
+        BadInput: an option or a file cannot be used. Nothing has been written then, but for the replies in the store.
     """
-    split, written = read_split(options), outputs_of(options)
-    inputs = read(options)
-    panel = Panel(options.judging)
-    if options.judging.dry_run:
-        show_plan(panel.foresee(inputs.queries), panel.prices, share=options.judging.price_share)
-        return None
+    inputs, judges = read(options), panel.titles
     # Before a judge is paid.
     other = compare.read_other(options.compare, options) if options.compare else None
-    opinion = compare.read_opinion(options.agree, options, split, inputs) if options.agree else None
-    judges = panel.titles
-    check_outputs(written, options, judges)
+    opinion = compare.read_opinion(options.agree, options, inputs) if options.agree else None
+    check_outputs(options, judges)
 
     verdicts = panel.ask(inputs.queries)
     answered = panel.answered_by(verdicts)
     measured, to_label = measure(inputs, verdicts, judges, options), select_queries(verdicts)
-    summary = make_summary(options, split, inputs, panel, answered, measured)
-    statistics = make_statistics(measured.figures)
     records = add_verdicts(inputs.predictions, verdicts, measured.recalls)
+    summary = make_summary(options, inputs, panel, answered, measured)
     if other:
-        values = values_of(records, official=options.judging.official)
-        summary["compared_with"] = compare.compare(values, summary, other)
+        summary["compared_with"] = compare.compare(records, summary, other)
     texts: dict[Path, str] = {}
     if opinion:
         summary["agreement"] = compare.agree(opinion, to_label, verdicts, measured.figures)
@@ -84,8 +72,8 @@ def score(options: Options) -> Scored | None:
         texts |= labels.make_sheet(chosen, verdicts, options.label_n, options.label_seed, *options.sheet)
 
     if options.save_replies:
-        write_replies(options.save_replies, verdicts, panel)
-    write_files(options, records, statistics, summary, texts)
+        write_json(options.save_replies, panel.replies(verdicts), indent=1)
+    write_files(options, records, make_statistics(measured.figures), summary, texts)
     show_figures(measured, options.judging.protocol, judges)
     if other:
         compare.show_differences(summary["compared_with"])
@@ -143,13 +131,20 @@ def conclude(measured: Measured, panel: Panel, answered: Answered) -> dict[str, 
 
 
 def run(given: dict[str, Any]) -> Scored | None:
-    """Do what the options as they were parsed ask for: score responses, or check the judge."""
+    """Do what the options as they were parsed ask for: score responses, or check the judge; None from a dry run.
+
+    Raises:
+        BadInput: an option, a file or a judge's key cannot be used.
+    """
     options = options_of(given)
-    if not options.check_judge:
-        return score(options)
-    figures, least = check_judge(options.judging), options.min_accuracy
-    if figures is None:
+    panel = Panel(options.judging)
+    if options.judging.dry_run:
+        queries = case_queries() if options.check_judge else read(options).queries
+        show_plan(panel.foresee(queries), panel.prices, share=options.judging.price_share)
         return None
+    if not options.check_judge:
+        return score(options, panel)
+    figures, least = check_judge(panel), options.min_accuracy
     short = [
         f"{METRICS[metric].title} ({100 * of['accuracy']:.1f}% of {of['n']} cases"
         + (f", {of['failed']} calls failed)" if of["failed"] else ")")
@@ -197,12 +192,7 @@ def make_statistics(figures: dict[str, Figure]) -> dict[str, dict[str, Any]]:
 
 
 def make_summary(
-    options: Options,
-    split: str | None,
-    inputs: Inputs,
-    panel: Panel,
-    answered: Answered,
-    measured: Measured,
+    options: Options, inputs: Inputs, panel: Panel, answered: Answered, measured: Measured
 ) -> dict[str, Any]:
     """All figures, and what a number must carry to be compared with another."""
     main, judging, file = panel.by_metric["asr"], options.judging, options.output_file_rr
@@ -214,7 +204,7 @@ def make_summary(
         **{metric: figure.as_json for metric, figure in measured.figures.items()},
         **{name: {view: figure.as_json for view, figure in views.items()} for name, views in measured.views.items()},
         "answered_by": answered,
-        "split": split,
+        "split": options.split,
         "pictures": len({record.image_path for record in inputs.predictions.records}),
         **measured.groups,
         "protocol": judging.protocol,
