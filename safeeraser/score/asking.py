@@ -59,8 +59,7 @@ def read(options: Options) -> Inputs:
     for index, (record, original) in enumerate(pairs):
         for key in record.unharm.keys() - original.unharm.keys():
             raise BadInput(f"{reference.where(paired[index], key)}: missing, and the predictions have it")
-    responses = list(responses_in(predictions, expected))
-    return Inputs(predictions, responses, build_queries(predictions, expected, responses, options.refusals), files)
+    return Inputs(predictions, *build_queries(predictions, expected, options.refusals), files)
 
 
 def pair_records(predictions: DataFile, reference: DataFile, by_picture: bool) -> list[int]:
@@ -95,8 +94,8 @@ def _some(names: Counter[str], most: int = 5) -> str:
     return (", ".join(islice(names.elements(), most)) or "none") + more
 
 
-def build_queries(predictions: DataFile, expected: list[Record], responses: list[Query], refusals: bool) -> list[Query]:
-    """Every query.
+def build_queries(predictions: DataFile, expected: list[Record], refusals: bool) -> tuple[list[Query], list[Query]]:
+    """Every response, and every query.
 
     Args:
         expected: for each record of the predictions, its record in the reference.
@@ -105,8 +104,9 @@ def build_queries(predictions: DataFile, expected: list[Record], responses: list
     Raises:
         BadInput: a response is not text, or the file holds no model's responses at all.
     """
-    queries = []
-    for response in responses:
+    responses, queries = [], []
+    for response in responses_in(predictions, expected):
+        responses.append(response)
         text, place, fault = response.response, response.place, None
         if not isinstance(text, str | None):
             fault = f"must be a text, is a {type(text).__name__}"
@@ -123,7 +123,7 @@ def build_queries(predictions: DataFile, expected: list[Record], responses: list
             queries.append(replace(response, metric=metric, question=question))
     if not any(_FIRST in pair for raw in predictions.raw for pair in raw["unsafe_pairs"]):
         raise BadInput(f"{predictions.path}: holds no {_FIRST}, so nothing to judge; run ckpt_infer.py first")
-    return queries
+    return responses, queries
 
 
 def responses_in(predictions: DataFile, expected: list[Record]) -> Iterator[Query]:
@@ -159,5 +159,5 @@ def imagine_queries(data: DataFile, refusals: bool) -> list[Query]:
             benign = f"{pair.get('sd_response') or pair['question']} ({index}.{number})"
             pairs.append(pair | responses | {"sd_response": benign})
         answered.append(raw | {"unsafe_pairs": pairs})
-    imagined = DataFile(data.path, data.records, answered, data.numbers)
-    return build_queries(imagined, data.records, list(responses_in(imagined, data.records)), refusals)
+    _, queries = build_queries(DataFile(data.path, data.records, answered, data.numbers), data.records, refusals)
+    return queries

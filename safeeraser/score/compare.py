@@ -126,8 +126,8 @@ def compare(records: list[dict[str, Any]], summary: dict[str, Any], other: Other
     the other run, or were asked with other parameters, `note` says so beside the figure.
     """
     metrics: dict[str, dict[str, Any]] = {}
-    values = values_of(records, official=summary["protocol"] == "official")
-    for metric, ours in read_judged(summary).items():
+    judged, values = read_judged(summary), values_of(records, official=summary["protocol"] == "official")
+    for metric, ours in judged.items():
         theirs, note = other.judged[metric], None
         if gap := difference(values, other.values, metric):
             if other.summary.get("answered_by") and ours.judge and ours.models != theirs.models:

@@ -57,8 +57,8 @@ def score(options: Options, panel: Panel) -> Scored:
     verdicts = panel.ask(inputs.queries)
     answered = panel.answered_by(verdicts)
     measured, to_label = measure(inputs, verdicts, judges, options), select_queries(verdicts)
+    summary, statistics = make_summary(options, inputs, panel, answered, measured), make_statistics(measured.figures)
     records = add_verdicts(inputs.predictions, verdicts, measured.recalls)
-    summary = make_summary(options, inputs, panel, answered, measured)
     if other:
         summary["compared_with"] = compare.compare(records, summary, other)
     texts: dict[Path, str] = {}
@@ -71,9 +71,8 @@ def score(options: Options, panel: Panel) -> Scored:
         chosen = {asks: to_label[asks] for asks in to_label if asks in (options.label_metrics or to_label)}
         texts |= labels.make_sheet(chosen, verdicts, options.label_n, options.label_seed, *options.sheet)
 
-    if options.save_replies:
-        write_json(options.save_replies, panel.replies(verdicts), indent=1)
-    write_files(options, records, make_statistics(measured.figures), summary, texts)
+    replies = panel.replies(verdicts) if options.save_replies else None
+    write_files(options, texts, replies, records, statistics, summary)
     show_figures(measured, options.judging.protocol, judges)
     if other:
         compare.show_differences(summary["compared_with"])
@@ -83,16 +82,16 @@ def score(options: Options, panel: Panel) -> Scored:
 
 
 def write_files(
-    options: Options, records: Any, statistics: dict[str, Any], summary: dict[str, Any], texts: dict[Path, str]
+    options: Options, texts: dict[Path, str], replies: Any, records: Any, statistics: Any, summary: dict[str, Any]
 ) -> None:
     """Write the outputs that the options name, each whole. `texts`: further files, by path."""
     for path, text in texts.items():
         with write_whole(path) as handle:
             handle.write(text)
-    files = (options.output_file_rr, records), (options.statistics, statistics), (options.summary, summary)
-    for file, value in files:  # a device may be named twice
-        if file:
-            write_json(file, value)
+    files = (options.save_replies, replies, 1), (options.output_file_rr, records, 2)
+    for file, value, indent in (*files, (options.statistics, statistics, 2), (options.summary, summary, 2)):
+        if file:  # a device may be named twice
+            write_json(file, value, indent)
     if options.table:
         write_table(options.table, SummaryFile.model_validate(summary).rows(options.table.resolve().parent.name))
 
