@@ -26,8 +26,9 @@ class Panel:
     """The judges, one a metric. One that is named for several metrics, or for none else, is the same one.
 
     Attributes:
-        by_metric: the judge that each metric is put to; it need not decide it (see `of`).
-        titles: the judge of each metric that is decided, as results name it.
+        main: the judge that ASR is put to; it need not decide it.
+        by_metric: the judge of each metric that is decided.
+        titles: the same, as results name them.
         served: the judges that are models.
         prices: what each of these costs, by its title.
 
@@ -43,21 +44,16 @@ class Panel:
         if judging.batch and (guards := sorted(served - {GENERAL})):
             raise BadInput(f"--batch: the judge {guards[0]} runs on a server of your own; openai alone has batches")
         judges = {choice: _make_judge(choice, judging) for choice in dict.fromkeys(judging.choices.values())}
-        self.by_metric = {metric: judges[choice] for metric, choice in judging.choices.items()}
         for metric, choice in judging.judges.items():
             if choice and metric not in judges[choice].decides:
                 able = ", ".join(sorted(judges[choice].decides))
                 raise BadInput(f"--{metric}_judge {choice.name}: it cannot decide {metric} (it decides {able})")
-        self.titles = {metric: judge.title for metric in self.by_metric if (judge := self.of(metric))}
+        of_metric = {metric: judges[choice] for metric, choice in judging.choices.items()}
+        self.main = of_metric["asr"]
+        self.by_metric = {metric: judge for metric, judge in of_metric.items() if metric in judge.decides}
+        self.titles = {metric: judge.title for metric, judge in self.by_metric.items()}
         self.served = [judge for judge in judges.values() if judge.model]
-        self.prices: dict[str, Price | None] = {
-            judge.title: judging.price or PRICES.get(judge.model or "") for judge in self.served
-        }
-
-    def of(self, metric: str) -> Judge | None:
-        """The judge that decides a metric, if one does."""
-        judge = self.by_metric[metric]
-        return judge if metric in judge.decides else None
+        self.prices = {judge.title: judging.price or PRICES.get(judge.model or "") for judge in self.served}
 
     def foresee(self, queries: list[Query]) -> Iterator[tuple[str, str, Spent]]:
         """Calls and tokens that asking would take: metric, judge's title, and how much."""
@@ -118,8 +114,8 @@ class Panel:
         assigned: dict[Judge, list[Query]] = {judge: [] for judge in self.by_metric.values()}
         blank: dict[Query, Verdict] = {}
         for query in queries:
-            judge = self.of(query.metric)
-            if judge is None or not query.there:
+            judge = self.by_metric.get(query.metric)
+            if not judge or not query.there:
                 continue
             if not query.blank or (official and judge.judges_blank):
                 assigned[judge].append(query)
@@ -128,9 +124,8 @@ class Panel:
         return assigned, blank
 
     def _cost(self) -> str:
-        share = self.judging.price_share
-        prices = ((judge, self.prices[judge.title]) for judge in self.served)
-        priced = [price.of(judge.spent, share=share) for judge, price in prices if price]
+        prices = ((judge.spent, self.prices[judge.title]) for judge in self.served)
+        priced = [price.of(spent, share=self.judging.price_share) for spent, price in prices if price]
         return f", {sum(priced):.2f} US$" if priced else ""
 
 

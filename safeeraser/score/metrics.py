@@ -240,7 +240,7 @@ MEASURED: dict[str, Callable[[Inputs, Options], Iterable[Item]]] = {
 }
 
 
-def show_figures(measured: Measured, protocol: str, judges: dict[str, str]) -> None:
+def show_figures(measured: Measured, protocol: str) -> None:
     """Print the figures in per cent with their intervals, what each stands on, and who judged."""
     names = ("failed", "unparsed", "declined", "blank", "skipped")
     counts = [name for name in names if any(getattr(figure, name) for figure in measured.figures.values())]
@@ -261,9 +261,12 @@ def show_figures(measured: Measured, protocol: str, judges: dict[str, str]) -> N
             rows.append([title, texts.get("harmful", ""), texts.get("harmless", "")])
         print_table("refusals, %", (Column("harmful question"), Column("harmless question")), rows)
     print(f"protocol {protocol}")
-    for judge in dict.fromkeys(judges.values()):
-        decided = (METRICS[ASKED[metric]].title for metric, title in judges.items() if title == judge)
-        print(f"{judge}: {', '.join(decided)}")
+    decided: dict[str, list[str]] = defaultdict(list)
+    for metric, figure in measured.figures.items():
+        if figure.judge:
+            decided[figure.judge].append(METRICS[metric].title)
+    for judge, titles in decided.items():
+        print(f"{judge}: {', '.join(titles)}")
 
 
 def print_table(

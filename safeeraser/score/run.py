@@ -4,6 +4,7 @@ report reads and its figures as a table. No text of a response is in any but the
 import copy
 import platform
 import sys
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -25,7 +26,6 @@ from safeeraser.score.asking import Inputs, read
 from safeeraser.score.metrics import MEASURED, Item, Measured, measure, select_queries, show_figures
 from safeeraser.score.options import STATISTICS, Options, check_outputs, options_of
 
-Answered = list[dict[str, Any]]  # which models have answered, as `Panel.answered_by` has it
 # Of each rate the number asked, that counted, and the share, as the release names them.
 RATES = {
     "asr": ("total_asr_queries", "unsafe_count", "unsafe_rate"),
@@ -48,16 +48,15 @@ def score(options: Options, panel: Panel) -> Scored:
     Raises:
         BadInput: an option or a file cannot be used. Nothing has been written then, but for the replies in the store.
     """
-    inputs, judges = read(options), panel.titles
+    inputs = read(options)
     # Before a judge is paid.
     other = compare.read_other(options.compare, options) if options.compare else None
     opinion = compare.read_opinion(options.agree, options, inputs) if options.agree else None
-    check_outputs(options, judges)
+    check_outputs(options, panel.titles)
 
     verdicts = panel.ask(inputs.queries)
-    answered = panel.answered_by(verdicts)
-    measured, to_label = measure(inputs, verdicts, judges, options), select_queries(verdicts)
-    summary, statistics = make_summary(options, inputs, panel, answered, measured), make_statistics(measured.figures)
+    measured, to_label = measure(inputs, verdicts, panel.titles, options), select_queries(verdicts)
+    summary, statistics = make_summary(options, inputs, panel, verdicts, measured), make_statistics(measured.figures)
     records = add_verdicts(inputs.predictions, verdicts, measured.recalls)
     if other:
         summary["compared_with"] = compare.compare(records, summary, other)
@@ -73,12 +72,12 @@ def score(options: Options, panel: Panel) -> Scored:
 
     replies = panel.replies(verdicts) if options.save_replies else None
     write_files(options, texts, replies, records, statistics, summary)
-    show_figures(measured, options.judging.protocol, judges)
+    show_figures(measured, options.judging.protocol)
     if other:
         compare.show_differences(summary["compared_with"])
     if opinion:
         compare.show_agreement(summary["agreement"], opinion)
-    return Scored(summary, conclude(measured, panel, answered))
+    return Scored(summary, conclude(measured, panel, summary["answered_by"]))
 
 
 def write_files(
@@ -96,7 +95,7 @@ def write_files(
         write_table(options.table, SummaryFile.model_validate(summary).rows(options.table.resolve().parent.name))
 
 
-def conclude(measured: Measured, panel: Panel, answered: Answered) -> dict[str, list[str]]:
+def conclude(measured: Measured, panel: Panel, answered: list[dict[str, Any]]) -> dict[str, list[str]]:
     """Say what must be known of the figures; returns those that are withheld, by option."""
     notes, figures = [], {METRICS[metric].title: figure for metric, figure in measured.figures.items()}
     figures |= {f"refusals, {view}": figure for view, figure in measured.views.get("refusals", {}).items()}
@@ -114,13 +113,12 @@ def conclude(measured: Measured, panel: Panel, answered: Answered) -> dict[str, 
     for judge in panel.served:
         if judge.refused:
             notes.append(f"{judge.title} was asked without {', '.join(sorted(judge.refused))}, which it does not take")
-    for title in dict.fromkeys(entry["judge"] for entry in answered):
-        several = [entry for entry in answered if entry["judge"] == title]
-        if len(several) > 1:
-            models = []
-            for entry in several:
-                name = " ".join(filter(None, (entry["model"] or "a model that was not named", entry["fingerprint"])))
-                models.append(f"{name}: {entry['replies']} replies")
+    answers: dict[str, list[str]] = defaultdict(list)
+    for entry in answered:
+        name = " ".join(filter(None, (entry["model"] or "a model that was not named", entry["fingerprint"])))
+        answers[entry["judge"]].append(f"{name}: {entry['replies']} replies")
+    for title, models in answers.items():
+        if len(models) > 1:
             notes.append(f"these figures mix what answered as {title}: {', '.join(models)}")
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
@@ -191,10 +189,10 @@ def make_statistics(figures: dict[str, Figure]) -> dict[str, dict[str, Any]]:
 
 
 def make_summary(
-    options: Options, inputs: Inputs, panel: Panel, answered: Answered, measured: Measured
+    options: Options, inputs: Inputs, panel: Panel, verdicts: dict[Query, Verdict], measured: Measured
 ) -> dict[str, Any]:
     """All figures, and what a number must carry to be compared with another."""
-    main, judging, file = panel.by_metric["asr"], options.judging, options.output_file_rr
+    judging, file, answered = options.judging, options.output_file_rr, panel.answered_by(verdicts)
     beside = None  # the verdicts' file as a reader of the summary finds it: by its name where they lie together
     if file and options.summary and (file.is_file() or not file.exists()):
         together = file.resolve().parent == options.summary.resolve().parent
@@ -207,8 +205,8 @@ def make_summary(
         "pictures": len({record.image_path for record in inputs.predictions.records}),
         **measured.groups,
         "protocol": judging.protocol,
-        "judge": main.name,
-        "judge_model": main.model,
+        "judge": panel.main.name,
+        "judge_model": panel.main.model,
         **judging.versions,
         "asked_with": {
             "extra_body": judging.extra_body,
@@ -231,7 +229,7 @@ def _read_versions() -> dict[str, str]:
     return own | {name: version(name) for name in ("openai", "rouge-score", "scipy")}
 
 
-def _make_provenance(panel: Panel, inputs: Inputs, answered: Answered) -> dict[str, Any]:
+def _make_provenance(panel: Panel, inputs: Inputs, answered: list[dict[str, Any]]) -> dict[str, Any]:
     """What made these figures, in one place: null is what the predictions' own run did not tell."""
     made_with = inputs.files["made_with"] or {}
     settings, training = made_with.get("settings") or {}, made_with.get("training") or {}
