@@ -33,11 +33,10 @@ class Judged(NamedTuple):
 
 
 class Other(NamedTuple):
-    """The run to compare with: its summary and where that lies, how its figures came about, and values by request."""
+    """The run to compare with: its summary and where that lies, and values by request."""
 
     path: Path
     summary: dict[str, Any]
-    judged: dict[str, Judged]
     values: dict[tuple, float]
 
 
@@ -97,25 +96,22 @@ def read_other(path: Path, options: Options) -> Other:
     try:
         values = values_of(read_raw(verdicts), official=options.judging.official)
         sum(values.values())
-        return Other(path, summary, read_judged(summary), values)
+        for metric in SCORED:
+            read_judged(summary, metric)
+        return Other(path, summary, values)
     except (AttributeError, TypeError, ValueError, KeyError):
         raise BadInput(f"--compare {path}: it, or {verdicts}, is not what eval_all.py writes") from None
 
 
-def read_judged(summary: dict[str, Any]) -> dict[str, Judged]:
-    """How the figures of a summary came about, by metric. Raises what a summary of another kind makes Python raise."""
-    models: dict[str, set[str]] = {}
-    for entry in summary.get("answered_by") or []:
-        models.setdefault(entry["judge"], set()).add(" ".join(filter(None, (entry["model"], entry["fingerprint"]))))
-    judged = {}
-    for metric in SCORED:
-        figure = Figure.model_validate(summary.get(metric) or {"value": None})
-        name = (figure.judge or "").partition(":")[0]
-        kind = {"openai": "prompts", "rules": "rules", "truth": "truth"}.get(name, "guards")
-        version = (summary.get("guards") or {}).get(name) if kind == "guards" else summary.get(kind)
-        named = sorted(models.get(figure.judge or "", ()))
-        judged[metric] = Judged(figure.judge, bool(figure.withheld), kind, version, named)
-    return judged
+def read_judged(summary: dict[str, Any], metric: str) -> Judged:
+    """How a figure of a summary came about. Raises what a summary of another kind makes Python raise."""
+    figure = Figure.model_validate(summary.get(metric) or {"value": None})
+    name = (figure.judge or "").partition(":")[0]
+    kind = {"openai": "prompts", "rules": "rules", "truth": "truth"}.get(name, "guards")
+    version = (summary.get("guards") or {}).get(name) if kind == "guards" else summary.get(kind)
+    answered = [entry for entry in summary.get("answered_by") or [] if entry["judge"] == figure.judge]
+    models = {" ".join(filter(None, (entry["model"], entry["fingerprint"]))) for entry in answered}
+    return Judged(figure.judge, bool(figure.withheld), kind, version, sorted(models))
 
 
 def compare(records: list[dict[str, Any]], summary: dict[str, Any], other: Other) -> dict[str, Any]:
@@ -126,9 +122,9 @@ def compare(records: list[dict[str, Any]], summary: dict[str, Any], other: Other
     the other run, or were asked with other parameters, `note` says so beside the figure.
     """
     metrics: dict[str, dict[str, Any]] = {}
-    judged, values = read_judged(summary), values_of(records, official=summary["protocol"] == "official")
-    for metric, ours in judged.items():
-        theirs, note = other.judged[metric], None
+    values = values_of(records, official=summary["protocol"] == "official")
+    for metric in SCORED:
+        ours, theirs, note = read_judged(summary, metric), read_judged(other.summary, metric), None
         if gap := difference(values, other.values, metric):
             if other.summary.get("answered_by") and ours.judge and ours.models != theirs.models:
                 note = f"answered by {', '.join(theirs.models or ['nobody'])} there"
