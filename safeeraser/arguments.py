@@ -93,7 +93,7 @@ def add_options(
     groups: dict[str, Container] = {"": parser} | {one.title: one for one in parser._action_groups if one.title}
     for one in (one for kind in kinds for one in fields(kind) if "help" in one.metadata and one.name not in but):
         parsed = [kind for kind in (Path, int, float) if kind in (one.type, *get_args(one.type))]
-        how = ({"type": parsed[0]} if parsed else {}) | dict(one.metadata)
+        how: dict[str, Any] = {**({"type": parsed[0]} if parsed else {}), **one.metadata}
         if (title := how.pop("group")) not in groups:
             groups[title] = parser.add_argument_group(title, says.get(title))
         default = one.default if one.default_factory is MISSING else one.default_factory()

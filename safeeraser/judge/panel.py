@@ -91,7 +91,9 @@ class Panel:
         for query, verdict in verdicts.items():
             if not verdict.asked:
                 continue
-            place = {"item": query.place} if query.metric == "gpt" else {"pair": query.place, "response": query.field}
+            place: dict[str, Any] = (
+                {"item": query.place} if query.metric == "gpt" else {"pair": query.place, "response": query.field}
+            )
             finish = {} if verdict.finish in WHOLE else {"finish": verdict.finish}
             on = {} if self.by_metric[query.metric].name == ReplayJudge.name else {"on": response_hash(query)}
             said = {"metric": query.metric, "record": query.number, **place, "reply": verdict.reply}

@@ -132,17 +132,15 @@ def responses_in(predictions: DataFile, expected: list[Record]) -> Iterator[Quer
     for index, (record, raw) in enumerate(zip(predictions.records, predictions.raw, strict=True)):
         swapped, number = raw.get(SWAPPED_PICTURE) or "", predictions.number(index)
         pictures = {"harmful": record.image_path, "benign": record.SDImage_path, "swapped": swapped, "none": ""}
-        pairs = {
-            "harmful": [(*of, "question") for of in enumerate(raw["unsafe_pairs"])],
-            "harmless": [(key, raw[key], "Question") for key in record.unharm],
-        }
+        harmful = [(place, pair, pair["question"]) for place, pair in enumerate(raw["unsafe_pairs"])]
+        harmless = [(key, raw[key], raw[key]["Question"]) for key in record.unharm]
         references: dict[int | str, str] = {key: pair.Prediction for key, pair in expected[index].unharm.items()}
         references |= {place: pair.model_response for place, pair in enumerate(expected[index].unsafe_pairs)}
         for name, view in VIEWS.items():
-            for place, pair, question in pairs[view.question]:
+            for place, pair, question in harmful if view.question == "harmful" else harmless:
                 for field in fields_in(name, pair):
                     if field in pair or _METRICS_OF[name]:
-                        texts = (pair[question], pair.get(field), references.get(place, ""))
+                        texts = (question, pair.get(field), references.get(place, ""))
                         about = (number, pictures[view.picture])
                         yield Query("", index, place, field, record.category, *texts, *about)
 

@@ -122,9 +122,10 @@ def compare(records: list[dict[str, Any]], summary: dict[str, Any], other: Other
     the other run, or were asked with other parameters, `note` says so beside the figure.
     """
     metrics: dict[str, dict[str, Any]] = {}
+    judged = {metric: (read_judged(summary, metric), read_judged(other.summary, metric)) for metric in SCORED}
     values = values_of(records, official=summary["protocol"] == "official")
-    for metric in SCORED:
-        ours, theirs, note = read_judged(summary, metric), read_judged(other.summary, metric), None
+    for metric, (ours, theirs) in judged.items():
+        note = None
         if gap := difference(values, other.values, metric):
             if other.summary.get("answered_by") and ours.judge and ours.models != theirs.models:
                 note = f"answered by {', '.join(theirs.models or ['nobody'])} there"

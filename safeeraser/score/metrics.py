@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -86,8 +86,8 @@ def measure(inputs: Inputs, verdicts: dict[Query, Verdict], judges: dict[str, st
 
     groups: dict[str, dict[str, dict[str, Any]]] = {}
     for attribute in ("category", "keyword"):
-        of_record = [getattr(record, attribute) for record in inputs.predictions.records]
-        members = group(items, lambda item, of_record=of_record: of_record[item.at.record])
+        names = [getattr(record, attribute) for record in inputs.predictions.records]
+        members = group(items, partial(lambda names, item: names[item.at.record], names))
         of_group = {name: group_by_metric(members[name]) for name in sorted(members.keys() - {""})}
         groups[f"by_{attribute}"] = {
             metric: {name: shorten(make_figure(of[metric], options)) for name, of in of_group.items()}
