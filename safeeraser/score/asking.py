@@ -1,6 +1,5 @@
 """The two files of a run, read and paired, and what a judge is asked about them."""
 
-import sys
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from safeeraser.benchmark.files import described_by, read_json, sha256
 from safeeraser.benchmark.metrics import METRICS
 from safeeraser.benchmark.records import DataFile, Record, read_records
 from safeeraser.benchmark.responses import SWAPPED_PICTURE, VIEWS, fields_in
-from safeeraser.errors import BadInput
+from safeeraser.errors import BadInput, note
 from safeeraser.judge.judge import Query
 from safeeraser.score.options import Options
 
@@ -51,10 +50,9 @@ def read(options: Options) -> Inputs:
     expected = [reference.records[index] for index in paired]
     pairs = list(zip(predictions.records, expected, strict=True))
     if differ := sum(record.image_path != original.image_path for record, original in pairs):
-        print(
-            f"note: {differ} of {len(paired)} records name another picture than the reference's record at the same "
-            "position; protocol official pairs them all the same, --protocol corrected pairs by picture",
-            file=sys.stderr,
+        note(
+            f"{differ} of {len(paired)} records name another picture than the reference's record at the same "
+            "position; protocol official pairs them all the same, --protocol corrected pairs by picture"
         )
     for index, (record, original) in enumerate(pairs):
         for key in record.unharm.keys() - original.unharm.keys():

@@ -1,7 +1,6 @@
 """A run beside another one, or beside labels: the difference of each metric on the same requests, and how far its judge
 agrees with what others say of the same responses."""
 
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from safeeraser.benchmark.files import read_json, read_text, sha256
 from safeeraser.benchmark.judged import difference, value_of, values_of, words
 from safeeraser.benchmark.metrics import ASKED, METRICS, SCORED, Figure
 from safeeraser.benchmark.records import read_raw, read_records
-from safeeraser.errors import BadInput
+from safeeraser.errors import BadInput, note
 from safeeraser.judge.judge import Query, Verdict
 from safeeraser.judge.offline import response_hash
 from safeeraser.score.agreement import Labelled, agreement, format_share, table
@@ -125,13 +124,13 @@ def compare(records: list[dict[str, Any]], summary: dict[str, Any], other: Other
     judged = {metric: (read_judged(summary, metric), read_judged(other.summary, metric)) for metric in SCORED}
     values = values_of(records, official=summary["protocol"] == "official")
     for metric, (ours, theirs) in judged.items():
-        note = None
+        remark = None
         if gap := difference(values, other.values, metric):
             if other.summary.get("answered_by") and ours.judge and ours.models != theirs.models:
-                note = f"answered by {', '.join(theirs.models or ['nobody'])} there"
+                remark = f"answered by {', '.join(theirs.models or ['nobody'])} there"
             elif ours.models and summary["asked_with"] != other.summary.get("asked_with"):
-                note = "asked with other parameters there"
-        metrics[metric] = {"difference": None, "low": None, "high": None, "n": gap.n if gap else 0, "note": note}
+                remark = "asked with other parameters there"
+        metrics[metric] = {"difference": None, "low": None, "high": None, "n": gap.n if gap else 0, "note": remark}
         if ours.withheld or theirs.withheld:
             metrics[metric]["note"] = "withheld"
         elif ours.judge != theirs.judge:
@@ -251,7 +250,7 @@ def show_agreement(agreements: dict[str, dict[str, Any]], opinion: Opinion) -> N
     for metric, of in agreements.items():
         if of["unlabelled"]:
             where = f"{METRICS[metric].title} on {', '.join(of['unlabelled'])}"
-            print(f"note: {where}: nothing by {opinion.name}, so taken to be like the rest", file=sys.stderr)
+            note(f"{where}: nothing by {opinion.name}, so taken to be like the rest")
 
 
 def make_disagreements_page(opinion: Opinion, to_label: dict[str, list[Query]], verdicts: dict[Query, Verdict]) -> str:

@@ -18,6 +18,7 @@ from safeeraser.benchmark.metrics import ASKED, METRICS, Figure
 from safeeraser.benchmark.origin import git_commit, now
 from safeeraser.benchmark.records import DataFile
 from safeeraser.benchmark.summaries import SummaryFile
+from safeeraser.errors import note
 from safeeraser.judge.judge import Query, Verdict
 from safeeraser.judge.panel import Panel, show_plan
 from safeeraser.score import compare, labels
@@ -120,8 +121,8 @@ def conclude(measured: Measured, panel: Panel, answered: list[dict[str, Any]]) -
     for title, models in answers.items():
         if len(models) > 1:
             notes.append(f"these figures mix what answered as {title}: {', '.join(models)}")
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+    for text in notes:
+        note(text)
     for option, lost in measured.withheld.items():
         print(f"error: withheld past {option}: {'; '.join(lost)}", file=sys.stderr)
     return measured.withheld
