@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from safeeraser.errors import BadInput, nearest
 
@@ -69,7 +69,8 @@ def option(default: Any = MISSING, *, help: str, group: str = "", **how: Any) ->
 
     Args:
         default: without one the option is required.
-        how: what else `add_argument` takes. A field whose default is False is a flag.
+        how: what else `add_argument` takes. A field whose default is False is a flag; a path or a number, or None, that
+            its annotation says, is parsed as one unless `type` is given.
     """
     if default is False:
         how = {"action": "store_true"} | how
@@ -78,7 +79,7 @@ def option(default: Any = MISSING, *, help: str, group: str = "", **how: Any) ->
 
 
 def add_options(
-    parser: argparse.ArgumentParser,
+    parser: Container,
     *kinds: type,
     but: Iterable[str] = (),
     says: Mapping[str, str] = MappingProxyType({}),
@@ -91,7 +92,8 @@ def add_options(
     """
     groups: dict[str, Container] = {"": parser} | {one.title: one for one in parser._action_groups if one.title}
     for one in (one for kind in kinds for one in fields(kind) if "help" in one.metadata and one.name not in but):
-        how = dict(one.metadata)
+        parsed = [kind for kind in (Path, int, float) if kind in (one.type, *get_args(one.type))]
+        how: dict[str, Any] = {**({"type": parsed[0]} if parsed else {}), **one.metadata}
         if (title := how.pop("group")) not in groups:
             groups[title] = parser.add_argument_group(title, says.get(title))
         default = one.default if one.default_factory is MISSING else one.default_factory()

@@ -23,6 +23,11 @@ class Interrupted(KeyboardInterrupt):
         self.code = 128 + number
 
 
+def note(text: str) -> None:
+    """Print what must be known though nothing has failed, on stderr."""
+    print(f"note: {text}", file=sys.stderr)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint that follows an unknown name: the nearest known one, and all of them."""
     known = sorted(known)

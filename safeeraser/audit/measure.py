@@ -23,6 +23,7 @@ from safeeraser.infer.checkpoint import load_merged
 from safeeraser.infer.options import Options as InferOptions
 from safeeraser.infer.run import NothingAnswered, infer
 from safeeraser.judge.judge import LACKS
+from safeeraser.judge.panel import Panel
 from safeeraser.processes import Processes
 from safeeraser.score.options import Options as ScoreOptions
 from safeeraser.score.run import score
@@ -120,7 +121,8 @@ def judge_point(point: Point, options: Options) -> dict[str, Any]:
                 refusals=point.refusals,
                 recovered=True,
                 overwrite=True,  # of what lies in the audit's own folder
-            )
+            ),
+            Panel(options.judging),
         )
     summary = read_object(folder / "summary_val.json")
     names = [name for name, metric in METRICS.items() if metric.view in point.views]

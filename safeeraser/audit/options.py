@@ -6,7 +6,7 @@ No torch is loaded until a value needs it, so that `--help` and mistakes answer 
 import hashlib
 import json
 from argparse import Namespace
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,8 @@ from safeeraser.infer.attacks import ATTACKS
 from safeeraser.infer.options import BATCH_SIZE, DECODE
 from safeeraser.infer.requests import Selection
 from safeeraser.judge.judging import FORMS, JudgeWords, Judging, make_judging
-from safeeraser.score.options import statistics
+from safeeraser.score.options import BOUNDS
+from safeeraser.score.options import Options as ScoreOptions
 
 if TYPE_CHECKING:
     from safeeraser.audit.relearn import Data, Protocol
@@ -186,7 +187,7 @@ def arguments(description: str | None) -> Arguments:
     add_options(parser, Options)
     group = parser.add_argument_group("judges", FORMS)
     add_options(parser, JudgeWords, Judging, but=("replies", "batch", "dry_run", "price"))
-    statistics(group.add_argument)
+    add_options(group, ScoreOptions, but={each.name for each in fields(ScoreOptions)} - BOUNDS)
     return parser
 
 

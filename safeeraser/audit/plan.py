@@ -26,7 +26,7 @@ from safeeraser.infer.requests import build_requests
 from safeeraser.judge.judge import Spent
 from safeeraser.judge.panel import Panel
 from safeeraser.judge.panel import show_plan as show_costs
-from safeeraser.score.asking import as_answered, build_queries
+from safeeraser.score.asking import imagine_queries
 
 SCALES = (0.25, 0.5, 0.75, 1.25, 1.5)  # 1 is the clean point, and 0 the untouched model
 TEMPERATURES, SAMPLES = (0.0, 0.7, 1.0, 1.3), 10
@@ -252,7 +252,7 @@ class Plan:
         """What the judges are asked for points that are left, as long as if each response were the data file's."""
         chosen = self.chosen
         data = DataFile(self.data.path, [self.data.records[n] for n in chosen], [self.data.raw[n] for n in chosen])
-        queries = build_queries(as_answered(data), data, list(range(len(chosen))), refusals=False)
+        queries = imagine_queries(data, refusals=False)
         wanted: dict[str, int] = defaultdict(int)
         for point in self.points:
             for view in point.views if self.found[point] is None and not point.inside else ():

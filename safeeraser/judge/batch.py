@@ -8,7 +8,6 @@ As in `chat`, no text from the server is shown, but ids of a plain form.
 
 import json
 import re
-import sys
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Set
@@ -22,7 +21,7 @@ import openai
 
 from safeeraser.benchmark.files import read_json, write_json
 from safeeraser.chat import Chat
-from safeeraser.errors import BadInput
+from safeeraser.errors import BadInput, note
 from safeeraser.judge.store import Store
 from safeeraser.replies import Failure, Reply, discreet, read_body
 
@@ -85,7 +84,7 @@ class BatchChat(Chat[str]):
         except (KeyboardInterrupt, GeneratorExit):
             if waiting:
                 names = ", ".join(str(submission.id) for submission in waiting)
-                _note(f"the server goes on with batch {names}; the same command waits for it again")
+                note(f"the server goes on with batch {names}; the same command waits for it again")
             raise
 
     def _written_down(self, wanted: Set[str]) -> Iterator[Submission]:
@@ -111,11 +110,11 @@ class BatchChat(Chat[str]):
                 path.unlink(missing_ok=True)
 
     def _write_down(self, submission: Submission) -> Submission:
-        note = self._store.path.with_name(f"{self._store.path.name}.batch-{submission.tag}.json")
+        path = self._store.path.with_name(f"{self._store.path.name}.batch-{submission.tag}.json")
         if submission.requests:
-            write_json(note, submission._asdict(), indent=None)
+            write_json(path, submission._asdict(), indent=None)
         else:
-            note.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         return submission
 
     def _submit(self, keys: list[str], lines: BytesIO) -> Submission:
@@ -129,7 +128,7 @@ class BatchChat(Chat[str]):
         create = partial(batches.create, input_file_id=uploaded, endpoint=ENDPOINT, completion_window="24h")
         name = self._request(lambda: self._find(tag) or _id(create(metadata={TAG: tag})))
         submission = submission._replace(id=name)
-        _note(f"batch {submission.id} submitted: {len(keys)} requests")
+        note(f"batch {submission.id} submitted: {len(keys)} requests")
         return self._write_down(submission)
 
     def _parts(self, calls: Calls) -> Iterator[tuple[list[str], BytesIO]]:
@@ -160,7 +159,7 @@ class BatchChat(Chat[str]):
                 elif told.get(name) != state.done:
                     told[name] = state.done
                     since = timedelta(seconds=round(time.time() - submission.at))
-                    _note(f"batch {name}: {state.done} of {len(submission.requests)} done after {since}")
+                    note(f"batch {name}: {state.done} of {len(submission.requests)} done after {since}")
             if waiting:
                 time.sleep(POLL)
 
@@ -174,7 +173,7 @@ class BatchChat(Chat[str]):
         if left:
             why = "it holds more tokens than may wait on this account: judge by --category or without --batch"
             why = why if state.too_much else "the same command submits them again"
-            _note(f"batch {submission.id} {state.status}, without an answer to {len(left)} requests; {why}")
+            note(f"batch {submission.id} {state.status}, without an answer to {len(left)} requests; {why}")
         for key in left:
             yield key, Failure(f"unanswered (batch {state.status})", request_at_fault=False)
         others = set(submission.requests) - wanted
@@ -244,7 +243,3 @@ def _read_line(line: bytes) -> tuple[str, Reply | Failure] | None:
     if status == 200:
         return key, read_body(body)
     return key, Failure(f"error in the batch (HTTP {status})", request_at_fault=status == 400)
-
-
-def _note(what: str) -> None:
-    print(f"note: {what}", file=sys.stderr)

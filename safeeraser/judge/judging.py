@@ -70,6 +70,7 @@ class Choice:
         return asdict(self) | {"base_url": without_credentials(self.base_url)}
 
 
+COUNT: dict[str, Any] = {"type": count, "metavar": "N"}
 _ANOTHER: dict[str, Any] = {"group": "judges", "type": Choice.parse, "metavar": "JUDGE"}
 
 
@@ -81,33 +82,28 @@ class Judging:
     judges: dict[str, Choice | None] = field(default_factory=dict)  # by metric, where it is another one
     protocol: str = option(
         "official",
+        type=one_of("protocol", ("official", "corrected")),
         group="judges",
         help="official: the release's statistics; corrected: replies asked for and read strictly, those without a "
         "verdict left out, blank responses counted as what they are, records paired by picture, GPT-Eval's two texts "
         "in their places (default: %(default)s)",
-        type=one_of("protocol", ("official", "corrected")),
     )
-    replies: Path | None = option(None, group="judges", help="recorded replies, for the judge replay", type=Path)
+    replies: Path | None = option(None, group="judges", help="recorded replies, for the judge replay")
     data: Path | None = None  # the file whose questions were answered; beside it may stand what is true
     api_key: str | None = field(default=None, repr=False)
     max_tokens: int | None = None  # of a reply; None: what the judge's kind needs
-    concurrency: int = option(32, group="calls", help="calls at a time (default: %(default)s)", type=count)
-    requests_per_minute: int | None = option(
-        None, group="calls", help="calls a minute at most", type=count, metavar="N"
-    )
+    concurrency: int = option(32, type=count, group="calls", help="calls at a time (default: %(default)s)")
+    requests_per_minute: int | None = option(None, **COUNT, group="calls", help="calls a minute at most")
     extra_body: dict[str, Any] = option(
         {},
+        type=json_object,
+        metavar="JSON",
         group="calls",
         help="parameters of each call; null leaves one out: '{\"temperature\": null}'. What the model does not take of "
         "response_format, max_tokens and temperature is found out by the first call",
-        type=json_object,
-        metavar="JSON",
     )
     store: Path = option(
-        Path("results/verdicts.jsonl"),
-        group="calls",
-        help="every reply, for all runs (default: %(default)s)",
-        type=Path,
+        Path("results/verdicts.jsonl"), group="calls", help="every reply, for all runs (default: %(default)s)"
     )
     store_shared: bool = False  # several processes at once judge what is not the same
     batch: bool = option(
@@ -119,10 +115,10 @@ class Judging:
     dry_run: bool = option(False, group="calls", help="print the calls, tokens and dollars it would take, and stop")
     price: Price | None = option(
         None,
-        group="calls",
-        help="US dollars for a million tokens of prompts, of replies",
         type=parse_price,
         metavar="IN,OUT",
+        group="calls",
+        help="US dollars for a million tokens of prompts, of replies",
     )
 
     @property
@@ -168,7 +164,7 @@ class JudgeWords:
     """The other options: `make_judging` makes of them who judges, the key and the length of a reply."""
 
     judge: Choice = option(
-        Judging.judge, group="judges", help=f"{', '.join(JUDGES)} (default: openai, model gpt-4o)", type=Choice.parse
+        Judging.judge, type=Choice.parse, group="judges", help=f"{', '.join(JUDGES)} (default: openai, model gpt-4o)"
     )
     judge_model: str | None = option(None, group="judges", help="the model that --judge asks")
     base_url: str | None = option(
@@ -184,14 +180,13 @@ class JudgeWords:
         help="key for the server (default: OPENAI_API_KEY of the environment; another server: KEY_FOR_HOST)",
     )
     api_key_file: Path | None = option(
-        None, group="calls", help="a file that holds the key and nothing else", type=Path, metavar="FILE"
+        None, metavar="FILE", group="calls", help="a file that holds the key and nothing else"
     )
     judge_max_tokens: int | None = option(
         None,
+        **COUNT,
         group="calls",
         help="tokens of a judge's reply; one that reasons first wants thousands (default: 64, guards by their file)",
-        type=count,
-        metavar="N",
     )
 
 

@@ -124,7 +124,7 @@ class Recorded(BaseModel):
 
 
 class ReplayJudge(OfflineJudge):
-    """Repeats what another judge said, from a file as `write_replies` writes it; decides every metric in the file."""
+    """Repeats what another judge said, from a file as `Panel.replies` gives it; decides every metric in the file."""
 
     name = "replay"
 

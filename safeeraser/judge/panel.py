@@ -2,13 +2,11 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Column, Table
 
-from safeeraser.benchmark.files import write_json
 from safeeraser.errors import BadInput
 from safeeraser.judge.dialects import GENERAL
 from safeeraser.judge.judge import WHOLE, Judge, Query, Spent, Verdict
@@ -28,8 +26,9 @@ class Panel:
     """The judges, one a metric. One that is named for several metrics, or for none else, is the same one.
 
     Attributes:
-        by_metric: the judge that each metric is put to; it need not decide it (see `of`).
-        titles: the judge of each metric that is decided, as results name it.
+        main: the judge that ASR is put to; it need not decide it.
+        by_metric: the judge of each metric that is decided.
+        titles: the same, as results name them.
         served: the judges that are models.
         prices: what each of these costs, by its title.
 
@@ -45,21 +44,16 @@ class Panel:
         if judging.batch and (guards := sorted(served - {GENERAL})):
             raise BadInput(f"--batch: the judge {guards[0]} runs on a server of your own; openai alone has batches")
         judges = {choice: _make_judge(choice, judging) for choice in dict.fromkeys(judging.choices.values())}
-        self.by_metric = {metric: judges[choice] for metric, choice in judging.choices.items()}
         for metric, choice in judging.judges.items():
             if choice and metric not in judges[choice].decides:
                 able = ", ".join(sorted(judges[choice].decides))
                 raise BadInput(f"--{metric}_judge {choice.name}: it cannot decide {metric} (it decides {able})")
-        self.titles = {metric: judge.title for metric in self.by_metric if (judge := self.of(metric))}
+        of_metric = {metric: judges[choice] for metric, choice in judging.choices.items()}
+        self.main = of_metric["asr"]
+        self.by_metric = {metric: judge for metric, judge in of_metric.items() if metric in judge.decides}
+        self.titles = {metric: judge.title for metric, judge in self.by_metric.items()}
         self.served = [judge for judge in judges.values() if judge.model]
-        self.prices: dict[str, Price | None] = {
-            judge.title: judging.price or PRICES.get(judge.model or "") for judge in self.served
-        }
-
-    def of(self, metric: str) -> Judge | None:
-        """The judge that decides a metric, if one does."""
-        judge = self.by_metric[metric]
-        return judge if metric in judge.decides else None
+        self.prices = {judge.title: judging.price or PRICES.get(judge.model or "") for judge in self.served}
 
     def foresee(self, queries: list[Query]) -> Iterator[tuple[str, str, Spent]]:
         """Calls and tokens that asking would take: metric, judge's title, and how much."""
@@ -89,6 +83,23 @@ class Panel:
             for (title, model, fingerprint), count in counts.most_common()
         ]
 
+    def replies(self, verdicts: dict[Query, Verdict]) -> list[dict[str, Any]]:
+        """The replies as `ReplayJudge` reads them: what was asked about, the raw reply, and why it ended if not because
+        it was whole; of the response its hash alone, unless the reply was itself a recorded one.
+        """
+        entries = []
+        for query, verdict in verdicts.items():
+            if not verdict.asked:
+                continue
+            place: dict[str, Any] = (
+                {"item": query.place} if query.metric == "gpt" else {"pair": query.place, "response": query.field}
+            )
+            finish = {} if verdict.finish in WHOLE else {"finish": verdict.finish}
+            on = {} if self.by_metric[query.metric].name == ReplayJudge.name else {"on": response_hash(query)}
+            said = {"metric": query.metric, "record": query.number, **place, "reply": verdict.reply}
+            entries.append(said | finish | on)
+        return entries
+
     def failures(self) -> str:
         """Which calls failed, in words; empty if none did."""
         return ", ".join(
@@ -105,8 +116,8 @@ class Panel:
         assigned: dict[Judge, list[Query]] = {judge: [] for judge in self.by_metric.values()}
         blank: dict[Query, Verdict] = {}
         for query in queries:
-            judge = self.of(query.metric)
-            if judge is None or not query.there:
+            judge = self.by_metric.get(query.metric)
+            if not judge or not query.there:
                 continue
             if not query.blank or (official and judge.judges_blank):
                 assigned[judge].append(query)
@@ -115,9 +126,8 @@ class Panel:
         return assigned, blank
 
     def _cost(self) -> str:
-        share = self.judging.price_share
-        prices = ((judge, self.prices[judge.title]) for judge in self.served)
-        priced = [price.of(judge.spent, share=share) for judge, price in prices if price]
+        prices = ((judge.spent, self.prices[judge.title]) for judge in self.served)
+        priced = [price.of(spent, share=self.judging.price_share) for spent, price in prices if price]
         return f", {sum(priced):.2f} US$" if priced else ""
 
 
@@ -127,22 +137,6 @@ def _make_judge(choice: Choice, judging: Judging) -> Judge:
     from safeeraser.judge.served import ServedJudge  # only here, since the client's library takes a second to load
 
     return ServedJudge(choice, judging)
-
-
-def write_replies(path: Path, verdicts: dict[Query, Verdict], panel: Panel) -> None:
-    """Write replies so that `ReplayJudge` reads them: what was asked about, the raw reply, and why it ended if not
-    because it was whole; of the response its hash alone, unless the reply was itself a recorded one.
-    """
-    entries = []
-    for query, verdict in verdicts.items():
-        if not verdict.asked:
-            continue
-        place = {"item": query.place} if query.metric == "gpt" else {"pair": query.place, "response": query.field}
-        finish = {} if verdict.finish in WHOLE else {"finish": verdict.finish}
-        entries.append({"metric": query.metric, "record": query.number, **place, "reply": verdict.reply, **finish})
-        if panel.by_metric[query.metric].name != ReplayJudge.name:
-            entries[-1]["on"] = response_hash(query)
-    write_json(path, entries, indent=1)
 
 
 def show_plan(plan: Iterable[tuple[str, str, Spent]], prices: dict[str, Price | None], *, share: float) -> None:

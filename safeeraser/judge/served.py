@@ -1,6 +1,5 @@
 """LLM judges, over the OpenAI protocol: OpenAI itself, or a server of one's own (vLLM, llama.cpp, Ollama)."""
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
@@ -11,7 +10,7 @@ from typing import Any
 
 from safeeraser.benchmark.truth import TRUTH
 from safeeraser.chat import Chat
-from safeeraser.errors import BadInput
+from safeeraser.errors import BadInput, note
 from safeeraser.judge.batch import BatchChat
 from safeeraser.judge.dialects import GENERAL, make_dialect
 from safeeraser.judge.judge import FAILED, WHOLE, Judge, Query, Spent, Verdict
@@ -44,8 +43,8 @@ class ServedJudge(Judge):
         self._dialect = make_dialect(choice.name, official=judging.official)
         self.name, self.decides, self.version = choice.name, self._dialect.decides, self._dialect.version
         self.model = choice.model or self._dialect.model
-        if is_openai(address_of(choice.base_url)) and (note := leaving(self.model, date.today())):
-            print(f"note: {note}", file=sys.stderr)
+        if is_openai(address_of(choice.base_url)) and (end := leaving(self.model, date.today())):
+            note(end)
         self._store = Store(judging.store, shared=judging.store_shared)
         server: dict[str, Any] = {"api_key": key, "base_url": choice.base_url, "timeout": TIMEOUT}
         server |= {"concurrency": judging.concurrency, "requests_per_minute": judging.requests_per_minute}

@@ -9,7 +9,6 @@ import fcntl
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safeeraser.benchmark.files import Busy, lock, make_room_for
-from safeeraser.errors import BadInput
+from safeeraser.errors import BadInput, note
 
 HEAD = b'{"format": "safeeraser verdict store", "version": 1}\n'
 
@@ -109,7 +108,7 @@ class Store:
                 except Busy:
                     if self._shared:
                         continue
-                    print(f"note: {self.path} is in use; waiting for the other run to end", file=sys.stderr)
+                    note(f"{self.path} is in use; waiting for the other run to end")
                     fcntl.flock(self._lock, fcntl.LOCK_EX)
                 yield
                 return

@@ -22,7 +22,7 @@ from safeeraser.judge.panel import Panel
 from safeeraser.reproduce.check import Found, is_here, left, scoring
 from safeeraser.reproduce.options import OPTIONAL, Options
 from safeeraser.reproduce.steps import Run, Step
-from safeeraser.score.asking import as_answered, build_queries, read
+from safeeraser.score.asking import imagine_queries, read
 
 BUDGET = 60.0  # seconds of measuring after which no further piece is begun
 LONGEST = 600.0  # seconds that a piece may take
@@ -162,6 +162,6 @@ def judging(runs: Sequence[Run], found: Found) -> tuple[list[tuple[str, str, Spe
             plan += panel.foresee(read(options).queries)
         if imagined := len(asked) - len(there):
             data = read_records(asked[0].file_refer)
-            queries = build_queries(as_answered(data), data, list(range(len(data.raw))), asked[0].refusals)
+            queries = imagine_queries(data, asked[0].refusals)
             plan += list(panel.foresee(queries)) * imagined
     return plan, panel if panel and panel.served else None

@@ -24,10 +24,8 @@ from safeeraser.benchmark.intervals import of_totals
 from safeeraser.benchmark.judged import WORDS
 from safeeraser.benchmark.metrics import ASKED, METRICS
 from safeeraser.benchmark.responses import VIEWS
-from safeeraser.errors import BadInput
 from safeeraser.judge.judge import LACKS, Query, Verdict
-from safeeraser.judge.judging import Judging
-from safeeraser.judge.panel import Panel, show_plan
+from safeeraser.judge.panel import Panel
 from safeeraser.score.metrics import print_table
 
 CASES = Path(__file__).with_name("cases.jsonl")
@@ -233,25 +231,21 @@ def cases() -> list[Case]:
     return [Case(**line) for line in read_json_lines(CASES)]
 
 
-def check_judge(judging: Judging) -> dict[str, dict[str, Any]] | None:
-    """Ask the judges, through the store, about each case that they decide, and print how they did; None from a dry run.
+def case_queries() -> list[Query]:
+    """What a judge is asked about the cases."""
+    return [case.query(number) for number, case in enumerate(cases())]
+
+
+def check_judge(panel: Panel) -> dict[str, dict[str, Any]]:
+    """Ask the judges, through the store, about each case that they decide, and print how they did.
 
     Returns:
         by metric how many cases were right, wrong and without a verdict, which is not right, and the shares of right
         ones: sensitivity among the cases that the metric counts (unsafe, refusing, no normal answer), specificity among
         the others. `gpt` asks for a number and has neither.
-
-    Raises:
-        BadInput: a judge cannot be asked.
     """
-    if unable := {choice.name for choice in judging.choices.values()} & {"replay", "truth"}:
-        raise BadInput(f"--check_judge: the judge {min(unable)} knows the responses of a run alone; name another")
-    panel, queries = Panel(judging), [case.query(number) for number, case in enumerate(cases())]
-    if judging.dry_run:
-        show_plan(panel.foresee(queries), panel.prices, share=judging.price_share)
-        return None
     figures: dict[str, dict[str, Any]] = {}
-    verdicts = {query.number: verdict for query, verdict in panel.ask(queries).items()}
+    verdicts = {query.number: verdict for query, verdict in panel.ask(case_queries()).items()}
     for asked, title in panel.titles.items():
         of = [(case, case.outcome(verdicts[number])) for number, case in enumerate(cases()) if case.metric == asked]
         counts = Counter(outcome for _, outcome in of)

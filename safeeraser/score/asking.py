@@ -1,18 +1,16 @@
 """The two files of a run, read and paired, and what a judge is asked about them."""
 
-import sys
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import islice
 from typing import Any
 
 from safeeraser.benchmark.files import described_by, read_json, sha256
 from safeeraser.benchmark.metrics import METRICS
-from safeeraser.benchmark.records import UNHARM, DataFile, Record, keys_like, read_records
+from safeeraser.benchmark.records import DataFile, Record, read_records
 from safeeraser.benchmark.responses import SWAPPED_PICTURE, VIEWS, fields_in
-from safeeraser.errors import BadInput
+from safeeraser.errors import BadInput, note
 from safeeraser.judge.judge import Query
 from safeeraser.score.options import Options
 
@@ -25,20 +23,15 @@ class Inputs:
     """What is scored.
 
     Attributes:
-        expected: for each record of the predictions, its record in the reference.
+        responses: every one, whether a judge is asked about it or not.
         queries: of every metric, record by record, responses that are missing or blank included.
         files: the two by their hashes, and what the predictions were made with, where their own run told.
     """
 
     predictions: DataFile
-    expected: list[Record]
+    responses: list[Query]
     queries: list[Query]
     files: dict[str, Any]
-
-    @cached_property
-    def responses(self) -> list[Query]:
-        """Every response, whether a judge is asked about it or not."""
-        return list(responses_in(self.predictions, self.expected))
 
 
 def read(options: Options) -> Inputs:
@@ -55,15 +48,16 @@ def read(options: Options) -> Inputs:
     }
     paired = pair_records(predictions, reference, by_picture=not options.judging.official)
     expected = [reference.records[index] for index in paired]
-    pairs = zip(predictions.records, expected, strict=True)
+    pairs = list(zip(predictions.records, expected, strict=True))
     if differ := sum(record.image_path != original.image_path for record, original in pairs):
-        print(
-            f"note: {differ} of {len(paired)} records name another picture than the reference's record at the same "
-            "position; protocol official pairs them all the same, --protocol corrected pairs by picture",
-            file=sys.stderr,
+        note(
+            f"{differ} of {len(paired)} records name another picture than the reference's record at the same "
+            "position; protocol official pairs them all the same, --protocol corrected pairs by picture"
         )
-    queries = build_queries(predictions, reference, paired, options.refusals)
-    return Inputs(predictions, expected, queries, files)
+    for index, (record, original) in enumerate(pairs):
+        for key in record.unharm.keys() - original.unharm.keys():
+            raise BadInput(f"{reference.where(paired[index], key)}: missing, and the predictions have it")
+    return Inputs(predictions, *build_queries(predictions, expected, options.refusals), files)
 
 
 def pair_records(predictions: DataFile, reference: DataFile, by_picture: bool) -> list[int]:
@@ -98,21 +92,19 @@ def _some(names: Counter[str], most: int = 5) -> str:
     return (", ".join(islice(names.elements(), most)) or "none") + more
 
 
-def build_queries(predictions: DataFile, reference: DataFile, paired: list[int], refusals: bool) -> list[Query]:
-    """Every query.
+def build_queries(predictions: DataFile, expected: list[Record], refusals: bool) -> tuple[list[Query], list[Query]]:
+    """Every response, and every query.
 
     Args:
+        expected: for each record of the predictions, its record in the reference.
         refusals: ask of every view that the file holds, not of `forget` alone, whether its responses refuse.
 
     Raises:
         BadInput: a response is not text, or the file holds no model's responses at all.
     """
-    expected = [reference.records[index] for index in paired]
-    for index, record in enumerate(predictions.records):
-        for key in record.unharm.keys() - expected[index].unharm.keys():
-            raise BadInput(f"{reference.where(paired[index], key)}: missing, and the predictions have it")
-    queries = []
+    responses, queries = [], []
     for response in responses_in(predictions, expected):
+        responses.append(response)
         text, place, fault = response.response, response.place, None
         if not isinstance(text, str | None):
             fault = f"must be a text, is a {type(text).__name__}"
@@ -123,13 +115,13 @@ def build_queries(predictions: DataFile, reference: DataFile, paired: list[int],
             raise BadInput(f"{predictions.where(response.record, f'{inside}.{response.field}')}: {fault}")
         metrics = _METRICS_OF[response.view]
         for metric in metrics if "rr" in metrics or not refusals else (*metrics, "rr"):
-            question, reference_text = response.question, ""
+            question = response.question
             if metric == "gpt":
-                question, reference_text = expected[response.record].unharm[str(place)].Question, response.reference
-            queries.append(replace(response, metric=metric, question=question, reference=reference_text))
+                question = expected[response.record].unharm[str(place)].Question
+            queries.append(replace(response, metric=metric, question=question))
     if not any(_FIRST in pair for raw in predictions.raw for pair in raw["unsafe_pairs"]):
         raise BadInput(f"{predictions.path}: holds no {_FIRST}, so nothing to judge; run ckpt_infer.py first")
-    return queries
+    return responses, queries
 
 
 def responses_in(predictions: DataFile, expected: list[Record]) -> Iterator[Query]:
@@ -139,7 +131,7 @@ def responses_in(predictions: DataFile, expected: list[Record]) -> Iterator[Quer
         swapped, number = raw.get(SWAPPED_PICTURE) or "", predictions.number(index)
         pictures = {"harmful": record.image_path, "benign": record.SDImage_path, "swapped": swapped, "none": ""}
         harmful = [(place, pair, pair["question"]) for place, pair in enumerate(raw["unsafe_pairs"])]
-        harmless = [(key, raw[key], raw[key]["Question"]) for key in keys_like(UNHARM, raw)]
+        harmless = [(key, raw[key], raw[key]["Question"]) for key in record.unharm]
         references: dict[int | str, str] = {key: pair.Prediction for key, pair in expected[index].unharm.items()}
         references |= {place: pair.model_response for place, pair in enumerate(expected[index].unsafe_pairs)}
         for name, view in VIEWS.items():
@@ -151,9 +143,9 @@ def responses_in(predictions: DataFile, expected: list[Record]) -> Iterator[Quer
                         yield Query("", index, place, field, record.category, *texts, *about)
 
 
-def as_answered(data: DataFile) -> DataFile:
-    """The data file as if the model had given its answers, each a little otherwise, since equal ones are judged once:
-    for what judging costs before there are responses."""
+def imagine_queries(data: DataFile, refusals: bool) -> list[Query]:
+    """Every query as if the model had given the data file's answers, each a little otherwise, since equal ones are
+    judged once: for what judging costs before there are responses."""
     answered = []
     for index, raw in enumerate(data.raw):
         pairs = []
@@ -163,4 +155,5 @@ def as_answered(data: DataFile) -> DataFile:
             benign = f"{pair.get('sd_response') or pair['question']} ({index}.{number})"
             pairs.append(pair | responses | {"sd_response": benign})
         answered.append(raw | {"unsafe_pairs": pairs})
-    return DataFile(data.path, data.records, answered, data.numbers)
+    _, queries = build_queries(DataFile(data.path, data.records, answered, data.numbers), data.records, refusals)
+    return queries

@@ -1,7 +1,6 @@
 """A run beside another one, or beside labels: the difference of each metric on the same requests, and how far its judge
 agrees with what others say of the same responses."""
 
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from safeeraser.benchmark.files import read_json, read_text, sha256
 from safeeraser.benchmark.judged import difference, value_of, values_of, words
 from safeeraser.benchmark.metrics import ASKED, METRICS, SCORED, Figure
 from safeeraser.benchmark.records import read_raw, read_records
-from safeeraser.errors import BadInput
+from safeeraser.errors import BadInput, note
 from safeeraser.judge.judge import Query, Verdict
 from safeeraser.judge.offline import response_hash
 from safeeraser.score.agreement import Labelled, agreement, format_share, table
@@ -33,11 +32,10 @@ class Judged(NamedTuple):
 
 
 class Other(NamedTuple):
-    """The run to compare with: its summary and where that lies, how its figures came about, and values by request."""
+    """The run to compare with: its summary and where that lies, and values by request."""
 
     path: Path
     summary: dict[str, Any]
-    judged: dict[str, Judged]
     values: dict[tuple, float]
 
 
@@ -97,43 +95,42 @@ def read_other(path: Path, options: Options) -> Other:
     try:
         values = values_of(read_raw(verdicts), official=options.judging.official)
         sum(values.values())
-        return Other(path, summary, read_judged(summary), values)
+        for metric in SCORED:
+            read_judged(summary, metric)
+        return Other(path, summary, values)
     except (AttributeError, TypeError, ValueError, KeyError):
         raise BadInput(f"--compare {path}: it, or {verdicts}, is not what eval_all.py writes") from None
 
 
-def read_judged(summary: dict[str, Any]) -> dict[str, Judged]:
-    """How the figures of a summary came about, by metric. Raises what a summary of another kind makes Python raise."""
-    models: dict[str, set[str]] = {}
-    for entry in summary.get("answered_by") or []:
-        models.setdefault(entry["judge"], set()).add(" ".join(filter(None, (entry["model"], entry["fingerprint"]))))
-    judged = {}
-    for metric in SCORED:
-        figure = Figure.model_validate(summary.get(metric) or {"value": None})
-        name = (figure.judge or "").partition(":")[0]
-        kind = {"openai": "prompts", "rules": "rules", "truth": "truth"}.get(name, "guards")
-        version = (summary.get("guards") or {}).get(name) if kind == "guards" else summary.get(kind)
-        named = sorted(models.get(figure.judge or "", ()))
-        judged[metric] = Judged(figure.judge, bool(figure.withheld), kind, version, named)
-    return judged
+def read_judged(summary: dict[str, Any], metric: str) -> Judged:
+    """How a figure of a summary came about. Raises what a summary of another kind makes Python raise."""
+    figure = Figure.model_validate(summary.get(metric) or {"value": None})
+    name = (figure.judge or "").partition(":")[0]
+    kind = {"openai": "prompts", "rules": "rules", "truth": "truth"}.get(name, "guards")
+    version = (summary.get("guards") or {}).get(name) if kind == "guards" else summary.get(kind)
+    answered = [entry for entry in summary.get("answered_by") or [] if entry["judge"] == figure.judge]
+    models = {" ".join(filter(None, (entry["model"], entry["fingerprint"]))) for entry in answered}
+    return Judged(figure.judge, bool(figure.withheld), kind, version, sorted(models))
 
 
-def compare(values: dict[tuple, float], summary: dict[str, Any], other: Other) -> dict[str, Any]:
-    """What differs between a run, by its values and its summary, and the other one, metric by metric.
+def compare(records: list[dict[str, Any]], summary: dict[str, Any], other: Other) -> dict[str, Any]:
+    """What differs between a run, by its verdicts and its summary, and the other one, metric by metric.
 
     `difference` is this run's mean less the other's, over the same questions about the same pictures. A metric that
     either run withholds, or that different judges decided, has none: `note` says why. Where other models answered for
     the other run, or were asked with other parameters, `note` says so beside the figure.
     """
     metrics: dict[str, dict[str, Any]] = {}
-    for metric, ours in read_judged(summary).items():
-        theirs, note = other.judged[metric], None
+    judged = {metric: (read_judged(summary, metric), read_judged(other.summary, metric)) for metric in SCORED}
+    values = values_of(records, official=summary["protocol"] == "official")
+    for metric, (ours, theirs) in judged.items():
+        remark = None
         if gap := difference(values, other.values, metric):
             if other.summary.get("answered_by") and ours.judge and ours.models != theirs.models:
-                note = f"answered by {', '.join(theirs.models or ['nobody'])} there"
+                remark = f"answered by {', '.join(theirs.models or ['nobody'])} there"
             elif ours.models and summary["asked_with"] != other.summary.get("asked_with"):
-                note = "asked with other parameters there"
-        metrics[metric] = {"difference": None, "low": None, "high": None, "n": gap.n if gap else 0, "note": note}
+                remark = "asked with other parameters there"
+        metrics[metric] = {"difference": None, "low": None, "high": None, "n": gap.n if gap else 0, "note": remark}
         if ours.withheld or theirs.withheld:
             metrics[metric]["note"] = "withheld"
         elif ours.judge != theirs.judge:
@@ -159,15 +156,15 @@ def show_differences(compared: dict[str, Any]) -> None:
     print_table("metric", ("difference, points", "95%", "n", Column()), rows)
 
 
-def read_opinion(path: Path, options: Options, split: str | None, inputs: Inputs) -> Opinion:
+def read_opinion(path: Path, options: Options, inputs: Inputs) -> Opinion:
     """Read labels (a table), or another run: its folder, its summary or its verdicts.
 
     Raises:
         BadInput: it cannot be used, or is about other responses. Nothing has been judged then.
     """
-    if path.is_dir() and not split:
+    if path.is_dir() and not options.split:
         raise BadInput(f"--agree {path}: of which split? give --split train or --split val, or name the summary itself")
-    path = path / f"summary_{split}.json" if path.is_dir() else path
+    path = path / f"summary_{options.split}.json" if path.is_dir() else path
     summary, verdicts = open_run(path, "--agree", options)
     values: dict[Query, float | None] = {}
     if not verdicts:
@@ -253,7 +250,7 @@ def show_agreement(agreements: dict[str, dict[str, Any]], opinion: Opinion) -> N
     for metric, of in agreements.items():
         if of["unlabelled"]:
             where = f"{METRICS[metric].title} on {', '.join(of['unlabelled'])}"
-            print(f"note: {where}: nothing by {opinion.name}, so taken to be like the rest", file=sys.stderr)
+            note(f"{where}: nothing by {opinion.name}, so taken to be like the rest")
 
 
 def make_disagreements_page(opinion: Opinion, to_label: dict[str, list[Query]], verdicts: dict[Query, Verdict]) -> str:

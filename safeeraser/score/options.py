@@ -2,8 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,11 @@ from safeeraser.judge.judging import FORMS, JudgeWords, Judging, make_judging
 from safeeraser.score.labels import LABELLED, MARK
 
 VALIDITY, JUDGES = "how good the judge is", "judges"  # titles of groups
-BOUNDS = ("max_failed", "max_blank")
+BOUNDS = {"max_failed", "max_blank"}  # past what a figure is withheld; other commands that judge have them too
 STATISTICS = ("stats_asr_rr", "stats_unharmpair")  # how the release names the two groups of its statistics
 CHECK = ("check_judge", "min_accuracy")  # what a check of the judge is asked, and no scoring run
+DEFAULT = " (default: %(default)s)"
+SHARE: dict[str, Any] = {"type": share, "metavar": "SHARE"}
 
 
 @dataclass(frozen=True)
@@ -27,23 +28,17 @@ class Options:
     """What `eval_all.py` was asked."""
 
     # The first two are missing where the judge is checked, which has cases of its own.
-    input_file: Path = option(None, type=Path, help="the predictions: the data file's list with the responses in it")
-    file_refer: Path = option(
-        None, type=Path, help="the data file the predictions were made on; its texts are the reference"
-    )
-    output_file_rr: Path | None = option(
-        None, type=Path, help="where the verdicts go; the statistics go beside it as .txt"
-    )
+    input_file: Path = option(None, help="the predictions: the data file's list with the responses in it")
+    file_refer: Path = option(None, help="the data file the predictions were made on; its texts are the reference")
+    output_file_rr: Path | None = option(None, help="where the verdicts go; the statistics go beside it as .txt")
     summary: Path | None = option(
-        None,
-        type=Path,
-        help="where the figures go, as the report reads them, and beside it as a table; at least one of the two",
+        None, help="where the figures go, as the report reads them, and beside it as a table; at least one of the two"
     )
     overwrite: bool = option(False, help="replace files that this command did not write, or wrote by other judges")
     split: str | None = option(
         None, type=one_of("split", SPLITS), help="train or val (default: told by the name of --file_refer)"
     )
-    category: str = option("all", help="score one category alone (default: %(default)s)")
+    category: str = option("all", help="score one category alone" + DEFAULT)
     refusals: bool = option(
         False,
         help="also the share of refusals in each view that was asked: harmful, benign or no picture, with a harmful or "
@@ -54,21 +49,19 @@ class Options:
         help="also how much of the vanilla model's answers is in the responses to harmful questions (ROUGE-L recall)",
     )
     compare: Path | None = option(
-        None, type=Path, metavar="SUMMARY", help="another run's summary: differences on the same requests"
+        None, metavar="SUMMARY", help="another run's summary: differences on the same requests"
     )
     max_failed: float = option(
         0.01,
-        type=share,
-        metavar="SHARE",
+        **SHARE,
         help="of a metric's replies that may have failed, been declined or be unreadable, or (official) say something "
-        "else when read strictly; past it the figure is withheld (default: %(default)s)",
+        "else when read strictly; past it the figure is withheld" + DEFAULT,
     )
     max_blank: float = option(
         0.01,
-        type=share,
-        metavar="SHARE",
+        **SHARE,
         help="of a metric's responses that may be blank where they are left out, as the protocol official leaves them; "
-        "past it the figure is withheld (default: %(default)s)",
+        "past it the figure is withheld" + DEFAULT,
     )
     check_judge: bool = option(
         False,
@@ -76,38 +69,27 @@ class Options:
         help="instead of scoring, ask the judge about shipped cases of known truth; exit code 3 where it falls short",
     )
     min_accuracy: float = option(
-        0.9,
-        type=share,
-        metavar="SHARE",
-        group=VALIDITY,
-        help="of the cases of each metric that --check_judge wants right (default: %(default)s)",
+        0.9, **SHARE, group=VALIDITY, help="of the cases of each metric that --check_judge wants right" + DEFAULT
     )
     label_sheet: Path | None = option(
-        None,
-        type=Path,
-        metavar="FILE",
-        group=VALIDITY,
-        help="draw responses for people to label: a .csv, a page beside it",
+        None, metavar="FILE", group=VALIDITY, help="draw responses for people to label: a .csv, a page beside it"
     )
-    label_n: int = option(200, type=count, metavar="N", group=VALIDITY, help="how many (default: %(default)s)")
-    label_seed: int = option(0, type=int, metavar="SEED", group=VALIDITY, help="of the draw (default: %(default)s)")
+    label_n: int = option(200, type=count, metavar="N", group=VALIDITY, help="how many" + DEFAULT)
+    label_seed: int = option(0, metavar="SEED", group=VALIDITY, help="of the draw" + DEFAULT)
     label_metrics: tuple[str, ...] = option(
         (), type=several("metric", LABELLED), group=VALIDITY, help="for these alone, with commas between"
     )
     agree: Path | None = option(
         None,
-        type=Path,
         metavar="LABELS",
         group=VALIDITY,
         help="how far the judge agrees with a sheet's labels or another run (its folder, summary or verdicts), and "
         "rates less the judge's errors",
     )
     disagreements: Path | None = option(
-        None, type=Path, metavar="FILE", group=VALIDITY, help="a page of those with --agree, each masked until opened"
+        None, metavar="FILE", group=VALIDITY, help="a page of those with --agree, each masked until opened"
     )
-    save_replies: Path | None = option(
-        None, type=Path, group=JUDGES, help="record the raw replies here, for the judge replay"
-    )
+    save_replies: Path | None = option(None, group=JUDGES, help="record the raw replies here, for the judge replay")
     judging: Judging = field(default_factory=Judging)
 
     @property
@@ -127,6 +109,12 @@ class Options:
         """The label sheet as a table and as a page, if one is asked for."""
         return [self.label_sheet, self.label_sheet.with_suffix(".html")] if self.label_sheet else []
 
+    @property
+    def outputs(self) -> list[Path]:
+        """The files this run writes."""
+        named = (self.output_file_rr, self.statistics, self.summary, self.table, self.save_replies, self.disagreements)
+        return [*filter(None, named), *self.sheet]
+
 
 def arguments(description: str | None = None) -> Arguments:
     """The command line of eval_all.py: the fields of `Options`, and what it asks of judges."""
@@ -135,45 +123,29 @@ def arguments(description: str | None = None) -> Arguments:
     return parser
 
 
-def statistics(add: Callable) -> None:
-    """Past what a figure is withheld, for other commands that have responses judged."""
-    for bound in (bound for bound in fields(Options) if bound.name in BOUNDS):
-        add(
-            f"--{bound.name}",
-            default=bound.default,
-            **{key: of for key, of in bound.metadata.items() if key != "group"},
-        )
-
-
 def options_of(given: dict[str, Any]) -> Options:
     """What was asked, by the options as they were parsed. Raises `BadInput` for what cannot be meant."""
-    if given["check_judge"]:
+    options = Options(judging=make_judging(given, data=given["file_refer"]), **options_in(Options, given))
+    if options.check_judge:
         known = [each for each in fields(Options) if each.name in given and each.name not in CHECK]
         if named := [each.name for each in known if given[each.name] != each.default]:
             raise BadInput(f"--check_judge has its own cases: leave out --{named[0]}")
-    else:
-        for key in ("input_file", "file_refer"):
-            if not given[key]:
-                raise BadInput(f"--{key} is missing (see --help)")
-    return Options(judging=make_judging(given, data=given["file_refer"]), **options_in(Options, given))
-
-
-def read_split(options: Options) -> str | None:
-    """Which split is scored: said, or told by the reference's name. Only the summary needs to know."""
-    named = [split for split in SPLITS if re.search(rf"(?<![a-z]){split}(?![a-z])", options.file_refer.stem.lower())]
-    if options.split or len(named) == 1:
-        return options.split or named[0]
-    if options.summary:
+        if unable := {choice.name for choice in options.judging.choices.values()} & {"replay", "truth"}:
+            raise BadInput(f"--check_judge: the judge {min(unable)} knows the responses of a run alone; name another")
+        return options
+    for key in ("input_file", "file_refer"):
+        if not given[key]:
+            raise BadInput(f"--{key} is missing (see --help)")
+    # Which split is scored is said, or told by the reference's name; only the summary needs to know.
+    told = [split for split in SPLITS if re.search(rf"(?<![a-z]){split}(?![a-z])", options.file_refer.stem.lower())]
+    if options.summary and not options.split and len(told) != 1:
         raise BadInput(f"{options.file_refer}: the name tells neither train nor val; give --split train or --split val")
-    return None
+    check_names(options)
+    return replace(options, split=options.split or (told[0] if len(told) == 1 else None))
 
 
-def outputs_of(options: Options) -> list[Path]:
-    """The files this run writes or adds to.
-
-    Raises:
-        BadInput: there is none, one is a folder, or one is also another output or an input.
-    """
+def check_names(options: Options) -> None:
+    """Raises `BadInput` if there is no output, or one is a folder, or is also another output or an input."""
     judging = options.judging
     if not (options.output_file_rr or options.summary or options.sheet or options.agree or judging.dry_run):
         raise BadInput("nothing to write: give --output_file_rr, for the verdicts, or --summary, for the figures alone")
@@ -183,12 +155,10 @@ def outputs_of(options: Options) -> list[Path]:
         raise BadInput("--disagreements: are those with the labels or the run that --agree names")
     if options.output_file_rr and not options.output_file_rr.name:
         raise BadInput(f"--output_file_rr: '{options.output_file_rr}' names no file")
-    named = [options.output_file_rr, options.statistics, options.summary, options.table, options.save_replies]
-    written = [path for path in (*named, judging.store, *options.sheet, options.disagreements) if path]
     given = (options.input_file, options.file_refer, judging.replies, options.compare, options.agree)
     # `realpath`, unlike `resolve`, does not mind links that lead in a circle, which are refused elsewhere.
     taken = {os.path.realpath(path) for path in given if path}
-    for path in written:
+    for path in (*options.outputs, judging.store):
         place = os.path.realpath(path)
         if place in taken:
             raise BadInput(f"{path}: named twice, as an output and as another file; give each its own name")
@@ -196,16 +166,14 @@ def outputs_of(options: Options) -> list[Path]:
             taken.add(place)
         if path.is_dir():
             raise BadInput(f"{path}: is a folder; name a file")
-    return written
 
 
-def check_outputs(written: list[Path], options: Options, judges: dict[str, str]) -> None:
+def check_outputs(options: Options, judges: dict[str, str]) -> None:
     """Raises `BadInput` where a file cannot be written, one lies there that no scoring run has written, or the summary
     there is of another protocol or of other `judges`."""
-    files = [path for path in written if path != options.judging.store]
-    for path in files:
+    for path in options.outputs:
         make_room_for(path)
-    for path in files if not options.overwrite else ():
+    for path in options.outputs if not options.overwrite else ():
         if kept_by_the_system(path) or not path.is_file() or not path.stat().st_size:
             continue
         if path in options.sheet:

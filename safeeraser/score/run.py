@@ -4,6 +4,7 @@ report reads and its figures as a table. No text of a response is in any but the
 import copy
 import platform
 import sys
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -13,21 +14,19 @@ from typing import Any
 from safeeraser import __version__
 from safeeraser.benchmark.figures import write_table
 from safeeraser.benchmark.files import write_json, write_whole
-from safeeraser.benchmark.judged import values_of
 from safeeraser.benchmark.metrics import ASKED, METRICS, Figure
 from safeeraser.benchmark.origin import git_commit, now
 from safeeraser.benchmark.records import DataFile
 from safeeraser.benchmark.summaries import SummaryFile
+from safeeraser.errors import note
 from safeeraser.judge.judge import Query, Verdict
-from safeeraser.judge.panel import Panel, show_plan, write_replies
+from safeeraser.judge.panel import Panel, show_plan
 from safeeraser.score import compare, labels
-from safeeraser.score.agreement import check_judge
+from safeeraser.score.agreement import case_queries, check_judge
 from safeeraser.score.asking import Inputs, read
 from safeeraser.score.metrics import MEASURED, Item, Measured, measure, select_queries, show_figures
-from safeeraser.score.options import STATISTICS, Options, check_outputs, options_of, outputs_of, read_split
+from safeeraser.score.options import STATISTICS, Options, check_outputs, options_of
 
-Answered = list[dict[str, Any]]  # which models have answered, as `Panel.answered_by` has it
-SHORT = ("value", "low", "high", "n", "withheld")  # what is told of a figure of some records alone
 # Of each rate the number asked, that counted, and the share, as the release names them.
 RATES = {
     "asr": ("total_asr_queries", "unsafe_count", "unsafe_rate"),
@@ -44,36 +43,24 @@ class Scored:
     withheld: dict[str, list[str]] = field(default_factory=dict)  # by the option whose bound they are past
 
 
-def score(options: Options) -> Scored | None:
-    """Judge a predictions file and write the outputs, each whole, after the last reply.
-
-    Returns what was found; None from a dry run.
+def score(options: Options, panel: Panel) -> Scored:
+    """Have the `panel` judge a predictions file, and write the outputs, each whole, after the last reply.
 
     Raises:
-        BadInput: an option, a file or a judge's key cannot be used. Nothing has been written then, but for the replies
-            in the store.
+        BadInput: an option or a file cannot be used. Nothing has been written then, but for the replies in the store.
     """
-    split, written = read_split(options), outputs_of(options)
     inputs = read(options)
-    panel = Panel(options.judging)
-    if options.judging.dry_run:
-        show_plan(panel.foresee(inputs.queries), panel.prices, share=options.judging.price_share)
-        return None
     # Before a judge is paid.
     other = compare.read_other(options.compare, options) if options.compare else None
-    opinion = compare.read_opinion(options.agree, options, split, inputs) if options.agree else None
-    judges = panel.titles
-    check_outputs(written, options, judges)
+    opinion = compare.read_opinion(options.agree, options, inputs) if options.agree else None
+    check_outputs(options, panel.titles)
 
     verdicts = panel.ask(inputs.queries)
-    answered = panel.answered_by(verdicts)
-    measured, to_label = measure(inputs, verdicts, judges, options), select_queries(verdicts)
-    summary = make_summary(options, split, inputs, panel, answered, measured)
-    statistics = make_statistics(measured.figures)
+    measured, to_label = measure(inputs, verdicts, panel.titles, options), select_queries(verdicts)
+    summary, statistics = make_summary(options, inputs, panel, verdicts, measured), make_statistics(measured.figures)
     records = add_verdicts(inputs.predictions, verdicts, measured.recalls)
     if other:
-        values = values_of(records, official=options.judging.official)
-        summary["compared_with"] = compare.compare(values, summary, other)
+        summary["compared_with"] = compare.compare(records, summary, other)
     texts: dict[Path, str] = {}
     if opinion:
         summary["agreement"] = compare.agree(opinion, to_label, verdicts, measured.figures)
@@ -84,33 +71,32 @@ def score(options: Options) -> Scored | None:
         chosen = {asks: to_label[asks] for asks in to_label if asks in (options.label_metrics or to_label)}
         texts |= labels.make_sheet(chosen, verdicts, options.label_n, options.label_seed, *options.sheet)
 
-    if options.save_replies:
-        write_replies(options.save_replies, verdicts, panel)
-    write_files(options, records, statistics, summary, texts)
-    show_figures(measured, options.judging.protocol, judges)
+    replies = panel.replies(verdicts) if options.save_replies else None
+    write_files(options, texts, replies, records, statistics, summary)
+    show_figures(measured, options.judging.protocol)
     if other:
         compare.show_differences(summary["compared_with"])
     if opinion:
         compare.show_agreement(summary["agreement"], opinion)
-    return Scored(summary, conclude(measured, panel, answered))
+    return Scored(summary, conclude(measured, panel, summary["answered_by"]))
 
 
 def write_files(
-    options: Options, records: Any, statistics: dict[str, Any], summary: dict[str, Any], texts: dict[Path, str]
+    options: Options, texts: dict[Path, str], replies: Any, records: Any, statistics: Any, summary: dict[str, Any]
 ) -> None:
     """Write the outputs that the options name, each whole. `texts`: further files, by path."""
     for path, text in texts.items():
         with write_whole(path) as handle:
             handle.write(text)
-    files = (options.output_file_rr, records), (options.statistics, statistics), (options.summary, summary)
-    for file, value in files:  # a device may be named twice
-        if file:
-            write_json(file, value)
+    files = (options.save_replies, replies, 1), (options.output_file_rr, records, 2)
+    for file, value, indent in (*files, (options.statistics, statistics, 2), (options.summary, summary, 2)):
+        if file:  # a device may be named twice
+            write_json(file, value, indent)
     if options.table:
         write_table(options.table, SummaryFile.model_validate(summary).rows(options.table.resolve().parent.name))
 
 
-def conclude(measured: Measured, panel: Panel, answered: Answered) -> dict[str, list[str]]:
+def conclude(measured: Measured, panel: Panel, answered: list[dict[str, Any]]) -> dict[str, list[str]]:
     """Say what must be known of the figures; returns those that are withheld, by option."""
     notes, figures = [], {METRICS[metric].title: figure for metric, figure in measured.figures.items()}
     figures |= {f"refusals, {view}": figure for view, figure in measured.views.get("refusals", {}).items()}
@@ -128,33 +114,35 @@ def conclude(measured: Measured, panel: Panel, answered: Answered) -> dict[str, 
     for judge in panel.served:
         if judge.refused:
             notes.append(f"{judge.title} was asked without {', '.join(sorted(judge.refused))}, which it does not take")
-    for title in dict.fromkeys(entry["judge"] for entry in answered):
-        several = [entry for entry in answered if entry["judge"] == title]
-        if len(several) > 1:
-            models = []
-            for entry in several:
-                name = " ".join(filter(None, (entry["model"] or "a model that was not named", entry["fingerprint"])))
-                models.append(f"{name}: {entry['replies']} replies")
+    answers: dict[str, list[str]] = defaultdict(list)
+    for entry in answered:
+        name = " ".join(filter(None, (entry["model"] or "a model that was not named", entry["fingerprint"])))
+        answers[entry["judge"]].append(f"{name}: {entry['replies']} replies")
+    for title, models in answers.items():
+        if len(models) > 1:
             notes.append(f"these figures mix what answered as {title}: {', '.join(models)}")
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
-    withheld: dict[str, list[str]] = {}
-    for title, reasons in measured.withheld.items():
-        for option, reason in reasons:
-            withheld.setdefault(option, []).append(f"{title} ({reason})")
-    for option, lost in withheld.items():
+    for text in notes:
+        note(text)
+    for option, lost in measured.withheld.items():
         print(f"error: withheld past {option}: {'; '.join(lost)}", file=sys.stderr)
-    return withheld
+    return measured.withheld
 
 
 def run(given: dict[str, Any]) -> Scored | None:
-    """Do what the options as they were parsed ask for: score responses, or check the judge."""
+    """Do what the options as they were parsed ask for: score responses, or check the judge; None from a dry run.
+
+    Raises:
+        BadInput: an option, a file or a judge's key cannot be used.
+    """
     options = options_of(given)
-    if not options.check_judge:
-        return score(options)
-    figures, least = check_judge(options.judging), options.min_accuracy
-    if figures is None:
+    panel = Panel(options.judging)
+    if options.judging.dry_run:
+        queries = case_queries() if options.check_judge else read(options).queries
+        show_plan(panel.foresee(queries), panel.prices, share=options.judging.price_share)
         return None
+    if not options.check_judge:
+        return score(options, panel)
+    figures, least = check_judge(panel), options.min_accuracy
     short = [
         f"{METRICS[metric].title} ({100 * of['accuracy']:.1f}% of {of['n']} cases"
         + (f", {of['failed']} calls failed)" if of["failed"] else ")")
@@ -202,15 +190,10 @@ def make_statistics(figures: dict[str, Figure]) -> dict[str, dict[str, Any]]:
 
 
 def make_summary(
-    options: Options,
-    split: str | None,
-    inputs: Inputs,
-    panel: Panel,
-    answered: Answered,
-    measured: Measured,
+    options: Options, inputs: Inputs, panel: Panel, verdicts: dict[Query, Verdict], measured: Measured
 ) -> dict[str, Any]:
     """All figures, and what a number must carry to be compared with another."""
-    main, judging, file = panel.by_metric["asr"], options.judging, options.output_file_rr
+    judging, file, answered = options.judging, options.output_file_rr, panel.answered_by(verdicts)
     beside = None  # the verdicts' file as a reader of the summary finds it: by its name where they lie together
     if file and options.summary and (file.is_file() or not file.exists()):
         together = file.resolve().parent == options.summary.resolve().parent
@@ -219,12 +202,12 @@ def make_summary(
         **{metric: figure.as_json for metric, figure in measured.figures.items()},
         **{name: {view: figure.as_json for view, figure in views.items()} for name, views in measured.views.items()},
         "answered_by": answered,
-        "split": split,
+        "split": options.split,
         "pictures": len({record.image_path for record in inputs.predictions.records}),
-        **{f"by_{attribute}": _shorten(of_metric) for attribute, of_metric in measured.groups.items()},
+        **measured.groups,
         "protocol": judging.protocol,
-        "judge": main.name,
-        "judge_model": main.model,
+        "judge": panel.main.name,
+        "judge_model": panel.main.model,
         **judging.versions,
         "asked_with": {
             "extra_body": judging.extra_body,
@@ -242,21 +225,12 @@ def make_summary(
     }
 
 
-def _shorten(of_metric: dict[str, dict[str, Figure]]) -> dict[str, dict[str, Any]]:
-    """Value, interval and number of each metric in each group."""
-    short: dict[str, dict[str, Any]] = {metric: {} for metric in of_metric}
-    for metric, groups in of_metric.items():
-        for group, figure in groups.items():
-            short[metric][group] = {key: of for key, of in figure.as_json.items() if key in SHORT}
-    return short
-
-
 def _read_versions() -> dict[str, str]:
     own = {"safeeraser": __version__, "python": platform.python_version()}
     return own | {name: version(name) for name in ("openai", "rouge-score", "scipy")}
 
 
-def _make_provenance(panel: Panel, inputs: Inputs, answered: Answered) -> dict[str, Any]:
+def _make_provenance(panel: Panel, inputs: Inputs, answered: list[dict[str, Any]]) -> dict[str, Any]:
     """What made these figures, in one place: null is what the predictions' own run did not tell."""
     made_with = inputs.files["made_with"] or {}
     settings, training = made_with.get("settings") or {}, made_with.get("training") or {}

@@ -77,7 +77,7 @@ def test_what_is_missing_what_may_mend_it_and_how_long_it_takes(made, monkeypatc
     # Whose replies all failed has no value, whatever --max_failed lets pass; what was not asked is no figure.
     lost, none = Figure(value=None, failed=8).as_json, Figure(value=None).as_json
     told = {"asr": lost, "rr": lost | {"failed": 0, "unparsed": 8}, "sarr": none, "recovered": none}
-    monkeypatch.setattr("safeeraser.audit.measure.score", lambda options: write_json(options.summary, told))
+    monkeypatch.setattr("safeeraser.audit.measure.score", lambda options, _: write_json(options.summary, told))
     found = judge_point(flip, options) | {"missing": ""}
     assert incomplete(found) == ["asr has no value", "rr has no value"] and can_be_mended(found)
     blank = {"missing": "", "metrics": {}, "refusals": {"retain": {"withheld": "9 of 9 blank", "failed": 0}}}

@@ -61,7 +61,7 @@ def test_each_guard_is_read_by_its_file(name):
 def test_the_rules_tell_refusals_and_degenerate_text_and_count_all_else_as_unsafe():
     asked = [query(metric, response) for response in REPLIES["rules"] for metric in ("asr", "rr", "sarr", "gpt")]
     panel, verdicts = ask(Judging(judge=Choice("rules")), asked)
-    assert words(verdicts) == [word for of in REPLIES["rules"].values() for word in of] and panel.of("gpt") is None
+    assert words(verdicts) == [word for of in REPLIES["rules"].values() for word in of] and "gpt" not in panel.by_metric
     assert all(verdict.wrong is None and verdict.asked for verdict in verdicts.values())
 
 
