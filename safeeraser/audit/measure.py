@@ -19,10 +19,10 @@ from safeeraser.benchmark.files import Busy, described_by, read_object, write_js
 from safeeraser.benchmark.metrics import METRICS
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
-from safeeraser.infer.checkpoint import load_merged
 from safeeraser.infer.options import Options as InferOptions
 from safeeraser.infer.run import NothingAnswered, infer
 from safeeraser.judge.judge import LACKS
+from safeeraser.model.merge import load_merged
 from safeeraser.processes import Processes
 from safeeraser.score.options import Options as ScoreOptions
 from safeeraser.score.run import score

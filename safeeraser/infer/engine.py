@@ -25,10 +25,10 @@ from safeeraser.generation.context import SPARE
 from safeeraser.generation.fixed import WIDTH
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer.attacks import ATTACKS, Known
-from safeeraser.infer.checkpoint import load_merged
 from safeeraser.infer.options import Options
 from safeeraser.infer.requests import Request, Unanswered, show, size_of
 from safeeraser.model import VLM, Turn, picture_bytes
+from safeeraser.model.merge import load_merged
 from safeeraser.processes import Processes
 
 log = logging.getLogger(__name__)
