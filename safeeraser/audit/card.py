@@ -11,7 +11,6 @@ from safeeraser import __version__
 from safeeraser.audit.findings import findings, recoveries
 from safeeraser.audit.inside import quantity
 from safeeraser.audit.inside.measures import score
-from safeeraser.audit.measure import incomplete
 from safeeraser.audit.options import Options
 from safeeraser.audit.plan import Point, points_of, read_point
 from safeeraser.audit.relearn import ended
@@ -87,6 +86,27 @@ def lacking(point: Point, found: dict[str, Any] | None) -> list[str]:
     if (at := point.relearned) and ended(at.training) and not at.adapter.is_dir():
         return ["its training ended before"]
     return [point.lacks or "not measured"]
+
+
+def incomplete(found: dict[str, Any]) -> list[str]:
+    """What is not there of a point's figures, in words."""
+    return [gap for gap, _ in _gaps(found)]
+
+
+def can_be_mended(found: dict[str, Any]) -> bool:
+    """Whether measuring again may give what is not there: missing responses and failed calls, nothing else."""
+    return any(mendable for _, mendable in _gaps(found))
+
+
+def _gaps(found: dict[str, Any]) -> Iterator[tuple[str, bool]]:
+    if found["missing"]:
+        yield found["missing"], True
+    refusals = {f"refusals {view}": rate for view, rate in found.get("refusals", {}).items()}
+    for name, rate in (found["metrics"] | refusals).items():
+        if "withheld" in rate:
+            yield f"{name} withheld ({rate['withheld']})", bool(rate["failed"])
+        elif rate["value"] is None:
+            yield f"{name} has no value", bool(rate["failed"])
 
 
 def _missing(found: dict[Point, dict[str, Any] | None]) -> Iterator[str]:
