@@ -15,7 +15,6 @@ from safeeraser.audit.options import Options
 from safeeraser.audit.plan import Point, points_of, read_point
 from safeeraser.audit.relearn import ended
 from safeeraser.audit.statistics import (
-    FLOOR,
     Values,
     area_between,
     best_of,
@@ -205,7 +204,7 @@ def _shares(there: Measured, options: Options) -> tuple[str, dict[str, Any]]:
         if point.group in ("clean", "inside"):
             of_subject[point.subject.name] |= values_at(point, options)
         if point.inside and point.subject.name == "vanilla":
-            of_subject["floor"] = values_at(point, options, FLOOR)
+            of_subject["floor"] = values_at(point, options, floor=True)
     floor = of_subject.pop("floor", {})
     end = "never_knew" if "never_knew" in of_subject else "floor"
     known, never = of_subject.pop("vanilla", {}), of_subject.pop("never_knew", floor)

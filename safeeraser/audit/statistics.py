@@ -17,7 +17,7 @@ from scipy.stats import bootstrap, permutation_test
 from safeeraser.audit.options import Options
 from safeeraser.audit.plan import Point
 from safeeraser.benchmark.files import read_object
-from safeeraser.benchmark.intervals import LEVEL, RESAMPLES, SEED, of_totals, spread
+from safeeraser.benchmark.intervals import LEVEL, RESAMPLES, SEED, of_totals, spread, totals
 from safeeraser.benchmark.judged import values_of
 from safeeraser.benchmark.records import read_raw
 
@@ -27,13 +27,13 @@ Curve = Sequence[tuple[float, float]]  # step, value; rising in steps
 INSIDE, FLOOR = "values.json", "floor.json"  # of a point that looks inside, the latter of the untouched model
 
 
-def values_at(point: Point, options: Options, file: str = "") -> dict[str, Values]:
+def values_at(point: Point, options: Options, *, floor: bool = False) -> dict[str, Values]:
     """Each metric's or measure's values at a point that was measured; of `forget` the mean of its samples.
 
-    What is withheld has none: of its items too many have no verdict.
+    What is withheld has none: of its items too many have no verdict. `floor`: those of the floor instead.
     """
     folder = point.kept(options)
-    path = folder / (file or (INSIDE if point.inside else "verdicts_val.json"))
+    path = folder / (FLOOR if floor else INSIDE if point.inside else "verdicts_val.json")
     if not path.is_file():
         return {}
     if point.inside:
@@ -171,12 +171,7 @@ def area_between(curve: Curve, other: Curve) -> float | None:
 
 def _totals(values: Values) -> np.ndarray:
     """Sum and number of each cluster's values, (2, clusters), in the order of the items."""
-    totals: dict[Any, list[float]] = {}
-    for key, value in values.items():
-        total = totals.setdefault(key[0], [0.0, 0.0])
-        total[0] += value
-        total[1] += 1
-    return np.array(list(totals.values())).reshape(-1, 2).T
+    return totals((key[0], value) for key, value in values.items())
 
 
 def _resampled(sums: np.ndarray, others: np.ndarray) -> tuple[float, float] | tuple[None, None]:
