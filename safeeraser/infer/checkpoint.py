@@ -1,8 +1,7 @@
-"""A checkpoint whose responses are wanted: what is known of it, and how likely its model holds an answer."""
+"""A checkpoint whose responses are wanted: what it is told by, and how likely its model holds an answer."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,13 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from safeeraser import model as models
 from safeeraser.benchmark.conversation import IGNORE
-from safeeraser.benchmark.files import sha256, trained_settings
-
-
-def training_of(folder: Path) -> dict[str, Any] | None:
-    """Method and recipe that an adapter, or the one merged into a model, was trained with, where `run.json` tells."""
-    settings = trained_settings(folder)
-    return {"method": settings["forget_loss"]["name"], "recipe": settings["recipe"]} if settings else None
+from safeeraser.benchmark.files import sha256
 
 
 def adapter_hash(checkpoint_path: Path | None) -> str | None:
