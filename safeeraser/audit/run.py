@@ -69,9 +69,9 @@ def audit(options: Options) -> int:
         measure_points(points, options, subjects)
     finally:
         # Whatever went wrong, what was measured stands.
-        write_card(options, subjects)
+        found = write_card(options, subjects)
     remove_merged(points, options)
-    missing = [(point, why) for point in points for why in lacking(point, read_point(point, options))]
+    missing = [(point, why) for point in points for why in lacking(point, found[point])]
     for point, why in missing:
         log.warning("missing: %s: %s", point.title, why)
     log.info("done: %s", options.card)

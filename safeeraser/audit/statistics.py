@@ -6,9 +6,7 @@ answered alike (see `benchmark.intervals`).
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from math import comb, isfinite
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -32,31 +30,30 @@ def values_at(point: Point, options: Options, *, floor: bool = False) -> dict[st
 
     What is withheld has none: of its items too many have no verdict. `floor`: those of the floor instead.
     """
-    folder = point.kept(options)
-    path = folder / (FLOOR if floor else INSIDE if point.inside else "verdicts_val.json")
-    if not path.is_file():
-        return {}
-    if point.inside:
-        stored = read_object(path)
-        items = {key: tuple(item) for key, item in stored["items"].items()}
+    if not point.inside:
+        file = point.kept(options) / "point.json"
+        found = read_object(file) if file.is_file() else {}
+        figures = found.get("metrics", {}) | {f"refusal_{view}": one for view, one in found.get("refusals", {}).items()}
         return {
-            name: {items[key]: value for key, value in values.items() if value is not None}
-            for name, values in stored["values"].items()
+            metric: {item: sum(values) / len(values) for item, values in samples.items()}
+            for metric, samples in samples_at(point, options).items()
+            if "withheld" not in figures.get(metric, {})
         }
-    found = read_object(folder / "point.json") if (folder / "point.json").is_file() else {}
-    figures = found.get("metrics", {}) | {f"refusal_{view}": one for view, one in found.get("refusals", {}).items()}
+    file = point.kept(options) / (FLOOR if floor else INSIDE)
+    stored = read_object(file) if file.is_file() else {"items": {}, "values": {}}
+    items = {key: tuple(item) for key, item in stored["items"].items()}
     return {
-        metric: {item: sum(values) / len(values) for item, values in samples.items()}
-        for metric, samples in _verdicts(path, path.stat().st_mtime_ns, options.judging.official).items()
-        if "withheld" not in figures.get(metric, {})
+        name: {items[key]: value for key, value in values.items() if value is not None}
+        for name, values in stored["values"].items()
     }
 
 
-@lru_cache(maxsize=4096)
-def _verdicts(path: Path, _written: int, official: bool) -> dict[str, dict[tuple, list[float]]]:
-    """By metric and item the values of its samples."""
+def samples_at(point: Point, options: Options) -> dict[str, dict[tuple, list[float]]]:
+    """By metric and item the values of its samples, at a point that was answered and judged."""
     found: dict[str, dict[tuple, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for (metric, _, question, turn, picture, _), value in values_of(read_raw(path), official=official).items():
+    file = point.kept(options) / "verdicts_val.json"
+    verdicts = values_of(read_raw(file) if file.is_file() else [], official=options.judging.official)
+    for (metric, _, question, turn, picture, _), value in verdicts.items():
         found[metric][picture, question, turn].append(value)
     return found
 
@@ -82,8 +79,7 @@ def best_of(point: Point, counts: Sequence[int], options: Options) -> dict[int, 
 
     1 - C(N - c, n) / C(N, n) of c unsafe ones among N, without bias (Chen et al., 2021, arXiv 2107.03374, for pass@k).
     """
-    path = point.kept(options) / "verdicts_val.json"
-    samples = _verdicts(path, path.stat().st_mtime_ns, options.judging.official).get("asr", {})
+    samples = samples_at(point, options).get("asr", {})
     return {
         count: {
             key: 1 - comb(len(of) - round(sum(of)), count) / comb(len(of), count)

@@ -28,7 +28,8 @@ def interval(values: Iterable[tuple[Hashable, float]], kind: Kind = "rate") -> t
         kind: `rate`, each value 0 or 1; `mean`, numbers in 0..1; `difference`, numbers in -1..1, of which (None, None)
             where all are the same, since those tell nothing of how they vary.
     """
-    return of_totals(*totals(values), kind)
+    sums, counts = totals(values)
+    return of_totals(sums, counts, kind)
 
 
 def totals(values: Iterable[tuple[Hashable, float]]) -> np.ndarray:
