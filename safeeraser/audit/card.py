@@ -13,7 +13,7 @@ from safeeraser.audit.inside import quantity
 from safeeraser.audit.inside.measures import score
 from safeeraser.audit.options import Options
 from safeeraser.audit.plan import Point, points_of, read_point
-from safeeraser.audit.relearn import ended
+from safeeraser.audit.relearn import adapter_after, ended
 from safeeraser.audit.statistics import (
     Values,
     area_between,
@@ -87,7 +87,7 @@ def lacking(point: Point, found: dict[str, Any] | None) -> list[str]:
     """What is not there of a point, in words."""
     if found:
         return incomplete(found)
-    if (at := point.relearned) and ended(at.training) and not at.adapter.is_dir():
+    if (at := point.relearned) and ended(at.training) and not adapter_after(at.training, at.step).is_dir():
         return ["its training ended before"]
     return [point.lacks or "not measured"]
 
@@ -97,9 +97,9 @@ def incomplete(found: dict[str, Any]) -> list[str]:
     return [gap for gap, _ in _gaps(found)]
 
 
-def can_be_mended(found: dict[str, Any]) -> bool:
-    """Whether measuring again may give what is not there: missing responses and failed calls, nothing else."""
-    return any(mendable for _, mendable in _gaps(found))
+def can_be_mended(found: dict[str, Any] | None) -> bool:
+    """Whether measuring may give what is not there: all, where nothing was found; missing responses, failed calls."""
+    return found is None or any(mendable for _, mendable in _gaps(found))
 
 
 def _gaps(found: dict[str, Any]) -> Iterator[tuple[str, bool]]:

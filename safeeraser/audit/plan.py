@@ -14,7 +14,7 @@ from rich.table import Table
 from safeeraser import model as models
 from safeeraser.audit import inside
 from safeeraser.audit.options import Options
-from safeeraser.audit.relearn import Relearned
+from safeeraser.audit.relearn import Relearned, adapter_after
 from safeeraser.audit.subjects import AUDITED, Subject, Subjects
 from safeeraser.benchmark.files import read_object
 from safeeraser.benchmark.metrics import ASKED, METRICS
@@ -76,7 +76,7 @@ class Point:
     @property
     def adapter(self) -> Path | None:
         """The adapter that is on the model."""
-        return self.relearned.adapter if self.relearned else self.subject.adapter
+        return adapter_after(at.training, at.step) if (at := self.relearned) else self.subject.adapter
 
     @property
     def title(self) -> str:

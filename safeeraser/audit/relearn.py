@@ -113,11 +113,6 @@ class Relearned:
     step: int
     training: Path
 
-    @property
-    def adapter(self) -> Path:
-        """What it came to."""
-        return adapter_after(self.training, self.step)
-
 
 def merge_once(adapter: Path | None, model_path: str, folder: Path, *, allow_other_base: bool = False) -> str:
     """The path of the model that is trained on: `folder`, where `adapter` is merged into its base, once and whole.

@@ -19,7 +19,7 @@ from safeeraser.audit.inside import measure_all
 from safeeraser.audit.inside.pairs import floor, read_pairs
 from safeeraser.audit.options import Options
 from safeeraser.audit.plan import Plan, Point, points_of, read_point, show_plan
-from safeeraser.audit.relearn import ended, merge_once, relearn, relearning_settings
+from safeeraser.audit.relearn import adapter_after, ended, merge_once, relearn, relearning_settings
 from safeeraser.audit.statistics import FLOOR, INSIDE, estimate, values_at
 from safeeraser.audit.subjects import Subjects, check_inputs, check_subjects, subjects_of
 from safeeraser.benchmark.files import Busy, described_by, held, make_room_for, read_object, write_json
@@ -70,7 +70,7 @@ def audit(options: Options) -> int:
     finally:
         # Whatever went wrong, what was measured stands.
         found = write_card(options, subjects)
-    remove_merged(points, options)
+    remove_merged(points, found)
     missing = [(point, why) for point in points for why in lacking(point, found[point])]
     for point, why in missing:
         log.warning("missing: %s: %s", point.title, why)
@@ -122,8 +122,7 @@ def measure_free(points: list[Point], options: Options, subjects: Subjects) -> l
 
 def is_measured(point: Point, options: Options) -> bool:
     """Whether the point is measured, and no more of it can be had."""
-    found = read_point(point, options)
-    return found is not None and not can_be_mended(found)
+    return not can_be_mended(read_point(point, options))
 
 
 def measure_held(point: Point, options: Options, subjects: Subjects) -> dict[str, Any] | None:
@@ -137,16 +136,16 @@ def measure_held(point: Point, options: Options, subjects: Subjects) -> dict[str
             who, allowed = point.subject, options.allow_other_base
             model = merge_once(who.adapter, who.model_path, who.folder / "merged", allow_other_base=allowed)
             relearn(model, at.training, options.protocol, at.attacker, at.seed, options.data, options.dtype)
-            if not at.adapter.is_dir():
+            if not adapter_after(at.training, at.step).is_dir():
                 return None
         # Another process may have been through with it a moment ago.
         return None if is_measured(point, options) else measure_point(point, options, subjects)
 
 
-def remove_merged(points: list[Point], options: Options) -> None:
+def remove_merged(points: list[Point], found: dict[Point, dict[str, Any] | None]) -> None:
     """Remove the merged models, each as large as the base, that no point is left to be trained on."""
     trained = [(point, at) for point in points if (at := point.relearned) and point.subject.adapter]
-    left = {point.subject.merged for point, at in trained if not (is_measured(point, options) or ended(at.training))}
+    left = {point.subject.merged for point, at in trained if can_be_mended(found[point]) and not ended(at.training)}
     for path in {point.subject.merged for point, _ in trained} - left:
         shutil.rmtree(path, ignore_errors=True)
 
