@@ -21,7 +21,7 @@ from safeeraser.audit.options import Options
 from safeeraser.audit.plan import Plan, Point, points_of, read_point, show_plan
 from safeeraser.audit.relearn import adapter_after, ended, merge_once, relearn, relearning_settings
 from safeeraser.audit.statistics import FLOOR, INSIDE, estimate, values_at
-from safeeraser.audit.subjects import Subjects, check_inputs, check_subjects, subjects_of
+from safeeraser.audit.subjects import check_inputs, check_subjects, subjects_of
 from safeeraser.benchmark.files import Busy, described_by, held, make_room_for, read_object, write_json
 from safeeraser.benchmark.metrics import METRICS
 from safeeraser.benchmark.records import read_records
@@ -66,7 +66,7 @@ def audit(options: Options) -> int:
     for line in dict.fromkeys(f"{point.group}: {point.lacks}" for point in wanted if point.lacks):
         log.warning("left out: %s", line)
     try:
-        measure_points(points, options, subjects)
+        measure_points(points, options)
     finally:
         # Whatever went wrong, what was measured stands.
         found = write_card(options, subjects)
@@ -86,19 +86,19 @@ def check_trainings(points: list[Point], options: Options) -> None:
             prepare(relearning_settings(options.model_path, options.checkpoint_path / "audit" / "unbegun", *how))
 
 
-def measure_points(points: list[Point], options: Options, subjects: Subjects) -> None:
+def measure_points(points: list[Point], options: Options) -> None:
     """Measure the points, and wait for those that others are at: of a process that is killed they are taken over."""
     if before := sum(is_measured(point, options) for point in points):
         log.info("going on: %d of %d points are measured", before, len(points))
     shown, left = 0, points
-    while left := measure_free(left, options, subjects):
+    while left := measure_free(left, options):
         if len(left) != shown:
             shown = len(left)
             log.info("other processes are at %d points", shown)
         time.sleep(WAIT)
 
 
-def measure_free(points: list[Point], options: Options, subjects: Subjects) -> list[Point]:
+def measure_free(points: list[Point], options: Options) -> list[Point]:
     """Measure what is not measured yet; returns the points that other processes were at."""
     busy, shown = [], False
     for number, point in enumerate(points, 1):
@@ -106,7 +106,7 @@ def measure_free(points: list[Point], options: Options, subjects: Subjects) -> l
             continue
         where, began = f"[{number}/{len(points)}] {point.title}", time.monotonic()
         try:
-            found = measure_held(point, options, subjects)
+            found = measure_held(point, options)
         except Busy:
             busy.append(point)
         except torch.OutOfMemoryError:
@@ -125,7 +125,7 @@ def is_measured(point: Point, options: Options) -> bool:
     return not can_be_mended(read_point(point, options))
 
 
-def measure_held(point: Point, options: Options, subjects: Subjects) -> dict[str, Any] | None:
+def measure_held(point: Point, options: Options) -> dict[str, Any] | None:
     """Measure a point while others are kept from it, its model trained first; None if its training ended before it.
 
     Raises `Busy` where another process is at it, or at its training.
@@ -139,7 +139,7 @@ def measure_held(point: Point, options: Options, subjects: Subjects) -> dict[str
             if not adapter_after(at.training, at.step).is_dir():
                 return None
         # Another process may have been through with it a moment ago.
-        return None if is_measured(point, options) else measure_point(point, options, subjects)
+        return None if is_measured(point, options) else measure_point(point, options)
 
 
 def remove_merged(points: list[Point], found: dict[Point, dict[str, Any] | None]) -> None:
@@ -150,13 +150,13 @@ def remove_merged(points: list[Point], found: dict[Point, dict[str, Any] | None]
         shutil.rmtree(path, ignore_errors=True)
 
 
-def measure_point(point: Point, options: Options, subjects: Subjects) -> dict[str, Any]:
+def measure_point(point: Point, options: Options) -> dict[str, Any]:
     """Answer and judge, or look inside, and write `point.json`; goes on where it was stopped."""
     began = time.monotonic()
     found = {"group": point.group, "name": point.name, "at": point.at, "missing": "", **point.made_of(options)}
     try:
         if point.inside:
-            found |= {"metrics": {}, "measures": look_inside(point, options, subjects)}
+            found |= {"metrics": {}, "measures": look_inside(point, options)}
         else:
             found |= {"missing": answer_point(point, options)} | judge_point(point, options)
     except BadInput as error:
@@ -230,7 +230,7 @@ def judge_point(point: Point, options: Options) -> dict[str, Any]:
     return {"metrics": {name: summary[name] for name in asked}, **by_view}
 
 
-def look_inside(point: Point, options: Options, subjects: Subjects) -> dict[str, Any]:
+def look_inside(point: Point, options: Options) -> dict[str, Any]:
     """Measure what a model knows beyond what it says, of the questions that the other points ask; returns the means.
 
     Each pair's values lie beside the point; of the untouched model also the floor's (docs/audit.md). Where each record
@@ -239,12 +239,9 @@ def look_inside(point: Point, options: Options, subjects: Subjects) -> dict[str,
     data = read_records(options.val_file)
     pairs = read_pairs(data, options.selection(point.views).records(data), options.seed)
     sets = {INSIDE: pairs} | ({FLOOR: floor(pairs)} if point.subject.name == "vanilla" else {})
-    device = Processes.join().device
-    load_vanilla, load = (
-        partial(load_merged, of.model_path, of.adapter, dtype=options.dtype, lora_alpha=256, device=device)
-        for of in (subjects["vanilla"], point.subject)
-    )
-    found = measure_all(load, load_vanilla, sets)
+    load = partial(load_merged, dtype=options.dtype, lora_alpha=256, device=Processes.join().device)
+    vanilla = partial(load, options.model_path, None)
+    found = measure_all(partial(load, point.model_path, point.adapter), vanilla, sets)
     if FLOOR in found:
         # How much of each answer is in one to the same question of another keyword.
         recall = RougeScorer(["rougeL"], use_stemmer=True).score

@@ -136,25 +136,15 @@ def check(options: Options, processes: Processes) -> None:
             f"{named}: reads records that are not asked about; --skip N holds out the first N of each category"
         )
     if options.backend == "local":
-        check_local(options)
-    else:
-        check_server(options, processes)
-
-
-def check_local(options: Options) -> None:
-    """Refuse what the built-in engine cannot do."""
-    check_gpu()
-    if options.base_url or options.extra_body:
-        raise BadInput("--base_url and --extra_body are for a server of your own: --backend openai")
-    if options.adapter_scale != 1 and not options.checkpoint_path:
-        raise BadInput("--adapter_scale: of what? --checkpoint_path names an adapter")
-    if options.checkpoint_path:
-        models.adapter_file(options.checkpoint_path)  # before a model of 7B is looked for on the hub
-        models.check_base(options.checkpoint_path, options.base, allowed=options.allow_other_base)
-
-
-def check_server(options: Options, processes: Processes) -> None:
-    """Refuse what a server cannot do."""
+        check_gpu()
+        if options.base_url or options.extra_body:
+            raise BadInput("--base_url and --extra_body are for a server of your own: --backend openai")
+        if options.adapter_scale != 1 and not options.checkpoint_path:
+            raise BadInput("--adapter_scale: of what? --checkpoint_path names an adapter")
+        if options.checkpoint_path:
+            models.adapter_file(options.checkpoint_path)  # before a model of 7B is looked for on the hub
+            models.check_base(options.checkpoint_path, options.base, allowed=options.allow_other_base)
+        return
     if not options.base_url:
         raise BadInput("--backend openai: give the server's --base_url, such as http://localhost:8000/v1")
     if options.adapter_scale != 1 or options.quantization != "none":
