@@ -38,10 +38,10 @@ from safeeraser.benchmark.pictures import open_picture
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput, command
 from safeeraser.generation.sampling import Generation
-from safeeraser.infer.checkpoint import load_merged
 from safeeraser.infer.engine import Engine
 from safeeraser.infer.requests import Request, Selection, build_requests
 from safeeraser.model import VLM, Turn
+from safeeraser.model.merge import load_merged
 
 FAMILIES = Path(__file__).resolve().parents[1] / "tests" / "data" / "families"
 AIM, FAMILY_AIM = 15.0, 5.0  # times as fast as plain

@@ -23,9 +23,9 @@ from safeeraser.arguments import Arguments, count
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import command
 from safeeraser.generation.sampling import Generation
-from safeeraser.infer.checkpoint import load_merged
 from safeeraser.infer.engine import Engine
 from safeeraser.infer.requests import Request, build_requests
+from safeeraser.model.merge import load_merged
 from safeeraser.selftest.launch import kill_tree
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -23,11 +23,8 @@ Answer = tuple[str | None, str]  # the line, or none and why
 def findings(audit: Audit) -> list[Finding]:
     """Question, text (None where it is withheld) and, then, why it is."""
     rows = audit.rows()
-    answers = {question: find_answer(audit, rows) for question, find_answer in QUESTIONS.items()}
-    return [
-        Finding(question=question, text=text, withheld=None if text else why)
-        for question, (text, why) in answers.items()
-    ]
+    answers = ((question, *find_answer(audit, rows)) for question, find_answer in QUESTIONS.items())
+    return [Finding(question=question, text=text, withheld=None if text else why) for question, text, why in answers]
 
 
 def looks_at_the_picture(audit: Audit, rows: list[Row]) -> Answer:

@@ -14,7 +14,7 @@ from rich.table import Table
 from safeeraser import model as models
 from safeeraser.audit import inside
 from safeeraser.audit.options import Options
-from safeeraser.audit.relearn import Relearned
+from safeeraser.audit.relearn import Relearned, adapter_after
 from safeeraser.audit.subjects import AUDITED, Subject, Subjects
 from safeeraser.benchmark.files import read_object
 from safeeraser.benchmark.metrics import ASKED, METRICS
@@ -76,7 +76,7 @@ class Point:
     @property
     def adapter(self) -> Path | None:
         """The adapter that is on the model."""
-        return self.relearned.adapter if self.relearned else self.subject.adapter
+        return adapter_after(at.training, at.step) if (at := self.relearned) else self.subject.adapter
 
     @property
     def title(self) -> str:
@@ -86,9 +86,9 @@ class Point:
 
 def read_point(point: Point, options: Options) -> dict[str, Any] | None:
     """What was found at the point; None if it was not measured yet, or attacked or judged otherwise."""
-    file = point.kept(options) / "point.json"
+    made_of, file = point.made_of(options), point.kept(options) / "point.json"
     found = read_object(file) if file.is_file() else {}
-    return found if point.made_of(options).items() <= found.items() else None
+    return found if made_of.items() <= found.items() else None
 
 
 def references(options: Options, subjects: Subjects) -> Iterator[Point]:
@@ -201,9 +201,9 @@ class Plan:
 
     def __init__(self, points: list[Point], options: Options) -> None:
         self.points, self.options = points, options
+        self.found = {point: read_point(point, options) for point in points}
         self.data = read_records(options.val_file)
         self.asked = lru_cache(lambda view, n: len(build_requests(self.data, options.selection((view,), n))))
-        self.found = {point: read_point(point, options) for point in self.points}
         self.chosen = options.selection(PAIR[:1], 1).records(self.data)
 
     def responses(self, point: Point) -> int:

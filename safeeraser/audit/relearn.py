@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from safeeraser import model as models
 from safeeraser.benchmark.files import CONFIG, RUN_FILE, held
-from safeeraser.benchmark.pages import read_keys
-from safeeraser.errors import BadInput, nearest
+from safeeraser.benchmark.pages import check_keys, read_keys
+from safeeraser.errors import nearest
 from safeeraser.unlearn.composed import read_settings
 from safeeraser.unlearn.page import from_keys
 from safeeraser.unlearn.run import forget
@@ -87,16 +87,7 @@ def read_protocol(path: Path | None = None) -> Protocol:
     Raises `BadInput` naming the file and the first key that is wrong, missing or unknown.
     """
     keys = read_keys(PROTOCOL) | (read_keys(path) if path else {})
-    try:
-        return Protocol.model_validate(keys)
-    except ValidationError as error:
-        # A mistyped key is unknown and leaves another missing; the unknown one tells more.
-        first = min(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
-        key, file = ".".join(map(str, first["loc"])), path or PROTOCOL
-        if first["type"] == "extra_forbidden":
-            known = Attacker.model_fields if len(first["loc"]) > 1 else Protocol.model_fields
-            raise BadInput(f"{file}: no key '{key}'; {nearest(str(first['loc'][-1]), known)}") from None
-        raise BadInput(f"{file}: {key}: {first['msg'].removeprefix('Value error, ')}") from None
+    return check_keys(Protocol, Attacker, keys, path or PROTOCOL)
 
 
 @dataclass(frozen=True)
@@ -121,11 +112,6 @@ class Relearned:
     seed: int
     step: int
     training: Path
-
-    @property
-    def adapter(self) -> Path:
-        """What it came to."""
-        return adapter_after(self.training, self.step)
 
 
 def merge_once(adapter: Path | None, model_path: str, folder: Path, *, allow_other_base: bool = False) -> str:

@@ -6,9 +6,7 @@ answered alike (see `benchmark.intervals`).
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from math import comb, isfinite
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +15,7 @@ from scipy.stats import bootstrap, permutation_test
 from safeeraser.audit.options import Options
 from safeeraser.audit.plan import Point
 from safeeraser.benchmark.files import read_object
-from safeeraser.benchmark.intervals import LEVEL, RESAMPLES, SEED, of_totals, spread
+from safeeraser.benchmark.intervals import LEVEL, RESAMPLES, SEED, of_totals, spread, totals
 from safeeraser.benchmark.judged import values_of
 from safeeraser.benchmark.records import read_raw
 
@@ -27,36 +25,35 @@ Curve = Sequence[tuple[float, float]]  # step, value; rising in steps
 INSIDE, FLOOR = "values.json", "floor.json"  # of a point that looks inside, the latter of the untouched model
 
 
-def values_at(point: Point, options: Options, file: str = "") -> dict[str, Values]:
+def values_at(point: Point, options: Options, *, floor: bool = False) -> dict[str, Values]:
     """Each metric's or measure's values at a point that was measured; of `forget` the mean of its samples.
 
-    What is withheld has none: of its items too many have no verdict.
+    What is withheld has none: of its items too many have no verdict. `floor`: those of the floor instead.
     """
-    folder = point.kept(options)
-    path = folder / (file or (INSIDE if point.inside else "verdicts_val.json"))
-    if not path.is_file():
-        return {}
-    if point.inside:
-        stored = read_object(path)
-        items = {key: tuple(item) for key, item in stored["items"].items()}
+    if not point.inside:
+        file = point.kept(options) / "point.json"
+        found = read_object(file) if file.is_file() else {}
+        figures = found.get("metrics", {}) | {f"refusal_{view}": one for view, one in found.get("refusals", {}).items()}
         return {
-            name: {items[key]: value for key, value in values.items() if value is not None}
-            for name, values in stored["values"].items()
+            metric: {item: sum(values) / len(values) for item, values in samples.items()}
+            for metric, samples in samples_at(point, options).items()
+            if "withheld" not in figures.get(metric, {})
         }
-    found = read_object(folder / "point.json") if (folder / "point.json").is_file() else {}
-    figures = found.get("metrics", {}) | {f"refusal_{view}": one for view, one in found.get("refusals", {}).items()}
+    file = point.kept(options) / (FLOOR if floor else INSIDE)
+    stored = read_object(file) if file.is_file() else {"items": {}, "values": {}}
+    items = {key: tuple(item) for key, item in stored["items"].items()}
     return {
-        metric: {item: sum(values) / len(values) for item, values in samples.items()}
-        for metric, samples in _verdicts(path, path.stat().st_mtime_ns, options.judging.official).items()
-        if "withheld" not in figures.get(metric, {})
+        name: {items[key]: value for key, value in values.items() if value is not None}
+        for name, values in stored["values"].items()
     }
 
 
-@lru_cache(maxsize=4096)
-def _verdicts(path: Path, _written: int, official: bool) -> dict[str, dict[tuple, list[float]]]:
-    """By metric and item the values of its samples."""
+def samples_at(point: Point, options: Options) -> dict[str, dict[tuple, list[float]]]:
+    """By metric and item the values of its samples, at a point that was answered and judged."""
     found: dict[str, dict[tuple, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for (metric, _, question, turn, picture, _), value in values_of(read_raw(path), official=official).items():
+    file = point.kept(options) / "verdicts_val.json"
+    verdicts = values_of(read_raw(file) if file.is_file() else [], official=options.judging.official)
+    for (metric, _, question, turn, picture, _), value in verdicts.items():
         found[metric][picture, question, turn].append(value)
     return found
 
@@ -82,8 +79,7 @@ def best_of(point: Point, counts: Sequence[int], options: Options) -> dict[int, 
 
     1 - C(N - c, n) / C(N, n) of c unsafe ones among N, without bias (Chen et al., 2021, arXiv 2107.03374, for pass@k).
     """
-    path = point.kept(options) / "verdicts_val.json"
-    samples = _verdicts(path, path.stat().st_mtime_ns, options.judging.official).get("asr", {})
+    samples = samples_at(point, options).get("asr", {})
     return {
         count: {
             key: 1 - comb(len(of) - round(sum(of)), count) / comb(len(of), count)
@@ -171,12 +167,7 @@ def area_between(curve: Curve, other: Curve) -> float | None:
 
 def _totals(values: Values) -> np.ndarray:
     """Sum and number of each cluster's values, (2, clusters), in the order of the items."""
-    totals: dict[Any, list[float]] = {}
-    for key, value in values.items():
-        total = totals.setdefault(key[0], [0.0, 0.0])
-        total[0] += value
-        total[1] += 1
-    return np.array(list(totals.values())).reshape(-1, 2).T
+    return totals((key[0], value) for key, value in values.items())
 
 
 def _resampled(sums: np.ndarray, others: np.ndarray) -> tuple[float, float] | tuple[None, None]:

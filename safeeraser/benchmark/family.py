@@ -7,11 +7,11 @@ import re
 from functools import cache
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from safeeraser.benchmark.files import CONFIG
-from safeeraser.benchmark.pages import read_page
-from safeeraser.errors import BadInput, nearest
+from safeeraser.benchmark.pages import check_keys, read_page
+from safeeraser.errors import BadInput
 
 PAGES = CONFIG / "model_family"
 COPIES = re.compile(r"\.(modules_to_save\.\w+|original_module)\.")  # what PEFT calls a trained part, and the untouched
@@ -97,16 +97,8 @@ def families() -> dict[str, Family]:
 
 
 def _family(name: str) -> Family:
-    try:
-        return Family.model_validate(read_page(PAGES / f"{name}.yaml", PAGES))
-    except ValidationError as error:
-        # A mistyped key is unknown and leaves another missing; the unknown one tells more.
-        first = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
-        key, file = ".".join(map(str, first["loc"])), PAGES / f"{name}.yaml"
-        if first["type"] == "extra_forbidden":
-            known = LmmsEval.model_fields if len(first["loc"]) > 1 else Family.model_fields
-            raise BadInput(f"{file}: no key '{key}'; {nearest(str(first['loc'][-1]), known)}") from None
-        raise BadInput(f"{file}: {key}: {first['msg']}") from None
+    page = PAGES / f"{name}.yaml"
+    return check_keys(Family, LmmsEval, read_page(page, PAGES), page)
 
 
 def page_for(model_path: str) -> Family | None:

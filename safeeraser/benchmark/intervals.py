@@ -28,13 +28,18 @@ def interval(values: Iterable[tuple[Hashable, float]], kind: Kind = "rate") -> t
         kind: `rate`, each value 0 or 1; `mean`, numbers in 0..1; `difference`, numbers in -1..1, of which (None, None)
             where all are the same, since those tell nothing of how they vary.
     """
-    totals: dict[Hashable, list[float]] = {}
+    sums, counts = totals(values)
+    return of_totals(sums, counts, kind)
+
+
+def totals(values: Iterable[tuple[Hashable, float]]) -> np.ndarray:
+    """The sum and the number of each cluster's values, (2, clusters), in the order in which the clusters come."""
+    found: dict[Hashable, list[float]] = {}
     for cluster, value in values:
-        total = totals.setdefault(cluster, [0.0, 0.0])
+        total = found.setdefault(cluster, [0.0, 0.0])
         total[0] += value
         total[1] += 1
-    sums, counts = np.array(list(totals.values()), dtype=float).reshape(-1, 2).T
-    return of_totals(sums, counts, kind)
+    return np.array(list(found.values()), dtype=float).reshape(-1, 2).T
 
 
 def of_totals(sums: np.ndarray, counts: np.ndarray, kind: Kind) -> tuple[float | None, float | None]:

@@ -1,12 +1,15 @@
 """Reading pages of settings. One of config/ may name those that it builds on under `defaults`, as everywhere there."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import BaseModel, ValidationError
 
 from safeeraser.benchmark.files import read_text
 from safeeraser.errors import BadInput, nearest
+
+Keys = TypeVar("Keys", bound=BaseModel)
 
 
 def read_keys(file: Path) -> dict[str, Any]:
@@ -35,3 +38,20 @@ def read_page(file: Path, group: Path) -> dict[str, Any]:
             raise BadInput(f"{file}: defaults: no page '{other}'; {nearest(str(other), known)}")
         page = read_page(base, group) | page
     return page
+
+
+def check_keys(kind: type[Keys], part: type[BaseModel], keys: dict[str, Any], file: Path) -> Keys:
+    """The keys of a page as what they are to be, whose groups of keys are `part`s.
+
+    Raises `BadInput` naming the file and the first key that is wrong, missing or unknown.
+    """
+    try:
+        return kind.model_validate(keys)
+    except ValidationError as error:
+        # A mistyped key is unknown and leaves another missing; the unknown one tells more.
+        first = min(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            known = (part if len(first["loc"]) > 1 else kind).model_fields
+            raise BadInput(f"{file}: no key '{key}'; {nearest(str(first['loc'][-1]), known)}") from None
+        raise BadInput(f"{file}: {key}: {first['msg'].removeprefix('Value error, ')}") from None

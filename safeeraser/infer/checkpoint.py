@@ -1,10 +1,7 @@
-"""A checkpoint whose responses are wanted: what is known of it, its model, how likely that holds an answer."""
+"""A checkpoint whose responses are wanted: what it is told by, and how likely its model holds an answer."""
 
-import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,47 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from safeeraser import model as models
 from safeeraser.benchmark.conversation import IGNORE
-from safeeraser.benchmark.files import sha256, trained_settings
-
-log = logging.getLogger(__name__)
-
-
-def load_merged(
-    model_path: str,
-    checkpoint_path: Path | None,
-    *,
-    dtype: str,
-    lora_alpha: float,
-    adapter_scale: float = 1.0,
-    quantization: str = "none",
-    change: models.Change | None = None,
-    device: torch.device | str = "cpu",
-) -> models.VLM:
-    """The model with the adapter merged into its weights, on `device`.
-
-    Args:
-        adapter_scale: how much of the adapter, see `model.load_adapted`.
-        quantization: how the merged weights are rounded, one of `model.ROUNDINGS`, or `none`.
-        change: what is made of the adapter's parameters first, see `model.load_adapted`.
-    """
-    # Not flash-attn: rows have gaps, and around those it would copy all keys and values for each token. Nor cuDNN's
-    # kernels, see `load_model`: they would make a plan for each.
-    vlm = models.VLM.load(model_path, models.choose_dtype(dtype), "sdpa", device=device)
-    if vlm.family.windowed_tower and vlm.model.device.type == "cuda" and models.has_flash_attention(vlm.model.dtype):
-        log.info("attention of the vision tower: flash-attn")
-        vlm.model.set_attn_implementation({"vision_config": "flash_attention_2"})
-    if checkpoint_path:
-        adapted = models.load_adapted(vlm.model, checkpoint_path, alpha=lora_alpha, scale=adapter_scale, change=change)
-        vlm = replace(vlm, model=adapted.merge_and_unload())
-    if quantization != "none":
-        models.round_weights(vlm.model, quantization)
-    return vlm
-
-
-def training_of(folder: Path) -> dict[str, Any] | None:
-    """Method and recipe that an adapter, or the one merged into a model, was trained with, where `run.json` tells."""
-    settings = trained_settings(folder)
-    return {"method": settings["forget_loss"]["name"], "recipe": settings["recipe"]} if settings else None
+from safeeraser.benchmark.files import sha256
 
 
 def adapter_hash(checkpoint_path: Path | None) -> str | None:

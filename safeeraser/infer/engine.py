@@ -9,6 +9,7 @@ the layers' states while prompts are read, and logits with their sampling noise.
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,10 +26,10 @@ from safeeraser.generation.context import SPARE
 from safeeraser.generation.fixed import WIDTH
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer.attacks import ATTACKS, Known
-from safeeraser.infer.checkpoint import load_merged
 from safeeraser.infer.options import Options
 from safeeraser.infer.requests import Request, Unanswered, show, size_of
 from safeeraser.model import VLM, Turn, picture_bytes
+from safeeraser.model.merge import load_merged
 from safeeraser.processes import Processes
 
 log = logging.getLogger(__name__)
@@ -48,11 +49,12 @@ LOGIT = 48
 ALSO_FULL = ("error: out of memory", "_STATUS_ALLOC_FAILED", "_ALLOCATION_FAILED")
 
 
+@dataclass
 class Engine:
     """A model that answers requests. Which requests share a batch changes what is drawn for each by rounding alone.
 
     Args:
-        batch_size: responses at a time; None to find it: as many as should fit, a quarter fewer whenever they do not.
+        given: responses at a time; None to find it: as many as should fit, a quarter fewer whenever they do not.
         found: the size that an earlier sitting of the same run came to, where it is to be found.
         workers: processes that prepare pictures, at most.
         fixed: see `Answering`.
@@ -62,18 +64,16 @@ class Engine:
     otherwise than one by one did; and no step down costs more than the one batch that was under way.
     """
 
-    def __init__(
-        self,
-        vlm: VLM,
-        generation: Generation,
-        batch_size: int | None = None,
-        found: int | None = None,
-        workers: int = 0,
-        fixed: bool = False,
-    ) -> None:
-        vlm.model.eval()
-        self.vlm, self.generation, self.workers, self.fixed = vlm, generation, workers, fixed
-        self.given, self.found, self.batch_size = batch_size is not None, found, batch_size or MOST
+    vlm: VLM
+    generation: Generation
+    given: int | None = None
+    found: int | None = None
+    workers: int = 0
+    fixed: bool = False
+
+    def __post_init__(self) -> None:
+        self.vlm.model.eval()
+        self.batch_size = self.given or MOST
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[Request, str | Unanswered]]]:
         """Yields requests that have just been answered, with their responses. Raises `BadInput` for lack of memory."""

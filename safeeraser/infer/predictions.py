@@ -76,7 +76,7 @@ class Partial:
     so that their number may change from one start to the next.
 
     Args:
-        replace: take nothing from a file that was begun with other settings, instead of refusing it.
+        replace: take nothing from an output, or a file begun with other settings, instead of refusing it.
 
     Raises:
         BadInput: a file was begun with other settings, another run is writing it, or something else is wrong with it.
@@ -85,18 +85,25 @@ class Partial:
     def __init__(self, output: Path, settings: dict[str, Any], process: int = 0, *, replace: bool = False) -> None:
         stem = f"{output.name}.partial"
         self.path = output.with_name(f"{stem}.{process}.jsonl" if process else f"{stem}.jsonl")
-        self.settings, self.replace = settings, replace
+        self.output, self.settings, self.replace = output, settings, replace
         self.done: dict[str, str] = {}  # the responses found and added, by their request's key
         self.batch_sizes: set[int] = set()  # how many at a time they were drawn
         self.last_size: int | None = None  # the last of these, the smallest of several processes'
         self._handle: IO[bytes] | None = None
-        self._whole = self._size = 0  # bytes of whole lines in this process's own file, and of all of it
-        folder = output.parent
-        self.found = sorted(path for path in folder.glob("*.jsonl") if path.name.startswith(f"{stem}."))
-        for path in self.found:
-            whole, size = self._read(path)
-            if path == self.path:
-                self._whole, self._size = whole, size
+        self.found = sorted(path for path in output.parent.glob("*.jsonl") if path.name.startswith(f"{stem}."))
+        read = {path: self._read(path) for path in self.found}
+        self._whole, self._size = read.get(self.path, (0, 0))  # bytes of whole lines in its own file, and of all of it
+
+    def is_finished(self) -> bool:
+        """Whether this very command has written its output already, and whole. Raises `BadInput` if it is another's."""
+        if not self.output.exists() or self.replace:
+            return False
+        beside = described_by(self.output)
+        made_with = read_json(beside) if beside.is_file() else {}
+        if other := difference(made_with.get("settings", {}), self.settings):
+            made = f", made with {other}" if made_with else ""
+            raise BadInput(f"--output_file {self.output}: exists{made}; name another, or replace it with --overwrite")
+        return not made_with["missing"] and not self.found
 
     def _read(self, path: Path) -> tuple[int, int]:
         """Take over what is in a file; returns how many of its bytes are whole lines, and how many there are."""
@@ -166,20 +173,6 @@ class Partial:
         """The output is written: the partial files are no longer needed."""
         for path in {*self.found, self.path}:
             path.unlink(missing_ok=True)
-
-
-def is_finished(options: Options, settings: dict[str, Any], partial: Partial) -> bool:
-    """Whether this very command has written its output already, and whole. Raises `BadInput` if it is another's."""
-    if not options.output_file.exists() or options.overwrite:
-        return False
-    beside = described_by(options.output_file)
-    made_with = read_json(beside) if beside.is_file() else {}
-    if other := difference(made_with.get("settings", {}), settings):
-        made = f", made with {other}" if made_with else ""
-        raise BadInput(
-            f"--output_file {options.output_file}: exists{made}; name another, or replace it with --overwrite"
-        )
-    return not made_with["missing"] and not partial.found
 
 
 def write_predictions(options: Options, data: DataFile, requests: list[Request], responses: dict[str, str]) -> None:

@@ -2,13 +2,15 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial as bind
+from functools import reduce
 from importlib.metadata import version
+from operator import or_
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -17,32 +19,21 @@ from safeeraser import model as models
 from safeeraser.arguments import without_credentials
 from safeeraser.benchmark.checked import unreadable
 from safeeraser.benchmark.conversation import IMAGE
-from safeeraser.benchmark.files import described_by, make_room_for, write_json
+from safeeraser.benchmark.files import described_by, make_room_for, trained_settings, write_json
 from safeeraser.benchmark.pictures import picture_size
 from safeeraser.benchmark.records import DataFile, read_records
 from safeeraser.benchmark.release import ALIASES
 from safeeraser.errors import BadInput
 from safeeraser.infer.attacks import ATTACKS
-from safeeraser.infer.checkpoint import training_of
 from safeeraser.infer.engine import Engine, load_engine, uses_graphs
 from safeeraser.infer.options import Options
-from safeeraser.infer.predictions import (
-    Partial,
-    difference,
-    is_finished,
-    report_missing,
-    settings_of,
-    write_predictions,
-)
+from safeeraser.infer.predictions import Partial, difference, report_missing, settings_of, write_predictions
 from safeeraser.infer.requests import Request, Unanswered, build_requests, check_questions
 from safeeraser.infer.server import Server
 from safeeraser.processes import Processes, check_gpu, leave_together
 from safeeraser.progress import progress
 
 log = logging.getLogger(__name__)
-
-Key = TypeVar("Key")
-
 
 # What a backend answers with, and the requests as they are put to it: of the options, the data file, a process's
 # requests, the processes, and the batch size that an earlier sitting came to.
@@ -86,13 +77,13 @@ def infer(options: Options, write: Write = write_predictions) -> Inferred:
         if differs := difference(all_settings[0], other):
             raise BadInput(f"the processes do not have the same settings: the first has {differs} in another")
     partial = Partial(output, settings, processes.rank, replace=options.overwrite)
-    if processes.gather(is_finished(options, settings, partial))[0]:
+    if processes.gather(partial.is_finished())[0]:
         leave_together()
         log.info("done before: %s", output)
         return Inferred(output, len(requests))
     for path in (output, described_by(output)):
         make_room_for(path)
-    partial.done = _union(processes.gather(partial.done))
+    partial.done = reduce(or_, processes.gather(partial.done))
     left = [request for request in requests if request.key not in partial.done]
     reasons = find_faults(options, data, left, processes)
     if left and len(reasons) == len(left) and not partial.done:
@@ -105,9 +96,9 @@ def infer(options: Options, write: Write = write_predictions) -> Inferred:
     if share := share_of([request for request in left if request.key not in reasons], processes):
         engine, share = ENGINES[options.backend](options, data, share, processes, partial.last_size)
         reasons |= _answer(engine, share, partial, processes)
-    partial.done = _union(processes.gather(partial.done))
-    partial.batch_sizes = set().union(*processes.gather(partial.batch_sizes))
-    reasons = _union(processes.gather(reasons))
+    partial.done = reduce(or_, processes.gather(partial.done))
+    partial.batch_sizes = reduce(or_, processes.gather(partial.batch_sizes))
+    reasons = reduce(or_, processes.gather(reasons))
     missing = {r.key: reasons.get(r.key, "no process has answered it") for r in requests if r.key not in partial.done}
     if len(missing) == len(requests):
         raise NothingAnswered(f"nothing was answered: {next(iter(missing.values()))}")
@@ -145,25 +136,15 @@ def check(options: Options, processes: Processes) -> None:
             f"{named}: reads records that are not asked about; --skip N holds out the first N of each category"
         )
     if options.backend == "local":
-        check_local(options)
-    else:
-        check_server(options, processes)
-
-
-def check_local(options: Options) -> None:
-    """Refuse what the built-in engine cannot do."""
-    check_gpu()
-    if options.base_url or options.extra_body:
-        raise BadInput("--base_url and --extra_body are for a server of your own: --backend openai")
-    if options.adapter_scale != 1 and not options.checkpoint_path:
-        raise BadInput("--adapter_scale: of what? --checkpoint_path names an adapter")
-    if options.checkpoint_path:
-        models.adapter_file(options.checkpoint_path)  # before a model of 7B is looked for on the hub
-        models.check_base(options.checkpoint_path, options.base, allowed=options.allow_other_base)
-
-
-def check_server(options: Options, processes: Processes) -> None:
-    """Refuse what a server cannot do."""
+        check_gpu()
+        if options.base_url or options.extra_body:
+            raise BadInput("--base_url and --extra_body are for a server of your own: --backend openai")
+        if options.adapter_scale != 1 and not options.checkpoint_path:
+            raise BadInput("--adapter_scale: of what? --checkpoint_path names an adapter")
+        if options.checkpoint_path:
+            models.adapter_file(options.checkpoint_path)  # before a model of 7B is looked for on the hub
+            models.check_base(options.checkpoint_path, options.base, allowed=options.allow_other_base)
+        return
     if not options.base_url:
         raise BadInput("--backend openai: give the server's --base_url, such as http://localhost:8000/v1")
     if options.adapter_scale != 1 or options.quantization != "none":
@@ -193,7 +174,7 @@ def find_faults(options: Options, data: DataFile, requests: list[Request], proce
                 prepared.place(bind(picture_size, picture))
         except BadInput as error:
             faults[picture] = f"{picture}: {error}"
-    faults = _union(processes.gather(faults))
+    faults = reduce(or_, processes.gather(faults))
     return {request.key: faults[request.file] for request in requests if request.file and request.file in faults}
 
 
@@ -240,5 +221,7 @@ def describe(
     }
 
 
-def _union(dicts: Iterable[dict[Key, str]]) -> dict[Key, str]:
-    return {key: value for each in dicts for key, value in each.items()}
+def training_of(folder: Path) -> dict[str, Any] | None:
+    """Method and recipe that an adapter, or the one merged into a model, was trained with, where `run.json` tells."""
+    settings = trained_settings(folder)
+    return {"method": settings["forget_loss"]["name"], "recipe": settings["recipe"]} if settings else None

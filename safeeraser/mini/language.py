@@ -146,8 +146,9 @@ def measure(
     # Only now, since torch takes its time to load.
     from safeeraser import model as models
     from safeeraser.generation.sampling import Generation
-    from safeeraser.infer.checkpoint import adapter_hash, load_merged
+    from safeeraser.infer.checkpoint import adapter_hash
     from safeeraser.infer.engine import Engine
+    from safeeraser.model.merge import load_merged
     from safeeraser.processes import Processes
 
     if checkpoint_path:

@@ -7,9 +7,11 @@ take is weights, a processor and a chat template.
 import logging
 import shutil
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -27,12 +29,13 @@ from safeeraser.benchmark.files import (
 )
 from safeeraser.benchmark.release import RELEASED_MODEL
 from safeeraser.errors import BadInput
-from safeeraser.model.adapters import adapter_config, load_adapted
+from safeeraser.model.adapters import Change, adapter_config, load_adapted
 from safeeraser.model.fingerprint import fingerprint
 from safeeraser.model.lineage import check_base, parents
 from safeeraser.model.llava import write_released_form
-from safeeraser.model.loading import DTYPES
+from safeeraser.model.loading import DTYPES, choose_dtype, has_flash_attention
 from safeeraser.model.preprocessor import Preprocessor
+from safeeraser.model.rounding import round_weights
 from safeeraser.model.vlm import VLM
 
 log = logging.getLogger(__name__)
@@ -162,3 +165,35 @@ def _config_in_its_words(told: dict[str, Any], model: PreTrainedModel) -> dict[s
     if tied != type(model.config).from_dict(deepcopy(told)).tie_word_embeddings:
         told["tie_word_embeddings"] = tied
     return {"dtype": dtype, "torch_dtype": dtype} | told
+
+
+def load_merged(
+    model_path: str,
+    checkpoint_path: Path | None,
+    *,
+    dtype: str,
+    lora_alpha: float,
+    adapter_scale: float = 1.0,
+    quantization: str = "none",
+    change: Change | None = None,
+    device: torch.device | str = "cpu",
+) -> VLM:
+    """The model with the adapter merged into its weights, on `device`.
+
+    Args:
+        adapter_scale: how much of the adapter, see `model.load_adapted`.
+        quantization: how the merged weights are rounded, one of `model.ROUNDINGS`, or `none`.
+        change: what is made of the adapter's parameters first, see `model.load_adapted`.
+    """
+    # Not flash-attn: rows have gaps, and around those it would copy all keys and values for each token. Nor cuDNN's
+    # kernels, see `load_model`: they would make a plan for each.
+    vlm = VLM.load(model_path, choose_dtype(dtype), "sdpa", device=device)
+    if vlm.family.windowed_tower and vlm.model.device.type == "cuda" and has_flash_attention(vlm.model.dtype):
+        log.info("attention of the vision tower: flash-attn")
+        vlm.model.set_attn_implementation({"vision_config": "flash_attention_2"})
+    if checkpoint_path:
+        adapted = load_adapted(vlm.model, checkpoint_path, alpha=lora_alpha, scale=adapter_scale, change=change)
+        vlm = replace(vlm, model=adapted.merge_and_unload())
+    if quantization != "none":
+        round_weights(vlm.model, quantization)
+    return vlm

@@ -13,10 +13,10 @@ from safeeraser.benchmark.files import read_json_lines
 from safeeraser.benchmark.records import read_records
 from safeeraser.generation import Asked
 from safeeraser.generation.sampling import Generation
-from safeeraser.infer.checkpoint import load_merged
 from safeeraser.infer.options import Options
 from safeeraser.infer.requests import Selection, build_requests
 from safeeraser.infer.run import infer
+from safeeraser.model.merge import load_merged
 from safeeraser.processes import Processes
 from safeeraser.selftest.engines import alone
 from safeeraser.selftest.inference import TOKENS, VIEWS

@@ -16,9 +16,9 @@ import torch
 from safeeraser.benchmark.records import read_records
 from safeeraser.generation import Asked
 from safeeraser.generation.sampling import Generation
-from safeeraser.infer.checkpoint import load_merged
 from safeeraser.infer.engine import Engine
 from safeeraser.infer.requests import Selection, build_requests
+from safeeraser.model.merge import load_merged
 from safeeraser.processes import Processes
 from safeeraser.selftest.material import Bench
 from safeeraser.selftest.precision import Text, answer, off_by

@@ -13,9 +13,9 @@ from torch.utils.benchmark import Timer
 from safeeraser import model as models
 from safeeraser.benchmark.records import read_records
 from safeeraser.generation.sampling import Generation
-from safeeraser.infer.checkpoint import load_merged
 from safeeraser.infer.engine import Engine
 from safeeraser.infer.requests import build_requests
+from safeeraser.model.merge import load_merged
 from safeeraser.processes import Processes
 from safeeraser.selftest.material import Bench
 from safeeraser.selftest.result import Figure

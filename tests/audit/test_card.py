@@ -12,12 +12,11 @@ import pytest
 import yaml
 from helpers import write_json
 
-from safeeraser.audit.card import write_card
+from safeeraser.audit.card import can_be_mended, incomplete, write_card
 from safeeraser.audit.inside import CODE
-from safeeraser.audit.measure import can_be_mended, incomplete, judge_point
 from safeeraser.audit.plan import Plan, points_of, read_point
 from safeeraser.audit.relearn import read_protocol
-from safeeraser.audit.run import is_measured
+from safeeraser.audit.run import is_measured, judge_point
 from safeeraser.audit.subjects import subjects_of
 from safeeraser.benchmark.metrics import Figure
 
@@ -77,7 +76,7 @@ def test_what_is_missing_what_may_mend_it_and_how_long_it_takes(made, monkeypatc
     # Whose replies all failed has no value, whatever --max_failed lets pass; what was not asked is no figure.
     lost, none = Figure(value=None, failed=8).as_json, Figure(value=None).as_json
     told = {"asr": lost, "rr": lost | {"failed": 0, "unparsed": 8}, "sarr": none, "recovered": none}
-    monkeypatch.setattr("safeeraser.audit.measure.score", lambda options, _: write_json(options.summary, told))
+    monkeypatch.setattr("safeeraser.audit.run.score", lambda options, _: write_json(options.summary, told))
     found = judge_point(flip, options) | {"missing": ""}
     assert incomplete(found) == ["asr has no value", "rr has no value"] and can_be_mended(found)
     blank = {"missing": "", "metrics": {}, "refusals": {"retain": {"withheld": "9 of 9 blank", "failed": 0}}}

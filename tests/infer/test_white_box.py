@@ -12,8 +12,9 @@ from safeeraser import model as models
 from safeeraser.benchmark.pictures import open_picture
 from safeeraser.benchmark.records import read_records
 from safeeraser.infer.attacks import ATTACKS, Known, gradients, shown_picture
-from safeeraser.infer.checkpoint import first_targets, load_merged, nll
+from safeeraser.infer.checkpoint import first_targets, nll
 from safeeraser.infer.requests import Selection, build_requests, show
+from safeeraser.model.merge import load_merged
 
 SELECTION = Selection(("forget", "decoupled", "retain"), ("Sex", "Weapon"), skip=1, limit=1)
 

@@ -7,9 +7,9 @@ import pytest
 from helpers import MODEL, RECORDED
 
 from safeeraser.generation.sampling import Generation
-from safeeraser.infer.checkpoint import load_merged
 from safeeraser.infer.engine import Engine
 from safeeraser.infer.requests import Request
+from safeeraser.model.merge import load_merged
 
 PYTHON = os.environ.get("LMMS_PYTHON")
 pytestmark = [pytest.mark.nightly, pytest.mark.skipif(not PYTHON, reason="LMMS_PYTHON names no Python with lmms-eval")]
