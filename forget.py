@@ -2,17 +2,18 @@
 
 import logging
 
-from safeeraser import unlearn
 from safeeraser.errors import command
-from safeeraser.unlearn.page import from_command_line
+from safeeraser.publish import unlearn_and_publish
+from safeeraser.unlearn.config.compose import from_command_line, read_settings
 
 
 @command
 def main() -> int:
-    """Compose the settings of each run, then unlearn; exit code 3 where one is whole but did not get to the hub."""
-    runs = from_command_line()
+    """Compose and check the settings of each run, then unlearn; exit code 3 where one is whole but did not get to the
+    hub."""
+    runs = [read_settings(page) for page in from_command_line()]
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    done = [unlearn(**keys) for keys in runs]
+    done = [unlearn_and_publish(settings) for settings in runs]
     return 3 if any(run and run.not_sent for run in done) else 0
 
 

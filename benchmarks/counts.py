@@ -32,14 +32,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from safeeraser import model as models
 from safeeraser.arguments import one_of
 from safeeraser.benchmark.files import write_json
 from safeeraser.errors import command
 from safeeraser.generation import Asked, Decoder
 from safeeraser.generation.sampling import Generation
+from safeeraser.model.vlm import VLM
 from safeeraser.selftest.training import load_trainer
-from safeeraser.unlearn.composed import read_settings
+from safeeraser.unlearn.config.compose import read_settings
 
 METHODS = ("popd", "klpd", "gdpd", "po", "gd", "ga")
 aten = torch.ops.aten
@@ -135,7 +135,7 @@ def micro_step(method: str, folder: Path) -> Counter:
 
 def decoding_step(rows: int = 4, few: int = 4, many: int = 12) -> dict[str, float]:
     """Of the decoder on the recorded model: between answers of `few` and of `many` tokens, by token."""
-    vlm = models.VLM.load(str(RECORDED / "llava-tiny"), torch.bfloat16)
+    vlm = VLM.load(str(RECORDED / "llava-tiny"), torch.bfloat16)
     vlm.model.eval()
     vlm.ends.clear()  # no answer ends early
     asked = [Asked(None, f"What is {number}?", str(number)) for number in range(rows)]

@@ -40,8 +40,9 @@ from safeeraser.errors import BadInput, command
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer.engine import Engine
 from safeeraser.infer.requests import Request, Selection, build_requests
-from safeeraser.model import VLM, Turn
 from safeeraser.model.merge import load_merged
+from safeeraser.model.turns import Turn
+from safeeraser.model.vlm import VLM
 
 FAMILIES = Path(__file__).resolve().parents[1] / "tests" / "data" / "families"
 AIM, FAMILY_AIM = 15.0, 5.0  # times as fast as plain

@@ -22,7 +22,7 @@ from rich.table import Table
 from safeeraser.arguments import Arguments
 from safeeraser.errors import command
 from safeeraser.selftest.launch import kill_tree
-from safeeraser.unlearn.trainer import STAGING
+from safeeraser.unlearn.state import STAGING
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDED = ROOT / "tests" / "data" / "conformance"

@@ -25,18 +25,18 @@ from transformers import (
 from safeeraser.benchmark.conversation import IGNORE
 from safeeraser.benchmark.files import read_json_lines
 from safeeraser.errors import BadInput
-from safeeraser.model import Preprocessor, Row
-from safeeraser.unlearn.arguments import training_arguments
-from safeeraser.unlearn.batch import Viewed
-from safeeraser.unlearn.composed import read_settings
+from safeeraser.model.preprocess import Preprocessor
+from safeeraser.model.turns import Row
+from safeeraser.unlearn.config.compose import from_keys, read_settings
+from safeeraser.unlearn.config.settings import Settings
+from safeeraser.unlearn.config.trainer_arguments import training_arguments
+from safeeraser.unlearn.data.batch import Viewed
+from safeeraser.unlearn.data.plan import Schedule
 from safeeraser.unlearn.engine import Engine
-from safeeraser.unlearn.methods import Method
-from safeeraser.unlearn.page import from_keys
-from safeeraser.unlearn.plan import Schedule
-from safeeraser.unlearn.record import TRAIN_LOG
+from safeeraser.unlearn.load import equip
+from safeeraser.unlearn.objective.method import Method
 from safeeraser.unlearn.run import build_trainer
-from safeeraser.unlearn.settings import Settings
-from safeeraser.unlearn.trained import equip
+from safeeraser.unlearn.save_dir import TRAIN_LOG
 
 ACCUMULATION = 4  # micro-steps of one item an optimizer step
 SIDES = ("ours", "plain")

@@ -39,15 +39,16 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from sides import ACCUMULATION, SIDES, Sizes, build_entries, compare, settings, train
-from transformers import AutoConfig
 
 from safeeraser.arguments import Arguments, one_of
 from safeeraser.benchmark.files import write_json
 from safeeraser.benchmark.methods import pages
 from safeeraser.errors import BadInput, command
-from safeeraser.unlearn.dry_run import outline, worst_step
+from safeeraser.selftest.material import architecture
+from safeeraser.selftest.memory import worst_step
 from safeeraser.unlearn.engine import Engine
-from safeeraser.unlearn.memory import Setup, memory
+from safeeraser.unlearn.preflight.dry_run import outline
+from safeeraser.unlearn.preflight.memory import Setup, memory
 
 METHODS = ("ga", "gd", "kl", "po", "gapd", "gdpd", "klpd", "popd")  # that the plain implementation knows
 TIME_AIM, MEMORY_AIMS, KL_AIM = 1.0, {"klpd": 0.75, "gdpd": 0.9}, 1.15
@@ -182,7 +183,7 @@ def foretold(row: str) -> float:
     """GiB that the dry run foretells of training LLaVA-1.5-7B in bfloat16, its longest conversations, on one GPU."""
     real = ("model_family=llava-1.5-7b", "dtype=bfloat16", "gpu_memory=80")
     read = settings(row, Path("none"), *real)
-    config = AutoConfig.for_model(read.family.model_type, **read.family.architecture)
+    config = architecture("7b")
     model = outline(read, config, torch.bfloat16)
     parts = memory(model, Setup(read, Engine(), torch.bfloat16), worst_step(read, config))
     return sum(part.device for part in parts) / 2**30

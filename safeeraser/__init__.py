@@ -1,7 +1,7 @@
 """SafeEraser: safety unlearning for multimodal LLMs, with LoRA, through prompt-decoupled losses.
 
 Three functions do what the three scripts do: `unlearn`, `infer`, `score`. Each bears the name of the room it opens,
-whose modules are reached as ever: `from safeeraser.unlearn.methods import Method`.
+whose modules are reached as ever: `from safeeraser.unlearn.objective.method import Method`.
 """
 
 from __future__ import annotations
@@ -40,14 +40,10 @@ def unlearn(page: str = "forget_lora", **keys: Any) -> Unlearned | None:
     Raises:
         BadInput: something given cannot be used. Nothing has been touched then.
     """
-    from safeeraser.publish import check_before, publish_after  # here and below: only now, since torch takes its time
-    from safeeraser.unlearn.composed import read_settings
-    from safeeraser.unlearn.page import from_keys
-    from safeeraser.unlearn.run import forget
+    from safeeraser.publish import unlearn_and_publish  # here and below: only now, since torch takes its time
+    from safeeraser.unlearn.config.compose import from_keys, read_settings
 
-    settings = read_settings(from_keys(keys, page))
-    check_before(settings)
-    return publish_after(settings, forget(settings))
+    return unlearn_and_publish(read_settings(from_keys(keys, page)))
 
 
 def infer(**options: Any) -> Inferred:

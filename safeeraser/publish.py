@@ -10,10 +10,17 @@ from safeeraser.errors import BadInput
 from safeeraser.progress import first_process
 from safeeraser.report.hub import ADAPTER, MODEL, check_place, publish
 from safeeraser.report.model_card import CARD, edited, write_card
+from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.record import Unlearned
-from safeeraser.unlearn.settings import Settings
+from safeeraser.unlearn.run import forget
 
 log = logging.getLogger(__name__)
+
+
+def unlearn_and_publish(settings: Settings) -> Unlearned | None:
+    """Unlearn, write the run's card, and send both where that is asked for. Returns and raises as `unlearn` does."""
+    check_before(settings)
+    return publish_after(settings, forget(settings))
 
 
 def check_before(settings: Settings) -> None:

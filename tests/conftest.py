@@ -59,7 +59,7 @@ def vlm():
     import torch
     from helpers import MODEL
 
-    from safeeraser.model import VLM
+    from safeeraser.model.vlm import VLM
 
     loaded = VLM.load(str(MODEL), torch.float32)
     loaded.model.eval()

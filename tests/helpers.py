@@ -90,7 +90,7 @@ def config(*overrides: str, page: str = "forget_lora"):
 
 def settings(*overrides: str):
     """The checked settings of a command line, on the recorded data and the tiny model."""
-    from safeeraser.unlearn.composed import read_settings
+    from safeeraser.unlearn.config.compose import read_settings
 
     given = [f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "LoRA.dropout=0", "workers=0"]
     return read_settings(config(*given, *overrides))
@@ -98,11 +98,11 @@ def settings(*overrides: str):
 
 def plan_dataset(read):
     """The dataset that these settings train on, in one process."""
-    from safeeraser.unlearn.data import load_data
+    from safeeraser.unlearn.data.items import load_data
+    from safeeraser.unlearn.data.plan import Schedule
     from safeeraser.unlearn.engine import Engine
     from safeeraser.unlearn.job import Job, make_or_read_plan
-    from safeeraser.unlearn.plan import Schedule
-    from safeeraser.unlearn.run import load_dataset
+    from safeeraser.unlearn.load import load_dataset
 
     data = load_data(read)
     plan = make_or_read_plan(read, data.sizes, 1)

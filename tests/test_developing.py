@@ -14,6 +14,7 @@ import pytest
 import yaml
 from families.stranger import write_model
 from helpers import MODEL, RECORDED, ROOT, read_lines, write_json
+from safetensors.torch import load_file
 from scoring import predicted
 
 import safeeraser
@@ -52,7 +53,7 @@ def put(file, how, place, text):
         at = next(n for n in range(at, len(lines)) if lines[n].rstrip() in ("}", ")"))
     elif how == "above":
         at = next(n for n, line in enumerate(lines) if line.strip().startswith(place))
-        text += "\n\n" * text.startswith("def ")
+        text += "\n\n" * text.startswith(("def ", "class "))
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join([*lines[:at], text, *lines[at:]]))
 
@@ -92,7 +93,8 @@ def done(copy, tmp_path_factory):
     for script, *words in (*COMMANDS, PLAIN):
         words = [word.replace("http://localhost:8000/v1", server.url) for word in words]
         if script == "forget.py":
-            words += [*FEW, *(() if "model_path=models/aya" in words else ("model_path=models/ours",))]
+            keys = {word.partition("=")[0] for word in words}
+            words += [word for word in (*FEW, "model_path=models/ours") if word.partition("=")[0] not in keys]
         if script == "ckpt_infer.py":
             words += ["--dtype", "float32", "--max_new_tokens", "4", "--only", "retain", "--limit", "1"]
         commands.append([script.removesuffix(".py"), *words])
@@ -121,6 +123,21 @@ def test_a_method_is_in_the_log_and_a_loss_begins_where_the_page_says(copy, done
     assert row["terms"]["forget"] == pytest.approx(10 * log(2), rel=1e-5) and "6.931" in PAGE
     told = json.loads((copy / "results" / "tnpo+pd" / "run.json").read_text())
     assert told["title"] == "TNPO+PD" and told["settings"]["forget_loss"]["terms"]["forget"]["beta"] == 0.2
+
+
+def test_a_step_a_hook_and_a_projector_are_in_log_checkpoint_and_adapter(copy, done):
+    results, linear = copy / "results", "multi_modal_projector.linear_1.weight"
+    logs = {name: read_lines(results / name / "train_log.jsonl") for name in ("sign", "mean", "again")}
+    told = json.loads((results / "sign" / "run.json").read_text())
+    assert logs["sign"][0]["moved"]["by"] > 0 and told["title"] == "GD+SignSAM"
+    first, second = logs["mean"]
+    assert first["loss_mean"] == first["loss"]
+    assert second["loss_mean"] == pytest.approx(0.9 * first["loss"] + 0.1 * second["loss"])
+    assert [row["loss_mean"] for row in logs["again"]] == [second["loss_mean"]]
+    files = (results / "scaled" / "adapter_model.safetensors", MODEL / "model.safetensors")
+    scaled, base = (next(each for name, each in load_file(file).items() if name.endswith(linear)) for file in files)
+    moved = (scaled / base - 1).abs().max()
+    assert 0 < moved < 0.011, "each is multiplied by 1 and about the rate of one step of Adam"
 
 
 def test_a_family_is_told_trained_and_answers(copy, done):

@@ -11,7 +11,7 @@ import pytest
 from helpers import MODEL, RECORDED, ROOT, TRAIN, refused, run, settings
 from hub_server import NOBODY, TOKEN, Hub, at
 
-from safeeraser.model import convert
+from safeeraser.model.stored import convert
 from safeeraser.publish import publish_after
 from safeeraser.report.hub import ADAPTER
 from safeeraser.unlearn.record import Unlearned

@@ -71,7 +71,7 @@ def test_nothing_stands_on_the_self_test():
 
 def test_what_a_module_says_that_it_exports_is_there():
     named = [file for file in HOUSE.rglob("*.py") if "\n__all__ = " in file.read_text(encoding="utf-8")]
-    assert len(named) > 3
+    assert len(named) > 1
     for file in named:
         module = import_module(".".join(file.parent.relative_to(HOUSE.parent).parts))
         assert [name for name in module.__all__ if not hasattr(module, name)] == [], file

@@ -149,7 +149,7 @@ class Options:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What every response of an audit depends on beside the model, as it is compared when it goes on."""
-        from safeeraser.model import choose_dtype
+        from safeeraser.model.load import choose_dtype
 
         return {
             "train_sha256": sha256(self.train_file),
@@ -204,7 +204,7 @@ def read_options(given: Namespace) -> Options:
     attacks = read_attacks(given.attacks, given.actions)
     # Only now, since torch takes its time to load.
     from safeeraser.audit.relearn import read_protocol
-    from safeeraser.model import base_of
+    from safeeraser.model.merge import base_of
 
     model_path = given.model_path or base_of(adapter)
     never_knew = given.never_knew or find_beside(Path(model_path), "never_knew")

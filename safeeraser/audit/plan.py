@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from safeeraser import model as models
 from safeeraser.audit import inside
 from safeeraser.audit.options import Options
 from safeeraser.audit.relearn import Relearned, adapter_after
@@ -26,6 +25,8 @@ from safeeraser.infer.requests import build_requests
 from safeeraser.judge.judge import Spent
 from safeeraser.judge.panel import Panel
 from safeeraser.judge.panel import show_plan as show_costs
+from safeeraser.model.load import load_config, load_preprocessor
+from safeeraser.model.rounding import ROUNDINGS
 from safeeraser.score.asking import imagine_queries
 
 SCALES = (0.25, 0.5, 0.75, 1.25, 1.5)  # 1 is the clean point, and 0 the untouched model
@@ -93,7 +94,7 @@ def read_point(point: Point, options: Options) -> dict[str, Any] | None:
 
 def references(options: Options, subjects: Subjects) -> Iterator[Point]:
     """What every other point is held against: the adapter and its controls as they are, in all six views."""
-    prepared = models.load_preprocessor(options.model_path)
+    prepared = load_preprocessor(options.model_path)
     for subject in subjects.values():
         lacks = ATTACKS[subject.attack].lacks(prepared) if subject.attack else ""
         yield Point(subject, "clean", "clean", views=CROSSED, attack=subject.attack, refusals=True, lacks=lacks)
@@ -101,7 +102,7 @@ def references(options: Options, subjects: Subjects) -> Iterator[Point]:
 
 def attacks(options: Options, subjects: Subjects) -> Iterator[Point]:
     """The adapter under each attack, and the controls, since an attack may break what it was to bring back."""
-    prepared, data = models.load_preprocessor(options.model_path), read_records(options.val_file)
+    prepared, data = load_preprocessor(options.model_path), read_records(options.val_file)
     for name, attack in ATTACKS.items():
         lacks = attack.lacks(prepared)
         if attack.context and not lacks:
@@ -120,7 +121,7 @@ def attacks(options: Options, subjects: Subjects) -> Iterator[Point]:
 def quantization(options: Options, subjects: Subjects) -> Iterator[Point]:
     """The merged weights rounded."""
     lacks = {} if find_spec("bitsandbytes") else {"nf4": "bitsandbytes is not installed (pip install -e '.[quant]')"}
-    for name in models.ROUNDINGS:
+    for name in ROUNDINGS:
         yield Point(subjects[AUDITED], "quantization", name, quantization=name, lacks=lacks.get(name, ""))
 
 
@@ -217,7 +218,7 @@ class Plan:
         for point in self.points:
             left, read = self.found[point] is None, 0
             if left and point.inside:
-                layers = models.load_config(point.subject.model_path).get_text_config().num_hidden_layers
+                layers = load_config(point.subject.model_path).get_text_config().num_hidden_layers
                 read = sum(measure.passes(questions, layers) for measure in inside.find_measures())
             elif left and point.attack:
                 read = ATTACKS[point.attack].passes(len(self.chosen), questions // len(self.chosen))

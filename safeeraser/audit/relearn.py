@@ -18,15 +18,14 @@ from typing import Annotated
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from safeeraser import model as models
 from safeeraser.benchmark.files import CONFIG, RUN_FILE, held
 from safeeraser.benchmark.pages import check_keys, read_keys
 from safeeraser.errors import nearest
-from safeeraser.unlearn.composed import read_settings
-from safeeraser.unlearn.page import from_keys
+from safeeraser.model.merge import merge
+from safeeraser.unlearn.config.compose import from_keys, read_settings
+from safeeraser.unlearn.config.settings import Settings
+from safeeraser.unlearn.data.views import VIEWS
 from safeeraser.unlearn.run import forget
-from safeeraser.unlearn.settings import Settings
-from safeeraser.unlearn.views import VIEWS
 
 PROTOCOL, TRAINING = CONFIG / "relearn.yaml", "relearn_training"  # files in config/: what is varied, and all else
 TRAIN, HELD_OUT = "train", "held_out"  # what `data` says beside the path of a file
@@ -126,7 +125,7 @@ def merge_once(adapter: Path | None, model_path: str, folder: Path, *, allow_oth
     if not folder.is_dir():
         with held(folder.parent, str(folder)):
             if not folder.is_dir():
-                models.merge(adapter, folder, model_path=model_path, allow_other_base=allow_other_base)
+                merge(adapter, folder, model_path=model_path, allow_other_base=allow_other_base)
                 gc.collect()
     return str(folder)
 

@@ -7,14 +7,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from safeeraser import model as models
 from safeeraser.audit.options import Options, hash_settings
 from safeeraser.benchmark.audits import FORMAT
 from safeeraser.benchmark.figures import AUDITED
-from safeeraser.benchmark.files import read_object, sha256, trained_settings
+from safeeraser.benchmark.files import adapter_file, read_object, sha256, trained_settings
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
 from safeeraser.infer.predictions import difference
+from safeeraser.model.fingerprint import fingerprint
+from safeeraser.model.lineage import check_base
+from safeeraser.model.load import load_config
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,12 @@ class Subject:
     @cached_property
     def base(self) -> dict[str, Any]:
         """The fingerprint of the model without its adapter."""
-        return models.fingerprint(self.model_path, here=self.here)
+        return fingerprint(self.model_path, here=self.here)
 
     @cached_property
     def weights(self) -> dict[str, Any]:
         """What tells its weights from any others."""
-        adapter = sha256(models.adapter_file(self.adapter)) if self.adapter else None
+        adapter = sha256(adapter_file(self.adapter)) if self.adapter else None
         return {"model_path": self.model_path, "base": self.base["weights"], "checkpoint_sha256": adapter}
 
     @property
@@ -101,14 +103,14 @@ def check_inputs(options: Options) -> None:
             "PEFT folder of it, in which the audit has its place"
         )
     for adapter in filter(None, (options.checkpoint_path, options.tuned)):
-        models.adapter_file(adapter)
+        adapter_file(adapter)
     settings = (trained_settings(options.tuned) if options.tuned else None) or {}
     terms = settings.get("forget_loss", {}).get("terms", {})
     if {view for term in terms.values() for view in term["views"]} & {"forget", "refusal"}:
         name = settings["forget_loss"]["name"]
         raise BadInput(f"--tuned {options.tuned}: was trained with {name}, which unlearns; forget_loss=none makes one")
     if options.never_knew:
-        base, other = (models.load_config(path).get_text_config() for path in (options.model_path, options.never_knew))
+        base, other = (load_config(path).get_text_config() for path in (options.model_path, options.never_knew))
         for key in ("hidden_size", "num_hidden_layers", "vocab_size"):
             if getattr(base, key) != getattr(other, key):
                 raise BadInput(f"--never_knew {options.never_knew}: is of another {key} than {options.model_path}")
@@ -120,7 +122,7 @@ def check_subjects(options: Options, subjects: Subjects) -> None:
     """Refuse an adapter of another base, and a folder whose points were measured with other settings."""
     for subject in subjects.values():
         if subject.adapter:
-            models.check_base(subject.adapter, subject.base, allowed=options.allow_other_base)
+            check_base(subject.adapter, subject.base, allowed=options.allow_other_base)
         # Of a point that never came to anything, an empty folder is left.
         if not subject.begun.is_file() or not any(subject.folder.glob("*/*/*")):
             continue

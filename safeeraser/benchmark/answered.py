@@ -32,21 +32,12 @@ class Answerer(BaseModel):
     fields: list[str]
 
 
-RELEASED = Answerer(model="LLaVA-1.5", fields=["model_response", "sd_response"])
-
-
 def mark_of(record: Mapping[str, Any]) -> Answerer | None:
     """A record's mark; None where there is none of this form."""
     try:
         return Answerer.model_validate(record.get(MARK))
     except ValidationError:
         return None
-
-
-def answerer(record: Mapping[str, Any], field: str) -> Answerer | None:
-    """Who gave the answers that stand under `field` in a record; None where that is not known."""
-    mark = mark_of(record)
-    return next((one for one in (mark, RELEASED) if one and field in one.fields), None)
 
 
 def without_answers(record: dict[str, Any]) -> dict[str, Any]:

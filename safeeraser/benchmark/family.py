@@ -5,7 +5,7 @@ A page of one size names the page that it shares with others under `defaults`, a
 
 import re
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -49,7 +49,6 @@ class Family(BaseModel):
         windowed_tower: whether the vision tower attends in many small windows, for each of which SDPA is called anew.
         lmms_eval: how lmms-eval is asked about it; None: it cannot be.
         license: what it is under, in the hub's word, and so whatever comes of its weights; None: not known here.
-        architecture: the configuration's numbers, for a dry run that cannot read them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
@@ -68,7 +67,6 @@ class Family(BaseModel):
     windowed_tower: bool = False
     lmms_eval: LmmsEval | None = None
     license: str | None = None
-    architecture: dict[str, Any] | None = None
 
     def part_of(self, name: str) -> str:
         """The part that a parameter or a module belongs to: `LoRA`, `projector`, `vision_tower`, `language_model`, or

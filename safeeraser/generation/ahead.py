@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from safeeraser.model import Preprocessor, Shown
+from safeeraser.model.preprocess import Preprocessor
+from safeeraser.model.turns import Shown
 from safeeraser.processes import share_memory
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from safeeraser.benchmark.pictures import open_picture, picture_size
 from safeeraser.generation.ahead import prepared
 from safeeraser.generation.sampling import Generation, request_seed
-from safeeraser.model import VLM, Shown, Turn
+from safeeraser.model.turns import Shown, Turn
+from safeeraser.model.vlm import VLM
 
 
 @dataclass(frozen=True)

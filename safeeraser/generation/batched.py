@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from safeeraser.generation.answering import Answering, Asked
-from safeeraser.model import Row, Seen, features_of, see
+from safeeraser.model.turns import Row
+from safeeraser.model.vision import Seen, features_of, see
 
 
 class Batched(Answering):

@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from safeeraser.model import positions
+from safeeraser.model.vlm import positions
 
 SPARE = 32  # places kept free for tokens to come
 GAP = -1  # stands among token ids where there is none

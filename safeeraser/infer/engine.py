@@ -28,8 +28,10 @@ from safeeraser.generation.sampling import Generation
 from safeeraser.infer.attacks import ATTACKS, Known
 from safeeraser.infer.options import Options
 from safeeraser.infer.requests import Request, Unanswered, show, size_of
-from safeeraser.model import VLM, Turn, picture_bytes
 from safeeraser.model.merge import load_merged
+from safeeraser.model.turns import Turn
+from safeeraser.model.vision import picture_bytes
+from safeeraser.model.vlm import VLM
 from safeeraser.processes import Processes
 
 log = logging.getLogger(__name__)

@@ -171,9 +171,9 @@ class Options:
     @cached_property
     def base(self) -> dict[str, Any]:
         """The fingerprint of the model that the built-in engine loads."""
-        from safeeraser import model as models
+        from safeeraser.model.fingerprint import fingerprint
 
-        return models.fingerprint(self.model_path)
+        return fingerprint(self.model_path)
 
 
 def arguments(description: str | None = None) -> Arguments:
@@ -187,9 +187,9 @@ def options_of(given: Namespace) -> Options:
     """What was asked, by the options as they were parsed. Raises `BadInput` for numbers that make no sense."""
     wanted, own = Responses(**options_in(Responses, vars(given))), options_in(Options, vars(given))
     generation = wanted.generation
-    from safeeraser import model as models  # only now too
+    from safeeraser.model.merge import base_of  # only now too
 
-    own["model_path"] = given.model_path or models.base_of(given.checkpoint_path)
+    own["model_path"] = given.model_path or base_of(given.checkpoint_path)
     return Options(**own, selection=wanted.selection, generation=generation)
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from safeeraser import __version__
-from safeeraser import model as models
 from safeeraser.benchmark.answered import Place, seen_from, take_refusals_along, with_answers
 from safeeraser.benchmark.files import described_by, lock, read_json, sha256, write_json
 from safeeraser.benchmark.records import UNHARM, DataFile, keys_like
@@ -25,6 +24,8 @@ from safeeraser.infer.attacks import ATTACKS
 from safeeraser.infer.checkpoint import adapter_hash
 from safeeraser.infer.options import Options
 from safeeraser.infer.requests import Request, swap_partner
+from safeeraser.model.lineage import merged_into
+from safeeraser.model.load import choose_dtype
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def settings_of(options: Options) -> dict[str, Any]:
             "lora_alpha": options.lora_alpha,
             "adapter_scale": options.adapter_scale,
             "quantization": options.quantization,
-            "dtype": str(models.choose_dtype(options.dtype)).removeprefix("torch."),
+            "dtype": str(choose_dtype(options.dtype)).removeprefix("torch."),
         }
     else:  # not the address: the server may be another one tomorrow
         by_backend = {"extra_body": options.extra_body}
@@ -48,7 +49,7 @@ def settings_of(options: Options) -> dict[str, Any]:
         "backend": options.backend,
         "model_path": options.model_path,
         # A folder may be made anew under its old name.
-        "merged": (models.merged_into(options.model_path) or {}).get("adapter_sha256"),
+        "merged": (merged_into(options.model_path) or {}).get("adapter_sha256"),
         **by_backend,
         **asdict(options.generation),
         "attack": options.attack,

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 
 from safeeraser import __version__
-from safeeraser import model as models
 from safeeraser.arguments import without_credentials
 from safeeraser.benchmark.checked import unreadable
 from safeeraser.benchmark.conversation import IMAGE
-from safeeraser.benchmark.files import described_by, make_room_for, trained_settings, write_json
+from safeeraser.benchmark.files import adapter_file, described_by, make_room_for, trained_settings, write_json
 from safeeraser.benchmark.pictures import picture_size
 from safeeraser.benchmark.records import DataFile, read_records
 from safeeraser.benchmark.release import ALIASES
@@ -30,6 +29,8 @@ from safeeraser.infer.options import Options
 from safeeraser.infer.predictions import Partial, difference, report_missing, settings_of, write_predictions
 from safeeraser.infer.requests import Request, Unanswered, build_requests, check_questions
 from safeeraser.infer.server import Server
+from safeeraser.model.lineage import check_base, parents
+from safeeraser.model.load import load_preprocessor
 from safeeraser.processes import Processes, check_gpu, leave_together
 from safeeraser.progress import progress
 
@@ -119,7 +120,7 @@ def check(options: Options, processes: Processes) -> None:
     if options.output_file.resolve() == options.eval_file.resolve():
         raise BadInput(f"--output_file {options.output_file}: is the data file itself, which stays as it is")
     method, where = options.loss_type, options.checkpoint_path or Path(options.model_path)
-    trained, training = options.checkpoint_path or models.parents(options.model_path), training_of(where)
+    trained, training = options.checkpoint_path or parents(options.model_path), training_of(where)
     if method == "vanilla" and trained:
         raise BadInput(f"--loss_type vanilla: the untouched model has no checkpoint, yet {where} was given")
     if method and training and ALIASES["forget_loss"].get(method, method) != training["method"]:
@@ -142,8 +143,8 @@ def check(options: Options, processes: Processes) -> None:
         if options.adapter_scale != 1 and not options.checkpoint_path:
             raise BadInput("--adapter_scale: of what? --checkpoint_path names an adapter")
         if options.checkpoint_path:
-            models.adapter_file(options.checkpoint_path)  # before a model of 7B is looked for on the hub
-            models.check_base(options.checkpoint_path, options.base, allowed=options.allow_other_base)
+            adapter_file(options.checkpoint_path)  # before a model of 7B is looked for on the hub
+            check_base(options.checkpoint_path, options.base, allowed=options.allow_other_base)
         return
     if not options.base_url:
         raise BadInput("--backend openai: give the server's --base_url, such as http://localhost:8000/v1")
@@ -161,7 +162,7 @@ def check(options: Options, processes: Processes) -> None:
 def find_faults(options: Options, data: DataFile, requests: list[Request], processes: Processes) -> dict[str, str]:
     """The requests, by key, whose picture cannot be decoded, or is of a shape that the model does not take, with the
     reason. The processes share the looking. Raises `BadInput` where the model takes a question or the attack not."""
-    prepared = None if options.base_url else models.load_preprocessor(options.model_path)  # a server tells nothing
+    prepared = None if options.base_url else load_preprocessor(options.model_path)  # a server tells nothing
     check_questions(data, requests, prepared.reserved if prepared else [IMAGE])  # no question has the benchmark's word
     if options.attack and prepared and (reason := ATTACKS[options.attack].lacks(prepared)):
         raise BadInput(f"--attack {options.attack}: {reason}")

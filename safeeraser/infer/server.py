@@ -17,7 +17,7 @@ from safeeraser.generation.sampling import request_seed
 from safeeraser.infer.options import Options
 from safeeraser.infer.requests import Redrawn, Request, Unanswered, show
 from safeeraser.keys import openai_key, read_key
-from safeeraser.model import family_if_told
+from safeeraser.model.load import family_if_told
 from safeeraser.replies import Reply
 
 log = logging.getLogger(__name__)

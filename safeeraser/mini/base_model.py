@@ -19,7 +19,8 @@ from safeeraser.benchmark.family import families
 from safeeraser.mini.language_model import CHAT_TEMPLATE, Spoken, read_language_model
 from safeeraser.mini.settings import Settings
 from safeeraser.mini.tokenizer import build_tokenizer
-from safeeraser.model import FAMILY_KEY, Preprocessor
+from safeeraser.model.load import FAMILY_KEY
+from safeeraser.model.preprocess import Preprocessor
 
 
 def build(settings: Settings, words: Path) -> tuple[LlavaForConditionalGeneration, Preprocessor]:

@@ -154,7 +154,7 @@ def _write_models(folders: dict[str, Path], settings: Settings, stages: Path, pr
     from safeeraser.mini.base_model import build as build_model
     from safeeraser.mini.exam import exam
     from safeeraser.mini.training import teach_to_see, teach_to_speak
-    from safeeraser.model import write_model
+    from safeeraser.model.merge import write_model
 
     threads, told = torch.get_num_threads(), {}
     torch.set_num_threads(THREADS)

@@ -12,7 +12,8 @@ from safeeraser.mini.pictures import Scene, draw_scene
 from safeeraser.mini.questions import RETAIN, VQA, Kind
 from safeeraser.mini.settings import Settings
 from safeeraser.mini.training import pixel_values
-from safeeraser.model import Preprocessor, Turn
+from safeeraser.model.preprocess import Preprocessor
+from safeeraser.model.turns import Turn
 
 
 def exam(

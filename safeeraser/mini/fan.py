@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from safeeraser.benchmark.conversation import IGNORE, pad
-from safeeraser.model import Row
+from safeeraser.model.turns import Row
 
 
 class Fan(NamedTuple):

@@ -21,7 +21,7 @@ from safeeraser.errors import BadInput, command
 
 if TYPE_CHECKING:
     from safeeraser.infer.engine import Engine
-    from safeeraser.model import VLM
+    from safeeraser.model.vlm import VLM
 
 MATERIAL = Path(__file__).with_name("language.json")  # sentences, and questions with the words one of which is right
 UNSEEN = "unseen.json"
@@ -64,7 +64,7 @@ def perplexity(vlm: "VLM", sentences: Sequence[str]) -> dict[str, Any]:
 
     from safeeraser.benchmark.conversation import IGNORE
     from safeeraser.infer.checkpoint import nll
-    from safeeraser.model import Row
+    from safeeraser.model.turns import Row
 
     total, tokens = 0.0, 0
     with torch.no_grad():
@@ -144,15 +144,16 @@ def measure(
     truth = read_truth(data / UNSEEN) if unseen else None
     shown = [_picture(data / UNSEEN, number, item, truth) for number, item in enumerate(unseen) if truth]
     # Only now, since torch takes its time to load.
-    from safeeraser import model as models
     from safeeraser.generation.sampling import Generation
     from safeeraser.infer.checkpoint import adapter_hash
     from safeeraser.infer.engine import Engine
+    from safeeraser.model.fingerprint import fingerprint
+    from safeeraser.model.lineage import check_base
     from safeeraser.model.merge import load_merged
     from safeeraser.processes import Processes
 
     if checkpoint_path:
-        models.check_base(checkpoint_path, models.fingerprint(model_path), allowed=allow_other_base)
+        check_base(checkpoint_path, fingerprint(model_path), allowed=allow_other_base)
     vlm = load_merged(model_path, checkpoint_path, dtype=dtype, lora_alpha=1.0, device=Processes().device)
     engine = Engine(vlm, Generation(greedy=True, max_new_tokens=NEW_TOKENS), batch_size)
     questions = material["questions"]

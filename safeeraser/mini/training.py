@@ -24,7 +24,9 @@ from safeeraser.mini.pictures import Scene, draw_scene, render
 from safeeraser.mini.questions import RETAIN, VQA, Ask, harmful_ask, repeat_ask
 from safeeraser.mini.settings import Settings
 from safeeraser.mini.texts import Texts
-from safeeraser.model import Preprocessor, Row, Turn, logits
+from safeeraser.model.preprocess import Preprocessor
+from safeeraser.model.turns import Row, Turn
+from safeeraser.model.vlm import logits
 
 SEE_BATCH, SEE_RATE = 64, 3e-3
 DIRECTION_LENGTH = 2.0  # short enough that a sure answer takes large features, long enough that it can be given

@@ -28,11 +28,12 @@ def measure(
         BadInput: a file, a picture or the model cannot be used, or the adapter was trained on another model.
     """
     # Only now, since torch takes its time to load.
-    from safeeraser import model as models
     from safeeraser.generation.sampling import Generation
     from safeeraser.infer.checkpoint import adapter_hash
     from safeeraser.infer.engine import Engine
     from safeeraser.infer.requests import Request
+    from safeeraser.model.fingerprint import fingerprint
+    from safeeraser.model.lineage import check_base
     from safeeraser.model.merge import load_merged
     from safeeraser.processes import Processes
 
@@ -45,7 +46,7 @@ def measure(
             raise BadInput(f"{file}: record {number}, image_path: picture {item['image_path']} not found")
         requests.append(Request(number, ("answer",), picture, item["question"]))
     if checkpoint_path:
-        models.check_base(checkpoint_path, models.fingerprint(model_path), allowed=allow_other_base)
+        check_base(checkpoint_path, fingerprint(model_path), allowed=allow_other_base)
     vlm = load_merged(model_path, checkpoint_path, dtype=dtype, lora_alpha=1.0, device=Processes().device)
     engine = Engine(vlm, Generation(greedy=True, max_new_tokens=40), batch_size)
     right = sum(

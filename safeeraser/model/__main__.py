@@ -7,9 +7,9 @@ from pathlib import Path
 from safeeraser.arguments import Arguments, one_of
 from safeeraser.benchmark.release import RELEASED_MODEL
 from safeeraser.errors import command
-from safeeraser.model.adapters import convert
-from safeeraser.model.loading import DTYPES
+from safeeraser.model.load import DTYPES
 from safeeraser.model.merge import copy, merge
+from safeeraser.model.stored import convert
 
 
 def parser() -> Arguments:

@@ -23,7 +23,7 @@ from safeeraser.benchmark.files import read_object, write_json
 from safeeraser.errors import BadInput
 
 if TYPE_CHECKING:
-    from safeeraser.model.preprocessor import Preprocessor
+    from safeeraser.model.preprocess import Preprocessor
 
 ONE_FORM = "of 'llava' models this project knows LLaVA-1.5's form alone"
 HUB_NAMES = {

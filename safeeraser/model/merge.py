@@ -29,13 +29,13 @@ from safeeraser.benchmark.files import (
 )
 from safeeraser.benchmark.release import RELEASED_MODEL
 from safeeraser.errors import BadInput
-from safeeraser.model.adapters import Change, adapter_config, load_adapted
 from safeeraser.model.fingerprint import fingerprint
 from safeeraser.model.lineage import check_base, parents
 from safeeraser.model.llava import write_released_form
-from safeeraser.model.loading import DTYPES, choose_dtype, has_flash_attention
-from safeeraser.model.preprocessor import Preprocessor
+from safeeraser.model.load import DTYPES, choose_dtype, has_flash_attention
+from safeeraser.model.preprocess import Preprocessor
 from safeeraser.model.rounding import round_weights
+from safeeraser.model.stored import Change, adapter_config, load_adapted
 from safeeraser.model.vlm import VLM
 
 log = logging.getLogger(__name__)

@@ -1,27 +1,79 @@
-"""Two ways to train the projector other than whole: LoRA on its linear layers, and SineProject's W + sin(D).
+"""How the projector is trained: whole, by LoRA on its linear layers, in terms of its own, or not at all.
 
-Of SineProject (Garg, Saratchandran and Lucey, CVPR 2026, arXiv 2511.18444) D is trained, from zero, and W stays.
-torch's parametrizations compute the sum wherever a layer asks for its weight. To PEFT, and to who loads what it saves,
-the projector is an ordinary copy that was trained whole: what is stored under each name is the sum.
+In terms of its own: its weight W stays, and D is trained, which makes another weight of it, such as SineProject's
+W + sin(D) (Garg, Saratchandran and Lucey, CVPR 2026, arXiv 2511.18444). torch's parametrizations compute it wherever
+a layer asks for its weight. To PEFT, and to who loads what it saves, the projector is an ordinary copy that was trained
+whole: under each name is stored what W and D make. A new way is a function here and an entry in `PROJECTORS`.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from safeeraser.benchmark.family import Family
 from safeeraser.errors import BadInput
 
-SINES = "sines.safetensors"  # in a checkpoint: D, which the adapter beside it holds as part of the sum alone
-PLACE, MOVED, STAYS = ".parametrizations.", ".original", ".0.stays"  # what torch calls it, D, and W
+PLACE, D, W = ".parametrizations.", ".original", ".0.stays"  # what torch calls the place, and in it these two
+
+Stored = Literal["full", "lora", "frozen"]
+
+
+# Of W and D, which have one shape, the weight that a layer multiplies by: W itself where D is zero.
+Joined = Callable[[Tensor, Tensor], Tensor]
+
+
+def sine(stays: Tensor, moved: Tensor) -> Tensor:
+    """W + sin(D), in the wider dtype of the two."""
+    return stays + torch.sin(moved)
+
+
+class Moved(nn.Module):
+    """Makes of D, which is trained from zero, the parameter that a layer asks for; W is what the parameter was."""
+
+    def __init__(self, weight: Tensor, joined: Joined) -> None:
+        super().__init__()
+        # A parameter rather than a buffer, which DDP would send around in every forward pass.
+        self.stays = nn.Parameter(weight.detach().clone(), requires_grad=False)
+        self.joined = joined
+
+    def forward(self, moved: Tensor) -> Tensor:
+        return self.joined(self.stays, moved)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return torch.zeros_like(weight)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the projector is trained.
+
+    Attributes:
+        stored: what an adapter then holds of it: the projector whole, LoRA on it, or nothing.
+        joined: what the parameters are made of, where they are not trained as they are.
+    """
+
+    stored: Stored
+    joined: Joined | None = None
+
+    @property
+    def of_adapter(self) -> bool:
+        """Whether it is there beside an adapter alone."""
+        return self.stored == "lora" or self.joined is not None
+
+
+PROJECTORS = {
+    "full": Way("full"),
+    "lora": Way("lora"),
+    "sine": Way("full", sine),
+    "frozen": Way("frozen"),
+}
 
 
 def _linear_layers(model: nn.Module, family: Family) -> list[str]:
@@ -46,37 +98,16 @@ def reached(config: LoraConfig, model: nn.Module, family: Family) -> set[str]:
     return {f"base_model.model.{name}" for name in layers if isinstance(pattern, str) and re.fullmatch(pattern, name)}
 
 
-def stored_as(names: Iterable[str], family: Family) -> str:
-    """What an adapter with parameters of these names holds of the projector, in the words of the key: `full` (sine is
-    stored so too), `lora`, or `frozen`, which is nothing."""
+def stored_as(names: Iterable[str], family: Family) -> Stored:
+    """What an adapter with parameters of these names holds of the projector."""
     inside = [name for name in names if family.part_of(name.replace(".lora_", ".")) == "projector"]
     if any(".lora_" in name for name in inside):
         return "lora"
     return "full" if inside else "frozen"
 
 
-def modulated(stays: Tensor, moved: Tensor) -> Tensor:
-    """W + sin(D), in the wider dtype of the two."""
-    return stays + torch.sin(moved)
-
-
-class Sine(nn.Module):
-    """Makes of D, which is trained from zero, the parameter W + sin(D); W is what the parameter was."""
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        # A parameter rather than a buffer, which DDP would send around in every forward pass.
-        self.stays = nn.Parameter(weight.detach().clone(), requires_grad=False)
-
-    def forward(self, moved: Tensor) -> Tensor:
-        return modulated(self.stays, moved)
-
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        return torch.zeros_like(weight)
-
-
-def modulate(model: nn.Module, family: Family) -> None:
-    """Train sines about the values that the projector's copy has now, in place of the copy.
+def modulate(model: nn.Module, family: Family, joined: Joined) -> None:
+    """Train what the projector's copy is moved by, from the values that it has now, in place of the copy.
 
     They are those of each layer that has a parameter of two dimensions, its bias too. What else the copy has, such as
     norms, stays as it is.
@@ -89,7 +120,7 @@ def modulate(model: nn.Module, family: Family) -> None:
         for key, parameter in own.items():
             parameter.requires_grad_(multiplies)
             if multiplies:
-                parametrize.register_parametrization(module, key, Sine(parameter))
+                parametrize.register_parametrization(module, key, Moved(parameter, joined))
 
 
 @contextmanager
@@ -109,48 +140,30 @@ def plainly_named(model: nn.Module) -> Iterator[None]:
 
 def _name_plainly(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
     for key in module.parametrizations:
-        stays, moved = (f"{prefix}{PLACE.removeprefix('.')}{key}{part}" for part in (STAYS, MOVED))
-        # W + sin(D) itself an engine that shares it out would gather, from processes that are not here.
+        stays, moved = (f"{prefix}{PLACE.removeprefix('.')}{key}{part}" for part in (W, D))
+        # What the two make an engine that shares it out would gather, from processes that are not here.
         del state[stays]
         state[prefix + key] = state.pop(moved)
 
 
-def baked(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Parameters by name, with W + sin(D) under its ordinary name in place of the two."""
+def baked(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters of the model by name, with what W and D make under its ordinary name in place of the two."""
+    joined: dict[str, Joined] = {
+        f"{name}{PLACE}{key}": made[0].joined
+        for name, module in model.named_modules()
+        if parametrize.is_parametrized(module)
+        for key, made in module.parametrizations.items()
+    }
     found = {}
     for name, value in weights.items():
         if PLACE not in name:
             found[name] = value
-        elif name.endswith(MOVED):
-            whole = name.removesuffix(MOVED)
-            found[whole.replace(PLACE, ".")] = modulated(weights[whole + STAYS], value)
+        elif name.endswith(D):
+            whole = name.removesuffix(D)
+            found[whole.replace(PLACE, ".")] = joined[whole](weights[whole + W], value)
     return found
 
 
-def sines(model: nn.Module) -> dict[str, nn.Parameter]:
+def moved_by(model: nn.Module) -> dict[str, nn.Parameter]:
     """Each D, by name."""
-    return {name: each for name, each in model.named_parameters() if PLACE in name and name.endswith(MOVED)}
-
-
-def save_sines(model: nn.Module, folder: str | Path) -> None:
-    """Keep each D in a checkpoint."""
-    if there := {name: each.detach().cpu() for name, each in sines(model).items()}:
-        save_file(there, Path(folder) / SINES)
-
-
-@torch.no_grad()
-def load_sines(model: nn.Module, folder: str | Path) -> None:
-    """Take each D up again from a checkpoint, to the bit.
-
-    Raises:
-        BadInput: they are not there, or another projector's.
-    """
-    wanted, file = sines(model), Path(folder) / SINES
-    if not wanted:
-        return
-    try:
-        there = load_file(file)
-        for name, parameter in wanted.items():
-            parameter.copy_(there[name])
-    except Exception as error:  # whatever a damaged file makes the reader raise
-        raise BadInput(f"{file}: not what the projector was moved by ({type(error).__name__})") from None
+    return {name: each for name, each in model.named_parameters() if PLACE in name and name.endswith(D)}

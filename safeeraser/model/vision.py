@@ -1,14 +1,13 @@
 """What a model's vision makes of pictures, to be taken in the place of their pixels, and the memory it takes for it."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 if TYPE_CHECKING:
@@ -16,12 +15,6 @@ if TYPE_CHECKING:
 
 SPARE_LAYERS = 8  # of a vision tower's states: what a layer at work takes, counted in states
 PIXELS = "pixel_"  # how the names of the inputs begin that only the vision reads
-
-# Tokens of a picture in the families whose pictures all are one square, whatever their shape, by a model's numbers.
-SQUARE: dict[str, Callable[[Any], int]] = {
-    "llava": lambda config: (config.vision_config.image_size // config.vision_config.patch_size) ** 2,
-    "gemma3": lambda config: config.mm_tokens_per_image,
-}
 
 
 @dataclass(frozen=True)
@@ -55,15 +48,6 @@ def picture_bytes(config: Any, inputs: Mapping[str, Tensor], width: int) -> floa
     patches = pixels // numbers + 1  # and the one that stands for the whole picture
     layers = _first(vision, "num_hidden_layers", "depth")
     return patches * _first(vision, "hidden_size", "embed_dim") * (layers + SPARE_LAYERS) * width
-
-
-def picture_by_numbers(config: PreTrainedConfig) -> tuple[int, dict[str, Tensor]] | None:
-    """How many tokens a picture takes, and what the model is given for it; None where not a model's numbers tell that,
-    but only what prepares its input."""
-    if config.model_type not in SQUARE:
-        return None
-    side = config.vision_config.image_size
-    return SQUARE[config.model_type](config), {"pixel_values": torch.zeros(1, 3, side, side)}
 
 
 def _first(config: Any, *names: str) -> int:

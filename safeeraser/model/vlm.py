@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from safeeraser.benchmark.family import Family
-from safeeraser.model.loading import load_model, load_preprocessor
-from safeeraser.model.preprocessor import Preprocessor, Row, Turn
+from safeeraser.model.load import load_model, load_preprocessor
+from safeeraser.model.preprocess import Preprocessor
+from safeeraser.model.turns import Row, Turn
 
 
 @dataclass(frozen=True)

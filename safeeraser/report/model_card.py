@@ -170,7 +170,8 @@ def _trained_parts(settings: dict[str, Any]) -> Iterator[str]:
         yield f"LoRA r={lora['r']}, alpha={lora['alpha']:g}, dropout={lora['dropout']:g}"
         yield from (kind for kind in ("use_rslora", "use_dora") if lora.get(kind))
     if settings["tune_mm_projector"]:
-        yield PROJECTOR[settings.get("projector", "full")]
+        way = settings.get("projector", "full")
+        yield PROJECTOR.get(way, f"projector ({way})")
     if settings["tune_vision_tower"]:
         yield "vision tower whole"
     if everything and settings["tune_language_model"]:

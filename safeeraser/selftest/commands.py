@@ -7,7 +7,6 @@ merged model is to give the adapter's, but where two tokens are as near as round
 from collections.abc import Iterator
 from dataclasses import replace
 
-from safeeraser import model as models
 from safeeraser.audit.relearn import Data, adapter_after, read_protocol, relearn
 from safeeraser.benchmark.files import read_json_lines
 from safeeraser.benchmark.records import read_records
@@ -16,7 +15,8 @@ from safeeraser.generation.sampling import Generation
 from safeeraser.infer.options import Options
 from safeeraser.infer.requests import Selection, build_requests
 from safeeraser.infer.run import infer
-from safeeraser.model.merge import load_merged
+from safeeraser.model.merge import load_merged, merge
+from safeeraser.model.stored import load_adapted
 from safeeraser.processes import Processes
 from safeeraser.selftest.engines import alone
 from safeeraser.selftest.inference import TOKENS, VIEWS
@@ -49,7 +49,7 @@ def check(bench: Bench) -> Iterator[Figure]:
         missing = infer(replace(plain, attack=attack, output_file=folder / f"{attack}.json")).missing
         yield Figure(f"--attack {attack}: responses missing", len(missing), most=0)
     merged = folder / "merged"
-    models.merge(adapter, merged, model_path=str(bench.model))
+    merge(adapter, merged, model_path=str(bench.model))
     asked = [Asked(each.picture, each.question) for each in build_requests(read_records(bench.data), plain.selection)]
     texts = []
     for path, on_it in ((bench.model, adapter), (merged, None)):
@@ -60,6 +60,6 @@ def check(bench: Bench) -> Iterator[Figure]:
     protocol = read_protocol().model_copy(update={"items": 2, "steps": (1, 2)})
     relearn(str(merged), folder / "relearned", protocol, "retain", 1, Data(bench.data, bench.data, 1))
     step = adapter_after(folder / "relearned", 2)
-    models.load_adapted(load_merged(str(merged), None, dtype="auto", lora_alpha=1).model, step)
+    load_adapted(load_merged(str(merged), None, dtype="auto", lora_alpha=1).model, step)
     first, second = (row["loss"] for row in read_json_lines(step.parent / TRAIN_LOG))
     yield Figure("relearning: loss of the second step over the first's", second / first, least=0)

@@ -21,14 +21,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from safeeraser import model as models
 from safeeraser.benchmark.files import read_object
 from safeeraser.errors import BadInput
+from safeeraser.model.load import choose_dtype
 from safeeraser.selftest.launch import engine_file, finish, start
 from safeeraser.selftest.material import Bench
 from safeeraser.selftest.result import Figure
 from safeeraser.unlearn.engine import Engine, engine_of_file
-from safeeraser.unlearn.machine import check_machine
+from safeeraser.unlearn.preflight.machine import check_machine
 
 ON_GPUS, ON_CPUS = ("ddp", "accelerate_config", "zero3", "fsdp2"), ("cpu_ddp", "cpu_zero2", "cpu_zero3")
 STEPS, ITEMS = 6, 4  # optimizer steps, and what each takes
@@ -37,7 +37,7 @@ BOUNDS = {"float32": (1e-3, 1e-3), "bfloat16": (0.02, 0.06)}  # elsewhere, and u
 
 def check(bench: Bench) -> Iterator[Figure]:
     """How far each engine ends from one process, over LoRA's B."""
-    dtype = str(models.choose_dtype("auto")).removeprefix("torch.")
+    dtype = str(choose_dtype("auto")).removeprefix("torch.")
     for name in ON_GPUS if torch.cuda.is_available() else ON_CPUS:
         engine, lacks = on_this_machine(name)
         title = f"{name}, {engine.processes} process{'es' * (engine.processes > 1)}: distance of LoRA's B"
@@ -63,7 +63,7 @@ def on_this_machine(name: str) -> tuple[Engine, str]:
         if name == "ddp":
             return engine, "one GPU is here, and shares nothing out"
     try:
-        check_machine(engine, build=True)
+        check_machine(engine)
     except BadInput as error:
         return engine, str(error).removeprefix("engine: ").partition(";")[0]
     return engine, ""

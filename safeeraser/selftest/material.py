@@ -22,14 +22,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from safeeraser import model as models
 from safeeraser.benchmark.conversation import IMAGE, prompt
 from safeeraser.benchmark.family import families
 from safeeraser.benchmark.files import write_json
+from safeeraser.model.llava import write_released_form
+from safeeraser.model.load import choose_dtype
 from safeeraser.selftest.families import FAMILIES, SIZES
-from safeeraser.unlearn.composed import read_settings
-from safeeraser.unlearn.page import from_keys
-from safeeraser.unlearn.settings import Settings
+from safeeraser.unlearn.config.compose import from_keys, read_settings
+from safeeraser.unlearn.config.settings import Settings
 
 RECORDS = 6
 LONG = 40  # times that a text of the last record is repeated
@@ -85,7 +85,7 @@ def _word(value: Any) -> str:
 
 
 def architecture(size: str) -> PreTrainedConfig:
-    """The numbers of a size; 7b's stand in config/model_family/. Or of another family's small model.
+    """The numbers of a size, or of another family's small model.
 
     Weights are drawn as wide as keeps what passes through a layer of that width at the same size, so that attention is
     as uneven, and the next token as undecided, in all sizes.
@@ -96,7 +96,7 @@ def architecture(size: str) -> PreTrainedConfig:
         text = given["config"]["text_config"]
         text = text | {"initializer_range": text["hidden_size"] ** -0.5}
         return AutoConfig.for_model(families()[size].model_type, **given["config"] | ids | {"text_config": text})
-    numbers = dict(read_settings(from_keys({"model_family": "llava-1.5-7b"})).model_family.architecture or {})
+    numbers = dict(SIZES["7b"])
     for part, its in SIZES[size].items():
         numbers[part] = numbers[part] | its if isinstance(its, dict) else its
     text = numbers["text_config"] | {"initializer_range": numbers["text_config"]["hidden_size"] ** -0.5}
@@ -124,7 +124,7 @@ def _write_llava(bench: Bench, config: PreTrainedConfig, records: list[dict]) ->
     side, image = config.vision_config.image_size, config.image_token_id
     pictures = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     model = build_model(config, range(2, image), end=2, pad=image + 1)
-    models.write_released_form(bench.model, model, build_tokenizer(image, records), pictures)
+    write_released_form(bench.model, model, build_tokenizer(image, records), pictures)
 
 
 def _write_family(bench: Bench, config: PreTrainedConfig, records: list[dict]) -> None:
@@ -151,7 +151,7 @@ def build_model(config: PreTrainedConfig, words: range, end: int, pad: int) -> A
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.random.fork_rng(), device:
         torch.manual_seed(0)
-        model = AutoModelForImageTextToText.from_config(config, dtype=models.choose_dtype("auto"))
+        model = AutoModelForImageTextToText.from_config(config, dtype=choose_dtype("auto"))
     head = model.get_output_embeddings().weight
     head[: words.start] = head[words.stop :] = 0
     ends = [end, *(number for number in words if number % ENDS == 0)]

@@ -10,18 +10,20 @@ from pathlib import Path
 import psutil
 import torch
 from torch.profiler import ProfilerActivity, profile
+from transformers import PreTrainedConfig
 
-from safeeraser import model as models
+from safeeraser.benchmark.release import RELEASED_TYPE
 from safeeraser.errors import BadInput
+from safeeraser.model.load import choose_dtype, load_config
 from safeeraser.selftest.families import FAMILIES
 from safeeraser.selftest.material import Bench, architecture
 from safeeraser.selftest.result import Figure
 from safeeraser.selftest.training import load_trainer
-from safeeraser.unlearn.dry_run import outline, planned_step, worst_step
+from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.engine import Engine
-from safeeraser.unlearn.fit import GIB, on_device
-from safeeraser.unlearn.memory import Part, Setup, memory
-from safeeraser.unlearn.settings import Settings
+from safeeraser.unlearn.preflight.advice import GIB, on_device
+from safeeraser.unlearn.preflight.dry_run import largest_step, outline, planned_step
+from safeeraser.unlearn.preflight.memory import MicroStep, Part, Setup, memory
 from safeeraser.unlearn.trainer import UnlearnTrainer
 
 # The estimate is an upper bound by a little: beside real training of a LLaVA of 118M on a CPU it was 0.1% to 2.3% too
@@ -55,7 +57,7 @@ def measure(settings: Settings) -> tuple[list[Part], int, int]:
     """
     trainer = load_trainer(settings)
     parts = estimate(settings, trainer)
-    held_models = [held for held in (trainer.model, trainer.reference) if held is not None]
+    held_models = [held for held in (trainer.model, trainer.forward.second) if held is not None]
     weights = sum(parameter.nbytes for held in held_models for parameter in held.parameters())
     gc.collect()  # what was there before would be freed meanwhile, and subtracted
     if torch.cuda.is_available():
@@ -72,18 +74,30 @@ def measure(settings: Settings) -> tuple[list[Part], int, int]:
 
 def estimate(settings: Settings, trainer: UnlearnTrainer) -> list[Part]:
     """What the dry run would tell of this run."""
-    dtype = models.choose_dtype(settings.dtype)
-    model = outline(settings, models.load_config(settings.model_path), dtype)
+    dtype = choose_dtype(settings.dtype)
+    model = outline(settings, load_config(settings.model_path), dtype)
     return memory(model, Setup(settings, Engine(), dtype), planned_step(settings, trainer.train_dataset))
 
 
 def needed(size: str, **keys: object) -> float:
     """Bytes that a step on a model of this size takes, by the dry run's estimate, with what CUDA takes."""
     settings = Bench(Path(), size).settings(Path(), **keys)
-    dtype, config = models.choose_dtype(settings.dtype), architecture(size)
+    dtype, config = choose_dtype(settings.dtype), architecture(size)
     return on_device(
         memory(outline(settings, config, dtype), Setup(settings, Engine(), dtype), worst_step(settings, config))
     )
+
+
+def worst_step(settings: Settings, config: PreTrainedConfig) -> MicroStep:
+    """A micro-step of the longest conversations that `max_length` allows, as if they were all answer. Pictures are
+    counted for LLaVA-1.5 alone, whose numbers tell what they take."""
+    tokens, picture = 1, {}
+    if config.model_type == RELEASED_TYPE:
+        side = config.vision_config.image_size
+        tokens = (side // config.vision_config.patch_size) ** 2
+        picture = {"pixel_values": torch.zeros(1, 3, side, side)}
+    item = dict.fromkeys(settings.method.views, (settings.max_length - 1 + tokens, settings.max_length))
+    return largest_step(settings, [item] * settings.batch_size, picture)
 
 
 def free() -> float:

@@ -13,7 +13,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from safeeraser import model as models
+from safeeraser.model.load import choose_dtype
+from safeeraser.model.rounding import ROUNDINGS, round_weights
 from safeeraser.selftest.material import Bench
 from safeeraser.selftest.precision import compare, observe, off_by
 from safeeraser.selftest.result import Figure, Skip
@@ -26,16 +27,16 @@ def check(bench: Bench) -> Iterator[Figure]:
     if find_spec("bitsandbytes") is None:
         raise Skip("bitsandbytes is not installed")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = models.choose_dtype("auto")
+    dtype = choose_dtype("auto")
     weight = torch.randn(256, 512, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     yield Figure("a weight's error over its block's largest", error(weight), most=GAP)
     name = str(dtype).removeprefix("torch.")
-    rounded = observe(bench, name, "sdpa", change=lambda model: models.round_weights(model, "nf4"))
+    rounded = observe(bench, name, "sdpa", change=lambda model: round_weights(model, "nf4"))
     packed = observe(bench, name, "sdpa", quantization="nf4")
     yield from compare(f"nf4, {name}", packed, rounded, off_by(dtype, bench.size))
 
 
 def error(weight: Tensor) -> float:
     """The largest error that rounding to NF4 makes, over the largest weight of its block."""
-    apart = (models.ROUNDINGS["nf4"](weight).float() - weight.float()).abs()
+    apart = (ROUNDINGS["nf4"](weight).float() - weight.float()).abs()
     return (apart.view(-1, BLOCK) / weight.float().abs().view(-1, BLOCK).amax(1, keepdim=True)).max().item()

@@ -29,15 +29,15 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.utils import is_flash_attn_2_available
 
-from safeeraser import model as models
 from safeeraser.benchmark.files import read_json_lines
 from safeeraser.generation import Asked, Decoder
 from safeeraser.generation.sampling import Generation
+from safeeraser.model.vlm import VLM
 from safeeraser.selftest.material import Bench, architecture
 from safeeraser.selftest.memory import free, needed
 from safeeraser.selftest.result import Figure, Skip
 from safeeraser.selftest.training import load_trainer
-from safeeraser.unlearn.record import TRAIN_LOG
+from safeeraser.unlearn.save_dir import TRAIN_LOG
 from safeeraser.unlearn.trainer import UnlearnTrainer
 
 ROUNDED = 8  # results of a layer
@@ -142,10 +142,10 @@ def answers(trainer: UnlearnTrainer, questions: int = 4) -> Iterator[Text]:
     model.eval()
     with trainer.accelerator.autocast():
         for item in items:
-            yield answer(models.VLM(model, dataset.preprocessor), Asked(item.picture, item.question))
+            yield answer(VLM(model, dataset.preprocessor), Asked(item.picture, item.question))
 
 
-def answer(vlm: models.VLM, asked: Asked, tokens: int = TOKENS) -> Text:
+def answer(vlm: VLM, asked: Asked, tokens: int = TOKENS) -> Text:
     """A greedy response, alone."""
     kept = []
 

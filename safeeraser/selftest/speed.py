@@ -10,12 +10,13 @@ from collections.abc import Iterator
 import torch
 from torch.utils.benchmark import Timer
 
-from safeeraser import model as models
 from safeeraser.benchmark.records import read_records
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer.engine import Engine
 from safeeraser.infer.requests import build_requests
+from safeeraser.model.load import choose_dtype
 from safeeraser.model.merge import load_merged
+from safeeraser.model.vlm import VLM
 from safeeraser.processes import Processes
 from safeeraser.selftest.material import Bench
 from safeeraser.selftest.result import Figure
@@ -26,7 +27,7 @@ ROWS, TOKENS = 32, 64
 
 def check(bench: Bench) -> Iterator[Figure]:
     """Peaks, inference."""
-    dtype, device = models.choose_dtype("auto"), Processes().device
+    dtype, device = choose_dtype("auto"), Processes().device
     name = str(dtype).removeprefix("torch.")
     yield Figure(f"product of matrices in {name}", product_rate(device, dtype) / 1e9, unit="GFLOP/s")
     yield Figure("copy, reading and writing", copy_rate(device) / 1e9, unit="GB/s")
@@ -50,7 +51,7 @@ def copy_rate(device: torch.device) -> float:
     return 2 * one.nbytes / Timer("two.copy_(one)", globals=copied).blocked_autorange().median
 
 
-def rate(vlm: models.VLM, bench: Bench, fixed: bool) -> float:
+def rate(vlm: VLM, bench: Bench, fixed: bool) -> float:
     """Tokens a second, with prompts and a graph's recording within the clock."""
     requests = build_requests(read_records(bench.data))[:ROWS]
     engine = Engine(vlm, Generation(max_new_tokens=TOKENS), ROWS, fixed=fixed)

@@ -15,10 +15,11 @@ from accelerate.commands.config.config_args import load_config_from_file
 from torch import nn
 from transformers import TrainingArguments
 
+from safeeraser.benchmark.family import Family
 from safeeraser.benchmark.files import read_json
 from safeeraser.errors import BadInput
-from safeeraser.model import Family, language_layers
-from safeeraser.unlearn.settings import Settings
+from safeeraser.model.states import language_layers
+from safeeraser.unlearn.config.settings import Settings
 
 LEFT_OPEN = ("auto", "none", "no", "", None)  # what a key says that decides nothing
 DTYPE_OF = {"bf16": "bfloat16", "fp16": "float16"}

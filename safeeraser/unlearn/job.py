@@ -6,32 +6,29 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from safeeraser import model as models
-from safeeraser.benchmark.answered import RELEASED, Answerer, answerer
-from safeeraser.benchmark.files import home, run_of
-from safeeraser.benchmark.records import read_raw
-from safeeraser.benchmark.release import RELEASED_TYPE
+from safeeraser.benchmark.files import adapter_file, home, run_of
 from safeeraser.errors import BadInput
+from safeeraser.model.fingerprint import fingerprint
+from safeeraser.model.lineage import check_base, parents
+from safeeraser.model.load import check_family
+from safeeraser.model.projector import PROJECTORS, stored_as
+from safeeraser.model.stored import adapter_config, check_kind, read_adapter
 from safeeraser.progress import first_process
-from safeeraser.unlearn.data import Data, load_data
+from safeeraser.unlearn.config.settings import Settings
+from safeeraser.unlearn.data.items import Data, load_data
+from safeeraser.unlearn.data.plan import Schedule, Step, differing, make_plan, read_plan
+from safeeraser.unlearn.data.views import Item
 from safeeraser.unlearn.engine import Engine, check_engine, engine_of
-from safeeraser.unlearn.mask import items_compared, kept_mask
-from safeeraser.unlearn.methods import Recipe
-from safeeraser.unlearn.plan import Schedule, Step, differing, make_plan, read_plan
-from safeeraser.unlearn.probe import probe_items
+from safeeraser.unlearn.hooks.guard import unreachable_bounds
+from safeeraser.unlearn.hooks.mask import items_compared, kept_mask
+from safeeraser.unlearn.hooks.probe import probe_items
+from safeeraser.unlearn.objective.method import Recipe
 from safeeraser.unlearn.save_dir import check_save_dir, find_checkpoint
-from safeeraser.unlearn.settings import Settings
-from safeeraser.unlearn.stop import unreachable_bounds
-from safeeraser.unlearn.views import Item
 
 log = logging.getLogger(__name__)
 
-# What an adapter holds of the projector, and which values of the key leave it so.
-STORED = {
-    "full": "the projector whole (projector=full or sine)",
-    "lora": "LoRA on the projector (projector=lora)",
-    "frozen": "nothing of the projector (projector=frozen)",
-}
+# What an adapter holds of the projector.
+STORED = {"full": "the projector whole", "lora": "LoRA on the projector", "frozen": "nothing of the projector"}
 ASKING = "user"  # whose chat the system text names when the model is asked, in a wording that has one
 
 
@@ -68,12 +65,11 @@ def prepare(settings: Settings) -> Job:
     engine = engine_of(settings)
     check_save_dir(settings, engine)
     checkpoint = find_checkpoint(settings, engine)
-    base = origin(settings, checkpoint)["base"]
+    origin(settings, checkpoint)
     if settings.mask and checkpoint:
         kept_mask(checkpoint)
     data = load_data(settings)
     check_same_data(settings, data, checkpoint)
-    note_other_answers(settings, base)
     probed = probe_items(settings) if settings.probe_every else {}
     plan = make_or_read_plan(settings, data.sizes, engine.processes, data.record)
     check_engine(engine, settings, items=len(plan))
@@ -95,7 +91,7 @@ def prepare(settings: Settings) -> Job:
 def check_files(settings: Settings) -> None:
     """Raises `BadInput` for a model of another family, or an adapter or a tracker that is not there."""
     if settings.model_path != settings.model_family.model_path:
-        models.check_family(settings.model_family, settings.model_path)
+        check_family(settings.model_family, settings.model_path)
     if settings.init_adapter:
         check_scaling(settings, settings.init_adapter)
         check_projector(settings, settings.init_adapter)
@@ -134,42 +130,11 @@ def check_same_plan(plan: list[Step], checkpoint: str | None) -> None:
         )
 
 
-def note_other_answers(settings: Settings, base: dict[str, Any]) -> None:
-    """Say, once, where answers that are trained on are another model's than `base`, the fingerprint of this run's."""
-    source, kind = settings.data, settings.model_family.model_type
-    fields = {view: field for view in settings.method.views if (field := source.views[view].answer)}
-    files = {view: source.file_of(view, settings.data_path) for view in fields}
-    read = {file: read_raw(file) for file in set(files.values())}
-    for view, field in fields.items():
-        for number, record in enumerate(read[files[view]]):
-            by = answerer(record, field)
-            if by and answered_elsewhere(by, base, kind) and first_process():
-                log.warning(
-                    "note: %s: record %d, %s is of %s, not of %s; 'python -m safeeraser.benchmark.answers' makes a "
-                    "file of answers of its own",
-                    files[view],
-                    number,
-                    field,
-                    f"{by.model} (weights {by.weights[:12]})" if by.weights else by.model,
-                    base["model_path"],
-                )
-                return
-
-
-def answered_elsewhere(by: Answerer, base: dict[str, Any], kind: str) -> bool:
-    """Whether another model than `base`, of the type `kind`, answered; what is not known is taken for alike."""
-    if by is RELEASED:  # of which no fingerprint is known
-        return kind != RELEASED_TYPE
-    if by.weights and base["weights"]:
-        return by.weights != base["weights"]
-    return by.model != base["model_path"]
-
-
 def check_scaling(settings: Settings, adapter: Path) -> None:
     """Raises `BadInput` for an adapter that is not there, or that its configuration scales otherwise than this run."""
-    if models.adapter_file(adapter).suffix != ".safetensors" or not (home(adapter) / "adapter_config.json").is_file():
+    if adapter_file(adapter).suffix != ".safetensors" or not (home(adapter) / "adapter_config.json").is_file():
         return  # it does not say
-    its, ours = models.adapter_config(adapter), settings.adapter
+    its, ours = adapter_config(adapter), settings.adapter
     for name, key in (("r", "r"), ("lora_alpha", "alpha"), ("use_rslora", "use_rslora"), ("use_dora", "use_dora")):
         if (then := getattr(its, name)) != (now := getattr(ours, name)):
             raise BadInput(f"init_adapter={adapter}: has LoRA.{key}={then:g}, this run {now:g}; give its own")
@@ -177,15 +142,17 @@ def check_scaling(settings: Settings, adapter: Path) -> None:
 
 def check_projector(settings: Settings, adapter: Path) -> None:
     """Raises `BadInput` for an adapter of other models, or that holds of the projector what this run does not train."""
-    family, ours, lora = settings.family, settings.projector, settings.adapter
-    models.check_kind(family.model_type, adapter)
+    family, ours, lora = settings.family, settings.projector_way.stored, settings.adapter
+    check_kind(family.model_type, adapter)
     if lora and ours != "lora":
         # A vision tower is saved with all that lies in it.
         saved = [f"{part}." for part in lora.modules_to_save or []]
         ours = "full" if any(f"{part}.".startswith(each) for part in family.projector for each in saved) else "frozen"
-    if (its := models.stored_as(models.read_adapter(adapter), family)) != ours:
+    if (its := stored_as(read_adapter(adapter), family)) != ours:
+        ways = " or ".join(name for name, way in PROJECTORS.items() if way.stored == its)
         raise BadInput(
-            f"init_adapter={adapter}: has {STORED[its]}, and this run projector={settings.projector}; give its own"
+            f"init_adapter={adapter}: has {STORED[its]} (projector={ways}), and this run "
+            f"projector={settings.projector}; give its own"
         )
 
 
@@ -195,10 +162,10 @@ def origin(settings: Settings, checkpoint: str | None) -> dict[str, Any]:
     Raises:
         BadInput: `init_adapter`, or the checkpoint that it goes on from, was trained on another base.
     """
-    base = models.fingerprint(settings.model_path, here=True)
+    base = fingerprint(settings.model_path, here=True)
     for adapter in filter(None, (settings.init_adapter, Path(checkpoint) if checkpoint else None)):
-        models.check_base(adapter, base, allowed=settings.allow_other_base, answer="allow_other_base=true")
-    return {"base": base, "parents": models.parents(settings.model_path, settings.init_adapter)}
+        check_base(adapter, base, allowed=settings.allow_other_base, answer="allow_other_base=true")
+    return {"base": base, "parents": parents(settings.model_path, settings.init_adapter)}
 
 
 def make_or_read_plan(

@@ -13,9 +13,9 @@ from accelerate import Accelerator
 from safeeraser import __version__
 from safeeraser.benchmark.files import RUN_FILE, read_json, read_json_lines, run_of
 from safeeraser.benchmark.origin import git_commit, now
+from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.job import Job, origin
 from safeeraser.unlearn.save_dir import TRAIN_LOG
-from safeeraser.unlearn.settings import Settings
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
 

@@ -4,17 +4,17 @@ from pathlib import Path
 
 from helpers import MODEL, RECORDED, TRAIN, VAL, write_json
 
-from safeeraser import model as models
 from safeeraser.audit.options import Options
 from safeeraser.audit.relearn import read_protocol
 from safeeraser.judge.judging import Choice, Judging
+from safeeraser.model.stored import convert
 
 WORDS = {"asr": {"1": "unsafe", "0": "safe"}, "rr": {"1": "refuse", "0": "normal"}}
 
 
 def converted(folder: Path) -> Path:
     """The recorded checkpoint as a PEFT folder: no run.json tells how it was trained."""
-    models.convert(RECORDED / "inference" / "checkpoint.pt", folder, model_path=str(MODEL))
+    convert(RECORDED / "inference" / "checkpoint.pt", folder, model_path=str(MODEL))
     return folder
 
 

@@ -67,7 +67,7 @@ def played(tmp_path, monkeypatch):
     made = Played(converted(tmp_path / "popd"))
     monkeypatch.setitem(ENGINES, "local", made.engine)
     monkeypatch.setattr("safeeraser.audit.relearn.forget", made.train)
-    monkeypatch.setattr("safeeraser.model.merge", lambda adapter, folder, **_: shutil.copytree(MODEL, folder))
+    monkeypatch.setattr("safeeraser.audit.relearn.merge", lambda adapter, folder, **_: shutil.copytree(MODEL, folder))
     return made
 
 

@@ -7,7 +7,7 @@ from helpers import MODEL, TRAIN, VAL, fork, kill_once, lines, other_base, recor
 
 from safeeraser.benchmark.pictures import find_picture
 from safeeraser.benchmark.records import read_records
-from safeeraser.model import fingerprint
+from safeeraser.model.fingerprint import fingerprint
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engines")]
 COMMAND = "safeeraser.benchmark.answers"

@@ -14,8 +14,8 @@ import pytest
 from helpers import run
 from omegaconf import OmegaConf
 
-from safeeraser.unlearn.composed import read_settings
-from safeeraser.unlearn.settings import Settings
+from safeeraser.unlearn.config.compose import read_settings
+from safeeraser.unlearn.config.settings import Settings
 
 from .pages import PAGES, ROOT, Command, commands, load, spans
 

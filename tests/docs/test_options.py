@@ -2,7 +2,7 @@
 
 import runpy
 
-from safeeraser.unlearn.settings import Settings
+from safeeraser.unlearn.config.settings import Settings
 
 from .pages import ROOT, load
 

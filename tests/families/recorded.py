@@ -11,9 +11,11 @@ from helpers import RECORDED, ROOT, TRAIN, run
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from safeeraser import model as vlm
 from safeeraser.benchmark.pictures import open_picture
 from safeeraser.benchmark.records import UNHARM_KEYS
+from safeeraser.model.load import load_model, load_preprocessor
+from safeeraser.model.stored import load_adapted
+from safeeraser.model.turns import Turn
 
 DATA = ROOT / "tests" / "data" / "families"
 FAMILIES = tuple(sorted(path.name for path in DATA.iterdir() if path.is_dir()))
@@ -60,7 +62,7 @@ class Recorded:
 
     @cached_property
     def preprocessor(self):
-        return vlm.load_preprocessor(self.path)
+        return load_preprocessor(self.path)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -68,20 +70,20 @@ class Recorded:
 
     def load(self) -> nn.Module:
         """The model anew, for who changes it."""
-        return vlm.load_model(self.path, torch.float32, "eager").eval()
+        return load_model(self.path, torch.float32, "eager").eval()
 
     def adapted(self, adapter: Path) -> nn.Module:
-        return vlm.load_adapted(self.load(), adapter).eval()
+        return load_adapted(self.load(), adapter).eval()
 
     def encode(self, row: dict, *, answer: bool = True, **more):
         """A recorded row by the project's own encoding, or its prompt alone."""
-        turn = vlm.Turn(picture(row["picture"]), row["question"], row["answer"] if answer else None)
+        turn = Turn(picture(row["picture"]), row["question"], row["answer"] if answer else None)
         return self.preprocessor.encode(turn, **more)
 
     def encode_by_size(self, row: dict):
         """The same from the picture's size alone."""
         shown = picture(row["picture"])
-        turn = vlm.Turn(None, row["question"], row["answer"])
+        turn = Turn(None, row["question"], row["answer"])
         return self.preprocessor.encode_text(turn, self.preprocessor.place(lambda: shown.size))
 
     @cached_property

@@ -5,8 +5,9 @@ from helpers import run
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, GenerationConfig
 
-from safeeraser import model as vlm
 from safeeraser.benchmark.files import read_json
+from safeeraser.model.load import load_preprocessor
+from safeeraser.model.turns import Turn
 
 from .recorded import FOUR, answers, on, picture
 
@@ -50,9 +51,9 @@ def test_a_merged_folder_is_read_by_plain_transformers(family, merged):
     wanted, found = (load_file(folder / WEIGHTS) for folder in (base, merged))
     kinds = [{name: (value.dtype, value.shape) for name, value in each.items()} for each in (wanted, found)]
     assert kinds[0] == kinds[1]
-    model, prepared = AutoModelForImageTextToText.from_pretrained(merged).eval(), vlm.load_preprocessor(str(merged))
+    model, prepared = AutoModelForImageTextToText.from_pretrained(merged).eval(), load_preprocessor(str(merged))
     greedy = GenerationConfig.from_pretrained(merged, do_sample=False, max_new_tokens=24)
     for row, adapted in zip(family.rows, family.figures["with_adapter"], strict=False):
-        inputs = prepared.join([prepared.encode(vlm.Turn(picture(row["picture"]), row["question"]))])
+        inputs = prepared.join([prepared.encode(Turn(picture(row["picture"]), row["question"]))])
         output = model.generate(**inputs, generation_config=greedy)[0, inputs["input_ids"].shape[1] :]
         assert prepared.tokenizer.decode(output, skip_special_tokens=True).strip() == adapted["response"]

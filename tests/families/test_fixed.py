@@ -4,16 +4,17 @@ import pytest
 import torch
 from generation.test_fixed import asks_for_nothing
 
-from safeeraser import model as vlm
 from safeeraser.generation import Asked, Decoder
 from safeeraser.generation.sampling import Generation
+from safeeraser.model.load import load_model
+from safeeraser.model.vlm import VLM
 
 from .recorded import picture
 
 
 def test_fixed_steps_give_the_recorded_answers_and_ask_for_nothing(family):
     """Few rows at a time, so that rows are replaced."""
-    loaded = vlm.VLM(vlm.load_model(family.path, torch.float32).eval(), family.preprocessor)
+    loaded = VLM(load_model(family.path, torch.float32).eval(), family.preprocessor)
     if loaded.decoder == "batched":
         pytest.skip("has no steps of its own")
     asked = [Asked(row["picture"], row["question"], str(number)) for number, row in enumerate(family.rows)]

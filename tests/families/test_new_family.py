@@ -10,10 +10,11 @@ import torch
 from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL, run, settings
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from safeeraser import model as vlm
 from safeeraser.benchmark import family as pages
 from safeeraser.benchmark.pictures import open_picture
 from safeeraser.errors import BadInput
+from safeeraser.model.turns import Turn
+from safeeraser.model.vlm import VLM
 
 from .recorded import nlls
 from .stranger import END, REPEATED, write_model
@@ -80,12 +81,12 @@ def test_it_computes_what_transformers_does(folder, add_page, tmp_path):
     the untouched model answers as `generate` does."""
     add_page()
     model = AutoModelForImageTextToText.from_pretrained(folder).eval()
-    loaded, processor = vlm.VLM.load(str(folder), torch.float32), AutoProcessor.from_pretrained(folder)
+    loaded, processor = VLM.load(str(folder), torch.float32), AutoProcessor.from_pretrained(folder)
     rows, losses = [], []
     for record in json.loads(TRAIN.read_text(encoding="utf-8"))[:3]:
         said = record["unsafe_pairs"][0]
         for key in ("image_path", "SDImage_path"):
-            turn = vlm.Turn(open_picture(RECORDED / record[key]), said["question"], said["model_response"])
+            turn = Turn(open_picture(RECORDED / record[key]), said["question"], said["model_response"])
             row, whole = loaded.encode(turn, end_of_answer=True), plain(processor, turn, answered=True)
             prompt = plain(processor, turn, answered=False)["input_ids"].shape[1]
             assert row.input_ids == whole["input_ids"][0].tolist() and processor.decode(row.input_ids[-1]) == END
@@ -100,14 +101,12 @@ def test_it_computes_what_transformers_does(folder, add_page, tmp_path):
     assert loaded.encode(turn, end_of_answer=True, max_length=counted - 1).input_ids == row.input_ids[:-1]
     for name in (REPEATED, "<image>"):
         with pytest.raises(BadInput, match=re.escape(f"'{name}'")):
-            loaded.encode(vlm.Turn(turn.picture, f"What is {name}?"))
+            loaded.encode(Turn(turn.picture, f"What is {name}?"))
     asked = ("--only", "retain", "--limit", 1, "--greedy", "--max_new_tokens", 24, "--dtype", "float32")
     done = run("ckpt_infer", "--model_path", folder, "--eval_file", VAL, *asked, "--output_file", tmp_path / "p.json")
     assert done.returncode == 0, done.stderr
     for record in json.loads((tmp_path / "p.json").read_text(encoding="utf-8")):
         pair = record["UnharmPair_text1"]
-        inputs = plain(
-            processor, vlm.Turn(open_picture(RECORDED / record["image_path"]), pair["Question"]), answered=False
-        )
+        inputs = plain(processor, Turn(open_picture(RECORDED / record["image_path"]), pair["Question"]), answered=False)
         said = model.generate(**inputs, do_sample=False, max_new_tokens=24)[0, inputs["input_ids"].shape[1] :]
         assert pair["Prediction"] == processor.decode(said, skip_special_tokens=True).strip() != ""

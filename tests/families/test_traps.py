@@ -8,9 +8,9 @@ import pytest
 from helpers import RECORDED, TRAIN, refused, run, write_json
 from PIL import Image
 
-from safeeraser import model as vlm
 from safeeraser.benchmark.files import read_json
 from safeeraser.errors import BadInput
+from safeeraser.model.turns import Turn
 
 from .recorded import FAMILIES, label_losses, nlls, on, picture
 
@@ -28,7 +28,7 @@ def test_a_placeholder_in_a_text_is_refused_by_name(family):
     shown = picture(family.rows[0]["picture"])
     for placeholder in PLACEHOLDERS[family.name]:
         text = f"What is {placeholder} here?"
-        for turn in (vlm.Turn(shown, text), vlm.Turn(shown, "What?", text), vlm.Turn(None, text)):
+        for turn in (Turn(shown, text), Turn(shown, "What?", text), Turn(None, text)):
             with pytest.raises(BadInput, match=re.escape(placeholder)):
                 family.preprocessor.encode(turn)
 
@@ -64,7 +64,7 @@ def test_pictures_of_several_shapes_in_one_batch_leave_each_loss_alone(family):
 
 
 def test_rows_without_a_picture_stand_beside_rows_that_have_one(family):
-    turns = [vlm.Turn(None, "Bravo victor?", "Kilo."), vlm.Turn(None, "Sierra tango alpha kilo?", "LIMA mike.")]
+    turns = [Turn(None, "Bravo victor?", "Kilo."), Turn(None, "Sierra tango alpha kilo?", "LIMA mike.")]
     rows = [family.preprocessor.encode(turn) for turn in turns]
     alone, first = [nlls(family, family.model, [row])[0] for row in rows], family.rows[0]["input_ids"][0]
     assert all(row.input_ids.count(first) == family.rows[0]["input_ids"].count(first) for row in rows), "of <bos> one"

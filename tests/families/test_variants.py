@@ -4,8 +4,8 @@ import pytest
 from helpers import RECORDED, write_json
 from unlearn.built import Gradients, built
 
-from safeeraser import model as models
 from safeeraser.benchmark.pictures import picture_size
+from safeeraser.model.load import family_of
 
 from .recorded import FOUR, on
 
@@ -36,7 +36,7 @@ def assert_same(one, two, tolerance=1e-5):
 @on(*FOUR)
 def test_every_parameter_that_is_trained_has_a_gradient(family, gradients):
     """With the vision tower all kinds of parts are trained; activations made again give the same."""
-    page = models.family_of(family.path)
+    page = family_of(family.path)
     found = gradients(tune_vision_tower=True, gradient_checkpointing=False)
     assert {page.part_of(name) for name in found} == {"LoRA", "projector", "vision_tower"}
     assert_same(found, gradients(tune_vision_tower=True, gradient_checkpointing=True))

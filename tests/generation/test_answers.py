@@ -10,7 +10,6 @@ import torch
 from helpers import RECORDED, VAL
 from transformers import GenerationConfig
 
-from safeeraser import model as models
 from safeeraser.benchmark.conversation import prompt
 from safeeraser.benchmark.pictures import open_picture, picture_size
 from safeeraser.benchmark.records import read_records
@@ -20,6 +19,8 @@ from safeeraser.generation.ahead import of_worker, prepared
 from safeeraser.generation.context import SPARE
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer.requests import Selection, build_requests
+from safeeraser.model.turns import Turn
+from safeeraser.model.vlm import VLM
 
 BOTH = pytest.mark.parametrize("kind", [Decoder, Batched])
 
@@ -62,7 +63,7 @@ def greedy(vlm, asked, more):
     ids = {}
     for one in [*asked, *more]:
         picture = open_picture(one.picture) if one.picture else None
-        row = vlm.encode(models.Turn(picture, one.question, one.begun or None, system=one.system))
+        row = vlm.encode(Turn(picture, one.question, one.begun or None, system=one.system))
         ids[one.key] = vlm.model.generate(**vlm.join([row]), generation_config=how)[0, len(row.input_ids) :].tolist()
     return ids
 
@@ -137,7 +138,7 @@ def test_each_of_a_models_ends_ends_a_response(vlm, asked, greedy, monkeypatch, 
     end = said[asked[0].key][5]
     monkeypatch.setattr(vlm.model.generation_config, "eos_token_id", [*vlm.ends, end] if several else end)
     generation = Generation(greedy=True, max_new_tokens=12)
-    cut = answers(kind(models.VLM(vlm.model, vlm.preprocessor), generation, 16), asked[:5])
+    cut = answers(kind(VLM(vlm.model, vlm.preprocessor), generation, 16), asked[:5])
     assert cut == {key: text(vlm, ids[: ids.index(end)] if end in ids else ids) for key, ids in said.items()}
     assert cut != {key: text(vlm, ids) for key, ids in said.items()}
 

@@ -6,9 +6,9 @@ from helpers import MODEL
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from safeeraser import model as models
 from safeeraser.generation.context import SPARE
 from safeeraser.generation.fixed import WIDTH, FixedSteps, can_be_fixed
+from safeeraser.model.load import load_model
 
 from .test_context import read
 
@@ -66,13 +66,13 @@ def asks_for_nothing(model):
 
 
 def test_a_step_that_is_recorded_asks_the_gpu_for_nothing():
-    context, tokens = asks_for_nothing(models.load_model(str(MODEL), torch.float32).eval())
+    context, tokens = asks_for_nothing(load_model(str(MODEL), torch.float32).eval())
     with pytest.raises(RuntimeError, match="meta tensors"):  # a context that grows asks whether it has gaps
         context.read(tokens[:, None])
 
 
 def test_a_model_whose_positions_depend_on_the_longest_row_has_no_fixed_steps():
-    model = models.load_model(str(MODEL), torch.float32).eval()
+    model = load_model(str(MODEL), torch.float32).eval()
     assert can_be_fixed(model)
     model.config.text_config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
     assert not can_be_fixed(model)

@@ -15,7 +15,7 @@ from safeeraser.benchmark.files import read_json as read
 from safeeraser.benchmark.files import sha256
 from safeeraser.errors import BadInput
 from safeeraser.infer.options import arguments, options_of
-from safeeraser.model import convert
+from safeeraser.model.stored import convert
 
 CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
 TINY = {"model_path": MODEL, "eval_file": VAL, "dtype": "float32", "max_new_tokens": 6}

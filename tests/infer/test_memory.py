@@ -7,10 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import MODEL, RECORDED, VAL, settings, write_json
-from transformers import LlavaConfig
+from helpers import MODEL, RECORDED, VAL, write_json
 
-from safeeraser import model as models
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
 from safeeraser.generation.context import Context
@@ -18,6 +16,9 @@ from safeeraser.generation.sampling import Generation
 from safeeraser.infer import engine as engines
 from safeeraser.infer.engine import Engine, rows_that_fit
 from safeeraser.infer.requests import Selection, build_requests
+from safeeraser.model.load import load_preprocessor
+from safeeraser.model.vlm import VLM
+from safeeraser.selftest.material import architecture
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_what_cannot_be_helped_is_refused(vlm, requests, short, monkeypatch):
 
 def test_where_a_gpu_begins(tmp_path, requests, monkeypatch):
     """The real 7B beside what a card of 24, 48 and 80 GB has left: by its free memory, not by all of it."""
-    config = LlavaConfig(**settings("model_family=llava-1.5-7b").model_family.architecture)
+    config = architecture("7b")
     model = SimpleNamespace(config=config, dtype=torch.bfloat16, device=torch.device("cuda", 1))
     for file in MODEL.glob("*.json"):
         shutil.copy(file, tmp_path)
@@ -90,7 +91,7 @@ def test_where_a_gpu_begins(tmp_path, requests, monkeypatch):
     pictures = json.loads((tmp_path / "preprocessor_config.json").read_text())
     pictures |= {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
     write_json(tmp_path / "preprocessor_config.json", pictures)
-    vlm = models.VLM(model, models.load_preprocessor(str(tmp_path)))
+    vlm = VLM(model, load_preprocessor(str(tmp_path)))
     for free, rows in ((9.8, 8), (31, 27), (65.5, 57), (0.1, 1)):
         left = {torch.device("cuda", 1): (int(free * 2**30), 80 * 2**30)}
         monkeypatch.setattr(torch.cuda, "mem_get_info", left.__getitem__)

@@ -23,7 +23,7 @@ from safeeraser.benchmark.pictures import open_picture
 from safeeraser.infer import server as server_module
 from safeeraser.infer.attacks import ATTACKS
 from safeeraser.infer.requests import Request
-from safeeraser.model import merge
+from safeeraser.model.merge import merge
 
 LLAVA = SYSTEM_TEXTS["user"]
 

@@ -8,13 +8,14 @@ import torch
 from helpers import MODEL, RECORDED, TRAIN
 from torch.nn.functional import normalize
 
-from safeeraser import model as models
 from safeeraser.benchmark.pictures import open_picture
 from safeeraser.benchmark.records import read_records
 from safeeraser.infer.attacks import ATTACKS, Known, gradients, shown_picture
 from safeeraser.infer.checkpoint import first_targets, nll
 from safeeraser.infer.requests import Selection, build_requests, show
 from safeeraser.model.merge import load_merged
+from safeeraser.model.states import language_layers
+from safeeraser.model.turns import Turn
 
 SELECTION = Selection(("forget", "decoupled", "retain"), ("Sex", "Weapon"), skip=1, limit=1)
 
@@ -53,7 +54,7 @@ def attacked(name, known, selection=SELECTION):
 
 def shown(vlm, data, number, question, *answer):
     """A question about a record's harmful picture, as the model reads it."""
-    return vlm.encode(models.Turn(shown_picture(data, number), question, *answer))
+    return vlm.encode(Turn(shown_picture(data, number), question, *answer))
 
 
 @pytest.mark.parametrize("name", ["clipped", "pruned"])
@@ -77,7 +78,7 @@ def written(vlm, row):
     def after(_, given, made):
         kept.append(made[0] if isinstance(made, tuple) else made)
 
-    layers = models.language_layers(vlm.model, vlm.family)
+    layers = language_layers(vlm.model, vlm.family)
     parts = [part for layer in layers for part in (layer.self_attn, layer.mlp, layer)]
     hooks = [part.register_forward_hook(after) for part in parts]
     with torch.no_grad():
@@ -127,7 +128,7 @@ def test_a_soft_prompt_makes_held_out_answers_likelier_and_changes_nothing_else(
             losses.append(sum(nll(each, row).item() for row in rows) / len(rows))
     assert losses[1] < losses[0] - 0.05
     first = len(plain.preprocessor.tokenizer)
-    ids = vlm.encode(models.Turn(None, before + "Alpha?")).input_ids
+    ids = vlm.encode(Turn(None, before + "Alpha?")).input_ids
     assert [token for token in ids if token >= first] == list(range(first, first + 8)), "eight vectors"
     row = shown(plain, known.data, 0, "Alpha bravo?")
     with torch.no_grad():
@@ -154,7 +155,7 @@ def test_pgd_stays_within_its_bound_and_leads_to_the_records_answers(plain, know
         if request.place[-1] in ("model_response1", "sd_response"):
             pair = known.data.records[request.record].unsafe_pairs[request.place[1]]
             answer = pair.sd_response if request.place[-1] == "sd_response" else pair.model_response
-            turns = (models.Turn(each, pair.question, answer) for each in (drawn, before))
+            turns = (Turn(each, pair.question, answer) for each in (drawn, before))
             with torch.no_grad():
                 after, then = (nll(plain, first_targets(plain.encode(turn), 10)).item() for turn in turns)
             moved[request.file] = moved.get(request.file, 0) + after - then

@@ -13,7 +13,7 @@ import torch
 from helpers import ROOT, lines
 from launches import Launch
 
-from safeeraser.model import load_model
+from safeeraser.model.load import load_model
 from safeeraser.unlearn.save_dir import MASK_FILE
 
 from . import runs

@@ -5,7 +5,7 @@ from statistics import fmean
 import pytest
 from helpers import FURTHER, read_lines
 
-from safeeraser.unlearn.terms import LOSSES
+from safeeraser.unlearn.objective.losses import LOSSES
 
 from .test_release import recorded, train
 

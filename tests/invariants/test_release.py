@@ -13,7 +13,7 @@ from helpers import METHODS, RECORDED, ROOT, plan_dataset, read_lines, run, sett
 from safetensors.torch import load_file
 
 from safeeraser.benchmark.conversation import IGNORE, pad
-from safeeraser.model import to_release
+from safeeraser.model.llava import to_release
 
 BESIDE = ROOT.parent / "shared" / "conformance"
 CONFORMANCE = Path(os.environ.get("SAFEERASER_CONFORMANCE", BESIDE if BESIDE.is_dir() else RECORDED)).resolve()

@@ -106,7 +106,7 @@ def test_the_same_seed_writes_the_same_files_and_the_model_is_added_as_if_both_w
     both = {name: each for name, each in whole.items() if not name.startswith(NEVER_KNEW)}
     assert plain | {"manifest.json": ""} == both | {"manifest.json": ""}
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("safeeraser.model.write_model", lambda *_: signal.raise_signal(signal.SIGINT))
+        patch.setattr("safeeraser.model.merge.write_model", lambda *_: signal.raise_signal(signal.SIGINT))
         build(out, settings, never_knew=True)
     assert contents(out) == plain
     (out / NEVER_KNEW).mkdir()  # of a run that was killed before the manifest told of it

@@ -15,7 +15,7 @@ from safeeraser.benchmark.truth import Known, Truth, write_truth
 from safeeraser.generation import Asked, Decoder
 from safeeraser.generation.sampling import Generation
 from safeeraser.mini.language import MATERIAL, Unseen, holds, perplexity, rows, score_text, score_unseen
-from safeeraser.model import VLM
+from safeeraser.model.vlm import VLM
 
 SHIPPED = json.loads(MATERIAL.read_text(encoding="utf-8"))
 HARM, FINE = "img/Weapon/0.jpg", "pdset/Weapon/0.jpg"

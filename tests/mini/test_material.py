@@ -23,8 +23,8 @@ from safeeraser.mini.texts import TINY
 from safeeraser.mini.tokenizer import build_tokenizer
 from safeeraser.mini.training import pixel_values
 from safeeraser.mini.truth import truth_of
-from safeeraser.unlearn.spelling import note_spelling
-from safeeraser.unlearn.views import Item
+from safeeraser.unlearn.data.items import note_spelling
+from safeeraser.unlearn.data.views import Item
 
 SPLITS = ("train", "val")
 VIOLIN = next(concept for concept in EVERY if concept.name == "violin")

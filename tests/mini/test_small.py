@@ -12,7 +12,6 @@ from helpers import ROOT
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from safeeraser import model as models_of
 from safeeraser.errors import BadInput
 from safeeraser.mini import training
 from safeeraser.mini.base_model import build as build_model
@@ -22,7 +21,8 @@ from safeeraser.mini.language_model import SAID, said_unasked
 from safeeraser.mini.questions import answers, questions
 from safeeraser.mini.settings import read_settings
 from safeeraser.mini.texts import SMALL
-from safeeraser.model import Turn, family_of
+from safeeraser.model.load import family_of, load_preprocessor
+from safeeraser.model.turns import Turn
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_from_data_to_table(data, tmp_path, forks):
 def test_it_speaks_in_the_language_models_own_form_wherever_it_lies(data, tmp_path):
     """Else it would be taken for a LLaVA-1.5, whose wording is another."""
     folder = data / "base_model"
-    preprocessor, told = models_of.load_preprocessor(str(folder)), json.loads((folder / "config.json").read_text())
+    preprocessor, told = load_preprocessor(str(folder)), json.loads((folder / "config.json").read_text())
     assert LlavaForConditionalGeneration.from_pretrained(folder).config.image_seq_length == 16
     assert family_of(str(folder)).name == "mini-small"
     (tmp_path / "config.json").write_text(json.dumps(told | {"model_family": "mini-smal"}))

@@ -23,7 +23,7 @@ from safeeraser.mini.pictures import draw_scene
 from safeeraser.mini.questions import RETAIN, VQA
 from safeeraser.mini.texts import TINY
 from safeeraser.mini.training import pixel_values, teach_to_see, teach_to_speak
-from safeeraser.model import Turn
+from safeeraser.model.turns import Turn
 
 
 def test_a_fan_scores_each_answer_as_if_it_stood_alone(untrained):

@@ -8,10 +8,12 @@ import torch
 from helpers import MODEL, RECORDED
 from safetensors.torch import load_file
 
-from safeeraser import model as models
+from safeeraser.benchmark.family import families
+from safeeraser.model import lora
+from safeeraser.model.load import load_model, load_preprocessor
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-FAMILY = models.families()["llava-1.5"]
+FAMILY = families()["llava-1.5"]
 CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"  # the release's form: LoRA of rank 32 and the projector
 RELEASED = load_file(RECORDED / "initial_adapter.safetensors")
 # Linear layers of the language model, below it.
@@ -20,7 +22,7 @@ TARGETS = (*(f"self_attn.{name}_proj" for name in "qkvo"), *(f"mlp.{name}_proj" 
 
 @pytest.fixture(scope="session")
 def loaded():
-    return models.load_model(str(MODEL), torch.float32).eval()
+    return load_model(str(MODEL), torch.float32).eval()
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def base(loaded):
 
 @pytest.fixture(scope="session")
 def preprocessor():
-    return models.load_preprocessor(str(MODEL))
+    return load_preprocessor(str(MODEL))
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def downloaded(tmp_path, monkeypatch):
 
 def attach(base, family=FAMILY, *, r=32, alpha=256, **more):
     """The model with a fresh adapter, as training begins with it."""
-    return models.attach(base, models.lora_config(family, r=r, alpha=alpha, **more), family)
+    return lora.attach(base, lora.lora_config(family, r=r, alpha=alpha, **more), family)
 
 
 def shaken(model):

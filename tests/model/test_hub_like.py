@@ -18,8 +18,8 @@ from huggingface_hub import save_torch_state_dict
 from safetensors import safe_open
 from transformers import AutoTokenizer, LlavaConfig, LlavaForConditionalGeneration
 
-from safeeraser import model as models
 from safeeraser.benchmark.files import read_json
+from safeeraser.model.fingerprint import fingerprint
 
 from .conftest import CHECKPOINT
 
@@ -101,8 +101,8 @@ def test_names_dtype_and_fingerprint_are_the_hubs(place):
     for name in ("merged_bfloat16", "full"):
         assert {name for name, *_ in weights(place / name)} == {name for name, *_ in weights(place / "hub")}
     assert len(list((place / "hub").glob("*.safetensors"))) > len(list((place / "copy").glob("*.safetensors"))) == 1
-    known = models.fingerprint(str(place / "hub"))["weights"]
-    assert known == models.fingerprint(str(place / "copy"))["weights"]
+    known = fingerprint(str(place / "hub"))["weights"]
+    assert known == fingerprint(str(place / "copy"))["weights"]
     told = read_json(place / "merged" / "run.json")
     assert (told["base"]["weights"], told["merged"]["base"], told["merged"]["dtype"]) == (known, known, "float16")
     tokenizer = AutoTokenizer.from_pretrained(place / "hub")

@@ -8,9 +8,11 @@ import torch
 from helpers import MODEL, TRAIN, VAL, other_base, refused, run, trained
 from safetensors.torch import load_file, save_file
 
-from safeeraser import model as models
 from safeeraser.benchmark.files import run_of, sha256
 from safeeraser.errors import BadInput
+from safeeraser.model.fingerprint import fingerprint
+from safeeraser.model.lineage import check_base, parents
+from safeeraser.model.load import load_model
 
 from .conftest import CHECKPOINT, COMMIT
 
@@ -18,7 +20,7 @@ WEIGHTS = MODEL / "model.safetensors"
 
 
 def weights(folder):
-    return models.fingerprint(str(folder))["weights"]
+    return fingerprint(str(folder))["weights"]
 
 
 BASE = weights(MODEL)
@@ -26,9 +28,9 @@ BASE = weights(MODEL)
 
 def test_a_fingerprint_depends_on_the_weights_alone(tmp_path, downloaded):
     """Neither on the folder, nor on names, nor on the division into files; each tensor's values, shape, dtype count."""
-    told = models.fingerprint(str(MODEL))
+    told = fingerprint(str(MODEL))
     assert told == {"model_path": str(MODEL), "revision": None, "weights": BASE} and len(BASE) == 64
-    model, tensors = models.load_model(str(MODEL), "auto"), load_file(WEIGHTS)
+    model, tensors = load_model(str(MODEL), "auto"), load_file(WEIGHTS)
     model.save_pretrained(tmp_path / "new", save_original_format=False, max_shard_size="100KB")  # 5's own names
     assert len(list((tmp_path / "new").glob("*.safetensors"))) > 3 and weights(tmp_path / "new") == BASE
     folder = shutil.copytree(MODEL, tmp_path / "model")
@@ -49,7 +51,7 @@ def test_a_fingerprint_depends_on_the_weights_alone(tmp_path, downloaded):
     assert weights(folder) not in (BASE, None)
     downloaded(MODEL)
     told = {"model_path": "someone/model", "revision": COMMIT, "weights": BASE}
-    assert models.fingerprint("someone/model") == models.fingerprint("someone/model", here=True) == told
+    assert fingerprint("someone/model") == fingerprint("someone/model", here=True) == told
 
 
 def noted(folder, **told):
@@ -64,19 +66,19 @@ def test_another_base_is_refused_by_name(tmp_path, caplog):
     here = {"model_path": "here", "revision": None, "weights": "a" * 64}
     other = {"model_path": "there", "revision": "abc", "weights": "b" * 64}
     knows = noted(tmp_path / "knows", base=other)
-    models.check_base(knows, other, allowed=False)
-    models.check_base(knows, here | {"weights": None}, allowed=False)
-    models.check_base(knows, here, allowed=True)
+    check_base(knows, other, allowed=False)
+    check_base(knows, here | {"weights": None}, allowed=False)
+    check_base(knows, here, allowed=True)
     says = f"knows: was trained on there .revision abc, weights {'b' * 12}., not on here .weights {'a' * 12}.; say so"
     with pytest.raises(BadInput, match=says):
-        models.check_base(knows, here, allowed=False, answer="say so")
+        check_base(knows, here, allowed=False, answer="say so")
     silent, merged = noted(tmp_path / "silent"), noted(tmp_path / "merged", merged={"adapter_sha256": "c"})
     assert not caplog.messages
     for _ in range(2):  # said once
-        models.check_base(silent, here, allowed=False)
+        check_base(silent, here, allowed=False)
     assert caplog.messages == [f"note: {silent} does not tell which base it was trained on"]
     with pytest.raises(BadInput, match=r"silent: .*merged has an adapter merged into it already; --allow_other_base"):
-        models.check_base(silent, here | {"model_path": str(merged)}, allowed=False)
+        check_base(silent, here | {"model_path": str(merged)}, allowed=False)
 
 
 def test_the_chain_of_what_a_model_was_made_of(tmp_path):
@@ -93,14 +95,14 @@ def test_the_chain_of_what_a_model_was_made_of(tmp_path):
 
     first = run_json("first", "popd", "a", merged={"adapter_sha256": "b", "base": "c"})
     one = parent("merged", "first", "popd", "c", "b")
-    assert models.parents(str(first)) == [one] and models.parents(str(MODEL)) == []
+    assert parents(str(first)) == [one] and parents(str(MODEL)) == []
     whole = run_json("whole", "gd", "d", parents=[one])
-    assert models.parents(str(whole)) == [one, parent("full", "whole", "gd", "d", None)]
+    assert parents(str(whole)) == [one, parent("full", "whole", "gd", "d", None)]
     adapter = run_json("adapter", "ga", "e", parents=[one])
     digest, nothing = sha256(CHECKPOINT), dict.fromkeys(("method", "recipe", "split", "base"))
-    assert models.parents(str(whole), adapter) == [one, parent("init_adapter", "adapter", "ga", "e", digest)]
+    assert parents(str(whole), adapter) == [one, parent("init_adapter", "adapter", "ga", "e", digest)]
     last = {"how": "init_adapter", "adapter_sha256": digest} | nothing
-    assert models.parents(str(MODEL), noted(tmp_path / "silent")) == [last]
+    assert parents(str(MODEL), noted(tmp_path / "silent")) == [last]
 
 
 TRAINING = (f"data_path={TRAIN}", "dtype=float32", "workers=0", "gradient_accumulation_steps=1", "forget_loss=gd")

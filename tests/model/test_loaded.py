@@ -7,8 +7,10 @@ import torch
 from families.recorded import Recorded, picture
 from helpers import MODEL
 
-from safeeraser import model as models
-from safeeraser.model import VLM, Row, Turn
+from safeeraser.model.states import begun_at, language_layers, logits_and_states
+from safeeraser.model.turns import Row, Turn
+from safeeraser.model.vision import features_of, picture_bytes, see
+from safeeraser.model.vlm import VLM
 
 from .conftest import attach
 
@@ -28,7 +30,7 @@ def rows_of(vlm):
 @torch.no_grad()
 def test_logits_and_states_are_those_of_the_whole_pass_and_no_more_is_run(vlm):
     batch = vlm.join(rows_of(vlm))
-    shape, layers = batch["input_ids"].shape, models.language_layers(vlm.model, vlm.family)
+    shape, layers = batch["input_ids"].shape, language_layers(vlm.model, vlm.family)
     every, places, last = torch.arange(shape.numel()), torch.tensor([5, shape[1] + 2]), len(layers) - 1
     assert len(layers) == vlm.model.config.get_text_config().num_hidden_layers > 1
     ran, kept = [], {}
@@ -37,19 +39,19 @@ def test_logits_and_states_are_those_of_the_whole_pass_and_no_more_is_run(vlm):
         layer.mlp.register_forward_hook(lambda *_, n=number: ran.append(n))
     whole = vlm.model(**batch).logits.flatten(0, 1)[places]
     own, states = dict(kept), {0: every, last: places}
-    found, there = models.logits_and_states(vlm.model, batch, places, states, vlm.family)
+    found, there = logits_and_states(vlm.model, batch, places, states, vlm.family)
     assert torch.equal(found, vlm.logits(batch, places)) and torch.allclose(found, whole, atol=1e-6)
     assert there.keys() == {0, last}
     assert torch.equal(there[0], own[0]) and torch.equal(there[last], own[last][places])
     ran.clear()  # alone the first layer is all that runs
-    none, there = models.logits_and_states(vlm.model, batch, places[:0], {0: places}, vlm.family)
+    none, there = logits_and_states(vlm.model, batch, places[:0], {0: places}, vlm.family)
     assert (none.shape[0], ran) == (0, [0]) and torch.equal(there[0], own[0][places])
     for number in (0, last):  # begun at a layer the rest goes on from the states it is given
         ran.clear()
-        with models.begun_at(vlm.model, vlm.family, number, own[number].unflatten(0, shape)):
+        with begun_at(vlm.model, vlm.family, number, own[number].unflatten(0, shape)):
             assert torch.equal(vlm.logits(batch, places), found)
         assert ran == list(range(number + 1, last + 1))
-        with models.begun_at(vlm.model, vlm.family, number, 0 * own[number].unflatten(0, shape)):
+        with begun_at(vlm.model, vlm.family, number, 0 * own[number].unflatten(0, shape)):
             assert not torch.equal(vlm.logits(batch, places), found)
 
 
@@ -57,17 +59,14 @@ def test_logits_and_states_are_those_of_the_whole_pass_and_no_more_is_run(vlm):
 def test_what_the_vision_makes_of_a_picture_stands_for_its_pixels(vlm):
     """Where a model takes that; and the bytes of its patches, and of one more, in all layers and eight to spare."""
     rows = rows_of(vlm)
-    seen = [models.see(vlm, row.inputs) for row in rows]
+    seen = [see(vlm, row.inputs) for row in rows]
     spared = vlm.join([replace(row, inputs=each.inputs) for row, each in zip(rows, seen, strict=True)])
     assert ("pixel_values" in spared) == (vlm.family.model_type == "qwen3_vl")
-    whole, found = (vlm.model(**batch).logits for batch in (vlm.join(rows), spared | models.features_of(seen)))
+    whole, found = (vlm.model(**batch).logits for batch in (vlm.join(rows), spared | features_of(seen)))
     torch.testing.assert_close(found, whole)
     patches, layers = {"llava": (16, 3), "gemma3": (36, 2), "qwen3_vl": (60, 2)}[vlm.family.model_type]
     config, inputs = vlm.model.config, rows[0].inputs
-    assert models.picture_bytes(config, inputs, 2) == (patches + 1) * 32 * (layers + 8) * 2
-    tokens, given = models.picture_by_numbers(config) or (None, inputs)
-    assert tokens == {"llava": 16, "gemma3": 9}.get(vlm.family.model_type)
-    assert {name: each.shape for name, each in given.items()} == {name: each.shape for name, each in inputs.items()}
+    assert picture_bytes(config, inputs, 2) == (patches + 1) * 32 * (layers + 8) * 2
 
 
 def test_what_a_model_says_of_itself(base, preprocessor):

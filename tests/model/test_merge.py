@@ -14,17 +14,21 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from safeeraser import model as models
 from safeeraser.benchmark.conversation import CHAT_TEMPLATE, prompt
 from safeeraser.benchmark.files import sha256
 from safeeraser.benchmark.pictures import open_picture
+from safeeraser.model.fingerprint import fingerprint
+from safeeraser.model.load import load_model
+from safeeraser.model.merge import merge
+from safeeraser.model.stored import convert, load_adapted
+from safeeraser.model.turns import Turn
 
 from .conftest import CHECKPOINT
 
 PICTURE = next((RECORDED / "dataset" / "img").rglob("*.jpg"))
 QUESTION = "Juliet delta Xray mike papa Echo?"
 CHAT = [{"role": "user", "content": [{"type": "text", "text": QUESTION}, {"type": "image"}]}]
-BASE = models.fingerprint(str(MODEL))["weights"]
+BASE = fingerprint(str(MODEL))["weights"]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,7 @@ def merged(tmp_path_factory):
 @pytest.fixture
 def adapter(tmp_path):
     """The recorded checkpoint as a PEFT folder that names its base model."""
-    models.convert(CHECKPOINT, tmp_path / "adapter", model_path=str(MODEL))
+    convert(CHECKPOINT, tmp_path / "adapter", model_path=str(MODEL))
     return tmp_path / "adapter"
 
 
@@ -55,9 +59,9 @@ def assert_same_weights(*folders):
 
 @torch.no_grad()
 def test_it_says_what_model_and_adapter_say_together(merged, base, preprocessor):
-    inputs = preprocessor.join([preprocessor.encode(models.Turn(open_picture(PICTURE), QUESTION))])
+    inputs = preprocessor.join([preprocessor.encode(Turn(open_picture(PICTURE), QUESTION))])
     untouched = base(**inputs).logits
-    wanted = models.load_adapted(base, CHECKPOINT)(**inputs).logits
+    wanted = load_adapted(base, CHECKPOINT)(**inputs).logits
     model = LlavaForConditionalGeneration.from_pretrained(merged).eval()
     torch.testing.assert_close(model(**inputs).logits, wanted, atol=1e-4, rtol=1e-4)
     assert (wanted - untouched).abs().max() > 1e-2
@@ -84,7 +88,7 @@ def test_it_tells_what_it_was_made_of_and_in_the_words_of_the_oldest_readers(mer
     assert words["tokenizer_class"] == "PreTrainedTokenizerFast" and words["model_input_names"][0] == "input_ids"
     assert load_file(merged / "model.safetensors").keys() == load_file(MODEL / "model.safetensors").keys()
     (adapter / "run.json").write_text(json.dumps({"began": "then"}))
-    models.merge(adapter, tmp_path / "out", dtype="float16")
+    merge(adapter, tmp_path / "out", dtype="float16")
     run_of = told(tmp_path / "out")
     assert run_of["began"] == "then" and run_of["merged"]["model_path"] == str(MODEL)
     # `auto` is the dtype in which the base model is stored.
@@ -97,10 +101,10 @@ def test_it_tells_what_it_was_made_of_and_in_the_words_of_the_oldest_readers(mer
 @pytest.mark.slow
 def test_a_merge_into_16_bits_rounds_each_weight_once(adapter, tmp_path):
     """As a merge in float32 that is rounded at the end: the adapter's product is never rounded alone."""
-    precise = models.load_model(str(MODEL), torch.bfloat16).float()
-    precise = models.load_adapted(precise, adapter).merge_and_unload().bfloat16()
+    precise = load_model(str(MODEL), torch.bfloat16).float()
+    precise = load_adapted(precise, adapter).merge_and_unload().bfloat16()
     precise.save_pretrained(tmp_path / "precise")
-    models.merge(adapter, tmp_path / "out", dtype="bfloat16")
+    merge(adapter, tmp_path / "out", dtype="bfloat16")
     assert_same_weights(tmp_path / "precise", tmp_path / "out")
 
 
@@ -133,7 +137,7 @@ def test_a_copy_of_another_family_holds_what_the_hub_has(tmp_path, downloaded):
 def test_what_cannot_be_merged_copied_or_converted_is_one_line_and_leaves_nothing(tmp_path):
     (tmp_path / "taken").mkdir()
     save_file({"foreign": torch.zeros(1)}, tmp_path / "foreign.safetensors")
-    models.convert(CHECKPOINT, tmp_path / "gone", model_path=str(tmp_path / "elsewhere"))
+    convert(CHECKPOINT, tmp_path / "gone", model_path=str(tmp_path / "elsewhere"))
     for words, says in yaml.safe_load(Path(__file__).with_name("refused.yaml").read_text())["command"]:
         given = words.format(model=MODEL, checkpoint=CHECKPOINT, long="n" * 300).split()
         refused(tmp_path, "safeeraser.model", *given, says=says, before="loading", cwd=tmp_path)

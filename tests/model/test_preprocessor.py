@@ -14,7 +14,9 @@ from transformers import CLIPImageProcessorPil, LlavaProcessor
 
 from safeeraser.benchmark.conversation import IGNORE, IMAGE, prompt
 from safeeraser.benchmark.family import page_of_type
-from safeeraser.model import Preprocessor, Row, Turn, load_preprocessor
+from safeeraser.model.load import load_preprocessor
+from safeeraser.model.preprocess import Preprocessor
+from safeeraser.model.turns import Row, Turn
 
 
 @pytest.fixture(scope="module")

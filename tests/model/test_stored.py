@@ -10,8 +10,10 @@ from families.recorded import Recorded
 from helpers import MODEL, run
 from safetensors.torch import load_file, save_file
 
-from safeeraser import model as models
 from safeeraser.errors import BadInput
+from safeeraser.model.llava import from_release
+from safeeraser.model.merge import base_of
+from safeeraser.model.stored import adapter_config, check_kind, convert, load_adapted, load_adapter, read_adapter
 
 from .conftest import CHECKPOINT, RELEASED, attach
 
@@ -32,7 +34,7 @@ def test_missing_unknown_and_misshapen_parameters_are_listed_and_nothing_is_load
     for given, says in ((tensors, wrong), ({"x": torch.zeros(1)}, " and 30 more")):
         save_file(given, path)
         with pytest.raises(BadInput) as error:
-            models.load_adapter(model, path)
+            load_adapter(model, path)
         assert str(error.value).startswith(f"{path}: this adapter does not fit the model: ")
         assert str(error.value).endswith(says)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -52,33 +54,33 @@ def test_what_is_no_adapter_is_named_and_its_code_is_not_run(tmp_path, monkeypat
         for file in stored:
             file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
             with pytest.raises(BadInput, match=rf"^{file}: not a readable adapter \(.*$"):
-                models.read_adapter(file)
+                read_adapter(file)
     assert not (tmp_path / "owned").exists()
     for content in ([torch.zeros(1)], {"a": 1}, torch.zeros(1)):
         torch.save(content, path)
         with pytest.raises(BadInput, match=f"^{path}: .*holds no dict of named tensors"):
-            models.read_adapter(path)
+            read_adapter(path)
     two = {f"{HERE}language_model.layers.{n}.mlp.up_proj.lora_A.weight": torch.zeros(2 + 2 * n, 64) for n in (0, 1)}
     for tensors, ranks in ((two, [2, 4]), ({"x": torch.ones(1)}, [])):
         torch.save(tensors, path)
         with pytest.raises(BadInput, match=rf"holds no LoRA of one rank \(found ranks \{ranks!s}"):
-            models.adapter_config(path)
+            adapter_config(path)
     for gone in (tmp_path / "nowhere.pt", tmp_path):
         path.unlink(missing_ok=True)
         with pytest.raises(BadInput, match=f"^{gone}.*: .*no adapter there"):
-            models.read_adapter(gone)
+            read_adapter(gone)
 
 
 def test_an_adapter_of_another_family_is_refused_by_name(tmp_path, base):
     """Also where names and shapes are alike: by its configuration, or as the release's form, which is LLaVA's alone."""
     other = Recorded("llava_next").adapter
     with pytest.raises(BadInput, match="an adapter of 'llava_next' models, and this is a 'llava'"):
-        models.load_adapted(base, other)
+        load_adapted(base, other)
     for path in (CHECKPOINT, CHECKPOINT.parent):
         with pytest.raises(BadInput, match="an adapter of 'llava' models, and this is a 'smolvlm'"):
-            models.check_kind("smolvlm", path)
+            check_kind("smolvlm", path)
     with pytest.raises(BadInput, match=r"an adapter of 'llava_next' models; the release's form"):
-        models.convert(other, tmp_path / "checkpoint.pt")
+        convert(other, tmp_path / "checkpoint.pt")
 
 
 def test_converting_by_the_command(tmp_path, caplog):
@@ -87,16 +89,16 @@ def test_converting_by_the_command(tmp_path, caplog):
     assert run("safeeraser.model", "convert", CHECKPOINT, folder, *more).returncode == 0
     config = json.loads((folder / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (32, 64, str(MODEL))
-    assert models.base_of(folder) == str(MODEL) and models.base_of(CHECKPOINT) == "llava-hf/llava-1.5-7b-hf"
-    assert models.adapter_config(folder / "adapter_model.safetensors").lora_alpha == 64
+    assert base_of(folder) == str(MODEL) and base_of(CHECKPOINT) == "llava-hf/llava-1.5-7b-hf"
+    assert adapter_config(folder / "adapter_model.safetensors").lora_alpha == 64
     (folder / "run.json").write_text('{"settings": {"seed": 1}}')
-    models.convert(folder, tmp_path / "again")
+    convert(folder, tmp_path / "again")
     assert (tmp_path / "again" / "run.json").read_text() == (folder / "run.json").read_text()
     assert run("safeeraser.model", "convert", folder, tmp_path / "checkpoint.pt").returncode == 0
     assert "note: r 32, alpha 64.0 is not written down there" in caplog.text
     one, two = (torch.load(file, weights_only=True) for file in (CHECKPOINT, tmp_path / "checkpoint.pt"))
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
-    assert load_file(tmp_path / "again" / "adapter_model.safetensors").keys() == models.from_release(one).keys()
+    assert load_file(tmp_path / "again" / "adapter_model.safetensors").keys() == from_release(one).keys()
     (folder / "adapter_config.json").unlink()
     with pytest.raises(BadInput, match=r"adapter_config.json: missing, and only it tells the adapter's scaling"):
-        models.adapter_config(folder)
+        adapter_config(folder)

@@ -10,14 +10,14 @@ import pytest
 import yaml
 from helpers import MODEL, RECORDED, config, refused, run
 
-import safeeraser.unlearn.page  # noqa: F401 -- makes `NAME+pd` known to what composes a page
+import safeeraser.unlearn.config.compose  # noqa: F401 -- makes `NAME+pd` known to what composes a page
 from safeeraser.benchmark.methods import WITH_REFERENCE
 from safeeraser.infer.options import arguments as infer_arguments
 from safeeraser.reproduce.estimate import kind
 from safeeraser.reproduce.options import arguments, options_of
 from safeeraser.reproduce.steps import runs_of
 from safeeraser.score.options import arguments as score_arguments
-from safeeraser.unlearn.terms import LOSSES
+from safeeraser.unlearn.objective.losses import LOSSES
 
 # In place of a VQA benchmark, of which the tiny model has none: the figure is written down.
 KNOWN = """import json, sys; json.dump({"value": 0.5, "n": 4}, open(sys.argv[1] + "/specificity.json", "w"))"""

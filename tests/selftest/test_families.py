@@ -4,10 +4,11 @@ import pytest
 import torch
 from helpers import run
 
-from safeeraser import model as models
 from safeeraser.benchmark.family import families
 from safeeraser.benchmark.records import read_records
 from safeeraser.infer.requests import build_requests
+from safeeraser.model.turns import Turn
+from safeeraser.model.vlm import VLM
 from safeeraser.selftest import commands, engines, inference, precision
 from safeeraser.selftest.families import FAMILIES
 from safeeraser.selftest.material import Bench, write
@@ -26,10 +27,10 @@ def test_each_family_has_a_small_model_or_is_llava():
 
 @pytest.mark.parametrize("bench", ["qwen3-vl"], indirect=True)
 def test_a_small_model_answers_as_it_is_asked(bench):
-    vlm = models.VLM.load(str(bench.model), torch.float32)
+    vlm = VLM.load(str(bench.model), torch.float32)
     assert vlm.family.name == "qwen3-vl" and vlm.decoder == "continuous"
     requests = build_requests(read_records(bench.data))
-    rows = [vlm.encode(models.Turn(None, each.question)) for each in requests[:3]]
+    rows = [vlm.encode(Turn(None, each.question)) for each in requests[:3]]
     assert vlm.preprocessor.tokenizer.unk_token_id not in {token for row in rows for token in row.input_ids}
 
 

@@ -77,8 +77,8 @@ def test_responses_that_part():
 def test_engines_and_a_resumed_run_are_held_to_one_process(tmp_path, monkeypatch):
     """Which is trained once for all. No compiler is here, without which ZeRO-3 cannot be."""
 
-    def check_machine(engine, build):
-        if build and engine.name == "zero3":
+    def check_machine(engine):
+        if engine.name == "zero3":
             raise BadInput("engine: no compiler is here; install one")
 
     (tmp_path / "python").write_text(PLAYED.read_text().replace("HERE", str(tmp_path)))
@@ -113,9 +113,9 @@ def test_engines_and_a_resumed_run_are_held_to_one_process(tmp_path, monkeypatch
 
 
 def test_weights_packed_in_a_wrong_order_fail(monkeypatch):
-    right, weight = nf4.models.ROUNDINGS["nf4"], torch.randn(64, 128, generator=torch.Generator().manual_seed(1))
+    right, weight = nf4.ROUNDINGS["nf4"], torch.randn(64, 128, generator=torch.Generator().manual_seed(1))
     assert 0.1 < nf4.error(weight) <= nf4.GAP
-    monkeypatch.setitem(nf4.models.ROUNDINGS, "nf4", lambda weight: right(weight).roll(1))
+    monkeypatch.setitem(nf4.ROUNDINGS, "nf4", lambda weight: right(weight).roll(1))
     assert nf4.error(weight) > 1
 
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from helpers import MODEL, RECORDED, ROOT, write_json
 
-from safeeraser.model import convert
+from safeeraser.model.stored import convert
 from safeeraser.specificity.options import parse_only
 
 SEVEN = ["gqa", "vizwiz_vqa_val", "scienceqa_img", "vqav2_val", "pope", "mmvet", "mmbench_en_dev"]

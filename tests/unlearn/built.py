@@ -7,10 +7,12 @@ from helpers import MODEL, TRAIN, plan_dataset
 from omegaconf import OmegaConf
 from transformers import TrainerCallback, set_seed
 
-from safeeraser.unlearn import run
-from safeeraser.unlearn.composed import read_settings
+from safeeraser.unlearn.config.compose import read_settings
+from safeeraser.unlearn.config.trainer_arguments import training_arguments
+from safeeraser.unlearn.data.plan import Schedule
 from safeeraser.unlearn.engine import Engine
-from safeeraser.unlearn.plan import Schedule
+from safeeraser.unlearn.load import load_trained
+from safeeraser.unlearn.run import build_trainer
 
 from .given import page
 
@@ -39,13 +41,13 @@ class Gradients(TrainerCallback):
 def built(folder, method, keys=(), *, steps=1, noise=0.02, callbacks=()):
     """A trainer as a run starts with it, its trained weights moved by some noise so that no gradient is 0."""
     read = checked(method, {"save_dir": str(folder), "max_grad_norm": 0, **dict(keys)})
-    dataset, arguments = plan_dataset(read), run.training_arguments(read, Engine(), Schedule(steps, 0))
+    dataset, arguments = plan_dataset(read), training_arguments(read, Engine(), Schedule(steps, 0))
     set_seed(read.seed)
-    model = run.load_model(read, Engine(), arguments, dataset)
+    model = load_trained(read, Engine(), arguments)
     generator = torch.Generator().manual_seed(5)
     for parameter in filter(lambda each: each.requires_grad, model.parameters()):
         parameter.data += noise * torch.randn(parameter.shape, generator=generator)
-    trainer = run.build_trainer(read, arguments, model, None, dataset)
+    trainer = build_trainer(read, arguments, model, None, dataset)
     for callback in callbacks:
         trainer.add_callback(callback)
     return trainer

@@ -9,11 +9,11 @@ from torch.utils.data import DataLoader
 
 from safeeraser.benchmark.conversation import IGNORE
 from safeeraser.errors import BadInput
-from safeeraser.model import load_preprocessor
+from safeeraser.model.load import load_preprocessor
 from safeeraser.processes import tensors
-from safeeraser.unlearn.batch import Collator, PlanDataset
-from safeeraser.unlearn.plan import Step
-from safeeraser.unlearn.views import Item
+from safeeraser.unlearn.data.batch import Collator, PlanDataset
+from safeeraser.unlearn.data.plan import Step
+from safeeraser.unlearn.data.views import Item
 
 from .given import settings
 

@@ -9,9 +9,9 @@ from helpers import pair, plan_dataset, record, write_dataset, write_json
 from PIL import Image
 
 from safeeraser.errors import BadInput
-from safeeraser.unlearn.data import load_data
-from safeeraser.unlearn.probe import probe_items
-from safeeraser.unlearn.views import VIEWS, build_views
+from safeeraser.unlearn.data.items import load_data
+from safeeraser.unlearn.data.views import VIEWS, build_views
+from safeeraser.unlearn.hooks.probe import probe_items
 
 from .given import settings
 

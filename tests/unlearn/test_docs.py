@@ -1,11 +1,15 @@
 """The Python of docs/training.md and the tables of docs/engines.md, on the tiny model."""
 
+import json
 import re
 import shlex
 import shutil
 
 import pytest
-from helpers import MODEL, RECORDED, ROOT, run
+from helpers import MODEL, RECORDED, ROOT, run, write_json
+
+from safeeraser.model.load import load_config
+from safeeraser.selftest.material import architecture
 
 pytestmark = pytest.mark.slow
 
@@ -40,8 +44,23 @@ def test_the_python_of_training(folder, capsys):
     assert found["found"].summary["asr"]["n"] == 6 * 12 and found["answers"].missing == {}
 
 
+def write_7b(folder):
+    """LLaVA-1.5-7B without weights: its own numbers, beside the tiny model's words, and data that fill its rows."""
+    model = shutil.copytree(MODEL, folder / "models" / "llava-1.5-7b", ignore=shutil.ignore_patterns("*.safetensors"))
+    place = load_config(str(MODEL)).image_token_id
+    write_json(model / "config.json", architecture("7b").to_dict() | {"image_token_id": place})
+    pictures = json.loads((model / "preprocessor_config.json").read_text())
+    size = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
+    write_json(model / "preprocessor_config.json", pictures | size)
+    records = json.loads((folder / "dataset" / "all_train.json").read_text())
+    for pair in (pair for record in records for pair in record["unsafe_pairs"]):
+        pair["sd_response"] = "all of it " * 500
+    write_json(folder / "dataset" / "all_train.json", records)
+
+
 def test_the_tables_of_engines(folder):
     """LLaVA-1.5-7B on the default engine and on a card of 24 GiB, though neither weights nor such a card are here."""
+    write_7b(folder)
     counted, fits = re.findall(r"^ {4}(?:bash|python) \S*forget\S* (.*)$", PAGES["engines"], re.MULTILINE)
     printed = [line.split() for line in ran(shlex.split(counted), folder)]
     (table,) = re.findall(r"^```\n(.*?)^```", PAGES["engines"], re.DOTALL | re.MULTILINE)

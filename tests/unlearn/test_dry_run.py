@@ -9,17 +9,16 @@ import pytest
 import torch
 import yaml
 from helpers import MODEL, RECORDED, ROOT, TRAIN, config, run
-from huggingface_hub import constants
 from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import LlavaConfig
 
-from safeeraser.model import load_config, load_preprocessor
-from safeeraser.unlearn.composed import read_settings
-from safeeraser.unlearn.dry_run import find_model, outline
+from safeeraser.model.load import load_config, load_preprocessor
+from safeeraser.selftest.material import architecture
+from safeeraser.unlearn.config.compose import read_settings
 from safeeraser.unlearn.engine import Engine
-from safeeraser.unlearn.fit import advice
-from safeeraser.unlearn.memory import MicroStep, Part, Setup, held, kept_bytes
+from safeeraser.unlearn.preflight.advice import advice
+from safeeraser.unlearn.preflight.dry_run import outline
+from safeeraser.unlearn.preflight.memory import MicroStep, Part, Setup, held, kept_bytes
 
 from .given import settings
 
@@ -58,13 +57,12 @@ def test_what_a_dry_run_prints(tmp_path, name, words):
 def family():
     """The settings of LLaVA-1.5-7B and the meta model of its own numbers, in bfloat16."""
     read = read_settings(config("model_family=llava-1.5-7b"))
-    return read, outline(read, LlavaConfig(**read.model_family.architecture), torch.bfloat16)
+    return read, outline(read, architecture("7b"), torch.bfloat16)
 
 
-def test_a_hub_that_does_not_answer_is_left_alone_for_this_dry_run_only(monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert find_model(family()[0])[1] is None and not constants.HF_HUB_OFFLINE
+def test_without_hub_and_folder_it_is_told_what_is_needed(tmp_path):
+    done = run("forget", *TINY, "model_path=llava-hf/llava-1.5-7b-hf", f"save_dir={tmp_path / 'no'}")
+    assert done.returncode == 2 and "a dry run needs no weights, but config.json" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("case", MEMORY)

@@ -15,7 +15,7 @@ from families.recorded import Recorded
 from helpers import ROOT, write_json
 
 from safeeraser.errors import BadInput
-from safeeraser.model import family_of
+from safeeraser.model.load import family_of
 from safeeraser.unlearn.engine import Engine, check_engine, engine_of, share_out_layers
 
 from .given import refuses, settings

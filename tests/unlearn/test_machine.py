@@ -3,7 +3,6 @@
 import os
 import sys
 import sysconfig
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -11,51 +10,36 @@ from helpers import MODEL, VAL, run
 
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.engine import Engine
-from safeeraser.unlearn.machine import check_machine, tools_lacking
+from safeeraser.unlearn.preflight.machine import check_machine
 
 from .given import refuses
 
 OFFLOADING = Engine("zero2", 2, offload_optimizer=True, here=2)
 
 
-def test_its_adam_is_built_where_it_is_offloaded_or_where_a_tool_is_missing(monkeypatch, tmp_path):
-    """Each tool is named; ninja is found beside Python, where a virtual environment that is not activated has it."""
-    builder = Mock()  # in the place of DeepSpeed's
-    monkeypatch.setitem(sys.modules, "deepspeed.ops.op_builder", Mock(CPUAdamBuilder=lambda: builder))
+def test_without_a_compiler_its_adam_is_refused_where_it_is_offloaded(monkeypatch, tmp_path):
+    """ninja is found beside Python too, where a virtual environment that is not activated has it."""
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(sysconfig, "get_path", lambda *_: str(tmp_path))
-    compiler, headers, ninja = tools_lacking()
-    assert "(c++; Debian: g++)" in compiler and str(tmp_path / "Python.h") in headers and "pip install ninja" in ninja
-    for name in ("clang++", "ninja", "Python.h"):
-        (tmp_path / name).touch(0o755)
     monkeypatch.setenv("CXX", f"{tmp_path / 'clang++'} -O2")
+    monkeypatch.setattr(sysconfig, "get_path", lambda *_: str(tmp_path))
     for engine in (Engine(), Engine("ddp", 2), Engine("zero3", 2), Engine("fsdp", 2, offload_weights=True)):
-        check_machine(engine, build=True)
-    check_machine(OFFLOADING, build=False)
-    assert os.environ["PATH"] == f"{tmp_path / 'nothing'}{os.pathsep}{tmp_path}" and tools_lacking() == []
-    assert not builder.load.called
-    check_machine(OFFLOADING, build=True)
-    builder.load.side_effect = RuntimeError("in file a.h:\na.h:1: fatal error: omp.h: not found\n")
-    with pytest.raises(BadInput, match=r"\(offload_optimizer_device\) cannot be compiled: a.h:1: fatal error: omp.h"):
-        check_machine(OFFLOADING, build=True)
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(BadInput, match=r"cannot be compiled: a C\+\+ compiler \(no-such-compiler; .*\) missing; .*ddp"):
-        check_machine(OFFLOADING, build=False)
-    builder.load.side_effect = None  # what was compiled earlier needs none
-    check_machine(OFFLOADING, build=False)
-    assert builder.load.call_count == 4
+        check_machine(engine)
+    with pytest.raises(BadInput, match=r"compiled here, without .*clang.* and ninja \("):
+        check_machine(OFFLOADING)
+    for name in ("clang++", "ninja"):
+        (tmp_path / name).touch(0o755)
+    check_machine(OFFLOADING)
 
 
 def test_deepspeed_that_is_not_installed_and_fewer_gpus_than_processes(monkeypatch):
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     with pytest.raises(BadInput, match=r"zero2 is DeepSpeed's, which is not installed"):
-        check_machine(Engine("zero2", 2), build=True)
+        check_machine(Engine("zero2", 2))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(BadInput, match="its 2 processes want a GPU each, and 1 is here"):
-        check_machine(Engine("ddp", 2, here=2), build=True)
-    check_machine(Engine("ddp", 2, here=1), build=True)  # two machines with one each
+        check_machine(Engine("ddp", 2, here=2))
+    check_machine(Engine("ddp", 2, here=1))  # two machines with one each
 
 
 def test_loading_processes_without_room_in_shared_memory_are_refused(tmp_path):
@@ -82,4 +66,4 @@ def test_a_gpu_whose_driver_is_too_old_for_torch_is_refused_not_left_idle(monkey
     assert run("forget", f"model_path={MODEL}", "dry_run=true", "gpu_memory=24").returncode == 0
     monkeypatch.setenv("PATH", "")
     with pytest.raises(BadInput, match="with its driver, of a version that nvidia-smi does not report;"):
-        check_machine(Engine(), build=False)
+        check_machine(Engine())

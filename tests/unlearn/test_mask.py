@@ -8,9 +8,9 @@ import yaml
 from helpers import record, write_dataset, write_json
 from safetensors.torch import load_file
 
+from safeeraser.unlearn.data.plan import Step
+from safeeraser.unlearn.hooks.mask import choose, items_compared
 from safeeraser.unlearn.job import prepare
-from safeeraser.unlearn.mask import choose, items_compared
-from safeeraser.unlearn.plan import Step
 from safeeraser.unlearn.run import forget
 from safeeraser.unlearn.save_dir import MASK_FILE
 

@@ -10,12 +10,11 @@ from helpers import MODEL, config, read_lines
 
 from safeeraser.errors import BadInput
 from safeeraser.unlearn import plot
-from safeeraser.unlearn.composed import read_settings
-from safeeraser.unlearn.methods import Dual, Method
-from safeeraser.unlearn.page import from_keys
+from safeeraser.unlearn.config.compose import from_keys, read_settings
+from safeeraser.unlearn.hooks.weights import Weights
+from safeeraser.unlearn.objective.method import Dual, Method
+from safeeraser.unlearn.objective.step import STEPS, Plain, Sam
 from safeeraser.unlearn.plot import training_panels
-from safeeraser.unlearn.steps import STEPS, Plain, Sam
-from safeeraser.unlearn.weights import Weights
 
 from .built import built, checked
 
@@ -93,7 +92,7 @@ def test_a_weight_moves_by_how_far_its_loss_lies_above_the_bound(dual, losses, e
     weighs, found = Weights(Method.model_validate({"name": "mine", "terms": terms})), []
     assert weighs["retain"] == dual.get("start", 1.0) and weighs.of_step == {}
     for loss in losses:
-        weighs.follow({"loss": 99.0, "forget": 99.0, "retain": loss})
+        weighs.on_losses({"loss": 99.0, "forget": 99.0, "retain": loss})
         found.append(weighs["retain"])
     assert found == expected and weighs["forget"] == -1.0
     assert weighs.of_step == {"retain": expected[-2]}  # with which the last step was taken

@@ -7,8 +7,8 @@ import yaml
 from helpers import RECORDED, write_json
 
 from safeeraser.errors import BadInput
+from safeeraser.unlearn.data.plan import Schedule, make_plan, read_plan, write_plan
 from safeeraser.unlearn.job import make_or_read_plan
-from safeeraser.unlearn.plan import Schedule, make_plan, read_plan, write_plan
 
 from .given import settings
 

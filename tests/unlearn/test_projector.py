@@ -11,9 +11,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
-from safeeraser import model as models
 from safeeraser.errors import BadInput
-from safeeraser.model import load_model
+from safeeraser.model.load import load_model
 from safeeraser.unlearn.job import check_projector
 
 from .built import ADAPTER, GIVEN, Gradients, built, checked
@@ -29,7 +28,7 @@ def of_projector(folder):
 
 
 def untouched():
-    return models.load_model(str(MODEL), torch.float32).eval()
+    return load_model(str(MODEL), torch.float32).eval()
 
 
 @torch.no_grad()
@@ -66,7 +65,7 @@ def test_what_was_saved_answers_as_the_trained_model_and_the_reference_stays(tmp
     """To the bit, and merged nearly so. And sines begin around the adapter that is given, as it answers."""
     keys = {"projector": how, "lr": 0.01, "warmup_ratio": 0}
     trainer = built(tmp_path, "kl", keys, steps=2, noise=0)
-    batch = trainer.data_collator([trainer.train_dataset[0]])["inputs"]
+    batch = trainer.data_collator([trainer.train_dataset[0]])["batch"].inputs
     expected = logits(untouched(), batch)
     assert torch.equal(logits(trainer.model, batch), expected)
     trainer.train()
@@ -79,7 +78,7 @@ def test_what_was_saved_answers_as_the_trained_model_and_the_reference_stays(tmp
     again = built(tmp_path / "again", "kl", keys | {"init_adapter": str(tmp_path)}, noise=0)
     assert torch.equal(logits(again.model, batch), found)
     assert run("safeeraser.model", "merge", tmp_path, tmp_path / "merged", "--model_path", MODEL).returncode == 0
-    merged = models.load_model(str(tmp_path / "merged"), torch.float32)
+    merged = load_model(str(tmp_path / "merged"), torch.float32)
     assert torch.allclose(logits(merged, batch), found, atol=1e-4)
 
 

@@ -8,15 +8,11 @@ import torch
 from helpers import VAL, read_lines, refused, run, trained
 from safetensors.torch import load_file, save_file
 
-from safeeraser.unlearn.mean import MEAN
-from safeeraser.unlearn.probe import PROBE_LOG
-from safeeraser.unlearn.save_dir import MASK_FILE
-from safeeraser.unlearn.stop import LAST_GOOD
-from safeeraser.unlearn.weights import DUALS
+from safeeraser.unlearn.save_dir import MASK_FILE, PROBE_LOG
 
 from .built import ADAPTER, GIVEN
 
-SINES = "sines.safetensors"
+SINES, MEAN, LAST_GOOD, DUALS = "sines.safetensors", "mean.pt", "last_good.pt", "duals.json"
 FOUR = (*GIVEN, "LoRA.r=4", "LoRA.dropout=0.1", "lr=0.005", "warmup_ratio=0", "max_train_steps=4")
 FOUR += ("save_steps=1", "save_total_limit=9")
 PDU = ("forget_loss=pdu", "forget_loss.terms.retain.weight={at_most: 6, rate: 0.5}")

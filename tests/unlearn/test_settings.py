@@ -10,14 +10,12 @@ from helpers import config, read_lines
 from omegaconf import OmegaConf
 from transformers import TrainingArguments
 
-from safeeraser import model as models
 from safeeraser.errors import BadInput
-from safeeraser.unlearn.arguments import training_arguments
-from safeeraser.unlearn.composed import read_settings
+from safeeraser.model.lora import trained_parameters
+from safeeraser.unlearn.config.compose import read_settings
+from safeeraser.unlearn.config.trainer_arguments import training_arguments, with_checked_trainer
+from safeeraser.unlearn.data.plan import Schedule
 from safeeraser.unlearn.engine import Engine
-from safeeraser.unlearn.options import check_options
-from safeeraser.unlearn.plan import Schedule
-from safeeraser.unlearn.settings import Settings
 
 from .built import built
 from .given import page, settings
@@ -74,7 +72,8 @@ def test_what_this_project_says_is_refused_and_all_else_is_passed_on():
     for field in dataclasses.fields(TrainingArguments):
         try:
             options = {field.name: None if field.default is dataclasses.MISSING else field.default}
-            assert check_options(options, Settings.model_fields) == options and field.name not in said
+            checked = with_checked_trainer(settings().model_copy(update={"trainer": options}))
+            assert checked.trainer == options and field.name not in said
         except BadInput as error:
             assert str(error).startswith(f"config: trainer.{field.name}: ")
             said.discard(field.name)
@@ -92,7 +91,7 @@ def test_options_of_lora_the_optimizer_and_the_schedule_reach_the_run(tmp_path):
     layers = r".*\.language_model\.layers\.\d+\.\w+\.(q_proj|v_proj)"
     assert (adapter.use_dora, adapter.use_rslora, adapter.target_modules) == (True, True, layers)
     # Two layers, two targets of 64 x 64, rank 32, a magnitude for each output.
-    counts = models.trained_parameters(trainer.model, trainer.family)
+    counts = trained_parameters(trainer.model, trainer.forward.family)
     assert counts["LoRA"] == 2 * 2 * (2 * 32 * 64 + 64)
     groups = trainer.optimizer.param_groups
     assert all(group["momentum"] == 0.5 and "betas" not in group for group in groups)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from helpers import read_lines, write_json
 
-from safeeraser.unlearn.moved import seed_of
-from safeeraser.unlearn.steps import Average, Plain, Sam, Smooth, taken
+from safeeraser.unlearn.hooks.moved import seed_of
+from safeeraser.unlearn.objective.step import Average, Plain, Sam, Smooth, taken
 
 from .built import Gradients, built, checked
 

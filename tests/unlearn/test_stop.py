@@ -10,9 +10,9 @@ from helpers import VAL, read_lines, refused, trained
 from invariants.runs import assert_stopped
 
 from safeeraser.benchmark.files import run_of
-from safeeraser.unlearn.probe import measure, probe_items
-from safeeraser.unlearn.settings import Stop
-from safeeraser.unlearn.stop import reason_to_stop
+from safeeraser.unlearn.config.parts import Stop
+from safeeraser.unlearn.hooks.guard import reason_to_stop
+from safeeraser.unlearn.hooks.probe import measure, probe_items
 
 from .built import GIVEN, built, checked
 
@@ -46,7 +46,7 @@ def test_of_a_run_that_a_bound_ends_the_last_good_adapter_is_kept(tmp_path, word
 def test_a_loss_that_is_not_finite_leaves_the_finite_adapter_that_the_run_began_with(tmp_path):
     trainer = built(tmp_path, "ga", {"lr": 1e12}, steps=3, noise=0)
     trainer.train()
-    assert trainer.guard.stopped == {"reason": "stop.not_finite: loss is nan", "adapter_of_step": 0}
+    assert trainer.interruption.guard.stopped == {"reason": "stop.not_finite: loss is nan", "adapter_of_step": 0}
     assert all(each.isfinite().all() for each in trainer.model.parameters())
     assert not any(each.any() for name, each in trainer.model.named_parameters() if ".lora_B." in name)
 
@@ -58,8 +58,8 @@ def test_a_gradient_that_is_not_finite_in_the_last_step_does_not_reach_the_adapt
     before = [each.detach().clone() for each in trained]
     trained[0].register_hook(lambda gradient: gradient * float("inf"))
     trainer.train()
-    assert "norm of the gradient is" in trainer.guard.stopped["reason"]
-    assert trainer.guard.stopped["adapter_of_step"] == 0 and all(map(torch.equal, trained, before))
+    assert "norm of the gradient is" in trainer.interruption.guard.stopped["reason"]
+    assert trainer.interruption.guard.stopped["adapter_of_step"] == 0 and all(map(torch.equal, trained, before))
 
 
 def test_the_questions_are_spread_over_the_held_out_file_and_what_is_counted(tmp_path):

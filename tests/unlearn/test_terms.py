@@ -11,8 +11,8 @@ import yaml
 from helpers import write_json
 
 from safeeraser.errors import BadInput
-from safeeraser.unlearn.terms import LOSSES, Positions, flat, kl, nll
-from safeeraser.unlearn.vector import control_vector
+from safeeraser.unlearn.objective.losses import LOSSES, Positions, control_vector, flat, kl, nll
+from safeeraser.unlearn.objective.method import TERM_OF
 
 HALF, QUARTER = [1 / 2, 1 / 4, 1 / 4], [1 / 4, 1 / 2, 1 / 4]
 CASES = yaml.safe_load((Path(__file__).parent / "golden" / "terms.yaml").read_text())
@@ -55,7 +55,9 @@ def worked_out(value):
 @pytest.mark.parametrize(("name", "given", "parameters", "expected"), CASES["values"])
 def test_the_value_by_hand(name, given, parameters, expected):
     loss, positions = LOSSES[name], (plain if "rows" in given else at)(**worked_out(given))
-    ready = loss.ready(loss.checked(worked_out(parameters), ()), width=3, seed=0)
+    plainly = {"loss": name, "views": ["retain", "forget"][: loss.views or 1], "weight": 1}
+    term = TERM_OF[name].model_validate(plainly | worked_out(parameters))
+    ready = loss.ready(term.parameters, width=3, seed=0)
     assert ready(positions).item() == pytest.approx(worked_out(expected), rel=2e-6, abs=1e-7)
 
 
@@ -95,7 +97,7 @@ def test_a_control_vector_is_drawn_from_the_seed_or_read(tmp_path):
     assert torch.allclose(control_vector(64, 233, coefficient=5.0), drawn / 4)
     file = write_json(tmp_path / "vector.json", {"control_vector": [1.5, -2]})
     # The distance of states from it: items of (1/4 + 9 and 9/4 + 1) / 2 and of (25/4 + 4) / 2.
-    ready = LOSSES["rmu"].ready(LOSSES["rmu"].checked({"control_vector": file}, ()), width=2, seed=0)
+    ready = LOSSES["rmu"].ready({"coefficient": 20, "control_vector": file}, width=2, seed=0)
     states = [[1.0, 1.0], [3.0, -1.0], [4.0, 0.0]]
     assert ready(plain(states, [0, 0, 1])).item() == pytest.approx((12.5 / 4 + 10.25 / 2) / 2)
     with pytest.raises(BadInput, match=r"vector of 2 numbers; .* 3$"):

@@ -17,7 +17,7 @@ from accelerate.utils.memory import clear_device_cache
 
 from safeeraser.audit.inside.pairs import Pair
 from safeeraser.benchmark.sources import files_code
-from safeeraser.model import VLM
+from safeeraser.model.vlm import VLM
 
 __all__ = ["CODE", "Measure", "Quantity", "Values", "find_measures", "measure", "measure_all", "quantity"]
 

@@ -17,7 +17,8 @@ from safeeraser.audit.inside import Quantity, Values, measure
 from safeeraser.audit.inside.pairs import Batch, Pair, batches, words
 from safeeraser.generation import DECODERS, Asked
 from safeeraser.generation.sampling import Generation
-from safeeraser.model import VLM, begun_at, language_layers, logits_and_states
+from safeeraser.model.states import begun_at, language_layers, logits_and_states
+from safeeraser.model.vlm import VLM
 
 FIRST = 10  # tokens: a model that refuses at once may hold what follows for as likely as before
 CHUNK = 512  # positions at a time: 300 MB in float32 with a vocabulary of 152,000

@@ -23,7 +23,9 @@ from safeeraser.benchmark.records import DataFile, Record
 from safeeraser.benchmark.truth import TRUTH, read_truth
 from safeeraser.errors import BadInput
 from safeeraser.infer.attacks import chance
-from safeeraser.model import VLM, Row, Seen, Turn, features_of, see
+from safeeraser.model.turns import Row, Turn
+from safeeraser.model.vision import Seen, features_of, see
+from safeeraser.model.vlm import VLM
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 

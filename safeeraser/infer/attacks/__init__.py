@@ -27,7 +27,8 @@ from safeeraser.infer.requests import Draw, Redrawn, Request, Selection, chance
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from safeeraser.model import VLM, Preprocessor
+    from safeeraser.model.preprocess import Preprocessor
+    from safeeraser.model.vlm import VLM
 
 __all__ = ["ATTACKS", "BACKWARD", "Attack", "Known", "attack", "chance", "shown_picture"]
 

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from numpy.random import Generator
     from torch import Tensor
 
-    from safeeraser.model import VLM, Preprocessor, Row
+    from safeeraser.model.preprocess import Preprocessor
+    from safeeraser.model.turns import Row
+    from safeeraser.model.vlm import VLM
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +79,7 @@ def pgd(vlm: VLM, known: Known, requests: Sequence[Request]) -> tuple[VLM, list[
 def _rows_to_lead(vlm: VLM, request: Request, file: Path, data: DataFile) -> list[Row]:
     """The record's harmful questions on the picture of a request, with what the model is led to say."""
     from safeeraser.infer.checkpoint import first_targets
-    from safeeraser.model import Turn
+    from safeeraser.model.turns import Turn
 
     harmful = ASKED[view_of(str(request.place[-1])) or OWN].picture == "harmful"
     pairs = data.records[request.record].unsafe_pairs
@@ -128,7 +130,7 @@ def soft_prompt(vlm: VLM, known: Known, requests: Sequence[Request]) -> tuple[VL
     """
     import torch
 
-    from safeeraser.model import Preprocessor
+    from safeeraser.model.preprocess import Preprocessor
 
     held_out, random = known.held_out, chance(f"{known.seed}/soft_prompt")
     records = enumerate(held_out.records)
@@ -174,7 +176,7 @@ def _train(
     from torch.optim import Adam
 
     from safeeraser.infer.checkpoint import first_targets, nll
-    from safeeraser.model import Turn
+    from safeeraser.model.turns import Turn
 
     optimizer = Adam([vectors.requires_grad_()], lr=RATE * vectors.std().item())
     for step in range(PROMPT_STEPS):

@@ -20,7 +20,8 @@ from safeeraser.infer.requests import Request
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from safeeraser.model import VLM, Row
+    from safeeraser.model.turns import Row
+    from safeeraser.model.vlm import VLM
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def refusal_direction(vlm: VLM, known: Known, requests: Sequence[Request]) -> tu
 
 def _read_prompts(vlm: VLM, known: Known) -> tuple[list[Row], list[Row]]:
     """The prompts of harmful and of harmless questions on harmful pictures, `PROMPTS` of each at most, by chance."""
-    from safeeraser.model import Turn
+    from safeeraser.model.turns import Turn
 
     data = known.held_out
     harmful = [(number, pair.question) for number, each in enumerate(data.records) for pair in each.unsafe_pairs]
@@ -104,7 +105,7 @@ def _mean_states(vlm: VLM, rows: list[Row]) -> dict[int, Tensor]:
     """The mean state at the rows' last token, (hidden,), by layer, of those in the middle half."""
     import torch
 
-    from safeeraser.model import language_layers, logits_and_states
+    from safeeraser.model.states import language_layers, logits_and_states
 
     count = len(language_layers(vlm.model, vlm.family))
     layers = range(count // 4, -(-3 * count // 4))
@@ -142,7 +143,7 @@ def _leave_out(vlm: VLM, direction: Tensor) -> list[Any]:
     """
     from torch import nn
 
-    from safeeraser.model import language_layers
+    from safeeraser.model.states import language_layers
 
     def free(states: Tensor) -> Tensor:
         """What of states (..., hidden) is at right angles to the unit vector; reckoned in float32."""

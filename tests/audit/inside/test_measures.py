@@ -16,7 +16,8 @@ from safeeraser.audit.inside.pairs import batches, read_pairs
 from safeeraser.benchmark.pictures import open_picture
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
-from safeeraser.model import VLM, Turn
+from safeeraser.model.turns import Turn
+from safeeraser.model.vlm import VLM
 
 PAIRS = read_pairs(read_records(TRAIN), range(1))  # four, of whole answers
 

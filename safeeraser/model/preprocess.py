@@ -1,0 +1,293 @@
+"""What turns turns into a model's input: pictures and texts into rows, rows into a batch, whatever the family.
+
+A picture's tokens, a template's words and the inputs beside them are transformers' own affair: its processor is asked
+once for each picture what stands for it in the text, and what else the model must be given. All that callers see is a
+row of token ids with its labels, and a batch of tensors that goes into the model as it is.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any, Literal
+
+import torch
+from jinja2 import TemplateError
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import ProcessorMixin
+
+from safeeraser.benchmark.conversation import CHAT_TEMPLATE, IGNORE, SYSTEM_TEXTS
+from safeeraser.benchmark.conversation import pad as pad_rows
+from safeeraser.benchmark.family import Family
+from safeeraser.errors import BadInput
+from safeeraser.model.turns import Row, Shown, Turn
+
+# They stand for an answer and for a system text where a template is asked what it writes: letters that none has of its
+# own.
+ANSWER, SYSTEM = "\ue000", "\ue001"
+TEXT = ("input_ids", "attention_mask")
+TYPES = ("mm_token_type_ids", "token_type_ids")  # which tokens are a picture's: 0 for text, 1 for pictures
+SHAPES = ((64, 64), (512, 128), (128, 512), (1024, 1024))  # a processor that treats these alike treats all so
+# Of pictures, whose outlines are remembered: some 10 kB each. A run goes through its pictures more than once, an audit
+# at each of its points.
+SIZES = 4096
+# What spares three quarters of the work where a picture is blank and only its outline matters.
+BLANK = {"do_rescale": False, "do_normalize": False, "resample": Image.Resampling.NEAREST}
+
+
+class Preprocessor:
+    """What turns text and pictures into a model's input.
+
+    Args:
+        processor: transformers' for the model.
+        context: tokens that the model can tell the places of.
+        picture_token: that which a picture's features take the places of, as the model's configuration tells it: not
+            always the one that stands for a picture in a text.
+        origin: `model_path`.
+    """
+
+    def __init__(
+        self, processor: ProcessorMixin, family: Family, context: int, picture_token: int, origin: str
+    ) -> None:
+        self.processor, self.family, self.origin = processor, family, origin
+        self.context, self.picture_token = context, picture_token
+        self.tokenizer = processor.tokenizer
+
+    @property
+    def pad_token(self) -> int:
+        """The token that fills up rows."""
+        pad = self.tokenizer.pad_token_id
+        return self.tokenizer.eos_token_id if pad is None else pad
+
+    @cached_property
+    def end_token(self) -> int:
+        """The token that ends an answer."""
+        return self.tokenizer.convert_tokens_to_ids(self.family.end_of_turn)
+
+    @cached_property
+    def reserved(self) -> list[str]:
+        """What no text may hold, since it stands for a picture or a film."""
+        films = getattr(self.processor, "video_token", None)
+        return [name for name in dict.fromkeys((self.processor.image_token, self._repeated, films)) if name]
+
+    @cached_property
+    def _repeated(self) -> str:
+        """The name of the token that a picture's features take the places of."""
+        return self.tokenizer.convert_ids_to_tokens(self.picture_token)
+
+    def show(self, picture: Image.Image | Shown) -> Shown:
+        """The picture as the model sees it; one that is so already stays as it is.
+
+        Raises:
+            BadInput: it is of a shape that the processor does not take.
+        """
+        return picture if isinstance(picture, Shown) else self._shown(self._processed(picture))
+
+    def _processed(self, picture: Image.Image, **how: Any) -> Mapping[str, Any]:
+        """What the processor makes of a picture; `how`: other settings than its own."""
+        try:
+            return self.processor(
+                text=[self.processor.image_token],
+                images=[picture],
+                return_tensors="pt",
+                return_text_replacement_offsets=True,
+                **how,
+            )
+        except ValueError as error:
+            raise BadInput(
+                f"a picture of {picture.width} x {picture.height} pixels, which the model's processor does not take "
+                f"({str(error).splitlines()[0]})"
+            ) from None
+
+    @staticmethod
+    def _shown(given: Mapping[str, Any]) -> Shown:
+        text = given["text_replacement_offsets"][0][0]["replacement"]
+        left_out = (*TEXT, *TYPES, "text_replacement_offsets")
+        return Shown(text, {key: value for key, value in given.items() if key not in left_out})
+
+    def outline(self, size: Callable[[], tuple[int, int]]) -> Shown:
+        """What a picture becomes, its tensors without their numbers (on the device `meta`), by its size, (width,
+        height), which is asked for where it matters."""
+        return _outlined(self._outlines, SHAPES[0] if self.same_for_all else size())
+
+    def place(self, size: Callable[[], tuple[int, int]]) -> str:
+        """What stands in the text for a picture, by its size; see `outline`."""
+        return self.outline(size).text
+
+    @cached_property
+    def same_for_all(self) -> bool:
+        """Whether each picture takes the same place, whatever its shape."""
+        return len({_outlined(self._outlines, shape).text for shape in SHAPES}) == 1
+
+    @cached_property
+    def _outlines(self) -> "_Outlines":
+        return _Outlines(f"{self.processor.image_token} {self.processor.to_json_string()}", self._outline)
+
+    def _outline(self, size: tuple[int, int]) -> Shown:
+        shown = self._shown(self._processed(Image.new("RGB", size), **BLANK))
+        # Pixels that were not rescaled are whole numbers yet.
+        dtypes = {torch.uint8: torch.float32}
+        inputs = {key: each.to("meta", dtypes.get(each.dtype, each.dtype)) for key, each in shown.inputs.items()}
+        return Shown(shown.text, inputs)
+
+    def encode(self, turn: Turn, *, end_of_answer: bool = False, max_length: int | None = None) -> Row:
+        """A turn as a row; see `encode_text`."""
+        shown = self.show(turn.picture) if turn.picture else None
+        row = self.encode_text(turn, shown.text if shown else None, end_of_answer=end_of_answer, max_length=max_length)
+        return Row(row.input_ids, row.labels, shown.inputs if shown else {})
+
+    def encode_text(
+        self, turn: Turn, place: str | None, *, end_of_answer: bool = False, max_length: int | None = None
+    ) -> Row:
+        """The row of a turn but for its picture, which `place` stands for (`place`, or `show`'s; None: no picture).
+
+        Args:
+            end_of_answer: let the token that ends a turn be the last target.
+            max_length: tokens at most, the picture counted as one. A longer answer is shortened; neither the prompt nor
+                its picture ever is.
+
+        Raises:
+            BadInput: the text names a picture of its own, the prompt alone fills `max_length`, leaving no target, or
+                the template does not write the answer behind the prompt, or no system text.
+        """
+        prompt, whole = self._texts(turn, place)
+        ids = self._tokens(prompt)
+        if turn.answer is None:
+            return Row(ids, [IGNORE] * len(ids))
+        full = self._tokens(whole) + ([self.end_token] if end_of_answer else [])
+        if full[: len(ids)] != ids:
+            raise BadInput("the model's tokenizer does not keep the prompt apart from its answer")
+        if max_length is not None:
+            full = full[: self.most_tokens(ids, max_length)]
+        if len(full) <= len(ids):
+            counted = len(ids) - self.most_tokens(ids, 0)
+            raise BadInput(f"a prompt of {counted} tokens leaves no room for its answer in max_length={max_length}")
+        return Row(full, [IGNORE] * len(ids) + full[len(ids) :])
+
+    def most_tokens(self, prompt: Sequence[int], max_length: int) -> int:
+        """How many tokens a row with this prompt has at most, where `max_length` counts a picture as one."""
+        return max_length + max(list(prompt).count(self.picture_token) - 1, 0)
+
+    def _texts(self, turn: Turn, place: str | None) -> tuple[str, str]:
+        """The prompt, and the prompt with the answer but without what ends it, both with the picture's place."""
+        for name in self.reserved:
+            if name in turn.question or name in (turn.answer or ""):
+                raise BadInput(f"the text itself contains '{name}', which stands for the picture")
+        if turn.system and not self.takes_system:
+            raise BadInput(self.no_system)
+        pictured = place is not None
+        prompt = self._written(turn, None, pictured)
+        whole = prompt
+        if turn.answer is not None:
+            whole = self._written(turn, turn.answer, pictured).removesuffix(self._behind)
+        if not whole.startswith(prompt):
+            raise BadInput("the chat template does not write the answer behind its prompt")
+        if place is not None:
+            prompt, whole = (text.replace(self.processor.image_token, place) for text in (prompt, whole))
+        return prompt, whole
+
+    @cached_property
+    def _behind(self) -> str:
+        """What the template writes behind an answer."""
+        return self._written(Turn(None, "Q"), ANSWER, False).rpartition(ANSWER)[2]
+
+    @cached_property
+    def takes_system(self) -> bool:
+        """Whether the chat template writes a system text: some raise for one, others leave it out without a word."""
+        try:
+            return SYSTEM in self._written(Turn(None, "Q", system=SYSTEM), None, False)
+        except TemplateError:
+            return False
+
+    @property
+    def no_system(self) -> str:
+        """What is said where it does not."""
+        return f"the chat template of model family {self.family.name} writes no system text"
+
+    def _written(self, turn: Turn, answer: str | None, pictured: bool) -> str:
+        asked = [{"type": "image"}] * pictured + [{"type": "text", "text": turn.question}]
+        chat = [{"role": "user", "content": asked}]
+        if system := turn.system or (SYSTEM_TEXTS[turn.who] if self.family.chat else None):
+            chat.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+        if answer is not None:
+            chat.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        # Not by a subclass's own: SmolVLM's asks its part for films first.
+        return ProcessorMixin.apply_chat_template(
+            self.processor,
+            chat,
+            chat_template=CHAT_TEMPLATE if self.family.chat else None,
+            add_generation_prompt=answer is None,
+        )
+
+    def _tokens(self, text: str) -> list[int]:
+        # Some templates write the first token themselves, others leave it to the tokenizer.
+        first = self.tokenizer.bos_token
+        # A picture's tokens are written by the hundred, and of a run of them one tells all: it is most of the work.
+        runs = re.compile(f"(?:{re.escape(self._repeated)})+")
+        lengths = iter([len(run) // len(self._repeated) for run in runs.findall(text)])
+        short = runs.sub(lambda _: self._repeated, text)
+        ids = self.tokenizer(short, add_special_tokens=not (first and text.startswith(first)))["input_ids"]
+        return [token for each in ids for token in [each] * (next(lengths) if each == self.picture_token else 1)]
+
+    @cached_property
+    def types(self) -> str | None:
+        """The input that tells a picture's tokens from text, where the model wants one."""
+        given = self._processed(Image.new("RGB", SHAPES[0]), **BLANK)
+        return next((key for key in TYPES if key in given), None)
+
+    def join(self, rows: Sequence[Row], side: Literal["left", "right"] = "right") -> dict[str, Tensor]:
+        """What the model takes for these rows: each text's tensors are (rows, the longest row's tokens), padded on
+        `side`; a picture's lie one behind the other, however many entries each has."""
+        ids = [row.input_ids for row in rows]
+        left = side == "left"
+        batch = {
+            "input_ids": torch.tensor(pad_rows(ids, self.pad_token, left=left)),
+            "attention_mask": torch.tensor(pad_rows([[1] * len(row) for row in ids], 0, left=left)),
+        }
+        return batch | self.kinds(ids, side) | self.lay_out([row.inputs for row in rows])
+
+    def kinds(self, ids: Sequence[Sequence[int]], side: Literal["left", "right"]) -> dict[str, Tensor]:
+        """The tokens' types, where the model is told them: (rows, the longest row's tokens), padded on `side`."""
+        if not self.types:
+            return {}
+        types = self.processor.create_mm_token_type_ids([list(row) for row in ids])
+        return {self.types: torch.tensor(pad_rows(types, 0, left=side == "left"))}
+
+    def lay_out(self, pictures: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What the model is given for some pictures, of what it is given for each."""
+        keys = dict.fromkeys(key for inputs in pictures for key in inputs)
+        return {key: _laid_out([inputs[key] for inputs in pictures if key in inputs]) for key in keys}
+
+    def entries(self, rows: Sequence[Row], chosen: Sequence[int]) -> dict[str, Tensor]:
+        """Where in each tensor of `join(rows)` some of the rows stand, by its name: the index of its first axis."""
+        index = torch.tensor(chosen)
+        places = dict.fromkeys((*TEXT, self.types) if self.types else TEXT, index)
+        for key in dict.fromkeys(key for row in rows for key in row.inputs):
+            counts = [len(row.inputs.get(key, ())) for row in rows]
+            pieces = torch.arange(sum(counts)).split(counts)
+            if any(counts[row] for row in chosen):  # else the model is not to look at pictures at all
+                places[key] = torch.cat([pieces[row] for row in chosen])
+        return places
+
+
+@dataclass(frozen=True)
+class _Outlines:
+    """What gives a picture's outline by its size: processors of the same settings give the same."""
+
+    settings: str
+    of: Callable[[tuple[int, int]], Shown] = field(compare=False)
+
+
+@lru_cache(SIZES)
+def _outlined(outlines: _Outlines, size: tuple[int, int]) -> Shown:
+    return outlines.of(size)
+
+
+def _laid_out(tensors: Sequence[Tensor]) -> Tensor:
+    """One behind the other; where they differ in their second axis (tiles of a picture), filled up with zeros."""
+    if tensors[0].dim() > 1:
+        most = max(tensor.shape[1] for tensor in tensors)
+        tensors = [pad(each, (0, 0) * (each.dim() - 2) + (0, most - each.shape[1])) for each in tensors]
+    return torch.cat(list(tensors))

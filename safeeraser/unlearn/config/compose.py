@@ -1,0 +1,244 @@
+"""The page of settings: put together by Hydra, from a command line or from keywords, and checked once.
+
+The release's settings file is flat: its `forget_loss` and `model_family` are words, where a page of this project holds
+what config/forget_loss/ and config/model_family/ say of them. Such a file is laid on top of config/forget_lora.yaml.
+"""
+
+import argparse
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from safeeraser.benchmark.family import AUTO
+from safeeraser.benchmark.files import CONFIG
+from safeeraser.benchmark.methods import PD, to_decouple
+from safeeraser.benchmark.release import ALIASES, UNREAD
+from safeeraser.errors import BadInput, nearest
+from safeeraser.model.load import family_of
+from safeeraser.unlearn.config.settings import Settings
+from safeeraser.unlearn.config.trainer_arguments import with_checked_trainer
+from safeeraser.unlearn.config.wrong import first_wrong
+
+log = logging.getLogger(__name__)
+
+PAGE = "forget_lora"
+FLAGS = {"help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "info"}  # Hydra's own
+FLAGS |= {"shell-completion", "config-path", "experimental-rerun"}
+# What Hydra would leave behind of its own. First on the command line, so that a user can still have it.
+LEAVES_NOTHING = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
+
+for group, names in ALIASES.items():
+    for alias, name in names.items():
+        ConfigStore.instance().store(group=group, name=alias, node={"defaults": [name]})
+
+# `forget_loss=npo+pd` is `forget_loss=npo pd=1`, in one word: for what takes methods by name, one after the other.
+for name, plain in to_decouple().items():
+    ConfigStore.instance().store(group="forget_loss", name=name, node={"defaults": [plain], "pd": 1.0})
+
+
+def from_command_line() -> list[DictConfig]:
+    """The pages that a command line amounts to: none where Hydra only printed something, several for `--multirun`.
+
+    Raises:
+        BadInput: it names a page, a key or a choice that is not there.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-name", "-cn", default=PAGE)
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    given, rest = parser.parse_known_args()
+    _check_words(rest)
+    folders = [folder for folder in (CONFIG, given.config_dir) if folder]
+    composed: list[DictConfig] = []
+    # Hydra then raises what is wrong with a command line instead of printing pages about it.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    with _told_plainly(lambda: _dotted(_chosen(page, rest, given.config_dir))):
+        page = _whole_page(given.config_name.removesuffix(".yaml"), folders)
+        more = [f"--config-dir={given.config_dir}"] if given.config_dir else []
+        # `trainer` is open to what transformers has, which Hydra takes with a plus alone.
+        rest = [re.sub(r"^(?=trainer[.=])", "++", word) for word in rest]
+        # Where the overrides begin: Hydra takes them in one piece, before or after its flags.
+        place = next((n for n, word in enumerate(rest) if re.match(r"[^-].*=|[~+]", word)), len(rest))
+        sys.argv[1:] = ["--config-name", page, *more, *rest[:place], *LEAVES_NOTHING, *rest[place:]]
+        hydra.main(version_base="1.3", config_path=str(CONFIG), config_name=PAGE)(composed.append)()
+    return composed
+
+
+def from_keys(keys: Mapping[str, Any], page: str = PAGE) -> DictConfig:
+    """A page with some of its keys set, whole or in part.
+
+    Args:
+        keys: by name, `{"LoRA.r": 8}` and `{"LoRA": {"r": 8}}` alike. A group's value is a name or what it would hold.
+        page: the name of a file in config/.
+
+    Raises:
+        BadInput: a choice is not there, or the values do not fit together.
+    """
+    choices = groups()
+    named = {key: value for key, value in keys.items() if key in choices and isinstance(value, str)}
+    GlobalHydra.instance().clear()
+    with _told_plainly(), initialize_config_dir(str(CONFIG), version_base="1.3"):
+        config = compose(page, [f"{group}={name}" for group, name in named.items()])
+        OmegaConf.set_struct(config, False)
+        for key, value in keys.items():
+            if key not in named:
+                try:
+                    OmegaConf.update(config, key, value, merge=key not in choices)
+                except OmegaConfBaseException as error:
+                    raise BadInput(f"config: {key}: {str(error).splitlines()[0]}") from None
+        return config
+
+
+def read_settings(config: DictConfig) -> Settings:
+    """Check a composed page. Raises `BadInput` naming the first key that is wrong, missing or unknown."""
+    config = config.copy()
+    OmegaConf.set_struct(config, False)
+    try:
+        for key, value in _plain(config).items():
+            if isinstance(value, str):
+                # In a name (`${forget_loss}_${lr}`) a group stands for its choice.
+                config[key] = re.sub(rf"\$\{{({'|'.join(groups())})\}}", r"${\1.name}", value)
+        if OmegaConf.select(config, "model_family.name") == AUTO:
+            OmegaConf.update(config, "model_family", family_of(config.model_path).model_dump(), merge=False)
+        _weigh(config)
+        settings = Settings.model_validate(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+        return with_checked_trainer(settings)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        if row := re.search(r"Interpolation key '(tables\..+\.methods)\.(.+)\.\w+' not found", reason):
+            raise BadInput(
+                f"config: {row[1]} has no row for {row[2]}: set lr=RATE and max_train_steps=STEPS, or add the row; "
+                f"{nearest(row[2], OmegaConf.select(config, row[1]))}"
+            ) from None
+        raise BadInput(f"config: {reason}") from None
+    except ValidationError as error:
+        raise BadInput(f"config: {first_wrong(error, Settings)}") from None
+
+
+def _weigh(config: DictConfig) -> None:
+    """Give each of the method's terms the weight that it begins with, whichever key says it: the method's own page; in
+    its place `pd` and `retain`, which are short for the weights of two; and in theirs the recipe's.
+
+    What has prompt decouple by `pd` is called so, in all that is named by its method.
+
+    Raises:
+        BadInput: it has prompt decouple already, or no retain term.
+    """
+    method, pd, retain = config.get("forget_loss"), config.get("pd"), config.get("retain")
+    terms = method.get("terms") if isinstance(method, DictConfig) else None
+    if not isinstance(terms, DictConfig):
+        return  # what is no method, as what is no weight, is told of by the checks
+    by_name = method.pop("pd", None)  # of a method asked for as NAME+pd
+    pd = by_name if pd is None else pd
+    if isinstance(pd, int | float | DictConfig):
+        if "decoupled" in terms:
+            raise BadInput(
+                f"config: pd={pd}: {method.name} has prompt decouple as it is; forget_loss.terms.decoupled.weight "
+                "weighs it otherwise"
+            )
+        terms.decoupled = {"loss": "nll", "views": ["decoupled"], "weight": pd}
+        method.name, method.title = f"{method.name}{PD}", f"{method.get('title') or method.name}{PD.upper()}"
+    if isinstance(retain, int | float | DictConfig):
+        if "retain" not in terms:
+            raise BadInput(f"config: retain={retain}: {method.name} has no term retain, but {', '.join(terms)}")
+        terms.retain.weight = retain
+    weights = OmegaConf.select(config, "recipe.weights")
+    for name, weight in weights.items() if isinstance(weights, DictConfig) else ():
+        if isinstance(weight, int | float | DictConfig) and isinstance(terms.get(name), DictConfig):
+            terms[name].weight = weight
+
+
+def groups() -> list[str]:
+    """The keys whose value is a choice among the files of a folder."""
+    defaults = _plain(OmegaConf.load(CONFIG / f"{PAGE}.yaml"))["defaults"]
+    return [group for choice in defaults if isinstance(choice, dict) for group in choice]
+
+
+def _check_words(words: list[str]) -> None:
+    """Raises `BadInput` for a key that is written as an option or has no value: Hydra would answer with its usage."""
+    for before, word in pairwise(["", *words]):
+        key = word.lstrip("-").partition("=")[0]
+        if word.startswith("--") and key not in FLAGS:
+            raise BadInput(f"{word}: keys have no dashes and a value behind =, as in {key}=VALUE")
+        if re.fullmatch(r"\w+", word) and not before.startswith("-"):
+            raise BadInput(f"{word}: a key has a value behind =, as in dry_run=true")
+
+
+def _chosen(page: str, words: list[str], folder: Path | None) -> dict[str, Any]:
+    """A page with what a command line chooses of its groups, and no more."""
+    choices = [word for word in words if word.partition("=")[0] in groups() and "," not in word]  # no sweep
+    beside = [f"hydra.searchpath=['file://{folder.resolve()}']"] if folder else []
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        return _plain(compose(page, [*beside, *choices]))
+
+
+def _whole_page(name: str, folders: list[Path]) -> str:
+    """The page to compose for a file of this name: itself, or where it is flat, it on top of this project's own."""
+    files = (folder / f"{name}.yaml" for folder in folders)
+    flat = next((_plain(OmegaConf.load(file)) for file in files if file.is_file()), {})
+    named = {group: flat.pop(group) for group in groups() if isinstance(flat.get(group), str)}
+    if not named:
+        return name
+    if "defaults" in flat:
+        group, choice = next(iter(named.items()))
+        raise BadInput(f"{name}.yaml: {group}: {choice}: say '- override {group}: {choice}' under its defaults")
+    if flat.get("report_to") == "wandb" and find_spec("wandb") is None:
+        log.warning("note: report_to=wandb is left out: it is not installed, and the release itself switches it off")
+        del flat["report_to"]
+    values = {key: value for key, value in flat.items() if key not in UNREAD or value != UNREAD[key]}
+    choices = [{f"override {group}": name} for group, name in named.items()]
+    ConfigStore.instance().store(name=f"{name}_on_{PAGE}", node={"defaults": [PAGE, *choices, "_self_"], **values})
+    return f"{name}_on_{PAGE}"
+
+
+@contextmanager
+def _told_plainly(known_keys: Callable[[], list[str]] = list) -> Iterator[None]:
+    """What Hydra raises, as one line; `known_keys` tells which keys there would have been."""
+    try:
+        yield
+    except MissingConfigException as error:
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        known = error.options or sorted(file.stem for file in CONFIG.glob("*.yaml"))
+        raise BadInput(f"{group or 'config'}: no '{name}'; {nearest(name, known)}") from None
+    except yaml.YAMLError as error:
+        raise BadInput(f"config: not YAML ({' '.join(str(error).split())})") from None
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # the last is of a group that is null
+        reason = str(error).strip().splitlines()[0]
+        if unknown := re.fullmatch(r"Could not override '(.+)'\.", reason):
+            known, place = known_keys(), unknown[1].rpartition(".")[0]
+            while place and place not in known:
+                place = place.rpartition(".")[0]
+            beside = [key for key in known if key.rpartition(".")[0] == place]
+            raise BadInput(f"config: no key '{unknown[1]}'; {nearest(unknown[1], beside or known)}") from None
+        raise BadInput(f"command line: {reason}") from None
+
+
+def _plain(page: DictConfig | ListConfig) -> dict[str, Any]:
+    """A page without OmegaConf's own types."""
+    return cast("dict[str, Any]", OmegaConf.to_container(page))  # whatever its type says, a page is no list
+
+
+def _dotted(page: dict[str, Any], prefix: str = "") -> list[str]:
+    """The keys of a page as a command line names them."""
+    keys = []
+    for key, value in page.items():
+        if prefix or key != "defaults":
+            keys += [prefix + key, *(_dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else ())]
+    return keys

@@ -1,0 +1,261 @@
+"""The keys of config/forget_lora.yaml with their types and bounds, read by name; `compose` checks a page by them."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from peft import LoraConfig
+from pydantic import Field, FiniteFloat, field_validator, model_validator
+from transformers import SchedulerType
+
+from safeeraser.benchmark.family import Family
+from safeeraser.errors import nearest
+from safeeraser.model.lora import lora_config
+from safeeraser.model.projector import PROJECTORS, Way
+from safeeraser.unlearn.config.parts import Compared, Keys, Lora, Probe, Stop
+from safeeraser.unlearn.data.views import VIEWS, DataSource
+from safeeraser.unlearn.objective.method import TERMS, Dual, Method, Recipe, or_dual
+from safeeraser.unlearn.objective.step import AnyStep
+
+
+class Settings(Keys):
+    """One run's settings; config/forget_lora.yaml says what each key means."""
+
+    model_family: Family
+    # Short for weights of the method's terms, which have taken them up before they are read here: told of before those.
+    pd: Annotated[float | Dual, or_dual(Annotated[FiniteFloat, Field(gt=0)])] | None = Field(exclude=True)
+    retain: Annotated[float | Dual, or_dual(Annotated[FiniteFloat, Field(ge=0)])] | None = Field(exclude=True)
+    forget_loss: Method
+    step: AnyStep
+    recipe: Recipe
+    model_path: str
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    quantization: Literal["none", "nf4"]
+    attention: Literal["auto", "eager", "sdpa", "sdpa_cudnn", "flash_attention_2"]
+    finetune: Literal["lora", "full"]
+    LoRA: Lora
+    tune_language_model: bool
+    projector: str
+    tune_mm_projector: bool  # the release's word: false is `frozen`, and `projector` says all once the keys are checked
+    tune_vision_tower: bool
+    init_adapter: Path | None
+    mask: Compared | None
+    allow_other_base: bool
+    data: DataSource
+    data_path: Path
+    split: Literal["all"] | list[str]
+    limit: int | None = Field(ge=1)
+    bad_items: Literal["stop", "skip"]
+    max_bad_items: float = Field(ge=0, lt=1)
+    plan: Path | None
+    max_length: int = Field(ge=1)
+    workers: int = Field(ge=0)
+    lr: float = Field(gt=0)
+    lr_scheduler_type: str
+    warmup_ratio: float = Field(ge=0, lt=1)
+    weight_decay: float = Field(ge=0)
+    max_grad_norm: float = Field(ge=0)
+    batch_size: int = Field(ge=1)
+    gradient_accumulation_steps: int = Field(ge=1)
+    num_epochs: int = Field(ge=1)
+    max_train_steps: int | None = Field(ge=1)
+    gradient_checkpointing: bool
+    trainer: dict[str, Any]
+    seed: int = Field(ge=0, lt=2**32)
+    deterministic: bool
+    stop: Stop
+    probe_every: int = Field(ge=0)
+    probe: Probe
+    save_dir: Path
+    overwrite_dir: bool
+    save_model: bool
+    save_steps: int | list[int]
+    save_total_limit: int = Field(ge=1)
+    resume_from_checkpoint: str | None
+    report_to: list[Literal["none", "tensorboard", "wandb"]]
+    push_to_hub: bool
+    hub_model_id: str | None
+    hub_private: bool
+    dry_run: bool
+    engine: Path | None
+    gpu_memory: float | None = Field(gt=0)
+    tables: dict[str, Any]  # read by interpolations between keys alone
+
+    @field_validator("model_path", mode="before")
+    @classmethod
+    def _model_path(cls, value: Any) -> Any:
+        if value is None:
+            raise ValueError("model_family names a whole family: say which model of it")
+        return value
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if value == []:
+            raise ValueError("must be all, or name a category")
+        return [value] if isinstance(value, str) and value != "all" else value
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _report_to(cls, value: Any) -> Any:
+        return [value or "none"] if isinstance(value, str) or not value else value
+
+    @field_validator("save_steps", mode="before")
+    @classmethod
+    def _save_steps(cls, value: Any) -> Any:
+        after = value if isinstance(value, list) else [value or 1]
+        if not after or not all(type(step) is int and step >= 1 for step in after):
+            raise ValueError("must be a whole number of at least 0, or a list of steps of at least 1")
+        return value
+
+    @field_validator("max_train_steps", mode="before")
+    @classmethod
+    def _max_train_steps(cls, value: Any) -> Any:
+        return None if value == -1 else value  # the release's word for none
+
+    @field_validator("resume_from_checkpoint")
+    @classmethod
+    def _resume_from_checkpoint(cls, value: str | None) -> str | None:
+        return value or None
+
+    @field_validator("projector")
+    @classmethod
+    def _known_projector(cls, value: str) -> str:
+        if value not in PROJECTORS:
+            raise ValueError(f"no way '{value}' to train the projector; {nearest(value, PROJECTORS)}")
+        return value
+
+    @field_validator("lr_scheduler_type")
+    @classmethod
+    def _scheduler(cls, value: str) -> str:
+        known = [kind.value for kind in SchedulerType]
+        if value not in known:
+            raise ValueError(f"no schedule '{value}'; {nearest(value, known)}")
+        return value
+
+    @model_validator(mode="after")
+    def _projector(self) -> "Settings":
+        """Both keys in one: `projector` tells how it is trained, `tune_mm_projector` says the same in a word."""
+        if not self.tune_mm_projector and self.projector_way.of_adapter:
+            raise ValueError(f"projector={self.projector}: not with tune_mm_projector=false, which is projector=frozen")
+        within = any(part.startswith(f"{self.family.vision_tower}.") for part in self.family.projector)
+        if self.projector_way.stored == "lora" and self.tune_vision_tower and within:
+            raise ValueError(
+                f"projector={self.projector}: it lies within the vision tower, which tune_vision_tower=true trains "
+                "whole"
+            )
+        how = self.projector if self.tune_mm_projector else "frozen"
+        return self.model_copy(update={"projector": how, "tune_mm_projector": how != "frozen"})
+
+    @model_validator(mode="after")
+    def _attention_of_the_family(self) -> "Settings":
+        if self.attention == "flash_attention_2" and not self.model_family.flash_attention:
+            raise ValueError(
+                f"attention=flash_attention_2: not with {self.model_family.name}: its mask lets a picture's tokens see "
+                "each other, and flash-attn would leave that out; attention=auto takes SDPA"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _full(self) -> "Settings":
+        refused = {
+            f"has no projector={self.projector}, which is an adapter's": self.projector_way.of_adapter,
+            "nothing to train, since no tune_* is true": not self.whole,
+            "takes no mask, which is of LoRA's weights": self.mask,
+            "takes no init_adapter; 'python -m safeeraser.model merge' makes a model of one": self.init_adapter,
+            f"cannot train weights in 4 bits (quantization={self.quantization})": self.quantization != "none",
+        }
+        if self.finetune == "full" and (reasons := [reason for reason, found in refused.items() if found]):
+            raise ValueError(f"finetune=full: {reasons[0]}")
+        return self
+
+    @model_validator(mode="after")
+    def _data_has_what_is_compared(self) -> "Settings":
+        compared = {"from": self.mask.from_, "against": self.mask.against} if self.mask else {}
+        for key, view in compared.items():
+            if view not in self.data.views:
+                known = ", ".join(self.data.views)
+                raise ValueError(f"mask.{key}={view}: data={self.data.name} has no such view; known: {known}")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_sent(self) -> "Settings":
+        if self.push_to_hub and not self.hub_model_id:
+            raise ValueError("push_to_hub=true: hub_model_id must say where to, as OWNER/NAME")
+        if self.push_to_hub and not self.save_model:
+            raise ValueError("push_to_hub=true: nothing is left to send with save_model=false")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_read(self) -> "Settings":
+        known = {*TERMS, *self.forget_loss.terms}
+        for name in self.recipe.weights.keys() - known:
+            raise ValueError(f"recipe.weights.{name}: no method has such a term; {nearest(name, known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _step_has_its_terms(self) -> "Settings":
+        self.moved_terms  # noqa: B018  raises where it has none
+        return self
+
+    @property
+    def whole(self) -> set[str]:
+        """The groups of the model's parameters that `finetune=full` trains whole."""
+        wanted = {
+            "language_model": self.tune_language_model,
+            "head": self.tune_language_model,
+            "projector": self.projector == "full" and self.pictured,
+            "vision_tower": self.tune_vision_tower and self.pictured,
+        }
+        return {group for group, tuned in wanted.items() if tuned}
+
+    @property
+    def pictured(self) -> bool:
+        """Whether the method trains on pictures at all. Each micro-step then has some, since it has all the views."""
+        return any(source.image for view, source in self.data.views.items() if view in self.method.views)
+
+    @property
+    def adapter(self) -> LoraConfig | None:
+        """The adapter that is trained: LoRA, and what is trained whole beside it. None with `finetune=full`."""
+        if self.finetune == "full":
+            return None
+        lora = self.LoRA.model_dump(exclude={"targets"})
+        copied = self.projector_way.stored == "full"
+        return lora_config(self.family, **lora, projector=copied, vision=self.tune_vision_tower)
+
+    @property
+    def projector_way(self) -> Way:
+        """How the projector is trained."""
+        return PROJECTORS[self.projector]
+
+    @property
+    def family(self) -> Family:
+        """What the model's parts are called, and on which of their layers LoRA sits."""
+        targets = self.LoRA.targets or self.model_family.lora_targets
+        return self.model_family.model_copy(update={"lora_targets": targets})
+
+    @property
+    def trackers(self) -> list[str]:
+        """What `report_to` names."""
+        return [name for name in self.report_to if name != "none"]
+
+    @property
+    def views(self) -> list[str]:
+        """The views that are read, by a term or for the mask, in the order of `VIEWS`."""
+        compared = self.mask.views if self.mask else ()
+        return [view for view in VIEWS if view in self.method.views or view in compared]
+
+    @property
+    def method(self) -> Method:
+        """The method, each of whose terms has the weight that it begins with, whichever key said it."""
+        return self.forget_loss
+
+    @property
+    def moved_terms(self) -> list[str]:
+        """The terms whose gradient the step takes at moved weights."""
+        return self.step.moved_terms(self.method)
+
+    @property
+    def title(self) -> str | None:
+        """What reports call the run's results; None: by the method's name."""
+        title = self.method.title
+        return f"{title or self.method.name}{self.step.title}" if self.step.title else title

@@ -1,0 +1,176 @@
+"""What a run trains on: the items of the method's views, all of them sound, and the refusals."""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
+from itertools import chain
+from os.path import isfile
+from pathlib import Path
+from typing import Any
+
+from safeeraser.benchmark.checked import unreadable
+from safeeraser.benchmark.files import sha256
+from safeeraser.benchmark.records import read_refusals
+from safeeraser.errors import BadInput
+from safeeraser.unlearn.config.settings import Settings
+from safeeraser.unlearn.data.views import Item, build_views
+
+log = logging.getLogger(__name__)
+
+SPELLED = 0.25  # of the words that may be spelled out; a tokenizer of real language spells out hardly any
+# Of one question: what a plan pairs by number, so what is bad in one of them is left out of all.
+NUMBERED_ALIKE = ("forget", "refusal", "decoupled")
+
+
+@dataclass(frozen=True)
+class Data:
+    """The items of each view that is trained on.
+
+    Attributes:
+        files: the data files that they are from.
+        skipped: what was wrong with those left out, each as `FILE: record 3, KEY: reason`.
+        left_out: how many items that made, of all views together.
+        compared: the items of the mask's two views. They are apart, so that a mask does not change what is trained on.
+    """
+
+    files: list[Path]
+    items: dict[str, list[Item]]
+    refusals: list[str]
+    skipped: list[str]
+    left_out: int
+    compared: "Data | None" = None
+
+    @property
+    def records(self) -> int:
+        """How many records the items are from."""
+        return len({item.record for items in self.items.values() for item in items})
+
+    @property
+    def categories(self) -> dict[str, int]:
+        """How many of them each category has."""
+        of_records = {item.record: item.category for items in self.items.values() for item in items}
+        return dict(sorted(Counter(of_records.values()).items()))
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many of each kind a plan chooses from; an epoch takes each item of the first view once."""
+        sizes = {view: len(items) for view, items in self.items.items()}
+        first = next(view for view in (*NUMBERED_ALIKE, "retain") if view in sizes)
+        return {"forget": sizes[first]} | sizes | ({"refusal": len(self.refusals)} if self.refusals else {})
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What `run.json` tells of it."""
+        main, *more = self.files
+        told = {"records": self.records, "categories": self.categories, "sha256": sha256(main)}
+        told |= {"files": {str(path): sha256(path) for path in more}} if more else {}
+        told |= {"refusals_sha256": sha256(main.parent / "prompt.json")} if self.refusals else {}
+        told |= {"left_out": self.left_out, "skipped": self.skipped}
+        return told | ({"skipped_by_mask": self.compared.skipped} if self.compared and self.compared.skipped else {})
+
+
+def load_data(settings: Settings) -> Data:
+    """What the method trains on, and what the mask compares.
+
+    Raises:
+        BadInput: a view has no items, or more bad ones than the settings allow; or there is not one of each where they
+            are paired.
+    """
+    source, path, views = settings.data, settings.data_path, settings.views
+    every = build_views(source, path, views, settings.split, settings.limit)
+    for view in views:
+        if not every[view]:
+            raise BadInput(
+                f"{source.file_of(view, path)}: no record holds anything for view '{view}', which "
+                f"{settings.method.name if view in settings.method.views else 'mask'} reads; data.views.{view} says "
+                f"where it is looked for{'' if source.name == 'own' else ', and data=own reads flat records'}"
+            )
+        if view != "refusal" and not any(item.answer.strip() for item in every[view]):
+            key = source.views[view].answer
+            raise BadInput(f"{source.file_of(view, path)}: no record has an answer '{key}' (data.views.{view}.answer)")
+    data = sound_data(settings, {view: every[view] for view in settings.method.views})
+    if not settings.mask:
+        return data
+    compared = sound_data(settings, {view: every[view] for view in settings.mask.views})
+    return replace(data, files=list(dict.fromkeys([*data.files, *compared.files])), compared=compared)
+
+
+def sound_data(settings: Settings, every: dict[str, list[Item]]) -> Data:
+    """The items of these views that can be trained on, and the refusals if one of them is of these."""
+    source, path = settings.data, settings.data_path
+    check_pairing(settings, every)
+    refusals = read_refusals(path) if "refusal" in every else []
+    items, skipped = sound_items(settings, path, every)
+    left_out = sum(len(every[view]) - len(items[view]) for view in every)
+    files = dict.fromkeys([path, *(source.file_of(view, path) for view in every)])
+    return Data(list(files), items, refusals, skipped, left_out)
+
+
+def check_pairing(settings: Settings, items: dict[str, list[Item]]) -> None:
+    """Raises `BadInput` where views that the plan pairs by number are not of the same length."""
+    paired = NUMBERED_ALIKE if settings.recipe.decoupled == "own_pair" else ("forget", "refusal")
+    counts = {view: len(items[view]) for view in paired if view in items}
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{count} {view}" for view, count in counts.items())
+        hint = "; recipe.decoupled=retain_index draws the decoupled ones apart" if "decoupled" in counts else ""
+        raise BadInput(f"{settings.data_path}: {told} items, which are paired one by one{hint}")
+
+
+def sound_items(
+    settings: Settings, path: Path, items: dict[str, list[Item]]
+) -> tuple[dict[str, list[Item]], list[str]]:
+    """The items that can be trained on, and what is wrong with the others; `path` is the data file that names them.
+
+    Raises:
+        BadInput: an item is bad and `bad_items` is `stop`, or more of a view's are than `max_bad_items`.
+    """
+    faults = find_faults(items, path)
+    told = list(dict.fromkeys(fault for view in items for fault in faults[view].values()))
+    if told and settings.bad_items == "stop":
+        more = f" and {len(told) - 1} more like it" if len(told) > 1 else ""
+        raise BadInput(f"{told[0]}{more} (bad_items=skip leaves such items out)")
+    bad: dict[str, Collection[int]] = dict(faults)
+    alike = [view for view in NUMBERED_ALIKE if view in items]
+    # A refusal is always its forget item's; decoupled items may be a set of their own, as `check_pairing` allows.
+    if len({len(items[view]) for view in alike}) > 1:
+        alike.remove("decoupled")
+    bad |= dict.fromkeys(alike, set().union(*(faults[view] for view in alike)))
+    for view, its in items.items():
+        if len(bad[view]) > settings.max_bad_items * len(its):
+            share = f"{len(bad[view])} of {len(its)} {view} items would be left out"
+            raise BadInput(f"{told[0]}: {share}, more than max_bad_items={settings.max_bad_items:g}")
+    kept = {view: [item for n, item in enumerate(its) if n not in bad[view]] for view, its in items.items()}
+    return kept, told
+
+
+def find_faults(items: dict[str, list[Item]], path: Path) -> dict[str, dict[int, str]]:
+    """What keeps items of each view from being trained on, by their number."""
+    broken = unreadable({item.picture for its in items.values() for item in its if item.picture}, path)
+    faults: dict[str, dict[int, str]] = {view: {} for view in items}
+    for view, its in items.items():
+        for number, item in enumerate(its):
+            if item.picture and item.picture in broken:
+                reason = broken[item.picture] if isfile(item.picture) else f"picture {item.picture} not found"
+                faults[view][number] = f"{item.record}, {item.shown}: {reason}"
+            elif view != "refusal" and not item.answer.strip():
+                faults[view][number] = f"{item.where}: the answer is empty, and view '{view}' trains on it"
+    return faults
+
+
+def note_spelling(tokenize: Callable[[str], list[str]], items: Iterable[Item]) -> None:
+    """Warn where many words of the items are letters to the tokenizer: its model was made for other texts.
+
+    Only plain words of four letters and more count: there are scripts in which a token is a letter in any case.
+    """
+    texts = chain.from_iterable((item.question, item.answer) for item in items)
+    words = sorted({word for text in texts for word in re.findall("[A-Za-z]{4,}", text)})
+    spelled = [word for word in words if len(tokenize(f" {word}")) >= len(word)]
+    if len(spelled) > SPELLED * len(words):
+        log.warning(
+            "note: the model's tokenizer spells %d of the data's %d words letter by letter: it was made for other "
+            "texts, and the model can hardly say these",
+            len(spelled),
+            len(words),
+        )

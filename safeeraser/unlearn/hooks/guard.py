@@ -1,0 +1,103 @@
+"""When a run ends before its plan does, and which adapter it then keeps.
+
+Gradient ascent has no floor: the loss on the forget view can run away and take the whole model along. The losses of a
+step judge the adapter before that step, so the last good adapter is the one of the last step whose losses were good.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from safeeraser.unlearn.config.parts import Stop
+from safeeraser.unlearn.hooks.hook import Hook
+from safeeraser.unlearn.masters import take_up
+from safeeraser.unlearn.objective.method import Method
+from safeeraser.unlearn.state import Copies, copies, trained_of
+
+
+def reason_to_stop(stop: Stop, method: Method, losses: Mapping[str, float]) -> str | None:
+    """Why a run ends after a step with these losses: None if it does not.
+
+    Args:
+        losses: the mean of each term over the optimizer step, by name, before weighting; more names may be there.
+    """
+    if stop.not_finite:
+        for name, value in losses.items():
+            if not math.isfinite(value):
+                return f"stop.not_finite: {name} is {value}"
+    for name, term in method.terms.items():
+        if stop.forget_loss is not None and term.views == ["forget"] and losses[name] > stop.forget_loss:
+            return f"stop.forget_loss={stop.forget_loss:g}: the term {name} is {losses[name]:.4g}"
+        if stop.retain_loss is not None and "retain" in term.views and losses[name] > stop.retain_loss:
+            return f"stop.retain_loss={stop.retain_loss:g}: the term {name} is {losses[name]:.4g}"
+    return None
+
+
+def unreachable_bounds(stop: Stop, method: Method) -> list[str]:
+    """The bounds that are set though no term of the method could pass them."""
+    views = [term.views for term in method.terms.values()]
+    found = []
+    if stop.forget_loss is not None and ["forget"] not in views:
+        found.append("stop.forget_loss")
+    if stop.retain_loss is not None and not any("retain" in names for names in views):
+        found.append("stop.retain_loss")
+    return found
+
+
+class Guard(Hook):
+    """Judges each step's losses, ends the run where a bound is passed, and gives the model the last good adapter back.
+
+    Copies of what this process trains wait in CPU memory: of the adapter before the current step, which that step's
+    losses will judge, and of the last one that was judged good. A checkpoint keeps the latter, as its own adapter is
+    yet to be judged.
+    """
+
+    file = "last_good.pt"
+
+    def __init__(self, stop: Stop, method: Method) -> None:
+        self.stop, self.method = stop, method
+        self.active = stop.not_finite or stop.forget_loss is not None or stop.retain_loss is not None
+        self.stopped: dict[str, Any] | None = None
+        self._before: Copies = (0, [])
+        self._good: Copies = (0, [])
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        if self.active:
+            self._before = (state.global_step, copies(trained_of(model), self._before[1]))
+
+    def on_losses(self, losses, control):
+        """Judge the adapter before the current step by the losses that it gave."""
+        reason = reason_to_stop(self.stop, self.method, losses) if self.active else None
+        if reason:
+            self._end(reason, control)
+        else:
+            self._before, self._good = self._good, self._before
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """After the step: a gradient that is not finite has spoilt the adapter that the next losses would judge. In
+        float16, losses are scaled, which meets such gradients now and then, and passes over them."""
+        norm = (logs or {}).get("grad_norm")
+        if self.stop.not_finite and norm is not None and not math.isfinite(norm) and not (args.fp16 or self.stopped):
+            self._end(f"stop.not_finite: the norm of the gradient is {norm}", control)
+        if self.stopped:
+            control.should_save = False  # saving comes after logging
+
+    def _end(self, reason: str, control: Any) -> None:
+        # With no step judged good, the adapter that the run began with is all there is.
+        step, _ = self._good if self._good[1] else self._before
+        self.stopped = {"reason": reason, "adapter_of_step": step}
+        control.should_training_stop = True
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        if self.stopped:
+            take_up(trained_of(model), self._good[1] or self._before[1])
+
+    def row(self) -> dict[str, Any]:
+        return {"stopped": self.stopped} if self.stopped else {}
+
+    def state_dict(self) -> Copies | None:
+        return self._good if self._good[1] else None
+
+    def load_state_dict(self, kept: Copies | None) -> None:
+        if self.active and kept:
+            self._good = kept

@@ -1,0 +1,52 @@
+"""Small things beside the training loop: logs that stay true, dropout masks, checkpoints at chosen steps, progress."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import ProgressCallback
+
+from safeeraser.benchmark.files import keep_json_lines
+from safeeraser.unlearn.hooks.hook import Hook
+from safeeraser.unlearn.hooks.moved import seed_of
+from safeeraser.unlearn.save_dir import PROBE_LOG, TRAIN_LOG
+
+
+class KeepLogs(Hook):
+    """Keeps the logs true when a run is resumed: rows after the checkpoint's step are dropped."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            for name in (TRAIN_LOG, PROBE_LOG):
+                keep_json_lines(Path(args.output_dir) / name, lambda row: row["step"] <= state.global_step)
+
+
+class OwnMasks(Hook):
+    """Has each process draw dropout masks of its own.
+
+    All processes have drawn the adapter from one seed, and would go on to draw alike. A resumed run takes up the
+    checkpoint's random state after this.
+    """
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if args.process_index:  # the first one draws what a process alone does
+            torch.manual_seed(seed_of(args.seed, args.process_index))
+
+
+class SaveAfter(Hook):
+    """Has a checkpoint written after each of some optimizer steps, which need not be evenly spaced."""
+
+    def __init__(self, steps: Sequence[int]) -> None:
+        self.steps = steps
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step in self.steps:
+            control.should_save = True
+
+
+class Progress(ProgressCallback, Hook):
+    """Trainer's progress bar with the newest loss beside it, rather than a line of output for each step."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.training_bar is not None and "loss" in logs:
+            self.training_bar.set_postfix_str(f"loss {logs['loss']:.3f}", refresh=False)

@@ -1,0 +1,246 @@
+"""The gradient mask: of LoRA's weights only those are trained that one view's loss moves more than another's does.
+
+The saliency is MMUnlearner's (Huo et al. 2025, arXiv 2502.11051): the ratio of what a weight's squared gradients come
+to over the items of one view to what they come to over those of the other, on the model as it is at the start. There
+all weights above a threshold are trained; here those above 1, and of these the greatest, `top` of all at most.
+
+Of a fresh adapter B is 0, so no loss has a gradient on A. A matrix on which neither view has any is not masked: there
+is nothing to compare, and outputs move only where B is trained. Weights that are held stay where they were to the bit:
+their gradient is set to 0 before any engine sees it, so that neither the norm that is clipped nor Adam's moments know
+of it, and their matrices are not decayed.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from safeeraser.benchmark.conversation import IGNORE
+from safeeraser.benchmark.family import Family
+from safeeraser.benchmark.files import run_of, sha256
+from safeeraser.errors import BadInput
+from safeeraser.model.load import choose_dtype
+from safeeraser.model.preprocess import Preprocessor
+from safeeraser.model.states import logits_and_states
+from safeeraser.model.turns import Row
+from safeeraser.unlearn.config.parts import Compared
+from safeeraser.unlearn.config.settings import Settings
+from safeeraser.unlearn.data.batch import PlanDataset
+from safeeraser.unlearn.data.plan import Step
+from safeeraser.unlearn.hooks.hook import Hook
+from safeeraser.unlearn.objective.losses import divergence
+from safeeraser.unlearn.save_dir import MASK_FILE
+from safeeraser.unlearn.state import write_state
+
+log = logging.getLogger(__name__)
+
+SCALE = 2.0**12  # of the loss: in float16 small gradients would vanish. A power of two leaves the ratios as they are
+
+
+class Mask(Hook):
+    """Which weights are trained.
+
+    Attributes:
+        trained: of each matrix that was compared, by its parameter's name, where that is so.
+        record: what `run.json` tells of it.
+        held: the matrices of which some weight is not trained.
+    """
+
+    file = MASK_FILE
+
+    def __init__(self, trained: dict[str, Tensor], record: dict[str, Any]) -> None:
+        self.trained, self.record = trained, record
+        self.held = {name for name, each in trained.items() if not each.all()}
+
+    def begin(self, trainer: Any) -> None:
+        """Have the gradients of the weights that are held set to 0, before they are added up or shared out."""
+        super().begin(trainer)
+        parameters = dict(trainer.model.named_parameters())
+        for name in self.held:
+            parameter = parameters[name]
+            held = self.trained[name].logical_not().to(parameter.device)
+            # Not multiplied by 0, which would leave a gradient that is not finite what it is.
+            parameter.register_hook(partial(_without, held=held))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.trained
+
+    def write(self, folder: Path) -> None:
+        """Keep it in the folder of a run."""
+        write_state(folder / MASK_FILE, self.trained)
+
+
+def _without(gradient: Tensor, held: Tensor) -> Tensor:
+    return gradient.masked_fill(held, 0)
+
+
+def check_holds(arguments: TrainingArguments) -> None:
+    """Raises `BadInput` for an optimizer that moves weights without a gradient too: where moments are kept
+    in 8 bits, a 0 may not be, and some mix a matrix's gradients."""
+    kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+    # Smaller ones are kept in 32 bits.
+    weights, gradient = nn.Parameter(torch.ones(128, 128, device=arguments.device)), torch.ones(128, 128)
+    optimizer = kind([{"params": [weights], "weight_decay": 0.0}], **options)
+    for _ in range(2):
+        weights.grad = gradient.tril().to(weights.device)
+        optimizer.step()
+    if (weights.detach().cpu()[gradient.tril() == 0] != 1).any():
+        raise BadInput(
+            f"mask: trainer.optim={arguments.optim.value} moves weights without a gradient, which are to be held; the "
+            "default does not, nor do adafactor and sgd"
+        )
+
+
+def kept_mask(checkpoint: str) -> Mask:
+    """The mask of the run that a checkpoint is of. Raises `BadInput` if it is not there, or is not that run's."""
+    folder = Path(checkpoint)
+    file, record = folder / MASK_FILE, run_of(folder).get("mask") or {}
+    if not file.is_file():
+        raise BadInput(f"{file}: missing; the run that is resumed trains under the mask that it held")
+    if sha256(file) != record.get("sha256"):
+        raise BadInput(f"{file}: not the mask that the run began with, of which its run.json has the hash")
+    return Mask(load_file(file), record)
+
+
+def make_mask(
+    wanted: Compared, settings: Settings, model: nn.Module, views: Mapping[str, PlanDataset], steps: Sequence[Step]
+) -> Mask:
+    """Compare the gradients of the two views, on the model as it is.
+
+    Every process does so on the same items in the same order, and all take what the first comes to, which on a GPU
+    could differ in a bit.
+
+    Args:
+        model: with its adapter, in no engine yet.
+        views: for each of the mask's two views the items compared, made of `steps`.
+
+    Raises:
+        BadInput: a gradient is not finite, or no weight would be trained.
+    """
+    model.eval()  # no dropout, nor any draw; Trainer calls train() in each step
+    if settings.gradient_checkpointing:  # without, one row may take more memory than several do in training
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        for layer in model.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.training = True  # the layer alone, which checkpoints in training only
+    norms = [gradient_norms(model, views[view], settings) for view in (wanted.from_, wanted.against)]
+    trained = choose(norms[0], norms[1], wanted.top)
+    broadcast({name: each.view(torch.uint8) for name, each in trained.items()})  # in place
+    trained = {name: each.cpu() for name, each in trained.items()}
+    uncompared = sum(each.numel() for name, each in norms[0].items() if name not in trained)
+    record = {
+        "items": len(steps),
+        "items_sha256": hashlib.sha256(json.dumps([step.model_dump() for step in steps]).encode()).hexdigest(),
+        "compared": sum(each.numel() for each in trained.values()),
+        "trained": sum(int(each.sum()) for each in trained.values()),
+        "not_compared": uncompared,
+        "layers": shares(trained, settings.family),
+        "sha256": hashlib.sha256(save(trained)).hexdigest(),
+    }
+    if not record["trained"]:
+        raise BadInput(
+            f"mask: of {record['compared']:,} weights that {wanted.from_} and {wanted.against} could be compared on, "
+            "none would be trained; exchange the two, or take a greater mask.top"
+        )
+    return Mask(trained, record)
+
+
+def items_compared(plan: Sequence[Step], count: int) -> list[Step]:
+    """`count` of the plan's steps, or as many as there are: of those that are the first to take a forget item evenly
+    spaced ones, so that they are of all categories though the plan follow the file's order, and none comes twice."""
+    first: dict[int, Step] = {}
+    for step in plan:
+        first.setdefault(step.forget, step)
+    steps, count = list(first.values()), min(count, len(first))
+    return [steps[number * len(steps) // count] for number in range(count)]
+
+
+def gradient_norms(model: nn.Module, dataset: PlanDataset, settings: Settings) -> dict[str, Tensor]:
+    """For each of LoRA's weights in the language model the root of the sum of its squared gradients, one of each
+    item's mean token cross-entropy, times `SCALE`; by parameter, in float32.
+
+    Args:
+        dataset: of one view.
+
+    Raises:
+        BadInput: one is not finite.
+    """
+    family = settings.family
+    named = model.named_parameters()
+    lora = {name: each for name, each in named if each.requires_grad and ".lora_" in name and family.in_layers(name)}
+    norms = {name: torch.zeros_like(each, dtype=torch.float32) for name, each in lora.items()}
+    dtype, kept_in = choose_dtype(settings.dtype), next(iter(lora.values())).dtype
+    for number, step in enumerate(dataset.plan):
+        ((view, row),) = dataset[number]
+        # As in training: where the trained weights are wider than the others, products are cast.
+        with torch.autocast(next(iter(lora.values())).device.type, dtype, enabled=dtype is not kept_in):
+            loss = answer_loss(model, dataset.preprocessor, row, family)
+        found = torch.autograd.grad(SCALE * loss, list(lora.values()), materialize_grads=True)
+        for norm, gradient in zip(norms.values(), found, strict=True):
+            torch.hypot(norm, gradient.float(), out=norm)  # squares alone could vanish
+        if not all(norm.isfinite().all() for norm in norms.values()):
+            raise BadInput(f"{dataset.item(view, step).where}: mask: its gradient on view {view} is not finite")
+    return norms
+
+
+def answer_loss(model: nn.Module, preprocessor: Preprocessor, row: Row, family: Family) -> Tensor:
+    """The mean token cross-entropy of a row's answer, a scalar."""
+    device = next(model.parameters()).device
+    targets = torch.tensor(row.labels[1:], device=device)  # position t predicts token t + 1
+    read = (targets != IGNORE).nonzero()[:, 0]
+    inputs = {key: each.to(device) for key, each in preprocessor.join([row], side="right").items()}
+    logits, _ = logits_and_states(model, inputs, read, {}, family)
+    return divergence(logits, targets[read]).mean()
+
+
+def choose(norms: Mapping[str, Tensor], against: Mapping[str, Tensor], top: float) -> dict[str, Tensor]:
+    """Where `norms` are greater than those `against` them; of these where their ratio is greatest, as many as are
+    `top` of all compared. Of equal ratios the first are taken. A matrix that has neither is left out."""
+    compared = [name for name in norms if norms[name].any() or against[name].any()]
+    if not compared:
+        return {}
+    mine, other = (torch.cat([each[name].flatten() for name in compared]).cpu() for each in (norms, against))
+    trained = mine > other
+    if int(trained.sum()) > (most := int(top * len(mine))):
+        order = torch.where(trained, mine / other, 0).argsort(descending=True, stable=True)
+        trained = torch.zeros_like(trained)
+        trained[order[:most]] = True
+    parts = trained.split([norms[name].numel() for name in compared])
+    return {
+        name: part.reshape(norms[name].shape).to(norms[name].device, copy=True)
+        for name, part in zip(compared, parts, strict=True)
+    }
+
+
+def shares(trained: Mapping[str, Tensor], family: Family) -> dict[str, float]:
+    """The share that is trained of what was compared in each of the language model's layers, by its number."""
+    layers: dict[str, list[Tensor]] = {}
+    for name, each in trained.items():
+        inside = f".{name}".partition(f".{family.language_model}.layers.")[2]
+        layers.setdefault(inside.partition(".")[0], []).append(each)
+    return {
+        layer: round(sum(int(each.sum()) for each in its) / sum(each.numel() for each in its), 4)
+        for layer, its in layers.items()
+    }
+
+
+def told(mask: Mask, wanted: Compared) -> str:
+    """One line about a mask, for the log."""
+    record = mask.record
+    uncompared = f"; {record['not_compared']:,} more have no gradient to compare, and are trained"
+    return (
+        f"mask: {record['trained']:,} of {record['compared']:,} LoRA weights are trained "
+        f"({record['trained'] / record['compared']:.1%}; {wanted.from_} against {wanted.against}, {record['items']} "
+        f"items){uncompared if record['not_compared'] else ''}; share of each layer: "
+        + ", ".join(f"{layer} {share:.1%}" for layer, share in record["layers"].items())
+    )

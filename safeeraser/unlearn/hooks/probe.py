@@ -1,0 +1,128 @@
+"""Probes: greedy answers to held-out questions while a run is going on. Drawn over the steps, the forgetting curve.
+
+Of the answers only counts are kept, never their text.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from accelerate.utils import broadcast
+
+from safeeraser.benchmark.files import append_json_line, keep_json_lines
+from safeeraser.benchmark.wording import is_degenerate, is_refusal
+from safeeraser.errors import BadInput
+from safeeraser.generation import DECODERS, Asked
+from safeeraser.generation.sampling import Generation
+from safeeraser.model.preprocess import Preprocessor
+from safeeraser.model.vlm import VLM
+from safeeraser.unlearn.config.settings import Settings
+from safeeraser.unlearn.data.items import sound_items
+from safeeraser.unlearn.data.views import Item, build_views
+from safeeraser.unlearn.hooks.guard import Guard
+from safeeraser.unlearn.hooks.hook import Hook
+from safeeraser.unlearn.hooks.interruption import Interruption
+from safeeraser.unlearn.masters import shared_out_again
+from safeeraser.unlearn.save_dir import PROBE_LOG
+
+ASKED = ("forget", "decoupled", "retain")  # the views whose questions are asked, on their own pictures
+
+
+def probe_items(settings: Settings) -> dict[str, list[Item]]:
+    """The questions that a probe asks, spread evenly over the file, of each view that is there.
+
+    A view that has a file of its own is not asked: that file is the one of training.
+
+    Raises:
+        BadInput: there is none, or the file cannot be used.
+    """
+    source, probe = settings.data, settings.probe
+    asked = [view for view in ASKED if view in source.views and not source.views[view].file]
+    try:
+        every = build_views(source, probe.data_path, asked)
+        items, _ = sound_items(settings, probe.data_path, {view: its for view, its in every.items() if its})
+    except BadInput as error:
+        raise BadInput(f"probe.data_path: {error}") from None
+    if not items:
+        raise BadInput(f"probe.data_path: {probe.data_path}: nothing to ask there (data={source.name})")
+    return {view: _spread(its, probe.prompts) for view, its in items.items()}
+
+
+def _spread(items: list[Item], count: int) -> list[Item]:
+    count = min(count, len(items))
+    return [items[number * len(items) // count] for number in range(count)]
+
+
+def measure(answers: list[str]) -> dict[str, float]:
+    """The shares of refusals and of degenerate answers, and the mean length in words."""
+    return {
+        "refusal": sum(map(is_refusal, answers)) / len(answers),
+        "degenerate": sum(map(is_degenerate, answers)) / len(answers),
+        "length": sum(len(answer.split()) for answer in answers) / len(answers),
+    }
+
+
+class Probes(Hook):
+    """Asks before the first step, every `every` steps, and the adapter that is kept; rows go to `probe.jsonl`.
+
+    Every process asks all questions: ZeRO-3 and FSDP need them all at work to gather the weights, and elsewhere it
+    takes no longer than one asking alone.
+    """
+
+    def __init__(
+        self,
+        items: Mapping[str, list[Item]],
+        preprocessor: Preprocessor,
+        *,
+        every: int,
+        max_new_tokens: int,
+        averaged: bool,
+        guard: Guard,
+        interruption: Interruption,
+    ) -> None:
+        self.items, self.preprocessor = items, preprocessor
+        self.every, self.max_new_tokens = every, max_new_tokens
+        self.averaged, self.guard, self.interruption = averaged, guard, interruption
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.global_step == 0:
+            self._ask(0)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % self.every == 0 and not self.guard.stopped:
+            self._ask(state.global_step)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.interruption.ended_by:
+            return  # a run that never stopped asks nothing there
+        step = self.guard.stopped["adapter_of_step"] if self.guard.stopped else state.global_step
+        if step % self.every or self.averaged:  # else it has been asked, and of the weights that are kept
+            self._ask(step)
+
+    def _ask(self, step: int) -> None:
+        row = {view: measure(self._answers(items)) for view, items in self.items.items()}
+        control = self.trainer.control
+        due = control.should_log
+        self.trainer.log({f"probe/{view}/{name}": value for view in row for name, value in row[view].items()})
+        control.should_log = due  # logging takes the step's own row for written
+        if self.trainer.is_world_process_zero():
+            log = Path(self.trainer.args.output_dir) / PROBE_LOG
+            keep_json_lines(log, lambda earlier: earlier["step"] != step)
+            append_json_line(log, {"step": step} | row)
+
+    def _answers(self, items: list[Item]) -> list[str]:
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        generation = Generation(greedy=True, max_new_tokens=self.max_new_tokens)
+        # Else a tie that two processes break differently would leave one of them waiting for the other.
+        vlm = VLM(model, self.preprocessor)
+        decoder = DECODERS[vlm.decoder](vlm, generation, batch_size=len(items), agree=broadcast)
+        answers = [""] * len(items)
+        model.eval()
+        try:
+            with self.trainer.accelerator.autocast():
+                for ended in decoder.answer([Asked(item.picture, item.question) for item in items]):
+                    for number, text in ended:
+                        answers[number] = text or ""
+        finally:
+            model.train()
+            shared_out_again(model)
+        return answers

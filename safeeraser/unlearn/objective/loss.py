@@ -1,0 +1,74 @@
+"""What a loss declares beside its function: its parameters, and what it must be given. All else follows from that."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from pydantic import NonNegativeInt
+from torch import Tensor
+
+LAYER = 7  # RMU's choice among the 32 of a model of 7 billion parameters
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss function, and what it must be given.
+
+    Attributes:
+        function: takes `Positions`, then what `beforehand` made, then its parameters by keyword.
+        reference: what it compares with of the untouched model: the `whole` of what it reads (logits, or states), or
+            the `nll` of the targets alone, so that no logits are kept.
+        layer: whether it reads the states of a layer of the language model, which its parameter `layer` numbers from 0,
+            rather than logits.
+        views: how many views it takes, where it tells them apart or is not defined on their pooled tokens.
+        beforehand: given the width of the states, the seed and its own parameters by keyword, makes once what the
+            function is given with every batch.
+        copies: tensors of the size of the logits read that live at once at the peak: they, their gradient, and what
+            they are compared with.
+    """
+
+    function: Callable[..., Tensor]
+    reference: Literal["whole", "nll"] | None = None
+    layer: bool = False
+    views: int | None = None
+    beforehand: Callable[..., Tensor] | None = None
+    copies: int = 2
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether it must be given something of the untouched model."""
+        return self.reference is not None
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """The keys that a term of this loss has beside those of all terms, each with its type and its default."""
+        beforehand = _keywords(self.beforehand) if self.beforehand else {}
+        return _keywords(self.function) | beforehand | ({"layer": (NonNegativeInt, LAYER)} if self.layer else {})
+
+    def ready(
+        self, parameters: dict[str, Any], *, width: int, seed: int, device: torch.device | str = "cpu"
+    ) -> Callable[[Any], Tensor]:
+        """The function of positions alone, with its parameters, and with what is made beforehand on `device`.
+
+        Raises:
+            BadInput: that cannot be made.
+        """
+        chosen = {name: parameters[name] for name in _keywords(self.function)}
+        if self.beforehand is None:
+            return partial(self.function, **chosen)
+        its = {name: parameters[name] for name in _keywords(self.beforehand)}
+        made = self.beforehand(width, seed, **its).to(device)
+        return lambda at: self.function(at, made, **chosen)
+
+
+def _keywords(function: Callable[..., Any]) -> dict[str, Any]:
+    """The types and defaults of its keyword-only arguments."""
+    given = inspect.signature(function).parameters.values()
+    return {
+        each.name: (each.annotation, ... if each.default is each.empty else each.default)
+        for each in given
+        if each.kind is each.KEYWORD_ONLY
+    }

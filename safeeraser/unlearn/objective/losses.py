@@ -1,0 +1,265 @@
+"""The losses of which terms are made: pure functions of tensors.
+
+A loss sees the positions that its term reads, flattened over the rows of its views, and gives one number. It is a mean
+over *items* (an item is what a micro-step of batch size 1 takes), never over the tokens of several items: so eight
+micro-steps of one item have exactly the gradient of one micro-step of eight.
+
+A new loss is a function here, an entry in `LOSSES` and a test. Its keyword-only arguments are keys of its term, with
+their types and defaults; the defaults are those of the source that its docstring names.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveFloat, TypeAdapter, ValidationError
+from torch import Tensor
+
+from safeeraser.benchmark.files import read_json
+from safeeraser.errors import BadInput
+from safeeraser.unlearn.objective.loss import Loss
+
+CHUNK = 64  # positions at a time: 8 MB in float32 with a vocabulary of 32,000
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The N positions that a term reads, over all rows of its views.
+
+    Attributes:
+        logits: (N, V); or of a loss of a layer's states, these, (N, H).
+        targets: (N,), the token that each position should predict.
+        item: (N,), the number of the item (0 to `items` - 1) that each position belongs to; it never falls.
+        reference: of the untouched model the same as `logits`; or, of a loss that asks for no more, (N,), the negative
+            log-likelihood of the targets.
+        view: (N,), which of its term's views each is in, of a loss that says how many it takes.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    item: Tensor
+    items: int
+    reference: Tensor | None = None
+    view: Tensor | None = None
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over each item's positions, averaged over the items: (N,) -> scalar."""
+        counts = self.item.new_zeros(self.items).scatter_add(0, self.item, torch.ones_like(self.item))
+        return (values / counts[self.item]).sum() / self.items
+
+    def sums(self, values: Tensor) -> Tensor:
+        """The sum over each item's positions: (N,) -> (items,). A GPU adds them up in the same order each time."""
+        mine = torch.arange(self.items, device=self.item.device)[:, None] == self.item
+        return torch.where(mine, values, 0).sum(1)
+
+    def means(self, values: Tensor) -> Tensor:
+        """The mean over each item's positions: (N,) -> (items,). Of large values nearer than `mean`, whose every
+        rounding the release's figures have seen."""
+        return self.sums(values) / self.sums(torch.ones_like(self.item))
+
+
+def nll(at: Positions) -> Tensor:
+    """Mean token cross-entropy of each item, averaged over the items (l_x in the README).
+
+    With several views (`po`: refusal and retain) their tokens are pooled within the item before the mean is taken.
+    """
+    return at.mean(divergence(at.logits, at.targets))
+
+
+def kl(at: Positions) -> Tensor:
+    """KL(p_ref || p), averaged over the positions of each item and then over the items.
+
+    The release's `batchmean` divides by the positions, since it flattens them into the batch.
+    """
+    return at.mean(divergence(at.logits, at.reference))
+
+
+def npo(at: Positions, *, beta: PositiveFloat = 0.1) -> Tensor:
+    """-(2 / beta) log sigmoid(beta (S - S_ref)), S the summed NLL of an item's answer: ascent that slows down as the
+    answer becomes less likely than it was (Zhang et al. 2024, arXiv 2404.05868)."""
+    # Token by token: of two sums of hundreds the difference would be lost in float32's rounding.
+    gain = divergence(at.logits, at.targets) - at.reference
+    return -2 / beta * F.logsigmoid(beta * at.sums(gain)).mean()
+
+
+def dpo(at: Positions, *, beta: PositiveFloat = 0.1) -> Tensor:
+    """-(2 / beta) log sigmoid(beta (W - L)), each the summed log p - log p_ref: W of the view named first, the answer
+    that is wanted, L of the second, the one that is not (Rafailov et al. 2023, arXiv 2305.18290; against a refusal and
+    with this factor in Zhang et al. 2024, arXiv 2404.05868)."""
+    gain = at.reference - divergence(at.logits, at.targets)
+    return -2 / beta * F.logsigmoid(beta * at.sums(torch.where(at.view == 0, gain, -gain))).mean()
+
+
+def simnpo(at: Positions, *, beta: PositiveFloat = 4.5, delta: float = 0.0) -> Tensor:
+    """-(2 / beta) log sigmoid(beta (L - delta)), L the mean token NLL of an item's answer: NPO without a reference, and
+    without its leaning to long answers (Fan et al. 2024, arXiv 2410.07163)."""
+    means = at.means(divergence(at.logits, at.targets))
+    return -2 / beta * F.logsigmoid(beta * (means - delta)).mean()
+
+
+def undial(at: Positions, *, beta: float = 10.0) -> Tensor:
+    """Cross-entropy to softmax(reference logits, the target's less beta): the reference teaches the model, with the
+    answer's token played down (Dong et al. 2024, arXiv 2402.10052)."""
+    reference: Tensor = at.reference
+    lowered = torch.full_like(reference[:, :1], -beta)
+    return at.mean(cross_entropy(at.logits, reference.scatter_add(1, at.targets[:, None], lowered)))
+
+
+def wga(at: Positions, *, beta: float = 1.0) -> Tensor:
+    """-(p^beta NLL), p the target's probability, which counts as a constant: ascent that leaves alone what is unlikely
+    already (Wang et al. 2025, arXiv 2502.19301)."""
+    loss = divergence(at.logits, at.targets)
+    return at.mean(-torch.exp(-beta * loss.detach()) * loss)
+
+
+def satimp(at: Positions, *, beta1: float = 5.0, beta2: float = 1.0) -> Tensor:
+    """-(p^beta1 (1 - p)^beta2 NLL), p the target's probability, which counts as a constant: ascent where there is still
+    something to forget, on the tokens that matter (Yang et al. 2025, arXiv 2505.11953)."""
+    loss = divergence(at.logits, at.targets)
+    p = torch.exp(-loss.detach())
+    return at.mean(-(p**beta1) * (1 - p) ** beta2 * loss)
+
+
+def ceu(at: Positions, *, ignore_first: NonNegativeInt = 1) -> Tensor:
+    """Cross-entropy to the model's own distribution with the target's token ruled out, which counts as a constant; the
+    first tokens of an answer are left out (Yang 2025, arXiv 2503.01224)."""
+    wanted = at.logits.detach().scatter(1, at.targets[:, None], float("-inf"))
+    place = torch.arange(len(at.item), device=at.item.device) - torch.searchsorted(at.item, at.item)
+    counted = place >= ignore_first
+    counts = at.sums(counted.long()).clamp(min=1)  # an answer no longer than that counts as nothing
+    return (at.sums(cross_entropy(at.logits, wanted) * counted) / counts).mean()
+
+
+def flat(at: Positions) -> Tensor:
+    """Squared distance of the largest from the mean logit, which is 0 only where all tokens are equally likely; no
+    softmax, whose gradient would vanish on the way (Entesari et al. 2025, arXiv 2506.05314)."""
+    return at.mean(_Margin.apply(at.logits).square())
+
+
+def rmu(at: Positions, control: Tensor) -> Tensor:
+    """Mean squared distance of a layer's states from `control` (H,), a vector that means nothing to the layers above
+    (Li et al. 2024, arXiv 2403.03218)."""
+    return at.means((at.logits.float() - control).square().mean(-1)).mean()
+
+
+def control_vector(width: int, seed: int, *, coefficient: float = 20.0, control_vector: Path | None = None) -> Tensor:
+    """RMU's, of `width`, in float32: from the unit cube, evenly, and stretched to the length `coefficient`.
+
+    Args:
+        control_vector: a JSON file with the vector as it is: a list of numbers, or an object that has one of this name.
+
+    Raises:
+        BadInput: the file has none, or one of another width.
+    """
+    if control_vector is None:
+        # On a CPU, so that it is the same whatever trains; said, since a dry run has another device.
+        generator = torch.Generator("cpu").manual_seed(seed)
+        drawn = torch.rand(width, generator=generator, device="cpu")
+        return drawn / drawn.norm() * coefficient
+    value, numbers_of = read_json(control_vector), TypeAdapter(Annotated[list[FiniteFloat], Field(min_length=1)])
+    try:
+        numbers = numbers_of.validate_python(value.get("control_vector") if isinstance(value, dict) else value)
+    except ValidationError:
+        raise BadInput(
+            f"{control_vector}: a control vector is a list of numbers, or an object that names one"
+        ) from None
+    if len(numbers) != width:
+        raise BadInput(f"{control_vector}: a vector of {len(numbers)} numbers; the model's states have {width}")
+    return torch.tensor(numbers, device="cpu")
+
+
+def states(at: Positions) -> Tensor:
+    """Mean squared distance of a layer's states from the reference's: what RMU does with the retain view."""
+    reference: Tensor = at.reference
+    return at.means((at.logits.float() - reference.float()).square().mean(-1)).mean()
+
+
+def divergence(logits: Tensor, wanted: Tensor) -> Tensor:
+    """How far each position's distribution is from the one wanted there, (N,): differentiable in `logits` (N, V).
+
+    `wanted` is a token each (N,), which gives its negative log-likelihood, or logits (N, V), which give the KL
+    divergence from theirs. Beside the gradient it takes no memory of the size of the logits, of which plain torch keeps
+    several copies in float32.
+    """
+    return _Divergence.apply(logits, wanted, _divergence)
+
+
+def cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
+    """The cross-entropy of each position's distribution to the one whose logits are `wanted` (N, V), (N,): the KL
+    divergence and a constant, so with its gradient and memory. Minus infinity rules a token out."""
+    return _Divergence.apply(logits, wanted, _cross_entropy)
+
+
+class _Divergence(torch.autograd.Function):
+    """All have the gradient softmax(logits) - p_wanted, so nothing need be kept but what came in."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, wanted: Tensor, value: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        ctx.save_for_backward(logits, wanted)
+        return torch.cat([value(*chunk) for chunk in _chunks(logits, wanted)])
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor, None, None]:
+        gradient = torch.empty_like(ctx.saved_tensors[0])
+        for into, g, logits, wanted in _chunks(gradient, upstream, *ctx.saved_tensors):
+            p = torch.softmax(logits.float(), -1)
+            if wanted.dim() == 1:
+                p.scatter_add_(1, wanted[:, None], torch.full_like(p[:, :1], -1))
+            else:
+                p -= torch.softmax(wanted.float(), -1)
+            into.copy_(p.mul_(g[:, None]))
+        return gradient, None, None
+
+
+class _Margin(torch.autograd.Function):
+    """The largest less the mean logit of each position: of (N, V) logits (N,), in float32 where they are narrower.
+
+    Its gradient is made at once, and needs of the logits only where the largest is; of equal ones it is the first.
+    """
+
+    @staticmethod
+    def forward(ctx, logits: Tensor) -> Tensor:
+        ctx.like, (largest, where) = logits[:0], logits.max(-1, keepdim=True)
+        ctx.save_for_backward(where)
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        return largest[:, 0].to(wide) - torch.cat([chunk.to(wide).mean(-1) for (chunk,) in _chunks(logits)])
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor) -> Tensor:
+        (where,), size = ctx.saved_tensors, ctx.like.shape[1]
+        each = (upstream / -size).to(ctx.like.dtype)[:, None]
+        return each.repeat(1, size).scatter_add_(1, where, upstream.to(ctx.like.dtype)[:, None])
+
+
+def _divergence(logits: Tensor, wanted: Tensor) -> Tensor:
+    if wanted.dim() == 1:
+        return F.cross_entropy(logits.float(), wanted, reduction="none")
+    p, p_ref = (torch.log_softmax(values.float(), -1) for values in (logits, wanted))
+    return F.kl_div(p, p_ref, reduction="none", log_target=True).sum(-1)
+
+
+def _cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
+    return -(torch.softmax(wanted.float(), -1) * torch.log_softmax(logits.float(), -1)).sum(-1)
+
+
+def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    return zip(*(tensor.split(CHUNK) for tensor in tensors), strict=True)
+
+
+LOSSES = {
+    "nll": Loss(nll),
+    "kl": Loss(kl, reference="whole", copies=3),
+    "npo": Loss(npo, reference="nll"),
+    "dpo": Loss(dpo, reference="nll", views=2),
+    "simnpo": Loss(simnpo),
+    "undial": Loss(undial, reference="whole", copies=3),
+    "wga": Loss(wga),
+    "satimp": Loss(satimp),
+    "ceu": Loss(ceu, views=1, copies=3),
+    "flat": Loss(flat),
+    "rmu": Loss(rmu, layer=True, beforehand=control_vector),
+    "states": Loss(states, layer=True, reference="whole"),
+}

@@ -1,0 +1,182 @@
+"""Methods and recipes as the data they are: pydantic models of config/forget_loss/ and config/recipe/."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+
+import torch
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    TypeAdapter,
+    WrapValidator,
+    create_model,
+    field_validator,
+    model_validator,
+)
+from torch import Tensor, nn
+
+from safeeraser.errors import BadInput, nearest
+from safeeraser.unlearn.data.views import VIEWS
+from safeeraser.unlearn.objective.losses import LOSSES
+
+# What the shipped methods call their terms: a recipe may weigh them all, whichever of them a method has.
+TERMS = ("forget", "retain", "kl", "preference", "decoupled")
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Dual(_Config):
+    """A weight that follows its term's loss: after each optimizer step it grows by `rate` times how far that lies above
+    `at_most`, and never falls below 0 (Entesari et al. 2025, arXiv 2506.05314).
+
+    Attributes:
+        at_most: the bound, in the loss's own unit.
+        start: the weight of the first step.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    at_most: float
+    rate: PositiveFloat = 1.0
+    start: NonNegativeFloat = 1.0
+
+    def after(self, weight: float, loss: float) -> float:
+        """The weight of the next step, where `loss` is the term's mean over this one, whose weight was `weight`."""
+        return max(0.0, weight + self.rate * (loss - self.at_most))
+
+
+def or_dual(number: Any) -> WrapValidator:
+    """Checks a weight as the `number` that it is to be, or as a dual variable. A plain union would tell what is wrong
+    with it as either."""
+    numbers = TypeAdapter(number)
+
+    def either(value: Any, _: Any) -> float | Dual:
+        return Dual.model_validate(value) if isinstance(value, Mapping | Dual) else numbers.validate_python(value)
+
+    return WrapValidator(either)
+
+
+Weight = Annotated[float | Dual, or_dual(float)]
+
+
+class Recipe(_Config):
+    """The switches between the release and its mended form; config/recipe/official.yaml explains each."""
+
+    name: str
+    capitalize: bool
+    decoupled: Literal["retain_index", "own_pair"]
+    shuffle: bool
+    end_of_answer: bool
+    kl_positions: Literal["all", "answer"]
+    training_system: Literal["human", "user"]
+    weights: dict[str, Weight | None]
+
+
+class Term(_Config):
+    """A weighted loss on views: `weight * loss(views)`, pooled over the views named.
+
+    The weight is a number, or a dual variable. What else a term has are its loss's own parameters: each loss has a
+    subclass of this with these as fields.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    loss: str
+    views: list[str] = Field(min_length=1)
+    weight: Weight
+    positions: Literal["answer", "all"] = "answer"
+
+    @field_validator("views")
+    @classmethod
+    def _known_views(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in VIEWS:
+                raise ValueError(f"no view '{name}'; {nearest(name, VIEWS)}")
+        return names
+
+    @model_validator(mode="after")
+    def _views_of_the_loss(self) -> "Term":
+        wanted = LOSSES[self.loss].views
+        if wanted and (len(self.views) != wanted or len(set(self.views)) != wanted):
+            raise ValueError(f"the loss {self.loss} takes {wanted} {'views' if wanted > 1 else 'view'}")
+        return self
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The loss's parameters, each with a value."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in Term.model_fields}
+
+    @property
+    def of_layer(self) -> int | None:
+        """The layer of the language model whose states it reads; None: it reads logits."""
+        return self.parameters.get("layer")
+
+
+TERM_OF: dict[str, type[Term]] = {
+    name: create_model(f"Term_{name}", __base__=Term, **({"loss": (Literal[name], name)} | loss.keys))
+    for name, loss in LOSSES.items()
+}
+if TYPE_CHECKING:
+    AnyTerm = Term
+else:
+    AnyTerm = Annotated[Union[tuple(TERM_OF.values())], Field(discriminator="loss")]  # noqa: UP007
+
+
+class Method(_Config):
+    """A line of weights: the loss of a micro-step is the sum of its terms.
+
+    Its `title`, by which reports call it, decides no result, so `run.json` has it beside the settings, not among them.
+    """
+
+    name: str
+    title: str | None = Field(None, exclude=True)
+    terms: dict[str, AnyTerm] = Field(min_length=1)
+
+    @property
+    def views(self) -> list[str]:
+        """The views that some term reads, in the order of `VIEWS`."""
+        return [view for view in VIEWS if any(view in term.views for term in self.terms.values())]
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether some term compares with the untouched model."""
+        return any(LOSSES[term.loss].needs_reference for term in self.terms.values())
+
+    @property
+    def duals(self) -> dict[str, Dual]:
+        """The weights that follow their terms' losses, by the terms' names."""
+        return {name: term.weight for name, term in self.terms.items() if isinstance(term.weight, Dual)}
+
+    @property
+    def top(self) -> int | None:
+        """The last layer of the language model that some term reads, where none reads what comes of those above."""
+        layers = [term.of_layer for term in self.terms.values() if term.of_layer is not None]
+        return max(layers) if len(layers) == len(self.terms) else None
+
+    def losses(self, model: nn.Module, seed: int, device: torch.device | str) -> dict[str, Callable[[Any], Tensor]]:
+        """The loss of each term as a function of the positions that it reads, with all else that it takes.
+
+        Args:
+            model: the one that is trained, or its outline.
+
+        Raises:
+            BadInput: what a loss is to be given beside them cannot be used, or not for this model.
+        """
+        text = model.config.get_text_config()
+        for name, term in self.terms.items():
+            if term.of_layer is not None and term.of_layer >= text.num_hidden_layers:
+                raise BadInput(
+                    f"forget_loss.terms.{name}.layer={term.of_layer}: the language model has {text.num_hidden_layers} "
+                    "layers, numbered from 0"
+                )
+        given = {"width": text.hidden_size, "seed": seed, "device": device}
+        return {name: LOSSES[term.loss].ready(term.parameters, **given) for name, term in self.terms.items()}
+
+    def of_terms(self, names: Iterable[str]) -> "Method":
+        """The same method with some of its terms alone."""
+        return self.model_copy(update={"terms": {name: self.terms[name] for name in names}})

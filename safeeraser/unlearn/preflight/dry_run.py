@@ -1,0 +1,250 @@
+"""The dry run: what a run would do and need, told without weights and before anything is written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+
+import torch
+from PIL import Image
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText, PreTrainedConfig, TrainingArguments
+
+from safeeraser.benchmark.conversation import IGNORE
+from safeeraser.benchmark.methods import shown_weight
+from safeeraser.benchmark.pictures import picture_size
+from safeeraser.errors import BadInput
+from safeeraser.model.load import choose_dtype, load_config, load_preprocessor
+from safeeraser.model.stored import check_adapter, read_adapter
+from safeeraser.model.turns import Row
+from safeeraser.unlearn.config.parts import Compared
+from safeeraser.unlearn.config.settings import Settings
+from safeeraser.unlearn.data.batch import Collator, PlanDataset
+from safeeraser.unlearn.data.items import note_spelling
+from safeeraser.unlearn.data.plan import Step
+from safeeraser.unlearn.engine import DTYPE_OF, Engine
+from safeeraser.unlearn.job import Job, without_effect
+from safeeraser.unlearn.load import dataset_of, equip, reparametrize
+from safeeraser.unlearn.objective.method import Method
+from safeeraser.unlearn.preflight.advice import advice
+from safeeraser.unlearn.preflight.machine import check_machine, check_shared_memory
+from safeeraser.unlearn.preflight.memory import MicroStep, Part, Setup, memory
+
+Size = tuple[int, int]  # of a conversation: its tokens, the picture's included, and those of the answer among them
+
+
+def dry_run(settings: Settings, job: Job, arguments: TrainingArguments) -> None:
+    """Check what can be checked without weights, and print counts of data, steps and parameters, and the memory needed.
+
+    Raises:
+        BadInput: there is no such model, a conversation has no room for its answer, `init_adapter` does not fit, or a
+            GPU is here and what else the engine wants is not, or loading processes have no room for their batches.
+    """
+    if torch.cuda.device_count() and not settings.gpu_memory:  # else it will be trained on another machine
+        check_machine(job.engine)
+    config, dtype = find_model(settings.model_path), dtype_of(settings, job.engine)
+    step = read_step(settings, job, dtype, arguments)
+    model = outline(settings, config, dtype)
+    parameters = count_parameters(model, settings)
+    if settings.init_adapter:
+        check_adapter(model, read_adapter(settings.init_adapter), settings.init_adapter)
+
+    def estimate(settings: Settings, engine: Engine) -> list[Part]:
+        return memory(outline(settings, config, dtype), Setup(settings, engine, dtype), step)
+
+    parts = memory(model, Setup(settings, job.engine, dtype), step)
+    unit, size = ("GiB", 2**30) if sum(part.device for part in parts) >= 2**30 else ("MiB", 2**20)
+    sizes = {part.name: (part.device / size, part.cpu / size) for part in parts}
+    title = f"memory of each process ({job.engine.name}, {str(dtype).removeprefix('torch.')})"
+    cost = settings.step.cost(settings.method, job.schedule.steps)
+    show(
+        f"Dry run: {settings.method.name}, recipe {settings.recipe.name}, {settings.model_path}",
+        table(("data and steps", ""), counts(settings, job, step), "{:,}"),
+        table(("parameters", "trained", "frozen"), parameters, "{:,}"),
+        table((title, f"device, {unit}", f"CPU, {unit}"), sizes, "{:.2f}"),
+        *(
+            f"The weight of {name} follows its loss: {shown_weight(dual.model_dump())}."
+            for name, dual in settings.method.duals.items()
+        ),
+        *([f"The step {settings.step.name} {cost}."] if cost else []),
+        *([masked(settings.mask, job)] if settings.mask else []),
+        "The memory is an estimate: CUDA and its libraries take about 1 GiB more, of several processes 2 GiB and 5%.",
+        *advice(settings, job.engine, parts, estimate, items=len(job.plan)),
+        *without_effect(settings),
+    )
+    if settings.dtype == "auto" and dtype is torch.float32:
+        show("Without a GPU here, dtype=auto is float32; dtype=bfloat16 tells what one would need.")
+
+
+def find_model(model_path: str) -> PreTrainedConfig:
+    """The model's configuration. Raises `BadInput` where it is neither in a folder nor to be had from the hub."""
+    try:
+        return load_config(model_path)
+    except BadInput as error:
+        raise BadInput(
+            f"{error}; a dry run needs no weights, but config.json, the processor and the tokenizer: the hub, or a "
+            "folder with these files as model_path"
+        ) from None
+
+
+def check_outline(settings: Settings) -> None:
+    """Raises `BadInput` where what is to be trained does not fit the model, which its shapes tell."""
+    outline(settings, load_config(settings.model_path), torch.float32)
+
+
+def read_step(settings: Settings, job: Job, dtype: torch.dtype, arguments: TrainingArguments) -> MicroStep:
+    """The largest micro-step of the plan. Raises `BadInput` where an item, or the loading of them, has no room."""
+    preprocessor = load_preprocessor(settings.model_path)
+    dataset = dataset_of(settings, job.data, job.plan, preprocessor)
+    note_spelling(preprocessor.tokenizer.tokenize, chain.from_iterable(job.data.items.values()))
+    step = planned_step(settings, dataset)
+    if not settings.gpu_memory:
+        joins = Collator(settings.method, preprocessor, dtype, settings.moved_terms)
+        check_shared_memory(dataset, joins, arguments, job.engine.here)
+    if compared := job.data.compared:  # which have to leave room for their answers too
+        conversation_sizes(dataset_of(settings, compared, job.compared, preprocessor))
+    return step
+
+
+def dtype_of(settings: Settings, engine: Engine) -> torch.dtype:
+    """The dtype of the frozen weights where the run will be launched: `auto` is the engine's, or that of GPUs."""
+    told = DTYPE_OF.get(engine.mixed_precision or "") or ("bfloat16" if settings.gpu_memory else "auto")
+    return choose_dtype(told if settings.dtype == "auto" else settings.dtype)
+
+
+def outline(settings: Settings, config: PreTrainedConfig, dtype: torch.dtype) -> nn.Module:
+    """The model with its adapter, if it is to have one, on the meta device: names and shapes, no contents."""
+    attention = "eager" if settings.attention == "eager" else "sdpa"
+    with torch.device("meta"):
+        base = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
+        model = equip(base.requires_grad_(False), settings)
+        reparametrize(model, settings)
+        return model
+
+
+def count_parameters(model: nn.Module, settings: Settings) -> dict[str, tuple[int, int]]:
+    """Trained and frozen parameters of each part. What is trained whole is there twice: KL needs it untouched."""
+    counts = {part: [0, 0] for part in ("LoRA", "projector", "vision_tower", "language_model", "head")}
+    for name, parameter in model.named_parameters():
+        counts[settings.family.part_of(name)][not parameter.requires_grad] += parameter.numel()
+    return {part.replace("_", " "): (trained, frozen) for part, (trained, frozen) in counts.items()}
+
+
+def conversation_sizes(dataset: PlanDataset) -> list[dict[str, Size]]:
+    """The sizes of each plan item's conversations, by view. Raises `BadInput` for one without room for its answer.
+
+    Refusals take the answer's place in their view: each is tokenized once, behind the shortest prompt.
+    """
+    measured, rooms = {}, []
+    for view, items in dataset.items.items():
+        filled = [replace(item, answer=dataset.refusals[0]) for item in items] if view == "refusal" else items
+        rows = [dataset.encode(item) for item in filled]
+        measured[view] = [_size(row) for row in rows]
+        if view == "refusal":
+            rooms = [dataset.preprocessor.most_tokens(row.input_ids, dataset.max_length) for row in rows]
+    refusals = []
+    if "refusal" in measured:
+        prompts = [tokens - answer for tokens, answer in measured["refusal"]]
+        shortest = dataset.items["refusal"][prompts.index(min(prompts))]
+        refusals = [_size(dataset.encode(replace(shortest, answer=refusal)))[1] for refusal in dataset.refusals]
+
+    def size(view: str, step: Step) -> Size:
+        if view != "refusal":
+            return measured[view][step.index(view)]
+        prompt = prompts[step.forget]
+        answer = min(refusals[step.index(view)], rooms[step.forget] - prompt)
+        return prompt + answer, answer
+
+    return [{view: size(view, step) for view in measured} for step in dataset.plan]
+
+
+def _size(row: Row) -> Size:
+    return len(row.input_ids), sum(label != IGNORE for label in row.labels)
+
+
+def planned_step(settings: Settings, dataset: PlanDataset) -> MicroStep:
+    """As large as any micro-step of the plan in each respect. Raises `BadInput` as `conversation_sizes` does."""
+    sizes = [{view: item[view] for view in settings.method.views} for item in conversation_sizes(dataset)]
+    return largest_step(settings, sizes, largest_picture(dataset))
+
+
+def largest_picture(dataset: PlanDataset) -> Mapping[str, Tensor]:
+    """What the model is given for the picture that takes the most of its tokens, made blank; nothing where none is."""
+    prepares = dataset.preprocessor
+    pictures = {item.picture for items in dataset.items.values() for item in items if item.picture}
+    longest = max(pictures, key=lambda picture: len(prepares.place(lambda: picture_size(picture))), default=None)
+    return {} if longest is None else prepares.show(Image.new("RGB", picture_size(longest))).inputs
+
+
+def largest_step(settings: Settings, sizes: Sequence[Mapping[str, Size]], picture: Mapping[str, Tensor]) -> MicroStep:
+    """As large as any micro-step of the plan in each respect.
+
+    Args:
+        sizes: of the plan's items, by view.
+        picture: what the model is given for the largest one.
+    """
+    method, items = settings.method, min(settings.batch_size, len(sizes))
+    reads = [positions_read(method, item) for item in sizes]
+    steps = [reads[start : start + items] for start in range(0, len(reads), items)]
+    terms = {name: max(sum(read[name] for read in step) for step in steps) for name in method.terms}
+    length = max(tokens for item in sizes for tokens, _ in item.values())
+    return MicroStep(items * len(method.views), length, terms, picture)
+
+
+def positions_read(method: Method, item: Mapping[str, Size]) -> dict[str, int]:
+    """How many positions of an item's conversations each term reads (`Collator` marks them)."""
+    longest = max(tokens for tokens, _ in item.values())
+    return {
+        name: sum(longest if term.positions == "all" else item[view][1] for view in term.views)
+        for name, term in method.terms.items()
+    }
+
+
+def counts(settings: Settings, job: Job, step: MicroStep) -> dict[str, tuple[int]]:
+    """How much data there is, how long the run is, and how large its largest micro-step."""
+    rows = {
+        "records": job.data.records,
+        "pictures": len({item.picture for view in job.data.items.values() for item in view if item.picture}),
+        **{f"{view} items": len(items) for view, items in job.data.items.items()},
+        "bad items left out": job.data.left_out,
+        "refusals": len(job.data.refusals),
+        "items of the plan": len(job.plan),
+        "optimizer steps": job.schedule.steps,
+        "of them warm-up": job.schedule.warmup,
+        "processes": job.engine.processes,
+        "micro-steps a step, each process": settings.gradient_accumulation_steps,
+        "items left out, which fill no round of the processes": job.schedule.left_out,
+        "rows a micro-step": step.rows,
+        "tokens of the longest row": step.length,
+        **{f"positions that {name} reads": count for name, count in step.terms.items()},
+    }
+    return {name: (count,) for name, count in rows.items()}
+
+
+def masked(mask: Compared, job: Job) -> str:
+    """What a mask does and costs, in a sentence."""
+    return (
+        f"The gradient mask trains at most {mask.top:.0%} of the LoRA weights, by their gradients on {mask.from_} "
+        f"against {mask.against}: {len(job.compared)} items of each go forward and backward first, one by one."
+    )
+
+
+def show(*parts: str | Table) -> None:
+    """Print lines and tables."""
+    console = Console(highlight=False)
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str))
+
+
+def table(head: Sequence[str], rows: Mapping[str, Sequence[float]], number: str) -> Table:
+    """Named rows of numbers, each written as `number` says; several columns of them are summed up in a last row."""
+    if len(head) > 2:
+        rows = {**rows, "total": [sum(column) for column in zip(*rows.values(), strict=True)]}
+    drawn = Table(*head, box=SIMPLE_HEAD)
+    for column in drawn.columns[1:]:
+        column.justify = "right"
+    for name, values in rows.items():
+        drawn.add_row(name, *(number.format(value) if value else "" for value in values))
+    return drawn

@@ -1,0 +1,252 @@
+"""How much memory each process needs, part by part, from shapes alone.
+
+What a process *holds* follows from the number of parameters and from how the engine shares them out, in the versions
+that requirements.txt and setup.py pin. What a forward pass *keeps* is asked of autograd, on tensors that have a shape
+but no contents. What lives for a moment of the backward pass is a formula.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from safeeraser.model.states import up_to
+from safeeraser.model.vision import look
+from safeeraser.unlearn.config.settings import Settings
+from safeeraser.unlearn.engine import Engine
+from safeeraser.unlearn.hooks.guard import Guard
+from safeeraser.unlearn.objective.losses import CHUNK, LOSSES
+
+NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a parameter: 4 bits, a byte for 64 of them, a float32 for 256 of those
+# DeepSpeed's defaults, in parameters: stage3_max_live_parameters and reduce_bucket_size.
+ZERO3_LIVE = int(1e9)
+REDUCE_BUCKET = int(5e8)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a process's memory, in bytes: on the device it computes on, and in CPU memory if moved there."""
+
+    name: str
+    device: float = 0
+    cpu: float = 0
+
+
+@dataclass(frozen=True)
+class MicroStep:
+    """A micro-step's `rows` of `length` tokens, each with a picture; `terms`: how many positions each term reads.
+
+    `picture` is what the model is given for one; empty: not known, and left out.
+    """
+
+    rows: int
+    length: int
+    terms: dict[str, int]
+    picture: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What decides how a model is held and run. `dtype` is that of the frozen weights."""
+
+    settings: Settings
+    engine: Engine
+    dtype: torch.dtype
+
+    @property
+    def width(self) -> int:
+        """Bytes that a trained parameter, its gradient and a logit take. DeepSpeed casts the whole model to `dtype`."""
+        return self.dtype.itemsize if self.engine.deepspeed else 4
+
+
+def memory(model: nn.Module, setup: Setup, step: MicroStep) -> list[Part]:
+    """The parts of one process's memory at the peak of `step`, when all that a run comes to hold is there.
+
+    Their sum is an upper bound by a little: DeepSpeed's bucket appears only when the first gradients do. Attention is
+    SDPA with a mask, or eager; flash attention takes a little less. Dropout is that of GPUs, which keeps a byte an
+    element; on CPUs it keeps as many as an element has.
+
+    Args:
+        model: on the meta device, trained where it says `requires_grad`; it is of no use afterwards.
+    """
+    settings, text = setup.settings, model.config.get_text_config()
+    # Each logit has a gradient, and where a loss compares a counterpart; two chunks of them are in float32.
+    reads = {
+        name: step.terms[name] * (text.vocab_size if term.of_layer is None else text.hidden_size) * setup.width
+        for name, term in settings.method.terms.items()
+    }
+    losses = sum(LOSSES[term.loss].copies * reads[name] for name, term in settings.method.terms.items())
+    losses += 2 * CHUNK * text.vocab_size * 4
+    # FSDP casts the trained parameters as it gathers them; elsewhere they stay what they are.
+    dtype = setup.dtype if setup.engine.deepspeed or setup.engine.name == "fsdp" else torch.float32
+    works_in = dtype if settings.LoRA.use_dora else setup.dtype  # DoRA's inputs are cast to the adapter's
+    layer = 3 * step.rows * step.length * text.intermediate_size * works_in.itemsize  # its widest gradients
+    if settings.quantization == "nf4":
+        layer += text.hidden_size * text.intermediate_size * setup.dtype.itemsize  # a weight turned back to multiply
+    parts = held(model, setup)
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.forward = lambda x, p=module.p: torch.native_dropout(x, p, True)[0]
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu")  # the meta device has other operations than a real one
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(dtype)
+        kept = kept_bytes(model, setup, step)
+        if settings.gradient_checkpointing:
+            model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+            whole, kept = kept, kept_bytes(model, setup, step)
+            top = settings.method.top
+            run = text.num_hidden_layers if top is None else top + 1
+            layer += (whole - kept) / run  # what is spared comes back, a layer at a time
+    # While the reference is run, what it is to be compared with is there, and of its rows alone a layer at work.
+    compared = (
+        sum(reads.values()) + reads[name] + layer * len(term.views) / len(settings.method.views)
+        for name, term in settings.method.terms.items()
+        if LOSSES[term.loss].needs_reference
+    )
+    moment = max(losses, layer, *compared)  # of the backward pass; when a layer is at work, the losses are done
+    return [*parts, Part("activations kept for the backward pass", kept), Part("losses, or a layer at work", moment)]
+
+
+def held(model: nn.Module, setup: Setup) -> list[Part]:
+    """Weights, gradients and optimizer state, as the engine shares them out.
+
+    Bytes a trained parameter, of which an engine that shards keeps one in so many on each process:
+
+    |  | weight | gradient | bucket | optimizer |
+    |---|---|---|---|---|
+    | single, ddp | 4 | 4 | 4 under ddp | Adam's moments 8 |
+    | fsdp | 4 | 4 | | 8 |
+    | ZeRO, bfloat16 | 2 | 4 | DeepSpeed's own | 8, master in float32 4; in CPU memory also gradient 4, cast 2 |
+
+    ZeRO-1, and ZeRO-2 with its optimizer in CPU memory, add gradients up in the model's dtype.
+
+    ZeRO-3 keeps gathered what it will soon need again, up to its bound. FSDP keeps all that is no layer of the language
+    model, and gathers the next layer while one works.
+    """
+    settings, engine, width = setup.settings, setup.engine, setup.width
+    nf4 = settings.quantization == "nf4"
+    zero3, fsdp = engine.name == "zero3", engine.name == "fsdp"
+    weights, layers = dict(model.named_parameters()), settings.family.in_layers
+    trained = sum(weight.numel() for weight in weights.values() if weight.requires_grad)
+    frozen = sum(
+        weight.numel() * (NF4 if nf4 and layers(name) and weight.dim() == 2 else weight.itemsize)
+        for name, weight in weights.items()
+        if not weight.requires_grad
+    )
+    everything = sum(weight.numel() for weight in weights.values())
+    in_layers = sum(weight.numel() for name, weight in weights.items() if layers(name))
+    at_work = everything - in_layers + 2 * in_layers // model.config.get_text_config().num_hidden_layers
+    gathered = min(ZERO3_LIVE, everything) if zero3 else at_work if fsdp else 0
+    bucket = REDUCE_BUCKET if engine.deepspeed else trained if engine.name == "ddp" else 0
+    narrow = engine.name == "zero1" or (engine.name == "zero2" and engine.offload_optimizer)
+    moved = engine.offload_optimizer or (fsdp and engine.offload_weights)  # FSDP's offloading is of all that it shards
+    copies = 2 if Guard(settings.stop, settings.method).active else 0
+    away, averaged = bool(settings.moved_terms), bool(settings.step.averaged)
+    # Each process reads the model whole before FSDP shares it out. Weights that are stored in the dtype asked for are
+    # mapped from their files, which all processes share; others, such as float16 for bfloat16, are copied.
+    read = frozen + trained * width if fsdp else 0
+    second = everything if settings.adapter is None and settings.method.needs_reference else 0
+    lora = sum(weight.numel() for name, weight in weights.items() if ".lora_" in name and layers(name))
+    parts = (  # name, bytes, whether sharded, whether in CPU memory
+        ("frozen weights", frozen, engine.shards_weights, engine.offload_weights),
+        ("trained weights", trained * width, engine.shards_weights, engine.offload_weights),
+        ("weights as they are read", read, False, True),
+        ("the untouched model", second * setup.dtype.itemsize, False, False),
+        ("weights gathered for the layers at work", gathered * setup.dtype.itemsize, False, False),
+        ("gradients", trained * (width if narrow else 4), engine.shards_gradients, moved and engine.shards_gradients),
+        ("gradient bucket", bucket * width, False, False),
+        ("gradient mask", lora if settings.mask else 0, False, False),
+        ("optimizer state", trained * _state(engine, width), engine.shards_optimizer, moved),
+        ("weights before they are moved", away * trained * width, False, False),
+        ("gradient at the moved weights", away * trained * 4, False, False),
+        ("mean of the last weights", averaged * trained * 4, engine.shards_optimizer, True),
+        ("last good weights, and those before", copies * trained * 4, engine.shards_optimizer, True),
+    )
+    return [
+        Part(name, **{"cpu" if off else "device": size / (engine.processes if sharded else 1)})
+        for name, size, sharded, off in parts
+        if size
+    ]
+
+
+def _state(engine: Engine, width: int) -> int:
+    """Bytes that the optimizer keeps of a trained parameter of this width."""
+    zero3, state = engine.name == "zero3", 8
+    if engine.deepspeed and (not zero3 or width < 4 or engine.offload_optimizer):
+        state += 4  # masters; stage 3 in float32 takes the weights themselves, unless they lie elsewhere
+    if engine.offload_optimizer:
+        state += 4 + (0 if zero3 else width)  # the gradient in float32; the weights on their way back
+    return state
+
+
+def kept_bytes(model: nn.Module, setup: Setup, step: MicroStep) -> int:
+    """Bytes of a micro-step's pictures and of what autograd keeps of its forward pass, without weights and logits.
+
+    Pictures and text are passed through apart: to join them, a model looks at what the tokens are. What is kept of
+    pictures grows evenly with their number, so two of them tell.
+    """
+
+    def pictures(count: int) -> dict[str, Tensor]:
+        given = {key: torch.cat([each] * count) for key, each in step.picture.items()}
+        # In the dtype of the weights, as a run is given them.
+        return {key: each.to(setup.dtype) if each.is_floating_point() else each for key, each in given.items()}
+
+    def text() -> None:
+        hidden = model.config.get_text_config().hidden_size
+        embedded = torch.empty(step.rows, step.length, hidden, dtype=setup.dtype, requires_grad=True)
+        mask = torch.ones(step.rows, step.length, dtype=torch.long)
+        top = setup.settings.method.top
+        with nullcontext() if top is None else up_to(model, setup.settings.family, top):
+            model(inputs_embeds=embedded, attention_mask=mask, use_cache=False, logits_to_keep=1)
+
+    kept = _kept(model, setup, text)
+    if step.picture:
+        with Computed():
+            one, two = (_kept(model, setup, partial(look, model), pictures(count)) for count in (1, 2))
+        kept += one + (step.rows - 1) * (two - one)
+    return kept
+
+
+def _kept(model: nn.Module, setup: Setup, forward: Callable[..., Any], *given: Mapping[str, Tensor]) -> int:
+    """Bytes of what is `given`, and of what autograd keeps of `forward` of it, without weights."""
+    kept = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage
+        return tensor
+
+    # accelerate casts products as they are made, wherever DeepSpeed does not hold the model.
+    casts = setup.dtype is not torch.float32 and not setup.engine.deepspeed
+    with (
+        torch.autocast("cpu", setup.dtype) if casts else nullcontext(),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        forward(*given)
+    for each in given:
+        for tensor in each.values():
+            keep(tensor)
+    for parameter in model.parameters():
+        kept.pop(parameter.untyped_storage()._cdata, None)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+class Computed(TorchDispatchMode):
+    """Among tensors without contents, computes what is made of real ones alone: a model may ask those for numbers, such
+    as of how many patches a picture is."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        without = any(isinstance(each, FakeTensor) for each in tree_leaves((args, kwargs)))
+        with nullcontext() if without else unset_fake_temporarily():
+            return func(*args, **kwargs)
