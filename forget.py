@@ -3,15 +3,18 @@
 import logging
 
 from safeeraser.errors import command
-from safeeraser.publish import unlearn_and_publish
-from safeeraser.unlearn.config.compose import from_command_line, read_settings
+from safeeraser.unlearn.config.compose import from_command_line
 
 
 @command
 def main() -> int:
     """Compose and check the settings of each run, then unlearn; exit code 3 where one is whole but did not get to the
     hub."""
-    runs = [read_settings(page) for page in from_command_line()]
+    pages = from_command_line()
+    from safeeraser.publish import unlearn_and_publish  # only now, since torch takes its time
+    from safeeraser.unlearn.config.read import read_settings
+
+    runs = [read_settings(page) for page in pages]
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     done = [unlearn_and_publish(settings) for settings in runs]
     return 3 if any(run and run.not_sent for run in done) else 0

@@ -39,7 +39,7 @@ from safeeraser.generation import Asked, Decoder
 from safeeraser.generation.sampling import Generation
 from safeeraser.model.vlm import VLM
 from safeeraser.selftest.training import load_trainer
-from safeeraser.unlearn.config.compose import read_settings
+from safeeraser.unlearn.config.read import read_settings
 
 METHODS = ("popd", "klpd", "gdpd", "po", "gd", "ga")
 aten = torch.ops.aten

@@ -18,7 +18,7 @@ from rich.table import Table
 from transformers import AutoConfig, CLIPImageProcessorPil, LlavaForConditionalGeneration
 
 from safeeraser.selftest.memory import measure
-from safeeraser.unlearn.config.compose import read_settings
+from safeeraser.unlearn.config.read import read_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDED = ROOT / "tests" / "data" / "conformance"

@@ -27,7 +27,8 @@ from safeeraser.benchmark.files import read_json_lines
 from safeeraser.errors import BadInput
 from safeeraser.model.preprocess import Preprocessor
 from safeeraser.model.turns import Row
-from safeeraser.unlearn.config.compose import from_keys, read_settings
+from safeeraser.unlearn.config.compose import from_keys
+from safeeraser.unlearn.config.read import read_settings
 from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.config.trainer_arguments import training_arguments
 from safeeraser.unlearn.data.batch import Viewed

@@ -41,7 +41,8 @@ def unlearn(page: str = "forget_lora", **keys: Any) -> Unlearned | None:
         BadInput: something given cannot be used. Nothing has been touched then.
     """
     from safeeraser.publish import unlearn_and_publish  # here and below: only now, since torch takes its time
-    from safeeraser.unlearn.config.compose import from_keys, read_settings
+    from safeeraser.unlearn.config.compose import from_keys
+    from safeeraser.unlearn.config.read import read_settings
 
     return unlearn_and_publish(read_settings(from_keys(keys, page)))
 

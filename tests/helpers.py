@@ -90,7 +90,7 @@ def config(*overrides: str, page: str = "forget_lora"):
 
 def settings(*overrides: str):
     """The checked settings of a command line, on the recorded data and the tiny model."""
-    from safeeraser.unlearn.config.compose import read_settings
+    from safeeraser.unlearn.config.read import read_settings
 
     given = [f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "LoRA.dropout=0", "workers=0"]
     return read_settings(config(*given, *overrides))

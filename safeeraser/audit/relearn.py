@@ -22,7 +22,8 @@ from safeeraser.benchmark.files import CONFIG, RUN_FILE, held
 from safeeraser.benchmark.pages import check_keys, read_keys
 from safeeraser.errors import nearest
 from safeeraser.model.merge import merge
-from safeeraser.unlearn.config.compose import from_keys, read_settings
+from safeeraser.unlearn.config.compose import from_keys
+from safeeraser.unlearn.config.read import read_settings
 from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.data.views import VIEWS
 from safeeraser.unlearn.run import forget

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from safeeraser.benchmark.files import CONFIG, read_text
 
 PD = "+pd"
-# Losses that the untouched model is run for. `unlearn.terms` says so of each, but to read it there takes torch.
+# Losses that the untouched model is run for. `LOSSES` of training says so of each, but to read it there takes torch.
 WITH_REFERENCE = frozenset({"kl", "npo", "dpo", "undial", "states"})
 
 

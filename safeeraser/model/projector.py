@@ -86,8 +86,8 @@ def reach_projector(config: LoraConfig, model: nn.Module, family: Family) -> Non
     """Have LoRA sit on the projector's linear layers too. Raises `BadInput` if it has none."""
     if not (layers := _linear_layers(model, family)):
         raise BadInput(
-            f"projector=lora: the projector of {family.name} models has no linear layer; full, sine and frozen do not "
-            "ask for one"
+            f"projector=lora: the projector of {family.name} models has no linear layer; "
+            f"{', '.join(name for name in PROJECTORS if name != 'lora')} do not ask for one"
         )
     config.target_modules = "|".join((config.target_modules, *map(re.escape, layers)))
 

@@ -196,6 +196,14 @@ def _run_folders(folder: Path) -> list[Path]:
     return runs
 
 
+def _without_numbers(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings less the numbers of the model's architecture, which earlier versions recorded with its family."""
+    family = settings.get("model_family")
+    if not isinstance(family, dict):
+        return settings
+    return settings | {"model_family": {key: value for key, value in family.items() if key != "architecture"}}
+
+
 def read_run(folder: Path) -> Run:
     """The run in a folder. Raises `BadInput` if one of its files cannot be used."""
     summaries = {split: read(folder / f"summary_{split}.json", SummaryFile, None) for split in SPLITS}
@@ -220,7 +228,7 @@ def read_run(folder: Path) -> Run:
         audit=audit,
         log=read(folder / "train_log.jsonl", list[Step], []),
         probes=read(folder / "probe.jsonl", list[Probed], []),
-        settings=own.settings | ({"data": own.data} if own.data else {}),
+        settings=_without_numbers(own.settings) | ({"data": own.data} if own.data else {}),
     )
 
 

@@ -28,7 +28,8 @@ from safeeraser.benchmark.files import write_json
 from safeeraser.model.llava import write_released_form
 from safeeraser.model.load import choose_dtype
 from safeeraser.selftest.families import FAMILIES, SIZES
-from safeeraser.unlearn.config.compose import from_keys, read_settings
+from safeeraser.unlearn.config.compose import from_keys
+from safeeraser.unlearn.config.read import read_settings
 from safeeraser.unlearn.config.settings import Settings
 
 RECORDS = 6

@@ -1,6 +1,7 @@
 """What a run finds in its `save_dir`: nothing, itself to go on with, or something that it must not touch."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from safeeraser.benchmark.files import RUN_FILE, held, read_json, run_of
 from safeeraser.errors import BadInput
-from safeeraser.unlearn.config.compose import from_keys, read_settings
+from safeeraser.unlearn.config.compose import from_keys
+from safeeraser.unlearn.config.read import read_settings
 from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.engine import Engine
 
@@ -86,11 +88,17 @@ def check_save_dir(settings: Settings, engine: Engine) -> None:
 
 def _check_writable(folder: Path) -> None:
     """Raises `BadInput` if `folder`, or what a link there leads to, can neither be written to nor made."""
-    folder = folder.resolve()
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not there.is_dir():
-        raise BadInput(f"save_dir={folder}: cannot be made (Not a directory)")
-    if not os.access(there, os.W_OK | os.X_OK):
+    try:
+        folder = folder.resolve()
+        with suppress(FileNotFoundError):
+            folder.stat()  # a path that is too long, or leads through a file or a closed folder
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        for name in folder.parts[len(there.parts) :]:
+            with suppress(FileNotFoundError):
+                (there / name).stat()  # a name that is too long
+    except OSError as error:
+        raise BadInput(f"save_dir={folder}: cannot be made ({error.strerror})") from None
+    if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
         raise BadInput(f"save_dir={folder}: {there} cannot be written to")
 
 

@@ -62,10 +62,11 @@ class UnlearnTrainer(Trainer):
         self.micro_steps: list[Tensor] = []  # of the current step, of this process
         for hook in hooks:
             hook.begin(self)
-        for noisy in (PrinterCallback, ProgressCallback):
-            self.remove_callback(noisy)
         for callback in (self.kept_state, *hooks):
             self.add_callback(callback)
+        # Trainer's own bar goes; or ours, where Trainer has none because none is wanted.
+        for noisy in (PrinterCallback, ProgressCallback):
+            self.remove_callback(noisy)
 
     def get_train_dataloader(self) -> DataLoader:
         """As Trainer makes it, but that no signal reaches the processes that load data, and batches stay where they are

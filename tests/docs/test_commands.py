@@ -14,7 +14,7 @@ import pytest
 from helpers import run
 from omegaconf import OmegaConf
 
-from safeeraser.unlearn.config.compose import read_settings
+from safeeraser.unlearn.config.read import read_settings
 from safeeraser.unlearn.config.settings import Settings
 
 from .pages import PAGES, ROOT, Command, commands, load, spans

@@ -5,7 +5,7 @@ import re
 from helpers import config
 
 from safeeraser.benchmark import family as pages
-from safeeraser.unlearn.config.compose import read_settings
+from safeeraser.unlearn.config.read import read_settings
 
 from .pages import ROOT
 

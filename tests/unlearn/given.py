@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from safeeraser.errors import BadInput
-from safeeraser.unlearn.config.compose import read_settings
+from safeeraser.unlearn.config.read import read_settings
 from safeeraser.unlearn.run import forget
 
 GIVEN = (f"model_path={helpers.MODEL}", f"data_path={helpers.TRAIN}", "dtype=float32", "LoRA.dropout=0", "workers=0")

@@ -1,5 +1,6 @@
 """From items to rows: what each switch of the recipe changes, how answers are shortened, which pictures are kept."""
 
+import pickle
 import resource
 
 import pytest
@@ -102,6 +103,7 @@ def test_a_loading_process_whose_shared_memory_is_full_ends_the_run_with_what_he
 
     data = dataset(data_path, "forget_loss=ga")
     join = Collator(settings("forget_loss=ga").method, data.preprocessor, torch.float32)
+    pickle.loads(pickle.dumps(join))  # as a loading process that is spawned is sent it
     one, other = next(iter(DataLoader(data, 2, num_workers=1, collate_fn=join))), join([data[0], data[1]])
     assert all(torch.equal(each, same) for each, same in zip(tensors(one), tensors(other), strict=True))
     loaded = DataLoader(data, 2, num_workers=1, collate_fn=join, worker_init_fn=bound, timeout=30)

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from safeeraser.model.load import load_config, load_preprocessor
 from safeeraser.selftest.material import architecture
-from safeeraser.unlearn.config.compose import read_settings
+from safeeraser.unlearn.config.read import read_settings
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.preflight.advice import advice
 from safeeraser.unlearn.preflight.dry_run import outline

@@ -20,12 +20,17 @@ OFFLOADING = Engine("zero2", 2, offload_optimizer=True, here=2)
 def test_without_a_compiler_its_adam_is_refused_where_it_is_offloaded(monkeypatch, tmp_path):
     """ninja is found beside Python too, where a virtual environment that is not activated has it."""
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "built"))
     monkeypatch.setenv("CXX", f"{tmp_path / 'clang++'} -O2")
     monkeypatch.setattr(sysconfig, "get_path", lambda *_: str(tmp_path))
     for engine in (Engine(), Engine("ddp", 2), Engine("zero3", 2), Engine("fsdp", 2, offload_weights=True)):
         check_machine(engine)
     with pytest.raises(BadInput, match=r"compiled here, without .*clang.* and ninja \("):
         check_machine(OFFLOADING)
+    (tmp_path / "built" / "cpu_adam").mkdir(parents=True)
+    (file := tmp_path / "built" / "cpu_adam" / "cpu_adam.so").touch()
+    check_machine(OFFLOADING)  # what was compiled earlier needs none
+    file.unlink()
     for name in ("clang++", "ninja"):
         (tmp_path / name).touch(0o755)
     check_machine(OFFLOADING)

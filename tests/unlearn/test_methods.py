@@ -10,7 +10,8 @@ from helpers import MODEL, config, read_lines
 
 from safeeraser.errors import BadInput
 from safeeraser.unlearn import plot
-from safeeraser.unlearn.config.compose import from_keys, read_settings
+from safeeraser.unlearn.config.compose import from_keys
+from safeeraser.unlearn.config.read import read_settings
 from safeeraser.unlearn.hooks.weights import Weights
 from safeeraser.unlearn.objective.method import Dual, Method
 from safeeraser.unlearn.objective.step import STEPS, Plain, Sam

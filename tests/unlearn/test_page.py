@@ -10,7 +10,8 @@ from helpers import MODEL, RECORDED, config, run
 from omegaconf import OmegaConf
 
 from safeeraser.errors import BadInput
-from safeeraser.unlearn.config.compose import from_keys, read_settings
+from safeeraser.unlearn.config.compose import from_keys
+from safeeraser.unlearn.config.read import read_settings
 
 GOLDEN = Path(__file__).with_name("golden")
 RELEASE, REFUSED = GOLDEN / "release.yaml", yaml.safe_load((GOLDEN / "refused.yaml").read_text())

@@ -1,2 +1,2 @@
-"""What was asked: the keys of config/forget_lora.yaml, put together (`compose`), checked (`settings`) and passed on
-(`trainer_arguments`)."""
+"""What was asked: the keys of config/forget_lora.yaml, put together (`compose`), checked (`read`, by `settings`) and
+passed on (`trainer_arguments`)."""

@@ -1,4 +1,4 @@
-"""The page of settings: put together by Hydra, from a command line or from keywords, and checked once.
+"""The page of settings, put together by Hydra from a command line or from keywords. Without torch.
 
 The release's settings file is flat: its `forget_loss` and `model_family` are words, where a page of this project holds
 what config/forget_loss/ and config/model_family/ say of them. Such a file is laid on top of config/forget_lora.yaml.
@@ -24,17 +24,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ValidationError
 
-from safeeraser.benchmark.family import AUTO
 from safeeraser.benchmark.files import CONFIG
-from safeeraser.benchmark.methods import PD, to_decouple
+from safeeraser.benchmark.methods import to_decouple
 from safeeraser.benchmark.release import ALIASES, UNREAD
 from safeeraser.errors import BadInput, nearest
-from safeeraser.model.load import family_of
-from safeeraser.unlearn.config.settings import Settings
-from safeeraser.unlearn.config.trainer_arguments import with_checked_trainer
-from safeeraser.unlearn.config.wrong import first_wrong
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +71,9 @@ def from_command_line() -> list[DictConfig]:
         place = next((n for n, word in enumerate(rest) if re.match(r"[^-].*=|[~+]", word)), len(rest))
         sys.argv[1:] = ["--config-name", page, *more, *rest[:place], *LEAVES_NOTHING, *rest[place:]]
         hydra.main(version_base="1.3", config_path=str(CONFIG), config_name=PAGE)(composed.append)()
-    return composed
+    # A page of one's own may say no more than what is its own.
+    every = {*plain_page(OmegaConf.load(CONFIG / f"{PAGE}.yaml"))} - {"defaults"} | {*groups()}
+    return [each if every <= {*map(str, each)} else from_keys(plain_page(each)) for each in composed]
 
 
 def from_keys(keys: Mapping[str, Any], page: str = PAGE) -> DictConfig:
@@ -105,68 +101,9 @@ def from_keys(keys: Mapping[str, Any], page: str = PAGE) -> DictConfig:
         return config
 
 
-def read_settings(config: DictConfig) -> Settings:
-    """Check a composed page. Raises `BadInput` naming the first key that is wrong, missing or unknown."""
-    config = config.copy()
-    OmegaConf.set_struct(config, False)
-    try:
-        for key, value in _plain(config).items():
-            if isinstance(value, str):
-                # In a name (`${forget_loss}_${lr}`) a group stands for its choice.
-                config[key] = re.sub(rf"\$\{{({'|'.join(groups())})\}}", r"${\1.name}", value)
-        if OmegaConf.select(config, "model_family.name") == AUTO:
-            OmegaConf.update(config, "model_family", family_of(config.model_path).model_dump(), merge=False)
-        _weigh(config)
-        settings = Settings.model_validate(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
-        return with_checked_trainer(settings)
-    except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        if row := re.search(r"Interpolation key '(tables\..+\.methods)\.(.+)\.\w+' not found", reason):
-            raise BadInput(
-                f"config: {row[1]} has no row for {row[2]}: set lr=RATE and max_train_steps=STEPS, or add the row; "
-                f"{nearest(row[2], OmegaConf.select(config, row[1]))}"
-            ) from None
-        raise BadInput(f"config: {reason}") from None
-    except ValidationError as error:
-        raise BadInput(f"config: {first_wrong(error, Settings)}") from None
-
-
-def _weigh(config: DictConfig) -> None:
-    """Give each of the method's terms the weight that it begins with, whichever key says it: the method's own page; in
-    its place `pd` and `retain`, which are short for the weights of two; and in theirs the recipe's.
-
-    What has prompt decouple by `pd` is called so, in all that is named by its method.
-
-    Raises:
-        BadInput: it has prompt decouple already, or no retain term.
-    """
-    method, pd, retain = config.get("forget_loss"), config.get("pd"), config.get("retain")
-    terms = method.get("terms") if isinstance(method, DictConfig) else None
-    if not isinstance(terms, DictConfig):
-        return  # what is no method, as what is no weight, is told of by the checks
-    by_name = method.pop("pd", None)  # of a method asked for as NAME+pd
-    pd = by_name if pd is None else pd
-    if isinstance(pd, int | float | DictConfig):
-        if "decoupled" in terms:
-            raise BadInput(
-                f"config: pd={pd}: {method.name} has prompt decouple as it is; forget_loss.terms.decoupled.weight "
-                "weighs it otherwise"
-            )
-        terms.decoupled = {"loss": "nll", "views": ["decoupled"], "weight": pd}
-        method.name, method.title = f"{method.name}{PD}", f"{method.get('title') or method.name}{PD.upper()}"
-    if isinstance(retain, int | float | DictConfig):
-        if "retain" not in terms:
-            raise BadInput(f"config: retain={retain}: {method.name} has no term retain, but {', '.join(terms)}")
-        terms.retain.weight = retain
-    weights = OmegaConf.select(config, "recipe.weights")
-    for name, weight in weights.items() if isinstance(weights, DictConfig) else ():
-        if isinstance(weight, int | float | DictConfig) and isinstance(terms.get(name), DictConfig):
-            terms[name].weight = weight
-
-
 def groups() -> list[str]:
     """The keys whose value is a choice among the files of a folder."""
-    defaults = _plain(OmegaConf.load(CONFIG / f"{PAGE}.yaml"))["defaults"]
+    defaults = plain_page(OmegaConf.load(CONFIG / f"{PAGE}.yaml"))["defaults"]
     return [group for choice in defaults if isinstance(choice, dict) for group in choice]
 
 
@@ -186,13 +123,13 @@ def _chosen(page: str, words: list[str], folder: Path | None) -> dict[str, Any]:
     beside = [f"hydra.searchpath=['file://{folder.resolve()}']"] if folder else []
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
-        return _plain(compose(page, [*beside, *choices]))
+        return plain_page(compose(page, [*beside, *choices]))
 
 
 def _whole_page(name: str, folders: list[Path]) -> str:
     """The page to compose for a file of this name: itself, or where it is flat, it on top of this project's own."""
     files = (folder / f"{name}.yaml" for folder in folders)
-    flat = next((_plain(OmegaConf.load(file)) for file in files if file.is_file()), {})
+    flat = next((plain_page(OmegaConf.load(file)) for file in files if file.is_file()), {})
     named = {group: flat.pop(group) for group in groups() if isinstance(flat.get(group), str)}
     if not named:
         return name
@@ -230,7 +167,7 @@ def _told_plainly(known_keys: Callable[[], list[str]] = list) -> Iterator[None]:
         raise BadInput(f"command line: {reason}") from None
 
 
-def _plain(page: DictConfig | ListConfig) -> dict[str, Any]:
+def plain_page(page: DictConfig | ListConfig) -> dict[str, Any]:
     """A page without OmegaConf's own types."""
     return cast("dict[str, Any]", OmegaConf.to_container(page))  # whatever its type says, a page is no list
 

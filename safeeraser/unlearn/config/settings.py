@@ -246,8 +246,8 @@ class Settings(Keys):
 
     @property
     def method(self) -> Method:
-        """The method, each of whose terms has the weight that it begins with, whichever key said it."""
-        return self.forget_loss
+        """The method, each of whose terms has the weight that it begins with: the recipe's, where that sets one."""
+        return self.forget_loss.reweighted(self.recipe.weights)
 
     @property
     def moved_terms(self) -> list[str]:

@@ -12,7 +12,7 @@ class Hook(TrainerCallback):
     Attributes:
         file: what its state is called in a checkpoint (`unlearn/state.py`); empty: it has none.
         held: the parameters of which some weights are to stay as they are.
-        trainer: that of the run, from the beginning of training on.
+        trainer: that of the run, once it is made.
     """
 
     file: str = ""

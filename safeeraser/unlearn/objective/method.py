@@ -118,9 +118,12 @@ class Term(_Config):
 
 
 TERM_OF: dict[str, type[Term]] = {
-    name: create_model(f"Term_{name}", __base__=Term, **({"loss": (Literal[name], name)} | loss.keys))
+    name: create_model(
+        f"Term_{name}", __base__=Term, __module__=__name__, **({"loss": (Literal[name], name)} | loss.keys)
+    )
     for name, loss in LOSSES.items()
 }
+globals().update((kind.__name__, kind) for kind in TERM_OF.values())  # where a process that is sent one looks for it
 if TYPE_CHECKING:
     AnyTerm = Term
 else:
@@ -180,3 +183,11 @@ class Method(_Config):
     def of_terms(self, names: Iterable[str]) -> "Method":
         """The same method with some of its terms alone."""
         return self.model_copy(update={"terms": {name: self.terms[name] for name in names}})
+
+    def reweighted(self, weights: Mapping[str, Weight | None]) -> "Method":
+        """The same method with the recipe's weights in place of its own, where the recipe sets them."""
+        terms = {
+            name: term if weights.get(name) is None else term.model_copy(update={"weight": weights[name]})
+            for name, term in self.terms.items()
+        }
+        return self.model_copy(update={"terms": terms})

@@ -1,0 +1,129 @@
+"""A composed page, checked once: what it is short for taken up, and one line about the first key that is wrong."""
+
+import re
+from collections.abc import Iterator
+from typing import Any, get_args, get_origin
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from safeeraser.benchmark.family import AUTO
+from safeeraser.benchmark.methods import PD
+from safeeraser.errors import BadInput, nearest
+from safeeraser.model.load import family_of
+from safeeraser.unlearn.config.compose import groups, plain_page
+from safeeraser.unlearn.config.settings import Settings
+from safeeraser.unlearn.config.trainer_arguments import with_checked_trainer
+
+Model = type[BaseModel]
+
+
+def read_settings(config: DictConfig) -> Settings:
+    """Check a composed page. Raises `BadInput` naming the first key that is wrong, missing or unknown."""
+    config = config.copy()
+    OmegaConf.set_struct(config, False)
+    try:
+        for key, value in plain_page(config).items():
+            if isinstance(value, str):
+                # In a name (`${forget_loss}_${lr}`) a group stands for its choice.
+                config[key] = re.sub(rf"\$\{{({'|'.join(groups())})\}}", r"${\1.name}", value)
+        if OmegaConf.select(config, "model_family.name") == AUTO:
+            OmegaConf.update(config, "model_family", family_of(config.model_path).model_dump(), merge=False)
+        _take_up(config)
+        settings = Settings.model_validate(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+        return with_checked_trainer(settings)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        if row := re.search(r"Interpolation key '(tables\..+\.methods)\.(.+)\.\w+' not found", reason):
+            raise BadInput(
+                f"config: {row[1]} has no row for {row[2]}: set lr=RATE and max_train_steps=STEPS, or add the row; "
+                f"{nearest(row[2], OmegaConf.select(config, row[1]))}"
+            ) from None
+        raise BadInput(f"config: {reason}") from None
+    except ValidationError as error:
+        raise BadInput(f"config: {first_wrong(error, Settings)}") from None
+
+
+def _take_up(config: DictConfig) -> None:
+    """Give the method the weights that `pd` and `retain` are short for, numbers or duals: what its results are called
+    tells of it.
+
+    Raises:
+        BadInput: it has prompt decouple already, or no retain term.
+    """
+    method, pd, retain = config.get("forget_loss"), config.get("pd"), config.get("retain")
+    terms = method.get("terms") if isinstance(method, DictConfig) else None
+    if not isinstance(terms, DictConfig):
+        return  # what is no method, as what is no weight, is told of by the checks
+    by_name = method.pop("pd", None)  # of a method asked for as NAME+pd
+    pd = by_name if pd is None else pd
+    if isinstance(pd, int | float | DictConfig):
+        if "decoupled" in terms:
+            raise BadInput(
+                f"config: pd={pd}: {method.name} has prompt decouple as it is; forget_loss.terms.decoupled.weight "
+                "weighs it otherwise"
+            )
+        terms.decoupled = {"loss": "nll", "views": ["decoupled"], "weight": pd}
+        method.name, method.title = f"{method.name}{PD}", f"{method.get('title') or method.name}{PD.upper()}"
+    if isinstance(retain, int | float | DictConfig):
+        if "retain" not in terms:
+            raise BadInput(f"config: retain={retain}: {method.name} has no term retain, but {', '.join(terms)}")
+        terms.retain.weight = retain
+
+
+def first_wrong(error: ValidationError, of: Model) -> str:
+    """The first fault of a page that was checked against `of`, and for a name that is not known the nearest that is."""
+    # A mistyped key is unknown and leaves another missing; the unknown one tells more.
+    first: ErrorDetails = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
+    key, models = _place(first["loc"], of)
+    if first["type"] == "extra_forbidden":
+        known = [field.alias or name for model in models for name, field in model.model_fields.items()]
+        return f"no key '{'.'.join(key)}'; {nearest(key[-1], known)}"
+    if first["type"] == "union_tag_invalid":
+        by, tag = first["ctx"]["discriminator"].strip("'"), first["ctx"]["tag"]
+        known = [name for model in models for name in get_args(model.model_fields[by].annotation)]
+        return f"{'.'.join([*key, by])}={tag}: no {key[-1] if by == 'name' else by} '{tag}'; {nearest(tag, known)}"
+    if first["type"] == "union_tag_not_found":
+        return f"{'.'.join([*key, first['ctx']['discriminator'].strip(chr(39))])}: Field required"
+    if first["type"] == "missing":
+        return f"no value for {'.'.join(key)}"
+    given = f"{'.'.join(key)}={first['input']}: " if key else ""  # what does not go together names its keys itself
+    return given + first["msg"].removeprefix("Value error, ")
+
+
+def _place(loc: tuple[int | str, ...], of: Model) -> tuple[list[str], list[Model]]:
+    """A place in a page by its keys, and what may stand there. pydantic puts between them by which name it chose among
+    several models; that is no key."""
+    key: list[str] = []
+    models, free = [of], False
+    for part in map(str, loc):
+        fields = [
+            field for model in models for name, field in model.model_fields.items() if part in (name, field.alias)
+        ]
+        chosen = [model for model in models if part in _names(model)]
+        if free or fields or not chosen:
+            key.append(part)
+        if fields and not free:
+            models = [model for field in fields for model in _models_in(field.annotation)] or models
+            free = any(get_origin(field.annotation) is dict for field in fields)  # whose keys are free
+            continue
+        models, free = (chosen if chosen and not free else models), False
+    return key, models
+
+
+def _names(model: Model) -> list[str]:
+    """By what a model is chosen among others: the values that its fields of one value have."""
+    annotations = [field.annotation for field in model.model_fields.values()]
+    return [
+        value for each in annotations for value in get_args(each) if len(get_args(each)) == 1 and type(value) is str
+    ]
+
+
+def _models_in(kind: Any) -> Iterator[Model]:
+    """What has keys among the alternatives of a type."""
+    if hasattr(kind, "model_fields"):
+        yield kind
+    for each in get_args(kind):
+        yield from _models_in(each)
