@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,7 +52,7 @@ class Point:
     refusals: bool = False
     relearned: Relearned | None = None
     inside: bool = False  # whether what it knows is measured rather than what it says
-    lacks: str = ""  # what keeps it from being measured here
+    lacks: str = field(default="", compare=False)  # what keeps it from being measured here
 
     @property
     def folder(self) -> Path:
