@@ -1,4 +1,4 @@
-"""A checkpoint whose responses are wanted: what it is told by, and how likely its model holds an answer."""
+"""A checkpoint whose responses are wanted: its hash, and how likely its model holds an answer."""
 
 from collections.abc import Mapping
 from pathlib import Path

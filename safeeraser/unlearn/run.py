@@ -156,11 +156,7 @@ def build_trainer(
     if mask:
         hooks.append(mask)
     if job and job.probed:
-        asks = {"every": settings.probe_every, "max_new_tokens": settings.probe.max_new_tokens}
-        averaged = bool(settings.step.averaged)
-        hooks.append(
-            Probes(job.probed, dataset.preprocessor, **asks, averaged=averaged, guard=guard, interruption=interruption)
-        )
+        hooks.append(probes(settings, job, dataset, guard, interruption))
     if isinstance(settings.save_steps, list):
         hooks.append(SaveAfter(settings.save_steps))
     return UnlearnTrainer(
@@ -174,6 +170,19 @@ def build_trainer(
         args=arguments,
         train_dataset=dataset,
         data_collator=collator(settings, dataset.preprocessor),
+    )
+
+
+def probes(settings: Settings, job: Job, dataset: PlanDataset, guard: Guard, interruption: Interruption) -> Probes:
+    """What asks the held-out questions of a run meanwhile."""
+    return Probes(
+        job.probed,
+        dataset.preprocessor,
+        every=settings.probe_every,
+        max_new_tokens=settings.probe.max_new_tokens,
+        averaged=bool(settings.step.averaged),
+        guard=guard,
+        interruption=interruption,
     )
 
 

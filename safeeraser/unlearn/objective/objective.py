@@ -1,21 +1,15 @@
 """What a run minimizes in each micro-step: the sum of a method's terms, each by the weight that it has now."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from safeeraser.unlearn.data.batch import Batch
+from safeeraser.unlearn.hooks.weights import Weights
 from safeeraser.unlearn.objective.forward import Forward
 from safeeraser.unlearn.objective.losses import LOSSES, Positions, divergence
 from safeeraser.unlearn.objective.method import Method
-
-
-class Weights(Protocol):
-    """What each term weighs now."""
-
-    def __getitem__(self, name: str) -> float: ...
 
 
 class Objective:

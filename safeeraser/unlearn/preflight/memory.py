@@ -43,7 +43,7 @@ class Part:
 class MicroStep:
     """A micro-step's `rows` of `length` tokens, each with a picture; `terms`: how many positions each term reads.
 
-    `picture` is what the model is given for one; empty: not known, and left out.
+    `picture` is what the model is given for one; empty: the rows are text alone.
     """
 
     rows: int
