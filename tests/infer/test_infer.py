@@ -126,6 +126,7 @@ def places(tmp_path_factory):
         (folder / name).mkdir(parents=True)
     (folder / "adapter/adapter_model.safetensors").touch()
     shutil.copy(VAL, folder / "data")
+    (folder / "blocked.run.json").symlink_to("blocked.run.json")  # a link in a circle
     return folder
 
 

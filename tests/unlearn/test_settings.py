@@ -69,10 +69,11 @@ def test_what_trainer_is_told(words):
 def test_what_this_project_says_is_refused_and_all_else_is_passed_on():
     said = {*TOLD["always"], *TOLD["machine"], "bf16", "fp16", "full_determinism", "activation_checkpointing"}
     said -= set(TOLD["overridable"])
+    given = settings()
     for field in dataclasses.fields(TrainingArguments):
         try:
             options = {field.name: None if field.default is dataclasses.MISSING else field.default}
-            checked = with_checked_trainer(settings().model_copy(update={"trainer": options}))
+            checked = with_checked_trainer(given.model_copy(update={"trainer": options}))
             assert checked.trainer == options and field.name not in said
         except BadInput as error:
             assert str(error).startswith(f"config: trainer.{field.name}: ")
