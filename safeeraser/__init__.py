@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import safeeraser.infer
 import safeeraser.score
 import safeeraser.unlearn  # noqa: F401
+from safeeraser.benchmark.origin import VERSION
 
 if TYPE_CHECKING:
     from safeeraser.infer.run import Inferred
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 # On a CPU it warns of a kernel that is not there and would only be faster; here, since PEFT loads it wherever it is.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 
 def unlearn(page: str = "forget_lora", **keys: Any) -> Unlearned | None:

@@ -2,12 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from importlib.metadata import version
 from typing import Any
 
 from scipy.stats import false_discovery_control
 
-from safeeraser import __version__
 from safeeraser.audit.findings import findings, recoveries
 from safeeraser.audit.inside import quantity
 from safeeraser.audit.inside.measures import score
@@ -29,6 +27,7 @@ from safeeraser.audit.subjects import Subject, Subjects
 from safeeraser.benchmark.audits import FORMAT, Audit
 from safeeraser.benchmark.figures import AUDITED, Row, find, pick, write_table
 from safeeraser.benchmark.files import write_json
+from safeeraser.benchmark.origin import versions
 from safeeraser.infer.attacks import ATTACKS
 
 KEPT = ("group", "name", "at", "metrics", "refusals", "blank", "wrong", "measures")
@@ -72,8 +71,7 @@ def write_card(options: Options, everyone: Subjects) -> dict[Point, dict[str, An
         "shares": shares,
         "relearning": _curves(measured.rows()),
         "missing": [*_missing(found)],
-        "versions": {"safeeraser": __version__}
-        | {package: version(package) for package in ("torch", "transformers", "peft")},
+        "versions": versions("torch", "transformers", "peft"),
     }
     audit = Audit.model_validate(card)
     card["concluded"] = audit.conclusions().model_dump()

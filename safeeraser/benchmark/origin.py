@@ -2,13 +2,21 @@
 
 import subprocess
 import time
+from importlib.metadata import version
 
 from safeeraser.benchmark.files import PACKAGE
+
+VERSION = "0.1.0"
 
 
 def now() -> str:
     """The time, as records write it."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The versions of this project and of packages, as records name them."""
+    return {"safeeraser": VERSION} | {name: version(name) for name in packages}
 
 
 def git_commit() -> str | None:

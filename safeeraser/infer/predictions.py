@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from safeeraser import __version__
 from safeeraser.benchmark.answered import Place, seen_from, take_refusals_along, with_answers
 from safeeraser.benchmark.files import described_by, lock, read_json, sha256, write_json
+from safeeraser.benchmark.origin import versions
 from safeeraser.benchmark.records import UNHARM, DataFile, keys_like
 from safeeraser.benchmark.responses import ASKED, RELEASED, SWAPPED_PICTURE, VIEWS
 from safeeraser.errors import BadInput
@@ -242,7 +242,7 @@ def write_answers(options: Options, data: DataFile, requests: list[Request], res
         "model": options.model_path,
         "weights": settings.get("base"),
         "fields": list(dict.fromkeys(str(request.place[-1]) for request in requests)),
-        "safeeraser": __version__,
+        **versions(),
         "generation": asdict(options.generation)
         | {key: settings[key] for key in ("dtype", "quantization") if key in settings},  # which a server does not tell
     }

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from numpy.random import Generator
@@ -14,9 +14,6 @@ from safeeraser.benchmark.pictures import find_picture, open_picture, picture_si
 from safeeraser.benchmark.records import UNHARM, DataFile
 from safeeraser.benchmark.responses import ASKED, RELEASED, samples
 from safeeraser.errors import BadInput
-
-if TYPE_CHECKING:
-    from safeeraser.infer.attacks import Attack
 
 Draw = Callable[[Image.Image, Generator], Image.Image]  # what makes the picture that is shown of the one asked about
 
@@ -91,6 +88,13 @@ class Request:
         return self.picture.path if isinstance(self.picture, Redrawn) else self.picture
 
 
+class Puts(Protocol):
+    """What an attack does to requests."""
+
+    def put(self, requests: list[Request], data: DataFile, selection: Selection, seed: int) -> list[Request]:
+        """The requests as it puts them."""
+
+
 @dataclass(frozen=True)
 class Unanswered:
     """What stands in a response's place where there is none, and why; the reason repeats no text of anybody's."""
@@ -99,7 +103,7 @@ class Unanswered:
 
 
 def build_requests(
-    data: DataFile, selection: Selection | None = None, attack: "Attack | None" = None, seed: int = 0
+    data: DataFile, selection: Selection | None = None, attack: Puts | None = None, seed: int = 0
 ) -> list[Request]:
     """Every response wanted; as the release does it, 12 harmful, 4 decoupled and 4 retain ones a record.
 

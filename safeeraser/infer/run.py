@@ -7,18 +7,17 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial as bind
 from functools import reduce
-from importlib.metadata import version
 from operator import or_
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from safeeraser import __version__
 from safeeraser.arguments import without_credentials
 from safeeraser.benchmark.checked import unreadable
 from safeeraser.benchmark.conversation import IMAGE
 from safeeraser.benchmark.files import adapter_file, described_by, make_room_for, trained_settings, write_json
+from safeeraser.benchmark.origin import versions
 from safeeraser.benchmark.pictures import picture_size
 from safeeraser.benchmark.records import DataFile, read_records
 from safeeraser.benchmark.release import ALIASES
@@ -217,8 +216,7 @@ def describe(
         "batch_sizes": sorted(batch_sizes),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() and not options.base_url else None,
         "decode": "graph" if uses_graphs(options, processes) else "plain",
-        "versions": {"safeeraser": __version__}
-        | {package: version(package) for package in ("torch", "transformers", "peft")},
+        "versions": versions("torch", "transformers", "peft"),
     }
 
 

@@ -7,15 +7,13 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from safeeraser import __version__
 from safeeraser.benchmark.figures import write_table
 from safeeraser.benchmark.files import write_json, write_whole
 from safeeraser.benchmark.metrics import ASKED, METRICS, Figure
-from safeeraser.benchmark.origin import git_commit, now
+from safeeraser.benchmark.origin import git_commit, now, versions
 from safeeraser.benchmark.records import DataFile
 from safeeraser.benchmark.summaries import SummaryFile
 from safeeraser.errors import note
@@ -226,8 +224,7 @@ def make_summary(
 
 
 def _read_versions() -> dict[str, str]:
-    own = {"safeeraser": __version__, "python": platform.python_version()}
-    return own | {name: version(name) for name in ("openai", "rouge-score", "scipy")}
+    return {"python": platform.python_version()} | versions("openai", "rouge-score", "scipy")
 
 
 def _make_provenance(panel: Panel, inputs: Inputs, answered: list[dict[str, Any]]) -> dict[str, Any]:

@@ -3,16 +3,14 @@
 import platform
 import resource
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from safeeraser import __version__
 from safeeraser.benchmark.files import RUN_FILE, read_json, read_json_lines, run_of
-from safeeraser.benchmark.origin import git_commit, now
+from safeeraser.benchmark.origin import git_commit, now, versions
 from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.job import Job, origin
 from safeeraser.unlearn.save_dir import TRAIN_LOG
@@ -65,8 +63,7 @@ def describe(settings: Settings, job: Job, trained: dict[str, int]) -> dict[str,
         "engine": job.engine.record,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "trained_parameters": trained,
-        "versions": {"safeeraser": __version__, "python": platform.python_version()}
-        | {package: version(package) for package in PACKAGES},
+        "versions": {"python": platform.python_version()} | versions(*PACKAGES),
         "git_commit": git_commit(),
         "started": now(),
         "sittings": [],
