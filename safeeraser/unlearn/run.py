@@ -41,6 +41,7 @@ from safeeraser.unlearn.preflight.dry_run import check_outline, dry_run
 from safeeraser.unlearn.preflight.machine import check_machine, check_shared_memory
 from safeeraser.unlearn.record import Unlearned, describe, earlier_sittings, measure_sitting
 from safeeraser.unlearn.save_dir import MASK_FILE, PROBE_LOG, TRAIN_LOG, finished
+from safeeraser.unlearn.state import State
 from safeeraser.unlearn.trainer import UnlearnTrainer
 
 log = logging.getLogger(__name__)
@@ -162,10 +163,9 @@ def build_trainer(
     return UnlearnTrainer(
         objective=Objective(method, weights, model, seed=seed, device=arguments.device),
         forward=Forward(model, model, settings.family, model.get_output_embeddings(), reference),
+        kept=State(hooks, resumed=job.checkpoint if job else None, process=arguments.process_index),
         moved=moved,
         interruption=interruption,
-        hooks=hooks,
-        resumed=job.checkpoint if job else None,
         model=model,
         args=arguments,
         train_dataset=dataset,

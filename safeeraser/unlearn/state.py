@@ -56,10 +56,11 @@ class State(TrainerCallback):
     """
 
     def __init__(self, hooks: Sequence[Hook], *, resumed: str | None, process: int) -> None:
-        self.hooks, self.resumed, self.process = [hook for hook in hooks if hook.file], resumed, process
+        self.hooks, self.resumed, self.process = hooks, resumed, process
+        self.keeping = [hook for hook in hooks if hook.file]
 
     def on_train_begin(self, args, state, control, **kwargs):
-        for hook in self.hooks if self.resumed else ():
+        for hook in self.keeping if self.resumed else ():
             file = Path(str(self.resumed)) / hook.file
             try:
                 hook.load_state_dict(self._read(file))
@@ -70,7 +71,7 @@ class State(TrainerCallback):
         """Keep each hook's state in a checkpoint."""
         folder.mkdir(parents=True, exist_ok=True)
         shared = shared_out(trained_of(model)[0])
-        for hook in self.hooks:
+        for hook in self.keeping:
             if (kept := hook.state_dict()) and (self.process == 0 or (shared and hook.file.endswith(".pt"))):
                 write_state(self._mine(folder / hook.file), kept)
 

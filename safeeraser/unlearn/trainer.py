@@ -1,14 +1,12 @@
 """The training loop: transformers' Trainer, run on a plan. What is minimized is the `Objective`'s, all else hooks'."""
 
 import shutil
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import send_to_device
 from peft import PeftModel
 from torch import Tensor, nn
@@ -19,7 +17,6 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from safeeraser.benchmark.files import RUN_FILE, append_json_line
 from safeeraser.model.lora import adapter_parameters
 from safeeraser.model.projector import baked, plainly_named
-from safeeraser.unlearn.hooks.hook import Hook
 from safeeraser.unlearn.hooks.interruption import Interruption, leave_group
 from safeeraser.unlearn.hooks.moved import MovedGradient
 from safeeraser.unlearn.masters import add_up_in_float32, whole
@@ -27,6 +24,7 @@ from safeeraser.unlearn.objective.forward import Forward
 from safeeraser.unlearn.objective.objective import Objective
 from safeeraser.unlearn.save_dir import TRAIN_LOG
 from safeeraser.unlearn.state import State, checkpoint_written_whole
+from safeeraser.unlearn.step_losses import StepLosses
 
 
 class UnlearnTrainer(Trainer):
@@ -36,8 +34,7 @@ class UnlearnTrainer(Trainer):
     processes: a micro-step counts by its `share` of them, which differs where the plan's last one is not full.
 
     Args:
-        hooks: in the order in which they hear of a step, `moved` and `interruption` among them.
-        resumed: the checkpoint that the run goes on from.
+        kept: the states of the run's hooks, which hear of a step in this order; `moved` and `interruption` among them.
     """
 
     loss_is_scaled_for_ga = False  # a mean over the micro-step: Trainer divides it by the number of micro-steps
@@ -47,22 +44,20 @@ class UnlearnTrainer(Trainer):
         *,
         objective: Objective,
         forward: Forward,
+        kept: State,
         moved: MovedGradient,
         interruption: Interruption,
-        hooks: Sequence[Hook],
-        resumed: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         add_up_in_float32(self.accelerator)
-        self.objective, self.forward, self.hooks = objective, forward, hooks
+        self.objective, self.forward, self.kept, self.hooks = objective, forward, kept, kept.hooks
         self.moved, self.interruption = moved, interruption
-        self.kept_state = State(hooks, resumed=resumed, process=self.args.process_index)
         self.items_seen = 0  # in this sitting, by all processes
-        self.micro_steps: list[Tensor] = []  # of the current step, of this process
-        for hook in hooks:
+        self.losses = StepLosses(objective.method.terms)
+        for hook in self.hooks:
             hook.begin(self)
-        for callback in (self.kept_state, *hooks):
+        for callback in (kept, *self.hooks):
             self.add_callback(callback)
         # Trainer's own bar goes; or ours, where Trainer has none because none is wanted.
         for noisy in (PrinterCallback, ProgressCallback):
@@ -84,7 +79,7 @@ class UnlearnTrainer(Trainer):
         for inputs in batches:
             # Of the items of the mean micro-step: 1 in full ones.
             inputs["share"] = inputs["batch"].items * len(batches) / items
-        self.moved.take(self.forward.bare, batches, self._moved_loss, self.state.global_step)
+        self.moved.take(batches, self.state.global_step)
         return batches, count
 
     def _prepare_inputs(self, inputs: dict) -> dict:
@@ -92,20 +87,12 @@ class UnlearnTrainer(Trainer):
         inputs = {key: value for key, value in inputs.items() if key != "moved"}
         return send_to_device(inputs, self.args.device, non_blocking=self.accelerator.non_blocking)
 
-    def _moved_loss(self, inputs: dict) -> Tensor:
-        """The terms whose gradient is taken at moved weights, weighed and summed up."""
-        inputs = self._prepare_inputs({"batch": inputs.get("moved", inputs["batch"]), "share": inputs["share"]})
-        with self.compute_loss_context_manager():
-            bare = replace(self.forward, model=self.forward.bare)
-            return inputs["share"] * self.objective.of(self.moved.terms, inputs["batch"], bare)
-
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: Any) -> Tensor:
         """The objective of one micro-step, a scalar, with which its gradient at moved weights comes."""
         batch, share = inputs["batch"], inputs.get("share", 1.0)
         loss, terms = self.objective(batch, replace(self.forward, model=model), apart=self.moved.names)
         self.items_seen += batch.items * self.accelerator.num_processes
-        told = [torch.full_like(loss, each) for each in (self.interruption.received, share)]
-        self.micro_steps.append(torch.stack([*told, loss, *terms.values()]).detach().float())
+        self.losses.add(loss, terms, share=share, signal=self.interruption.received)
         if self.accelerator.sync_gradients:
             self._end_step()
         return share * self.moved.beside(loss, self.forward.bare)
@@ -113,27 +100,18 @@ class UnlearnTrainer(Trainer):
     def _end_step(self) -> None:
         """Tell the hooks of the step's losses: in its last micro-step, and still before the optimizer, which DeepSpeed
         calls within the backward pass."""
-        mine, self.micro_steps = torch.stack(self.micro_steps), []
-        everyone = self.accelerator.gather(mine[None])  # (processes, micro-steps, 3 + terms)
-        # Micro-step k of the plan went to process k mod n.
-        signals, shares, losses = (
-            everyone.transpose(0, 1).reshape(-1, mine.shape[1]).split([1, 1, mine.shape[1] - 2], 1)
-        )
-        self.interruption.agreed = int(signals.max())
-        self.micro_losses = losses[:, 0].tolist()
-        means = (shares * losses).mean(0).tolist()
-        self.step_losses = dict(zip(("loss", *self.objective.method.terms), means, strict=True))
+        self.interruption.agreed = self.losses.gather(self.accelerator)
         for hook in self.hooks:
-            hook.on_losses(self.step_losses, self.control)
+            hook.on_losses(self.losses.means, self.control)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the terms to each step's row and append it to `<save_dir>/train_log.jsonl`."""
         super().log(logs, start_time)
         if "loss" not in logs:
             return
-        loss, *terms = self.step_losses.items()
-        row = {"step": self.state.global_step, "loss": loss[1], "grad_norm": logs.get("grad_norm")}
-        row |= {"learning_rate": logs["learning_rate"], "terms": dict(terms), "micro_losses": self.micro_losses}
+        (_, loss), *terms = self.losses.means.items()
+        row = {"step": self.state.global_step, "loss": loss, "grad_norm": logs.get("grad_norm")}
+        row |= {"learning_rate": logs["learning_rate"], "terms": dict(terms), "micro_losses": self.losses.micro}
         for hook in self.hooks:
             row |= hook.row()
         if self.is_world_process_zero():
@@ -167,6 +145,6 @@ class UnlearnTrainer(Trainer):
         with checkpoint_written_whole(self.args, self.accelerator) as staging:
             super()._save_checkpoint(model, trial)
             folder = staging / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            self.kept_state.save(folder, self.model)
+            self.kept.save(folder, self.model)
             if self.is_world_process_zero():
                 shutil.copy(run / RUN_FILE, folder)  # what tells of an adapter tells of this one too

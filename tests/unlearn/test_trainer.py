@@ -119,7 +119,7 @@ def test_a_micro_step_goes_to_the_device_when_it_is_its_turn(tmp_path, monkeypat
 def test_a_reference_that_would_be_trained_too_is_refused(tmp_path):
     trainer = built(tmp_path, "kl", ONE, noise=0)  # which has been through the check
     assert trainer.compute_loss(trainer.model, trainer.data_collator([trainer.train_dataset[0]]))
-    assert trainer.step_losses["kl"] == 0, "before anything is trained"
+    assert trainer.losses.means["kl"] == 0, "before anything is trained"
     trainer.model.get_base_model().model.language_model.norm.weight.requires_grad_(True)
     with pytest.raises(AssertionError, match=r"norm\.weight would be trained, which is part of the untouched model"):
         check_reference(trainer.model)

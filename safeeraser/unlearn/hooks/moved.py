@@ -6,8 +6,9 @@ weights are back before those begin. So the losses that are logged, judged and f
 those of the weights that the optimizer then moves.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,6 @@ from safeeraser.unlearn.hooks.hook import Hook
 from safeeraser.unlearn.masters import moved
 from safeeraser.unlearn.objective.step import Step
 from safeeraser.unlearn.state import trained_of
-
-# Of a micro-step's batch, the weighted sum of the terms whose gradient is taken so.
-Loss = Callable[[dict[str, Any]], Tensor]
 
 
 class MovedGradient(Hook):
@@ -38,22 +36,18 @@ class MovedGradient(Hook):
         self.told: dict[str, float] = {}
         self._gradient: list[Tensor] = []
 
-    def take(self, model: nn.Module, batches: Sequence[dict[str, Any]], loss: Loss, number: int) -> None:
-        """Take that of an optimizer step, or nothing where nothing is to be moved. All processes come here together.
-
-        Args:
-            model: in no engine's wrapping.
-            batches: of this process.
-            number: of the optimizer step.
-        """
+    def take(self, batches: Sequence[dict[str, Any]], number: int) -> None:
+        """Take that of optimizer step `number`, over this process's `batches`, or nothing where nothing is to be moved.
+        All processes come here together."""
         self.names, self.told, self._gradient = (), {}, []
         if not self.terms or not batches:
             return
+        model = self.trainer.forward.bare
         model.train()
         trained = trained_of(model)
 
         def mean() -> list[Tensor]:
-            return self._mean(trained, batches, loss, number)
+            return self._mean(trained, batches, number)
 
         def everyones() -> list[Tensor]:
             return [self.trainer.accelerator.reduce(each, "mean") for each in mean()]
@@ -70,14 +64,22 @@ class MovedGradient(Hook):
     def row(self) -> dict[str, Any]:
         return {"moved": self.told} if self.told else {}
 
-    def _mean(self, trained: list[nn.Parameter], batches: Sequence[dict], loss: Loss, number: int) -> list[Tensor]:
+    def _loss(self, inputs: dict[str, Any]) -> Tensor:
+        """The terms whose gradient is taken so, weighed and summed up, of a micro-step, in no engine's wrapping."""
+        trainer, batch = self.trainer, inputs.get("moved", inputs["batch"])
+        inputs = trainer._prepare_inputs({"batch": batch, "share": inputs["share"]})
+        with trainer.compute_loss_context_manager():
+            bare = replace(trainer.forward, model=trainer.forward.bare)
+            return inputs["share"] * trainer.objective.of(self.terms, inputs["batch"], bare)
+
+    def _mean(self, trained: list[nn.Parameter], batches: Sequence[dict], number: int) -> list[Tensor]:
         """The gradient where the weights now are, over this process's micro-steps, in float32."""
         total: list[Tensor] = []
         for place, batch in enumerate(batches):
             # Dropout draws the same at both places, and as it would had the run not been interrupted.
             seed = seed_of(self.seed, number, 1 + self.trainer.accelerator.process_index, place)
             with _drawn_from(seed, trained[0].device):
-                found = torch.autograd.grad(loss(batch), trained, allow_unused=True, materialize_grads=True)
+                found = torch.autograd.grad(self._loss(batch), trained, allow_unused=True, materialize_grads=True)
             found = [each.float() for each in found]
             total = found if not total else torch._foreach_add(total, found)
         return torch._foreach_div(total, len(batches))
