@@ -10,7 +10,6 @@ Exit code 1 if they differ.
 """
 
 import contextlib
-import os
 import random
 import re
 import shutil
@@ -38,13 +37,10 @@ EVERYWHERE = (
 def start(folder: Path, words: list[str]) -> subprocess.Popen:
     """Start the command in `folder`, or go on there."""
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "dataset").exists():
-        (folder / "dataset").symlink_to(ROOT / "dataset")
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with open(folder / "log", "a") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "safeeraser.reproduce", "--model=mini", "--out=results", *words],
-            **{"cwd": folder, "stdout": log, "stderr": log, "env": environment},
+            ["python", "workflow/door.py", "--model=mini", f"--out={folder / 'results'}", *words],
+            **{"cwd": ROOT, "stdout": log, "stderr": log},
         )
 
 
@@ -79,8 +75,7 @@ def content(file: Path) -> str:
 
 def at_work(folder: Path) -> str:
     """What the marks say of how far it was."""
-    marks = [path for path in (folder / "results" / "steps").glob("*/*.json") if path.name != "now.json"]
-    return f"{len(marks)} steps done"
+    return f"{len([*(folder / 'results' / 'steps').glob('*/*.done')])} steps done"
 
 
 @command
@@ -118,7 +113,7 @@ def main() -> None:
         shown = (killed / "log").read_text()
     Console().print(table)
     print(f"undisturbed in {length:.0f} s, the last sitting of the disturbed one in {again:.0f} s")
-    print(f"waited for what a killed one had left at work: {shown.count('another job is at it')} times")
+    print(f"waited for what a killed one had left at work: {shown.count('waiting: a killed command')} times")
     print(f"differ: {', '.join(differ)}" if differ else "the same summary, table and page")
     raise SystemExit(int(bool(differ)))
 

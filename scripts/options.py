@@ -2,8 +2,8 @@
 
   python scripts/options.py > docs/options.md
 
-The commands are found: the scripts beside README.md, and the modules of the package that can be run. Each is begun, and
-stopped where it would read its command line: its parser then tells its options, as `--help` would.
+The commands are found: the scripts beside README.md, the modules of the package that can be run, and workflow/door.py.
+Each is begun, and stopped where it would read its command line: its parser then tells its options, as `--help` would.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def commands() -> dict[str, Path]:
         if IS_RUN in text and (READS_OPTIONS in text or file.stem == "__main__"):
             module = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
             found[f"python -m {module}"] = file
-    return scripts | found
+    return scripts | found | {"python workflow/door.py": ROOT / "workflow" / "door.py"}
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:
@@ -59,7 +59,12 @@ def parser_of(command: str) -> argparse.ArgumentParser:
         return read(parser, *given, **more)  # which only takes out what must not stay on the command line
 
     words = command.split()[1:]
-    with patch.object(argparse.ArgumentParser, "parse_known_args", stop), patch.object(sys, "argv", words[-1:]):
+    places = [str((ROOT / words[0]).parent), *sys.path]
+    with (
+        patch.object(sys, "path", places),
+        patch.object(argparse.ArgumentParser, "parse_known_args", stop),
+        patch.object(sys, "argv", words[-1:]),
+    ):
         try:
             if words[0] == "-m":
                 runpy.run_module(words[1], run_name="__main__")

@@ -99,8 +99,8 @@ def check_bash(script: str, words: list[str], short: bool) -> None:
 def reached(script: Path) -> str:
     """The text of a script, and of the parser of the module that it runs."""
     text = script.read_text()
-    modules = re.findall(r"python -m (safeeraser[\w.]*)", text)
-    return text + "".join(str(sorted(known_options(f"python -m {module}"))) for module in modules)
+    called = re.findall(r"python (?:-m safeeraser[\w.]*|workflow/door.py)", text)
+    return text + "".join(str(sorted(known_options(command))) for command in called)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command.page}: {command.words}"[:90])
