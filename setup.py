@@ -12,12 +12,15 @@ TRAIN = ["deepspeed==0.19.8", "tensorboard==2.21.0"]
 QUANT = ["bitsandbytes==0.50.2"]
 # What `transformers serve` needs beside requirements.txt.
 SERVING = ["fastapi==0.165.0", "uvicorn==0.54.0", "starlette==1.10.0"]
+# By which scripts/reproduce.bash runs its steps, and how it hands them to a cluster.
+WORKFLOW = ["snakemake==9.27.1"]
+SLURM = ["snakemake-executor-plugin-slurm==2.8.0"]
 FAMILIES = ["num2words==0.5.14"]  # what SmolVLM's processor asks for
 # pytest 9.2 keeps node ids elsewhere than xdist 3.8 writes a test's group, so that groups would have no effect.
 TOOLS = ["pytest==9.1.1", "pytest-xdist==3.8.0", "ruff==0.17.6", "mypy==2.4.1"]
 TOOLS += ["wordllama==0.4.0.post1", "selenium==4.51.0"]
 TOOLS += ["setuptools==84.2.1"]  # by which a test builds the wheel
-TEST = [*TRAIN, *QUANT, *SERVING, *FAMILIES, *TOOLS]
+TEST = [*TRAIN, *QUANT, *SERVING, *FAMILIES, *WORKFLOW, *SLURM, *TOOLS]
 
 setup(
     name="safeeraser",
@@ -44,6 +47,8 @@ setup(
         "quant": QUANT,
         "serving": SERVING,
         "families": FAMILIES,
+        "workflow": WORKFLOW,
+        "slurm": SLURM,
         "flash": ["flash-attn"],
         "wandb": ["wandb"],
         "test": TEST,

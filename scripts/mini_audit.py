@@ -12,6 +12,7 @@ harmful is the content of the answer, by rule. The tables show the means over se
 
 import contextlib
 import csv
+import os
 import shlex
 import subprocess
 import sys
@@ -24,12 +25,12 @@ from typing import Any, NamedTuple
 
 from safeeraser.arguments import Arguments
 from safeeraser.benchmark.files import read_object, write_whole
+from safeeraser.benchmark.pages import read_page
 from safeeraser.errors import BadInput, command
 from safeeraser.report.writing import with_table
-from safeeraser.reproduce.options import arguments, options_of
-from safeeraser.reproduce.steps import runs_of
 
 ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "workflow" / "config"
 PAGES = {"mini": ROOT / "docs" / "audit.md", "mini-small": ROOT / "docs" / "mini_small.md"}  # which have the tables
 METHODS = ("po", "popd", "gapd", "klpd", "npo+pd", "rmu+pd")
 OF = {"mini": METHODS, "mini-small": ("popd", "npo+pd")}  # audited unasked
@@ -61,16 +62,15 @@ class Line(NamedTuple):
 def make(model: str, method: str, seed: int, out: Path, jobs: int, relearn: Path) -> Path:
     """Unlearn and audit, as far as that is not done yet; returns the card. Raises `BadInput` where a command fails."""
     tuned = "none+pd" if method.endswith("pd") else "none"
-    words = [f"--model={model}", f"--methods={tuned} {method}", f"--seeds={seed}", f"--out={out}"]
-    options = options_of(arguments(None).parse_args(words))
-    for run in (runs := runs_of(options)):
-        if not (run.folder / "adapter_model.safetensors").is_file():
-            _call(run.steps[0].call(run.folder), options.environment)
-    control, folder = (run.folder for run in runs)
+    names = [name if seed == 233 else f"{name}-seed{seed}" for name in (tuned, method)]
+    words = [f"--model={model}", f"--methods={tuned} {method}", f"--seeds={seed}", f"--out={out}", "--jobs=1", "--"]
+    _call(["python", "workflow/door.py", *words, *(f"steps/{name}/unlearn.done" for name in names)], {})
+    control, folder = (out / name for name in names)
     asked = (f"--checkpoint_path={folder}", f"--tuned={control}")  # never_knew is found, where it has been built
-    judged = ("--judge=truth", "--batch_size=128", *shlex.split(options.settings.audit_options))
-    words = [sys.executable, "audit.py", *DONE[model], *asked, *judged, f"--relearn={relearn}"]
-    _call(words, options.environment, processes=jobs)
+    page = read_page(CONFIGS / f"{model}.yaml", CONFIGS)
+    judged = ("--judge=truth", "--batch_size=128", *shlex.split(page["audit_options"]))
+    words = ["python", "audit.py", *DONE[model], *asked, *judged, f"--relearn={relearn}"]
+    _call(words, page["environment"], processes=jobs)
     return folder / "audit.json"
 
 
@@ -80,7 +80,7 @@ def _call(words: list[str], environment: dict[str, str], processes: int = 1) -> 
     # A pipe that nobody reads would fill up and stop its process, which may hold what another one waits for.
     with contextlib.ExitStack() as stack:
         logs = [stack.enter_context(TemporaryFile("w+")) for _ in range(processes)]
-        running = [subprocess.Popen(words, cwd=ROOT, env=environment, stderr=log) for log in logs]
+        running = [subprocess.Popen(words, cwd=ROOT, env=environment | os.environ, stderr=log) for log in logs]
         codes = [process.wait() for process in running]
         for code, log in zip(codes, logs, strict=True):
             log.seek(0)

@@ -22,15 +22,12 @@ from safeeraser.arguments import Arguments, count
 from safeeraser.benchmark.files import read_json, write_whole
 from safeeraser.benchmark.methods import PD
 from safeeraser.errors import BadInput, command
-from safeeraser.reproduce.options import Options, arguments, options_of
-from safeeraser.reproduce.steps import Run, runs_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN = ("npo", "simnpo", "dpo", "undial", "wga", "satimp", "ceu", "rmu", "pdu")
 METHODS = (*PLAIN, *(f"{name}{PD}" for name in PLAIN))
 RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 STEPS = (200, 400)  # without prompt decouple, and with it
-ON_TRAIN = ("unlearn", "infer_train", "score_train")
 FORGOTTEN = 0.05
 
 
@@ -62,33 +59,29 @@ def _loss(trial: Trial) -> tuple[bool, float]:
     return not forgot, trial.sarr + (1 - trial.rouge_l) if forgot else trial.asr
 
 
-def run_of(model: str, method: str, lr: float, steps: int, out: Path, limit: int | None) -> tuple[Run, Options]:
-    """What scripts/reproduce.bash would do of the method at this rate."""
-    own = f"--forget_options=lr={lr} max_train_steps={steps}"
+def words_of(model: str, method: str, lr: float, steps: int, out: Path, limit: int | None) -> tuple[Path, list[str]]:
+    """Where the method's figures at this rate go, and the words that have scripts/reproduce.bash make them."""
     folder = out / (f"{lr:g}-{steps}" + (f"-limit{limit}" if limit else ""))
-    words = [f"--model={model}", f"--methods={method}", f"--out={folder}", own]
-    words += [f"--infer_options=--limit={limit}"] if limit else []
-    options = options_of(arguments(None).parse_args(words))
-    return runs_of(options)[0], options
+    words = [f"--model={model}", f"--methods={method}", f"--out={folder}", "--jobs=1"]
+    words += [
+        f"--forget_options=lr={lr} max_train_steps={steps}",
+        *([f"--infer_options=--limit={limit}"] if limit else []),
+    ]
+    return folder / method / "summary_train.json", [*words, "--", f"steps/{method}/score_train.done"]
 
 
 def make(model: str, method: str, lr: float, steps: int, out: Path, limit: int | None) -> Trial:
     """Unlearn, answer and score, as far as that is not done yet. Raises `BadInput` where a command fails."""
-    run, options = run_of(model, method, lr, steps, out, limit)
-    summary = run.folder / "summary_train.json"
-    for step in run.steps if not summary.is_file() else ():
-        if step.name in ON_TRAIN:
-            _call(step.call(run.folder), options.environment)
+    summary, words = words_of(model, method, lr, steps, out, limit)
+    if not summary.is_file():
+        call = ["python", "workflow/door.py", *words]
+        done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise BadInput(f"{' '.join(words)}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
     told = read_json(summary)
     trial = Trial(method, lr, steps, *(round(told[key]["value"], 4) for key in ("asr", "rr", "sarr", "rouge_l")))
     print(trial, file=sys.stderr)
     return trial
-
-
-def _call(words: list[str], environment: dict[str, str]) -> None:
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise BadInput(f"{' '.join(words)}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
 
 
 def read(path: Path) -> list[Trial]:

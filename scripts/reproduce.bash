@@ -5,10 +5,11 @@
 #   LANGUAGE_MODEL=...       another language model for it, a folder or a name on the hub
 #   METHODS="vanilla popd"   (default: vanilla and all eight)        SEEDS="233 1 2"   (default: 233)
 #   JUDGE=...                as eval_all.py --judge takes it         OUT=FOLDER        (default: results/reproduce/MODEL)
-#   JOBS=N                   runs at a time, sharing the GPUs        PUBLISHED=        the table without the published figures
+#   JOBS=N                   steps at a time, sharing the GPUs       PUBLISHED=        the table without the published figures
 #   SPECIFICITY=1 AUDIT=1    these too                               ACCELERATE_CONFIG=FILE   engine (none: one process)
-# --dry_run checks and prints a plan, --status what is done; --help names all options. Stopped at any moment, the same
-# command goes on; started several times on one OUT, on one machine or several, the processes share the runs.
+#   PROFILE=slurm            each step as a job of the cluster; else a folder like those in workflow/profiles/
+# --dry_run checks and prints a plan, --status what is done; --help names all options, and words behind -- go to Snakemake,
+# which does the work (workflow/Snakefile). Stopped at any moment, the same command goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/gpu.bash
@@ -19,9 +20,10 @@ case "${SIZE:-}:${MODEL:-mini}" in
   small:mini) MODEL=mini-small ;;
   *) echo "error: SIZE=$SIZE${MODEL:+ MODEL=$MODEL}: SIZE is tiny or small, of the mini benchmark alone" >&2; exit 2 ;;
 esac
-# The mini benchmark trains in one process each; the real ones want DeepSpeed. Said outright, since without arguments
-# setup.bash would see the options of this script.
-case "${MODEL:-}" in mini | mini-small) source scripts/setup.bash "" ;; *) source scripts/setup.bash train ;; esac
+# The mini benchmark trains in one process each; the real ones want DeepSpeed.
+case "${MODEL:-}" in mini | mini-small) extras=workflow ;; *) extras=workflow,train ;; esac
+if [ "${PROFILE:-}" = slurm ]; then extras=$extras,slurm; fi
+source scripts/setup.bash "$extras"
 if [ "${MODEL:-}" = mini-small ]; then
   if [ -n "${LANGUAGE_MODEL:-}" ]; then
     set -- --build_options="--language_model=${LANGUAGE_MODEL@Q}" "$@"
@@ -31,7 +33,7 @@ if [ "${MODEL:-}" = mini-small ]; then
 fi
 
 PUBLISHED=${PUBLISHED-1}
-exec python -m safeeraser.reproduce --model "${MODEL:-llava-1.5-7b}" ${METHODS:+--methods "$METHODS"} \
+exec python workflow/door.py --model "${MODEL:-llava-1.5-7b}" ${METHODS:+--methods "$METHODS"} \
   ${SEEDS:+--seeds "$SEEDS"} ${JUDGE:+--judge "$JUDGE"} ${OUT:+--out "$OUT"} ${JOBS:+--jobs "$JOBS"} \
   ${ACCELERATE_CONFIG:+--accelerate_config "$ACCELERATE_CONFIG"} ${SPECIFICITY:+--specificity} ${AUDIT:+--audit} \
-  ${PUBLISHED:+--published} "$@"
+  ${PUBLISHED:+--published} ${PROFILE:+--profile "$PROFILE"} "$@"

@@ -44,6 +44,7 @@ def call(words):
         elif kind == "-c":
             exec(sys.argv[0], {"__name__": "__main__"})
         else:
+            sys.path.insert(0, os.path.dirname(os.path.abspath(kind)))
             runpy.run_path(kind, run_name="__main__")
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)

@@ -1,4 +1,4 @@
-"""The pages that people read, their commands, and the script that lists the options."""
+"""The pages that people read, and their commands."""
 
 import importlib.util
 import re

@@ -17,11 +17,11 @@ from omegaconf import OmegaConf
 from safeeraser.unlearn.config.read import read_settings
 from safeeraser.unlearn.config.settings import Settings
 
-from .pages import PAGES, ROOT, Command, commands, load, spans
+from . import parsers
+from .pages import PAGES, ROOT, Command, commands, spans
 
 pytestmark = pytest.mark.slow
 
-OPTIONS = load("scripts/options.py")
 # The commands of this page need the files that it shows, and are run with them by a test of its own.
 COMMANDS = [command for command in commands() if command.page != "docs/developing.md"]
 # What these scripts put before the words they are given, as (command, words).
@@ -34,14 +34,14 @@ WRAPPED = {
 TAKES_ADAPTER = ("eval.bash", "infer.bash")  # as its first word
 ANYWHERE = {"OMP_NUM_THREADS", "OPENAI_API_KEY", "HF_TOKEN", "LMMS_PYTHON"}
 
-parser_of = cache(OPTIONS.parser_of)
+parser_of = cache(parsers.parser_of)
 
 
 @cache
 def known_options(command: str) -> set[str]:
     """The names of a command's options."""
-    parsers = [parser_of(command), *OPTIONS.actions_of(parser_of(command)).values()]
-    return {name for one in parsers for action in one._actions for name in action.option_strings}
+    every = [parser_of(command), *parsers.actions_of(parser_of(command)).values()]
+    return {name for each in every for action in each._actions for name in action.option_strings}
 
 
 def parse(command: str, words: list[str], short: bool) -> None:
@@ -99,8 +99,8 @@ def check_bash(script: str, words: list[str], short: bool) -> None:
 def reached(script: Path) -> str:
     """The text of a script, and of the parser of the module that it runs."""
     text = script.read_text()
-    modules = re.findall(r"python -m (safeeraser[\w.]*)", text)
-    return text + "".join(str(sorted(known_options(f"python -m {module}"))) for module in modules)
+    called = re.findall(r"python (?:-m safeeraser[\w.]*|workflow/door.py)", text)
+    return text + "".join(str(sorted(known_options(command))) for command in called)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command.page}: {command.words}"[:90])
@@ -141,7 +141,7 @@ def check_variables(variables: dict[str, str], script: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_options_and_keys_in_the_text_are_there(page):
     """`--only` and `lr=1e-4`, wherever they are spoken of."""
-    every = set().union(*(known_options(command) for command in OPTIONS.commands() if command != "python forget.py"))
+    every = set().union(*(known_options(command) for command in parsers.commands() if command != "python forget.py"))
     scripts = [file for folder in ("benchmarks", "scripts") for file in (ROOT / folder).rglob("*.*[hy]")]
     every |= {"--config-dir", "--config-name"}  # Hydra's
     every |= {option for file in scripts for option in re.findall(r"--[\w-]+", file.read_text())}

@@ -9,7 +9,7 @@ from launches import series
 
 from .runs import CONFORMANCE, GPUS, NINE, runs_of, words_of
 
-STAND_IN = {"GPU_ENGINES_ON_CPUS": str(ROOT / "benchmarks" / "gpu_engines_on_cpus" / "sitecustomize.py")}
+STAND_IN = {"GPU_ENGINES_ON_CPUS": str(ROOT / "tests" / "gpu_engines_on_cpus" / "sitecustomize.py")}
 
 
 @pytest.fixture(scope="session")

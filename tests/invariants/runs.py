@@ -12,7 +12,7 @@ from .test_release import CONFORMANCE
 
 CPUS = ("cpu_ddp", "cpu_zero2", "cpu_zero3")
 WHOLE_WEIGHTS = CPUS[:2]  # what moves or masks weights is refused where each process has a part of them
-# The files for GPUs, and how far LoRA's B may be off in bfloat16 (benchmarks/engines.py shows how far it is):
+# The files for GPUs, and how far LoRA's B may be off in bfloat16:
 # DeepSpeed's gradients are in bfloat16 too; elsewhere sums in another order flip a rounding now and then.
 GPUS = {"ddp": 0.01, "fsdp2": 0.01, "../accelerate_config": 0.05, "zero3": 0.05}
 SHARDED = "../accelerate_config"

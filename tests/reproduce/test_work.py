@@ -1,161 +1,198 @@
-"""Runs are taken through their steps once, by one process or several, and resume after a kill.
+"""What scripts/reproduce.bash does by Snakemake: nothing twice, with failures, after kills, on shared GPUs, by Slurm.
 
-The commands are Python one-liners in place of training and inference, so that each takes as long as the test wants.
+The commands are stand-ins that end when and how a test wants (stand_in.sh); the door and Snakemake are the real ones.
 """
 
+import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
+import yaml
+from helpers import MODEL, ROOT, TRAIN, kill
 
-from safeeraser.reproduce.check import jobs_at_fault
-from safeeraser.reproduce.marks import is_held, read_mark
-from safeeraser.reproduce.options import arguments, options_of
-from safeeraser.reproduce.show import shortcomings, states
-from safeeraser.reproduce.steps import Run, Step
-from safeeraser.reproduce.work import Stopped, Worker
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engines")]
 
-# Notes that it was at work, waits until it may end, and notes that it was whole.
-WORKS = """
-import pathlib, sys, time
-run, name, gate = pathlib.Path(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
-run.mkdir(parents=True, exist_ok=True)
-with open(run / "began", "a") as file: print(name, file=file)
-while not gate.exists(): time.sleep(0.02)
-with open(run / "ended", "a") as file: print(name, file=file)
-"""
-WORKER = "import sys; sys.path.insert(0, sys.argv[3]); from test_work import finish; sys.exit(finish(*sys.argv[1:3]))"
+HERE = Path(__file__).parent
+PAGE = yaml.safe_load((HERE / "page.yaml").read_text()) | {"steps": [], "specificity": "", "data": str(TRAIN.parent)}
+PROGRAMS = yaml.safe_load((HERE / "programs.yaml").read_text())
+STEPS = ["unlearn", "predictions_train", "predictions_val", "summary_train", "summary_val"]
 
 
-def prepare(folder):
-    """The data that runs in a folder are made of."""
-    (folder / "data").mkdir(parents=True)
-    for name in ("all_train.json", "all_val.json"):
-        (folder / "data" / name).write_text("[]")
+class Place:
+    """A folder with results in `out`, and a `python` of its own; what the stand-ins wait for and how they end."""
+
+    def __init__(self, folder, other):
+        self.folder, self.out, self.started = folder, folder / "out", []
+        shutil.copy(HERE / "stand_in.sh", folder)
+        (folder / "page.yaml").write_text(yaml.safe_dump(PAGE))
+        self.other = other
+        self.have("python")
+
+    def have(self, *names):
+        (self.folder / "bin").mkdir(exist_ok=True)
+        for name in names:
+            text = PROGRAMS[name].replace("PLACE", str(self.folder)).replace("OTHER", str(self.other))
+            (self.folder / "bin" / name).write_text(text)
+            (self.folder / "bin" / name).chmod(0o755)
+
+    def start(self, *words, methods="po", **more):
+        call = [sys.executable, ROOT / "workflow" / "door.py", "--model=mini", f"--settings={self.folder}/page.yaml"]
+        call += [f"--methods={methods}", f"--out={self.out}", f"--model_path={MODEL}", *words]
+        path = f"{self.folder}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        env = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""} | more
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        self.started.append(subprocess.Popen([*map(str, call)], env=env, cwd=self.folder, **pipes))
+        return self.started[-1]
+
+    def finish(self, *words, **more):
+        self.open()
+        process = self.start(*words, **more)
+        out, err = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def open(self):
+        (self.folder / "gate").touch()
+
+    def did(self, run, what="ended"):
+        file = self.out / run / what
+        return file.read_text().split() if file.exists() else []
 
 
-def options_in(folder, *words):
-    given = arguments(None).parse_args(["--model=mini", f"--out={folder}", f"--data={folder}/data", "--jobs=1", *words])
-    return options_of(given)
-
-
-def works(name, folder):
-    return Step(name, ("python", "-c", WORKS, "{run}", name, str(folder / "gate")))
-
-
-def a_run(options, *steps, name="po"):
-    return Run(name, name, 233, options.out / name, options.marks / name, steps)
-
-
-def lines(file):
-    return file.read_text().splitlines() if file.exists() else []
-
-
-def until(there, seconds=120):
+def until(there, seconds=60):
     end = time.monotonic() + seconds
     while not there():
         assert time.monotonic() < end
         time.sleep(0.02)
 
 
-def finish(folder, names):
-    """What the processes of `start` do: two steps of each run."""
-    options, folder = options_in(folder), Path(folder)
-    steps = (works("one", folder), works("two", folder))
-    worker = Worker(options, [a_run(options, *steps, name=name) for name in names.split()])
-    with worker.signals():
-        try:
-            worker.work()
-        except Stopped:
-            return 128 + worker.signal
-    return 0
-
-
-def start(folder, names):
-    call = [sys.executable, "-c", WORKER, str(folder), names, str(Path(__file__).parent)]
-    return subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+@pytest.fixture
+def make(tmp_path):
+    """Makes a place for results; what a failed test has left at work there is killed."""
+    yield lambda python: Place(tmp_path, python)
+    for each in psutil.process_iter(["cmdline"]):
+        if any(str(tmp_path) in word for word in each.info["cmdline"] or ()):
+            kill(each.pid)
 
 
 @pytest.fixture
-def options(tmp_path):
-    prepare(tmp_path)
-    (tmp_path / "gate").touch()
-    return options_in(tmp_path)
+def place(make, forks):
+    """Snakemake begins where it is loaded already."""
+    return make(forks.python)
 
 
-def test_finished_steps_are_passed_over_and_done_anew_with_what_they_rest_on(options, tmp_path):
-    leaf = replace(works("leaf", tmp_path), leaf=True)
-    run = a_run(options, works("one", tmp_path), leaf, works("two", tmp_path))
-    for _ in range(2):
-        Worker(options, [run]).work()
-    assert lines(run.folder / "ended") == ["one", "leaf", "two"]
-    mark = read_mark(run, run.steps[0])
-    assert mark["exit_code"] == 0 and mark["command"][-3:] == ["{run}", "one", str(tmp_path / "gate")]
-    for gone, again in (("leaf", ["leaf"]), ("one", ["one", "leaf", "two"])):
-        (run.folder / "ended").unlink()
-        (run.marks / f"{gone}.json").unlink()
-        Worker(options, [run]).work()
-        assert lines(run.folder / "ended") == again
-    (tmp_path / "moved").mkdir()
-    for name in ("po", "steps"):
-        (tmp_path / name).rename(tmp_path / "moved" / name)
-    Worker(options, [replace(run, folder=tmp_path / "moved/po", marks=tmp_path / "moved/steps/po")]).work()
-    assert lines(tmp_path / "moved/po/ended") == ["one", "leaf", "two"], "results may be moved"
+@pytest.fixture
+def real(make):
+    """Every process is of its own, as a user's are."""
+    return make(sys.executable)
 
 
-def test_a_failed_step_keeps_the_runs_later_ones_waiting_and_no_other_run(options, tmp_path):
-    fails = Step("one", ("python", "-c", "import sys; print('error: too hot'); sys.exit(7)"))
-    failing, other = a_run(options, fails, works("two", tmp_path), name="ga"), a_run(options, works("one", tmp_path))
-    worker = Worker(options, [failing, other])
-    for _ in range(2):
-        worker.work()
-    assert states(failing) == {"one": "failed", "two": "waiting"} and states(other)["one"].endswith(" min")
-    assert shortcomings([failing, other]) == [f"ga: one failed: too hot (log: {failing.marks / 'one.log'})"]
-    assert (failing.marks / "one.log").read_text().count("too hot") == 1, "not by the same process again"
-    Worker(options, [replace(failing, steps=(works("one", tmp_path), failing.steps[1]))]).work()
-    assert lines(failing.folder / "ended") == ["one", "two"], "the next command goes on"
+def test_finished_steps_are_passed_over_and_done_anew_with_what_rests_on_them(place):
+    assert [place.finish().returncode for _ in range(2)] == [0, 0]
+    assert sorted(place.did("po")) == sorted(STEPS) and (place.out / "began").read_text() == "report\n" * 2
+    mark = json.loads((place.out / "steps/po/infer_val.done").read_text())
+    assert mark["exit_code"] == 0 and f"--output_file={place.out}/po/predictions_val.json" in mark["command"]
+    (place.out / "steps/po/infer_val.done").unlink()
+    place.out = place.out.rename(place.folder / "moved")  # results may be moved
+    log = place.out / "steps/po/infer_val.log"
+    watcher = subprocess.Popen(["tail", "-f", log], stdout=subprocess.DEVNULL)  # who reads is not waited for
+    assert place.finish().returncode == 0
+    assert place.did("po")[len(STEPS) :] == ["predictions_val", "summary_val"] and watcher.poll() is None
+    watcher.kill()
+    shutil.rmtree(place.out / "po")
+    assert place.finish().returncode == 0 and sorted(place.did("po")) == sorted(STEPS)
+    free = place.finish("--infer_options=--batch_size=3")
+    assert free.returncode == 0 and sorted(place.did("po")) == sorted(STEPS), "it changes no response"
+    again = place.finish("--forget_options=lr=1")
+    assert again.returncode == 0 and sorted(place.did("po")) == sorted(STEPS * 2)
+    assert again.stdout.startswith("again, since its options or data have changed: steps/po/unlearn.done\n")
 
 
-def test_what_lacks_something_stops_nothing_and_is_tried_again_when_asked(options, tmp_path):
-    lacks = Step("one", ("python", "-c", f"import os, sys; sys.exit(0 if os.path.exists('{tmp_path}/there') else 3)"))
-    run = a_run(options, lacks, works("two", tmp_path))
-    for words in ((), (), ("--retry",)):
-        Worker(options_in(tmp_path, *words), [run]).work()
-        assert read_mark(run, lacks)["exit_code"] == 3 and states(run)["one"].startswith("lacking ")
-    assert lines(run.folder / "ended") == ["two"] * 2, "what rests on it is done anew with it"
-    (tmp_path / "there").touch()
-    Worker(options_in(tmp_path, "--retry"), [run]).work()
-    assert shortcomings([run]) == [] and len(lines(run.folder / "ended")) == 3
+def test_a_failed_step_is_named_and_tried_again_and_what_lacks_something_stops_nothing(place):
+    (place.folder / "ga-unlearn").write_text("1")
+    (place.folder / "po-summary_val").write_text("3")
+    done = place.finish(methods="ga po")
+    assert done.returncode == 1 and place.did("ga") == [] and sorted(place.did("po")) == sorted(STEPS[:4])
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    logs = [place.out / "steps" / name for name in ("ga/unlearn.log", "po/score_val.log")]
+    assert errors[0] == f"error: ga: unlearn failed: too hot, of unlearn (log: {logs[0]})"
+    assert errors[1].startswith("error: po: score_val lacks something: ") and str(logs[1]) in errors[1]
+    assert place.did("", "began") == ["report"], "of what has been scored"
+    (place.folder / "ga-unlearn").unlink()
+    assert place.finish(methods="ga po").returncode == 3 and sorted(place.did("ga")) == sorted(STEPS)
+    (place.folder / "po-summary_val").unlink()
+    assert place.finish(methods="ga po").returncode == 3, "it is not tried again unasked"
+    assert place.finish("--retry", methods="ga po").returncode == 0 and len(place.did("po")) == len(STEPS)
 
 
-def test_jobs_of_one_command_share_the_gpus_and_what_breaks_one_run_breaks_no_other(options, tmp_path, monkeypatch):
-    """The GPUs are divided by as many as have a run."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
-    tells = Step("one", ("python", "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"))
-    odd = Step("one", ("python", None))
-    runs = [a_run(options, step, name=name) for name, step in (("po", tells), ("odd", odd))]
-    (engine := tmp_path / "engine.yaml").write_text("num_processes: 3")
-    (fault,) = jobs_at_fault(replace(options, jobs=4, engine=engine), runs)
-    assert fault.startswith("--jobs 2: a job would have 2 of the GPUs")
-    (worker := Worker(replace(options, jobs=4), runs)).work()
-    assert lines(runs[0].marks / "one.log")[-1] in ("0,2", "1,3") and "Error" in worker.faults["odd"]
+@pytest.mark.parametrize("what", ["door.py", "snakemake", ""])
+def test_killed_it_goes_on_where_it_was(make, forks, what):
+    """The door alone, Snakemake as well, or all: what is left at work is waited for, and nothing is done twice."""
+    place = make(forks.python if what == "door.py" else sys.executable)
+    process = place.start()
+    for waiting, ready in (("unlearn", "-unlearn"), ("predictions_train", "")):
+        until(lambda: waiting in place.did("po", "began"))  # noqa: B023 -- at once
+        for each in family(process, what, "door.py"):
+            each.kill()
+        process.wait()  # what it has started may hold its output open
+        process = place.start()
+        if what:
+            assert any("waiting: a killed command has left processes" in line for line in process.stdout)
+        (place.folder / f"gate{ready}").touch()
+    assert process.communicate(timeout=120) and process.returncode == 0
+    assert sorted(place.did("po")) == sorted(STEPS) and place.did("", "began") == ["report"] * (1 + (what == "door.py"))
 
 
-@pytest.mark.slow
-def test_processes_share_the_runs_and_what_a_killed_one_had_started_is_waited_for(tmp_path):
-    prepare(tmp_path)
-    options = options_in(tmp_path)
-    first, second = (start(tmp_path, "po popd") for _ in range(2))
-    until(lambda: len(list(tmp_path.glob("*/began"))) == 2)  # each at a run of its own, until the gate opens
-    first.kill()
-    first.wait()
-    assert is_held(options.marks / "po") and is_held(options.marks / "popd"), "by the commands that were started"
-    third = start(tmp_path, "po popd")
-    until(lambda: "another job is at it" in third.stdout.readline())
-    (tmp_path / "gate").touch()
-    assert [process.wait(120) for process in (second, third)] == [0, 0]
-    ended = [lines(tmp_path / name / "ended") for name in ("po", "popd")]
-    assert sorted(ended, key=len) == [["one", "two"], ["one", "one", "two"]]
+def family(process, *names):
+    """A process and what it has started, those of them with such a word in their command lines."""
+    every = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    return [each for each in every if any(name in " ".join(each.cmdline()[:4]) for name in names)]
+
+
+def test_a_second_start_is_refused_and_a_signal_ends_all_that_was_started(real):
+    first = real.start()
+    until(lambda: real.did("po", "began"))
+    second = real.start()
+    _, err = second.communicate(timeout=60)
+    assert second.returncode == 2 and err.strip().splitlines() == [
+        f"error: {real.out}: another run is at work there; wait for it, or end its processes"
+    ]
+    started = family(first, "")
+    first.send_signal(signal.SIGTERM)
+    _, err = first.communicate(timeout=60)
+    assert first.returncode == 143 and "the same command resumes" in err
+    assert not [each for each in started if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+    assert real.did("po") == [] and real.finish().returncode == 0 and sorted(real.did("po")) == sorted(STEPS)
+
+
+def test_steps_share_the_gpus_and_no_secret_is_written(place):
+    (place.folder / "engine.yaml").write_text("num_processes: 2")
+    process = place.start("--jobs=2", methods="ga po", CUDA_VISIBLE_DEVICES="0,1,2,3", OPENAI_API_KEY="sk-secret")
+    until(lambda: place.did("ga", "began") and place.did("po", "began"))
+    place.open()
+    assert process.wait(120) == 0
+    logs = [(place.out / "steps" / run / "unlearn.log").read_text().splitlines()[-1] for run in ("ga", "po")]
+    assert sorted(logs) == ["GPUs 0,1 1", "GPUs 2,3 1"]
+    files = [path for path in place.out.rglob("*") if path.is_file()]
+    assert len(files) > 10 and not [path for path in files if b"sk-secret" in path.read_bytes()]
+    refused = place.finish("--jobs=2", f"--accelerate_config={place.folder}/engine.yaml", CUDA_VISIBLE_DEVICES="0")
+    assert refused.returncode == 2 and "wants 2 GPUs, and here are 1" in refused.stderr
+
+
+@pytest.mark.nightly
+def test_slurm_is_handed_each_step_as_a_job(real):
+    """Programs in place of Slurm's run the jobs at once, on this machine."""
+    real.have(*PROGRAMS)
+    soon = ("--seconds-between-status-checks=1", "--slurm-init-seconds-before-status-checks=1", "--latency-wait=5")
+    done = real.finish("--profile=slurm", "--", *soon)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(real.did("po")) == sorted(STEPS)
+    asked = (real.folder / "jobs").read_text().splitlines()
+    assert len(asked) == len(STEPS) and all("--mem 64000" in job for job in asked)
+    assert sum("--gpus=1" in job for job in asked) == len(["unlearn", "infer_train", "infer_val"])

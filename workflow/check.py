@@ -1,0 +1,117 @@
+"""What can be wrong, found out before anything else starts: data, settings, whether training fits, the judge's key.
+
+python workflow/check.py PLAN       the plan as JSON; rule `check` runs it
+"""
+
+import re
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from plan import PASSED, Plan
+
+from safeeraser.benchmark.check import check_folder
+from safeeraser.benchmark.records import Record
+from safeeraser.errors import BadInput
+from safeeraser.infer.options import arguments as infer_arguments
+from safeeraser.judge.panel import Panel
+from safeeraser.score.options import Options as ScoreOptions
+from safeeraser.score.options import arguments as score_arguments
+from safeeraser.score.options import options_of as score_options
+
+KNOWING = "truth"  # the judge that reads the data
+LACKS_MODEL = "cannot be had from the hub"  # forget.py's words where it counts without a model
+SHOWN = 5  # faults of the data
+
+
+class Training(NamedTuple):
+    """What forget.py's dry run says of a method: items of its plan, trained and frozen parameters."""
+
+    items: int
+    trained: int
+    frozen: int
+
+
+@dataclass
+class Found:
+    """What is wrong, and what was learned by looking."""
+
+    faults: list[str] = field(default_factory=list)
+    records: dict[str, list[Record]] = field(default_factory=dict)  # by the data file's name
+    training: dict[str, Training] = field(default_factory=dict)  # by method
+
+
+def find_faults(plan: Plan) -> Found:
+    """Find everything that is wrong with data and settings, not only the first fault."""
+    found = Found()
+    found.records, faults = check_folder(Path(plan.data))
+    found.faults += faults[:SHOWN]
+    if len(faults) > SHOWN:
+        more = f"{len(faults) - SHOWN} more faults; python -m safeeraser.benchmark.check {plan.data} lists them"
+        found.faults.append(f"{plan.data}: {more}")
+    if not faults and any(plan.left("unlearn")):
+        found.faults += check_trainings(plan, found)
+    if plan.specificity_check and plan.left("specificity"):
+        with tempfile.TemporaryDirectory() as scratch:
+            done = bash(f"RUN={scratch}; {plan.measures['specificity']} {plan.specificity_check}")
+        found.faults += [f"specificity: {last_error(done)}"] if done.returncode not in PASSED else []
+    return found
+
+
+def scoring(plan: Plan, predictions: str, reference: str) -> ScoreOptions:
+    """How predictions are judged, with outputs that nothing writes to. Raises `BadInput`."""
+    words = [f"--input_file={predictions}", f"--file_refer={reference}", "--summary=/dev/null", f"--judge={plan.judge}"]
+    return score_options(vars(score_arguments().parse_args([*words, *shlex.split(plan.score_options)])))
+
+
+def options_at_fault(plan: Plan) -> list[str]:
+    """What the commands that answer and judge would refuse of their options: names, values, a missing key."""
+    found = []
+    try:
+        infer_arguments().parse_args(["--output_file=there", *shlex.split(plan.infer_options)])
+    except BadInput as error:
+        found.append(f"ckpt_infer.py: {error}")
+    try:
+        options = scoring(plan, "predictions", f"{plan.data}/all_val.json")
+        if options.judging.judge.name != KNOWING or Path(plan.data).is_dir():
+            Panel(options.judging)
+    except BadInput as error:
+        found.append(f"eval_all.py: {error}")
+    return found
+
+
+def check_trainings(plan: Plan, found: Found) -> Iterator[str]:
+    """Have forget.py check the settings of each method and count; what it finds."""
+    todo = plan.left("unlearn")
+    methods = ",".join(dict.fromkeys(run.method for run in todo))
+    engine = f"engine={shlex.quote(plan.engine)}" if plan.engine else ""
+    with tempfile.TemporaryDirectory() as scratch:
+        asked = f"dry_run=true save_dir={scratch}/none hydra.sweep.dir={scratch} {engine} --multirun"
+        done = bash(f"python {plan.unlearn(methods, todo[0].seed)} {asked}")
+    if done.returncode:
+        yield f"forget.py: {last_error(done)}"
+    if LACKS_MODEL in done.stdout + done.stderr:
+        yield f"{plan.model_path}: is not here and cannot be had from the hub"
+    for shown in done.stdout.split("Dry run: ")[1:]:
+        method = shown.partition(",")[0]
+        items = re.search(r"^ *items of the plan +([\d,]+)", shown, re.MULTILINE)
+        total = re.search(r"^ *total +([\d,]+) +([\d,]+) *$", shown, re.MULTILINE)
+        if items and total:
+            counts = (items[1], total[1], total[2])
+            found.training[method] = Training(*(int(count.replace(",", "")) for count in counts))
+        yield from (f"{method}: {line}" for line in shown.splitlines() if line.startswith("It does not fit"))
+
+
+def bash(line: str) -> subprocess.CompletedProcess[str]:
+    """Run a command line, and keep what it prints."""
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+
+
+def last_error(done: subprocess.CompletedProcess[str]) -> str:
+    """What a command said last before it failed."""
+    lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    return lines[-1].removeprefix("error: ")

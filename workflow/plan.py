@@ -1,0 +1,182 @@
+"""What is to be done: a config file of workflow/config/ with the user's choices. The Snakefile and door.py read it.
+
+Commands are lines for a shell in the checkout; in those of a run `$RUN` is the folder of its results.
+"""
+
+import shlex
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from safeeraser.benchmark.check import FILES
+from safeeraser.benchmark.files import sha256
+from safeeraser.benchmark.methods import pages, to_decouple
+from safeeraser.benchmark.metrics import SPLITS
+from safeeraser.benchmark.pages import read_keys
+from safeeraser.errors import BadInput, nearest
+
+ROOT = Path(__file__).resolve().parents[1]
+VANILLA = "vanilla"  # the untouched model: a run without unlearning
+METHODS = (VANILLA, "ga", "gd", "kl", "po", "gapd", "gdpd", "klpd", "popd")
+SEED = 233  # the release's; a run with another one has it in its name
+OPTIONAL = ("specificity", "audit")
+PASSED, LACKING = (0, 3), 3  # exit codes after which the next step starts; the one that says something is missing
+# Options that change no result: with another value of theirs a step that has ended is not run again.
+FREE = {
+    "--batch_size",
+    "--workers",
+    "--concurrency",
+    "--requests_per_minute",
+    "--decode",
+    "--price",
+    "--batch",
+    "--store",
+}
+
+
+class Run(NamedTuple):
+    """A method with a seed."""
+
+    name: str
+    method: str
+    seed: int
+
+
+class Plan(BaseModel):
+    """A config file with the user's choices; workflow/config/mini.yaml explains each key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    model_family: str
+    model_path: str
+    data: str
+    build: str | None
+    page: str
+    engine: str | None
+    judge: str
+    beside: str | None
+    methods: str | None = None
+    seeds: str = str(SEED)
+    steps: tuple[str, ...]
+    specificity: str
+    specificity_check: str | None
+    checks: dict[str, str] = {}
+    build_options: str = ""
+    forget_options: str
+    infer_options: str
+    score_options: str
+    specificity_options: str = ""
+    audit_options: str
+    measured_forget: str
+    measured_infer: str
+    jobs: int | None
+    environment: dict[str, str]
+    note: str
+    published: bool = False
+    checkpoints: bool = False  # whether a training's checkpoints stay after its end
+    out: str = ""  # the folder of the results, seen from the checkout; empty: the one that Snakemake works in
+    gpu: int = 0  # GPUs of a step that runs a model
+
+    @cached_property
+    def runs(self) -> dict[str, Run]:
+        """By name, seed by seed, in the methods' order. Raises `BadInput`."""
+        seeds, known = split(self.seeds), {VANILLA, *pages(), *to_decouple()}
+        if not seeds or not all(word.isdecimal() for word in seeds):
+            raise BadInput("--seeds: must be whole numbers of at least 0")
+        if not (methods := split(self.methods or " ".join(METHODS))):
+            raise BadInput("--methods: names none")
+        for name in methods:
+            if name not in known:
+                raise BadInput(f"--methods: no method '{name}'; {nearest(name, known)}")
+        names = [(name, int(seed)) for seed in seeds for name in methods]
+        runs = [Run(name if seed == SEED else f"{name}-seed{seed}", name, seed) for name, seed in names]
+        return {run.name: run for run in runs}
+
+    def steps_of(self, run: Run) -> list[str]:
+        """The steps of a run, by the names of their marks."""
+        own = [] if run.method == VANILLA else ["unlearn"]
+        kinds = ["infer", "score", *(["agree"] if self.beside else [])]
+        measures = [name for name in self.measures if name in self.steps]
+        audit = ["audit"] if own and "audit" in self.steps else []
+        return [*own, *(f"{kind}_{split}" for kind in kinds for split in SPLITS), *measures, *audit]
+
+    def mark(self, run: Run, step: str, ending: str = "done") -> Path:
+        """The file that says that a step has ended."""
+        return Path(self.out, "steps", run.name, f"{step}.{ending}")
+
+    def left(self, step: str) -> list[Run]:
+        """The runs that have this step, and in which it has not ended yet."""
+        return [run for run in self.runs.values() if step in self.steps_of(run) and not self.mark(run, step).is_file()]
+
+    @property
+    def processes(self) -> int:
+        """How many the engine starts."""
+        return int(read_keys(Path(self.engine)).get("num_processes") or 1) if self.engine else 1
+
+    @property
+    def launcher(self) -> str:
+        """What starts training and inference."""
+        engine = shlex.quote(str(self.engine))
+        return f"python -m accelerate.commands.launch --config_file={engine}" if self.engine else "python"
+
+    @property
+    def measures(self) -> dict[str, str]:
+        """The commands that measure a run in ways of their own: specificity, and the config file's `checks`."""
+        commands = {"specificity": f"{self.specificity} {self.specificity_options}", **self.checks}
+        return {name: self.fill(command) for name, command in commands.items()}
+
+    def unlearn(self, method: str, seed: int) -> str:
+        """The words for forget.py, which its launcher stands before."""
+        data, model = shlex.quote(self.data), shlex.quote(self.model_path)
+        asked = f"forget.py --config-name={self.page} model_family={self.model_family} model_path={model}"
+        files = f"data_path={data}/all_train.json probe.data_path={data}/all_val.json"
+        return f"{asked} {files} forget_loss={method} seed={seed} {self.forget_options}"
+
+    def infer(self, method: str, seed: int, split: str) -> str:
+        """The words for ckpt_infer.py, less the adapter, the place of the answers and the user's options."""
+        data, model = shlex.quote(self.data), shlex.quote(self.model_path)
+        asked = f"ckpt_infer.py --eval_file={data}/all_{split}.json --model_path={model}"
+        return f"{asked} --loss_type={method} --seed={seed}"
+
+    def fill(self, command: str) -> str:
+        """A command of the config file. `str.format` would stumble over the JSON that an option may hold."""
+        for name, text in (("data", shlex.quote(self.data)), ("model_path", shlex.quote(self.model_path))):
+            command = command.replace(f"{{{name}}}", text)
+        return command.replace("{run}", '"$RUN"')
+
+
+def read_plan(given: dict[str, Any], name: str) -> Plan:
+    """The plan of these keys. Raises `BadInput` naming the file that they come from, and the key."""
+    try:
+        plan = Plan.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise BadInput(f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from None
+    if taken := plan.checks.keys() & {"build", "check", "unlearn", "infer", "score", "agree", *OPTIONAL}:
+        raise BadInput(f"{name}: checks: '{min(taken)}' is a step that there is already")
+    for step in plan.steps:
+        if step not in (known := (*OPTIONAL, *plan.checks)):
+            raise BadInput(f"{name}: steps: no '{step}'; {nearest(step, known)}")
+    assert plan.runs, "methods and seeds are checked now"
+    return plan
+
+
+def deciding(options: str) -> list[str]:
+    """Options as words, less those that change no result."""
+    found, free = list[str](), False
+    for word in shlex.split(options):
+        free = word.partition("=")[0] in FREE if word.startswith("--") else free
+        found += [] if free else [word]
+    return found
+
+
+def hashes(data: str) -> dict[str, str]:
+    """SHA-256 of the data files that are there."""
+    return {name: sha256(file) for name in FILES if (file := Path(ROOT, data, name)).is_file()}
+
+
+def split(text: str) -> list[str]:
+    """Words, with spaces or commas between, each once."""
+    return list(dict.fromkeys(text.replace(",", " ").split()))
