@@ -8,14 +8,9 @@ from unittest.mock import patch
 
 from .pages import ROOT
 
-IS_RUN, READS_OPTIONS = '__name__ == "__main__"', ".parse_args("
-
 
 class _Stopped(BaseException):
-    """Raised where a command would read its command line."""
-
-    def __init__(self, parser: argparse.ArgumentParser):
-        self.parser = parser
+    """Raised, with the parser, where a command would read its command line."""
 
 
 def commands() -> dict[str, Path]:
@@ -25,7 +20,7 @@ def commands() -> dict[str, Path]:
     found = {}
     for file in sorted((ROOT / "safeeraser").rglob("*.py")):
         text = file.read_text(encoding="utf-8")
-        if IS_RUN in text and (READS_OPTIONS in text or file.stem == "__main__"):
+        if '__name__ == "__main__"' in text and (".parse_args(" in text or file.stem == "__main__"):
             module = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
             found[f"python -m {module}"] = file
     return scripts | found | {"python workflow/door.py": ROOT / "workflow" / "door.py"}
@@ -53,7 +48,7 @@ def parser_of(command: str) -> argparse.ArgumentParser:
             else:
                 runpy.run_path(str(ROOT / words[0]), run_name="__main__")
         except _Stopped as stopped:
-            return stopped.parser
+            return stopped.args[0]
     raise SystemExit(f"{command}: reads no command line")
 
 

@@ -32,7 +32,6 @@ def beside_the_pictures():
 
 
 def answers(out, **more):
-    """What a run writes."""
     done = infer(**TINY | {"output_file": out} | more)
     assert done.missing == {} and done.output_file == out
     return read(out)

@@ -1,7 +1,6 @@
 """Attacks on the model itself, each with its effect computed by hand: weights, states, embeddings, pixels."""
 
 from dataclasses import replace
-from operator import lt
 
 import numpy as np
 import pytest
@@ -163,4 +162,6 @@ def test_pgd_stays_within_its_bound_and_leads_to_the_records_answers(plain, know
                 moved.setdefault(request.file, []).append(after - then)
     assert max(changes) == pytest.approx(8, abs=1e-3), "of 255"
     wanted, others = zip(*((sum(of[::2]), sum(of[1::2])) for of in moved.values()), strict=True)
-    assert len(wanted) == 2 and max(wanted) < 0 and all(map(lt, wanted, others)), "to those of its own picture"
+    assert (
+        len(wanted) == 2 and max(wanted) < 0 and all(one < other for one, other in zip(wanted, others, strict=True))
+    ), "to those of its own picture"

@@ -56,9 +56,7 @@ def reproduce(*words):
 
 
 def content(folder):
-    return {
-        path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file() and ".snakemake" not in path.parts
-    }
+    return {p: p.read_bytes() for p in folder.rglob("*.*") if p.is_file() and ".snakemake" not in p.parts}
 
 
 def plan(*words):
@@ -132,15 +130,6 @@ def test_what_takes_a_reference_is_known_as_unlearning_itself_knows_it():
     assert kind("simnpo") == kind("gd") == (2, False) and kind("npo") == (2, True) and kind("npo+pd") == (3, True)
 
 
-@pytest.mark.slow
-def test_a_plan_without_data_says_what_is_not_measured(given, tmp_path):
-    where = (f"--data={tmp_path}/mini", f"--out={tmp_path}/out")
-    done = reproduce("--model=mini", "--methods=popd", "--dry_run", *where)
-    assert done.returncode == 0 and "judging: not estimated" in done.stdout
-    assert f"{tmp_path}/mini: the first step makes it" in done.stdout
-    assert [path.name for path in tmp_path.iterdir()] == ["page.yaml"]
-
-
 @pytest.mark.parametrize(("words", "says"), REFUSED)
 def test_words_that_cannot_be_meant_are_refused_in_a_line_before_anything_is_made(tmp_path, monkeypatch, words, says):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -198,6 +187,9 @@ def test_a_page_of_ones_own_builds_on_a_shipped_one_and_makes_its_data(given, tm
     words = ("--model=mini", f"--settings={page}", "--methods=po", f"--data={tmp_path}/my data")
     made = plan(*words)
     assert made.steps == ("colours",) and made.measures["colours"] == 'tool "$RUN"'
+    done = reproduce(*words, f"--out={tmp_path}/out", "--dry_run")
+    assert done.returncode == 0 and "judging: not estimated" in done.stdout and not (tmp_path / "out").exists()
+    assert f"{tmp_path}/my data: the first step makes it" in done.stdout
     done = reproduce(*words, f"--build_options='{tmp_path}/my words'", f"--out={tmp_path}/out")
     assert done.returncode == 2 and "my data/all_train.json: no such file" in done.stderr, done.stderr
     assert (tmp_path / "my data").is_dir() and (tmp_path / "my words").is_dir()
