@@ -7,7 +7,7 @@ from safeeraser.benchmark.files import CONFIG, read_text
 
 PD = "+pd"
 # Losses that the untouched model is run for. `LOSSES` of training says so of each, but to read it there takes torch.
-WITH_REFERENCE = frozenset({"kl", "npo", "dpo", "undial", "states"})
+WITH_REFERENCE = frozenset({"kl", "npo", "dpo", "undial", "jsd", "states"})
 
 
 def pages() -> list[str]:

@@ -25,7 +25,6 @@ class Command(NamedTuple):
 
 
 def load(script: str):
-    """A script as a module."""
     spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -13,7 +13,6 @@ PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 
 
 def rows(section: str) -> list[list[str]]:
-    """The cells of a section's first table, without its head."""
     table = re.search(r"(?:^\|.*\n)+", section, re.MULTILINE)[0].splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
 

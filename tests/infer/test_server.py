@@ -167,7 +167,6 @@ def test_a_request_that_fails_is_listed_and_asked_again_next_time(serve, data, t
 def test_a_server_that_answers_nothing_ends_the_run_and_leaves_nothing(
     serve, data, tmp_path, monkeypatch, status, calls, says
 ):
-    """OpenAI's key is not for the server of a model."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-openai")
     server = serve(lambda *_: (status, {}, "x"))
     done = infer(server.url, tmp_path / "p.json", "--concurrency", 1, eval_file=data)

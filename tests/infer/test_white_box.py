@@ -48,7 +48,6 @@ def known(quick):
 
 
 def attacked(name, known, selection=SELECTION):
-    """What an attack makes of the merged model, and of the requests."""
     return ATTACKS[name].model(load(), known, build_requests(known.data, selection, ATTACKS[name], known.seed))
 
 

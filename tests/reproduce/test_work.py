@@ -131,7 +131,10 @@ def test_a_failed_step_is_named_and_tried_again_and_what_lacks_something_stops_n
     assert place.finish("--retry", methods="ga po").returncode == 0 and len(place.did("po")) == len(STEPS)
 
 
-@pytest.mark.parametrize("what", ["door.py", "snakemake", ""])
+NIGHTLY = [pytest.param(what, marks=pytest.mark.nightly) for what in ("snakemake", "")]
+
+
+@pytest.mark.parametrize("what", ["door.py", *NIGHTLY])
 def test_killed_it_goes_on_where_it_was(make, forks, what):
     """The door alone, Snakemake as well, or all: what is left at work is waited for, and nothing is done twice."""
     place = make(forks.python if what == "door.py" else sys.executable)
@@ -152,7 +155,8 @@ def test_killed_it_goes_on_where_it_was(make, forks, what):
 def family(process, *names):
     """A process and what it has started, those of them with such a word in their command lines."""
     every = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    return [each for each in every if any(name in " ".join(each.cmdline()[:4]) for name in names)]
+    alive = [each for each in every if each.status() != psutil.STATUS_ZOMBIE]
+    return [each for each in alive if any(name in " ".join(each.cmdline()[:4]) for name in names)]
 
 
 def test_a_second_start_is_refused_and_a_signal_ends_all_that_was_started(real):
@@ -167,7 +171,7 @@ def test_a_second_start_is_refused_and_a_signal_ends_all_that_was_started(real):
     first.send_signal(signal.SIGTERM)
     _, err = first.communicate(timeout=60)
     assert first.returncode == 143 and "the same command resumes" in err
-    assert not [each for each in started if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+    assert not psutil.wait_procs(started, timeout=5)[1]
     assert real.did("po") == [] and real.finish().returncode == 0 and sorted(real.did("po")) == sorted(STEPS)
 
 

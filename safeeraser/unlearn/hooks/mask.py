@@ -38,7 +38,7 @@ from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.data.batch import PlanDataset
 from safeeraser.unlearn.data.plan import Step
 from safeeraser.unlearn.hooks.hook import Hook
-from safeeraser.unlearn.objective.losses import divergence
+from safeeraser.unlearn.objective.divergence import divergence
 from safeeraser.unlearn.save_dir import MASK_FILE
 from safeeraser.unlearn.state import write_state
 

@@ -8,7 +8,7 @@ A new loss is a function here, an entry in `LOSSES` and a test. Its keyword-only
 their types and defaults; the defaults are those of the source that its docstring names.
 """
 
-from collections.abc import Callable, Iterator
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -20,9 +20,8 @@ from torch import Tensor
 
 from safeeraser.benchmark.files import read_json
 from safeeraser.errors import BadInput
+from safeeraser.unlearn.objective.divergence import cross_entropy, divergence, jensen_shannon, margin
 from safeeraser.unlearn.objective.loss import Loss
-
-CHUNK = 64  # positions at a time: 8 MB in float32 with a vocabulary of 32,000
 
 
 @dataclass(frozen=True)
@@ -133,10 +132,24 @@ def ceu(at: Positions, *, ignore_first: NonNegativeInt = 1) -> Tensor:
     return (at.sums(cross_entropy(at.logits, wanted) * counted) / counts).mean()
 
 
+def jsd_target(at: Positions) -> Tensor:
+    """Jensen-Shannon divergence to the one-hot target: log 2 + (p log p - (1 + p) log(1 + p)) / 2, p the target's
+    probability; it is bounded, and so is its gradient (JensUn, Singh et al. 2025, arXiv 2509.02820)."""
+    loss = divergence(at.logits, at.targets)
+    p = torch.exp(-loss)
+    return at.mean(math.log(2) - (p * loss + (1 + p) * torch.log1p(p)) / 2)
+
+
+def jsd(at: Positions) -> Tensor:
+    """Jensen-Shannon divergence to the reference, (KL(p ‖ m) + KL(p_ref ‖ m)) / 2 with m their mean: what JensUn keeps
+    retain near the untouched model by (arXiv 2509.02820)."""
+    return at.mean(jensen_shannon(at.logits, at.reference))
+
+
 def flat(at: Positions) -> Tensor:
     """Squared distance of the largest from the mean logit, which is 0 only where all tokens are equally likely; no
     softmax, whose gradient would vanish on the way (Entesari et al. 2025, arXiv 2506.05314)."""
-    return at.mean(_Margin.apply(at.logits).square())
+    return at.mean(margin(at.logits).square())
 
 
 def rmu(at: Positions, control: Tensor) -> Tensor:
@@ -177,78 +190,6 @@ def states(at: Positions) -> Tensor:
     return at.means((at.logits.float() - reference.float()).square().mean(-1)).mean()
 
 
-def divergence(logits: Tensor, wanted: Tensor) -> Tensor:
-    """How far each position's distribution is from the one wanted there, (N,): differentiable in `logits` (N, V).
-
-    `wanted` is a token each (N,), which gives its negative log-likelihood, or logits (N, V), which give the KL
-    divergence from theirs. Beside the gradient it takes no memory of the size of the logits, of which plain torch keeps
-    several copies in float32.
-    """
-    return _Divergence.apply(logits, wanted, _divergence)
-
-
-def cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
-    """The cross-entropy of each position's distribution to the one whose logits are `wanted` (N, V), (N,): the KL
-    divergence and a constant, so with its gradient and memory. Minus infinity rules a token out."""
-    return _Divergence.apply(logits, wanted, _cross_entropy)
-
-
-class _Divergence(torch.autograd.Function):
-    """All have the gradient softmax(logits) - p_wanted, so nothing need be kept but what came in."""
-
-    @staticmethod
-    def forward(ctx, logits: Tensor, wanted: Tensor, value: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        ctx.save_for_backward(logits, wanted)
-        return torch.cat([value(*chunk) for chunk in _chunks(logits, wanted)])
-
-    @staticmethod
-    def backward(ctx, upstream: Tensor) -> tuple[Tensor, None, None]:
-        gradient = torch.empty_like(ctx.saved_tensors[0])
-        for into, g, logits, wanted in _chunks(gradient, upstream, *ctx.saved_tensors):
-            p = torch.softmax(logits.float(), -1)
-            if wanted.dim() == 1:
-                p.scatter_add_(1, wanted[:, None], torch.full_like(p[:, :1], -1))
-            else:
-                p -= torch.softmax(wanted.float(), -1)
-            into.copy_(p.mul_(g[:, None]))
-        return gradient, None, None
-
-
-class _Margin(torch.autograd.Function):
-    """The largest less the mean logit of each position: of (N, V) logits (N,), in float32 where they are narrower.
-
-    Its gradient is made at once, and needs of the logits only where the largest is; of equal ones it is the first.
-    """
-
-    @staticmethod
-    def forward(ctx, logits: Tensor) -> Tensor:
-        ctx.like, (largest, where) = logits[:0], logits.max(-1, keepdim=True)
-        ctx.save_for_backward(where)
-        wide = torch.promote_types(logits.dtype, torch.float32)
-        return largest[:, 0].to(wide) - torch.cat([chunk.to(wide).mean(-1) for (chunk,) in _chunks(logits)])
-
-    @staticmethod
-    def backward(ctx, upstream: Tensor) -> Tensor:
-        (where,), size = ctx.saved_tensors, ctx.like.shape[1]
-        each = (upstream / -size).to(ctx.like.dtype)[:, None]
-        return each.repeat(1, size).scatter_add_(1, where, upstream.to(ctx.like.dtype)[:, None])
-
-
-def _divergence(logits: Tensor, wanted: Tensor) -> Tensor:
-    if wanted.dim() == 1:
-        return F.cross_entropy(logits.float(), wanted, reduction="none")
-    p, p_ref = (torch.log_softmax(values.float(), -1) for values in (logits, wanted))
-    return F.kl_div(p, p_ref, reduction="none", log_target=True).sum(-1)
-
-
-def _cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
-    return -(torch.softmax(wanted.float(), -1) * torch.log_softmax(logits.float(), -1)).sum(-1)
-
-
-def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    return zip(*(tensor.split(CHUNK) for tensor in tensors), strict=True)
-
-
 LOSSES = {
     "nll": Loss(nll),
     "kl": Loss(kl, reference="whole", copies=3),
@@ -259,6 +200,8 @@ LOSSES = {
     "wga": Loss(wga),
     "satimp": Loss(satimp),
     "ceu": Loss(ceu, views=1, copies=3),
+    "jsd_target": Loss(jsd_target),
+    "jsd": Loss(jsd, reference="whole", copies=3),
     "flat": Loss(flat),
     "rmu": Loss(rmu, layer=True, beforehand=control_vector),
     "states": Loss(states, layer=True, reference="whole"),

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from safeeraser.unlearn.data.batch import Batch
 from safeeraser.unlearn.hooks.weights import Weights
+from safeeraser.unlearn.objective.divergence import divergence
 from safeeraser.unlearn.objective.forward import Forward
-from safeeraser.unlearn.objective.losses import LOSSES, Positions, divergence
+from safeeraser.unlearn.objective.losses import LOSSES, Positions
 from safeeraser.unlearn.objective.method import Method
 
 

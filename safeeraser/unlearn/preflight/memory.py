@@ -22,7 +22,8 @@ from safeeraser.model.vision import look
 from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.hooks.guard import Guard
-from safeeraser.unlearn.objective.losses import CHUNK, LOSSES
+from safeeraser.unlearn.objective.divergence import CHUNK
+from safeeraser.unlearn.objective.losses import LOSSES
 
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a parameter: 4 bits, a byte for 64 of them, a float32 for 256 of those
 # DeepSpeed's defaults, in parameters: stage3_max_live_parameters and reduce_bucket_size.
