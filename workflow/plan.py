@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from safeeraser.benchmark.check import FILES
 from safeeraser.benchmark.files import sha256
@@ -79,6 +79,12 @@ class Plan(BaseModel):
     out: str = ""  # the folder of the results, seen from the checkout; empty: the one that Snakemake works in
     gpu: int = 0  # GPUs of a step that runs a model
 
+    @field_validator(*(f"{name}_options" for name in ("build", "forget", "infer", "score", "specificity", "audit")))
+    @classmethod
+    def _quoted(cls, options: str) -> str:
+        """Quoted where a shell would read more in them than words, such as in `recipe.weights.x={at_most:1,rate:2}`."""
+        return shlex.join(shlex.split(options))
+
     @cached_property
     def runs(self) -> dict[str, Run]:
         """By name, seed by seed, in the methods' order. Raises `BadInput`."""
@@ -142,9 +148,10 @@ class Plan(BaseModel):
 
     def fill(self, command: str) -> str:
         """A command of the config file. `str.format` would stumble over the JSON that an option may hold."""
-        for name, text in (("data", shlex.quote(self.data)), ("model_path", shlex.quote(self.model_path))):
-            command = command.replace(f"{{{name}}}", text)
-        return command.replace("{run}", '"$RUN"')
+        words = shlex.split(
+            command.replace("{data}", shlex.quote(self.data)).replace("{model_path}", shlex.quote(self.model_path))
+        )
+        return " ".join('"$RUN"'.join(part and shlex.quote(part) for part in word.split("{run}")) for word in words)
 
 
 def read_plan(given: dict[str, Any], name: str) -> Plan:
