@@ -1,7 +1,4 @@
-"""What can be wrong, found out before anything else starts: data, settings, whether training fits, the judge's key.
-
-python workflow/check.py PLAN       the plan as JSON; rule `check` runs it
-"""
+"""What can be wrong, found out before anything else starts: data, settings, whether training fits, the judge's key."""
 
 import re
 import shlex

@@ -76,7 +76,11 @@ def plan_of(given: Namespace) -> Plan:
     page |= {key: value for key in ("methods", "seeds", "judge", "data", "jobs") if (value := getattr(given, key))}
     for key in (f"{part}_options" for part in PARTS):
         page[key] = " ".join(filter(None, [page.get(key), *getattr(given, key)]))
-        if any(word.partition("=")[0] == "--api_key" for word in shlex.split(page[key])):
+        try:
+            words = shlex.split(page[key])
+        except ValueError as error:
+            raise BadInput(f"--{key}: {str(error).lower()} in: {page[key]}") from None
+        if any(word.partition("=")[0] == "--api_key" for word in words):
             raise BadInput("--api_key: not here, where everybody can see it; set OPENAI_API_KEY instead")
     if engine := given.accelerate_config:
         if engine != "none" and not Path(engine).is_file():

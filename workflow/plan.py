@@ -1,14 +1,15 @@
 """What is to be done: a config file of workflow/config/ with the user's choices. The Snakefile and door.py read it.
 
-Commands are lines for a shell in the checkout; in those of a run `$RUN` is the folder of its results.
+A command runs in the checkout, and `$RUN` is the folder of a run's results. A config file's command is a program with
+its words: the shell sees each word quoted, so pipes and variables have no effect there.
 """
 
 import shlex
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from safeeraser.benchmark.check import FILES
 from safeeraser.benchmark.files import sha256
@@ -24,16 +25,10 @@ SEED = 233  # the release's; a run with another one has it in its name
 OPTIONAL = ("specificity", "audit")
 PASSED, LACKING = (0, 3), 3  # exit codes after which the next step starts; the one that says something is missing
 # Options that change no result: with another value of theirs a step that has ended is not run again.
-FREE = {
-    "--batch_size",
-    "--workers",
-    "--concurrency",
-    "--requests_per_minute",
-    "--decode",
-    "--price",
-    "--batch",
-    "--store",
-}
+FREE = {"--batch_size", "--workers", "--concurrency", "--requests_per_minute", "--decode", "--price", "--batch"}
+FREE |= {"--store"}
+# Quoted where a shell would read more in them than words, such as in `recipe.weights.x={at_most:1,rate:2}`.
+Words = Annotated[str, AfterValidator(lambda line: shlex.join(shlex.split(line)))]
 
 
 class Run(NamedTuple):
@@ -52,7 +47,7 @@ class Plan(BaseModel):
     model_family: str
     model_path: str
     data: str
-    build: str | None
+    build: Words | None
     page: str
     engine: str | None
     judge: str
@@ -60,15 +55,15 @@ class Plan(BaseModel):
     methods: str | None = None
     seeds: str = str(SEED)
     steps: tuple[str, ...]
-    specificity: str
+    specificity: Words
     specificity_check: str | None
-    checks: dict[str, str] = {}
-    build_options: str = ""
-    forget_options: str
-    infer_options: str
-    score_options: str
-    specificity_options: str = ""
-    audit_options: str
+    checks: dict[str, Words] = {}
+    build_options: Words = ""
+    forget_options: Words
+    infer_options: Words
+    score_options: Words
+    specificity_options: Words = ""
+    audit_options: Words
     measured_forget: str
     measured_infer: str
     jobs: int | None
@@ -78,12 +73,6 @@ class Plan(BaseModel):
     checkpoints: bool = False  # whether a training's checkpoints stay after its end
     out: str = ""  # the folder of the results, seen from the checkout; empty: the one that Snakemake works in
     gpu: int = 0  # GPUs of a step that runs a model
-
-    @field_validator(*(f"{name}_options" for name in ("build", "forget", "infer", "score", "specificity", "audit")))
-    @classmethod
-    def _quoted(cls, options: str) -> str:
-        """Quoted where a shell would read more in them than words, such as in `recipe.weights.x={at_most:1,rate:2}`."""
-        return shlex.join(shlex.split(options))
 
     @cached_property
     def runs(self) -> dict[str, Run]:
@@ -134,7 +123,7 @@ class Plan(BaseModel):
         return {name: self.fill(command) for name, command in commands.items()}
 
     def unlearn(self, method: str, seed: int) -> str:
-        """The words for forget.py, which its launcher stands before."""
+        """The command line of forget.py, without its launcher."""
         data, model = shlex.quote(self.data), shlex.quote(self.model_path)
         asked = f"forget.py --config-name={self.page} model_family={self.model_family} model_path={model}"
         files = f"data_path={data}/all_train.json probe.data_path={data}/all_val.json"
@@ -148,9 +137,8 @@ class Plan(BaseModel):
 
     def fill(self, command: str) -> str:
         """A command of the config file. `str.format` would stumble over the JSON that an option may hold."""
-        words = shlex.split(
-            command.replace("{data}", shlex.quote(self.data)).replace("{model_path}", shlex.quote(self.model_path))
-        )
+        words = (word.replace("{data}", self.data) for word in shlex.split(command))
+        words = (word.replace("{model_path}", self.model_path) for word in words)
         return " ".join('"$RUN"'.join(part and shlex.quote(part) for part in word.split("{run}")) for word in words)
 
 

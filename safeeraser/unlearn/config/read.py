@@ -27,7 +27,7 @@ def read_settings(config: DictConfig) -> Settings:
     try:
         for key, value in plain_page(config).items():
             if isinstance(value, str):
-                # In a name (`${forget_loss}_${lr}`) a group stands for its choice.
+                # In a name (`${forget_loss}_${lr}`) a group means the name of its choice.
                 config[key] = re.sub(rf"\$\{{({'|'.join(groups())})\}}", r"${\1.name}", value)
         if OmegaConf.select(config, "model_family.name") == AUTO:
             OmegaConf.update(config, "model_family", family_of(config.model_path).model_dump(), merge=False)
@@ -56,7 +56,7 @@ def _take_up(config: DictConfig) -> None:
     method, pd, retain = config.get("forget_loss"), config.get("pd"), config.get("retain")
     terms = method.get("terms") if isinstance(method, DictConfig) else None
     if not isinstance(terms, DictConfig):
-        return  # what is no method, as what is no weight, is told of by the checks
+        return  # the checks refuse what is no method or no weight
     by_name = method.pop("pd", None)  # of a method asked for as NAME+pd
     pd = by_name if pd is None else pd
     if isinstance(pd, int | float | DictConfig):
@@ -75,7 +75,7 @@ def _take_up(config: DictConfig) -> None:
 
 def first_wrong(error: ValidationError, of: Model) -> str:
     """The first fault of a page that was checked against `of`, and for a name that is not known the nearest that is."""
-    # A mistyped key is unknown and leaves another missing; the unknown one tells more.
+    # A mistyped key is unknown and leaves another missing; naming the unknown one helps more.
     first: ErrorDetails = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
     key, models = _place(first["loc"], of)
     if first["type"] == "extra_forbidden":
@@ -94,7 +94,7 @@ def first_wrong(error: ValidationError, of: Model) -> str:
 
 
 def _place(loc: tuple[int | str, ...], of: Model) -> tuple[list[str], list[Model]]:
-    """A place in a page by its keys, and what may stand there. pydantic puts between them by which name it chose among
+    """A place in a page by its keys, and what is allowed there. pydantic puts between them by which name it chose among
     several models; that is no key."""
     key: list[str] = []
     models, free = [of], False
