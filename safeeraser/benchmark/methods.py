@@ -7,7 +7,7 @@ from safeeraser.benchmark.files import CONFIG, read_text
 
 PD = "+pd"
 # Losses that the untouched model is run for. `LOSSES` of training says so of each, but to read it there takes torch.
-WITH_REFERENCE = frozenset({"kl", "npo", "dpo", "undial", "jsd", "states"})
+WITH_REFERENCE = frozenset({"kl", "npo", "dpo", "undial", "jsd", "states", "reroute", "distance"})
 
 
 def pages() -> list[str]:
@@ -22,7 +22,9 @@ def to_decouple() -> dict[str, str]:
 
 
 def shown_weight(weight: float | Mapping[str, float]) -> str:
-    """A term's weight as settings hold it, a number or a dual variable, for people to read."""
+    """A term's weight as settings hold it, a number, a dual variable or a ramp, for people to read."""
+    if isinstance(weight, Mapping) and "to" in weight:
+        return f"evenly from {weight['from']:g} to {weight['to']:g}"
     if isinstance(weight, Mapping):
         return f"dual (at most {weight['at_most']:g}, rate {weight['rate']:g}, from {weight['start']:g})"
     return f"{weight:g}"

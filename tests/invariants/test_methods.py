@@ -10,7 +10,7 @@ from safeeraser.unlearn.objective.losses import LOSSES
 from .test_release import recorded, train
 
 OTHERS = [f"methods/{name}{pd}" for name in FURTHER for pd in ("", "_pd")]
-OTHERS += ["methods2/jensun", "methods2/jensun_pd"]
+OTHERS += [f"methods2/{name}{pd}" for name in ("jensun", "rr") for pd in ("", "_pd")]
 # Two sums of NLL, each exact in float32 to 1.5e-5 at best; a plain loop with the same libraries comes no nearer.
 SUMMED = 5e-6
 # What another CPU's order of summing may move: near 50, as RMU's losses are, float32 has 4e-6 between neighbours.
@@ -44,6 +44,7 @@ def test_training_follows_each_other_method_with_and_without_prompt_decouple(tmp
             words.append(f"forget_loss.terms.{key}.weight={value}")
     if "control_vector" in told:
         words.append(f"forget_loss.terms.forget.control_vector={name}.json")
+    words += [f"init_adapter={told['init_adapter']}"] if "init_adapter" in told else []
     assert told["prompt_decouple"] == name.endswith("_pd")
     train(tmp_path / "run", f"{name}.json", *words, *(["pd=1.0"] if told["prompt_decouple"] else []))
     assert_follows(tmp_path / "run", name)

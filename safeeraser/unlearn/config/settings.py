@@ -13,7 +13,7 @@ from safeeraser.model.lora import lora_config
 from safeeraser.model.projector import PROJECTORS, Way
 from safeeraser.unlearn.config.parts import Compared, Keys, Lora, Probe, Stop
 from safeeraser.unlearn.data.views import VIEWS, DataSource
-from safeeraser.unlearn.objective.method import TERMS, Dual, Method, Recipe, or_dual
+from safeeraser.unlearn.objective.method import TERMS, Dual, Method, Ramp, Recipe, or_moving
 from safeeraser.unlearn.objective.step import AnyStep
 
 
@@ -22,8 +22,8 @@ class Settings(Keys):
 
     model_family: Family
     # Short for weights of the method's terms, which have taken them up before they are read here: told of before those.
-    pd: Annotated[float | Dual, or_dual(Annotated[FiniteFloat, Field(gt=0)])] | None = Field(exclude=True)
-    retain: Annotated[float | Dual, or_dual(Annotated[FiniteFloat, Field(ge=0)])] | None = Field(exclude=True)
+    pd: Annotated[float | Dual | Ramp, or_moving(Annotated[FiniteFloat, Field(gt=0)])] | None = Field(exclude=True)
+    retain: Annotated[float | Dual | Ramp, or_moving(Annotated[FiniteFloat, Field(ge=0)])] | None = Field(exclude=True)
     forget_loss: Method
     step: AnyStep
     recipe: Recipe

@@ -201,7 +201,7 @@ class Collator:
         targets = torch.cat([labels[:, 1:], labels.new_full((len(rows), 1), IGNORE)], dim=1)
         masks = self._masks(rows, item, view, labels, targets)
         items = item.repeat_interleave(labels.shape[1])
-        layers = [None, *(term.of_layer for term in terms.values() if term.of_layer is not None)]
+        layers = [None, *(layer for term in terms.values() for layer in term.reads if layer is not None)]
         return Batch(
             # In the model's dtype already, where half as much is then handed on by a loading process.
             inputs={
@@ -210,7 +210,7 @@ class Collator:
             },
             items=len(entries),
             reads={
-                layer: _in_runs({name: masks[name] for name in masks if terms[name].of_layer == layer}, targets, items)
+                layer: _in_runs({name: masks[name] for name in masks if layer in terms[name].reads}, targets, items)
                 for layer in layers
             },
             view={
@@ -230,13 +230,14 @@ class Collator:
         lengths = torch.tensor([len(row.input_ids) for row in rows])
         # The release pads each row to the longest of its item's views, and its KL reads that padding too.
         longest = torch.zeros(int(item[-1]) + 1, dtype=torch.long).scatter_reduce(0, item, lengths, "amax")
-        within = torch.arange(labels.shape[1])[None] < longest[item][:, None]
+        token = torch.arange(labels.shape[1])[None]
+        whole = {"row": token < lengths[:, None], "all": token < longest[item][:, None]}
         masks = {}
         for name, term in self.method.terms.items():
             mine = torch.isin(view, torch.tensor([VIEWS.index(each) for each in term.views]))[:, None]
             # Logits are read where they predict the answer, a layer's states at the answer itself.
-            answer = (targets if term.of_layer is None else labels) != IGNORE
-            masks[name] = mine & (within if term.positions == "all" else answer)
+            answer = (targets if None in term.reads else labels) != IGNORE
+            masks[name] = mine & whole.get(term.positions, answer)
         return masks
 
     def _reference(self, rows: list[Row], mask: Tensor) -> Reference:

@@ -1,10 +1,11 @@
-"""The weights of a method's terms while it is trained: numbers, and dual variables that follow their terms' losses."""
+"""The weights of a method's terms while it is trained: numbers, dual variables that follow their terms' losses, and ramps
+over the run."""
 
 import math
 from typing import Any
 
 from safeeraser.unlearn.hooks.hook import Hook
-from safeeraser.unlearn.objective.method import Dual, Method
+from safeeraser.unlearn.objective.method import Dual, Method, Ramp
 
 
 class Weights(Hook):
@@ -13,25 +14,33 @@ class Weights(Hook):
     The losses of a step are those of all processes, so each process comes to the same weights by itself.
 
     Attributes:
-        of_step: the dual weights that the last step was taken with, by name.
+        of_step: the moving weights that the last step was taken with, by name.
     """
 
     file = "duals.json"
 
     def __init__(self, method: Method) -> None:
-        self.duals = method.duals
+        self.moving = method.moving
+        self.duals = {name: weight for name, weight in self.moving.items() if isinstance(weight, Dual)}
         self.of_step: dict[str, float] = {}
         self._now = {
-            name: term.weight.start if isinstance(term.weight, Dual) else term.weight
-            for name, term in method.terms.items()
+            name: self.moving[name].start if name in self.moving else term.weight for name, term in method.terms.items()
         }
 
     def __getitem__(self, name: str) -> float:
         return self._now[name]
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Set the ramps to where the run is: what is resumed has steps behind it."""
+        for name, weight in self.moving.items():
+            if isinstance(weight, Ramp):
+                self._now[name] = weight.at(state.global_step, state.max_steps)
+
+    on_step_end = on_train_begin
+
     def on_losses(self, losses, control=None):
         """Move the dual weights on for the next step. A loss that is not finite says nothing, and moves none."""
-        self.of_step = {name: self._now[name] for name in self.duals}
+        self.of_step = {name: self._now[name] for name in self.moving}
         for name, dual in self.duals.items():
             if math.isfinite(losses[name]):
                 self._now[name] = dual.after(self._now[name], losses[name])

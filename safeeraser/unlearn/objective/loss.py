@@ -1,16 +1,19 @@
 """What a loss declares beside its function: its parameters, and what it must be given. All else follows from that."""
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import NonNegativeInt
+from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
-LAYER = 7  # RMU's choice among the 32 of a model of 7 billion parameters
+# The key by which a term names the layers whose states it reads, with the default of the loss's source: RMU's and the
+# circuit breakers' choice among the 32 of a model of 7 billion parameters.
+ONE_LAYER = {"layer": (NonNegativeInt, 7)}
+LAYERS = {"layers": (Annotated[list[NonNegativeInt], Field(min_length=1)], [9, 19])}
 
 
 @dataclass(frozen=True)
@@ -21,21 +24,23 @@ class Loss:
         function: takes `Positions`, then what `beforehand` made, then its parameters by keyword.
         reference: what it compares with of the untouched model: the `whole` of what it reads (logits, or states), or
             the `nll` of the targets alone, so that no logits are kept.
-        layer: whether it reads the states of a layer of the language model, which its parameter `layer` numbers from 0,
-            rather than logits.
+        states: the key of its term that names the language model's layers, numbered from 0, whose states it reads rather
+            than logits, with type and default. The term is the mean of the loss over these layers.
         views: how many views it takes, where it tells them apart or is not defined on their pooled tokens.
         beforehand: given the width of the states, the seed and its own parameters by keyword, makes once what the
             function is given with every batch.
         copies: tensors of the size of the logits read that live at once at the peak: they, their gradient, and what
             they are compared with.
+        starts_flat: whether it has no gradient where the model is the untouched one, as it is under a fresh adapter.
     """
 
     function: Callable[..., Tensor]
     reference: Literal["whole", "nll"] | None = None
-    layer: bool = False
+    states: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     views: int | None = None
     beforehand: Callable[..., Tensor] | None = None
     copies: int = 2
+    starts_flat: bool = False
 
     @property
     def needs_reference(self) -> bool:
@@ -46,7 +51,7 @@ class Loss:
     def keys(self) -> dict[str, Any]:
         """The keys that a term of this loss has beside those of all terms, each with its type and its default."""
         beforehand = _keywords(self.beforehand) if self.beforehand else {}
-        return _keywords(self.function) | beforehand | ({"layer": (NonNegativeInt, LAYER)} if self.layer else {})
+        return _keywords(self.function) | beforehand | dict(self.states)
 
     def ready(
         self, parameters: dict[str, Any], *, width: int, seed: int, device: torch.device | str = "cpu"

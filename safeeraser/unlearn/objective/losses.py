@@ -21,7 +21,7 @@ from torch import Tensor
 from safeeraser.benchmark.files import read_json
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.objective.divergence import cross_entropy, divergence, jensen_shannon, margin
-from safeeraser.unlearn.objective.loss import Loss
+from safeeraser.unlearn.objective.loss import LAYERS, ONE_LAYER, Loss
 
 
 @dataclass(frozen=True)
@@ -190,9 +190,21 @@ def states(at: Positions) -> Tensor:
     return at.means((at.logits.float() - reference.float()).square().mean(-1)).mean()
 
 
+def reroute(at: Positions) -> Tensor:
+    """ReLU(cos(h, h_ref)) of a layer's states: what circuit breakers turn away from the reference's on forget (Zou et
+    al. 2024, arXiv 2406.04313). At h = h_ref it is at its maximum, and has no gradient."""
+    return at.mean(F.cosine_similarity(at.logits.float(), at.reference.float()).relu())
+
+
+def distance(at: Positions) -> Tensor:
+    """|h - h_ref| of a layer's states: by which circuit breakers keep retain near the reference (Zou et al. 2024, arXiv
+    2406.04313). At h = h_ref its gradient is 0."""
+    return at.mean(torch.linalg.vector_norm(at.logits.float() - at.reference.float(), dim=-1))
+
+
 LOSSES = {
     "nll": Loss(nll),
-    "kl": Loss(kl, reference="whole", copies=3),
+    "kl": Loss(kl, reference="whole", copies=3, starts_flat=True),
     "npo": Loss(npo, reference="nll"),
     "dpo": Loss(dpo, reference="nll", views=2),
     "simnpo": Loss(simnpo),
@@ -201,8 +213,10 @@ LOSSES = {
     "satimp": Loss(satimp),
     "ceu": Loss(ceu, views=1, copies=3),
     "jsd_target": Loss(jsd_target),
-    "jsd": Loss(jsd, reference="whole", copies=3),
+    "jsd": Loss(jsd, reference="whole", copies=3, starts_flat=True),
     "flat": Loss(flat),
-    "rmu": Loss(rmu, layer=True, beforehand=control_vector),
-    "states": Loss(states, layer=True, reference="whole"),
+    "rmu": Loss(rmu, states=ONE_LAYER, beforehand=control_vector),
+    "states": Loss(states, states=ONE_LAYER, reference="whole", starts_flat=True),
+    "reroute": Loss(reroute, states=LAYERS, reference="whole", copies=3, starts_flat=True),
+    "distance": Loss(distance, states=LAYERS, reference="whole", copies=3, starts_flat=True),
 }

@@ -50,18 +50,40 @@ class Dual(_Config):
         return max(0.0, weight + self.rate * (loss - self.at_most))
 
 
-def or_dual(number: Any) -> WrapValidator:
-    """Checks a weight as the `number` that it is to be, or as a dual variable. A plain union would tell what is wrong
-    with it as either."""
+class Ramp(_Config):
+    """A weight that moves evenly over the run: `from` before the first optimizer step, `to` after the last one. The
+    schedule of circuit breakers (Zou et al. 2024, arXiv 2406.04313) is alpha to alpha / 2 on forget, 0 to alpha / 2 on
+    retain."""
+
+    model_config = ConfigDict(allow_inf_nan=False, serialize_by_alias=True)
+
+    from_: float = Field(alias="from")
+    to: float
+
+    @property
+    def start(self) -> float:
+        """The weight of the first step."""
+        return self.from_
+
+    def at(self, done: int, steps: int) -> float:
+        """The weight when `done` of a run's optimizer steps have been taken."""
+        return self.from_ + (self.to - self.from_) * done / steps
+
+
+def or_moving(number: Any) -> WrapValidator:
+    """Checks a weight as the `number` that it is to be, or as one that moves. A plain union would report what is wrong
+    with it as each of these."""
     numbers = TypeAdapter(number)
 
-    def either(value: Any, _: Any) -> float | Dual:
+    def either(value: Any, _: Any) -> float | Dual | Ramp:
+        if isinstance(value, Ramp) or (isinstance(value, Mapping) and {"from", "to"} & set(value)):
+            return Ramp.model_validate(value)
         return Dual.model_validate(value) if isinstance(value, Mapping | Dual) else numbers.validate_python(value)
 
     return WrapValidator(either)
 
 
-Weight = Annotated[float | Dual, or_dual(float)]
+Weight = Annotated[float | Dual | Ramp, or_moving(float)]
 
 
 class Recipe(_Config):
@@ -80,8 +102,12 @@ class Recipe(_Config):
 class Term(_Config):
     """A weighted loss on views: `weight * loss(views)`, pooled over the views named.
 
-    The weight is a number, or a dual variable. What else a term has are its loss's own parameters: each loss has a
-    subclass of this with these as fields.
+    The weight is a number, a dual variable or a ramp. What else a term has are its loss's own parameters: each loss has
+    a subclass of this with these as fields.
+
+    Attributes:
+        positions: `answer`: where the answer is predicted, or of a layer's states the answer itself; `row`: all of its
+            rows; `all`: up to the end of the longest row of the item, padding included, as the release's KL does.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -89,7 +115,7 @@ class Term(_Config):
     loss: str
     views: list[str] = Field(min_length=1)
     weight: Weight
-    positions: Literal["answer", "all"] = "answer"
+    positions: Literal["answer", "row", "all"] = "answer"
 
     @field_validator("views")
     @classmethod
@@ -112,9 +138,9 @@ class Term(_Config):
         return {name: getattr(self, name) for name in type(self).model_fields if name not in Term.model_fields}
 
     @property
-    def of_layer(self) -> int | None:
-        """The layer of the language model whose states it reads; None: it reads logits."""
-        return self.parameters.get("layer")
+    def reads(self) -> tuple[int | None, ...]:
+        """The layers of the language model whose states it reads; None: logits."""
+        return tuple(self.parameters.get("layers") or (self.parameters.get("layer"),))
 
 
 TERM_OF: dict[str, type[Term]] = {
@@ -151,15 +177,20 @@ class Method(_Config):
         return any(LOSSES[term.loss].needs_reference for term in self.terms.values())
 
     @property
-    def duals(self) -> dict[str, Dual]:
-        """The weights that follow their terms' losses, by the terms' names."""
-        return {name: term.weight for name, term in self.terms.items() if isinstance(term.weight, Dual)}
+    def moving(self) -> dict[str, Dual | Ramp]:
+        """The weights that change from step to step, by the terms' names."""
+        return {name: term.weight for name, term in self.terms.items() if not isinstance(term.weight, float)}
+
+    @property
+    def starts_flat(self) -> bool:
+        """Whether none of its terms has a gradient where the model is the untouched one."""
+        return all(LOSSES[term.loss].starts_flat for term in self.terms.values())
 
     @property
     def top(self) -> int | None:
         """The last layer of the language model that some term reads, where none reads what comes of those above."""
-        layers = [term.of_layer for term in self.terms.values() if term.of_layer is not None]
-        return max(layers) if len(layers) == len(self.terms) else None
+        layers = [layer for term in self.terms.values() for layer in term.reads]
+        return None if None in layers else max(layers)
 
     def losses(self, model: nn.Module, seed: int, device: torch.device | str) -> dict[str, Callable[[Any], Tensor]]:
         """The loss of each term as a function of the positions that it reads, with all else that it takes.
@@ -172,10 +203,12 @@ class Method(_Config):
         """
         text = model.config.get_text_config()
         for name, term in self.terms.items():
-            if term.of_layer is not None and term.of_layer >= text.num_hidden_layers:
+            layers = [layer for layer in term.reads if layer is not None]
+            if layers and max(layers) >= text.num_hidden_layers:
+                (key,) = LOSSES[term.loss].states
                 raise BadInput(
-                    f"forget_loss.terms.{name}.layer={term.of_layer}: the language model has {text.num_hidden_layers} "
-                    "layers, numbered from 0"
+                    f"forget_loss.terms.{name}.{key}={term.parameters[key]}: the language model has "
+                    f"{text.num_hidden_layers} layers, numbered from 0"
                 )
         given = {"width": text.hidden_size, "seed": seed, "device": device}
         return {name: LOSSES[term.loss].ready(term.parameters, **given) for name, term in self.terms.items()}

@@ -52,22 +52,29 @@ class Objective:
         outputs = forward(batch.inputs, {layer: reads.places for layer, reads in batch.reads.items()})
         # Split once for all terms, each of which would else have a gradient of the size of all logits.
         runs = {layer: batch.reads[layer].split(each) for layer, each in outputs.items()}
-        return outputs[None], {name: self.losses[name](self._positions(name, batch, runs, forward)) for name in names}
+        return outputs[None], {name: self._term(name, batch, runs, forward) for name in names}
 
-    def _positions(
+    def _term(
         self, name: str, batch: Batch, runs: Mapping[int | None, Sequence[Tensor]], forward: Forward
-    ) -> Positions:
-        """What term `name` takes of what was read, and what it compares with."""
-        layer = self.method.terms[name].of_layer
-        reads = batch.reads[layer]
-        targets, item = (reads.of(name, reads.split(each)) for each in (reads.targets, reads.item))
-        reference = self._reference(name, batch, targets, forward) if name in batch.reference else None
-        return Positions(reads.of(name, runs[layer]), targets, item, batch.items, reference, batch.view.get(name))
+    ) -> Tensor:
+        """Term `name` of what was read, a scalar: of the logits, or the mean over the layers that it reads."""
+        term, untouched = self.method.terms[name], self._untouched(name, batch, forward)
+        values = []
+        for layer in term.reads:
+            reads, reference = batch.reads[layer], untouched.get(layer)
+            targets, item = (reads.of(name, reads.split(each)) for each in (reads.targets, reads.item))
+            if reference is not None and LOSSES[term.loss].reference == "nll":
+                reference = divergence(reference, targets)
+            read = reads.of(name, runs[layer])
+            at = Positions(read, targets, item, batch.items, reference, batch.view.get(name))
+            values.append(self.losses[name](at))
+        return torch.stack(values).mean()
 
-    def _reference(self, name: str, batch: Batch, targets: Tensor, forward: Forward) -> Tensor:
-        """Of the untouched model's logits or states at the places that term `name` reads, all; or the targets' negative
-        log-likelihood. Only the rows that it reads are run."""
-        term, (entries, places) = self.method.terms[name], batch.reference[name]
+    def _untouched(self, name: str, batch: Batch, forward: Forward) -> dict[int | None, Tensor]:
+        """The untouched model's logits or states at the places that term `name` reads, where it compares with them.
+        Only the rows that it reads are run."""
+        if name not in batch.reference:
+            return {}
+        entries, places = batch.reference[name]
         inputs = {key: batch.inputs[key][where] for key, where in entries.items()}
-        found = forward.untouched(inputs, {term.of_layer: places})[term.of_layer]
-        return divergence(found, targets) if LOSSES[term.loss].reference == "nll" else found
+        return forward.untouched(inputs, dict.fromkeys(self.method.terms[name].reads, places))

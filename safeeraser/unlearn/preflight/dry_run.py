@@ -65,8 +65,8 @@ def dry_run(settings: Settings, job: Job, arguments: TrainingArguments) -> None:
         table(("parameters", "trained", "frozen"), parameters, "{:,}"),
         table((title, f"device, {unit}", f"CPU, {unit}"), sizes, "{:.2f}"),
         *(
-            f"The weight of {name} follows its loss: {shown_weight(dual.model_dump())}."
-            for name, dual in settings.method.duals.items()
+            f"The weight of {name} moves: {shown_weight(weight.model_dump())}."
+            for name, weight in settings.method.moving.items()
         ),
         *([f"The step {settings.step.name} {cost}."] if cost else []),
         *([masked(settings.mask, job)] if settings.mask else []),
@@ -197,7 +197,7 @@ def positions_read(method: Method, item: Mapping[str, Size]) -> dict[str, int]:
     """How many positions of an item's conversations each term reads (`Collator` marks them)."""
     longest = max(tokens for tokens, _ in item.values())
     return {
-        name: sum(longest if term.positions == "all" else item[view][1] for view in term.views)
+        name: sum({"row": item[view][0], "all": longest}.get(term.positions, item[view][1]) for view in term.views)
         for name, term in method.terms.items()
     }
 
