@@ -111,10 +111,11 @@ def without_effect(settings: Settings) -> list[str]:
     if settings.projector != "frozen" and not settings.pictured:
         asked = f"projector={settings.projector}"
         notes.append(f"note: {asked} has no effect, since nothing that {settings.method.name} trains on has a picture")
-    if settings.method.starts_flat and settings.adapter and not settings.init_adapter and settings.LoRA.init_lora_weights:
+    fresh = settings.adapter and not settings.init_adapter and settings.LoRA.init_lora_weights
+    if fresh and settings.method.starts_flat:
         notes.append(
-            f"note: under a fresh adapter no term of {settings.method.name} has a gradient: Adam makes steps of rounding "
-            "errors until the model has moved; pd=1.0 or init_adapter=ADAPTER gives it a start"
+            f"note: no term of {settings.method.name} has a gradient under a fresh adapter, so Adam's first steps are "
+            "of rounding errors; pd=1.0 or init_adapter=ADAPTER gives it a start"
         )
     return notes
 

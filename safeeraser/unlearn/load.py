@@ -50,7 +50,7 @@ def dataset_of(settings: Settings, data: Data, plan: list[Step], preprocessor: P
 
 def collator(settings: Settings, preprocessor: Preprocessor) -> Collator:
     """What joins the rows of a micro-step."""
-    return Collator(settings.method, preprocessor, choose_dtype(settings.dtype), settings.moved_terms)
+    return Collator(settings.method, preprocessor, choose_dtype(settings.dtype), settings.beside)
 
 
 def equip(base: PreTrainedModel, settings: Settings) -> PeftModel | PreTrainedModel:

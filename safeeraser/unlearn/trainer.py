@@ -83,8 +83,8 @@ class UnlearnTrainer(Trainer):
         return batches, count
 
     def _prepare_inputs(self, inputs: dict) -> dict:
-        """A micro-step on the device, copied while the GPU is at work, without what is for the moved weights."""
-        inputs = {key: value for key, value in inputs.items() if key != "moved"}
+        """A micro-step on the device, copied while the GPU is at work, without the batches that `moved` takes."""
+        inputs = {key: value for key, value in inputs.items() if key in ("batch", "share")}
         return send_to_device(inputs, self.args.device, non_blocking=self.accelerator.non_blocking)
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: Any) -> Tensor:

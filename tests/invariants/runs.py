@@ -60,6 +60,7 @@ RUNS = {
     "mask": ((*WHOLE_WEIGHTS, SHARDED), 4, "klpd", MASK),
     "sam": (WHOLE_WEIGHTS, 4, "npo+pd", (*EAGER, *SGD, "step=sam", "step.rho=0.5", *DUAL)),
     "smooth": (CPUS[:1], 4, "klpd", (*EAGER, *SGD, "step=smooth", "step.std=0.005")),
+    "tamper": (CPUS[1:2], 4, "npo", (*EAGER, *SGD, "step=tamper", "step.inner_lr=0.05")),
     "average": (CPUS[::2], 4, "klpd", (*EAGER, *SGD, "step=average", "step.last=1.0")),
     "stopped": (CPUS, 4, "ga", STOPPED),
     "whole": (CPUS, 4, "npo+pd", STATE),

@@ -11,6 +11,7 @@ from .test_release import recorded, train
 
 OTHERS = [f"methods/{name}{pd}" for name in FURTHER for pd in ("", "_pd")]
 OTHERS += [f"methods2/{name}{pd}" for name in ("jensun", "rr") for pd in ("", "_pd")]
+OTHERS += ["methods2/npo_pd_tamper", "methods2/po_pd_tamper"]
 # Two sums of NLL, each exact in float32 to 1.5e-5 at best; a plain loop with the same libraries comes no nearer.
 SUMMED = 5e-6
 # What another CPU's order of summing may move: near 50, as RMU's losses are, float32 has 4e-6 between neighbours.
@@ -28,6 +29,10 @@ def assert_follows(folder, name):
         some = steps[4 * number : 4 * number + 4]
         means = {term: fmean(step["terms"][term] for step in some) for term in some[0]["terms"]}
         assert row["terms"] == pytest.approx(means, abs=1e-5, rel=rel)
+    for row, step in zip(rows, expected.get("tamper", ()), strict="tamper" in expected):
+        first, *_, last, _ = step["inner_losses"]  # the last one stands where the gradient is then taken
+        moved = {"by": step["moved_by"], "relearned_from": first, "relearned_to": last}
+        assert row["moved"] == pytest.approx(moved, rel=1e-5)
     norms = [row["grad_norm"] for row in rows]
     assert len(norms) == 12 and norms == pytest.approx(expected["grad_norms"], rel=1e-4, abs=0)
 
@@ -45,6 +50,7 @@ def test_training_follows_each_other_method_with_and_without_prompt_decouple(tmp
     if "control_vector" in told:
         words.append(f"forget_loss.terms.forget.control_vector={name}.json")
     words += [f"init_adapter={told['init_adapter']}"] if "init_adapter" in told else []
-    assert told["prompt_decouple"] == name.endswith("_pd")
+    words += [f"step{'' if key == 'name' else f'.{key}'}={value}" for key, value in told.get("step", {}).items()]
+    assert told["prompt_decouple"] == ("_pd" in name)
     train(tmp_path / "run", f"{name}.json", *words, *(["pd=1.0"] if told["prompt_decouple"] else []))
     assert_follows(tmp_path / "run", name)

@@ -13,7 +13,7 @@ from safeeraser.unlearn import plot
 from safeeraser.unlearn.config.compose import from_keys
 from safeeraser.unlearn.config.read import read_settings
 from safeeraser.unlearn.hooks.weights import Weights
-from safeeraser.unlearn.objective.method import Dual, Method
+from safeeraser.unlearn.objective.method import Dual, Method, Ramp
 from safeeraser.unlearn.objective.step import STEPS, Plain, Sam
 from safeeraser.unlearn.plot import training_panels
 
@@ -29,7 +29,7 @@ WEIGHTS = yaml.safe_load((GOLDEN / "weights.yaml").read_text())
 def written(read):
     """A run's method in one line."""
     terms = [
-        f"{name} {term.weight if isinstance(term.weight, Dual) else f'{term.weight:g}'} "
+        f"{name} {f'{term.weight:g}' if isinstance(term.weight, float) else term.weight} "
         f"{term.loss}({' '.join([*term.views, *(f'{key}={value}' for key, value in term.parameters.items())])})"
         for name, term in read.method.terms.items()
     ]
@@ -40,7 +40,7 @@ def written(read):
 def test_a_method_has_its_terms_weights_and_parameters(name):
     read = checked(name)
     assert (read.method.name, written(read)) == (name, SHIPPED[name])
-    assert read.method.top == (7 if name == "rmu" else None)
+    assert read.method.top == {"rmu": 7, "rr": 19}.get(name)
 
 
 def test_names_of_the_release_and_positions_of_a_recipe():
@@ -54,16 +54,18 @@ def test_names_of_the_release_and_positions_of_a_recipe():
 
 @pytest.mark.parametrize(("name", "text", "term", "weight"), WEIGHTS["set"])
 def test_a_weight_is_set_in_each_of_its_places(name, text, term, weight):
-    method, weight = checked(name, text).method, Dual(**weight) if isinstance(weight, dict) else weight
+    method = checked(name, text).method
+    if isinstance(weight, dict):
+        weight = Ramp(**weight) if "to" in weight else Dual(**weight)
     weights = {each: value.weight for each, value in method.terms.items()}
     assert weights == {each: value.weight for each, value in checked(name).method.terms.items()} | {term: weight}
-    assert method.duals == ({term: weight} if isinstance(weight, Dual) else {})
+    assert method.moving == ({} if isinstance(weight, int | float) else {term: weight})
 
 
 def test_steps_and_masks_are_read_and_recorded():
     assert checked("gd").step == Plain() and checked("gd").mask is None
     titles = [checked("npo", f"step.name={name}").title for name in STEPS]
-    assert titles == ["NPO", "NPO+SAM", "NPO+RS", "NPO+WA"]
+    assert titles == ["NPO", "NPO+SAM", "NPO+RS", "NPO+Tamper", "NPO+WA"]
     read = checked("pdu", "pd=1 step.name=sam step.rho=0.5 mask.top=0.3 mask.from=refusal")
     told = read.model_dump(mode="json")
     assert told["step"] == {"name": "sam", "terms": "forget", "rho": 0.5}
@@ -100,21 +102,22 @@ def test_a_weight_moves_by_how_far_its_loss_lies_above_the_bound(dual, losses, e
 
 
 def test_a_run_weighs_its_terms_so_logs_it_and_draws_it(tmp_path):
-    """On the tiny model an answer's loss is near 7: one weight grows, the other falls to 0."""
+    """On the tiny model an answer's loss is near 7: one dual weight grows, the other falls to 0. A ramp is even."""
     bounds = {"forget_loss.terms.retain.weight": {"at_most": 6, "rate": 0.5, "start": 2}}
+    bounds["forget_loss.terms.forget.weight"] = {"from": 1, "to": 2.5}
     built(tmp_path, "pdu", bounds | {"pd": {"at_most": 10, "rate": 0.25}}, steps=3).train()
     rows, retain, decoupled = read_lines(tmp_path / "train_log.jsonl"), 2.0, 1.0
-    for row in rows:
+    for row, forget in zip(rows, (1.0, 1.5, 2.0), strict=True):
         terms = row["terms"]
-        assert row["weights"] == {"retain": retain, "decoupled": decoupled}
-        total = terms["forget"] + retain * terms["retain"] + decoupled * terms["decoupled"]
+        assert row["weights"] == {"forget": forget, "retain": retain, "decoupled": decoupled}
+        total = forget * terms["forget"] + retain * terms["retain"] + decoupled * terms["decoupled"]
         assert row["loss"] == pytest.approx(total, rel=1e-6)
         retain = max(0.0, retain + 0.5 * (terms["retain"] - 6))
         decoupled = max(0.0, decoupled + 0.25 * (terms["decoupled"] - 10))
-    assert len(rows) == 3 and rows[-1]["weights"]["retain"] > 2 and rows[-1]["weights"]["decoupled"] == 0
+    assert rows[-1]["weights"]["retain"] > 2 and rows[-1]["weights"]["decoupled"] == 0
     panels = {title: curves[""] for title, _, curves in training_panels(tmp_path / "train_log.jsonl")}
     assert panels["weight of retain"] == [row["weights"]["retain"] for row in rows]
-    assert "weight of decoupled" in panels and "weight of forget" not in panels
+    assert panels["weight of forget"] == [1.0, 1.5, 2.0] and "weight of decoupled" in panels
 
 
 def test_a_notebooks_plots_stay_its_own_affair():

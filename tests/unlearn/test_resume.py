@@ -16,7 +16,7 @@ SINES, MEAN, LAST_GOOD, DUALS = "sines.safetensors", "mean.pt", "last_good.pt", 
 FOUR = (*GIVEN, "LoRA.r=4", "LoRA.dropout=0.1", "lr=0.005", "warmup_ratio=0", "max_train_steps=4")
 FOUR += ("save_steps=1", "save_total_limit=9")
 PDU = ("forget_loss=pdu", "forget_loss.terms.retain.weight={at_most: 6, rate: 0.5}")
-SMOOTH = ("forget_loss=popd", "step=smooth", "step.std=0.005")
+SMOOTH = ("forget_loss=popd", "step=smooth", "step.std=0.005", "recipe.weights.decoupled={from: 0, to: 2}")
 ONE = "gradient_accumulation_steps=1"
 PROBES = ("probe_every=3", f"probe.data_path={VAL}", "probe.prompts=2", "probe.max_new_tokens=4")
 # By name: the words, and what a checkpoint keeps for them beside the adapter and the optimizer's state.
@@ -25,7 +25,7 @@ RUNS = {
         (*PDU, "step=average", "step.last=0.75", "projector=sine", "mask={top: 0.3, items: 2}", *PROBES, ONE),
         (DUALS, SINES, MASK_FILE, MEAN, LAST_GOOD),
     ),
-    "smooth and LoRA on the projector": ((*SMOOTH, "projector=lora", "stop.not_finite=false"), ()),
+    "smooth, a ramp and LoRA on the projector": ((*SMOOTH, "projector=lora", "stop.not_finite=false"), ()),
     "the model itself": (("forget_loss=klpd", "finetune=full", "lr=0.001"), (LAST_GOOD,)),
     # The forget loss passes 9 in step 3, which condemns the adapter of step 2; that of step 1 is kept.
     "a bound that is passed": (

@@ -239,10 +239,16 @@ class Settings(Keys):
         return [name for name in self.report_to if name != "none"]
 
     @property
+    def trained_views(self) -> list[str]:
+        """The views that the method or the step trains on, in the order of `VIEWS`."""
+        read = {view for method in (self.method, *self.beside.values()) for view in method.views}
+        return [view for view in VIEWS if view in read]
+
+    @property
     def views(self) -> list[str]:
-        """The views that are read, by a term or for the mask, in the order of `VIEWS`."""
+        """The views that are read, in training or for the mask, in the order of `VIEWS`."""
         compared = self.mask.views if self.mask else ()
-        return [view for view in VIEWS if view in self.method.views or view in compared]
+        return [view for view in VIEWS if view in self.trained_views or view in compared]
 
     @property
     def method(self) -> Method:
@@ -253,6 +259,11 @@ class Settings(Keys):
     def moved_terms(self) -> list[str]:
         """The terms whose gradient the step takes at moved weights."""
         return self.step.moved_terms(self.method)
+
+    @property
+    def beside(self) -> dict[str, Method]:
+        """What the step runs the model for beside the method."""
+        return self.step.beside(self.method)
 
     @property
     def title(self) -> str | None:

@@ -168,31 +168,27 @@ class Batch(NamedTuple):
 
 
 class Collator:
-    """Joins the rows of a micro-step's items into a `Batch`; where an optimizer step asks for some of the terms alone,
-    beside it that of these, of the rows that they read.
+    """Joins the rows of a micro-step's items into a `Batch` of what the method reads; and what an optimizer step runs
+    the model for beside it into batches of their own.
 
     All that depends on lengths is settled here, in numbers and indices: a GPU that were asked for them, by a mask say,
     would have to catch up with the program first.
     """
 
     def __init__(
-        self, method: Method, preprocessor: Preprocessor, dtype: torch.dtype, moved: Sequence[str] = ()
+        self, method: Method, preprocessor: Preprocessor, dtype: torch.dtype, beside: Mapping[str, Method] | None = None
     ) -> None:
         self.method, self.preprocessor, self.dtype = method, preprocessor, dtype
-        some = moved and len(moved) < len(method.terms)  # of all terms the batch itself is asked for
-        self.moved = Collator(method.of_terms(moved), preprocessor, dtype) if some else None
+        self.beside = {name: Collator(each, preprocessor, dtype) for name, each in (beside or {}).items()}
 
     def __call__(self, entries: list[list[Viewed]]) -> dict[str, Batch]:
-        batches = {"batch": self.join(entries)}
-        if self.moved:
-            views = self.moved.method.views
-            read = [[viewed for viewed in entry if viewed.view in views] for entry in entries]
-            batches["moved"] = self.moved.join(read)
-        return hand_over(batches)
+        """`batch`, and those beside it by name, in memory that a loading process shares with the one that trains."""
+        return hand_over({"batch": self.join(entries)} | {name: it.join(entries) for name, it in self.beside.items()})
 
     def join(self, entries: list[list[Viewed]]) -> Batch:
         """The batch of some items, in this process's memory."""
-        terms = self.method.terms
+        terms, views = self.method.terms, self.method.views
+        entries = [[viewed for viewed in entry if viewed.view in views] for entry in entries]
         rows = [viewed.row for entry in entries for viewed in entry]
         item = torch.tensor([number for number, entry in enumerate(entries) for _ in entry])
         view = torch.tensor([VIEWS.index(viewed.view) for entry in entries for viewed in entry])

@@ -84,17 +84,24 @@ def load_data(settings: Settings) -> Data:
         if not every[view]:
             raise BadInput(
                 f"{source.file_of(view, path)}: no record holds anything for view '{view}', which "
-                f"{settings.method.name if view in settings.method.views else 'mask'} reads; data.views.{view} says "
+                f"{reader(settings, view)} reads; data.views.{view} says "
                 f"where it is looked for{'' if source.name == 'own' else ', and data=own reads flat records'}"
             )
         if view != "refusal" and not any(item.answer.strip() for item in every[view]):
             key = source.views[view].answer
             raise BadInput(f"{source.file_of(view, path)}: no record has an answer '{key}' (data.views.{view}.answer)")
-    data = sound_data(settings, {view: every[view] for view in settings.method.views})
+    data = sound_data(settings, {view: every[view] for view in settings.trained_views})
     if not settings.mask:
         return data
     compared = sound_data(settings, {view: every[view] for view in settings.mask.views})
     return replace(data, files=list(dict.fromkeys([*data.files, *compared.files])), compared=compared)
+
+
+def reader(settings: Settings, view: str) -> str:
+    """What reads a view, as the settings call it."""
+    if view in settings.method.views:
+        return settings.method.name
+    return f"step={settings.step.name}" if view in settings.trained_views else "mask"
 
 
 def sound_data(settings: Settings, every: dict[str, list[Item]]) -> Data:

@@ -1,14 +1,15 @@
 """The gradient of some terms at moved weights, which an optimizer step takes in the place of theirs where the weights
-are (`safeeraser.unlearn.objective.step` says how far they are moved, and for which terms).
+are, or beside it (`safeeraser.unlearn.objective.step` says how far they are moved, and for which terms).
 
 It is taken before the step's own passes, by `torch.autograd.grad`, of which neither DDP nor DeepSpeed hears; and the
 weights are back before those begin. So the losses that are logged, judged and followed by weights are, under any step,
 those of the weights that the optimizer then moves.
 """
 
-from collections.abc import Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from safeeraser.unlearn.hooks.hook import Hook
+from safeeraser.unlearn.hooks.weights import Weights
 from safeeraser.unlearn.masters import moved
+from safeeraser.unlearn.objective.objective import Objective
 from safeeraser.unlearn.objective.step import Step
 from safeeraser.unlearn.state import trained_of
 
@@ -33,8 +36,15 @@ class MovedGradient(Hook):
     def __init__(self, step: Step, terms: Sequence[str], seed: int) -> None:
         self.step, self.terms, self.seed = step, terms, seed
         self.names: Sequence[str] = ()
-        self.told: dict[str, float] = {}
+        self.told: dict[str, Any] = {}
+        self.relearned: Objective | None = None
         self._gradient: list[Tensor] = []
+
+    def begin(self, trainer: Any) -> None:
+        super().begin(trainer)
+        if method := self.step.relearned:
+            given = {"seed": self.seed, "device": trainer.args.device}
+            self.relearned = Objective(method, Weights(method), trainer.model, **given)
 
     def take(self, batches: Sequence[dict[str, Any]], number: int) -> None:
         """Take that of optimizer step `number`, over this process's `batches`, or nothing where nothing is to be moved.
@@ -45,48 +55,57 @@ class MovedGradient(Hook):
         model = self.trainer.forward.bare
         model.train()
         trained = trained_of(model)
+        of_terms = partial(self._of_terms, self.trainer.objective, self.terms, "moved")
+        asked = partial(self._of_terms, self.relearned, ["relearned"], "relearned") if self.relearned else of_terms
 
-        def mean() -> list[Tensor]:
-            return self._mean(trained, batches, number)
+        def gradient(by: Sequence[Tensor] | None = None) -> tuple[list[Tensor], float]:
+            with moved(trained, by) if by else nullcontext():
+                *mean, loss = self._mean(asked, trained, batches, number)
+            *mean, loss = [self.trainer.accelerator.reduce(each, "mean") for each in (*mean, loss)]
+            return mean, loss.item()
 
-        def everyones() -> list[Tensor]:
-            return [self.trainer.accelerator.reduce(each, "mean") for each in mean()]
-
-        shift = self.step.shift(everyones, trained, seed_of(self.seed, number, 0))
+        shift = self.step.shift(gradient, trained, seed_of(self.seed, number, 0))
         self.told = {"by": 0.0, **shift.told}
         if shift.by is None:
             return
         with moved(trained, shift.by) as away:
             self.told["by"] = get_total_norm(away()).item()
-            self._gradient = mean()  # the engine forms the mean over processes
-        self.names = self.terms
+            *self._gradient, _ = self._mean(of_terms, trained, batches, number)  # the engine forms that of processes
+        if self.step.added is None:
+            self.names = self.terms
+        else:
+            torch._foreach_mul_(self._gradient, self.step.added)
 
     def row(self) -> dict[str, Any]:
         return {"moved": self.told} if self.told else {}
 
-    def _loss(self, inputs: dict[str, Any]) -> Tensor:
-        """The terms whose gradient is taken so, weighed and summed up, of a micro-step, in no engine's wrapping."""
-        trainer, batch = self.trainer, inputs.get("moved", inputs["batch"])
+    def _of_terms(self, objective: Objective, names: Sequence[str], key: str, inputs: dict[str, Any]) -> Tensor:
+        """Some terms of a micro-step, weighed and summed up, in no engine's wrapping."""
+        trainer, batch = self.trainer, inputs.get(key, inputs["batch"])
         inputs = trainer._prepare_inputs({"batch": batch, "share": inputs["share"]})
         with trainer.compute_loss_context_manager():
             bare = replace(trainer.forward, model=trainer.forward.bare)
-            return inputs["share"] * trainer.objective.of(self.terms, inputs["batch"], bare)
+            return inputs["share"] * objective.of(names, inputs["batch"], bare)
 
-    def _mean(self, trained: list[nn.Parameter], batches: Sequence[dict], number: int) -> list[Tensor]:
-        """The gradient where the weights now are, over this process's micro-steps, in float32."""
+    def _mean(
+        self, loss_of: Callable[[dict], Tensor], trained: list[nn.Parameter], batches: Sequence[dict], number: int
+    ) -> list[Tensor]:
+        """The gradient of `loss_of` where the weights now are, and then its value, in float32: means over this
+        process's micro-steps."""
         total: list[Tensor] = []
         for place, batch in enumerate(batches):
-            # Dropout draws the same at both places, and as it would had the run not been interrupted.
+            # Dropout draws the same at each place, and as it would had the run not been interrupted.
             seed = seed_of(self.seed, number, 1 + self.trainer.accelerator.process_index, place)
             with _drawn_from(seed, trained[0].device):
-                found = torch.autograd.grad(self._loss(batch), trained, allow_unused=True, materialize_grads=True)
-            found = [each.float() for each in found]
-            total = found if not total else torch._foreach_add(total, found)
+                loss = loss_of(batch)
+                found = torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True)
+            each = [part.float() for part in (*found, loss.detach())]
+            total = each if not total else torch._foreach_add(total, each)
         return torch._foreach_div(total, len(batches))
 
     def beside(self, loss: Tensor, model: nn.Module) -> Tensor:
         """The loss as it is, whose backward pass gives the trained parameters this gradient too."""
-        return _Beside.apply(loss, self._gradient, *trained_of(model)) if self.names else loss
+        return _Beside.apply(loss, self._gradient, *trained_of(model)) if self._gradient else loss
 
 
 class _Beside(torch.autograd.Function):

@@ -1,5 +1,5 @@
-"""The weights of a method's terms while it is trained: numbers, dual variables that follow their terms' losses, and ramps
-over the run."""
+"""The weights of a method's terms while it is trained: numbers, dual variables that follow their terms' losses, and
+ramps over the run."""
 
 import math
 from typing import Any
@@ -23,8 +23,9 @@ class Weights(Hook):
         self.moving = method.moving
         self.duals = {name: weight for name, weight in self.moving.items() if isinstance(weight, Dual)}
         self.of_step: dict[str, float] = {}
-        self._now = {
-            name: self.moving[name].start if name in self.moving else term.weight for name, term in method.terms.items()
+        self._now: dict[str, float] = {
+            name: term.weight if isinstance(term.weight, float) else term.weight.start
+            for name, term in method.terms.items()
         }
 
     def __getitem__(self, name: str) -> float:

@@ -24,8 +24,8 @@ class Loss:
         function: takes `Positions`, then what `beforehand` made, then its parameters by keyword.
         reference: what it compares with of the untouched model: the `whole` of what it reads (logits, or states), or
             the `nll` of the targets alone, so that no logits are kept.
-        states: the key of its term that names the language model's layers, numbered from 0, whose states it reads rather
-            than logits, with type and default. The term is the mean of the loss over these layers.
+        states: the key of its term that names the language model's layers, numbered from 0, whose states it reads
+            rather than logits, with type and default. The term is the mean of the loss over these layers.
         views: how many views it takes, where it tells them apart or is not defined on their pooled tokens.
         beforehand: given the width of the states, the seed and its own parameters by keyword, makes once what the
             function is given with every batch.

@@ -193,13 +193,15 @@ def states(at: Positions) -> Tensor:
 def reroute(at: Positions) -> Tensor:
     """ReLU(cos(h, h_ref)) of a layer's states: what circuit breakers turn away from the reference's on forget (Zou et
     al. 2024, arXiv 2406.04313). At h = h_ref it is at its maximum, and has no gradient."""
-    return at.mean(F.cosine_similarity(at.logits.float(), at.reference.float()).relu())
+    reference: Tensor = at.reference
+    return at.mean(F.cosine_similarity(at.logits.float(), reference.float()).relu())
 
 
 def distance(at: Positions) -> Tensor:
     """|h - h_ref| of a layer's states: by which circuit breakers keep retain near the reference (Zou et al. 2024, arXiv
     2406.04313). At h = h_ref its gradient is 0."""
-    return at.mean(torch.linalg.vector_norm(at.logits.float() - at.reference.float(), dim=-1))
+    reference: Tensor = at.reference
+    return at.mean(torch.linalg.vector_norm(at.logits.float() - reference.float(), dim=-1))
 
 
 LOSSES = {

@@ -189,8 +189,9 @@ class Method(_Config):
     @property
     def top(self) -> int | None:
         """The last layer of the language model that some term reads, where none reads what comes of those above."""
-        layers = [layer for term in self.terms.values() for layer in term.reads]
-        return None if None in layers else max(layers)
+        read = [layer for term in self.terms.values() for layer in term.reads]
+        layers = [layer for layer in read if layer is not None]
+        return max(layers) if len(layers) == len(read) else None
 
     def losses(self, model: nn.Module, seed: int, device: torch.device | str) -> dict[str, Callable[[Any], Tensor]]:
         """The loss of each term as a function of the positions that it reads, with all else that it takes.

@@ -54,9 +54,7 @@ class Objective:
         runs = {layer: batch.reads[layer].split(each) for layer, each in outputs.items()}
         return outputs[None], {name: self._term(name, batch, runs, forward) for name in names}
 
-    def _term(
-        self, name: str, batch: Batch, runs: Mapping[int | None, Sequence[Tensor]], forward: Forward
-    ) -> Tensor:
+    def _term(self, name: str, batch: Batch, runs: Mapping[int | None, Sequence[Tensor]], forward: Forward) -> Tensor:
         """Term `name` of what was read, a scalar: of the logits, or the mean over the layers that it reads."""
         term, untouched = self.method.terms[name], self._untouched(name, batch, forward)
         values = []

@@ -1,15 +1,16 @@
 """How an optimizer step is taken: of which gradient, and what of the weights is kept in the end. Data, as methods are.
 
 Beside the plain one three of Fan et al. 2025, arXiv 2502.05374, which make what was unlearned harder to learn again by
-making the loss flat around it. A new step is a class here, an entry in `STEPS` and a page in config/step/.
+making the loss flat around it; and one that relearns inside the loop. A new step is a class here, an entry in `STEPS`
+and a page in config/step/.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, Union
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, Protocol, Union
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
@@ -17,7 +18,12 @@ from safeeraser.unlearn.objective.method import Method
 
 FORGETS = {"forget", "refusal"}  # a term that reads one of these views is there to make the model forget
 
-Gradient = Callable[[], list[Tensor]]
+
+class Gradient(Protocol):
+    """The gradient of what a step asks about with the trained parameters moved `by` so much from where they are, in
+    float32, and the loss there: means over the micro-steps of all processes, which ask for it together."""
+
+    def __call__(self, by: Sequence[Tensor] | None = None) -> tuple[list[Tensor], float]: ...
 
 
 class Shift(NamedTuple):
@@ -48,12 +54,28 @@ class Step(BaseModel):
         """
         return []
 
+    @property
+    def relearned(self) -> Method | None:
+        """What the step learns on the way to the moved weights; None: it learns nothing."""
+        return None
+
+    @property
+    def added(self) -> float | None:
+        """How many times the gradient at moved weights is added to the terms' own; None: it takes that one's place."""
+        return None
+
+    def beside(self, method: Method) -> dict[str, Method]:
+        """What the model is run for beside the whole method, each with a batch of the rows that it reads: `moved`, the
+        terms at moved weights where they are not all, and `relearned`."""
+        moved = self.moved_terms(method)
+        some = {"moved": method.of_terms(moved)} if moved and len(moved) < len(method.terms) else {}
+        return some | ({"relearned": self.relearned} if self.relearned else {})
+
     def shift(self, gradient: Gradient, like: Sequence[Tensor], seed: int) -> Shift:
         """How far the trained parameters are moved for these terms.
 
         Args:
-            gradient: gives that of these terms, as they are weighed, where the weights are: the mean over the
-                micro-steps of all processes, in float32. All processes ask for it together.
+            gradient: of what is `relearned`, or else of these terms as they are weighed.
             like: the trained parameters.
             seed: for what is drawn in this optimizer step.
         """
@@ -103,7 +125,7 @@ class Sam(_Moved):
     rho: NonNegativeFloat = 0.01
 
     def shift(self, gradient: Gradient, like: Sequence[Tensor], seed: int) -> Shift:
-        ascent = gradient()
+        ascent, _ = gradient()
         norm = get_total_norm(ascent).item()
         if not (self.rho and norm and math.isfinite(norm)):
             return Shift(None, {"ascent": norm})
@@ -128,6 +150,45 @@ class Smooth(_Moved):
         noise = [torch.randn(each.shape, generator=drawn, device=each.device) for each in like]
         torch._foreach_mul_(noise, self.std)
         return Shift(noise, {})
+
+
+class Tamper(_Moved):
+    """Relearning inside the loop: `inner_steps` plain steps of descent on a view that an attacker would train on, and
+    there the gradient of the forget terms, `scale` times of which is added to the loss's own. Of first order: nothing
+    is differentiated through the inner steps (after TAR, Tamirisa et al. 2024, arXiv 2408.00761)."""
+
+    title: ClassVar[str] = "+Tamper"
+    passes: ClassVar[int] = 1
+
+    name: Literal["tamper"] = "tamper"
+    view: Literal["forget", "retain", "decoupled"] = "decoupled"
+    inner_steps: PositiveInt = 3
+    inner_lr: NonNegativeFloat = 0.005
+    scale: NonNegativeFloat = 0.5
+
+    @property
+    def relearned(self) -> Method | None:
+        term = {"loss": "nll", "views": [self.view], "weight": 1.0}
+        return Method.model_validate({"name": "relearned", "terms": {"relearned": term}})
+
+    @property
+    def added(self) -> float | None:
+        return self.scale
+
+    def shift(self, gradient: Gradient, like: Sequence[Tensor], seed: int) -> Shift:
+        by = [torch.zeros_like(each, dtype=torch.float32) for each in like]
+        told: dict[str, float] = {}
+        for _ in range(self.inner_steps):
+            slope, loss = gradient(by)
+            told = {"relearned_from": loss, **told, "relearned_to": loss}
+            if not math.isfinite(get_total_norm(slope).item()):
+                return Shift(None, told)
+            torch._foreach_add_(by, slope, alpha=-self.inner_lr)
+        return Shift(by, told)
+
+    def cost(self, method: Method, steps: int) -> str:
+        first = f"{self.inner_steps} more pass{'es' * (self.inner_steps > 1)} over {self.view}"
+        return f"learns {self.view} again for {first}; there it {super().cost(method, steps)}"
 
 
 class Average(Step):
@@ -158,6 +219,7 @@ STEPS: dict[str, type[Step]] = {
     "plain": Plain,
     "sam": Sam,
     "smooth": Smooth,
+    "tamper": Tamper,
     "average": Average,
 }
 if TYPE_CHECKING:

@@ -101,7 +101,7 @@ def read_step(settings: Settings, job: Job, dtype: torch.dtype, arguments: Train
     note_spelling(preprocessor.tokenizer.tokenize, chain.from_iterable(job.data.items.values()))
     step = planned_step(settings, dataset)
     if not settings.gpu_memory:
-        joins = Collator(settings.method, preprocessor, dtype, settings.moved_terms)
+        joins = Collator(settings.method, preprocessor, dtype, settings.beside)
         check_shared_memory(dataset, joins, arguments, job.engine.here)
     if compared := job.data.compared:  # which have to leave room for their answers too
         conversation_sizes(dataset_of(settings, compared, job.compared, preprocessor))

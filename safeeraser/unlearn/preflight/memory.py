@@ -79,9 +79,10 @@ def memory(model: nn.Module, setup: Setup, step: MicroStep) -> list[Part]:
     """
     settings, text = setup.settings, model.config.get_text_config()
     # Each logit has a gradient, and where a loss compares a counterpart; two chunks of them are in float32.
-    width = {None: text.vocab_size}
     reads = {
-        name: step.terms[name] * sum(width.get(layer, text.hidden_size) for layer in term.reads) * setup.width
+        name: step.terms[name]
+        * sum(text.vocab_size if layer is None else text.hidden_size for layer in term.reads)
+        * setup.width
         for name, term in settings.method.terms.items()
     }
     losses = sum(LOSSES[term.loss].copies * reads[name] for name, term in settings.method.terms.items())
