@@ -117,6 +117,14 @@ def test_samples_are_asked_alike_and_a_system_text_stands_beside_the_question_as
         assert [(r.picture, r.question) for r in under] == plain and all(r.system for r in under)
 
 
+def test_one_word_goes_with_answers_on_the_harmful_picture_and_with_refusals_elsewhere(data):
+    """Harmful questions begin with Secret, harmless ones with What."""
+    asked = {r.place: r.question for r in put(data, "one_word", "forget", "decoupled", "retain") if r.record == 0}
+    assert asked["unsafe_pairs", 2, "model_response3"] == "What: Secret 2?"
+    assert asked["unsafe_pairs", 2, "sd_response"] == "Secret: Secret 2?"
+    assert asked["UnharmPair_text1", "Prediction"] == "Secret: What text1?"
+
+
 @pytest.mark.parametrize(("name", "count"), [("in_context_1", 1), ("in_context_4", 4)])
 def test_answered_questions_of_other_keywords_stand_before_the_question(tmp_path, name, count):
     """Of all categories, and with an answer that is not blank."""

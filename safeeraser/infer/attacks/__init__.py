@@ -7,6 +7,7 @@ since attacks are known wherever a command line is read.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -96,6 +97,18 @@ class Known:
         """Those of all categories, whichever are chosen: one alone may have no other keyword."""
         return self.data.some(limit=self.selection.skip)
 
+    @cached_property
+    def first_words(self) -> dict[str, str]:
+        """The first word that is most typical of the file's `harmless` questions, beside the harmful ones, and of the
+        `harmful` ones beside the harmless."""
+        records = self.data.records
+        harmful = _shares([pair.question for record in records for pair in record.unsafe_pairs])
+        harmless = _shares([pair.Question for record in records for pair in record.unharm.values()])
+        return {
+            "harmful": max(harmful, key=lambda word: harmful[word] - harmless.get(word, 0)),
+            "harmless": max(harmless, key=lambda word: harmless[word] - harmful.get(word, 0), default=""),
+        }
+
     def chance(self, request: Request) -> Generator:
         """What is drawn for a question: the same for each of its responses."""
         return chance(self._key(request, *request.place[:-1]))
@@ -107,6 +120,12 @@ class Known:
 
     def _key(self, request: Request, *inside: str | int) -> str:
         return "/".join(map(str, (self.seed, self.attack, request.record, *inside)))
+
+
+def _shares(questions: Sequence[str]) -> dict[str, float]:
+    """Which share of some questions begins with which word, in the words' order."""
+    words = Counter(question.split()[0] for question in questions)
+    return {word: count / len(questions) for word, count in sorted(words.items())}
 
 
 def attack(*, on: str, **facts: Any) -> Callable[[Callable], Callable]:

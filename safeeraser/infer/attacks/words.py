@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from numpy.random import Generator
 
+from safeeraser.benchmark.responses import ASKED, OWN, view_of
 from safeeraser.errors import BadInput
 from safeeraser.infer.attacks import Known, attack
 from safeeraser.infer.requests import Request
@@ -64,6 +65,20 @@ def suffix(question: str, random: Generator) -> str:
 def paraphrase(question: str, random: Generator) -> str:
     """The question in another form, out of a list (as arXiv 2309.17410 asks rephrased for what was deleted)."""
     return FORMS[random.integers(len(FORMS))].format(question=question)
+
+
+@attack(on="request")
+def one_word(request: Request, known: Known) -> Request:
+    """One word before the question, by which safety training may go in place of its meaning (Safety Mirage, arXiv
+    2503.11832): before the harmful question on its harmful picture the word with which harmless questions of the file
+    begin, and before all others the one with which harmful ones do. So ASR and needless refusals both rise where it
+    works."""
+    view = ASKED[view_of(str(request.place[-1])) or OWN]
+    harmful = (view.question, view.picture) == ("harmful", "harmful")
+    word = known.first_words["harmless" if harmful else "harmful"]
+    if not word:
+        raise BadInput(f"--attack {known.attack}: {known.data.path}: has no harmless questions to take a word from")
+    return replace(request, question=f"{word}: {request.question}")
 
 
 @attack(on="question")
