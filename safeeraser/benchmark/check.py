@@ -51,7 +51,9 @@ def check_folder(folder: Path) -> tuple[dict[str, list[Record]], list[str]]:
 
 def _lacking(record: Record) -> list[str]:
     """What a record of the benchmark has, though none of one's own must."""
-    keys = {"SDImage_path": record.SDImage_path} | {key: record.unharm.get(key) for key in UNHARM_KEYS}
+    keys = {"image_path": record.image_path, "SDImage_path": record.SDImage_path} | {
+        key: record.unharm.get(key) for key in UNHARM_KEYS
+    }
     return [f"{key}: missing" for key, value in keys.items() if not value]
 
 

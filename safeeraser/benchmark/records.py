@@ -13,7 +13,16 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from safeeraser.benchmark.files import read_json, read_json_lines, read_text
@@ -42,6 +51,10 @@ def keys_like(pattern: str, keys: Iterable[str]) -> list[str]:
 
 # A predictions file has null where a response was not asked for or not given.
 Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
+# A record of one's own has null where its questions are text alone.
+Picture = Annotated[
+    str, Field(pattern=r"\S"), WrapValidator(lambda value, check: "" if value is None else check(value))
+]
 
 
 class _Stored(BaseModel):
@@ -71,7 +84,7 @@ class Record(_Stored):
     type: str = ""
     keyword: str = ""
     category: str = ""
-    image_path: str = Field(validation_alias=AliasChoices("image_path", "image_id"), pattern=r"\S")
+    image_path: Picture = Field(validation_alias=AliasChoices("image_path", "image_id"))
     SDImage_path: str = Field("", validation_alias=AliasChoices("SDImage_path", "SDImage_id"), pattern=r"\S")
     unsafe_pairs: list[UnsafePair] = Field(min_length=1)
     unharm: dict[str, UnharmPair]

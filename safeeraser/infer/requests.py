@@ -130,6 +130,9 @@ def _requests_on(data: DataFile, index: int, selection: Selection) -> Iterator[R
     for kind in {ASKED[view].picture for view in views} - {"none"}:
         shown = swap_partner(data, index) if kind == "swapped" else index
         name = record.image_path if kind == "harmful" else data.records[shown].SDImage_path
+        if not name and kind == "harmful":
+            pictures[kind] = None  # the record says that its questions are text alone
+            continue
         if not name:
             raise BadInput(f"{data.where(shown, 'SDImage_path')}: missing, and a view that is asked shows it")
         # One that is not there is reported later, with those that cannot be decoded.
