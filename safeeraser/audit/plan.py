@@ -105,10 +105,10 @@ def attacks(options: Options, subjects: Subjects) -> Iterator[Point]:
     prepared, data = load_preprocessor(options.model_path), read_records(options.val_file)
     for name, attack in ATTACKS.items():
         lacks = attack.lacks(prepared)
-        if attack.context and not lacks:
+        if attack.request and not lacks:
             try:
                 build_requests(data, options.selection(PAIR[:1]), attack)
-            except BadInput as error:  # there are too few other questions to show
+            except BadInput as error:  # such as too few other questions to show, or no other wordings
                 lacks = str(error)
         for subject in subjects.values():
             if attack.control or subject.attack or (attack.adapter and not subject.adapter):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import record, write_dataset
+from helpers import record, write_dataset, write_json
 from PIL import Image
 
 from safeeraser.benchmark.records import read_records
@@ -123,6 +123,17 @@ def test_one_word_goes_with_answers_on_the_harmful_picture_and_with_refusals_els
     assert asked["unsafe_pairs", 2, "model_response3"] == "What: Secret 2?"
     assert asked["unsafe_pairs", 2, "sd_response"] == "Secret: Secret 2?"
     assert asked["UnharmPair_text1", "Prediction"] == "Secret: What text1?"
+
+
+def test_a_question_is_reworded_from_a_file_beside_the_data(data):
+    with pytest.raises(BadInput, match=r"rewordings\.json"):
+        put(data, "reworded_1", "forget")
+    wordings = {f"Secret {n}?": [f"First {n}?", f"Second {n}?"] for n in range(4)}
+    write_json(data.path.with_name("rewordings.json"), wordings)
+    asked = [r.question for r in put(data, "reworded_2", "forget", "retain")]
+    assert asked[3] == "Second 1?" and "What text1?" in asked and len(set(asked)) == 8
+    with pytest.raises(BadInput, match=r"reworded_3: .*rewordings\.json has no wording 3 .*record 0, unsafe_pairs\.0"):
+        put(data, "reworded_3", "decoupled")
 
 
 @pytest.mark.parametrize(("name", "count"), [("in_context_1", 1), ("in_context_4", 4)])

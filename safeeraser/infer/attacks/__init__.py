@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.random import Generator
 from PIL import Image
 
+from safeeraser.benchmark.files import read_object
 from safeeraser.benchmark.pictures import find_picture, open_picture
 from safeeraser.benchmark.records import DataFile
 from safeeraser.benchmark.sources import code_of
@@ -96,6 +97,16 @@ class Known:
     def held_out_of_all(self) -> DataFile:
         """Those of all categories, whichever are chosen: one alone may have no other keyword."""
         return self.data.some(limit=self.selection.skip)
+
+    @property
+    def wordings_file(self) -> Path:
+        """Where other wordings of the questions lie: beside the data file."""
+        return self.data.path.with_name("rewordings.json")
+
+    @cached_property
+    def rewordings(self) -> dict[str, Any]:
+        """Other wordings of the questions, a list by each one's text. Raises `BadInput` if there is no such file."""
+        return read_object(self.wordings_file)
 
     @cached_property
     def first_words(self) -> dict[str, str]:
