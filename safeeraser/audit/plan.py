@@ -104,11 +104,13 @@ def attacks(options: Options, subjects: Subjects) -> Iterator[Point]:
     """The adapter under each attack, and the controls, since an attack may break what it was to bring back."""
     prepared, data = load_preprocessor(options.model_path), read_records(options.val_file)
     for name, attack in ATTACKS.items():
+        if attack.reads and not options.val_file.with_name(attack.reads).is_file():
+            continue  # data need not have other wordings
         lacks = attack.lacks(prepared)
-        if attack.request and not lacks:
+        if attack.context and not lacks:
             try:
                 build_requests(data, options.selection(PAIR[:1]), attack)
-            except BadInput as error:  # such as too few other questions to show, or no other wordings
+            except BadInput as error:  # there are too few other questions to show
                 lacks = str(error)
         for subject in subjects.values():
             if attack.control or subject.attack or (attack.adapter and not subject.adapter):

@@ -62,6 +62,7 @@ class Attack:
     needs_picture: bool = False  # there is nothing to attack where no picture is shown
     learns: bool = False  # it reads records that are held out, and so needs some
     informed: bool = False  # it reads the vanilla answers to what is asked: what comes of it may be its own doing
+    reads: str = ""  # a file beside the data file, without which it cannot be made
     control: bool = False  # it asks for a refusal, not an answer: no attack, but what one is held against
     lacks: Callable[[Preprocessor], str] = lambda prepared: ""
     passes: Callable[[int, int], int] = lambda records, questions: 0
@@ -98,15 +99,10 @@ class Known:
         """Those of all categories, whichever are chosen: one alone may have no other keyword."""
         return self.data.some(limit=self.selection.skip)
 
-    @property
-    def wordings_file(self) -> Path:
-        """Where other wordings of the questions lie: beside the data file."""
-        return self.data.path.with_name("rewordings.json")
-
     @cached_property
-    def rewordings(self) -> dict[str, Any]:
-        """Other wordings of the questions, a list by each one's text. Raises `BadInput` if there is no such file."""
-        return read_object(self.wordings_file)
+    def beside(self) -> dict[str, Any]:
+        """The object in the file that the attack `reads`. Raises `BadInput` if there is no such file."""
+        return read_object(self.data.path.with_name(ATTACKS[self.attack].reads))
 
     @cached_property
     def first_words(self) -> dict[str, str]:
