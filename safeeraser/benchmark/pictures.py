@@ -1,5 +1,7 @@
 """Finding and opening the benchmark's pictures."""
 
+import base64
+import io
 from os.path import isfile
 from pathlib import Path
 from typing import cast
@@ -30,6 +32,13 @@ def open_picture(path: Path) -> Image.Image:
         raise BadInput(f"{path}: picture not found") from None
     except Exception as error:  # whatever a damaged file makes Pillow's readers raise
         raise BadInput(f"{path}: picture cannot be decoded ({type(error).__name__})") from None
+
+
+def data_url(picture: Image.Image) -> str:
+    """The picture as a server takes it within a request, without loss: it may turn a file by its EXIF data."""
+    png = io.BytesIO()
+    picture.save(png, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
 
 
 def picture_size(path: Path) -> tuple[int, int]:

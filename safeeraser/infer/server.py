@@ -1,8 +1,6 @@
 """An engine of the user's own: requests go, pictures included, to a server that speaks the OpenAI protocol."""
 
-import base64
 import functools
-import io
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safeeraser.benchmark.conversation import SYSTEM_TEXTS
+from safeeraser.benchmark.pictures import data_url
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.chat import Chat
 from safeeraser.generation.sampling import request_seed
@@ -95,7 +94,5 @@ class Server:
 
 @functools.lru_cache(PICTURES)
 def _data_url(picture: Path | Redrawn) -> str:
-    """The picture as the built-in engine decodes it, without loss: servers may turn a file by its EXIF data."""
-    png = io.BytesIO()
-    show(picture).save(png, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+    """The picture as the built-in engine decodes it."""
+    return data_url(show(picture))

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -83,6 +83,7 @@ class General:
         decides: the metrics that it can tell.
         version: by which stores and results tell it from an earlier state: of its prompts, or of its file.
         max_tokens: of a reply; a judge that rambles need not be paid for.
+        picture: whether the picture that was shown goes with the question.
     """
 
     official: bool
@@ -90,6 +91,7 @@ class General:
     decides: frozenset[str] = frozenset(ASKED)
     version: str = field(default_factory=prompts_version)
     max_tokens: int = 64
+    picture: ClassVar[bool] = False
 
     def messages(self, query: Query) -> list[dict[str, str]]:
         """The conversation that asks for a verdict: one prompt, the response in it."""
@@ -174,13 +176,14 @@ class Decision(_Setting):
 class Guard(_Setting):
     """A guard model, which moderates the last turn of a conversation; its file in config/judge/ is all of it.
 
-    `prompt` asks in one turn instead, with {question} and {response} in it.
+    `prompt` asks in one turn instead, with {question} and {response} in it. `picture` shows it the picture too.
     """
 
     name: str
     source: str  # the file's text
     model: str
     max_tokens: int = Field(64, ge=1)
+    picture: bool = False
     metrics: dict[str, Decision] = Field(min_length=1)
     template: str | None = Field(None, alias="prompt")
 

@@ -5,9 +5,11 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from datetime import date
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
+from safeeraser.benchmark.pictures import data_url, find_picture, open_picture
 from safeeraser.benchmark.truth import TRUTH
 from safeeraser.chat import Chat
 from safeeraser.errors import BadInput, note
@@ -21,6 +23,8 @@ from safeeraser.replies import FILTERED, Failure, Reply
 
 TIMEOUT = 60.0  # seconds of silence after which an attempt is given up
 CHARACTERS = 4  # of English text to a token, roughly
+PICTURE = 765  # tokens of one, as OpenAI counts 1024 x 1024 pixels
+PICTURES = 64  # encoded ones that are kept, since what is asked about one follows each other
 REASONS = ("stop", "length", "content_filter")  # why a reply ends, by the protocol
 # Parameters that not every server or model takes, the likeliest first, and what to send instead.
 OPTIONAL = {"response_format": None, "max_tokens": "max_completion_tokens", "temperature": None}
@@ -51,7 +55,7 @@ class ServedJudge(Judge):
         self._chat: Chat[str] = (
             BatchChat(self.model, store=self._store, **server) if judging.batch else Chat(self.model, **server)
         )
-        self._extra, self._batch = judging.extra_body, judging.batch
+        self._extra, self._batch, self._data = judging.extra_body, judging.batch, judging.data
         self._max_tokens = judging.max_tokens or self._dialect.max_tokens
         self._memory = {name: request_hash("refused", self._chat.address, self.model, name) for name in OPTIONAL}
         self.failures: Counter[str] = Counter()
@@ -79,7 +83,8 @@ class ServedJudge(Judge):
         for request, same in waiting.items():
             if request not in known:
                 text = "".join(message["content"] for message in self._dialect.messages(same[0]))
-                yield same[0].metric, Spent(1, len(text) // CHARACTERS, 2)
+                shown = PICTURE if self._dialect.picture and same[0].picture else 0
+                yield same[0].metric, Spent(1, len(text) // CHARACTERS + shown, 2)
 
     def _by_request(self, queries: Iterable[Query]) -> dict[str, list[Query]]:
         """The queries by what is asked, which is the same whatever of `OPTIONAL` the server turns out to take."""
@@ -90,7 +95,7 @@ class ServedJudge(Judge):
         return waiting
 
     def _request(self, query: Query, refused: frozenset[str]) -> dict[str, Any]:
-        usual = {"messages": self._dialect.messages(query), "temperature": 0, "max_tokens": self._max_tokens}
+        usual = {"messages": self._messages(query), "temperature": 0, "max_tokens": self._max_tokens}
         if form := self._dialect.form(query):
             usual["response_format"] = form
         for name in refused & usual.keys():
@@ -100,6 +105,21 @@ class ServedJudge(Judge):
         own = {key: value for key, value in usual.items() if key not in self._extra}
         sent = {key: value for key, value in self._extra.items() if value is not None}
         return own | ({"extra_body": sent} if sent else {})
+
+    def _messages(self, query: Query) -> list[dict[str, Any]]:
+        """The conversation, with the picture before its first text where the judge is to see one. Of a picture as of a
+        text the store keeps no more than a hash of the whole request."""
+        first, *others = self._dialect.messages(query)
+        if not (self._dialect.picture and query.picture):
+            return [first, *others]
+        file = find_picture(query.picture, self._data) if self._data else None
+        if file is None:
+            raise BadInput(f"the judge {self.name} sees pictures: {query.where}: picture {query.picture} not found")
+        parts = [
+            {"type": "image_url", "image_url": {"url": _encoded(file)}},
+            {"type": "text", "text": first["content"]},
+        ]
+        return [first | {"content": parts}, *others]
 
     def _outcomes(self, waiting: dict[str, list[Query]]) -> Generator[tuple[str, Reply | Failure], None, None]:
         """Ask, the first call alone: by it is found out what the server takes."""
@@ -182,6 +202,11 @@ class ServedJudge(Judge):
         return kept
 
 
+@lru_cache(PICTURES)
+def _encoded(file: Path) -> str:
+    return data_url(open_picture(file))
+
+
 def read_judge_key(choice: Choice, judging: Judging) -> ApiKey:
     """The key of a judge behind a server. OpenAI's goes to OpenAI, and where `OPENAI_BASE_URL` or the main judge's
     address has the judge `openai`; a guard has a variable of its own.
@@ -195,7 +220,7 @@ def read_judge_key(choice: Choice, judging: Judging) -> ApiKey:
             f"--api_key, --api_key_file: a key belongs to one host, and the judges are at {', '.join(sorted(hosts))}: "
             f"set {OPENAI_KEY}, for a guard NAME_API_KEY, for any other {OF_HOST}HOST"
         )
-    main, variables = judging.judge, [f"{choice.name.upper()}_API_KEY"]
+    main, variables = judging.judge, [f"{choice.name.upper().replace('-', '_')}_API_KEY"]
     if choice.name == GENERAL:
         variables = openai_key(choice.base_url, main.base_url if main.name == GENERAL else None)
     keyless = "--judge rules needs none"

@@ -1,9 +1,15 @@
 """Guard models: a guard is a file of config/judge/ and nothing else."""
 
+import pytest
+from chat_server import completion
+from PIL import Image
+
+from safeeraser.benchmark.pictures import data_url
+from safeeraser.errors import BadInput
 from safeeraser.judge import dialects
 from safeeraser.judge.dialects import read_guard
 
-from .asked import query
+from .asked import ask, judging, query, words
 
 MINE = r"""
 model: some/guard
@@ -34,3 +40,22 @@ def test_a_new_guard_is_a_file(tmp_path, monkeypatch):
     assert {reply: guard.read(query(), reply, "stop").value for reply in replies} == replies
     (tmp_path / "mine.yaml").write_text(MINE + "\n")
     assert guard.version != read_guard("mine").version
+
+
+def test_a_guard_that_sees_gets_the_picture_and_the_store_keeps_none_of_it(tmp_path, serve):
+    """It thinks of something else first. Another picture is another question, the same one is paid for once."""
+    for name, colour in (("1.png", "red"), ("2.png", "blue")):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / name)
+    said = "<think>Request: harmful\nResponse: unharmful</think>\n<result>\nRequest: harmful\nRefusal: compliance\n"
+    server = serve(lambda _, prompt: (200, {}, completion(f"{said}Response: harmful\n</result>")))
+    given = judging(tmp_path, server, "guardreasoner-vl", data=tmp_path / "all_val.json")
+    asked = [query(metric, picture=name) for name in ("1.png", "2.png") for metric in ("asr", "rr")]
+    _, verdicts = ask(given, asked)
+    assert words(verdicts) == ["unsafe", "normal"] * 2
+    sent = [body["messages"][0]["content"] for *_, body in server.requests]
+    shown = {content[0]["image_url"]["url"] for content in sent}
+    assert len(sent) == 2 and shown == {data_url(Image.open(tmp_path / name)) for name in ("1.png", "2.png")}
+    assert all("A lamp is lit." in content[1]["text"] for content in sent)
+    assert "base64" not in (tmp_path / "store.jsonl").read_text()
+    with pytest.raises(BadInput, match=r"asr, record 0, pair 0, model_response1: picture 3\.png not found"):
+        ask(given, [query(picture="3.png")])
