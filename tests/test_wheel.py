@@ -57,8 +57,7 @@ class Installed:
 
     def run(self, *words: object, code: int = 0) -> str:
         """What the fresh Python prints, called from another folder; on stderr where it is to fail."""
-        hidden = ("PYTHON", "OPENAI_")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+        environment = {name: value for name, value in os.environ.items() if not re.match("PYTHON|OPENAI_", name)}
         call = list(map(str, [self.python, *words]))
         done = subprocess.run(call, cwd=self.elsewhere, env=environment, capture_output=True, text=True)
         assert done.returncode == code, done.stderr
@@ -72,19 +71,12 @@ def installed(tmp_path_factory):
 
 
 def test_every_file_of_the_checkout_is_in_it(installed):
-    told = installed.run(
-        "-c", "from safeeraser.benchmark.files import CONFIG as c, PACKAGE as p; print(c, p, sep='\\n')"
-    )
-    assert told.splitlines() == [
-        str(installed.packages / "safeeraser" / "config"),
-        str(installed.packages / "safeeraser"),
-    ]
-    for source, place in (("safeeraser", "safeeraser"), ("config", "safeeraser/config")):
-        files = [path for path in (ROOT / source).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-        missing = [
-            path for path in files if not (installed.packages / place / path.relative_to(ROOT / source)).is_file()
-        ]
-        assert len(files) > 20 and not missing
+    told = installed.run("-c", "from safeeraser.benchmark.files import CONFIG, PACKAGE; print(CONFIG, PACKAGE)")
+    inside = installed.packages / "safeeraser"
+    assert told.split() == [str(inside / "config"), str(inside)]
+    for source, place in ((ROOT / "safeeraser", inside), (ROOT / "config", inside / "config")):
+        files = [path for path in source.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+        assert len(files) > 20 and not [path for path in files if not (place / path.relative_to(source)).is_file()]
 
 
 def test_it_asks_for_all_that_it_imports_and_pins_nothing(installed):
@@ -100,6 +92,13 @@ def test_it_asks_for_all_that_it_imports_and_pins_nothing(installed):
     for file in (*(ROOT / "safeeraser").rglob("*.py"), *ROOT.glob("*.py")):
         for name in set(re.findall(r"^\s*(?:from|import) (\w+)", file.read_text(), re.MULTILINE)) & owners.keys():
             assert {*map(plain, owners[name])} & known, (file, name)
+
+
+def test_answers_become_figures_without_torch(installed):
+    rooms = (ROOT / "safeeraser" / room for room in ("benchmark", "judge", "score", "report", "specificity"))
+    files = [file for room in rooms for file in room.glob("*.py") if file.stem not in ("__main__", "probe")]
+    assert len(files) > 30
+    installed.run("-c", "".join(f"import safeeraser.{file.parent.name}.{file.stem}\n" for file in files))
 
 
 def test_scoring_and_the_report_need_no_torch_and_find_every_file(installed, tmp_path):
