@@ -52,8 +52,7 @@ class Installed:
         pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "-w")
         subprocess.run([*pip, self.elsewhere, archive], cwd=self.elsewhere, check=True)
         shutil.rmtree(checkout)
-        (wheel,) = self.elsewhere.glob("safeeraser-*.whl")
-        return wheel
+        return next(self.elsewhere.glob("safeeraser-*.whl"))
 
     def run(self, *words: object, code: int = 0) -> str:
         """What the fresh Python prints, called from another folder; on stderr where it is to fail."""

@@ -58,8 +58,8 @@ def write_whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
 def _file_at(path: str | Path) -> Path:
     """Where symbolic links lead, also to what is yet to be. Raises `BadInput` where something else than a file is."""
     place = os.path.realpath(path)
-    if os.path.exists(place) and not os.path.isfile(place):
-        kind = "folder" if os.path.isdir(place) else "device or a pipe"
+    if os.path.lexists(place) and not os.path.isfile(place):
+        kind = "folder" if os.path.isdir(place) else "circle of links" if os.path.islink(place) else "device or a pipe"
         raise BadInput(f"{path}: cannot be written (it is a {kind}); name a file")
     return Path(place)
 

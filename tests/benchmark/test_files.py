@@ -126,7 +126,8 @@ def test_a_symbolic_link_stays_and_what_it_leads_to_is_replaced_whole(tmp_path):
     with pytest.raises(BadInput, match="its folder cannot be made"):
         files.make_room_for(target / "x.json")
     os.mkfifo(tmp_path / "pipe")
-    for path, kind in ((target.parent, "folder"), (tmp_path / "pipe", "device or a pipe")):
-        assert says(path) == f"{path.name}: cannot be written (it is a {kind}); name a file"
+    (tmp_path / "one").symlink_to("one")
+    for name, kind in (("disk", "folder"), ("pipe", "device or a pipe"), ("one", "circle of links")):
+        assert says(tmp_path / name) == f"{name}: cannot be written (it is a {kind}); name a file"
         with pytest.raises(BadInput, match=kind):
-            files.make_room_for(path)
+            files.make_room_for(tmp_path / name)
