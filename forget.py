@@ -3,13 +3,14 @@
 import logging
 
 from safeeraser.errors import command
-from safeeraser.unlearn.config.compose import from_command_line
 
 
 @command
 def main() -> int:
     """Compose and check the settings of each run, then unlearn; exit code 3 where one is whole but did not get to the
     hub."""
+    from safeeraser.unlearn.config.compose import from_command_line
+
     pages = from_command_line()
     from safeeraser.publish import unlearn_and_publish  # only now, since torch takes its time
     from safeeraser.unlearn.config.read import read_settings

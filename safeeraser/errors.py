@@ -5,6 +5,11 @@ import functools
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+
+# What the extra `train` installs, by the names that are imported. Scoring and the report need none of it.
+TRAINING = ("torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "hydra", "omegaconf", "psutil")
 
 
 class BadInput(Exception):
@@ -38,7 +43,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def command(main: Callable[..., int | None]) -> Callable[..., None]:
-    """Wrap a command's main function: `BadInput`, or too long a path, prints one line and exits 2, Ctrl-C exits 130."""
+    """Wrap a command's main function: what cannot be used prints one line and exits 2, Ctrl-C exits 130.
+
+    That is `BadInput`, too long a path, and a package of the extra `train` that is not installed. `main` itself imports
+    what needs such a package.
+    """
 
     @functools.wraps(main)
     def run(*args, **kwargs) -> None:
@@ -46,6 +55,12 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
             code = main(*args, **kwargs)
         except BadInput as error:
             sys.exit(_fail(str(error), 2))
+        except ModuleNotFoundError as error:
+            lacking = [name for name in TRAINING if find_spec(name) is None]
+            if (error.name or "").partition(".")[0] not in lacking:
+                raise
+            needed = f"{_called()} needs {lacking[0]}. Install it with pip install -e '.[train]'"
+            sys.exit(_fail(needed, 2))
         except OSError as error:
             # Wherever a path is first looked at: it would be much to ask that each of those places thinks of it.
             if error.errno != errno.ENAMETOOLONG:
@@ -58,6 +73,12 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
         sys.exit(code or 0)
 
     return run
+
+
+def _called() -> str:
+    """The command that runs, as its user names it."""
+    module = sys.modules["__main__"].__spec__  # of `python -m`, else None
+    return f"python -m {module.name.removesuffix('.__main__')}" if module else Path(sys.argv[0]).name
 
 
 def _fail(message: str, code: int) -> int:

@@ -1,5 +1,5 @@
 # Sourced by the scripts that a newcomer runs: makes .venv and puts it first on PATH. Needs Python 3.11 or newer, no more.
-# $1: the extras of setup.py to install ("test"), if any. Nothing is installed again until the requirements change.
+# $1: the extras of pyproject.toml to install ("test"), if any. Nothing is installed again until the requirements change.
 
 python=""
 for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11; do
@@ -14,7 +14,7 @@ if [ -z "$python" ]; then
 fi
 
 stamp=".venv/installed-${1:-base}"
-wanted=$(cat requirements.txt setup.py | cksum)
+wanted=$(cat requirements.txt pyproject.toml | cksum)
 if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
   echo "Setting up .venv (once; the downloads are large)"
   [ -x .venv/bin/python ] || "$python" -m venv .venv

@@ -189,7 +189,7 @@ def test_the_page_names_every_room_and_each_of_its_blocks_is_read():
 
 
 def test_the_version_is_the_same_wherever_it_stands():
-    (packaged,) = re.findall(r'^ +version="(.+)",$', (ROOT / "setup.py").read_text(), re.MULTILINE)
+    (packaged,) = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]
     assert packaged == cited == safeeraser.__version__
     assert f"\n## {packaged}\n" in (ROOT / "CHANGELOG.md").read_text()

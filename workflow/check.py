@@ -61,7 +61,7 @@ def find_faults(plan: Plan) -> Found:
 
 def scoring(plan: Plan, predictions: str, reference: str) -> ScoreOptions:
     """How predictions are judged, with outputs that nothing writes to. Raises `BadInput`."""
-    words = [f"--input_file={predictions}", f"--file_refer={reference}", "--summary=/dev/null", f"--judge={plan.judge}"]
+    words = [f"--input_file={predictions}", f"--file_refer={reference}", "--summary=unwritten", f"--judge={plan.judge}"]
     return score_options(vars(score_arguments().parse_args([*words, *shlex.split(plan.score_options)])))
 
 

@@ -19,7 +19,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 
-from safeeraser.benchmark.files import CONFIG, run_of
+from safeeraser.benchmark.adapters import run_of
+from safeeraser.benchmark.files import CONFIG
 from safeeraser.benchmark.methods import PD, WITH_REFERENCE
 from safeeraser.benchmark.metrics import SPLITS
 from safeeraser.benchmark.pages import read_keys

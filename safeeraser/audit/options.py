@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safeeraser.arguments import Arguments, add_options, count, count_or, option, options_in, several
-from safeeraser.benchmark.files import sha256, trained_settings
+from safeeraser.benchmark.adapters import trained_settings
+from safeeraser.benchmark.files import sha256
 from safeeraser.errors import BadInput, nearest
 from safeeraser.infer.attacks import ATTACKS
 from safeeraser.infer.options import BATCH_SIZE, DECODE

@@ -18,7 +18,8 @@ from typing import Annotated
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from safeeraser.benchmark.files import CONFIG, RUN_FILE, held
+from safeeraser.benchmark.adapters import RUN_FILE
+from safeeraser.benchmark.files import CONFIG, held
 from safeeraser.benchmark.pages import check_keys, read_keys
 from safeeraser.errors import nearest
 from safeeraser.model.merge import merge

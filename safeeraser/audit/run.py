@@ -22,7 +22,8 @@ from safeeraser.audit.plan import Plan, Point, points_of, read_point, show_plan
 from safeeraser.audit.relearn import adapter_after, ended, merge_once, relearn, relearning_settings
 from safeeraser.audit.statistics import FLOOR, INSIDE, estimate, values_at
 from safeeraser.audit.subjects import check_inputs, check_subjects, subjects_of
-from safeeraser.benchmark.files import Busy, described_by, held, make_room_for, read_object, write_json
+from safeeraser.benchmark.adapters import described_by
+from safeeraser.benchmark.files import Busy, held, make_room_for, read_object, write_json
 from safeeraser.benchmark.metrics import METRICS
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput

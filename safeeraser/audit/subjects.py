@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from safeeraser.audit.options import Options, hash_settings
+from safeeraser.benchmark.adapters import adapter_file, trained_settings
 from safeeraser.benchmark.audits import FORMAT
 from safeeraser.benchmark.figures import AUDITED
-from safeeraser.benchmark.files import adapter_file, read_object, sha256, trained_settings
+from safeeraser.benchmark.files import read_object, sha256
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
 from safeeraser.infer.predictions import difference

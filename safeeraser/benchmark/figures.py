@@ -64,26 +64,8 @@ class Row(Figure):
     text_instead: str = ""
 
     @property
-    def per_cent(self) -> tuple[float | None, float | None, float | None]:
-        """Value, low and high as they are shown: shares in per cent."""
-        factor = 100 if self.unit == "%" else 1
-        parts = (None,) * 3 if self.withheld else (self.value, self.low, self.high)
-        value, low, high = (None if part is None else factor * part for part in parts)
-        return value, low, high
-
-    @property
     def text(self) -> str:
-        value, _, _ = self.per_cent
-        if self.text_instead or self.withheld:
-            return self.text_instead or "withheld"
-        return "–" if value is None else self._number(value)
-
-    @property
-    def range(self) -> str:
-        value, low, high = self.per_cent
-        if value is None or low is None or high is None:
-            return ""
-        return f"{self._number(low)}{' to ' if self.relative in DIFFERENCES or low < 0 else '–'}{self._number(high)}"
+        return self.text_instead or super().text
 
     @property
     def remarks(self) -> list[str]:
@@ -99,31 +81,18 @@ class Row(Figure):
         """What tells its kind from others, whatever the run and the seed."""
         return tuple(getattr(self, name) for name in PLACE)
 
-    def _number(self, number: float) -> str:
-        sign = "+" if self.relative in DIFFERENCES else ""
-        return f"{number:{sign}.{1 if self.unit == '%' else 2}f}"
+    @property
+    def _is_share(self) -> bool:
+        return self.unit == "%"
+
+    @property
+    def _is_difference(self) -> bool:
+        return self.relative in DIFFERENCES
 
 
 PLACE = ("subject", "condition", "name", "at", "metric", "split", "view", "by", "group", "relative")
-COLUMNS = (
-    *(
-        "run",
-        *PLACE,
-        "unit",
-        "value",
-        "low",
-        "high",
-        "n",
-        "pictures",
-        "failed",
-        "unparsed",
-        "declined",
-        "blank",
-        "skipped",
-        "differ",
-    ),
-    *("withheld", "p", "q", "judge", "protocol", "seed", "note"),
-)
+_COUNTS = ("n", "pictures", "failed", "unparsed", "declined", "blank", "skipped", "differ", "withheld")
+COLUMNS = ("run", *PLACE, "unit", "value", "low", "high", *_COUNTS, "p", "q", "judge", "protocol", "seed", "note")
 NOTHING = Row()  # a figure that was not measured
 
 

@@ -117,17 +117,16 @@ class Figure(BaseModel):
 
     @property
     def per_cent(self) -> tuple[float | None, float | None, float | None]:
-        """Value, low and high in per cent, None where there is none that stands."""
+        """Value, low and high as they are shown, shares in per cent; None where there is none that stands."""
         parts = (None,) * 3 if self.withheld else (self.value, self.low, self.high)
-        value, low, high = (None if part is None else 100 * part for part in parts)
+        value, low, high = (None if part is None else part * (100 if self._is_share else 1) for part in parts)
         return value, low, high
 
     @property
     def text(self) -> str:
-        """In per cent with one decimal; a dash where nothing was measured, `withheld` where it must not stand."""
-        if self.withheld:
-            return "withheld"
-        return "–" if self.value is None else f"{100 * self.value:.1f}"
+        """A share in per cent; a dash where nothing was measured, `withheld` where it must not stand."""
+        value, _, _ = self.per_cent
+        return "withheld" if self.withheld else "–" if value is None else self._number(value)
 
     @property
     def sort_key(self) -> float:
@@ -143,11 +142,11 @@ class Figure(BaseModel):
 
     @property
     def range(self) -> str:
-        """The interval in per cent, empty where there is none."""
-        if not self.interval:
+        """The interval, of a share in per cent; empty where there is none."""
+        value, low, high = self.per_cent
+        if value is None or low is None or high is None:
             return ""
-        _, low, high = self.interval
-        return f"{100 * low:.1f}–{100 * high:.1f}"
+        return f"{self._number(low)}{' to ' if self._is_difference or low < 0 else '–'}{self._number(high)}"
 
     @property
     def remarks(self) -> list[str]:
@@ -156,6 +155,17 @@ class Figure(BaseModel):
             return [self.withheld]
         names = ("failed", "unparsed", "declined", "blank", "skipped")
         return [f"{getattr(self, name)} {name}" for name in names if getattr(self, name)]
+
+    @property
+    def _is_share(self) -> bool:
+        return True
+
+    @property
+    def _is_difference(self) -> bool:
+        return False
+
+    def _number(self, number: float) -> str:
+        return f"{number:{'+' if self._is_difference else ''}.{1 if self._is_share else 2}f}"
 
 
 UNKNOWN = Figure(value=None)  # what was not measured

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from safeeraser.benchmark.adapters import adapter_file
 from safeeraser.benchmark.conversation import IGNORE
-from safeeraser.benchmark.files import adapter_file, sha256
+from safeeraser.benchmark.files import sha256
 from safeeraser.model.turns import Row
 from safeeraser.model.vlm import VLM
 

@@ -14,8 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from safeeraser.benchmark.answered import Place, seen_from, take_refusals_along, with_answers
-from safeeraser.benchmark.files import described_by, lock, read_json, sha256, write_json
+from safeeraser.benchmark.adapters import described_by
+from safeeraser.benchmark.answers import Place, seen_from, take_refusals_along, with_answers
+from safeeraser.benchmark.files import lock, read_json, sha256, write_json
 from safeeraser.benchmark.origin import versions
 from safeeraser.benchmark.records import UNHARM, DataFile, keys_like
 from safeeraser.benchmark.responses import ASKED, RELEASED, SWAPPED_PICTURE, VIEWS

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from safeeraser.arguments import without_credentials
-from safeeraser.benchmark.checked import unreadable
+from safeeraser.benchmark.adapters import adapter_file, described_by, trained_settings
 from safeeraser.benchmark.conversation import IMAGE
-from safeeraser.benchmark.files import adapter_file, described_by, make_room_for, trained_settings, write_json
+from safeeraser.benchmark.files import make_room_for, write_json
 from safeeraser.benchmark.origin import versions
-from safeeraser.benchmark.pictures import picture_size
+from safeeraser.benchmark.pictures import picture_size, unreadable
 from safeeraser.benchmark.records import DataFile, read_records
 from safeeraser.benchmark.release import ALIASES
 from safeeraser.errors import BadInput

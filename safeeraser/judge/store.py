@@ -82,7 +82,7 @@ class Store:
     def __init__(self, path: Path, *, shared: bool = False) -> None:
         self.path, self._own, self._shared = path, path, shared
         for file in self._files():
-            if not (file.is_file() or file.is_char_device()):  # to read a pipe would be to wait for ever
+            if not file.is_file():  # to read a pipe would be to wait for ever
                 raise BadInput(f"{file}: cannot be a verdict store, which is read as well; name a file with --store")
             try:
                 with open(file, "rb") as handle:

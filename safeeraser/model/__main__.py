@@ -7,13 +7,12 @@ from pathlib import Path
 from safeeraser.arguments import Arguments, one_of
 from safeeraser.benchmark.release import RELEASED_MODEL
 from safeeraser.errors import command
-from safeeraser.model.load import DTYPES
-from safeeraser.model.merge import copy, merge
-from safeeraser.model.stored import convert
 
 
 def parser() -> Arguments:
     """The command line."""
+    from safeeraser.model.load import DTYPES  # here and below: only now, since torch may not be installed
+
     parser = Arguments(prog="python -m safeeraser.model", description=__doc__.partition(": ")[2])
     actions = parser.add_subparsers(dest="action", required=True)
 
@@ -59,6 +58,9 @@ def parser() -> Arguments:
 @command
 def main() -> None:
     """Convert, merge or copy."""
+    from safeeraser.model.merge import copy, merge
+    from safeeraser.model.stored import convert
+
     arguments = parser().parse_args()
     if arguments.action == "convert":
         convert(arguments.source, arguments.target, alpha=arguments.lora_alpha, model_path=arguments.model_path)

@@ -5,7 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from safeeraser.benchmark.files import adapter_file, run_of, sha256, trained_settings
+from safeeraser.benchmark.adapters import adapter_file, run_of, trained_settings
+from safeeraser.benchmark.files import sha256
 from safeeraser.errors import BadInput
 
 log = logging.getLogger(__name__)

@@ -27,8 +27,8 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils.logging import disable_progress_bar
 
+from safeeraser.benchmark.adapters import ADAPTER_FILES
 from safeeraser.benchmark.family import Family, families, page_for, page_of_type
-from safeeraser.benchmark.files import ADAPTER_FILES
 from safeeraser.errors import BadInput
 from safeeraser.model.llava import check_form, check_pictures, picture_processor, processor_numbers
 from safeeraser.model.preprocess import Preprocessor

@@ -17,16 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
-from safeeraser.benchmark.files import (
-    RUN_FILE,
-    adapter_file,
-    home,
-    read_object,
-    run_of,
-    sha256,
-    write_json,
-    write_whole_folder,
-)
+from safeeraser.benchmark.adapters import RUN_FILE, adapter_file, home, run_of
+from safeeraser.benchmark.files import read_object, sha256, write_json, write_whole_folder
 from safeeraser.benchmark.release import RELEASED_MODEL
 from safeeraser.errors import BadInput
 from safeeraser.model.fingerprint import fingerprint

@@ -18,8 +18,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+from safeeraser.benchmark.adapters import RUN_FILE, adapter_file, home
 from safeeraser.benchmark.family import page_of_type
-from safeeraser.benchmark.files import RUN_FILE, adapter_file, home, read_object, write_whole, write_whole_folder
+from safeeraser.benchmark.files import read_object, write_whole, write_whole_folder
 from safeeraser.benchmark.release import RELEASED_TYPE
 from safeeraser.errors import BadInput
 from safeeraser.model.llava import RENAMED, from_release, to_release

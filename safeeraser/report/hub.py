@@ -19,7 +19,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import disable_progress_bars, httpx, validate_repo_id
 
-from safeeraser.benchmark.files import ADAPTER_FILES, read_json, run_of
+from safeeraser.benchmark.adapters import ADAPTER_FILES, run_of
+from safeeraser.benchmark.files import read_json
 from safeeraser.errors import BadInput
 from safeeraser.report.model_card import CARD, base_name, card, edited, write_card
 

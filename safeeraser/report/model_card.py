@@ -17,10 +17,11 @@ from huggingface_hub.errors import HFValidationError
 from yaml import YAMLError
 
 from safeeraser import __version__
+from safeeraser.benchmark.adapters import ADAPTER_FILES, RUN_FILE, run_of, trained_settings
 from safeeraser.benchmark.conversation import prompt
 from safeeraser.benchmark.family import Family, families, page_for, page_of_type
 from safeeraser.benchmark.figures import Row
-from safeeraser.benchmark.files import ADAPTER_FILES, RUN_FILE, read_text, run_of, trained_settings, write_whole
+from safeeraser.benchmark.files import read_text, write_whole
 from safeeraser.benchmark.methods import shown_weight
 from safeeraser.benchmark.metrics import COLUMNS, METRICS
 from safeeraser.benchmark.release import RELEASED_TYPE

@@ -11,9 +11,10 @@ from typing import Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from safeeraser.benchmark.adapters import RUN_FILE
 from safeeraser.benchmark.audits import Audit
 from safeeraser.benchmark.figures import Row, find
-from safeeraser.benchmark.files import RUN_FILE, read_json, read_json_lines
+from safeeraser.benchmark.files import read_json, read_json_lines
 from safeeraser.benchmark.metrics import COLUMNS, METRICS, SPLITS, Column, Figure
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.benchmark.summaries import BY_VIEW, Summary, SummaryFile

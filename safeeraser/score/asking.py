@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from safeeraser.benchmark.files import described_by, read_json, sha256
+from safeeraser.benchmark.adapters import described_by
+from safeeraser.benchmark.files import read_json, sha256
 from safeeraser.benchmark.metrics import METRICS
 from safeeraser.benchmark.records import DataFile, Record, read_records
 from safeeraser.benchmark.responses import SWAPPED_PICTURE, VIEWS, fields_in

@@ -8,7 +8,7 @@ from typing import Any
 
 from safeeraser.arguments import Arguments, add_options, count, one_of, option, options_in, several, share
 from safeeraser.benchmark.figures import COLUMNS
-from safeeraser.benchmark.files import kept_by_the_system, make_room_for, read_json, read_text
+from safeeraser.benchmark.files import make_room_for, read_json, read_text
 from safeeraser.benchmark.metrics import ASKED, SPLITS
 from safeeraser.benchmark.records import UNHARM, keys_like
 from safeeraser.errors import BadInput
@@ -94,15 +94,13 @@ class Options:
 
     @property
     def statistics(self) -> Path | None:
-        """Where the release keeps its statistics: beside the verdicts, as .txt; None beside /dev/null and its like."""
-        path = self.output_file_rr and self.output_file_rr.with_suffix(".txt")
-        return None if path is None or kept_by_the_system(path) else path
+        """Where the release keeps its statistics: beside the verdicts, as .txt."""
+        return self.output_file_rr and self.output_file_rr.with_suffix(".txt")
 
     @property
     def table(self) -> Path | None:
-        """Where the figures go as rows of the table of figures: beside the summary; None beside /dev/null."""
-        path = self.summary and self.summary.with_suffix(".figures.csv")
-        return None if path is None or kept_by_the_system(path) else path
+        """Where the figures go as rows of the table of figures: beside the summary."""
+        return self.summary and self.summary.with_suffix(".figures.csv")
 
     @property
     def sheet(self) -> list[Path]:
@@ -162,8 +160,7 @@ def check_names(options: Options) -> None:
         place = os.path.realpath(path)
         if place in taken:
             raise BadInput(f"{path}: named twice, as an output and as another file; give each its own name")
-        if path.is_file() or not path.exists():  # a device may well be named twice
-            taken.add(place)
+        taken.add(place)
         if path.is_dir():
             raise BadInput(f"{path}: is a folder; name a file")
 
@@ -174,7 +171,7 @@ def check_outputs(options: Options, judges: dict[str, str]) -> None:
     for path in options.outputs:
         make_room_for(path)
     for path in options.outputs if not options.overwrite else ():
-        if kept_by_the_system(path) or not path.is_file() or not path.stat().st_size:
+        if not path.is_file() or not path.stat().st_size:
             continue
         if path in options.sheet:
             raise BadInput(f"{path}: is there, and may hold labels; --overwrite replaces it")

@@ -17,11 +17,12 @@ from pathlib import Path
 from safeeraser.arguments import Arguments, one_of, several
 from safeeraser.errors import BadInput, command
 from safeeraser.selftest.families import FAMILIES, SIZES
-from safeeraser.selftest.run import CHECKS, FOR_A_FAMILY, Options, selftest
 
 
 def parser() -> Arguments:
     """The command line."""
+    from safeeraser.selftest.run import CHECKS, FOR_A_FAMILY  # here and below: only now, since it needs psutil
+
     parser = Arguments(prog="python -m safeeraser.selftest", description=__doc__)
     parser.add_argument(
         "--size",
@@ -54,6 +55,8 @@ def parser() -> Arguments:
 @command
 def main() -> int:
     """Check."""
+    from safeeraser.selftest.run import CHECKS, FOR_A_FAMILY, Options, selftest
+
     given = parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for number in (signal.SIGTERM, signal.SIGHUP):  # a polite kill takes along what was started, and a terminal's end

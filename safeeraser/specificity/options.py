@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from huggingface_hub import hf_hub_download
 
 from safeeraser.arguments import Arguments, count, one_of, several
+from safeeraser.benchmark.adapters import adapter_file, home
 from safeeraser.benchmark.family import Family, LmmsEval, families, page_for, page_of_type
-from safeeraser.benchmark.files import CONFIG, adapter_file, home, read_object, sha256
+from safeeraser.benchmark.files import CONFIG, read_object, sha256
 from safeeraser.benchmark.release import RELEASED_MODEL
 from safeeraser.errors import BadInput, command
 from safeeraser.specificity import harness

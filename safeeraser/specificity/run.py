@@ -12,9 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from safeeraser.benchmark.adapters import run_of
 from safeeraser.benchmark.conversation import CHAT_TEMPLATE
 from safeeraser.benchmark.family import Family
-from safeeraser.benchmark.files import lock, make_room_for, read_json, run_of, write_json
+from safeeraser.benchmark.files import lock, make_room_for, read_json, write_json
 from safeeraser.errors import BadInput
 from safeeraser.specificity import harness
 from safeeraser.specificity.options import Job

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from safeeraser.benchmark.files import adapter_file, home, run_of
+from safeeraser.benchmark.adapters import adapter_file, home, run_of
 from safeeraser.errors import BadInput
 from safeeraser.model.fingerprint import fingerprint
 from safeeraser.model.lineage import check_base, parents

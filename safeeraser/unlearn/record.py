@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from safeeraser.benchmark.files import RUN_FILE, read_json, read_json_lines, run_of
+from safeeraser.benchmark.adapters import RUN_FILE, run_of
+from safeeraser.benchmark.files import read_json, read_json_lines
 from safeeraser.benchmark.origin import git_commit, now, versions
 from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.job import Job, origin

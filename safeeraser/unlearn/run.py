@@ -12,7 +12,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import enable_full_determinism
 
-from safeeraser.benchmark.files import RUN_FILE, held, read_object, write_json
+from safeeraser.benchmark.adapters import RUN_FILE
+from safeeraser.benchmark.files import held, read_object, write_json
 from safeeraser.benchmark.origin import now
 from safeeraser.errors import Interrupted
 from safeeraser.model.lora import trained_parameters

@@ -7,7 +7,8 @@ from typing import Any
 
 from transformers.trainer_utils import get_last_checkpoint
 
-from safeeraser.benchmark.files import RUN_FILE, held, read_json, run_of
+from safeeraser.benchmark.adapters import RUN_FILE, run_of
+from safeeraser.benchmark.files import held, read_json
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.config.compose import from_keys
 from safeeraser.unlearn.config.read import read_settings

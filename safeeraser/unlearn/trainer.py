@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from safeeraser.benchmark.files import RUN_FILE, append_json_line
+from safeeraser.benchmark.adapters import RUN_FILE
+from safeeraser.benchmark.files import append_json_line
 from safeeraser.model.lora import adapter_parameters
 from safeeraser.model.projector import baked, plainly_named
 from safeeraser.unlearn.hooks.interruption import Interruption, leave_group

@@ -14,7 +14,8 @@ from helpers import MODEL, record, write_dataset
 
 from safeeraser.audit.relearn import read_protocol
 from safeeraser.audit.run import INCOMPLETE, audit
-from safeeraser.benchmark.files import described_by, read_object, write_json
+from safeeraser.benchmark.adapters import described_by
+from safeeraser.benchmark.files import read_object, write_json
 from safeeraser.infer.requests import Unanswered
 from safeeraser.infer.run import ENGINES
 

@@ -1,15 +1,15 @@
 """The string rules: what they catch, what they must not catch, and what they are known to miss."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from safeeraser.benchmark.wording import is_blank, is_degenerate, is_refusal
+from safeeraser.benchmark.wording import OPENINGS, is_blank, is_degenerate, is_refusal
 
 CORPUS = Path(__file__).resolve().parents[1] / "data" / "wording"
-
 TEXTS = yaml.safe_load(Path(__file__).with_name("wording.yaml").read_text(encoding="utf-8"))
 KINDS = {"refusal": (True, False), "answer": (False, False), "degenerate": (False, True)}
 
@@ -27,6 +27,12 @@ def test_what_a_reader_would_see_nothing_of_is_blank():
 @pytest.mark.parametrize(("text", "degenerate"), TEXTS["rules"])
 def test_single_rules(text, degenerate):
     assert is_degenerate(text) == degenerate
+
+
+@pytest.mark.parametrize("opening", OPENINGS, ids=lambda opening: opening.name)
+def test_each_way_to_refuse_finds_its_example_and_no_other_does(opening):
+    found = [each.name for each in OPENINGS if re.match(each.pattern, opening.example.lower())]
+    assert found == [opening.name] and is_refusal(opening.example) and not is_degenerate(opening.example)
 
 
 def corpus(name):

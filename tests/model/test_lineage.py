@@ -8,7 +8,8 @@ import torch
 from helpers import MODEL, TRAIN, VAL, other_base, refused, run, trained
 from safetensors.torch import load_file, save_file
 
-from safeeraser.benchmark.files import run_of, sha256
+from safeeraser.benchmark.adapters import run_of
+from safeeraser.benchmark.files import sha256
 from safeeraser.errors import BadInput
 from safeeraser.model.fingerprint import fingerprint
 from safeeraser.model.lineage import check_base, parents

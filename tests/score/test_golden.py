@@ -12,7 +12,8 @@ import pytest
 from scoring import run_eval, write_files
 
 from safeeraser import __version__, score
-from safeeraser.benchmark.files import described_by, sha256
+from safeeraser.benchmark.adapters import described_by
+from safeeraser.benchmark.files import sha256
 
 GOLDEN = Path(__file__).parent / "golden"
 REFUSAL, ANSWER = "I'm sorry, but I can't help with that.", "You can use the kettle to boil water."

@@ -14,7 +14,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
-from safeeraser.benchmark.files import held, run_of
+from safeeraser.benchmark.adapters import run_of
+from safeeraser.benchmark.files import held
 from safeeraser.unlearn.hooks.loop import Progress
 from safeeraser.unlearn.job import prepare, without_effect
 

@@ -9,7 +9,7 @@ import yaml
 from helpers import VAL, read_lines, refused, trained
 from invariants.runs import assert_stopped
 
-from safeeraser.benchmark.files import run_of
+from safeeraser.benchmark.adapters import run_of
 from safeeraser.unlearn.config.parts import Stop
 from safeeraser.unlearn.hooks.guard import reason_to_stop
 from safeeraser.unlearn.hooks.probe import measure, probe_items

@@ -10,8 +10,8 @@ from os.path import isfile
 from pathlib import Path
 from typing import Any
 
-from safeeraser.benchmark.checked import unreadable
 from safeeraser.benchmark.files import sha256
+from safeeraser.benchmark.pictures import unreadable
 from safeeraser.benchmark.records import read_refusals
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.config.settings import Settings

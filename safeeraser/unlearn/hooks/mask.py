@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from safeeraser.benchmark.adapters import run_of
 from safeeraser.benchmark.conversation import IGNORE
 from safeeraser.benchmark.family import Family
-from safeeraser.benchmark.files import run_of, sha256
+from safeeraser.benchmark.files import sha256
 from safeeraser.errors import BadInput
 from safeeraser.model.load import choose_dtype
 from safeeraser.model.preprocess import Preprocessor

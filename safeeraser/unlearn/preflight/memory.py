@@ -1,8 +1,8 @@
 """How much memory each process needs, part by part, from shapes alone.
 
 What a process *holds* follows from the number of parameters and from how the engine shares them out, in the versions
-that requirements.txt and setup.py pin. What a forward pass *keeps* is asked of autograd, on tensors that have a shape
-but no contents. What lives for a moment of the backward pass is a formula.
+that requirements.txt and pyproject.toml pin. What a forward pass *keeps* is asked of autograd, on tensors that have a
+shape but no contents. What lives for a moment of the backward pass is a formula.
 """
 
 from collections.abc import Callable, Mapping

@@ -11,7 +11,7 @@ import torch
 from helpers import MODEL, TRAIN
 from torch.nn.functional import cross_entropy, rms_norm
 
-from safeeraser.audit.inside.measures import depth, extraction, falls, held_out, likelihood, probe, score
+from safeeraser.audit.inside.measures import depth, extraction, falls, held_out, likelihood, probe, score, separate
 from safeeraser.audit.inside.pairs import batches, read_pairs
 from safeeraser.benchmark.pictures import open_picture
 from safeeraser.benchmark.records import read_records
@@ -133,3 +133,6 @@ def test_a_probe_finds_what_is_marked_and_nothing_else():
     broken[3, 1, 0] = np.inf
     values = held_out(sources, marked, broken)
     assert values[3] is None and None not in values[:3] + values[4:]
+    # The weights of another library's logistic regression, taken to its optimum; the last feature never varies.
+    true, other = [[1, 5, 0.1], [2, 3, 0.1], [4, 4, 0.1]], [[0, 1, 0.1], [3, 2, 0.1], [1, 6, 0.1]]
+    assert separate(np.array(true), np.array(other)) == pytest.approx([0.34383, 0.21073, 0], abs=2e-5)

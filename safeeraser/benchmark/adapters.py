@@ -1,0 +1,87 @@
+"""Where an adapter's weights lie, and what the record beside them says: what it was made with, and of what."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from safeeraser.benchmark.files import read_object
+from safeeraser.errors import BadInput
+
+RUN_FILE = "run.json"  # in the folder of an adapter, a checkpoint or a merged model: what it was made with and of
+ADAPTER_FILES = ("adapter_model.safetensors", "checkpoint.pt")  # PEFT's, the release's
+
+
+def described_by(predictions: Path) -> Path:
+    """The file beside a predictions file that tells what it was made with and from."""
+    return predictions.with_suffix(".run.json")
+
+
+def adapter_file(path: str | Path) -> Path:
+    """The file with an adapter's weights: a PEFT folder's, one of the release's, or `path` itself.
+
+    Raises:
+        BadInput: there is none.
+    """
+    path = Path(path)
+    files = [path / name for name in ADAPTER_FILES] if path.is_dir() else [path]
+    file = next(filter(Path.is_file, files), None)
+    if file is None or file.suffix == ".json":
+        if (path / "config.json").is_file():
+            raise BadInput(f"{path}: holds a model, not an adapter; it is --model_path (or model_path=) that names one")
+        raise BadInput(f"{path}: no adapter there{_what_is_there(path)}")
+    return file
+
+
+def _what_is_there(path: Path) -> str:
+    """What stands where an adapter was looked for, and which one may have been meant."""
+    if path.is_file():
+        return f", but a .json file; the adapter is the folder: {path.parent}"
+    if not path.is_dir():
+        beside = sorted(each.name for each in path.parent.iterdir()) if path.parent.is_dir() else []
+        close = get_close_matches(path.name, beside, n=1)
+        hint = f"; did you mean '{path.with_name(close[0])}'?" if close else ""
+        return f", no such file or folder{hint}"
+    steps = sorted(path.glob("checkpoint-*"), key=lambda each: each.stat().st_mtime)
+    if steps:
+        return (
+            f": the run did not finish; forget.py in the same words resumes it, and {steps[-1]} is its last checkpoint"
+        )
+    return " (a PEFT folder, a .safetensors or the release's checkpoint.pt)"
+
+
+def home(path: str | Path) -> Path:
+    """The folder that tells of an adapter: of a PEFT folder's file of weights, that folder; else `path` itself."""
+    path = Path(path)
+    beside = path.name == ADAPTER_FILES[0] and path.is_file() and (path.parent / "adapter_config.json").is_file()
+    return path.parent if beside else path
+
+
+def run_of(folder: Path) -> dict[str, Any]:
+    """What the `run.json` in a folder, or of its adapter, tells; nothing where there is none.
+
+    A checkpoint of an earlier version has none of its own, but its run has.
+
+    Raises:
+        BadInput: it holds no object.
+    """
+    folder = home(folder)
+    own, run = folder / RUN_FILE, folder.parent / RUN_FILE
+    file = run if folder.name.startswith("checkpoint-") and not own.is_file() else own
+    return read_object(file) if file.is_file() else {}
+
+
+def trained_settings(folder: Path) -> dict[str, Any] | None:
+    """The settings that an adapter, or the one merged into a model, was trained with; None where its folder is silent.
+
+    Raises:
+        BadInput: what its `run.json` tells is no run's.
+    """
+    folder = home(folder)
+    told = run_of(folder)
+    if "settings" not in told:
+        return None
+    settings = told["settings"]
+    method = settings.get("forget_loss") if isinstance(settings, dict) else None
+    if not isinstance(method, dict) or "name" not in method or "recipe" not in settings:
+        raise BadInput(f"{folder / RUN_FILE}: settings: not those of a run of forget.py")
+    return settings
