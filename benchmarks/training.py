@@ -45,9 +45,8 @@ from safeeraser.benchmark.files import write_json
 from safeeraser.benchmark.methods import pages
 from safeeraser.errors import BadInput, command
 from safeeraser.selftest.material import architecture
-from safeeraser.selftest.memory import worst_step
 from safeeraser.unlearn.engine import Engine
-from safeeraser.unlearn.preflight.dry_run import outline
+from safeeraser.unlearn.preflight.dry_run import largest_step, outline
 from safeeraser.unlearn.preflight.memory import Setup, memory
 
 METHODS = ("ga", "gd", "kl", "po", "gapd", "gdpd", "klpd", "popd")  # that the plain implementation knows
@@ -185,7 +184,11 @@ def foretold(row: str) -> float:
     read = settings(row, Path("none"), *real)
     config = architecture("7b")
     model = outline(read, config, torch.bfloat16)
-    parts = memory(model, Setup(read, Engine(), torch.bfloat16), worst_step(read, config))
+    side, patch = config.vision_config.image_size, config.vision_config.patch_size
+    row = (read.max_length - 1 + (side // patch) ** 2, read.max_length)  # as long as may be, as if it were all answer
+    items = [dict.fromkeys(read.method.views, row)] * read.batch_size
+    step = largest_step(read, items, {"pixel_values": torch.zeros(1, 3, side, side)})
+    parts = memory(model, Setup(read, Engine(), torch.bfloat16), step)
     return sum(part.device for part in parts) / 2**30
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from helpers import RECORDED, ROOT, kill
 
+from safeeraser.selftest.run import LOCKED
+
 SERIES = Path(__file__).with_name("series.py")
 # Seconds: an engine that writes nothing for so long hangs. What DeepSpeed compiles takes minutes on a busy machine.
 SILENT = 900
@@ -38,9 +40,7 @@ class Launch:
         begun, why = time.time(), ""
         while self.process.poll() is None:
             if time.time() - max(begun, self.log.stat().st_mtime) > SILENT:
-                from safeeraser.selftest.engines import waits_for_nobody  # torch and all
-
-                why = f"nothing was written for {SILENT} s, so it was killed; {waits_for_nobody()}"
+                why = f"nothing was written for {SILENT} s, so it was killed; {LOCKED}"
                 self.kill()
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(1)

@@ -1,71 +1,45 @@
 """Does this machine train and answer right? Checked on a model of random weights; nothing is downloaded.
 
-  python -m safeeraser.selftest                         (the largest size that fits; on a CPU tiny, two minutes)
+  python -m safeeraser.selftest                         (the largest size that fits; on a CPU tiny, four minutes)
   python -m safeeraser.selftest --only precision,speed
   python -m safeeraser.selftest --family qwen3-vl       (a small model of this family)
 
 Prints a table with each figure, its bound, and pass or fail, and writes the same with versions and machine to a file
-for a bug report; paths, names and secrets are not in it. Exit code 1: a check failed. The model is written to the
-folder for temporary files (TMPDIR), which takes 30 GiB for 7b.
+for a bug report; paths, names and secrets are not in it. Exit code 1: a check failed, and what it said is beside the
+report. The model is written to the folder for temporary files (TMPDIR), which takes 30 GiB for 7b.
 """
 
-import logging
 import signal
 import sys
 from pathlib import Path
 
 from safeeraser.arguments import Arguments, one_of, several
 from safeeraser.errors import BadInput, command
-from safeeraser.selftest.families import FAMILIES, SIZES
-
-
-def parser() -> Arguments:
-    """The command line."""
-    from safeeraser.selftest.run import CHECKS, FOR_A_FAMILY  # here and below: only now, since it needs psutil
-
-    parser = Arguments(prog="python -m safeeraser.selftest", description=__doc__)
-    parser.add_argument(
-        "--size",
-        type=one_of("size", SIZES),
-        help="of the model: tiny (200,000 weights), 1b or 7b, LLaVA-1.5's own numbers (default: the largest whose "
-        "training fits the GPU by the dry run's estimate; on a CPU tiny)",
-    )
-    parser.add_argument(
-        "--family",
-        type=one_of("family", FAMILIES),
-        metavar="NAME",
-        help=f"a small model of another family instead: {', '.join(FAMILIES)}",
-    )
-    parser.add_argument(
-        "--only",
-        type=several("check", CHECKS),
-        metavar="CHECK,...",
-        help=f"some of {', '.join(CHECKS)} (default: all; with --family {', '.join(FOR_A_FAMILY)})",
-    )
-    parser.add_argument(
-        "--json",
-        type=Path,
-        default=Path("selftest.json"),
-        metavar="FILE",
-        help="where the report goes; an earlier one is replaced, nothing else is (default: %(default)s)",
-    )
-    return parser
 
 
 @command
 def main() -> int:
     """Check."""
-    from safeeraser.selftest.run import CHECKS, FOR_A_FAMILY, Options, selftest
+    from safeeraser.selftest.run import CHECKS, FAMILIES, FOR_A_FAMILY, SIZES, selftest  # only now: it needs psutil
 
-    given = parser().parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    parser = Arguments(prog="python -m safeeraser.selftest", description=__doc__)
+    size = "of the model: tiny (200,000 weights), 1b or 7b, LLaVA-1.5's own numbers (default: the largest that the GPU "
+    size += "can train by the dry run's estimate; on a CPU tiny)"
+    parser.add_argument("--size", type=one_of("size", SIZES), help=size)
+    family = f"a small model of another family instead: {', '.join(FAMILIES)}"
+    parser.add_argument("--family", type=one_of("family", FAMILIES), metavar="NAME", help=family)
+    only = f"some of {', '.join(CHECKS)} (default: all; with --family {', '.join(FOR_A_FAMILY)})"
+    parser.add_argument("--only", type=several("check", CHECKS), metavar="CHECK,...", help=only)
+    report = "where the report goes; an earlier one is replaced, nothing else is (default: %(default)s)"
+    parser.add_argument("--json", type=Path, default=Path("selftest.json"), metavar="FILE", help=report)
+    given = parser.parse_args()
+    if given.size and given.family:
+        raise BadInput("--size: of LLaVA-1.5; --family has a small model of its own")
     for number in (signal.SIGTERM, signal.SIGHUP):  # a polite kill takes along what was started, and a terminal's end
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup has the latter ignored
             signal.signal(number, lambda number, _: sys.exit(128 + number))
-    if given.size and given.family:
-        raise BadInput("--size: of LLaVA-1.5; --family has a small model of its own")
-    checks = given.only or tuple(FOR_A_FAMILY if given.family else CHECKS)
-    return selftest(Options(given.family or given.size, checks, given.json))
+    checks = given.only or (FOR_A_FAMILY if given.family else tuple(CHECKS))
+    return selftest(given.family or given.size, checks, given.json)
 
 
 if __name__ == "__main__":

@@ -1,218 +1,144 @@
-"""The self-test: the checks one after another, of which any may fail without the others, and what came of them.
+"""The self-test: each check in a process of its own, of which any may fail without the others, and what came of them.
 
-The checks run in one process beside this one, which loads torch once. If a check fails there by an error, or the
-process itself ends, a fresh one goes on with the rest: what a kernel has broken on a GPU stays broken for a process.
+What a kernel has broken on a GPU stays broken for a process. So each check is forked from one that has loaded torch and
+not touched the GPU.
 """
 
-import importlib
 import logging
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
-import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
+import psutil
 
-from safeeraser.benchmark.files import make_room_for, read_object, write_json
+from safeeraser.benchmark.files import make_room_for, write_json
 from safeeraser.benchmark.origin import now
+from safeeraser.benchmark.pages import read_keys
 from safeeraser.errors import BadInput
-from safeeraser.selftest.launch import kill_tree
-from safeeraser.selftest.machine import anonymous, describe
-from safeeraser.selftest.result import Figure, Result, Skip
+from safeeraser.selftest.report import anonymous, describe, line, outcome
 
 ROOM = "safeeraser.selftest"
-# By the module of it that makes each.
+# By the function that makes each: in which module of the room it is, and what it compares.
 CHECKS = {
-    "precision": "bfloat16 and each attention beside float32",
-    "memory": "memory of a step beside the dry run's estimate",
-    "nf4": "four bits beside the same weights rounded",
-    "inference": "batched inference beside one response at a time",
-    "speed": "what the machine does at most, and how fast it answers",
-    "engines": "each engine beside one process",
-    "resume": "killed and gone on with, beside undisturbed",
-    "commands": "answers, attacks, merging and relearning by their commands",
+    "precision": ("training", "bfloat16 and each attention beside float32"),
+    "memory": ("training", "memory of a step beside the dry run's estimate"),
+    "nf4": ("training", "four bits beside the same weights rounded"),
+    "inference": ("inference", "batched inference beside one response at a time"),
+    "speed": ("inference", "what the machine does at most, and how fast it answers"),
+    "engines": ("engines", "each engine beside one process"),
+    "resume": ("engines", "killed and gone on with, beside undisturbed"),
+    "commands": ("inference", "answers, attacks, merging and relearning by their commands"),
 }
 # Of another family's small model, whose memory and speed tell nothing.
 FOR_A_FAMILY = ("precision", "inference", "engines", "resume", "commands")
+_KNOWN = read_keys(Path(__file__).with_name("models.yaml"))
+SIZES, FAMILIES = _KNOWN["sizes"], _KNOWN["families"]
 KIND = "safeeraser self-test"  # what a report says that it is
-LINES = 15  # of an error
-OUTCOMES = {"pass": "[green]pass[/]", "fail": "[bold red]fail[/]", "skipped": "[yellow]skipped[/]"}
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Options:
-    """What was asked: the size, None for the largest that fits, or a family; the checks; where the report goes."""
-
-    size: str | None
-    checks: Sequence[str]
-    report: Path
+LINES = 15  # of what a check that broke off said
+PATIENCE = 1800  # seconds that a figure may take: processes that wait for each other for ever are ended
+LOCKED = (
+    "DeepSpeed waits without end for a compilation that was killed: remove the file lock in torch's folder for "
+    "extensions (TORCH_EXTENSIONS_DIR; else torch_extensions in the home's .cache)"
+)
 
 
-def selftest(options: Options) -> int:
-    """Make the checks, print the table, write the report. Returns 1 if a check failed, else 0.
+def selftest(size: str | None, checks: Sequence[str], report: Path) -> int:
+    """Make the checks, print a table as they are made, write the report. Returns 1 if a check failed, else 0.
+
+    Args:
+        size: of the model, or a family; None: the largest that fits.
 
     Raises:
-        BadInput: the report would replace something else, or the size does not fit. No check has been made then.
+        BadInput: the report would replace something else, or the size does not fit.
     """
-    check_report(options.report)
+    make_room_for(report)
+    if report.is_file() and f'"kind": "{KIND}"' not in report.read_text(errors="replace"):
+        raise BadInput(f"--json {report}: holds something else than an earlier self-test; name another file")
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="safeeraser-selftest-") as folder:
-        size, results = examine(options.checks, options.size, Path(folder))
-    for result in results:
-        result.error, result.skipped = anonymous(result.error), anonymous(result.skipped)
-        result.figures = [replace(figure, note=anonymous(figure.note)) for figure in result.figures]
-    write_json(options.report, record(size, results))
-    show(size, results)
-    log.info("written to %s, which a bug report can bring along", options.report)
-    return int(any(result.outcome == "fail" for result in results))
+        for number, name in enumerate(checks, 1):
+            print(f"[{number}/{len(checks)}] {name}: {CHECKS[name][1]}", flush=True)
+            results[name] = result = make(name, size, Path(folder), report.with_suffix(f".{name}.log"))
+            print(*filter(None, [result.get("error")]), f"  {result['outcome']} ({result['seconds']:.0f} s)", sep="\n")
+        with suppress(FileNotFoundError):
+            size = Path(folder, "size").read_text()
+    write_json(report, {"kind": KIND, "made": now(), "size": size, **describe(), "checks": results})
+    outcomes = ", ".join(f"{name}: {result['outcome']}" for name, result in results.items())
+    print(f"Self-test, size {size}: {outcomes}", f"written to {report}, which a bug report can bring along", sep="\n")
+    return int(any(result["outcome"] == "fail" for result in results.values()))
 
 
-def check_report(path: Path) -> None:
-    """Raises `BadInput` where the report cannot be written, or would replace what is none."""
-    make_room_for(path)
-    if not path.is_file():
-        return
-    with suppress(BadInput):
-        if read_object(path).get("kind") == KIND:
-            return
-    raise BadInput(f"--json {path}: holds something else than an earlier self-test; name another file")
+def make(name: str, size: str | None, folder: Path, kept: Path) -> dict[str, Any]:
+    """Make a check in a process of its own. Returns the result as the report holds it.
 
-
-def examine(checks: Sequence[str], size: str | None, folder: Path) -> tuple[str | None, list[Result]]:
-    """Make the checks; returns the size of the model, and their results in the order of `checks`.
+    Args:
+        kept: where all that a check said is kept if it breaks off.
 
     Raises:
         BadInput: the size does not fit.
     """
-    results: dict[str, Result] = {}
-    while left := [name for name in checks if name not in results]:
-        for kind, value in _events(left, size, folder):
-            if kind == "refused":
-                raise BadInput(value)
-            if kind == "size":
-                size = value
-            elif kind == "begin":
-                log.info("[%d/%d] %s: %s", len(results) + 1, len(checks), value, CHECKS[value])
-                results[value] = result = Result(value)
-                began = time.monotonic()
-            elif kind == "figure":
-                result.figures.append(value)
-                log.info("      %s: %s", value.name, value.measured)
-            else:
-                result.skipped, result.error = (value if kind == each else "" for each in ("skipped", "error"))
-                result.seconds = time.monotonic() - began
-                log.info("      %s (%.0f s)", result.outcome, result.seconds)
-    return size, list(results.values())
-
-
-def _events(checks: Sequence[str], size: str | None, folder: Path) -> Iterator[tuple[str, Any]]:
-    """What a process that makes checks tells, in its order.
-
-    `size`; then of each check `begin`, each `figure`, and at last `skipped` or `error` with its reason, or `end`.
-    Of a process that ends within a check, `error`; one that ends before the first is a failure of that.
-    """
-    said = folder / f"process-{len(list(folder.glob('process-*.log')))}.log"
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([f"{ROOM}.{module}" for module, _ in CHECKS.values()])
     ours, theirs = context.Pipe(duplex=False)
-    modules = [f"{ROOM}.{name}" for name in checks]
-    process = context.Process(target=_work, args=(theirs, modules, size, folder, said))
+    figures, error, began, said = [], "", time.monotonic(), folder / f"{name}.log"
+    process = context.Process(target=_work, args=(theirs, name, size, folder, said))
     process.start()
     theirs.close()
-    open_check, left = "", list(checks)
     try:
-        while True:
-            kind, value = ours.recv()
-            if kind == "begin":
-                open_check = left.pop(0)
-            elif kind in ("end", "error", "skipped"):
-                open_check = ""
-            yield kind, value
+        while ours.poll(PATIENCE):
+            if isinstance(found := ours.recv(), str):
+                raise BadInput(found)
+            figures.append(found | {"note": anonymous(found["note"])})
+            print(line(figures[-1]), flush=True)
+        error = f"no figure came for {PATIENCE} s, and it was ended; {LOCKED}"
     except EOFError:
         process.join()
-        if not open_check and process.exitcode and left:
-            yield "begin", (open_check := left.pop(0))
-        if open_check:
-            yield "error", f"{_end_of(said)}\nits process ended with exit code {process.exitcode}"
+        error = f"its process ended with exit code {process.exitcode}" if process.exitcode else ""
     finally:
         if process.pid:
-            kill_tree(process.pid)
+            end_tree(process.pid)
         process.join()
+    result = {"outcome": "fail" if error else outcome(figures), "seconds": round(time.monotonic() - began, 1)}
+    if error:
+        words = anonymous(said.read_text(errors="replace")) if said.exists() else ""
+        kept.write_text(words)
+        last = "\n".join(words.strip().splitlines()[-LINES:])
+        result["error"] = f"{last}\n{error}; all that it said is in {kept.name}".strip()
+    return result | {"figures": figures}
 
 
-def _end_of(file: Path) -> str:
-    return "\n".join(file.read_text(errors="replace").strip().splitlines()[-LINES:]) if file.exists() else ""
-
-
-def _work(events: Connection, modules: Sequence[str], size: str | None, folder: Path, said: Path) -> None:
-    """Make checks until one fails by an error; in a process of its own, whose words go to the file `said`."""
-    with open(said, "w") as handle:
-        for number in (1, 2):
-            os.dup2(handle.fileno(), number)
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+def _work(events: Connection, name: str, size: str | None, folder: Path, said: Path) -> None:
+    """Make a check, and send each figure; or why there is no model for it."""
+    sys.stdout = sys.stderr = open(said, "w", buffering=1)  # noqa: SIM115 (until the process ends)
+    for number in (1, 2):  # of what it starts, too
+        os.dup2(sys.stdout.fileno(), number)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     import torch
 
-    from safeeraser.selftest import material, memory
-    from safeeraser.selftest.precision import release
+    from safeeraser.selftest.material import write
 
     if not torch.cuda.is_available():
         torch.set_num_threads(1)  # on models this small, several threads wait for each other most of the time
     try:
-        size = memory.choose_size(size, folder)
-        bench = material.Bench(folder, size)
-        material.write(bench)
+        bench = write(size, folder)
     except BadInput as error:
-        events.send(("refused", str(error)))
-        return
-    events.send(("size", size))
-    for module in modules:
-        events.send(("begin", module.rpartition(".")[2]))
-        try:
-            for figure in importlib.import_module(module).check(bench):
-                events.send(("figure", figure))
-            events.send(("end", None))
-        except Skip as reason:
-            events.send(("skipped", str(reason)))
-        except Exception:
-            events.send(("error", "\n".join(traceback.format_exc().strip().splitlines()[-LINES:])))
-            return
-        release()
+        return events.send(str(error))
+    for found in getattr(import_module(f"{ROOM}.{CHECKS[name][0]}"), name)(bench):
+        events.send(found)
 
 
-def record(size: str | None, results: Sequence[Result]) -> dict[str, Any]:
-    """The report, as it is written."""
-    outcome = {result.check: result.record for result in results}
-    return {"kind": KIND, "made": now(), "size": size, **describe(), "checks": outcome}
-
-
-def show(size: str | None, results: Sequence[Result]) -> None:
-    """Print the table, and below it what went wrong."""
-    table = Table("check", "", "measured", "bound", "", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for result in results:
-        seconds = f"{result.seconds:.0f} s"
-        table.add_row(result.check, CHECKS[result.check], result.skipped, seconds, OUTCOMES[result.outcome])
-        for figure in result.figures:
-            table.add_row("", figure.name, figure.measured, figure.bound, _verdict(figure))
-        table.add_section()
-    console = Console(highlight=False)
-    console.print(f"Self-test, size {size}")
-    console.print(table)
-    for result in results:
-        if result.error:
-            console.print(f"{result.check}:\n{result.error}", markup=False, soft_wrap=True)
-
-
-def _verdict(figure: Figure) -> str:
-    if figure.value is None:
-        return OUTCOMES["skipped"]
-    return (OUTCOMES["pass" if figure.good else "fail"]) if figure.bound else ""
+def end_tree(number: int) -> None:
+    """SIGKILL to a process and all below it, if it is there: a launcher's workers have sessions of their own."""
+    with suppress(psutil.NoSuchProcess):
+        for each in [*psutil.Process(number).children(recursive=True), psutil.Process(number)]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()

@@ -2,10 +2,9 @@
 
 import pytest
 
-from safeeraser.selftest.material import Bench, write
+from safeeraser.selftest.material import write
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
-    write(made := Bench(tmp_path_factory.mktemp("bench"), "tiny"))
-    return made
+    return write("tiny", tmp_path_factory.mktemp("bench"))

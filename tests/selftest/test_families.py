@@ -9,15 +9,14 @@ from safeeraser.benchmark.records import read_records
 from safeeraser.infer.requests import build_requests
 from safeeraser.model.turns import Turn
 from safeeraser.model.vlm import VLM
-from safeeraser.selftest import commands, engines, inference, precision
-from safeeraser.selftest.families import FAMILIES
-from safeeraser.selftest.material import Bench, write
+from safeeraser.selftest import engines, inference, training
+from safeeraser.selftest.material import write
+from safeeraser.selftest.run import FAMILIES
 
 
 @pytest.fixture
 def bench(tmp_path, request):
-    write(made := Bench(tmp_path, request.param))
-    return made
+    return write(request.param, tmp_path)
 
 
 def test_each_family_has_a_small_model_or_is_llava():
@@ -27,7 +26,7 @@ def test_each_family_has_a_small_model_or_is_llava():
 
 @pytest.mark.parametrize("bench", ["qwen3-vl"], indirect=True)
 def test_a_small_model_answers_as_it_is_asked(bench):
-    vlm = VLM.load(str(bench.model), torch.float32)
+    vlm = VLM.load(bench.model, torch.float32)
     assert vlm.family.name == "qwen3-vl" and vlm.decoder == "continuous"
     requests = build_requests(read_records(bench.data))
     rows = [vlm.encode(Turn(None, each.question)) for each in requests[:3]]
@@ -43,7 +42,7 @@ IN_CI = ("gemma-3", "qwen3-vl")  # answers in batches, a mask of its own; positi
     indirect=True,
 )
 def test_a_family_passes(bench):
-    folder = bench.folder / "engines" / "alone"
-    assert run("forget", *engines.words(bench, folder)).returncode == 0
-    figures = [figure for check in (precision, inference, commands) for figure in check.check(bench)]
-    assert [figure for figure in figures if not figure.good] == [] and len(figures) > 20
+    assert run("forget", *engines.words(bench, "alone_plain")).returncode == 0
+    checks = (training.precision, inference.inference, inference.commands)
+    figures = [figure for check in checks for figure in check(bench)]
+    assert [figure for figure in figures if not figure["good"]] == [] and len(figures) > 20

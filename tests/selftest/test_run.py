@@ -13,8 +13,8 @@ from helpers import ROOT, run
 from torch.nn import functional
 
 from safeeraser.selftest import run as module
-from safeeraser.selftest.precision import compare, observe, off_by
-from safeeraser.selftest.run import CHECKS, KIND, Options, selftest
+from safeeraser.selftest.run import CHECKS, KIND, selftest
+from safeeraser.selftest.training import compare, observe, off_by
 
 pytestmark = pytest.mark.xdist_group("engines")
 
@@ -29,8 +29,7 @@ def forked(monkeypatch):
 
 
 @pytest.mark.slow
-def test_all_that_one_process_can_check_passes_and_is_told(tmp_path, monkeypatch, caplog, forked):
-    caplog.set_level("INFO")
+def test_all_that_one_process_can_check_passes_and_is_told(tmp_path, monkeypatch, forked):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-not-to-be-told")
     done = run("safeeraser.selftest", f"--only={','.join(ALONE)}", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -45,7 +44,7 @@ def test_all_that_one_process_can_check_passes_and_is_told(tmp_path, monkeypatch
     assert len(rates) == 2 and min(rates) > 0
     assert 0.95 <= figures["estimated over counted"]["value"] <= 1.1
     for number, name in enumerate(ALONE, 1):
-        assert name in done.stdout and f"[{number}/{len(ALONE)}] {name}" in caplog.text
+        assert f"[{number}/{len(ALONE)}] {name}" in done.stdout
     assert not [secret for secret in ("sk-not", str(tmp_path), str(ROOT), "/tmp/", "/home/") if secret in text]
 
 
@@ -62,11 +61,12 @@ def test_every_engine_for_cpus_and_a_killed_run_pass(tmp_path):
 
 
 MADE_UP = {
-    "wrong": "yield Figure('one', 3.0, most=2.0)",
-    "skips": "yield from ()\n    raise Skip('there is none')",
-    "crashes": "yield Figure('one', 1.0)\n    os.write(1, b'the last words')\n    os.kill(os.getpid(), 9)",
-    "raises": "yield Figure('one', None, note='/home/jane/include/Python.h')\n    raise ValueError('it broke')",
-    "good": "yield Figure('one', 1.0, most=2.0)\n    yield Figure('two', 1.0)",
+    "wrong": "yield figure('one', 3.0, most=2.0)",
+    "skips": "yield figure('one', None, note='there is none')",
+    "crashes": "yield figure('one', 1.0)\n    os.write(1, b'the last words')\n    os.kill(os.getpid(), 9)",
+    "raises": "yield figure('one', None, note='/home/jane/include/Python.h')\n    raise ValueError('it broke')",
+    "waits": "yield figure('one', 1.0)\n    subprocess.run(['sleep', '600'])",
+    "good": "yield figure('one', 1.0, most=2.0)\n    yield figure('two', 1.0)",
 }
 END = "its process ended with exit code"
 
@@ -74,40 +74,39 @@ END = "its process ended with exit code"
 def test_a_check_that_fails_leaves_the_others_alone(tmp_path, monkeypatch, capsys, forked):
     package, report = tmp_path / "made_up_checks", tmp_path / "report.json"
     package.mkdir()
-    (package / "__init__.py").touch()
-    for name, body in MADE_UP.items():
-        head = "import os\nfrom safeeraser.selftest.result import Figure, Skip\n\n\ndef check(bench):\n"
-        (package / f"{name}.py").write_text(f"{head}    {body}\n")
+    bodies = [f"\n\ndef {name}(bench):\n    {body}\n" for name, body in MADE_UP.items()]
+    head = "import os\nimport subprocess\n\nfrom safeeraser.selftest.report import figure\n"
+    (package / "made_up.py").write_text(head + "".join(bodies))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(module, "ROOM", "made_up_checks")
-    monkeypatch.setattr(module, "CHECKS", {name: f"what {name} does" for name in MADE_UP})
-    monkeypatch.setattr("safeeraser.selftest.material.write", lambda bench: None)  # of which they take nothing
-    monkeypatch.setattr("safeeraser.selftest.memory.choose_size", lambda wanted, folder: "tiny")
-    monkeypatch.setattr("safeeraser.selftest.precision.release", lambda: None)
-    assert selftest(Options(None, tuple(MADE_UP), report)) == 1
-    told = json.loads(report.read_text())["checks"]
-    outcomes = {name: (check["outcome"], [each["value"] for each in check["figures"]]) for name, check in told.items()}
-    ended = {"wrong": ("fail", [3]), "skips": ("skipped", []), "crashes": ("fail", [1]), "raises": ("fail", [None])}
-    assert outcomes == ended | {"good": ("pass", [1, 1])} and list(told) == list(MADE_UP)
-    assert told["raises"]["error"].endswith("ValueError: it broke") and told["skips"]["skipped"] == "there is none"
-    assert told["crashes"]["error"].endswith(f"the last words\n{END} -9")
+    monkeypatch.setattr(module, "CHECKS", {name: ("made_up", f"what {name} does") for name in MADE_UP})
+    monkeypatch.setattr(module, "PATIENCE", 20)
+    assert selftest(None, tuple(MADE_UP), report) == 1
+    told = json.loads(report.read_text())
+    checks = told["checks"]
+    outcomes = {name: (each["outcome"], [one["value"] for one in each["figures"]]) for name, each in checks.items()}
+    ended = {"wrong": ("fail", [3]), "skips": ("skipped", [None]), "crashes": ("fail", [1]), "raises": ("fail", [None])}
+    assert outcomes == ended | {"waits": ("fail", [1]), "good": ("pass", [1, 1])} and list(checks) == list(MADE_UP)
+    assert (told["size"], checks["skips"]["figures"][0]["note"]) == ("tiny", "there is none")
+    for name, words in (("raises", f"ValueError: it broke\n{END} 1"), ("crashes", f"the last words\n{END} -9")):
+        assert checks[name]["error"].endswith(f"{words}; all that it said is in report.{name}.log")
+        assert words.partition("\n")[0] in (tmp_path / f"report.{name}.log").read_text()
+    assert "no figure came for 20 s" in checks["waits"]["error"]
     assert "Python.h" in report.read_text() and "jane" not in report.read_text()
     shown = capsys.readouterr().out
     assert "ValueError: it broke" in shown and "the last words" in shown and "size tiny" in shown
-    assert selftest(Options("tiny", ("skips", "good"), report)) == 0
-    monkeypatch.setattr("safeeraser.selftest.memory.choose_size", lambda *_: os._exit(3))
-    _, results = module.examine(["good", "wrong"], None, tmp_path)
-    assert [(each.check, each.error.splitlines()[-1]) for each in results] == [
-        (n, f"{END} 3") for n in ("good", "wrong")
-    ]
+    assert selftest("tiny", ("skips", "good"), report) == 0
+    monkeypatch.setattr("safeeraser.selftest.material.write", lambda *_: os._exit(3))
+    assert selftest(None, ("good", "wrong"), report) == 1
+    assert all(f"{END} 3" in each["error"] for each in json.loads(report.read_text())["checks"].values())
 
 
 @pytest.mark.slow
 def test_fused_attention_whose_scale_is_a_little_off_fails(bench, monkeypatch):
     """Eager attention is held to theory alone, fused attention to eager's too."""
-    reference, off = observe(bench, "float32", "eager"), off_by(torch.bfloat16, "tiny")
-    right, eager = functional.scaled_dot_product_attention, observe(bench, "bfloat16", "eager")
-    assert all(figure.good for figure in compare("k", eager, reference, off))
+    reference, off = observe(bench, dtype="float32", attention="eager"), off_by(torch.bfloat16, "tiny")
+    right, eager = functional.scaled_dot_product_attention, observe(bench, dtype="bfloat16", attention="eager")
+    assert all(figure["good"] for figure in compare("k", eager, reference, off))
     monkeypatch.setattr(functional, "scaled_dot_product_attention", lambda q, *a, **more: right(1.03 * q, *a, **more))
-    found = compare("k", observe(bench, "bfloat16", "sdpa"), reference, off, beside=eager)
-    assert {"k: gradient", "k: logits"} <= {figure.name for figure in found if not figure.good}
+    found = compare("k", observe(bench, dtype="bfloat16", attention="sdpa"), reference, off, eager)
+    assert {"k: gradient", "k: logits"} <= {figure["name"] for figure in found if not figure["good"]}
