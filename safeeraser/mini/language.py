@@ -184,16 +184,6 @@ def _picture(file: Path, number: int, item: Unseen, truth: Truth) -> Path:
     return picture
 
 
-def rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row a result, by its run's name: its figures side by side, named as they stand in it (`questions.refused`)."""
-    parts = {run: {**told, **told.get("unseen", {})} for run, told in results.items()}
-    kinds = ("perplexity", "questions", "harmful", "benign", "fact")
-    return [
-        {"run": run} | {f"{kind}.{key}": value for kind in kinds for key, value in told.get(kind, {}).items()}
-        for run, told in parts.items()
-    ]
-
-
 @command
 def main() -> None:
     """Measure, write the result, print it."""

@@ -14,7 +14,7 @@ from safeeraser.benchmark.files import sha256
 from safeeraser.benchmark.truth import Known, Truth, write_truth
 from safeeraser.generation import Asked, Decoder
 from safeeraser.generation.sampling import Generation
-from safeeraser.mini.language import MATERIAL, Unseen, holds, perplexity, rows, score_text, score_unseen
+from safeeraser.mini.language import MATERIAL, Unseen, holds, perplexity, score_text, score_unseen
 from safeeraser.model.vlm import VLM
 
 SHIPPED = json.loads(MATERIAL.read_text(encoding="utf-8"))
@@ -74,8 +74,6 @@ def test_a_file_tells_all_of_a_model_with_an_adapter_or_without_and_what_made_it
     assert f"{whole['perplexity']['value']:.2f}" in said and f"{whole['questions']['value']:.1%} right" in said
     assert other["checkpoint"] == sha256(adapter) and other["perplexity"]["nll"] != whole["perplexity"]["nll"]
     assert whole.keys() - other.keys() == {"unseen", "unseen_sha256"}
-    one, two = rows({"untouched": whole, "tuned": other})
-    assert (one["run"], one["harmful.n"], two["run"]) == ("untouched", 1, "tuned") and "harmful.n" not in two
 
 
 def test_an_answer_counts_by_whole_words_and_by_the_judges_rules():
