@@ -88,7 +88,7 @@ def test_the_exam_tells_the_right_answers_from_others_and_what_was_never_known_a
     """Asked of a stand-in that knows all but what is harmful, and a colour."""
     right = {kind.question: kind for kind in (*RETAIN, *VQA)}
 
-    def said(model, preprocessor, question, scenes, settings, *, sample):
+    def said(model, preprocessor, question, scenes, settings):
         if question in right:
             return [right[question].about(scene).reply if question != "Name its colour." else "" for scene in scenes]
         return ["" if scene.concept in EVERY_HARMFUL else TINY.about(scene.concept)[3] for scene in scenes]
