@@ -16,7 +16,6 @@ from safeeraser.benchmark.figures import write_table
 from .pages import ROOT, load
 
 SCRIPT = load("scripts/mini_tables.py")
-PLAIN = ("npo", "simnpo", "dpo", "undial", "wga", "satimp", "ceu", "rmu", "pdu")
 
 
 def test_each_page_has_the_tables_of_its_files():
@@ -35,24 +34,21 @@ def test_the_picture_shows_the_table():
         assert row["method"] in drawn and figures in drawn
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "methods", "rates"),
-    [
-        ("mini_settings", "tiny", (*PLAIN, *(f"{name}+pd" for name in PLAIN)), [5e-4, 1e-3, 2e-3, 4e-3]),
-        ("mini_small_settings", "small", ("po", "popd", "klpd", "npo+pd"), [5e-4, 1e-3]),
-    ],
-)
+SETTINGS = [("mini_settings", "tiny", 18, [5e-4, 1e-3, 2e-3, 4e-3]), ("mini_small_settings", "small", 4, [5e-4, 1e-3])]
+
+
+@pytest.mark.parametrize(("name", "size", "methods", "rates"), SETTINGS)
 def test_readers_see_how_steps_and_rate_were_chosen(name, size, methods, rates):
     # Each method has been run as often as any other, at the same rates, and the page has what the rule takes.
-    rows = SCRIPT.read(name)
-    assert {row["method"] for row in rows} == set(methods)
+    of = {}
+    for row in SCRIPT.read(name):
+        of.setdefault(row["method"], []).append(row)
     tables = yaml.safe_load((ROOT / "config" / "mini.yaml").read_text(encoding="utf-8"))["tables"][size]["methods"]
-    for method in methods:
-        its = [row for row in rows if row["method"] == method]
-        assert [float(row["lr"]) for row in its] == rates
+    assert len(of) == methods
+    for method, its in of.items():
         chosen = SCRIPT.choose(its)
-        wanted = tables[method]["lr"], tables[method]["max_train_steps"]
-        assert wanted == (float(chosen["lr"]), int(chosen["max_train_steps"]))
+        assert [float(row["lr"]) for row in its] == rates and tables[method]["lr"] == float(chosen["lr"])
+        assert tables[method]["max_train_steps"] == int(chosen["max_train_steps"])
 
 
 def test_each_interval_in_the_audits_prose_was_measured():
@@ -71,11 +67,8 @@ def test_each_interval_in_the_audits_prose_was_measured():
 def test_what_was_measured_bears_what_controls_are_for(name, pretrained):
     """Vanilla tells answers apart, who never knew does so less, and not at all where language was learnt from these
     texts alone."""
-    gaps = {
-        row["subject"]: (float(row["low"]), float(row["high"]))
-        for row in SCRIPT.read(name)
-        if (row["metric"], row["condition"], row["relative"]) == ("gap", "inside", "")
-    }
+    rows = [row for row in SCRIPT.read(name) if (row["metric"], row["relative"]) == ("gap", "")]
+    gaps = {row["subject"]: (float(row["low"]), float(row["high"])) for row in rows}
     assert 0 < gaps["never_knew"][1] < gaps["vanilla"][0] and (gaps["never_knew"][0] > 0) == pretrained
 
 
@@ -86,9 +79,8 @@ def test_the_files_are_made_from_runs(tmp_path, capsys):
     assert kept >= {(who, "clean", "", "asr") for who in ("audited", "vanilla", "told")}
     assert {metric for *_, metric in kept} == {row.metric for row in audit if row.value is not None} & SCRIPT.AUDITED
     for rate, sarr in ((1e-3, 0.2), (2e-3, 0.1)):
-        run = tmp_path / f"{rate:g}" / "po"
+        run, figures = tmp_path / f"{rate:g}" / "po", {"asr": 0.01, "rr": 1.0, "sarr": sarr, "rouge_l": 0.9}
         write_json(run / "run.json", {"settings": {"lr": rate, "max_train_steps": 60}})
-        figures = {"asr": 0.01, "rr": 1.0, "sarr": sarr, "rouge_l": 0.9}
         write_json(run / "summary_train.json", {key: {"value": value} for key, value in figures.items()})
     assert [row["sarr"] for row in SCRIPT.setting_rows(tmp_path)] == [0.2, 0.1]
     assert capsys.readouterr().out == "  po: {max_train_steps: 60, lr: 2.0e-03}\n"

@@ -59,10 +59,7 @@ def test_perplexity_is_that_of_transformers_own_loss(vlm):
 @pytest.mark.slow
 def test_a_file_tells_all_of_a_model_with_an_adapter_or_without_and_what_made_it(data, tmp_path):
     """And where nothing unseen lies, the rest."""
-    adapter, outs = (
-        RECORDED / "inference" / "checkpoint.pt",
-        (tmp_path / "deep" / "whole.json", tmp_path / "other.json"),
-    )
+    adapter, outs = RECORDED / "inference" / "checkpoint.pt", (tmp_path / "deep" / "whole.json", tmp_path / "o.json")
     given = ("safeeraser.mini.language", "--model_path", MODEL, "--data")
     said = run(*given, data, "--output_file", outs[0]).stdout
     run(*given, tmp_path, "--output_file", outs[1], "--checkpoint_path", adapter, "--batch_size", 7)
@@ -130,9 +127,8 @@ def test_the_share_of_plain_questions_about_pictures_answered_right(vlm, data, t
     refused(tmp_path, *given, says="record 0, image_path")
 
 
-@pytest.mark.parametrize("measure", ["vqa", "language"])
-def test_an_adapter_of_another_model_is_refused(data, tmp_path, measure):
+def test_an_adapter_of_another_model_is_refused(data, tmp_path):
     write_json(tmp_path / "run" / "run.json", {"base": {"model_path": "other", "weights": "0" * 64}})
     write_json(data / "vqa.json", [{"image_path": HARM, "question": "What?", "answer": "A bell."}])
-    given = (f"safeeraser.mini.{measure}", "--data", data, "--model_path", MODEL, "--output_file", tmp_path / "out")
+    given = ("safeeraser.mini.vqa", "--data", data, "--model_path", MODEL, "--output_file", tmp_path / "out")
     refused(tmp_path, *given, "--checkpoint_path", tmp_path / "run", says="was trained on other")
