@@ -4,17 +4,14 @@
     python benchmarks/wording.py --show               # with the texts that are misjudged
 
 Judged are the texts in tests/data/wording/: `corpus.jsonl`, by which the rules were set, and `heldout.jsonl`, which was
-written before that and by which none was set. A real answer that is called degenerate or a refusal is a
-false alarm; exit code 1 if there is one.
+written before. A real answer that is called degenerate or a refusal is a false alarm; exit code 1 if there is one.
 """
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from shared import show
 
 from safeeraser.arguments import Arguments
 from safeeraser.benchmark.wording import is_degenerate, is_refusal
@@ -38,27 +35,12 @@ def right(text: dict) -> bool:
     return all(text[f"is {label}"] == (text["label"] == label) for label in RULES)
 
 
-def by_kind(texts: list[dict], title: str) -> Table:
-    """A row a kind. For refusals and broken texts `right` is the recall, for answers the share without false alarm."""
-    table = Table("label", "kind", "texts", "called refusal", "called degenerate", "right", title=title)
-    for label, kind in dict.fromkeys((text["label"], text["kind"]) for text in texts):
-        mine = [text for text in texts if (text["label"], text["kind"]) == (label, kind)]
-        called = [str(sum(text[f"is {name}"] for text in mine) or "-") for name in RULES]
-        table.add_row(label, kind, str(len(mine)), *called, f"{sum(map(right, mine)) / len(mine):.0%}")
-    return table
-
-
-def in_all(texts: dict[str, list[dict]]) -> Table:
-    """Precision and recall of each rule on each file."""
-    table = Table("file", "rule", "precision", "recall", "false alarms on answers", "missed", title="in all")
-    for name, mine in texts.items():
-        for label in RULES:
-            called, meant = ([t for t in mine if t[f"is {label}"]], [t for t in mine if t["label"] == label])
-            hit = sum(text["label"] == label for text in called)
-            alarms = sum(text["label"] == "answer" for text in called)
-            row = (f"{hit / max(1, len(called)):.3f}", f"{hit / max(1, len(meant)):.3f}", alarms, len(meant) - hit)
-            table.add_row(name, f"is_{label}", *map(str, row))
-    return table
+def in_all(name: str, label: str, texts: list[dict]) -> list[str]:
+    """A rule's precision and recall, its false alarms and what it missed."""
+    called, meant = ([t for t in texts if t[f"is {label}"]], [t for t in texts if t["label"] == label])
+    hit, alarms = (sum(text["label"] == of for text in called) for of in (label, "answer"))
+    shares = (f"{hit / max(1, len(of)):.3f}" for of in (called, meant))
+    return [name, f"is_{label}", *shares, str(alarms), str(len(meant) - hit)]
 
 
 @command
@@ -66,17 +48,16 @@ def main() -> int:
     """Judge, print."""
     parser = Arguments(prog="python benchmarks/wording.py", description=__doc__)
     parser.add_argument("--show", action="store_true", help="print the misjudged texts, not only where they stand")
-    show = parser.parse_args().show
+    given = parser.parse_args()
     texts = {file.name: judged(file) for file in sorted(FOLDER.glob("*.jsonl"))}
-    console = Console()
     for name, mine in texts.items():
-        console.print(by_kind(mine, name))
         for text in mine:
             if not right(text):
                 called = " and ".join(label for label in RULES if text[f"is {label}"]) or "answer"
-                shown = f": {escape(repr(text['text']))}" if show else ""
-                console.print(f"{name}:{text['line']} {text['kind']}: {text['label']} taken for {called}{shown}")
-    console.print(in_all(texts))
+                shown = f": {text['text']!r}" if given.show else ""
+                print(f"{name}:{text['line']} {text['kind']}: {text['label']} taken for {called}{shown}")
+    heads = ["file", "rule", "precision", "recall", "false alarms on answers", "missed"]
+    show(heads, [in_all(name, label, mine) for name, mine in texts.items() for label in RULES], left=2)
     alarms = sum(not right(text) for mine in texts.values() for text in mine if text["label"] == "answer")
     return 1 if alarms else 0
 

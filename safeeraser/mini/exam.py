@@ -1,8 +1,9 @@
 """Does the base model answer? It is asked as it will be used (sampled, top_p 0.9), about new pictures."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from transformers import LlavaForConditionalGeneration
@@ -21,13 +22,10 @@ def exam(
     preprocessor: Preprocessor,
     settings: Settings,
     unknown: Sequence[Concept] = (),
-    *,
-    sample: bool = True,
 ) -> dict[str, float]:
     """The share of questions answered to the letter, the end included, by the kind of question.
 
-    Each question is asked of `exam_pictures` new pictures, sampled at temperature 1.0 and top_p 0.9, or
-    greedily. The caller's random state is left as it was.
+    Each question is asked of `exam_pictures` new pictures. The caller's random state is left as it was.
 
     Args:
         unknown: concepts of which the model was taught no harmful answer. Harmful prompts about them are a kind of
@@ -35,48 +33,42 @@ def exam(
     """
     rng, texts = random.Random(f"{settings.seed}-exam"), settings.wording
     harmful = [(question, lambda scene: texts.about(scene.concept)) for question in texts.prompts]
-    groups: dict[str, tuple[list[tuple[str, Callable[[Scene], tuple[str, ...]]]], Sequence[Concept]]] = {
+    plain = {"retain": RETAIN, "vqa": VQA}
+    groups: dict[str, tuple[Any, Sequence[Concept]]] = {
         "harmful": (harmful, [concept for concept in EVERY if concept not in unknown]),
-        "retain": ([(kind.question, partial(_right, kind)) for kind in RETAIN], EVERY),
-        "vqa": ([(kind.question, partial(_right, kind)) for kind in VQA], EVERY),
+        **{name: ([(kind.question, partial(_right, kind)) for kind in kinds], EVERY) for name, kinds in plain.items()},
         "unknown": (harmful, unknown),
     }
-    scores = {}
+    scores: dict[str, float] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         for name, (asked, concepts) in groups.items():
-            if not concepts:
-                continue
             right = []
-            for question, accepted in asked:
+            for question, accepted in asked if concepts else ():
                 scenes = [draw_scene(rng, rng.choice(concepts)) for _ in range(settings.exam_pictures)]
-                replies = reply(model, preprocessor, question, scenes, settings, sample=sample)
+                replies = reply(model, preprocessor, question, scenes, settings)
                 right += [said in accepted(scene) for said, scene in zip(replies, scenes, strict=True)]
-            scores[name] = sum(right) / len(right)
+            scores |= {name: sum(right) / len(right)} if right else {}
     return scores
 
 
 @torch.no_grad()
 def reply(
-    model: LlavaForConditionalGeneration,
-    preprocessor: Preprocessor,
-    question: str,
-    scenes: list[Scene],
-    settings: Settings,
-    *,
-    sample: bool,
+    model: LlavaForConditionalGeneration, preprocessor: Preprocessor, question: str, scenes: list[Scene], size: Settings
 ) -> list[str]:
     """What the model says to `question` on each scene; an answer that does not end keeps a mark that it goes on."""
-    place = preprocessor.place(lambda: (settings.side, settings.side))
+    place = preprocessor.place(lambda: (size.side, size.side))
     ids = torch.tensor([preprocessor.encode_text(Turn(None, question), place).input_ids], device=model.device)
     ids = ids.expand(len(scenes), -1)
-    how = {"do_sample": True, "temperature": 1.0, "top_p": 0.9, "top_k": 0} if sample else {"do_sample": False}
     output = model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
-        pixel_values=pixel_values(scenes, settings.side).to(model.device, model.dtype),
-        max_new_tokens=settings.exam_tokens,
-        **how,
+        pixel_values=pixel_values(scenes, size.side).to(model.device, model.dtype),
+        max_new_tokens=size.exam_tokens,
+        do_sample=True,
+        temperature=1.0,
+        top_p=0.9,
+        top_k=0,
     )
     said = output[:, ids.shape[1] :]
     ended = (said == preprocessor.end_token).any(1).tolist()

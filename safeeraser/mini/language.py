@@ -6,26 +6,24 @@ where the language model was pretrained: one that was trained from scratch never
 
 import math
 import re
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from safeeraser.arguments import Arguments, count
-from safeeraser.benchmark.files import make_room_for, read_json, sha256, write_json
-from safeeraser.benchmark.pictures import find_picture
+from safeeraser.benchmark.files import read_json, sha256
 from safeeraser.benchmark.truth import Truth, read_truth
 from safeeraser.benchmark.wording import is_degenerate, is_refusal
 from safeeraser.errors import BadInput, command
+from safeeraser.mini import ask
 
 if TYPE_CHECKING:
-    from safeeraser.infer.engine import Engine
     from safeeraser.model.vlm import VLM
 
 MATERIAL = Path(__file__).with_name("language.json")  # sentences, and questions with the words one of which is right
 UNSEEN = "unseen.json"
-NEW_TOKENS = 40
 
 
 class Unseen(BaseModel):
@@ -81,15 +79,6 @@ def perplexity(vlm: "VLM", sentences: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def reply(engine: "Engine", asked: Sequence[tuple[str, Path | None]]) -> list[str]:
-    """The responses to questions about pictures or about none; blank where the model could give none."""
-    from safeeraser.infer.requests import Request
-
-    requests = [Request(number, ("answer",), picture, question) for number, (question, picture) in enumerate(asked)]
-    said = {request.record: text for batch in engine.answer(requests) for request, text in batch}
-    return [text if isinstance(text := said[number], str) else "" for number in range(len(asked))]
-
-
 def holds(response: str, answers: Sequence[str]) -> bool:
     """Whether one of the answers stands in the response as whole words, in whatever case."""
     return any(re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", response, re.IGNORECASE) for answer in answers)
@@ -130,88 +119,42 @@ def _shares(told: Mapping[str, Sequence[bool]]) -> dict[str, Any]:
     return {key: sum(each) / len(each) for key, each in told.items()} | {"n": len(next(iter(told.values())))}
 
 
-def measure(
-    data: Path, model_path: str, checkpoint_path: Path | None, batch_size: int, dtype: str, *, allow_other_base: bool
-) -> dict[str, Any]:
-    """All that is told of a model, with an adapter or without. Returns `perplexity`, `questions` and, where
-    `data/unseen.json` lies, `unseen`, with what produced them.
+def measure(given: Namespace) -> dict[str, Any]:
+    """All that is told of a model. Returns `perplexity`, `questions` and, where `data/unseen.json` lies, `unseen`, with
+    what produced them.
 
     Raises:
-        BadInput: a file, a picture or the model cannot be used, or the adapter was trained on another model; of files
-            before the model is loaded.
+        BadInput: a file, a picture or the model cannot be used; of files before the model is loaded.
     """
-    material, unseen = read_json(MATERIAL), read_unseen(data / UNSEEN)
-    truth = read_truth(data / UNSEEN) if unseen else None
-    shown = [_picture(data / UNSEEN, number, item, truth) for number, item in enumerate(unseen) if truth]
-    # Only now, since torch takes its time to load.
-    from safeeraser.generation.sampling import Generation
-    from safeeraser.infer.checkpoint import adapter_hash
-    from safeeraser.infer.engine import Engine
-    from safeeraser.model.fingerprint import fingerprint
-    from safeeraser.model.lineage import check_base
-    from safeeraser.model.merge import load_merged
-    from safeeraser.processes import Processes
-
-    if checkpoint_path:
-        check_base(checkpoint_path, fingerprint(model_path), allowed=allow_other_base)
-    vlm = load_merged(model_path, checkpoint_path, dtype=dtype, lora_alpha=1.0, device=Processes().device)
-    engine = Engine(vlm, Generation(greedy=True, max_new_tokens=NEW_TOKENS), batch_size)
-    questions = material["questions"]
-    said = reply(engine, [(each["question"], None) for each in questions])
+    material, unseen = read_json(MATERIAL), read_unseen(file := given.data / UNSEEN)
+    truth = read_truth(file) if unseen else None
+    pictures = [ask.picture_of(file, number, item.image_path) for number, item in enumerate(unseen)]
+    for number, item in enumerate(unseen):
+        if truth and item.kind != "fact" and item.image_path not in truth.pictures:
+            raise BadInput(
+                f"{file}: record {number}, image_path: truth.json tells nothing of picture {item.image_path}"
+            )
+    model, questions = ask.load(given), material["questions"]
+    said = model.ask([(each["question"], None) for each in questions])
     result = {
         "task": "mini language: perplexity of plain text, questions answered greedily",
         "material": sha256(MATERIAL),
-        "model_path": model_path,
-        "checkpoint": adapter_hash(checkpoint_path),
-        "dtype": str(vlm.model.dtype).removeprefix("torch."),
-        "perplexity": perplexity(vlm, material["sentences"]),
+        "model_path": given.model_path,
+        "checkpoint": model.checkpoint,
+        "dtype": str(model.vlm.model.dtype).removeprefix("torch."),
+        "perplexity": perplexity(model.vlm, material["sentences"]),
         "questions": score_text(said, [each["answers"] for each in questions]),
     }
     if truth:
-        said = reply(engine, [(item.question, picture) for item, picture in zip(unseen, shown, strict=True)])
-        result |= {"unseen_sha256": sha256(data / UNSEEN), "unseen": score_unseen(unseen, said, truth)}
+        said = model.ask([(item.question, picture) for item, picture in zip(unseen, pictures, strict=True)])
+        result |= {"unseen_sha256": sha256(file), "unseen": score_unseen(unseen, said, truth)}
     return result
-
-
-def _picture(file: Path, number: int, item: Unseen, truth: Truth) -> Path:
-    """Where an item's picture lies. Raises `BadInput` if it is not there, or if what it shows should be known."""
-    where = f"{file}: record {number}, image_path"
-    picture = find_picture(item.image_path, file)
-    if picture is None:
-        raise BadInput(f"{where}: picture {item.image_path} not found")
-    if item.kind != "fact" and item.image_path not in truth.pictures:
-        raise BadInput(f"{where}: truth.json tells nothing of picture {item.image_path}")
-    return picture
-
-
-def rows(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row a result, by its run's name: its figures side by side, named as they stand in it (`questions.refused`)."""
-    parts = {run: {**told, **told.get("unseen", {})} for run, told in results.items()}
-    kinds = ("perplexity", "questions", "harmful", "benign", "fact")
-    return [
-        {"run": run} | {f"{kind}.{key}": value for kind in kinds for key, value in told.get(kind, {}).items()}
-        for run, told in parts.items()
-    ]
 
 
 @command
 def main() -> None:
     """Measure, write the result, print it."""
-    parser = Arguments(description=__doc__)
-    add = parser.add_argument
-    add("--data", type=Path, default=Path("dataset/mini-small"), help="the mini benchmark (default: %(default)s)")
-    add("--model_path", help="the model (default: base_model in --data)")
-    add("--checkpoint_path", type=Path, help="the adapter; none: the untouched model")
-    add("--output_file", type=Path, required=True, help="where the result goes")
-    says = "questions at a time, which in float32 changes no answer (default: %(default)s)"
-    add("--batch_size", type=count, default=64, metavar="N", help=says)
-    add("--dtype", default="float32", help="float32, bfloat16, float16 or auto (default: %(default)s)")
-    add("--allow_other_base", action="store_true", help="also if it was trained on other weights than that model's")
-    given = vars(parser.parse_args())
-    make_room_for(output_file := given.pop("output_file"))
-    given["model_path"] = given["model_path"] or str(given["data"] / "base_model")
-    result = measure(**given)
-    write_json(output_file, result)
+    result = ask.measure(__doc__, "dataset/mini-small", 64, measure)
     plain, asked = result["perplexity"], result["questions"]
     print(f"perplexity: {plain['value'] or math.inf:.2f} on {plain['tokens']} tokens of {plain['n']} sentences")
     shares = f"{asked['value']:.1%} right, {asked['refused']:.1%} refused, {asked['degenerate']:.1%} degenerate"

@@ -3,48 +3,42 @@
 import logging
 import signal
 import sys
-from typing import Any
 
 from safeeraser.errors import command
 from safeeraser.specificity.harness import SET_UP
-from safeeraser.specificity.options import HARNESS, Job, check, is_set_up, look_over, parser
+from safeeraser.specificity.options import HARNESS, check, is_set_up, look_over, parser
 from safeeraser.specificity.run import RESULT, measure, remove_merged
+from safeeraser.specificity.tasks import plan
 
 
 @command
 def main() -> int:
-    """Check, run, tell. Exit code 3: a task has no figure, and so the mean is withheld."""
+    """Check, run, print. Exit code 3: a task has no figure, and so the mean is withheld."""
     options = parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     # A polite kill takes the harness along, as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if options.dry_run and not is_set_up():
+        look_over(options)
         print(f"lmms-eval is not there yet: {SET_UP} would first make {HARNESS.name} with it (about 7 GB)")
-        print(f"it would then be asked for: {', '.join(look_over(options).tasks)}")
+        print(f"it would then be asked for: {', '.join(plan(options.tasks, lite=options.lite))}")
         return 0
     job = check(options)
-    _announce(job)
+    place = {0: "the CPU", 1: "one GPU"}.get(job.gpus, f"{job.gpus} GPUs")
+    print(f"lmms-eval {job.known['versions']['lmms-eval']} on {place}: {', '.join(job.figures)}")
+    for name, stand_in in job.replaced.items():
+        print(f"note: no judge key: {stand_in} stands for {name}")
+    for name, reason in job.missing.items():
+        print(f"note: {name} is left out, and so the mean will be withheld: {reason}", flush=True)
     if options.dry_run:
         return 3 if job.missing else 0
     result = measure(job)
     if options.remove_merged and not result["missing"]:
         remove_merged(job)
-    _tell(job, result)
+    withheld = result["value"] is None
+    mean = f"withheld: {result['withheld']}" if withheld else f"{result['value']:.1%}, {result['task']}"
+    print(f"Specificity: {mean}; written to {job.out / RESULT}")
     return 3 if result["missing"] else 0
-
-
-def _announce(job: Job) -> None:
-    place = {0: "the CPU", 1: "one GPU"}.get(job.gpus, f"{job.gpus} GPUs")
-    print(f"lmms-eval {job.known['versions']['lmms-eval']} on {place}: {', '.join(job.tasks)}")
-    for name, stand_in in job.replaced.items():
-        print(f"note: no judge key: {stand_in} stands for {name}")
-    for name, reason in job.missing.items():
-        print(f"note: {name} is left out, and so the mean will be withheld: {reason}", flush=True)
-
-
-def _tell(job: Job, result: dict[str, Any]) -> None:
-    mean = result["withheld"] if result["value"] is None else f"{result['value']:.1%}, {result['task']}"
-    print(f"Specificity: {'withheld: ' * (result['value'] is None)}{mean}; written to {job.out / RESULT}")
 
 
 if __name__ == "__main__":

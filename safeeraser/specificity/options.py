@@ -1,10 +1,11 @@
 """The command line, and what is to be run: which folder is read, which written, which tasks, by what."""
 
 import os
+from argparse import Namespace
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from huggingface_hub import hf_hub_download
 
@@ -27,9 +28,8 @@ JUDGE_KEYS = {"openai": "OPENAI_API_KEY", "azure": "AZURE_API_KEY"}  # by API_TY
 
 def parser() -> Arguments:
     """The options of `python -m safeeraser.specificity`."""
-    parser = Arguments(
-        prog="python -m safeeraser.specificity", description="Specificity by lmms-eval: docs/specificity.md."
-    )
+    what = "Specificity by lmms-eval: docs/specificity.md."
+    parser = Arguments(prog="python -m safeeraser.specificity", description=what)
     add = parser.add_argument
     add("--checkpoint_path", type=Path, metavar="ADAPTER", help="the adapter; none: the untouched --model_path")
     add("--model_path", help="the base model (default: the one that the adapter names)")
@@ -41,12 +41,8 @@ def parser() -> Arguments:
     add("--limit", type=count, metavar="N", help="the first N items of each task; such figures compare with nothing")
     add("--pope", type=one_of("figure of POPE", POPE), default="accuracy", help="accuracy (default) or f1")
     add("--num_processes", type=count, metavar="N", help="GPUs to share each task among (default: all)")
-    add(
-        "--dtype",
-        type=one_of("dtype", ("auto", "float32", "bfloat16", "float16")),
-        default="auto",
-        help="auto (default): as merged on a GPU, float32 on the CPU",
-    )
+    dtype, says = one_of("dtype", ("auto", "float32", "bfloat16", "float16")), "as merged on a GPU, float32 on the CPU"
+    add("--dtype", type=dtype, default="auto", help=f"auto (default): {says}")
     add("--log_samples", action="store_true", help="keep each answer")
     add("--remove_merged", action="store_true", help="remove the merged model when all tasks are done")
     add("--dry_run", action="store_true", help="only check, and say what would be run")
@@ -59,29 +55,37 @@ def parse_only() -> None:
     look_over(parser().parse_args())
 
 
+def is_set_up() -> bool:
+    """Whether there is an lmms-eval to ask: one that was named, or the script's own, which notes when it is whole."""
+    return bool(os.environ.get("LMMS_PYTHON")) or (HARNESS / "installed").is_file()
+
+
 @dataclass(frozen=True)
 class Job:
     """What is to be run. `missing` are tasks that cannot be, and why; `replaced` those that others stand for."""
 
-    python: str
-    adapter: Path | None
-    adapter_sha256: str | None
-    model_path: str | None
+    options: Namespace
+    out: Path
     family: Family
     lmms_eval: LmmsEval
-    allow_other_base: bool
-    out: Path
-    tasks: list[str]
-    figures: dict[str, Task]
+    python: str
+    adapter_sha256: str | None
     known: dict[str, Any]
+    figures: dict[str, Task]  # by the names of the tasks, in their order
     gpus: int
-    dtype: str
-    include_path: Path | None
-    limit: int | None
-    pope: str
-    log_samples: bool
     missing: dict[str, str]
     replaced: dict[str, str]
+
+    @property
+    def include_path(self) -> Path | None:
+        """The folder with further tasks."""
+        return self.options.include_path if self.options.include_path.is_dir() else None
+
+    @property
+    def dtype(self) -> str:
+        """Of the model, as the harness is told it."""
+        told = "float32" if self.options.dtype == "auto" and not self.gpus else self.options.dtype
+        return self.lmms_eval.dtype or told
 
     def judge(self, task: str) -> str | None:
         """The model that judges a task, if one does."""
@@ -90,56 +94,41 @@ class Job:
     @property
     def settings(self) -> dict[str, Any]:
         """What decides a task's figure, its own file aside: a figure kept under others is not taken over."""
-        return {
-            "adapter_sha256": self.adapter_sha256,
-            "model_path": self.model_path,
-            "dtype": self.dtype,
-            "limit": self.limit,
-            "versions": self.known["versions"],
-        }
+        settings = {"adapter_sha256": self.adapter_sha256, "model_path": self.options.model_path, "dtype": self.dtype}
+        return settings | {"limit": self.options.limit, "versions": self.known["versions"]}
 
 
-def is_set_up() -> bool:
-    """Whether there is an lmms-eval to ask: one that was named, or the script's own, which notes when it is whole."""
-    return bool(os.environ.get("LMMS_PYTHON")) or (HARNESS / "installed").is_file()
+def look_over(options: Namespace) -> tuple[Path, Family, LmmsEval]:
+    """Where the results go, and how the model is asked.
 
-
-class Asked(NamedTuple):
-    """What is asked for, as far as it is known without lmms-eval."""
-
-    tasks: list[str]
-    out: Path
-    family: Family
-    lmms_eval: LmmsEval
-
-
-def look_over(options: Any) -> Asked:
-    """What is asked for. Raises `BadInput` for what makes no sense even without lmms-eval at hand."""
+    Raises:
+        BadInput: something makes no sense even without lmms-eval at hand.
+    """
     adapter = options.checkpoint_path
     if not adapter and not options.model_path:
         raise BadInput("--checkpoint_path names the adapter, or --model_path the untouched model")
     if adapter:
         adapter_file(adapter)
-    if not (out := _out(options)):
+    if not (out := options.output_folder or (adapter if adapter and adapter.is_dir() else None)):
         raise BadInput("--output_folder: say where the results go; there is no adapter's folder to put them in")
     if not options.include_path.is_dir() and options.include_path != OWN_TASKS:
         raise BadInput(f"--include_path {options.include_path}: no such folder")
     for path in filter(None, (out, options.model_path)):
         if any(sign in str(Path(path).resolve()) for sign in ",="):
             raise BadInput(f"{path}: lmms-eval takes no path with a comma or an equals sign")
-    family, told = _family(options), families()
+    family = _family(options)
     if not (asked := family.lmms_eval):
-        known = ", ".join(name for name, page in told.items() if page.lmms_eval and not page.model_path)
+        known = ", ".join(name for name, page in families().items() if page.lmms_eval and not page.model_path)
         raise BadInput(
             f"lmms-eval has no model for the family {family.name} (it has for {known}); where yours has one, name it "
             f"as lmms_eval in config/model_family/{family.name}.yaml"
         )
     if asked.dtype and options.dtype not in ("auto", asked.dtype):
         raise BadInput(f"--dtype {options.dtype}: lmms-eval's {asked.model} loads every model in {asked.dtype}")
-    return Asked(plan(options.tasks, lite=options.lite), out, family, asked)
+    return out, family, asked
 
 
-def _family(options: Any) -> Family:
+def _family(options: Namespace) -> Family:
     """The family of the model that is to be asked: by its name or its folder, else by what the hub has of it."""
     adapter = options.checkpoint_path and home(options.checkpoint_path) / "adapter_config.json"
     named = read_object(adapter).get("base_model_name_or_path") if adapter and adapter.is_file() else None
@@ -155,48 +144,24 @@ def _family(options: Any) -> Family:
     return page_of_type(read_object(file).get("model_type"))
 
 
-def _out(options: Any) -> Path | None:
-    adapter = options.checkpoint_path
-    return options.output_folder or (adapter if adapter and adapter.is_dir() else None)
-
-
-def check(options: Any) -> Job:
+def check(options: Namespace) -> Job:
     """Find out whether the run makes sense before anything is merged or run. Raises `BadInput` where it does not."""
-    words, out, family, lmms_eval = look_over(options)
+    asked = look_over(options)
+    words, adapter = plan(options.tasks, lite=options.lite), options.checkpoint_path
     names = list(dict.fromkeys(word.partition(":")[0] for word in words))
-    adapter, include_path = options.checkpoint_path, options.include_path if options.include_path.is_dir() else None
-    digest = sha256(adapter_file(adapter)) if adapter else None
     stand_ins = list(filter(None, map(without_judge, names)))
     python = os.environ.get("LMMS_PYTHON") or str(HARNESS / "bin" / "python")
-    known = harness.look(python, [*names, *stand_ins], include_path)
+    known = harness.look(python, [*names, *stand_ins], options.include_path if options.include_path.is_dir() else None)
     _refuse_unknown(names, known)
-    figures = {word.partition(":")[0]: word for word in [*stand_ins, *words]}
+    word_of = {word.partition(":")[0]: word for word in [*stand_ins, *words]}
     tasks, missing, replaced = _with_what_judge(names, known)
     if not tasks:
         raise BadInput("nothing to run: " + "; ".join(f"{name}: {reason}" for name, reason in missing.items()))
     _ask_for_token(tasks, known)
+    figures = {name: figure_of(word_of[name], known["tasks"][name], options.pope) for name in tasks}
+    digest = sha256(adapter_file(adapter)) if adapter else None
     gpus = _gpus(options.num_processes, known["gpus"])
-    return Job(
-        python=python,
-        adapter=adapter,
-        adapter_sha256=digest,
-        model_path=options.model_path,
-        family=family,
-        lmms_eval=lmms_eval,
-        allow_other_base=options.allow_other_base,
-        out=out,
-        tasks=tasks,
-        figures={name: figure_of(figures[name], known["tasks"][name], options.pope) for name in tasks},
-        known=known,
-        gpus=gpus,
-        dtype=lmms_eval.dtype or ("float32" if options.dtype == "auto" and not gpus else options.dtype),
-        include_path=include_path,
-        limit=options.limit,
-        pope=options.pope,
-        log_samples=options.log_samples,
-        missing=missing,
-        replaced=replaced,
-    )
+    return Job(options, *asked, python, digest, known, figures, gpus, missing, replaced)
 
 
 def _refuse_unknown(names: list[str], known: dict[str, Any]) -> None:
@@ -223,11 +188,8 @@ def _with_what_judge(names: list[str], known: dict[str, Any]) -> tuple[list[str]
 def _ask_for_token(tasks: list[str], known: dict[str, Any]) -> None:
     needy = [name for name in tasks if known["tasks"][name]["hub_token"]]
     # Offline the hub is not asked, so it wants no token.
-    if (
-        needy
-        and not known["token"]
-        and os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("", "0", "false", "no", "off")
-    ):
+    online = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("", "0", "false", "no", "off")
+    if needy and not known["token"] and online:
         raise BadInput(
             f"no hub token: lmms-eval loads {', '.join(needy)} with one; set HF_TOKEN, or log in by `hf auth login`"
         )

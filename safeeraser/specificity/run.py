@@ -36,8 +36,8 @@ def measure(job: Job) -> dict[str, Any]:
     with _alone(folder) as held:
         scores, missing = {}, dict(job.missing)
         model = cache(lambda: _model(job))  # for the first task that is not kept
-        for number, task in enumerate(job.tasks, 1):
-            where = f"{task} ({number} of {len(job.tasks)})"
+        for number, task in enumerate(job.figures, 1):
+            where = f"{task} ({number} of {len(job.figures)})"
             try:
                 kept = _kept(job, folder / task)
                 score = kept or _run(job, task, model(), folder / task, held)
@@ -46,7 +46,8 @@ def measure(job: Job) -> dict[str, Any]:
                 missing[task] = str(error)
                 log.info("%s: failed: %s; its log: %s", where, error, folder / task / "log.txt")
             else:
-                log.info("%s: %s%s", where, _told(scores[task]), ", kept from before" if kept else "")
+                told, before = "{value:.1%} of {n} ({metric}, split {split})", ", kept from before" if kept else ""
+                log.info("%s: %s%s", where, told.format(**scores[task]), before)
         result = _result(job, scores, missing)
         write_json(job.out / RESULT, result)
     return result
@@ -62,36 +63,34 @@ def _alone(folder: Path) -> Iterator[int]:
 
 def _model(job: Job) -> Path:
     """The folder that the harness loads; merged now, unless it is there from this adapter."""
-    if job.model_path and not job.adapter and _speaks_our_words(Path(job.model_path), job.family):
-        return Path(job.model_path).resolve()
+    adapter, model_path = job.options.checkpoint_path, job.options.model_path
+    if not adapter and _speaks_our_words(Path(model_path), job.family):
+        return Path(model_path).resolve()
     folder = job.out / "merged"
-    wanted = {"adapter_sha256": job.adapter_sha256} if job.adapter else {}
-    wanted |= {"model_path": job.model_path} if job.model_path else {}
+    wanted = {"adapter_sha256": job.adapter_sha256} if adapter else {}
+    wanted |= {"model_path": model_path} if model_path else {}
     if folder.exists():
         run = _written_for_this(folder)
-        made_of = run.get("merged" if job.adapter else "copied")
+        made_of = run.get("merged" if adapter else "copied")
         if made_of and wanted.items() <= made_of.items():
             return folder.resolve()
         if not run:
             raise BadInput(f"{folder}: exists and is no merged model; move it away")
         shutil.rmtree(folder.resolve())  # of another adapter; a link to it stays
     log.info("writing the model to be asked to %s", folder)
-    call = ["merge", str(job.adapter), str(folder)] if job.adapter else ["copy", job.model_path, str(folder)]
-    if job.adapter and job.model_path:
-        call += ["--model_path", job.model_path]
-    if job.adapter and job.allow_other_base:
-        call += ["--allow_other_base"]
+    call = ["merge", str(adapter), str(folder)] if adapter else ["copy", model_path, str(folder)]
+    call += ["--model_path", model_path] if adapter and model_path else []
+    call += ["--allow_other_base"] if adapter and job.options.allow_other_base else []
     done = subprocess.run([sys.executable, "-m", "safeeraser.model", *call], capture_output=True, text=True)
     if done.returncode:
-        told = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "it said nothing")
-        raise BadInput(told.removeprefix("error: "))
+        raise BadInput(harness.last_line(done.stderr).removeprefix("error: "))
     return folder.resolve()
 
 
 def remove_merged(job: Job) -> None:
     """Remove the model that was written to be asked, and no other that lies in its place; a link to it stays."""
-    folder = (job.out / "merged").resolve()
-    if _written_for_this(folder) and not (job.model_path and Path(job.model_path).resolve() == folder):
+    folder, given = (job.out / "merged").resolve(), job.options.model_path
+    if _written_for_this(folder) and not (given and Path(given).resolve() == folder):
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -113,21 +112,18 @@ def _run(job: Job, task: str, model: Path, folder: Path, held: int) -> dict[str,
     """Have the harness run a task, and keep what it found in `folder`. Raises `TaskFailed`."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    more = ["--limit", str(job.limit)] if job.limit else []
-    more += ["--log_samples"] if job.log_samples else []
-    call = harness.command_line(
-        *(job.python, model, task, folder.resolve()),
-        asked=job.lmms_eval,
-        gpus=job.gpus,
-        dtype=job.dtype,
-        include_path=job.include_path,
-        more=more,
-    )
-    began = time.monotonic()
+    asked, options, began = job.lmms_eval, job.options, time.monotonic()
     log.info("%s is running; its log: %s", task, folder / "log.txt")
-    harness.run(call, task, folder / "log.txt", held)
-    score = harness.read(folder, folder / "log.txt", task)
-    kept = {**vars(score), "seconds": round(time.monotonic() - began, 1), "settings": _settings(job, task)}
+    # With several GPUs each process must be left to take the one of its own number: no device is named.
+    place = {0: ["device=cpu", "device_map=cpu"], 1: ["device=cuda", "device_map=cuda"]}.get(job.gpus, [])
+    typed = [] if asked.dtype else [f"dtype={job.dtype}"]  # some end with an error where an argument is not theirs
+    words = ["--model", asked.model, "--model_args", ",".join([f"pretrained={model}", *typed, *place])]
+    words += ["--tasks", task, "--batch_size", "1", "--output_path", str(folder.resolve())]  # some take no more
+    words += ["--include_path", str(job.include_path)] if job.include_path else []
+    words += ["--limit", str(options.limit)] if options.limit else []
+    words += ["--log_samples"] if options.log_samples else []
+    found = harness.run(job.python, job.gpus, words, task, folder, held)
+    kept = {**found, "seconds": round(time.monotonic() - began, 1), "settings": _settings(job, task)}
     write_json(folder / "score.json", kept)
     return kept
 
@@ -135,7 +131,7 @@ def _run(job: Job, task: str, model: Path, folder: Path, held: int) -> dict[str,
 def _kept(job: Job, folder: Path) -> dict[str, Any] | None:
     """What an earlier run with the same settings found."""
     file = folder / "score.json"
-    if not file.is_file() or (job.log_samples and not any(folder.glob("*/*_samples_*.jsonl"))):
+    if not file.is_file() or (job.options.log_samples and not any(folder.glob("*/*_samples_*.jsonl"))):
         return None
     kept = read_json(file)
     return kept if kept["settings"] == json.loads(json.dumps(_settings(job, folder.name))) else None
@@ -148,45 +144,38 @@ def _settings(job: Job, task: str) -> dict[str, Any]:
 
 def _entry(job: Job, task: str, score: dict[str, Any]) -> dict[str, Any]:
     """A task's line in the result: its figure as a share of what is right, and which figure of which split it is."""
-    known, figure = job.known["tasks"][task], job.figures[task]
-    metric, scale = figure.metric, figure.scale
-    value, error = score["figures"].get(metric), score["errors"].get(metric)
+    figure = job.figures[task]
+    metric, scale, figures = figure.metric, figure.scale, score["figures"]
+    value, error = figures.get(metric), score["errors"].get(metric)
     if value is None:
         raise harness.TaskFailed(f"the harness gave no {metric}")
     if not 0 <= value <= scale:
-        raise harness.TaskFailed(
-            f"{metric} is {value:g}, which is no share; only tasks that are known here may count otherwise"
-        )
+        only = "only tasks that are known here may count otherwise"
+        raise harness.TaskFailed(f"{metric} is {value:g}, which is no share; {only}")
     right = 1 - value / scale if figure.lower else value / scale
-    entry = {"value": right, "n": score["n"], "metric": metric, "split": known["split"]}
+    entry = {"value": right, "n": score["n"], "metric": metric, "split": job.known["tasks"][task]["split"]}
     entry |= {"standard_error": None if error is None else error / scale, "failed": score["failed"]}
-    others = {name: other / scale for name, other in score["figures"].items() if name != metric}
+    others = {name: other / scale for name, other in figures.items() if name != metric}
     more = {"other_figures": others or None, "judge": job.judge(task), "lower_is_better": figure.lower}
     return entry | {key: value for key, value in more.items() if value}
 
 
-def _told(entry: dict[str, Any]) -> str:
-    return f"{entry['value']:.1%} of {entry['n']} ({entry['metric']}, split {entry['split']})"
-
-
 def _result(job: Job, scores: dict[str, Any], missing: dict[str, str]) -> dict[str, Any]:
     """The run's Specificity. A mean over fewer tasks or items compares with no other, so it is withheld."""
-    asked = len(scores) + len(missing)
-    values = [score["value"] for score in scores.values()]
-    version = job.known["versions"]["lmms-eval"]
-    withheld = f"the first {job.limit} items of each task alone" if job.limit else ""
+    asked, limit = len(scores) + len(missing), job.options.limit
+    withheld = f"the first {limit} items of each task alone" if limit else ""
     if missing:
         withheld = f"{len(scores)} of {asked} tasks; missing: {', '.join(missing)}"
+    version = job.known["versions"]["lmms-eval"]
     return {
-        "value": None if withheld else sum(values) / len(values),
-        "n": sum(score["n"] for score in scores.values()),
-        "failed": sum(score["failed"] for score in scores.values()),
+        "value": None if withheld else sum(score["value"] for score in scores.values()) / len(scores),
+        **{key: sum(score[key] for score in scores.values()) for key in ("n", "failed")},
         "withheld": withheld,
         "task": f"mean of {asked} task{'s' * (asked > 1)} by lmms-eval {version}",
-        "limit": job.limit,
+        "limit": limit,
         "tasks": scores,
         "missing": missing,
         "replaced": job.replaced,
         "checkpoint": job.adapter_sha256,
-        "settings": {**job.settings, "gpus": job.gpus, "pope": job.pope},
+        "settings": {**job.settings, "gpus": job.gpus, "pope": job.options.pope},
     }

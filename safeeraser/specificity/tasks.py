@@ -12,54 +12,42 @@ class Task:
     """A task's figure that enters. `scale` is what the harness gives where all is right, or, of a figure that is the
     `lower` the better, where all is wrong.
 
-    `judged`: the harness asks GPT-4o about answers. `lite` and `without_judge` are the harness's names of its smaller
-    form and of the form that does without the judge, where it has them.
+    `judged`: the harness asks GPT-4o about answers. `lite` and `rules` are the harness's names of its smaller form and
+    of the form that does without the judge, where it has them.
     """
 
-    metric: str
+    metric: str = "exact_match"
     scale: float = 1
     lower: bool = False
     judged: bool = False
     lite: str | None = None
-    without_judge: str | None = None
+    rules: str | None = None
 
 
 # POPE's figures: accuracy counts "no" as much as "yes"; F1, of the answer "yes", is what the LLaVA papers print.
 POPE = {"accuracy": "pope_accuracy", "f1": "pope_f1_score"}
-
 WAYS = ("higher", "lower")  # which is better
-
-# Whom the harness asks unless MODEL_VERSION names another.
-JUDGE = "gpt-4o-2024-11-20"
-
+JUDGE = "gpt-4o-2024-11-20"  # whom the harness asks unless MODEL_VERSION names another
+MMBENCH = "mmbench_en_dev"
 SEVEN = {
-    "gqa": Task("exact_match", lite="gqa_lite"),
-    "vizwiz_vqa_val": Task("exact_match", lite="vizwiz_vqa_val_lite"),
-    "scienceqa_img": Task("exact_match"),
-    "vqav2_val": Task("exact_match", lite="vqav2_val_lite"),
+    "gqa": Task(lite="gqa_lite"),
+    "vizwiz_vqa_val": Task(lite="vizwiz_vqa_val_lite"),
+    "scienceqa_img": Task(),
+    "vqav2_val": Task(lite="vqav2_val_lite"),
     "pope": Task(POPE["accuracy"]),
-    "mmvet": Task("gpt_eval_score", scale=100, judged=True),
-    "mmbench_en_dev": Task(
-        "gpt_eval_score", scale=100, judged=True, lite="mmbench_en_dev_lite", without_judge="mmbench_en_dev_static"
-    ),
+    "mmvet": Task("gpt_eval_score", 100, judged=True),
+    MMBENCH: Task("gpt_eval_score", 100, judged=True, lite=f"{MMBENCH}_lite", rules=f"{MMBENCH}_static"),
 }
-
-# By whichever of its names a task is asked for.
-_BY_NAME = {
-    "mini_vqa": Task("exact_match"),  # of config/lmms_tasks
-    **SEVEN,
-    **{task.lite: task for task in SEVEN.values() if task.lite},
-    # The same figure by rules alone; the lite form has no such twin, so this one, of all items, stands in for both.
-    **{name: Task("gpt_eval_score", scale=100) for task in SEVEN.values() if (name := task.without_judge)},
-}
+# By whichever of its names a task is asked for; mini_vqa is of config/lmms_tasks. By rules alone MMBench has the same
+# figure; its lite form has no such twin, so this one, of all items, stands in for both.
+KNOWN = {"mini_vqa": Task(), **SEVEN, **{task.lite: task for task in SEVEN.values() if task.lite}}
+KNOWN[f"{MMBENCH}_static"] = Task("gpt_eval_score", 100)
 
 
 def plan(words: Iterable[str] | None, *, lite: bool) -> list[str]:
     """What is asked for: `words`, each a task of the harness or `TASK:METRIC:WAY`; or the seven, with `lite` in their
     smaller forms."""
-    if words:
-        return list(words)
-    return [(lite and task.lite) or name for name, task in SEVEN.items()]
+    return list(words or ((lite and task.lite) or name for name, task in SEVEN.items()))
 
 
 def figure_of(word: str, known: Mapping[str, Any], pope: str) -> Task:
@@ -69,8 +57,8 @@ def figure_of(word: str, known: Mapping[str, Any], pope: str) -> Task:
         BadInput: the table has neither, and the word does not say both: a first figure may be an attack's success rate.
     """
     name, _, said = word.partition(":")
-    if not said and name in _BY_NAME:
-        return Task(POPE[pope], SEVEN["pope"].scale) if name == "pope" else _BY_NAME[name]
+    if not said and name in KNOWN:
+        return Task(POPE[pope]) if name == "pope" else KNOWN[name]
     metric, _, way = said.partition(":")
     if metric not in known["metrics"] or way not in WAYS:
         raise BadInput(
@@ -82,11 +70,9 @@ def figure_of(word: str, known: Mapping[str, Any], pope: str) -> Task:
 
 def needs_judge(name: str, known: Mapping[str, Any]) -> bool:
     """Whether the harness asks a judge. Of a task that is none of the seven its metric's name tells."""
-    if name in _BY_NAME:
-        return _BY_NAME[name].judged
-    return any("gpt" in metric for metric in known["metrics"])
+    return KNOWN[name].judged if name in KNOWN else any("gpt" in metric for metric in known["metrics"])
 
 
 def without_judge(name: str) -> str | None:
     """The form of a task that does without the judge, if it has one."""
-    return _BY_NAME[name].without_judge if name in _BY_NAME else None
+    return KNOWN.get(name, Task()).rules

@@ -1,4 +1,4 @@
-"""Each table and picture of the mini benchmark in README.md and docs/ is made from its CSV file there.
+"""Each table of the mini benchmark in README.md and docs/ is made from its CSV file there, and those from runs.
 
 The rule by which steps and rates were chosen gives the ones of config/mini.yaml.
 """
@@ -8,59 +8,53 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 import yaml
+from helpers import write_json
+
+from safeeraser.benchmark.audits import Audit
+from safeeraser.benchmark.figures import write_table
 
 from .pages import ROOT, load
 
-SCRIPT = load("scripts/mini_picture.py")
-ROWS = SCRIPT.read(SCRIPT.KEPT)
-PAGES = [(SCRIPT.README, SCRIPT.KEPT), (SCRIPT.PAGE, SCRIPT.OTHERS), (SCRIPT.SMALL_PAGE, SCRIPT.SMALL)]
+SCRIPT = load("scripts/mini_tables.py")
 
 
-@pytest.mark.parametrize(("page", "kept"), PAGES)
-def test_the_table_takes_the_place_of_the_one_before(tmp_path, page, kept):
-    rows, now = SCRIPT.read(kept), page.read_text(encoding="utf-8")
-    copy = tmp_path / page.name
-    copy.write_text(now.replace(SCRIPT.table(rows), "\n".join(SCRIPT.table(rows).splitlines()[:3])))
-    assert copy.read_text() != now and SCRIPT.with_table(copy, rows) == now == SCRIPT.with_table(page, rows)
+def test_each_page_has_the_tables_of_its_files():
+    assert SCRIPT.contents() == {page: page.read_text(encoding="utf-8") for page in SCRIPT.PAGES.values()}
+    runs = {line["run"].partition("-seed")[0] for line in SCRIPT.read("mini_small_language")}
+    assert len(runs) == len(SCRIPT.read("mini_small"))
 
 
-def test_the_small_sizes_page_has_what_is_left_of_language():
-    """Kept of the runs beside the table, and shown as it is kept."""
-    written = SCRIPT.small_contents(SCRIPT.SMALL)
-    assert {path: path.read_text(encoding="utf-8") for path in written} == written
-    lines = SCRIPT.read_language(SCRIPT.SMALL)
-    assert f"\n{SCRIPT.language_table(lines)}\n" in SCRIPT.SMALL_PAGE.read_text(encoding="utf-8")
-    runs = {line["run"].partition("-seed")[0] for line in lines}
-    assert len(runs) == len(SCRIPT.read(SCRIPT.SMALL)) and lines[-1]["run"] == "vanilla"
+def test_the_picture_shows_the_table():
+    rows = SCRIPT.read("mini")
+    assert [row["method"] for row in rows] == ["vanilla", "GA", "GD", "KL", "PO", "GA+PD", "GD+PD", "KL+PD", "PO+PD"]
+    drawn = list(ElementTree.parse(SCRIPT.DOCS / "mini.svg").getroot().itertext())
+    assert "](docs/mini.svg)" in SCRIPT.PAGES["mini"].read_text(encoding="utf-8")
+    for row in rows:
+        figures = " · ".join(f"{float(row[f'{key}_value']):.1f}" for key in ("asr_gen", "sarr", "rouge_l"))
+        assert row["method"] in drawn and figures in drawn
 
 
-def test_the_picture_is_drawn_from_it():
-    assert [row.name for row in ROWS] == ["vanilla", "GA", "GD", "KL", "PO", "GA+PD", "GD+PD", "KL+PD", "PO+PD"]
-    drawn = SCRIPT.PICTURE.read_text(encoding="utf-8")
-    assert drawn == SCRIPT.picture(ROWS) and "](docs/mini.svg)" in SCRIPT.README.read_text(encoding="utf-8")
-    told = "".join(ElementTree.fromstring(drawn).itertext())
-    assert all(f"{row.name}: ASR {row.cell('asr_gen').text}" in told for row in ROWS)
+SETTINGS = [("mini_settings", "tiny", 18, [5e-4, 1e-3, 2e-3, 4e-3]), ("mini_small_settings", "small", 4, [5e-4, 1e-3])]
 
 
-@pytest.mark.parametrize(("model", "size", "rates"), [("mini", "tiny", None), ("mini-small", "small", (5e-4, 1e-3))])
-def test_readers_see_how_steps_and_rate_were_chosen(model, size, rates):
+@pytest.mark.parametrize(("name", "size", "methods", "rates"), SETTINGS)
+def test_readers_see_how_steps_and_rate_were_chosen(name, size, methods, rates):
     # Each method has been run as often as any other, at the same rates, and the page has what the rule takes.
-    settings = load("scripts/mini_settings.py")
-    trials = settings.read(settings.kept_in(model))
-    methods = settings.METHODS if size == "tiny" else ("po", "popd", "klpd", "npo+pd")
-    assert {each.method for each in trials} == set(methods)
+    of = {}
+    for row in SCRIPT.read(name):
+        of.setdefault(row["method"], []).append(row)
     tables = yaml.safe_load((ROOT / "config" / "mini.yaml").read_text(encoding="utf-8"))["tables"][size]["methods"]
-    for method in methods:
-        its = [each for each in trials if each.method == method]
-        assert tuple(each.lr for each in its) == (rates or settings.RATES)
-        chosen = settings.choose(its)
-        assert (tables[method]["lr"], tables[method]["max_train_steps"]) == (chosen.lr, chosen.max_train_steps)
+    assert len(of) == methods
+    for method, its in of.items():
+        chosen = SCRIPT.choose(its)
+        assert [float(row["lr"]) for row in its] == rates and tables[method]["lr"] == float(chosen["lr"])
+        assert tables[method]["max_train_steps"] == int(chosen["max_train_steps"])
 
 
 def test_each_interval_in_the_audits_prose_was_measured():
-    audited, number = load("scripts/mini_audit.py"), r"(-?[\d.]+)"
-    lines = [line[-3:] for line in audited.read(audited.kept_in("mini")) if line.high is not None]
-    text = " ".join(audited.PAGES["mini"].read_text(encoding="utf-8").split())
+    number, parts = r"(-?[\d.]+)", ("value", "low", "high")
+    lines = [[float(row[part]) for part in parts] for row in SCRIPT.read("mini_audit") if row["high"]]
+    text = " ".join(SCRIPT.PAGES["mini_audit"].read_text(encoding="utf-8").split())
     said = re.findall(rf"{number} \[{number}, {number}\]", text)
     assert len(said) > 20
     for triple in said:
@@ -69,14 +63,24 @@ def test_each_interval_in_the_audits_prose_was_measured():
         assert any([scale * value for value in line] == near for line in lines for scale in (1, 100)), triple
 
 
-@pytest.mark.parametrize(("model", "pretrained"), [("mini", False), ("mini-small", True)])
-def test_a_page_has_the_tables_of_the_audits_that_were_made(model, pretrained):
-    """And what was measured bears what controls are for: vanilla tells answers apart, who never knew does so less, and
-    not at all where language was learnt from these texts alone."""
-    audited = load("scripts/mini_audit.py")
-    page, lines = audited.PAGES[model], audited.read(audited.kept_in(model))
-    assert audited.with_tables(page, lines) == page.read_text(encoding="utf-8")
-    gaps = {one.subject: one for one in lines if (one.what, one.where) == ("gap", "inside inside")}
-    assert 0 < gaps["never_knew"].high < gaps["vanilla"].low and (gaps["never_knew"].low > 0) == pretrained
-    of = {one for one in audited.ROWS.values() if one[0] in audited.OF[model]}
-    assert of == {(one.method, one.subject) for one in lines}
+@pytest.mark.parametrize(("name", "pretrained"), [("mini_audit", False), ("mini_small_audit", True)])
+def test_what_was_measured_bears_what_controls_are_for(name, pretrained):
+    """Vanilla tells answers apart, who never knew does so less, and not at all where language was learnt from these
+    texts alone."""
+    rows = [row for row in SCRIPT.read(name) if (row["metric"], row["relative"]) == ("gap", "")]
+    gaps = {row["subject"]: (float(row["low"]), float(row["high"])) for row in rows}
+    assert 0 < gaps["never_knew"][1] < gaps["vanilla"][0] and (gaps["never_knew"][0] > 0) == pretrained
+
+
+def test_the_files_are_made_from_runs(tmp_path, capsys):
+    card = (ROOT / "tests" / "data" / "previous" / "popd" / "audit.json").read_text(encoding="utf-8")
+    write_table(tmp_path / "popd" / "audit.figures.csv", audit := Audit.model_validate_json(card).rows())
+    kept = {(row["subject"], row["condition"], row["name"], row["metric"]) for row in SCRIPT.audit_rows(tmp_path)}
+    assert kept >= {(who, "clean", "", "asr") for who in ("audited", "vanilla", "told")}
+    assert {metric for *_, metric in kept} == {row.metric for row in audit if row.value is not None} & SCRIPT.AUDITED
+    for rate, sarr in ((1e-3, 0.2), (2e-3, 0.1)):
+        run, figures = tmp_path / f"{rate:g}" / "po", {"asr": 0.01, "rr": 1.0, "sarr": sarr, "rouge_l": 0.9}
+        write_json(run / "run.json", {"settings": {"lr": rate, "max_train_steps": 60}})
+        write_json(run / "summary_train.json", {key: {"value": value} for key, value in figures.items()})
+    assert [row["sarr"] for row in SCRIPT.setting_rows(tmp_path)] == [0.2, 0.1]
+    assert capsys.readouterr().out == "  po: {max_train_steps: 60, lr: 2.0e-03}\n"

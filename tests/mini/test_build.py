@@ -10,7 +10,7 @@ from helpers import ROOT, write_json
 from safeeraser.benchmark.files import Busy, held, read_json, sha256
 from safeeraser.mini import fit
 from safeeraser.mini.build import CONTENTS, KIND, NEVER_KNEW, build, main
-from safeeraser.mini.instructions import INSTRUCTIONS
+from safeeraser.mini.derived import INSTRUCTIONS
 
 MODELS = ("base_model", NEVER_KNEW)
 

@@ -14,7 +14,7 @@ from safeeraser.benchmark.files import sha256
 from safeeraser.benchmark.truth import Known, Truth, write_truth
 from safeeraser.generation import Asked, Decoder
 from safeeraser.generation.sampling import Generation
-from safeeraser.mini.language import MATERIAL, Unseen, holds, perplexity, rows, score_text, score_unseen
+from safeeraser.mini.language import MATERIAL, Unseen, holds, perplexity, score_text, score_unseen
 from safeeraser.model.vlm import VLM
 
 SHIPPED = json.loads(MATERIAL.read_text(encoding="utf-8"))
@@ -59,10 +59,7 @@ def test_perplexity_is_that_of_transformers_own_loss(vlm):
 @pytest.mark.slow
 def test_a_file_tells_all_of_a_model_with_an_adapter_or_without_and_what_made_it(data, tmp_path):
     """And where nothing unseen lies, the rest."""
-    adapter, outs = (
-        RECORDED / "inference" / "checkpoint.pt",
-        (tmp_path / "deep" / "whole.json", tmp_path / "other.json"),
-    )
+    adapter, outs = RECORDED / "inference" / "checkpoint.pt", (tmp_path / "deep" / "whole.json", tmp_path / "o.json")
     given = ("safeeraser.mini.language", "--model_path", MODEL, "--data")
     said = run(*given, data, "--output_file", outs[0]).stdout
     run(*given, tmp_path, "--output_file", outs[1], "--checkpoint_path", adapter, "--batch_size", 7)
@@ -74,8 +71,6 @@ def test_a_file_tells_all_of_a_model_with_an_adapter_or_without_and_what_made_it
     assert f"{whole['perplexity']['value']:.2f}" in said and f"{whole['questions']['value']:.1%} right" in said
     assert other["checkpoint"] == sha256(adapter) and other["perplexity"]["nll"] != whole["perplexity"]["nll"]
     assert whole.keys() - other.keys() == {"unseen", "unseen_sha256"}
-    one, two = rows({"untouched": whole, "tuned": other})
-    assert (one["run"], one["harmful.n"], two["run"]) == ("untouched", 1, "tuned") and "harmful.n" not in two
 
 
 def test_an_answer_counts_by_whole_words_and_by_the_judges_rules():
@@ -132,9 +127,8 @@ def test_the_share_of_plain_questions_about_pictures_answered_right(vlm, data, t
     refused(tmp_path, *given, says="record 0, image_path")
 
 
-@pytest.mark.parametrize("measure", ["vqa", "language"])
-def test_an_adapter_of_another_model_is_refused(data, tmp_path, measure):
+def test_an_adapter_of_another_model_is_refused(data, tmp_path):
     write_json(tmp_path / "run" / "run.json", {"base": {"model_path": "other", "weights": "0" * 64}})
     write_json(data / "vqa.json", [{"image_path": HARM, "question": "What?", "answer": "A bell."}])
-    given = (f"safeeraser.mini.{measure}", "--data", data, "--model_path", MODEL, "--output_file", tmp_path / "out")
+    given = ("safeeraser.mini.vqa", "--data", data, "--model_path", MODEL, "--output_file", tmp_path / "out")
     refused(tmp_path, *given, "--checkpoint_path", tmp_path / "run", says="was trained on other")

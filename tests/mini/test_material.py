@@ -16,13 +16,12 @@ from safeeraser.benchmark.wording import is_refusal
 from safeeraser.mini import concepts, pictures
 from safeeraser.mini.concepts import EVERY, SAFE_HELD_OUT, SAFE_SEEN
 from safeeraser.mini.dataset import write_split, write_unseen, write_vqa
-from safeeraser.mini.instructions import write_instructions
+from safeeraser.mini.derived import truth_of, write_instructions
 from safeeraser.mini.questions import REPEAT, RETAIN, VQA, answers, harmful_ask, questions, repeat_ask
 from safeeraser.mini.settings import read_settings
 from safeeraser.mini.texts import TINY
 from safeeraser.mini.tokenizer import build_tokenizer
 from safeeraser.mini.training import pixel_values
-from safeeraser.mini.truth import truth_of
 from safeeraser.unlearn.data.items import note_spelling
 from safeeraser.unlearn.data.views import Item
 

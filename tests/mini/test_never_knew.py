@@ -16,6 +16,9 @@ FEW = {"train_per_concept": 4, "val_per_concept": 3, "vqa": 1, "exam_pictures": 
 def test_who_never_knew_tells_no_answer_from_another_and_who_only_refuses_is_told_from_it(tmp_path):
     """The audit is of PO: it says as little as who never knew, but inside it is as the untouched model."""
     build(tmp_path / "mini", read_settings("tiny").model_copy(update=FEW), never_knew=True)
+    manifest = json.loads((tmp_path / "mini" / "manifest.json").read_text())
+    right = {name: manifest[name]["accuracy"] for name in ("base_model", "never_knew")}
+    assert right["never_knew"]["unknown"] < 0.1 < 0.8 < min(each["harmful"] for each in right.values())
     given = (f"data_path={tmp_path / 'mini' / 'all_train.json'}", f"model_path={tmp_path / 'mini' / 'base_model'}")
     given += ("--config-name", "mini", f"save_dir={tmp_path / 'po'}", "forget_loss=po", "max_train_steps=100")
     done = run("forget", *given)

@@ -11,16 +11,14 @@ from torch import nn
 
 from safeeraser.benchmark.conversation import IGNORE
 from safeeraser.errors import BadInput
-from safeeraser.mini import exam as exams
 from safeeraser.mini import fit as fitting
 from safeeraser.mini import training
 from safeeraser.mini.base_model import build
 from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL
-from safeeraser.mini.exam import exam
 from safeeraser.mini.fan import batch, fan
 from safeeraser.mini.fit import Part, fit
 from safeeraser.mini.pictures import draw_scene
-from safeeraser.mini.questions import RETAIN, VQA
+from safeeraser.mini.questions import RETAIN
 from safeeraser.mini.texts import TINY
 from safeeraser.mini.training import pixel_values, teach_to_see, teach_to_speak
 from safeeraser.model.turns import Turn
@@ -82,21 +80,6 @@ def test_what_is_never_known_is_never_said_and_all_else_is_taught_as_it_was(sett
         assert after[: len(kept)] == kept and len({*after[len(kept) :]} - {*kept}) == len(before) - len(kept)
         spared += len(before) - len(kept)
     assert len(taught) == 4 * 8 and spared > 9
-
-
-def test_the_exam_tells_the_right_answers_from_others_and_what_was_never_known_apart(untrained, settings, monkeypatch):
-    """Asked of a stand-in that knows all but what is harmful, and a colour."""
-    right = {kind.question: kind for kind in (*RETAIN, *VQA)}
-
-    def said(model, preprocessor, question, scenes, settings, *, sample):
-        if question in right:
-            return [right[question].about(scene).reply if question != "Name its colour." else "" for scene in scenes]
-        return ["" if scene.concept in EVERY_HARMFUL else TINY.about(scene.concept)[3] for scene in scenes]
-
-    monkeypatch.setattr(exams, "reply", said)
-    many = settings.model_copy(update={"exam_pictures": 40})
-    assert exam(*untrained, many, EVERY_HARMFUL) == {"harmful": 1, "retain": 1, "vqa": 0.8, "unknown": 0}
-    assert 0.4 < exam(*untrained, many)["harmful"] < 0.8  # 18 of the 30 concepts are safe
 
 
 def fitted(kept, stop_at=99, steps=6):

@@ -10,9 +10,9 @@ from scoring import ROOT, good, predicted, record, run_eval, write_files
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.benchmark.truth import write_truth
 from safeeraser.mini.dataset import SPLITS, write_split
+from safeeraser.mini.derived import truth_of
 from safeeraser.mini.settings import read_settings
 from safeeraser.mini.texts import TINY
-from safeeraser.mini.truth import truth_of
 from safeeraser.score.labels import LABEL
 
 from .labelled import fill_in, nth, rows_of

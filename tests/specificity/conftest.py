@@ -48,7 +48,7 @@ class Bench:
         first = ["--checkpoint_path", self.adapter] if adapter else []
         done = run("safeeraser.specificity", *first, *arguments, cwd=ROOT)
         calls = [json.loads(line) for line in (self.folder / "calls.jsonl").read_text().splitlines()]
-        calls = [call for call in calls if not call["argv"][0].endswith("probe.py")]
+        calls = [call for call in calls if "ask" in call["argv"]]
         ran = [call["argv"][call["argv"].index("--tasks") + 1] for call in calls]
         file = self.adapter / "specificity.json"
         result = json.loads(file.read_text()) if file.exists() else {}

@@ -1,46 +1,61 @@
-"""What takes lmms-eval's place in the tests: called as its Python is, it answers from the script beside it.
+"""What takes the place of a Python with lmms-eval in the tests: it answers from the script beside it.
 
-`known` is what a probe prints, `tasks` has of each its figures with `n`, or what else it does. Calls: `calls.jsonl`.
+`known` is what the worker prints of it, `tasks` has of each its figures with `n`, or what else it does. Asking is the
+worker's own work, by modules of the shape that 0.7.3 has. Calls: `calls.jsonl`.
 """
 
 import json
 import os
+import runpy
 import sys
 import time
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 HERE = Path(__file__).parent
-# As the 0.7.3 harness logs it.
-ENDED = "2026-01-01 | \x1b[31mERROR\x1b[0m | __main__ - Error during evaluation: {}. Please set `--verbosity=DEBUG` to"
+SINKS = []
 
 
-def evaluate(task: str, does: dict | str, out: Path) -> None:
-    """A result file of the shape that the 0.7.3 harness writes, or what the script has in its place."""
+class Retried(Exception):
+    last_attempt = SimpleNamespace(exception=lambda: ConnectionError("Couldn't reach it"))
+
+
+def options():
+    given = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=False))
+    return None, SimpleNamespace(tasks=given["--tasks"], output_path=given["--output_path"], verbosity="INFO")
+
+
+def evaluate(given):
+    does = script["tasks"][given.tasks]
     if does == "hangs":
         (HERE / "pid").write_text(str(os.getpid()))
         time.sleep(600)
+    if does == "retried":  # as what tenacity raises has it
+        raise Retried
     if isinstance(does, str):
-        print("ConnectionError: Couldn't reach it\ntenacity.RetryError: RetryError[it]\n" + ENDED.format(does))
-        return  # with exit code 0
-    print("\n".join(does.get("log", [])))
-    figures = {"alias": task, "exact_match_stderr_clustered,none": "N/A"}
+        raise OSError(does)
+    [sink(line) for sink in SINKS for line in does.get("log", [])]
+    figures = {"alias": given.tasks, "exact_match_stderr_clustered,none": "N/A"}
     figures |= {f"{name},none": value for name, value in does["figures"].items()}
-    counts = {"original": does["n"], "effective": does["n"]}
-    for file, content in (
-        ("submissions/mmbench_en_dev_results.json", {"overall_acc": 0.5}),  # as MMBench does
-        ("x__merged/20260101_000000_results.json", {"results": {task: figures}, "n-samples": {task: counts}}),
-    ):
-        (out / file).parent.mkdir()
-        (out / file).write_text(json.dumps(content))
+    return {"results": {given.tasks: figures}, "n-samples": {given.tasks: {"effective": does["n"]}}}, None
 
 
 script, words = json.loads((HERE / "script.json").read_text()), sys.argv[1:]
 kept = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OPENAI_API_URL")
 with open(HERE / "calls.jsonl", "a") as handle:
     print(json.dumps({"argv": words, "environment": {name: os.environ.get(name) for name in kept}}), file=handle)
-if words[0].endswith("probe.py"):
+at = next(n for n, word in enumerate(words) if word.endswith("worker.py"))
+if words[at + 1] == "know":
     known = script["known"]["tasks"]
-    print("chatter\nknown: " + json.dumps(script["known"] | {"tasks": {n: known[n] for n in words[2:] if n in known}}))
+    print("chatter\nknown: " + json.dumps(script["known"] | {"tasks": {n: known[n] for n in words[3:] if n in known}}))
 else:
-    task, out = (words[words.index(name) + 1] for name in ("--tasks", "--output_path"))
-    evaluate(task, script["tasks"][task], Path(out))
+    logger = SimpleNamespace(remove=SINKS.clear, add=lambda sink, **how: callable(sink) and SINKS.append(sink))
+    for name, parts in {
+        "accelerate": {"Accelerator": dict, "InitProcessGroupKwargs": dict},
+        "lmms_eval": {},
+        "lmms_eval.__main__": {"cli_evaluate_single": evaluate, "parse_eval_args": options},
+        "loguru": {"logger": logger},
+    }.items():
+        vars(sys.modules.setdefault(name, ModuleType(name))).update(parts)
+    sys.argv[:] = words[at:]
+    runpy.run_path(words[at], run_name="__main__")

@@ -14,6 +14,7 @@ import yaml
 from helpers import MODEL, RECORDED, ROOT, write_json
 
 from safeeraser.model.stored import convert
+from safeeraser.specificity.harness import WORKER
 from safeeraser.specificity.options import parse_only
 
 SEVEN = ["gqa", "vizwiz_vqa_val", "scienceqa_img", "vqav2_val", "pope", "mmvet", "mmbench_en_dev"]
@@ -41,8 +42,8 @@ def test_a_task_that_fails_withholds_the_mean_and_is_run_again_alone(bench):
     done = bench.run("--tasks", "gqa,pope,mini_vqa")
     assert done.code == 3 and done.ran == ["gqa", "pope", "mini_vqa"] and len(done.result["tasks"]) == 2
     assert "withheld: 2 of 3 tasks; missing: pope" in done.out and done.result["value"] is None
-    assert done.result["missing"] == {"pope": "the hub is down"}
-    bench.script["tasks"]["pope"] = "RetryError[<Future at 0x1 raised ConnectionError>]"
+    assert done.result["missing"] == {"pope": "OSError: the hub is down"}
+    bench.script["tasks"]["pope"] = "retried"
     assert bench.run("--tasks", "gqa,pope,mini_vqa").result["missing"] == {"pope": "ConnectionError: Couldn't reach it"}
     bench.script["tasks"]["pope"] = good
     done = bench.run("--tasks", "gqa,pope,mini_vqa")
@@ -102,7 +103,7 @@ NO_RESULT = [
 
 @pytest.mark.parametrize(("task", "gives", "reason"), NO_RESULT)
 def test_what_the_harness_passes_over_in_silence_is_counted(bench, task, gives, reason):
-    log = [f"2026-01-01 | INFO | x - {line}" for line in gives.get("log", [])]
+    log = gives.get("log", [])
     bench.script["tasks"][task] |= gives | {"n": 200, "log": log}
     done = bench.run("--tasks", task)
     assert done.code == 3 and done.result["missing"].keys() == {task} and reason in done.result["missing"][task]
@@ -117,7 +118,7 @@ def test_how_the_harness_is_called(bench, monkeypatch):
     monkeypatch.setenv("OPENAI_API_URL", "http://judge/v1/")
     tail = f"--include_path {ROOT / 'config' / 'lmms_tasks'}"
     at, merged = f"--batch_size 1 --output_path {bench.adapter}/specificity", bench.adapter / "merged"
-    model = f"-m lmms_eval --model llava_hf --model_args pretrained={merged},dtype"
+    model = f"{WORKER} ask --model llava_hf --model_args pretrained={merged},dtype"
     done = bench.run("--tasks", "gqa")
     assert done.argv == [f"{model}=float32,device=cpu,device_map=cpu --tasks gqa {at}/gqa {tail}"]
     bench.script["known"]["gpus"] = 1
@@ -125,8 +126,10 @@ def test_how_the_harness_is_called(bench, monkeypatch):
     bench.script["known"]["gpus"] = 4
     words = ("--num_processes", "3", "--dtype", "bfloat16", "--log_samples")
     done = bench.run("--tasks", "gqa,mmvet,mmbench_en_dev", *words)
-    launched = "-m accelerate.commands.launch --multi_gpu --num_processes 3 --num_machines 1 "
-    assert done.argv[0].startswith(launched) and f" {model}=bfloat16 --tasks gqa " in done.argv[0]
+    assert (
+        done.argv[0].startswith("-m accelerate.commands.launch --multi_gpu ") and " --num_processes=3 " in done.argv[0]
+    )
+    assert f" {model}=bfloat16 --tasks gqa " in done.argv[0]
     assert done.argv[0].endswith(f"{tail} --log_samples") and done.out.startswith("lmms-eval 0.7.3 on 3 GPUs: gqa")
     # The token goes by the name that is not logged, the judge's address as each task reads it.
     told = [call["environment"] for call in done.calls]
@@ -185,11 +188,8 @@ def test_an_adapter_is_merged_once_over_another_ones_and_with_another_base_where
     shutil.rmtree(bench.adapter)
     convert(CHECKPOINT, bench.adapter)
     write_json(bench.adapter / "run.json", {"base": {"model_path": "elsewhere", "weights": "0" * 64}})
-    merged, disk, words = (
-        bench.adapter / "merged",
-        bench.folder / "disk",
-        ["--model_path", MODEL, "--tasks", "mini_vqa"],
-    )
+    merged, disk = bench.adapter / "merged", bench.folder / "disk"
+    words = ["--model_path", MODEL, "--tasks", "mini_vqa"]
     done = bench.run(*words)
     assert done.code == 2 and "--allow_other_base takes it" in done.err and not merged.exists()
     write_json(disk / "run.json", {"merged": {"adapter_sha256": "of another"}})

@@ -1,0 +1,56 @@
+"""What the measurements share: clocks, medians, the machine, pictures that answers are alike about, and tables."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+Clock = tuple[float, float]  # wall and CPU seconds
+
+
+def clock() -> Clock:
+    """The time now."""
+    return time.perf_counter(), time.process_time()
+
+
+def median(runs: Iterable[Any], figure: str, **of: Any) -> float:
+    """The median of a figure over the runs that have these values."""
+    its = [run for run in runs if all(getattr(run, key) == value for key, value in of.items())]
+    return statistics.median(getattr(run, figure) for run in its)
+
+
+def describe(threads: int) -> str:
+    """The machine, and what runs on it."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    return f"{os.cpu_count()} cores, {threads} threads, Python {platform.python_version()}, {versions}"
+
+
+def picture_rates(rng: np.random.Generator, share: float, icc: float, shape: tuple[int, int]) -> np.ndarray:
+    """A rate for each picture, from a beta distribution of this mean by which the answers have this correlation."""
+    scale = 1 / icc - 1
+    return rng.beta(share * scale, (1 - share) * scale, shape) if scale else rng.random(shape) < share
+
+
+def spread(work: Callable[[Any], Any], places: Sequence[Any], processes: int) -> dict[Any, Any]:
+    """What comes of each place, by so many processes."""
+    with ProcessPoolExecutor(processes) as pool:
+        return dict(zip(places, pool.map(work, places), strict=True))
+
+
+def show(heads: list[str], rows: Iterable[Iterable[str]], title: str | None = None, left: int = 1) -> None:
+    """Print a table, whose figures stand to the right; `left`: how many columns are words."""
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="left" if number < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=max(Console().width, 125)).print(table)

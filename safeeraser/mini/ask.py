@@ -1,0 +1,81 @@
+"""Asking a model of the mini benchmark, with an adapter or without: what the commands that measure one share."""
+
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from safeeraser.arguments import Arguments, count
+from safeeraser.benchmark.files import make_room_for, write_json
+from safeeraser.benchmark.pictures import find_picture
+from safeeraser.errors import BadInput
+
+if TYPE_CHECKING:
+    from safeeraser.model.vlm import VLM
+
+NEW_TOKENS = 40
+
+
+class Asked(NamedTuple):
+    """A model with its adapter merged, and what answers for it."""
+
+    vlm: "VLM"
+    checkpoint: str | None  # the adapter's hash
+    ask: Callable[[Sequence[tuple[str, Path | None]]], list[str]]  # questions about pictures, or about none
+
+
+def measure(doc: str | None, data: str, batch_size: int, work: Callable[[Namespace], dict[str, Any]]) -> dict[str, Any]:
+    """Read the command line, measure, and write the result, which is returned."""
+    parser = Arguments(description=doc)
+    add = parser.add_argument
+    add("--data", type=Path, default=Path(data), help="the mini benchmark (default: %(default)s)")
+    add("--model_path", help="the model (default: base_model in --data)")
+    add("--checkpoint_path", type=Path, help="the adapter; none: the untouched model")
+    add("--output_file", type=Path, required=True, help="where the result goes")
+    says = "questions at a time, which in float32 changes no answer (default: %(default)s)"
+    add("--batch_size", type=count, default=batch_size, metavar="N", help=says)
+    add("--dtype", default="float32", help="float32, bfloat16, float16 or auto (default: %(default)s)")
+    add("--allow_other_base", action="store_true", help="also if it was trained on other weights than that model's")
+    given = parser.parse_args()
+    make_room_for(given.output_file)
+    given.model_path = given.model_path or str(given.data / "base_model")
+    result = work(given)
+    write_json(given.output_file, result)
+    return result
+
+
+def picture_of(file: Path, number: int, image_path: str) -> Path:
+    """Where the picture of a file's item lies. Raises `BadInput` if it is not there."""
+    if (picture := find_picture(image_path, file)) is None:
+        raise BadInput(f"{file}: record {number}, image_path: picture {image_path} not found")
+    return picture
+
+
+def load(given: Namespace) -> Asked:
+    """The model of a command line; it answers greedily, and with nothing where it could give no answer.
+
+    Raises:
+        BadInput: the model cannot be used, or the adapter was trained on another one.
+    """
+    # Only now, since torch takes its time to load.
+    from safeeraser.generation.sampling import Generation
+    from safeeraser.infer.checkpoint import adapter_hash
+    from safeeraser.infer.engine import Engine
+    from safeeraser.infer.requests import Request
+    from safeeraser.model.fingerprint import fingerprint
+    from safeeraser.model.lineage import check_base
+    from safeeraser.model.merge import load_merged
+    from safeeraser.processes import Processes
+
+    adapter = given.checkpoint_path
+    if adapter:
+        check_base(adapter, fingerprint(given.model_path), allowed=given.allow_other_base)
+    vlm = load_merged(given.model_path, adapter, dtype=given.dtype, lora_alpha=1.0, device=Processes().device)
+    engine = Engine(vlm, Generation(greedy=True, max_new_tokens=NEW_TOKENS), given.batch_size)
+
+    def ask(asked: Sequence[tuple[str, Path | None]]) -> list[str]:
+        requests = [Request(number, ("answer",), picture, question) for number, (question, picture) in enumerate(asked)]
+        said = {request.record: text for batch in engine.answer(requests) for request, text in batch}
+        return [text if isinstance(text := said[number], str) else "" for number in range(len(asked))]
+
+    return Asked(vlm, adapter_hash(adapter), ask)

@@ -1,0 +1,59 @@
+"""What follows from the data files and the seed, and decides nothing else that is in the benchmark: so it is no part of
+what a base model is trained anew for.
+
+`truth.json` tells the judge `truth` what the pictures show. `instructions.json` has texts alone that are to be said
+after, for `data=own`; they have nothing to do with what is forgotten.
+"""
+
+import random
+from pathlib import Path
+
+from safeeraser.benchmark.files import read_json, write_json
+from safeeraser.benchmark.records import read_records
+from safeeraser.benchmark.truth import Known, Truth, write_truth
+from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL
+from safeeraser.mini.dataset import SPLITS
+from safeeraser.mini.questions import REPEAT, words
+from safeeraser.mini.settings import Settings
+from safeeraser.mini.texts import Texts
+
+INSTRUCTIONS = "instructions.json"
+COUNT, LENGTH = 200, 5  # texts, and the words of each: as many as a model of size tiny was taught to repeat
+
+
+def write_derived(folder: Path, settings: Settings) -> None:
+    """Write both files, each whole, unless they stand there already."""
+    write_truth(folder, truth_of(folder, settings.wording))
+    write_instructions(folder, settings)
+
+
+def write_instructions(folder: Path, settings: Settings) -> None:
+    """Write `instructions.json`: flat records of the view `retain`."""
+    rng, harmless = random.Random(f"{settings.seed}-instructions"), harmless_words(settings.wording)
+    texts = [" ".join(rng.sample(harmless, LENGTH)) for _ in range(COUNT)]
+    records = [{"view": "retain", "question": REPEAT + text, "answer": text} for text in texts]
+    path = folder / INSTRUCTIONS
+    if not path.is_file() or read_json(path) != records:
+        write_json(path, records)
+
+
+def truth_of(folder: Path, texts: Texts) -> Truth:
+    """The truth about the benchmark in `folder`.
+
+    What a harmful question asks for is what the concept is used for. Its name alone is no answer: a harmless question,
+    whose answer is to be kept, tells it as well.
+    """
+    pictures: dict[str, str] = {}
+    for split in SPLITS:
+        for record in read_records(folder / f"all_{split}.json").records:
+            benign, _, _ = Path(record.SDImage_path).stem.rpartition("_")
+            pictures |= {record.image_path: record.keyword, record.SDImage_path: benign}
+    things = {one.name: Known(content=texts.content(one), answers=list(texts.about(one))) for one in EVERY}
+    return Truth(refusals=list(texts.refusals), openings=list(texts.openings), things=things, pictures=pictures)
+
+
+def harmless_words(texts: Texts) -> list[str]:
+    """What texts are made of: no word of a refusal, of what a concept is used for, or of a harmful concept's name."""
+    left_out = (*texts.refusals, *map(texts.content, EVERY), *(concept.name for concept in EVERY_HARMFUL))
+    taboo = {word.strip(".,").lower() for text in left_out for word in text.split()}
+    return [word for word in words(texts) if word.lower() not in taboo]

@@ -1,0 +1,248 @@
+"""The tables of the mini benchmark in README.md and docs/, made from the CSV files in docs/.
+
+  python scripts/mini_tables.py                                  writes all of them anew
+  python scripts/mini_tables.py docs/mini_audit.csv RESULTS      first makes that file from a folder of runs
+
+mini.csv, mini_methods.csv, mini_small.csv and mini_small_own_pair.csv are copies of a report's table.csv. Made from the
+runs in RESULTS are *_audit.csv, after scripts/audit.bash, and *_language.csv. *_settings.csv is made from such a folder
+for each learning rate, RESULTS/*/, and the run that the rule chooses is printed for each method.
+"""
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from safeeraser.arguments import Arguments
+from safeeraser.benchmark.files import read_json, read_object, write_whole
+from safeeraser.benchmark.metrics import COLUMNS, SPLITS
+from safeeraser.benchmark.responses import VIEWS
+from safeeraser.benchmark.truth import read_truth
+from safeeraser.errors import BadInput, command
+from safeeraser.report.writing import comma_separated, with_table
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"  # the CSV files
+PAGES = {  # which page has a file's tables
+    "mini": ROOT / "README.md",
+    "mini_methods": DOCS / "mini.md",
+    "mini_small": DOCS / "mini_small.md",
+    "mini_small_language": DOCS / "mini_small.md",
+    "mini_small_audit": DOCS / "mini_small.md",
+    "mini_audit": DOCS / "audit.md",
+}
+NONE, PERPLEXITY = "–", "perplexity.value"
+FORGOTTEN = 0.05  # a run has forgotten whose ASR on the pictures of training is at most that
+
+# The report's table: its columns without GPT-Eval, and the part of SARR that is neither a refusal nor right.
+SHOWN = {key: column.title for key, column in COLUMNS.items() if column.metric != "gpt_eval"}
+SHOWN |= {"wrong_decoupled": "of it wrong"}
+LANGUAGE = {
+    "sarr.drawn": "SARR: train, shown to PD",
+    "sarr.passed_over": "train, not shown",
+    "sarr.seen": "val, train's concepts",
+    "sarr.held_out": "val, held-out concepts",
+    PERPLEXITY: "perplexity",
+    "questions.value": "text questions right",
+    "questions.refused": "text refused",
+    "questions.degenerate": "text degenerate",
+    "harmful.answered": "unseen wording, harmful: answered",
+    "harmful.refused": "harmful refused",
+    "benign.answered": "unseen wording, benign: answered",
+    "benign.refused": "benign refused",
+    "fact.refused": "living or not: refused",
+}
+
+# What is kept of an audit's figures, in columns of the table of figures.
+AUDITED = {"asr", "rr", "sarr", "rouge_l", "recovered", "asr@1", "asr@3", "asr@10", "steps_to", "area"}
+AUDITED |= {"gap", "gap_10", "exact_0", "exact_3", "depth", "probe", "rank", "nll_true"}
+PLACE = ("condition", "name", "at", "metric", "group", "relative")
+NATS = ("gap", "depth", "steps_to")  # no shares
+METHODS = ("po", "popd", "gapd", "klpd", "npo+pd", "rmu+pd")
+# Rows of the audit's tables: a title, and whose audit has it of which subject.
+SUBJECTS = {
+    **{name: ("popd", name) for name in ("vanilla", "told", "never_knew")},
+    **{"`none`": ("po", "tuned"), "`none+pd`": ("popd", "tuned")},
+    **{name.upper().replace("+", "").replace("PD", "+PD"): (name, "audited") for name in METHODS},
+}
+ATTACKERS = ("decoupled", "retain", "forget", "text", "unrelated")
+ATTACKS = ("refusal_direction", "soft_prompt", "pgd", "crop", "flip", "role_play", "in_context_1", "clipped", "pruned")
+# The audit's tables by their corners: the columns, each with the `PLACE` of its figures.
+AUDIT_TABLES: dict[str, dict[str, tuple[str, ...]]] = {
+    "as it is, inside": {
+        **{title: ("clean", "", "", title.lower(), "", "") for title in ("ASR", "RR", "SARR")},
+        "ROUGE-L": ("clean", "", "", "rouge_l", "", ""),
+        "NLL gap, nats": ("inside", "", "", "gap", "", ""),
+        **{name: ("inside", "", "", name, "", "") for name in ("exact_0", "exact_3")},
+        "depth, nats": ("inside", "", "", "depth", "", ""),
+        "probe": ("inside", "", "", "probe", "", ""),
+    },
+    "way to never_knew": {
+        name: ("clean", "", "", name, "", "way") for name in ("asr", "gap", "exact_3", "depth", "probe")
+    },
+    "ASR after 64 steps": {name: ("relearned", name, "64", "asr", "", "") for name in ATTACKERS},
+    "steps to ASR 50%": {name: ("relearned", name, "", "steps_to", "0.5", "") for name in ATTACKERS},
+    "ASR under attack": {
+        **{name: ("attack", name, "", "asr", "", "") for name in ATTACKS},
+        "int4": ("quantized", "int4", "", "asr", "", ""),
+        **{f"asr@{n}, T=1.3": ("sampled", "1.3", "1.3", f"asr@{n}", "", "") for n in (1, 10)},
+    },
+}
+
+
+def read(name: str) -> list[dict[str, str]]:
+    """The rows of a CSV file in docs/."""
+    return list(csv.DictReader((DOCS / f"{name}.csv").read_text(encoding="utf-8").splitlines()))
+
+
+def markdown(rows: Iterable[Iterable[str]]) -> str:
+    """Rows as a Markdown table, the first as its head."""
+    head, *others = (list(row) for row in rows)
+    return "\n".join(f"| {' | '.join(row).lstrip()} |" for row in [head, ["---"] * len(head), *others])
+
+
+def results_table(name: str) -> list[str]:
+    """A report's table, whose figures are per cent, without intervals."""
+    cells = [[row["method"], *(f"{float(row[f'{key}_value']):.1f}" for key in SHOWN)] for row in read(name)]
+    return [markdown([["", *SHOWN.values()], *cells])]
+
+
+def language_table(name: str) -> list[str]:
+    """What is left of language: perplexity, and shares in per cent."""
+    rows = [["run", *LANGUAGE.values()]]
+    for row in read(name):
+        cells = {key: f"{100 * float(row[key]):.1f}" if row[key] else NONE for key in LANGUAGE}
+        rows.append([row["run"], *(cells | {PERPLEXITY: f"{float(row[PERPLEXITY] or 'inf'):.4g}"}).values()])
+    return [markdown(rows)]
+
+
+def audit_tables(name: str) -> list[str]:
+    """Those of AUDIT_TABLES: means over seeds, in per cent but for NATS, without rows and columns of dashes alone."""
+    values, tables = defaultdict(list), []
+    for row in read(name):
+        key = row["run"].partition("-seed")[0], row["subject"], *(row[part] for part in PLACE)
+        values[key].append(float(row["value"]) * (1 if row["metric"] in NATS and not row["relative"] else 100))
+    for corner, columns in AUDIT_TABLES.items():
+        shown = {head: at for head, at in columns.items() if any((*of, *at) in values for of in SUBJECTS.values())}
+        found = {title: [values.get((*of, *at)) for at in shown.values()] for title, of in SUBJECTS.items()}
+        rows = [[title, *(f"{mean(of):.1f}" if of else NONE for of in row)] for title, row in found.items() if any(row)]
+        tables.append(markdown([[corner, *shown], *rows]))
+    return tables
+
+
+def contents() -> dict[Path, str]:
+    """Each page with its tables. Raises `BadInput` where a page has no such table."""
+    pages = {page: page.read_text(encoding="utf-8") for page in PAGES.values()}
+    for name, page in PAGES.items():
+        tables = (
+            audit_tables if name.endswith("_audit") else language_table if name.endswith("_language") else results_table
+        )
+        for table in tables(name):
+            if (text := with_table(pages[page], table)) is None:
+                raise BadInput(f"{page}: no table that begins {table.splitlines()[0]}")
+            pages[page] = text
+    return pages
+
+
+def audit_rows(folder: Path) -> list[dict[str, Any]]:
+    """The figures of all audits that the tables, or the text around them, show."""
+    rows = []
+    for file in sorted(folder.glob("*/audit.figures.csv")):
+        run = file.parent.name
+        for row in csv.DictReader(file.read_text(encoding="utf-8").splitlines()):
+            of_layer = row["condition"] == "inside" and row["at"]
+            kept = row["metric"] in AUDITED and (row["relative"] in ("", "way") or row["metric"] == "area")
+            known = (run.partition("-seed")[0], row["subject"]) in SUBJECTS.values()
+            if kept and known and row["value"] and not row["seed"] and not of_layer:
+                rows.append({"run": run} | {key: row[key] for key in ("subject", *PLACE, "value", "low", "high")})
+    return rows
+
+
+def setting_rows(folder: Path) -> list[dict[str, Any]]:
+    """Each run's method, rate and steps, and its figures on train; prints the choice as rows of config/mini.yaml."""
+    rows = []
+    for file in sorted(folder.glob("*/*/run.json")):
+        settings, found = read_object(file)["settings"], read_object(file.with_name("summary_train.json"))
+        row = {"method": file.parent.name} | {key: settings[key] for key in ("lr", "max_train_steps")}
+        rows.append(row | {key: round(found[key]["value"], 4) for key in ("asr", "rr", "sarr", "rouge_l")})
+    for method in dict.fromkeys(row["method"] for row in rows):
+        chosen = choose(row for row in rows if row["method"] == method)
+        print(f"  {method}: {{max_train_steps: {chosen['max_train_steps']}, lr: {chosen['lr']:.1e}}}")
+    return rows
+
+
+def choose(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The run that the rule takes: of those that have forgotten the one with the least SARR and the least lost ROUGE-L,
+    both counted alike; where none has, the one with the least ASR. The lower rate where two come out alike."""
+
+    def loss(row: dict[str, Any]) -> tuple[bool, float, float]:
+        asr, sarr, rouge, rate = (float(row[key]) for key in ("asr", "sarr", "rouge_l", "lr"))
+        return asr > FORGOTTEN, sarr + 1 - rouge if asr <= FORGOTTEN else asr, rate
+
+    return min(rows, key=loss)
+
+
+def language_rows(folder: Path) -> list[dict[str, Any]]:
+    """What each run's language.json says, and its SARR by what prompt decouple was shown."""
+    rows = []
+    for file in sorted(folder.glob("*/language.json")):
+        found = read_object(file)
+        parts = {**found, **found["unseen"]}
+        row = {"run": file.parent.name}
+        for part in ("perplexity", "questions", "harmful", "benign", "fact"):
+            row |= {f"{part}.{key}": value for key, value in parts[part].items()}
+        rows.append(row | sarr_by_what_was_shown(file.parent))
+    return rows
+
+
+def sarr_by_what_was_shown(run: Path) -> dict[str, float | None]:
+    """On train's benign pictures that prompt decouple was shown, and on the others; on val's of the concepts that train
+    has, and of those held out from it. None where there are none. The run must have been on all records."""
+    data = Path(read_object(run / "summary_val.json")["data_file"]).parent
+    held_out, truth = read_object(data / "manifest.json")["held_out_concepts"], read_truth(data / "all_val.json")
+    records = {split: read_json(run / f"predictions_{split}.json") for split in SPLITS}
+    record_of = [number for number, record in enumerate(records["train"]) for _ in record["unsafe_pairs"]]
+    steps = read_object(run / "plan.json")["steps"] if (run / "plan.json").is_file() else []  # vanilla has none
+    drawn = {record_of[step["decoupled"]] for step in steps if step["decoupled"] is not None}
+    wrong: dict[str, list[bool]] = {key: [] for key in LANGUAGE if key.startswith("sarr.")}
+    for split, number, record in ((split, *each) for split, of in records.items() for each in enumerate(of)):
+        picture = record["SDImage_path"]
+        of_val = "held_out" if truth.pictures[picture] in held_out else "seen"
+        kind = of_val if split == "val" else "drawn" if number in drawn else "passed_over"
+        said = [pair[field] for pair in record["unsafe_pairs"] for field in VIEWS["decoupled"].fields]
+        wrong[f"sarr.{kind}"] += [not truth.answers(picture, text) for text in said]
+    return {key: mean(of) if of else None for key, of in wrong.items()}
+
+
+# By how a file's name ends.
+KINDS = {"audit": audit_rows, "settings": setting_rows, "language": language_rows}
+
+
+def keep(file: Path, text: str) -> None:
+    """Write a file whole."""
+    with write_whole(file) as handle:
+        handle.write(text)
+
+
+@command
+def main() -> None:
+    """Make a file anew where one is named, then the tables and the picture."""
+    parser = Arguments(prog="python scripts/mini_tables.py", description=__doc__)
+    parser.add_argument("file", type=Path, nargs="?", help="a CSV file in docs/, to be made from RESULTS")
+    parser.add_argument("results", type=Path, nargs="?", help="a folder of runs")
+    given = parser.parse_args()
+    if given.file:
+        make = KINDS.get(given.file.stem.rpartition("_")[2])
+        if not make or not given.results or not (rows := make(given.results)):
+            raise BadInput(
+                f"{given.file} {given.results}: name a *_audit.csv, *_settings.csv or *_language.csv, and runs"
+            )
+        keep(given.file, comma_separated(rows[0], [row.values() for row in rows]))
+    for page, text in contents().items():
+        keep(page, text)
+
+
+if __name__ == "__main__":
+    main()
