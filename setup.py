@@ -15,6 +15,7 @@ SERVING = ["fastapi==0.165.0", "uvicorn==0.54.0", "starlette==1.10.0"]
 # By which scripts/reproduce.bash runs its steps, and how it hands them to a cluster.
 WORKFLOW = ["snakemake==9.27.1"]
 SLURM = ["snakemake-executor-plugin-slurm==2.8.0"]
+DOCS = ["mkdocs-material==9.8.2"]  # by which the documents become a site: mkdocs.yml
 FAMILIES = ["num2words==0.5.14"]  # what SmolVLM's processor asks for
 # pytest 9.2 keeps node ids elsewhere than xdist 3.8 writes a test's group, so that groups would have no effect.
 TOOLS = ["pytest==9.1.1", "pytest-xdist==3.8.0", "ruff==0.17.6", "mypy==2.4.1"]
@@ -49,6 +50,7 @@ setup(
         "families": FAMILIES,
         "workflow": WORKFLOW,
         "slurm": SLURM,
+        "docs": DOCS,
         "flash": ["flash-attn"],
         "wandb": ["wandb"],
         "test": TEST,

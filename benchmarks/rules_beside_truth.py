@@ -2,7 +2,7 @@
 
   python benchmarks/rules_beside_truth.py results/reproduce_mini
 
-Prints the table of docs/judging.md, and what those responses are on which the two differ.
+Prints the table of docs/results/judges.md, and what those responses are on which the two differ.
 """
 
 from collections import Counter

@@ -1,9 +1,9 @@
-"""Methods on the mini benchmark, audited beside a model that never knew: docs/mini_audit.csv, tables of docs/audit.md.
+"""Methods on the mini benchmark, audited with a model that never knew as a control: files and tables of docs/results/.
 
 python scripts/mini_audit.py [--methods po popd] [--seeds 233 1 2] [--out results/mini_audit] [--jobs 2]
-python scripts/mini_audit.py --tables          the tables of docs/audit.md anew, from docs/mini_audit.csv
-python scripts/mini_audit.py --model mini-small      PO+PD and NPO+PD, what DONE names: docs/mini_small_audit.csv
-                                               and tables of docs/mini_small.md
+python scripts/mini_audit.py --tables          the tables of mini.md anew, from mini_audit.csv
+python scripts/mini_audit.py --model mini-small      PO+PD and NPO+PD, what DONE names: mini_small_audit.csv, and the
+                                               tables of mini-small.md
 
 Each method is unlearned and audited with each seed, beside `none` and `none+pd` (tuned), the base model (vanilla, told)
 and never_knew of its data. What is there is not made again. The judge is `truth`, protocol corrected: what counts as
@@ -31,7 +31,7 @@ from safeeraser.report.writing import with_table
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "workflow" / "config"
-PAGES = {"mini": ROOT / "docs" / "audit.md", "mini-small": ROOT / "docs" / "mini_small.md"}  # which have the tables
+PAGES = {model: ROOT / "docs" / "results" / f"{model}.md" for model in ("mini", "mini-small")}  # which have the tables
 METHODS = ("po", "popd", "gapd", "klpd", "npo+pd", "rmu+pd")
 OF = {"mini": METHODS, "mini-small": ("popd", "npo+pd")}  # audited unasked
 # What audit.py is to do: all, or what two cores afford of a model a hundred times as large.
@@ -43,7 +43,7 @@ ATTACKERS = ("decoupled", "retain", "forget", "text", "unrelated")
 
 def kept_in(model: str) -> Path:
     """Where it is kept what was measured."""
-    return ROOT / "docs" / f"{model.replace('-', '_')}_audit.csv"
+    return ROOT / "docs" / "results" / f"{model.replace('-', '_')}_audit.csv"
 
 
 class Line(NamedTuple):

@@ -1,11 +1,10 @@
-"""The picture and the table of README.md, from the `table.csv` that the report writes beside its page.
+"""Tables and picture of the mini benchmark, from the `table.csv` that the report writes, kept in docs/results/.
 
-python scripts/mini_picture.py results/reproduce_mini/table.csv     keeps it as docs/mini.csv, draws docs/mini.svg
-python scripts/mini_picture.py                                      from docs/mini.csv; prints the table in any case
-python scripts/mini_picture.py --others results/reproduce_methods/table.csv     keeps it as docs/mini_methods.csv, and
-                                                                    writes its table into docs/mini.md
-python scripts/mini_picture.py --small results/reproduce/mini-small/table.csv     keeps it as docs/mini_small.csv, with
-                        what the runs' language.json tell as docs/mini_small_language.csv; into docs/mini_small.md
+python scripts/mini_picture.py results/reproduce_mini/table.csv    keeps mini.csv, draws mini.svg, writes README's table
+python scripts/mini_picture.py                                      the same from what is kept; prints the table
+python scripts/mini_picture.py --others results/reproduce_methods/table.csv     keeps mini_methods.csv; table of mini.md
+python scripts/mini_picture.py --small results/reproduce/mini-small/table.csv     keeps mini_small.csv, and what the
+                      runs' language.json say as mini_small_language.csv; tables of mini-small.md
 """
 
 import csv
@@ -28,9 +27,10 @@ from safeeraser.report.tables import rank
 from safeeraser.report.writing import Line
 
 ROOT = Path(__file__).resolve().parents[1]
-KEPT, PICTURE, README = ROOT / "docs" / "mini.csv", ROOT / "docs" / "mini.svg", ROOT / "README.md"
-OTHERS, PAGE = ROOT / "docs" / "mini_methods.csv", ROOT / "docs" / "mini.md"
-SMALL, SMALL_PAGE = ROOT / "docs" / "mini_small.csv", ROOT / "docs" / "mini_small.md"
+RESULTS = ROOT / "docs" / "results"
+KEPT, PICTURE, README = RESULTS / "mini.csv", RESULTS / "mini.svg", ROOT / "README.md"
+OTHERS, PAGE = RESULTS / "mini_methods.csv", RESULTS / "mini.md"
+SMALL, SMALL_PAGE = RESULTS / "mini_small.csv", RESULTS / "mini-small.md"
 LANGUAGE = SMALL.with_name("mini_small_language.csv")
 SHOWN = {key: column.title for key, column in COLUMNS.items() if column.metric != "gpt_eval"}
 SHOWN |= {"wrong_decoupled": "of it wrong"}

@@ -6,8 +6,9 @@ python scripts/mini_settings.py --model mini-small --methods po popd --rates 5e-
 A method has as many runs as another, all on the train split: at each of `--rates`, with so many optimizer `--steps`,
 without prompt decouple and with it. The rule (`choose`): of the runs that forget, ASR on the pictures trained on at
 most FORGOTTEN, the one with the least SARR and the least lost ROUGE-L, both counted alike; where none forgets, the one
-with the least ASR. What was measured is kept in docs/mini_settings.csv (mini-small: docs/mini_small_settings.csv), and
-what the rule chooses is printed as rows of config/mini.yaml. A run that is there is not made again.
+with the least ASR. What was measured is kept in docs/results/mini_settings.csv (mini-small:
+mini_small_settings.csv), and what the rule chooses is printed as rows of config/mini.yaml. A run that is there is not
+made again.
 """
 
 import csv
@@ -46,7 +47,7 @@ class Trial:
 
 def kept_in(model: str) -> Path:
     """Where it is kept what was measured."""
-    return ROOT / "docs" / f"{model.replace('-', '_')}_settings.csv"
+    return ROOT / "docs" / "results" / f"{model.replace('-', '_')}_settings.csv"
 
 
 def choose(trials: Iterable[Trial]) -> Trial:

@@ -1,4 +1,4 @@
-"""docs/developing.md: every example is put into a copy of the package, and its command is run there."""
+"""docs/guides/add-a-method-a-family-a-judge.md: its examples are put into a copy of the package and run."""
 
 import json
 import os
@@ -21,7 +21,7 @@ import safeeraser
 
 pytestmark = pytest.mark.slow
 
-PAGE = (ROOT / "docs" / "developing.md").read_text()
+PAGE = (ROOT / "docs" / "guides" / "add-a-method-a-family-a-judge.md").read_text()
 BLOCKS = re.findall(
     r"^```(?:python|yaml)\n# (\S+?)(?:, (in|above) ([^\n]+))?\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL
 )

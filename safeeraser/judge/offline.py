@@ -69,12 +69,12 @@ class RulesJudge(OfflineJudge):
 class TruthJudge(OfflineJudge):
     """Knows the right answers of a benchmark made by rule, which stand beside the data (`benchmark/truth.py`).
 
-    What it counts, docs/scoring.md lists. Unlike a judge that cannot know, it takes no answer about another picture for
-    one: that is wrong, as is what is broken or blank. Where no picture was shown there is no right answer, and whether
-    a response is wrong is not told.
+    docs/reference/metrics-and-statistics.md lists what it counts. Unlike a judge that cannot know, it takes no answer
+    about another picture for one: that is wrong, as is what is broken or blank. Where no picture was shown there is no
+    right answer, and no response counts as wrong.
 
     Raises:
-        BadInput: nothing is told beside the data, or what is told cannot be used.
+        BadInput: no truth lies beside the data, or it cannot be used.
     """
 
     name = "truth"

@@ -119,7 +119,7 @@ class Options:
 def arguments(description: str | None = None) -> Arguments:
     """The command line of eval_all.py: the fields of `Options`, and what it asks of judges."""
     parser = Arguments(description=description)
-    add_options(parser, Options, JudgeWords, Judging, says={VALIDITY: "docs/judging.md", JUDGES: FORMS})
+    add_options(parser, Options, JudgeWords, Judging, says={VALIDITY: "docs/guides/score-and-judge.md", JUDGES: FORMS})
     return parser
 
 

@@ -27,7 +27,7 @@ JUDGE_KEYS = {"openai": "OPENAI_API_KEY", "azure": "AZURE_API_KEY"}  # by API_TY
 def parser() -> Arguments:
     """The options of `python -m safeeraser.specificity`."""
     parser = Arguments(
-        prog="python -m safeeraser.specificity", description="Specificity by lmms-eval: docs/specificity.md."
+        prog="python -m safeeraser.specificity", description="Specificity by lmms-eval: docs/guides/score-and-judge.md."
     )
     add = parser.add_argument
     add("--checkpoint_path", type=Path, metavar="ADAPTER", help="the adapter; none: the untouched --model_path")

@@ -1,4 +1,4 @@
-"""docs/models.md lists the model families and the keys of their files, and the file that it shows composes."""
+"""docs/reference/models.md lists the families and the keys of their files, and the file that it shows composes."""
 
 import re
 
@@ -9,7 +9,7 @@ from safeeraser.unlearn.config.read import read_settings
 
 from .pages import ROOT
 
-PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "reference" / "models.md").read_text(encoding="utf-8")
 
 
 def rows(section: str) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""docs/relearning.md: its files can be used, and its Python runs as it stands there."""
+"""docs/guides/relearning.md: its files can be used, and its Python runs as it stands there."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from helpers import MODEL, RECORDED, run
 
 from .pages import ROOT
 
-PAGE = (ROOT / "docs" / "relearning.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "guides" / "relearning.md").read_text(encoding="utf-8")
 
 
 def block(language):

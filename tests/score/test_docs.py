@@ -1,4 +1,4 @@
-"""The commands of docs/scoring.md and docs/judging.md, run as they stand there."""
+"""The commands of docs/guides/score-and-judge.md and docs/results/judges.md, run as they stand there."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from .labelled import fill_in, nth, rows_of
 pytestmark = pytest.mark.slow
 
 SETTINGS = read_settings("tiny").model_copy(update={"train_per_concept": 1, "val_per_concept": 1})
-PAGES = [(ROOT / "docs" / name).read_text() for name in ("scoring.md", "judging.md")]
+PAGES = [(ROOT / "docs" / name).read_text() for name in ("guides/score-and-judge.md", "results/judges.md")]
 COMMANDS = [re.findall(r"^ {4}python eval_all\.py (.*)$", page, re.MULTILINE) for page in PAGES]
 
 
