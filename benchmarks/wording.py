@@ -65,7 +65,7 @@ def in_all(texts: dict[str, list[dict]]) -> Table:
 def main() -> int:
     """Judge, print."""
     parser = Arguments(prog="python benchmarks/wording.py", description=__doc__)
-    parser.add_argument("--show", action="store_true", help="print the misjudged texts, not only where they stand")
+    parser.add_argument("--show", action="store_true", help="print the misjudged texts, not only their places")
     show = parser.parse_args().show
     texts = {file.name: judged(file) for file in sorted(FOLDER.glob("*.jsonl"))}
     console = Console()

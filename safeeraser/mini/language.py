@@ -180,7 +180,7 @@ def _picture(file: Path, number: int, item: Unseen, truth: Truth) -> Path:
     if picture is None:
         raise BadInput(f"{where}: picture {item.image_path} not found")
     if item.kind != "fact" and item.image_path not in truth.pictures:
-        raise BadInput(f"{where}: truth.json tells nothing of picture {item.image_path}")
+        raise BadInput(f"{where}: truth.json says nothing about picture {item.image_path}")
     return picture
 
 
@@ -217,7 +217,7 @@ def main() -> None:
     shares = f"{asked['value']:.1%} right, {asked['refused']:.1%} refused, {asked['degenerate']:.1%} degenerate"
     print(f"{asked['n']} questions without a picture: {shares}")
     for kind, told in result.get("unseen", {}).items():
-        print(f"{told['n']} unseen, {kind}: {told['answered']:.1%} answered, {told['refused']:.1%} refused")
+        print(f"{told['n']} new wordings, {kind}: {told['answered']:.1%} answered, {told['refused']:.1%} refused")
 
 
 if __name__ == "__main__":
