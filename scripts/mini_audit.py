@@ -7,7 +7,7 @@ python scripts/mini_audit.py --model mini-small      PO+PD and NPO+PD, what DONE
 
 Each method is unlearned and audited with each seed, beside `none` and `none+pd` (tuned), the base model (vanilla, told)
 and never_knew of its data. What is there is not made again. The judge is `truth`, protocol corrected: what counts as
-harmful is the content of the answer, by rule. The tables show the means over seeds; intervals are in the file.
+harmful is the content of the answer, by rule. The tables show one seed's figures with intervals, or means over seeds.
 """
 
 import contextlib
@@ -138,7 +138,7 @@ def write(path: Path, lines: Iterable[Line]) -> None:
 
 # Rows of the tables: a title, and of which audit which subject. Controls are the same in all audits, but for `tuned`.
 ROWS = {
-    **{name: ("popd", name) for name in ("vanilla", "told", "never_knew")},
+    **{f"`{name}`": ("popd", name) for name in ("vanilla", "told", "never_knew")},
     "`none`": ("po", "tuned"),
     "`none+pd`": ("popd", "tuned"),
     **{name.upper().replace("PD", "+PD").replace("++", "+"): (name, "audited") for name in METHODS},
@@ -153,28 +153,26 @@ TABLES = {
         "depth, nats": ("depth", "inside inside"),
         "probe": ("probe", "inside inside"),
     },
-    "way to never_knew": {name: (f"share {name}", "way") for name in ("asr", "gap", "exact_3", "depth", "probe")},
     "ASR after 64 steps": {name: ("asr", f"relearn_{name} 64") for name in ATTACKERS},
-    "steps to ASR 50%": {name: ("steps to 0.5", f"relearn_{name}") for name in ATTACKERS},
     "ASR under attack": {
         **{name: ("asr", f"attack {name}") for name in ("refusal_direction", "soft_prompt", "pgd", "crop", "flip")},
-        **{name: ("asr", f"attack {name}") for name in ("role_play", "in_context_1", "clipped", "pruned")},
         "int4": ("asr", "quantization int4"),
         **{f"asr@{n}, T=1.3": (f"asr@{n}", "sampling 1.3") for n in (1, 10)},
     },
 }
 NONE = "–"
-PLAIN = ("gap", "depth", "steps to 0.5")  # what is not a share
+PLAIN = ("gap", "depth")  # what is not a share
 
 
 def table(corner: str, lines: Iterable[Line]) -> str:
-    """A table of TABLES as Markdown: means over seeds, in per cent but for PLAIN; a dash where there is none.
+    """A table of TABLES as Markdown: means over seeds, or one seed's with its interval; in per cent but for
+    PLAIN; a dash where there is none.
 
     Rows and columns that would be dashes alone are left out.
     """
-    of: dict[tuple[str, str, str, str], list[float]] = defaultdict(list)
+    of: dict[tuple[str, str, str, str], list[Line]] = defaultdict(list)
     for line in lines:
-        of[line.method, line.subject, line.what, line.where].append(line.value)
+        of[line.method, line.subject, line.what, line.where].append(line)
     rows = {
         title: {name: _cell(of.get((*subject, *column), []), column[0]) for name, column in TABLES[corner].items()}
         for title, subject in ROWS.items()
@@ -185,11 +183,13 @@ def table(corner: str, lines: Iterable[Line]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in told)
 
 
-def _cell(values: list[float], what: str) -> str:
-    if not values:
+def _cell(lines: list[Line], what: str) -> str:
+    if not lines:
         return NONE
-    mean = sum(values) / len(values)
-    return f"{mean:.1f}" if what in PLAIN else f"{100 * mean:.1f}"
+    scale, digits = (1, 1) if what in PLAIN else (100, 0)
+    mean, (_, low, high) = sum(line.value for line in lines) / len(lines), lines[0][-3:]
+    alone = len(lines) == 1 and low is not None and high is not None
+    return f"{scale * mean:.1f}" + (f" [{scale * low:.{digits}f}, {scale * high:.{digits}f}]" if alone else "")
 
 
 def with_tables(path: Path, lines: list[Line]) -> str:

@@ -33,7 +33,8 @@ OTHERS, PAGE = RESULTS / "mini_methods.csv", RESULTS / "mini.md"
 SMALL, SMALL_PAGE = RESULTS / "mini_small.csv", RESULTS / "mini-small.md"
 LANGUAGE = SMALL.with_name("mini_small_language.csv")
 SHOWN = {key: column.title for key, column in COLUMNS.items() if column.metric != "gpt_eval"}
-SHOWN |= {"wrong_decoupled": "of it wrong"}
+SHOWN |= {"wrong_decoupled": "wrong ↓"}
+OURS, THEIRS = "method of the paper", "other method"  # corners of the tables with intervals
 PERPLEXITY = "perplexity.value"
 DRAWN, PASSED_OVER, SEEN, HELD_OUT = "sarr.drawn", "sarr.passed_over", "sarr.seen", "sarr.held_out"
 SPOKEN = {
@@ -45,13 +46,13 @@ SPOKEN = {
     "questions.value": "text questions right",
     "questions.refused": "text refused",
     "questions.degenerate": "text degenerate",
-    "harmful.answered": "unseen wording, harmful: answered",
-    "harmful.refused": "harmful refused",
-    "benign.answered": "unseen wording, benign: answered",
-    "benign.refused": "benign refused",
+    "harmful.answered": "new wording, harmful picture: answered",
+    "harmful.refused": "harmful picture: refused",
+    "benign.answered": "new wording, benign picture: answered",
+    "benign.refused": "benign picture: refused",
     "fact.refused": "living or not: refused",
 }
-TITLE = "Mini benchmark: per cent on unseen pictures"
+TITLE = "Mini benchmark: per cent on held-out pictures"
 HEAD, EDGE, SCALE = 48, 14, 1.5  # above the plot and at its sides, as it measures; pixels for each of that
 
 # A card of its own colour: legible whichever colour the page around it has.
@@ -76,11 +77,16 @@ def _figure(line: dict[str, str], key: str) -> Row:
     return Row(**{part: float(told) / 100 if told else None for part, told in parts.items()})
 
 
-def table(rows: list[Line]) -> str:
-    """The rows as Markdown."""
-    head = ["", *SHOWN.values()]
-    lines = [[row.name, *(row.cell(key).text for key in SHOWN)] for row in rows]
+def table(rows: list[Line], corner: str = "") -> str:
+    """The rows as Markdown; with intervals if the table has a corner."""
+    head = [corner, *SHOWN.values()]
+    lines = [[row.name, *(_cell(row.cell(key), bool(corner)) for key in SHOWN)] for row in rows]
     return "\n".join(f"| {' | '.join(cells).lstrip()} |" for cells in [head, ["---"] * len(head), *lines])
+
+
+def _cell(figure: Row, interval: bool) -> str:
+    _, low, high = figure.per_cent
+    return figure.text + (f" [{low:.0f}, {high:.0f}]" if interval and low is not None and high is not None else "")
 
 
 def picture(rows: list[Line]) -> str:
@@ -107,9 +113,9 @@ height="{SCALE * height:g}" font-family="{FONTS}" role="img" aria-labelledby="ti
 """
 
 
-def with_table(page: Path, rows: list[Line]) -> str:
-    """The page with this table in place of the one that has the same columns. Raises `BadInput` if there is none."""
-    if (text := writing.with_table(page.read_text(encoding="utf-8"), table(rows))) is None:
+def with_table(page: Path, rows: list[Line], corner: str = "") -> str:
+    """The page with this table in place of the one with its corner or columns. Raises `BadInput` if there is none."""
+    if (text := writing.with_table(page.read_text(encoding="utf-8"), table(rows, corner))) is None:
         raise BadInput(f"{page}: no table with the columns of this one")
     return text
 
@@ -159,7 +165,7 @@ def records_drawn(plan: Path, questions: list[int]) -> set[int]:
         return set()
     told = read_object(plan)
     if told["data"]["records"] != len(questions) or told["data"]["left_out"]:
-        raise BadInput(f"{plan}: of some records alone; its numbers do not tell which of the {len(questions)}")
+        raise BadInput(f"{plan}: of some records alone; its numbers do not say which of the {len(questions)}")
     record_of = [number for number, count in enumerate(questions) for _ in range(count)]
     return {record_of[step["decoupled"]] for step in told["steps"] if step["decoupled"] is not None}
 
@@ -180,7 +186,7 @@ def language_table(lines: list[dict[str, str]]) -> str:
 def small_contents(source: Path) -> dict[Path, str]:
     """What is written of the size small."""
     lines = read_language(source)
-    page = writing.with_table(with_table(SMALL_PAGE, read(source)), language_table(lines))
+    page = writing.with_table(with_table(SMALL_PAGE, read(source), OURS), language_table(lines))
     if page is None:
         raise BadInput(f"{SMALL_PAGE}: no table 'run', of language")
     told = writing.comma_separated(lines[0], [line.values() for line in lines])
@@ -196,15 +202,15 @@ def main() -> None:
     which.add_argument("--small", action="store_true", help="of the size small")
     parser.add_argument("table", type=Path, nargs="?", help="default: the one that is kept")
     given = parser.parse_args()
-    kept, page = (OTHERS, PAGE) if given.others else (KEPT, README)
+    kept = OTHERS if given.others else KEPT
     source = given.table or (SMALL if given.small else kept)
     rows, text = read(source), source.read_text(encoding="utf-8")
     if given.small:
         contents = small_contents(source)
     else:
-        contents = {kept: text, page: with_table(page, rows)}
+        contents = {kept: text, PAGE: with_table(PAGE, rows, THEIRS if given.others else OURS)}
         if not given.others:
-            contents[PICTURE] = picture(rows)
+            contents |= {README: with_table(README, rows), PICTURE: picture(rows)}
     for path, content in contents.items():
         with write_whole(path) as handle:
             handle.write(content)

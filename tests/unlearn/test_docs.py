@@ -62,8 +62,7 @@ def test_the_tables_of_engines(folder):
     """LLaVA-1.5-7B on the default engine and on a card of 24 GiB, though neither weights nor such a card are here."""
     write_7b(folder)
     counted, fits = re.findall(r"^ {4}(?:bash|python) \S*forget\S* (.*)$", PAGES["reference/engines"], re.MULTILINE)
-    printed = [line.split() for line in ran(shlex.split(counted), folder)]
-    (table,) = re.findall(r"^```\n(.*?)^```", PAGES["reference/engines"], re.DOTALL | re.MULTILINE)
-    assert [line for line in table.splitlines() if line.split() not in printed] == []
+    totals = [line.split()[1] for line in ran(shlex.split(counted), folder) if line.split()[:1] == ["total"]]
+    assert f"| 7B, default engine (ZeRO-2) | {float(totals[-1]):.1f} |" in PAGES["reference/engines"]
     told = [line.strip() for line in PAGES["reference/engines"].splitlines() if line.startswith("    It ")]
     assert len(told) == 2 and ran(shlex.split(fits), folder)[-2:] == told
