@@ -25,18 +25,19 @@ def holds(cells: list[str], shown: tuple[str, ...]) -> bool:
 
 @pytest.mark.parametrize("page", RESULTS, ids=lambda page: page.stem)
 def test_each_figure_is_in_a_data_file(page):
-    """A row's figures are in lines with its title, of the files that have such lines."""
-    text = re.sub(r"^.*\n\|[ |-]+\|$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE)  # no heads of tables
+    """A row's figures are in lines with its title, if there are any. A test below has the tables of the audits."""
+    text = page.read_text(encoding="utf-8")
     names = set(re.findall(r"\]\((\w+\.csv)\)", text))
-    files = [list(csv.reader((page.parent / name).open(encoding="utf-8"))) for name in names]
-    shown = [("its text", INTERVAL.findall(prose(page)), files)]
+    lines = [line for name in names for line in csv.reader((page.parent / name).open(encoding="utf-8"))]
+    shown = [("its text", INTERVAL.findall(prose(page)), lines)]
+    text = re.sub(rf"^\| (?:{'|'.join(AUDIT.TABLES)}) \|.*\n(?:\|.*\n)+", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^.*\n\|[ |-]+\|$", "", text, flags=re.MULTILINE)  # without heads
     for title, cells in re.findall(r"^\| ?(.*?) ?\|(.*)\|$", text, re.MULTILINE):
-        name = title.strip("`").lower()
-        near = [[one for one in file if name in [each.lower() for each in one]] or file for file in files]
+        near = [line for line in lines if title.strip("`").lower() in [cell.lower() for cell in line]] or lines
         numbers = [(each,) for each in NUMBER.findall(INTERVAL.sub("", cells))]
         shown.append((title, INTERVAL.findall(cells) + numbers, near))
     for title, each, near in ((title, each, near) for title, figures, near in shown for each in figures):
-        assert any(holds(line, each) for file in near for line in file), (title, each)
+        assert any(holds(line, each) for line in near), (title, each)
 
 
 def test_the_tables_and_the_picture_are_what_the_scripts_make_of_the_files():
