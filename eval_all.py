@@ -4,7 +4,7 @@
       --output_file_rr results/verdicts.json --summary results/summary_val.json
   python eval_all.py --judge rules --input_file ...                                            (offline, no key)
   python eval_all.py --judge qwen3guard --base_url http://localhost:8000/v1 --sarr_judge rules --input_file ...
-  python eval_all.py --check_judge --judge ...              (how good is it? docs/judging.md; --label_sheet, --agree)
+  python eval_all.py --check_judge --judge ...              (docs/guides/score-and-judge.md; --label_sheet, --agree)
 
 Writes the verdicts beside the responses to --output_file_rr, and the release's statistics beside it, as .txt. Every
 reply is kept in --store: stopped at any moment, the same command pays for none twice. Exit code 3: more replies failed

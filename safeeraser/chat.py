@@ -188,7 +188,7 @@ class Chat(Generic[Key]):
         if not isinstance(answer, openai.OpenAIError):
             return
         if (status in (401, 403) or code in _KEY_CODES) and self._lacking:
-            raise BadInput(f"{where} wants a key (HTTP {status or '?'}): {self._lacking}")
+            raise BadInput(f"{where} requires a key (HTTP {status or '?'}): {self._lacking}")
         if status in (401, 403) or code in _KEY_CODES:
             raise BadInput(f"{where} does not accept the API key (HTTP {status or '?'})")
         if status in (404, 405) or code in _MODEL_CODES:

@@ -1,7 +1,7 @@
-"""The tables of the mini benchmark in README.md and docs/, made from the CSV files in docs/.
+"""The tables of the mini benchmark in README.md and docs/results/, made from the CSV files in docs/results/.
 
-  python scripts/mini_tables.py                                  writes all of them anew
-  python scripts/mini_tables.py docs/mini_audit.csv RESULTS      first makes that file from a folder of runs
+  python scripts/mini_tables.py                                        writes all of them anew
+  python scripts/mini_tables.py docs/results/mini_audit.csv RESULTS    first makes that file from a folder of runs
 
 mini.csv, mini_methods.csv, mini_small.csv and mini_small_own_pair.csv are copies of a report's table.csv. Made from the
 runs in RESULTS are *_audit.csv, after scripts/audit.bash, and *_language.csv. *_settings.csv is made from such a folder
@@ -24,21 +24,24 @@ from safeeraser.errors import BadInput, command
 from safeeraser.report.writing import comma_separated, with_table
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCS = ROOT / "docs"  # the CSV files
-PAGES = {  # which page has a file's tables
-    "mini": ROOT / "README.md",
-    "mini_methods": DOCS / "mini.md",
-    "mini_small": DOCS / "mini_small.md",
-    "mini_small_language": DOCS / "mini_small.md",
-    "mini_small_audit": DOCS / "mini_small.md",
-    "mini_audit": DOCS / "audit.md",
-}
+RESULTS = ROOT / "docs" / "results"  # the CSV files
+README, TINY, SMALL = ROOT / "README.md", RESULTS / "mini.md", RESULTS / "mini-small.md"
+# Which page has which file's tables; of a report's table also its corner, by which two on a page are told apart.
+PAGES = (
+    ("mini", README, ""),
+    ("mini", TINY, "method of the paper"),
+    ("mini_methods", TINY, "other method"),
+    ("mini_audit", TINY, ""),
+    ("mini_small", SMALL, "method of the paper"),
+    ("mini_small_language", SMALL, ""),
+    ("mini_small_audit", SMALL, ""),
+)
 NONE, PERPLEXITY = "–", "perplexity.value"
 FORGOTTEN = 0.05  # a run has forgotten whose ASR on the pictures of training is at most that
 
 # The report's table: its columns without GPT-Eval, and the part of SARR that is neither a refusal nor right.
 SHOWN = {key: column.title for key, column in COLUMNS.items() if column.metric != "gpt_eval"}
-SHOWN |= {"wrong_decoupled": "of it wrong"}
+SHOWN |= {"wrong_decoupled": "wrong ↓"}
 LANGUAGE = {
     "sarr.drawn": "SARR: train, shown to PD",
     "sarr.passed_over": "train, not shown",
@@ -48,10 +51,10 @@ LANGUAGE = {
     "questions.value": "text questions right",
     "questions.refused": "text refused",
     "questions.degenerate": "text degenerate",
-    "harmful.answered": "unseen wording, harmful: answered",
-    "harmful.refused": "harmful refused",
-    "benign.answered": "unseen wording, benign: answered",
-    "benign.refused": "benign refused",
+    "harmful.answered": "new wording, harmful picture: answered",
+    "harmful.refused": "harmful picture: refused",
+    "benign.answered": "new wording, benign picture: answered",
+    "benign.refused": "benign picture: refused",
     "fact.refused": "living or not: refused",
 }
 
@@ -59,16 +62,16 @@ LANGUAGE = {
 AUDITED = {"asr", "rr", "sarr", "rouge_l", "recovered", "asr@1", "asr@3", "asr@10", "steps_to", "area"}
 AUDITED |= {"gap", "gap_10", "exact_0", "exact_3", "depth", "probe", "rank", "nll_true"}
 PLACE = ("condition", "name", "at", "metric", "group", "relative")
-NATS = ("gap", "depth", "steps_to")  # no shares
-METHODS = ("po", "popd", "gapd", "klpd", "npo+pd", "rmu+pd")
+NATS = ("gap", "depth")  # no shares
 # Rows of the audit's tables: a title, and whose audit has it of which subject.
 SUBJECTS = {
-    **{name: ("popd", name) for name in ("vanilla", "told", "never_knew")},
+    **{f"`{name}`": ("popd", name) for name in ("vanilla", "told", "never_knew")},
     **{"`none`": ("po", "tuned"), "`none+pd`": ("popd", "tuned")},
-    **{name.upper().replace("+", "").replace("PD", "+PD"): (name, "audited") for name in METHODS},
+    **{
+        name.upper().replace("+", "").replace("PD", "+PD"): (name, "audited")
+        for name in ("po", "popd", "gapd", "klpd", "npo+pd", "rmu+pd")
+    },
 }
-ATTACKERS = ("decoupled", "retain", "forget", "text", "unrelated")
-ATTACKS = ("refusal_direction", "soft_prompt", "pgd", "crop", "flip", "role_play", "in_context_1", "clipped", "pruned")
 # The audit's tables by their corners: the columns, each with the `PLACE` of its figures.
 AUDIT_TABLES: dict[str, dict[str, tuple[str, ...]]] = {
     "as it is, inside": {
@@ -79,13 +82,15 @@ AUDIT_TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         "depth, nats": ("inside", "", "", "depth", "", ""),
         "probe": ("inside", "", "", "probe", "", ""),
     },
-    "way to never_knew": {
-        name: ("clean", "", "", name, "", "way") for name in ("asr", "gap", "exact_3", "depth", "probe")
+    "ASR after 64 steps": {
+        name: ("relearned", name, "64", "asr", "", "")
+        for name in ("decoupled", "retain", "forget", "text", "unrelated")
     },
-    "ASR after 64 steps": {name: ("relearned", name, "64", "asr", "", "") for name in ATTACKERS},
-    "steps to ASR 50%": {name: ("relearned", name, "", "steps_to", "0.5", "") for name in ATTACKERS},
     "ASR under attack": {
-        **{name: ("attack", name, "", "asr", "", "") for name in ATTACKS},
+        **{
+            name: ("attack", name, "", "asr", "", "")
+            for name in ("refusal_direction", "soft_prompt", "pgd", "crop", "flip")
+        },
         "int4": ("quantized", "int4", "", "asr", "", ""),
         **{f"asr@{n}, T=1.3": ("sampled", "1.3", "1.3", f"asr@{n}", "", "") for n in (1, 10)},
     },
@@ -93,8 +98,8 @@ AUDIT_TABLES: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def read(name: str) -> list[dict[str, str]]:
-    """The rows of a CSV file in docs/."""
-    return list(csv.DictReader((DOCS / f"{name}.csv").read_text(encoding="utf-8").splitlines()))
+    """The rows of a CSV file in docs/results/."""
+    return list(csv.DictReader((RESULTS / f"{name}.csv").read_text(encoding="utf-8").splitlines()))
 
 
 def markdown(rows: Iterable[Iterable[str]]) -> str:
@@ -103,13 +108,23 @@ def markdown(rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(row).lstrip()} |" for row in [head, ["---"] * len(head), *others])
 
 
-def results_table(name: str) -> list[str]:
-    """A report's table, whose figures are per cent, without intervals."""
-    cells = [[row["method"], *(f"{float(row[f'{key}_value']):.1f}" for key in SHOWN)] for row in read(name)]
-    return [markdown([["", *SHOWN.values()], *cells])]
+def cell(value: float, low: str | float, high: str | float, digits: int = 0) -> str:
+    """A figure with its interval, where it has one."""
+    return f"{value:.1f}" + (
+        f" [{float(low):.{digits}f}, {float(high):.{digits}f}]" if low != "" and high != "" else ""
+    )
 
 
-def language_table(name: str) -> list[str]:
+def results_table(name: str, corner: str) -> list[str]:
+    """A report's table, whose figures are per cent, with intervals."""
+    parts = [(f"{key}_value", f"{key}_low", f"{key}_high") for key in SHOWN]
+    cells = [
+        [row["method"], *(cell(float(row[of]), row[low], row[high]) for of, low, high in parts)] for row in read(name)
+    ]
+    return [markdown([[corner, *SHOWN.values()], *cells])]
+
+
+def language_table(name: str, corner: str) -> list[str]:
     """What is left of language: perplexity, and shares in per cent."""
     rows = [["run", *LANGUAGE.values()]]
     for row in read(name):
@@ -118,28 +133,35 @@ def language_table(name: str) -> list[str]:
     return [markdown(rows)]
 
 
-def audit_tables(name: str) -> list[str]:
-    """Those of AUDIT_TABLES: means over seeds, in per cent but for NATS, without rows and columns of dashes alone."""
+def audit_tables(name: str, _: str) -> list[str]:
+    """Those of AUDIT_TABLES: one seed's figures with intervals, or means over seeds; in per cent but for NATS, without
+    rows and columns of dashes alone."""
     values, tables = defaultdict(list), []
     for row in read(name):
         key = row["run"].partition("-seed")[0], row["subject"], *(row[part] for part in PLACE)
-        values[key].append(float(row["value"]) * (1 if row["metric"] in NATS and not row["relative"] else 100))
+        values[key].append(row)
+
+    def shown_of(rows: list[dict[str, str]] | None) -> str:
+        if not rows:
+            return NONE
+        scale, digits = (1, 1) if rows[0]["metric"] in NATS else (100, 0)
+        low, high = (scale * float(rows[0][end]) if rows[0][end] and len(rows) == 1 else "" for end in ("low", "high"))
+        return cell(scale * mean(float(row["value"]) for row in rows), low, high, digits)
+
     for corner, columns in AUDIT_TABLES.items():
         shown = {head: at for head, at in columns.items() if any((*of, *at) in values for of in SUBJECTS.values())}
         found = {title: [values.get((*of, *at)) for at in shown.values()] for title, of in SUBJECTS.items()}
-        rows = [[title, *(f"{mean(of):.1f}" if of else NONE for of in row)] for title, row in found.items() if any(row)]
+        rows = [[title, *map(shown_of, row)] for title, row in found.items() if any(row)]
         tables.append(markdown([[corner, *shown], *rows]))
     return tables
 
 
 def contents() -> dict[Path, str]:
     """Each page with its tables. Raises `BadInput` where a page has no such table."""
-    pages = {page: page.read_text(encoding="utf-8") for page in PAGES.values()}
-    for name, page in PAGES.items():
-        tables = (
-            audit_tables if name.endswith("_audit") else language_table if name.endswith("_language") else results_table
-        )
-        for table in tables(name):
+    pages = {page: page.read_text(encoding="utf-8") for _, page, _ in PAGES}
+    tables = {"audit": audit_tables, "language": language_table}
+    for name, page, corner in PAGES:
+        for table in tables.get(name.rpartition("_")[2], results_table)(name, corner):
             if (text := with_table(pages[page], table)) is None:
                 raise BadInput(f"{page}: no table that begins {table.splitlines()[0]}")
             pages[page] = text
@@ -220,17 +242,11 @@ def sarr_by_what_was_shown(run: Path) -> dict[str, float | None]:
 KINDS = {"audit": audit_rows, "settings": setting_rows, "language": language_rows}
 
 
-def keep(file: Path, text: str) -> None:
-    """Write a file whole."""
-    with write_whole(file) as handle:
-        handle.write(text)
-
-
 @command
 def main() -> None:
     """Make a file anew where one is named, then the tables and the picture."""
     parser = Arguments(prog="python scripts/mini_tables.py", description=__doc__)
-    parser.add_argument("file", type=Path, nargs="?", help="a CSV file in docs/, to be made from RESULTS")
+    parser.add_argument("file", type=Path, nargs="?", help="a CSV file in docs/results/, made from RESULTS")
     parser.add_argument("results", type=Path, nargs="?", help="a folder of runs")
     given = parser.parse_args()
     if given.file:
@@ -239,9 +255,11 @@ def main() -> None:
             raise BadInput(
                 f"{given.file} {given.results}: name a *_audit.csv, *_settings.csv or *_language.csv, and runs"
             )
-        keep(given.file, comma_separated(rows[0], [row.values() for row in rows]))
+        with write_whole(given.file) as handle:
+            handle.write(comma_separated(rows[0], [row.values() for row in rows]))
     for page, text in contents().items():
-        keep(page, text)
+        with write_whole(page) as handle:
+            handle.write(text)
 
 
 if __name__ == "__main__":

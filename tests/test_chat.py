@@ -199,4 +199,4 @@ def test_a_server_that_wants_a_key_and_got_none_is_named_with_what_to_set(serve)
         client(server.url, api_key=read_key(None, server.url, who="", variables=["NO_KEY"])).ask(calls(1))
     )
     port = server.url.split(":")[2].removesuffix("/v1")
-    assert said == f"the judge at 127.0.0.1 wants a key (HTTP 401): set NO_KEY or KEY_FOR_127_0_0_1_{port}"
+    assert said == f"the judge at 127.0.0.1 requires a key (HTTP 401): set NO_KEY or KEY_FOR_127_0_0_1_{port}"

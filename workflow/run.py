@@ -38,7 +38,7 @@ class Workflow:
             self.limits = [f"--cores={self.jobs}", *([f"--resources=gpu={cards}"] if cards else [])]
             share = max(cards // self.jobs, plan.processes) if cards else 0
             if 0 < cards < plan.processes:
-                raise BadInput(f"--accelerate_config {plan.engine}: wants {plan.processes} GPUs, and here are {cards}")
+                raise BadInput(f"--accelerate_config {plan.engine}: needs {plan.processes} GPUs, and here are {cards}")
         self.plan = plan.model_copy(update={"gpu": share})
         os.environ.update(plan.environment)  # of what is checked and measured here
 

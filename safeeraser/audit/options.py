@@ -53,7 +53,7 @@ class Options:
         help="records of each category, drawn from all keywords alike, after those held out; all: no limit" + DEFAULT,
     )
     attacks: tuple[str, ...] = asked(
-        None, type=several("attack"), metavar="NAMES", help="those of docs/inference.md alone (default: all)"
+        None, type=several("attack"), metavar="NAMES", help="those of docs/guides/infer.md alone (default: all)"
     )
     samples: int = asked(
         1, **COUNT, help="of each harmful question, but for those drawn at several temperatures" + DEFAULT

@@ -235,8 +235,9 @@ def judge_point(point: Point, options: Options) -> dict[str, Any]:
 def look_inside(point: Point, options: Options) -> dict[str, Any]:
     """Measure what a model knows beyond what it says, of the questions that the other points ask; returns the means.
 
-    Each pair's values lie beside the point; of the untouched model also the floor's (docs/audit.md). Where each record
-    has questions of its own, only the floor of what is extracted stands: any model tells an answer to another question.
+    Each pair's values lie beside the point; of the untouched model also the floor's
+    (docs/guides/audit.md). Where each record has questions of its own, only the floor of what is extracted counts: any
+    model knows an answer to another question from one to this.
     """
     data = read_records(options.val_file)
     pairs = read_pairs(data, options.selection(point.views).records(data), options.seed)

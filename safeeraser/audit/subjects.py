@@ -101,7 +101,7 @@ def check_inputs(options: Options) -> None:
     if options.checkpoint_path.is_file():
         raise BadInput(
             f"--checkpoint_path {options.checkpoint_path}: is a file; 'python -m safeeraser.model convert' makes a "
-            "PEFT folder of it, in which the audit has its place"
+            "PEFT folder from this file, in which the audit has its place"
         )
     for adapter in filter(None, (options.checkpoint_path, options.tuned)):
         adapter_file(adapter)

@@ -111,6 +111,7 @@ def page_of_type(model_type: str | None) -> Family:
     if not pages:
         raise BadInput(
             f"a '{model_type}' model, for which config/model_family has no page; known: "
-            f"{', '.join(sorted({family.model_type for family in known}))}. docs/models.md tells how to add one"
+            f"{', '.join(sorted({family.model_type for family in known}))}. docs/reference/models.md says how"
+            " to add one"
         )
     return min(pages, key=lambda family: family.model_path is not None)

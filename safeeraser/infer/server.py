@@ -68,8 +68,8 @@ class Server:
         sampled = not self._options.generation.greedy
         if sampled and len(several) >= MANY and all(len(set(texts)) == 1 for texts in several):
             log.warning(
-                "note: the %d samples of each question are the same: the server does not sample; look for what it "
-                "wants to be told, and send it with --extra_body",
+                "note: the %d samples of each question are the same: the server does not sample; look for the "
+                "option that makes it sample, and send it with --extra_body",
                 SAMPLES,
             )
 

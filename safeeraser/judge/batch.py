@@ -84,7 +84,7 @@ class BatchChat(Chat[str]):
         except (KeyboardInterrupt, GeneratorExit):
             if waiting:
                 names = ", ".join(str(submission.id) for submission in waiting)
-                note(f"the server goes on with batch {names}; the same command waits for it again")
+                note(f"the server continues with batch {names}; the same command waits for it again")
             raise
 
     def _written_down(self, wanted: Set[str]) -> Iterator[Submission]:

@@ -186,7 +186,7 @@ class JudgeWords:
         None,
         **COUNT,
         group="calls",
-        help="tokens of a judge's reply; one that reasons first wants thousands (default: 64, guards by their file)",
+        help="tokens of a judge's reply; one that reasons first needs thousands (default: 64, guards by their file)",
     )
 
 

@@ -69,12 +69,12 @@ class RulesJudge(OfflineJudge):
 class TruthJudge(OfflineJudge):
     """Knows the right answers of a benchmark made by rule, which stand beside the data (`benchmark/truth.py`).
 
-    What it counts, docs/scoring.md lists. Unlike a judge that cannot know, it takes no answer about another picture for
-    one: that is wrong, as is what is broken or blank. Where no picture was shown there is no right answer, and whether
-    a response is wrong is not told.
+    docs/reference/metrics-and-statistics.md lists what it counts. Unlike a judge that cannot know, it takes no answer
+    about another picture for one: that is wrong, as is what is broken or blank. Where no picture was shown there is no
+    right answer, and no response counts as wrong.
 
     Raises:
-        BadInput: nothing is told beside the data, or what is told cannot be used.
+        BadInput: no truth lies beside the data, or it cannot be used.
     """
 
     name = "truth"
@@ -83,7 +83,7 @@ class TruthJudge(OfflineJudge):
 
     def __init__(self, *, official: bool, data: Path | None, replies: Path | None) -> None:
         if data is None:
-            raise BadInput("--judge truth: knows what stands beside a data file, and none is named")
+            raise BadInput("--judge truth: reads truth.json beside a data file, and no data file is named")
         self._path, self._truth = data.with_name(TRUTH), read_truth(data)
         self.version = self._truth.version
 
@@ -103,7 +103,7 @@ class TruthJudge(OfflineJudge):
         if view.question != "harmful" or not query.picture:
             return None
         if query.picture not in self._truth.pictures:
-            raise BadInput(f"{self._path}: tells nothing of the picture of {query.where}")
+            raise BadInput(f"{self._path}: says nothing about the picture of {query.where}")
         says = self._truth.gives if view.picture == "harmful" else self._truth.answers
         return says(query.picture, query.text)
 

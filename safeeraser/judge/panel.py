@@ -153,7 +153,7 @@ def show_plan(plan: Iterable[tuple[str, str, Spent]], prices: dict[str, Price | 
     table.add_section()
     table.add_row("all", "", *_cells(sum(totals.values(), Spent()), costs))
     Console().print(table)
-    print("Only what the store lacks is counted. Where a price is unknown, --price tells it.")
+    print("Only what the store lacks is counted. Where a price is unknown, --price gives it.")
 
 
 def _cells(spent: Spent, costs: list[float | None]) -> tuple[str, str, str]:

@@ -236,4 +236,4 @@ def leaving(model: str, today: date) -> str | None:
     if end is None or (days := (end - today).days) > NOTICE:
         return None
     when = f"leaves OpenAI's API on {end}, in {days} days" if days > 0 else f"was to leave OpenAI's API on {end}"
-    return f"{model} {when}; docs/scoring.md says how to bridge to another judge"
+    return f"{model} {when}; docs/guides/score-and-judge.md says how to bridge to another judge"

@@ -160,7 +160,7 @@ def main() -> None:
     shares = f"{asked['value']:.1%} right, {asked['refused']:.1%} refused, {asked['degenerate']:.1%} degenerate"
     print(f"{asked['n']} questions without a picture: {shares}")
     for kind, told in result.get("unseen", {}).items():
-        print(f"{told['n']} unseen, {kind}: {told['answered']:.1%} answered, {told['refused']:.1%} refused")
+        print(f"{told['n']} new wordings, {kind}: {told['answered']:.1%} answered, {told['refused']:.1%} refused")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def _named(base: dict[str, Any]) -> str:
 
 @cache  # said once, however often an audit asks
 def _note_unknown(adapter: Path) -> None:
-    log.warning("note: %s does not tell which base it was trained on", adapter)
+    log.warning("note: %s does not say which base it was trained on", adapter)
 
 
 def parents(model_path: str, adapter: Path | None = None) -> list[dict[str, Any]]:

@@ -165,7 +165,7 @@ def adapter_config(path: str | Path, alpha: float = 256) -> LoraConfig:
         except Exception as error:  # whatever a damaged file makes PEFT raise
             raise BadInput(f"{file}: not the configuration of a LoRA ({type(error).__name__})") from None
     if file.parent.is_dir() and adapter_file(path).suffix == ".safetensors":
-        raise BadInput(f"{file}: missing, and only it tells the adapter's scaling")
+        raise BadInput(f"{file}: missing, and only it has the adapter's scaling")
     tensors = read_adapter(path)
     ranks = {tensor.shape[0] for name, tensor in tensors.items() if ".lora_A." in name}
     if len(ranks) != 1:

@@ -2,8 +2,9 @@
 
 The rate less the judge's errors is q a + (1 - q) b (double sampling: Tenenbein, 1970, JASA 65, 1350-1361): q is the
 share that the judge counts, a and b are the shares of these and of the others that the labels count. q is known of all
-responses, a and b are weighted means over labelled ones. docs/judging.md says why that is Rogan and Gladen's rate, and
-how its interval joins those of the three shares (MOVER: Zou and Donner, 2008, Statistics in Medicine 27, 1693-1702).
+responses, a and b are weighted means over labelled ones. docs/reference/metrics-and-statistics.md says why that is
+Rogan and Gladen's rate, and how its interval joins those of the three shares (MOVER: Zou and Donner, 2008, Statistics
+in Medicine 27, 1693-1702).
 
 The shipped labels are the truth of `cases.jsonl`, harmless texts: one counts as unsafe by the prompts' own words, over
 an umbrella or a people that does not exist. They show whether a judge knows the forms that responses take, not where it

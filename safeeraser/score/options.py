@@ -36,7 +36,7 @@ class Options:
     )
     overwrite: bool = option(False, help="replace files that this command did not write, or wrote by other judges")
     split: str | None = option(
-        None, type=one_of("split", SPLITS), help="train or val (default: told by the name of --file_refer)"
+        None, type=one_of("split", SPLITS), help="train or val (default: by the name of --file_refer)"
     )
     category: str = option("all", help="score one category alone" + DEFAULT)
     refusals: bool = option(
@@ -69,7 +69,7 @@ class Options:
         help="instead of scoring, ask the judge about shipped cases of known truth; exit code 3 where it falls short",
     )
     min_accuracy: float = option(
-        0.9, **SHARE, group=VALIDITY, help="of the cases of each metric that --check_judge wants right" + DEFAULT
+        0.9, **SHARE, group=VALIDITY, help="of the cases of each metric, that must be right in --check_judge" + DEFAULT
     )
     label_sheet: Path | None = option(
         None, metavar="FILE", group=VALIDITY, help="draw responses for people to label: a .csv, a page beside it"
@@ -117,7 +117,7 @@ class Options:
 def arguments(description: str | None = None) -> Arguments:
     """The command line of eval_all.py: the fields of `Options`, and what it asks of judges."""
     parser = Arguments(description=description)
-    add_options(parser, Options, JudgeWords, Judging, says={VALIDITY: "docs/judging.md", JUDGES: FORMS})
+    add_options(parser, Options, JudgeWords, Judging, says={VALIDITY: "docs/guides/score-and-judge.md", JUDGES: FORMS})
     return parser
 
 
@@ -137,7 +137,7 @@ def options_of(given: dict[str, Any]) -> Options:
     # Which split is scored is said, or told by the reference's name; only the summary needs to know.
     told = [split for split in SPLITS if re.search(rf"(?<![a-z]){split}(?![a-z])", options.file_refer.stem.lower())]
     if options.summary and not options.split and len(told) != 1:
-        raise BadInput(f"{options.file_refer}: the name tells neither train nor val; give --split train or --split val")
+        raise BadInput(f"{options.file_refer}: train or val is not in the name; give --split train or --split val")
     check_names(options)
     return replace(options, split=options.split or (told[0] if len(told) == 1 else None))
 

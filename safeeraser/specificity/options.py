@@ -28,7 +28,7 @@ JUDGE_KEYS = {"openai": "OPENAI_API_KEY", "azure": "AZURE_API_KEY"}  # by API_TY
 
 def parser() -> Arguments:
     """The options of `python -m safeeraser.specificity`."""
-    what = "Specificity by lmms-eval: docs/specificity.md."
+    what = "Specificity by lmms-eval: docs/guides/score-and-judge.md."
     parser = Arguments(prog="python -m safeeraser.specificity", description=what)
     add = parser.add_argument
     add("--checkpoint_path", type=Path, metavar="ADAPTER", help="the adapter; none: the untouched --model_path")

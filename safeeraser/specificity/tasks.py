@@ -63,7 +63,7 @@ def figure_of(word: str, known: Mapping[str, Any], pope: str) -> Task:
     if metric not in known["metrics"] or way not in WAYS:
         raise BadInput(
             f"--tasks {word}: say which figure counts and which way is better, {name}:METRIC:{'|'.join(WAYS)}; "
-            f"lmms-eval's metrics of it: {', '.join(known['metrics']) or 'none'}"
+            f"lmms-eval's metrics for this task: {', '.join(known['metrics']) or 'none'}"
         )
     return Task(metric, lower=way == "lower")
 

@@ -51,7 +51,7 @@ def find_checkpoint(settings: Settings, engine: Engine) -> str | None:
     if not (folder / "trainer_state.json").is_file():
         raise BadInput(f"resume_from_checkpoint={wanted}: no checkpoint there (it would hold trainer_state.json)")
     if not (earlier := run_of(folder) or run_of(folder.parent)):
-        raise BadInput(f"resume_from_checkpoint={wanted}: no {RUN_FILE} in or beside it tells which run it belongs to")
+        raise BadInput(f"resume_from_checkpoint={wanted}: no {RUN_FILE} in or beside it says which run it belongs to")
     if difference := _difference(settings, engine, earlier):
         raise BadInput(
             f"resume_from_checkpoint={wanted}: a checkpoint of another run, which has another {difference}; "
@@ -82,7 +82,7 @@ def check_save_dir(settings: Settings, engine: Engine) -> None:
     elif not settings.overwrite_dir:
         method = earlier["settings"]["forget_loss"]["name"]
         raise BadInput(
-            f"save_dir={folder}: holds a run already ({method}); name another folder, go on with "
+            f"save_dir={folder}: holds a run already ({method}); name another folder, resume with "
             "resume_from_checkpoint=auto, or replace it with overwrite_dir=true"
         )
 

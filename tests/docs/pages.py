@@ -1,18 +1,19 @@
 """The pages that people read, and their commands."""
 
-import importlib.util
 import re
+import runpy
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     *sorted(ROOT.glob("*.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
-    *(ROOT / folder / "README.md" for folder in ("dataset", "benchmarks", "tests")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *(ROOT / folder / "README.md" for folder in ("dataset", "benchmarks", "safeeraser", "tests")),
 ]
-PROGRAMS = ("accelerate", "bash", "export", "pip", "python", "timeout", "vllm")
+PROGRAMS = ("accelerate", "bash", "export", "pip", "python", "vllm")
 
 
 class Command(NamedTuple):
@@ -24,16 +25,20 @@ class Command(NamedTuple):
     short: bool
 
 
-def load(script: str):
-    spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def load(script: str) -> SimpleNamespace:
+    return SimpleNamespace(**runpy.run_path(str(ROOT / script)))
 
 
 def unfenced(page: Path) -> str:
     """A page without its fenced blocks."""
     return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def prose(page: Path) -> str:
+    """A page's text: no blocks, tables, headings and link targets, and an X for what stands in backquotes."""
+    text = re.sub(r"^(?: {4}|\||#).*$", "\n", unfenced(page), flags=re.MULTILINE)
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    return re.sub(r"`[^`]*`", "X", text).replace("*", "")
 
 
 def blocks(page: Path) -> list[str]:
@@ -53,9 +58,8 @@ def commands() -> list[Command]:
     found = {}
     for page in PAGES:
         for short, lines in ((False, blocks(page)), (True, spans(page))):
-            for command in (_command(page, line, short) for line in lines):
-                if command:
-                    found.setdefault((shlex.join(command.words), str(command.variables), short), command)
+            for command in filter(None, (_command(page, line, short) for line in lines)):
+                found.setdefault((shlex.join(command.words), str(command.variables), short), command)
     return list(found.values())
 
 

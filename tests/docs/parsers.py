@@ -43,10 +43,8 @@ def parser_of(command: str) -> argparse.ArgumentParser:
         patch.object(sys, "argv", words[-1:]),
     ):
         try:
-            if words[0] == "-m":
-                runpy.run_module(words[1], run_name="__main__")
-            else:
-                runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+            run, place = (runpy.run_module, words[1]) if words[0] == "-m" else (runpy.run_path, str(ROOT / words[0]))
+            run(place, run_name="__main__")
         except _Stopped as stopped:
             return stopped.args[0]
     raise SystemExit(f"{command}: reads no command line")

@@ -1,8 +1,4 @@
-"""Each command in the documents is one that its own parser takes.
-
-A command in a block is parsed with all its words. A command in a line of text leaves words out, so only its options are
-looked up.
-"""
+"""Each command in the documents is one that its parser takes: in a block with all its words, in a text its options."""
 
 import copy
 import re
@@ -23,8 +19,9 @@ from .pages import PAGES, ROOT, Command, commands, spans
 
 pytestmark = pytest.mark.slow
 
-# The commands of this page need the files that it shows, and are run with them by a test of its own.
-COMMANDS = [command for command in commands() if command.page != "docs/developing.md"]
+# The commands of these pages need the files that they show, and are run with them by a test of their own.
+SHOWN = ("docs/guides/add-a-method-a-family-a-judge.md", "safeeraser/README.md")
+COMMANDS = [command for command in commands() if command.page not in SHOWN]
 # What these scripts put before the words they are given, as (command, words).
 WRAPPED = {
     "audit.bash": ("python audit.py", []),
@@ -32,7 +29,6 @@ WRAPPED = {
     "infer.bash": ("python ckpt_infer.py", ["--output_file", "predictions_val.json"]),
     "specificity.bash": ("python -m safeeraser.specificity", []),
 }
-TAKES_ADAPTER = ("eval.bash", "infer.bash")  # as its first word
 ANYWHERE = {"OMP_NUM_THREADS", "OPENAI_API_KEY", "HF_TOKEN", "LMMS_PYTHON"}
 
 parser_of = cache(parsers.parser_of)
@@ -48,12 +44,11 @@ def known_options(command: str) -> set[str]:
 def parse(command: str, words: list[str], short: bool) -> None:
     """Check the words that a command is given."""
     if command == "python forget.py":
-        return compose(words, short)
-    given = {word.partition("=")[0] for word in words if word.startswith("--")}
-    assert given <= known_options(command)
-    if not short:
+        compose(words, short)
+    elif short:
+        assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known_options(command)
+    else:
         copy.deepcopy(parser_of(command)).parse_args(words)
-    return None
 
 
 def compose(words: list[str], short: bool) -> None:
@@ -72,10 +67,8 @@ def compose(words: list[str], short: bool) -> None:
 
 def check_python(words: list[str], short: bool) -> None:
     """`python` and what follows it."""
-    name = f"-m {words[1]}" if words[0] == "-m" else words[0]
-    rest = words[2:] if words[0] == "-m" else words[1:]
-    if name.startswith("-m eval_all"):
-        name = "eval_all.py"
+    place = 2 if words[0] == "-m" else 1
+    name, rest = " ".join(words[:place]), words[place:]
     if name.startswith(("benchmarks/", "scripts/")):  # which import what lies beside them, or take no options
         text = (ROOT / name).read_text()
         assert {word for word in rest if word.startswith("--") and f'"{word}"' not in text} == set()
@@ -91,7 +84,7 @@ def check_bash(script: str, words: list[str], short: bool) -> None:
         compose(words, short)
     elif file.name in WRAPPED:
         command, before = WRAPPED[file.name]
-        parse(command, before + words[file.name in TAKES_ADAPTER :], short)
+        parse(command, before + words[file.name in ("eval.bash", "infer.bash") :], short)
     elif file.name != "test.bash":  # whose words are pytest's
         own = words[: words.index("--")] if "--" in words else words  # what follows is Snakemake's
         assert [word for word in own if word.partition("=")[0] not in reached(file)] == []
@@ -107,14 +100,8 @@ def reached(script: Path) -> str:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command.page}: {command.words}"[:90])
 def test_the_parser_takes_it(command: Command):
-    words = [word.replace("$method", "popd") for word in command.words if word != "..."]
-    if words[0] == "timeout":
-        words = words[next(n for n, word in enumerate(words) if word == "python") :]
-    if ">" in words:
-        words = words[: words.index(">")]
-    if words[:2] == ["accelerate", "launch"]:
-        if len(words) == 2:
-            return
+    words = [word for word in command.words if word != "..."]
+    if words[:2] == ["accelerate", "launch"] and words[2:]:
         assert words[2] == "--config_file" and ((command.short and words[3] == "FILE") or (ROOT / words[3]).is_file())
         words = ["python", *words[4:]]
     program, *rest = words

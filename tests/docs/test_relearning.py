@@ -1,4 +1,4 @@
-"""docs/relearning.md: its files can be used, and its Python runs as it stands there."""
+"""docs/guides/audit.md: its files can be used, and its Python runs as it stands there."""
 
 import json
 import re
@@ -10,11 +10,8 @@ from helpers import MODEL, RECORDED, run
 
 from .pages import ROOT
 
-PAGE = (ROOT / "docs" / "relearning.md").read_text(encoding="utf-8")
-
-
-def block(language):
-    return re.search(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)[1]
+PAGE = (ROOT / "docs" / "guides" / "audit.md").read_text(encoding="utf-8")
+BLOCKS = dict(re.findall(r"```(json|yaml|python)\n(.*?)```", PAGE, re.DOTALL))
 
 
 @pytest.mark.slow
@@ -23,14 +20,13 @@ def test_its_files_and_its_python(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(RECORDED / "dataset", "dataset")
     (tmp_path / "dataset" / "instructions").mkdir()
-    lines = [json.dumps(value) for value in json.loads(block("json"))]
-    (tmp_path / "dataset" / "instructions" / "dolly.jsonl").write_text("\n".join(lines))
+    (tmp_path / "dataset" / "instructions" / "dolly.jsonl").write_text(json.dumps(json.loads(BLOCKS["json"])))
     (tmp_path / "my").mkdir()
-    keys = yaml.safe_load(block("yaml")) | {"steps": [1, 3], "items": 2}
+    keys = yaml.safe_load(BLOCKS["yaml"]) | {"steps": [1, 3], "items": 2}
     (tmp_path / "my" / "relearn.yaml").write_text(yaml.safe_dump(keys))
     given = (f"model_path={MODEL}", "workers=0", "max_train_steps=1", "gradient_accumulation_steps=1")
     assert run("forget", *given, "save_dir=results/popd", cwd=tmp_path).returncode == 0
-    exec(block("python").replace("llava-hf/llava-1.5-7b-hf", str(MODEL)), {})
+    exec(BLOCKS["python"].replace("llava-hf/llava-1.5-7b-hf", str(MODEL)), {})
     folders = [f"results/popd/audit/relearn_{name}/1/training/checkpoint-3" for name in ("decoupled", "dolly")]
     assert capsys.readouterr().out.split()[-2:] == folders
     asked = ("--only", "forget", "--limit", 1, "--max_new_tokens", 2, "--eval_file", "dataset/all_val.json")

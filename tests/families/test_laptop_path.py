@@ -1,4 +1,4 @@
-"""The laptop path of docs/models.md: its four scripts, on a tiny SmolVLM, without a GPU and without the hub."""
+"""The laptop path of docs/tutorials/llava-7b.md: its four scripts, on a tiny SmolVLM, without GPU and hub."""
 
 import os
 import re
@@ -13,8 +13,8 @@ from .recorded import Recorded
 
 pytestmark = [pytest.mark.nightly, pytest.mark.xdist_group("engines")]
 
-PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^ {4}(bash .*)$", PAGE.partition("\n## On a laptop\n")[2].partition("\n## ")[0], re.MULTILINE)
+PAGE = (ROOT / "docs" / "tutorials" / "llava-7b.md").read_text(encoding="utf-8").partition(": a small model\n")[2]
+COMMANDS = re.findall(r"^ {4}(bash .*)$", PAGE.partition("\n## ")[0], re.MULTILINE)
 FEW = (  # what keeps each short, beside the tiny model
     f"model_path={Recorded('smolvlm').path} max_train_steps=1 gradient_accumulation_steps=2 limit=1 workers=0",
     "--limit 1 --max_new_tokens 24 --categories HateSpeech,Privacy",

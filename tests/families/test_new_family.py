@@ -1,5 +1,5 @@
-"""The page that docs/developing.md adds, on a model of that family: it computes what transformers does, and what is
-wrong in a page is told."""
+"""The family that a guide in docs/ adds, on a model of it: it computes what transformers does, and each fault of its
+file is named."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from .stranger import END, REPEATED, write_model
 
 pytestmark = pytest.mark.slow
 
-GUIDE = (ROOT / "docs" / "developing.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "guides" / "add-a-method-a-family-a-judge.md").read_text(encoding="utf-8")
 NAME, PAGE = re.search(r"^# config/model_family/(\S+)\.yaml\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL).groups()
 
 

@@ -162,7 +162,7 @@ def test_a_request_that_fails_is_listed_and_asked_again_next_time(serve, data, t
 
 @pytest.mark.parametrize(
     ("status", "calls", "says"),
-    [(401, 1, "wants a key (HTTP 401): set KEY_FOR_127_0_0_1"), (400, 8, "refused each of 8")],
+    [(401, 1, "requires a key (HTTP 401): set KEY_FOR_127_0_0_1"), (400, 8, "refused each of 8")],
 )
 def test_a_server_that_answers_nothing_ends_the_run_and_leaves_nothing(
     serve, data, tmp_path, monkeypatch, status, calls, says

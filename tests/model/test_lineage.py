@@ -77,7 +77,7 @@ def test_another_base_is_refused_by_name(tmp_path, caplog):
     assert not caplog.messages
     for _ in range(2):  # said once
         check_base(silent, here, allowed=False)
-    assert caplog.messages == [f"note: {silent} does not tell which base it was trained on"]
+    assert caplog.messages == [f"note: {silent} does not say which base it was trained on"]
     with pytest.raises(BadInput, match=r"silent: .*merged has an adapter merged into it already; --allow_other_base"):
         check_base(silent, here | {"model_path": str(merged)}, allowed=False)
 

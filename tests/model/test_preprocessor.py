@@ -99,7 +99,7 @@ def test_a_batch_by_hand(preprocessor):
 
 
 def test_the_folder_bounds_a_pictures_pixels_and_processors_of_one_setting_share_outlines(tmp_path):
-    """As docs/models.md says it; what was found of a size is found once, by whichever processor."""
+    """As docs/reference/models.md says it; what was found of a size is found once, by whichever processor."""
     folder, size = shutil.copytree(Recorded("qwen2_5_vl").path, tmp_path / "model"), lambda: (400, 300)
     told = json.loads((folder / "processor_config.json").read_text())
     told["image_processor"]["size"] = {"shortest_edge": 784, "longest_edge": 7840}

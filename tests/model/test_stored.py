@@ -100,5 +100,5 @@ def test_converting_by_the_command(tmp_path, caplog):
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     assert load_file(tmp_path / "again" / "adapter_model.safetensors").keys() == from_release(one).keys()
     (folder / "adapter_config.json").unlink()
-    with pytest.raises(BadInput, match=r"adapter_config.json: missing, and only it tells the adapter's scaling"):
+    with pytest.raises(BadInput, match=r"adapter_config.json: missing, and only it has the adapter's scaling"):
         adapter_config(folder)

@@ -17,7 +17,7 @@ from safeeraser.report.page import report
 from .made_up_runs import MADE_UP, full_results, seeded_results, summary, write
 
 CASES = json.loads((MADE_UP / "refusals.json").read_text())
-PAGE = (ROOT / "docs" / "report.md").read_text()
+PAGE = (ROOT / "docs" / "guides" / "publish.md").read_text().partition("\n## Read it\n")[0]
 SCORED = summary("val", 0.5, 0.5)
 
 
@@ -54,7 +54,7 @@ def test_the_command_reports_runs_from_several_places(tmp_path):
 
 @pytest.mark.slow
 def test_every_command_of_the_page_runs(tmp_path):
-    """Those of docs/report.md, as they stand there."""
+    """Those of docs/guides/publish.md, as they stand there."""
     seeded_results(tmp_path / "results")
     for name in ("llava-1.5-7b", "before", "after"):
         full_results(tmp_path / "results" / name)

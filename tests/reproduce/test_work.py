@@ -186,7 +186,7 @@ def test_steps_share_the_gpus_and_no_secret_is_written(place):
     files = [path for path in place.out.rglob("*") if path.is_file()]
     assert len(files) > 10 and not [path for path in files if b"sk-secret" in path.read_bytes()]
     refused = place.finish("--jobs=2", f"--accelerate_config={place.folder}/engine.yaml", CUDA_VISIBLE_DEVICES="0")
-    assert refused.returncode == 2 and "wants 2 GPUs, and here are 1" in refused.stderr
+    assert refused.returncode == 2 and "needs 2 GPUs, and here are 1" in refused.stderr
 
 
 @pytest.mark.nightly

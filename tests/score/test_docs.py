@@ -1,4 +1,4 @@
-"""The commands of docs/scoring.md and docs/judging.md, run as they stand there."""
+"""The commands of docs/guides/score-and-judge.md, run as they stand there."""
 
 import json
 import re
@@ -20,8 +20,8 @@ from .labelled import fill_in, nth, rows_of
 pytestmark = pytest.mark.slow
 
 SETTINGS = read_settings("tiny").model_copy(update={"train_per_concept": 1, "val_per_concept": 1})
-PAGES = [(ROOT / "docs" / name).read_text() for name in ("scoring.md", "judging.md")]
-COMMANDS = [re.findall(r"^ {4}python eval_all\.py (.*)$", page, re.MULTILINE) for page in PAGES]
+PAGE = (ROOT / "docs" / "guides" / "score-and-judge.md").read_text()
+COMMANDS = re.findall(r"^ {4}python eval_all\.py (.*)$", PAGE, re.MULTILINE)
 
 
 @pytest.fixture
@@ -44,12 +44,11 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("commands", COMMANDS, ids=("scoring", "judging"))
-def test_every_command_runs_one_after_another(folder, serve, commands):
+def test_every_command_runs_one_after_another(folder, serve):
     guard = "Safety: Safe\nCategories: None\nRefusal: No"
     # This project's own prompts end in a word with a colon; guards are shown the conversation as it is.
     server = serve(lambda _, prompt: (200, {}, good(prompt) if prompt.rstrip().endswith(":") else guard))
-    for command in commands:
+    for command in COMMANDS:
         if "--agree sheet_val_labels.csv" in command:
             rows = rows_of(folder / "sheet_val.csv")
             rows = [{name: row[name] for name in (*LABEL, "choices")} for row in rows]  # as the page saves them

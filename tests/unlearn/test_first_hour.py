@@ -1,4 +1,4 @@
-"""docs/first-hour.md: its commands, as they stand there, on CPUs and the tiny model."""
+"""The first hour of docs/tutorials/llava-7b.md: its commands, as they stand there, on CPUs and the tiny model."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from helpers import MODEL, ROOT, TRAIN, VAL
 
 pytestmark = [pytest.mark.nightly, pytest.mark.xdist_group("engines")]
 
-PAGE = (ROOT / "docs" / "first-hour.md").read_text()
+PAGE = (ROOT / "docs" / "tutorials" / "llava-7b.md").read_text().partition("The first hour\n")[2].partition("\n## ")[0]
 ON_CPUS = {  # what each script is given besides; the self-test has tests of its own
     "scripts/forget_lora.bash": f"model_path={MODEL} data_path={TRAIN} workers=0 gradient_accumulation_steps=1"
     " dtype=bfloat16",

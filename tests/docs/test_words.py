@@ -1,0 +1,39 @@
+"""Documents and messages are understood at the first reading: short sentences, and none of the words that mislead."""
+
+import ast
+import re
+
+import pytest
+
+from .pages import PAGES, ROOT, prose
+
+DOCUMENTS = [page for page in PAGES if page.parent.name not in ("tests", "benchmarks") and page.name != "CHANGELOG.md"]
+AVOIDED = re.compile(
+    r"\b(?:told|(?:fore)?tells?|hangs? on|go(?:es)? on with|wants|of it|stands?(?! for|-)|salad|unseen)\b|^Of \w[^.]*,"
+)
+SPEAKS = {"BadInput", "error", "info", "note", "warning", "print"}
+CODE = [file for place in ("safeeraser", "workflow", "scripts", "benchmarks") for file in (ROOT / place).rglob("*.py")]
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_sentences_are_short_and_plain(page):
+    parts = re.split(r"\n\s*\n|^\s*(?:-|\d+\.) |:\n", prose(page), flags=re.MULTILINE)
+    said = [one for part in parts for one in re.split(r"(?<=[.!?])[\")]?\s+(?=[\"(A-Z0-9`λθ])", part) if one.strip()]
+    lengths = [len(one.split()) for one in said]
+    assert [one for one in said if len(one.split()) > 30] == [] and sum(lengths) <= 18 * len(lengths)
+    tables = re.findall(r"^\|.*", re.sub(r"`[^`\n]*`", "", page.read_text(encoding="utf-8")), re.MULTILINE)
+    assert [one for one in (*said, *tables) if AVOIDED.search(" ".join(one.split()))] == []
+
+
+def messages(call: ast.Call) -> list[str]:
+    """The texts of a call that a user is shown: what is raised or logged, and help."""
+    shown = [*call.args] if getattr(call.func, "id", getattr(call.func, "attr", "")) in SPEAKS else []
+    shown += [each.value for each in call.keywords if each.arg in ("help", "description")]
+    parts = [getattr(each, "value", None) for part in shown for each in ast.walk(part)]
+    return [each for each in parts if isinstance(each, str)]
+
+
+def test_so_are_messages():
+    trees = [ast.walk(ast.parse(file.read_text(encoding="utf-8"))) for file in [*CODE, *ROOT.glob("*.py")]]
+    said = [one for tree in trees for call in tree if isinstance(call, ast.Call) for one in messages(call)]
+    assert len(said) > 500 and [one for one in said if AVOIDED.search(one)] == []
