@@ -94,7 +94,7 @@ def main() -> None:
     parser = Arguments(prog="python benchmarks/inference.py", description=__doc__)
     add = parser.add_argument
     add("--data", type=Path, default=Path("dataset/mini"), help="the mini benchmark (default: %(default)s)")
-    add("--family", metavar="F", help="instead of it: a family's small model, as qwen3_vl, or a folder like it")
+    add("--family", metavar="F", help="instead: a family's small model, as qwen3_vl, or a folder like it")
     add("--batch_sizes", type=count, nargs="+", default=[1, 8, 32, 64, 128, 256], help="(default: %(default)s)")
     add("--repeats", type=count, default=3, help="passes of each side (default: %(default)s)")
     add("--threads", type=count, default=len(os.sched_getaffinity(0)), help="(default: one a core)")

@@ -47,7 +47,7 @@ def in_all(name: str, label: str, texts: list[dict]) -> list[str]:
 def main() -> int:
     """Judge, print."""
     parser = Arguments(prog="python benchmarks/wording.py", description=__doc__)
-    parser.add_argument("--show", action="store_true", help="print the misjudged texts, not only where they stand")
+    parser.add_argument("--show", action="store_true", help="print the misjudged texts, not only their places")
     given = parser.parse_args()
     texts = {file.name: judged(file) for file in sorted(FOLDER.glob("*.jsonl"))}
     for name, mine in texts.items():

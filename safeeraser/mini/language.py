@@ -132,7 +132,7 @@ def measure(given: Namespace) -> dict[str, Any]:
     for number, item in enumerate(unseen):
         if truth and item.kind != "fact" and item.image_path not in truth.pictures:
             raise BadInput(
-                f"{file}: record {number}, image_path: truth.json tells nothing of picture {item.image_path}"
+                f"{file}: record {number}, image_path: truth.json says nothing about picture {item.image_path}"
             )
     model, questions = ask.load(given), material["questions"]
     said = model.ask([(each["question"], None) for each in questions])

@@ -24,7 +24,7 @@ def holds(cells: list[str], shown: tuple[str, ...]) -> bool:
 
 @pytest.mark.parametrize("page", RESULTS, ids=lambda page: page.stem)
 def test_each_figure_is_in_a_data_file(page):
-    """A row's figures are in lines with its title, if there are any. tests/docs/test_mini.py has the tables of the audits."""
+    """A row's figures are in lines with its title, if there are any. test_mini.py has the tables of the audits."""
     text = page.read_text(encoding="utf-8")
     names = set(re.findall(r"\]\((\w+\.csv)\)", text))
     lines = [line for name in names for line in csv.reader((page.parent / name).open(encoding="utf-8"))]
