@@ -19,17 +19,14 @@ from safeeraser.specificity import harness
 from safeeraser.specificity.tasks import JUDGE, POPE, Task, figure_of, needs_judge, plan, without_judge
 
 OWN_TASKS = CONFIG / "lmms_tasks"
-TASKS = (
-    "tasks of lmms-eval, with commas between; one not known here as TASK:METRIC:higher or :lower (default: the seven)"
-)
+TASKS = "tasks of lmms-eval, with commas between; one not known here as TASK:METRIC:higher or :lower (default: seven)"
 HARNESS = Path(__file__).parents[2] / ".venv-lmms"  # the environment that scripts/specificity.bash makes
 JUDGE_KEYS = {"openai": "OPENAI_API_KEY", "azure": "AZURE_API_KEY"}  # by API_TYPE, as the harness reads them
 
 
 def parser() -> Arguments:
     """The options of `python -m safeeraser.specificity`."""
-    what = "Specificity by lmms-eval: docs/guides/score-and-judge.md."
-    parser = Arguments(prog="python -m safeeraser.specificity", description=what)
+    parser = Arguments(prog="python -m safeeraser.specificity", description="Specificity by lmms-eval.")
     add = parser.add_argument
     add("--checkpoint_path", type=Path, metavar="ADAPTER", help="the adapter; none: the untouched --model_path")
     add("--model_path", help="the base model (default: the one that the adapter names)")
@@ -37,7 +34,12 @@ def parser() -> Arguments:
     add("--output_folder", type=Path, metavar="RUN", help="where results go (default: the adapter's folder)")
     add("--tasks", type=several("task"), metavar="TASKS", help=TASKS)
     add("--lite", action="store_true", help="of the seven the smaller forms, where lmms-eval has them")
-    add("--include_path", type=Path, default=OWN_TASKS, help="a folder with task files of your own")
+    add(
+        "--include_path",
+        type=Path,
+        default=OWN_TASKS if OWN_TASKS.is_dir() else None,
+        help="a folder with task files of your own",
+    )
     add("--limit", type=count, metavar="N", help="the first N items of each task; such figures compare with nothing")
     add("--pope", type=one_of("figure of POPE", POPE), default="accuracy", help="accuracy (default) or f1")
     add("--num_processes", type=count, metavar="N", help="GPUs to share each task among (default: all)")
@@ -77,11 +79,6 @@ class Job:
     replaced: dict[str, str]
 
     @property
-    def include_path(self) -> Path | None:
-        """The folder with further tasks."""
-        return self.options.include_path if self.options.include_path.is_dir() else None
-
-    @property
     def dtype(self) -> str:
         """Of the model, as the harness is told it."""
         told = "float32" if self.options.dtype == "auto" and not self.gpus else self.options.dtype
@@ -111,7 +108,7 @@ def look_over(options: Namespace) -> tuple[Path, Family, LmmsEval]:
         adapter_file(adapter)
     if not (out := options.output_folder or (adapter if adapter and adapter.is_dir() else None)):
         raise BadInput("--output_folder: say where the results go; there is no adapter's folder to put them in")
-    if not options.include_path.is_dir() and options.include_path != OWN_TASKS:
+    if options.include_path and not options.include_path.is_dir():
         raise BadInput(f"--include_path {options.include_path}: no such folder")
     for path in filter(None, (out, options.model_path)):
         if any(sign in str(Path(path).resolve()) for sign in ",="):
@@ -119,10 +116,8 @@ def look_over(options: Namespace) -> tuple[Path, Family, LmmsEval]:
     family = _family(options)
     if not (asked := family.lmms_eval):
         known = ", ".join(name for name, page in families().items() if page.lmms_eval and not page.model_path)
-        raise BadInput(
-            f"lmms-eval has no model for the family {family.name} (it has for {known}); where yours has one, name it "
-            f"as lmms_eval in config/model_family/{family.name}.yaml"
-        )
+        how = f"where yours has one, name it as lmms_eval in config/model_family/{family.name}.yaml"
+        raise BadInput(f"lmms-eval has no model for the family {family.name} (it has for {known}); {how}")
     if asked.dtype and options.dtype not in ("auto", asked.dtype):
         raise BadInput(f"--dtype {options.dtype}: lmms-eval's {asked.model} loads every model in {asked.dtype}")
     return out, family, asked
@@ -151,7 +146,7 @@ def check(options: Namespace) -> Job:
     names = list(dict.fromkeys(word.partition(":")[0] for word in words))
     stand_ins = list(filter(None, map(without_judge, names)))
     python = os.environ.get("LMMS_PYTHON") or str(HARNESS / "bin" / "python")
-    known = harness.look(python, [*names, *stand_ins], options.include_path if options.include_path.is_dir() else None)
+    known = harness.look(python, [*names, *stand_ins], options.include_path)
     _refuse_unknown(names, known)
     word_of = {word.partition(":")[0]: word for word in [*stand_ins, *words]}
     tasks, missing, replaced = _with_what_judge(names, known)
@@ -190,9 +185,8 @@ def _ask_for_token(tasks: list[str], known: dict[str, Any]) -> None:
     # Offline the hub is not asked, so it wants no token.
     online = os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("", "0", "false", "no", "off")
     if needy and not known["token"] and online:
-        raise BadInput(
-            f"no hub token: lmms-eval loads {', '.join(needy)} with one; set HF_TOKEN, or log in by `hf auth login`"
-        )
+        how = "set HF_TOKEN, or log in by `hf auth login`"
+        raise BadInput(f"no hub token: lmms-eval loads {', '.join(needy)} with one; {how}")
 
 
 def _gpus(wanted: int | None, there: int) -> int:

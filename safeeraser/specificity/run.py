@@ -6,8 +6,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,14 +31,16 @@ def measure(job: Job) -> dict[str, Any]:
     """
     folder = job.out / "specificity"
     make_room_for(folder / "lock")
-    with _alone(folder) as held:
+    with open(folder / "lock", "wb") as held:
+        # The harness gets the handle too, and so keeps other runs away even if this process is shot.
+        lock(held.fileno(), str(folder))
         scores, missing = {}, dict(job.missing)
         model = cache(lambda: _model(job))  # for the first task that is not kept
         for number, task in enumerate(job.figures, 1):
             where = f"{task} ({number} of {len(job.figures)})"
             try:
                 kept = _kept(job, folder / task)
-                score = kept or _run(job, task, model(), folder / task, held)
+                score = kept or _run(job, task, model(), folder / task, held.fileno())
                 scores[task] = _entry(job, task, score)
             except harness.TaskFailed as error:
                 missing[task] = str(error)
@@ -51,14 +51,6 @@ def measure(job: Job) -> dict[str, Any]:
         result = _result(job, scores, missing)
         write_json(job.out / RESULT, result)
     return result
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[int]:
-    """Keep other runs away. The harness gets the handle too, and so keeps them away even if this process is shot."""
-    with open(folder / "lock", "wb") as handle:
-        lock(handle.fileno(), str(folder))
-        yield handle.fileno()
 
 
 def _model(job: Job) -> Path:
@@ -119,7 +111,7 @@ def _run(job: Job, task: str, model: Path, folder: Path, held: int) -> dict[str,
     typed = [] if asked.dtype else [f"dtype={job.dtype}"]  # some end with an error where an argument is not theirs
     words = ["--model", asked.model, "--model_args", ",".join([f"pretrained={model}", *typed, *place])]
     words += ["--tasks", task, "--batch_size", "1", "--output_path", str(folder.resolve())]  # some take no more
-    words += ["--include_path", str(job.include_path)] if job.include_path else []
+    words += ["--include_path", str(options.include_path)] if options.include_path else []
     words += ["--limit", str(options.limit)] if options.limit else []
     words += ["--log_samples"] if options.log_samples else []
     found = harness.run(job.python, job.gpus, words, task, folder, held)
