@@ -33,7 +33,7 @@ setup(
     package_dir={"safeeraser.config": "config"},  # `benchmark.files.CONFIG` finds it there as in a checkout
     py_modules=["eval_all"],
     package_data={
-        "safeeraser": ["py.typed"],
+        "safeeraser": ["py.typed", "README.md"],
         "safeeraser.config": ["**/*.yaml", "lmms_tasks/**/*.py"],
         "safeeraser.judge": ["prompts/**/*.j2"],
         "safeeraser.mini": ["language.json", "requirements.txt", "icons/*"],
