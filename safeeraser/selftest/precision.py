@@ -30,9 +30,10 @@ from transformers import TrainerCallback
 from transformers.utils import is_flash_attn_2_available
 
 from safeeraser.benchmark.files import read_json_lines
-from safeeraser.generation import Asked, Decoder
+from safeeraser.generation import DECODERS, Asked
 from safeeraser.generation.sampling import Generation
 from safeeraser.model.vlm import VLM
+from safeeraser.selftest.families import FAMILIES
 from safeeraser.selftest.material import Bench, architecture
 from safeeraser.selftest.memory import free, needed
 from safeeraser.selftest.result import Figure, Skip
@@ -95,7 +96,8 @@ def off_by(dtype: torch.dtype, size: str) -> float:
     config = architecture(size)
     layers = config.text_config.num_hidden_layers + config.vision_config.num_hidden_layers - 1  # LLaVA's last but one
     additions = config.text_config.intermediate_size if dtype is torch.float32 else 1
-    return torch.finfo(dtype).eps / 2 * math.sqrt(ROUNDED * layers * additions)
+    more = FAMILIES.get(size, {}).get("rounded", 1)
+    return torch.finfo(dtype).eps / 2 * math.sqrt(ROUNDED * layers * additions * more)
 
 
 class _KeepGradient(TrainerCallback):
@@ -154,7 +156,7 @@ def answer(vlm: VLM, asked: Asked, tokens: int = TOKENS) -> Text:
             kept.append(logits[0].cpu())
             return super().draw(logits, seeds, positions)
 
-    for _ in Decoder(vlm, Kept(greedy=True, max_new_tokens=tokens), 1).answer([asked]):
+    for _ in DECODERS[vlm.decoder](vlm, Kept(greedy=True, max_new_tokens=tokens), 1).answer([asked]):
         pass
     logits = torch.stack(kept)
     return Text(logits.argmax(1).tolist(), logits)

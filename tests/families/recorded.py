@@ -1,4 +1,4 @@
-"""Small random models of eight families with recorded figures, and reading them; tests/data/families/README.md."""
+"""Small random models of eleven families with recorded figures, and reading them; tests/data/families/README.md."""
 
 import json
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ from safeeraser.model.turns import Turn
 
 DATA = ROOT / "tests" / "data" / "families"
 FAMILIES = tuple(sorted(path.name for path in DATA.iterdir() if path.is_dir()))
-# Variants run on these alone: attention in both directions and a tied head; a merger of patches; positions in three
-# dimensions, features in depth and a projector within the vision tower; tiles.
-FOUR = ("gemma3", "internvl", "qwen3_vl", "smolvlm")
+# Variants run on these alone: attention both ways and a tied head; shared keys and values; a merger of patches; a state;
+# positions in three dimensions, features in depth and a projector within the vision tower; tiles.
+VARIED = ("gemma3", "gemma4", "internvl", "llava_onevision", "qwen3_5", "qwen3_vl", "smolvlm")
 IGNORE = -100
 CLOSE = 1e-4  # the figures' own spread between batched and single rows, and between kinds of attention, is below 2e-6
 

@@ -1,4 +1,4 @@
-"""Rows of eight families are what transformers alone recorded: token ids, labels, pixels, inputs and losses."""
+"""Rows of eleven families are what transformers alone recorded: token ids, labels, pixels, inputs and losses."""
 
 import pytest
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from safeeraser.benchmark.files import read_json
 from safeeraser.errors import BadInput
+from safeeraser.model.load import load_preprocessor
 from safeeraser.model.turns import Turn
 
 from .recorded import FAMILIES, label_losses, nlls, on, picture
@@ -17,9 +18,9 @@ from .recorded import FAMILIES, label_losses, nlls, on, picture
 # What stands for the picture in a text, as each processor counts it.
 PLACEHOLDERS = {name: ["<image>"] for name in FAMILIES} | {
     "gemma3": ["<start_of_image>", "<image_soft_token>"],
+    "gemma4": ["<|image|>", "<|audio|>", "<|video|>"],
     "internvl": ["<IMG_CONTEXT>"],
-    "qwen2_5_vl": ["<|image_pad|>"],
-    "qwen3_vl": ["<|image_pad|>"],
+    **{name: ["<|image_pad|>"] for name in FAMILIES if name.startswith("qwen")},
 }
 
 
@@ -52,6 +53,17 @@ def test_both_commands_name_a_picture_of_a_shape_that_the_processor_refuses(tmp_
     first, second, *_ = read_json(tmp_path / "p.json")
     for record, lost in ((first, True), (second, False)):
         assert all((pair["model_response1"] is None) == lost for pair in record["unsafe_pairs"])
+
+
+@on("qwen3_5")
+def test_a_thought_that_a_template_may_leave_open_is_closed(family, tmp_path):
+    """As larger models of the family have it: one that is open would swallow the answer."""
+    folder, empty = shutil.copytree(family.path, tmp_path / "model"), "<think>\n\n</think>\n\n"
+    before, _, behind = (folder / "chat_template.jinja").read_text(encoding="utf-8").rpartition(f"{empty}' }}}}")
+    either = f"' + ('<think>\n' if enable_thinking | default(true) else '{empty}') }}}}"
+    (folder / "chat_template.jinja").write_text(before + either + behind, encoding="utf-8")
+    turn = Turn(None, "What?", "That.")
+    assert load_preprocessor(str(folder)).encode(turn) == family.preprocessor.encode(turn)
 
 
 def test_pictures_of_several_shapes_in_one_batch_leave_each_loss_alone(family):
