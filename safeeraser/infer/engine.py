@@ -180,8 +180,8 @@ def rows_that_fit(vlm: VLM, requests: Sequence[Request], new_tokens: int) -> int
         asks = 1
     pictures = len({request.picture for request in requests}) / len(requests)
     text = config.get_text_config()
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    token = 2 * text.num_hidden_layers * text.num_key_value_heads * head * width  # keys and values
+    layers = getattr(text, "per_layer_config", None) or [text] * text.num_hidden_layers
+    token = 2 * width * sum(map(_head_widths, layers))  # keys and values
     states = (3 * text.intermediate_size + 6 * text.hidden_size) * width  # of a token while one layer is at work
     begun = prompt * (token * (1 + asks + pictures) + states * max(asks, pictures)) + picture * pictures
     new_tokens += WIDTH * (device.type == "cuda")  # which fixed steps round up to
@@ -190,6 +190,12 @@ def rows_that_fit(vlm: VLM, requests: Sequence[Request], new_tokens: int) -> int
     row = max(begun, going_on) + LOGIT * text.vocab_size  # bytes at the peak
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     return max(1, int(SHARE.get(device.type, SHARE["cpu"]) * free / row))
+
+
+def _head_widths(layer: Any) -> int:
+    """How many numbers a layer's keys of a token are."""
+    head = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
+    return layer.num_key_value_heads * head
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -43,7 +43,8 @@ if not sys.stderr.isatty():
 CUDNN = "sdpa_cudnn"  # an attention: SDPA that may take cuDNN's kernels too
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FAMILY_KEY = "model_family"  # in a model's configuration: its page, where its type alone would lead to another
-FILMS = "video_processor"  # a processor's part that this project has no use for, and that wants torchvision
+# The parts of a processor that are used here. One for films, which some have too, wants torchvision.
+PARTS = ("image_processor", "tokenizer")
 
 
 def family_of(model_path: str) -> Family:
@@ -151,21 +152,33 @@ copyreg.pickle(Preprocessor, lambda sent: (load_preprocessor, (sent.origin,)))
 
 
 def _load_processor(model_path: str, config: Any, pictures: Any, numbers: Mapping[str, Any]) -> ProcessorMixin:
-    """transformers' processor for the model. Some have a part for films; they are loaded without."""
+    """transformers' processor for the model. Some have parts for films and sound; they are loaded without."""
     kind: Any = PROCESSOR_MAPPING[type(config)]
     told = kind.get_processor_dict(model_path)[0] | numbers
-    parts = [pictures, AutoTokenizer.from_pretrained(model_path)]
-    if FILMS not in kind.get_attributes():
-        return kind.from_args_and_dict(parts, told)
-    _note_stills(kind.__name__)
-    attributes = classmethod(lambda cls: ["image_processor", "tokenizer"])
-    stills: Any = type(kind.__name__, (kind,), {"get_attributes": attributes})
-    return stills.from_args_and_dict(parts, told, **{FILMS: None})
+    given = dict(zip(PARTS, (pictures, AutoTokenizer.from_pretrained(model_path)), strict=True))
+    if more := [name for name in kind.get_attributes() if name not in PARTS]:
+        _note_stills(kind.__name__, ", ".join(more))
+        # In the order in which the class takes its parts.
+        parts = [given.get(name) for name in kind.get_attributes()]
+        stills: Any = type(kind.__name__, (kind, _Stills), {})
+        return stills.from_args_and_dict(parts, {key: value for key, value in told.items() if key not in more})
+    return kind.from_args_and_dict(list(given.values()), told)
+
+
+class _Stills(ProcessorMixin):
+    """Stands between a processor's class and what all have in common, and hands on the parts that are used."""
+
+    def __init__(self, *parts: Any, **more: Any) -> None:
+        super().__init__(*parts, **{key: each for key, each in more.items() if key in (*PARTS, "chat_template")})
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        return list(PARTS)
 
 
 @cache
-def _note_stills(name: str) -> None:
-    log.info("pictures: %s on Pillow, without its part for films, which would want torchvision", name)
+def _note_stills(name: str, without: str) -> None:
+    log.info("pictures: %s on Pillow, without its %s: films and sound are not used here", name, without)
 
 
 def choose_dtype(name: str) -> torch.dtype:

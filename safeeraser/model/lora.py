@@ -37,7 +37,7 @@ def lora_config(
         lora_alpha=alpha,
         lora_dropout=dropout,
         # A pattern rather than suffixes: the vision tower has q_proj, k_proj and v_proj of its own.
-        target_modules=rf".*\.{family.language_model}\.layers\.\d+\.\w+\.({'|'.join(family.lora_targets)})",
+        target_modules=rf".*\.{family.language_model}\.layers\.\d+\.(\w+\.)*({'|'.join(family.lora_targets)})",
         modules_to_save=saved or None,
         **more,
     )
@@ -53,9 +53,9 @@ def check_parts(model: PreTrainedModel, family: Family) -> None:
 
 
 def attach(model: PreTrainedModel, config: LoraConfig, family: Family) -> PeftModel:
-    """Attach a fresh adapter and check that it sits where it should: on its targets in each of the language model's
-    layers, and on those of the projector that its configuration names. It is trained in the model's dtype or, if its
-    own is another one, under autocast.
+    """Attach a fresh adapter and check that it sits where it should: on its targets in the language model's layers, of
+    which some may have fewer than others, and on those of the projector that its configuration names. It is trained in
+    the model's dtype or, if its own is another one, under autocast.
 
     Raises `BadInput` for a target that is no linear layer there, or an adapter that PEFT cannot make.
     """
@@ -70,12 +70,11 @@ def attach(model: PreTrainedModel, config: LoraConfig, family: Family) -> PeftMo
     except ValueError as error:
         raise BadInput(f"LoRA: {str(error).splitlines()[0]}") from None
     found = {name for name, module in adapted.named_modules() if hasattr(module, "lora_A")}
-    expected = len(set(family.lora_targets)) * model.config.get_text_config().num_hidden_layers
-    language = {name for name in found if f".{family.language_model}." in name}
-    if len(language) != expected or found - language != beside:
+    expected = {f"base_model.model.{name}" for name in linear if name.rpartition(".")[2] in family.lora_targets}
+    if found != expected | beside:
         more = f"and {len(beside)} of the projector" if beside else "alone"
         raise AssertionError(
-            f"LoRA sits on {len(found)} modules, expected {expected} of {family.language_model} {more}"
+            f"LoRA sits on {len(found)} modules, expected {len(expected)} of {family.language_model} {more}"
         )
     for module in adapted.modules():
         if isinstance(module, LoraLayer):

@@ -29,7 +29,7 @@ from safeeraser.model.turns import Row, Shown, Turn
 ANSWER, SYSTEM = "\ue000", "\ue001"
 TEXT = ("input_ids", "attention_mask")
 TYPES = ("mm_token_type_ids", "token_type_ids")  # which tokens are a picture's: 0 for text, 1 for pictures
-SHAPES = ((64, 64), (512, 128), (128, 512), (1024, 1024))  # a processor that treats these alike treats all so
+SHAPES = ((64, 64), (96, 64), (512, 128), (128, 512), (1024, 1024))  # a processor that treats these alike treats all so
 # Of pictures, whose outlines are remembered: some 10 kB each. A run goes through its pictures more than once, an audit
 # at each of its points.
 SIZES = 4096
@@ -68,9 +68,9 @@ class Preprocessor:
 
     @cached_property
     def reserved(self) -> list[str]:
-        """What no text may hold, since it stands for a picture or a film."""
-        films = getattr(self.processor, "video_token", None)
-        return [name for name in dict.fromkeys((self.processor.image_token, self._repeated, films)) if name]
+        """What no text may hold, since it stands for a picture, a film or a sound."""
+        others = (getattr(self.processor, name, None) for name in ("video_token", "audio_token"))
+        return [name for name in dict.fromkeys((self.processor.image_token, self._repeated, *others)) if name]
 
     @cached_property
     def _repeated(self) -> str:
@@ -150,7 +150,7 @@ class Preprocessor:
 
         Raises:
             BadInput: the text names a picture of its own, the prompt alone fills `max_length`, leaving no target, or
-                the template does not write the answer behind the prompt, or no system text.
+                the template writes no system text.
         """
         prompt, whole = self._texts(turn, place)
         ids = self._tokens(prompt)
@@ -183,7 +183,8 @@ class Preprocessor:
         if turn.answer is not None:
             whole = self._written(turn, turn.answer, pictured).removesuffix(self._behind)
         if not whole.startswith(prompt):
-            raise BadInput("the chat template does not write the answer behind its prompt")
+            # Some templates write a finished turn otherwise than the prompt begins it: what the model is asked counts.
+            whole = prompt + whole.removeprefix(self._written(turn, ANSWER, pictured).partition(ANSWER)[0])
         if place is not None:
             prompt, whole = (text.replace(self.processor.image_token, place) for text in (prompt, whole))
         return prompt, whole
@@ -206,6 +207,12 @@ class Preprocessor:
         """What is said where it does not."""
         return f"the chat template of model family {self.family.name} writes no system text"
 
+    @cached_property
+    def _silent(self) -> dict[str, bool]:
+        """What keeps a template that knows of thoughts from leaving one open: an answer follows the prompt at once."""
+        thinks = not self.family.chat and "enable_thinking" in str(self.processor.chat_template)
+        return {"enable_thinking": False} if thinks else {}
+
     def _written(self, turn: Turn, answer: str | None, pictured: bool) -> str:
         asked = [{"type": "image"}] * pictured + [{"type": "text", "text": turn.question}]
         chat = [{"role": "user", "content": asked}]
@@ -219,6 +226,7 @@ class Preprocessor:
             chat,
             chat_template=CHAT_TEMPLATE if self.family.chat else None,
             add_generation_prompt=answer is None,
+            **self._silent,
         )
 
     def _tokens(self, text: str) -> list[int]:

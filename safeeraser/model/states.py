@@ -53,9 +53,15 @@ def up_to(model: nn.Module, family: Family, layer: int) -> Iterator[None]:
 
 @contextmanager
 def begun_at(model: nn.Module, family: Family, layer: int, states: Tensor) -> Iterator[None]:
-    """Let a layer give `states`, (rows, tokens, hidden), whatever it is given, and those below it do nothing."""
-    with _instead(language_layers(model, family)[: layer + 1], lambda *_, **__: states):
-        yield
+    """Let a layer give `states`, (rows, tokens, hidden), whatever it is given, and those below it do nothing, unless
+    layers above take keys and values from them."""
+    layers = language_layers(model, family)
+    if getattr(model.config.get_text_config(), "num_kv_shared_layers", 0):
+        with layers[layer].register_forward_hook(lambda *_: states):
+            yield
+    else:
+        with _instead(layers[: layer + 1], lambda *_, **__: states):
+            yield
 
 
 @contextmanager

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from safeeraser.model.vlm import VLM
 
 SPARE_LAYERS = 8  # of a vision tower's states: what a layer at work takes, counted in states
+COLOURS = 3  # of a pixel
 PIXELS = "pixel_"  # how the names of the inputs begin that only the vision reads
 
 
@@ -43,7 +44,7 @@ def picture_bytes(config: Any, inputs: Mapping[str, Tensor], width: int) -> floa
     vision = config.vision_config
     side = vision.patch_size
     area = math.prod(side) if isinstance(side, Sequence) else side**2
-    numbers = area * _first(vision, "num_channels", "in_channels") * getattr(vision, "temporal_patch_size", 1)
+    numbers = area * COLOURS * getattr(vision, "temporal_patch_size", 1)
     pixels = sum(value.numel() for value in inputs.values() if value.is_floating_point())
     patches = pixels // numbers + 1  # and the one that stands for the whole picture
     layers = _first(vision, "num_hidden_layers", "depth")

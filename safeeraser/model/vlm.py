@@ -105,3 +105,21 @@ def positions(model: nn.Module, ids: Tensor, mask: Tensor, inputs: Mapping[str, 
         places, offsets = tell(ids, attention_mask=mask, **inputs)
         return places, offsets[:, 0]
     return (mask.cumsum(dim=1) - 1).clamp(min=0), torch.zeros_like(mask[:, 0])
+
+
+def look_up(model: nn.Module, first: int, vectors: Tensor) -> None:
+    """Let a model embed the tokens from `first` on as `vectors`. What else it looks up by token, such as embeddings for
+    each layer, is that of padding then, which a picture's tokens have too."""
+    words = model.get_input_embeddings()
+    own = words.forward
+
+    def learned(ids: Tensor) -> Tensor:
+        found = own(ids.masked_fill(ids >= first, 0))
+        new = vectors[(ids - first).clamp(0, len(vectors) - 1)].to(found.dtype)
+        return new.where((ids >= first)[..., None], found)
+
+    words.forward = learned
+    parent = next(module for module in model.modules() if words in module.children())
+    for beside in parent.children():
+        if isinstance(beside, nn.Embedding) and beside is not words:
+            beside.register_forward_pre_hook(lambda it, ids: ids[0].masked_fill(ids[0] >= first, it.padding_idx))

@@ -23,12 +23,12 @@ from transformers import TrainerCallback
 from transformers.utils import is_flash_attn_2_available
 
 from safeeraser.benchmark.files import read_json_lines
-from safeeraser.generation import Asked, Decoder
+from safeeraser.generation import DECODERS, Asked
 from safeeraser.generation.sampling import Generation
 from safeeraser.model.load import choose_dtype
 from safeeraser.model.rounding import ROUNDINGS, round_weights
 from safeeraser.model.vlm import VLM
-from safeeraser.selftest.material import GIB, Bench, architecture, estimate, lacks
+from safeeraser.selftest.material import GIB, MODELS, Bench, architecture, estimate, lacks
 from safeeraser.selftest.report import Figure, figure
 from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.config.trainer_arguments import training_arguments
@@ -156,7 +156,8 @@ def off_by(dtype: torch.dtype, size: str) -> float:
     config = architecture(size)
     layers = config.text_config.num_hidden_layers + config.vision_config.num_hidden_layers - 1  # LLaVA's last but one
     additions = config.text_config.intermediate_size if dtype is torch.float32 else 1
-    return torch.finfo(dtype).eps / 2 * math.sqrt(8 * layers * additions)  # 8 results of a layer are rounded
+    results = 8 * MODELS[size].get("rounded", 1)  # of a layer that are rounded
+    return torch.finfo(dtype).eps / 2 * math.sqrt(results * layers * additions)
 
 
 def load_trainer(settings: Settings) -> UnlearnTrainer:
@@ -199,7 +200,7 @@ def answer(vlm: VLM, asked: Asked, tokens: int = 12) -> Text:
             kept.append(logits[0].cpu())
             return super().draw(logits, seeds, positions)
 
-    list(Decoder(vlm, Kept(greedy=True, max_new_tokens=tokens), 1).answer([asked]))
+    list(DECODERS[vlm.decoder](vlm, Kept(greedy=True, max_new_tokens=tokens), 1).answer([asked]))
     said = [int(logits.argmax()) for logits in kept]
     return Text(said[:-1] if said[-1] in vlm.ends else said, torch.stack(kept), sorted(vlm.ends))
 

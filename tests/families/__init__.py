@@ -1,1 +1,1 @@
-"""Tests of eight model families against recorded figures. A package, so that its modules may share helpers."""
+"""Tests of eleven model families against recorded figures. A package, so that its modules may share helpers."""

@@ -1,4 +1,4 @@
-"""Small random models of eight families with recorded figures, and reading them; tests/data/families/README.md."""
+"""Small random models of eleven families with recorded figures, and reading them; tests/data/families/README.md."""
 
 import json
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ from safeeraser.model.turns import Turn
 
 DATA = ROOT / "tests" / "data" / "families"
 FAMILIES = tuple(sorted(path.name for path in DATA.iterdir() if path.is_dir()))
-# Variants run on these alone: attention in both directions and a tied head; a merger of patches; positions in three
-# dimensions, features in depth and a projector within the vision tower; tiles.
-FOUR = ("gemma3", "internvl", "qwen3_vl", "smolvlm")
+# Variants run on these alone: attention both ways and a tied head; shared keys and values; a merger of patches; a
+# state; positions in three dimensions, features in depth and a projector within the vision tower; tiles.
+VARIED = ("gemma3", "gemma4", "internvl", "llava_onevision", "qwen3_5", "qwen3_vl", "smolvlm")
 IGNORE = -100
 CLOSE = 1e-4  # the figures' own spread between batched and single rows, and between kinds of attention, is below 2e-6
 
@@ -75,25 +75,19 @@ class Recorded:
     def adapted(self, adapter: Path) -> nn.Module:
         return load_adapted(self.load(), adapter).eval()
 
-    def encode(self, row: dict, *, answer: bool = True, **more):
-        """A recorded row by the project's own encoding, or its prompt alone."""
-        turn = Turn(picture(row["picture"]), row["question"], row["answer"] if answer else None)
-        return self.preprocessor.encode(turn, **more)
+    def encode(self, row: dict, **more):
+        """A recorded row by the project's own encoding."""
+        return self.preprocessor.encode(Turn(picture(row["picture"]), row["question"], row["answer"]), **more)
 
-    def encode_by_size(self, row: dict):
-        """The same from the picture's size alone."""
-        shown = picture(row["picture"])
-        turn = Turn(None, row["question"], row["answer"])
+    def encode_by_size(self, row: dict, *, answer: bool = True):
+        """The same from the picture's size alone, or its prompt."""
+        shown, turn = picture(row["picture"]), Turn(None, row["question"], row["answer"] if answer else None)
         return self.preprocessor.encode_text(turn, self.preprocessor.place(lambda: shown.size))
 
     @cached_property
     def ended(self) -> list:
         """All rows with the token that ends the answer among their labels."""
         return [self.encode(row, end_of_answer=True) for row in self.rows]
-
-    def of_each_shape(self) -> list[dict]:
-        """The first row of each number of image tokens, which follows the picture's shape where it varies."""
-        return list({row["image_tokens"]: row for row in reversed(self.rows)}.values())
 
     def responses(self, rows: list[dict] | None = None) -> dict[tuple[str, int], set[str]]:
         """The recorded answers as `answers` gives them: all rows', or those of `rows`, which are the first ones."""

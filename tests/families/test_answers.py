@@ -1,4 +1,4 @@
-"""Greedy answers of eight families letter by letter: batched, with an adapter, and merged."""
+"""Greedy answers of eleven families letter by letter: batched, with an adapter, and merged."""
 
 import pytest
 from helpers import run
@@ -9,7 +9,7 @@ from safeeraser.benchmark.files import read_json
 from safeeraser.model.load import load_preprocessor
 from safeeraser.model.turns import Turn
 
-from .recorded import FOUR, answers, on, picture
+from .recorded import VARIED, answers, on, picture
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,7 @@ def files(folder):
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.name not in left_out}
 
 
-@on(*FOUR)
+@on(*VARIED)
 def test_a_merged_folder_is_read_by_plain_transformers(family, merged):
     """It holds what its base holds; and with what it holds itself, weights, what prepares the input, and what ends an
     answer, it answers letter by letter."""

@@ -19,8 +19,7 @@ def test_fixed_steps_give_the_recorded_answers_and_ask_for_nothing(family):
         pytest.skip("has no steps of its own")
     asked = [Asked(row["picture"], row["question"], str(number)) for number, row in enumerate(family.rows)]
     how = {"show": picture, "size": lambda path: picture(path).size, "fixed": True}
-    generation = Generation(greedy=True, max_new_tokens=24)
-    decoder = Decoder(loaded, generation, 10, **how)
+    decoder = Decoder(loaded, Generation(greedy=True, max_new_tokens=24), 10, **how)
     found = {asked[number].key: text for ended in decoder.answer(asked) for number, text in ended}
     assert found == {str(number): row["response"] for number, row in enumerate(family.rows)}
     asks_for_nothing(loaded.model)

@@ -1,4 +1,4 @@
-"""Training eight families by forget.py follows what transformers and PEFT recorded, and leaves an adapter of PEFT's."""
+"""Training families by forget.py follows what transformers and PEFT recorded, and leaves an adapter of PEFT's."""
 
 from statistics import fmean
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from safeeraser.benchmark.files import read_json
 from safeeraser.errors import BadInput
+from safeeraser.model.load import load_preprocessor
 from safeeraser.model.turns import Turn
 
 from .recorded import FAMILIES, label_losses, nlls, on, picture
@@ -17,9 +18,9 @@ from .recorded import FAMILIES, label_losses, nlls, on, picture
 # What stands for the picture in a text, as each processor counts it.
 PLACEHOLDERS = {name: ["<image>"] for name in FAMILIES} | {
     "gemma3": ["<start_of_image>", "<image_soft_token>"],
+    "gemma4": ["<|image|>", "<|audio|>", "<|video|>"],
     "internvl": ["<IMG_CONTEXT>"],
-    "qwen2_5_vl": ["<|image_pad|>"],
-    "qwen3_vl": ["<|image_pad|>"],
+    **{name: ["<|image_pad|>"] for name in FAMILIES if name.startswith("qwen")},
 }
 
 
@@ -54,10 +55,21 @@ def test_both_commands_name_a_picture_of_a_shape_that_the_processor_refuses(tmp_
         assert all((pair["model_response1"] is None) == lost for pair in record["unsafe_pairs"])
 
 
+@on("qwen3_5")
+def test_a_thought_that_a_template_may_leave_open_is_closed(family, tmp_path):
+    """As larger models of the family have it: one that is open would swallow the answer."""
+    folder, empty = shutil.copytree(family.path, tmp_path / "model"), "<think>\n\n</think>\n\n"
+    before, _, behind = (folder / "chat_template.jinja").read_text(encoding="utf-8").rpartition(f"{empty}' }}}}")
+    either = f"' + ('<think>\n' if enable_thinking | default(true) else '{empty}') }}}}"
+    (folder / "chat_template.jinja").write_text(before + either + behind, encoding="utf-8")
+    turn = Turn(None, "What?", "That.")
+    assert load_preprocessor(str(folder)).encode(turn) == family.preprocessor.encode(turn)
+
+
 def test_pictures_of_several_shapes_in_one_batch_leave_each_loss_alone(family):
-    shapes, counts = family.of_each_shape(), {"llava_next": [25, 27], "internvl": [4, 12], "qwen3_vl": [12, 15]}
-    tokens = sorted(row["image_tokens"] for row in shapes)
-    assert tokens == counts.get(family.name, tokens)
+    shapes = list({row["image_tokens"]: row for row in reversed(family.rows)}.values())  # the first row of each
+    counts = {"llava_next": {25, 27}, "internvl": {4, 12}, "qwen3_vl": {12, 15}}
+    assert {row["image_tokens"] for row in shapes} == counts.get(family.name, {row["image_tokens"] for row in shapes})
     chosen = [*shapes, *family.rows[:3]]
     found = nlls(family, family.model, [family.encode(row) for row in chosen], size=len(chosen), side="left")
     assert found == pytest.approx([row["nll"] for row in chosen], abs=1e-5, rel=0)

@@ -7,7 +7,7 @@ from unlearn.built import Gradients, built
 from safeeraser.benchmark.pictures import picture_size
 from safeeraser.model.load import family_of
 
-from .recorded import FOUR, on
+from .recorded import VARIED, on
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ def assert_same(one, two, tolerance=1e-5):
         assert (value - two[name]).norm() <= tolerance * value.norm() + 1e-7 * size, name
 
 
-@on(*FOUR)
+@on(*VARIED)
 def test_every_parameter_that_is_trained_has_a_gradient(family, gradients):
     """With the vision tower all kinds of parts are trained; activations made again give the same."""
     page = family_of(family.path)
@@ -45,7 +45,7 @@ def test_every_parameter_that_is_trained_has_a_gradient(family, gradients):
         assert {page.part_of(name) for name in alone} == {"LoRA", "vision_tower"}
 
 
-@on(*FOUR)
+@on(*VARIED)
 def test_a_batch_of_two_has_the_gradient_of_two_of_one(family, gradients, tmp_path):
     """Pictures of both shapes in one micro-step, in all views."""
     sizes = [picture_size(RECORDED / row["picture"]) for row in family.rows if row["view"] == "forget"]

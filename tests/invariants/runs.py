@@ -72,7 +72,7 @@ RUNS = {
     "redrawn": (tuple(GPUS), 4, "gdpd", (*DROPPED, "gradient_checkpointing=true")),
 }
 OTHERS = (("cpu_ddp", "qwen3_vl", "klpd"), ("cpu_zero2", "smolvlm", "popd"), ("fsdp2", "gemma3", "klpd"))
-OTHERS += (("fsdp2", "internvl", "popd"),)
+OTHERS += (("fsdp2", "internvl", "popd"), ("cpu_ddp", "qwen3_5", "klpd"), ("cpu_zero3", "gemma4", "popd"))
 for engine, family, method in OTHERS:
     given = [f"{key}={FAMILIES / family / file}" for key, file in FAMILY_FILES.items()] + ["LoRA.r=4", "LoRA.alpha=16"]
     RUNS[f"{family}_{method}"] = ((engine,), 4, method, (*TWO, *given))

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -131,6 +131,7 @@ def soft_prompt(vlm: VLM, known: Known, requests: Sequence[Request]) -> tuple[VL
     import torch
 
     from safeeraser.model.preprocess import Preprocessor
+    from safeeraser.model.vlm import look_up
 
     held_out, random = known.held_out, chance(f"{known.seed}/soft_prompt")
     records = enumerate(held_out.records)
@@ -146,23 +147,10 @@ def soft_prompt(vlm: VLM, known: Known, requests: Sequence[Request]) -> tuple[VL
     begun = torch.tensor(random.choice(first, VECTORS, replace=False), device=vlm.model.device)
     with torch.no_grad():
         vectors = vlm.model.get_input_embeddings()(begun).float()  # (VECTORS, hidden)
-    _look_up(vlm.model.get_input_embeddings(), first, vectors)
+    look_up(vlm.model, first, vectors)
     before = "".join(words) + " "
     _train(changed, vectors, before, held_out, answered, random)
     return changed, [replace(request, question=before + request.question) for request in requests]
-
-
-def _look_up(embedding: Any, first: int, vectors: Tensor) -> None:
-    """Let an embedding take the tokens from `first` on out of `vectors`."""
-    own = embedding.forward
-
-    def forward(ids: Tensor) -> Tensor:
-        learned = ids >= first
-        words = own(ids.masked_fill(learned, 0))
-        found = vectors[(ids - first).clamp(0, len(vectors) - 1)].to(words.dtype)
-        return found.where(learned[..., None], words)
-
-    embedding.forward = forward
 
 
 def _train(

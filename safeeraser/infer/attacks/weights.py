@@ -153,9 +153,12 @@ def _leave_out(vlm: VLM, direction: Tensor) -> list[Any]:
     def after(_: nn.Module, given: Any, made: Any) -> Any:
         return (free(made[0]), *made[1:]) if isinstance(made, tuple) else free(made)
 
+    def writes(part: nn.Module) -> bool:
+        return isinstance(part, nn.Linear) and part.out_features == len(direction)
+
     hooks: list[Any] = []
     for layer in language_layers(vlm.model, vlm.family):
         hooks.append(layer.register_forward_pre_hook(lambda _, given: (free(given[0]), *given[1:])))
-        parts = [each for each in layer.children() if any(isinstance(part, nn.Linear) for part in each.modules())]
+        parts = [each for each in layer.children() if any(writes(part) for part in each.modules())]
         hooks += [each.register_forward_hook(after) for each in (*parts, layer)]
     return hooks

@@ -5,7 +5,7 @@ that requirements.txt and pyproject.toml pin. What a forward pass *keeps* is ask
 shape but no contents. What lives for a moment of the backward pass is a formula.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from safeeraser.model.states import up_to
 from safeeraser.model.vision import look
+from safeeraser.model.vlm import logits
 from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.hooks.guard import Guard
@@ -205,12 +206,16 @@ def kept_bytes(model: nn.Module, setup: Setup, step: MicroStep) -> int:
         return {key: each.to(setup.dtype) if each.is_floating_point() else each for key, each in given.items()}
 
     def text() -> None:
-        hidden = model.config.get_text_config().hidden_size
-        embedded = torch.empty(step.rows, step.length, hidden, dtype=setup.dtype, requires_grad=True)
-        mask = torch.ones(step.rows, step.length, dtype=torch.long)
-        top = setup.settings.method.top
-        with nullcontext() if top is None else up_to(model, setup.settings.family, top):
-            model(inputs_embeds=embedded, attention_mask=mask, use_cache=False, logits_to_keep=1)
+        ids = torch.ones(step.rows, step.length, dtype=torch.long)
+        embeddings, top = model.get_input_embeddings(), setup.settings.method.top
+        terms = setup.settings.method.terms
+        shown = sum(count for name, count in step.terms.items() if None in terms[name].reads)
+        # As behind a projector that is trained.
+        with (
+            embeddings.register_forward_hook(lambda *given: given[-1].detach().requires_grad_()),
+            nullcontext() if top is None else up_to(model, setup.settings.family, top),
+        ):
+            logits(model, {"input_ids": ids, "attention_mask": ids}, torch.zeros(shown, dtype=torch.long))
 
     kept = _kept(model, setup, text)
     if step.picture:
@@ -250,6 +255,16 @@ class Computed(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is torch.ops.aten.index.Tensor:
+            args = (args[0], [place for index in args[1] for place in _places(index)])
         without = any(isinstance(each, FakeTensor) for each in tree_leaves((args, kwargs)))
         with nullcontext() if without else unset_fake_temporarily():
             return func(*args, **kwargs)
+
+
+def _places(index: Tensor | None) -> Sequence[Tensor | None]:
+    """A mask as the numbers of its places where it has contents: how many these are, a shape depends on."""
+    if index is None or index.dtype != torch.bool or isinstance(index, FakeTensor):
+        return [index]
+    with unset_fake_temporarily():
+        return index.nonzero().unbind(1)
