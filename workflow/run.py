@@ -55,7 +55,7 @@ class Workflow:
         faults, found = options_at_fault(self.plan), Found() if unbuilt else find_faults(self.plan)
         if code := refuse(faults + found.faults):
             return code
-        print(self._ask("--dry-run", "--quiet", "rules", "host", "reason", *self.words)[1])
+        print(self._ask(*self.words, "--dry-run", "--quiet", "rules", "host", "reason")[1])
         show_cost(self.plan, found, min(self.jobs, len(self.plan.runs)))
         if unbuilt:
             print(f"{self.plan.data}: the first step makes it")
@@ -95,7 +95,7 @@ class Workflow:
     def announce(self) -> None:
         """Print which steps have ended with other options, and run again."""
         if [*self.out.glob("steps/*/*.done")]:
-            jobs = re.split(r"\n(?=(?:local)?rule )", self._ask("--dry-run", "--quiet", "host", *self.words)[1])
+            jobs = re.split(r"\n(?=(?:local)?rule )", self._ask(*self.words, "--dry-run", "--quiet", "host")[1])
             for job in (job for job in jobs if "Params have changed" in job):
                 for mark in re.findall(r"^ +output: (.*)$", job, re.MULTILINE):
                     print(f"again, since its options or data have changed: {mark}", flush=True)

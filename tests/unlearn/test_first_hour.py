@@ -24,7 +24,7 @@ ON_CPUS = {  # what each script is given besides; the self-test has tests of its
 def test_the_page_is_true_of_what_its_commands_leave(tmp_path):
     lines = re.findall(r"^ {4}(\S.*)$", PAGE, re.MULTILINE)
     commands = [line for line in lines if any(f" {script} " in line for script in ON_CPUS)]
-    env = os.environ | {"PYTHONPATH": f"{ROOT / 'benchmarks' / 'gpu_engines_on_cpus'}{os.pathsep}{ROOT}"}
+    env = os.environ | {"PYTHONPATH": f"{ROOT / 'tests' / 'gpu_engines_on_cpus'}{os.pathsep}{ROOT}"}
     env |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "DS_ACCELERATOR": "cpu"}
     for command in commands:
         (script,) = (script for script in ON_CPUS if f" {script} " in command)
