@@ -8,6 +8,7 @@ import pytest
 import yaml
 from helpers import MODEL, config, read_lines
 
+from safeeraser.benchmark.methods import pages
 from safeeraser.errors import BadInput
 from safeeraser.unlearn import plot
 from safeeraser.unlearn.config.compose import from_keys
@@ -34,6 +35,10 @@ def written(read):
         for name, term in read.method.terms.items()
     ]
     return f"{read.title}{'*' * read.method.needs_reference}: {', '.join(terms)}"
+
+
+def test_each_shipped_method_has_a_line():
+    assert {name.removesuffix("+pd") for name in SHIPPED} == {*pages()}
 
 
 @pytest.mark.parametrize("name", SHIPPED)

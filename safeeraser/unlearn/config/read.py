@@ -38,8 +38,8 @@ def read_settings(config: DictConfig) -> Settings:
         reason = str(error).splitlines()[0]
         if row := re.search(r"Interpolation key '(tables\..+\.methods)\.(.+)\.\w+' not found", reason):
             raise BadInput(
-                f"config: {row[1]} has no row for {row[2]}: set lr=RATE and max_train_steps=STEPS, or add the row; "
-                f"{nearest(row[2], OmegaConf.select(config, row[1]))}"
+                f"config: {row[1]} has no row for {row[2]}: set lr=RATE and max_train_steps=STEPS, or add "
+                f"'{row[2]}: {{max_train_steps: 400, lr: 1.0e-3}}' there"
             ) from None
         raise BadInput(f"config: {reason}") from None
     except ValidationError as error:

@@ -61,7 +61,7 @@ class Positions:
 
 
 def nll(at: Positions) -> Tensor:
-    """Mean token cross-entropy of each item, averaged over the items (l_x in the README).
+    """Mean token cross-entropy of each item, averaged over the items (l_x in docs/reference/methods.md).
 
     With several views (`po`: refusal and retain) their tokens are pooled within the item before the mean is taken.
     """
