@@ -11,6 +11,7 @@ from helpers import write_json
 
 from safeeraser.benchmark.audits import Audit
 from safeeraser.benchmark.figures import write_table
+from safeeraser.unlearn.config.compose import from_keys
 
 from .pages import ROOT, load
 
@@ -21,6 +22,11 @@ def test_each_page_has_the_tables_of_its_files():
     assert SCRIPT.contents() == {page: page.read_text(encoding="utf-8") for _, page, _ in SCRIPT.PAGES}
     runs = {line["run"].partition("-seed")[0] for line in SCRIPT.read("mini_small_language")}
     assert len(runs) == len(SCRIPT.read("mini_small"))
+
+
+def test_the_tutorial_names_the_folder_that_its_training_writes():
+    composed = from_keys({"model_family": "llava-mini", "forget_loss": "gdpd"}, "mini")
+    assert f" --checkpoint_path {composed.save_dir} " in (ROOT / "docs" / "tutorials" / "mini.md").read_text()
 
 
 def test_the_picture_shows_the_table():
