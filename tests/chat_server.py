@@ -17,7 +17,28 @@ def completion(text, finish="stop", *, model="m", fingerprint=None, refusal=None
     return json.dumps(value | {"choices": [{"index": 0, "finish_reason": finish, "message": message}]}).encode()
 
 
-class Server:
+class Http(ThreadingHTTPServer):
+    request_queue_size = 128  # a connection of many at once must not wait for the kernel to try again
+    daemon_threads = True
+
+    def handle_error(self, *_):
+        pass  # the client hung up, as it may
+
+
+class Loopback:
+    """What serves in a thread from `start` to `stop`, at `url`."""
+
+    def start(self, handler):
+        self._http = Http(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
+
+    def stop(self):
+        self._http.shutdown()
+        self._http.server_close()
+
+
+class Server(Loopback):
     """A chat server. `script(number, prompt)` returns (status, headers, reply) for the request of that number.
 
     A reply is the text of a completion (None: no content; with an error's status: the error's code), the bytes of a
@@ -70,17 +91,8 @@ class Server:
             def log_message(self, *_):
                 pass
 
-        class Http(ThreadingHTTPServer):
-            request_queue_size = 128  # a connection of many at once must not wait for the kernel to try again
-
-            def handle_error(self, *_):
-                pass  # the client hung up, as it may
-
-        self._http = Http(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
-        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
+        self.start(Handler)
 
     def stop(self):
         self.stopped.set()
-        self._http.shutdown()
-        self._http.server_close()
+        super().stop()

@@ -2,14 +2,13 @@
 
 import email
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
 
-from chat_server import completion
+from chat_server import Loopback, completion
 
 
-class BatchServer:
+class BatchServer(Loopback):
     """Its batches end when they are looked at for the second time.
 
     `answer(prompt)` is a reply, a status that is none, or None: no answer before the batch ended.
@@ -65,15 +64,7 @@ class BatchServer:
             def log_message(self, *_):
                 pass
 
-        class Http(ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, *_):
-                pass  # the client hung up, as it may
-
-        self._http = Http(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
-        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
+        self.start(Handler)
 
     def upload(self, kind, body):
         form = email.message_from_bytes(b"Content-Type: " + kind.encode() + b"\r\n\r\n" + body)
@@ -129,7 +120,3 @@ class BatchServer:
         response = given and {"status_code": status, "request_id": "r", "body": body}
         error = None if given else {"code": "batch_expired", "message": "server words"}
         return json.dumps({"id": "l", "custom_id": key, "response": response, "error": error}).encode() + b"\n"
-
-    def stop(self):
-        self._http.shutdown()
-        self._http.server_close()

@@ -1,45 +1,31 @@
 """The commands of docs/guides/score-and-judge.md, run as they stand there."""
 
-import json
 import re
 import shlex
 
 import pytest
 from scoring import ROOT, good, predicted, record, run_eval, write_files
 
-from safeeraser.benchmark.responses import VIEWS
-from safeeraser.benchmark.truth import write_truth
-from safeeraser.mini.dataset import SPLITS, write_split
-from safeeraser.mini.derived import truth_of
-from safeeraser.mini.settings import read_settings
-from safeeraser.mini.texts import TINY
 from safeeraser.score.labels import LABEL
 
 from .labelled import fill_in, nth, rows_of
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = read_settings("tiny").model_copy(update={"train_per_concept": 1, "val_per_concept": 1})
 PAGE = (ROOT / "docs" / "guides" / "score-and-judge.md").read_text()
 COMMANDS = re.findall(r"^ {4}python eval_all\.py (.*)$", PAGE, re.MULTILINE)
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working directory with the files that the pages name; what answered in the quickstart refuses once in two."""
-    records = [record(number) for number in range(3)]
-    predictions, reference = write_files(tmp_path, records, [predicted(value) for value in records])
-    mini, run = tmp_path / "dataset" / "mini", tmp_path / "results" / "quickstart" / "popd"
-    run.mkdir(parents=True)
-    for split in SPLITS:
-        write_split(mini, split, SETTINGS, lambda: None)
-    records = json.loads((mini / "all_val.json").read_text())
-    for number, pair in ((number, pair) for number, value in enumerate(records) for pair in value["unsafe_pairs"]):
-        pair |= dict.fromkeys(VIEWS["forget"].fields, TINY.refusals[0] if number % 2 else pair["model_response"])
-    (run / "predictions_val.json").write_text(json.dumps(records))
-    write_truth(mini, truth_of(mini, TINY))
-    predictions.rename(tmp_path / "predictions_val.json")
-    reference.rename(tmp_path / "dataset" / "all_val.json")
+    """A working directory with the files that the page names."""
+    for folder in ("dataset", "results"):
+        (tmp_path / folder).mkdir()
+    for category, answers, asked in (("answer", "results/xstest", "xstest"), ("Violence", "predictions_val", "all")):
+        records = [record(number) | {"category": category} for number in range(3)]
+        predictions, reference = write_files(tmp_path, records, [predicted(value) for value in records])
+        predictions.rename(tmp_path / f"{answers}.json")
+        reference.rename(tmp_path / "dataset" / f"{asked}_val.json")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
