@@ -89,7 +89,7 @@ def test_options_of_lora_the_optimizer_and_the_schedule_reach_the_run(tmp_path):
     trainer = built(tmp_path, "kl", keys, steps=2, noise=0)
     trainer.train()
     adapter = trainer.model.peft_config["default"]
-    layers = r".*\.language_model\.layers\.\d+\.\w+\.(q_proj|v_proj)"
+    layers = r".*\.language_model\.layers\.\d+\.(\w+\.)*(q_proj|v_proj)"
     assert (adapter.use_dora, adapter.use_rslora, adapter.target_modules) == (True, True, layers)
     # Two layers, two targets of 64 x 64, rank 32, a magnitude for each output.
     counts = trained_parameters(trainer.model, trainer.forward.family)
