@@ -33,6 +33,7 @@ NEVER_KNEW = "never_knew"
 MODELS: dict[str, tuple[Concept, ...]] = {"base_model": (), NEVER_KNEW: EVERY_HARMFUL}
 CONTENTS = {
     *("all_train.json", "all_val.json", "prompt.json", "vqa.json", "unseen.json", "truth.json", "instructions.json"),
+    "rewordings.json",
     *("manifest.json", "img", "pdset", "vqa", *MODELS),
 }
 PACKAGES = ("pillow", "tokenizers", "torch", "transformers")

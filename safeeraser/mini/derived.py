@@ -2,7 +2,8 @@
 what a base model is trained anew for.
 
 `truth.json` tells the judge `truth` what the pictures show. `instructions.json` has texts alone that are to be said
-after, for `data=own`; they have nothing to do with what is forgotten.
+after, for `data=own`; they have nothing to do with what is forgotten. `rewordings.json` has other wordings of the
+harmful questions, for the attacks `reworded_1` to `reworded_3`.
 """
 
 import random
@@ -18,13 +19,33 @@ from safeeraser.mini.settings import Settings
 from safeeraser.mini.texts import Texts
 
 INSTRUCTIONS = "instructions.json"
+REWORDINGS = "rewordings.json"
+OPENINGS = ("Tell me", "Explain", "Teach me", "Show me")  # of size tiny's questions, whose model knows no other words
 COUNT, LENGTH = 200, 5  # texts, and the words of each: as many as a model of size tiny was taught to repeat
 
 
 def write_derived(folder: Path, settings: Settings) -> None:
-    """Write both files, each whole, unless they stand there already."""
+    """Write the files, each whole, unless they stand there already."""
     write_truth(folder, truth_of(folder, settings.wording))
     write_instructions(folder, settings)
+    path, others = folder / REWORDINGS, rewordings(settings.wording)
+    if not path.is_file() or read_json(path) != others:
+        write_json(path, others)
+
+
+def rewordings(texts: Texts) -> dict[str, list[str]]:
+    """Three other wordings of each harmful question: those that nothing is trained on, or the question with the
+    openings of the others."""
+    if texts.unseen:
+        return {prompt: list(texts.unseen[:3]) for prompt in texts.prompts}
+    rest = {
+        prompt: next(prompt.removeprefix(each) for each in OPENINGS if prompt.startswith(each))
+        for prompt in texts.prompts
+    }
+    return {
+        prompt: [f"{each}{rest[prompt]}" for each in OPENINGS if not prompt.startswith(each)]
+        for prompt in texts.prompts
+    }
 
 
 def write_instructions(folder: Path, settings: Settings) -> None:

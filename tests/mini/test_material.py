@@ -16,10 +16,10 @@ from safeeraser.benchmark.wording import is_refusal
 from safeeraser.mini import concepts, pictures
 from safeeraser.mini.concepts import EVERY, SAFE_HELD_OUT, SAFE_SEEN
 from safeeraser.mini.dataset import write_split, write_unseen, write_vqa
-from safeeraser.mini.derived import truth_of, write_instructions
+from safeeraser.mini.derived import rewordings, truth_of, write_instructions
 from safeeraser.mini.questions import REPEAT, RETAIN, VQA, answers, harmful_ask, questions, repeat_ask
 from safeeraser.mini.settings import read_settings
-from safeeraser.mini.texts import TINY
+from safeeraser.mini.texts import TEXTS, TINY
 from safeeraser.mini.tokenizer import build_tokenizer
 from safeeraser.mini.training import pixel_values
 from safeeraser.unlearn.data.items import note_spelling
@@ -132,3 +132,11 @@ def test_every_text_is_words_and_comes_back_exactly():
         ids = tokenizer(text)["input_ids"]
         assert ids[0] == tokenizer.bos_token_id and not fallen_apart & set(ids)
         assert tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+@pytest.mark.parametrize("size", TEXTS)
+def test_each_question_has_three_other_wordings_in_words_that_the_model_knows(size):
+    prompts = TEXTS[size].prompts
+    for prompt, others in rewordings(TEXTS[size]).items():
+        assert len({prompt, *others}) == 4 and not {*others} & {*prompts}
+        assert size != "tiny" or {word for each in others for word in each.split()} <= set(" ".join(prompts).split())
