@@ -96,7 +96,7 @@ def test_unseen_questions_are_judged_by_the_truth():
 FAULTS = [
     ({"kind": "odd"}, "unseen.json: 0.kind: "),
     ({"image_path": "img/none.jpg"}, "record 0, image_path: picture img/none.jpg"),
-    ({"image_path": "img/other.jpg"}, "nothing of picture img/other.jpg"),
+    ({"image_path": "img/other.jpg"}, "nothing about picture img/other.jpg"),
 ]
 
 
