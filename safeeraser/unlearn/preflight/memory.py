@@ -25,6 +25,7 @@ from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.hooks.guard import Guard
 from safeeraser.unlearn.objective.divergence import CHUNK
 from safeeraser.unlearn.objective.losses import LOSSES
+from safeeraser.unlearn.objective.method import Term
 
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a parameter: 4 bits, a byte for 64 of them, a float32 for 256 of those
 # DeepSpeed's defaults, in parameters: stage3_max_live_parameters and reduce_bucket_size.
@@ -80,12 +81,8 @@ def memory(model: nn.Module, setup: Setup, step: MicroStep) -> list[Part]:
     """
     settings, text = setup.settings, model.config.get_text_config()
     # Each logit has a gradient, and where a loss compares a counterpart; two chunks of them are in float32.
-    reads = {
-        name: step.terms[name]
-        * sum(text.vocab_size if layer is None else text.hidden_size for layer in term.reads)
-        * setup.width
-        for name, term in settings.method.terms.items()
-    }
+    wide = {name: _numbers_at_a_place(term, text) for name, term in settings.method.terms.items()}
+    reads = {name: step.terms[name] * numbers * setup.width for name, numbers in wide.items()}
     losses = sum(LOSSES[term.loss].copies * reads[name] for name, term in settings.method.terms.items())
     losses += 2 * CHUNK * text.vocab_size * 4
     # FSDP casts the trained parameters as it gathers them; elsewhere they stay what they are.
@@ -119,6 +116,11 @@ def memory(model: nn.Module, setup: Setup, step: MicroStep) -> list[Part]:
     )
     moment = max(losses, layer, *compared)  # of the backward pass; when a layer is at work, the losses are done
     return [*parts, Part("activations kept for the backward pass", kept), Part("losses, or a layer at work", moment)]
+
+
+def _numbers_at_a_place(term: Term, text: Any) -> int:
+    """How many numbers a term reads at each of its places: logits, or the states of its layers."""
+    return sum(text.vocab_size if layer is None else text.hidden_size for layer in term.reads)
 
 
 def held(model: nn.Module, setup: Setup) -> list[Part]:
