@@ -1,16 +1,17 @@
 """The verdict store: every reply that a judge was asked for, on disk, so that none is paid for twice.
 
 A line a call, `verdicts.jsonl`; any number of runs share one. It holds what was said and by whom, and of what was asked
-only a hash: a response stands in it only where a judge repeats it. Several processes of one audit each write a file of
-their own beside it, `verdicts.1.jsonl` and so on, and read them all.
+only a hash: a response is in it only where a judge repeats it. Processes that ask at the same time, those of one audit
+or runs on several machines, each write a file of their own beside it, `verdicts.1.jsonl` and so on, and read them all.
 """
 
 import fcntl
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from glob import escape
 from itertools import count
@@ -73,7 +74,7 @@ class Store:
     """The store at `path`; there need not be one yet.
 
     Args:
-        shared: several processes ask at the same time for what is not the same; else a run waits for the other one.
+        shared: several processes ask at the same time for what is not the same; else a run waits for the others here.
 
     Raises:
         BadInput: what is there is something else, or of another version of this program.
@@ -95,28 +96,42 @@ class Store:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Wait until no other run asks for what this store may hold soon: it would be paid for twice.
+        """Take the first file that no other process writes to, once no other run on this machine asks for what this
+        store may hold soon: it would be paid for twice.
 
-        A shared store takes the first file that no other process writes to instead.
+        A shared store waits for no run, and none waits for one on another machine: a lock over a network may be slow to
+        come back, or never.
         """
         make_room_for(self.path)
-        for number in count():
-            self._own = self.path.with_name(f"{self.path.stem}.{number}{self.path.suffix}") if number else self.path
-            with open(self._own, "ab") as self._lock:
-                try:
-                    lock(self._lock.fileno(), str(self.path))
-                except Busy:
-                    if self._shared:
+        with nullcontext() if self._shared else self._turn():
+            for number in count():
+                self._own = self.path.with_name(f"{self.path.stem}.{number}{self.path.suffix}") if number else self.path
+                with open(self._own, "ab") as handle:
+                    try:
+                        lock(handle.fileno(), str(self._own))
+                    except Busy:
                         continue
-                    note(f"{self.path} is in use; waiting for the other run to end")
-                    fcntl.flock(self._lock, fcntl.LOCK_EX)
-                yield
-                return
+                    yield
+                    return
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait for other runs on this machine, by a lock in its folder for temporary files."""
+        folder = Path(tempfile.gettempdir(), f"safeeraser-stores-{os.getuid()}")
+        folder.mkdir(exist_ok=True)
+        with open(folder / request_hash(str(self.path.resolve())), "wb") as self._lock:
+            try:
+                lock(self._lock.fileno(), str(self.path))
+            except Busy:
+                note(f"{self.path} is in use; waiting for the other run to end")
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
+            yield
 
     def release(self) -> None:
         """Let other runs go on, though this one still waits for what it has asked for and written down."""
-        with suppress(OSError):  # of a disk without locks
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
+        if not self._shared:
+            with suppress(OSError):  # of a disk without locks
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def find(self, wanted: Collection[str]) -> dict[str, Kept]:
         """The replies kept to these requests, by their hashes. The first reply to a request is the one that counts."""

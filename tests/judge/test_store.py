@@ -1,5 +1,6 @@
 """The verdict store: no reply is paid for twice, whatever stops a run and however many run at once."""
 
+import fcntl
 import threading
 import time
 
@@ -58,6 +59,16 @@ def test_two_runs_on_one_store_pay_once(tmp_path, serve, capsys):
     first.join()
     assert len(server.requests) == 8 and runs == [second]
     assert "is in use; waiting for the other run to end" in capsys.readouterr().err
+
+
+def test_a_run_on_another_machine_is_not_waited_for(tmp_path):
+    """It holds the file alone, as seen over the network: another is written, and both are read."""
+    path = tmp_path / "store.jsonl"
+    with open(path, "ab") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with (store := Store(path)).held():
+            store.add(entry("a"))
+    assert path.with_name("store.1.jsonl").read_bytes().startswith(HEAD) and set(Store(path).find({"a"})) == {"a"}
 
 
 def test_a_run_asks_only_for_what_is_new(tmp_path, serve):
