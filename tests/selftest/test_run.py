@@ -65,33 +65,54 @@ MADE_UP = {
     "skips": "yield figure('one', None, note='there is none')",
     "crashes": "yield figure('one', 1.0)\n    os.write(1, b'the last words')\n    os.kill(os.getpid(), 9)",
     "raises": "yield figure('one', None, note='/home/jane/include/Python.h')\n    raise ValueError('it broke')",
-    "waits": "yield figure('one', 1.0)\n    subprocess.run(['sleep', '600'])",
     "good": "yield figure('one', 1.0, most=2.0)\n    yield figure('two', 1.0)",
 }
 END = "its process ended with exit code"
 
 
-def test_a_check_that_fails_leaves_the_others_alone(tmp_path, monkeypatch, capsys, forked):
-    package, report = tmp_path / "made_up_checks", tmp_path / "report.json"
-    package.mkdir()
-    bodies = [f"\n\ndef {name}(bench):\n    {body}\n" for name, body in MADE_UP.items()]
-    head = "import os\nimport subprocess\n\nfrom safeeraser.selftest.report import figure\n"
-    (package / "made_up.py").write_text(head + "".join(bodies))
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(module, "ROOM", "made_up_checks")
-    monkeypatch.setattr(module, "CHECKS", {name: ("made_up", f"what {name} does") for name in MADE_UP})
+WAITS = {"waits": "yield figure('one', 1.0)\n    subprocess.run(['sleep', '600'])"}
+
+
+@pytest.fixture
+def make_up(tmp_path, monkeypatch, forked):
+    """Puts made-up checks, by name their bodies, in place of the real ones."""
+
+    def make(checks):
+        package = tmp_path / "made_up_checks"
+        package.mkdir()
+        bodies = [f"\n\ndef {name}(bench):\n    {body}\n" for name, body in checks.items()]
+        head = "import os\nimport subprocess\n\nfrom safeeraser.selftest.report import figure\n"
+        (package / "made_up.py").write_text(head + "".join(bodies))
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(module, "ROOM", "made_up_checks")
+        monkeypatch.setattr(module, "CHECKS", {name: ("made_up", f"what {name} does") for name in checks})
+
+    return make
+
+
+@pytest.mark.slow
+def test_a_check_that_gives_no_figure_for_too_long_is_ended(make_up, tmp_path, monkeypatch):
+    make_up(WAITS)
     monkeypatch.setattr(module, "PATIENCE", 20)
+    assert selftest(None, ("waits",), report := tmp_path / "report.json") == 1
+    (check,) = json.loads(report.read_text())["checks"].values()
+    assert (check["outcome"], [one["value"] for one in check["figures"]]) == ("fail", [1])
+    assert "no figure came for 20 s" in check["error"]
+
+
+def test_a_check_that_fails_leaves_the_others_alone(make_up, tmp_path, monkeypatch, capsys):
+    make_up(MADE_UP)
+    report = tmp_path / "report.json"
     assert selftest(None, tuple(MADE_UP), report) == 1
     told = json.loads(report.read_text())
     checks = told["checks"]
     outcomes = {name: (each["outcome"], [one["value"] for one in each["figures"]]) for name, each in checks.items()}
     ended = {"wrong": ("fail", [3]), "skips": ("skipped", [None]), "crashes": ("fail", [1]), "raises": ("fail", [None])}
-    assert outcomes == ended | {"waits": ("fail", [1]), "good": ("pass", [1, 1])} and list(checks) == list(MADE_UP)
+    assert outcomes == ended | {"good": ("pass", [1, 1])} and list(checks) == list(MADE_UP)
     assert (told["size"], checks["skips"]["figures"][0]["note"]) == ("tiny", "there is none")
     for name, words in (("raises", f"ValueError: it broke\n{END} 1"), ("crashes", f"the last words\n{END} -9")):
         assert checks[name]["error"].endswith(f"{words}; all that it said is in report.{name}.log")
         assert words.partition("\n")[0] in (tmp_path / f"report.{name}.log").read_text()
-    assert "no figure came for 20 s" in checks["waits"]["error"]
     assert "Python.h" in report.read_text() and "jane" not in report.read_text()
     shown = capsys.readouterr().out
     assert "ValueError: it broke" in shown and "the last words" in shown and "size tiny" in shown
