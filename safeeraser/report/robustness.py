@@ -30,7 +30,11 @@ COMPARED = {
     "refusal_forget": "Refusal, harmful picture",
     "refusal_decoupled": "Refusal, benign picture",
 }
-FAR = {"gap": "Gone, by NLL gap ↑", "depth": "Gone, by depth ↑", "area": "Area, relearned on benign data ↓"}
+FAR = {
+    "gap": "Way to never_knew, by NLL gap",
+    "depth": "Way to never_knew, by depth",
+    "area": "Area, relearned on benign data ↓",
+}
 CAPTION = "Per cent, with 95% intervals."
 
 
@@ -213,7 +217,8 @@ def comparison(cards: list[Card]) -> Table | None:
     )
     if known & FAR.keys():
         caption += (
-            " Gone: share of the way from vanilla (0) to a model that never knew (100), by depth never past its end. "
+            " Way: from vanilla (0) to a model that never knew (100), by depth never past its end; a damaged model "
+            "comes as far. "
             "Area: how far ASR lies above that one's, in points, on the average over log2(1 + step), on the benign "
             "data where that is most."
         )

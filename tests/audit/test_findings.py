@@ -9,7 +9,7 @@ from safeeraser.audit.findings import QUESTIONS, findings
 from safeeraser.benchmark.audits import Audit
 
 CASES = yaml.safe_load(Path(__file__).with_name("findings.yaml").read_text(encoding="utf-8"))
-PICTURE, GONE, BACK, BROKE = QUESTIONS
+PICTURE, HIDDEN, BACK, BROKE = QUESTIONS
 
 
 def told(value, low=None, high=None, **more):
@@ -44,9 +44,9 @@ def test_whether_it_looks_at_the_picture(harmful, benign, differ, says):
     assert text == (says and STATED.format(*says))
 
 
-@pytest.mark.parametrize(("gap", "depth", "says", "stated"), CASES["gone"])
-def test_whether_it_is_gone_or_covered(gap, depth, says, stated):
-    text = line(GONE, shares={"gap": {"audited": told(*gap)}, "depth": {"audited": told(*depth)}})
+@pytest.mark.parametrize(("gap", "depth", "says", "stated"), CASES["hidden"])
+def test_whether_it_is_removed_or_hidden(gap, depth, says, stated):
+    text = line(HIDDEN, shares={"gap": {"audited": told(*gap)}, "depth": {"audited": told(*depth)}})
     assert text == (says and f"{says}; way from vanilla (0) to never_knew (100): NLL gap {stated}")
 
 

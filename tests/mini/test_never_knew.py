@@ -36,6 +36,6 @@ def test_who_never_knew_tells_no_answer_from_another_and_who_only_refuses_is_tol
     shares = {name: card["shares"][name]["audited"] for name in ("gap", "exact_3", "depth", "probe", "asr")}
     covered = [name for name, share in shares.items() if share["high"] is not None and share["high"] < 0.5]
     assert len(covered) >= 3 and "asr" not in covered, shares
-    line = next(one["text"] for one in card["findings"] if one["question"] == "Is it gone or covered?")
-    assert line.startswith(f"Covered, by {len(covered)} of ")
+    line = next(one["text"] for one in card["findings"] if one["question"] == "Is it removed or hidden?")
+    assert line.startswith("Hidden, by ")
     assert shares["asr"]["value"] == pytest.approx(1, abs=0.05), "by what is said the two are the same"

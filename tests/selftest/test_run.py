@@ -93,8 +93,9 @@ def make_up(tmp_path, monkeypatch, forked):
 @pytest.mark.slow
 def test_a_check_that_gives_no_figure_for_too_long_is_ended(make_up, tmp_path, monkeypatch):
     make_up(WAITS)
+    report = tmp_path / "report.json"
     monkeypatch.setattr(module, "PATIENCE", 20)
-    assert selftest(None, ("waits",), report := tmp_path / "report.json") == 1
+    assert selftest(None, ("waits",), report) == 1
     (check,) = json.loads(report.read_text())["checks"].values()
     assert (check["outcome"], [one["value"] for one in check["figures"]]) == ("fail", [1])
     assert "no figure came for 20 s" in check["error"]
