@@ -30,11 +30,7 @@ COMPARED = {
     "refusal_forget": "Refusal, harmful picture",
     "refusal_decoupled": "Refusal, benign picture",
 }
-FAR = {
-    "gap": "Way to never_knew, by NLL gap",
-    "depth": "Way to never_knew, by depth",
-    "area": "Area, relearned on benign data ↓",
-}
+FAR = {"gap": "Way, by NLL gap", "depth": "Way, by depth", "area": "Area, relearned on benign data ↓"}
 CAPTION = "Per cent, with 95% intervals."
 
 
