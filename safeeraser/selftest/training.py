@@ -2,8 +2,8 @@
 
 Where two steps have the same weights, all that differs is how products and sums are rounded: each by at most u of its
 size, 2^-8 in bfloat16, 2^-24 in float32, and n in a row by u sqrt(n) (Higham & Mary, 2019, doi 10.1137/18M1226312).
-docs/performance.md says what follows for `off_by` and the bounds. They are too wide for one bad kernel in a deep model:
-so fused attention, which rounds less often than eager's, is held to that as well.
+From that `off_by` and the bounds follow. They are too wide for one bad kernel in a deep model: so fused attention,
+which rounds less often than eager's, is held to that as well.
 """
 
 import gc

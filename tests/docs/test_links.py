@@ -28,3 +28,12 @@ def test_readme_and_the_site_lead_to_every_page():
     listed = {ROOT / "docs" / page for page in re.findall(r"[\w/-]+\.md", site)}
     assert {*PAGES} - {ROOT / "README.md"} <= {ROOT / link.partition("#")[0] for link in LINK.findall(readme)}
     assert listed == {page for page in PAGES if ROOT / "docs" in page.parents}
+
+
+def test_code_and_config_files_name_pages_that_are_there():
+    files = [file for room in ("config", "safeeraser", "scripts", "workflow") for file in (ROOT / room).rglob("*.*")]
+    texts = {
+        file: file.read_text(encoding="utf-8") for file in files if file.suffix in (".py", ".yaml", ".bash", ".md")
+    }
+    named = {(file.name, page) for file, text in texts.items() for page in re.findall(r"\bdocs/[\w/-]+\.md", text)}
+    assert len(named) > 9 and not [each for each in named if not (ROOT / each[1]).is_file()]
