@@ -25,7 +25,7 @@ from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.hooks.guard import Guard
 from safeeraser.unlearn.objective.divergence import CHUNK
 from safeeraser.unlearn.objective.losses import LOSSES
-from safeeraser.unlearn.objective.method import Term
+from safeeraser.unlearn.objective.method import Method, Term
 
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a parameter: 4 bits, a byte for 64 of them, a float32 for 256 of those
 # DeepSpeed's defaults, in parameters: stage3_max_live_parameters and reduce_bucket_size.
@@ -44,11 +44,13 @@ class Part:
 
 @dataclass(frozen=True)
 class MicroStep:
-    """A micro-step's `rows` of `length` tokens, each with a picture; `terms`: how many positions each term reads.
+    """A micro-step's `rows` of `length` tokens, each with a picture; `terms`: how many positions each term of `method`
+    reads.
 
     `picture` is what the model is given for one; empty: the rows are text alone.
     """
 
+    method: Method
     rows: int
     length: int
     terms: dict[str, int]
@@ -68,29 +70,23 @@ class Setup:
         """Bytes that a trained parameter, its gradient and a logit take. DeepSpeed casts the whole model to `dtype`."""
         return self.dtype.itemsize if self.engine.deepspeed else 4
 
+    @property
+    def trained_dtype(self) -> torch.dtype:
+        """What a forward pass has the trained parameters in: FSDP casts them as it gathers them, DeepSpeed at once."""
+        return self.dtype if self.engine.deepspeed or self.engine.name == "fsdp" else torch.float32
 
-def memory(model: nn.Module, setup: Setup, step: MicroStep) -> list[Part]:
-    """The parts of one process's memory at the peak of `step`, when all that a run comes to hold is there.
 
-    Their sum is an upper bound by a little: DeepSpeed's bucket appears only when the first gradients do. Attention is
-    SDPA with a mask, or eager; flash attention takes a little less. Dropout is that of GPUs, which keeps a byte an
-    element; on CPUs it keeps as many as an element has.
+def memory(model: nn.Module, setup: Setup, *steps: MicroStep) -> list[Part]:
+    """The parts of one process's memory at the peak of `steps`, when all that a run comes to hold is there.
+
+    The model is run for one of them after the other, so the one that needs the most decides. The sum is an upper bound
+    by a little: DeepSpeed's bucket appears only when the first gradients do. Attention is SDPA with a mask, or eager;
+    flash attention takes a little less. Dropout is that of GPUs, which keeps a byte an element; on CPUs it keeps as
+    many as an element has.
 
     Args:
         model: on the meta device, trained where it says `requires_grad`; it is of no use afterwards.
     """
-    settings, text = setup.settings, model.config.get_text_config()
-    # Each logit has a gradient, and where a loss compares a counterpart; two chunks of them are in float32.
-    wide = {name: _numbers_at_a_place(term, text) for name, term in settings.method.terms.items()}
-    reads = {name: step.terms[name] * numbers * setup.width for name, numbers in wide.items()}
-    losses = sum(LOSSES[term.loss].copies * reads[name] for name, term in settings.method.terms.items())
-    losses += 2 * CHUNK * text.vocab_size * 4
-    # FSDP casts the trained parameters as it gathers them; elsewhere they stay what they are.
-    dtype = setup.dtype if setup.engine.deepspeed or setup.engine.name == "fsdp" else torch.float32
-    works_in = dtype if settings.LoRA.use_dora else setup.dtype  # DoRA's inputs are cast to the adapter's
-    layer = 3 * step.rows * step.length * text.intermediate_size * works_in.itemsize  # its widest gradients
-    if settings.quantization == "nf4":
-        layer += text.hidden_size * text.intermediate_size * setup.dtype.itemsize  # a weight turned back to multiply
     parts = held(model, setup)
     model.train()
     for module in model.modules():
@@ -100,22 +96,49 @@ def memory(model: nn.Module, setup: Setup, step: MicroStep) -> list[Part]:
         model.to_empty(device="cpu")  # the meta device has other operations than a real one
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.data = parameter.data.to(dtype)
-        kept = kept_bytes(model, setup, step)
-        if settings.gradient_checkpointing:
+                parameter.data = parameter.data.to(setup.trained_dtype)
+        whole = kept = [kept_bytes(model, setup, step) for step in steps]
+        if setup.settings.gradient_checkpointing:
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-            whole, kept = kept, kept_bytes(model, setup, step)
-            top = settings.method.top
-            run = text.num_hidden_layers if top is None else top + 1
-            layer += (whole - kept) / run  # what is spared comes back, a layer at a time
+            kept = [kept_bytes(model, setup, step) for step in steps]
+    text = model.config.get_text_config()
+    peaks = [
+        (size, _moment(setup, step, text, spared=before - size))
+        for step, before, size in zip(steps, whole, kept, strict=True)
+    ]
+    kept_most, moment = max(peaks, key=sum)
+    return [
+        *parts,
+        Part("activations kept for the backward pass", kept_most),
+        Part("losses, or a layer at work", moment),
+    ]
+
+
+def _moment(setup: Setup, step: MicroStep, text: Any, spared: int) -> float:
+    """Bytes that live for a moment of a micro-step's backward pass: its losses, or a layer at work.
+
+    Args:
+        text: the language model's configuration.
+        spared: bytes that gradient checkpointing does not keep.
+    """
+    settings, terms = setup.settings, step.method.terms
+    # Each logit has a gradient, and where a loss compares a counterpart; two chunks of them are in float32.
+    reads = {name: step.terms[name] * _numbers_at_a_place(term, text) * setup.width for name, term in terms.items()}
+    losses = sum(LOSSES[term.loss].copies * reads[name] for name, term in terms.items())
+    losses += 2 * CHUNK * text.vocab_size * 4
+    works_in = setup.trained_dtype if settings.LoRA.use_dora else setup.dtype  # DoRA's inputs are cast to the adapter's
+    layer = 3 * step.rows * step.length * text.intermediate_size * works_in.itemsize  # its widest gradients
+    if settings.quantization == "nf4":
+        layer += text.hidden_size * text.intermediate_size * setup.dtype.itemsize  # a weight turned back to multiply
+    top = step.method.top
+    layer += spared / (text.num_hidden_layers if top is None else top + 1)  # it comes back, a layer at a time
     # While the reference is run, what it is to be compared with is there, and of its rows alone a layer at work.
     compared = (
-        sum(reads.values()) + reads[name] + layer * len(term.views) / len(settings.method.views)
-        for name, term in settings.method.terms.items()
+        sum(reads.values()) + reads[name] + layer * len(term.views) / len(step.method.views)
+        for name, term in terms.items()
         if LOSSES[term.loss].needs_reference
     )
-    moment = max(losses, layer, *compared)  # of the backward pass; when a layer is at work, the losses are done
-    return [*parts, Part("activations kept for the backward pass", kept), Part("losses, or a layer at work", moment)]
+    return max(losses, layer, *compared)  # when a layer is at work, the losses are done
 
 
 def _numbers_at_a_place(term: Term, text: Any) -> int:
@@ -209,8 +232,7 @@ def kept_bytes(model: nn.Module, setup: Setup, step: MicroStep) -> int:
 
     def text() -> None:
         ids = torch.ones(step.rows, step.length, dtype=torch.long)
-        embeddings, top = model.get_input_embeddings(), setup.settings.method.top
-        terms = setup.settings.method.terms
+        embeddings, top, terms = model.get_input_embeddings(), step.method.top, step.method.terms
         shown = sum(count for name, count in step.terms.items() if None in terms[name].reads)
         # As behind a projector that is trained.
         with (
