@@ -5,7 +5,7 @@ that requirements.txt and pyproject.toml pin. What a forward pass *keeps* is ask
 shape but no contents. What lives for a moment of the backward pass is a formula.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from safeeraser.model.states import up_to
 from safeeraser.model.vision import look
@@ -26,6 +24,7 @@ from safeeraser.unlearn.hooks.guard import Guard
 from safeeraser.unlearn.objective.divergence import CHUNK
 from safeeraser.unlearn.objective.losses import LOSSES
 from safeeraser.unlearn.objective.method import Method, Term
+from safeeraser.unlearn.preflight.computed import Computed
 
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a parameter: 4 bits, a byte for 64 of them, a float32 for 256 of those
 # DeepSpeed's defaults, in parameters: stage3_max_live_parameters and reduce_bucket_size.
@@ -158,24 +157,13 @@ def held(model: nn.Module, setup: Setup) -> list[Part]:
     | ZeRO, bfloat16 | 2 | 4 | DeepSpeed's own | 8, master in float32 4; in CPU memory also gradient 4, cast 2 |
 
     ZeRO-1, and ZeRO-2 with its optimizer in CPU memory, add gradients up in the model's dtype.
-
-    ZeRO-3 keeps gathered what it will soon need again, up to its bound. FSDP keeps all that is no layer of the language
-    model, and gathers the next layer while one works.
     """
     settings, engine, width = setup.settings, setup.engine, setup.width
-    nf4 = settings.quantization == "nf4"
-    zero3, fsdp = engine.name == "zero3", engine.name == "fsdp"
+    fsdp = engine.name == "fsdp"
     weights, layers = dict(model.named_parameters()), settings.family.in_layers
     trained = sum(weight.numel() for weight in weights.values() if weight.requires_grad)
-    frozen = sum(
-        weight.numel() * (NF4 if nf4 and layers(name) and weight.dim() == 2 else weight.itemsize)
-        for name, weight in weights.items()
-        if not weight.requires_grad
-    )
+    frozen = _frozen(model, setup)
     everything = sum(weight.numel() for weight in weights.values())
-    in_layers = sum(weight.numel() for name, weight in weights.items() if layers(name))
-    at_work = everything - in_layers + 2 * in_layers // model.config.get_text_config().num_hidden_layers
-    gathered = min(ZERO3_LIVE, everything) if zero3 else at_work if fsdp else 0
     bucket = REDUCE_BUCKET if engine.deepspeed else trained if engine.name == "ddp" else 0
     narrow = engine.name == "zero1" or (engine.name == "zero2" and engine.offload_optimizer)
     moved = engine.offload_optimizer or (fsdp and engine.offload_weights)  # FSDP's offloading is of all that it shards
@@ -191,7 +179,7 @@ def held(model: nn.Module, setup: Setup) -> list[Part]:
         ("trained weights", trained * width, engine.shards_weights, engine.offload_weights),
         ("weights as they are read", read, False, True),
         ("the untouched model", second * setup.dtype.itemsize, False, False),
-        ("weights gathered for the layers at work", gathered * setup.dtype.itemsize, False, False),
+        ("weights gathered for the layers at work", _gathered(model, setup) * setup.dtype.itemsize, False, False),
         ("gradients", trained * (width if narrow else 4), engine.shards_gradients, moved and engine.shards_gradients),
         ("gradient bucket", bucket * width, False, False),
         ("gradient mask", lora if settings.mask else 0, False, False),
@@ -206,6 +194,32 @@ def held(model: nn.Module, setup: Setup) -> list[Part]:
         for name, size, sharded, off in parts
         if size
     ]
+
+
+def _frozen(model: nn.Module, setup: Setup) -> float:
+    """Bytes of the weights that are not trained; in four bits are those of the language model's linear layers."""
+    nf4, layers = setup.settings.quantization == "nf4", setup.settings.family.in_layers
+    return sum(
+        weight.numel() * (NF4 if nf4 and layers(name) and weight.dim() == 2 else weight.itemsize)
+        for name, weight in model.named_parameters()
+        if not weight.requires_grad
+    )
+
+
+def _gathered(model: nn.Module, setup: Setup) -> int:
+    """Parameters that an engine which shards weights has whole on each process while layers work.
+
+    ZeRO-3 keeps gathered what it will soon need again, up to its bound. FSDP keeps all that is no layer of the language
+    model, and gathers the next layer while one works.
+    """
+    everything = sum(weight.numel() for weight in model.parameters())
+    if setup.engine.name == "zero3":
+        return min(ZERO3_LIVE, everything)
+    if setup.engine.name != "fsdp":
+        return 0
+    layers = setup.settings.family.in_layers
+    in_layers = sum(weight.numel() for name, weight in model.named_parameters() if layers(name))
+    return everything - in_layers + 2 * in_layers // model.config.get_text_config().num_hidden_layers
 
 
 def _state(engine: Engine, width: int) -> int:
@@ -271,24 +285,3 @@ def _kept(model: nn.Module, setup: Setup, forward: Callable[..., Any], *given: M
     for parameter in model.parameters():
         kept.pop(parameter.untyped_storage()._cdata, None)
     return sum(storage.nbytes() for storage in kept.values())
-
-
-class Computed(TorchDispatchMode):
-    """Among tensors without contents, computes what is made of real ones alone: a model may ask those for numbers, such
-    as of how many patches a picture is."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.ops.aten.index.Tensor:
-            args = (args[0], [place for index in args[1] for place in _places(index)])
-        without = any(isinstance(each, FakeTensor) for each in tree_leaves((args, kwargs)))
-        with nullcontext() if without else unset_fake_temporarily():
-            return func(*args, **kwargs)
-
-
-def _places(index: Tensor | None) -> Sequence[Tensor | None]:
-    """A mask as the numbers of its places where it has contents: how many these are, a shape depends on."""
-    if index is None or index.dtype != torch.bool or isinstance(index, FakeTensor):
-        return [index]
-    with unset_fake_temporarily():
-        return index.nonzero().unbind(1)
