@@ -15,9 +15,11 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import psutil
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
@@ -74,6 +76,11 @@ def write_dataset(folder: Path, *records: dict) -> Path:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (number * 9 % 256, 80, 200)).save(folder / path)
     return write_json(folder / "all_train.json", list(records))
+
+
+def read_beside(file: str, name: str) -> Any:
+    """The value of a YAML file that lies beside a test's `file`."""
+    return yaml.safe_load(Path(file).parent.joinpath(name).read_text(encoding="utf-8"))
 
 
 def read_lines(path: Path) -> list[dict]:

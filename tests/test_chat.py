@@ -5,11 +5,10 @@ import random
 import threading
 from collections import Counter
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
-import yaml
 from chat_server import CLOSE, HANG, NO_COMPLETION
+from helpers import read_beside
 
 from safeeraser import chat
 from safeeraser.chat import Chat
@@ -19,7 +18,7 @@ from safeeraser.replies import Failure, Reply
 
 KEY = "sk-test-0123456789-secret"
 PROMPT = "a prompt that nobody may print"
-KEYS = yaml.safe_load(Path(__file__).with_name("keys.yaml").read_text())
+KEYS = read_beside(__file__, "keys.yaml")
 
 
 @pytest.fixture(autouse=True)

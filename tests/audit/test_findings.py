@@ -1,14 +1,12 @@
 """The lines that an audit ends in: made from figures, and withheld where their intervals do not bear them."""
 
-from pathlib import Path
-
 import pytest
-import yaml
+from helpers import read_beside
 
 from safeeraser.audit.findings import QUESTIONS, findings
 from safeeraser.benchmark.audits import Audit
 
-CASES = yaml.safe_load(Path(__file__).with_name("findings.yaml").read_text(encoding="utf-8"))
+CASES = read_beside(__file__, "findings.yaml")
 PICTURE, GONE, BACK, BROKE = QUESTIONS
 
 

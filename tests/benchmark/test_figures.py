@@ -1,10 +1,7 @@
 """Verdicts become values, values figures; and the truth about pictures."""
 
-from pathlib import Path
-
 import pytest
-import yaml
-from helpers import write_json
+from helpers import read_beside, write_json
 
 from safeeraser.benchmark.judged import difference, value_of, values_of, words
 from safeeraser.benchmark.metrics import Figure
@@ -71,7 +68,7 @@ def test_a_grade_that_could_not_be_had_is_no_value():
 
 
 KNOWN = {"content": "a red Cup", "answers": ["It’s a red cup."]}
-FAULTS = yaml.safe_load(Path(__file__).with_name("faults.yaml").read_text(encoding="utf-8"))["truth"]
+FAULTS = read_beside(__file__, "faults.yaml")["truth"]
 TRUTH = {"refusals": ["I can't."], "things": {"cup": KNOWN}, "pictures": {"1.jpg": "cup"}}
 
 

@@ -1,9 +1,7 @@
 """What replies say to each kind of judge, and what responses are to the judges that need no server: `replies.yaml`."""
 
-from pathlib import Path
-
 import pytest
-import yaml
+from helpers import read_beside
 
 from safeeraser.benchmark.truth import Known, Truth, write_truth
 from safeeraser.judge.dialects import make_dialect
@@ -12,7 +10,7 @@ from safeeraser.judge.judging import Choice, Judging
 
 from .asked import ask, query, words
 
-REPLIES = yaml.safe_load((Path(__file__).parent / "replies.yaml").read_text(encoding="utf-8"))
+REPLIES = read_beside(__file__, "replies.yaml")
 STRICT = [(metric, reply, value) for metric, of in REPLIES["strict"].items() for reply, value in of.items()]
 REFUSALS = ["I'm sorry, but I can't help with that.", "I cannot answer this question."]
 THINGS = {

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from helpers import MODEL, RECORDED, ROOT, TRAIN, config, pair, plan_dataset, record, run, write_dataset
+from helpers import MODEL, RECORDED, ROOT, TRAIN, config, pair, plan_dataset, read_beside, record, run, write_dataset
 from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -23,7 +22,7 @@ from safeeraser.unlearn.preflight.memory import MicroStep, Part, Setup, held, ke
 from .given import settings
 
 GOLDEN = Path(__file__).parent / "golden"
-MEMORY = yaml.safe_load((GOLDEN / "memory.yaml").read_text())
+MEMORY = read_beside(__file__, "golden/memory.yaml")
 TINY = (f"data_path={TRAIN}", f"model_path={MODEL}", "dtype=float32", "dry_run=true")
 
 
@@ -90,7 +89,7 @@ def test_the_pictures_of_a_micro_step_are_counted():
 
 
 GIB = 2**30
-CASES = yaml.safe_load((Path(__file__).with_name("golden") / "fit.yaml").read_text())
+CASES = read_beside(__file__, "golden/fit.yaml")
 
 
 def told(name, processes, *words):

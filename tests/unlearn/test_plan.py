@@ -1,10 +1,7 @@
 """The plan of items: the seed decides all of it, the number of processes nothing; it is kept, read, and checked."""
 
-from pathlib import Path
-
 import pytest
-import yaml
-from helpers import RECORDED, write_json
+from helpers import RECORDED, read_beside, write_json
 
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.data.plan import Schedule, make_plan, read_plan, write_plan
@@ -13,7 +10,7 @@ from safeeraser.unlearn.job import make_or_read_plan
 from .given import settings
 
 SIZES = {"forget": 20, "retain": 24, "decoupled": 20, "refusal": 3}
-REFUSED = yaml.safe_load((Path(__file__).parent / "golden" / "refused.yaml").read_text())
+REFUSED = read_beside(__file__, "golden/refused.yaml")
 OFFICIAL, CORRECTED = (settings(f"recipe={name}").recipe for name in ("official", "corrected"))
 
 # (forget, retain, decoupled, refusal) of two epochs, of seed 1, with 4, 9, 5 and 3 to choose from.
