@@ -26,15 +26,7 @@ REFUSED = read_beside(__file__, "cases.yaml")["words"]
 PAGE = read_beside(__file__, "page.yaml") | {"data": str(TRAIN.parent)}
 PAGE |= {"specificity": f"python -c {shlex.quote(KNOWN)} {{run}}"}
 PAGE["audit_options"] += f" --val_file={TRAIN}"
-JOBS = {
-    "unlearn": "6",
-    "infer": "16",
-    "score": "16",
-    "measure": "8",
-    "audit": "6",
-    "report": "1",
-    "total": "53",
-}
+JOBS = read_beside(__file__, "cases.yaml")["jobs"]
 DUAL = "--forget_options=recipe.weights.decoupled={at_most:0.3,start:0.5}"  # a shell's braces
 CHAIN = ("unlearn", "infer_train", "infer_val", "score_train", "score_val", "specificity", "audit")
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from helpers import ROOT, run
+from helpers import ROOT, read_beside, run
 from torch.nn import functional
 
 from safeeraser.selftest import run as module
@@ -60,14 +60,7 @@ def test_every_engine_for_cpus_and_a_killed_run_pass(tmp_path):
     assert 2 <= went_on["value"] < 6 and differing["value"] == 0
 
 
-MADE_UP = {
-    "wrong": "yield figure('one', 3.0, most=2.0)",
-    "skips": "yield figure('one', None, note='there is none')",
-    "crashes": "yield figure('one', 1.0)\n    os.write(1, b'the last words')\n    os.kill(os.getpid(), 9)",
-    "raises": "yield figure('one', None, note='/home/jane/include/Python.h')\n    raise ValueError('it broke')",
-    "waits": "yield figure('one', 1.0)\n    subprocess.run(['sleep', '600'])",
-    "good": "yield figure('one', 1.0, most=2.0)\n    yield figure('two', 1.0)",
-}
+MADE_UP = read_beside(__file__, "checks.yaml")["made_up"]
 END = "its process ended with exit code"
 
 

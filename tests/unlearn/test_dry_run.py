@@ -26,12 +26,7 @@ MEMORY = read_beside(__file__, "golden/memory.yaml")
 TINY = (f"data_path={TRAIN}", f"model_path={MODEL}", "dtype=float32", "dry_run=true")
 
 
-SLOW = {
-    "popd": "max_train_steps=5 init_adapter={adapter}",
-    "two_processes": "forget_loss=klpd recipe=corrected batch_size=5 gradient_accumulation_steps=1 num_epochs=1"
-    " warmup_ratio=0.3 engine={config}/accelerate/cpu_ddp.yaml gradient_checkpointing=true gpu_memory=0.01"
-    " +mask.top=0.25",
-}
+SLOW = read_beside(__file__, "golden/dry_run.yaml")["slow"]
 
 
 @pytest.mark.parametrize(
