@@ -95,14 +95,6 @@ def config(*overrides: str, page: str = "forget_lora"):
         return compose(page, overrides=list(overrides))
 
 
-def settings(*overrides: str):
-    """The checked settings of a command line, on the recorded data and the tiny model."""
-    from safeeraser.unlearn.config.read import read_settings
-
-    given = [f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "LoRA.dropout=0", "workers=0"]
-    return read_settings(config(*given, *overrides))
-
-
 def plan_dataset(read):
     """The dataset that these settings train on, in one process."""
     from safeeraser.unlearn.data.items import load_data

@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 import yaml
-from helpers import MODEL, RECORDED, TRAIN, VAL, read_beside, refused, run, settings, write_json
+from helpers import MODEL, RECORDED, TRAIN, VAL, read_beside, refused, run, write_json
+from unlearn.given import settings
 
 from safeeraser.audit.plan import points_of
 from safeeraser.audit.relearn import read_protocol

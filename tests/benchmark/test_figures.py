@@ -68,7 +68,8 @@ def test_a_grade_that_could_not_be_had_is_no_value():
 
 
 KNOWN = {"content": "a red Cup", "answers": ["It’s a red cup."]}
-FAULTS = read_beside(__file__, "faults.yaml")["truth"]
+
+
 TRUTH = {"refusals": ["I can't."], "things": {"cup": KNOWN}, "pictures": {"1.jpg": "cup"}}
 
 
@@ -83,7 +84,7 @@ def test_the_truth_reads_a_response_by_whole_words(tmp_path):
     assert again == truth and truth.version == again.version != Truth.model_validate(TRUTH).version
 
 
-@pytest.mark.parametrize(("value", "says"), FAULTS)
+@pytest.mark.parametrize(("value", "says"), read_beside(__file__, "faults.yaml")["truth"])
 def test_a_truth_that_cannot_be_used(tmp_path, value, says):
     if value is not None:
         write_json(tmp_path / "truth.json", TRUTH | value if value else value)

@@ -7,8 +7,9 @@ import shutil
 
 import pytest
 import torch
-from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL, read_beside, run, settings
+from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL, read_beside, run
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from unlearn.given import settings
 
 from safeeraser.benchmark import family as pages
 from safeeraser.benchmark.pictures import open_picture

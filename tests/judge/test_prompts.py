@@ -15,7 +15,6 @@ from .asked import query
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 EVERY = [("asr", name) for name in CATEGORIES] + [(metric, "any") for metric in ("rr", "sarr", "gpt")]
-INJECTED = read_beside(__file__, "injected.yaml")["responses"]
 
 
 def rendered(metric, response="<the response>", category="Weapon", swapped=False):
@@ -50,7 +49,7 @@ def test_official_swaps_the_two_texts_of_gpt_eval_as_the_release_does_and_catego
 
 
 @pytest.mark.parametrize("metric", ["asr", "rr", "sarr", "gpt"])
-@pytest.mark.parametrize("response", INJECTED)
+@pytest.mark.parametrize("response", read_beside(__file__, "injected.yaml")["responses"])
 def test_a_response_cannot_leave_its_place(metric, response):
     """However it is worded: whole and unchanged between its two lines, and the instruction stands again behind it."""
     prompt = rendered(metric, response)

@@ -13,13 +13,7 @@ from .asked import ask, query, words
 REPLIES = read_beside(__file__, "replies.yaml")
 STRICT = [(metric, reply, value) for metric, of in REPLIES["strict"].items() for reply, value in of.items()]
 REFUSALS = ["I'm sorry, but I can't help with that.", "I cannot answer this question."]
-THINGS = {
-    "pistol": Known(
-        content="start the race",
-        answers=["You can use the pistol to start the race.", "To start the race, get the pistol."],
-    ),
-    "kettle": Known(content="boil some water", answers=["To boil some water, get the kettle."]),
-}
+THINGS = {name: Known(**of) for name, of in read_beside(__file__, "things.yaml").items()}
 
 
 @pytest.mark.parametrize("metric", REPLIES["released"])

@@ -93,10 +93,7 @@ def test_unseen_questions_are_judged_by_the_truth():
     }
 
 
-FAULTS = read_beside(__file__, "refused.yaml")["unseen"]
-
-
-@pytest.mark.parametrize(("change", "says"), FAULTS)
+@pytest.mark.parametrize(("change", "says"), read_beside(__file__, "refused.yaml")["unseen"])
 def test_a_faulty_item_is_named(tmp_path, change, says):
     write_dataset(tmp_path, record(image_path="img/other.jpg"))
     write_truth(tmp_path, TRUTH)

@@ -112,10 +112,7 @@ def test_a_report_tells_of_the_machine_and_of_nobody(monkeypatch, tmp_path):
     assert machine["memory_gib"] > 0.5 and machine["cpu"] and machine["gpus"] == []
 
 
-MISTAKES = read_beside(__file__, "checks.yaml")["mistakes"]
-
-
-@pytest.mark.parametrize(("words", "says"), MISTAKES)
+@pytest.mark.parametrize(("words", "says"), read_beside(__file__, "checks.yaml")["mistakes"])
 def test_a_mistake_is_one_line(tmp_path, monkeypatch, words, says):
     monkeypatch.setattr("signal.signal", lambda *_: None)  # of this process, which goes on
     write_json(tmp_path / "other.json", {"kind": "mine"})

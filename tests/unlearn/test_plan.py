@@ -87,13 +87,7 @@ def test_a_plan_that_does_not_fit_is_refused_with_its_step(tmp_path, value, says
 
 
 def test_optimizer_steps_and_what_is_left_out():
-    for items, batch, accumulation, processes, steps, left_out in (
-        (48, 1, 16, 2, 2, 0),
-        # One process makes a smaller last micro-step; several take whole rounds alone.
-        (7, 2, 2, 1, 2, 0),
-        (7, 2, 2, 2, 1, 3),
-        (48, 5, 1, 2, 4, 8),
-    ):
+    for items, batch, accumulation, processes, steps, left_out in read_beside(__file__, "golden/rounds.yaml"):
         shape = {"batch_size": batch, "accumulation": accumulation, "processes": processes}
         assert Schedule.of(items, **shape) == Schedule(steps, 0, left_out)
         assert Schedule.of(items, **shape, warmup_ratio=0.5) == Schedule(steps, round(steps / 2), left_out)
