@@ -52,6 +52,7 @@ def dry_run(settings: Settings, job: Job, arguments: TrainingArguments) -> None:
         check_adapter(model, read_adapter(settings.init_adapter), settings.init_adapter)
 
     def estimate(settings: Settings, engine: Engine) -> list[Part]:
+        """The parts of the memory under other settings and another engine."""
         return memory(outline(settings, config, dtype), Setup(settings, engine, dtype), *steps)
 
     parts = memory(model, Setup(settings, job.engine, dtype), *steps)

@@ -240,11 +240,13 @@ def kept_bytes(model: nn.Module, setup: Setup, step: MicroStep) -> int:
     """
 
     def pictures(count: int) -> dict[str, Tensor]:
+        """What the model is given for so many pictures, each as the largest."""
         given = {key: torch.cat([each] * count) for key, each in step.picture.items()}
         # In the dtype of the weights, as a run is given them.
         return {key: each.to(setup.dtype) if each.is_floating_point() else each for key, each in given.items()}
 
     def text() -> None:
+        """Pass rows of tokens through the language model, up to what the terms read."""
         ids = torch.ones(step.rows, step.length, dtype=torch.long)
         embeddings, top, terms = model.get_input_embeddings(), step.method.top, step.method.terms
         shown = sum(count for name, count in step.terms.items() if None in terms[name].reads)
