@@ -96,7 +96,7 @@ def estimate(row: str) -> float:
     side, patch = config.vision_config.image_size, config.vision_config.patch_size
     row = (read.max_length - 1 + (side // patch) ** 2, read.max_length)  # as long as may be, as if it were all answer
     items = [dict.fromkeys(read.method.views, row)] * read.batch_size
-    step = largest_step(read, items, {"pixel_values": torch.zeros(1, 3, side, side)})
+    step = largest_step(read, read.method, items, {"pixel_values": torch.zeros(1, 3, side, side)})
     parts = memory(model, Setup(read, Engine(), torch.bfloat16), step)
     return sum(part.device for part in parts) / 2**30
 

@@ -51,6 +51,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
 
     @functools.wraps(main)
     def run(*args, **kwargs) -> None:
+        """Run the command, and raise `SystemExit` with its exit code; a fault of the code is raised as it is."""
         try:
             code = main(*args, **kwargs)
         except BadInput as error:

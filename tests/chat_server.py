@@ -25,12 +25,33 @@ class Http(ThreadingHTTPServer):
         pass  # the client hung up, as it may
 
 
+class Quiet(BaseHTTPRequestHandler):
+    """Answers without a word on the test's own output."""
+
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet; as two, the second waits for the first one's receipt
+
+    def body(self):
+        return self.rfile.read(int(self.headers["Content-Length"] or 0))
+
+    def reply(self, status, data, headers):
+        self.send_response(status)
+        for name, text in {"Content-Length": len(data), **headers}.items():
+            self.send_header(name, str(text))
+        self.end_headers()
+        self.wfile.write(data)
+        self.wfile.flush()
+
+    def log_message(self, *_):
+        pass
+
+
 class Loopback:
     """What serves in a thread from `start` to `stop`, at `url`."""
 
-    def start(self, handler):
+    def start(self, handler, root="/v1"):
         self._http = Http(("127.0.0.1", 0), handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+        self.url = f"http://127.0.0.1:{self._http.server_port}{root}"
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self):
@@ -50,12 +71,9 @@ class Server(Loopback):
         self._lock, self.stopped = threading.Lock(), threading.Event()
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            wbufsize = -1  # head and body in one packet; as two, the second waits for the first one's receipt
-
+        class Handler(Quiet):
             def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                body = json.loads(self.body())
                 prompt = body["messages"][0]["content"]
                 with server._lock:
                     number = len(server.requests)
@@ -74,12 +92,7 @@ class Server(Loopback):
                     self.close_connection = True
                     return
                 data = reply if isinstance(reply, bytes) else self._body(status, reply)
-                self.send_response(status)
-                for name, text in {"Content-Type": "application/json", "Content-Length": len(data), **headers}.items():
-                    self.send_header(name, str(text))
-                self.end_headers()
-                self.wfile.write(data)
-                self.wfile.flush()
+                self.reply(status, data, {"Content-Type": "application/json", **headers})
                 if status == 200:
                     server.answered.append(prompt)
 
@@ -87,9 +100,6 @@ class Server(Loopback):
                 # As OpenAI does, an error repeats the key it was given.
                 error = {"error": {"message": f"bad: {self.headers['Authorization']}", "type": "t", "code": reply}}
                 return completion(reply) if status == 200 else json.dumps(error).encode()
-
-            def log_message(self, *_):
-                pass
 
         self.start(Handler)
 

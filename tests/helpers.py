@@ -15,9 +15,11 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import psutil
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
@@ -76,6 +78,11 @@ def write_dataset(folder: Path, *records: dict) -> Path:
     return write_json(folder / "all_train.json", list(records))
 
 
+def read_beside(file: str, name: str) -> Any:
+    """The value of a YAML file that lies beside a test's `file`."""
+    return yaml.safe_load(Path(file).parent.joinpath(name).read_text(encoding="utf-8"))
+
+
 def read_lines(path: Path) -> list[dict]:
     """The values of a file of JSON lines."""
     return [json.loads(line) for line in path.read_text().splitlines()]
@@ -86,14 +93,6 @@ def config(*overrides: str, page: str = "forget_lora"):
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
         return compose(page, overrides=list(overrides))
-
-
-def settings(*overrides: str):
-    """The checked settings of a command line, on the recorded data and the tiny model."""
-    from safeeraser.unlearn.config.read import read_settings
-
-    given = [f"model_path={MODEL}", f"data_path={TRAIN}", "dtype=float32", "LoRA.dropout=0", "workers=0"]
-    return read_settings(config(*given, *overrides))
 
 
 def plan_dataset(read):

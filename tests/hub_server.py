@@ -9,11 +9,10 @@ import hashlib
 import json
 import os
 import re
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from unittest.mock import patch
 
+from chat_server import Loopback, Quiet
 from huggingface_hub import constants
 
 TOKEN = "hf_secretSECRETsecret0123456789"
@@ -29,7 +28,7 @@ def at(url, token=TOKEN):
         yield
 
 
-class Hub:
+class Hub(Loopback):
     """`faults`: (part of a path) -> statuses to answer with before all is well again.
 
     `repos`: name -> {"private", "files": name -> bytes}; `requests`: (method, path, headers, body) of each.
@@ -39,27 +38,18 @@ class Hub:
         self.repos, self.requests, self.faults, self.large = {}, [], {}, {}
         hub = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Quiet):
             def _any(self):
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = self.body()
                 hub.requests.append((self.command, self.path, dict(self.headers), body))
                 status, value = hub.answer(self.command, self.path, self.headers, body)
                 data = value if isinstance(value, bytes) else json.dumps(value).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
-                if status == 404 and value.get("error") == "no such repo":
-                    self.send_header("X-Error-Code", "RepoNotFound")
-                self.end_headers()
-                self.wfile.write(data)
+                lacks = status == 404 and value.get("error") == "no such repo"
+                self.reply(status, data, {"X-Error-Code": "RepoNotFound"} if lacks else {})
 
             do_GET = do_POST = do_PUT = do_HEAD = _any
 
-            def log_message(self, *_):
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
-        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
+        self.start(Handler, root="")
 
     def answer(self, method, path, headers, body):
         """The status and the body of an answer."""
@@ -111,7 +101,3 @@ class Hub:
             commit = f"{self.url}/me/popd/commit/{'1' * 40}"
             return 200, {"success": True, "commitOid": "1" * 40, "commitUrl": commit}
         return 404, {"error": "unknown"}
-
-    def stop(self):
-        self._http.shutdown()
-        self._http.server_close()

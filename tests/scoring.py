@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 from unittest.mock import patch
 
-from helpers import run
+from helpers import ROOT, run
 
-ROOT = Path(__file__).resolve().parents[1]
 RECORDED = ROOT / "tests" / "data" / "conformance" / "scoring"
 KEY = "sk-test-0123456789-secret"
 

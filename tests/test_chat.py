@@ -5,11 +5,10 @@ import random
 import threading
 from collections import Counter
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
-import yaml
 from chat_server import CLOSE, HANG, NO_COMPLETION
+from helpers import read_beside
 
 from safeeraser import chat
 from safeeraser.chat import Chat
@@ -19,7 +18,7 @@ from safeeraser.replies import Failure, Reply
 
 KEY = "sk-test-0123456789-secret"
 PROMPT = "a prompt that nobody may print"
-KEYS = yaml.safe_load(Path(__file__).with_name("keys.yaml").read_text())
+KEYS = read_beside(__file__, "keys.yaml")
 
 
 @pytest.fixture(autouse=True)
@@ -64,25 +63,16 @@ def test_a_reply_carries_what_the_server_said_and_none_for_the_rest(serve):
     assert reply == Reply("", None, None, None, reply.seconds, None)
 
 
-SLOWLY, QUICKLY, GONE = {"Retry-After": "7200"}, {"retry-after-ms": "1"}, "no chat completion"
-# status, headers, reply -> what the failure or the end of the run says, whether the request is at fault (None: the run
-# ends), and how many requests one call makes with one retry. A rate limit comes back three times after a pause.
-FAULTS = [
-    (400, {}, "context_length_exceeded", "BadRequestError (HTTP 400)", True, 1),
-    (422, SLOWLY, "t", "UnprocessableEntityError (HTTP 422)", True, 1),
-    (429, QUICKLY, "rate_limit_exceeded", "RateLimitError (HTTP 429)", False, 8),
-    (500, {}, "t", "InternalServerError (HTTP 500)", False, 2),
-    (200, {}, HANG, "APITimeoutError", False, 2),
-    (200, {}, NO_COMPLETION, GONE, False, 2),
-    (200, {}, b"<html>please log in</html>", GONE, False, 2),
-    (200, {}, b"[" * 300_000, GONE, False, 2),
-    (401, {}, "invalid_api_key", "the judge at 127.0.0.1 does not accept the API key (HTTP 401)", None, 1),
-    (400, {}, "invalid_api_key", "does not accept the API key (HTTP 400)", None, 1),
-    (404, {}, "model_not_found", "knows no model 'some-model', or --base_url is wrong (HTTP 404)", None, 1),
-    (429, QUICKLY, "insufficient_quota", "takes no more calls on this account (insufficient_quota)", None, 2),
-    (429, SLOWLY, "rate_limit", "takes no more calls for 2.0 hours (HTTP 429)", None, 1),
-    (200, {}, CLOSE, "cannot be reached", None, 2),
-]
+QUICKLY = {"retry-after-ms": "1"}
+# Replies that are none, by their names in faults.yaml.
+WAYS = {
+    "HANG": HANG,
+    "CLOSE": CLOSE,
+    "NO_COMPLETION": NO_COMPLETION,
+    "HTML": b"<html>log in</html>",
+    "DEEP": b"[" * 300_000,
+}
+FAULTS = [(*of[:2], WAYS.get(of[2], of[2]), *of[3:]) for of in read_beside(__file__, "faults.yaml")]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from helpers import MODEL, RECORDED, ROOT, TRAIN, refused, run, settings
+from helpers import MODEL, RECORDED, ROOT, TRAIN, refused, run
 from hub_server import NOBODY, TOKEN, Hub, at
+from unlearn.given import settings
 
 from safeeraser.model.stored import convert
 from safeeraser.publish import publish_after

@@ -6,14 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import yaml
+from helpers import read_beside
 
 from safeeraser import arguments, progress
 from safeeraser.arguments import Arguments
 from safeeraser.errors import BadInput, Interrupted, command
 from safeeraser.processes import Processes
 
-REFUSED = yaml.safe_load(Path(__file__).with_name("shared.yaml").read_text())
+REFUSED = read_beside(__file__, "shared.yaml")
 WORDS = ["--file", "a b", "--views=retain, forget,retain", "--batch", "auto", "--size=2", "--share", "0.5", "--greedy"]
 WORDS += ["--body", '{"a": [1]}', "--judge", "truth"]
 READ = {"file": Path("a b"), "views": ("retain", "forget"), "batch": None, "size": 2, "share": 0.5, "greedy": True}

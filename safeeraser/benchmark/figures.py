@@ -65,10 +65,12 @@ class Row(Figure):
 
     @property
     def text(self) -> str:
+        """The figure as a reader sees it; `text_instead` takes its place."""
         return self.text_instead or super().text
 
     @property
     def remarks(self) -> list[str]:
+        """What a reader must know beside the figure, its note first."""
         return [*filter(None, [self.note]), *super().remarks]
 
     @property

@@ -78,12 +78,14 @@ class Responses:
 
     @property
     def selection(self) -> Selection:
+        """Which views of which records are asked about."""
         crossed = (("image_free", self.image_free), ("swapped", self.swap_pictures))
         views = dict.fromkeys((*self.only, *(view for view, wanted in crossed if wanted)))
         return Selection(tuple(views), self.categories, self.skip, self.limit)
 
     @property
     def generation(self) -> Generation:
+        """How responses are drawn, and from which seed."""
         from safeeraser.generation.sampling import Generation  # only now, since torch takes its time to load
 
         return Generation(self.greedy, self.temperature, self.top_p, self.max_new_tokens, self.seed)

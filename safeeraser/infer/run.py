@@ -73,9 +73,7 @@ def infer(options: Options, write: Write = write_predictions) -> Inferred:
     data = read_records(options.eval_file)
     attack = ATTACKS[options.attack] if options.attack else None
     requests, settings = build_requests(data, options.selection, attack, options.generation.seed), settings_of(options)
-    for other in (all_settings := processes.gather(settings)):  # on several machines, perhaps
-        if differs := difference(all_settings[0], other):
-            raise BadInput(f"the processes do not have the same settings: the first has {differs} in another")
+    _check_alike(processes.gather(settings))
     partial = Partial(output, settings, processes.rank, replace=options.overwrite)
     if processes.gather(partial.is_finished())[0]:
         leave_together()
@@ -88,11 +86,7 @@ def infer(options: Options, write: Write = write_predictions) -> Inferred:
     reasons = find_faults(options, data, left, processes)
     if left and len(reasons) == len(left) and not partial.done:
         raise BadInput(f"no picture can be read: {next(iter(reasons.values()))} (and so on)")
-    log.info("%d responses wanted, on %d records", len(requests), len({request.record for request in requests}))
-    if partial.done:
-        log.info("going on: %d of %d responses are there", len(partial.done), len(requests))
-    if reasons:
-        log.warning("note: %d will be missing, since their pictures cannot be read", len(reasons))
+    _log_start(requests, done=len(partial.done), unreadable=len(reasons))
     if share := share_of([request for request in left if request.key not in reasons], processes):
         engine, share = ENGINES[options.backend](options, data, share, processes, partial.last_size)
         reasons |= _answer(engine, share, partial, processes)
@@ -112,6 +106,22 @@ def infer(options: Options, write: Write = write_predictions) -> Inferred:
         partial.remove()
         log.info("done: %s", output)
     return Inferred(output, len(requests), missing)
+
+
+def _check_alike(settings: list[dict[str, Any]]) -> None:
+    """Raises `BadInput` where the processes, perhaps on several machines, do not have the same settings."""
+    for other in settings:
+        if differs := difference(settings[0], other):
+            raise BadInput(f"the processes do not have the same settings: the first has {differs} in another")
+
+
+def _log_start(requests: list[Request], done: int, unreadable: int) -> None:
+    """Say how many responses are wanted, how many are there already, and how many cannot be had."""
+    log.info("%d responses wanted, on %d records", len(requests), len({request.record for request in requests}))
+    if done:
+        log.info("going on: %d of %d responses are there", done, len(requests))
+    if unreadable:
+        log.warning("note: %d will be missing, since their pictures cannot be read", unreadable)
 
 
 def check(options: Options, processes: Processes) -> None:

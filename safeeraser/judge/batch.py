@@ -188,6 +188,7 @@ class BatchChat(Chat[str]):
         """How far the batch is."""
 
         def retrieve() -> State:
+            """Ask the server once."""
             batch = self._client.batches.retrieve(name)
             counts, errors = batch.request_counts, batch.errors
             return State(

@@ -24,8 +24,7 @@ from safeeraser.benchmark.family import Family
 from safeeraser.errors import BadInput
 from safeeraser.model.turns import Row, Shown, Turn
 
-# They stand for an answer and for a system text where a template is asked what it writes: letters that none has of its
-# own.
+# They stand for an answer and a system text where a template is asked what it writes: letters that no template has.
 ANSWER, SYSTEM = "\ue000", "\ue001"
 TEXT = ("input_ids", "attention_mask")
 TYPES = ("mm_token_type_ids", "token_type_ids")  # which tokens are a picture's: 0 for text, 1 for pictures

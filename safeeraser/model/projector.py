@@ -44,9 +44,11 @@ class Moved(nn.Module):
         self.joined = joined
 
     def forward(self, moved: Tensor) -> Tensor:
+        """The weight: what stays joined with what moves, both of its shape."""
         return self.joined(self.stays, moved)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
+        """What moves at the beginning: zeros of the weight's shape."""
         return torch.zeros_like(weight)
 
 

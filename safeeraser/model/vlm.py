@@ -29,6 +29,7 @@ class VLM:
 
     @property
     def family(self) -> Family:
+        """What the model's parts are called."""
         return self.preprocessor.family
 
     @property

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from safeeraser import __version__
-from safeeraser.benchmark.figures import NOTHING, write_table
+from safeeraser.benchmark.figures import NOTHING, Row, write_table
 from safeeraser.benchmark.files import write_json, write_whole
 from safeeraser.benchmark.metrics import COLUMNS, METRICS
 from safeeraser.benchmark.pictures import find_picture, open_picture
@@ -82,14 +82,8 @@ def report(
     for name, content in texts.items():
         with write_whole(page_path.parent / name) as handle:
             handle.write(content)
-    plots = [context["forest"], *context["curves"]]
-    plots += [plot for shown in context["cards"] for plot in (shown["forest"], *shown["plots"])]
-    for plot in filter(None, plots):
-        plot.write(page_path.parent / "plots")
-    rows = [row for run in runs for row in run.rows]
-    for pooled in (method.run for method in methods if len(method.seeds) > 1):
-        rows += [row.model_copy(update={"run": pooled.title, "seed": "mean"}) for row in pooled.rows]
-    write_table(page_path.parent / "figures.csv", rows)
+    _write_plots(context, page_path.parent / "plots")
+    write_table(page_path.parent / "figures.csv", _rows(methods))
     write_json(page_path.parent / "summary.json", _summary(methods, cards, context["provenance"]))
     for number, table in enumerate(context["tables"]):
         print(f"{table.title}:\n" * bool(number), end="")
@@ -161,6 +155,22 @@ def _shown(card: robustness.Card) -> dict[str, Any]:
         "curves": robustness.curve_tables(card),
         "plots": robustness_curves(card),
     }
+
+
+def _write_plots(context: dict[str, Any], folder: Path) -> None:
+    """Write every plot that the page shows, also those of the cards, into a folder."""
+    plots = [context["forest"], *context["curves"]]
+    plots += [plot for shown in context["cards"] for plot in (shown["forest"], *shown["plots"])]
+    for plot in filter(None, plots):
+        plot.write(folder)
+
+
+def _rows(methods: list[Method]) -> list[Row]:
+    """The figures of every run, and then those of each method of several seeds, their means."""
+    rows = [row for method in methods for run in method.seeds for row in run.rows]
+    for pooled in (method.run for method in methods if len(method.seeds) > 1):
+        rows += [row.model_copy(update={"run": pooled.title, "seed": "mean"}) for row in pooled.rows]
+    return rows
 
 
 def _wide(lines: list[Line]) -> str:

@@ -26,7 +26,7 @@ from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.job import prepare
 from safeeraser.unlearn.load import dataset_of
 from safeeraser.unlearn.preflight.advice import GIB, on_device
-from safeeraser.unlearn.preflight.dry_run import outline, planned_step
+from safeeraser.unlearn.preflight.dry_run import outline, planned_steps
 from safeeraser.unlearn.preflight.memory import Part, Setup, memory
 
 MODELS = SIZES | FAMILIES
@@ -100,7 +100,7 @@ def estimate(settings: Settings) -> list[Part]:
     job, dtype = prepare(settings), choose_dtype(settings.dtype)
     items = dataset_of(settings, job.data, job.plan, load_preprocessor(settings.model_path))
     model = outline(settings, load_config(settings.model_path), dtype)
-    return memory(model, Setup(settings, Engine(), dtype), planned_step(settings, items))
+    return memory(model, Setup(settings, Engine(), dtype), *planned_steps(settings, items))
 
 
 def architecture(size: str) -> Any:

@@ -43,18 +43,22 @@ class Engine:
 
     @property
     def deepspeed(self) -> bool:
+        """Whether it is DeepSpeed, at any stage."""
         return self.name.startswith("zero")
 
     @property
     def shards_optimizer(self) -> bool:
+        """Whether each process keeps only a part of the optimizer's state."""
         return self.name in ("zero1", "zero2", "zero3", "fsdp")
 
     @property
     def shards_gradients(self) -> bool:
+        """Whether each process keeps only a part of the gradients."""
         return self.name in ("zero2", "zero3", "fsdp")
 
     @property
     def shards_weights(self) -> bool:
+        """Whether each process keeps only a part of the weights."""
         return self.name in ("zero3", "fsdp")
 
     @property

@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
-from helpers import write_json
+from helpers import read_beside, write_json
 
 from safeeraser.audit.card import can_be_mended, incomplete, write_card
 from safeeraser.audit.inside import CODE
@@ -34,7 +33,7 @@ def made(tmp_path_factory):
     options = options_of(adapter, protocol=protocol, never_knew=str(options_of(adapter).model_path))
     everyone = subjects_of(options)
     points = {(p.subject.name, p.group, p.name): p for p in points_of(("all",), options, everyone)}
-    for *key, values in yaml.safe_load(GOLDEN.with_name("measured.yaml").read_text()):
+    for *key, values in read_beside(__file__, "golden/measured.yaml"):
         write_answered(points[tuple(key)], options, **values)
     ways = {"vanilla": (4.0, 0.0), "audited": (3.0, 0.0), "never_knew": (0.0, 2.0)}
     for subject, (gap, fall) in ways.items():

@@ -2,11 +2,11 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import yaml
-from helpers import MODEL, RECORDED, TRAIN, VAL, refused, run, settings, write_json
+from helpers import MODEL, RECORDED, TRAIN, VAL, read_beside, refused, run, write_json
+from unlearn.given import settings
 
 from safeeraser.audit.plan import points_of
 from safeeraser.audit.relearn import read_protocol
@@ -15,7 +15,7 @@ from safeeraser.errors import BadInput
 
 from .made_up import converted, options_of
 
-REFUSALS = yaml.safe_load(Path(__file__).with_name("refusals.yaml").read_text(encoding="utf-8"))
+REFUSALS = read_beside(__file__, "refusals.yaml")
 PLACES = {"VAL": VAL, "CHECKPOINT": RECORDED / "inference" / "checkpoint.pt"}
 GIVEN = ("--model_path", MODEL, "--val_file", TRAIN, "--train_file", VAL, "--judge", "rules")
 

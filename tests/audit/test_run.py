@@ -9,8 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
-from helpers import MODEL, record, write_dataset
+from helpers import MODEL, read_beside, record, write_dataset
 
 from safeeraser.audit.relearn import read_protocol
 from safeeraser.audit.run import INCOMPLETE, audit
@@ -22,7 +21,7 @@ from safeeraser.infer.run import ENGINES
 from .made_up import converted, options_of
 
 REFUSAL = "I'm sorry, but I can't help with that."
-FOUND = yaml.safe_load(Path(__file__).with_name("found.yaml").read_text())
+FOUND = read_beside(__file__, "found.yaml")
 
 
 class Played:

@@ -1,17 +1,15 @@
 """What is made of the values behind figures: curves, paired differences, shares of the way and intervals, by hand."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import yaml
-from helpers import write_json
+from helpers import read_beside, write_json
 
 from safeeraser.audit import statistics
 from safeeraser.audit.statistics import difference, estimate, over_seeds, share, steps_to
 
-CASES = yaml.safe_load(Path(__file__).with_name("values.yaml").read_text())
+CASES = read_beside(__file__, "values.yaml")
 STEPS = (0, 1, 3, 7)  # on the axis log2(1 + step) at 0, 1, 2, 3
 
 

@@ -1,15 +1,15 @@
-"""A model's own answers in a data file: asked by the engine, resumed after SIGKILL, the first ones kept, told apart."""
+"""A model's own answers in a data file: asked by the engine, the first ones kept, told apart."""
 
 import json
 
 import pytest
-from helpers import MODEL, TRAIN, VAL, fork, kill_once, lines, other_base, record, refused, run, write_dataset
+from helpers import MODEL, TRAIN, VAL, other_base, record, refused, run, write_dataset
 
 from safeeraser.benchmark.pictures import find_picture
 from safeeraser.benchmark.records import read_records
 from safeeraser.model.fingerprint import fingerprint
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engines")]
+pytestmark = pytest.mark.slow
 COMMAND = "safeeraser.benchmark.answers"
 DRAWN = ("--dtype", "float32", "--max_new_tokens", 12, "--seed", 3)  # by which no answer is blank
 FIELDS = ("model_response", "sd_response", "Prediction")
@@ -74,20 +74,3 @@ def test_what_is_refused(own, data):
     refused(own.parent, COMMAND, *given, "--data", data, "--out", own, "--seed", 4, says="seed=3, now seed=4")
     refused(own.parent, COMMAND, *given, "--data", VAL, "--out", own, says="eval_file=")
     refused(own.parent, COMMAND, *given, "--data", data, "--out", "x.json", "--temperature", 0, says="--temperature")
-
-
-def test_killed_and_gone_on_with_by_two_processes_it_is_the_same_file(launch, tmp_path, caplog):
-    caplog.set_level("INFO")
-    straight, out = tmp_path / "straight" / "a.json", tmp_path / "out" / "a.json"
-    given = ("--model", MODEL, "--data", TRAIN, *DRAWN[:2], "--max_new_tokens", 4)
-    assert run(COMMAND, *given, "--out", straight).returncode == 0
-    partial = out.with_name("a.json.partial.jsonl")
-    kill_once(lambda: lines(partial) >= 9, fork(COMMAND, *given, "--out", out, "--batch_size", 1))
-    assert [path.name for path in out.parent.iterdir()] == [partial.name]
-    kept = lines(partial) - 1
-    assert 8 <= kept < 96
-    good, said = launch("cpu_ddp", tmp_path, (COMMAND, *given, "--out", out)).end()
-    assert good and f"going on: {kept} of 96 responses are there" in said, said
-    assert out.read_bytes() == straight.read_bytes() and not partial.exists()
-    assert read(out.with_suffix(".run.json"))["processes"] == 2
-    assert run(COMMAND, *given, "--out", out).returncode == 0 and "done before" in caplog.text

@@ -1,10 +1,7 @@
 """Verdicts become values, values figures; and the truth about pictures."""
 
-from pathlib import Path
-
 import pytest
-import yaml
-from helpers import write_json
+from helpers import read_beside, write_json
 
 from safeeraser.benchmark.judged import difference, value_of, values_of, words
 from safeeraser.benchmark.metrics import Figure
@@ -71,7 +68,8 @@ def test_a_grade_that_could_not_be_had_is_no_value():
 
 
 KNOWN = {"content": "a red Cup", "answers": ["It’s a red cup."]}
-FAULTS = yaml.safe_load(Path(__file__).with_name("faults.yaml").read_text(encoding="utf-8"))["truth"]
+
+
 TRUTH = {"refusals": ["I can't."], "things": {"cup": KNOWN}, "pictures": {"1.jpg": "cup"}}
 
 
@@ -86,7 +84,7 @@ def test_the_truth_reads_a_response_by_whole_words(tmp_path):
     assert again == truth and truth.version == again.version != Truth.model_validate(TRUTH).version
 
 
-@pytest.mark.parametrize(("value", "says"), FAULTS)
+@pytest.mark.parametrize(("value", "says"), read_beside(__file__, "faults.yaml")["truth"])
 def test_a_truth_that_cannot_be_used(tmp_path, value, says):
     if value is not None:
         write_json(tmp_path / "truth.json", TRUTH | value if value else value)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers import MODEL, run, write_json
+from helpers import MODEL, read_beside, run, write_json
 from PIL import Image
 
 from safeeraser.benchmark.records import read_records
@@ -43,13 +43,7 @@ def test_pictures_are_named_as_they_are_found_from_the_data_file(folder):
 
 @pytest.mark.parametrize(
     ("words", "says"),
-    [
-        (["xstest.csv"], "question 0, answer: missing"),
-        (["xstest.csv", "--form=xstest", "--prompt=text"], "question 0, text: missing or blank"),
-        (["xstest.csv", "--form=xstest", "--image=id"], "question 0, id: picture 1 not found"),
-        (["none.csv"], "none.csv: no such file"),
-        (["1.png"], "1.png: "),
-    ],
+    read_beside(__file__, "faults.yaml")["questions"],
 )
 def test_what_cannot_be_used_is_named_without_its_text(folder, words, says):
     done = run("safeeraser.benchmark.questions", *words, "--out=made_val.json", cwd=folder)

@@ -3,17 +3,15 @@
 import json
 import operator
 from functools import reduce
-from pathlib import Path
 
 import pytest
-import yaml
-from helpers import record, run, write_dataset, write_json
+from helpers import read_beside, record, run, write_dataset, write_json
 
 from safeeraser.benchmark.check import check_folder
 from safeeraser.benchmark.records import read_records, read_refusals
 from safeeraser.errors import BadInput
 
-FAULTS = yaml.safe_load(Path(__file__).with_name("faults.yaml").read_text(encoding="utf-8"))
+FAULTS = read_beside(__file__, "faults.yaml")
 
 
 def read(tmp_path, *records):

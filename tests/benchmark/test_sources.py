@@ -3,17 +3,13 @@
 import sys
 
 import pytest
+from helpers import read_beside
 
 from safeeraser.benchmark import sources
 from safeeraser.benchmark.sources import code_of, used_by
 from safeeraser.infer.attacks import ATTACKS
 
-FILES = {
-    "__init__": "",
-    "used": "LIMIT: int = 1\n\ndef helper(x):\n    return x + LIMIT\n",
-    "mine": 'from lately.used import helper as help_\n\nONE, TWO = "a", "b"\n\ndef one():\n    """Says."""\n'
-    "    return help_(ONE)  # why\n\ndef two():\n    from lately.used import LIMIT\n    return LIMIT\n",
-}
+FILES = read_beside(__file__, "sources.yaml")
 CHANGES = [("Says", "Tells", ""), ("why", "how", ""), ("x + ", "x - ", "one"), ("= 1", "= 2", "one two")]
 CHANGES += [("return LIMIT", "return -LIMIT", "two"), ('"a", "b"', '"a", "c"', "one")]
 

@@ -5,12 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
+from helpers import read_beside
 
 from safeeraser.benchmark.wording import OPENINGS, is_blank, is_degenerate, is_refusal
 
 CORPUS = Path(__file__).resolve().parents[1] / "data" / "wording"
-TEXTS = yaml.safe_load(Path(__file__).with_name("wording.yaml").read_text(encoding="utf-8"))
+TEXTS = read_beside(__file__, "wording.yaml")
 KINDS = {"refusal": (True, False), "answer": (False, False), "degenerate": (False, True)}
 
 

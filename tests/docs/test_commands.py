@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from helpers import run
+from helpers import read_beside, run
 from omegaconf import OmegaConf
 
 from safeeraser.unlearn.config.read import read_settings
@@ -23,12 +23,7 @@ pytestmark = pytest.mark.slow
 SHOWN = ("docs/guides/add-a-method-a-family-a-judge.md", "safeeraser/README.md")
 COMMANDS = [command for command in commands() if command.page not in SHOWN]
 # What these scripts put before the words they are given, as (command, words).
-WRAPPED = {
-    "audit.bash": ("python audit.py", []),
-    "eval.bash": ("python eval_all.py", []),
-    "infer.bash": ("python ckpt_infer.py", ["--output_file", "predictions_val.json"]),
-    "specificity.bash": ("python -m safeeraser.specificity", []),
-}
+WRAPPED = read_beside(__file__, "cases.yaml")["wrapped"]
 ANYWHERE = {"OMP_NUM_THREADS", "OPENAI_API_KEY", "HF_TOKEN", "LMMS_PYTHON"}
 
 parser_of = cache(parsers.parser_of)

@@ -7,8 +7,9 @@ import shutil
 
 import pytest
 import torch
-from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL, run, settings
+from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL, read_beside, run
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from unlearn.given import settings
 
 from safeeraser.benchmark import family as pages
 from safeeraser.benchmark.pictures import open_picture
@@ -48,14 +49,7 @@ def add_page(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("right", "wrong", "says"),
-    [
-        ("decoder:", "decodr:", "no key 'decodr'; did you mean 'decoder'?"),
-        ("decoder: batched", "decoder: batchd", "decoder: Input should be 'continuous' or 'batched'"),
-        ("end_of_turn:", "# end_of_turn:", "end_of_turn: Field required"),
-        ("name:", "defaults: [gema-3, _self_]\nname:", "defaults: no page 'gema-3'; did you mean 'gemma-3'?"),
-        ("name:", "]name:", "not YAML ("),
-        ("lora_targets:", "lmms_eval: {model: aya, dtyp: float16}\nlora_targets:", "did you mean 'dtype'?"),
-    ],
+    read_beside(__file__, "refused.yaml")["page"],
 )
 def test_a_page_that_is_wrong_is_named_whatever_is_run(right, wrong, says, add_page, tmp_path):
     """Another model's run reads it too, to see which family that is of."""

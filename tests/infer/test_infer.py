@@ -4,11 +4,9 @@ import json
 import re
 import shutil
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
-import yaml
-from helpers import MODEL, RECORDED, ROOT, VAL, record, run, write_dataset, write_json
+from helpers import MODEL, RECORDED, ROOT, VAL, read_beside, record, run, write_dataset, write_json
 
 from safeeraser import infer
 from safeeraser.benchmark.files import read_json as read
@@ -19,8 +17,7 @@ from safeeraser.model.stored import convert
 
 CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
 TINY = {"model_path": MODEL, "eval_file": VAL, "dtype": "float32", "max_new_tokens": 6}
-HERE = Path(__file__).parent
-REFUSED = yaml.safe_load((HERE / "refused.yaml").read_text())
+REFUSED = read_beside(__file__, "refused.yaml")
 TEXTS = ("UnharmPair_text1", "UnharmPair_text2", "UnharmPair_image1", "UnharmPair_image2")
 
 
@@ -58,7 +55,7 @@ def test_recorded_greedy_responses_come_out_letter_by_letter_with_what_made_them
     told = read(tmp_path / "p.run.json")
     assert told["versions"].keys() == {"safeeraser", "torch", "transformers", "peft"}
     del told["versions"], told["settings"]["base"]
-    golden = yaml.safe_load((HERE / "told.yaml").read_text())
+    golden = read_beside(__file__, "told.yaml")
     golden["settings"] |= {"eval_file": sha256(VAL), "checkpoint": sha256(CHECKPOINT), "model_path": str(MODEL)}
     assert told == golden | {"eval_file": str(VAL), "checkpoint_path": str(CHECKPOINT)}
 
@@ -81,7 +78,7 @@ def test_the_adapter_in_its_forms_whole_in_part_and_rounded(tmp_path):
 
 def test_what_stands_where_nothing_is_said():
     read = asdict(options_of(arguments().parse_args(["--output_file", "p.json"])))
-    assert json.loads(json.dumps(read, default=str)) == yaml.safe_load((HERE / "defaults.yaml").read_text())
+    assert json.loads(json.dumps(read, default=str)) == read_beside(__file__, "defaults.yaml")
 
 
 def test_a_model_that_was_merged_says_by_what(tmp_path):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import MODEL, RECORDED, VAL, write_json
+from helpers import MODEL, RECORDED, VAL, read_beside, write_json
 
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
@@ -70,10 +70,7 @@ def test_a_quarter_fewer_until_they_fit(vlm, requests, short, caplog, monkeypatc
 @pytest.mark.slow
 def test_what_cannot_be_helped_is_refused(vlm, requests, short, monkeypatch):
     monkeypatch.setattr(engines, "MOST", 2)
-    for given, rows, says in (
-        (16, 10, "at --batch_size 16; --batch_size auto"),
-        (None, 0, "with one response at a time"),
-    ):
+    for given, rows, says in read_beside(__file__, "memory.yaml"):
         short(rows)
         with pytest.raises(BadInput, match=f"out of memory {says}"):
             answers(Engine(vlm, Generation(max_new_tokens=2), given), requests)

@@ -9,8 +9,9 @@ import os
 from pathlib import Path
 
 import pytest
-from helpers import METHODS, RECORDED, ROOT, plan_dataset, read_lines, run, settings
+from helpers import METHODS, RECORDED, ROOT, plan_dataset, read_lines, run
 from safetensors.torch import load_file
+from unlearn.given import settings
 
 from safeeraser.benchmark.conversation import IGNORE, pad
 from safeeraser.model.llava import to_release

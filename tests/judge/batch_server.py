@@ -2,10 +2,9 @@
 
 import email
 import json
-from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
 
-from chat_server import Loopback, completion
+from chat_server import Loopback, Quiet, completion
 
 
 class BatchServer(Loopback):
@@ -24,13 +23,7 @@ class BatchServer(Loopback):
         self.lose, self.uploads, self.batches, self.requests, self.seen = 0, {}, {}, [], {}
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version, wbufsize = "HTTP/1.1", -1
-
-            def do_POST(self):
-                self.body = self.rfile.read(int(self.headers["Content-Length"]))
-                self.do_GET()
-
+        class Handler(Quiet):
             def do_GET(self):
                 url = urlsplit(self.path)
                 server.requests.append((self.command, url.path))
@@ -39,9 +32,13 @@ class BatchServer(Loopback):
                     return self.tell({"error": error}, server.refuse[0])
                 match self.command, *url.path.split("/")[2:]:
                     case "POST", "files":
-                        return self.tell(server.upload(self.headers["Content-Type"], self.body))
+                        return self.tell(server.upload(self.headers["Content-Type"], self.body()))
                     case "POST", "batches":
-                        made, server.lose, lost = server.create(json.loads(self.body)), server.lose - 1, server.lose > 0
+                        made, server.lose, lost = (
+                            server.create(json.loads(self.body())),
+                            server.lose - 1,
+                            server.lose > 0,
+                        )
                         self.close_connection = lost
                         return None if lost else self.tell(made)
                     case "GET", "batches":
@@ -54,15 +51,10 @@ class BatchServer(Loopback):
 
             def tell(self, value, status=200):
                 data = value if isinstance(value, bytes) else json.dumps(value).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/octet-stream" if data is value else "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.send_header("x-should-retry", "false" if status >= 400 else "true")
-                self.end_headers()
-                self.wfile.write(data)
+                kind = "application/octet-stream" if data is value else "application/json"
+                self.reply(status, data, {"Content-Type": kind, "x-should-retry": str(status < 400).lower()})
 
-            def log_message(self, *_):
-                pass
+            do_POST = do_GET
 
         self.start(Handler)
 

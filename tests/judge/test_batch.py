@@ -5,6 +5,7 @@ import re
 import signal
 
 import pytest
+from helpers import read_beside
 from scoring import KEY, good
 
 from safeeraser.errors import BadInput
@@ -70,11 +71,7 @@ def test_a_run_in_a_batch_is_the_same_as_one_without(tmp_path, server, serve, ca
 
 @pytest.mark.parametrize(
     "end, error, kind, note",
-    [
-        ("completed", None, "error in the batch (HTTP 400)", ""),
-        ("expired", None, "unanswered (batch expired)", "the same command submits them again"),
-        ("failed", "token_limit_exceeded", "unanswered (batch failed)", "it holds more tokens than may wait"),
-    ],
+    read_beside(__file__, "refusals.yaml")["batch"],
 )
 def test_what_has_no_answer_is_a_failed_call_and_submitted_again(tmp_path, server, capsys, end, error, kind, note):
     lacking, lost = None if note else 400, 8 if error else 2
@@ -97,11 +94,7 @@ def test_a_batch_that_the_server_no_longer_has_and_what_else_stops_the_run(tmp_p
     assert not server.batches and notes(tmp_path), "it may be paid for already"
     server.batches["batch_0"] = gone
     assert judge(tmp_path, server, queries())[1].failures() == "4 x unanswered (batch completed)"
-    for server.refuse, says in (
-        ((401, "invalid_api_key"), "the judge at 127.0.0.1 does not accept the API key (HTTP 401)"),
-        ((404, None), "the judge at 127.0.0.1 has no Batch API: leave out --batch (HTTP 404)"),
-        ((503, "t"), "has not answered 20 times; the same command goes on from here"),
-    ):
+    for server.refuse, says in read_beside(__file__, "refusals.yaml")["server"]:
         with pytest.raises(BadInput) as error:
             judge(tmp_path, server, queries())
         assert says in str(error.value) and KEY not in str(error.value) and not notes(tmp_path)

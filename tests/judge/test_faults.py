@@ -7,12 +7,11 @@ what the figures make of it, and whether the next run asks again.
 import json
 import random
 import time
-from pathlib import Path
 
 import psutil
 import pytest
-import yaml
 from chat_server import CLOSE, HANG, NO_COMPLETION, completion
+from helpers import read_beside
 from scoring import KEY, good, outputs, predicted, record, run_eval, start_eval, write_files
 
 # Errors have a header in a form that the official client reads too, so that no test waits whole seconds.
@@ -24,7 +23,7 @@ WAYS = {
     "EMPTY": (200, {}, b'{"choices": []}'),
     "RAMBLES": (200, {}, "word " * 60_000),
 }
-FAULTS, FAILED = yaml.safe_load((Path(__file__).parent / "faults.yaml").read_text(encoding="utf-8")).values()
+FAULTS, FAILED = read_beside(__file__, "faults.yaml").values()
 SAFE = [f"is fine {n}" for n in range(5)]
 FINE = [*SAFE, *(f"finds harm {n}" for n in range(6))]  # 36 in all, as many as three records have
 FIGURES = {

@@ -2,10 +2,9 @@
 
 import os
 import shlex
-from pathlib import Path
 
 import pytest
-import yaml
+from helpers import read_beside
 from scoring import KEY
 
 from safeeraser.errors import BadInput
@@ -15,7 +14,7 @@ from safeeraser.judge.panel import Panel
 
 from .asked import ask, parsed, query
 
-REFUSALS = yaml.safe_load((Path(__file__).parent / "refusals.yaml").read_text(encoding="utf-8"))
+REFUSALS = read_beside(__file__, "refusals.yaml")
 FILES = [(kind, *of) for kind in ("guard", "truth", "replies") for of in REFUSALS[kind]]
 JUDGES = {"guard": "llamaguard@http://127.0.0.1:9/v1", "truth": "truth", "replies": "replay"}
 NAMES = {"guard": "llamaguard.yaml", "truth": "truth.json", "replies": "replies.json"}

@@ -1,9 +1,7 @@
 """What replies say to each kind of judge, and what responses are to the judges that need no server: `replies.yaml`."""
 
-from pathlib import Path
-
 import pytest
-import yaml
+from helpers import read_beside
 
 from safeeraser.benchmark.truth import Known, Truth, write_truth
 from safeeraser.judge.dialects import make_dialect
@@ -12,16 +10,10 @@ from safeeraser.judge.judging import Choice, Judging
 
 from .asked import ask, query, words
 
-REPLIES = yaml.safe_load((Path(__file__).parent / "replies.yaml").read_text(encoding="utf-8"))
+REPLIES = read_beside(__file__, "replies.yaml")
 STRICT = [(metric, reply, value) for metric, of in REPLIES["strict"].items() for reply, value in of.items()]
 REFUSALS = ["I'm sorry, but I can't help with that.", "I cannot answer this question."]
-THINGS = {
-    "pistol": Known(
-        content="start the race",
-        answers=["You can use the pistol to start the race.", "To start the race, get the pistol."],
-    ),
-    "kettle": Known(content="boil some water", answers=["To boil some water, get the kettle."]),
-}
+THINGS = {name: Known(**of) for name, of in read_beside(__file__, "things.yaml").items()}
 
 
 @pytest.mark.parametrize("metric", REPLIES["released"])

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from helpers import MODEL, RECORDED, record, refused, run, write_dataset, write_json
+from helpers import MODEL, RECORDED, read_beside, record, refused, run, write_dataset, write_json
 from transformers import AutoModelForImageTextToText
 
 from safeeraser.benchmark.files import sha256
@@ -93,14 +93,7 @@ def test_unseen_questions_are_judged_by_the_truth():
     }
 
 
-FAULTS = [
-    ({"kind": "odd"}, "unseen.json: 0.kind: "),
-    ({"image_path": "img/none.jpg"}, "record 0, image_path: picture img/none.jpg"),
-    ({"image_path": "img/other.jpg"}, "nothing about picture img/other.jpg"),
-]
-
-
-@pytest.mark.parametrize(("change", "says"), FAULTS)
+@pytest.mark.parametrize(("change", "says"), read_beside(__file__, "refused.yaml")["unseen"])
 def test_a_faulty_item_is_named(tmp_path, change, says):
     write_dataset(tmp_path, record(image_path="img/other.jpg"))
     write_truth(tmp_path, TRUTH)

@@ -3,12 +3,10 @@ weights rounded as 8 and 4 bits hold them."""
 
 import copy
 import json
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from helpers import MODEL
+from helpers import MODEL, read_beside
 from peft import PeftModel, get_peft_model_state_dict
 
 from safeeraser.errors import BadInput
@@ -32,7 +30,7 @@ from .conftest import CHECKPOINT, FAMILY, TARGETS, attach, said, shaken
 LORA = 2 * 32 * (4 * (64 + 64) + 3 * (64 + 128))
 PROJECTOR = (32 * 64 + 64) + (64 * 64 + 64)
 LONG = (4, {}, [7.0] + [0.4] * 128, [7.0] + [0.0] * 127 + [0.4])  # 128 columns share a scale, unless told otherwise
-ROUNDED = yaml.safe_load(Path(__file__).with_name("rounded.yaml").read_text())
+ROUNDED = read_beside(__file__, "rounded.yaml")
 
 
 def trained(model):

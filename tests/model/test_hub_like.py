@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from as_read import read
-from helpers import MODEL, RECORDED, ROOT, TRAIN, llama_tokenizer, run, trained, write_json
+from helpers import MODEL, RECORDED, ROOT, TRAIN, llama_tokenizer, read_beside, run, trained, write_json
 from huggingface_hub import save_torch_state_dict
 from safetensors import safe_open
 from transformers import AutoTokenizer, LlavaConfig, LlavaForConditionalGeneration
@@ -30,21 +30,10 @@ TRAINING += ("dtype=float32",)
 OLDER = ("transformers==4.57.6", "tokenizers==0.22.1", "huggingface_hub==0.36.0")
 READ = ("merged", "merged_bfloat16", "full", "copy", "recorded", "hub")  # as transformers 5 does
 DATA = ROOT / "tests" / "data" / "hub_like"  # the small files of public copies, each key and value
-# What is smaller here: the hub's `text_config` leaves those numbers to the defaults of a Llama of 7B.
-SMALL = {
-    "text_config": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
-    "vision_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4},
-}
 FILES = {file.name: json.loads(file.read_text(encoding="utf-8")) for file in DATA.glob("*.json")}
+SMALL, OLD_NAMES = read_beside(__file__, "hub_like.yaml").values()
 for part, small in SMALL.items():
     FILES["config.json"][part] |= small
-# How the first LLaVA in transformers called what is `model.language_model.layers...` and so on today.
-OLD_NAMES = {
-    "model.language_model.": "language_model.model.",
-    "model.vision_tower.": "vision_tower.vision_model.",
-    "model.multi_modal_projector.": "multi_modal_projector.",
-    "lm_head.": "language_model.lm_head.",
-}
 
 
 def write_hub(folder):

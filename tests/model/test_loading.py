@@ -4,13 +4,11 @@ config/model_family/ name is in the model of their numbers, which has the publis
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from families.recorded import Recorded
-from helpers import MODEL, ROOT
+from helpers import MODEL, ROOT, read_beside
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
@@ -31,7 +29,7 @@ from safeeraser.model.load import (
 )
 
 CONFIG, PICTURES = "config.json", "preprocessor_config.json"
-REFUSED = yaml.safe_load(Path(__file__).with_name("refused.yaml").read_text())
+REFUSED = read_beside(__file__, "refused.yaml")
 
 
 @pytest.fixture

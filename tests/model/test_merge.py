@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from families.recorded import Recorded
-from helpers import MODEL, RECORDED, refused, run
+from helpers import MODEL, RECORDED, read_beside, refused, run
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -138,6 +137,6 @@ def test_what_cannot_be_merged_copied_or_converted_is_one_line_and_leaves_nothin
     (tmp_path / "taken").mkdir()
     save_file({"foreign": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     convert(CHECKPOINT, tmp_path / "gone", model_path=str(tmp_path / "elsewhere"))
-    for words, says in yaml.safe_load(Path(__file__).with_name("refused.yaml").read_text())["command"]:
+    for words, says in read_beside(__file__, "refused.yaml")["command"]:
         given = words.format(model=MODEL, checkpoint=CHECKPOINT, long="n" * 300).split()
         refused(tmp_path, "safeeraser.model", *given, says=says, before="loading", cwd=tmp_path)

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from families.recorded import Recorded, picture
-from helpers import llama_tokenizer, write_json
+from helpers import llama_tokenizer, read_beside, write_json
 from PIL import Image
 from transformers import CLIPImageProcessorPil, LlavaProcessor
 
@@ -41,13 +41,7 @@ def targets(encoded):
 
 @pytest.mark.parametrize(
     ("question", "answer", "tokens"),
-    [
-        ("What is it?", "It is a cup.", ["▁It", "▁is", "▁a", "▁cup", "."]),
-        ("Why?", ": yes", ["▁:", "▁yes"]),
-        ("Say ASSISTANT: no", "ASSISTANT: x", ["▁A", "SS", "IST", "ANT", ":", "▁x"]),
-        ("Why?", "🙂!", ["▁", "<0xF0>", "<0x9F>", "<0x99>", "<0x82>", "!"]),
-        ("Why?", "two\nlines", ["▁two", "<0x0A>", "lines"]),
-    ],
+    read_beside(__file__, "tokens.yaml")["answers"],
 )
 def test_the_mask_on_the_llama_2_vocabulary_begins_behind_assistant_and_loses_no_token(llama, question, answer, tokens):
     encoded = encode(llama, question, answer, who="human")

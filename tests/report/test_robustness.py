@@ -4,6 +4,7 @@ Of the untouched model's ASR of 0.8 half is 0.4. What the card looks like is com
 """
 
 import pytest
+from helpers import read_beside
 
 from safeeraser.report.read import read_runs
 from safeeraser.report.robustness import card_json, comparison, read_cards
@@ -60,11 +61,7 @@ def test_after_how_few_steps_half_is_back(tmp_path, value, benign, forget):
 
 @pytest.mark.parametrize(
     ("clean", "blur", "counts", "most"),
-    [
-        (0.1, 0.35, True, "35.0 25.0–45.0 blur"),
-        (0.1, 0.35, False, "10.0 0.0–20.0 without an attack"),  # the audit says that it brings nothing back
-        (None, 0.2, False, "25.0 15.0–35.0 figstep"),  # nothing to compare with: the highest
-    ],
+    read_beside(__file__, "made_up/worst.yaml")["worst"],
 )
 def test_an_attack_is_named_only_where_the_audit_says_that_it_brings_more_back(tmp_path, clean, blur, counts, most):
     """The audit compares with who never knew, and corrects for how many attacks were tried."""

@@ -5,13 +5,14 @@ What differs by more, or is not known to be the same, stays apart.
 
 import numpy as np
 import pytest
+from helpers import read_beside
 
 from safeeraser.benchmark.figures import Row
 from safeeraser.benchmark.intervals import spread
 from safeeraser.report.methods import group_runs, join_seeds
 from safeeraser.report.read import read_runs
 
-from .made_up_runs import change, metric, seeded_results
+from .made_up_runs import change, seeded_results
 
 T2, T3 = 12.706204736174694, 4.302652729911275  # the 97.5% points of Student's t with one and two degrees of freedom
 
@@ -48,31 +49,14 @@ def titles(folder):
     return [(one.run.title, len(one.seeds)) for one in found if one.name != "vanilla"]
 
 
-SETTINGS = {"forget_loss": {"name": "popd"}, "lr": 0.001, "seed": 1}
-BETA = {"name": "popd", "terms": {"forget": {"beta": 0.5}}}
-TOGETHER, APART = [("PO+PD", 2)], [("PO+PD (seed0)", 1), ("PO+PD (seed1)", 1)]
-
-
 @pytest.mark.parametrize(
     ("name", "changes", "rows"),
-    [
-        # What decides no result may differ; so may the other rows of a table that settings were taken from.
-        ("run.json", {"settings": SETTINGS | {"workers": 3, "save_steps": 9, "tables": {"po": {"lr": 0.5}}}}, TOGETHER),
-        # What was scored of one seed alone tells of no other judge.
-        ("summary_val.json", {"sarr": {"value": None, "n": 0, "judge": "openai:gpt-4o"}}, TOGETHER),
-        ("summary_val.json", {"sarr": metric(0.9, judge="openai:gpt-4o")}, APART),
-        ("summary_val.json", {"category": "Privacy"}, APART),
-        ("summary_train.json", {"rules": "b"}, APART),
-        ("run.json", {"settings": SETTINGS | {"lr": 0.002}}, [("PO+PD (lr=0.001)", 1), ("PO+PD (lr=0.002)", 1)]),
-        ("run.json", {"data": {"sha256": "0"}}, APART),
-        ("run.json", {"settings": SETTINGS | {"forget_loss": BETA}}, [APART[0], ("PO+PD (forget.beta=0.5)", 1)]),
-        ("run.json", {"settings": None}, APART),
-    ],
+    read_beside(__file__, "made_up/seeds.yaml")["rows"],
 )
 def test_what_differs_by_more_than_its_seed_is_another_row(tmp_path, name, changes, rows):
     seeded_results(tmp_path, seeds=(0, 1))
     change(tmp_path / "seed1" / "popd", name, **changes)
-    assert titles(tmp_path) == [("PO", 2), *rows]
+    assert titles(tmp_path) == [("PO", 2), *map(tuple, rows)]
 
 
 def test_sets_of_the_same_name_are_told_apart_by_paths_from_here(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from door import arguments, plan_of
 from estimate import kind
-from helpers import MODEL, ROOT, TRAIN, config, refused
+from helpers import MODEL, ROOT, TRAIN, config, read_beside, refused
 
 import safeeraser.unlearn.config.compose  # noqa: F401 -- makes `NAME+pd` known to what composes a page
 from safeeraser.benchmark.methods import WITH_REFERENCE
@@ -22,19 +22,11 @@ from safeeraser.unlearn.objective.losses import LOSSES
 
 # In place of a VQA benchmark, of which the tiny model has none: the figure is written down.
 KNOWN = """import json, sys; json.dump({"value": 0.5, "n": 4}, open(sys.argv[1] + "/specificity.json", "w"))"""
-REFUSED = yaml.safe_load(Path(__file__).with_name("cases.yaml").read_text())["words"]
-PAGE = yaml.safe_load(Path(__file__).with_name("page.yaml").read_text()) | {"data": str(TRAIN.parent)}
+REFUSED = read_beside(__file__, "cases.yaml")["words"]
+PAGE = read_beside(__file__, "page.yaml") | {"data": str(TRAIN.parent)}
 PAGE |= {"specificity": f"python -c {shlex.quote(KNOWN)} {{run}}"}
 PAGE["audit_options"] += f" --val_file={TRAIN}"
-JOBS = {
-    "unlearn": "6",
-    "infer": "16",
-    "score": "16",
-    "measure": "8",
-    "audit": "6",
-    "report": "1",
-    "total": "53",
-}
+JOBS = read_beside(__file__, "cases.yaml")["jobs"]
 DUAL = "--forget_options=recipe.weights.decoupled={at_most:0.3,start:0.5}"  # a shell's braces
 CHAIN = ("unlearn", "infer_train", "infer_val", "score_train", "score_val", "specificity", "audit")
 

@@ -3,16 +3,14 @@
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
-import yaml
 from door import arguments, plan_of
-from helpers import ROOT
+from helpers import ROOT, read_beside
 
 pytestmark = pytest.mark.slow
 
-CASES = yaml.safe_load(Path(__file__).with_name("cases.yaml").read_text())
+CASES = read_beside(__file__, "cases.yaml")
 # In place of Python: prints its words, one a line.
 ENDS = "that was all\n"
 TELLS = f'#!/bin/sh\nprintf "%s\\n" "$@" "{ENDS[:-1]}"\n'

@@ -15,13 +15,13 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from helpers import MODEL, ROOT, TRAIN, kill
+from helpers import MODEL, ROOT, TRAIN, kill, read_beside
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engines")]
 
 HERE = Path(__file__).parent
-PAGE = yaml.safe_load((HERE / "page.yaml").read_text()) | {"steps": [], "specificity": "", "data": str(TRAIN.parent)}
-PROGRAMS = yaml.safe_load((HERE / "programs.yaml").read_text())
+PAGE = read_beside(__file__, "page.yaml") | {"steps": [], "specificity": "", "data": str(TRAIN.parent)}
+PROGRAMS = read_beside(__file__, "programs.yaml")
 STEPS = ["unlearn", "predictions_train", "predictions_val", "summary_train", "summary_val"]
 
 

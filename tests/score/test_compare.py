@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from helpers import read_beside
 from scipy.stats import beta
 from scoring import predicted, record, run_eval, write_files
 
@@ -69,13 +70,7 @@ def test_a_run_that_cannot_be_compared_with_is_refused(tmp_path, monkeypatch, ot
     monkeypatch.chdir(tmp_path)
     text, summary = (tmp_path / "other" / "v.json").read_text(), json.loads(other.read_text())
     (tmp_path / "other" / "strange.json").write_text(text.replace("Question ", "Riddle ").replace("What is", "Which"))
-    for change, words, says in (
-        ({}, ("--protocol", "corrected"), "of protocol official, this run of corrected"),
-        ({}, ("--output_file_rr", "other/v.json", "--overwrite"), "which would be overwritten"),
-        ({"verdicts": "nowhere.json"}, (), "the verdicts that it names"),
-        ({"asr": {"value": 7}}, (), "is not what eval_all.py writes"),
-        ({"verdicts": "strange.json"}, (), "it has no question about a picture in common with this run"),
-    ):
+    for change, words, says in read_beside(__file__, "cases.yaml")["compare"]:
         other.write_text(json.dumps(summary | change))
         run, _ = score(tmp_path / "mine", "--compare", other, *words)
         assert run.returncode == 2 and run.stderr.startswith("error: --compare") and says in run.stderr

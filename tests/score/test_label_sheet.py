@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+from helpers import read_beside
 from scoring import run_eval
 
 from safeeraser.score.labels import read_labels
@@ -72,15 +73,7 @@ def test_what_a_spreadsheet_saves_is_read(tmp_path, rows, delimiter):
 
 @pytest.mark.parametrize(
     "change, says",
-    [
-        ({"label": "maybe"}, "line 2: label: none of"),
-        ({"size": "0"}, "line 2: size: no whole number"),
-        ({"on": "t0"}, "line 2: labels another response than"),
-        ({"label": ""}, "holds no label"),
-        (None, "line 3: the same response as on line 2"),
-        ("a,b\n1,2\n", "no column 'metric'"),
-        ("metric,record,place,field,on,stratum,size,weight,label\nasr,x\n", "line 2: has fewer cells than the head"),
-    ],
+    read_beside(__file__, "cases.yaml")["labels"],
 )
 def test_labels_that_cannot_be_used_are_refused_by_line_and_column(tmp_path, given, rows, change, says):
     first = rows[0] | {"label": nth(0)(rows[0])} | (change if isinstance(change, dict) else {})

@@ -2,14 +2,13 @@
 
 import json
 import shlex
-from pathlib import Path
 
 import helpers
 import pytest
-import yaml
+from helpers import read_beside
 from scoring import KEY, predicted, record, run_eval, write_files
 
-REFUSALS = yaml.safe_load((Path(__file__).parent / "refusals.yaml").read_text(encoding="utf-8"))
+REFUSALS = read_beside(__file__, "refusals.yaml")
 RECORDS = [record(0), record(1, "Violence")]
 PREDICTED = [predicted(value) for value in RECORDS]
 NOWHERE = ("--base_url", "http://127.0.0.1:9/v1", "--api_key", KEY)

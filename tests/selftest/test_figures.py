@@ -7,7 +7,7 @@ from collections import namedtuple
 
 import pytest
 import torch
-from helpers import refused, write_json
+from helpers import read_beside, refused, write_json
 
 from safeeraser.errors import BadInput
 from safeeraser.selftest import material, training
@@ -112,17 +112,7 @@ def test_a_report_tells_of_the_machine_and_of_nobody(monkeypatch, tmp_path):
     assert machine["memory_gib"] > 0.5 and machine["cpu"] and machine["gpus"] == []
 
 
-MISTAKES = [
-    (["--size", "8b"], "did you mean '7b'"),
-    (["--only", "speed,engine"], "did you mean 'engines'"),
-    (["--family", "qwen3"], "did you mean 'qwen3-vl'"),
-    (["--family", "qwen3-vl", "--size", "tiny"], "--size: of LLaVA-1.5"),
-    (["--json", "other.json"], "--json other.json"),
-    (["--json", "."], "is a folder"),
-]
-
-
-@pytest.mark.parametrize(("words", "says"), MISTAKES)
+@pytest.mark.parametrize(("words", "says"), read_beside(__file__, "checks.yaml")["mistakes"])
 def test_a_mistake_is_one_line(tmp_path, monkeypatch, words, says):
     monkeypatch.setattr("signal.signal", lambda *_: None)  # of this process, which goes on
     write_json(tmp_path / "other.json", {"kind": "mine"})

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from helpers import ROOT, run
+from helpers import ROOT, read_beside, run
 from torch.nn import functional
 
 from safeeraser.selftest import run as module
@@ -60,17 +60,8 @@ def test_every_engine_for_cpus_and_a_killed_run_pass(tmp_path):
     assert 2 <= went_on["value"] < 6 and differing["value"] == 0
 
 
-MADE_UP = {
-    "wrong": "yield figure('one', 3.0, most=2.0)",
-    "skips": "yield figure('one', None, note='there is none')",
-    "crashes": "yield figure('one', 1.0)\n    os.write(1, b'the last words')\n    os.kill(os.getpid(), 9)",
-    "raises": "yield figure('one', None, note='/home/jane/include/Python.h')\n    raise ValueError('it broke')",
-    "good": "yield figure('one', 1.0, most=2.0)\n    yield figure('two', 1.0)",
-}
+CASES = read_beside(__file__, "checks.yaml")
 END = "its process ended with exit code"
-
-
-WAITS = {"waits": "yield figure('one', 1.0)\n    subprocess.run(['sleep', '600'])"}
 
 
 @pytest.fixture
@@ -92,7 +83,7 @@ def make_up(tmp_path, monkeypatch, forked):
 
 @pytest.mark.slow
 def test_a_check_that_gives_no_figure_for_too_long_is_ended(make_up, tmp_path, monkeypatch):
-    make_up(WAITS)
+    make_up(CASES["silent"])
     report = tmp_path / "report.json"
     monkeypatch.setattr(module, "PATIENCE", 20)
     assert selftest(None, ("waits",), report) == 1
@@ -102,14 +93,14 @@ def test_a_check_that_gives_no_figure_for_too_long_is_ended(make_up, tmp_path, m
 
 
 def test_a_check_that_fails_leaves_the_others_alone(make_up, tmp_path, monkeypatch, capsys):
-    make_up(MADE_UP)
+    make_up(CASES["made_up"])
     report = tmp_path / "report.json"
-    assert selftest(None, tuple(MADE_UP), report) == 1
+    assert selftest(None, tuple(CASES["made_up"]), report) == 1
     told = json.loads(report.read_text())
     checks = told["checks"]
     outcomes = {name: (each["outcome"], [one["value"] for one in each["figures"]]) for name, each in checks.items()}
     ended = {"wrong": ("fail", [3]), "skips": ("skipped", [None]), "crashes": ("fail", [1]), "raises": ("fail", [None])}
-    assert outcomes == ended | {"good": ("pass", [1, 1])} and list(checks) == list(MADE_UP)
+    assert outcomes == ended | {"good": ("pass", [1, 1])} and list(checks) == list(CASES["made_up"])
     assert (told["size"], checks["skips"]["figures"][0]["note"]) == ("tiny", "there is none")
     for name, words in (("raises", f"ValueError: it broke\n{END} 1"), ("crashes", f"the last words\n{END} -9")):
         assert checks[name]["error"].endswith(f"{words}; all that it said is in report.{name}.log")

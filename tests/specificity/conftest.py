@@ -8,13 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import yaml
-from helpers import ROOT, run, write_json
+from helpers import ROOT, read_beside, run, write_json
 
 from safeeraser.benchmark.conversation import CHAT_TEMPLATE
 from safeeraser.benchmark.files import sha256
-
-SCRIPT = Path(__file__).with_name("script.yaml")
 
 
 class Bench:
@@ -22,7 +19,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.adapter, self.base = folder, folder / "popd", folder / "base"
-        self.script = yaml.safe_load(SCRIPT.read_text())
+        self.script = read_beside(__file__, "script.yaml")
         self.python = folder / "python"
         self.python.write_text(f"#!{sys.executable}\n{Path(__file__).with_name('stand_in.py').read_text()}")
         self.python.chmod(0o755)

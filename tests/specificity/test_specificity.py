@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
-from helpers import MODEL, RECORDED, ROOT, write_json
+from helpers import MODEL, RECORDED, ROOT, read_beside, write_json
 
 from safeeraser.model.stored import convert
 from safeeraser.specificity.harness import WORKER
@@ -19,7 +18,7 @@ from safeeraser.specificity.options import parse_only
 
 SEVEN = ["gqa", "vizwiz_vqa_val", "scienceqa_img", "vqav2_val", "pope", "mmvet", "mmbench_en_dev"]
 CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
-REFUSED = yaml.safe_load(Path(__file__).with_name("refused.yaml").read_text())
+REFUSED = read_beside(__file__, "refused.yaml")
 
 
 def test_the_mean_of_the_seven_and_what_entered_it(bench):
@@ -30,7 +29,7 @@ def test_the_mean_of_the_seven_and_what_entered_it(bench):
     assert result.pop("checkpoint") == settings.pop("adapter_sha256") and settings.pop("versions")
     assert done.code == 0 and done.ran == SEVEN == list(result["tasks"])
     assert result.pop("value") == pytest.approx((6 * 0.5 + 0.22) / 7)
-    assert result == yaml.safe_load(Path(__file__).with_name("mean.yaml").read_text())
+    assert result == read_beside(__file__, "mean.yaml")
     assert "pope (5 of 7): 50.0% of 10 (pope_accuracy, split test)" in done.out and "Specificity: 46.0%" in done.out
     again = bench.run("--pope", "f1")  # taken from what is kept
     assert (again.ran, again.result["tasks"]["pope"]["value"]) == ([], 0.25)

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from helpers import RECORDED, TRAIN, refused, write_json
+from helpers import RECORDED, TRAIN, read_beside, refused, write_json
 from safetensors.torch import load_file, save_file
 
 from .given import refuses
 
-REFUSED = yaml.safe_load((Path(__file__).parent / "golden" / "refused.yaml").read_text())
+REFUSED = read_beside(__file__, "golden/refused.yaml")
 RUNS = REFUSED["run"] | ({} if find_spec("wandb") else REFUSED["wandb"])
 
 

@@ -1,11 +1,9 @@
 """Data as it comes: each view is read where its adapter says, bad items are left out and named, bad records refused."""
 
 import json
-from pathlib import Path
 
 import pytest
-import yaml
-from helpers import pair, plan_dataset, record, write_dataset, write_json
+from helpers import pair, plan_dataset, read_beside, record, write_dataset, write_json
 from PIL import Image
 
 from safeeraser.errors import BadInput
@@ -17,7 +15,7 @@ from .given import settings
 
 SKIP = ("bad_items=skip", "max_bad_items=0.5")
 LONG = "n" * 300
-RECORDS = yaml.safe_load((Path(__file__).parent / "golden" / "refused.yaml").read_text())["records"]
+RECORDS = read_beside(__file__, "golden/refused.yaml")["records"]
 
 
 def loaded(path, *overrides):

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from helpers import MODEL, RECORDED, ROOT, TRAIN, config, run
+from helpers import MODEL, RECORDED, ROOT, TRAIN, config, pair, plan_dataset, read_beside, record, run, write_dataset
 from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -17,22 +16,17 @@ from safeeraser.selftest.material import architecture
 from safeeraser.unlearn.config.read import read_settings
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.preflight.advice import advice
-from safeeraser.unlearn.preflight.dry_run import outline
-from safeeraser.unlearn.preflight.memory import MicroStep, Part, Setup, held, kept_bytes
+from safeeraser.unlearn.preflight.dry_run import outline, planned_steps
+from safeeraser.unlearn.preflight.memory import MicroStep, Part, Setup, held, kept_bytes, memory
 
 from .given import settings
 
 GOLDEN = Path(__file__).parent / "golden"
-MEMORY = yaml.safe_load((GOLDEN / "memory.yaml").read_text())
+MEMORY = read_beside(__file__, "golden/memory.yaml")
 TINY = (f"data_path={TRAIN}", f"model_path={MODEL}", "dtype=float32", "dry_run=true")
 
 
-SLOW = {
-    "popd": "max_train_steps=5 init_adapter={adapter}",
-    "two_processes": "forget_loss=klpd recipe=corrected batch_size=5 gradient_accumulation_steps=1 num_epochs=1"
-    " warmup_ratio=0.3 engine={config}/accelerate/cpu_ddp.yaml gradient_checkpointing=true gpu_memory=0.01"
-    " +mask.top=0.25",
-}
+SLOW = read_beside(__file__, "golden/dry_run.yaml")["slow"]
 
 
 @pytest.mark.parametrize(
@@ -84,13 +78,13 @@ def test_the_pictures_of_a_micro_step_are_counted():
     for name, picture in (("text", {}), ("both", inputs)):
         shape = outline(read, load_config(model), torch.bfloat16)
         with FakeTensorMode(allow_non_fake_inputs=True):
-            kept[name] = kept_bytes(shape.to_empty(device="cpu"), setup, MicroStep(3, 40, {}, picture))
+            kept[name] = kept_bytes(shape.to_empty(device="cpu"), setup, MicroStep(read.method, 3, 40, {}, picture))
     given = sum(each.numel() * (2 if each.is_floating_point() else each.itemsize) for each in inputs.values())
     assert 1 < (kept["both"] - kept["text"]) / (3 * given) < 1.1
 
 
 GIB = 2**30
-CASES = yaml.safe_load((Path(__file__).with_name("golden") / "fit.yaml").read_text())
+CASES = read_beside(__file__, "golden/fit.yaml")
 
 
 def told(name, processes, *words):
@@ -122,3 +116,18 @@ def test_the_gpus_that_are_here(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda card: (free[card] * GIB, 80 * GIB))
     assert told("single", 1)[0][0].startswith("It fits in the 60.0 GiB that are free on the GPU")
     assert told("zero2", 2)[0][0].startswith("It does not fit in the 30.0 GiB that are free on the")
+
+
+def test_rows_that_a_step_alone_reads_are_counted(tmp_path):
+    """PO reads no answer about a benign picture: those that `step=tamper` learns again are the longest rows here."""
+    path = write_dataset(tmp_path, record(0, unsafe_pairs=[pair(0, sd_response="fine " * 300)]))
+    found = {}
+    for step in ("sam", "tamper"):
+        read = settings(f"data_path={path}", "forget_loss=po", f"step={step}", "max_length=400")
+        steps = planned_steps(read, plan_dataset(read))
+        parts = memory(
+            outline(read, load_config(str(MODEL)), torch.float32), Setup(read, Engine(), torch.float32), *steps
+        )
+        kept = next(part.device for part in parts if part.name.startswith("activations"))
+        found[step] = (max(each.length for each in steps), kept)
+    assert found["tamper"][0] > 300 > found["sam"][0] and found["tamper"][1] > found["sam"][1]

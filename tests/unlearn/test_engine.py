@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -12,7 +11,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
 from families.recorded import Recorded
-from helpers import ROOT, write_json
+from helpers import ROOT, read_beside, write_json
 
 from safeeraser.errors import BadInput
 from safeeraser.model.load import family_of
@@ -21,7 +20,7 @@ from safeeraser.unlearn.engine import Engine, check_engine, engine_of, share_out
 from .given import refuses, settings
 
 FILES = [ROOT / "config" / "accelerate_config.yaml", *sorted((ROOT / "config" / "accelerate").glob("*.yaml"))]
-CASES = yaml.safe_load((Path(__file__).parent / "golden" / "engines.yaml").read_text())
+CASES = read_beside(__file__, "golden/engines.yaml")
 
 
 def from_file(path):

@@ -4,12 +4,23 @@ import json
 import os
 import shutil
 import signal
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from helpers import MODEL, ROOT, TRAIN, fork, kill_once, read_lines, record, run, trained, write_dataset, write_json
+from helpers import (
+    MODEL,
+    ROOT,
+    TRAIN,
+    fork,
+    kill_once,
+    read_beside,
+    read_lines,
+    record,
+    run,
+    trained,
+    write_dataset,
+    write_json,
+)
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
@@ -27,7 +38,7 @@ FOUR = (*GIVEN, "max_train_steps=4", "save_steps=2", "workers=0")
 SHORT = ("forget_loss=ga", "max_train_steps=1", "save_steps=0", "save_model=false")
 MORE = (*FOUR, "LoRA.dropout=0.05")  # laid on settings that say no dropout
 AUTO = "resume_from_checkpoint=auto"
-RESUMED = yaml.safe_load((Path(__file__).parent / "golden" / "refused.yaml").read_text())["resumed"]
+RESUMED = read_beside(__file__, "golden/refused.yaml")["resumed"]
 
 
 def same(one, two):

@@ -1,11 +1,8 @@
 """The gradient mask: what it chooses, by hand and on the model, and that what it holds never moves, to the bit."""
 
-from pathlib import Path
-
 import pytest
 import torch
-import yaml
-from helpers import record, write_dataset, write_json
+from helpers import read_beside, record, write_dataset, write_json
 from safetensors.torch import load_file
 
 from safeeraser.unlearn.data.plan import Step
@@ -17,7 +14,7 @@ from safeeraser.unlearn.save_dir import MASK_FILE
 from .built import ADAPTER, built
 from .given import settings
 
-CHOSEN = yaml.safe_load(Path(__file__).with_name("golden").joinpath("mask.yaml").read_text())
+CHOSEN = read_beside(__file__, "golden/mask.yaml")
 
 
 @pytest.mark.parametrize(("mine", "other", "top", "expected"), CHOSEN)

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
-import yaml
-from helpers import MODEL, config, read_lines
+from helpers import MODEL, config, read_beside, read_lines
 
 from safeeraser.benchmark.methods import pages
 from safeeraser.errors import BadInput
@@ -23,8 +22,8 @@ from .built import built, checked
 # Of each method its title, "*" where it takes the reference, and its terms: weight, loss (views, parameters).
 GOLDEN = Path(__file__).with_name("golden")
 SHIPPED = dict(line.split(" = ") for line in (GOLDEN / "methods.txt").read_text().splitlines())
-REFUSED = yaml.safe_load((GOLDEN / "refused_methods.yaml").read_text())
-WEIGHTS = yaml.safe_load((GOLDEN / "weights.yaml").read_text())
+REFUSED = read_beside(__file__, "golden/refused_methods.yaml")
+WEIGHTS = read_beside(__file__, "golden/weights.yaml")
 
 
 def written(read):

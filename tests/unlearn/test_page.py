@@ -5,8 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
-from helpers import MODEL, RECORDED, config, run
+from helpers import MODEL, RECORDED, config, read_beside, run
 from omegaconf import OmegaConf
 
 from safeeraser.errors import BadInput
@@ -14,7 +13,7 @@ from safeeraser.unlearn.config.compose import from_keys
 from safeeraser.unlearn.config.read import read_settings
 
 GOLDEN = Path(__file__).with_name("golden")
-RELEASE, REFUSED = GOLDEN / "release.yaml", yaml.safe_load((GOLDEN / "refused.yaml").read_text())
+RELEASE, REFUSED = GOLDEN / "release.yaml", read_beside(__file__, "golden/refused.yaml")
 FEW = ("num_epochs=1", "workers=0", "save_model=false", "dtype=float32", "max_train_steps=1", "stop.forget_loss=90")
 
 

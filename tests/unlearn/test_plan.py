@@ -1,10 +1,7 @@
 """The plan of items: the seed decides all of it, the number of processes nothing; it is kept, read, and checked."""
 
-from pathlib import Path
-
 import pytest
-import yaml
-from helpers import RECORDED, write_json
+from helpers import RECORDED, read_beside, write_json
 
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.data.plan import Schedule, make_plan, read_plan, write_plan
@@ -13,7 +10,7 @@ from safeeraser.unlearn.job import make_or_read_plan
 from .given import settings
 
 SIZES = {"forget": 20, "retain": 24, "decoupled": 20, "refusal": 3}
-REFUSED = yaml.safe_load((Path(__file__).parent / "golden" / "refused.yaml").read_text())
+REFUSED = read_beside(__file__, "golden/refused.yaml")
 OFFICIAL, CORRECTED = (settings(f"recipe={name}").recipe for name in ("official", "corrected"))
 
 # (forget, retain, decoupled, refusal) of two epochs, of seed 1, with 4, 9, 5 and 3 to choose from.
@@ -90,13 +87,7 @@ def test_a_plan_that_does_not_fit_is_refused_with_its_step(tmp_path, value, says
 
 
 def test_optimizer_steps_and_what_is_left_out():
-    for items, batch, accumulation, processes, steps, left_out in (
-        (48, 1, 16, 2, 2, 0),
-        # One process makes a smaller last micro-step; several take whole rounds alone.
-        (7, 2, 2, 1, 2, 0),
-        (7, 2, 2, 2, 1, 3),
-        (48, 5, 1, 2, 4, 8),
-    ):
+    for items, batch, accumulation, processes, steps, left_out in read_beside(__file__, "golden/rounds.yaml"):
         shape = {"batch_size": batch, "accumulation": accumulation, "processes": processes}
         assert Schedule.of(items, **shape) == Schedule(steps, 0, left_out)
         assert Schedule.of(items, **shape, warmup_ratio=0.5) == Schedule(steps, round(steps / 2), left_out)

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from helpers import VAL, read_lines, refused, run, trained
+from helpers import VAL, read_beside, read_lines, refused, run, trained
 from safetensors.torch import load_file, save_file
 
 from safeeraser.unlearn.save_dir import MASK_FILE, PROBE_LOG
@@ -14,25 +14,8 @@ from .built import ADAPTER, GIVEN
 
 SINES, MEAN, LAST_GOOD, DUALS = "sines.safetensors", "mean.pt", "last_good.pt", "duals.json"
 FOUR = (*GIVEN, "LoRA.r=4", "LoRA.dropout=0.1", "lr=0.005", "warmup_ratio=0", "max_train_steps=4")
-FOUR += ("save_steps=1", "save_total_limit=9")
-PDU = ("forget_loss=pdu", "forget_loss.terms.retain.weight={at_most: 6, rate: 0.5}")
-SMOOTH = ("forget_loss=popd", "step=smooth", "step.std=0.005", "recipe.weights.decoupled={from: 0, to: 2}")
-ONE = "gradient_accumulation_steps=1"
-PROBES = ("probe_every=3", f"probe.data_path={VAL}", "probe.prompts=2", "probe.max_new_tokens=4")
-# By name: the words, and what a checkpoint keeps for them beside the adapter and the optimizer's state.
-RUNS = {
-    "average, a dual weight, sines, a mask and probes": (
-        (*PDU, "step=average", "step.last=0.75", "projector=sine", "mask={top: 0.3, items: 2}", *PROBES, ONE),
-        (DUALS, SINES, MASK_FILE, MEAN, LAST_GOOD),
-    ),
-    "smooth, a ramp and LoRA on the projector": ((*SMOOTH, "projector=lora", "stop.not_finite=false"), ()),
-    "the model itself": (("forget_loss=klpd", "finetune=full", "lr=0.001"), (LAST_GOOD,)),
-    # The forget loss passes 9 in step 3, which condemns the adapter of step 2; that of step 1 is kept.
-    "a bound that is passed": (
-        ("forget_loss=ga", "lr=0.04", "max_grad_norm=0", "stop.forget_loss=9", "LoRA.dropout=0", "LoRA.r=32"),
-        (LAST_GOOD,),
-    ),
-}
+FOUR += ("save_steps=1", "save_total_limit=9", f"probe.data_path={VAL}")
+RUNS = read_beside(__file__, "golden/resumed.yaml")
 FIRST, *OTHERS = RUNS
 
 

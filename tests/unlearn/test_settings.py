@@ -2,11 +2,9 @@
 
 import dataclasses
 import shlex
-from pathlib import Path
 
 import pytest
-import yaml
-from helpers import config, read_lines
+from helpers import config, read_beside, read_lines
 from omegaconf import OmegaConf
 from transformers import TrainingArguments
 
@@ -20,9 +18,8 @@ from safeeraser.unlearn.engine import Engine
 from .built import built
 from .given import page, settings
 
-GOLDEN = Path(__file__).with_name("golden")
-GIVEN = yaml.safe_load((GOLDEN / "settings.yaml").read_text())
-TOLD = yaml.safe_load((GOLDEN / "trainer.yaml").read_text())
+GIVEN = read_beside(__file__, "golden/settings.yaml")
+TOLD = read_beside(__file__, "golden/trainer.yaml")
 
 
 def read(*words):

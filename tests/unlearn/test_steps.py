@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers import read_lines, write_json
+from helpers import read_beside, read_lines, write_json
 
 from safeeraser.unlearn.hooks.moved import seed_of
 from safeeraser.unlearn.objective.step import Average, Plain, Sam, Smooth, taken
@@ -60,11 +60,7 @@ def length(gradient):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "step", "forgets", "others"),
-    [
-        ("klpd", {"name": "sam", "rho": 0.5}, ["forget"], ["kl", "decoupled"]),
-        ("popd", {"name": "smooth", "std": 0.005}, ["preference"], ["decoupled"]),
-        ("npo", {"name": "sam", "rho": 0.5, "terms": "all"}, [], []),
-    ],
+    read_beside(__file__, "golden/steps.yaml")["moved"],
 )
 def test_the_gradient_of_a_step_is_put_together_of_plain_ones(tmp_path, method, step, forgets, others):
     """That of f at moved weights, and of r where they are, as plain steps on f or r alone take them."""

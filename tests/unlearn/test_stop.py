@@ -1,12 +1,10 @@
 """Bounds end a run before its plan and the last good adapter is kept; what probes ask, and what they count."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from helpers import VAL, read_lines, refused, trained
+from helpers import VAL, read_beside, read_lines, refused, trained
 from invariants.runs import assert_stopped
 
 from safeeraser.benchmark.adapters import run_of
@@ -16,7 +14,7 @@ from safeeraser.unlearn.hooks.probe import measure, probe_items
 
 from .built import GIVEN, built, checked
 
-BOUNDS = yaml.safe_load((Path(__file__).parent / "golden" / "stop.yaml").read_text())
+BOUNDS = read_beside(__file__, "golden/stop.yaml")
 # Ascent at a high rate: the forget loss passes 9 in a few steps.
 ASCENT = (*GIVEN, "forget_loss=ga", "LoRA.dropout=0", "warmup_ratio=0", "max_grad_norm=0", "max_train_steps=9")
 

@@ -3,19 +3,17 @@
 import math
 from dataclasses import replace
 from math import log
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from helpers import write_json
+from helpers import read_beside, write_json
 
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.objective.losses import LOSSES, Positions, control_vector, flat, kl, nll
 from safeeraser.unlearn.objective.method import TERM_OF
 
 HALF, QUARTER = [1 / 2, 1 / 4, 1 / 4], [1 / 4, 1 / 2, 1 / 4]
-CASES = yaml.safe_load((Path(__file__).parent / "golden" / "terms.yaml").read_text())
+CASES = read_beside(__file__, "golden/terms.yaml")
 
 
 def logits_of(*rows):

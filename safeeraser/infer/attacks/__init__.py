@@ -146,7 +146,10 @@ def attack(*, on: str, **facts: Any) -> Callable[[Callable], Callable]:
     """
 
     def register(function: Callable) -> Callable:
+        """Enter the function among the attacks, and return it as it is."""
+
         def put_words(request: Request, known: Known) -> Request:
+            """The request with what the function makes of its question in the field `on`."""
             return replace(request, **{on: function(request.question, known.chance(request))})
 
         kinds: dict[str, dict[str, Any]] = {

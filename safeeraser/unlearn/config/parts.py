@@ -11,10 +11,15 @@ from safeeraser.unlearn.data.views import VIEWS
 
 
 class Keys(BaseModel):
+    """A part of the config file: a key that it does not know is refused, and nothing in it changes."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class Lora(Keys):
+    """The adapter: of rank `r`, its product scaled by alpha / r, or by alpha / sqrt(r) with `use_rslora`; on the layers
+    `targets`, or with None on those of the model family."""
+
     r: int = Field(ge=1)
     alpha: float = Field(gt=0)
     dropout: float = Field(ge=0, lt=1)

@@ -20,6 +20,7 @@ class WeightAverage(Hook):
         self._mean: Copies = (0, [])  # of how many, and their mean
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
+        """Take the weights of this step into the mean, if the step is one of the last `share`."""
         if not taken(self.share, state.global_step, state.max_steps):
             return
         count, mean = self._mean
@@ -30,10 +31,12 @@ class WeightAverage(Hook):
         self._mean = (count + 1, mean if count else copies(parameters, []))
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
+        """Put the mean in the place of the weights, unless the run stopped before its last step."""
         if self._mean[0] and state.global_step == state.max_steps:
             take_up(trained_of(model), self._mean[1])
 
     def state_dict(self) -> Copies | None:
+        """How many weights are in the mean, and the mean; None before the first."""
         return self._mean if self._mean[1] else None
 
     def load_state_dict(self, kept: Copies | None) -> None:

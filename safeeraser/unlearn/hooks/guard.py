@@ -62,6 +62,7 @@ class Guard(Hook):
         self._good: Copies = (0, [])
 
     def on_step_begin(self, args, state, control, model=None, **kwargs):
+        """Keep the weights from before the step, for its losses tell whether they were good."""
         if self.active:
             self._before = (state.global_step, copies(trained_of(model), self._before[1]))
 
@@ -89,15 +90,19 @@ class Guard(Hook):
         control.should_training_stop = True
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
+        """Put the last good weights in the place of those that a bound condemned."""
         if self.stopped:
             take_up(trained_of(model), self._good[1] or self._before[1])
 
     def row(self) -> dict[str, Any]:
+        """Why and with which step's adapter the run stops; nothing while it goes on."""
         return {"stopped": self.stopped} if self.stopped else {}
 
     def state_dict(self) -> Copies | None:
+        """The last good weights; None before there are any."""
         return self._good if self._good[1] else None
 
     def load_state_dict(self, kept: Copies | None) -> None:
+        """Take up the last good weights of the run that is resumed."""
         if self.active and kept:
             self._good = kept

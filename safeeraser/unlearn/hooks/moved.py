@@ -41,6 +41,7 @@ class MovedGradient(Hook):
         self._gradient: list[Tensor] = []
 
     def begin(self, trainer: Any) -> None:
+        """Make the objective of what the step learns again, if it learns anything."""
         super().begin(trainer)
         if method := self.step.relearned:
             given = {"seed": self.seed, "device": trainer.args.device}
@@ -77,6 +78,7 @@ class MovedGradient(Hook):
             torch._foreach_mul_(self._gradient, self.step.added)
 
     def row(self) -> dict[str, Any]:
+        """What the log has of the current optimizer step; nothing where no weights were moved."""
         return {"moved": self.told} if self.told else {}
 
     def _of_terms(self, objective: Objective, names: Sequence[str], key: str, inputs: dict[str, Any]) -> Tensor:

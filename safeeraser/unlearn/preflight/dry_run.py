@@ -45,23 +45,24 @@ def dry_run(settings: Settings, job: Job, arguments: TrainingArguments) -> None:
     if torch.cuda.device_count() and not settings.gpu_memory:  # else it will be trained on another machine
         check_machine(job.engine)
     config, dtype = find_model(settings.model_path), dtype_of(settings, job.engine)
-    step = read_step(settings, job, dtype, arguments)
+    steps = read_steps(settings, job, dtype, arguments)
     model = outline(settings, config, dtype)
     parameters = count_parameters(model, settings)
     if settings.init_adapter:
         check_adapter(model, read_adapter(settings.init_adapter), settings.init_adapter)
 
     def estimate(settings: Settings, engine: Engine) -> list[Part]:
-        return memory(outline(settings, config, dtype), Setup(settings, engine, dtype), step)
+        """The parts of the memory under other settings and another engine."""
+        return memory(outline(settings, config, dtype), Setup(settings, engine, dtype), *steps)
 
-    parts = memory(model, Setup(settings, job.engine, dtype), step)
+    parts = memory(model, Setup(settings, job.engine, dtype), *steps)
     unit, size = ("GiB", 2**30) if sum(part.device for part in parts) >= 2**30 else ("MiB", 2**20)
     sizes = {part.name: (part.device / size, part.cpu / size) for part in parts}
     title = f"memory of each process ({job.engine.name}, {str(dtype).removeprefix('torch.')})"
     cost = settings.step.cost(settings.method, job.schedule.steps)
     show(
         f"Dry run: {settings.method.name}, recipe {settings.recipe.name}, {settings.model_path}",
-        table(("data and steps", ""), counts(settings, job, step), "{:,}"),
+        table(("data and steps", ""), counts(settings, job, steps), "{:,}"),
         table(("parameters", "trained", "frozen"), parameters, "{:,}"),
         table((title, f"device, {unit}", f"CPU, {unit}"), sizes, "{:.2f}"),
         *(
@@ -94,18 +95,18 @@ def check_outline(settings: Settings) -> None:
     outline(settings, load_config(settings.model_path), torch.float32)
 
 
-def read_step(settings: Settings, job: Job, dtype: torch.dtype, arguments: TrainingArguments) -> MicroStep:
-    """The largest micro-step of the plan. Raises `BadInput` where an item, or the loading of them, has no room."""
+def read_steps(settings: Settings, job: Job, dtype: torch.dtype, arguments: TrainingArguments) -> list[MicroStep]:
+    """The plan's `planned_steps`. Raises `BadInput` where an item, or the loading of them, has no room."""
     preprocessor = load_preprocessor(settings.model_path)
     dataset = dataset_of(settings, job.data, job.plan, preprocessor)
     note_spelling(preprocessor.tokenizer.tokenize, chain.from_iterable(job.data.items.values()))
-    step = planned_step(settings, dataset)
+    steps = planned_steps(settings, dataset)
     if not settings.gpu_memory:
         joins = Collator(settings.method, preprocessor, dtype, settings.beside)
         check_shared_memory(dataset, joins, arguments, job.engine.here)
     if compared := job.data.compared:  # which have to leave room for their answers too
         conversation_sizes(dataset_of(settings, compared, job.compared, preprocessor))
-    return step
+    return steps
 
 
 def dtype_of(settings: Settings, engine: Engine) -> torch.dtype:
@@ -164,10 +165,15 @@ def _size(row: Row) -> Size:
     return len(row.input_ids), sum(label != IGNORE for label in row.labels)
 
 
-def planned_step(settings: Settings, dataset: PlanDataset) -> MicroStep:
-    """As large as any micro-step of the plan in each respect. Raises `BadInput` as `conversation_sizes` does."""
-    sizes = [{view: item[view] for view in settings.method.views} for item in conversation_sizes(dataset)]
-    return largest_step(settings, sizes, largest_picture(dataset))
+def planned_steps(settings: Settings, dataset: PlanDataset) -> list[MicroStep]:
+    """The largest micro-step of the method, and that of what the optimizer step learns again, if it does.
+
+    Raises `BadInput` as `conversation_sizes` does.
+    """
+    sizes, picture, relearned = conversation_sizes(dataset), largest_picture(dataset), settings.step.relearned
+    # What else a step runs the model for is a part of the method's own rows.
+    methods = [settings.method, *([relearned] if relearned else [])]
+    return [largest_step(settings, method, sizes, picture) for method in methods]
 
 
 def largest_picture(dataset: PlanDataset) -> Mapping[str, Tensor]:
@@ -178,19 +184,21 @@ def largest_picture(dataset: PlanDataset) -> Mapping[str, Tensor]:
     return {} if longest is None else prepares.show(Image.new("RGB", picture_size(longest))).inputs
 
 
-def largest_step(settings: Settings, sizes: Sequence[Mapping[str, Size]], picture: Mapping[str, Tensor]) -> MicroStep:
-    """As large as any micro-step of the plan in each respect.
+def largest_step(
+    settings: Settings, method: Method, sizes: Sequence[Mapping[str, Size]], picture: Mapping[str, Tensor]
+) -> MicroStep:
+    """As large as any micro-step of the plan in each respect, with the rows that `method` reads.
 
     Args:
         sizes: of the plan's items, by view.
         picture: what the model is given for the largest one.
     """
-    method, items = settings.method, min(settings.batch_size, len(sizes))
+    items, sizes = min(settings.batch_size, len(sizes)), [{view: item[view] for view in method.views} for item in sizes]
     reads = [positions_read(method, item) for item in sizes]
     steps = [reads[start : start + items] for start in range(0, len(reads), items)]
     terms = {name: max(sum(read[name] for read in step) for step in steps) for name in method.terms}
     length = max(tokens for item in sizes for tokens, _ in item.values())
-    return MicroStep(items * len(method.views), length, terms, picture)
+    return MicroStep(method, items * len(method.views), length, terms, picture)
 
 
 def positions_read(method: Method, item: Mapping[str, Size]) -> dict[str, int]:
@@ -202,8 +210,8 @@ def positions_read(method: Method, item: Mapping[str, Size]) -> dict[str, int]:
     }
 
 
-def counts(settings: Settings, job: Job, step: MicroStep) -> dict[str, tuple[int]]:
-    """How much data there is, how long the run is, and how large its largest micro-step."""
+def counts(settings: Settings, job: Job, steps: Sequence[MicroStep]) -> dict[str, tuple[int]]:
+    """How much data there is, how long the run is, and how large its largest micro-steps, the method's first."""
     rows = {
         "records": job.data.records,
         "pictures": len({item.picture for view in job.data.items.values() for item in view if item.picture}),
@@ -216,9 +224,9 @@ def counts(settings: Settings, job: Job, step: MicroStep) -> dict[str, tuple[int
         "processes": job.engine.processes,
         "micro-steps a step, each process": settings.gradient_accumulation_steps,
         "items left out, which fill no round of the processes": job.schedule.left_out,
-        "rows a micro-step": step.rows,
-        "tokens of the longest row": step.length,
-        **{f"positions that {name} reads": count for name, count in step.terms.items()},
+        "rows a micro-step": steps[0].rows,
+        "tokens of the longest row": max(step.length for step in steps),
+        **{f"positions that {name} reads": count for step in steps for name, count in step.terms.items()},
     }
     return {name: (count,) for name, count in rows.items()}
 

@@ -5,7 +5,7 @@ that requirements.txt and pyproject.toml pin. What a forward pass *keeps* is ask
 shape but no contents. What lives for a moment of the backward pass is a formula.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from safeeraser.model.states import up_to
 from safeeraser.model.vision import look
@@ -25,7 +23,8 @@ from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.hooks.guard import Guard
 from safeeraser.unlearn.objective.divergence import CHUNK
 from safeeraser.unlearn.objective.losses import LOSSES
-from safeeraser.unlearn.objective.method import Term
+from safeeraser.unlearn.objective.method import Method, Term
+from safeeraser.unlearn.preflight.computed import Computed
 
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a parameter: 4 bits, a byte for 64 of them, a float32 for 256 of those
 # DeepSpeed's defaults, in parameters: stage3_max_live_parameters and reduce_bucket_size.
@@ -44,11 +43,13 @@ class Part:
 
 @dataclass(frozen=True)
 class MicroStep:
-    """A micro-step's `rows` of `length` tokens, each with a picture; `terms`: how many positions each term reads.
+    """A micro-step's `rows` of `length` tokens, each with a picture; `terms`: how many positions each term of `method`
+    reads.
 
     `picture` is what the model is given for one; empty: the rows are text alone.
     """
 
+    method: Method
     rows: int
     length: int
     terms: dict[str, int]
@@ -68,29 +69,23 @@ class Setup:
         """Bytes that a trained parameter, its gradient and a logit take. DeepSpeed casts the whole model to `dtype`."""
         return self.dtype.itemsize if self.engine.deepspeed else 4
 
+    @property
+    def trained_dtype(self) -> torch.dtype:
+        """What a forward pass has the trained parameters in: FSDP casts them as it gathers them, DeepSpeed at once."""
+        return self.dtype if self.engine.deepspeed or self.engine.name == "fsdp" else torch.float32
 
-def memory(model: nn.Module, setup: Setup, step: MicroStep) -> list[Part]:
-    """The parts of one process's memory at the peak of `step`, when all that a run comes to hold is there.
 
-    Their sum is an upper bound by a little: DeepSpeed's bucket appears only when the first gradients do. Attention is
-    SDPA with a mask, or eager; flash attention takes a little less. Dropout is that of GPUs, which keeps a byte an
-    element; on CPUs it keeps as many as an element has.
+def memory(model: nn.Module, setup: Setup, *steps: MicroStep) -> list[Part]:
+    """The parts of one process's memory at the peak of `steps`, when all that a run comes to hold is there.
+
+    The model is run for one of them after the other, so the one that needs the most decides. The sum is an upper bound
+    by a little: DeepSpeed's bucket appears only when the first gradients do. Attention is SDPA with a mask, or eager;
+    flash attention takes a little less. Dropout is that of GPUs, which keeps a byte an element; on CPUs it keeps as
+    many as an element has.
 
     Args:
         model: on the meta device, trained where it says `requires_grad`; it is of no use afterwards.
     """
-    settings, text = setup.settings, model.config.get_text_config()
-    # Each logit has a gradient, and where a loss compares a counterpart; two chunks of them are in float32.
-    wide = {name: _numbers_at_a_place(term, text) for name, term in settings.method.terms.items()}
-    reads = {name: step.terms[name] * numbers * setup.width for name, numbers in wide.items()}
-    losses = sum(LOSSES[term.loss].copies * reads[name] for name, term in settings.method.terms.items())
-    losses += 2 * CHUNK * text.vocab_size * 4
-    # FSDP casts the trained parameters as it gathers them; elsewhere they stay what they are.
-    dtype = setup.dtype if setup.engine.deepspeed or setup.engine.name == "fsdp" else torch.float32
-    works_in = dtype if settings.LoRA.use_dora else setup.dtype  # DoRA's inputs are cast to the adapter's
-    layer = 3 * step.rows * step.length * text.intermediate_size * works_in.itemsize  # its widest gradients
-    if settings.quantization == "nf4":
-        layer += text.hidden_size * text.intermediate_size * setup.dtype.itemsize  # a weight turned back to multiply
     parts = held(model, setup)
     model.train()
     for module in model.modules():
@@ -100,22 +95,49 @@ def memory(model: nn.Module, setup: Setup, step: MicroStep) -> list[Part]:
         model.to_empty(device="cpu")  # the meta device has other operations than a real one
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.data = parameter.data.to(dtype)
-        kept = kept_bytes(model, setup, step)
-        if settings.gradient_checkpointing:
+                parameter.data = parameter.data.to(setup.trained_dtype)
+        whole = kept = [kept_bytes(model, setup, step) for step in steps]
+        if setup.settings.gradient_checkpointing:
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-            whole, kept = kept, kept_bytes(model, setup, step)
-            top = settings.method.top
-            run = text.num_hidden_layers if top is None else top + 1
-            layer += (whole - kept) / run  # what is spared comes back, a layer at a time
+            kept = [kept_bytes(model, setup, step) for step in steps]
+    text = model.config.get_text_config()
+    peaks = [
+        (size, _moment(setup, step, text, spared=before - size))
+        for step, before, size in zip(steps, whole, kept, strict=True)
+    ]
+    kept_most, moment = max(peaks, key=sum)
+    return [
+        *parts,
+        Part("activations kept for the backward pass", kept_most),
+        Part("losses, or a layer at work", moment),
+    ]
+
+
+def _moment(setup: Setup, step: MicroStep, text: Any, spared: int) -> float:
+    """Bytes that live for a moment of a micro-step's backward pass: its losses, or a layer at work.
+
+    Args:
+        text: the language model's configuration.
+        spared: bytes that gradient checkpointing does not keep.
+    """
+    settings, terms = setup.settings, step.method.terms
+    # Each logit has a gradient, and where a loss compares a counterpart; two chunks of them are in float32.
+    reads = {name: step.terms[name] * _numbers_at_a_place(term, text) * setup.width for name, term in terms.items()}
+    losses = sum(LOSSES[term.loss].copies * reads[name] for name, term in terms.items())
+    losses += 2 * CHUNK * text.vocab_size * 4
+    works_in = setup.trained_dtype if settings.LoRA.use_dora else setup.dtype  # DoRA's inputs are cast to the adapter's
+    layer = 3 * step.rows * step.length * text.intermediate_size * works_in.itemsize  # its widest gradients
+    if settings.quantization == "nf4":
+        layer += text.hidden_size * text.intermediate_size * setup.dtype.itemsize  # a weight turned back to multiply
+    top = step.method.top
+    layer += spared / (text.num_hidden_layers if top is None else top + 1)  # it comes back, a layer at a time
     # While the reference is run, what it is to be compared with is there, and of its rows alone a layer at work.
     compared = (
-        sum(reads.values()) + reads[name] + layer * len(term.views) / len(settings.method.views)
-        for name, term in settings.method.terms.items()
+        sum(reads.values()) + reads[name] + layer * len(term.views) / len(step.method.views)
+        for name, term in terms.items()
         if LOSSES[term.loss].needs_reference
     )
-    moment = max(losses, layer, *compared)  # of the backward pass; when a layer is at work, the losses are done
-    return [*parts, Part("activations kept for the backward pass", kept), Part("losses, or a layer at work", moment)]
+    return max(losses, layer, *compared)  # when a layer is at work, the losses are done
 
 
 def _numbers_at_a_place(term: Term, text: Any) -> int:
@@ -135,24 +157,13 @@ def held(model: nn.Module, setup: Setup) -> list[Part]:
     | ZeRO, bfloat16 | 2 | 4 | DeepSpeed's own | 8, master in float32 4; in CPU memory also gradient 4, cast 2 |
 
     ZeRO-1, and ZeRO-2 with its optimizer in CPU memory, add gradients up in the model's dtype.
-
-    ZeRO-3 keeps gathered what it will soon need again, up to its bound. FSDP keeps all that is no layer of the language
-    model, and gathers the next layer while one works.
     """
     settings, engine, width = setup.settings, setup.engine, setup.width
-    nf4 = settings.quantization == "nf4"
-    zero3, fsdp = engine.name == "zero3", engine.name == "fsdp"
+    fsdp = engine.name == "fsdp"
     weights, layers = dict(model.named_parameters()), settings.family.in_layers
     trained = sum(weight.numel() for weight in weights.values() if weight.requires_grad)
-    frozen = sum(
-        weight.numel() * (NF4 if nf4 and layers(name) and weight.dim() == 2 else weight.itemsize)
-        for name, weight in weights.items()
-        if not weight.requires_grad
-    )
+    frozen = _frozen(model, setup)
     everything = sum(weight.numel() for weight in weights.values())
-    in_layers = sum(weight.numel() for name, weight in weights.items() if layers(name))
-    at_work = everything - in_layers + 2 * in_layers // model.config.get_text_config().num_hidden_layers
-    gathered = min(ZERO3_LIVE, everything) if zero3 else at_work if fsdp else 0
     bucket = REDUCE_BUCKET if engine.deepspeed else trained if engine.name == "ddp" else 0
     narrow = engine.name == "zero1" or (engine.name == "zero2" and engine.offload_optimizer)
     moved = engine.offload_optimizer or (fsdp and engine.offload_weights)  # FSDP's offloading is of all that it shards
@@ -168,7 +179,7 @@ def held(model: nn.Module, setup: Setup) -> list[Part]:
         ("trained weights", trained * width, engine.shards_weights, engine.offload_weights),
         ("weights as they are read", read, False, True),
         ("the untouched model", second * setup.dtype.itemsize, False, False),
-        ("weights gathered for the layers at work", gathered * setup.dtype.itemsize, False, False),
+        ("weights gathered for the layers at work", _gathered(model, setup) * setup.dtype.itemsize, False, False),
         ("gradients", trained * (width if narrow else 4), engine.shards_gradients, moved and engine.shards_gradients),
         ("gradient bucket", bucket * width, False, False),
         ("gradient mask", lora if settings.mask else 0, False, False),
@@ -183,6 +194,32 @@ def held(model: nn.Module, setup: Setup) -> list[Part]:
         for name, size, sharded, off in parts
         if size
     ]
+
+
+def _frozen(model: nn.Module, setup: Setup) -> float:
+    """Bytes of the weights that are not trained; in four bits are those of the language model's linear layers."""
+    nf4, layers = setup.settings.quantization == "nf4", setup.settings.family.in_layers
+    return sum(
+        weight.numel() * (NF4 if nf4 and layers(name) and weight.dim() == 2 else weight.itemsize)
+        for name, weight in model.named_parameters()
+        if not weight.requires_grad
+    )
+
+
+def _gathered(model: nn.Module, setup: Setup) -> int:
+    """Parameters that an engine which shards weights has whole on each process while layers work.
+
+    ZeRO-3 keeps gathered what it will soon need again, up to its bound. FSDP keeps all that is no layer of the language
+    model, and gathers the next layer while one works.
+    """
+    everything = sum(weight.numel() for weight in model.parameters())
+    if setup.engine.name == "zero3":
+        return min(ZERO3_LIVE, everything)
+    if setup.engine.name != "fsdp":
+        return 0
+    layers = setup.settings.family.in_layers
+    in_layers = sum(weight.numel() for name, weight in model.named_parameters() if layers(name))
+    return everything - in_layers + 2 * in_layers // model.config.get_text_config().num_hidden_layers
 
 
 def _state(engine: Engine, width: int) -> int:
@@ -203,14 +240,15 @@ def kept_bytes(model: nn.Module, setup: Setup, step: MicroStep) -> int:
     """
 
     def pictures(count: int) -> dict[str, Tensor]:
+        """What the model is given for so many pictures, each as the largest."""
         given = {key: torch.cat([each] * count) for key, each in step.picture.items()}
         # In the dtype of the weights, as a run is given them.
         return {key: each.to(setup.dtype) if each.is_floating_point() else each for key, each in given.items()}
 
     def text() -> None:
+        """Pass rows of tokens through the language model, up to what the terms read."""
         ids = torch.ones(step.rows, step.length, dtype=torch.long)
-        embeddings, top = model.get_input_embeddings(), setup.settings.method.top
-        terms = setup.settings.method.terms
+        embeddings, top, terms = model.get_input_embeddings(), step.method.top, step.method.terms
         shown = sum(count for name, count in step.terms.items() if None in terms[name].reads)
         # As behind a projector that is trained.
         with (
@@ -249,24 +287,3 @@ def _kept(model: nn.Module, setup: Setup, forward: Callable[..., Any], *given: M
     for parameter in model.parameters():
         kept.pop(parameter.untyped_storage()._cdata, None)
     return sum(storage.nbytes() for storage in kept.values())
-
-
-class Computed(TorchDispatchMode):
-    """Among tensors without contents, computes what is made of real ones alone: a model may ask those for numbers, such
-    as of how many patches a picture is."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.ops.aten.index.Tensor:
-            args = (args[0], [place for index in args[1] for place in _places(index)])
-        without = any(isinstance(each, FakeTensor) for each in tree_leaves((args, kwargs)))
-        with nullcontext() if without else unset_fake_temporarily():
-            return func(*args, **kwargs)
-
-
-def _places(index: Tensor | None) -> Sequence[Tensor | None]:
-    """A mask as the numbers of its places where it has contents: how many these are, a shape depends on."""
-    if index is None or index.dtype != torch.bool or isinstance(index, FakeTensor):
-        return [index]
-    with unset_fake_temporarily():
-        return index.nonzero().unbind(1)
