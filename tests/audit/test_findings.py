@@ -6,13 +6,8 @@ from helpers import read_beside
 from safeeraser.audit.findings import QUESTIONS, findings
 from safeeraser.benchmark.audits import Audit
 
-<<<<<<< HEAD
-CASES = yaml.safe_load(Path(__file__).with_name("findings.yaml").read_text(encoding="utf-8"))
-PICTURE, HIDDEN, BACK, BROKE = QUESTIONS
-=======
 CASES = read_beside(__file__, "findings.yaml")
-PICTURE, GONE, BACK, BROKE = QUESTIONS
->>>>>>> a4999f3b2dbdb5b765e9c2298562ee50146424cb
+PICTURE, HIDDEN, BACK, BROKE = QUESTIONS
 
 
 def told(value, low=None, high=None, **more):
