@@ -59,12 +59,12 @@ def build_model() -> LlavaForConditionalGeneration:
     return LlavaForConditionalGeneration(config).requires_grad_(False)
 
 
-def build_entries(method: Method, count: int) -> list[list[Viewed]]:
-    """`count` items of random tokens and pixels, with a row for each view that the method reads.
+def build_entries(read: Settings, count: int) -> list[list[Viewed]]:
+    """`count` items of random tokens and pixels, with a row for each view that the run reads.
 
     A view's rows are the same whatever the method; their lengths vary as those of real questions and answers do.
     """
-    return [[_row(view, random.Random(f"{view} {number}")) for view in method.views] for number in range(count)]
+    return [[_row(view, random.Random(f"{view} {number}")) for view in read.views] for number in range(count)]
 
 
 def _row(view: str, rng: random.Random) -> Viewed:
@@ -186,7 +186,7 @@ def compare(method: str) -> None:
     """Raises `AssertionError` where the two give other gradients on the same item, without dropout."""
     with tempfile.TemporaryDirectory() as folder:
         read = settings(method, Path(folder), "LoRA.dropout=0", "max_grad_norm=0", "gradient_accumulation_steps=1")
-        ours, plain = (train(side, build_entries(read.method, 1), read, noise=0.02).gradient for side in SIDES)
+        ours, plain = (train(side, build_entries(read, 1), read, noise=0.02).gradient for side in SIDES)
     for name, value in plain.items():
         if not (ours[name] - value).norm() <= TOLERANCE * value.norm():
             raise AssertionError(f"{method}: the gradient of {name} is another in ours than in plain")

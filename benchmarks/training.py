@@ -66,7 +66,7 @@ def measure(side: str, method: str, steps: int) -> Run:
     with tempfile.TemporaryDirectory() as folder:
         read = settings(method, Path(folder))
         items = read.batch_size * read.gradient_accumulation_steps  # an optimizer step
-        entries = build_entries(read.method, (1 + steps) * items)
+        entries = build_entries(read, (1 + steps) * items)
         before = psutil.Process().memory_info().rss / 1e6
         (start, cpu_start), *_, (end, cpu_end) = train(side, entries, read).ends
     items *= steps

@@ -3,9 +3,9 @@
   python scripts/mini_tables.py                                        writes all of them anew
   python scripts/mini_tables.py docs/results/mini_audit.csv RESULTS    first makes that file from a folder of runs
 
-mini.csv, mini_methods.csv, mini_small.csv and mini_small_own_pair.csv are copies of a report's table.csv. Made from the
-runs in RESULTS are *_audit.csv, after scripts/audit.bash, and *_language.csv. *_settings.csv is made from such a folder
-for each learning rate, RESULTS/*/, and the run that the rule chooses is printed for each method.
+mini.csv, mini_methods.csv, mini_newer.csv, mini_small.csv and mini_small_own_pair.csv are copies of a report's
+table.csv. Made from the runs in RESULTS are *_audit.csv, after scripts/audit.bash, and *_language.csv. For each rate
+rate there is such a folder, RESULTS/*/, of which *_settings.csv is made; the run that the rule chooses is printed.
 """
 
 import csv
@@ -29,8 +29,8 @@ README, TINY, SMALL = ROOT / "README.md", RESULTS / "mini.md", RESULTS / "mini-s
 # Which page has which file's tables; of a report's table also its corner, by which two on a page are told apart.
 PAGES = (
     ("mini", README, ""),
-    ("mini", TINY, "method of the paper"),
     ("mini_methods", TINY, "other method"),
+    ("mini_newer", TINY, "newer method"),
     ("mini_audit", TINY, ""),
     ("mini_small", SMALL, "method of the paper"),
     ("mini_small_language", SMALL, ""),

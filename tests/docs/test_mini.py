@@ -39,7 +39,7 @@ def test_the_picture_shows_the_table():
         assert row["method"] in drawn and figures in drawn
 
 
-SETTINGS = [("mini_settings", "tiny", 18, [5e-4, 1e-3, 2e-3, 4e-3]), ("mini_small_settings", "small", 4, [5e-4, 1e-3])]
+SETTINGS = [("mini_settings", "tiny", 22, [5e-4, 1e-3, 2e-3, 4e-3]), ("mini_small_settings", "small", 4, [5e-4, 1e-3])]
 
 
 @pytest.mark.parametrize(("name", "size", "methods", "rates"), SETTINGS)
