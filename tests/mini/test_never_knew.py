@@ -37,5 +37,6 @@ def test_who_never_knew_tells_no_answer_from_another_and_who_only_refuses_is_tol
     covered = [name for name, share in shares.items() if share["high"] is not None and share["high"] < 0.5]
     assert len(covered) >= 3 and "asr" not in covered, shares
     line = next(one["text"] for one in card["findings"] if one["question"] == "Is it removed or hidden?")
-    assert line.startswith("Hidden, by ")
+    named = line.partition(";")[0].partition(", not by ")[0]
+    assert named.startswith("Hidden, by ") and named.count(",") == len(covered), line
     assert shares["asr"]["value"] == pytest.approx(1, abs=0.05), "by what is said the two are the same"
