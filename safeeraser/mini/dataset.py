@@ -8,13 +8,14 @@ from typing import Any
 
 from safeeraser.benchmark.files import write_json
 from safeeraser.benchmark.records import CATEGORIES, read_records
-from safeeraser.mini.concepts import HARMFUL, LIVING, SAFE, SAFE_HELD_OUT, SAFE_SEEN, Concept
+from safeeraser.mini.concepts import HARMFUL, HARMFUL_HELD_OUT, LIVING, SAFE, SAFE_HELD_OUT, SAFE_SEEN, Concept
 from safeeraser.mini.pictures import Scene, draw_scene, render
 from safeeraser.mini.questions import ALIVE, IMAGE1, IMAGE2, TEXT1, TEXT2, VQA, Ask, harmful_ask
 from safeeraser.mini.settings import Settings
 from safeeraser.mini.texts import Texts
 
-SPLITS = ("train", "val")
+# Parameters of a method are chosen on `dev`: new pictures of train's concepts. No result is measured on it.
+SPLITS = ("train", "dev", "val")
 
 
 def write_refusals(folder: Path, settings: Settings) -> None:
@@ -31,7 +32,7 @@ def write_split(folder: Path, split: str, settings: Settings, tick: Callable[[],
     benign = _benign(rng, split)
     records = []
     for category in CATEGORIES:
-        concepts = [concept for concept in HARMFUL[category] for _ in range(settings.per_concept[split])]
+        concepts = [concept for concept in harmful(split, category) for _ in range(settings.per_concept[split])]
         for number, concept in enumerate(concepts):
             harmless = next(benign)
             # The benign picture's name tells its concept, so that held-out concepts can be told from seen ones.
@@ -85,10 +86,15 @@ def write_unseen(folder: Path, settings: Settings) -> None:
         write_json(folder / "unseen.json", [*items, *facts["yes"][:few], *facts["no"][:few]])
 
 
+def harmful(split: str, category: str) -> tuple[Concept, ...]:
+    """The harmful concepts of a split's pictures: val also has one of each category that is held out from training."""
+    return HARMFUL[category] + ((HARMFUL_HELD_OUT[category],) if split == "val" else ())
+
+
 def _benign(rng: random.Random, split: str) -> Iterator[Concept]:
-    """The concepts of the benign pictures: training shows those of PD; in val each third one is held out from it."""
+    """The concepts of the benign pictures: those that PD is given, but each third of val is held out from it."""
     seen, held_out = (rng.sample(concepts, len(concepts)) for concepts in (SAFE_SEEN, SAFE_HELD_OUT))
-    if split == "train":
+    if split != "val":
         return cycle(seen)
     often, rarely = cycle(seen), cycle(held_out)
     return (next(source) for source in cycle((often, often, rarely)))

@@ -3,7 +3,8 @@ what a base model is trained anew for.
 
 `truth.json` tells the judge `truth` what the pictures show. `instructions.json` has texts alone that are to be said
 after, for `data=own`; they have nothing to do with what is forgotten. `rewordings.json` has other wordings of the
-harmful questions, for the attacks `reworded_1` to `reworded_3`.
+harmful questions, for the attacks `reworded_1` to `reworded_3`. `new.json` and `new_asked.json` are flat records of a
+concept that no model was taught, to learn it by and to be asked: for data=own.
 """
 
 import random
@@ -12,14 +13,16 @@ from pathlib import Path
 from safeeraser.benchmark.files import read_json, write_json
 from safeeraser.benchmark.records import read_records
 from safeeraser.benchmark.truth import Known, Truth, write_truth
-from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL
+from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL, NEW
 from safeeraser.mini.dataset import SPLITS
-from safeeraser.mini.questions import REPEAT, words
+from safeeraser.mini.pictures import draw_scene, render
+from safeeraser.mini.questions import REPEAT, harmful_ask, words
 from safeeraser.mini.settings import Settings
 from safeeraser.mini.texts import Texts
 
 INSTRUCTIONS = "instructions.json"
 REWORDINGS = "rewordings.json"
+NEW_RECORDS = {"new.json": 12, "new_asked.json": 24}  # pictures, each with all harmful questions
 OPENINGS = ("Tell me", "Explain", "Teach me", "Show me")  # of size tiny's questions, whose model knows no other words
 COUNT, LENGTH = 200, 5  # texts, and the words of each: as many as a model of size tiny was taught to repeat
 
@@ -31,6 +34,25 @@ def write_derived(folder: Path, settings: Settings) -> None:
     path, others = folder / REWORDINGS, rewordings(settings.wording)
     if not path.is_file() or read_json(path) != others:
         write_json(path, others)
+    if not (folder / "new_asked.json").is_file():
+        write_new(folder, settings)
+
+
+def write_new(folder: Path, settings: Settings) -> None:
+    """Write the files of `NEW_RECORDS` and their pictures: flat records of the view `retain`."""
+    rng, number = random.Random(f"{settings.seed}-new"), 0
+    for file, pictures in NEW_RECORDS.items():
+        records = []
+        for _ in range(pictures):
+            scene, picture = draw_scene(rng, NEW), folder / "new" / f"{number}.png"
+            picture.parent.mkdir(exist_ok=True)
+            render(scene, settings.side).save(picture)
+            asks = [harmful_ask(settings.wording, rng, scene, prompt) for prompt in settings.wording.prompts]
+            image = str(picture.relative_to(folder))
+            told = {"view": "retain", "image": image, "content": settings.wording.content(NEW)}
+            records += [told | {"question": ask.question, "answer": ask.reply} for ask in asks]
+            number += 1
+        write_json(folder / file, records)
 
 
 def rewordings(texts: Texts) -> dict[str, list[str]]:

@@ -45,6 +45,7 @@ class Settings(BaseModel):
     family: str
     texts: Literal["tiny", "small"]
     train_per_concept: int
+    dev_per_concept: int
     val_per_concept: int
     vqa: int
     side: int
@@ -71,7 +72,7 @@ class Settings(BaseModel):
     @property
     def per_concept(self) -> dict[str, int]:
         """Records of each harmful concept, by split."""
-        return {"train": self.train_per_concept, "val": self.val_per_concept}
+        return {"train": self.train_per_concept, "dev": self.dev_per_concept, "val": self.val_per_concept}
 
     @property
     def hash(self) -> str:

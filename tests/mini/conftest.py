@@ -12,7 +12,14 @@ builds.THREADS = 1  # of models this small, two threads wait for each other most
 @pytest.fixture(scope="session")
 def settings():
     """Settings of a build that takes seconds."""
-    few = {"train_per_concept": 1, "val_per_concept": 2, "vqa": 20, "exam_pictures": 1, "exam_tokens": 2}
+    few = {
+        "train_per_concept": 1,
+        "dev_per_concept": 1,
+        "val_per_concept": 2,
+        "vqa": 20,
+        "exam_pictures": 1,
+        "exam_tokens": 2,
+    }
     return read_settings("tiny").model_copy(update=few | {"see_steps": 2, "speak_steps": 2})
 
 
@@ -26,5 +33,5 @@ def untrained(settings, tmp_path_factory):
 def small(settings, tmp_path_factory):
     """The folder of a small mini benchmark, built with both models; not to be changed."""
     out = tmp_path_factory.mktemp("data") / "mini"
-    builds.build(out, settings, never_knew=True)
+    builds.build(out, settings, list(builds.MODELS))
     return out

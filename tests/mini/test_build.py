@@ -9,8 +9,10 @@ from helpers import ROOT, write_json
 
 from safeeraser.benchmark.files import Busy, held, read_json, sha256
 from safeeraser.mini import fit
-from safeeraser.mini.build import CONTENTS, KIND, NEVER_KNEW, build, main
+from safeeraser.mini.build import CONTENTS, KIND, NEVER_KNEW, RETRAINS, build, main
 from safeeraser.mini.derived import INSTRUCTIONS
+from safeeraser.mini.settings import read_settings
+from safeeraser.mini.stored import read_stored
 
 MODELS = ("base_model", NEVER_KNEW)
 
@@ -21,12 +23,19 @@ def contents(folder):
 
 def test_the_manifest_says_what_it_is_and_of_which_models(small, settings):
     manifest = read_json(small / "manifest.json")
-    assert {path.name for path in small.iterdir()} == CONTENTS - {"unseen.json"}  # which the size has none of
-    assert manifest["counts"] == {"train": 12, "val": 24, "vqa": 20} and "Not a safety result" in manifest["note"]
+    assert {path.name for path in small.iterdir()} == CONTENTS - {
+        "unseen.json",
+        *RETRAINS,
+    }  # which the size has none of
+    assert (
+        manifest["counts"] == {"train": 12, "dev": 12, "val": 36, "vqa": 20}
+        and "Not a safety result" in manifest["note"]
+    )
     assert (manifest["kind"], manifest["settings_hash"]) == (KIND, settings.hash)
     assert settings.hash != settings.model_copy(update={"seed": 1}).hash
     kinds = {"harmful", "retain", "vqa"}
     assert [set(manifest[name]["accuracy"]) for name in MODELS] == [kinds, {*kinds, "unknown"}]
+    assert all(manifest[name]["weights"] == sha256(small / name / "model.safetensors") for name in MODELS)
     assert manifest[NEVER_KNEW]["parameters"] == manifest["base_model"]["parameters"] > 10**6
     for file, several in (("model.safetensors", 2), ("tokenizer.json", 1)):
         assert len({sha256(small / name / file) for name in MODELS}) == several
@@ -50,7 +59,7 @@ def test_a_folder_that_is_up_to_date_gets_what_an_earlier_version_lacks_and_is_l
     written = (old / "manifest.json").stat().st_mtime_ns
     for lacks in ("truth.json", INSTRUCTIONS):
         (old / lacks).unlink()
-        build(old, settings, never_knew=lacks == INSTRUCTIONS)
+        build(old, settings, MODELS if lacks == INSTRUCTIONS else MODELS[:1])
         assert "up to date" in capsys.readouterr().out and contents(old) == contents(small)
     assert (old / "manifest.json").stat().st_mtime_ns == written
     assert [path.name for path in tmp_path.iterdir()] == ["mini"]
@@ -107,8 +116,17 @@ def test_the_same_seed_writes_the_same_files_and_the_model_is_added_as_if_both_w
     assert plain | {"manifest.json": ""} == both | {"manifest.json": ""}
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("safeeraser.model.merge.write_model", lambda *_: signal.raise_signal(signal.SIGINT))
-        build(out, settings, never_knew=True)
+        build(out, settings, MODELS)
     assert contents(out) == plain
     (out / NEVER_KNEW).mkdir()  # of a run that was killed before the manifest told of it
-    build(out, settings, never_knew=True)
+    build(out, settings, MODELS)
     assert contents(out) == whole
+
+
+def test_the_models_of_size_tiny_come_with_the_package_as_they_were_trained():
+    """Else everyone would train for minutes, and have other figures."""
+    settings = read_settings("tiny")
+    for name in (*MODELS, *RETRAINS):
+        told = read_stored(name, settings).told
+        assert told["accuracy"]["harmful"] > 0.95 and told["accuracy"].get("unknown", 0) == 0
+    assert read_stored("base_model", settings.model_copy(update={"speak_steps": 2})) is None

@@ -5,7 +5,7 @@ import json
 import pytest
 from helpers import ROOT, run
 
-from safeeraser.mini.build import build
+from safeeraser.mini.build import BASE, NEVER_KNEW, build
 from safeeraser.mini.settings import read_settings
 
 # Fewer steps than the shipped benchmark's: enough to know the harmful answers, which is all that is asked here.
@@ -15,7 +15,7 @@ FEW = {"train_per_concept": 4, "val_per_concept": 3, "vqa": 1, "exam_pictures": 
 @pytest.mark.nightly
 def test_who_never_knew_tells_no_answer_from_another_and_who_only_refuses_is_told_from_it(tmp_path):
     """The audit is of PO: it says as little as who never knew, but inside it is as the untouched model."""
-    build(tmp_path / "mini", read_settings("tiny").model_copy(update=FEW), never_knew=True)
+    build(tmp_path / "mini", read_settings("tiny").model_copy(update=FEW), [BASE, NEVER_KNEW])
     manifest = json.loads((tmp_path / "mini" / "manifest.json").read_text())
     right = {name: manifest[name]["accuracy"] for name in ("base_model", "never_knew")}
     assert right["never_knew"]["unknown"] < 0.1 < 0.8 < min(each["harmful"] for each in right.values())

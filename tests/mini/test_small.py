@@ -42,7 +42,13 @@ def few(tmp_path_factory):
     LlamaForCausalLM(LlamaConfig(vocab_size=len(fast), **sizes, **more)).save_pretrained(folder)
     fast.save_pretrained(folder)
     less = {"see_steps": 2, "speak_steps": 2, "speak_pictures": 2, "exam_pictures": 1, "exam_tokens": 4}
-    less |= {"train_per_concept": 1, "val_per_concept": 1, "vqa": 4, "language_model": str(folder)}
+    less |= {
+        "train_per_concept": 1,
+        "dev_per_concept": 1,
+        "val_per_concept": 1,
+        "vqa": 4,
+        "language_model": str(folder),
+    }
     return read_settings("small").model_copy(update=less)
 
 
@@ -69,7 +75,7 @@ def test_from_data_to_table(data, tmp_path, forks):
     run, language = (json.loads((out / "popd" / name).read_text()) for name in ("run.json", "language.json"))
     assert run["settings"]["model_family"]["name"] == "mini-small" and run["settings"]["dtype"] == "bfloat16"
     assert run["settings"]["batch_size"] == 4 and run["trained_parameters"]["LoRA"] and run["finished"]
-    assert language["questions"]["n"] == 50 and language["unseen"]["harmful"]["n"] == 12
+    assert language["questions"]["n"] == 50 and language["unseen"]["harmful"]["n"] == 18
     (row,) = csv.DictReader((out / "table.csv").read_text().splitlines())
     assert row["method"] == "PO+PD" and row["asr_gen_value"] != ""
 

@@ -1,0 +1,61 @@
+"""All methods on the mini benchmark with one budget, several base models and seeds: docs/results/leaderboard.md.
+
+  python -m safeeraser.mini.build --retrains
+  python -m safeeraser.leaderboard choose npo+pd       its learning rate and steps, from what the budget allows
+  python -m safeeraser.leaderboard cell npo+pd 0 1     the figures of its run on base model 0 by seed 1
+
+workflow/leaderboard.smk does what is left of all of it. Stopped at any moment, the same command goes on.
+"""
+
+import logging
+import sys
+
+from safeeraser.arguments import Arguments
+from safeeraser.errors import command
+
+
+def arguments() -> Arguments:
+    """The command line."""
+    parser = Arguments(prog="python -m safeeraser.leaderboard", description=__doc__)
+    parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
+    one = parts.add_parser("choose", help="choose a row's learning rate and steps")
+    one.add_argument("row", help="of config/leaderboard.yaml")
+    one = parts.add_parser("reference", help="what distances are measured by: the models that never knew")
+    one = parts.add_parser("cell", help="train a row's method, and measure")
+    one.add_argument("row", help="of config/leaderboard.yaml")
+    one.add_argument("base", type=int, help="the base model's number")
+    one.add_argument("seed", type=int, help="of unlearning and of what is sampled")
+    parts.add_parser("table", help="make docs/results/leaderboard.md of all cells")
+    return parser
+
+
+@command
+def main() -> None:
+    """Read the command line and do its part."""
+    given = arguments().parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    for noisy in ("httpx", "safeeraser.unlearn", "safeeraser.infer"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    from safeeraser.leaderboard.plan import Cell, read_plan  # only now, as what they need takes its time to load
+
+    plan = read_plan()
+    if given.part == "choose":
+        from safeeraser.leaderboard.choose import choose_settings
+
+        choose_settings(plan, given.row)
+    elif given.part == "reference":
+        from safeeraser.leaderboard.distance import write_reference
+
+        write_reference(plan)
+    elif given.part == "cell":
+        from safeeraser.leaderboard.cell import write_cell
+
+        write_cell(plan, Cell(given.row, given.base, given.seed))
+    else:
+        from safeeraser.leaderboard.table import write_table
+
+        write_table(plan)
+
+
+if __name__ == "__main__":
+    main()

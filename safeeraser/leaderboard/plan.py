@@ -1,0 +1,148 @@
+"""What is compared: config/leaderboard.yaml, and where its results lie."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from safeeraser.benchmark.files import CONFIG, read_object
+from safeeraser.benchmark.pages import check_keys, read_keys
+from safeeraser.errors import BadInput, nearest
+
+PAGE = CONFIG / "leaderboard.yaml"
+RESULTS = Path("docs/results/leaderboard")  # what is kept: the chosen settings, and a file for each cell
+WORK = Path("results/leaderboard")  # adapters and answers, which can be made again
+
+
+class _Keys(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Row(_Keys):
+    """What a row of the table is; at most one of `model` and `noise_of`, and of neither it is trained."""
+
+    group: str = "others"
+    keys: dict[str, Any] = {}
+    settings_of: str | None = None
+    model: str | None = None
+    noise_of: str | None = None
+
+
+class Budget(_Keys):
+    """What every method may be tried with, to choose its learning rate and number of steps."""
+
+    lr: tuple[float, ...] = Field(min_length=2)
+    max_train_steps: tuple[int, ...] = Field(min_length=1)
+    wider: int = Field(ge=0)
+    seed: int
+    records: int = Field(ge=1)
+
+
+class Relearning(_Keys):
+    """How a model is trained on, to see what comes back."""
+
+    views: dict[str, str]
+    lr: tuple[float, ...] = Field(min_length=1)
+    tried: int = Field(ge=1)
+    steps: tuple[int, ...] = Field(min_length=2)
+    new: dict[str, Any]
+
+
+class Group(_Keys):
+    """On which base models and by which seeds of unlearning rows are run."""
+
+    bases: tuple[int, ...]
+    seeds: tuple[int, ...]
+
+
+class Cell(NamedTuple):
+    """One run of a row."""
+
+    row: str
+    base: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its file's name."""
+        return f"base{self.base}-seed{self.seed}"
+
+    @property
+    def kept(self) -> Path:
+        """Where its figures are."""
+        return RESULTS / "cells" / self.row / f"{self.name}.json"
+
+    @property
+    def folder(self) -> Path:
+        """Where it works."""
+        return WORK / "cells" / self.row / self.name
+
+
+class Plan(_Keys):
+    """config/leaderboard.yaml; it says what each key means."""
+
+    data: Path
+    retrains: tuple[str, ...] = Field(min_length=2)
+    budget: Budget
+    attacks: tuple[str, ...]
+    relearning: Relearning
+    groups: dict[str, Group]
+    rows: dict[str, Row]
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> "Plan":
+        for name, row in self.rows.items():
+            if row.group not in self.groups:
+                raise ValueError(f"rows.{name}.group: no group '{row.group}'")
+            if (other := row.noise_of or row.settings_of) and other not in self.rows:
+                raise ValueError(f"rows.{name}: no row '{other}'; {nearest(other, self.rows)}")
+        return self
+
+    def row(self, name: str) -> Row:
+        """A row by its name. Raises `BadInput` if there is none."""
+        if name not in self.rows:
+            raise BadInput(f"{PAGE}: no row '{name}'; {nearest(name, self.rows)}")
+        return self.rows[name]
+
+    @cached_property
+    def chosen(self) -> list[str]:
+        """The rows whose learning rate and steps are chosen."""
+        trained = {name: row for name, row in self.rows.items() if not (row.model or row.noise_of)}
+        return [name for name, row in trained.items() if row.settings_of is None]
+
+    def cells(self, group: str) -> list[Cell]:
+        """All runs of a group's rows. An untouched model is no other for another seed."""
+        of = self.groups[group]
+        rows = [(name, row) for name, row in self.rows.items() if row.group == group]
+        return [
+            Cell(name, base, seed)
+            for base in of.bases
+            for seed in of.seeds
+            for name, row in rows
+            if not row.model or seed == of.seeds[0]
+        ]
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """The learning rate and steps that were chosen for a row. Raises `BadInput` if none were yet."""
+        row = self.row(name)
+        if row.settings_of:
+            return self.settings(row.settings_of)
+        file = settings_file(name)
+        if not file.is_file():
+            raise BadInput(f"{file}: no such file; python -m safeeraser.leaderboard choose {name} makes it")
+        return read_object(file)["chosen"]
+
+    def model(self, kind: str, base: int) -> str:
+        """The folder of a model of the benchmark, such as `base_model`, on the base model of that number."""
+        return str(self.data / (f"{kind}-{base}" if base else kind))
+
+
+def settings_file(row: str) -> Path:
+    """Where a row's chosen settings and all that were tried are."""
+    return RESULTS / "settings" / f"{row}.json"
+
+
+def read_plan() -> Plan:
+    """config/leaderboard.yaml. Raises `BadInput` naming the first key that is wrong."""
+    return check_keys(Plan, Row, read_keys(PAGE), PAGE)

@@ -1,0 +1,81 @@
+"""The weights that come with the package, so that everyone begins with the same models, whatever their processor.
+
+`python -m safeeraser.mini.stored dataset/mini` keeps the models of a built benchmark in the package. They are kept in
+bfloat16, to which a model's weights are rounded when its training ends. The vision tower is the same in all.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration
+
+from safeeraser.arguments import Arguments
+from safeeraser.benchmark.files import read_object, write_whole
+from safeeraser.errors import BadInput, command
+from safeeraser.mini.settings import Settings, read_settings
+
+TOWER = "vision_tower"
+
+
+class Stored(NamedTuple):
+    """A model's weights, by the names that `state_dict` has, and what the manifest tells of it."""
+
+    weights: dict[str, Tensor]
+    told: dict[str, Any]
+
+
+def read_stored(name: str, settings: Settings) -> Stored | None:
+    """The model `name` as it comes with the package; None if it does not, or was made by other settings."""
+    path = _file(name, settings.size)
+    if not path.is_file():
+        return None
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    if metadata["settings_hash"] != settings.hash:
+        return None
+    return Stored(load_file(path) | load_file(_file(TOWER, settings.size)), json.loads(metadata["told"]))
+
+
+def store(folder: Path) -> list[Path]:
+    """Keep the models of the benchmark in `folder`. Returns the files.
+
+    Raises:
+        BadInput: it was built by other settings than those that hold.
+    """
+    manifest = read_object(folder / "manifest.json")
+    settings = read_settings(manifest["settings"]["size"], manifest["settings"]["seed"])
+    if manifest["settings_hash"] != settings.hash:
+        raise BadInput(f"{folder}: built by other settings or an earlier version; build it again")
+    written = []
+    for name in (name for name in manifest if (folder / name / "config.json").is_file()):
+        model = LlavaForConditionalGeneration.from_pretrained(folder / name)
+        weights = {key: value.bfloat16() for key, value in model.state_dict().items()}
+        tower = {key: weights.pop(key) for key in list(weights) if f".{TOWER}." in key}
+        told = {"settings_hash": settings.hash, "told": json.dumps(manifest[name])}
+        for part, kept in ((name, weights), (TOWER, tower)):
+            written.append(_file(part, settings.size))
+            written[-1].parent.mkdir(parents=True, exist_ok=True)
+            with write_whole(written[-1], "wb") as file:
+                save_file(kept, file.name, metadata=told)
+    return sorted(set(written))
+
+
+def _file(name: str, size: str) -> Path:
+    return Path(__file__).with_name("weights") / size / f"{name}.safetensors"
+
+
+@command
+def main() -> None:
+    """Read the command line and keep the models."""
+    parser = Arguments(prog="python -m safeeraser.mini.stored", description=__doc__)
+    parser.add_argument("folder", type=Path, help="of a benchmark that was built with --train")
+    for path in store(parser.parse_args().folder):
+        print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()
