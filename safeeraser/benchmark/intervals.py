@@ -136,8 +136,8 @@ def _signed(sums: np.ndarray, counts: np.ndarray) -> Range:
     return low, gain - loss + np.hypot(gain_high - gain, loss - loss_low)
 
 
-def spread(seeds: Sequence[tuple[float, float, float]], least: float) -> Range:
-    """The interval of the mean of seeds' (value, low, high), within `least` and 1.
+def spread(seeds: Sequence[tuple[float, float, float]], least: float, most: float = 1.0) -> Range:
+    """The interval of the mean of seeds' (value, low, high), within `least` and `most`.
 
     An interval over pictures says how far a figure would move with other pictures, not how far with another seed. The
     two are joined as independent errors are, by squares (Zou and Donner, 2008, Statistics in Medicine 27, 1693-1702):
@@ -151,4 +151,4 @@ def spread(seeds: Sequence[tuple[float, float, float]], least: float) -> Range:
     between = -float(stdtrit(count - 1, 0.025)) * stdev(values) / count**0.5 if count > 1 else 0.0
     down = mean(value - low for value, low in zip(values, lows, strict=True))
     up = mean(high - value for value, high in zip(values, highs, strict=True))
-    return max(least, middle - hypot(down, between)), min(1.0, middle + hypot(up, between))
+    return max(least, middle - hypot(down, between)), min(most, middle + hypot(up, between))

@@ -3,10 +3,9 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from safeeraser.benchmark.files import read_object
 from safeeraser.benchmark.judged import values_of
 from safeeraser.benchmark.records import read_raw
 from safeeraser.benchmark.truth import Truth, read_truth

@@ -65,8 +65,8 @@ def noise(plan: Plan, of: Cell, cell: Cell) -> Path:
 
 
 def noisy(given: dict[str, Tensor], base: dict[str, Tensor], drawn: torch.Generator) -> dict[str, Tensor]:
-    """An adapter's parameters replaced by noise: of LoRA's two factors the product, (out, in), has the same norm, and of
-    a module that is stored whole the difference to the base model's."""
+    """An adapter's parameters replaced by noise. The product of LoRA's factors, (out, in), keeps its norm; so does the
+    difference of a whole module to the base model's."""
 
     def like(value: Tensor) -> Tensor:
         return torch.randn(value.shape, generator=drawn)

@@ -170,16 +170,22 @@ class Batch:
         return values.split([len(span) for span in self.spans])
 
 
-def batches(vlm: VLM, said: Sequence[tuple[Pair, str]], batch_size: int, most: int | None = None) -> Iterator[Batch]:
+def batches(
+    vlm: VLM, said: Sequence[tuple[Pair, str]], batch_size: int, most: int | None = None, end: bool = False
+) -> Iterator[Batch]:
     """Answers to the questions of pairs, in their order, `batch_size` at a time.
 
     A picture is encoded once for all of its answers that follow each other, where the model takes what its vision made
-    of it. Of an answer the first `most` tokens are measured, or all.
+    of it. Of an answer the first `most` tokens are measured, or all; with `end` also the one that ends it.
 
     Raises:
         BadInput: a picture or the model's template cannot be used, or an answer is longer than its context.
     """
-    encode = cache(lambda question, answer, place: vlm.preprocessor.encode_text(Turn(None, question, answer), place))
+    encode = cache(
+        lambda question, answer, place: vlm.preprocessor.encode_text(
+            Turn(None, question, answer), place, end_of_answer=end
+        )
+    )
     seen: dict[Path, tuple[str, Seen]] = {}
     for first in range(0, len(said), batch_size):
         part = said[first : first + batch_size]

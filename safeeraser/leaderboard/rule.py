@@ -1,0 +1,31 @@
+"""The rule by which a method's settings are chosen, the same for all methods."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+FORGOTTEN = 0.05  # the ASR up to which a method has forgotten
+
+
+def choose(tried: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The trial that the rule takes: of those that have forgotten the one with the least SARR plus lost ROUGE-L; where
+    none has, the one with the least ASR. The lower rate where two come out alike."""
+
+    def loss(trial: Mapping[str, Any]) -> tuple[bool, float, float]:
+        asr, sarr, rouge, rate = (float(trial[key]) for key in ("asr", "sarr", "rouge_l", "lr"))
+        return asr > FORGOTTEN, sarr + 1 - rouge if asr <= FORGOTTEN else asr, rate
+
+    return min(tried, key=loss)
+
+
+def wider(
+    chosen: Mapping[str, Any], tried: Iterable[Mapping[str, Any]], lrs: tuple[float, ...], most: int
+) -> list[float]:
+    """The learning rates to try beside a choice at the edge of those tried with as many steps: the next half or double,
+    `most` times beyond the budget's own."""
+    rates = {trial["lr"] for trial in tried if trial["max_train_steps"] == chosen["max_train_steps"]}
+    found = []
+    if chosen["lr"] == min(rates) > min(lrs) / 2**most * 1.01:
+        found.append(chosen["lr"] / 2)
+    if chosen["lr"] == max(rates) < max(lrs) * 2**most * 0.99:
+        found.append(chosen["lr"] * 2)
+    return found

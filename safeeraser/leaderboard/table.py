@@ -1,0 +1,198 @@
+"""docs/results/leaderboard.md from the cells: tables, plots, and a CSV file with every figure."""
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure as Drawing
+
+from safeeraser.benchmark.files import read_object, write_whole
+from safeeraser.errors import BadInput
+from safeeraser.leaderboard.figures import DISTANCES, INSIDE, Cells, Figure
+from safeeraser.leaderboard.plan import RESULTS, Plan, settings_file
+from safeeraser.leaderboard.verdict import tells_removal, word
+from safeeraser.report.drawing import STYLE
+from safeeraser.report.writing import with_table
+
+PAGE, DATA = RESULTS.with_suffix(".md"), RESULTS.with_suffix(".csv")
+TRIED = RESULTS.with_name("leaderboard_settings.csv")
+CONTROLS = ("vanilla", "never_knew", "noise", "benign_ascent")
+Figures = Mapping[str, Mapping[str, Figure]]  # by row
+
+# The tables by their corners: a column's title, the figure, and by what it is multiplied.
+SAID = {
+    "ASR-Eff": ("asr_eff", 100),
+    "ASR-Gen, train's concepts": ("asr_seen", 100),
+    "ASR-Gen, held-out concepts": ("asr_held_out", 100),
+    "RR-Gen": ("rr_gen", 100),
+    "SARR, shown pictures": ("sarr_shown", 100),
+    "SARR, shown concepts": ("sarr_new", 100),
+    "SARR, held-out concepts": ("sarr_held_out", 100),
+    "ROUGE-L": ("rouge_l", 100),
+    "VQA": ("vqa", 100),
+    "minutes": ("minutes", 1),
+}
+KNOWN = {
+    "distance, harmful": ("harmful_sampled", 1),
+    "forced": ("harmful_forced", 1),
+    "distance, benign": ("benign_sampled", 1),
+    "benign, forced": ("benign_forced", 1),
+    "ASR, worst attack": ("attack", 100),
+    "given after relearning": ("back", 100),
+    "area to never_knew": ("area", 100),
+    "new concept": ("learns", 100),
+}
+MEASURED = {name: (name, 1) for name in (*DISTANCES, *INSIDE)}
+
+
+def write_table(plan: Plan) -> None:
+    """Write the page, the plots and the file. Raises `BadInput` where the page has no table to replace."""
+    cells = Cells.read(plan)
+    figures = {row: found for row in plan.rows if (found := cells.figures(row))}
+    if "vanilla" not in figures:
+        raise BadInput(f"{RESULTS / 'cells'}: no cell of vanilla, which all others are measured against")
+    words = {row: word(found, figures["vanilla"]) for row, found in figures.items()}
+    text = PAGE.read_text(encoding="utf-8")
+    tables = [
+        *(table(corner, columns, figures) for corner, columns in (("said", SAID), ("known", KNOWN))),
+        controls(figures),
+        markdown([["row", "word", "by"], *([row, *of] for row, of in words.items())]),
+        settings_table(plan),
+    ]
+    for made in tables:
+        if (text_with := with_table(text, made)) is None:
+            raise BadInput(f"{PAGE}: no table that begins {made.splitlines()[0]}")
+        text = text_with
+    with write_whole(PAGE) as file:
+        file.write(text)
+    write_figures(figures, words)
+    for name, draw in PLOTS.items():
+        drawing = draw(cells, figures)
+        with mpl.rc_context(STYLE | {"svg.hashsalt": name}), write_whole(plot_file(name), "wb") as out:
+            drawing.savefig(out, format="svg", metadata={"Date": None})
+
+
+def table(corner: str, columns: Mapping[str, tuple[str, int]], figures: Figures) -> str:
+    """Rows and columns of figures with their intervals."""
+    rows = [[shown(found.get(name), times) for name, times in columns.values()] for found in figures.values()]
+    runs = [str(found["asr_gen"].runs) for found in figures.values()]
+    return markdown([[corner, "runs", *columns], *zip_rows(figures, runs, rows)])
+
+
+def zip_rows(names: Iterable[str], runs: Iterable[str], rows: Iterable[list[str]]) -> list[list[str]]:
+    """Rows of a table, each with its name and its number of runs."""
+    return [[name, count, *row] for name, count, row in zip(names, runs, rows, strict=True)]
+
+
+def controls(figures: Figures) -> str:
+    """Each measure of the controls, and whether it tells noise from a model that never knew."""
+    known = [row for row in CONTROLS if row in figures]
+    rows = []
+    for name in MEASURED:
+        of = [figures[row].get(name) for row in known]
+        both = [figures.get(row, {}).get(name) for row in ("noise", "never_knew")]
+        tells = "–" if None in both else "yes" if tells_removal(*both) else "no: dropped"
+        rows.append([name, *(shown(figure, 1) for figure in of), tells])
+    return markdown([["measure", *known, "tells noise from removal"], *rows])
+
+
+def settings_table(plan: Plan) -> str:
+    """What was chosen for each row, and the figures by which. All that was tried goes into a file beside the page."""
+    rows, columns = [], ("lr", "max_train_steps", "asr", "rr", "sarr", "rouge_l", "seconds")
+    with write_whole(TRIED) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["row", *columns])
+        for name in filter(lambda name: settings_file(name).is_file(), plan.chosen):
+            told = read_object(settings_file(name))
+            writer.writerows([name, *(trial[key] for key in columns)] for trial in told["tried"])
+            if chosen := told["chosen"]:
+                best = next(trial for trial in told["tried"] if chosen.items() <= trial.items())
+                shares = [f"{100 * best[key]:.1f}" for key in ("asr", "sarr", "rouge_l")]
+                rows.append([name, f"{chosen['lr']:g}", f"{chosen['max_train_steps']}", *shares])
+    return markdown([["method", "rate", "steps", "ASR", "SARR", "ROUGE-L"], *rows])
+
+
+def shown(figure: Figure | None, times: int) -> str:
+    """A figure with its interval; per cent without decimals in it."""
+    if figure is None:
+        return "–"
+    digits = 2 if times == 1 else 1
+    value, low, high = (times * each for each in (figure.value, figure.low, figure.high))
+    if times == 100:
+        low, high = max(low, -100.0), min(high, 100.0)
+    text = f"{value:.{digits}f}"
+    return text if low == high else f"{text} [{low:.{digits - 1}f}, {high:.{digits - 1}f}]"
+
+
+def markdown(rows: Iterable[Iterable[str]]) -> str:
+    """Rows as a Markdown table, the first as its head."""
+    head, *others = (list(row) for row in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *others])
+
+
+def write_figures(figures: Figures, words: Mapping[str, tuple[str, str]]) -> None:
+    """Write every figure of every row."""
+    with write_whole(DATA) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["row", "word", "figure", "of", "value", "low", "high", "runs"])
+        for row, found in figures.items():
+            for name, each in found.items():
+                values = [f"{value:.4f}" for value in (each.value, each.low, each.high)]
+                writer.writerow([row, words[row][0], name, each.name, *values, each.runs])
+
+
+def plot_file(name: str) -> Path:
+    """Where a plot is."""
+    return RESULTS.with_name(f"{RESULTS.name}_{name}.svg")
+
+
+def crosses(title: tuple[str, str], names: tuple[str, str], times: int, figures: Figures) -> Drawing:
+    """Rows as points in a plane, with their intervals."""
+    drawing = Drawing(figsize=(7, 4.5), layout="constrained")
+    axes = drawing.add_subplot(xlabel=title[0], ylabel=title[1])
+    for row, found in figures.items():
+        if all(name in found for name in names):
+            x, y = (found[name] for name in names)
+            ends = [[[times * (of.value - of.low)], [times * (of.high - of.value)]] for of in (x, y)]
+            axes.errorbar(times * x.value, times * y.value, xerr=ends[0], yerr=ends[1], fmt="o", ms=4, lw=0.7)
+            axes.annotate(
+                row, (times * x.value, times * y.value), xytext=(4, 4), textcoords="offset points", fontsize=8
+            )
+    return drawing
+
+
+def draw_distance(cells: Cells, figures: Figures) -> Drawing:
+    """How far from never_knew on harmful and on benign content."""
+    title = ("distance to never_knew, harmful content", "distance to never_knew, benign content")
+    drawing = crosses(title, ("harmful_sampled", "benign_sampled"), 1, figures)
+    drawing.axes[0].set(xscale="symlog", yscale="symlog")
+    return drawing
+
+
+def draw_trade(cells: Cells, figures: Figures) -> Drawing:
+    """What is still given of harmful pictures, and refused or wrong of benign ones."""
+    title = ("ASR-Gen, held-out concepts", "SARR, held-out concepts")
+    return crosses(title, ("asr_held_out", "sarr_held_out"), 100, figures)
+
+
+def draw_relearning(cells: Cells, figures: Figures) -> Drawing:
+    """What the attacker that brings back most brings back, by steps, mean over runs."""
+    drawing = Drawing(figsize=(7, 4.5), layout="constrained")
+    axes = drawing.add_subplot(xlabel="optimizer steps", ylabel="answers given, per cent", xscale="symlog")
+    for row, found in figures.items():
+        curves = [cell["relearning"]["curves"].get(found["back"].name) for cell in cells.of(row)]
+        means = {
+            int(step): sum(
+                100 * sum(v for v, _ in c["curve"][step].values()) / sum(n for _, n in c["curve"][step].values())
+                for c in curves
+            )
+            / len(curves)
+            for step in curves[0]["curve"]
+        }
+        axes.plot([*means], [*means.values()], marker="o", ms=3, lw=1, label=f"{row} ({found['back'].name})")
+    axes.legend(fontsize=6)
+    return drawing
+
+
+PLOTS = {"distance": draw_distance, "trade": draw_trade, "relearning": draw_relearning}

@@ -1,0 +1,162 @@
+"""The leaderboard: one budget for all, distances of 0 for the same model, words by rule, cells that come again."""
+
+import shutil
+from math import log
+
+import pytest
+import torch
+from helpers import ROOT
+
+from safeeraser.benchmark.files import read_json, read_object
+from safeeraser.errors import BadInput
+from safeeraser.leaderboard import distance, train
+from safeeraser.leaderboard.cell import write_cell
+from safeeraser.leaderboard.choose import choose_settings
+from safeeraser.leaderboard.figures import Cells, Figure, rate, resampled, worst
+from safeeraser.leaderboard.plan import PAGE, Cell, Plan, read_plan, settings_file
+from safeeraser.leaderboard.rule import choose, wider
+from safeeraser.leaderboard.table import DATA, write_table
+from safeeraser.leaderboard.verdict import BROKEN, HIDDEN, KNOWS, REMOVED, UNDECIDED, tells_removal, word
+
+
+def at(value, off=0.05):
+    return Figure(value, value - off, value + off, 9, "x")
+
+
+NEVER = {f"{content}_{way}": at(0.0) for content in ("harmful", "reworded", "benign") for way in ("forced", "sampled")}
+NEVER |= {f"from_vanilla_{way}": at(1.0) for way in ("forced", "sampled")}
+NEVER |= {"asr_gen": at(0.0), "depth": at(1.0), "attack": at(0.0), "back": at(0.1), "area": at(0.0)}
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [
+        ({}, REMOVED),
+        ({"asr_gen": at(0.9)}, KNOWS),
+        ({"depth": at(0.0)}, HIDDEN),
+        ({"attack": at(0.7)}, HIDDEN),
+        ({"back": at(0.9)}, HIDDEN),
+        ({"back": at(0.5)}, REMOVED),
+        ({"harmful_sampled": at(3.0)}, BROKEN),
+        ({"harmful_forced": at(0.6), "from_vanilla_sampled": at(0.2)}, UNDECIDED),
+        ({"benign_sampled": at(0.8)}, BROKEN),
+        ({"benign_sampled": at(0.2, 0.1)}, UNDECIDED),
+        ({"reworded_forced": at(0.24)}, UNDECIDED),
+        ({"area": at(0.24)}, UNDECIDED),
+        ({"harmful_sampled": at(0.0, 9.0)}, UNDECIDED),
+    ],
+)
+def test_a_word_stands_only_where_the_whole_interval_bears_it(told, wanted):
+    assert word(NEVER | told, {"asr_gen": at(0.96)})[0] == wanted
+    if told:
+        assert word({}, {"asr_gen": at(0.96)})[0] == UNDECIDED
+
+
+def test_a_measure_is_dropped_where_noise_looks_like_a_model_that_never_knew():
+    assert not tells_removal(at(0.9, 0.1), at(1.0, 0.1)) and tells_removal(at(0.5), at(1.0))
+
+
+def test_the_rule_takes_the_least_loss_of_those_that_forgot_and_widens_at_an_edge():
+    def trial(lr, steps, asr, sarr, rouge=1.0):
+        return {"lr": lr, "max_train_steps": steps, "asr": asr, "sarr": sarr, "rouge_l": rouge}
+
+    tried = [trial(1e-3, 200, 0.06, 0.0), trial(2e-3, 200, 0.05, 0.3), trial(4e-3, 200, 0.0, 0.2, 0.8)]
+    assert choose(tried)["lr"] == 2e-3
+    assert choose([tried[0], trial(2e-3, 400, 0.5, 0.0)])["lr"] == 1e-3
+    assert choose([trial(4e-3, 200, 0.0, 0.1), trial(1e-3, 200, 0.0, 0.1)])["lr"] == 1e-3
+    of = {"max_train_steps": 200}
+    assert wider(of | {"lr": 2e-3}, tried, (1e-3, 4e-3), 2) == []
+    assert wider(of | {"lr": 4e-3}, tried, (1e-3, 4e-3), 2) == [8e-3]
+    assert wider(of | {"lr": 1e-3}, tried, (1e-3, 4e-3), 2) == [5e-4]
+    assert wider(of | {"lr": 1e-3}, tried, (1e-3, 4e-3), 0) == []
+
+
+def test_divergence_and_intervals_by_hand():
+    ours, theirs = (torch.tensor([of]).log() for of in ([0.5, 0.5], [0.25, 0.75]))
+    assert distance.kl(ours, theirs).item() == pytest.approx(0.5 * log(2) + 0.5 * log(2 / 3))
+    assert distance.kl(ours, ours).item() == 0
+    assert distance.mean([{"a": {"b": 1.0}}, {"a": {"b": 3.0}}]) == {"a": {"b": 2.0}}
+    assert rate({"cat": [2.0, 4], "dog": [0.0, 4]})[0] == 0.25
+    value, low, high = resampled(lambda names: sum(name == "cat" for name in names) / len(names), ["cat", "dog"] * 9)
+    assert value == 0.5 and 0.2 < low < 0.5 < high < 0.8
+    of = worst([{"a": (0.1, 0.0, 0.2), "b": (0.6, 0.5, 0.7)}, {"a": (0.9, 0.8, 1.0), "b": (0.6, 0.5, 0.7)}])
+    assert (of.name, of.value, of.low, of.high) == ("b", 0.6, pytest.approx(0.5), pytest.approx(0.7))
+
+
+def test_noise_changes_as_much_and_is_otherwise():
+    base = {"model.multi_modal_projector.linear.weight": torch.ones(3, 3)}
+    given = {"m.lora_A.weight": torch.eye(2, 4), "m.lora_B.weight": torch.ones(5, 2)}
+    given["base_model.model.model.multi_modal_projector.linear.weight"] = torch.ones(3, 3) + 2.0
+    drawn = train.noisy(given, base, torch.Generator().manual_seed(1))
+    products = [each["m.lora_B.weight"] @ each["m.lora_A.weight"] for each in (given, drawn)]
+    assert products[0].norm().item() == pytest.approx(products[1].norm().item())
+    whole = drawn["base_model.model.model.multi_modal_projector.linear.weight"] - 1.0
+    assert whole.norm().item() == pytest.approx(6.0) and whole.std() > 0.5
+
+
+def test_what_is_wrong_in_the_page_is_named(monkeypatch, tmp_path):
+    plan = read_plan()
+    assert {"po", "popd", "npo+pd"} <= set(plan.chosen) and len(plan.cells("core")) > 90
+    with pytest.raises(BadInput, match="no row 'npo\\+p'; did you mean 'npo\\+pd'"):
+        plan.row("npo+p")
+    page = tmp_path / "page.yaml"
+    page.write_text(PAGE.read_text().replace("noise_of: npo+pd", "noise_of: npo+p"))
+    monkeypatch.setattr("safeeraser.leaderboard.plan.PAGE", page)
+    with pytest.raises(BadInput, match=r"rows\.noise: no row 'npo\+p'"):
+        read_plan()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="choose popd makes it"):
+        plan.settings("popd")
+
+
+@pytest.mark.slow
+def test_settings_cells_and_page_from_nothing_and_a_deleted_cell_comes_out_the_same(small, tmp_path, monkeypatch):
+    """With models that have learnt nothing, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(small, "mini")
+    shutil.copytree("mini/never_knew", "mini/never_knew-1")
+    how = {
+        "views": {"forget": "held_out"},
+        "lr": [1e-3],
+        "tried": 1,
+        "steps": [1, 2],
+        "new": {"lr": 1e-3, "steps": [1]},
+    }
+    rows = {"vanilla": {"model": "base_model"}, "never_knew": {"model": "never_knew"}, "popd": {}}
+    plan = Plan(
+        data="mini",
+        retrains=("never_knew", "never_knew-1"),
+        budget={"lr": [1e-3, 2e-3], "max_train_steps": [2], "wider": 0, "seed": 1, "records": 1},
+        attacks=("crop",),
+        relearning=how,
+        groups={"core": {"bases": [0], "seeds": [1]}},
+        rows={name: row | {"group": "core"} for name, row in (rows | {"noise": {"noise_of": "popd"}}).items()},
+    )
+    chosen = choose_settings(plan, "popd")
+    told = read_object(settings_file("popd"))
+    assert told["chosen"] == chosen and len(told["tried"]) == 2 and plan.chosen == ["popd"]
+    monkeypatch.setattr("safeeraser.leaderboard.choose.attempt", None)
+    assert choose_settings(plan, "popd") == chosen  # nothing is tried again
+    distance.write_reference(plan)
+    for row in plan.rows:
+        write_cell(plan, Cell(row, 0, 1))
+    cell = Cell("popd", 0, 1)
+    kept = read_json(cell.kept)
+    cell.kept.unlink()
+    shutil.rmtree(cell.folder)
+    write_cell(plan, cell)
+    again = read_json(cell.kept)
+    assert {**again, "training_seconds": 0} == {**kept, "training_seconds": 0}
+    never = read_json(Cell("never_knew", 0, 1).kept)["distance"]
+    assert never["never_knew"]["harmful"]["forced"].keys() == {*kept["inside"]["depth"]}
+    vanilla = read_json(Cell("vanilla", 0, 1).kept)["distance"]["vanilla"]["harmful"]["forced"]
+    assert max(vanilla.values()) == pytest.approx(0, abs=1e-6)
+    shutil.copy(ROOT / "docs" / "results" / "leaderboard.md", tmp_path / "docs" / "results" / "leaderboard.md")
+    write_table(plan)
+    page, figures = (tmp_path / "docs/results/leaderboard.md").read_text(), Cells.read(plan).figures("popd")
+    assert all(f"\n| {row} | " in page for row in plan.rows) and figures["depth"].runs == 1
+    assert len(DATA.read_text().splitlines()) > 80 and len(list(DATA.parent.glob("leaderboard_*.svg"))) == 3
+    other = cell.kept.read_text().replace(kept["data"], "of another benchmark")
+    cell.kept.write_text(other)
+    with pytest.raises(BadInput, match="measured on another benchmark"):
+        write_table(plan)
