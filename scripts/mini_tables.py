@@ -1,7 +1,7 @@
-"""The tables of the mini benchmark in README.md and docs/results/, made from the CSV files in docs/results/.
+"""The tables of docs/results/mini.md and mini-small.md, made from the CSV files beside them.
 
   python scripts/mini_tables.py                                        writes all of them anew
-  python scripts/mini_tables.py docs/results/mini_audit.csv RESULTS    first makes that file from a folder of runs
+  python scripts/mini_tables.py docs/results/mini_small_audit.csv RESULTS    first makes that file from a folder of runs
 
 mini.csv, mini_methods.csv, mini_newer.csv, mini_small.csv and mini_small_own_pair.csv are copies of a report's
 table.csv. Made from the runs in RESULTS are *_audit.csv, after scripts/audit.bash, and *_language.csv. For each rate
@@ -26,13 +26,12 @@ from safeeraser.report.writing import comma_separated, with_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"  # the CSV files
-README, TINY, SMALL = ROOT / "README.md", RESULTS / "mini.md", RESULTS / "mini-small.md"
+TINY, SMALL = RESULTS / "mini.md", RESULTS / "mini-small.md"
 # Which page has which file's tables; of a report's table also its corner, by which two on a page are told apart.
 PAGES = (
-    ("mini", README, ""),
+    ("mini", TINY, "method of the paper"),
     ("mini_methods", TINY, "other method"),
     ("mini_newer", TINY, "newer method"),
-    ("mini_audit", TINY, ""),
     ("mini_small", SMALL, "method of the paper"),
     ("mini_small_language", SMALL, ""),
     ("mini_small_audit", SMALL, ""),
@@ -66,11 +65,9 @@ NATS = ("gap", "depth")  # no shares
 # Rows of the audit's tables: a title, and whose audit has it of which subject.
 SUBJECTS = {
     **{f"`{name}`": ("popd", name) for name in ("vanilla", "told", "never_knew")},
-    **{"`none`": ("po", "tuned"), "`none+pd`": ("popd", "tuned")},
-    **{
-        name.upper().replace("+", "").replace("PD", "+PD"): (name, "audited")
-        for name in ("po", "popd", "gapd", "klpd", "npo+pd", "rmu+pd")
-    },
+    "`none+pd`": ("popd", "tuned"),
+    "PO+PD": ("popd", "audited"),
+    "NPO+PD": ("npo+pd", "audited"),
 }
 # The audit's tables by their corners: the columns, each with the `PLACE` of its figures.
 AUDIT_TABLES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -83,15 +80,10 @@ AUDIT_TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         "probe": ("inside", "", "", "probe", "", ""),
     },
     "ASR after 64 steps": {
-        name: ("relearned", name, "64", "asr", "", "")
-        for name in ("decoupled", "retain", "forget", "text", "unrelated")
+        name: ("relearned", name, "64", "asr", "", "") for name in ("decoupled", "retain", "forget")
     },
     "ASR under attack": {
-        **{
-            name: ("attack", name, "", "asr", "", "")
-            for name in ("refusal_direction", "soft_prompt", "pgd", "crop", "flip")
-        },
-        "int4": ("quantized", "int4", "", "asr", "", ""),
+        **{name: ("attack", name, "", "asr", "", "") for name in ("crop", "flip")},
         **{f"asr@{n}, T=1.3": ("sampled", "1.3", "1.3", f"asr@{n}", "", "") for n in (1, 10)},
     },
 }

@@ -18,18 +18,18 @@ log = logging.getLogger(__name__)
 
 def choose_settings(plan: Plan, name: str) -> dict[str, Any]:
     """Try a row's method with everything in the budget, choose, and keep what was tried. Returns what was chosen."""
-    budget, file = plan.budget, settings_file(name)
-    tried = read_object(file)["tried"] if file.is_file() else []
+    budget, begun = plan.budget, WORK / "settings" / f"{name}.json"
+    tried = read_object(begun)["tried"] if begun.is_file() else []
     waiting = [{"lr": lr, "max_train_steps": steps} for steps in budget.max_train_steps for lr in budget.lr]
     while waiting:
         for settings in waiting:
             if not any(settings.items() <= before.items() for before in tried):
                 tried.append(settings | attempt(plan, name, settings))
-                write_json(file, {"row": name, "chosen": None, "tried": tried})
+                write_json(begun, {"tried": tried})
         best = choose(tried)
         chosen = {key: best[key] for key in ("lr", "max_train_steps")}
         waiting = [chosen | {"lr": lr} for lr in wider(chosen, tried, budget.lr, budget.wider)]
-    write_json(file, {"row": name, "chosen": chosen, "tried": tried})
+    write_json(settings_file(name), {"row": name, "chosen": chosen, "tried": tried})
     log.info("%s: %s", name, chosen)
     return chosen
 

@@ -176,7 +176,8 @@ def area(cells: Cells, cell: Found) -> dict[str, Range] | None:
     found = {}
     for name, of in cell["relearning"]["curves"].items():
         beside = never["relearning"]["curves"][f"{name.partition(',')[0]}, fresh"]["curve"]
-        ours = of["curve"]
+        # A curve that ended early had everything back.
+        ours = {step: of["curve"].get(step, of["curve"][max(of["curve"], key=int)]) for step in beside}
 
         def above(names: Sequence[str], ours: Any = ours, beside: Any = beside) -> float:
             steps = sorted(ours, key=int)
@@ -191,9 +192,9 @@ def area(cells: Cells, cell: Found) -> dict[str, Range] | None:
 
 
 def learns(cells: Cells, cell: Found) -> dict[str, Range]:
-    """How much of the new concept it gives after the first steps of learning it."""
-    totals = cell["relearning"]["new"]
-    return {"": rate(totals[min(totals, key=int)])}
+    """How much of the new concept it gives while it learns it, mean over the steps."""
+    of = [totals["new"] for totals in cell["relearning"]["new"].values()]
+    return {"": (sum(right for right, _ in of) / sum(n for _, n in of),) * 3}
 
 
 def minutes(cells: Cells, cell: Found) -> dict[str, Range] | None:

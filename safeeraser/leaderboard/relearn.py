@@ -29,6 +29,7 @@ from safeeraser.unlearn.run import forget
 
 MINI = CONFIG / "relearn_mini.yaml"
 FRESH, OWN = "fresh", "own"
+BACK = 0.9  # of the questions answered: nothing is left to be brought back
 
 
 @dataclass(frozen=True)
@@ -85,15 +86,23 @@ def curves(subject: Subject, how: Relearning) -> dict[str, Any]:
             if not kept.is_file():
                 words = {"forget_loss": term(view), "data_path": str(subject.data / f"all_{SPLIT[data]}.json")}
                 words |= {"limit": 1} if data == "held_out" else {}
-                tried = {
-                    lr: total(trained(subject, lora, words | {"lr": lr}, [how.tried], questions)[how.tried])
-                    for lr in (how.lr if len(how.lr) > 1 else ())
-                }
-                most = max(how.lr, key=lambda lr: tried.get(lr, 0.0))
-                curve = trained(subject, lora, words | {"lr": most}, how.steps, questions)
-                write_json(kept, {"lr": most, "tried": tried, "curve": {0: at_first} | curve})
+                write_json(kept, curve(subject, lora, words, how, questions, at_first))
             found[f"{view}, {lora}"] = read_json(kept)
     return found
+
+
+def curve(
+    subject: Subject, lora: str, words: dict[str, Any], how: Relearning, questions: Sequence[Question], at_first: Totals
+) -> dict[str, Any]:
+    """What one attacker brings back. It ends where the answers are back, or after the last of the steps."""
+    first = [step for step in how.steps if step <= how.tried]
+    tried = {lr: trained(subject, lora, words | {"lr": lr}, first, questions) for lr in how.lr}
+    brought = {lr: total(of[first[-1]]) for lr, of in tried.items()}
+    most = max(brought, key=brought.__getitem__)
+    found = tried[most]
+    if brought[most] < BACK:
+        found = trained(subject, lora, words | {"lr": most}, how.steps, questions)
+    return {"lr": most, "tried": brought, "curve": {0: at_first} | found}
 
 
 SPLIT = {"train": "train", "held_out": "val"}

@@ -15,6 +15,7 @@ from safeeraser.leaderboard.verdict import tells_removal, word
 from safeeraser.report.drawing import STYLE
 from safeeraser.report.writing import with_table
 
+README = Path("README.md")
 PAGE, DATA = RESULTS.with_suffix(".md"), RESULTS.with_suffix(".csv")
 TRIED = RESULTS.with_name("leaderboard_settings.csv")
 CONTROLS = ("vanilla", "never_knew", "noise", "benign_ascent")
@@ -32,6 +33,15 @@ SAID = {
     "ROUGE-L": ("rouge_l", 100),
     "VQA": ("vqa", 100),
     "minutes": ("minutes", 1),
+}
+# README's table of the core: the method, and these.
+BRIEF = {
+    "ASR-Gen ↓": ("asr_seen", 100),
+    "held-out ↓": ("asr_held_out", 100),
+    "RR-Gen ↑": ("rr_gen", 100),
+    "ROUGE ↑": ("rouge_l", 100),
+    "SARR ↓": ("sarr_new", 100),
+    "held-out SARR ↓": ("sarr_held_out", 100),
 }
 KNOWN = {
     "distance, harmful": ("harmful_sampled", 1),
@@ -53,24 +63,42 @@ def write_table(plan: Plan) -> None:
     if "vanilla" not in figures:
         raise BadInput(f"{RESULTS / 'cells'}: no cell of vanilla, which all others are measured against")
     words = {row: word(found, figures["vanilla"]) for row, found in figures.items()}
-    text = PAGE.read_text(encoding="utf-8")
-    tables = [
-        *(table(corner, columns, figures) for corner, columns in (("said", SAID), ("known", KNOWN))),
-        controls(figures),
-        markdown([["row", "word", "by"], *([row, *of] for row, of in words.items())]),
-        settings_table(plan),
-    ]
-    for made in tables:
-        if (text_with := with_table(text, made)) is None:
-            raise BadInput(f"{PAGE}: no table that begins {made.splitlines()[0]}")
-        text = text_with
-    with write_whole(PAGE) as file:
-        file.write(text)
+    core = {row: found for row, found in figures.items() if plan.row(row).group == "core"}
+    put(README, [brief(core, words)])
+    put(
+        PAGE,
+        [
+            *(table(corner, columns, figures) for corner, columns in (("said", SAID), ("known", KNOWN))),
+            controls(figures),
+            markdown([["row", "word", "by"], *([row, *of] for row, of in words.items())]),
+            settings_table(plan),
+        ],
+    )
     write_figures(figures, words)
     for name, draw in PLOTS.items():
         drawing = draw(cells, figures)
         with mpl.rc_context(STYLE | {"svg.hashsalt": name}), write_whole(plot_file(name), "wb") as out:
             drawing.savefig(out, format="svg", metadata={"Date": None})
+
+
+def put(page: Path, tables: Iterable[str]) -> None:
+    """Put tables in the place of those on a page. Raises `BadInput` where it has none to replace."""
+    text = page.read_text(encoding="utf-8")
+    for made in tables:
+        if (text_with := with_table(text, made)) is None:
+            raise BadInput(f"{page}: no table that begins {made.splitlines()[0]}")
+        text = text_with
+    with write_whole(page) as file:
+        file.write(text)
+
+
+def brief(figures: Figures, words: Mapping[str, tuple[str, str]]) -> str:
+    """What README shows of the rows."""
+    rows = [
+        [f"`{row}`", *(shown(found.get(name), times) for name, times in BRIEF.values()), words[row][0]]
+        for row, found in figures.items()
+    ]
+    return markdown([["one budget", *BRIEF, "word by rule"], *rows])
 
 
 def table(corner: str, columns: Mapping[str, tuple[str, int]], figures: Figures) -> str:
@@ -106,10 +134,10 @@ def settings_table(plan: Plan) -> str:
         for name in filter(lambda name: settings_file(name).is_file(), plan.chosen):
             told = read_object(settings_file(name))
             writer.writerows([name, *(trial[key] for key in columns)] for trial in told["tried"])
-            if chosen := told["chosen"]:
-                best = next(trial for trial in told["tried"] if chosen.items() <= trial.items())
-                shares = [f"{100 * best[key]:.1f}" for key in ("asr", "sarr", "rouge_l")]
-                rows.append([name, f"{chosen['lr']:g}", f"{chosen['max_train_steps']}", *shares])
+            chosen = told["chosen"]
+            best = next(trial for trial in told["tried"] if chosen.items() <= trial.items())
+            shares = [f"{100 * best[key]:.1f}" for key in ("asr", "sarr", "rouge_l")]
+            rows.append([name, f"{chosen['lr']:g}", f"{chosen['max_train_steps']}", *shares])
     return markdown([["method", "rate", "steps", "ASR", "SARR", "ROUGE-L"], *rows])
 
 

@@ -34,9 +34,9 @@ def adapter_of(plan: Plan, cell: Cell) -> Path | None:
 
 def unlearn(plan: Plan, cell: Cell, settings: dict[str, Any], folder: Path) -> Path:
     """Train a row's method with a learning rate and a number of steps, into `folder`; goes on where it was stopped."""
-    keys = {"forget_loss": cell.row} | plan.row(cell.row).keys | settings
-    keys |= {"model_path": model_of(plan, cell), "data_path": str(plan.data / "all_train.json"), "seed": cell.seed}
+    keys = {"model_path": model_of(plan, cell), "data_path": str(plan.data / "all_train.json"), "seed": cell.seed}
     keys |= {"save_dir": str(folder), "save_steps": 100, "resume_from_checkpoint": "auto"}
+    keys |= {"forget_loss": cell.row} | settings | plan.row(cell.row).keys
     forget(read_settings(from_keys(keys, "mini")))
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)

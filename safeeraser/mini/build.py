@@ -20,7 +20,7 @@ from safeeraser.benchmark.files import held, read_json, sha256, write_json, writ
 from safeeraser.errors import BadInput, command
 from safeeraser.mini.concepts import EVERY_HARMFUL, HARMFUL, HARMFUL_HELD_OUT, SAFE_HELD_OUT, Concept
 from safeeraser.mini.dataset import SPLITS, harmful, write_refusals, write_split, write_unseen, write_vqa
-from safeeraser.mini.derived import NEW_RECORDS, write_derived
+from safeeraser.mini.derived import NEW_RECORDS, SWAPPED, write_derived
 from safeeraser.mini.settings import Settings, read_settings
 from safeeraser.progress import progress
 
@@ -45,7 +45,7 @@ RETRAINS = {f"{BASE}-{number}": Lesson(number) for number in (1, 2)}
 RETRAINS |= {f"{NEVER_KNEW}-{number}": Lesson(number, EVERY_HARMFUL) for number in (1, 2, 3, 4)}
 CONTENTS = {
     *("all_train.json", "all_dev.json", "all_val.json", "prompt.json", "vqa.json", "unseen.json", "truth.json"),
-    *("instructions.json", "rewordings.json", *NEW_RECORDS, "new"),
+    *("instructions.json", "rewordings.json", *NEW_RECORDS, "new", SWAPPED),
     *("manifest.json", "img", "pdset", "vqa", *MODELS, *RETRAINS),
 }
 PACKAGES = ("pillow", "tokenizers", "torch", "transformers")

@@ -4,7 +4,8 @@ what a base model is trained anew for.
 `truth.json` tells the judge `truth` what the pictures show. `instructions.json` has texts alone that are to be said
 after, for `data=own`; they have nothing to do with what is forgotten. `rewordings.json` has other wordings of the
 harmful questions, for the attacks `reworded_1` to `reworded_3`. `new.json` and `new_asked.json` are flat records of a
-concept that no model was taught, to learn it by and to be asked: for data=own.
+concept that no model was taught, to learn it by and to be asked: for data=own. In `swapped/` the training data stand
+beside answers about benign things in place of refusals, which is what a model that never knew says.
 """
 
 import random
@@ -13,7 +14,7 @@ from pathlib import Path
 from safeeraser.benchmark.files import read_json, write_json
 from safeeraser.benchmark.records import read_records
 from safeeraser.benchmark.truth import Known, Truth, write_truth
-from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL, NEW
+from safeeraser.mini.concepts import EVERY, EVERY_HARMFUL, NEW, SAFE_SEEN
 from safeeraser.mini.dataset import SPLITS
 from safeeraser.mini.pictures import draw_scene, render
 from safeeraser.mini.questions import REPEAT, harmful_ask, words
@@ -24,6 +25,7 @@ INSTRUCTIONS = "instructions.json"
 REWORDINGS = "rewordings.json"
 NEW_RECORDS = {"new.json": 12, "new_asked.json": 24}  # pictures, each with all harmful questions
 OPENINGS = ("Tell me", "Explain", "Teach me", "Show me")  # of size tiny's questions, whose model knows no other words
+SWAPPED = "swapped"
 COUNT, LENGTH = 200, 5  # texts, and the words of each: as many as a model of size tiny was taught to repeat
 
 
@@ -36,6 +38,11 @@ def write_derived(folder: Path, settings: Settings) -> None:
         write_json(path, others)
     if not (folder / "new_asked.json").is_file():
         write_new(folder, settings)
+    if not (folder / SWAPPED / "all_train.json").is_file():
+        (folder / SWAPPED).mkdir(exist_ok=True)
+        answers = [text for concept in SAFE_SEEN for text in settings.wording.about(concept)]
+        write_json(folder / SWAPPED / "prompt.json", {"idk": answers})
+        write_json(folder / SWAPPED / "all_train.json", read_json(folder / "all_train.json"))
 
 
 def write_new(folder: Path, settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""Each table of the mini benchmark in README.md and docs/results/ is made from its CSV file there, and those from runs.
+"""Each table of the mini benchmark in docs/results/ is made from its CSV file there, and those from runs.
 
 The rule by which steps and rates were chosen gives the ones of config/mini.yaml.
 """
@@ -33,7 +33,7 @@ def test_the_picture_shows_the_table():
     rows = SCRIPT.read("mini")
     assert [row["method"] for row in rows] == ["vanilla", "GA", "GD", "KL", "PO", "GA+PD", "GD+PD", "KL+PD", "PO+PD"]
     drawn = list(ElementTree.parse(SCRIPT.RESULTS / "mini.svg").getroot().itertext())
-    assert "](docs/results/mini.svg)" in SCRIPT.README.read_text(encoding="utf-8")
+    assert "](mini.svg)" in SCRIPT.TINY.read_text(encoding="utf-8")
     for row in rows:
         figures = " · ".join(f"{float(row[f'{key}_value']):.1f}" for key in ("asr_gen", "sarr", "rouge_l"))
         assert row["method"] in drawn and figures in drawn
@@ -56,13 +56,11 @@ def test_readers_see_how_steps_and_rate_were_chosen(name, size, methods, rates):
         assert tables[method]["max_train_steps"] == int(chosen["max_train_steps"])
 
 
-@pytest.mark.parametrize(("name", "pretrained"), [("mini_audit", False), ("mini_small_audit", True)])
-def test_what_was_measured_bears_what_controls_are_for(name, pretrained):
-    """Vanilla tells answers apart, who never knew does so less, and not at all where language was learnt from these
-    texts alone."""
-    rows = [row for row in SCRIPT.read(name) if (row["metric"], row["relative"]) == ("gap", "")]
+def test_what_was_measured_bears_what_controls_are_for():
+    """Vanilla prefers the true answer to another, and a model that never knew does so less."""
+    rows = [row for row in SCRIPT.read("mini_small_audit") if (row["metric"], row["relative"]) == ("gap", "")]
     gaps = {row["subject"]: (float(row["low"]), float(row["high"])) for row in rows}
-    assert 0 < gaps["never_knew"][1] < gaps["vanilla"][0] and (gaps["never_knew"][0] > 0) == pretrained
+    assert 0 < gaps["never_knew"][0] < gaps["never_knew"][1] < gaps["vanilla"][0]
 
 
 def test_the_files_are_made_from_runs(tmp_path, capsys):

@@ -152,7 +152,9 @@ def test_settings_cells_and_page_from_nothing_and_a_deleted_cell_comes_out_the_s
     vanilla = read_json(Cell("vanilla", 0, 1).kept)["distance"]["vanilla"]["harmful"]["forced"]
     assert max(vanilla.values()) == pytest.approx(0, abs=1e-6)
     shutil.copy(ROOT / "docs" / "results" / "leaderboard.md", tmp_path / "docs" / "results" / "leaderboard.md")
+    shutil.copy(ROOT / "README.md", tmp_path)
     write_table(plan)
+    assert all(f"\n| `{row}` | " in (tmp_path / "README.md").read_text() for row in plan.rows)
     page, figures = (tmp_path / "docs/results/leaderboard.md").read_text(), Cells.read(plan).figures("popd")
     assert all(f"\n| {row} | " in page for row in plan.rows) and figures["depth"].runs == 1
     assert len(DATA.read_text().splitlines()) > 80 and len(list(DATA.parent.glob("leaderboard_*.svg"))) == 3
