@@ -10,12 +10,12 @@ CELLS = [str(cell.kept) for cell in PLAN.cells(GROUP)]
 PYTHON = "env OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false python "
 
 
-def settings(wildcards):
-    """What a cell's training waits for."""
+def before(wildcards):
+    """What a cell's training waits for: the settings of its method, or the adapter that noise is made like."""
     row = PLAN.row(wildcards.row)
-    trained = PLAN.row(row.noise_of) if row.noise_of else row
-    name = trained.settings_of or row.noise_of or wildcards.row
-    return [] if row.model else ancient(str(settings_file(name)))
+    if row.noise_of:
+        return ancient(str(RESULTS / "cells" / row.noise_of / f"base{wildcards.base}-seed{wildcards.seed}.json"))
+    return [] if row.model else ancient(str(settings_file(row.settings_of or wildcards.row)))
 
 
 localrules: table
@@ -41,6 +41,6 @@ rule reference:
 
 
 rule cell:
-    input: settings, ancient(str(RESULTS / "reference.json"))
+    input: before, ancient(str(RESULTS / "reference.json"))
     output: str(RESULTS / "cells" / "{row}" / "base{base}-seed{seed}.json")
     shell: PYTHON + "-m safeeraser.leaderboard cell {wildcards.row:q} {wildcards.base} {wildcards.seed}"

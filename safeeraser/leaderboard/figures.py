@@ -141,11 +141,12 @@ def inside(name: str) -> Callable:
     """A measure of the true answers, in shares of the way from vanilla (0) to never_knew (1), without a bound."""
 
     def measure(cells: Cells, cell: Found) -> dict[str, Range] | None:
-        ends = [cells.control(row, cell) for row in ("vanilla", "never_knew")]
-        if None in ends:
+        vanilla, never = (cells.control(row, cell) for row in ("vanilla", "never_knew"))
+        if vanilla is None or never is None:
             return None
         ours, start, end = (
-            {concept: total / n for concept, (total, n) in each["inside"][name].items()} for each in (cell, *ends)
+            {concept: total / n for concept, (total, n) in each["inside"][name].items()}
+            for each in (cell, vanilla, never)
         )
 
         def way(names: Sequence[str]) -> float:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from safeeraser.audit.relearn import PROTOCOL, TRAINING, merge_once
-from safeeraser.benchmark.adapters import adapter_file
 from safeeraser.benchmark.files import CONFIG, read_json, write_json
 from safeeraser.benchmark.pages import read_keys
 from safeeraser.benchmark.pictures import find_picture
@@ -84,8 +83,11 @@ def curves(subject: Subject, how: Relearning) -> dict[str, Any]:
         for lora in (FRESH, OWN) if subject.adapter else (FRESH,):
             kept = folder / f"{view}-{lora}.json"
             if not kept.is_file():
-                words = {"forget_loss": term(view), "data_path": str(subject.data / f"all_{SPLIT[data]}.json")}
-                words |= {"limit": 1} if data == "held_out" else {}
+                words: dict[str, Any] = {
+                    "forget_loss": term(view),
+                    "data_path": str(subject.data / f"all_{SPLIT[data]}.json"),
+                }
+                words["limit"] = 1 if data == "held_out" else None
                 write_json(kept, curve(subject, lora, words, how, questions, at_first))
             found[f"{view}, {lora}"] = read_json(kept)
     return found
@@ -108,7 +110,7 @@ def curve(
 SPLIT = {"train": "train", "held_out": "val"}
 
 
-def new(subject: Subject, how: Relearning) -> dict[str, Totals]:
+def new(subject: Subject, how: Relearning) -> dict[int, Totals]:
     """How much of a concept that nobody knew is given after so many steps of learning it."""
     words = {"forget_loss": term("retain"), "data": "own", "data_path": str(subject.data / "new.json")}
     return trained(subject, FRESH, words | {"lr": how.new["lr"]}, how.new["steps"], new_questions(subject))
@@ -136,11 +138,11 @@ def trained(
         "workers": 0,
         "save_dir": str(folder),
     }
-    if lora == FRESH:
-        model = merge_once(subject.adapter, subject.model_path, subject.folder / "merged")
-    else:
+    if lora == OWN:
         model = subject.model_path
-        keys |= {"init_adapter": str(adapter_file(subject.adapter).parent), "projector": "full"}
+        keys |= {"init_adapter": str(subject.adapter), "projector": "full"}
+    else:
+        model = merge_once(subject.adapter, subject.model_path, subject.folder / "merged")
     forget(read_settings(from_keys(keys | {"model_path": model}, TRAINING)))
     gc.collect()  # transformers' Trainer holds itself in circles, and the model with it
     found = {step: given(model, folder / f"checkpoint-{step}", questions) for step in steps}

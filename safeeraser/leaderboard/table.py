@@ -119,8 +119,8 @@ def controls(figures: Figures) -> str:
     rows = []
     for name in MEASURED:
         of = [figures[row].get(name) for row in known]
-        both = [figures.get(row, {}).get(name) for row in ("noise", "never_knew")]
-        tells = "–" if None in both else "yes" if tells_removal(*both) else "no: dropped"
+        noise, never = (figures.get(row, {}).get(name) for row in ("noise", "never_knew"))
+        tells = "–" if noise is None or never is None else "yes" if tells_removal(noise, never) else "no: dropped"
         rows.append([name, *(shown(figure, 1) for figure in of), tells])
     return markdown([["measure", *known, "tells noise from removal"], *rows])
 

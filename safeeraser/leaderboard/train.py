@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from safeeraser.benchmark.adapters import adapter_file
-from safeeraser.benchmark.files import held, write_whole_folder
+from safeeraser.benchmark.files import write_whole_folder
 from safeeraser.leaderboard.plan import Cell, Plan
 from safeeraser.model.load import load_model
 from safeeraser.unlearn.config.compose import from_keys
@@ -28,7 +28,12 @@ def adapter_of(plan: Plan, cell: Cell) -> Path | None:
     if row.model:
         return None
     if row.noise_of:
-        return noise(plan, Cell(row.noise_of, cell.base, cell.seed), cell)
+        return noise(plan, trained(plan, Cell(row.noise_of, cell.base, cell.seed)), cell)
+    return trained(plan, cell)
+
+
+def trained(plan: Plan, cell: Cell) -> Path:
+    """The adapter of a cell whose method is trained, by its settings."""
     return unlearn(plan, cell, plan.settings(cell.row), cell.folder / "adapter")
 
 
@@ -43,17 +48,9 @@ def unlearn(plan: Plan, cell: Cell, settings: dict[str, Any], folder: Path) -> P
     return folder
 
 
-def noise(plan: Plan, of: Cell, cell: Cell) -> Path:
-    """An adapter that changes each matrix as much as another one does, by the Frobenius norm, and in no direction.
-
-    Raises:
-        BadInput: the other cell cannot be trained.
-    """
+def noise(plan: Plan, like: Path, cell: Cell) -> Path:
+    """An adapter that changes each matrix as much as another one does, by the Frobenius norm, and in no direction."""
     folder = cell.folder / "adapter"
-    of.folder.mkdir(parents=True, exist_ok=True)
-    with held(of.folder, of.name):  # which another process may be at
-        like = adapter_of(plan, of)
-    assert like is not None
     if folder.is_dir():
         return folder
     base = load_model(plan.model("base_model", cell.base), torch.float32).state_dict()
