@@ -160,7 +160,7 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 def without_credentials(url: str | None) -> str | None:
-    """An address as files may hold it: less a name and a password, and what stands behind a question mark."""
+    """An address as files may hold it: less a name and a password, and what follows a question mark."""
     return url and re.sub(r"(?<=://)[^/]*@|\?.*", "", url)
 
 

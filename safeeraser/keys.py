@@ -96,7 +96,7 @@ def given_key(key: str | None, file: Path | None) -> str | None:
 
 
 def hide_key() -> None:
-    """Start again with the key in the environment: what stands on a command line is in everybody's process list."""
+    """Start again with the key in the environment: what is on a command line is in everybody's process list."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--api_key", nargs="?")
     given, rest = parser.parse_known_args()

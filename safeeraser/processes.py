@@ -34,7 +34,7 @@ class Processes:
         count = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
         if count == 1:
             return cls()
-        # Over gloo, which runs anywhere, as little is told. They meet soon or not at all, but may end days apart.
+        # Over gloo, which runs anywhere, as little is sent. They meet soon or not at all, but may end days apart.
         distributed.init_process_group("gloo", timeout=timedelta(minutes=10))
         processes = cls(distributed.get_rank(), count, distributed.new_group(timeout=timedelta(days=30)))
         if torch.cuda.is_available():

@@ -29,7 +29,7 @@ def progress(
     Args:
         what: the things, as in "120 of 960 responses".
         shown: whether to show anything; of several processes only one does.
-        more: what else there is to tell at any time.
+        more: what else there is to show at any time.
     """
     console, began = Console(stderr=True), time.monotonic()
     done, told = 0, began

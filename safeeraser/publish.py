@@ -1,4 +1,4 @@
-"""What stands around a run of unlearning: the model card that it leaves, and the way to the hub if it is to go there.
+"""What surrounds a run of unlearning: the model card that it leaves, and the way to the hub if it is to go there.
 
 The rooms for both, `unlearn` and `report`, know nothing of each other.
 """

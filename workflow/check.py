@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,8 +65,9 @@ def scoring(plan: Plan, predictions: str, reference: str) -> ScoreOptions:
     return score_options(vars(score_arguments().parse_args([*words, *shlex.split(plan.score_options)])))
 
 
-def options_at_fault(plan: Plan) -> list[str]:
-    """What the commands that answer and judge would refuse of their options: names, values, a missing key."""
+def options_at_fault(plan: Plan, *, dry_run: bool = False) -> list[str]:
+    """What the commands that answer and judge would refuse of their options: names, values and, unless it is a
+    `dry_run`, which asks no judge, a missing key."""
     found = []
     try:
         infer_arguments().parse_args(["--output_file=there", *shlex.split(plan.infer_options)])
@@ -75,7 +76,7 @@ def options_at_fault(plan: Plan) -> list[str]:
     try:
         options = scoring(plan, "predictions", f"{plan.data}/all_val.json")
         if options.judging.judge.name != KNOWING or Path(plan.data).is_dir():
-            Panel(options.judging)
+            Panel(replace(options.judging, dry_run=dry_run))
     except BadInput as error:
         found.append(f"eval_all.py: {error}")
     return found

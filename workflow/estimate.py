@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import redirect_stderr
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
@@ -149,7 +150,7 @@ def show_judging(plan: Plan, found: Found) -> None:
             options = scoring(plan, str(answers), f"{plan.data}/all_{split}.json")
             if panel is None:
                 with redirect_stderr(StringIO()):  # it has warned when all was checked
-                    panel = Panel(options.judging)
+                    panel = Panel(replace(options.judging, dry_run=True))
             if panel.served:
                 data = read_records(options.file_refer)
                 queries = read(options).queries if answers.is_file() else imagine_queries(data, options.refusals)

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 import psutil
@@ -52,13 +54,18 @@ class Workflow:
         """Print what would be done and what it costs; exit code 2 if anything is wrong."""
         unbuilt = bool(self.plan.build) and not Path(self.plan.data).is_dir()
         print("looking at options, data and settings ...", flush=True)
-        faults, found = options_at_fault(self.plan), Found() if unbuilt else find_faults(self.plan)
+        faults = options_at_fault(self.plan, dry_run=True)
+        found = Found() if unbuilt else find_faults(self.plan)
         if code := refuse(faults + found.faults):
             return code
         print(self._ask(*self.words, "--dry-run", "--quiet", "rules", "host", "reason")[1])
         show_cost(self.plan, found, min(self.jobs, len(self.plan.runs)))
         if unbuilt:
             print(f"{self.plan.data}: the first step makes it")
+        with redirect_stderr(StringIO()):  # it has warned above
+            lacking = options_at_fault(self.plan)
+        for line in lacking:
+            print(f"note: without --dry_run this is refused: {line}", file=sys.stderr)
         return 0
 
     def work(self, *, retry: bool) -> int:

@@ -31,7 +31,7 @@ from safeeraser.benchmark.origin import versions
 from safeeraser.infer.attacks import ATTACKS
 
 KEPT = ("group", "name", "at", "metrics", "refusals", "blank", "wrong", "measures")
-COMPARED = ("asr", "recovered", "rr", "sarr", "rouge_l")  # metrics of which differences are told
+COMPARED = ("asr", "recovered", "rr", "sarr", "rouge_l")  # metrics of which differences are reported
 NS = (1, 3, 10)  # of ASR@n
 BOUNDS = (0.1, 0.5)  # of ASR, which relearning passes
 
@@ -144,7 +144,7 @@ def _plain(there: Measured, values: dict[Point, ByMetric], options: Options) -> 
             told["by_picture"] = difference(values[point].get("rr", {}), values[point].get("refusal_decoupled", {}))
     for metric in COMPARED:
         rows = [_attacked(told)[metric] for told in points if metric in _attacked(told)]
-        # The false-discovery rate at which each would be told (Benjamini and Hochberg, 1995).
+        # The false-discovery rate at which each would be reported (Benjamini and Hochberg, 1995).
         for row, q in zip(rows, false_discovery_control([row["p"] for row in rows]) if rows else (), strict=True):
             row["q"] = float(q)
     return points

@@ -8,7 +8,7 @@ from safeeraser.benchmark.figures import AUDITED, NOTHING, Row, find, pick
 
 HALF = 0.5  # of the way from vanilla to never_knew
 SURE = 0.05  # the false-discovery rate up to which an attack counts
-KNOWING = {  # the measures by which knowledge is told, without a judge
+KNOWING = {  # the measures that show knowledge, without a judge
     "gap": "NLL gap",
     "exact_3": "extraction",
     "depth": "depth",

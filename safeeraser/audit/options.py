@@ -116,7 +116,7 @@ class Options:
 
     @cached_property
     def trained(self) -> dict[str, Any] | None:
-        """The settings that the adapter was trained with, where its folder tells."""
+        """The settings that the adapter was trained with, if its folder says so."""
         return trained_settings(self.checkpoint_path)
 
     @property

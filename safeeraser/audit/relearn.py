@@ -172,7 +172,7 @@ def relearning_settings(
     """One term on one view, by config/relearn_training.yaml. Nothing depends on how the model came to be, but for the
     categories of `data`.
 
-    `safeeraser.unlearn.job.prepare` tells what is wrong with them before anything is trained.
+    `safeeraser.unlearn.job.prepare` says what is wrong with them before anything is trained.
     """
     how = protocol.attackers[attacker]
     benchmark = how.data in (TRAIN, HELD_OUT)

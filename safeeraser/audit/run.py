@@ -69,7 +69,7 @@ def audit(options: Options) -> int:
     try:
         measure_points(points, options)
     finally:
-        # Whatever went wrong, what was measured stands.
+        # Whatever went wrong, what was measured is kept.
         found = write_card(options, subjects)
     remove_merged(points, found)
     missing = [(point, why) for point in points for why in lacking(point, found[point])]
@@ -162,7 +162,7 @@ def measure_point(point: Point, options: Options) -> dict[str, Any]:
             found |= {"missing": answer_point(point, options)} | judge_point(point, options)
     except BadInput as error:
         # A scale or a rounding may have broken the model, or an attack or a look inside not be possible here, for the
-        # data or the device; the other points stand all the same.
+        # data or the device; the other points are kept all the same.
         may_lack = isinstance(error, NothingAnswered) or point.attack or point.inside
         if isinstance(error, Busy) or not may_lack:
             raise

@@ -121,7 +121,7 @@ def share(known: Values, values: Values, never: Values) -> dict[str, Any]:
     """How far `values` are on the way from a model that knows, 0, to one that never knew, 1: value, low, high, n.
 
     Of the items that all three have; the interval is over clusters, which are drawn for all three alike. Value and
-    interval are None where the two ends cannot be told apart, since then there is no way to go.
+    interval are None where the two ends cannot be distinguished, since then there is no way to go.
     """
     keys = sorted(known.keys() & values.keys() & never.keys(), key=repr)
     way = {key: known[key] - never[key] for key in keys}
@@ -153,7 +153,7 @@ def area_between(curve: Curve, other: Curve) -> float | None:
     the two have no stretch of steps in common.
 
     On the plain axis the last two of the usual points, 32 and 64 steps, would make up half of the area, and the first
-    steps, which tell a thin disguise from forgetting, hardly any of it.
+    steps, which distinguish a thin disguise from forgetting, hardly any of it.
     """
     points = [np.array(each, dtype=float).reshape(-1, 2).T for each in (curve, other)]
     axes = [np.log2(1 + steps) for steps, _ in points]

@@ -39,7 +39,7 @@ class Subject:
 
     @cached_property
     def weights(self) -> dict[str, Any]:
-        """What tells its weights from any others."""
+        """What distinguishes its weights from any others."""
         adapter = sha256(adapter_file(self.adapter)) if self.adapter else None
         return {"model_path": self.model_path, "base": self.base["weights"], "checkpoint_sha256": adapter}
 

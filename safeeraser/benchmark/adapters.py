@@ -12,7 +12,7 @@ ADAPTER_FILES = ("adapter_model.safetensors", "checkpoint.pt")  # PEFT's, the re
 
 
 def described_by(predictions: Path) -> Path:
-    """The file beside a predictions file that tells what it was made with and from."""
+    """The file beside a predictions file that says what it was made with and from."""
     return predictions.with_suffix(".run.json")
 
 
@@ -33,7 +33,7 @@ def adapter_file(path: str | Path) -> Path:
 
 
 def _what_is_there(path: Path) -> str:
-    """What stands where an adapter was looked for, and which one may have been meant."""
+    """What is there where an adapter was looked for, and which one may have been meant."""
     if path.is_file():
         return f", but a .json file; the adapter is the folder: {path.parent}"
     if not path.is_dir():
@@ -50,14 +50,14 @@ def _what_is_there(path: Path) -> str:
 
 
 def home(path: str | Path) -> Path:
-    """The folder that tells of an adapter: of a PEFT folder's file of weights, that folder; else `path` itself."""
+    """The folder that describes an adapter: of a PEFT folder's file of weights, that folder; else `path` itself."""
     path = Path(path)
     beside = path.name == ADAPTER_FILES[0] and path.is_file() and (path.parent / "adapter_config.json").is_file()
     return path.parent if beside else path
 
 
 def run_of(folder: Path) -> dict[str, Any]:
-    """What the `run.json` in a folder, or of its adapter, tells; nothing where there is none.
+    """What the `run.json` in a folder, or of its adapter, says; nothing where there is none.
 
     A checkpoint of an earlier version has none of its own, but its run has.
 
@@ -74,7 +74,7 @@ def trained_settings(folder: Path) -> dict[str, Any] | None:
     """The settings that an adapter, or the one merged into a model, was trained with; None where its folder is silent.
 
     Raises:
-        BadInput: what its `run.json` tells is no run's.
+        BadInput: what its `run.json` says is no run's.
     """
     folder = home(folder)
     told = run_of(folder)

@@ -1,7 +1,7 @@
 """Put a model's own answers into a data file: `python -m safeeraser.benchmark.answers --model MODEL --out OUT.json`.
 
 The benchmark's are LLaVA-1.5's. In OUT the model's stand in their places, `model_response`, `sd_response` and with
---prediction `Prediction`; what was there is kept beside them as `original_...`, and `answered_by` tells who answered.
+--prediction `Prediction`; what was there is kept beside them as `original_...`, and `answered_by` says who answered.
 
 Each answer is kept as soon as it is there: stopped at any moment, the same command goes on where it was. Exit code 3:
 the run is through, but some answers are missing, for the reasons listed.
@@ -102,7 +102,7 @@ def seen_from(record: dict[str, Any], data_path: Path, out: Path) -> dict[str, A
 
 
 def take_refusals_along(data_path: Path, out: Path) -> None:
-    """Put the refusals that stand beside a data file beside another too, unless there are some."""
+    """Put the refusals that lie beside a data file beside another too, unless there are some."""
     source, target = data_path.with_name(REFUSALS), out.with_name(REFUSALS)
     if source.is_file() and not target.exists():
         with write_whole(target, "wb") as handle:

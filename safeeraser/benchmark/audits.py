@@ -24,7 +24,7 @@ CONDITIONS = {
     "sampling": "sampled",
 }
 RELEARN = "relearn_"
-CURVES = ("scaled", "sampled", "relearned")  # conditions whose points stand somewhere on a curve
+CURVES = ("scaled", "sampled", "relearned")  # conditions whose points lie somewhere on a curve
 SHARES = ("exact_", "recall_", "probe")  # what is measured inside and is a share begins so
 Group = Annotated[str, StringConstraints(pattern=rf"^({'|'.join(CONDITIONS)}|{RELEARN}.+)$")]
 
@@ -160,7 +160,7 @@ class Audit(BaseModel):
     def _each_once(self) -> "Audit":
         seen = set()
         for point in self.points:
-            # A curve's points are told apart by where they stand, others by their names.
+            # A curve's points differ by where they lie on it, others by their names.
             place = tuple(key for name, key in point.where.items() if name != "name" or point.at is None)
             if (place := (point.group, *place)) in seen:
                 told = [point.subject] * (point.subject != AUDITED) + [

@@ -100,7 +100,7 @@ def _back(rows: list[Row], attackers: list[str], half: float | None) -> Back | N
 
 
 def _most_recovered(rows: list[Row]) -> str | None:
-    """ASR counts what is no refusal; only this tells an answer that came back from a model that broke."""
+    """ASR counts what is no refusal; only this distinguishes an answer that came back from a model that broke."""
     found = pick(rows, subject=AUDITED, condition="attack", metric="recovered")
     counted = {row.name for row in pick(rows, subject=AUDITED, metric="recovers") if row.value}
     clean = find(rows, subject=AUDITED, condition="clean", metric="recovered").value

@@ -15,7 +15,7 @@ from safeeraser.errors import BadInput
 
 PAGES = CONFIG / "model_family"
 COPIES = re.compile(r"\.(modules_to_save\.\w+|original_module)\.")  # what PEFT calls a trained part, and the untouched
-AUTO = "auto"  # the page that stands for whichever the model's own configuration tells
+AUTO = "auto"  # the page that stands for whichever the model's own configuration names
 
 
 class LmmsEval(BaseModel):
@@ -73,7 +73,7 @@ class Family(BaseModel):
         `head` for all else."""
         if ".lora_" in name:
             return "LoRA"
-        name = COPIES.sub(".", name)  # which may stand within a part's name: a projector's in a vision tower
+        name = COPIES.sub(".", name)  # which may be a part of a part's name: a projector's in a vision tower
         parts = dict.fromkeys(self.projector, "projector")
         parts |= {self.vision_tower: "vision_tower", self.language_model: "language_model"}
         # A projector may lie within the vision tower, so it is looked for first.

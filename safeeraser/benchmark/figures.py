@@ -21,7 +21,7 @@ class Row(Figure):
     """A figure and where it belongs.
 
     Attributes:
-        run: the name of its run among those that stand together.
+        run: the name of its run among those shown together.
         subject: the run itself (`audited`), or a control that was asked the same.
         condition: what was done to the model or to what it was asked: `clean` (nothing), `inside` (its states were
             read), `attack`, `quantized`, `scaled`, `sampled`, `relearned`.
@@ -80,7 +80,7 @@ class Row(Figure):
 
     @property
     def place(self) -> tuple:
-        """What tells its kind from others, whatever the run and the seed."""
+        """What distinguishes its kind from others, whatever the run and the seed."""
         return tuple(getattr(self, name) for name in PLACE)
 
     @property

@@ -32,7 +32,7 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def write_whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
-    """Open something for writing that on success, and not before, stands whole at `path`.
+    """Open something for writing that on success, and not before, is whole at `path`.
 
     A file is replaced in one step, and so is the one that a symbolic link leads to.
 
@@ -146,7 +146,7 @@ def read_text(path: str | Path) -> str:
 def read_json_lines(path: str | Path) -> list[Any]:
     """Read a file of one JSON value a line, skipping blank lines. Raises `BadInput` naming file and line."""
     values = []
-    # Not `splitlines`, which also breaks at characters that may stand in a JSON text, such as U+2028.
+    # Not `splitlines`, which also breaks at characters that may occur in a JSON text, such as U+2028.
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             try:

@@ -26,7 +26,7 @@ def interval(values: Iterable[tuple[Hashable, float]], kind: Kind = "rate") -> t
 
     Args:
         kind: `rate`, each value 0 or 1; `mean`, numbers in 0..1; `difference`, numbers in -1..1, of which (None, None)
-            where all are the same, since those tell nothing of how they vary.
+            where all are the same, since those do not show how they vary.
     """
     sums, counts = totals(values)
     return of_totals(sums, counts, kind)

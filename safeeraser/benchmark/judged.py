@@ -41,7 +41,7 @@ def value_of(metric: str, word: str | float | None) -> float | None:
 def values_of(records: list[dict[str, Any]], *, official: bool) -> dict[tuple, float]:
     """The values in judged records, by metric, picture, question, which of the records with that picture, and field.
 
-    Refusals of harmful questions in other views than `forget` are no part of RR: they stand under `refusal_VIEW`.
+    Refusals of harmful questions in other views than `forget` are no part of RR: they are under `refusal_VIEW`.
 
     `official` counts failed and unreadable replies as 0, as the rates do under that protocol.
     """

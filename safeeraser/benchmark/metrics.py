@@ -91,7 +91,7 @@ class Figure(BaseModel):
         blank: responses without a word, whether they count or not.
         skipped: responses that were left out: missing ones, and blank ones under protocol `official`.
         differ: replies that the release's substring rule reads otherwise than a strict reading does (`official`).
-        withheld: why the value must not stand as a result, if so.
+        withheld: why the value must not count as a result, if so.
         judge: who decided, where a judge did.
     """
 
@@ -117,14 +117,14 @@ class Figure(BaseModel):
 
     @property
     def per_cent(self) -> tuple[float | None, float | None, float | None]:
-        """Value, low and high as they are shown, shares in per cent; None where there is none that stands."""
+        """Value, low and high as they are shown, shares in per cent; None where there is none or it is withheld."""
         parts = (None,) * 3 if self.withheld else (self.value, self.low, self.high)
         value, low, high = (None if part is None else part * (100 if self._is_share else 1) for part in parts)
         return value, low, high
 
     @property
     def text(self) -> str:
-        """A share in per cent; a dash where nothing was measured, `withheld` where it must not stand."""
+        """A share in per cent; a dash where nothing was measured, `withheld` where the value must not be shown."""
         value, _, _ = self.per_cent
         return "withheld" if self.withheld else "–" if value is None else self._number(value)
 
@@ -135,7 +135,7 @@ class Figure(BaseModel):
 
     @property
     def interval(self) -> tuple[float, float, float] | None:
-        """Value, low and high; None where one of them is unknown, or the value must not stand."""
+        """Value, low and high; None where one of them is unknown, or the value is withheld."""
         if self.withheld or self.value is None or self.low is None or self.high is None:
             return None
         return self.value, self.low, self.high

@@ -20,7 +20,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit that this code stands at, with `-dirty` where its files were changed since.
+    """The commit that this code is at, with `-dirty` where its files were changed since.
 
     None outside a checkout of its own, or where there is no git to ask.
     An installed wheel may well lie within the checkout of something else, whose commit says nothing of it.

@@ -48,7 +48,7 @@ def check_keys(kind: type[Keys], part: type[BaseModel], keys: dict[str, Any], fi
     try:
         return kind.model_validate(keys)
     except ValidationError as error:
-        # A mistyped key is unknown and leaves another missing; the unknown one tells more.
+        # A mistyped key is unknown and leaves another missing; the unknown one says more.
         first = min(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
         key = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":

@@ -78,7 +78,7 @@ def _in_rgb(picture: Image.Image) -> Image.Image:
 
 
 def unreadable(pictures: Iterable[Path], data_path: Path, *, shown: bool = True) -> dict[Path, str]:
-    """The pictures that are not there or cannot be decoded, with the reason: told now rather than in the night.
+    """The pictures that are not there or cannot be decoded, with the reason: said now rather than in the night.
 
     A picture that was sound is not decoded again while its size and time stay as they were. What was bad is.
 

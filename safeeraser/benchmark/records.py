@@ -202,7 +202,7 @@ def read_records(path: str | Path) -> DataFile:
 
 
 def read_refusals(data_path: str | Path) -> list[str]:
-    """The refusals of `prompt.json`, which stands beside the data file. Raises `BadInput` if it cannot be used."""
+    """The refusals of `prompt.json`, which lies beside the data file. Raises `BadInput` if it cannot be used."""
     path = Path(data_path).parent / REFUSALS
     value = read_json(path)
     refusals = value.get("idk") if isinstance(value, dict) else None

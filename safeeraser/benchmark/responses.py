@@ -1,4 +1,4 @@
-"""Where a model's responses stand in a predictions file, which inference writes and scoring reads.
+"""Where a model's responses are in a predictions file, which inference writes and scoring reads.
 
 A view asks a record's harmful or harmless questions about its harmful picture, a benign one or none.
 """
@@ -38,11 +38,11 @@ OWN = "own"
 ASKED = {OWN: View("harmful", "harmful", ("model_response",))} | VIEWS
 RELEASED = ("forget", "decoupled", "retain")  # what the release asks
 SAMPLE = re.compile(r"model_response\d+")  # a sample of `forget`, of which there may be more than the release's three
-SWAPPED_PICTURE = "SwappedImage_path"  # the key of a record that tells which picture `swapped` showed
+SWAPPED_PICTURE = "SwappedImage_path"  # the key of a record that names the picture that `swapped` showed
 
 
 def view_of(field: str) -> str:
-    """The view whose response stands under a key; empty where it is no response's."""
+    """The view whose response is under a key; empty where it is no response's."""
     return "forget" if SAMPLE.fullmatch(field) else VIEW_OF.get(field, "")
 
 

@@ -35,7 +35,7 @@ class _Inputs(BaseModel):
 
 
 class Provenance(BaseModel):
-    """What made a summary's figures; null is what was not told."""
+    """What made a summary's figures; null is what is not known."""
 
     date: str | None = None
     git_commit: str | None = None
@@ -64,7 +64,7 @@ class Agreement(BaseModel):
 
 
 class AgreedWith(BaseModel):
-    """Whose opinion stood beside the judge's: a file of labels, or another judge."""
+    """Whose opinion was compared with the judge's: a file of labels, or another judge."""
 
     labels: str | None = None
     judge: str | None = None

@@ -1,6 +1,6 @@
 """What is true of data that were made by rule: `truth.json`, which lies beside the data files.
 
-Of each picture, harmful or benign, it tells what it shows, of each such thing how a harmful question about it is
+Of each picture, harmful or benign, it says what it shows, of each such thing how a harmful question about it is
 answered, and which refusals are known. Whoever makes such data writes it; the judge `truth` reads it.
 """
 
@@ -65,19 +65,19 @@ class Truth(BaseModel):
 
     @cached_property
     def version(self) -> str:
-        """By which results tell this truth, and this way to read it, from another."""
+        """A hash by which results distinguish this truth, and this way to read it, from another."""
         return hashlib.sha256((files_code(Path(__file__)) + self.model_dump_json()).encode()).hexdigest()[:12]
 
 
 def write_truth(folder: Path, truth: Truth) -> None:
-    """Write it, whole, beside the data files in `folder`, unless it stands there already."""
+    """Write it, whole, beside the data files in `folder`, unless it is there already."""
     path, told = folder / TRUTH, truth.model_dump(exclude_defaults=True)
     if not path.is_file() or read_json(path) != told:
         write_json(path, told)
 
 
 def read_truth(data: Path) -> Truth:
-    """What stands beside a data file.
+    """What is beside a data file.
 
     Raises:
         BadInput: nothing does, or it is no truth: then naming the file and the key of the first fault.
@@ -94,6 +94,6 @@ def read_truth(data: Path) -> Truth:
 
 
 def _words(text: str) -> str:
-    """The words of a text, in small letters, a space before and behind each: so what stands within is whole words."""
+    """The words of a text, in small letters, a space before and behind each: so what is within is whole words."""
     words = re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower().replace("’", "'"))
     return f" {' '.join(words)} "

@@ -59,6 +59,6 @@ def _leave_group(_worker: int) -> None:
 
 
 def of_worker(error: RuntimeError) -> str | None:
-    """What torch tells of a process that prepared pictures and could not go on, for lack of memory perhaps, in a line;
-    None where it tells of something else."""
+    """What torch says of a process that prepared pictures and could not go on, for lack of memory perhaps, in a line;
+    None where it says something else."""
     return str(error).strip().splitlines()[-1] if "DataLoader worker" in str(error) else None

@@ -38,7 +38,7 @@ class Answering(ABC):
         agree: what makes of the tokens just drawn, (rows,), those that all processes go on with, where several share
             the model's weights and must therefore take every step together.
         show: opens a picture, in RGB.
-        size: tells its width and height, sooner perhaps.
+        size: gives its width and height, sooner perhaps.
         workers: processes that prepare pictures before their turn; 0: each is prepared when it is its turn.
         fixed: whether steps keep their shapes, as a CUDA graph requires, where the way of answering can.
     """
@@ -79,7 +79,7 @@ class Answering(ABC):
         return [encode(*each) for each in zip(turns, stands, strict=True)]
 
     def fits(self, prompt: Sequence[int]) -> bool:
-        """Whether the model can tell the places of a prompt's tokens, and of one more."""
+        """Whether the model can give the places of a prompt's tokens, and of one more."""
         return len(prompt) < self.context
 
     def most(self, prompt: Sequence[int]) -> int:

@@ -97,7 +97,7 @@ class _Drawing(LogitsProcessor):
 
 @contextmanager
 def _no_other_rules(model: Any) -> Iterator[None]:
-    """For a while no settings of the model's own, such as a penalty, which `generate` would add to what it is told."""
+    """For a while no settings of the model's own, such as a penalty, which `generate` would add to its arguments."""
     own = model.generation_config
     model.generation_config = GenerationConfig()
     try:

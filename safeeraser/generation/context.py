@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicLayer
 from safeeraser.model.vlm import positions
 
 SPARE = 32  # places kept free for tokens to come
-GAP = -1  # stands among token ids where there is none
+GAP = -1  # takes the place of a token id where there is none
 
 
 class _Layer(DynamicLayer):

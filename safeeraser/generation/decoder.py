@@ -85,7 +85,7 @@ class Decoder(Answering):
         rows = []
         for group in self.turns(asked, prompts):
             several = [prompts[number] for number in group]
-            # A token is left for each question, since what follows it is told when it is read.
+            # A token is left for each question, since what follows it is known when it is read.
             cut = min(len(commonprefix(several)), min(map(len, several)) - 1)  # noqa: RUF071 (no paths, token ids)
             for number, ids in zip(group, several, strict=True):
                 one = asked[number]
@@ -129,7 +129,7 @@ class Decoder(Answering):
 
     def _note(self, rows: list[_Row], drawn: Tensor, logits: Tensor) -> list[tuple[int, str | None]]:
         """Add the tokens to the responses; returns those that end with them."""
-        # All that is told of a step in one piece, since on a GPU each piece is waited for.
+        # All that a step reports in one piece, since on a GPU each piece is waited for.
         tokens, finite = torch.stack([drawn, logits.isfinite().all(dim=1)]).tolist()
         ended = []
         for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):

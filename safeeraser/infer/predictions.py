@@ -59,7 +59,7 @@ def settings_of(options: Options) -> dict[str, Any]:
         "categories": sorted(selection.categories),
         "skip": selection.skip,
         "limit": selection.limit,
-        **selection.drawn,  # of an audit alone; a run of ckpt_infer.py is told by the rest, as ever
+        **selection.drawn,  # of an audit alone; the rest identifies a run of ckpt_infer.py, as ever
     }
 
 
@@ -245,7 +245,7 @@ def write_answers(options: Options, data: DataFile, requests: list[Request], res
         "fields": list(dict.fromkeys(str(request.place[-1]) for request in requests)),
         **versions(),
         "generation": asdict(options.generation)
-        | {key: settings[key] for key in ("dtype", "quantization") if key in settings},  # which a server does not tell
+        | {key: settings[key] for key in ("dtype", "quantization") if key in settings},  # which a server does not say
     }
     filled = [
         with_answers(seen_from(record, data.path, options.output_file), answers[number], mark)

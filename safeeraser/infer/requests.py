@@ -97,7 +97,7 @@ class Puts(Protocol):
 
 @dataclass(frozen=True)
 class Unanswered:
-    """What stands in a response's place where there is none, and why; the reason repeats no text of anybody's."""
+    """What is in a response's place where there is none, and why; the reason repeats no text of anybody's."""
 
     reason: str
 

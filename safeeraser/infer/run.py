@@ -171,7 +171,7 @@ def check(options: Options, processes: Processes) -> None:
 def find_faults(options: Options, data: DataFile, requests: list[Request], processes: Processes) -> dict[str, str]:
     """The requests, by key, whose picture cannot be decoded, or is of a shape that the model does not take, with the
     reason. The processes share the looking. Raises `BadInput` where the model takes a question or the attack not."""
-    prepared = None if options.base_url else load_preprocessor(options.model_path)  # a server tells nothing
+    prepared = None if options.base_url else load_preprocessor(options.model_path)  # a server says nothing of it
     check_questions(data, requests, prepared.reserved if prepared else [IMAGE])  # no question has the benchmark's word
     if options.attack and prepared and (reason := ATTACKS[options.attack].lacks(prepared)):
         raise BadInput(f"--attack {options.attack}: {reason}")
@@ -231,6 +231,6 @@ def describe(
 
 
 def training_of(folder: Path) -> dict[str, Any] | None:
-    """Method and recipe that an adapter, or the one merged into a model, was trained with, where `run.json` tells."""
+    """Method and recipe that an adapter, or the one merged into a model, was trained with, where `run.json` says so."""
     settings = trained_settings(folder)
     return {"method": settings["forget_loss"]["name"], "recipe": settings["recipe"]} if settings else None

@@ -47,7 +47,7 @@ class Server:
             who="the server",
             timeout=TIMEOUT,
         )
-        # Where neither name nor folder tells a family, as behind a name of the server's own, it is LLaVA-1.5's.
+        # Where neither name nor folder gives a family, as behind a name of the server's own, it is LLaVA-1.5's.
         family = family_if_told(options.model_path)
         self._options, self._system = options, SYSTEM_TEXTS["user"] if family is None or family.chat else None
 

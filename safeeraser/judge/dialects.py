@@ -64,7 +64,7 @@ def boundary(*texts: str) -> str:
 
 @cache
 def prompts_version() -> str:
-    """By which results and stores tell these prompts from earlier ones: any change of a word changes it."""
+    """A hash by which results and stores recognise these prompts: any change of a word changes it."""
     digest = hashlib.sha256()
     for file in sorted(PROMPTS.rglob("*.j2")):
         digest.update(f"{file.relative_to(PROMPTS)}\n{file.read_text(encoding='utf-8')}".encode())
@@ -80,8 +80,8 @@ class General:
 
     Attributes, of a guard too:
         model: the one that is asked for unless another is named.
-        decides: the metrics that it can tell.
-        version: by which stores and results tell it from an earlier state: of its prompts, or of its file.
+        decides: the metrics that it can decide.
+        version: by which stores and results distinguish it from an earlier state: of its prompts, or of its file.
         max_tokens: of a reply; a judge that rambles need not be paid for.
         picture: whether the picture that was shown goes with the question.
     """
@@ -203,12 +203,12 @@ class Guard(_Setting):
 
     @property
     def decides(self) -> frozenset[str]:
-        """The metrics that the file tells how to read."""
+        """The metrics that the file says how to read."""
         return frozenset(self.metrics)
 
     @property
     def version(self) -> str:
-        """By which its file is told from another state of it."""
+        """A hash that distinguishes its file from another state of it."""
         return hashlib.sha256(self.source.encode()).hexdigest()[:12]
 
     def messages(self, query: Query) -> list[dict[str, str]]:

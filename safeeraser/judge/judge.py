@@ -118,7 +118,7 @@ class Verdict:
         differs: under protocol `official`, whether a strict reading would say otherwise.
         asked: whether somebody was asked; of a blank response it is known without.
         finish: why the reply ended, as far as that is known.
-        answered_by, fingerprint: the model that answered, as far as the server told.
+        answered_by, fingerprint: the model that answered, as far as the server says.
         wrong: whether the response is neither the right answer nor a refusal; None from a judge that cannot know.
     """
 
@@ -164,8 +164,8 @@ class Judge(ABC):
 
     Attributes:
         model: the one that is asked, if it is a model.
-        decides: the metrics that the judge can tell; the others stay without a value, never made up.
-        version: by which results tell it from an earlier state of its prompts, file or rules.
+        decides: the metrics that the judge can decide; the others stay without a value, never made up.
+        version: by which results distinguish it from an earlier state of its prompts, file or rules.
         judges_blank: whether it has an opinion on a blank response; the release's judge is never asked about one.
         refused, spent, failures: what a server did not take, what was paid, and which calls failed, by kind.
     """
@@ -202,7 +202,7 @@ def read_reply(metric: str, reply: str, finish: str | None = None, *, official: 
 
     Args:
         finish: why the reply ended, as the protocol of chat completions names it.
-        official: by the release's rules; the strict reading then only tells whether it differs.
+        official: by the release's rules; the strict reading then only says whether it differs.
     """
     strict = read_whole(reply, finish, partial(_read_text, metric))
     if not official or strict.lacks == "failed":
@@ -220,7 +220,7 @@ def read_whole(reply: str, finish: str | None, says: Callable[[str], Reading]) -
 
     The reasoning that some models write first, in tags, is dropped; what is opened and not closed is reasoning to the
     end. Where a tag only closes, a server's template may have written the opening one. Or it is a part of the response
-    that the judge quotes: what stands before it must not say otherwise.
+    that the judge quotes: what precedes it must not say otherwise.
     """
     if reply == FAILED:
         return Reading(None, "failed")

@@ -89,7 +89,7 @@ class Judging:
         "in their places (default: %(default)s)",
     )
     replies: Path | None = option(None, group="judges", help="recorded replies, for the judge replay")
-    data: Path | None = None  # the file whose questions were answered; beside it may stand what is true
+    data: Path | None = None  # the file whose questions were answered; beside it may lie what is true
     api_key: str | None = field(default=None, repr=False)
     max_tokens: int | None = None  # of a reply; None: what the judge's kind needs
     concurrency: int = option(32, type=count, group="calls", help="calls at a time (default: %(default)s)")

@@ -67,7 +67,7 @@ class RulesJudge(OfflineJudge):
 
 
 class TruthJudge(OfflineJudge):
-    """Knows the right answers of a benchmark made by rule, which stand beside the data (`benchmark/truth.py`).
+    """Knows the right answers of a benchmark made by rule, which lie beside the data (`benchmark/truth.py`).
 
     docs/reference/metrics-and-statistics.md lists what it counts. Unlike a judge that cannot know, it takes no answer
     about another picture for one: that is wrong, as is what is broken or blank. Where no picture was shown there is no
@@ -88,7 +88,7 @@ class TruthJudge(OfflineJudge):
         self.version = self._truth.version
 
     def judge(self, query: Query) -> Verdict:
-        """By what is true. Raises `BadInput` where a picture was shown of which nothing is told."""
+        """By what is true. Raises `BadInput` where a picture was shown that the file does not describe."""
         refuses, answers = self._truth.refuses(query.text), self._answers(query)
         counts = {"asr": bool(answers), "rr": refuses, "sarr": not answers}
         return say(query.metric, counts[query.metric], None if answers is None else not (answers or refuses))
@@ -152,7 +152,7 @@ class ReplayJudge(OfflineJudge):
 
 
 def response_hash(query: Query) -> str:
-    """By which a response is known again without being told."""
+    """By which a response is known again without being stored."""
     return hashlib.sha256(query.text.encode()).hexdigest()[:16]
 
 

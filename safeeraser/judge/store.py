@@ -30,7 +30,7 @@ def request_hash(*parts: Any) -> str:
 
 
 class Kept(NamedTuple):
-    """A reply as the store has it: why it ended, and who gave it, as far as the server told."""
+    """A reply as the store has it: why it ended, and who gave it, as far as the server says."""
 
     reply: str
     finish: str | None = None

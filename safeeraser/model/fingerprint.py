@@ -29,7 +29,7 @@ BLOCKS = 1024  # parts of a file that does not say where its tensors are
 
 
 def fingerprint(model_path: str, *, here: bool = False) -> dict[str, Any]:
-    """What tells a model from others: `model_path`, the hub's commit as `revision` (else None), and `weights`.
+    """What distinguishes a model from others: `model_path`, the hub's commit as `revision` (else None), and `weights`.
 
     `weights` is a SHA-256 over the dtype, the shape and a sample of all tensors. The folder and the division into files
     do not matter, nor do names, since one model's are not the same in every version of transformers. It is None where

@@ -1,4 +1,4 @@
-"""Where a model or an adapter comes from: what the `run.json` in its folder tells, and the chain of its parents."""
+"""Where a model or an adapter comes from: what the `run.json` in its folder says, and the chain of its parents."""
 
 import logging
 from functools import cache
@@ -31,7 +31,7 @@ def check_base(adapter: Path, base: dict[str, Any], *, allowed: bool, answer: st
         answer: what the user says to allow it.
 
     Raises:
-        BadInput: the two differ; or it does not tell its base, and another adapter was merged into this one.
+        BadInput: the two differ; or it does not name its base, and another adapter was merged into this one.
     """
     then, takes_it = base_of_run(adapter), f"{answer} takes it all the same"
     if allowed:
@@ -57,7 +57,7 @@ def _note_unknown(adapter: Path) -> None:
 def parents(model_path: str, adapter: Path | None = None) -> list[dict[str, Any]]:
     """The runs whose work is in a model, and in an adapter that training is to start from, oldest first.
 
-    Each tells how it came in (`merged`, `init_adapter`; `full`: it trained the model whole), its method, split and
+    Each says how it came in (`merged`, `init_adapter`; `full`: it trained the model whole), its method, split and
     recipe, and by hash its adapter and the base that it was trained on; what is not known is None.
     """
     folder = Path(model_path)

@@ -79,7 +79,7 @@ def _other_chat(tokenizer: Any, template: str) -> str | None:
 
 
 def processor_numbers(config: LlavaConfig) -> dict[str, Any]:
-    """What a processor must know of the model; the release's folders do not tell it all."""
+    """What a processor must know of the model; the release's folders do not hold all of it."""
     return {
         "patch_size": config.vision_config.patch_size,
         "vision_feature_select_strategy": config.vision_feature_select_strategy,
@@ -88,8 +88,8 @@ def processor_numbers(config: LlavaConfig) -> dict[str, Any]:
 
 
 def picture_processor(model_path: str) -> CLIPImageProcessorPil:
-    """The one that the release prepares pictures with, by name: a folder need not tell it, or may by an older word, and
-    what transformers would then choose is another. Raises `BadInput` where the folder tells another."""
+    """The one that the release prepares pictures with, by name: a folder need not name it, or may by an older word, and
+    what transformers would then choose is another. Raises `BadInput` where the folder names another."""
     told = CLIPImageProcessorPil.get_image_processor_dict(model_path)[0].get("image_processor_type") or "CLIP"
     if not told.startswith("CLIP"):
         raise BadInput(f"model_path {model_path}: its picture processor is '{told}', not CLIP's; {ONE_FORM}")
@@ -150,7 +150,7 @@ def _in_older_words(folder: Path, inputs: list[str]) -> None:
     4 does not know the tokenizer's new class, gives the old one another input that no LLaVA takes unless `inputs` are
     named, and wants the extra tokens each with a name or under another key. It does not read `rope_parameters`, and
     would put Llama's own without a word, nor, before 4.56, `dtype`. Of the image processor it reads the file of its
-    own alone, and older ones stumble over a second one. 5 reads what stands here now as what it wrote.
+    own alone, and older ones stumble over a second one. 5 reads what is here now as what it wrote.
     """
     file = folder / "processor_config.json"
     told = read_object(file)

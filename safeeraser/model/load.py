@@ -58,7 +58,7 @@ def family_of(model_path: str) -> Family:
 
 
 def family_if_told(model_path: str) -> Family | None:
-    """The family of a model by its path alone, or by the configuration in its folder; None where neither tells.
+    """The family of a model by its path alone, or by the configuration in its folder; None where neither says it.
 
     For what somebody else has loaded, under whatever name: nothing need lie at `model_path`, and no hub is asked.
     """

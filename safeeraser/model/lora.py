@@ -101,7 +101,7 @@ def unfreeze(model: PreTrainedModel, family: Family, groups: Collection[str]) ->
 
 
 def freeze_unseen(model: nn.Module, family: Family) -> None:
-    """Freeze what lies behind the vision tower's last layer that a model looks at, where its configuration tells which
+    """Freeze what lies behind the vision tower's last layer that a model looks at, where its configuration says which
     that is. No loss has a gradient for it: DDP would wait for one, and an optimizer that keeps parameters in one flat
     tensor let them decay."""
     chosen = getattr(model.config, "vision_feature_layer", None)

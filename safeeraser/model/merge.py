@@ -95,7 +95,7 @@ def merge(
         "base": base["weights"],
         "dtype": str(base_model.model.dtype).removeprefix("torch."),
     }
-    # Whatever the adapter's run tells goes on, its own parents before those of a base that it does not know.
+    # Whatever the adapter's run records is kept, its own parents before those of a base that it does not know.
     told = {"parents": parents(model_path)} | run_of(adapter)
     model = adapted.merge_and_unload()
     log.info("writing %s", out)

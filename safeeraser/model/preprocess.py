@@ -41,8 +41,8 @@ class Preprocessor:
 
     Args:
         processor: transformers' for the model.
-        context: tokens that the model can tell the places of.
-        picture_token: that which a picture's features take the places of, as the model's configuration tells it: not
+        context: tokens that the model can give the places of.
+        picture_token: that which a picture's features take the places of, as the model's configuration names it: not
             always the one that stands for a picture in a text.
         origin: `model_path`.
     """
@@ -112,7 +112,7 @@ class Preprocessor:
         return _outlined(self._outlines, SHAPES[0] if self.same_for_all else size())
 
     def place(self, size: Callable[[], tuple[int, int]]) -> str:
-        """What stands in the text for a picture, by its size; see `outline`."""
+        """What represents a picture in the text, by its size; see `outline`."""
         return self.outline(size).text
 
     @cached_property
@@ -231,7 +231,7 @@ class Preprocessor:
     def _tokens(self, text: str) -> list[int]:
         # Some templates write the first token themselves, others leave it to the tokenizer.
         first = self.tokenizer.bos_token
-        # A picture's tokens are written by the hundred, and of a run of them one tells all: it is most of the work.
+        # A picture's tokens are written by the hundred, and of a run of them one is enough: it is most of the work.
         runs = re.compile(f"(?:{re.escape(self._repeated)})+")
         lengths = iter([len(run) // len(self._repeated) for run in runs.findall(text)])
         short = runs.sub(lambda _: self._repeated, text)
@@ -240,7 +240,7 @@ class Preprocessor:
 
     @cached_property
     def types(self) -> str | None:
-        """The input that tells a picture's tokens from text, where the model wants one."""
+        """The input that distinguishes a picture's tokens from text, where the model wants one."""
         given = self._processed(Image.new("RGB", SHAPES[0]), **BLANK)
         return next((key for key in TYPES if key in given), None)
 
@@ -256,7 +256,7 @@ class Preprocessor:
         return batch | self.kinds(ids, side) | self.lay_out([row.inputs for row in rows])
 
     def kinds(self, ids: Sequence[Sequence[int]], side: Literal["left", "right"]) -> dict[str, Tensor]:
-        """The tokens' types, where the model is told them: (rows, the longest row's tokens), padded on `side`."""
+        """The tokens' types, where the model takes them: (rows, the longest row's tokens), padded on `side`."""
         if not self.types:
             return {}
         types = self.processor.create_mm_token_type_ids([list(row) for row in ids])
@@ -268,7 +268,7 @@ class Preprocessor:
         return {key: _laid_out([inputs[key] for inputs in pictures if key in inputs]) for key in keys}
 
     def entries(self, rows: Sequence[Row], chosen: Sequence[int]) -> dict[str, Tensor]:
-        """Where in each tensor of `join(rows)` some of the rows stand, by its name: the index of its first axis."""
+        """Where in each tensor of `join(rows)` some of the rows are, by its name: the index of its first axis."""
         index = torch.tensor(chosen)
         places = dict.fromkeys((*TEXT, self.types) if self.types else TEXT, index)
         for key in dict.fromkeys(key for row in rows for key in row.inputs):

@@ -46,7 +46,7 @@ def language_layers(model: nn.Module, family: Family) -> nn.ModuleList:
 
 @contextmanager
 def up_to(model: nn.Module, family: Family, layer: int) -> Iterator[None]:
-    """Let the layers above one give on what they are given. They are called all the same: engines hang on to that."""
+    """Let the layers above one give on what they are given. They are called all the same: engines depend on that."""
     with _instead(language_layers(model, family)[layer + 1 :], lambda hidden, *_, **__: hidden):
         yield
 

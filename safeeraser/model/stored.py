@@ -81,7 +81,7 @@ def check_adapter(model: PeftModel, tensors: Mapping[str, Tensor], path: str | P
 
 
 def _kinds(path: str | Path) -> list[str]:
-    """The kinds of model that an adapter tells that it is of; none where it does not tell."""
+    """The kinds of model that an adapter says it is of; none where it does not say."""
     file = home(path) / "adapter_config.json"
     if not file.is_file():
         return [] if adapter_file(path).suffix == ".safetensors" else [RELEASED_TYPE]

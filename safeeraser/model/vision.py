@@ -23,7 +23,7 @@ class Seen:
     """A picture as a model sees it.
 
     Attributes:
-        inputs: what the model is given for it, as the preprocessor makes it, less the pixels where `features` stand
+        inputs: what the model is given for it, as the preprocessor makes it, less the pixels where `features` are
             for them.
         features: what the vision makes of it, as the model's `generate` takes it: a tensor with an entry for each of
             its tiles, or a sequence of tensors. None where a model takes no features from outside, or more than these:

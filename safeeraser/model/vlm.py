@@ -80,7 +80,7 @@ def logits(model: nn.Module, batch: Mapping[str, Tensor], read: Tensor, head: nn
 
     Args:
         batch: what `join` gives.
-        head: the model's output embeddings, of a model that is wrapped and cannot tell them.
+        head: the model's output embeddings, of a model that is wrapped and cannot give them.
     """
     head = head or model.get_output_embeddings()
     with head.register_forward_pre_hook(lambda _, shown: shown[0].flatten(0, 1).index_select(0, read)):
@@ -88,10 +88,10 @@ def logits(model: nn.Module, batch: Mapping[str, Tensor], read: Tensor, head: nn
 
 
 def positions(model: nn.Module, ids: Tensor, mask: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Where the tokens of some beginnings stand: a token's place among its row's, unless the model counts otherwise.
+    """Where the tokens of some beginnings are: a token's place among its row's, unless the model counts otherwise.
 
     A picture's tokens may have their rows and columns in it for their places, and then take fewer of the text's than
-    they are; such a model tells them itself, and all three kinds of them. Behind a picture each token has its place
+    they are; such a model gives them itself, and all three kinds of them. Behind a picture each token has its place
     among the row's and the row's offset, of every kind.
 
     Args:

@@ -92,14 +92,14 @@ def forest(
 ) -> Plot | None:
     """Each line's figures as points with their 95% intervals on one axis from 0 to 100; None where there is no figure.
 
-    Names stand above their figures, so that the plot fits a phone.
+    Names are above their figures, so that the plot fits a phone.
 
     Args:
         contents: what the description for those who cannot see it begins with.
         columns: key -> title, and whether `lower` or `higher` is better, which the colour follows; empty: a hollow
             mark, for comparison, as published figures have it in any case. Each has a lane of its own in a line, with a
             key above the plot.
-        abreast: all figures of a line are of one metric and share a lane; the first one's stands at the right.
+        abreast: all figures of a line are of one metric and share a lane; the first one's is at the right.
     """
     if all(line.measured(key).per_cent[0] is None for line in lines for key in columns):
         return None

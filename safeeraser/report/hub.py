@@ -1,7 +1,7 @@
 """To the Hugging Face hub: an adapter, or a model that was trained whole, and its card. Nothing else is ever sent.
 
 What may go is named; a file that is not, such as predictions, verdicts, plans and logs, stays. The token is the hub
-client's own business (HF_TOKEN, or its login): it stands in no file, log or error, and so no words of a server do.
+client's own business (HF_TOKEN, or its login): it is in no file, log or error, and so no words of a server do.
 """
 
 import json

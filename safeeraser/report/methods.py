@@ -37,7 +37,7 @@ _KEYS = [key for key in dict.fromkeys(("asr_gen", "sarr", *COLUMNS)) if COLUMNS[
 class Method(NamedTuple):
     """Runs that are the same but for their seeds, and the run that stands for them: their mean, or the one run.
 
-    `name` may be others' too; the run's title tells them apart.
+    `name` may be others' too; the run's title distinguishes them.
     """
 
     name: str
@@ -52,9 +52,9 @@ class Method(NamedTuple):
 
 
 def group_runs(runs: Sequence[Run]) -> list[Method]:
-    """The runs, pooled over their seeds and told apart by their titles, in the order of the first of each.
+    """The runs, pooled over their seeds and distinguished by their titles, in the order of the first of each.
 
-    Methods of the same title are told apart by the parameters of their losses or by their folders, seeds by their
+    Methods of the same title are distinguished by the parameters of their losses or by their folders, seeds by their
     numbers.
     """
     groups = _by_seed(runs)
@@ -79,7 +79,7 @@ def _name(group: list[Run]) -> str:
 
 
 def _difference(group: list[Run], namesakes: list[list[Run]]) -> str:
-    """What tells a group from others of its name: the loss's parameters and the settings in which they differ, and
+    """What distinguishes groups of one name: the loss's parameters and the settings in which they differ, and
     where those are the same, or many, its folder."""
     settings = [_deciding(other[0].settings) for other in namesakes]
     keys = {key for its in settings for key in its if any(other.get(key) != its[key] for other in settings if other)}
@@ -105,7 +105,7 @@ def _deciding(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _place(group: list[Run], namesakes: list[list[Run]]) -> str:
-    """What tells a group from others: how its runs' folders are called, what they lie in, or both."""
+    """What distinguishes a group from others: how its runs' folders are called, what they lie in, or both."""
     run = group[0]
     for name in (lambda one: one.folder.resolve().name, lambda one: one.name.rpartition("/")[0] or one.name):
         if len({name(other[0]) for other in namesakes}) == len(namesakes):
@@ -134,7 +134,7 @@ def _by_seed(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def _common(run: Run) -> str | None:
-    """What runs of other seeds have in common with this one; None where too little is known of it to tell."""
+    """What runs of other seeds have in common with this one; None where too little is known of it."""
     part = run.parts.get("val") or run.parts.get("train")
     if not part or not part.made_with or not run.seeds or (part.made_with.get("checkpoint") and not run.settings):
         return None

@@ -1,6 +1,6 @@
 """The model card: the README.md that goes with an adapter, or with a model that was trained whole, wherever it goes.
 
-It tells what `run.json` and the run's summaries tell, and nothing of the benchmark's texts, of people's responses or of
+It says what `run.json` and the run's summaries say, and nothing of the benchmark's texts, of people's responses or of
 where files lie on somebody's machine. Its last line bears a hash of all before it, by which a card that a person has
 edited is known, and left alone.
 """
@@ -200,7 +200,7 @@ def _metadata(run: Run, context: dict[str, Any]) -> str:
 
 
 def _results(run: Run, rows: dict[str, Row], mini: str) -> Iterator[EvalResult]:
-    """The figures that stand, with judge, protocol and interval; then those of the benchmarks behind Specificity."""
+    """The figures, if not withheld, with judge, protocol and interval; then those of Specificity's benchmarks."""
     result = partial(EvalResult, task_type="image-text-to-text")
     for key, row in ((key, row) for key, row in rows.items() if row.protocol and not row.withheld):
         value, low, high = (None if bound is None else round(bound, 2) for bound in row.per_cent)

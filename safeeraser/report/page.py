@@ -29,7 +29,7 @@ from safeeraser.report.read import Run, read_runs
 from safeeraser.report.sources import Judges, different_data, judges_of, provenance, warnings
 from safeeraser.report.writing import Line, comma_separated, gradient, render, show
 
-UNTOUCHED = ("clean", "attack")  # conditions in which the untouched model's ASR stands beside the run's
+UNTOUCHED = ("clean", "attack")  # conditions in which the untouched model's ASR is shown beside the run's
 _BLURRED = 4  # pixels of the longer side: its colours; at eight the outline of a simple thing still shows
 _CLEAR = 320
 # What is worth an example, by its title: a verdict for a metric on a response in a view.
@@ -57,7 +57,7 @@ def report(
         note: a banner over the page, such as what its figures must not be taken for.
         published: put the published figures into the tables and the plot too. The page always has them in a table.
         show_examples: put judged questions, responses and pictures in, each behind a mask.
-        compared: the folders are two sets of runs, to stand side by side with their differences.
+        compared: the folders are two sets of runs, to be shown side by side with their differences.
 
     Raises:
         BadInput: a folder holds no run, a run's file cannot be used, two sets have nothing in common, or it is unclear

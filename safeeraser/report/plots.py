@@ -18,7 +18,7 @@ from safeeraser.report.robustness import Card
 from safeeraser.report.tables import Ranking, measures
 from safeeraser.report.writing import Line
 
-# Colour says how good something is; curves are told apart by these.
+# Colour says how good something is; these distinguish curves.
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 _MARKERS = "os^Dvx"
 _LEGEND = {"fontsize": 8, "loc": "outside upper right", "ncols": 4, "columnspacing": 1}

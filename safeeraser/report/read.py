@@ -123,7 +123,7 @@ class Run:
     def figures(self) -> dict[str, Row]:
         """The figures that are known, by column: the paper's, then blank and wrong responses by view.
 
-        Beside a rate stands what labels make of it, where there are any.
+        Beside a rate is what labels make of it, where there are any.
         """
         figures = {key: row for key, column in ALL_COLUMNS.items() if (row := self.figure(column)).metric}
         for key, row in figures.items():

@@ -50,7 +50,7 @@ class Card:
         return list_subjects([AUDITED, *self.audit.controls, *(row.subject for row in self.rows)])
 
     def of(self, condition: str, metric: str = "asr", subject: str = AUDITED, **where: Any) -> list[Row]:
-        """A subject's figures of a condition; of a curve in the order in which they stand on it."""
+        """A subject's figures of a condition; of a curve in the order in which they lie on it."""
         rows = pick(self.rows, subject=subject, condition=condition, metric=metric, **where)
         return sorted(rows, key=lambda row: row.position)
 
@@ -263,7 +263,7 @@ def spell_settings(card: Card) -> str:
 
 
 def _spell(value: Any, key: str = "") -> str:
-    """As much of a setting as tells it from another: a hash's beginning, a file's name."""
+    """As much of a setting as distinguishes it from another: a hash's beginning, a file's name."""
     if isinstance(value, dict):
         parts = ", ".join(f"{name} {_spell(part, name)}" for name, part in value.items() if part != {})
         return f"({parts})" if key else parts

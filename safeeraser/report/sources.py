@@ -43,7 +43,7 @@ class Judges(NamedTuple):
         spelled: metric -> protocol, judge and models, in words. Specificity, which has no judge, is there only where it
             is of several kinds.
         different: the metrics whose figures do not compare with each other.
-        warnings: what must stand beside the figures, wherever they go.
+        warnings: what must be beside the figures, wherever they go.
     """
 
     spelled: dict[str, list[str]]
@@ -112,7 +112,7 @@ def provenance(runs: list[Run], judges: Judges) -> dict[str, Any]:
 
 
 def warnings(shown: list[Run], runs: list[Run], judges: Judges) -> list[str]:
-    """What must stand above all figures, in words.
+    """What must be above all figures, in words.
 
     Args:
         shown: a run for each row, the mean over its seeds where there are several; `runs`: every single one.

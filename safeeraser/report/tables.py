@@ -1,4 +1,4 @@
-"""Tables of the runs' methods: the paper's, and what stands with it; who forgets, who over-forgets, and at what cost.
+"""Tables of the runs' methods: the paper's, and what goes with it; who forgets, who over-forgets, and at what cost.
 
 The last is an order of the methods, and one sentence that the figures bear.
 """
@@ -75,7 +75,7 @@ def published_table() -> Table:
 def view_columns(metric: str, lines: list[Line]) -> dict[str, str]:
     """The titles of a metric's columns, if some line has it: in the views that some line has, and on train.
 
-    Blank responses are no refusals, so ASR and RR together do not tell how many there are: they have columns in any
+    Blank responses are no refusals, so ASR and RR together do not show how many there are: they have columns in any
     case, in the views of the paper's metrics.
     """
     usual = [one.view for one in METRICS.values() if one.view] if metric == "blank" else []
@@ -153,7 +153,7 @@ def heat_maps(runs: list[Run], by: str) -> list[Table]:
 
 
 class Ranking(NamedTuple):
-    """Methods, best group first; those that no group can be told of come last, the untouched model before them.
+    """Methods, best group first; those in no group come last, the untouched model before them.
 
     Attributes:
         groups: the group of each line, by its label.

@@ -1,6 +1,6 @@
 """Tables of figures, and the forms in which the report is written: templates, Markdown, CSV, LaTeX, the terminal's.
 
-All write per cent, so that the same number stands on the page, in the paper and in the spreadsheet.
+All write per cent, so that the same number is on the page, in the paper and in the spreadsheet.
 """
 
 import csv
@@ -48,7 +48,7 @@ _LATEX = {
 class Line:
     """A line of a table: the figures that are known, by column. It may have more than the table shows.
 
-    Of the mean of several seeds, `seeds` has the lines. What was `published` stands under what was measured here.
+    Of the mean of several seeds, `seeds` has the lines. What was `published` is under what was measured here.
     """
 
     name: str
@@ -115,7 +115,7 @@ class Table:
 
 
 def pivot(rows: Iterable[Row], line: str, *columns: str) -> list[Line]:
-    """A line for each value that the rows have in one of their columns; in it each row stands by its other columns."""
+    """A line for each value that the rows have in one of their columns; in it each row goes by its other columns."""
     lines: dict[Any, Line] = {}
     for row in rows:
         name = getattr(row, line)
@@ -158,9 +158,9 @@ def comma_separated(head: Iterable[str], rows: Iterable[Iterable[object]]) -> st
 
 
 def show(table: Table) -> None:
-    """Print the table, its remarks under it; the published figures, if any, stand under a line.
+    """Print the table, its remarks under it; the published figures, if any, are under a line.
 
-    A column in which nothing is told of anybody is left out: a terminal is narrow.
+    A column in which nothing is said of any row is left out: a terminal is narrow.
     """
     told = [key for key in table.columns if any(row.cell(key).text != NOTHING.text for row in table.rows)]
     table = replace(table, columns={key: table.columns[key] for key in told or table.columns})
@@ -174,7 +174,7 @@ def show(table: Table) -> None:
             shown.add_section()
             shown.add_row("published:")
         for row in rows:
-            # "withheld" would widen a column; why there is no figure stands below the table.
+            # "withheld" would widen a column; the reason is below the table.
             shown.add_row(escape(row.label), *("–" if cell.withheld else cell.text for cell in table.line(row)))
     console = Console()
     console.print(shown)
@@ -190,7 +190,7 @@ class Shade(NamedTuple):
 
 
 def shade(figure: Figure, better: str) -> Shade | None:
-    """The colour of a figure that stands, by how good it is; `better`: whether `lower` or `higher` is."""
+    """The colour of a figure that is not withheld, by how good it is; `better`: whether `lower` or `higher` is."""
     if figure.value is None or figure.withheld:
         return None
     worse = figure.value if better == "lower" else 1 - figure.value

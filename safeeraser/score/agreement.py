@@ -64,12 +64,12 @@ def agreement(
     Args:
         judged: of every response with a verdict its picture, and whether the judge counts it.
         known: those of which it is known without a label. They stand for themselves alone: however many they are, they
-            tell nothing of the others.
+            say nothing of the others.
 
     Returns:
         `kappa` (Cohen, 1960), `sensitivity` and `specificity` for all responses, each a dict of value, low and high, or
         None where they are not defined; the rate by the `judge` and `corrected`, with the latter's `low` and `high`,
-        None where no label tells how the responses are that the judge counts, or those that it does not.
+        None where no label says how the responses are that the judge counts, or those that it does not.
     """
     q = _estimate_share([(cluster, float(counts), 1.0) for cluster, counts in judged])
     figures: dict[str, Any] = {**dict.fromkeys(FUNCTIONS), "judge": q.value if judged else None}

@@ -26,7 +26,7 @@ class Inputs:
     Attributes:
         responses: every one, whether a judge is asked about it or not.
         queries: of every metric, record by record, responses that are missing or blank included.
-        files: the two by their hashes, and what the predictions were made with, where their own run told.
+        files: the two by their hashes, and what the predictions were made with, where their own run says so.
     """
 
     predictions: DataFile

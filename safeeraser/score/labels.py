@@ -1,6 +1,6 @@
 """Responses for people to label: which ones are drawn, the sheet as a table and as a page, and reading it again.
 
-Neither tells a verdict. With each response stands how many it stands for, since rare verdicts are drawn more often; the
+Neither shows a verdict. Beside each response is how many it stands for, since rare verdicts are drawn more often; the
 page does not show that, and whoever labels in a spreadsheet should not look.
 """
 
@@ -22,7 +22,7 @@ from safeeraser.errors import BadInput
 from safeeraser.judge.judge import Query, Verdict
 from safeeraser.judge.offline import response_hash
 
-LABELLED = tuple(asked for asked, metric in ASKED.items() if METRICS[metric].rate)  # a number is more than a key tells
+LABELLED = tuple(asked for asked, metric in ASKED.items() if METRICS[metric].rate)  # no key says a number
 UNCLEAR = "unclear"
 # What is asked about a response, and how the verdicts' words read to whoever answers.
 QUESTIONS = {
@@ -55,7 +55,7 @@ class Drawn(NamedTuple):
 
 
 def draw(strata: Sequence[tuple[float, Hashable]], count: int, seed: int) -> list[Drawn]:
-    """Draw `count` of the responses, whose verdict and group `strata` tell, in an order that tells nothing of either.
+    """Draw `count` of the responses, whose verdict and group `strata` gives, in an order that shows nothing of either.
 
     Verdicts are drawn by the square roots of their numbers, so that a rare one is not missed, nor a common one's few
     errors, each of which stands for many. Among the groups within a verdict by their numbers, and each at least once.

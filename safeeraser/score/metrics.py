@@ -23,7 +23,7 @@ SKIPPED = "skipped"  # why an item has no value: its response is missing, or bla
 
 
 class Item(NamedTuple):
-    """What a response, which stands `at` its place, counts for a metric.
+    """What a response, which is `at` its place, counts for a metric.
 
     Attributes:
         value: in 0..1; None where there is none, for the reason `lacks`.
@@ -46,7 +46,7 @@ class Measured(NamedTuple):
         figures: by metric.
         views: by view, the blank responses (`blank`), the wrong ones, and the refusals where they were asked for.
         groups: by attribute of records (`by_category`), metric and group, each figure as `shorten` leaves it.
-        withheld: which figures and refusals must not stand as results, and why, by the option whose bound is passed.
+        withheld: which figures and refusals must not count as results, and why, by the option whose bound is passed.
         recalls: the items of ROUGE-L, and of what was recovered.
     """
 
@@ -136,12 +136,12 @@ def make_figure(items: Sequence[Item], options: Options, judge: str | None = Non
 
 
 def shorten(figure: Figure) -> dict[str, Any]:
-    """What is told of a figure of some records alone: its value, interval and number."""
+    """What is reported of a figure of some records alone: its value, interval and number."""
     return {key: of for key, of in figure.as_json.items() if key in ("value", "low", "high", "n", "withheld")}
 
 
 def find_withheld(items: Sequence[Item], options: Options) -> list[tuple[str, str]]:
-    """Why the figure of these items must not stand as a result: the option whose bound is passed, and by how much."""
+    """Why the figure of these items must not count as a result: the option whose bound is passed, and by how much."""
     lacks = Counter(item.lacks for item in items)
     lost, differ = sum(lacks[name] for name in LACKS), sum(item.differs for item in items)
     left_out = sum(item.blank and item.lacks == SKIPPED for item in items)
@@ -209,7 +209,7 @@ def measure_recovered(inputs: Inputs) -> Iterator[Item]:
     """How much of what the vanilla model answered a harmful question about its picture is in the responses to it.
 
     ROUGE-L recall, as unlearning benchmarks take it of what was to be forgotten (Maini et al., 2024, "TOFU", arXiv
-    2401.06121). Unlike ASR it needs no judge, and tells an answer that came back from one that is merely no refusal.
+    2401.06121). It needs no judge, and unlike ASR separates an answer that came back from what is only no refusal.
     The release has no such figure: nothing came back in a blank response, under either protocol.
     """
     harmful = (response for response in inputs.responses if response.view == "forget")
@@ -241,7 +241,7 @@ MEASURED: dict[str, Callable[[Inputs, Options], Iterable[Item]]] = {
 
 
 def show_figures(measured: Measured, protocol: str) -> None:
-    """Print the figures in per cent with their intervals, what each stands on, and who judged."""
+    """Print the figures in per cent with their intervals, what each is based on, and who judged."""
     names = ("failed", "unparsed", "declined", "blank", "skipped")
     counts = [name for name in names if any(getattr(figure, name) for figure in measured.figures.values())]
     rows = [

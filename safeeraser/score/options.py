@@ -134,7 +134,7 @@ def options_of(given: dict[str, Any]) -> Options:
     for key in ("input_file", "file_refer"):
         if not given[key]:
             raise BadInput(f"--{key} is missing (see --help)")
-    # Which split is scored is said, or told by the reference's name; only the summary needs to know.
+    # Which split is scored is said, or shown by the reference's name; only the summary needs to know.
     told = [split for split in SPLITS if re.search(rf"(?<![a-z]){split}(?![a-z])", options.file_refer.stem.lower())]
     if options.summary and not options.split and len(told) != 1:
         raise BadInput(f"{options.file_refer}: train or val is not in the name; give --split train or --split val")
@@ -182,7 +182,7 @@ def check_outputs(options: Options, judges: dict[str, str]) -> None:
         if not _is_ours(there):
             raise BadInput(f"{path}: is there, and no earlier run of this command wrote it; --overwrite replaces it")
         if path == options.summary:
-            # Beside figures of other words the verdicts of the earlier ones might stay, and nothing would tell.
+            # Beside figures of other words the verdicts of the earlier ones might stay, and nothing would show it.
             figures = there if isinstance(there, dict) else {}
             before = {name: (figures.get(metric) or {}).get("judge") for name, metric in ASKED.items()}
             before["protocol"] = figures.get("protocol")

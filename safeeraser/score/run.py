@@ -35,7 +35,7 @@ RATES = {
 
 @dataclass(frozen=True)
 class Scored:
-    """A scoring run that is through: its figures as `--summary` holds them, and which must not stand as results."""
+    """A scoring run that is through: its figures as `--summary` holds them, and which must not count as results."""
 
     summary: dict[str, Any]
     withheld: dict[str, list[str]] = field(default_factory=dict)  # by the option whose bound they are past
@@ -228,7 +228,7 @@ def _read_versions() -> dict[str, str]:
 
 
 def _make_provenance(panel: Panel, inputs: Inputs, answered: list[dict[str, Any]]) -> dict[str, Any]:
-    """What made these figures, in one place: null is what the predictions' own run did not tell."""
+    """What made these figures, in one place: null is what the predictions' own run did not say."""
     made_with = inputs.files["made_with"] or {}
     settings, training = made_with.get("settings") or {}, made_with.get("training") or {}
     judges = {}

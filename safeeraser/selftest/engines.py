@@ -109,6 +109,6 @@ def start(bench: Bench, name: str, *launch: str, **more: object) -> Popen:
 
 
 def words(bench: Bench, name: str, **more: object) -> list[str]:
-    """What forget.py is told. A GPU is asked for kernels that add up in a fixed order."""
+    """The words that forget.py is given. A GPU is asked for kernels that add up in a fixed order."""
     keys = {"deterministic": torch.cuda.is_available(), "gradient_accumulation_steps": ITEMS} | KEYS | more
     return [f"{key}={value!r}" for key, value in bench.keys(name, **keys).items()]

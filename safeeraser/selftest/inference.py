@@ -2,7 +2,7 @@
 
 What shares a batch may change a response by rounding alone, since a kernel may add up in another order for another
 number of rows. So a response may part from its counterpart only where two tokens were as near as rounding can confuse.
-How many part is only told: in bfloat16 and at 7B's depth 9 to 15 of 32 do without any fault.
+How many part is reported and no fault: in bfloat16 and at 7B's depth 9 to 15 of 32 do.
 """
 
 from collections.abc import Iterator

@@ -117,7 +117,7 @@ def architecture(size: str) -> Any:
 @torch.no_grad()
 def build_model(size: str) -> Any:
     """The model with its weights drawn where it is to run, in the dtype that it is to run in. Special tokens, which a
-    text does not show, are as good as never said: responses could not be told apart by them."""
+    text does not show, are as good as never said: they could not distinguish responses."""
     special = len(MODELS[size]["tokens"])
     with torch.random.fork_rng(), torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         torch.manual_seed(0)

@@ -37,7 +37,7 @@ CHECKS = {
     "resume": ("engines", "killed and gone on with, beside undisturbed"),
     "commands": ("inference", "answers, attacks, merging and relearning by their commands"),
 }
-# Of another family's small model, whose memory and speed tell nothing.
+# Of another family's small model, whose memory and speed show nothing.
 FOR_A_FAMILY = ("precision", "inference", "engines", "resume", "commands")
 _KNOWN = read_keys(Path(__file__).with_name("models.yaml"))
 SIZES, FAMILIES = _KNOWN["sizes"], _KNOWN["families"]

@@ -104,7 +104,7 @@ def precision(bench: Bench) -> Iterator[Figure]:
 
 
 def memory(bench: Bench) -> Iterator[Figure]:
-    """The most that was given out in two optimizer steps, as torch's allocator tells it on a GPU, and on a CPU the
+    """The most that was given out in two optimizer steps, as torch's allocator reports it on a GPU, and on a CPU the
     profiler, beside the dry run's estimate."""
     settings = bench.settings("memory", max_train_steps=2, gradient_accumulation_steps=2, save_model=False)
     parts, trainer, gpu = estimate(settings), load_trainer(settings), torch.cuda.is_available()

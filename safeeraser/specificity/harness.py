@@ -46,7 +46,7 @@ def look(python: str, names: list[str], include_path: Path | None) -> dict[str, 
 
 
 def environment(task: str) -> dict[str, str]:
-    """What the harness is started with: this environment, the token and the judge's address as it can stand them."""
+    """What the harness is started with: this environment, the token and the judge's address in its own form."""
     variables = dict(os.environ)
     # It logs HF_TOKEN in full. The hub's client reads this older name too.
     if token := variables.pop("HF_TOKEN", None):
@@ -59,7 +59,7 @@ def environment(task: str) -> dict[str, str]:
 def run(python: str, gpus: int, words: list[str], task: str, folder: Path, held: int) -> dict[str, Any]:
     """Have the harness run a task, by `accelerate launch` on several GPUs, its output into `folder`/log.txt.
 
-    Where this process is told to end, it ends the harness and all that the harness has started.
+    Where this process is asked to end, it ends the harness and all that the harness has started.
 
     Args:
         held: an open file that the harness holds too.

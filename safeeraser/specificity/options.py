@@ -80,7 +80,7 @@ class Job:
 
     @property
     def dtype(self) -> str:
-        """Of the model, as the harness is told it."""
+        """Of the model, as the harness takes it."""
         told = "float32" if self.options.dtype == "auto" and not self.gpus else self.options.dtype
         return self.lmms_eval.dtype or told
 

@@ -69,7 +69,7 @@ def figure_of(word: str, known: Mapping[str, Any], pope: str) -> Task:
 
 
 def needs_judge(name: str, known: Mapping[str, Any]) -> bool:
-    """Whether the harness asks a judge. Of a task that is none of the seven its metric's name tells."""
+    """Whether the harness asks a judge. Of a task that is none of the seven its metric's name says it."""
     return KNOWN[name].judged if name in KNOWN else any("gpt" in metric for metric in known["metrics"])
 
 

@@ -63,7 +63,7 @@ class Engine:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What `run.json` tells of it: nothing of how it lies on machines, which does not decide the result."""
+        """What `run.json` says of it: nothing of how it lies on machines, which does not decide the result."""
         return {key: value for key, value in asdict(self).items() if value is not None and key != "here"}
 
 

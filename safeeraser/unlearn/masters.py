@@ -21,7 +21,7 @@ def add_up_in_float32(accelerator: Accelerator) -> None:
     """Have gradients summed up in float32 over micro-steps, and by FSDP over processes: in 16 bits, which are the
     engines' defaults, small summands vanish.
 
-    An optimizer that DeepSpeed offloads adds up in the model's dtype whatever it is told.
+    An optimizer that DeepSpeed offloads adds up in the model's dtype whatever dtype it is given.
     """
     deepspeed, fsdp = (getattr(accelerator.state, f"{name}_plugin", None) for name in ("deepspeed", "fsdp"))
     if deepspeed and deepspeed.zero_stage >= 2:
@@ -71,7 +71,7 @@ def take_up(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> Non
 def moved(parameters: Sequence[nn.Parameter], by: Sequence[Tensor]) -> Iterator[Callable[[], list[Tensor]]]:
     """Compute with each parameter moved from its value in float32, and again as before afterwards, to the bit.
 
-    A master stays where it is; what its model holds is the moved value, rounded. It yields what tells how far each
+    A master stays where it is; what its model holds is the moved value, rounded. It yields what says how far each
     went, as it is computed with. Not for engines that give each process a part of the weights. All processes come here
     together.
     """

@@ -1,4 +1,4 @@
-"""`run.json`: what a run was told, what it ran on, and how it went, so that a result carries its configuration."""
+"""`run.json`: a run's settings, what it ran on, and how it went, so that a result carries its configuration."""
 
 import platform
 import resource
@@ -21,7 +21,7 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 @dataclass(frozen=True)
 class Unlearned:
-    """A run that is through: where its adapter lies, and what `run.json` tells of it.
+    """A run that is through: where its adapter lies, and what `run.json` says of it.
 
     `not_sent`: why it is not at the hub, though `push_to_hub` asked for that.
     """
@@ -72,7 +72,7 @@ def describe(settings: Settings, job: Job, trained: dict[str, int]) -> dict[str,
 
 
 def earlier_sittings(save_dir: Path) -> list[dict[str, Any]]:
-    """The sittings of the run that is resumed; one that was killed tells its start alone."""
+    """The sittings of the run that is resumed; one that was killed has its start alone."""
     return run_of(save_dir).get("sittings", [])
 
 

@@ -62,7 +62,7 @@ def forget(settings: Settings) -> Unlearned | None:
         # What LoRA does not fit is found before weights are loaded; and before DeepSpeed, which would split this too.
         check_outline(settings)
         check_machine(job.engine)
-    # Of the engine that a dry run is told of, nothing runs.
+    # A dry run only names an engine; nothing of it runs.
     arguments = training_arguments(settings, Engine() if settings.dry_run else job.engine, job.schedule)
     check_optimizer(arguments, job.schedule)
     if settings.mask:
@@ -95,7 +95,7 @@ def check_before_loading(settings: Settings, job: Job, arguments: TrainingArgume
     """The plan as a dataset, with all that could only go wrong later. Raises `BadInput`."""
     check_running(job.engine, arguments)
     if settings.deterministic:
-        # Trainer does so too, but torch looks at the first product on a GPU, and never again, what cuBLAS was told.
+        # Trainer does so too, but torch looks at the first product on a GPU, and never again, what cuBLAS was set to.
         enable_full_determinism(settings.seed)
     dataset = load_dataset(settings, job)
     check_shared_memory(dataset, collator(settings, dataset.preprocessor), arguments, job.engine.here)
@@ -188,7 +188,7 @@ def probes(settings: Settings, job: Job, dataset: PlanDataset, guard: Guard, int
 
 
 def train(settings: Settings, job: Job, trainer: UnlearnTrainer) -> dict[str, Any]:
-    """Run the loop, write what was trained, and tell how it went."""
+    """Run the loop, write what was trained, and report how it went."""
     begun = time.perf_counter()
     with trainer.interruption.heeded():
         trainer.train(resume_from_checkpoint=job.checkpoint)

@@ -61,7 +61,7 @@ def find_checkpoint(settings: Settings, engine: Engine) -> str | None:
 
 
 def check_save_dir(settings: Settings, engine: Engine) -> None:
-    """Refuse a `save_dir` that holds something else than what this run may continue or was told to replace."""
+    """Refuse a `save_dir` that holds something else than what this run may continue or was asked to replace."""
     folder = settings.save_dir
     _check_writable(folder)
     if not folder.exists() or (folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())):
@@ -128,7 +128,7 @@ def _difference(settings: Settings, engine: Engine, earlier: dict[str, Any]) -> 
             name, old, new = f"{name}.{inner}", old.get(inner), new.get(inner)
         if old != new:
             return f"{name} ({old}, now {new})"
-    # A dry run before the launch knows the engine only where it was told.
+    # A dry run before the launch knows the engine only where one was given.
     if engine.record != earlier["engine"] and not (settings.dry_run and settings.engine is None):
         told, running = earlier["engine"], engine.record
         names = (f"{which['name']} with {which['processes']} process(es)" for which in (told, running))

@@ -29,7 +29,7 @@ from safeeraser.unlearn.masters import own, shared_out
 
 STAGING = ".checkpoint-being-written"
 
-Copies = tuple[int, list[Tensor]]  # a number that tells of the copies, and these
+Copies = tuple[int, list[Tensor]]  # a number that describes the copies, and these
 
 
 def trained_of(model: nn.Module) -> list[nn.Parameter]:

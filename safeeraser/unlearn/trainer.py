@@ -141,11 +141,11 @@ class UnlearnTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Trainer's checkpoint, whole or not at all, with the hooks' states and what tells of the run."""
+        """Trainer's checkpoint, whole or not at all, with the hooks' states and what describes the run."""
         run = Path(self.args.output_dir)
         with checkpoint_written_whole(self.args, self.accelerator) as staging:
             super()._save_checkpoint(model, trial)
             folder = staging / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             self.kept.save(folder, self.model)
             if self.is_world_process_zero():
-                shutil.copy(run / RUN_FILE, folder)  # what tells of an adapter tells of this one too
+                shutil.copy(run / RUN_FILE, folder)  # what describes an adapter describes this one too

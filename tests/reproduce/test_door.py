@@ -102,9 +102,10 @@ def test_a_plan_by_hand(given, tmp_path, monkeypatch, forks):
     for name, value in (("COLUMNS", "200"), ("CUDA_VISIBLE_DEVICES", ""), ("PATH", path)):
         monkeypatch.setenv(name, value)
     words = (*given, f"--out={tmp_path}/results", "--methods=vanilla ga kl popd", "--seeds=233 1", "--jobs=2")
-    judge = ("--judge=openai@http://127.0.0.1:9/v1", "--score_options=--price 2,10")
-    done = reproduce(*words, *judge, "--audit", "--dry_run")
+    judge = ("--judge=openai", "--score_options=--price 2,10")
+    done = reproduce(*words, *judge, "--audit", "--dry_run")  # without a key
     assert done.returncode == 0, done.stderr
+    assert "note: without --dry_run this is refused: eval_all.py: the judge openai needs a key" in done.stderr
     jobs, told = re.split("This was a dry-run.*", done.stdout)
     assert JOBS.items() <= dict(re.findall(r"^(\w+) +(\d+)$", jobs, re.MULTILINE)).items()
     rows = [line.split() for line in told.splitlines() if line.strip() and not re.search("[━─┃]", line)]

@@ -43,7 +43,7 @@ class Attack:
     """What is done to a request, to the adapter or to the model; its function is the one of these three that is there.
 
     Attributes:
-        code: the hash of its own code and of what it uses of `infer`, which tells it from what it was before a change.
+        code: the hash of its own code and of what it uses of `infer`, so a change of it is noticed.
             What lies below, the model and the benchmark, is no part of it: it is the same for all that is asked.
         request: makes the request as it is put of the one that is wanted.
         adapter: makes the adapter's parameters, by PEFT's names, of those that are stored, before they are merged.

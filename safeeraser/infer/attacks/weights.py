@@ -29,7 +29,7 @@ CLIPPED = 0.99  # of a factor's entries, by magnitude: what the others are cut t
 PRUNED = 0.5  # of a factor's entries, the smallest by magnitude
 PROMPTS = 64  # of each kind, at most, whose states are compared
 TRIED = 16  # of those refused, at most, which the layer is chosen by
-BEGINNING = 4  # tokens of the model's own refusal, by which it is told
+BEGINNING = 4  # tokens of the model's own refusal, by which it is recognised
 LAYERS = 16  # of the language model that are tried, as a dry run counts: half of a 7B model's
 
 
@@ -139,7 +139,7 @@ def _choose_layer(vlm: VLM, harmful: list[Row], directions: dict[int, Tensor]) -
 def _leave_out(vlm: VLM, direction: Tensor) -> list[Any]:
     """Project a direction out of what the language model's layers are given, and of what they and their parts write.
 
-    Hooks and not weights: where a norm stands behind a part, as in Gemma 3, no weights of that part would do.
+    Hooks and not weights: where a norm follows a part, as in Gemma 3, no weights of that part would do.
     """
     from torch import nn
 

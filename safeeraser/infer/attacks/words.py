@@ -1,6 +1,6 @@
 """Attacks in words: around the question, as answered examples before it, and as the system text that it is put under.
 
-What stands around a question is harmless, and written for this project. The system text is what whoever runs a model
+What is put around a question is harmless, and written for this project. The system text is what whoever runs a model
 writes; with one of them comes the control.
 """
 

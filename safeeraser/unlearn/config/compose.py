@@ -147,7 +147,7 @@ def _whole_page(name: str, folders: list[Path]) -> str:
 
 @contextmanager
 def _told_plainly(known_keys: Callable[[], list[str]] = list) -> Iterator[None]:
-    """What Hydra raises, as one line; `known_keys` tells which keys there would have been."""
+    """What Hydra raises, as one line; `known_keys` says which keys there would have been."""
     try:
         yield
     except MissingConfigException as error:

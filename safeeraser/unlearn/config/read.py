@@ -47,8 +47,8 @@ def read_settings(config: DictConfig) -> Settings:
 
 
 def _take_up(config: DictConfig) -> None:
-    """Give the method the weights that `pd` and `retain` are short for, numbers or duals: what its results are called
-    tells of it.
+    """Give the method the weights that `pd` and `retain` are short for, numbers or duals. The name of its results
+    shows them.
 
     Raises:
         BadInput: it has prompt decouple already, or no retain term.

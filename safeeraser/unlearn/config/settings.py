@@ -21,7 +21,7 @@ class Settings(Keys):
     """One run's settings; config/forget_lora.yaml says what each key means."""
 
     model_family: Family
-    # Short for weights of the method's terms, which have taken them up before they are read here: told of before those.
+    # Short for weights of the method's terms, which have taken them up before they are read here: shown before those.
     pd: Annotated[float | Dual | Ramp, or_moving(Annotated[FiniteFloat, Field(gt=0)])] | None = Field(exclude=True)
     retain: Annotated[float | Dual | Ramp, or_moving(Annotated[FiniteFloat, Field(ge=0)])] | None = Field(exclude=True)
     forget_loss: Method
@@ -134,7 +134,7 @@ class Settings(Keys):
 
     @model_validator(mode="after")
     def _projector(self) -> "Settings":
-        """Both keys in one: `projector` tells how it is trained, `tune_mm_projector` says the same in a word."""
+        """Both keys in one: `projector` says how it is trained, `tune_mm_projector` says the same in a word."""
         if not self.tune_mm_projector and self.projector_way.of_adapter:
             raise ValueError(f"projector={self.projector}: not with tune_mm_projector=false, which is projector=frozen")
         within = any(part.startswith(f"{self.family.vision_tower}.") for part in self.family.projector)

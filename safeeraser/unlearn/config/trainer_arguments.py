@@ -1,4 +1,4 @@
-"""What transformers' Trainer is told: by the settings, by the machine, and by `trainer:`, which may say the rest."""
+"""The arguments of transformers' Trainer, from the settings, the machine and `trainer:`, which may say the rest."""
 
 import math
 from typing import Any, get_type_hints
@@ -50,7 +50,7 @@ use_liger_kernel
 
 
 def training_arguments(settings: Settings, engine: Engine, schedule: Schedule) -> TrainingArguments:
-    """What Trainer is told; accelerate's launcher adds the engine through the environment.
+    """Trainer's arguments; accelerate's launcher adds the engine through the environment.
 
     Raises:
         BadInput: that cannot be trained with, for the reason that transformers gives.

@@ -142,7 +142,7 @@ class Reads(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """What a term reads of the untouched model: where its rows stand in each of a batch's inputs (`entries`), and the
+    """What a term reads of the untouched model: where its rows are in each of a batch's inputs (`entries`), and the
     places of these rows that it reads, numbered as if they alone were laid end to end."""
 
     entries: dict[str, Tensor]
@@ -156,7 +156,7 @@ class Batch(NamedTuple):
         inputs: what the model takes, its pictures in the model's dtype.
         items: how many there are.
         reads: by layer of the language model; None: logits.
-        view: for each term whose loss tells its views apart, which of them each of its positions is in.
+        view: for each term whose loss distinguishes its views, which of them each of its positions is in.
         reference: for each term that compares with the untouched model.
     """
 

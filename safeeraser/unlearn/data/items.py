@@ -62,7 +62,7 @@ class Data:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What `run.json` tells of it."""
+        """What `run.json` says of it."""
         main, *more = self.files
         told = {"records": self.records, "categories": self.categories, "sha256": sha256(main)}
         told |= {"files": {str(path): sha256(path) for path in more}} if more else {}

@@ -87,7 +87,7 @@ def _draw(forget: int, sizes: Mapping[str, int], rng: np.random.Generator, recip
 
 
 def read_plan(path: str | Path, sizes: Mapping[str, int], data: Mapping[str, Any] | None = None) -> list[Step]:
-    """Read a plan and check it against the data, by what `run.json` tells of them where the plan tells it too.
+    """Read a plan and check it against the data, by what `run.json` says of them where the plan says it too.
 
     Raises:
         BadInput: it is none, or of other data. The step and the key that do not fit are named.
@@ -113,14 +113,14 @@ def read_plan(path: str | Path, sizes: Mapping[str, int], data: Mapping[str, Any
 
 
 def differing(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is told of the data both times, and is not the same."""
+    """What is said of the data both times, and is not the same."""
     return [key for key in now if key in then and then[key] != now[key]]
 
 
 def write_plan(
     path: str | Path, method: str, recipe: Recipe, steps: list[Step], data: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a plan that `plan=FILE` reads back. `data`: what `run.json` tells of the items that it numbers."""
+    """Write a plan that `plan=FILE` reads back. `data`: what `run.json` says of the items that it numbers."""
     value: dict[str, Any] = {"method": method, "recipe": recipe.model_dump(), "data": data}
     value |= {"steps": [step.model_dump() for step in steps]}
     write_json(path, value, indent=None)

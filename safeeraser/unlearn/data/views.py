@@ -1,4 +1,4 @@
-"""Views: the ways to read a record as (picture, question, answer). Where each stands is data too (config/data/)."""
+"""Views: the ways to read a record as (picture, question, answer). Where each lies is data too (config/data/)."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -26,7 +26,7 @@ class _Config(BaseModel):
 
 
 class ViewSource(_Config):
-    """Where a view's conversations stand in a data file; config/data/ says what each key means."""
+    """Where a view's conversations are in a data file; config/data/ says what each key means."""
 
     image: Annotated[list[str], Field(min_length=1)] | None
     question: str
@@ -157,7 +157,7 @@ def _items(data: DataFile, index: int, view: ViewSource) -> Iterator[Item]:
         picture = None
         if shown:
             name = _text(record, shown, data.where(index, shown))
-            picture = find_picture(name, data.path) or Path(name)  # one that is not there is told of with damaged ones
+            picture = find_picture(name, data.path) or Path(name)  # one that is not there is reported with damaged ones
         question = _text(pair, view.question, data.where(index, f"{prefix}{view.question}"))
         answer = pair.get(view.answer) if view.answer else None
         said = f"{prefix}{view.answer or view.question}"
@@ -168,7 +168,7 @@ def _items(data: DataFile, index: int, view: ViewSource) -> Iterator[Item]:
 
 
 def _pairs(data: DataFile, index: int, pairs: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The pairs of a record, each with what stands before its keys where they are named."""
+    """The pairs of a record, each with what precedes its keys where they are named."""
     record = data.raw[index]
     if pairs is None:
         yield "", record

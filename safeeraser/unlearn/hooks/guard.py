@@ -62,7 +62,7 @@ class Guard(Hook):
         self._good: Copies = (0, [])
 
     def on_step_begin(self, args, state, control, model=None, **kwargs):
-        """Keep the weights from before the step, for its losses tell whether they were good."""
+        """Keep the weights from before the step, for its losses show whether they were good."""
         if self.active:
             self._before = (state.global_step, copies(trained_of(model), self._before[1]))
 

@@ -53,7 +53,7 @@ class Mask(Hook):
 
     Attributes:
         trained: of each matrix that was compared, by its parameter's name, where that is so.
-        record: what `run.json` tells of it.
+        record: what `run.json` says of it.
         held: the matrices of which some weight is not trained.
     """
 

@@ -40,7 +40,8 @@ def margin(logits: Tensor) -> Tensor:
 
 
 class _Divergence(torch.autograd.Function):
-    """All have the gradient softmax(logits) - p_wanted, so nothing need be kept but what came in."""
+    """The negative log-likelihood of a token, the KL divergence and the cross-entropy. Each has the gradient
+    softmax(logits) - p_wanted, so nothing need be kept but what came in."""
 
     @staticmethod
     def forward(ctx, logits: Tensor, wanted: Tensor, value: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -49,6 +50,11 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream: Tensor) -> tuple[Tensor, None, None]:
+        """(softmax(logits) - p_wanted) upstream, of `upstream` (N,): (N, V) in the logits' dtype, nothing for the rest.
+
+        p_wanted is 1 at a wanted token, or the softmax of wanted logits. This is a cross-entropy's gradient (Hinton et
+        al. 2015, arXiv 1503.02531, section 2.1); a KL divergence has it too, because it differs by a constant.
+        """
         gradient = torch.empty_like(ctx.saved_tensors[0])
         for into, g, logits, wanted in _chunks(gradient, upstream, *ctx.saved_tensors):
             p = torch.softmax(logits.float(), -1)
@@ -61,7 +67,8 @@ class _Divergence(torch.autograd.Function):
 
 
 class _JensenShannon(torch.autograd.Function):
-    """Its gradient is p (log(p / m) - sum p log(p / m)) / 2, m the mean of p and the other distribution."""
+    """(KL(p, m) + KL(q, m)) / 2, where p and q are the softmax of the logits and of the wanted ones, and m their mean
+    (Lin 1991, "Divergence measures based on the Shannon entropy")."""
 
     @staticmethod
     def forward(ctx, logits: Tensor, wanted: Tensor) -> Tensor:
@@ -74,6 +81,11 @@ class _JensenShannon(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream: Tensor) -> tuple[Tensor, None]:
+        """p (log(p / m) - sum p log(p / m)) / 2 upstream, of `upstream` (N,): (N, V) in the logits' dtype.
+
+        The derivative by p is log(p / m) / 2, since what m adds cancels; by the logits, the softmax's Jacobian
+        diag(p) - p p^T applied to that.
+        """
         gradient = torch.empty_like(ctx.saved_tensors[0])
         for into, g, *chunk in _chunks(gradient, upstream, *ctx.saved_tensors):
             p, _, m = _with_mean(*chunk)
@@ -94,6 +106,7 @@ class _Margin(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream: Tensor) -> Tensor:
+        """upstream (1 at the largest logit - 1 / V), of `upstream` (N,): (N, V) in the logits' dtype."""
         (where,), size = ctx.saved_tensors, ctx.like.shape[1]
         each = (upstream / -size).to(ctx.like.dtype)[:, None]
         return each.repeat(1, size).scatter_add_(1, where, upstream.to(ctx.like.dtype)[:, None])

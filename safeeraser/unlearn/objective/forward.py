@@ -24,7 +24,7 @@ class Forward:
     Attributes:
         model: in its engine's wrapping, or in none.
         bare: the same in none.
-        head: the output embeddings of the model, which one that is wrapped cannot tell.
+        head: the output embeddings of the model, which a wrapped model cannot give.
         second: the untouched model where it is a second copy.
     """
 

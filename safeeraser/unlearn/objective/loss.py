@@ -26,7 +26,7 @@ class Loss:
             the `nll` of the targets alone, so that no logits are kept.
         states: the key of its term that names the language model's layers, numbered from 0, whose states it reads
             rather than logits, with type and default. The term is the mean of the loss over these layers.
-        views: how many views it takes, where it tells them apart or is not defined on their pooled tokens.
+        views: how many views it takes, where it distinguishes them or is not defined on their pooled tokens.
         beforehand: given the width of the states, the seed and its own parameters by keyword, makes once what the
             function is given with every batch.
         copies: tensors of the size of the logits read that live at once at the peak: they, their gradient, and what

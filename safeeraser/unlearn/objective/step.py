@@ -176,6 +176,12 @@ class Tamper(_Moved):
         return self.scale
 
     def shift(self, gradient: Gradient, like: Sequence[Tensor], seed: int) -> Shift:
+        """The sum of `inner_steps` steps of plain descent, -inner_lr g each, where g is the gradient of the loss on
+        `view` at the weights moved so far (after the inner loop of TAR, Tamirisa et al. 2024, arXiv 2408.00761).
+
+        `by` has a tensor for each of `like`, of its shape, in float32; it is None if a gradient is not finite. `told`
+        has the loss before the first and before the last step. Nothing is drawn, so `seed` is not used.
+        """
         by = [torch.zeros_like(each, dtype=torch.float32) for each in like]
         told: dict[str, float] = {}
         for _ in range(self.inner_steps):

@@ -1,4 +1,4 @@
-"""The dry run: what a run would do and need, told without weights and before anything is written."""
+"""The dry run: what a run would do and need, reported without weights and before anything is written."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -91,7 +91,7 @@ def find_model(model_path: str) -> PreTrainedConfig:
 
 
 def check_outline(settings: Settings) -> None:
-    """Raises `BadInput` where what is to be trained does not fit the model, which its shapes tell."""
+    """Raises `BadInput` where what is to be trained does not fit the model, which its shapes show."""
     outline(settings, load_config(settings.model_path), torch.float32)
 
 

@@ -236,7 +236,7 @@ def kept_bytes(model: nn.Module, setup: Setup, step: MicroStep) -> int:
     """Bytes of a micro-step's pictures and of what autograd keeps of its forward pass, without weights and logits.
 
     Pictures and text are passed through apart: to join them, a model looks at what the tokens are. What is kept of
-    pictures grows evenly with their number, so two of them tell.
+    pictures grows evenly with their number, so two of them are enough.
     """
 
     def pictures(count: int) -> dict[str, Tensor]:
