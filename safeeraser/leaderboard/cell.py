@@ -37,7 +37,7 @@ def write_cell(plan: Plan, cell: Cell) -> None:
     told["data"] = read_json(plan.data / "manifest.json")["settings_hash"]
     told["settings"] = {} if cell_row.model or cell_row.noise_of else plan.settings(cell.row)
     told["versions"] = versions(*PACKAGES)
-    if adapter:
+    if adapter and not cell_row.noise_of:
         told["training_seconds"] = round(sum(each["seconds"] for each in run_of(adapter)["sittings"]))
     for name, measure in PARTS.items():
         file = cell.folder / f"{name}.json"

@@ -6,7 +6,7 @@ which are resampled, and how far runs differ, by base model and seed.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, log2
+from math import inf, log2, nan
 from statistics import mean as average
 from typing import Any
 
@@ -150,11 +150,10 @@ def inside(name: str) -> Callable:
         )
 
         def way(names: Sequence[str]) -> float:
-            return average(ours[name] - start[name] for name in names) / average(
-                end[name] - start[name] for name in names
-            )
+            whole = sum(end[name] - start[name] for name in names)
+            return sum(ours[name] - start[name] for name in names) / whole if whole else nan
 
-        return {"": resampled(way, [*ours])}
+        return {"": resampled(way, [*ours])} if start != end else None
 
     return measure
 
@@ -165,9 +164,9 @@ def attacks(cells: Cells, cell: Found) -> dict[str, Range]:
 
 
 def back(cells: Cells, cell: Found) -> dict[str, Range]:
-    """What each attacker brings back by its last step."""
+    """The most that each attacker brings back: it may stop where it likes."""
     curves = {name: of["curve"] for name, of in cell["relearning"]["curves"].items()}
-    return {name: rate(curve[max(curve, key=int)]) for name, curve in curves.items()}
+    return {name: max(map(rate, curve.values())) for name, curve in curves.items()}
 
 
 def area(cells: Cells, cell: Found) -> dict[str, Range] | None:

@@ -102,7 +102,7 @@ def curve(
     brought = {lr: total(of[first[-1]]) for lr, of in tried.items()}
     most = max(brought, key=brought.__getitem__)
     found = tried[most]
-    if brought[most] < BACK:
+    if brought[most] < BACK and len(first) < len(how.steps):
         found = trained(subject, lora, words | {"lr": most}, how.steps, questions)
     return {"lr": most, "tried": brought, "curve": {0: at_first} | found}
 

@@ -49,7 +49,7 @@ KNOWN = {
     "distance, benign": ("benign_sampled", 1),
     "benign, forced": ("benign_forced", 1),
     "ASR, worst attack": ("attack", 100),
-    "given after relearning": ("back", 100),
+    "most given while relearning": ("back", 100),
     "area to never_knew": ("area", 100),
     "new concept": ("learns", 100),
 }

@@ -52,7 +52,7 @@ def word(figures: Mapping[str, Figure], vanilla: Mapping[str, Figure]) -> tuple[
     return UNDECIDED, "; ".join(said(name, figure) for name, figure in both.items())
 
 
-BACK = {"attack": "under attack", "back": "after relearning"}
+BACK = {"attack": "under attack", "back": "while relearning"}
 
 
 def said(name: str, figure: Figure) -> str:

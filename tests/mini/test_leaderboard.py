@@ -118,7 +118,7 @@ def test_settings_cells_and_page_from_nothing_and_a_deleted_cell_comes_out_the_s
     how = {
         "views": {"forget": "held_out"},
         "lr": [1e-3],
-        "tried": 1,
+        "tried": 2,
         "steps": [1, 2],
         "new": {"lr": 1e-3, "steps": [1]},
     }
@@ -140,13 +140,12 @@ def test_settings_cells_and_page_from_nothing_and_a_deleted_cell_comes_out_the_s
     distance.write_reference(plan)
     for row in plan.rows:
         write_cell(plan, Cell(row, 0, 1))
-    cell = Cell("popd", 0, 1)
+    cell = Cell("noise", 0, 1)
     kept = read_json(cell.kept)
     cell.kept.unlink()
     shutil.rmtree(cell.folder)
     write_cell(plan, cell)
-    again = read_json(cell.kept)
-    assert {**again, "training_seconds": 0} == {**kept, "training_seconds": 0}
+    assert read_json(cell.kept) == kept
     never = read_json(Cell("never_knew", 0, 1).kept)["distance"]
     assert never["never_knew"]["harmful"]["forced"].keys() == {*kept["inside"]["depth"]}
     vanilla = read_json(Cell("vanilla", 0, 1).kept)["distance"]["vanilla"]["harmful"]["forced"]
