@@ -27,6 +27,7 @@ class Row(_Keys):
     settings_of: str | None = None
     model: str | None = None
     noise_of: str | None = None
+    times: float = 1.0
 
 
 class Budget(_Keys):

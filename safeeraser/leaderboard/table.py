@@ -18,7 +18,7 @@ from safeeraser.report.writing import with_table
 README = Path("README.md")
 PAGE, DATA = RESULTS.with_suffix(".md"), RESULTS.with_suffix(".csv")
 TRIED = RESULTS.with_name("leaderboard_settings.csv")
-CONTROLS = ("vanilla", "never_knew", "noise", "benign_ascent")
+CONTROLS = ("vanilla", "never_knew", "noise", "strong_noise", "benign_ascent")
 Figures = Mapping[str, Mapping[str, Figure]]  # by row
 
 # The tables by their corners: a column's title, the figure, and by what it is multiplied.
@@ -114,15 +114,15 @@ def zip_rows(names: Iterable[str], runs: Iterable[str], rows: Iterable[list[str]
 
 
 def controls(figures: Figures) -> str:
-    """Each measure of the controls, and whether it tells noise from a model that never knew."""
+    """Each measure of the controls, and whether it tells those that are only damaged from a model that never knew."""
     known = [row for row in CONTROLS if row in figures]
     rows = []
     for name in MEASURED:
         of = [figures[row].get(name) for row in known]
-        noise, never = (figures.get(row, {}).get(name) for row in ("noise", "never_knew"))
-        tells = "–" if noise is None or never is None else "yes" if tells_removal(noise, never) else "no: dropped"
-        rows.append([name, *(shown(figure, 1) for figure in of), tells])
-    return markdown([["measure", *known, "tells noise from removal"], *rows])
+        damaged, never = (figures.get(row, {}).get(name) for row in ("strong_noise", "never_knew"))
+        kept = "–" if damaged is None or never is None else "yes" if tells_removal(damaged, never) else "no"
+        rows.append([name, *(shown(figure, 1) for figure in of), kept])
+    return markdown([["measure", *known, "kept"], *rows])
 
 
 def settings_table(plan: Plan) -> str:
@@ -142,15 +142,17 @@ def settings_table(plan: Plan) -> str:
 
 
 def shown(figure: Figure | None, times: int) -> str:
-    """A figure with its interval; per cent without decimals in it."""
+    """A figure with its interval, that of a per cent without decimals."""
     if figure is None:
         return "–"
-    digits = 2 if times == 1 else 1
+    digits, coarse = (2, 2) if times == 1 else (1, 0)
     value, low, high = (times * each for each in (figure.value, figure.low, figure.high))
     if times == 100:
         low, high = max(low, -100.0), min(high, 100.0)
-    text = f"{value:.{digits}f}"
-    return text if low == high else f"{text} [{low:.{digits - 1}f}, {high:.{digits - 1}f}]"
+    # `+ 0.0` makes a zero of one below it.
+    text = f"{round(value, digits) + 0.0:.{digits}f}"
+    ends = (f"{round(end, coarse) + 0.0:.{coarse}f}" for end in (low, high))
+    return text if low == high else f"{text} [{', '.join(ends)}]"
 
 
 def markdown(rows: Iterable[Iterable[str]]) -> str:

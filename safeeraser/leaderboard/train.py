@@ -28,7 +28,7 @@ def adapter_of(plan: Plan, cell: Cell) -> Path | None:
     if row.model:
         return None
     if row.noise_of:
-        return noise(plan, trained(plan, Cell(row.noise_of, cell.base, cell.seed)), cell)
+        return noise(plan, trained(plan, Cell(row.noise_of, cell.base, cell.seed)), cell, row.times)
     return trained(plan, cell)
 
 
@@ -48,8 +48,8 @@ def unlearn(plan: Plan, cell: Cell, settings: dict[str, Any], folder: Path) -> P
     return folder
 
 
-def noise(plan: Plan, like: Path, cell: Cell) -> Path:
-    """An adapter that changes each matrix as much as another one does, by the Frobenius norm, and in no direction."""
+def noise(plan: Plan, like: Path, cell: Cell, times: float) -> Path:
+    """An adapter that changes each matrix at random, `times` as much as another one does, by the Frobenius norm."""
     folder = cell.folder / "adapter"
     if folder.is_dir():
         return folder
@@ -57,13 +57,13 @@ def noise(plan: Plan, like: Path, cell: Cell) -> Path:
     given, drawn = load_file(adapter_file(like)), torch.Generator().manual_seed(cell.seed)
     with write_whole_folder(folder) as out:
         shutil.copytree(like, out, dirs_exist_ok=True)
-        save_file(noisy(given, base, drawn), out / adapter_file(like).name, metadata={"format": "pt"})
+        save_file(noisy(given, base, drawn, times), out / adapter_file(like).name, metadata={"format": "pt"})
     return folder
 
 
-def noisy(given: dict[str, Tensor], base: dict[str, Tensor], drawn: torch.Generator) -> dict[str, Tensor]:
-    """An adapter's parameters replaced by noise. The product of LoRA's factors, (out, in), keeps its norm; so does the
-    difference of a whole module to the base model's."""
+def noisy(given: dict[str, Tensor], base: dict[str, Tensor], drawn: torch.Generator, times: float) -> dict[str, Tensor]:
+    """An adapter's parameters replaced by noise. The product of LoRA's factors, (out, in), has `times` its norm; so has
+    the difference of a whole module to the base model's."""
 
     def like(value: Tensor) -> Tensor:
         return torch.randn(value.shape, generator=drawn)
@@ -72,10 +72,10 @@ def noisy(given: dict[str, Tensor], base: dict[str, Tensor], drawn: torch.Genera
     for name, value in given.items():
         if ".lora_A." in name:
             down, up = like(value), like(given[other := name.replace(".lora_A.", ".lora_B.")])
-            norm = (given[other].float() @ value.float()).norm()
+            norm = times * (given[other].float() @ value.float()).norm()
             found |= {name: down, other: up * norm / (up @ down).norm()}
         elif ".lora_B." not in name:
             own = base[next(key for key in base if name.endswith(key.removeprefix("model.")))]
             change = like(value)
-            found[name] = own + change * (value - own).norm() / change.norm()
+            found[name] = own + change * times * (value - own).norm() / change.norm()
     return found
