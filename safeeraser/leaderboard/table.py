@@ -119,8 +119,9 @@ def controls(figures: Figures) -> str:
     rows = []
     for name in MEASURED:
         of = [figures[row].get(name) for row in known]
-        damaged, never = (figures.get(row, {}).get(name) for row in ("strong_noise", "never_knew"))
-        kept = "–" if damaged is None or never is None else "yes" if tells_removal(damaged, never) else "no"
+        ends = [figures.get(row, {}).get(name) for row in ("strong_noise", "vanilla", "never_knew")]
+        known_ends = [figure for figure in ends if figure]
+        kept = "–" if len(known_ends) < len(ends) else "yes" if tells_removal(*known_ends) else "no"
         rows.append([name, *(shown(figure, 1) for figure in of), kept])
     return markdown([["measure", *known, "kept"], *rows])
 

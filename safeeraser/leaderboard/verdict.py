@@ -52,6 +52,12 @@ def said(name: str, figure: Figure) -> str:
     return f"{name} {value} [{low}, {high}]"
 
 
-def tells_removal(damaged: Figure, never_knew: Figure) -> bool:
-    """Whether a measure tells a damaged model from one that never knew: their intervals lie apart."""
-    return damaged.low > never_knew.high or damaged.high < never_knew.low
+def tells_removal(damaged: Figure, vanilla: Figure, never_knew: Figure) -> bool:
+    """Whether a measure tells a damaged model from one that never knew: it lies on vanilla's side of the middle between
+    the two or, where these two are alike, apart from both."""
+    middle = (vanilla.value + never_knew.value) / 2
+    if never_knew.high < vanilla.low:
+        return damaged.low > middle
+    if vanilla.high < never_knew.low:
+        return damaged.high < middle
+    return damaged.low > max(vanilla.high, never_knew.high) or damaged.high < min(vanilla.low, never_knew.low)

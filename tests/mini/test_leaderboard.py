@@ -53,7 +53,10 @@ def test_a_word_stands_only_where_the_whole_interval_bears_it(told, wanted):
 
 
 def test_a_measure_is_dropped_where_noise_looks_like_a_model_that_never_knew():
-    assert not tells_removal(at(0.9, 0.1), at(1.0, 0.1)) and tells_removal(at(0.5), at(1.0))
+    ways = [tells_removal(at(value, 0.1), at(0.0), at(1.0)) for value in (0.3, 0.45, 0.9, 2.0)]
+    distances = [tells_removal(at(value, 0.1), at(1.0), at(0.0)) for value in (0.3, 0.55, 0.9, 2.0)]
+    benign = [tells_removal(at(value, 0.1), at(0.0), at(0.0)) for value in (0.1, 0.3)]
+    assert (ways, distances, benign) == ([True, False, False, False], [False, False, True, True], [False, True])
 
 
 def test_the_rule_takes_the_least_loss_of_those_that_forgot_and_widens_at_an_edge():
