@@ -5,7 +5,7 @@ from math import log
 
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, read_beside
 
 from safeeraser.benchmark.files import read_json, read_object
 from safeeraser.errors import BadInput
@@ -121,23 +121,7 @@ def test_settings_cells_and_page_from_nothing_and_a_deleted_cell_comes_out_the_s
     monkeypatch.setattr("safeeraser.audit.inside.measures.SAID", 3)
     shutil.copytree(small, "mini")
     shutil.copytree("mini/never_knew", "mini/never_knew-1")
-    how = {
-        "views": {"forget": "held_out"},
-        "lr": [1e-3],
-        "tried": 2,
-        "steps": [1, 2],
-        "new": {"lr": 1e-3, "steps": [1]},
-    }
-    rows = {"vanilla": {"model": "base_model"}, "never_knew": {"model": "never_knew"}, "popd": {}}
-    plan = Plan(
-        data="mini",
-        retrains=("never_knew", "never_knew-1"),
-        budget={"lr": [1e-3, 2e-3], "max_train_steps": [2], "wider": 0, "seed": 1, "records": 1},
-        attacks=("crop",),
-        relearning=how,
-        groups={"core": {"bases": [0], "seeds": [1]}},
-        rows={name: row | {"group": "core"} for name, row in (rows | {"noise": {"noise_of": "popd"}}).items()},
-    )
+    plan = Plan(**read_beside(__file__, "leaderboard.yaml"))
     chosen = choose_settings(plan, "popd")
     told = read_object(settings_file("popd"))
     assert told["chosen"] == chosen and len(told["tried"]) == 2 and plan.chosen == ["popd"]
