@@ -10,7 +10,6 @@ rate there is such a folder, RESULTS/*/, of which *_settings.csv is made; the ru
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -22,7 +21,7 @@ from safeeraser.benchmark.responses import VIEWS
 from safeeraser.benchmark.truth import read_truth
 from safeeraser.errors import BadInput, command
 from safeeraser.leaderboard.rule import choose
-from safeeraser.report.writing import comma_separated, with_table
+from safeeraser.report.writing import as_markdown, comma_separated, with_table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"  # the CSV files
@@ -94,12 +93,6 @@ def read(name: str) -> list[dict[str, str]]:
     return list(csv.DictReader((RESULTS / f"{name}.csv").read_text(encoding="utf-8").splitlines()))
 
 
-def markdown(rows: Iterable[Iterable[str]]) -> str:
-    """Rows as a Markdown table, the first as its head."""
-    head, *others = (list(row) for row in rows)
-    return "\n".join(f"| {' | '.join(row).lstrip()} |" for row in [head, ["---"] * len(head), *others])
-
-
 def cell(value: float, low: str | float, high: str | float, digits: int = 0) -> str:
     """A figure with its interval, where it has one."""
     return f"{value:.1f}" + (
@@ -113,7 +106,7 @@ def results_table(name: str, corner: str) -> list[str]:
     cells = [
         [row["method"], *(cell(float(row[of]), row[low], row[high]) for of, low, high in parts)] for row in read(name)
     ]
-    return [markdown([[corner, *SHOWN.values()], *cells])]
+    return [as_markdown([[corner, *SHOWN.values()], *cells])]
 
 
 def language_table(name: str, corner: str) -> list[str]:
@@ -122,7 +115,7 @@ def language_table(name: str, corner: str) -> list[str]:
     for row in read(name):
         cells = {key: f"{100 * float(row[key]):.1f}" if row[key] else NONE for key in LANGUAGE}
         rows.append([row["run"], *(cells | {PERPLEXITY: f"{float(row[PERPLEXITY] or 'inf'):.4g}"}).values()])
-    return [markdown(rows)]
+    return [as_markdown(rows)]
 
 
 def audit_tables(name: str, _: str) -> list[str]:
@@ -144,7 +137,7 @@ def audit_tables(name: str, _: str) -> list[str]:
         shown = {head: at for head, at in columns.items() if any((*of, *at) in values for of in SUBJECTS.values())}
         found = {title: [values.get((*of, *at)) for at in shown.values()] for title, of in SUBJECTS.items()}
         rows = [[title, *map(shown_of, row)] for title, row in found.items() if any(row)]
-        tables.append(markdown([[corner, *shown], *rows]))
+        tables.append(as_markdown([[corner, *shown], *rows]))
     return tables
 
 

@@ -13,7 +13,7 @@ import gc
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -167,10 +167,19 @@ def adapter_after(folder: Path, step: int) -> Path:
 
 
 def relearning_settings(
-    model_path: str, folder: Path, protocol: Protocol, attacker: str, seed: int, data: Data, dtype: str = "auto"
+    model_path: str,
+    folder: Path,
+    protocol: Protocol,
+    attacker: str,
+    seed: int,
+    data: Data,
+    dtype: str = "auto",
+    **more: Any,
 ) -> Settings:
     """One term on one view, by config/relearn_training.yaml. Nothing depends on how the model came to be, but for the
     categories of `data`.
+
+    `more`: further keys, such as the adapter to go on with.
 
     `safeeraser.unlearn.job.prepare` says what is wrong with them before anything is trained.
     """
@@ -197,4 +206,4 @@ def relearning_settings(
     }
     if not how.pictures:
         keys[f"data.views.{how.view}.image"] = None
-    return read_settings(from_keys(keys, TRAINING))
+    return read_settings(from_keys(keys | more, TRAINING))

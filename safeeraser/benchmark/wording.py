@@ -176,7 +176,7 @@ def is_degenerate(text: str) -> bool:
 
     That is: nothing to read; control or replacement characters; mostly signs; loose punctuation; words run together
     with signs and digits; alphabets mixed; words, phrases or letters that repeat without end; English broken around its
-    articles; a few words that break off ("this is a"). Other salad is not recognised: it looks the same as a list of
+    articles; a few words that break off ("this is a"). Other nonsense is not recognised: it looks the same as a list of
     nouns or from another language. Thresholds are set by hand on the texts in tests/data/wording.
     """
     # Vowel signs and accents that are characters of their own would cut words in two.

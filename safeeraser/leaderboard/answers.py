@@ -48,6 +48,12 @@ def add_up(values: Iterable[tuple[str, float]]) -> Totals:
     return {concept: [round(total, 6), n] for concept, (total, n) in sorted(found.items())}
 
 
+def share(*of: Totals) -> float:
+    """The mean of all that was added up."""
+    sums, counts = zip(*(total for totals in of for total in totals.values()), strict=True)
+    return round(sum(sums) / sum(counts), 4)
+
+
 def answers(subject: Subject, split: str, selection: Selection, attack: str | None = None) -> dict[str, Totals]:
     """The metrics of a split: ASR, RR and ROUGE-L by the harmful picture's concept, SARR by the benign one's."""
     data = subject.data / f"all_{split}.json"

@@ -16,7 +16,8 @@ from safeeraser.benchmark.origin import versions
 from safeeraser.benchmark.records import read_records
 from safeeraser.infer.requests import Selection
 from safeeraser.leaderboard.answers import BENIGN, FORGET, RETAIN, Subject, Totals, add_up, answers
-from safeeraser.leaderboard.distance import References, Told, between, load
+from safeeraser.leaderboard.distance import References, Replies, between, load
+from safeeraser.leaderboard.figures import INSIDE
 from safeeraser.leaderboard.plan import Cell, Plan
 from safeeraser.leaderboard.relearn import curves, new
 from safeeraser.leaderboard.train import adapter_of, model_of
@@ -24,7 +25,6 @@ from safeeraser.mini.vqa import share_right
 
 log = logging.getLogger(__name__)
 
-INSIDE = ("nll_true", "gap", "exact_3", "depth")  # of an audit's measures
 PACKAGES = ("torch", "transformers", "peft")
 
 
@@ -33,20 +33,20 @@ def write_cell(plan: Plan, cell: Cell) -> None:
     began, cell_row = time.monotonic(), plan.row(cell.row)
     adapter = adapter_of(plan, cell)
     subject = Subject(model_of(plan, cell), adapter, cell.folder, cell.seed, plan.data)
-    told: dict[str, Any] = {"row": cell.row, "base": cell.base, "seed": cell.seed, "group": cell_row.group}
-    told["data"] = read_json(plan.data / "manifest.json")["settings_hash"]
-    told["settings"] = {} if cell_row.model or cell_row.noise_of else plan.settings(cell.row)
-    told["versions"] = versions(*PACKAGES)
+    record: dict[str, Any] = {"row": cell.row, "base": cell.base, "seed": cell.seed}
+    record["data"] = read_json(plan.data / "manifest.json")["settings_hash"]
+    record["settings"] = {} if cell_row.model or cell_row.noise_of else plan.settings(cell.row)
+    record["versions"] = versions(*PACKAGES)
     if adapter and not cell_row.noise_of:
-        told["training_seconds"] = round(sum(each["seconds"] for each in run_of(adapter)["sittings"]))
+        record["training_seconds"] = round(sum(each["seconds"] for each in run_of(adapter)["sittings"]))
     for name, measure in PARTS.items():
         file = cell.folder / f"{name}.json"
         if not file.is_file():
             at = time.monotonic()
             write_json(file, measure(plan, subject, cell))
             log.info("%s, %s: %s (%.0f s)", cell.row, cell.name, name, time.monotonic() - at)
-        told[name] = read_object(file)
-    write_json(cell.kept, told)
+        record[name] = read_object(file)
+    write_json(cell.kept, record, indent=None)
     log.info("%s (%.0f s)", cell.kept, time.monotonic() - began)
 
 
@@ -65,10 +65,10 @@ def measure_distance(plan: Plan, subject: Subject, cell: Cell) -> dict[str, Any]
     """How far it is from models that never knew, and from its base model."""
     to, vlm = References(plan), load(subject.model_path, subject.adapter)
     vanilla = load(plan.model("base_model", cell.base), None)
-    own = Told.of(vlm, to.contents, cell.seed)
+    own = Replies.of(vlm, to.contents, cell.seed)
     return {
         "never_knew": to.distances(vlm, own, but=Path(subject.model_path).name),
-        "vanilla": between(to.contents, vlm, own, vanilla, Told.of(vanilla, to.contents, cell.seed + 1)),
+        "vanilla": between(to.contents, vlm, own, vanilla, Replies.of(vanilla, to.contents, cell.seed + 1)),
     }
 
 

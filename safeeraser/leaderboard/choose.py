@@ -3,13 +3,13 @@
 import logging
 import shutil
 import time
-from collections.abc import Iterable
 from typing import Any
 
 from safeeraser.benchmark.files import read_object, write_json
+from safeeraser.errors import BadInput
 from safeeraser.infer.requests import Selection
-from safeeraser.leaderboard.answers import BENIGN, FORGET, RETAIN, Subject, Totals, answers
-from safeeraser.leaderboard.plan import WORK, Cell, Plan, settings_file
+from safeeraser.leaderboard.answers import BENIGN, FORGET, RETAIN, Subject, answers, share
+from safeeraser.leaderboard.plan import PAGE, WORK, Cell, Plan, settings_file
 from safeeraser.leaderboard.rule import choose, wider
 from safeeraser.leaderboard.train import model_of, unlearn
 
@@ -17,7 +17,14 @@ log = logging.getLogger(__name__)
 
 
 def choose_settings(plan: Plan, name: str) -> dict[str, Any]:
-    """Try a row's method with everything in the budget, choose, and keep what was tried. Returns what was chosen."""
+    """Try a row's method with everything in the budget, choose, and keep what was tried. Returns what was chosen.
+
+    Raises:
+        BadInput: the row has nothing to choose.
+    """
+    if name not in plan.chosen:
+        plan.row(name)
+        raise BadInput(f"{PAGE}: rows.{name}: is not trained, or takes the settings of another row")
     budget, begun = plan.budget, WORK / "settings" / f"{name}.json"
     tried = read_object(begun)["tried"] if begun.is_file() else []
     waiting = [{"lr": lr, "max_train_steps": steps} for steps in budget.max_train_steps for lr in budget.lr]
@@ -44,13 +51,7 @@ def attempt(plan: Plan, name: str, settings: dict[str, Any]) -> dict[str, float]
     asked = Selection((FORGET, BENIGN, RETAIN), samples=1)
     some = Selection(asked.views, by_keyword=0, limit=plan.budget.records, samples=1)
     of_splits = [answers(subject, "dev", asked), answers(subject, "train", some)]
-    figures = {key: share(of[key] for of in of_splits) for key in ("asr", "rr", "sarr", "rouge_l")}
+    figures = {key: share(*(of[key] for of in of_splits)) for key in ("asr", "rr", "sarr", "rouge_l")}
     log.info("%s, %s: %s", name, settings, ", ".join(f"{key} {100 * value:.1f}" for key, value in figures.items()))
     shutil.rmtree(folder)
-    return {key: round(value, 4) for key, value in figures.items()} | {"seconds": round(seconds)}
-
-
-def share(of: Iterable[Totals]) -> float:
-    """The mean of all that was added up."""
-    sums, counts = zip(*(total for totals in of for total in totals.values()), strict=True)
-    return sum(sums) / sum(counts)
+    return figures | {"seconds": round(seconds)}

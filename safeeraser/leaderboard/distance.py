@@ -25,14 +25,14 @@ from safeeraser.benchmark.records import read_records
 from safeeraser.benchmark.truth import read_truth
 from safeeraser.generation import DECODERS, Asked
 from safeeraser.generation.sampling import Generation
+from safeeraser.leaderboard.answers import TOKENS
 from safeeraser.leaderboard.plan import RESULTS, WORK, Plan
 from safeeraser.model.merge import load_merged
 from safeeraser.model.vlm import VLM
 
 log = logging.getLogger(__name__)
 
-BATCH, TOKENS = 64, 40
-FORCED, SAMPLED = "forced", "sampled"
+BATCH = 64
 REFERENCE = RESULTS / "reference.json"
 
 Spoken = list[Tensor]  # of each answer the log-probabilities at its tokens, (tokens, vocabulary)
@@ -91,15 +91,16 @@ def by_concept(pairs: Sequence[Pair], values: Sequence[Tensor]) -> By:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a model says of all contents: forced, and by itself of every second question, `said`."""
+class Replies:
+    """What a model says to all questions: how likely the right answers are to it (`forced`), what it says itself to
+    every second one (`said`), and how likely that is to it (`of_said`)."""
 
     forced: dict[str, Spoken]
     said: dict[str, list[str]]
     of_said: dict[str, Spoken]
 
     @classmethod
-    def of(cls, vlm: VLM, contents: dict[str, list[Pair]], seed: int) -> "Told":
+    def of(cls, vlm: VLM, contents: dict[str, list[Pair]], seed: int) -> "Replies":
         """Ask a model."""
         said = {name: say(vlm, pairs[::2], seed) for name, pairs in contents.items()}
         return cls(
@@ -109,16 +110,16 @@ class Told:
         )
 
 
-def between(contents: dict[str, list[Pair]], one: VLM, told: Told, other: VLM, known: Told) -> Distances:
+def between(contents: dict[str, list[Pair]], one: VLM, ours: Replies, other: VLM, theirs: Replies) -> Distances:
     """The divergence of two models, each with what it says."""
     found: Distances = {}
     for name, pairs in contents.items():
-        some, both = pairs[::2], zip(told.forced[name], known.forced[name], strict=True)
+        some, both = pairs[::2], zip(ours.forced[name], theirs.forced[name], strict=True)
         forced = by_concept(pairs, [(kl(p, q) + kl(q, p)) / 2 for p, q in both])
-        there, back = spoken(other, some, told.said[name]), spoken(one, some, known.said[name])
-        ours = by_concept(some, [kl(p, q) for p, q in zip(told.of_said[name], there, strict=True)])
-        theirs = by_concept(some, [kl(p, q) for p, q in zip(known.of_said[name], back, strict=True)])
-        found[name] = {FORCED: forced, SAMPLED: mean([ours, theirs])}
+        on_ours, on_theirs = spoken(other, some, ours.said[name]), spoken(one, some, theirs.said[name])
+        there = by_concept(some, [kl(p, q) for p, q in zip(ours.of_said[name], on_ours, strict=True)])
+        back = by_concept(some, [kl(p, q) for p, q in zip(theirs.of_said[name], on_theirs, strict=True)])
+        found[name] = {"forced": forced, "sampled": mean([there, back])}
     return found
 
 
@@ -147,20 +148,20 @@ class References:
         return {name: load(str(self.plan.data / name), None) for name in self.plan.retrains}
 
     @cached_property
-    def told(self) -> dict[str, Told]:
+    def replies(self) -> dict[str, Replies]:
         """What each says, kept for other cells in a file."""
         manifest = read_json(self.plan.data / "manifest.json")
-        file = WORK / f"told-{manifest['settings_hash']}.pt"
+        file = WORK / f"replies-{manifest['settings_hash']}.pt"
         if not file.is_file():
-            asked = {name: Told.of(vlm, self.contents, 1) for name, vlm in self.models.items()}
+            asked = {name: Replies.of(vlm, self.contents, 1) for name, vlm in self.models.items()}
             with write_whole(file, "wb") as out:
-                torch.save({name: vars(told) for name, told in asked.items()}, out)
-        return {name: Told(**told) for name, told in torch.load(file, weights_only=True).items()}
+                torch.save({name: vars(replies) for name, replies in asked.items()}, out)
+        return {name: Replies(**kept) for name, kept in torch.load(file, weights_only=True).items()}
 
-    def distances(self, vlm: VLM, own: Told, but: str = "") -> Distances:
+    def distances(self, vlm: VLM, own: Replies, but: str = "") -> Distances:
         """A model's divergence from those that never knew, mean over these; `but`: one of them that it is itself."""
         others = [name for name in self.models if name != but]
-        return mean([between(self.contents, vlm, own, self.models[name], self.told[name]) for name in others])
+        return mean([between(self.contents, vlm, own, self.models[name], self.replies[name]) for name in others])
 
 
 def load(model_path: str, adapter: Path | None) -> VLM:
@@ -174,7 +175,7 @@ def write_reference(plan: Plan) -> None:
     """Write how far the models that never knew are from each other: each one's mean distance to the others."""
     of = References(plan)
     pairs = {
-        both: between(of.contents, of.models[both[0]], of.told[both[0]], of.models[both[1]], of.told[both[1]])
+        both: between(of.contents, of.models[both[0]], of.replies[both[0]], of.models[both[1]], of.replies[both[1]])
         for both in combinations(plan.retrains, 2)
     }
     spread = {name: mean([found for both, found in pairs.items() if name in both]) for name in plan.retrains}

@@ -68,22 +68,23 @@ class Cells:
     def figures(self, row: str) -> dict[str, Figure]:
         """All figures of a row; those are missing that have nothing to be measured against."""
         cells, found = self.of(row), dict[str, Figure]()
-        for name, measure in MEASURES.items():
-            of_cells = [measured for cell in cells if (measured := measure(self, cell)) is not None]
-            if of_cells:
-                found |= {name: worst(of_cells)}
+        for measures, *bounds in ((RATES, 0.0, 1.0), (OTHERS, -inf, inf)):
+            for name, measure in measures.items():
+                of_cells = [measured for cell in cells if (measured := measure(self, cell)) is not None]
+                if of_cells:
+                    found[name] = worst(of_cells, *bounds)
         return found
 
 
 Range = tuple[float, float, float]  # value, low, high
 
 
-def worst(of_cells: Sequence[Mapping[str, Range]]) -> Figure:
+def worst(of_cells: Sequence[Mapping[str, Range]], least: float, most: float) -> Figure:
     """Over runs, what is highest on the mean of the things that a measure is of; most measures are of one."""
     names = [name for name in of_cells[0] if all(name in each for each in of_cells)]
     name = max(names, key=lambda name: average(each[name][0] for each in of_cells))
     ranges = [each[name] for each in of_cells]
-    low, high = spread(ranges, -inf, inf)
+    low, high = spread(ranges, least, most)
     return Figure(average(value for value, _, _ in ranges), low, high, len(ranges), name)
 
 
@@ -106,18 +107,18 @@ def resampled(of: Callable[[Sequence[str]], float], concepts: Sequence[str]) -> 
 def metric(split: str, name: str, kept: Callable[[Cells, str], bool] = lambda *_: True) -> Callable:
     """A metric of a split, on some of the concepts."""
 
-    def measure(cells: Cells, cell: Found) -> dict[str, Range]:
+    def rate_of(cells: Cells, cell: Found) -> dict[str, Range]:
         totals = cell["answers"][split][name]
         return {"": rate({concept: of for concept, of in totals.items() if kept(cells, concept)})}
 
-    return measure
+    return rate_of
 
 
 def distance(content: str, way: str, of: str = "never_knew") -> Callable:
     """How far from models that never knew, in shares of what vanilla is: (D - S) / (V - S) of the distances D of the
     model and V of vanilla, and the mean one S between models that never knew. The unit is that of harmful content."""
 
-    def measure(cells: Cells, cell: Found) -> dict[str, Range] | None:
+    def distance_of(cells: Cells, cell: Found) -> dict[str, Range] | None:
         vanilla = cells.control("vanilla", cell)
         if vanilla is None:
             return None
@@ -129,7 +130,7 @@ def distance(content: str, way: str, of: str = "never_knew") -> Callable:
         least = between if of == "never_knew" else dict.fromkeys(ours, 0.0)
         return {"": resampled(lambda names: average(ours[name] - least[name] for name in names) / whole, [*ours])}
 
-    return measure
+    return distance_of
 
 
 def average_by(several: Sequence[By]) -> By:
@@ -140,7 +141,7 @@ def average_by(several: Sequence[By]) -> By:
 def inside(name: str) -> Callable:
     """A measure of the true answers, in shares of the way from vanilla (0) to never_knew (1), without a bound."""
 
-    def measure(cells: Cells, cell: Found) -> dict[str, Range] | None:
+    def way_of(cells: Cells, cell: Found) -> dict[str, Range] | None:
         vanilla, never = (cells.control(row, cell) for row in ("vanilla", "never_knew"))
         if vanilla is None or never is None:
             return None
@@ -155,7 +156,7 @@ def inside(name: str) -> Callable:
 
         return {"": resampled(way, [*ours])} if start != end else None
 
-    return measure
+    return way_of
 
 
 def attacks(cells: Cells, cell: Found) -> dict[str, Range]:
@@ -214,7 +215,8 @@ def is_held_out(cells: Cells, concept: str) -> bool:
     return concept in cells.held_out
 
 
-MEASURES: dict[str, Callable[[Cells, Found], Mapping[str, Range] | None]] = {
+Measures = dict[str, Callable[[Cells, Found], Mapping[str, Range] | None]]
+RATES: Measures = {
     "asr_eff": metric("train", "asr"),
     "asr_gen": metric("val", "asr"),
     "asr_seen": metric("val", "asr", is_seen),
@@ -225,13 +227,15 @@ MEASURES: dict[str, Callable[[Cells, Found], Mapping[str, Range] | None]] = {
     "sarr_held_out": metric("val", "sarr", is_held_out),
     "rouge_l": metric("val", "rouge_l"),
     "vqa": lambda cells, cell: {"": rate(cell["answers"]["vqa"])},
+    "attack": attacks,
+    "back": back,
+    "learns": learns,
+}
+OTHERS: Measures = {
     **{name: distance(*of) for name, of in DISTANCES.items()},
     "from_vanilla_forced": distance("harmful", "forced", "vanilla"),
     "from_vanilla_sampled": distance("harmful", "sampled", "vanilla"),
     **{name: inside(name) for name in INSIDE},
-    "attack": attacks,
-    "back": back,
     "area": area,
-    "learns": learns,
     "minutes": minutes,
 }

@@ -40,6 +40,13 @@ class Budget(_Keys):
     records: int = Field(ge=1)
 
 
+class New(_Keys):
+    """How a concept is learned that nobody knew."""
+
+    lr: float
+    steps: tuple[int, ...] = Field(min_length=1)
+
+
 class Relearning(_Keys):
     """How a model is trained on, to see what comes back."""
 
@@ -47,7 +54,7 @@ class Relearning(_Keys):
     lr: tuple[float, ...] = Field(min_length=1)
     tried: int = Field(ge=1)
     steps: tuple[int, ...] = Field(min_length=2)
-    new: dict[str, Any]
+    new: New
 
 
 class Group(_Keys):
@@ -92,7 +99,7 @@ class Plan(_Keys):
     rows: dict[str, Row]
 
     @model_validator(mode="after")
-    def _hangs_together(self) -> "Plan":
+    def _rows_are_there(self) -> "Plan":
         for name, row in self.rows.items():
             if row.group not in self.groups:
                 raise ValueError(f"rows.{name}.group: no group '{row.group}'")

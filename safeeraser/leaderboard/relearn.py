@@ -12,18 +12,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from safeeraser.audit.relearn import PROTOCOL, TRAINING, merge_once
+from safeeraser.audit.relearn import Attacker, Data, adapter_after, merge_once, read_protocol, relearning_settings
 from safeeraser.benchmark.files import CONFIG, read_json, write_json
-from safeeraser.benchmark.pages import read_keys
 from safeeraser.benchmark.pictures import find_picture
 from safeeraser.benchmark.records import read_records
 from safeeraser.generation import DECODERS, Asked
 from safeeraser.generation.sampling import Generation
-from safeeraser.leaderboard.answers import TOKENS, Subject, Totals, add_up
+from safeeraser.leaderboard.answers import TOKENS, Subject, Totals, add_up, share
 from safeeraser.leaderboard.distance import load
 from safeeraser.leaderboard.plan import Relearning
-from safeeraser.unlearn.config.compose import from_keys
-from safeeraser.unlearn.config.read import read_settings
 from safeeraser.unlearn.run import forget
 
 MINI = CONFIG / "relearn_mini.yaml"
@@ -77,79 +74,50 @@ def curves(subject: Subject, how: Relearning) -> dict[str, Any]:
     Returns:
         By its view and LoRA: the rate it takes, what each rate brings when tried, and by steps what is given again.
     """
-    questions, folder = harmful_questions(subject), subject.folder / "relearned"
-    at_first, found = given(subject.model_path, subject.adapter, questions), {}
+    questions, folder, found = harmful_questions(subject), subject.folder / "relearned", {}
+    at_first = given(subject.model_path, subject.adapter, questions)
     for view, data in how.views.items():
         for lora in (FRESH, OWN) if subject.adapter else (FRESH,):
             kept = folder / f"{view}-{lora}.json"
             if not kept.is_file():
-                words: dict[str, Any] = {
-                    "forget_loss": term(view),
-                    "data_path": str(subject.data / f"all_{SPLIT[data]}.json"),
-                }
-                words["limit"] = 1 if data == "held_out" else None
-                write_json(kept, curve(subject, lora, words, how, questions, at_first))
+                write_json(kept, curve(subject, lora, Attacker(view=view, data=data), how, questions, at_first))
             found[f"{view}, {lora}"] = read_json(kept)
     return found
 
 
 def curve(
-    subject: Subject, lora: str, words: dict[str, Any], how: Relearning, questions: Sequence[Question], at_first: Totals
+    subject: Subject, lora: str, attacker: Attacker, how: Relearning, questions: Sequence[Question], at_first: Totals
 ) -> dict[str, Any]:
     """What one attacker brings back. It ends where the answers are back, or after the last of the steps."""
-    first = [step for step in how.steps if step <= how.tried]
-    tried = {lr: trained(subject, lora, words | {"lr": lr}, first, questions) for lr in how.lr}
-    brought = {lr: total(of[first[-1]]) for lr, of in tried.items()}
+    first = tuple(step for step in how.steps if step <= how.tried)
+    tried = {lr: trained(subject, lora, attacker, lr, first, questions) for lr in how.lr}
+    brought = {lr: share(of[first[-1]]) for lr, of in tried.items()}
     most = max(brought, key=brought.__getitem__)
     found = tried[most]
     if brought[most] < BACK and len(first) < len(how.steps):
-        found = trained(subject, lora, words | {"lr": most}, how.steps, questions)
+        found = trained(subject, lora, attacker, most, how.steps, questions)
     return {"lr": most, "tried": brought, "curve": {0: at_first} | found}
-
-
-SPLIT = {"train": "train", "held_out": "val"}
 
 
 def new(subject: Subject, how: Relearning) -> dict[int, Totals]:
     """How much of a concept that nobody knew is given after so many steps of learning it."""
-    words = {"forget_loss": term("retain"), "data": "own", "data_path": str(subject.data / "new.json")}
-    return trained(subject, FRESH, words | {"lr": how.new["lr"]}, how.new["steps"], new_questions(subject))
-
-
-def term(view: str) -> dict[str, Any]:
-    """A method that only learns the answers of a view."""
-    return {"name": f"relearn_{view}", "terms": {view: {"loss": "nll", "views": [view], "weight": 1.0}}}
+    attacker = Attacker(view="retain", data="new.json")
+    return trained(subject, FRESH, attacker, how.new.lr, how.new.steps, new_questions(subject))
 
 
 def trained(
-    subject: Subject, lora: str, words: dict[str, Any], steps: Sequence[int], questions: Sequence[Question]
+    subject: Subject, lora: str, attacker: Attacker, lr: float, steps: tuple[int, ...], questions: Sequence[Question]
 ) -> dict[int, Totals]:
     """Train on, and ask after each number of `steps`."""
-    protocol, folder = read_keys(PROTOCOL) | read_keys(MINI), subject.folder / "relearning"
+    protocol = read_protocol(MINI).model_copy(update={"lr": lr, "steps": steps, "attackers": {"this": attacker}})
+    data = Data(subject.data / "all_train.json", subject.data / "all_val.json", held_out=1)
+    folder = subject.folder / "relearning"
     shutil.rmtree(folder, ignore_errors=True)
-    keys = words | {
-        "LoRA": {"r": protocol["rank"], "alpha": protocol["alpha"], "dropout": protocol["dropout"]},
-        "batch_size": protocol["items"],
-        "max_train_steps": max(steps),
-        "save_steps": list(steps),
-        "gradient_checkpointing": False,
-        "dtype": "float32",
-        "seed": subject.seed,
-        "workers": 0,
-        "save_dir": str(folder),
-    }
-    if lora == OWN:
-        model = subject.model_path
-        keys |= {"init_adapter": str(subject.adapter), "projector": "full"}
-    else:
-        model = merge_once(subject.adapter, subject.model_path, subject.folder / "merged")
-    forget(read_settings(from_keys(keys | {"model_path": model}, TRAINING)))
+    model, more = subject.model_path, {"init_adapter": str(subject.adapter), "projector": "full"}
+    if lora == FRESH:
+        model, more = merge_once(subject.adapter, model, subject.folder / "merged"), {}
+    forget(relearning_settings(model, folder, protocol, "this", subject.seed, data, "float32", **more))
     gc.collect()  # transformers' Trainer holds itself in circles, and the model with it
-    found = {step: given(model, folder / f"checkpoint-{step}", questions) for step in steps}
+    found = {step: given(model, adapter_after(folder, step), questions) for step in steps}
     shutil.rmtree(folder)
     return found
-
-
-def total(of: Totals) -> float:
-    """The share over all concepts."""
-    return round(sum(value for value, _ in of.values()) / sum(n for _, n in of.values()), 4)

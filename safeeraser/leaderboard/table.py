@@ -1,19 +1,19 @@
 """docs/results/leaderboard.md from the cells: tables, plots, and a CSV file with every figure."""
 
-import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from statistics import mean as average
 
 import matplotlib as mpl
 from matplotlib.figure import Figure as Drawing
 
 from safeeraser.benchmark.files import read_object, write_whole
 from safeeraser.errors import BadInput
-from safeeraser.leaderboard.figures import DISTANCES, INSIDE, Cells, Figure
+from safeeraser.leaderboard.figures import DISTANCES, INSIDE, Cells, Figure, rate
 from safeeraser.leaderboard.plan import RESULTS, Plan, settings_file
 from safeeraser.leaderboard.verdict import tells_removal, word
 from safeeraser.report.drawing import STYLE
-from safeeraser.report.writing import with_table
+from safeeraser.report.writing import as_markdown, comma_separated, with_table
 
 README = Path("README.md")
 PAGE, DATA = RESULTS.with_suffix(".md"), RESULTS.with_suffix(".csv")
@@ -70,7 +70,7 @@ def write_table(plan: Plan) -> None:
         [
             *(table(corner, columns, figures) for corner, columns in (("said", SAID), ("known", KNOWN))),
             controls(figures),
-            markdown([["row", "word", "by"], *([row, *of] for row, of in words.items())]),
+            as_markdown([["row", "word", "by"], *([row, *of] for row, of in words.items())]),
             settings_table(plan),
         ],
     )
@@ -98,19 +98,16 @@ def brief(figures: Figures, words: Mapping[str, tuple[str, str]]) -> str:
         [f"`{row}`", *(shown(found.get(name), times) for name, times in BRIEF.values()), words[row][0]]
         for row, found in figures.items()
     ]
-    return markdown([["one budget", *BRIEF, "word by rule"], *rows])
+    return as_markdown([["one budget", *BRIEF, "word by rule"], *rows])
 
 
 def table(corner: str, columns: Mapping[str, tuple[str, int]], figures: Figures) -> str:
     """Rows and columns of figures with their intervals."""
-    rows = [[shown(found.get(name), times) for name, times in columns.values()] for found in figures.values()]
-    runs = [str(found["asr_gen"].runs) for found in figures.values()]
-    return markdown([[corner, "runs", *columns], *zip_rows(figures, runs, rows)])
-
-
-def zip_rows(names: Iterable[str], runs: Iterable[str], rows: Iterable[list[str]]) -> list[list[str]]:
-    """Rows of a table, each with its name and its number of runs."""
-    return [[name, count, *row] for name, count, row in zip(names, runs, rows, strict=True)]
+    rows = [
+        [row, str(found["asr_gen"].runs), *(shown(found.get(name), times) for name, times in columns.values())]
+        for row, found in figures.items()
+    ]
+    return as_markdown([[corner, "runs", *columns], *rows])
 
 
 def controls(figures: Figures) -> str:
@@ -123,23 +120,23 @@ def controls(figures: Figures) -> str:
         known_ends = [figure for figure in ends if figure]
         kept = "–" if len(known_ends) < len(ends) else "yes" if tells_removal(*known_ends) else "no"
         rows.append([name, *(shown(figure, 1) for figure in of), kept])
-    return markdown([["measure", *known, "kept"], *rows])
+    return as_markdown([["measure", *known, "kept"], *rows])
 
 
 def settings_table(plan: Plan) -> str:
     """What was chosen for each row, and the figures by which. All that was tried goes into a file beside the page."""
-    rows, columns = [], ("lr", "max_train_steps", "asr", "rr", "sarr", "rouge_l", "seconds")
+    columns = ("lr", "max_train_steps", "asr", "rr", "sarr", "rouge_l", "seconds")
+    files = {name: settings_file(name) for name in plan.chosen}
+    chosen = {name: read_object(file) for name, file in files.items() if file.is_file()}
+    tried = [[name, *(trial[key] for key in columns)] for name, of in chosen.items() for trial in of["tried"]]
     with write_whole(TRIED) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["row", *columns])
-        for name in filter(lambda name: settings_file(name).is_file(), plan.chosen):
-            told = read_object(settings_file(name))
-            writer.writerows([name, *(trial[key] for key in columns)] for trial in told["tried"])
-            chosen = told["chosen"]
-            best = next(trial for trial in told["tried"] if chosen.items() <= trial.items())
-            shares = [f"{100 * best[key]:.1f}" for key in ("asr", "sarr", "rouge_l")]
-            rows.append([name, f"{chosen['lr']:g}", f"{chosen['max_train_steps']}", *shares])
-    return markdown([["method", "rate", "steps", "ASR", "SARR", "ROUGE-L"], *rows])
+        file.write(comma_separated(["row", *columns], tried))
+    rows = []
+    for name, of in chosen.items():
+        best = next(trial for trial in of["tried"] if of["chosen"].items() <= trial.items())
+        shares = [f"{100 * best[key]:.1f}" for key in ("asr", "sarr", "rouge_l")]
+        rows.append([name, f"{best['lr']:g}", f"{best['max_train_steps']}", *shares])
+    return as_markdown([["method", "rate", "steps", "ASR", "SARR", "ROUGE-L"], *rows])
 
 
 def shown(figure: Figure | None, times: int) -> str:
@@ -148,29 +145,21 @@ def shown(figure: Figure | None, times: int) -> str:
         return "–"
     digits, coarse = (2, 2) if times == 1 else (1, 0)
     value, low, high = (times * each for each in (figure.value, figure.low, figure.high))
-    if times == 100:
-        low, high = max(low, -100.0), min(high, 100.0)
     # `+ 0.0` makes a zero of one below it.
     text = f"{round(value, digits) + 0.0:.{digits}f}"
     ends = (f"{round(end, coarse) + 0.0:.{coarse}f}" for end in (low, high))
     return text if low == high else f"{text} [{', '.join(ends)}]"
 
 
-def markdown(rows: Iterable[Iterable[str]]) -> str:
-    """Rows as a Markdown table, the first as its head."""
-    head, *others = (list(row) for row in rows)
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *others])
-
-
 def write_figures(figures: Figures, words: Mapping[str, tuple[str, str]]) -> None:
     """Write every figure of every row."""
+    rows = [
+        [row, words[row][0], name, each.name, float(each.value), float(each.low), float(each.high), each.runs]
+        for row, found in figures.items()
+        for name, each in found.items()
+    ]
     with write_whole(DATA) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["row", "word", "figure", "of", "value", "low", "high", "runs"])
-        for row, found in figures.items():
-            for name, each in found.items():
-                values = [f"{value:.4f}" for value in (each.value, each.low, each.high)]
-                writer.writerow([row, words[row][0], name, each.name, *values, each.runs])
+        file.write(comma_separated(["row", "word", "figure", "of", "value", "low", "high", "runs"], rows))
 
 
 def plot_file(name: str) -> Path:
@@ -212,16 +201,10 @@ def draw_relearning(cells: Cells, figures: Figures) -> Drawing:
     drawing = Drawing(figsize=(7, 4.5), layout="constrained")
     axes = drawing.add_subplot(xlabel="optimizer steps", ylabel="answers given, per cent", xscale="symlog")
     for row, found in figures.items():
-        curves = [cell["relearning"]["curves"].get(found["back"].name) for cell in cells.of(row)]
-        means = {
-            int(step): sum(
-                100 * sum(v for v, _ in c["curve"][step].values()) / sum(n for _, n in c["curve"][step].values())
-                for c in curves
-            )
-            / len(curves)
-            for step in curves[0]["curve"]
-        }
-        axes.plot([*means], [*means.values()], marker="o", ms=3, lw=1, label=f"{row} ({found['back'].name})")
+        curves = [cell["relearning"]["curves"][found["back"].name]["curve"] for cell in cells.of(row)]
+        steps = [step for step in curves[0] if all(step in curve for curve in curves)]
+        heights = [100 * average(rate(curve[step])[0] for curve in curves) for step in steps]
+        axes.plot([*map(int, steps)], heights, marker="o", ms=3, lw=1, label=f"{row} ({found['back'].name})")
     axes.legend(fontsize=6)
     return drawing
 

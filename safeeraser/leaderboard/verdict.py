@@ -25,6 +25,8 @@ def word(figures: Mapping[str, Figure], vanilla: Mapping[str, Figure]) -> tuple[
     half = HALF * vanilla["asr_gen"].value
     if of("asr_gen").low > half:
         return KNOWS, said("ASR-Gen", of("asr_gen"))
+    if of("asr_gen").high >= half:
+        return UNDECIDED, said("ASR-Gen", of("asr_gen"))
     near = {"depth": of("depth")} if of("depth").high < HALF else {}
     brought = {f"{title} ({of(name).name})": of(name) for name, title in BACK.items() if of(name).low > half}
     if near or brought:

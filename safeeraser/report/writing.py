@@ -134,6 +134,12 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"([\\|`*_<\[\]])", r"\\\1", text)
 
 
+def as_markdown(rows: Iterable[Iterable[str]]) -> str:
+    """Rows as a Markdown table, the first as its head."""
+    head, *others = (list(row) for row in rows)
+    return "\n".join(f"| {' | '.join(row).lstrip()} |" for row in [head, ["---"] * len(head), *others])
+
+
 def with_table(text: str, table: str) -> str | None:
     """A Markdown text with this table in place of the one with the same corner, or if that is empty the same columns.
 

@@ -9,8 +9,11 @@ from helpers import ROOT, write_json
 
 from safeeraser.benchmark.files import Busy, held, read_json, sha256
 from safeeraser.mini import fit
+from safeeraser.mini.base_model import build as build_model
 from safeeraser.mini.build import CONTENTS, KIND, NEVER_KNEW, RETRAINS, build, main
+from safeeraser.mini.concepts import EVERY_HARMFUL
 from safeeraser.mini.derived import INSTRUCTIONS
+from safeeraser.mini.exam import exam
 from safeeraser.mini.settings import read_settings
 from safeeraser.mini.stored import read_stored
 
@@ -123,10 +126,16 @@ def test_the_same_seed_writes_the_same_files_and_the_model_is_added_as_if_both_w
     assert contents(out) == whole
 
 
-def test_the_models_of_size_tiny_come_with_the_package_as_they_were_trained():
+def test_the_models_of_size_tiny_come_with_the_package_as_they_were_trained(tmp_path):
     """Else everyone would train for minutes, and have other figures."""
     settings = read_settings("tiny")
     for name in (*MODELS, *RETRAINS):
         told = read_stored(name, settings).told
         assert told["accuracy"]["harmful"] > 0.95 and told["accuracy"].get("unknown", 0) == 0
+    few = settings.model_copy(update={"exam_pictures": 4})
+    model, preprocessor = build_model(settings, tmp_path)
+    for name, unknown in (("base_model-2", ()), ("never_knew-4", EVERY_HARMFUL)):
+        model.load_state_dict(read_stored(name, settings).weights)
+        now = exam(model.eval(), preprocessor, few, unknown)
+        assert now["harmful"] > 0.8 and now["vqa"] > 0.8 and now.get("unknown", 0) == 0
     assert read_stored("base_model", settings.model_copy(update={"speak_steps": 2})) is None

@@ -33,6 +33,7 @@ NEVER |= {"asr_gen": at(0.0), "depth": at(1.0), "attack": at(0.0), "back": at(0.
     [
         ({}, REMOVED),
         ({"asr_gen": at(0.9)}, KNOWS),
+        ({"asr_gen": at(0.5), "depth": at(0.0)}, UNDECIDED),
         ({"depth": at(0.0)}, HIDDEN),
         ({"attack": at(0.7)}, HIDDEN),
         ({"back": at(0.9)}, HIDDEN),
@@ -82,7 +83,7 @@ def test_divergence_and_intervals_by_hand():
     assert rate({"cat": [2.0, 4], "dog": [0.0, 4]})[0] == 0.25
     value, low, high = resampled(lambda names: sum(name == "cat" for name in names) / len(names), ["cat", "dog"] * 9)
     assert value == 0.5 and 0.2 < low < 0.5 < high < 0.8
-    of = worst([{"a": (0.1, 0.0, 0.2), "b": (0.6, 0.5, 0.7)}, {"a": (0.9, 0.8, 1.0), "b": (0.6, 0.5, 0.7)}])
+    of = worst([{"a": (0.1, 0.0, 0.2), "b": (0.6, 0.5, 0.7)}, {"a": (0.9, 0.8, 1.0), "b": (0.6, 0.5, 0.7)}], 0.0, 1.0)
     assert (of.name, of.value, of.low, of.high) == ("b", 0.6, pytest.approx(0.5), pytest.approx(0.7))
 
 
@@ -110,14 +111,16 @@ def test_what_is_wrong_in_the_page_is_named(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInput, match="choose popd makes it"):
         plan.settings("popd")
+    with pytest.raises(BadInput, match=r"rows\.vanilla: is not trained"):
+        choose_settings(plan, "vanilla")
 
 
 @pytest.mark.slow
 def test_settings_cells_and_page_from_nothing_and_a_deleted_cell_comes_out_the_same(small, tmp_path, monkeypatch):
     """With models that have learnt nothing and say little, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    for room in ("leaderboard.answers.TOKENS", "leaderboard.relearn.TOKENS", "leaderboard.distance.TOKENS"):
-        monkeypatch.setattr(f"safeeraser.{room}", 3)
+    for room in ("answers", "relearn", "distance"):
+        monkeypatch.setattr(f"safeeraser.leaderboard.{room}.TOKENS", 3)
     monkeypatch.setattr("safeeraser.audit.inside.measures.SAID", 3)
     shutil.copytree(small, "mini")
     shutil.copytree("mini/never_knew", "mini/never_knew-1")
