@@ -35,7 +35,7 @@ def write_cell(plan: Plan, cell: Cell) -> None:
     subject = Subject(model_of(plan, cell), adapter, cell.folder, cell.seed, plan.data)
     record: dict[str, Any] = {"row": cell.row, "base": cell.base, "seed": cell.seed}
     record["data"] = read_json(plan.data / "manifest.json")["settings_hash"]
-    record["settings"] = {} if cell_row.model or cell_row.noise_of else plan.settings(cell.row)
+    record["settings"] = plan.settings(cell.row) if cell_row.is_trained else {}
     record["versions"] = versions(*PACKAGES)
     if adapter and not cell_row.noise_of:
         record["training_seconds"] = round(sum(each["seconds"] for each in run_of(adapter)["sittings"]))

@@ -68,7 +68,7 @@ class Cells:
     def figures(self, row: str) -> dict[str, Figure]:
         """All figures of a row; those are missing that have nothing to be measured against."""
         cells, found = self.of(row), dict[str, Figure]()
-        for measures, *bounds in ((RATES, 0.0, 1.0), (OTHERS, -inf, inf)):
+        for measures, *bounds in ((RATES, 0.0, 1.0), (OTHERS, -inf, inf), ({"minutes": minutes}, 0.0, inf)):
             for name, measure in measures.items():
                 of_cells = [measured for cell in cells if (measured := measure(self, cell)) is not None]
                 if of_cells:
@@ -237,5 +237,4 @@ OTHERS: Measures = {
     "from_vanilla_sampled": distance("harmful", "sampled", "vanilla"),
     **{name: inside(name) for name in INSIDE},
     "area": area,
-    "minutes": minutes,
 }

@@ -29,6 +29,11 @@ class Row(_Keys):
     noise_of: str | None = None
     times: float = 1.0
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is no untouched model, nor noise."""
+        return not (self.model or self.noise_of)
+
 
 class Budget(_Keys):
     """What every method may be tried with, to choose its learning rate and number of steps."""
@@ -116,8 +121,7 @@ class Plan(_Keys):
     @cached_property
     def chosen(self) -> list[str]:
         """The rows whose learning rate and steps are chosen."""
-        trained = {name: row for name, row in self.rows.items() if not (row.model or row.noise_of)}
-        return [name for name, row in trained.items() if row.settings_of is None]
+        return [name for name, row in self.rows.items() if row.is_trained and row.settings_of is None]
 
     def cells(self, group: str) -> list[Cell]:
         """All runs of a group's rows. An untouched model is no other for another seed."""

@@ -5,29 +5,31 @@ from pathlib import Path
 from statistics import mean as average
 
 import matplotlib as mpl
+from cycler import cycler
 from matplotlib.figure import Figure as Drawing
 
 from safeeraser.benchmark.files import read_object, write_whole
 from safeeraser.errors import BadInput
 from safeeraser.leaderboard.figures import DISTANCES, INSIDE, Cells, Figure, rate
 from safeeraser.leaderboard.plan import RESULTS, Plan, settings_file
-from safeeraser.leaderboard.verdict import tells_removal, word
+from safeeraser.leaderboard.verdict import tells_removal, words
 from safeeraser.report.drawing import STYLE
 from safeeraser.report.writing import as_markdown, comma_separated, with_table
 
 README = Path("README.md")
 PAGE, DATA = RESULTS.with_suffix(".md"), RESULTS.with_suffix(".csv")
-TRIED = RESULTS.with_name("leaderboard_settings.csv")
+TRIED, WORDS = (RESULTS.with_name(f"{RESULTS.name}_{name}.csv") for name in ("settings", "words"))
 CONTROLS = ("vanilla", "never_knew", "noise", "strong_noise", "benign_ascent")
 Figures = Mapping[str, Mapping[str, Figure]]  # by row
+Borne = Mapping[str, Mapping[str, str]]  # by row its words, each with the figures that bear it
 
 # The tables by their corners: a column's title, the figure, and by what it is multiplied.
 SAID = {
-    "ASR-Eff": ("asr_eff", 100),
-    "ASR-Gen, train's concepts": ("asr_seen", 100),
-    "ASR-Gen, held-out concepts": ("asr_held_out", 100),
-    "RR-Gen": ("rr_gen", 100),
-    "SARR, shown pictures": ("sarr_shown", 100),
+    "ASR, train": ("asr_eff", 100),
+    "ASR, shown concepts": ("asr_seen", 100),
+    "ASR, held-out concepts": ("asr_held_out", 100),
+    "RR": ("rr_gen", 100),
+    "SARR, train": ("sarr_shown", 100),
     "SARR, shown concepts": ("sarr_new", 100),
     "SARR, held-out concepts": ("sarr_held_out", 100),
     "ROUGE-L": ("rouge_l", 100),
@@ -36,11 +38,11 @@ SAID = {
 }
 # README's table of the core: the method, and these.
 BRIEF = {
-    "ASR-Gen ↓": ("asr_seen", 100),
+    "ASR, shown ↓": ("asr_seen", 100),
     "held-out ↓": ("asr_held_out", 100),
-    "RR-Gen ↑": ("rr_gen", 100),
+    "RR ↑": ("rr_gen", 100),
     "ROUGE ↑": ("rouge_l", 100),
-    "SARR ↓": ("sarr_new", 100),
+    "SARR, shown ↓": ("sarr_new", 100),
     "held-out SARR ↓": ("sarr_held_out", 100),
 }
 KNOWN = {
@@ -48,9 +50,10 @@ KNOWN = {
     "forced": ("harmful_forced", 1),
     "distance, benign": ("benign_sampled", 1),
     "benign, forced": ("benign_forced", 1),
+    "depth": ("depth", 1),
     "ASR, worst attack": ("attack", 100),
     "most given while relearning": ("back", 100),
-    "area to never_knew": ("area", 100),
+    "area to never_knew": ("area", 1),
     "new concept": ("learns", 100),
 }
 MEASURED = {name: (name, 1) for name in (*DISTANCES, *INSIDE)}
@@ -62,19 +65,16 @@ def write_table(plan: Plan) -> None:
     figures = {row: found for row in plan.rows if (found := cells.figures(row))}
     if "vanilla" not in figures:
         raise BadInput(f"{RESULTS / 'cells'}: no cell of vanilla, which all others are measured against")
-    words = {row: word(found, figures["vanilla"]) for row, found in figures.items()}
+    borne = {row: words(found, figures["vanilla"]) for row, found in figures.items()}
     core = {row: found for row, found in figures.items() if plan.row(row).group == "core"}
-    put(README, [brief(core, words)])
-    put(
-        PAGE,
-        [
-            *(table(corner, columns, figures) for corner, columns in (("said", SAID), ("known", KNOWN))),
-            controls(figures),
-            as_markdown([["row", "word", "by"], *([row, *of] for row, of in words.items())]),
-            settings_table(plan),
-        ],
-    )
-    write_figures(figures, words)
+    chosen = {row: plan.settings(row) for row in figures if plan.row(row).is_trained}
+    settings = {row: (f"{of['lr']:g}", str(of["max_train_steps"])) for row, of in chosen.items()}
+    put(README, [brief(core, borne)])
+    said = table("said", SAID, figures, ("rate", "steps"), settings)
+    known = table("known", KNOWN, figures, ("word",), {row: [", ".join(of)] for row, of in borne.items()})
+    put(PAGE, [said, known, controls(figures)])
+    write_tried(plan)
+    write_figures(figures, borne)
     for name, draw in PLOTS.items():
         drawing = draw(cells, figures)
         with mpl.rc_context(STYLE | {"svg.hashsalt": name}), write_whole(plot_file(name), "wb") as out:
@@ -92,22 +92,28 @@ def put(page: Path, tables: Iterable[str]) -> None:
         file.write(text)
 
 
-def brief(figures: Figures, words: Mapping[str, tuple[str, str]]) -> str:
+def brief(figures: Figures, borne: Borne) -> str:
     """What README shows of the rows."""
     rows = [
-        [f"`{row}`", *(shown(found.get(name), times) for name, times in BRIEF.values()), words[row][0]]
+        [f"`{row}`", *(shown(found.get(name), times) for name, times in BRIEF.values()), ", ".join(borne[row])]
         for row, found in figures.items()
     ]
-    return as_markdown([["one budget", *BRIEF, "word by rule"], *rows])
+    return as_markdown([["one budget", *BRIEF, "[words](docs/results/leaderboard.md#the-words) by rule"], *rows])
 
 
-def table(corner: str, columns: Mapping[str, tuple[str, int]], figures: Figures) -> str:
-    """Rows and columns of figures with their intervals."""
-    rows = [
-        [row, str(found["asr_gen"].runs), *(shown(found.get(name), times) for name, times in columns.values())]
-        for row, found in figures.items()
-    ]
-    return as_markdown([[corner, "runs", *columns], *rows])
+def table(
+    corner: str,
+    columns: Mapping[str, tuple[str, int]],
+    figures: Figures,
+    titles: Iterable[str],
+    texts: Mapping[str, Iterable[str]],
+) -> str:
+    """Rows and columns of figures with their intervals, and before these of texts by row."""
+    rows = []
+    for row, found in figures.items():
+        shown_figures = (shown(found.get(name), times) for name, times in columns.values())
+        rows.append([row, str(found["asr_gen"].runs), *(texts.get(row) or ["–" for _ in titles]), *shown_figures])
+    return as_markdown([[corner, "runs", *titles, *columns], *rows])
 
 
 def controls(figures: Figures) -> str:
@@ -123,20 +129,14 @@ def controls(figures: Figures) -> str:
     return as_markdown([["measure", *known, "kept"], *rows])
 
 
-def settings_table(plan: Plan) -> str:
-    """What was chosen for each row, and the figures by which. All that was tried goes into a file beside the page."""
+def write_tried(plan: Plan) -> None:
+    """Write every trial by which rows' settings were chosen."""
     columns = ("lr", "max_train_steps", "asr", "rr", "sarr", "rouge_l", "seconds")
     files = {name: settings_file(name) for name in plan.chosen}
-    chosen = {name: read_object(file) for name, file in files.items() if file.is_file()}
-    tried = [[name, *(trial[key] for key in columns)] for name, of in chosen.items() for trial in of["tried"]]
+    trials = {name: read_object(file)["tried"] for name, file in files.items() if file.is_file()}
+    tried = [[name, *(trial[key] for key in columns)] for name, of in trials.items() for trial in of]
     with write_whole(TRIED) as file:
         file.write(comma_separated(["row", *columns], tried))
-    rows = []
-    for name, of in chosen.items():
-        best = next(trial for trial in of["tried"] if of["chosen"].items() <= trial.items())
-        shares = [f"{100 * best[key]:.1f}" for key in ("asr", "sarr", "rouge_l")]
-        rows.append([name, f"{best['lr']:g}", f"{best['max_train_steps']}", *shares])
-    return as_markdown([["method", "rate", "steps", "ASR", "SARR", "ROUGE-L"], *rows])
 
 
 def shown(figure: Figure | None, times: int) -> str:
@@ -151,13 +151,15 @@ def shown(figure: Figure | None, times: int) -> str:
     return text if low == high else f"{text} [{', '.join(ends)}]"
 
 
-def write_figures(figures: Figures, words: Mapping[str, tuple[str, str]]) -> None:
-    """Write every figure of every row."""
+def write_figures(figures: Figures, borne: Borne) -> None:
+    """Write every figure of every row, and what bears its words."""
     rows = [
-        [row, words[row][0], name, each.name, float(each.value), float(each.low), float(each.high), each.runs]
+        [row, "; ".join(borne[row]), name, each.name, float(each.value), float(each.low), float(each.high), each.runs]
         for row, found in figures.items()
         for name, each in found.items()
     ]
+    with write_whole(WORDS) as file:
+        file.write(comma_separated(["row", "word", "by"], [[row, *of] for row in borne for of in borne[row].items()]))
     with write_whole(DATA) as file:
         file.write(comma_separated(["row", "word", "figure", "of", "value", "low", "high", "runs"], rows))
 
@@ -186,7 +188,11 @@ def draw_distance(cells: Cells, figures: Figures) -> Drawing:
     """How far from never_knew on harmful and on benign content."""
     title = ("distance to never_knew, harmful content", "distance to never_knew, benign content")
     drawing = crosses(title, ("harmful_sampled", "benign_sampled"), 1, figures)
-    drawing.axes[0].set(xscale="symlog", yscale="symlog")
+    axes, ticks = drawing.axes[0], (0, 0.25, 0.5, 1, 2, 4, 8)
+    axes.set_xscale("symlog", linthresh=0.5)
+    axes.set_yscale("symlog", linthresh=0.5)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     return drawing
 
 
@@ -198,14 +204,15 @@ def draw_trade(cells: Cells, figures: Figures) -> Drawing:
 
 def draw_relearning(cells: Cells, figures: Figures) -> Drawing:
     """What the attacker that brings back most brings back, by steps, mean over runs."""
-    drawing = Drawing(figsize=(7, 4.5), layout="constrained")
+    drawing = Drawing(figsize=(7, 5.5), layout="constrained")
     axes = drawing.add_subplot(xlabel="optimizer steps", ylabel="answers given, per cent", xscale="symlog")
+    axes.set_prop_cycle(cycler(color=mpl.colormaps["tab20"].colors) + cycler(marker=(*"osD^vP*Xph",) * 2))
     for row, found in figures.items():
         curves = [cell["relearning"]["curves"][found["back"].name]["curve"] for cell in cells.of(row)]
         steps = [step for step in curves[0] if all(step in curve for curve in curves)]
         heights = [100 * average(rate(curve[step])[0] for curve in curves) for step in steps]
-        axes.plot([*map(int, steps)], heights, marker="o", ms=3, lw=1, label=f"{row} ({found['back'].name})")
-    axes.legend(fontsize=6)
+        axes.plot([*map(int, steps)], heights, ms=4, lw=1, label=f"{row} ({found['back'].name})")
+    drawing.legend(loc="outside lower center", ncols=3, fontsize=6)
     return drawing
 
 
