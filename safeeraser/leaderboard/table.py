@@ -206,7 +206,7 @@ def draw_relearning(cells: Cells, figures: Figures) -> Drawing:
     """What the attacker that brings back most brings back, by steps, mean over runs."""
     drawing = Drawing(figsize=(7, 5.5), layout="constrained")
     axes = drawing.add_subplot(xlabel="optimizer steps", ylabel="answers given, per cent", xscale="symlog")
-    axes.set_prop_cycle(cycler(color=mpl.colormaps["tab20"].colors) + cycler(marker=(*"osD^vP*Xph",) * 2))
+    axes.set_prop_cycle(cycler(color=mpl.colormaps["tab20"](range(20))) + cycler(marker=(*"osD^vP*Xph",) * 2))
     for row, found in figures.items():
         curves = [cell["relearning"]["curves"][found["back"].name]["curve"] for cell in cells.of(row)]
         steps = [step for step in curves[0] if all(step in curve for curve in curves)]
