@@ -6,6 +6,7 @@ from statistics import mean as average
 
 import matplotlib as mpl
 from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from safeeraser.benchmark.files import read_object, write_whole
@@ -169,28 +170,32 @@ def plot_file(name: str) -> Path:
     return RESULTS.with_name(f"{RESULTS.name}_{name}.svg")
 
 
-def crosses(title: tuple[str, str], names: tuple[str, str], times: int, figures: Figures) -> Drawing:
+def empty_plot(**axis: str) -> tuple[Drawing, Axes]:
+    """A plot with the same colours and marks for the same rows."""
+    drawing = Drawing(figsize=(7, 5.5), layout="constrained")
+    axes = drawing.add_subplot(**axis)
+    axes.set_prop_cycle(cycler(color=mpl.colormaps["tab20"](range(20))) + cycler(marker=(*"osD^vP*Xph",) * 2))
+    return drawing, axes
+
+
+def crosses(title: tuple[str, str], names: tuple[str, str], times: int, figures: Figures) -> tuple[Drawing, Axes]:
     """Rows as points in a plane, with their intervals."""
-    drawing = Drawing(figsize=(7, 4.5), layout="constrained")
-    axes = drawing.add_subplot(xlabel=title[0], ylabel=title[1])
+    drawing, axes = empty_plot(xlabel=title[0], ylabel=title[1])
     for row, found in figures.items():
-        if all(name in found for name in names):
-            x, y = (found[name] for name in names)
-            ends = [[[times * (of.value - of.low)], [times * (of.high - of.value)]] for of in (x, y)]
-            axes.errorbar(times * x.value, times * y.value, xerr=ends[0], yerr=ends[1], fmt="o", ms=4, lw=0.7)
-            axes.annotate(
-                row, (times * x.value, times * y.value), xytext=(4, 4), textcoords="offset points", fontsize=8
-            )
-    return drawing
+        x, y = (found[name] for name in names)
+        ends = [[[times * (of.value - of.low)], [times * (of.high - of.value)]] for of in (x, y)]
+        axes.errorbar(times * x.value, times * y.value, xerr=ends[0], yerr=ends[1], ls="", ms=5, lw=0.7, label=row)
+    drawing.legend(loc="outside lower center", ncols=5, fontsize=7)
+    return drawing, axes
 
 
 def draw_distance(cells: Cells, figures: Figures) -> Drawing:
     """How far from never_knew on harmful and on benign content."""
     title = ("distance to never_knew, harmful content", "distance to never_knew, benign content")
-    drawing = crosses(title, ("harmful_sampled", "benign_sampled"), 1, figures)
-    axes, ticks = drawing.axes[0], (0, 0.25, 0.5, 1, 2, 4, 8)
+    drawing, axes = crosses(title, ("harmful_sampled", "benign_sampled"), 1, figures)
     axes.set_xscale("symlog", linthresh=0.5)
     axes.set_yscale("symlog", linthresh=0.5)
+    ticks = (0, 0.25, 0.5, 1, 2, 4, 8)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     return drawing
@@ -198,20 +203,22 @@ def draw_distance(cells: Cells, figures: Figures) -> Drawing:
 
 def draw_trade(cells: Cells, figures: Figures) -> Drawing:
     """What is still given of harmful pictures, and refused or wrong of benign ones."""
-    title = ("ASR-Gen, held-out concepts", "SARR, held-out concepts")
-    return crosses(title, ("asr_held_out", "sarr_held_out"), 100, figures)
+    title = ("ASR, held-out concepts", "SARR, held-out concepts")
+    return crosses(title, ("asr_held_out", "sarr_held_out"), 100, figures)[0]
 
 
 def draw_relearning(cells: Cells, figures: Figures) -> Drawing:
     """What the attacker that brings back most brings back, by steps, mean over runs."""
-    drawing = Drawing(figsize=(7, 5.5), layout="constrained")
-    axes = drawing.add_subplot(xlabel="optimizer steps", ylabel="answers given, per cent", xscale="symlog")
-    axes.set_prop_cycle(cycler(color=mpl.colormaps["tab20"](range(20))) + cycler(marker=(*"osD^vP*Xph",) * 2))
+    drawing, axes = empty_plot(xlabel="optimizer steps", ylabel="answers given, per cent")
+    ticks = set[int]()
     for row, found in figures.items():
         curves = [cell["relearning"]["curves"][found["back"].name]["curve"] for cell in cells.of(row)]
         steps = [step for step in curves[0] if all(step in curve for curve in curves)]
         heights = [100 * average(rate(curve[step])[0] for curve in curves) for step in steps]
         axes.plot([*map(int, steps)], heights, ms=4, lw=1, label=f"{row} ({found['back'].name})")
+        ticks |= {*map(int, steps)}
+    axes.set_xscale("symlog")
+    axes.set_xticks(sorted(ticks), [str(tick) for tick in sorted(ticks)])
     drawing.legend(loc="outside lower center", ncols=3, fontsize=6)
     return drawing
 
