@@ -40,7 +40,7 @@ def _what_is_there(path: Path) -> str:
         beside = sorted(each.name for each in path.parent.iterdir()) if path.parent.is_dir() else []
         close = get_close_matches(path.name, beside, n=1)
         hint = f"; did you mean '{path.with_name(close[0])}'?" if close else ""
-        return f", no such file or folder{hint}"
+        return f", no such file or folder{hint or '; name the save_dir of a run'}"
     steps = sorted(path.glob("checkpoint-*"), key=lambda each: each.stat().st_mtime)
     if steps:
         return (

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
@@ -108,6 +109,11 @@ def _told(model_path: str) -> dict[str, Any]:
 
 
 def _no_model(model_path: str, error: Exception) -> BadInput:
+    if not Path(model_path).exists():
+        try:
+            validate_repo_id(model_path)
+        except HFValidationError:
+            return BadInput(f"model_path {model_path}: no such folder, and a name on the hub has the form OWNER/NAME")
     reason = str(error).strip().splitlines()[0]
     return BadInput(f"model_path {model_path}: no model in this folder, and none of that name from the hub ({reason})")
 
@@ -196,7 +202,13 @@ def has_flash_attention(dtype: torch.dtype) -> bool:
 
 
 def choose_attention(name: str, dtype: torch.dtype, family: Family) -> str:
-    """The attention implementation called `name` to train with; `auto` is what is fastest here, said in the log."""
+    """The attention implementation called `name` to train with; `auto` is what is fastest here, said in the log.
+
+    Raises:
+        BadInput: flash-attn is asked for and is not here.
+    """
+    if name == "flash_attention_2" and not is_flash_attn_2_available():
+        raise BadInput(f"attention={name}: flash-attn or a GPU is missing; attention=auto takes the best that is here")
     if name != "auto":
         return name
     if has_flash_attention(dtype) and family.flash_attention:

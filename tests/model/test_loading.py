@@ -135,6 +135,9 @@ def test_auto_is_the_fastest_dtype_and_attention(monkeypatch):
         monkeypatch.setattr(loading, "is_flash_attn_2_available", lambda flash=flash: flash)
         assert [choose_attention(name, dtype, family) for name in ("auto", "eager")] == [runs, "eager"]
         assert choose_dtype("auto") == (half if gpu else single)
+    monkeypatch.setattr(loading, "is_flash_attn_2_available", lambda: False)
+    with pytest.raises(BadInput, match=r"attention=flash_attention_2: .* attention=auto takes"):
+        choose_attention("flash_attention_2", half, llava)
     assert choose_dtype("float16") == torch.float16
     with pytest.raises(BadInput, match="dtype float8: must be one of auto, float32, bfloat16, float16"):
         choose_dtype("float8")
