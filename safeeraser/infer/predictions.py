@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from safeeraser.benchmark.adapters import described_by
-from safeeraser.benchmark.answers import Place, seen_from, take_refusals_along, with_answers
+from safeeraser.benchmark.answered import Place, seen_from, take_refusals_along, with_answers
 from safeeraser.benchmark.files import lock, read_json, sha256, write_json
 from safeeraser.benchmark.origin import versions
 from safeeraser.benchmark.records import UNHARM, DataFile, keys_like

@@ -20,7 +20,8 @@ from safeeraser.errors import BadInput, command
 @command
 def main() -> int:
     """Check."""
-    from safeeraser.selftest.run import CHECKS, FAMILIES, FOR_A_FAMILY, SIZES, selftest  # only now: it needs psutil
+    from safeeraser.selftest import FAMILIES, SIZES
+    from safeeraser.selftest.run import CHECKS, FOR_A_FAMILY, selftest  # only now: it needs psutil
 
     parser = Arguments(prog="python -m safeeraser.selftest", description=__doc__)
     size = "of the model: tiny (200,000 weights), 1b or 7b, LLaVA-1.5's own numbers (default: the largest that the GPU "

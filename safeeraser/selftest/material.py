@@ -18,7 +18,7 @@ from safeeraser.errors import BadInput
 from safeeraser.mini import dataset
 from safeeraser.mini import settings as mini
 from safeeraser.model.load import choose_dtype, load_config, load_preprocessor
-from safeeraser.selftest.run import FAMILIES, SIZES
+from safeeraser.selftest import FAMILIES, SIZES
 from safeeraser.unlearn.config.compose import from_keys
 from safeeraser.unlearn.config.read import read_settings
 from safeeraser.unlearn.config.settings import Settings

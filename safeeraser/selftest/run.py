@@ -21,7 +21,6 @@ import psutil
 
 from safeeraser.benchmark.files import make_room_for, write_json
 from safeeraser.benchmark.origin import now
-from safeeraser.benchmark.pages import read_keys
 from safeeraser.errors import BadInput
 from safeeraser.selftest.report import anonymous, describe, line, outcome
 
@@ -39,8 +38,6 @@ CHECKS = {
 }
 # Of another family's small model, whose memory and speed show nothing.
 FOR_A_FAMILY = ("precision", "inference", "engines", "resume", "commands")
-_KNOWN = read_keys(Path(__file__).with_name("models.yaml"))
-SIZES, FAMILIES = _KNOWN["sizes"], _KNOWN["families"]
 KIND = "safeeraser self-test"  # what a report says that it is
 LINES = 15  # of what a check that broke off said
 PATIENCE = 1800  # seconds that a figure may take: processes that wait for each other for ever are ended

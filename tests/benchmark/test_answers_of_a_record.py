@@ -2,7 +2,7 @@
 
 from helpers import record
 
-from safeeraser.benchmark.answers import mark_of, with_answers, without_answers
+from safeeraser.benchmark.answered import mark_of, with_answers, without_answers
 
 MARK = {"model": "m", "weights": None, "fields": ["model_response", "sd_response"]}
 NEW = {("unsafe_pairs", n, field): f"New {n}." for n in range(4) for field in MARK["fields"]}

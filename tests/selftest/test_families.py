@@ -9,9 +9,8 @@ from safeeraser.benchmark.records import read_records
 from safeeraser.infer.requests import build_requests
 from safeeraser.model.turns import Turn
 from safeeraser.model.vlm import VLM
-from safeeraser.selftest import engines, inference, training
+from safeeraser.selftest import FAMILIES, engines, inference, training
 from safeeraser.selftest.material import write
-from safeeraser.selftest.run import FAMILIES
 
 
 @pytest.fixture

@@ -1,0 +1,101 @@
+"""Data files with a model's own answers in them: what takes their places in a record, and what was there first."""
+
+import copy
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from safeeraser.benchmark.files import write_whole
+from safeeraser.benchmark.pictures import find_picture
+from safeeraser.benchmark.records import REFUSALS, UNHARM, keys_like
+
+MARK = "answered_by"
+ORIGINAL = "original_"  # and a field's name: where what the data file held first is kept
+PICTURES = ("image_path", "image_id", "SDImage_path", "SDImage_id")
+
+Place = tuple[str | int, ...]  # ("unsafe_pairs", 2, "model_response")
+
+
+class Answerer(BaseModel):
+    """Who gave answers: the model as it was called, the fingerprint of its weights where known, and which fields."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    model: str
+    weights: str | None = None
+    fields: list[str]
+
+
+def mark_of(record: Mapping[str, Any]) -> Answerer | None:
+    """A record's mark; None where there is none of this form."""
+    try:
+        return Answerer.model_validate(record.get(MARK))
+    except ValidationError:
+        return None
+
+
+def without_answers(record: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a record as it was before a model's answers were put into it."""
+    before = copy.deepcopy(record)
+    if not (mark := mark_of(record)):
+        return before
+    del before[MARK]
+    for pair in _pairs(before):
+        for field in mark.fields:
+            if ORIGINAL + field in pair:
+                pair[field] = pair.pop(ORIGINAL + field)
+            else:
+                pair.pop(field, None)
+    return before
+
+
+def with_answers(
+    record: dict[str, Any], answers: Mapping[Place, str | None], mark: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A copy of a record with answers in their places, what was first there beside them, and who gave them.
+
+    Another model's answers, which are neither, are left out: whatever is not asked is as it was first.
+    """
+    filled = without_answers(record)
+    for (*inside, field), answer in answers.items():
+        pair: Any = filled
+        for key in inside:
+            pair = pair[key]
+        name = str(field)
+        if name in pair:
+            pair.setdefault(ORIGINAL + name, pair[name])
+        pair[name] = answer
+    return filled | {MARK: dict(mark)}
+
+
+def _pairs(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield from record["unsafe_pairs"]
+    yield from (record[key] for key in keys_like(UNHARM, record))
+
+
+def seen_from(record: dict[str, Any], data_path: Path, out: Path) -> dict[str, Any]:
+    """A copy of a record of `data_path` whose pictures are found from the data file `out` too.
+
+    A name that leads from there to the same file stays as it is; another becomes the way there from its folder. The
+    working directory, from which names are tried first, may be another one when `out` is read, so it does not count.
+    """
+    moved, there = dict(record), Path(os.path.realpath(out.parent))
+    if there == Path(os.path.realpath(data_path.parent)):
+        return moved
+    for key in (key for key in PICTURES if record.get(key)):
+        found = find_picture(record[key], data_path)
+        again = (folder / record[key] for folder in (there, there.parent))
+        first = next((path for path in again if os.path.isfile(path)), None)
+        if found and not (first and first.samefile(found)):
+            moved[key] = os.path.relpath(found.absolute(), there)
+    return moved
+
+
+def take_refusals_along(data_path: Path, out: Path) -> None:
+    """Put the refusals that lie beside a data file beside another too, unless there are some."""
+    source, target = data_path.with_name(REFUSALS), out.with_name(REFUSALS)
+    if source.is_file() and not target.exists():
+        with write_whole(target, "wb") as handle:
+            handle.write(source.read_bytes())
