@@ -41,11 +41,11 @@ class Subject:
 
 def add_up(values: Iterable[tuple[str, float]]) -> Totals:
     """Totals of (concept, value)."""
-    found: Totals = defaultdict(lambda: [0.0, 0])
+    totals: Totals = defaultdict(lambda: [0.0, 0])
     for concept, value in values:
-        found[concept][0] += value
-        found[concept][1] += 1
-    return {concept: [round(total, 6), n] for concept, (total, n) in sorted(found.items())}
+        totals[concept][0] += value
+        totals[concept][1] += 1
+    return {concept: [round(total, 6), n] for concept, (total, n) in sorted(totals.items())}
 
 
 def share(*of: Totals) -> float:
@@ -87,7 +87,7 @@ def answers(subject: Subject, split: str, selection: Selection, attack: str | No
             ),
             Panel(judging),
         )
-    shows, found = subject.truth.pictures, defaultdict(list)
+    shows, judged = subject.truth.pictures, defaultdict(list)
     for (metric, picture, *_), value in values_of(read_raw(folder / "verdicts.json"), official=False).items():
-        found[metric].append((shows[picture], value))
-    return {metric: add_up(values) for metric, values in sorted(found.items())}
+        judged[metric].append((shows[picture], value))
+    return {metric: add_up(values) for metric, values in sorted(judged.items())}

@@ -77,10 +77,10 @@ def measure_inside(plan: Plan, subject: Subject, cell: Cell) -> dict[str, Totals
     data = read_records(plan.data / "all_val.json")
     pairs = read_pairs(data, range(len(data.records)))
     vanilla = partial(load, plan.model("base_model", cell.base), None)
-    found = measure_all(partial(load, subject.model_path, subject.adapter), vanilla, {"pairs": pairs})["pairs"]
+    measured = measure_all(partial(load, subject.model_path, subject.adapter), vanilla, {"pairs": pairs})["pairs"]
     keyword = {pair.key: pair.keyword for pair in pairs}
     return {
-        name: add_up((keyword[key], value) for key, value in found[name].items() if value is not None)
+        name: add_up((keyword[key], value) for key, value in measured[name].items() if value is not None)
         for name in INSIDE
     }
 

@@ -63,10 +63,10 @@ def read_contents(data: Path) -> dict[str, list[Pair]]:
 @torch.no_grad()
 def spoken(vlm: VLM, pairs: Sequence[Pair], answers: Sequence[str]) -> Spoken:
     """The log-probabilities at the tokens of an answer to each pair's question."""
-    found: Spoken = []
+    logprobs: Spoken = []
     for batch in batches(vlm, list(zip(pairs, answers, strict=True)), BATCH, end=True):
-        found += batch.by_row(vlm.logits(batch.inputs, batch.places(back=1)).float().log_softmax(-1))
-    return found
+        logprobs += batch.by_row(vlm.logits(batch.inputs, batch.places(back=1)).float().log_softmax(-1))
+    return logprobs
 
 
 def say(vlm: VLM, pairs: Sequence[Pair], seed: int) -> list[str]:
@@ -84,10 +84,10 @@ def kl(ours: Tensor, theirs: Tensor) -> Tensor:
 
 def by_concept(pairs: Sequence[Pair], values: Sequence[Tensor]) -> By:
     """The mean of values at tokens, concept by concept."""
-    found: dict[str, list[Tensor]] = defaultdict(list)
+    values_of: dict[str, list[Tensor]] = defaultdict(list)
     for pair, of in zip(pairs, values, strict=True):
-        found[pair.keyword].append(of.double())
-    return {concept: torch.cat(of).mean().item() for concept, of in sorted(found.items())}
+        values_of[pair.keyword].append(of.double())
+    return {concept: torch.cat(of).mean().item() for concept, of in sorted(values_of.items())}
 
 
 @dataclass(frozen=True)
@@ -112,15 +112,15 @@ class Replies:
 
 def between(contents: dict[str, list[Pair]], one: VLM, ours: Replies, other: VLM, theirs: Replies) -> Distances:
     """The divergence of two models, each with what it says."""
-    found: Distances = {}
+    distances: Distances = {}
     for name, pairs in contents.items():
         some, both = pairs[::2], zip(ours.forced[name], theirs.forced[name], strict=True)
         forced = by_concept(pairs, [(kl(p, q) + kl(q, p)) / 2 for p, q in both])
         on_ours, on_theirs = spoken(other, some, ours.said[name]), spoken(one, some, theirs.said[name])
         there = by_concept(some, [kl(p, q) for p, q in zip(ours.of_said[name], on_ours, strict=True)])
         back = by_concept(some, [kl(p, q) for p, q in zip(theirs.of_said[name], on_theirs, strict=True)])
-        found[name] = {"forced": forced, "sampled": mean([there, back])}
-    return found
+        distances[name] = {"forced": forced, "sampled": mean([there, back])}
+    return distances
 
 
 def mean(several: Sequence[Any]) -> Any:
@@ -178,7 +178,7 @@ def write_reference(plan: Plan) -> None:
         both: between(of.contents, of.models[both[0]], of.replies[both[0]], of.models[both[1]], of.replies[both[1]])
         for both in combinations(plan.retrains, 2)
     }
-    spread = {name: mean([found for both, found in pairs.items() if name in both]) for name in plan.retrains}
+    spread = {name: mean([distances for both, distances in pairs.items() if name in both]) for name in plan.retrains}
     manifest = read_json(plan.data / "manifest.json")
     kept = {"data": manifest["settings_hash"], "held_out_concepts": manifest["held_out_concepts"]}
     write_json(REFERENCE, kept | {"spread": spread})

@@ -42,14 +42,14 @@ def harmful_questions(subject: Subject) -> list[Question]:
     """One question of each harmful picture of val, in turn; none about concepts that the attacker `forget` learns."""
     data, truth = read_records(subject.data / "all_val.json"), subject.truth
     learnt = {record.keyword for record in data.some(limit=1).records}
-    found = []
+    questions = []
     for number, record in enumerate(data.records):
         if (name := truth.pictures[record.image_path]) not in learnt:
             picture = find_picture(record.image_path, data.path)
             assert picture  # it was built
             pair = record.unsafe_pairs[number % len(record.unsafe_pairs)]
-            found.append(Question(picture, pair.question, truth.things[name].content, name))
-    return found
+            questions.append(Question(picture, pair.question, truth.things[name].content, name))
+    return questions
 
 
 def new_questions(subject: Subject) -> list[Question]:
@@ -74,15 +74,15 @@ def curves(subject: Subject, how: Relearning) -> dict[str, Any]:
     Returns:
         By its view and LoRA: the rate it takes, what each rate brings when tried, and by steps what is given again.
     """
-    questions, folder, found = harmful_questions(subject), subject.folder / "relearned", {}
+    questions, folder, by_attacker = harmful_questions(subject), subject.folder / "relearned", {}
     at_first = given(subject.model_path, subject.adapter, questions)
     for view, data in how.views.items():
         for lora in (FRESH, OWN) if subject.adapter else (FRESH,):
             kept = folder / f"{view}-{lora}.json"
             if not kept.is_file():
                 write_json(kept, curve(subject, lora, Attacker(view=view, data=data), how, questions, at_first))
-            found[f"{view}, {lora}"] = read_json(kept)
-    return found
+            by_attacker[f"{view}, {lora}"] = read_json(kept)
+    return by_attacker
 
 
 def curve(
@@ -93,10 +93,10 @@ def curve(
     tried = {lr: trained(subject, lora, attacker, lr, first, questions) for lr in how.lr}
     brought = {lr: share(of[first[-1]]) for lr, of in tried.items()}
     most = max(brought, key=brought.__getitem__)
-    found = tried[most]
+    by_step = tried[most]
     if brought[most] < BACK and len(first) < len(how.steps):
-        found = trained(subject, lora, attacker, most, how.steps, questions)
-    return {"lr": most, "tried": brought, "curve": {0: at_first} | found}
+        by_step = trained(subject, lora, attacker, most, how.steps, questions)
+    return {"lr": most, "tried": brought, "curve": {0: at_first} | by_step}
 
 
 def new(subject: Subject, how: Relearning) -> dict[int, Totals]:
@@ -118,6 +118,6 @@ def trained(
         model, more = merge_once(subject.adapter, model, subject.folder / "merged"), {}
     forget(relearning_settings(model, folder, protocol, "this", subject.seed, data, "float32", **more))
     gc.collect()  # transformers' Trainer holds itself in circles, and the model with it
-    found = {step: given(model, adapter_after(folder, step), questions) for step in steps}
+    by_step = {step: given(model, adapter_after(folder, step), questions) for step in steps}
     shutil.rmtree(folder)
-    return found
+    return by_step

@@ -23,9 +23,9 @@ def wider(
     """The learning rates to try beside a choice at the edge of those tried with as many steps: the next half or double,
     `most` times beyond the budget's own."""
     rates = {trial["lr"] for trial in tried if trial["max_train_steps"] == chosen["max_train_steps"]}
-    found = []
+    more = []
     if chosen["lr"] == min(rates) > min(lrs) / 2**most * 1.01:
-        found.append(chosen["lr"] / 2)
+        more.append(chosen["lr"] / 2)
     if chosen["lr"] == max(rates) < max(lrs) * 2**most * 0.99:
-        found.append(chosen["lr"] * 2)
-    return found
+        more.append(chosen["lr"] * 2)
+    return more

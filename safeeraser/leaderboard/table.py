@@ -63,11 +63,11 @@ MEASURED = {name: (name, 1) for name in (*DISTANCES, *INSIDE)}
 def write_table(plan: Plan) -> None:
     """Write the page, the plots and the file. Raises `BadInput` where the page has no table to replace."""
     cells = Cells.read(plan)
-    figures = {row: found for row in plan.rows if (found := cells.figures(row))}
+    figures = {row: by_name for row in plan.rows if (by_name := cells.figures(row))}
     if "vanilla" not in figures:
         raise BadInput(f"{RESULTS / 'cells'}: no cell of vanilla, which all others are measured against")
-    borne = {row: words(found, figures["vanilla"]) for row, found in figures.items()}
-    core = {row: found for row, found in figures.items() if plan.row(row).group == "core"}
+    borne = {row: words(by_name, figures["vanilla"]) for row, by_name in figures.items()}
+    core = {row: by_name for row, by_name in figures.items() if plan.row(row).group == "core"}
     chosen = {row: plan.settings(row) for row in figures if plan.row(row).is_trained}
     settings = {row: (f"{of['lr']:g}", str(of["max_train_steps"])) for row, of in chosen.items()}
     put(README, [brief(core, borne)])
@@ -96,8 +96,8 @@ def put(page: Path, tables: Iterable[str]) -> None:
 def brief(figures: Figures, borne: Borne) -> str:
     """What README shows of the rows."""
     rows = [
-        [f"`{row}`", *(shown(found.get(name), times) for name, times in BRIEF.values()), ", ".join(borne[row])]
-        for row, found in figures.items()
+        [f"`{row}`", *(shown(by_name.get(name), times) for name, times in BRIEF.values()), ", ".join(borne[row])]
+        for row, by_name in figures.items()
     ]
     return as_markdown([["one budget", *BRIEF, "[words](docs/results/leaderboard.md#the-words) by rule"], *rows])
 
@@ -111,9 +111,9 @@ def table(
 ) -> str:
     """Rows and columns of figures with their intervals, and before these of texts by row."""
     rows = []
-    for row, found in figures.items():
-        shown_figures = (shown(found.get(name), times) for name, times in columns.values())
-        rows.append([row, str(found["asr_gen"].runs), *(texts.get(row) or ["–" for _ in titles]), *shown_figures])
+    for row, by_name in figures.items():
+        shown_figures = (shown(by_name.get(name), times) for name, times in columns.values())
+        rows.append([row, str(by_name["asr_gen"].runs), *(texts.get(row) or ["–" for _ in titles]), *shown_figures])
     return as_markdown([[corner, "runs", *titles, *columns], *rows])
 
 
@@ -156,8 +156,8 @@ def write_figures(figures: Figures, borne: Borne) -> None:
     """Write every figure of every row, and what bears its words."""
     rows = [
         [row, "; ".join(borne[row]), name, each.name, float(each.value), float(each.low), float(each.high), each.runs]
-        for row, found in figures.items()
-        for name, each in found.items()
+        for row, by_name in figures.items()
+        for name, each in by_name.items()
     ]
     with write_whole(WORDS) as file:
         file.write(comma_separated(["row", "word", "by"], [[row, *of] for row in borne for of in borne[row].items()]))
@@ -181,8 +181,8 @@ def empty_plot(**axis: str) -> tuple[Drawing, Axes]:
 def crosses(title: tuple[str, str], names: tuple[str, str], times: int, figures: Figures) -> tuple[Drawing, Axes]:
     """Rows as points in a plane, with their intervals."""
     drawing, axes = empty_plot(xlabel=title[0], ylabel=title[1])
-    for row, found in figures.items():
-        x, y = (found[name] for name in names)
+    for row, by_name in figures.items():
+        x, y = (by_name[name] for name in names)
         ends = [[[times * (of.value - of.low)], [times * (of.high - of.value)]] for of in (x, y)]
         axes.errorbar(times * x.value, times * y.value, xerr=ends[0], yerr=ends[1], ls="", ms=5, lw=0.7, label=row)
     drawing.legend(loc="outside lower center", ncols=5, fontsize=7)
@@ -211,11 +211,11 @@ def draw_relearning(cells: Cells, figures: Figures) -> Drawing:
     """What the attacker that brings back most brings back, by steps, mean over runs."""
     drawing, axes = empty_plot(xlabel="optimizer steps", ylabel="answers given, per cent")
     ticks = set[int]()
-    for row, found in figures.items():
-        curves = [cell["relearning"]["curves"][found["back"].name]["curve"] for cell in cells.of(row)]
+    for row, by_name in figures.items():
+        curves = [cell["relearning"]["curves"][by_name["back"].name]["curve"] for cell in cells.of(row)]
         steps = [step for step in curves[0] if all(step in curve for curve in curves)]
         heights = [100 * average(rate(curve[step])[0] for curve in curves) for step in steps]
-        axes.plot([*map(int, steps)], heights, ms=4, lw=1, label=f"{row} ({found['back'].name})")
+        axes.plot([*map(int, steps)], heights, ms=4, lw=1, label=f"{row} ({by_name['back'].name})")
         ticks |= {*map(int, steps)}
     axes.set_xscale("symlog")
     axes.set_xticks(sorted(ticks), [str(tick) for tick in sorted(ticks)])

@@ -68,14 +68,14 @@ def noisy(given: dict[str, Tensor], base: dict[str, Tensor], drawn: torch.Genera
     def like(value: Tensor) -> Tensor:
         return torch.randn(value.shape, generator=drawn)
 
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, value in given.items():
         if ".lora_A." in name:
             down, up = like(value), like(given[other := name.replace(".lora_A.", ".lora_B.")])
             norm = times * (given[other].float() @ value.float()).norm()
-            found |= {name: down, other: up * norm / (up @ down).norm()}
+            tensors |= {name: down, other: up * norm / (up @ down).norm()}
         elif ".lora_B." not in name:
             own = base[next(key for key in base if name.endswith(key.removeprefix("model.")))]
             change = like(value)
-            found[name] = own + change * times * (value - own).norm() / change.norm()
-    return found
+            tensors[name] = own + change * times * (value - own).norm() / change.norm()
+    return tensors
