@@ -181,12 +181,3 @@ def test_a_key_is_given_or_found_or_not_needed(monkeypatch, given, url, variable
         words = {"variables": ["OPENAI_API_KEY"], "who": "the judge", "otherwise": "--judge rules needs none"}
         assert [*read_key(given, url, **words)] == found
     assert not refused or "sk-" not in str(refused.value)
-
-
-def test_a_server_that_wants_a_key_and_got_none_is_named_with_what_to_set(serve):
-    server = serve(lambda *_: (401, {}, "invalid_api_key"))
-    _, said = until_stopped(
-        client(server.url, api_key=read_key(None, server.url, who="", variables=["NO_KEY"])).ask(calls(1))
-    )
-    port = server.url.split(":")[2].removesuffix("/v1")
-    assert said == f"the judge at 127.0.0.1 requires a key (HTTP 401): set NO_KEY or KEY_FOR_127_0_0_1_{port}"

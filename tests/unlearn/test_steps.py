@@ -32,11 +32,6 @@ def test_of_how_many_steps_the_mean_is():
     assert (read.step.averaged, read.moved_terms) == (Average().last, [])
 
 
-def test_which_terms_are_taken_at_moved_weights():
-    assert checked("po", "step.name=smooth").moved_terms == ["preference"]
-    assert checked("dpo", "step.name=smooth step.terms=all").moved_terms == ["forget", "retain"]
-
-
 def of_step(folder, method, keys, by=None):
     """The gradient that the second optimizer step takes, where the first moves nothing, and its row of the log.
 
