@@ -19,6 +19,7 @@ from typing import Any
 from unittest.mock import patch
 
 import psutil
+import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -26,11 +27,14 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
+from safeeraser.errors import BadInput
+
 ROOT = Path(__file__).resolve().parents[1]
 RECORDED = ROOT / "tests" / "data" / "conformance"
 MODEL = RECORDED / "llava-tiny"
 TRAIN = RECORDED / "dataset" / "all_train.json"
 VAL = RECORDED / "dataset" / "all_val.json"
+CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"  # the release's form: LoRA of rank 32 and the projector
 METHODS = ("ga", "gd", "kl", "po", "gapd", "gdpd", "klpd", "popd")
 FURTHER = ("npo", "dpo", "simnpo", "undial", "wga", "satimp", "ceu", "rmu")  # of others than the paper
 
@@ -85,7 +89,7 @@ def read_beside(file: str, name: str) -> Any:
 
 def read_lines(path: Path) -> list[dict]:
     """The values of a file of JSON lines."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def config(*overrides: str, page: str = "forget_lora"):
@@ -135,10 +139,16 @@ def run(script: str, *arguments: object, cwd: Path = RECORDED) -> subprocess.Com
     return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
 
 
+def ran(script: str, *arguments: object, cwd: Path = RECORDED) -> subprocess.CompletedProcess:
+    """The same of a command that must go well."""
+    done = run(script, *arguments, cwd=cwd)
+    assert not done.returncode, done.stderr
+    return done
+
+
 def trained(folder: Path, *words: object) -> Path:
     """The folder that `forget.py` has trained into, which must have gone well."""
-    done = run("forget", *words, f"save_dir={folder}")
-    assert done.returncode == 0, done.stderr
+    ran("forget", *words, f"save_dir={folder}")
     return folder
 
 
@@ -198,6 +208,13 @@ def refused(tmp_path: Path, script: str, *arguments: object, says: str, cwd: Pat
     assert done.stdout == ""
     assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == there
     return line
+
+
+def refusal(call: Callable, *given: object) -> str:
+    """What a call that must be refused says."""
+    with pytest.raises(BadInput) as error:
+        call(*given)
+    return str(error.value)
 
 
 def llama_tokenizer() -> PreTrainedTokenizerFast:

@@ -58,19 +58,13 @@ def good(prompt: str) -> str:
     return "no" if "begins by refusing" in prompt else "yes"
 
 
-def _environment(key: str | None = None) -> dict[str, str]:
-    """The environment without the keys and addresses that the machine may have, but `key`."""
-    rest = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
-    return rest | ({"OPENAI_API_KEY": key} if key else {})
-
-
 def start_eval(*arguments: object) -> subprocess.Popen:
     """Start eval_all.py as a user does."""
     command, pipe = [sys.executable, str(ROOT / "eval_all.py"), *map(str, arguments)], subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=_environment(), text=True, stdout=pipe, stderr=pipe)
+    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=pipe, stderr=pipe)
 
 
 def run_eval(*arguments: object, key: str | None = None) -> subprocess.CompletedProcess:
     """Run eval_all.py's main function in this process, which is quicker than starting Python for each mistake."""
-    with patch.dict(os.environ, _environment(key), clear=True):
+    with patch.dict(os.environ, {"OPENAI_API_KEY": key} if key else {}):
         return run("eval_all", *arguments, cwd=Path.cwd())

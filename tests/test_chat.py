@@ -173,8 +173,7 @@ def test_closing_cancels_what_is_in_flight(serve, capfd, recwarn):
 
 @pytest.mark.parametrize(("given", "url", "variables", "found"), KEYS)
 def test_a_key_is_given_or_found_or_not_needed(monkeypatch, given, url, variables, found):
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "KEY_OVER_HTTP"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("KEY_OVER_HTTP", raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with nullcontext() if isinstance(found, list) else pytest.raises(BadInput, match=found) as refused:

@@ -8,7 +8,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from helpers import MODEL, RECORDED, ROOT, TRAIN, refused, run
+from helpers import CHECKPOINT, MODEL, ROOT, TRAIN, refused, run
 from hub_server import NOBODY, TOKEN, Hub, at
 from unlearn.given import settings
 
@@ -50,7 +50,7 @@ def test_a_finished_run_has_a_card_but_where_one_was_written_by_hand_and_is_whol
     assert publish_after(plain, done) is done and publish_after(plain, None) is None
     says = f"{folder}: holds neither an adapter nor a model (was it trained with save_model=false?)"
     assert said() == [f"note: no model card: {says}"] and not card.exists()
-    convert(RECORDED / "inference" / "checkpoint.pt", tmp_path / "adapter", model_path=str(MODEL))
+    convert(CHECKPOINT, tmp_path / "adapter", model_path=str(MODEL))
     for name in ADAPTER[:2]:
         shutil.copy(tmp_path / "adapter" / name, folder)
     unfinished = replace(done, record={key: value for key, value in done.record.items() if key != "finished"})

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from helpers import MODEL, RECORDED, TRAIN, VAL, write_json
+from helpers import CHECKPOINT, MODEL, TRAIN, VAL, write_json
 
 from safeeraser.audit.options import Options
 from safeeraser.audit.relearn import read_protocol
@@ -14,7 +14,7 @@ WORDS = {"asr": {"1": "unsafe", "0": "safe"}, "rr": {"1": "refuse", "0": "normal
 
 def converted(folder: Path) -> Path:
     """The recorded checkpoint as a PEFT folder: no run.json tells how it was trained."""
-    convert(RECORDED / "inference" / "checkpoint.pt", folder, model_path=str(MODEL))
+    convert(CHECKPOINT, folder, model_path=str(MODEL))
     return folder
 
 

@@ -1,6 +1,5 @@
 """audit.py on the tiny model: one whole audit, which all tests read; SIGKILL, processes that share, what is lost."""
 
-import json
 import re
 import shutil
 
@@ -8,6 +7,7 @@ import pytest
 import yaml
 from helpers import MODEL, RECORDED, TRAIN, VAL, fork, kill_once, run, trained
 
+from safeeraser.benchmark.files import read_json as records
 from safeeraser.benchmark.files import sha256
 
 pytestmark = pytest.mark.slow
@@ -19,10 +19,6 @@ ATTACKS = ("--attacks", "flip,refusal_direction")
 PROTOCOL = {"rank": 4, "alpha": 8, "items": 2, "steps": [1, 2], "seeds": [1], "gradient_checkpointing": False}
 PROTOCOL |= {"attackers": {"mine": {"view": "forget", "data": "held_out"}}}
 ALIKE = ("metrics", "refusals", "measures", "asr_at", "to_clean", "to_vanilla", "seeds")
-
-
-def records(file):
-    return json.loads(file.read_text("utf-8"))
 
 
 def audit(adapter, *more, action="all", code=0):

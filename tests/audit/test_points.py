@@ -5,18 +5,17 @@ import shutil
 
 import pytest
 import yaml
-from helpers import MODEL, RECORDED, TRAIN, VAL, read_beside, refused, run, write_json
+from helpers import CHECKPOINT, MODEL, TRAIN, VAL, ran, read_beside, refusal, refused, run, write_json
 from unlearn.given import settings
 
 from safeeraser.audit.plan import points_of
 from safeeraser.audit.relearn import read_protocol
 from safeeraser.audit.subjects import check_subjects, subjects_of
-from safeeraser.errors import BadInput
 
 from .made_up import converted, options_of
 
 REFUSALS = read_beside(__file__, "refusals.yaml")
-PLACES = {"VAL": VAL, "CHECKPOINT": RECORDED / "inference" / "checkpoint.pt"}
+PLACES = {"VAL": VAL, "CHECKPOINT": CHECKPOINT}
 GIVEN = ("--model_path", MODEL, "--val_file", TRAIN, "--train_file", VAL, "--judge", "rules")
 
 
@@ -35,8 +34,7 @@ def test_the_plan_counts_points_responses_and_what_is_read_and_what_judges_cost(
     """One record of each of six categories has four harmful and four harmless questions; nothing is written."""
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"steps": [1, 3], "items": 2, "seeds": [1, 2]}))
     given = ("--limit", 1, "--relearn", tmp_path / "mine.yaml", "--attacks", "flip,pgd", "--dry_run", "--samples", 2)
-    done = run("audit", "modality,inside,relearn,attacks,scale", "--checkpoint_path", adapter, *GIVEN, *given)
-    assert done.returncode == 0, done.stderr
+    done = ran("audit", "modality,inside,relearn,attacks,scale", "--checkpoint_path", adapter, *GIVEN, *given)
     q = 6 * 4
     plan = rows(done.stdout)
     pgd = plan["audited attack"][3]
@@ -102,9 +100,7 @@ def test_a_broken_file_is_named(adapter, tmp_path, file, content, says):
 @pytest.mark.parametrize(("keys", "says"), REFUSALS["protocol"])
 def test_a_protocol_that_cannot_be_used_is_named_by_file_and_key(tmp_path, keys, says):
     (tmp_path / "mine.yaml").write_text(keys if isinstance(keys, str) else yaml.safe_dump(keys))
-    with pytest.raises(BadInput) as error:
-        read_protocol(tmp_path / "mine.yaml")
-    assert str(error.value).startswith(f"{tmp_path / 'mine.yaml'}: {says}")
+    assert refusal(read_protocol, tmp_path / "mine.yaml").startswith(f"{tmp_path / 'mine.yaml'}: {says}")
 
 
 def test_controls_launchers_and_settings_that_do_not_fit_are_refused(adapter, tmp_path, monkeypatch):

@@ -1,10 +1,9 @@
 """A model's own answers in a data file: asked by the engine, the first ones kept, told apart."""
 
-import json
-
 import pytest
-from helpers import MODEL, TRAIN, VAL, other_base, record, refused, run, write_dataset
+from helpers import MODEL, TRAIN, VAL, other_base, ran, record, refused, write_dataset
 
+from safeeraser.benchmark.files import read_json as read
 from safeeraser.benchmark.pictures import find_picture
 from safeeraser.benchmark.records import read_records
 from safeeraser.model.fingerprint import fingerprint
@@ -13,10 +12,6 @@ pytestmark = pytest.mark.slow
 COMMAND = "safeeraser.benchmark.answers"
 DRAWN = ("--dtype", "float32", "--max_new_tokens", 12, "--seed", 3)  # by which no answer is blank
 FIELDS = ("model_response", "sd_response", "Prediction")
-
-
-def read(path):
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def pairs(records):
@@ -34,8 +29,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def own(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("own") / "all_train.json"
-    done = run(COMMAND, "--model", MODEL, "--data", data, *DRAWN, "--prediction", "--out", out)
-    assert done.returncode == 0, done.stderr
+    ran(COMMAND, "--model", MODEL, "--data", data, *DRAWN, "--prediction", "--out", out)
     return out
 
 
@@ -59,12 +53,12 @@ def test_the_first_answers_are_kept_beside_and_the_mark_tells_who_answered(own, 
 def test_they_are_what_inference_answers_and_another_models_take_their_place(own, data, tmp_path):
     out, other = tmp_path / "p.json", other_base(tmp_path / "model")
     given = ("--model_path", MODEL, "--eval_file", data, *DRAWN, "--only", "decoupled,retain", "--batch_size", 5)
-    assert run("ckpt_infer", *given, "--output_file", out).returncode == 0
+    ran("ckpt_infer", *given, "--output_file", out)
     for (mine, fields), (theirs, _) in zip(pairs(read(own)), pairs(read(out)), strict=True):
         assert all(mine[field] == theirs[field] for field in fields if field != "model_response")
     again, straight = own.with_name("again.json"), own.with_name("straight.json")
     for path, source in ((again, own), (straight, data)):
-        assert run(COMMAND, "--model", other, *DRAWN, "--out", path, "--data", source).returncode == 0
+        ran(COMMAND, "--model", other, *DRAWN, "--out", path, "--data", source)
     assert again.read_bytes() == straight.read_bytes() != own.read_bytes()
 
 

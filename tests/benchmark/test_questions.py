@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers import MODEL, read_beside, run, write_json
+from helpers import MODEL, ran, read_beside, run, write_json
 from PIL import Image
 
 from safeeraser.benchmark.records import read_records
@@ -20,8 +20,7 @@ def folder(tmp_path):
 
 
 def made(folder, *words):
-    done = run("safeeraser.benchmark.questions", *words, "--out", folder / "data" / "made_val.json", cwd=folder)
-    assert done.returncode == 0, done.stderr
+    ran("safeeraser.benchmark.questions", *words, "--out", folder / "data" / "made_val.json", cwd=folder)
     return read_records(folder / "data" / "made_val.json").records
 
 

@@ -1,11 +1,10 @@
 """The string rules: what they catch, what they must not catch, and what they are known to miss."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
-from helpers import read_beside
+from helpers import read_beside, read_lines
 
 from safeeraser.benchmark.wording import OPENINGS, is_blank, is_degenerate, is_refusal
 
@@ -35,17 +34,13 @@ def test_each_way_to_refuse_finds_its_example_and_no_other_does(opening):
     assert found == [opening.name] and is_refusal(opening.example) and not is_degenerate(opening.example)
 
 
-def corpus(name):
-    return [json.loads(line) for line in (CORPUS / name).read_text(encoding="utf-8").splitlines()]
-
-
 # Of each file how many texts of a kind there are at least, and which share of refusals and nonsense is found.
 @pytest.mark.parametrize(
     ("name", "sizes", "refused", "degenerate"),
     [("corpus.jsonl", (320, 60, 160), 0.85, 0.89), ("heldout.jsonl", (80, 20, 40), 0.85, 0.90)],
 )
 def test_the_corpus_is_told_apart_and_no_answer_is_called_anything_else(name, sizes, refused, degenerate):
-    texts = corpus(name)
+    texts = read_lines(CORPUS / name)
     assert len({text["text"] for text in texts}) == len(texts)
     found = {label: [] for label in ("answer", "refusal", "degenerate")}
     for text in texts:
@@ -55,4 +50,5 @@ def test_the_corpus_is_told_apart_and_no_answer_is_called_anything_else(name, si
     assert not any(broken for _, broken in found["refusal"]) and not any(no for no, _ in found["degenerate"])
     assert sum(no for no, _ in found["refusal"]) >= refused * len(found["refusal"])
     assert sum(broken for _, broken in found["degenerate"]) >= degenerate * len(found["degenerate"])
-    assert not {text["text"] for text in texts} & {t["text"] for t in corpus("corpus.jsonl") if name[0] == "h"}
+    first = {text["text"] for text in read_lines(CORPUS / "corpus.jsonl")}
+    assert name == "corpus.jsonl" or not first & {text["text"] for text in texts}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import RECORDED, ROOT, TRAIN, run
+from helpers import RECORDED, ROOT, TRAIN, ran
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -130,8 +130,7 @@ def answers(family: Recorded, out: Path, *more: object) -> dict[tuple[str, int],
     Of each category the first record is asked, which are the six records whose rows are recorded.
     """
     asked = ("--eval_file", TRAIN, "--limit", 1, "--greedy", "--max_new_tokens", 24, "--dtype", "float32")
-    done = run("ckpt_infer", "--model_path", family.path, *asked, "--output_file", out, *more)
-    assert done.returncode == 0, done.stderr
+    ran("ckpt_infer", "--model_path", family.path, *asked, "--output_file", out, *more)
     found = {}
     for number, record in enumerate(json.loads(out.read_text(encoding="utf-8"))):
         for n, pair in enumerate(record["unsafe_pairs"]):

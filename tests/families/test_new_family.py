@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL, read_beside, run
+from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL, ran, read_beside, refusal
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from unlearn.given import settings
 
@@ -55,9 +55,8 @@ def test_a_page_that_is_wrong_is_named_whatever_is_run(right, wrong, says, add_p
     """Another model's run reads it too, to see which family that is of."""
     add_page(right, wrong)
     for read in (lambda: pages.page_of_type("qwen3_vl"), lambda: settings(f"model_path={MODEL}", "model_family=auto")):
-        with pytest.raises(BadInput, match=re.escape(str(tmp_path / "pages" / f"{NAME}.yaml"))) as error:
-            read()
-        assert says in str(error.value) and "\n" not in str(error.value)
+        said = refusal(read)
+        assert str(tmp_path / "pages" / f"{NAME}.yaml") in said and says in said and "\n" not in said
 
 
 def plain(processor, turn, *, answered):
@@ -97,8 +96,7 @@ def test_it_computes_what_transformers_does(folder, add_page, tmp_path):
         with pytest.raises(BadInput, match=re.escape(f"'{name}'")):
             loaded.encode(Turn(turn.picture, f"What is {name}?"))
     asked = ("--only", "retain", "--limit", 1, "--greedy", "--max_new_tokens", 24, "--dtype", "float32")
-    done = run("ckpt_infer", "--model_path", folder, "--eval_file", VAL, *asked, "--output_file", tmp_path / "p.json")
-    assert done.returncode == 0, done.stderr
+    ran("ckpt_infer", "--model_path", folder, "--eval_file", VAL, *asked, "--output_file", tmp_path / "p.json")
     for record in json.loads((tmp_path / "p.json").read_text(encoding="utf-8")):
         pair = record["UnharmPair_text1"]
         inputs = plain(processor, Turn(open_picture(RECORDED / record["image_path"]), pair["Question"]), answered=False)

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import asdict
 
 import pytest
-from helpers import MODEL, RECORDED, ROOT, VAL, read_beside, record, run, write_dataset, write_json
+from helpers import CHECKPOINT, MODEL, RECORDED, ROOT, VAL, ran, read_beside, record, run, write_dataset, write_json
 
 from safeeraser import infer
 from safeeraser.benchmark.files import read_json as read
@@ -15,7 +15,6 @@ from safeeraser.errors import BadInput
 from safeeraser.infer.options import arguments, options_of
 from safeeraser.model.stored import convert
 
-CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
 TINY = {"model_path": MODEL, "eval_file": VAL, "dtype": "float32", "max_new_tokens": 6}
 REFUSED = read_beside(__file__, "refused.yaml")
 TEXTS = ("UnharmPair_text1", "UnharmPair_text2", "UnharmPair_image1", "UnharmPair_image2")
@@ -39,8 +38,7 @@ def test_recorded_greedy_responses_come_out_letter_by_letter_with_what_made_them
     out = tmp_path / "p.json"
     words = ("--model_path", MODEL, "--eval_file", VAL, "--dtype", "float32", "--greedy", "--max_new_tokens", 16)
     words += ("--checkpoint_path", CHECKPOINT, "--loss_type", "popd", "--image_free", "--swap_pictures")
-    done = run("ckpt_infer", *words, "--output_file", out)
-    assert done.returncode == 0, done.stderr
+    ran("ckpt_infer", *words, "--output_file", out)
     expected, given = read(RECORDED / "inference" / "greedy_popd_checkpoint.json"), read(VAL)
     for ours, theirs, before in zip(read(out), expected, given, strict=True):
         assert ours.pop("SwappedImage_path") != ours["SDImage_path"]

@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from helpers import MODEL, RECORDED, TRAIN, VAL, lines, run
+from helpers import CHECKPOINT, MODEL, TRAIN, VAL, lines, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engines")]
 
 GIVEN = ("--model_path", MODEL, "--eval_file", VAL, "--dtype", "float32", "--max_new_tokens", 12)
-GIVEN = (*GIVEN, "--checkpoint_path", RECORDED / "inference" / "checkpoint.pt")
+GIVEN = (*GIVEN, "--checkpoint_path", CHECKPOINT)
 
 
 def test_killed_together_and_gone_on_with_by_one(launch, tmp_path):

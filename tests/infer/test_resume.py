@@ -7,7 +7,7 @@ import signal
 
 import psutil
 import pytest
-from helpers import MODEL, RECORDED, TRAIN, VAL, fork, kill_once, lines, record, run, write_dataset
+from helpers import CHECKPOINT, MODEL, RECORDED, TRAIN, VAL, fork, kill_once, lines, record, run, write_dataset
 
 from safeeraser import infer
 from safeeraser.benchmark.files import read_json as read
@@ -16,7 +16,6 @@ from safeeraser.infer.options import arguments, options_of
 from safeeraser.infer.predictions import Partial, nulls, settings_of
 
 SETTINGS = {"model_path": "m", "top_p": 0.9}
-CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
 
 
 def keep(folder, *pairs, process=0, settings=SETTINGS, **more):

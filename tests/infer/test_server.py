@@ -14,7 +14,7 @@ from urllib.request import urlopen
 
 import pytest
 from chat_server import HANG, NO_COMPLETION
-from helpers import MODEL, RECORDED, VAL, kill, record, run, write_dataset
+from helpers import CHECKPOINT, MODEL, RECORDED, VAL, kill, record, run, write_dataset
 from PIL import Image, ImageOps
 
 from safeeraser.benchmark.conversation import SYSTEM_TEXTS
@@ -34,7 +34,6 @@ def quick(monkeypatch):
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.005)
     monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.05)
     monkeypatch.setattr("safeeraser.chat.PAUSE", 0.05)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
 @pytest.fixture
@@ -82,12 +81,12 @@ def served(model, log):
 @pytest.mark.nightly
 def test_a_served_merged_model_answers_greedily_as_the_built_in_engine(tmp_path):
     """Every request of the recorded held-out split, by `transformers serve`."""
-    merge(RECORDED / "inference" / "checkpoint.pt", tmp_path / "model", model_path=str(MODEL))
+    merge(CHECKPOINT, tmp_path / "model", model_path=str(MODEL))
     crossed = ("--image_free", "--swap_pictures", "--greedy")
     with served(tmp_path / "model", tmp_path / "log.txt") as url:
         done = infer(url, tmp_path / "served.json", *crossed, model=tmp_path / "model")
     assert done.returncode == 0, done.stderr
-    given = ("--model_path", MODEL, "--checkpoint_path", RECORDED / "inference" / "checkpoint.pt", "--eval_file", VAL)
+    given = ("--model_path", MODEL, "--checkpoint_path", CHECKPOINT, "--eval_file", VAL)
     given = (*given, *crossed, "--max_new_tokens", 12, "--dtype", "float32")
     assert run("ckpt_infer", *given, "--output_file", tmp_path / "own.json").returncode == 0
     assert read(tmp_path / "served.json") == read(tmp_path / "own.json")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import MODEL, RECORDED, TRAIN
+from helpers import CHECKPOINT, MODEL, RECORDED, TRAIN
 from torch.nn.functional import normalize
 
 from safeeraser.benchmark.pictures import open_picture
@@ -31,7 +31,7 @@ def quick():
 
 
 def load():
-    vlm = load_merged(str(MODEL), RECORDED / "inference" / "checkpoint.pt", dtype="float32", lora_alpha=256)
+    vlm = load_merged(str(MODEL), CHECKPOINT, dtype="float32", lora_alpha=256)
     vlm.model.eval()
     return vlm
 

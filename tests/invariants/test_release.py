@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
-from helpers import METHODS, RECORDED, ROOT, plan_dataset, read_lines, run
+from helpers import METHODS, RECORDED, ROOT, plan_dataset, ran, read_lines
 from safetensors.torch import load_file
 from unlearn.given import settings
 
@@ -54,8 +54,7 @@ def train(folder, plan, *words):
     given = ("recipe=official", "init_adapter=initial_adapter.safetensors", "LoRA.dropout=0", "num_epochs=1")
     given += ("gradient_accumulation_steps=4", "dtype=float32", "workers=0")
     data = ("model_path=llava-tiny", "data_path=dataset/all_train.json", f"save_dir={folder}")
-    done = run("forget", *given, f"plan={plan}", *words, *data, cwd=CONFORMANCE)
-    assert done.returncode == 0, done.stderr
+    ran("forget", *given, f"plan={plan}", *words, *data, cwd=CONFORMANCE)
 
 
 def assert_reproduces(folder, method):
@@ -88,8 +87,7 @@ def test_greedy_responses_letter_by_letter(tmp_path, name, batch_size):
     if name == "popd_checkpoint":
         given += ("--checkpoint_path", "inference/checkpoint.pt", "--loss_type", "popd")
     greedy = ("--greedy", "--max_new_tokens", 16, "--batch_size", batch_size)
-    done = run("ckpt_infer", *given, *greedy, "--output_file", out, cwd=CONFORMANCE)
-    assert done.returncode == 0, done.stderr
+    ran("ckpt_infer", *given, *greedy, "--output_file", out, cwd=CONFORMANCE)
     found, expected = json.loads(out.read_text("utf-8")), recorded(f"inference/greedy_{name}.json")
     compared = 0
     for ours, theirs in zip(found, expected, strict=True):

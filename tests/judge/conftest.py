@@ -1,4 +1,4 @@
-"""What holds for every test of judges: faster clocks, and nothing of this machine's keys, certificates and cache."""
+"""What holds for every test of judges: faster clocks, and nothing of this machine's certificates and cache."""
 
 import pytest
 
@@ -13,7 +13,6 @@ def quick(tmp_path, monkeypatch):
     monkeypatch.setattr("safeeraser.judge.served.TIMEOUT", 2.0)
     monkeypatch.setattr("safeeraser.judge.batch.POLL", 0.01)
     monkeypatch.setattr("safeeraser.judge.batch.PAUSE", 0.01)
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "SSL_CERT_FILE"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from helpers import MODEL, RECORDED, read_beside, record, refused, run, write_dataset, write_json
+from helpers import CHECKPOINT, MODEL, read_beside, record, refused, run, write_dataset, write_json
 from transformers import AutoModelForImageTextToText
 
 from safeeraser.benchmark.files import sha256
@@ -59,7 +59,7 @@ def test_perplexity_is_that_of_transformers_own_loss(vlm):
 @pytest.mark.slow
 def test_a_file_tells_all_of_a_model_with_an_adapter_or_without_and_what_made_it(data, tmp_path):
     """And where nothing unseen lies, the rest."""
-    adapter, outs = RECORDED / "inference" / "checkpoint.pt", (tmp_path / "deep" / "whole.json", tmp_path / "o.json")
+    adapter, outs = CHECKPOINT, (tmp_path / "deep" / "whole.json", tmp_path / "o.json")
     given = ("safeeraser.mini.language", "--model_path", MODEL, "--data")
     said = run(*given, data, "--output_file", outs[0]).stdout
     run(*given, tmp_path, "--output_file", outs[1], "--checkpoint_path", adapter, "--batch_size", 7)

@@ -68,8 +68,7 @@ def test_from_data_to_table(data, tmp_path, forks):
     words = [forks.python, "workflow/door.py", "--model=mini-small", "--methods=popd", f"--data={data}"]
     words += ["--infer_options=--max_new_tokens=4", "--forget_options=max_train_steps=2", f"--settings={page}"]
     words += [f"--model_path={data / 'base_model'}", f"--out={out}"]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI")}
-    env |= {"PATH": f"{forks.folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    env = os.environ | {"PATH": f"{forks.folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, (done.stdout[-3000:], done.stderr[-3000:])
     run, language = (json.loads((out / "popd" / name).read_text()) for name in ("run.json", "language.json"))

@@ -14,7 +14,6 @@ from safeeraser.model.load import load_model, load_preprocessor
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FAMILY = families()["llava-1.5"]
-CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"  # the release's form: LoRA of rank 32 and the projector
 RELEASED = load_file(RECORDED / "initial_adapter.safetensors")
 # Linear layers of the language model, below it.
 TARGETS = (*(f"self_attn.{name}_proj" for name in "qkvo"), *(f"mlp.{name}_proj" for name in ("gate", "up", "down")))

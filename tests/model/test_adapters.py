@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from helpers import MODEL, read_beside
+from helpers import CHECKPOINT, MODEL, read_beside
 from peft import PeftModel, get_peft_model_state_dict
 
 from safeeraser.errors import BadInput
@@ -24,7 +24,7 @@ from safeeraser.model.lora import (
 from safeeraser.model.rounding import round_to, round_weights
 from safeeraser.model.stored import convert, load_adapted
 
-from .conftest import CHECKPOINT, FAMILY, TARGETS, attach, said, shaken
+from .conftest import FAMILY, TARGETS, attach, said, shaken
 
 # 2 layers of rank 32: four projections 64 -> 64, gate and up 64 -> 128, down 128 -> 64.
 LORA = 2 * 32 * (4 * (64 + 64) + 3 * (64 + 128))

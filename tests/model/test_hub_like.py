@@ -13,15 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from as_read import read
-from helpers import MODEL, RECORDED, ROOT, TRAIN, llama_tokenizer, read_beside, run, trained, write_json
+from helpers import CHECKPOINT, MODEL, RECORDED, ROOT, TRAIN, llama_tokenizer, ran, read_beside, trained, write_json
 from huggingface_hub import save_torch_state_dict
 from safetensors import safe_open
 from transformers import AutoTokenizer, LlavaConfig, LlavaForConditionalGeneration
 
 from safeeraser.benchmark.files import read_json
 from safeeraser.model.fingerprint import fingerprint
-
-from .conftest import CHECKPOINT
 
 PICTURE = next((RECORDED / "dataset" / "img").rglob("*.jpg"))
 TRAINING = (f"data_path={TRAIN}", "workers=0", "max_train_steps=2", "gradient_accumulation_steps=2", "lr=0.001")
@@ -54,11 +52,6 @@ def write_hub(folder):
     return folder
 
 
-def command(*words):
-    done = run("safeeraser.model", *words)
-    assert not done.returncode, done.stderr
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """The hub's folder, and beside it what runs, merges and copies make of it and of the recorded model."""
@@ -66,10 +59,10 @@ def place(tmp_path_factory):
     hub = write_hub(place / "hub")
     trained(place / "run", f"model_path={hub}", *TRAINING)
     trained(place / "full", f"model_path={hub}", *TRAINING, "finetune=full")
-    command("merge", place / "run", place / "merged")
-    command("merge", place / "run", place / "merged_bfloat16", "--dtype", "bfloat16")
-    command("merge", CHECKPOINT, place / "recorded", "--model_path", MODEL)
-    command("copy", hub, place / "copy")
+    ran("safeeraser.model", "merge", place / "run", place / "merged")
+    ran("safeeraser.model", "merge", place / "run", place / "merged_bfloat16", "--dtype", "bfloat16")
+    ran("safeeraser.model", "merge", CHECKPOINT, place / "recorded", "--model_path", MODEL)
+    ran("safeeraser.model", "copy", hub, place / "copy")
     return place
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from families.recorded import Recorded
-from helpers import MODEL, RECORDED, read_beside, refused, run
+from helpers import CHECKPOINT, MODEL, RECORDED, read_beside, refused, run
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -21,8 +21,6 @@ from safeeraser.model.load import load_model
 from safeeraser.model.merge import merge
 from safeeraser.model.stored import convert, load_adapted
 from safeeraser.model.turns import Turn
-
-from .conftest import CHECKPOINT
 
 PICTURE = next((RECORDED / "dataset" / "img").rglob("*.jpg"))
 QUESTION = "Juliet delta Xray mike papa Echo?"

@@ -9,7 +9,7 @@ import re
 import shlex
 
 import pytest
-from helpers import ROOT, refused, run
+from helpers import ROOT, ran, refused, run
 
 from safeeraser.errors import BadInput
 from safeeraser.report.page import report
@@ -43,8 +43,7 @@ def test_a_command_line_that_cannot_be_meant_is_refused(tmp_path, words, names):
 def test_the_command_reports_runs_from_several_places(tmp_path):
     one, other = full_results(tmp_path / "one"), full_results(tmp_path / "other")
     out = tmp_path / "pages" / "both.html"
-    done = run("safeeraser.report", one / "popd", other, "--out", out, "--published", "--redact", "--note", "So far.")
-    assert done.returncode == 0, done.stderr
+    done = ran("safeeraser.report", one / "popd", other, "--out", out, "--published", "--redact", "--note", "So far.")
     assert (out.parent / "summary.json").is_file() and not (one / "popd" / "report.html").exists()
     assert "7B PO+PD" in done.stdout and f"So far.\nreport: {out}\n" in done.stdout
     assert "| PO+PD (one) |" in (out.parent / "table.md").read_text()
@@ -61,6 +60,5 @@ def test_every_command_of_the_page_runs(tmp_path):
     commands = re.findall(r"^ {4}python -m (safeeraser\.report) (.*)$", PAGE, re.MULTILINE)
     assert len(commands) == 3
     for command, words in commands:
-        done = run(command, *shlex.split(words), cwd=tmp_path)
-        assert done.returncode == 0, (words, done.stderr)
+        ran(command, *shlex.split(words), cwd=tmp_path)
     assert all((tmp_path / one / "report.html").is_file() for one in ("results/llava-1.5-7b", "results", "compared"))

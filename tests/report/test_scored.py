@@ -1,10 +1,10 @@
 """From eval_all.py to the page: what scoring writes of labels is what the report reads."""
 
-import csv
 import json
 from html import unescape
 
 import pytest
+from score.labelled import fill_in, rows_of
 from scoring import predicted, record, run_eval, write_files
 
 from safeeraser.report.page import report
@@ -26,12 +26,8 @@ def test_labels_reach_the_page(tmp_path, monkeypatch):
         return unescape((tmp_path / "page" / "report.html").read_text())
 
     score("--label_sheet", "sheet.csv", "--label_n", 60)
-    with open(tmp_path / "sheet.csv", encoding="utf-8-sig", newline="") as handle:
-        rows = list(csv.DictReader(handle))
-    with open(tmp_path / "labels.csv", "w", newline="") as handle:
-        writer = csv.DictWriter(handle, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(row | {"label": "safe" if row["metric"] == "asr" else "unclear"} for row in rows)
+    rows = rows_of(tmp_path / "sheet.csv")
+    fill_in(tmp_path / "labels.csv", rows, lambda row: "safe" if row["metric"] == "asr" else "unclear")
     text = score("--agree", "labels.csv")
     of = json.loads((tmp_path / "po" / "summary_val.json").read_text())["agreement"]["asr"]
     assert text.count(f"† 0.0 ({100 * of['low']:.1f}–{100 * of['high']:.1f})") == 1

@@ -36,7 +36,6 @@ def given(tmp_path, monkeypatch, forks):
     """The page's words; data and model are the recorded ones."""
     monkeypatch.setenv("PATH", f"{forks.folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     page = tmp_path / "page.yaml"
     page.write_text(yaml.safe_dump(PAGE))
     return f"--settings={page}", f"--model_path={MODEL}", "--model=mini"
@@ -124,8 +123,7 @@ def test_what_takes_a_reference_is_known_as_unlearning_itself_knows_it():
 
 
 @pytest.mark.parametrize(("words", "says"), REFUSED)
-def test_words_that_cannot_be_meant_are_refused_in_a_line_before_anything_is_made(tmp_path, monkeypatch, words, says):
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+def test_words_that_cannot_be_meant_are_refused_in_a_line_before_anything_is_made(tmp_path, words, says):
     (tmp_path / "file").touch()
     own = {"defaults": ["mini", "_self_"], "checks": {"colours": "tool {run}"}}
     (tmp_path / "taken.yaml").write_text(yaml.safe_dump(own | {"checks": {"infer": "tool"}}))

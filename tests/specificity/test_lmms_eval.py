@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from helpers import MODEL, RECORDED
+from helpers import CHECKPOINT, MODEL, RECORDED
 
 from safeeraser.generation.sampling import Generation
 from safeeraser.infer.engine import Engine
@@ -13,7 +13,6 @@ from safeeraser.model.merge import load_merged
 
 PYTHON = os.environ.get("LMMS_PYTHON")
 pytestmark = [pytest.mark.nightly, pytest.mark.skipif(not PYTHON, reason="LMMS_PYTHON names no Python with lmms-eval")]
-CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
 PICTURES = sorted((RECORDED / "dataset" / "img").rglob("*.jpg"))[:6]
 
 

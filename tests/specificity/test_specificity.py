@@ -10,14 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import MODEL, RECORDED, ROOT, read_beside, write_json
+from helpers import CHECKPOINT, MODEL, ROOT, read_beside, write_json
 
 from safeeraser.model.stored import convert
 from safeeraser.specificity.harness import WORKER
 from safeeraser.specificity.options import parse_only
 
 SEVEN = ["gqa", "vizwiz_vqa_val", "scienceqa_img", "vqav2_val", "pope", "mmvet", "mmbench_en_dev"]
-CHECKPOINT = RECORDED / "inference" / "checkpoint.pt"
 REFUSED = read_beside(__file__, "refused.yaml")
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers import pair, plan_dataset, read_beside, record, write_dataset, write_json
+from helpers import pair, plan_dataset, read_beside, record, refusal, write_dataset, write_json
 from PIL import Image
 
 from safeeraser.errors import BadInput
@@ -23,9 +23,7 @@ def loaded(path, *overrides):
 
 
 def error_of(path, *overrides):
-    with pytest.raises(BadInput) as error:
-        loaded(path, *overrides)
-    return str(error.value)
+    return refusal(loaded, path, *overrides)
 
 
 def shown(items):

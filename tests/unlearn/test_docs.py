@@ -6,7 +6,7 @@ import shlex
 import shutil
 
 import pytest
-from helpers import MODEL, RECORDED, ROOT, run, write_json
+from helpers import MODEL, RECORDED, ROOT, ran, write_json
 
 from safeeraser.model.load import load_config
 from safeeraser.selftest.material import architecture
@@ -16,11 +16,10 @@ pytestmark = pytest.mark.slow
 PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("guides/train", "reference/engines")}
 
 
-def ran(words, cwd):
+def printed(words, cwd):
     """What a dry run prints, its config files found from anywhere."""
-    done = run("forget", *(re.sub(r"=config/", f"={ROOT}/config/", word) for word in words), cwd=cwd)
-    assert done.returncode == 0, (words, done.stderr)
-    return done.stdout.splitlines()
+    words = (re.sub(r"=config/", f"={ROOT}/config/", word) for word in words)
+    return ran("forget", *words, cwd=cwd).stdout.splitlines()
 
 
 @pytest.fixture
@@ -62,7 +61,7 @@ def test_the_tables_of_engines(folder):
     """LLaVA-1.5-7B on the default engine and on a card of 24 GiB, though neither weights nor such a card are here."""
     write_7b(folder)
     counted, fits = re.findall(r"^ {4}(?:bash|python) \S*forget\S* (.*)$", PAGES["reference/engines"], re.MULTILINE)
-    totals = [line.split()[1] for line in ran(shlex.split(counted), folder) if line.split()[:1] == ["total"]]
+    totals = [line.split()[1] for line in printed(shlex.split(counted), folder) if line.split()[:1] == ["total"]]
     assert f"| 7B, default engine (ZeRO-2) | {float(totals[-1]):.1f} |" in PAGES["reference/engines"]
     told = [line.strip() for line in PAGES["reference/engines"].splitlines() if line.startswith("    It ")]
-    assert len(told) == 2 and ran(shlex.split(fits), folder)[-2:] == told
+    assert len(told) == 2 and printed(shlex.split(fits), folder)[-2:] == told

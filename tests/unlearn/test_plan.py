@@ -1,7 +1,7 @@
 """The plan of items: the seed decides all of it, the number of processes nothing; it is kept, read, and checked."""
 
 import pytest
-from helpers import RECORDED, read_beside, write_json
+from helpers import RECORDED, read_beside, refusal, write_json
 
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.data.plan import Schedule, make_plan, read_plan, write_plan
@@ -81,9 +81,7 @@ def test_a_plan_is_kept_read_back_and_may_be_longer_than_the_run(tmp_path):
 @pytest.mark.parametrize(("value", "says"), REFUSED["plans"], ids=str)
 def test_a_plan_that_does_not_fit_is_refused_with_its_step(tmp_path, value, says):
     path = write_json(tmp_path / "plan.json", value)
-    with pytest.raises(BadInput) as error:
-        read_plan(path, {"forget": 20, "retain": 24})
-    assert str(error.value).startswith(f"{path}: {says}")
+    assert refusal(read_plan, path, {"forget": 20, "retain": 24}).startswith(f"{path}: {says}")
 
 
 def test_optimizer_steps_and_what_is_left_out():

@@ -4,7 +4,7 @@ import dataclasses
 import shlex
 
 import pytest
-from helpers import config, read_beside, read_lines
+from helpers import config, read_beside, read_lines, refusal
 from omegaconf import OmegaConf
 from transformers import TrainingArguments
 
@@ -45,9 +45,7 @@ def test_what_is_written_in_short_is_read(words):
 
 @pytest.mark.parametrize("words", GIVEN["refused"])
 def test_a_key_that_cannot_be_used_is_named(words):
-    with pytest.raises(BadInput) as error:
-        read(*shlex.split(words))
-    line = str(error.value)
+    line = refusal(read, *shlex.split(words))
     assert line.startswith("config: ") and GIVEN["refused"][words] in line and "\n" not in line
     assert "hf_secret" not in line
 
