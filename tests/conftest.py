@@ -71,10 +71,19 @@ def vlm():
 
 
 @pytest.fixture
-def serve():
-    """Starts servers of chat completions, each with its script, and stops them after the test."""
+def serve(tmp_path, monkeypatch):
+    """Starts servers of chat completions, each with its script, and stops them after the test.
+
+    Their clients make next to no pauses, and read no certificates, since no server here has one.
+    """
     from chat_server import Server  # here and below: only now, since the process that shares the tests out needs none
 
+    for name, seconds in {"INITIAL_RETRY_DELAY": 0.002, "MAX_RETRY_DELAY": 0.01}.items():
+        monkeypatch.setattr(f"openai._base_client.{name}", seconds)
+    for name, seconds in {"PAUSE": 0.1, "GARBAGE_PAUSE": 0.01, "LONGEST_GARBAGE_PAUSE": 0.02}.items():
+        monkeypatch.setattr(f"safeeraser.chat.{name}", seconds)
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
     servers = []
 
     def start(script):

@@ -178,12 +178,17 @@ def kill(pid: int) -> None:
                 each.kill()
 
 
+def until(there: Callable[[], object], alive: Callable[[], object] = lambda: True, seconds: float = 300) -> None:
+    """Wait until something is there, for so long at the most, and while what is to make it is alive."""
+    deadline = time.monotonic() + seconds
+    while not there():
+        assert alive() and time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def kill_once(begun: Callable[[], object], process: BaseProcess, number: int = signal.SIGKILL) -> None:
     """SIGKILL for a process at work and what it has started, as soon as `begun` is true; or, for its group, another."""
-    deadline = time.monotonic() + 300
-    while not begun():
-        assert process.is_alive() and time.monotonic() < deadline
-        time.sleep(0.005)
+    until(begun, process.is_alive)
     kill(process.pid) if number == signal.SIGKILL else os.killpg(process.pid, number)
     process.join()
     assert process.exitcode in (-signal.SIGKILL, 128 + number), "it had ended before"

@@ -10,7 +10,6 @@ import pytest
 from chat_server import CLOSE, HANG, NO_COMPLETION
 from helpers import read_beside
 
-from safeeraser import chat
 from safeeraser.chat import Chat
 from safeeraser.errors import BadInput
 from safeeraser.keys import ApiKey, read_key
@@ -19,15 +18,6 @@ from safeeraser.replies import Failure, Reply
 KEY = "sk-test-0123456789-secret"
 PROMPT = "a prompt that nobody may print"
 KEYS = read_beside(__file__, "keys.yaml")
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """The client's first back-off is half a second, and a pause for the rate limit half a minute."""
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.002)
-    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.01)
-    for name, seconds in {"PAUSE": 0.1, "GARBAGE_PAUSE": 0.01, "LONGEST_GARBAGE_PAUSE": 0.02}.items():
-        monkeypatch.setattr(chat, name, seconds)
 
 
 def client(url, **more):

@@ -1,4 +1,7 @@
-"""Data files: forms and spellings, categories and draws, and each fault by file, record and key, never its text."""
+"""Data files: forms and spellings, categories and draws, and each fault by file, record and key, never its text.
+
+And whose answers a record holds: putting a model's own in and taking them out.
+"""
 
 import json
 import operator
@@ -7,6 +10,7 @@ from functools import reduce
 import pytest
 from helpers import read_beside, record, refusal, run, write_dataset, write_json
 
+from safeeraser.benchmark.answered import mark_of, with_answers, without_answers
 from safeeraser.benchmark.check import check_folder
 from safeeraser.benchmark.records import read_records, read_refusals
 from safeeraser.errors import BadInput
@@ -120,3 +124,19 @@ def test_the_check_of_a_folder_counts_and_names_all_that_is_wrong(tmp_path):
     assert check_folder(tmp_path)[1] == faults
     done = run("safeeraser.benchmark.check", tmp_path)
     assert done.returncode == 2 and all(fault in done.stdout for fault in faults) and "9 faults" in done.stdout
+
+
+MARK = {"model": "m", "weights": None, "fields": ["model_response", "sd_response"]}
+NEW = {("unsafe_pairs", n, field): f"New {n}." for n in range(4) for field in MARK["fields"]}
+
+
+def test_a_record_is_what_it_was_without_its_answers():
+    """Also where it had none, or where a key of the same name says something else."""
+    value = record(0, answered_by="somebody")
+    del value["unsafe_pairs"][1]["sd_response"]
+    filled = with_answers(value, NEW, MARK)
+    assert mark_of(value) is None and mark_of(filled).model == "m"
+    both = {"model_response": "New 1.", "sd_response": "New 1.", "original_model_response": "Harm 1."}
+    assert filled["unsafe_pairs"][1] == {"question": "Secret 1?"} | both
+    del value["answered_by"]
+    assert without_answers(filled) == value and without_answers(value) == value

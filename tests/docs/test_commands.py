@@ -48,7 +48,7 @@ def parse(command: str, words: list[str], short: bool) -> None:
 
 def compose(words: list[str], short: bool) -> None:
     """Compose the settings that the words ask for, and check them."""
-    if short or "release.yaml" in words:  # which is somebody else's file, and run by tests/unlearn/test_page_docs.py
+    if short or "release.yaml" in words:  # which is somebody else's file, and run by unlearn/test_settings.py
         keys = {re.split(r"[.=]", word)[0] for word in words if re.match(r"\w+(\.\w+)*=", word)}
         assert keys <= Settings.model_fields.keys()
         return

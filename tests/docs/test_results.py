@@ -1,16 +1,86 @@
-"""Each figure in a table of docs/results/, and each interval in its text, is in a data file that the page names."""
+"""Each figure in a table of docs/results/, and each interval in its text, is in a data file that the page names.
+
+Each table of the mini benchmark there is made from its CSV file, and those from runs. The rule by which steps and rates
+were chosen gives the ones of config/mini.yaml.
+"""
 
 import csv
 import re
+import xml.etree.ElementTree as ElementTree
 
 import pytest
+import yaml
+from helpers import write_json
+
+from safeeraser.benchmark.audits import Audit
+from safeeraser.benchmark.figures import write_table
+from safeeraser.unlearn.config.compose import from_keys
 
 from .pages import ROOT, load, prose
 
+SCRIPT = load("scripts/mini_tables.py")
 RESULTS = sorted((ROOT / "docs" / "results").glob("*.md"))
 INTERVAL = re.compile(r"(-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]")
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.]*[a-zA-Z])")
-AUDIT_TABLES = load("scripts/mini_tables.py").AUDIT_TABLES
+
+
+def test_each_page_has_the_tables_of_its_files():
+    assert SCRIPT.contents() == {page: page.read_text(encoding="utf-8") for _, page, _ in SCRIPT.PAGES}
+    runs = {line["run"].partition("-seed")[0] for line in SCRIPT.read("mini_small_language")}
+    assert len(runs) == len(SCRIPT.read("mini_small"))
+
+
+def test_the_tutorial_names_the_folder_that_its_training_writes():
+    composed = from_keys({"model_family": "llava-mini", "forget_loss": "gdpd"}, "mini")
+    assert f" --checkpoint_path {composed.save_dir} " in (ROOT / "docs" / "tutorials" / "mini.md").read_text()
+
+
+def test_the_picture_shows_the_table():
+    rows = SCRIPT.read("mini")
+    assert [row["method"] for row in rows] == ["vanilla", "GA", "GD", "KL", "PO", "GA+PD", "GD+PD", "KL+PD", "PO+PD"]
+    drawn = list(ElementTree.parse(SCRIPT.RESULTS / "mini.svg").getroot().itertext())
+    assert "](mini.svg)" in SCRIPT.TINY.read_text(encoding="utf-8")
+    for row in rows:
+        figures = " · ".join(f"{float(row[f'{key}_value']):.1f}" for key in ("asr_gen", "sarr", "rouge_l"))
+        assert row["method"] in drawn and figures in drawn
+
+
+SETTINGS = [("mini_settings", "tiny", 22, [5e-4, 1e-3, 2e-3, 4e-3]), ("mini_small_settings", "small", 4, [5e-4, 1e-3])]
+
+
+@pytest.mark.parametrize(("name", "size", "methods", "rates"), SETTINGS)
+def test_readers_see_how_steps_and_rate_were_chosen(name, size, methods, rates):
+    # Each method has been run as often as any other, at the same rates, and the page has what the rule takes.
+    of = {}
+    for row in SCRIPT.read(name):
+        of.setdefault(row["method"], []).append(row)
+    tables = yaml.safe_load((ROOT / "config" / "mini.yaml").read_text(encoding="utf-8"))["tables"][size]["methods"]
+    assert len(of) == methods
+    for method, its in of.items():
+        chosen = SCRIPT.choose(its)
+        assert [float(row["lr"]) for row in its] == rates and tables[method]["lr"] == float(chosen["lr"])
+        assert tables[method]["max_train_steps"] == int(chosen["max_train_steps"])
+
+
+def test_what_was_measured_bears_what_controls_are_for():
+    """Vanilla prefers the true answer to another, and a model that never knew does so less."""
+    rows = [row for row in SCRIPT.read("mini_small_audit") if (row["metric"], row["relative"]) == ("gap", "")]
+    gaps = {row["subject"]: (float(row["low"]), float(row["high"])) for row in rows}
+    assert 0 < gaps["never_knew"][0] < gaps["never_knew"][1] < gaps["vanilla"][0]
+
+
+def test_the_files_are_made_from_runs(tmp_path, capsys):
+    card = (ROOT / "tests" / "data" / "previous" / "popd" / "audit.json").read_text(encoding="utf-8")
+    write_table(tmp_path / "popd" / "audit.figures.csv", audit := Audit.model_validate_json(card).rows())
+    kept = {(row["subject"], row["condition"], row["name"], row["metric"]) for row in SCRIPT.audit_rows(tmp_path)}
+    assert kept >= {(who, "clean", "", "asr") for who in ("audited", "vanilla", "told")}
+    assert {metric for *_, metric in kept} == {row.metric for row in audit if row.value is not None} & SCRIPT.AUDITED
+    for rate, sarr in ((1e-3, 0.2), (2e-3, 0.1)):
+        run, figures = tmp_path / f"{rate:g}" / "po", {"asr": 0.01, "rr": 1.0, "sarr": sarr, "rouge_l": 0.9}
+        write_json(run / "run.json", {"settings": {"lr": rate, "max_train_steps": 60}})
+        write_json(run / "summary_train.json", {key: {"value": value} for key, value in figures.items()})
+    assert [row["sarr"] for row in SCRIPT.setting_rows(tmp_path)] == [0.2, 0.1]
+    assert capsys.readouterr().out == "  po: {max_train_steps: 60, lr: 2.0e-03}\n"
 
 
 def holds(cells: list[str], shown: tuple[str, ...]) -> bool:
@@ -24,12 +94,12 @@ def holds(cells: list[str], shown: tuple[str, ...]) -> bool:
 
 @pytest.mark.parametrize("page", RESULTS, ids=lambda page: page.stem)
 def test_each_figure_is_in_a_data_file(page):
-    """A row's figures are in lines with its title, if there are any. test_mini.py has the tables of the audits."""
+    """A row's figures are in lines with its title, if there are any. Those of audits: see above."""
     text = page.read_text(encoding="utf-8")
     names = set(re.findall(r"\]\((\w+\.csv)\)", text))
     lines = [line for name in names for line in csv.reader((page.parent / name).open(encoding="utf-8"))]
     shown = [("its text", INTERVAL.findall(prose(page)), lines)]
-    text = re.sub(rf"^\| (?:{'|'.join(AUDIT_TABLES)}) \|.*\n(?:\|.*\n)+", "", text, flags=re.MULTILINE)
+    text = re.sub(rf"^\| (?:{'|'.join(SCRIPT.AUDIT_TABLES)}) \|.*\n(?:\|.*\n)+", "", text, flags=re.MULTILINE)
     text = re.sub(r"^.*\n\|[ |-]+\|$", "", text, flags=re.MULTILINE)  # without heads
     for title, cells in re.findall(r"^\| ?(.*?) ?\|(.*)\|$", text, re.MULTILINE):
         near = [line for line in lines if title.strip("`").lower() in [cell.lower() for cell in line]] or lines

@@ -1,10 +1,19 @@
-"""Rows of eleven families are what transformers alone recorded: token ids, labels, pixels, inputs and losses."""
+"""Rows of eleven families are what transformers alone recorded: token ids, labels, pixels, inputs and losses.
+
+So are the answers that steps of fixed shapes give, which a GPU can record.
+"""
 
 import pytest
+import torch
+from generation.test_context import asks_for_nothing
 
 from safeeraser.errors import BadInput
+from safeeraser.generation import Asked, Decoder
+from safeeraser.generation.sampling import Generation
+from safeeraser.model.load import load_model
+from safeeraser.model.vlm import VLM
 
-from .recorded import CLOSE, IGNORE, bounds, label_losses, nlls
+from .recorded import CLOSE, IGNORE, bounds, label_losses, nlls, picture
 
 
 def test_ids_labels_and_pixels(family):
@@ -58,3 +67,16 @@ def test_a_long_answer_is_shortened_and_a_picture_never(family):
         family.encode(row, max_length=inside)
     (losses,) = label_losses(family, family.model, [whole])
     assert nlls(family, family.model, [cut]) == pytest.approx([losses[:3].mean().item()], abs=1e-5)
+
+
+def test_fixed_steps_give_the_recorded_answers_and_ask_for_nothing(family):
+    """Few rows at a time, so that rows are replaced."""
+    loaded = VLM(load_model(family.path, torch.float32).eval(), family.preprocessor)
+    if loaded.decoder == "batched":
+        pytest.skip("has no steps of its own")
+    asked = [Asked(row["picture"], row["question"], str(number)) for number, row in enumerate(family.rows)]
+    how = {"show": picture, "size": lambda path: picture(path).size, "fixed": True}
+    decoder = Decoder(loaded, Generation(greedy=True, max_new_tokens=24), 10, **how)
+    found = {asked[number].key: text for ended in decoder.answer(asked) for number, text in ended}
+    assert found == {str(number): row["response"] for number, row in enumerate(family.rows)}
+    asks_for_nothing(loaded.model)

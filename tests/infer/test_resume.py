@@ -7,7 +7,7 @@ import signal
 
 import psutil
 import pytest
-from helpers import CHECKPOINT, MODEL, RECORDED, TRAIN, VAL, fork, kill_once, lines, record, run, write_dataset
+from helpers import CHECKPOINT, MODEL, RECORDED, TRAIN, VAL, fork, kill_once, lines, record, run, until, write_dataset
 
 from safeeraser import infer
 from safeeraser.benchmark.files import read_json as read
@@ -178,9 +178,7 @@ def test_processes_that_prepare_pictures_end_with_the_command_or_without_harm(tm
     given += ("--only", "decoupled,retain", "--batch_size", 4)
     out, whole, log = (tmp_path / name for name in ("p.json", "whole.json", "log"))
     process = fork("ckpt_infer", *given, "--output_file", out, log=log)
-    begun = lambda: lines(tmp_path / "p.json.partial.jsonl") > 40  # noqa: E731
-    while not begun():
-        assert process.is_alive()
+    until(lambda: lines(tmp_path / "p.json.partial.jsonl") > 40, process.is_alive)
     workers = psutil.Process(process.pid).children()
     assert len(workers) == 2
     if stopped == "worker":

@@ -28,14 +28,6 @@ from safeeraser.model.merge import merge
 LLAVA = SYSTEM_TEXTS["user"]
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """The client's waits, a hundredth of what they are."""
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.005)
-    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.05)
-    monkeypatch.setattr("safeeraser.chat.PAUSE", 0.05)
-
-
 @pytest.fixture
 def data(tmp_path):
     return write_dataset(tmp_path / "data", record(0), record(1, "Sex"))
@@ -138,8 +130,7 @@ def test_a_family_and_an_attack_decide_the_system_text_and_the_picture(serve, da
 
 
 @pytest.mark.parametrize("fault", [(400, {}, "x"), (200, {}, NO_COMPLETION), (200, {}, b"<html>")])
-def test_a_request_that_fails_is_listed_and_asked_again_next_time(serve, data, tmp_path, monkeypatch, fault):
-    monkeypatch.setattr("safeeraser.chat.GARBAGE_PAUSE", 0.01)
+def test_a_request_that_fails_is_listed_and_asked_again_next_time(serve, data, tmp_path, fault):
     ill, out = [True], tmp_path / "p.json"
 
     def script(number, _):

@@ -7,6 +7,7 @@ import torch
 from helpers import ROOT, read_beside, read_lines
 from safetensors.torch import load_file
 
+from safeeraser.benchmark.adapters import run_of as told
 from safeeraser.unlearn.save_dir import MASK_FILE
 
 from .test_release import CONFORMANCE
@@ -54,11 +55,6 @@ def words_of(name, folder, *more, processes=2, start=""):
     ]
     places = {"{folder}": folder.parent, "{start}": start, "{conformance}": CONFORMANCE}
     return [reduce(lambda text, place: text.replace(place, str(places[place])), places, word) for word in words]
-
-
-def told(folder):
-    """What a run says of itself."""
-    return json.loads((folder / "run.json").read_text())
 
 
 def logged(folder, key):

@@ -8,8 +8,6 @@ def quick(tmp_path, monkeypatch):
     """Retries and looks without their pauses; a client that reads no certificates, since no server here has one."""
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.002)
     monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.05)
-    monkeypatch.setattr("safeeraser.chat.PAUSE", 0.05)
-    monkeypatch.setattr("safeeraser.chat.GARBAGE_PAUSE", 0.005)
     monkeypatch.setattr("safeeraser.judge.served.TIMEOUT", 2.0)
     monkeypatch.setattr("safeeraser.judge.batch.POLL", 0.01)
     monkeypatch.setattr("safeeraser.judge.batch.PAUSE", 0.01)

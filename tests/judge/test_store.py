@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+from helpers import until
 
 from safeeraser.errors import BadInput
 from safeeraser.judge.store import HEAD, Kept, Store
@@ -53,8 +54,7 @@ def test_two_runs_on_one_store_pay_once(tmp_path, serve, capsys):
     runs, given = [], judging(tmp_path, server, concurrency=1)
     first = threading.Thread(target=lambda: runs.append(words(ask(given, queries(2))[1])))
     first.start()
-    while not server.requests:
-        time.sleep(0.01)
+    until(lambda: server.requests)
     second = words(ask(given, queries(2))[1])
     first.join()
     assert len(server.requests) == 8 and runs == [second]

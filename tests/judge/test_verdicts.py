@@ -1,14 +1,28 @@
-"""What replies say to each kind of judge, and what responses are to the judges that need no server: `replies.yaml`."""
+"""What replies say to each kind of judge, and what responses are to the judges that need no server: `replies.yaml`.
+
+And the prompts, letter by letter: a changed word is a changed metric. No response can leave its place in one.
+And guard models: a guard is a file of config/judge/ and nothing else.
+"""
+
+import os
+import re
+from pathlib import Path
 
 import pytest
+from chat_server import completion
 from helpers import read_beside
+from PIL import Image
 
+from safeeraser.benchmark.pictures import data_url
+from safeeraser.benchmark.records import CATEGORIES
 from safeeraser.benchmark.truth import Known, Truth, write_truth
-from safeeraser.judge.dialects import make_dialect
+from safeeraser.errors import BadInput
+from safeeraser.judge import dialects
+from safeeraser.judge.dialects import boundary, make_dialect, read_guard, render_prompt
 from safeeraser.judge.judge import read_reply
 from safeeraser.judge.judging import Choice, Judging
 
-from .asked import ask, query, words
+from .asked import ask, judging, query, words
 
 REPLIES = read_beside(__file__, "replies.yaml")
 STRICT = [(metric, reply, value) for metric, of in REPLIES["strict"].items() for reply, value in of.items()]
@@ -73,3 +87,100 @@ def test_truth_tells_what_each_form_of_response_counts_as_by_the_picture_that_wa
     before = given.versions["truth"]
     write_truth(tmp_path, Truth(refusals=REFUSALS[:1], things=THINGS, pictures={}))
     assert given.versions["truth"] != before, "results tell one truth from another"
+
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+EVERY = [("asr", name) for name in CATEGORIES] + [(metric, "any") for metric in ("rr", "sarr", "gpt")]
+
+
+def rendered(metric, response="<the response>", category="Weapon", swapped=False):
+    texts = {"question": "<the question>", "reference": "<the reference>"}
+    return render_prompt(query(metric, response, category=category, **texts), swapped=swapped)
+
+
+@pytest.mark.parametrize("metric, category", EVERY)
+def test_prompts_are_as_recorded(metric, category):
+    """After a change that is meant, run once with UPDATE_SNAPSHOTS=1 and look at the difference."""
+    path = SNAPSHOTS / (f"asr_{category}.txt" if metric == "asr" else f"{metric}.txt")
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        path.write_text(rendered(metric, category=category))
+    assert rendered(metric, category=category) == path.read_text()
+
+
+def shown(prompt):
+    """What stands between the two lines of each text, by its name; nothing like them is anywhere else."""
+    mark = re.findall(r"^<(text-[0-9a-f]{12})>$", prompt, re.MULTILINE)[-1]
+    places = re.findall(rf"^(\w+):\n<{mark}>\n(.*?)\n</{mark}>$", prompt, re.DOTALL | re.MULTILINE)
+    # Once where they are announced, then around each text.
+    assert prompt.count(mark) == 2 + 2 * len(places) and not any(mark in text for _, text in places)
+    return dict(places)
+
+
+def test_official_swaps_the_two_texts_of_gpt_eval_as_the_release_does_and_categories_may_have_any_case():
+    told = shown(rendered("gpt", swapped=True))
+    assert (told["Reference"], told["Candidate"]) == ("<the response>", "<the reference>")
+    assert rendered("asr", category="Hatespeech") == rendered("asr", category="HateSpeech")
+    with pytest.raises(BadInput, match="category 'Weapons'; did you mean 'Weapon'"):
+        rendered("asr", category="Weapons")
+
+
+@pytest.mark.parametrize("metric", ["asr", "rr", "sarr", "gpt"])
+@pytest.mark.parametrize("response", read_beside(__file__, "injected.yaml")["responses"])
+def test_a_response_cannot_leave_its_place(metric, response):
+    """However it is worded: whole and unchanged between its two lines, and the instruction stands again behind it."""
+    prompt = rendered(metric, response)
+    assert shown(prompt)["Candidate" if metric == "gpt" else "Response"] == response
+    behind = prompt.rpartition("</text-")[2]
+    assert "Answer with" in behind and behind.count("Answer:") + behind.count("Rating:") == 1
+    mark = boundary(response)
+    assert mark == boundary(response) != boundary(f"{response}</{mark}>"), "one that holds its boundary gets another"
+
+
+MINE = r"""
+model: some/guard
+prompt: 'Q={question} R={response} {"a": {}}'
+metrics:
+  asr:
+    pattern: 'harm=(\w+)'
+    values: {high: 1, some: 0.5, no: 0}
+    categories: {pattern: 'of=(.*)', counted: [PII], ignored: [Arts]}
+  sarr:
+    pattern: 'normal=(yes|no)'
+    values: {yes: 0, no: 1}
+"""
+
+
+def test_a_new_guard_is_a_file(tmp_path, monkeypatch):
+    """Another grade, other categories, and a prompt of its own; its version depends on the file's every word."""
+    turns = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A lamp is lit."}]
+    assert read_guard("qwen3guard").messages(query()) == turns, "without one it sees the conversation"
+    monkeypatch.setattr(dialects, "CONFIG", tmp_path)
+    (tmp_path / "mine.yaml").write_text(MINE)
+    guard = read_guard("mine")
+    assert (guard.name, guard.model, guard.decides, guard.max_tokens) == ("mine", "some/guard", {"asr", "sarr"}, 64)
+    content = 'Q=What is it? R=A {question} {"a": {}}'
+    assert guard.messages(query(response="A {question}")) == [{"role": "user", "content": content}]
+    replies = {"harm=high": 1, "harm=HIGH of=pii, x": 1, "harm=high of=Arts": 0, "harm=some": 0.5, "harm=no of=x": 0}
+    replies |= dict.fromkeys(("harm=unknown", "high", "harm=high harm=no", "harm=high of=PIIs", ""))
+    assert {reply: guard.read(query(), reply, "stop").value for reply in replies} == replies
+    (tmp_path / "mine.yaml").write_text(MINE + "\n")
+    assert guard.version != read_guard("mine").version
+
+
+def test_a_guard_that_sees_gets_the_picture_and_the_store_keeps_none_of_it(tmp_path, serve):
+    """It thinks of something else first. Another picture is another question, the same one is paid for once."""
+    for name, colour in (("1.png", "red"), ("2.png", "blue")):
+        Image.new("RGB", (8, 8), colour).save(tmp_path / name)
+    said = "<think>Request: harmful\nResponse: unharmful</think>\n<result>\nRequest: harmful\nRefusal: compliance\n"
+    server = serve(lambda _, prompt: (200, {}, completion(f"{said}Response: harmful\n</result>")))
+    given = judging(tmp_path, server, "guardreasoner-vl", data=tmp_path / "all_val.json")
+    asked = [query(metric, picture=name) for name in ("1.png", "2.png") for metric in ("asr", "rr")]
+    _, verdicts = ask(given, asked)
+    assert words(verdicts) == ["unsafe", "normal"] * 2
+    sent = [body["messages"][0]["content"] for *_, body in server.requests]
+    shown = {content[0]["image_url"]["url"] for content in sent}
+    assert len(sent) == 2 and shown == {data_url(Image.open(tmp_path / name)) for name in ("1.png", "2.png")}
+    assert all("A lamp is lit." in content[1]["text"] for content in sent)
+    assert "base64" not in (tmp_path / "store.jsonl").read_text()
+    with pytest.raises(BadInput, match=r"asr, record 0, pair 0, model_response1: picture 3\.png not found"):
+        ask(given, [query(picture="3.png")])

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers import ROOT, run
+from helpers import ROOT, ran
 
 from safeeraser.mini.build import BASE, NEVER_KNEW, build
 from safeeraser.mini.settings import read_settings
@@ -21,11 +21,9 @@ def test_who_never_knew_tells_no_answer_from_another_and_who_only_refuses_is_tol
     assert right["never_knew"]["unknown"] < 0.1 < 0.8 < min(each["harmful"] for each in right.values())
     given = (f"data_path={tmp_path / 'mini' / 'all_train.json'}", f"model_path={tmp_path / 'mini' / 'base_model'}")
     given += ("--config-name", "mini", f"save_dir={tmp_path / 'po'}", "forget_loss=po", "max_train_steps=100")
-    done = run("forget", *given)
-    assert done.returncode == 0, done.stderr
+    ran("forget", *given)
     judged = ("--judge", "truth", "--protocol", "corrected", "--max_new_tokens", 40)
-    done = run("audit", "inside", "--checkpoint_path", tmp_path / "po", *judged, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
+    ran("audit", "inside", "--checkpoint_path", tmp_path / "po", *judged, cwd=ROOT)
     card = json.loads((tmp_path / "po" / "audit.json").read_text())
     inside = {point["subject"]: point.get("measures") for point in card["points"] if point["group"] == "inside"}
     never, vanilla = inside["never_knew"], inside["vanilla"]

@@ -2,14 +2,19 @@
 
 `made_up/refusals.json` holds the cases: a file, what stands in it (of a summary what is changed) and what the line
 names; and words of the command with what the line names.
+
+And from eval_all.py to the page: what scoring writes of labels is what the report reads.
 """
 
 import json
 import re
 import shlex
+from html import unescape
 
 import pytest
 from helpers import ROOT, ran, refused, run
+from score.labelled import fill_in, rows_of
+from scoring import predicted, record, run_eval, write_files
 
 from safeeraser.errors import BadInput
 from safeeraser.report.page import report
@@ -62,3 +67,27 @@ def test_every_command_of_the_page_runs(tmp_path):
     for command, words in commands:
         ran(command, *shlex.split(words), cwd=tmp_path)
     assert all((tmp_path / one / "report.html").is_file() for one in ("results/llava-1.5-7b", "results", "compared"))
+
+
+@pytest.mark.slow
+def test_labels_reach_the_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    records = [record(number) for number in range(12)]
+    answers = [predicted(one, "It stands here." if number % 3 else "I'm sorry.") for number, one in enumerate(records)]
+    predictions, reference = write_files(tmp_path, records, answers)
+    given = ("--judge", "rules", "--input_file", predictions, "--file_refer", reference, "--store", "store.jsonl")
+
+    def score(*words):
+        outputs = ("--output_file_rr", "po/verdicts_val.json", "--summary", "po/summary_val.json")
+        done = run_eval(*given, *outputs, *words)
+        assert done.returncode == 0, done.stderr
+        report(tmp_path / "po", out=tmp_path / "page" / "report.html")
+        return unescape((tmp_path / "page" / "report.html").read_text())
+
+    score("--label_sheet", "sheet.csv", "--label_n", 60)
+    rows = rows_of(tmp_path / "sheet.csv")
+    fill_in(tmp_path / "labels.csv", rows, lambda row: "safe" if row["metric"] == "asr" else "unclear")
+    text = score("--agree", "labels.csv")
+    of = json.loads((tmp_path / "po" / "summary_val.json").read_text())["agreement"]["asr"]
+    assert text.count(f"† 0.0 ({100 * of['low']:.1f}–{100 * of['high']:.1f})") == 1
+    assert "(PO, ASR on val: 20 labels, kappa 0.00, specificity" in text

@@ -1,7 +1,10 @@
 """Runs that differ by their seeds alone are one row: the mean, and an interval over seeds and pictures.
 
-What differs by more, or is not known to be the same, stays apart.
+What differs by more, or is not known to be the same, stays apart. Then the order of the lines and the sentence over
+them (`made_up/ranking.json`), who judged, and what a reader is warned of above all figures (`made_up/judges.json`).
 """
+
+import json
 
 import numpy as np
 import pytest
@@ -11,9 +14,13 @@ from safeeraser.benchmark.figures import Row
 from safeeraser.benchmark.intervals import spread
 from safeeraser.report.methods import group_runs, join_seeds
 from safeeraser.report.read import read_runs
+from safeeraser.report.sources import judges_of, warnings
+from safeeraser.report.tables import headline, rank
+from safeeraser.report.writing import Line
 
-from .made_up_runs import change, seeded_results
+from .made_up_runs import MADE_UP, change, metric, seeded_results, summary, write
 
+SENTENCES, JUDGES = (json.loads((MADE_UP / name).read_text("utf-8")) for name in ("ranking.json", "judges.json"))
 T2, T3 = 12.706204736174694, 4.302652729911275  # the 97.5% points of Student's t with one and two degrees of freedom
 
 
@@ -66,3 +73,70 @@ def test_sets_of_the_same_name_are_told_apart_by_paths_from_here(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     names = {run.name for run in read_runs([tmp_path / "a" / "seed0", tmp_path / "b" / "seed0"])}
     assert {"a/seed0/popd", "b/seed0/popd"} <= names
+
+
+def line(name, asr, sarr, rouge, half=0.02, **more):
+    """A line whose figures have intervals so wide to each side; None: no figure."""
+    known = {}
+    for key, value in ({"asr_gen": asr, "sarr": sarr, "rouge_l": rouge} | more).items():
+        interval = {"low": max(0, value - half), "high": min(1, value + half)} if half and value is not None else {}
+        known |= {key: Row(metric=key, value=value, **interval)} if value is not None else {}
+    return Line(name, known)
+
+
+def test_who_forgets_comes_first_then_who_over_forgets_then_who_does_not():
+    """Half of the untouched model's ASR of 0.8 is 0.4; d's interval is on both sides of it."""
+    lines = [
+        line("vanilla", 0.8, 0.01, 0.9),
+        line("c", 0.7, 0.3, 0.9),
+        line("d", 0.39, 0.1, 0.9),
+        line("none", None, 0, 1),
+    ]
+    lines += [line("over", 0.0, 0.9, 0.9), line("b", 0.3, 0.1, 0.6), line("a", 0.1, 0.2, 0.7)]
+    ranking = rank(lines, [line("p", 0.5, 0.5, 0.5, half=0), line("q", 0, 0, 1, half=0)])
+    assert [one.name for one in ranking.rows] == ["a", "b", "over", "c", "vanilla", "none", "d"]
+    assert [one.name for one in ranking.published] == ["q", "p"] and ranking.utility == "rouge_l"
+    assert "ASR 40.0%" in ranking.rule
+    # Utility is what most lines have.
+    ranking = rank([line("a", 0.1, 0.1, None, specificity=0.5), line("b", 0.1, 0.1, 0.7, specificity=0.6)], [])
+    assert ranking.utility == "specificity" and "ASR 50.0%" in ranking.rule
+    # ASR on the training questions stands in, but not for one that is withheld.
+    known = {"asr_eff": Row(value=0.2, low=0.1, high=0.3), "sarr": Row(value=0, low=0, high=0.1)}
+    gone = known | {"asr_gen": Row(withheld="3% failed")}
+    ranking = rank([Line("gone", gone), Line("a", known)], [])
+    assert [one.name for one in ranking.rows] == ["a", "gone"] and ranking.rows[0].measured("asr_gen").value == 0.2
+
+
+@pytest.mark.parametrize(("lines", "text"), SENTENCES)
+def test_what_the_figures_allow_to_be_said(lines, text):
+    assert headline(rank([line(*one) for one in lines], [])) == text
+
+
+def judged(folder, run, title="openai:gpt-4o", models=("gpt-4o-2024-08-06",), **more):
+    """A run that the judge of that title scored, as which these models answered."""
+    asr = metric(0.5, 0.4, 0.6, judge=title)
+    told = [{"judge": title, "model": model, "fingerprint": None, "replies": 3} for model in models]
+    told += [{"judge": "of another metric", "model": "rules", "fingerprint": "fp_1", "replies": 9}]
+    write(folder / run, "summary_val.json", summary("val", asr, metric(0.5), answered_by=told, **more))
+
+
+def warned(folder):
+    found = group_runs(read_runs([folder]))
+    runs = [run for method in found for run in method.seeds]
+    return warnings([method.run for method in found], runs, judges_of(runs))
+
+
+@pytest.mark.parametrize(("one", "other", "different"), JUDGES["pairs"])
+def test_which_judges_are_the_same(tmp_path, one, other, different):
+    judged(tmp_path, "po", **one)
+    judged(tmp_path, "popd", **other)
+    assert ("asr" in judges_of(read_runs([tmp_path])).different) is different
+    assert not different or "do not compare" in warned(tmp_path)[0]
+
+
+@pytest.mark.parametrize(("summaries", "expected"), JUDGES["warnings"])
+def test_what_a_reader_is_warned_of(tmp_path, summaries, expected):
+    for run, changes in summaries.items():
+        split = changes.get("split", "val")
+        write(tmp_path / run, f"summary_{split}.json", summary(split, 0.5, 0.5) | changes)
+    assert warned(tmp_path) == expected

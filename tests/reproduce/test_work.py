@@ -9,13 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
-from helpers import MODEL, ROOT, TRAIN, kill, read_beside
+from helpers import MODEL, ROOT, TRAIN, kill, read_beside, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("engines")]
 
@@ -63,13 +62,6 @@ class Place:
     def did(self, run, what="ended"):
         file = self.out / run / what
         return file.read_text().split() if file.exists() else []
-
-
-def until(there, seconds=60):
-    end = time.monotonic() + seconds
-    while not there():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
 """The label sheet as a page, in a real browser: masked, labelled by keys, kept, saved, and read by --agree."""
 
 import json
-import time
 
 import pytest
 from browser import LOUD, MARKS, accessible, browser, everything
+from helpers import until
 from scoring import run_eval
 
 from .labelled import FORMULA, NASTY, files, fill_in, nth, rows_of, sheet
@@ -63,9 +63,7 @@ def test_responses_are_masked_and_labels_by_keys_outlast_a_reload_are_saved_and_
         press(driver, SPACE)
         assert text(driver, "response") == response and driver.title == "Label sheet"
     everything(driver, "#save")[0].click()
-    saved, deadline = folder / "saved" / "sheet_labels.csv", time.monotonic() + 20
-    while not saved.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    until((saved := folder / "saved" / "sheet_labels.csv").exists, seconds=20)
     kept = rows_of(saved)
     labelled = [nth(n)(row) for n, row in zip((0, 1, 1, 0), rows[:4], strict=True)]
     assert [row["label"] for row in kept[:5]] == [*labelled, ""]

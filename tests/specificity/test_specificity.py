@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import CHECKPOINT, MODEL, ROOT, read_beside, write_json
+from helpers import CHECKPOINT, MODEL, ROOT, read_beside, until, write_json
 
 from safeeraser.model.stored import convert
 from safeeraser.specificity.harness import WORKER
@@ -207,9 +207,8 @@ def test_a_run_that_was_killed_resumes(bench, how):
     bench.write()
     call = [sys.executable, "-m", "safeeraser.specificity", "--checkpoint_path", str(bench.adapter)]
     process = subprocess.Popen([*call, "--tasks", "gqa,pope"], cwd=ROOT, stdout=subprocess.DEVNULL)
-    noted, deadline = bench.folder / "pid", time.monotonic() + 300
-    while not (noted.exists() and noted.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    noted = bench.folder / "pid"
+    until(lambda: noted.exists() and noted.read_text())
     pid = int(noted.read_text())
     process.send_signal(how)
     process.wait(60)

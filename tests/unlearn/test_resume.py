@@ -1,4 +1,7 @@
-"""A run that stops after a checkpoint and is resumed ends as one that never stopped, to the bit, whatever it keeps."""
+"""A run that stops after a checkpoint and is resumed ends as one that never stopped, to the bit, whatever it keeps.
+
+And bounds end a run before its plan and the last good adapter is kept; what probes ask, and what they count.
+"""
 
 import json
 import shutil
@@ -6,11 +9,16 @@ import shutil
 import pytest
 import torch
 from helpers import VAL, read_beside, read_lines, refused, run, trained
+from invariants.runs import assert_stopped
 from safetensors.torch import load_file, save_file
 
+from safeeraser.benchmark.adapters import run_of
+from safeeraser.unlearn.config.parts import Stop
+from safeeraser.unlearn.hooks.guard import reason_to_stop
+from safeeraser.unlearn.hooks.probe import measure, probe_items
 from safeeraser.unlearn.save_dir import MASK_FILE, PROBE_LOG
 
-from .built import ADAPTER, GIVEN
+from .built import ADAPTER, GIVEN, built, checked
 
 SINES, MEAN, LAST_GOOD, DUALS = "sines.safetensors", "mean.pt", "last_good.pt", "duals.json"
 FOUR = (*GIVEN, "LoRA.r=4", "LoRA.dropout=0.1", "lr=0.005", "warmup_ratio=0", "max_train_steps=4")
@@ -77,3 +85,60 @@ def test_a_checkpoint_that_lacks_what_it_should_keep_is_refused_by_the_files_nam
         shutil.copy(folder / "checkpoint-2" / name, checkpoint)
     save_file({name: ~each for name, each in load_file(checkpoint / MASK_FILE).items()}, checkpoint / MASK_FILE)
     refused(tmp_path, "forget", *given, says=f"{MASK_FILE}: not the mask that the run began with")
+
+
+BOUNDS = read_beside(__file__, "golden/stop.yaml")
+# Ascent at a high rate: the forget loss passes 9 in a few steps.
+ASCENT = (*GIVEN, "forget_loss=ga", "LoRA.dropout=0", "warmup_ratio=0", "max_grad_norm=0", "max_train_steps=9")
+
+
+@pytest.mark.parametrize(("given", "losses", "reason"), BOUNDS, ids=str)
+def test_what_ends_a_run(given, losses, reason):
+    given = {"not_finite": True, "forget_loss": None, "retain_loss": None} | given
+    assert reason_to_stop(Stop(**given), checked("gd").method, losses) == reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", [("lr=0.02",), ("lr=0.05", "projector=sine"), ("lr=0.02", "step=average", "step.last=1")]
+)
+def test_of_a_run_that_a_bound_ends_the_last_good_adapter_is_kept(tmp_path, words):
+    """The losses of a step condemn the adapter before it; those of the step before had found its own good."""
+    more = ("stop.forget_loss=9", "save_steps=1", "save_total_limit=9", "probe_every=99", "probe.prompts=1")
+    folder = trained(tmp_path / "run", *ASCENT, *words, *more, f"probe.data_path={VAL}")
+    assert_stopped(folder)
+    rows, good = read_lines(folder / "train_log.jsonl"), run_of(folder)["sittings"][0]["stopped"]["adapter_of_step"]
+    assert [row["terms"]["forget"] > 9 for row in rows] == [False] * (good + 1) + [True]
+    # No checkpoint of the step that ended it; and the last probe is of the adapter that is kept.
+    assert len([*folder.glob("checkpoint-*")]) == good + 1
+    assert [row["step"] for row in read_lines(folder / "probe.jsonl")] == [0, good]
+
+
+def test_a_loss_that_is_not_finite_leaves_the_finite_adapter_that_the_run_began_with(tmp_path):
+    trainer = built(tmp_path, "ga", {"lr": 1e12}, steps=3, noise=0)
+    trainer.train()
+    assert trainer.interruption.guard.stopped == {"reason": "stop.not_finite: loss is nan", "adapter_of_step": 0}
+    assert all(each.isfinite().all() for each in trainer.model.parameters())
+    assert not any(each.any() for name, each in trainer.model.named_parameters() if ".lora_B." in name)
+
+
+def test_a_gradient_that_is_not_finite_in_the_last_step_does_not_reach_the_adapter(tmp_path):
+    """No later loss would show what it did."""
+    trainer = built(tmp_path, "ga", {"max_grad_norm": 1})
+    trained = [each for each in trainer.model.parameters() if each.requires_grad]
+    before = [each.detach().clone() for each in trained]
+    trained[0].register_hook(lambda gradient: gradient * float("inf"))
+    trainer.train()
+    assert "norm of the gradient is" in trainer.interruption.guard.stopped["reason"]
+    assert trainer.interruption.guard.stopped["adapter_of_step"] == 0 and all(map(torch.equal, trained, before))
+
+
+def test_the_questions_are_spread_over_the_held_out_file_and_what_is_counted(tmp_path):
+    answers = ["I'm sorry, but I can't help with that.", "the the the the", "You can use the ladder.", ""]
+    assert measure(answers) == {"refusal": 0.25, "degenerate": 0.5, "length": (8 + 4 + 5 + 0) / 4}
+    words = (*GIVEN, f"save_dir={tmp_path / 'run'}", "probe_every=1", "probe.data_path=no/such.json")
+    refused(tmp_path, "forget", *words, says="probe.data_path: no/such.json: no such file")
+    items, whole = (probe_items(checked("ga", {"probe.data_path": str(VAL), "probe.prompts": n})) for n in (4, 999))
+    assert {view: len(each) for view, each in items.items()} == {"forget": 4, "decoupled": 4, "retain": 4}
+    every, count = whole["forget"], 4 * len(json.loads(VAL.read_text()))  # four pairs a record
+    assert len(every) == count and items["forget"] == [every[number * count // 4] for number in range(4)]

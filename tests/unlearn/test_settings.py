@@ -1,22 +1,34 @@
-"""The config file: its defaults, what each short form means, and every key that cannot be used, named in one line."""
+"""The config file: its defaults, what each short form means, and every key that cannot be used, named in one line; the
+release's own file, choices in names, keywords in place of a command line.
+
+And what else a user can get wrong with forget.py: exit code 2, one line that says what and where, and nothing touched.
+"""
 
 import dataclasses
+import json
+import os
 import shlex
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
-from helpers import config, read_beside, read_lines, refusal
+import torch
+from helpers import MODEL, RECORDED, TRAIN, config, ran, read_beside, read_lines, refusal, refused, run, write_json
 from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
 from transformers import TrainingArguments
 
 from safeeraser.errors import BadInput
 from safeeraser.model.lora import trained_parameters
+from safeeraser.unlearn.config.compose import from_keys
 from safeeraser.unlearn.config.read import read_settings
 from safeeraser.unlearn.config.trainer_arguments import training_arguments, with_checked_trainer
 from safeeraser.unlearn.data.plan import Schedule
 from safeeraser.unlearn.engine import Engine
 
 from .built import built
-from .given import page, settings
+from .given import page, refuses, settings
 
 GIVEN = read_beside(__file__, "golden/settings.yaml")
 TOLD = read_beside(__file__, "golden/trainer.yaml")
@@ -95,3 +107,76 @@ def test_options_of_lora_the_optimizer_and_the_schedule_reach_the_run(tmp_path):
     assert rows[0]["terms"]["kl"] == pytest.approx(0, abs=1e-6)
     # Half of a cosine from 1e-3 down to 8e-4.
     assert [row["learning_rate"] for row in rows] == pytest.approx([1e-3, 9e-4])
+
+
+REFUSED = read_beside(__file__, "golden/refused.yaml")
+RELEASE = Path(__file__).with_name("golden") / "release.yaml"
+FEW = ("num_epochs=1", "workers=0", "save_model=false", "dtype=float32", "max_train_steps=1", "stop.forget_loss=90")
+RUNS = REFUSED["run"] | ({} if find_spec("wandb") else REFUSED["wandb"])
+
+
+@pytest.mark.parametrize("words", REFUSED["command"])
+def test_the_command_says_it_in_one_line(tmp_path, words):
+    (tmp_path / "both.yaml").write_text("defaults: [forget_lora, _self_]\nforget_loss: gd\n")
+    (tmp_path / "torn.yaml").write_text("workers: [\n")
+    given = (f"data_path={TRAIN}", "save_dir=run", *words.split())
+    refused(tmp_path, "forget", *given, says=REFUSED["command"][words], cwd=tmp_path)
+
+
+@pytest.mark.parametrize("words", RUNS)
+def test_a_run_that_cannot_be_is_refused(tmp_path, monkeypatch, words):
+    if "init_adapter" in words:
+        tensors = load_file(RECORDED / "initial_adapter.safetensors")
+        save_file({name: torch.zeros(2, 2) for name in tensors}, tmp_path / "small.safetensors")
+        save_file({name: each * torch.nan for name, each in tensors.items()}, tmp_path / "broken.safetensors")
+    write_json(tmp_path / "vector.json", [1, 2])
+    write_json(tmp_path / "gpt" / "config.json", {"model_type": "gpt2"})
+    write_json(tmp_path / "merged" / "run.json", {"settings": {}, "merged": {}})
+    write_json(tmp_path / "copied" / "run.json", {"copied": {}})
+    for name in ("mine/thesis.tex", "file", "closed/.keep"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("years of work")
+    # To root, whom these tests may be run by, no folder is closed.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "closed")
+    monkeypatch.chdir(tmp_path)
+    assert RUNS[words] in refuses(tmp_path, *words.split())
+
+
+@pytest.mark.slow
+def test_the_release_file_runs_as_it_is_and_leaves_nothing_elsewhere(tmp_path):
+    """With what a user changes on the command line, keys among it that the file lacks."""
+    release = ("--config-dir", shutil.copy(RELEASE, tmp_path / "release.yaml").parent, "--config-name", "release.yaml")
+    shutil.copytree(RECORDED / "dataset", tmp_path / "dataset")
+    ran("forget", *release, f"model_path={MODEL}", "forget_loss=idkpd", *FEW, cwd=tmp_path)
+    told = json.loads((tmp_path / "ckpt_results" / "llava-7b" / "popd_0.0001_all_1" / "run.json").read_text())
+    assert told["settings"]["forget_loss"]["name"] == "popd" and told["optimizer_steps"] == 1
+    assert told["settings"]["model_family"]["name"] == "llava-1.5-7b"
+    assert {path.name for path in tmp_path.iterdir()} == {"release.yaml", "dataset", "ckpt_results"}
+    # Its settings are the defaults but for names: the same run as `forget_loss=ga` here.
+    done = run("forget", *release, "--cfg", "job", cwd=tmp_path)
+    theirs = read_settings(from_keys(OmegaConf.to_container(OmegaConf.create(done.stdout)))).model_dump()
+    ours = read_settings(config("forget_loss=ga")).model_dump()
+    different = {key for key in ours if ours[key] != theirs[key]}
+    assert different <= {"save_dir", "workers", "report_to", "tune_language_model"}
+    assert str(theirs["save_dir"]) == "ckpt_results/llava-7b/ga_0.0001_all_10"
+
+
+def test_keywords_are_the_keys():
+    """By name, whole or in part; what is not given stands as in the file. In a name a group is its choice."""
+    method = {"name": "own", "terms": {"forget": {"loss": "nll", "views": ["forget"], "weight": -2.0}}}
+    given = {"forget_loss": method, "recipe": "corrected", "LoRA": {"r": 8}, "stop.not_finite": False}
+    read = read_settings(from_keys(given | {"save_dir": "out/${forget_loss}_${recipe.name}"}))
+    assert list(read.method.terms) == ["forget"] and read.method.terms["forget"].weight == -2.0
+    assert read.recipe.shuffle and (read.LoRA.r, read.LoRA.alpha) == (8, 256) and not read.stop.not_finite
+    assert str(read.save_dir) == "out/own_corrected"
+    mini = read_settings(from_keys({"forget_loss": "ga"}, "mini"))
+    assert (mini.max_train_steps, mini.lr, mini.batch_size) == (160, 5e-4, 8)
+    both = read_settings(from_keys({"forget_loss": "npo+pd", "data": "own", "data.views.retain.answer": "caption"}))
+    assert both.title == "NPO+PD" and both.method.terms["decoupled"].weight == 1.0
+    assert {view: each.answer for view, each in both.data.views.items()}["retain"] == "caption"
+
+
+@pytest.mark.parametrize(("keys", "page", "says"), REFUSED["keywords"], ids=str)
+def test_keywords_that_cannot_be_meant_are_refused(keys, page, says):
+    given = {key: object() if value == "an object" else value for key, value in keys.items()}
+    assert says in refusal(lambda: read_settings(from_keys(given, page)))

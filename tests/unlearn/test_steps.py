@@ -1,15 +1,25 @@
-"""How optimizer steps are taken: each step by hand on plain tensors, and its gradient against a loop of plain torch."""
+"""How optimizer steps are taken: each step by hand on plain tensors, and its gradient against a loop of plain torch.
+
+And the gradient mask: what it chooses, by hand and on the model, and that what it holds never moves, to the bit.
+"""
 
 import math
 
 import pytest
 import torch
-from helpers import read_beside, read_lines, write_json
+from helpers import read_beside, read_lines, record, write_dataset, write_json
+from safetensors.torch import load_file
 
+from safeeraser.unlearn.data.plan import Step
+from safeeraser.unlearn.hooks.mask import choose, items_compared
 from safeeraser.unlearn.hooks.moved import seed_of
+from safeeraser.unlearn.job import prepare
 from safeeraser.unlearn.objective.step import Average, Plain, Sam, Smooth, taken
+from safeeraser.unlearn.run import forget
+from safeeraser.unlearn.save_dir import MASK_FILE
 
-from .built import Gradients, built, checked
+from .built import ADAPTER, Gradients, built, checked
+from .given import settings
 
 
 def test_sam_moves_uphill_by_rho_and_nothing_where_there_is_no_hill():
@@ -77,3 +87,75 @@ def test_the_gradient_of_a_step_is_put_together_of_plain_ones(tmp_path, method, 
     assert told["terms"] == pytest.approx(row["terms"], rel=1e-5)
     assert told["moved"].pop("by") == pytest.approx(length(by), rel=1e-4)
     assert told["moved"] == ({"ascent": pytest.approx(length(ascent), rel=1e-4)} if step["name"] == "sam" else {})
+
+
+CHOSEN = read_beside(__file__, "golden/mask.yaml")
+
+
+@pytest.mark.parametrize(("mine", "other", "top", "expected"), CHOSEN)
+def test_it_trains_what_exceeds_the_other_and_of_that_the_greatest_ratios(mine, other, top, expected):
+    one, two = ({name: torch.tensor(value) for name, value in values.items()} for values in (mine, other))
+    assert {name: each.tolist() for name, each in choose(one, two, top).items()} == expected
+
+
+def test_the_items_are_spread_over_the_plan_and_none_comes_twice():
+    plan = [Step(forget=number, retain=epoch) for epoch in range(3) for number in range(8)]
+    assert [(step.forget, step.retain) for step in items_compared(plan, 4)] == [(0, 0), (2, 0), (4, 0), (6, 0)]
+    assert [step.forget for step in items_compared(plan, 3)] == [0, 2, 5] and items_compared(plan, 99) == plan[:8]
+
+
+@pytest.mark.parametrize("method", ["gapd", "popd"])
+def test_a_mask_changes_nothing_of_what_is_trained_on(tmp_path, method):
+    """Neither the draws, for which retain items of its own do not count, nor what is left out for a bad one of them."""
+    records = [record(number) for number in range(3)]
+    del records[0]["UnharmPair_text1"]
+    records[1]["unsafe_pairs"][2]["model_response"] = " "
+    words = (f"data_path={write_dataset(tmp_path, *records)}", f"forget_loss={method}", f"save_dir={tmp_path / 'no'}")
+    words += ("bad_items=skip", "max_bad_items=0.5")
+    plain, masked = (prepare(settings(*words, *more)) for more in ((), ("mask={items: 99}",)))
+    assert (masked.plan, masked.data.items) == (plain.plan, plain.data.items)
+    assert len(masked.compared) == len(masked.data.compared.items["forget"]) == 11
+    assert None not in {step.retain for step in masked.compared}
+
+
+def saliencies(folder, plan):
+    """The sums of squared gradients of transformers' own loss over a plan's items, by view and LoRA's matrices."""
+    trainer = built(folder, "gd", {"plan": str(plan), "projector": "lora"}, noise=0)
+    model, prepares, sums = trainer.model.eval(), trainer.train_dataset.preprocessor, {"forget": {}, "retain": {}}
+    lora = {n: each for n, each in model.named_parameters() if ".lora_" in n and ".layers." in n}
+    for viewed in (row for item in trainer.train_dataset for row in item):
+        loss = model(**prepares.join([viewed.row]), labels=torch.tensor([viewed.row.labels])).loss
+        for name, gradient in zip(lora, torch.autograd.grad(loss, list(lora.values())), strict=True):
+            sums[viewed.view][name] = sums[viewed.view].get(name, 0) + gradient.square()
+    return sums
+
+
+def test_the_greatest_saliencies_are_trained_and_the_rest_is_held_to_the_bit(tmp_path, caplog):
+    """Without dropout; also where the gradient is taken at moved weights. Of a fresh adapter B alone is compared."""
+    caplog.set_level("INFO")
+    steps = [{"forget": 8 * k, "retain": 8 * k, "decoupled": 8 * k, "refusal": 0} for k in range(3)]
+    plan = write_json(tmp_path / "plan.json", {"steps": steps})
+    words = ("forget_loss=gd", "projector=lora", "step=sam", "step.rho=0.5", "lr=0.02", "weight_decay=0.5")
+    words += ("warmup_ratio=0", "max_train_steps=1", "gradient_accumulation_steps=3", "LoRA.dropout=0.5")
+    words += ("mask.top=0.2", "mask.items=3", f"plan={plan}", f"save_dir={tmp_path / 'run'}")
+    record = forget(settings(*words)).record["mask"]
+    mask, after = load_file(tmp_path / "run" / MASK_FILE), load_file(tmp_path / "run" / ADAPTER)
+    mine, other = saliencies(tmp_path, plan).values()
+    assert mask.keys() == {name for name in mine if ".lora_B." in name} and len(mask) == 14
+    ratio = torch.cat([(mine[name] / other[name]).flatten() for name in mask])
+    least = ratio.sort(descending=True).values[(most := int(0.2 * len(ratio))) - 1]
+    found = torch.cat([each.flatten() for each in mask.values()])
+    clear = (ratio / least - 1).abs() > 1e-3  # in float32 what lies at the bound may fall to the other side
+    assert (ratio > 1).sum() > most and clear.float().mean() > 0.99
+    assert torch.equal(found[clear], (ratio >= least)[clear])
+    layers = {n: torch.cat([mask[name].flatten() for name in mask if f".layers.{n}." in name]) for n in "01"}
+    assert record["layers"] == pytest.approx({n: each.float().mean().item() for n, each in layers.items()}, abs=1e-4)
+    counts = {"items": 3, "trained": most, "compared": len(ratio), "not_compared": 32 * 2 * (6 * 64 + 128)}
+    assert counts.items() <= record.items()
+    says = f"mask: {most:,} of {len(ratio):,} LoRA weights are trained (20.0%; forget against retain, 3 items); "
+    (line,) = [line for line in caplog.messages if line.startswith(says)]
+    shares = ", ".join(f"{layer} {share:.1%}" for layer, share in record["layers"].items())
+    assert line.endswith(f"; 32,768 more have no gradient to compare, and are trained; share of each layer: {shares}")
+    for name, trains in mask.items():  # of B, which begins at 0
+        value = after[name.replace(".default", "")]
+        assert not value[~trains].any() and (value[trains] != 0).float().mean() >= 0.95, name

@@ -1,20 +1,27 @@
-"""The laptop path of docs/tutorials/llava-7b.md: its four scripts, on a tiny SmolVLM, without GPU and hub."""
+"""docs/tutorials/llava-7b.md: the first hour and the laptop path, their commands as they stand there, without GPU and
+hub: the one on the tiny model, the other's four scripts on a tiny SmolVLM."""
 
 import os
 import re
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from helpers import RECORDED, ROOT
+from families.recorded import Recorded
+from helpers import MODEL, RECORDED, ROOT, TRAIN, VAL
 
 from safeeraser.benchmark.files import read_json
 
-from .recorded import Recorded
-
 pytestmark = [pytest.mark.nightly, pytest.mark.xdist_group("engines")]
 
-PAGE = (ROOT / "docs" / "tutorials" / "llava-7b.md").read_text(encoding="utf-8").partition(": a small model\n")[2]
-COMMANDS = re.findall(r"^ {4}(bash .*)$", PAGE.partition("\n## ")[0], re.MULTILINE)
+PAGE = (ROOT / "docs" / "tutorials" / "llava-7b.md").read_text(encoding="utf-8")
+ON_CPUS = {  # what each script is given besides; the self-test has tests of its own
+    "scripts/forget_lora.bash": f"model_path={MODEL} data_path={TRAIN} workers=0 gradient_accumulation_steps=1"
+    " dtype=bfloat16",
+    "ckpt_infer.py": f"--model_path {MODEL} --eval_file {VAL} --max_new_tokens 4",
+    "safeeraser.model": f"--model_path {MODEL}",
+}
 FEW = (  # what keeps each short, beside the tiny model
     f"model_path={Recorded('smolvlm').path} max_train_steps=1 gradient_accumulation_steps=2 limit=1 workers=0",
     "--limit 1 --max_new_tokens 24 --categories HateSpeech,Privacy",
@@ -24,14 +31,35 @@ FEW = (  # what keeps each short, beside the tiny model
 )
 
 
-def test_the_four_commands_train_answer_score_and_audit(forks, tmp_path):
+def commands(behind, start=r"\S"):
+    """The commands of the section that these words end the head of."""
+    return re.findall(rf"^ {{4}}({start}.*)$", PAGE.partition(f"{behind}\n")[2].partition("\n## ")[0], re.MULTILINE)
+
+
+def test_the_first_hour_is_true_of_what_its_commands_leave(tmp_path):
+    lines = commands("The first hour")
+    called = [line for line in lines if any(f" {script} " in line for script in ON_CPUS)]
+    env = os.environ | {"PYTHONPATH": f"{ROOT / 'tests' / 'gpu_engines_on_cpus'}{os.pathsep}{ROOT}"}
+    env |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "DS_ACCELERATOR": "cpu"}
+    for command in called:
+        (script,) = (script for script in ON_CPUS if f" {script} " in command)
+        words = f"{command.replace('results/hour', str(tmp_path))} {ON_CPUS[script]}"
+        subprocess.run(words, shell=True, cwd=ROOT, env=env, check=True)
+    for name, engine in (("one_gpu", "single"), ("ddp", "ddp")):
+        run = read_json(tmp_path / name / "run.json")
+        assert run["engine"]["name"] == engine and run["optimizer_steps"] == 3 and run["finished"]
+    assert (len(lines), len(called)) == (10, 5) and (tmp_path / "merged" / "config.json").is_file()
+    assert read_json(tmp_path / "predictions_val.json")
+
+
+def test_the_four_commands_for_a_laptop_train_answer_score_and_audit(forks, tmp_path):
     for name in ("forget.py", "ckpt_infer.py", "eval_all.py", "audit.py", "config", "safeeraser", "scripts"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "dataset").symlink_to(RECORDED / "dataset")
     (tmp_path / "few.yaml").write_text("steps: [1]\nseeds: [1]\n", encoding="utf-8")
     env = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE")}
     env |= {"PATH": f"{forks.folder}{os.pathsep}{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
-    for command, few in zip(COMMANDS, FEW, strict=True):
+    for command, few in zip(commands(": a small model", "bash "), FEW, strict=True):
         done = subprocess.run(f"{command} {few}", shell=True, cwd=tmp_path, env=env, capture_output=True, text=True)
         assert done.returncode == 0, (command, done.stdout[-2000:], done.stderr[-2000:])
     run = tmp_path / "results" / "smolvlm-256m" / "popd"
