@@ -76,6 +76,9 @@ def write_table(plan: Plan) -> None:
     put(PAGE, [said, known, controls(figures)])
     write_tried(plan)
     write_figures(figures, borne)
+    rows = [[row, *settings.get(row, ("", "")), *of] for row in borne for of in borne[row].items()]
+    with write_whole(WORDS) as file:
+        file.write(comma_separated(["row", "lr", "max_train_steps", "word", "by"], rows))
     for name, draw in PLOTS.items():
         drawing = draw(cells, figures)
         with mpl.rc_context(STYLE | {"svg.hashsalt": name}), write_whole(plot_file(name), "wb") as out:
@@ -153,14 +156,12 @@ def shown(figure: Figure | None, times: int) -> str:
 
 
 def write_figures(figures: Figures, borne: Borne) -> None:
-    """Write every figure of every row, and what bears its words."""
+    """Write every figure of every row."""
     rows = [
         [row, "; ".join(borne[row]), name, each.name, float(each.value), float(each.low), float(each.high), each.runs]
         for row, by_name in figures.items()
         for name, each in by_name.items()
     ]
-    with write_whole(WORDS) as file:
-        file.write(comma_separated(["row", "word", "by"], [[row, *of] for row in borne for of in borne[row].items()]))
     with write_whole(DATA) as file:
         file.write(comma_separated(["row", "word", "figure", "of", "value", "low", "high", "runs"], rows))
 
