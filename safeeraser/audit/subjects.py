@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from safeeraser.audit.options import Options, hash_settings
-from safeeraser.benchmark.adapters import adapter_file, trained_settings
+from safeeraser.benchmark.adapters import adapter_file, adapter_hash, trained_settings
 from safeeraser.benchmark.audits import FORMAT
 from safeeraser.benchmark.figures import AUDITED
-from safeeraser.benchmark.files import read_object, sha256
+from safeeraser.benchmark.files import read_object
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
 from safeeraser.infer.predictions import difference
@@ -40,8 +40,8 @@ class Subject:
     @cached_property
     def weights(self) -> dict[str, Any]:
         """What distinguishes its weights from any others."""
-        adapter = sha256(adapter_file(self.adapter)) if self.adapter else None
-        return {"model_path": self.model_path, "base": self.base["weights"], "checkpoint_sha256": adapter}
+        digest = adapter_hash(self.adapter)
+        return {"model_path": self.model_path, "base": self.base["weights"], "checkpoint_sha256": digest}
 
     @property
     def prefix(self) -> str:

@@ -4,7 +4,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from safeeraser.benchmark.files import read_object
+from safeeraser.benchmark.files import read_object, sha256
 from safeeraser.errors import BadInput
 
 RUN_FILE = "run.json"  # in the folder of an adapter, a checkpoint or a merged model: what it was made with and of
@@ -30,6 +30,11 @@ def adapter_file(path: str | Path) -> Path:
             raise BadInput(f"{path}: holds a model, not an adapter; it is --model_path (or model_path=) that names one")
         raise BadInput(f"{path}: no adapter there{_what_is_there(path)}")
     return file
+
+
+def adapter_hash(path: Path | None) -> str | None:
+    """The SHA-256 of an adapter's weights, None without an adapter. Raises `BadInput` if there are none at `path`."""
+    return sha256(adapter_file(path)) if path else None
 
 
 def _what_is_there(path: Path) -> str:

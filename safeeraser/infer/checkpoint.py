@@ -1,22 +1,17 @@
-"""A checkpoint whose responses are wanted: its hash, and how likely its model holds an answer."""
+"""How likely a model holds an answer, and which tokens it holds for likeliest.
+
+Attacks by gradients and on states go by both.
+"""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from safeeraser.benchmark.adapters import adapter_file
 from safeeraser.benchmark.conversation import IGNORE
-from safeeraser.benchmark.files import sha256
 from safeeraser.model.turns import Row
 from safeeraser.model.vlm import VLM
-
-
-def adapter_hash(checkpoint_path: Path | None) -> str | None:
-    """The SHA-256 of the adapter's weights. Raises `BadInput` if there are none."""
-    return sha256(adapter_file(checkpoint_path)) if checkpoint_path else None
 
 
 def nll(vlm: VLM, row: Row, other: Mapping[str, Tensor] | None = None) -> Tensor:

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from safeeraser.benchmark.adapters import described_by
+from safeeraser.benchmark.adapters import adapter_hash, described_by
 from safeeraser.benchmark.answered import Place, seen_from, take_refusals_along, with_answers
 from safeeraser.benchmark.files import lock, read_json, sha256, write_json
 from safeeraser.benchmark.origin import versions
@@ -22,7 +22,6 @@ from safeeraser.benchmark.records import UNHARM, DataFile, keys_like
 from safeeraser.benchmark.responses import ASKED, RELEASED, SWAPPED_PICTURE, VIEWS
 from safeeraser.errors import BadInput
 from safeeraser.infer.attacks import ATTACKS
-from safeeraser.infer.checkpoint import adapter_hash
 from safeeraser.infer.options import Options
 from safeeraser.infer.requests import Request, swap_partner
 from safeeraser.model.lineage import merged_into

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safeeraser.arguments import Arguments, count
+from safeeraser.benchmark.adapters import adapter_hash
 from safeeraser.benchmark.files import make_room_for, write_json
 from safeeraser.benchmark.pictures import find_picture
 from safeeraser.errors import BadInput
@@ -59,7 +60,6 @@ def load(given: Namespace) -> Asked:
     """
     # Only now, since torch takes its time to load.
     from safeeraser.generation.sampling import Generation
-    from safeeraser.infer.checkpoint import adapter_hash
     from safeeraser.infer.engine import Engine
     from safeeraser.infer.requests import Request
     from safeeraser.model.fingerprint import fingerprint

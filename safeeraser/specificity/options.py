@@ -10,9 +10,9 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 
 from safeeraser.arguments import Arguments, count, one_of, several
-from safeeraser.benchmark.adapters import adapter_file, home
+from safeeraser.benchmark.adapters import adapter_file, adapter_hash, home
 from safeeraser.benchmark.family import Family, LmmsEval, families, page_for, page_of_type
-from safeeraser.benchmark.files import CONFIG, read_object, sha256
+from safeeraser.benchmark.files import CONFIG, read_object
 from safeeraser.benchmark.release import RELEASED_MODEL
 from safeeraser.errors import BadInput, command
 from safeeraser.specificity import harness
@@ -154,7 +154,7 @@ def check(options: Namespace) -> Job:
         raise BadInput("nothing to run: " + "; ".join(f"{name}: {reason}" for name, reason in missing.items()))
     _ask_for_token(tasks, known)
     figures = {name: figure_of(word_of[name], known["tasks"][name], options.pope) for name in tasks}
-    digest = sha256(adapter_file(adapter)) if adapter else None
+    digest = adapter_hash(adapter)
     gpus = _gpus(options.num_processes, known["gpus"])
     return Job(options, *asked, python, digest, known, figures, gpus, missing, replaced)
 
