@@ -14,6 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+import torch
+
+from safeeraser.arguments import without_credentials
 from safeeraser.benchmark.adapters import adapter_hash, described_by
 from safeeraser.benchmark.answered import Place, seen_from, take_refusals_along, with_answers
 from safeeraser.benchmark.files import lock, read_json, sha256, write_json
@@ -22,10 +25,12 @@ from safeeraser.benchmark.records import UNHARM, DataFile, keys_like
 from safeeraser.benchmark.responses import ASKED, RELEASED, SWAPPED_PICTURE, VIEWS
 from safeeraser.errors import BadInput
 from safeeraser.infer.attacks import ATTACKS
+from safeeraser.infer.engine import uses_graphs
 from safeeraser.infer.options import Options
 from safeeraser.infer.requests import Request, swap_partner
 from safeeraser.model.lineage import merged_into
 from safeeraser.model.load import choose_dtype
+from safeeraser.processes import Processes
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +40,11 @@ def settings_of(options: Options) -> dict[str, Any]:
     if options.backend == "local":
         by_backend = {
             "base": options.base["weights"],
-            "checkpoint": adapter_hash(options.checkpoint_path),
             "lora_alpha": options.lora_alpha,
             "adapter_scale": options.adapter_scale,
             "quantization": options.quantization,
             "dtype": str(choose_dtype(options.dtype)).removeprefix("torch."),
+            "checkpoint": adapter_hash(options.checkpoint_path),
         }
     else:  # not the address: the server may be another one tomorrow
         by_backend = {"extra_body": options.extra_body}
@@ -59,6 +64,25 @@ def settings_of(options: Options) -> dict[str, Any]:
         "skip": selection.skip,
         "limit": selection.limit,
         **selection.drawn,  # of an audit alone; the rest identifies a run of ckpt_infer.py, as ever
+    }
+
+
+def describe(
+    options: Options, training: dict[str, Any] | None, processes: Processes, batch_sizes: set[int]
+) -> dict[str, Any]:
+    """What the predictions were made with and from, beside the settings."""
+    return {
+        "eval_file": str(options.eval_file),
+        "checkpoint_path": str(options.checkpoint_path) if options.checkpoint_path else None,
+        "base_url": without_credentials(options.base_url),
+        "loss_type": options.loss_type or None,
+        "training": training,
+        "processes": processes.count,
+        # By which responses may differ, in bfloat16 and float16.
+        "batch_sizes": sorted(batch_sizes),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() and not options.base_url else None,
+        "decode": "graph" if uses_graphs(options, processes) else "plain",
+        "versions": versions("torch", "transformers", "peft"),
     }
 
 
@@ -256,7 +280,7 @@ def write_answers(options: Options, data: DataFile, requests: list[Request], res
         log.warning("note: %d answers are blank, which training refuses; bad_items=skip leaves them out", blank)
 
 
-def report_missing(options: Options, requests: list[Request], missing: dict[str, str]) -> None:
+def report_missing(output: Path, requests: list[Request], missing: dict[str, str]) -> None:
     """Print which records lack responses, and why; of a cause that lies in one question alone, which it is."""
     lacking, causes = [request for request in requests if request.key in missing], defaultdict(list)
     for request in lacking:
@@ -265,7 +289,7 @@ def report_missing(options: Options, requests: list[Request], missing: dict[str,
         where = f", {fields[0]}" if len(set(fields)) == 1 else ""
         print(f"record {record}{where}: {len(fields)} responses missing: {reason}", file=sys.stderr)
     print(
-        f"error: {len(lacking)} of {len(requests)} responses are missing in {options.output_file}, where they are left "
+        f"error: {len(lacking)} of {len(requests)} responses are missing in {output}, where they are left "
         "null; once the causes above are mended, the same command fills them in",
         file=sys.stderr,
     )

@@ -1,19 +1,28 @@
 """Requests: which responses are wanted of a model, each with its question, its picture, and its place in the output."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial, reduce
+from operator import or_
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from safeeraser.benchmark.pictures import find_picture, open_picture, picture_size
+from safeeraser.benchmark.conversation import IMAGE
+from safeeraser.benchmark.pictures import find_picture, open_picture, picture_size, unreadable
 from safeeraser.benchmark.records import UNHARM, DataFile
 from safeeraser.benchmark.responses import ASKED, RELEASED, samples
 from safeeraser.errors import BadInput
+
+if TYPE_CHECKING:
+    from safeeraser.model.preprocess import Preprocessor
+    from safeeraser.processes import Processes
 
 Draw = Callable[[Image.Image, Generator], Image.Image]  # what makes the picture that is shown of the one asked about
 
@@ -163,12 +172,34 @@ def swap_partner(data: DataFile, index: int) -> int:
     raise BadInput(f"{data.path}: all records have the same benign picture, so there is none to swap it with")
 
 
-def check_questions(data: DataFile, requests: Sequence[Request], reserved: Sequence[str]) -> None:
-    """Raises `BadInput` for a question that holds what stands for a picture in the model's own texts."""
+def find_faults(
+    data: DataFile, requests: Sequence[Request], preprocessor: Preprocessor | None, processes: Processes
+) -> dict[str, str]:
+    """The requests, by key, whose picture cannot be decoded, or is of a shape that the model does not take, with the
+    reason. The processes share the looking.
+
+    Args:
+        preprocessor: the model's; None where it is a server's. No question has the benchmark's word for a picture then.
+
+    Raises:
+        BadInput: a question holds what stands for a picture in the model's own texts.
+    """
+    reserved = preprocessor.reserved if preprocessor else [IMAGE]
     for request in requests:
-        if found := next((name for name in reserved if name in request.question), None):
+        if name := next((name for name in reserved if name in request.question), None):
             where = data.where(request.record, ".".join(map(str, request.place[:-1])))
-            raise BadInput(f"{where}: its question contains '{found}', which stands for the picture")
+            raise BadInput(f"{where}: its question contains '{name}', which stands for the picture")
+    pictures = list(dict.fromkeys(request.file for request in requests if request.file))
+    pictures = pictures[processes.rank :: processes.count]
+    faults = unreadable(pictures, data.path, shown=processes.main)
+    for picture in pictures:
+        try:
+            if preprocessor and picture not in faults:
+                preprocessor.place(partial(picture_size, picture))
+        except BadInput as error:
+            faults[picture] = f"{picture}: {error}"
+    faults = reduce(or_, processes.gather(faults))
+    return {request.key: faults[request.file] for request in requests if request.file and request.file in faults}
 
 
 def show(picture: Path | Redrawn) -> Image.Image:

@@ -5,28 +5,21 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial as bind
 from functools import reduce
 from operator import or_
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from safeeraser.arguments import without_credentials
 from safeeraser.benchmark.adapters import adapter_file, described_by, trained_settings
-from safeeraser.benchmark.conversation import IMAGE
 from safeeraser.benchmark.files import make_room_for, write_json
-from safeeraser.benchmark.origin import versions
-from safeeraser.benchmark.pictures import picture_size, unreadable
 from safeeraser.benchmark.records import DataFile, read_records
 from safeeraser.benchmark.release import ALIASES
 from safeeraser.errors import BadInput
 from safeeraser.infer.attacks import ATTACKS
-from safeeraser.infer.engine import Engine, load_engine, uses_graphs
+from safeeraser.infer.engine import Engine, load_engine
 from safeeraser.infer.options import Options
-from safeeraser.infer.predictions import Partial, difference, report_missing, settings_of, write_predictions
-from safeeraser.infer.requests import Request, Unanswered, build_requests, check_questions
+from safeeraser.infer.predictions import Partial, describe, difference, report_missing, settings_of, write_predictions
+from safeeraser.infer.requests import Request, Unanswered, build_requests, find_faults
 from safeeraser.infer.server import Server
 from safeeraser.model.lineage import check_base, parents
 from safeeraser.model.load import load_preprocessor
@@ -69,7 +62,7 @@ def infer(options: Options, write: Write = write_predictions) -> Inferred:
             disk or the memory is full.
     """
     output, processes = options.output_file, Processes.join()
-    check(options, processes)
+    training = check(options, processes)
     data = read_records(options.eval_file)
     attack = ATTACKS[options.attack] if options.attack else None
     requests, settings = build_requests(data, options.selection, attack, options.generation.seed), settings_of(options)
@@ -83,7 +76,11 @@ def infer(options: Options, write: Write = write_predictions) -> Inferred:
         make_room_for(path)
     partial.done = reduce(or_, processes.gather(partial.done))
     left = [request for request in requests if request.key not in partial.done]
-    reasons = find_faults(options, data, left, processes)
+    # A server does not say which pictures its model takes.
+    preprocessor = None if options.base_url else load_preprocessor(options.model_path)
+    if attack and preprocessor and (reason := attack.lacks(preprocessor)):
+        raise BadInput(f"--attack {attack.name}: {reason}")
+    reasons = find_faults(data, left, preprocessor, processes)
     if left and len(reasons) == len(left) and not partial.done:
         raise BadInput(f"no picture can be read: {next(iter(reasons.values()))} (and so on)")
     _log_start(requests, done=len(partial.done), unreadable=len(reasons))
@@ -97,10 +94,11 @@ def infer(options: Options, write: Write = write_predictions) -> Inferred:
     if len(missing) == len(requests):
         raise NothingAnswered(f"nothing was answered: {next(iter(missing.values()))}")
     if processes.main:
-        write_json(described_by(output), describe(options, settings, missing, processes, partial.batch_sizes))
+        made_with = describe(options, training, processes, partial.batch_sizes)
+        write_json(described_by(output), {"settings": settings, **made_with, "missing": missing})
         write(options, data, requests, partial.done)
         if missing:
-            report_missing(options, requests, missing)
+            report_missing(output, requests, missing)
     leave_together()
     if not missing:
         partial.remove()
@@ -124,8 +122,8 @@ def _log_start(requests: list[Request], done: int, unreadable: int) -> None:
         log.warning("note: %d will be missing, since their pictures cannot be read", unreadable)
 
 
-def check(options: Options, processes: Processes) -> None:
-    """Refuse what does not go together."""
+def check(options: Options, processes: Processes) -> dict[str, Any] | None:
+    """Refuse what does not go together. Returns how the adapter was trained, as `training_of` says it."""
     if options.output_file.resolve() == options.eval_file.resolve():
         raise BadInput(f"--output_file {options.output_file}: is the data file itself, which stays as it is")
     method, where = options.loss_type, options.checkpoint_path or Path(options.model_path)
@@ -154,7 +152,7 @@ def check(options: Options, processes: Processes) -> None:
         if options.checkpoint_path:
             adapter_file(options.checkpoint_path)  # before a model of 7B is looked for on the hub
             check_base(options.checkpoint_path, options.base, allowed=options.allow_other_base)
-        return
+        return training
     if not options.base_url:
         raise BadInput("--backend openai: give the server's --base_url, such as http://localhost:8000/v1")
     if options.adapter_scale != 1 or options.quantization != "none":
@@ -166,26 +164,7 @@ def check(options: Options, processes: Processes) -> None:
         )
     if processes.count > 1:
         raise BadInput("--backend openai: one process is enough; --concurrency says how many requests it has under way")
-
-
-def find_faults(options: Options, data: DataFile, requests: list[Request], processes: Processes) -> dict[str, str]:
-    """The requests, by key, whose picture cannot be decoded, or is of a shape that the model does not take, with the
-    reason. The processes share the looking. Raises `BadInput` where the model takes a question or the attack not."""
-    prepared = None if options.base_url else load_preprocessor(options.model_path)  # a server says nothing of it
-    check_questions(data, requests, prepared.reserved if prepared else [IMAGE])  # no question has the benchmark's word
-    if options.attack and prepared and (reason := ATTACKS[options.attack].lacks(prepared)):
-        raise BadInput(f"--attack {options.attack}: {reason}")
-    pictures = list(dict.fromkeys(request.file for request in requests if request.file))
-    pictures = pictures[processes.rank :: processes.count]
-    faults = unreadable(pictures, options.eval_file, shown=processes.main)
-    for picture in pictures:
-        try:
-            if prepared and picture not in faults:
-                prepared.place(bind(picture_size, picture))
-        except BadInput as error:
-            faults[picture] = f"{picture}: {error}"
-    faults = reduce(or_, processes.gather(faults))
-    return {request.key: faults[request.file] for request in requests if request.file and request.file in faults}
+    return training
 
 
 def share_of(requests: list[Request], processes: Processes) -> list[Request]:
@@ -207,27 +186,6 @@ def _answer(engine: Engine | Server, requests: list[Request], partial: Partial, 
             advance(len(outcomes))
     log.info("%d %s, %.1f a second", len(requests), whose, len(requests) / (time.monotonic() - began))
     return missing
-
-
-def describe(
-    options: Options, settings: dict[str, Any], missing: dict[str, str], processes: Processes, batch_sizes: set[int]
-) -> dict[str, Any]:
-    """What the predictions were made with and from."""
-    return {
-        "settings": settings,
-        "eval_file": str(options.eval_file),
-        "checkpoint_path": str(options.checkpoint_path) if options.checkpoint_path else None,
-        "base_url": without_credentials(options.base_url),
-        "loss_type": options.loss_type or None,
-        "training": training_of(options.checkpoint_path or Path(options.model_path)),
-        "missing": missing,
-        "processes": processes.count,
-        # By which responses may differ, in bfloat16 and float16.
-        "batch_sizes": sorted(batch_sizes),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() and not options.base_url else None,
-        "decode": "graph" if uses_graphs(options, processes) else "plain",
-        "versions": versions("torch", "transformers", "peft"),
-    }
 
 
 def training_of(folder: Path) -> dict[str, Any] | None:
