@@ -220,7 +220,6 @@ def judge_point(point: Point, options: Options) -> dict[str, Any]:
                 max_blank=options.max_blank,
                 refusals=point.refusals,
                 recovered=True,
-                overwrite=True,  # of what lies in the audit's own folder
             ),
             Panel(options.judging),
         )

@@ -81,7 +81,6 @@ def answers(subject: Subject, split: str, selection: Selection, attack: str | No
                 summary=folder / "summary.json",
                 split="train" if split == "train" else "val",
                 judging=judging,
-                overwrite=True,
                 max_failed=1.0,  # nothing is withheld: a blank answer is no answer
                 max_blank=1.0,
             ),
