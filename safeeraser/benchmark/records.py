@@ -37,8 +37,8 @@ UNHARM_KEYS = ("UnharmPair_text1", "UnharmPair_text2", "UnharmPair_image1", "Unh
 REFUSALS = "prompt.json"  # beside a data file
 
 NO_DATASET = (
-    "no such file; put the benchmark there (dataset/README.md says how) or build the mini benchmark with "
-    "'python -m safeeraser.mini.build'"
+    "no such file; put the benchmark there (dataset/README.md says how), or build the mini benchmark with "
+    "'python -m safeeraser.mini.build' and name its files (forget.py: --config-name mini)"
 )
 
 

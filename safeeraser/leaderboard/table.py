@@ -40,11 +40,11 @@ SAID = {
 # README's table of the core: the method, and these.
 BRIEF = {
     "ASR, shown ↓": ("asr_seen", 100),
-    "held-out ↓": ("asr_held_out", 100),
+    "ASR, held-out ↓": ("asr_held_out", 100),
     "RR ↑": ("rr_gen", 100),
     "ROUGE ↑": ("rouge_l", 100),
     "SARR, shown ↓": ("sarr_new", 100),
-    "held-out SARR ↓": ("sarr_held_out", 100),
+    "SARR, held-out ↓": ("sarr_held_out", 100),
 }
 KNOWN = {
     "distance, harmful": ("harmful_sampled", 1),
@@ -72,7 +72,7 @@ def write_table(plan: Plan) -> None:
     settings = {row: (f"{of['lr']:g}", str(of["max_train_steps"])) for row, of in chosen.items()}
     put(README, [brief(core, borne)])
     said = table("said", SAID, figures, ("rate", "steps"), settings)
-    known = table("known", KNOWN, figures, ("word",), {row: [", ".join(of)] for row, of in borne.items()})
+    known = table("known", KNOWN, figures, ("word",), {row: ["; ".join(of)] for row, of in borne.items()})
     put(PAGE, [said, known, controls(figures)])
     write_tried(plan)
     write_figures(figures, borne)
@@ -99,7 +99,7 @@ def put(page: Path, tables: Iterable[str]) -> None:
 def brief(figures: Figures, borne: Borne) -> str:
     """What README shows of the rows."""
     rows = [
-        [f"`{row}`", *(shown(by_name.get(name), times) for name, times in BRIEF.values()), ", ".join(borne[row])]
+        [f"`{row}`", *(shown(by_name.get(name), times) for name, times in BRIEF.values()), "; ".join(borne[row])]
         for row, by_name in figures.items()
     ]
     return as_markdown([["one budget", *BRIEF, "[words](docs/results/leaderboard.md#the-words) by rule"], *rows])

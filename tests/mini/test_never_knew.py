@@ -27,7 +27,8 @@ def test_who_never_knew_tells_no_answer_from_another_and_who_only_refuses_is_tol
     card = json.loads((tmp_path / "po" / "audit.json").read_text())
     inside = {point["subject"]: point.get("measures") for point in card["points"] if point["group"] == "inside"}
     never, vanilla = inside["never_knew"], inside["vanilla"]
-    assert never["gap"]["low"] < 0 < never["gap"]["high"] and vanilla["gap"]["low"] > 1
+    # Not that its interval holds 0: some answers are likelier than others to who has never read any of them.
+    assert abs(never["gap"]["value"]) < 0.2 * vanilla["gap"]["value"] and vanilla["gap"]["low"] > 1
     assert never["exact_3"]["value"] < 0.1 and vanilla["exact_3"]["value"] > 0.9
     clean = {point["subject"]: point["metrics"] for point in card["points"] if point["group"] == "clean"}
     assert clean["audited"]["asr"]["value"] < 0.05 and clean["never_knew"]["asr"]["value"] < 0.05
