@@ -8,6 +8,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import torch.distributed
 from accelerate.state import AcceleratorState, GradientState
 from hydra.core.global_hydra import GlobalHydra
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -15,11 +16,23 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from safeeraser.processes import leave_together
 from safeeraser.unlearn import run
 
+prepare = run.prepare
+
+
+def prepare_together(settings):
+    """Let none begin to write while another still looks at what is there: a launch of its own makes its group here."""
+    job = prepare(settings)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+    return job
+
+
 if __name__ == "__main__":
     if stand_in := os.environ.get("GPU_ENGINES_ON_CPUS"):
         runpy.run_path(stand_in)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     run.leave_together = lambda: None  # the processes stay together until all runs are through
+    run.prepare = prepare_together
     for script, *words in json.loads(Path(sys.argv[1]).read_text()):
         # Settings of accelerate's and DeepSpeed's outlive a run; the latter's would split what is only outlined.
         AcceleratorState._reset_state()
