@@ -5,7 +5,6 @@ from pathlib import Path
 from statistics import mean as average
 
 import matplotlib as mpl
-from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
@@ -175,7 +174,7 @@ def empty_plot(**axis: str) -> tuple[Drawing, Axes]:
     """A plot with the same colours and marks for the same rows."""
     drawing = Drawing(figsize=(7, 5.5), layout="constrained")
     axes = drawing.add_subplot(**axis)
-    axes.set_prop_cycle(cycler(color=mpl.colormaps["tab20"](range(20))) + cycler(marker=(*"osD^vP*Xph",) * 2))
+    axes.set_prop_cycle(color=mpl.colormaps["tab20"](range(20)), marker=(*"osD^vP*Xph",) * 2)
     return drawing, axes
 
 
