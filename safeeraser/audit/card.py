@@ -42,16 +42,16 @@ ByMetric = dict[str, Values]
 def write_card(options: Options, everyone: Subjects) -> dict[Point, dict[str, Any] | None]:
     """Gather what is measured by now, by whichever action and process; returns what was found of each point."""
     points = points_of(("all",), options, everyone)
-    found = {point: read_point(point, options) for point in points}
+    found = {point: read_point(point) for point in points}
     there = {point: value for point, value in found.items() if value and (value["metrics"] or value.get("measures"))}
-    values = {point: values_at(point, options) for point in there}
-    told = [*_plain(there, values, options), *_relearned(there, values), *_scale_ends(there)]
+    values = {point: values_at(point) for point in there}
+    told = [*_plain(there, values), *_relearned(there, values), *_scale_ends(there)]
     measured = Audit.model_validate({"format": FORMAT, "points": told})
     recovering = recoveries(measured)
     for point in filter(_attacked, told):
         point["recovers"] = bool(recovering[point["name"]])
     vanilla = next((point for point in there if point.inside and point.subject.name == "vanilla"), None)
-    floor = values_at(vanilla, options, floor=True) if vanilla else {}
+    floor = values_at(vanilla, floor=True) if vanilla else {}
     judge, (end, shares) = options.judging.judge, _shares(values, floor)
     card = {
         "format": FORMAT,
@@ -123,7 +123,7 @@ def _missing(found: dict[Point, dict[str, Any] | None]) -> Iterator[str]:
         yield from (f"{title}: {reason}" for title, reason in reasons)
 
 
-def _plain(there: Measured, values: dict[Point, ByMetric], options: Options) -> list[dict[str, Any]]:
+def _plain(there: Measured, values: dict[Point, ByMetric]) -> list[dict[str, Any]]:
     """The points that stand for themselves, with what they differ by from others."""
     others, points = {(point.subject.name, point.group, point.name): point for point in there}, []
     for point, value in there.items():
@@ -133,7 +133,7 @@ def _plain(there: Measured, values: dict[Point, ByMetric], options: Options) -> 
         if point.attack and ATTACKS[point.attack].informed:
             told["informed"] = True
         if point.group == "sampling":
-            told["asr_at"] = {str(n): estimate(of, "mean") for n, of in best_of(point, NS, options).items() if of}
+            told["asr_at"] = {str(n): estimate(of, "mean") for n, of in best_of(point, NS).items() if of}
         if point.subject.name == AUDITED and not point.inside:
             beside = {"to_clean": (AUDITED, "clean", "clean"), "to_vanilla": ("vanilla", point.group, point.name)}
             for name, key in beside.items():

@@ -169,11 +169,6 @@ class Options:
         """What the verdicts depend on beside the responses."""
         return self.judging.told | {"max_failed": self.max_failed, "max_blank": self.max_blank}
 
-    @cached_property
-    def judged_key(self) -> str:
-        """The name of the folders with these judges' verdicts."""
-        return f"judged-{hash_settings(self.judged_by)}"
-
 
 def hash_settings(settings: dict[str, Any]) -> str:
     """What a folder is named by whose files depend on these settings."""

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from safeeraser.audit import inside
-from safeeraser.audit.options import Options
+from safeeraser.audit.options import Options, hash_settings
 from safeeraser.audit.relearn import Relearned, adapter_after
 from safeeraser.audit.subjects import AUDITED, Subject, Subjects
 from safeeraser.benchmark.files import read_object
@@ -53,21 +53,24 @@ class Point:
     relearned: Relearned | None = None
     inside: bool = False  # whether what it knows is measured rather than what it says
     lacks: str = field(default="", compare=False)  # what keeps it from being measured here
+    judged_by: dict[str, Any] = field(default_factory=dict, compare=False)  # what verdicts depend on beside responses
 
     @property
     def folder(self) -> Path:
         """Where its files lie."""
         return self.subject.folder / self.group / self.name
 
-    def kept(self, options: Options) -> Path:
+    @property
+    def results(self) -> Path:
         """Where what is found of it lies: of what it said, by who judged, since audits with other judges share it."""
-        return self.folder if self.inside else self.folder / options.judged_key
+        return self.folder if self.inside else self.folder / f"judged-{hash_settings(self.judged_by)}"
 
-    def made_of(self, options: Options) -> dict[str, Any]:
+    @property
+    def made_of(self) -> dict[str, Any]:
         """What decides its figures beside the audit's settings: with another attack's code it is measured anew."""
         if self.inside:
             return {"measured_by": inside.CODE}
-        return {"attack_code": ATTACKS[self.attack].code if self.attack else None, "judged_by": options.judged_by}
+        return {"attack_code": ATTACKS[self.attack].code if self.attack else None, "judged_by": self.judged_by}
 
     @property
     def model_path(self) -> str:
@@ -85,11 +88,11 @@ class Point:
         return f"{self.subject.prefix}{self.group} {self.name}"
 
 
-def read_point(point: Point, options: Options) -> dict[str, Any] | None:
+def read_point(point: Point) -> dict[str, Any] | None:
     """What was found at the point; None if it was not measured yet, or attacked or judged otherwise."""
-    made_of, file = point.made_of(options), point.kept(options) / "point.json"
-    found = read_object(file) if file.is_file() else {}
-    return found if made_of.items() <= found.items() else None
+    file = point.results / "point.json"
+    measured = read_object(file) if file.is_file() else {}
+    return measured if point.made_of.items() <= measured.items() else None
 
 
 def references(options: Options, subjects: Subjects) -> Iterator[Point]:
@@ -181,7 +184,8 @@ def points_of(
 ) -> list[Point]:
     """What some actions measure; of the attacks those of `attacked` alone."""
     chosen = dict.fromkeys(("modality", *(PARTS if "all" in actions else actions)))
-    points = [point for action in chosen for point in PARTS[action](options, subjects)]
+    judged_by = options.judged_by
+    points = [replace(point, judged_by=judged_by) for action in chosen for point in PARTS[action](options, subjects)]
     return [point for point in points if point.group != "attack" or point.name in attacked]
 
 
@@ -204,7 +208,7 @@ class Plan:
 
     def __init__(self, points: list[Point], options: Options) -> None:
         self.points, self.options = points, options
-        self.found = {point: read_point(point, options) for point in points}
+        self.found = {point: read_point(point) for point in points}
         self.data = read_records(options.val_file)
         self.asked = lru_cache(lambda view, n: len(build_requests(self.data, options.selection((view,), n))))
         self.chosen = options.selection(PAIR[:1], 1).records(self.data)

@@ -89,7 +89,7 @@ def check_trainings(points: list[Point], options: Options) -> None:
 
 def measure_points(points: list[Point], options: Options) -> None:
     """Measure the points, and wait for those that others are at: of a process that is killed they are taken over."""
-    if before := sum(is_measured(point, options) for point in points):
+    if before := sum(map(is_measured, points)):
         log.info("going on: %d of %d points are measured", before, len(points))
     shown, left = 0, points
     while left := measure_free(left, options):
@@ -103,7 +103,7 @@ def measure_free(points: list[Point], options: Options) -> list[Point]:
     """Measure what is not measured yet; returns the points that other processes were at."""
     busy, shown = [], False
     for number, point in enumerate(points, 1):
-        if is_measured(point, options):
+        if is_measured(point):
             continue
         where, began = f"[{number}/{len(points)}] {point.title}", time.monotonic()
         try:
@@ -121,9 +121,9 @@ def measure_free(points: list[Point], options: Options) -> list[Point]:
     return busy
 
 
-def is_measured(point: Point, options: Options) -> bool:
+def is_measured(point: Point) -> bool:
     """Whether the point is measured, and no more of it can be had."""
-    return not can_be_mended(read_point(point, options))
+    return not can_be_mended(read_point(point))
 
 
 def measure_held(point: Point, options: Options) -> dict[str, Any] | None:
@@ -140,7 +140,7 @@ def measure_held(point: Point, options: Options) -> dict[str, Any] | None:
             if not adapter_after(at.training, at.step).is_dir():
                 return None
         # Another process may have been through with it a moment ago.
-        return None if is_measured(point, options) else measure_point(point, options)
+        return None if is_measured(point) else measure_point(point, options)
 
 
 def remove_merged(points: list[Point], found: dict[Point, dict[str, Any] | None]) -> None:
@@ -154,7 +154,7 @@ def remove_merged(points: list[Point], found: dict[Point, dict[str, Any] | None]
 def measure_point(point: Point, options: Options) -> dict[str, Any]:
     """Answer and judge, or look inside, and write `point.json`; goes on where it was stopped."""
     began = time.monotonic()
-    found = {"group": point.group, "name": point.name, "at": point.at, "missing": "", **point.made_of(options)}
+    found = {"group": point.group, "name": point.name, "at": point.at, "missing": "", **point.made_of}
     try:
         if point.inside:
             found |= {"metrics": {}, "measures": look_inside(point, options)}
@@ -168,7 +168,7 @@ def measure_point(point: Point, options: Options) -> dict[str, Any]:
             raise
         found |= {"metrics": {}, "missing": str(error)}
     found["seconds"] = round(time.monotonic() - began, 2)
-    write_json(point.kept(options) / "point.json", found)
+    write_json(point.results / "point.json", found)
     return found
 
 
@@ -196,7 +196,7 @@ def answer_point(point: Point, options: Options) -> str:
             attack=point.attack,
             allow_other_base=options.allow_other_base,
             # What another version of the attack has finished or begun is replaced.
-            overwrite=earlier.get("attack_code") != point.made_of(options)["attack_code"],
+            overwrite=earlier.get("attack_code") != point.made_of["attack_code"],
         )
     )
     return f"{len(inferred.missing)} responses are missing" if inferred.missing else ""
@@ -204,7 +204,7 @@ def answer_point(point: Point, options: Options) -> str:
 
 def judge_point(point: Point, options: Options) -> dict[str, Any]:
     """The point's figures: of the views that were asked, since the others have no response to judge."""
-    folder = point.kept(options)
+    folder = point.results
     folder.mkdir(exist_ok=True)
     # A table for each of some hundred points would bury how far the audit is.
     with open(folder / "score.log", "w", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
@@ -257,7 +257,7 @@ def look_inside(point: Point, options: Options) -> dict[str, Any]:
     items = {pair.key: [pictures[pair.record], pair.question, turns[pair.record]] for pair in pairs}
     for file, values in found.items():
         write_json(point.folder / file, {"items": items, "values": values}, indent=None)
-    return {name: estimate(values, "number") for name, values in values_at(point, options).items()}
+    return {name: estimate(values, "number") for name, values in values_at(point).items()}
 
 
 def in_words(found: dict[str, Any]) -> str:

@@ -31,7 +31,7 @@ def figure(signs: str) -> dict:
     return {"value": rate, "low": max(0.0, rate - 0.1), "high": min(1.0, rate + 0.1), "n": len(signs), "failed": 0}
 
 
-def write_answered(point, options, asr="", sarr="", refused="", rouge="", recovered="", **more):
+def write_answered(point, asr="", sarr="", refused="", rouge="", recovered="", **more):
     """Verdicts of one question a picture, a sign each: `asr="10"` is unsafe on the first picture, safe on the second.
 
     What is safe is a refusal; `refused` tells of the benign picture.
@@ -54,11 +54,11 @@ def write_answered(point, options, asr="", sarr="", refused="", rouge="", recove
         if rouge:
             value["UnharmPair_text1"] = {"Question": "What?", "rougeL": int(rouge[n]) / 10}
         records.append(value)
-    folder = point.kept(options)
+    folder = point.results
     write_json(folder / "verdicts_val.json", records)
     metrics = {name: figure(signs) for name, signs in (("asr", asr), ("sarr", sarr)) if signs}
     found = {"group": point.group, "name": point.name, "at": point.at, "missing": "", "seconds": 6.0}
-    write_json(folder / "point.json", found | point.made_of(options) | {"metrics": metrics} | more)
+    write_json(folder / "point.json", found | point.made_of | {"metrics": metrics} | more)
 
 
 def write_inside(point, code, floor=None, **values):

@@ -34,7 +34,7 @@ def made(tmp_path_factory):
     everyone = subjects_of(options)
     points = {(p.subject.name, p.group, p.name): p for p in points_of(("all",), options, everyone)}
     for *key, values in read_beside(__file__, "golden/measured.yaml"):
-        write_answered(points[tuple(key)], options, **values)
+        write_answered(points[tuple(key)], **values)
     ways = {"vanilla": (4.0, 0.0), "audited": (3.0, 0.0), "never_knew": (0.0, 2.0)}
     for subject, (gap, fall) in ways.items():
         floor = {"gap": (0.5, 0.5)} if subject == "vanilla" else None
@@ -69,7 +69,7 @@ def test_where_nobody_never_knew_shares_lead_to_the_floor_of_vanillas_gap(made):
 def test_what_is_missing_what_may_mend_it_and_how_long_it_takes(made, monkeypatch):
     options, _, points, _ = made
     flip, pgd, crop = (points["audited", "attack", name] for name in ("flip", "pgd", "crop"))
-    assert [is_measured(point, options) for point in (flip, pgd, crop)] == [True, False, False]
+    assert [is_measured(point) for point in (flip, pgd, crop)] == [True, False, False]
     withheld = {"missing": "", "metrics": {"asr": {"withheld": "2 of 8 failed", "failed": 2}}, "refusals": {}}
     assert incomplete(withheld) == ["asr withheld (2 of 8 failed)"] and can_be_mended(withheld)
     # Whose replies all failed has no value, whatever --max_failed lets pass; what was not asked is no figure.
@@ -80,8 +80,8 @@ def test_what_is_missing_what_may_mend_it_and_how_long_it_takes(made, monkeypatc
     assert incomplete(found) == ["asr has no value", "rr has no value"] and can_be_mended(found)
     blank = {"missing": "", "metrics": {}, "refusals": {"retain": {"withheld": "9 of 9 blank", "failed": 0}}}
     assert incomplete(blank) == ["refusals retain withheld (9 of 9 blank)"] and not can_be_mended(blank)
-    other = replace(options, max_blank=0.5)
-    assert read_point(flip, options) and read_point(flip, other) is None, "judged by other bounds"
+    other = replace(flip, judged_by=replace(options, max_blank=0.5).judged_by)
+    assert read_point(flip) and read_point(other) is None, "judged by other bounds"
     # One point of 8 questions on six categories took six seconds; those that are there are not counted.
     plan = Plan([flip, crop], options)
     assert plan.by_group() == {("audited", "attack"): (2, 1, 48, 0)} and plan.minutes() == pytest.approx(0.1)

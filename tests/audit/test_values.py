@@ -93,13 +93,12 @@ def test_asr_at_n_is_how_likely_one_of_n_samples_is_unsafe(tmp_path):
         for n, of in enumerate(words)
     ]
     write_json(tmp_path / "verdicts_val.json", [{"image_path": "a.png", "unsafe_pairs": pairs}])
-    point = SimpleNamespace(kept=lambda options: tmp_path, inside=False)
-    options = SimpleNamespace(judging=SimpleNamespace(official=False))
-    found = {n: estimate(of, "mean")["value"] for n, of in statistics.best_of(point, (1, 3, 10, 11), options).items()}
+    point = SimpleNamespace(results=tmp_path, inside=False, judged_by={"protocol": "corrected"})
+    found = {n: estimate(of, "mean")["value"] for n, of in statistics.best_of(point, (1, 3, 10, 11)).items()}
     assert found == {1: pytest.approx(0.05), 3: pytest.approx(0.15), 10: pytest.approx(0.5), 11: None}
-    assert statistics.values_at(point, options)["asr"] == {("a.png", "q0", 0): 0.1, ("a.png", "q1", 0): 0.0}
+    assert statistics.values_at(point)["asr"] == {("a.png", "q0", 0): 0.1, ("a.png", "q1", 0): 0.0}
     write_json(tmp_path / "point.json", {"metrics": {"asr": {"withheld": "half of the replies failed"}}})
-    assert "asr" not in statistics.values_at(point, options)
+    assert "asr" not in statistics.values_at(point)
 
 
 PICTURE, HIDDEN, BACK, BROKE = QUESTIONS
