@@ -178,4 +178,6 @@ def test_a_server_that_falls_silent_is_given_up_and_asked_only_for_the_rest_late
     server.stopped.set()
     monkeypatch.setattr(server_module, "TIMEOUT", 60)
     assert infer(server.url, tmp_path / "p.json", "--concurrency", 1, eval_file=data).returncode == 0
-    assert len(server.requests) - before == 30
+    # By what is asked: on a busy machine a call that was given up may still come in.
+    first, rest = ({str(body) for *_, body in of} for of in (server.requests[:10], server.requests[before:]))
+    assert len(rest) == 30 and not first & rest
