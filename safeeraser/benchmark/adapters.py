@@ -1,10 +1,9 @@
 """Where an adapter's weights lie, and what the record beside them says: what it was made with, and of what."""
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from safeeraser.benchmark.files import read_object, sha256
+from safeeraser.benchmark.files import meant_by, read_object, sha256
 from safeeraser.errors import BadInput
 
 RUN_FILE = "run.json"  # in the folder of an adapter, a checkpoint or a merged model: what it was made with and of
@@ -42,10 +41,7 @@ def _what_is_there(path: Path) -> str:
     if path.is_file():
         return f", but a .json file; the adapter is the folder: {path.parent}"
     if not path.is_dir():
-        beside = sorted(each.name for each in path.parent.iterdir()) if path.parent.is_dir() else []
-        close = get_close_matches(path.name, beside, n=1)
-        hint = f"; did you mean '{path.with_name(close[0])}'?" if close else ""
-        return f", no such file or folder{hint or '; name the save_dir of a run'}"
+        return f", no such file or folder{meant_by(path) or '; name the save_dir of a run'}"
     steps = sorted(path.glob("checkpoint-*"), key=lambda each: each.stat().st_mtime)
     if steps:
         return (

@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, Any
 
@@ -143,6 +144,13 @@ def read_text(path: str | Path) -> str:
         raise BadInput(f"{path}: not a UTF-8 text file") from None
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def meant_by(path: Path) -> str:
+    """What follows the name of a file or folder that is not there: the nearest name that is, if any."""
+    beside = sorted(each.name for each in path.parent.iterdir()) if path.parent.is_dir() else []
+    close = get_close_matches(path.name, beside, n=1)
+    return f"; did you mean '{path.with_name(close[0])}'?" if close else ""
 
 
 def read_json_lines(path: str | Path) -> list[Any]:

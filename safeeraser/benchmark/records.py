@@ -25,7 +25,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from safeeraser.benchmark.files import read_json, read_json_lines, read_text
+from safeeraser.benchmark.files import meant_by, read_json, read_json_lines, read_text
 from safeeraser.errors import BadInput, nearest
 
 CATEGORIES = ("HateSpeech", "IllegalActivity", "Privacy", "Sex", "Violence", "Weapon")
@@ -169,7 +169,7 @@ class DataFile:
 def read_raw(path: str | Path) -> list[dict[str, Any]]:
     """The JSON objects of a data file (a list, or one a line). Raises `BadInput` if they are none."""
     if not Path(path).exists():
-        raise BadInput(f"{path}: {NO_DATASET}")
+        raise BadInput(f"{path}: {f'no such file{meant}' if (meant := meant_by(Path(path))) else NO_DATASET}")
     raw = read_json(path) if read_text(path).lstrip()[:1] == "[" else read_json_lines(path)
     if not raw:
         raise BadInput(f"{path}: holds no records")
