@@ -42,13 +42,13 @@ ByMetric = dict[str, Values]
 def write_card(options: Options, everyone: Subjects) -> dict[Point, dict[str, Any] | None]:
     """Gather what is measured by now, by whichever action and process; returns what was found of each point."""
     points = points_of(("all",), options, everyone)
-    found = {point: read_point(point) for point in points}
-    there = {point: value for point, value in found.items() if value and (value["metrics"] or value.get("measures"))}
+    results = {point: read_point(point) for point in points}
+    there = {point: value for point, value in results.items() if value and (value["metrics"] or value.get("measures"))}
     values = {point: values_at(point) for point in there}
-    told = [*_plain(there, values), *_relearned(there, values), *_scale_ends(there)]
-    measured = Audit.model_validate({"format": FORMAT, "points": told})
+    rows = [*_plain(there, values), *_relearned(there, values), *_scale_ends(there)]
+    measured = Audit.model_validate({"format": FORMAT, "points": rows})
     recovering = recoveries(measured)
-    for point in filter(_attacked, told):
+    for point in filter(_attacked, rows):
         point["recovers"] = bool(recovering[point["name"]])
     vanilla = next((point for point in there if point.inside and point.subject.name == "vanilla"), None)
     floor = values_at(vanilla, floor=True) if vanilla else {}
@@ -58,19 +58,21 @@ def write_card(options: Options, everyone: Subjects) -> dict[Point, dict[str, An
         "checkpoint": str(options.checkpoint_path),
         **everyone[AUDITED].weights,
         "method": (options.trained or {}).get("forget_loss", {}).get("name"),
-        "controls": {name: one.weights | {"attack": one.attack} for name, one in everyone.items() if name != AUDITED},
+        "controls": {
+            name: subject.weights | {"attack": subject.attack} for name, subject in everyone.items() if name != AUDITED
+        },
         "settings": {
             **options.settings,
             "val_file": str(options.val_file),
             **options.judged_by,
             "judge": f"{judge.name}:{judge.model}" if judge.model else judge.name,
         },
-        "points": told,
-        "quantities": {name: vars(quantity(name)) for one in told for name in one.get("measures", {})},
+        "points": rows,
+        "quantities": {name: vars(quantity(name)) for row in rows for name in row.get("measures", {})},
         "shares_to": end,
         "shares": shares,
         "relearning": _curves(measured.rows()),
-        "missing": [*_missing(found)],
+        "missing": [*_missing(results)],
         "versions": versions("torch", "transformers", "peft"),
     }
     audit = Audit.model_validate(card)
@@ -78,46 +80,46 @@ def write_card(options: Options, everyone: Subjects) -> dict[Point, dict[str, An
     card["findings"] = [finding.model_dump() for finding in findings(audit)]
     write_json(options.card, card)
     write_table(options.card.with_suffix(".figures.csv"), audit.rows())
-    return found
+    return results
 
 
-def lacking(point: Point, found: dict[str, Any] | None) -> list[str]:
+def lacking(point: Point, result: dict[str, Any] | None) -> list[str]:
     """What is not there of a point, in words."""
-    if found:
-        return incomplete(found)
+    if result:
+        return incomplete(result)
     if (at := point.relearned) and ended(at.training) and not adapter_after(at.training, at.step).is_dir():
         return ["its training ended before"]
     return [point.lacks or "not measured"]
 
 
-def incomplete(found: dict[str, Any]) -> list[str]:
+def incomplete(result: dict[str, Any]) -> list[str]:
     """What is not there of a point's figures, in words."""
-    return [gap for gap, _ in _gaps(found)]
+    return [gap for gap, _ in _gaps(result)]
 
 
-def can_be_mended(found: dict[str, Any] | None) -> bool:
+def can_be_mended(result: dict[str, Any] | None) -> bool:
     """Whether measuring may give what is not there: all, where nothing was found; missing responses, failed calls."""
-    return found is None or any(mendable for _, mendable in _gaps(found))
+    return result is None or any(mendable for _, mendable in _gaps(result))
 
 
-def _gaps(found: dict[str, Any]) -> Iterator[tuple[str, bool]]:
-    if found["missing"]:
-        yield found["missing"], True
-    refusals = {f"refusals {view}": rate for view, rate in found.get("refusals", {}).items()}
-    for name, rate in (found["metrics"] | refusals).items():
+def _gaps(result: dict[str, Any]) -> Iterator[tuple[str, bool]]:
+    if result["missing"]:
+        yield result["missing"], True
+    refusals = {f"refusals {view}": rate for view, rate in result.get("refusals", {}).items()}
+    for name, rate in (result["metrics"] | refusals).items():
         if "withheld" in rate:
             yield f"{name} withheld ({rate['withheld']})", bool(rate["failed"])
         elif rate["value"] is None:
             yield f"{name} has no value", bool(rate["failed"])
 
 
-def _missing(found: dict[Point, dict[str, Any] | None]) -> Iterator[str]:
+def _missing(results: dict[Point, dict[str, Any] | None]) -> Iterator[str]:
     """What is not there; a group of which nothing is measured in one line."""
     groups: dict[tuple[Subject, str], list[Point]] = defaultdict(list)
-    for point in found:
+    for point in results:
         groups[point.subject, point.group].append(point)
     for (subject, group), points in groups.items():
-        reasons = [(point.title, reason) for point in points for reason in lacking(point, found[point])]
+        reasons = [(point.title, reason) for point in points for reason in lacking(point, results[point])]
         if len(reasons) == len(points) > 1 and len({reason for _, reason in reasons}) == 1:
             reasons = [(f"{subject.prefix}{group}", reasons[0][1])]
         yield from (f"{title}: {reason}" for title, reason in reasons)
@@ -206,7 +208,7 @@ def _shares(values: dict[Point, ByMetric], floor: ByMetric) -> tuple[str, dict[s
             of_subject[point.subject.name] |= by_metric
     end = "never_knew" if "never_knew" in of_subject else "floor"
     known, never = of_subject.pop("vanilla", {}), of_subject.pop("never_knew", floor)
-    found = {
+    shares = {
         measure: {
             name: share(known[measure], by_metric[measure], never[measure])
             for name, by_metric in of_subject.items()
@@ -216,12 +218,12 @@ def _shares(values: dict[Point, ByMetric], floor: ByMetric) -> tuple[str, dict[s
         if not measure.startswith(("depth", "refusal_"))
     }
     if end == "never_knew" and "depth" in never:
-        found["depth"] = {
+        shares["depth"] = {
             name: estimate({key: value for key, value in score(of, never).items() if value is not None}, "mean")
             for name, of in of_subject.items()
             if "depth" in of
         }
-    return end, found
+    return end, shares
 
 
 def _curves(rows: list[Row]) -> dict[str, Any]:

@@ -208,7 +208,7 @@ class Plan:
 
     def __init__(self, points: list[Point], options: Options) -> None:
         self.points, self.options = points, options
-        self.found = {point: read_point(point) for point in points}
+        self.results = {point: read_point(point) for point in points}
         self.data = read_records(options.val_file)
         self.asked = lru_cache(lambda view, n: len(build_requests(self.data, options.selection((view,), n))))
         self.chosen = options.selection(PAIR[:1], 1).records(self.data)
@@ -222,7 +222,7 @@ class Plan:
         efforts: dict[tuple[str, str], Effort] = defaultdict(Effort)
         trained, questions = set(), self.asked("forget", 1)
         for point in self.points:
-            left, read = self.found[point] is None, 0
+            left, read = self.results[point] is None, 0
             if left and point.inside:
                 layers = load_config(point.subject.model_path).get_text_config().num_hidden_layers
                 read = sum(measure.passes(questions, layers) for measure in inside.find_measures())
@@ -241,7 +241,9 @@ class Plan:
 
         None before the first point.
         """
-        done = [(found["seconds"], n) for point, found in self.found.items() if found and (n := self.responses(point))]
+        done = [
+            (result["seconds"], n) for point, result in self.results.items() if result and (n := self.responses(point))
+        ]
         if not done:
             return None
         left = add_up(self.by_group().values())
@@ -262,7 +264,7 @@ class Plan:
         queries = imagine_queries(data, refusals=False)
         wanted: dict[str, int] = defaultdict(int)
         for point in self.points:
-            for view in point.views if self.found[point] is None and not point.inside else ():
+            for view in point.views if self.results[point] is None and not point.inside else ():
                 metrics = [metric for metric, key in ASKED.items() if METRICS[key].view == view]
                 for metric in metrics + (["rr"] if point.refusals and view != "forget" else []):
                     wanted[metric] += self.asked(view, point.samples)

@@ -70,9 +70,9 @@ def audit(options: Options) -> int:
         measure_points(points, options)
     finally:
         # Whatever went wrong, what was measured is kept.
-        found = write_card(options, subjects)
-    remove_merged(points, found)
-    missing = [(point, why) for point in points for why in lacking(point, found[point])]
+        results = write_card(options, subjects)
+    remove_merged(points, results)
+    missing = [(point, why) for point in points for why in lacking(point, results[point])]
     for point, why in missing:
         log.warning("missing: %s: %s", point.title, why)
     log.info("done: %s", options.card)
@@ -107,15 +107,15 @@ def measure_free(points: list[Point], options: Options) -> list[Point]:
             continue
         where, began = f"[{number}/{len(points)}] {point.title}", time.monotonic()
         try:
-            found = measure_held(point, options)
+            result = measure_held(point, options)
         except Busy:
             busy.append(point)
         except torch.OutOfMemoryError:
             log.warning("%s: the device's memory is too small", where)
         else:
-            if found:
-                log.info("%s: %s (%.0f s)", where, in_words(found), time.monotonic() - began)
-            if found and not shown:
+            if result:
+                log.info("%s: %s (%.0f s)", where, in_words(result), time.monotonic() - began)
+            if result and not shown:
                 shown = True
                 log.info("%s", Plan(points, options).time_left())
     return busy
@@ -143,10 +143,10 @@ def measure_held(point: Point, options: Options) -> dict[str, Any] | None:
         return None if is_measured(point) else measure_point(point, options)
 
 
-def remove_merged(points: list[Point], found: dict[Point, dict[str, Any] | None]) -> None:
+def remove_merged(points: list[Point], results: dict[Point, dict[str, Any] | None]) -> None:
     """Remove the merged models, each as large as the base, that no point is left to be trained on."""
     trained = [(point, at) for point in points if (at := point.relearned) and point.subject.adapter]
-    left = {point.subject.merged for point, at in trained if can_be_mended(found[point]) and not ended(at.training)}
+    left = {point.subject.merged for point, at in trained if can_be_mended(results[point]) and not ended(at.training)}
     for path in {point.subject.merged for point, _ in trained} - left:
         shutil.rmtree(path, ignore_errors=True)
 
@@ -154,22 +154,22 @@ def remove_merged(points: list[Point], found: dict[Point, dict[str, Any] | None]
 def measure_point(point: Point, options: Options) -> dict[str, Any]:
     """Answer and judge, or look inside, and write `point.json`; goes on where it was stopped."""
     began = time.monotonic()
-    found = {"group": point.group, "name": point.name, "at": point.at, "missing": "", **point.made_of}
+    result = {"group": point.group, "name": point.name, "at": point.at, "missing": "", **point.made_of}
     try:
         if point.inside:
-            found |= {"metrics": {}, "measures": look_inside(point, options)}
+            result |= {"metrics": {}, "measures": look_inside(point, options)}
         else:
-            found |= {"missing": answer_point(point, options)} | judge_point(point, options)
+            result |= {"missing": answer_point(point, options)} | judge_point(point, options)
     except BadInput as error:
         # A scale or a rounding may have broken the model, or an attack or a look inside not be possible here, for the
         # data or the device; the other points are kept all the same.
         may_lack = isinstance(error, NothingAnswered) or point.attack or point.inside
         if isinstance(error, Busy) or not may_lack:
             raise
-        found |= {"metrics": {}, "missing": str(error)}
-    found["seconds"] = round(time.monotonic() - began, 2)
-    write_json(point.results / "point.json", found)
-    return found
+        result |= {"metrics": {}, "missing": str(error)}
+    result["seconds"] = round(time.monotonic() - began, 2)
+    write_json(point.results / "point.json", result)
+    return result
 
 
 def answer_point(point: Point, options: Options) -> str:
@@ -243,26 +243,26 @@ def look_inside(point: Point, options: Options) -> dict[str, Any]:
     sets = {INSIDE: pairs} | ({FLOOR: floor(pairs)} if point.subject.name == "vanilla" else {})
     load = partial(load_merged, dtype=options.dtype, lora_alpha=256, device=Processes.join().device)
     vanilla = partial(load, options.model_path, None)
-    found = measure_all(partial(load, point.model_path, point.adapter), vanilla, sets)
-    if FLOOR in found:
+    by_file = measure_all(partial(load, point.model_path, point.adapter), vanilla, sets)
+    if FLOOR in by_file:
         # How much of each answer is in one to the same question of another keyword.
         recall = RougeScorer(["rougeL"], use_stemmer=True).score
-        found[FLOOR]["recovered"] = {pair.key: recall(pair.true, pair.other)["rougeL"].recall for pair in pairs}
+        by_file[FLOOR]["recovered"] = {pair.key: recall(pair.true, pair.other)["rougeL"].recall for pair in pairs}
         alike = len({tuple(pair.question for pair in record.unsafe_pairs) for record in data.records}) == 1
         if not alike and not all(pair.content for pair in pairs):
-            found[FLOOR] = {name: values for name, values in found[FLOOR].items() if name.startswith("exact")}
+            by_file[FLOOR] = {name: values for name, values in by_file[FLOOR].items() if name.startswith("exact")}
     # Each pair as verdicts know it: by its picture, its question, and which of the records with that picture.
     pictures = [record.image_path for record in data.records]
     turns = {pair.record: pictures[: pair.record].count(pictures[pair.record]) for pair in pairs}
     items = {pair.key: [pictures[pair.record], pair.question, turns[pair.record]] for pair in pairs}
-    for file, values in found.items():
+    for file, values in by_file.items():
         write_json(point.folder / file, {"items": items, "values": values}, indent=None)
     return {name: estimate(values, "number") for name, values in values_at(point).items()}
 
 
-def in_words(found: dict[str, Any]) -> str:
+def in_words(result: dict[str, Any]) -> str:
     """A point's rates in per cent, and what was measured inside."""
-    rates = {METRICS[name].title: rate["value"] for name, rate in found["metrics"].items()}
+    rates = {METRICS[name].title: rate["value"] for name, rate in result["metrics"].items()}
     words = [f"{title} {'–' if value is None else f'{100 * value:.1f}'}" for title, value in rates.items()]
-    inside = {name: figure["value"] for name, figure in found.get("measures", {}).items() if "_" not in name}
+    inside = {name: figure["value"] for name, figure in result.get("measures", {}).items() if "_" not in name}
     return ", ".join(words + [f"{name} {value:.2f}" for name, value in inside.items() if value is not None])

@@ -31,8 +31,9 @@ def values_at(point: Point, *, floor: bool = False) -> dict[str, Values]:
     """
     if not point.inside:
         file = point.results / "point.json"
-        found = read_object(file) if file.is_file() else {}
-        figures = found.get("metrics", {}) | {f"refusal_{view}": one for view, one in found.get("refusals", {}).items()}
+        result = read_object(file) if file.is_file() else {}
+        refusals = {f"refusal_{view}": rate for view, rate in result.get("refusals", {}).items()}
+        figures = result.get("metrics", {}) | refusals
         return {
             metric: {item: sum(values) / len(values) for item, values in samples.items()}
             for metric, samples in samples_at(point).items()
@@ -66,11 +67,11 @@ def mean_of(several: Sequence[Values]) -> Values:
 def over_seeds(several: Sequence[Values]) -> dict[str, Any]:
     """The mean over seeds on the items that all have, its interval over seeds and pictures; of one, over pictures."""
     pooled = mean_of(several)
-    found = [estimate({key: values[key] for key in pooled}, "mean") for values in several]
-    told = estimate(pooled, "mean")
-    if told["low"] is not None:
-        told["low"], told["high"] = spread([(one["value"], one["low"], one["high"]) for one in found], 0.0)
-    return told
+    estimates = [estimate({key: values[key] for key in pooled}, "mean") for values in several]
+    joined = estimate(pooled, "mean")
+    if joined["low"] is not None:
+        joined["low"], joined["high"] = spread([(part["value"], part["low"], part["high"]) for part in estimates], 0.0)
+    return joined
 
 
 def best_of(point: Point, counts: Sequence[int]) -> dict[int, Values]:
@@ -179,6 +180,6 @@ def _resampled(sums: np.ndarray, others: np.ndarray) -> tuple[float, float] | tu
     how = {"paired": True, "vectorized": True, "method": "percentile", "n_resamples": RESAMPLES}
     how |= {"confidence_level": LEVEL, "rng": np.random.default_rng(SEED)}
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = bootstrap((sums, others), lambda one, other, axis: one.sum(axis=axis) / other.sum(axis=axis), **how)
-    low, high = float(found.confidence_interval.low), float(found.confidence_interval.high)
+        drawn = bootstrap((sums, others), lambda top, bottom, axis: top.sum(axis=axis) / bottom.sum(axis=axis), **how)
+    low, high = float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
     return (low, high) if isfinite(low) and isfinite(high) else (None, None)

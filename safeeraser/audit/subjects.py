@@ -82,13 +82,13 @@ def subjects_of(options: Options) -> Subjects:
     The folder of a control is named for what decides its points, so that audits with equal settings share it.
     """
     adapter, here = options.checkpoint_path, options.dry_run
-    found = {AUDITED: Subject(options.model_path, adapter, relearned=True, folder=adapter / "audit", here=here)}
+    subjects = {AUDITED: Subject(options.model_path, adapter, relearned=True, folder=adapter / "audit", here=here)}
     for name, make in CONTROLS.items():
         if control := make(options):
             control = replace(control, name=name, here=here)
             key = hash_settings(control.settings(options))
-            found[name] = replace(control, folder=options.controls / f"{name}-{key}")
-    return found
+            subjects[name] = replace(control, folder=options.controls / f"{name}-{key}")
+    return subjects
 
 
 def check_inputs(options: Options) -> None:
