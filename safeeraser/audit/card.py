@@ -131,30 +131,31 @@ def _plain(there: Measured, values: dict[Point, ByMetric]) -> list[dict[str, Any
     for point, value in there.items():
         if point.relearned:
             continue
-        points.append(told := {"subject": point.subject.name} | {key: value[key] for key in KEPT if key in value})
+        points.append(row := {"subject": point.subject.name} | {key: value[key] for key in KEPT if key in value})
         if point.attack and ATTACKS[point.attack].informed:
-            told["informed"] = True
+            row["informed"] = True
         if point.group == "sampling":
-            told["asr_at"] = {str(n): estimate(of, "mean") for n, of in best_of(point, NS).items() if of}
+            row["asr_at"] = {str(n): estimate(of, "mean") for n, of in best_of(point, NS).items() if of}
         if point.subject.name == AUDITED and not point.inside:
             beside = {"to_clean": (AUDITED, "clean", "clean"), "to_vanilla": ("vanilla", point.group, point.name)}
             for name, key in beside.items():
                 other = others.get(key)
-                told[name] = _differences(values[point], values[other]) if other and other is not point else {}
+                row[name] = _differences(values[point], values[other]) if other and other is not point else {}
         if (point.subject.name, point.group) == (AUDITED, "clean"):
             # By how much more of the harmful questions it refuses on the harmful picture than on the benign one.
-            told["by_picture"] = difference(values[point].get("rr", {}), values[point].get("refusal_decoupled", {}))
+            row["by_picture"] = difference(values[point].get("rr", {}), values[point].get("refusal_decoupled", {}))
     for metric in COMPARED:
-        rows = [_attacked(told)[metric] for told in points if metric in _attacked(told)]
+        differences = [_attacked(row)[metric] for row in points if metric in _attacked(row)]
         # The false-discovery rate at which each would be reported (Benjamini and Hochberg, 1995).
-        for row, q in zip(rows, false_discovery_control([row["p"] for row in rows]) if rows else (), strict=True):
-            row["q"] = float(q)
+        ps = [each["p"] for each in differences]
+        for each, q in zip(differences, false_discovery_control(ps) if ps else (), strict=True):
+            each["q"] = float(q)
     return points
 
 
-def _attacked(told: dict[str, Any]) -> dict[str, Any]:
+def _attacked(row: dict[str, Any]) -> dict[str, Any]:
     """An attack's differences to the clean point, of the audited model: the rows that are corrected together."""
-    return told.get("to_clean", {}) if (told["subject"], told["group"]) == (AUDITED, "attack") else {}
+    return row.get("to_clean", {}) if (row["subject"], row["group"]) == (AUDITED, "attack") else {}
 
 
 def _differences(values: ByMetric, others: ByMetric) -> dict[str, Any]:

@@ -169,7 +169,8 @@ class DataFile:
 def read_raw(path: str | Path) -> list[dict[str, Any]]:
     """The JSON objects of a data file (a list, or one a line). Raises `BadInput` if they are none."""
     if not Path(path).exists():
-        raise BadInput(f"{path}: {f'no such file{meant}' if (meant := meant_by(Path(path))) else NO_DATASET}")
+        meant = meant_by(Path(path))
+        raise BadInput(f"{path}: no such file{meant}" if meant else f"{path}: {NO_DATASET}")
     raw = read_json(path) if read_text(path).lstrip()[:1] == "[" else read_json_lines(path)
     if not raw:
         raise BadInput(f"{path}: holds no records")

@@ -15,7 +15,7 @@ from safeeraser.benchmark.files import make_room_for, write_json
 from safeeraser.benchmark.records import DataFile, read_records
 from safeeraser.benchmark.release import ALIASES
 from safeeraser.errors import BadInput
-from safeeraser.infer.attacks import ATTACKS
+from safeeraser.infer.attacks import ATTACKS, Attack
 from safeeraser.infer.engine import Engine, load_engine
 from safeeraser.infer.options import Options
 from safeeraser.infer.predictions import Partial, describe, difference, report_missing, settings_of, write_predictions
@@ -23,6 +23,7 @@ from safeeraser.infer.requests import Request, Unanswered, build_requests, find_
 from safeeraser.infer.server import Server
 from safeeraser.model.lineage import check_base, parents
 from safeeraser.model.load import load_preprocessor
+from safeeraser.model.preprocess import Preprocessor
 from safeeraser.processes import Processes, check_gpu, leave_together
 from safeeraser.progress import progress
 
@@ -76,11 +77,7 @@ def infer(options: Options, write: Write = write_predictions) -> Inferred:
         make_room_for(path)
     partial.done = reduce(or_, processes.gather(partial.done))
     left = [request for request in requests if request.key not in partial.done]
-    # A server does not say which pictures its model takes.
-    preprocessor = None if options.base_url else load_preprocessor(options.model_path)
-    if attack and preprocessor and (reason := attack.lacks(preprocessor)):
-        raise BadInput(f"--attack {attack.name}: {reason}")
-    reasons = find_faults(data, left, preprocessor, processes)
+    reasons = find_faults(data, left, _preprocessor(options, attack), processes)
     if left and len(reasons) == len(left) and not partial.done:
         raise BadInput(f"no picture can be read: {next(iter(reasons.values()))} (and so on)")
     _log_start(requests, done=len(partial.done), unreadable=len(reasons))
@@ -111,6 +108,18 @@ def _check_alike(settings: list[dict[str, Any]]) -> None:
     for other in settings:
         if differs := difference(settings[0], other):
             raise BadInput(f"the processes do not have the same settings: the first has {differs} in another")
+
+
+def _preprocessor(options: Options, attack: Attack | None) -> Preprocessor | None:
+    """What prepares pictures for the model; None behind a server, which does not say which pictures its model takes.
+
+    Raises:
+        BadInput: the attack cannot be made on this model.
+    """
+    preprocessor = None if options.base_url else load_preprocessor(options.model_path)
+    if attack and preprocessor and (reason := attack.lacks(preprocessor)):
+        raise BadInput(f"--attack {attack.name}: {reason}")
+    return preprocessor
 
 
 def _log_start(requests: list[Request], done: int, unreadable: int) -> None:

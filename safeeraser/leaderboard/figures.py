@@ -19,7 +19,7 @@ from safeeraser.leaderboard.plan import RESULTS, Plan
 
 Totals = Mapping[str, Sequence[float]]  # by concept the sum of its values, and their number
 By = Mapping[str, float]  # by concept
-Record = dict[str, Any]  # a cell, as its file tells it
+Record = dict[str, Any]  # a cell, as its file has it
 
 DISTANCES = {
     f"{content}_{way}": (content, way) for content in ("harmful", "reworded", "benign") for way in ("forced", "sampled")

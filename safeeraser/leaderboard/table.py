@@ -56,7 +56,7 @@ KNOWN = {
     "area to never_knew": ("area", 1),
     "new concept": ("learns", 100),
 }
-MEASURED = {name: (name, 1) for name in (*DISTANCES, *INSIDE)}
+MEASURED = (*DISTANCES, *INSIDE)
 
 
 def write_table(plan: Plan) -> None:
@@ -75,9 +75,7 @@ def write_table(plan: Plan) -> None:
     put(PAGE, [said, known, controls(figures)])
     write_tried(plan)
     write_figures(figures, borne)
-    rows = [[row, *settings.get(row, ("", "")), *of] for row in borne for of in borne[row].items()]
-    with write_whole(WORDS) as file:
-        file.write(comma_separated(["row", "lr", "max_train_steps", "word", "by"], rows))
+    write_words(borne, settings)
     for name, draw in PLOTS.items():
         drawing = draw(cells, figures)
         with mpl.rc_context(STYLE | {"svg.hashsalt": name}), write_whole(plot_file(name), "wb") as out:
@@ -163,6 +161,13 @@ def write_figures(figures: Figures, borne: Borne) -> None:
     ]
     with write_whole(DATA) as file:
         file.write(comma_separated(["row", "word", "figure", "of", "value", "low", "high", "runs"], rows))
+
+
+def write_words(borne: Borne, settings: Mapping[str, tuple[str, str]]) -> None:
+    """Write each row's learning rate and steps, and its words with the figures that bear them."""
+    rows = [[row, *settings.get(row, ("", "")), *of] for row in borne for of in borne[row].items()]
+    with write_whole(WORDS) as file:
+        file.write(comma_separated(["row", "lr", "max_train_steps", "word", "by"], rows))
 
 
 def plot_file(name: str) -> Path:

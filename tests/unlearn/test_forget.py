@@ -128,6 +128,9 @@ def test_what_is_said_of_a_run_before_it_starts(tmp_path, caplog):
     words = (f"data_path={data}", "forget_loss=ga", "data.views.forget.image=null", "stop.retain_loss=9")
     job = prepare(read := settings(*words, "num_epochs=3", "warmup_ratio=0.5"))
     assert caplog.messages == ["note: stop.retain_loss has no effect, since no term of ga could pass it"]
+    caplog.clear()
+    prepare(settings(*words[:1], "forget_loss=wga", "stop.forget_loss=0.5"))
+    assert caplog.messages == ["note: stop.forget_loss has no effect, since no term of wga could pass it"]
     assert job.summary(read) == "ga (recipe official): 2 records, 24 items, 2 optimizer steps, 1 of them warm-up"
     nothing = "has no effect, since nothing that ga trains on has a picture"
     assert without_effect(read) == [f"note: projector=full {nothing}"] and without_effect(settings()) == []

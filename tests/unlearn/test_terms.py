@@ -64,7 +64,7 @@ def test_the_gradient_by_hand(name, parameters, given, expected):
     positions = at([HALF], **worked_out(given))
     logits = positions.logits.float().requires_grad_()
     LOSSES[name].function(replace(positions, logits=logits), **worked_out(parameters)).backward()
-    assert torch.allclose(logits.grad, torch.tensor([worked_out(expected)]), atol=1e-6)
+    assert torch.allclose(logits.grad, torch.tensor([worked_out(expected)], dtype=torch.float32), atol=1e-6)
 
 
 def test_the_gradient_of_flat_is_that_of_plain_torch_also_of_many_and_of_narrow_logits():

@@ -11,6 +11,7 @@ from typing import Any
 from safeeraser.unlearn.config.parts import Stop
 from safeeraser.unlearn.hooks.hook import Hook
 from safeeraser.unlearn.masters import take_up
+from safeeraser.unlearn.objective.losses import LOSSES
 from safeeraser.unlearn.objective.method import Method
 from safeeraser.unlearn.state import Copies, copies, trained_of
 
@@ -35,13 +36,11 @@ def reason_to_stop(stop: Stop, method: Method, losses: Mapping[str, float]) -> s
 
 def unreachable_bounds(stop: Stop, method: Method) -> list[str]:
     """The bounds that are set though no term of the method could pass them."""
-    views = [term.views for term in method.terms.values()]
-    found = []
-    if stop.forget_loss is not None and ["forget"] not in views:
-        found.append("stop.forget_loss")
-    if stop.retain_loss is not None and not any("retain" in names for names in views):
-        found.append("stop.retain_loss")
-    return found
+    highest = [(term.views, LOSSES[term.loss].at_most) for term in method.terms.values()]
+    forget = [most for views, most in highest if views == ["forget"]]
+    retain = [most for views, most in highest if "retain" in views]
+    bounds = (("stop.forget_loss", stop.forget_loss, forget), ("stop.retain_loss", stop.retain_loss, retain))
+    return [name for name, bound, most in bounds if bound is not None and max(most, default=-math.inf) <= bound]
 
 
 class Guard(Hook):

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from typing import Annotated, Any, Literal
 
 import torch
@@ -31,6 +32,7 @@ class Loss:
             function is given with every batch.
         copies: tensors of the size of the logits read that live at once at the peak: they, their gradient, and what
             they are compared with.
+        at_most: the highest value it can have, in nats a token; a bound above it never stops a run.
         starts_flat: whether it has no gradient where the model is the untouched one, as it is under a fresh adapter.
     """
 
@@ -40,6 +42,7 @@ class Loss:
     views: int | None = None
     beforehand: Callable[..., Tensor] | None = None
     copies: int = 2
+    at_most: float = inf
     starts_flat: bool = False
 
     @property
