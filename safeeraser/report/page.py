@@ -108,7 +108,7 @@ def _context(methods: list[Method], judges: Judges, published: bool) -> dict[str
     lines, others = [method.line for method in methods], tables.published_table()
     beside = others.rows if published else []
     paper, ranking = tables.paper_table([*lines, *beside], runs), tables.rank(lines, beside)
-    first = tables.measures(ranking.utility)
+    first = ranking.measures
     # The page has these over all figures; a table that leaves it has them with it.
     remarks = [
         *judges.warnings,

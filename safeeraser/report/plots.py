@@ -15,7 +15,7 @@ from safeeraser.benchmark.metrics import COLUMNS, METRICS
 from safeeraser.report.drawing import INK, STYLE, WIDTH, Plot, forest
 from safeeraser.report.read import Run
 from safeeraser.report.robustness import Card
-from safeeraser.report.tables import Ranking, measures
+from safeeraser.report.tables import Ranking
 from safeeraser.report.writing import Line
 
 # Colour says how good something is; these distinguish curves.
@@ -40,7 +40,7 @@ def _drawing(height: float, **axes: Any) -> tuple[Drawing, Axes]:
 
 def methods_forest(ranking: Ranking) -> Plot | None:
     """The methods by what is measured of forgetting, of over-forgetting and of use, then what was published."""
-    metrics = {key: METRICS[COLUMNS[key].metric] for key in measures(ranking.utility)}
+    metrics = {key: METRICS[COLUMNS[key].metric] for key in ranking.measures}
     columns = {key: (f"{metric.title} {metric.arrow}", metric.better) for key, metric in metrics.items()}
     contents = "Forest plot, per cent with 95% intervals"
     return forest("forest", ranking.rule, contents, columns, [*ranking.rows, *ranking.published])

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from safeeraser.benchmark.figures import highest
 from safeeraser.benchmark.metrics import ASKED, COLUMNS, METRICS, SPLITS
 from safeeraser.benchmark.summaries import Summary
-from safeeraser.report.read import Run, columns_by_view
+from safeeraser.report.read import VIEW_COLUMNS, Run
 
 MOST = 6  # names in a warning
 
@@ -129,7 +129,7 @@ def warnings(shown: list[Run], runs: list[Run], judges: Judges) -> list[str]:
     blank = []
     for run in shown:  # the view in which most are, where they are more than a figure may do without
         bound = max((part.max_blank for part in run.parts.values()), default=0.0)
-        most = highest(run.figures[key] for key in columns_by_view("blank") if key in run.figures)
+        most = highest(run.figures[key] for key in VIEW_COLUMNS["blank"] if key in run.figures)
         if most and most.sort_key > bound:
             blank.append(f"{run.title} {most.text}% in the view {most.view}")
     if blank:
