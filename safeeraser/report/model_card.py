@@ -16,7 +16,6 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from yaml import YAMLError
 
-from safeeraser import __version__
 from safeeraser.benchmark.adapters import ADAPTER_FILES, RUN_FILE, run_of, trained_settings
 from safeeraser.benchmark.conversation import prompt
 from safeeraser.benchmark.family import Family, families, page_for, page_of_type
@@ -107,7 +106,6 @@ def card(folder: Path, *, repo: str | None = None) -> str:
         "prompt": prompt,
         "repo": repo,
         **_measured(run, settings),
-        "version": __version__,
     }
     text = f"---\n{_metadata(run, context)}\n---\n\n{render('model_card.md.j2', **context)}"
     text = ROOTED.sub("", text)  # a judge may be named for the folder that its server has it in
@@ -145,7 +143,7 @@ def _measured(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
     Each has who judged it, where it needs a judge; one without a protocol is of other benchmarks.
     """
     (method,) = group_runs([run])
-    judges, audit = judges_of([run]), run.audit
+    judges = judges_of([run])
     rows = {key: row for key in COLUMNS if (row := run.figures.get(key)) and (row.value is not None or row.withheld)}
     for key, row in rows.items():
         judge = run.parts[row.split].judge_of(row.metric) if METRICS[row.metric].asked else None
@@ -153,14 +151,11 @@ def _measured(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
     truth = any((row.judge or "").partition(":")[0] == "truth" for row in rows.values())
     return {
         "demonstration": settings["model_family"]["name"] in DRAWN or truth,
-        "columns": COLUMNS,
         "rows": rows,
         "missing": [column.title.rstrip(" ↓↑") for key, column in COLUMNS.items() if key not in rows],
         "warnings": warnings([run], [run], judges),
         "notes": paper_table([method.line], [run]).notes,
         "judges": judges.spelled,
-        "audit": audit,
-        "headline": audit.conclusions().headline if audit else "",
     }
 
 

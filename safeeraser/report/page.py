@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from safeeraser import __version__
-from safeeraser.benchmark.figures import NOTHING, Row, write_table
+from safeeraser.benchmark.figures import Row, write_table
 from safeeraser.benchmark.files import write_json, write_whole
 from safeeraser.benchmark.metrics import COLUMNS, METRICS
 from safeeraser.benchmark.pictures import find_picture, open_picture
@@ -25,11 +24,10 @@ from safeeraser.errors import BadInput
 from safeeraser.report import robustness, tables
 from safeeraser.report.methods import Method, group_runs, seed_of, sides_table
 from safeeraser.report.plots import audit_forest, methods_forest, robustness_curves, training_curves
-from safeeraser.report.read import Run, read_runs
+from safeeraser.report.read import VIEW_COLUMNS, Run, read_runs
 from safeeraser.report.sources import Judges, different_data, judges_of, provenance, warnings
-from safeeraser.report.writing import Line, comma_separated, gradient, render, show
+from safeeraser.report.writing import Line, comma_separated, render, show
 
-UNTOUCHED = ("clean", "attack")  # conditions in which the untouched model's ASR is shown beside the run's
 _BLURRED = 4  # pixels of the longer side: its colours; at eight the outline of a simple thing still shows
 _CLEAR = 320
 # What is worth an example, by its title: a verdict for a metric on a response in a view.
@@ -82,7 +80,10 @@ def report(
     for name, content in texts.items():
         with write_whole(page_path.parent / name) as handle:
             handle.write(content)
-    _write_plots(context, page_path.parent / "plots")
+    plots = [context["forest"], *context["curves"]]
+    plots += [plot for shown in context["cards"] for plot in (shown["forest"], *shown["plots"])]
+    for plot in filter(None, plots):
+        plot.write(page_path.parent / "plots")
     write_table(page_path.parent / "figures.csv", _rows(methods))
     write_json(page_path.parent / "summary.json", _summary(methods, cards, context["provenance"]))
     for number, table in enumerate(context["tables"]):
@@ -119,7 +120,6 @@ def _context(methods: list[Method], judges: Judges, published: bool) -> dict[str
     columns = {key: paper.columns[key] for key in dict.fromkeys([*first, *paper.columns])}
     made = provenance(runs, judges) | {"seeds": {m.run.title: [seed_of(run) for run in m.seeds] for m in methods}}
     return {
-        "metrics": METRICS,
         "rows": lines,
         "judges": judges,
         "finding": "" if apart else tables.headline(ranking),
@@ -134,35 +134,21 @@ def _context(methods: list[Method], judges: Judges, published: bool) -> dict[str
         "published": others,
         "categories": tables.heat_maps(shown, "category"),
         "keywords": tables.heat_maps(shown, "keyword"),
-        "scale": gradient(),
         "curves": training_curves(runs),
         "provenance": made,
-        "version": __version__,
     }
 
 
 def _shown(card: robustness.Card) -> dict[str, Any]:
     """A card as the template shows it."""
-    lines = []
-    for one in card.conclusions.conditions:
-        untouched = one.figure(card.rows, "vanilla") if one.condition in UNTOUCHED else NOTHING
-        lines.append(Line(one.title, {"audited": one.figure(card.rows), "untouched": untouched}))
     return {
         "card": card,
-        "forest": audit_forest(card.name, card.title, lines),
+        "forest": audit_forest(card),
         "settings": robustness.spell_settings(card),
         "conditions": robustness.condition_tables(card),
         "curves": robustness.curve_tables(card),
         "plots": robustness_curves(card),
     }
-
-
-def _write_plots(context: dict[str, Any], folder: Path) -> None:
-    """Write every plot that the page shows, also those of the cards, into a folder."""
-    plots = [context["forest"], *context["curves"]]
-    plots += [plot for shown in context["cards"] for plot in (shown["forest"], *shown["plots"])]
-    for plot in filter(None, plots):
-        plot.write(folder)
 
 
 def _rows(methods: list[Method]) -> list[Row]:
@@ -175,7 +161,7 @@ def _rows(methods: list[Method]) -> list[Row]:
 
 def _wide(lines: list[Line]) -> str:
     """A line a method with value, low and high of each column."""
-    columns = [*COLUMNS, *tables.view_columns("blank", lines), *tables.view_columns("wrong", lines)]
+    columns = [*COLUMNS, *(key for metric in VIEW_COLUMNS for key in tables.view_columns(metric, lines))]
     head = ["method", "seeds", *(f"{key}_{part}" for key in columns for part in ("value", "low", "high"))]
     return comma_separated(head, ([line.name, len(line.seeds) or 1, *map(line.cell, columns)] for line in lines))
 

@@ -107,10 +107,8 @@ def task_table(runs: Sequence[Run]) -> Table | None:
 
     None if no run's Specificity is made of benchmarks.
     """
-    measured = [(run.title, of) for run in runs if (of := run.specificity) and (of.tasks or of.missing)]
-    if not measured:
-        return None
     lines, remarks = [], []
+    measured = [(run.title, of) for run in runs if (of := run.specificity) and (of.tasks or of.missing)]
     for title, specificity in measured:
         cells: dict[str, Row] = {}
         for name, task in specificity.tasks.items():
@@ -124,7 +122,7 @@ def task_table(runs: Sequence[Run]) -> Table | None:
         remarks += [f"{title}, {remark}" for remark in said]
     heads = {head: head for line in lines for head in line.cells}
     caption = "Per cent ± standard error where known. Spec above is the mean of a run's line."
-    return Table("benchmarks", "Specificity by benchmark", caption, heads, lines, remarks=remarks)
+    return Table("benchmarks", "Specificity by benchmark", caption, heads, lines, remarks=remarks) if lines else None
 
 
 def heat_maps(runs: list[Run], by: str) -> list[Table]:
@@ -205,8 +203,7 @@ def headline(ranking: Ranking) -> str:
     lines = [line for line in ranking.rows if line.name != UNTOUCHED]
     parts = []
     for group, (one, several) in WORDS.items():
-        members = [line for line in lines if _group(line, ranking.bound) == group]
-        if members:
+        if members := [line for line in lines if _group(line, ranking.bound) == group]:
             names = list_some([line.label for line in members])
             keys = {"ASR": "asr_gen"} | ({} if group == KEEPS else {"SARR": "sarr"})
             rates = ", ".join(f"{title} {_span(line.measured(key) for line in members)}" for title, key in keys.items())

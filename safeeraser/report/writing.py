@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as TerminalTable
 
+from safeeraser import __version__
 from safeeraser.benchmark.figures import NOTHING, Row
-from safeeraser.benchmark.metrics import Figure
+from safeeraser.benchmark.metrics import COLUMNS, METRICS, Figure
 
 # Looks the same to the colour-blind, and brightens evenly in grey: worse is brighter.
 _SCALE = mpl.colormaps["cividis"]
@@ -203,11 +204,6 @@ def shade(figure: Figure, better: str) -> Shade | None:
     return Shade(to_hex(_SCALE(worse)), "#000" if worse > _MIDDLE else "#fff")
 
 
-def gradient() -> str:
-    """The colours from better to worse as a CSS gradient, for the legend."""
-    return f"linear-gradient(to right, {', '.join(to_hex(_SCALE(step / 8)) for step in range(9))})"
-
-
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
     undefined=StrictUndefined,
@@ -216,6 +212,9 @@ TEMPLATES = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
+# The legend has the colours from better to worse as a CSS gradient.
+TEMPLATES.globals["scale"] = f"linear-gradient(to right, {', '.join(to_hex(_SCALE(step / 8)) for step in range(9))})"
+TEMPLATES.globals |= {"columns": COLUMNS, "metrics": METRICS, "version": __version__}
 TEMPLATES.filters |= {"svg": lambda plot: Markup(plot.svg()), "shade": shade}
 TEMPLATES.filters |= {"short_commit": lambda commit: re.sub(r"^(\w{12})\w*", r"\1", commit)}
 TEMPLATES.filters |= {"latex": escape_latex, "escape_markdown": escape_markdown, "json": json.dumps}
