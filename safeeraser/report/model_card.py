@@ -153,7 +153,7 @@ def _measured(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
         "demonstration": settings["model_family"]["name"] in DRAWN or truth,
         "rows": rows,
         "missing": [column.title.rstrip(" ↓↑") for key, column in COLUMNS.items() if key not in rows],
-        "warnings": warnings([run], [run], judges),
+        "warnings": warnings([run], judges),
         "notes": paper_table([method.line], [run]).notes,
         "judges": judges.spelled,
     }

@@ -25,7 +25,7 @@ from safeeraser.report import robustness, tables
 from safeeraser.report.methods import Method, group_runs, seed_of, sides_table
 from safeeraser.report.plots import audit_forest, methods_forest, robustness_curves, training_curves
 from safeeraser.report.read import VIEW_COLUMNS, Run, read_runs
-from safeeraser.report.sources import Judges, different_data, judges_of, provenance, warnings
+from safeeraser.report.sources import different_data, judges_of, provenance, warnings
 from safeeraser.report.writing import Line, comma_separated, render, show
 
 _BLURRED = 4  # pixels of the longer side: its colours; at eight the outline of a simple thing still shows
@@ -47,10 +47,9 @@ def report(
     show_examples: bool = False,
     compared: bool = False,
 ) -> None:
-    """Write the report of the runs in `folders`, and print its tables.
+    """Write the report of the runs in `folders`, as `read_runs` finds them, and print its tables.
 
     Args:
-        folders: run folders, or folders of run folders, or of folders of those.
         out: the page; everything else goes beside it. None: `report.html` in the folder, of which there is one then.
         note: a banner over the page, such as what its figures must not be taken for.
         published: put the published figures into the tables and the plot too. The page always has them in a table.
@@ -63,9 +62,8 @@ def report(
     """
     page_path = _page_path(folders, out)
     methods = group_runs(read_runs(folders, compared=compared))
-    runs = [run for method in methods for run in method.seeds]
-    cards, judges = robustness.read_cards(runs), judges_of(runs)
-    context = _context(methods, judges, published) | {
+    cards = robustness.read_cards([run for method in methods for run in method.seeds])
+    context = _context(methods, published) | {
         "note": note,
         "sides": sides_table(methods, *folders) if compared else None,
         "cards": list(map(_shown, cards)),
@@ -103,19 +101,15 @@ def _page_path(folders: tuple[Path, ...], out: Path | None) -> Path:
     return path
 
 
-def _context(methods: list[Method], judges: Judges, published: bool) -> dict[str, Any]:
+def _context(methods: list[Method], published: bool) -> dict[str, Any]:
     """What the templates are given of the runs: the page needs no other file, and no script."""
     shown, runs = [method.run for method in methods], [run for method in methods for run in method.seeds]
-    lines, others = [method.line for method in methods], tables.published_table()
+    lines, others, judges = [method.line for method in methods], tables.published_table(), judges_of(runs)
     beside = others.rows if published else []
     paper, ranking = tables.paper_table([*lines, *beside], runs), tables.rank(lines, beside)
     first = ranking.measures
     # The page has these over all figures; a table that leaves it has them with it.
-    remarks = [
-        *judges.warnings,
-        *different_data(runs),
-        *(f"{METRICS[key].title}: {'; '.join(judges.spelled[key])}" for key in judges.different),
-    ]
+    remarks = judges.warnings + [f"{METRICS[key].title}: {'; '.join(judges.spelled[key])}" for key in judges.different]
     apart = {*judges.different} & {COLUMNS[key].metric for key in first} or different_data(runs)
     columns = {key: paper.columns[key] for key in dict.fromkeys([*first, *paper.columns])}
     made = provenance(runs, judges) | {"seeds": {m.run.title: [seed_of(run) for run in m.seeds] for m in methods}}
@@ -123,7 +117,7 @@ def _context(methods: list[Method], judges: Judges, published: bool) -> dict[str
         "rows": lines,
         "judges": judges,
         "finding": "" if apart else tables.headline(ranking),
-        "warnings": warnings(shown, runs, judges),
+        "warnings": warnings(shown, judges),
         "forest": methods_forest(ranking),
         "glance": replace(paper, rows=ranking.rows, columns=columns, title="All figures"),
         "tables": [
@@ -160,10 +154,12 @@ def _rows(methods: list[Method]) -> list[Row]:
 
 
 def _wide(lines: list[Line]) -> str:
-    """A line a method with value, low and high of each column."""
+    """A line a method with value, low and high of each column, shares in per cent."""
     columns = [*COLUMNS, *(key for metric in VIEW_COLUMNS for key in tables.view_columns(metric, lines))]
     head = ["method", "seeds", *(f"{key}_{part}" for key in columns for part in ("value", "low", "high"))]
-    return comma_separated(head, ([line.name, len(line.seeds) or 1, *map(line.cell, columns)] for line in lines))
+    figures = ([part for key in columns for part in line.cell(key).per_cent] for line in lines)
+    rows = ([line.name, len(line.seeds) or 1, *of] for line, of in zip(lines, figures, strict=True))
+    return comma_separated(head, rows)
 
 
 def _summary(methods: list[Method], cards: list[robustness.Card], made: dict[str, Any]) -> dict[str, Any]:

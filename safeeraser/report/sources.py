@@ -43,7 +43,7 @@ class Judges(NamedTuple):
         spelled: metric -> protocol, judge and models, in words. Specificity, which has no judge, is there only where it
             is of several kinds.
         different: the metrics whose figures do not compare with each other.
-        warnings: what must be beside the figures, wherever they go.
+        warnings: what must be beside the figures, wherever they go, also where the data were not the same.
     """
 
     spelled: dict[str, list[str]]
@@ -73,7 +73,7 @@ def judges_of(runs: list[Run]) -> Judges:
         ]
     if mixed:
         warnings += [f"A judge answered as several models, so these figures are of no one judge: {'; '.join(mixed)}."]
-    return Judges(spelled, different, warnings)
+    return Judges(spelled, different, [*warnings, *different_data(runs)])
 
 
 def decisions(part: Summary) -> Iterator[tuple[str, Decided]]:
@@ -111,13 +111,9 @@ def provenance(runs: list[Run], judges: Judges) -> dict[str, Any]:
     }
 
 
-def warnings(shown: list[Run], runs: list[Run], judges: Judges) -> list[str]:
-    """What must be above all figures, in words.
-
-    Args:
-        shown: a run for each row, the mean over its seeds where there are several; `runs`: every single one.
-    """
-    lines = [*judges.warnings, *different_data(runs)]
+def warnings(shown: list[Run], judges: Judges) -> list[str]:
+    """What must be above all figures, in words; `shown`: a run for each row, the mean where there are several seeds."""
+    lines = [*judges.warnings]
     withheld = [
         f"{column.title.rstrip(' ↓↑')} of {run.title}"
         for run in shown

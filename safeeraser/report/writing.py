@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import chain, groupby
+from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -154,13 +154,12 @@ def with_table(text: str, table: str) -> str | None:
 
 
 def comma_separated(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """The text of a CSV file; a figure becomes its value, low and high in per cent, empty where nothing is known."""
+    """The text of a CSV file; None becomes an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head)
     for row in rows:
-        parts = chain.from_iterable(entry.per_cent if isinstance(entry, Figure) else [entry] for entry in row)
-        writer.writerow(f"{part:.6g}" if isinstance(part, float) else part for part in parts)
+        writer.writerow(f"{entry:.6g}" if isinstance(entry, float) else entry for entry in row)
     return text.getvalue()
 
 
