@@ -25,11 +25,10 @@ from safeeraser.benchmark.methods import shown_weight
 from safeeraser.benchmark.metrics import COLUMNS, METRICS
 from safeeraser.benchmark.release import RELEASED_TYPE
 from safeeraser.errors import BadInput
-from safeeraser.report.methods import group_runs
 from safeeraser.report.read import Run, read_run
 from safeeraser.report.sources import judges_of, warnings
 from safeeraser.report.tables import paper_table
-from safeeraser.report.writing import render
+from safeeraser.report.writing import Line, render
 
 CARD = "README.md"
 # How the projector was trained, where it was.
@@ -92,7 +91,8 @@ def card(folder: Path, *, repo: str | None = None) -> str:
     if not adapter and not list(folder.glob("model*.safetensors")):
         raise BadInput(f"{folder}: holds neither an adapter nor a model (was it trained with save_model=false?)")
     run, base = read_run(folder), base_name(record)
-    page = page_for(base) if base else None
+    page, rows, judges = page_for(base) if base else None, _measured(run), judges_of([run])
+    truth = any((row.judge or "").partition(":")[0] == "truth" for row in rows.values())
     context = {
         "run": run,
         "record": record,
@@ -105,7 +105,12 @@ def card(folder: Path, *, repo: str | None = None) -> str:
         "shown_weight": shown_weight,
         "prompt": prompt,
         "repo": repo,
-        **_measured(run, settings),
+        "demonstration": settings["model_family"]["name"] in DRAWN or truth,
+        "rows": rows,
+        "missing": [column.title.rstrip(" ↓↑") for key, column in COLUMNS.items() if key not in rows],
+        "warnings": warnings([run], judges),
+        "notes": paper_table([Line(run.title, run.figures)], [run]).notes,
+        "judges": judges.spelled,
     }
     text = f"---\n{_metadata(run, context)}\n---\n\n{render('model_card.md.j2', **context)}"
     text = ROOTED.sub("", text)  # a judge may be named for the folder that its server has it in
@@ -137,26 +142,14 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _measured(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
-    """What the template is given of the run's figures, those that are known, or withheld, in the paper's order.
-
-    Each has who judged it, where it needs a judge; one without a protocol is of other benchmarks.
-    """
-    (method,) = group_runs([run])
-    judges = judges_of([run])
+def _measured(run: Run) -> dict[str, Row]:
+    """The run's figures that are known, or withheld, in the paper's order; one without a protocol is of other
+    benchmarks. Each has who judged it, where it needs a judge."""
     rows = {key: row for key in COLUMNS if (row := run.figures.get(key)) and (row.value is not None or row.withheld)}
     for key, row in rows.items():
         judge = run.parts[row.split].judge_of(row.metric) if METRICS[row.metric].asked else None
         rows[key] = row.model_copy(update={"judge": judge})
-    truth = any((row.judge or "").partition(":")[0] == "truth" for row in rows.values())
-    return {
-        "demonstration": settings["model_family"]["name"] in DRAWN or truth,
-        "rows": rows,
-        "missing": [column.title.rstrip(" ↓↑") for key, column in COLUMNS.items() if key not in rows],
-        "warnings": warnings([run], judges),
-        "notes": paper_table([method.line], [run]).notes,
-        "judges": judges.spelled,
-    }
+    return rows
 
 
 def _trained_parts(settings: dict[str, Any]) -> Iterator[str]:
