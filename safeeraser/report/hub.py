@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import disable_progress_bars, httpx, validate_repo_id
 
 from safeeraser.benchmark.adapters import ADAPTER_FILES, run_of
@@ -118,8 +118,6 @@ def _reason(error: Exception) -> str:
         error = error.__cause__  # what came up while a large file was sent
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set, so that the hub is not asked"
-    if isinstance(error, LocalTokenNotFoundError):
-        return "there is no token"
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         why = REFUSED.get(status, "the hub is in trouble" if status >= 500 else "the hub refuses")

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.errors import HFValidationError
 from yaml import YAMLError
 
 from safeeraser.benchmark.adapters import ADAPTER_FILES, RUN_FILE, run_of, trained_settings
@@ -172,7 +171,7 @@ def _metadata(run: Run, context: dict[str, Any]) -> str:
     tags = ["safety", "machine-unlearning", "safeeraser", context["family"].model_type]
     tags += ["lora"] * context["adapter"] + ["demonstration"] * context["demonstration"]
     mini = " (mini: drawn pictures)" if context["demonstration"] else ""
-    data = ModelCardData(
+    return ModelCardData(
         base_model=context["base"],
         library_name="peft" if context["adapter"] else "transformers",
         license=context["license"],
@@ -180,11 +179,7 @@ def _metadata(run: Run, context: dict[str, Any]) -> str:
         tags=tags,
         model_name=f"{run.title}, {context['settings']['model_family']['name']}",
         eval_results=list(_results(run, context["rows"], mini)) or None,
-    )
-    try:
-        return data.to_yaml().strip()
-    except (ValueError, HFValidationError) as error:
-        raise BadInput(f"{run.folder}: no metadata of a card ({error})") from None
+    ).to_yaml()
 
 
 def _results(run: Run, rows: dict[str, Row], mini: str) -> Iterator[EvalResult]:
