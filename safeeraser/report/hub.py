@@ -75,7 +75,9 @@ def publish(folder: Path, repo: str, *, private: bool, overwrite: bool = False) 
         except BadInput:
             raise
         except Exception as error:  # of the client, of HTTP, and of the protocols that it sends large files by
-            if not waits or not _may_pass(error):
+            status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
+            in_trouble = isinstance(error, httpx.TransportError) or status >= 500  # so that asking again may help
+            if not waits or not in_trouble:
                 raise BadInput(f"push_to_hub: {repo}: {_reason(error)}") from None
             time.sleep(waits.pop(0))
 
@@ -104,12 +106,6 @@ def _content(path: Path) -> Path | bytes:
     text = json.dumps(read_json(path))  # the hook is called for each object in it, wherever it is
     content = json.loads(text, object_hook=lambda of: of | {key: base for key in NAMES_OF_BASE if key in of})
     return json.dumps(content, indent=2, ensure_ascii=False).encode()
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether the hub is in trouble itself, so that asking again may help."""
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
-    return isinstance(error, httpx.TransportError) or status >= 500
 
 
 def _reason(error: Exception) -> str:

@@ -27,7 +27,7 @@ from safeeraser.errors import BadInput
 from safeeraser.report.read import Run, read_run
 from safeeraser.report.sources import judges_of, warnings
 from safeeraser.report.tables import paper_table
-from safeeraser.report.writing import Line, render
+from safeeraser.report.writing import TEMPLATES, Line
 
 CARD = "README.md"
 # How the projector was trained, where it was.
@@ -111,8 +111,9 @@ def card(folder: Path, *, repo: str | None = None) -> str:
         "notes": paper_table([Line(run.title, run.figures)], [run]).notes,
         "judges": judges.spelled,
     }
-    text = f"---\n{_metadata(run, context)}\n---\n\n{render('model_card.md.j2', **context)}"
-    text = ROOTED.sub("", text)  # a judge may be named for the folder that its server has it in
+    text = TEMPLATES.get_template("model_card.md.j2").render(context)
+    # A judge may be named for the folder that its server has it in.
+    text = ROOTED.sub("", f"---\n{_metadata(run, context)}\n---\n\n{text}")
     return f"{text}<!-- safeeraser card {_digest(text)}: a hash of the above; edited, it stays as it is -->\n"
 
 

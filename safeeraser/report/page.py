@@ -26,7 +26,7 @@ from safeeraser.report.methods import Method, group_runs, seed_of, sides_table
 from safeeraser.report.plots import audit_forest, methods_forest, robustness_curves, training_curves
 from safeeraser.report.read import VIEW_COLUMNS, Run, read_runs
 from safeeraser.report.sources import different_data, judges_of, provenance, warnings
-from safeeraser.report.writing import Line, comma_separated, render, show
+from safeeraser.report.writing import TEMPLATES, Line, comma_separated, show
 
 _BLURRED = 4  # pixels of the longer side: its colours; at eight the outline of a simple thing still shows
 _CLEAR = 320
@@ -72,10 +72,9 @@ def report(
     }
     context["tables"][1:1] = filter(None, [context["sides"]])
     context["examples"] = read_examples([method.seeds[0] for method in methods]) if show_examples else []
-    texts = {page_path.name: render("report.html.j2", **context)}
-    texts |= {name: render(f"{name}.j2", **context) for name in ("table.md", "table.tex")}
-    texts["table.csv"] = _wide(context["rows"])
-    for name, content in texts.items():
+    templates = {page_path.name: "report.html.j2", "table.md": "table.md.j2", "table.tex": "table.tex.j2"}
+    texts = {name: TEMPLATES.get_template(template).render(context) for name, template in templates.items()}
+    for name, content in (texts | {"table.csv": _wide(context["rows"])}).items():
         with write_whole(page_path.parent / name) as handle:
             handle.write(content)
     plots = [context["forest"], *context["curves"]]

@@ -217,8 +217,3 @@ TEMPLATES.globals |= {"columns": COLUMNS, "metrics": METRICS, "version": __versi
 TEMPLATES.filters |= {"svg": lambda plot: Markup(plot.svg()), "shade": shade}
 TEMPLATES.filters |= {"short_commit": lambda commit: re.sub(r"^(\w{12})\w*", r"\1", commit)}
 TEMPLATES.filters |= {"latex": escape_latex, "escape_markdown": escape_markdown, "json": json.dumps}
-
-
-def render(template: str, **context: Any) -> str:
-    """The text that a template makes of what it is given."""
-    return TEMPLATES.get_template(template).render(context)
