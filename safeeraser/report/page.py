@@ -26,7 +26,7 @@ from safeeraser.report.methods import Method, group_runs, seed_of, sides_table
 from safeeraser.report.plots import audit_forest, methods_forest, robustness_curves, training_curves
 from safeeraser.report.read import VIEW_COLUMNS, Run, read_runs
 from safeeraser.report.sources import different_data, judges_of, provenance, warnings
-from safeeraser.report.writing import TEMPLATES, Line, comma_separated, show
+from safeeraser.report.writing import TEMPLATES, Line, Table, comma_separated, show
 
 _BLURRED = 4  # pixels of the longer side: its colours; at eight the outline of a simple thing still shows
 _CLEAR = 320
@@ -63,15 +63,13 @@ def report(
     page_path = _page_path(folders, out)
     methods = group_runs(read_runs(folders, compared=compared))
     cards = robustness.read_cards([run for method in methods for run in method.seeds])
-    context = _context(methods, published) | {
+    context = _context(methods, published, sides_table(methods, *folders) if compared else None) | {
         "note": note,
-        "sides": sides_table(methods, *folders) if compared else None,
+        "examples": read_examples([method.seeds[0] for method in methods]) if show_examples else [],
         "cards": list(map(_shown, cards)),
         "comparison": robustness.comparison(cards),
         "different": robustness.different_settings(cards),
     }
-    context["tables"][1:1] = filter(None, [context["sides"]])
-    context["examples"] = read_examples([method.seeds[0] for method in methods]) if show_examples else []
     templates = {page_path.name: "report.html.j2", "table.md": "table.md.j2", "table.tex": "table.tex.j2"}
     texts = {name: TEMPLATES.get_template(template).render(context) for name, template in templates.items()}
     for name, content in (texts | {"table.csv": _wide(context["rows"])}).items():
@@ -100,7 +98,7 @@ def _page_path(folders: tuple[Path, ...], out: Path | None) -> Path:
     return path
 
 
-def _context(methods: list[Method], published: bool) -> dict[str, Any]:
+def _context(methods: list[Method], published: bool, sides: Table | None) -> dict[str, Any]:
     """What the templates are given of the runs: the page needs no other file, and no script."""
     shown, runs = [method.run for method in methods], [run for method in methods for run in method.seeds]
     lines, others, judges = [method.line for method in methods], tables.published_table(), judges_of(runs)
@@ -121,8 +119,9 @@ def _context(methods: list[Method], published: bool) -> dict[str, Any]:
         "glance": replace(paper, rows=ranking.rows, columns=columns, title="All figures"),
         "tables": [
             replace(paper, remarks=[*remarks, *paper.remarks]),
-            *filter(None, (make(lines) for make in tables.TABLES)),
+            *filter(None, [sides, *(make(lines) for make in tables.TABLES)]),
         ],
+        "sides": sides,
         "benchmarks": tables.task_table(runs),
         "published": others,
         "categories": tables.heat_maps(shown, "category"),

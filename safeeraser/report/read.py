@@ -208,8 +208,7 @@ def read_run(folder: Path) -> Run:
     audit = read(folder / "audit.json", Audit, None)
     rows = [row for part in parts.values() for row in part.rows(name)]
     if specificity:
-        figure = {key: getattr(specificity, key) for key in Figure.model_fields}
-        rows.append(Row(**figure, run=name, metric="specificity"))
+        rows.append(Row(**specificity.model_dump(include={*Figure.model_fields}), run=name, metric="specificity"))
     return Run(
         folder=folder,
         name=name,
