@@ -163,7 +163,6 @@ def _say_figures(columns: Mapping[str, tuple[str, str]], line: Line) -> str:
     said = []
     for key, (title, _) in columns.items():
         figure = line.measured(key)
-        value, low, high = figure.per_cent
-        between = f" ({low:.1f} to {high:.1f})" if figure.range else ""
-        said += [f"{title.rstrip(' ↓↑')} {value:.1f}{between}".strip()] if value is not None else []
+        between = f" ({figure.range.replace('–', ' to ')})" if figure.range else ""
+        said += [f"{title.rstrip(' ↓↑')} {figure.text}{between}".strip()] if figure.per_cent[0] is not None else []
     return ", ".join(said)

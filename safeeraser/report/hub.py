@@ -11,12 +11,7 @@ import time
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-)
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import disable_progress_bars, httpx, validate_repo_id
 
 from safeeraser.benchmark.adapters import ADAPTER_FILES, run_of
@@ -25,7 +20,6 @@ from safeeraser.errors import BadInput
 from safeeraser.report.model_card import CARD, base_name, card, edited, write_card
 
 log = logging.getLogger(__name__)
-
 logging.getLogger(httpx.__name__).setLevel(logging.WARNING)  # else each request is a line
 
 ADAPTER = (ADAPTER_FILES[0], "adapter_config.json", CARD)
@@ -81,7 +75,9 @@ def publish(folder: Path, repo: str, *, private: bool, overwrite: bool = False) 
         except BadInput:
             raise
         except Exception as error:  # of the client, of HTTP, and of the protocols that it sends large files by
-            if not waits or not _may_pass(error):
+            status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
+            in_trouble = isinstance(error, httpx.TransportError) or status >= 500  # so that asking again may help
+            if not waits or not in_trouble:
                 raise BadInput(f"push_to_hub: {repo}: {_reason(error)}") from None
             time.sleep(waits.pop(0))
 
@@ -107,18 +103,9 @@ def _content(path: Path) -> Path | bytes:
     if not path.name.endswith("config.json"):
         return path
     base = base_name(run_of(path.parent))
-
-    def named(part: dict) -> dict:  # wherever in the file it is
-        return part | {key: base for key in NAMES_OF_BASE if key in part}
-
-    content = json.loads(json.dumps(read_json(path)), object_hook=named)
+    text = json.dumps(read_json(path))  # the hook is called for each object in it, wherever it is
+    content = json.loads(text, object_hook=lambda of: of | {key: base for key in NAMES_OF_BASE if key in of})
     return json.dumps(content, indent=2, ensure_ascii=False).encode()
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether the hub is in trouble itself, so that asking again may help."""
-    response = error.response if isinstance(error, HfHubHTTPError) else None
-    return isinstance(error, httpx.TransportError) or (response is not None and response.status_code >= 500)
 
 
 def _reason(error: Exception) -> str:
@@ -127,9 +114,7 @@ def _reason(error: Exception) -> str:
         error = error.__cause__  # what came up while a large file was sent
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set, so that the hub is not asked"
-    if isinstance(error, LocalTokenNotFoundError):
-        return "there is no token"
-    if isinstance(error, HfHubHTTPError) and error.response is not None:
+    if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         why = REFUSED.get(status, "the hub is in trouble" if status >= 500 else "the hub refuses")
         return f"{why} (HTTP {status})"

@@ -106,11 +106,10 @@ def _deciding(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _place(group: list[Run], namesakes: list[list[Run]]) -> str:
     """What distinguishes a group from others: how its runs' folders are called, what they lie in, or both."""
-    run = group[0]
     for name in (lambda one: one.folder.resolve().name, lambda one: one.name.rpartition("/")[0] or one.name):
         if len({name(other[0]) for other in namesakes}) == len(namesakes):
-            return name(run)
-    return run.name
+            return name(group[0])
+    return group[0].name
 
 
 def seed_of(run: Run) -> str:

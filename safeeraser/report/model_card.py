@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from huggingface_hub.errors import HFValidationError
 from yaml import YAMLError
 
-from safeeraser import __version__
 from safeeraser.benchmark.adapters import ADAPTER_FILES, RUN_FILE, run_of, trained_settings
 from safeeraser.benchmark.conversation import prompt
 from safeeraser.benchmark.family import Family, families, page_for, page_of_type
@@ -26,11 +24,10 @@ from safeeraser.benchmark.methods import shown_weight
 from safeeraser.benchmark.metrics import COLUMNS, METRICS
 from safeeraser.benchmark.release import RELEASED_TYPE
 from safeeraser.errors import BadInput
-from safeeraser.report.methods import group_runs
 from safeeraser.report.read import Run, read_run
 from safeeraser.report.sources import judges_of, warnings
 from safeeraser.report.tables import paper_table
-from safeeraser.report.writing import render
+from safeeraser.report.writing import TEMPLATES, Line
 
 CARD = "README.md"
 # How the projector was trained, where it was.
@@ -93,7 +90,8 @@ def card(folder: Path, *, repo: str | None = None) -> str:
     if not adapter and not list(folder.glob("model*.safetensors")):
         raise BadInput(f"{folder}: holds neither an adapter nor a model (was it trained with save_model=false?)")
     run, base = read_run(folder), base_name(record)
-    page = page_for(base) if base else None
+    page, rows, judges = page_for(base) if base else None, _measured(run), judges_of([run])
+    truth = any((row.judge or "").partition(":")[0] == "truth" for row in rows.values())
     context = {
         "run": run,
         "record": record,
@@ -106,11 +104,16 @@ def card(folder: Path, *, repo: str | None = None) -> str:
         "shown_weight": shown_weight,
         "prompt": prompt,
         "repo": repo,
-        **_measured(run, settings),
-        "version": __version__,
+        "demonstration": settings["model_family"]["name"] in DRAWN or truth,
+        "rows": rows,
+        "missing": [column.title.rstrip(" ↓↑") for key, column in COLUMNS.items() if key not in rows],
+        "warnings": warnings([run], judges),
+        "notes": paper_table([Line(run.title, run.figures)], [run]).notes,
+        "judges": judges.spelled,
     }
-    text = f"---\n{_metadata(run, context)}\n---\n\n{render('model_card.md.j2', **context)}"
-    text = ROOTED.sub("", text)  # a judge may be named for the folder that its server has it in
+    text = TEMPLATES.get_template("model_card.md.j2").render(context)
+    # A judge may be named for the folder that its server has it in.
+    text = ROOTED.sub("", f"---\n{_metadata(run, context)}\n---\n\n{text}")
     return f"{text}<!-- safeeraser card {_digest(text)}: a hash of the above; edited, it stays as it is -->\n"
 
 
@@ -139,29 +142,14 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _measured(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
-    """What the template is given of the run's figures, those that are known, or withheld, in the paper's order.
-
-    Each has who judged it, where it needs a judge; one without a protocol is of other benchmarks.
-    """
-    (method,) = group_runs([run])
-    judges, audit = judges_of([run]), run.audit
+def _measured(run: Run) -> dict[str, Row]:
+    """The run's figures that are known, or withheld, in the paper's order; one without a protocol is of other
+    benchmarks. Each has who judged it, where it needs a judge."""
     rows = {key: row for key in COLUMNS if (row := run.figures.get(key)) and (row.value is not None or row.withheld)}
     for key, row in rows.items():
         judge = run.parts[row.split].judge_of(row.metric) if METRICS[row.metric].asked else None
         rows[key] = row.model_copy(update={"judge": judge})
-    truth = any((row.judge or "").partition(":")[0] == "truth" for row in rows.values())
-    return {
-        "demonstration": settings["model_family"]["name"] in DRAWN or truth,
-        "columns": COLUMNS,
-        "rows": rows,
-        "missing": [column.title.rstrip(" ↓↑") for key, column in COLUMNS.items() if key not in rows],
-        "warnings": warnings([run], [run], judges),
-        "notes": paper_table([method.line], [run]).notes,
-        "judges": judges.spelled,
-        "audit": audit,
-        "headline": audit.conclusions().headline if audit else "",
-    }
+    return rows
 
 
 def _trained_parts(settings: dict[str, Any]) -> Iterator[str]:
@@ -184,7 +172,7 @@ def _metadata(run: Run, context: dict[str, Any]) -> str:
     tags = ["safety", "machine-unlearning", "safeeraser", context["family"].model_type]
     tags += ["lora"] * context["adapter"] + ["demonstration"] * context["demonstration"]
     mini = " (mini: drawn pictures)" if context["demonstration"] else ""
-    data = ModelCardData(
+    return ModelCardData(
         base_model=context["base"],
         library_name="peft" if context["adapter"] else "transformers",
         license=context["license"],
@@ -192,11 +180,7 @@ def _metadata(run: Run, context: dict[str, Any]) -> str:
         tags=tags,
         model_name=f"{run.title}, {context['settings']['model_family']['name']}",
         eval_results=list(_results(run, context["rows"], mini)) or None,
-    )
-    try:
-        return data.to_yaml().strip()
-    except (ValueError, HFValidationError) as error:
-        raise BadInput(f"{run.folder}: no metadata of a card ({error})") from None
+    ).to_yaml()
 
 
 def _results(run: Run, rows: dict[str, Row], mini: str) -> Iterator[EvalResult]:

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from safeeraser import __version__
-from safeeraser.benchmark.figures import NOTHING, Row, write_table
+from safeeraser.benchmark.figures import Row, write_table
 from safeeraser.benchmark.files import write_json, write_whole
 from safeeraser.benchmark.metrics import COLUMNS, METRICS
 from safeeraser.benchmark.pictures import find_picture, open_picture
@@ -25,11 +24,10 @@ from safeeraser.errors import BadInput
 from safeeraser.report import robustness, tables
 from safeeraser.report.methods import Method, group_runs, seed_of, sides_table
 from safeeraser.report.plots import audit_forest, methods_forest, robustness_curves, training_curves
-from safeeraser.report.read import Run, read_runs
-from safeeraser.report.sources import Judges, different_data, judges_of, provenance, warnings
-from safeeraser.report.writing import Line, comma_separated, gradient, render, show
+from safeeraser.report.read import VIEW_COLUMNS, Run, read_runs
+from safeeraser.report.sources import different_data, judges_of, provenance, warnings
+from safeeraser.report.writing import TEMPLATES, Line, Table, comma_separated, show
 
-UNTOUCHED = ("clean", "attack")  # conditions in which the untouched model's ASR is shown beside the run's
 _BLURRED = 4  # pixels of the longer side: its colours; at eight the outline of a simple thing still shows
 _CLEAR = 320
 # What is worth an example, by its title: a verdict for a metric on a response in a view.
@@ -49,10 +47,9 @@ def report(
     show_examples: bool = False,
     compared: bool = False,
 ) -> None:
-    """Write the report of the runs in `folders`, and print its tables.
+    """Write the report of the runs in `folders`, as `read_runs` finds them, and print its tables.
 
     Args:
-        folders: run folders, or folders of run folders, or of folders of those.
         out: the page; everything else goes beside it. None: `report.html` in the folder, of which there is one then.
         note: a banner over the page, such as what its figures must not be taken for.
         published: put the published figures into the tables and the plot too. The page always has them in a table.
@@ -65,24 +62,23 @@ def report(
     """
     page_path = _page_path(folders, out)
     methods = group_runs(read_runs(folders, compared=compared))
-    runs = [run for method in methods for run in method.seeds]
-    cards, judges = robustness.read_cards(runs), judges_of(runs)
-    context = _context(methods, judges, published) | {
+    cards = robustness.read_cards([run for method in methods for run in method.seeds])
+    context = _context(methods, published, sides_table(methods, *folders) if compared else None) | {
         "note": note,
-        "sides": sides_table(methods, *folders) if compared else None,
+        "examples": read_examples([method.seeds[0] for method in methods]) if show_examples else [],
         "cards": list(map(_shown, cards)),
         "comparison": robustness.comparison(cards),
         "different": robustness.different_settings(cards),
     }
-    context["tables"][1:1] = filter(None, [context["sides"]])
-    context["examples"] = read_examples([method.seeds[0] for method in methods]) if show_examples else []
-    texts = {page_path.name: render("report.html.j2", **context)}
-    texts |= {name: render(f"{name}.j2", **context) for name in ("table.md", "table.tex")}
-    texts["table.csv"] = _wide(context["rows"])
-    for name, content in texts.items():
+    templates = {page_path.name: "report.html.j2", "table.md": "table.md.j2", "table.tex": "table.tex.j2"}
+    texts = {name: TEMPLATES.get_template(template).render(context) for name, template in templates.items()}
+    for name, content in (texts | {"table.csv": _wide(context["rows"])}).items():
         with write_whole(page_path.parent / name) as handle:
             handle.write(content)
-    _write_plots(context, page_path.parent / "plots")
+    plots = [context["forest"], *context["curves"]]
+    plots += [plot for shown in context["cards"] for plot in (shown["forest"], *shown["plots"])]
+    for plot in filter(None, plots):
+        plot.write(page_path.parent / "plots")
     write_table(page_path.parent / "figures.csv", _rows(methods))
     write_json(page_path.parent / "summary.json", _summary(methods, cards, context["provenance"]))
     for number, table in enumerate(context["tables"]):
@@ -102,67 +98,49 @@ def _page_path(folders: tuple[Path, ...], out: Path | None) -> Path:
     return path
 
 
-def _context(methods: list[Method], judges: Judges, published: bool) -> dict[str, Any]:
+def _context(methods: list[Method], published: bool, sides: Table | None) -> dict[str, Any]:
     """What the templates are given of the runs: the page needs no other file, and no script."""
     shown, runs = [method.run for method in methods], [run for method in methods for run in method.seeds]
-    lines, others = [method.line for method in methods], tables.published_table()
+    lines, others, judges = [method.line for method in methods], tables.published_table(), judges_of(runs)
     beside = others.rows if published else []
     paper, ranking = tables.paper_table([*lines, *beside], runs), tables.rank(lines, beside)
-    first = tables.measures(ranking.utility)
+    first = ranking.measures
     # The page has these over all figures; a table that leaves it has them with it.
-    remarks = [
-        *judges.warnings,
-        *different_data(runs),
-        *(f"{METRICS[key].title}: {'; '.join(judges.spelled[key])}" for key in judges.different),
-    ]
+    remarks = judges.warnings + [f"{METRICS[key].title}: {'; '.join(judges.spelled[key])}" for key in judges.different]
     apart = {*judges.different} & {COLUMNS[key].metric for key in first} or different_data(runs)
     columns = {key: paper.columns[key] for key in dict.fromkeys([*first, *paper.columns])}
     made = provenance(runs, judges) | {"seeds": {m.run.title: [seed_of(run) for run in m.seeds] for m in methods}}
     return {
-        "metrics": METRICS,
         "rows": lines,
         "judges": judges,
         "finding": "" if apart else tables.headline(ranking),
-        "warnings": warnings(shown, runs, judges),
+        "warnings": warnings(shown, judges),
         "forest": methods_forest(ranking),
         "glance": replace(paper, rows=ranking.rows, columns=columns, title="All figures"),
         "tables": [
             replace(paper, remarks=[*remarks, *paper.remarks]),
-            *filter(None, (make(lines) for make in tables.TABLES)),
+            *filter(None, [sides, *(make(lines) for make in tables.TABLES)]),
         ],
+        "sides": sides,
         "benchmarks": tables.task_table(runs),
         "published": others,
         "categories": tables.heat_maps(shown, "category"),
         "keywords": tables.heat_maps(shown, "keyword"),
-        "scale": gradient(),
         "curves": training_curves(runs),
         "provenance": made,
-        "version": __version__,
     }
 
 
 def _shown(card: robustness.Card) -> dict[str, Any]:
     """A card as the template shows it."""
-    lines = []
-    for one in card.conclusions.conditions:
-        untouched = one.figure(card.rows, "vanilla") if one.condition in UNTOUCHED else NOTHING
-        lines.append(Line(one.title, {"audited": one.figure(card.rows), "untouched": untouched}))
     return {
         "card": card,
-        "forest": audit_forest(card.name, card.title, lines),
+        "forest": audit_forest(card),
         "settings": robustness.spell_settings(card),
         "conditions": robustness.condition_tables(card),
         "curves": robustness.curve_tables(card),
         "plots": robustness_curves(card),
     }
-
-
-def _write_plots(context: dict[str, Any], folder: Path) -> None:
-    """Write every plot that the page shows, also those of the cards, into a folder."""
-    plots = [context["forest"], *context["curves"]]
-    plots += [plot for shown in context["cards"] for plot in (shown["forest"], *shown["plots"])]
-    for plot in filter(None, plots):
-        plot.write(folder)
 
 
 def _rows(methods: list[Method]) -> list[Row]:
@@ -174,10 +152,12 @@ def _rows(methods: list[Method]) -> list[Row]:
 
 
 def _wide(lines: list[Line]) -> str:
-    """A line a method with value, low and high of each column."""
-    columns = [*COLUMNS, *tables.view_columns("blank", lines), *tables.view_columns("wrong", lines)]
+    """A line a method with value, low and high of each column, shares in per cent."""
+    columns = [*COLUMNS, *(key for metric in VIEW_COLUMNS for key in tables.view_columns(metric, lines))]
     head = ["method", "seeds", *(f"{key}_{part}" for key in columns for part in ("value", "low", "high"))]
-    return comma_separated(head, ([line.name, len(line.seeds) or 1, *map(line.cell, columns)] for line in lines))
+    figures = ([part for key in columns for part in line.cell(key).per_cent] for line in lines)
+    rows = ([line.name, len(line.seeds) or 1, *of] for line, of in zip(lines, figures, strict=True))
+    return comma_separated(head, rows)
 
 
 def _summary(methods: list[Method], cards: list[robustness.Card], made: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from safeeraser.benchmark.metrics import COLUMNS, METRICS
 from safeeraser.report.drawing import INK, STYLE, WIDTH, Plot, forest
 from safeeraser.report.read import Run
 from safeeraser.report.robustness import Card
-from safeeraser.report.tables import Ranking, measures
+from safeeraser.report.tables import Ranking
 from safeeraser.report.writing import Line
 
 # Colour says how good something is; these distinguish curves.
@@ -40,17 +40,23 @@ def _drawing(height: float, **axes: Any) -> tuple[Drawing, Axes]:
 
 def methods_forest(ranking: Ranking) -> Plot | None:
     """The methods by what is measured of forgetting, of over-forgetting and of use, then what was published."""
-    metrics = {key: METRICS[COLUMNS[key].metric] for key in measures(ranking.utility)}
+    metrics = {key: METRICS[COLUMNS[key].metric] for key in ranking.measures}
     columns = {key: (f"{metric.title} {metric.arrow}", metric.better) for key, metric in metrics.items()}
     contents = "Forest plot, per cent with 95% intervals"
     return forest("forest", ranking.rule, contents, columns, [*ranking.rows, *ranking.published])
 
 
-def audit_forest(name: str, title: str, lines: list[Line]) -> Plot | None:
-    """ASR in each condition, a line each: the run's, and `untouched` where the untouched model's was measured."""
+def audit_forest(card: Card) -> Plot | None:
+    """ASR in each condition, a line each: the run's, and as it was trained and under attack the untouched model's."""
+    lines = []
+    for one in card.conclusions.conditions:
+        cells = {"audited": one.figure(card.rows)}
+        if one.condition in ("clean", "attack"):
+            cells["untouched"] = one.figure(card.rows, "vanilla")
+        lines.append(Line(one.title, cells))
     caption = "ASR, per cent, with 95% intervals; hollow: the untouched model's."
     columns = {"audited": ("", "lower"), "untouched": ("untouched", "")}
-    return forest(f"robustness_{name}", caption, f"ASR of {title}, per cent", columns, lines, abreast=True)
+    return forest(f"robustness_{card.name}", caption, f"ASR of {card.title}, per cent", columns, lines, abreast=True)
 
 
 # Training

@@ -17,22 +17,18 @@ from safeeraser.benchmark.figures import Row, find
 from safeeraser.benchmark.files import read_json, read_json_lines
 from safeeraser.benchmark.metrics import COLUMNS, METRICS, SPLITS, Column, Figure
 from safeeraser.benchmark.responses import VIEWS
-from safeeraser.benchmark.summaries import BY_VIEW, Summary, SummaryFile
+from safeeraser.benchmark.summaries import Summary, SummaryFile
 from safeeraser.errors import BadInput
 
 # Runs without a title of their own are named for the paper's methods. In its order.
 TITLES = ("vanilla", "GA", "GD", "KL", "PO", "GA+PD", "GD+PD", "KL+PD", "PO+PD")
 METHODS = {title.lower().replace("+", ""): title for title in TITLES} | {"idk": "PO", "idkpd": "PO+PD"}
-SHOWN_BY_VIEW = [metric for metric in BY_VIEW.values() if metric in METRICS]  # blank and wrong responses
-
-
-def columns_by_view(metric: str) -> dict[str, Column]:
-    """The columns of a metric that is measured in every view: `forget` on train, then each view on val."""
-    train = {f"{metric}_forget_eff": Column(metric, "train", "forget, train", "forget")}
-    return train | {f"{metric}_{view}": Column(metric, "val", view.replace("_", " "), view) for view in VIEWS}
-
-
-ALL_COLUMNS = COLUMNS | {key: column for metric in SHOWN_BY_VIEW for key, column in columns_by_view(metric).items()}
+# The columns of a metric that is measured in every view: `forget` on train, then each view on val.
+VIEW_COLUMNS = {
+    metric: {f"{metric}_forget_eff": Column(metric, "train", "forget, train", "forget")}
+    | {f"{metric}_{view}": Column(metric, "val", view.replace("_", " "), view) for view in VIEWS}
+    for metric in ("blank", "wrong")
+}
 
 
 class TaskScore(BaseModel):
@@ -125,7 +121,8 @@ class Run:
 
         Beside a rate is what labels make of it, where there are any.
         """
-        figures = {key: row for key, column in ALL_COLUMNS.items() if (row := self.figure(column)).metric}
+        columns = COLUMNS | VIEW_COLUMNS["blank"] | VIEW_COLUMNS["wrong"]
+        figures = {key: row for key, column in columns.items() if (row := self.figure(column)).metric}
         for key, row in figures.items():
             corrected = find(self.rows, metric=row.metric, split=row.split, relative="labels")
             if corrected.value is not None:
@@ -145,8 +142,8 @@ class Run:
             several = len(METRICS[column.metric].splits) > 1
             holder = entry[{"train": "efficacy", "val": "generality"}[column.split]] if several else entry
             holder[column.metric] = self.figures[key].value if key in self.figures else None
-        for metric in SHOWN_BY_VIEW:
-            if rows := [self.figures[key] for key in columns_by_view(metric) if key in self.figures]:
+        for metric, columns in VIEW_COLUMNS.items():
+            if rows := [self.figures[key] for key in columns if key in self.figures]:
                 entry[metric] = {row.view + "_eff" * (row.split == "train"): row.value for row in rows}
         if self.specificity and (self.specificity.tasks or self.specificity.missing):
             tasks = {name: task.model_dump() for name, task in self.specificity.tasks.items()}
@@ -197,14 +194,6 @@ def _run_folders(folder: Path) -> list[Path]:
     return runs
 
 
-def _without_numbers(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings less the numbers of the model's architecture, which earlier versions recorded with its family."""
-    family = settings.get("model_family")
-    if not isinstance(family, dict):
-        return settings
-    return settings | {"model_family": {key: value for key, value in family.items() if key != "architecture"}}
-
-
 def read_run(folder: Path) -> Run:
     """The run in a folder. Raises `BadInput` if one of its files cannot be used."""
     summaries = {split: read(folder / f"summary_{split}.json", SummaryFile, None) for split in SPLITS}
@@ -213,12 +202,13 @@ def read_run(folder: Path) -> Run:
         if part.split != split:
             raise BadInput(f"{folder / f'summary_{split}.json'}: was scored on split '{part.split}'")
     name, own = folder.resolve().name, read(folder / RUN_FILE, _RunFile, _RunFile())
+    if isinstance(family := own.settings.get("model_family"), dict):
+        family.pop("architecture", None)  # numbers that earlier versions recorded
     specificity = read(folder / "specificity.json", Specificity, None)
     audit = read(folder / "audit.json", Audit, None)
     rows = [row for part in parts.values() for row in part.rows(name)]
     if specificity:
-        figure = {key: getattr(specificity, key) for key in Figure.model_fields}
-        rows.append(Row(**figure, run=name, metric="specificity"))
+        rows.append(Row(**specificity.model_dump(include={*Figure.model_fields}), run=name, metric="specificity"))
     return Run(
         folder=folder,
         name=name,
@@ -229,7 +219,7 @@ def read_run(folder: Path) -> Run:
         audit=audit,
         log=read(folder / "train_log.jsonl", list[Step], []),
         probes=read(folder / "probe.jsonl", list[Probed], []),
-        settings=_without_numbers(own.settings) | ({"data": own.data} if own.data else {}),
+        settings=own.settings | ({"data": own.data} if own.data else {}),
     )
 
 

@@ -228,21 +228,17 @@ def _compared(card: Card) -> dict[str, Row]:
     cells |= {f"refusal_{view}": card.figure("refusal", view=view) for view in ("forget", "decoupled")}
     cells |= {key: find(card.rows, subject=AUDITED, metric=key, relative="way") for key in ("gap", "depth")}
     if (worst := concluded.worst) is not None:
-        cells["worst"] = _with_note(card.figure("asr", "attack", name=worst), worst)
+        cells["worst"] = card.figure("asr", "attack", name=worst).model_copy(update={"note": worst})
     if (name := concluded.most_recovered) is not None:
         most = card.figure("recovered", "attack", name=name) if name else card.figure("recovered")
-        cells["most"] = _with_note(most, name or "without an attack")
+        cells["most"] = most.model_copy(update={"note": name or "without an attack"})
     if concluded.half is not None and (back := concluded.back["benign"]):
         note = "; ".join(filter(None, [back.data, f"{back.measured} measured, to step {back.last}"]))
         cells["steps"] = Row(text_instead="none" if back.steps is None else str(back.steps), note=note)
     areas = pick(card.rows, subject=AUDITED, metric="area", relative="never_knew")
     if area := highest(row for row in areas if row.name in concluded.benign):
-        cells["area"] = _with_note(area, area.name)
+        cells["area"] = area.model_copy(update={"note": area.name})
     return cells
-
-
-def _with_note(row: Row, note: str) -> Row:
-    return row.model_copy(update={"note": note})
 
 
 def different_settings(cards: Iterable[Card]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from safeeraser.benchmark.figures import highest
 from safeeraser.benchmark.metrics import ASKED, COLUMNS, METRICS, SPLITS
 from safeeraser.benchmark.summaries import Summary
-from safeeraser.report.read import Run, columns_by_view
+from safeeraser.report.read import VIEW_COLUMNS, Run
 
 MOST = 6  # names in a warning
 
@@ -43,7 +43,7 @@ class Judges(NamedTuple):
         spelled: metric -> protocol, judge and models, in words. Specificity, which has no judge, is there only where it
             is of several kinds.
         different: the metrics whose figures do not compare with each other.
-        warnings: what must be beside the figures, wherever they go.
+        warnings: what must be beside the figures, wherever they go, also where the data were not the same.
     """
 
     spelled: dict[str, list[str]]
@@ -73,7 +73,7 @@ def judges_of(runs: list[Run]) -> Judges:
         ]
     if mixed:
         warnings += [f"A judge answered as several models, so these figures are of no one judge: {'; '.join(mixed)}."]
-    return Judges(spelled, different, warnings)
+    return Judges(spelled, different, [*warnings, *different_data(runs)])
 
 
 def decisions(part: Summary) -> Iterator[tuple[str, Decided]]:
@@ -111,13 +111,9 @@ def provenance(runs: list[Run], judges: Judges) -> dict[str, Any]:
     }
 
 
-def warnings(shown: list[Run], runs: list[Run], judges: Judges) -> list[str]:
-    """What must be above all figures, in words.
-
-    Args:
-        shown: a run for each row, the mean over its seeds where there are several; `runs`: every single one.
-    """
-    lines = [*judges.warnings, *different_data(runs)]
+def warnings(shown: list[Run], judges: Judges) -> list[str]:
+    """What must be above all figures, in words; `shown`: a run for each row, the mean where there are several seeds."""
+    lines = [*judges.warnings]
     withheld = [
         f"{column.title.rstrip(' ↓↑')} of {run.title}"
         for run in shown
@@ -129,7 +125,7 @@ def warnings(shown: list[Run], runs: list[Run], judges: Judges) -> list[str]:
     blank = []
     for run in shown:  # the view in which most are, where they are more than a figure may do without
         bound = max((part.max_blank for part in run.parts.values()), default=0.0)
-        most = highest(run.figures[key] for key in columns_by_view("blank") if key in run.figures)
+        most = highest(run.figures[key] for key in VIEW_COLUMNS["blank"] if key in run.figures)
         if most and most.sort_key > bound:
             blank.append(f"{run.title} {most.text}% in the view {most.view}")
     if blank:

@@ -4,7 +4,6 @@ The last is an order of the methods, and one sentence that the figures bear.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +14,9 @@ from safeeraser.benchmark.files import read_json
 from safeeraser.benchmark.metrics import COLUMNS, METRICS
 from safeeraser.benchmark.records import CATEGORIES
 from safeeraser.benchmark.responses import VIEWS
-from safeeraser.report.read import Run, columns_by_view
+from safeeraser.report.read import VIEW_COLUMNS, Run
 from safeeraser.report.sources import agreements, list_some
-from safeeraser.report.writing import Line, Table
+from safeeraser.report.writing import Line, Table, pivot
 
 RATES = [key for key, metric in METRICS.items() if metric.asked and metric.rate]  # those that a judge decides
 TITLES = {key: column.title for key, column in COLUMNS.items()}
@@ -79,8 +78,7 @@ def view_columns(metric: str, lines: list[Line]) -> dict[str, str]:
     case, in the views of the paper's metrics.
     """
     usual = [one.view for one in METRICS.values() if one.view] if metric == "blank" else []
-    views = list(dict.fromkeys([*usual, *VIEWS]))
-    columns = columns_by_view(metric)
+    views, columns = [*usual, *VIEWS], VIEW_COLUMNS[metric]
     known = {key for line in lines for key in line.cells if key in columns}
     known |= {key for key, column in columns.items() if column.view in usual or (known and column.split == "train")}
     keys = sorted(known, key=lambda key: (columns[key].split != "train", views.index(columns[key].view)))
@@ -89,7 +87,7 @@ def view_columns(metric: str, lines: list[Line]) -> dict[str, str]:
 
 def view_table(metric: str, lines: list[Line]) -> Table | None:
     """A metric that is measured in every view; None where no line has it."""
-    if not any(key in line.cells for line in lines for key in columns_by_view(metric)):
+    if not any(line.cells.keys() & VIEW_COLUMNS[metric] for line in lines):
         return None
     title, what, absent = BY_VIEW[metric]
     caption = f"{what}Per cent of the responses that are there, by view, on all_val but for the first column. "
@@ -109,10 +107,8 @@ def task_table(runs: Sequence[Run]) -> Table | None:
 
     None if no run's Specificity is made of benchmarks.
     """
-    measured = [(run.title, of) for run in runs if (of := run.specificity) and (of.tasks or of.missing)]
-    if not measured:
-        return None
     lines, remarks = [], []
+    measured = [(run.title, of) for run in runs if (of := run.specificity) and (of.tasks or of.missing)]
     for title, specificity in measured:
         cells: dict[str, Row] = {}
         for name, task in specificity.tasks.items():
@@ -126,7 +122,7 @@ def task_table(runs: Sequence[Run]) -> Table | None:
         remarks += [f"{title}, {remark}" for remark in said]
     heads = {head: head for line in lines for head in line.cells}
     caption = "Per cent ± standard error where known. Spec above is the mean of a run's line."
-    return Table("benchmarks", "Specificity by benchmark", caption, heads, lines, remarks=remarks)
+    return Table("benchmarks", "Specificity by benchmark", caption, heads, lines, remarks=remarks) if lines else None
 
 
 def heat_maps(runs: list[Run], by: str) -> list[Table]:
@@ -134,21 +130,16 @@ def heat_maps(runs: list[Run], by: str) -> list[Table]:
 
     Runs go down the page; but a benchmark has many keywords and few runs, so keywords do.
     """
+    down, across, corner = ("run", "group", "method") if by == "category" else ("group", "run", by)
+    rows = [row.model_copy(update={"run": run.title}) for run in runs for row in pick(run.rows, split="val", by=by)]
     maps = []
-    for metric in RATES:
-        cells = {
-            run.title: {row.group: row for row in pick(run.rows, metric=metric, split="val", by=by)} for run in runs
-        }
-        lines = [Line(title, groups) for title, groups in cells.items() if groups]
-        columns = sorted(set().union(*(line.cells for line in lines)), key=lambda name: (name not in CATEGORIES, name))
-        if by == "keyword":
-            turned = [Line(key, {line.name: line.cells[key] for line in lines if key in line.cells}) for key in columns]
-            lines, columns = turned, [line.name for line in lines]
-        if lines:
-            corner = by if by == "keyword" else "method"
-            heads = {column: column for column in columns}
-            title, better = f"{METRICS[metric].title} {METRICS[metric].arrow}", METRICS[metric].better
-            maps.append(Table(f"{by}-{metric}", title, f"By {by}, per cent.", heads, lines, corner, better=better))
+    for key in RATES:
+        ordered = {"run": pick(rows, metric=key, by=by)}
+        ordered["group"] = sorted(ordered["run"], key=lambda row: (row.group not in CATEGORIES, row.group))
+        if lines := pivot(ordered[down], down, across):
+            heads = {(name := getattr(row, across)): name for row in ordered[across]}
+            title, better = f"{METRICS[key].title} {METRICS[key].arrow}", METRICS[key].better
+            maps.append(Table(f"{by}-{key}", title, f"By {by}, per cent.", heads, lines, corner, better=better))
     return maps
 
 
@@ -156,16 +147,19 @@ class Ranking(NamedTuple):
     """Methods, best group first; those in no group come last, the untouched model before them.
 
     Attributes:
-        groups: the group of each line, by its label.
         utility: the column that stands for utility: of those, the first that most lines have.
         bound: the ASR below which a method forgets.
     """
 
     rows: list[Line]
     published: list[Line]
-    groups: dict[str, str]
     utility: str
     bound: float
+
+    @property
+    def measures(self) -> list[str]:
+        """The columns that a method is judged by at a glance."""
+        return ["asr_gen", "sarr", self.utility]
 
     @property
     def rule(self) -> str:
@@ -176,21 +170,13 @@ class Ranking(NamedTuple):
         )
 
 
-def measures(utility: str) -> list[str]:
-    """The columns that a method is judged by at a glance."""
-    return ["asr_gen", "sarr", utility]
-
-
 def rank(lines: list[Line], published: list[Line]) -> Ranking:
     """The lines in their groups, best first."""
     utility = max(_UTILITIES, key=lambda key: sum(line.cell(key).per_cent[0] is not None for line in lines))
     untouched = next((line.measured("asr_gen").value for line in lines if line.name == UNTOUCHED), None)
     bound = HALF * (1.0 if untouched is None else untouched)
-    groups = {line.label: _group(line, bound) for line in lines}
-    shown = sorted(lines, key=lambda line: _order(line, groups[line.label]))
-    others = [replace(line, published=True) for line in published]
-    others.sort(key=lambda line: _order(line, _group(line, bound)))
-    return Ranking(shown, others, groups, utility, bound)
+    order = partial(_order, bound=bound)
+    return Ranking(sorted(lines, key=order), sorted(published, key=order), utility, bound)
 
 
 def _group(line: Line, bound: float) -> str:
@@ -205,7 +191,8 @@ def _group(line: Line, bound: float) -> str:
     return FORGETS if sarr[2] < HALF else OVER
 
 
-def _order(line: Line, group: str) -> tuple:
+def _order(line: Line, bound: float) -> tuple:
+    group = _group(line, bound)
     asr, sarr = (line.measured(key).sort_key for key in ("asr_gen", "sarr"))
     within = {FORGETS: max(asr, sarr), OVER: sarr, KEEPS: asr, OPEN: max(asr, sarr)}[group]
     return [*WORDS, OPEN].index(group), line.name == UNTOUCHED, within
@@ -216,15 +203,14 @@ def headline(ranking: Ranking) -> str:
     lines = [line for line in ranking.rows if line.name != UNTOUCHED]
     parts = []
     for group, (one, several) in WORDS.items():
-        members = [line for line in lines if ranking.groups[line.label] == group]
-        if members:
+        if members := [line for line in lines if _group(line, ranking.bound) == group]:
             names = list_some([line.label for line in members])
             keys = {"ASR": "asr_gen"} | ({} if group == KEEPS else {"SARR": "sarr"})
             rates = ", ".join(f"{title} {_span(line.measured(key) for line in members)}" for title, key in keys.items())
             parts.append(f"{names} {one if len(members) == 1 else several}: {rates}.")
     if not parts:
         return ""
-    if undecided := [line.label for line in lines if ranking.groups[line.label] == OPEN]:
+    if undecided := [line.label for line in lines if _group(line, ranking.bound) == OPEN]:
         parts.append(f"The intervals of {list_some(undecided)} do not tell.")
     return " ".join(filter(None, [*parts, _cost(ranking, lines)]))
 
@@ -233,7 +219,7 @@ def _cost(ranking: Ranking, lines: list[Line]) -> str:
     """What utility the methods have that forget, beside the untouched model's."""
     title = METRICS[COLUMNS[ranking.utility].metric].title
     untouched = next((line for line in ranking.rows if line.name == UNTOUCHED), None)
-    known = [line for line in lines if ranking.groups[line.label] in (FORGETS, OVER)]
+    known = [line for line in lines if _group(line, ranking.bound) in (FORGETS, OVER)]
     if not untouched or not known:
         return ""
     before, figures = untouched.measured(ranking.utility), [line.measured(ranking.utility) for line in known]

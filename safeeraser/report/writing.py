@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import chain, groupby
+from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as TerminalTable
 
+from safeeraser import __version__
 from safeeraser.benchmark.figures import NOTHING, Row
-from safeeraser.benchmark.metrics import Figure
+from safeeraser.benchmark.metrics import COLUMNS, METRICS, Figure
 
 # Looks the same to the colour-blind, and brightens evenly in grey: worse is brighter.
 _SCALE = mpl.colormaps["cividis"]
@@ -153,13 +154,12 @@ def with_table(text: str, table: str) -> str | None:
 
 
 def comma_separated(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """The text of a CSV file; a figure becomes its value, low and high in per cent, empty where nothing is known."""
+    """The text of a CSV file; None becomes an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head)
     for row in rows:
-        parts = chain.from_iterable(entry.per_cent if isinstance(entry, Figure) else [entry] for entry in row)
-        writer.writerow(f"{part:.6g}" if isinstance(part, float) else part for part in parts)
+        writer.writerow(f"{entry:.6g}" if isinstance(entry, float) else entry for entry in row)
     return text.getvalue()
 
 
@@ -203,11 +203,6 @@ def shade(figure: Figure, better: str) -> Shade | None:
     return Shade(to_hex(_SCALE(worse)), "#000" if worse > _MIDDLE else "#fff")
 
 
-def gradient() -> str:
-    """The colours from better to worse as a CSS gradient, for the legend."""
-    return f"linear-gradient(to right, {', '.join(to_hex(_SCALE(step / 8)) for step in range(9))})"
-
-
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
     undefined=StrictUndefined,
@@ -216,11 +211,9 @@ TEMPLATES = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
+# The legend has the colours from better to worse as a CSS gradient.
+TEMPLATES.globals["scale"] = f"linear-gradient(to right, {', '.join(to_hex(_SCALE(step / 8)) for step in range(9))})"
+TEMPLATES.globals |= {"columns": COLUMNS, "metrics": METRICS, "version": __version__}
 TEMPLATES.filters |= {"svg": lambda plot: Markup(plot.svg()), "shade": shade}
 TEMPLATES.filters |= {"short_commit": lambda commit: re.sub(r"^(\w{12})\w*", r"\1", commit)}
 TEMPLATES.filters |= {"latex": escape_latex, "escape_markdown": escape_markdown, "json": json.dumps}
-
-
-def render(template: str, **context: Any) -> str:
-    """The text that a template makes of what it is given."""
-    return TEMPLATES.get_template(template).render(context)

@@ -123,7 +123,7 @@ def judged(folder, run, title="openai:gpt-4o", models=("gpt-4o-2024-08-06",), **
 def warned(folder):
     found = group_runs(read_runs([folder]))
     runs = [run for method in found for run in method.seeds]
-    return warnings([method.run for method in found], runs, judges_of(runs))
+    return warnings([method.run for method in found], judges_of(runs))
 
 
 @pytest.mark.parametrize(("one", "other", "different"), JUDGES["pairs"])
