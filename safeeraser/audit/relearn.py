@@ -132,19 +132,17 @@ def merge_once(adapter: Path | None, model_path: str, folder: Path, *, allow_oth
     return str(folder)
 
 
-def relearn(
-    model_path: str, folder: Path, protocol: Protocol, attacker: str, seed: int, data: Data, dtype: str = "auto"
-) -> None:
-    """Train a fresh adapter on a model, with a checkpoint after each of the protocol's steps.
+def relearn(settings: Settings) -> None:
+    """Train a fresh adapter by `relearning_settings`, with a checkpoint after each of the protocol's steps.
 
-    Goes on where it was stopped; does nothing where it is through. `folder` is for this model, attacker, seed and
-    protocol alone; raises `Busy` where another process is at it. `dtype`: of the frozen weights, as forget.py takes it.
+    Goes on where it was stopped; does nothing where it is through. Raises `Busy` where another process is at it.
     """
+    folder = settings.save_dir.parent
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder, str(folder)):
         if ended(folder):
             return
-        forget(relearning_settings(model_path, folder, protocol, attacker, seed, data, dtype))
+        forget(settings)
         gc.collect()  # transformers' Trainer holds itself in circles, and the model with it
         for path in (folder / "training").glob("checkpoint-*/*"):
             # What resuming needs is far larger than the adapter.
@@ -177,11 +175,12 @@ def relearning_settings(
     **more: Any,
 ) -> Settings:
     """One term on one view, by config/relearn_training.yaml. Nothing depends on how the model came to be, but for the
-    categories of `data`.
+    categories of `data`. `safeeraser.unlearn.job.prepare` says what is wrong with them before anything is trained.
 
-    `more`: further keys, such as the adapter to go on with.
-
-    `safeeraser.unlearn.job.prepare` says what is wrong with them before anything is trained.
+    Args:
+        folder: where the training lies; it is for this model, attacker, seed and protocol alone.
+        dtype: of the frozen weights, as forget.py takes it.
+        more: further keys, such as the adapter to go on with.
     """
     how = protocol.attackers[attacker]
     benchmark = how.data in (TRAIN, HELD_OUT)

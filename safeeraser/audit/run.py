@@ -136,7 +136,8 @@ def measure_held(point: Point, options: Options) -> dict[str, Any] | None:
         if at := point.relearned:
             who, allowed = point.subject, options.allow_other_base
             model = merge_once(who.adapter, who.model_path, who.folder / "merged", allow_other_base=allowed)
-            relearn(model, at.training, options.protocol, at.attacker, at.seed, options.data, options.dtype)
+            how = (options.protocol, at.attacker, at.seed, options.data, options.dtype)
+            relearn(relearning_settings(model, at.training, *how))
             if not adapter_after(at.training, at.step).is_dir():
                 return None
         # Another process may have been through with it a moment ago.

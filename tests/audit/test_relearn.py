@@ -54,7 +54,7 @@ def test_every_model_is_trained_alike(tmp_path, monkeypatch):
     runs, told = {}, {}
     for base, seed in ((str(MODEL), 1), (str(MODEL), 2), (model, 1)):
         folder = tmp_path / "runs" / f"{len(runs)}"
-        relearn(base, folder, still, "retain", seed, DATA)
+        relearn(relearning_settings(base, folder, still, "retain", seed, DATA))
         runs[base, seed] = weights(folder, 1)
         told[base, seed] = json.loads((folder / "training" / "plan.json").read_text())["steps"]
     (first, other, own), (plan, another, its) = runs.values(), told.values()
