@@ -29,22 +29,20 @@ def values_at(point: Point, *, floor: bool = False) -> dict[str, Values]:
 
     What is withheld has none: of its items too many have no verdict. `floor`: those of the floor instead.
     """
-    if not point.inside:
-        file = point.results / "point.json"
-        result = read_object(file) if file.is_file() else {}
-        refusals = {f"refusal_{view}": rate for view, rate in result.get("refusals", {}).items()}
-        figures = result.get("metrics", {}) | refusals
+    file = point.results / ((FLOOR if floor else INSIDE) if point.inside else "point.json")
+    stored = read_object(file) if file.is_file() else {}
+    if point.inside:
+        items = {key: tuple(item) for key, item in stored.get("items", {}).items()}
         return {
-            metric: {item: sum(values) / len(values) for item, values in samples.items()}
-            for metric, samples in samples_at(point).items()
-            if "withheld" not in figures.get(metric, {})
+            name: {items[key]: value for key, value in values.items() if value is not None}
+            for name, values in stored.get("values", {}).items()
         }
-    file = point.results / (FLOOR if floor else INSIDE)
-    stored = read_object(file) if file.is_file() else {"items": {}, "values": {}}
-    items = {key: tuple(item) for key, item in stored["items"].items()}
+    refusals = {f"refusal_{view}": rate for view, rate in stored.get("refusals", {}).items()}
+    figures = stored.get("metrics", {}) | refusals
     return {
-        name: {items[key]: value for key, value in values.items() if value is not None}
-        for name, values in stored["values"].items()
+        metric: {item: sum(values) / len(values) for item, values in samples.items()}
+        for metric, samples in samples_at(point).items()
+        if "withheld" not in figures.get(metric, {})
     }
 
 
@@ -67,10 +65,10 @@ def mean_of(several: Sequence[Values]) -> Values:
 def over_seeds(several: Sequence[Values]) -> dict[str, Any]:
     """The mean over seeds on the items that all have, its interval over seeds and pictures; of one, over pictures."""
     pooled = mean_of(several)
-    estimates = [estimate({key: values[key] for key in pooled}, "mean") for values in several]
     joined = estimate(pooled, "mean")
     if joined["low"] is not None:
-        joined["low"], joined["high"] = spread([(part["value"], part["low"], part["high"]) for part in estimates], 0.0)
+        seeds = (estimate({key: values[key] for key in pooled}, "mean") for values in several)
+        joined["low"], joined["high"] = spread([(seed["value"], seed["low"], seed["high"]) for seed in seeds], 0.0)
     return joined
 
 
