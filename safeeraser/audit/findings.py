@@ -158,13 +158,11 @@ def _is_above(row: Row, other: Row = ZERO) -> bool:
 
 def what_broke(audit: Audit, rows: list[Row]) -> Answer:
     """What of the harmless it does worse than the untouched model."""
-    if not pick(rows, subject=AUDITED, condition="clean", relative="vanilla"):
+    to_vanilla = {"subject": AUDITED, "condition": "clean", "relative": "vanilla"}
+    if not pick(rows, **to_vanilla):
         return None, "the untouched model was not measured"
     worse = []
-    rouge, sarr = (
-        find(rows, subject=AUDITED, condition="clean", metric=metric, relative="vanilla")
-        for metric in ("rouge_l", "sarr")
-    )
+    rouge, sarr = (find(rows, metric=metric, **to_vanilla) for metric in ("rouge_l", "sarr"))
     if _is_above(ZERO, rouge):
         worse.append(f"ROUGE-L on retain {_points(rouge)} to vanilla")
     if _is_above(sarr):
