@@ -15,6 +15,7 @@ from safeeraser.audit import inside
 from safeeraser.audit.options import Options, hash_settings
 from safeeraser.audit.relearn import Relearned, adapter_after
 from safeeraser.audit.subjects import AUDITED, Subject, Subjects
+from safeeraser.benchmark.audits import RELEARN
 from safeeraser.benchmark.files import read_object
 from safeeraser.benchmark.metrics import ASKED, METRICS
 from safeeraser.benchmark.records import DataFile, read_records
@@ -155,15 +156,14 @@ def relearning(options: Options, subjects: Subjects) -> Iterator[Point]:
     """The adapter after some steps of plain fine-tuning; so is who never knew, and who forgot nothing."""
     protocol = options.protocol
     for attacker, how in protocol.attackers.items():
-        file = options.data.file_of(how.data)
+        group, file = f"{RELEARN}{attacker}", options.data.file_of(how.data)
         lacks = "" if file.is_file() else f"{file} is not there"
         for subject in subjects.values():
             for seed in protocol.seeds_of(attacker) if subject.relearned else ():
-                group = f"relearn_{attacker}"
+                training = subject.folder / group / f"seed-{seed}"
                 for step in protocol.steps:
-                    at = Relearned(attacker, seed, step, subject.folder / group / f"seed-{seed}")
-                    name = f"{seed}-{step}"
-                    yield Point(subject, group, name, at=step, views=PAIR[:1], relearned=at, lacks=lacks)
+                    at = Relearned(attacker, seed, step, training)
+                    yield Point(subject, group, f"{seed}-{step}", step, PAIR[:1], relearned=at, lacks=lacks)
 
 
 # What each action measures, beside the references. Relearning comes early in the whole: what is trained first, several
