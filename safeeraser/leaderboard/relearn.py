@@ -11,15 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from safeeraser.audit.relearn import (
-    Attacker,
-    Data,
-    adapter_after,
-    merge_once,
-    read_protocol,
-    relearn,
-    relearning_settings,
-)
+from safeeraser.audit.relearn import Attacker, Data, adapter_after, merge_once, read_protocol, relearn
 from safeeraser.benchmark.files import CONFIG, read_json, write_json
 from safeeraser.benchmark.pictures import find_picture
 from safeeraser.benchmark.records import read_records
@@ -122,7 +114,7 @@ def trained(
     model, more = subject.model_path, {"init_adapter": str(subject.adapter), "projector": "full"}
     if lora == FRESH:
         model, more = merge_once(subject.adapter, model, subject.folder / "merged"), {}
-    relearn(relearning_settings(model, folder, protocol, "this", subject.seed, data, "float32", **more))
+    relearn(protocol.settings(model, folder, "this", subject.seed, data, "float32", **more))
     by_step = {step: given(model, adapter_after(folder, step), questions) for step in steps}
     shutil.rmtree(folder)
     return by_step

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch.utils.benchmark import Timer
 
-from safeeraser.audit.relearn import Data, adapter_after, read_protocol, relearn, relearning_settings
+from safeeraser.audit.relearn import Data, adapter_after, read_protocol, relearn
 from safeeraser.benchmark.files import read_json_lines
 from safeeraser.benchmark.records import read_records
 from safeeraser.generation import Asked
@@ -107,7 +107,7 @@ def commands(bench: Bench) -> Iterator[Figure]:
     yield figure("merged: how near were tokens taken for the adapter's", confused(*texts), most=most)
     protocol = read_protocol().model_copy(update={"items": 2, "steps": (1, 2)})
     relearned, data = bench.folder / "relearned", Data(bench.data, bench.data, 1)
-    relearn(relearning_settings(str(merged), relearned, protocol, "retain", 1, data))
+    relearn(protocol.settings(str(merged), relearned, "retain", 1, data))
     step = adapter_after(relearned, 2)
     load_adapted(both[1].model, step)
     first, second = (row["loss"] for row in read_json_lines(step.parent / TRAIN_LOG))
