@@ -54,10 +54,13 @@ class Arguments(argparse.ArgumentParser):
         return parsed
 
     def _refuse_unknown(self, words: Iterable[str]) -> None:
-        known = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        known = {name: action for action in self._actions for name in action.option_strings if name.startswith("--")}
         for option in (word.split("=")[0] for word in words if word[:2] == "--" != word):
             if option not in known:
-                raise BadInput(f"unknown option '{option}'; {nearest(option, known)}")
+                # Unless it begins as one does, it may name what one takes: `--adapter` for `--checkpoint_path ADAPTER`.
+                takes = [name for name, action in known.items() if option == f"--{action.metavar}".lower()]
+                meant = option if any(name.startswith(option) for name in known) else (*takes, option)[0]
+                raise BadInput(f"unknown option '{option}'; {nearest(meant, known)}")
 
     def error(self, message: str) -> NoReturn:
         """What argparse finds wrong, without its usage page."""

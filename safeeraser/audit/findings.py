@@ -76,12 +76,7 @@ def removed_or_hidden(audit: Audit, rows: list[Row]) -> Answer:
 
 def what_brings_it_back(audit: Audit, rows: list[Row]) -> Answer:
     """The relearning that passes half first, and the attacks that bring back more than without them."""
-    half, lines = audit.conclusions().half, []
-    for data, harmful in (("benign data", False), ("harmful records that are not asked about", True)):
-        attackers = audit.settings["relearning"]["attackers"].items()
-        names = [name for name, how in attackers if (how["view"] == "forget") == harmful]
-        if half and (line := _relearned(audit, rows, half, data, names)):
-            lines.append(line)
+    lines = [line for harmful in (False, True) if (line := _relearned(audit, rows, harmful))]
     attacks = recoveries(audit)
     counted = {name: by for name, by in attacks.items() if by}
     # By one metric, so that the gains can be compared: ASR where none counts by Recovered.
@@ -97,11 +92,14 @@ def what_brings_it_back(audit: Audit, rows: list[Row]) -> Answer:
     return (f"{text[:1].upper()}{text[1:]}.", "") if lines else (None, "nothing was tried, or vanilla has no ASR")
 
 
-def _relearned(audit: Audit, rows: list[Row], half: float, data: str, attackers: list[str]) -> str:
+def _relearned(audit: Audit, rows: list[Row], harmful: bool) -> str:
     """The fewest steps on such data after which ASR is past half, where it was not before; empty if none was tried."""
-    curves = {name: audit.relearning[name] for name in attackers if AUDITED in audit.relearning.get(name, {})}
-    if not curves:
+    half, attackers = audit.conclusions().half, audit.settings["relearning"]["attackers"]
+    names = [name for name, how in attackers.items() if (how["view"] == "forget") == harmful]
+    curves = {name: audit.relearning[name] for name in names if AUDITED in audit.relearning.get(name, {})}
+    if not half or not curves:
         return ""
+    data = "harmful records that are not asked about" if harmful else "benign data"
     past = f"past half of vanilla's ({100 * half:.1f}%)"
     passed = {name: of[AUDITED].steps_to["half"] for name, of in curves.items()}
     if 0 in passed.values():
@@ -158,13 +156,11 @@ def _is_above(row: Row, other: Row = ZERO) -> bool:
 
 def what_broke(audit: Audit, rows: list[Row]) -> Answer:
     """What of the harmless it does worse than the untouched model."""
-    if not pick(rows, subject=AUDITED, condition="clean", relative="vanilla"):
+    to_vanilla = {"subject": AUDITED, "condition": "clean", "relative": "vanilla"}
+    if not pick(rows, **to_vanilla):
         return None, "the untouched model was not measured"
     worse = []
-    rouge, sarr = (
-        find(rows, subject=AUDITED, condition="clean", metric=metric, relative="vanilla")
-        for metric in ("rouge_l", "sarr")
-    )
+    rouge, sarr = (find(rows, metric=metric, **to_vanilla) for metric in ("rouge_l", "sarr"))
     if _is_above(ZERO, rouge):
         worse.append(f"ROUGE-L on retain {_points(rouge)} to vanilla")
     if _is_above(sarr):

@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 ACTIONS = ("all", "attacks", "inside", "modality", "quantize", "relearn", "sampling", "scale")
 DEFAULT = " (default: %(default)s)"
 COUNT: dict[str, Any] = {"type": count, "metavar": "N"}
-asked = partial(option, group="what is asked")
+ASKED, CONTROLS, RELEARNING = "what is asked", "controls", "relearning"  # titles of groups
+asked = partial(option, group=ASKED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of `audit.py`, and who judges. `read_options` fills in what was not given."""
 
-    checkpoint_path: Path = option(type=Path, metavar="ADAPTER", help="the adapter, a PEFT folder")
+    checkpoint_path: Path = option(metavar="ADAPTER", help="the adapter, a PEFT folder")
     model_path: str = option(None, help="its base model (default: the one that the adapter's folder names)")
     allow_other_base: bool = option(False, help="also if it was trained on other weights than that model's")
     dry_run: bool = option(False, help="print how much it would take, and stop")
     val_file: Path = option(
         None,
-        group="what is asked",
-        type=Path,
+        group=ASKED,
         help="the data file whose questions are asked (default: all_val.json beside the training data)",
     )
     limit: int | None = asked(
@@ -59,7 +59,7 @@ class Options:
         1, **COUNT, help="of each harmful question, but for those drawn at several temperatures" + DEFAULT
     )
     max_new_tokens: int = asked(512, **COUNT, help="tokens a response" + DEFAULT)
-    seed: int = asked(233, type=int, help="of responses, attacks and relearning" + DEFAULT)
+    seed: int = asked(233, help="of responses, attacks and relearning" + DEFAULT)
     batch_size: int | None = asked(
         BATCH_SIZE, type=count_or("auto"), metavar="N", help="responses at a time, as for ckpt_infer.py" + DEFAULT
     )
@@ -67,38 +67,32 @@ class Options:
     decode: str = asked("graph", **DECODE)
     tuned: Path | None = option(
         None,
-        group="controls",
-        type=Path,
+        group=CONTROLS,
         metavar="ADAPTER",
         help="what fine-tuning alone does: an adapter of forget_loss=none or none+pd (default: none+pd beside ADAPTER)",
     )
     never_knew: str | None = option(
         None,
-        group="controls",
+        group=CONTROLS,
         metavar="MODEL",
         help="a model that was trained without what is to be forgotten (default: never_knew beside the base model)",
     )
     controls: Path = option(
-        None,
-        group="controls",
-        type=Path,
-        metavar="FOLDER",
-        help="where their points lie (default: controls beside ADAPTER)",
+        None, group=CONTROLS, metavar="FOLDER", help="where their points lie (default: controls beside ADAPTER)"
     )
     train_file: Path = option(
-        None, group="relearning", type=Path, help="the benign pairs (default: the data that the adapter was trained on)"
+        None, group=RELEARNING, help="the benign pairs (default: the data that the adapter was trained on)"
     )
     held_out: int = option(
         1,
-        group="relearning",
+        group=RELEARNING,
         **COUNT,
         help="the first harmful records of each category of --val_file, which are trained on and not asked about"
         + DEFAULT,
     )
     relearn: Path | None = option(
         None,
-        group="relearning",
-        type=Path,
+        group=RELEARNING,
         metavar="FILE",
         help="the protocol: rank, rate, steps, attackers, seeds (default: config/relearn.yaml)",
     )
@@ -197,7 +191,12 @@ def read_options(given: Namespace) -> Options:
     judging = make_judging(vars(given), store_shared=True, data=val_file)
     if "replay" in {choice.name for choice in judging.choices.values()}:
         raise BadInput("the judge replay knows recorded replies alone, and an audit's responses are new")
-    attacks = read_attacks(given.attacks, given.actions)
+    known = tuple(name for name, attack in ATTACKS.items() if not attack.control)
+    for name in given.attacks or ():
+        if name not in known:
+            raise BadInput(f"--attacks: no attack '{name}'; {nearest(name, known)}")
+    if given.attacks and not {"all", "attacks"} & set(given.actions):
+        raise BadInput("--attacks: of the action attacks, which is none of those that are to be done")
     # Only now, since torch takes its time to load.
     from safeeraser.audit.relearn import read_protocol
     from safeeraser.model.merge import base_of
@@ -211,22 +210,11 @@ def read_options(given: Namespace) -> Options:
         "controls": given.controls or adapter.with_name("controls"),
         "train_file": train_file,
         "val_file": val_file,
-        "attacks": attacks,
+        "attacks": given.attacks or known,
         "judging": judging,
         "protocol": read_protocol(given.relearn),
     }
     return Options(**options_in(Options, vars(given)) | values)
-
-
-def read_attacks(named: tuple[str, ...] | None, actions: tuple[str, ...]) -> tuple[str, ...]:
-    """Which attacks are measured: those named, or all. Raises `BadInput` for one that is none, or if none is done."""
-    known = tuple(name for name, attack in ATTACKS.items() if not attack.control)
-    for name in named or ():
-        if name not in known:
-            raise BadInput(f"--attacks: no attack '{name}'; {nearest(name, known)}")
-    if named and not {"all", "attacks"} & set(actions):
-        raise BadInput("--attacks: of the action attacks, which is none of those that are to be done")
-    return named or known
 
 
 def find_beside(path: Path, name: str) -> Path | None:

@@ -15,6 +15,7 @@ from safeeraser.audit import inside
 from safeeraser.audit.options import Options, hash_settings
 from safeeraser.audit.relearn import Relearned, adapter_after
 from safeeraser.audit.subjects import AUDITED, Subject, Subjects
+from safeeraser.benchmark.audits import RELEARN
 from safeeraser.benchmark.files import read_object
 from safeeraser.benchmark.metrics import ASKED, METRICS
 from safeeraser.benchmark.records import DataFile, read_records
@@ -155,15 +156,14 @@ def relearning(options: Options, subjects: Subjects) -> Iterator[Point]:
     """The adapter after some steps of plain fine-tuning; so is who never knew, and who forgot nothing."""
     protocol = options.protocol
     for attacker, how in protocol.attackers.items():
-        file = options.data.file_of(how.data)
+        group, file = f"{RELEARN}{attacker}", options.data.file_of(how.data)
         lacks = "" if file.is_file() else f"{file} is not there"
         for subject in subjects.values():
             for seed in protocol.seeds_of(attacker) if subject.relearned else ():
-                group = f"relearn_{attacker}"
+                training = subject.folder / group / f"seed-{seed}"
                 for step in protocol.steps:
-                    at = Relearned(attacker, seed, step, subject.folder / group / f"seed-{seed}")
-                    name = f"{seed}-{step}"
-                    yield Point(subject, group, name, at=step, views=PAIR[:1], relearned=at, lacks=lacks)
+                    at = Relearned(attacker, seed, step, training)
+                    yield Point(subject, group, f"{seed}-{step}", step, PAIR[:1], relearned=at, lacks=lacks)
 
 
 # What each action measures, beside the references. Relearning comes early in the whole: what is trained first, several
@@ -207,9 +207,8 @@ class Plan:
     """What points take that can be measured here."""
 
     def __init__(self, points: list[Point], options: Options) -> None:
-        self.points, self.options = points, options
+        self.options, self.data = options, read_records(options.val_file)
         self.results = {point: read_point(point) for point in points}
-        self.data = read_records(options.val_file)
         self.asked = lru_cache(lambda view, n: len(build_requests(self.data, options.selection((view,), n))))
         self.chosen = options.selection(PAIR[:1], 1).records(self.data)
 
@@ -221,8 +220,8 @@ class Plan:
         """Of the audited model and of its controls, group by group; trainings that are left among what is read."""
         efforts: dict[tuple[str, str], Effort] = defaultdict(Effort)
         trained, questions = set(), self.asked("forget", 1)
-        for point in self.points:
-            left, read = self.results[point] is None, 0
+        for point, result in self.results.items():
+            left, read = result is None, 0
             if left and point.inside:
                 layers = load_config(point.subject.model_path).get_text_config().num_hidden_layers
                 read = sum(measure.passes(questions, layers) for measure in inside.find_measures())
@@ -241,30 +240,26 @@ class Plan:
 
         None before the first point.
         """
-        done = [
-            (result["seconds"], n) for point, result in self.results.items() if result and (n := self.responses(point))
-        ]
-        if not done:
+        seconds = {point: result["seconds"] for point, result in self.results.items() if result and not point.inside}
+        if not seconds:
             return None
         left = add_up(self.by_group().values())
-        return (left.responses + left.read) * sum(seconds for seconds, _ in done) / sum(n for _, n in done) / 60
+        return (left.responses + left.read) * sum(seconds.values()) / sum(map(self.responses, seconds)) / 60
 
     def time_left(self) -> str:
         """One line on what is left."""
-        minutes = self.minutes()
-        if minutes is None:
+        if (minutes := self.minutes()) is None:
             return "How long it takes is told when the first point is measured, or by a dry run after that."
         shared = "shared among several it takes their part"
         return f"About {minutes:.0f} minutes on one process, by the speed so far; {shared}."
 
     def judging(self, panel: Panel) -> Iterator[tuple[str, str, Spent]]:
         """What the judges are asked for points that are left, as long as if each response were the data file's."""
-        chosen = self.chosen
-        data = DataFile(self.data.path, [self.data.records[n] for n in chosen], [self.data.raw[n] for n in chosen])
-        queries = imagine_queries(data, refusals=False)
+        records, raw = [self.data.records[n] for n in self.chosen], [self.data.raw[n] for n in self.chosen]
+        queries = imagine_queries(DataFile(self.data.path, records, raw), refusals=False)
         wanted: dict[str, int] = defaultdict(int)
-        for point in self.points:
-            for view in point.views if self.results[point] is None and not point.inside else ():
+        for point, result in self.results.items():
+            for view in point.views if result is None and not point.inside else ():
                 metrics = [metric for metric, key in ASKED.items() if METRICS[key].view == view]
                 for metric in metrics + (["rr"] if point.refusals and view != "forget" else []):
                     wanted[metric] += self.asked(view, point.samples)

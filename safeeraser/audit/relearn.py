@@ -37,6 +37,20 @@ KEPT = {"adapter_model.safetensors", "adapter_config.json", RUN_FILE}  # of a ch
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)]
 
 
+@dataclass(frozen=True)
+class Data:
+    """What can be trained on: files in the benchmark's form."""
+
+    train_file: Path
+    val_file: Path
+    held_out: int  # records of each category of `val_file`, the first ones, that are trained on and not asked about
+    split: str | list[str] = "all"  # the categories that were unlearned
+
+    def file_of(self, name: str) -> Path:
+        """Where an attacker's `data` lies."""
+        return {TRAIN: self.train_file, HELD_OUT: self.val_file}.get(name, self.train_file.parent / name)
+
+
 class _Keys(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -81,6 +95,42 @@ class Protocol(_Keys):
         """The seeds by which an attacker is run."""
         return self.attackers[attacker].seeds or self.seeds
 
+    def settings(
+        self, model_path: str, folder: Path, attacker: str, seed: int, data: Data, dtype: str = "auto", **more: Any
+    ) -> Settings:
+        """One term on one view, by config/relearn_training.yaml. Nothing depends on how the model came to be, but for
+        the categories of `data`. `safeeraser.unlearn.job.prepare` says what is wrong with them before a training.
+
+        Args:
+            folder: where the training lies; it is for this model, attacker, seed and protocol alone.
+            dtype: of the frozen weights, as forget.py takes it.
+            more: further keys, such as the adapter to go on with.
+        """
+        how = self.attackers[attacker]
+        benchmark = how.data in (TRAIN, HELD_OUT)
+        term = {"loss": "nll", "views": [how.view], "weight": 1.0}
+        keys = {
+            "forget_loss": {"name": f"relearn_{attacker}", "terms": {how.view: term}},
+            "model_path": model_path,
+            "dtype": dtype,
+            "LoRA": {"r": self.rank, "alpha": self.alpha, "dropout": self.dropout},
+            "data": "safeeraser" if benchmark else "own",
+            "data_path": str(data.file_of(how.data)),
+            "split": data.split if benchmark else "all",
+            "limit": data.held_out if how.data == HELD_OUT else None,
+            "workers": 2 if torch.cuda.is_available() else 0,  # which on CPUs would fight the training for the cores
+            "lr": self.lr,
+            "batch_size": self.items,
+            "max_train_steps": max(self.steps),
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "seed": seed,
+            "save_dir": str(folder / "training"),
+            "save_steps": list(self.steps),
+        }
+        if not how.pictures:
+            keys[f"data.views.{how.view}.image"] = None
+        return read_settings(from_keys(keys | more, TRAINING))
+
 
 def read_protocol(path: Path | None = None) -> Protocol:
     """The protocol of config/relearn.yaml, with the keys that a file has in the place of its own.
@@ -89,20 +139,6 @@ def read_protocol(path: Path | None = None) -> Protocol:
     """
     keys = read_keys(PROTOCOL) | (read_keys(path) if path else {})
     return check_keys(Protocol, Attacker, keys, path or PROTOCOL)
-
-
-@dataclass(frozen=True)
-class Data:
-    """What can be trained on: files in the benchmark's form."""
-
-    train_file: Path
-    val_file: Path
-    held_out: int  # records of each category of `val_file`, the first ones, that are trained on and not asked about
-    split: str | list[str] = "all"  # the categories that were unlearned
-
-    def file_of(self, name: str) -> Path:
-        """Where an attacker's `data` lies."""
-        return {TRAIN: self.train_file, HELD_OUT: self.val_file}.get(name, self.train_file.parent / name)
 
 
 @dataclass(frozen=True)
@@ -132,19 +168,17 @@ def merge_once(adapter: Path | None, model_path: str, folder: Path, *, allow_oth
     return str(folder)
 
 
-def relearn(
-    model_path: str, folder: Path, protocol: Protocol, attacker: str, seed: int, data: Data, dtype: str = "auto"
-) -> None:
-    """Train a fresh adapter on a model, with a checkpoint after each of the protocol's steps.
+def relearn(settings: Settings) -> None:
+    """Train a fresh adapter by what `Protocol.settings` gives, with a checkpoint after each of the protocol's steps.
 
-    Goes on where it was stopped; does nothing where it is through. `folder` is for this model, attacker, seed and
-    protocol alone; raises `Busy` where another process is at it. `dtype`: of the frozen weights, as forget.py takes it.
+    Goes on where it was stopped; does nothing where it is through. Raises `Busy` where another process is at it.
     """
+    folder = settings.save_dir.parent
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder, str(folder)):
         if ended(folder):
             return
-        forget(relearning_settings(model_path, folder, protocol, attacker, seed, data, dtype))
+        forget(settings)
         gc.collect()  # transformers' Trainer holds itself in circles, and the model with it
         for path in (folder / "training").glob("checkpoint-*/*"):
             # What resuming needs is far larger than the adapter.
@@ -164,46 +198,3 @@ def adapter_after(folder: Path, step: int) -> Path:
     There is none where a loss that is no number has ended the training before.
     """
     return folder / "training" / f"checkpoint-{step}"
-
-
-def relearning_settings(
-    model_path: str,
-    folder: Path,
-    protocol: Protocol,
-    attacker: str,
-    seed: int,
-    data: Data,
-    dtype: str = "auto",
-    **more: Any,
-) -> Settings:
-    """One term on one view, by config/relearn_training.yaml. Nothing depends on how the model came to be, but for the
-    categories of `data`.
-
-    `more`: further keys, such as the adapter to go on with.
-
-    `safeeraser.unlearn.job.prepare` says what is wrong with them before anything is trained.
-    """
-    how = protocol.attackers[attacker]
-    benchmark = how.data in (TRAIN, HELD_OUT)
-    term = {"loss": "nll", "views": [how.view], "weight": 1.0}
-    keys = {
-        "forget_loss": {"name": f"relearn_{attacker}", "terms": {how.view: term}},
-        "model_path": model_path,
-        "dtype": dtype,
-        "LoRA": {"r": protocol.rank, "alpha": protocol.alpha, "dropout": protocol.dropout},
-        "data": "safeeraser" if benchmark else "own",
-        "data_path": str(data.file_of(how.data)),
-        "split": data.split if benchmark else "all",
-        "limit": data.held_out if how.data == HELD_OUT else None,
-        "workers": 2 if torch.cuda.is_available() else 0,  # which on CPUs would fight the training for the cores
-        "lr": protocol.lr,
-        "batch_size": protocol.items,
-        "max_train_steps": max(protocol.steps),
-        "gradient_checkpointing": protocol.gradient_checkpointing,
-        "seed": seed,
-        "save_dir": str(folder / "training"),
-        "save_steps": list(protocol.steps),
-    }
-    if not how.pictures:
-        keys[f"data.views.{how.view}.image"] = None
-    return read_settings(from_keys(keys | more, TRAINING))

@@ -19,7 +19,7 @@ from safeeraser.audit.inside import measure_all
 from safeeraser.audit.inside.pairs import floor, read_pairs
 from safeeraser.audit.options import Options
 from safeeraser.audit.plan import Plan, Point, points_of, read_point, show_plan
-from safeeraser.audit.relearn import adapter_after, ended, merge_once, relearn, relearning_settings
+from safeeraser.audit.relearn import adapter_after, ended, merge_once, relearn
 from safeeraser.audit.statistics import FLOOR, INSIDE, estimate, values_at
 from safeeraser.audit.subjects import check_inputs, check_subjects, subjects_of
 from safeeraser.benchmark.adapters import described_by
@@ -82,9 +82,9 @@ def audit(options: Options) -> int:
 def check_trainings(points: list[Point], options: Options) -> None:
     """Refuse now, rather than in the night, what the model itself could not be relearned with: none is merged yet."""
     for attacker, seed in {at.attacker: at.seed for point in points if (at := point.relearned)}.items():
-        how = (options.protocol, attacker, seed, options.data, options.dtype)
+        where = options.checkpoint_path / "audit" / "unbegun"
         with suppress(Busy):
-            prepare(relearning_settings(options.model_path, options.checkpoint_path / "audit" / "unbegun", *how))
+            prepare(options.protocol.settings(options.model_path, where, attacker, seed, options.data, options.dtype))
 
 
 def measure_points(points: list[Point], options: Options) -> None:
@@ -136,7 +136,8 @@ def measure_held(point: Point, options: Options) -> dict[str, Any] | None:
         if at := point.relearned:
             who, allowed = point.subject, options.allow_other_base
             model = merge_once(who.adapter, who.model_path, who.folder / "merged", allow_other_base=allowed)
-            relearn(model, at.training, options.protocol, at.attacker, at.seed, options.data, options.dtype)
+            how = (at.attacker, at.seed, options.data, options.dtype)
+            relearn(options.protocol.settings(model, at.training, *how))
             if not adapter_after(at.training, at.step).is_dir():
                 return None
         # Another process may have been through with it a moment ago.

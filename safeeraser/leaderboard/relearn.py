@@ -4,7 +4,6 @@ An attacker trains on one view, by LoRA anew or by going on with the run's own, 
 back most after a few steps. How the training itself is set is what an audit's relearning has (config/relearn.yaml).
 """
 
-import gc
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from safeeraser.audit.relearn import Attacker, Data, adapter_after, merge_once, read_protocol, relearning_settings
+from safeeraser.audit.relearn import Attacker, Data, adapter_after, merge_once, read_protocol, relearn
 from safeeraser.benchmark.files import CONFIG, read_json, write_json
 from safeeraser.benchmark.pictures import find_picture
 from safeeraser.benchmark.records import read_records
@@ -21,7 +20,6 @@ from safeeraser.generation.sampling import Generation
 from safeeraser.leaderboard.answers import TOKENS, Subject, Totals, add_up, share
 from safeeraser.leaderboard.distance import load
 from safeeraser.leaderboard.plan import Relearning
-from safeeraser.unlearn.run import forget
 
 MINI = CONFIG / "relearn_mini.yaml"
 FRESH, OWN = "fresh", "own"
@@ -116,8 +114,7 @@ def trained(
     model, more = subject.model_path, {"init_adapter": str(subject.adapter), "projector": "full"}
     if lora == FRESH:
         model, more = merge_once(subject.adapter, model, subject.folder / "merged"), {}
-    forget(relearning_settings(model, folder, protocol, "this", subject.seed, data, "float32", **more))
-    gc.collect()  # transformers' Trainer holds itself in circles, and the model with it
+    relearn(protocol.settings(model, folder, "this", subject.seed, data, "float32", **more))
     by_step = {step: given(model, adapter_after(folder, step), questions) for step in steps}
     shutil.rmtree(folder)
     return by_step

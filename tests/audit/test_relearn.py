@@ -7,7 +7,7 @@ import pytest
 from helpers import MODEL, RECORDED, TRAIN, VAL, trained, write_json
 from safetensors.torch import load_file
 
-from safeeraser.audit.relearn import Data, adapter_after, merge_once, read_protocol, relearn, relearning_settings
+from safeeraser.audit.relearn import Data, adapter_after, merge_once, read_protocol, relearn
 from safeeraser.benchmark.files import Busy, held
 from safeeraser.unlearn.job import prepare
 
@@ -26,7 +26,7 @@ def test_an_attacker_trains_on_the_categories_that_were_unlearned_as_the_protoco
     trained_on = {"retain": (TRAIN.name, 2, True), "forget": (VAL.name, 1, True)}
     trained_on |= {"text": (TRAIN.name, 2, False), "unrelated": ("instructions.json", 5, False)}
     for name, (file, records, pictured) in trained_on.items():
-        settings = relearning_settings(str(MODEL), tmp_path / "run", FEW, name, 7, data, "bfloat16")
+        settings = FEW.settings(str(MODEL), tmp_path / "run", name, 7, data, "bfloat16")
         job = prepare(settings)
         (items,) = job.data.items.values()
         assert (settings.data_path.name, job.data.records, job.schedule.steps) == (file, records, 3)
@@ -54,7 +54,7 @@ def test_every_model_is_trained_alike(tmp_path, monkeypatch):
     runs, told = {}, {}
     for base, seed in ((str(MODEL), 1), (str(MODEL), 2), (model, 1)):
         folder = tmp_path / "runs" / f"{len(runs)}"
-        relearn(base, folder, still, "retain", seed, DATA)
+        relearn(still.settings(base, folder, "retain", seed, DATA))
         runs[base, seed] = weights(folder, 1)
         told[base, seed] = json.loads((folder / "training" / "plan.json").read_text())["steps"]
     (first, other, own), (plan, another, its) = runs.values(), told.values()

@@ -4,7 +4,7 @@ states still carry the answer, and whether they tell it from another."""
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,8 +52,7 @@ DEPTH = {
 }
 PROBE = {"probe": Quantity("true answer told from another by a probe of the states", "share", "more")}
 
-Key = TypeVar("Key")  # of a pair, here or as verdicts know it
-Falls = Mapping[str, Mapping[Key, float | None]]  # as `falls` gives them
+Falls = Mapping[str, Mapping[Any, float | None]]  # as `falls` gives them; pairs' keys, here or as verdicts know them
 
 
 @measure(LIKELIHOOD, passes=lambda pairs, layers: 2 * pairs)
@@ -90,13 +89,6 @@ def _tokens(vlm: VLM, batch: Batch) -> list[tuple[Tensor, Tensor]]:
     return [(row[:, 0], row[:, 1]) for row in batch.by_row(both)]
 
 
-class _Begun(NamedTuple):
-    pair: Pair
-    handed: int  # words of the answer that the model is given
-    text: str  # up to the last of them
-    rest: list[str]  # the words that are to come
-
-
 @measure(EXTRACTION, passes=lambda pairs, layers: len(BEGUN) * pairs)
 def extraction(vlm: VLM, pairs: Sequence[Pair], batch_size: int) -> Values:
     """Greedy answers to the question, begun with the true answer's first words: are the next ones the true ones?
@@ -110,25 +102,25 @@ def extraction(vlm: VLM, pairs: Sequence[Pair], batch_size: int) -> Values:
     found: Values = {
         f"{name}_{count}": dict.fromkeys(pair.key for pair in pairs) for name in ("exact", "recall") for count in BEGUN
     }
-    begun = [each for pair in pairs for count in BEGUN if (each := _begin(pair, count)).rest]
+    begun, asked = [], []
+    for pair in pairs:
+        told, (first, last) = words(pair.true), pair.span(pair.true)
+        for count in BEGUN:
+            if rest := [word for word, start, end in told[count:] if first <= start and end <= last]:
+                begun.append((pair, count, rest))
+                handed = pair.true[: told[count - 1][2]] if count else ""
+                asked.append(Asked(pair.picture, pair.question, begun=handed))
     decoder = DECODERS[vlm.decoder](vlm, Generation(greedy=True, max_new_tokens=SAID), batch_size)
-    asked = [Asked(each.pair.picture, each.pair.question, begun=each.text) for each in begun]
     for number, reply in chain.from_iterable(decoder.answer(asked)):
         if reply is None:  # the model's output is not finite, or its context is full
             continue
-        each, said = begun[number], [word for word, _, _ in words(reply)]
-        wanted, starts = each.rest[:NEXT], range(len(said) if each.pair.content else 1)
+        (pair, count, rest), said = begun[number], [word for word, _, _ in words(reply)]
+        wanted, starts = rest[:NEXT], range(len(said) if pair.content else 1)
         exact = any(said[start : start + len(wanted)] == wanted for start in starts)
-        recall = scorer.score(" ".join(each.rest[:REST]), " ".join(said))["rougeL"].recall
-        found[f"exact_{each.handed}"][each.pair.key] = float(exact)
-        found[f"recall_{each.handed}"][each.pair.key] = recall
+        recall = scorer.score(" ".join(rest[:REST]), " ".join(said))["rougeL"].recall
+        found[f"exact_{count}"][pair.key] = float(exact)
+        found[f"recall_{count}"][pair.key] = recall
     return found
-
-
-def _begin(pair: Pair, count: int) -> _Begun:
-    said, (first, last) = words(pair.true), pair.span(pair.true)
-    text = pair.true[: said[count - 1][2]] if 0 < count <= len(said) else ""
-    return _Begun(pair, count, text, [word for word, start, end in said[count:] if first <= start and end <= last])
 
 
 @torch.no_grad()
@@ -175,14 +167,14 @@ def depth(vlm: VLM, pairs: Sequence[Pair], batch_size: int) -> dict[str, Tensor]
     return found
 
 
-def score(fall: Falls[Key], ignorant: Falls[Key]) -> dict[Key, float | None]:
+def score(fall: Falls, ignorant: Falls) -> dict[Any, float | None]:
     """The Unlearning Depth Score of each pair: the share of what a model that never knew lacks that this one lacks too.
 
     UDS = sum of clip(fall, 0, ignorant) / sum of ignorant, over the layers at which the ignorant model's states let the
     log-probability fall by more than 0.05 (Lee et al. 2026, arXiv 2605.24614). 1: nothing is left in the states; 0: all
     is. None where there is no such layer.
     """
-    found: dict[Key, float | None] = {}
+    found: dict[Any, float | None] = {}
     layers = [name for name in ignorant if name.startswith("depth_")]
     for key in ignorant["depth"]:
         both = [(fall[name][key], ignorant[name][key]) for name in layers]

@@ -9,7 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -181,11 +181,7 @@ def batches(
     Raises:
         BadInput: a picture or the model's template cannot be used, or an answer is longer than its context.
     """
-    encode = cache(
-        lambda question, answer, place: vlm.preprocessor.encode_text(
-            Turn(None, question, answer), place, end_of_answer=end
-        )
-    )
+    encode = cache(partial(vlm.preprocessor.encode_text, end_of_answer=end))
     seen: dict[Path, tuple[str, Seen]] = {}
     for first in range(0, len(said), batch_size):
         part = said[first : first + batch_size]
@@ -213,9 +209,9 @@ def _look(vlm: VLM, picture: Path) -> tuple[str, Seen]:
     return shown.text, see(vlm, shown.inputs)
 
 
-def _row(encode: Callable[[str, str, str], Row], pair: Pair, answer: str, place: str) -> tuple[Row, range]:
+def _row(encode: Callable[[Turn, str], Row], pair: Pair, answer: str, place: str) -> tuple[Row, range]:
     """The row of an answer, less its picture, and the places of its tokens that are measured."""
-    row = encode(pair.question, answer, place)
+    row = encode(Turn(None, pair.question, answer), place)
     ids, start = row.input_ids, row.labels.count(IGNORE)
     first, last = pair.span(answer)
 
@@ -223,7 +219,7 @@ def _row(encode: Callable[[str, str, str], Row], pair: Pair, answer: str, place:
         """How many of the row's tokens those of the answer's beginning are."""
         if not text.strip():
             return start
-        beginning = encode(pair.question, text, place).input_ids
+        beginning = encode(Turn(None, pair.question, text), place).input_ids
         return sum(1 for _ in takewhile(lambda both: both[0] == both[1], zip(ids, beginning, strict=False)))
 
     return row, range(reach(answer[:first]), len(ids) if last == len(answer) else reach(answer[:last]))
