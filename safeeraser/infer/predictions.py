@@ -1,7 +1,4 @@
-"""What becomes of responses: kept as they come, so that a run goes on where it was stopped, and written as a whole.
-
-The whole is a predictions file, or a data file with the answers of a model itself.
-"""
+"""What becomes of responses: kept as they come, so that a run goes on where it was stopped, and written as a whole."""
 
 import copy
 import json
@@ -18,7 +15,6 @@ import torch
 
 from safeeraser.arguments import without_credentials
 from safeeraser.benchmark.adapters import adapter_hash, described_by
-from safeeraser.benchmark.answered import Place, seen_from, take_refusals_along, with_answers
 from safeeraser.benchmark.files import lock, read_json, sha256, write_json
 from safeeraser.benchmark.origin import versions
 from safeeraser.benchmark.records import UNHARM, DataFile, keys_like
@@ -251,33 +247,6 @@ def _released(records: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], s
             harmless = (record[key] for key in keys_like(UNHARM, record))
             for place in record["unsafe_pairs"] if view.question == "harmful" else harmless:
                 yield from ((place, field) for field in view.fields)
-
-
-def write_answers(options: Options, data: DataFile, requests: list[Request], responses: dict[str, str]) -> None:
-    """Write the data file with the responses as its answers, and its refusals beside it; what is missing is null.
-
-    Each record says who answered it: by what weights, which fields, and how responses were drawn.
-    """
-    answers: dict[int, dict[Place, str | None]] = defaultdict(dict)
-    for request in requests:
-        answers[request.record][request.place] = responses.get(request.key)
-    settings = settings_of(options)
-    mark = {
-        "model": options.model_path,
-        "weights": settings.get("base"),
-        "fields": list(dict.fromkeys(str(request.place[-1]) for request in requests)),
-        **versions(),
-        "generation": asdict(options.generation)
-        | {key: settings[key] for key in ("dtype", "quantization") if key in settings},  # which a server does not say
-    }
-    filled = [
-        with_answers(seen_from(record, data.path, options.output_file), answers[number], mark)
-        for number, record in enumerate(data.raw)
-    ]
-    take_refusals_along(data.path, options.output_file)
-    write_json(options.output_file, filled, indent=4)
-    if blank := sum(not response.strip() for response in responses.values()):
-        log.warning("note: %d answers are blank, which training refuses; bad_items=skip leaves them out", blank)
 
 
 def report_missing(output: Path, requests: list[Request], missing: dict[str, str]) -> None:
