@@ -19,6 +19,7 @@ from safeeraser.arguments import (
     options_in,
     several,
 )
+from safeeraser.benchmark.adapters import trained_settings
 from safeeraser.benchmark.release import RELEASED_MODEL
 from safeeraser.benchmark.responses import RELEASED, VIEWS
 from safeeraser.errors import BadInput
@@ -171,6 +172,12 @@ class Options:
         from safeeraser.model.fingerprint import fingerprint
 
         return fingerprint(self.model_path)
+
+    @cached_property
+    def training(self) -> dict[str, Any] | None:
+        """Method and recipe of the adapter, or of the one merged into the model, where `run.json` says them."""
+        settings = trained_settings(self.checkpoint_path or Path(self.model_path))
+        return {"method": settings["forget_loss"]["name"], "recipe": settings["recipe"]} if settings else None
 
 
 def arguments(description: str | None = None) -> Arguments:

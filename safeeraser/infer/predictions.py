@@ -63,16 +63,14 @@ def settings_of(options: Options) -> dict[str, Any]:
     }
 
 
-def describe(
-    options: Options, training: dict[str, Any] | None, processes: Processes, batch_sizes: set[int]
-) -> dict[str, Any]:
+def describe(options: Options, processes: Processes, batch_sizes: set[int]) -> dict[str, Any]:
     """What the predictions were made with and from, beside the settings."""
     return {
         "eval_file": str(options.eval_file),
         "checkpoint_path": str(options.checkpoint_path) if options.checkpoint_path else None,
         "base_url": without_credentials(options.base_url),
         "loss_type": options.loss_type or None,
-        "training": training,
+        "training": options.training,
         "processes": processes.count,
         # By which responses may differ, in bfloat16 and float16.
         "batch_sizes": sorted(batch_sizes),

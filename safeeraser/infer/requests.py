@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial, reduce
-from operator import or_
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,7 +16,7 @@ from PIL import Image
 from safeeraser.benchmark.conversation import IMAGE
 from safeeraser.benchmark.pictures import find_picture, open_picture, picture_size, unreadable
 from safeeraser.benchmark.records import UNHARM, DataFile
-from safeeraser.benchmark.responses import ASKED, RELEASED, samples
+from safeeraser.benchmark.responses import ASKED, RELEASED
 from safeeraser.errors import BadInput
 
 if TYPE_CHECKING:
@@ -46,7 +45,9 @@ class Selection:
 
     def fields(self, view: str) -> tuple[str, ...]:
         """Where the responses of a view are stored."""
-        return samples(self.samples) if view == "forget" and self.samples else ASKED[view].fields
+        if view == "forget" and self.samples:
+            return tuple(f"model_response{number}" for number in range(1, self.samples + 1))
+        return ASKED[view].fields
 
     def records(self, data: DataFile) -> list[int]:
         """The indices of the records chosen. Raises `BadInput` for an unknown category, or if no record is left."""
@@ -198,7 +199,7 @@ def find_faults(
                 preprocessor.place(partial(picture_size, picture))
         except BadInput as error:
             faults[picture] = f"{picture}: {error}"
-    faults = reduce(or_, processes.gather(faults))
+    faults = processes.union(faults)
     return {request.key: faults[request.file] for request in requests if request.file and request.file in faults}
 
 
