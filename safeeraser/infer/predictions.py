@@ -251,10 +251,10 @@ def report_missing(output: Path, requests: list[Request], missing: dict[str, str
     """Print which records lack responses, and why; of a cause that lies in one question alone, which it is."""
     lacking, causes = [request for request in requests if request.key in missing], defaultdict(list)
     for request in lacking:
-        causes[request.record, missing[request.key]].append(".".join(map(str, request.place[:-1])))
-    for (record, reason), fields in causes.items():
-        where = f", {fields[0]}" if len(set(fields)) == 1 else ""
-        print(f"record {record}{where}: {len(fields)} responses missing: {reason}", file=sys.stderr)
+        causes[request.record, missing[request.key]].append(request.pair)
+    for (record, reason), pairs in causes.items():
+        where = f", {pairs[0]}" if len(set(pairs)) == 1 else ""
+        print(f"record {record}{where}: {len(pairs)} responses missing: {reason}", file=sys.stderr)
     print(
         f"error: {len(lacking)} of {len(requests)} responses are missing in {output}, where they are left "
         "null; once the causes above are mended, the same command fills them in",

@@ -16,7 +16,7 @@ from PIL import Image
 from safeeraser.benchmark.conversation import IMAGE
 from safeeraser.benchmark.pictures import find_picture, open_picture, picture_size, unreadable
 from safeeraser.benchmark.records import UNHARM, DataFile
-from safeeraser.benchmark.responses import ASKED, RELEASED
+from safeeraser.benchmark.responses import ASKED, OWN, RELEASED, View, view_of
 from safeeraser.errors import BadInput
 
 if TYPE_CHECKING:
@@ -67,10 +67,6 @@ class Redrawn:
     key: str  # what its chance depends on; by equal ones the same is drawn
     draw: Draw = field(compare=False)
 
-    def open(self) -> Image.Image:
-        """What is drawn, in RGB. Raises `BadInput` if the file cannot be decoded."""
-        return self.draw(open_picture(self.path), chance(self.key))
-
 
 def chance(key: str) -> Generator:
     """The numbers that an attack draws: the same for the same key."""
@@ -91,6 +87,16 @@ class Request:
     def key(self) -> str:
         """The request's name, unique within a data file; sampling depends on it and on the seed alone."""
         return "/".join(map(str, (self.record, *self.place)))
+
+    @property
+    def pair(self) -> str:
+        """Where its question is in the record: `unsafe_pairs.2`, or the key of an UnharmPair."""
+        return ".".join(map(str, self.place[:-1]))
+
+    @property
+    def view(self) -> View:
+        """The view that asks it."""
+        return ASKED[view_of(str(self.place[-1])) or OWN]
 
     @property
     def file(self) -> Path | None:
@@ -140,13 +146,11 @@ def _requests_on(data: DataFile, index: int, selection: Selection) -> Iterator[R
     for kind in {ASKED[view].picture for view in views} - {"none"}:
         shown = swap_partner(data, index) if kind == "swapped" else index
         name = record.image_path if kind == "harmful" else data.records[shown].SDImage_path
-        if not name and kind == "harmful":
-            pictures[kind] = None  # the record says that its questions are text alone
-            continue
-        if not name:
+        if not name and kind != "harmful":
             raise BadInput(f"{data.where(shown, 'SDImage_path')}: missing, and a view that is asked shows it")
-        # One that is not there is reported later, with those that cannot be decoded.
-        pictures[kind] = find_picture(name, data.path) or Path(name)
+        # None: the record says that its questions are text alone. One that is not there is reported later, with those
+        # that cannot be decoded.
+        pictures[kind] = (find_picture(name, data.path) or Path(name)) if name else None
     pairs: dict[str, list[tuple[tuple[str | int, ...], str]]] = {
         "harmful": [(("unsafe_pairs", n), pair.question) for n, pair in enumerate(record.unsafe_pairs)],
         "harmless": [((key,), pair.Question) for key, pair in record.unharm.items()],
@@ -188,7 +192,7 @@ def find_faults(
     reserved = preprocessor.reserved if preprocessor else [IMAGE]
     for request in requests:
         if name := next((name for name in reserved if name in request.question), None):
-            where = data.where(request.record, ".".join(map(str, request.place[:-1])))
+            where = data.where(request.record, request.pair)
             raise BadInput(f"{where}: its question contains '{name}', which stands for the picture")
     pictures = list(dict.fromkeys(request.file for request in requests if request.file))
     pictures = pictures[processes.rank :: processes.count]
@@ -205,9 +209,11 @@ def find_faults(
 
 def show(picture: Path | Redrawn) -> Image.Image:
     """The picture in RGB as the model is shown it. Raises `BadInput` if its file cannot be decoded."""
-    return picture.open() if isinstance(picture, Redrawn) else open_picture(picture)
+    if isinstance(picture, Path):
+        return open_picture(picture)
+    return picture.draw(open_picture(picture.path), chance(picture.key))
 
 
 def size_of(picture: Path | Redrawn) -> tuple[int, int]:
     """Width and height of what `show` gives: of a file as its header says, of what is drawn of one by drawing it."""
-    return picture.open().size if isinstance(picture, Redrawn) else picture_size(picture)
+    return picture_size(picture) if isinstance(picture, Path) else show(picture).size
