@@ -188,11 +188,8 @@ def arguments(description: str | None = None) -> Arguments:
 
 
 def options_of(given: Namespace, selection: Selection | None = None) -> Options:
-    """What was asked, by the options as they were parsed. Raises `BadInput` for numbers that make no sense.
-
-    Args:
-        selection: for a command line that has no options which choose it.
-    """
+    """What was asked, with a `selection` of the command's own in place of what its options choose. Raises `BadInput`
+    for numbers that make no sense."""
     responses, values = Responses(**options_in(Responses, vars(given))), options_in(Options, vars(given))
     from safeeraser.model.merge import base_of  # only now too
 

@@ -151,16 +151,13 @@ def _requests_on(data: DataFile, index: int, selection: Selection) -> Iterator[R
         # None: the record says that its questions are text alone. One that is not there is reported later, with those
         # that cannot be decoded.
         pictures[kind] = (find_picture(name, data.path) or Path(name)) if name else None
-    pairs: dict[str, list[tuple[tuple[str | int, ...], str]]] = {
-        "harmful": [(("unsafe_pairs", n), pair.question) for n, pair in enumerate(record.unsafe_pairs)],
-        "harmless": [((key,), pair.Question) for key, pair in record.unharm.items()],
-    }
+    harmful = [("harmful", ("unsafe_pairs", n), pair.question) for n, pair in enumerate(record.unsafe_pairs)]
+    harmless = [("harmless", (key,), pair.Question) for key, pair in record.unharm.items()]
     # Question by question, as its views may share what is read of it.
-    for kind, questions in pairs.items():
-        for place, question in questions:
-            for view in (view for view in ASKED if view in views and ASKED[view].question == kind):
-                for response in selection.fields(view):
-                    yield Request(index, (*place, response), pictures[ASKED[view].picture], question)
+    for kind, place, question in (*harmful, *harmless):
+        for view in (view for view in ASKED if view in views and ASKED[view].question == kind):
+            for response in selection.fields(view):
+                yield Request(index, (*place, response), pictures[ASKED[view].picture], question)
 
 
 def swap_partner(data: DataFile, index: int) -> int:

@@ -130,7 +130,8 @@ def in_context_4(request: Request, known: Known) -> Request:
 
 def _with_examples(request: Request, known: Known, count: int) -> Request:
     """The request behind held-out questions with their vanilla answers, of keywords that are not its record's."""
-    records, keyword = known.held_out_of_all.records, known.data.records[request.record].keyword
+    # Of all categories, whichever are chosen: one alone may have no other keyword.
+    records, keyword = known.data.some(limit=known.selection.skip).records, known.data.records[request.record].keyword
     pairs = [pair for record in records if record.keyword != keyword for pair in record.unsafe_pairs]
     others = [pair for pair in pairs if pair.model_response.strip()]
     if len(others) < count:
