@@ -24,9 +24,9 @@ from safeeraser.infer.requests import Request, Selection
 
 log = logging.getLogger(__name__)
 
-OTHERS = ("eval_file", "model_path", "output_file", "attack")  # options of ckpt_infer.py that are others here, or none
-OTHERS += ("checkpoint_path", "loss_type", "lora_alpha", "adapter_scale", "allow_other_base")
-OTHERS += ("only", "image_free", "swap_pictures", "categories", "skip", "limit")
+OTHERS = ["eval_file", "model_path", "output_file", "attack"]  # options of ckpt_infer.py that are others here, or none
+OTHERS += ["checkpoint_path", "loss_type", "lora_alpha", "adapter_scale", "allow_other_base"]
+OTHERS += ["only", "image_free", "swap_pictures", "categories", "skip", "limit"]
 
 
 def arguments() -> Arguments:
