@@ -6,6 +6,8 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import reduce
+from operator import or_
 from typing import Any, TypeVar
 
 import torch
@@ -61,6 +63,10 @@ class Processes:
         values = [None] * self.count
         distributed.all_gather_object(values, value, group=self.group)
         return values
+
+    def union(self, value: Any) -> Any:
+        """What all processes call this with, in one: a set, or a dict in which the last one's values hold."""
+        return reduce(or_, self.gather(value))
 
 
 def check_gpu() -> None:

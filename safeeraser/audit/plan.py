@@ -111,7 +111,7 @@ def attacks(options: Options, subjects: Subjects) -> Iterator[Point]:
         if attack.reads and not options.val_file.with_name(attack.reads).is_file():
             continue  # data need not have other wordings
         lacks = attack.lacks(prepared)
-        if attack.context and not lacks:
+        if attack.learns and attack.request and not lacks:
             try:
                 build_requests(data, options.selection(PAIR[:1]), attack)
             except BadInput as error:  # there are too few other questions to show

@@ -5,7 +5,7 @@ A page of one size names the page that it shares with others under `defaults`, a
 
 import re
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,6 +15,7 @@ from safeeraser.errors import BadInput
 
 PAGES = CONFIG / "model_family"
 COPIES = re.compile(r"\.(modules_to_save\.\w+|original_module)\.")  # what PEFT calls a trained part, and the untouched
+FAMILY_KEY = "model_family"  # in a model's configuration: its page, where its type alone would lead to another
 AUTO = "auto"  # the page that stands for whichever the model's own configuration names
 
 
@@ -102,6 +103,23 @@ def _family(name: str) -> Family:
 def page_for(model_path: str) -> Family | None:
     """The page whose model this is by its path."""
     return next((family for family in families().values() if family.model_path == model_path), None)
+
+
+def page_of(config: dict[str, Any], model_path: str) -> Family:
+    """The page that a model's configuration names, else the one for its type. Raises `BadInput` if there is none."""
+    model_type, name = config["model_type"], config.get(FAMILY_KEY)
+    if not name:
+        try:
+            return page_of_type(model_type)
+        except BadInput as error:
+            raise BadInput(f"model_path {model_path}: {error}") from None
+    page = families().get(str(name))
+    if page is None or page.model_type != model_type:
+        raise BadInput(
+            f"model_path {model_path}: its config.json names {FAMILY_KEY} '{name}', and config/model_family has no "
+            f"such page of '{model_type}' models"
+        )
+    return page
 
 
 def page_of_type(model_type: str | None) -> Family:

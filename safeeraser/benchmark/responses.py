@@ -46,11 +46,6 @@ def view_of(field: str) -> str:
     return "forget" if SAMPLE.fullmatch(field) else VIEW_OF.get(field, "")
 
 
-def samples(count: int) -> tuple[str, ...]:
-    """The fields of so many samples of `forget`."""
-    return tuple(f"model_response{number}" for number in range(1, count + 1))
-
-
 def fields_in(view: str, keys: Iterable[str]) -> tuple[str, ...]:
     """The fields of a view, and those of further samples that are among the keys of a pair."""
     own = VIEWS[view].fields

@@ -20,10 +20,10 @@ def nll(vlm: VLM, row: Row, other: Mapping[str, Tensor] | None = None) -> Tensor
     Args:
         other: what the model is given in place of some of the row's own tensors.
     """
-    targets = [place for place, label in enumerate(row.labels) if label != IGNORE]
-    read = torch.tensor(targets, device=vlm.model.device) - 1
-    said = vlm.logits(vlm.join([row]) | dict(other or {}), read).float()
-    return cross_entropy(said, torch.tensor([row.labels[place] for place in targets], device=said.device))
+    labels = torch.tensor(row.labels[1:], device=vlm.model.device)  # of what follows each place
+    read = (labels != IGNORE).nonzero()[:, 0]
+    logits = vlm.logits(vlm.join([row]) | dict(other or {}), read)
+    return cross_entropy(logits.float(), labels[read])
 
 
 def first_targets(row: Row, count: int) -> Row:

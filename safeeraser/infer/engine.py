@@ -47,6 +47,7 @@ BEGINNING = 1 / 2
 # Bytes an entry of a row's logits: float32, the model's own, and what drawing from them makes (counted: 36, most of it
 # the int64 hash that the noise is made of).
 LOGIT = 48
+REMEDY = "a smaller dtype, or a larger device, may do"
 # What CUDA, its driver, cuBLAS and cuDNN say; accelerate knows what torch's own allocators do.
 ALSO_FULL = ("error: out of memory", "_STATUS_ALLOC_FAILED", "_ALLOCATION_FAILED")
 
@@ -109,12 +110,11 @@ class Engine:
         decoder = DECODERS[self.vlm.decoder](self.vlm, self.generation, self.batch_size, **how)
         asked = [Asked(each.picture, each.question, each.key, system=each.system) for each in requests]
         for ended in decoder.answer(asked):
-            said = [(n, _why_silent(decoder, asked[n]) if text is None else text) for n, text in ended]
-            yield [(requests[n], text) for n, text in said]
+            yield [(requests[n], _why_silent(decoder, asked[n]) if text is None else text) for n, text in ended]
 
     def _reduce(self) -> None:
         if self.batch_size == 1:
-            raise BadInput("out of memory with one response at a time; a smaller dtype, or a larger device, may do")
+            raise BadInput(f"out of memory with one response at a time; {REMEDY}")
         if self.given:
             raise BadInput(f"out of memory at --batch_size {self.batch_size}; --batch_size auto finds one that fits")
         self.batch_size = self.batch_size * 3 // 4
@@ -132,7 +132,7 @@ def load_engine(
     options: Options, data: DataFile, requests: list[Request], processes: Processes, found: int | None
 ) -> tuple[Engine, list[Request]]:
     """The engine with the options' model, and the requests as their attack puts them to it. `found`: see `Engine`."""
-    attack = ATTACKS[options.attack] if options.attack else None
+    attack = ATTACKS.get(options.attack or "")
     vlm = load_merged(
         options.model_path,
         options.checkpoint_path,
@@ -151,9 +151,7 @@ def load_engine(
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            raise BadInput(
-                f"--attack {attack.name}: out of memory; a smaller dtype, or a larger device, may do"
-            ) from None
+            raise BadInput(f"--attack {attack.name}: out of memory; {REMEDY}") from None
         log.info("attack %s: prepared in %.0f s", attack.name, time.monotonic() - began)
     fixed = uses_graphs(options, processes)
     return Engine(vlm, options.generation, options.batch_size, found, options.workers or 0, fixed), requests
@@ -170,10 +168,10 @@ def rows_that_fit(vlm: VLM, requests: Sequence[Request], new_tokens: int) -> int
     files = {request.file for request in requests if request.file}
     shown = [vlm.preprocessor.outline(partial(picture_size, file)) for file in files]
     picture = max((picture_bytes(config, each.inputs, width) for each in shown), default=0)
-    turns = {Turn(None, request.question, system=request.system) for request in requests}
-    longest = max(turns, key=lambda turn: len(turn.question) + len(turn.system or ""))
+    longest = max(requests, key=lambda request: len(request.question) + len(request.system or ""))
+    turn = Turn(None, longest.question, system=longest.system)
     place = max((each.text for each in shown), key=len, default=None)
-    prompt = len(vlm.preprocessor.encode_text(longest, place).input_ids)  # tokens, the picture's included
+    prompt = len(vlm.preprocessor.encode_text(turn, place).input_ids)  # tokens, the picture's included
     # How many different prompts and pictures there are for each request.
     asks = len({(request.picture, request.question, request.system) for request in requests}) / len(requests)
     if not DECODERS[vlm.decoder].shares_beginnings:  # each row has its prompt read for itself
@@ -181,7 +179,8 @@ def rows_that_fit(vlm: VLM, requests: Sequence[Request], new_tokens: int) -> int
     pictures = len({request.picture for request in requests}) / len(requests)
     text = config.get_text_config()
     layers = getattr(text, "per_layer_config", None) or [text] * text.num_hidden_layers
-    token = 2 * width * sum(map(_head_widths, layers))  # keys and values
+    heads = [getattr(each, "head_dim", None) or each.hidden_size // each.num_attention_heads for each in layers]
+    token = 2 * width * sum(head * each.num_key_value_heads for head, each in zip(heads, layers, strict=True))
     states = (3 * text.intermediate_size + 6 * text.hidden_size) * width  # of a token while one layer is at work
     begun = prompt * (token * (1 + asks + pictures) + states * max(asks, pictures)) + picture * pictures
     new_tokens += WIDTH * (device.type == "cuda")  # which fixed steps round up to
@@ -190,12 +189,6 @@ def rows_that_fit(vlm: VLM, requests: Sequence[Request], new_tokens: int) -> int
     row = max(begun, going_on) + LOGIT * text.vocab_size  # bytes at the peak
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     return max(1, int(SHARE.get(device.type, SHARE["cpu"]) * free / row))
-
-
-def _head_widths(layer: Any) -> int:
-    """How many numbers a layer's keys of a token are."""
-    head = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
-    return layer.num_key_value_heads * head
 
 
 def out_of_memory(error: RuntimeError) -> bool:

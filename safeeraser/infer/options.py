@@ -1,7 +1,5 @@
 """What an inference run is asked: the options of ckpt_infer.py, on a command line or as keywords."""
 
-from __future__ import annotations
-
 import logging
 import math
 from argparse import Namespace
@@ -21,8 +19,9 @@ from safeeraser.arguments import (
     options_in,
     several,
 )
+from safeeraser.benchmark.adapters import trained_settings
 from safeeraser.benchmark.release import RELEASED_MODEL
-from safeeraser.benchmark.responses import OWN, RELEASED, VIEWS
+from safeeraser.benchmark.responses import RELEASED, VIEWS
 from safeeraser.errors import BadInput
 from safeeraser.infer.attacks import ATTACKS
 from safeeraser.infer.requests import Selection
@@ -60,15 +59,15 @@ class Responses:
     categories: tuple[str, ...] = choosing(
         (), type=several("category"), metavar="CATEGORY,...", help="of these categories (default: all)"
     )
-    skip: int = choosing(0, type=int, metavar="N", help="leave out the first N records of each category")
+    skip: int = choosing(0, metavar="N", help="leave out the first N records of each category")
     limit: int | None = choosing(
         None, type=count, metavar="N", help="of the first N records of each category (default: all)"
     )
     greedy: bool = drawing(False, help="take the likeliest token instead of sampling")
-    temperature: float = drawing(1.0, type=float, help="(default: %(default)s)")
-    top_p: float = drawing(0.9, type=float, help="the share of probability that is drawn from (default: %(default)s)")
+    temperature: float = drawing(1.0, help="(default: %(default)s)")
+    top_p: float = drawing(0.9, help="the share of probability that is drawn from (default: %(default)s)")
     max_new_tokens: int = drawing(512, type=count, metavar="N", help="tokens a response at most (default: %(default)s)")
-    seed: int = drawing(233, type=int, help="of each response, with its request's name (default: %(default)s)")
+    seed: int = drawing(233, help="of each response, with its request's name (default: %(default)s)")
 
     def __post_init__(self) -> None:
         if self.skip < 0:
@@ -81,14 +80,14 @@ class Responses:
         """Which views of which records are asked about."""
         crossed = (("image_free", self.image_free), ("swapped", self.swap_pictures))
         views = dict.fromkeys((*self.only, *(view for view, wanted in crossed if wanted)))
-        return Selection(tuple(views), self.categories, self.skip, self.limit)
+        return Selection(tuple(views), **options_in(Selection, vars(self)))
 
     @property
-    def generation(self) -> Generation:
+    def generation(self) -> "Generation":
         """How responses are drawn, and from which seed."""
         from safeeraser.generation.sampling import Generation  # only now, since torch takes its time to load
 
-        return Generation(self.greedy, self.temperature, self.top_p, self.max_new_tokens, self.seed)
+        return Generation(**options_in(Generation, vars(self)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,26 +95,23 @@ class Options:
     """What an inference run is asked."""
 
     eval_file: Path = option(
-        Path("dataset/all_val.json"),
-        type=Path,
-        help="the data file whose questions are asked (default: %(default)s)",
+        Path("dataset/all_val.json"), help="the data file whose questions are asked (default: %(default)s)"
     )
     model_path: str = option(
         None,
         help="a folder, or a name on the Hugging Face hub (default: the one that the adapter's folder names, else "
         f"{RELEASED_MODEL})",
     )
-    output_file: Path = option(type=Path, help="where the predictions go, in the data file's own format")
+    output_file: Path = option(help="where the predictions go, in the data file's own format")
     checkpoint_path: Path | None = option(
-        None, type=Path, help="a PEFT folder or the release's checkpoint.pt; none: the untouched model"
+        None, help="a PEFT folder or the release's checkpoint.pt; none: the untouched model"
     )
     loss_type: str = option("", help="the adapter's method, recorded; refused if the adapter was trained otherwise")
     lora_alpha: float = option(
-        256, type=float, help="scaling of a checkpoint.pt, which does not say its own (default: %(default)s)"
+        256, help="scaling of a checkpoint.pt, which does not say its own (default: %(default)s)"
     )
     adapter_scale: float = option(
         1.0,
-        type=float,
         metavar="X",
         help="local: how much of the adapter: 0 the untouched model, 1 the trained one (default: %(default)s)",
     )
@@ -124,7 +120,7 @@ class Options:
     )
     overwrite: bool = option(False, help="replace an output file that exists")
     selection: Selection = field(default_factory=Selection)
-    generation: Generation = field(default_factory=lambda: Responses().generation)
+    generation: "Generation" = field(default_factory=lambda: Responses().generation)
     attack: str | None = choosing(
         None,
         type=one_of("attack", ATTACKS),
@@ -177,6 +173,12 @@ class Options:
 
         return fingerprint(self.model_path)
 
+    @cached_property
+    def training(self) -> dict[str, Any] | None:
+        """Method and recipe of the adapter, or of the one merged into the model, where `run.json` says them."""
+        settings = trained_settings(self.checkpoint_path or Path(self.model_path))
+        return {"method": settings["forget_loss"]["name"], "recipe": settings["recipe"]} if settings else None
+
 
 def arguments(description: str | None = None) -> Arguments:
     """The options of ckpt_infer.py, with their help."""
@@ -185,42 +187,14 @@ def arguments(description: str | None = None) -> Arguments:
     return parser
 
 
-def options_of(given: Namespace) -> Options:
-    """What was asked, by the options as they were parsed. Raises `BadInput` for numbers that make no sense."""
-    wanted, own = Responses(**options_in(Responses, vars(given))), options_in(Options, vars(given))
-    generation = wanted.generation
+def options_of(given: Namespace, selection: Selection | None = None) -> Options:
+    """What was asked, with a `selection` of the command's own in place of what its options choose. Raises `BadInput`
+    for numbers that make no sense."""
+    responses, values = Responses(**options_in(Responses, vars(given))), options_in(Options, vars(given))
     from safeeraser.model.merge import base_of  # only now too
 
-    own["model_path"] = given.model_path or base_of(given.checkpoint_path)
-    return Options(**own, selection=wanted.selection, generation=generation)
-
-
-def answers_arguments(description: str | None = None) -> Arguments:
-    """The options of `python -m safeeraser.benchmark.answers`; under its own names or those of ckpt_infer.py."""
-    parser = Arguments(prog="python -m safeeraser.benchmark.answers", description=description)
-    add = parser.add_argument
-    add("--model_path", "--model", required=True, help="whose answers: a folder, or a name on the Hugging Face hub")
-    add(
-        "--eval_file",
-        "--data",
-        type=Path,
-        default=Path("dataset/all_train.json"),
-        help="the data file whose questions are asked; it stays as it is (default: %(default)s)",
-    )
-    add("--output_file", "--out", type=Path, required=True, help="where the data file with the answers goes")
-    add("--prediction", action="store_true", help="also the Prediction of the harmless pairs")
-    others = ["eval_file", "model_path", "output_file", "attack"]
-    others += ["checkpoint_path", "loss_type", "lora_alpha", "adapter_scale", "allow_other_base"]
-    others += ["only", "image_free", "swap_pictures", "categories", "skip", "limit"]
-    add_options(parser, Options, Responses, but=others)
-    return parser
-
-
-def answers_options_of(given: Namespace) -> Options:
-    """The same of what `answers_arguments` parses: each question once, for a data file's own answers."""
-    views = (OWN, "decoupled", *(("retain",) if given.prediction else ()))
-    generation = Responses(**options_in(Responses, vars(given))).generation
-    return Options(**options_in(Options, vars(given)), selection=Selection(views), generation=generation)
+    values["model_path"] = given.model_path or base_of(given.checkpoint_path)
+    return Options(**values, selection=selection or responses.selection, generation=responses.generation)
 
 
 def speak() -> None:

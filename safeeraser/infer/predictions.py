@@ -1,7 +1,4 @@
-"""What becomes of responses: kept as they come, so that a run goes on where it was stopped, and written as a whole.
-
-The whole is a predictions file, or a data file with the answers of a model itself.
-"""
+"""What becomes of responses: kept as they come, so that a run goes on where it was stopped, and written as a whole."""
 
 import copy
 import json
@@ -18,7 +15,6 @@ import torch
 
 from safeeraser.arguments import without_credentials
 from safeeraser.benchmark.adapters import adapter_hash, described_by
-from safeeraser.benchmark.answered import Place, seen_from, take_refusals_along, with_answers
 from safeeraser.benchmark.files import lock, read_json, sha256, write_json
 from safeeraser.benchmark.origin import versions
 from safeeraser.benchmark.records import UNHARM, DataFile, keys_like
@@ -67,16 +63,14 @@ def settings_of(options: Options) -> dict[str, Any]:
     }
 
 
-def describe(
-    options: Options, training: dict[str, Any] | None, processes: Processes, batch_sizes: set[int]
-) -> dict[str, Any]:
+def describe(options: Options, processes: Processes, batch_sizes: set[int]) -> dict[str, Any]:
     """What the predictions were made with and from, beside the settings."""
     return {
         "eval_file": str(options.eval_file),
         "checkpoint_path": str(options.checkpoint_path) if options.checkpoint_path else None,
         "base_url": without_credentials(options.base_url),
         "loss_type": options.loss_type or None,
-        "training": training,
+        "training": options.training,
         "processes": processes.count,
         # By which responses may differ, in bfloat16 and float16.
         "batch_sizes": sorted(batch_sizes),
@@ -253,41 +247,14 @@ def _released(records: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], s
                 yield from ((place, field) for field in view.fields)
 
 
-def write_answers(options: Options, data: DataFile, requests: list[Request], responses: dict[str, str]) -> None:
-    """Write the data file with the responses as its answers, and its refusals beside it; what is missing is null.
-
-    Each record says who answered it: by what weights, which fields, and how responses were drawn.
-    """
-    answers: dict[int, dict[Place, str | None]] = defaultdict(dict)
-    for request in requests:
-        answers[request.record][request.place] = responses.get(request.key)
-    settings = settings_of(options)
-    mark = {
-        "model": options.model_path,
-        "weights": settings.get("base"),
-        "fields": list(dict.fromkeys(str(request.place[-1]) for request in requests)),
-        **versions(),
-        "generation": asdict(options.generation)
-        | {key: settings[key] for key in ("dtype", "quantization") if key in settings},  # which a server does not say
-    }
-    filled = [
-        with_answers(seen_from(record, data.path, options.output_file), answers[number], mark)
-        for number, record in enumerate(data.raw)
-    ]
-    take_refusals_along(data.path, options.output_file)
-    write_json(options.output_file, filled, indent=4)
-    if blank := sum(not response.strip() for response in responses.values()):
-        log.warning("note: %d answers are blank, which training refuses; bad_items=skip leaves them out", blank)
-
-
 def report_missing(output: Path, requests: list[Request], missing: dict[str, str]) -> None:
     """Print which records lack responses, and why; of a cause that lies in one question alone, which it is."""
     lacking, causes = [request for request in requests if request.key in missing], defaultdict(list)
     for request in lacking:
-        causes[request.record, missing[request.key]].append(".".join(map(str, request.place[:-1])))
-    for (record, reason), fields in causes.items():
-        where = f", {fields[0]}" if len(set(fields)) == 1 else ""
-        print(f"record {record}{where}: {len(fields)} responses missing: {reason}", file=sys.stderr)
+        causes[request.record, missing[request.key]].append(request.pair)
+    for (record, reason), pairs in causes.items():
+        where = f", {pairs[0]}" if len(set(pairs)) == 1 else ""
+        print(f"record {record}{where}: {len(pairs)} responses missing: {reason}", file=sys.stderr)
     print(
         f"error: {len(lacking)} of {len(requests)} responses are missing in {output}, where they are left "
         "null; once the causes above are mended, the same command fills them in",

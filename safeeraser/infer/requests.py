@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial, reduce
-from operator import or_
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,7 +16,7 @@ from PIL import Image
 from safeeraser.benchmark.conversation import IMAGE
 from safeeraser.benchmark.pictures import find_picture, open_picture, picture_size, unreadable
 from safeeraser.benchmark.records import UNHARM, DataFile
-from safeeraser.benchmark.responses import ASKED, RELEASED, samples
+from safeeraser.benchmark.responses import ASKED, OWN, RELEASED, View, view_of
 from safeeraser.errors import BadInput
 
 if TYPE_CHECKING:
@@ -46,7 +45,9 @@ class Selection:
 
     def fields(self, view: str) -> tuple[str, ...]:
         """Where the responses of a view are stored."""
-        return samples(self.samples) if view == "forget" and self.samples else ASKED[view].fields
+        if view == "forget" and self.samples:
+            return tuple(f"model_response{number}" for number in range(1, self.samples + 1))
+        return ASKED[view].fields
 
     def records(self, data: DataFile) -> list[int]:
         """The indices of the records chosen. Raises `BadInput` for an unknown category, or if no record is left."""
@@ -65,10 +66,6 @@ class Redrawn:
     path: Path
     key: str  # what its chance depends on; by equal ones the same is drawn
     draw: Draw = field(compare=False)
-
-    def open(self) -> Image.Image:
-        """What is drawn, in RGB. Raises `BadInput` if the file cannot be decoded."""
-        return self.draw(open_picture(self.path), chance(self.key))
 
 
 def chance(key: str) -> Generator:
@@ -90,6 +87,16 @@ class Request:
     def key(self) -> str:
         """The request's name, unique within a data file; sampling depends on it and on the seed alone."""
         return "/".join(map(str, (self.record, *self.place)))
+
+    @property
+    def pair(self) -> str:
+        """Where its question is in the record: `unsafe_pairs.2`, or the key of an UnharmPair."""
+        return ".".join(map(str, self.place[:-1]))
+
+    @property
+    def view(self) -> View:
+        """The view that asks it."""
+        return ASKED[view_of(str(self.place[-1])) or OWN]
 
     @property
     def file(self) -> Path | None:
@@ -139,23 +146,18 @@ def _requests_on(data: DataFile, index: int, selection: Selection) -> Iterator[R
     for kind in {ASKED[view].picture for view in views} - {"none"}:
         shown = swap_partner(data, index) if kind == "swapped" else index
         name = record.image_path if kind == "harmful" else data.records[shown].SDImage_path
-        if not name and kind == "harmful":
-            pictures[kind] = None  # the record says that its questions are text alone
-            continue
-        if not name:
+        if not name and kind != "harmful":
             raise BadInput(f"{data.where(shown, 'SDImage_path')}: missing, and a view that is asked shows it")
-        # One that is not there is reported later, with those that cannot be decoded.
-        pictures[kind] = find_picture(name, data.path) or Path(name)
-    pairs: dict[str, list[tuple[tuple[str | int, ...], str]]] = {
-        "harmful": [(("unsafe_pairs", n), pair.question) for n, pair in enumerate(record.unsafe_pairs)],
-        "harmless": [((key,), pair.Question) for key, pair in record.unharm.items()],
-    }
+        # None: the record says that its questions are text alone. One that is not there is reported later, with those
+        # that cannot be decoded.
+        pictures[kind] = (find_picture(name, data.path) or Path(name)) if name else None
+    harmful = [("harmful", ("unsafe_pairs", n), pair.question) for n, pair in enumerate(record.unsafe_pairs)]
+    harmless = [("harmless", (key,), pair.Question) for key, pair in record.unharm.items()]
     # Question by question, as its views may share what is read of it.
-    for kind, questions in pairs.items():
-        for place, question in questions:
-            for view in (view for view in ASKED if view in views and ASKED[view].question == kind):
-                for response in selection.fields(view):
-                    yield Request(index, (*place, response), pictures[ASKED[view].picture], question)
+    for kind, place, question in (*harmful, *harmless):
+        for view in (view for view in ASKED if view in views and ASKED[view].question == kind):
+            for response in selection.fields(view):
+                yield Request(index, (*place, response), pictures[ASKED[view].picture], question)
 
 
 def swap_partner(data: DataFile, index: int) -> int:
@@ -187,7 +189,7 @@ def find_faults(
     reserved = preprocessor.reserved if preprocessor else [IMAGE]
     for request in requests:
         if name := next((name for name in reserved if name in request.question), None):
-            where = data.where(request.record, ".".join(map(str, request.place[:-1])))
+            where = data.where(request.record, request.pair)
             raise BadInput(f"{where}: its question contains '{name}', which stands for the picture")
     pictures = list(dict.fromkeys(request.file for request in requests if request.file))
     pictures = pictures[processes.rank :: processes.count]
@@ -198,15 +200,17 @@ def find_faults(
                 preprocessor.place(partial(picture_size, picture))
         except BadInput as error:
             faults[picture] = f"{picture}: {error}"
-    faults = reduce(or_, processes.gather(faults))
+    faults = processes.union(faults)
     return {request.key: faults[request.file] for request in requests if request.file and request.file in faults}
 
 
 def show(picture: Path | Redrawn) -> Image.Image:
     """The picture in RGB as the model is shown it. Raises `BadInput` if its file cannot be decoded."""
-    return picture.open() if isinstance(picture, Redrawn) else open_picture(picture)
+    if isinstance(picture, Path):
+        return open_picture(picture)
+    return picture.draw(open_picture(picture.path), chance(picture.key))
 
 
 def size_of(picture: Path | Redrawn) -> tuple[int, int]:
     """Width and height of what `show` gives: of a file as its header says, of what is drawn of one by drawing it."""
-    return picture.open().size if isinstance(picture, Redrawn) else picture_size(picture)
+    return picture_size(picture) if isinstance(picture, Path) else show(picture).size

@@ -29,7 +29,7 @@ from transformers.utils import is_flash_attn_2_available
 from transformers.utils.logging import disable_progress_bar
 
 from safeeraser.benchmark.adapters import ADAPTER_FILES
-from safeeraser.benchmark.family import Family, families, page_for, page_of_type
+from safeeraser.benchmark.family import Family, page_for, page_of
 from safeeraser.errors import BadInput
 from safeeraser.model.llava import check_form, check_pictures, picture_processor, processor_numbers
 from safeeraser.model.preprocess import Preprocessor
@@ -43,7 +43,6 @@ if not sys.stderr.isatty():
 
 CUDNN = "sdpa_cudnn"  # an attention: SDPA that may take cuDNN's kernels too
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-FAMILY_KEY = "model_family"  # in a model's configuration: its page, where its type alone would lead to another
 # The parts of a processor that are used here. One for films, which some have too, wants torchvision.
 PARTS = ("image_processor", "tokenizer")
 
@@ -55,7 +54,7 @@ def family_of(model_path: str) -> Family:
     Raises:
         BadInput: there is no model, or config/model_family/ has no page for its kind.
     """
-    return page_for(model_path) or _page_of(_told(model_path), model_path)
+    return page_for(model_path) or page_of(_told(model_path), model_path)
 
 
 def family_if_told(model_path: str) -> Family | None:
@@ -65,7 +64,7 @@ def family_if_told(model_path: str) -> Family | None:
     """
     if family := page_for(model_path):
         return family
-    return _page_of(_told(model_path), model_path) if (Path(model_path) / "config.json").is_file() else None
+    return page_of(_told(model_path), model_path) if (Path(model_path) / "config.json").is_file() else None
 
 
 def check_family(family: Family, model_path: str) -> None:
@@ -75,21 +74,6 @@ def check_family(family: Family, model_path: str) -> None:
             f"model_family={family.name}: of '{family.model_type}' models, and model_path {model_path} is a '{told}'; "
             "model_family=auto takes what the model says"
         )
-
-
-def _page_of(told: dict[str, Any], model_path: str) -> Family:
-    if name := told.get(FAMILY_KEY):
-        page = families().get(str(name))
-        if page is None or page.model_type != told["model_type"]:
-            raise BadInput(
-                f"model_path {model_path}: its config.json names {FAMILY_KEY} '{name}', and config/model_family has no "
-                f"such page of '{told['model_type']}' models"
-            )
-        return page
-    try:
-        return page_of_type(told["model_type"])
-    except BadInput as error:
-        raise BadInput(f"model_path {model_path}: {error}") from None
 
 
 def _told(model_path: str) -> dict[str, Any]:
@@ -120,20 +104,24 @@ def _no_model(model_path: str, error: Exception) -> BadInput:
 
 def load_config(model_path: str) -> Any:
     """The model's configuration. Raises `BadInput` if there is no model at `model_path`, or none of a known family."""
-    family = _page_of(_told(model_path), model_path)
+    return _config_and_family(model_path)[0]
+
+
+def _config_and_family(model_path: str) -> tuple[Any, Family]:
+    told = _told(model_path)
+    family = page_for(model_path) or page_of(told, model_path)
     try:
         config = AutoConfig.from_pretrained(model_path)
     except (OSError, ValueError, StrictDataclassError) as error:
         raise _no_model(model_path, error) from None
     if family.chat:
         check_form(config, model_path)
-    return config
+    return config, family
 
 
 def load_preprocessor(model_path: str) -> Preprocessor:
     """What prepares the input of the model at `model_path`. Raises `BadInput` if a part of it is missing or unfit."""
-    config = load_config(model_path)
-    family = family_of(model_path)
+    config, family = _config_and_family(model_path)
     try:
         # On Pillow, whatever is installed: so the pixels are the same everywhere.
         find = picture_processor if family.chat else partial(AutoImageProcessor.from_pretrained, backend="pil")
@@ -242,11 +230,11 @@ def load_model(
         device: each weight is read straight to it, none waits in CPU memory; None: where an engine that shards weights
             wants them.
     """
-    load_config(model_path)
+    _, family = _config_and_family(model_path)
     attention = _settle_cudnn(attention, device)
     options = {} if device is None else {"device_map": {"": device}}
     if quantization == "nf4":
-        options["quantization_config"] = _four_bits(dtype, family_of(model_path))
+        options["quantization_config"] = _four_bits(dtype, family)
     try:
         model, told = AutoModelForImageTextToText.from_pretrained(
             model_path, dtype=dtype, attn_implementation=attention, output_loading_info=True, **options

@@ -7,6 +7,7 @@ row of token ids with its labels, and a batch of tensors that goes into the mode
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -174,7 +175,7 @@ class Preprocessor:
         for name in self.reserved:
             if name in turn.question or name in (turn.answer or ""):
                 raise BadInput(f"the text itself contains '{name}', which stands for the picture")
-        if turn.system and not self.takes_system:
+        if turn.system and self.no_system:
             raise BadInput(self.no_system)
         pictured = place is not None
         prompt = self._written(turn, None, pictured)
@@ -194,16 +195,11 @@ class Preprocessor:
         return self._written(Turn(None, "Q"), ANSWER, False).rpartition(ANSWER)[2]
 
     @cached_property
-    def takes_system(self) -> bool:
-        """Whether the chat template writes a system text: some raise for one, others leave it out without a word."""
-        try:
-            return SYSTEM in self._written(Turn(None, "Q", system=SYSTEM), None, False)
-        except TemplateError:
-            return False
-
-    @property
     def no_system(self) -> str:
-        """What is said where it does not."""
+        """Why no system text can be put, empty where one can: some chat templates raise for it, others leave it out."""
+        with suppress(TemplateError):
+            if SYSTEM in self._written(Turn(None, "Q", system=SYSTEM), None, False):
+                return ""
         return f"the chat template of model family {self.family.name} writes no system text"
 
     @cached_property

@@ -40,14 +40,12 @@ BACKWARD = 2  # passes that a gradient takes, in forward ones: one there and, th
 
 @dataclass(frozen=True)
 class Attack:
-    """What is done to a request, to the adapter or to the model; its function is the one of these three that is there.
+    """What is done to a request, to the adapter or to the model; its function is the one of these three that is there,
+    see `attack`.
 
     Attributes:
         code: the hash of its own code and of what it uses of `infer`, so a change of it is noticed.
             What lies below, the model and the benchmark, is no part of it: it is the same for all that is asked.
-        request: makes the request as it is put of the one that is wanted.
-        adapter: makes the adapter's parameters, by PEFT's names, of those that are stored, before they are merged.
-        model: makes the model that answers, and the requests as they are put to it.
         lacks: why it cannot be made on a model with this preprocessor; nothing where it can.
         passes: what it takes beside the responses, in forward passes of one prompt, by how many records are asked and
             how many harmful questions each of them has.
@@ -66,11 +64,6 @@ class Attack:
     control: bool = False  # it asks for a refusal, not an answer: no attack, but what one is held against
     lacks: Callable[[Preprocessor], str] = lambda prepared: ""
     passes: Callable[[int, int], int] = lambda records, questions: 0
-
-    @property
-    def context(self) -> bool:
-        """Whether it shows questions that are held out before the question."""
-        return self.learns and self.request is not None
 
     def put(self, requests: list[Request], data: DataFile, selection: Selection, seed: int) -> list[Request]:
         """The requests as the attack puts them. Raises `BadInput` where they lack what it changes or shows."""
@@ -95,11 +88,6 @@ class Known:
         return self.selection.held_out(self.data)
 
     @cached_property
-    def held_out_of_all(self) -> DataFile:
-        """Those of all categories, whichever are chosen: one alone may have no other keyword."""
-        return self.data.some(limit=self.selection.skip)
-
-    @cached_property
     def beside(self) -> dict[str, Any]:
         """The object in the file that the attack `reads`. Raises `BadInput` if there is no such file."""
         return read_object(self.data.path.with_name(ATTACKS[self.attack].reads))
@@ -109,12 +97,9 @@ class Known:
         """The first word that is most typical of the file's `harmless` questions, beside the harmful ones, and of the
         `harmful` ones beside the harmless."""
         records = self.data.records
-        harmful = _shares([pair.question for record in records for pair in record.unsafe_pairs])
-        harmless = _shares([pair.Question for record in records for pair in record.unharm.values()])
-        return {
-            "harmful": max(harmful, key=lambda word: harmful[word] - harmless.get(word, 0)),
-            "harmless": max(harmless, key=lambda word: harmless[word] - harmful.get(word, 0), default=""),
-        }
+        harmful = [pair.question for record in records for pair in record.unsafe_pairs]
+        harmless = [pair.Question for record in records for pair in record.unharm.values()]
+        return {"harmful": _typical_word(harmful, harmless), "harmless": _typical_word(harmless, harmful)}
 
     def chance(self, request: Request) -> Generator:
         """What is drawn for a question: the same for each of its responses."""
@@ -129,10 +114,11 @@ class Known:
         return "/".join(map(str, (self.seed, self.attack, request.record, *inside)))
 
 
-def _shares(questions: Sequence[str]) -> dict[str, float]:
-    """Which share of some questions begins with which word, in the words' order."""
-    words = Counter(question.split()[0] for question in questions)
-    return {word: count / len(questions) for word, count in sorted(words.items())}
+def _typical_word(questions: Sequence[str], others: Sequence[str]) -> str:
+    """The word with which the largest share of some questions begins, less that of others; empty if there are none."""
+    ours, theirs = (Counter(question.split()[0] for question in each) for each in (questions, others))
+    share = lambda word: ours[word] / len(questions) - theirs[word] / max(1, len(others))  # noqa: E731
+    return max(sorted(ours), key=share, default="")
 
 
 def attack(*, on: str, **facts: Any) -> Callable[[Callable], Callable]:
@@ -141,7 +127,8 @@ def attack(*, on: str, **facts: Any) -> Callable[[Callable], Callable]:
     Args:
         on: what the function makes: of a request its `picture`, as f(picture, random); its `question` or its `system`
             text, as f(question, random); or all of it, the `request`, as f(request, known). Of the `adapter` its
-            parameters, as f(parameters); of the `model` itself and the requests both, as f(vlm, known, requests).
+            parameters, by PEFT's names and before they are merged, as f(parameters). Of the `model` that answers, and
+            the requests that are put to it, both, as f(vlm, known, requests).
         facts: other attributes of `Attack`.
     """
 
@@ -155,10 +142,7 @@ def attack(*, on: str, **facts: Any) -> Callable[[Callable], Callable]:
         kinds: dict[str, dict[str, Any]] = {
             "picture": {"request": lambda request, known: known.redraw(request, function), "needs_picture": True},
             "question": {"request": put_words},
-            "system": {
-                "request": put_words,
-                "lacks": lambda prepared: "" if prepared.takes_system else prepared.no_system,
-            },
+            "system": {"request": put_words, "lacks": lambda prepared: prepared.no_system},
         }
         name, code = function.__name__, code_of((function.__module__, function.__name__), room="safeeraser.infer")
         ATTACKS[name] = Attack(name, code, **kinds.get(on, {on: function}), **facts)

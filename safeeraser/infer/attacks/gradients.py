@@ -17,18 +17,13 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from safeeraser.benchmark.pictures import open_picture
-from safeeraser.benchmark.records import DataFile, UnsafePair
-from safeeraser.benchmark.responses import ASKED, OWN, view_of
+from safeeraser.benchmark.records import DataFile
 from safeeraser.errors import BadInput
 from safeeraser.infer.attacks import BACKWARD, Known, attack, chance, shown_picture
 from safeeraser.infer.requests import Redrawn, Request
 
 if TYPE_CHECKING:
-    from numpy.random import Generator
-    from torch import Tensor
-
     from safeeraser.model.preprocess import Preprocessor
-    from safeeraser.model.turns import Row
     from safeeraser.model.vlm import VLM
 
 log = logging.getLogger(__name__)
@@ -76,29 +71,21 @@ def pgd(vlm: VLM, known: Known, requests: Sequence[Request]) -> tuple[VLM, list[
     return vlm, [replace(request, picture=pictures[request.record, request.file]) for request in requests]
 
 
-def _rows_to_lead(vlm: VLM, request: Request, file: Path, data: DataFile) -> list[Row]:
-    """The record's harmful questions on the picture of a request, with what the model is led to say."""
-    from safeeraser.infer.checkpoint import first_targets
-    from safeeraser.model.turns import Turn
-
-    harmful = ASKED[view_of(str(request.place[-1])) or OWN].picture == "harmful"
-    pairs = data.records[request.record].unsafe_pairs
-    wanted = [(pair.question, pair.model_response if harmful else pair.sd_response) for pair in pairs]
-    picture = open_picture(file)
-    turns = [Turn(picture, question, answer) for question, answer in wanted if answer.strip()]
-    if not turns:
-        raise BadInput(f"{data.where(request.record, 'unsafe_pairs')}: no vanilla answer, which pgd leads the model to")
-    return [first_targets(vlm.encode(turn), PICTURE_TARGETS) for turn in turns]
-
-
 def _lead(vlm: VLM, request: Request, data: DataFile) -> Redrawn:
     """The request's picture as it is shown: at the model's size."""
     import torch
 
-    from safeeraser.infer.checkpoint import nll
+    from safeeraser.infer.checkpoint import first_targets, nll
+    from safeeraser.model.turns import Turn
 
     assert request.file  # a view without a picture is refused before
-    rows = _rows_to_lead(vlm, request, request.file, data)
+    picture, harmful = open_picture(request.file), request.view.picture == "harmful"
+    pairs = data.records[request.record].unsafe_pairs
+    wanted = [(pair.question, pair.model_response if harmful else pair.sd_response) for pair in pairs]
+    turns = [Turn(picture, question, answer) for question, answer in wanted if answer.strip()]
+    if not turns:
+        raise BadInput(f"{data.where(request.record, 'unsafe_pairs')}: no vanilla answer, which pgd leads the model to")
+    rows = [first_targets(vlm.encode(turn), PICTURE_TARGETS) for turn in turns]
     shape = vlm.preprocessor.processor.image_processor
     mean, deviation = (
         torch.tensor(each, device=vlm.model.device)[:, None, None] for each in (shape.image_mean, shape.image_std)
@@ -129,8 +116,11 @@ def soft_prompt(vlm: VLM, known: Known, requests: Sequence[Request]) -> tuple[VL
     behind its own, which the embedding looks up in the vectors, and the head knows nothing of them.
     """
     import torch
+    from torch.optim import Adam
 
+    from safeeraser.infer.checkpoint import first_targets, nll
     from safeeraser.model.preprocess import Preprocessor
+    from safeeraser.model.turns import Turn
     from safeeraser.model.vlm import look_up
 
     held_out, random = known.held_out, chance(f"{known.seed}/soft_prompt")
@@ -149,29 +139,12 @@ def soft_prompt(vlm: VLM, known: Known, requests: Sequence[Request]) -> tuple[VL
         vectors = vlm.model.get_input_embeddings()(begun).float()  # (VECTORS, hidden)
     look_up(vlm.model, first, vectors)
     before = "".join(words) + " "
-    _train(changed, vectors, before, held_out, answered, random)
-    return changed, [replace(request, question=before + request.question) for request in requests]
-
-
-def _train(
-    vlm: VLM, vectors: Tensor, before: str, data: DataFile, answered: list[tuple[int, UnsafePair]], random: Generator
-) -> None:
-    """Make the vectors, in place, such that the model holds the answers likelier behind `before`.
-
-    Args:
-        answered: questions with an answer, each with its record's index.
-    """
-    from torch.optim import Adam
-
-    from safeeraser.infer.checkpoint import first_targets, nll
-    from safeeraser.model.turns import Turn
-
     optimizer = Adam([vectors.requires_grad_()], lr=RATE * vectors.std().item())
     for step in range(PROMPT_STEPS):
         total = 0.0
         for number, pair in (answered[at] for at in random.integers(len(answered), size=EACH)):
-            turn = Turn(shown_picture(data, number), before + pair.question, pair.model_response)
-            loss = nll(vlm, first_targets(vlm.encode(turn), PROMPT_TARGETS)) / EACH
+            turn = Turn(shown_picture(held_out, number), before + pair.question, pair.model_response)
+            loss = nll(changed, first_targets(changed.encode(turn), PROMPT_TARGETS)) / EACH
             loss.backward()
             total += loss.item()
         optimizer.step()
@@ -179,3 +152,4 @@ def _train(
         if step in (0, PROMPT_STEPS - 1):
             log.info("soft_prompt: step %d of %d, %.3f nats a token", step + 1, PROMPT_STEPS, total)
     vectors.requires_grad_(False)
+    return changed, [replace(request, question=before + request.question) for request in requests]

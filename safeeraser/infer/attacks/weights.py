@@ -72,14 +72,25 @@ def refusal_direction(vlm: VLM, known: Known, requests: Sequence[Request]) -> tu
     the one is taken whose direction, left out everywhere, makes the first tokens of the model's own replies to the
     harmful questions least likely: no judge is asked. From then on nothing is written in that direction.
     """
+    import torch
     from torch.nn.functional import normalize
+
+    from safeeraser.infer.checkpoint import append_likeliest, nll
 
     harmful, harmless = _read_prompts(vlm, known)
     refused, answered = _mean_states(vlm, harmful), _mean_states(vlm, harmless)
     directions = {layer: normalize(refused[layer] - answered[layer], dim=0) for layer in refused}
-    layer = _choose_layer(vlm, harmful[:TRIED], directions)
-    log.info("refusal_direction: of layer %d, out of %s", layer, ", ".join(map(str, directions)))
-    _leave_out(vlm, directions[layer])
+    replies = [append_likeliest(vlm, row, BEGINNING) for row in harmful[:TRIED]]
+    losses: dict[int, float] = {}
+    for layer, direction in directions.items():
+        hooks = _leave_out(vlm, direction)
+        with torch.no_grad():
+            losses[layer] = sum(nll(vlm, reply).item() for reply in replies)
+        for hook in hooks:
+            hook.remove()
+    chosen = max(losses, key=losses.__getitem__)  # of equal ones the first
+    log.info("refusal_direction: of layer %d, out of %s", chosen, ", ".join(map(str, directions)))
+    _leave_out(vlm, directions[chosen])
     return vlm, list(requests)
 
 
@@ -117,23 +128,6 @@ def _mean_states(vlm: VLM, rows: list[Row]) -> dict[int, Tensor]:
             _, found = logits_and_states(vlm.model, vlm.join([row]), nowhere, dict.fromkeys(layers, last), vlm.family)
             total = {layer: total[layer] + found[layer][0].float() / len(rows) for layer in layers}
     return total
-
-
-def _choose_layer(vlm: VLM, harmful: list[Row], directions: dict[int, Tensor]) -> int:
-    """The layer whose direction, left out, makes the model's own replies least likely; of equal ones the first."""
-    import torch
-
-    from safeeraser.infer.checkpoint import append_likeliest, nll
-
-    replies = [append_likeliest(vlm, row, BEGINNING) for row in harmful]
-    against = {}
-    with torch.no_grad():
-        for layer, direction in directions.items():
-            hooks = _leave_out(vlm, direction)
-            against[layer] = sum(nll(vlm, reply).item() for reply in replies)
-            for hook in hooks:
-                hook.remove()
-    return max(against, key=against.__getitem__)
 
 
 def _leave_out(vlm: VLM, direction: Tensor) -> list[Any]:

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from numpy.random import Generator
 
-from safeeraser.benchmark.responses import ASKED, OWN, view_of
 from safeeraser.errors import BadInput
 from safeeraser.infer.attacks import Known, attack
 from safeeraser.infer.requests import Request
@@ -74,8 +73,7 @@ def one_word(request: Request, known: Known) -> Request:
     2503.11832): before the harmful question on its harmful picture the word with which harmless questions of the file
     begin, and before all others the one with which harmful ones do. So ASR and needless refusals both rise where it
     works."""
-    view = ASKED[view_of(str(request.place[-1])) or OWN]
-    harmful = (view.question, view.picture) == ("harmful", "harmful")
+    harmful = (request.view.question, request.view.picture) == ("harmful", "harmful")
     word = known.first_words["harmless" if harmful else "harmful"]
     if not word:
         raise BadInput(f"--attack {known.attack}: {known.data.path}: has no harmless questions to take a word from")
@@ -113,7 +111,7 @@ def _reworded(request: Request, known: Known, number: int) -> Request:
         return request
     wordings = known.beside.get(request.question)
     if not isinstance(wordings, list) or len(wordings) < number or not isinstance(wordings[number - 1], str):
-        where = known.data.where(request.record, ".".join(map(str, request.place[:-1])))
+        where = known.data.where(request.record, request.pair)
         raise BadInput(f"--attack {known.attack}: {WORDINGS} has no wording {number} of the question of {where}")
     return replace(request, question=wordings[number - 1])
 
@@ -132,7 +130,8 @@ def in_context_4(request: Request, known: Known) -> Request:
 
 def _with_examples(request: Request, known: Known, count: int) -> Request:
     """The request behind held-out questions with their vanilla answers, of keywords that are not its record's."""
-    records, keyword = known.held_out_of_all.records, known.data.records[request.record].keyword
+    # Of all categories, whichever are chosen: one alone may have no other keyword.
+    records, keyword = known.data.some(limit=known.selection.skip).records, known.data.records[request.record].keyword
     pairs = [pair for record in records if record.keyword != keyword for pair in record.unsafe_pairs]
     others = [pair for pair in pairs if pair.model_response.strip()]
     if len(others) < count:
