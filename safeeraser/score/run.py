@@ -44,15 +44,13 @@ class Scored:
 def score(options: Options, panel: Panel) -> Scored:
     """Have the `panel` judge a predictions file, and write the outputs, each whole, after the last reply.
 
-    Outputs that are there already are replaced; `run` has `check_outputs` look at them first.
-
     Raises:
         BadInput: an option or a file cannot be used. Nothing has been written then, but for the replies in the store.
     """
     inputs = read(options)
-    # Before a judge is paid.
     other = compare.read_other(options.compare, options) if options.compare else None
     opinion = compare.read_opinion(options.agree, options, inputs) if options.agree else None
+    check_outputs(options, panel.titles)
 
     verdicts = panel.ask(inputs.queries)
     measured, to_label = measure(inputs, verdicts, panel.titles, options), select_queries(verdicts)
@@ -140,7 +138,6 @@ def run(given: dict[str, Any]) -> Scored | None:
         show_plan(panel.foresee(queries), panel.prices, share=options.judging.price_share)
         return None
     if not options.check_judge:
-        check_outputs(options, panel.titles)
         return score(options, panel)
     figures, least = check_judge(panel), options.min_accuracy
     short = [
