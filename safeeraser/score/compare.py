@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 from rich.table import Column
 
 from safeeraser.benchmark.files import read_json, read_text, sha256
-from safeeraser.benchmark.judged import difference, value_of, values_of, words
+from safeeraser.benchmark.judged import difference, value_of, values_of
 from safeeraser.benchmark.metrics import ASKED, METRICS, SCORED, Figure
 from safeeraser.benchmark.records import read_raw, read_records
 from safeeraser.benchmark.summaries import STATES, Summary, SummaryFile
 from safeeraser.errors import BadInput, note
 from safeeraser.judge.judge import Query, Verdict
-from safeeraser.judge.offline import response_hash
 from safeeraser.score.agreement import Labelled, agreement, format_share, table
 from safeeraser.score.asking import Inputs, pair_records
 from safeeraser.score.labels import LABELLED, Label, read_labels, render_page
@@ -162,7 +161,7 @@ def read_opinion(path: Path, options: Options, inputs: Inputs) -> Opinion:
             query = queries.get(key)
             if query is None and options.category != "all":
                 continue
-            if query is None or label.on != f"t{response_hash(query)}":
+            if query is None or label.on != f"t{query.hash}":
                 line = f"--agree {path}: line {label.line}"
                 raise BadInput(f"{line}: labels another response than {options.input_file} has")
             labelled[query] = label
@@ -233,10 +232,10 @@ def show_agreement(agreements: dict[str, dict[str, Any]], opinion: Opinion) -> N
     rows = [[name, *(str(of[name]) for of in figures)] for name in ("labels", "unclear")]
     rows += [[], *([title, *(str(of["table"][name]) for of in figures)] for name, title in names.items()), []]
     for name, title in titles.items():
-        rows.append([title, *(format_share(of[name], 100 if "%" in title else 1) for of in figures)])
-    rates = ("–" if of["judge"] is None else f"{100 * of['judge']:.1f}" for of in figures)
-    corrected = (None if of["corrected"] is None else of | {"value": of["corrected"]} for of in figures)
-    rows += [[], ["judge's rate, %", *rates], ["corrected, %", *map(format_share, corrected)]]
+        rows.append([title, *(format_share(of[name], "%" if "%" in title else "") for of in figures)])
+    rates = (format_share({"value": of["judge"]}) for of in figures)
+    corrected = (format_share({"value": of["corrected"], "low": of["low"], "high": of["high"]}) for of in figures)
+    rows += [[], ["judge's rate, %", *rates], ["corrected, %", *corrected]]
     print_table("", (METRICS[metric].title for metric in agreements), rows, narrow=True)
     for metric, of in agreements.items():
         if of["unlabelled"]:
@@ -252,8 +251,7 @@ def make_disagreements_page(opinion: Opinion, to_label: dict[str, list[Query]], 
         for query in queries:
             verdict, value = verdicts[query], opinion.values.get(query)
             if value is not None and (value >= 0.5) != verdict.counts:
-                label = next((word for word in words(asks) if value_of(asks, word) == value), f"{value:g}")
-                said = {"judge": verdict.word(asks), "label": label, "where": query.where}
+                said = {"judge": verdict.word(asks), "label": Verdict("", value).word(asks), "where": query.where}
                 shown.append(said | {name: getattr(query, name) for name in ("category", "question", "response")})
         if shown:
             metrics.append((METRICS[ASKED[asks]].title, shown))

@@ -20,7 +20,6 @@ from safeeraser.benchmark.judged import value_of
 from safeeraser.benchmark.metrics import ASKED, METRICS
 from safeeraser.errors import BadInput
 from safeeraser.judge.judge import Query, Verdict
-from safeeraser.judge.offline import response_hash
 
 LABELLED = tuple(asked for asked, metric in ASKED.items() if METRICS[metric].rate)  # no key says a number
 UNCLEAR = "unclear"
@@ -72,30 +71,28 @@ def draw(strata: Sequence[tuple[float, Hashable]], count: int, seed: int) -> lis
     for stratum, members in sorted(places.items(), key=repr):
         verdicts.setdefault(stratum[0], {})[stratum] = len(members)
     sizes = {verdict: sum(groups.values()) for verdict, groups in verdicts.items()}
-    roots, least = {verdict: size**0.5 for verdict, size in sizes.items()}, {v: len(of) for v, of in verdicts.items()}
-    shares = allocate(count, sizes, roots, least)
+    shares = allocate(count, sizes, 0.5, {verdict: len(groups) for verdict, groups in verdicts.items()})
     random, drawn, numbers = Random(seed), [], {stratum: number for number, stratum in enumerate(places)}
     for verdict, groups in verdicts.items():
-        for stratum, share in allocate(shares[verdict], groups, groups, dict.fromkeys(groups, 1)).items():
+        for stratum, share in allocate(shares[verdict], groups, 1, dict.fromkeys(groups, 1)).items():
             taken = random.sample(places[stratum], share)
             drawn += [Drawn(place, numbers[stratum], groups[stratum], share) for place in taken]
     random.shuffle(drawn)
     return drawn
 
 
-def allocate(
-    count: int, sizes: Mapping[Group, int], weights: Mapping[Group, float], least: Mapping[Group, int]
-) -> dict[Group, int]:
+def allocate(count: int, sizes: Mapping[Group, int], power: float, least: Mapping[Group, int]) -> dict[Group, int]:
     """How many of each group are drawn, one after another where fewest are for its weight (Sainte-Laguë).
 
     Args:
         sizes: how many there are, which is never exceeded.
+        power: of a group's size that is its weight.
         least: how many there must be.
     """
     given = {name: min(least[name], size) for name, size in sizes.items()}
     for _ in range(min(count, sum(sizes.values())) - sum(given.values())):
         free = [name for name, size in sizes.items() if given[name] < size]
-        given[max(free, key=lambda name: weights[name] / (2 * given[name] + 1))] += 1
+        given[max(free, key=lambda name: sizes[name] ** power / (2 * given[name] + 1))] += 1
     return given
 
 
@@ -113,7 +110,7 @@ def make_sheet(
     if not sizes:
         raise BadInput("--label_sheet: no response has a verdict that a label could be set beside")
     rows: list[dict[str, Any]] = []
-    for metric, share in allocate(count, sizes, dict.fromkeys(sizes, 1.0), dict.fromkeys(sizes, 0)).items():
+    for metric, share in allocate(count, sizes, 0, dict.fromkeys(sizes, 0)).items():
         strata = [(verdicts[query].value or 0.0, query.category) for query in of_metric[metric]]
         for drawn in draw(strata, share, seed):
             query = of_metric[metric][drawn.place]
@@ -125,7 +122,7 @@ def make_sheet(
                 "record": query.number,
                 "place": query.place,
                 "field": query.field,
-                "on": f"t{response_hash(query)}",  # a letter first: a spreadsheet would take 12e34 for a number
+                "on": f"t{query.hash}",  # a letter first: a spreadsheet would take 12e34 for a number
                 "stratum": f"{metric}-{drawn.stratum}",
                 "size": drawn.size,
                 "weight": f"{drawn.size / drawn.drawn:.6g}",
