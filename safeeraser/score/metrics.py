@@ -2,8 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from functools import cache, partial
-from itertools import chain
+from functools import cache
 from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
@@ -59,12 +58,12 @@ class Measured(NamedTuple):
 
 def measure(inputs: Inputs, verdicts: dict[Query, Verdict], judges: dict[str, str], options: Options) -> Measured:
     """Every figure of a run, whose `judges` are named by what they are asked."""
-    measured = {metric: list(measure_items(inputs, options)) for metric, measure_items in MEASURED.items()}
-    items = [*count_verdicts(inputs, verdicts, judges), *chain.from_iterable(measured.values())]
-    of_metric, recalls = group_by_metric(items), measured["rouge_l"]
+    items = [*count_verdicts(inputs, verdicts, judges)]
+    for measure_items in MEASURED.values():
+        items += measure_items(inputs, options)
+    of_metric = group_by_metric(items)
     if options.recovered:
         of_metric["recovered"] = list(measure_recovered(inputs))
-        recalls = recalls + of_metric["recovered"]
     titles = {ASKED[asked]: title for asked, title in judges.items()}
     figures = {metric: make_figure(part, options, titles.get(metric)) for metric, part in of_metric.items()}
 
@@ -87,12 +86,13 @@ def measure(inputs: Inputs, verdicts: dict[Query, Verdict], judges: dict[str, st
     groups: dict[str, dict[str, dict[str, Any]]] = {}
     for attribute in ("category", "keyword"):
         names = [getattr(record, attribute) for record in inputs.predictions.records]
-        members = group(items, partial(lambda names, item: names[item.at.record], names))
+        members = group(items, lambda item, names=names: names[item.at.record])
         of_group = {name: group_by_metric(members[name]) for name in sorted(members.keys() - {""})}
         groups[f"by_{attribute}"] = {
             metric: {name: shorten(make_figure(of[metric], options)) for name, of in of_group.items()}
             for metric in SCORED
         }
+    recalls = [*of_metric["rouge_l"], *of_metric.get("recovered", ())]
     return Measured(figures, views, groups, withheld, recalls)
 
 

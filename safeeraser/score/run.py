@@ -6,7 +6,7 @@ import platform
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Scored:
     """A scoring run that is through: its figures as `--summary` holds them, and which must not count as results."""
 
     summary: dict[str, Any]
-    withheld: dict[str, list[str]] = field(default_factory=dict)  # by the option whose bound they are past
+    withheld: dict[str, list[str]]  # by the option whose bound they are past
 
 
 def score(options: Options, panel: Panel) -> Scored:
@@ -68,8 +68,17 @@ def score(options: Options, panel: Panel) -> Scored:
         chosen = {asks: to_label[asks] for asks in to_label if asks in (options.label_metrics or to_label)}
         texts |= labels.make_sheet(chosen, verdicts, options.label_n, options.label_seed, *options.sheet)
 
-    replies = panel.replies(verdicts) if options.save_replies else None
-    write_files(options, texts, replies, records, statistics, summary)
+    for path, text in texts.items():
+        with write_whole(path) as handle:
+            handle.write(text)
+    if options.save_replies:
+        write_json(options.save_replies, panel.replies(verdicts), indent=1)
+    outputs = (options.output_file_rr, records), (options.statistics, statistics), (options.summary, summary)
+    for file, value in outputs:
+        if file:
+            write_json(file, value)
+    if options.table:
+        write_table(options.table, SummaryFile.model_validate(summary).rows(options.table.resolve().parent.name))
     show_figures(measured, options.judging.protocol)
     if other:
         compare.show_differences(summary["compared_with"])
@@ -78,48 +87,31 @@ def score(options: Options, panel: Panel) -> Scored:
     return Scored(summary, conclude(measured, panel, summary["answered_by"]))
 
 
-def write_files(
-    options: Options, texts: dict[Path, str], replies: Any, records: Any, statistics: Any, summary: dict[str, Any]
-) -> None:
-    """Write the outputs that the options name, each whole. `texts`: further files, by path."""
-    for path, text in texts.items():
-        with write_whole(path) as handle:
-            handle.write(text)
-    files = (options.save_replies, replies, 1), (options.output_file_rr, records, 2)
-    for file, value, indent in (*files, (options.statistics, statistics, 2), (options.summary, summary, 2)):
-        if file:  # a device may be named twice
-            write_json(file, value, indent)
-    if options.table:
-        write_table(options.table, SummaryFile.model_validate(summary).rows(options.table.resolve().parent.name))
-
-
 def conclude(measured: Measured, panel: Panel, answered: list[dict[str, Any]]) -> dict[str, list[str]]:
     """Say what must be known of the figures; returns those that are withheld, by option."""
-    notes, figures = [], {METRICS[metric].title: figure for metric, figure in measured.figures.items()}
+    figures = {METRICS[metric].title: figure for metric, figure in measured.figures.items()}
     figures |= {f"refusals, {view}": figure for view, figure in measured.views.get("refusals", {}).items()}
     compared = {METRICS[metric].title for metric in (*MEASURED, "recovered")}
     for lacks, some in (("no response to judge", False), ("no response or no reference for it", True)):
         titles = (title for title, figure in figures.items() if figure.skipped and (title in compared) == some)
         if skipped := ", ".join(f"{title} {figures[title].skipped}" for title in titles):
-            notes.append(f"{lacks}, so left out: {skipped}")
+            note(f"{lacks}, so left out: {skipped}")
     if differ := ", ".join(f"{title} {figure.differ}" for title, figure in figures.items() if figure.differ):
-        notes.append(f"replies that the release reads otherwise than a strict reading does: {differ}")
+        note(f"replies that the release reads otherwise than a strict reading does: {differ}")
     if failures := panel.failures():
-        notes.append(f"judge calls failed ({failures}); the same command asks only those again")
+        note(f"judge calls failed ({failures}); the same command asks only those again")
     elif any(figure.failed for figure in figures.values()):
-        notes.append("the recorded replies hold calls that had failed; --max_failed says how many may stay")
+        note("the recorded replies hold calls that had failed; --max_failed says how many may stay")
     for judge in panel.served:
         if judge.refused:
-            notes.append(f"{judge.title} was asked without {', '.join(sorted(judge.refused))}, which it does not take")
+            note(f"{judge.title} was asked without {', '.join(sorted(judge.refused))}, which it does not take")
     answers: dict[str, list[str]] = defaultdict(list)
     for entry in answered:
         name = " ".join(filter(None, (entry["model"] or "a model that was not named", entry["fingerprint"])))
         answers[entry["judge"]].append(f"{name}: {entry['replies']} replies")
     for title, models in answers.items():
         if len(models) > 1:
-            notes.append(f"these figures mix what answered as {title}: {', '.join(models)}")
-    for text in notes:
-        note(text)
+            note(f"these figures mix what answered as {title}: {', '.join(models)}")
     for option, lost in measured.withheld.items():
         print(f"error: withheld past {option}: {'; '.join(lost)}", file=sys.stderr)
     return measured.withheld
@@ -192,7 +184,7 @@ def make_summary(
     """All figures, and what a number must carry to be compared with another."""
     judging, file, answered = options.judging, options.output_file_rr, panel.answered_by(verdicts)
     beside = None  # the verdicts' file as a reader of the summary finds it: by its name where they lie together
-    if file and options.summary and (file.is_file() or not file.exists()):
+    if file and options.summary:
         together = file.resolve().parent == options.summary.resolve().parent
         beside = file.name if together else str(file.resolve())
     return {
