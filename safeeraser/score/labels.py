@@ -8,6 +8,7 @@ import csv
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -44,17 +45,8 @@ PAGES = Environment(loader=PackageLoader("safeeraser.score"), undefined=StrictUn
 Group = TypeVar("Group", bound=Hashable)
 
 
-class Drawn(NamedTuple):
-    """A response that is to be labelled: its place, its stratum, and how many are in that one, and drawn from it."""
-
-    place: int
-    stratum: int
-    size: int
-    drawn: int
-
-
-def draw(strata: Sequence[tuple[float, Hashable]], count: int, seed: int) -> list[Drawn]:
-    """Draw `count` of the responses, whose verdict and group `strata` gives, in an order that shows nothing of either.
+def draw(strata: Sequence[tuple[float, Hashable]], count: int, seed: int) -> list[int]:
+    """The places of `count` of the responses, whose verdict and group `strata` gives, in an order that shows neither.
 
     Verdicts are drawn by the square roots of their numbers, so that a rare one is not missed, nor a common one's few
     errors, each of which stands for many. Among the groups within a verdict by their numbers, and each at least once.
@@ -72,11 +64,10 @@ def draw(strata: Sequence[tuple[float, Hashable]], count: int, seed: int) -> lis
         verdicts.setdefault(stratum[0], {})[stratum] = len(members)
     sizes = {verdict: sum(groups.values()) for verdict, groups in verdicts.items()}
     shares = allocate(count, sizes, 0.5, {verdict: len(groups) for verdict, groups in verdicts.items()})
-    random, drawn, numbers = Random(seed), [], {stratum: number for number, stratum in enumerate(places)}
+    random, drawn = Random(seed), list[int]()
     for verdict, groups in verdicts.items():
         for stratum, share in allocate(shares[verdict], groups, 1, dict.fromkeys(groups, 1)).items():
-            taken = random.sample(places[stratum], share)
-            drawn += [Drawn(place, numbers[stratum], groups[stratum], share) for place in taken]
+            drawn += random.sample(places[stratum], share)
     random.shuffle(drawn)
     return drawn
 
@@ -112,8 +103,10 @@ def make_sheet(
     rows: list[dict[str, Any]] = []
     for metric, share in allocate(count, sizes, 0, dict.fromkeys(sizes, 0)).items():
         strata = [(verdicts[query].value or 0.0, query.category) for query in of_metric[metric]]
-        for drawn in draw(strata, share, seed):
-            query = of_metric[metric][drawn.place]
+        drawn, numbers = draw(strata, share, seed), {stratum: n for n, stratum in enumerate(dict.fromkeys(strata))}
+        size, taken = Counter(strata), Counter(strata[place] for place in drawn)
+        for place in drawn:
+            query, stratum = of_metric[metric][place], strata[place]
             row = {
                 "metric": metric,
                 **{name: getattr(query, name) for name in ("category", "question", "response")},
@@ -123,9 +116,9 @@ def make_sheet(
                 "place": query.place,
                 "field": query.field,
                 "on": f"t{query.hash}",  # a letter first: a spreadsheet would take 12e34 for a number
-                "stratum": f"{metric}-{drawn.stratum}",
-                "size": drawn.size,
-                "weight": f"{drawn.size / drawn.drawn:.6g}",
+                "stratum": f"{metric}-{numbers[stratum]}",
+                "size": size[stratum],
+                "weight": f"{size[stratum] / taken[stratum]:.6g}",
             }
             rows.append(row)
     print(f"to label: {len(rows)} responses, in {table} and {page}")
