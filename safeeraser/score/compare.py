@@ -21,14 +21,6 @@ from safeeraser.score.metrics import cluster_of, print_table
 from safeeraser.score.options import Options
 
 
-class Other(NamedTuple):
-    """The run to compare with: its summary and where that lies, and values by request."""
-
-    path: Path
-    summary: Summary
-    values: dict[tuple, float]
-
-
 class Opinion(NamedTuple):
     """What labels, or another run's judge, say of some responses.
 
@@ -74,8 +66,8 @@ def open_run(path: Path, option: str, options: Options) -> tuple[Summary | None,
     return summary, verdicts
 
 
-def read_other(path: Path, options: Options) -> Other:
-    """Read the run whose summary is `path`, before anything is judged or written.
+def read_other(path: Path, options: Options) -> tuple[Path, Summary, dict[tuple, float]]:
+    """The run whose summary is `path`, before anything is judged or written: the two, and its values by request.
 
     Raises:
         BadInput: it cannot be used, is of another protocol, or its verdicts are what this run is to overwrite.
@@ -88,25 +80,27 @@ def read_other(path: Path, options: Options) -> Other:
     try:
         values = values_of(read_raw(verdicts), official=options.judging.official)
         sum(values.values())
-        return Other(path, summary, values)
+        return path, summary, values
     except (AttributeError, TypeError, KeyError):
         raise BadInput(f"--compare {path}: it, or {verdicts}, is not what eval_all.py writes") from None
 
 
-def compare(records: list[dict[str, Any]], summary: dict[str, Any], other: Other) -> dict[str, Any]:
-    """What differs between a run, by its verdicts and its summary, and the other one, metric by metric.
+def compare(
+    records: list[dict[str, Any]], summary: dict[str, Any], path: Path, theirs: Summary, others: dict[tuple, float]
+) -> dict[str, Any]:
+    """What differs between a run, by its verdicts and its summary, and the one at `path`, metric by metric.
 
     `difference` is this run's mean less the other's, over the same questions about the same pictures. A metric that
     either run withholds, or that different judges decided, has none: `note` says why. Where other models answered for
     the other run, or were asked with other parameters, `note` says so beside the figure.
     """
-    ours, theirs = SummaryFile.model_validate(summary | {"split": summary["split"] or ""}), other.summary
+    ours = SummaryFile.model_validate(summary | {"split": summary["split"] or ""})
     values = values_of(records, official=ours.protocol == "official")
     metrics: dict[str, dict[str, Any]] = {}
     for metric in SCORED:
         mine, its = getattr(ours, metric), getattr(theirs, metric)
         judge, models = mine.judge or "", [models_of(part, mine.judge) for part in (ours, theirs)]
-        gap = difference(values, other.values, metric)
+        gap = difference(values, others, metric)
         row: dict[str, Any] = {"difference": None, "low": None, "high": None, "n": gap.n if gap else 0, "note": None}
         if mine.withheld or its.withheld:
             row["note"] = "withheld"
@@ -122,8 +116,8 @@ def compare(records: list[dict[str, Any]], summary: dict[str, Any], other: Other
                 row["note"] = "asked with other parameters there"
         metrics[metric] = row
     if not any(of["n"] for of in metrics.values()):
-        raise BadInput(f"--compare {other.path}: it has no question about a picture in common with this run")
-    return {"summary": str(other.path), "judge": theirs.judge, **metrics}
+        raise BadInput(f"--compare {path}: it has no question about a picture in common with this run")
+    return {"summary": str(path), "judge": theirs.judge, **metrics}
 
 
 def models_of(part: Summary, judge: str | None) -> list[str]:

@@ -57,7 +57,7 @@ def score(options: Options, panel: Panel) -> Scored:
     summary, statistics = make_summary(options, inputs, panel, verdicts, measured), make_statistics(measured.figures)
     records = add_verdicts(inputs.predictions, verdicts, measured.recalls)
     if other:
-        summary["compared_with"] = compare.compare(records, summary, other)
+        summary["compared_with"] = compare.compare(records, summary, *other)
     texts: dict[Path, str] = {}
     if opinion:
         summary["agreement"] = compare.agree(opinion, to_label, verdicts, measured.figures)
