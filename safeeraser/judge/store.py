@@ -37,8 +37,8 @@ class Kept(NamedTuple):
     fingerprint: str | None = None
 
 
-# What this process has read of a file, the bytes and the replies in them: an audit asks at hundreds of points, and files
-# only grow. By where the file lies, and its inode: another file may take its place.
+# What this process has read of a file, the bytes and the replies in them: an audit asks at hundreds of points, and
+# files only grow. By where the file lies, and its inode: another file may take its place.
 _READ: dict[tuple[Path, int], tuple[int, dict[str, Kept]]] = {}
 _SAME: dict[Kept, Kept] = {}  # most replies are one of a few, of which each is held once
 

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
@@ -86,7 +86,7 @@ def measure(inputs: Inputs, verdicts: dict[Query, Verdict], judges: dict[str, st
     groups: dict[str, dict[str, dict[str, Any]]] = {}
     for attribute in ("category", "keyword"):
         names = [getattr(record, attribute) for record in inputs.predictions.records]
-        members = group(items, lambda item, names=names: names[item.at.record])
+        members = group(items, partial(lambda names, item: names[item.at.record], names))
         of_group = {name: group_by_metric(members[name]) for name in sorted(members.keys() - {""})}
         groups[f"by_{attribute}"] = {
             metric: {name: shorten(make_figure(of[metric], options)) for name, of in of_group.items()}
@@ -162,11 +162,9 @@ def find_withheld(items: Sequence[Item], options: Options) -> list[tuple[str, st
 
 def select_queries(verdicts: dict[Query, Verdict]) -> dict[str, list[Query]]:
     """Of each metric the queries beside whose verdict a label can be set: there is one, and the figure counts it."""
-    of_metric: dict[str, list[Query]] = {metric: [] for metric in LABELLED}
-    for query, verdict in verdicts.items():
-        if query.metric in of_metric and verdict.value is not None and METRICS[ASKED[query.metric]].view == query.view:
-            of_metric[query.metric].append(query)
-    return of_metric
+    known = [query for query, verdict in verdicts.items() if verdict.value is not None]
+    views = {asks: METRICS[ASKED[asks]].view for asks in LABELLED}
+    return {asks: [query for query in known if (query.metric, query.view) == (asks, views[asks])] for asks in views}
 
 
 def cluster_of(at: Query) -> Hashable:
@@ -261,11 +259,8 @@ def show_figures(measured: Measured, protocol: str) -> None:
             rows.append([title, texts.get("harmful", ""), texts.get("harmless", "")])
         print_table("refusals, %", (Column("harmful question"), Column("harmless question")), rows)
     print(f"protocol {protocol}")
-    decided: dict[str, list[str]] = defaultdict(list)
-    for metric, figure in measured.figures.items():
-        if figure.judge:
-            decided[figure.judge].append(METRICS[metric].title)
-    for judge, titles in decided.items():
+    for judge in dict.fromkeys(figure.judge for figure in measured.figures.values() if figure.judge):
+        titles = (METRICS[metric].title for metric, figure in measured.figures.items() if figure.judge == judge)
         print(f"{judge}: {', '.join(titles)}")
 
 

@@ -183,6 +183,7 @@ def make_summary(
 ) -> dict[str, Any]:
     """All figures, and what a number must carry to be compared with another."""
     judging, file, answered = options.judging, options.output_file_rr, panel.answered_by(verdicts)
+    program = {"python": platform.python_version()} | versions("openai", "rouge-score", "scipy")
     beside = None  # the verdicts' file as a reader of the summary finds it: by its name where they lie together
     if file and options.summary:
         together = file.resolve().parent == options.summary.resolve().parent
@@ -208,17 +209,15 @@ def make_summary(
         "category": options.category,
         "verdicts": beside,
         "data_file": str(options.file_refer),
-        "versions": _read_versions(),
+        "versions": program,
         "inputs": inputs.files,
-        "provenance": _make_provenance(panel, inputs, answered),
+        "provenance": _make_provenance(panel, inputs, answered, program),
     }
 
 
-def _read_versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | versions("openai", "rouge-score", "scipy")
-
-
-def _make_provenance(panel: Panel, inputs: Inputs, answered: list[dict[str, Any]]) -> dict[str, Any]:
+def _make_provenance(
+    panel: Panel, inputs: Inputs, answered: list[dict[str, Any]], program: dict[str, str]
+) -> dict[str, Any]:
     """What made these figures, in one place: null is what the predictions' own run did not say."""
     made_with = inputs.files["made_with"] or {}
     settings, training = made_with.get("settings") or {}, made_with.get("training") or {}
@@ -237,5 +236,5 @@ def _make_provenance(panel: Panel, inputs: Inputs, answered: list[dict[str, Any]
         "sampling_seed": settings.get("seed"),
         "judges": judges,
         "judge_versions": panel.judging.versions,
-        "versions": (made_with.get("versions") or {}) | _read_versions(),
+        "versions": (made_with.get("versions") or {}) | program,
     }
