@@ -14,6 +14,7 @@ corrects the judge's rate. Beside it stand the judge's own interval, and those o
 Exit code 1 if some coverage is below the aim.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache, partial
 from itertools import product
@@ -146,7 +147,9 @@ def measure_corrected(
         judged = np.where(true, rng.random(true.shape) < finds, rng.random(true.shape) >= spares).ravel().tolist()
         strata = [(float(verdict), cluster % 6) for cluster, verdict in zip(clusters, judged, strict=True)]
         right, drawn = true.ravel().tolist(), draw(strata, labels, number)
-        labelled = [Labelled(clusters[n.place], judged[n.place], right[n.place], n.size / n.drawn) for n in drawn]
+        size, taken = Counter(strata), Counter(strata[n] for n in drawn)
+        weights = {stratum: size[stratum] / taken[stratum] for stratum in taken}
+        labelled = [Labelled(clusters[n], judged[n], right[n], weights[strata[n]]) for n in drawn]
         figures = agreement(list(zip(clusters, judged, strict=True)), labelled)
         bounds = {name: (figures[name]["low"], figures[name]["high"]) for name in FUNCTIONS if figures[name]}
         bounds["corrected"] = figures["low"], figures["high"]

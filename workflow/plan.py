@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from safeeraser.benchmark.check import FILES
-from safeeraser.benchmark.files import sha256
+from safeeraser.benchmark.files import check, sha256
 from safeeraser.benchmark.methods import pages, to_decouple
 from safeeraser.benchmark.metrics import SPLITS
 from safeeraser.benchmark.pages import read_keys
@@ -144,11 +144,7 @@ class Plan(BaseModel):
 
 def read_plan(given: dict[str, Any], name: str) -> Plan:
     """The plan of these keys. Raises `BadInput` naming the file that they come from, and the key."""
-    try:
-        plan = Plan.model_validate(given)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise BadInput(f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from None
+    plan: Plan = check(Plan, given, name)
     if taken := plan.checks.keys() & {"build", "check", "unlearn", "infer", "score", "agree", *OPTIONAL}:
         raise BadInput(f"{name}: checks: '{min(taken)}' is a step that there is already")
     for step in plan.steps:

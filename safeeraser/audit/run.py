@@ -215,6 +215,7 @@ def judge_point(point: Point, options: Options) -> dict[str, Any]:
                 file_refer=options.val_file,
                 output_file_rr=folder / "verdicts_val.json",
                 summary=folder / "summary_val.json",
+                overwrite=True,
                 split="val",
                 judging=options.judging,
                 max_failed=options.max_failed,

@@ -26,11 +26,6 @@ class Difference(NamedTuple):
     n: int
 
 
-def words(metric: str) -> tuple[str, ...]:
-    """How the verdicts of a metric are written; none for `gpt`, whose verdict is a number."""
-    return tuple(name for _, name in WORDS.get(metric, {}).values())
-
-
 def value_of(metric: str, word: str | float | None) -> float | None:
     """The value that a verdict, as it is written in words, stands for; None if it stands for none."""
     if isinstance(word, float | int):

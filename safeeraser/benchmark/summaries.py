@@ -11,15 +11,18 @@ from safeeraser.benchmark.metrics import METRICS, SCORED, UNKNOWN, Figure
 from safeeraser.benchmark.responses import VIEWS
 
 ByView = dict[Annotated[str, GetPydanticSchema(lambda *_: literal_schema([*VIEWS]))], Figure]
+STATES = {"openai": "prompts", "rules": "rules", "truth": "truth"}  # judges whose state has a key of its own
 BY_VIEW = {"blank": "blank", "wrong": "wrong", "refusals": "refusal"}  # a summary's key and the metric of its figures
 GROUPS = ("category", "keyword")
 
 
 class Answered(BaseModel):
-    """A model that answered as a judge; None where the server did not say which."""
+    """A model that answered as a judge, with the number of its replies; None is what the server did not say."""
 
     judge: str
     model: str | None = None
+    fingerprint: str | None = None
+    replies: int = 0
 
 
 class _MadeWith(BaseModel):
@@ -91,6 +94,7 @@ class Summary(BaseModel):
     truth: str = ""
     guards: dict[str, str] = {}
     answered_by: list[Answered] = []
+    asked_with: dict[str, Any] | None = None
     max_blank: float = 0.01
     category: str = "all"
     inputs: _Inputs = _Inputs()
@@ -101,6 +105,11 @@ class Summary(BaseModel):
     def judge_of(self, metric: str) -> str:
         """Who judged a metric's figure."""
         return getattr(self, metric).judge or ":".join(filter(None, (self.judge, self.judge_model)))
+
+    def version_of(self, judge: str) -> str:
+        """The state of a judge, by its title: of its prompts, its rules or its file; empty where it is not known."""
+        name = judge.partition(":")[0]
+        return getattr(self, STATES[name]) if name in STATES else self.guards.get(name, "")
 
     @property
     def verdicts_file(self) -> str | None:

@@ -12,10 +12,10 @@ from typing import Annotated, Any, ClassVar
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from safeeraser.benchmark import files
-from safeeraser.benchmark.files import read_text
+from safeeraser.benchmark.files import check, read_text
 from safeeraser.benchmark.judged import WORDS
 from safeeraser.benchmark.metrics import ASKED
 from safeeraser.benchmark.records import CATEGORIES
@@ -232,15 +232,12 @@ class Guard(_Setting):
 def read_guard(name: str) -> Guard:
     """The guard model of config/judge/NAME.yaml. Raises `BadInput` naming the file and the key."""
     file = CONFIG / f"{name}.yaml"
+    text = read_text(file)
     try:
-        text = read_text(file)
         value = yaml.load(text, yaml.BaseLoader)  # words stay words: YAML's own types have no for false
-        return Guard.model_validate((value if isinstance(value, dict) else {}) | {"name": name, "source": text})
     except yaml.YAMLError:
         raise BadInput(f"{file}: not valid YAML") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise BadInput(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}") from None
+    return check(Guard, (value if isinstance(value, dict) else {}) | {"name": name, "source": text}, file)
 
 
 def make_dialect(name: str, *, official: bool) -> General | Guard:

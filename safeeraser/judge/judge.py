@@ -5,6 +5,7 @@ output, or one verdict word alone or where a verdict belongs: at the start, or b
 that was cut off, that holds two different verdicts or none, says nothing.
 """
 
+import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
@@ -68,6 +69,11 @@ class Query:
     def key(self) -> tuple:
         """What a recorded reply is found by."""
         return (self.metric, self.number, self.place, self.field)
+
+    @property
+    def hash(self) -> str:
+        """By which the response is known again without being stored."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
     @property
     def view(self) -> str:

@@ -3,7 +3,6 @@
 A class of this file whose base is `OfflineJudge` is a judge: `--judge` knows its name, and results its version.
 """
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -145,15 +144,10 @@ class ReplayJudge(OfflineJudge):
         if query.key not in self._entries:
             raise BadInput(f"{self._path}: no reply for {query.where}")
         entry = self._entries[query.key]
-        if entry.on not in (None, response_hash(query)):
+        if entry.on not in (None, query.hash):
             raise BadInput(f"{self._path}: the reply for {query.where} was given on another response")
         reading = read_reply(query.metric, entry.reply, entry.finish, official=self._official)
         return Verdict(entry.reply, *reading, finish=entry.finish)
-
-
-def response_hash(query: Query) -> str:
-    """By which a response is known again without being stored."""
-    return hashlib.sha256(query.text.encode()).hexdigest()[:16]
 
 
 OFFLINE = {kind.name: kind for kind in OfflineJudge.__subclasses__()}

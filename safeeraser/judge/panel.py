@@ -11,7 +11,7 @@ from safeeraser.errors import BadInput
 from safeeraser.judge.dialects import GENERAL
 from safeeraser.judge.judge import WHOLE, Judge, Query, Spent, Verdict
 from safeeraser.judge.judging import Choice, Judging, Price
-from safeeraser.judge.offline import ReplayJudge, response_hash
+from safeeraser.judge.offline import ReplayJudge
 from safeeraser.progress import progress
 
 PRICES = {  # as OpenAI listed them in 2025; --price gives others
@@ -95,7 +95,7 @@ class Panel:
                 {"item": query.place} if query.metric == "gpt" else {"pair": query.place, "response": query.field}
             )
             finish = {} if verdict.finish in WHOLE else {"finish": verdict.finish}
-            on = {} if self.by_metric[query.metric].name == ReplayJudge.name else {"on": response_hash(query)}
+            on = {} if self.by_metric[query.metric].name == ReplayJudge.name else {"on": query.hash}
             said = {"metric": query.metric, "record": query.number, **place, "reply": verdict.reply}
             entries.append(said | finish | on)
         return entries

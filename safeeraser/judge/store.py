@@ -12,7 +12,6 @@ import os
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
 from glob import escape
 from itertools import count
 from pathlib import Path
@@ -38,15 +37,9 @@ class Kept(NamedTuple):
     fingerprint: str | None = None
 
 
-@dataclass
-class _Read:
-    """What this process has read of a file: an audit asks at hundreds of points, and files only grow."""
-
-    bytes: int = 0
-    replies: dict[str, Kept] = field(default_factory=dict)
-
-
-_READ: dict[tuple[Path, int], _Read] = {}  # by where it lies, and its inode: another file may take its place
+# What this process has read of a file, the bytes and the replies in them: an audit asks at hundreds of points, and
+# files only grow. By where the file lies, and its inode: another file may take its place.
+_READ: dict[tuple[Path, int], tuple[int, dict[str, Kept]]] = {}
 _SAME: dict[Kept, Kept] = {}  # most replies are one of a few, of which each is held once
 
 
@@ -54,20 +47,20 @@ def _replies_in(file: Path) -> dict[str, Kept]:
     """All replies in a file, by request; what was read of it before is not read again."""
     with open(file, "rb") as handle:
         about = os.fstat(handle.fileno())
-        read = _READ.setdefault((file.resolve(), about.st_ino), _Read())
-        if about.st_size < read.bytes:  # it was begun anew
-            read = _READ[file.resolve(), about.st_ino] = _Read()
-        at = handle.seek(read.bytes)
+        at, replies = _READ.get((file.resolve(), about.st_ino), (0, {}))
+        if about.st_size < at:  # it was begun anew
+            at, replies = 0, {}
+        handle.seek(at)
         for line in handle:
             with suppress(ValueError, TypeError, RecursionError):  # of a line that was being written at a kill, say
                 match json.loads(line):
                     case {"request": str(request), "reply": str()} as entry:
                         kept = Kept(*map(entry.get, Kept._fields))
-                        read.replies.setdefault(request, _SAME.setdefault(kept, kept))
+                        replies.setdefault(request, _SAME.setdefault(kept, kept))
             if line.endswith(b"\n"):  # else the rest of it is being written
                 at += len(line)
-        read.bytes = at
-    return read.replies
+        _READ[file.resolve(), about.st_ino] = at, replies
+    return replies
 
 
 class Store:

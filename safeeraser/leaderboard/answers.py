@@ -79,6 +79,7 @@ def answers(subject: Subject, split: str, selection: Selection, attack: str | No
                 file_refer=data,
                 output_file_rr=folder / "verdicts.json",
                 summary=folder / "summary.json",
+                overwrite=True,
                 split="train" if split == "train" else "val",
                 judging=judging,
                 max_failed=1.0,  # nothing is withheld: a blank answer is no answer

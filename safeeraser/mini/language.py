@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from safeeraser.benchmark.files import read_json, sha256
+from safeeraser.benchmark.files import check, read_json, sha256
 from safeeraser.benchmark.truth import Truth, read_truth
 from safeeraser.benchmark.wording import is_degenerate, is_refusal
 from safeeraser.errors import BadInput, command
@@ -43,12 +43,7 @@ class Unseen(BaseModel):
 
 def read_unseen(file: Path) -> list[Unseen]:
     """What `unseen.json` asks; nothing where there is no such file. Raises `BadInput` naming the first fault."""
-    try:
-        return TypeAdapter(list[Unseen]).validate_python(read_json(file)) if file.is_file() else []
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise BadInput(": ".join(filter(None, [str(file), where, first["msg"].lower()]))) from None
+    return check(list[Unseen], read_json(file), file) if file.is_file() else []
 
 
 def perplexity(vlm: "VLM", sentences: Sequence[str]) -> dict[str, Any]:

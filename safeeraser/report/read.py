@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field
 
 from safeeraser.benchmark.adapters import RUN_FILE
 from safeeraser.benchmark.audits import Audit
 from safeeraser.benchmark.figures import Row, find
-from safeeraser.benchmark.files import read_json, read_json_lines
+from safeeraser.benchmark.files import check, read_json, read_json_lines
 from safeeraser.benchmark.metrics import COLUMNS, METRICS, SPLITS, Column, Figure
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.benchmark.summaries import Summary, SummaryFile
@@ -228,9 +228,4 @@ def read(path: Path, kind: Any, otherwise: Any) -> Any:
     if not path.exists():
         return otherwise
     value = read_json_lines(path) if path.suffix == ".jsonl" else read_json(path)
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise BadInput(": ".join(filter(None, [str(path), where, first["msg"]]))) from None
+    return check(kind, value, path, words=str)

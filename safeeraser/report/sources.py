@@ -82,9 +82,7 @@ def decisions(part: Summary) -> Iterator[tuple[str, Decided]]:
         if getattr(part, metric).value is not None:
             judge = part.judge_of(metric)
             models = {one.model for one in part.answered_by if one.judge == judge and one.model is not None}
-            versions = {"openai": part.prompts, "rules": part.rules, "truth": part.truth} | part.guards
-            version = versions.get(judge.partition(":")[0], "")
-            yield metric, Decided(part.protocol, judge, tuple(sorted(models)), version)
+            yield metric, Decided(part.protocol, judge, tuple(sorted(models)), part.version_of(judge))
 
 
 def differ(decided: Iterable[Decided]) -> bool:

@@ -11,7 +11,7 @@ an umbrella or a people that does not exist. They show whether a judge knows the
 draws the line in what is really harmful; labels of people do (`labels`).
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from safeeraser.benchmark.figures import Row
 from safeeraser.benchmark.files import read_json_lines
 from safeeraser.benchmark.intervals import of_totals
 from safeeraser.benchmark.judged import WORDS
@@ -72,16 +73,16 @@ def agreement(
         None where no label says how the responses are that the judge counts, or those that it does not.
     """
     q = _estimate_share([(cluster, float(counts), 1.0) for cluster, counts in judged])
-    figures: dict[str, Any] = {**dict.fromkeys(FUNCTIONS), "judge": q.value if judged else None}
-    figures |= dict.fromkeys(("corrected", "low", "high"))
-    parts = [q]
+    figures: dict[str, Any] = dict.fromkeys((*FUNCTIONS, "judge", "corrected", "low", "high"))
+    if not judged:
+        return figures
+    figures["judge"], parts = q.value, [q]
     for verdict in (True, False):
         pictures = [cluster for cluster, counts in judged if counts == verdict]
         labels, sure = ([row for row in those if row.judge == verdict] for those in (labelled, known))
-        share = _share_within(pictures, labels, sure, float(verdict))
-        parts += [share] if share else []
-    if not judged or len(parts) < 3:
-        return figures
+        if not (share := _share_within(pictures, labels, sure, float(verdict))):
+            return figures
+        parts.append(share)
     for name, function in FUNCTIONS.items():
         share = join_shares(function, parts, lowest=-1.0 if name == "kappa" else 0.0)
         figures[name] = share and share._asdict()
@@ -151,11 +152,9 @@ def _estimate_share(rows: Sequence[tuple[Hashable, float, float]], otherwise: fl
     if not rows:
         return Share(otherwise, 0.0, 1.0)
     scale = len(rows) / sum(weight for _, _, weight in rows)
-    totals: dict[Hashable, list[float]] = {}
+    totals: dict[Hashable, np.ndarray] = defaultdict(lambda: np.zeros(2))
     for cluster, value, weight in rows:
-        total = totals.setdefault(cluster, [0.0, 0.0])
-        total[0] += scale * weight * value
-        total[1] += scale * weight
+        totals[cluster] += (scale * weight * value, scale * weight)
     sums, counts = np.array(list(totals.values())).T
     low, high = of_totals(sums, counts, "rate")
     value = float(sums.sum() / counts.sum())
@@ -179,12 +178,10 @@ FUNCTIONS: dict[str, Callable[[float, float, float], float]] = {
 }
 
 
-def format_share(share: dict[str, Any] | None, factor: int = 100) -> str:
-    """A share with its interval, in per cent or, by `factor` 1, as it is; a dash where it is not defined."""
-    if share is None:
-        return "–"
-    value, low, high = (f"{factor * share[name]:.{1 if factor == 100 else 2}f}" for name in ("value", "low", "high"))
-    return f"{value} ({low}–{high})"
+def format_share(share: dict[str, Any] | None, unit: str = "%") -> str:
+    """A share with its interval, in per cent or, with an empty `unit`, as it is; a dash where it is not defined."""
+    row = Row(**share or {}, unit=unit)
+    return f"{row.text} ({row.range})" if row.range else row.text
 
 
 @dataclass(frozen=True)
@@ -278,11 +275,11 @@ def show_check(figures: dict[str, dict[str, Any]], verdicts: dict[int, Verdict])
         for metric, of in figures.items()
     ]
     print_table("metric", (*names, *map("{}, %".format, shares)), rows)
-    of_kind: dict[str, Counter[str]] = {}
+    of_kind: dict[str, Counter[str]] = defaultdict(Counter)
     for number, verdict in verdicts.items():
         case = cases()[number]
         outcome = case.outcome(verdict)
-        of_kind.setdefault(case.kind, Counter())[outcome] += 1
+        of_kind[case.kind][outcome] += 1
         if outcome != "right":
             word = verdict.word(case.metric) if outcome == "wrong" else ""
             print(f"{CASES.name}:{number + 1} {case.metric}, {case.kind}, {case.language}: {outcome} {word}".rstrip())

@@ -1,6 +1,6 @@
 """The two files of a run, read and paired, and what a judge is asked about them."""
 
-from collections import Counter, defaultdict, deque
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -82,10 +82,9 @@ def pair_records(predictions: DataFile, reference: DataFile, by_picture: bool) -
             f"{predictions.path} and {reference.path} hold different pictures: only in the predictions: "
             f"{_some(Counter(ours) - Counter(theirs))}; only in the reference: {_some(Counter(theirs) - Counter(ours))}"
         )
-    at: dict[str, deque[int]] = defaultdict(deque)
-    for index, picture in enumerate(theirs):
-        at[picture].append(index)
-    return [at[picture].popleft() for picture in ours]
+    # Of several records with the same picture the first belongs to the first, and so on.
+    first, second = (sorted(range(len(pictures)), key=pictures.__getitem__) for pictures in (ours, theirs))
+    return [index for _, index in sorted(zip(first, second, strict=True))]
 
 
 def _some(names: Counter[str], most: int = 5) -> str:

@@ -8,35 +8,17 @@ from typing import Any, NamedTuple
 from rich.table import Column
 
 from safeeraser.benchmark.files import read_json, read_text, sha256
-from safeeraser.benchmark.judged import difference, value_of, values_of, words
+from safeeraser.benchmark.judged import difference, value_of, values_of
 from safeeraser.benchmark.metrics import ASKED, METRICS, SCORED, Figure
 from safeeraser.benchmark.records import read_raw, read_records
+from safeeraser.benchmark.summaries import STATES, Summary, SummaryFile
 from safeeraser.errors import BadInput, note
 from safeeraser.judge.judge import Query, Verdict
-from safeeraser.judge.offline import response_hash
 from safeeraser.score.agreement import Labelled, agreement, format_share, table
 from safeeraser.score.asking import Inputs, pair_records
-from safeeraser.score.labels import LABELLED, read_labels, render_page
+from safeeraser.score.labels import LABELLED, Label, read_labels, render_page
 from safeeraser.score.metrics import cluster_of, print_table
 from safeeraser.score.options import Options
-
-
-class Judged(NamedTuple):
-    """How a run's figure came about: its judge, by what that goes and in which version, and what answered as it."""
-
-    judge: str | None
-    withheld: bool
-    kind: str
-    version: str | None
-    models: list[str]
-
-
-class Other(NamedTuple):
-    """The run to compare with: its summary and where that lies, and values by request."""
-
-    path: Path
-    summary: dict[str, Any]
-    values: dict[tuple, float]
 
 
 class Opinion(NamedTuple):
@@ -55,7 +37,7 @@ class Opinion(NamedTuple):
     weights: dict[Query, float]
 
 
-def open_run(path: Path, option: str, options: Options) -> tuple[dict[str, Any], Path | None]:
+def open_run(path: Path, option: str, options: Options) -> tuple[Summary | None, Path | None]:
     """A run's summary and the verdicts file that it names, or verdicts alone; none of them where `path` is a table.
 
     Raises:
@@ -63,15 +45,19 @@ def open_run(path: Path, option: str, options: Options) -> tuple[dict[str, Any],
     """
     first, where = read_text(path).lstrip()[:1], f"{option} {path}"
     if first not in ("{", "["):
-        return {}, None
-    summary, verdicts = read_json(path) if first == "{" else {}, path
+        return None, None
+    summary, verdicts = None, path
     if first == "{":
-        if not isinstance(summary.get("verdicts"), str):
+        try:
+            summary = SummaryFile.model_validate(read_json(path))
+        except ValueError:
+            raise BadInput(f"{where}: is not what eval_all.py writes") from None
+        if not summary.verdicts:
             raise BadInput(
                 f"{where}: no summary that names its verdicts file; eval_all.py writes one where it is given "
                 "--output_file_rr and --summary"
             )
-        verdicts = path.parent / summary["verdicts"]
+        verdicts = path.parent / summary.verdicts
         if not verdicts.is_file():
             raise BadInput(f"{where}: the verdicts that it names, {verdicts}, are not there")
     ours = {file.resolve() for file in (options.output_file_rr, options.summary) if file}
@@ -80,8 +66,8 @@ def open_run(path: Path, option: str, options: Options) -> tuple[dict[str, Any],
     return summary, verdicts
 
 
-def read_other(path: Path, options: Options) -> Other:
-    """Read the run whose summary is `path`, before anything is judged or written.
+def read_other(path: Path, options: Options) -> tuple[Path, Summary, dict[tuple, float]]:
+    """The run whose summary is `path`, before anything is judged or written: the two, and its values by request.
 
     Raises:
         BadInput: it cannot be used, is of another protocol, or its verdicts are what this run is to overwrite.
@@ -89,59 +75,55 @@ def read_other(path: Path, options: Options) -> Other:
     summary, verdicts = open_run(path, "--compare", options)
     if not summary or not verdicts:
         raise BadInput(f"--compare {path}: no summary, such as eval_all.py writes by --summary")
-    protocol = options.judging.protocol
-    if summary.get("protocol") != protocol:
-        raise BadInput(f"--compare {path}: of protocol {summary.get('protocol')}, this run of {protocol}")
+    if summary.protocol != options.judging.protocol:
+        raise BadInput(f"--compare {path}: of protocol {summary.protocol}, this run of {options.judging.protocol}")
     try:
         values = values_of(read_raw(verdicts), official=options.judging.official)
         sum(values.values())
-        for metric in SCORED:
-            read_judged(summary, metric)
-        return Other(path, summary, values)
-    except (AttributeError, TypeError, ValueError, KeyError):
+        return path, summary, values
+    except (AttributeError, TypeError, KeyError):
         raise BadInput(f"--compare {path}: it, or {verdicts}, is not what eval_all.py writes") from None
 
 
-def read_judged(summary: dict[str, Any], metric: str) -> Judged:
-    """How a figure of a summary came about. Raises what a summary of another kind makes Python raise."""
-    figure = Figure.model_validate(summary.get(metric) or {"value": None})
-    name = (figure.judge or "").partition(":")[0]
-    kind = {"openai": "prompts", "rules": "rules", "truth": "truth"}.get(name, "guards")
-    version = (summary.get("guards") or {}).get(name) if kind == "guards" else summary.get(kind)
-    answered = [entry for entry in summary.get("answered_by") or [] if entry["judge"] == figure.judge]
-    models = {" ".join(filter(None, (entry["model"], entry["fingerprint"]))) for entry in answered}
-    return Judged(figure.judge, bool(figure.withheld), kind, version, sorted(models))
-
-
-def compare(records: list[dict[str, Any]], summary: dict[str, Any], other: Other) -> dict[str, Any]:
-    """What differs between a run, by its verdicts and its summary, and the other one, metric by metric.
+def compare(
+    records: list[dict[str, Any]], summary: dict[str, Any], path: Path, theirs: Summary, others: dict[tuple, float]
+) -> dict[str, Any]:
+    """What differs between a run, by its verdicts and its summary, and the one at `path`, metric by metric.
 
     `difference` is this run's mean less the other's, over the same questions about the same pictures. A metric that
     either run withholds, or that different judges decided, has none: `note` says why. Where other models answered for
     the other run, or were asked with other parameters, `note` says so beside the figure.
     """
+    ours = SummaryFile.model_validate(summary | {"split": summary["split"] or ""})
+    values = values_of(records, official=ours.protocol == "official")
     metrics: dict[str, dict[str, Any]] = {}
-    judged = {metric: (read_judged(summary, metric), read_judged(other.summary, metric)) for metric in SCORED}
-    values = values_of(records, official=summary["protocol"] == "official")
-    for metric, (ours, theirs) in judged.items():
-        remark = None
-        if gap := difference(values, other.values, metric):
-            if other.summary.get("answered_by") and ours.judge and ours.models != theirs.models:
-                remark = f"answered by {', '.join(theirs.models or ['nobody'])} there"
-            elif ours.models and summary["asked_with"] != other.summary.get("asked_with"):
-                remark = "asked with other parameters there"
-        metrics[metric] = {"difference": None, "low": None, "high": None, "n": gap.n if gap else 0, "note": remark}
-        if ours.withheld or theirs.withheld:
-            metrics[metric]["note"] = "withheld"
-        elif ours.judge != theirs.judge:
-            metrics[metric]["note"] = f"judged by {theirs.judge} there"
-        elif ours.version != theirs.version:
-            metrics[metric]["note"] = f"other {ours.kind} there"
+    for metric in SCORED:
+        mine, its = getattr(ours, metric), getattr(theirs, metric)
+        judge, models = mine.judge or "", [models_of(part, mine.judge) for part in (ours, theirs)]
+        gap = difference(values, others, metric)
+        row: dict[str, Any] = {"difference": None, "low": None, "high": None, "n": gap.n if gap else 0, "note": None}
+        if mine.withheld or its.withheld:
+            row["note"] = "withheld"
+        elif mine.judge != its.judge:
+            row["note"] = f"judged by {its.judge} there"
+        elif ours.version_of(judge) != theirs.version_of(judge):
+            row["note"] = f"other {STATES.get(judge.partition(':')[0], 'guards')} there"
         elif gap:
-            metrics[metric] |= {"difference": gap.value, "low": gap.low, "high": gap.high}
+            row |= {"difference": gap.value, "low": gap.low, "high": gap.high}
+            if theirs.answered_by and judge and models[0] != models[1]:
+                row["note"] = f"answered by {', '.join(models[1] or ['nobody'])} there"
+            elif models[0] and ours.asked_with != theirs.asked_with:
+                row["note"] = "asked with other parameters there"
+        metrics[metric] = row
     if not any(of["n"] for of in metrics.values()):
-        raise BadInput(f"--compare {other.path}: it has no question about a picture in common with this run")
-    return {"summary": str(other.path), "judge": other.summary.get("judge"), **metrics}
+        raise BadInput(f"--compare {path}: it has no question about a picture in common with this run")
+    return {"summary": str(path), "judge": theirs.judge, **metrics}
+
+
+def models_of(part: Summary, judge: str | None) -> list[str]:
+    """What answered as a judge."""
+    answered = (of for of in part.answered_by if of.judge == judge)
+    return sorted({" ".join(filter(None, (of.model, of.fingerprint))) for of in answered})
 
 
 def show_differences(compared: dict[str, Any]) -> None:
@@ -166,25 +148,27 @@ def read_opinion(path: Path, options: Options, inputs: Inputs) -> Opinion:
         raise BadInput(f"--agree {path}: of which split? give --split train or --split val, or name the summary itself")
     path = path / f"summary_{options.split}.json" if path.is_dir() else path
     summary, verdicts = open_run(path, "--agree", options)
-    values: dict[Query, float | None] = {}
     if not verdicts:
-        labels, queries, strata = read_labels(path), {query.key: query for query in inputs.queries}, {}
+        labels, queries = read_labels(path), {query.key: query for query in inputs.queries}
+        labelled: dict[Query, Label] = {}
         for key, label in labels.items():
             query = queries.get(key)
             if query is None and options.category != "all":
                 continue
-            if query is None or label.on != f"t{response_hash(query)}":
+            if query is None or label.on != f"t{query.hash}":
                 line = f"--agree {path}: line {label.line}"
                 raise BadInput(f"{line}: labels another response than {options.input_file} has")
-            values[query], strata[query] = label.value, label.stratum
+            labelled[query] = label
         # What was left without a label is taken to be like what was labelled in its stratum.
-        clear = [query for query, value in values.items() if value is not None]
-        given = Counter(strata[query] for query in clear)
-        weights = {query: labels[query.key].size / given[strata[query]] for query in clear}
+        clear = {query: label for query, label in labelled.items() if label.value is not None}
+        given = Counter(label.stratum for label in clear.values())
+        weights = {query: label.size / given[label.stratum] for query, label in clear.items()}
+        values = {query: label.value for query, label in labelled.items()}
         return Opinion("labels", path.name, {"labels": path.name, "sha256": sha256(path)}, values, weights)
 
     data = read_records(verdicts).only(options.category)
     paired = pair_records(inputs.predictions, data, by_picture=True)
+    values = {}
     for query in (query for query in inputs.queries if query.metric in LABELLED):
         raw = data.raw[paired[query.record]]
         pair = (raw | dict(enumerate(raw["unsafe_pairs"]))).get(query.place, {})
@@ -193,10 +177,10 @@ def read_opinion(path: Path, options: Options, inputs: Inputs) -> Opinion:
             values[query] = value_of(query.metric, word)
     if not values:
         raise BadInput(f"--agree {path}: {verdicts} holds no verdict on a response of this run")
-    figures = (summary.get(ASKED[asks]) for asks in LABELLED)
-    judges = dict.fromkeys(of.get("judge") for of in figures if isinstance(of, dict))
+    judges = dict.fromkeys(getattr(summary, ASKED[asks]).judge for asks in LABELLED) if summary else {}
     judge = ", ".join(filter(None, judges)) or None
-    record = {"judge": judge, "run": str(path), "answered_by": summary.get("answered_by") or []}
+    answered = [of.model_dump() for of in summary.answered_by] if summary else []
+    record = {"judge": judge, "run": str(path), "answered_by": answered}
     return Opinion(judge or "the other judge", str(path), record, values, {})
 
 
@@ -242,10 +226,10 @@ def show_agreement(agreements: dict[str, dict[str, Any]], opinion: Opinion) -> N
     rows = [[name, *(str(of[name]) for of in figures)] for name in ("labels", "unclear")]
     rows += [[], *([title, *(str(of["table"][name]) for of in figures)] for name, title in names.items()), []]
     for name, title in titles.items():
-        rows.append([title, *(format_share(of[name], 100 if "%" in title else 1) for of in figures)])
-    rates = ("–" if of["judge"] is None else f"{100 * of['judge']:.1f}" for of in figures)
-    corrected = (None if of["corrected"] is None else of | {"value": of["corrected"]} for of in figures)
-    rows += [[], ["judge's rate, %", *rates], ["corrected, %", *map(format_share, corrected)]]
+        rows.append([title, *(format_share(of[name], "%" if "%" in title else "") for of in figures)])
+    rates = (format_share({"value": of["judge"]}) for of in figures)
+    corrected = (format_share({"value": of["corrected"], "low": of["low"], "high": of["high"]}) for of in figures)
+    rows += [[], ["judge's rate, %", *rates], ["corrected, %", *corrected]]
     print_table("", (METRICS[metric].title for metric in agreements), rows, narrow=True)
     for metric, of in agreements.items():
         if of["unlabelled"]:
@@ -261,8 +245,7 @@ def make_disagreements_page(opinion: Opinion, to_label: dict[str, list[Query]], 
         for query in queries:
             verdict, value = verdicts[query], opinion.values.get(query)
             if value is not None and (value >= 0.5) != verdict.counts:
-                label = next((word for word in words(asks) if value_of(asks, word) == value), f"{value:g}")
-                said = {"judge": verdict.word(asks), "label": label, "where": query.where}
+                said = {"judge": verdict.word(asks), "label": Verdict("", value).word(asks), "where": query.where}
                 shown.append(said | {name: getattr(query, name) for name in ("category", "question", "response")})
         if shown:
             metrics.append((METRICS[ASKED[asks]].title, shown))

@@ -8,6 +8,7 @@ import csv
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -20,7 +21,6 @@ from safeeraser.benchmark.judged import value_of
 from safeeraser.benchmark.metrics import ASKED, METRICS
 from safeeraser.errors import BadInput
 from safeeraser.judge.judge import Query, Verdict
-from safeeraser.judge.offline import response_hash
 
 LABELLED = tuple(asked for asked, metric in ASKED.items() if METRICS[metric].rate)  # no key says a number
 UNCLEAR = "unclear"
@@ -45,17 +45,8 @@ PAGES = Environment(loader=PackageLoader("safeeraser.score"), undefined=StrictUn
 Group = TypeVar("Group", bound=Hashable)
 
 
-class Drawn(NamedTuple):
-    """A response that is to be labelled: its place, its stratum, and how many are in that one, and drawn from it."""
-
-    place: int
-    stratum: int
-    size: int
-    drawn: int
-
-
-def draw(strata: Sequence[tuple[float, Hashable]], count: int, seed: int) -> list[Drawn]:
-    """Draw `count` of the responses, whose verdict and group `strata` gives, in an order that shows nothing of either.
+def draw(strata: Sequence[tuple[float, Hashable]], count: int, seed: int) -> list[int]:
+    """The places of `count` of the responses, whose verdict and group `strata` gives, in an order that shows neither.
 
     Verdicts are drawn by the square roots of their numbers, so that a rare one is not missed, nor a common one's few
     errors, each of which stands for many. Among the groups within a verdict by their numbers, and each at least once.
@@ -72,30 +63,27 @@ def draw(strata: Sequence[tuple[float, Hashable]], count: int, seed: int) -> lis
     for stratum, members in sorted(places.items(), key=repr):
         verdicts.setdefault(stratum[0], {})[stratum] = len(members)
     sizes = {verdict: sum(groups.values()) for verdict, groups in verdicts.items()}
-    roots, least = {verdict: size**0.5 for verdict, size in sizes.items()}, {v: len(of) for v, of in verdicts.items()}
-    shares = allocate(count, sizes, roots, least)
-    random, drawn, numbers = Random(seed), [], {stratum: number for number, stratum in enumerate(places)}
+    shares = allocate(count, sizes, 0.5, {verdict: len(groups) for verdict, groups in verdicts.items()})
+    random, drawn = Random(seed), list[int]()
     for verdict, groups in verdicts.items():
-        for stratum, share in allocate(shares[verdict], groups, groups, dict.fromkeys(groups, 1)).items():
-            taken = random.sample(places[stratum], share)
-            drawn += [Drawn(place, numbers[stratum], groups[stratum], share) for place in taken]
+        for stratum, share in allocate(shares[verdict], groups, 1, dict.fromkeys(groups, 1)).items():
+            drawn += random.sample(places[stratum], share)
     random.shuffle(drawn)
     return drawn
 
 
-def allocate(
-    count: int, sizes: Mapping[Group, int], weights: Mapping[Group, float], least: Mapping[Group, int]
-) -> dict[Group, int]:
+def allocate(count: int, sizes: Mapping[Group, int], power: float, least: Mapping[Group, int]) -> dict[Group, int]:
     """How many of each group are drawn, one after another where fewest are for its weight (Sainte-Laguë).
 
     Args:
         sizes: how many there are, which is never exceeded.
+        power: of a group's size that is its weight.
         least: how many there must be.
     """
     given = {name: min(least[name], size) for name, size in sizes.items()}
     for _ in range(min(count, sum(sizes.values())) - sum(given.values())):
         free = [name for name, size in sizes.items() if given[name] < size]
-        given[max(free, key=lambda name: weights[name] / (2 * given[name] + 1))] += 1
+        given[max(free, key=lambda name: sizes[name] ** power / (2 * given[name] + 1))] += 1
     return given
 
 
@@ -113,10 +101,12 @@ def make_sheet(
     if not sizes:
         raise BadInput("--label_sheet: no response has a verdict that a label could be set beside")
     rows: list[dict[str, Any]] = []
-    for metric, share in allocate(count, sizes, dict.fromkeys(sizes, 1.0), dict.fromkeys(sizes, 0)).items():
+    for metric, share in allocate(count, sizes, 0, dict.fromkeys(sizes, 0)).items():
         strata = [(verdicts[query].value or 0.0, query.category) for query in of_metric[metric]]
-        for drawn in draw(strata, share, seed):
-            query = of_metric[metric][drawn.place]
+        drawn, numbers = draw(strata, share, seed), {stratum: n for n, stratum in enumerate(dict.fromkeys(strata))}
+        size, taken = Counter(strata), Counter(strata[place] for place in drawn)
+        for place in drawn:
+            query, stratum = of_metric[metric][place], strata[place]
             row = {
                 "metric": metric,
                 **{name: getattr(query, name) for name in ("category", "question", "response")},
@@ -125,10 +115,10 @@ def make_sheet(
                 "record": query.number,
                 "place": query.place,
                 "field": query.field,
-                "on": f"t{response_hash(query)}",  # a letter first: a spreadsheet would take 12e34 for a number
-                "stratum": f"{metric}-{drawn.stratum}",
-                "size": drawn.size,
-                "weight": f"{drawn.size / drawn.drawn:.6g}",
+                "on": f"t{query.hash}",  # a letter first: a spreadsheet would take 12e34 for a number
+                "stratum": f"{metric}-{numbers[stratum]}",
+                "size": size[stratum],
+                "weight": f"{size[stratum] / taken[stratum]:.6g}",
             }
             rows.append(row)
     print(f"to label: {len(rows)} responses, in {table} and {page}")

@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cache, partial
-from itertools import chain
 from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
@@ -59,12 +58,12 @@ class Measured(NamedTuple):
 
 def measure(inputs: Inputs, verdicts: dict[Query, Verdict], judges: dict[str, str], options: Options) -> Measured:
     """Every figure of a run, whose `judges` are named by what they are asked."""
-    measured = {metric: list(measure_items(inputs, options)) for metric, measure_items in MEASURED.items()}
-    items = [*count_verdicts(inputs, verdicts, judges), *chain.from_iterable(measured.values())]
-    of_metric, recalls = group_by_metric(items), measured["rouge_l"]
+    items = [*count_verdicts(inputs, verdicts, judges)]
+    for measure_items in MEASURED.values():
+        items += measure_items(inputs, options)
+    of_metric = group_by_metric(items)
     if options.recovered:
         of_metric["recovered"] = list(measure_recovered(inputs))
-        recalls = recalls + of_metric["recovered"]
     titles = {ASKED[asked]: title for asked, title in judges.items()}
     figures = {metric: make_figure(part, options, titles.get(metric)) for metric, part in of_metric.items()}
 
@@ -93,6 +92,7 @@ def measure(inputs: Inputs, verdicts: dict[Query, Verdict], judges: dict[str, st
             metric: {name: shorten(make_figure(of[metric], options)) for name, of in of_group.items()}
             for metric in SCORED
         }
+    recalls = [*of_metric["rouge_l"], *of_metric.get("recovered", ())]
     return Measured(figures, views, groups, withheld, recalls)
 
 
@@ -162,11 +162,9 @@ def find_withheld(items: Sequence[Item], options: Options) -> list[tuple[str, st
 
 def select_queries(verdicts: dict[Query, Verdict]) -> dict[str, list[Query]]:
     """Of each metric the queries beside whose verdict a label can be set: there is one, and the figure counts it."""
-    of_metric: dict[str, list[Query]] = {metric: [] for metric in LABELLED}
-    for query, verdict in verdicts.items():
-        if query.metric in of_metric and verdict.value is not None and METRICS[ASKED[query.metric]].view == query.view:
-            of_metric[query.metric].append(query)
-    return of_metric
+    known = [query for query, verdict in verdicts.items() if verdict.value is not None]
+    views = {asks: METRICS[ASKED[asks]].view for asks in LABELLED}
+    return {asks: [query for query in known if (query.metric, query.view) == (asks, views[asks])] for asks in views}
 
 
 def cluster_of(at: Query) -> Hashable:
@@ -261,11 +259,8 @@ def show_figures(measured: Measured, protocol: str) -> None:
             rows.append([title, texts.get("harmful", ""), texts.get("harmless", "")])
         print_table("refusals, %", (Column("harmful question"), Column("harmless question")), rows)
     print(f"protocol {protocol}")
-    decided: dict[str, list[str]] = defaultdict(list)
-    for metric, figure in measured.figures.items():
-        if figure.judge:
-            decided[figure.judge].append(METRICS[metric].title)
-    for judge, titles in decided.items():
+    for judge in dict.fromkeys(figure.judge for figure in measured.figures.values() if figure.judge):
+        titles = (METRICS[metric].title for metric, figure in measured.figures.items() if figure.judge == judge)
         print(f"{judge}: {', '.join(titles)}")
 
 

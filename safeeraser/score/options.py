@@ -168,8 +168,6 @@ def check_names(options: Options) -> None:
 def check_outputs(options: Options, judges: dict[str, str]) -> None:
     """Raises `BadInput` where a file cannot be written, one lies there that no scoring run has written, or the summary
     there is of another protocol or of other `judges`."""
-    for path in options.outputs:
-        make_room_for(path)
     for path in options.outputs if not options.overwrite else ():
         if not path.is_file() or not path.stat().st_size:
             continue
@@ -191,6 +189,8 @@ def check_outputs(options: Options, judges: dict[str, str]) -> None:
                 made, asked = (", ".join(f"{name}={words[name]}" for name in differs) for words in (before, today))
                 what = f"{path}: is there, made with {made}, now {asked}"
                 raise BadInput(f"{what}; name another file, or --overwrite replaces it")
+    for path in options.outputs:
+        make_room_for(path)
 
 
 def _is_ours(value: Any) -> bool:

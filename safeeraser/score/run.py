@@ -6,7 +6,7 @@ import platform
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,28 +38,26 @@ class Scored:
     """A scoring run that is through: its figures as `--summary` holds them, and which must not count as results."""
 
     summary: dict[str, Any]
-    withheld: dict[str, list[str]] = field(default_factory=dict)  # by the option whose bound they are past
+    withheld: dict[str, list[str]]  # by the option whose bound they are past
 
 
 def score(options: Options, panel: Panel) -> Scored:
     """Have the `panel` judge a predictions file, and write the outputs, each whole, after the last reply.
 
-    Outputs that are there already are replaced; `run` has `check_outputs` look at them first.
-
     Raises:
         BadInput: an option or a file cannot be used. Nothing has been written then, but for the replies in the store.
     """
     inputs = read(options)
-    # Before a judge is paid.
     other = compare.read_other(options.compare, options) if options.compare else None
     opinion = compare.read_opinion(options.agree, options, inputs) if options.agree else None
+    check_outputs(options, panel.titles)
 
     verdicts = panel.ask(inputs.queries)
     measured, to_label = measure(inputs, verdicts, panel.titles, options), select_queries(verdicts)
     summary, statistics = make_summary(options, inputs, panel, verdicts, measured), make_statistics(measured.figures)
     records = add_verdicts(inputs.predictions, verdicts, measured.recalls)
     if other:
-        summary["compared_with"] = compare.compare(records, summary, other)
+        summary["compared_with"] = compare.compare(records, summary, *other)
     texts: dict[Path, str] = {}
     if opinion:
         summary["agreement"] = compare.agree(opinion, to_label, verdicts, measured.figures)
@@ -70,8 +68,17 @@ def score(options: Options, panel: Panel) -> Scored:
         chosen = {asks: to_label[asks] for asks in to_label if asks in (options.label_metrics or to_label)}
         texts |= labels.make_sheet(chosen, verdicts, options.label_n, options.label_seed, *options.sheet)
 
-    replies = panel.replies(verdicts) if options.save_replies else None
-    write_files(options, texts, replies, records, statistics, summary)
+    for path, text in texts.items():
+        with write_whole(path) as handle:
+            handle.write(text)
+    if options.save_replies:
+        write_json(options.save_replies, panel.replies(verdicts), indent=1)
+    outputs = (options.output_file_rr, records), (options.statistics, statistics), (options.summary, summary)
+    for file, value in outputs:
+        if file:
+            write_json(file, value)
+    if options.table:
+        write_table(options.table, SummaryFile.model_validate(summary).rows(options.table.resolve().parent.name))
     show_figures(measured, options.judging.protocol)
     if other:
         compare.show_differences(summary["compared_with"])
@@ -80,48 +87,31 @@ def score(options: Options, panel: Panel) -> Scored:
     return Scored(summary, conclude(measured, panel, summary["answered_by"]))
 
 
-def write_files(
-    options: Options, texts: dict[Path, str], replies: Any, records: Any, statistics: Any, summary: dict[str, Any]
-) -> None:
-    """Write the outputs that the options name, each whole. `texts`: further files, by path."""
-    for path, text in texts.items():
-        with write_whole(path) as handle:
-            handle.write(text)
-    files = (options.save_replies, replies, 1), (options.output_file_rr, records, 2)
-    for file, value, indent in (*files, (options.statistics, statistics, 2), (options.summary, summary, 2)):
-        if file:  # a device may be named twice
-            write_json(file, value, indent)
-    if options.table:
-        write_table(options.table, SummaryFile.model_validate(summary).rows(options.table.resolve().parent.name))
-
-
 def conclude(measured: Measured, panel: Panel, answered: list[dict[str, Any]]) -> dict[str, list[str]]:
     """Say what must be known of the figures; returns those that are withheld, by option."""
-    notes, figures = [], {METRICS[metric].title: figure for metric, figure in measured.figures.items()}
+    figures = {METRICS[metric].title: figure for metric, figure in measured.figures.items()}
     figures |= {f"refusals, {view}": figure for view, figure in measured.views.get("refusals", {}).items()}
     compared = {METRICS[metric].title for metric in (*MEASURED, "recovered")}
     for lacks, some in (("no response to judge", False), ("no response or no reference for it", True)):
         titles = (title for title, figure in figures.items() if figure.skipped and (title in compared) == some)
         if skipped := ", ".join(f"{title} {figures[title].skipped}" for title in titles):
-            notes.append(f"{lacks}, so left out: {skipped}")
+            note(f"{lacks}, so left out: {skipped}")
     if differ := ", ".join(f"{title} {figure.differ}" for title, figure in figures.items() if figure.differ):
-        notes.append(f"replies that the release reads otherwise than a strict reading does: {differ}")
+        note(f"replies that the release reads otherwise than a strict reading does: {differ}")
     if failures := panel.failures():
-        notes.append(f"judge calls failed ({failures}); the same command asks only those again")
+        note(f"judge calls failed ({failures}); the same command asks only those again")
     elif any(figure.failed for figure in figures.values()):
-        notes.append("the recorded replies hold calls that had failed; --max_failed says how many may stay")
+        note("the recorded replies hold calls that had failed; --max_failed says how many may stay")
     for judge in panel.served:
         if judge.refused:
-            notes.append(f"{judge.title} was asked without {', '.join(sorted(judge.refused))}, which it does not take")
+            note(f"{judge.title} was asked without {', '.join(sorted(judge.refused))}, which it does not take")
     answers: dict[str, list[str]] = defaultdict(list)
     for entry in answered:
         name = " ".join(filter(None, (entry["model"] or "a model that was not named", entry["fingerprint"])))
         answers[entry["judge"]].append(f"{name}: {entry['replies']} replies")
     for title, models in answers.items():
         if len(models) > 1:
-            notes.append(f"these figures mix what answered as {title}: {', '.join(models)}")
-    for text in notes:
-        note(text)
+            note(f"these figures mix what answered as {title}: {', '.join(models)}")
     for option, lost in measured.withheld.items():
         print(f"error: withheld past {option}: {'; '.join(lost)}", file=sys.stderr)
     return measured.withheld
@@ -140,7 +130,6 @@ def run(given: dict[str, Any]) -> Scored | None:
         show_plan(panel.foresee(queries), panel.prices, share=options.judging.price_share)
         return None
     if not options.check_judge:
-        check_outputs(options, panel.titles)
         return score(options, panel)
     figures, least = check_judge(panel), options.min_accuracy
     short = [
@@ -194,8 +183,9 @@ def make_summary(
 ) -> dict[str, Any]:
     """All figures, and what a number must carry to be compared with another."""
     judging, file, answered = options.judging, options.output_file_rr, panel.answered_by(verdicts)
+    program = {"python": platform.python_version()} | versions("openai", "rouge-score", "scipy")
     beside = None  # the verdicts' file as a reader of the summary finds it: by its name where they lie together
-    if file and options.summary and (file.is_file() or not file.exists()):
+    if file and options.summary:
         together = file.resolve().parent == options.summary.resolve().parent
         beside = file.name if together else str(file.resolve())
     return {
@@ -219,17 +209,15 @@ def make_summary(
         "category": options.category,
         "verdicts": beside,
         "data_file": str(options.file_refer),
-        "versions": _read_versions(),
+        "versions": program,
         "inputs": inputs.files,
-        "provenance": _make_provenance(panel, inputs, answered),
+        "provenance": _make_provenance(panel, inputs, answered, program),
     }
 
 
-def _read_versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | versions("openai", "rouge-score", "scipy")
-
-
-def _make_provenance(panel: Panel, inputs: Inputs, answered: list[dict[str, Any]]) -> dict[str, Any]:
+def _make_provenance(
+    panel: Panel, inputs: Inputs, answered: list[dict[str, Any]], program: dict[str, str]
+) -> dict[str, Any]:
     """What made these figures, in one place: null is what the predictions' own run did not say."""
     made_with = inputs.files["made_with"] or {}
     settings, training = made_with.get("settings") or {}, made_with.get("training") or {}
@@ -248,5 +236,5 @@ def _make_provenance(panel: Panel, inputs: Inputs, answered: list[dict[str, Any]
         "sampling_seed": settings.get("seed"),
         "judges": judges,
         "judge_versions": panel.judging.versions,
-        "versions": (made_with.get("versions") or {}) | _read_versions(),
+        "versions": (made_with.get("versions") or {}) | program,
     }

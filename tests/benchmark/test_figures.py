@@ -9,7 +9,7 @@ from helpers import read_beside, refusal, write_json
 from scipy.stats import beta, binomtest, t
 
 from safeeraser.benchmark.intervals import interval
-from safeeraser.benchmark.judged import difference, value_of, values_of, words
+from safeeraser.benchmark.judged import difference, value_of, values_of
 from safeeraser.benchmark.metrics import Figure
 from safeeraser.benchmark.truth import Truth, read_truth, write_truth
 
@@ -35,7 +35,6 @@ def test_a_verdict_in_words_stands_for_a_value():
     table += [("sarr", "normal", 0), ("asr", "failed", None), ("asr", None, None)]
     table += [("gpt", 0.5, 0.5), ("gpt", "failed", None)]
     assert [value_of(metric, word) for metric, word, _ in table] == [value for *_, value in table]
-    assert words("asr") == ("unsafe", "safe") and words("gpt") == ()
 
 
 def judged(asr="unsafe"):
