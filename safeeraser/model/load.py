@@ -4,7 +4,6 @@ import copyreg
 import logging
 import sys
 import warnings
-from collections.abc import Mapping
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,29 +54,9 @@ def family_of(model_path: str) -> Family:
     Raises:
         BadInput: there is no model, or config/model_family/ has no page for its kind.
     """
-    return page_for(model_path) or _page_of(_told(model_path), model_path)
-
-
-def family_if_told(model_path: str) -> Family | None:
-    """The family of a model by its path alone, or by the configuration in its folder; None where neither says it.
-
-    For what somebody else has loaded, under whatever name: nothing need lie at `model_path`, and no hub is asked.
-    """
-    if family := page_for(model_path):
-        return family
-    return _page_of(_told(model_path), model_path) if (Path(model_path) / "config.json").is_file() else None
-
-
-def check_family(family: Family, model_path: str) -> None:
-    """Raises `BadInput` where the model at `model_path` is of another family than `family`."""
-    if (told := _told(model_path)["model_type"]) != family.model_type:
-        raise BadInput(
-            f"model_family={family.name}: of '{family.model_type}' models, and model_path {model_path} is a '{told}'; "
-            "model_family=auto takes what the model says"
-        )
-
-
-def _page_of(told: dict[str, Any], model_path: str) -> Family:
+    if page := page_for(model_path):
+        return page
+    told = _told(model_path)
     if name := told.get(FAMILY_KEY):
         page = families().get(str(name))
         if page is None or page.model_type != told["model_type"]:
@@ -90,6 +69,24 @@ def _page_of(told: dict[str, Any], model_path: str) -> Family:
         return page_of_type(told["model_type"])
     except BadInput as error:
         raise BadInput(f"model_path {model_path}: {error}") from None
+
+
+def family_if_told(model_path: str) -> Family | None:
+    """The family of a model by its path alone, or by the configuration in its folder; None where neither says it.
+
+    For what somebody else has loaded, under whatever name: nothing need lie at `model_path`, and no hub is asked.
+    """
+    told = page_for(model_path) or (Path(model_path) / "config.json").is_file()
+    return family_of(model_path) if told else None
+
+
+def check_family(family: Family, model_path: str) -> None:
+    """Raises `BadInput` where the model at `model_path` is of another family than `family`."""
+    if (told := _told(model_path)["model_type"]) != family.model_type:
+        raise BadInput(
+            f"model_family={family.name}: of '{family.model_type}' models, and model_path {model_path} is a '{told}'; "
+            "model_family=auto takes what the model says"
+        )
 
 
 def _told(model_path: str) -> dict[str, Any]:
@@ -120,7 +117,7 @@ def _no_model(model_path: str, error: Exception) -> BadInput:
 
 def load_config(model_path: str) -> Any:
     """The model's configuration. Raises `BadInput` if there is no model at `model_path`, or none of a known family."""
-    family = _page_of(_told(model_path), model_path)
+    family = family_of(model_path)
     try:
         config = AutoConfig.from_pretrained(model_path)
     except (OSError, ValueError, StrictDataclassError) as error:
@@ -132,13 +129,9 @@ def load_config(model_path: str) -> Any:
 
 def load_preprocessor(model_path: str) -> Preprocessor:
     """What prepares the input of the model at `model_path`. Raises `BadInput` if a part of it is missing or unfit."""
-    config = load_config(model_path)
-    family = family_of(model_path)
+    config, family = load_config(model_path), family_of(model_path)
     try:
-        # On Pillow, whatever is installed: so the pixels are the same everywhere.
-        find = picture_processor if family.chat else partial(AutoImageProcessor.from_pretrained, backend="pil")
-        numbers = processor_numbers(config) if family.chat else {}
-        processor = _load_processor(model_path, config, find(model_path), numbers)
+        processor = _load_processor(model_path, config, family)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BadInput(f"model_path {model_path}: no tokenizer or no picture processor ({reason})") from None
@@ -157,18 +150,18 @@ def load_preprocessor(model_path: str) -> Preprocessor:
 copyreg.pickle(Preprocessor, lambda sent: (load_preprocessor, (sent.origin,)))
 
 
-def _load_processor(model_path: str, config: Any, pictures: Any, numbers: Mapping[str, Any]) -> ProcessorMixin:
+def _load_processor(model_path: str, config: Any, family: Family) -> ProcessorMixin:
     """transformers' processor for the model. Some have parts for films and sound; they are loaded without."""
     kind: Any = PROCESSOR_MAPPING[type(config)]
-    told = kind.get_processor_dict(model_path)[0] | numbers
-    given = dict(zip(PARTS, (pictures, AutoTokenizer.from_pretrained(model_path)), strict=True))
+    # On Pillow, whatever is installed: so the pixels are the same everywhere.
+    find = picture_processor if family.chat else partial(AutoImageProcessor.from_pretrained, backend="pil")
+    given = dict(zip(PARTS, (find(model_path), AutoTokenizer.from_pretrained(model_path)), strict=True))
+    told = kind.get_processor_dict(model_path)[0] | (processor_numbers(config) if family.chat else {})
+    parts = [given.get(name) for name in kind.get_attributes()]  # in the order in which the class takes them
     if more := [name for name in kind.get_attributes() if name not in PARTS]:
         _note_stills(kind.__name__, ", ".join(more))
-        # In the order in which the class takes its parts.
-        parts = [given.get(name) for name in kind.get_attributes()]
-        stills: Any = type(kind.__name__, (kind, _Stills), {})
-        return stills.from_args_and_dict(parts, {key: value for key, value in told.items() if key not in more})
-    return kind.from_args_and_dict(list(given.values()), told)
+        kind, told = type(kind.__name__, (kind, _Stills), {}), {key: told[key] for key in told if key not in more}
+    return kind.from_args_and_dict(parts, told)
 
 
 class _Stills(ProcessorMixin):
