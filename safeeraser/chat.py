@@ -154,17 +154,21 @@ class Chat(Generic[Key]):
         return found
 
     async def _attempts(self, client: openai.AsyncOpenAI, request: dict[str, Any]) -> object:
-        """What the client comes back with. An answer that is no chat completion is a passing fault like a status of
-        503, but one that the client does not try again.
+        """What the client returns or raises, as a value: an exception raised while another is handled carries that one
+        along, with the key in it. An answer that is no chat completion is a passing fault like a status of 503, but one
+        that the client does not try again.
         """
         pause = GARBAGE_PAUSE
-        for _ in range(self._retries):
-            answer = await _answer(client, self._model, request)
-            if getattr(outcome(answer, None), "kind", None) != GARBAGE:
-                return answer
+        for left in reversed(range(self._retries + 1)):
+            try:
+                answer: object = await client.chat.completions.create(model=self._model, **request)
+            except Exception as error:  # a server may send anything, and the client raises what its parts happen to
+                answer = error
+            if not left or getattr(outcome(answer, None), "kind", None) != GARBAGE:
+                break
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_GARBAGE_PAUSE)
-        return await _answer(client, self._model, request)
+        return answer
 
     def _hold(self, error: openai.RateLimitError) -> None:
         """Let nobody ask for as long as the server wants.
@@ -223,17 +227,6 @@ class Chat(Generic[Key]):
         if self._unanswered >= patience:
             count = f"the last {self._unanswered} calls ({kind})"
             raise BadInput(f"{self._where} has not answered {count}; the same command goes on from here")
-
-
-async def _answer(client: openai.AsyncOpenAI, model: str, request: dict[str, Any]) -> object:
-    """What the client returns or raises.
-
-    As a value, since an exception raised while another is handled carries that one along, with the key in it.
-    """
-    try:
-        return await client.chat.completions.create(model=model, **request)
-    except Exception as error:  # a server may send anything, and the client raises what its parts happen to raise
-        return error
 
 
 @contextmanager

@@ -7,7 +7,7 @@ row of token ids with its labels, and a batch of tensors that goes into the mode
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ SHAPES = ((64, 64), (96, 64), (512, 128), (128, 512), (1024, 1024))  # a process
 # Of pictures, whose outlines are remembered: some 10 kB each. A run goes through its pictures more than once, an audit
 # at each of its points.
 SIZES = 4096
+OUTLINED: dict[str, Callable[[tuple[int, int]], Shown]] = {}  # by a processor's settings
 # What spares three quarters of the work where a picture is blank and only its outline matters.
 BLANK = {"do_rescale": False, "do_normalize": False, "resample": Image.Resampling.NEAREST}
 
@@ -109,7 +110,7 @@ class Preprocessor:
     def outline(self, size: Callable[[], tuple[int, int]]) -> Shown:
         """What a picture becomes, its tensors without their numbers (on the device `meta`), by its size, (width,
         height), which is asked for where it matters."""
-        return _outlined(self._outlines, SHAPES[0] if self.same_for_all else size())
+        return self._outlined(SHAPES[0] if self.same_for_all else size())
 
     def place(self, size: Callable[[], tuple[int, int]]) -> str:
         """What represents a picture in the text, by its size; see `outline`."""
@@ -118,11 +119,13 @@ class Preprocessor:
     @cached_property
     def same_for_all(self) -> bool:
         """Whether each picture takes the same place, whatever its shape."""
-        return len({_outlined(self._outlines, shape).text for shape in SHAPES}) == 1
+        return len({self._outlined(shape).text for shape in SHAPES}) == 1
 
     @cached_property
-    def _outlines(self) -> "_Outlines":
-        return _Outlines(f"{self.processor.image_token} {self.processor.to_json_string()}", self._outline)
+    def _outlined(self) -> Callable[[tuple[int, int]], Shown]:
+        """`_outline`, whose results all processors of the same settings share."""
+        settings = f"{self.processor.image_token} {self.processor.to_json_string()}"
+        return OUTLINED.setdefault(settings, lru_cache(SIZES)(self._outline))
 
     def _outline(self, size: tuple[int, int]) -> Shown:
         shown = self._shown(self._processed(Image.new("RGB", size), **BLANK))
@@ -131,11 +134,12 @@ class Preprocessor:
         inputs = {key: each.to("meta", dtypes.get(each.dtype, each.dtype)) for key, each in shown.inputs.items()}
         return Shown(shown.text, inputs)
 
-    def encode(self, turn: Turn, *, end_of_answer: bool = False, max_length: int | None = None) -> Row:
+    def encode(self, turn: Turn, **how: Any) -> Row:
         """A turn as a row; see `encode_text`."""
-        shown = self.show(turn.picture) if turn.picture else None
-        row = self.encode_text(turn, shown.text if shown else None, end_of_answer=end_of_answer, max_length=max_length)
-        return Row(row.input_ids, row.labels, shown.inputs if shown else {})
+        if not turn.picture:
+            return self.encode_text(turn, None, **how)
+        shown = self.show(turn.picture)
+        return replace(self.encode_text(turn, shown.text, **how), inputs=shown.inputs)
 
     def encode_text(
         self, turn: Turn, place: str | None, *, end_of_answer: bool = False, max_length: int | None = None
@@ -277,19 +281,6 @@ class Preprocessor:
             if any(counts[row] for row in chosen):  # else the model is not to look at pictures at all
                 places[key] = torch.cat([pieces[row] for row in chosen])
         return places
-
-
-@dataclass(frozen=True)
-class _Outlines:
-    """What gives a picture's outline by its size: processors of the same settings give the same."""
-
-    settings: str
-    of: Callable[[tuple[int, int]], Shown] = field(compare=False)
-
-
-@lru_cache(SIZES)
-def _outlined(outlines: _Outlines, size: tuple[int, int]) -> Shown:
-    return outlines.of(size)
 
 
 def _laid_out(tensors: Sequence[Tensor]) -> Tensor:
