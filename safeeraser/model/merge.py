@@ -21,8 +21,7 @@ from safeeraser.benchmark.adapters import RUN_FILE, adapter_file, home, run_of
 from safeeraser.benchmark.files import read_object, sha256, write_json, write_whole_folder
 from safeeraser.benchmark.release import RELEASED_MODEL
 from safeeraser.errors import BadInput
-from safeeraser.model.fingerprint import fingerprint
-from safeeraser.model.lineage import check_base, parents
+from safeeraser.model.lineage import check_base, fingerprint, parents
 from safeeraser.model.llava import write_released_form
 from safeeraser.model.load import DTYPES, choose_dtype, has_flash_attention
 from safeeraser.model.preprocess import Preprocessor
