@@ -3,9 +3,6 @@ release's names of parameters, which are those that transformers 4 gave to LLaVA
 
     release  base_model.model.language_model.model.layers.0.self_attn.q_proj.lora_A.default.weight
     here     base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight
-
-    release  base_model.model.vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight
-    here     base_model.model.model.vision_tower.encoder.layers.0.mlp.fc1.weight
 """
 
 import re

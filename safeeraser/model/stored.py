@@ -42,8 +42,7 @@ def read_adapter(path: str | Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             tensors = load_file(file)
         else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about how it was pickled: it loads or it does not
+            with warnings.catch_warnings(action="ignore"):  # about how it was pickled: it loads or it does not
                 tensors = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes the readers raise
         raise BadInput(f"{file}: not a readable adapter ({type(error).__name__})") from None
