@@ -6,7 +6,7 @@ row of token ids with its labels, and a batch of tensors that goes into the mode
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -77,18 +77,14 @@ class Preprocessor:
         """The name of the token that a picture's features take the places of."""
         return self.tokenizer.convert_ids_to_tokens(self.picture_token)
 
-    def show(self, picture: Image.Image | Shown) -> Shown:
-        """The picture as the model sees it; one that is so already stays as it is.
+    def show(self, picture: Image.Image, **how: Any) -> Shown:
+        """The picture as the model sees it; `how`: other settings than the processor's own.
 
         Raises:
             BadInput: it is of a shape that the processor does not take.
         """
-        return picture if isinstance(picture, Shown) else self._shown(self._processed(picture))
-
-    def _processed(self, picture: Image.Image, **how: Any) -> Mapping[str, Any]:
-        """What the processor makes of a picture; `how`: other settings than its own."""
         try:
-            return self.processor(
+            given = self.processor(
                 text=[self.processor.image_token],
                 images=[picture],
                 return_tensors="pt",
@@ -100,9 +96,6 @@ class Preprocessor:
                 f"a picture of {picture.width} x {picture.height} pixels, which the model's processor does not take "
                 f"({str(error).splitlines()[0]})"
             ) from None
-
-    @staticmethod
-    def _shown(given: Mapping[str, Any]) -> Shown:
         text = given["text_replacement_offsets"][0][0]["replacement"]
         left_out = (*TEXT, *TYPES, "text_replacement_offsets")
         return Shown(text, {key: value for key, value in given.items() if key not in left_out})
@@ -128,7 +121,7 @@ class Preprocessor:
         return OUTLINED.setdefault(settings, lru_cache(SIZES)(self._outline))
 
     def _outline(self, size: tuple[int, int]) -> Shown:
-        shown = self._shown(self._processed(Image.new("RGB", size), **BLANK))
+        shown = self.show(Image.new("RGB", size), **BLANK)
         # Pixels that were not rescaled are whole numbers yet.
         dtypes = {torch.uint8: torch.float32}
         inputs = {key: each.to("meta", dtypes.get(each.dtype, each.dtype)) for key, each in shown.inputs.items()}
@@ -245,8 +238,7 @@ class Preprocessor:
     @cached_property
     def types(self) -> str | None:
         """The input that distinguishes a picture's tokens from text, where the model wants one."""
-        given = self._processed(Image.new("RGB", SHAPES[0]), **BLANK)
-        return next((key for key in TYPES if key in given), None)
+        return next((key for key in TYPES if key in self.processor.model_input_names), None)
 
     def join(self, rows: Sequence[Row], side: Literal["left", "right"] = "right") -> dict[str, Tensor]:
         """What the model takes for these rows: each text's tensors are (rows, the longest row's tokens), padded on
