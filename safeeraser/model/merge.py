@@ -172,9 +172,8 @@ def load_merged(
     """The model with the adapter merged into its weights, on `device`.
 
     Args:
-        adapter_scale: how much of the adapter, see `model.load_adapted`.
-        quantization: how the merged weights are rounded, one of `model.ROUNDINGS`, or `none`.
-        change: what is made of the adapter's parameters first, see `model.load_adapted`.
+        adapter_scale, change: how much of the adapter, and what is made of it first, see `stored.load_adapted`.
+        quantization: how the merged weights are rounded, one of `rounding.ROUNDINGS`, or `none`.
     """
     # Not flash-attn: rows have gaps, and around those it would copy all keys and values for each token. Nor cuDNN's
     # kernels, see `load_model`: they would make a plan for each.
