@@ -39,13 +39,13 @@ class Arguments(argparse.ArgumentParser):
         words, others = [], {}
         for key, value in given.items():
             if isinstance(value, dict):
-                words.append(f"--{key}={json.dumps(value)}")
+                value = json.dumps(value)
             elif isinstance(value, (list, tuple)) and value:
-                words.append(f"--{key}={','.join(map(str, value))}")
-            elif isinstance(value, (str, int, float, Path)) and not isinstance(value, bool):
-                words.append(f"--{key}={value}")
-            elif value is True:
+                value = ",".join(map(str, value))
+            if value is True:
                 words.append(f"--{key}")
+            elif isinstance(value, (str, int, float, Path)) and value is not False:
+                words.append(f"--{key}={value}")
             else:
                 self._refuse_unknown([f"--{key}"])
                 others[key] = value

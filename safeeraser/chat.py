@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from itertools import islice
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
@@ -40,6 +41,7 @@ _ACCOUNT_CODES = ("insufficient_quota", "billing_not_active")
 log = logging.getLogger(__name__)
 
 
+@dataclass(kw_only=True, repr=False, eq=False)
 class Chat(Generic[Key]):
     """Asks one model of one server, `concurrency` calls at a time.
 
@@ -54,27 +56,22 @@ class Chat(Generic[Key]):
         BadInput: `base_url` is no address.
     """
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        api_key: ApiKey,
-        base_url: str | None,
-        concurrency: int,
-        who: str = "the judge",
-        requests_per_minute: float | None = None,
-        timeout: float = 60.0,
-        retries: int = 5,
-    ):
-        self._model, self._base_url, self._concurrency = model, base_url, concurrency
-        self._key, self._lacking = api_key
-        self._timeout, self._retries = timeout, retries
-        self._gap = 60.0 / requests_per_minute if requests_per_minute else 0.0
+    model: str = field(kw_only=False)
+    api_key: ApiKey
+    base_url: str | None
+    concurrency: int
+    who: str = "the judge"
+    requests_per_minute: float | None = None
+    timeout: float = 60.0
+    retries: int = 5
+
+    def __post_init__(self) -> None:
+        self._gap = 60.0 / self.requests_per_minute if self.requests_per_minute else 0.0
         self._next = 0.0  # when the next request may go out, on the monotonic clock
         self._reached, self._unanswered = False, 0  # whether the server ever answered; calls in a row that it did not
         self._accepted, self._refused = False, 0  # whether it ever took a request; calls in a row that it refused
         self.address, host = self._resolve()
-        self._where = f"{who} at {host}"
+        self._where = f"{self.who} at {host}"
         # They write a line a request at INFO and whole requests at DEBUG. A level that was set on purpose stays.
         for name in ("openai", "httpx2", "httpcore2"):
             if logging.getLogger(name).level == logging.NOTSET:
@@ -108,16 +105,16 @@ class Chat(Generic[Key]):
                 if not flying:
                     return
                 future = finished.get()
-                room = self._concurrency
+                room = self.concurrency
                 yield flying.pop(future), future.result()
 
     def _open(self) -> openai.AsyncOpenAI:
         http = openai.DefaultAsyncHttpxClient(event_hooks={"request": [self._turn]})
         return openai.AsyncOpenAI(
-            api_key=self._key,
-            base_url=self._base_url or None,
-            max_retries=self._retries,
-            timeout=self._timeout,
+            api_key=self.api_key.text,
+            base_url=self.base_url or None,
+            max_retries=self.retries,
+            timeout=self.timeout,
             http_client=http,
         )
 
@@ -149,22 +146,26 @@ class Chat(Generic[Key]):
             if last or not isinstance(answer, openai.RateLimitError):
                 break
             self._hold(answer)
-        found = discreet(outcome(answer, time.monotonic() - began), self._key)
+        found = discreet(outcome(answer, time.monotonic() - began), self.api_key.text)
         self._stop_if_gone(answer, found)
         return found
 
     async def _attempts(self, client: openai.AsyncOpenAI, request: dict[str, Any]) -> object:
-        """What the client comes back with. An answer that is no chat completion is a passing fault like a status of
-        503, but one that the client does not try again.
+        """What the client returns or raises, as a value: an exception raised while another is handled carries that one
+        along, with the key in it. An answer that is no chat completion is a passing fault like a status of 503, but one
+        that the client does not try again.
         """
         pause = GARBAGE_PAUSE
-        for _ in range(self._retries):
-            answer = await _answer(client, self._model, request)
-            if getattr(outcome(answer, None), "kind", None) != GARBAGE:
-                return answer
+        for left in reversed(range(self.retries + 1)):
+            try:
+                answer: object = await client.chat.completions.create(model=self.model, **request)
+            except Exception as error:  # a server may send anything, and the client raises what its parts happen to
+                answer = error
+            if not left or getattr(outcome(answer, None), "kind", None) != GARBAGE:
+                break
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_GARBAGE_PAUSE)
-        return await _answer(client, self._model, request)
+        return answer
 
     def _hold(self, error: openai.RateLimitError) -> None:
         """Let nobody ask for as long as the server wants.
@@ -187,12 +188,12 @@ class Chat(Generic[Key]):
         where, status, code = self._where, getattr(answer, "status_code", None), getattr(answer, "code", None)
         if not isinstance(answer, openai.OpenAIError):
             return
-        if (status in (401, 403) or code in _KEY_CODES) and self._lacking:
-            raise BadInput(f"{where} requires a key (HTTP {status or '?'}): {self._lacking}")
+        if (status in (401, 403) or code in _KEY_CODES) and self.api_key.lacking:
+            raise BadInput(f"{where} requires a key (HTTP {status or '?'}): {self.api_key.lacking}")
         if status in (401, 403) or code in _KEY_CODES:
             raise BadInput(f"{where} does not accept the API key (HTTP {status or '?'})")
         if status in (404, 405) or code in _MODEL_CODES:
-            raise BadInput(f"{where} knows no model '{self._model}', or --base_url is wrong (HTTP {status or '?'})")
+            raise BadInput(f"{where} knows no model '{self.model}', or --base_url is wrong (HTTP {status or '?'})")
         if status == 402 or code in _ACCOUNT_CODES:
             raise BadInput(f"{where} takes no more calls on this account ({code if status != 402 else 'HTTP 402'})")
         unreachable = isinstance(answer, openai.APIConnectionError) and not isinstance(answer, openai.APITimeoutError)
@@ -212,7 +213,7 @@ class Chat(Generic[Key]):
             said = ", ".join(filter(None, (kind, plain(getattr(answer, "code", None)))))
             raise BadInput(f"{self._where} has refused each of {self._refused} calls ({said})")
         self._accepted = self._accepted or isinstance(found, Reply)
-        patience = max(self._concurrency, PATIENCE)
+        patience = max(self.concurrency, PATIENCE)
         if not isinstance(answer, openai.APIConnectionError):
             self._reached = True
             if status != 429 and status < 500 and kind != GARBAGE:
@@ -223,17 +224,6 @@ class Chat(Generic[Key]):
         if self._unanswered >= patience:
             count = f"the last {self._unanswered} calls ({kind})"
             raise BadInput(f"{self._where} has not answered {count}; the same command goes on from here")
-
-
-async def _answer(client: openai.AsyncOpenAI, model: str, request: dict[str, Any]) -> object:
-    """What the client returns or raises.
-
-    As a value, since an exception raised while another is handled carries that one along, with the key in it.
-    """
-    try:
-        return await client.chat.completions.create(model=model, **request)
-    except Exception as error:  # a server may send anything, and the client raises what its parts happen to raise
-        return error
 
 
 @contextmanager

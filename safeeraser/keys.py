@@ -49,10 +49,8 @@ def is_openai(url: str) -> bool:
 
 def openai_key(base_url: str | None, *also: str | None) -> list[str]:
     """OpenAI's variable, if its key may go to `base_url`: to OpenAI, where OPENAI_BASE_URL says, and to `also`."""
-    url = address_of(base_url)
-    return (
-        [OPENAI_KEY] if is_openai(url) or host_of(url) in {host_of(address_of(each)) for each in (None, *also)} else []
-    )
+    url, others = address_of(base_url), {host_of(address_of(each)) for each in (None, *also)}
+    return [OPENAI_KEY] if is_openai(url) or host_of(url) in others else []
 
 
 def read_key(

@@ -18,22 +18,18 @@ log = logging.getLogger(__name__)
 
 
 def unlearn_and_publish(settings: Settings) -> Unlearned | None:
-    """Unlearn, write the run's card, and send both where that is asked for. Returns and raises as `unlearn` does."""
-    check_before(settings)
-    return publish_after(settings, forget(settings))
+    """Unlearn, write the run's card, and send both where that is asked for. Returns and raises as `unlearn` does.
 
-
-def check_before(settings: Settings) -> None:
-    """Raises `BadInput` if `push_to_hub` cannot work, as far as that is known without asking the hub.
-
-    Better now than when a night of training is over.
+    Raises:
+        BadInput: also if `push_to_hub` cannot work, as far as that is known without asking the hub.
     """
     if settings.push_to_hub and first_process():
         repo = settings.hub_model_id or ""  # it is never empty with push_to_hub
-        check_place(repo)
+        check_place(repo)  # rather now than when a night of training is over
         if settings.dry_run:
             seen, sent = "private" if settings.hub_private else "public", MODEL if settings.adapter is None else ADAPTER
             log.info("to the hub, when the run is finished: %s (%s): %s", repo, seen, ", ".join(sent))
+    return publish_after(settings, forget(settings))
 
 
 def publish_after(settings: Settings, done: Unlearned | None) -> Unlearned | None:

@@ -59,10 +59,10 @@ def read_body(body: Any) -> Reply | Failure:
 def outcome(answer: object, seconds: float | None) -> Reply | Failure:
     """What the client's answer, or exception, comes to."""
     if isinstance(answer, openai.APIStatusError):
-        if answer.status_code in _AT_FAULT and answer.code == "content_filter":
+        at_fault = answer.status_code in _AT_FAULT
+        if at_fault and answer.code == "content_filter":
             return Failure(FILTERED, request_at_fault=True)
         kind = f"{type(answer).__name__} (HTTP {answer.status_code})"
-        at_fault = answer.status_code in _AT_FAULT
         parameter = plain(answer.param) if at_fault else None
         return Failure(kind, at_fault, parameter, server_at_fault=answer.status_code >= 500)
     if isinstance(answer, openai.APIConnectionError):

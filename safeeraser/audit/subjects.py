@@ -15,8 +15,7 @@ from safeeraser.benchmark.files import read_object
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
 from safeeraser.infer.predictions import difference
-from safeeraser.model.fingerprint import fingerprint
-from safeeraser.model.lineage import check_base
+from safeeraser.model.lineage import check_base, fingerprint
 from safeeraser.model.load import load_config
 
 

@@ -3,30 +3,16 @@
 import gc
 import os
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from safeeraser.model.preprocess import Preprocessor
 from safeeraser.model.turns import Shown
 from safeeraser.processes import share_memory
-
-
-class _Pictures(Dataset[Shown]):
-    def __init__(
-        self, preprocessor: Preprocessor, show: Callable[[Any], Image.Image], pictures: Sequence[Hashable]
-    ) -> None:
-        self.preprocessor, self.show, self.pictures = preprocessor, show, pictures
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, number: int) -> Shown:
-        shown = self.preprocessor.show(self.show(self.pictures[number]))
-        share_memory(shown.inputs)
-        return shown
 
 
 def prepared(
@@ -39,9 +25,10 @@ def prepared(
         RuntimeError: a process has died, or shared memory is full; see `of_worker`. It may come at any moment as long
             as this is iterated.
     """
-    loader = DataLoader(
-        _Pictures(preprocessor, show, pictures),
+    loader: DataLoader[Shown] = DataLoader(
+        pictures,
         batch_size=None,
+        collate_fn=partial(_prepare, preprocessor, show),
         num_workers=workers,
         worker_init_fn=_leave_group,
         generator=torch.Generator(),  # nothing is drawn of anybody else's chance
@@ -51,6 +38,12 @@ def prepared(
         yield from zip(pictures, loader, strict=True)
     except (ConnectionError, EOFError, FileNotFoundError) as error:  # the process died while it handed a picture over
         raise RuntimeError(f"a DataLoader worker is gone ({type(error).__name__})") from None
+
+
+def _prepare(preprocessor: Preprocessor, show: Callable[[Any], Image.Image], picture: Hashable) -> Shown:
+    shown = preprocessor.show(show(picture))
+    share_memory(shown.inputs)
+    return shown
 
 
 def _leave_group(_worker: int) -> None:

@@ -29,6 +29,7 @@ class Asked:
     system: str | None = None  # put in place of the family's own, where it is not that which is wanted
 
 
+@dataclass
 class Answering(ABC):
     """A model that answers questions.
 
@@ -45,22 +46,19 @@ class Answering(ABC):
 
     shares_beginnings: ClassVar[bool]  # whether what questions on a picture have in common is read once
 
-    def __init__(
-        self,
-        vlm: VLM,
-        generation: Generation,
-        batch_size: int,
-        agree: Callable[[Tensor], Tensor] = lambda tokens: tokens,
-        show: Callable[[Any], Image.Image] = open_picture,
-        size: Callable[[Any], tuple[int, int]] = picture_size,
-        workers: int = 0,
-        fixed: bool = False,
-    ) -> None:
-        self.vlm, self.model, self.tokenizer = vlm, vlm.model, vlm.preprocessor.tokenizer
-        self.generation, self.batch_size, self.agree = generation, batch_size, agree
-        self.open, self.size, self.workers, self.fixed = show, size, workers, fixed
+    vlm: VLM
+    generation: Generation
+    batch_size: int
+    agree: Callable[[Tensor], Tensor] = lambda tokens: tokens
+    show: Callable[[Any], Image.Image] = open_picture
+    size: Callable[[Any], tuple[int, int]] = picture_size
+    workers: int = 0
+    fixed: bool = False
+
+    def __post_init__(self) -> None:
+        self.model, self.tokenizer = self.vlm.model, self.vlm.preprocessor.tokenizer
+        self.context, self.ends = self.vlm.preprocessor.context, self.vlm.ends
         self._ahead: Iterator[tuple[Hashable, Shown]] = iter(())
-        self.context, self.ends = vlm.preprocessor.context, vlm.ends
 
     @abstractmethod
     def answer(self, asked: Sequence[Asked]) -> Iterator[list[tuple[int, str | None]]]:
@@ -93,25 +91,22 @@ class Answering(ABC):
     def turns(self, asked: Sequence[Asked], prompts: Sequence[list[int]]) -> list[list[int]]:
         """The indices of the questions that fit: picture by picture (and of one, by system text), the longest prompts
         first."""
-        numbers = defaultdict(list)
-        for number, one in enumerate(asked):
-            if self.fits(prompts[number]):
-                numbers[one.picture, one.system].append(number)
-        by_length = lambda number: (-len(prompts[number]), prompts[number])  # noqa: E731
-        groups = sorted(
-            (sorted(group, key=by_length) for group in numbers.values()), key=lambda group: -len(prompts[group[0]])
-        )
+        fitting = [number for number, ids in enumerate(prompts) if self.fits(ids)]
+        about = defaultdict(list)
+        for number in sorted(fitting, key=lambda number: (-len(prompts[number]), prompts[number])):
+            about[asked[number].picture, asked[number].system].append(number)
+        groups = sorted(about.values(), key=lambda group: (-len(prompts[group[0]]), min(group)))
         if self.workers:
             shown = [picture for group in groups if (picture := asked[group[0]].picture) is not None]
-            self._ahead = prepared(self.vlm.preprocessor, self.open, shown, self.workers)
+            self._ahead = prepared(self.vlm.preprocessor, self.show, shown, self.workers)
         return groups
 
-    def show(self, picture: Hashable) -> Image.Image | Shown:
-        """A picture when it is its turn, prepared where processes do so; one that had no need of its turn is passed
-        over."""
-        if not self.workers:
-            return self.open(picture)
-        return next(shown for waiting, shown in self._ahead if waiting == picture)
+    def prepare(self, picture: Hashable) -> Shown:
+        """A picture when it is its turn, by other processes where they do so; one that had no need of its turn is
+        passed over."""
+        if self.workers:
+            return next(shown for waiting, shown in self._ahead if waiting == picture)
+        return self.vlm.preprocessor.show(self.show(picture))
 
     def seed(self, one: Asked) -> int:
         """What a question's response is drawn by."""

@@ -7,8 +7,6 @@ takes what its vision made of it (see `model.see`).
 """
 
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,10 +46,7 @@ class Batched(Answering):
     def _look(self, pictures: Sequence[Hashable | None], before: dict[Hashable, Seen]) -> dict[Hashable, Seen]:
         """Each of the pictures as the model sees it; of those in the last batch this is known."""
         wanted = dict.fromkeys(picture for picture in pictures if picture is not None)
-        prepare = self.vlm.preprocessor
-        return {
-            picture: before.get(picture) or see(self.vlm, prepare.show(self.show(picture)).inputs) for picture in wanted
-        }
+        return {picture: before.get(picture) or see(self.vlm, self.prepare(picture).inputs) for picture in wanted}
 
     def _generate(self, batch: dict, seeds: Tensor, most: list[int]) -> list[str | None]:
         """The rows' responses, each of so many tokens at most."""
@@ -63,10 +58,15 @@ class Batched(Answering):
             eos_token_id=sorted(self.ends),
             pad_token_id=self.vlm.preprocessor.pad_token,
         )
-        with _no_other_rules(self.vlm.bare):
+        model = self.vlm.bare
+        # No settings of the model's own, such as a penalty, which `generate` would add to its arguments.
+        own, model.generation_config = model.generation_config, GenerationConfig()
+        try:
             output = self.model.generate(
                 **batch, generation_config=how, logits_processor=LogitsProcessorList([drawing])
             )
+        finally:
+            model.generation_config = own
         finite = torch.stack(drawing.finite).T.tolist()
         rows = zip(output[:, start:].tolist(), finite, most, strict=True)
         return [self._response(row[:length], told[:length]) for row, told, length in rows]
@@ -93,14 +93,3 @@ class _Drawing(LogitsProcessor):
         positions = torch.full_like(self.seeds, input_ids.shape[1] - self.start)
         drawn = self.agree(self.generation.draw(scores, self.seeds, positions))
         return torch.full_like(scores, float("-inf")).scatter(1, drawn[:, None], 0.0)
-
-
-@contextmanager
-def _no_other_rules(model: Any) -> Iterator[None]:
-    """For a while no settings of the model's own, such as a penalty, which `generate` would add to its arguments."""
-    own = model.generation_config
-    model.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = own

@@ -121,8 +121,7 @@ class Context:
             places, self.offsets = positions(self.model, ids, held, inputs or {})
         # The last states are a view with gaps, which a CPU multiplies row by row: with a head of 49,000 tokens 64 rows
         # take 15 times as long in float32, and 800 times in bfloat16 (torch 2.13).
-        whole = self.model.get_output_embeddings().register_forward_pre_hook(lambda _, shown: shown[0].contiguous())
-        with whole:
+        with self.model.get_output_embeddings().register_forward_pre_hook(lambda _, shown: shown[0].contiguous()):
             output = self.model(
                 input_ids=ids,
                 attention_mask=self.mask,
@@ -144,24 +143,16 @@ class Context:
 
     def join(self, other: "Context") -> "Context":
         """A new context of the rows of both, in this order; the shorter ones get a gap at their beginning."""
-        places = max(self.mask.shape[1], other.mask.shape[1])
-
-        def together(one: Tensor, two: Tensor) -> Tensor:
-            """(2, rows, heads, places, width) of both."""
-            return torch.cat([pad(each, (0, 0, places - each.shape[3], 0)) for each in (one, two)], dim=1)
-
+        self._widen(other.mask.shape[1])
+        other._widen(self.mask.shape[1])
         pairs = zip(self.cache.layers, other.cache.layers, strict=True)
-        mask = torch.cat([pad(each.mask, (places - each.mask.shape[1], 0)) for each in (self, other)])
-        offsets, logits = torch.cat([self.offsets, other.offsets]), torch.cat([self.logits, other.logits])
-        return self._new((together(one.used, two.used) for one, two in pairs), mask, offsets, logits)
+        layers = (torch.cat([one.used, two.used], dim=1) for one, two in pairs)
+        mask, offsets = torch.cat([self.mask, other.mask]), torch.cat([self.offsets, other.offsets])
+        return self._new(layers, mask, offsets, torch.cat([self.logits, other.logits]))
 
     def put(self, rows: Sequence[int], other: "Context") -> None:
         """Let the rows of `other` take the places of these rows. The others are not touched, let alone copied."""
-        longer = other.mask.shape[1] - self.mask.shape[1]
-        if longer > 0:
-            for layer in self.cache.layers:
-                layer.hold(pad(layer.used, (0, 0, longer, 0)))
-            self.mask = pad(self.mask, (longer, 0))
+        self._widen(other.mask.shape[1])
         index = torch.tensor(rows, device=self.mask.device)
         places = other.mask.shape[1]
         for layer, new in zip(self.cache.layers, other.cache.layers, strict=True):
@@ -170,6 +161,14 @@ class Context:
         self.mask[index] = pad(other.mask, (self.mask.shape[1] - places, 0))
         self.offsets[index], self.logits[index] = other.offsets, other.logits
         self._trim()
+
+    def _widen(self, places: int) -> None:
+        """Have so many places at least, by a gap at the beginning of all rows."""
+        longer = places - self.mask.shape[1]
+        if longer > 0:
+            for layer in self.cache.layers:
+                layer.hold(pad(layer.used, (0, 0, longer, 0)))
+            self.mask = pad(self.mask, (longer, 0))
 
     def _trim(self) -> None:
         """Forget the places at the beginning that are gaps in all rows."""

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os.path import commonprefix
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,16 +41,12 @@ class Decoder(Answering):
 
     shares_beginnings = True
 
-    def __init__(self, *given: Any, **more: Any) -> None:
-        super().__init__(*given, **more)
-        # The beginnings that have been read and may be asked about further, and the rows that hold them.
-        self._begun: list[About] = []
-        self._beginnings = Context(self.model)
-
     @torch.no_grad()
     def answer(self, asked: Sequence[Asked]) -> Iterator[list[tuple[int, str | None]]]:
         """See `Answering.answer`."""
-        self._begun, self._beginnings = [], Context(self.model)
+        # The beginnings that have been read and may be asked about further, and the rows that hold them.
+        self._begun: list[About] = []
+        self._beginnings = Context(self.model)
         prompts = self.prompts(asked)
         if unread := self.unread(prompts):
             yield unread
@@ -116,11 +111,11 @@ class Decoder(Answering):
 
     def _inputs(self, beginnings: Mapping[About, list[int]]) -> dict[str, Tensor]:
         """What the model is given for the pictures that these beginnings hold, beside their tokens."""
-        prepare = self.vlm.preprocessor
-        shown = [prepare.show(self.show(picture)).inputs for picture, _ in beginnings if picture]
+        shown = [self.prepare(picture).inputs for picture, _ in beginnings if picture]
         if not shown:
             return {}
-        return self.vlm.place(prepare.kinds([*beginnings.values()], "left") | prepare.lay_out(shown))
+        kinds = self.vlm.preprocessor.kinds([*beginnings.values()], "left")
+        return self.vlm.place(kinds | self.vlm.preprocessor.lay_out(shown))
 
     def _places(self, rows: list[_Row]) -> Tensor:
         """What the next tokens are drawn by: the rows' seeds and how many tokens each has, int64, (2, rows)."""

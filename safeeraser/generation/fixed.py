@@ -46,7 +46,8 @@ class FixedSteps:
 
     def read(self, context: Context, tokens: Tensor) -> None:
         """Let each row go on with its token, (rows,): as `Context.read` does."""
-        if fresh := not self._has_room(context):
+        # Whether the context lies elsewhere than the last step left it, or has no place for a token there.
+        if fresh := not (self._knows(context) and context.cache.layers[0].end < self.held.shape[1]):
             self._lay_out(context)
         self.ids.copy_(tokens[:, None])
         if fresh or not tokens.is_cuda:
@@ -59,11 +60,8 @@ class FixedSteps:
         first = context.cache.layers[0]
         context.mask, context.logits = self.held[:, first.begin : first.end], self.logits
 
-    def _has_room(self, context: Context) -> bool:
-        """Whether the context lies where the last step left it, with a place for a token."""
-        return self._knows(context) and context.cache.layers[0].end < self.held.shape[1]
-
     def _knows(self, context: Context) -> bool:
+        """Whether the context lies where the last step left it."""
         layers = context.cache.layers
         return context is self.context and all(a.both is b for a, b in zip(layers, self.both, strict=True))
 

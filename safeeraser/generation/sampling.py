@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from transformers import TopPLogitsWarper
 
-_STEP = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: spreads consecutive counters over all bits
-_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))  # SplitMix64 (Steele et al., OOPSLA 2014)
+# SplitMix64 (Steele et al., OOPSLA 2014), its unsigned constants as int64 has them. The first one is 2^64 over the
+# golden ratio: it spreads consecutive counters over all bits.
+_STEP = 0x9E3779B97F4A7C15 - 2**64
+_MIX = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
 
 
 @dataclass(frozen=True)
@@ -55,31 +57,22 @@ def request_seed(seed: int, key: str) -> int:
 
 def gumbel(seeds: Tensor, tokens: int) -> Tensor:
     """Gumbel noise for each token, float32, (seeds, tokens): a hash of the row's seed and the token."""
-    rows = _hash(seeds)[:, None]
-    return -torch.log(-torch.log(_uniform(_hash(rows + torch.arange(tokens, device=seeds.device)))))
-
-
-def _uniform(bits: Tensor) -> Tensor:
-    """The upper 23 bits as a number strictly between 0 and 1, float32.
-
-    Half a step is added. With 24 bits that would be rounded away at the upper end, and one draw in 2^24 would be 1, its
-    noise infinite, and its token drawn whatever the model says.
-    """
-    return (_shift(bits, 41).float() + 0.5) / 2**23
+    bits = _hash(_hash(seeds)[:, None] + torch.arange(tokens, device=seeds.device))
+    # The upper 23 bits as a number strictly between 0 and 1. Half a step is added. With 24 bits that would be rounded
+    # away at the upper end, and one draw in 2^24 would be 1, its noise infinite, and its token drawn whatever the model
+    # says.
+    uniform = (_shift(bits, 41).float() + 0.5) / 2**23
+    return -torch.log(-torch.log(uniform))
 
 
 def _hash(counter: Tensor) -> Tensor:
     """SplitMix64 of each counter: int64 arithmetic wraps around, as the algorithm wants, on every device."""
-    value = counter * _signed(_STEP)
+    value = counter * _STEP
     for bits, factor in _MIX:
-        value = (value ^ _shift(value, bits)) * _signed(factor)
+        value = (value ^ _shift(value, bits)) * factor
     return value ^ _shift(value, 31)
 
 
 def _shift(value: Tensor, bits: int) -> Tensor:
     """A logical shift to the right; torch's own copies the sign."""
     return (value >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value

@@ -169,7 +169,7 @@ class Options:
     @cached_property
     def base(self) -> dict[str, Any]:
         """The fingerprint of the model that the built-in engine loads."""
-        from safeeraser.model.fingerprint import fingerprint
+        from safeeraser.model.lineage import fingerprint
 
         return fingerprint(self.model_path)
 

@@ -61,7 +61,7 @@ class BatchChat(Chat[str]):
         super().__init__(model, **server)
         self._store = store
         self._client = openai.OpenAI(
-            api_key=self._key, base_url=self._base_url or None, max_retries=self._retries, timeout=self._timeout
+            api_key=self.api_key.text, base_url=self.base_url or None, max_retries=self.retries, timeout=self.timeout
         )
 
     def ask(self, calls: Calls) -> Generator[tuple[str, Reply | Failure], None, None]:
@@ -136,7 +136,7 @@ class BatchChat(Chat[str]):
         keys: list[str] = []
         lines = BytesIO()
         for key, make in calls:
-            body = {"model": self._model, **make()}
+            body = {"model": self.model, **make()}
             body |= body.pop("extra_body", {})  # which the client would put into the body
             line = json.dumps({"custom_id": key, "method": "POST", "url": ENDPOINT, "body": body}).encode() + b"\n"
             if keys and (len(keys) == MOST_REQUESTS or lines.tell() + len(line) > MOST_BYTES):
@@ -169,7 +169,7 @@ class BatchChat(Chat[str]):
             for key, outcome in filter(None, map(_read_line, self._request(partial(self._lines, name)))):
                 if key in left:
                     left.remove(key)
-                    yield key, discreet(outcome, self._key)
+                    yield key, discreet(outcome, self.api_key.text)
         if left:
             why = "it holds more tokens than may wait on this account: judge by --category or without --batch"
             why = why if state.too_much else "the same command submits them again"

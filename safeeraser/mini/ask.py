@@ -62,8 +62,7 @@ def load(given: Namespace) -> Asked:
     from safeeraser.generation.sampling import Generation
     from safeeraser.infer.engine import Engine
     from safeeraser.infer.requests import Request
-    from safeeraser.model.fingerprint import fingerprint
-    from safeeraser.model.lineage import check_base
+    from safeeraser.model.lineage import check_base, fingerprint
     from safeeraser.model.merge import load_merged
     from safeeraser.processes import Processes
 

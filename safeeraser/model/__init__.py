@@ -6,6 +6,6 @@ vlm, states, vision    a loaded model: logits, its layers' states, what it makes
 llava                  LLaVA-1.5 as the release has it
 lora, projector        what is trained on a model
 stored, merge          adapters in their two forms, and in their model's weights
-fingerprint, lineage   which base a model is, and which runs it comes from
+lineage                which base a model is, and which runs it comes from
 rounding               weights as a quantized model holds them
 """

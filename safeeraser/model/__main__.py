@@ -16,9 +16,11 @@ def parser() -> Arguments:
     parser = Arguments(prog="python -m safeeraser.model", description=__doc__.partition(": ")[2])
     actions = parser.add_subparsers(dest="action", required=True)
 
-    def add(name: str, help: str) -> Arguments:
+    def add(name: str, help: str, *, adapter: bool = True) -> Arguments:
         action = actions.add_parser(name, help=help, description=help)
-        action.add_argument("--lora_alpha", type=float, default=256, help="of a .pt, which does not say (default: 256)")
+        if adapter:
+            alpha = "of a .pt, which does not say (default: 256)"
+            action.add_argument("--lora_alpha", type=float, default=256, help=alpha)
         return action
 
     def add_dtype(action: Arguments) -> None:
@@ -46,9 +48,7 @@ def parser() -> Arguments:
     )
     add_dtype(action)
 
-    action = actions.add_parser(
-        "copy", help=(told := "write a base model alone, as merge writes one"), description=told
-    )
+    action = add("copy", "write a base model alone, as merge writes one", adapter=False)
     action.add_argument("model_path", metavar="MODEL", help="the base model")
     action.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
     add_dtype(action)
@@ -61,23 +61,14 @@ def main() -> None:
     from safeeraser.model.merge import copy, merge
     from safeeraser.model.stored import convert
 
-    arguments = parser().parse_args()
-    if arguments.action == "convert":
-        convert(arguments.source, arguments.target, alpha=arguments.lora_alpha, model_path=arguments.model_path)
+    options = vars(parser().parse_args())
+    action = options.pop("action")
+    if action == "convert":
+        convert(**options)
         return
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if arguments.action == "copy":
-        copy(arguments.model_path, arguments.out, dtype=arguments.dtype)
-    else:
-        merge(
-            arguments.adapter,
-            arguments.out,
-            model_path=arguments.model_path,
-            dtype=arguments.dtype,
-            lora_alpha=arguments.lora_alpha,
-            allow_other_base=arguments.allow_other_base,
-        )
-    print(f"done: {arguments.out} (pip install -e '.[serving]'; transformers serve {arguments.out})")
+    copy(**options) if action == "copy" else merge(**options)
+    print("done: {out} (pip install -e '.[serving]'; transformers serve {out})".format(**options))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,102 @@
-"""Where a model or an adapter comes from: what the `run.json` in its folder says, and the chain of its parents."""
+"""Which model a model is, whatever its folder is called, and where a model or an adapter comes from.
 
+An adapter is a difference: on other weights of the same shapes it loads as well, and is worth nothing. So each run
+writes its base's fingerprint into its `run.json`, and whatever puts an adapter on a model compares (`check_base`). The
+`run.json` also has the chain of the model's parents.
+"""
+
+import hashlib
+import json
 import logging
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+    cached_file,
+    extract_commit_hash,
+)
+from transformers.utils.hub import get_checkpoint_shard_files
 
 from safeeraser.benchmark.adapters import adapter_file, run_of, trained_settings
 from safeeraser.benchmark.files import sha256
 from safeeraser.errors import BadInput
 
 log = logging.getLogger(__name__)
+
+SAMPLE = 512  # bytes out of the middle of each tensor: training changes them, and of 14 GB they are read in no time
+BLOCKS = 1024  # parts of a file that does not say where its tensors are
+
+
+def fingerprint(model_path: str, *, here: bool = False) -> dict[str, Any]:
+    """What distinguishes a model from others: `model_path`, the hub's commit as `revision` (else None), and `weights`.
+
+    `weights` is a SHA-256 over the dtype, the shape and a sample of all tensors. The folder and the division into files
+    do not matter, nor do names, since one model's are not the same in every version of transformers. It is None where
+    there are no weights, of which loading complains in its own words.
+
+    Args:
+        here: look only at what lies on this machine; else weights are fetched from the hub, as loading would.
+
+    Raises:
+        BadInput: a file of weights is missing or damaged.
+    """
+    try:
+        files = _weight_files(model_path, here)
+        digest = _digest([Path(file) for file in files]) if files else None
+    except Exception as error:  # whatever a damaged file makes the readers raise
+        raise BadInput(f"model_path {model_path}: its weights are damaged or incomplete ({error})") from None
+    revision = extract_commit_hash(files[0] if files else None, None)
+    return {"model_path": model_path, "revision": revision, "weights": digest}
+
+
+def _weight_files(model_path: str, here: bool) -> list[str]:
+    """The files that loading would read, as transformers looks for them."""
+    for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME):
+        with suppress(OSError):
+            file = cached_file(model_path, name, local_files_only=here)
+            several = name in (SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME)
+            return get_checkpoint_shard_files(model_path, file, local_files_only=here)[0] if several else [file]
+    return []
+
+
+def _digest(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for label, sample in sorted(part for file in files for part in _parts(file)):
+        digest.update(label.encode() + sample)
+    return digest.hexdigest()
+
+
+def _parts(file: Path) -> Iterator[tuple[str, bytes]]:
+    """Of each tensor in a file its dtype and shape, and a sample; of any file but a `.safetensors`, of even parts."""
+    if file.suffix != ".safetensors":
+        content = np.memmap(file, mode="r")
+        for number in range(BLOCKS):
+            start, end = (len(content) * each // BLOCKS for each in (number, number + 1))
+            yield json.dumps([file.name, len(content), start]), _middle(content[start:end])
+        return
+    try:
+        with safe_open(file, "pt") as tensors:  # which reads no more of a tensor than is looked at
+            for name in tensors.keys():  # noqa: SIM118
+                told, values = tensors.get_slice(name), tensors.get_tensor(name)
+                label = json.dumps([told.get_dtype(), told.get_shape()])
+                yield label, _middle(values.reshape(-1).view(torch.uint8).numpy())
+    except SafetensorError:
+        raise ValueError(f"{file.name} is cut off") from None
+
+
+def _middle(content: np.ndarray) -> bytes:
+    start = (len(content) - min(len(content), SAMPLE)) // 2
+    return content[start : start + SAMPLE].tobytes()
 
 
 def base_of_run(folder: Path) -> dict[str, Any]:

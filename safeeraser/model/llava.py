@@ -3,11 +3,9 @@ release's names of parameters, which are those that transformers 4 gave to LLaVA
 
     release  base_model.model.language_model.model.layers.0.self_attn.q_proj.lora_A.default.weight
     here     base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight
-
-    release  base_model.model.vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight
-    here     base_model.model.model.vision_tower.encoder.layers.0.mlp.fc1.weight
 """
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -26,17 +24,13 @@ if TYPE_CHECKING:
     from safeeraser.model.preprocess import Preprocessor
 
 ONE_FORM = "of 'llava' models this project knows LLaVA-1.5's form alone"
-HUB_NAMES = {
+PARTS = {  # how parameters' names begin: here, and in the release and on the hub
     "model.language_model.": "language_model.model.",
     "model.vision_tower.": "vision_tower.vision_model.",
     "model.multi_modal_projector.": "multi_modal_projector.",
-    "lm_head.": "language_model.lm_head.",
 }
-RENAMED = (  # (release, here), for parameter names
-    ("base_model.model.language_model.model.", "base_model.model.model.language_model."),
-    ("base_model.model.multi_modal_projector.", "base_model.model.model.multi_modal_projector."),
-    ("base_model.model.vision_tower.vision_model.", "base_model.model.model.vision_tower."),
-)
+HUB_NAMES = PARTS | {"lm_head.": "language_model.lm_head."}
+ADAPTED = {f"base_model.model.{here}": f"base_model.model.{release}" for here, release in PARTS.items()}
 # In a tokenizer's file. In this order: the second key is a first one too.
 OLDER_KEYS = {
     "extra_special_tokens": "additional_special_tokens",
@@ -46,21 +40,15 @@ OLDER_KEYS = {
 
 def check_form(config: LlavaConfig, model_path: str) -> None:
     """Raises `BadInput` for what would fail, or be answered wrongly, if it were taken for a LLaVA-1.5."""
-    if differs := _other_form(config):
-        raise BadInput(f"model_path {model_path}: {differs}; {ONE_FORM}")
-
-
-def _other_form(config: LlavaConfig) -> str | None:
-    """What in a LLaVA's configuration would fail, or be answered wrongly, if it were taken for LLaVA-1.5's."""
     for part, known in (("vision_config", "clip_vision_model"), ("text_config", "llama")):
         if (kind := getattr(config, part).model_type) != known:
-            return f"{part}.model_type is '{kind}', not '{known}'"
+            raise BadInput(f"model_path {model_path}: {part}.model_type is '{kind}', not '{known}'; {ONE_FORM}")
     layers, chosen = config.vision_config.num_hidden_layers, config.vision_feature_layer
     numbers = [chosen] if isinstance(chosen, int) else chosen
     # A layer 0 on its own transformers takes for none at all.
     if not chosen or not all(-layers - 1 <= number <= layers for number in numbers):
-        return f"vision_feature_layer is {chosen}, of a vision tower of {layers} layers"
-    return None
+        where = f"vision_feature_layer is {chosen}, of a vision tower of {layers} layers"
+        raise BadInput(f"model_path {model_path}: {where}; {ONE_FORM}")
 
 
 def _other_chat(tokenizer: Any, template: str) -> str | None:
@@ -127,21 +115,13 @@ def write_released_form(
         state: as in `write_model`.
     """
     processor = LlavaProcessor(
-        image_processor=pictures,
-        tokenizer=tokenizer,
-        chat_template=CHAT_TEMPLATE,
-        **processor_numbers(model.config),
+        image_processor=pictures, tokenizer=tokenizer, chat_template=CHAT_TEMPLATE, **processor_numbers(model.config)
     )
-    state = {_hub_name(name): weight for name, weight in (state or model.state_dict()).items()}
+    state = _renamed(state or model.state_dict(), HUB_NAMES)
     model.save_pretrained(folder, state_dict=state, save_original_format=False)
     processor.save_pretrained(folder)
     pictures.save_pretrained(folder)
     _in_older_words(folder, tokenizer.model_input_names)
-
-
-def _hub_name(name: str) -> str:
-    ours, hub = next((ours, hub) for ours, hub in HUB_NAMES.items() if name.startswith(ours))
-    return hub + name.removeprefix(ours)
 
 
 def _in_older_words(folder: Path, inputs: list[str]) -> None:
@@ -152,40 +132,44 @@ def _in_older_words(folder: Path, inputs: list[str]) -> None:
     would put Llama's own without a word, nor, before 4.56, `dtype`. Of the image processor it reads the file of its
     own alone, and older ones stumble over a second one. 5 reads what is here now as what it wrote.
     """
-    file = folder / "processor_config.json"
-    told = read_object(file)
-    del told["image_processor"]
-    write_json(file, told)
-    file = folder / "tokenizer_config.json"
-    told = read_object(file) | {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs}
+    names = ("processor_config.json", "tokenizer_config.json", "config.json")
+    processor, tokenizer, config = told = [read_object(folder / name) for name in names]
+    del processor["image_processor"]
+    tokenizer |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs}
     for new, old in OLDER_KEYS.items():
-        if new in told:
-            told[old] = told.pop(new)
-    write_json(file, told)
-    file = folder / "config.json"
-    told = read_object(file)
-    scaling = dict(told["text_config"]["rope_parameters"])
-    told["text_config"]["rope_theta"] = scaling.pop("rope_theta")
-    told["text_config"]["rope_scaling"] = None if scaling["rope_type"] == "default" else scaling
-    write_json(file, told | {"torch_dtype": told["dtype"]})
+        if new in tokenizer:
+            tokenizer[old] = tokenizer.pop(new)
+    scaling = dict(config["text_config"]["rope_parameters"])
+    config["text_config"]["rope_theta"] = scaling.pop("rope_theta")
+    config["text_config"]["rope_scaling"] = None if scaling["rope_type"] == "default" else scaling
+    config["torch_dtype"] = config["dtype"]
+    for name, words in zip(names, told, strict=True):
+        write_json(folder / name, words)
 
 
 def from_release(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the release's parameters to PEFT's; names that are PEFT's already stay."""
-    return {_rename(name.replace(".default.", "."), RENAMED): tensor for name, tensor in tensors.items()}
+    plain = {name.replace(".default.", "."): tensor for name, tensor in tensors.items()}
+    return _renamed(plain, {release: here for here, release in ADAPTED.items()})
 
 
 def to_release(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename PEFT's parameters to the release's."""
-    back = tuple((here, release) for release, here in RENAMED)
-    return {
-        _rename(name, back).replace(".lora_A.", ".lora_A.default.").replace(".lora_B.", ".lora_B.default."): tensor
-        for name, tensor in tensors.items()
-    }
+    named = {re.sub(r"(\.lora_[AB]\.)", r"\1default.", name): tensor for name, tensor in tensors.items()}
+    return _renamed(named, ADAPTED)
 
 
-def _rename(name: str, pairs: tuple[tuple[str, str], ...]) -> str:
-    for old, new in pairs:
-        if name.startswith(old):
-            return new + name[len(old) :]
-    return name
+def in_release(name: str) -> bool:
+    """Whether the release's form has a name for a parameter: it knows LoRA on the language model alone."""
+    parts = tuple(ADAPTED)
+    return name.startswith(parts[:1] if ".lora_" in name else parts)
+
+
+def _renamed(tensors: Mapping[str, Tensor], beginnings: Mapping[str, str]) -> dict[str, Tensor]:
+    """Tensors by names that begin otherwise; a name with no such beginning stays."""
+
+    def rename(name: str) -> str:
+        old = next(filter(name.startswith, beginnings), "")
+        return beginnings.get(old, "") + name.removeprefix(old)
+
+    return {rename(name): tensor for name, tensor in tensors.items()}

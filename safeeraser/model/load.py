@@ -4,7 +4,6 @@ import copyreg
 import logging
 import sys
 import warnings
-from collections.abc import Mapping
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,9 +61,8 @@ def family_if_told(model_path: str) -> Family | None:
 
     For what somebody else has loaded, under whatever name: nothing need lie at `model_path`, and no hub is asked.
     """
-    if family := page_for(model_path):
-        return family
-    return page_of(_told(model_path), model_path) if (Path(model_path) / "config.json").is_file() else None
+    told = page_for(model_path) or (Path(model_path) / "config.json").is_file()
+    return family_of(model_path) if told else None
 
 
 def check_family(family: Family, model_path: str) -> None:
@@ -123,10 +121,7 @@ def load_preprocessor(model_path: str) -> Preprocessor:
     """What prepares the input of the model at `model_path`. Raises `BadInput` if a part of it is missing or unfit."""
     config, family = _config_and_family(model_path)
     try:
-        # On Pillow, whatever is installed: so the pixels are the same everywhere.
-        find = picture_processor if family.chat else partial(AutoImageProcessor.from_pretrained, backend="pil")
-        numbers = processor_numbers(config) if family.chat else {}
-        processor = _load_processor(model_path, config, find(model_path), numbers)
+        processor = _load_processor(model_path, config, family)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BadInput(f"model_path {model_path}: no tokenizer or no picture processor ({reason})") from None
@@ -145,18 +140,18 @@ def load_preprocessor(model_path: str) -> Preprocessor:
 copyreg.pickle(Preprocessor, lambda sent: (load_preprocessor, (sent.origin,)))
 
 
-def _load_processor(model_path: str, config: Any, pictures: Any, numbers: Mapping[str, Any]) -> ProcessorMixin:
+def _load_processor(model_path: str, config: Any, family: Family) -> ProcessorMixin:
     """transformers' processor for the model. Some have parts for films and sound; they are loaded without."""
     kind: Any = PROCESSOR_MAPPING[type(config)]
-    told = kind.get_processor_dict(model_path)[0] | numbers
-    given = dict(zip(PARTS, (pictures, AutoTokenizer.from_pretrained(model_path)), strict=True))
+    # On Pillow, whatever is installed: so the pixels are the same everywhere.
+    find = picture_processor if family.chat else partial(AutoImageProcessor.from_pretrained, backend="pil")
+    given = dict(zip(PARTS, (find(model_path), AutoTokenizer.from_pretrained(model_path)), strict=True))
+    told = kind.get_processor_dict(model_path)[0] | (processor_numbers(config) if family.chat else {})
+    parts = [given.get(name) for name in kind.get_attributes()]  # in the order in which the class takes them
     if more := [name for name in kind.get_attributes() if name not in PARTS]:
         _note_stills(kind.__name__, ", ".join(more))
-        # In the order in which the class takes its parts.
-        parts = [given.get(name) for name in kind.get_attributes()]
-        stills: Any = type(kind.__name__, (kind, _Stills), {})
-        return stills.from_args_and_dict(parts, {key: value for key, value in told.items() if key not in more})
-    return kind.from_args_and_dict(list(given.values()), told)
+        kind, told = type(kind.__name__, (kind, _Stills), {}), {key: told[key] for key in told if key not in more}
+    return kind.from_args_and_dict(parts, told)
 
 
 class _Stills(ProcessorMixin):

@@ -21,8 +21,7 @@ from safeeraser.benchmark.adapters import RUN_FILE, adapter_file, home, run_of
 from safeeraser.benchmark.files import read_object, sha256, write_json, write_whole_folder
 from safeeraser.benchmark.release import RELEASED_MODEL
 from safeeraser.errors import BadInput
-from safeeraser.model.fingerprint import fingerprint
-from safeeraser.model.lineage import check_base, parents
+from safeeraser.model.lineage import check_base, fingerprint, parents
 from safeeraser.model.llava import write_released_form
 from safeeraser.model.load import DTYPES, choose_dtype, has_flash_attention
 from safeeraser.model.preprocess import Preprocessor
@@ -173,9 +172,8 @@ def load_merged(
     """The model with the adapter merged into its weights, on `device`.
 
     Args:
-        adapter_scale: how much of the adapter, see `model.load_adapted`.
-        quantization: how the merged weights are rounded, one of `model.ROUNDINGS`, or `none`.
-        change: what is made of the adapter's parameters first, see `model.load_adapted`.
+        adapter_scale, change: how much of the adapter, and what is made of it first, see `stored.load_adapted`.
+        quantization: how the merged weights are rounded, one of `rounding.ROUNDINGS`, or `none`.
     """
     # Not flash-attn: rows have gaps, and around those it would copy all keys and values for each token. Nor cuDNN's
     # kernels, see `load_model`: they would make a plan for each.

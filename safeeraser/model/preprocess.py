@@ -6,9 +6,9 @@ row of token ids with its labels, and a batch of tensors that goes into the mode
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ SHAPES = ((64, 64), (96, 64), (512, 128), (128, 512), (1024, 1024))  # a process
 # Of pictures, whose outlines are remembered: some 10 kB each. A run goes through its pictures more than once, an audit
 # at each of its points.
 SIZES = 4096
+OUTLINED: dict[str, Callable[[tuple[int, int]], Shown]] = {}  # by a processor's settings
 # What spares three quarters of the work where a picture is blank and only its outline matters.
 BLANK = {"do_rescale": False, "do_normalize": False, "resample": Image.Resampling.NEAREST}
 
@@ -77,18 +78,14 @@ class Preprocessor:
         """The name of the token that a picture's features take the places of."""
         return self.tokenizer.convert_ids_to_tokens(self.picture_token)
 
-    def show(self, picture: Image.Image | Shown) -> Shown:
-        """The picture as the model sees it; one that is so already stays as it is.
+    def show(self, picture: Image.Image, **how: Any) -> Shown:
+        """The picture as the model sees it; `how`: other settings than the processor's own.
 
         Raises:
             BadInput: it is of a shape that the processor does not take.
         """
-        return picture if isinstance(picture, Shown) else self._shown(self._processed(picture))
-
-    def _processed(self, picture: Image.Image, **how: Any) -> Mapping[str, Any]:
-        """What the processor makes of a picture; `how`: other settings than its own."""
         try:
-            return self.processor(
+            given = self.processor(
                 text=[self.processor.image_token],
                 images=[picture],
                 return_tensors="pt",
@@ -100,9 +97,6 @@ class Preprocessor:
                 f"a picture of {picture.width} x {picture.height} pixels, which the model's processor does not take "
                 f"({str(error).splitlines()[0]})"
             ) from None
-
-    @staticmethod
-    def _shown(given: Mapping[str, Any]) -> Shown:
         text = given["text_replacement_offsets"][0][0]["replacement"]
         left_out = (*TEXT, *TYPES, "text_replacement_offsets")
         return Shown(text, {key: value for key, value in given.items() if key not in left_out})
@@ -110,7 +104,7 @@ class Preprocessor:
     def outline(self, size: Callable[[], tuple[int, int]]) -> Shown:
         """What a picture becomes, its tensors without their numbers (on the device `meta`), by its size, (width,
         height), which is asked for where it matters."""
-        return _outlined(self._outlines, SHAPES[0] if self.same_for_all else size())
+        return self._outlined(SHAPES[0] if self.same_for_all else size())
 
     def place(self, size: Callable[[], tuple[int, int]]) -> str:
         """What represents a picture in the text, by its size; see `outline`."""
@@ -119,24 +113,27 @@ class Preprocessor:
     @cached_property
     def same_for_all(self) -> bool:
         """Whether each picture takes the same place, whatever its shape."""
-        return len({_outlined(self._outlines, shape).text for shape in SHAPES}) == 1
+        return len({self._outlined(shape).text for shape in SHAPES}) == 1
 
     @cached_property
-    def _outlines(self) -> "_Outlines":
-        return _Outlines(f"{self.processor.image_token} {self.processor.to_json_string()}", self._outline)
+    def _outlined(self) -> Callable[[tuple[int, int]], Shown]:
+        """`_outline`, whose results all processors of the same settings share."""
+        settings = f"{self.processor.image_token} {self.processor.to_json_string()}"
+        return OUTLINED.setdefault(settings, lru_cache(SIZES)(self._outline))
 
     def _outline(self, size: tuple[int, int]) -> Shown:
-        shown = self._shown(self._processed(Image.new("RGB", size), **BLANK))
+        shown = self.show(Image.new("RGB", size), **BLANK)
         # Pixels that were not rescaled are whole numbers yet.
         dtypes = {torch.uint8: torch.float32}
         inputs = {key: each.to("meta", dtypes.get(each.dtype, each.dtype)) for key, each in shown.inputs.items()}
         return Shown(shown.text, inputs)
 
-    def encode(self, turn: Turn, *, end_of_answer: bool = False, max_length: int | None = None) -> Row:
+    def encode(self, turn: Turn, **how: Any) -> Row:
         """A turn as a row; see `encode_text`."""
-        shown = self.show(turn.picture) if turn.picture else None
-        row = self.encode_text(turn, shown.text if shown else None, end_of_answer=end_of_answer, max_length=max_length)
-        return Row(row.input_ids, row.labels, shown.inputs if shown else {})
+        if not turn.picture:
+            return self.encode_text(turn, None, **how)
+        shown = self.show(turn.picture)
+        return replace(self.encode_text(turn, shown.text, **how), inputs=shown.inputs)
 
     def encode_text(
         self, turn: Turn, place: str | None, *, end_of_answer: bool = False, max_length: int | None = None
@@ -237,8 +234,7 @@ class Preprocessor:
     @cached_property
     def types(self) -> str | None:
         """The input that distinguishes a picture's tokens from text, where the model wants one."""
-        given = self._processed(Image.new("RGB", SHAPES[0]), **BLANK)
-        return next((key for key in TYPES if key in given), None)
+        return next((key for key in TYPES if key in self.processor.model_input_names), None)
 
     def join(self, rows: Sequence[Row], side: Literal["left", "right"] = "right") -> dict[str, Tensor]:
         """What the model takes for these rows: each text's tensors are (rows, the longest row's tokens), padded on
@@ -273,19 +269,6 @@ class Preprocessor:
             if any(counts[row] for row in chosen):  # else the model is not to look at pictures at all
                 places[key] = torch.cat([pieces[row] for row in chosen])
         return places
-
-
-@dataclass(frozen=True)
-class _Outlines:
-    """What gives a picture's outline by its size: processors of the same settings give the same."""
-
-    settings: str
-    of: Callable[[tuple[int, int]], Shown] = field(compare=False)
-
-
-@lru_cache(SIZES)
-def _outlined(outlines: _Outlines, size: tuple[int, int]) -> Shown:
-    return outlines.of(size)
 
 
 def _laid_out(tensors: Sequence[Tensor]) -> Tensor:

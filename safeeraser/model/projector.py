@@ -8,7 +8,7 @@ whole: under each name is stored what W and D make. A new way is a function here
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -131,13 +131,10 @@ def plainly_named(model: nn.Module) -> Iterator[None]:
 
     PEFT goes by these names and by their shapes. The values are D's: what is to be stored is `baked`.
     """
-    modulates = [module for module in model.modules() if parametrize.is_parametrized(module)]
-    hooks = [module.register_state_dict_post_hook(_name_plainly) for module in modulates]
-    try:
+    with ExitStack() as stack:
+        for module in filter(parametrize.is_parametrized, model.modules()):
+            stack.enter_context(module.register_state_dict_post_hook(_name_plainly))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _name_plainly(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:

@@ -1,7 +1,8 @@
 """What a forward pass is asked for beside logits: the states of single layers; those above the last are passed over."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -30,7 +31,7 @@ def logits_and_states(
     with ExitStack() as stack:
         for number in states:
             hook = layers[number].register_forward_hook(lambda *given, n=number: kept.update({n: given[-1]}))
-            stack.callback(hook.remove)
+            stack.enter_context(hook)
         if not len(read):
             stack.enter_context(up_to(model, family, max(states)))
         found = logits(model, batch, read, head)
@@ -44,38 +45,26 @@ def language_layers(model: nn.Module, family: Family) -> nn.ModuleList:
     return next(module for name, module in model.named_modules() if f".{name}".endswith(place))
 
 
-@contextmanager
-def up_to(model: nn.Module, family: Family, layer: int) -> Iterator[None]:
+def up_to(model: nn.Module, family: Family, layer: int) -> AbstractContextManager[Any]:
     """Let the layers above one give on what they are given. They are called all the same: engines depend on that."""
-    with _instead(language_layers(model, family)[layer + 1 :], lambda hidden, *_, **__: hidden):
-        yield
+    return _instead(language_layers(model, family)[layer + 1 :], lambda hidden, *_, **__: hidden)
 
 
-@contextmanager
-def begun_at(model: nn.Module, family: Family, layer: int, states: Tensor) -> Iterator[None]:
+def begun_at(model: nn.Module, family: Family, layer: int, states: Tensor) -> AbstractContextManager[Any]:
     """Let a layer give `states`, (rows, tokens, hidden), whatever it is given, and those below it do nothing, unless
     layers above take keys and values from them."""
     layers = language_layers(model, family)
     if getattr(model.config.get_text_config(), "num_kv_shared_layers", 0):
-        with layers[layer].register_forward_hook(lambda *_: states):
-            yield
-    else:
-        with _instead(layers[: layer + 1], lambda *_, **__: states):
-            yield
+        return layers[layer].register_forward_hook(lambda *_: states)
+    return _instead(layers[: layer + 1], lambda *_, **__: states)
 
 
 @contextmanager
 def _instead(layers: Iterable[nn.Module], forward: Callable[..., Tensor]) -> Iterator[None]:
     """Let layers do something else."""
-    layers = list(layers)
-    own = [each.__dict__.get("forward") for each in layers]
-    for each in layers:
-        each.forward = forward
-    try:
+    with ExitStack() as stack:
+        for each in layers:
+            own = vars(each).get("forward")  # where another wrapper has put one
+            stack.callback(setattr, each, "forward", own) if own else stack.callback(delattr, each, "forward")
+            each.forward = forward
         yield
-    finally:
-        for each, before in zip(layers, own, strict=True):
-            if before is None:
-                del each.forward
-            else:
-                each.forward = before

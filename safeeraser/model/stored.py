@@ -23,7 +23,7 @@ from safeeraser.benchmark.family import page_of_type
 from safeeraser.benchmark.files import read_object, write_whole, write_whole_folder
 from safeeraser.benchmark.release import RELEASED_TYPE
 from safeeraser.errors import BadInput
-from safeeraser.model.llava import RENAMED, from_release, to_release
+from safeeraser.model.llava import from_release, in_release, to_release
 from safeeraser.model.lora import lora_config
 from safeeraser.model.projector import plainly_named
 
@@ -42,8 +42,7 @@ def read_adapter(path: str | Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             tensors = load_file(file)
         else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about how it was pickled: it loads or it does not
+            with warnings.catch_warnings(action="ignore"):  # about how it was pickled: it loads or it does not
                 tensors = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes the readers raise
         raise BadInput(f"{file}: not a readable adapter ({type(error).__name__})") from None
@@ -179,13 +178,7 @@ def adapter_config(path: str | Path, alpha: float = 256) -> LoraConfig:
     )
 
 
-def _released(name: str) -> bool:
-    """Whether the release's form has a name for this: it knows LoRA on the language model alone."""
-    parts = tuple(here for _, here in RENAMED)
-    return name.startswith(parts[:1] if ".lora_" in name else parts)
-
-
-def convert(source: Path, target: Path, *, alpha: float = 256, model_path: str | None = None) -> None:
+def convert(source: Path, target: Path, *, lora_alpha: float = 256, model_path: str | None = None) -> None:
     """Write a stored adapter in the other form: `target` ends in `.pt` for the release's, else it is a PEFT folder.
 
     The release's file is float16, so converting to it rounds; converting from it changes nothing. `model_path` is noted
@@ -196,13 +189,13 @@ def convert(source: Path, target: Path, *, alpha: float = 256, model_path: str |
     """
     if target.exists():
         raise BadInput(f"{target}: exists; name another")
-    config, tensors = adapter_config(source, alpha), read_adapter(source)
+    config, tensors = adapter_config(source, lora_alpha), read_adapter(source)
     if target.suffix == ".pt":
         if told := [name for name in ("use_rslora", "use_dora") if getattr(config, name)]:
             raise BadInput(f"{source}: trained with {' and '.join(told)}, which the release's form cannot say")
         if (kinds := _kinds(source)) and RELEASED_TYPE not in kinds:
             raise BadInput(f"{source}: an adapter of '{kinds[0]}' models; the release's form is LLaVA-1.5's alone")
-        if other := next((name for name in tensors if not _released(name)), None):
+        if other := next((name for name in tensors if not in_release(name)), None):
             raise BadInput(f"{source}: has {other}, for which the release's form, of LLaVA-1.5 alone, has no name")
         if (config.r, config.lora_alpha) != (32, 256):
             log.warning(

@@ -8,8 +8,7 @@ from typing import Any
 
 from safeeraser.benchmark.adapters import adapter_file, home, run_of
 from safeeraser.errors import BadInput
-from safeeraser.model.fingerprint import fingerprint
-from safeeraser.model.lineage import check_base, parents
+from safeeraser.model.lineage import check_base, fingerprint, parents
 from safeeraser.model.load import check_family
 from safeeraser.model.projector import PROJECTORS, stored_as
 from safeeraser.model.stored import adapter_config, check_kind, read_adapter

@@ -6,7 +6,7 @@ from helpers import MODEL, TRAIN, VAL, other_base, ran, record, refused, write_d
 from safeeraser.benchmark.files import read_json as read
 from safeeraser.benchmark.pictures import find_picture
 from safeeraser.benchmark.records import read_records
-from safeeraser.model.fingerprint import fingerprint
+from safeeraser.model.lineage import fingerprint
 
 pytestmark = pytest.mark.slow
 COMMAND = "safeeraser.benchmark.answers"

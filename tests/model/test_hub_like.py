@@ -19,7 +19,7 @@ from safetensors import safe_open
 from transformers import AutoTokenizer, LlavaConfig, LlavaForConditionalGeneration
 
 from safeeraser.benchmark.files import read_json
-from safeeraser.model.fingerprint import fingerprint
+from safeeraser.model.lineage import fingerprint
 
 PICTURE = next((RECORDED / "dataset" / "img").rglob("*.jpg"))
 TRAINING = (f"data_path={TRAIN}", "workers=0", "max_train_steps=2", "gradient_accumulation_steps=2", "lr=0.001")

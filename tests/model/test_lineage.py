@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 from safeeraser.benchmark.adapters import run_of
 from safeeraser.benchmark.files import sha256
 from safeeraser.errors import BadInput
-from safeeraser.model.fingerprint import fingerprint
-from safeeraser.model.lineage import check_base, parents
+from safeeraser.model.lineage import check_base, fingerprint, parents
 from safeeraser.model.load import load_model
 
 from .conftest import COMMIT

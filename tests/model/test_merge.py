@@ -16,7 +16,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from safeeraser.benchmark.conversation import CHAT_TEMPLATE, prompt
 from safeeraser.benchmark.files import sha256
 from safeeraser.benchmark.pictures import open_picture
-from safeeraser.model.fingerprint import fingerprint
+from safeeraser.model.lineage import fingerprint
 from safeeraser.model.load import load_model
 from safeeraser.model.merge import merge
 from safeeraser.model.stored import convert, load_adapted
