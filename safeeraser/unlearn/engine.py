@@ -67,18 +67,13 @@ class Engine:
         return {key: value for key, value in asdict(self).items() if value is not None and key != "here"}
 
 
-def launched() -> bool:
-    """Whether accelerate's launcher started this process: it always says which precision."""
-    return "ACCELERATE_MIXED_PRECISION" in os.environ
-
-
 def engine_of(settings: Settings) -> Engine:
     """The engine that this process runs under; in a dry run without one, what `engine` names; else one process.
 
     Raises:
         BadInput: the file named is none of accelerate's, or it was named without being used.
     """
-    if launched():
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:  # which accelerate's launcher always says
         return _from_environment(os.environ)
     if settings.engine is None:
         return Engine()
@@ -127,10 +122,18 @@ def _from_environment(environment: Mapping[str, str]) -> Engine:
 def _engine(
     kind: str, processes: int, mixed_precision: str | None, options: Mapping[str, Any], fsdp_offload: Any
 ) -> Engine:
+    """The engine of this kind, with what accelerate's file says of DeepSpeed as its `options`."""
     if kind not in ("DEEPSPEED", "FSDP"):
         options = {}
-    if options.get("deepspeed_config_file") not in LEFT_OPEN:
-        options = _from_deepspeed_file(options["deepspeed_config_file"])
+    if (file := options.get("deepspeed_config_file")) not in LEFT_OPEN:  # a configuration of DeepSpeed's
+        config = read_json(file)
+        zero = config.get("zero_optimization", {})
+        options = {
+            "zero_stage": zero.get("stage", 0),
+            "gradient_accumulation_steps": config.get("gradient_accumulation_steps"),
+            "offload_optimizer_device": zero.get("offload_optimizer", {}).get("device"),
+            "offload_param_device": zero.get("offload_param", {}).get("device"),
+        }
     accumulation = options.get("gradient_accumulation_steps")
     offload_weights = fsdp_offload if kind == "FSDP" else options.get("offload_param_device") not in LEFT_OPEN
     plain = "ddp" if processes > 1 else "single"
@@ -142,18 +145,6 @@ def _engine(
         offload_optimizer=options.get("offload_optimizer_device") not in LEFT_OPEN,
         offload_weights=str(offload_weights).lower() == "true",
     )
-
-
-def _from_deepspeed_file(path: str) -> dict[str, Any]:
-    """The keys that accelerate's own files would use, from a configuration of DeepSpeed's."""
-    config = read_json(path)
-    zero = config.get("zero_optimization", {})
-    return {
-        "zero_stage": zero.get("stage", 0),
-        "gradient_accumulation_steps": config.get("gradient_accumulation_steps"),
-        "offload_optimizer_device": zero.get("offload_optimizer", {}).get("device"),
-        "offload_param_device": zero.get("offload_param", {}).get("device"),
-    }
 
 
 def check_engine(engine: Engine, settings: Settings, *, items: int) -> None:

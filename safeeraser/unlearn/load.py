@@ -1,6 +1,5 @@
 """What a run trains: the plan as a dataset, and a model with an adapter on it, or with parts of itself to train."""
 
-import logging
 from dataclasses import replace
 from itertools import chain
 
@@ -22,11 +21,9 @@ from safeeraser.unlearn.data.batch import Collator, PlanDataset
 from safeeraser.unlearn.data.items import Data, note_spelling
 from safeeraser.unlearn.data.plan import Step
 from safeeraser.unlearn.engine import Engine, share_out_layers
-from safeeraser.unlearn.hooks.mask import Mask, kept_mask, make_mask, told
+from safeeraser.unlearn.hooks.mask import Mask, kept_mask, make_mask
 from safeeraser.unlearn.job import Job
 from safeeraser.unlearn.masters import whole
-
-log = logging.getLogger(__name__)
 
 
 def load_dataset(settings: Settings, job: Job) -> PlanDataset:
@@ -158,9 +155,7 @@ def load_mask(settings: Settings, job: Job, model: PeftModel, preprocessor: Prep
         view: dataset_of(settings, replace(compared, items={view: items}), job.compared, preprocessor)
         for view, items in compared.items.items()
     }
-    mask = make_mask(settings.mask, settings, model, views, job.compared)
-    log.info("%s", told(mask, settings.mask))
-    return mask
+    return make_mask(settings.mask, settings, model, views, job.compared)
 
 
 def save(trainer: Trainer, settings: Settings, preprocessor: Preprocessor) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from safeeraser.benchmark.adapters import RUN_FILE, run_of
+from safeeraser.benchmark.adapters import RUN_FILE
 from safeeraser.benchmark.files import read_json, read_json_lines
 from safeeraser.benchmark.origin import git_commit, now, versions
 from safeeraser.unlearn.config.settings import Settings
-from safeeraser.unlearn.job import Job, origin
+from safeeraser.unlearn.job import Job
 from safeeraser.unlearn.save_dir import TRAIN_LOG
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate")
@@ -56,7 +56,7 @@ def describe(settings: Settings, job: Job, trained: dict[str, int]) -> dict[str,
     return {
         "title": settings.title,
         "settings": settings.model_dump(mode="json"),
-        **origin(settings, job.checkpoint),
+        **job.origin,
         "data": job.data.record,
         "optimizer_steps": job.schedule.steps,
         "warmup_steps": job.schedule.warmup,
@@ -69,11 +69,6 @@ def describe(settings: Settings, job: Job, trained: dict[str, int]) -> dict[str,
         "started": now(),
         "sittings": [],
     }
-
-
-def earlier_sittings(save_dir: Path) -> list[dict[str, Any]]:
-    """The sittings of the run that is resumed; one that was killed has its start alone."""
-    return run_of(save_dir).get("sittings", [])
 
 
 def measure_sitting(accelerator: Accelerator, seconds: float, items: int) -> dict[str, Any]:

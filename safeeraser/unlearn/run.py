@@ -8,14 +8,16 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import enable_full_determinism
 
-from safeeraser.benchmark.adapters import RUN_FILE
+from safeeraser.benchmark.adapters import RUN_FILE, run_of
 from safeeraser.benchmark.files import held, read_object, write_json
 from safeeraser.benchmark.origin import now
 from safeeraser.errors import Interrupted
+from safeeraser.model.load import load_config
 from safeeraser.model.lora import trained_parameters
 from safeeraser.processes import leave_together
 from safeeraser.unlearn.config.settings import Settings
@@ -23,26 +25,23 @@ from safeeraser.unlearn.config.trainer_arguments import check_optimizer, trainin
 from safeeraser.unlearn.data.batch import PlanDataset
 from safeeraser.unlearn.data.plan import write_plan
 from safeeraser.unlearn.engine import Engine, check_running
-from safeeraser.unlearn.hooks.average import WeightAverage
-from safeeraser.unlearn.hooks.guard import Guard
+from safeeraser.unlearn.hooks.guard import Guard, WeightAverage
 from safeeraser.unlearn.hooks.hook import Hook
 from safeeraser.unlearn.hooks.interruption import Interruption
-from safeeraser.unlearn.hooks.loop import KeepLogs, OwnMasks, Progress, SaveAfter
+from safeeraser.unlearn.hooks.loop import KeepLogs, MovedProjector, OwnMasks, Progress, SaveAfter
 from safeeraser.unlearn.hooks.mask import Mask, check_holds
 from safeeraser.unlearn.hooks.moved import MovedGradient
 from safeeraser.unlearn.hooks.probe import Probes
-from safeeraser.unlearn.hooks.projector import MovedProjector
 from safeeraser.unlearn.hooks.weights import Weights
 from safeeraser.unlearn.job import Job, prepare, without_effect
 from safeeraser.unlearn.load import collator, load_dataset, load_mask, load_reference, load_trained, save
-from safeeraser.unlearn.objective.forward import Forward
 from safeeraser.unlearn.objective.objective import Objective
 from safeeraser.unlearn.plot import plot_training
-from safeeraser.unlearn.preflight.dry_run import check_outline, dry_run
+from safeeraser.unlearn.preflight.dry_run import dry_run, outline
 from safeeraser.unlearn.preflight.machine import check_machine, check_shared_memory
-from safeeraser.unlearn.record import Unlearned, describe, earlier_sittings, measure_sitting
-from safeeraser.unlearn.save_dir import MASK_FILE, PROBE_LOG, TRAIN_LOG, finished
-from safeeraser.unlearn.state import State
+from safeeraser.unlearn.record import Unlearned, describe, measure_sitting
+from safeeraser.unlearn.save_dir import MASK_FILE, PROBE_LOG, TRAIN_LOG
+from safeeraser.unlearn.state import State, write_state
 from safeeraser.unlearn.trainer import UnlearnTrainer
 
 log = logging.getLogger(__name__)
@@ -55,12 +54,12 @@ def forget(settings: Settings) -> Unlearned | None:
     `training.png`, and the checkpoints that `save_steps` asks for. Returns what is there, in the process that wrote it.
     """
     job = prepare(settings)
-    if when := finished(settings):
+    if settings.resume_from_checkpoint and (when := run_of(settings.save_dir).get("finished")):
         log.info("done before, on %s: %s", when, settings.save_dir)
         return Unlearned.read(settings.save_dir)
     if not settings.dry_run:
         # What LoRA does not fit is found before weights are loaded; and before DeepSpeed, which would split this too.
-        check_outline(settings)
+        outline(settings, load_config(settings.model_path), torch.float32)
         check_machine(job.engine)
     # A dry run only names an engine; nothing of it runs.
     arguments = training_arguments(settings, Engine() if settings.dry_run else job.engine, job.schedule)
@@ -87,7 +86,13 @@ def forget(settings: Settings) -> Unlearned | None:
             finish(settings, record, outcome)
         leave_together()
         if name := outcome.get("interrupted"):
-            raise Interrupted(how_to_resume(settings, outcome), signal.Signals[name])
+            more = "" if settings.resume_from_checkpoint == "auto" else "with resume_from_checkpoint=auto "
+            step = outcome["to_step"]
+            raise Interrupted(
+                f"interrupted after step {step}: {more}the same command resumes from "
+                f"{settings.save_dir}/checkpoint-{step}",
+                signal.Signals[name],
+            )
         return Unlearned.read(settings.save_dir) if writes else None
 
 
@@ -116,13 +121,14 @@ def begin(settings: Settings, job: Job, record: dict[str, Any], mask: Mask | Non
     if not job.checkpoint:
         for left in (PROBE_LOG, MASK_FILE):  # of a start that failed
             (folder / left).unlink(missing_ok=True)
-    sittings = earlier_sittings(folder) if settings.resume_from_checkpoint else []
+    # Of a sitting that was killed its start alone is there.
+    sittings = run_of(folder).get("sittings", []) if settings.resume_from_checkpoint else []
     record["sittings"] = [*sittings, {"started": record["started"], "from_step": step}]
     write_json(folder / RUN_FILE, record)
     (folder / TRAIN_LOG).touch()  # from a last checkpoint no step is left that would
     write_plan(folder / "plan.json", settings.method.name, settings.recipe, job.plan, job.data.record)
     if mask:
-        mask.write(folder)
+        write_state(folder / MASK_FILE, mask.trained)
 
 
 def build_trainer(
@@ -158,12 +164,11 @@ def build_trainer(
     if mask:
         hooks.append(mask)
     if job and job.probed:
-        hooks.append(probes(settings, job, dataset, guard, interruption))
+        hooks.append(Probes(settings, job.probed, dataset.preprocessor, guard, interruption))
     if isinstance(settings.save_steps, list):
         hooks.append(SaveAfter(settings.save_steps))
     return UnlearnTrainer(
-        objective=Objective(method, weights, model, seed=seed, device=arguments.device),
-        forward=Forward(model, model, settings.family, model.get_output_embeddings(), reference),
+        objective=Objective(method, weights, model, settings.family, reference, seed=seed, device=arguments.device),
         kept=State(hooks, resumed=job.checkpoint if job else None, process=arguments.process_index),
         moved=moved,
         interruption=interruption,
@@ -171,19 +176,6 @@ def build_trainer(
         args=arguments,
         train_dataset=dataset,
         data_collator=collator(settings, dataset.preprocessor),
-    )
-
-
-def probes(settings: Settings, job: Job, dataset: PlanDataset, guard: Guard, interruption: Interruption) -> Probes:
-    """What asks the held-out questions of a run meanwhile."""
-    return Probes(
-        job.probed,
-        dataset.preprocessor,
-        every=settings.probe_every,
-        max_new_tokens=settings.probe.max_new_tokens,
-        averaged=bool(settings.step.averaged),
-        guard=guard,
-        interruption=interruption,
     )
 
 
@@ -222,10 +214,3 @@ def finish(settings: Settings, record: dict[str, Any], outcome: dict[str, Any]) 
         log.info("done: %s", folder)
     elif "interrupted" not in outcome:
         log.warning("ended before its plan did: %s; resume_from_checkpoint=auto goes on", folder)
-
-
-def how_to_resume(settings: Settings, outcome: dict[str, Any]) -> str:
-    """What is left of a run that a signal has ended, and how the rest is done."""
-    more = "" if settings.resume_from_checkpoint == "auto" else "with resume_from_checkpoint=auto "
-    step = outcome["to_step"]
-    return f"interrupted after step {step}: {more}the same command resumes from {settings.save_dir}/checkpoint-{step}"

@@ -80,14 +80,10 @@ class State(TrainerCallback):
 
     def _read(self, file: Path) -> Any:
         there = next((each for each in (self._mine(file), file) if each.is_file()), None)
-        if there is None:
-            return None
+        if there is None or there.suffix == ".json":
+            return there and read_object(there)
         try:
-            if there.suffix == ".pt":
-                return torch.load(there, weights_only=True)
-            return load_file(there) if there.suffix == ".safetensors" else read_object(there)
-        except BadInput:
-            raise
+            return torch.load(there, weights_only=True) if there.suffix == ".pt" else load_file(there)
         except Exception as error:  # whatever a damaged file makes the readers raise
             raise BadInput(f"{there}: cannot be read ({type(error).__name__})") from None
 

@@ -2,18 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from safeeraser.errors import nearest
-from safeeraser.unlearn.data.views import VIEWS
-
-
-class Keys(BaseModel):
-    """A part of the config file: a key that it does not know is refused, and nothing in it changes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+from safeeraser.unlearn.data.views import VIEWS, Keys, one_of
 
 
 class Lora(Keys):
@@ -53,8 +46,8 @@ class Compared(Keys):
     model_config = ConfigDict(serialize_by_alias=True)
 
     top: float = Field(0.5, gt=0, le=1)
-    from_: str = Field("forget", alias="from")
-    against: str = "retain"
+    from_: Annotated[str, one_of("view", VIEWS)] = Field("forget", alias="from")
+    against: Annotated[str, one_of("view", VIEWS)] = "retain"
     items: int = Field(32, ge=1)
 
     @model_validator(mode="before")
@@ -63,13 +56,6 @@ class Compared(Keys):
         if not isinstance(value, Mapping | Compared):
             raise ValueError("must be null, or have keys: {top: 0.5}; with {} all are the defaults")
         return value
-
-    @field_validator("from_", "against")
-    @classmethod
-    def _known_view(cls, name: str) -> str:
-        if name not in VIEWS:
-            raise ValueError(f"no view '{name}'; {nearest(name, VIEWS)}")
-        return name
 
     @model_validator(mode="after")
     def _two_views(self) -> "Compared":

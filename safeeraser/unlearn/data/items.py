@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from os.path import isfile
@@ -45,7 +45,7 @@ class Data:
     @property
     def records(self) -> int:
         """How many records the items are from."""
-        return len({item.record for items in self.items.values() for item in items})
+        return sum(self.categories.values())
 
     @property
     def categories(self) -> dict[str, int]:
@@ -82,9 +82,11 @@ def load_data(settings: Settings) -> Data:
     every = build_views(source, path, views, settings.split, settings.limit)
     for view in views:
         if not every[view]:
+            step = f"step={settings.step.name}" if view in settings.trained_views else "mask"
+            reader = settings.method.name if view in settings.method.views else step
             raise BadInput(
-                f"{source.file_of(view, path)}: no record holds anything for view '{view}', which "
-                f"{reader(settings, view)} reads; data.views.{view} says "
+                f"{source.file_of(view, path)}: no record holds anything for view '{view}', which {reader} reads; "
+                f"data.views.{view} says "
                 f"where it is looked for{'' if source.name == 'own' else ', and data=own reads flat records'}"
             )
         if view != "refusal" and not any(item.answer.strip() for item in every[view]):
@@ -95,13 +97,6 @@ def load_data(settings: Settings) -> Data:
         return data
     compared = sound_data(settings, {view: every[view] for view in settings.mask.views})
     return replace(data, files=list(dict.fromkeys([*data.files, *compared.files])), compared=compared)
-
-
-def reader(settings: Settings, view: str) -> str:
-    """What reads a view, as the settings call it."""
-    if view in settings.method.views:
-        return settings.method.name
-    return f"step={settings.step.name}" if view in settings.trained_views else "mask"
 
 
 def sound_data(settings: Settings, every: dict[str, list[Item]]) -> Data:
@@ -164,6 +159,12 @@ def find_faults(items: dict[str, list[Item]], path: Path) -> dict[str, dict[int,
             elif view != "refusal" and not item.answer.strip():
                 faults[view][number] = f"{item.where}: the answer is empty, and view '{view}' trains on it"
     return faults
+
+
+def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
+    """`count` of the items, or as many as there are."""
+    count = min(count, len(items))
+    return [items[number * len(items) // count] for number in range(count)]
 
 
 def note_spelling(tokenize: Callable[[str], list[str]], items: Iterable[Item]) -> None:

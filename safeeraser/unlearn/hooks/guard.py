@@ -1,4 +1,4 @@
-"""When a run ends before its plan does, and which adapter it then keeps.
+"""Which weights a run keeps: the last good ones where it ends before its plan does, or the mean of the last ones.
 
 Gradient ascent has no floor: the loss on the forget view can run away and take the whole model along. The losses of a
 step judge the adapter before that step, so the last good adapter is the one of the last step whose losses were good.
@@ -13,6 +13,7 @@ from safeeraser.unlearn.hooks.hook import Hook
 from safeeraser.unlearn.masters import take_up
 from safeeraser.unlearn.objective.losses import LOSSES
 from safeeraser.unlearn.objective.method import Method
+from safeeraser.unlearn.objective.step import taken
 from safeeraser.unlearn.state import Copies, copies, trained_of
 
 
@@ -105,3 +106,46 @@ class Guard(Hook):
         """Take up the last good weights of the run that is resumed."""
         if self.active and kept:
             self._good = kept
+
+
+class WeightAverage(Hook):
+    """Forms the mean of the last weights, in CPU memory, and gives it to the model at the plan's end.
+
+    Checkpoints hold it beside the weights that are trained on. A run that ends before its plan does keeps the weights
+    that it has, or what a bound's `Guard` gives it.
+    """
+
+    file = "mean.pt"
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self._mean: Copies = (0, [])  # of how many, and their mean
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        """Take the weights of this step into the mean, if the step is one of the last `share`."""
+        if not taken(self.share, state.global_step, state.max_steps):
+            return
+        count, mean = self._mean
+        parameters = trained_of(model)
+        if count:
+            for each, now in zip(mean, copies(parameters, []), strict=True):
+                each.lerp_(now, 1 / (count + 1))
+        self._mean = (count + 1, mean if count else copies(parameters, []))
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        """Put the mean in the place of the weights, unless the run stopped before its last step."""
+        if self._mean[0] and state.global_step == state.max_steps:
+            take_up(trained_of(model), self._mean[1])
+
+    def state_dict(self) -> Copies | None:
+        """How many weights are in the mean, and the mean; None before the first."""
+        return self._mean if self._mean[1] else None
+
+    def load_state_dict(self, kept: Copies | None) -> None:
+        if not self.share:
+            return
+        self._mean = kept or (0, [])
+        state = self.trainer.state
+        count, wanted = self._mean[0], taken(self.share, state.global_step, state.max_steps)
+        if count != wanted:
+            raise ValueError(f"the mean after {count} steps, and it should be after {wanted}")

@@ -14,7 +14,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +36,11 @@ from safeeraser.model.turns import Row
 from safeeraser.unlearn.config.parts import Compared
 from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.data.batch import PlanDataset
+from safeeraser.unlearn.data.items import evenly_spaced
 from safeeraser.unlearn.data.plan import Step
 from safeeraser.unlearn.hooks.hook import Hook
 from safeeraser.unlearn.objective.divergence import divergence
 from safeeraser.unlearn.save_dir import MASK_FILE
-from safeeraser.unlearn.state import write_state
 
 log = logging.getLogger(__name__)
 
@@ -68,21 +67,12 @@ class Mask(Hook):
         super().begin(trainer)
         parameters = dict(trainer.model.named_parameters())
         for name in self.held:
-            parameter = parameters[name]
-            held = self.trained[name].logical_not().to(parameter.device)
+            held = self.trained[name].logical_not().to(parameters[name].device)
             # Not multiplied by 0, which would leave a gradient that is not finite what it is.
-            parameter.register_hook(partial(_without, held=held))
+            parameters[name].register_hook(lambda gradient, held=held: gradient.masked_fill(held, 0))
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.trained
-
-    def write(self, folder: Path) -> None:
-        """Keep it in the folder of a run."""
-        write_state(folder / MASK_FILE, self.trained)
-
-
-def _without(gradient: Tensor, held: Tensor) -> Tensor:
-    return gradient.masked_fill(held, 0)
 
 
 def check_holds(arguments: TrainingArguments) -> None:
@@ -116,7 +106,7 @@ def kept_mask(checkpoint: str) -> Mask:
 def make_mask(
     wanted: Compared, settings: Settings, model: nn.Module, views: Mapping[str, PlanDataset], steps: Sequence[Step]
 ) -> Mask:
-    """Compare the gradients of the two views, on the model as it is.
+    """Compare the gradients of the two views that are `wanted`, on the model as it is.
 
     Every process does so on the same items in the same order, and all take what the first comes to, which on a GPU
     could differ in a bit.
@@ -138,13 +128,12 @@ def make_mask(
     trained = choose(norms[0], norms[1], wanted.top)
     broadcast({name: each.view(torch.uint8) for name, each in trained.items()})  # in place
     trained = {name: each.cpu() for name, each in trained.items()}
-    uncompared = sum(each.numel() for name, each in norms[0].items() if name not in trained)
     record = {
         "items": len(steps),
         "items_sha256": hashlib.sha256(json.dumps([step.model_dump() for step in steps]).encode()).hexdigest(),
         "compared": sum(each.numel() for each in trained.values()),
         "trained": sum(int(each.sum()) for each in trained.values()),
-        "not_compared": uncompared,
+        "not_compared": sum(each.numel() for name, each in norms[0].items() if name not in trained),
         "layers": shares(trained, settings.family),
         "sha256": hashlib.sha256(save(trained)).hexdigest(),
     }
@@ -153,6 +142,13 @@ def make_mask(
             f"mask: of {record['compared']:,} weights that {wanted.from_} and {wanted.against} could be compared on, "
             "none would be trained; exchange the two, or take a greater mask.top"
         )
+    uncompared = f"; {record['not_compared']:,} more have no gradient to compare, and are trained"
+    log.info(
+        f"mask: {record['trained']:,} of {record['compared']:,} LoRA weights are trained "
+        f"({record['trained'] / record['compared']:.1%}; {wanted.from_} against {wanted.against}, {record['items']} "
+        f"items){uncompared if record['not_compared'] else ''}; share of each layer: "
+        + ", ".join(f"{layer} {share:.1%}" for layer, share in record["layers"].items())
+    )
     return Mask(trained, record)
 
 
@@ -162,8 +158,7 @@ def items_compared(plan: Sequence[Step], count: int) -> list[Step]:
     first: dict[int, Step] = {}
     for step in plan:
         first.setdefault(step.forget, step)
-    steps, count = list(first.values()), min(count, len(first))
-    return [steps[number * len(steps) // count] for number in range(count)]
+    return evenly_spaced(list(first.values()), count)
 
 
 def gradient_norms(model: nn.Module, dataset: PlanDataset, settings: Settings) -> dict[str, Tensor]:
@@ -233,15 +228,3 @@ def shares(trained: Mapping[str, Tensor], family: Family) -> dict[str, float]:
         layer: round(sum(int(each.sum()) for each in its) / sum(each.numel() for each in its), 4)
         for layer, its in layers.items()
     }
-
-
-def told(mask: Mask, wanted: Compared) -> str:
-    """One line about a mask, for the log."""
-    record = mask.record
-    uncompared = f"; {record['not_compared']:,} more have no gradient to compare, and are trained"
-    return (
-        f"mask: {record['trained']:,} of {record['compared']:,} LoRA weights are trained "
-        f"({record['trained'] / record['compared']:.1%}; {wanted.from_} against {wanted.against}, {record['items']} "
-        f"items){uncompared if record['not_compared'] else ''}; share of each layer: "
-        + ", ".join(f"{layer} {share:.1%}" for layer, share in record["layers"].items())
-    )

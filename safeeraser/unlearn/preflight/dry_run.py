@@ -90,11 +90,6 @@ def find_model(model_path: str) -> PreTrainedConfig:
         ) from None
 
 
-def check_outline(settings: Settings) -> None:
-    """Raises `BadInput` where what is to be trained does not fit the model, which its shapes show."""
-    outline(settings, load_config(settings.model_path), torch.float32)
-
-
 def read_steps(settings: Settings, job: Job, dtype: torch.dtype, arguments: TrainingArguments) -> list[MicroStep]:
     """The plan's `planned_steps`. Raises `BadInput` where an item, or the loading of them, has no room."""
     preprocessor = load_preprocessor(settings.model_path)
@@ -116,7 +111,11 @@ def dtype_of(settings: Settings, engine: Engine) -> torch.dtype:
 
 
 def outline(settings: Settings, config: PreTrainedConfig, dtype: torch.dtype) -> nn.Module:
-    """The model with its adapter, if it is to have one, on the meta device: names and shapes, no contents."""
+    """The model with its adapter, if it is to have one, on the meta device: names and shapes, no contents.
+
+    Raises:
+        BadInput: what is to be trained does not fit the model.
+    """
     attention = "eager" if settings.attention == "eager" else "sdpa"
     with torch.device("meta"):
         base = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)

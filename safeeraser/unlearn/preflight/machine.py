@@ -40,18 +40,14 @@ def check_machine(engine: Engine) -> None:
         os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), sysconfig.get_path("scripts")])
     compiler = (os.environ.get("CXX") or "c++").split()[0]
     lacking = [name for name in (compiler, "ninja") if not shutil.which(name)] if engine.offload_optimizer else []
-    if lacking and not adam_is_compiled():
+    # It may have been compiled earlier, by torch or with DeepSpeed itself.
+    built = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    if lacking and not any(built.rglob("cpu_adam.so")) and find_spec("deepspeed.ops.adam.cpu_adam_op") is None:
         raise BadInput(
             f"engine: DeepSpeed's Adam for CPU memory (offload_optimizer_device) is compiled here, without "
             f"{' and '.join(lacking)} (Debian: g++; pip install ninja); install what is missing, or do without: "
             "ACCELERATE_CONFIG=config/accelerate/ddp.yaml where everything fits on each GPU, else zero3.yaml there"
         )
-
-
-def adam_is_compiled() -> bool:
-    """Whether DeepSpeed's Adam was compiled earlier, by torch or with DeepSpeed itself."""
-    built = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
-    return any(built.rglob("cpu_adam.so")) or find_spec("deepspeed.ops.adam.cpu_adam_op") is not None
 
 
 def check_shared_memory(dataset: PlanDataset, collator: Collator, arguments: TrainingArguments, here: int) -> None:
