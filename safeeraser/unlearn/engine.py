@@ -68,11 +68,8 @@ class Engine:
 
 
 def engine_of(settings: Settings) -> Engine:
-    """The engine that this process runs under; in a dry run without one, what `engine` names; else one process.
-
-    Raises:
-        BadInput: the file named is none of accelerate's, or it was named without being used.
-    """
+    """The engine that this process runs under; in a dry run without one, what `engine` names; else one process. Raises
+    `BadInput` where the file named is none of accelerate's, or it was named without being used."""
     if "ACCELERATE_MIXED_PRECISION" in os.environ:  # which accelerate's launcher always says
         return _from_environment(os.environ)
     if settings.engine is None:

@@ -159,11 +159,8 @@ def check_projector(settings: Settings, adapter: Path) -> None:
 
 
 def find_origin(settings: Settings, checkpoint: str | None) -> dict[str, Any]:
-    """The `base` of a run by its fingerprint, as far as its weights lie here, and the `parents` of its adapter.
-
-    Raises:
-        BadInput: `init_adapter`, or the checkpoint that it goes on from, was trained on another base.
-    """
+    """The `base` of a run by its fingerprint, as far as its weights lie here, and the `parents` of its adapter. Raises
+    `BadInput` where `init_adapter`, or the checkpoint that it goes on from, was trained on another base."""
     base = fingerprint(settings.model_path, here=True)
     for adapter in filter(None, (settings.init_adapter, Path(checkpoint) if checkpoint else None)):
         check_base(adapter, base, allowed=settings.allow_other_base, answer="allow_other_base=true")

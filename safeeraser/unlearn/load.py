@@ -52,10 +52,7 @@ def collator(settings: Settings, preprocessor: Preprocessor) -> Collator:
 
 def equip(base: PreTrainedModel, settings: Settings) -> PeftModel | PreTrainedModel:
     """The frozen model with what is trained: an adapter on it, or parts of itself, as far as some term reads them.
-
-    Raises:
-        BadInput: the model has not what the family's page or a term names.
-    """
+    Raises `BadInput` where the model has not what the family's page or a term names."""
     family, adapter = settings.family, settings.adapter
     check_parts(base, family)
     settings.method.losses(base, settings.seed, "cpu")
@@ -128,10 +125,7 @@ def load_reference(
     settings: Settings, engine: Engine, arguments: TrainingArguments, model: nn.Module
 ) -> PreTrainedModel | None:
     """The untouched model beside `model`, where it is needed and `model` has no adapter that can be switched off.
-
-    Raises:
-        BadInput: there is no memory for it.
-    """
+    Raises `BadInput` where there is no memory for it."""
     if settings.adapter or not settings.method.needs_reference:
         return None
     device, dtype = arguments.device, choose_dtype(settings.dtype)

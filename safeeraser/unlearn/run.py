@@ -164,7 +164,7 @@ def build_trainer(
     if mask:
         hooks.append(mask)
     if job and job.probed:
-        hooks.append(Probes(settings, job.probed, dataset.preprocessor, guard, interruption))
+        hooks.append(Probes(settings, job.probed, dataset.preprocessor, interruption))
     if isinstance(settings.save_steps, list):
         hooks.append(SaveAfter(settings.save_steps))
     return UnlearnTrainer(

@@ -24,12 +24,8 @@ push_to_hub report_to resume_from_checkpoint save_dir save_model save_steps save
 
 
 def find_checkpoint(settings: Settings, engine: Engine) -> str | None:
-    """The folder to resume from, if any.
-
-    Raises:
-        BadInput: the one named is no checkpoint, or it is another run's: of another method, model or number of
-            processes, say.
-    """
+    """The folder to resume from, if any. Raises `BadInput` where the one named is no checkpoint, or it is another
+    run's: of another method, model or number of processes, say."""
     wanted = settings.resume_from_checkpoint
     if wanted is None:
         return None

@@ -50,11 +50,8 @@ use_liger_kernel
 
 
 def training_arguments(settings: Settings, engine: Engine, schedule: Schedule) -> TrainingArguments:
-    """Trainer's arguments; accelerate's launcher adds the engine through the environment.
-
-    Raises:
-        BadInput: that cannot be trained with, for the reason that transformers gives.
-    """
+    """Trainer's arguments; accelerate's launcher adds the engine through the environment. Raises `BadInput` with
+    transformers' reason where that cannot be trained with."""
     dtype = choose_dtype(settings.dtype)
     if dtype is torch.float16 and not (settings.dry_run or torch.accelerator.is_available()):
         raise BadInput("config: dtype=float16: a CPU does not train in it; bfloat16 and float32 are the others")

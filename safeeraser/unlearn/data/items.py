@@ -72,12 +72,8 @@ class Data:
 
 
 def load_data(settings: Settings) -> Data:
-    """What the method trains on, and what the mask compares.
-
-    Raises:
-        BadInput: a view has no items, or more bad ones than the settings allow; or there is not one of each where they
-            are paired.
-    """
+    """What the method trains on, and what the mask compares. Raises `BadInput` where a view has no items, or more bad
+    ones than the settings allow; or there is not one of each where they are paired."""
     source, path, views = settings.data, settings.data_path, settings.views
     every = build_views(source, path, views, settings.split, settings.limit)
     for view in views:
@@ -124,10 +120,7 @@ def sound_items(
     settings: Settings, path: Path, items: dict[str, list[Item]]
 ) -> tuple[dict[str, list[Item]], list[str]]:
     """The items that can be trained on, and what is wrong with the others; `path` is the data file that names them.
-
-    Raises:
-        BadInput: an item is bad and `bad_items` is `stop`, or more of a view's are than `max_bad_items`.
-    """
+    Raises `BadInput` where an item is bad and `bad_items` is `stop`, or more of a view's are than `max_bad_items`."""
     faults = find_faults(items, path)
     told = list(dict.fromkeys(fault for view in items for fault in faults[view].values()))
     if told and settings.bad_items == "stop":

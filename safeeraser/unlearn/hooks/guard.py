@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from safeeraser.unlearn.config.parts import Stop
+from safeeraser.unlearn.config.settings import Stop
 from safeeraser.unlearn.hooks.hook import Hook
 from safeeraser.unlearn.masters import take_up
 from safeeraser.unlearn.objective.losses import LOSSES

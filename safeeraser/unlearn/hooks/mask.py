@@ -33,8 +33,7 @@ from safeeraser.model.load import choose_dtype
 from safeeraser.model.preprocess import Preprocessor
 from safeeraser.model.states import logits_and_states
 from safeeraser.model.turns import Row
-from safeeraser.unlearn.config.parts import Compared
-from safeeraser.unlearn.config.settings import Settings
+from safeeraser.unlearn.config.settings import Compared, Settings
 from safeeraser.unlearn.data.batch import PlanDataset
 from safeeraser.unlearn.data.items import evenly_spaced
 from safeeraser.unlearn.data.plan import Step

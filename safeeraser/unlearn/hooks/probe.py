@@ -18,7 +18,6 @@ from safeeraser.model.vlm import VLM
 from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.data.items import evenly_spaced, sound_items
 from safeeraser.unlearn.data.views import Item, build_views
-from safeeraser.unlearn.hooks.guard import Guard
 from safeeraser.unlearn.hooks.hook import Hook
 from safeeraser.unlearn.hooks.interruption import Interruption
 from safeeraser.unlearn.masters import shared_out_again
@@ -68,10 +67,10 @@ class Probes(Hook):
         settings: Settings,
         items: Mapping[str, list[Item]],
         preprocessor: Preprocessor,
-        guard: Guard,
         interruption: Interruption,
     ) -> None:
-        self.items, self.preprocessor, self.guard, self.interruption = items, preprocessor, guard, interruption
+        self.items, self.preprocessor = items, preprocessor
+        self.interruption, self.guard = interruption, interruption.guard
         self.every, self.averaged = settings.probe_every, bool(settings.step.averaged)
         self.generation = Generation(greedy=True, max_new_tokens=settings.probe.max_new_tokens)
 

@@ -47,11 +47,8 @@ class Step(Keys):
         return 0.0
 
     def moved_terms(self, method: Method) -> list[str]:
-        """The terms whose gradient is taken at moved weights; that of the others is taken where the weights are.
-
-        Raises:
-            ValueError: it is taken so of some kind of terms, of which the method has none.
-        """
+        """The terms whose gradient is taken at moved weights; that of the others is taken where the weights are. Raises
+        `ValueError` where it is taken so of some kind of terms, of which the method has none."""
         return []
 
     @property

@@ -19,7 +19,6 @@ from safeeraser.errors import BadInput
 from safeeraser.model.load import choose_dtype, load_config, load_preprocessor
 from safeeraser.model.stored import check_adapter, read_adapter
 from safeeraser.model.turns import Row
-from safeeraser.unlearn.config.parts import Compared
 from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.data.batch import Collator, PlanDataset
 from safeeraser.unlearn.data.items import note_spelling
@@ -59,7 +58,11 @@ def dry_run(settings: Settings, job: Job, arguments: TrainingArguments) -> None:
     unit, size = ("GiB", 2**30) if sum(part.device for part in parts) >= 2**30 else ("MiB", 2**20)
     sizes = {part.name: (part.device / size, part.cpu / size) for part in parts}
     title = f"memory of each process ({job.engine.name}, {str(dtype).removeprefix('torch.')})"
-    cost = settings.step.cost(settings.method, job.schedule.steps)
+    cost, mask = settings.step.cost(settings.method, job.schedule.steps), settings.mask
+    masks = mask and (
+        f"The gradient mask trains at most {mask.top:.0%} of the LoRA weights, by their gradients on {mask.from_} "
+        f"against {mask.against}: {len(job.compared)} items of each go forward and backward first, one by one."
+    )
     show(
         f"Dry run: {settings.method.name}, recipe {settings.recipe.name}, {settings.model_path}",
         table(("data and steps", ""), counts(settings, job, steps), "{:,}"),
@@ -70,7 +73,7 @@ def dry_run(settings: Settings, job: Job, arguments: TrainingArguments) -> None:
             for name, weight in settings.method.moving.items()
         ),
         *([f"The step {settings.step.name} {cost}."] if cost else []),
-        *([masked(settings.mask, job)] if settings.mask else []),
+        *([masks] if masks else []),
         "The memory is an estimate: CUDA and its libraries take about 1 GiB more, of several processes 2 GiB and 5%.",
         *advice(settings, job.engine, parts, estimate, items=len(job.plan)),
         *without_effect(settings),
@@ -111,11 +114,8 @@ def dtype_of(settings: Settings, engine: Engine) -> torch.dtype:
 
 
 def outline(settings: Settings, config: PreTrainedConfig, dtype: torch.dtype) -> nn.Module:
-    """The model with its adapter, if it is to have one, on the meta device: names and shapes, no contents.
-
-    Raises:
-        BadInput: what is to be trained does not fit the model.
-    """
+    """The model with its adapter, if it is to have one, on the meta device: names and shapes, no contents. Raises
+    `BadInput` where what is to be trained does not fit the model."""
     attention = "eager" if settings.attention == "eager" else "sdpa"
     with torch.device("meta"):
         base = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
@@ -228,14 +228,6 @@ def counts(settings: Settings, job: Job, steps: Sequence[MicroStep]) -> dict[str
         **{f"positions that {name} reads": count for step in steps for name, count in step.terms.items()},
     }
     return {name: (count,) for name, count in rows.items()}
-
-
-def masked(mask: Compared, job: Job) -> str:
-    """What a mask does and costs, in a sentence."""
-    return (
-        f"The gradient mask trains at most {mask.top:.0%} of the LoRA weights, by their gradients on {mask.from_} "
-        f"against {mask.against}: {len(job.compared)} items of each go forward and backward first, one by one."
-    )
 
 
 def show(*parts: str | Table) -> None:
