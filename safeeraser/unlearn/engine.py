@@ -6,7 +6,7 @@ one process of its own, reads FILE itself. Both must agree with the settings bef
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +92,8 @@ def engine_of_file(file: Path) -> Engine:
         raise BadInput(f"engine={file}: not a file that accelerate launch could use ({reason})") from None
     kind = getattr(config.distributed_type, "value", config.distributed_type)
     options = {"DEEPSPEED": config.deepspeed_config, "FSDP": config.fsdp_config}.get(kind) or {}
-    offload = options.get("fsdp_offload_params")
-    engine = _engine(kind, processes, config.mixed_precision, options, offload)
-    return replace(engine, here=0 if config.use_cpu else processes // int(config.num_machines or 1))
+    here = 0 if config.use_cpu else processes // int(config.num_machines or 1)
+    return _engine(kind, processes, here, config.mixed_precision, options, options.get("fsdp_offload_params"))
 
 
 def _from_environment(environment: Mapping[str, str]) -> Engine:
@@ -105,19 +104,19 @@ def _from_environment(environment: Mapping[str, str]) -> Engine:
     }
     options["deepspeed_config_file"] = options.pop("config_file", None)
     options["gradient_accumulation_steps"] = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
-    engine = _engine(
+    on_cpu = environment.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    return _engine(
         kinds[0] if kinds else "NO",
         int(environment.get("WORLD_SIZE", "1")),
+        0 if on_cpu else int(environment.get("LOCAL_WORLD_SIZE", "1")),
         environment["ACCELERATE_MIXED_PRECISION"],
         options,
         environment.get("FSDP_OFFLOAD_PARAMS"),
     )
-    on_cpu = environment.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    return replace(engine, here=0 if on_cpu else int(environment.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _engine(
-    kind: str, processes: int, mixed_precision: str | None, options: Mapping[str, Any], fsdp_offload: Any
+    kind: str, processes: int, here: int, mixed_precision: str | None, options: Mapping[str, Any], fsdp_offload: Any
 ) -> Engine:
     """The engine of this kind, with what accelerate's file says of DeepSpeed as its `options`."""
     if kind not in ("DEEPSPEED", "FSDP"):
@@ -141,6 +140,7 @@ def _engine(
         mixed_precision=None if mixed_precision in LEFT_OPEN else str(mixed_precision),
         offload_optimizer=options.get("offload_optimizer_device") not in LEFT_OPEN,
         offload_weights=str(offload_weights).lower() == "true",
+        here=here,
     )
 
 

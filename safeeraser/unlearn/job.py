@@ -19,7 +19,7 @@ from safeeraser.unlearn.data.items import Data, load_data
 from safeeraser.unlearn.data.plan import Schedule, Step, differing, make_plan, read_plan
 from safeeraser.unlearn.data.views import Item
 from safeeraser.unlearn.engine import Engine, check_engine, engine_of
-from safeeraser.unlearn.hooks.guard import unreachable_bounds
+from safeeraser.unlearn.hooks.ending import unreachable_bounds
 from safeeraser.unlearn.hooks.mask import items_compared, kept_mask
 from safeeraser.unlearn.hooks.probe import probe_items
 from safeeraser.unlearn.save_dir import check_save_dir, find_checkpoint
@@ -183,10 +183,8 @@ def make_or_read_plan(
         drawn, there = sizes.get("retain", sizes["forget"]), sizes.get("decoupled", 0)
         if settings.recipe.decoupled == "retain_index" and there > drawn and first_process():
             log.warning(
-                "note: of %d decoupled items at most the first %d are drawn, as recipe.decoupled=retain_index numbers "
-                "them like retain items; own_pair takes each forget item's own",
-                there,
-                drawn,
+                f"note: of {there} decoupled items at most the first {drawn} are drawn, as recipe.decoupled="
+                "retain_index numbers them like retain items; own_pair takes each forget item's own"
             )
     return plan[:wanted] if wanted else plan
 

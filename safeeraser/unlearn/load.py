@@ -45,9 +45,9 @@ def dataset_of(settings: Settings, data: Data, plan: list[Step], preprocessor: P
     return PlanDataset(plan, data.items, data.refusals, preprocessor, settings.recipe, settings.max_length)
 
 
-def collator(settings: Settings, preprocessor: Preprocessor) -> Collator:
-    """What joins the rows of a micro-step."""
-    return Collator(settings.method, preprocessor, choose_dtype(settings.dtype), settings.beside)
+def collator(settings: Settings, preprocessor: Preprocessor, dtype: torch.dtype | None = None) -> Collator:
+    """What joins the rows of a micro-step. `dtype`: None: the settings'."""
+    return Collator(settings.method, preprocessor, dtype or choose_dtype(settings.dtype), settings.beside)
 
 
 def equip(base: PreTrainedModel, settings: Settings) -> PeftModel | PreTrainedModel:
@@ -144,12 +144,8 @@ def load_mask(settings: Settings, job: Job, model: PeftModel, preprocessor: Prep
         return None
     if job.checkpoint:
         return kept_mask(job.checkpoint)
-    compared = job.data.compared
-    views = {
-        view: dataset_of(settings, replace(compared, items={view: items}), job.compared, preprocessor)
-        for view, items in compared.items.items()
-    }
-    return make_mask(settings.mask, settings, model, views, job.compared)
+    dataset = dataset_of(settings, job.data.compared, job.compared, preprocessor)
+    return make_mask(settings.mask, settings, model, dataset)
 
 
 def save(trainer: Trainer, settings: Settings, preprocessor: Preprocessor) -> None:

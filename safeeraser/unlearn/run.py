@@ -1,21 +1,26 @@
-"""A whole unlearning run: from settings to an adapter in `save_dir`."""
+"""A whole unlearning run: from settings to an adapter in `save_dir`, with `run.json`, so that a result carries its
+configuration: the settings, what they ran on, and how it went."""
 
 import logging
+import platform
+import resource
 import shutil
 import signal
 import time
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from peft import PeftModel
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import enable_full_determinism
 
 from safeeraser.benchmark.adapters import RUN_FILE, run_of
-from safeeraser.benchmark.files import held, read_object, write_json
-from safeeraser.benchmark.origin import now
+from safeeraser.benchmark.files import held, read_json, read_json_lines, read_object, write_json
+from safeeraser.benchmark.origin import git_commit, now, versions
 from safeeraser.errors import Interrupted
 from safeeraser.model.load import load_config
 from safeeraser.model.lora import trained_parameters
@@ -25,26 +30,55 @@ from safeeraser.unlearn.config.trainer_arguments import check_optimizer, trainin
 from safeeraser.unlearn.data.batch import PlanDataset
 from safeeraser.unlearn.data.plan import write_plan
 from safeeraser.unlearn.engine import Engine, check_running
-from safeeraser.unlearn.hooks.guard import Guard, WeightAverage
+from safeeraser.unlearn.hooks.ending import Guard, Interruption, WeightAverage
 from safeeraser.unlearn.hooks.hook import Hook
-from safeeraser.unlearn.hooks.interruption import Interruption
 from safeeraser.unlearn.hooks.loop import KeepLogs, MovedProjector, OwnMasks, Progress, SaveAfter
 from safeeraser.unlearn.hooks.mask import Mask, check_holds
 from safeeraser.unlearn.hooks.moved import MovedGradient
 from safeeraser.unlearn.hooks.probe import Probes
-from safeeraser.unlearn.hooks.weights import Weights
 from safeeraser.unlearn.job import Job, prepare, without_effect
 from safeeraser.unlearn.load import collator, load_dataset, load_mask, load_reference, load_trained, save
-from safeeraser.unlearn.objective.objective import Objective
+from safeeraser.unlearn.objective.objective import Objective, Weights
 from safeeraser.unlearn.plot import plot_training
 from safeeraser.unlearn.preflight.dry_run import dry_run, outline
 from safeeraser.unlearn.preflight.machine import check_machine, check_shared_memory
-from safeeraser.unlearn.record import Unlearned, describe, measure_sitting
 from safeeraser.unlearn.save_dir import MASK_FILE, PROBE_LOG, TRAIN_LOG
 from safeeraser.unlearn.state import State, write_state
 from safeeraser.unlearn.trainer import UnlearnTrainer
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """A run that is through: where its adapter lies, and what `run.json` says of it.
+
+    `not_sent`: why it is not at the hub, though `push_to_hub` asked for that.
+    """
+
+    save_dir: Path
+    record: dict[str, Any]
+    not_sent: str = ""
+
+    @classmethod
+    def read(cls, save_dir: Path) -> "Unlearned":
+        """The run that `save_dir` holds."""
+        return cls(save_dir, read_json(save_dir / RUN_FILE))
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps taken."""
+        return self.record["sittings"][-1]["to_step"]
+
+    @property
+    def stopped(self) -> dict[str, Any] | None:
+        """The bound that ended it before its time and the step whose adapter was kept, if one did."""
+        return self.record["sittings"][-1]["stopped"]
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """A row an optimizer step: `step, loss, grad_norm, learning_rate, terms, micro_losses`; `weights`, `moved`."""
+        return read_json_lines(self.save_dir / TRAIN_LOG)
 
 
 def forget(settings: Settings) -> Unlearned | None:
@@ -108,6 +142,26 @@ def check_before_loading(settings: Settings, job: Job, arguments: TrainingArgume
     for note in without_effect(settings):
         log.warning("%s", note)
     return dataset
+
+
+def describe(settings: Settings, job: Job, trained: dict[str, int]) -> dict[str, Any]:
+    """What is known of a run before it starts. `trained`: the trained parameters by group."""
+    return {
+        "title": settings.title,
+        "settings": settings.model_dump(mode="json"),
+        **job.origin,
+        "data": job.data.record,
+        "optimizer_steps": job.schedule.steps,
+        "warmup_steps": job.schedule.warmup,
+        "items_left_out": job.schedule.left_out,
+        "engine": job.engine.record,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "trained_parameters": trained,
+        "versions": {"python": platform.python_version()} | versions("torch", "transformers", "peft", "accelerate"),
+        "git_commit": git_commit(),
+        "started": now(),
+        "sittings": [],
+    }
 
 
 def begin(settings: Settings, job: Job, record: dict[str, Any], mask: Mask | None) -> None:
@@ -196,6 +250,19 @@ def train(settings: Settings, job: Job, trainer: UnlearnTrainer) -> dict[str, An
     }
 
 
+def measure_sitting(accelerator: Accelerator, seconds: float, items: int) -> dict[str, Any]:
+    """How a sitting went: `seconds` of training over `items` of the plan, peak memory the largest of the processes'."""
+    gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peaks = accelerator.gather(torch.tensor([[gpu, process]], device=accelerator.device)).amax(0).tolist()
+    return {
+        "seconds": round(seconds, 3),
+        "items_per_second": round(items / seconds, 3),
+        "peak_gpu_bytes": peaks[0] or None,
+        "peak_process_bytes": peaks[1],
+    }
+
+
 def finish(settings: Settings, record: dict[str, Any], outcome: dict[str, Any]) -> None:
     """Draw the curves and write down how it went; a run that says it is finished has left everything."""
     folder = settings.save_dir
@@ -205,10 +272,8 @@ def finish(settings: Settings, record: dict[str, Any], outcome: dict[str, Any]) 
     write_json(folder / RUN_FILE, record | ({"finished": now()} if through else {}))
     if stopped := outcome["stopped"]:
         log.warning(
-            "stopped at step %d: %s; kept is the adapter after step %d, the last whose losses were good",
-            outcome["to_step"],
-            stopped["reason"],
-            stopped["adapter_of_step"],
+            f"stopped at step {outcome['to_step']}: {stopped['reason']}; kept is the adapter after step "
+            f"{stopped['adapter_of_step']}, the last whose losses were good"
         )
     if through:
         log.info("done: %s", folder)

@@ -20,7 +20,7 @@ from safeeraser.benchmark.adapters import RUN_FILE
 from safeeraser.benchmark.files import append_json_line
 from safeeraser.model.lora import adapter_parameters
 from safeeraser.model.projector import baked, plainly_named
-from safeeraser.unlearn.hooks.interruption import Interruption, leave_group
+from safeeraser.unlearn.hooks.ending import Interruption, leave_group
 from safeeraser.unlearn.hooks.moved import MovedGradient
 from safeeraser.unlearn.masters import add_up_in_float32, whole
 from safeeraser.unlearn.objective.objective import Objective

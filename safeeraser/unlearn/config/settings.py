@@ -41,7 +41,7 @@ class Lora(Keys):
 
 
 class Stop(Keys):
-    """Bounds that end a run (hooks/guard.py)."""
+    """Bounds that end a run (hooks/ending.py)."""
 
     not_finite: bool
     forget_loss: float | None

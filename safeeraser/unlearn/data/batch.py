@@ -54,7 +54,7 @@ class PlanDataset(Dataset):
 
     def __getitem__(self, number: int) -> list[Viewed]:
         step = self.plan[number]
-        return [Viewed(view, self._row(self.item(view, step))) for view in self.items]
+        return [Viewed(view, self.row(view, step)) for view in self.items]
 
     def item(self, view: str, step: Step) -> Item:
         """The conversation that `step` takes for `view`."""
@@ -62,7 +62,9 @@ class PlanDataset(Dataset):
             return replace(self.items[view][step.forget], answer=self.refusals[step.index(view)])
         return self.items[view][step.index(view)]
 
-    def _row(self, item: Item) -> Row:
+    def row(self, view: str, step: Step) -> Row:
+        """The same as the model is given it."""
+        item = self.item(view, step)
         if item.picture is None:
             return self.encode(item)
         shown = self._shown(item.picture)

@@ -170,8 +170,6 @@ def note_spelling(tokenize: Callable[[str], list[str]], items: Iterable[Item]) -
     spelled = [word for word in words if len(tokenize(f" {word}")) >= len(word)]
     if len(spelled) > SPELLED * len(words):
         log.warning(
-            "note: the model's tokenizer spells %d of the data's %d words letter by letter: it was made for other "
-            "texts, and the model can hardly say these",
-            len(spelled),
-            len(words),
+            f"note: the model's tokenizer spells {len(spelled)} of the data's {len(words)} words letter by letter: it "
+            "was made for other texts, and the model can hardly say these"
         )

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast
+from types import SimpleNamespace
+from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
@@ -99,12 +100,6 @@ class Item:
         return f"{self.record}, {self.said}"
 
 
-class Uncertain(NamedTuple):
-    """A record of which nothing is known yet but what it is chosen by."""
-
-    category: str
-
-
 def build_views(
     source: DataSource, data_path: Path, views: list[str], split: str | list[str] = "all", limit: int | None = None
 ) -> dict[str, list[Item]]:
@@ -149,7 +144,8 @@ def _chosen(path: Path, raw: list[dict[str, Any]], view: ViewSource) -> DataFile
     """The records that the view is read from."""
     wanted = (view.where or {}).items()
     numbers = [number for number, value in enumerate(raw) if _holds(value, wanted)]
-    known = cast("list[Record]", [Uncertain(_category(raw[n], view)) for n in numbers])  # nothing else is asked of them
+    # Nothing is known yet of a record but what it is chosen by, and nothing else is asked of it.
+    known = cast("list[Record]", [SimpleNamespace(category=_category(raw[n], view)) for n in numbers])
     return DataFile(path, known, [raw[n] for n in numbers], numbers)
 
 

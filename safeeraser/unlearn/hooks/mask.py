@@ -102,9 +102,7 @@ def kept_mask(checkpoint: str) -> Mask:
     return Mask(load_file(file), record)
 
 
-def make_mask(
-    wanted: Compared, settings: Settings, model: nn.Module, views: Mapping[str, PlanDataset], steps: Sequence[Step]
-) -> Mask:
+def make_mask(wanted: Compared, settings: Settings, model: nn.Module, dataset: PlanDataset) -> Mask:
     """Compare the gradients of the two views that are `wanted`, on the model as it is.
 
     Every process does so on the same items in the same order, and all take what the first comes to, which on a GPU
@@ -112,7 +110,7 @@ def make_mask(
 
     Args:
         model: with its adapter, in no engine yet.
-        views: for each of the mask's two views the items compared, made of `steps`.
+        dataset: the items compared, of both views.
 
     Raises:
         BadInput: a gradient is not finite, or no weight would be trained.
@@ -123,16 +121,16 @@ def make_mask(
         for layer in model.modules():
             if isinstance(layer, GradientCheckpointingLayer):
                 layer.training = True  # the layer alone, which checkpoints in training only
-    norms = [gradient_norms(model, views[view], settings) for view in (wanted.from_, wanted.against)]
-    trained = choose(norms[0], norms[1], wanted.top)
+    norms, against = (gradient_norms(model, dataset, view, settings) for view in (wanted.from_, wanted.against))
+    trained = choose(norms, against, wanted.top)
     broadcast({name: each.view(torch.uint8) for name, each in trained.items()})  # in place
     trained = {name: each.cpu() for name, each in trained.items()}
     record = {
-        "items": len(steps),
-        "items_sha256": hashlib.sha256(json.dumps([step.model_dump() for step in steps]).encode()).hexdigest(),
+        "items": len(dataset),
+        "items_sha256": hashlib.sha256(json.dumps([step.model_dump() for step in dataset.plan]).encode()).hexdigest(),
         "compared": sum(each.numel() for each in trained.values()),
         "trained": sum(int(each.sum()) for each in trained.values()),
-        "not_compared": sum(each.numel() for name, each in norms[0].items() if name not in trained),
+        "not_compared": sum(each.numel() for name, each in norms.items() if name not in trained),
         "layers": shares(trained, settings.family),
         "sha256": hashlib.sha256(save(trained)).hexdigest(),
     }
@@ -160,26 +158,21 @@ def items_compared(plan: Sequence[Step], count: int) -> list[Step]:
     return evenly_spaced(list(first.values()), count)
 
 
-def gradient_norms(model: nn.Module, dataset: PlanDataset, settings: Settings) -> dict[str, Tensor]:
+def gradient_norms(model: nn.Module, dataset: PlanDataset, view: str, settings: Settings) -> dict[str, Tensor]:
     """For each of LoRA's weights in the language model the root of the sum of its squared gradients, one of each
     item's mean token cross-entropy, times `SCALE`; by parameter, in float32.
 
-    Args:
-        dataset: of one view.
-
-    Raises:
-        BadInput: one is not finite.
+    Raises `BadInput` where one is not finite.
     """
     family = settings.family
     named = model.named_parameters()
     lora = {name: each for name, each in named if each.requires_grad and ".lora_" in name and family.in_layers(name)}
     norms = {name: torch.zeros_like(each, dtype=torch.float32) for name, each in lora.items()}
     dtype, kept_in = choose_dtype(settings.dtype), next(iter(lora.values())).dtype
-    for number, step in enumerate(dataset.plan):
-        ((view, row),) = dataset[number]
+    for step in dataset.plan:
         # As in training: where the trained weights are wider than the others, products are cast.
         with torch.autocast(next(iter(lora.values())).device.type, dtype, enabled=dtype is not kept_in):
-            loss = answer_loss(model, dataset.preprocessor, row, family)
+            loss = answer_loss(model, dataset.preprocessor, dataset.row(view, step), family)
         found = torch.autograd.grad(SCALE * loss, list(lora.values()), materialize_grads=True)
         for norm, gradient in zip(norms.values(), found, strict=True):
             torch.hypot(norm, gradient.float(), out=norm)  # squares alone could vanish

@@ -17,11 +17,9 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from safeeraser.unlearn.hooks.hook import Hook
-from safeeraser.unlearn.hooks.weights import Weights
-from safeeraser.unlearn.masters import moved
-from safeeraser.unlearn.objective.objective import Objective
+from safeeraser.unlearn.masters import moved, trained_of
+from safeeraser.unlearn.objective.objective import Objective, Weights
 from safeeraser.unlearn.objective.step import Step
-from safeeraser.unlearn.state import trained_of
 
 
 class MovedGradient(Hook):

@@ -20,15 +20,14 @@ from safeeraser.model.load import choose_dtype, load_config, load_preprocessor
 from safeeraser.model.stored import check_adapter, read_adapter
 from safeeraser.model.turns import Row
 from safeeraser.unlearn.config.settings import Settings
-from safeeraser.unlearn.data.batch import Collator, PlanDataset
+from safeeraser.unlearn.data.batch import PlanDataset
 from safeeraser.unlearn.data.items import note_spelling
 from safeeraser.unlearn.data.plan import Step
 from safeeraser.unlearn.engine import DTYPE_OF, Engine
 from safeeraser.unlearn.job import Job, without_effect
-from safeeraser.unlearn.load import dataset_of, equip, reparametrize
+from safeeraser.unlearn.load import collator, dataset_of, equip, reparametrize
 from safeeraser.unlearn.objective.method import Method
-from safeeraser.unlearn.preflight.advice import advice
-from safeeraser.unlearn.preflight.machine import check_machine, check_shared_memory
+from safeeraser.unlearn.preflight.machine import advice, check_machine, check_shared_memory
 from safeeraser.unlearn.preflight.memory import MicroStep, Part, Setup, memory
 
 Size = tuple[int, int]  # of a conversation: its tokens, the picture's included, and those of the answer among them
@@ -43,7 +42,14 @@ def dry_run(settings: Settings, job: Job, arguments: TrainingArguments) -> None:
     """
     if torch.cuda.device_count() and not settings.gpu_memory:  # else it will be trained on another machine
         check_machine(job.engine)
-    config, dtype = find_model(settings.model_path), dtype_of(settings, job.engine)
+    try:
+        config = load_config(settings.model_path)
+    except BadInput as error:
+        raise BadInput(
+            f"{error}; a dry run needs no weights, but config.json, the processor and the tokenizer: the hub, or a "
+            "folder with these files as model_path"
+        ) from None
+    dtype = dtype_of(settings, job.engine)
     steps = read_steps(settings, job, dtype, arguments)
     model = outline(settings, config, dtype)
     parameters = count_parameters(model, settings)
@@ -82,17 +88,6 @@ def dry_run(settings: Settings, job: Job, arguments: TrainingArguments) -> None:
         show("Without a GPU here, dtype=auto is float32; dtype=bfloat16 tells what one would need.")
 
 
-def find_model(model_path: str) -> PreTrainedConfig:
-    """The model's configuration. Raises `BadInput` where it is neither in a folder nor to be had from the hub."""
-    try:
-        return load_config(model_path)
-    except BadInput as error:
-        raise BadInput(
-            f"{error}; a dry run needs no weights, but config.json, the processor and the tokenizer: the hub, or a "
-            "folder with these files as model_path"
-        ) from None
-
-
 def read_steps(settings: Settings, job: Job, dtype: torch.dtype, arguments: TrainingArguments) -> list[MicroStep]:
     """The plan's `planned_steps`. Raises `BadInput` where an item, or the loading of them, has no room."""
     preprocessor = load_preprocessor(settings.model_path)
@@ -100,8 +95,7 @@ def read_steps(settings: Settings, job: Job, dtype: torch.dtype, arguments: Trai
     note_spelling(preprocessor.tokenizer.tokenize, chain.from_iterable(job.data.items.values()))
     steps = planned_steps(settings, dataset)
     if not settings.gpu_memory:
-        joins = Collator(settings.method, preprocessor, dtype, settings.beside)
-        check_shared_memory(dataset, joins, arguments, job.engine.here)
+        check_shared_memory(dataset, collator(settings, preprocessor, dtype), arguments, job.engine.here)
     if compared := job.data.compared:  # which have to leave room for their answers too
         conversation_sizes(dataset_of(settings, compared, job.compared, preprocessor))
     return steps

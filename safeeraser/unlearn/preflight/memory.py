@@ -20,7 +20,7 @@ from safeeraser.model.vision import look
 from safeeraser.model.vlm import logits
 from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.engine import Engine
-from safeeraser.unlearn.hooks.guard import Guard
+from safeeraser.unlearn.hooks.ending import Guard
 from safeeraser.unlearn.objective.divergence import CHUNK
 from safeeraser.unlearn.objective.losses import LOSSES
 from safeeraser.unlearn.objective.method import Method

@@ -1,20 +1,28 @@
-"""Which weights a run keeps: the last good ones where it ends before its plan does, or the mean of the last ones.
+"""How a run ends, and which weights it keeps: at its plan's end, where a bound is passed, or by a signal.
 
 Gradient ascent has no floor: the loss on the forget view can run away and take the whole model along. The losses of a
 step judge the adapter before that step, so the last good adapter is the one of the last step whose losses were good.
 """
 
+import logging
 import math
-from collections.abc import Mapping
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from safeeraser.unlearn.config.settings import Stop
 from safeeraser.unlearn.hooks.hook import Hook
-from safeeraser.unlearn.masters import take_up
+from safeeraser.unlearn.masters import Copies, copies, take_up, trained_of
 from safeeraser.unlearn.objective.losses import LOSSES
-from safeeraser.unlearn.objective.method import Method
+from safeeraser.unlearn.objective.method import Method, Term
 from safeeraser.unlearn.objective.step import taken
-from safeeraser.unlearn.state import Copies, copies, trained_of
+
+log = logging.getLogger(__name__)
+
+HEEDED = (signal.SIGINT, signal.SIGTERM)  # which end a run after the optimizer step under way
 
 
 def reason_to_stop(stop: Stop, method: Method, losses: Mapping[str, float]) -> str | None:
@@ -28,20 +36,25 @@ def reason_to_stop(stop: Stop, method: Method, losses: Mapping[str, float]) -> s
             if not math.isfinite(value):
                 return f"stop.not_finite: {name} is {value}"
     for name, term in method.terms.items():
-        if stop.forget_loss is not None and term.views == ["forget"] and losses[name] > stop.forget_loss:
-            return f"stop.forget_loss={stop.forget_loss:g}: the term {name} is {losses[name]:.4g}"
-        if stop.retain_loss is not None and "retain" in term.views and losses[name] > stop.retain_loss:
-            return f"stop.retain_loss={stop.retain_loss:g}: the term {name} is {losses[name]:.4g}"
+        for key, bound in _bounds(stop, term).items():
+            if losses[name] > bound:
+                return f"{key}={bound:g}: the term {name} is {losses[name]:.4g}"
     return None
 
 
 def unreachable_bounds(stop: Stop, method: Method) -> list[str]:
     """The bounds that are set though no term of the method could pass them."""
-    highest = [(term.views, LOSSES[term.loss].at_most) for term in method.terms.values()]
-    forget = [most for views, most in highest if views == ["forget"]]
-    retain = [most for views, most in highest if "retain" in views]
-    bounds = (("stop.forget_loss", stop.forget_loss, forget), ("stop.retain_loss", stop.retain_loss, retain))
-    return [name for name, bound, most in bounds if bound is not None and max(most, default=-math.inf) <= bound]
+    known = ((term, _bounds(stop, term)) for term in method.terms.values())
+    reached = {key for term, bounds in known for key, bound in bounds.items() if LOSSES[term.loss].at_most > bound}
+    given = {"stop.forget_loss": stop.forget_loss, "stop.retain_loss": stop.retain_loss}
+    return [key for key, bound in given.items() if bound is not None and key not in reached]
+
+
+def _bounds(stop: Stop, term: Term) -> dict[str, float]:
+    """The bounds on a term, by their keys: on one that reads the forget view alone, and on one that reads retain."""
+    forget = stop.forget_loss if term.views == ["forget"] else None
+    bounds = {"stop.forget_loss": forget, "stop.retain_loss": stop.retain_loss if "retain" in term.views else None}
+    return {key: bound for key, bound in bounds.items() if bound is not None}
 
 
 class Guard(Hook):
@@ -149,3 +162,53 @@ class WeightAverage(Hook):
         count, wanted = self._mean[0], taken(self.share, state.global_step, state.max_steps)
         if count != wanted:
             raise ValueError(f"the mean after {count} steps, and it should be after {wanted}")
+
+
+class Interruption(Hook):
+    """Notes Ctrl-C and SIGTERM, and ends the run once all processes know of it, with a checkpoint to resume it from.
+
+    Attributes:
+        received: the signal that this process has got; 0: none.
+        agreed: the one that some process has got, which all know after a step's losses are gathered.
+    """
+
+    def __init__(self, guard: Guard) -> None:
+        self.received, self.agreed, self.guard, self._ends = 0, 0, guard, False
+
+    @property
+    def ended_by(self) -> int:
+        """The signal that has ended the run before its plan did; 0: none has. Of one that a bound ends the guard
+        decides."""
+        return self.agreed if self._ends and not self.guard.stopped else 0
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """Note signals rather than end at once. What is ignored stays so, as under `nohup`."""
+        before = {}
+        if threading.current_thread() is threading.main_thread():  # no other is given any
+            before = {number: signal.getsignal(number) for number in HEEDED}
+            before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+        try:
+            for number in before:
+                signal.signal(number, self._note)
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: object) -> None:
+        self.received = number
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        log.warning("interrupted: a checkpoint follows this optimizer step; a second Ctrl-C ends the run at once")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.agreed and state.global_step < state.max_steps:
+            self._ends = control.should_save = control.should_training_stop = True
+
+
+def leave_group(begin: Callable[[int], None], worker: int) -> None:
+    """Begin a process that loads data, out of the process group. A terminal and a launcher send signals to all of the
+    group, and without its loading processes the run could not end its step."""
+    os.setpgrp()
+    begin(worker)
