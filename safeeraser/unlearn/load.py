@@ -26,12 +26,13 @@ from safeeraser.unlearn.job import Job
 from safeeraser.unlearn.masters import whole
 
 
-def load_dataset(settings: Settings, job: Job) -> PlanDataset:
-    """The plan as a dataset. Raises `BadInput` for an item whose prompt leaves no room for an answer."""
+def load_dataset(settings: Settings, job: Job, *, check: bool = True) -> PlanDataset:
+    """The plan as a dataset. Raises `BadInput` for an item whose prompt leaves no room for an answer, if that is to be
+    checked."""
     preprocessor = load_preprocessor(settings.model_path)
     dataset = dataset_of(settings, job.data, job.plan, preprocessor)
     note_spelling(preprocessor.tokenizer.tokenize, chain.from_iterable(job.data.items.values()))
-    for data in filter(None, (job.data, job.data.compared)):
+    for data in filter(None, (job.data, job.data.compared) if check else ()):
         longest = max(data.refusals, key=len, default="")
         for view, items in data.items.items():
             for item in items:

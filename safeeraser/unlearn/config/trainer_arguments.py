@@ -87,21 +87,18 @@ def _defaults(settings: Settings) -> dict[str, Any]:
 def _of_the_loop(settings: Settings, schedule: Schedule) -> dict[str, Any]:
     """What is trained for how long, what is logged and what is kept."""
     saves_evenly = isinstance(settings.save_steps, int) and settings.save_steps > 0
+    alike = ("gradient_accumulation_steps", "lr_scheduler_type", "max_grad_norm", "seed", "weight_decay")
     return {
+        **{key: getattr(settings, key) for key in alike},
         "output_dir": str(settings.save_dir),
         "num_train_epochs": 1,  # the plan holds all epochs
         "max_steps": schedule.steps,
         "warmup_steps": schedule.warmup,
         "train_sampling_strategy": "sequential",
         "per_device_train_batch_size": settings.batch_size,
-        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
         "learning_rate": settings.lr,
-        "lr_scheduler_type": settings.lr_scheduler_type,
-        "weight_decay": settings.weight_decay,
-        "max_grad_norm": settings.max_grad_norm,
         "activation_checkpointing": settings.gradient_checkpointing,
         "activation_checkpointing_kwargs": {"use_reentrant": False},
-        "seed": settings.seed,
         "full_determinism": settings.deterministic,
         "dataloader_num_workers": settings.workers,
         "remove_unused_columns": False,

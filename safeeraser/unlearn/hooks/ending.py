@@ -138,12 +138,10 @@ class WeightAverage(Hook):
         """Take the weights of this step into the mean, if the step is one of the last `share`."""
         if not taken(self.share, state.global_step, state.max_steps):
             return
-        count, mean = self._mean
-        parameters = trained_of(model)
-        if count:
-            for each, now in zip(mean, copies(parameters, []), strict=True):
-                each.lerp_(now, 1 / (count + 1))
-        self._mean = (count + 1, mean if count else copies(parameters, []))
+        (count, mean), now = self._mean, copies(trained_of(model), [])
+        for each, new in zip(mean, now, strict=bool(count)):  # the first time nothing is there
+            each.lerp_(new, 1 / (count + 1))
+        self._mean = (count + 1, mean or now)
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
         """Put the mean in the place of the weights, unless the run stopped before its last step."""

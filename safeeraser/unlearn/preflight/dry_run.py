@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 
 import torch
 from PIL import Image
@@ -16,16 +15,15 @@ from safeeraser.benchmark.conversation import IGNORE
 from safeeraser.benchmark.methods import shown_weight
 from safeeraser.benchmark.pictures import picture_size
 from safeeraser.errors import BadInput
-from safeeraser.model.load import choose_dtype, load_config, load_preprocessor
+from safeeraser.model.load import choose_dtype, load_config
 from safeeraser.model.stored import check_adapter, read_adapter
 from safeeraser.model.turns import Row
 from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.data.batch import PlanDataset
-from safeeraser.unlearn.data.items import note_spelling
 from safeeraser.unlearn.data.plan import Step
 from safeeraser.unlearn.engine import DTYPE_OF, Engine
 from safeeraser.unlearn.job import Job, without_effect
-from safeeraser.unlearn.load import collator, dataset_of, equip, reparametrize
+from safeeraser.unlearn.load import collator, dataset_of, equip, load_dataset, reparametrize
 from safeeraser.unlearn.objective.method import Method
 from safeeraser.unlearn.preflight.machine import advice, check_machine, check_shared_memory
 from safeeraser.unlearn.preflight.memory import MicroStep, Part, Setup, memory
@@ -90,10 +88,8 @@ def dry_run(settings: Settings, job: Job, arguments: TrainingArguments) -> None:
 
 def read_steps(settings: Settings, job: Job, dtype: torch.dtype, arguments: TrainingArguments) -> list[MicroStep]:
     """The plan's `planned_steps`. Raises `BadInput` where an item, or the loading of them, has no room."""
-    preprocessor = load_preprocessor(settings.model_path)
-    dataset = dataset_of(settings, job.data, job.plan, preprocessor)
-    note_spelling(preprocessor.tokenizer.tokenize, chain.from_iterable(job.data.items.values()))
-    steps = planned_steps(settings, dataset)
+    dataset = load_dataset(settings, job, check=False)  # `planned_steps` does
+    steps, preprocessor = planned_steps(settings, dataset), dataset.preprocessor
     if not settings.gpu_memory:
         check_shared_memory(dataset, collator(settings, preprocessor, dtype), arguments, job.engine.here)
     if compared := job.data.compared:  # which have to leave room for their answers too
