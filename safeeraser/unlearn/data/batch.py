@@ -33,7 +33,7 @@ class Viewed(NamedTuple):
     row: Row
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class PlanDataset(Dataset):
     """Entry k is what step k of the plan takes: a row for each view that the method reads."""
 
