@@ -18,7 +18,7 @@ from safeeraser.benchmark.origin import VERSION
 if TYPE_CHECKING:
     from safeeraser.infer.run import Inferred
     from safeeraser.score.run import Scored
-    from safeeraser.unlearn.record import Unlearned
+    from safeeraser.unlearn.run import Unlearned
 
 # On a CPU it warns of a kernel that is not there and would only be faster; here, since PEFT loads it wherever it is.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

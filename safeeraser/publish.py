@@ -11,8 +11,7 @@ from safeeraser.progress import first_process
 from safeeraser.report.hub import ADAPTER, MODEL, check_place, publish
 from safeeraser.report.model_card import CARD, edited, write_card
 from safeeraser.unlearn.config.settings import Settings
-from safeeraser.unlearn.record import Unlearned
-from safeeraser.unlearn.run import forget
+from safeeraser.unlearn.run import Unlearned, forget
 
 log = logging.getLogger(__name__)
 

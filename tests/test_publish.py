@@ -15,7 +15,7 @@ from unlearn.given import settings
 from safeeraser.model.stored import convert
 from safeeraser.publish import publish_after
 from safeeraser.report.hub import ADAPTER
-from safeeraser.unlearn.record import Unlearned
+from safeeraser.unlearn.run import Unlearned
 
 GIVEN = [f"model_path={MODEL}", f"data_path={TRAIN}", "forget_loss=popd", "dtype=float32", "workers=0", "limit=1"]
 GIVEN += ["max_train_steps=1", "gradient_accumulation_steps=1"]

@@ -25,8 +25,8 @@ from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.engine import Engine
 from safeeraser.unlearn.job import prepare
 from safeeraser.unlearn.load import dataset_of
-from safeeraser.unlearn.preflight.advice import GIB, on_device
 from safeeraser.unlearn.preflight.dry_run import outline, planned_steps
+from safeeraser.unlearn.preflight.machine import GIB, on_device
 from safeeraser.unlearn.preflight.memory import Part, Setup, memory
 
 MODELS = SIZES | FAMILIES

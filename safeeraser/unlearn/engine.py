@@ -6,7 +6,7 @@ one process of its own, reads FILE itself. Both must agree with the settings bef
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,18 +67,10 @@ class Engine:
         return {key: value for key, value in asdict(self).items() if value is not None and key != "here"}
 
 
-def launched() -> bool:
-    """Whether accelerate's launcher started this process: it always says which precision."""
-    return "ACCELERATE_MIXED_PRECISION" in os.environ
-
-
 def engine_of(settings: Settings) -> Engine:
-    """The engine that this process runs under; in a dry run without one, what `engine` names; else one process.
-
-    Raises:
-        BadInput: the file named is none of accelerate's, or it was named without being used.
-    """
-    if launched():
+    """The engine that this process runs under; in a dry run without one, what `engine` names; else one process. Raises
+    `BadInput` where the file named is none of accelerate's, or it was named without being used."""
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:  # which accelerate's launcher always says
         return _from_environment(os.environ)
     if settings.engine is None:
         return Engine()
@@ -100,9 +92,8 @@ def engine_of_file(file: Path) -> Engine:
         raise BadInput(f"engine={file}: not a file that accelerate launch could use ({reason})") from None
     kind = getattr(config.distributed_type, "value", config.distributed_type)
     options = {"DEEPSPEED": config.deepspeed_config, "FSDP": config.fsdp_config}.get(kind) or {}
-    offload = options.get("fsdp_offload_params")
-    engine = _engine(kind, processes, config.mixed_precision, options, offload)
-    return replace(engine, here=0 if config.use_cpu else processes // int(config.num_machines or 1))
+    here = 0 if config.use_cpu else processes // int(config.num_machines or 1)
+    return _engine(kind, processes, here, config.mixed_precision, options, options.get("fsdp_offload_params"))
 
 
 def _from_environment(environment: Mapping[str, str]) -> Engine:
@@ -113,24 +104,32 @@ def _from_environment(environment: Mapping[str, str]) -> Engine:
     }
     options["deepspeed_config_file"] = options.pop("config_file", None)
     options["gradient_accumulation_steps"] = environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
-    engine = _engine(
+    on_cpu = environment.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    return _engine(
         kinds[0] if kinds else "NO",
         int(environment.get("WORLD_SIZE", "1")),
+        0 if on_cpu else int(environment.get("LOCAL_WORLD_SIZE", "1")),
         environment["ACCELERATE_MIXED_PRECISION"],
         options,
         environment.get("FSDP_OFFLOAD_PARAMS"),
     )
-    on_cpu = environment.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    return replace(engine, here=0 if on_cpu else int(environment.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _engine(
-    kind: str, processes: int, mixed_precision: str | None, options: Mapping[str, Any], fsdp_offload: Any
+    kind: str, processes: int, here: int, mixed_precision: str | None, options: Mapping[str, Any], fsdp_offload: Any
 ) -> Engine:
+    """The engine of this kind, with what accelerate's file says of DeepSpeed as its `options`."""
     if kind not in ("DEEPSPEED", "FSDP"):
         options = {}
-    if options.get("deepspeed_config_file") not in LEFT_OPEN:
-        options = _from_deepspeed_file(options["deepspeed_config_file"])
+    if (file := options.get("deepspeed_config_file")) not in LEFT_OPEN:  # a configuration of DeepSpeed's
+        config = read_json(file)
+        zero = config.get("zero_optimization", {})
+        options = {
+            "zero_stage": zero.get("stage", 0),
+            "gradient_accumulation_steps": config.get("gradient_accumulation_steps"),
+            "offload_optimizer_device": zero.get("offload_optimizer", {}).get("device"),
+            "offload_param_device": zero.get("offload_param", {}).get("device"),
+        }
     accumulation = options.get("gradient_accumulation_steps")
     offload_weights = fsdp_offload if kind == "FSDP" else options.get("offload_param_device") not in LEFT_OPEN
     plain = "ddp" if processes > 1 else "single"
@@ -141,19 +140,8 @@ def _engine(
         mixed_precision=None if mixed_precision in LEFT_OPEN else str(mixed_precision),
         offload_optimizer=options.get("offload_optimizer_device") not in LEFT_OPEN,
         offload_weights=str(offload_weights).lower() == "true",
+        here=here,
     )
-
-
-def _from_deepspeed_file(path: str) -> dict[str, Any]:
-    """The keys that accelerate's own files would use, from a configuration of DeepSpeed's."""
-    config = read_json(path)
-    zero = config.get("zero_optimization", {})
-    return {
-        "zero_stage": zero.get("stage", 0),
-        "gradient_accumulation_steps": config.get("gradient_accumulation_steps"),
-        "offload_optimizer_device": zero.get("offload_optimizer", {}).get("device"),
-        "offload_param_device": zero.get("offload_param", {}).get("device"),
-    }
 
 
 def check_engine(engine: Engine, settings: Settings, *, items: int) -> None:

@@ -18,17 +18,15 @@ from safeeraser.unlearn.data.items import Data, load_data
 from safeeraser.unlearn.data.plan import Schedule, Step, differing, make_plan, read_plan
 from safeeraser.unlearn.data.views import Item
 from safeeraser.unlearn.engine import Engine, check_engine, engine_of
-from safeeraser.unlearn.hooks.guard import unreachable_bounds
+from safeeraser.unlearn.hooks.ending import unreachable_bounds
 from safeeraser.unlearn.hooks.mask import items_compared, kept_mask
 from safeeraser.unlearn.hooks.probe import probe_items
-from safeeraser.unlearn.objective.method import Recipe
 from safeeraser.unlearn.save_dir import check_save_dir, find_checkpoint
 
 log = logging.getLogger(__name__)
 
 # What an adapter holds of the projector.
 STORED = {"full": "the projector whole", "lora": "LoRA on the projector", "frozen": "nothing of the projector"}
-ASKING = "user"  # whose chat the system text names when the model is asked, in a wording that has one
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,7 @@ class Job:
 
     Attributes:
         compared: the steps whose items the mask compares.
+        origin: what `run.json` says of the model's weights and of the adapters before this one.
     """
 
     engine: Engine
@@ -46,6 +45,7 @@ class Job:
     plan: list[Step]
     schedule: Schedule
     compared: list[Step] = field(default_factory=list)
+    origin: dict[str, Any] = field(default_factory=dict)
 
     def summary(self, settings: Settings) -> str:
         """One line about the run."""
@@ -64,11 +64,14 @@ def prepare(settings: Settings) -> Job:
     engine = engine_of(settings)
     check_save_dir(settings, engine)
     checkpoint = find_checkpoint(settings, engine)
-    origin(settings, checkpoint)
+    origin = find_origin(settings, checkpoint)
     if settings.mask and checkpoint:
         kept_mask(checkpoint)
     data = load_data(settings)
-    check_same_data(settings, data, checkpoint)
+    # The plan of a run that trained on other data would mean other items.
+    then = run_of(Path(checkpoint)).get("data", {}) if checkpoint else {}
+    if differ := differing(then, data.record):
+        raise BadInput(f"{settings.data_path}: not the data that the checkpoint's run had ({', '.join(differ)} differ)")
     probed = probe_items(settings) if settings.probe_every else {}
     plan = make_or_read_plan(settings, data.sizes, engine.processes, data.record)
     check_engine(engine, settings, items=len(plan))
@@ -84,7 +87,7 @@ def prepare(settings: Settings) -> Job:
     compared = steps_compared(settings, data, len(plan))
     plan = plan[: len(plan) - schedule.left_out]
     check_same_plan(plan, checkpoint)
-    return Job(engine, checkpoint, data, probed, plan, schedule, compared)
+    return Job(engine, checkpoint, data, probed, plan, schedule, compared, origin)
 
 
 def check_files(settings: Settings) -> None:
@@ -104,7 +107,7 @@ def check_files(settings: Settings) -> None:
 def without_effect(settings: Settings) -> list[str]:
     """Notes on what the settings ask of a model whose family, or of data that, have nothing for it."""
     notes, recipe, family = [], settings.recipe, settings.family
-    if recipe.training_system != ASKING and not family.chat:
+    if recipe.training_system != "user" and not family.chat:  # a user's chat it is when the model is asked
         asked = f"recipe.training_system={recipe.training_system}"
         notes.append(f"note: {asked} has no effect, since the chat template of {family.name} has no such text")
     if settings.projector != "frozen" and not settings.pictured:
@@ -117,13 +120,6 @@ def without_effect(settings: Settings) -> list[str]:
             "of rounding errors; pd=1.0 or init_adapter=ADAPTER gives it a start"
         )
     return notes
-
-
-def check_same_data(settings: Settings, data: Data, checkpoint: str | None) -> None:
-    """Raises `BadInput` where the run that is gone on with trained on other data: its plan would mean other items."""
-    then = run_of(Path(checkpoint)).get("data", {}) if checkpoint else {}
-    if differ := differing(then, data.record):
-        raise BadInput(f"{settings.data_path}: not the data that the checkpoint's run had ({', '.join(differ)} differ)")
 
 
 def check_same_plan(plan: list[Step], checkpoint: str | None) -> None:
@@ -161,12 +157,9 @@ def check_projector(settings: Settings, adapter: Path) -> None:
         )
 
 
-def origin(settings: Settings, checkpoint: str | None) -> dict[str, Any]:
-    """The `base` of a run by its fingerprint, as far as its weights lie here, and the `parents` of its adapter.
-
-    Raises:
-        BadInput: `init_adapter`, or the checkpoint that it goes on from, was trained on another base.
-    """
+def find_origin(settings: Settings, checkpoint: str | None) -> dict[str, Any]:
+    """The `base` of a run by its fingerprint, as far as its weights lie here, and the `parents` of its adapter. Raises
+    `BadInput` where `init_adapter`, or the checkpoint that it goes on from, was trained on another base."""
     base = fingerprint(settings.model_path, here=True)
     for adapter in filter(None, (settings.init_adapter, Path(checkpoint) if checkpoint else None)):
         check_base(adapter, base, allowed=settings.allow_other_base, answer="allow_other_base=true")
@@ -186,7 +179,12 @@ def make_or_read_plan(
     else:
         epochs = -(-wanted // sizes["forget"]) if wanted else settings.num_epochs
         plan = make_plan(sizes, epochs=epochs, seed=settings.seed, recipe=settings.recipe)
-        note_passed_over(settings.recipe, sizes)
+        drawn, there = sizes.get("retain", sizes["forget"]), sizes.get("decoupled", 0)
+        if settings.recipe.decoupled == "retain_index" and there > drawn and first_process():
+            log.warning(
+                f"note: of {there} decoupled items at most the first {drawn} are drawn, as recipe.decoupled="
+                "retain_index numbers them like retain items; own_pair takes each forget item's own"
+            )
     return plan[:wanted] if wanted else plan
 
 
@@ -201,15 +199,3 @@ def steps_compared(settings: Settings, data: Data, length: int) -> list[Step]:
     else:
         plan = make_plan(sizes, epochs=1, seed=settings.seed, recipe=settings.recipe)
     return items_compared(plan[:length], settings.mask.items)
-
-
-def note_passed_over(recipe: Recipe, sizes: dict[str, int]) -> None:
-    """Say where a recipe never comes to some of the decoupled items, so that nobody takes them for trained on."""
-    drawn, there = sizes.get("retain", sizes["forget"]), sizes.get("decoupled", 0)
-    if recipe.decoupled == "retain_index" and there > drawn and first_process():
-        log.warning(
-            "note: of %d decoupled items at most the first %d are drawn, as recipe.decoupled=retain_index numbers them "
-            "like retain items; own_pair takes each forget item's own",
-            there,
-            drawn,
-        )

@@ -1,6 +1,5 @@
 """What a run trains: the plan as a dataset, and a model with an adapter on it, or with parts of itself to train."""
 
-import logging
 from dataclasses import replace
 from itertools import chain
 
@@ -22,19 +21,18 @@ from safeeraser.unlearn.data.batch import Collator, PlanDataset
 from safeeraser.unlearn.data.items import Data, note_spelling
 from safeeraser.unlearn.data.plan import Step
 from safeeraser.unlearn.engine import Engine, share_out_layers
-from safeeraser.unlearn.hooks.mask import Mask, kept_mask, make_mask, told
+from safeeraser.unlearn.hooks.mask import Mask, kept_mask, make_mask
 from safeeraser.unlearn.job import Job
 from safeeraser.unlearn.masters import whole
 
-log = logging.getLogger(__name__)
 
-
-def load_dataset(settings: Settings, job: Job) -> PlanDataset:
-    """The plan as a dataset. Raises `BadInput` for an item whose prompt leaves no room for an answer."""
+def load_dataset(settings: Settings, job: Job, *, check: bool = True) -> PlanDataset:
+    """The plan as a dataset. Raises `BadInput` for an item whose prompt leaves no room for an answer, if that is to be
+    checked."""
     preprocessor = load_preprocessor(settings.model_path)
     dataset = dataset_of(settings, job.data, job.plan, preprocessor)
     note_spelling(preprocessor.tokenizer.tokenize, chain.from_iterable(job.data.items.values()))
-    for data in filter(None, (job.data, job.data.compared)):
+    for data in filter(None, (job.data, job.data.compared) if check else ()):
         longest = max(data.refusals, key=len, default="")
         for view, items in data.items.items():
             for item in items:
@@ -48,17 +46,14 @@ def dataset_of(settings: Settings, data: Data, plan: list[Step], preprocessor: P
     return PlanDataset(plan, data.items, data.refusals, preprocessor, settings.recipe, settings.max_length)
 
 
-def collator(settings: Settings, preprocessor: Preprocessor) -> Collator:
-    """What joins the rows of a micro-step."""
-    return Collator(settings.method, preprocessor, choose_dtype(settings.dtype), settings.beside)
+def collator(settings: Settings, preprocessor: Preprocessor, dtype: torch.dtype | None = None) -> Collator:
+    """What joins the rows of a micro-step. `dtype`: None: the settings'."""
+    return Collator(settings.method, preprocessor, dtype or choose_dtype(settings.dtype), settings.beside)
 
 
 def equip(base: PreTrainedModel, settings: Settings) -> PeftModel | PreTrainedModel:
     """The frozen model with what is trained: an adapter on it, or parts of itself, as far as some term reads them.
-
-    Raises:
-        BadInput: the model has not what the family's page or a term names.
-    """
+    Raises `BadInput` where the model has not what the family's page or a term names."""
     family, adapter = settings.family, settings.adapter
     check_parts(base, family)
     settings.method.losses(base, settings.seed, "cpu")
@@ -131,10 +126,7 @@ def load_reference(
     settings: Settings, engine: Engine, arguments: TrainingArguments, model: nn.Module
 ) -> PreTrainedModel | None:
     """The untouched model beside `model`, where it is needed and `model` has no adapter that can be switched off.
-
-    Raises:
-        BadInput: there is no memory for it.
-    """
+    Raises `BadInput` where there is no memory for it."""
     if settings.adapter or not settings.method.needs_reference:
         return None
     device, dtype = arguments.device, choose_dtype(settings.dtype)
@@ -153,14 +145,8 @@ def load_mask(settings: Settings, job: Job, model: PeftModel, preprocessor: Prep
         return None
     if job.checkpoint:
         return kept_mask(job.checkpoint)
-    compared = job.data.compared
-    views = {
-        view: dataset_of(settings, replace(compared, items={view: items}), job.compared, preprocessor)
-        for view, items in compared.items.items()
-    }
-    mask = make_mask(settings.mask, settings, model, views, job.compared)
-    log.info("%s", told(mask, settings.mask))
-    return mask
+    dataset = dataset_of(settings, job.data.compared, job.compared, preprocessor)
+    return make_mask(settings.mask, settings, model, dataset)
 
 
 def save(trainer: Trainer, settings: Settings, preprocessor: Preprocessor) -> None:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+Copies = tuple[int, list[Tensor]]  # a number that describes the copies, and these
+
 
 def add_up_in_float32(accelerator: Accelerator) -> None:
     """Have gradients summed up in float32 over micro-steps, and by FSDP over processes: in 16 bits, which are the
@@ -45,6 +47,21 @@ def own(parameter: nn.Parameter) -> Tensor:
         mapping = parameter._hp_mapping
         return parameter.data.new_empty(0) if mapping is None else mapping.get_hp_fragment().detach()
     return parameter.data
+
+
+def trained_of(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are trained."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def copies(parameters: Sequence[nn.Parameter], into: list[Tensor]) -> list[Tensor]:
+    """What this process trains of the parameters, copied `into` tensors in CPU memory, or into new ones."""
+    owned = [own(parameter) for parameter in parameters]
+    if not into:
+        return [tensor.detach().to("cpu", copy=True) for tensor in owned]
+    for target, tensor in zip(into, owned, strict=True):
+        target.copy_(tensor)
+    return into
 
 
 def whole(named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

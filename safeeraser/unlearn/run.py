@@ -1,21 +1,28 @@
-"""A whole unlearning run: from settings to an adapter in `save_dir`."""
+"""A whole unlearning run: from settings to an adapter in `save_dir`, with `run.json`, so that a result carries its
+configuration: the settings, what they ran on, and how it went."""
 
 import logging
+import platform
+import resource
 import shutil
 import signal
 import time
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import Accelerator
 from peft import PeftModel
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import enable_full_determinism
 
-from safeeraser.benchmark.adapters import RUN_FILE
-from safeeraser.benchmark.files import held, read_object, write_json
-from safeeraser.benchmark.origin import now
+from safeeraser.benchmark.adapters import RUN_FILE, run_of
+from safeeraser.benchmark.files import held, read_json, read_json_lines, read_object, write_json
+from safeeraser.benchmark.origin import git_commit, now, versions
 from safeeraser.errors import Interrupted
+from safeeraser.model.load import load_config
 from safeeraser.model.lora import trained_parameters
 from safeeraser.processes import leave_together
 from safeeraser.unlearn.config.settings import Settings
@@ -23,29 +30,55 @@ from safeeraser.unlearn.config.trainer_arguments import check_optimizer, trainin
 from safeeraser.unlearn.data.batch import PlanDataset
 from safeeraser.unlearn.data.plan import write_plan
 from safeeraser.unlearn.engine import Engine, check_running
-from safeeraser.unlearn.hooks.average import WeightAverage
-from safeeraser.unlearn.hooks.guard import Guard
+from safeeraser.unlearn.hooks.ending import Guard, Interruption, WeightAverage
 from safeeraser.unlearn.hooks.hook import Hook
-from safeeraser.unlearn.hooks.interruption import Interruption
-from safeeraser.unlearn.hooks.loop import KeepLogs, OwnMasks, Progress, SaveAfter
+from safeeraser.unlearn.hooks.loop import KeepLogs, MovedProjector, OwnMasks, Progress, SaveAfter
 from safeeraser.unlearn.hooks.mask import Mask, check_holds
 from safeeraser.unlearn.hooks.moved import MovedGradient
 from safeeraser.unlearn.hooks.probe import Probes
-from safeeraser.unlearn.hooks.projector import MovedProjector
-from safeeraser.unlearn.hooks.weights import Weights
 from safeeraser.unlearn.job import Job, prepare, without_effect
 from safeeraser.unlearn.load import collator, load_dataset, load_mask, load_reference, load_trained, save
-from safeeraser.unlearn.objective.forward import Forward
-from safeeraser.unlearn.objective.objective import Objective
+from safeeraser.unlearn.objective.objective import Objective, Weights
 from safeeraser.unlearn.plot import plot_training
-from safeeraser.unlearn.preflight.dry_run import check_outline, dry_run
+from safeeraser.unlearn.preflight.dry_run import dry_run, outline
 from safeeraser.unlearn.preflight.machine import check_machine, check_shared_memory
-from safeeraser.unlearn.record import Unlearned, describe, earlier_sittings, measure_sitting
-from safeeraser.unlearn.save_dir import MASK_FILE, PROBE_LOG, TRAIN_LOG, finished
-from safeeraser.unlearn.state import State
+from safeeraser.unlearn.save_dir import MASK_FILE, PROBE_LOG, TRAIN_LOG
+from safeeraser.unlearn.state import State, write_state
 from safeeraser.unlearn.trainer import UnlearnTrainer
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    """A run that is through: where its adapter lies, and what `run.json` says of it.
+
+    `not_sent`: why it is not at the hub, though `push_to_hub` asked for that.
+    """
+
+    save_dir: Path
+    record: dict[str, Any]
+    not_sent: str = ""
+
+    @classmethod
+    def read(cls, save_dir: Path) -> "Unlearned":
+        """The run that `save_dir` holds."""
+        return cls(save_dir, read_json(save_dir / RUN_FILE))
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps taken."""
+        return self.record["sittings"][-1]["to_step"]
+
+    @property
+    def stopped(self) -> dict[str, Any] | None:
+        """The bound that ended it before its time and the step whose adapter was kept, if one did."""
+        return self.record["sittings"][-1]["stopped"]
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """A row an optimizer step: `step, loss, grad_norm, learning_rate, terms, micro_losses`; `weights`, `moved`."""
+        return read_json_lines(self.save_dir / TRAIN_LOG)
 
 
 def forget(settings: Settings) -> Unlearned | None:
@@ -55,12 +88,12 @@ def forget(settings: Settings) -> Unlearned | None:
     `training.png`, and the checkpoints that `save_steps` asks for. Returns what is there, in the process that wrote it.
     """
     job = prepare(settings)
-    if when := finished(settings):
+    if settings.resume_from_checkpoint and (when := run_of(settings.save_dir).get("finished")):
         log.info("done before, on %s: %s", when, settings.save_dir)
         return Unlearned.read(settings.save_dir)
     if not settings.dry_run:
         # What LoRA does not fit is found before weights are loaded; and before DeepSpeed, which would split this too.
-        check_outline(settings)
+        outline(settings, load_config(settings.model_path), torch.float32)
         check_machine(job.engine)
     # A dry run only names an engine; nothing of it runs.
     arguments = training_arguments(settings, Engine() if settings.dry_run else job.engine, job.schedule)
@@ -87,7 +120,13 @@ def forget(settings: Settings) -> Unlearned | None:
             finish(settings, record, outcome)
         leave_together()
         if name := outcome.get("interrupted"):
-            raise Interrupted(how_to_resume(settings, outcome), signal.Signals[name])
+            more = "" if settings.resume_from_checkpoint == "auto" else "with resume_from_checkpoint=auto "
+            step = outcome["to_step"]
+            raise Interrupted(
+                f"interrupted after step {step}: {more}the same command resumes from "
+                f"{settings.save_dir}/checkpoint-{step}",
+                signal.Signals[name],
+            )
         return Unlearned.read(settings.save_dir) if writes else None
 
 
@@ -105,6 +144,26 @@ def check_before_loading(settings: Settings, job: Job, arguments: TrainingArgume
     return dataset
 
 
+def describe(settings: Settings, job: Job, trained: dict[str, int]) -> dict[str, Any]:
+    """What is known of a run before it starts. `trained`: the trained parameters by group."""
+    return {
+        "title": settings.title,
+        "settings": settings.model_dump(mode="json"),
+        **job.origin,
+        "data": job.data.record,
+        "optimizer_steps": job.schedule.steps,
+        "warmup_steps": job.schedule.warmup,
+        "items_left_out": job.schedule.left_out,
+        "engine": job.engine.record,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "trained_parameters": trained,
+        "versions": {"python": platform.python_version()} | versions("torch", "transformers", "peft", "accelerate"),
+        "git_commit": git_commit(),
+        "started": now(),
+        "sittings": [],
+    }
+
+
 def begin(settings: Settings, job: Job, record: dict[str, Any], mask: Mask | None) -> None:
     """Write down what is about to run, beside the earlier sittings of a run that is resumed."""
     folder = settings.save_dir
@@ -116,13 +175,14 @@ def begin(settings: Settings, job: Job, record: dict[str, Any], mask: Mask | Non
     if not job.checkpoint:
         for left in (PROBE_LOG, MASK_FILE):  # of a start that failed
             (folder / left).unlink(missing_ok=True)
-    sittings = earlier_sittings(folder) if settings.resume_from_checkpoint else []
+    # Of a sitting that was killed its start alone is there.
+    sittings = run_of(folder).get("sittings", []) if settings.resume_from_checkpoint else []
     record["sittings"] = [*sittings, {"started": record["started"], "from_step": step}]
     write_json(folder / RUN_FILE, record)
     (folder / TRAIN_LOG).touch()  # from a last checkpoint no step is left that would
     write_plan(folder / "plan.json", settings.method.name, settings.recipe, job.plan, job.data.record)
     if mask:
-        mask.write(folder)
+        write_state(folder / MASK_FILE, mask.trained)
 
 
 def build_trainer(
@@ -158,12 +218,11 @@ def build_trainer(
     if mask:
         hooks.append(mask)
     if job and job.probed:
-        hooks.append(probes(settings, job, dataset, guard, interruption))
+        hooks.append(Probes(settings, job.probed, dataset.preprocessor, interruption))
     if isinstance(settings.save_steps, list):
         hooks.append(SaveAfter(settings.save_steps))
     return UnlearnTrainer(
-        objective=Objective(method, weights, model, seed=seed, device=arguments.device),
-        forward=Forward(model, model, settings.family, model.get_output_embeddings(), reference),
+        objective=Objective(method, weights, model, settings.family, reference, seed=seed, device=arguments.device),
         kept=State(hooks, resumed=job.checkpoint if job else None, process=arguments.process_index),
         moved=moved,
         interruption=interruption,
@@ -171,19 +230,6 @@ def build_trainer(
         args=arguments,
         train_dataset=dataset,
         data_collator=collator(settings, dataset.preprocessor),
-    )
-
-
-def probes(settings: Settings, job: Job, dataset: PlanDataset, guard: Guard, interruption: Interruption) -> Probes:
-    """What asks the held-out questions of a run meanwhile."""
-    return Probes(
-        job.probed,
-        dataset.preprocessor,
-        every=settings.probe_every,
-        max_new_tokens=settings.probe.max_new_tokens,
-        averaged=bool(settings.step.averaged),
-        guard=guard,
-        interruption=interruption,
     )
 
 
@@ -204,6 +250,19 @@ def train(settings: Settings, job: Job, trainer: UnlearnTrainer) -> dict[str, An
     }
 
 
+def measure_sitting(accelerator: Accelerator, seconds: float, items: int) -> dict[str, Any]:
+    """How a sitting went: `seconds` of training over `items` of the plan, peak memory the largest of the processes'."""
+    gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peaks = accelerator.gather(torch.tensor([[gpu, process]], device=accelerator.device)).amax(0).tolist()
+    return {
+        "seconds": round(seconds, 3),
+        "items_per_second": round(items / seconds, 3),
+        "peak_gpu_bytes": peaks[0] or None,
+        "peak_process_bytes": peaks[1],
+    }
+
+
 def finish(settings: Settings, record: dict[str, Any], outcome: dict[str, Any]) -> None:
     """Draw the curves and write down how it went; a run that says it is finished has left everything."""
     folder = settings.save_dir
@@ -213,19 +272,10 @@ def finish(settings: Settings, record: dict[str, Any], outcome: dict[str, Any]) 
     write_json(folder / RUN_FILE, record | ({"finished": now()} if through else {}))
     if stopped := outcome["stopped"]:
         log.warning(
-            "stopped at step %d: %s; kept is the adapter after step %d, the last whose losses were good",
-            outcome["to_step"],
-            stopped["reason"],
-            stopped["adapter_of_step"],
+            f"stopped at step {outcome['to_step']}: {stopped['reason']}; kept is the adapter after step "
+            f"{stopped['adapter_of_step']}, the last whose losses were good"
         )
     if through:
         log.info("done: %s", folder)
     elif "interrupted" not in outcome:
         log.warning("ended before its plan did: %s; resume_from_checkpoint=auto goes on", folder)
-
-
-def how_to_resume(settings: Settings, outcome: dict[str, Any]) -> str:
-    """What is left of a run that a signal has ended, and how the rest is done."""
-    more = "" if settings.resume_from_checkpoint == "auto" else "with resume_from_checkpoint=auto "
-    step = outcome["to_step"]
-    return f"interrupted after step {step}: {more}the same command resumes from {settings.save_dir}/checkpoint-{step}"

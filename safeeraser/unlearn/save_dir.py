@@ -16,32 +16,16 @@ from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.engine import Engine
 
 TRAIN_LOG, PROBE_LOG, MASK_FILE = "train_log.jsonl", "probe.jsonl", "mask.safetensors"
-# What a resumed run may change: nothing that decides the result.
-FREE_ON_RESUME = {"resume_from_checkpoint", "overwrite_dir", "workers", "save_steps", "save_total_limit", "save_model"}
-FREE_ON_RESUME |= {
-    "save_dir",
-    "report_to",
-    "push_to_hub",
-    "hub_model_id",
-    "hub_private",
-    "probe_every",
-    "probe",
-    "dry_run",
-    "engine",
-    "gpu_memory",
-    "tables",
-    "model_family",
-}
-FREE_ON_RESUME |= {"allow_other_base"}  # the bases are compared by their weights
+# What a resumed run may change: nothing that decides the result. The bases are compared by their weights.
+_FREE_ON_RESUME = """
+allow_other_base dry_run engine gpu_memory hub_model_id hub_private model_family overwrite_dir probe probe_every
+push_to_hub report_to resume_from_checkpoint save_dir save_model save_steps save_total_limit tables workers
+"""
 
 
 def find_checkpoint(settings: Settings, engine: Engine) -> str | None:
-    """The folder to resume from, if any.
-
-    Raises:
-        BadInput: the one named is no checkpoint, or it is another run's: of another method, model or number of
-            processes, say.
-    """
+    """The folder to resume from, if any. Raises `BadInput` where the one named is no checkpoint, or it is another
+    run's: of another method, model or number of processes, say."""
     wanted = settings.resume_from_checkpoint
     if wanted is None:
         return None
@@ -111,17 +95,12 @@ def _nothing_trained(folder: Path) -> bool:
     return not trained and left <= {RUN_FILE, "plan.json", MASK_FILE, TRAIN_LOG, PROBE_LOG, "runs"}  # TensorBoard's
 
 
-def finished(settings: Settings) -> str | None:
-    """When the run that is to be resumed was finished; None if it was not."""
-    return run_of(settings.save_dir).get("finished") if settings.resume_from_checkpoint else None
-
-
 def _difference(settings: Settings, engine: Engine, earlier: dict[str, Any]) -> str | None:
     """The first thing that decides the result and is not as in the run that `earlier` records."""
     # What an earlier version had no key for, it did as the default does.
     before = read_settings(from_keys(earlier["settings"] | {"model_family": settings.model_family.model_dump()}))
     now, then = settings.model_dump(mode="json"), before.model_dump(mode="json")
-    for key in (key for key in now if key not in FREE_ON_RESUME):
+    for key in (key for key in now if key not in _FREE_ON_RESUME.split()):
         name, old, new = key, then.get(key), now[key]
         while isinstance(old, dict) and isinstance(new, dict) and old != new:
             inner = next(inner for inner in new | old if old.get(inner) != new.get(inner))

@@ -18,33 +18,16 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
 from safeeraser.benchmark.files import read_object, write_json, write_whole
 from safeeraser.errors import BadInput
 from safeeraser.unlearn.hooks.hook import Hook
-from safeeraser.unlearn.masters import own, shared_out
+from safeeraser.unlearn.masters import shared_out, trained_of
 
 STAGING = ".checkpoint-being-written"
-
-Copies = tuple[int, list[Tensor]]  # a number that describes the copies, and these
-
-
-def trained_of(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that are trained."""
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-def copies(parameters: Sequence[nn.Parameter], into: list[Tensor]) -> list[Tensor]:
-    """What this process trains of the parameters, copied `into` tensors in CPU memory, or into new ones."""
-    owned = [own(parameter) for parameter in parameters]
-    if not into:
-        return [tensor.detach().to("cpu", copy=True) for tensor in owned]
-    for target, tensor in zip(into, owned, strict=True):
-        target.copy_(tensor)
-    return into
 
 
 class State(TrainerCallback):
@@ -80,14 +63,10 @@ class State(TrainerCallback):
 
     def _read(self, file: Path) -> Any:
         there = next((each for each in (self._mine(file), file) if each.is_file()), None)
-        if there is None:
-            return None
+        if there is None or there.suffix == ".json":
+            return there and read_object(there)
         try:
-            if there.suffix == ".pt":
-                return torch.load(there, weights_only=True)
-            return load_file(there) if there.suffix == ".safetensors" else read_object(there)
-        except BadInput:
-            raise
+            return torch.load(there, weights_only=True) if there.suffix == ".pt" else load_file(there)
         except Exception as error:  # whatever a damaged file makes the readers raise
             raise BadInput(f"{there}: cannot be read ({type(error).__name__})") from None
 

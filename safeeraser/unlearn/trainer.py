@@ -1,12 +1,14 @@
 """The training loop: transformers' Trainer, run on a plan. What is minimized is the `Objective`'s, all else hooks'."""
 
 import shutil
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from peft import PeftModel
 from torch import Tensor, nn
@@ -18,18 +20,47 @@ from safeeraser.benchmark.adapters import RUN_FILE
 from safeeraser.benchmark.files import append_json_line
 from safeeraser.model.lora import adapter_parameters
 from safeeraser.model.projector import baked, plainly_named
-from safeeraser.unlearn.hooks.interruption import Interruption, leave_group
+from safeeraser.unlearn.hooks.ending import Interruption, leave_group
 from safeeraser.unlearn.hooks.moved import MovedGradient
 from safeeraser.unlearn.masters import add_up_in_float32, whole
-from safeeraser.unlearn.objective.forward import Forward
 from safeeraser.unlearn.objective.objective import Objective
 from safeeraser.unlearn.save_dir import TRAIN_LOG
 from safeeraser.unlearn.state import State, checkpoint_written_whole
-from safeeraser.unlearn.step_losses import StepLosses
+
+
+class StepLosses:
+    """Collects the losses of a process's micro-steps, and in a step's last one gathers everybody's as the plan goes.
+
+    Attributes:
+        micro: the loss of each of the step's micro-steps.
+        means: `loss`, and by name each term before weighing, as means over the step's items.
+    """
+
+    def __init__(self, terms: Iterable[str]) -> None:
+        self.names = ("loss", *terms)
+        self.micro: list[float] = []
+        self.means: dict[str, float] = {}
+        self._mine: list[Tensor] = []  # of the current step, of this process
+
+    def add(self, loss: Tensor, terms: Mapping[str, Tensor], *, share: float, signal: int) -> None:
+        """Note a micro-step's loss and terms, scalars; its share of the step's items; the signal that has come in."""
+        told = [torch.full_like(loss, each) for each in (signal, share)]
+        self._mine.append(torch.stack([*told, loss, *terms.values()]).detach().float())
+
+    def gather(self, accelerator: Accelerator) -> int:
+        """Make `micro` and `means` of what all processes have noted; returns the signal that some of them has got."""
+        mine, self._mine = torch.stack(self._mine), []
+        everyone = accelerator.gather(mine[None])  # (processes, micro-steps, 2 + names)
+        # Micro-step k of the plan went to process k mod n.
+        in_order = everyone.transpose(0, 1).reshape(-1, mine.shape[1])
+        signals, shares, losses = in_order.split([1, 1, len(self.names)], 1)
+        self.micro = losses[:, 0].tolist()
+        self.means = dict(zip(self.names, (shares * losses).mean(0).tolist(), strict=True))
+        return int(signals.max())
 
 
 class UnlearnTrainer(Trainer):
-    """Wires an objective, the way the model is run for it, and hooks, and logs every term by name.
+    """Wires an objective and hooks, and logs every term by name.
 
     A micro-step's loss is a mean over its items, and an optimizer step's gradient the mean over its items, on all
     processes: a micro-step counts by its `share` of them, which differs where the plan's last one is not full.
@@ -44,7 +75,6 @@ class UnlearnTrainer(Trainer):
         self,
         *,
         objective: Objective,
-        forward: Forward,
         kept: State,
         moved: MovedGradient,
         interruption: Interruption,
@@ -52,7 +82,7 @@ class UnlearnTrainer(Trainer):
     ) -> None:
         super().__init__(**kwargs)
         add_up_in_float32(self.accelerator)
-        self.objective, self.forward, self.kept, self.hooks = objective, forward, kept, kept.hooks
+        self.objective, self.kept, self.hooks = objective, kept, kept.hooks
         self.moved, self.interruption = moved, interruption
         self.items_seen = 0  # in this sitting, by all processes
         self.losses = StepLosses(objective.method.terms)
@@ -91,19 +121,15 @@ class UnlearnTrainer(Trainer):
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **_: Any) -> Tensor:
         """The objective of one micro-step, a scalar, with which its gradient at moved weights comes."""
         batch, share = inputs["batch"], inputs.get("share", 1.0)
-        loss, terms = self.objective(batch, replace(self.forward, model=model), apart=self.moved.names)
+        loss, terms = self.objective(batch, model, apart=self.moved.names)
         self.items_seen += batch.items * self.accelerator.num_processes
         self.losses.add(loss, terms, share=share, signal=self.interruption.received)
         if self.accelerator.sync_gradients:
-            self._end_step()
-        return share * self.moved.beside(loss, self.forward.bare)
-
-    def _end_step(self) -> None:
-        """Tell the hooks of the step's losses: in its last micro-step, and still before the optimizer, which DeepSpeed
-        calls within the backward pass."""
-        self.interruption.agreed = self.losses.gather(self.accelerator)
-        for hook in self.hooks:
-            hook.on_losses(self.losses.means, self.control)
+            # The step's last micro-step, and still before the optimizer, which DeepSpeed calls in the backward pass.
+            self.interruption.agreed = self.losses.gather(self.accelerator)
+            for hook in self.hooks:
+                hook.on_losses(self.losses.means, self.control)
+        return share * self.moved.beside(loss)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the terms to each step's row and append it to `<save_dir>/train_log.jsonl`."""

@@ -15,8 +15,8 @@ from safeeraser.model.load import load_config, load_preprocessor
 from safeeraser.selftest.material import architecture
 from safeeraser.unlearn.config.read import read_settings
 from safeeraser.unlearn.engine import Engine
-from safeeraser.unlearn.preflight.advice import advice
 from safeeraser.unlearn.preflight.dry_run import outline, planned_steps
+from safeeraser.unlearn.preflight.machine import advice
 from safeeraser.unlearn.preflight.memory import MicroStep, Part, Setup, held, kept_bytes, memory
 
 from .given import settings

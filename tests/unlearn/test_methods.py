@@ -11,8 +11,8 @@ from safeeraser.benchmark.methods import pages
 from safeeraser.unlearn import plot
 from safeeraser.unlearn.config.compose import from_keys
 from safeeraser.unlearn.config.read import read_settings
-from safeeraser.unlearn.hooks.weights import Weights
 from safeeraser.unlearn.objective.method import Dual, Method, Ramp
+from safeeraser.unlearn.objective.objective import Weights
 from safeeraser.unlearn.objective.step import STEPS, Plain, Sam
 from safeeraser.unlearn.plot import training_panels
 

@@ -99,7 +99,7 @@ def test_options_of_lora_the_optimizer_and_the_schedule_reach_the_run(tmp_path):
     layers = r".*\.language_model\.layers\.\d+\.(\w+\.)*(q_proj|v_proj)"
     assert (adapter.use_dora, adapter.use_rslora, adapter.target_modules) == (True, True, layers)
     # Two layers, two targets of 64 x 64, rank 32, a magnitude for each output.
-    counts = trained_parameters(trainer.model, trainer.forward.family)
+    counts = trained_parameters(trainer.model, trainer.objective.family)
     assert counts["LoRA"] == 2 * 2 * (2 * 32 * 64 + 64)
     groups = trainer.optimizer.param_groups
     assert all(group["momentum"] == 0.5 and "betas" not in group for group in groups)

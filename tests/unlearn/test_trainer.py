@@ -95,7 +95,7 @@ def test_only_what_a_term_looks_at_is_run_and_trained(tmp_path):
     answers = sum(label != IGNORE for row in trainer.train_dataset[0] for label in row.row.labels)
     assert [shape.numel() for shape in seen] == [answers]
     trainer, ran = built(tmp_path / "rmu", "rmu", FIRST, callbacks=[kept := Gradients()]), []
-    for number, layer in enumerate(language_layers(trainer.model, trainer.forward.family)):
+    for number, layer in enumerate(language_layers(trainer.model, trainer.objective.family)):
         layer.mlp.register_forward_hook(lambda *_, number=number: ran.append(number))
     trainer.train()
     assert ran == [0, 0] * 2  # the model's states, and the reference's

@@ -49,10 +49,7 @@ for name, plain in to_decouple().items():
 
 def from_command_line() -> list[DictConfig]:
     """The pages that a command line amounts to: none where Hydra only printed something, several for `--multirun`.
-
-    Raises:
-        BadInput: it names a page, a key or a choice that is not there.
-    """
+    Raises `BadInput` where it names a page, a key or a choice that is not there."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config-name", "-cn", default=PAGE)
     parser.add_argument("--config-dir", "-cd", type=Path)

@@ -47,12 +47,8 @@ def read_settings(config: DictConfig) -> Settings:
 
 
 def _take_up(config: DictConfig) -> None:
-    """Give the method the weights that `pd` and `retain` are short for, numbers or duals. The name of its results
-    shows them.
-
-    Raises:
-        BadInput: it has prompt decouple already, or no retain term.
-    """
+    """Give the method the weights that `pd` and `retain` are short for, numbers or duals. The name of its results shows
+    them. Raises `BadInput` where it has prompt decouple already, or no retain term."""
     method, pd, retain = config.get("forget_loss"), config.get("pd"), config.get("retain")
     terms = method.get("terms") if isinstance(method, DictConfig) else None
     if not isinstance(terms, DictConfig):

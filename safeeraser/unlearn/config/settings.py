@@ -1,20 +1,88 @@
 """The keys of config/forget_lora.yaml with their types and bounds, read by name; `compose` checks a page by them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from peft import LoraConfig
-from pydantic import Field, FiniteFloat, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, FiniteFloat, PositiveInt, field_validator, model_validator
 from transformers import SchedulerType
 
 from safeeraser.benchmark.family import Family
 from safeeraser.errors import nearest
 from safeeraser.model.lora import lora_config
 from safeeraser.model.projector import PROJECTORS, Way
-from safeeraser.unlearn.config.parts import Compared, Keys, Lora, Probe, Stop
-from safeeraser.unlearn.data.views import VIEWS, DataSource
+from safeeraser.unlearn.data.views import VIEWS, DataSource, Keys, one_as_list, one_of
 from safeeraser.unlearn.objective.method import TERMS, Dual, Method, Ramp, Recipe, or_moving
 from safeeraser.unlearn.objective.step import AnyStep
+
+
+class Lora(Keys):
+    """The adapter: of rank `r`, its product scaled by alpha / r, or by alpha / sqrt(r) with `use_rslora`; on the layers
+    `targets`, or with None on those of the model family."""
+
+    r: int = Field(ge=1)
+    alpha: float = Field(gt=0)
+    dropout: float = Field(ge=0, lt=1)
+    targets: tuple[str, ...] | None = Field(min_length=1)
+    use_rslora: bool
+    use_dora: bool
+    init_lora_weights: bool | str
+
+    @field_validator("init_lora_weights")
+    @classmethod
+    def _leaves_the_base_as_it_is(cls, value: bool | str) -> bool | str:
+        if isinstance(value, str) and value not in ("gaussian", "orthogonal"):
+            raise ValueError(
+                "must be true, false, gaussian or orthogonal; the others change the base model, which is the "
+                "reference, or ask for data"
+            )
+        return value
+
+
+class Stop(Keys):
+    """Bounds that end a run (hooks/ending.py)."""
+
+    not_finite: bool
+    forget_loss: float | None
+    retain_loss: float | None
+
+
+class Compared(Keys):
+    """Which of LoRA's weights are trained (hooks/mask.py)."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    top: float = Field(0.5, gt=0, le=1)
+    from_: Annotated[str, one_of("view", VIEWS)] = Field("forget", alias="from")
+    against: Annotated[str, one_of("view", VIEWS)] = "retain"
+    items: int = Field(32, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_keys(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping | Compared):
+            raise ValueError("must be null, or have keys: {top: 0.5}; with {} all are the defaults")
+        return value
+
+    @model_validator(mode="after")
+    def _two_views(self) -> "Compared":
+        if self.from_ == self.against:
+            raise ValueError(f"compares the views `from` and `against`, and both are {self.against}")
+        return self
+
+    @property
+    def views(self) -> list[str]:
+        """Both views, in the order of `VIEWS`."""
+        return [view for view in VIEWS if view in (self.from_, self.against)]
+
+
+class Probe(Keys):
+    """What the probes ask (hooks/probe.py)."""
+
+    data_path: Path
+    prompts: int = Field(ge=1)
+    max_new_tokens: int = Field(ge=1)
 
 
 class Settings(Keys):
@@ -34,7 +102,7 @@ class Settings(Keys):
     finetune: Literal["lora", "full"]
     LoRA: Lora
     tune_language_model: bool
-    projector: str
+    projector: Annotated[str, one_of("projector", PROJECTORS)]
     tune_mm_projector: bool  # the release's word: false is `frozen`, and `projector` says all once the keys are checked
     tune_vision_tower: bool
     init_adapter: Path | None
@@ -50,14 +118,15 @@ class Settings(Keys):
     max_length: int = Field(ge=1)
     workers: int = Field(ge=0)
     lr: float = Field(gt=0)
-    lr_scheduler_type: str
+    lr_scheduler_type: Annotated[str, one_of("schedule", [kind.value for kind in SchedulerType])]
     warmup_ratio: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0)
     max_grad_norm: float = Field(ge=0)
     batch_size: int = Field(ge=1)
     gradient_accumulation_steps: int = Field(ge=1)
     num_epochs: int = Field(ge=1)
-    max_train_steps: int | None = Field(ge=1)
+    # -1 is the release's word for none.
+    max_train_steps: Annotated[PositiveInt | None, BeforeValidator(lambda steps: None if steps == -1 else steps)]
     gradient_checkpointing: bool
     trainer: dict[str, Any]
     seed: int = Field(ge=0, lt=2**32)
@@ -70,8 +139,10 @@ class Settings(Keys):
     save_model: bool
     save_steps: int | list[int]
     save_total_limit: int = Field(ge=1)
-    resume_from_checkpoint: str | None
-    report_to: list[Literal["none", "tensorboard", "wandb"]]
+    resume_from_checkpoint: Annotated[str | None, BeforeValidator(lambda folder: None if folder == "" else folder)]
+    report_to: Annotated[
+        list[Literal["none", "tensorboard", "wandb"]], BeforeValidator(lambda value: one_as_list(value or "none"))
+    ]
     push_to_hub: bool
     hub_model_id: str | None
     hub_private: bool
@@ -94,42 +165,12 @@ class Settings(Keys):
             raise ValueError("must be all, or name a category")
         return [value] if isinstance(value, str) and value != "all" else value
 
-    @field_validator("report_to", mode="before")
-    @classmethod
-    def _report_to(cls, value: Any) -> Any:
-        return [value or "none"] if isinstance(value, str) or not value else value
-
     @field_validator("save_steps", mode="before")
     @classmethod
     def _save_steps(cls, value: Any) -> Any:
         after = value if isinstance(value, list) else [value or 1]
         if not after or not all(type(step) is int and step >= 1 for step in after):
             raise ValueError("must be a whole number of at least 0, or a list of steps of at least 1")
-        return value
-
-    @field_validator("max_train_steps", mode="before")
-    @classmethod
-    def _max_train_steps(cls, value: Any) -> Any:
-        return None if value == -1 else value  # the release's word for none
-
-    @field_validator("resume_from_checkpoint")
-    @classmethod
-    def _resume_from_checkpoint(cls, value: str | None) -> str | None:
-        return value or None
-
-    @field_validator("projector")
-    @classmethod
-    def _known_projector(cls, value: str) -> str:
-        if value not in PROJECTORS:
-            raise ValueError(f"no way '{value}' to train the projector; {nearest(value, PROJECTORS)}")
-        return value
-
-    @field_validator("lr_scheduler_type")
-    @classmethod
-    def _scheduler(cls, value: str) -> str:
-        known = [kind.value for kind in SchedulerType]
-        if value not in known:
-            raise ValueError(f"no schedule '{value}'; {nearest(value, known)}")
         return value
 
     @model_validator(mode="after")
@@ -147,16 +188,12 @@ class Settings(Keys):
         return self.model_copy(update={"projector": how, "tune_mm_projector": how != "frozen"})
 
     @model_validator(mode="after")
-    def _attention_of_the_family(self) -> "Settings":
+    def _goes_together(self) -> "Settings":
         if self.attention == "flash_attention_2" and not self.model_family.flash_attention:
             raise ValueError(
                 f"attention=flash_attention_2: not with {self.model_family.name}: its mask lets a picture's tokens see "
                 "each other, and flash-attn would leave that out; attention=auto takes SDPA"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _full(self) -> "Settings":
         refused = {
             f"has no projector={self.projector}, which is an adapter's": self.projector_way.of_adapter,
             "nothing to train, since no tune_* is true": not self.whole,
@@ -166,34 +203,18 @@ class Settings(Keys):
         }
         if self.finetune == "full" and (reasons := [reason for reason, found in refused.items() if found]):
             raise ValueError(f"finetune=full: {reasons[0]}")
-        return self
-
-    @model_validator(mode="after")
-    def _data_has_what_is_compared(self) -> "Settings":
         compared = {"from": self.mask.from_, "against": self.mask.against} if self.mask else {}
         for key, view in compared.items():
             if view not in self.data.views:
-                known = ", ".join(self.data.views)
-                raise ValueError(f"mask.{key}={view}: data={self.data.name} has no such view; known: {known}")
-        return self
-
-    @model_validator(mode="after")
-    def _can_be_sent(self) -> "Settings":
+                there = ", ".join(self.data.views)
+                raise ValueError(f"mask.{key}={view}: data={self.data.name} has no such view; known: {there}")
         if self.push_to_hub and not self.hub_model_id:
             raise ValueError("push_to_hub=true: hub_model_id must say where to, as OWNER/NAME")
         if self.push_to_hub and not self.save_model:
             raise ValueError("push_to_hub=true: nothing is left to send with save_model=false")
-        return self
-
-    @model_validator(mode="after")
-    def _weights_are_read(self) -> "Settings":
         known = {*TERMS, *self.forget_loss.terms}
         for name in self.recipe.weights.keys() - known:
             raise ValueError(f"recipe.weights.{name}: no method has such a term; {nearest(name, known)}")
-        return self
-
-    @model_validator(mode="after")
-    def _step_has_its_terms(self) -> "Settings":
         self.moved_terms  # noqa: B018  raises where it has none
         return self
 

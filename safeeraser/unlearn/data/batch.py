@@ -1,7 +1,7 @@
 """From plan to tensors: the views of a micro-step's items are joined into one batch, so that one forward serves all."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,33 +33,28 @@ class Viewed(NamedTuple):
     row: Row
 
 
+@dataclass(eq=False, repr=False)
 class PlanDataset(Dataset):
     """Entry k is what step k of the plan takes: a row for each view that the method reads."""
 
-    def __init__(
-        self,
-        plan: Sequence[Step],
-        items: Mapping[str, Sequence[Item]],
-        refusals: Sequence[str],
-        preprocessor: Preprocessor,
-        recipe: Recipe,
-        max_length: int,
-    ) -> None:
-        self.plan, self.items, self.refusals = plan, items, refusals
-        self.preprocessor, self.recipe, self.max_length = preprocessor, recipe, max_length
-        self._kept: dict[Path, Shown] = {}  # the last that were looked at, by and by
+    plan: Sequence[Step]
+    items: Mapping[str, Sequence[Item]]
+    refusals: Sequence[str]
+    preprocessor: Preprocessor
+    recipe: Recipe
+    max_length: int
+    _kept: dict[Path, Shown] = field(default_factory=dict, init=False)  # the last that were looked at, by and by
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A loading process that is spawned is sent what this was made of, and keeps pictures of its own.
-        given = (self.plan, self.items, self.refusals, self.preprocessor, self.recipe, self.max_length)
-        return type(self), given
+        return type(self), tuple(getattr(self, each.name) for each in fields(self) if each.init)
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __getitem__(self, number: int) -> list[Viewed]:
         step = self.plan[number]
-        return [Viewed(view, self._row(self.item(view, step))) for view in self.items]
+        return [Viewed(view, self.row(view, step)) for view in self.items]
 
     def item(self, view: str, step: Step) -> Item:
         """The conversation that `step` takes for `view`."""
@@ -67,7 +62,9 @@ class PlanDataset(Dataset):
             return replace(self.items[view][step.forget], answer=self.refusals[step.index(view)])
         return self.items[view][step.index(view)]
 
-    def _row(self, item: Item) -> Row:
+    def row(self, view: str, step: Step) -> Row:
+        """The same as the model is given it."""
+        item = self.item(view, step)
         if item.picture is None:
             return self.encode(item)
         shown = self._shown(item.picture)

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from os.path import isfile
@@ -45,7 +45,7 @@ class Data:
     @property
     def records(self) -> int:
         """How many records the items are from."""
-        return len({item.record for items in self.items.values() for item in items})
+        return sum(self.categories.values())
 
     @property
     def categories(self) -> dict[str, int]:
@@ -72,19 +72,17 @@ class Data:
 
 
 def load_data(settings: Settings) -> Data:
-    """What the method trains on, and what the mask compares.
-
-    Raises:
-        BadInput: a view has no items, or more bad ones than the settings allow; or there is not one of each where they
-            are paired.
-    """
+    """What the method trains on, and what the mask compares. Raises `BadInput` where a view has no items, or more bad
+    ones than the settings allow; or there is not one of each where they are paired."""
     source, path, views = settings.data, settings.data_path, settings.views
     every = build_views(source, path, views, settings.split, settings.limit)
     for view in views:
         if not every[view]:
+            step = f"step={settings.step.name}" if view in settings.trained_views else "mask"
+            reader = settings.method.name if view in settings.method.views else step
             raise BadInput(
-                f"{source.file_of(view, path)}: no record holds anything for view '{view}', which "
-                f"{reader(settings, view)} reads; data.views.{view} says "
+                f"{source.file_of(view, path)}: no record holds anything for view '{view}', which {reader} reads; "
+                f"data.views.{view} says "
                 f"where it is looked for{'' if source.name == 'own' else ', and data=own reads flat records'}"
             )
         if view != "refusal" and not any(item.answer.strip() for item in every[view]):
@@ -95,13 +93,6 @@ def load_data(settings: Settings) -> Data:
         return data
     compared = sound_data(settings, {view: every[view] for view in settings.mask.views})
     return replace(data, files=list(dict.fromkeys([*data.files, *compared.files])), compared=compared)
-
-
-def reader(settings: Settings, view: str) -> str:
-    """What reads a view, as the settings call it."""
-    if view in settings.method.views:
-        return settings.method.name
-    return f"step={settings.step.name}" if view in settings.trained_views else "mask"
 
 
 def sound_data(settings: Settings, every: dict[str, list[Item]]) -> Data:
@@ -129,10 +120,7 @@ def sound_items(
     settings: Settings, path: Path, items: dict[str, list[Item]]
 ) -> tuple[dict[str, list[Item]], list[str]]:
     """The items that can be trained on, and what is wrong with the others; `path` is the data file that names them.
-
-    Raises:
-        BadInput: an item is bad and `bad_items` is `stop`, or more of a view's are than `max_bad_items`.
-    """
+    Raises `BadInput` where an item is bad and `bad_items` is `stop`, or more of a view's are than `max_bad_items`."""
     faults = find_faults(items, path)
     told = list(dict.fromkeys(fault for view in items for fault in faults[view].values()))
     if told and settings.bad_items == "stop":
@@ -166,6 +154,12 @@ def find_faults(items: dict[str, list[Item]], path: Path) -> dict[str, dict[int,
     return faults
 
 
+def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
+    """`count` of the items, or as many as there are."""
+    count = min(count, len(items))
+    return [items[number * len(items) // count] for number in range(count)]
+
+
 def note_spelling(tokenize: Callable[[str], list[str]], items: Iterable[Item]) -> None:
     """Warn where many words of the items are letters to the tokenizer: its model was made for other texts.
 
@@ -176,8 +170,6 @@ def note_spelling(tokenize: Callable[[str], list[str]], items: Iterable[Item]) -
     spelled = [word for word in words if len(tokenize(f" {word}")) >= len(word)]
     if len(spelled) > SPELLED * len(words):
         log.warning(
-            "note: the model's tokenizer spells %d of the data's %d words letter by letter: it was made for other "
-            "texts, and the model can hardly say these",
-            len(spelled),
-            len(words),
+            f"note: the model's tokenizer spells {len(spelled)} of the data's {len(words)} words letter by letter: it "
+            "was made for other texts, and the model can hardly say these"
         )

@@ -87,11 +87,8 @@ def _draw(forget: int, sizes: Mapping[str, int], rng: np.random.Generator, recip
 
 
 def read_plan(path: str | Path, sizes: Mapping[str, int], data: Mapping[str, Any] | None = None) -> list[Step]:
-    """Read a plan and check it against the data, by what `run.json` says of them where the plan says it too.
-
-    Raises:
-        BadInput: it is none, or of other data. The step and the key that do not fit are named.
-    """
+    """Read a plan and check it against the data, by what `run.json` says of them where the plan says it too. Raises
+    `BadInput` where it is none, or of other data. The step and the key that do not fit are named."""
     value = read_json(path)
     if not isinstance(value, dict) or not isinstance(value.get("steps"), list) or not value["steps"]:
         raise BadInput(f"{path}: a plan is an object with a list 'steps' that is not empty")

@@ -1,12 +1,13 @@
 """Views: the ways to read a record as (picture, question, answer). Where each lies is data too (config/data/)."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast
+from types import SimpleNamespace
+from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from safeeraser.benchmark.pictures import find_picture
 from safeeraser.benchmark.records import DataFile, Record, keys_like, read_raw
@@ -21,38 +22,50 @@ log = logging.getLogger(__name__)
 VIEWS = ("forget", "retain", "decoupled", "refusal")
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Keys(BaseModel):
+    """Keys of a config file: one that is not known is refused, and nothing in them changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
-class ViewSource(_Config):
+def one_of(kind: str, known: Collection[str]) -> AfterValidator:
+    """Checks that a name, or each of several, is known. What is said of one that is not calls it a `kind`."""
+
+    def check(value: Any) -> Any:
+        for name in one_as_list(value):
+            if name not in known:
+                raise ValueError(f"no {kind} '{name}'; {nearest(name, known)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def one_as_list(value: Any) -> Any:
+    """A word alone as a list of it."""
+    return [value] if isinstance(value, str) else value
+
+
+class ViewSource(Keys):
     """Where a view's conversations are in a data file; config/data/ says what each key means."""
 
-    image: Annotated[list[str], Field(min_length=1)] | None
+    image: Annotated[Annotated[list[str], Field(min_length=1)] | None, BeforeValidator(one_as_list)]
     question: str
     answer: str | None = None
     pairs: str | None = None
     where: dict[str, Any] | None = None
     file: str | None = None
 
-    @field_validator("image", mode="before")
-    @classmethod
-    def _image(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
 
-
-class DataSource(_Config):
+class DataSource(Keys):
     """A data adapter: where the views of one kind of data file come from."""
 
     name: str
-    views: dict[str, ViewSource]
+    views: Annotated[dict[str, ViewSource], one_of("view", VIEWS)]
 
     @field_validator("views")
     @classmethod
     def _views(cls, views: dict[str, ViewSource]) -> dict[str, ViewSource]:
         for name, view in views.items():
-            if name not in VIEWS:
-                raise ValueError(f"no view '{name}'; {nearest(name, VIEWS)}")
             if view.answer is None and name != "refusal":
                 raise ValueError(f"view '{name}' names no answer")
         return views
@@ -85,12 +98,6 @@ class Item:
     def where(self) -> str:
         """The answer's place."""
         return f"{self.record}, {self.said}"
-
-
-class Uncertain(NamedTuple):
-    """A record of which nothing is known yet but what it is chosen by."""
-
-    category: str
 
 
 def build_views(
@@ -137,7 +144,8 @@ def _chosen(path: Path, raw: list[dict[str, Any]], view: ViewSource) -> DataFile
     """The records that the view is read from."""
     wanted = (view.where or {}).items()
     numbers = [number for number, value in enumerate(raw) if _holds(value, wanted)]
-    known = cast("list[Record]", [Uncertain(_category(raw[n], view)) for n in numbers])  # nothing else is asked of them
+    # Nothing is known yet of a record but what it is chosen by, and nothing else is asked of it.
+    known = cast("list[Record]", [SimpleNamespace(category=_category(raw[n], view)) for n in numbers])
     return DataFile(path, known, [raw[n] for n in numbers], numbers)
 
 
@@ -159,11 +167,8 @@ def _items(data: DataFile, index: int, view: ViewSource) -> Iterator[Item]:
             name = _text(record, shown, data.where(index, shown))
             picture = find_picture(name, data.path) or Path(name)  # one that is not there is reported with damaged ones
         question = _text(pair, view.question, data.where(index, f"{prefix}{view.question}"))
-        answer = pair.get(view.answer) if view.answer else None
         said = f"{prefix}{view.answer or view.question}"
-        if not isinstance(answer, str | None):
-            raise BadInput(f"{data.where(index, said)}: must be a text")
-        answer = _whole_text(answer or "", data.where(index, said))
+        answer = _text(pair, view.answer, data.where(index, said), needed=False) if view.answer else ""
         yield Item(picture, question, answer, data.where(index), shown, said, data.records[index].category)
 
 
@@ -182,18 +187,15 @@ def _pairs(data: DataFile, index: int, pairs: str | None) -> Iterator[tuple[str,
             yield f"{place}.", pair
 
 
-def _text(holder: dict[str, Any], key: str, where: str) -> str:
+def _text(holder: dict[str, Any], key: str, where: str, *, needed: bool = True) -> str:
     value = holder.get(key)
-    if value is None:
+    if value is None and needed:
         raise BadInput(f"{where}: missing")
-    if not isinstance(value, str):
+    if not isinstance(value, str | None):
         raise BadInput(f"{where}: must be a text")
-    if not value.strip():
+    value = value or ""
+    if needed and not value.strip():
         raise BadInput(f"{where}: must not be blank")
-    return _whole_text(value, where)
-
-
-def _whole_text(value: str, where: str) -> str:
     if any("\ud800" <= letter <= "\udfff" for letter in value):
         raise BadInput(f"{where}: holds half a character (a lone surrogate), which no tokenizer takes")
     return value

@@ -1,1 +1,1 @@
-"""What goes on beside the loss of a run. Each file is a `Hook` (`hook.py`); `unlearn/run.py` lists those of a run."""
+"""What goes on beside the loss of a run, as `Hook`s (`hook.py`); `unlearn/run.py` lists those of a run."""

@@ -39,8 +39,5 @@ class Hook(TrainerCallback):
         return None
 
     def load_state_dict(self, state: Any) -> None:
-        """Take up again what a checkpoint has kept; None: it has no such file.
-
-        Raises:
-            ValueError: it is not what this run would have kept.
-        """
+        """Take up again what a checkpoint has kept; None: it has no such file. Raises `ValueError` where it is not what
+        this run would have kept."""

@@ -1,12 +1,16 @@
-"""Small things beside the training loop: logs that stay true, dropout masks, checkpoints at chosen steps, progress."""
+"""Small things beside the training loop: logs that stay true, dropout masks, checkpoints at chosen steps, progress, and
+what a checkpoint keeps of the projector."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import ProgressCallback
 
 from safeeraser.benchmark.files import keep_json_lines
+from safeeraser.model.projector import moved_by
 from safeeraser.unlearn.hooks.hook import Hook
 from safeeraser.unlearn.hooks.moved import seed_of
 from safeeraser.unlearn.save_dir import PROBE_LOG, TRAIN_LOG
@@ -50,3 +54,25 @@ class Progress(ProgressCallback, Hook):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if self.training_bar is not None and "loss" in logs:
             self.training_bar.set_postfix_str(f"loss {logs['loss']:.3f}", refresh=False)
+
+
+class MovedProjector(Hook):
+    """Keeps what the projector is moved by, where it is trained in terms of its own: the adapter has the sum alone.
+    DeepSpeed and FSDP keep the parameters themselves."""
+
+    file = "sines.safetensors"
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {name: each.detach().cpu() for name, each in self._moved_by().items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, kept: dict[str, Any] | None) -> None:
+        for name, parameter in self._moved_by().items():
+            there = (kept or {}).get(name)
+            if there is None or there.shape != parameter.shape:
+                raise ValueError(f"not what the projector was moved by (nothing for {name})")
+            parameter.copy_(there)
+
+    def _moved_by(self) -> dict[str, nn.Parameter]:
+        kept_elsewhere = self.trainer.is_deepspeed_enabled or self.trainer.is_fsdp_enabled
+        return {} if kept_elsewhere else moved_by(self.trainer.model)

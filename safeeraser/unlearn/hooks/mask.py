@@ -14,7 +14,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +33,13 @@ from safeeraser.model.load import choose_dtype
 from safeeraser.model.preprocess import Preprocessor
 from safeeraser.model.states import logits_and_states
 from safeeraser.model.turns import Row
-from safeeraser.unlearn.config.parts import Compared
-from safeeraser.unlearn.config.settings import Settings
+from safeeraser.unlearn.config.settings import Compared, Settings
 from safeeraser.unlearn.data.batch import PlanDataset
+from safeeraser.unlearn.data.items import evenly_spaced
 from safeeraser.unlearn.data.plan import Step
 from safeeraser.unlearn.hooks.hook import Hook
 from safeeraser.unlearn.objective.divergence import divergence
 from safeeraser.unlearn.save_dir import MASK_FILE
-from safeeraser.unlearn.state import write_state
 
 log = logging.getLogger(__name__)
 
@@ -68,21 +66,12 @@ class Mask(Hook):
         super().begin(trainer)
         parameters = dict(trainer.model.named_parameters())
         for name in self.held:
-            parameter = parameters[name]
-            held = self.trained[name].logical_not().to(parameter.device)
+            held = self.trained[name].logical_not().to(parameters[name].device)
             # Not multiplied by 0, which would leave a gradient that is not finite what it is.
-            parameter.register_hook(partial(_without, held=held))
+            parameters[name].register_hook(lambda gradient, held=held: gradient.masked_fill(held, 0))
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.trained
-
-    def write(self, folder: Path) -> None:
-        """Keep it in the folder of a run."""
-        write_state(folder / MASK_FILE, self.trained)
-
-
-def _without(gradient: Tensor, held: Tensor) -> Tensor:
-    return gradient.masked_fill(held, 0)
 
 
 def check_holds(arguments: TrainingArguments) -> None:
@@ -113,17 +102,15 @@ def kept_mask(checkpoint: str) -> Mask:
     return Mask(load_file(file), record)
 
 
-def make_mask(
-    wanted: Compared, settings: Settings, model: nn.Module, views: Mapping[str, PlanDataset], steps: Sequence[Step]
-) -> Mask:
-    """Compare the gradients of the two views, on the model as it is.
+def make_mask(wanted: Compared, settings: Settings, model: nn.Module, dataset: PlanDataset) -> Mask:
+    """Compare the gradients of the two views that are `wanted`, on the model as it is.
 
     Every process does so on the same items in the same order, and all take what the first comes to, which on a GPU
     could differ in a bit.
 
     Args:
         model: with its adapter, in no engine yet.
-        views: for each of the mask's two views the items compared, made of `steps`.
+        dataset: the items compared, of both views.
 
     Raises:
         BadInput: a gradient is not finite, or no weight would be trained.
@@ -134,17 +121,16 @@ def make_mask(
         for layer in model.modules():
             if isinstance(layer, GradientCheckpointingLayer):
                 layer.training = True  # the layer alone, which checkpoints in training only
-    norms = [gradient_norms(model, views[view], settings) for view in (wanted.from_, wanted.against)]
-    trained = choose(norms[0], norms[1], wanted.top)
+    norms, against = (gradient_norms(model, dataset, view, settings) for view in (wanted.from_, wanted.against))
+    trained = choose(norms, against, wanted.top)
     broadcast({name: each.view(torch.uint8) for name, each in trained.items()})  # in place
     trained = {name: each.cpu() for name, each in trained.items()}
-    uncompared = sum(each.numel() for name, each in norms[0].items() if name not in trained)
     record = {
-        "items": len(steps),
-        "items_sha256": hashlib.sha256(json.dumps([step.model_dump() for step in steps]).encode()).hexdigest(),
+        "items": len(dataset),
+        "items_sha256": hashlib.sha256(json.dumps([step.model_dump() for step in dataset.plan]).encode()).hexdigest(),
         "compared": sum(each.numel() for each in trained.values()),
         "trained": sum(int(each.sum()) for each in trained.values()),
-        "not_compared": uncompared,
+        "not_compared": sum(each.numel() for name, each in norms.items() if name not in trained),
         "layers": shares(trained, settings.family),
         "sha256": hashlib.sha256(save(trained)).hexdigest(),
     }
@@ -153,6 +139,13 @@ def make_mask(
             f"mask: of {record['compared']:,} weights that {wanted.from_} and {wanted.against} could be compared on, "
             "none would be trained; exchange the two, or take a greater mask.top"
         )
+    uncompared = f"; {record['not_compared']:,} more have no gradient to compare, and are trained"
+    log.info(
+        f"mask: {record['trained']:,} of {record['compared']:,} LoRA weights are trained "
+        f"({record['trained'] / record['compared']:.1%}; {wanted.from_} against {wanted.against}, {record['items']} "
+        f"items){uncompared if record['not_compared'] else ''}; share of each layer: "
+        + ", ".join(f"{layer} {share:.1%}" for layer, share in record["layers"].items())
+    )
     return Mask(trained, record)
 
 
@@ -162,30 +155,24 @@ def items_compared(plan: Sequence[Step], count: int) -> list[Step]:
     first: dict[int, Step] = {}
     for step in plan:
         first.setdefault(step.forget, step)
-    steps, count = list(first.values()), min(count, len(first))
-    return [steps[number * len(steps) // count] for number in range(count)]
+    return evenly_spaced(list(first.values()), count)
 
 
-def gradient_norms(model: nn.Module, dataset: PlanDataset, settings: Settings) -> dict[str, Tensor]:
+def gradient_norms(model: nn.Module, dataset: PlanDataset, view: str, settings: Settings) -> dict[str, Tensor]:
     """For each of LoRA's weights in the language model the root of the sum of its squared gradients, one of each
     item's mean token cross-entropy, times `SCALE`; by parameter, in float32.
 
-    Args:
-        dataset: of one view.
-
-    Raises:
-        BadInput: one is not finite.
+    Raises `BadInput` where one is not finite.
     """
     family = settings.family
     named = model.named_parameters()
     lora = {name: each for name, each in named if each.requires_grad and ".lora_" in name and family.in_layers(name)}
     norms = {name: torch.zeros_like(each, dtype=torch.float32) for name, each in lora.items()}
     dtype, kept_in = choose_dtype(settings.dtype), next(iter(lora.values())).dtype
-    for number, step in enumerate(dataset.plan):
-        ((view, row),) = dataset[number]
+    for step in dataset.plan:
         # As in training: where the trained weights are wider than the others, products are cast.
         with torch.autocast(next(iter(lora.values())).device.type, dtype, enabled=dtype is not kept_in):
-            loss = answer_loss(model, dataset.preprocessor, row, family)
+            loss = answer_loss(model, dataset.preprocessor, dataset.row(view, step), family)
         found = torch.autograd.grad(SCALE * loss, list(lora.values()), materialize_grads=True)
         for norm, gradient in zip(norms.values(), found, strict=True):
             torch.hypot(norm, gradient.float(), out=norm)  # squares alone could vanish
@@ -233,15 +220,3 @@ def shares(trained: Mapping[str, Tensor], family: Family) -> dict[str, float]:
         layer: round(sum(int(each.sum()) for each in its) / sum(each.numel() for each in its), 4)
         for layer, its in layers.items()
     }
-
-
-def told(mask: Mask, wanted: Compared) -> str:
-    """One line about a mask, for the log."""
-    record = mask.record
-    uncompared = f"; {record['not_compared']:,} more have no gradient to compare, and are trained"
-    return (
-        f"mask: {record['trained']:,} of {record['compared']:,} LoRA weights are trained "
-        f"({record['trained'] / record['compared']:.1%}; {wanted.from_} against {wanted.against}, {record['items']} "
-        f"items){uncompared if record['not_compared'] else ''}; share of each layer: "
-        + ", ".join(f"{layer} {share:.1%}" for layer, share in record["layers"].items())
-    )

@@ -7,8 +7,7 @@ those of the weights that the optimizer then moves.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,11 +17,9 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from safeeraser.unlearn.hooks.hook import Hook
-from safeeraser.unlearn.hooks.weights import Weights
-from safeeraser.unlearn.masters import moved
-from safeeraser.unlearn.objective.objective import Objective
+from safeeraser.unlearn.masters import moved, trained_of
+from safeeraser.unlearn.objective.objective import Objective, Weights
 from safeeraser.unlearn.objective.step import Step
-from safeeraser.unlearn.state import trained_of
 
 
 class MovedGradient(Hook):
@@ -45,7 +42,7 @@ class MovedGradient(Hook):
         super().begin(trainer)
         if method := self.step.relearned:
             given = {"seed": self.seed, "device": trainer.args.device}
-            self.relearned = Objective(method, Weights(method), trainer.model, **given)
+            self.relearned = Objective(method, Weights(method), trainer.model, trainer.objective.family, **given)
 
     def take(self, batches: Sequence[dict[str, Any]], number: int) -> None:
         """Take that of optimizer step `number`, over this process's `batches`, or nothing where nothing is to be moved.
@@ -53,7 +50,7 @@ class MovedGradient(Hook):
         self.names, self.told, self._gradient = (), {}, []
         if not self.terms or not batches:
             return
-        model = self.trainer.forward.bare
+        model = self.trainer.objective.model
         model.train()
         trained = trained_of(model)
         of_terms = partial(self._of_terms, self.trainer.objective, self.terms, "moved")
@@ -86,8 +83,7 @@ class MovedGradient(Hook):
         trainer, batch = self.trainer, inputs.get(key, inputs["batch"])
         inputs = trainer._prepare_inputs({"batch": batch, "share": inputs["share"]})
         with trainer.compute_loss_context_manager():
-            bare = replace(trainer.forward, model=trainer.forward.bare)
-            return inputs["share"] * objective.of(names, inputs["batch"], bare)
+            return inputs["share"] * objective.of(names, inputs["batch"])
 
     def _mean(
         self, loss_of: Callable[[dict], Tensor], trained: list[nn.Parameter], batches: Sequence[dict], number: int
@@ -98,16 +94,20 @@ class MovedGradient(Hook):
         for place, batch in enumerate(batches):
             # Dropout draws the same at each place, and as it would had the run not been interrupted.
             seed = seed_of(self.seed, number, 1 + self.trainer.accelerator.process_index, place)
-            with _drawn_from(seed, trained[0].device):
+            device = trained[0].device
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                torch.manual_seed(seed)
                 loss = loss_of(batch)
                 found = torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True)
             each = [part.float() for part in (*found, loss.detach())]
             total = each if not total else torch._foreach_add(total, each)
         return torch._foreach_div(total, len(batches))
 
-    def beside(self, loss: Tensor, model: nn.Module) -> Tensor:
+    def beside(self, loss: Tensor) -> Tensor:
         """The loss as it is, whose backward pass gives the trained parameters this gradient too."""
-        return _Beside.apply(loss, self._gradient, *trained_of(model)) if self._gradient else loss
+        if not self._gradient:
+            return loss
+        return _Beside.apply(loss, self._gradient, *trained_of(self.trainer.objective.model))
 
 
 class _Beside(torch.autograd.Function):
@@ -126,11 +126,3 @@ class _Beside(torch.autograd.Function):
 def seed_of(*numbers: int) -> int:
     """A seed that numbers decide together; noughts at their end decide nothing."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-
-
-@contextmanager
-def _drawn_from(seed: int, device: torch.device):
-    """Draw random numbers from a seed; what was drawn meanwhile is not missing afterwards."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

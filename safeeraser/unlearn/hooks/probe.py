@@ -16,11 +16,10 @@ from safeeraser.generation.sampling import Generation
 from safeeraser.model.preprocess import Preprocessor
 from safeeraser.model.vlm import VLM
 from safeeraser.unlearn.config.settings import Settings
-from safeeraser.unlearn.data.items import sound_items
+from safeeraser.unlearn.data.items import evenly_spaced, sound_items
 from safeeraser.unlearn.data.views import Item, build_views
-from safeeraser.unlearn.hooks.guard import Guard
+from safeeraser.unlearn.hooks.ending import Interruption
 from safeeraser.unlearn.hooks.hook import Hook
-from safeeraser.unlearn.hooks.interruption import Interruption
 from safeeraser.unlearn.masters import shared_out_again
 from safeeraser.unlearn.save_dir import PROBE_LOG
 
@@ -44,12 +43,7 @@ def probe_items(settings: Settings) -> dict[str, list[Item]]:
         raise BadInput(f"probe.data_path: {error}") from None
     if not items:
         raise BadInput(f"probe.data_path: {probe.data_path}: nothing to ask there (data={source.name})")
-    return {view: _spread(its, probe.prompts) for view, its in items.items()}
-
-
-def _spread(items: list[Item], count: int) -> list[Item]:
-    count = min(count, len(items))
-    return [items[number * len(items) // count] for number in range(count)]
+    return {view: evenly_spaced(its, probe.prompts) for view, its in items.items()}
 
 
 def measure(answers: list[str]) -> dict[str, float]:
@@ -70,18 +64,15 @@ class Probes(Hook):
 
     def __init__(
         self,
+        settings: Settings,
         items: Mapping[str, list[Item]],
         preprocessor: Preprocessor,
-        *,
-        every: int,
-        max_new_tokens: int,
-        averaged: bool,
-        guard: Guard,
         interruption: Interruption,
     ) -> None:
         self.items, self.preprocessor = items, preprocessor
-        self.every, self.max_new_tokens = every, max_new_tokens
-        self.averaged, self.guard, self.interruption = averaged, guard, interruption
+        self.interruption, self.guard = interruption, interruption.guard
+        self.every, self.averaged = settings.probe_every, bool(settings.step.averaged)
+        self.generation = Generation(greedy=True, max_new_tokens=settings.probe.max_new_tokens)
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step == 0:
@@ -111,10 +102,9 @@ class Probes(Hook):
 
     def _answers(self, items: list[Item]) -> list[str]:
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        generation = Generation(greedy=True, max_new_tokens=self.max_new_tokens)
         # Else a tie that two processes break differently would leave one of them waiting for the other.
         vlm = VLM(model, self.preprocessor)
-        decoder = DECODERS[vlm.decoder](vlm, generation, batch_size=len(items), agree=broadcast)
+        decoder = DECODERS[vlm.decoder](vlm, self.generation, batch_size=len(items), agree=broadcast)
         answers = [""] * len(items)
         model.eval()
         try:

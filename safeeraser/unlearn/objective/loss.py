@@ -59,11 +59,8 @@ class Loss:
     def ready(
         self, parameters: dict[str, Any], *, width: int, seed: int, device: torch.device | str = "cpu"
     ) -> Callable[[Any], Tensor]:
-        """The function of positions alone, with its parameters, and with what is made beforehand on `device`.
-
-        Raises:
-            BadInput: that cannot be made.
-        """
+        """The function of positions alone, with its parameters, and with what is made beforehand on `device`. Raises
+        `BadInput` where that cannot be made."""
         chosen = {name: parameters[name] for name in _keywords(self.function)}
         if self.beforehand is None:
             return partial(self.function, **chosen)

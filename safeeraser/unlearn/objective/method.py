@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import torch
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -13,24 +12,19 @@ from pydantic import (
     TypeAdapter,
     WrapValidator,
     create_model,
-    field_validator,
     model_validator,
 )
 from torch import Tensor, nn
 
-from safeeraser.errors import BadInput, nearest
-from safeeraser.unlearn.data.views import VIEWS
+from safeeraser.errors import BadInput
+from safeeraser.unlearn.data.views import VIEWS, Keys, one_of
 from safeeraser.unlearn.objective.losses import LOSSES
 
 # What the shipped methods call their terms: a recipe may weigh them all, whichever of them a method has.
 TERMS = ("forget", "retain", "kl", "preference", "decoupled")
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Dual(_Config):
+class Dual(Keys):
     """A weight that follows its term's loss: after each optimizer step it grows by `rate` times how far that lies above
     `at_most`, and never falls below 0 (Entesari et al. 2025, arXiv 2506.05314).
 
@@ -38,8 +32,6 @@ class Dual(_Config):
         at_most: the bound, in the loss's own unit.
         start: the weight of the first step.
     """
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
     at_most: float
     rate: PositiveFloat = 1.0
@@ -50,12 +42,12 @@ class Dual(_Config):
         return max(0.0, weight + self.rate * (loss - self.at_most))
 
 
-class Ramp(_Config):
+class Ramp(Keys):
     """A weight that moves evenly over the run: `from` before the first optimizer step, `to` after the last one. The
     schedule of circuit breakers (Zou et al. 2024, arXiv 2406.04313) is alpha to alpha / 2 on forget, 0 to alpha / 2 on
     retain."""
 
-    model_config = ConfigDict(allow_inf_nan=False, serialize_by_alias=True)
+    model_config = ConfigDict(serialize_by_alias=True)
 
     from_: float = Field(alias="from")
     to: float
@@ -86,7 +78,7 @@ def or_moving(number: Any) -> WrapValidator:
 Weight = Annotated[float | Dual | Ramp, or_moving(float)]
 
 
-class Recipe(_Config):
+class Recipe(Keys):
     """The switches between the release and its mended form; config/recipe/official.yaml explains each."""
 
     name: str
@@ -99,7 +91,7 @@ class Recipe(_Config):
     weights: dict[str, Weight | None]
 
 
-class Term(_Config):
+class Term(Keys):
     """A weighted loss on views: `weight * loss(views)`, pooled over the views named.
 
     The weight is a number, a dual variable or a ramp. What else a term has are its loss's own parameters: each loss has
@@ -110,20 +102,10 @@ class Term(_Config):
             rows; `all`: up to the end of the longest row of the item, padding included, as the release's KL does.
     """
 
-    model_config = ConfigDict(allow_inf_nan=False)
-
     loss: str
-    views: list[str] = Field(min_length=1)
+    views: Annotated[list[str], Field(min_length=1), one_of("view", VIEWS)]
     weight: Weight
     positions: Literal["answer", "row", "all"] = "answer"
-
-    @field_validator("views")
-    @classmethod
-    def _known_views(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if name not in VIEWS:
-                raise ValueError(f"no view '{name}'; {nearest(name, VIEWS)}")
-        return names
 
     @model_validator(mode="after")
     def _views_of_the_loss(self) -> "Term":
@@ -156,7 +138,7 @@ else:
     AnyTerm = Annotated[Union[tuple(TERM_OF.values())], Field(discriminator="loss")]  # noqa: UP007
 
 
-class Method(_Config):
+class Method(Keys):
     """A line of weights: the loss of a micro-step is the sum of its terms.
 
     Its `title`, by which reports call it, decides no result, so `run.json` has it beside the settings, not among them.

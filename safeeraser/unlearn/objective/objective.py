@@ -1,16 +1,76 @@
-"""What a run minimizes in each micro-step: the sum of a method's terms, each by the weight that it has now."""
+"""What a run minimizes in each micro-step: the sum of a method's terms, each by the weight that it has now.
 
+A method may compare with the untouched model: the model itself with its adapter switched off. Where no adapter is
+trained but the model itself, it is a second copy.
+"""
+
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from safeeraser.benchmark.family import Family
+from safeeraser.model.states import logits_and_states
 from safeeraser.unlearn.data.batch import Batch
-from safeeraser.unlearn.hooks.weights import Weights
+from safeeraser.unlearn.hooks.hook import Hook
 from safeeraser.unlearn.objective.divergence import divergence
-from safeeraser.unlearn.objective.forward import Forward
 from safeeraser.unlearn.objective.losses import LOSSES, Positions
-from safeeraser.unlearn.objective.method import Method
+from safeeraser.unlearn.objective.method import Dual, Method, Ramp
+
+Outputs = dict[int | None, Tensor]  # states by layer, (N, hidden); None: logits, (N, vocabulary)
+
+
+class Weights(Hook):
+    """What each term weighs now: a number, a dual variable that follows its term's loss, or a ramp over the run.
+
+    The losses of a step are those of all processes, so each process comes to the same weights by itself.
+
+    Attributes:
+        of_step: the moving weights that the last step was taken with, by name.
+    """
+
+    file = "duals.json"
+
+    def __init__(self, method: Method) -> None:
+        self.moving = method.moving
+        self.duals = {name: weight for name, weight in self.moving.items() if isinstance(weight, Dual)}
+        self.of_step: dict[str, float] = {}
+        self._now: dict[str, float] = {
+            name: term.weight if isinstance(term.weight, float) else term.weight.start
+            for name, term in method.terms.items()
+        }
+
+    def __getitem__(self, name: str) -> float:
+        return self._now[name]
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Set the ramps to where the run is: what is resumed has steps behind it."""
+        for name, weight in self.moving.items():
+            if isinstance(weight, Ramp):
+                self._now[name] = weight.at(state.global_step, state.max_steps)
+
+    on_step_end = on_train_begin
+
+    def on_losses(self, losses, control=None):
+        """Move the dual weights on for the next step. A loss that is not finite says nothing, and moves none."""
+        self.of_step = {name: self._now[name] for name in self.moving}
+        for name, dual in self.duals.items():
+            if math.isfinite(losses[name]):
+                self._now[name] = dual.after(self._now[name], losses[name])
+
+    def row(self) -> dict[str, Any]:
+        return {"weights": self.of_step} if self.of_step else {}
+
+    def state_dict(self) -> dict[str, float]:
+        return {name: self._now[name] for name in self.duals}
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        for name in self.duals:
+            if type(weight := (state or {}).get(name)) is not float:
+                raise ValueError(f"no weight of the term {name}")
+            self._now[name] = weight
 
 
 class Objective:
@@ -18,48 +78,60 @@ class Objective:
 
     Args:
         weights: by term; they may change from step to step.
-        model: the one that is trained.
+        model: the one that is trained, in no engine's wrapping.
+        untouched: the untouched model where it is a second copy.
     """
 
     def __init__(
-        self, method: Method, weights: Weights, model: nn.Module, *, seed: int, device: torch.device | str
+        self,
+        method: Method,
+        weights: Weights,
+        model: nn.Module,
+        family: Family,
+        untouched: nn.Module | None = None,
+        *,
+        seed: int,
+        device: torch.device | str,
     ) -> None:
-        self.method, self.weights = method, weights
+        self.method, self.weights, self.model, self.family, self.untouched = method, weights, model, family, untouched
+        self.head = model.get_output_embeddings()  # which a wrapped model cannot give
         self.losses = method.losses(model, seed, device)
 
-    def __call__(self, batch: Batch, forward: Forward, apart: Collection[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, batch: Batch, model: nn.Module, apart: Collection[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a micro-step, a scalar; and its terms before weighing, by name.
 
         Args:
+            model: in its engine's wrapping.
             apart: terms whose gradient is taken elsewhere: of these the value counts alone.
         """
-        logits, terms = self._terms(self.losses, batch, forward)
+        logits, terms = self._terms(self.losses, batch, model)
         loss = self._weighed({name: each.detach() if name in apart else each for name, each in terms.items()})
         if apart or not len(logits):
             # Engines wait for the backward pass at the model's output, of which no term may have taken anything.
             loss = loss + logits[:0].sum()
         return loss, terms
 
-    def of(self, names: Iterable[str], batch: Batch, forward: Forward) -> Tensor:
-        """Some of the terms alone, weighed and summed up."""
-        return self._weighed(self._terms(names, batch, forward)[1])
+    def of(self, names: Iterable[str], batch: Batch) -> Tensor:
+        """Some of the terms alone, weighed and summed up, of the model in no engine's wrapping."""
+        return self._weighed(self._terms(names, batch, self.model)[1])
 
     def _weighed(self, terms: Mapping[str, Tensor]) -> Tensor:
         return torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
 
-    def _terms(self, names: Iterable[str], batch: Batch, forward: Forward) -> tuple[Tensor, dict[str, Tensor]]:
+    def _terms(self, names: Iterable[str], batch: Batch, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
         """The logits that are read, and the terms named. One forward pass serves all terms."""
-        outputs = forward(batch.inputs, {layer: reads.places for layer, reads in batch.reads.items()})
+        places = {layer: reads.places for layer, reads in batch.reads.items()}
+        outputs = self._run(model, batch.inputs, places, self.head)
         # Split once for all terms, each of which would else have a gradient of the size of all logits.
         runs = {layer: batch.reads[layer].split(each) for layer, each in outputs.items()}
-        return outputs[None], {name: self._term(name, batch, runs, forward) for name in names}
+        return outputs[None], {name: self._term(name, batch, runs) for name in names}
 
-    def _term(self, name: str, batch: Batch, runs: Mapping[int | None, Sequence[Tensor]], forward: Forward) -> Tensor:
+    def _term(self, name: str, batch: Batch, runs: Mapping[int | None, Sequence[Tensor]]) -> Tensor:
         """Term `name` of what was read, a scalar: of the logits, or the mean over the layers that it reads."""
-        term, untouched = self.method.terms[name], self._untouched(name, batch, forward)
+        term, compared = self.method.terms[name], self._compared(name, batch)
         values = []
         for layer in term.reads:
-            reads, reference = batch.reads[layer], untouched.get(layer)
+            reads, reference = batch.reads[layer], compared.get(layer)
             targets, item = (reads.of(name, reads.split(each)) for each in (reads.targets, reads.item))
             if reference is not None and LOSSES[term.loss].reference == "nll":
                 reference = divergence(reference, targets)
@@ -68,11 +140,35 @@ class Objective:
             values.append(self.losses[name](at))
         return torch.stack(values).mean()
 
-    def _untouched(self, name: str, batch: Batch, forward: Forward) -> dict[int | None, Tensor]:
-        """The untouched model's logits or states at the places that term `name` reads, where it compares with them.
-        Only the rows that it reads are run."""
+    @torch.no_grad()
+    def _compared(self, name: str, batch: Batch) -> Outputs:
+        """The untouched model's outputs at the places that term `name` reads, where it compares with them. Only the
+        rows that it reads are run."""
         if name not in batch.reference:
             return {}
-        entries, places = batch.reference[name]
+        entries, read = batch.reference[name]
         inputs = {key: batch.inputs[key][where] for key, where in entries.items()}
-        return forward.untouched(inputs, dict.fromkeys(self.method.terms[name].reads, places))
+        places = dict.fromkeys(self.method.terms[name].reads, read)
+        if self.untouched is not None:
+            return self._run(self.untouched, inputs, places)
+        trained = [parameter.requires_grad for parameter in self.model.parameters()]
+        with self.model.disable_adapter():
+            outputs = self._run(self.model, inputs, places)
+        for parameter, before in zip(self.model.parameters(), trained, strict=True):
+            if parameter.requires_grad and not before:  # PEFT would train all that is saved with the adapter
+                parameter.requires_grad_(False)
+        return outputs
+
+    def _run(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Tensor],
+        places: Mapping[int | None, Tensor],
+        head: nn.Module | None = None,
+    ) -> Outputs:
+        """One forward pass for all that is read of a batch: at `places`, (N,), of each layer, or of the logits."""
+        states = {layer: each for layer, each in places.items() if layer is not None}
+        read = places[None] if None in places else next(iter(states.values()))[:0]
+        logits, kept = logits_and_states(model, inputs, read, states, self.family, head)
+        outputs: Outputs = {None: logits}
+        return outputs | dict(kept.items())

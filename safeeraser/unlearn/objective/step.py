@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, Protocol, Union
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from safeeraser.unlearn.data.views import Keys
 from safeeraser.unlearn.objective.method import Method
 
 FORGETS = {"forget", "refusal"}  # a term that reads one of these views is there to make the model forget
@@ -33,10 +34,9 @@ class Shift(NamedTuple):
     told: dict[str, float]
 
 
-class Step(BaseModel):
+class Step(Keys):
     """What the steps have in common, and all that the plain one does."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     title: ClassVar[str] = ""  # what it adds to the method's, as the source has it
     name: str
 
@@ -47,11 +47,8 @@ class Step(BaseModel):
         return 0.0
 
     def moved_terms(self, method: Method) -> list[str]:
-        """The terms whose gradient is taken at moved weights; that of the others is taken where the weights are.
-
-        Raises:
-            ValueError: it is taken so of some kind of terms, of which the method has none.
-        """
+        """The terms whose gradient is taken at moved weights; that of the others is taken where the weights are. Raises
+        `ValueError` where it is taken so of some kind of terms, of which the method has none."""
         return []
 
     @property

@@ -1,2 +1,2 @@
-"""What is found out before weights are loaded: what a run needs (`dry_run`, `memory`), whether it fits (`advice`),
-whether this machine has it (`machine`)."""
+"""What is found out before weights are loaded: what a run needs (`dry_run`, `memory`), and whether the machine has it
+(`machine`)."""

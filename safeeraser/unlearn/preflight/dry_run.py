@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 
 import torch
 from PIL import Image
@@ -16,20 +15,17 @@ from safeeraser.benchmark.conversation import IGNORE
 from safeeraser.benchmark.methods import shown_weight
 from safeeraser.benchmark.pictures import picture_size
 from safeeraser.errors import BadInput
-from safeeraser.model.load import choose_dtype, load_config, load_preprocessor
+from safeeraser.model.load import choose_dtype, load_config
 from safeeraser.model.stored import check_adapter, read_adapter
 from safeeraser.model.turns import Row
-from safeeraser.unlearn.config.parts import Compared
 from safeeraser.unlearn.config.settings import Settings
-from safeeraser.unlearn.data.batch import Collator, PlanDataset
-from safeeraser.unlearn.data.items import note_spelling
+from safeeraser.unlearn.data.batch import PlanDataset
 from safeeraser.unlearn.data.plan import Step
 from safeeraser.unlearn.engine import DTYPE_OF, Engine
 from safeeraser.unlearn.job import Job, without_effect
-from safeeraser.unlearn.load import dataset_of, equip, reparametrize
+from safeeraser.unlearn.load import collator, dataset_of, equip, load_dataset, reparametrize
 from safeeraser.unlearn.objective.method import Method
-from safeeraser.unlearn.preflight.advice import advice
-from safeeraser.unlearn.preflight.machine import check_machine, check_shared_memory
+from safeeraser.unlearn.preflight.machine import advice, check_machine, check_shared_memory
 from safeeraser.unlearn.preflight.memory import MicroStep, Part, Setup, memory
 
 Size = tuple[int, int]  # of a conversation: its tokens, the picture's included, and those of the answer among them
@@ -44,7 +40,14 @@ def dry_run(settings: Settings, job: Job, arguments: TrainingArguments) -> None:
     """
     if torch.cuda.device_count() and not settings.gpu_memory:  # else it will be trained on another machine
         check_machine(job.engine)
-    config, dtype = find_model(settings.model_path), dtype_of(settings, job.engine)
+    try:
+        config = load_config(settings.model_path)
+    except BadInput as error:
+        raise BadInput(
+            f"{error}; a dry run needs no weights, but config.json, the processor and the tokenizer: the hub, or a "
+            "folder with these files as model_path"
+        ) from None
+    dtype = dtype_of(settings, job.engine)
     steps = read_steps(settings, job, dtype, arguments)
     model = outline(settings, config, dtype)
     parameters = count_parameters(model, settings)
@@ -59,7 +62,11 @@ def dry_run(settings: Settings, job: Job, arguments: TrainingArguments) -> None:
     unit, size = ("GiB", 2**30) if sum(part.device for part in parts) >= 2**30 else ("MiB", 2**20)
     sizes = {part.name: (part.device / size, part.cpu / size) for part in parts}
     title = f"memory of each process ({job.engine.name}, {str(dtype).removeprefix('torch.')})"
-    cost = settings.step.cost(settings.method, job.schedule.steps)
+    cost, mask = settings.step.cost(settings.method, job.schedule.steps), settings.mask
+    masks = mask and (
+        f"The gradient mask trains at most {mask.top:.0%} of the LoRA weights, by their gradients on {mask.from_} "
+        f"against {mask.against}: {len(job.compared)} items of each go forward and backward first, one by one."
+    )
     show(
         f"Dry run: {settings.method.name}, recipe {settings.recipe.name}, {settings.model_path}",
         table(("data and steps", ""), counts(settings, job, steps), "{:,}"),
@@ -70,7 +77,7 @@ def dry_run(settings: Settings, job: Job, arguments: TrainingArguments) -> None:
             for name, weight in settings.method.moving.items()
         ),
         *([f"The step {settings.step.name} {cost}."] if cost else []),
-        *([masked(settings.mask, job)] if settings.mask else []),
+        *([masks] if masks else []),
         "The memory is an estimate: CUDA and its libraries take about 1 GiB more, of several processes 2 GiB and 5%.",
         *advice(settings, job.engine, parts, estimate, items=len(job.plan)),
         *without_effect(settings),
@@ -79,31 +86,12 @@ def dry_run(settings: Settings, job: Job, arguments: TrainingArguments) -> None:
         show("Without a GPU here, dtype=auto is float32; dtype=bfloat16 tells what one would need.")
 
 
-def find_model(model_path: str) -> PreTrainedConfig:
-    """The model's configuration. Raises `BadInput` where it is neither in a folder nor to be had from the hub."""
-    try:
-        return load_config(model_path)
-    except BadInput as error:
-        raise BadInput(
-            f"{error}; a dry run needs no weights, but config.json, the processor and the tokenizer: the hub, or a "
-            "folder with these files as model_path"
-        ) from None
-
-
-def check_outline(settings: Settings) -> None:
-    """Raises `BadInput` where what is to be trained does not fit the model, which its shapes show."""
-    outline(settings, load_config(settings.model_path), torch.float32)
-
-
 def read_steps(settings: Settings, job: Job, dtype: torch.dtype, arguments: TrainingArguments) -> list[MicroStep]:
     """The plan's `planned_steps`. Raises `BadInput` where an item, or the loading of them, has no room."""
-    preprocessor = load_preprocessor(settings.model_path)
-    dataset = dataset_of(settings, job.data, job.plan, preprocessor)
-    note_spelling(preprocessor.tokenizer.tokenize, chain.from_iterable(job.data.items.values()))
-    steps = planned_steps(settings, dataset)
+    dataset = load_dataset(settings, job, check=False)  # `planned_steps` does
+    steps, preprocessor = planned_steps(settings, dataset), dataset.preprocessor
     if not settings.gpu_memory:
-        joins = Collator(settings.method, preprocessor, dtype, settings.beside)
-        check_shared_memory(dataset, joins, arguments, job.engine.here)
+        check_shared_memory(dataset, collator(settings, preprocessor, dtype), arguments, job.engine.here)
     if compared := job.data.compared:  # which have to leave room for their answers too
         conversation_sizes(dataset_of(settings, compared, job.compared, preprocessor))
     return steps
@@ -116,7 +104,8 @@ def dtype_of(settings: Settings, engine: Engine) -> torch.dtype:
 
 
 def outline(settings: Settings, config: PreTrainedConfig, dtype: torch.dtype) -> nn.Module:
-    """The model with its adapter, if it is to have one, on the meta device: names and shapes, no contents."""
+    """The model with its adapter, if it is to have one, on the meta device: names and shapes, no contents. Raises
+    `BadInput` where what is to be trained does not fit the model."""
     attention = "eager" if settings.attention == "eager" else "sdpa"
     with torch.device("meta"):
         base = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
@@ -229,14 +218,6 @@ def counts(settings: Settings, job: Job, steps: Sequence[MicroStep]) -> dict[str
         **{f"positions that {name} reads": count for step in steps for name, count in step.terms.items()},
     }
     return {name: (count,) for name, count in rows.items()}
-
-
-def masked(mask: Compared, job: Job) -> str:
-    """What a mask does and costs, in a sentence."""
-    return (
-        f"The gradient mask trains at most {mask.top:.0%} of the LoRA weights, by their gradients on {mask.from_} "
-        f"against {mask.against}: {len(job.compared)} items of each go forward and backward first, one by one."
-    )
 
 
 def show(*parts: str | Table) -> None:

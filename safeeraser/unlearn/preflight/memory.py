@@ -20,10 +20,10 @@ from safeeraser.model.vision import look
 from safeeraser.model.vlm import logits
 from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.engine import Engine
-from safeeraser.unlearn.hooks.guard import Guard
+from safeeraser.unlearn.hooks.ending import Guard
 from safeeraser.unlearn.objective.divergence import CHUNK
 from safeeraser.unlearn.objective.losses import LOSSES
-from safeeraser.unlearn.objective.method import Method, Term
+from safeeraser.unlearn.objective.method import Method
 from safeeraser.unlearn.preflight.computed import Computed
 
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a parameter: 4 bits, a byte for 64 of them, a float32 for 256 of those
@@ -122,7 +122,11 @@ def _moment(setup: Setup, step: MicroStep, text: Any, spared: int) -> float:
     """
     settings, terms = setup.settings, step.method.terms
     # Each logit has a gradient, and where a loss compares a counterpart; two chunks of them are in float32.
-    reads = {name: step.terms[name] * _numbers_at_a_place(term, text) * setup.width for name, term in terms.items()}
+    sizes = {  # numbers at each place that a term reads: logits, or the states of its layers
+        name: sum(text.vocab_size if layer is None else text.hidden_size for layer in term.reads)
+        for name, term in terms.items()
+    }
+    reads = {name: step.terms[name] * size * setup.width for name, size in sizes.items()}
     losses = sum(LOSSES[term.loss].copies * reads[name] for name, term in terms.items())
     losses += 2 * CHUNK * text.vocab_size * 4
     works_in = setup.trained_dtype if settings.LoRA.use_dora else setup.dtype  # DoRA's inputs are cast to the adapter's
@@ -138,11 +142,6 @@ def _moment(setup: Setup, step: MicroStep, text: Any, spared: int) -> float:
         if LOSSES[term.loss].needs_reference
     )
     return max(losses, layer, *compared)  # when a layer is at work, the losses are done
-
-
-def _numbers_at_a_place(term: Term, text: Any) -> int:
-    """How many numbers a term reads at each of its places: logits, or the states of its layers."""
-    return sum(text.vocab_size if layer is None else text.hidden_size for layer in term.reads)
 
 
 def held(model: nn.Module, setup: Setup) -> list[Part]:
