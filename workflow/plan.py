@@ -9,13 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, Field
 
 from safeeraser.benchmark.check import FILES
 from safeeraser.benchmark.files import check, sha256
 from safeeraser.benchmark.methods import pages, to_decouple
 from safeeraser.benchmark.metrics import SPLITS
-from safeeraser.benchmark.pages import read_keys
+from safeeraser.benchmark.pages import Keys, read_keys
 from safeeraser.errors import BadInput, nearest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,10 +39,8 @@ class Run(NamedTuple):
     seed: int
 
 
-class Plan(BaseModel):
+class Plan(Keys):
     """A config file with the user's choices; workflow/config/mini.yaml explains each key."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     model_family: str
     model_path: str
@@ -57,7 +55,7 @@ class Plan(BaseModel):
     steps: tuple[str, ...]
     specificity: Words
     specificity_check: str | None
-    checks: dict[str, Words] = {}
+    checks: dict[str, Words] = Field({})
     build_options: Words = ""
     forget_options: Words
     infer_options: Words

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from safeeraser.benchmark.adapters import RUN_FILE
 from safeeraser.benchmark.files import CONFIG, held
-from safeeraser.benchmark.pages import check_keys, read_keys
-from safeeraser.errors import nearest
+from safeeraser.benchmark.pages import Keys, check_keys, one_of, read_keys
 from safeeraser.model.merge import merge
 from safeeraser.unlearn.config.compose import from_keys
 from safeeraser.unlearn.config.read import read_settings
@@ -51,27 +50,16 @@ class Data:
         return {TRAIN: self.train_file, HELD_OUT: self.val_file}.get(name, self.train_file.parent / name)
 
 
-class _Keys(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Attacker(_Keys):
+class Attacker(Keys):
     """What a model is trained on."""
 
-    view: str
+    view: Annotated[str, one_of("view", ANSWERED)]
     data: str = Field(min_length=1)
     pictures: bool = True
     seeds: Seeds | None = None
 
-    @field_validator("view")
-    @classmethod
-    def _known_view(cls, name: str) -> str:
-        if name not in ANSWERED:
-            raise ValueError(f"no view '{name}'; {nearest(name, ANSWERED)}")
-        return name
 
-
-class Protocol(_Keys):
+class Protocol(Keys):
     """How a model is trained on: alike whatever it is, so that what comes back can be compared."""
 
     rank: int = Field(ge=1)

@@ -5,21 +5,20 @@ A page of one size names the page that it shares with others under `defaults`, a
 
 import re
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from safeeraser.benchmark.files import CONFIG
-from safeeraser.benchmark.pages import check_keys, read_page
+from safeeraser.benchmark.pages import Keys, check_keys, read_page
 from safeeraser.errors import BadInput
 
 PAGES = CONFIG / "model_family"
 COPIES = re.compile(r"\.(modules_to_save\.\w+|original_module)\.")  # what PEFT calls a trained part, and the untouched
-FAMILY_KEY = "model_family"  # in a model's configuration: its page, where its type alone would lead to another
 AUTO = "auto"  # the page that stands for whichever the model's own configuration names
 
 
-class LmmsEval(BaseModel):
+class LmmsEval(Keys):
     """lmms-eval's way to load a family.
 
     Attributes:
@@ -27,13 +26,11 @@ class LmmsEval(BaseModel):
         dtype: the one that it loads the weights in, whatever is asked; None: it takes a dtype.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     model: str
     dtype: str | None = None
 
 
-class Family(BaseModel):
+class Family(Keys):
     """A family, or one model of it.
 
     Attributes:
@@ -51,8 +48,6 @@ class Family(BaseModel):
         lmms_eval: how lmms-eval is asked about it; None: it cannot be.
         license: what it is under, in the hub's word, and so whatever comes of its weights; None: not known here.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     name: str
     model_type: str
@@ -105,18 +100,20 @@ def page_for(model_path: str) -> Family | None:
     return next((family for family in families().values() if family.model_path == model_path), None)
 
 
-def page_of(config: dict[str, Any], model_path: str) -> Family:
-    """The page that a model's configuration names, else the one for its type. Raises `BadInput` if there is none."""
-    model_type, name = config["model_type"], config.get(FAMILY_KEY)
+def page_of(model_type: str, name: str | None, model_path: str) -> Family:
+    """The page that a model's configuration names as its `model_family`, else the one for its type.
+
+    Raises `BadInput` if there is none.
+    """
     if not name:
         try:
             return page_of_type(model_type)
         except BadInput as error:
             raise BadInput(f"model_path {model_path}: {error}") from None
-    page = families().get(str(name))
+    page = families().get(name)
     if page is None or page.model_type != model_type:
         raise BadInput(
-            f"model_path {model_path}: its config.json names {FAMILY_KEY} '{name}', and config/model_family has no "
+            f"model_path {model_path}: its config.json names model_family '{name}', and config/model_family has no "
             f"such page of '{model_type}' models"
         )
     return page

@@ -1,15 +1,40 @@
-"""Reading pages of settings. One of config/ may name those that it builds on under `defaults`, as everywhere there."""
+"""Pages of settings: what keys may be, and how they are read. A page of config/ may name those that it builds on under
+`defaults`, as everywhere there."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from safeeraser.benchmark.files import read_text
 from safeeraser.errors import BadInput, nearest
 
-Keys = TypeVar("Keys", bound=BaseModel)
+Page = TypeVar("Page", bound=BaseModel)
+
+
+class Keys(BaseModel):
+    """Keys of a config file: one that is not known is refused, and nothing in them changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+def one_of(kind: str, known: Collection[str]) -> AfterValidator:
+    """Checks that a name, or each of several, is known. What is said of one that is not calls it a `kind`."""
+
+    def check(value: Any) -> Any:
+        for name in one_as_list(value):
+            if name not in known:
+                raise ValueError(f"no {kind} '{name}'; {nearest(name, known)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def one_as_list(value: Any) -> Any:
+    """A word alone as a list of it."""
+    return [value] if isinstance(value, str) else value
 
 
 def read_keys(file: Path) -> dict[str, Any]:
@@ -40,7 +65,7 @@ def read_page(file: Path, group: Path) -> dict[str, Any]:
     return page
 
 
-def check_keys(kind: type[Keys], part: type[BaseModel], keys: dict[str, Any], file: Path) -> Keys:
+def check_keys(kind: type[Page], part: type[BaseModel], keys: dict[str, Any], file: Path) -> Page:
     """The keys of a page as what they are to be, whose groups of keys are `part`s.
 
     Raises `BadInput` naming the file and the first key that is wrong, missing or unknown.

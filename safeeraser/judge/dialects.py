@@ -12,12 +12,13 @@ from typing import Annotated, Any, ClassVar
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from safeeraser.benchmark import files
 from safeeraser.benchmark.files import check, read_text
 from safeeraser.benchmark.judged import WORDS
 from safeeraser.benchmark.metrics import ASKED
+from safeeraser.benchmark.pages import Keys
 from safeeraser.benchmark.records import CATEGORIES
 from safeeraser.errors import BadInput, nearest
 from safeeraser.judge.judge import Query, Reading, read_reply, read_whole
@@ -134,11 +135,7 @@ Word = Annotated[str, AfterValidator(str.casefold)]
 Names = Annotated[frozenset[str], AfterValidator(lambda names: frozenset(map(_plain, names)))]
 
 
-class _Setting(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Categories(_Setting):
+class Categories(Keys):
     """Where a reply names what was found, separated by commas; what of it counts, and what does not."""
 
     pattern: Pattern
@@ -157,7 +154,7 @@ class Categories(_Setting):
         return False if named <= self.ignored else None
 
 
-class Decision(_Setting):
+class Decision(Keys):
     """How a metric is read off a reply: the one word that `pattern` captures, and what each is worth."""
 
     pattern: Pattern
@@ -173,7 +170,7 @@ class Decision(_Setting):
         return {True: value, False: 0.0, None: None}[self.categories.count(reply)]
 
 
-class Guard(_Setting):
+class Guard(Keys):
     """A guard model, which moderates the last turn of a conversation; its file in config/judge/ is all of it.
 
     `prompt` asks in one turn instead, with {question} and {response} in it. `picture` shows it the picture too.

@@ -4,10 +4,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from safeeraser.benchmark.files import CONFIG, read_object
-from safeeraser.benchmark.pages import check_keys, read_keys
+from safeeraser.benchmark.pages import Keys, check_keys, read_keys
 from safeeraser.errors import BadInput, nearest
 
 PAGE = CONFIG / "leaderboard.yaml"
@@ -15,15 +15,11 @@ RESULTS = Path("docs/results/leaderboard")  # what is kept: the chosen settings,
 WORK = Path("results/leaderboard")  # adapters and answers, which can be made again
 
 
-class _Keys(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Row(_Keys):
+class Row(Keys):
     """What a row of the table is; at most one of `model` and `noise_of`, and of neither it is trained."""
 
     group: str = "others"
-    keys: dict[str, Any] = {}
+    keys: dict[str, Any] = Field({})
     settings_of: str | None = None
     model: str | None = None
     noise_of: str | None = None
@@ -35,7 +31,7 @@ class Row(_Keys):
         return not (self.model or self.noise_of)
 
 
-class Budget(_Keys):
+class Budget(Keys):
     """What every method may be tried with, to choose its learning rate and number of steps."""
 
     lr: tuple[float, ...] = Field(min_length=2)
@@ -45,14 +41,14 @@ class Budget(_Keys):
     records: int = Field(ge=1)
 
 
-class New(_Keys):
+class New(Keys):
     """How a concept is learned that nobody knew."""
 
     lr: float
     steps: tuple[int, ...] = Field(min_length=1)
 
 
-class Relearning(_Keys):
+class Relearning(Keys):
     """How a model is trained on, to see what comes back."""
 
     views: dict[str, str]
@@ -62,7 +58,7 @@ class Relearning(_Keys):
     new: New
 
 
-class Group(_Keys):
+class Group(Keys):
     """On which base models and by which seeds of unlearning rows are run."""
 
     bases: tuple[int, ...]
@@ -92,7 +88,7 @@ class Cell(NamedTuple):
         return WORK / "cells" / self.row / self.name
 
 
-class Plan(_Keys):
+class Plan(Keys):
     """config/leaderboard.yaml; it says what each key means."""
 
     data: Path

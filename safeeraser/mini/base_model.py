@@ -15,10 +15,11 @@ from transformers import (
 )
 
 from safeeraser.benchmark.conversation import IMAGE
-from safeeraser.benchmark.family import FAMILY_KEY, families
+from safeeraser.benchmark.family import families
 from safeeraser.mini.language_model import CHAT_TEMPLATE, Spoken, read_language_model
 from safeeraser.mini.settings import Settings
 from safeeraser.mini.tokenizer import build_tokenizer
+from safeeraser.model.load import FAMILY_KEY
 from safeeraser.model.preprocess import Preprocessor
 
 

@@ -42,6 +42,7 @@ if not sys.stderr.isatty():
 
 CUDNN = "sdpa_cudnn"  # an attention: SDPA that may take cuDNN's kernels too
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FAMILY_KEY = "model_family"  # in a model's configuration: its page, where its type alone would lead to another
 # The parts of a processor that are used here. One for films, which some have too, wants torchvision.
 PARTS = ("image_processor", "tokenizer")
 
@@ -53,7 +54,7 @@ def family_of(model_path: str) -> Family:
     Raises:
         BadInput: there is no model, or config/model_family/ has no page for its kind.
     """
-    return page_for(model_path) or page_of(_told(model_path), model_path)
+    return page_for(model_path) or _page_of(_told(model_path), model_path)
 
 
 def family_if_told(model_path: str) -> Family | None:
@@ -72,6 +73,10 @@ def check_family(family: Family, model_path: str) -> None:
             f"model_family={family.name}: of '{family.model_type}' models, and model_path {model_path} is a '{told}'; "
             "model_family=auto takes what the model says"
         )
+
+
+def _page_of(told: dict[str, Any], model_path: str) -> Family:
+    return page_of(told["model_type"], told.get(FAMILY_KEY), model_path)
 
 
 def _told(model_path: str) -> dict[str, Any]:
@@ -107,7 +112,7 @@ def load_config(model_path: str) -> Any:
 
 def _config_and_family(model_path: str) -> tuple[Any, Family]:
     told = _told(model_path)
-    family = page_for(model_path) or page_of(told, model_path)
+    family = page_for(model_path) or _page_of(told, model_path)
     try:
         config = AutoConfig.from_pretrained(model_path)
     except (OSError, ValueError, StrictDataclassError) as error:

@@ -9,10 +9,11 @@ from pydantic import BeforeValidator, ConfigDict, Field, FiniteFloat, PositiveIn
 from transformers import SchedulerType
 
 from safeeraser.benchmark.family import Family
+from safeeraser.benchmark.pages import Keys, one_as_list, one_of
 from safeeraser.errors import nearest
 from safeeraser.model.lora import lora_config
 from safeeraser.model.projector import PROJECTORS, Way
-from safeeraser.unlearn.data.views import VIEWS, DataSource, Keys, one_as_list, one_of
+from safeeraser.unlearn.data.views import VIEWS, DataSource
 from safeeraser.unlearn.objective.method import TERMS, Dual, Method, Ramp, Recipe, or_moving
 from safeeraser.unlearn.objective.step import AnyStep
 

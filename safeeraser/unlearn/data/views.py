@@ -1,17 +1,18 @@
 """Views: the ways to read a record as (picture, question, answer). Where each lies is data too (config/data/)."""
 
 import logging
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
+from safeeraser.benchmark.pages import Keys, one_as_list, one_of
 from safeeraser.benchmark.pictures import find_picture
 from safeeraser.benchmark.records import DataFile, Record, keys_like, read_raw
-from safeeraser.errors import BadInput, nearest
+from safeeraser.errors import BadInput
 
 log = logging.getLogger(__name__)
 
@@ -20,29 +21,6 @@ log = logging.getLogger(__name__)
 # decoupled: benign picture, the same harmful question, the normal answer
 # refusal: harmful picture, harmful question, a refusal drawn from prompt.json
 VIEWS = ("forget", "retain", "decoupled", "refusal")
-
-
-class Keys(BaseModel):
-    """Keys of a config file: one that is not known is refused, and nothing in them changes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
-
-
-def one_of(kind: str, known: Collection[str]) -> AfterValidator:
-    """Checks that a name, or each of several, is known. What is said of one that is not calls it a `kind`."""
-
-    def check(value: Any) -> Any:
-        for name in one_as_list(value):
-            if name not in known:
-                raise ValueError(f"no {kind} '{name}'; {nearest(name, known)}")
-        return value
-
-    return AfterValidator(check)
-
-
-def one_as_list(value: Any) -> Any:
-    """A word alone as a list of it."""
-    return [value] if isinstance(value, str) else value
 
 
 class ViewSource(Keys):

@@ -16,8 +16,9 @@ from pydantic import (
 )
 from torch import Tensor, nn
 
+from safeeraser.benchmark.pages import Keys, one_of
 from safeeraser.errors import BadInput
-from safeeraser.unlearn.data.views import VIEWS, Keys, one_of
+from safeeraser.unlearn.data.views import VIEWS
 from safeeraser.unlearn.objective.losses import LOSSES
 
 # What the shipped methods call their terms: a recipe may weigh them all, whichever of them a method has.

@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from safeeraser.unlearn.data.views import Keys
+from safeeraser.benchmark.pages import Keys
 from safeeraser.unlearn.objective.method import Method
 
 FORGETS = {"forget", "refusal"}  # a term that reads one of these views is there to make the model forget
