@@ -12,10 +12,10 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import AfterValidator, Field
 
 from safeeraser.benchmark.check import FILES
-from safeeraser.benchmark.files import check, sha256
+from safeeraser.benchmark.files import sha256
 from safeeraser.benchmark.methods import pages, to_decouple
 from safeeraser.benchmark.metrics import SPLITS
-from safeeraser.benchmark.pages import Keys, read_keys
+from safeeraser.benchmark.pages import Keys, checked, read_keys
 from safeeraser.errors import BadInput, nearest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -142,7 +142,7 @@ class Plan(Keys):
 
 def read_plan(given: dict[str, Any], name: str) -> Plan:
     """The plan of these keys. Raises `BadInput` naming the file that they come from, and the key."""
-    plan: Plan = check(Plan, given, name)
+    plan: Plan = checked(Plan, given, name)
     if taken := plan.checks.keys() & {"build", "check", "unlearn", "infer", "score", "agree", *OPTIONAL}:
         raise BadInput(f"{name}: checks: '{min(taken)}' is a step that there is already")
     for step in plan.steps:

@@ -13,8 +13,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from safeeraser.errors import BadInput
 
 log = logging.getLogger(__name__)
@@ -128,20 +126,6 @@ def read_object(path: str | Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadInput(f"{path}: must hold an object, holds a {type(value).__name__}")
     return value
-
-
-def check(kind: Any, value: Any, where: object, words: Callable[[str], str] = str.lower) -> Any:
-    """A value as `kind`, a type that pydantic knows.
-
-    Raises:
-        BadInput: naming `where` it is from, the key of the first fault, and in pydantic's `words` what is wrong.
-    """
-    try:
-        return TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        parts = str(where), ".".join(map(str, first["loc"])), words(first["msg"])
-        raise BadInput(": ".join(filter(None, parts))) from None
 
 
 def read_text(path: str | Path) -> str:

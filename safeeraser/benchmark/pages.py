@@ -1,12 +1,12 @@
 """Pages of settings: what keys may be, and how they are read. A page of config/ may name those that it builds on under
 `defaults`, as everywhere there."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from safeeraser.benchmark.files import read_text
 from safeeraser.errors import BadInput, nearest
@@ -63,6 +63,20 @@ def read_page(file: Path, group: Path) -> dict[str, Any]:
             raise BadInput(f"{file}: defaults: no page '{other}'; {nearest(str(other), known)}")
         page = read_page(base, group) | page
     return page
+
+
+def checked(kind: Any, value: Any, where: object, words: Callable[[str], str] = str.lower) -> Any:
+    """A value as `kind`, a type that pydantic knows.
+
+    Raises:
+        BadInput: naming `where` it is from, the key of the first fault, and in pydantic's `words` what is wrong.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        parts = str(where), ".".join(map(str, first["loc"])), words(first["msg"])
+        raise BadInput(": ".join(filter(None, parts))) from None
 
 
 def check_keys(kind: type[Page], part: type[BaseModel], keys: dict[str, Any], file: Path) -> Page:

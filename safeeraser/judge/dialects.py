@@ -15,10 +15,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import AfterValidator, Field, field_validator
 
 from safeeraser.benchmark import files
-from safeeraser.benchmark.files import check, read_text
+from safeeraser.benchmark.files import read_text
 from safeeraser.benchmark.judged import WORDS
 from safeeraser.benchmark.metrics import ASKED
-from safeeraser.benchmark.pages import Keys
+from safeeraser.benchmark.pages import Keys, checked
 from safeeraser.benchmark.records import CATEGORIES
 from safeeraser.errors import BadInput, nearest
 from safeeraser.judge.judge import Query, Reading, read_reply, read_whole
@@ -234,7 +234,7 @@ def read_guard(name: str) -> Guard:
         value = yaml.load(text, yaml.BaseLoader)  # words stay words: YAML's own types have no for false
     except yaml.YAMLError:
         raise BadInput(f"{file}: not valid YAML") from None
-    return check(Guard, (value if isinstance(value, dict) else {}) | {"name": name, "source": text}, file)
+    return checked(Guard, (value if isinstance(value, dict) else {}) | {"name": name, "source": text}, file)
 
 
 def make_dialect(name: str, *, official: bool) -> General | Guard:

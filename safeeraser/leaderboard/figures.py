@@ -119,6 +119,7 @@ def distance(content: str, way: str, of: str = "never_knew") -> Callable:
     model and V of vanilla, and the mean one S between models that never knew. The unit is that of harmful content."""
 
     def distance_of(cells: Cells, cell: Record) -> dict[str, Range] | None:
+        """That of one cell; None without vanilla's of the same base model."""
         vanilla = cells.control("vanilla", cell)
         if vanilla is None:
             return None
@@ -142,6 +143,7 @@ def inside(name: str) -> Callable:
     """A measure of the true answers, in shares of the way from vanilla (0) to never_knew (1), without a bound."""
 
     def way_of(cells: Cells, cell: Record) -> dict[str, Range] | None:
+        """That of one cell; None without both controls of the same base model."""
         vanilla, never = (cells.control(row, cell) for row in ("vanilla", "never_knew"))
         if vanilla is None or never is None:
             return None

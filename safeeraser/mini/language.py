@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from safeeraser.benchmark.files import check, read_json, sha256
+from safeeraser.benchmark.files import read_json, sha256
+from safeeraser.benchmark.pages import checked
 from safeeraser.benchmark.truth import Truth, read_truth
 from safeeraser.benchmark.wording import is_degenerate, is_refusal
 from safeeraser.errors import BadInput, command
@@ -43,7 +44,7 @@ class Unseen(BaseModel):
 
 def read_unseen(file: Path) -> list[Unseen]:
     """What `unseen.json` asks; nothing where there is no such file. Raises `BadInput` naming the first fault."""
-    return check(list[Unseen], read_json(file), file) if file.is_file() else []
+    return checked(list[Unseen], read_json(file), file) if file.is_file() else []
 
 
 def perplexity(vlm: "VLM", sentences: Sequence[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ bfloat16, to which a model's weights are rounded when its training ends. The vis
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ from safeeraser.arguments import Arguments
 from safeeraser.benchmark.files import read_object, write_whole
 from safeeraser.errors import BadInput, command
 from safeeraser.mini.settings import Settings, read_settings
+
+log = logging.getLogger(__name__)
 
 TOWER = "vision_tower"
 
@@ -36,6 +39,7 @@ def read_stored(name: str, settings: Settings) -> Stored | None:
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     if metadata["settings_hash"] != settings.hash:
+        log.warning("note: the %s of the package was made by other settings; it is trained anew", name)
         return None
     return Stored(load_file(path) | load_file(_file(TOWER, settings.size)), json.loads(metadata["told"]))
 

@@ -62,8 +62,8 @@ def family_if_told(model_path: str) -> Family | None:
 
     For what somebody else has loaded, under whatever name: nothing need lie at `model_path`, and no hub is asked.
     """
-    told = page_for(model_path) or (Path(model_path) / "config.json").is_file()
-    return family_of(model_path) if told else None
+    known = page_for(model_path) or (Path(model_path) / "config.json").is_file()
+    return family_of(model_path) if known else None
 
 
 def check_family(family: Family, model_path: str) -> None:

@@ -14,8 +14,9 @@ from pydantic import BaseModel, Field
 from safeeraser.benchmark.adapters import RUN_FILE
 from safeeraser.benchmark.audits import Audit
 from safeeraser.benchmark.figures import Row, find
-from safeeraser.benchmark.files import check, read_json, read_json_lines
+from safeeraser.benchmark.files import read_json, read_json_lines
 from safeeraser.benchmark.metrics import COLUMNS, METRICS, SPLITS, Column, Figure
+from safeeraser.benchmark.pages import checked
 from safeeraser.benchmark.responses import VIEWS
 from safeeraser.benchmark.summaries import Summary, SummaryFile
 from safeeraser.errors import BadInput
@@ -228,4 +229,4 @@ def read(path: Path, kind: Any, otherwise: Any) -> Any:
     if not path.exists():
         return otherwise
     value = read_json_lines(path) if path.suffix == ".jsonl" else read_json(path)
-    return check(kind, value, path, words=str)
+    return checked(kind, value, path, words=str)

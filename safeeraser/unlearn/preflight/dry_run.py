@@ -1,6 +1,6 @@
 """The dry run: what a run would do and need, reported without weights and before anything is written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -62,28 +62,31 @@ def dry_run(settings: Settings, job: Job, arguments: TrainingArguments) -> None:
     unit, size = ("GiB", 2**30) if sum(part.device for part in parts) >= 2**30 else ("MiB", 2**20)
     sizes = {part.name: (part.device / size, part.cpu / size) for part in parts}
     title = f"memory of each process ({job.engine.name}, {str(dtype).removeprefix('torch.')})"
-    cost, mask = settings.step.cost(settings.method, job.schedule.steps), settings.mask
-    masks = mask and (
-        f"The gradient mask trains at most {mask.top:.0%} of the LoRA weights, by their gradients on {mask.from_} "
-        f"against {mask.against}: {len(job.compared)} items of each go forward and backward first, one by one."
-    )
     show(
         f"Dry run: {settings.method.name}, recipe {settings.recipe.name}, {settings.model_path}",
         table(("data and steps", ""), counts(settings, job, steps), "{:,}"),
         table(("parameters", "trained", "frozen"), parameters, "{:,}"),
         table((title, f"device, {unit}", f"CPU, {unit}"), sizes, "{:.2f}"),
-        *(
-            f"The weight of {name} moves: {shown_weight(weight.model_dump())}."
-            for name, weight in settings.method.moving.items()
-        ),
-        *([f"The step {settings.step.name} {cost}."] if cost else []),
-        *([masks] if masks else []),
+        *beside_plain_steps(settings, job),
         "The memory is an estimate: CUDA and its libraries take about 1 GiB more, of several processes 2 GiB and 5%.",
         *advice(settings, job.engine, parts, estimate, items=len(job.plan)),
         *without_effect(settings),
     )
     if settings.dtype == "auto" and dtype is torch.float32:
         show("Without a GPU here, dtype=auto is float32; dtype=bfloat16 tells what one would need.")
+
+
+def beside_plain_steps(settings: Settings, job: Job) -> Iterator[str]:
+    """A sentence on each thing that a run does beside plain steps by fixed weights."""
+    for name, weight in settings.method.moving.items():
+        yield f"The weight of {name} moves: {shown_weight(weight.model_dump())}."
+    if cost := settings.step.cost(settings.method, job.schedule.steps):
+        yield f"The step {settings.step.name} {cost}."
+    if mask := settings.mask:
+        yield (
+            f"The gradient mask trains at most {mask.top:.0%} of the LoRA weights, by their gradients on {mask.from_} "
+            f"against {mask.against}: {len(job.compared)} items of each go forward and backward first, one by one."
+        )
 
 
 def read_steps(settings: Settings, job: Job, dtype: torch.dtype, arguments: TrainingArguments) -> list[MicroStep]:
