@@ -91,7 +91,7 @@ def measure_points(points: list[Point], options: Options) -> None:
     """Measure the points, and wait for those that others are at: of a process that is killed they are taken over."""
     if before := sum(map(is_measured, points)):
         log.info("going on: %d of %d points are measured", before, len(points))
-    shown, left = 0, points
+    shown, left = 0, {point: f"[{number}/{len(points)}] {point.title}" for number, point in enumerate(points, 1)}
     while left := measure_free(left, options):
         if len(left) != shown:
             shown = len(left)
@@ -99,17 +99,17 @@ def measure_points(points: list[Point], options: Options) -> None:
         time.sleep(WAIT)
 
 
-def measure_free(points: list[Point], options: Options) -> list[Point]:
-    """Measure what is not measured yet; returns the points that other processes were at."""
-    busy, shown = [], False
-    for number, point in enumerate(points, 1):
+def measure_free(points: dict[Point, str], options: Options) -> dict[Point, str]:
+    """Measure what is not measured yet, each named in the log by its text; returns what other processes were at."""
+    busy, shown = {}, False
+    for point, where in points.items():
         if is_measured(point):
             continue
-        where, began = f"[{number}/{len(points)}] {point.title}", time.monotonic()
+        began = time.monotonic()
         try:
             result = measure_held(point, options)
         except Busy:
-            busy.append(point)
+            busy[point] = where
         except torch.OutOfMemoryError:
             log.warning("%s: the device's memory is too small", where)
         else:
@@ -117,7 +117,7 @@ def measure_free(points: list[Point], options: Options) -> list[Point]:
                 log.info("%s: %s (%.0f s)", where, in_words(result), time.monotonic() - began)
             if result and not shown:
                 shown = True
-                log.info("%s", Plan(points, options).time_left())
+                log.info("%s", Plan(list(points), options).time_left())
     return busy
 
 
