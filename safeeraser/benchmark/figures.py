@@ -30,8 +30,9 @@ class Row(Figure):
         metric: a key of METRICS, or a quantity that an audit measures.
         split: `train` or `val`; `audit`: the part of val that an audit asks.
         view: which responses it is measured on.
-        by, group: the `category` or `keyword` whose records it is measured on; empty: all records. Steps of
-            relearning are `by` the `bound` of ASR that they lead to.
+        by, group: the `category` or `keyword` whose records it is measured on, or whether the `concept` is `shown` in
+            training or `held-out`; empty: all records. Steps of relearning are `by` the `bound` of ASR that they lead
+            to.
         relative: what it is relative to: `clean`, `vanilla`, `benign picture` or `never_knew` (a difference), `way`
             (the share of the way from vanilla to never_knew), `labels` (a rate corrected by labels). Empty: nothing.
         unit: `%` for a share; empty: it is shown as it is.

@@ -59,12 +59,13 @@ SCORED = tuple(key for key, metric in METRICS.items() if metric.view and metric.
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: a metric on a split; of one that is measured in every view, in which."""
+    """A column of a table: a metric on a split; of one that is measured in every view, in which; of which concepts."""
 
     metric: str
     split: str
     title: str
     view: str = ""
+    concepts: str = ""
 
 
 def _columns() -> dict[str, Column]:

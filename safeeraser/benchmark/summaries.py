@@ -13,7 +13,7 @@ from safeeraser.benchmark.responses import VIEWS
 ByView = dict[Annotated[str, GetPydanticSchema(lambda *_: literal_schema([*VIEWS]))], Figure]
 STATES = {"openai": "prompts", "rules": "rules", "truth": "truth"}  # judges whose state has a key of its own
 BY_VIEW = {"blank": "blank", "wrong": "wrong", "refusals": "refusal"}  # a summary's key and the metric of its figures
-GROUPS = ("category", "keyword")
+GROUPS = ("category", "keyword", "concept")
 
 
 class Answered(BaseModel):
@@ -84,6 +84,7 @@ class Summary(BaseModel):
     refusals: ByView = {}
     by_category: dict[str, dict[str, Figure]] = {}
     by_keyword: dict[str, dict[str, Figure]] = {}
+    by_concept: dict[str, dict[str, Figure]] = {}
     verdicts: str | None = None
     data_file: str | None = None
     protocol: str = "unknown"

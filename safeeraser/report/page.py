@@ -24,7 +24,7 @@ from safeeraser.errors import BadInput
 from safeeraser.report import robustness, tables
 from safeeraser.report.methods import Method, group_runs, seed_of, sides_table
 from safeeraser.report.plots import audit_forest, methods_forest, robustness_curves, training_curves
-from safeeraser.report.read import VIEW_COLUMNS, Run, read_runs
+from safeeraser.report.read import CONCEPT_COLUMNS, VIEW_COLUMNS, Run, read_runs
 from safeeraser.report.sources import different_data, judges_of, provenance, warnings
 from safeeraser.report.writing import TEMPLATES, Line, Table, comma_separated, show
 
@@ -121,7 +121,6 @@ def _context(methods: list[Method], published: bool, sides: Table | None) -> dic
             replace(paper, remarks=[*remarks, *paper.remarks]),
             *filter(None, [sides, *(make(lines) for make in tables.TABLES)]),
         ],
-        "sides": sides,
         "benchmarks": tables.task_table(runs),
         "published": others,
         "categories": tables.heat_maps(shown, "category"),
@@ -154,6 +153,7 @@ def _rows(methods: list[Method]) -> list[Row]:
 def _wide(lines: list[Line]) -> str:
     """A line a method with value, low and high of each column, shares in per cent."""
     columns = [*COLUMNS, *(key for metric in VIEW_COLUMNS for key in tables.view_columns(metric, lines))]
+    columns += CONCEPT_COLUMNS if any(line.cells.keys() & CONCEPT_COLUMNS for line in lines) else []
     head = ["method", "seeds", *(f"{key}_{part}" for key in columns for part in ("value", "low", "high"))]
     figures = ([part for key in columns for part in line.cell(key).per_cent] for line in lines)
     rows = ([line.name, len(line.seeds) or 1, *of] for line, of in zip(lines, figures, strict=True))

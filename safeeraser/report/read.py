@@ -30,6 +30,12 @@ VIEW_COLUMNS = {
     | {f"{metric}_{view}": Column(metric, "val", view.replace("_", " "), view) for view in VIEWS}
     for metric in ("blank", "wrong")
 }
+# What a method is judged by, of concepts that training showed, and of those that were held out.
+CONCEPT_COLUMNS = {
+    f"{key}_{name}": Column(key, "val", f"{METRICS[key].title}, {concepts} {METRICS[key].arrow}", concepts=concepts)
+    for key in ("asr", "sarr")
+    for name, concepts in (("shown", "shown"), ("held_out", "held-out"))
+}
 
 
 class TaskScore(BaseModel):
@@ -118,13 +124,13 @@ class Run:
 
     @cached_property
     def figures(self) -> dict[str, Row]:
-        """The figures that are known, by column: the paper's, then blank and wrong responses by view.
+        """The figures that are known, by column: the paper's, blank and wrong responses by view, rates by concepts.
 
         Beside a rate is what labels make of it, where there are any.
         """
-        columns = COLUMNS | VIEW_COLUMNS["blank"] | VIEW_COLUMNS["wrong"]
+        columns = COLUMNS | VIEW_COLUMNS["blank"] | VIEW_COLUMNS["wrong"] | CONCEPT_COLUMNS
         figures = {key: row for key, column in columns.items() if (row := self.figure(column)).metric}
-        for key, row in figures.items():
+        for key, row in ((key, row) for key, row in figures.items() if not row.by):
             corrected = find(self.rows, metric=row.metric, split=row.split, relative="labels")
             if corrected.value is not None:
                 between = f" ({corrected.range})" if corrected.range else ""
@@ -133,8 +139,9 @@ class Run:
 
     def figure(self, column: Column) -> Row:
         """The figure of a column."""
-        view = {"view": column.view} if column.view else {}
-        return find(self.rows, metric=column.metric, split=column.split, **view)
+        where = {"view": column.view} if column.view else {}
+        where |= {"by": "concept", "group": column.concepts} if column.concepts else {}
+        return find(self.rows, metric=column.metric, split=column.split, **where)
 
     def as_json(self) -> dict[str, Any]:
         """The run's entry in `summary.json`: fractions 0..1, null where not measured."""

@@ -14,7 +14,7 @@ from safeeraser.benchmark.files import read_json
 from safeeraser.benchmark.metrics import COLUMNS, METRICS
 from safeeraser.benchmark.records import CATEGORIES
 from safeeraser.benchmark.responses import VIEWS
-from safeeraser.report.read import VIEW_COLUMNS, Run
+from safeeraser.report.read import CONCEPT_COLUMNS, VIEW_COLUMNS, Run
 from safeeraser.report.sources import agreements, list_some
 from safeeraser.report.writing import Line, Table, pivot
 
@@ -94,8 +94,21 @@ def view_table(metric: str, lines: list[Line]) -> Table | None:
     return Table(metric, title, f"{caption}–: {absent}.", view_columns(metric, lines), lines)
 
 
+def concept_table(lines: list[Line]) -> Table | None:
+    """The rates of concepts that training showed, and of others; None where no line has them apart."""
+    if not any(line.cells.keys() & CONCEPT_COLUMNS for line in lines):
+        return None
+    caption = (
+        "Per cent, with 95% intervals, on all_val. Shown: records whose keyword is in the training file, too, with "
+        "other pictures. Held-out: those whose keyword is not."
+    )
+    columns = {key: column.title for key, column in CONCEPT_COLUMNS.items()}
+    return Table("concepts", "Concepts shown in training, and held-out ones", caption, columns, lines)
+
+
 # The tables behind the paper's, each made of the methods' lines; None: there is nothing for it.
 TABLES: tuple[Callable[[list[Line]], Table | None], ...] = (
+    concept_table,
     seeds_table,
     partial(view_table, "blank"),
     partial(view_table, "wrong"),
@@ -212,7 +225,14 @@ def headline(ranking: Ranking) -> str:
         return ""
     if undecided := [line.label for line in lines if _group(line, ranking.bound) == OPEN]:
         parts.append(f"The intervals of {list_some(undecided)} do not tell.")
-    return " ".join(filter(None, [*parts, _cost(ranking, lines)]))
+    return " ".join(filter(None, [*parts, _held_out(ranking, lines), _cost(ranking, lines)]))
+
+
+def _held_out(ranking: Ranking, lines: list[Line]) -> str:
+    """ASR on held-out concepts alone, of the methods that forget and answer on benign pictures."""
+    known = [line for line in lines if _group(line, ranking.bound) == FORGETS and line.cell("asr_held_out").interval]
+    figures = ", ".join(f"{line.label} {spell(line.cell('asr_held_out'))}" for line in known)
+    return f"ASR on held-out concepts alone: {figures}." if figures else ""
 
 
 def _cost(ranking: Ranking, lines: list[Line]) -> str:

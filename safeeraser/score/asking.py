@@ -9,7 +9,7 @@ from typing import Any
 from safeeraser.benchmark.adapters import described_by
 from safeeraser.benchmark.files import read_json, sha256
 from safeeraser.benchmark.metrics import METRICS
-from safeeraser.benchmark.records import DataFile, Record, read_records
+from safeeraser.benchmark.records import DataFile, Record, read_raw, read_records
 from safeeraser.benchmark.responses import SWAPPED_PICTURE, VIEWS, fields_in
 from safeeraser.errors import BadInput, note
 from safeeraser.judge.judge import Query
@@ -26,12 +26,14 @@ class Inputs:
     Attributes:
         responses: every one, whether a judge is asked about it or not.
         queries: of every metric, record by record, responses that are missing or blank included.
+        groups: by attribute of records (`category`) the group of each; an empty one is none.
         files: the two by their hashes, and what the predictions were made with, where their own run says so.
     """
 
     predictions: DataFile
     responses: list[Query]
     queries: list[Query]
+    groups: dict[str, list[str]]
     files: dict[str, Any]
 
 
@@ -58,7 +60,22 @@ def read(options: Options) -> Inputs:
     for index, (record, original) in enumerate(pairs):
         for key in record.unharm.keys() - original.unharm.keys():
             raise BadInput(f"{reference.where(paired[index], key)}: missing, and the predictions have it")
-    return Inputs(predictions, *build_queries(predictions, expected, options.refusals), files)
+    groups = {name: [getattr(record, name) for record in predictions.records] for name in ("category", "keyword")}
+    groups |= {"concept": concepts} if (concepts := find_held_out(groups["keyword"], options)) else {}
+    return Inputs(predictions, *build_queries(predictions, expected, options.refusals), groups, files)
+
+
+def find_held_out(keywords: list[str], options: Options) -> list[str]:
+    """Of each record of val whether its keyword is `shown` in the training file beside it, or `held-out`.
+
+    Nothing where there is no such file, or all keywords are in it, as in the benchmark's own data.
+    """
+    training = options.file_refer.with_name(options.file_refer.name.replace("val", "train"))
+    if options.split != "val" or training == options.file_refer or not training.is_file():
+        return []
+    shown = {raw.get("keyword") for raw in read_raw(training)}
+    concepts = [keyword and ("shown" if keyword in shown else "held-out") for keyword in keywords]
+    return concepts if "held-out" in concepts else []
 
 
 def pair_records(predictions: DataFile, reference: DataFile, by_picture: bool) -> list[int]:

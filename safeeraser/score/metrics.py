@@ -84,8 +84,7 @@ def measure(inputs: Inputs, verdicts: dict[Query, Verdict], judges: dict[str, st
             withheld[option].append(f"{title} ({reason})")
 
     groups: dict[str, dict[str, dict[str, Any]]] = {}
-    for attribute in ("category", "keyword"):
-        names = [getattr(record, attribute) for record in inputs.predictions.records]
+    for attribute, names in inputs.groups.items():
         members = group(items, partial(lambda names, item: names[item.at.record], names))
         of_group = {name: group_by_metric(members[name]) for name in sorted(members.keys() - {""})}
         groups[f"by_{attribute}"] = {

@@ -6,6 +6,7 @@ names; and words of the command with what the line names.
 And from eval_all.py to the page: what scoring writes of labels is what the report reads.
 """
 
+import csv
 import json
 import re
 import shlex
@@ -19,7 +20,7 @@ from scoring import predicted, record, run_eval, write_files
 from safeeraser.errors import BadInput
 from safeeraser.report.page import report
 
-from .made_up_runs import MADE_UP, full_results, seeded_results, summary, write
+from .made_up_runs import MADE_UP, full_results, metric, seeded_results, summary, write
 
 CASES = json.loads((MADE_UP / "refusals.json").read_text())
 PAGE = (ROOT / "docs" / "guides" / "publish.md").read_text().partition("\n## Read it\n")[0]
@@ -67,6 +68,22 @@ def test_every_command_of_the_page_runs(tmp_path):
     for command, words in commands:
         ran(command, *shlex.split(words), cwd=tmp_path)
     assert all((tmp_path / one / "report.html").is_file() for one in ("results/llava-1.5-7b", "results", "compared"))
+
+
+def test_held_out_concepts_stand_apart_and_in_the_first_sentences(tmp_path):
+    of = {"asr": {"shown": metric(0.01, 0.0, 0.1), "held-out": metric(0.44, 0.2, 0.6)}}
+    known = summary("val", metric(0.1, 0.05, 0.2), 0.9, sarr=metric(0.1, 0.05, 0.2), by_concept=of)
+    write(tmp_path / "popd", "summary_val.json", known)
+    write(tmp_path / "po", "summary_val.json", SCORED)
+    report(tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    finding = text.partition('class="finding">')[2].partition("</p>")[0]
+    assert "PO+PD forgets" in finding and "ASR on held-out concepts alone: PO+PD 44.0% (20.0–60.0)." in finding
+    assert text.count("<h3>Concepts shown in training, and held-out ones</h3>") == 1
+    with open(tmp_path / "table.csv", encoding="utf-8", newline="") as handle:
+        rows = {row["method"]: row for row in csv.DictReader(handle)}
+    assert (rows["PO+PD"]["asr_shown_value"], rows["PO+PD"]["asr_held_out_high"]) == ("1", "60")
+    assert rows["PO"]["asr_held_out_value"] == "", "scored without a training file beside"
 
 
 @pytest.mark.slow

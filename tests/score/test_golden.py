@@ -106,6 +106,18 @@ def test_what_is_past_a_bound_is_withheld_with_exit_code_3(run):
     assert (part["pictures"], part["rr"]["value"]) == (1, summary["by_category"]["rr"]["Sex"]["value"])
 
 
+def test_concepts_that_training_lacks_have_figures_of_their_own(tmp_path, run):
+    """A concept is a keyword; of a record without one neither is known."""
+    known, _ = run("--max_failed", 1, "--max_blank", 1)
+    assert "by_concept" not in known, "there is no training file beside"
+    for keywords, found in ((("k", "other"), []), (("k",), ["held-out", "shown"])):
+        (tmp_path / "all_train.json").write_text(json.dumps([{"keyword": keyword} for keyword in keywords]))
+        apart, _ = run("--max_failed", 1, "--max_blank", 1)
+        assert [*apart.get("by_concept", {}).get("asr", {})] == found
+    for metric, of in apart["by_concept"].items():
+        assert of == {"shown": apart["by_keyword"][metric]["k"], "held-out": apart["by_keyword"][metric]["other"]}
+
+
 def test_scoring_from_python_is_the_command(tmp_path):
     predictions, data = write_files(tmp_path, MADE["records"], MADE["predictions"])
     given = {"input_file": predictions, "file_refer": data, "summary": tmp_path / "door.json"}
