@@ -110,6 +110,7 @@ def _context(methods: list[Method], published: bool, sides: Table | None) -> dic
     apart = {*judges.different} & {COLUMNS[key].metric for key in first} or different_data(runs)
     columns = {key: paper.columns[key] for key in dict.fromkeys([*first, *paper.columns])}
     made = provenance(runs, judges) | {"seeds": {m.run.title: [seed_of(run) for run in m.seeds] for m in methods}}
+    made["training"] = {run.title: spell_training(run.settings) for run in shown if "num_epochs" in run.settings}
     return {
         "rows": lines,
         "judges": judges,
@@ -128,6 +129,12 @@ def _context(methods: list[Method], published: bool, sides: Table | None) -> dic
         "curves": training_curves(runs),
         "provenance": made,
     }
+
+
+def spell_training(settings: dict[str, Any]) -> str:
+    """For how long, and how fast, a run was trained: `lr 0.001, 400 steps`."""
+    steps = settings.get("max_train_steps")
+    return f"lr {settings['lr']:g}, " + (f"{steps} steps" if steps else f"{settings['num_epochs']:g} epochs")
 
 
 def _shown(card: robustness.Card) -> dict[str, Any]:

@@ -70,6 +70,15 @@ def test_every_command_of_the_page_runs(tmp_path):
     assert all((tmp_path / one / "report.html").is_file() for one in ("results/llava-1.5-7b", "results", "compared"))
 
 
+def test_how_long_and_how_fast_each_method_was_trained(tmp_path):
+    for name, steps in (("po", None), ("popd", 400)):
+        settings = {"lr": 1e-3, "num_epochs": 2, "max_train_steps": steps}
+        write(tmp_path / name, "summary_val.json", SCORED)
+        write(tmp_path / name, "run.json", {"settings": settings})
+    report(tmp_path)
+    assert "PO: lr 0.001, 2 epochs; PO+PD: lr 0.001, 400 steps</dd>" in (tmp_path / "report.html").read_text()
+
+
 def test_held_out_concepts_stand_apart_and_in_the_first_sentences(tmp_path):
     of = {"asr": {"shown": metric(0.01, 0.0, 0.1), "held-out": metric(0.44, 0.2, 0.6)}}
     known = summary("val", metric(0.1, 0.05, 0.2), 0.9, sarr=metric(0.1, 0.05, 0.2), by_concept=of)
