@@ -68,13 +68,16 @@ def show_cost(plan: Plan, found: Found, jobs: int) -> None:
         cells = (effort.things, effort.speed, effort.hours and effort.hours * plan.processes)
         forms = zip(cells, (",.0f", ".2f", ".2f"), strict=True)
         table.add_row(effort.what, *("" if value is None else format(value, form) for value, form in forms), effort.why)
-    hours = sum(effort.hours or 0.0 for effort in efforts)
-    table.add_section()
-    wall = f"{hours / jobs:.2f} hours, {jobs} at a time"
-    table.add_row("all that is measured", "", "", f"{hours * plan.processes:.2f}", wall)
+    if hours := sum(effort.hours or 0.0 for effort in efforts):
+        table.add_section()
+        wall = f"{hours / jobs:.2f} hours, {jobs} at a time"
+        table.add_row("all that is measured", "", "", f"{hours * plan.processes:.2f}", wall)
     Console().print(table)
     print("Without loading, checkpoints and judging.")
     show_judging(plan, found)
+    if not found.records:
+        print("disk: not estimated: no data here")
+        return
     there = next(path for path in (Path(plan.out).absolute(), *Path(plan.out).absolute().parents) if path.is_dir())
     needed, free = disk(plan, found, jobs), shutil.disk_usage(there).free
     print(f"disk: about {size(needed)} at the most" + f", and only {size(free)} are free" * (needed > free))
