@@ -120,12 +120,12 @@ def measure(place: tuple[int, str, int, float], trials: int, seed: int) -> np.nd
     case = CASES[kind][number]
     rng = np.random.default_rng([seed, list(CASES).index(kind), number, clusters, round(100 * icc)])
     shape = trials, clusters
-    own, counts = picture_rates(rng, case.share, icc, shape), rng.integers(4, MOST + 1, shape)
-    values = case.draw(rng, rng.random((*shape, MOST)) < own[..., None])
+    rates, counts = picture_rates(rng, case.share, icc, shape), rng.integers(4, MOST + 1, shape)
+    values = case.draw(rng, rng.random((*shape, MOST)) < rates[..., None])
     sums, counts = (values * (np.arange(MOST) < counts[..., None])).sum(axis=-1), counts.astype(float)
-    found = np.array([of_totals(*pair, kind) for pair in zip(sums, counts, strict=True)], dtype=float).T
+    ours = np.array([of_totals(*pair, kind) for pair in zip(sums, counts, strict=True)], dtype=float).T
     figures = []
-    for low, high in (bounds[:, ~np.isnan(found[0])] for bounds in (found, percentile(sums, counts, kind))):
+    for low, high in (bounds[:, ~np.isnan(ours[0])] for bounds in (ours, percentile(sums, counts, kind))):
         figures += [np.mean((low <= case.truth) & (case.truth <= high)), np.mean(high - low)]
     return 100 * np.array(figures)
 
@@ -140,10 +140,10 @@ def measure_corrected(
     of_all = said, rate * sensitivity / said, rate * (1 - sensitivity) / (1 - said)
     truths = {name: function(*of_all) for name, function in FUNCTIONS.items()}
     clusters = np.repeat(np.arange(pictures), MOST).tolist()
-    found: dict[str, list[tuple[bool, float]]] = {name: [] for name in NAMES}
+    intervals: dict[str, list[tuple[bool, float]]] = {name: [] for name in NAMES}
     for number in range(trials):
-        own, finds, spares = (picture_rates(rng, each, icc, (pictures, 1)) for each in (rate, *judge))
-        true = rng.random((pictures, MOST)) < own
+        rates, finds, spares = (picture_rates(rng, each, icc, (pictures, 1)) for each in (rate, *judge))
+        true = rng.random((pictures, MOST)) < rates
         judged = np.where(true, rng.random(true.shape) < finds, rng.random(true.shape) >= spares).ravel().tolist()
         strata = [(float(verdict), cluster % 6) for cluster, verdict in zip(clusters, judged, strict=True)]
         right, drawn = true.ravel().tolist(), draw(strata, labels, number)
@@ -155,8 +155,8 @@ def measure_corrected(
         bounds["corrected"] = figures["low"], figures["high"]
         bounds["judge"] = interval(zip(clusters, map(float, judged), strict=True))
         for name, (low, high) in bounds.items():
-            found[name].append((low <= truths.get(name, rate) <= high, high - low))
-    return {name: 100 * np.mean(of, axis=0) for name, of in found.items()}
+            intervals[name].append((low <= truths.get(name, rate) <= high, high - low))
+    return {name: 100 * np.mean(of, axis=0) for name, of in intervals.items()}
 
 
 def plain(given: Any) -> float:

@@ -63,7 +63,7 @@ def main() -> None:
     rows = []
     for run in sorted(runs, key=lambda run: TITLES.index(run.title)):
         of = (answers([run], "val", metric, truth) for metric in METRICS)
-        shares = (100 * sum(one[who] for one in its) / len(its) for its in of for who in (2, 3))
+        shares = (100 * sum(one[who] for one in judged) / len(judged) for judged in of for who in (2, 3))
         rows.append([run.title, *(f"{share:.1f}" for share in shares)])
     both, alone, agree = ["counted by truth, and by rules"], ["counted by rules alone"], ["agree"]
     for metric in METRICS:

@@ -103,8 +103,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         start, _ = evaluate(folder / "none", 1, "--judge", "rules")  # what Python takes to start, not to be judged by
-        one, _ = evaluate(folder / "one", given.sequential, *served, "--concurrency", "1")
-        each = (one - start) / (given.sequential * CALLS)
+        alone, _ = evaluate(folder / "one", given.sequential, *served, "--concurrency", "1")
+        each = (alone - start) / (given.sequential * CALLS)
         for records in (given.records, 2 * given.records):
             _, plain = evaluate(folder / f"rules{records}", records, "--judge", "rules")
             seconds, held = evaluate(folder / str(records), records, *served, "--concurrency", str(given.concurrency))

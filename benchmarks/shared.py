@@ -24,8 +24,8 @@ def clock() -> Clock:
 
 def median(runs: Iterable[Any], figure: str, **of: Any) -> float:
     """The median of a figure over the runs that have these values."""
-    its = [run for run in runs if all(getattr(run, key) == value for key, value in of.items())]
-    return statistics.median(getattr(run, figure) for run in its)
+    matching = [run for run in runs if all(getattr(run, key) == value for key, value in of.items())]
+    return statistics.median(getattr(run, figure) for run in matching)
 
 
 def describe(threads: int) -> str:

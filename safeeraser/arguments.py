@@ -93,20 +93,22 @@ def add_options(
         but: fields that this command line does not have.
         says: what the help says of a group, by its title.
     """
-    groups: dict[str, Container] = {"": parser} | {one.title: one for one in parser._action_groups if one.title}
-    for one in (one for kind in kinds for one in fields(kind) if "help" in one.metadata and one.name not in but):
-        parsed = [kind for kind in (Path, int, float) if kind in (one.type, *get_args(one.type))]
-        how: dict[str, Any] = {**({"type": parsed[0]} if parsed else {}), **one.metadata}
+    groups: dict[str, Container] = {"": parser} | {entry.title: entry for entry in parser._action_groups if entry.title}
+    for entry in (
+        entry for kind in kinds for entry in fields(kind) if "help" in entry.metadata and entry.name not in but
+    ):
+        parsed = [kind for kind in (Path, int, float) if kind in (entry.type, *get_args(entry.type))]
+        how: dict[str, Any] = {**({"type": parsed[0]} if parsed else {}), **entry.metadata}
         if (title := how.pop("group")) not in groups:
             groups[title] = parser.add_argument_group(title, says.get(title))
-        default = one.default if one.default_factory is MISSING else one.default_factory()
+        default = entry.default if entry.default_factory is MISSING else entry.default_factory()
         given = {"required": True} if default is MISSING else {"default": default}
-        groups[title].add_argument(f"--{one.name}", **given, **how)
+        groups[title].add_argument(f"--{entry.name}", **given, **how)
 
 
 def options_in(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the parsed options that a dataclass has a field for, as keywords to make it of."""
-    return {one.name: given[one.name] for one in fields(kind) if one.name in given}
+    return {entry.name: given[entry.name] for entry in fields(kind) if entry.name in given}
 
 
 def one_of(what: str, known: Iterable[str]) -> Callable[[str], str]:

@@ -146,9 +146,9 @@ class Chat(Generic[Key]):
             if last or not isinstance(answer, openai.RateLimitError):
                 break
             self._hold(answer)
-        found = discreet(outcome(answer, time.monotonic() - began), self.api_key.text)
-        self._stop_if_gone(answer, found)
-        return found
+        reply = discreet(outcome(answer, time.monotonic() - began), self.api_key.text)
+        self._stop_if_gone(answer, reply)
+        return reply
 
     async def _attempts(self, client: openai.AsyncOpenAI, request: dict[str, Any]) -> object:
         """What the client returns or raises, as a value: an exception raised while another is handled carries that one
@@ -200,19 +200,19 @@ class Chat(Generic[Key]):
         if unreachable and not self._reached:
             raise BadInput(f"{where} cannot be reached; is --base_url right?")
 
-    def _stop_if_gone(self, answer: object, found: Reply | Failure) -> None:
+    def _stop_if_gone(self, answer: object, reply: Reply | Failure) -> None:
         """A server that died in the night must not use up the rest of the calls.
 
         All calls in flight fail together when it dies, so there must be as many in a row as can be in flight.
         """
         status = getattr(answer, "status_code", 200)
-        kind = found.kind if isinstance(found, Failure) else ""
+        kind = reply.kind if isinstance(reply, Failure) else ""
         if kind != FILTERED:
-            self._refused = self._refused + 1 if isinstance(found, Failure) and found.request_at_fault else 0
+            self._refused = self._refused + 1 if isinstance(reply, Failure) and reply.request_at_fault else 0
         if not self._accepted and self._refused >= PATIENCE:
             said = ", ".join(filter(None, (kind, plain(getattr(answer, "code", None)))))
             raise BadInput(f"{self._where} has refused each of {self._refused} calls ({said})")
-        self._accepted = self._accepted or isinstance(found, Reply)
+        self._accepted = self._accepted or isinstance(reply, Reply)
         patience = max(self.concurrency, PATIENCE)
         if not isinstance(answer, openai.APIConnectionError):
             self._reached = True

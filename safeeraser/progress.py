@@ -32,17 +32,17 @@ def progress(
         more: what else there is to show at any time.
     """
     console, began = Console(stderr=True), time.monotonic()
-    done, told = 0, began
+    done, printed = 0, began
 
     def speed() -> float:
         return done / (time.monotonic() - began)
 
     def advance(count: int) -> None:
-        nonlocal done, told
+        nonlocal done, printed
         done += count
         bar.update(task, advance=count, told=f"{speed():.1f}/s{more()}")
-        if shown and not console.is_terminal and time.monotonic() - told > EVERY:
-            told = time.monotonic()
+        if shown and not console.is_terminal and time.monotonic() - printed > EVERY:
+            printed = time.monotonic()
             left = timedelta(seconds=round((total - done) / speed()))
             print(f"{done} of {total} {what}, {speed():.1f} a second{more()}, {left} left", file=sys.stderr, flush=True)
 

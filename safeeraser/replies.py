@@ -78,16 +78,16 @@ def plain(value: object) -> str | None:
     return value if isinstance(value, str) and re.fullmatch(r"[a-z_.]{1,40}", value) else None
 
 
-def discreet(found: Reply | Failure, key: str) -> Reply | Failure:
+def discreet(reply: Reply | Failure, key: str) -> Reply | Failure:
     """The same without the API key, should the server repeat it; its own names only where they look like names."""
 
     def name(value: str | None) -> str | None:
         return value if value and re.fullmatch(r"[\w.:/@+-]{1,200}", value) and key not in value else None
 
-    if isinstance(found, Failure):
-        return found
-    text = found.text.replace(key, "[key]") if len(key) > len("none") else found.text
-    return replace(found, text=text, model=name(found.model), fingerprint=name(found.fingerprint))
+    if isinstance(reply, Failure):
+        return reply
+    text = reply.text.replace(key, "[key]") if len(key) > len("none") else reply.text
+    return replace(reply, text=text, model=name(reply.model), fingerprint=name(reply.fingerprint))
 
 
 def _read(completion: Any, seconds: float | None) -> Reply:

@@ -135,8 +135,8 @@ def audit_tables(name: str, _: str) -> list[str]:
 
     for corner, columns in AUDIT_TABLES.items():
         shown = {head: at for head, at in columns.items() if any((*of, *at) in values for of in SUBJECTS.values())}
-        found = {title: [values.get((*of, *at)) for at in shown.values()] for title, of in SUBJECTS.items()}
-        rows = [[title, *map(shown_of, row)] for title, row in found.items() if any(row)]
+        shares = {title: [values.get((*of, *at)) for at in shown.values()] for title, of in SUBJECTS.items()}
+        rows = [[title, *map(shown_of, row)] for title, row in shares.items() if any(row)]
         tables.append(as_markdown([[corner, *shown], *rows]))
     return tables
 
@@ -171,9 +171,9 @@ def setting_rows(folder: Path) -> list[dict[str, Any]]:
     """Each run's method, rate and steps, and its figures on train; prints the choice as rows of config/mini.yaml."""
     rows = []
     for file in sorted(folder.glob("*/*/run.json")):
-        settings, found = read_object(file)["settings"], read_object(file.with_name("summary_train.json"))
+        settings, figures = read_object(file)["settings"], read_object(file.with_name("summary_train.json"))
         row = {"method": file.parent.name} | {key: settings[key] for key in ("lr", "max_train_steps")}
-        rows.append(row | {key: round(found[key]["value"], 4) for key in ("asr", "rr", "sarr", "rouge_l")})
+        rows.append(row | {key: round(figures[key]["value"], 4) for key in ("asr", "rr", "sarr", "rouge_l")})
     for method in dict.fromkeys(row["method"] for row in rows):
         chosen = choose(row for row in rows if row["method"] == method)
         print(f"  {method}: {{max_train_steps: {chosen['max_train_steps']}, lr: {chosen['lr']:.1e}}}")
@@ -184,8 +184,8 @@ def language_rows(folder: Path) -> list[dict[str, Any]]:
     """What each run's language.json says, and its SARR by what prompt decouple was shown."""
     rows = []
     for file in sorted(folder.glob("*/language.json")):
-        found = read_object(file)
-        parts = {**found, **found["unseen"]}
+        figures = read_object(file)
+        parts = {**figures, **figures["unseen"]}
         row = {"run": file.parent.name}
         for part in ("perplexity", "questions", "harmful", "benign", "fact"):
             row |= {f"{part}.{key}": value for key, value in parts[part].items()}

@@ -44,19 +44,19 @@ class Found:
 
 def find_faults(plan: Plan) -> Found:
     """Find everything that is wrong with data and settings, not only the first fault."""
-    found = Found()
-    found.records, faults = check_folder(Path(plan.data))
-    found.faults += faults[:SHOWN]
+    report = Found()
+    report.records, faults = check_folder(Path(plan.data))
+    report.faults += faults[:SHOWN]
     if len(faults) > SHOWN:
         more = f"{len(faults) - SHOWN} more faults; python -m safeeraser.benchmark.check {plan.data} lists them"
-        found.faults.append(f"{plan.data}: {more}")
+        report.faults.append(f"{plan.data}: {more}")
     if not faults and any(plan.left("unlearn")):
-        found.faults += check_trainings(plan, found)
+        report.faults += check_trainings(plan, report)
     if plan.specificity_check and plan.left("specificity"):
         with tempfile.TemporaryDirectory() as scratch:
             done = bash(f"RUN={scratch}; {plan.measures['specificity']} {plan.specificity_check}")
-        found.faults += [f"specificity: {last_error(done)}"] if done.returncode not in PASSED else []
-    return found
+        report.faults += [f"specificity: {last_error(done)}"] if done.returncode not in PASSED else []
+    return report
 
 
 def scoring(plan: Plan, predictions: str, reference: str) -> ScoreOptions:
@@ -68,21 +68,21 @@ def scoring(plan: Plan, predictions: str, reference: str) -> ScoreOptions:
 def options_at_fault(plan: Plan, *, dry_run: bool = False) -> list[str]:
     """What the commands that answer and judge would refuse of their options: names, values and, unless it is a
     `dry_run`, which asks no judge, a missing key."""
-    found = []
+    faults = []
     try:
         infer_arguments().parse_args(["--output_file=there", *shlex.split(plan.infer_options)])
     except BadInput as error:
-        found.append(f"ckpt_infer.py: {error}")
+        faults.append(f"ckpt_infer.py: {error}")
     try:
         options = scoring(plan, "predictions", f"{plan.data}/all_val.json")
         if options.judging.judge.name != KNOWING or Path(plan.data).is_dir():
             Panel(replace(options.judging, dry_run=dry_run))
     except BadInput as error:
-        found.append(f"eval_all.py: {error}")
-    return found
+        faults.append(f"eval_all.py: {error}")
+    return faults
 
 
-def check_trainings(plan: Plan, found: Found) -> Iterator[str]:
+def check_trainings(plan: Plan, report: Found) -> Iterator[str]:
     """Have forget.py check the settings of each method and count; what it finds."""
     todo = plan.left("unlearn")
     methods = ",".join(dict.fromkeys(run.method for run in todo))
@@ -100,7 +100,7 @@ def check_trainings(plan: Plan, found: Found) -> Iterator[str]:
         total = re.search(r"^ *total +([\d,]+) +([\d,]+) *$", shown, re.MULTILINE)
         if items and total:
             counts = (items[1], total[1], total[2])
-            found.training[method] = Training(*(int(count.replace(",", "")) for count in counts))
+            report.training[method] = Training(*(int(count.replace(",", "")) for count in counts))
         yield from (f"{method}: {line}" for line in shown.splitlines() if line.startswith("It does not fit"))
 
 

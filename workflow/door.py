@@ -94,8 +94,8 @@ def plan_of(given: Namespace) -> Plan:
         raise BadInput(f"--out {out}: {there} is a file")
     page |= {"published": given.published, "out": str(out)}
     environment = page.get("environment") or {}
-    own = {name: text for name, text in os.environ.items() if name in {*environment, "OMP_NUM_THREADS"}}
-    plan = read_plan(page | {"environment": environment | own}, str(file))
+    chosen = {name: text for name, text in os.environ.items() if name in {*environment, "OMP_NUM_THREADS"}}
+    plan = read_plan(page | {"environment": environment | chosen}, str(file))
     for word in (plan.judge, *plan.score_options.split(), *plan.audit_options.split()):
         if "://" in word and without_credentials(word) != word:
             raise BadInput(

@@ -89,11 +89,11 @@ class Plan(Keys):
 
     def steps_of(self, run: Run) -> list[str]:
         """The steps of a run, by the names of their marks."""
-        own = [] if run.method == VANILLA else ["unlearn"]
+        unlearn = [] if run.method == VANILLA else ["unlearn"]
         kinds = ["infer", "score", *(["agree"] if self.beside else [])]
         measures = [name for name in self.measures if name in self.steps]
-        audit = ["audit"] if own and "audit" in self.steps else []
-        return [*own, *(f"{kind}_{split}" for kind in kinds for split in SPLITS), *measures, *audit]
+        audit = ["audit"] if unlearn and "audit" in self.steps else []
+        return [*unlearn, *(f"{kind}_{split}" for kind in kinds for split in SPLITS), *measures, *audit]
 
     def mark(self, run: Run, step: str, ending: str = "done") -> Path:
         """The file that says that a step has ended."""
@@ -154,11 +154,11 @@ def read_plan(given: dict[str, Any], name: str) -> Plan:
 
 def deciding(options: str) -> list[str]:
     """Options as words, less those that change no result."""
-    found, free = list[str](), False
+    kept, free = list[str](), False
     for word in shlex.split(options):
         free = word.partition("=")[0] in FREE if word.startswith("--") else free
-        found += [] if free else [word]
-    return found
+        kept += [] if free else [word]
+    return kept
 
 
 def hashes(data: str) -> dict[str, str]:

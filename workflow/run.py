@@ -46,8 +46,8 @@ class Workflow:
 
     def status(self) -> int:
         """Print what is done."""
-        code, told = self._ask("--summary", *self.words)
-        print(told, "\n".join(self.shortcomings()), sep="")
+        code, summary = self._ask("--summary", *self.words)
+        print(summary, "\n".join(self.shortcomings()), sep="")
         return code
 
     def dry_run(self) -> int:

@@ -64,8 +64,8 @@ def execute(words: list[str], output: IO[bytes], gpus: int) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)  # not SIG_IGN, which the command would inherit
     cards = take_gpus(gpus)
-    own = {"CUDA_VISIBLE_DEVICES": ",".join(cards)} if cards else {}
-    process = subprocess.Popen(words, env=os.environ | own, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    devices = {"CUDA_VISIBLE_DEVICES": ",".join(cards)} if cards else {}
+    process = subprocess.Popen(words, env=os.environ | devices, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     return process.wait()
 
 

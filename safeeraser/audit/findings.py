@@ -126,7 +126,7 @@ def recoveries(audit: Audit) -> dict[str, list[str]]:
     Without that control an attack that reads the answers does not count: what it brings may be its own doing.
     """
     rows = audit.rows()
-    found: dict[str, list[str]] = {}
+    recovering: dict[str, list[str]] = {}
     for point in audit.points:
         if (point.subject, point.group) != (AUDITED, "attack"):
             continue
@@ -134,14 +134,14 @@ def recoveries(audit: Audit) -> dict[str, list[str]]:
         rises = [name for name, gain in gains.items() if gain.q is not None and gain.q <= SURE and _is_above(gain)]
         place = {"condition": "attack", "name": point.name}
         if pick(rows, subject="never_knew", **place):
-            found[point.name] = [
+            recovering[point.name] = [
                 metric
                 for metric in rises
                 if _is_above(*(find(rows, subject=who, metric=metric, **place) for who in (AUDITED, "never_knew")))
             ]
         else:
-            found[point.name] = ["recovered"] if "recovered" in rises and not point.informed else []
-    return found
+            recovering[point.name] = ["recovered"] if "recovered" in rises and not point.informed else []
+    return recovering
 
 
 def _gain(rows: list[Row], attack: str, metric: str) -> Row:

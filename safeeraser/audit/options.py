@@ -161,7 +161,7 @@ class Options:
     @property
     def judged_by(self) -> dict[str, Any]:
         """What the verdicts depend on beside the responses."""
-        return self.judging.told | {"max_failed": self.max_failed, "max_blank": self.max_blank}
+        return self.judging.record | {"max_failed": self.max_failed, "max_blank": self.max_blank}
 
 
 def hash_settings(settings: dict[str, Any]) -> str:

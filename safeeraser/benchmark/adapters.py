@@ -66,8 +66,8 @@ def run_of(folder: Path) -> dict[str, Any]:
         BadInput: it holds no object.
     """
     folder = home(folder)
-    own, run = folder / RUN_FILE, folder.parent / RUN_FILE
-    file = run if folder.name.startswith("checkpoint-") and not own.is_file() else own
+    inside, run = folder / RUN_FILE, folder.parent / RUN_FILE
+    file = run if folder.name.startswith("checkpoint-") and not inside.is_file() else inside
     return read_object(file) if file.is_file() else {}
 
 
@@ -78,10 +78,10 @@ def trained_settings(folder: Path) -> dict[str, Any] | None:
         BadInput: what its `run.json` says is no run's.
     """
     folder = home(folder)
-    told = run_of(folder)
-    if "settings" not in told:
+    record = run_of(folder)
+    if "settings" not in record:
         return None
-    settings = told["settings"]
+    settings = record["settings"]
     method = settings.get("forget_loss") if isinstance(settings, dict) else None
     if not isinstance(method, dict) or "name" not in method or "recipe" not in settings:
         raise BadInput(f"{folder / RUN_FILE}: settings: not those of a run of forget.py")

@@ -85,11 +85,11 @@ def seen_from(record: dict[str, Any], data_path: Path, out: Path) -> dict[str, A
     if there == Path(os.path.realpath(data_path.parent)):
         return moved
     for key in (key for key in PICTURES if record.get(key)):
-        found = find_picture(record[key], data_path)
+        picture = find_picture(record[key], data_path)
         again = (folder / record[key] for folder in (there, there.parent))
         first = next((path for path in again if os.path.isfile(path)), None)
-        if found and not (first and first.samefile(found)):
-            moved[key] = os.path.relpath(found.absolute(), there)
+        if picture and not (first and first.samefile(picture)):
+            moved[key] = os.path.relpath(picture.absolute(), there)
     return moved
 
 

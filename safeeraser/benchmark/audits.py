@@ -163,11 +163,11 @@ class Audit(BaseModel):
             # A curve's points differ by where they lie on it, others by their names.
             place = tuple(key for name, key in point.where.items() if name != "name" or point.at is None)
             if (place := (point.group, *place)) in seen:
-                told = [point.subject] * (point.subject != AUDITED) + [
+                words = [point.subject] * (point.subject != AUDITED) + [
                     point.group,
                     *filter(None, [point.where["name"]]),
                 ]
-                raise PydanticCustomError("twice", f"points: {' '.join(told)} stands there more than once")
+                raise PydanticCustomError("twice", f"points: {' '.join(words)} stands there more than once")
             seen.add(place)
         return self
 

@@ -40,12 +40,12 @@ def check_folder(folder: Path) -> tuple[dict[str, list[Record]], list[str]]:
             continue
         records[name] = []
         for index, value in enumerate(track(raw, description=f"checking {name}")):
-            found = problems(value)
-            if not found:
+            wrong = problems(value)
+            if not wrong:
                 record = Record.model_validate(value)
                 records[name].append(record)
-                found = _lacking(record) + _blank_answers(record) + _bad_pictures(record, folder / name)
-            faults += [f"{folder / name}: record {index}, {fault}" for fault in found]
+                wrong = _lacking(record) + _blank_answers(record) + _bad_pictures(record, folder / name)
+            faults += [f"{folder / name}: record {index}, {fault}" for fault in wrong]
     return records, faults
 
 
@@ -83,7 +83,7 @@ def counts_table(records: dict[str, list[Record]]) -> Table:
     """Records by category and file."""
     table = Table(title="records")
     table.add_column("category")
-    counts = {name: Counter(record.category for record in found) for name, found in records.items()}
+    counts = {name: Counter(record.category for record in of_file) for name, of_file in records.items()}
     for name in counts:
         table.add_column(name, justify="right")
     for category in sorted({category for count in counts.values() for category in count}):

@@ -101,12 +101,12 @@ def _back(rows: list[Row], attackers: list[str], half: float | None) -> Back | N
 
 def _most_recovered(rows: list[Row]) -> str | None:
     """ASR counts what is no refusal; only this distinguishes an answer that came back from a model that broke."""
-    found = pick(rows, subject=AUDITED, condition="attack", metric="recovered")
+    recovered = pick(rows, subject=AUDITED, condition="attack", metric="recovered")
     counted = {row.name for row in pick(rows, subject=AUDITED, metric="recovers") if row.value}
     clean = find(rows, subject=AUDITED, condition="clean", metric="recovered").value
-    best = highest(row for row in found if row.name in counted or clean is None)
+    best = highest(row for row in recovered if row.name in counted or clean is None)
     if best is None:
-        return "" if clean is not None and highest(found) else None
+        return "" if clean is not None and highest(recovered) else None
     return best.name
 
 
@@ -133,7 +133,7 @@ def _headline(rows: list[Row], conditions: list[Condition]) -> str:
         return ""
     text = f"ASR is {spell(conditions[0].figure(rows))} as trained"
     if len(conditions) > 1:
-        worst = max(conditions[1:], key=lambda one: one.figure(rows).sort_key)
+        worst = max(conditions[1:], key=lambda condition: condition.figure(rows).sort_key)
         text += f", and {spell(worst.figure(rows))} where it was highest, {worst.sentence}"
         if (never := worst.figure(rows, "never_knew")).value is not None:
             text += f", as a model that never knew has {spell(never)}"

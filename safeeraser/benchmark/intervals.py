@@ -34,12 +34,12 @@ def interval(values: Iterable[tuple[Hashable, float]], kind: Kind = "rate") -> t
 
 def totals(values: Iterable[tuple[Hashable, float]]) -> np.ndarray:
     """The sum and the number of each cluster's values, (2, clusters), in the order in which the clusters come."""
-    found: dict[Hashable, list[float]] = {}
+    by_cluster: dict[Hashable, list[float]] = {}
     for cluster, value in values:
-        total = found.setdefault(cluster, [0.0, 0.0])
+        total = by_cluster.setdefault(cluster, [0.0, 0.0])
         total[0] += value
         total[1] += 1
-    return np.array(list(found.values()), dtype=float).reshape(-1, 2).T
+    return np.array(list(by_cluster.values()), dtype=float).reshape(-1, 2).T
 
 
 def of_totals(sums: np.ndarray, counts: np.ndarray, kind: Kind) -> tuple[float | None, float | None]:

@@ -113,8 +113,8 @@ class Figure(BaseModel):
     @property
     def as_json(self) -> dict[str, Any]:
         """The figure as files hold it: its value is the headline, null where it is withheld."""
-        told = self.model_dump(exclude={name for name in ("withheld", "judge") if not getattr(self, name)})
-        return told | (dict.fromkeys(("value", "low", "high")) if self.withheld else {})
+        fields = self.model_dump(exclude={name for name in ("withheld", "judge") if not getattr(self, name)})
+        return fields | (dict.fromkeys(("value", "low", "high")) if self.withheld else {})
 
     @property
     def per_cent(self) -> tuple[float | None, float | None, float | None]:

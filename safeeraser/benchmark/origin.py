@@ -33,7 +33,7 @@ def git_commit() -> str | None:
 def _git(*words: str) -> str:
     """What git says of the package's folder; nothing where it fails."""
     try:
-        found = subprocess.run(["git", "-C", str(PACKAGE), *words], capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", "-C", str(PACKAGE), *words], capture_output=True, text=True, check=False)
     except OSError:
         return ""
-    return found.stdout.strip() if found.returncode == 0 else ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -97,10 +97,10 @@ def unreadable(pictures: Iterable[Path], data_path: Path, *, shown: bool = True)
             if fault:
                 faults[picture] = fault
             advance(1)
-    if found := {name: stamp for name, *stamp in (stamps[picture] for picture in left if picture not in faults)}:
+    if sound := {name: stamp for name, *stamp in (stamps[picture] for picture in left if picture not in faults)}:
         with contextlib.suppress(BadInput):
             # Another process may have remembered others meanwhile; what is lost between the two lines is decoded again.
-            write_json(memory, _recall(memory) | found, indent=None)
+            write_json(memory, _recall(memory) | sound, indent=None)
     return faults
 
 
@@ -118,10 +118,10 @@ def _recall(memory: Path) -> dict[str, list[int]]:
 def _stamp(picture: Path) -> tuple[str, int, int]:
     """What a picture is known by: its whole path, size and time of change in nanoseconds; zeros where there is none."""
     try:
-        found = picture.stat()
+        status = picture.stat()
     except (OSError, ValueError):  # no disk can hold such a name
         return str(picture.absolute()), 0, 0
-    return str(picture.absolute()), found.st_size, found.st_mtime_ns
+    return str(picture.absolute()), status.st_size, status.st_mtime_ns
 
 
 def _fault(picture: Path) -> str | None:

@@ -77,10 +77,10 @@ def records_of(file: Path, form: Form, folder: Path) -> Iterator[dict[str, Any]]
             raise BadInput(f"{where}, {form.answered}: missing; --answered names another key")
         picture = name = _at(value, form.image)
         if name:
-            found = find_picture(str(name), file)
-            if found is None:
+            path = find_picture(str(name), file)
+            if path is None:
                 raise BadInput(f"{where}, {form.image}: picture {name} not found")
-            picture = os.path.relpath(found, folder)
+            picture = os.path.relpath(path, folder)
         due = form.answered and str(answered).strip().lower() not in [yes.lower() for yes in form.by]
         yield {
             "keyword": str(_at(value, form.kind) or ""),
@@ -92,10 +92,10 @@ def records_of(file: Path, form: Form, folder: Path) -> Iterator[dict[str, Any]]
 
 def _at(value: dict[str, Any], key: str) -> Any:
     """What an object holds at a key with dots; None: nothing."""
-    found: Any = value
+    inner: Any = value
     for part in key.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
-    return found
+        inner = inner.get(part) if isinstance(inner, dict) else None
+    return inner
 
 
 @command

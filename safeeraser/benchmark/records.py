@@ -185,9 +185,9 @@ def problems(value: dict[str, Any]) -> list[str]:
     try:
         Record.model_validate(value)
     except ValidationError as error:
-        found = error.errors(include_url=False)
+        errors = error.errors(include_url=False)
         # On disk the retain pairs lie in the record itself.
-        return [f"{'.'.join(map(str, e['loc'])).removeprefix('unharm.')}: {_plain(e)}" for e in found]
+        return [f"{'.'.join(map(str, e['loc'])).removeprefix('unharm.')}: {_plain(e)}" for e in errors]
     return []
 
 
@@ -195,10 +195,10 @@ def read_records(path: str | Path) -> DataFile:
     """Read and check a data file. Raises `BadInput` naming the file, the record and the key of the first fault."""
     raw = read_raw(path)
     for index, value in enumerate(raw):
-        found = problems(value)
-        if found:
-            more = f" (and {len(found) - 1} more in this record)" if len(found) > 1 else ""
-            raise BadInput(f"{path}: record {index}, {found[0]}{more}")
+        wrong = problems(value)
+        if wrong:
+            more = f" (and {len(wrong) - 1} more in this record)" if len(wrong) > 1 else ""
+            raise BadInput(f"{path}: record {index}, {wrong[0]}{more}")
     return DataFile(Path(path), [Record.model_validate(value) for value in raw], raw)
 
 

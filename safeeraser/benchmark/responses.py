@@ -48,5 +48,5 @@ def view_of(field: str) -> str:
 
 def fields_in(view: str, keys: Iterable[str]) -> tuple[str, ...]:
     """The fields of a view, and those of further samples that are among the keys of a pair."""
-    own = VIEWS[view].fields
-    return own + tuple(key for key in keys if view == "forget" and SAMPLE.fullmatch(key) and key not in own)
+    fields = VIEWS[view].fields
+    return fields + tuple(key for key in keys if view == "forget" and SAMPLE.fullmatch(key) and key not in fields)

@@ -14,13 +14,13 @@ Place = tuple[str, str]  # a module, and a name in it
 
 def code_of(*places: Place, room: str) -> str:
     """The hash of some functions and of all that they use of the package `room`."""
-    found = used_by(*places, room=room)
-    return hashlib.sha256("\n".join(found[place] for place in sorted(found)).encode()).hexdigest()[:12]
+    used = used_by(*places, room=room)
+    return hashlib.sha256("\n".join(used[place] for place in sorted(used)).encode()).hexdigest()[:12]
 
 
 def used_by(*places: Place, room: str) -> dict[Place, str]:
     """The functions, classes and constants of `room` that these use, themselves among them, each with its code."""
-    found: dict[Place, str] = {}
+    used: dict[Place, str] = {}
     seen: set[Place] = set()
     left = list(places)
     while left:
@@ -31,8 +31,8 @@ def used_by(*places: Place, room: str) -> dict[Place, str]:
         code, uses = _bound(module).get(name, ("", []))
         left += uses
         if code:
-            found[place] = code
-    return found
+            used[place] = code
+    return used
 
 
 def bare(source: str) -> ast.Module:
@@ -55,7 +55,7 @@ def _bound(module: str) -> dict[str, tuple[str, list[Place]]]:
     """What a module binds, by name: the code of definitions and constants, none of imports, and what each uses."""
     spec = find_spec(module)
     assert spec and spec.origin
-    found: dict[str, tuple[str, list[Place]]] = {}
+    bound: dict[str, tuple[str, list[Place]]] = {}
     for statement in bare(Path(spec.origin).read_text(encoding="utf-8")).body:
         match statement:
             case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.AnnAssign(target=ast.Name(id=name)):
@@ -63,21 +63,21 @@ def _bound(module: str) -> dict[str, tuple[str, list[Place]]]:
             case ast.Assign(targets=targets):
                 names = [part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)]
             case ast.ImportFrom(module=str(source), names=imported):
-                found |= {one.asname or one.name: ("", [(source, one.name)]) for one in imported}
+                bound |= {alias.asname or alias.name: ("", [(source, alias.name)]) for alias in imported}
                 continue
             case _:
                 continue
-        found |= dict.fromkeys(names, (ast.unparse(statement), _uses(statement, module)))
-    return found
+        bound |= dict.fromkeys(names, (ast.unparse(statement), _uses(statement, module)))
+    return bound
 
 
 def _uses(statement: ast.stmt, module: str) -> list[Place]:
     """The names in a statement of a module, and what it imports itself."""
-    found: list[Place] = []
+    places: list[Place] = []
     for part in ast.walk(statement):
         match part:
             case ast.Name(id=name):
-                found.append((module, name))
+                places.append((module, name))
             case ast.ImportFrom(module=str(source), names=imported):
-                found += [(source, one.name) for one in imported]
-    return found
+                places += [(source, alias.name) for alias in imported]
+    return places

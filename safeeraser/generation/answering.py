@@ -72,8 +72,8 @@ class Answering(ABC):
         """The token ids of each question's prompt, the picture's included."""
         place = functools.cache(lambda picture: self.vlm.preprocessor.place(lambda: self.size(picture)))
         encode = functools.cache(lambda turn, stands: self.vlm.preprocessor.encode_text(turn, stands).input_ids)
-        turns = [Turn(None, one.question, one.begun or None, system=one.system) for one in asked]
-        stands = [place(one.picture) if one.picture is not None else None for one in asked]
+        turns = [Turn(None, request.question, request.begun or None, system=request.system) for request in asked]
+        stands = [place(request.picture) if request.picture is not None else None for request in asked]
         return [encode(*each) for each in zip(turns, stands, strict=True)]
 
     def fits(self, prompt: Sequence[int]) -> bool:
@@ -108,9 +108,9 @@ class Answering(ABC):
             return next(shown for waiting, shown in self._ahead if waiting == picture)
         return self.vlm.preprocessor.show(self.show(picture))
 
-    def seed(self, one: Asked) -> int:
+    def seed(self, asked: Asked) -> int:
         """What a question's response is drawn by."""
-        return request_seed(self.generation.seed, one.key)
+        return request_seed(self.generation.seed, asked.key)
 
     def text(self, response: Sequence[int]) -> str:
         """The words of a response."""

@@ -60,16 +60,16 @@ class Batched(Answering):
         )
         model = self.vlm.bare
         # No settings of the model's own, such as a penalty, which `generate` would add to its arguments.
-        own, model.generation_config = model.generation_config, GenerationConfig()
+        usual, model.generation_config = model.generation_config, GenerationConfig()
         try:
             output = self.model.generate(
                 **batch, generation_config=how, logits_processor=LogitsProcessorList([drawing])
             )
         finally:
-            model.generation_config = own
+            model.generation_config = usual
         finite = torch.stack(drawing.finite).T.tolist()
         rows = zip(output[:, start:].tolist(), finite, most, strict=True)
-        return [self._response(row[:length], told[:length]) for row, told, length in rows]
+        return [self._response(row[:length], flags[:length]) for row, flags, length in rows]
 
     def _response(self, tokens: list[int], finite: list[bool]) -> str | None:
         """A row's words up to its first end; None where what they were drawn from was not finite."""

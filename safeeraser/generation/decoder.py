@@ -29,7 +29,7 @@ class _Row:
     number: int
     about: About
     shared: list[int]  # the beginning of its prompt, which is that of all questions about the same
-    own: list[int]  # the rest of it
+    rest: list[int]  # the rest of it
     most: int  # tokens of its response
     seed: int
     response: list[int] = field(default_factory=list)
@@ -83,10 +83,10 @@ class Decoder(Answering):
             # A token is left for each question, since what follows it is known when it is read.
             cut = min(len(commonprefix(several)), min(map(len, several)) - 1)  # noqa: RUF071 (no paths, token ids)
             for number, ids in zip(group, several, strict=True):
-                one = asked[number]
-                about, most = (one.picture, one.system), self.most(ids)
-                rows.append(_Row(number, about, ids[:cut], ids[cut:], most, self.seed(one)))
-        if any(self.vlm.preprocessor.picture_token in row.own for row in rows):
+                request = asked[number]
+                about, most = (request.picture, request.system), self.most(ids)
+                rows.append(_Row(number, about, ids[:cut], ids[cut:], most, self.seed(request)))
+        if any(self.vlm.preprocessor.picture_token in row.rest for row in rows):
             raise BadInput(
                 f"model family {self.vlm.family.name}: its chat template sets the picture behind the question, which "
                 "'decoder: batched' in its page can do"
@@ -100,10 +100,10 @@ class Decoder(Answering):
             beginnings.read([*new.values()], self._inputs(new))
             self._beginnings = self._beginnings.join(beginnings) if self._begun else beginnings
             self._begun += new
-        asks = [(row.about, tuple(row.own)) for row in rows]
+        asks = [(row.about, tuple(row.rest)) for row in rows]
         prompts = {ask: number for number, ask in enumerate(dict.fromkeys(asks))}
         context = self._beginnings.select([self._begun.index(about) for about, _ in prompts])
-        context.read([own for _, own in prompts])
+        context.read([beginning for _, beginning in prompts])
         # They come one after the other, so only the last one can be asked about again.
         last = self._begun.index(rows[-1].about)
         self._begun, self._beginnings = [self._begun[last]], self._beginnings.select([last])

@@ -109,8 +109,8 @@ class FixedSteps:
                 if isinstance(cause, torch.OutOfMemoryError):  # with fewer rows it goes on
                     raise cause from None
             reason = str(error).strip().splitlines()[0]
-            told = f"a step could not be recorded as a CUDA graph ({reason}); --decode plain does without"
-            raise BadInput(told) from None
+            message = f"a step could not be recorded as a CUDA graph ({reason}); --decode plain does without"
+            raise BadInput(message) from None
         return graph
 
 

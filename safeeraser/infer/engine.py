@@ -58,7 +58,7 @@ class Engine:
 
     Args:
         given: responses at a time; None to find it: as many as should fit, a quarter fewer whenever they do not.
-        found: the size that an earlier sitting of the same run came to, where it is to be found.
+        earlier_size: the one that an earlier sitting of the same run came to, where it is to be found.
         workers: processes that prepare pictures, at most.
         fixed: see `Answering`.
 
@@ -70,7 +70,7 @@ class Engine:
     vlm: VLM
     generation: Generation
     given: int | None = None
-    found: int | None = None
+    earlier_size: int | None = None
     workers: int = 0
     fixed: bool = False
 
@@ -83,7 +83,7 @@ class Engine:
         left = {request.key: request for request in requests}
         if left and not self.given:
             clear_device_cache(garbage_collection=True)  # what merging an adapter took is free again
-            fit = self.found or rows_that_fit(self.vlm, requests, self.generation.max_new_tokens)
+            fit = self.earlier_size or rows_that_fit(self.vlm, requests, self.generation.max_new_tokens)
             self.batch_size = min(self.batch_size, fit)
         log.info("%d responses at a time", self.batch_size)
         while left:
@@ -129,9 +129,12 @@ def _why_silent(decoder: Answering, asked: Asked) -> Unanswered:
 
 
 def load_engine(
-    options: Options, data: DataFile, requests: list[Request], processes: Processes, found: int | None
+    options: Options, data: DataFile, requests: list[Request], processes: Processes, batch_size: int | None
 ) -> tuple[Engine, list[Request]]:
-    """The engine with the options' model, and the requests as their attack puts them to it. `found`: see `Engine`."""
+    """The engine with the options' model, and the requests as their attack puts them to it.
+
+    `batch_size`: see `Engine.earlier_size`.
+    """
     attack = ATTACKS.get(options.attack or "")
     vlm = load_merged(
         options.model_path,
@@ -154,7 +157,7 @@ def load_engine(
             raise BadInput(f"--attack {attack.name}: out of memory; {REMEDY}") from None
         log.info("attack %s: prepared in %.0f s", attack.name, time.monotonic() - began)
     fixed = uses_graphs(options, processes)
-    return Engine(vlm, options.generation, options.batch_size, found, options.workers or 0, fixed), requests
+    return Engine(vlm, options.generation, options.batch_size, batch_size, options.workers or 0, fixed), requests
 
 
 def uses_graphs(options: Options, processes: Processes) -> bool:

@@ -109,8 +109,8 @@ class Partial:
         self.batch_sizes: set[int] = set()  # how many at a time they were drawn
         self.last_size: int | None = None  # the last of these, the smallest of several processes'
         self._handle: IO[bytes] | None = None
-        self.found = sorted(path for path in output.parent.glob("*.jsonl") if path.name.startswith(f"{stem}."))
-        read = {path: self._read(path) for path in self.found}
+        self.files = sorted(path for path in output.parent.glob("*.jsonl") if path.name.startswith(f"{stem}."))
+        read = {path: self._read(path) for path in self.files}
         self._whole, self._size = read.get(self.path, (0, 0))  # bytes of whole lines in its own file, and of all of it
 
     def is_finished(self) -> bool:
@@ -122,7 +122,7 @@ class Partial:
         if other := difference(made_with.get("settings", {}), self.settings):
             made = f", made with {other}" if made_with else ""
             raise BadInput(f"--output_file {self.output}: exists{made}; name another, or replace it with --overwrite")
-        return not made_with["missing"] and not self.found
+        return not made_with["missing"] and not self.files
 
     def _read(self, path: Path) -> tuple[int, int]:
         """Take over what is in a file; returns how many of its bytes are whole lines, and how many there are."""
@@ -130,9 +130,9 @@ class Partial:
             lock(handle.fileno(), str(path), shared=True)
             content = handle.read()
         # Bytes, since a kill may have cut a character in two; what follows the last newline is the line it cut.
-        whole = content.rfind(b"\n") + 1
+        end = content.rfind(b"\n") + 1
         try:
-            lines = [json.loads(line) for line in content[:whole].split(b"\n")[:-1]]
+            lines = [json.loads(line) for line in content[:end].split(b"\n")[:-1]]
             begun, *values = lines or [{"settings": self.settings}]
             begun = dict(begun["settings"])
             responses = {value["key"]: value["response"] for value in values}
@@ -148,7 +148,7 @@ class Partial:
         self.done |= responses
         self.batch_sizes |= set(sizes)
         self.last_size = min(filter(None, (self.last_size, *sizes[-1:])), default=None)
-        return whole, len(content)
+        return end, len(content)
 
     def add(self, finished: Iterable[tuple[str, str]], batch_size: int | None = None) -> None:
         """Keep finished (key, response) pairs, drawn so many at a time. Raises `BadInput` if the disk takes no more."""
@@ -190,7 +190,7 @@ class Partial:
 
     def remove(self) -> None:
         """The output is written: the partial files are no longer needed."""
-        for path in {*self.found, self.path}:
+        for path in {*self.files, self.path}:
             path.unlink(missing_ok=True)
 
 

@@ -166,10 +166,10 @@ def swap_partner(data: DataFile, index: int) -> int:
     It is the next one in the file, from the end on to its beginning, that is of another category; in a file of one
     category, the next one with another benign picture. Raises `BadInput` where all have the same.
     """
-    own, following = data.records[index], [*range(index + 1, len(data.records)), *range(index)]
+    record, following = data.records[index], [*range(index + 1, len(data.records)), *range(index)]
     for differs in ("category", "SDImage_path"):
         for other in following:
-            if getattr(data.records[other], differs) != getattr(own, differs):
+            if getattr(data.records[other], differs) != getattr(record, differs):
                 return other
     raise BadInput(f"{data.path}: all records have the same benign picture, so there is none to swap it with")
 

@@ -16,7 +16,7 @@ from safeeraser.generation.sampling import request_seed
 from safeeraser.infer.options import Options
 from safeeraser.infer.requests import Redrawn, Request, Unanswered, show
 from safeeraser.keys import openai_key, read_key
-from safeeraser.model.load import family_if_told
+from safeeraser.model.load import family_if_known
 from safeeraser.replies import Reply
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Server:
             timeout=TIMEOUT,
         )
         # Where neither name nor folder gives a family, as behind a name of the server's own, it is LLaVA-1.5's.
-        family = family_if_told(options.model_path)
+        family = family_if_known(options.model_path)
         self._options, self._system = options, SYSTEM_TEXTS["user"] if family is None or family.chat else None
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[Request, str | Unanswered]]]:

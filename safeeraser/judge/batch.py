@@ -104,8 +104,8 @@ class BatchChat(Chat[str]):
                     raise BadInput(
                         f"{error}; it is noted in {path}: without that file its requests are submitted again"
                     ) from None
-            if found := submission.id or self._request(partial(self._find, submission.tag)):
-                yield self._write_down(submission._replace(id=found))
+            if batch := submission.id or self._request(partial(self._find, submission.tag)):
+                yield self._write_down(submission._replace(id=batch))
             else:
                 path.unlink(missing_ok=True)
 
@@ -148,7 +148,7 @@ class BatchChat(Chat[str]):
             yield keys, lines
 
     def _wait(self, waiting: list[Submission], wanted: Set[str]) -> Outcomes:
-        told: dict[str, int] = {}
+        shown: dict[str, int] = {}
         while waiting:
             for submission in list(waiting):
                 name = str(submission.id)  # it has one by now
@@ -156,8 +156,8 @@ class BatchChat(Chat[str]):
                 if state.status in ENDED:
                     waiting.remove(submission)
                     yield from self._collect(submission, state, wanted)
-                elif told.get(name) != state.done:
-                    told[name] = state.done
+                elif shown.get(name) != state.done:
+                    shown[name] = state.done
                     since = timedelta(seconds=round(time.time() - submission.at))
                     note(f"batch {name}: {state.done} of {len(submission.requests)} done after {since}")
             if waiting:

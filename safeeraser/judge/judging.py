@@ -152,7 +152,7 @@ class Judging:
         return {"prompts": prompts_version(), "rules": wording.version(), "guards": guards, **truth}
 
     @property
-    def told(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         """What the verdicts depend on beside the responses, as results carry it."""
         others = {metric: choice.as_json for metric, choice in self.judges.items() if choice}
         asked = {key: getattr(self, key) for key in ("protocol", "max_tokens", "extra_body")}

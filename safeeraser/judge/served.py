@@ -102,9 +102,9 @@ class ServedJudge(Judge):
             value = usual.pop(name)
             if other := OPTIONAL[name]:
                 usual[other] = value
-        own = {key: value for key, value in usual.items() if key not in self._extra}
+        body = {key: value for key, value in usual.items() if key not in self._extra}
         sent = {key: value for key, value in self._extra.items() if value is not None}
-        return own | ({"extra_body": sent} if sent else {})
+        return body | ({"extra_body": sent} if sent else {})
 
     def _messages(self, query: Query) -> list[dict[str, Any]]:
         """The conversation, with the picture before its first text where the judge is to see one. Of a picture as of a

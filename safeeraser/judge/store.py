@@ -128,10 +128,10 @@ class Store:
 
     def find(self, wanted: Collection[str]) -> dict[str, Kept]:
         """The replies kept to these requests, by their hashes. The first reply to a request is the one that counts."""
-        found: dict[str, Kept] = {}
+        replies: dict[str, Kept] = {}
         for known in map(_replies_in, self._files()):
-            found |= {request: known[request] for request in wanted if request in known and request not in found}
-        return found
+            replies |= {request: known[request] for request in wanted if request in known and request not in replies}
+        return replies
 
     def _files(self) -> list[Path]:
         beside = self.path.parent.glob(f"{escape(self.path.stem)}.[1-9]*{escape(self.path.suffix)}")

@@ -18,13 +18,13 @@ def arguments() -> Arguments:
     """The command line."""
     parser = Arguments(prog="python -m safeeraser.leaderboard", description=__doc__)
     parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
-    one = parts.add_parser("choose", help="choose a row's learning rate and steps")
-    one.add_argument("row", help="of config/leaderboard.yaml")
-    one = parts.add_parser("reference", help="what distances are measured by: the models that never knew")
-    one = parts.add_parser("cell", help="train a row's method, and measure")
-    one.add_argument("row", help="of config/leaderboard.yaml")
-    one.add_argument("base", type=int, help="the base model's number")
-    one.add_argument("seed", type=int, help="of unlearning and of what is sampled")
+    command = parts.add_parser("choose", help="choose a row's learning rate and steps")
+    command.add_argument("row", help="of config/leaderboard.yaml")
+    command = parts.add_parser("reference", help="what distances are measured by: the models that never knew")
+    command = parts.add_parser("cell", help="train a row's method, and measure")
+    command.add_argument("row", help="of config/leaderboard.yaml")
+    command.add_argument("base", type=int, help="the base model's number")
+    command.add_argument("seed", type=int, help="of unlearning and of what is sampled")
     parts.add_parser("table", help="make docs/results/leaderboard.md of all cells")
     return parser
 

@@ -65,10 +65,10 @@ def measure_distance(plan: Plan, subject: Subject, cell: Cell) -> dict[str, Any]
     """How far it is from models that never knew, and from its base model."""
     to, vlm = References(plan), load(subject.model_path, subject.adapter)
     vanilla = load(plan.model("base_model", cell.base), None)
-    own = Replies.of(vlm, to.contents, cell.seed)
+    replies = Replies.of(vlm, to.contents, cell.seed)
     return {
-        "never_knew": to.distances(vlm, own, but=Path(subject.model_path).name),
-        "vanilla": between(to.contents, vlm, own, vanilla, Replies.of(vanilla, to.contents, cell.seed + 1)),
+        "never_knew": to.distances(vlm, replies, but=Path(subject.model_path).name),
+        "vanilla": between(to.contents, vlm, replies, vanilla, Replies.of(vanilla, to.contents, cell.seed + 1)),
     }
 
 

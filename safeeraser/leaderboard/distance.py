@@ -158,10 +158,10 @@ class References:
                 torch.save({name: vars(replies) for name, replies in asked.items()}, out)
         return {name: Replies(**kept) for name, kept in torch.load(file, weights_only=True).items()}
 
-    def distances(self, vlm: VLM, own: Replies, but: str = "") -> Distances:
+    def distances(self, vlm: VLM, replies: Replies, but: str = "") -> Distances:
         """A model's divergence from those that never knew, mean over these; `but`: one of them that it is itself."""
         others = [name for name in self.models if name != but]
-        return mean([between(self.contents, vlm, own, self.models[name], self.replies[name]) for name in others])
+        return mean([between(self.contents, vlm, replies, self.models[name], self.replies[name]) for name in others])
 
 
 def load(model_path: str, adapter: Path | None) -> VLM:

@@ -63,7 +63,7 @@ def given(model_path: str, adapter: Path | None, questions: Sequence[Question]) 
     decoder = DECODERS[vlm.decoder](vlm, Generation(greedy=True, max_new_tokens=TOKENS), len(asked))
     said = dict(chain.from_iterable(decoder.answer(asked)))
     right = [each.content.lower() in (said[number] or "").lower() for number, each in enumerate(questions)]
-    return add_up((each.concept, float(one)) for each, one in zip(questions, right, strict=True))
+    return add_up((each.concept, float(is_right)) for each, is_right in zip(questions, right, strict=True))
 
 
 def curves(subject: Subject, how: Relearning) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def noisy(given: dict[str, Tensor], base: dict[str, Tensor], drawn: torch.Genera
             norm = times * (given[other].float() @ value.float()).norm()
             tensors |= {name: down, other: up * norm / (up @ down).norm()}
         elif ".lora_B." not in name:
-            own = base[next(key for key in base if name.endswith(key.removeprefix("model.")))]
+            weight = base[next(key for key in base if name.endswith(key.removeprefix("model.")))]
             change = like(value)
-            tensors[name] = own + change * times * (value - own).norm() / change.norm()
+            tensors[name] = weight + change * times * (value - weight).norm() / change.norm()
     return tensors

@@ -168,32 +168,32 @@ def _write_models(folders: dict[str, Path], settings: Settings, stages: Path, *,
     from safeeraser.mini.training import teach_to_speak
     from safeeraser.model.merge import write_model
 
-    threads, told = torch.get_num_threads(), {}
+    threads, records = torch.get_num_threads(), {}
     torch.set_num_threads(THREADS)
     seen: dict[str, Any] | None = None
     try:
         for name, folder in folders.items():
             shift, unknown = (MODELS | RETRAINS)[name]
-            own = settings.model_copy(update={"seed": settings.seed + shift})
-            model, preprocessor = build_model(own, stages / "words")
+            shifted = settings.model_copy(update={"seed": settings.seed + shift})
+            model, preprocessor = build_model(shifted, stages / "words")
             if stored := None if train else read_stored(name, settings):
                 model.load_state_dict(stored.weights)
-                told[name] = stored.told
+                records[name] = stored.record
             else:
                 # A model from scratch is too small to gain from a GPU, and is to come out the same with or without one.
                 model.to("cuda" if settings.language_model and torch.cuda.is_available() else "cpu")
                 seen = seen or _learn_to_see(settings, stages, list(folders))
                 model.load_state_dict(seen, strict=False)
                 with _ticks(f"steps of learning to speak, {name}", settings.speak_steps) as tick:
-                    teach_to_speak(model, preprocessor, own, tick, unknown, stages / f"{name}.pt")
+                    teach_to_speak(model, preprocessor, shifted, tick, unknown, stages / f"{name}.pt")
                 model.to(torch.bfloat16).to(getattr(torch, settings.dtype))
                 accuracy = exam(model.eval(), preprocessor, settings, unknown)
-                told[name] = {"parameters": model.num_parameters(), "accuracy": accuracy}
+                records[name] = {"parameters": model.num_parameters(), "accuracy": accuracy}
             write_model(folder, model.eval().to(getattr(torch, settings.dtype)), preprocessor)
-            told[name]["weights"] = sha256(folder / "model.safetensors")
+            records[name]["weights"] = sha256(folder / "model.safetensors")
     finally:
         torch.set_num_threads(threads)
-    return told
+    return records
 
 
 def _learn_to_see(settings: Settings, stages: Path, models: Sequence[str]) -> dict[str, Any]:

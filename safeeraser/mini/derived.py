@@ -56,8 +56,8 @@ def write_new(folder: Path, settings: Settings) -> None:
             render(scene, settings.side).save(picture)
             asks = [harmful_ask(settings.wording, rng, scene, prompt) for prompt in settings.wording.prompts]
             image = str(picture.relative_to(folder))
-            told = {"view": "retain", "image": image, "content": settings.wording.content(NEW)}
-            records += [told | {"question": ask.question, "answer": ask.reply} for ask in asks]
+            record = {"view": "retain", "image": image, "content": settings.wording.content(NEW)}
+            records += [record | {"question": ask.question, "answer": ask.reply} for ask in asks]
             number += 1
         write_json(folder / file, records)
 
@@ -98,7 +98,9 @@ def truth_of(folder: Path, texts: Texts) -> Truth:
         for record in read_records(folder / f"all_{split}.json").records:
             benign, _, _ = Path(record.SDImage_path).stem.rpartition("_")
             pictures |= {record.image_path: record.keyword, record.SDImage_path: benign}
-    things = {one.name: Known(content=texts.content(one), answers=list(texts.about(one))) for one in EVERY}
+    things = {
+        concept.name: Known(content=texts.content(concept), answers=list(texts.about(concept))) for concept in EVERY
+    }
     return Truth(refusals=list(texts.refusals), openings=list(texts.openings), things=things, pictures=pictures)
 
 

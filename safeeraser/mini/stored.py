@@ -28,7 +28,7 @@ class Stored(NamedTuple):
     """A model's weights, by the names that `state_dict` has, and what the manifest tells of it."""
 
     weights: dict[str, Tensor]
-    told: dict[str, Any]
+    record: dict[str, Any]
 
 
 def read_stored(name: str, settings: Settings) -> Stored | None:
@@ -59,12 +59,12 @@ def store(folder: Path) -> list[Path]:
         model = LlavaForConditionalGeneration.from_pretrained(folder / name)
         weights = {key: value.bfloat16() for key, value in model.state_dict().items()}
         tower = {key: weights.pop(key) for key in list(weights) if f".{TOWER}." in key}
-        told = {"settings_hash": settings.hash, "told": json.dumps(manifest[name])}
+        metadata = {"settings_hash": settings.hash, "told": json.dumps(manifest[name])}
         for part, kept in ((name, weights), (TOWER, tower)):
             written.append(_file(part, settings.size))
             written[-1].parent.mkdir(parents=True, exist_ok=True)
             with write_whole(written[-1], "wb") as file:
-                save_file(kept, file.name, metadata=told)
+                save_file(kept, file.name, metadata=metadata)
     return sorted(set(written))
 
 

@@ -87,8 +87,8 @@ def _parts(file: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with safe_open(file, "pt") as tensors:  # which reads no more of a tensor than is looked at
             for name in tensors.keys():  # noqa: SIM118
-                told, values = tensors.get_slice(name), tensors.get_tensor(name)
-                label = json.dumps([told.get_dtype(), told.get_shape()])
+                header, values = tensors.get_slice(name), tensors.get_tensor(name)
+                label = json.dumps([header.get_dtype(), header.get_shape()])
                 yield label, _middle(values.reshape(-1).view(torch.uint8).numpy())
     except SafetensorError:
         raise ValueError(f"{file.name} is cut off") from None
@@ -148,10 +148,10 @@ def parents(model_path: str, adapter: Path | None = None) -> list[dict[str, Any]
     recipe, and by hash its adapter and the base that it was trained on; what is not known is None.
     """
     folder = Path(model_path)
-    told, chain = run_of(folder), run_of(folder).get("parents", [])
+    record, chain = run_of(folder), run_of(folder).get("parents", [])
     if merged := merged_into(model_path):
         chain = [*chain, _parent("merged", folder, merged.get("adapter_sha256"), merged.get("base"))]
-    elif "settings" in told:
+    elif "settings" in record:
         chain = [*chain, _parent("full", folder, None, base_of_run(folder).get("weights"))]
     if adapter:
         digest, base = sha256(adapter_file(adapter)), base_of_run(adapter).get("weights")

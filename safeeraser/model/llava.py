@@ -78,9 +78,9 @@ def processor_numbers(config: LlavaConfig) -> dict[str, Any]:
 def picture_processor(model_path: str) -> CLIPImageProcessorPil:
     """The one that the release prepares pictures with, by name: a folder need not name it, or may by an older word, and
     what transformers would then choose is another. Raises `BadInput` where the folder names another."""
-    told = CLIPImageProcessorPil.get_image_processor_dict(model_path)[0].get("image_processor_type") or "CLIP"
-    if not told.startswith("CLIP"):
-        raise BadInput(f"model_path {model_path}: its picture processor is '{told}', not CLIP's; {ONE_FORM}")
+    kind = CLIPImageProcessorPil.get_image_processor_dict(model_path)[0].get("image_processor_type") or "CLIP"
+    if not kind.startswith("CLIP"):
+        raise BadInput(f"model_path {model_path}: its picture processor is '{kind}', not CLIP's; {ONE_FORM}")
     return CLIPImageProcessorPil.from_pretrained(model_path)
 
 
@@ -95,10 +95,10 @@ def check_pictures(prepared: "Preprocessor", config: LlavaConfig, model_path: st
     if template and (chat := _other_chat(tokenizer, template)):
         raise BadInput(f"model_path {model_path}: its chat template writes '{chat}' where Vicuna v1 asks; {ONE_FORM}")
     side = config.vision_config.image_size
-    found = tuple(pictures(Image.new("RGB", (2 * side, side)), return_tensors="pt")["pixel_values"].shape[1:])
-    if found != (3, side, side):
+    shape = tuple(pictures(Image.new("RGB", (2 * side, side)), return_tensors="pt")["pixel_values"].shape[1:])
+    if shape != (3, side, side):
         raise BadInput(
-            f"model_path {model_path}: its picture processor makes {found}, its vision tower sees {(3, side, side)}"
+            f"model_path {model_path}: its picture processor makes {shape}, its vision tower sees {(3, side, side)}"
         )
 
 
@@ -133,7 +133,7 @@ def _in_older_words(folder: Path, inputs: list[str]) -> None:
     own alone, and older ones stumble over a second one. 5 reads what is here now as what it wrote.
     """
     names = ("processor_config.json", "tokenizer_config.json", "config.json")
-    processor, tokenizer, config = told = [read_object(folder / name) for name in names]
+    processor, tokenizer, config = files = [read_object(folder / name) for name in names]
     del processor["image_processor"]
     tokenizer |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs}
     for new, old in OLDER_KEYS.items():
@@ -143,7 +143,7 @@ def _in_older_words(folder: Path, inputs: list[str]) -> None:
     config["text_config"]["rope_theta"] = scaling.pop("rope_theta")
     config["text_config"]["rope_scaling"] = None if scaling["rope_type"] == "default" else scaling
     config["torch_dtype"] = config["dtype"]
-    for name, words in zip(names, told, strict=True):
+    for name, words in zip(names, files, strict=True):
         write_json(folder / name, words)
 
 

@@ -54,10 +54,10 @@ def family_of(model_path: str) -> Family:
     Raises:
         BadInput: there is no model, or config/model_family/ has no page for its kind.
     """
-    return page_for(model_path) or _page_of(_told(model_path), model_path)
+    return page_for(model_path) or _page_of(_raw_config(model_path), model_path)
 
 
-def family_if_told(model_path: str) -> Family | None:
+def family_if_known(model_path: str) -> Family | None:
     """The family of a model by its path alone, or by the configuration in its folder; None where neither says it.
 
     For what somebody else has loaded, under whatever name: nothing need lie at `model_path`, and no hub is asked.
@@ -68,31 +68,31 @@ def family_if_told(model_path: str) -> Family | None:
 
 def check_family(family: Family, model_path: str) -> None:
     """Raises `BadInput` where the model at `model_path` is of another family than `family`."""
-    if (told := _told(model_path)["model_type"]) != family.model_type:
+    if (kind := _raw_config(model_path)["model_type"]) != family.model_type:
         raise BadInput(
-            f"model_family={family.name}: of '{family.model_type}' models, and model_path {model_path} is a '{told}'; "
+            f"model_family={family.name}: of '{family.model_type}' models, and model_path {model_path} is a '{kind}'; "
             "model_family=auto takes what the model says"
         )
 
 
-def _page_of(told: dict[str, Any], model_path: str) -> Family:
-    return page_of(told["model_type"], told.get(FAMILY_KEY), model_path)
+def _page_of(config: dict[str, Any], model_path: str) -> Family:
+    return page_of(config["model_type"], config.get(FAMILY_KEY), model_path)
 
 
-def _told(model_path: str) -> dict[str, Any]:
+def _raw_config(model_path: str) -> dict[str, Any]:
     """What the model's configuration says, as it is stored."""
     try:
-        told = PreTrainedConfig.get_config_dict(model_path)[0]
+        config = PreTrainedConfig.get_config_dict(model_path)[0]
     except (OSError, ValueError) as error:
         raise _no_model(model_path, error) from None
-    if "model_type" not in told:  # a folder without a configuration is read as an empty one
+    if "model_type" not in config:  # a folder without a configuration is read as an empty one
         if any((Path(model_path) / name).is_file() for name in ADAPTER_FILES):
             raise BadInput(
                 f"model_path {model_path}: holds an adapter, not a model; --checkpoint_path (or init_adapter=) names "
                 "one, and 'python -m safeeraser.model merge' puts it into its model"
             )
         raise _no_model(model_path, ValueError("no config.json that names a model_type"))
-    return told
+    return config
 
 
 def _no_model(model_path: str, error: Exception) -> BadInput:
@@ -111,8 +111,8 @@ def load_config(model_path: str) -> Any:
 
 
 def _config_and_family(model_path: str) -> tuple[Any, Family]:
-    told = _told(model_path)
-    family = page_for(model_path) or _page_of(told, model_path)
+    raw = _raw_config(model_path)
+    family = page_for(model_path) or _page_of(raw, model_path)
     try:
         config = AutoConfig.from_pretrained(model_path)
     except (OSError, ValueError, StrictDataclassError) as error:
@@ -151,12 +151,12 @@ def _load_processor(model_path: str, config: Any, family: Family) -> ProcessorMi
     # On Pillow, whatever is installed: so the pixels are the same everywhere.
     find = picture_processor if family.chat else partial(AutoImageProcessor.from_pretrained, backend="pil")
     given = dict(zip(PARTS, (find(model_path), AutoTokenizer.from_pretrained(model_path)), strict=True))
-    told = kind.get_processor_dict(model_path)[0] | (processor_numbers(config) if family.chat else {})
+    args = kind.get_processor_dict(model_path)[0] | (processor_numbers(config) if family.chat else {})
     parts = [given.get(name) for name in kind.get_attributes()]  # in the order in which the class takes them
     if more := [name for name in kind.get_attributes() if name not in PARTS]:
         _note_stills(kind.__name__, ", ".join(more))
-        kind, told = type(kind.__name__, (kind, _Stills), {}), {key: told[key] for key in told if key not in more}
-    return kind.from_args_and_dict(parts, told)
+        kind, args = type(kind.__name__, (kind, _Stills), {}), {key: args[key] for key in args if key not in more}
+    return kind.from_args_and_dict(parts, args)
 
 
 class _Stills(ProcessorMixin):
@@ -236,7 +236,7 @@ def load_model(
     if quantization == "nf4":
         options["quantization_config"] = _four_bits(dtype, family)
     try:
-        model, told = AutoModelForImageTextToText.from_pretrained(
+        model, loading = AutoModelForImageTextToText.from_pretrained(
             model_path, dtype=dtype, attn_implementation=attention, output_loading_info=True, **options
         )
     except SafetensorError:
@@ -244,7 +244,7 @@ def load_model(
     except Exception as error:  # whatever damaged weights make the readers raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(f"model_path {model_path}: cannot be loaded ({reason})") from None
-    if missing := sorted(told["missing_keys"]):
+    if missing := sorted(loading["missing_keys"]):
         # transformers makes up random ones, and only notes it.
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise BadInput(f"model_path {model_path}: its weights lack {missing[0]}{more}")

@@ -69,12 +69,12 @@ def attach(model: PreTrainedModel, config: LoraConfig, family: Family) -> PeftMo
         adapted = get_peft_model(model, config)
     except ValueError as error:
         raise BadInput(f"LoRA: {str(error).splitlines()[0]}") from None
-    found = {name for name, module in adapted.named_modules() if hasattr(module, "lora_A")}
+    adapted_modules = {name for name, module in adapted.named_modules() if hasattr(module, "lora_A")}
     expected = {f"base_model.model.{name}" for name in linear if name.rpartition(".")[2] in family.lora_targets}
-    if found != expected | beside:
+    if adapted_modules != expected | beside:
         more = f"and {len(beside)} of the projector" if beside else "alone"
         raise AssertionError(
-            f"LoRA sits on {len(found)} modules, expected {len(expected)} of {family.language_model} {more}"
+            f"LoRA sits on {len(adapted_modules)} modules, expected {len(expected)} of {family.language_model} {more}"
         )
     for module in adapted.modules():
         if isinstance(module, LoraLayer):

@@ -95,12 +95,12 @@ def merge(
         "dtype": str(base_model.model.dtype).removeprefix("torch."),
     }
     # Whatever the adapter's run records is kept, its own parents before those of a base that it does not know.
-    told = {"parents": parents(model_path)} | run_of(adapter)
+    record = {"parents": parents(model_path)} | run_of(adapter)
     model = adapted.merge_and_unload()
     log.info("writing %s", out)
     with write_whole_folder(out) as folder:
         write_model(folder, model, base_model.preprocessor)
-        write_json(folder / RUN_FILE, told | {"merged": merged})
+        write_json(folder / RUN_FILE, record | {"merged": merged})
 
 
 def copy(model_path: str, out: Path, *, dtype: str = "auto") -> None:
@@ -143,19 +143,19 @@ def write_model(
     write_json(folder / CONFIG_NAME, _config_in_its_words(read_object(origin / CONFIG_NAME), model))
 
 
-def _config_in_its_words(told: dict[str, Any], model: PreTrainedModel) -> dict[str, Any]:
+def _config_in_its_words(config: dict[str, Any], model: PreTrainedModel) -> dict[str, Any]:
     """The configuration as it was, but for what may have changed: the weights' dtype, and whether the head is tied.
 
     transformers 5 would write some of it anew, in words that 4, which servers and harnesses still bring, does not read
     but replaces by a default of its own without a word: the frequencies of the positions, for one.
     """
     dtype = str(model.dtype).removeprefix("torch.")
-    for part in (told, *(value for value in told.values() if isinstance(value, dict))):
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         part |= dict.fromkeys({"dtype", "torch_dtype"} & part.keys(), dtype)
     tied = model.config.tie_word_embeddings
-    if tied != type(model.config).from_dict(deepcopy(told)).tie_word_embeddings:
-        told["tie_word_embeddings"] = tied
-    return {"dtype": dtype, "torch_dtype": dtype} | told
+    if tied != type(model.config).from_dict(deepcopy(config)).tie_word_embeddings:
+        config["tie_word_embeddings"] = tied
+    return {"dtype": dtype, "torch_dtype": dtype} | config
 
 
 def load_merged(

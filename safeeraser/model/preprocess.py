@@ -149,11 +149,11 @@ class Preprocessor:
             BadInput: the text names a picture of its own, the prompt alone fills `max_length`, leaving no target, or
                 the template writes no system text.
         """
-        prompt, whole = self._texts(turn, place)
+        prompt, text = self._texts(turn, place)
         ids = self._tokens(prompt)
         if turn.answer is None:
             return Row(ids, [IGNORE] * len(ids))
-        full = self._tokens(whole) + ([self.end_token] if end_of_answer else [])
+        full = self._tokens(text) + ([self.end_token] if end_of_answer else [])
         if full[: len(ids)] != ids:
             raise BadInput("the model's tokenizer does not keep the prompt apart from its answer")
         if max_length is not None:
@@ -176,15 +176,15 @@ class Preprocessor:
             raise BadInput(self.no_system)
         pictured = place is not None
         prompt = self._written(turn, None, pictured)
-        whole = prompt
+        full = prompt
         if turn.answer is not None:
-            whole = self._written(turn, turn.answer, pictured).removesuffix(self._behind)
-        if not whole.startswith(prompt):
+            full = self._written(turn, turn.answer, pictured).removesuffix(self._behind)
+        if not full.startswith(prompt):
             # Some templates write a finished turn otherwise than the prompt begins it: what the model is asked counts.
-            whole = prompt + whole.removeprefix(self._written(turn, ANSWER, pictured).partition(ANSWER)[0])
+            full = prompt + full.removeprefix(self._written(turn, ANSWER, pictured).partition(ANSWER)[0])
         if place is not None:
-            prompt, whole = (text.replace(self.processor.image_token, place) for text in (prompt, whole))
-        return prompt, whole
+            prompt, full = (text.replace(self.processor.image_token, place) for text in (prompt, full))
+        return prompt, full
 
     @cached_property
     def _behind(self) -> str:

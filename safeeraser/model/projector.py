@@ -117,9 +117,9 @@ def modulate(model: nn.Module, family: Family, joined: Joined) -> None:
     for name, module in list(model.named_modules()):
         if ".modules_to_save." not in name or family.part_of(name) != "projector":
             continue
-        own = dict(module.named_parameters(recurse=False))
-        multiplies = any(parameter.dim() == 2 for parameter in own.values())
-        for key, parameter in own.items():
+        parameters = dict(module.named_parameters(recurse=False))
+        multiplies = any(parameter.dim() == 2 for parameter in parameters.values())
+        for key, parameter in parameters.items():
             parameter.requires_grad_(multiplies)
             if multiplies:
                 parametrize.register_parametrization(module, key, Moved(parameter, joined))
@@ -153,14 +153,14 @@ def baked(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if parametrize.is_parametrized(module)
         for key, made in module.parametrizations.items()
     }
-    found = {}
+    tensors = {}
     for name, value in weights.items():
         if PLACE not in name:
-            found[name] = value
+            tensors[name] = value
         elif name.endswith(D):
-            whole = name.removesuffix(D)
-            found[whole.replace(PLACE, ".")] = joined[whole](weights[whole + W], value)
-    return found
+            stem = name.removesuffix(D)
+            tensors[stem.replace(PLACE, ".")] = joined[stem](weights[stem + W], value)
+    return tensors
 
 
 def moved_by(model: nn.Module) -> dict[str, nn.Parameter]:

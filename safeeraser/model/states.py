@@ -34,9 +34,9 @@ def logits_and_states(
             stack.enter_context(hook)
         if not len(read):
             stack.enter_context(up_to(model, family, max(states)))
-        found = logits(model, batch, read, head)
+        scores = logits(model, batch, read, head)
     # Only now: under gradient checkpointing what is done within a layer is done again.
-    return found, {number: kept[number].flatten(0, 1).index_select(0, places) for number, places in states.items()}
+    return scores, {number: kept[number].flatten(0, 1).index_select(0, places) for number, places in states.items()}
 
 
 def language_layers(model: nn.Module, family: Family) -> nn.ModuleList:
@@ -64,7 +64,7 @@ def _instead(layers: Iterable[nn.Module], forward: Callable[..., Tensor]) -> Ite
     """Let layers do something else."""
     with ExitStack() as stack:
         for each in layers:
-            own = vars(each).get("forward")  # where another wrapper has put one
-            stack.callback(setattr, each, "forward", own) if own else stack.callback(delattr, each, "forward")
+            wrapped = vars(each).get("forward")  # where another wrapper has put one
+            stack.callback(setattr, each, "forward", wrapped) if wrapped else stack.callback(delattr, each, "forward")
             each.forward = forward
         yield

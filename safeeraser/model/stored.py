@@ -66,13 +66,13 @@ def check_adapter(model: PeftModel, tensors: Mapping[str, Tensor], path: str | P
     """Raises `BadInput` listing names or shapes of `tensors`, read from `path`, that do not match the model's."""
     with plainly_named(model):
         expected = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    wrong = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
-    wrong += [f"{name} is unknown" for name in sorted(found.keys() - expected.keys())]
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = [f"{name} is missing" for name in sorted(expected.keys() - shapes.keys())]
+    wrong += [f"{name} is unknown" for name in sorted(shapes.keys() - expected.keys())]
     wrong += [
-        f"{name} has shape {found[name]}, not {expected[name]}"
-        for name in sorted(expected.keys() & found.keys())
-        if expected[name] != found[name]
+        f"{name} has shape {shapes[name]}, not {expected[name]}"
+        for name in sorted(expected.keys() & shapes.keys())
+        if expected[name] != shapes[name]
     ]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
@@ -91,8 +91,8 @@ def _kinds(path: str | Path) -> list[str]:
 def check_kind(model_type: str, path: str | Path) -> None:
     """Raises `BadInput` where an adapter is of another kind of model: some have parts alike to the name and the shape,
     and of the others a list of names says less."""
-    if (told := _kinds(path)) and model_type not in told:
-        raise BadInput(f"{path}: an adapter of '{told[0]}' models, and this is a '{model_type}'")
+    if (kinds := _kinds(path)) and model_type not in kinds:
+        raise BadInput(f"{path}: an adapter of '{kinds[0]}' models, and this is a '{model_type}'")
 
 
 def load_adapted(
@@ -172,9 +172,9 @@ def adapter_config(path: str | Path, alpha: float = 256) -> LoraConfig:
     targets = {name.split(".lora_")[0].rpartition(".")[2] for name in tensors if ".lora_" in name}
     released = page_of_type(RELEASED_TYPE)
     family = released.model_copy(update={"lora_targets": tuple(sorted(targets))})
-    whole = {family.part_of(name) for name in tensors}
+    parts = {family.part_of(name) for name in tensors}
     return lora_config(
-        family, r=ranks.pop(), alpha=alpha, projector="projector" in whole, vision="vision_tower" in whole
+        family, r=ranks.pop(), alpha=alpha, projector="projector" in parts, vision="vision_tower" in parts
     )
 
 
@@ -191,8 +191,8 @@ def convert(source: Path, target: Path, *, lora_alpha: float = 256, model_path: 
         raise BadInput(f"{target}: exists; name another")
     config, tensors = adapter_config(source, lora_alpha), read_adapter(source)
     if target.suffix == ".pt":
-        if told := [name for name in ("use_rslora", "use_dora") if getattr(config, name)]:
-            raise BadInput(f"{source}: trained with {' and '.join(told)}, which the release's form cannot say")
+        if variants := [name for name in ("use_rslora", "use_dora") if getattr(config, name)]:
+            raise BadInput(f"{source}: trained with {' and '.join(variants)}, which the release's form cannot say")
         if (kinds := _kinds(source)) and RELEASED_TYPE not in kinds:
             raise BadInput(f"{source}: an adapter of '{kinds[0]}' models; the release's form is LLaVA-1.5's alone")
         if other := next((name for name in tensors if not in_release(name)), None):

@@ -48,9 +48,9 @@ class VLM:
     @cached_property
     def ends(self) -> set[int]:
         """The tokens with which a response ends."""
-        told = self.model.generation_config.eos_token_id  # none, one or several
+        named = self.model.generation_config.eos_token_id  # none, one or several
         tokenizer = self.preprocessor.tokenizer
-        ends = {tokenizer.eos_token_id, self.preprocessor.end_token, *(told if isinstance(told, list) else [told])}
+        ends = {tokenizer.eos_token_id, self.preprocessor.end_token, *(named if isinstance(named, list) else [named])}
         return ends - {None}
 
     def encode(self, turn: Turn, **how: Any) -> Row:
@@ -112,12 +112,12 @@ def look_up(model: nn.Module, first: int, vectors: Tensor) -> None:
     """Let a model embed the tokens from `first` on as `vectors`. What else it looks up by token, such as embeddings for
     each layer, is that of padding then, which a picture's tokens have too."""
     words = model.get_input_embeddings()
-    own = words.forward
+    embed = words.forward
 
     def learned(ids: Tensor) -> Tensor:
-        found = own(ids.masked_fill(ids >= first, 0))
-        new = vectors[(ids - first).clamp(0, len(vectors) - 1)].to(found.dtype)
-        return new.where((ids >= first)[..., None], found)
+        usual = embed(ids.masked_fill(ids >= first, 0))
+        new = vectors[(ids - first).clamp(0, len(vectors) - 1)].to(usual.dtype)
+        return new.where((ids >= first)[..., None], usual)
 
     words.forward = learned
     parent = next(module for module in model.modules() if words in module.children())

@@ -61,7 +61,7 @@ def group_runs(runs: Sequence[Run]) -> list[Method]:
     names = [_name(group) for group in groups]
     methods = []
     for group, name in zip(groups, names, strict=True):
-        namesakes = [other for other, its in zip(groups, names, strict=True) if its == name]
+        namesakes = [other for other, other_name in zip(groups, names, strict=True) if other_name == name]
         title = f"{name} ({_difference(group, namesakes)})" if len(namesakes) > 1 else name
         seeds = [replace(run, title=f"{title}, seed {seed_of(run)}" if len(group) > 1 else title) for run in group]
         methods.append(Method(name, replace(_pool(seeds), title=title), seeds))
@@ -82,9 +82,9 @@ def _difference(group: list[Run], namesakes: list[list[Run]]) -> str:
     """What distinguishes groups of one name: the loss's parameters and the settings in which they differ, and
     where those are the same, or many, its folder."""
     settings = [_deciding(other[0].settings) for other in namesakes]
-    keys = {key for its in settings for key in its if any(other.get(key) != its[key] for other in settings if other)}
+    keys = {key for each in settings for key in each if any(other.get(key) != each[key] for other in settings if other)}
     keys = keys if len(keys) <= SHOWN else set()
-    texts = [", ".join(f"{key}={its[key]}" for key in sorted(keys & its.keys())) for its in settings]
+    texts = [", ".join(f"{key}={each[key]}" for key in sorted(keys & each.keys())) for each in settings]
     text = next(text for other, text in zip(namesakes, texts, strict=True) if other is group)
     return text if text and texts.count(text) == 1 else ", ".join(filter(None, [text, _place(group, namesakes)]))
 
@@ -94,8 +94,8 @@ def _deciding(settings: dict[str, Any]) -> dict[str, Any]:
 
     What its folder may be named for is left out: files, and what they hold.
     """
-    own = {key: value for key, value in settings.items() if key not in _FREE | {"data", "forget_loss"}}
-    left, flat = list((own | (settings.get("forget_loss") or {})).items()), dict[str, Any]()
+    deciding = {key: value for key, value in settings.items() if key not in _FREE | {"data", "forget_loss"}}
+    left, flat = list((deciding | (settings.get("forget_loss") or {})).items()), dict[str, Any]()
     for key, value in left:
         if isinstance(value, dict) and value:  # its parts come at the end of those that are left
             left += [(f"{key}.{name}".removeprefix("terms."), part) for name, part in value.items()]
@@ -106,7 +106,7 @@ def _deciding(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _place(group: list[Run], namesakes: list[list[Run]]) -> str:
     """What distinguishes a group from others: how its runs' folders are called, what they lie in, or both."""
-    for name in (lambda one: one.folder.resolve().name, lambda one: one.name.rpartition("/")[0] or one.name):
+    for name in (lambda run: run.folder.resolve().name, lambda run: run.name.rpartition("/")[0] or run.name):
         if len({name(other[0]) for other in namesakes}) == len(namesakes):
             return name(group[0])
     return group[0].name
@@ -123,8 +123,8 @@ def _by_seed(runs: Sequence[Run]) -> list[list[Run]]:
         groups[_common(run) or number].append(run)
     apart = []
     for group in groups.values():
-        decided = [(metric, one) for run in group for part in run.parts.values() for metric, one in decisions(part)]
-        judges = {(metric, one.protocol, one.judge, one.version) for metric, one in decided}
+        decided = [(metric, who) for run in group for part in run.parts.values() for metric, who in decisions(part)]
+        judges = {(metric, who.protocol, who.judge, who.version) for metric, who in decided}
         # The same seed twice is no second sample, but a copy, or a run of which not all is known. Nor is a seed one
         # that another judge decided some metric of.
         alone = len({run.seeds for run in group}) < len(group) or len(judges) > len({metric for metric, _ in decided})
@@ -209,7 +209,7 @@ def _pair_seeds(one: Method, other: Method) -> list[tuple[Run, Run]]:
 
 def _paired_difference(key: str, pairs: list[tuple[Run, Run]]) -> Row:
     """A difference, as the table shows it."""
-    column, found, asked = COLUMNS[key], list[Difference](), 0
+    column, differences, asked = COLUMNS[key], list[Difference](), 0
     for runs in pairs:
         if any(column.split not in run.parts for run in runs):
             continue
@@ -220,14 +220,16 @@ def _paired_difference(key: str, pairs: list[tuple[Run, Run]]) -> Row:
         if differ(of for part in parts for metric, of in decisions(part) if metric == column.metric):
             return Row(text_instead="–", note="judged otherwise")
         values = [_values(run, part) for run, part in zip(runs, parts, strict=True)]
-        if its := difference(values[1], values[0], column.metric):
-            found.append(its)
+        if change := difference(values[1], values[0], column.metric):
+            differences.append(change)
         asked += max(figure.n for figure in figures)
-    if not found:
+    if not differences:
         return NOTHING
-    text, count = f"{100 * mean(one.value for one in found):+.1f}", sum(one.n for one in found)
-    known = [(one.value, one.low, one.high) for one in found if one.low is not None and one.high is not None]
-    if len(known) == len(found):
+    text, count = f"{100 * mean(each.value for each in differences):+.1f}", sum(each.n for each in differences)
+    known = [
+        (each.value, each.low, each.high) for each in differences if each.low is not None and each.high is not None
+    ]
+    if len(known) == len(differences):
         low, high = spread(known, -1.0)
         text += f" ({100 * low:+.1f} to {100 * high:+.1f})"
     return Row(text_instead=text, note=f"{count} of {asked} answers" * (count < asked))

@@ -132,10 +132,10 @@ def _family(settings: dict[str, Any]) -> Family:
 
     A page that chats otherwise than its type does is a family of its own.
     """
-    told = settings["model_family"]
-    family = page_of_type(told.get("model_type", RELEASED_TYPE))
-    own = (page for page in families().values() if page.name == told["name"] and page.chat != family.chat)
-    return next(own, family)
+    recorded = settings["model_family"]
+    family = page_of_type(recorded.get("model_type", RELEASED_TYPE))
+    pages = (page for page in families().values() if page.name == recorded["name"] and page.chat != family.chat)
+    return next(pages, family)
 
 
 def _digest(text: str) -> str:

@@ -173,7 +173,7 @@ def _summary(methods: list[Method], cards: list[robustness.Card], made: dict[str
     for card in cards:
         runs[card.name]["robustness"] = robustness.card_json(card)
     pooled = {}
-    for method in (one for one in methods if len(one.seeds) > 1):
+    for method in (each for each in methods if len(each.seeds) > 1):
         figures = {key: row.model_dump(include={"value", "low", "high"}) for key, row in method.run.figures.items()}
         pooled[method.run.title] = {"runs": [run.name for run in method.seeds], "figures": figures}
     return {"runs": runs, "pooled": pooled, "provenance": made}
@@ -213,7 +213,9 @@ def _examples_by_kind(run: Run) -> Iterator[tuple[str, list[Example]]]:
         for record in records:
             picture = record.SDImage_path if VIEWS[view].picture == "benign" else record.image_path
             for pair in map(UnsafePair.model_dump, record.unsafe_pairs):
-                fields = (one for one in VIEWS[view].fields if pair.get(f"{one}_{metric}") == verdict and pair.get(one))
+                fields = (
+                    name for name in VIEWS[view].fields if pair.get(f"{name}_{metric}") == verdict and pair.get(name)
+                )
                 if record.category not in firsts and (field := next(fields, None)):
                     shown = (pair["question"], pair[field], *_picture(picture, val.data_file))
                     firsts[record.category] = Example(record.category, *shown)

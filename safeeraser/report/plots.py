@@ -49,11 +49,11 @@ def methods_forest(ranking: Ranking) -> Plot | None:
 def audit_forest(card: Card) -> Plot | None:
     """ASR in each condition, a line each: the run's, and as it was trained and under attack the untouched model's."""
     lines = []
-    for one in card.conclusions.conditions:
-        cells = {"audited": one.figure(card.rows)}
-        if one.condition in ("clean", "attack"):
-            cells["untouched"] = one.figure(card.rows, "vanilla")
-        lines.append(Line(one.title, cells))
+    for condition in card.conclusions.conditions:
+        cells = {"audited": condition.figure(card.rows)}
+        if condition.condition in ("clean", "attack"):
+            cells["untouched"] = condition.figure(card.rows, "vanilla")
+        lines.append(Line(condition.title, cells))
     caption = "ASR, per cent, with 95% intervals; hollow: the untouched model's."
     columns = {"audited": ("", "lower"), "untouched": ("untouched", "")}
     return forest(f"robustness_{card.name}", caption, f"ASR of {card.title}, per cent", columns, lines, abreast=True)

@@ -209,8 +209,8 @@ def read_run(folder: Path) -> Run:
     for split, part in parts.items():
         if part.split != split:
             raise BadInput(f"{folder / f'summary_{split}.json'}: was scored on split '{part.split}'")
-    name, own = folder.resolve().name, read(folder / RUN_FILE, _RunFile, _RunFile())
-    if isinstance(family := own.settings.get("model_family"), dict):
+    name, record = folder.resolve().name, read(folder / RUN_FILE, _RunFile, _RunFile())
+    if isinstance(family := record.settings.get("model_family"), dict):
         family.pop("architecture", None)  # numbers that earlier versions recorded
     specificity = read(folder / "specificity.json", Specificity, None)
     audit = read(folder / "audit.json", Audit, None)
@@ -220,14 +220,14 @@ def read_run(folder: Path) -> Run:
     return Run(
         folder=folder,
         name=name,
-        title=own.title or METHODS.get(re.sub(r"-seed\d+$", "", name), name),
+        title=record.title or METHODS.get(re.sub(r"-seed\d+$", "", name), name),
         parts=parts,
         rows=rows + (audit.rows(name) if audit else []),
         specificity=specificity,
         audit=audit,
         log=read(folder / "train_log.jsonl", list[Step], []),
         probes=read(folder / "probe.jsonl", list[Probed], []),
-        settings=own.settings | ({"data": own.data} if own.data else {}),
+        settings=record.settings | ({"data": record.data} if record.data else {}),
     )
 
 

@@ -248,8 +248,8 @@ def different_settings(cards: Iterable[Card]) -> list[str]:
         never_knew = audit.controls.get("never_knew", {}).get("base")
         settings.append({"model_path": audit.model_path, "never_knew": never_knew} | audit.settings)
     # Where a file lies makes no difference; what is in it has a hash of its own.
-    keys = dict.fromkeys(key for one in settings for key in one if not key.endswith("_file"))
-    return [key for key in keys if any(one.get(key) != settings[0].get(key) for one in settings)]
+    keys = dict.fromkeys(key for each in settings for key in each if not key.endswith("_file"))
+    return [key for key in keys if any(each.get(key) != settings[0].get(key) for each in settings)]
 
 
 def spell_settings(card: Card) -> str:

@@ -81,15 +81,15 @@ def decisions(part: Summary) -> Iterator[tuple[str, Decided]]:
     for metric in ASKED.values():
         if getattr(part, metric).value is not None:
             judge = part.judge_of(metric)
-            models = {one.model for one in part.answered_by if one.judge == judge and one.model is not None}
+            models = {answer.model for answer in part.answered_by if answer.judge == judge and answer.model is not None}
             yield metric, Decided(part.protocol, judge, tuple(sorted(models)), part.version_of(judge))
 
 
 def differ(decided: Iterable[Decided]) -> bool:
     """Whether they are more than one. A judge of which the models are not known is not known to be another."""
-    apart = {one.identity: one for one in decided}.values()
-    known = {one._replace(models=()) for one in apart if one.models}
-    return len([one for one in apart if one.models or one not in known]) > 1
+    apart = {each.identity: each for each in decided}.values()
+    known = {each._replace(models=()) for each in apart if each.models}
+    return len([each for each in apart if each.models or each not in known]) > 1
 
 
 def provenance(runs: list[Run], judges: Judges) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def view_columns(metric: str, lines: list[Line]) -> dict[str, str]:
     Blank responses are no refusals, so ASR and RR together do not show how many there are: they have columns in any
     case, in the views of the paper's metrics.
     """
-    usual = [one.view for one in METRICS.values() if one.view] if metric == "blank" else []
+    usual = [each.view for each in METRICS.values() if each.view] if metric == "blank" else []
     views, columns = [*usual, *VIEWS], VIEW_COLUMNS[metric]
     known = {key for line in lines for key in line.cells if key in columns}
     known |= {key for key, column in columns.items() if column.view in usual or (known and column.split == "train")}
@@ -195,8 +195,8 @@ def rank(lines: list[Line], published: list[Line]) -> Ranking:
 def _group(line: Line, bound: float) -> str:
     """By which sides of the bounds the intervals of ASR and SARR lie on; a published figure is a point."""
     figures = [line.measured(key) for key in ("asr_gen", "sarr")]
-    points = [(one.value,) * 3 if line.published and one.value is not None else None for one in figures]
-    asr, sarr = (one.interval or point for one, point in zip(figures, points, strict=True))
+    points = [(figure.value,) * 3 if line.published and figure.value is not None else None for figure in figures]
+    asr, sarr = (figure.interval or point for figure, point in zip(figures, points, strict=True))
     if asr and asr[1] >= bound:
         return KEEPS
     if not asr or not sarr or asr[2] >= bound or sarr[1] < HALF <= sarr[2]:
@@ -215,12 +215,12 @@ def headline(ranking: Ranking) -> str:
     """What the figures show in words, each claim with the range of its figures; empty where they show nothing."""
     lines = [line for line in ranking.rows if line.name != UNTOUCHED]
     parts = []
-    for group, (one, several) in WORDS.items():
+    for group, (single, several) in WORDS.items():
         if members := [line for line in lines if _group(line, ranking.bound) == group]:
             names = list_some([line.label for line in members])
             keys = {"ASR": "asr_gen"} | ({} if group == KEEPS else {"SARR": "sarr"})
             rates = ", ".join(f"{title} {_span(line.measured(key) for line in members)}" for title, key in keys.items())
-            parts.append(f"{names} {one if len(members) == 1 else several}: {rates}.")
+            parts.append(f"{names} {single if len(members) == 1 else several}: {rates}.")
     if not parts:
         return ""
     if undecided := [line.label for line in lines if _group(line, ranking.bound) == OPEN]:

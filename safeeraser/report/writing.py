@@ -168,8 +168,8 @@ def show(table: Table) -> None:
 
     A column in which nothing is said of any row is left out: a terminal is narrow.
     """
-    told = [key for key in table.columns if any(row.cell(key).text != NOTHING.text for row in table.rows)]
-    table = replace(table, columns={key: table.columns[key] for key in told or table.columns})
+    filled = [key for key in table.columns if any(row.cell(key).text != NOTHING.text for row in table.rows)]
+    table = replace(table, columns={key: table.columns[key] for key in filled or table.columns})
     # Headings break into short lines, so that the table fits a terminal of 80 columns.
     shown = TerminalTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     shown.add_column(table.corner, no_wrap=True)

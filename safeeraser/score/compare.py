@@ -98,14 +98,14 @@ def compare(
     values = values_of(records, official=ours.protocol == "official")
     metrics: dict[str, dict[str, Any]] = {}
     for metric in SCORED:
-        mine, its = getattr(ours, metric), getattr(theirs, metric)
+        mine, other = getattr(ours, metric), getattr(theirs, metric)
         judge, models = mine.judge or "", [models_of(part, mine.judge) for part in (ours, theirs)]
         gap = difference(values, others, metric)
         row: dict[str, Any] = {"difference": None, "low": None, "high": None, "n": gap.n if gap else 0, "note": None}
-        if mine.withheld or its.withheld:
+        if mine.withheld or other.withheld:
             row["note"] = "withheld"
-        elif mine.judge != its.judge:
-            row["note"] = f"judged by {its.judge} there"
+        elif mine.judge != other.judge:
+            row["note"] = f"judged by {other.judge} there"
         elif ours.version_of(judge) != theirs.version_of(judge):
             row["note"] = f"other {STATES.get(judge.partition(':')[0], 'guards')} there"
         elif gap:

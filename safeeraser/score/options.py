@@ -135,11 +135,11 @@ def options_of(given: dict[str, Any]) -> Options:
         if not given[key]:
             raise BadInput(f"--{key} is missing (see --help)")
     # Which split is scored is said, or shown by the reference's name; only the summary needs to know.
-    told = [split for split in SPLITS if re.search(rf"(?<![a-z]){split}(?![a-z])", options.file_refer.stem.lower())]
-    if options.summary and not options.split and len(told) != 1:
+    splits = [split for split in SPLITS if re.search(rf"(?<![a-z]){split}(?![a-z])", options.file_refer.stem.lower())]
+    if options.summary and not options.split and len(splits) != 1:
         raise BadInput(f"{options.file_refer}: train or val is not in the name; give --split train or --split val")
     check_names(options)
-    return replace(options, split=options.split or (told[0] if len(told) == 1 else None))
+    return replace(options, split=options.split or (splits[0] if len(splits) == 1 else None))
 
 
 def check_names(options: Options) -> None:

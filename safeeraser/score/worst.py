@@ -61,8 +61,8 @@ def main(argv: list[str] | None = None) -> None:
     print(f"worst case over {len(runs)} runs")
     print_table("metric", ("%", "95%", "n"), rows)
     if given.out:
-        told: dict[str, Any] = {"verdicts": [str(file) for file in given.verdicts], "protocol": given.protocol}
-        write_json(given.out, told | {metric: figure.as_json for metric, figure in figures.items()})
+        settings: dict[str, Any] = {"verdicts": [str(file) for file in given.verdicts], "protocol": given.protocol}
+        write_json(given.out, settings | {metric: figure.as_json for metric, figure in figures.items()})
 
 
 if __name__ == "__main__":

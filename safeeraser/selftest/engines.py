@@ -53,8 +53,8 @@ def engines(bench: Bench) -> Iterator[Figure]:
         ran = read_object(folder / "run.json")["engine"]
         if (ran["name"], ran["processes"]) != (engine.name, count):
             sys.exit(f"{file.stem}: {ran['name']} ran in its place, with {ran['processes']} processes")
-        ours, its = (load_file(each / ADAPTER) for each in (train(bench, f"alone_{step}", step=step), folder))
-        one, two = (torch.cat([b[n].flatten() for n in ours if ".lora_B." in n]).double() for b in (ours, its))
+        ours, theirs = (load_file(each / ADAPTER) for each in (train(bench, f"alone_{step}", step=step), folder))
+        one, two = (torch.cat([b[n].flatten() for n in ours if ".lora_B." in n]).double() for b in (ours, theirs))
         most = (0.06 if engine.deepspeed else 0.02) if gpus else 1e-3
         yield figure(title, ((one - two).norm() / one.norm()).item(), most=most)
 
@@ -76,7 +76,7 @@ def resume(bench: Bench) -> Iterator[Figure]:
     if NO_FORGET:
         yield figure(title, None, note=NO_FORGET)
         return
-    whole, folder = train(bench, "alone_plain"), bench.folder / "killed"
+    undisturbed, folder = train(bench, "alone_plain"), bench.folder / "killed"
     process = start(bench, folder.name, **keys)
     while not (folder / "checkpoint-2").exists():
         if process.poll() is not None:
@@ -87,7 +87,7 @@ def resume(bench: Bench) -> Iterator[Figure]:
     if (folder / ADAPTER).exists():
         yield figure(title, None, note="the run had ended before it could be killed")
         return
-    one, two = (load_file(each / ADAPTER) for each in (whole, train(bench, folder.name, **keys)))
+    one, two = (load_file(each / ADAPTER) for each in (undisturbed, train(bench, folder.name, **keys)))
     yield figure("step that was gone on from", read_object(folder / "run.json")["sittings"][-1]["from_step"], least=2)
     yield figure(title, sum((one[name] != two[name]).sum().item() for name in one), most=0)
 

@@ -106,12 +106,12 @@ def estimate(settings: Settings) -> list[Part]:
 def architecture(size: str) -> Any:
     """The numbers of a size, or of another family's small model. Weights are drawn as wide as keeps what passes through
     a layer at the same size, so that attention is as uneven, and the next token as undecided, in all sizes."""
-    its = MODELS[size]
-    ids = {key: its["tokens"].index(token) for key, token in its["ids"].items()}
-    text = its["config"]["text_config"]
+    spec = MODELS[size]
+    ids = {key: spec["tokens"].index(token) for key, token in spec["ids"].items()}
+    text = spec["config"]["text_config"]
     text = text | {"initializer_range": text["hidden_size"] ** -0.5}
     kind = families()["llava-1.5" if size in SIZES else size].model_type
-    return transformers.AutoConfig.for_model(kind, **its["config"] | ids | {"text_config": text})
+    return transformers.AutoConfig.for_model(kind, **spec["config"] | ids | {"text_config": text})
 
 
 @torch.no_grad()
@@ -133,27 +133,27 @@ def build_model(size: str) -> Any:
 def write_outline(bench: Bench) -> None:
     """Write the model's folder as the hub has it, but for the weights. What prepares pictures is named there, and need
     not be loaded for it."""
-    config, its = architecture(bench.size), MODELS[bench.size]
+    config, spec = architecture(bench.size), MODELS[bench.size]
     config.save_pretrained(bench.model)
     texts = [file.read_text() for file in sorted(bench.data.parent.glob("*.json"))]
     texts += [*SYSTEM_TEXTS.values(), "USER ASSISTANT"]
-    tokenizer = build_tokenizer(its, config.get_text_config().vocab_size, " ".join(texts))
-    tokenizer.chat_template = its.get("template", "").replace("{{ picture }}", its.get("picture", "")) or None
+    tokenizer = build_tokenizer(spec, config.get_text_config().vocab_size, " ".join(texts))
+    tokenizer.chat_template = spec.get("template", "").replace("{{ picture }}", spec.get("picture", "")) or None
     tokenizer.save_pretrained(bench.model)
-    write_json(Path(bench.model, "preprocessor_config.json"), its["pictures"])
-    write_json(Path(bench.model, "processor_config.json"), its["processor"])
+    write_json(Path(bench.model, "preprocessor_config.json"), spec["pictures"])
+    write_json(Path(bench.model, "processor_config.json"), spec["processor"])
 
 
-def build_tokenizer(its: dict[str, Any], count: int, text: str) -> transformers.PreTrainedTokenizerFast:
+def build_tokenizer(spec: dict[str, Any], count: int, text: str) -> transformers.PreTrainedTokenizerFast:
     """A word a token: special ones first, those of `text`, and made-up ones up to `count`. Each word shows as itself
     between blanks, so a response's tokens can be read from its text."""
-    split, (pad, end, *_) = pre_tokenizers.Whitespace(), its["tokens"]
-    known = list(dict.fromkeys([*its["tokens"], *(word for word, _ in split.pre_tokenize_str(text))]))
+    split, (pad, end, *_) = pre_tokenizers.Whitespace(), spec["tokens"]
+    known = list(dict.fromkeys([*spec["tokens"], *(word for word, _ in split.pre_tokenize_str(text))]))
     known += [f"w{number}" for number in range(len(known), count)]
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(known)}, unk_token=pad))
     tokenizer.pre_tokenizer = split
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in its["tokens"]])
-    roles = {"pad_token": pad, "eos_token": end, "unk_token": pad, "extra_special_tokens": its["names"]}
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in spec["tokens"]])
+    roles = {"pad_token": pad, "eos_token": end, "unk_token": pad, "extra_special_tokens": spec["names"]}
     how = {"tokenizer_object": tokenizer, "padding_side": "left", "clean_up_tokenization_spaces": False}
     return transformers.PreTrainedTokenizerFast(**how, **roles)
 

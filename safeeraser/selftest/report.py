@@ -33,9 +33,9 @@ def figure(name: str, value: float | None, *, least: float = -inf, most: float =
     """
     good = value is None or (least <= value <= most and isfinite(value))
     # JSON has no number for what is not finite: a value is written as a word then, and no bound as null.
-    told = value if value is None or isfinite(value) else str(value)
+    shown = value if value is None or isfinite(value) else str(value)
     bounds = {key: bound if isfinite(bound) else None for key, bound in (("least", least), ("most", most))}
-    return {"name": name, "value": told, **bounds, "unit": "", "note": "", **more, "good": good}
+    return {"name": name, "value": shown, **bounds, "unit": "", "note": "", **more, "good": good}
 
 
 def outcome(figures: Sequence[Figure]) -> str:
@@ -57,16 +57,16 @@ def line(figure: Figure) -> str:
 
 def describe() -> dict[str, Any]:
     """Versions, commit, processor, memory, and each card's name, driver and memory."""
-    found, cards, cpu = versions() | {"python": platform.python_version()}, "", None
+    packages, cards, cpu = versions() | {"python": platform.python_version()}, "", None
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
-            found |= versions(package)
+            packages |= versions(package)
     with suppress(OSError, subprocess.SubprocessError):
         cards = subprocess.run(CARDS, capture_output=True, text=True, check=True, timeout=60).stdout
     with suppress(OSError):
         cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     return {
-        "versions": found,
+        "versions": packages,
         "git_commit": git_commit(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": cpu[1] if cpu else platform.processor(),

@@ -92,9 +92,9 @@ def make(name: str, size: str | None, folder: Path, kept: Path) -> dict[str, Any
     theirs.close()
     try:
         while ours.poll(PATIENCE):
-            if isinstance(found := ours.recv(), str):
-                raise BadInput(found)
-            figures.append(found | {"note": anonymous(found["note"])})
+            if isinstance(event := ours.recv(), str):
+                raise BadInput(event)
+            figures.append(event | {"note": anonymous(event["note"])})
             print(line(figures[-1]), flush=True)
         error = f"no figure came for {PATIENCE} s, and it was ended; {LOCKED}"
     except EOFError:
@@ -129,8 +129,8 @@ def _work(events: Connection, name: str, size: str | None, folder: Path, said: P
         bench = write(size, folder)
     except BadInput as error:
         return events.send(str(error))
-    for found in getattr(import_module(f"{ROOM}.{CHECKS[name][0]}"), name)(bench):
-        events.send(found)
+    for event in getattr(import_module(f"{ROOM}.{CHECKS[name][0]}"), name)(bench):
+        events.send(event)
 
 
 def end_tree(number: int) -> None:

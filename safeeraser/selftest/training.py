@@ -96,8 +96,8 @@ def precision(bench: Bench) -> Iterator[Figure]:
     yield from compare("bfloat16, eager", eager, reference, narrow)
     yield from compare("bfloat16, sdpa", observe(bench, dtype="bfloat16", attention="sdpa"), reference, narrow, eager)
     if is_flash_attn_2_available() and settings.family.flash_attention:
-        found = observe(bench, dtype="bfloat16", attention="flash_attention_2")
-        yield from compare("bfloat16, flash_attention_2", found, reference, narrow, eager)
+        observed = observe(bench, dtype="bfloat16", attention="flash_attention_2")
+        yield from compare("bfloat16, flash_attention_2", observed, reference, narrow, eager)
     else:
         note = "flash-attn is not installed, there is no GPU for it, or the family's mask is its own"
         yield figure("bfloat16, flash_attention_2", None, note=note)
@@ -170,7 +170,7 @@ def load_trainer(settings: Settings) -> UnlearnTrainer:
 class _KeepGradient(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
         gradients = [weight.grad for _, weight in sorted(model.named_parameters()) if weight.grad is not None]
-        self.found = torch.cat([gradient.float().cpu().flatten() for gradient in gradients])
+        self.gradient = torch.cat([gradient.float().cpu().flatten() for gradient in gradients])
 
 
 def observe(bench: Bench, change: Callable[[Any], Any] = lambda model: None, **keys: Any) -> Observed:
@@ -182,12 +182,12 @@ def observe(bench: Bench, change: Callable[[Any], Any] = lambda model: None, **k
     trainer.train()
     dataset = trainer.train_dataset
     vlm = VLM(trainer.accelerator.unwrap_model(trainer.model).eval(), dataset.preprocessor)
-    items = [item for its in dataset.items.values() for item in its]
+    items = [item for of_view in dataset.items.values() for item in of_view]
     with trainer.accelerator.autocast():
         texts = [answer(vlm, Asked(item.picture, item.question)) for item in items[:: len(items) // 4][:4]]
     del trainer, vlm
     clear_device_cache(garbage_collection=True)
-    vectors = {"gradient": keep.found, "logits": torch.stack([text.logits[0] for text in texts])}
+    vectors = {"gradient": keep.gradient, "logits": torch.stack([text.logits[0] for text in texts])}
     return Observed(read_json_lines(settings.save_dir / TRAIN_LOG)[0]["loss"], vectors, texts)
 
 
@@ -206,7 +206,7 @@ def answer(vlm: VLM, asked: Asked, tokens: int = 12) -> Text:
 
 
 def compare(
-    name: str, found: Observed, reference: Observed, off: float, beside: Observed | None = None
+    name: str, observed: Observed, reference: Observed, off: float, beside: Observed | None = None
 ) -> Iterator[Figure]:
     """How far what was found is from the reference, in four figures.
 
@@ -216,14 +216,14 @@ def compare(
             bound, since by chance that kernel may be off by next to nothing.
     """
     spread = torch.cat([text.logits for text in reference.texts]).std(1).mean().item()
-    yield figure(f"{name}: loss", abs(found.loss - reference.loss), most=2 * off * spread)
+    yield figure(f"{name}: loss", abs(observed.loss - reference.loss), most=2 * off * spread)
     for what, most in (("gradient", 4 * off), ("logits", 2 * off)):
         if beside:
             most = min(most, max(1.5 * beside.apart(what, reference), 0.15 * most))
-        yield figure(f"{name}: {what}", found.apart(what, reference), most=most)
-    yield figure(f"{name}: how near were confused tokens", confused(found.texts, reference.texts), most=6 * off)
+        yield figure(f"{name}: {what}", observed.apart(what, reference), most=most)
+    yield figure(f"{name}: how near were confused tokens", confused(observed.texts, reference.texts), most=6 * off)
 
 
-def confused(found: list[Text], reference: list[Text]) -> float:
+def confused(texts: list[Text], reference: list[Text]) -> float:
     """The widest gap of tokens that were taken for each other; 0: none was."""
-    return max(its.gap(text.tokens) or 0.0 for text, its in zip(found, reference, strict=True))
+    return max(expected.gap(text.tokens) or 0.0 for text, expected in zip(texts, reference, strict=True))

@@ -38,11 +38,11 @@ def look(python: str, names: list[str], include_path: Path | None) -> dict[str, 
         done = subprocess.run(call, capture_output=True, text=True, errors="replace", env=environment(""), check=False)
     except OSError as error:
         raise BadInput(f"LMMS_PYTHON={python}: cannot be run ({error.strerror})") from None
-    found = [line for line in done.stdout.splitlines() if line.startswith("known: ")]
-    if done.returncode or not found:
+    lines = [line for line in done.stdout.splitlines() if line.startswith("known: ")]
+    if done.returncode or not lines:
         why = last_line(done.stderr)
         raise BadInput(f"LMMS_PYTHON={python}: no usable lmms-eval there ({why}); {SET_UP} sets one up")
-    return json.loads(found[-1].removeprefix("known: "))
+    return json.loads(lines[-1].removeprefix("known: "))
 
 
 def environment(task: str) -> dict[str, str]:
@@ -87,11 +87,11 @@ def run(python: str, gpus: int, words: list[str], task: str, folder: Path, held:
     if error.is_file() or not result.is_file():
         reason = read_json(error) if error.is_file() else last_line(log.read_text(encoding="utf-8", errors="replace"))
         raise TaskFailed(reason[:LONGEST])
-    found, noted = read_json(result), Counter(notes.read_text().splitlines() if notes.is_file() else ())
-    counts = {told: -(-count // TOLD.get(told, 1)) for told, count in noted.items()}
-    if (failed := sum(counts.values())) > MAX_FAILED * found["n"]:
-        raise TaskFailed(f"of {found['n']} " + ", ".join(f"{count} {told}" for told, count in counts.items()))
-    return found | {"failed": failed}
+    measured, noted = read_json(result), Counter(notes.read_text().splitlines() if notes.is_file() else ())
+    counts = {failure: -(-count // TOLD.get(failure, 1)) for failure, count in noted.items()}
+    if (failed := sum(counts.values())) > MAX_FAILED * measured["n"]:
+        raise TaskFailed(f"of {measured['n']} " + ", ".join(f"{count} {failure}" for failure, count in counts.items()))
+    return measured | {"failed": failed}
 
 
 def last_line(text: str) -> str:

@@ -81,8 +81,8 @@ class Job:
     @property
     def dtype(self) -> str:
         """Of the model, as the harness takes it."""
-        told = "float32" if self.options.dtype == "auto" and not self.gpus else self.options.dtype
-        return self.lmms_eval.dtype or told
+        usual = "float32" if self.options.dtype == "auto" and not self.gpus else self.options.dtype
+        return self.lmms_eval.dtype or usual
 
     def judge(self, task: str) -> str | None:
         """The model that judges a task, if one does."""
@@ -131,8 +131,8 @@ def _family(options: Namespace) -> Family:
     if page := page_for(path):
         return page
     try:
-        own = Path(path, "config.json")
-        file = own if own.is_file() else hf_hub_download(path, own.name)
+        config = Path(path, "config.json")
+        file = config if config.is_file() else hf_hub_download(path, config.name)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BadInput(f"{path}: no model in this folder, and none of that name from the hub ({reason})") from None

@@ -46,8 +46,8 @@ def measure(job: Job) -> dict[str, Any]:
                 missing[task] = str(error)
                 log.info("%s: failed: %s; its log: %s", where, error, folder / task / "log.txt")
             else:
-                told, before = "{value:.1%} of {n} ({metric}, split {split})", ", kept from before" if kept else ""
-                log.info("%s: %s%s", where, told.format(**scores[task]), before)
+                words, before = "{value:.1%} of {n} ({metric}, split {split})", ", kept from before" if kept else ""
+                log.info("%s: %s%s", where, words.format(**scores[task]), before)
         result = _result(job, scores, missing)
         write_json(job.out / RESULT, result)
     return result
@@ -114,8 +114,8 @@ def _run(job: Job, task: str, model: Path, folder: Path, held: int) -> dict[str,
     words += ["--include_path", str(options.include_path)] if options.include_path else []
     words += ["--limit", str(options.limit)] if options.limit else []
     words += ["--log_samples"] if options.log_samples else []
-    found = harness.run(job.python, job.gpus, words, task, folder, held)
-    kept = {**found, "seconds": round(time.monotonic() - began, 1), "settings": _settings(job, task)}
+    measured = harness.run(job.python, job.gpus, words, task, folder, held)
+    kept = {**measured, "seconds": round(time.monotonic() - began, 1), "settings": _settings(job, task)}
     write_json(folder / "score.json", kept)
     return kept
 

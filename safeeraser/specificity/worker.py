@@ -37,7 +37,7 @@ def ask(words: list[str]) -> None:
 
     def note(message: str) -> None:
         with open(folder / "failures.txt", "a", encoding="utf-8") as handle:
-            handle.writelines(f"{told}\n" for told, sign in FAILURES.items() if re.search(sign, message))
+            handle.writelines(f"{failure}\n" for failure, sign in FAILURES.items() if re.search(sign, message))
 
     logger.remove()
     logger.add(sys.stdout, colorize=False, level=options.verbosity)
@@ -54,8 +54,8 @@ def ask(words: list[str]) -> None:
         sys.exit(1)
     if results:
         figures, errors = (numbers(results["results"][task], suffix) for suffix in ("", "_stderr"))
-        found = {"figures": figures, "errors": errors, "n": results["n-samples"][task]["effective"]}
-        (folder / "result.json").write_text(json.dumps(found), encoding="utf-8")
+        measured = {"figures": figures, "errors": errors, "n": results["n-samples"][task]["effective"]}
+        (folder / "result.json").write_text(json.dumps(measured), encoding="utf-8")
 
 
 def numbers(figures: dict, suffix: str) -> dict[str, float]:

@@ -135,9 +135,9 @@ def check_scaling(settings: Settings, adapter: Path) -> None:
     """Raises `BadInput` for an adapter that is not there, or that its configuration scales otherwise than this run."""
     if adapter_file(adapter).suffix != ".safetensors" or not (home(adapter) / "adapter_config.json").is_file():
         return  # it does not say
-    its, ours = adapter_config(adapter), settings.adapter
+    theirs, ours = adapter_config(adapter), settings.adapter
     for name, key in (("r", "r"), ("lora_alpha", "alpha"), ("use_rslora", "use_rslora"), ("use_dora", "use_dora")):
-        if (then := getattr(its, name)) != (now := getattr(ours, name)):
+        if (then := getattr(theirs, name)) != (now := getattr(ours, name)):
             raise BadInput(f"init_adapter={adapter}: has LoRA.{key}={then:g}, this run {now:g}; give its own")
 
 
@@ -149,10 +149,10 @@ def check_projector(settings: Settings, adapter: Path) -> None:
         # A vision tower is saved with all that lies in it.
         saved = [f"{part}." for part in lora.modules_to_save or []]
         ours = "full" if any(f"{part}.".startswith(each) for part in family.projector for each in saved) else "frozen"
-    if (its := stored_as(read_adapter(adapter), family)) != ours:
-        ways = " or ".join(name for name, way in PROJECTORS.items() if way.stored == its)
+    if (stored := stored_as(read_adapter(adapter), family)) != ours:
+        ways = " or ".join(name for name, way in PROJECTORS.items() if way.stored == stored)
         raise BadInput(
-            f"init_adapter={adapter}: has {STORED[its]} (projector={ways}), and this run "
+            f"init_adapter={adapter}: has {STORED[stored]} (projector={ways}), and this run "
             f"projector={settings.projector}; give its own"
         )
 

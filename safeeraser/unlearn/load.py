@@ -23,7 +23,7 @@ from safeeraser.unlearn.data.plan import Step
 from safeeraser.unlearn.engine import Engine, share_out_layers
 from safeeraser.unlearn.hooks.mask import Mask, kept_mask, make_mask
 from safeeraser.unlearn.job import Job
-from safeeraser.unlearn.masters import whole
+from safeeraser.unlearn.masters import gather
 
 
 def load_dataset(settings: Settings, job: Job, *, check: bool = True) -> PlanDataset:
@@ -58,7 +58,7 @@ def equip(base: PreTrainedModel, settings: Settings) -> PeftModel | PreTrainedMo
     check_parts(base, family)
     settings.method.losses(base, settings.seed, "cpu")
     if adapter is None:
-        model = unfreeze(base, family, settings.whole)
+        model = unfreeze(base, family, settings.trained_parts)
     else:
         if settings.projector_way.stored == "lora":
             reach_projector(adapter, base, family)
@@ -159,7 +159,7 @@ def save(trainer: Trainer, settings: Settings, preprocessor: Preprocessor) -> No
         return
     dtype, model = choose_dtype(settings.dtype), trainer.accelerator.unwrap_model(trainer.model)
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
-    values, weights = whole(trained), trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    values, weights = gather(trained), trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.is_world_process_zero():
         weights |= values
         state = {name: weight.to(dtype) for name, weight in weights.items()}

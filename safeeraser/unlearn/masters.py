@@ -33,11 +33,11 @@ def add_up_in_float32(accelerator: Accelerator) -> None:
 
 
 def shared_out(parameter: nn.Parameter) -> bool:
-    """Whether `own` is a part of a trained parameter only."""
+    """Whether `local_part` is a part of a trained parameter only."""
     return isinstance(parameter, DTensor) or _has_master(parameter)
 
 
-def own(parameter: nn.Parameter) -> Tensor:
+def local_part(parameter: nn.Parameter) -> Tensor:
     """What this process trains of a parameter: all of it, or its part of the engine's; `take_up` sets it."""
     if isinstance(parameter, DTensor):
         return parameter.to_local().detach()
@@ -56,7 +56,7 @@ def trained_of(model: nn.Module) -> list[nn.Parameter]:
 
 def copies(parameters: Sequence[nn.Parameter], into: list[Tensor]) -> list[Tensor]:
     """What this process trains of the parameters, copied `into` tensors in CPU memory, or into new ones."""
-    owned = [own(parameter) for parameter in parameters]
+    owned = [local_part(parameter) for parameter in parameters]
     if not into:
         return [tensor.detach().to("cpu", copy=True) for tensor in owned]
     for target, tensor in zip(into, owned, strict=True):
@@ -64,7 +64,7 @@ def copies(parameters: Sequence[nn.Parameter], into: list[Tensor]) -> list[Tenso
     return into
 
 
-def whole(named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+def gather(named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """All of each parameter, the trained ones as they are trained. All processes come here together."""
     frozen = [each for each in named.values() if not each.requires_grad]
     with gather_params_ctx(frozen, modifier_rank=None):
@@ -72,12 +72,12 @@ def whole(named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
 
 
 def take_up(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
-    """Train and compute with values that `own` has given. All processes come here together."""
+    """Train and compute with values that `local_part` has given. All processes come here together."""
     for each, value in zip(parameters, values, strict=True):
-        if hasattr(each, "ds_id"):  # of a master in CPU memory `own` is a copy, on the GPU
+        if hasattr(each, "ds_id"):  # of a master in CPU memory `local_part` is a copy, on the GPU
             each._z3_optimizer.set_local_hp_param(value, each)
         else:
-            own(each).copy_(value)
+            local_part(each).copy_(value)
     with gather_params_ctx(parameters, modifier_rank=0):
         for each in parameters:
             if _has_master(each):
@@ -104,7 +104,7 @@ def moved(parameters: Sequence[nn.Parameter], by: Sequence[Tensor]) -> Iterator[
 
 def shared_out_again(model: nn.Module) -> None:
     """After a forward pass without a backward one, which is when FSDP would share out again what it keeps gathered for
-    it: all that is no layer, of which `own` would be the whole."""
+    it: all that is no layer, of which `local_part` would be the whole."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()

@@ -50,8 +50,8 @@ def check_save_dir(settings: Settings, engine: Engine) -> None:
     _check_writable(folder)
     if not folder.exists() or (folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())):
         return
-    told = run_of(folder) if folder.is_dir() else {}
-    if "settings" not in told or {"merged", "copied"} & told.keys():
+    record = run_of(folder) if folder.is_dir() else {}
+    if "settings" not in record or {"merged", "copied"} & record.keys():
         raise BadInput(f"save_dir={folder}: exists and is no run of this project; nothing there is touched")
     with held(folder, f"save_dir={folder}", shared=True):
         earlier = read_json(folder / RUN_FILE)
@@ -109,7 +109,7 @@ def _difference(settings: Settings, engine: Engine, earlier: dict[str, Any]) -> 
             return f"{name} ({old}, now {new})"
     # A dry run before the launch knows the engine only where one was given.
     if engine.record != earlier["engine"] and not (settings.dry_run and settings.engine is None):
-        told, running = earlier["engine"], engine.record
-        names = (f"{which['name']} with {which['processes']} process(es)" for which in (told, running))
+        recorded, running = earlier["engine"], engine.record
+        names = (f"{which['name']} with {which['processes']} process(es)" for which in (recorded, running))
         return "engine ({}, now {})".format(*names)
     return None

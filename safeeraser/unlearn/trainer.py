@@ -22,7 +22,7 @@ from safeeraser.model.lora import adapter_parameters
 from safeeraser.model.projector import baked, plainly_named
 from safeeraser.unlearn.hooks.ending import Interruption, leave_group
 from safeeraser.unlearn.hooks.moved import MovedGradient
-from safeeraser.unlearn.masters import add_up_in_float32, whole
+from safeeraser.unlearn.masters import add_up_in_float32, gather
 from safeeraser.unlearn.objective.objective import Objective
 from safeeraser.unlearn.save_dir import TRAIN_LOG
 from safeeraser.unlearn.state import State, checkpoint_written_whole
@@ -44,8 +44,8 @@ class StepLosses:
 
     def add(self, loss: Tensor, terms: Mapping[str, Tensor], *, share: float, signal: int) -> None:
         """Note a micro-step's loss and terms, scalars; its share of the step's items; the signal that has come in."""
-        told = [torch.full_like(loss, each) for each in (signal, share)]
-        self._mine.append(torch.stack([*told, loss, *terms.values()]).detach().float())
+        flags = [torch.full_like(loss, each) for each in (signal, share)]
+        self._mine.append(torch.stack([*flags, loss, *terms.values()]).detach().float())
 
     def gather(self, accelerator: Accelerator) -> int:
         """Make `micro` and `means` of what all processes have noted; returns the signal that some of them has got."""
@@ -157,7 +157,7 @@ class UnlearnTrainer(Trainer):
         """Save the adapter as it is trained, gathering nothing else for it; a model trained whole as Trainer does."""
         if not isinstance(self.model, PeftModel):
             return super().save_model(output_dir, _internal_call)
-        weights = baked(self.model, whole(adapter_parameters(self.model)))
+        weights = baked(self.model, gather(adapter_parameters(self.model)))
         with plainly_named(self.model):
             self._save(output_dir, state_dict=weights)
 

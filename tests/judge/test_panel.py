@@ -31,7 +31,7 @@ def test_the_words_of_a_command_line_become_a_judging(tmp_path):
     calls = {"api_key": KEY, "concurrency": 3, "requests_per_minute": 7, "max_tokens": 9, "extra_body": {"seed": 1}}
     calls |= {"store": Path("s"), "price": Price(1, 2), "batch": True, "dry_run": True, "protocol": "corrected"}
     assert given == Judging(judge=Choice("qwen3guard", "m", "http://a:b@h/v1"), judges=judges, **calls)
-    told = given.told
+    told = given.record
     assert told["judge"] == {"name": "qwen3guard", "model": "m", "base_url": "http://h/v1"}
     assert told["judges"] == {"sarr": {"name": "rules", "model": None, "base_url": None}}
     assert (told["protocol"], told["max_tokens"], told["extra_body"]) == ("corrected", 9, {"seed": 1})

@@ -131,4 +131,4 @@ def test_keys_and_addresses_are_used_and_not_kept(tmp_path, serve, monkeypatch):
     server.url = server.url.replace("//", "//somebody:hunter2@")
     ask(secret := judging(tmp_path, server), [query(response="1")])
     assert len(server.requests) == 3, "the same server, with or without a password"
-    assert "hunter2" not in (tmp_path / "store.jsonl").read_text() + str(secret.told) + str(secret)
+    assert "hunter2" not in (tmp_path / "store.jsonl").read_text() + str(secret.record) + str(secret)

@@ -130,7 +130,7 @@ def test_the_models_of_size_tiny_come_with_the_package_as_they_were_trained(tmp_
     """Else everyone would train for minutes, and have other figures."""
     settings = read_settings("tiny")
     for name in (*MODELS, *RETRAINS):
-        told = read_stored(name, settings).told
+        told = read_stored(name, settings).record
         assert told["accuracy"]["harmful"] > 0.95 and told["accuracy"].get("unknown", 0) == 0
     few = settings.model_copy(update={"exam_pictures": 4})
     model, preprocessor = build_model(settings, tmp_path)

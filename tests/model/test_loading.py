@@ -21,7 +21,7 @@ from safeeraser.model.load import (
     check_family,
     choose_attention,
     choose_dtype,
-    family_if_told,
+    family_if_known,
     family_of,
     load_config,
     load_model,
@@ -46,9 +46,9 @@ def change(folder, name, **changes):
 
 def test_the_family_is_told_by_the_model(folder):
     path = Recorded("gemma3").path
-    assert family_of(path).model_type == family_if_told(path).model_type == "gemma3"
-    assert (family_of(str(MODEL)).name, family_if_told("not/here")) == ("llava-1.5", None)
-    assert family_if_told("Qwen/Qwen3-VL-2B-Instruct").name == "qwen3-vl-2b"
+    assert family_of(path).model_type == family_if_known(path).model_type == "gemma3"
+    assert (family_of(str(MODEL)).name, family_if_known("not/here")) == ("llava-1.5", None)
+    assert family_if_known("Qwen/Qwen3-VL-2B-Instruct").name == "qwen3-vl-2b"
     change(folder, "config.json", model_family="llava-1.5-13b")
     assert family_of(str(folder)).name == load_preprocessor(str(folder)).family.name == "llava-1.5-13b"
     check_family(families()["llava-1.5-7b"], str(folder))

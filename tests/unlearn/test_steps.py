@@ -26,12 +26,12 @@ def test_sam_moves_uphill_by_rho_and_nothing_where_there_is_no_hill():
     """Of (x² + y²) / 2 at (3, 4) the gradient is (3, 4), of length 5."""
     x, y = torch.tensor([3.0]), torch.tensor([[4.0]])
     shift = Sam(rho=0.5).shift(lambda: ([x.clone(), y.clone()], 12.5), [x, y], 0)
-    assert shift.told == {"ascent": 5.0}
+    assert shift.logged == {"ascent": 5.0}
     assert torch.allclose(shift.by[0], torch.tensor([0.3])) and torch.allclose(shift.by[1], torch.tensor([[0.4]]))
     for gradient, rho in ((0.0, 0.5), (math.nan, 0.5), (math.inf, 0.5), (2.0, 0)):
         slope = [torch.tensor([gradient])]
         shift = Sam(rho=rho).shift(lambda slope=slope: (slope.copy(), 0.0), slope, 0)
-        assert shift.by is None and shift.told["ascent"] == pytest.approx(gradient, nan_ok=True)
+        assert shift.by is None and shift.logged["ascent"] == pytest.approx(gradient, nan_ok=True)
     assert Smooth(std=0).shift(None, [x], 0) == Plain().shift(None, [x], 0) == (None, {})
 
 

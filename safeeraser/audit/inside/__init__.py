@@ -74,8 +74,8 @@ def quantity(name: str) -> Quantity:
     """What is measured under a name, as `nll_true` or, by number, `depth_7`. Raises `KeyError` if nothing is."""
     known = {key: each for measure in find_measures() for key, each in measure.quantities.items()}
     stem, _, number = name.rpartition("_")
-    found = known.get(name) or known[f"{stem}_{{}}"]
-    return replace(found, title=found.title.format(number))
+    described = known.get(name) or known[f"{stem}_{{}}"]
+    return replace(described, title=described.title.format(number))
 
 
 def measure_all(
@@ -95,19 +95,19 @@ def measure_all(
 
     every = [(name, each) for name in sets for each in find_measures()]
     read = _ask(load, lambda vlm: [each.read(vlm, sets[name], BATCH) for name, each in every])
-    found: dict[str, Values] = {name: {} for name in sets}
+    values_of_sets: dict[str, Values] = {name: {} for name in sets}
     for (name, _), values in zip(every, _ask(load_vanilla, compare), strict=True):
         for key, of in values.items():
             known = {pair: value for pair, value in of.items() if value is not None and math.isfinite(value)}
-            found[name][key] = {pair: known.get(pair) for pair in of}
-    return found
+            values_of_sets[name][key] = {pair: known.get(pair) for pair in of}
+    return values_of_sets
 
 
 def _ask(load: Callable[[], VLM], ask: Callable[[VLM], list]) -> list:
     """What is asked of a model, which is then let go."""
     vlm = load()
     vlm.model.eval()
-    found = ask(vlm)
+    answers = ask(vlm)
     del vlm
     clear_device_cache(garbage_collection=True)
-    return found
+    return answers

@@ -65,14 +65,14 @@ def likelihood(vlm: VLM, pairs: Sequence[Pair], batch_size: int) -> Values:
     """
     said = [(pair, answer) for pair in pairs for answer in (pair.true, pair.other)]
     rows = iter([row for batch in batches(vlm, said, batch_size) for row in _tokens(vlm, batch)])
-    found: Values = defaultdict(dict)
+    by_measure: Values = defaultdict(dict)
     for pair, (nll, rank), (nll_other, _) in zip(pairs, rows, rows, strict=True):
         for name, count in (("", None), (f"_{FIRST}", FIRST)):
             true, other, place = (values[:count].double().mean().item() for values in (nll, nll_other, rank))
-            told = {"nll_true": true, "nll_other": other, "rank": place, "gap": other - true}
-            for key, value in told.items():
-                found[key + name][pair.key] = value
-    return found
+            likelihoods = {"nll_true": true, "nll_other": other, "rank": place, "gap": other - true}
+            for key, value in likelihoods.items():
+                by_measure[key + name][pair.key] = value
+    return by_measure
 
 
 def _tokens(vlm: VLM, batch: Batch) -> list[tuple[Tensor, Tensor]]:
@@ -99,16 +99,16 @@ def extraction(vlm: VLM, pairs: Sequence[Pair], batch_size: int) -> Values:
     picture is measured, it may come in any frame: the model need not guess that.
     """
     scorer = RougeScorer(["rougeL"])
-    found: Values = {
+    by_measure: Values = {
         f"{name}_{count}": dict.fromkeys(pair.key for pair in pairs) for name in ("exact", "recall") for count in BEGUN
     }
     begun, asked = [], []
     for pair in pairs:
-        told, (first, last) = words(pair.true), pair.span(pair.true)
+        spans, (first, last) = words(pair.true), pair.span(pair.true)
         for count in BEGUN:
-            if rest := [word for word, start, end in told[count:] if first <= start and end <= last]:
+            if rest := [word for word, start, end in spans[count:] if first <= start and end <= last]:
                 begun.append((pair, count, rest))
-                handed = pair.true[: told[count - 1][2]] if count else ""
+                handed = pair.true[: spans[count - 1][2]] if count else ""
                 asked.append(Asked(pair.picture, pair.question, begun=handed))
     decoder = DECODERS[vlm.decoder](vlm, Generation(greedy=True, max_new_tokens=SAID), batch_size)
     for number, reply in chain.from_iterable(decoder.answer(asked)):
@@ -118,9 +118,9 @@ def extraction(vlm: VLM, pairs: Sequence[Pair], batch_size: int) -> Values:
         wanted, starts = rest[:NEXT], range(len(said) if pair.content else 1)
         exact = any(said[start : start + len(wanted)] == wanted for start in starts)
         recall = scorer.score(" ".join(rest[:REST]), " ".join(said))["rougeL"].recall
-        found[f"exact_{count}"][pair.key] = float(exact)
-        found[f"recall_{count}"][pair.key] = recall
-    return found
+        by_measure[f"exact_{count}"][pair.key] = float(exact)
+        by_measure[f"recall_{count}"][pair.key] = recall
+    return by_measure
 
 
 @torch.no_grad()
@@ -128,22 +128,22 @@ def falls(vanilla: VLM, pairs: Sequence[Pair], states: dict[str, Tensor], batch_
     """How much the true answer's mean log-probability falls in the vanilla model with another's `states`, which `depth`
     gives, in their place, one layer at a time; and the mean of that over the layers. 0 for the model's own."""
     family, layers = vanilla.family, len(language_layers(vanilla.model, vanilla.family))
-    found: Values = defaultdict(dict)
+    by_measure: Values = defaultdict(dict)
     for batch in batches(vanilla, [(pair, pair.true) for pair in pairs], batch_size, most=TOKENS):
         places = batch.places(back=1)
         foreign = torch.cat([states[pair.key] for pair in batch.pairs], dim=1).to(places.device)
         everywhere = dict.fromkeys(range(layers), torch.arange(batch.inputs["input_ids"].numel(), device=places.device))
-        logits, own = logits_and_states(vanilla.model, batch.inputs, places, everywhere, family)
+        logits, vanilla_states = logits_and_states(vanilla.model, batch.inputs, places, everywhere, family)
         clean, costs = _means(batch, logits), []
         for number in range(layers):
-            patched = own.pop(number).index_copy(0, places, foreign[number].to(vanilla.model.dtype))
+            patched = vanilla_states.pop(number).index_copy(0, places, foreign[number].to(vanilla.model.dtype))
             with begun_at(vanilla.model, family, number, patched.unflatten(0, batch.inputs["input_ids"].shape)):
                 costs.append(clean - _means(batch, vanilla.logits(batch.inputs, places)))
         for pair, fall in zip(batch.pairs, torch.stack(costs, dim=1).tolist(), strict=True):
-            found["depth"][pair.key] = sum(fall) / layers
+            by_measure["depth"][pair.key] = sum(fall) / layers
             for number, value in enumerate(fall):
-                found[f"depth_{number}"][pair.key] = value
-    return found
+                by_measure[f"depth_{number}"][pair.key] = value
+    return by_measure
 
 
 # Above the layer that is patched all is run, below it nothing: half of the layers, on the whole.
@@ -156,15 +156,15 @@ def depth(vlm: VLM, pairs: Sequence[Pair], batch_size: int) -> dict[str, Tensor]
     This is the activation patching of the Unlearning Depth Score (Lee et al. 2026, arXiv 2605.24614), whose score
     `score` forms with the states of a model that never knew.
     """
-    family, found = vlm.family, dict[str, Tensor]()
+    family, by_pair = vlm.family, dict[str, Tensor]()
     layers = len(language_layers(vlm.model, family))
     for batch in batches(vlm, [(pair, pair.true) for pair in pairs], batch_size, most=TOKENS):
         places = batch.places(back=1)
         _, states = logits_and_states(vlm.model, batch.inputs, places[:0], dict.fromkeys(range(layers), places), family)
         together = torch.stack([states[number] for number in range(layers)], dim=1).cpu()
         for row, pair in zip(batch.by_row(together), batch.pairs, strict=True):
-            found[pair.key] = row.transpose(0, 1).clone()
-    return found
+            by_pair[pair.key] = row.transpose(0, 1).clone()
+    return by_pair
 
 
 def score(fall: Falls, ignorant: Falls) -> dict[Any, float | None]:
@@ -174,14 +174,14 @@ def score(fall: Falls, ignorant: Falls) -> dict[Any, float | None]:
     log-probability fall by more than 0.05 (Lee et al. 2026, arXiv 2605.24614). 1: nothing is left in the states; 0: all
     is. None where there is no such layer.
     """
-    found: dict[Any, float | None] = {}
+    scores: dict[Any, float | None] = {}
     layers = [name for name in ignorant if name.startswith("depth_")]
     for key in ignorant["depth"]:
         both = [(fall[name][key], ignorant[name][key]) for name in layers]
-        known = [(own, lacks) for own, lacks in both if own is not None and lacks is not None and lacks > KNOWN]
-        whole = sum(lacks for _, lacks in known)
-        found[key] = sum(min(max(own, 0.0), lacks) for own, lacks in known) / whole if known else None
-    return found
+        known = [(loses, lacks) for loses, lacks in both if loses is not None and lacks is not None and lacks > KNOWN]
+        most = sum(lacks for _, lacks in known)
+        scores[key] = sum(min(max(loses, 0.0), lacks) for loses, lacks in known) / most if known else None
+    return scores
 
 
 def _means(batch: Batch, logits: Tensor) -> Tensor:
@@ -217,8 +217,8 @@ def probe(vlm: VLM, pairs: Sequence[Pair], batch_size: int) -> NDArray:
     for batch in batches(vlm, said, batch_size):
         places = batch.places(back=1)
         _, states = logits_and_states(vlm.model, batch.inputs, places[:0], dict.fromkeys(layers, places), vlm.family)
-        told = words[batch.targets].float()
-        together = torch.cat([rms_norm(states[n].float(), told.shape[1:]) * told for n in layers], dim=1)
+        targets = words[batch.targets].float()
+        together = torch.cat([rms_norm(states[n].float(), targets.shape[1:]) * targets for n in layers], dim=1)
         rows += [row.mean(0).cpu().numpy() for row in batch.by_row(together)]
     return np.stack(rows).reshape(len(pairs), 2, -1)
 
@@ -268,5 +268,5 @@ def separate(true: NDArray, other: NDArray) -> NDArray:
         slope = np.append(rows.T @ pull + weights[:-1], pull.sum())
         return np.logaddexp(0, -margins).sum() + weights[:-1] @ weights[:-1] / 2, slope
 
-    found = minimize(loss, np.zeros(rows.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": 1000})
-    return found.x[:-1] / scale
+    fitted = minimize(loss, np.zeros(rows.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": 1000})
+    return fitted.x[:-1] / scale

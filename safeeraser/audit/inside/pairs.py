@@ -60,8 +60,8 @@ class Pair:
 
 def words(text: str) -> list[tuple[str, int, int]]:
     """The words of a text as they are compared, each with its first character and the one behind its last."""
-    found = _WORD.finditer(text)
-    return [(word.group().casefold().replace("’", "'"), word.start(), word.end()) for word in found]
+    matches = _WORD.finditer(text)
+    return [(word.group().casefold().replace("’", "'"), word.start(), word.end()) for word in matches]
 
 
 def read_pairs(data: DataFile, chosen: Sequence[int], seed: int = 0) -> list[Pair]:

@@ -125,8 +125,8 @@ def _mean_states(vlm: VLM, rows: list[Row]) -> dict[int, Tensor]:
     with torch.no_grad():
         for row in rows:
             last = torch.tensor([len(row.input_ids) - 1], device=vlm.model.device)
-            _, found = logits_and_states(vlm.model, vlm.join([row]), nowhere, dict.fromkeys(layers, last), vlm.family)
-            total = {layer: total[layer] + found[layer][0].float() / len(rows) for layer in layers}
+            _, states = logits_and_states(vlm.model, vlm.join([row]), nowhere, dict.fromkeys(layers, last), vlm.family)
+            total = {layer: total[layer] + states[layer][0].float() / len(rows) for layer in layers}
     return total
 
 

@@ -72,7 +72,7 @@ def _take_up(config: DictConfig) -> None:
 def first_wrong(error: ValidationError, of: Model) -> str:
     """The first fault of a page that was checked against `of`, and for a name that is not known the nearest that is."""
     # A mistyped key is unknown and leaves another missing; naming the unknown one helps more.
-    first: ErrorDetails = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
+    first: ErrorDetails = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
     key, models = _place(first["loc"], of)
     if first["type"] == "extra_forbidden":
         known = [field.alias or name for model in models for name, field in model.model_fields.items()]

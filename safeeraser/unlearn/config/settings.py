@@ -197,12 +197,12 @@ class Settings(Keys):
             )
         refused = {
             f"has no projector={self.projector}, which is an adapter's": self.projector_way.of_adapter,
-            "nothing to train, since no tune_* is true": not self.whole,
+            "nothing to train, since no tune_* is true": not self.trained_parts,
             "takes no mask, which is of LoRA's weights": self.mask,
             "takes no init_adapter; 'python -m safeeraser.model merge' makes a model of one": self.init_adapter,
             f"cannot train weights in 4 bits (quantization={self.quantization})": self.quantization != "none",
         }
-        if self.finetune == "full" and (reasons := [reason for reason, found in refused.items() if found]):
+        if self.finetune == "full" and (reasons := [reason for reason, holds in refused.items() if holds]):
             raise ValueError(f"finetune=full: {reasons[0]}")
         compared = {"from": self.mask.from_, "against": self.mask.against} if self.mask else {}
         for key, view in compared.items():
@@ -220,7 +220,7 @@ class Settings(Keys):
         return self
 
     @property
-    def whole(self) -> set[str]:
+    def trained_parts(self) -> set[str]:
         """The groups of the model's parameters that `finetune=full` trains whole."""
         wanted = {
             "language_model": self.tune_language_model,

@@ -55,9 +55,9 @@ def training_arguments(settings: Settings, engine: Engine, schedule: Schedule) -
     dtype = choose_dtype(settings.dtype)
     if dtype is torch.float16 and not (settings.dry_run or torch.accelerator.is_available()):
         raise BadInput("config: dtype=float16: a CPU does not train in it; bfloat16 and float32 are the others")
-    own = _of_the_loop(settings, schedule) | _of_the_machine(dtype, engine)
+    ours = _of_the_loop(settings, schedule) | _of_the_machine(dtype, engine)
     try:
-        arguments = TrainingArguments(**own, **_defaults(settings) | settings.trainer)
+        arguments = TrainingArguments(**ours, **_defaults(settings) | settings.trainer)
     except (ValueError, TypeError, ImportError) as error:
         raise BadInput(f"config: not what transformers trains with: {str(error).strip().splitlines()[0]}") from None
     if arguments.dataloader_persistent_workers and not settings.workers:
@@ -133,14 +133,14 @@ def with_checked_trainer(settings: Settings) -> Settings:
             value is repeated: it could be a credential.
     """
     types, checked, keys = get_type_hints(TrainingArguments), {}, Settings.model_fields
-    own = {*_AS_THEY_ARE.split(), *_of_the_loop(settings, Schedule(1, 0)), *_of_the_machine(torch.float32, Engine())}
+    ours = {*_AS_THEY_ARE.split(), *_of_the_loop(settings, Schedule(1, 0)), *_of_the_machine(torch.float32, Engine())}
     for name, value in settings.trainer.items():
         if where := name if name in keys else SAID_BY.get(name):
             raise BadInput(f"config: trainer.{name}: set by this project; use {where}")
-        if name in own:
+        if name in ours:
             raise BadInput(f"config: trainer.{name}: set by this project, which relies on it")
         if name not in types:
-            known = types.keys() - SAID_BY - own - keys.keys()
+            known = types.keys() - SAID_BY - ours - keys.keys()
             raise BadInput(f"config: no key 'trainer.{name}'; {nearest(name, known)}")
         try:
             checked[name] = TypeAdapter(types[name]).validate_python(value)

@@ -224,13 +224,13 @@ class Collator:
         # The release pads each row to the longest of its item's views, and its KL reads that padding too.
         longest = torch.zeros(int(item[-1]) + 1, dtype=torch.long).scatter_reduce(0, item, lengths, "amax")
         token = torch.arange(labels.shape[1])[None]
-        whole = {"row": token < lengths[:, None], "all": token < longest[item][:, None]}
+        wider = {"row": token < lengths[:, None], "all": token < longest[item][:, None]}
         masks = {}
         for name, term in self.method.terms.items():
             mine = torch.isin(view, torch.tensor([VIEWS.index(each) for each in term.views]))[:, None]
             # Logits are read where they predict the answer, a layer's states at the answer itself.
             answer = (targets if None in term.reads else labels) != IGNORE
-            masks[name] = mine & whole.get(term.positions, answer)
+            masks[name] = mine & wider.get(term.positions, answer)
         return masks
 
     def _reference(self, rows: list[Row], mask: Tensor) -> Reference:

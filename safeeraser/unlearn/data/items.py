@@ -64,11 +64,11 @@ class Data:
     def record(self) -> dict[str, Any]:
         """What `run.json` says of it."""
         main, *more = self.files
-        told = {"records": self.records, "categories": self.categories, "sha256": sha256(main)}
-        told |= {"files": {str(path): sha256(path) for path in more}} if more else {}
-        told |= {"refusals_sha256": sha256(main.parent / "prompt.json")} if self.refusals else {}
-        told |= {"left_out": self.left_out, "skipped": self.skipped}
-        return told | ({"skipped_by_mask": self.compared.skipped} if self.compared and self.compared.skipped else {})
+        record = {"records": self.records, "categories": self.categories, "sha256": sha256(main)}
+        record |= {"files": {str(path): sha256(path) for path in more}} if more else {}
+        record |= {"refusals_sha256": sha256(main.parent / "prompt.json")} if self.refusals else {}
+        record |= {"left_out": self.left_out, "skipped": self.skipped}
+        return record | ({"skipped_by_mask": self.compared.skipped} if self.compared and self.compared.skipped else {})
 
 
 def load_data(settings: Settings) -> Data:
@@ -111,9 +111,9 @@ def check_pairing(settings: Settings, items: dict[str, list[Item]]) -> None:
     paired = NUMBERED_ALIKE if settings.recipe.decoupled == "own_pair" else ("forget", "refusal")
     counts = {view: len(items[view]) for view in paired if view in items}
     if len(set(counts.values())) > 1:
-        told = ", ".join(f"{count} {view}" for view, count in counts.items())
+        numbers = ", ".join(f"{count} {view}" for view, count in counts.items())
         hint = "; recipe.decoupled=retain_index draws the decoupled ones apart" if "decoupled" in counts else ""
-        raise BadInput(f"{settings.data_path}: {told} items, which are paired one by one{hint}")
+        raise BadInput(f"{settings.data_path}: {numbers} items, which are paired one by one{hint}")
 
 
 def sound_items(
@@ -122,30 +122,30 @@ def sound_items(
     """The items that can be trained on, and what is wrong with the others; `path` is the data file that names them.
     Raises `BadInput` where an item is bad and `bad_items` is `stop`, or more of a view's are than `max_bad_items`."""
     faults = find_faults(items, path)
-    told = list(dict.fromkeys(fault for view in items for fault in faults[view].values()))
-    if told and settings.bad_items == "stop":
-        more = f" and {len(told) - 1} more like it" if len(told) > 1 else ""
-        raise BadInput(f"{told[0]}{more} (bad_items=skip leaves such items out)")
+    messages = list(dict.fromkeys(fault for view in items for fault in faults[view].values()))
+    if messages and settings.bad_items == "stop":
+        more = f" and {len(messages) - 1} more like it" if len(messages) > 1 else ""
+        raise BadInput(f"{messages[0]}{more} (bad_items=skip leaves such items out)")
     bad: dict[str, Collection[int]] = dict(faults)
     alike = [view for view in NUMBERED_ALIKE if view in items]
     # A refusal is always its forget item's; decoupled items may be a set of their own, as `check_pairing` allows.
     if len({len(items[view]) for view in alike}) > 1:
         alike.remove("decoupled")
     bad |= dict.fromkeys(alike, set().union(*(faults[view] for view in alike)))
-    for view, its in items.items():
-        if len(bad[view]) > settings.max_bad_items * len(its):
-            share = f"{len(bad[view])} of {len(its)} {view} items would be left out"
-            raise BadInput(f"{told[0]}: {share}, more than max_bad_items={settings.max_bad_items:g}")
-    kept = {view: [item for n, item in enumerate(its) if n not in bad[view]] for view, its in items.items()}
-    return kept, told
+    for view, of_view in items.items():
+        if len(bad[view]) > settings.max_bad_items * len(of_view):
+            share = f"{len(bad[view])} of {len(of_view)} {view} items would be left out"
+            raise BadInput(f"{messages[0]}: {share}, more than max_bad_items={settings.max_bad_items:g}")
+    kept = {view: [item for n, item in enumerate(of_view) if n not in bad[view]] for view, of_view in items.items()}
+    return kept, messages
 
 
 def find_faults(items: dict[str, list[Item]], path: Path) -> dict[str, dict[int, str]]:
     """What keeps items of each view from being trained on, by their number."""
-    broken = unreadable({item.picture for its in items.values() for item in its if item.picture}, path)
+    broken = unreadable({item.picture for of_view in items.values() for item in of_view if item.picture}, path)
     faults: dict[str, dict[int, str]] = {view: {} for view in items}
-    for view, its in items.items():
-        for number, item in enumerate(its):
+    for view, of_view in items.items():
+        for number, item in enumerate(of_view):
             if item.picture and item.picture in broken:
                 reason = broken[item.picture] if isfile(item.picture) else f"picture {item.picture} not found"
                 faults[view][number] = f"{item.record}, {item.shown}: {reason}"

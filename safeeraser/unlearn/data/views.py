@@ -158,8 +158,8 @@ def _pairs(data: DataFile, index: int, pairs: str | None) -> Iterator[tuple[str,
         return
     for key in keys_like(pairs, record):
         value = record[key]
-        found = {f"{key}.{n}": pair for n, pair in enumerate(value)} if isinstance(value, list) else {key: value}
-        for place, pair in found.items():
+        several = {f"{key}.{n}": pair for n, pair in enumerate(value)} if isinstance(value, list) else {key: value}
+        for place, pair in several.items():
             if not isinstance(pair, dict):
                 raise BadInput(f"{data.where(index, place)}: must be an object")
             yield f"{place}.", pair

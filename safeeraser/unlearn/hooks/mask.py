@@ -173,8 +173,8 @@ def gradient_norms(model: nn.Module, dataset: PlanDataset, view: str, settings: 
         # As in training: where the trained weights are wider than the others, products are cast.
         with torch.autocast(next(iter(lora.values())).device.type, dtype, enabled=dtype is not kept_in):
             loss = answer_loss(model, dataset.preprocessor, dataset.row(view, step), family)
-        found = torch.autograd.grad(SCALE * loss, list(lora.values()), materialize_grads=True)
-        for norm, gradient in zip(norms.values(), found, strict=True):
+        gradients = torch.autograd.grad(SCALE * loss, list(lora.values()), materialize_grads=True)
+        for norm, gradient in zip(norms.values(), gradients, strict=True):
             torch.hypot(norm, gradient.float(), out=norm)  # squares alone could vanish
         if not all(norm.isfinite().all() for norm in norms.values()):
             raise BadInput(f"{dataset.item(view, step).where}: mask: its gradient on view {view} is not finite")
@@ -217,6 +217,6 @@ def shares(trained: Mapping[str, Tensor], family: Family) -> dict[str, float]:
         inside = f".{name}".partition(f".{family.language_model}.layers.")[2]
         layers.setdefault(inside.partition(".")[0], []).append(each)
     return {
-        layer: round(sum(int(each.sum()) for each in its) / sum(each.numel() for each in its), 4)
-        for layer, its in layers.items()
+        layer: round(sum(int(each.sum()) for each in masks) / sum(each.numel() for each in masks), 4)
+        for layer, masks in layers.items()
     }

@@ -27,13 +27,13 @@ class MovedGradient(Hook):
 
     Attributes:
         names: the terms whose own gradient is left out in the current optimizer step.
-        told: of the current optimizer step, for the log.
+        logged: of the current optimizer step, for the log.
     """
 
     def __init__(self, step: Step, terms: Sequence[str], seed: int) -> None:
         self.step, self.terms, self.seed = step, terms, seed
         self.names: Sequence[str] = ()
-        self.told: dict[str, Any] = {}
+        self.logged: dict[str, Any] = {}
         self.relearned: Objective | None = None
         self._gradient: list[Tensor] = []
 
@@ -47,7 +47,7 @@ class MovedGradient(Hook):
     def take(self, batches: Sequence[dict[str, Any]], number: int) -> None:
         """Take that of optimizer step `number`, over this process's `batches`, or nothing where nothing is to be moved.
         All processes come here together."""
-        self.names, self.told, self._gradient = (), {}, []
+        self.names, self.logged, self._gradient = (), {}, []
         if not self.terms or not batches:
             return
         model = self.trainer.objective.model
@@ -63,11 +63,11 @@ class MovedGradient(Hook):
             return mean, loss.item()
 
         shift = self.step.shift(gradient, trained, seed_of(self.seed, number, 0))
-        self.told = {"by": 0.0, **shift.told}
+        self.logged = {"by": 0.0, **shift.logged}
         if shift.by is None:
             return
         with moved(trained, shift.by) as away:
-            self.told["by"] = get_total_norm(away()).item()
+            self.logged["by"] = get_total_norm(away()).item()
             *self._gradient, _ = self._mean(of_terms, trained, batches, number)  # the engine forms that of processes
         if self.step.added is None:
             self.names = self.terms
@@ -76,7 +76,7 @@ class MovedGradient(Hook):
 
     def row(self) -> dict[str, Any]:
         """What the log has of the current optimizer step; nothing where no weights were moved."""
-        return {"moved": self.told} if self.told else {}
+        return {"moved": self.logged} if self.logged else {}
 
     def _of_terms(self, objective: Objective, names: Sequence[str], key: str, inputs: dict[str, Any]) -> Tensor:
         """Some terms of a micro-step, weighed and summed up, in no engine's wrapping."""
@@ -98,8 +98,8 @@ class MovedGradient(Hook):
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 torch.manual_seed(seed)
                 loss = loss_of(batch)
-                found = torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True)
-            each = [part.float() for part in (*found, loss.detach())]
+                gradients = torch.autograd.grad(loss, trained, allow_unused=True, materialize_grads=True)
+            each = [part.float() for part in (*gradients, loss.detach())]
             total = each if not total else torch._foreach_add(total, each)
         return torch._foreach_div(total, len(batches))
 

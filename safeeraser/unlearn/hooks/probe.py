@@ -38,12 +38,12 @@ def probe_items(settings: Settings) -> dict[str, list[Item]]:
     asked = [view for view in ASKED if view in source.views and not source.views[view].file]
     try:
         every = build_views(source, probe.data_path, asked)
-        items, _ = sound_items(settings, probe.data_path, {view: its for view, its in every.items() if its})
+        items, _ = sound_items(settings, probe.data_path, {view: of_view for view, of_view in every.items() if of_view})
     except BadInput as error:
         raise BadInput(f"probe.data_path: {error}") from None
     if not items:
         raise BadInput(f"probe.data_path: {probe.data_path}: nothing to ask there (data={source.name})")
-    return {view: evenly_spaced(its, probe.prompts) for view, its in items.items()}
+    return {view: evenly_spaced(of_view, probe.prompts) for view, of_view in items.items()}
 
 
 def measure(answers: list[str]) -> dict[str, float]:

@@ -64,8 +64,8 @@ class Loss:
         chosen = {name: parameters[name] for name in _keywords(self.function)}
         if self.beforehand is None:
             return partial(self.function, **chosen)
-        its = {name: parameters[name] for name in _keywords(self.beforehand)}
-        made = self.beforehand(width, seed, **its).to(device)
+        keywords = {name: parameters[name] for name in _keywords(self.beforehand)}
+        made = self.beforehand(width, seed, **keywords).to(device)
         return lambda at: self.function(at, made, **chosen)
 
 

@@ -31,7 +31,7 @@ class Shift(NamedTuple):
     """How far each trained parameter is to be moved, None where nothing moves; and what of that is for the log."""
 
     by: list[Tensor] | None
-    told: dict[str, float]
+    logged: dict[str, float]
 
 
 class Step(Keys):
@@ -97,13 +97,13 @@ class _Moved(Step):
     terms: Literal["forget", "all"] = "forget"
 
     def moved_terms(self, method: Method) -> list[str]:
-        found = [name for name, term in method.terms.items() if self.terms == "all" or FORGETS & set(term.views)]
-        if not found:
+        names = [name for name, term in method.terms.items() if self.terms == "all" or FORGETS & set(term.views)]
+        if not names:
             raise ValueError(
                 f"step.terms={self.terms}: no term of {method.name} reads {' or '.join(sorted(FORGETS))}; "
                 "step.terms=all takes all"
             )
-        return found
+        return names
 
     def cost(self, method: Method, steps: int) -> str:
         moved = method.of_terms(self.moved_terms(method))
@@ -176,18 +176,18 @@ class Tamper(_Moved):
         """The sum of `inner_steps` steps of plain descent, -inner_lr g each, where g is the gradient of the loss on
         `view` at the weights moved so far (after the inner loop of TAR, Tamirisa et al. 2024, arXiv 2408.00761).
 
-        `by` has a tensor for each of `like`, of its shape, in float32; it is None if a gradient is not finite. `told`
+        `by` has a tensor for each of `like`, of its shape, in float32; it is None if a gradient is not finite. `logged`
         has the loss before the first and before the last step. Nothing is drawn, so `seed` is not used.
         """
         by = [torch.zeros_like(each, dtype=torch.float32) for each in like]
-        told: dict[str, float] = {}
+        logged: dict[str, float] = {}
         for _ in range(self.inner_steps):
             slope, loss = gradient(by)
-            told = {"relearned_from": loss, **told, "relearned_to": loss}
+            logged = {"relearned_from": loss, **logged, "relearned_to": loss}
             if not math.isfinite(get_total_norm(slope).item()):
-                return Shift(None, told)
+                return Shift(None, logged)
             torch._foreach_add_(by, slope, alpha=-self.inner_lr)
-        return Shift(by, told)
+        return Shift(by, logged)
 
     def cost(self, method: Method, steps: int) -> str:
         first = f"{self.inner_steps} more pass{'es' * (self.inner_steps > 1)} over {self.view}"

@@ -102,8 +102,8 @@ def read_steps(settings: Settings, job: Job, dtype: torch.dtype, arguments: Trai
 
 def dtype_of(settings: Settings, engine: Engine) -> torch.dtype:
     """The dtype of the frozen weights where the run will be launched: `auto` is the engine's, or that of GPUs."""
-    told = DTYPE_OF.get(engine.mixed_precision or "") or ("bfloat16" if settings.gpu_memory else "auto")
-    return choose_dtype(told if settings.dtype == "auto" else settings.dtype)
+    dtype = DTYPE_OF.get(engine.mixed_precision or "") or ("bfloat16" if settings.gpu_memory else "auto")
+    return choose_dtype(dtype if settings.dtype == "auto" else settings.dtype)
 
 
 def outline(settings: Settings, config: PreTrainedConfig, dtype: torch.dtype) -> nn.Module:

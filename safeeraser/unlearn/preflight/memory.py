@@ -96,14 +96,14 @@ def memory(model: nn.Module, setup: Setup, *steps: MicroStep) -> list[Part]:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(setup.trained_dtype)
-        whole = kept = [kept_bytes(model, setup, step) for step in steps]
+        before_sharing = kept = [kept_bytes(model, setup, step) for step in steps]
         if setup.settings.gradient_checkpointing:
             model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
             kept = [kept_bytes(model, setup, step) for step in steps]
     text = model.config.get_text_config()
     peaks = [
         (size, _moment(setup, step, text, spared=before - size))
-        for step, before, size in zip(steps, whole, kept, strict=True)
+        for step, before, size in zip(steps, before_sharing, kept, strict=True)
     ]
     kept_most, moment = max(peaks, key=sum)
     return [
