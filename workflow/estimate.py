@@ -99,7 +99,8 @@ def trained(plan: Plan, found: Found, reason: str, scratch: str) -> Iterator[Eff
                 speeds[how], why[how] = speed, f"measured, {method}"
         if not reason and how not in speeds and speeds:
             near = min(speeds, key=lambda other: abs(other[0] - how[0]))
-            speeds[how], why[how] = speeds[near] * near[0] / how[0], f"by its {how[0]} views; {why[near]}"
+            views = f"{how[0]} view" + "s" * (how[0] > 1)
+            speeds[how], why[how] = speeds[near] * near[0] / how[0], f"by its {views}; {why[near]}"
         items = found.training[method].items * todo[method] if method in found.training else None
         title = f"unlearn {method}" + (f", {todo[method]} seeds" if todo[method] > 1 else "")
         yield Effort(title, items, speeds.get(how), why.get(how, reason or "not measured: its short run failed"))

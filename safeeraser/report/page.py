@@ -84,7 +84,7 @@ def report(
     for number, table in enumerate(context["tables"]):
         print(f"{table.title}:\n" * bool(number), end="")
         show(table)
-    print(note, f"report: {page_path}", sep="\n")
+    print(*filter(None, [context["finding"], note]), f"report: {page_path}", sep="\n")
 
 
 def _page_path(folders: tuple[Path, ...], out: Path | None) -> Path:

@@ -152,7 +152,8 @@ def heat_maps(runs: list[Run], by: str) -> list[Table]:
         if lines := pivot(ordered[down], down, across):
             heads = {(name := getattr(row, across)): name for row in ordered[across]}
             title, better = f"{METRICS[key].title} {METRICS[key].arrow}", METRICS[key].better
-            maps.append(Table(f"{by}-{key}", title, f"By {by}, per cent.", heads, lines, corner, better=better))
+            caption = f"By {by} of the record, per cent."
+            maps.append(Table(f"{by}-{key}", title, caption, heads, lines, corner, better=better))
     return maps
 
 
@@ -225,21 +226,29 @@ def headline(ranking: Ranking) -> str:
         return ""
     if undecided := [line.label for line in lines if _group(line, ranking.bound) == OPEN]:
         parts.append(f"The intervals of {list_some(undecided)} do not tell.")
-    return " ".join(filter(None, [*parts, _held_out(ranking, lines), _cost(ranking, lines)]))
+    forget = [line for line in lines if _group(line, ranking.bound) in (FORGETS, OVER)]
+    return " ".join(filter(None, [*parts, _held_out(forget), _not_refused(forget), _cost(ranking, forget)]))
 
 
-def _held_out(ranking: Ranking, lines: list[Line]) -> str:
-    """ASR on held-out concepts alone, of the methods that forget and answer on benign pictures."""
-    known = [line for line in lines if _group(line, ranking.bound) == FORGETS and line.cell("asr_held_out").interval]
-    figures = ", ".join(f"{line.label} {spell(line.cell('asr_held_out'))}" for line in known)
-    return f"ASR on held-out concepts alone: {figures}." if figures else ""
+def _held_out(lines: list[Line]) -> str:
+    """What methods that forget do on held-out concepts alone."""
+    keys = {"ASR": "asr_held_out", "SARR": "sarr_held_out"}
+    known = [(line, [f"{title} {spell(line.cell(key))}" for title, key in keys.items()]) for line in lines]
+    figures = "; ".join(f"{line.label} {', '.join(of)}" for line, of in known if line.cell("asr_held_out").interval)
+    return f"On held-out concepts alone: {figures}." if figures else ""
 
 
-def _cost(ranking: Ranking, lines: list[Line]) -> str:
+def _not_refused(lines: list[Line]) -> str:
+    """The methods that give wrong answers about harmful pictures rather than refusals."""
+    wrong = {line.label: figure for line in lines if (figure := line.cell("wrong_forget")).interval}
+    figures = ", ".join(f"{name} {spell(of)}" for name, of in wrong.items() if of.low is not None and of.low > HALF)
+    return f"Wrong answers about harmful pictures, in place of refusals: {figures}." if figures else ""
+
+
+def _cost(ranking: Ranking, known: list[Line]) -> str:
     """What utility the methods have that forget, beside the untouched model's."""
     title = METRICS[COLUMNS[ranking.utility].metric].title
     untouched = next((line for line in ranking.rows if line.name == UNTOUCHED), None)
-    known = [line for line in lines if _group(line, ranking.bound) in (FORGETS, OVER)]
     if not untouched or not known:
         return ""
     before, figures = untouched.measured(ranking.utility), [line.measured(ranking.utility) for line in known]
