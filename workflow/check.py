@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from plan import PASSED, Plan
+from plan import PASSED, VANILLA, Plan
 
 from safeeraser.benchmark.check import check_folder
 from safeeraser.benchmark.records import Record
@@ -69,6 +69,11 @@ def options_at_fault(plan: Plan, *, dry_run: bool = False) -> list[str]:
     """What the commands that answer and judge would refuse of their options: names, values and, unless it is a
     `dry_run`, which asks no judge, a missing key."""
     faults = []
+    for method in dict.fromkeys(run.method for run in plan.runs.values() if run.method != VANILLA):
+        try:
+            plan.settings(method)
+        except BadInput as error:
+            faults.append(f"{method}: {error}")
     try:
         infer_arguments().parse_args(["--output_file=there", *shlex.split(plan.infer_options)])
     except BadInput as error:

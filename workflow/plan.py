@@ -4,19 +4,24 @@ A command runs in the checkout, and `$RUN` is the folder of a run's results. A c
 its words: the shell sees each word quoted, so pipes and variables have no effect there.
 """
 
+import hashlib
+import json
 import shlex
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, Field
 
 from safeeraser.benchmark.check import FILES
 from safeeraser.benchmark.files import sha256
-from safeeraser.benchmark.methods import pages, to_decouple
+from safeeraser.benchmark.methods import PD, pages, to_decouple
 from safeeraser.benchmark.metrics import SPLITS
 from safeeraser.benchmark.pages import Keys, checked, read_keys
 from safeeraser.errors import BadInput, nearest
+from safeeraser.unlearn.config.compose import from_keys
 
 ROOT = Path(__file__).resolve().parents[1]
 VANILLA = "vanilla"  # the untouched model: a run without unlearning
@@ -126,6 +131,23 @@ class Plan(Keys):
         asked = f"forget.py --config-name={self.page} model_family={self.model_family} model_path={model}"
         files = f"data_path={data}/all_train.json probe.data_path={data}/all_val.json"
         return f"{asked} {files} forget_loss={method} seed={seed} {self.forget_options}"
+
+    def settings(self, method: str) -> str:
+        """A hash over what the config files say of training by a method: its terms, its steps, all other keys.
+
+        Raises:
+            BadInput: the method's file names another one, by which its results would be known.
+        """
+        config = from_keys({"forget_loss": method}, self.page)
+        file = method.removesuffix(PD)
+        if (name := config.forget_loss.name) != file:
+            raise BadInput(f"config/forget_loss/{file}.yaml: its name is '{name}'; write 'name: {file}' there")
+        try:
+            keys = OmegaConf.to_container(config, resolve=True)
+        except OmegaConfBaseException:  # it lacks a key, such as a rate, that the user's options give
+            keys = OmegaConf.to_container(config)
+        ours = {key: value for key, value in keys.items() if key != "tables"}  # which has other methods' rows, too
+        return hashlib.sha256(json.dumps(ours, sort_keys=True).encode()).hexdigest()[:12]
 
     def infer(self, method: str, seed: int, split: str) -> str:
         """The words for ckpt_infer.py, less the adapter, the place of the answers and the user's options."""

@@ -96,7 +96,7 @@ def build(
         _refuse_loss(out)
     else:
         write_derived(out, settings)  # which a benchmark of an earlier version lacks
-        models = [name for name in models if name not in manifest]
+        models = [name for name in models if name not in manifest or not (out / name).is_dir()]
     if not models:
         if (beside := _beside(out)).is_dir():  # of a build that was killed when it was through
             with held(beside, str(out)):

@@ -1,5 +1,6 @@
 """scripts/reproduce.bash: a whole chain, its plan, its status, what is finished stays, what is refused."""
 
+import copy
 import json
 import os
 import re
@@ -13,9 +14,10 @@ import yaml
 from door import arguments, plan_of
 from estimate import kind
 from helpers import MODEL, ROOT, TRAIN, config, read_beside, refused
+from hydra.core.config_store import ConfigStore
 
-import safeeraser.unlearn.config.compose  # noqa: F401 -- makes `NAME+pd` known to what composes a page
 from safeeraser.benchmark.methods import WITH_REFERENCE
+from safeeraser.errors import BadInput
 from safeeraser.infer.options import arguments as infer_arguments
 from safeeraser.score.options import arguments as score_arguments
 from safeeraser.unlearn.objective.losses import LOSSES
@@ -166,6 +168,23 @@ def test_the_words_of_the_shipped_pages_are_understood_by_the_commands(model, tm
             assert (asked.seed, str(asked.checkpoint_path)) == (1, str(asked.output_file.parent))
         else:
             score_arguments().parse_args(given)
+
+
+def test_what_a_method_is_trained_with_decides_whether_it_is_trained_again(monkeypatch):
+    """Its own file and row, not those of others; and results are known by the name in the file."""
+    made, store = plan("--model=mini"), ConfigStore.instance()
+    monkeypatch.setattr(store, "repo", copy.deepcopy(store.repo))
+    before = {method: made.settings(method) for method in ("popd", "npo", "npo+pd")}
+    assert len({*before.values()}) == 3
+    terms = {"forget": {"loss": "npo", "views": ["forget"], "weight": 1.0, "beta": 0.5}}
+    store.store(group="forget_loss", name="npo_here", node={"name": "npo_here", "terms": terms})
+    store.store(group="forget_loss", name="copied", node={"name": "npo", "terms": terms})
+    first = made.settings("npo_here")
+    terms["forget"]["beta"] = 0.6
+    store.store(group="forget_loss", name="npo_here", node={"name": "npo_here", "terms": terms})
+    assert made.settings("npo_here") != first and made.settings("npo") == before["npo"]
+    with pytest.raises(BadInput, match=r"copied\.yaml: its name is 'npo'; write 'name: copied' there"):
+        made.settings("copied")
 
 
 @pytest.mark.slow

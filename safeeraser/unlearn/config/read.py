@@ -36,10 +36,11 @@ def read_settings(config: DictConfig) -> Settings:
         return with_checked_trainer(settings)
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
-        if row := re.search(r"Interpolation key '(tables\..+\.methods)\.(.+)\.\w+' not found", reason):
+        if row := re.search(r"Interpolation key '(tables\..+\.methods)\.(.+)\.(\w+)' not found", reason):
+            lacks = f"no {row[3]} in the row" if row[2] in OmegaConf.select(config, row[1]) else "no row"
             raise BadInput(
-                f"config: {row[1]} has no row for {row[2]}: set lr=RATE and max_train_steps=STEPS, or add "
-                f"'{row[2]}: {{max_train_steps: 400, lr: 1.0e-3}}' there"
+                f"config: {row[1]} has {lacks} for {row[2]}: set lr=RATE and max_train_steps=STEPS, or add "
+                f"'{row[2]}: {{max_train_steps: 400, lr: 1.0e-3}}' there, in the file that --config-name names"
             ) from None
         raise BadInput(f"config: {reason}") from None
     except ValidationError as error:
