@@ -142,6 +142,7 @@ class Plan(Keys):
         file = method.removesuffix(PD)
         if (name := config.forget_loss.name) != file:
             raise BadInput(f"config/forget_loss/{file}.yaml: its name is '{name}'; write 'name: {file}' there")
+        keys: Any
         try:
             keys = OmegaConf.to_container(config, resolve=True)
         except OmegaConfBaseException:  # it lacks a key, such as a rate, that the user's options give
