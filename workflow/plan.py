@@ -4,8 +4,6 @@ A command runs in the checkout, and `$RUN` is the folder of a run's results. A c
 its words: the shell sees each word quoted, so pipes and variables have no effect there.
 """
 
-import hashlib
-import json
 import shlex
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import AfterValidator, Field
 
 from safeeraser.benchmark.check import FILES
-from safeeraser.benchmark.files import sha256
+from safeeraser.benchmark.files import hash_settings, sha256
 from safeeraser.benchmark.methods import PD, pages, to_decouple
 from safeeraser.benchmark.metrics import SPLITS
 from safeeraser.benchmark.pages import Keys, checked, read_keys
@@ -148,7 +146,7 @@ class Plan(Keys):
         except OmegaConfBaseException:  # it lacks a key, such as a rate, that the user's options give
             keys = OmegaConf.to_container(config)
         ours = {key: value for key, value in keys.items() if key != "tables"}  # which has other methods' rows, too
-        return hashlib.sha256(json.dumps(ours, sort_keys=True).encode()).hexdigest()[:12]
+        return hash_settings(ours)
 
     def infer(self, method: str, seed: int, split: str) -> str:
         """The words for ckpt_infer.py, less the adapter, the place of the answers and the user's options."""

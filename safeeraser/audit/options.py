@@ -3,8 +3,6 @@
 No torch is loaded until a value needs it, so that `--help` and mistakes answer at once.
 """
 
-import hashlib
-import json
 from argparse import Namespace
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property, partial
@@ -162,11 +160,6 @@ class Options:
     def judged_by(self) -> dict[str, Any]:
         """What the verdicts depend on beside the responses."""
         return self.judging.record | {"max_failed": self.max_failed, "max_blank": self.max_blank}
-
-
-def hash_settings(settings: dict[str, Any]) -> str:
-    """What a folder is named by whose files depend on these settings."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
 def arguments(description: str | None) -> Arguments:

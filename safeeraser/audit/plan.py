@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from safeeraser.audit import inside
-from safeeraser.audit.options import Options, hash_settings
+from safeeraser.audit.options import Options
 from safeeraser.audit.relearn import Relearned, adapter_after
 from safeeraser.audit.subjects import AUDITED, Subject, Subjects
 from safeeraser.benchmark.audits import RELEARN
-from safeeraser.benchmark.files import read_object
+from safeeraser.benchmark.files import hash_settings, read_object
 from safeeraser.benchmark.metrics import ASKED, METRICS
 from safeeraser.benchmark.records import DataFile, read_records
 from safeeraser.benchmark.responses import VIEWS

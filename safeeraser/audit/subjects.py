@@ -7,11 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from safeeraser.audit.options import Options, hash_settings
+from safeeraser.audit.options import Options
 from safeeraser.benchmark.adapters import adapter_file, adapter_hash, trained_settings
 from safeeraser.benchmark.audits import FORMAT
 from safeeraser.benchmark.figures import AUDITED
-from safeeraser.benchmark.files import read_object
+from safeeraser.benchmark.files import hash_settings, read_object
 from safeeraser.benchmark.records import read_records
 from safeeraser.errors import BadInput
 from safeeraser.infer.predictions import difference

@@ -195,6 +195,11 @@ def make_room_for(path: Path) -> None:
         raise BadInput(f"{path}: its folder cannot be written to")
 
 
+def hash_settings(settings: dict[str, Any]) -> str:
+    """A short hash of settings, by which what depends on them is distinguished."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
 def sha256(path: str | Path) -> str:
     """The file's SHA-256 in hexadecimal, by which results name the data they came from."""
     digest = hashlib.sha256()

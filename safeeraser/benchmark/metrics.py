@@ -59,7 +59,7 @@ SCORED = tuple(key for key, metric in METRICS.items() if metric.view and metric.
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: a metric on a split; of one that is measured in every view, in which; of which concepts."""
+    """A column of a table: a metric on a split, in one view where it has several, of some concepts where it says so."""
 
     metric: str
     split: str

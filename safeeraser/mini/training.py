@@ -53,6 +53,7 @@ def teach_to_see(
         directions = nn.init.orthogonal_(torch.empty(sum(sizes), width), gain=DIRECTION_LENGTH).to(model.device)
 
     def loss() -> torch.Tensor:
+        """How badly the facts of new scenes are read off the tower, a scalar."""
         scenes = _scenes(rng, SEE_BATCH)
         seen = tower(pixel_values(scenes, settings.side).to(model.device), output_hidden_states=True).hidden_states[
             layer
@@ -97,6 +98,7 @@ def teach_to_speak(
         return preprocessor.encode_text(Turn(None, ask.question, ask.reply, who), place, end_of_answer=True)
 
     def loss() -> torch.Tensor:
+        """How unlikely the answers about new scenes are, a scalar."""
         scenes, rows = _scenes(rng, settings.speak_pictures), []
         for scene in scenes:
             who = rng.choice(list(SYSTEM_TEXTS))
