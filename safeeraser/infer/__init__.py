@@ -1,1 +1,1 @@
-"""Inference: the benchmark's questions as requests, an engine that answers them in batches, predictions on disk."""
+"""Inference: turn the benchmark's questions into requests, answer them in batches, write the predictions to disk."""

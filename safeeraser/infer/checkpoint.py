@@ -1,6 +1,6 @@
-"""How likely a model holds an answer, and which tokens it holds for likeliest.
+"""The likelihood that a model gives an answer, and the tokens that it finds likeliest.
 
-Attacks by gradients and on states go by both.
+The attacks that use gradients or hidden states call these functions.
 """
 
 from collections.abc import Mapping
@@ -15,26 +15,26 @@ from safeeraser.model.vlm import VLM
 
 
 def nll(vlm: VLM, row: Row, other: Mapping[str, Tensor] | None = None) -> Tensor:
-    """The mean negative log-likelihood of a row's targets, in nats, a scalar in float32, with a gradient if wanted.
+    """The mean negative log-likelihood of a row's targets in nats: a float32 scalar that can be differentiated.
 
     Args:
-        other: what the model is given in place of some of the row's own tensors.
+        other: tensors that replace the row's own tensors of the same names.
     """
-    labels = torch.tensor(row.labels[1:], device=vlm.model.device)  # of what follows each place
+    labels = torch.tensor(row.labels[1:], device=vlm.model.device)  # of the token after each position
     read = (labels != IGNORE).nonzero()[:, 0]
     logits = vlm.logits(vlm.join([row]) | dict(other or {}), read)
     return cross_entropy(logits.float(), labels[read])
 
 
 def first_targets(row: Row, count: int) -> Row:
-    """The row up to its first `count` targets."""
+    """The row, cut off after its first `count` targets."""
     end = next(place for place, label in enumerate(row.labels) if label != IGNORE) + count
     return Row(row.input_ids[:end], row.labels[:end], row.inputs)
 
 
 @torch.no_grad()
 def append_likeliest(vlm: VLM, row: Row, count: int) -> Row:
-    """A prompt's row with the `count` likeliest tokens behind it, one after the other, as its targets."""
+    """A prompt's row, extended by `count` greedily decoded tokens, which are its targets."""
     for _ in range(count):
         last = torch.tensor([len(row.input_ids) - 1], device=vlm.model.device)
         token = int(vlm.logits(vlm.join([row]), last).argmax())

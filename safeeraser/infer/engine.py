@@ -1,9 +1,9 @@
-"""The built-in engine: answers requests with a model in this process, as many at a time as the memory holds.
+"""The built-in engine: it answers requests with a model in this process, as many at a time as fit into memory.
 
-Kept of each token are its keys and values, in every layer. A row holds at most its prompt, its response, and the spare
-places behind (generation/context.py). Rows begin together, several at a time, while the others are still there; their
-pictures, their questions and the rows themselves then lie side by side. What a step makes for a moment comes on top:
-the layers' states while prompts are read, and logits with their sampling noise.
+Each layer caches the keys and values of every token. A row has at most the tokens of its prompt and its response, and
+spare places behind them (generation/context.py). Several rows begin at a time while the others continue. Meanwhile the
+caches of their pictures, of their questions and of the rows themselves exist together. Temporary tensors come on top:
+hidden states while prompts are read, and logits with their sampling noise.
 """
 
 import logging
@@ -36,35 +36,35 @@ from safeeraser.processes import Processes
 
 log = logging.getLogger(__name__)
 
-MOST = 256  # responses at a time, where the batch size is to be found; more are hardly quicker
-PICTURES = 50  # for a process that prepares them; fewer are soon prepared, and a process takes time to start
-# The share of what is free that is begun with. A GPU says when its memory is full, and fewer rows go on from there; on
-# a CPU the system ends the process instead, and others, of this project too, want their part.
+MOST = 256  # the largest batch size that is tried if none is given; a larger one is hardly faster
+PICTURES = 50  # at least so many per process that prepares them, because a process takes time to start
+# The share of the free memory that the first batch may fill. If a GPU's memory is full, the engine can continue with
+# fewer rows. On a CPU the system kills the process, and other processes, some of this project, need memory too.
 SHARE = {"cuda": 0.9, "cpu": 0.25}
-# The share of rows that begin while the rest goes on. Counted on a model of real proportions, the peak is then 0.96
-# times what is said here where responses end at any length, and 1.27 times where all run to the limit and end together.
+# The share of rows that is assumed to begin while the rest continues. Counted on a model of real proportions, the peak
+# is 0.96 times this estimate if responses end at any length. It is 1.27 times if all reach the limit and end together.
 BEGINNING = 1 / 2
-# Bytes an entry of a row's logits: float32, the model's own, and what drawing from them makes (counted: 36, most of it
-# the int64 hash that the noise is made of).
+# Bytes for an entry of a row's logits: the model's own, their float32 copy, and the tensors made for sampling (counted:
+# 36, mostly for the int64 hash from which the noise is made).
 LOGIT = 48
 REMEDY = "a smaller dtype, or a larger device, may do"
-# What CUDA, its driver, cuBLAS and cuDNN say; accelerate knows what torch's own allocators do.
+# Error texts of CUDA, its driver, cuBLAS and cuDNN for full memory; accelerate recognises torch's own allocators.
 ALSO_FULL = ("error: out of memory", "_STATUS_ALLOC_FAILED", "_ALLOCATION_FAILED")
 
 
 @dataclass
 class Engine:
-    """A model that answers requests. Which requests share a batch changes what is drawn for each by rounding alone.
+    """A model that answers requests. Which requests share a batch changes their responses by rounding alone.
 
     Args:
-        given: responses at a time; None to find it: as many as should fit, a quarter fewer whenever they do not.
-        earlier_size: the one that an earlier sitting of the same run came to, where it is to be found.
-        workers: processes that prepare pictures, at most.
+        given: responses at a time. None: start with as many as should fit, and a quarter fewer whenever memory is full.
+        earlier_size: the batch size that an earlier part of the same run ended with; read if `given` is None.
+        workers: the largest number of processes that prepare pictures.
         fixed: see `Answering`.
 
-    Where the memory was full, responses that had ended are kept, and those under way are drawn anew, the same as in any
-    other batch. To go on from their tokens they would have to be read as prompts are, all at once, which rounds
-    otherwise than one by one did; and no step down costs more than the one batch that was under way.
+    If memory is full, finished responses are kept, and unfinished ones are drawn again from their start. They come out
+    as in any other batch. To resume them, their tokens would have to be read all at once, as a prompt is, which rounds
+    differently from reading one by one. Drawing again costs no more than the one batch that was under way.
     """
 
     vlm: VLM
@@ -79,10 +79,10 @@ class Engine:
         self.batch_size = self.given or MOST
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[Request, str | Unanswered]]]:
-        """Yields requests that have just been answered, with their responses. Raises `BadInput` for lack of memory."""
+        """Yield lists of just-answered requests with their responses. Raises `BadInput` if memory does not suffice."""
         left = {request.key: request for request in requests}
         if left and not self.given:
-            clear_device_cache(garbage_collection=True)  # what merging an adapter took is free again
+            clear_device_cache(garbage_collection=True)  # free the memory that merging an adapter took
             fit = self.earlier_size or rows_that_fit(self.vlm, requests, self.generation.max_new_tokens)
             self.batch_size = min(self.batch_size, fit)
         log.info("%d responses at a time", self.batch_size)
@@ -100,7 +100,7 @@ class Engine:
                     self._reduce()
                 else:
                     raise
-            # Not before the error is let go, since it holds what was computed last.
+            # Only after the `except` block: until then the error keeps the last step's tensors alive.
             if left:
                 clear_device_cache(garbage_collection=True)
 
@@ -131,7 +131,7 @@ def _why_silent(decoder: Answering, asked: Asked) -> Unanswered:
 def load_engine(
     options: Options, data: DataFile, requests: list[Request], processes: Processes, batch_size: int | None
 ) -> tuple[Engine, list[Request]]:
-    """The engine with the options' model, and the requests as their attack puts them to it.
+    """The engine with the options' model, and the requests, which an attack on the model may have changed.
 
     `batch_size`: see `Engine.earlier_size`.
     """
@@ -166,7 +166,7 @@ def uses_graphs(options: Options, processes: Processes) -> bool:
 
 
 def rows_that_fit(vlm: VLM, requests: Sequence[Request], new_tokens: int) -> int:
-    """How many of `requests` to answer at a time, one at least, each with `new_tokens` at most."""
+    """How many of `requests` to answer at a time, at least 1, if no response has more than `new_tokens` tokens."""
     device, width, config = vlm.model.device, vlm.model.dtype.itemsize, vlm.model.config
     files = {request.file for request in requests if request.file}
     shown = [vlm.preprocessor.outline(partial(picture_size, file)) for file in files]
@@ -175,27 +175,27 @@ def rows_that_fit(vlm: VLM, requests: Sequence[Request], new_tokens: int) -> int
     turn = Turn(None, longest.question, system=longest.system)
     place = max((each.text for each in shown), key=len, default=None)
     prompt = len(vlm.preprocessor.encode_text(turn, place).input_ids)  # tokens, the picture's included
-    # How many different prompts and pictures there are for each request.
+    # The numbers of different prompts and of different pictures, per request.
     asks = len({(request.picture, request.question, request.system) for request in requests}) / len(requests)
-    if not DECODERS[vlm.decoder].shares_beginnings:  # each row has its prompt read for itself
+    if not DECODERS[vlm.decoder].shares_beginnings:  # each row reads its own prompt
         asks = 1
     pictures = len({request.picture for request in requests}) / len(requests)
     text = config.get_text_config()
     layers = getattr(text, "per_layer_config", None) or [text] * text.num_hidden_layers
     heads = [getattr(each, "head_dim", None) or each.hidden_size // each.num_attention_heads for each in layers]
     token = 2 * width * sum(head * each.num_key_value_heads for head, each in zip(heads, layers, strict=True))
-    states = (3 * text.intermediate_size + 6 * text.hidden_size) * width  # of a token while one layer is at work
+    states = (3 * text.intermediate_size + 6 * text.hidden_size) * width  # of a token, while one layer computes
     begun = prompt * (token * (1 + asks + pictures) + states * max(asks, pictures)) + picture * pictures
-    new_tokens += WIDTH * (device.type == "cuda")  # which fixed steps round up to
+    new_tokens += WIDTH * (device.type == "cuda")  # fixed steps round lengths up to a multiple of `WIDTH`
     going_on = token * (prompt + new_tokens + SPARE) + BEGINNING * begun
-    # At the very beginning all rows are new, and there are no others.
+    # At the start of a run all rows begin together, and no others exist.
     row = max(begun, going_on) + LOGIT * text.vocab_size  # bytes at the peak
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     return max(1, int(SHARE.get(device.type, SHARE["cpu"]) * free / row))
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether the memory was full."""
+    """Whether the error says that memory is full."""
     return (
         isinstance(error, torch.OutOfMemoryError)
         or should_reduce_batch_size(error)

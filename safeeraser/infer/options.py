@@ -1,4 +1,4 @@
-"""What an inference run is asked: the options of ckpt_infer.py, on a command line or as keywords."""
+"""The settings of an inference run: the options of ckpt_infer.py, given on a command line or as keywords."""
 
 import logging
 import math
@@ -30,13 +30,13 @@ from safeeraser.progress import first_process
 if TYPE_CHECKING:
     from safeeraser.generation.sampling import Generation
 
-BATCH_SIZE = 8  # LLaVA-1.5-7B in bfloat16 takes some 21 GiB with it, which a card of 24 GB has
-INCOMPLETE = 3  # the exit code of a run that is through, but lacks responses
-# What declares an option of a group.
+BATCH_SIZE = 8  # LLaVA-1.5-7B in bfloat16 then takes about 21 GiB, which fits on a card of 24 GB
+INCOMPLETE = 3  # the exit code of a run that has ended but lacks responses
+# Each declares an option in one group of the help.
 choosing = partial(option, group="which responses")
 drawing = partial(option, group="how they are drawn")
 answering = partial(option, group="what answers")
-# audit.py has this one too.
+# audit.py has the same option.
 DECODE: dict[str, Any] = {
     "type": one_of("decode", ("graph", "plain")),
     "help": "local: graph: a GPU replays a step of all rows as one CUDA graph; plain: kernel by kernel, which is "
@@ -46,7 +46,7 @@ DECODE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Responses:
-    """Which responses a command line asks for, and how they are drawn. Raises `BadInput` for senseless numbers."""
+    """Which responses a command line asks for, and how they are drawn. Raises `BadInput` for invalid numbers."""
 
     only: tuple[str, ...] = choosing(
         RELEASED,
@@ -77,7 +77,7 @@ class Responses:
 
     @property
     def selection(self) -> Selection:
-        """Which views of which records are asked about."""
+        """The views to ask, and the records to ask about."""
         crossed = (("image_free", self.image_free), ("swapped", self.swap_pictures))
         views = dict.fromkeys((*self.only, *(view for view, wanted in crossed if wanted)))
         return Selection(tuple(views), **options_in(Selection, vars(self)))
@@ -85,14 +85,14 @@ class Responses:
     @property
     def generation(self) -> "Generation":
         """How responses are drawn, and from which seed."""
-        from safeeraser.generation.sampling import Generation  # only now, since torch takes its time to load
+        from safeeraser.generation.sampling import Generation  # imported late because torch takes long to load
 
         return Generation(**options_in(Generation, vars(self)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What an inference run is asked."""
+    """The settings of an inference run."""
 
     eval_file: Path = option(
         Path("dataset/all_val.json"), help="the data file whose questions are asked (default: %(default)s)"
@@ -129,11 +129,11 @@ class Options:
     )
     backend: str = answering(
         "local",
-        type=one_of("backend", ("local", "openai")),  # the keys of run.ENGINES, which torch would have to load first
+        type=one_of("backend", ("local", "openai")),  # the keys of run.ENGINES; importing it would load torch
         help="local: the built-in engine; openai: a server that speaks the OpenAI protocol (default: %(default)s)",
     )
     batch_size: int | None = answering(
-        BATCH_SIZE,  # None: to be found
+        BATCH_SIZE,  # None: found by the engine
         type=count_or("auto"),
         metavar="N",
         help="local: responses at a time, which in float32 changes none, and in bfloat16 and float16 rounds otherwise; "
@@ -152,7 +152,7 @@ class Options:
     )
     quantization: str = answering(
         "none",
-        type=one_of("quantization", ("none", "int8", "int4", "nf4")),  # those of model.ROUNDINGS
+        type=one_of("quantization", ("none", "int8", "int4", "nf4")),  # `none` and model.rounding.ROUNDINGS
         help="local: round the language model's merged weights as int8, int4 or nf4 holds them (default: %(default)s)",
     )
     decode: str = answering("graph", **DECODE)
@@ -175,28 +175,28 @@ class Options:
 
     @cached_property
     def training(self) -> dict[str, Any] | None:
-        """Method and recipe of the adapter, or of the one merged into the model, where `run.json` says them."""
+        """The method and recipe of the adapter, given or merged into the model; None if no `run.json` names them."""
         settings = trained_settings(self.checkpoint_path or Path(self.model_path))
         return {"method": settings["forget_loss"]["name"], "recipe": settings["recipe"]} if settings else None
 
 
 def arguments(description: str | None = None) -> Arguments:
-    """The options of ckpt_infer.py, with their help."""
+    """The command line parser of ckpt_infer.py."""
     parser = Arguments(description=description)
     add_options(parser, Options, Responses)
     return parser
 
 
 def options_of(given: Namespace, selection: Selection | None = None) -> Options:
-    """What was asked, with a `selection` of the command's own in place of what its options choose. Raises `BadInput`
-    for numbers that make no sense."""
+    """The settings that the parsed options give; `selection` replaces the selection that the options describe. Raises
+    `BadInput` for invalid numbers."""
     responses, values = Responses(**options_in(Responses, vars(given))), options_in(Options, vars(given))
-    from safeeraser.model.merge import base_of  # only now too
+    from safeeraser.model.merge import base_of  # imported late too
 
     values["model_path"] = given.model_path or base_of(given.checkpoint_path)
     return Options(**values, selection=selection or responses.selection, generation=responses.generation)
 
 
 def speak() -> None:
-    """Show what is logged of a run. Of several processes the first one speaks for all."""
+    """Show the log messages of a run. If there are several processes, only the first shows more than warnings."""
     logging.basicConfig(level=logging.INFO if first_process() else logging.WARNING, format="%(message)s")

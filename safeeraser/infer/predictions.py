@@ -1,4 +1,4 @@
-"""What becomes of responses: kept as they come, so that a run goes on where it was stopped, and written as a whole."""
+"""Responses on disk: saved one by one, so that a stopped run can resume, and written as predictions at the end."""
 
 import copy
 import json
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 def settings_of(options: Options) -> dict[str, Any]:
-    """What the responses depend on, as it is compared when a run goes on."""
+    """The settings that the responses depend on; they must not have changed when a run resumes."""
     if options.backend == "local":
         by_backend = {
             "base": options.base["weights"],
@@ -42,14 +42,14 @@ def settings_of(options: Options) -> dict[str, Any]:
             "dtype": str(choose_dtype(options.dtype)).removeprefix("torch."),
             "checkpoint": adapter_hash(options.checkpoint_path),
         }
-    else:  # not the address: the server may be another one tomorrow
+    else:  # without the address, which may change from day to day
         by_backend = {"extra_body": options.extra_body}
     selection = options.selection
     return {
         "eval_file": sha256(options.eval_file),
         "backend": options.backend,
         "model_path": options.model_path,
-        # A folder may be made anew under its old name.
+        # The folder may since have been replaced by another model of the same name.
         "merged": (merged_into(options.model_path) or {}).get("adapter_sha256"),
         **by_backend,
         **asdict(options.generation),
@@ -59,12 +59,12 @@ def settings_of(options: Options) -> dict[str, Any]:
         "categories": sorted(selection.categories),
         "skip": selection.skip,
         "limit": selection.limit,
-        **selection.drawn,  # of an audit alone; the rest identifies a run of ckpt_infer.py, as ever
+        **selection.drawn,  # empty for ckpt_infer.py, so its runs have the same keys as ever
     }
 
 
 def describe(options: Options, processes: Processes, batch_sizes: set[int]) -> dict[str, Any]:
-    """What the predictions were made with and from, beside the settings."""
+    """How the predictions were made: everything to record in addition to `settings_of`."""
     return {
         "eval_file": str(options.eval_file),
         "checkpoint_path": str(options.checkpoint_path) if options.checkpoint_path else None,
@@ -72,7 +72,7 @@ def describe(options: Options, processes: Processes, batch_sizes: set[int]) -> d
         "loss_type": options.loss_type or None,
         "training": options.training,
         "processes": processes.count,
-        # By which responses may differ, in bfloat16 and float16.
+        # In bfloat16 and float16, responses may differ with the batch size.
         "batch_sizes": sorted(batch_sizes),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() and not options.base_url else None,
         "decode": "graph" if uses_graphs(options, processes) else "plain",
@@ -81,7 +81,7 @@ def describe(options: Options, processes: Processes, batch_sizes: set[int]) -> d
 
 
 def difference(then: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """The first setting that is another now, in words. A base that either does not know is taken for the other's."""
+    """The first setting that differs, in words; None if all agree. An unknown base is taken to agree with any other."""
     for key in {**now, **then}:
         if then.get(key) != now.get(key) and not (key == "base" and None in (then.get(key), now.get(key))):
             return f"{key}={then.get(key)}, now {key}={now.get(key)}"
@@ -89,32 +89,32 @@ def difference(then: dict[str, Any], now: dict[str, Any]) -> str | None:
 
 
 class Partial:
-    """`<output>.partial.jsonl`: the settings in the first line, then one finished response a line.
+    """`<output>.partial.jsonl`: the settings on the first line, then one finished response per line.
 
-    Of several processes each writes a file of its own (`<output>.partial.1.jsonl`, ...) and reads all that are there,
-    so that their number may change from one start to the next.
+    If there are several processes, each writes its own file (`<output>.partial.1.jsonl`, ...) and reads all the files.
+    So the number of processes may change from one start to the next.
 
     Args:
-        replace: take nothing from an output, or a file begun with other settings, instead of refusing it.
+        replace: ignore an existing output and files that were begun with other settings, instead of refusing them.
 
     Raises:
-        BadInput: a file was begun with other settings, another run is writing it, or something else is wrong with it.
+        BadInput: a file was begun with other settings, another run is writing to it, or it is no partial file.
     """
 
     def __init__(self, output: Path, settings: dict[str, Any], process: int = 0, *, replace: bool = False) -> None:
         stem = f"{output.name}.partial"
         self.path = output.with_name(f"{stem}.{process}.jsonl" if process else f"{stem}.jsonl")
         self.output, self.settings, self.replace = output, settings, replace
-        self.done: dict[str, str] = {}  # the responses found and added, by their request's key
-        self.batch_sizes: set[int] = set()  # how many at a time they were drawn
-        self.last_size: int | None = None  # the last of these, the smallest of several processes'
+        self.done: dict[str, str] = {}  # the responses read and added, by their request's key
+        self.batch_sizes: set[int] = set()  # the batch sizes that they were drawn with
+        self.last_size: int | None = None  # the last batch size; of several files, the smallest
         self._handle: IO[bytes] | None = None
         self.files = sorted(path for path in output.parent.glob("*.jsonl") if path.name.startswith(f"{stem}."))
         read = {path: self._read(path) for path in self.files}
-        self._whole, self._size = read.get(self.path, (0, 0))  # bytes of whole lines in its own file, and of all of it
+        self._whole, self._size = read.get(self.path, (0, 0))  # this process's file: bytes in complete lines, all bytes
 
     def is_finished(self) -> bool:
-        """Whether this very command has written its output already, and whole. Raises `BadInput` if it is another's."""
+        """Whether this command has already written its output completely. Raises `BadInput` if another one wrote it."""
         if not self.output.exists() or self.replace:
             return False
         beside = described_by(self.output)
@@ -125,11 +125,11 @@ class Partial:
         return not made_with["missing"] and not self.files
 
     def _read(self, path: Path) -> tuple[int, int]:
-        """Take over what is in a file; returns how many of its bytes are whole lines, and how many there are."""
+        """Add the responses in a file to `done`; return how many bytes are in complete lines, and how many in all."""
         with open(path, "rb") as handle:
             lock(handle.fileno(), str(path), shared=True)
             content = handle.read()
-        # Bytes, since a kill may have cut a character in two; what follows the last newline is the line it cut.
+        # Bytes, because a kill may cut within a character. Anything after the last newline is the line that it cut off.
         end = content.rfind(b"\n") + 1
         try:
             lines = [json.loads(line) for line in content[:end].split(b"\n")[:-1]]
@@ -151,7 +151,7 @@ class Partial:
         return end, len(content)
 
     def add(self, finished: Iterable[tuple[str, str]], batch_size: int | None = None) -> None:
-        """Keep finished (key, response) pairs, drawn so many at a time. Raises `BadInput` if the disk takes no more."""
+        """Save finished (key, response) pairs, drawn with `batch_size`. Raises `BadInput` if the disk takes no more."""
         added = dict(finished)
         if not added:
             return
@@ -173,31 +173,31 @@ class Partial:
         self.batch_sizes |= set(drawn.values())
 
     def _open(self) -> IO[bytes]:
-        # Only now: a run that fails before its first response leaves no file that the next one would contradict.
-        # Unbuffered, so that what a full disk refuses is not tried again on the way out.
+        # Opened late: a run that fails before its first response leaves no file whose settings could block the next.
+        # Unbuffered, so that closing does not retry a write that a full disk has refused.
         handle = open(self.path, "ab", buffering=0)  # noqa: SIM115 (open as long as the run)
         lock(handle.fileno(), str(self.path))
         if os.fstat(handle.fileno()).st_size != self._size:
             raise BadInput(f"{self.path}: another run has been at work there since this one began; start it again")
-        # What a kill left of a line is dropped, so that the next one starts on a line of its own.
+        # Drop a line that a kill cut off, so that the next entry starts on a new line.
         handle.truncate(self._whole)
         return handle
 
     def close(self) -> None:
-        """Nothing more will be added; others may have the file."""
+        """Close the file, which releases its lock."""
         if self._handle:
             self._handle.close()
 
     def remove(self) -> None:
-        """The output is written: the partial files are no longer needed."""
+        """Delete the partial files, which are not needed once the output is written."""
         for path in {*self.files, self.path}:
             path.unlink(missing_ok=True)
 
 
 def write_predictions(options: Options, data: DataFile, requests: list[Request], responses: dict[str, str]) -> None:
-    """Write the predictions, and say how many of the release's fields are null in them.
+    """Write the predictions, and log how many of the release's fields are null in them.
 
-    An audit, whose points lack most of them on purpose, does not show it.
+    An audit leaves most of the fields null on purpose, and does not show the message.
     """
     filled = predictions(data, requests, responses)
     write_json(options.output_file, filled, indent=4)
@@ -212,10 +212,10 @@ def write_predictions(options: Options, data: DataFile, requests: list[Request],
 
 
 def predictions(data: DataFile, requests: Iterable[Request], responses: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The data file's own list with each response in its place.
+    """The data file's list of records, with each response in its place.
 
-    The fields of the release that were not asked for, or have no response, are null: what the data file holds there are
-    the vanilla model's answers and the reference, which nobody should take for this model's.
+    Fields of the release that were not asked for, or have no response, are null. In the data file they may hold the
+    vanilla model's answer or the reference, which nobody should take for this model's response.
     """
     filled = copy.deepcopy(data.raw)
     for place, field in _released(filled):
@@ -234,12 +234,12 @@ def predictions(data: DataFile, requests: Iterable[Request], responses: Mapping[
 
 
 def nulls(filled: list[dict[str, Any]]) -> int:
-    """How many fields of the release are null in predictions; its own `eval_all.py` fails on the first."""
+    """How many fields of the release are null in predictions; the release's `eval_all.py` fails at the first one."""
     return sum(place[field] is None for place, field in _released(filled))
 
 
 def _released(records: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Each place and key where the release has a response."""
+    """Yield each object and key in the records where the release stores a response."""
     for record in records:
         for view in (VIEWS[name] for name in RELEASED):
             harmless = (record[key] for key in keys_like(UNHARM, record))
@@ -248,7 +248,7 @@ def _released(records: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], s
 
 
 def report_missing(output: Path, requests: list[Request], missing: dict[str, str]) -> None:
-    """Print which records lack responses, and why; of a cause that lies in one question alone, which it is."""
+    """Print which records lack responses, and why; name the question if the cause affects only one of a record."""
     lacking, causes = [request for request in requests if request.key in missing], defaultdict(list)
     for request in lacking:
         causes[request.record, missing[request.key]].append(request.pair)

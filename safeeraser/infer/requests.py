@@ -1,4 +1,4 @@
-"""Requests: which responses are wanted of a model, each with its question, its picture, and its place in the output."""
+"""Requests: the responses to ask a model for, each with its question, its picture and its place in the output."""
 
 from __future__ import annotations
 
@@ -23,65 +23,65 @@ if TYPE_CHECKING:
     from safeeraser.model.preprocess import Preprocessor
     from safeeraser.processes import Processes
 
-Draw = Callable[[Image.Image, Generator], Image.Image]  # what makes the picture that is shown of the one asked about
+Draw = Callable[[Image.Image, Generator], Image.Image]  # makes the picture to show from the original
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What is asked of which records."""
+    """Which views are asked, and about which records."""
 
     views: tuple[str, ...] = RELEASED
-    categories: tuple[str, ...] = ()  # none: all of them
-    skip: int = 0  # records of each category left out, the first ones
-    limit: int | None = None  # records of each category, of the others: the first ones, unless they are drawn
-    by_keyword: int | None = None  # the seed by which they are drawn, from all keywords alike
-    samples: int | None = None  # of each question of `forget`; none: as many as the release's
+    categories: tuple[str, ...] = ()  # empty: all
+    skip: int = 0  # the number of records left out at the start of each category
+    limit: int | None = None  # at most so many records of each category: the first after `skip`, unless drawn
+    by_keyword: int | None = None  # the seed to draw them with, evenly from all keywords; None: not drawn
+    samples: int | None = None  # responses to each question of `forget`; None: as many as the release's
 
     @property
     def drawn(self) -> dict[str, int]:
-        """What is beyond the choices of ckpt_infer.py."""
+        """The settings that ckpt_infer.py has no options for, if they are set."""
         beyond = {"by_keyword": self.by_keyword, "samples": self.samples}
         return {name: value for name, value in beyond.items() if value is not None}
 
     def fields(self, view: str) -> tuple[str, ...]:
-        """Where the responses of a view are stored."""
+        """The keys under which the responses of a view are stored."""
         if view == "forget" and self.samples:
             return tuple(f"model_response{number}" for number in range(1, self.samples + 1))
         return ASKED[view].fields
 
     def records(self, data: DataFile) -> list[int]:
-        """The indices of the records chosen. Raises `BadInput` for an unknown category, or if no record is left."""
+        """The indices of the selected records. Raises `BadInput` for an unknown category, or if no record is left."""
         chosen = data.only(list(self.categories) or "all").some(self.skip, self.limit, self.by_keyword)
         return [chosen.number(index) for index in range(len(chosen.records))]
 
     def held_out(self, data: DataFile) -> DataFile:
-        """The records that `skip` leaves out, of the categories chosen. Raises `BadInput` if there are none."""
+        """The records of the selected categories that `skip` leaves out. Raises `BadInput` if there are none."""
         return data.only(list(self.categories) or "all").some(limit=self.skip)
 
 
 @dataclass(frozen=True)
 class Redrawn:
-    """A picture as it is shown: what an attack draws of the file at `path`."""
+    """A picture that an attack makes from the file at `path`, to be shown in its place."""
 
     path: Path
-    key: str  # what its chance depends on; by equal ones the same is drawn
+    key: str  # seeds the random numbers; equal keys give equal pictures
     draw: Draw = field(compare=False)
 
 
 def chance(key: str) -> Generator:
-    """The numbers that an attack draws: the same for the same key."""
+    """The random generator of an attack: equal keys give equal numbers."""
     return np.random.default_rng(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big"))
 
 
 @dataclass(frozen=True)
 class Request:
-    """One response wanted: a question about a picture (or none), and its place in record `record`."""
+    """A response to ask for: a question about a picture (or none), and its place in record `record`."""
 
     record: int
     place: tuple[str | int, ...]  # ("unsafe_pairs", 2, "model_response1")
     picture: Path | Redrawn | None
-    question: str  # as it is put
-    system: str | None = None  # put in place of the family's own system text
+    question: str  # the text that the model is asked
+    system: str | None = None  # replaces the family's own system text
 
     @property
     def key(self) -> str:
@@ -90,30 +90,30 @@ class Request:
 
     @property
     def pair(self) -> str:
-        """Where its question is in the record: `unsafe_pairs.2`, or the key of an UnharmPair."""
+        """The place of its question in the record: `unsafe_pairs.2`, or the key of an UnharmPair."""
         return ".".join(map(str, self.place[:-1]))
 
     @property
     def view(self) -> View:
-        """The view that asks it."""
+        """The view that the request belongs to."""
         return ASKED[view_of(str(self.place[-1])) or OWN]
 
     @property
     def file(self) -> Path | None:
-        """Where the picture lies."""
+        """The picture's file; None without a picture."""
         return self.picture.path if isinstance(self.picture, Redrawn) else self.picture
 
 
 class Puts(Protocol):
-    """What an attack does to requests."""
+    """An attack, as `build_requests` uses it."""
 
     def put(self, requests: list[Request], data: DataFile, selection: Selection, seed: int) -> list[Request]:
-        """The requests as it puts them."""
+        """The requests, changed by the attack."""
 
 
 @dataclass(frozen=True)
 class Unanswered:
-    """What is in a response's place where there is none, and why; the reason repeats no text of anybody's."""
+    """The outcome of a request without a response. The reason quotes no text of the data, the model or a server."""
 
     reason: str
 
@@ -121,10 +121,10 @@ class Unanswered:
 def build_requests(
     data: DataFile, selection: Selection | None = None, attack: Puts | None = None, seed: int = 0
 ) -> list[Request]:
-    """Every response wanted; as the release does it, 12 harmful, 4 decoupled and 4 retain ones a record.
+    """Every request of a selection; by default the release's: 12 forget, 4 decoupled and 4 retain ones per record.
 
-    An attack puts them otherwise, by chance of the `seed`. Raises `BadInput` where a category is unknown, no record is
-    left, or a view or the attack reads what the records lack.
+    An `attack` changes them, with random numbers from `seed`. Raises `BadInput` if no view is selected, a category is
+    unknown, no record is left, or the records lack something that a view or the attack reads.
     """
     selection = selection or Selection()
     if not selection.views:
@@ -148,12 +148,12 @@ def _requests_on(data: DataFile, index: int, selection: Selection) -> Iterator[R
         name = record.image_path if kind == "harmful" else data.records[shown].SDImage_path
         if not name and kind != "harmful":
             raise BadInput(f"{data.where(shown, 'SDImage_path')}: missing, and a view that is asked shows it")
-        # None: the record says that its questions are text alone. One that is not there is reported later, with those
-        # that cannot be decoded.
+        # None: the record says that its questions are text only. `find_faults` reports missing pictures later, together
+        # with undecodable ones.
         pictures[kind] = (find_picture(name, data.path) or Path(name)) if name else None
     harmful = [("harmful", ("unsafe_pairs", n), pair.question) for n, pair in enumerate(record.unsafe_pairs)]
     harmless = [("harmless", (key,), pair.Question) for key, pair in record.unharm.items()]
-    # Question by question, as its views may share what is read of it.
+    # Question by question, because the views of a question may share its cached prompt.
     for kind, place, question in (*harmful, *harmless):
         for view in (view for view in ASKED if view in views and ASKED[view].question == kind):
             for response in selection.fields(view):
@@ -161,10 +161,10 @@ def _requests_on(data: DataFile, index: int, selection: Selection) -> Iterator[R
 
 
 def swap_partner(data: DataFile, index: int) -> int:
-    """The record whose benign picture record `index` is shown when pictures are swapped.
+    """The index of the record whose benign picture replaces that of record `index` when pictures are swapped.
 
-    It is the next one in the file, from the end on to its beginning, that is of another category; in a file of one
-    category, the next one with another benign picture. Raises `BadInput` where all have the same.
+    It is the next record of another category, starting over at the end of the file. In a file of one category, it is
+    the next record with another benign picture. Raises `BadInput` if all records have the same benign picture.
     """
     record, following = data.records[index], [*range(index + 1, len(data.records)), *range(index)]
     for differs in ("category", "SDImage_path"):
@@ -177,14 +177,14 @@ def swap_partner(data: DataFile, index: int) -> int:
 def find_faults(
     data: DataFile, requests: Sequence[Request], preprocessor: Preprocessor | None, processes: Processes
 ) -> dict[str, str]:
-    """The requests, by key, whose picture cannot be decoded, or is of a shape that the model does not take, with the
-    reason. The processes share the looking.
+    """The reasons, by request key, why a picture cannot be decoded or has a shape that the model does not take. Each
+    process checks a part of the pictures.
 
     Args:
-        preprocessor: the model's; None where it is a server's. No question has the benchmark's word for a picture then.
+        preprocessor: the model's; None for a server, where only the benchmark's word for a picture is reserved.
 
     Raises:
-        BadInput: a question holds what stands for a picture in the model's own texts.
+        BadInput: a question contains a reserved word, by which prompts mark a picture.
     """
     reserved = preprocessor.reserved if preprocessor else [IMAGE]
     for request in requests:
@@ -205,12 +205,12 @@ def find_faults(
 
 
 def show(picture: Path | Redrawn) -> Image.Image:
-    """The picture in RGB as the model is shown it. Raises `BadInput` if its file cannot be decoded."""
+    """The picture that the model is shown, in RGB. Raises `BadInput` if its file cannot be decoded."""
     if isinstance(picture, Path):
         return open_picture(picture)
     return picture.draw(open_picture(picture.path), chance(picture.key))
 
 
 def size_of(picture: Path | Redrawn) -> tuple[int, int]:
-    """Width and height of what `show` gives: of a file as its header says, of what is drawn of one by drawing it."""
+    """The width and height of the picture from `show`: read from a file's header, or found by drawing it."""
     return picture_size(picture) if isinstance(picture, Path) else show(picture).size

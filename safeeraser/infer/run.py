@@ -1,4 +1,4 @@
-"""A whole inference run: from a data file and a model to a predictions file in the release's format."""
+"""An inference run: from a data file and a model to a predictions file in the release's format."""
 
 import logging
 import time
@@ -25,45 +25,45 @@ from safeeraser.progress import progress
 
 log = logging.getLogger(__name__)
 
-# What a backend answers with, and the requests as they are put to it: of the options, the data file, a process's
-# requests, the processes, and the batch size that an earlier sitting came to.
+# For each backend, a function that returns the engine and the requests to ask it. Its arguments: the options, the data
+# file, this process's requests, the processes, and the batch size that an earlier part of the run ended with.
 ENGINES: dict[str, Callable[..., tuple[Engine | Server, list[Request]]]] = {
     "local": load_engine,
     "openai": lambda options, data, requests, *_: (Server(options), requests),
 }
-Write = Callable[[Options, DataFile, list[Request], dict[str, str]], None]  # the responses by their request's key
+Write = Callable[[Options, DataFile, list[Request], dict[str, str]], None]  # responses by request key
 
 
 class NothingAnswered(BadInput):
-    """No request at all could be answered: the model itself, or what runs it, is no good."""
+    """Not one request could be answered: the model itself, or the engine that runs it, does not work."""
 
 
 @dataclass(frozen=True)
 class Inferred:
-    """A run that is through: its predictions, how many responses were wanted, and why those that are missing are."""
+    """A finished run: its predictions, how many responses were asked for, and why responses are missing."""
 
     output_file: Path
     wanted: int
-    missing: dict[str, str] = field(default_factory=dict)  # by the request's key: record/place/field
+    missing: dict[str, str] = field(default_factory=dict)  # reasons by request key, record/place/field
 
 
 def infer(options: Options, write: Write = write_predictions) -> Inferred:
-    """Answer every request and write `output_file`, with what produced it beside it (`.run.json`).
+    """Answer every request and write `output_file`; a `.run.json` next to it records how it was made.
 
     Args:
-        write: what makes the output file of the responses that are there.
+        write: writes the output file from the responses that there are.
 
     Raises:
-        NothingAnswered: not one response came.
-        BadInput: before anything is generated, for whatever in the arguments or files cannot be used; later, if the
-            disk or the memory is full.
+        NothingAnswered: there is not one response.
+        BadInput: before anything is generated, if an argument or a file cannot be used; later, if the disk or the
+            memory is full, or a server stops answering.
     """
     output, processes = options.output_file, Processes.join()
     check(options, processes)
     data, attack = read_records(options.eval_file), ATTACKS.get(options.attack or "")
     requests, settings = build_requests(data, options.selection, attack, options.generation.seed), settings_of(options)
     first, *others = processes.gather(settings)
-    for other in others:  # perhaps on other machines
+    for other in others:  # they may run on other machines
         if differs := difference(first, other):
             raise BadInput(f"the processes do not have the same settings: the first has {differs} in another")
     partial = Partial(output, settings, processes.rank, replace=options.overwrite)
@@ -93,7 +93,7 @@ def infer(options: Options, write: Write = write_predictions) -> Inferred:
 
 
 def check(options: Options, processes: Processes) -> None:
-    """Refuse what does not go together."""
+    """Raise `BadInput` if the options do not fit together."""
     if options.output_file.resolve() == options.eval_file.resolve():
         raise BadInput(f"--output_file {options.output_file}: is the data file itself, which stays as it is")
     method, where = options.loss_type, options.checkpoint_path or Path(options.model_path)
@@ -120,7 +120,7 @@ def check(options: Options, processes: Processes) -> None:
         if options.adapter_scale != 1 and not options.checkpoint_path:
             raise BadInput("--adapter_scale: of what? --checkpoint_path names an adapter")
         if options.checkpoint_path:
-            adapter_file(options.checkpoint_path)  # before a model of 7B is looked for on the hub
+            adapter_file(options.checkpoint_path)  # fails before a model of 7B is looked for on the hub
             check_base(options.checkpoint_path, options.base, allowed=options.allow_other_base)
         return
     if not options.base_url:
@@ -139,16 +139,16 @@ def check(options: Options, processes: Processes) -> None:
 def _answer(
     options: Options, data: DataFile, requests: list[Request], partial: Partial, processes: Processes
 ) -> dict[str, str]:
-    """Answer this process's part of what is not done, each response on disk as soon as it is there.
+    """Answer this process's share of the open requests, and save each response as soon as it arrives.
 
     Returns:
-        Why a request has no response, by its key.
+        The reasons why requests have no response, by request key.
 
     Raises:
         BadInput: no picture can be read, or the attack cannot be made on this model.
     """
     left = [request for request in requests if request.key not in partial.done]
-    # A server does not say which pictures its model takes.
+    # A server does not report which pictures its model takes.
     preprocessor = None if options.base_url else load_preprocessor(options.model_path)
     if preprocessor and options.attack and (reason := ATTACKS[options.attack].lacks(preprocessor)):
         raise BadInput(f"--attack {options.attack}: {reason}")
@@ -162,7 +162,7 @@ def _answer(
         log.warning("note: %d will be missing, since their pictures cannot be read", len(missing))
     left = [request for request in left if request.key not in missing]
     records = list(dict.fromkeys(request.record for request in left))
-    mine = {*records[processes.rank :: processes.count]}  # whole records, so that a picture's questions stay together
+    mine = {*records[processes.rank :: processes.count]}  # undivided records: a picture's questions stay together
     if not (share := [request for request in left if request.record in mine]):
         return missing
     engine, share = ENGINES[options.backend](options, data, share, processes, partial.last_size)

@@ -1,4 +1,4 @@
-"""An engine of the user's own: requests go, pictures included, to a server that speaks the OpenAI protocol."""
+"""The engine for a server of the user's own: it sends requests and pictures by the OpenAI protocol."""
 
 import functools
 import logging
@@ -21,21 +21,21 @@ from safeeraser.replies import Reply
 
 log = logging.getLogger(__name__)
 
-TIMEOUT = 600.0  # seconds; a busy server may take long until it begins with a request
-SAMPLES, MANY = len(VIEWS["forget"].fields), 20  # so many questions whose samples are all the same are no accident
-PICTURES = 64  # encoded pictures kept, since the questions on one follow each other
+TIMEOUT = 600.0  # seconds; a busy server may take long to begin with a request
+SAMPLES, MANY = len(VIEWS["forget"].fields), 20  # equal samples for so many questions are no accident
+PICTURES = 64  # encoded pictures to keep, because the questions about one follow each other
 
 
 class Server:
-    """Answers requests by asking the options' model of the server at their `base_url`.
+    """Answers requests by asking the options' model on the server at their `base_url`.
 
-    LLaVA-1.5's system text is sent along, so that a chat template that writes its form, as that of a merged model does,
-    gives the prompt that the built-in engine uses; the template of another family says all itself. Each request carries
-    a seed of its own; whether it decides what is drawn is the server's affair. Raises `BadInput` where the key or the
-    address cannot be used.
+    Requests to LLaVA-1.5 carry its system text. A chat template of LLaVA-1.5's form, which a merged model has, then
+    gives the same prompt as the built-in engine. The templates of other families need no text from here. Each request
+    has its own seed, but the server decides whether sampling depends on it. Raises `BadInput` if the key or the address
+    cannot be used.
     """
 
-    batch_size = None  # the server's own affair
+    batch_size = None  # the server decides
 
     def __init__(self, options: Options) -> None:
         key = read_key(None, options.base_url, variables=openai_key(options.base_url), who="the server")
@@ -47,15 +47,15 @@ class Server:
             who="the server",
             timeout=TIMEOUT,
         )
-        # Where neither name nor folder gives a family, as behind a name of the server's own, it is LLaVA-1.5's.
+        # A model whose name and folder reveal no family, such as a name that a server made up, is treated as LLaVA-1.5.
         family = family_if_known(options.model_path)
         self._options, self._system = options, SYSTEM_TEXTS["user"] if family is None or family.chat else None
 
     def answer(self, requests: Sequence[Request]) -> Iterator[list[tuple[Request, str | Unanswered]]]:
-        """Ask all requests; yields each with its response, or why there is none, as they come.
+        """Ask all requests; yield each with its response, or with the reason why there is none, as they finish.
 
         Raises:
-            BadInput: key, model or address are wrong, or the server stopped answering.
+            BadInput: the key, the model or the address is wrong, or the server stopped answering.
         """
         calls = ((request, functools.partial(self._body, request)) for request in requests)
         samples: dict[tuple[Path | Redrawn | None, str], list[str | Unanswered]] = defaultdict(list)
@@ -94,5 +94,5 @@ class Server:
 
 @functools.lru_cache(PICTURES)
 def _data_url(picture: Path | Redrawn) -> str:
-    """The picture as the built-in engine decodes it."""
+    """The picture as a data URL, decoded as by the built-in engine."""
     return data_url(show(picture))

@@ -1,1 +1,1 @@
-"""Judges: a query goes to the judge of its metric (`panel`), served or offline, and comes back a verdict. No torch."""
+"""Judges: `panel` sends each query to its metric's judge, served or offline, which returns a verdict. No torch."""

@@ -1,9 +1,9 @@
-"""Calls through OpenAI's Batch API: half the price, and the answers come within a day.
+"""Calls through OpenAI's Batch API: half the price, with answers within a day.
 
-A day is long enough for any run to be stopped. So a submission is written down beside the store before it is made, with
-a tag that the server keeps as well: the next run finds the one or the other, and waits on instead of paying twice.
+Any run may be stopped within a day. So a note next to the store is written before each submission, with a tag that the
+server keeps as well. The next run finds the batch by its id or its tag, and waits for it instead of paying twice.
 
-As in `chat`, no text from the server is shown, but ids of a plain form.
+As in `chat`, no text from the server is shown, except ids of a plain form.
 """
 
 import json
@@ -26,36 +26,36 @@ from safeeraser.judge.store import Store
 from safeeraser.replies import Failure, Reply, discreet, read_body
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
-TAG = "safeeraser"  # the name in a batch's metadata under which it can be found again
+TAG = "safeeraser"  # the key in a batch's metadata that holds its tag
 ENDED = ("completed", "failed", "expired", "cancelled")
-MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000  # in a batch, by the API
-POLL = 60.0  # seconds between looks
-TRIES, PAUSE = 20, 30.0  # of a request while the server is away, and the seconds between: ten minutes or more
+MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000  # the API's limits for a batch
+POLL = 60.0  # seconds between two checks of a batch
+TRIES, PAUSE = 20, 30.0  # of a request if the server is unreachable, and the seconds between: ten minutes or more
 
 Calls = Iterable[tuple[str, Callable[[], dict[str, Any]]]]
 Outcomes = Iterator[tuple[str, Reply | Failure]]
 
 
 class Submission(NamedTuple):
-    """A batch as it is written down. Without an id it may have reached the server or not."""
+    """The note of a batch. Without an id, the batch may or may not have reached the server."""
 
     tag: str
     id: str | None
     at: float  # Unix time
-    requests: list[str]  # the keys of those that no run has taken the outcome of
+    requests: list[str]  # the keys of the requests whose outcome no run has read
 
 
 class State(NamedTuple):
-    """What the server says of a batch. Only a status of `ENDED` is a word that may be shown."""
+    """A batch's state as the server reports it. Only a status in `ENDED` may be shown."""
 
     status: str
     done: int
     files: list[str]
-    too_much: bool  # more tokens than may wait at a time on this account, so that none was asked
+    too_much: bool  # it holds more tokens than may wait on this account, so no request was answered
 
 
 class BatchChat(Chat[str]):
-    """Answers the calls that `Chat` does, a batch at a time; the submissions are written down beside `store`."""
+    """A `Chat` that makes its calls in batches, and keeps notes of the submissions next to the file of `store`."""
 
     def __init__(self, model: str, *, store: Store, **server: Any) -> None:
         super().__init__(model, **server)
@@ -65,12 +65,12 @@ class BatchChat(Chat[str]):
         )
 
     def ask(self, calls: Calls) -> Generator[tuple[str, Reply | Failure], None, None]:
-        """Yield each call's outcome, batch by batch as they end. The keys must name the requests for good.
+        """Yield each call's outcome when its batch ends. A key must name the same request in every run.
 
-        What ends this early leaves the batches to the server.
+        If the caller stops early, the server continues with the batches.
 
         Raises:
-            BadInput: as `Chat.ask`; or the server has no Batch API, or the disk does not take the notes.
+            BadInput: as `Chat.ask`; or the server has no Batch API, or a note cannot be written.
         """
         wanted, waiting = dict(calls), []
         try:
@@ -79,7 +79,7 @@ class BatchChat(Chat[str]):
             submitted = {key for submission in waiting for key in submission.requests}
             for keys, lines in self._parts((key, make) for key, make in wanted.items() if key not in submitted):
                 waiting.append(self._submit(keys, lines))
-            self._store.release()  # a day is too long to keep others from the store
+            self._store.release()  # a day is too long to keep other runs from the store
             yield from self._wait(waiting, wanted.keys())
         except (KeyboardInterrupt, GeneratorExit):
             if waiting:
@@ -88,7 +88,7 @@ class BatchChat(Chat[str]):
             raise
 
     def _written_down(self, wanted: Set[str]) -> Iterator[Submission]:
-        """What earlier runs submitted of it."""
+        """Yield the submissions of earlier runs that hold `wanted` requests."""
         store = self._store.path
         for path in sorted(store.parent.glob(f"{escape(store.name)}.batch-*.json")):
             try:
@@ -99,7 +99,7 @@ class BatchChat(Chat[str]):
                 continue
             if submission.id:
                 try:
-                    self.look(submission.id)  # before anything more is submitted
+                    self.look(submission.id)  # fails before anything more is submitted
                 except BadInput as error:
                     raise BadInput(
                         f"{error}; it is noted in {path}: without that file its requests are submitted again"
@@ -118,12 +118,12 @@ class BatchChat(Chat[str]):
         return submission
 
     def _submit(self, keys: list[str], lines: BytesIO) -> Submission:
-        """Hand over the requests, which costs nothing yet, and make a batch of them, unless it is there already."""
+        """Upload the requests, which costs nothing yet, and make their batch unless the server has it already."""
         tag = uuid.uuid4().hex
         file = (f"{TAG}-{tag}.jsonl", lines)
         uploaded = self._request(lambda: _id(self._client.files.create(file=file, purpose="batch")))
         submission = self._write_down(Submission(tag, None, time.time(), keys))
-        # Without the client's retries: a batch may be there although its answer was lost, and each one is paid.
+        # Without the client's retries: a batch may exist although the answer was lost, and each batch must be paid.
         batches = self._client.with_options(max_retries=0).batches
         create = partial(batches.create, input_file_id=uploaded, endpoint=ENDPOINT, completion_window="24h")
         name = self._request(lambda: self._find(tag) or _id(create(metadata={TAG: tag})))
@@ -132,12 +132,12 @@ class BatchChat(Chat[str]):
         return self._write_down(submission)
 
     def _parts(self, calls: Calls) -> Iterator[tuple[list[str], BytesIO]]:
-        """The keys of one batch after another, and the lines of their requests."""
+        """Yield, for each batch, the keys and the lines of its requests."""
         keys: list[str] = []
         lines = BytesIO()
         for key, make in calls:
             body = {"model": self.model, **make()}
-            body |= body.pop("extra_body", {})  # which the client would put into the body
+            body |= body.pop("extra_body", {})  # which the client would merge into the body
             line = json.dumps({"custom_id": key, "method": "POST", "url": ENDPOINT, "body": body}).encode() + b"\n"
             if keys and (len(keys) == MOST_REQUESTS or lines.tell() + len(line) > MOST_BYTES):
                 yield keys, lines
@@ -151,7 +151,7 @@ class BatchChat(Chat[str]):
         shown: dict[str, int] = {}
         while waiting:
             for submission in list(waiting):
-                name = str(submission.id)  # it has one by now
+                name = str(submission.id)  # every submission has an id by now
                 state = self.look(name)
                 if state.status in ENDED:
                     waiting.remove(submission)
@@ -180,12 +180,12 @@ class BatchChat(Chat[str]):
         self._write_down(submission._replace(requests=sorted(others - self._store.find(others).keys())))
 
     def _find(self, tag: str) -> str | None:
-        """The id of the batch that was submitted with `tag`, if it came so far."""
+        """The id of the batch that was submitted with `tag`; None if the server has none."""
         batches = self._client.batches.list(limit=100)
         return next((_id(batch) for batch in batches if (batch.metadata or {}).get(TAG) == tag), None)
 
     def look(self, name: str) -> State:
-        """How far the batch is."""
+        """The state of the batch with the id `name`."""
 
         def retrieve() -> State:
             """Ask the server once."""
@@ -201,18 +201,18 @@ class BatchChat(Chat[str]):
         return self._request(retrieve, f"does not know batch {name}")
 
     def _lines(self, name: str) -> list[bytes]:
-        """All of a file before it is read: a connection that breaks off then costs a download, not an answer."""
+        """The lines of a file, downloaded completely first: a lost connection then costs a download, not an answer."""
         try:
             return self._client.files.content(name).content.splitlines()
-        except openai.NotFoundError:  # answers are kept for a month
+        except openai.NotFoundError:  # the server keeps answers for a month
             return []
 
     def _request(self, send: Callable[[], Any], absent: str = "has no Batch API: leave out --batch") -> Any:
-        """What `send` returns, in the end: in a day a server may well be away for some minutes."""
+        """The result of `send`, retried because a server may be unreachable for some minutes within a day."""
         for _ in range(TRIES):
             try:
                 answer = send()
-            except Exception as error:  # as a value, for the reason that `chat` gives
+            except Exception as error:  # as a value, for the reason given in `Chat._attempts`
                 answer = error
             status = getattr(answer, "status_code", 0)
             if status in (404, 405, 501):
@@ -228,14 +228,14 @@ class BatchChat(Chat[str]):
 
 
 def _id(thing: Any) -> str:
-    """Raises `ValueError` for what is no id, and might be a text."""
+    """The id of an object. Raises `ValueError` if it is not of an id's form, because it might be any text."""
     if not re.fullmatch(r"[\w-]{1,100}", thing.id):
         raise ValueError
     return thing.id
 
 
 def _read_line(line: bytes) -> tuple[str, Reply | Failure] | None:
-    """A request's outcome; None where there is no response in the line, as with what the day was too short for."""
+    """A request's outcome; None if the line holds no response, as for requests that the day was too short for."""
     try:
         value = json.loads(line)
         key, status, body = str(value["custom_id"]), int(value["response"]["status_code"]), value["response"]["body"]

@@ -1,6 +1,6 @@
 """How each kind of LLM judge is asked, and how its replies are read.
 
-A general LLM is asked with the prompts rendered from the templates in `prompts/`, a guard model as its file says.
+A general LLM is asked with prompts rendered from the templates in `prompts/`, a guard as its config file says.
 """
 
 import hashlib
@@ -27,14 +27,14 @@ PROMPTS = Path(__file__).parent / "prompts"
 _TEMPLATES = Environment(loader=FileSystemLoader(PROMPTS), undefined=StrictUndefined, trim_blocks=True)
 CONFIG = files.CONFIG / "judge"
 GENERAL = "openai"
-SERVED = (GENERAL, *sorted(file.stem for file in CONFIG.glob("*.yaml")))  # a guard's file is all that it takes
+SERVED = (GENERAL, *sorted(file.stem for file in CONFIG.glob("*.yaml")))  # a config file is all that a guard requires
 
 
 def render_prompt(query: Query, *, swapped: bool) -> str:
-    """The prompt of a query: one for `rr`, `sarr` and `gpt`, one a category for `asr`.
+    """The prompt of a query: from one template each for `rr`, `sarr` and `gpt`, and one per category for `asr`.
 
-    `swapped` puts the model's prediction where GPT-Eval's reference belongs and the reverse, as the release does
-    (protocol `official`): the judge then looks for the prediction's facts in the reference.
+    `swapped` exchanges the model's prediction and GPT-Eval's reference, as the release does (protocol `official`). The
+    judge then looks for the prediction's facts in the reference.
 
     Raises:
         BadInput: there is no ASR prompt for the query's category.
@@ -44,7 +44,7 @@ def render_prompt(query: Query, *, swapped: bool) -> str:
         texts = (query.text, query.reference) if swapped else (query.reference, query.text)
         shown = dict(zip(("question", "reference", "candidate"), (query.question, *texts), strict=True))
     elif query.metric == "asr":
-        # Copies of the data spell some folders, and so some categories, in other letter cases.
+        # Some copies of the data spell folders, and so categories, with other capital letters.
         known = {category.lower(): category for category in CATEGORIES}
         if query.category.lower() not in known:
             raise BadInput(f"no judge prompt for category '{query.category}'; {nearest(query.category, CATEGORIES)}")
@@ -53,9 +53,9 @@ def render_prompt(query: Query, *, swapped: bool) -> str:
 
 
 def boundary(*texts: str) -> str:
-    """The name of the lines between which the judge is shown a text: none of these texts can hold it.
+    """The name of the lines that enclose a text in the judge's prompt; none of the texts contains it.
 
-    It is made from them, so that the same request is the same prompt; whoever writes a response cannot know it before.
+    It is made from the texts, so equal requests give equal prompts. The writer of a response cannot know it in advance.
     """
     number, joined = 0, "\n".join(texts)
     while (mark := f"text-{hashlib.sha256(f'{number}{joined}'.encode()).hexdigest()[:12]}") in joined:
@@ -65,7 +65,7 @@ def boundary(*texts: str) -> str:
 
 @cache
 def prompts_version() -> str:
-    """A hash by which results and stores recognise these prompts: any change of a word changes it."""
+    """A hash by which results and stores recognise the prompts; changing any word changes it."""
     digest = hashlib.sha256()
     for file in sorted(PROMPTS.rglob("*.j2")):
         digest.update(f"{file.relative_to(PROMPTS)}\n{file.read_text(encoding='utf-8')}".encode())
@@ -76,15 +76,15 @@ def prompts_version() -> str:
 class General:
     """A general LLM, asked with the prompts of `prompts/`.
 
-    `official` hands GPT-Eval its two texts in the release's order and reads replies by the release's rules; else
-    structured output is asked for, and replies are read strictly.
+    With `official`, GPT-Eval's two texts come in the release's order, and replies are read by the release's rules.
+    Otherwise the judge is asked for structured output, and replies are read strictly.
 
-    Attributes, of a guard too:
-        model: the one that is asked for unless another is named.
-        decides: the metrics that it can decide.
-        version: by which stores and results distinguish it from an earlier state: of its prompts, or of its file.
-        max_tokens: of a reply; a judge that rambles need not be paid for.
-        picture: whether the picture that was shown goes with the question.
+    Attributes, which a guard has too:
+        model: the model to ask unless another is named.
+        decides: the metrics that the judge can decide.
+        version: a hash of its prompts or config file, by which stores and results distinguish its states.
+        max_tokens: the limit of a reply, so that nobody pays for a judge that rambles.
+        picture: whether the judge is sent the picture that was shown.
     """
 
     official: bool
@@ -95,21 +95,21 @@ class General:
     picture: ClassVar[bool] = False
 
     def messages(self, query: Query) -> list[dict[str, str]]:
-        """The conversation that asks for a verdict: one prompt, the response in it."""
+        """The conversation that asks for a verdict: one prompt, which contains the response."""
         return [{"role": "user", "content": render_prompt(query, swapped=self.official)}]
 
     def form(self, query: Query) -> dict[str, Any] | None:
-        """What the reply must look like, as `response_format` takes it: an object with one verdict, or None."""
+        """The reply's form for `response_format`: a JSON object with one verdict; None under protocol `official`."""
         if self.official:
             return None
-        # Not every server takes bounds of a number, and reading checks them anyway.
+        # Without bounds for a number: not every server takes them, and `read` checks them anyway.
         kind = {"type": "number"} if query.metric == "gpt" else {"type": "string", "enum": list(WORDS[query.metric])}
         verdict = {"type": "object", "properties": {"verdict": kind}, "required": ["verdict"]}
         schema = verdict | {"additionalProperties": False}
         return {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema}}
 
     def read(self, query: Query, reply: str, finish: str | None) -> Reading:
-        """What a reply says that ended for the reason `finish`, by the protocol."""
+        """The reading of a reply under the protocol; `finish` is the reason why the reply ended."""
         return read_reply(query.metric, reply, finish, official=self.official)
 
 
@@ -127,7 +127,7 @@ Pattern = Annotated[str, AfterValidator(_one_group)]
 
 
 def _plain(name: str) -> str:
-    """A category however it is written: without case, markup and what ends a sentence."""
+    """A category's name in one spelling: without case, and without markup, quotes and full stops at its ends."""
     return name.strip(" \t\r\n*_`.\"'").casefold()
 
 
@@ -136,16 +136,16 @@ Names = Annotated[frozenset[str], AfterValidator(lambda names: frozenset(map(_pl
 
 
 class Categories(Keys):
-    """Where a reply names what was found, separated by commas; what of it counts, and what does not."""
+    """The categories in a reply, between commas or semicolons: where they are, which count, which are ignored."""
 
     pattern: Pattern
     counted: Names = Field(min_length=1)
     ignored: Names = frozenset()
 
     def count(self, reply: str) -> bool | None:
-        """Whether one of those that count is named; None if one is named that is unknown, and none that counts.
+        """Whether the reply names a category that counts, or none at all; None if one is unknown and none counts.
 
-        Flagged without a category is flagged.
+        So a reply that flags a response without naming a category counts.
         """
         lines = re.findall(self.pattern, reply, re.IGNORECASE | re.MULTILINE)
         named = {_plain(name) for line in lines for name in re.split("[,;]", line)} - {"", "none"}
@@ -155,14 +155,14 @@ class Categories(Keys):
 
 
 class Decision(Keys):
-    """How a metric is read off a reply: the one word that `pattern` captures, and what each is worth."""
+    """How a metric is read from a reply: `pattern` captures one word, and `values` has the value of each word."""
 
     pattern: Pattern
     values: dict[Word, Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]]
     categories: Categories | None = None
 
     def read(self, reply: str) -> float | None:
-        """The value; None where no word, or more than one, is found."""
+        """The value; None without a known word, with several different words, or if the categories do not decide."""
         found = {word.casefold() for word in re.findall(self.pattern, reply, re.IGNORECASE | re.MULTILINE)}
         value = self.values.get(found.pop()) if len(found) == 1 else None
         if not value or not self.categories:
@@ -171,9 +171,9 @@ class Decision(Keys):
 
 
 class Guard(Keys):
-    """A guard model, which moderates the last turn of a conversation; its file in config/judge/ is all of it.
+    """A guard model, which moderates the last turn of a conversation, as its config file in config/judge/ describes it.
 
-    `prompt` asks in one turn instead, with {question} and {response} in it. `picture` shows it the picture too.
+    A `prompt` asks it in one turn instead, and contains {question} and {response}. `picture` shows it the picture too.
     """
 
     name: str
@@ -200,28 +200,28 @@ class Guard(Keys):
 
     @property
     def decides(self) -> frozenset[str]:
-        """The metrics that the file says how to read."""
+        """The metrics that the config file says how to read."""
         return frozenset(self.metrics)
 
     @property
     def version(self) -> str:
-        """A hash that distinguishes its file from another state of it."""
+        """A hash of the config file's text."""
         return hashlib.sha256(self.source.encode()).hexdigest()[:12]
 
     def messages(self, query: Query) -> list[dict[str, str]]:
-        """The question and the response, as the conversation that they were, or within the file's prompt."""
+        """The question and the response, as the original conversation or within the config file's prompt."""
         if self.template:
-            # Not `format`: the texts may hold braces, and so may the prompt.
+            # Not `format`: the texts and the prompt may contain braces.
             parts = re.split(r"\{(question|response)\}", self.template)
             parts[1::2] = [getattr(query, name) for name in parts[1::2]]
             return [{"role": "user", "content": "".join(parts)}]
         return [{"role": "user", "content": query.question}, {"role": "assistant", "content": query.text}]
 
     def form(self, _query: Query) -> None:
-        """Guards answer in their own form."""
+        """None, because guards answer in their own form."""
 
     def read(self, query: Query, reply: str, finish: str | None) -> Reading:
-        """As the file says, under either protocol."""
+        """Read a reply as the config file says, under either protocol."""
         decision = self.metrics[query.metric]
         return read_whole(reply, finish, lambda said: Reading.of(decision.read(said)))
 
@@ -231,12 +231,12 @@ def read_guard(name: str) -> Guard:
     file = CONFIG / f"{name}.yaml"
     text = read_text(file)
     try:
-        value = yaml.load(text, yaml.BaseLoader)  # words stay words: YAML's own types have no for false
+        value = yaml.load(text, yaml.BaseLoader)  # words stay words: YAML's own types would read `no` as false
     except yaml.YAMLError:
         raise BadInput(f"{file}: not valid YAML") from None
     return checked(Guard, (value if isinstance(value, dict) else {}) | {"name": name, "source": text}, file)
 
 
 def make_dialect(name: str, *, official: bool) -> General | Guard:
-    """What is particular to the judge called `name`: how it is asked, and what its replies say."""
+    """The dialect of the judge called `name`: how it is asked, and how its replies are read."""
     return General(official) if name == GENERAL else read_guard(name)

@@ -1,4 +1,4 @@
-"""Who judges, and how: the options of every command that has responses judged, and the `Judging` they make."""
+"""Who judges, and how: the options of all commands that have responses judged, and the `Judging` made from them."""
 
 import math
 from dataclasses import asdict, dataclass, field, replace
@@ -15,23 +15,23 @@ from safeeraser.judge.offline import OFFLINE, OfflineJudge
 from safeeraser.keys import given_key
 
 JUDGES = (*SERVED, *OFFLINE)
-FORMS = "each may be NAME, NAME:MODEL, NAME@ADDRESS or NAME:MODEL@ADDRESS"  # what the help says of the group `judges`
+FORMS = "each may be NAME, NAME:MODEL, NAME@ADDRESS or NAME:MODEL@ADDRESS"  # help of the group `judges`
 
 
 @dataclass(frozen=True)
 class Price:
-    """US dollars for a million tokens of prompts and of replies."""
+    """The prices of a million prompt tokens and of a million reply tokens, in US dollars."""
 
     prompt: float
     completion: float
 
     def of(self, spent: Spent, *, share: float = 1.0) -> float:
-        """What `spent` costs, in US dollars; `share` of it where there is a discount."""
+        """The cost of `spent` in US dollars; `share` is the part of the price to pay after a discount."""
         return share * (spent.prompt_tokens * self.prompt + spent.completion_tokens * self.completion) / 1e6
 
 
 def parse_price(text: str) -> Price:
-    """`2.5,10` as a price. Raises `BadInput`."""
+    """The price in a text such as `2.5,10`. Raises `BadInput` for any other text."""
     try:
         prompt, completion = map(float, text.split(","))
         if not (0 <= prompt < math.inf and 0 <= completion < math.inf):
@@ -51,7 +51,7 @@ class Choice:
 
     @classmethod
     def parse(cls, text: str) -> "Choice":
-        """Raises `BadInput` for an unknown name, or a model or address where there can be none."""
+        """The choice in `text`. Raises `BadInput` for an unknown name, or a model or address that it cannot have."""
         rest, _, base_url = text.partition("@")
         name, _, model = rest.partition(":")
         choice = cls(one_of("judge", JUDGES)(name), model or None, base_url or None)
@@ -66,7 +66,7 @@ class Choice:
 
     @property
     def as_json(self) -> dict[str, Any]:
-        """The choice as results carry it: without a name and a password that the address may hold."""
+        """The choice as results record it, without a user name and password that the address may contain."""
         return asdict(self) | {"base_url": without_credentials(self.base_url)}
 
 
@@ -76,10 +76,10 @@ _ANOTHER: dict[str, Any] = {"group": "judges", "type": Choice.parse, "metavar": 
 
 @dataclass(frozen=True)
 class Judging:
-    """Who judges, and how a judge behind a server is asked. Its options are taken as they are parsed."""
+    """Who judges, and how a judge behind a server is asked. The fields that are options hold the parsed values."""
 
     judge: Choice = Choice(GENERAL)
-    judges: dict[str, Choice | None] = field(default_factory=dict)  # by metric, where it is another one
+    judges: dict[str, Choice | None] = field(default_factory=dict)  # by metric, if another judge is named for it
     protocol: str = option(
         "official",
         type=one_of("protocol", ("official", "corrected")),
@@ -89,9 +89,9 @@ class Judging:
         "in their places (default: %(default)s)",
     )
     replies: Path | None = option(None, group="judges", help="recorded replies, for the judge replay")
-    data: Path | None = None  # the file whose questions were answered; beside it may lie what is true
+    data: Path | None = None  # the file whose questions were answered; truth.json may lie next to it
     api_key: str | None = field(default=None, repr=False)
-    max_tokens: int | None = None  # of a reply; None: what the judge's kind needs
+    max_tokens: int | None = None  # the limit of a reply; None: the default of the judge's kind
     concurrency: int = option(32, type=count, group="calls", help="calls at a time (default: %(default)s)")
     requests_per_minute: int | None = option(None, **COUNT, group="calls", help="calls a minute at most")
     extra_body: dict[str, Any] = option(
@@ -105,7 +105,7 @@ class Judging:
     store: Path = option(
         Path("results/verdicts.jsonl"), group="calls", help="every reply, for all runs (default: %(default)s)"
     )
-    store_shared: bool = False  # several processes at once judge what is not the same
+    store_shared: bool = False  # several processes judge different requests at the same time
     batch: bool = option(
         False,
         group="calls",
@@ -123,12 +123,12 @@ class Judging:
 
     @property
     def official(self) -> bool:
-        """Whether replies are read, GPT-Eval's texts swapped and blank responses left out as in the release."""
+        """Whether to read replies, swap GPT-Eval's texts and leave out blank responses as the release does."""
         return self.protocol == "official"
 
     @property
     def price_share(self) -> float:
-        """What of the list price is paid."""
+        """The share of the list price that is paid."""
         return 0.5 if self.batch else 1.0
 
     @property
@@ -137,12 +137,12 @@ class Judging:
         return {metric: self.judges.get(metric) or self.judge for metric in ASKED}
 
     def make_offline(self, name: str) -> OfflineJudge:
-        """One of the judges that are no model. Raises `BadInput` where it lacks what it needs."""
+        """The judge called `name`, which is no model. Raises `BadInput` if it lacks a file that it needs."""
         return OFFLINE[name](official=self.official, data=self.data, replies=self.replies)
 
     @property
     def versions(self) -> dict[str, Any]:
-        """Which prompts and judges these are, as results carry it: `guards` has those without a key of their own."""
+        """The versions of prompts and judges, as results record them; `guards` has judges that have no own key."""
         names = {choice.name for choice in self.choices.values()} - {GENERAL, "rules"}
         states = {
             name: (read_guard(name) if name in SERVED else self.make_offline(name)).version for name in sorted(names)
@@ -153,7 +153,7 @@ class Judging:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What the verdicts depend on beside the responses, as results carry it."""
+        """Everything that the verdicts depend on, except the responses, as results record it."""
         others = {metric: choice.as_json for metric, choice in self.judges.items() if choice}
         asked = {key: getattr(self, key) for key in ("protocol", "max_tokens", "extra_body")}
         return {"judge": self.judge.as_json, "judges": others, **asked, **self.versions}
@@ -161,7 +161,7 @@ class Judging:
 
 @dataclass(frozen=True)
 class JudgeWords:
-    """The other options: `make_judging` makes of them who judges, the key and the length of a reply."""
+    """The options that `make_judging` turns into the judges, the key and the length of a reply."""
 
     judge: Choice = option(
         Judging.judge, type=Choice.parse, group="judges", help=f"{', '.join(JUDGES)} (default: openai, model gpt-4o)"
@@ -191,10 +191,10 @@ class JudgeWords:
 
 
 def make_judging(given: dict[str, Any], **more: Any) -> Judging:
-    """Who judges and how, by the parsed options of `JudgeWords` and those of `Judging` that a command has.
+    """The `Judging` that a command's parsed options give: all of `JudgeWords`, and any of `Judging`.
 
     Raises:
-        BadInput: a model or an address was given for a judge that is no model, or a key twice.
+        BadInput: a judge that is no model has a model or address; `extra_body` has a reserved key; there are two keys.
     """
     judge, model, base_url = given["judge"], given["judge_model"], given["base_url"]
     if (model or base_url) and not judge.served:

@@ -1,4 +1,4 @@
-"""The judges of a run: which one each metric is put to, asking them, and recording what they said."""
+"""The judges of a run: `Panel` assigns one to each metric, asks them, and gives their replies for recording."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -23,17 +23,17 @@ PRICES = {  # as OpenAI listed them in 2025; --price gives others
 
 
 class Panel:
-    """The judges, one a metric. One that is named for several metrics, or for none else, is the same one.
+    """The judges of a run, one per metric. Metrics with equal choices share one judge.
 
     Attributes:
-        main: the judge that ASR is put to; it need not decide it.
+        main: the judge for ASR, even if it cannot decide ASR.
         by_metric: the judge of each metric that is decided.
-        titles: the same, as results name them.
+        titles: the titles of the judges in `by_metric`, as results name them.
         served: the judges that are models.
-        prices: what each of these costs, by its title.
+        prices: the price of each model, by the judge's title; None if unknown.
 
     Raises:
-        BadInput: a judge lacks what it needs (a key, a file of replies), or cannot decide the metric it is named for.
+        BadInput: a judge lacks a key or a file, cannot decide the metric it is named for, or cannot be asked by batch.
     """
 
     def __init__(self, judging: Judging) -> None:
@@ -56,13 +56,13 @@ class Panel:
         self.prices = {judge.title: judging.price or PRICES.get(judge.model or "") for judge in self.served}
 
     def foresee(self, queries: list[Query]) -> Iterator[tuple[str, str, Spent]]:
-        """Calls and tokens that asking would take: metric, judge's title, and how much."""
+        """Yield the calls and tokens that asking would take, each with its metric and judge's title."""
         assigned, _ = self._assign(queries)
         for judge, share in assigned.items():
             yield from ((metric, judge.title, spent) for metric, spent in judge.foresee(share))
 
     def ask(self, queries: list[Query]) -> dict[Query, Verdict]:
-        """The verdicts in the queries' order, whatever order they came in."""
+        """Ask the judges, and return the verdicts in the queries' order."""
         assigned, verdicts = self._assign(queries)
         with progress("verdicts", sum(map(len, assigned.values())), more=self._cost) as advance:
             for judge, share in assigned.items():
@@ -72,7 +72,7 @@ class Panel:
         return {query: verdicts[query] for query in queries if query in verdicts}
 
     def answered_by(self, verdicts: dict[Query, Verdict]) -> list[dict[str, Any]]:
-        """Which models the servers say have answered, with the number of replies; None where they do not say."""
+        """The models that answered, as the servers report them (None if they do not), with their numbers of replies."""
         counts = Counter(
             (judge.title, verdict.answered_by, verdict.fingerprint)
             for query, verdict in verdicts.items()
@@ -84,8 +84,8 @@ class Panel:
         ]
 
     def replies(self, verdicts: dict[Query, Verdict]) -> list[dict[str, Any]]:
-        """The replies as `ReplayJudge` reads them: what was asked about, the raw reply, and why it ended if not because
-        it was whole; of the response its hash alone, unless the reply was itself a recorded one.
+        """The replies as `ReplayJudge` reads them: metric and place, the raw reply, and why it ended if it is not
+        complete. The hash of the response is added, unless the reply was itself a recorded one.
         """
         entries = []
         for query, verdict in verdicts.items():
@@ -101,16 +101,16 @@ class Panel:
         return entries
 
     def failures(self) -> str:
-        """Which calls failed, in words; empty if none did."""
+        """The failed calls by kind, in words; empty if none failed."""
         return ", ".join(
             f"{count} x {kind}" for judge in self.served for kind, count in Counter(judge.failures).most_common()
         )
 
     def _assign(self, queries: list[Query]) -> tuple[dict[Judge, list[Query]], dict[Query, Verdict]]:
-        """What each judge is asked, and the verdicts on blank responses that are put to nobody.
+        """The queries for each judge, and the verdicts on blank responses about which no judge is asked.
 
-        Under protocol `corrected` a blank response is what it is, whoever judges; under `official` it has no verdict,
-        as in the release, but from a judge that knows what it is.
+        Under protocol `corrected`, a blank response gets the verdict of `Judge.of_blank`. Under `official` it gets no
+        verdict, as in the release, unless its judge has `judges_blank`.
         """
         official = self.judging.official
         assigned: dict[Judge, list[Query]] = {judge: [] for judge in self.by_metric.values()}
@@ -134,7 +134,7 @@ class Panel:
 def _make_judge(choice: Choice, judging: Judging) -> Judge:
     if not choice.served:
         return judging.make_offline(choice.name)
-    from safeeraser.judge.served import ServedJudge  # only here, since the client's library takes a second to load
+    from safeeraser.judge.served import ServedJudge  # imported late because the client's library takes a second to load
 
     return ServedJudge(choice, judging)
 
@@ -157,7 +157,7 @@ def show_plan(plan: Iterable[tuple[str, str, Spent]], prices: dict[str, Price | 
 
 
 def _cells(spent: Spent, costs: list[float | None]) -> tuple[str, str, str]:
-    """Calls, tokens and dollars as far as they are known: a sum that leaves something out must not look like one."""
+    """The cells for calls, tokens and dollars; a sum that lacks unknown prices must not look complete."""
     known = [cost for cost in costs if cost is not None]
     dollars = f"{sum(known):.2f}"
     if len(known) < len(costs):

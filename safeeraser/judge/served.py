@@ -22,18 +22,18 @@ from safeeraser.keys import NONE, OF_HOST, OPENAI_KEY, ApiKey, address_of, host_
 from safeeraser.replies import FILTERED, Failure, Reply
 
 TIMEOUT = 60.0  # seconds of silence after which an attempt is given up
-CHARACTERS = 4  # of English text to a token, roughly
-PICTURE = 765  # tokens of one, as OpenAI counts 1024 x 1024 pixels
-PICTURES = 64  # encoded ones that are kept, since what is asked about one follows each other
-REASONS = ("stop", "length", "content_filter")  # why a reply ends, by the protocol
-# Parameters that not every server or model takes, the likeliest first, and what to send instead.
+CHARACTERS = 4  # of English text per token, roughly
+PICTURE = 765  # tokens per picture, as OpenAI counts 1024 x 1024 pixels
+PICTURES = 64  # encoded pictures to keep, because the queries about one follow each other
+REASONS = ("stop", "length", "content_filter")  # the protocol's reasons why a reply ends
+# Parameters that not every server or model takes, the likeliest to be refused first, and the parameter to send instead.
 OPTIONAL = {"response_format": None, "max_tokens": "max_completion_tokens", "temperature": None}
-ENDS = {"gpt-4o": date(2027, 1, 14)}  # models that OpenAI has announced to take off its API
-NOTICE = 90  # days
+ENDS = {"gpt-4o": date(2027, 1, 14)}  # models that OpenAI takes off its API, with the announced dates
+NOTICE = 90  # a note is printed from so many days before the date
 
 
 class ServedJudge(Judge):
-    """Asks a model, at temperature 0. Equal requests are asked once, and no request that the store has an answer to.
+    """Asks a model at temperature 0. Equal requests are asked once, and requests with a reply in the store not at all.
 
     A call that fails after its retries gives a failed verdict. It is not stored, so the same command asks it again.
     """
@@ -61,7 +61,7 @@ class ServedJudge(Judge):
         self.failures: Counter[str] = Counter()
 
     def ask(self, queries: Iterable[Query]) -> Iterator[tuple[Query, Verdict]]:
-        """Yield each query with its verdict: first those that the store has, then as calls finish.
+        """Yield each query with its verdict: first from replies in the store, then as calls finish.
 
         Raises:
             BadInput: the key, the model or the address is wrong, which no retry mends. Replies so far are kept.
@@ -77,7 +77,7 @@ class ServedJudge(Judge):
                     yield from self._verdicts(waiting[request], self._take(request, waiting[request], outcome))
 
     def foresee(self, queries: Iterable[Query]) -> Iterator[tuple[str, Spent]]:
-        """What asking would take beyond what the store has, by metric; tokens are guessed from the texts' lengths."""
+        """Yield the cost of each request that the store lacks, by metric; tokens are estimated from text lengths."""
         waiting = self._by_request(queries)
         known = self._store.find(waiting.keys())
         for request, same in waiting.items():
@@ -87,7 +87,7 @@ class ServedJudge(Judge):
                 yield same[0].metric, Spent(1, len(text) // CHARACTERS + shown, 2)
 
     def _by_request(self, queries: Iterable[Query]) -> dict[str, list[Query]]:
-        """The queries by what is asked, which is the same whatever of `OPTIONAL` the server turns out to take."""
+        """The queries by the hash of their request, which does not depend on refused `OPTIONAL` parameters."""
         waiting: dict[str, list[Query]] = {}
         for query in queries:
             asked = self._request(query, frozenset())
@@ -107,8 +107,8 @@ class ServedJudge(Judge):
         return body | ({"extra_body": sent} if sent else {})
 
     def _messages(self, query: Query) -> list[dict[str, Any]]:
-        """The conversation, with the picture before its first text where the judge is to see one. Of a picture as of a
-        text the store keeps no more than a hash of the whole request."""
+        """The conversation, with the picture before its first text if the judge sees pictures. The store keeps neither
+        picture nor text, only a hash of the complete request."""
         first, *others = self._dialect.messages(query)
         if not (self._dialect.picture and query.picture):
             return [first, *others]
@@ -122,24 +122,24 @@ class ServedJudge(Judge):
         return [first | {"content": parts}, *others]
 
     def _outcomes(self, waiting: dict[str, list[Query]]) -> Generator[tuple[str, Reply | Failure], None, None]:
-        """Ask, the first call alone: by it is found out what the server takes."""
+        """Yield each request's outcome. The first call goes alone, to find out which parameters the server takes."""
         rest = dict.fromkeys(waiting)
         if waiting and not self._batch:
             first = next(iter(waiting))
             yield first, self._first(first, waiting[first][0])
             del rest[first]
-        # The answers of a batch take a day: what a server may refuse is not tried.
+        # A batch takes a day, so it does not try the parameter that a server may refuse.
         without = self.refused | {"response_format"} if self._batch else self.refused
-        # Requests are made when their calls start, and forgotten: all at once they would weigh as much as the data.
+        # Each request is made when its call starts, then dropped: all together would take as much memory as the data.
         calls = ((key, lambda key=key: self._request(waiting[key][0], without)) for key in rest)
         with closing(self._chat.ask(calls)) as outcomes:
             yield from outcomes
 
     def _first(self, request: str, query: Query) -> Reply | Failure:
-        """The outcome of the first call; what of it the server refuses is left out, and remembered in the store.
+        """The outcome of the first call; parameters that the server refuses are left out, and noted in the store.
 
-        A server that does not say which parameter it minds is asked once more with all of them, in case that something
-        else was wrong for a moment.
+        If the server did not name a parameter that it refused, it is asked once more with all parameters: something
+        else may have been wrong for a moment.
         """
 
         def ask(refused: frozenset[str]) -> Reply | Failure:
@@ -149,10 +149,10 @@ class ServedJudge(Judge):
         refused, blamed, outcome = self.refused, True, ask(self.refused)
         while isinstance(outcome, Failure) and (outcome.request_at_fault or outcome.server_at_fault):
             sent = [name for name in OPTIONAL if name in self._request(query, refused)]
-            # A server that fails over a form it does not know is one thing, one that is down another.
+            # A server that fails (HTTP 5xx) may be down, or may not know the form; no other parameter is suspected.
             suspects = sent if outcome.request_at_fault else [name for name in sent if name == "response_format"]
             if outcome.kind == FILTERED or not suspects or outcome.parameter not in (None, *suspects):
-                return outcome  # they are not to blame
+                return outcome  # optional parameters are not to blame
             blamed = blamed and outcome.parameter is not None
             refused |= {outcome.parameter or suspects[0]}
             outcome = ask(refused)
@@ -170,11 +170,11 @@ class ServedJudge(Judge):
             yield query, Verdict(**kept._asdict(), **reading._asdict())
 
     def _take(self, request: str, queries: list[Query], outcome: Reply | Failure) -> Kept:
-        """What was said, put into the store, and what it cost to the account."""
+        """Add a reply to the store, and its cost to `spent`; return it. A failed call is only counted."""
         if isinstance(outcome, Failure) and outcome.kind == FILTERED:
             outcome = Reply("", None, None, None, None, "content_filter")
         if isinstance(outcome, Reply) and not outcome.text.strip() and outcome.finish_reason != "content_filter":
-            # Kept, it would be read as no verdict for ever. Only words that are known are shown of a server's.
+            # An empty reply, if stored, would never get a verdict. A server's word is shown only if it is known.
             reason = outcome.finish_reason if outcome.finish_reason in REASONS else "no known reason"
             more = "; give it room with --judge_max_tokens" if reason == "length" else ""
             outcome = Failure(f"empty reply ({reason}{more})", request_at_fault=False)
@@ -182,7 +182,7 @@ class ServedJudge(Judge):
             self.failures[outcome.kind] += 1
             return Kept(FAILED)
         finish = outcome.finish_reason
-        known = finish in (*REASONS, *WHOLE)  # only words that are known are kept of a server's, but that it was one
+        known = finish in (*REASONS, *WHOLE)  # a server's word is stored only if it is known
         kept = Kept(outcome.text, finish if known else "unknown", outcome.model, outcome.fingerprint)
         self.spent += Spent(1, outcome.prompt_tokens or 0, outcome.completion_tokens or 0)
         self._store.add(
@@ -208,11 +208,11 @@ def _encoded(file: Path) -> str:
 
 
 def read_judge_key(choice: Choice, judging: Judging) -> ApiKey:
-    """The key of a judge behind a server. OpenAI's goes to OpenAI, and where `OPENAI_BASE_URL` or the main judge's
-    address has the judge `openai`; a guard has a variable of its own.
+    """The key of a judge behind a server. The judge `openai` may use OpenAI's key at OpenAI, at `OPENAI_BASE_URL` and,
+    if the main judge is `openai` too, at the main judge's address. A guard's key has a variable of its own.
 
     Raises:
-        BadInput: a key was given, and the judges are at several hosts, of which it may belong to one alone.
+        BadInput: a key was given for judges at several hosts, but a key belongs to one host; or a key is missing.
     """
     hosts = {host_of(address_of(each.base_url)) for each in judging.choices.values() if each.served}
     if judging.api_key and len(hosts) > 1:
@@ -231,7 +231,7 @@ def read_judge_key(choice: Choice, judging: Judging) -> ApiKey:
 
 
 def leaving(model: str, today: date) -> str | None:
-    """What must be known of a model that leaves OpenAI's API soon, or has left; None if there is nothing to say."""
+    """A note that a model leaves OpenAI's API soon, or has left it; None otherwise."""
     end = next((end for name, end in ENDS.items() if model == name or model.startswith(f"{name}-20")), None)
     if end is None or (days := (end - today).days) > NOTICE:
         return None

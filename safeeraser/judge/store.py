@@ -1,8 +1,8 @@
-"""The verdict store: every reply that a judge was asked for, on disk, so that none is paid for twice.
+"""The verdict store: every reply of a served judge, on disk, so that none is paid for twice.
 
-A line a call, `verdicts.jsonl`; any number of runs share one. It holds what was said and by whom, and of what was asked
-only a hash: a response is in it only where a judge repeats it. Processes that ask at the same time, those of one audit
-or runs on several machines, each write a file of their own beside it, `verdicts.1.jsonl` and so on, and read them all.
+`verdicts.jsonl` has one line per call, and any number of runs share it. A line holds the reply and its author, but only
+a hash of the request. So it contains a response only if a judge repeats it. Processes may ask at the same time, in one
+audit or on several machines. Each then writes its own file, `verdicts.1.jsonl` and so on, and reads all of the files.
 """
 
 import fcntl
@@ -24,12 +24,12 @@ HEAD = b'{"format": "safeeraser verdict store", "version": 1}\n'
 
 
 def request_hash(*parts: Any) -> str:
-    """The name under which a reply is kept: the same for the very same request alone."""
+    """The hash under which a reply is stored; only identical requests have the same one."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 class Kept(NamedTuple):
-    """A reply as the store has it: why it ended, and who gave it, as far as the server says."""
+    """A reply in the store, with the reason why it ended and the model that gave it, if the server reports them."""
 
     reply: str
     finish: str | None = None
@@ -37,46 +37,46 @@ class Kept(NamedTuple):
     fingerprint: str | None = None
 
 
-# What this process has read of a file, the bytes and the replies in them: an audit asks at hundreds of points, and
-# files only grow. By where the file lies, and its inode: another file may take its place.
+# How many bytes of a file this process has read, and the replies in them: an audit asks at hundreds of points, and
+# files only grow. The key is the path and the inode, because another file may take its place.
 _READ: dict[tuple[Path, int], tuple[int, dict[str, Kept]]] = {}
-_SAME: dict[Kept, Kept] = {}  # most replies are one of a few, of which each is held once
+_SAME: dict[Kept, Kept] = {}  # most replies are one of a few, so each is held in memory once
 
 
 def _replies_in(file: Path) -> dict[str, Kept]:
-    """All replies in a file, by request; what was read of it before is not read again."""
+    """All replies in a file, by request; only lines that were added since the last call are read."""
     with open(file, "rb") as handle:
         about = os.fstat(handle.fileno())
         at, replies = _READ.get((file.resolve(), about.st_ino), (0, {}))
-        if about.st_size < at:  # it was begun anew
+        if about.st_size < at:  # the file was started over
             at, replies = 0, {}
         handle.seek(at)
         for line in handle:
-            with suppress(ValueError, TypeError, RecursionError):  # of a line that was being written at a kill, say
+            with suppress(ValueError, TypeError, RecursionError):  # such as a line that a kill cut off
                 match json.loads(line):
                     case {"request": str(request), "reply": str()} as entry:
                         kept = Kept(*map(entry.get, Kept._fields))
                         replies.setdefault(request, _SAME.setdefault(kept, kept))
-            if line.endswith(b"\n"):  # else the rest of it is being written
+            if line.endswith(b"\n"):  # else the line is still being written
                 at += len(line)
         _READ[file.resolve(), about.st_ino] = at, replies
     return replies
 
 
 class Store:
-    """The store at `path`; there need not be one yet.
+    """The store at `path`, which need not exist yet.
 
     Args:
-        shared: several processes ask at the same time for what is not the same; else a run waits for the others here.
+        shared: several processes ask for different requests at the same time. Else runs on this machine take turns.
 
     Raises:
-        BadInput: what is there is something else, or of another version of this program.
+        BadInput: a file there is no verdict store, or one of another version of this program.
     """
 
     def __init__(self, path: Path, *, shared: bool = False) -> None:
         self.path, self._own, self._shared = path, path, shared
         for file in self._files():
-            if not file.is_file():  # to read a pipe would be to wait for ever
+            if not file.is_file():  # reading a pipe would wait for ever
                 raise BadInput(f"{file}: cannot be a verdict store, which is read as well; name a file with --store")
             try:
                 with open(file, "rb") as handle:
@@ -89,11 +89,10 @@ class Store:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Take the first file that no other process writes to, once no other run on this machine asks for what this
-        store may hold soon: it would be paid for twice.
+        """Lock the first file that no other process writes to, after other runs on this machine have left the store.
 
-        A shared store waits for no run, and none waits for one on another machine: a lock over a network may be slow to
-        come back, or never.
+        Two runs at once might pay for the same reply. A shared store does not wait. No store waits for another machine:
+        a lock over a network may come back late, or never.
         """
         make_room_for(self.path)
         with nullcontext() if self._shared else self._turn():
@@ -109,7 +108,7 @@ class Store:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Wait for other runs on this machine, by a lock in its folder for temporary files."""
+        """Wait for other runs on this machine, using a lock file in its folder for temporary files."""
         folder = Path(tempfile.gettempdir(), f"safeeraser-stores-{os.getuid()}")
         folder.mkdir(exist_ok=True)
         with open(folder / request_hash(str(self.path.resolve())), "wb") as self._lock:
@@ -121,13 +120,13 @@ class Store:
             yield
 
     def release(self) -> None:
-        """Let other runs go on, though this one still waits for what it has asked for and written down."""
+        """Let other runs use the store, although this run still waits for batches that it has submitted and noted."""
         if not self._shared:
-            with suppress(OSError):  # of a disk without locks
+            with suppress(OSError):  # on a disk without locks
                 fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def find(self, wanted: Collection[str]) -> dict[str, Kept]:
-        """The replies kept to these requests, by their hashes. The first reply to a request is the one that counts."""
+        """The stored replies to the `wanted` request hashes, by hash. The first reply to a request counts."""
         replies: dict[str, Kept] = {}
         for known in map(_replies_in, self._files()):
             replies |= {request: known[request] for request in wanted if request in known and request not in replies}
@@ -138,11 +137,11 @@ class Store:
         return [*([self.path] if self.path.exists() else []), *sorted(beside)]
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Keep a reply, at once on disk. Raises `BadInput` if the disk does not take it."""
+        """Write a reply to disk at once. Raises `BadInput` if the disk does not take it."""
         try:
             with open(self._own, "ab", buffering=0) as handle:
-                # The newline comes first as well: a line broken off by a kill spoils only itself. One write, with the
-                # file open for appending, keeps the lines of several runs apart.
+                # A newline also comes first: a line that a kill cut off then spoils only itself. One write to a file
+                # that is open for appending keeps the lines of several runs apart.
                 content = (b"" if handle.tell() else HEAD) + b"\n" + json.dumps(entry).encode() + b"\n"
                 written = handle.write(content)
         except OSError as error:

@@ -1,8 +1,8 @@
-"""Attacks at inference: what is done to a request, or to the model, before it is asked, to see whether it still holds.
+"""Attacks at inference: changes to requests, adapter or model, made to test whether the unlearning still holds.
 
-An attack is a function in a file of this folder, made known by `@attack()` under its own name. Its texts are this
-project's; its docstring names the work whose idea it takes. A file here loads torch, if at all, within its functions,
-since attacks are known wherever a command line is read.
+An attack is a function in a module of this folder, which `@attack()` registers under the function's name. Its texts
+were written for this project; its docstring cites the work that its idea comes from. Modules here import torch only
+within functions, because every command line loads the list of attacks.
 """
 
 from __future__ import annotations
@@ -35,20 +35,19 @@ if TYPE_CHECKING:
 __all__ = ["ATTACKS", "BACKWARD", "Attack", "Known", "attack", "chance", "shown_picture"]
 
 ATTACKS: dict[str, Attack] = {}
-BACKWARD = 2  # passes that a gradient takes, in forward ones: one there and, the weights being frozen, one back
+BACKWARD = 2  # cost of a gradient in forward passes: one forward, and only one backward because the weights are frozen
 
 
 @dataclass(frozen=True)
 class Attack:
-    """What is done to a request, to the adapter or to the model; its function is the one of these three that is there,
-    see `attack`.
+    """An attack. One of `request`, `adapter` and `model` is set, to the function that changes it (see `attack`).
 
     Attributes:
-        code: the hash of its own code and of what it uses of `infer`, so a change of it is noticed.
-            What lies below, the model and the benchmark, is no part of it: it is the same for all that is asked.
-        lacks: why it cannot be made on a model with this preprocessor; nothing where it can.
-        passes: what it takes beside the responses, in forward passes of one prompt, by how many records are asked and
-            how many harmful questions each of them has.
+        code: a hash of the attack's code and of the code in `infer` that it uses, by which a change is noticed. Code of
+            the model and the benchmark is left out, because all requests share it.
+        lacks: why the attack cannot be made on a model with this preprocessor; empty if it can.
+        passes: the cost in addition to the responses, in forward passes of one prompt. Its arguments are the number of
+            records asked about and the number of harmful questions in each.
     """
 
     name: str
@@ -56,17 +55,17 @@ class Attack:
     request: Callable[[Request, Known], Request] | None = None
     adapter: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
     model: Callable[[VLM, Known, Sequence[Request]], tuple[VLM, list[Request]]] | None = None
-    hides_picture: bool = False  # nothing of the picture asked about is left to see
-    needs_picture: bool = False  # there is nothing to attack where no picture is shown
-    learns: bool = False  # it reads records that are held out, and so needs some
-    informed: bool = False  # it reads the vanilla answers to what is asked: what comes of it may be its own doing
-    reads: str = ""  # a file beside the data file, without which it cannot be made
-    control: bool = False  # it asks for a refusal, not an answer: no attack, but what one is held against
+    hides_picture: bool = False  # the picture asked about can no longer be seen
+    needs_picture: bool = False  # it changes the picture, so it requires one
+    learns: bool = False  # it reads held-out records, so there must be some
+    informed: bool = False  # it reads the vanilla answers to the questions, so it may itself bring an answer in
+    reads: str = ""  # a file next to the data file that it requires
+    control: bool = False  # it asks for a refusal, not an answer: not an attack, but a control to compare with
     lacks: Callable[[Preprocessor], str] = lambda prepared: ""
     passes: Callable[[int, int], int] = lambda records, questions: 0
 
     def put(self, requests: list[Request], data: DataFile, selection: Selection, seed: int) -> list[Request]:
-        """The requests as the attack puts them. Raises `BadInput` where they lack what it changes or shows."""
+        """The requests, changed by the attack. Raises `BadInput` if they lack something that it changes or shows."""
         if self.needs_picture and any(request.picture is None for request in requests):
             raise BadInput(f"--attack {self.name}: changes the picture, so it cannot be put to a view without one")
         known = Known(data, selection, seed, self.name)
@@ -75,39 +74,39 @@ class Attack:
 
 @dataclass(frozen=True)
 class Known:
-    """What an attack may read, and the chance that it draws by."""
+    """The data that an attack may read, and its random numbers."""
 
-    data: DataFile  # whose records are asked about, whole
+    data: DataFile  # the complete file whose records are asked about
     selection: Selection
-    seed: int  # of its chance, which else depends on its name, the record and, where it is read, the question
+    seed: int  # of its random numbers, which also depend on its name, the record and, if it reads it, the question
     attack: str = ""
 
     @cached_property
     def held_out(self) -> DataFile:
-        """The records that are not asked about, of the categories chosen. Raises `BadInput` if there are none."""
+        """The held-out records of the selected categories. Raises `BadInput` if there are none."""
         return self.selection.held_out(self.data)
 
     @cached_property
     def beside(self) -> dict[str, Any]:
-        """The object in the file that the attack `reads`. Raises `BadInput` if there is no such file."""
+        """The JSON object in the file that the attack `reads`. Raises `BadInput` if there is no such file."""
         return read_object(self.data.path.with_name(ATTACKS[self.attack].reads))
 
     @cached_property
     def first_words(self) -> dict[str, str]:
-        """The first word that is most typical of the file's `harmless` questions, beside the harmful ones, and of the
-        `harmful` ones beside the harmless."""
+        """The first word that is most typical of the file's `harmful` questions compared with the harmless ones, and of
+        the `harmless` ones compared with the harmful ones."""
         records = self.data.records
         harmful = [pair.question for record in records for pair in record.unsafe_pairs]
         harmless = [pair.Question for record in records for pair in record.unharm.values()]
         return {"harmful": _typical_word(harmful, harmless), "harmless": _typical_word(harmless, harmful)}
 
     def chance(self, request: Request) -> Generator:
-        """What is drawn for a question: the same for each of its responses."""
+        """The random generator for a question: it gives the same numbers for each of its responses."""
         return chance(self._key(request, *request.place[:-1]))
 
     def redraw(self, request: Request, draw: Draw, *inside: str | int) -> Request:
-        """The request with the picture that `draw` makes: the same for all that share record, picture and `inside`."""
-        assert request.file  # a view without a picture is refused before
+        """The request with the picture that `draw` makes: the same for equal record, picture and `inside`."""
+        assert request.file  # `Attack.put` refuses views without a picture
         return replace(request, picture=Redrawn(request.file, self._key(request, *inside), draw))
 
     def _key(self, request: Request, *inside: str | int) -> str:
@@ -115,28 +114,28 @@ class Known:
 
 
 def _typical_word(questions: Sequence[str], others: Sequence[str]) -> str:
-    """The word with which the largest share of some questions begins, less that of others; empty if there are none."""
+    """The first word whose share of `questions` most exceeds its share of `others`; empty if there are no questions."""
     ours, theirs = (Counter(question.split()[0] for question in each) for each in (questions, others))
     share = lambda word: ours[word] / len(questions) - theirs[word] / max(1, len(others))  # noqa: E731
     return max(sorted(ours), key=share, default="")
 
 
 def attack(*, on: str, **facts: Any) -> Callable[[Callable], Callable]:
-    """Make a function known as an attack of its name.
+    """Register a function as an attack under the function's name.
 
     Args:
-        on: what the function makes: of a request its `picture`, as f(picture, random); its `question` or its `system`
-            text, as f(question, random); or all of it, the `request`, as f(request, known). Of the `adapter` its
-            parameters, by PEFT's names and before they are merged, as f(parameters). Of the `model` that answers, and
-            the requests that are put to it, both, as f(vlm, known, requests).
+        on: the thing that the function returns, which also sets its arguments. `picture`: f(picture, random).
+            `question`, or a `system` text: f(question, random). A complete `request`: f(request, known). `adapter`:
+            f(parameters), by PEFT's names, before they are merged. `model`: f(vlm, known, requests), which returns the
+            model and the requests.
         facts: other attributes of `Attack`.
     """
 
     def register(function: Callable) -> Callable:
-        """Enter the function among the attacks, and return it as it is."""
+        """Add the function to `ATTACKS`, and return it unchanged."""
 
         def put_words(request: Request, known: Known) -> Request:
-            """The request with what the function makes of its question in the field `on`."""
+            """The request, whose field `on` is now the function's result for its question."""
             return replace(request, **{on: function(request.question, known.chance(request))})
 
         kinds: dict[str, dict[str, Any]] = {
@@ -152,10 +151,10 @@ def attack(*, on: str, **facts: Any) -> Callable[[Callable], Callable]:
 
 
 def shown_picture(data: DataFile, index: int) -> Image.Image:
-    """A record's harmful picture in RGB. Raises `BadInput` if it is not there or cannot be decoded."""
+    """A record's harmful picture in RGB. Raises `BadInput` if it is missing or cannot be decoded."""
     name = data.records[index].image_path
     return open_picture(find_picture(name, data.path) or Path(name))
 
 
 for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")  # which makes its attacks known
+    import_module(f"{__name__}.{_module.name}")  # registers its attacks

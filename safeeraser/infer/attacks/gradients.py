@@ -1,7 +1,7 @@
-"""Attacks by the model's gradients: a picture and a soft prompt that lead it to the answer.
+"""Attacks that use the model's gradients: a picture, and a soft prompt, that lead the model to the answer.
 
-Gradients take one row at a time: without padding nothing depends on what is beside it, and a row of a large model's
-states is memory enough.
+Gradients are computed for one row at a time. So there is no padding, and no row depends on another. Also, the hidden
+states of a single row of a large model already fill much memory.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EPSILON = 8  # of 255: how far a colour of a pixel may be from what it was
-PICTURE_STEPS = 20  # each of one of 255
-PICTURE_TARGETS = 10  # tokens of an answer, the first ones
+EPSILON = 8  # of 255: the largest change of a pixel's colour value
+PICTURE_STEPS = 20  # each of 1 of 255
+PICTURE_TARGETS = 10  # the first tokens of an answer
 LEVELS = 255
 VECTORS = 8
-PROMPT_STEPS, EACH = 100, 4  # optimizer steps, and answers that each goes by
-PROMPT_TARGETS = 64  # tokens of an answer, the first ones
-RATE = 0.1  # Adam's, in standard deviations of the vectors that are begun with
+PROMPT_STEPS, EACH = 100, 4  # optimizer steps, and answers in each step
+PROMPT_TARGETS = 64  # the first tokens of an answer
+RATE = 0.1  # Adam's learning rate, in standard deviations of the initial vectors
 
 
 def _no_square(prepared: Preprocessor) -> str:
-    """Why there is no picture that, shown to the model, gives the very pixels that were optimised."""
+    """Why no picture gives the model exactly the pixels that were optimised; empty if one does."""
     pixels = prepared.outline(lambda: (64, 64)).inputs.get("pixel_values")
     if prepared.same_for_all and pixels is not None and pixels.dim() == 4 and len(pixels) == 1:
         return ""
@@ -57,12 +57,12 @@ def _no_square(prepared: Preprocessor) -> str:
     passes=lambda records, questions: records * questions * (PICTURE_STEPS + 1) * BACKWARD,
 )
 def pgd(vlm: VLM, known: Known, requests: Sequence[Request]) -> tuple[VLM, list[Request]]:
-    """Projected gradient descent on the pixels (Madry et al., 2018, arXiv 1706.06083; of chat models arXiv 2306.15447).
+    """Projected gradient descent on the pixels (Madry et al., 2018, arXiv 1706.06083; on chat models arXiv 2306.15447).
 
-    At most 8 of 255 from what they were, by steps of 1 of 255 in the gradient's sign, towards the first ten tokens of
-    the vanilla answers to the harmful questions of the record on that picture. Steps of whole levels from a picture of
-    8 bits end at one: what is shown is what a picture file holds, at the model's own size, which its processor leaves
-    as it is. Of all steps the one is kept after which the answers are likeliest. A picture depends on its record alone.
+    Each step changes colours by 1 of 255 along the gradient's sign, up to 8 of 255 in all. The steps make the first ten
+    tokens of the vanilla answers to the record's harmful questions on that picture likelier. The result has 8 bits per
+    colour, as a picture file does, and the model's own size, which its processor leaves unchanged. The attack keeps the
+    step after which the answers are likeliest. The result depends on record and original picture, not on the question.
     """
     pictures: dict[tuple[int, Path | None], Redrawn] = {}
     for request in requests:
@@ -72,13 +72,13 @@ def pgd(vlm: VLM, known: Known, requests: Sequence[Request]) -> tuple[VLM, list[
 
 
 def _lead(vlm: VLM, request: Request, data: DataFile) -> Redrawn:
-    """The request's picture as it is shown: at the model's size."""
+    """The attacked picture of the request, at the model's size."""
     import torch
 
     from safeeraser.infer.checkpoint import first_targets, nll
     from safeeraser.model.turns import Turn
 
-    assert request.file  # a view without a picture is refused before
+    assert request.file  # `Attack.put` refuses views without a picture
     picture, harmful = open_picture(request.file), request.view.picture == "harmful"
     pairs = data.records[request.record].unsafe_pairs
     wanted = [(pair.question, pair.model_response if harmful else pair.sd_response) for pair in pairs]
@@ -91,7 +91,7 @@ def _lead(vlm: VLM, request: Request, data: DataFile) -> Redrawn:
         torch.tensor(each, device=vlm.model.device)[:, None, None] for each in (shape.image_mean, shape.image_std)
     )
     pixels = rows[0].inputs["pixel_values"].to(vlm.model.device)
-    start = ((pixels * deviation + mean) * LEVELS).round().clamp(0, LEVELS)  # (1, 3, side, side), whole numbers
+    start = ((pixels * deviation + mean) * LEVELS).round().clamp(0, LEVELS)  # (1, 3, side, side), integer values
     levels, best, least = start, start, float("inf")
     for _ in range(PICTURE_STEPS + 1):
         shown, total = levels.clone().requires_grad_(), 0.0
@@ -109,11 +109,11 @@ def _lead(vlm: VLM, request: Request, data: DataFile) -> Redrawn:
 
 @attack(on="model", learns=True, passes=lambda records, questions: PROMPT_STEPS * EACH * BACKWARD)
 def soft_prompt(vlm: VLM, known: Known, requests: Sequence[Request]) -> tuple[VLM, list[Request]]:
-    """Eight vectors before each question, the same for all, trained towards the vanilla answers to the harmful
-    questions of held-out records (Schwinn et al., 2024, arXiv 2402.09063).
+    """Eight trained vectors before each question, the same for all (Schwinn et al., 2024, arXiv 2402.09063).
 
-    They begin as the embeddings of tokens drawn by chance. The model is not changed: its tokenizer gets new tokens
-    behind its own, which the embedding looks up in the vectors, and the head knows nothing of them.
+    They are trained to make the vanilla answers to the harmful questions of held-out records likelier, starting from
+    the embeddings of randomly drawn tokens. The weights do not change: the tokenizer gets new tokens, the embedding
+    layer looks them up in the vectors, and the output head does not know them.
     """
     import torch
     from torch.optim import Adam
@@ -131,7 +131,7 @@ def soft_prompt(vlm: VLM, known: Known, requests: Sequence[Request]) -> tuple[VL
         raise BadInput(f"{where}: no vanilla answer, as in all held-out records, and soft_prompt learns from them")
     old, words = vlm.preprocessor, [f"<|learned_{number}|>" for number in range(VECTORS)]
     processor = copy.deepcopy(old.processor)
-    processor.tokenizer.add_tokens(words, special_tokens=True)  # which are left out of what a model says
+    processor.tokenizer.add_tokens(words, special_tokens=True)  # special: decoding leaves them out of responses
     prepared = Preprocessor(processor, old.family, old.context, old.picture_token, old.origin)
     changed, first = replace(vlm, preprocessor=prepared), prepared.tokenizer.convert_tokens_to_ids(words[0])
     begun = torch.tensor(random.choice(first, VECTORS, replace=False), device=vlm.model.device)

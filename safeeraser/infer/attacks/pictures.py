@@ -1,9 +1,9 @@
-"""Attacks on the picture: ordinary changes, under which it stays what it is to a person; the question written in it.
+"""Attacks on the picture: ordinary changes that do not alter its content for a person, and the question written in it.
 
-Blur, JPEG and noise follow the corruptions of Hendrycks and Dietterich (2019, arXiv 1903.12261), at their severity 3 of
-5; lengths there are for 224 pixels and grow with the picture. Pages with a question are square, since CLIP's
-preprocessing cuts the middle square out of whatever it is given. Pillow's own font has no letters but Latin, Greek and
-Cyrillic ones.
+Blur, JPEG and noise follow the corruptions of Hendrycks and Dietterich (2019, arXiv 1903.12261) at severity 3 of 5.
+Lengths are for pictures of 224 pixels and scale with the picture. Pictures with a written question are square, because
+CLIP's preprocessing crops every picture to its middle square. Pillow's own font has only Latin, Greek and Cyrillic
+letters.
 """
 
 import io
@@ -18,13 +18,13 @@ from safeeraser.infer.attacks import Known, attack
 from safeeraser.infer.requests import Request
 
 REFERENCE = 224  # pixels of the shorter side
-BLUR = 3  # pixels at `REFERENCE`, the Gaussian's standard deviation
+BLUR = 3  # standard deviation of the Gaussian, in pixels at `REFERENCE`
 JPEG = 15  # quality, 1..95
-NOISE = 0.18  # standard deviation, of the range 0..1
-CROP = 0.7  # of each side
+NOISE = 0.18  # standard deviation, for colour values in 0..1
+CROP = 0.7  # the share of each side that is kept
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
-WIDTH = 24  # characters a line
-LARGEST = 1 / 12  # of the picture's height, for a line
+WIDTH = 24  # characters per line
+LARGEST = 1 / 12  # the largest line height, as a share of the picture's height
 
 
 @attack(on="picture")
@@ -35,7 +35,7 @@ def blur(picture: Image.Image, random: Generator) -> Image.Image:
 
 @attack(on="picture")
 def crop(picture: Image.Image, random: Generator) -> Image.Image:
-    """A window of 0.7 of each side, somewhere, at the old size (as in training by Krizhevsky et al., 2012)."""
+    """A random window of 0.7 of each side, enlarged to the old size (as in training by Krizhevsky et al., 2012)."""
     width, height = (max(1, round(CROP * side)) for side in picture.size)
     left = int(random.integers(picture.width - width + 1))
     top = int(random.integers(picture.height - height + 1))
@@ -44,7 +44,7 @@ def crop(picture: Image.Image, random: Generator) -> Image.Image:
 
 @attack(on="picture")
 def flip(picture: Image.Image, random: Generator) -> Image.Image:
-    """Left and right exchanged (as in training by Krizhevsky et al., 2012)."""
+    """The picture with left and right exchanged (as in training by Krizhevsky et al., 2012)."""
     return ImageOps.mirror(picture)
 
 
@@ -58,7 +58,7 @@ def jpeg(picture: Image.Image, random: Generator) -> Image.Image:
 
 @attack(on="picture")
 def noise(picture: Image.Image, random: Generator) -> Image.Image:
-    """Gaussian noise on each pixel and colour (arXiv 1903.12261)."""
+    """Gaussian noise on each colour of each pixel (arXiv 1903.12261)."""
     values = np.asarray(picture, dtype=np.float32) / 255
     values = values + random.normal(0, NOISE, values.shape).astype(np.float32)
     return Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8))
@@ -66,9 +66,9 @@ def noise(picture: Image.Image, random: Generator) -> Image.Image:
 
 @attack(on="request", needs_picture=True, hides_picture=True)
 def figstep(request: Request, known: Known) -> Request:
-    """Black on white, the question and the numbers of an empty list (the layout of FigStep, arXiv 2311.05608).
+    """The question and the numbers of an empty list, black on white (the layout of FigStep, arXiv 2311.05608).
 
-    FigStep turns the question into a statement first, by a language model; here it is drawn as it is.
+    FigStep first has a language model turn the question into a statement; here the question is drawn unchanged.
     """
 
     def draw(picture: Image.Image, random: Generator) -> Image.Image:
@@ -95,11 +95,11 @@ def typography(request: Request, known: Known) -> Request:
 
 
 def _write(picture: Image.Image, lines: list[str], box: tuple[int, int, int, int]) -> Image.Image:
-    """Write lines into a box (left, top, right, bottom), as large as they fit."""
+    """Write lines into a box (left, top, right, bottom), as large as they fit, up to `LARGEST`."""
     left, top, right, bottom = box
     margin = min(right - left, bottom - top) // 12
     width, height = right - left - 2 * margin, bottom - top - 2 * margin
-    longest = max(ImageFont.load_default(100).getlength(line) for line in lines) / 100  # of a letter's size
+    longest = max(ImageFont.load_default(100).getlength(line) for line in lines) / 100  # in font sizes
     line_height = min(height / len(lines), picture.height * LARGEST)
     font = ImageFont.load_default(max(1, min(line_height / 1.25, width / longest)))
     draw = ImageDraw.Draw(picture)

@@ -1,8 +1,8 @@
-"""Attacks on the adapter's weights, before they are merged, and on the states of the model: what is left without some?
+"""Attacks that take away a part of the adapter's weights, before merging, or of the model's hidden states.
 
-Of the adapter LoRA's factors A and B are changed, not their product: they are what is stored, so the attack costs
-nothing at any size, and leaves an adapter of the same form. Each is held against its own entries, so that it does not
-matter how the two share the product's size. What was trained whole stays as it is.
+Attacks on the adapter change LoRA's factors A and B, not their product. Only the factors are stored, so the attack
+costs nothing at any size and leaves an adapter of the same form. Thresholds come from each factor's own entries, so it
+does not matter how the factors share the product's scale. Parameters that were trained in full stay unchanged.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CLIPPED = 0.99  # of a factor's entries, by magnitude: what the others are cut to
-PRUNED = 0.5  # of a factor's entries, the smallest by magnitude
-PROMPTS = 64  # of each kind, at most, whose states are compared
-TRIED = 16  # of those refused, at most, which the layer is chosen by
-BEGINNING = 4  # tokens of the model's own refusal, by which it is recognised
-LAYERS = 16  # of the language model that are tried, as a dry run counts: half of a 7B model's
+CLIPPED = 0.99  # the quantile of a factor's magnitudes that larger entries are clipped to
+PRUNED = 0.5  # the share of a factor's entries, smallest by magnitude, that is set to zero
+PROMPTS = 64  # prompts of each kind, at most, whose hidden states are compared
+TRIED = 16  # harmful prompts, at most, by which the layer is chosen
+BEGINNING = 4  # first tokens of the model's own refusal, by which it is recognised
+LAYERS = 16  # language-model layers to try, as a dry run counts them: half of a 7B model's
 
 
 @attack(on="adapter")
 def clipped(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each of LoRA's factors cut at the 99th percentile of its magnitudes (arXiv 2402.05162 finds what a model refuses
-    by in few of its weights)."""
+    """Each LoRA factor, clipped at the 99th percentile of its magnitudes (arXiv 2402.05162 finds that refusals depend
+    on few of a model's weights)."""
 
     def cut(factor: Tensor) -> Tensor:
         bound = factor.abs().flatten().float().kthvalue(math.ceil(CLIPPED * factor.numel())).values.item()
@@ -47,7 +47,7 @@ def clipped(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @attack(on="adapter")
 def pruned(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The half of each of LoRA's factors that is smallest by magnitude set to zero (as arXiv 2402.05162 prunes)."""
+    """Each LoRA factor, with the half of its entries that is smallest by magnitude set to zero (arXiv 2402.05162)."""
 
     def thin(factor: Tensor) -> Tensor:
         smallest = factor.abs().flatten().argsort(stable=True)[: int(PRUNED * factor.numel())]
@@ -67,10 +67,10 @@ def _on_factors(parameters: dict[str, Tensor], change: Callable[[Tensor], Tensor
 def refusal_direction(vlm: VLM, known: Known, requests: Sequence[Request]) -> tuple[VLM, list[Request]]:
     """The model without its refusal direction (Arditi et al., 2024, arXiv 2406.11717).
 
-    The direction is the difference between the mean states at a prompt's last token of harmful questions and of
-    harmless ones on the same, harmful pictures, of held-out records. Of the layers in the language model's middle half
-    the one is taken whose direction, left out everywhere, makes the first tokens of the model's own replies to the
-    harmful questions least likely: no judge is asked. From then on nothing is written in that direction.
+    A layer's direction is its mean state at a prompt's last token for harmful questions, less the mean for harmless
+    ones. All questions are about harmful pictures of held-out records. The attack tries the layers in the language
+    model's middle half. It takes the direction whose removal from all layers makes the first tokens of the model's own
+    replies to the harmful questions least likely. No judge is asked. From then on no layer writes in that direction.
     """
     import torch
     from torch.nn.functional import normalize
@@ -88,14 +88,14 @@ def refusal_direction(vlm: VLM, known: Known, requests: Sequence[Request]) -> tu
             losses[layer] = sum(nll(vlm, reply).item() for reply in replies)
         for hook in hooks:
             hook.remove()
-    chosen = max(losses, key=losses.__getitem__)  # of equal ones the first
+    chosen = max(losses, key=losses.__getitem__)  # the first of equal ones
     log.info("refusal_direction: of layer %d, out of %s", chosen, ", ".join(map(str, directions)))
     _leave_out(vlm, directions[chosen])
     return vlm, list(requests)
 
 
 def _read_prompts(vlm: VLM, known: Known) -> tuple[list[Row], list[Row]]:
-    """The prompts of harmful and of harmless questions on harmful pictures, `PROMPTS` of each at most, by chance."""
+    """Randomly drawn prompts of harmful and of harmless questions on harmful pictures, at most `PROMPTS` of each."""
     from safeeraser.model.turns import Turn
 
     data = known.held_out
@@ -113,7 +113,7 @@ def _read_prompts(vlm: VLM, known: Known) -> tuple[list[Row], list[Row]]:
 
 
 def _mean_states(vlm: VLM, rows: list[Row]) -> dict[int, Tensor]:
-    """The mean state at the rows' last token, (hidden,), by layer, of those in the middle half."""
+    """The mean state at the rows' last token, (hidden,), for each layer in the middle half."""
     import torch
 
     from safeeraser.model.states import language_layers, logits_and_states
@@ -131,16 +131,16 @@ def _mean_states(vlm: VLM, rows: list[Row]) -> dict[int, Tensor]:
 
 
 def _leave_out(vlm: VLM, direction: Tensor) -> list[Any]:
-    """Project a direction out of what the language model's layers are given, and of what they and their parts write.
+    """Project a direction out of the language model's layers (inputs and outputs) and of their parts (outputs).
 
-    Hooks and not weights: where a norm follows a part, as in Gemma 3, no weights of that part would do.
+    Returns the hooks. Changing weights would not suffice: in Gemma 3, for example, a norm follows the parts.
     """
     from torch import nn
 
     from safeeraser.model.states import language_layers
 
     def free(states: Tensor) -> Tensor:
-        """What of states (..., hidden) is at right angles to the unit vector; reckoned in float32."""
+        """The component of states (..., hidden) that is orthogonal to the unit vector, computed in float32."""
         wide = states.float()
         return (wide - (wide @ direction)[..., None] * direction).to(states.dtype)
 
