@@ -1,6 +1,6 @@
-"""Asks whether an adapter has made the model forget, beside models that know and one that never did.
+"""Audit an adapter: find out whether the model forgot, compared with controls that know or never knew the answers.
 
-`run` goes from top to bottom: options -> subjects -> plan (points) -> relearn -> each point answered and judged, or
-what is in `inside/` -> statistics -> card, findings. Stands above the other rooms: it has `unlearn` train, `infer`
-answer and `score` judge.
+`run` works from top to bottom: options -> subjects -> plan (points) -> relearn -> each point is answered and judged, or
+measured by `inside/` -> statistics -> card, findings. This package is the layer above `unlearn`, `infer` and `score`,
+which train, answer and judge for it.
 """

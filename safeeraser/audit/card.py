@@ -1,4 +1,4 @@
-"""`audit.json`: every point that is measured, what follows from them, and what is missing, as the report reads it."""
+"""Write `audit.json` for the report: the measured points, the statistics and findings from them, and all gaps."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -21,15 +21,15 @@ from safeeraser.benchmark.origin import versions
 from safeeraser.infer.attacks import ATTACKS
 
 KEPT = ("group", "name", "at", "metrics", "refusals", "blank", "wrong", "measures")
-COMPARED = ("asr", "recovered", "rr", "sarr", "rouge_l")  # metrics of which differences are reported
-NS = (1, 3, 10)  # of ASR@n
+COMPARED = ("asr", "recovered", "rr", "sarr", "rouge_l")  # the metrics whose differences between points are reported
+NS = (1, 3, 10)  # the n of ASR@n
 
-Measured = dict[Point, dict[str, Any]]  # what was found of each point
+Measured = dict[Point, dict[str, Any]]  # the results of the measured points, as `read_point` gives them
 ByMetric = dict[str, Values]
 
 
 def write_card(options: Options, everyone: Subjects) -> dict[Point, dict[str, Any] | None]:
-    """Gather what is measured by now, by whichever action and process; returns what was found of each point."""
+    """Write the card from all points measured so far, by any action or process; return each point's result, if any."""
     points = points_of(("all",), options, everyone)
     results = {point: read_point(point) for point in points}
     there = {point: value for point, value in results.items() if value and (value["metrics"] or value.get("measures"))}
@@ -71,7 +71,7 @@ def write_card(options: Options, everyone: Subjects) -> dict[Point, dict[str, An
 
 
 def lacking(point: Point, result: dict[str, Any] | None) -> list[str]:
-    """What is not there of a point, in words."""
+    """The gaps in a point's result, in words; without a result, the reason why the point is missing."""
     if result:
         return incomplete(result)
     if (at := point.relearned) and ended(at.training) and not adapter_after(at.training, at.step).is_dir():
@@ -80,12 +80,12 @@ def lacking(point: Point, result: dict[str, Any] | None) -> list[str]:
 
 
 def incomplete(result: dict[str, Any]) -> list[str]:
-    """What is not there of a point's figures, in words."""
+    """The gaps in the result of a measured point, in words."""
     return [gap for gap, _ in _gaps(result)]
 
 
 def can_be_mended(result: dict[str, Any] | None) -> bool:
-    """Whether measuring may give what is not there: all, where nothing was found; missing responses, failed calls."""
+    """Whether measuring again may fill a gap: there is no result, the result names a missing part, or calls failed."""
     return result is None or any(mendable for _, mendable in _gaps(result))
 
 
@@ -101,7 +101,7 @@ def _gaps(result: dict[str, Any]) -> Iterator[tuple[str, bool]]:
 
 
 def _missing(results: dict[Point, dict[str, Any] | None]) -> Iterator[str]:
-    """What is not there; a group of which nothing is measured in one line."""
+    """One line for each gap; if all points of a group have the same gap, one line for the group."""
     groups: dict[tuple[Subject, str], list[Point]] = defaultdict(list)
     for point in results:
         groups[point.subject, point.group].append(point)
@@ -113,7 +113,7 @@ def _missing(results: dict[Point, dict[str, Any] | None]) -> Iterator[str]:
 
 
 def _plain(there: Measured, values: dict[Point, ByMetric]) -> list[dict[str, Any]]:
-    """The points that stand for themselves, with what they differ by from others."""
+    """The points without relearning, with the audited model's differences to clean and to vanilla."""
     others, points = {(point.subject.name, point.group, point.name): values[point] for point in there}, []
     for point, value in there.items():
         if point.relearned:
@@ -129,11 +129,11 @@ def _plain(there: Measured, values: dict[Point, ByMetric]) -> list[dict[str, Any
                 other = others.get(key, {})
                 row[name] = _differences(values[point], other) if other is not values[point] else {}
         if (point.subject.name, point.group) == (AUDITED, "clean"):
-            # By how much more of the harmful questions it refuses on the harmful picture than on the benign one.
+            # The share of harmful questions refused on the harmful picture, minus the share refused on the benign one.
             row["by_picture"] = difference(values[point].get("rr", {}), values[point].get("refusal_decoupled", {}))
     for metric in COMPARED:
         differences = [_attacked(row)[metric] for row in points if metric in _attacked(row)]
-        # The false-discovery rate at which each would be reported (Benjamini and Hochberg, 1995).
+        # q: the false-discovery rate at which each difference would be reported (Benjamini and Hochberg, 1995).
         ps = [each["p"] for each in differences]
         for each, q in zip(differences, false_discovery_control(ps) if ps else (), strict=True):
             each["q"] = float(q)
@@ -141,7 +141,7 @@ def _plain(there: Measured, values: dict[Point, ByMetric]) -> list[dict[str, Any
 
 
 def _attacked(row: dict[str, Any]) -> dict[str, Any]:
-    """An attack's differences to the clean point, of the audited model: the rows that are corrected together."""
+    """An attack's differences to clean, for the audited model, which are corrected together; empty for other rows."""
     return row.get("to_clean", {}) if (row["subject"], row["group"]) == (AUDITED, "attack") else {}
 
 
@@ -151,7 +151,7 @@ def _differences(values: ByMetric, others: ByMetric) -> dict[str, Any]:
 
 
 def _relearned(there: Measured, values: dict[Point, ByMetric]) -> Iterator[dict[str, Any]]:
-    """The points of curves, each the mean over its seeds, and as step 0 the model that they begin with."""
+    """The points of the relearning curves, each a mean over seeds; step 0 is the subject's clean point."""
     steps: dict[tuple[str, str, float], list[Point]] = defaultdict(list)
     clean = {point.subject.name: point for point in there if point.group == "clean"}
     for point in there:
@@ -174,7 +174,7 @@ def _relearned(there: Measured, values: dict[Point, ByMetric]) -> Iterator[dict[
 
 
 def _scale_ends(there: Measured) -> Iterator[dict[str, Any]]:
-    """The ends of the curve of scales: the untouched model is scale 0, the adapter as it is scale 1."""
+    """The ends of the scaling curve: scale 0 is the untouched model, scale 1 the adapter without scaling."""
     scaled, ends = any(point.group == "scaling" for point in there), {AUDITED: 1, "vanilla": 0}
     for point, value in there.items():
         if scaled and point.group == "clean" and (at := ends.get(point.subject.name)) is not None:
@@ -183,9 +183,9 @@ def _scale_ends(there: Measured) -> Iterator[dict[str, Any]]:
 
 
 def _shares(values: dict[Point, ByMetric]) -> tuple[str, dict[str, Any]]:
-    """To what the way goes; and by measure and subject, how far it is from who knows to who never knew.
+    """The end of the way that starts at vanilla, and the share of this way by measure and subject.
 
-    Where nobody never knew, the way goes to the floor: what who knows gets for answers paired at random.
+    The end is `never_knew`. Without this control it is `floor`: vanilla's figures on answers paired at random.
     """
     of_subject: dict[str, ByMetric] = defaultdict(dict)
     floor: ByMetric = {}

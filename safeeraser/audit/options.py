@@ -1,6 +1,6 @@
-"""What `audit.py` is asked: its command line, and what follows from the adapter where an option is not given.
+"""The options of `audit.py`: its command line, and the defaults that are derived from the adapter.
 
-No torch is loaded until a value needs it, so that `--help` and mistakes answer at once.
+torch is imported only when a value needs it, so that `--help` and error messages appear at once.
 """
 
 from argparse import Namespace
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 ACTIONS = ("all", "attacks", "inside", "modality", "quantize", "relearn", "sampling", "scale")
 DEFAULT = " (default: %(default)s)"
 COUNT: dict[str, Any] = {"type": count, "metavar": "N"}
-ASKED, CONTROLS, RELEARNING = "what is asked", "controls", "relearning"  # titles of groups
+ASKED, CONTROLS, RELEARNING = "what is asked", "controls", "relearning"  # titles of option groups
 asked = partial(option, group=ASKED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of `audit.py`, and who judges. `read_options` fills in what was not given."""
+    """The options of `audit.py` and its judges; `read_options` fills in the options that were not given."""
 
     checkpoint_path: Path = option(metavar="ADAPTER", help="the adapter, a PEFT folder")
     model_path: str = option(None, help="its base model (default: the one that the adapter's folder names)")
@@ -94,7 +94,7 @@ class Options:
         metavar="FILE",
         help="the protocol: rank, rate, steps, attackers, seeds (default: config/relearn.yaml)",
     )
-    # What other rooms declare, and what is read.
+    # `arguments`, `ScoreOptions` and `Judging` declare the options from here on; the protocol is read from a file.
     actions: tuple[str, ...] = ("all",)
     max_failed: float = 0.01
     max_blank: float = 0.01
@@ -103,45 +103,45 @@ class Options:
 
     @property
     def card(self) -> Path:
-        """What the report reads."""
+        """The path of `audit.json`, which the report reads."""
         return self.checkpoint_path / "audit.json"
 
     @cached_property
     def trained(self) -> dict[str, Any] | None:
-        """The settings that the adapter was trained with, if its folder says so."""
+        """The settings that the adapter was trained with; None if its folder does not record them."""
         return trained_settings(self.checkpoint_path)
 
     @property
     def split(self) -> str | list[str]:
-        """The categories that the adapter was trained on: nothing was to be forgotten of the others."""
+        """The categories that the adapter was trained on; nothing in other categories was to be forgotten."""
         trained = self.trained or {}
-        # One's own data have categories of their own, which the benchmark's records are not of.
+        # The categories of a user's own data do not occur among the benchmark's records.
         other_data = trained.get("data", {}).get("name", "safeeraser") != "safeeraser"
         return "all" if other_data else trained.get("split", "all")
 
     @property
     def data(self) -> "Data":
-        """What relearning can be on."""
+        """The data that relearning can train on."""
         from safeeraser.audit.relearn import Data
 
         return Data(self.train_file, self.val_file, self.held_out, self.split)
 
     @property
     def generation(self) -> "Generation":
-        """How responses are drawn, where a point does not say otherwise."""
+        """How responses are drawn, unless a point sets its own temperature."""
         from safeeraser.generation.sampling import Generation
 
         return Generation(max_new_tokens=self.max_new_tokens, seed=self.seed)
 
     def selection(self, views: tuple[str, ...], samples: int | None = None) -> Selection:
-        """What is asked: records that relearning has not seen, drawn from all keywords, the same at every point."""
+        """The records to ask, the same at every point: drawn evenly from all keywords, after the held-out records."""
         categories = () if self.split == "all" else tuple(self.split)
         samples = samples or self.samples
         return Selection(views, categories, self.held_out, self.limit, by_keyword=self.seed, samples=samples)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What every response of an audit depends on beside the model, as it is compared when it goes on."""
+        """The settings that all responses depend on, in addition to the model; an audit that resumes compares them."""
         from safeeraser.model.load import choose_dtype
 
         return {
@@ -158,7 +158,7 @@ class Options:
 
     @property
     def judged_by(self) -> dict[str, Any]:
-        """What the verdicts depend on beside the responses."""
+        """The settings that the verdicts depend on, in addition to the responses."""
         return self.judging.record | {"max_failed": self.max_failed, "max_blank": self.max_blank}
 
 
@@ -175,7 +175,7 @@ def arguments(description: str | None) -> Arguments:
 
 
 def read_options(given: Namespace) -> Options:
-    """The parsed options, with what follows from the adapter in place of those that were not given."""
+    """The parsed options, with defaults derived from the adapter for the options that were not given."""
     given.checkpoint_path = adapter = given.checkpoint_path.absolute()
     train_file = given.train_file or Path((trained_settings(adapter) or {}).get("data_path", "dataset/all_train.json"))
     val_file = given.val_file or train_file.with_name("all_val.json")
@@ -190,7 +190,7 @@ def read_options(given: Namespace) -> Options:
             raise BadInput(f"--attacks: no attack '{name}'; {nearest(name, known)}")
     if given.attacks and not {"all", "attacks"} & set(given.actions):
         raise BadInput("--attacks: of the action attacks, which is none of those that are to be done")
-    # Only now, since torch takes its time to load.
+    # Imported only here, because torch takes long to load.
     from safeeraser.audit.relearn import read_protocol
     from safeeraser.model.merge import base_of
 
@@ -211,6 +211,6 @@ def read_options(given: Namespace) -> Options:
 
 
 def find_beside(path: Path, name: str) -> Path | None:
-    """The folder of a usual name beside another one, if it is there."""
+    """The folder called `name` next to `path`; None if there is none, or if it is `path` itself."""
     usual = path.with_name(name)
     return usual if usual.is_dir() and usual != path else None

@@ -1,4 +1,4 @@
-"""The points of an audit, each one model asked in one way, and what they take: responses, minutes, and judges' cost."""
+"""The points of an audit, each one model asked in one way, and their cost: responses, minutes and judges' calls."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -32,7 +32,7 @@ from safeeraser.score.asking import imagine_queries
 
 SCALES = (0.25, 0.5, 0.75, 1.25, 1.5)  # 1 is the clean point, and 0 the untouched model
 TEMPERATURES, SAMPLES = (0.0, 0.7, 1.0, 1.3), 10
-CROSSED = tuple(view for view in VIEWS if view != "swapped")  # three pictures (one of them none) by two questions
+CROSSED = tuple(view for view in VIEWS if view != "swapped")  # three pictures (harmful, benign, none) by two questions
 PAIR = ("forget", "decoupled")  # the harmful question on both pictures: ASR, RR, SARR
 
 
@@ -41,63 +41,63 @@ class Point:
     """One model, asked in one way."""
 
     subject: Subject
-    group: str  # what is varied: a curve or a table of the card
+    group: str  # the kind of variation: a curve or a table of the card
     name: str
-    at: float | None = None  # where on a curve
+    at: float | None = None  # the position on a curve
     views: tuple[str, ...] = PAIR
     attack: str | None = None
     scale: float = 1.0
     quantization: str = "none"
-    temperature: float | None = None  # None: the audit's own, as `samples`
+    temperature: float | None = None  # None: the audit's own, as for `samples`
     samples: int | None = None
     refusals: bool = False
     relearned: Relearned | None = None
-    inside: bool = False  # whether what it knows is measured rather than what it says
-    lacks: str = field(default="", compare=False)  # what keeps it from being measured here
-    judged_by: dict[str, Any] = field(default_factory=dict, compare=False)  # what verdicts depend on beside responses
+    inside: bool = False  # whether the model's knowledge is measured, not its responses
+    lacks: str = field(default="", compare=False)  # why it cannot be measured here; empty if it can
+    judged_by: dict[str, Any] = field(default_factory=dict, compare=False)  # `Options.judged_by`
 
     @property
     def folder(self) -> Path:
-        """Where its files lie."""
+        """The folder of the point's files."""
         return self.subject.folder / self.group / self.name
 
     @property
     def results(self) -> Path:
-        """Where what is found of it lies: of what it said, by who judged, since audits with other judges share it."""
+        """The folder of its results: one for each judging, because audits with other judges share the responses."""
         return self.folder if self.inside else self.folder / f"judged-{hash_settings(self.judged_by)}"
 
     @property
     def made_of(self) -> dict[str, Any]:
-        """What decides its figures beside the audit's settings: with another attack's code it is measured anew."""
+        """The code and the judging that its figures depend on; if either changes, the point is measured anew."""
         if self.inside:
             return {"measured_by": inside.CODE}
         return {"attack_code": ATTACKS[self.attack].code if self.attack else None, "judged_by": self.judged_by}
 
     @property
     def model_path(self) -> str:
-        """The model that its adapter belongs to."""
+        """The model that the point's adapter belongs on."""
         return self.subject.merged if self.relearned else self.subject.model_path
 
     @property
     def adapter(self) -> Path | None:
-        """The adapter that is on the model."""
+        """The adapter on the model: after relearning the relearned one, else the subject's."""
         return adapter_after(at.training, at.step) if (at := self.relearned) else self.subject.adapter
 
     @property
     def title(self) -> str:
-        """How it is named in logs and results."""
+        """The name of the point in logs and results."""
         return f"{self.subject.prefix}{self.group} {self.name}"
 
 
 def read_point(point: Point) -> dict[str, Any] | None:
-    """What was found at the point; None if it was not measured yet, or attacked or judged otherwise."""
+    """The point's stored result; None if there is none, or if `Point.made_of` says that it was made otherwise."""
     file = point.results / "point.json"
     measured = read_object(file) if file.is_file() else {}
     return measured if point.made_of.items() <= measured.items() else None
 
 
 def references(options: Options, subjects: Subjects) -> Iterator[Point]:
-    """What every other point is held against: the adapter and its controls as they are, in all six views."""
+    """The points that all others are compared with: the adapter and its controls, unchanged, in six views."""
     prepared = load_preprocessor(options.model_path)
     for subject in subjects.values():
         lacks = ATTACKS[subject.attack].lacks(prepared) if subject.attack else ""
@@ -105,40 +105,40 @@ def references(options: Options, subjects: Subjects) -> Iterator[Point]:
 
 
 def attacks(options: Options, subjects: Subjects) -> Iterator[Point]:
-    """The adapter under each attack, and the controls, since an attack may break what it was to bring back."""
+    """The adapter and the controls under each attack; the controls show whether the attack itself breaks a model."""
     prepared, data = load_preprocessor(options.model_path), read_records(options.val_file)
     for name, attack in ATTACKS.items():
         if attack.reads and not options.val_file.with_name(attack.reads).is_file():
-            continue  # data need not have other wordings
+            continue  # the file with other wordings is optional
         lacks = attack.lacks(prepared)
         if attack.learns and attack.request and not lacks:
             try:
                 build_requests(data, options.selection(PAIR[:1]), attack)
-            except BadInput as error:  # there are too few other questions to show
+            except BadInput as error:  # too few held-out questions to show as examples
                 lacks = str(error)
         for subject in subjects.values():
             if attack.control or subject.attack or (attack.adapter and not subject.adapter):
                 continue
-            # Where nothing of the picture is left to see, the benign one is asked nothing else.
+            # If the attack hides the picture, asking about the benign one would give the same prompts again.
             views = PAIR if subject.name == AUDITED and not attack.hides_picture else PAIR[:1]
             yield Point(subject, "attack", name, views=views, attack=name, lacks=lacks)
 
 
 def quantization(options: Options, subjects: Subjects) -> Iterator[Point]:
-    """The merged weights rounded."""
+    """The adapter merged into its model, with rounded weights."""
     lacks = {} if find_spec("bitsandbytes") else {"nf4": "bitsandbytes is not installed (pip install -e '.[quant]')"}
     for name in ROUNDINGS:
         yield Point(subjects[AUDITED], "quantization", name, quantization=name, lacks=lacks.get(name, ""))
 
 
 def scaling(options: Options, subjects: Subjects) -> Iterator[Point]:
-    """More and less of the adapter."""
+    """The adapter scaled down and up."""
     for scale in SCALES:
         yield Point(subjects[AUDITED], "scaling", f"{scale:g}", at=scale, views=(*PAIR, "retain"), scale=scale)
 
 
 def sampling(options: Options, subjects: Subjects) -> Iterator[Point]:
-    """Several samples of each harmful question, by temperature; at 0 they are all the same, so there is one."""
+    """Several samples of each harmful question at each temperature; at 0 one, because all would be the same."""
     for subject in subjects.values():
         for temperature in TEMPERATURES if not subject.attack else ():
             name, samples = f"{temperature:g}", SAMPLES if temperature else 1
@@ -146,14 +146,14 @@ def sampling(options: Options, subjects: Subjects) -> Iterator[Point]:
 
 
 def looks_inside(options: Options, subjects: Subjects) -> Iterator[Point]:
-    """What each model knows beyond what it says."""
+    """One point for each model, at which its knowledge is measured and not its responses."""
     for subject in subjects.values():
         if not subject.attack:
             yield Point(subject, "inside", "inside", views=PAIR[:1], inside=True)
 
 
 def relearning(options: Options, subjects: Subjects) -> Iterator[Point]:
-    """The adapter after some steps of plain fine-tuning; so is who never knew, and who forgot nothing."""
+    """The adapter after each number of steps of plain fine-tuning; likewise the controls tuned and never_knew."""
     protocol = options.protocol
     for attacker, how in protocol.attackers.items():
         group, file = f"{RELEARN}{attacker}", options.data.file_of(how.data)
@@ -166,8 +166,8 @@ def relearning(options: Options, subjects: Subjects) -> Iterator[Point]:
                     yield Point(subject, group, f"{seed}-{step}", step, PAIR[:1], relearned=at, lacks=lacks)
 
 
-# What each action measures, beside the references. Relearning comes early in the whole: what is trained first, several
-# processes can measure.
+# The points of each action, in addition to the references. Relearning comes early: once the trainings are done, several
+# processes can measure their points.
 PARTS: dict[str, Callable[[Options, Subjects], Iterator[Point]]] = {
     "modality": references,
     "inside": looks_inside,
@@ -182,7 +182,7 @@ PARTS: dict[str, Callable[[Options, Subjects], Iterator[Point]]] = {
 def points_of(
     actions: Iterable[str], options: Options, subjects: Subjects, attacked: Collection[str] = ATTACKS
 ) -> list[Point]:
-    """What some actions measure; of the attacks those of `attacked` alone."""
+    """The points that some actions measure; attacks are limited to the names in `attacked`."""
     chosen = dict.fromkeys(("modality", *(PARTS if "all" in actions else actions)))
     judged_by = options.judged_by
     points = [replace(point, judged_by=judged_by) for action in chosen for point in PARTS[action](options, subjects)]
@@ -190,12 +190,12 @@ def points_of(
 
 
 class Effort(NamedTuple):
-    """How many points there are, and what those that are left take."""
+    """The number of points, and the cost of the points that are left."""
 
     points: int = 0
     left: int = 0
     responses: int = 0
-    read: int = 0  # items, by an attack that learns, by a look inside, and in relearning, where each counts as three
+    read: int = 0  # items read by attacks, by measures inside, and in relearning (where each counts three times)
 
 
 def add_up(efforts: Iterable[Effort]) -> Effort:
@@ -204,7 +204,7 @@ def add_up(efforts: Iterable[Effort]) -> Effort:
 
 
 class Plan:
-    """What points take that can be measured here."""
+    """The cost of points that can be measured here."""
 
     def __init__(self, points: list[Point], options: Options) -> None:
         self.options, self.data = options, read_records(options.val_file)
@@ -213,11 +213,11 @@ class Plan:
         self.chosen = options.selection(PAIR[:1], 1).records(self.data)
 
     def responses(self, point: Point) -> int:
-        """How many a point asks for."""
+        """The number of responses that a point asks for."""
         return 0 if point.inside else sum(self.asked(view, point.samples) for view in point.views)
 
     def by_group(self) -> dict[tuple[str, str], Effort]:
-        """Of the audited model and of its controls, group by group; trainings that are left among what is read."""
+        """The effort by model (`audited`, `controls`) and group; `read` includes the trainings that are left."""
         efforts: dict[tuple[str, str], Effort] = defaultdict(Effort)
         trained, questions = set(), self.asked("forget", 1)
         for point, result in self.results.items():
@@ -236,9 +236,9 @@ class Plan:
         return efforts
 
     def minutes(self) -> float | None:
-        """What is left, on one process, by the speed so far; an item that is read counts as a response.
+        """The minutes left on one process at the speed so far; an item that is read counts as a response.
 
-        None before the first point.
+        None until a point with responses is measured.
         """
         seconds = {point: result["seconds"] for point, result in self.results.items() if result and not point.inside}
         if not seconds:
@@ -247,14 +247,14 @@ class Plan:
         return (left.responses + left.read) * sum(seconds.values()) / sum(map(self.responses, seconds)) / 60
 
     def time_left(self) -> str:
-        """One line on what is left."""
+        """One line on the time that is left."""
         if (minutes := self.minutes()) is None:
             return "How long it takes is told when the first point is measured, or by a dry run after that."
         shared = "shared among several it takes their part"
         return f"About {minutes:.0f} minutes on one process, by the speed so far; {shared}."
 
     def judging(self, panel: Panel) -> Iterator[tuple[str, str, Spent]]:
-        """What the judges are asked for points that are left, as long as if each response were the data file's."""
+        """The judges' calls and tokens for the points that are left, if responses are as long as the data file's."""
         records, raw = [self.data.records[n] for n in self.chosen], [self.data.raw[n] for n in self.chosen]
         queries = imagine_queries(DataFile(self.data.path, records, raw), refusals=False)
         wanted: dict[str, int] = defaultdict(int)
@@ -272,7 +272,7 @@ class Plan:
 
 
 def show_plan(points: list[Point], options: Options, panel: Panel) -> None:
-    """Print how much there is to do, group by group, without loading a model."""
+    """Print the points that are left and their cost, group by group, without loading a model."""
     plan = Plan(points, options)
     efforts = plan.by_group()
     table = Table("of", "group", "points", "left", "responses", "read beside")

@@ -1,12 +1,12 @@
-"""Relearning: a model trained on for a few steps, plainly, to see how much of what it forgot comes back.
+"""Relearning: fine-tune a model for a few steps, to see how many of the forgotten answers come back.
 
 Benign data alone can undo unlearning (Hu et al., 2025, "Unlearning or Obfuscating? Jogging the Memory of Unlearned LLMs
-via Benign Relearning", arXiv 2406.13356); so can a handful of the forgotten kind (Lynch et al., 2024, "Eight Methods to
-Evaluate Robust Unlearning in LLMs", arXiv 2402.16835).
+via Benign Relearning", arXiv 2406.13356). A few records of the forgotten kind can do so, too (Lynch et al., 2024,
+"Eight Methods to Evaluate Robust Unlearning in LLMs", arXiv 2402.16835).
 
-Whatever is audited is attacked alike, by one protocol (config/relearn.yaml says each key). Its adapter is merged into
-the model, and a fresh one is trained on that: of one rank, at one rate, on the same items in the same order, and with
-the same first weights for the same seed, whatever the method, its LoRA and its projector were.
+All subjects are trained by one protocol (config/relearn.yaml explains its keys). The subject's adapter is merged into
+its model, and a fresh adapter is trained on the result. Rank and learning rate are the same for all subjects. For one
+seed, so are the items, their order and the first weights, whatever the method, its LoRA and its projector were.
 """
 
 import gc
@@ -28,30 +28,30 @@ from safeeraser.unlearn.config.settings import Settings
 from safeeraser.unlearn.data.views import VIEWS
 from safeeraser.unlearn.run import forget
 
-PROTOCOL, TRAINING = CONFIG / "relearn.yaml", "relearn_training"  # files in config/: what is varied, and all else
-TRAIN, HELD_OUT = "train", "held_out"  # what `data` says beside the path of a file
-ANSWERED = [view for view in VIEWS if view != "refusal"]  # a refusal is drawn from a file, not brought back
-KEPT = {"adapter_model.safetensors", "adapter_config.json", RUN_FILE}  # of a checkpoint, once training is through
+PROTOCOL, TRAINING = CONFIG / "relearn.yaml", "relearn_training"  # in config/: the protocol, and all other settings
+TRAIN, HELD_OUT = "train", "held_out"  # values of `data` that are not the path of a file
+ANSWERED = [view for view in VIEWS if view != "refusal"]  # refusals come from a file: there is nothing to bring back
+KEPT = {"adapter_model.safetensors", "adapter_config.json", RUN_FILE}  # of a checkpoint, after the training
 
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
 class Data:
-    """What can be trained on: files in the benchmark's form."""
+    """The data that a model can be relearned on: files in the benchmark's format."""
 
     train_file: Path
     val_file: Path
-    held_out: int  # records of each category of `val_file`, the first ones, that are trained on and not asked about
+    held_out: int  # how many first records of each category of `val_file` are trained on, and so not asked about
     split: str | list[str] = "all"  # the categories that were unlearned
 
     def file_of(self, name: str) -> Path:
-        """Where an attacker's `data` lies."""
+        """The path of an attacker's `data`."""
         return {TRAIN: self.train_file, HELD_OUT: self.val_file}.get(name, self.train_file.parent / name)
 
 
 class Attacker(Keys):
-    """What a model is trained on."""
+    """An attacker of the protocol: the view and the data that it trains on."""
 
     view: Annotated[str, one_of("view", ANSWERED)]
     data: str = Field(min_length=1)
@@ -60,7 +60,7 @@ class Attacker(Keys):
 
 
 class Protocol(Keys):
-    """How a model is trained on: alike whatever it is, so that what comes back can be compared."""
+    """How a model is relearned: in the same way for all models, so that the results compare."""
 
     rank: int = Field(ge=1)
     alpha: float = Field(gt=0)
@@ -80,19 +80,19 @@ class Protocol(Keys):
         return steps
 
     def seeds_of(self, attacker: str) -> tuple[int, ...]:
-        """The seeds by which an attacker is run."""
+        """The seeds that an attacker is run with."""
         return self.attackers[attacker].seeds or self.seeds
 
     def settings(
         self, model_path: str, folder: Path, attacker: str, seed: int, data: Data, dtype: str = "auto", **more: Any
     ) -> Settings:
-        """One term on one view, by config/relearn_training.yaml. Nothing depends on how the model came to be, but for
-        the categories of `data`. `safeeraser.unlearn.job.prepare` says what is wrong with them before a training.
+        """Settings of one training: one term on one view, the rest from config/relearn_training.yaml. Only the
+        categories in `data` depend on how the model was trained. `safeeraser.unlearn.job.prepare` checks the settings.
 
         Args:
-            folder: where the training lies; it is for this model, attacker, seed and protocol alone.
-            dtype: of the frozen weights, as forget.py takes it.
-            more: further keys, such as the adapter to go on with.
+            folder: the folder of the training, used for this model, attacker, seed and protocol only.
+            dtype: the dtype of the frozen weights, as in forget.py.
+            more: further keys, such as `init_adapter`, the adapter to continue from.
         """
         how = self.attackers[attacker]
         benchmark = how.data in (TRAIN, HELD_OUT)
@@ -106,7 +106,7 @@ class Protocol(Keys):
             "data_path": str(data.file_of(how.data)),
             "split": data.split if benchmark else "all",
             "limit": data.held_out if how.data == HELD_OUT else None,
-            "workers": 2 if torch.cuda.is_available() else 0,  # which on CPUs would fight the training for the cores
+            "workers": 2 if torch.cuda.is_available() else 0,  # on a CPU, workers would compete with the training
             "lr": self.lr,
             "batch_size": self.items,
             "max_train_steps": max(self.steps),
@@ -121,7 +121,7 @@ class Protocol(Keys):
 
 
 def read_protocol(path: Path | None = None) -> Protocol:
-    """The protocol of config/relearn.yaml, with the keys that a file has in the place of its own.
+    """The protocol of config/relearn.yaml; the keys in the file `path` replace its keys.
 
     Raises `BadInput` naming the file and the first key that is wrong, missing or unknown.
     """
@@ -131,7 +131,7 @@ def read_protocol(path: Path | None = None) -> Protocol:
 
 @dataclass(frozen=True)
 class Relearned:
-    """On what a model was trained further, by which seed, for how many optimizer steps, and where its training lies."""
+    """A state of relearning: the attacker, the seed, the number of optimizer steps, and the folder of the training."""
 
     attacker: str
     seed: int
@@ -140,10 +140,10 @@ class Relearned:
 
 
 def merge_once(adapter: Path | None, model_path: str, folder: Path, *, allow_other_base: bool = False) -> str:
-    """The path of the model that is trained on: `folder`, where `adapter` is merged into its base, once and whole.
+    """The path of the model to relearn: `folder`, into which the base model with `adapter` is merged at the first call.
 
-    Without an adapter it is `model_path` itself. The folder around `folder` is held meanwhile; raises `Busy` where
-    another process holds it.
+    Without an adapter it is `model_path` itself. The parent of `folder` is locked during the merge; raises `Busy` if
+    another process has the lock.
     """
     if adapter is None:
         return model_path
@@ -157,9 +157,9 @@ def merge_once(adapter: Path | None, model_path: str, folder: Path, *, allow_oth
 
 
 def relearn(settings: Settings) -> None:
-    """Train a fresh adapter by what `Protocol.settings` gives, with a checkpoint after each of the protocol's steps.
+    """Train an adapter by the settings of `Protocol.settings`, with a checkpoint after each of the protocol's steps.
 
-    Goes on where it was stopped; does nothing where it is through. Raises `Busy` where another process is at it.
+    A stopped training resumes; a finished one is left as it is. Raises `Busy` if another process is training it.
     """
     folder = settings.save_dir.parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -167,22 +167,22 @@ def relearn(settings: Settings) -> None:
         if ended(folder):
             return
         forget(settings)
-        gc.collect()  # transformers' Trainer holds itself in circles, and the model with it
+        gc.collect()  # reference cycles in transformers' Trainer keep the model in memory
         for path in (folder / "training").glob("checkpoint-*/*"):
-            # What resuming needs is far larger than the adapter.
+            # Remove the files for resuming, which are far larger than the adapter.
             if path.name not in KEPT:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         (folder / "trained").touch()
 
 
 def ended(folder: Path) -> bool:
-    """Whether the training in `folder` is through, and its checkpoints in order."""
+    """Whether the training in `folder` is finished and its checkpoints are reduced to the adapters."""
     return (folder / "trained").is_file()
 
 
 def adapter_after(folder: Path, step: int) -> Path:
-    """Where the adapter of so many optimizer steps lies; it sits on the model that was trained on.
+    """The folder of the adapter after `step` optimizer steps; the adapter belongs on the model that was relearned.
 
-    There is none where a loss that is no number has ended the training before.
+    The folder is missing if a loss or gradient that is not finite ended the training before this step.
     """
     return folder / "training" / f"checkpoint-{step}"

@@ -1,6 +1,6 @@
-"""A whole audit: points measured one after another, by as many processes as there are, gathered in `audit.json`.
+"""Run an audit: one or several processes measure its points one after another, and gather them in `audit.json`.
 
-A point is answered by `infer` and judged by `score`, or looked into, in a folder of its own.
+Each point has its own folder. `infer` answers a point and `score` judges it, or its model is measured inside.
 """
 
 import logging
@@ -39,17 +39,17 @@ from safeeraser.unlearn.job import prepare
 
 log = logging.getLogger(__name__)
 
-INCOMPLETE = 3  # the exit code of an audit that is through, but lacks something
+INCOMPLETE = 3  # the exit code of a finished audit that has gaps
 
-WAIT = 2.0  # seconds before looking again at what other processes are at
+WAIT = 2.0  # seconds between two looks at the points that other processes hold
 
 
 def audit(options: Options) -> int:
-    """Measure the points of the actions asked for, and write `audit.json` with all that is measured by then.
+    """Measure the points of the chosen actions, and write `audit.json` with all points that are measured by then.
 
-    Several processes may be at it: each takes what no other one has, and what a killed one had is taken up again.
+    Several processes may run at once: each takes points that no other one holds, also the points of a killed process.
 
-    Returns the exit code: 0, or `INCOMPLETE` if something could not be measured whole.
+    Returns the exit code: 0, or `INCOMPLETE` if a point of the chosen actions has gaps.
     """
     check_inputs(options)
     subjects = subjects_of(options)
@@ -69,7 +69,7 @@ def audit(options: Options) -> int:
     try:
         measure_points(points, options)
     finally:
-        # Whatever went wrong, what was measured is kept.
+        # After an error, too, the card holds all points that were measured.
         results = write_card(options, subjects)
     remove_merged(points, results)
     missing = [(point, why) for point in points for why in lacking(point, results[point])]
@@ -80,7 +80,7 @@ def audit(options: Options) -> int:
 
 
 def check_trainings(points: list[Point], options: Options) -> None:
-    """Refuse now, rather than in the night, what the model itself could not be relearned with: none is merged yet."""
+    """Check each attacker's training settings now, not hours later; on the base model, as nothing is merged yet."""
     for attacker, seed in {at.attacker: at.seed for point in points if (at := point.relearned)}.items():
         where = options.checkpoint_path / "audit" / "unbegun"
         with suppress(Busy):
@@ -88,7 +88,7 @@ def check_trainings(points: list[Point], options: Options) -> None:
 
 
 def measure_points(points: list[Point], options: Options) -> None:
-    """Measure the points, and wait for those that others are at: of a process that is killed they are taken over."""
+    """Measure the points, and wait for points that other processes hold; take over the points of killed processes."""
     if before := sum(map(is_measured, points)):
         log.info("going on: %d of %d points are measured", before, len(points))
     shown, left = 0, {point: f"[{number}/{len(points)}] {point.title}" for number, point in enumerate(points, 1)}
@@ -100,7 +100,7 @@ def measure_points(points: list[Point], options: Options) -> None:
 
 
 def measure_free(points: dict[Point, str], options: Options) -> dict[Point, str]:
-    """Measure what is not measured yet, each named in the log by its text; returns what other processes were at."""
+    """Measure the points that are left, and log each under its text; return the points that other processes held."""
     busy, shown = {}, False
     for point, where in points.items():
         if is_measured(point):
@@ -122,14 +122,14 @@ def measure_free(points: dict[Point, str], options: Options) -> dict[Point, str]
 
 
 def is_measured(point: Point) -> bool:
-    """Whether the point is measured, and no more of it can be had."""
+    """Whether the point is measured, and measuring again would fill no gap."""
     return not can_be_mended(read_point(point))
 
 
 def measure_held(point: Point, options: Options) -> dict[str, Any] | None:
-    """Measure a point while others are kept from it, its model trained first; None if its training ended before it.
+    """Lock a point, relearn its model if it needs that, and measure it; None if its training ended before its step.
 
-    Raises `Busy` where another process is at it, or at its training.
+    None also if another process has just measured it. Raises `Busy` if another process holds it or its training.
     """
     point.folder.mkdir(parents=True, exist_ok=True)
     with held(point.folder, point.title):
@@ -140,12 +140,12 @@ def measure_held(point: Point, options: Options) -> dict[str, Any] | None:
             relearn(options.protocol.settings(model, at.training, *how))
             if not adapter_after(at.training, at.step).is_dir():
                 return None
-        # Another process may have been through with it a moment ago.
+        # Another process may have measured it just before this one got the lock.
         return None if is_measured(point) else measure_point(point, options)
 
 
 def remove_merged(points: list[Point], results: dict[Point, dict[str, Any] | None]) -> None:
-    """Remove the merged models, each as large as the base, that no point is left to be trained on."""
+    """Remove the merged models that no training needs any more; each is as large as its base model."""
     trained = [(point, at) for point in points if (at := point.relearned) and point.subject.adapter]
     left = {point.subject.merged for point, at in trained if can_be_mended(results[point]) and not ended(at.training)}
     for path in {point.subject.merged for point, _ in trained} - left:
@@ -153,7 +153,7 @@ def remove_merged(points: list[Point], results: dict[Point, dict[str, Any] | Non
 
 
 def measure_point(point: Point, options: Options) -> dict[str, Any]:
-    """Answer and judge, or look inside, and write `point.json`; goes on where it was stopped."""
+    """Answer and judge a point, or measure inside, and write `point.json`; a stopped point resumes."""
     began = time.monotonic()
     result = {"group": point.group, "name": point.name, "at": point.at, "missing": "", **point.made_of}
     try:
@@ -162,8 +162,8 @@ def measure_point(point: Point, options: Options) -> dict[str, Any]:
         else:
             result |= {"missing": answer_point(point, options)} | judge_point(point, options)
     except BadInput as error:
-        # A scale or a rounding may have broken the model, or an attack or a look inside not be possible here, for the
-        # data or the device; the other points are kept all the same.
+        # After scaling or rounding, the model may answer nothing. The data or the device may not allow an attack or a
+        # measure inside. The audit continues with the other points.
         may_lack = isinstance(error, NothingAnswered) or point.attack or point.inside
         if isinstance(error, Busy) or not may_lack:
             raise
@@ -174,7 +174,7 @@ def measure_point(point: Point, options: Options) -> dict[str, Any]:
 
 
 def answer_point(point: Point, options: Options) -> str:
-    """Have the point's model answer; returns what is missing, in words."""
+    """Have the point's model answer; return a text that counts the missing responses, empty if there are none."""
     predictions = point.folder / "predictions_val.json"
     beside = described_by(predictions)
     earlier = read_object(beside)["settings"] if beside.is_file() else {}
@@ -196,7 +196,7 @@ def answer_point(point: Point, options: Options) -> str:
             quantization=point.quantization,
             attack=point.attack,
             allow_other_base=options.allow_other_base,
-            # What another version of the attack has finished or begun is replaced.
+            # Replace responses that were made with another version of the attack's code.
             overwrite=earlier.get("attack_code") != point.made_of["attack_code"],
         )
     )
@@ -204,10 +204,10 @@ def answer_point(point: Point, options: Options) -> str:
 
 
 def judge_point(point: Point, options: Options) -> dict[str, Any]:
-    """The point's figures: of the views that were asked, since the others have no response to judge."""
+    """Judge the responses; return the figures of the point's views, because the other views have no responses."""
     folder = point.results
     folder.mkdir(exist_ok=True)
-    # A table for each of some hundred points would bury how far the audit is.
+    # Printing a table of scores for each point would hide the progress of the audit.
     with open(folder / "score.log", "w", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
         score(
             ScoreOptions(
@@ -228,17 +228,17 @@ def judge_point(point: Point, options: Options) -> dict[str, Any]:
     summary = read_object(folder / "summary_val.json")
     names = [name for name, metric in METRICS.items() if metric.view in point.views]
     by_view: dict[str, Any] = {key: summary[key] for key in ("blank", "wrong", "refusals") if key in summary}
-    # Where all replies failed nothing is averaged, but the figure was asked for.
+    # A metric whose replies all failed has n = 0, but it was asked for and is reported.
     asked = [name for name in names if any(summary[name][key] for key in ("n", *LACKS))]
     return {"metrics": {name: summary[name] for name in asked}, **by_view}
 
 
 def look_inside(point: Point, options: Options) -> dict[str, Any]:
-    """Measure what a model knows beyond what it says, of the questions that the other points ask; returns the means.
+    """Measure what a model knows about the questions that the other points ask; return the mean of each measure.
 
-    Each pair's values lie beside the point; of the untouched model also the floor's
-    (docs/guides/audit.md). Where each record has questions of its own, only the floor of what is extracted counts: any
-    model knows an answer to another question from one to this.
+    The values of all pairs are written to the point's folder, and for the untouched model the floor's values as well
+    (docs/guides/audit.md). If records differ in their questions and the answers' content is not known, the floor keeps
+    only `exact_*`: for the other measures, any model can see whether an answer belongs to the question.
     """
     data = read_records(options.val_file)
     pairs = read_pairs(data, options.selection(point.views).records(data), options.seed)
@@ -247,13 +247,13 @@ def look_inside(point: Point, options: Options) -> dict[str, Any]:
     vanilla = partial(load, options.model_path, None)
     by_file = measure_all(partial(load, point.model_path, point.adapter), vanilla, sets)
     if FLOOR in by_file:
-        # How much of each answer is in one to the same question of another keyword.
+        # The ROUGE-L recall of each true answer in the answer to the same question for another keyword.
         recall = RougeScorer(["rougeL"], use_stemmer=True).score
         by_file[FLOOR]["recovered"] = {pair.key: recall(pair.true, pair.other)["rougeL"].recall for pair in pairs}
         alike = len({tuple(pair.question for pair in record.unsafe_pairs) for record in data.records}) == 1
         if not alike and not all(pair.content for pair in pairs):
             by_file[FLOOR] = {name: values for name, values in by_file[FLOOR].items() if name.startswith("exact")}
-    # Each pair as verdicts know it: by its picture, its question, and which of the records with that picture.
+    # Name each pair as verdicts do: by picture, question, and the record's number among the records of that picture.
     pictures = [record.image_path for record in data.records]
     turns = {pair.record: pictures[: pair.record].count(pictures[pair.record]) for pair in pairs}
     items = {pair.key: [pictures[pair.record], pair.question, turns[pair.record]] for pair in pairs}
@@ -263,7 +263,7 @@ def look_inside(point: Point, options: Options) -> dict[str, Any]:
 
 
 def in_words(result: dict[str, Any]) -> str:
-    """A point's rates in per cent, and what was measured inside."""
+    """A point's rates in per cent and its measures inside, as one text."""
     rates = {METRICS[name].title: rate["value"] for name, rate in result["metrics"].items()}
     words = [f"{title} {'–' if value is None else f'{100 * value:.1f}'}" for title, value in rates.items()]
     inside = {name: figure["value"] for name, figure in result.get("measures", {}).items() if "_" not in name}

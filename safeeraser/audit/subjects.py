@@ -1,4 +1,4 @@
-"""Who is audited, and the controls that are asked the same beside it: each an entry of `CONTROLS`."""
+"""The subjects of an audit: the audited adapter, and the controls (entries of `CONTROLS`) that are asked the same."""
 
 import os
 from collections.abc import Callable
@@ -25,11 +25,11 @@ class Subject:
 
     model_path: str
     adapter: Path | None = None  # None: a model without one
-    attack: str | None = None  # done to all that it is asked; nothing else is varied then
-    relearned: bool = False  # whether it is trained on too
+    attack: str | None = None  # applied to all its requests; the subject is then not varied in any other way
+    relearned: bool = False  # whether it is relearned, too
     name: str = AUDITED
-    folder: Path = Path()  # where its points lie
-    here: bool = False  # whether to know of the model only what lies on this machine, as for a dry run
+    folder: Path = Path()  # the folder of its points
+    here: bool = False  # whether to look for the weights on this machine only, as a dry run does
 
     @cached_property
     def base(self) -> dict[str, Any]:
@@ -38,35 +38,35 @@ class Subject:
 
     @cached_property
     def weights(self) -> dict[str, Any]:
-        """What distinguishes its weights from any others."""
+        """The values that identify its weights: the model's path and fingerprint, and the adapter's hash."""
         digest = adapter_hash(self.adapter)
         return {"model_path": self.model_path, "base": self.base["weights"], "checkpoint_sha256": digest}
 
     @property
     def prefix(self) -> str:
-        """What the names of its points begin with."""
+        """The beginning of the titles of its points."""
         return "" if self.name == AUDITED else f"{self.name}: "
 
     @property
     def begun(self) -> Path:
-        """The file of the settings that its points were begun with."""
+        """The file with the settings that its points were begun with."""
         return self.folder / "settings.json"
 
     def settings(self, options: Options) -> dict[str, Any]:
-        """What its responses depend on."""
+        """The weights and the settings that its responses depend on."""
         return {"format": FORMAT, **self.weights, **options.settings}
 
     @property
     def merged(self) -> str:
-        """The path of the model with its adapter in it, which relearning begins with."""
+        """The path of the model that relearning starts from: with the adapter merged into it, if there is one."""
         return str(self.folder / "merged") if self.adapter else self.model_path
 
 
 Subjects = dict[str, Subject]  # by name
 
-# The untouched model knows. `tuned`, an adapter of the loss `none`, shows what fine-tuning alone does; `told`, the
-# untouched model under a system text that asks it to refuse, what no training at all does (as VLM-UnBench asks, 2026,
-# arXiv 2604.03114); `never_knew`, a model trained without what was to be forgotten, what exact unlearning would leave.
+# `vanilla`, the untouched model, knows the answers. `told`, vanilla with a system text that asks it to refuse, shows
+# the effect of asking alone (VLM-UnBench, 2026, arXiv 2604.03114). `tuned`, an adapter of the loss `none`, shows the
+# effect of fine-tuning alone. `never_knew`, trained without the answers, shows what exact unlearning would leave.
 CONTROLS: dict[str, Callable[[Options], Subject | None]] = {
     "vanilla": lambda given: Subject(given.model_path),
     "told": lambda given: Subject(given.model_path, attack="told"),
@@ -76,9 +76,9 @@ CONTROLS: dict[str, Callable[[Options], Subject | None]] = {
 
 
 def subjects_of(options: Options) -> Subjects:
-    """The adapter and the controls that there are, by name.
+    """The audited adapter and the available controls, by name.
 
-    The folder of a control is named for what decides its points, so that audits with equal settings share it.
+    The name of a control's folder has a hash of its settings, so audits with equal settings share its points.
     """
     adapter, here = options.checkpoint_path, options.dry_run
     subjects = {AUDITED: Subject(options.model_path, adapter, relearned=True, folder=adapter / "audit", here=here)}
@@ -91,7 +91,7 @@ def subjects_of(options: Options) -> Subjects:
 
 
 def check_inputs(options: Options) -> None:
-    """Refuse files that are not there, or cannot be read, and controls that are none of this model."""
+    """Raise `BadInput` for files that are missing or unreadable, for unsuitable controls, and under a launcher."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise BadInput(
             "audit.py: was started by a launcher of several processes; start it once for each GPU instead, as "
@@ -119,11 +119,11 @@ def check_inputs(options: Options) -> None:
 
 
 def check_subjects(options: Options, subjects: Subjects) -> None:
-    """Refuse an adapter of another base, and a folder whose points were measured with other settings."""
+    """Raise `BadInput` for an adapter of another base model, and a folder that was begun with other settings."""
     for subject in subjects.values():
         if subject.adapter:
             check_base(subject.adapter, subject.base, allowed=options.allow_other_base)
-        # Of a point that never came to anything, an empty folder is left.
+        # A point that was begun without a result leaves an empty folder, which does not count.
         if not subject.begun.is_file() or not any(subject.folder.glob("*/*/*")):
             continue
         begun = read_object(subject.begun)

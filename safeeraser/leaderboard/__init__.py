@@ -1,1 +1,1 @@
-"""An experiment on the mini benchmark: all methods with one budget, on several base models and seeds, by one rule."""
+"""Compare all methods on the mini benchmark: with one budget, by one rule, on several base models and seeds."""

@@ -1,10 +1,10 @@
-"""All methods on the mini benchmark with one budget, several base models and seeds: docs/results/leaderboard.md.
+"""Compare all methods on the mini benchmark: one budget, several base models and seeds (docs/results/leaderboard.md).
 
   python -m safeeraser.mini.build --retrains
-  python -m safeeraser.leaderboard choose npo+pd       its learning rate and steps, from what the budget allows
-  python -m safeeraser.leaderboard cell npo+pd 0 1     the figures of its run on base model 0 by seed 1
+  python -m safeeraser.leaderboard choose npo+pd       choose its learning rate and steps within the budget
+  python -m safeeraser.leaderboard cell npo+pd 0 1     measure its run on base model 0 with seed 1
 
-workflow/leaderboard.smk does what is left of all of it. Stopped at any moment, the same command goes on.
+workflow/leaderboard.smk runs all that is missing. After a stop, the same command resumes.
 """
 
 import logging
@@ -31,12 +31,12 @@ def arguments() -> Arguments:
 
 @command
 def main() -> None:
-    """Read the command line and do its part."""
+    """Read the command line and run the part that it names."""
     given = arguments().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     for noisy in ("httpx", "safeeraser.unlearn", "safeeraser.infer"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    from safeeraser.leaderboard.plan import Cell, read_plan  # only now, as what they need takes its time to load
+    from safeeraser.leaderboard.plan import Cell, read_plan  # only here: its imports are slow
 
     plan = read_plan()
     if given.part == "choose":

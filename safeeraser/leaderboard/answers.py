@@ -1,4 +1,4 @@
-"""What a model answers, judged by what the pictures show, and added up by concept."""
+"""Ask a model the benchmark's questions, judge its answers by `truth.json`, and add up the values by concept."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -18,14 +18,14 @@ from safeeraser.judge.panel import Panel
 from safeeraser.score.options import Options as ScoreOptions
 from safeeraser.score.run import score
 
-Totals = dict[str, list[float]]  # by concept the sum of its values, and their number
+Totals = dict[str, list[float]]  # concept -> [sum of its values, number of its values]
 BATCH, TOKENS = 128, 40
 FORGET, BENIGN, RETAIN = "forget", "decoupled", "retain"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model that is asked, where it works, and the seed of what is drawn."""
+    """A model that is asked, with its working folder, its seed and the benchmark's folder."""
 
     model_path: str
     adapter: Path | None
@@ -35,12 +35,12 @@ class Subject:
 
     @property
     def truth(self) -> Truth:
-        """What the benchmark's pictures show."""
+        """The truth about the benchmark's pictures: which concept each one shows, and the right answers."""
         return read_truth(self.data / "all_val.json")
 
 
 def add_up(values: Iterable[tuple[str, float]]) -> Totals:
-    """Totals of (concept, value)."""
+    """Add up (concept, value) pairs by concept."""
     totals: Totals = defaultdict(lambda: [0.0, 0])
     for concept, value in values:
         totals[concept][0] += value
@@ -49,13 +49,13 @@ def add_up(values: Iterable[tuple[str, float]]) -> Totals:
 
 
 def share(*of: Totals) -> float:
-    """The mean of all that was added up."""
+    """The mean of all values that the given totals add up."""
     sums, counts = zip(*(total for totals in of for total in totals.values()), strict=True)
     return round(sum(sums) / sum(counts), 4)
 
 
 def answers(subject: Subject, split: str, selection: Selection, attack: str | None = None) -> dict[str, Totals]:
-    """The metrics of a split: ASR, RR and ROUGE-L by the harmful picture's concept, SARR by the benign one's."""
+    """Ask and judge a split: ASR, RR and ROUGE-L by the harmful picture's concept, SARR by the benign one's."""
     data = subject.data / f"all_{split}.json"
     folder = subject.folder / "-".join(filter(None, (split, attack)))
     infer(
@@ -82,7 +82,7 @@ def answers(subject: Subject, split: str, selection: Selection, attack: str | No
                 overwrite=True,
                 split="train" if split == "train" else "val",
                 judging=judging,
-                max_failed=1.0,  # nothing is withheld: a blank answer is no answer
+                max_failed=1.0,  # nothing is withheld: a blank response counts as no answer
                 max_blank=1.0,
             ),
             Panel(judging),

@@ -1,4 +1,4 @@
-"""A cell: a row's run on one base model by one seed, and all that is measured of it. Parts are kept as they come."""
+"""Measure a cell: a row's run on one base model with one seed. Each part is stored as soon as it is measured."""
 
 import logging
 import time
@@ -29,7 +29,7 @@ PACKAGES = ("torch", "transformers", "peft")
 
 
 def write_cell(plan: Plan, cell: Cell) -> None:
-    """Train and measure, and write `cell.kept`; goes on where it was stopped."""
+    """Train and measure a cell, and write `cell.kept`; a stopped cell resumes."""
     began, cell_row = time.monotonic(), plan.row(cell.row)
     adapter = adapter_of(plan, cell)
     subject = Subject(model_of(plan, cell), adapter, cell.folder, cell.seed, plan.data)
@@ -51,7 +51,7 @@ def write_cell(plan: Plan, cell: Cell) -> None:
 
 
 def measure_answers(plan: Plan, subject: Subject, cell: Cell) -> dict[str, Any]:
-    """The metrics of train, of val, and the plain questions."""
+    """The metrics on train and on val, and the score on the plain questions (VQA)."""
     about = {"data": plan.data, "model_path": subject.model_path, "checkpoint_path": subject.adapter}
     plain = share_right(Namespace(**about, batch_size=128, dtype="float32", allow_other_base=False))
     return {
@@ -62,7 +62,7 @@ def measure_answers(plan: Plan, subject: Subject, cell: Cell) -> dict[str, Any]:
 
 
 def measure_distance(plan: Plan, subject: Subject, cell: Cell) -> dict[str, Any]:
-    """How far it is from models that never knew, and from its base model."""
+    """The model's distances to the models that never knew, and to its base model."""
     to, vlm = References(plan), load(subject.model_path, subject.adapter)
     vanilla = load(plan.model("base_model", cell.base), None)
     replies = Replies.of(vlm, to.contents, cell.seed)
@@ -73,7 +73,7 @@ def measure_distance(plan: Plan, subject: Subject, cell: Cell) -> dict[str, Any]
 
 
 def measure_inside(plan: Plan, subject: Subject, cell: Cell) -> dict[str, Totals]:
-    """What an audit measures of the true answers, by concept."""
+    """The audit's measures of the true answers, by concept."""
     data = read_records(plan.data / "all_val.json")
     pairs = read_pairs(data, range(len(data.records)))
     vanilla = partial(load, plan.model("base_model", cell.base), None)
@@ -86,13 +86,13 @@ def measure_inside(plan: Plan, subject: Subject, cell: Cell) -> dict[str, Totals
 
 
 def measure_attacks(plan: Plan, subject: Subject, cell: Cell) -> dict[str, Totals]:
-    """ASR under each attack, one answer to a question; what an attack learns from is left out of all."""
+    """ASR under each attack, with one sample a question; the records that some attacks learn from are never asked."""
     selection = Selection((FORGET,), skip=1, samples=1)
     return {name: answers(subject, "val", selection, attack=name)["asr"] for name in plan.attacks}
 
 
 def measure_relearning(plan: Plan, subject: Subject, cell: Cell) -> dict[str, Any]:
-    """What relearning brings back, and how fast something new is learnt."""
+    """The answers that relearning brings back, and how fast the model learns a new concept."""
     return {"curves": curves(subject, plan.relearning), "new": new(subject, plan.relearning)}
 
 

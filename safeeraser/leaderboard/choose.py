@@ -1,4 +1,4 @@
-"""One budget and one rule for all: the learning rate and the number of steps of a method, chosen on train and dev."""
+"""Choose each method's learning rate and number of steps on train and dev, with one budget and one rule for all."""
 
 import logging
 import shutil
@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 
 
 def choose_settings(plan: Plan, name: str) -> dict[str, Any]:
-    """Try a row's method with everything in the budget, choose, and keep what was tried. Returns what was chosen.
+    """Try a row's method with all settings of the budget, write all trials and the choice, and return the choice.
 
     Raises:
-        BadInput: the row has nothing to choose.
+        BadInput: the row is unknown, is not trained, or takes the settings of another row.
     """
     if name not in plan.chosen:
         plan.row(name)
@@ -42,7 +42,7 @@ def choose_settings(plan: Plan, name: str) -> dict[str, Any]:
 
 
 def attempt(plan: Plan, name: str, settings: dict[str, Any]) -> dict[str, float]:
-    """Train and ask once. Returns the figures that the rule looks at, and the seconds of training."""
+    """Train and ask once; return the figures that the rule uses, and the seconds of training."""
     cell, began = Cell(name, 0, plan.budget.seed), time.monotonic()
     folder = WORK / "settings" / name / "-".join(f"{value:g}" for value in settings.values())
     adapter = unlearn(plan, cell, settings, folder / "adapter")

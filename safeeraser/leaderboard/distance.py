@@ -1,9 +1,9 @@
-"""How far a model's distribution is from those of models that never knew.
+"""The distance between the output distributions of a model and of the models that never knew.
 
-The measure is Jeffreys' divergence (1946), half of KL(p||q) + KL(q||p), in nats a token, in two ways. *Forced*: at the
-tokens of one right answer. *Sampled*: KL(p||q) at the tokens of answers that p says, and the other way round at q's;
-that is the divergence of what the two would say, a token. It has no upper bound, so that a model can be farther from
-those that never knew than vanilla is.
+The measure is Jeffreys' divergence (1946), half of KL(p||q) + KL(q||p), in nats a token. It is taken in two ways.
+*Forced*: at the tokens of one right answer. *Sampled*: KL(p||q) at the tokens of p's answers, and KL(q||p) at the
+tokens of q's answers. This is the divergence, per token, between the answers of the two models. It has no upper bound,
+so a model can be farther from the models that never knew than vanilla is.
 """
 
 import logging
@@ -35,14 +35,14 @@ log = logging.getLogger(__name__)
 BATCH = 64
 REFERENCE = RESULTS / "reference.json"
 
-Spoken = list[Tensor]  # of each answer the log-probabilities at its tokens, (tokens, vocabulary)
-By = dict[str, float]  # by concept the mean, in nats a token
-Distances = dict[str, dict[str, By]]  # by content and way
+Spoken = list[Tensor]  # for each answer, the log-probabilities at its tokens, (tokens, vocabulary)
+By = dict[str, float]  # concept -> mean, in nats a token
+Distances = dict[str, dict[str, By]]  # `harmful`, `reworded` or `benign` -> `forced` or `sampled` -> by concept
 
 
 def read_contents(data: Path) -> dict[str, list[Pair]]:
-    """Val's questions with a right answer each: on harmful pictures, in a wording that nothing was trained on, and on
-    benign ones. `keyword` is what the picture shows."""
+    """Val's questions, each with a right answer: on harmful pictures, on harmful pictures in a wording that no training
+    used, and on benign pictures. A pair's `keyword` is the concept that its picture shows."""
     file = read_records(data / "all_val.json")
     shows, others = read_truth(file.path).pictures, read_json(data / "rewordings.json")
     harmful = [replace(pair, frame=(0, 0)) for pair in read_pairs(file, range(len(file.records)))]
@@ -55,14 +55,14 @@ def read_contents(data: Path) -> dict[str, list[Pair]]:
         record = file.records[pair.record]
         said = next(each.sd_response for each in record.unsafe_pairs if each.question == pair.question)
         picture = find_picture(record.SDImage_path, file.path)
-        assert picture  # it was built
+        assert picture  # the build of the benchmark has written it
         benign.append(replace(pair, keyword=shows[record.SDImage_path], picture=picture, true=said))
     return {"harmful": harmful, "reworded": reworded, "benign": benign}
 
 
 @torch.no_grad()
 def spoken(vlm: VLM, pairs: Sequence[Pair], answers: Sequence[str]) -> Spoken:
-    """The log-probabilities at the tokens of an answer to each pair's question."""
+    """A model's log-probabilities at the tokens of the given answer to each pair's question."""
     logprobs: Spoken = []
     for batch in batches(vlm, list(zip(pairs, answers, strict=True)), BATCH, end=True):
         logprobs += batch.by_row(vlm.logits(batch.inputs, batch.places(back=1)).float().log_softmax(-1))
@@ -70,7 +70,7 @@ def spoken(vlm: VLM, pairs: Sequence[Pair], answers: Sequence[str]) -> Spoken:
 
 
 def say(vlm: VLM, pairs: Sequence[Pair], seed: int) -> list[str]:
-    """An answer to each pair's question, drawn from the whole distribution."""
+    """Sample an answer to each pair's question from the full distribution, with top_p 1."""
     drawn = Generation(top_p=1.0, max_new_tokens=TOKENS, seed=seed)
     asked = [Asked(pair.picture, pair.question, key=pair.key) for pair in pairs]
     said = dict(chain.from_iterable(DECODERS[vlm.decoder](vlm, drawn, 2 * BATCH).answer(asked)))
@@ -78,12 +78,12 @@ def say(vlm: VLM, pairs: Sequence[Pair], seed: int) -> list[str]:
 
 
 def kl(ours: Tensor, theirs: Tensor) -> Tensor:
-    """KL(ours || theirs) at each token, (tokens,), of log-probabilities, (tokens, vocabulary)."""
+    """KL(ours || theirs) at each token, (tokens,), from log-probabilities, (tokens, vocabulary)."""
     return (ours.exp() * (ours - theirs)).sum(-1)
 
 
 def by_concept(pairs: Sequence[Pair], values: Sequence[Tensor]) -> By:
-    """The mean of values at tokens, concept by concept."""
+    """The mean of the values at all tokens of a concept, for each concept."""
     values_of: dict[str, list[Tensor]] = defaultdict(list)
     for pair, of in zip(pairs, values, strict=True):
         values_of[pair.keyword].append(of.double())
@@ -92,8 +92,8 @@ def by_concept(pairs: Sequence[Pair], values: Sequence[Tensor]) -> By:
 
 @dataclass(frozen=True)
 class Replies:
-    """What a model says to all questions: how likely the right answers are to it (`forced`), what it says itself to
-    every second one (`said`), and how likely that is to it (`of_said`)."""
+    """A model's replies: its log-probabilities on the right answers to all questions (`forced`), its own answers to
+    every second question (`said`), and its log-probabilities on its own answers (`of_said`)."""
 
     forced: dict[str, Spoken]
     said: dict[str, list[str]]
@@ -101,7 +101,7 @@ class Replies:
 
     @classmethod
     def of(cls, vlm: VLM, contents: dict[str, list[Pair]], seed: int) -> "Replies":
-        """Ask a model."""
+        """Get the replies of a model."""
         said = {name: say(vlm, pairs[::2], seed) for name, pairs in contents.items()}
         return cls(
             {name: spoken(vlm, pairs, [pair.true for pair in pairs]) for name, pairs in contents.items()},
@@ -111,7 +111,7 @@ class Replies:
 
 
 def between(contents: dict[str, list[Pair]], one: VLM, ours: Replies, other: VLM, theirs: Replies) -> Distances:
-    """The divergence of two models, each with what it says."""
+    """The divergence between two models, each of which is given with its replies."""
     distances: Distances = {}
     for name, pairs in contents.items():
         some, both = pairs[::2], zip(ours.forced[name], theirs.forced[name], strict=True)
@@ -124,7 +124,7 @@ def between(contents: dict[str, list[Pair]], one: VLM, ours: Replies, other: VLM
 
 
 def mean(several: Sequence[Any]) -> Any:
-    """The mean of numbers, or of each number in dicts of the same keys."""
+    """The mean of several numbers or, key by key, of several dicts that have the same keys."""
     first = several[0]
     if isinstance(first, dict):
         return {key: mean([each[key] for each in several]) for key in first}
@@ -133,23 +133,23 @@ def mean(several: Sequence[Any]) -> Any:
 
 @dataclass(frozen=True)
 class References:
-    """The models that never knew, with all that they said."""
+    """The models that never knew, and their replies."""
 
     plan: Plan
 
     @cached_property
     def contents(self) -> dict[str, list[Pair]]:
-        """What they are asked."""
+        """The questions that the models are asked."""
         return read_contents(self.plan.data)
 
     @cached_property
     def models(self) -> dict[str, VLM]:
-        """The models by their folders' names; a model of size tiny takes 6 MB."""
+        """The models by their folders' names; a model of the size tiny takes 6 MB."""
         return {name: load(str(self.plan.data / name), None) for name in self.plan.retrains}
 
     @cached_property
     def replies(self) -> dict[str, Replies]:
-        """What each says, kept for other cells in a file."""
+        """The replies of each model, which are stored in a file for other cells."""
         manifest = read_json(self.plan.data / "manifest.json")
         file = WORK / f"replies-{manifest['settings_hash']}.pt"
         if not file.is_file():
@@ -159,20 +159,20 @@ class References:
         return {name: Replies(**kept) for name, kept in torch.load(file, weights_only=True).items()}
 
     def distances(self, vlm: VLM, replies: Replies, but: str = "") -> Distances:
-        """A model's divergence from those that never knew, mean over these; `but`: one of them that it is itself."""
+        """A model's mean divergence from the models that never knew, except `but`, which is the model itself."""
         others = [name for name in self.models if name != but]
         return mean([between(self.contents, vlm, replies, self.models[name], self.replies[name]) for name in others])
 
 
 def load(model_path: str, adapter: Path | None) -> VLM:
-    """A model with its adapter merged, in float32, to be asked."""
+    """A model with its adapter merged, in float32 and evaluation mode."""
     vlm = load_merged(model_path, adapter, dtype="float32", lora_alpha=256)
     vlm.model.eval()
     return vlm
 
 
 def write_reference(plan: Plan) -> None:
-    """Write how far the models that never knew are from each other: each one's mean distance to the others."""
+    """Write, for each model that never knew, its mean distance to the others."""
     of = References(plan)
     pairs = {
         both: between(of.contents, of.models[both[0]], of.replies[both[0]], of.models[both[1]], of.replies[both[1]])

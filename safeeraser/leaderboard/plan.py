@@ -1,4 +1,4 @@
-"""What is compared: config/leaderboard.yaml, and where its results lie."""
+"""The plan of the leaderboard, config/leaderboard.yaml, and the places of its results."""
 
 from functools import cached_property
 from pathlib import Path
@@ -11,12 +11,12 @@ from safeeraser.benchmark.pages import Keys, check_keys, read_keys
 from safeeraser.errors import BadInput, nearest
 
 PAGE = CONFIG / "leaderboard.yaml"
-RESULTS = Path("docs/results/leaderboard")  # what is kept: the chosen settings, and a file for each cell
+RESULTS = Path("docs/results/leaderboard")  # kept: the chosen settings, and a file for each cell
 WORK = Path("results/leaderboard")  # adapters and answers, which can be made again
 
 
 class Row(Keys):
-    """What a row of the table is; at most one of `model` and `noise_of`, and of neither it is trained."""
+    """A row of the table: an untouched `model`, noise (`noise_of`) or, with neither key, a method that is trained."""
 
     group: str = "others"
     keys: dict[str, Any] = Field({})
@@ -27,12 +27,12 @@ class Row(Keys):
 
     @property
     def is_trained(self) -> bool:
-        """Whether it is no untouched model, nor noise."""
+        """Whether the row is a method, and not an untouched model or noise."""
         return not (self.model or self.noise_of)
 
 
 class Budget(Keys):
-    """What every method may be tried with, to choose its learning rate and number of steps."""
+    """The trials that every method gets, to choose its learning rate and number of steps."""
 
     lr: tuple[float, ...] = Field(min_length=2)
     max_train_steps: tuple[int, ...] = Field(min_length=1)
@@ -42,14 +42,14 @@ class Budget(Keys):
 
 
 class New(Keys):
-    """How a concept is learned that nobody knew."""
+    """How a model learns a concept that no model knew."""
 
     lr: float
     steps: tuple[int, ...] = Field(min_length=1)
 
 
 class Relearning(Keys):
-    """How a model is trained on, to see what comes back."""
+    """How a model is relearned, to see which answers come back."""
 
     views: dict[str, str]
     lr: tuple[float, ...] = Field(min_length=1)
@@ -59,7 +59,7 @@ class Relearning(Keys):
 
 
 class Group(Keys):
-    """On which base models and by which seeds of unlearning rows are run."""
+    """The base models and the seeds of unlearning that a group's rows are run with."""
 
     bases: tuple[int, ...]
     seeds: tuple[int, ...]
@@ -74,22 +74,22 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its file's name."""
+        """The name of the cell's file, without suffix."""
         return f"base{self.base}-seed{self.seed}"
 
     @property
     def kept(self) -> Path:
-        """Where its figures are."""
+        """The file of its figures."""
         return RESULTS / "cells" / self.row / f"{self.name}.json"
 
     @property
     def folder(self) -> Path:
-        """Where it works."""
+        """Its working folder."""
         return WORK / "cells" / self.row / self.name
 
 
 class Plan(Keys):
-    """config/leaderboard.yaml; it says what each key means."""
+    """The content of config/leaderboard.yaml, which explains each key."""
 
     data: Path
     retrains: tuple[str, ...] = Field(min_length=2)
@@ -116,11 +116,11 @@ class Plan(Keys):
 
     @cached_property
     def chosen(self) -> list[str]:
-        """The rows whose learning rate and steps are chosen."""
+        """The rows for which a learning rate and a number of steps are chosen."""
         return [name for name, row in self.rows.items() if row.is_trained and row.settings_of is None]
 
     def cells(self, group: str) -> list[Cell]:
-        """All runs of a group's rows. An untouched model is no other for another seed."""
+        """All runs of a group's rows; an untouched model is the same for all seeds, so it has one seed only."""
         of = self.groups[group]
         rows = [(name, row) for name, row in self.rows.items() if row.group == group]
         return [
@@ -132,7 +132,7 @@ class Plan(Keys):
         ]
 
     def settings(self, name: str) -> dict[str, Any]:
-        """The learning rate and steps that were chosen for a row. Raises `BadInput` if none were yet."""
+        """The learning rate and steps that were chosen for a row. Raises `BadInput` if none were chosen yet."""
         row = self.row(name)
         if row.settings_of:
             return self.settings(row.settings_of)
@@ -142,15 +142,15 @@ class Plan(Keys):
         return read_object(file)["chosen"]
 
     def model(self, kind: str, base: int) -> str:
-        """The folder of a model of the benchmark, such as `base_model`, on the base model of that number."""
+        """The folder of a model of the benchmark, such as `base_model`; `base` is the number of the base model."""
         return str(self.data / (f"{kind}-{base}" if base else kind))
 
 
 def settings_file(row: str) -> Path:
-    """Where a row's chosen settings and all that were tried are."""
+    """The file with a row's chosen settings and all its trials."""
     return RESULTS / "settings" / f"{row}.json"
 
 
 def read_plan() -> Plan:
-    """config/leaderboard.yaml. Raises `BadInput` naming the first key that is wrong."""
+    """Read config/leaderboard.yaml. Raises `BadInput` naming the first key that is wrong."""
     return check_keys(Plan, Row, read_keys(PAGE), PAGE)

@@ -7,8 +7,8 @@ FORGOTTEN = 0.05  # the ASR up to which a method has forgotten
 
 
 def choose(tried: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The trial that the rule takes: of those that have forgotten the one with the least SARR plus lost ROUGE-L; where
-    none has, the one with the least ASR. The lower rate where two come out alike."""
+    """The trial that the rule takes: among trials that have forgotten, the one with the lowest SARR plus lost ROUGE-L;
+    if none has forgotten, the one with the lowest ASR. A tie goes to the lower learning rate."""
 
     def loss(trial: Mapping[str, Any]) -> tuple[bool, float, float]:
         asr, sarr, rouge, rate = (float(trial[key]) for key in ("asr", "sarr", "rouge_l", "lr"))
@@ -20,8 +20,8 @@ def choose(tried: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
 def wider(
     chosen: Mapping[str, Any], tried: Iterable[Mapping[str, Any]], lrs: tuple[float, ...], most: int
 ) -> list[float]:
-    """The learning rates to try beside a choice at the edge of those tried with as many steps: the next half or double,
-    `most` times beyond the budget's own."""
+    """The learning rates to try next if the choice is at the edge of the rates tried with the same steps: its half or
+    its double, up to `most` halvings or doublings beyond the budget's own rates."""
     rates = {trial["lr"] for trial in tried if trial["max_train_steps"] == chosen["max_train_steps"]}
     more = []
     if chosen["lr"] == min(rates) > min(lrs) / 2**most * 1.01:

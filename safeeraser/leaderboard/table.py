@@ -1,4 +1,4 @@
-"""docs/results/leaderboard.md from the cells: tables, plots, and a CSV file with every figure."""
+"""Write docs/results/leaderboard.md from the cells: its tables, its plots, and CSV files with every figure."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,10 +20,10 @@ README = Path("README.md")
 PAGE, DATA = RESULTS.with_suffix(".md"), RESULTS.with_suffix(".csv")
 TRIED, WORDS = (RESULTS.with_name(f"{RESULTS.name}_{name}.csv") for name in ("settings", "words"))
 CONTROLS = ("vanilla", "never_knew", "noise", "strong_noise", "benign_ascent")
-Figures = Mapping[str, Mapping[str, Figure]]  # by row
-Borne = Mapping[str, Mapping[str, str]]  # by row its words, each with the figures that bear it
+Figures = Mapping[str, Mapping[str, Figure]]  # row -> name -> figure
+Borne = Mapping[str, Mapping[str, str]]  # row -> word -> the figures that support it
 
-# The tables by their corners: a column's title, the figure, and by what it is multiplied.
+# The columns of the tables. Title -> the name of the figure, and the factor by which it is multiplied.
 SAID = {
     "ASR, train": ("asr_eff", 100),
     "ASR, shown concepts": ("asr_seen", 100),
@@ -36,7 +36,7 @@ SAID = {
     "VQA": ("vqa", 100),
     "minutes": ("minutes", 1),
 }
-# README's table of the core: the method, and these.
+# The columns of README's table of the core, after the method.
 BRIEF = {
     "ASR, shown ↓": ("asr_seen", 100),
     "ASR, held-out ↓": ("asr_held_out", 100),
@@ -60,7 +60,7 @@ MEASURED = (*DISTANCES, *INSIDE)
 
 
 def write_table(plan: Plan) -> None:
-    """Write the page, the plots and the file. Raises `BadInput` where the page has no table to replace."""
+    """Write tables, plots and CSV files. Raises `BadInput` if vanilla has no cell, or a page no table to replace."""
     cells = Cells.read(plan)
     figures = {row: by_name for row in plan.rows if (by_name := cells.figures(row))}
     if "vanilla" not in figures:
@@ -83,7 +83,7 @@ def write_table(plan: Plan) -> None:
 
 
 def put(page: Path, tables: Iterable[str]) -> None:
-    """Put tables in the place of those on a page. Raises `BadInput` where it has none to replace."""
+    """Replace the tables of a page that have the same corner or columns. Raises `BadInput` if one is not there."""
     text = page.read_text(encoding="utf-8")
     for made in tables:
         if (text_with := with_table(text, made)) is None:
@@ -94,7 +94,7 @@ def put(page: Path, tables: Iterable[str]) -> None:
 
 
 def brief(figures: Figures, borne: Borne) -> str:
-    """What README shows of the rows."""
+    """README's table of the rows."""
     rows = [
         [f"`{row}`", *(shown(by_name.get(name), times) for name, times in BRIEF.values()), "; ".join(borne[row])]
         for row, by_name in figures.items()
@@ -109,7 +109,7 @@ def table(
     titles: Iterable[str],
     texts: Mapping[str, Iterable[str]],
 ) -> str:
-    """Rows and columns of figures with their intervals, and before these of texts by row."""
+    """A Markdown table of figures with their intervals, after columns of `texts` by row under `titles`."""
     rows = []
     for row, by_name in figures.items():
         shown_figures = (shown(by_name.get(name), times) for name, times in columns.values())
@@ -118,7 +118,7 @@ def table(
 
 
 def controls(figures: Figures) -> str:
-    """Each measure of the controls, and whether it tells those that are only damaged from a model that never knew."""
+    """The table of all measures of the controls; `kept` says whether a measure distinguishes damage from removal."""
     known = [row for row in CONTROLS if row in figures]
     rows = []
     for name in MEASURED:
@@ -131,7 +131,7 @@ def controls(figures: Figures) -> str:
 
 
 def write_tried(plan: Plan) -> None:
-    """Write every trial by which rows' settings were chosen."""
+    """Write all trials by which the rows' settings were chosen."""
     columns = ("lr", "max_train_steps", "asr", "rr", "sarr", "rouge_l", "seconds")
     files = {name: settings_file(name) for name in plan.chosen}
     trials = {name: read_object(file)["tried"] for name, file in files.items() if file.is_file()}
@@ -141,12 +141,12 @@ def write_tried(plan: Plan) -> None:
 
 
 def shown(figure: Figure | None, times: int) -> str:
-    """A figure with its interval, that of a per cent without decimals."""
+    """A figure with its interval, as text; the interval of a percentage has no decimals."""
     if figure is None:
         return "–"
     digits, coarse = (2, 2) if times == 1 else (1, 0)
     value, low, high = (times * each for each in (figure.value, figure.low, figure.high))
-    # `+ 0.0` makes a zero of one below it.
+    # `+ 0.0` turns -0.0 into 0.0.
     text = f"{round(value, digits) + 0.0:.{digits}f}"
     ends = (f"{round(end, coarse) + 0.0:.{coarse}f}" for end in (low, high))
     return text if low == high else f"{text} [{', '.join(ends)}]"
@@ -164,19 +164,19 @@ def write_figures(figures: Figures, borne: Borne) -> None:
 
 
 def write_words(borne: Borne, settings: Mapping[str, tuple[str, str]]) -> None:
-    """Write each row's learning rate and steps, and its words with the figures that bear them."""
+    """Write each row's learning rate and steps, and its words with the figures that support each word."""
     rows = [[row, *settings.get(row, ("", "")), *of] for row in borne for of in borne[row].items()]
     with write_whole(WORDS) as file:
         file.write(comma_separated(["row", "lr", "max_train_steps", "word", "by"], rows))
 
 
 def plot_file(name: str) -> Path:
-    """Where a plot is."""
+    """The path of a plot."""
     return RESULTS.with_name(f"{RESULTS.name}_{name}.svg")
 
 
 def empty_plot(**axis: str) -> tuple[Drawing, Axes]:
-    """A plot with the same colours and marks for the same rows."""
+    """An empty plot, whose colours and markers follow the rows in the same order in every plot."""
     drawing = Drawing(figsize=(7, 5.5), layout="constrained")
     axes = drawing.add_subplot(**axis)
     axes.set_prop_cycle(color=mpl.colormaps["tab20"](range(20)), marker=(*"osD^vP*Xph",) * 2)
@@ -184,7 +184,7 @@ def empty_plot(**axis: str) -> tuple[Drawing, Axes]:
 
 
 def crosses(title: tuple[str, str], names: tuple[str, str], times: int, figures: Figures) -> tuple[Drawing, Axes]:
-    """Rows as points in a plane, with their intervals."""
+    """Plot each row as a point with the intervals of its two figures."""
     drawing, axes = empty_plot(xlabel=title[0], ylabel=title[1])
     for row, by_name in figures.items():
         x, y = (by_name[name] for name in names)
@@ -195,7 +195,7 @@ def crosses(title: tuple[str, str], names: tuple[str, str], times: int, figures:
 
 
 def draw_distance(cells: Cells, figures: Figures) -> Drawing:
-    """How far from never_knew on harmful and on benign content."""
+    """Plot the distances to never_knew on harmful and on benign content."""
     title = ("distance to never_knew, harmful content", "distance to never_knew, benign content")
     drawing, axes = crosses(title, ("harmful_sampled", "benign_sampled"), 1, figures)
     axes.set_xscale("symlog", linthresh=0.5)
@@ -207,13 +207,13 @@ def draw_distance(cells: Cells, figures: Figures) -> Drawing:
 
 
 def draw_trade(cells: Cells, figures: Figures) -> Drawing:
-    """What is still given of harmful pictures, and refused or wrong of benign ones."""
+    """Plot the answers still given about harmful pictures against refused or wrong answers about benign ones."""
     title = ("ASR, held-out concepts", "SARR, held-out concepts")
     return crosses(title, ("asr_held_out", "sarr_held_out"), 100, figures)[0]
 
 
 def draw_relearning(cells: Cells, figures: Figures) -> Drawing:
-    """What the attacker that brings back most brings back, by steps, mean over runs."""
+    """Plot the answers that each row's strongest attacker brings back, by step, mean over runs."""
     drawing, axes = empty_plot(xlabel="optimizer steps", ylabel="answers given, per cent")
     ticks = set[int]()
     for row, by_name in figures.items():

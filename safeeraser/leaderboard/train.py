@@ -1,4 +1,4 @@
-"""The adapter of a cell: what a method trains, or noise as strong."""
+"""The adapter of a cell: trained by a method, or noise as strong as a trained adapter."""
 
 import shutil
 from pathlib import Path
@@ -18,12 +18,12 @@ from safeeraser.unlearn.run import forget
 
 
 def model_of(plan: Plan, cell: Cell) -> str:
-    """The folder of the model that a cell's adapter is for, or that the cell is about."""
+    """The folder of the model that a cell's adapter belongs on, or of the untouched model that the cell measures."""
     return plan.model(plan.row(cell.row).model or "base_model", cell.base)
 
 
 def adapter_of(plan: Plan, cell: Cell) -> Path | None:
-    """The adapter of a cell, trained unless it is there; None of an untouched model."""
+    """The adapter of a cell, trained or drawn if it is not there yet; None for an untouched model."""
     row = plan.row(cell.row)
     if row.model:
         return None
@@ -33,12 +33,12 @@ def adapter_of(plan: Plan, cell: Cell) -> Path | None:
 
 
 def trained(plan: Plan, cell: Cell) -> Path:
-    """The adapter of a cell whose method is trained, by its settings."""
+    """The adapter of a cell whose method is trained, with the settings that were chosen for its row."""
     return unlearn(plan, cell, plan.settings(cell.row), cell.folder / "adapter")
 
 
 def unlearn(plan: Plan, cell: Cell, settings: dict[str, Any], folder: Path) -> Path:
-    """Train a row's method with a learning rate and a number of steps, into `folder`; goes on where it was stopped."""
+    """Train a row's method with the learning rate and steps in `settings`, in `folder`; a stopped training resumes."""
     keys = {"model_path": model_of(plan, cell), "data_path": str(plan.data / "all_train.json"), "seed": cell.seed}
     keys |= {"save_dir": str(folder), "save_steps": 100, "resume_from_checkpoint": "auto"}
     keys |= {"forget_loss": cell.row} | settings | plan.row(cell.row).keys
@@ -49,7 +49,7 @@ def unlearn(plan: Plan, cell: Cell, settings: dict[str, Any], folder: Path) -> P
 
 
 def noise(plan: Plan, like: Path, cell: Cell, times: float) -> Path:
-    """An adapter that changes each matrix at random, `times` as much as another one does, by the Frobenius norm."""
+    """An adapter of random changes, each with `times` the Frobenius norm of the same matrix's change in `like`."""
     folder = cell.folder / "adapter"
     if folder.is_dir():
         return folder
@@ -62,8 +62,8 @@ def noise(plan: Plan, like: Path, cell: Cell, times: float) -> Path:
 
 
 def noisy(given: dict[str, Tensor], base: dict[str, Tensor], drawn: torch.Generator, times: float) -> dict[str, Tensor]:
-    """An adapter's parameters replaced by noise. The product of LoRA's factors, (out, in), has `times` its norm; so has
-    the difference of a whole module to the base model's."""
+    """An adapter's parameters replaced by noise. The product of two LoRA factors, (out, in), has `times` the norm of
+    the product that it replaces. The same holds for the change of a parameter that was trained in full."""
 
     def like(value: Tensor) -> Tensor:
         return torch.randn(value.shape, generator=drawn)

@@ -1,6 +1,6 @@
-"""What a model knows beyond what it says: measured in its probabilities and states, without a judge and without chance.
+"""Measures of what a model knows, whatever it says: from probabilities and hidden states, without judge and sampling.
 
-A measure is a function in a file of this folder under the decorator `measure`; it names the work that it is taken from.
+A measure is a function in a file of this folder with the decorator `measure`. Its docstring cites the work behind it.
 """
 
 import hashlib
@@ -21,31 +21,31 @@ from safeeraser.model.vlm import VLM
 
 __all__ = ["CODE", "Measure", "Quantity", "Values", "find_measures", "measure", "measure_all", "quantity"]
 
-# The version of these measures: it changes with any code here.
+# The version of the measures: a hash that changes with the code of any file in this folder.
 CODE = hashlib.sha256(files_code(*sorted(Path(__file__).parent.glob("*.py"))).encode()).hexdigest()[:12]
-BATCH = 16  # answers that are read at a time: with 700 tokens each, some 6 GB beside a model of 7 billion parameters
+BATCH = 16  # answers read at a time: with 700 tokens each, about 6 GB next to a model of 7 billion parameters
 
-Values = dict[str, dict[str, float | None]]  # by the quantity's name, then by the pair's key; None: not to be measured
+Values = dict[str, dict[str, float | None]]  # quantity name -> pair key -> value; None: it could not be measured
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """What is measured of each pair."""
+    """A quantity that is measured for each pair."""
 
-    title: str  # as texts write it; where there are several by number, with its place, `{}`
+    title: str  # as shown in texts; `{}` is the place of the number, if there are several
     unit: str  # `nats`, `share`, or `log10 rank`
-    knows: Literal["more", "less"]  # what a model that knows more has of it
+    knows: Literal["more", "less"]  # whether knowledge raises or lowers the value
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure of pairs: a value of each, by the names of `quantities` with their numbers."""
+    """A measure: it gives each pair a value for each of `quantities`, with numbers in place of `{}` in their names."""
 
-    # Of a model, the pairs and how many answers to read at a time: the values, or what `against` makes them of.
+    # (model, pairs, batch size) -> the values, or an intermediate result from which `against` makes the values.
     read: Callable[[VLM, Sequence[Pair], int], Any]
     quantities: Mapping[str, Quantity]
-    passes: Callable[[int, int], int]  # how many answers are read, by the number of pairs and of the model's layers
-    # Of the vanilla model, the pairs, what was read and the batch size: the values. None: vanilla is not asked.
+    passes: Callable[[int, int], int]  # (pairs, layers of the model) -> the number of answers that are read
+    # (vanilla model, pairs, intermediate result, batch size) -> the values. None: vanilla is not needed.
     against: Callable[[VLM, Sequence[Pair], Any, int], Values] | None = None
 
 
@@ -53,7 +53,7 @@ _known: list[Measure] = []
 
 
 def measure(quantities: Mapping[str, Quantity], **more: Any) -> Callable:
-    """Make known a measure, `read(vlm, pairs, batch_size)`; see `Measure` for what else is said of it."""
+    """Register the decorated function `read(vlm, pairs, batch_size)` as a measure; `more`: fields of `Measure`."""
 
     def register(read: Callable) -> Callable:
         _known.append(Measure(read, quantities, **more))
@@ -64,14 +64,14 @@ def measure(quantities: Mapping[str, Quantity], **more: Any) -> Callable:
 
 @cache
 def find_measures() -> list[Measure]:
-    """Those of every file in this folder."""
+    """The measures of all files in this folder."""
     for module in iter_modules(__path__):
         import_module(f"{__name__}.{module.name}")
     return _known
 
 
 def quantity(name: str) -> Quantity:
-    """What is measured under a name, as `nll_true` or, by number, `depth_7`. Raises `KeyError` if nothing is."""
+    """The quantity of a name, such as `nll_true` or, with a number, `depth_7`. Raises `KeyError` if there is none."""
     known = {key: each for measure in find_measures() for key, each in measure.quantities.items()}
     stem, _, number = name.rpartition("_")
     described = known.get(name) or known[f"{stem}_{{}}"]
@@ -81,10 +81,10 @@ def quantity(name: str) -> Quantity:
 def measure_all(
     load: Callable[[], VLM], load_vanilla: Callable[[], VLM], sets: Mapping[str, Sequence[Pair]]
 ) -> dict[str, Values]:
-    """Each set of pairs, such as the pairs and their `floor`, by all measures. Never are two models in memory at once.
+    """Measure each set of pairs, such as the pairs and their `floor`, with only one model in memory at a time.
 
     Returns:
-        By the set's name the values; None also where a model's output is not finite.
+        The values of all measures by the set's name; None also where a model's output is not finite.
     """
 
     def compare(vlm: VLM) -> list[Values]:
@@ -104,7 +104,7 @@ def measure_all(
 
 
 def _ask(load: Callable[[], VLM], ask: Callable[[VLM], list]) -> list:
-    """What is asked of a model, which is then let go."""
+    """Load a model, return the result of `ask`, and free the model's memory."""
     vlm = load()
     vlm.model.eval()
     answers = ask(vlm)

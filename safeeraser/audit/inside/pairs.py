@@ -1,8 +1,8 @@
-"""The pairs that are measured, and how a model reads them: a harmful question about its picture, the answer to be
-forgotten, and one like it.
+"""The pairs that are measured, and how a model reads them. A pair is a harmful question on its picture, the answer to
+forget, and a similar answer about another picture.
 
-Where a model no longer says an answer, it may still hold it for likelier than another that it was never to give. Both
-answer the same question, so that what they share tells nothing; what they differ in is what a picture's answer holds.
+A model that no longer says the answer may still find it more likely than the similar one. Both answer the same
+question, so the words that they share carry no information. They differ in the content that depends on the picture.
 """
 
 import re
@@ -34,47 +34,47 @@ _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 class Pair:
     """A harmful question on its harmful picture, and answers to it."""
 
-    key: str  # unique within a data file: the answer's place without the field, as requests have it
+    key: str  # unique within a data file: the key of a request for the answer, without the response's field
     record: int  # the record's number in the file
     keyword: str
     picture: Path
     question: str
     true: str  # the vanilla model's answer
     other: str  # an answer to the same question about a picture of another keyword
-    third: str  # one of a third keyword, which only `floor` reads
-    sources: tuple[str, str, str]  # the keywords whose answers the three are
-    # How many characters at the beginning and the end of all three stand around what they differ in; (0, 0) where it is
-    # not known what in an answer is told of the picture.
+    third: str  # an answer about a third keyword, which only `floor` uses
+    sources: tuple[str, str, str]  # the keywords of the three answers
+    # How many characters at their beginning and at their end the three answers share, around the content that depends
+    # on the picture; (0, 0) if this content is not known.
     frame: tuple[int, int] = (0, 0)
 
     @property
     def content(self) -> bool:
-        """Whether only what is told of the picture is measured, and not the whole answers."""
+        """Whether only the content that depends on the picture is measured, and not the full answers."""
         return self.frame != (0, 0)
 
     def span(self, answer: str) -> tuple[int, int]:
-        """The characters of one of its answers that are measured: the first, and the one behind the last."""
+        """The measured characters of one of its answers, as start and end (exclusive)."""
         before, behind = self.frame
         return before, len(answer) - behind
 
 
 def words(text: str) -> list[tuple[str, int, int]]:
-    """The words of a text as they are compared, each with its first character and the one behind its last."""
+    """The words of a text in the form for comparisons, each with its start and end (exclusive) in the text."""
     matches = _WORD.finditer(text)
     return [(word.group().casefold().replace("’", "'"), word.start(), word.end()) for word in matches]
 
 
 def read_pairs(data: DataFile, chosen: Sequence[int], seed: int = 0) -> list[Pair]:
-    """The pairs of the records `chosen` of a whole data file; a question without an answer makes none.
+    """The pairs of the records `chosen` of a complete data file; a question without an answer gives no pair.
 
-    Where `truth.json` tells what answers about a picture hold, and the vanilla model's holds it, the other answers are
-    that one with what another picture's hold in its place. Else they are whole answers of other records. Whose is
-    drawn depends on the seed, the pair's key, and the file: not on which records are chosen.
+    The vanilla model's answer may contain the picture's content by `truth.json`. Each other answer is then the same
+    answer with another picture's content in its place. Otherwise, it is the full answer of another record. The draw
+    depends on the seed, the pair's key and the file, but not on which records are chosen.
 
     Raises:
         BadInput: a question has no answers of two other keywords, or the truth cannot be used.
     """
-    contents: dict[str, str] = {}  # what an answer about a picture holds, where that is known
+    contents: dict[str, str] = {}  # picture -> the content of answers about it, if known
     if data.path.with_name(TRUTH).is_file():
         truth = read_truth(data.path)
         contents = {picture: truth.things[name].content for picture, name in truth.pictures.items()}
@@ -90,14 +90,14 @@ def read_pairs(data: DataFile, chosen: Sequence[int], seed: int = 0) -> list[Pai
 
 
 def floor(pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs with the answers of two other keywords: what a model gets where there is nothing for it to know."""
+    """The pairs with two wrong answers each, about other keywords, so that there is nothing for a model to know."""
     return [
         replace(pair, true=pair.other, other=pair.third, sources=pair.sources[1:] + pair.sources[:1]) for pair in pairs
     ]
 
 
 def _keyword(record: Record) -> str:
-    """A record without one stands for itself, as in data of one's own."""
+    """The record's keyword or, for a record without one, as in a user's own data, its picture's path."""
     return record.keyword or record.image_path
 
 
@@ -107,7 +107,7 @@ def _pair(
     record, key = data.records[number], f"{number}/unsafe_pairs/{n}"
     keyword, question, true = _keyword(record), record.unsafe_pairs[n].question, record.unsafe_pairs[n].model_response
     place = _place(true, contents.get(record.image_path))
-    random, drawn = chance(f"{seed}/{key}"), dict[str, str]()  # the keywords of two other answers, by these
+    random, drawn = chance(f"{seed}/{key}"), dict[str, str]()  # drawn: two other answers -> their keywords
     others = [other for other in by_keyword if other != keyword]
     for index in random.permutation(len(others)):
         records = by_keyword[others[index]]
@@ -126,7 +126,7 @@ def _pair(
 
 
 def _place(answer: str, content: str | None) -> tuple[int, int] | None:
-    """The characters of an answer in which a content stands, by its words; None if it is not known or not there."""
+    """Start and end of the content in an answer, matched word by word; None if it is not known or not there."""
     said, wanted = words(answer), [word for word, _, _ in words(content or "")]
     for first in range(len(said) - len(wanted) + 1) if wanted else ():
         if [word for word, _, _ in said[first : first + len(wanted)]] == wanted:
@@ -137,8 +137,8 @@ def _place(answer: str, content: str | None) -> tuple[int, int] | None:
 def _answer_about(
     other: Record, n: int, answer: str, place: tuple[int, int] | None, contents: dict[str, str]
 ) -> str | None:
-    """What question `n` is answered about another record, None if there is no answer: `answer` with the other picture's
-    content in its place or, where there is no such place, the record's own answer."""
+    """An answer to question `n` about another record: `answer` with the other picture's content at `place` or, if there
+    is no place, the other record's own answer. None if there is no answer."""
     if place:
         content = contents.get(other.image_path)
         return None if content is None else answer[: place[0]] + content + answer[place[1] :]
@@ -148,25 +148,25 @@ def _answer_about(
 
 @dataclass(frozen=True)
 class Batch:
-    """Some answers behind their prompts, one a row."""
+    """Prompts with their answers, one in each row."""
 
-    pairs: list[Pair]  # whose answers they are
-    inputs: dict[str, Any]  # what the model takes
-    spans: list[range]  # the places of the tokens that are measured
+    pairs: list[Pair]  # the pair of each row
+    inputs: dict[str, Any]  # the model's inputs
+    spans: list[range]  # the positions of the measured tokens in each row
 
     def places(self, back: int = 0) -> Tensor:
-        """The places of all tokens that are measured, of the rows laid end to end, (N,); or so many before them."""
+        """The positions of all measured tokens, each less `back`, in the rows laid end to end, (N,)."""
         length = self.inputs["input_ids"].shape[1]
         places = [row * length + place - back for row, span in enumerate(self.spans) for place in span]
         return torch.tensor(places, dtype=torch.long, device=self.inputs["input_ids"].device)
 
     @property
     def targets(self) -> Tensor:
-        """The tokens that are measured, (N,)."""
+        """The measured tokens, (N,)."""
         return self.inputs["input_ids"].flatten()[self.places()]
 
     def by_row(self, values: Tensor) -> tuple[Tensor, ...]:
-        """What was found of the tokens, (N, ...), row by row."""
+        """Values of the measured tokens, (N, ...), split by row."""
         return values.split([len(span) for span in self.spans])
 
 
@@ -175,11 +175,11 @@ def batches(
 ) -> Iterator[Batch]:
     """Answers to the questions of pairs, in their order, `batch_size` at a time.
 
-    A picture is encoded once for all of its answers that follow each other, where the model takes what its vision made
-    of it. Of an answer the first `most` tokens are measured, or all; with `end` also the one that ends it.
+    A picture is encoded only once for consecutive answers about it, if the model takes features of its vision tower as
+    input. The first `most` tokens of an answer are measured, or all; `end` adds the token that ends the answer.
 
     Raises:
-        BadInput: a picture or the model's template cannot be used, or an answer is longer than its context.
+        BadInput: a picture or the model's template cannot be used, or question and answer exceed the model's context.
     """
     encode = cache(partial(vlm.preprocessor.encode_text, end_of_answer=end))
     seen: dict[Path, tuple[str, Seen]] = {}
@@ -204,19 +204,19 @@ def batches(
 
 @torch.no_grad()
 def _look(vlm: VLM, picture: Path) -> tuple[str, Seen]:
-    """What stands for a picture in the text, and the picture as the model sees it."""
+    """The text that represents a picture in the prompt, and the picture as the model sees it."""
     shown = vlm.preprocessor.show(open_picture(picture))
     return shown.text, see(vlm, shown.inputs)
 
 
 def _row(encode: Callable[[Turn, str], Row], pair: Pair, answer: str, place: str) -> tuple[Row, range]:
-    """The row of an answer, less its picture, and the places of its tokens that are measured."""
+    """The row of an answer without its picture, and the positions of its measured tokens."""
     row = encode(Turn(None, pair.question, answer), place)
     ids, start = row.input_ids, row.labels.count(IGNORE)
     first, last = pair.span(answer)
 
     def reach(text: str) -> int:
-        """How many of the row's tokens those of the answer's beginning are."""
+        """The number of the row's tokens up to the end of `text`, which is the beginning of the answer."""
         if not text.strip():
             return start
         beginning = encode(Turn(None, pair.question, text), place).input_ids
