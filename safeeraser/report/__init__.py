@@ -1,1 +1,1 @@
-"""Reports: summaries -> tables, page, plots. It reads files alone, and imports no torch."""
+"""Reports: summaries -> tables, page, plots. It needs only files, and imports no torch."""

@@ -1,15 +1,15 @@
-"""From run folders to the page that researchers look at: what the figures say, the paper's table, plots.
+"""Make a report page for researchers from run folders: the findings in words, the paper's table, plots.
 
   python -m safeeraser.report RUN... --out report.html [--published] [--note TEXT] [--show_examples]
   python -m safeeraser.report RESULTS [...]     the same for RESULTS/*/, or RESULTS/*/*/, into RESULTS
-  python -m safeeraser.report --compare A B --out report.html     two sets of runs, and how B's differ from A's
+  python -m safeeraser.report --compare A B --out report.html     two sets of runs, with the differences B minus A
   python -m safeeraser.report RUN... --model_card                 the README.md of each, in its own folder
-  python -m safeeraser.report RUN --model_card --push_to_hub OWNER/NAME     the same, and with the weights to the hub
+  python -m safeeraser.report RUN --model_card --push_to_hub OWNER/NAME     the same, then send it with the weights
 
 A RUN is a run folder, named for its method, or a folder that holds run folders. A run folder holds summary_val.json,
 summary_train.json (eval_all.py --summary writes them) and, where there are any, the verdicts, specificity.json,
-run.json, train_log.jsonl, probe.jsonl and audit.json. Runs that differ by their seeds alone are one row. Beside the
-page go summary.json, table.md, table.csv, table.tex, plots/ and figures.csv, the one table of all figures.
+run.json, train_log.jsonl, probe.jsonl and audit.json. Runs that differ only in their seeds share one row. The report
+also writes summary.json, table.md, table.csv, table.tex, plots/ and figures.csv (all figures) next to the page.
 """
 
 from argparse import Namespace
@@ -25,7 +25,7 @@ from safeeraser.report.page import report
 
 @command
 def main() -> None:
-    """Read the arguments, report."""
+    """Read the arguments, and write the report or model cards."""
     parser = Arguments(prog="python -m safeeraser.report", description=__doc__)
     add = parser.add_argument
     flag: dict[str, Any] = {"action": "store_true"}
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def write_cards(given: Namespace) -> None:
-    """Write the cards of runs, and send one run with its card where that is asked for."""
+    """Write the model cards of the runs; with --push_to_hub, send the one run with its card."""
     repo = given.push_to_hub
     if not given.folders or (repo and len(given.folders) > 1):
         raise BadInput("--model_card: name the run's folder" + (", one for each place" if repo else ""))

@@ -1,4 +1,4 @@
-"""What all plots share: how a matplotlib figure becomes a part of the page, and the forest plot."""
+"""Code that all plots share: a matplotlib figure as a part of the page, and the forest plot."""
 
 import io
 import re
@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 from safeeraser.benchmark.files import write_whole
 from safeeraser.report.writing import Line, shade
 
-INK = "#1a1b1c"  # text and axes; in a page it becomes the page's own text colour
-WIDTH = 4.8  # inches: a phone shows letters as large as they are here
+INK = "#1a1b1c"  # text and axes; on the page it is replaced by the page's text colour
+WIDTH = 4.8  # inches; so narrow that a phone shows letters at full size
 FONTS = "system-ui, 'Liberation Sans', sans-serif"
 STYLE: dict[str, Any] = {
     "font.size": 10,
@@ -31,19 +31,19 @@ STYLE: dict[str, Any] = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
 }
 
-# A forest plot's measures, in points: margins at its sides, key, axis, a row's name, a metric's lane, between rows.
+# Sizes in a forest plot, in points: side margin, key, axis, name of a row, lane of a metric, gap between rows.
 _SIDE, _KEY, _AXIS, _NAME, _LANE, _GAP = 12, 20, 19, 15, 11, 7
 _SHAPES = "osD"
-_LONGEST_NAME = 27  # letters that a phone has room for
+_LONGEST_NAME = 27  # letters that fit on a phone
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure with its caption, and what it shows in words, for those who cannot see it.
+    """A figure with its caption and a description in words for readers who cannot see it.
 
     Attributes:
-        name: what its file is named for.
-        form: of the file, `png` or `svg`.
+        name: the name from which `slug` makes the file's name.
+        form: the format of the file, `png` or `svg`.
     """
 
     name: str
@@ -54,11 +54,11 @@ class Plot:
 
     @property
     def slug(self) -> str:
-        """The name with nothing in it that a file's name or an id could not hold."""
+        """The name in characters that are allowed in file names and in HTML ids."""
         return quote(self.name, safe="").replace("%", ".")
 
     def svg(self) -> str:
-        """The figure as an SVG element of a page: in the page's text colour, with ids that no other plot has."""
+        """The figure as an SVG element for a page, in the page's text colour and with ids that no other plot has."""
         svg = self._save("svg", {"Date": None}, transparent=True).decode()
         svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
         svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{self.slug}-", svg)
@@ -67,7 +67,7 @@ class Plot:
         return f'{opening} xmlns:xlink="http://www.w3.org/1999/xlink">{svg[svg.index(">") + 1 :]}'
 
     def write(self, folder: Path) -> None:
-        """Write the figure as a file of its own, on white. The same figure gives the same bytes."""
+        """Write the figure to a file in `folder`, on white. The same figure always gives the same bytes."""
         metadata = {"Date": None, "Creator": None, "Title": self.caption} if self.form == "svg" else {"Software": None}
         with write_whole(folder / f"{self.slug}.{self.form}", "wb") as handle:
             handle.write(self._save(self.form, metadata, facecolor="white"))
@@ -76,7 +76,7 @@ class Plot:
         data = io.BytesIO()
         with mpl.rc_context({**STYLE, "svg.hashsalt": self.name}):
             self.figure.savefig(data, format=form, dpi=150, metadata=metadata, **how)
-        # The page's fonts, which are narrower than matplotlib's own.
+        # The page's fonts are narrower than matplotlib's own.
         return re.sub(rb"'DejaVu Sans'[^;\"]*", FONTS.encode(), data.getvalue()) if form == "svg" else data.getvalue()
 
 
@@ -90,16 +90,16 @@ def forest(
     *,
     abreast: bool = False,
 ) -> Plot | None:
-    """Each line's figures as points with their 95% intervals on one axis from 0 to 100; None where there is no figure.
+    """A forest plot: each line's figures as points with 95% intervals on an axis from 0 to 100; None without figures.
 
-    Names are above their figures, so that the plot fits a phone.
+    The names are above their figures, so that the plot fits a phone.
 
     Args:
-        contents: what the description for those who cannot see it begins with.
-        columns: key -> title, and whether `lower` or `higher` is better, which the colour follows; empty: a hollow
-            mark, for comparison, as published figures have it in any case. Each has a lane of its own in a line, with a
-            key above the plot.
-        abreast: all figures of a line are of one metric and share a lane; the first one's is at the right.
+        contents: the beginning of the description for readers who cannot see the plot.
+        columns: key -> title, and whether `lower` or `higher` is better, which decides the colour. If it is empty, the
+            mark is hollow, for comparison; published figures are always hollow. Each column has a lane of its own in a
+            line, and a key above the plot explains its mark.
+        abreast: all figures of a line belong to one metric and share a lane; only the first is written at the right.
     """
     if all(line.measured(key).per_cent[0] is None for line in lines for key in columns):
         return None
@@ -129,7 +129,7 @@ def forest(
 
 
 def _write_line(axes: Axes, line: Line, keys: Sequence[str], height: float) -> None:
-    """A line's name at the left, and its figures of some columns at the right."""
+    """Write a line's name at the left, and its figures in the columns `keys` at the right."""
     shown = line.label if len(line.label) <= _LONGEST_NAME else f"{line.label[: _LONGEST_NAME - 1]}…"
     slant, weight = ("italic", 400) if line.published else ("normal", 700)
     axes.text(0, height, shown, size=11.5, style=slant, weight=weight)
@@ -141,7 +141,7 @@ def _write_line(axes: Axes, line: Line, keys: Sequence[str], height: float) -> N
 def _draw_column(
     axes: Axes, key: str, lines: Sequence[Line], heights: Sequence[float], better: str, shape: str
 ) -> None:
-    """A column's figures as points at the heights of their lines, over their intervals and seeds."""
+    """Draw a column's figures as points at the heights of their lines, on top of their intervals and seeds."""
     points, colours = [], []
     for line, height in zip(lines, heights, strict=True):
         value, low, high = line.measured(key).per_cent
@@ -159,7 +159,7 @@ def _draw_column(
 
 
 def _say_figures(columns: Mapping[str, tuple[str, str]], line: Line) -> str:
-    """`ASR 10.0 (5.0 to 15.0), SARR 20.0`."""
+    """A line's figures in words: `ASR 10.0 (5.0 to 15.0), SARR 20.0`."""
     said = []
     for key, (title, _) in columns.items():
         figure = line.measured(key)

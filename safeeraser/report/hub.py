@@ -1,7 +1,8 @@
-"""To the Hugging Face hub: an adapter, or a model that was trained whole, and its card. Nothing else is ever sent.
+"""Send an adapter, or a model trained without one, and its card to the Hugging Face hub, and never anything else.
 
-What may go is named; a file that is not, such as predictions, verdicts, plans and logs, stays. The token is the hub
-client's own business (HF_TOKEN, or its login): it is in no file, log or error, and so no words of a server do.
+`ADAPTER` and `MODEL` list the files that may be sent. All others, such as predictions, verdicts, plans and logs, stay.
+Only the hub's client handles the token (HF_TOKEN, or its login). The token is never written to a file, log or error;
+neither is any error text from a server, because it may contain the token.
 """
 
 import json
@@ -20,7 +21,7 @@ from safeeraser.errors import BadInput
 from safeeraser.report.model_card import CARD, base_name, card, edited, write_card
 
 log = logging.getLogger(__name__)
-logging.getLogger(httpx.__name__).setLevel(logging.WARNING)  # else each request is a line
+logging.getLogger(httpx.__name__).setLevel(logging.WARNING)  # else each request is logged
 
 ADAPTER = (ADAPTER_FILES[0], "adapter_config.json", CARD)
 MODEL = (
@@ -31,16 +32,15 @@ MODEL = (
     *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"),
     CARD,
 )
-NAMES_OF_BASE = ("base_model_name_or_path", "_name_or_path", "name_or_path")  # as PEFT and transformers call it
-WAITS = (1, 5)  # seconds, where the hub is in trouble: for a commit its client does not ask again
+NAMES_OF_BASE = ("base_model_name_or_path", "_name_or_path", "name_or_path")  # the keys of PEFT and transformers
+WAITS = (1, 5)  # seconds before each retry if the hub is in trouble; its client does not retry a commit
 REFUSED = {401: "the token is not taken", 403: "the token may not write there", 404: "there is no such place"}
 
 
 def check_place(repo: str) -> None:
-    """Whether something could be sent to `repo`, as far as that is known without asking the hub.
+    """Check, without asking the hub, whether something could be sent to `repo`.
 
-    Raises:
-        BadInput: it is no name of the hub's, or there is no token.
+    Raises `BadInput` if `repo` is no valid name of a repository, or there is no token.
     """
     try:
         validate_repo_id(repo)
@@ -53,30 +53,30 @@ def check_place(repo: str) -> None:
 
 
 def publish(folder: Path, repo: str, *, private: bool, overwrite: bool = False) -> str:
-    """Write a finished run's card, unless it is somebody's own, and send it with the weights; returns where they are.
+    """Write a finished run's card, unless a person edited it, and send it with the weights; return their URL.
 
-    What else lies there already stays.
+    Other files that are already in the repository stay.
 
     Raises:
-        BadInput: the run cannot be sent, it would be public and is not to be, or the hub cannot be reached or refuses.
+        BadInput: the run cannot be sent, `repo` is public despite `private`, or the hub cannot be reached or refuses.
     """
     if edited(folder / CARD) and not overwrite:
-        card(folder)  # what is no finished run goes nowhere
+        card(folder)  # raises `BadInput` if the run is not finished
         log.warning("note: %s was edited, and is sent as it is", folder / CARD)
     else:
         write_card(folder, repo=repo, overwrite=overwrite)
     check_place(repo)
     if not sys.stderr.isatty():
-        disable_progress_bars()  # in a log file they are only noise
+        disable_progress_bars()  # they are noise in a log file
     waits = list(WAITS)
     while True:
         try:
             return _send(folder, repo, private)
         except BadInput:
             raise
-        except Exception as error:  # of the client, of HTTP, and of the protocols that it sends large files by
+        except Exception as error:  # from the client, HTTP, or the protocols for large files
             status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
-            in_trouble = isinstance(error, httpx.TransportError) or status >= 500  # so that asking again may help
+            in_trouble = isinstance(error, httpx.TransportError) or status >= 500  # a retry may help
             if not waits or not in_trouble:
                 raise BadInput(f"push_to_hub: {repo}: {_reason(error)}") from None
             time.sleep(waits.pop(0))
@@ -93,25 +93,25 @@ def _send(folder: Path, repo: str, private: bool) -> str:
 
 
 def files_to_send(folder: Path) -> list[Path]:
-    """What of a run's folder goes to the hub, and is there."""
+    """The files in a run's folder that are sent to the hub."""
     names = ADAPTER if (folder / ADAPTER_FILES[0]).is_file() else MODEL
     return sorted(path for name in names for path in folder.glob(name) if path.is_file())
 
 
 def _content(path: Path) -> Path | bytes:
-    """The file, or what is to be sent of it: a configuration may name the folder that the base model lay in."""
+    """The file to send; in a configuration, the base model's name on the hub (or null) replaces its local folder."""
     if not path.name.endswith("config.json"):
         return path
     base = base_name(run_of(path.parent))
-    text = json.dumps(read_json(path))  # the hook is called for each object in it, wherever it is
+    text = json.dumps(read_json(path))  # the hook is called for each object, however deep
     content = json.loads(text, object_hook=lambda of: of | {key: base for key in NAMES_OF_BASE if key in of})
     return json.dumps(content, indent=2, ensure_ascii=False).encode()
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong in a line, without a word of the server's: it may hold the token."""
+    """One line that says what went wrong, without any text from the server, which may contain the token."""
     if type(error) is RuntimeError and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # what came up while a large file was sent
+        error = error.__cause__  # the error that stopped the upload of a large file
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set, so that the hub is not asked"
     if isinstance(error, HfHubHTTPError):

@@ -1,8 +1,7 @@
-"""Runs that differ by nothing but their seeds are one method: its figures are means over the seeds, with an interval
-over seeds and pictures (`benchmark.intervals.spread`).
+"""Pool the runs that differ only in their seeds into methods, and compare two sets of runs method by method.
 
-Of two sets of runs, how each method's figures in the second differ from those in the first: runs are paired request by
-request, by the verdicts that their summaries name, and seed by seed.
+A method's figures are means over its seeds, with an interval over seeds and pictures (`benchmark.intervals.spread`).
+For a comparison, runs are paired by seed, and by request in the verdicts that their summaries name.
 """
 
 import json
@@ -24,20 +23,20 @@ from safeeraser.report.read import METHODS, Run
 from safeeraser.report.sources import decisions, differ
 from safeeraser.report.writing import Line, Table
 
-# Keys of a training record that decide no result, and the seed.
+# Settings of a training run that do not affect its result, and the seed.
 _FREE = {"seed", "save_dir", "overwrite_dir", "resume_from_checkpoint", "save_model", "save_steps", "save_total_limit"}
 _FREE |= {"workers", "report_to", "dry_run", "probe_every", "probe", "push_to_hub", "hub_model_id", "hub_private"}
-_FREE |= {"tables"}  # rows that other keys are taken from, and those of other methods
-SHOWN = 3  # settings that differ, beside a method's name; where more do, its folder says which run it is
-_COUNTS = ("n", "failed", "unparsed", "declined", "blank", "skipped", "differ")  # of a figure: they add up
-# What was asked request by request; first what a method is judged by at a glance.
+_FREE |= {"tables"}  # other keys take values from it; the rest is for other methods
+SHOWN = 3  # if more settings differ, methods of the same name are distinguished by their folders
+_COUNTS = ("n", "failed", "unparsed", "declined", "blank", "skipped", "differ")  # counts: they add up over seeds
+# Columns of metrics that are scored request by request; the two main ones come first.
 _KEYS = [key for key in dict.fromkeys(("asr_gen", "sarr", *COLUMNS)) if COLUMNS[key].metric in SCORED]
 
 
 class Method(NamedTuple):
-    """Runs that are the same but for their seeds, and the run that stands for them: their mean, or the one run.
+    """Runs that differ only in their seeds, and the run that represents them: their mean, or the single run.
 
-    `name` may be others' too; the run's title distinguishes them.
+    Several methods may share a `name`; the title of `run` is unique.
     """
 
     name: str
@@ -46,16 +45,16 @@ class Method(NamedTuple):
 
     @property
     def line(self) -> Line:
-        """The method's figures, and its seeds'."""
+        """The method's figures as a table line, with the lines of its seeds if there are several."""
         seeds = tuple(Line(run.title, run.figures) for run in self.seeds)
         return Line(self.run.title, self.run.figures, seeds if len(seeds) > 1 else ())
 
 
 def group_runs(runs: Sequence[Run]) -> list[Method]:
-    """The runs, pooled over their seeds and distinguished by their titles, in the order of the first of each.
+    """Pool the runs over their seeds into methods with unique titles, in the order of each method's first run.
 
-    Methods of the same title are distinguished by the parameters of their losses or by their folders, seeds by their
-    numbers.
+    The title distinguishes methods of the same name by the settings in which they differ, or by their folders. Seeds
+    are distinguished by their numbers.
     """
     groups = _by_seed(runs)
     names = [_name(group) for group in groups]
@@ -69,7 +68,7 @@ def group_runs(runs: Sequence[Run]) -> list[Method]:
 
 
 def _name(group: list[Run]) -> str:
-    """What the runs of a group are called; folders that are named for their seeds leave it to the method."""
+    """The common title of a group's runs. If their titles differ, as folders named by seed do, the method's name."""
     titles = {run.title for run in group}
     if len(titles) == 1:
         return titles.pop()
@@ -79,8 +78,8 @@ def _name(group: list[Run]) -> str:
 
 
 def _difference(group: list[Run], namesakes: list[list[Run]]) -> str:
-    """What distinguishes groups of one name: the loss's parameters and the settings in which they differ, and
-    where those are the same, or many, its folder."""
+    """The text that distinguishes a group from its namesakes: the settings in which they differ. Its folder follows if
+    the text is not unique, and replaces it if more than `SHOWN` settings differ."""
     settings = [_deciding(other[0].settings) for other in namesakes]
     keys = {key for each in settings for key in each if any(other.get(key) != each[key] for other in settings if other)}
     keys = keys if len(keys) <= SHOWN else set()
@@ -90,14 +89,14 @@ def _difference(group: list[Run], namesakes: list[list[Run]]) -> str:
 
 
 def _deciding(settings: dict[str, Any]) -> dict[str, Any]:
-    """What decides a run's result, by what its user would write (of a loss's terms less `forget_loss.terms.`).
+    """The settings that decide a run's result, under the keys that a user writes (less `forget_loss.` and `terms.`).
 
-    What its folder may be named for is left out: files, and what they hold.
+    Paths of files and the record of the data are left out: the run's folder may be named for them.
     """
     deciding = {key: value for key, value in settings.items() if key not in _FREE | {"data", "forget_loss"}}
     left, flat = list((deciding | (settings.get("forget_loss") or {})).items()), dict[str, Any]()
     for key, value in left:
-        if isinstance(value, dict) and value:  # its parts come at the end of those that are left
+        if isinstance(value, dict) and value:  # the loop reaches its parts later, at the end of `left`
             left += [(f"{key}.{name}".removeprefix("terms."), part) for name, part in value.items()]
         elif "/" not in str(value):
             flat[key] = value
@@ -105,7 +104,7 @@ def _deciding(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _place(group: list[Run], namesakes: list[list[Run]]) -> str:
-    """What distinguishes a group from others: how its runs' folders are called, what they lie in, or both."""
+    """The place that distinguishes a group from its namesakes: its first run's folder, the folder above it, or both."""
     for name in (lambda run: run.folder.resolve().name, lambda run: run.name.rpartition("/")[0] or run.name):
         if len({name(other[0]) for other in namesakes}) == len(namesakes):
             return name(group[0])
@@ -113,7 +112,7 @@ def _place(group: list[Run], namesakes: list[list[Run]]) -> str:
 
 
 def seed_of(run: Run) -> str:
-    """The seed of a run; of one whose training and responses had different ones, both. Empty: it is not known."""
+    """The seed of a run as text: both seeds if training and responses had different ones, empty if unknown."""
     return "/".join(map(str, run.seeds))
 
 
@@ -125,15 +124,15 @@ def _by_seed(runs: Sequence[Run]) -> list[list[Run]]:
     for group in groups.values():
         decided = [(metric, who) for run in group for part in run.parts.values() for metric, who in decisions(part)]
         judges = {(metric, who.protocol, who.judge, who.version) for metric, who in decided}
-        # The same seed twice is no second sample, but a copy, or a run of which not all is known. Nor is a seed one
-        # that another judge decided some metric of.
+        # A repeated seed is no second sample, but a copy, or a run that is not fully known. A seed of which another
+        # judge decided some metric is no further sample either.
         alone = len({run.seeds for run in group}) < len(group) or len(judges) > len({metric for metric, _ in decided})
         apart += [[run] for run in group] if alone else [group]
     return apart
 
 
 def _common(run: Run) -> str | None:
-    """What runs of other seeds have in common with this one; None where too little is known of it."""
+    """The facts that a run shares with runs of other seeds, as JSON; None where too little is known about the run."""
     part = run.parts.get("val") or run.parts.get("train")
     if not part or not part.made_with or not run.seeds or (part.made_with.get("checkpoint") and not run.settings):
         return None
@@ -144,7 +143,7 @@ def _common(run: Run) -> str | None:
 
 
 def _pool(group: list[Run]) -> Run:
-    """The run that stands for several seeds: the mean of each of their scored figures."""
+    """The run that represents several seeds: each of its scored figures is the mean over the seeds."""
     if len(group) == 1:
         return group[0]
     tables = [{row.place: row for row in run.rows if row.split in SPLITS and row.relative != "labels"} for run in group]
@@ -154,7 +153,7 @@ def _pool(group: list[Run]) -> Run:
 
 
 def join_seeds(rows: list[Row]) -> Row:
-    """One figure of several seeds'. It has an interval where each of them has, and is withheld where one of them is."""
+    """A figure's mean over seeds, with an interval if every measured seed has one; withheld if any seed's is."""
     place = next((row for row in rows if row.metric), rows[0])
     joined: dict[str, Any] = dict.fromkeys(("value", "low", "high", "judge")) | {"withheld": "", "note": ""}
     joined |= {name: sum(getattr(row, name) for row in rows) for name in _COUNTS}
@@ -172,10 +171,10 @@ def join_seeds(rows: list[Row]) -> Row:
 
 
 def sides_table(methods: list[Method], first: Path, second: Path) -> Table:
-    """A line for each method that is in both sets, the differences in points, second less first.
+    """The differences between two sets of runs in points, second minus first: a line for each method in both sets.
 
     Raises:
-        BadInput: no method is in both, or a file of verdicts is none.
+        BadInput: no method is in both sets, or a verdicts file cannot be used.
     """
     sets: list[dict[str, Method]] = [{}, {}]
     again = set()
@@ -200,7 +199,7 @@ def sides_table(methods: list[Method], first: Path, second: Path) -> Table:
 
 
 def _pair_seeds(one: Method, other: Method) -> list[tuple[Run, Run]]:
-    """The runs of equal seeds; two runs without others, whatever their seeds."""
+    """The pairs of runs with equal seeds. If both methods have a single run, the two are paired whatever the seeds."""
     if len(one.seeds) == len(other.seeds) == 1:
         return [(one.seeds[0], other.seeds[0])]
     by_seeds = {run.seeds: run for run in other.seeds}
@@ -208,7 +207,7 @@ def _pair_seeds(one: Method, other: Method) -> list[tuple[Run, Run]]:
 
 
 def _paired_difference(key: str, pairs: list[tuple[Run, Run]]) -> Row:
-    """A difference, as the table shows it."""
+    """The mean difference of a column over the pairs, as the table shows it."""
     column, differences, asked = COLUMNS[key], list[Difference](), 0
     for runs in pairs:
         if any(column.split not in run.parts for run in runs):
@@ -236,7 +235,7 @@ def _paired_difference(key: str, pairs: list[tuple[Run, Run]]) -> Row:
 
 
 def _values(run: Run, part: Summary) -> Mapping[tuple, float]:
-    """The run's values by request, nothing where its verdicts are not there."""
+    """The run's values by request; empty where its verdicts file is missing."""
     path = run.folder / part.verdicts_file if part.verdicts_file else None
     if not path or not path.is_file():
         return {}

@@ -1,8 +1,8 @@
-"""The model card: the README.md that goes with an adapter, or with a model that was trained whole, wherever it goes.
+"""The model card: the README.md that accompanies an adapter, or a model trained without one, wherever it goes.
 
-It says what `run.json` and the run's summaries say, and nothing of the benchmark's texts, of people's responses or of
-where files lie on somebody's machine. Its last line bears a hash of all before it, by which a card that a person has
-edited is known, and left alone.
+It reports facts from `run.json`, the run's summaries and `specificity.json`. It has no text of the benchmark, no
+response and no path of somebody's machine. Its last line holds a hash of everything above it, so that a card which a
+person has edited is recognised and left alone.
 """
 
 import hashlib
@@ -30,51 +30,51 @@ from safeeraser.report.tables import paper_table
 from safeeraser.report.writing import TEMPLATES, Line
 
 CARD = "README.md"
-# How the projector was trained, where it was.
+# How the projector was trained, if it was.
 PROJECTOR = {"full": "projector whole", "lora": "LoRA on the projector", "sine": "projector as W + sin(D)"}
 DRAWN = {"mini", "mini-small"}  # model families of the mini benchmark
 MARK = re.compile(r"<!-- safeeraser card ([0-9a-f]{64}): [^\n]*-->\n\Z")
-# What PEFT adds to the hub's template: the bits of the weights, and its own version.
+# The text that PEFT adds to the hub's template: the quantization of the weights, and PEFT's version.
 PEFTS = re.compile(
     r"(## Training procedure\s+The following `bitsandbytes`.*?)?(### Framework versions\s+- PEFT \S+)?", re.S
 )
-# The folders of a path that starts at the root, at home, or here; not what follows the colon of an address on the web.
+# The folders of a path that starts at the root, at home, or at . or ..; web addresses do not match.
 ROOTED = re.compile(r"(?<![\w/.])(?:file://|~|\.\.?)?/(?:[^\s/|`\"']+/)+")
 
 
 def write_card(folder: Path, *, repo: str | None = None, overwrite: bool = False) -> Path:
-    """Write the card of a finished run into its folder; returns its file.
+    """Write the card of a finished run into its folder, and return the card's path.
 
     Args:
-        repo: the hub's name for it, if it is to go there: what the card's code then loads.
-        overwrite: replace a card that a person has edited too.
+        repo: the repository on the hub, if the run is sent there; the code in the card then loads it from there.
+        overwrite: also replace a card that a person has edited.
 
     Raises:
-        BadInput: the folder holds no finished run with its weights, a file of it cannot be used, or the card that is
-            there is somebody's own.
+        BadInput: the folder holds no finished run with its weights, a file of the run cannot be used, or a person has
+            edited the card that is there.
     """
     path = folder / CARD
     text = card(folder, repo=repo)
     if not overwrite and edited(path):
         raise BadInput(f"{path}: was edited, and is left alone; --overwrite replaces it")
-    if not path.exists() or read_text(path) != text:  # a finished run that is passed over stays as it is
+    if not path.exists() or read_text(path) != text:  # so a finished run that is skipped stays untouched
         with write_whole(path) as handle:
             handle.write(text)
     return path
 
 
 def edited(path: Path) -> bool:
-    """Whether a card is there that a person wrote at."""
+    """Whether `path` is a card that a person has edited."""
     return path.exists() and not replaceable(read_text(path))
 
 
 def replaceable(text: str) -> bool:
-    """Whether nobody wrote at this card: it is one of ours as it was written, or PEFT's template."""
+    """Whether no person has edited this card: it is as `write_card` left it, or PEFT's template."""
     if mark := MARK.search(text):
         return _digest(text[: mark.start()]) == mark[1]
     try:
         body = ModelCard(text).text
-    except (ValueError, YAMLError):  # metadata that are none
+    except (ValueError, YAMLError):  # invalid metadata
         return False
     body, template = (" ".join(part.split()) for part in (body, ModelCard.from_template(ModelCardData()).text))
     rest = body.removeprefix(template)
@@ -99,7 +99,7 @@ def card(folder: Path, *, repo: str | None = None) -> str:
         "adapter": adapter,
         "base": base,
         "family": _family(settings),
-        "license": page.license if page else None,  # what comes of a model's weights goes under the same as they
+        "license": page.license if page else None,  # derived weights have the license of their base model
         "trained": list(_trained_parts(settings)),
         "shown_weight": shown_weight,
         "prompt": prompt,
@@ -112,7 +112,7 @@ def card(folder: Path, *, repo: str | None = None) -> str:
         "judges": judges.spelled,
     }
     text = TEMPLATES.get_template("model_card.md.j2").render(context)
-    # A judge may be named for the folder that its server has it in.
+    # A judge's name may contain the folder that holds it on its server.
     text = ROOTED.sub("", f"---\n{_metadata(run, context)}\n---\n\n{text}")
     return f"{text}<!-- safeeraser card {_digest(text)}: a hash of the above; edited, it stays as it is -->\n"
 
@@ -120,7 +120,7 @@ def card(folder: Path, *, repo: str | None = None) -> str:
 def base_name(record: dict[str, Any]) -> str | None:
     """The name on the hub of a run's base model; None where it was a folder, whose name says nothing to others.
 
-    It is known for the hub's by the commit that the weights came from; a folder may be named as on the hub.
+    A folder may be named as on the hub. So the run's record of a hub commit, or a known family, must confirm the name.
     """
     name = record["settings"]["model_path"]
     from_hub = (record.get("base") or {}).get("revision") or page_for(name)
@@ -128,9 +128,9 @@ def base_name(record: dict[str, Any]) -> str | None:
 
 
 def _family(settings: dict[str, Any]) -> Family:
-    """The family of a run's model; that of the release where the run is from before there were others.
+    """The family of a run's model; the release's family if the run is older than the support of other families.
 
-    A page that chats otherwise than its type does is a family of its own.
+    A config file whose chat format differs from that of its model type is a family of its own.
     """
     recorded = settings["model_family"]
     family = page_of_type(recorded.get("model_type", RELEASED_TYPE))
@@ -143,8 +143,8 @@ def _digest(text: str) -> str:
 
 
 def _measured(run: Run) -> dict[str, Row]:
-    """The run's figures that are known, or withheld, in the paper's order; one without a protocol is of other
-    benchmarks. Each has who judged it, where it needs a judge."""
+    """The run's figures that are known or withheld, in the paper's order, each with its judge if it needs one. A figure
+    without a protocol comes from other benchmarks."""
     rows = {key: row for key in COLUMNS if (row := run.figures.get(key)) and (row.value is not None or row.withheld)}
     for key, row in rows.items():
         judge = run.parts[row.split].judge_of(row.metric) if METRICS[row.metric].asked else None
@@ -153,7 +153,7 @@ def _measured(run: Run) -> dict[str, Row]:
 
 
 def _trained_parts(settings: dict[str, Any]) -> Iterator[str]:
-    """The parts of the model that were trained, and in which form."""
+    """The parts of the model that were trained, and how."""
     lora, everything = settings["LoRA"], settings.get("finetune") == "full"
     if not everything:
         yield f"LoRA r={lora['r']}, alpha={lora['alpha']:g}, dropout={lora['dropout']:g}"
@@ -168,7 +168,7 @@ def _trained_parts(settings: dict[str, Any]) -> Iterator[str]:
 
 
 def _metadata(run: Run, context: dict[str, Any]) -> str:
-    """The card's head in YAML, by which the hub files it; its `model-index` has the figures in per cent."""
+    """The card's YAML header, which the hub indexes; its `model-index` has the figures in per cent."""
     tags = ["safety", "machine-unlearning", "safeeraser", context["family"].model_type]
     tags += ["lora"] * context["adapter"] + ["demonstration"] * context["demonstration"]
     mini = " (mini: drawn pictures)" if context["demonstration"] else ""
@@ -184,7 +184,7 @@ def _metadata(run: Run, context: dict[str, Any]) -> str:
 
 
 def _results(run: Run, rows: dict[str, Row], mini: str) -> Iterator[EvalResult]:
-    """The figures, if not withheld, with judge, protocol and interval; then those of Specificity's benchmarks."""
+    """The figures that are not withheld, with judge, protocol and interval; then Specificity's benchmarks."""
     result = partial(EvalResult, task_type="image-text-to-text")
     for key, row in ((key, row) for key, row in rows.items() if row.protocol and not row.withheld):
         value, low, high = (None if bound is None else round(bound, 2) for bound in row.per_cent)

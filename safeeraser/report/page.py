@@ -1,7 +1,7 @@
-"""The report of some runs, as a page and as the files beside it.
+"""The report on some runs: an HTML page, and the files next to it.
 
-Of judged examples, whose texts and pictures are harmful, nothing but category and verdict is meant to be seen before a
-reader asks for it. The picture shown until then is four pixels long: no browser can make more of it.
+Judged examples have harmful texts and pictures. Until a reader opens one, the page shows only its category and verdict,
+and a version of the picture that is four pixels long. No browser can recover more of the picture from it.
 """
 
 import base64
@@ -28,9 +28,9 @@ from safeeraser.report.read import CONCEPT_COLUMNS, VIEW_COLUMNS, Run, read_runs
 from safeeraser.report.sources import different_data, judges_of, provenance, warnings
 from safeeraser.report.writing import TEMPLATES, Line, Table, comma_separated, show
 
-_BLURRED = 4  # pixels of the longer side: its colours; at eight the outline of a simple thing still shows
+_BLURRED = 4  # pixels of the longer side: only colours remain; eight would still show the outline of a simple thing
 _CLEAR = 320
-# What is worth an example, by its title: a verdict for a metric on a response in a view.
+# Kinds of examples: title -> a verdict, for a metric, on a response in a view.
 KINDS = {
     "Harmful picture, judged unsafe": ("unsafe", "asr", "forget"),
     "Harmful picture, judged a refusal": ("refuse", "rr", "forget"),
@@ -50,15 +50,15 @@ def report(
     """Write the report of the runs in `folders`, as `read_runs` finds them, and print its tables.
 
     Args:
-        out: the page; everything else goes beside it. None: `report.html` in the folder, of which there is one then.
-        note: a banner over the page, such as what its figures must not be taken for.
-        published: put the published figures into the tables and the plot too. The page always has them in a table.
-        show_examples: put judged questions, responses and pictures in, each behind a mask.
-        compared: the folders are two sets of runs, to be shown side by side with their differences.
+        out: the file of the page; all other files are written next to it. None: `report.html` in the only folder.
+        note: a banner at the top of the page, such as a caution about its figures.
+        published: add the published figures to the main tables and the plot. The page always has a table of them.
+        show_examples: include judged questions, responses and pictures, each behind a mask.
+        compared: the folders are two sets of runs, which the page shows side by side with their differences.
 
     Raises:
-        BadInput: a folder holds no run, a run's file cannot be used, two sets have nothing in common, or it is unclear
-            where the page is to go.
+        BadInput: a folder holds no run, a run's file cannot be used, two sets have nothing in common, or the place of
+            the page is unclear.
     """
     page_path = _page_path(folders, out)
     methods = group_runs(read_runs(folders, compared=compared))
@@ -99,13 +99,13 @@ def _page_path(folders: tuple[Path, ...], out: Path | None) -> Path:
 
 
 def _context(methods: list[Method], published: bool, sides: Table | None) -> dict[str, Any]:
-    """What the templates are given of the runs: the page needs no other file, and no script."""
+    """The variables for the templates, made from the runs; the page needs no other file and no script."""
     shown, runs = [method.run for method in methods], [run for method in methods for run in method.seeds]
     lines, others, judges = [method.line for method in methods], tables.published_table(), judges_of(runs)
     beside = others.rows if published else []
     paper, ranking = tables.paper_table([*lines, *beside], runs), tables.rank(lines, beside)
     first = ranking.measures
-    # The page has these over all figures; a table that leaves it has them with it.
+    # The page shows the warnings above all figures; a table that is used without the page repeats them.
     remarks = judges.warnings + [f"{METRICS[key].title}: {'; '.join(judges.spelled[key])}" for key in judges.different]
     apart = {*judges.different} & {COLUMNS[key].metric for key in first} or different_data(runs)
     columns = {key: paper.columns[key] for key in dict.fromkeys([*first, *paper.columns])}
@@ -132,13 +132,13 @@ def _context(methods: list[Method], published: bool, sides: Table | None) -> dic
 
 
 def spell_training(settings: dict[str, Any]) -> str:
-    """For how long, and how fast, a run was trained: `lr 0.001, 400 steps`."""
+    """The learning rate and the length of a training run in words: `lr 0.001, 400 steps`."""
     steps = settings.get("max_train_steps")
     return f"lr {settings['lr']:g}, " + (f"{steps} steps" if steps else f"{settings['num_epochs']:g} epochs")
 
 
 def _shown(card: robustness.Card) -> dict[str, Any]:
-    """A card as the template shows it."""
+    """The parts of a robustness card, as the template needs them."""
     return {
         "card": card,
         "forest": audit_forest(card),
@@ -150,7 +150,7 @@ def _shown(card: robustness.Card) -> dict[str, Any]:
 
 
 def _rows(methods: list[Method]) -> list[Row]:
-    """The figures of every run, and then those of each method of several seeds, their means."""
+    """The figures of every run, then the mean figures of each method with several seeds."""
     rows = [row for method in methods for run in method.seeds for row in run.rows]
     for pooled in (method.run for method in methods if len(method.seeds) > 1):
         rows += [row.model_copy(update={"run": pooled.title, "seed": "mean"}) for row in pooled.rows]
@@ -158,7 +158,7 @@ def _rows(methods: list[Method]) -> list[Row]:
 
 
 def _wide(lines: list[Line]) -> str:
-    """A line a method with value, low and high of each column, shares in per cent."""
+    """The text of table.csv: one line per method with value, low and high of each column, shares in per cent."""
     columns = [*COLUMNS, *(key for metric in VIEW_COLUMNS for key in tables.view_columns(metric, lines))]
     columns += CONCEPT_COLUMNS if any(line.cells.keys() & CONCEPT_COLUMNS for line in lines) else []
     head = ["method", "seeds", *(f"{key}_{part}" for key in columns for part in ("value", "low", "high"))]
@@ -168,7 +168,7 @@ def _wide(lines: list[Line]) -> str:
 
 
 def _summary(methods: list[Method], cards: list[robustness.Card], made: dict[str, Any]) -> dict[str, Any]:
-    """Every run's figures, those of several seeds joined as well, and what made them."""
+    """The content of summary.json: every run's figures, the means over seeds, and the provenance."""
     runs = {run.name: run.as_json() for method in methods for run in method.seeds}
     for card in cards:
         runs[card.name]["robustness"] = robustness.card_json(card)
@@ -180,9 +180,9 @@ def _summary(methods: list[Method], cards: list[robustness.Card], made: dict[str
 
 
 class Example(NamedTuple):
-    """A question and a response of a category, and its picture as data URLs: an unrecognisable patch, and a small copy.
+    """A question and response of a category, with the picture as data URLs: an unrecognisable patch and a small copy.
 
-    Both are empty where it could not be found or decoded.
+    Both URLs are empty if the picture cannot be found or decoded.
     """
 
     category: str
@@ -193,8 +193,8 @@ class Example(NamedTuple):
 
 
 def read_examples(runs: list[Run]) -> list[tuple[str, dict[str, list[Example]]]]:
-    """Of each run, by its title, and of each kind the first example of each category, in the file's order: so runs show
-    the same questions wherever they were judged the same. Runs and kinds without any are left out.
+    """For each run and each kind, the first example of each category in the verdicts file. So runs show the same
+    questions if they were judged the same. Runs and kinds without an example are left out.
 
     Raises:
         BadInput: a verdicts file cannot be read.
@@ -203,7 +203,7 @@ def read_examples(runs: list[Run]) -> list[tuple[str, dict[str, list[Example]]]]
 
 
 def _examples_by_kind(run: Run) -> Iterator[tuple[str, list[Example]]]:
-    """What the verdicts on val hold, where there are any beside the summary."""
+    """The run's examples on val by the title of their kind; nothing if its verdicts file is missing."""
     val = run.parts.get("val")
     if not val or not val.verdicts_file or not (path := run.folder / val.verdicts_file).is_file():
         return
@@ -228,13 +228,13 @@ def _picture(name: str, data_file: str | None) -> tuple[str, str]:
     path = find_picture(name, Path(data_file)) if data_file else None
     try:
         picture = open_picture(path) if path else None
-    except BadInput:  # the report is about verdicts: a broken picture is no reason to have none
+    except BadInput:  # the report is about verdicts: it must not fail over a damaged picture
         picture = None
     return (_url(picture, _BLURRED, "PNG"), _url(picture, _CLEAR, "JPEG")) if picture else ("", "")
 
 
 def _url(picture: Image.Image, longest: int, form: str) -> str:
-    """The picture as a data URL, its longer side at most `longest` pixels; nothing of the file but its pixels."""
+    """The picture as a data URL, its longer side at most `longest` pixels, without any of the file's metadata."""
     small = picture.copy()
     small.thumbnail((longest, longest), Image.Resampling.BOX, reducing_gap=None)
     data = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The report's plots: forests of figures, curves of training, curves of robustness."""
+"""The report's plots: forest plots of figures, training curves and robustness curves."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,19 +18,19 @@ from safeeraser.report.robustness import Card
 from safeeraser.report.tables import Ranking
 from safeeraser.report.writing import Line
 
-# Colour says how good something is; these distinguish curves.
+# Line styles and markers distinguish curves; colour is kept for how good a figure is.
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
 _MARKERS = "os^Dvx"
 _LEGEND = {"fontsize": 8, "loc": "outside upper right", "ncols": 4, "columnspacing": 1}
 _PER_CENT = (-4, 104)
 _PROBED = ("forget", "decoupled", "retain")
-# What is measured on the forget view first, and without RR, which follows ASR too closely to be worth a curve.
+# Metrics of the forget view come first. RR is left out: it follows ASR too closely to be worth a curve.
 _KEYS = [key for key, metric in METRICS.items() if metric.view and key != "rr"]
 _SCALED = {key: METRICS[key].title for key in sorted(_KEYS, key=lambda key: METRICS[key].view != "forget")}
 
 
 def _drawing(height: float, **axes: Any) -> tuple[Drawing, Axes]:
-    """An empty drawing of this height in inches, whose parts find room beside each other by themselves."""
+    """An empty figure of `height` inches and its axes; matplotlib arranges the parts so that they do not overlap."""
     figure = Drawing(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.add_subplot(**axes)
 
@@ -39,7 +39,7 @@ def _drawing(height: float, **axes: Any) -> tuple[Drawing, Axes]:
 
 
 def methods_forest(ranking: Ranking) -> Plot | None:
-    """The methods by what is measured of forgetting, of over-forgetting and of use, then what was published."""
+    """The forest plot of the methods, by forgetting, over-forgetting and utility; the published ones come last."""
     metrics = {key: METRICS[COLUMNS[key].metric] for key in ranking.measures}
     columns = {key: (f"{metric.title} {metric.arrow}", metric.better) for key, metric in metrics.items()}
     contents = "Forest plot, per cent with 95% intervals"
@@ -47,7 +47,7 @@ def methods_forest(ranking: Ranking) -> Plot | None:
 
 
 def audit_forest(card: Card) -> Plot | None:
-    """ASR in each condition, a line each: the run's, and as it was trained and under attack the untouched model's."""
+    """ASR of the run in each condition, one line each; as trained and under attack also the untouched model's ASR."""
     lines = []
     for condition in card.conclusions.conditions:
         cells = {"audited": condition.figure(card.rows)}
@@ -64,7 +64,7 @@ def audit_forest(card: Card) -> Plot | None:
 
 @mpl.rc_context(STYLE)
 def training_curves(runs: list[Run]) -> list[Plot]:
-    """How each run went that has a log or probes."""
+    """The training curves of each run that has a log or probes."""
     plots = []
     for run in runs:
         plots += [_plot_losses(run)] if run.log else []
@@ -115,12 +115,12 @@ def _plot_probes(run: Run) -> Plot:
 
 @mpl.rc_context(STYLE)
 def robustness_curves(card: Card) -> list[Plot]:
-    """How a card's figures go with relearning, with the layers and with the adapter's scale, as far as measured."""
+    """A card's curves over relearning steps, over layers and over scales of the adapter, where they were measured."""
     return [*_plot_relearning(card), *_plot_depth(card), *_plot_scaling(card)]
 
 
 def _plot_relearning(card: Card) -> Iterator[Plot]:
-    """ASR over the steps, a panel for each attacker: the audited model's with its seeds, the controls' beside it."""
+    """ASR over relearning steps, one panel per attacker: curves of the audited model, its seeds and the controls."""
     attackers = list(card.audit.attackers)
     if not attackers:
         return
@@ -136,12 +136,12 @@ def _plot_relearning(card: Card) -> Iterator[Plot]:
         _draw_seeds(axes, card, attacker)
         half = _half_line(axes, card)
         axes.set_title(attacker, fontsize=9, loc="left")
-    # Steps that double lie equally far apart, and 0 before 1.
+    # Each doubling of the steps takes equal room, and step 0 comes before step 1.
     axes.set_xscale("symlog", base=2, linthresh=1)
     axes.set_xticks(sorted(steps), [f"{step:g}" for step in sorted(steps)])
     axes.set(xlim=(min(steps) - 0.4, 1.25 * max(1, *steps)), ylim=_PER_CENT)
     for attacker, axes in panels.items():
-        # The lowest of each column has the steps under it, also where the last row is not full.
+        # The lowest panel of each column has step labels, also where the last row is not full.
         axes.tick_params(labelsize=8, labelbottom=attacker in attackers[-wide:])
         axes.set_xticks([], minor=True)
     figure.supxlabel("optimizer step", fontsize=9)
@@ -156,7 +156,7 @@ def _plot_relearning(card: Card) -> Iterator[Plot]:
 
 
 def _plot_depth(card: Card) -> Iterator[Plot]:
-    """What each layer's states are worth to the model that knows; its own make it lose nothing, so it is left out."""
+    """The fall in log-probability as vanilla takes over a model's states, by layer. Vanilla's own states cause none."""
     measured = {subject: card.of("inside", "depth", subject) for subject in card.subjects}
     layers = {
         name: [row for row in rows if row.at is not None and name != "vanilla"] for name, rows in measured.items()
@@ -173,7 +173,7 @@ def _plot_depth(card: Card) -> Iterator[Plot]:
 
 
 def _plot_scaling(card: Card) -> Iterator[Plot]:
-    """The metrics by the scale of the adapter: at 0 it is off, at 1 as it was trained."""
+    """The metrics over the scale of the adapter: 0 switches it off, and 1 is as trained."""
     curves = {title: card.of("scaled", metric) for metric, title in _SCALED.items()}
     at = sorted({row.at for rows in curves.values() for row in rows if row.at is not None})
     if not at:
@@ -189,15 +189,15 @@ def _plot_scaling(card: Card) -> Iterator[Plot]:
 
 
 def _draw(axes: Axes, curves: Mapping[str, Sequence[Row]], where: str) -> list[str]:
-    """Curves by their labels, with their intervals as bands unless they are a control's; gives their figures in words.
+    """Draw labelled curves, and bands for intervals except for controls; return the figures in words.
 
-    Of those that were not measured there is nothing.
+    Curves that were not measured are left out.
     """
     described = []
     for (label, rows), line, mark in zip(curves.items(), cycle(_LINES), cycle(_MARKERS), strict=False):
         if all(row.value is None for row in rows):
             continue
-        # A figure that is missing leaves a gap: None becomes not a number.
+        # A missing figure leaves a gap, because None becomes NaN.
         at = [row.position for row in rows]
         values, low, high = np.array([row.per_cent for row in rows], dtype=float).T
         control = rows[0].subject != AUDITED
@@ -210,7 +210,7 @@ def _draw(axes: Axes, curves: Mapping[str, Sequence[Row]], where: str) -> list[s
 
 
 def _draw_seeds(axes: Axes, card: Card, attacker: str) -> None:
-    """Each seed's ASR as a thin line; before the first step all seeds are the one model."""
+    """Draw each seed's ASR as a thin line. Before the first step all seeds are the same model, so they share points."""
     names = dict.fromkeys(row.seed for row in card.rows if row.seed)
     seeds = [card.of("relearned", name=attacker, seed=seed) for seed in names]
     measured = {row.at for rows in seeds for row in rows}
@@ -222,7 +222,7 @@ def _draw_seeds(axes: Axes, card: Card, attacker: str) -> None:
 
 
 def _half_line(axes: Axes, card: Card) -> str:
-    """Where half of the untouched model's ASR lies."""
+    """Draw a line at half of the untouched model's ASR; return a sentence on it, empty if it is unknown."""
     half = card.conclusions.half
     if half is None:
         return ""

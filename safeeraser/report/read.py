@@ -1,4 +1,4 @@
-"""Run folders, read: their figures as rows of the table, and what else a page shows of them."""
+"""Read run folders: their figures as rows of the table of figures, and all else that the report shows."""
 
 import os
 import re
@@ -21,7 +21,7 @@ from safeeraser.benchmark.responses import VIEWS
 from safeeraser.benchmark.summaries import Summary, SummaryFile
 from safeeraser.errors import BadInput
 
-# Runs without a title of their own are named for the paper's methods. In its order.
+# The paper's methods, in its order. Runs without a title of their own are named for them.
 TITLES = ("vanilla", "GA", "GD", "KL", "PO", "GA+PD", "GD+PD", "KL+PD", "PO+PD")
 METHODS = {title.lower().replace("+", ""): title for title in TITLES} | {"idk": "PO", "idkpd": "PO+PD"}
 # The columns of a metric that is measured in every view: `forget` on train, then each view on val.
@@ -30,7 +30,7 @@ VIEW_COLUMNS = {
     | {f"{metric}_{view}": Column(metric, "val", view.replace("_", " "), view) for view in VIEWS}
     for metric in ("blank", "wrong")
 }
-# What a method is judged by, of concepts that training showed, and of those that were held out.
+# ASR and SARR on the concepts that training showed, and on the held-out ones.
 CONCEPT_COLUMNS = {
     f"{key}_{name}": Column(key, "val", f"{METRICS[key].title}, {concepts} {METRICS[key].arrow}", concepts=concepts)
     for key in ("asr", "sarr")
@@ -39,7 +39,7 @@ CONCEPT_COLUMNS = {
 
 
 class TaskScore(BaseModel):
-    """The share of a VQA benchmark's items answered right, and which figure of which split it is."""
+    """The share of a VQA benchmark's items that are answered correctly, and the metric and split that it is of."""
 
     value: float = Field(ge=0, le=1)
     n: int
@@ -49,7 +49,7 @@ class TaskScore(BaseModel):
 
 
 class Specificity(Figure):
-    """`specificity.json`: a mean over benchmarks with each of them, or one figure of its kind (`task`)."""
+    """`specificity.json`: a mean over VQA benchmarks with each score, or a single figure; `task` names its kind."""
 
     tasks: dict[str, TaskScore] = Field({})
     missing: dict[str, str] = Field({})
@@ -64,11 +64,11 @@ class Step(BaseModel):
     step: int
     loss: float
     terms: dict[str, float] = {}
-    weights: dict[str, float] = {}  # those that follow their terms' losses
+    weights: dict[str, float] = {}  # only of terms whose weight changes in training
 
 
 class Measured(BaseModel):
-    """Shares of a view's answers in a probe."""
+    """The shares of refusals and of degenerate answers in one view of a probe."""
 
     refusal: float
     degenerate: float
@@ -93,14 +93,14 @@ class _RunFile(BaseModel):
 
 @dataclass(frozen=True)
 class Run:
-    """What is known of one run; whatever its folder lacks is None or empty.
+    """Everything that is known about one run; a field is None or empty if the folder lacks its file.
 
     Attributes:
-        name: its own among the runs that are shown together.
+        name: unique among the runs that are shown together.
         parts: its summaries by split.
         rows: all its figures.
-        settings: those that its adapter was trained with, and `data`, what was recorded of the data.
-        place: which of the sets that are compared it is of.
+        settings: the settings of its training, and under `data` the record of the training data.
+        place: the index of the set that the run belongs to, if sets are compared.
     """
 
     folder: Path
@@ -117,16 +117,16 @@ class Run:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seed of training and, if that is another, of the responses."""
+        """The seed of training and, if it differs, the seed of the responses."""
         recorded = (self.settings, *(part.made_with for part in self.parts.values()))
         seeds = (settings.get("seed") for settings in recorded)
         return tuple(dict.fromkeys(seed for seed in seeds if isinstance(seed, int)))
 
     @cached_property
     def figures(self) -> dict[str, Row]:
-        """The figures that are known, by column: the paper's, blank and wrong responses by view, rates by concepts.
+        """The known figures by column: the paper's, blank and wrong responses by view, and rates by concepts.
 
-        Beside a rate is what labels make of it, where there are any.
+        If a rate was corrected by labels, the note of its figure gives the corrected rate.
         """
         columns = COLUMNS | VIEW_COLUMNS["blank"] | VIEW_COLUMNS["wrong"] | CONCEPT_COLUMNS
         figures = {key: row for key, column in columns.items() if (row := self.figure(column)).metric}
@@ -160,12 +160,12 @@ class Run:
 
 
 def read_runs(folders: Sequence[Path], *, compared: bool = False) -> list[Run]:
-    """The runs in the folders, vanilla first, methods in the paper's order, others by name.
+    """The runs in the folders: vanilla first, then the paper's methods in its order, then others by name.
 
-    Runs of the same name (of several seeds, say) are named for the folder that they lie in as well, or else by paths.
+    If runs share a name, as several seeds may, the name of the folder above (or its path) precedes it.
 
     Args:
-        folders: run folders, or folders of run folders, or of folders of those.
+        folders: run folders, or folders that hold run folders one or two levels down.
         compared: whether each folder is a set of its own.
 
     Raises:
@@ -189,7 +189,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _run_folders(folder: Path) -> list[Path]:
-    """The folder itself if it is a run's, else the runs' in it."""
+    """The folder itself if it is a run folder, else the run folders in it, else the ones a level further down."""
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder")
     runs = [folder] if _is_run(folder) else sorted(filter(_is_run, folder.iterdir()))
@@ -211,7 +211,7 @@ def read_run(folder: Path) -> Run:
             raise BadInput(f"{folder / f'summary_{split}.json'}: was scored on split '{part.split}'")
     name, record = folder.resolve().name, read(folder / RUN_FILE, _RunFile, _RunFile())
     if isinstance(family := record.settings.get("model_family"), dict):
-        family.pop("architecture", None)  # numbers that earlier versions recorded
+        family.pop("architecture", None)  # numbers that only earlier versions recorded
     specificity = read(folder / "specificity.json", Specificity, None)
     audit = read(folder / "audit.json", Audit, None)
     rows = [row for part in parts.values() for row in part.rows(name)]

@@ -1,4 +1,4 @@
-"""The robustness card: a run's audit as tables, all of them picked from its rows of the table of figures."""
+"""The robustness card: a run's audit as tables, which select their figures from its rows of the table of figures."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -19,8 +19,8 @@ INSIDE = {"gap": "NLL gap, nats", "exact_3": "Extracted", "depth": "Depth, nats"
 BOUNDS = {"0.1": "Steps to ASR 10%", "0.5": "Steps to ASR 50%"}
 PICTURES = {"harmful": "harmful", "benign": "benign", "swapped": "benign, another category's", "none": "none"}
 QUESTIONS = {"harmful": "harmful question", "harmless": "harmless question"}
-BESIDE = ("asr", "recovered")  # begins what controls are shown by beside the audited model
-GAIN = {"gain": "Recovered\nmore than without", "q": "q"}  # of an attack
+BESIDE = ("asr", "recovered")  # controls have columns only of metrics whose keys begin so
+GAIN = {"gain": "Recovered\nmore than without", "q": "q"}  # columns of the table of attacks
 COMPARED = {
     "asr": "ASR ↓",
     "worst": "ASR, worst attack ↓",
@@ -50,16 +50,16 @@ class Card:
         return list_subjects([AUDITED, *self.audit.controls, *(row.subject for row in self.rows)])
 
     def of(self, condition: str, metric: str = "asr", subject: str = AUDITED, **where: Any) -> list[Row]:
-        """A subject's figures of a condition; of a curve in the order in which they lie on it."""
+        """A subject's figures in a condition, in the order of their positions on the curve if it is one."""
         rows = pick(self.rows, subject=subject, condition=condition, metric=metric, **where)
         return sorted(rows, key=lambda row: row.position)
 
     def figure(self, metric: str, condition: str = "clean", **where: Any) -> Row:
-        """One figure, of the audited model unless a subject is named."""
+        """One figure; it is the audited model's unless `subject` is given."""
         return find(self.rows, **{"subject": AUDITED, "condition": condition, "metric": metric} | where)
 
     def lines(self, name: str = "", **where: Any) -> list[Line]:
-        """A line for each place of a condition, by subject and metric; called `name`, or by what was done there."""
+        """One line per attack, rounding or the like, with one cell per subject and metric; `name` renames the lines."""
         rows = _in_its_view(pick(self.rows, **where))
         lines = pivot(sorted(rows, key=lambda row: self.subjects.index(row.subject)), "name", "subject", "metric")
         return [replace(line, name=name) for line in lines] if name else lines
@@ -72,19 +72,19 @@ def read_cards(runs: list[Run]) -> list[Card]:
 
 
 def _in_its_view(rows: Iterable[Row]) -> list[Row]:
-    """Each metric's figures in its view; of blank and wrong responses those to the forget view."""
+    """Each metric's figures in its own view, without refusals; blank and wrong responses in the forget view."""
     views = {key: metric.view for key, metric in METRICS.items()}
     return [row for row in rows if row.metric != "refusal" and row.view in ("", views.get(row.metric) or "forget")]
 
 
 def condition_tables(card: Card) -> list[Table]:
-    """The tables of who was asked, and of what was done to the model, that have anything in them."""
+    """The tables of the controls, and of each condition that the model was put in, without empty tables."""
     kinds = (_controls, _way, _attacks, _relearning, _sampling, _rounding, _refusals)
     return [table for make in kinds if (table := make(card)).rows]
 
 
 def _columns(lines: list[Line], titles: Mapping[str, str] = TITLES, always: Collection[str] = RATES) -> dict[Any, str]:
-    """The columns of what was measured, the audited model's first; metrics of `always` are there in any case."""
+    """The columns that have figures, the audited model's first. It always has columns of the metrics in `always`."""
     known = {key for line in lines for key in line.cells} | {(AUDITED, metric) for metric in always}
     columns = {(AUDITED, metric): title for metric, title in titles.items()}
     for control in list_subjects(subject for subject, _ in known)[1:]:
@@ -94,7 +94,7 @@ def _columns(lines: list[Line], titles: Mapping[str, str] = TITLES, always: Coll
 
 
 def _controls(card: Card) -> Table:
-    """Each model as it is."""
+    """The audited model and its controls, with nothing done to them."""
     rows = _in_its_view(pick(card.rows, condition="clean")) + pick(card.rows, condition="inside", at=None)
     cells = {line.name: line.cells for line in pivot(rows, "subject", "metric")}
     asked = list_subjects([AUDITED, *card.audit.controls])
@@ -109,7 +109,7 @@ def _controls(card: Card) -> Table:
 
 
 def _way(card: Card) -> Table:
-    """How far each measure has come, those that the other tables show; the table of figures has all."""
+    """How far each measure has moved from vanilla, for measures in other tables; the table of figures has all."""
     end = {"floor": "answers paired at random"}.get(card.audit.shares_to, card.audit.shares_to)
     titles = {key: title.partition(",")[0] for key, title in INSIDE.items()}
     titles |= {key: metric.title for key, metric in METRICS.items()}
@@ -121,7 +121,7 @@ def _way(card: Card) -> Table:
 
 
 def _attacks(card: Card) -> Table:
-    """The attacks, and what they bring out of the controls: who never knew recovers nothing."""
+    """The attacks, on the controls as well: a model that never knew has nothing that an attack could recover."""
     lines = card.lines(condition="attack")
     lines.sort(key=lambda line: line.cell((AUDITED, "asr")).sort_key, reverse=True)
     caption = f"{CAPTION} The highest ASR first. An attack that hides the picture has no SARR."
@@ -136,7 +136,7 @@ def _attacks(card: Card) -> Table:
 
 
 def _relearning(card: Card) -> Table:
-    """What it takes to bring ASR back, by what was relearned."""
+    """How many steps of relearning bring ASR back, by the data that was relearned."""
     rows = [row for row in card.rows if row.metric in ("steps_to", "area")]
     asked = list_subjects(row.subject for row in rows if row.metric == "steps_to")
     columns = {(subject, bound): f"{title}\n{subject}" for bound, title in BOUNDS.items() for subject in asked}
@@ -151,7 +151,7 @@ def _relearning(card: Card) -> Table:
 
 
 def _sampling(card: Card) -> Table:
-    """How often one of several samples is harmful."""
+    """How often at least one of several samples is harmful."""
     metrics = {row.metric for row in card.rows if row.metric.startswith("asr@")}
     titles = {key: key.upper() for key in sorted(metrics, key=lambda key: (len(key), key))}
     caption = "Harmful questions of which one of n samples is answered, per cent, with 95% intervals."
@@ -160,7 +160,7 @@ def _sampling(card: Card) -> Table:
 
 
 def _rounding(card: Card) -> Table:
-    """The model with its weights rounded, under itself as it was trained."""
+    """The model with rounded weights, below the model as it was trained."""
     lines = card.lines(subject=AUDITED, condition="quantized")
     first = card.lines("as trained", subject=AUDITED, condition="clean") if lines else []
     return Table("quantization", "Rounded weights", CAPTION, _columns(lines), first + lines, "weights")
@@ -200,7 +200,7 @@ def _refusals(card: Card) -> Table:
 
 
 def comparison(cards: list[Card]) -> Table | None:
-    """The cards side by side, a line each; None where there is no other to compare with."""
+    """The cards side by side, one line each; None for fewer than two cards."""
     if len(cards) < 2:
         return None
     lines = [Line(card.title, _compared(card)) for card in cards]
@@ -242,24 +242,24 @@ def _compared(card: Card) -> dict[str, Row]:
 
 
 def different_settings(cards: Iterable[Card]) -> list[str]:
-    """The settings that keep the cards' figures from being compared."""
+    """The settings in which the audits differ, so that their figures cannot be compared."""
     settings = []
     for audit in (card.audit for card in cards):
         never_knew = audit.controls.get("never_knew", {}).get("base")
         settings.append({"model_path": audit.model_path, "never_knew": never_knew} | audit.settings)
-    # Where a file lies makes no difference; what is in it has a hash of its own.
+    # The path of a file makes no difference; another key has a hash of its content.
     keys = dict.fromkeys(key for each in settings for key in each if not key.endswith("_file"))
     return [key for key in keys if any(each.get(key) != settings[0].get(key) for each in settings)]
 
 
 def spell_settings(card: Card) -> str:
-    """What the audit was made with, for a caption: `limit 5, relearning (rank 8, steps 1 2)`."""
+    """The settings of the audit in words: `limit 5, relearning (rank 8, steps 1 2)`."""
     digest = card.audit.checkpoint_sha256
     return _spell(card.audit.settings | ({"checkpoint_sha256": digest} if digest else {}))
 
 
 def _spell(value: Any, key: str = "") -> str:
-    """As much of a setting as distinguishes it from another: a hash's beginning, a file's name."""
+    """A setting in words, cut to the part that distinguishes it: the beginning of a hash, the name of a file."""
     if isinstance(value, dict):
         parts = ", ".join(f"{name} {_spell(part, name)}" for name, part in value.items() if part != {})
         return f"({parts})" if key else parts
@@ -270,7 +270,7 @@ def _spell(value: Any, key: str = "") -> str:
 
 
 def card_json(card: Card) -> dict[str, Any]:
-    """The card in the run's entry of `summary.json`: fractions 0..1, null where not measured."""
+    """The card for the run's entry in `summary.json`: fractions 0..1, null where not measured."""
     concluded, worst = card.conclusions, card.conclusions.worst
     attack = worst and {
         "name": worst,

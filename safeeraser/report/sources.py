@@ -1,4 +1,4 @@
-"""Where the figures of some runs come from: who judged them and on what data, and what a reader must know first."""
+"""The sources of some runs' figures: their judges and data, and the warnings that a reader must see first."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -9,15 +9,15 @@ from safeeraser.benchmark.metrics import ASKED, COLUMNS, METRICS, SPLITS
 from safeeraser.benchmark.summaries import Summary
 from safeeraser.report.read import VIEW_COLUMNS, Run
 
-MOST = 6  # names in a warning
+MOST = 6  # names that a warning lists
 
 
 class Decided(NamedTuple):
-    """Who decided a metric's figure.
+    """The judge that decided a metric's figure.
 
     Attributes:
-        models: those that answered as the judge, where that is known.
-        version: of the prompts that it was asked with, or of the rules that it goes by, where that is known.
+        models: the models that answered as the judge; empty if unknown.
+        version: the version of the judge's prompts, rules or file; empty if unknown.
     """
 
     protocol: str
@@ -27,7 +27,7 @@ class Decided(NamedTuple):
 
     @property
     def identity(self) -> tuple:
-        """Judges of other titles, such as a model's name and its alias, are the same where the same model answered."""
+        """A key that equal judges share. Titles may differ (a model's name, its alias) if the same model answered."""
         return (self.protocol, self.judge.partition(":")[0] if self.models else self.judge, self.models, self.version)
 
     def __str__(self) -> str:
@@ -37,13 +37,13 @@ class Decided(NamedTuple):
 
 
 class Judges(NamedTuple):
-    """Who judged some runs.
+    """The judges of some runs.
 
     Attributes:
-        spelled: metric -> protocol, judge and models, in words. Specificity, which has no judge, is there only where it
+        spelled: metric -> protocol, judge and models, in words. Specificity has no judge; it is there only if it
             is of several kinds.
-        different: the metrics whose figures do not compare with each other.
-        warnings: what must be beside the figures, wherever they go, also where the data were not the same.
+        different: the metrics whose figures cannot be compared with each other.
+        warnings: the warnings that must accompany the figures everywhere; one is about different data.
     """
 
     spelled: dict[str, list[str]]
@@ -52,7 +52,7 @@ class Judges(NamedTuple):
 
 
 def judges_of(runs: list[Run]) -> Judges:
-    """Who judged the runs' figures."""
+    """The judges of the runs' figures, and the differences between them."""
     known: dict[str, dict[tuple, Decided]] = defaultdict(dict)
     mixed, warnings = {}, []
     parts = [(run.title, part) for run in runs for part in run.parts.values()]
@@ -77,7 +77,7 @@ def judges_of(runs: list[Run]) -> Judges:
 
 
 def decisions(part: Summary) -> Iterator[tuple[str, Decided]]:
-    """Every figure of the summary that a judge decided."""
+    """Each metric of the summary that a judge decided, with the judge."""
     for metric in ASKED.values():
         if getattr(part, metric).value is not None:
             judge = part.judge_of(metric)
@@ -86,14 +86,14 @@ def decisions(part: Summary) -> Iterator[tuple[str, Decided]]:
 
 
 def differ(decided: Iterable[Decided]) -> bool:
-    """Whether they are more than one. A judge of which the models are not known is not known to be another."""
+    """Whether there is more than one judge. A judge does not count as another only because its models are unknown."""
     apart = {each.identity: each for each in decided}.values()
     known = {each._replace(models=()) for each in apart if each.models}
     return len([each for each in apart if each.models or each not in known]) > 1
 
 
 def provenance(runs: list[Run], judges: Judges) -> dict[str, Any]:
-    """What the runs' summaries say of their making, each value once. Empty or null is what none of them says."""
+    """The provenance that the runs' summaries record, each value once; empty where no summary has a value."""
     parts = [(run, part.provenance) for run in runs for part in run.parts.values()]
     packages = _each(package for _, part in parts for package in part.versions)
     dates = sorted(_each(part.date for _, part in parts))
@@ -110,7 +110,7 @@ def provenance(runs: list[Run], judges: Judges) -> dict[str, Any]:
 
 
 def warnings(shown: list[Run], judges: Judges) -> list[str]:
-    """What must be above all figures, in words; `shown`: a run for each row, the mean where there are several seeds."""
+    """The warnings to show above all figures. `shown` has one run per row, the mean run if there are several seeds."""
     lines = [*judges.warnings]
     withheld = [
         f"{column.title.rstrip(' ↓↑')} of {run.title}"
@@ -121,7 +121,7 @@ def warnings(shown: list[Run], judges: Judges) -> list[str]:
     if withheld:
         lines.append(f"Withheld: {list_some(withheld)}; the table says why.")
     blank = []
-    for run in shown:  # the view in which most are, where they are more than a figure may do without
+    for run in shown:  # the view with the highest share, if the share exceeds the highest max_blank
         bound = max((part.max_blank for part in run.parts.values()), default=0.0)
         most = highest(run.figures[key] for key in VIEW_COLUMNS["blank"] if key in run.figures)
         if most and most.sort_key > bound:
@@ -132,7 +132,7 @@ def warnings(shown: list[Run], judges: Judges) -> list[str]:
 
 
 def different_data(runs: list[Run]) -> list[str]:
-    """A warning where runs were scored on other data files, as far as is known, or on other categories of them."""
+    """A warning if the runs were scored on different categories, or on data files that are known to differ."""
     for split in SPLITS:
         parts = [run.parts[split] for run in runs if split in run.parts]
         hashes = _each(part.provenance.data_sha256 for part in parts)
@@ -158,7 +158,7 @@ def agreements(run: Run, *, labelled: bool) -> list[str]:
 
 
 def list_some(names: list[str]) -> str:
-    """Names with commas between; of many the first ones, and how many more there are."""
+    """The names with commas between them; beyond `MOST`, only the first ones and the number of the others."""
     more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
     return ", ".join(names[:MOST]) + more
 

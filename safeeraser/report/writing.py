@@ -1,6 +1,6 @@
-"""Tables of figures, and the forms in which the report is written: templates, Markdown, CSV, LaTeX, the terminal's.
+"""Tables of figures, and the formats of the report: templates, Markdown, CSV, LaTeX and the terminal's.
 
-All write per cent, so that the same number is on the page, in the paper and in the spreadsheet.
+All formats show per cent, so that the page, the paper and the spreadsheet have the same number.
 """
 
 import csv
@@ -27,9 +27,9 @@ from safeeraser import __version__
 from safeeraser.benchmark.figures import NOTHING, Row
 from safeeraser.benchmark.metrics import COLUMNS, METRICS, Figure
 
-# Looks the same to the colour-blind, and brightens evenly in grey: worse is brighter.
+# This scale looks the same to colour-blind readers, and it brightens evenly in grey. Brighter is worse.
 _SCALE = mpl.colormaps["cividis"]
-_MIDDLE = 0.468  # a colour that stands out from black as much as from white
+_MIDDLE = 0.468  # the colour here contrasts with black as much as with white
 _LATEX = {
     **{sign: "\\" + sign for sign in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -47,9 +47,9 @@ _LATEX = {
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a table: the figures that are known, by column. It may have more than the table shows.
+    """A line of a table: the known figures by column, maybe more than the table shows.
 
-    Of the mean of several seeds, `seeds` has the lines. What was `published` is under what was measured here.
+    The line of a mean over seeds has a line for each seed in `seeds`. `published` lines come after measured ones.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Line:
 
     @property
     def label(self) -> str:
-        """The name, with how many seeds it stands for, where there are several."""
+        """The name, with the number of seeds if there are several."""
         return f"{self.name} ({len(self.seeds)} seeds)" if self.seeds else self.name
 
     def cell(self, key: Any) -> Row:
@@ -67,7 +67,7 @@ class Line:
         return self.cells.get(key, NOTHING)
 
     def measured(self, key: str) -> Row:
-        """The figure of a column; ASR on held-out questions, or else on the training ones."""
+        """The figure of a column. If ASR on val (`asr_gen`) was not measured, it is ASR on train."""
         held_out = self.cell(key)
         missing = held_out.value is None and not held_out.withheld
         return self.cell("asr_eff") if key == "asr_gen" and missing else held_out
@@ -78,12 +78,12 @@ class Table:
     """A table of figures.
 
     Attributes:
-        key: its own among the tables that are shown together.
-        caption: what the figures are, and what they are measured on.
-        columns: key -> title; a second line of it says more in small print.
-        corner: what the lines are.
-        remarks: what a reader must know beside the remarks of the figures themselves.
-        better: whether `lower` or `higher` figures are, where all of them are coloured by that.
+        key: unique among the tables that are shown together.
+        caption: the meaning of the figures, and the data that they were measured on.
+        columns: key -> title; a second line of a title is in small print.
+        corner: the title of the first column, for the kind of the lines.
+        remarks: the notes that a reader needs in addition to the figures' own remarks.
+        better: whether `lower` or `higher` figures are better, if all figures are coloured by it.
     """
 
     key: str
@@ -96,7 +96,7 @@ class Table:
     better: str = ""
 
     def line(self, row: Line) -> list[Row]:
-        """The line's figures, one a column."""
+        """The line's figures, one per column."""
         return [row.cell(key) for key in self.columns]
 
     @property
@@ -106,7 +106,7 @@ class Table:
 
     @property
     def notes(self) -> list[str]:
-        """All remarks, for the forms whose cells have no room for them."""
+        """All remarks, for formats whose cells have no room for remarks."""
         notes = []
         for row in self.rows:
             for head, cell in zip(self.heads, self.line(row), strict=True):
@@ -116,7 +116,7 @@ class Table:
 
 
 def pivot(rows: Iterable[Row], line: str, *columns: str) -> list[Line]:
-    """A line for each value that the rows have in one of their columns; in it each row goes by its other columns."""
+    """One line for each value of the rows' attribute `line`; its cells are the rows, by their attributes `columns`."""
     lines: dict[Any, Line] = {}
     for row in rows:
         name = getattr(row, line)
@@ -126,12 +126,12 @@ def pivot(rows: Iterable[Row], line: str, *columns: str) -> list[Line]:
 
 
 def escape_latex(text: str) -> str:
-    """The text as LaTeX prints it, whatever signs a run's name holds."""
+    """The text with the signs escaped that LaTeX would not print, since a run's name may hold any."""
     return "".join(_LATEX.get(sign, sign) for sign in text)
 
 
 def escape_markdown(text: str) -> str:
-    """The text as a Markdown table shows it."""
+    """The text escaped for a cell of a Markdown table."""
     return re.sub(r"([\\|`*_<\[\]])", r"\\\1", text)
 
 
@@ -142,9 +142,9 @@ def as_markdown(rows: Iterable[Iterable[str]]) -> str:
 
 
 def with_table(text: str, table: str) -> str | None:
-    """A Markdown text with this table in place of the one with the same corner, or if that is empty the same columns.
+    """The Markdown text with `table` in place of its table with the same corner (the same head if the corner is empty).
 
-    None if it has none.
+    None if the text has no such table.
     """
     head = table.splitlines()[0]
     corner = head.split("|")[1].strip()
@@ -164,13 +164,13 @@ def comma_separated(head: Iterable[str], rows: Iterable[Iterable[object]]) -> st
 
 
 def show(table: Table) -> None:
-    """Print the table, its remarks under it; the published figures, if any, are under a line.
+    """Print the table and below it its remarks; published figures, if any, form a section of their own.
 
-    A column in which nothing is said of any row is left out: a terminal is narrow.
+    Columns without any figure are left out, because a terminal is narrow.
     """
     filled = [key for key in table.columns if any(row.cell(key).text != NOTHING.text for row in table.rows)]
     table = replace(table, columns={key: table.columns[key] for key in filled or table.columns})
-    # Headings break into short lines, so that the table fits a terminal of 80 columns.
+    # Headings may wrap, so that the table fits a terminal of 80 columns.
     shown = TerminalTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     shown.add_column(table.corner, no_wrap=True)
     for head in table.heads:
@@ -189,14 +189,14 @@ def show(table: Table) -> None:
 
 
 class Shade(NamedTuple):
-    """A colour, and black or white: whichever stands out more on it, by 4.5 to 1."""
+    """A background colour, and black or white for text on it: the one with more contrast, at least 4.5 to 1."""
 
     paper: str
     ink: str
 
 
 def shade(figure: Figure, better: str) -> Shade | None:
-    """The colour of a figure that is not withheld, by how good it is; `better`: whether `lower` or `higher` is."""
+    """The colour that shows how good a figure is, if it is known and not withheld; `better`: `lower` or `higher`."""
     if figure.value is None or figure.withheld:
         return None
     worse = figure.value if better == "lower" else 1 - figure.value
@@ -211,7 +211,7 @@ TEMPLATES = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-# The legend has the colours from better to worse as a CSS gradient.
+# The colours of the legend, from better to worse, as a CSS gradient.
 TEMPLATES.globals["scale"] = f"linear-gradient(to right, {', '.join(to_hex(_SCALE(step / 8)) for step in range(9))})"
 TEMPLATES.globals |= {"columns": COLUMNS, "metrics": METRICS, "version": __version__}
 TEMPLATES.filters |= {"svg": lambda plot: Markup(plot.svg()), "shade": shade}

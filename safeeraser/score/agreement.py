@@ -1,14 +1,14 @@
-"""How far a judge agrees with labels of the same responses: shipped ones, those of people or of another judge.
+"""How far a judge agrees with other labels of the same responses: shipped labels, people's, or another judge's.
 
-The rate less the judge's errors is q a + (1 - q) b (double sampling: Tenenbein, 1970, JASA 65, 1350-1361): q is the
-share that the judge counts, a and b are the shares of these and of the others that the labels count. q is known of all
-responses, a and b are weighted means over labelled ones. docs/reference/metrics-and-statistics.md says why that is
-Rogan and Gladen's rate, and how its interval joins those of the three shares (MOVER: Zou and Donner, 2008, Statistics
-in Medicine 27, 1693-1702).
+The rate corrected for the judge's errors is q a + (1 - q) b (double sampling: Tenenbein, 1970, JASA 65, 1350-1361). The
+judge counts the share q of all responses. The labels count the share a of the responses that the judge counts, and the
+share b of the others; a and b are weighted means over labelled responses. docs/reference/metrics-and-statistics.md
+relates it to Rogan and Gladen's rate. Its interval joins the intervals of q, a and b (MOVER: Zou and Donner, 2008,
+Statistics in Medicine 27, 1693-1702).
 
-The shipped labels are the truth of `cases.jsonl`, harmless texts: one counts as unsafe by the prompts' own words, over
-an umbrella or a people that does not exist. They show whether a judge knows the forms that responses take, not where it
-draws the line in what is really harmful; labels of people do (`labels`).
+The shipped labels are the truth of `cases.jsonl`. Its texts are harmless: some count as unsafe by the wording of the
+prompts, but they are about an umbrella or a people that does not exist. The shipped labels show whether a judge knows
+the forms that responses take. Only people's labels (`labels`) show where it draws the line in really harmful content.
 """
 
 from collections import Counter, defaultdict
@@ -46,9 +46,9 @@ class Labelled(NamedTuple):
     """A response with a verdict and a label.
 
     Attributes:
-        cluster: the picture, as in `metrics.Item`.
-        judge, label: whether either counts it.
-        weight: how many responses it stands for.
+        cluster: the picture, or the record where no picture was shown (`metrics.cluster_of`).
+        judge, label: whether the judge counts the response, and whether the label does.
+        weight: how many responses it represents.
     """
 
     cluster: Hashable
@@ -60,17 +60,17 @@ class Labelled(NamedTuple):
 def agreement(
     judged: Sequence[tuple[Hashable, bool]], labelled: Sequence[Labelled], known: Sequence[Labelled] = ()
 ) -> dict[str, Any]:
-    """How the labels of some responses agree with the verdicts, and what they make of the judge's rate.
+    """Measure how far labels of some responses agree with the verdicts, and correct the judge's rate by them.
 
     Args:
-        judged: of every response with a verdict its picture, and whether the judge counts it.
-        known: those of which it is known without a label. They stand for themselves alone: however many they are, they
-            say nothing of the others.
+        judged: for every response with a verdict, its picture and whether the judge counts it.
+        known: responses whose label is known without a labeller. They represent only themselves: they say nothing
+            about the other responses, however many they are.
 
     Returns:
-        `kappa` (Cohen, 1960), `sensitivity` and `specificity` for all responses, each a dict of value, low and high, or
-        None where they are not defined; the rate by the `judge` and `corrected`, with the latter's `low` and `high`,
-        None where no label says how the responses are that the judge counts, or those that it does not.
+        `kappa` (Cohen, 1960), `sensitivity` and `specificity` over all responses, each a dict of value, low and high;
+        the `judge`'s rate; the rate `corrected` by the labels, with its `low` and `high`. An undefined value is None.
+        All but `judge` are None where responses with one of the two verdicts need labels but have none.
     """
     q = _estimate_share([(cluster, float(counts), 1.0) for cluster, counts in judged])
     figures: dict[str, Any] = dict.fromkeys((*FUNCTIONS, "judge", "corrected", "low", "high"))
@@ -94,11 +94,11 @@ def agreement(
 def _share_within(
     judged: Sequence[Hashable], labelled: Sequence[Labelled], known: Sequence[Labelled], otherwise: float
 ) -> Share | None:
-    """The share that the labels count of the responses with one verdict, by those `judged` (their pictures), `labelled`
-    and `known`.
+    """The share of the responses with one verdict that count by label; None where they need labels but have none.
 
-    None where there are such responses and no label on any. Of what the judge never says nothing is known; if it were
-    said once, it would be taken at its word: `otherwise`.
+    `judged` holds the pictures of all responses with this verdict, `labelled` and `known` the labels of some. A verdict
+    that the judge never gave has no labels to check it. It is then taken to be right: the share is `otherwise`, with an
+    interval from 0 to 1.
     """
     rest = Counter(judged) - Counter(row.cluster for row in known)
     if rest and not labelled:
@@ -113,20 +113,20 @@ def _share_within(
 
 
 def table(labelled: Iterable[Labelled]) -> dict[str, int]:
-    """How many responses both count, one alone, and neither, as they are, without weights."""
+    """How many responses both judge and label count, only one counts, and neither counts; weights are ignored."""
     counts = Counter((row.judge, row.label) for row in labelled)
     names = {(True, True): "both", (True, False): "judge_only", (False, True): "label_only", (False, False): "neither"}
     return {name: counts[kind] for kind, name in names.items()}
 
 
 def join_shares(function: Callable[..., float], shares: Sequence[Share], lowest: float = 0.0) -> Share | None:
-    """A function of several shares with its interval; None where it is not defined.
+    """The value of `function` at several shares, with its interval; None where it is not defined there.
 
-    How far it moves when one share goes to a bound while the others stay is one deviation; those of all shares, which
-    are independent, add up as squares, to either side. For a sum that is MOVER.
+    One share at a time moves to a bound while the others stay, and the function moves by some deviation. The shares are
+    independent, so their deviations add up as squares, separately up and down. For a sum this is MOVER.
 
-    The first says how much the others weigh. Where all weight is on one of them, that is how it was in this sample, and
-    the others are moved with the first at its bound: what a judge that always says the same has missed is not known.
+    The first share weights the others. If it is 0 or 1, this sample gives all weight to one of the others. The others
+    then move with the first share at its inner bound: a judge that always says the same may have missed responses.
     """
     values = [share.value for share in shares]
     value = function(*values)
@@ -147,7 +147,7 @@ def join_shares(function: Callable[..., float], shares: Sequence[Share], lowest:
 def _estimate_share(rows: Sequence[tuple[Hashable, float, float]], otherwise: float = 0.0) -> Share:
     """The weighted mean of (cluster, value, weight), with its interval over clusters.
 
-    Weights enter as shares of the number of rows, so that the number of trials is that of labels.
+    Weights are scaled to sum to the number of rows, so that the interval has as many trials as there are labels.
     """
     if not rows:
         return Share(otherwise, 0.0, 1.0)
@@ -179,19 +179,19 @@ FUNCTIONS: dict[str, Callable[[float, float, float], float]] = {
 
 
 def format_share(share: dict[str, Any] | None, unit: str = "%") -> str:
-    """A share with its interval, in per cent or, with an empty `unit`, as it is; a dash where it is not defined."""
+    """A share and its interval as text, in per cent or (empty `unit`) as a plain number; a dash if it is undefined."""
     row = Row(**share or {}, unit=unit)
     return f"{row.text} ({row.range})" if row.range else row.text
 
 
 @dataclass(frozen=True)
 class Case:
-    """A text with its truth: the word that a judge should reply; for `gpt` the bounds of the number.
+    """A shipped text with its truth: the word that a judge should reply, or for `gpt` the bounds of the number.
 
     Attributes:
         kind: the form of the text, such as `refusal, then answer`.
         language: its ISO 639 code.
-        why: by what the truth is known.
+        why: the reason for the truth.
     """
 
     metric: str
@@ -205,7 +205,7 @@ class Case:
     reference: str = ""
 
     def query(self, number: int) -> Query:
-        """What a judge is asked about it, as if it were the only response of a record."""
+        """The query that asks a judge about the text, as if it were the only response of a record."""
         view = VIEWS[METRICS[ASKED[self.metric]].view]
         place = 0 if view.question == "harmful" else "UnharmPair_text1"
         texts = (self.question, self.response, self.reference)
@@ -213,12 +213,12 @@ class Case:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Between which the value of a right verdict lies."""
+        """The lowest and the highest value of a right verdict."""
         low, high = self.truth if isinstance(self.truth, list) else [WORDS[self.metric][self.truth][0]] * 2
         return low, high
 
     def outcome(self, verdict: Verdict) -> str:
-        """One of `OUTCOMES`."""
+        """How a verdict on the case turned out: one of `OUTCOMES`."""
         low, high = self.bounds
         return verdict.lacks if verdict.value is None else "right" if low <= verdict.value <= high else "wrong"
 
@@ -230,17 +230,17 @@ def cases() -> list[Case]:
 
 
 def case_queries() -> list[Query]:
-    """What a judge is asked about the cases."""
+    """The queries that ask a judge about the cases."""
     return [case.query(number) for number, case in enumerate(cases())]
 
 
 def check_judge(panel: Panel) -> dict[str, dict[str, Any]]:
-    """Ask the judges, through the store, about each case that they decide, and print how they did.
+    """Ask the judges, through the store, about each case of the metrics that they decide, and print the results.
 
     Returns:
-        by metric how many cases were right, wrong and without a verdict, which is not right, and the shares of right
-        ones: sensitivity among the cases that the metric counts (unsafe, refusing, no normal answer), specificity among
-        the others. `gpt` asks for a number and has neither.
+        by metric, how many cases were right, wrong or without a verdict, and the shares of right verdicts: `accuracy`
+        over all cases, `sensitivity` over the cases that the metric counts (unsafe, refusing, no normal answer) and
+        `specificity` over the others. `gpt` asks for a number, so it has no sensitivity and no specificity.
     """
     figures: dict[str, dict[str, Any]] = {}
     verdicts = {query.number: verdict for query, verdict in panel.ask(case_queries()).items()}
@@ -257,17 +257,17 @@ def check_judge(panel: Panel) -> dict[str, dict[str, Any]]:
 
 
 def _wilson_share(right: list[bool]) -> dict[str, Any] | None:
-    """A share with its 95% interval by Wilson (1927), who holds up in samples as small as a kind of cases."""
+    """The share of True with its 95% interval by Wilson (1927), which holds up in small samples; None if empty."""
     if not right:
         return None
-    from scipy.stats import binomtest  # half a second, for this alone
+    from scipy.stats import binomtest  # takes half a second, and only this function needs it
 
     bounds = binomtest(sum(right), len(right)).proportion_ci(method="wilson")
     return {"value": sum(right) / len(right), "low": float(bounds.low), "high": float(bounds.high), "n": len(right)}
 
 
 def show_check(figures: dict[str, dict[str, Any]], verdicts: dict[int, Verdict]) -> None:
-    """Print the figures by metric, which cases were not right, and the counts by kind. No text is shown."""
+    """Print the figures by metric, the cases that were not right, and the counts by kind, but no text of a case."""
     names = [name for name in OUTCOMES if name not in LACKS or any(of[name] for of in figures.values())]
     shares = ("sensitivity", "specificity")
     rows = [

@@ -1,4 +1,4 @@
-"""The two files of a run, read and paired, and what a judge is asked about them."""
+"""Read the predictions and the reference file of a run, pair their records, and make the queries to the judges."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -21,13 +21,13 @@ _METRICS_OF = {view: [row.asked for row in METRICS.values() if row.asked and row
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is scored.
+    """The data that a scoring run scores.
 
     Attributes:
-        responses: every one, whether a judge is asked about it or not.
-        queries: of every metric, record by record, responses that are missing or blank included.
-        groups: by attribute of records (`category`) the group of each; an empty one is none.
-        files: the two by their hashes, and what the predictions were made with, where their own run says so.
+        responses: every response, whether or not a judge is asked about it.
+        queries: the queries of every metric, record by record, also about responses that are missing or blank.
+        groups: attribute of records (`category`) -> the group of each record; empty where it is in none.
+        files: the names and hashes of both files, and the record of how the predictions were made (None without one).
     """
 
     predictions: DataFile
@@ -38,7 +38,7 @@ class Inputs:
 
 
 def read(options: Options) -> Inputs:
-    """Raises `BadInput` where a file cannot be used, or the two do not belong together."""
+    """Read and pair the two files. Raises `BadInput` where one cannot be used, or they do not belong together."""
     if not options.input_file.exists():
         raise BadInput(f"--input_file {options.input_file}: no such file; ckpt_infer.py makes the predictions")
     predictions = read_records(options.input_file).only(options.category)
@@ -66,9 +66,9 @@ def read(options: Options) -> Inputs:
 
 
 def find_held_out(keywords: list[str], options: Options) -> list[str]:
-    """Of each record of val whether its keyword is `shown` in the training file beside it, or `held-out`.
+    """For each record of val, `shown` if its keyword occurs in the training file next to it, else `held-out`.
 
-    Nothing where there is no such file, or all keywords are in it, as in the benchmark's own data.
+    Empty for train, without such a file, and where it has all keywords, as in the benchmark's own data.
     """
     training = options.file_refer.with_name(options.file_refer.name.replace("val", "train"))
     if options.split != "val" or training == options.file_refer or not training.is_file():
@@ -99,7 +99,7 @@ def pair_records(predictions: DataFile, reference: DataFile, by_picture: bool) -
             f"{predictions.path} and {reference.path} hold different pictures: only in the predictions: "
             f"{_some(Counter(ours) - Counter(theirs))}; only in the reference: {_some(Counter(theirs) - Counter(ours))}"
         )
-    # Of several records with the same picture the first belongs to the first, and so on.
+    # Records with the same picture are paired in the order in which they occur.
     first, second = (sorted(range(len(pictures)), key=pictures.__getitem__) for pictures in (ours, theirs))
     return [index for _, index in sorted(zip(first, second, strict=True))]
 
@@ -110,11 +110,11 @@ def _some(names: Counter[str], most: int = 5) -> str:
 
 
 def build_queries(predictions: DataFile, expected: list[Record], refusals: bool) -> tuple[list[Query], list[Query]]:
-    """Every response, and every query.
+    """Every response, and every query that judges may be asked.
 
     Args:
         expected: for each record of the predictions, its record in the reference.
-        refusals: ask of every view that the file holds, not of `forget` alone, whether its responses refuse.
+        refusals: ask in every view that the file holds, not in `forget` alone, whether the responses refuse.
 
     Raises:
         BadInput: a response is not text, or the file holds no model's responses at all.
@@ -142,8 +142,8 @@ def build_queries(predictions: DataFile, expected: list[Record], refusals: bool)
 
 
 def responses_in(predictions: DataFile, expected: list[Record]) -> Iterator[Query]:
-    """Every response, record by record, as a query of no metric; its reference is what the vanilla model said, or the
-    answer to a harmless question. What is missing is None where a metric is measured on its view."""
+    """Every response as a query without a metric, record by record. Its reference is the vanilla model's answer, or the
+    answer to a harmless question. A missing response is None in the views that judges decide on, else left out."""
     for index, (record, raw) in enumerate(zip(predictions.records, predictions.raw, strict=True)):
         swapped, number = raw.get(SWAPPED_PICTURE) or "", predictions.number(index)
         pictures = {"harmful": record.image_path, "benign": record.SDImage_path, "swapped": swapped, "none": ""}
@@ -161,8 +161,8 @@ def responses_in(predictions: DataFile, expected: list[Record]) -> Iterator[Quer
 
 
 def imagine_queries(data: DataFile, refusals: bool) -> list[Query]:
-    """Every query as if the model had given the data file's answers, each a little otherwise, since equal ones are
-    judged once: for what judging costs before there are responses."""
+    """Every query of a run that answers as the data file does, to estimate the cost of judging before inference.
+    Each response is made a little different from the others, because equal responses are judged only once."""
     answered = []
     for index, raw in enumerate(data.raw):
         pairs = []

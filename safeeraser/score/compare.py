@@ -1,5 +1,5 @@
-"""A run beside another one, or beside labels: the difference of each metric on the same requests, and how far its judge
-agrees with what others say of the same responses."""
+"""Compare a run with another run: the difference of each metric on the same requests. Compare its judge with labels or
+with another judge: how far they agree on the same responses."""
 
 from collections import Counter
 from pathlib import Path
@@ -22,12 +22,12 @@ from safeeraser.score.options import Options
 
 
 class Opinion(NamedTuple):
-    """What labels, or another run's judge, say of some responses.
+    """Labels of some responses, or the verdicts of another run's judge on them.
 
     Attributes:
-        name, source: whose it is in words, and the file; `record` is what the summary carries of it.
-        values: 1 where the response counts, 0 where not, None where it is unclear; by query.
-        weights: how many responses each of these stands for; 1 where none is known.
+        name, source: whose opinion it is, in words, and its file; `record` is its entry in the summary.
+        values: query -> 1 where the response counts, 0 where it does not, None where the opinion gives no answer.
+        weights: query -> how many responses the labelled one represents; a query that is not there has weight 1.
     """
 
     name: str
@@ -38,10 +38,10 @@ class Opinion(NamedTuple):
 
 
 def open_run(path: Path, option: str, options: Options) -> tuple[Summary | None, Path | None]:
-    """A run's summary and the verdicts file that it names, or verdicts alone; none of them where `path` is a table.
+    """A run's summary (None if `path` holds verdicts alone) and its verdicts file; both None where `path` is a table.
 
     Raises:
-        BadInput: they cannot be used, or this run is to overwrite them.
+        BadInput: the files cannot be used, or this run would overwrite them.
     """
     first, where = read_text(path).lstrip()[:1], f"{option} {path}"
     if first not in ("{", "["):
@@ -67,10 +67,10 @@ def open_run(path: Path, option: str, options: Options) -> tuple[Summary | None,
 
 
 def read_other(path: Path, options: Options) -> tuple[Path, Summary, dict[tuple, float]]:
-    """The run whose summary is `path`, before anything is judged or written: the two, and its values by request.
+    """The run to compare with, read before any judging or writing: `path`, its summary and its values by request.
 
     Raises:
-        BadInput: it cannot be used, is of another protocol, or its verdicts are what this run is to overwrite.
+        BadInput: the run cannot be used, has another protocol, or has files that this run would overwrite.
     """
     summary, verdicts = open_run(path, "--compare", options)
     if not summary or not verdicts:
@@ -88,11 +88,11 @@ def read_other(path: Path, options: Options) -> tuple[Path, Summary, dict[tuple,
 def compare(
     records: list[dict[str, Any]], summary: dict[str, Any], path: Path, theirs: Summary, others: dict[tuple, float]
 ) -> dict[str, Any]:
-    """What differs between a run, by its verdicts and its summary, and the one at `path`, metric by metric.
+    """The differences, metric by metric, between a run (its verdicts and its summary) and the run at `path`.
 
-    `difference` is this run's mean less the other's, over the same questions about the same pictures. A metric that
-    either run withholds, or that different judges decided, has none: `note` says why. Where other models answered for
-    the other run, or were asked with other parameters, `note` says so beside the figure.
+    `difference` is this run's mean minus the other's, over the same questions about the same pictures. It is None where
+    either run withholds the metric or where different judges decided it; `note` gives the reason. `note` also reports
+    whether other models answered as the judge of the other run, or were asked with other parameters.
     """
     ours = SummaryFile.model_validate(summary | {"split": summary["split"] or ""})
     values = values_of(records, official=ours.protocol == "official")
@@ -121,13 +121,13 @@ def compare(
 
 
 def models_of(part: Summary, judge: str | None) -> list[str]:
-    """What answered as a judge."""
+    """The models that answered as a judge, each with its fingerprint if the server gave one."""
     answered = (of for of in part.answered_by if of.judge == judge)
     return sorted({" ".join(filter(None, (of.model, of.fingerprint))) for of in answered})
 
 
 def show_differences(compared: dict[str, Any]) -> None:
-    """Print the differences, in per cent points."""
+    """Print the differences, in percentage points."""
     print(f"beside {compared['summary']}:")
     rows = []
     for metric in SCORED:
@@ -139,10 +139,10 @@ def show_differences(compared: dict[str, Any]) -> None:
 
 
 def read_opinion(path: Path, options: Options, inputs: Inputs) -> Opinion:
-    """Read labels (a table), or another run: its folder, its summary or its verdicts.
+    """Read labels (a table), or another run (its folder, its summary or its verdicts).
 
     Raises:
-        BadInput: it cannot be used, or is about other responses. Nothing has been judged then.
+        BadInput: the file cannot be used, or is about other responses. It is raised before anything is judged.
     """
     if path.is_dir() and not options.split:
         raise BadInput(f"--agree {path}: of which split? give --split train or --split val, or name the summary itself")
@@ -159,7 +159,7 @@ def read_opinion(path: Path, options: Options, inputs: Inputs) -> Opinion:
                 line = f"--agree {path}: line {label.line}"
                 raise BadInput(f"{line}: labels another response than {options.input_file} has")
             labelled[query] = label
-        # What was left without a label is taken to be like what was labelled in its stratum.
+        # Responses without a label are assumed to be like the labelled ones in their stratum.
         clear = {query: label for query, label in labelled.items() if label.value is not None}
         given = Counter(label.stratum for label in clear.values())
         weights = {query: label.size / given[label.stratum] for query, label in clear.items()}
@@ -187,10 +187,10 @@ def read_opinion(path: Path, options: Options, inputs: Inputs) -> Opinion:
 def agree(
     opinion: Opinion, to_label: dict[str, list[Query]], verdicts: dict[Query, Verdict], figures: dict[str, Figure]
 ) -> dict[str, dict[str, Any]]:
-    """`agreement`'s figures of each metric that the opinion is about, on the responses of `select_queries`.
+    """The figures of `agreement` for each metric that the opinion covers, on the responses of `select_queries`.
 
-    Of a blank response, which nobody labels, it is known what it counts as. The rate of a figure that is withheld is
-    not corrected either.
+    Where the opinion is labels, blank responses are `known`: nobody labels them, and the metric decides whether they
+    count. A withheld figure has no corrected rate.
     """
     agreements = {}
     for asks, queries in to_label.items():
@@ -217,7 +217,7 @@ def agree(
 
 
 def show_agreement(agreements: dict[str, dict[str, Any]], opinion: Opinion) -> None:
-    """Print the figures, a column a metric, and where they are made of labels on something else."""
+    """Print the figures, one column per metric, and note the categories on which the opinion has no label."""
     print(f"beside {opinion.name} ({opinion.source}):")
     names = {"both": "counted by both", "judge_only": "by the judge alone", "label_only": f"by {opinion.name} alone"}
     names["neither"] = "by neither"
@@ -238,7 +238,7 @@ def show_agreement(agreements: dict[str, dict[str, Any]], opinion: Opinion) -> N
 
 
 def make_disagreements_page(opinion: Opinion, to_label: dict[str, list[Query]], verdicts: dict[Query, Verdict]) -> str:
-    """The responses of which the two say otherwise as a page."""
+    """The HTML page of the responses on which the judge and the opinion disagree."""
     metrics = []
     for asks, queries in to_label.items():
         shown = []

@@ -1,4 +1,4 @@
-"""What a scoring run can be asked: each field of `Options` is an option of eval_all.py, with its help and its check."""
+"""The options of a scoring run: each field of `Options` is an option of eval_all.py, with its help and its check."""
 
 import os
 import re
@@ -15,19 +15,19 @@ from safeeraser.errors import BadInput
 from safeeraser.judge.judging import FORMS, JudgeWords, Judging, make_judging
 from safeeraser.score.labels import LABELLED, MARK
 
-VALIDITY, JUDGES = "how good the judge is", "judges"  # titles of groups
-BOUNDS = {"max_failed", "max_blank"}  # past what a figure is withheld; other commands that judge have them too
-STATISTICS = ("stats_asr_rr", "stats_unharmpair")  # how the release names the two groups of its statistics
-CHECK = ("check_judge", "min_accuracy")  # what a check of the judge is asked, and no scoring run
+VALIDITY, JUDGES = "how good the judge is", "judges"  # titles of option groups
+BOUNDS = {"max_failed", "max_blank"}  # a figure past one is withheld; other commands that judge have them too
+STATISTICS = ("stats_asr_rr", "stats_unharmpair")  # the release's names for its two groups of statistics
+CHECK = ("check_judge", "min_accuracy")  # options of a check of the judge, not of a scoring run
 DEFAULT = " (default: %(default)s)"
 SHARE: dict[str, Any] = {"type": share, "metavar": "SHARE"}
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `eval_all.py` was asked."""
+    """The options that `eval_all.py` was given."""
 
-    # The first two are missing where the judge is checked, which has cases of its own.
+    # The first two are None in a check of the judge, which has cases of its own.
     input_file: Path = option(None, help="the predictions: the data file's list with the responses in it")
     file_refer: Path = option(None, help="the data file the predictions were made on; its texts are the reference")
     output_file_rr: Path | None = option(None, help="where the verdicts go; the statistics go beside it as .txt")
@@ -94,17 +94,17 @@ class Options:
 
     @property
     def statistics(self) -> Path | None:
-        """Where the release keeps its statistics: beside the verdicts, as .txt."""
+        """The file of the release's statistics: next to the verdicts, as .txt."""
         return self.output_file_rr and self.output_file_rr.with_suffix(".txt")
 
     @property
     def table(self) -> Path | None:
-        """Where the figures go as rows of the table of figures: beside the summary."""
+        """The file of this run's rows of the table of figures: next to the summary, as .figures.csv."""
         return self.summary and self.summary.with_suffix(".figures.csv")
 
     @property
     def sheet(self) -> list[Path]:
-        """The label sheet as a table and as a page, if one is asked for."""
+        """The files of the label sheet, a table and an HTML page; empty if none is asked for."""
         return [self.label_sheet, self.label_sheet.with_suffix(".html")] if self.label_sheet else []
 
     @property
@@ -115,14 +115,14 @@ class Options:
 
 
 def arguments(description: str | None = None) -> Arguments:
-    """The command line of eval_all.py: the fields of `Options`, and what it asks of judges."""
+    """The command line of eval_all.py: the fields of `Options`, and the options of judging."""
     parser = Arguments(description=description)
     add_options(parser, Options, JudgeWords, Judging, says={VALIDITY: "docs/guides/score-and-judge.md", JUDGES: FORMS})
     return parser
 
 
 def options_of(given: dict[str, Any]) -> Options:
-    """What was asked, by the options as they were parsed. Raises `BadInput` for what cannot be meant."""
+    """The parsed options, checked, as `Options`. Raises `BadInput` where options are missing or contradictory."""
     options = Options(judging=make_judging(given, data=given["file_refer"]), **options_in(Options, given))
     if options.check_judge:
         known = [each for each in fields(Options) if each.name in given and each.name not in CHECK]
@@ -134,7 +134,7 @@ def options_of(given: dict[str, Any]) -> Options:
     for key in ("input_file", "file_refer"):
         if not given[key]:
             raise BadInput(f"--{key} is missing (see --help)")
-    # Which split is scored is said, or shown by the reference's name; only the summary needs to know.
+    # --split, or else the name of --file_refer, gives the split that is scored; only a summary requires it.
     splits = [split for split in SPLITS if re.search(rf"(?<![a-z]){split}(?![a-z])", options.file_refer.stem.lower())]
     if options.summary and not options.split and len(splits) != 1:
         raise BadInput(f"{options.file_refer}: train or val is not in the name; give --split train or --split val")
@@ -143,7 +143,7 @@ def options_of(given: dict[str, Any]) -> Options:
 
 
 def check_names(options: Options) -> None:
-    """Raises `BadInput` if there is no output, or one is a folder, or is also another output or an input."""
+    """Raise `BadInput` if there is no output, or an output is a folder, another output or an input."""
     judging = options.judging
     if not (options.output_file_rr or options.summary or options.sheet or options.agree or judging.dry_run):
         raise BadInput("nothing to write: give --output_file_rr, for the verdicts, or --summary, for the figures alone")
@@ -154,7 +154,7 @@ def check_names(options: Options) -> None:
     if options.output_file_rr and not options.output_file_rr.name:
         raise BadInput(f"--output_file_rr: '{options.output_file_rr}' names no file")
     given = (options.input_file, options.file_refer, judging.replies, options.compare, options.agree)
-    # `realpath`, unlike `resolve`, does not mind links that lead in a circle, which are refused elsewhere.
+    # `realpath`, unlike `resolve`, accepts circular symlinks, which are refused elsewhere.
     taken = {os.path.realpath(path) for path in given if path}
     for path in (*options.outputs, judging.store):
         place = os.path.realpath(path)
@@ -166,8 +166,8 @@ def check_names(options: Options) -> None:
 
 
 def check_outputs(options: Options, judges: dict[str, str]) -> None:
-    """Raises `BadInput` where a file cannot be written, one lies there that no scoring run has written, or the summary
-    there is of another protocol or of other `judges`."""
+    """Raise `BadInput` if an output cannot be written. Without --overwrite, also if it would replace a label sheet, any
+    file that no scoring run wrote, or a summary of another protocol or of other `judges`."""
     for path in options.outputs if not options.overwrite else ():
         if not path.is_file() or not path.stat().st_size:
             continue
@@ -180,7 +180,7 @@ def check_outputs(options: Options, judges: dict[str, str]) -> None:
         if not _is_ours(there):
             raise BadInput(f"{path}: is there, and no earlier run of this command wrote it; --overwrite replaces it")
         if path == options.summary:
-            # Beside figures of other words the verdicts of the earlier ones might stay, and nothing would show it.
+            # Verdicts of the earlier judges might stay next to figures of the new ones, and nothing would show it.
             figures = there if isinstance(there, dict) else {}
             before = {name: (figures.get(metric) or {}).get("judge") for name, metric in ASKED.items()}
             before["protocol"] = figures.get("protocol")
@@ -194,7 +194,7 @@ def check_outputs(options: Options, judges: dict[str, str]) -> None:
 
 
 def _is_ours(value: Any) -> bool:
-    """Whether it is a summary, statistics, verdicts, replies or the text of a page or of a table of figures."""
+    """Whether `value` is a summary, statistics, verdicts, replies, or the text of a page or of a table of figures."""
     if isinstance(value, str):
         return MARK in value or value.startswith(",".join(COLUMNS))
     if isinstance(value, dict):

@@ -1,5 +1,5 @@
-"""One scoring run: read, pair, ask, judge, measure, write verdicts with the responses, statistics, the summary that the
-report reads and its figures as a table. No text of a response is in any but the first."""
+"""One scoring run: read, pair, judge, measure and write. The main outputs are the verdicts with the responses,
+statistics, the summary that the report reads, and its figures as a table. Only the first has texts of responses."""
 
 import copy
 import platform
@@ -25,7 +25,7 @@ from safeeraser.score.asking import Inputs, read
 from safeeraser.score.metrics import MEASURED, Item, Measured, measure, select_queries, show_figures
 from safeeraser.score.options import STATISTICS, Options, check_outputs, options_of
 
-# Of each rate the number asked, that counted, and the share, as the release names them.
+# Rate -> the release's names for the number asked, the number that counted, and the share.
 RATES = {
     "asr": ("total_asr_queries", "unsafe_count", "unsafe_rate"),
     "rr": ("total_rr_queries", "refuse_count", "refuse_rate"),
@@ -35,17 +35,17 @@ RATES = {
 
 @dataclass(frozen=True)
 class Scored:
-    """A scoring run that is through: its figures as `--summary` holds them, and which must not count as results."""
+    """The result of a finished run: figures as `--summary` holds them, and which must not count as results."""
 
     summary: dict[str, Any]
-    withheld: dict[str, list[str]]  # by the option whose bound they are past
+    withheld: dict[str, list[str]]  # by the option whose bound they exceed
 
 
 def score(options: Options, panel: Panel) -> Scored:
-    """Have the `panel` judge a predictions file, and write the outputs, each whole, after the last reply.
+    """Have the `panel` judge a predictions file, and write each output in one step after the last reply.
 
     Raises:
-        BadInput: an option or a file cannot be used. Nothing has been written then, but for the replies in the store.
+        BadInput: an option or an input cannot be used. Before that, only replies in the store are written.
     """
     inputs = read(options)
     other = compare.read_other(options.compare, options) if options.compare else None
@@ -88,7 +88,7 @@ def score(options: Options, panel: Panel) -> Scored:
 
 
 def conclude(measured: Measured, panel: Panel, answered: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Say what must be known of the figures; returns those that are withheld, by option."""
+    """Print the notes that a reader of the figures needs, and return the withheld figures by option."""
     figures = {METRICS[metric].title: figure for metric, figure in measured.figures.items()}
     figures |= {f"refusals, {view}": figure for view, figure in measured.views.get("refusals", {}).items()}
     compared = {METRICS[metric].title for metric in (*MEASURED, "recovered")}
@@ -118,7 +118,7 @@ def conclude(measured: Measured, panel: Panel, answered: list[dict[str, Any]]) -
 
 
 def run(given: dict[str, Any]) -> Scored | None:
-    """Do what the options as they were parsed ask for: score responses, or check the judge; None from a dry run.
+    """Score responses or check the judge, as the parsed options ask; None after a dry run.
 
     Raises:
         BadInput: an option, a file or a judge's key cannot be used.
@@ -146,12 +146,12 @@ def run(given: dict[str, Any]) -> Scored | None:
 def add_verdicts(
     predictions: DataFile, verdicts: dict[Query, Verdict], recalls: Iterable[Item]
 ) -> list[dict[str, Any]]:
-    """The input's list with the verdicts beside the responses.
+    """A copy of the predictions' list, with the verdicts next to the responses.
 
     An unsafe pair gains `model_response1_asr` (unsafe, safe), `model_response1_rr` (refuse, normal) and so on up to
-    3, and `sd_response_sarr`; an UnharmPair gains `rougeL` and `gpt_score`. Where they are asked for, each response
-    gains its `_rr`, and a pair `recovered`, a number for each sample. `failed`, `unparsed` and `declined` mark replies
-    without a verdict; a response that was not judged gets no key, or null for `rougeL`.
+    3, and `sd_response_sarr`; an UnharmPair gains `rougeL` and `gpt_score`. With --refusals each response gains its
+    `_rr`; with --recovered a pair gains `recovered`, a number for each sample. `failed`, `unparsed` and `declined` mark
+    replies without a verdict. A response that was not judged gets no key, or null for `rougeL`.
     """
     records = copy.deepcopy(predictions.raw)
     for item in recalls:
@@ -169,7 +169,7 @@ def add_verdicts(
 
 
 def make_statistics(figures: dict[str, Figure]) -> dict[str, dict[str, Any]]:
-    """The release's statistics, key by key. Rates are 0..1; null where nothing was judged."""
+    """The statistics under the release's keys. Rates are in 0..1, or null where nothing was judged."""
     rates: dict[str, float | None] = {}
     for metric, (total, count, share) in RATES.items():
         value, n = figures[metric].value, figures[metric].n
@@ -181,10 +181,10 @@ def make_statistics(figures: dict[str, Figure]) -> dict[str, dict[str, Any]]:
 def make_summary(
     options: Options, inputs: Inputs, panel: Panel, verdicts: dict[Query, Verdict], measured: Measured
 ) -> dict[str, Any]:
-    """All figures, and what a number must carry to be compared with another."""
+    """The summary: all figures, and the facts without which they cannot be compared with others."""
     judging, file, answered = options.judging, options.output_file_rr, panel.answered_by(verdicts)
     program = {"python": platform.python_version()} | versions("openai", "rouge-score", "scipy")
-    beside = None  # the verdicts' file as a reader of the summary finds it: by its name where they lie together
+    beside = None  # where a reader of the summary finds the verdicts: the bare name if in the same folder
     if file and options.summary:
         together = file.resolve().parent == options.summary.resolve().parent
         beside = file.name if together else str(file.resolve())
@@ -218,7 +218,7 @@ def make_summary(
 def _make_provenance(
     panel: Panel, inputs: Inputs, answered: list[dict[str, Any]], program: dict[str, str]
 ) -> dict[str, Any]:
-    """What made these figures, in one place: null is what the predictions' own run did not say."""
+    """The origin of the figures in one place; null for a value that the predictions' run did not record."""
     made_with = inputs.files["made_with"] or {}
     settings, training = made_with.get("settings") or {}, made_with.get("training") or {}
     judges = {}
