@@ -15,7 +15,7 @@ import numpy as np
 from safeeraser.benchmark.files import read_object
 from safeeraser.benchmark.intervals import RESAMPLES, SEED, TAIL, of_totals, spread
 from safeeraser.errors import BadInput
-from safeeraser.leaderboard.plan import RESULTS, Plan
+from safeeraser.leaderboard.plan import RESULTS
 
 Totals = Mapping[str, Sequence[float]]  # concept -> [sum of its values, number of its values]
 By = Mapping[str, float]  # concept -> value
@@ -47,7 +47,7 @@ class Cells:
     held_out: frozenset[str]
 
     @classmethod
-    def read(cls, plan: Plan) -> "Cells":
+    def read(cls) -> "Cells":
         """All stored cells. Raises `BadInput` for a cell that was measured on another benchmark than the reference."""
         reference = read_object(RESULTS / "reference.json")
         files = sorted((RESULTS / "cells").glob("*/*.json"))

@@ -61,7 +61,7 @@ MEASURED = (*DISTANCES, *INSIDE)
 
 def write_table(plan: Plan) -> None:
     """Write tables, plots and CSV files. Raises `BadInput` if vanilla has no cell, or a page no table to replace."""
-    cells = Cells.read(plan)
+    cells = Cells.read()
     figures = {row: by_name for row in plan.rows if (by_name := cells.figures(row))}
     if "vanilla" not in figures:
         raise BadInput(f"{RESULTS / 'cells'}: no cell of vanilla, which all others are measured against")

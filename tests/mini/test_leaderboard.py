@@ -150,7 +150,7 @@ def test_settings_cells_and_page_from_nothing_and_a_deleted_cell_comes_out_the_s
     shutil.copy(ROOT / "README.md", tmp_path)
     write_table(plan)
     assert all(f"\n| `{row}` | " in (tmp_path / "README.md").read_text() for row in plan.rows)
-    page, figures = (tmp_path / "docs/results/leaderboard.md").read_text(), Cells.read(plan).figures("popd")
+    page, figures = (tmp_path / "docs/results/leaderboard.md").read_text(), Cells.read().figures("popd")
     assert all(f"\n| {row} | " in page for row in plan.rows) and figures["depth"].runs == 1
     assert len(DATA.read_text().splitlines()) > 80 and len(list(DATA.parent.glob("leaderboard_*.svg"))) == 3
     other = cell.kept.read_text().replace(kept["data"], "of another benchmark")
