@@ -1,10 +1,10 @@
-"""How a model answers questions about pictures: as inference asks them, and as training's probes do."""
+"""How a model answers questions about pictures, for inference and for the probes during training."""
 
 from safeeraser.generation.answering import Answering, Asked
 from safeeraser.generation.batched import Batched
 from safeeraser.generation.decoder import Decoder
 
-# By what a family's page says under `decoder`.
+# By the `decoder` key of a family's config file.
 DECODERS: dict[str, type[Answering]] = {"continuous": Decoder, "batched": Batched}
 
 __all__ = ["DECODERS", "Answering", "Asked", "Batched", "Decoder"]

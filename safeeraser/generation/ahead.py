@@ -1,4 +1,4 @@
-"""Pictures prepared before their turn, by processes of their own: a GPU would wait a third of a second for some."""
+"""Worker processes that prepare pictures ahead of their turn: a GPU would wait a third of a second for some."""
 
 import gc
 import os
@@ -18,12 +18,11 @@ from safeeraser.processes import share_memory
 def prepared(
     preprocessor: Preprocessor, show: Callable[[Any], Image.Image], pictures: Sequence[Hashable], workers: int
 ) -> Iterator[tuple[Hashable, Shown]]:
-    """Each of the pictures, which `show` opens, as the model sees it; in their order.
+    """Yield the pictures, which `show` opens, in their order, each with its form for the model (`Shown`).
 
     Raises:
-        BadInput: one cannot be decoded, or is of a shape that the model does not take.
-        RuntimeError: a process has died, or shared memory is full; see `of_worker`. It may come at any moment as long
-            as this is iterated.
+        BadInput: a picture cannot be decoded, or has a shape that the model does not take.
+        RuntimeError: a worker has died, or shared memory is full; see `of_worker`. It may be raised at any iteration.
     """
     loader: DataLoader[Shown] = DataLoader(
         pictures,
@@ -31,9 +30,9 @@ def prepared(
         collate_fn=partial(_prepare, preprocessor, show),
         num_workers=workers,
         worker_init_fn=_leave_group,
-        generator=torch.Generator(),  # nothing is drawn of anybody else's chance
+        generator=torch.Generator(),  # its own, so that torch's global random state does not change
     )
-    gc.collect()  # what an error has left of an earlier loader, whose queues a process forked now would close
+    gc.collect()  # removes an earlier loader that ended in an error: a process forked now would close its queues
     try:
         yield from zip(pictures, loader, strict=True)
     except (ConnectionError, EOFError, FileNotFoundError) as error:  # the process died while it handed a picture over
@@ -47,11 +46,11 @@ def _prepare(preprocessor: Preprocessor, show: Callable[[Any], Image.Image], pic
 
 
 def _leave_group(_worker: int) -> None:
-    """Out of the process group, to all of which a terminal sends Ctrl-C: the command alone says that it was stopped."""
+    """Leave the process group, which receives a terminal's Ctrl-C: only the command reports that it was stopped."""
     os.setpgrp()
 
 
 def of_worker(error: RuntimeError) -> str | None:
-    """What torch says of a process that prepared pictures and could not go on, for lack of memory perhaps, in a line;
-    None where it says something else."""
+    """The last line of torch's error, if it reports the failure of a worker that prepared pictures (for lack of memory,
+    for example); None for any other error."""
     return str(error).strip().splitlines()[-1] if "DataLoader worker" in str(error) else None

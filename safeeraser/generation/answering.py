@@ -1,4 +1,4 @@
-"""Questions, and what all that answer them have in common: prompts, and the order in which they have their turns."""
+"""Questions, and the common part of all decoders: prompts, and the order in which questions are answered."""
 
 import functools
 from abc import ABC, abstractmethod
@@ -19,14 +19,14 @@ from safeeraser.model.vlm import VLM
 
 @dataclass(frozen=True)
 class Asked:
-    """A question about a picture, or about none. What is drawn depends on `key`; equal keys draw alike. `begun` is how
-    the answer begins already: it is read as the model's own words, and the response goes on from there."""
+    """A question about a picture, or about none. The random draws depend on `key`; equal keys draw alike. `begun` is
+    the beginning of the answer: the model reads it as its own words, and the response continues it."""
 
-    picture: Hashable | None  # a path, or whatever the decoder's `show` opens; equal ones are read once
+    picture: Hashable | None  # a path, or anything that the decoder's `show` opens; equal ones are read once
     question: str
     key: str = ""
     begun: str = ""
-    system: str | None = None  # put in place of the family's own, where it is not that which is wanted
+    system: str | None = None  # replaces the family's own system text; None keeps it
 
 
 @dataclass
@@ -36,15 +36,15 @@ class Answering(ABC):
     Args:
         vlm: a model in evaluation mode, with or without an adapter on it.
         batch_size: responses at a time.
-        agree: what makes of the tokens just drawn, (rows,), those that all processes go on with, where several share
-            the model's weights and must therefore take every step together.
+        agree: returns, for the tokens just drawn, (rows,), the tokens that all processes use. It is needed if several
+            processes share the model's weights, and so must take every step together.
         show: opens a picture, in RGB.
-        size: gives its width and height, sooner perhaps.
-        workers: processes that prepare pictures before their turn; 0: each is prepared when it is its turn.
-        fixed: whether steps keep their shapes, as a CUDA graph requires, where the way of answering can.
+        size: gives the picture's width and height, which may be faster than opening it.
+        workers: processes that prepare pictures before their turn; 0: each is prepared when its turn comes.
+        fixed: whether steps keep their shapes, as a CUDA graph requires. A decoder that cannot do so ignores it.
     """
 
-    shares_beginnings: ClassVar[bool]  # whether what questions on a picture have in common is read once
+    shares_beginnings: ClassVar[bool]  # whether the common beginning of a picture's prompts is read only once
 
     vlm: VLM
     generation: Generation
@@ -62,14 +62,14 @@ class Answering(ABC):
 
     @abstractmethod
     def answer(self, asked: Sequence[Asked]) -> Iterator[list[tuple[int, str | None]]]:
-        """Answer every question; yields (index in `asked`, response) of those that have just ended.
+        """Answer every question; yield the responses that have just ended, as (index in `asked`, response).
 
-        A response is None where the model's output was not finite, as it may become in float16, or where the prompt
-        fills its context.
+        A response is None if the model's output was not finite, which can happen in float16, or if the prompt fills the
+        model's context.
         """
 
     def prompts(self, asked: Sequence[Asked]) -> list[list[int]]:
-        """The token ids of each question's prompt, the picture's included."""
+        """The token ids of each question's prompt, including the picture's tokens."""
         place = functools.cache(lambda picture: self.vlm.preprocessor.place(lambda: self.size(picture)))
         encode = functools.cache(lambda turn, stands: self.vlm.preprocessor.encode_text(turn, stands).input_ids)
         turns = [Turn(None, request.question, request.begun or None, system=request.system) for request in asked]
@@ -77,20 +77,20 @@ class Answering(ABC):
         return [encode(*each) for each in zip(turns, stands, strict=True)]
 
     def fits(self, prompt: Sequence[int]) -> bool:
-        """Whether the model can give the places of a prompt's tokens, and of one more."""
+        """Whether the model's context has room for a prompt and one more token."""
         return len(prompt) < self.context
 
     def most(self, prompt: Sequence[int]) -> int:
-        """How many tokens the response to a prompt has at most: the context holds both."""
+        """The most tokens that the response to a prompt may have: the context must hold both."""
         return min(self.generation.max_new_tokens, self.context - len(prompt))
 
     def unread(self, prompts: Sequence[list[int]]) -> list[tuple[int, str | None]]:
-        """The outcome of the prompts that do not fit."""
+        """The indices of the prompts that do not fit the context, each with None as its response."""
         return [(number, None) for number, ids in enumerate(prompts) if not self.fits(ids)]
 
     def turns(self, asked: Sequence[Asked], prompts: Sequence[list[int]]) -> list[list[int]]:
-        """The indices of the questions that fit: picture by picture (and of one, by system text), the longest prompts
-        first."""
+        """The indices of the questions that fit, grouped by picture and system text, the longest prompts first. If
+        there are workers, they prepare the pictures in this order."""
         fitting = [number for number, ids in enumerate(prompts) if self.fits(ids)]
         about = defaultdict(list)
         for number in sorted(fitting, key=lambda number: (-len(prompts[number]), prompts[number])):
@@ -102,16 +102,16 @@ class Answering(ABC):
         return groups
 
     def prepare(self, picture: Hashable) -> Shown:
-        """A picture when it is its turn, by other processes where they do so; one that had no need of its turn is
-        passed over."""
+        """A picture's form for the model, from the workers if there are any. Pictures that they prepared before it and
+        that were not asked for are skipped."""
         if self.workers:
             return next(shown for waiting, shown in self._ahead if waiting == picture)
         return self.vlm.preprocessor.show(self.show(picture))
 
     def seed(self, asked: Asked) -> int:
-        """What a question's response is drawn by."""
+        """The seed by which a question's response is drawn."""
         return request_seed(self.generation.seed, asked.key)
 
     def text(self, response: Sequence[int]) -> str:
-        """The words of a response."""
+        """The text of a response's tokens."""
         return self.tokenizer.decode(response, skip_special_tokens=True).strip()

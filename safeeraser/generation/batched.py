@@ -1,9 +1,9 @@
-"""The plain path: questions in batches by transformers' own `generate`, for models that the decoder cannot serve.
+"""Answers questions in batches with transformers' own `generate`, for models that `Decoder` cannot serve.
 
-A sliding window counts places, gaps too, so rows that began at different times cannot share its keys and values. Here
-the rows of a batch begin together, their prompts padded on the left, and the batch lasts until its last response ends;
-each prompt is read whole. A picture is opened, prepared and encoded once for all of its questions, where the model
-takes what its vision made of it (see `model.see`).
+A sliding window counts gaps as places, so rows that began at different times cannot share a batch. Here the rows of a
+batch begin together, with prompts padded on the left, and the batch lasts until its last response ends. Each prompt is
+read in full. A picture is opened and prepared once for successive questions about it. It is also encoded only once, if
+the model takes picture features as input (see `model.vision.see`).
 """
 
 from collections.abc import Hashable, Iterator, Sequence
@@ -18,7 +18,7 @@ from safeeraser.model.vision import Seen, features_of, see
 
 
 class Batched(Answering):
-    """A model that answers questions. Which questions share a batch does not change what is drawn for each."""
+    """A model that answers questions. The draws for a question do not depend on the others in its batch."""
 
     shares_beginnings = False
 
@@ -44,22 +44,22 @@ class Batched(Answering):
             yield list(zip(numbers, self._generate(batch | features_of(shown), seeds, most), strict=True))
 
     def _look(self, pictures: Sequence[Hashable | None], before: dict[Hashable, Seen]) -> dict[Hashable, Seen]:
-        """Each of the pictures as the model sees it; of those in the last batch this is known."""
+        """Each picture as the model sees it, reused from the last batch (`before`) if it was there."""
         wanted = dict.fromkeys(picture for picture in pictures if picture is not None)
         return {picture: before.get(picture) or see(self.vlm, self.prepare(picture).inputs) for picture in wanted}
 
     def _generate(self, batch: dict, seeds: Tensor, most: list[int]) -> list[str | None]:
-        """The rows' responses, each of so many tokens at most."""
+        """The rows' responses, each with at most `most` tokens."""
         start = batch["input_ids"].shape[1]
         drawing = _Drawing(self, seeds, start)
         how = GenerationConfig(
-            do_sample=False,  # `drawing` leaves one token to take
+            do_sample=False,  # `drawing` leaves only one token
             max_new_tokens=max(most),
             eos_token_id=sorted(self.ends),
             pad_token_id=self.vlm.preprocessor.pad_token,
         )
         model = self.vlm.bare
-        # No settings of the model's own, such as a penalty, which `generate` would add to its arguments.
+        # Otherwise `generate` would add the model's own settings, such as a penalty, to `how`.
         usual, model.generation_config = model.generation_config, GenerationConfig()
         try:
             output = self.model.generate(
@@ -72,16 +72,16 @@ class Batched(Answering):
         return [self._response(row[:length], flags[:length]) for row, flags, length in rows]
 
     def _response(self, tokens: list[int], finite: list[bool]) -> str | None:
-        """A row's words up to its first end; None where what they were drawn from was not finite."""
+        """The text of a row up to its first end token; None if some logits for it were not finite."""
         length = next((place for place, token in enumerate(tokens) if token in self.ends), len(tokens))
         return self.text(tokens[:length]) if all(finite[: length + 1]) else None
 
 
 class _Drawing(LogitsProcessor):
-    """Leaves of each row's logits the one token that the house's sampling draws.
+    """Masks every token of a row but the one that `Generation.draw` draws.
 
     Attributes:
-        finite: of each step, which rows' logits were, (rows,).
+        finite: for each step, whether each row's logits are finite, (rows,).
     """
 
     def __init__(self, asked: Batched, seeds: Tensor, start: int) -> None:

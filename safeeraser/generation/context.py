@@ -1,4 +1,4 @@
-"""What a model has read so far: the keys and values of a batch of rows, which grow, branch, and give way to others."""
+"""The keys and values of a batch of rows that a model has read. Rows can grow, be copied, and be replaced by others."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,14 +11,14 @@ from transformers.cache_utils import DynamicLayer
 
 from safeeraser.model.vlm import positions
 
-SPARE = 32  # places kept free for tokens to come
-GAP = -1  # takes the place of a token id where there is none
+SPARE = 32  # places kept free for later tokens
+GAP = -1  # in place of a token id where there is no token
 
 
 class _Layer(DynamicLayer):
     """A layer's keys and values with free places behind them.
 
-    transformers' own copies all of them for every token, which for many long rows takes as long as the model itself.
+    transformers' own layer copies everything at each token, which takes as long as the model itself for many long rows.
 
     Attributes:
         both: keys and values, (2, rows, heads, places, width); gaps hold zeros.
@@ -29,7 +29,7 @@ class _Layer(DynamicLayer):
     begin = end = 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """Add tokens to each row; returns all keys and values, (rows, heads, places, width)."""
+        """Add tokens to each row; return all keys and values, (rows, heads, places, width)."""
         rows, heads, new, width = key_states.shape
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -42,13 +42,13 @@ class _Layer(DynamicLayer):
         return self.keys, self.values
 
     def hold(self, both: Tensor, free: int = 0) -> "_Layer":
-        """Take `both` for its keys and values, with `free` places at its end."""
+        """Set the keys and values to `both`, of which the last `free` places are free."""
         self.both, self.dtype, self.device, self.is_initialized = both, both.dtype, both.device, True
         self.show(0, both.shape[3] - free)
         return self
 
     def show(self, begin: int, end: int) -> None:
-        """Let the places in use be these."""
+        """Set the range of places in use."""
         self.begin, self.end = begin, end
         self.keys, self.values = self.used
 
@@ -59,34 +59,34 @@ class _Layer(DynamicLayer):
 
 
 class _Cache(Cache):
-    """All layers.
+    """All layers, with zeros as the keys and values of gaps.
 
-    Some places in a gap see no token at all, and what comes of that is each attention kernel's own affair: zeros, a
-    mean, or NaN. Other tokens' weights for it are 0; but 0 times NaN is NaN, so it must not get into their sums.
+    Some places in a gap attend to no token. Depending on the kernel, the result is zeros, a mean, or NaN. Other tokens
+    give such a place weight 0, but 0 times NaN is NaN, so it must not enter their sums.
 
     Attributes:
-        gaps: which of the tokens that are being read are none, (rows, 1, tokens, 1); None: each is one.
+        gaps: where the tokens that are being read have gaps, (rows, 1, tokens, 1); None: nowhere.
     """
 
     gaps: Tensor | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """Add tokens to a layer, with zeros in gaps; returns its keys and values."""
+        """Add tokens to a layer, with zeros in gaps; return its keys and values."""
         if self.gaps is not None:
             key_states, value_states = (each.masked_fill(self.gaps, 0) for each in (key_states, value_states))
         return super().update(key_states, value_states, *args, **kwargs)
 
 
 class Context:
-    """The keys and values of some rows, which of their places hold a token, and the logits of what follows.
+    """The keys and values of some rows, a mask of the places that hold a token, and the logits of each next token.
 
-    Rows have gaps where they are shorter than their neighbours. A token's position is the number of tokens before it,
-    gaps not counted, and its row's offset, so it does not matter where the gaps are.
+    Rows have gaps where they are shorter than their neighbours. A token's position is the number of tokens before it
+    (gaps not counted) plus its row's offset, so it does not matter where the gaps are.
 
     Attributes:
         mask: (rows, places), 1 where there is a token, 0 in a gap.
-        offsets: (rows,), how many positions more, or fewer, a row has taken than it has tokens; not 0 behind a picture,
-            in models that count its rows and columns.
+        offsets: (rows,), the number of positions that a row has taken minus its number of tokens. It can differ from 0
+            behind a picture, in models whose positions are a picture's rows and columns.
         logits: (rows, vocabulary), float32.
     """
 
@@ -97,12 +97,12 @@ class Context:
         self.logits = torch.zeros(0, 0, device=model.device)
 
     def read(self, rows: Sequence[Sequence[int]] | Tensor, inputs: Mapping[str, Tensor] | None = None) -> None:
-        """Let each row go on with some tokens.
+        """Read some more tokens in each row.
 
         Args:
-            rows: token ids, one at least for each row; shorter ones get their gap before them. Or equally many for each
-                as a tensor, (rows, tokens): what is on the model's device need not be fetched and sent back.
-            inputs: at a beginning that holds pictures, what the model is given for them, in the rows' order.
+            rows: token ids, at least one for each row; shorter rows get a gap before their tokens. A tensor,
+                (rows, tokens), has equally many for each row, and can stay on the model's device.
+            inputs: at the first read, the model's inputs for the pictures in it, in the rows' order.
         """
         if isinstance(rows, Tensor):
             ids, held, self.cache.gaps = rows, torch.ones_like(rows), None
@@ -119,8 +119,8 @@ class Context:
         else:
             self.mask = held
             places, self.offsets = positions(self.model, ids, held, inputs or {})
-        # The last states are a view with gaps, which a CPU multiplies row by row: with a head of 49,000 tokens 64 rows
-        # take 15 times as long in float32, and 800 times in bfloat16 (torch 2.13).
+        # The last states are a non-contiguous view, which a CPU multiplies row by row. With a head of 49,000 tokens,
+        # 64 rows would take 15 times as long in float32, and 800 times in bfloat16 (torch 2.13).
         with self.model.get_output_embeddings().register_forward_pre_hook(lambda _, shown: shown[0].contiguous()):
             output = self.model(
                 input_ids=ids,
@@ -134,7 +134,7 @@ class Context:
         self.logits = output.logits[:, -1].float()
 
     def select(self, rows: Sequence[int]) -> "Context":
-        """A new context of these rows, each as often as it is named."""
+        """A new context of the chosen rows, each as often as `rows` lists it."""
         index = torch.tensor(rows, device=self.mask.device)
         layers = (layer.used[:, index] for layer in self.cache.layers)
         context = self._new(layers, self.mask[index], self.offsets[index], self.logits[index])
@@ -142,7 +142,7 @@ class Context:
         return context
 
     def join(self, other: "Context") -> "Context":
-        """A new context of the rows of both, in this order; the shorter ones get a gap at their beginning."""
+        """A new context of this one's rows and then the other's; shorter rows get a gap at their beginning."""
         self._widen(other.mask.shape[1])
         other._widen(self.mask.shape[1])
         pairs = zip(self.cache.layers, other.cache.layers, strict=True)
@@ -151,19 +151,19 @@ class Context:
         return self._new(layers, mask, offsets, torch.cat([self.logits, other.logits]))
 
     def put(self, rows: Sequence[int], other: "Context") -> None:
-        """Let the rows of `other` take the places of these rows. The others are not touched, let alone copied."""
+        """Replace some rows by the rows of `other`. The remaining rows are not copied."""
         self._widen(other.mask.shape[1])
         index = torch.tensor(rows, device=self.mask.device)
         places = other.mask.shape[1]
         for layer, new in zip(self.cache.layers, other.cache.layers, strict=True):
-            layer.both[:, index] = 0  # a row that overflowed must not leave what is not finite in its successor's gap
+            layer.both[:, index] = 0  # a row that overflowed must not leave NaN or infinities in its successor's gap
             layer.both[:, index, :, layer.end - places : layer.end] = new.used
         self.mask[index] = pad(other.mask, (self.mask.shape[1] - places, 0))
         self.offsets[index], self.logits[index] = other.offsets, other.logits
         self._trim()
 
     def _widen(self, places: int) -> None:
-        """Have so many places at least, by a gap at the beginning of all rows."""
+        """Extend the context to at least `places` places by a gap at the beginning of all rows."""
         longer = places - self.mask.shape[1]
         if longer > 0:
             for layer in self.cache.layers:
@@ -171,7 +171,7 @@ class Context:
             self.mask = pad(self.mask, (longer, 0))
 
     def _trim(self) -> None:
-        """Forget the places at the beginning that are gaps in all rows."""
+        """Drop the places at the beginning that are gaps in all rows."""
         gaps = int(self.mask.any(dim=0).int().argmax())
         for layer in self.cache.layers:
             layer.show(layer.begin + gaps, layer.end)

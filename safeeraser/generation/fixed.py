@@ -2,7 +2,7 @@
 
 A step of a 7B model starts some 1,500 kernels one after another, which takes 20 to 30 ms however little they do. A
 graph starts them all at once, but reads and writes where the recorded step did. Therefore keys and values have room for
-a multiple of `WIDTH` places here, what is not in use is masked, and where a token is written is counted on the GPU.
+a multiple of `WIDTH` places here. Unused places are masked, and the GPU itself counts where the next token is written.
 """
 
 from typing import Any
@@ -16,22 +16,22 @@ from transformers.cache_utils import StaticLayer
 from safeeraser.errors import BadInput
 from safeeraser.generation.context import SPARE, Context
 
-WIDTH = 128  # a step attends to so many places or a multiple: a graph is recorded for each
+WIDTH = 128  # a step attends to a multiple of so many places; another multiple requires another graph
 
 
 def can_be_fixed(model: Any) -> bool:
-    """Whether a step of the model asks the GPU for nothing: dynamic rotary positions ask for the longest row."""
+    """Whether the CPU reads nothing from the GPU in a step: dynamic rotary positions read the longest row's length."""
     rotary = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     return rotary.get("rope_type") != "dynamic"
 
 
 class FixedSteps:
-    """Lets the rows of a context go on, a token each. On a CPU the steps are the same, but nothing is recorded.
+    """Reads one token in each row of a context at a time. On a CPU the steps are the same, but nothing is recorded.
 
     Attributes:
-        held: which places hold a token, int64, (rows, capacity); the context's mask is a part of it.
+        held: 1 at places that hold a token, else 0, int64, (rows, capacity); the context's mask is a slice of it.
         ids: the tokens that are read, (rows, 1).
-        logits: what follows them, float32, (rows, vocabulary).
+        logits: of the next tokens, float32, (rows, vocabulary).
     """
 
     held: Tensor
@@ -40,18 +40,18 @@ class FixedSteps:
 
     def __init__(self) -> None:
         self.context: Context | None = None
-        self.both: list[Tensor] = []  # each layer's keys and values, as the recorded step knows them
+        self.both: list[Tensor] = []  # each layer's keys and values, in the memory that the recorded step uses
         self.cache = Cache(layers=[])
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def read(self, context: Context, tokens: Tensor) -> None:
-        """Let each row go on with its token, (rows,): as `Context.read` does."""
-        # Whether the context lies elsewhere than the last step left it, or has no place for a token there.
+        """Read one token in each row, (rows,), as `Context.read` does."""
+        # Whether the context is not in the memory of the last step, or has no place left there.
         if fresh := not (self._knows(context) and context.cache.layers[0].end < self.held.shape[1]):
             self._lay_out(context)
         self.ids.copy_(tokens[:, None])
         if fresh or not tokens.is_cuda:
-            self._step(context)  # on a GPU it warms up what the recording must not
+            self._step(context)  # on a GPU this is the warm-up that must precede a recording
         else:
             self.graph = self.graph or self._record(context)
             self.graph.replay()
@@ -61,12 +61,12 @@ class FixedSteps:
         context.mask, context.logits = self.held[:, first.begin : first.end], self.logits
 
     def _knows(self, context: Context) -> bool:
-        """Whether the context lies where the last step left it."""
+        """Whether the context's keys and values are in the memory of the last step."""
         layers = context.cache.layers
         return context is self.context and all(a.both is b for a, b in zip(layers, self.both, strict=True))
 
     def _lay_out(self, context: Context) -> None:
-        """Move what the context holds to the beginning of its memory, or of new memory where it needs other."""
+        """Move the context's keys and values to the beginning of its memory, or of new memory if another is needed."""
         layers, width = context.cache.layers, context.mask.shape[1]
         capacity = -(-(width + SPARE) // WIDTH) * WIDTH
         held = pad(context.mask, (0, capacity - width))
@@ -77,7 +77,7 @@ class FixedSteps:
                 layer.show(0, width)
         else:
             self.context, self.graph, self.held, self.both = context, None, held, []
-            self.cache = Cache(layers=[])  # the memory of rows that are gone is free before more is taken
+            self.cache = Cache(layers=[])  # frees the old memory before new memory is allocated
             self.ids = held.new_empty(len(held), 1)
             for layer in layers:
                 layer.hold(pad(layer.used, (0, 0, 0, capacity - width)), free=capacity - width)
@@ -87,7 +87,7 @@ class FixedSteps:
             layer.cumulative_length.fill_(width)
 
     def _step(self, context: Context) -> None:
-        """Read `ids`; all that it needs it finds where it was at the last step, and it asks for nothing."""
+        """Read `ids`. All inputs are where they were at the last step, and the CPU reads nothing from the GPU."""
         self.held.index_fill_(1, self.cache.layers[0].cumulative_length[None], 1)
         output = context.model(
             input_ids=self.ids,
@@ -105,8 +105,8 @@ class FixedSteps:
             with torch.cuda.graph(graph):
                 self._step(context)
         except RuntimeError as error:
-            for cause in (error, error.__context__):  # the recording's end may fail of what failed within it
-                if isinstance(cause, torch.OutOfMemoryError):  # with fewer rows it goes on
+            for cause in (error, error.__context__):  # an error within the recording may also make its end fail
+                if isinstance(cause, torch.OutOfMemoryError):  # the caller retries with fewer rows
                     raise cause from None
             reason = str(error).strip().splitlines()[0]
             message = f"a step could not be recorded as a CUDA graph ({reason}); --decode plain does without"
@@ -115,7 +115,7 @@ class FixedSteps:
 
 
 def _static(both: Tensor) -> StaticLayer:
-    """A layer of transformers' that writes into these keys and values, (2, rows, heads, places, width)."""
+    """A transformers layer that writes into `both`, its keys and values, (2, rows, heads, places, width)."""
     layer = StaticLayer(both.shape[3])
     layer.keys, layer.values = both
     layer.device, layer.dtype, layer.is_initialized = both.device, both.dtype, True

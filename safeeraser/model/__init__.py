@@ -1,11 +1,11 @@
-"""Vision-language models and their adapters. What a family calls its parts is data (config/model_family/).
+"""Vision-language models and their adapters. Config files in config/model_family/ name the parts of each family.
 
-load                   a model's configuration, what prepares its input, its weights
-turns, preprocess      turns into rows, rows into a batch
-vlm, states, vision    a loaded model: logits, its layers' states, what it makes of pictures
-llava                  LLaVA-1.5 as the release has it
-lora, projector        what is trained on a model
-stored, merge          adapters in their two forms, and in their model's weights
+load                   a model's configuration, its preprocessor and its weights
+turns, preprocess      turns of a conversation, as rows and as a batch
+vlm, states, vision    a loaded model: its logits, its layers' hidden states, its picture features
+llava                  LLaVA-1.5 in the release's form
+lora, projector        the trained parts of a model
+stored, merge          adapters in their two stored forms, and merged into their base model
 lineage                which base a model is, and which runs it comes from
-rounding               weights as a quantized model holds them
+rounding               weights rounded as in a quantized model
 """

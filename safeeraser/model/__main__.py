@@ -1,5 +1,5 @@
-"""`python -m safeeraser.model convert | merge | copy`: adapters in their other form, merged into their base model, and
-that model alone."""
+"""`python -m safeeraser.model convert | merge | copy`: convert an adapter to its other form, merge one into its base
+model, or copy a base model alone."""
 
 import logging
 from pathlib import Path
@@ -11,7 +11,7 @@ from safeeraser.errors import command
 
 def parser() -> Arguments:
     """The command line."""
-    from safeeraser.model.load import DTYPES  # here and below: only now, since torch may not be installed
+    from safeeraser.model.load import DTYPES  # imported here, as in `main`, because torch may not be installed
 
     parser = Arguments(prog="python -m safeeraser.model", description=__doc__.partition(": ")[2])
     actions = parser.add_subparsers(dest="action", required=True)

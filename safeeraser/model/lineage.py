@@ -1,8 +1,8 @@
-"""Which model a model is, whatever its folder is called, and where a model or an adapter comes from.
+"""Which base model a folder holds, whatever its name, and which runs a model or an adapter comes from.
 
-An adapter is a difference: on other weights of the same shapes it loads as well, and is worth nothing. So each run
-writes its base's fingerprint into its `run.json`, and whatever puts an adapter on a model compares (`check_base`). The
-`run.json` also has the chain of the model's parents.
+An adapter is a difference to its base model. It also loads on other weights of the same shapes, but is useless there.
+So each run writes the fingerprint of its base model into its `run.json`, and commands that put the adapter on a model
+compare it with that model's (`check_base`). The `run.json` also lists the runs that the model comes from (`parents`).
 """
 
 import hashlib
@@ -33,19 +33,19 @@ from safeeraser.errors import BadInput
 
 log = logging.getLogger(__name__)
 
-SAMPLE = 512  # bytes out of the middle of each tensor: training changes them, and of 14 GB they are read in no time
-BLOCKS = 1024  # parts of a file that does not say where its tensors are
+SAMPLE = 512  # bytes from the middle of each tensor: training changes them, and reading them is fast even for 14 GB
+BLOCKS = 1024  # parts of a file that does not record where its tensors are
 
 
 def fingerprint(model_path: str, *, here: bool = False) -> dict[str, Any]:
-    """What distinguishes a model from others: `model_path`, the hub's commit as `revision` (else None), and `weights`.
+    """The identity of a model: `model_path`, the hub's commit as `revision` (None without one), and `weights`.
 
-    `weights` is a SHA-256 over the dtype, the shape and a sample of all tensors. The folder and the division into files
-    do not matter, nor do names, since one model's are not the same in every version of transformers. It is None where
-    there are no weights, of which loading complains in its own words.
+    `weights` is a SHA-256 over the dtype, the shape and a sample of all tensors. The folder does not matter, nor do the
+    tensors' names, which depend on the version of transformers, nor the division into files if they are `.safetensors`.
+    `weights` is None if the model has none; loading it then reports the error.
 
     Args:
-        here: look only at what lies on this machine; else weights are fetched from the hub, as loading would.
+        here: look only on this machine; otherwise weights are fetched from the hub, as loading would do.
 
     Raises:
         BadInput: a file of weights is missing or damaged.
@@ -53,14 +53,14 @@ def fingerprint(model_path: str, *, here: bool = False) -> dict[str, Any]:
     try:
         files = _weight_files(model_path, here)
         digest = _digest([Path(file) for file in files]) if files else None
-    except Exception as error:  # whatever a damaged file makes the readers raise
+    except Exception as error:  # the readers raise many kinds of error for a damaged file
         raise BadInput(f"model_path {model_path}: its weights are damaged or incomplete ({error})") from None
     revision = extract_commit_hash(files[0] if files else None, None)
     return {"model_path": model_path, "revision": revision, "weights": digest}
 
 
 def _weight_files(model_path: str, here: bool) -> list[str]:
-    """The files that loading would read, as transformers looks for them."""
+    """The files of weights that loading would read, looked for in transformers' order."""
     for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME):
         with suppress(OSError):
             file = cached_file(model_path, name, local_files_only=here)
@@ -77,7 +77,7 @@ def _digest(files: list[Path]) -> str:
 
 
 def _parts(file: Path) -> Iterator[tuple[str, bytes]]:
-    """Of each tensor in a file its dtype and shape, and a sample; of any file but a `.safetensors`, of even parts."""
+    """Labels and sampled bytes of a file's tensors or, if it is no `.safetensors`, of `BLOCKS` equal parts of it."""
     if file.suffix != ".safetensors":
         content = np.memmap(file, mode="r")
         for number in range(BLOCKS):
@@ -85,7 +85,7 @@ def _parts(file: Path) -> Iterator[tuple[str, bytes]]:
             yield json.dumps([file.name, len(content), start]), _middle(content[start:end])
         return
     try:
-        with safe_open(file, "pt") as tensors:  # which reads no more of a tensor than is looked at
+        with safe_open(file, "pt") as tensors:  # maps the file: only the bytes that are used are read
             for name in tensors.keys():  # noqa: SIM118
                 header, values = tensors.get_slice(name), tensors.get_tensor(name)
                 label = json.dumps([header.get_dtype(), header.get_shape()])
@@ -100,25 +100,25 @@ def _middle(content: np.ndarray) -> bytes:
 
 
 def base_of_run(folder: Path) -> dict[str, Any]:
-    """The fingerprint of the base that the adapter in this folder was trained on; empty if its folder is silent."""
+    """The fingerprint of the base that the adapter in this folder was trained on; empty if no `run.json` records it."""
     base = run_of(folder).get("base")
     return base if isinstance(base, dict) else {}
 
 
 def merged_into(model_path: str) -> dict[str, Any] | None:
-    """The adapter that was merged into the model in this folder, as `merge` notes it; None if none is known of."""
+    """`merge`'s record of the adapter that it merged into the model in this folder; None if there is no record."""
     return run_of(Path(model_path)).get("merged")
 
 
 def check_base(adapter: Path, base: dict[str, Any], *, allowed: bool, answer: str = "--allow_other_base") -> None:
-    """Refuse an adapter or a checkpoint that was trained on other weights than those of `base`, unless it is `allowed`.
+    """Refuse an adapter or a checkpoint that was trained on weights other than `base`'s, unless `allowed`.
 
     Args:
-        base: the `fingerprint` of the model that it is to sit on.
-        answer: what the user says to allow it.
+        base: the `fingerprint` of the model that the adapter is put on.
+        answer: the option that a user gives to allow it.
 
     Raises:
-        BadInput: the two differ; or it does not name its base, and another adapter was merged into this one.
+        BadInput: the weights differ, or the adapter records no base and an adapter was already merged into the model.
     """
     then, takes_it = base_of_run(adapter), f"{answer} takes it all the same"
     if allowed:
@@ -136,16 +136,16 @@ def _named(base: dict[str, Any]) -> str:
     return f"{base.get('model_path')} ({revision}weights {base['weights'][:12]})"
 
 
-@cache  # said once, however often an audit asks
+@cache  # logged once, however often an audit checks
 def _note_unknown(adapter: Path) -> None:
     log.warning("note: %s does not say which base it was trained on", adapter)
 
 
 def parents(model_path: str, adapter: Path | None = None) -> list[dict[str, Any]]:
-    """The runs whose work is in a model, and in an adapter that training is to start from, oldest first.
+    """The runs that produced a model, and an adapter that training is to start from, oldest first.
 
-    Each says how it came in (`merged`, `init_adapter`; `full`: it trained the model whole), its method, split and
-    recipe, and by hash its adapter and the base that it was trained on; what is not known is None.
+    Each entry says `how` the run came in (`merged`, `init_adapter`; `full`: trained without an adapter), its method,
+    split and recipe, and the hashes of its adapter and of its base. Unknown values are None.
     """
     folder = Path(model_path)
     record, chain = run_of(folder), run_of(folder).get("parents", [])
@@ -155,7 +155,7 @@ def parents(model_path: str, adapter: Path | None = None) -> list[dict[str, Any]
         chain = [*chain, _parent("full", folder, None, base_of_run(folder).get("weights"))]
     if adapter:
         digest, base = sha256(adapter_file(adapter)), base_of_run(adapter).get("weights")
-        # An adapter knows what its base was made of.
+        # The adapter's own record of parents takes precedence: it includes its base's parents.
         chain = [*run_of(adapter).get("parents", chain), _parent("init_adapter", adapter, digest, base)]
     return chain
 

@@ -1,5 +1,5 @@
-"""LLaVA-1.5 as the release has it: what a folder must hold for the release's wording and counts to be right, and the
-release's names of parameters, which are those that transformers 4 gave to LLaVA's modules:
+"""LLaVA-1.5 in the release's form: checks that a model has that form, and writes files and names of parameters in it.
+The release names parameters as transformers 4 did:
 
     release  base_model.model.language_model.model.layers.0.self_attn.q_proj.lora_A.default.weight
     here     base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weight
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from safeeraser.model.preprocess import Preprocessor
 
 ONE_FORM = "of 'llava' models this project knows LLaVA-1.5's form alone"
-PARTS = {  # how parameters' names begin: here, and in the release and on the hub
+PARTS = {  # prefixes of the parameters' names: here, and in the release and on the hub
     "model.language_model.": "language_model.model.",
     "model.vision_tower.": "vision_tower.vision_model.",
     "model.multi_modal_projector.": "multi_modal_projector.",
 }
 HUB_NAMES = PARTS | {"lm_head.": "language_model.lm_head."}
 ADAPTED = {f"base_model.model.{here}": f"base_model.model.{release}" for here, release in PARTS.items()}
-# In a tokenizer's file. In this order: the second key is a first one too.
+# Keys of tokenizer_config.json in transformers 5 and 4. The order matters: 5's first key is 4's name for the second.
 OLDER_KEYS = {
     "extra_special_tokens": "additional_special_tokens",
     "model_specific_special_tokens": "extra_special_tokens",
@@ -39,27 +39,27 @@ OLDER_KEYS = {
 
 
 def check_form(config: LlavaConfig, model_path: str) -> None:
-    """Raises `BadInput` for what would fail, or be answered wrongly, if it were taken for a LLaVA-1.5."""
+    """Raise `BadInput` for a model that would fail, or answer wrongly, if it were treated as a LLaVA-1.5."""
     for part, known in (("vision_config", "clip_vision_model"), ("text_config", "llama")):
         if (kind := getattr(config, part).model_type) != known:
             raise BadInput(f"model_path {model_path}: {part}.model_type is '{kind}', not '{known}'; {ONE_FORM}")
     layers, chosen = config.vision_config.num_hidden_layers, config.vision_feature_layer
     numbers = [chosen] if isinstance(chosen, int) else chosen
-    # A layer 0 on its own transformers takes for none at all.
+    # transformers takes a single layer 0 to mean that no hidden states are asked for.
     if not chosen or not all(-layers - 1 <= number <= layers for number in numbers):
         where = f"vision_feature_layer is {chosen}, of a vision tower of {layers} layers"
         raise BadInput(f"model_path {model_path}: {where}; {ONE_FORM}")
 
 
 def _other_chat(tokenizer: Any, template: str) -> str | None:
-    """How a chat template writes a short exchange, if neither as LLaVA-1.5's does nor with a system text besides."""
+    """A short exchange as the chat template writes it; None if it is LLaVA-1.5's wording, with any system text."""
     wanted = f"{prompt('What?', 'user').removeprefix(SYSTEM_TEXTS['user'])} That."
     picture, text = {"type": "image"}, {"type": "text", "text": "What?"}
     written = []
-    # Messages in parts, as processors' templates want them, or as plain text.
+    # Messages in parts, as processors' templates expect them, or as plain text.
     for asked, said in (([picture, text], [text | {"text": "That."}]), (f"{IMAGE}\nWhat?", "That.")):
         chat = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
-        with suppress(Exception):  # whatever one that wants the other raises
+        with suppress(Exception):  # a template that expects the other kind may raise any error
             written.append(tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False))
     if any(" ".join(wanted.split()) in " ".join(each.split()) for each in written):
         return None
@@ -67,7 +67,7 @@ def _other_chat(tokenizer: Any, template: str) -> str | None:
 
 
 def processor_numbers(config: LlavaConfig) -> dict[str, Any]:
-    """What a processor must know of the model; the release's folders do not hold all of it."""
+    """The processor's settings that depend on the model; the release's folders do not hold all of them."""
     return {
         "patch_size": config.vision_config.patch_size,
         "vision_feature_select_strategy": config.vision_feature_select_strategy,
@@ -76,8 +76,8 @@ def processor_numbers(config: LlavaConfig) -> dict[str, Any]:
 
 
 def picture_processor(model_path: str) -> CLIPImageProcessorPil:
-    """The one that the release prepares pictures with, by name: a folder need not name it, or may by an older word, and
-    what transformers would then choose is another. Raises `BadInput` where the folder names another."""
+    """The release's picture processor (CLIP's), named here because a folder may name none, or use an older name.
+    transformers would then choose another one. Raises `BadInput` if the folder names a processor that is not CLIP's."""
     kind = CLIPImageProcessorPil.get_image_processor_dict(model_path)[0].get("image_processor_type") or "CLIP"
     if not kind.startswith("CLIP"):
         raise BadInput(f"model_path {model_path}: its picture processor is '{kind}', not CLIP's; {ONE_FORM}")
@@ -85,7 +85,7 @@ def picture_processor(model_path: str) -> CLIPImageProcessorPil:
 
 
 def check_pictures(prepared: "Preprocessor", config: LlavaConfig, model_path: str) -> None:
-    """Raises `BadInput` for a tokenizer, pictures or a chat template that are not LLaVA-1.5's."""
+    """Raise `BadInput` if the tokenizer, the picture processor or the chat template is not LLaVA-1.5's."""
     tokenizer, pictures = prepared.tokenizer, prepared.processor.image_processor
     if tokenizer.convert_tokens_to_ids(IMAGE) != config.image_token_id:
         raise BadInput(f"model_path {model_path}: needs a fast tokenizer that has the token '{IMAGE}'")
@@ -105,10 +105,10 @@ def check_pictures(prepared: "Preprocessor", config: LlavaConfig, model_path: st
 def write_released_form(
     folder: Path, model: PreTrainedModel, tokenizer: Any, pictures: Any, state: dict[str, Tensor] | None = None
 ) -> None:
-    """Write a model with its processor and the release's wording, for transformers 5 and 4 to read.
+    """Write a model with its processor and the release's wording, readable by transformers 5 and 4.
 
-    The weights get the names that the hub's LLaVA-1.5 has. By 5's own 4 would not find the vision tower, and take a
-    random one with a mere warning; and which of the two 5 writes depends on what the model was loaded from, and how.
+    The weights get the names of the hub's LLaVA-1.5. With transformers 5's names, 4 would initialise the vision tower
+    at random and only warn. Which names 5 itself writes depends on where the model was loaded from, and how.
 
     Args:
         pictures: the picture processor.
@@ -125,12 +125,12 @@ def write_released_form(
 
 
 def _in_older_words(folder: Path, inputs: list[str]) -> None:
-    """Say in transformers 4's words too what 5 has new ones for: it is what servers and harnesses still bring.
+    """Rewrite the files so that transformers 4, which servers and harnesses still use, reads them as 5 does.
 
-    4 does not know the tokenizer's new class, gives the old one another input that no LLaVA takes unless `inputs` are
-    named, and wants the extra tokens each with a name or under another key. It does not read `rope_parameters`, and
-    would put Llama's own without a word, nor, before 4.56, `dtype`. Of the image processor it reads the file of its
-    own alone, and older ones stumble over a second one. 5 reads what is here now as what it wrote.
+    4 does not know the tokenizer's new class, and the old class adds an input that no LLaVA takes, unless `inputs` are
+    named. 4 expects extra tokens by name or under another key. It ignores `rope_parameters` and silently uses Llama's
+    default; before 4.56 it also ignores `dtype`. It reads the image processor from a file of its own only, and older
+    versions fail on a second copy. 5 reads the rewritten files as it would read the original ones.
     """
     names = ("processor_config.json", "tokenizer_config.json", "config.json")
     processor, tokenizer, config = files = [read_object(folder / name) for name in names]
@@ -148,25 +148,25 @@ def _in_older_words(folder: Path, inputs: list[str]) -> None:
 
 
 def from_release(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the release's parameters to PEFT's; names that are PEFT's already stay."""
+    """Rename the release's parameters to PEFT's names; PEFT's names stay as they are."""
     plain = {name.replace(".default.", "."): tensor for name, tensor in tensors.items()}
     return _renamed(plain, {release: here for here, release in ADAPTED.items()})
 
 
 def to_release(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename PEFT's parameters to the release's."""
+    """Rename PEFT's parameters to the release's names."""
     named = {re.sub(r"(\.lora_[AB]\.)", r"\1default.", name): tensor for name, tensor in tensors.items()}
     return _renamed(named, ADAPTED)
 
 
 def in_release(name: str) -> bool:
-    """Whether the release's form has a name for a parameter: it knows LoRA on the language model alone."""
+    """Whether the release's form has a name for a parameter. It has LoRA only on the language model."""
     parts = tuple(ADAPTED)
     return name.startswith(parts[:1] if ".lora_" in name else parts)
 
 
 def _renamed(tensors: Mapping[str, Tensor], beginnings: Mapping[str, str]) -> dict[str, Tensor]:
-    """Tensors by names that begin otherwise; a name with no such beginning stays."""
+    """The tensors with the prefixes of their names replaced by `beginnings`; other names stay."""
 
     def rename(name: str) -> str:
         old = next(filter(name.startswith, beginnings), "")

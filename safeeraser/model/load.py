@@ -1,4 +1,4 @@
-"""Loading a vision-language model: its configuration, what prepares its input, and its weights."""
+"""Loading a vision-language model: its configuration, its preprocessor and its weights."""
 
 import copyreg
 import logging
@@ -35,39 +35,39 @@ from safeeraser.model.preprocess import Preprocessor
 
 log = logging.getLogger(__name__)
 
-# PEFT asks transformers by a name that transformers is about to drop: theirs to settle, and nothing a user can act on.
+# PEFT uses a deprecated name of transformers. A user can do nothing about the warning.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 if not sys.stderr.isatty():
-    disable_progress_bar()  # of loading weights: in a log file it is only noise
+    disable_progress_bar()  # the bar of loading weights is only noise in a log file
 
-CUDNN = "sdpa_cudnn"  # an attention: SDPA that may take cuDNN's kernels too
+CUDNN = "sdpa_cudnn"  # an attention implementation: SDPA that may use cuDNN's kernels too
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-FAMILY_KEY = "model_family"  # in a model's configuration: its page, where its type alone would lead to another
-# The parts of a processor that are used here. One for films, which some have too, wants torchvision.
+FAMILY_KEY = "model_family"  # in a model's configuration: its family, if `model_type` would choose another one
+# The parts of a processor that are used here. Some processors also have a part for videos, which requires torchvision.
 PARTS = ("image_processor", "tokenizer")
 
 
 def family_of(model_path: str) -> Family:
-    """The family of the model at `model_path`: the page that names this path, else the one that its configuration
-    names, else the one for its type.
+    """The family of the model at `model_path`, from a config file in config/model_family/: the file that names this
+    path, else the file that the model's configuration names, else the file for its `model_type`.
 
     Raises:
-        BadInput: there is no model, or config/model_family/ has no page for its kind.
+        BadInput: there is no model, or config/model_family/ has no file for its kind.
     """
     return page_for(model_path) or _page_of(_raw_config(model_path), model_path)
 
 
 def family_if_known(model_path: str) -> Family | None:
-    """The family of a model by its path alone, or by the configuration in its folder; None where neither says it.
+    """The family of a model by its path alone, or by the configuration in its folder; None if neither gives it.
 
-    For what somebody else has loaded, under whatever name: nothing need lie at `model_path`, and no hub is asked.
+    Meant for a model that a server has loaded, under any name: `model_path` need not exist, and the hub is not asked.
     """
     known = page_for(model_path) or (Path(model_path) / "config.json").is_file()
     return family_of(model_path) if known else None
 
 
 def check_family(family: Family, model_path: str) -> None:
-    """Raises `BadInput` where the model at `model_path` is of another family than `family`."""
+    """Raise `BadInput` if the model at `model_path` has another `model_type` than `family`."""
     if (kind := _raw_config(model_path)["model_type"]) != family.model_type:
         raise BadInput(
             f"model_family={family.name}: of '{family.model_type}' models, and model_path {model_path} is a '{kind}'; "
@@ -80,7 +80,7 @@ def _page_of(config: dict[str, Any], model_path: str) -> Family:
 
 
 def _raw_config(model_path: str) -> dict[str, Any]:
-    """What the model's configuration says, as it is stored."""
+    """The model's stored configuration as a dict."""
     try:
         config = PreTrainedConfig.get_config_dict(model_path)[0]
     except (OSError, ValueError) as error:
@@ -123,7 +123,7 @@ def _config_and_family(model_path: str) -> tuple[Any, Family]:
 
 
 def load_preprocessor(model_path: str) -> Preprocessor:
-    """What prepares the input of the model at `model_path`. Raises `BadInput` if a part of it is missing or unfit."""
+    """The preprocessor of the model at `model_path`. Raises `BadInput` if a part of it is missing or does not fit."""
     config, family = _config_and_family(model_path)
     try:
         processor = _load_processor(model_path, config, family)
@@ -141,18 +141,18 @@ def load_preprocessor(model_path: str) -> Preprocessor:
     return prepared
 
 
-# A process that is sent one loads its own.
+# A process that receives a pickled preprocessor loads it anew from `origin`.
 copyreg.pickle(Preprocessor, lambda sent: (load_preprocessor, (sent.origin,)))
 
 
 def _load_processor(model_path: str, config: Any, family: Family) -> ProcessorMixin:
-    """transformers' processor for the model. Some have parts for films and sound; they are loaded without."""
+    """transformers' processor for the model, without the parts for videos and sound that some processors have."""
     kind: Any = PROCESSOR_MAPPING[type(config)]
-    # On Pillow, whatever is installed: so the pixels are the same everywhere.
+    # Always on Pillow, so that the pixels do not depend on the installed packages.
     find = picture_processor if family.chat else partial(AutoImageProcessor.from_pretrained, backend="pil")
     given = dict(zip(PARTS, (find(model_path), AutoTokenizer.from_pretrained(model_path)), strict=True))
     args = kind.get_processor_dict(model_path)[0] | (processor_numbers(config) if family.chat else {})
-    parts = [given.get(name) for name in kind.get_attributes()]  # in the order in which the class takes them
+    parts = [given.get(name) for name in kind.get_attributes()]  # in the order of the class's arguments
     if more := [name for name in kind.get_attributes() if name not in PARTS]:
         _note_stills(kind.__name__, ", ".join(more))
         kind, args = type(kind.__name__, (kind, _Stills), {}), {key: args[key] for key in args if key not in more}
@@ -160,7 +160,7 @@ def _load_processor(model_path: str, config: Any, family: Family) -> ProcessorMi
 
 
 class _Stills(ProcessorMixin):
-    """Stands between a processor's class and what all have in common, and hands on the parts that are used."""
+    """A base class inserted between a processor's class and `ProcessorMixin`; it passes on only the used parts."""
 
     def __init__(self, *parts: Any, **more: Any) -> None:
         super().__init__(*parts, **{key: each for key, each in more.items() if key in (*PARTS, "chat_template")})
@@ -185,15 +185,15 @@ def choose_dtype(name: str) -> torch.dtype:
 
 
 def has_flash_attention(dtype: torch.dtype) -> bool:
-    """Whether flash-attn is here, with a GPU, and takes this dtype."""
+    """Whether flash-attn is installed, there is a GPU for it, and it supports this dtype."""
     return is_flash_attn_2_available() and dtype != torch.float32
 
 
 def choose_attention(name: str, dtype: torch.dtype, family: Family) -> str:
-    """The attention implementation called `name` to train with; `auto` is what is fastest here, said in the log.
+    """The attention implementation to train with: `name`, or for `auto` the fastest one available, which is logged.
 
     Raises:
-        BadInput: flash-attn is asked for and is not here.
+        BadInput: `name` is `flash_attention_2`, and flash-attn or a GPU is missing.
     """
     if name == "flash_attention_2" and not is_flash_attn_2_available():
         raise BadInput(f"attention={name}: flash-attn or a GPU is missing; attention=auto takes the best that is here")
@@ -223,12 +223,12 @@ def load_model(
 
     Args:
         dtype: of the weights; `auto`: as they are stored.
-        attention: `sdpa`, `sdpa_cudnn`, `eager` or `flash_attention_2`. Whether SDPA may take cuDNN's kernels is
-            settled with it, for the whole process.
+        attention: `sdpa`, `sdpa_cudnn`, `eager` or `flash_attention_2`. It also decides, for the entire process,
+            whether SDPA may use cuDNN's kernels.
         quantization: `nf4` keeps the language model's linear layers in 4 bits (QLoRA's NormalFloat, arXiv 2305.14314),
-            its constants quantized too; all else stays in `dtype`, in which the products are computed.
-        device: each weight is read straight to it, none waits in CPU memory; None: where an engine that shards weights
-            wants them.
+            with quantized constants. Everything else stays in `dtype`, and products are computed in `dtype`.
+        device: weights are read directly to it, without a copy in CPU memory. None: a training engine shards the
+            weights and places them.
     """
     _, family = _config_and_family(model_path)
     attention = _settle_cudnn(attention, device)
@@ -241,23 +241,23 @@ def load_model(
         )
     except SafetensorError:
         raise BadInput(f"{_damaged(Path(model_path))}: not readable as safetensors; is it cut off?") from None
-    except Exception as error:  # whatever damaged weights make the readers raise
+    except Exception as error:  # the readers raise many kinds of error for damaged weights
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(f"model_path {model_path}: cannot be loaded ({reason})") from None
     if missing := sorted(loading["missing_keys"]):
-        # transformers makes up random ones, and only notes it.
+        # transformers initialises missing weights at random and only logs a note.
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise BadInput(f"model_path {model_path}: its weights lack {missing[0]}{more}")
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            # On some CPUs bitsandbytes would repack 4-bit weights whenever the model is evaluated, and training after
-            # that would go on with wrong gradients and only a warning.
+            # On some CPUs bitsandbytes would repack 4-bit weights when the model is evaluated. Training after that
+            # would continue with wrong gradients and only a warning.
             module.support_avx512bf16_for_cpu = False
     return model.requires_grad_(False)
 
 
 def _four_bits(dtype: torch.dtype | Literal["auto"], family: Family) -> BitsAndBytesConfig:
-    """NF4 for the language model's linear layers. Raises `BadInput` where bitsandbytes is not installed."""
+    """NF4 for the language model's linear layers. Raises `BadInput` if bitsandbytes is not installed."""
     if find_spec("bitsandbytes") is None:
         raise BadInput("quantization=nf4: needs bitsandbytes; 'pip install -e \".[quant]\"' brings it")
     return BitsAndBytesConfig(
@@ -265,16 +265,16 @@ def _four_bits(dtype: torch.dtype | Literal["auto"], family: Family) -> BitsAndB
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        # Patterns of full names; transformers' own list keeps the head.
+        # Patterns of full names. The list replaces transformers' own, which would leave the head unquantized.
         llm_int8_skip_modules=[rf".*\.{part}" for part in (family.vision_tower, *family.projector)] + ["lm_head"],
     )
 
 
 def _settle_cudnn(attention: str, device: torch.device | str | None) -> str:
-    """Let SDPA take cuDNN's kernels or not, for the whole process; returns what transformers calls `attention`.
+    """Allow or forbid cuDNN's kernels in SDPA, for the entire process; return transformers' name for `attention`.
 
-    From Hopper on torch would take them first. For each batch size and length they make a plan, in some 30 ms, which is
-    a new one at every token of inference; and the masked backward pass gives NaN at some lengths.
+    On Hopper and newer GPUs torch prefers cuDNN's kernels. They make a plan for each batch size and length, in some
+    30 ms, and inference has a new length at every token. Their masked backward pass also gives NaN at some lengths.
     """
     torch.backends.cuda.enable_cudnn_sdp(attention == CUDNN)
     on_gpu = torch.cuda.is_available() if device is None else torch.device(device).type == "cuda"
@@ -284,7 +284,7 @@ def _settle_cudnn(attention: str, device: torch.device | str | None) -> str:
 
 
 def _damaged(folder: Path) -> Path:
-    """The file of weights that cannot be opened, which the reader's error does not name."""
+    """The first file of weights that cannot be opened (the reader's error does not name it), else the folder."""
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(file, "pt"):

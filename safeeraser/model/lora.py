@@ -1,4 +1,4 @@
-"""LoRA on a model, the trained parts beside it, and what of a model is frozen because nothing looks at it."""
+"""LoRA and other trained parts of a model, and freezing the layers whose output no loss uses."""
 
 import re
 from collections.abc import Collection
@@ -25,12 +25,12 @@ def lora_config(
     vision: bool = False,
     **more: Any,
 ) -> LoraConfig:
-    """LoRA on the language model's linear layers alone; a copy of the projector (and of the vision tower) beside it.
+    """LoRA on the language model's linear layers only, with trained copies of the projector and the vision tower.
 
-    `more` goes to PEFT as it is.
+    `projector` and `vision` select the copies. `more` is passed to PEFT unchanged.
     """
     saved = list(family.projector) if projector else []
-    if vision:  # what of the projector lies in it is saved with it
+    if vision:  # parts of the projector inside the tower are saved with the tower
         saved = [part for part in saved if not part.startswith(f"{family.vision_tower}.")] + [family.vision_tower]
     return LoraConfig(
         r=r,
@@ -44,7 +44,7 @@ def lora_config(
 
 
 def check_parts(model: PreTrainedModel, family: Family) -> None:
-    """Raises `BadInput` for a part of the family's page that the model lacks: it would be left out without a word."""
+    """Raise `BadInput` if the model lacks a part that its family names; otherwise it would silently be left out."""
     there = {name for name, _ in model.base_model.named_modules()}
     for part in (family.vision_tower, *family.projector, family.language_model):
         if part not in there:
@@ -53,9 +53,9 @@ def check_parts(model: PreTrainedModel, family: Family) -> None:
 
 
 def attach(model: PreTrainedModel, config: LoraConfig, family: Family) -> PeftModel:
-    """Attach a fresh adapter and check that it sits where it should: on its targets in the language model's layers, of
-    which some may have fewer than others, and on those of the projector that its configuration names. It is trained in
-    the model's dtype or, if its own is another one, under autocast.
+    """Attach a fresh adapter and check that it is on the right layers: its targets in the language model's layers (some
+    layers may lack some targets) and the projector's layers that its configuration names. Training computes in the
+    model's dtype, under autocast if the adapter's dtype differs.
 
     Raises `BadInput` for a target that is no linear layer there, or an adapter that PEFT cannot make.
     """
@@ -78,37 +78,37 @@ def attach(model: PreTrainedModel, config: LoraConfig, family: Family) -> PeftMo
         )
     for module in adapted.modules():
         if isinstance(module, LoraLayer):
-            # PEFT would cast what a layer is given to the adapter's dtype. Where that is another one, autocast runs and
-            # casts it back for the product: so much more to read and write, for the same bits, or with dropout for a
-            # mask drawn in that dtype. Not so DoRA, which takes norms in it.
+            # PEFT would cast a layer's input to the adapter's dtype. If that is not the model's, autocast casts it back
+            # for the product: the two casts cost memory traffic and change no bit, except that dropout would draw its
+            # mask in the adapter's dtype. DoRA keeps the cast, because it computes norms in the adapter's dtype.
             module.cast_input_dtype_enabled = config.use_dora
     return adapted
 
 
 def _members(model: nn.Module, part: str) -> list[str]:
-    """The part by its name; of a ModuleList, which PEFT cannot save as one, its members."""
+    """The name of the part, or the names of its members if it is a ModuleList, which PEFT cannot save as one."""
     module = next((each for name, each in model.named_modules() if f".{name}".endswith(f".{part}")), None)
     return [f"{part}.{n}" for n in range(len(module))] if isinstance(module, nn.ModuleList) else [part]
 
 
 def unfreeze(model: PreTrainedModel, family: Family, groups: Collection[str]) -> PreTrainedModel:
-    """Let the parameters of these groups (`Family.part_of`) of a frozen model be trained."""
+    """Make the parameters of some groups (`Family.part_of`) of a model trainable, and freeze all others."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(family.part_of(name) in groups)
-    # transformers writes a model under its hub's names, which its own Trainer does not find again on resuming.
+    # By default transformers writes the hub's names of parameters, which its own Trainer cannot load when it resumes.
     model.save_pretrained = partial(model.save_pretrained, save_original_format=False)
     return model
 
 
 def freeze_unseen(model: nn.Module, family: Family) -> None:
-    """Freeze what lies behind the vision tower's last layer that a model looks at, where its configuration says which
-    that is. No loss has a gradient for it: DDP would wait for one, and an optimizer that keeps parameters in one flat
-    tensor let them decay."""
+    """Freeze the vision tower behind the last layer that the model uses, if its configuration names the layers it uses.
+    No loss has a gradient for the rest: DDP would wait for one, and an optimizer that keeps all parameters in one flat
+    tensor would apply weight decay to it."""
     chosen = getattr(model.config, "vision_feature_layer", None)
     if chosen is None:
         return
     layers = model.config.vision_config.num_hidden_layers
-    # Counted as transformers counts hidden states: layer k makes number k + 1 of number k.
+    # transformers numbers hidden states so that layer k computes state k + 1 from state k.
     seen = max(number % (layers + 1) for number in ([chosen] if isinstance(chosen, int) else chosen))
     for name, parameter in model.named_parameters():
         tower, _, inside = name.rpartition(f"{family.vision_tower}.")
@@ -118,7 +118,7 @@ def freeze_unseen(model: nn.Module, family: Family) -> None:
 
 
 def freeze_above(model: nn.Module, family: Family, layer: int) -> None:
-    """Freeze what lies behind a layer of the language model, numbered from 0, where nothing behind it is looked at."""
+    """Freeze the language model's later layers, norm and untied head: losses read only up to `layer` (from 0)."""
     text = f".{family.language_model}."
     shared = {id(parameter) for parameter in model.get_input_embeddings().parameters()}
     head = {id(parameter) for parameter in model.get_output_embeddings().parameters()} - shared
@@ -130,13 +130,13 @@ def freeze_above(model: nn.Module, family: Family, layer: int) -> None:
 
 
 def adapter_parameters(model: PeftModel) -> dict[str, nn.Parameter]:
-    """What PEFT switches off, by name: LoRA's matrices, and the copies of what is trained whole."""
+    """The parameters that PEFT can switch off, by name: LoRA's matrices, and the trained copies of modules."""
     named = model.named_parameters()
     return {name: parameter for name, parameter in named if ".lora_" in name or ".modules_to_save." in name}
 
 
 def trained_parameters(model: nn.Module, family: Family) -> dict[str, int]:
-    """Count the trainable parameters by group: `LoRA`, `projector`, `vision_tower`, and whole, `language_model`."""
+    """Count the trainable parameters by group: `LoRA`, `projector`, `vision_tower`; without LoRA, `language_model`."""
     groups: dict[str, int] = dict.fromkeys(("LoRA", "projector", "vision_tower"), 0)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

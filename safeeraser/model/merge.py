@@ -1,7 +1,7 @@
-"""An adapter merged into its base model, as an ordinary folder: for servers and harnesses that take no adapter.
+"""Merging an adapter into its base model, as an ordinary folder for servers and harnesses that take no adapter.
 
-vLLM refuses adapters with `modules_to_save`, which the trained projector is, and others take none at all. What they all
-take is weights, a processor and a chat template.
+vLLM refuses adapters with `modules_to_save`, such as the trained projector, and other servers take no adapters at all.
+All can load weights with a processor and a chat template.
 """
 
 import logging
@@ -31,8 +31,8 @@ from safeeraser.model.vlm import VLM
 
 log = logging.getLogger(__name__)
 
-# What a processor, a tokenizer and a chat template lie in: taken over as they are, what transformers would leave out of
-# them on this machine included. So is what settles how the model generates.
+# Files of the generation settings, the processor, the tokenizer and the chat template. They are copied unchanged,
+# because transformers would leave out the parts that it does not load on this machine.
 WORDS = (
     "generation_config.json",
     "*processor_config.json",
@@ -46,7 +46,7 @@ WORDS = (
 
 
 def base_of(adapter: Path | None) -> str:
-    """The model an adapter was trained on: the one that its folder names; else, and for none, the released one."""
+    """The base model that an adapter's folder names; the released model if it names none, or without an adapter."""
     if adapter and (home(adapter) / "adapter_config.json").is_file():
         return adapter_config(adapter).base_model_name_or_path or RELEASED_MODEL
     return RELEASED_MODEL
@@ -61,20 +61,20 @@ def merge(
     lora_alpha: float = 256,
     allow_other_base: bool = False,
 ) -> None:
-    """Write the base model with `adapter` merged into it to the new folder `out`, whole or not at all.
+    """Write the base model with `adapter` merged into it to the new folder `out`, completely or not at all.
 
-    The model is held in the dtype that is written, so 7B take 14 GB and not the 28 of float32; nothing is lost by that.
-    PEFT keeps the adapter's factors in float32 beside 16-bit weights and adds their product before it rounds, so each
-    weight is rounded once, as at the end of a merge in float32 (the tests compare the two to the bit).
+    The model is held in the dtype that is written, so 7B parameters take 14 GB and not the 28 GB of float32. Nothing is
+    lost by that: PEFT keeps the adapter's factors in float32 and adds their product before it rounds. Each weight is
+    rounded once, as at the end of a merge in float32 (the tests compare the two to the bit).
 
     Args:
-        model_path: the base model; none: the one that the adapter's folder names, else the released one.
+        model_path: the base model; None: see `base_of`.
         dtype: of the weights that are written; `auto`: as the base model is stored.
         lora_alpha: as in `adapter_config`.
-        allow_other_base: whether the adapter may have been trained on other weights than those of `model_path`.
+        allow_other_base: whether the adapter may have been trained on weights other than the base model's.
 
     Raises:
-        BadInput: `out` exists, or adapter and base model are not there, cannot be read, do not fit or belong together.
+        BadInput: `out` exists, adapter or base model is missing or unreadable, or they do not fit or belong together.
     """
     if out.exists():
         raise BadInput(f"{out}: exists; name another")
@@ -94,7 +94,7 @@ def merge(
         "base": base["weights"],
         "dtype": str(base_model.model.dtype).removeprefix("torch."),
     }
-    # Whatever the adapter's run records is kept, its own parents before those of a base that it does not know.
+    # The record of the adapter's run is kept. Its `parents` take precedence over the base model's.
     record = {"parents": parents(model_path)} | run_of(adapter)
     model = adapted.merge_and_unload()
     log.info("writing %s", out)
@@ -104,12 +104,12 @@ def merge(
 
 
 def copy(model_path: str, out: Path, *, dtype: str = "auto") -> None:
-    """Write a base model as `merge` writes it, without an adapter: what a harness asks it is then in the same words.
+    """Write a base model without an adapter as `merge` writes it, so that a harness asks both in the same words.
 
-    The hub's own folder of LLaVA-1.5, for one, has a template without the system text.
+    The hub's folder of LLaVA-1.5, for example, has a chat template without the system text.
 
     Raises:
-        BadInput: `out` exists, or the model is not there or cannot be read.
+        BadInput: `out` exists, or the model is missing or unreadable.
     """
     if out.exists():
         raise BadInput(f"{out}: exists; name another")
@@ -125,15 +125,15 @@ def copy(model_path: str, out: Path, *, dtype: str = "auto") -> None:
 def write_model(
     folder: Path, model: PreTrainedModel, preprocessor: Preprocessor, state: dict[str, Tensor] | None = None
 ) -> None:
-    """Write a model with the processor and chat template that servers ask for.
+    """Write a model with the processor and chat template that servers require.
 
     Args:
-        state: the weights to write, where they are not to be the model's own as it holds them.
+        state: the weights to write; None: the model's own.
     """
     if preprocessor.family.chat:
         write_released_form(folder, model, preprocessor.tokenizer, preprocessor.processor.image_processor, state)
         return
-    # In the hub's names, which transformers keeps of what it has loaded.
+    # With the hub's names of parameters, which transformers remembers from loading.
     model.save_pretrained(folder, state_dict=state, save_original_format=True)
     origin = Path(preprocessor.origin)
     if not origin.is_dir():
@@ -144,10 +144,10 @@ def write_model(
 
 
 def _config_in_its_words(config: dict[str, Any], model: PreTrainedModel) -> dict[str, Any]:
-    """The configuration as it was, but for what may have changed: the weights' dtype, and whether the head is tied.
+    """The stored configuration, updated only in the weights' dtype and in whether the head is tied.
 
-    transformers 5 would write some of it anew, in words that 4, which servers and harnesses still bring, does not read
-    but replaces by a default of its own without a word: the frequencies of the positions, for one.
+    transformers 5 would write some values under keys that transformers 4 does not read, such as the frequencies of the
+    positions. 4, which servers and harnesses still use, would silently use its own default instead.
     """
     dtype = str(model.dtype).removeprefix("torch.")
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
@@ -172,11 +172,11 @@ def load_merged(
     """The model with the adapter merged into its weights, on `device`.
 
     Args:
-        adapter_scale, change: how much of the adapter, and what is made of it first, see `stored.load_adapted`.
+        adapter_scale, change: `scale` and `change` of `stored.load_adapted`.
         quantization: how the merged weights are rounded, one of `rounding.ROUNDINGS`, or `none`.
     """
-    # Not flash-attn: rows have gaps, and around those it would copy all keys and values for each token. Nor cuDNN's
-    # kernels, see `load_model`: they would make a plan for each.
+    # Not flash-attn: rows have gaps, so it would copy all keys and values for each token. Not cuDNN's kernels either:
+    # they would make a plan for each token (see `load._settle_cudnn`).
     vlm = VLM.load(model_path, choose_dtype(dtype), "sdpa", device=device)
     if vlm.family.windowed_tower and vlm.model.device.type == "cuda" and has_flash_attention(vlm.model.dtype):
         log.info("attention of the vision tower: flash-attn")

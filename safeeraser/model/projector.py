@@ -1,9 +1,9 @@
-"""How the projector is trained: whole, by LoRA on its linear layers, in terms of its own, or not at all.
+"""How the projector is trained: in full, by LoRA on its linear layers, by a parametrization, or not at all.
 
-In terms of its own: its weight W stays, and D is trained, which makes another weight of it, such as SineProject's
-W + sin(D) (Garg, Saratchandran and Lucey, CVPR 2026, arXiv 2511.18444). torch's parametrizations compute it wherever
-a layer asks for its weight. To PEFT, and to who loads what it saves, the projector is an ordinary copy that was trained
-whole: under each name is stored what W and D make. A new way is a function here and an entry in `PROJECTORS`.
+A parametrization keeps a weight W fixed and trains D. The layer uses a weight computed from both, such as SineProject's
+W + sin(D) (Garg, Saratchandran and Lucey, CVPR 2026, arXiv 2511.18444). torch computes it whenever the layer reads its
+weight. PEFT and readers of a saved adapter see an ordinary trained copy of the projector: the computed weight is stored
+under the usual name. A new way needs a function here and an entry in `PROJECTORS`.
 """
 
 import re
@@ -20,12 +20,12 @@ from torch.nn.utils import parametrize
 from safeeraser.benchmark.family import Family
 from safeeraser.errors import BadInput
 
-PLACE, D, W = ".parametrizations.", ".original", ".0.stays"  # what torch calls the place, and in it these two
+PLACE, D, W = ".parametrizations.", ".original", ".0.stays"  # parts of torch's names for D and W
 
 Stored = Literal["full", "lora", "frozen"]
 
 
-# Of W and D, which have one shape, the weight that a layer multiplies by: W itself where D is zero.
+# Computes the weight that a layer uses from W and D, both of its shape. The result is W where D is zero.
 Joined = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -35,7 +35,7 @@ def sine(stays: Tensor, moved: Tensor) -> Tensor:
 
 
 class Moved(nn.Module):
-    """Makes of D, which is trained from zero, the parameter that a layer asks for; W is what the parameter was."""
+    """The parametrization: computes a layer's parameter from W, its original value, and D, trained from zero."""
 
     def __init__(self, weight: Tensor, joined: Joined) -> None:
         super().__init__()
@@ -44,11 +44,11 @@ class Moved(nn.Module):
         self.joined = joined
 
     def forward(self, moved: Tensor) -> Tensor:
-        """The weight: what stays joined with what moves, both of its shape."""
+        """The weight, computed from W (`stays`) and D (`moved`), both of its shape."""
         return self.joined(self.stays, moved)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """What moves at the beginning: zeros of the weight's shape."""
+        """The initial D: zeros of the weight's shape."""
         return torch.zeros_like(weight)
 
 
@@ -57,8 +57,8 @@ class Way:
     """How the projector is trained.
 
     Attributes:
-        stored: what an adapter then holds of it: the projector whole, LoRA on it, or nothing.
-        joined: what the parameters are made of, where they are not trained as they are.
+        stored: the part of an adapter that holds the projector: all its parameters, LoRA on it, or none.
+        joined: computes the parameters from W and D; None: there is no parametrization.
     """
 
     stored: Stored
@@ -66,7 +66,7 @@ class Way:
 
     @property
     def of_adapter(self) -> bool:
-        """Whether it is there beside an adapter alone."""
+        """Whether this way is available only for training with an adapter."""
         return self.stored == "lora" or self.joined is not None
 
 
@@ -79,13 +79,13 @@ PROJECTORS = {
 
 
 def _linear_layers(model: nn.Module, family: Family) -> list[str]:
-    """The projector's, by name, of a model without an adapter."""
+    """The names of the projector's linear layers in a model without an adapter."""
     named = model.named_modules()
     return [name for name, each in named if isinstance(each, nn.Linear) and family.part_of(name) == "projector"]
 
 
 def reach_projector(config: LoraConfig, model: nn.Module, family: Family) -> None:
-    """Have LoRA sit on the projector's linear layers too. Raises `BadInput` if it has none."""
+    """Extend LoRA to the projector's linear layers. Raises `BadInput` if it has none."""
     if not (layers := _linear_layers(model, family)):
         raise BadInput(
             f"projector=lora: the projector of {family.name} models has no linear layer; "
@@ -95,13 +95,13 @@ def reach_projector(config: LoraConfig, model: nn.Module, family: Family) -> Non
 
 
 def reached(config: LoraConfig, model: nn.Module, family: Family) -> set[str]:
-    """The projector's layers that a configuration names, as they are called in a model with an adapter."""
+    """The projector's layers that LoRA's configuration targets, by their names in a model with an adapter."""
     pattern, layers = config.target_modules, _linear_layers(model, family)
     return {f"base_model.model.{name}" for name in layers if isinstance(pattern, str) and re.fullmatch(pattern, name)}
 
 
 def stored_as(names: Iterable[str], family: Family) -> Stored:
-    """What an adapter with parameters of these names holds of the projector."""
+    """How an adapter with parameters of some names stores the projector."""
     inside = [name for name in names if family.part_of(name.replace(".lora_", ".")) == "projector"]
     if any(".lora_" in name for name in inside):
         return "lora"
@@ -109,10 +109,10 @@ def stored_as(names: Iterable[str], family: Family) -> Stored:
 
 
 def modulate(model: nn.Module, family: Family, joined: Joined) -> None:
-    """Train what the projector's copy is moved by, from the values that it has now, in place of the copy.
+    """Parametrize the projector's trained copy: the present values of its parameters become W, and D is trained.
 
-    They are those of each layer that has a parameter of two dimensions, its bias too. What else the copy has, such as
-    norms, stays as it is.
+    Only layers with a two-dimensional parameter are parametrized, biases included. The copy's other layers, such as
+    norms, are frozen.
     """
     for name, module in list(model.named_modules()):
         if ".modules_to_save." not in name or family.part_of(name) != "projector":
@@ -127,9 +127,9 @@ def modulate(model: nn.Module, family: Family, joined: Joined) -> None:
 
 @contextmanager
 def plainly_named(model: nn.Module) -> Iterator[None]:
-    """Within, state dicts have the projector's ordinary names, as if it were trained whole, and of W nothing.
+    """Within the context, state dicts have the projector's usual names, as if it had no parametrization.
 
-    PEFT goes by these names and by their shapes. The values are D's: what is to be stored is `baked`.
+    PEFT needs the names and the shapes. The values are D's, and W is left out; `baked` computes the values to store.
     """
     with ExitStack() as stack:
         for module in filter(parametrize.is_parametrized, model.modules()):
@@ -140,13 +140,13 @@ def plainly_named(model: nn.Module) -> Iterator[None]:
 def _name_plainly(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
     for key in module.parametrizations:
         stays, moved = (f"{prefix}{PLACE.removeprefix('.')}{key}{part}" for part in (W, D))
-        # What the two make an engine that shares it out would gather, from processes that are not here.
+        # D, not the computed weight: an engine that shards parameters would need all processes here to gather W and D.
         del state[stays]
         state[prefix + key] = state.pop(moved)
 
 
 def baked(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Parameters of the model by name, with what W and D make under its ordinary name in place of the two."""
+    """The parameters `weights`, by name, with each pair of W and D replaced by the weight computed from the two."""
     joined: dict[str, Joined] = {
         f"{name}{PLACE}{key}": made[0].joined
         for name, module in model.named_modules()

@@ -1,7 +1,7 @@
-"""Weights rounded as a quantised model holds them, and written back as ordinary numbers.
+"""Weights rounded as in a quantised model, and written back as ordinary numbers.
 
-What is measured is what rounding does to the answers, so nothing is packed: the model takes its usual memory, runs on
-any device, and answers as one whose kernels bring the packed weights back to `dtype` before they multiply.
+The purpose is to measure how rounding changes the answers, so nothing is packed. The model takes its usual memory and
+runs on any device. It answers like a quantised model whose kernels restore weights to `dtype` before they multiply.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from transformers import PreTrainedModel
 from safeeraser.benchmark.family import page_of_type
 from safeeraser.errors import BadInput
 
-GROUP = 128  # weights that share a scale, along a row
+GROUP = 128  # weights along a row that share a scale
 
 
 def round_to(weight: Tensor, bits: int, group: int = GROUP) -> Tensor:
-    """Each group of weights rounded to the nearest of 2^bits - 1 multiples of its scale, zero among them.
+    """Round each group of weights to the nearest of 2^bits - 1 multiples of its scale, zero among them.
 
-    Round-to-nearest, symmetric: scale = max|w| / (2^(bits-1) - 1), w' = scale * round(w / scale); a half goes to the
-    even multiple. In float32, whatever the dtype.
+    Round-to-nearest, symmetric: scale = max|w| / (2^(bits-1) - 1), w' = scale * round(w / scale). A half is rounded to
+    the even multiple. The computation is in float32 for every dtype.
 
     Args:
         weight: (rows, columns).
@@ -34,15 +34,15 @@ def round_to(weight: Tensor, bits: int, group: int = GROUP) -> Tensor:
     rounded = []
     for columns in weight.float().split(group, dim=1):
         scale = columns.abs().amax(1, keepdim=True) / most
-        # A group of nothing but zeros has no scale, and stays as it is.
+        # A group that is all zeros has no scale, and stays as it is.
         steps = torch.where(scale > 0, columns / scale, 0).round()
         rounded.append(steps * scale)
     return torch.cat(rounded, dim=1).to(weight.dtype)
 
 
 def round_to_nf4(weight: Tensor) -> Tensor:
-    """Rounded to NormalFloat's 16 values (QLoRA, arXiv 2305.14314), its constants quantised too, by bitsandbytes."""
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit  # an extra, and slow to load
+    """Round to NormalFloat's 16 values (QLoRA, arXiv 2305.14314) with bitsandbytes, which quantises constants too."""
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit  # an optional package, and slow to import
 
     packed, state = quantize_4bit(weight.contiguous(), quant_type="nf4", compress_statistics=True)
     return dequantize_4bit(packed, state).to(weight.dtype)
@@ -57,10 +57,10 @@ ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @torch.no_grad()
 def round_weights(model: PreTrainedModel, name: str) -> None:
-    """Round the language model's linear layers in place, as `name` says. Head, projector and vision tower stay.
+    """Round the language model's linear layers in place by `ROUNDINGS[name]`; head, projector and vision tower stay.
 
     Raises:
-        BadInput: bitsandbytes is not installed, and `name` needs it.
+        BadInput: `name` needs bitsandbytes, which is not installed.
     """
     if name == "nf4" and find_spec("bitsandbytes") is None:
         raise BadInput("quantization nf4: needs bitsandbytes; 'pip install -e \".[quant]\"' brings it")

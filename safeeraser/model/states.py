@@ -1,4 +1,4 @@
-"""What a forward pass is asked for beside logits: the states of single layers; those above the last are passed over."""
+"""Hidden states of single layers from a forward pass, and forward passes that skip layers."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -18,12 +18,12 @@ def logits_and_states(
     family: Family,
     head: nn.Module | None = None,
 ) -> tuple[Tensor, dict[int, Tensor]]:
-    """As `logits`, and beside these the outputs of some of the language model's layers, (places, hidden), by layer.
+    """The result of `logits`, and the outputs of some of the language model's layers, (places, hidden), by layer.
 
-    Where no logits are read, the layers above the last one that is are passed over, and the head is shown nothing.
+    If `read` is empty, the layers above the last one in `states` are skipped, and the head computes nothing.
 
     Args:
-        states: the places read of each layer, which are numbered from 0.
+        states: for each layer, numbered from 0, the places to read, numbered as for `logits`.
     """
     if not states:
         return logits(model, batch, read, head), {}
@@ -35,24 +35,24 @@ def logits_and_states(
         if not len(read):
             stack.enter_context(up_to(model, family, max(states)))
         scores = logits(model, batch, read, head)
-    # Only now: under gradient checkpointing what is done within a layer is done again.
+    # Selected here and not in the hooks: gradient checkpointing would run the hooks' work again.
     return scores, {number: kept[number].flatten(0, 1).index_select(0, places) for number, places in states.items()}
 
 
 def language_layers(model: nn.Module, family: Family) -> nn.ModuleList:
-    """The layers of the language model, whatever the model is wrapped in."""
+    """The layers of the language model, even if the model is wrapped."""
     place = f".{family.language_model}.layers"
     return next(module for name, module in model.named_modules() if f".{name}".endswith(place))
 
 
 def up_to(model: nn.Module, family: Family, layer: int) -> AbstractContextManager[Any]:
-    """Let the layers above one give on what they are given. They are called all the same: engines depend on that."""
+    """Within the context, layers above `layer` return their input. They are still called, as engines require."""
     return _instead(language_layers(model, family)[layer + 1 :], lambda hidden, *_, **__: hidden)
 
 
 def begun_at(model: nn.Module, family: Family, layer: int, states: Tensor) -> AbstractContextManager[Any]:
-    """Let a layer give `states`, (rows, tokens, hidden), whatever it is given, and those below it do nothing, unless
-    layers above take keys and values from them."""
+    """Within the context, a layer returns `states`, (rows, tokens, hidden), for any input. The layers below compute
+    nothing, unless layers above use their keys and values."""
     layers = language_layers(model, family)
     if getattr(model.config.get_text_config(), "num_kv_shared_layers", 0):
         return layers[layer].register_forward_hook(lambda *_: states)
@@ -61,10 +61,10 @@ def begun_at(model: nn.Module, family: Family, layer: int, states: Tensor) -> Ab
 
 @contextmanager
 def _instead(layers: Iterable[nn.Module], forward: Callable[..., Tensor]) -> Iterator[None]:
-    """Let layers do something else."""
+    """Within the context, replace the layers' `forward`."""
     with ExitStack() as stack:
         for each in layers:
-            wrapped = vars(each).get("forward")  # where another wrapper has put one
+            wrapped = vars(each).get("forward")  # set if another wrapper has replaced it
             stack.callback(setattr, each, "forward", wrapped) if wrapped else stack.callback(delattr, each, "forward")
             each.forward = forward
         yield

@@ -1,6 +1,6 @@
-"""Stored adapters, in either form: an ordinary PEFT folder, or the release's `checkpoint.pt`.
+"""Stored adapters in their two forms: an ordinary PEFT folder, and the release's `checkpoint.pt`.
 
-The latter is a dict, name -> fp16 tensor, of a LLaVA-1.5's parameters under names of its own (model/llava.py).
+The release's file is a dict, name -> fp16 tensor, of LLaVA-1.5's parameters under the release's names (model/llava.py).
 """
 
 import logging
@@ -29,22 +29,22 @@ from safeeraser.model.projector import plainly_named
 
 log = logging.getLogger(__name__)
 
-Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]  # of an adapter's parameters, by PEFT's names
+Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]  # changes an adapter's parameters, by PEFT's names
 
-# Where part of a DoRA is asked for, its layers are merged one by one before PEFT merges the whole.
+# `load_adapted` merges the layers of a scaled DoRA one by one, and PEFT warns of that when it merges the model.
 warnings.filterwarnings("ignore", message="All adapters are already merged")
 
 
 def read_adapter(path: str | Path) -> dict[str, Tensor]:
-    """The parameters of an adapter, under PEFT's names, in whichever form it is stored. Raises `BadInput`."""
+    """The parameters of an adapter, stored in either form, under PEFT's names. Raises `BadInput`."""
     file = adapter_file(path)
     try:
         if file.suffix == ".safetensors":
             tensors = load_file(file)
         else:
-            with warnings.catch_warnings(action="ignore"):  # about how it was pickled: it loads or it does not
+            with warnings.catch_warnings(action="ignore"):  # about the pickle format: the file loads or it does not
                 tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged file makes the readers raise
+    except Exception as error:  # the readers raise many kinds of error for a damaged file
         raise BadInput(f"{file}: not a readable adapter ({type(error).__name__})") from None
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise BadInput(f"{file}: holds no dict of named tensors")
@@ -52,9 +52,9 @@ def read_adapter(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_adapter(model: PeftModel, path: str | Path, change: Change | None = None) -> None:
-    """Put an adapter's parameters into `model`, as `change` makes them where it is given.
+    """Load an adapter's parameters, changed by `change` if it is given, into `model`.
 
-    Raises `BadInput` listing names or shapes that do not match.
+    Raises `BadInput` with the names or shapes that do not match.
     """
     check_kind(model.config.model_type, path)
     tensors = read_adapter(path)
@@ -63,7 +63,7 @@ def load_adapter(model: PeftModel, path: str | Path, change: Change | None = Non
 
 
 def check_adapter(model: PeftModel, tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """Raises `BadInput` listing names or shapes of `tensors`, read from `path`, that do not match the model's."""
+    """Raise `BadInput` with the names or shapes of `tensors`, read from `path`, that do not match the model's."""
     with plainly_named(model):
         expected = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -80,7 +80,7 @@ def check_adapter(model: PeftModel, tensors: Mapping[str, Tensor], path: str | P
 
 
 def _kinds(path: str | Path) -> list[str]:
-    """The kinds of model that an adapter says it is of; none where it does not say."""
+    """The `model_type`s that an adapter may belong to by its files; empty if the files do not say."""
     file = home(path) / "adapter_config.json"
     if not file.is_file():
         return [] if adapter_file(path).suffix == ".safetensors" else [RELEASED_TYPE]
@@ -89,8 +89,8 @@ def _kinds(path: str | Path) -> list[str]:
 
 
 def check_kind(model_type: str, path: str | Path) -> None:
-    """Raises `BadInput` where an adapter is of another kind of model: some have parts alike to the name and the shape,
-    and of the others a list of names says less."""
+    """Raise `BadInput` if an adapter belongs to another kind of model. Some kinds have parts of the same names and
+    shapes, so that `check_adapter` would accept them. For the others this error is clearer than a list of names."""
     if (kinds := _kinds(path)) and model_type not in kinds:
         raise BadInput(f"{path}: an adapter of '{kinds[0]}' models, and this is a '{model_type}'")
 
@@ -103,20 +103,20 @@ def load_adapted(
     scale: float = 1.0,
     change: Change | None = None,
 ) -> PeftModel:
-    """The model with a stored adapter on it, whichever form it is stored in; `alpha` as in `adapter_config`.
+    """The model with a stored adapter on it, which may be in either form; `alpha` as in `adapter_config`.
 
     Args:
-        scale: how much of the adapter: 0 is the untouched model and 1 the trained one, both to the bit; between and
-            beyond lie the weights on the line through the two (Ilharco et al., 2023, arXiv 2212.04089). LoRA's alpha
-            is multiplied by it; what was trained whole moves along that line too, and so do the layers of a DoRA,
-            whose magnitudes do not vanish with alpha: these are merged then.
-        change: what is made of the adapter's parameters first.
+        scale: how much of the adapter is applied. 0 is the untouched model and 1 the trained one, both to the bit.
+            Other values give weights on the line through the two (Ilharco et al., 2023, arXiv 2212.04089): LoRA's alpha
+            is multiplied by `scale`, and trained copies of modules are interpolated. A DoRA's magnitudes do not vanish
+            with alpha, so for a `scale` other than 1 its layers are merged and interpolated too.
+        change: applied to the adapter's parameters before they are loaded.
     """
     check_kind(model.config.model_type, path)
     config = adapter_config(path, alpha)
     config.inference_mode = True
     config.lora_alpha *= 1 if config.use_dora else scale
-    # Names and shapes are checked below; PEFT would warn of a path that is only written otherwise.
+    # PEFT would warn of a base path that is only written differently; names and shapes are checked below.
     config.base_model_name_or_path = model.name_or_path
     try:
         adapted = get_peft_model(model, config)
@@ -133,7 +133,7 @@ def load_adapted(
 
 @torch.no_grad()
 def _scale_trained(module: ModulesToSaveWrapper, scale: float) -> None:
-    """Move a module that was trained whole to `scale` of the way from the untouched one."""
+    """Move the trained copy of a module to `scale` of the way from the untouched module."""
     (trained,) = module.modules_to_save.values()
     untouched = dict(module.original_module.named_parameters())
     for name, parameter in trained.named_parameters():
@@ -153,15 +153,15 @@ def _scale_merged(module: LoraLayer, scale: float) -> None:
 def adapter_config(path: str | Path, alpha: float = 256) -> LoraConfig:
     """The configuration of a stored adapter.
 
-    A PEFT folder holds it. A bare file of tensors, the release's in its folder too, says its rank by the shapes, and
-    nothing of the scaling: `alpha` then gives it (the release hard-codes 256).
+    A PEFT folder holds it. For a bare file of tensors, or a folder with the release's file, the shapes give the rank.
+    They do not give the scaling, so `alpha` does (the release hard-codes 256).
     """
     path = home(path)
     file = path / "adapter_config.json"
     if file.is_file():
         try:
             return LoraConfig.from_pretrained(path)
-        except Exception as error:  # whatever a damaged file makes PEFT raise
+        except Exception as error:  # PEFT raises many kinds of error for a damaged file
             raise BadInput(f"{file}: not the configuration of a LoRA ({type(error).__name__})") from None
     if file.parent.is_dir() and adapter_file(path).suffix == ".safetensors":
         raise BadInput(f"{file}: missing, and only it has the adapter's scaling")
@@ -179,13 +179,13 @@ def adapter_config(path: str | Path, alpha: float = 256) -> LoraConfig:
 
 
 def convert(source: Path, target: Path, *, lora_alpha: float = 256, model_path: str | None = None) -> None:
-    """Write a stored adapter in the other form: `target` ends in `.pt` for the release's, else it is a PEFT folder.
+    """Write a stored adapter in the release's form if `target` ends in `.pt`, otherwise as a PEFT folder.
 
-    The release's file is float16, so converting to it rounds; converting from it changes nothing. `model_path` is noted
-    in the folder as the base model. A folder made from a folder takes along what is known of its run.
+    The release's file is float16, so conversion to it rounds. Conversion from it changes no value. A PEFT folder names
+    `model_path`, if it is given, as its base model, and keeps the `run.json` of a source folder.
 
     Raises:
-        BadInput: `source` is no adapter, `target` exists, or the release's form cannot say what the adapter is.
+        BadInput: `source` is no adapter, `target` exists, or the release's form cannot represent the adapter.
     """
     if target.exists():
         raise BadInput(f"{target}: exists; name another")

@@ -1,4 +1,4 @@
-"""Turns of a conversation: as texts and a picture, and as rows of tokens."""
+"""Turns of a conversation, as texts with a picture and as rows of tokens."""
 
 from dataclasses import dataclass, field
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Turn:
-    """A question about a picture, or about none, and perhaps its answer. `who` is whose chat the system text names,
-    `human` or `user`, in a family whose wording has one; `system` is put in that one's place, or, where a template has
-    none of its own, before the question as the template writes it."""
+    """A question, with or without a picture, and perhaps its answer. `who` (`human` or `user`) selects one of the two
+    system texts of the release's wording; families without that wording ignore it. `system` replaces that system text;
+    in other families it becomes a system message, which the chat template writes in its own way."""
 
     picture: Image.Image | None
     question: str
@@ -21,7 +21,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture to a model: what stands for it in the text, and the tensors that the model is given beside."""
+    """A picture as the model receives it: the text that represents it, and the model's other inputs for it."""
 
     text: str
     inputs: dict[str, Tensor]
@@ -29,8 +29,8 @@ class Shown:
 
 @dataclass(frozen=True)
 class Row:
-    """A turn ready for the model: token ids and labels of equal length, `IGNORE` where a token is no target, and what
-    the model is given for the picture, each tensor as the processor makes it for one picture alone."""
+    """A turn ready for the model. `labels` has one label for each token id, `IGNORE` where the token is no target.
+    `inputs` has the model's inputs for the picture, as the processor makes them for a single picture."""
 
     input_ids: list[int]
     labels: list[int]

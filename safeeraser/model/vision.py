@@ -1,4 +1,4 @@
-"""What a model's vision makes of pictures, to be taken in the place of their pixels, and the memory it takes for it."""
+"""A model's picture features, which can replace the pixels in its input, and the memory that computing them takes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 if TYPE_CHECKING:
     from safeeraser.model.vlm import VLM
 
-SPARE_LAYERS = 8  # of a vision tower's states: what a layer at work takes, counted in states
-COLOURS = 3  # of a pixel
-PIXELS = "pixel_"  # how the names of the inputs begin that only the vision reads
+SPARE_LAYERS = 8  # working memory of one layer of a vision tower, counted in layers' hidden states
+COLOURS = 3  # values of a pixel
+PIXELS = "pixel_"  # prefix of the names of inputs that only the vision tower reads
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,10 @@ class Seen:
     """A picture as a model sees it.
 
     Attributes:
-        inputs: what the model is given for it, as the preprocessor makes it, less the pixels where `features` are
-            for them.
-        features: what the vision makes of it, as the model's `generate` takes it: a tensor with an entry for each of
-            its tiles, or a sequence of tensors. None where a model takes no features from outside, or more than these:
-            the picture is then encoded for each row anew.
+        inputs: the model's inputs for it, as the preprocessor makes them, without the pixels if there are `features`.
+        features: the picture's features as the model's `generate` takes them: a tensor with an entry for each of its
+            tiles, or a sequence of tensors. None if the model takes no features as input, or needs others too
+            (`deepstack_features`): the picture is then encoded anew for each row.
     """
 
     inputs: dict[str, Tensor]
@@ -35,10 +34,11 @@ class Seen:
 
 
 def picture_bytes(config: Any, inputs: Mapping[str, Tensor], width: int) -> float:
-    """Bytes that a model's vision takes for a picture, by what the preprocessor makes of it (or its shapes alone): the
-    states of its patches in all layers, which some models keep to choose from, and what a layer at work takes.
+    """The memory in bytes that a model's vision tower takes for a picture: the hidden states of its patches in all
+    layers, which some models keep to select from, and the memory of a layer while it computes.
 
     Args:
+        inputs: the preprocessor's inputs for the picture; they may have shapes and no values.
         width: bytes of a number in the model's dtype.
     """
     vision = config.vision_config
@@ -46,23 +46,23 @@ def picture_bytes(config: Any, inputs: Mapping[str, Tensor], width: int) -> floa
     area = math.prod(side) if isinstance(side, Sequence) else side**2
     numbers = area * COLOURS * getattr(vision, "temporal_patch_size", 1)
     pixels = sum(value.numel() for value in inputs.values() if value.is_floating_point())
-    patches = pixels // numbers + 1  # and the one that stands for the whole picture
+    patches = pixels // numbers + 1  # and one token for the entire picture
     layers = _first(vision, "num_hidden_layers", "depth")
     return patches * _first(vision, "hidden_size", "embed_dim") * (layers + SPARE_LAYERS) * width
 
 
 def _first(config: Any, *names: str) -> int:
-    """A number by the first of the names under which families keep it."""
+    """The value of the first of `names` that the configuration has: families use different names."""
     return next(getattr(config, name) for name in names if hasattr(config, name))
 
 
 def look(model: Any, pictures: Mapping[str, Tensor]) -> Any:
-    """What a model's vision makes of pictures, `Preprocessor.lay_out` of some, and projects, run alone."""
+    """The projected features of pictures (`Preprocessor.lay_out`); the language model is not run."""
     return model.get_image_features(**pictures, return_dict=True)
 
 
 def see(vlm: "VLM", inputs: dict[str, Tensor]) -> Seen:
-    """A picture, by what the preprocessor makes of it, as the model sees it."""
+    """A picture as the model sees it, from the preprocessor's `inputs` for it."""
     if "mm_encoder_outputs" not in signature(vlm.bare.forward).parameters:
         return Seen(inputs)
     output = look(vlm.bare, vlm.place(inputs))
@@ -72,7 +72,7 @@ def see(vlm: "VLM", inputs: dict[str, Tensor]) -> Seen:
 
 
 def features_of(seen: Sequence[Seen]) -> dict[str, Any]:
-    """What `generate` is given for pictures beside their inputs, in the rows' order."""
+    """The argument of `generate` with the features of pictures, in the rows' order; empty if there are none."""
     features = [each.features for each in seen if each.features is not None]
     if not features:
         return {}

@@ -1,4 +1,4 @@
-"""A loaded vision-language model: it encodes turns, joins rows, and gives logits where they are read."""
+"""A loaded vision-language model: it encodes turns, joins rows, and computes logits at chosen places."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ from safeeraser.model.turns import Row, Turn
 
 @dataclass(frozen=True)
 class VLM:
-    """A model, with or without an adapter on it, and what prepares its input."""
+    """A model, with or without an adapter on it, and its preprocessor."""
 
     model: Any
     preprocessor: Preprocessor
 
     @classmethod
     def load(cls, model_path: str, dtype: torch.dtype | Literal["auto"], attention: str = "sdpa", **more: Any) -> "VLM":
-        """As `load_model` and `load_preprocessor` do."""
-        preprocessor = load_preprocessor(model_path)  # first: it is quicker to complain
+        """Load a model and its preprocessor; see `load_model` and `load_preprocessor`."""
+        preprocessor = load_preprocessor(model_path)  # first, because it finds errors sooner
         return cls(load_model(model_path, dtype, attention, **more), preprocessor)
 
     @property
     def family(self) -> Family:
-        """What the model's parts are called."""
+        """The model's family, which names its parts."""
         return self.preprocessor.family
 
     @property
@@ -39,8 +39,8 @@ class VLM:
 
     @property
     def decoder(self) -> str:
-        """How it answers: as its page says, but batched wherever it looks back no further than so many places, which
-        gaps count among."""
+        """The name of its decoder: the one in its family's config file, but `batched` if a sliding window is shorter
+        than its context. Such a window counts gaps as places."""
         text = self.model.config.get_text_config()
         window = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
         return "batched" if window and window < self.preprocessor.context else self.family.decoder
@@ -62,7 +62,7 @@ class VLM:
         return self.place(self.preprocessor.join(rows, side))
 
     def place(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors on the model's device, those of numbers with a fraction in its dtype."""
+        """The inputs on the model's device, with floating-point tensors in the model's dtype."""
         device, dtype = self.model.device, self.model.dtype
         return {
             key: each.to(device, dtype) if each.is_floating_point() else each.to(device) for key, each in inputs.items()
@@ -74,13 +74,13 @@ class VLM:
 
 
 def logits(model: nn.Module, batch: Mapping[str, Tensor], read: Tensor, head: nn.Module | None = None) -> Tensor:
-    """Logits at the places `read` (N,) of a batch's rows laid end to end, (N, vocabulary): the head is shown no others.
+    """Logits (N, vocabulary) at the places `read` (N,) of a batch's rows laid end to end. The head computes no others.
 
-    `logits_to_keep` would take a mask, whose places a GPU has to be asked for, in the backward pass once more.
+    `logits_to_keep` would need a mask, whose places the CPU would ask the GPU for, and again in the backward pass.
 
     Args:
-        batch: what `join` gives.
-        head: the model's output embeddings, of a model that is wrapped and cannot give them.
+        batch: the result of `join`.
+        head: the model's output embeddings, if the model is wrapped and cannot return them.
     """
     head = head or model.get_output_embeddings()
     with head.register_forward_pre_hook(lambda _, shown: shown[0].flatten(0, 1).index_select(0, read)):
@@ -88,15 +88,15 @@ def logits(model: nn.Module, batch: Mapping[str, Tensor], read: Tensor, head: nn
 
 
 def positions(model: nn.Module, ids: Tensor, mask: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Where the tokens of some beginnings are: a token's place among its row's, unless the model counts otherwise.
+    """The positions of the tokens of some beginnings: how many tokens of the row precede each, unless a model differs.
 
-    A picture's tokens may have their rows and columns in it for their places, and then take fewer of the text's than
-    they are; such a model gives them itself, and all three kinds of them. Behind a picture each token has its place
-    among the row's and the row's offset, of every kind.
+    Some models give a picture's tokens their row and column in it as positions (three kinds in all), so a picture takes
+    fewer positions than tokens. The model's `get_rope_index` computes them. Behind a picture, each kind of a token's
+    position is the number of tokens before it plus its row's offset.
 
     Args:
         ids, mask: (rows, tokens); 0 in the mask where there is no token.
-        inputs: what the model is given for the pictures among them, in the rows' order, token types included.
+        inputs: the model's inputs for the pictures, in the rows' order, token types included.
 
     Returns:
         Position ids, (rows, tokens) or (3, rows, tokens), and each row's offset, (rows,).
@@ -109,8 +109,8 @@ def positions(model: nn.Module, ids: Tensor, mask: Tensor, inputs: Mapping[str, 
 
 
 def look_up(model: nn.Module, first: int, vectors: Tensor) -> None:
-    """Let a model embed the tokens from `first` on as `vectors`. What else it looks up by token, such as embeddings for
-    each layer, is that of padding then, which a picture's tokens have too."""
+    """Make a model embed the tokens from `first` on as `vectors`. In its other tables by token, such as the embeddings
+    for each layer, they become padding, as a picture's tokens do."""
     words = model.get_input_embeddings()
     embed = words.forward
 
