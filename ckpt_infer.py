@@ -4,8 +4,8 @@
   accelerate launch --config_file config/accelerate/ddp.yaml ckpt_infer.py ...      (several GPUs: each answers a part)
   python ckpt_infer.py --backend openai --base_url http://localhost:8000/v1 --model_path MERGED ...   (a server)
 
-Each response is kept as soon as it is there: stopped at any moment, the same command goes on where it was. Exit code 3:
-the run is through, but some responses are missing, for the reasons listed.
+Each response is kept as soon as it is finished: after a stop at any moment, the same command resumes. Exit code 3: the
+run has finished, but some responses are missing, for the reasons listed.
 """
 
 from safeeraser import infer
@@ -15,7 +15,7 @@ from safeeraser.infer.options import INCOMPLETE, arguments, speak
 
 @command
 def main() -> int:
-    """Read the arguments, infer."""
+    """Read the arguments and infer."""
     given = arguments(__doc__).parse_args()
     speak()
     return INCOMPLETE if infer(**vars(given)).missing else 0

@@ -6,10 +6,10 @@
   python eval_all.py --judge qwen3guard --base_url http://localhost:8000/v1 --sarr_judge rules --input_file ...
   python eval_all.py --check_judge --judge ...              (docs/guides/score-and-judge.md; --label_sheet, --agree)
 
-Writes the verdicts beside the responses to --output_file_rr, and the release's statistics beside it, as .txt. Every
-reply is kept in --store: stopped at any moment, the same command pays for none twice. Exit code 3: more replies failed
-than --max_failed allows, or more responses are blank than --max_blank does, so that figures were withheld; or the judge
-that is checked falls short of --min_accuracy.
+Writes the responses with their verdicts to --output_file_rr, and the release's statistics next to that file, as .txt.
+Every reply is kept in --store: after a stop at any moment, the same command pays for none twice. Exit code 3: figures
+were withheld, because more replies failed than --max_failed allows or more responses are blank than --max_blank
+allows; or the judge that is checked falls short of --min_accuracy.
 """
 
 from safeeraser import score
@@ -17,12 +17,12 @@ from safeeraser.errors import command
 from safeeraser.keys import hide_key
 from safeeraser.score.options import arguments
 
-INCOMPLETE = 3  # the exit code of a run that is through, but whose figures, or judge, must not stand as they are
+INCOMPLETE = 3  # exit code: the run has finished, but figures are withheld or the judge failed its check
 
 
 @command
 def main() -> int:
-    """Read the arguments, score."""
+    """Read the arguments and score."""
     scored = score(**vars(arguments(__doc__).parse_args()))
     return INCOMPLETE if scored and scored.withheld else 0
 

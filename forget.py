@@ -7,12 +7,11 @@ from safeeraser.errors import command
 
 @command
 def main() -> int:
-    """Compose and check the settings of each run, then unlearn; exit code 3 where one is whole but did not get to the
-    hub."""
+    """Compose and check the settings of each run, then unlearn. Exit code 3: a finished run did not get to the hub."""
     from safeeraser.unlearn.config.compose import from_command_line
 
     pages = from_command_line()
-    from safeeraser.publish import unlearn_and_publish  # only now, since torch takes its time
+    from safeeraser.publish import unlearn_and_publish  # imported late: torch loads slowly
     from safeeraser.unlearn.config.read import read_settings
 
     runs = [read_settings(page) for page in pages]

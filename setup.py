@@ -1,4 +1,4 @@
-"""For tools that still call it: what is packaged, and what it needs, is in pyproject.toml."""
+"""For tools that still call setup.py: pyproject.toml says what is packaged, and what it requires."""
 
 from setuptools import setup
 

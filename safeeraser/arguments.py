@@ -1,4 +1,4 @@
-"""Command lines whose mistakes are one line on stderr, like any other bad input."""
+"""Parsers of command lines that report a mistake as one line on stderr, like any other bad input."""
 
 import argparse
 import json
@@ -15,15 +15,15 @@ from safeeraser.errors import BadInput, nearest
 
 
 class Arguments(argparse.ArgumentParser):
-    """An `ArgumentParser` that raises `BadInput`, and never repeats a value: it may be an API key."""
+    """An `ArgumentParser` that raises `BadInput`. It never repeats stray words or the value of an unknown option."""
 
     def __init__(self, **kwargs):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
     def parse_args(self, args=None, namespace=None):
-        """As argparse does it, but an unknown option is answered with the nearest known one."""
+        """Parse as argparse does, but answer an unknown option with the nearest known one."""
         if not self._subparsers:
-            # Before argparse misses a required option that is only mistyped.
+            # First, because argparse would report a required option that is only mistyped as missing.
             self._refuse_unknown(sys.argv[1:] if args is None else args)
         parsed, rest = self.parse_known_args(args, namespace)
         if rest:
@@ -32,9 +32,9 @@ class Arguments(argparse.ArgumentParser):
         return parsed
 
     def keywords(self, given: Mapping[str, Any]) -> argparse.Namespace:
-        """What `parse_args` makes of a command line that says the same as these keywords.
+        """The namespace that `parse_args` makes of a command line with the same content as `given`.
 
-        Lists stand for words with commas between, dicts for JSON. Values that no word could give are taken as they are.
+        Lists become words with commas between, dicts JSON. A value that no word can express is taken as it is.
         """
         words, others = [], {}
         for key, value in given.items():
@@ -57,23 +57,23 @@ class Arguments(argparse.ArgumentParser):
         known = {name: action for action in self._actions for name in action.option_strings if name.startswith("--")}
         for option in (word.split("=")[0] for word in words if word[:2] == "--" != word):
             if option not in known:
-                # Unless it begins as one does, it may name what one takes: `--adapter` for `--checkpoint_path ADAPTER`.
+                # If it begins no known name, it may be a placeholder: `--adapter` for `--checkpoint_path ADAPTER`.
                 takes = [name for name, action in known.items() if option == f"--{action.metavar}".lower()]
                 meant = option if any(name.startswith(option) for name in known) else (*takes, option)[0]
                 raise BadInput(f"unknown option '{option}'; {nearest(meant, known)}")
 
     def error(self, message: str) -> NoReturn:
-        """What argparse finds wrong, without its usage page."""
+        """Raise `BadInput` with argparse's message; argparse itself would print its usage."""
         raise BadInput(f"{message} (see --help)")
 
 
 def option(default: Any = MISSING, *, help: str, group: str = "", **how: Any) -> Any:
-    """A field of a dataclass of options that a command line has as `--NAME`, with its help and its group.
+    """A dataclass field that a command line offers as `--NAME`, with its help and its group.
 
     Args:
         default: without one the option is required.
-        how: what else `add_argument` takes. A field whose default is False is a flag; a path or a number, or None, that
-            its annotation says, is parsed as one unless `type` is given.
+        how: further arguments of `add_argument`. A field whose default is False is a flag. A field annotated as a path
+            or a number, or None, is parsed as one unless `type` is given.
     """
     if default is False:
         how = {"action": "store_true"} | how
@@ -87,11 +87,11 @@ def add_options(
     but: Iterable[str] = (),
     says: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Give a command line the options that dataclasses declare by `option`, in their order.
+    """Give a command line the options that dataclasses declare with `option`, in their order.
 
     Args:
         but: fields that this command line does not have.
-        says: what the help says of a group, by its title.
+        says: the help text of each group, by the group's title.
     """
     groups: dict[str, Container] = {"": parser} | {entry.title: entry for entry in parser._action_groups if entry.title}
     for entry in (
@@ -107,12 +107,12 @@ def add_options(
 
 
 def options_in(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the parsed options that a dataclass has a field for, as keywords to make it of."""
+    """The parsed options for which a dataclass has a field, as keyword arguments to make it."""
     return {entry.name: given[entry.name] for entry in fields(kind) if entry.name in given}
 
 
 def one_of(what: str, known: Iterable[str]) -> Callable[[str], str]:
-    """An argument type that accepts the `known` names. Unlike argparse's `choices` it names the nearest one."""
+    """An argument type that accepts the `known` names. Unlike argparse's `choices` it suggests the nearest one."""
 
     def check(name: str) -> str:
         if name not in known:
@@ -142,7 +142,7 @@ def count_or(word: str) -> Callable[[str], int | None]:
 
 
 def several(what: str, known: Iterable[str] | None = None) -> Callable[[str], tuple[str, ...]]:
-    """An argument type: words with commas between, each of them `known` if that is given."""
+    """An argument type: words with commas between; if `known` is given, each word must be in it."""
 
     def split(text: str) -> tuple[str, ...]:
         words = tuple(word.strip() for word in text.split(","))
@@ -165,7 +165,7 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 def without_credentials(url: str | None) -> str | None:
-    """An address as files may hold it: less a name and a password, and what follows a question mark."""
+    """The address as files may hold it: without name and password, and without the part from a question mark on."""
     return url and re.sub(r"(?<=://)[^/]*@|\?.*", "", url)
 
 

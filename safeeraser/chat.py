@@ -1,10 +1,10 @@
 """One client for every server that speaks the OpenAI protocol: OpenAI itself, vLLM, llama.cpp, Ollama and the like.
 
-What a call needs is the official client's: connections, timeouts, and retries that back off and wait as long as
-Retry-After says. What a run of thousands of calls needs is here: many at a time but never more than asked for, a pause
-where the server limits the rate, and an end as soon as no further call can succeed.
+The official client handles a single call: connections, timeouts, and retries that back off and heed Retry-After. This
+module handles a run of thousands of calls: many at a time but never more than asked for, a pause where the server
+limits the rate, and an end as soon as no further call can succeed.
 
-The API key goes to the client and nowhere else, and no text of a server's is shown (see `replies`).
+Only the client sends the API key, and no text from a server is shown (see `replies`).
 """
 
 import asyncio
@@ -28,11 +28,11 @@ from safeeraser.replies import FILTERED, GARBAGE, Failure, Reply, discreet, outc
 
 Key = TypeVar("Key")
 
-ROUNDS = 3  # how often a call comes back after a pause, once the client's own retries met nothing but the rate limit
-PAUSE = 30.0  # seconds of such a pause where the server names none; limits count by the minute
-GARBAGE_PAUSE, LONGEST_GARBAGE_PAUSE = 0.5, 8.0  # seconds before asking again after an answer that is none
-LONGEST_PAUSE = 3600.0  # seconds; a server that asks for more has a limit by the day
-PATIENCE = 8  # calls in a row without an answer, at least, before the server counts as gone
+ROUNDS = 3  # how often a call is repeated after a pause, once the client's own retries have ended in the rate limit
+PAUSE = 30.0  # seconds of such a pause where the server names none; usual limits are by the minute
+GARBAGE_PAUSE, LONGEST_GARBAGE_PAUSE = 0.5, 8.0  # seconds before a retry after an answer that is no completion
+LONGEST_PAUSE = 3600.0  # seconds; a server that asks for more has a daily limit
+PATIENCE = 8  # the server counts as gone only after at least so many unanswered calls in a row
 
 _KEY_CODES = ("invalid_api_key",)
 _MODEL_CODES = ("model_not_found",)
@@ -46,14 +46,14 @@ class Chat(Generic[Key]):
     """Asks one model of one server, `concurrency` calls at a time.
 
     Args:
-        who: how messages name the server, as in "the judge at api.openai.com cannot be reached".
-        requests_per_minute: requests go out at this rate at most, evenly spaced. Retries count, as they do for the
-            server. None: as fast as the answers come.
+        who: the name of the server in messages, as in "the judge at api.openai.com cannot be reached".
+        requests_per_minute: the most requests a minute, evenly spaced. Retries count, as they do for the server. None:
+            requests go out as fast as the answers come.
         timeout: seconds without a byte from the server after which an attempt is given up.
-        retries: attempts of a call after the first, by the client.
+        retries: attempts of a call after its first.
 
     Raises:
-        BadInput: `base_url` is no address.
+        BadInput: `base_url` is no address of a server, or the environment's proxy settings cannot be used.
     """
 
     model: str = field(kw_only=False)
@@ -68,11 +68,11 @@ class Chat(Generic[Key]):
     def __post_init__(self) -> None:
         self._gap = 60.0 / self.requests_per_minute if self.requests_per_minute else 0.0
         self._next = 0.0  # when the next request may go out, on the monotonic clock
-        self._reached, self._unanswered = False, 0  # whether the server ever answered; calls in a row that it did not
-        self._accepted, self._refused = False, 0  # whether it ever took a request; calls in a row that it refused
+        self._reached, self._unanswered = False, 0  # whether the server ever answered; unanswered calls in a row
+        self._accepted, self._refused = False, 0  # whether it ever accepted a request; refused calls in a row
         self.address, host = self._resolve()
         self._where = f"{self.who} at {host}"
-        # They write a line a request at INFO and whole requests at DEBUG. A level that was set on purpose stays.
+        # These libraries log a line a request at INFO, full requests at DEBUG. A level that was set on purpose stays.
         for name in ("openai", "httpx2", "httpcore2"):
             if logging.getLogger(name).level == logging.NOTSET:
                 logging.getLogger(name).setLevel(logging.WARNING)
@@ -82,16 +82,16 @@ class Chat(Generic[Key]):
     ) -> Generator[tuple[Key, Reply | Failure], None, None]:
         """Yield each call's outcome as calls finish, in any order.
 
-        A call is a key and a function that makes the request: the keyword arguments of `chat.completions.create` but
-        the model. `calls` is read no further than there is room, and a request is made only when its call starts, so
-        no more than `concurrency` of them exist at a time. Whatever `calls` or a function raises ends the run.
+        A call is a key and a function that makes the request: the keyword arguments of `chat.completions.create` except
+        `model`. `calls` is read only as calls find room, and a request is made only when its call starts. So at most
+        `concurrency` requests exist at a time. An exception from `calls` or from such a function ends the run.
 
-        The first call goes alone: if the key is wrong, it is the only one to find out. Closing the generator cancels
-        what is in flight; `contextlib.closing` does so in time whatever happens.
+        The first call goes alone, so a wrong key costs one call. Closing the generator cancels the calls in flight;
+        `contextlib.closing` closes it in time whatever happens.
 
         Raises:
             BadInput: the key, the model, the address or the account is wrong, which no retry mends, or the server
-                stopped answering. What was answered before has been yielded.
+                stopped answering. Outcomes of earlier calls have been yielded by then.
         """
         waiting, room, client = iter(calls), 1, self._open()
         flying: dict[Future[Reply | Failure], Key] = {}
@@ -119,11 +119,11 @@ class Chat(Generic[Key]):
         )
 
     def _resolve(self) -> tuple[str, str]:
-        """The address as the client understands it, less a name and a password, and the host in it."""
+        """The address as the client understands it, without name and password, and the host in it."""
         error = None
         try:
             url = self._open().base_url
-        except Exception as caught:  # which ones is the HTTP library's own affair
+        except Exception as caught:  # the HTTP library may raise any kind of error
             error = type(caught).__name__
         if error:
             raise BadInput(f"--base_url or the environment's proxy settings cannot be used ({error})")
@@ -159,7 +159,7 @@ class Chat(Generic[Key]):
         for left in reversed(range(self.retries + 1)):
             try:
                 answer: object = await client.chat.completions.create(model=self.model, **request)
-            except Exception as error:  # a server may send anything, and the client raises what its parts happen to
+            except Exception as error:  # a server may send anything, and any part of the client may fail on it
                 answer = error
             if not left or getattr(outcome(answer, None), "kind", None) != GARBAGE:
                 break
@@ -168,10 +168,10 @@ class Chat(Generic[Key]):
         return answer
 
     def _hold(self, error: openai.RateLimitError) -> None:
-        """Let nobody ask for as long as the server wants.
+        """Hold all requests back for as long as the server asks.
 
-        The client waits for two minutes at most: longer ones it does not try. And all its retries together take half
-        a minute where the server names no time, less than it takes until a limit by the minute is lifted.
+        The client itself waits at most two minutes, and does not retry if the server asks for more. Where the server
+        names no time, all its retries together take half a minute, which is less than a limit by the minute lasts.
         """
         seconds = PAUSE
         with suppress(ValueError):
@@ -180,7 +180,7 @@ class Chat(Generic[Key]):
             hours = f"{seconds / 3600:.1f} hours"
             raise BadInput(f"{self._where} takes no more calls for {hours} (HTTP 429); the same command goes on then")
         until = time.monotonic() + seconds
-        if until > self._next + seconds / 2:  # not once more for every call that comes back from the same limit
+        if until > self._next + seconds / 2:  # not once more for every call that met the same limit
             log.warning("%s limits the rate of calls: waiting %.0f s", self._where, seconds)
             self._next = until
 
@@ -201,9 +201,9 @@ class Chat(Generic[Key]):
             raise BadInput(f"{where} cannot be reached; is --base_url right?")
 
     def _stop_if_gone(self, answer: object, reply: Reply | Failure) -> None:
-        """A server that died in the night must not use up the rest of the calls.
+        """Raise `BadInput` once a server refuses every call or is gone, so that the remaining calls are not lost.
 
-        All calls in flight fail together when it dies, so there must be as many in a row as can be in flight.
+        When a server dies, all calls in flight fail together, so at least that many in a row must have failed.
         """
         status = getattr(answer, "status_code", 200)
         kind = reply.kind if isinstance(reply, Failure) else ""
@@ -219,7 +219,7 @@ class Chat(Generic[Key]):
             if status != 429 and status < 500 and kind != GARBAGE:
                 self._unanswered = 0
                 return
-            patience *= 2 if kind == GARBAGE else 1  # it lives, whatever it says
+            patience *= 2 if kind == GARBAGE else 1  # the server is alive, even if it sends nonsense
         self._unanswered += 1
         if self._unanswered >= patience:
             count = f"the last {self._unanswered} calls ({kind})"
@@ -228,9 +228,9 @@ class Chat(Generic[Key]):
 
 @contextmanager
 def _loop_beside(client: openai.AsyncOpenAI) -> Iterator[asyncio.AbstractEventLoop]:
-    """An event loop in a thread of its own, which in the end cancels what is in flight and closes the client.
+    """An event loop in a thread of its own. At the end it cancels the calls in flight and closes the client.
 
-    In the caller's thread a Ctrl-C could strike within the loop and lose a step of it, and the calls would stand still
+    In the caller's thread a Ctrl-C could strike within the loop and lose one of its steps. The calls would also pause
     while the caller works.
     """
     loop = asyncio.new_event_loop()
@@ -239,8 +239,8 @@ def _loop_beside(client: openai.AsyncOpenAI) -> Iterator[asyncio.AbstractEventLo
 
     async def close() -> None:
         """Leave nothing open in the loop."""
-        # Only the calls: what the HTTP library started for them it ends itself, and a task of its that is cancelled
-        # before its first step complains of a coroutine that was never awaited.
+        # Cancel the calls alone. The HTTP library ends its own tasks, and if one is cancelled before its first step,
+        # Python warns about a coroutine that was never awaited.
         ours = Chat._call.__code__
         tasks = [task for task in asyncio.all_tasks() if getattr(task.get_coro(), "cr_code", None) is ours]
         for task in tasks:
@@ -252,7 +252,7 @@ def _loop_beside(client: openai.AsyncOpenAI) -> Iterator[asyncio.AbstractEventLo
     try:
         yield loop
     finally:
-        if not sys.is_finalizing():  # else the thread is gone already, and waiting for it would last forever
+        if not sys.is_finalizing():  # at exit the thread is gone already, and waiting for it would never end
             try:
                 asyncio.run_coroutine_threadsafe(close(), loop).result()
             finally:

@@ -1,4 +1,4 @@
-"""How a command of this project fails: bad input is one clear line and exit code 2."""
+"""How commands of this project fail: bad input prints one clear line and exits with code 2."""
 
 import errno
 import functools
@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
-# What the extra `train` installs, by the names that are imported. Scoring and the report need none of it.
+# The packages that the extra `train` installs, by import name. Scoring and the report need none of them.
 TRAINING = ("torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "hydra", "omegaconf", "psutil")
 
 
@@ -16,12 +16,12 @@ class BadInput(Exception):
     """Something the user gave cannot be used. The message names the file, the record and the key."""
 
     def __init__(self, message: str) -> None:
-        # What a process that loads data raises, torch raises anew with that process's traceback before its own words.
+        # torch raises an error of a data-loading process again, with that process's traceback before the message.
         super().__init__(message.rpartition(f"{__name__}.{BadInput.__name__}: ")[2].rstrip())
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal has ended a command, which has kept what resumes it: the message says how."""
+    """A signal has ended a command. The command has kept what it needs to resume, and the message says how."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -29,29 +29,29 @@ class Interrupted(KeyboardInterrupt):
 
 
 def note(text: str) -> None:
-    """Print what must be known though nothing has failed, on stderr."""
+    """Print on stderr what the user must know although nothing has failed."""
     print(f"note: {text}", file=sys.stderr)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The hint that follows an unknown name: the nearest known one, and all of them."""
+    """The hint that follows an unknown name: the nearest known name, and all known names."""
     known = sorted(known)
-    plain = {each.lower().replace("+", ""): each for each in known}  # PO+PD, as tables have it, is popd
+    plain = {each.lower().replace("+", ""): each for each in known}  # tables write popd as PO+PD
     close = get_close_matches(name.lower().replace("+", ""), plain, n=1, cutoff=0.5)
     hint = f"did you mean '{plain[close[0]]}'? " if close else ""
     return f"{hint}known: {', '.join(known) or 'none'}"
 
 
 def command(main: Callable[..., int | None]) -> Callable[..., None]:
-    """Wrap a command's main function: what cannot be used prints one line and exits 2, Ctrl-C exits 130.
+    """Wrap a command's main function: unusable input prints one line and exits with 2; Ctrl-C exits with 130.
 
-    That is `BadInput`, too long a path, and a package of the extra `train` that is not installed. `main` itself imports
-    what needs such a package.
+    Such input is a `BadInput`, a path that is too long, or a missing package of the extra `train`. `main` itself must
+    import what needs such a package.
     """
 
     @functools.wraps(main)
     def run(*args, **kwargs) -> None:
-        """Run the command, and raise `SystemExit` with its exit code; a fault of the code is raised as it is."""
+        """Run the command, and raise `SystemExit` with its exit code; an error in the code is raised unchanged."""
         try:
             code = main(*args, **kwargs)
         except BadInput as error:
@@ -63,7 +63,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
             needed = f"{_called()} needs {lacking[0]}. Install it with pip install -e '.[train]'"
             sys.exit(_fail(needed, 2))
         except OSError as error:
-            # Wherever a path is first looked at: it would be much to ask that each of those places thinks of it.
+            # A path may be opened first in many places, and it would be much to ask that each checks its length.
             if error.errno != errno.ENAMETOOLONG:
                 raise
             sys.exit(_fail(f"{error.filename}: {error.strerror}", 2))
@@ -77,8 +77,8 @@ def command(main: Callable[..., int | None]) -> Callable[..., None]:
 
 
 def _called() -> str:
-    """The command that runs, as its user names it."""
-    module = sys.modules["__main__"].__spec__  # of `python -m`, else None
+    """The name of the running command, as its user knows it."""
+    module = sys.modules["__main__"].__spec__  # set under `python -m`, else None
     return f"python -m {module.name.removesuffix('.__main__')}" if module else Path(sys.argv[0]).name
 
 

@@ -1,4 +1,4 @@
-"""Which key goes to which server: a key belongs to a host, and is sent to no other."""
+"""Which key goes to which server: a key belongs to one host, and is sent to no other."""
 
 import ipaddress
 import os
@@ -15,31 +15,31 @@ from safeeraser.errors import BadInput
 
 OPENAI = "https://api.openai.com/v1"
 OPENAI_KEY = "OPENAI_API_KEY"
-GIVEN = "SAFEERASER_API_KEY"  # holds what --api_key named, once it has left the process list
+GIVEN = "SAFEERASER_API_KEY"  # holds the key of --api_key after it has left the process list
 OVER_HTTP = "KEY_OVER_HTTP"  # names the hosts, with commas between, to which a key may go unencrypted
-OF_HOST = "KEY_FOR_"  # before a host's name, as in KEY_FOR_GPU_8000: the variable of a server of one's own
-NONE = "none"  # a server that needs no key takes any word, and the client wants one
+OF_HOST = "KEY_FOR_"  # prefix of the variable for a server of your own, as in KEY_FOR_GPU_8000
+NONE = "none"  # a server that needs no key accepts any word, and the client requires one
 
 
 class ApiKey(NamedTuple):
-    """What a server is sent as its key. `lacking`: where that is none, what to set if the server wants one."""
+    """The key that a server is sent. `lacking`: where there is none, what to set if the server requires one."""
 
     text: str
     lacking: str = ""
 
 
 def address_of(base_url: str | None) -> str:
-    """Where the client turns to."""
+    """The address that the client asks."""
     return base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
 
 
 def host_of(url: str) -> str:
-    """The host in an address, with its port if it names one; empty where the address is none."""
+    """The host in an address, with its port if it names one; empty if the address is invalid."""
     try:
         parts = urlsplit(url)
         return f"{parts.hostname}:{parts.port}" if parts.port else parts.hostname or ""
     except ValueError:
-        return ""  # which the client says plainly
+        return ""  # the client reports this plainly
 
 
 def is_openai(url: str) -> bool:
@@ -48,7 +48,7 @@ def is_openai(url: str) -> bool:
 
 
 def openai_key(base_url: str | None, *also: str | None) -> list[str]:
-    """OpenAI's variable, if its key may go to `base_url`: to OpenAI, where OPENAI_BASE_URL says, and to `also`."""
+    """`[OPENAI_KEY]` if that key may go to `base_url`: to OpenAI, OPENAI_BASE_URL, or `also`; else an empty list."""
     url, others = address_of(base_url), {host_of(address_of(each)) for each in (None, *also)}
     return [OPENAI_KEY] if is_openai(url) or host_of(url) in others else []
 
@@ -58,12 +58,12 @@ def read_key(
 ) -> ApiKey:
     """The key for the server at `base_url`: `given`, or the first of the environment's `variables` that is set.
 
-    A server other than OpenAI's has one more variable, named for its host, and may do without. Over plain http a key
-    goes to this machine, and to hosts that the variable `OVER_HTTP` names.
+    A server other than OpenAI's has one more variable, named after its host, and may do without a key. Over plain http
+    a key goes only to this machine, and to hosts that the variable `OVER_HTTP` names.
 
     Raises:
-        BadInput: there is none for OpenAI's server (the line ends with `otherwise`, the other way out), or it cannot
-            be one.
+        BadInput: OpenAI's server needs a key and there is none (the message ends with `otherwise`, the alternative to a
+            key), or the text cannot be a key.
     """
     url = address_of(base_url)
     names = [*variables, *([] if is_openai(url) else [OF_HOST + re.sub(r"\W", "_", host_of(url)).upper()])]
@@ -84,7 +84,7 @@ def read_key(
 
 
 def given_key(key: str | None, file: Path | None) -> str | None:
-    """The key that a command line names, in words or by a file. Raises `BadInput` where it names two, or none in it."""
+    """The key that a command line gives, as text or in a file. Raises `BadInput` for both at once, or an empty file."""
     key = key or os.environ.get(GIVEN)
     if key and file:
         raise BadInput("--api_key and --api_key_file: give one of them")
@@ -94,7 +94,7 @@ def given_key(key: str | None, file: Path | None) -> str | None:
 
 
 def hide_key() -> None:
-    """Start again with the key in the environment: what is on a command line is in everybody's process list."""
+    """Restart the program with the key in the environment: every user can read a command line in the process list."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--api_key", nargs="?")
     given, rest = parser.parse_known_args()
@@ -108,7 +108,7 @@ def _may_carry_key(url: str) -> bool:
     try:
         parts = urlsplit(url)
     except ValueError:
-        return True  # nothing is sent there
+        return True  # nothing is sent to an invalid address
     host, allowed = parts.hostname or "", os.environ.get(OVER_HTTP, "").lower().split(",")
     if parts.scheme != "http" or host == "localhost" or host in map(str.strip, allowed):
         return True

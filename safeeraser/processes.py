@@ -19,12 +19,12 @@ from safeeraser.errors import BadInput
 
 Batch = TypeVar("Batch")
 
-ROOM = "a container has more with --ipc=host or --shm-size=8g; workers=0 needs none"  # in shared memory
+ROOM = "a container has more with --ipc=host or --shm-size=8g; workers=0 needs none"  # how to get more shared memory
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Which of how many processes this one is; without a launcher it is alone."""
+    """The rank of this process and how many processes there are; without a launcher it is alone."""
 
     rank: int = 0
     count: int = 1
@@ -32,11 +32,11 @@ class Processes:
 
     @classmethod
     def join(cls) -> "Processes":
-        """Meet the others, if there are any."""
+        """Join the group of the processes that a launcher started, if there is more than one."""
         count = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
         if count == 1:
             return cls()
-        # Over gloo, which runs anywhere, as little is sent. They meet soon or not at all, but may end days apart.
+        # Little is sent, so gloo will do, which runs anywhere. Processes meet soon or never, but may end days apart.
         distributed.init_process_group("gloo", timeout=timedelta(minutes=10))
         processes = cls(distributed.get_rank(), count, distributed.new_group(timeout=timedelta(days=30)))
         if torch.cuda.is_available():
@@ -45,7 +45,7 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether this one writes what all have made."""
+        """Whether this process writes the results of all processes."""
         return self.rank == 0
 
     @property
@@ -57,7 +57,7 @@ class Processes:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
 
     def gather(self, value: Any) -> list[Any]:
-        """What each process calls this with, in the order of their ranks; waits for all of them."""
+        """The values with which all processes call this method, in the order of their ranks; waits for all of them."""
         if self.count == 1:
             return [value]
         values = [None] * self.count
@@ -65,15 +65,15 @@ class Processes:
         return values
 
     def union(self, value: Any) -> Any:
-        """What all processes call this with, in one: a set, or a dict in which the last one's values hold."""
+        """The union of all processes' values: a set, or a dict in which the value of the highest rank prevails."""
         return reduce(or_, self.gather(value))
 
 
 def check_gpu() -> None:
-    """Refuse to compute on the CPU beside a GPU that is there: a model of 7B would take weeks, and end in "done".
+    """Refuse to compute on the CPU if torch cannot use a GPU that is there: a 7B model would silently take weeks.
 
     Raises:
-        BadInput: torch sees a GPU and cannot use it, which a driver older than its CUDA brings about.
+        BadInput: torch sees a GPU but cannot use it, which happens if the driver is too old for torch's CUDA version.
     """
     if torch.cuda.is_available() or not torch.cuda.device_count():
         return
@@ -89,14 +89,14 @@ def check_gpu() -> None:
 
 
 def tensors(batch: Any) -> list[Tensor]:
-    """All that a batch holds."""
+    """All tensors in a batch."""
     return [each for each in tree_leaves(batch) if isinstance(each, Tensor)]
 
 
 def share_memory(batch: Any) -> None:
-    """Lay a batch in shared memory. Raises RuntimeError if that is full.
+    """Move a batch into shared memory. Raises RuntimeError if shared memory is full.
 
-    torch would lay it there by itself, but in a thread whose errors are only printed: the command would wait for ever.
+    torch would move it by itself, but in a thread that only prints its errors: the command would then wait forever.
     """
     for each in tensors(batch):
         if each.numel():
@@ -104,7 +104,7 @@ def share_memory(batch: Any) -> None:
 
 
 def hand_over(batch: Batch) -> Batch:
-    """What a loading process has made, in shared memory, where the command finds it; elsewhere as it is.
+    """A batch, moved to shared memory if a loading process made it, so that the command finds it; else unchanged.
 
     Raises:
         BadInput: shared memory is full.
@@ -118,10 +118,10 @@ def hand_over(batch: Batch) -> Batch:
 
 
 def leave_together() -> None:
-    """End the group of processes, if there is one, when all have come here.
+    """End the group of processes, if there is one, once all of them have arrived here.
 
-    gloo's threads need the interpreter once more, to let go of the last collective's tensors. A process that is on its
-    way out by then is aborted, and the launcher takes the others along (1 run in 14).
+    gloo's threads need the interpreter once more, to release the last collective's tensors. A process that is already
+    exiting by then is aborted, and the launcher stops the others too (1 run in 14).
     """
     if distributed.is_initialized():
         distributed.barrier()

@@ -1,4 +1,4 @@
-"""How a long run shows how far it is: a bar on a terminal, a line a minute in a log file."""
+"""How a long run shows its progress: a bar on a terminal, a line a minute in a log file."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ EVERY = 60.0  # seconds between lines
 
 
 def first_process() -> bool:
-    """Whether this is the first of the processes that a launcher started, which speaks for all."""
+    """Whether this is the first of the processes that a launcher started; it prints for all of them."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -22,14 +22,14 @@ def first_process() -> bool:
 def progress(
     what: str, total: int, *, shown: bool = True, more: Callable[[], str] = lambda: ""
 ) -> Iterator[Callable[[int], None]]:
-    """Yields what is called with the number of things that have come.
+    """Show progress, and yield a function that takes the number of things that were just done.
 
-    The bar vanishes at the end. All of it goes to stderr.
+    The bar vanishes at the end. All output goes to stderr.
 
     Args:
-        what: the things, as in "120 of 960 responses".
-        shown: whether to show anything; of several processes only one does.
-        more: what else there is to show at any time.
+        what: the things that are counted, as in "120 of 960 responses".
+        shown: whether to show anything; with several processes only one does.
+        more: a function whose text is added to each line.
     """
     console, began = Console(stderr=True), time.monotonic()
     done, printed = 0, began

@@ -1,6 +1,6 @@
-"""What surrounds a run of unlearning: the model card that it leaves, and the way to the hub if it is to go there.
+"""The steps around an unlearning run: writing its model card and, if asked for, sending run and card to the hub.
 
-The rooms for both, `unlearn` and `report`, know nothing of each other.
+They are here because the subpackages `unlearn` and `report` do not import each other.
 """
 
 import logging
@@ -17,14 +17,14 @@ log = logging.getLogger(__name__)
 
 
 def unlearn_and_publish(settings: Settings) -> Unlearned | None:
-    """Unlearn, write the run's card, and send both where that is asked for. Returns and raises as `unlearn` does.
+    """Unlearn, write the run's card, and send both if that is asked for. Returns and raises as `unlearn` does.
 
     Raises:
-        BadInput: also if `push_to_hub` cannot work, as far as that is known without asking the hub.
+        BadInput: also if `push_to_hub` cannot work, where this can be known without asking the hub.
     """
     if settings.push_to_hub and first_process():
         repo = settings.hub_model_id or ""  # it is never empty with push_to_hub
-        check_place(repo)  # rather now than when a night of training is over
+        check_place(repo)  # report a mistake now, not after a night of training
         if settings.dry_run:
             seen, sent = "private" if settings.hub_private else "public", MODEL if settings.adapter is None else ADAPTER
             log.info("to the hub, when the run is finished: %s (%s): %s", repo, seen, ", ".join(sent))
@@ -32,9 +32,9 @@ def unlearn_and_publish(settings: Settings) -> Unlearned | None:
 
 
 def publish_after(settings: Settings, done: Unlearned | None) -> Unlearned | None:
-    """Write the card of a run that is finished, and send both where that is asked for; returns `done`.
+    """Write the card of a finished run, and send both if that is asked for; returns `done`.
 
-    Whatever goes wrong now, the run is whole: the log says so, and how to send it again.
+    A failure here leaves the run complete: the log says what failed and, for the hub, how to send the run again.
     """
     if done is None or not settings.save_model or "finished" not in done.record or not first_process():
         return done

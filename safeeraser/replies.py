@@ -1,6 +1,6 @@
-"""What comes of a call to a chat server: a reply or a failure.
+"""The outcome of a call to a chat server: a reply or a failure.
 
-No text that comes from a server or an exception is shown, because servers like to repeat a wrong key, and the prompt.
+No text from a server or an exception is shown, because servers often repeat a wrong key, and the prompt.
 """
 
 import re
@@ -10,18 +10,18 @@ from typing import Any
 import openai
 from openai.types.chat import ChatCompletion
 
-# The same request will meet these again; the statuses that the server's state explains are 429 and 500 upwards.
+# Statuses that the same request gets again. 429, and 500 upwards, come from the server's state instead.
 _AT_FAULT = (400, 413, 422)
-FILTERED = "the server's filter stopped it"  # the kind of failure where the prompt is not let through to the model
-GARBAGE = "no chat completion"  # the kind of failure where a server answers with status 200, but with nothing
+FILTERED = "the server's filter stopped it"  # a kind of failure: the prompt does not reach the model
+GARBAGE = "no chat completion"  # a kind of failure: status 200, but an answer that cannot be read
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A call that was answered; what the server did not say is None, but for the text, which is then empty.
+    """A call that was answered. A field that the server did not send is None, except the text, which is then empty.
 
     `seconds` runs from the first attempt to the answer, with every wait and retry between; None where nobody waited.
-    `finish_reason` is `content_filter` too where the model says by the protocol that it will not answer.
+    `finish_reason` is `content_filter` also where the protocol's field `refusal` takes the place of the text.
     """
 
     text: str
@@ -37,8 +37,8 @@ class Reply:
 class Failure:
     """A call that failed after its retries.
 
-    `kind` is made of names and numbers only, so it is safe to show. With `request_at_fault` asking again is no use, and
-    `parameter` is the one that the server blames, if it does. `server_at_fault`: its status says so (500 upwards).
+    `kind` holds no text from a server, so it is safe to show. `request_at_fault`: asking again is of no use.
+    `parameter`: the one that the server blames, if it names one. `server_at_fault`: the status is 500 or above.
     """
 
     kind: str
@@ -48,16 +48,16 @@ class Failure:
 
 
 def read_body(body: Any) -> Reply | Failure:
-    """The outcome of a call whose answer lies in a file, as the JSON value `body`, instead of coming by the client."""
+    """The outcome of a call whose answer was read from a file, as the JSON value `body`, not received by the client."""
     try:
         answer: object = ChatCompletion.construct(**body)  # as the client does, so that both are read alike
-    except Exception:  # it may be anything, as a server's answer may
+    except Exception:  # `body` may be anything, like a server's answer
         answer = None
     return outcome(answer, None)
 
 
 def outcome(answer: object, seconds: float | None) -> Reply | Failure:
-    """What the client's answer, or exception, comes to."""
+    """The reply or failure that the client's answer or exception amounts to."""
     if isinstance(answer, openai.APIStatusError):
         at_fault = answer.status_code in _AT_FAULT
         if at_fault and answer.code == "content_filter":
@@ -74,12 +74,12 @@ def outcome(answer: object, seconds: float | None) -> Reply | Failure:
 
 
 def plain(value: object) -> str | None:
-    """A server's code or name of a parameter where it is a plain word, so that no text of a server's is shown."""
+    """A server's code or parameter name if it is a plain word, else None: no text from a server is shown."""
     return value if isinstance(value, str) and re.fullmatch(r"[a-z_.]{1,40}", value) else None
 
 
 def discreet(reply: Reply | Failure, key: str) -> Reply | Failure:
-    """The same without the API key, should the server repeat it; its own names only where they look like names."""
+    """The reply with the API key masked in its text; model and fingerprint stay only if they look like names."""
 
     def name(value: str | None) -> str | None:
         return value if value and re.fullmatch(r"[\w.:/@+-]{1,200}", value) and key not in value else None
@@ -91,7 +91,7 @@ def discreet(reply: Reply | Failure, key: str) -> Reply | Failure:
 
 
 def _read(completion: Any, seconds: float | None) -> Reply:
-    """The reply in a completion. The client checks no types, so what is of another type counts as not said."""
+    """The reply in a completion. The client checks no types, so a field of another type counts as not sent."""
 
     def of(kind: type, value: object) -> Any:
         return value if isinstance(value, kind) else None

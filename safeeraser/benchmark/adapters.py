@@ -1,4 +1,4 @@
-"""Where an adapter's weights lie, and what the record beside them says: what it was made with, and of what."""
+"""Where an adapter's weights are stored, and the record next to them, which says how and from what they were made."""
 
 from pathlib import Path
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 from safeeraser.benchmark.files import meant_by, read_object, sha256
 from safeeraser.errors import BadInput
 
-RUN_FILE = "run.json"  # in the folder of an adapter, a checkpoint or a merged model: what it was made with and of
-ADAPTER_FILES = ("adapter_model.safetensors", "checkpoint.pt")  # PEFT's, the release's
+RUN_FILE = "run.json"  # in the folder of an adapter, checkpoint or merged model: how and from what it was made
+ADAPTER_FILES = ("adapter_model.safetensors", "checkpoint.pt")  # PEFT's name, the release's name
 
 
 def described_by(predictions: Path) -> Path:
-    """The file beside a predictions file that says what it was made with and from."""
+    """The file next to a predictions file that says how and from what the predictions were made."""
     return predictions.with_suffix(".run.json")
 
 
 def adapter_file(path: str | Path) -> Path:
-    """The file with an adapter's weights: a PEFT folder's, one of the release's, or `path` itself.
+    """The file with an adapter's weights: the one in a PEFT folder or in a folder of the release, or `path` itself.
 
     Raises:
         BadInput: there is none.
@@ -37,7 +37,7 @@ def adapter_hash(path: Path | None) -> str | None:
 
 
 def _what_is_there(path: Path) -> str:
-    """What is there where an adapter was looked for, and which one may have been meant."""
+    """For an error: what lies at a path without an adapter, and which adapter may have been meant."""
     if path.is_file():
         return f", but a .json file; the adapter is the folder: {path.parent}"
     if not path.is_dir():
@@ -51,19 +51,19 @@ def _what_is_there(path: Path) -> str:
 
 
 def home(path: str | Path) -> Path:
-    """The folder that describes an adapter: of a PEFT folder's file of weights, that folder; else `path` itself."""
+    """The folder that describes an adapter: for the weights file of a PEFT folder that folder, else `path` itself."""
     path = Path(path)
     beside = path.name == ADAPTER_FILES[0] and path.is_file() and (path.parent / "adapter_config.json").is_file()
     return path.parent if beside else path
 
 
 def run_of(folder: Path) -> dict[str, Any]:
-    """What the `run.json` in a folder, or of its adapter, says; nothing where there is none.
+    """The content of the `run.json` that belongs to a folder or to its adapter; empty if there is none.
 
-    A checkpoint of an earlier version has none of its own, but its run has.
+    A checkpoint of an earlier version has no `run.json`. The file of its run is read instead.
 
     Raises:
-        BadInput: it holds no object.
+        BadInput: the file holds no object.
     """
     folder = home(folder)
     inside, run = folder / RUN_FILE, folder.parent / RUN_FILE
@@ -72,10 +72,10 @@ def run_of(folder: Path) -> dict[str, Any]:
 
 
 def trained_settings(folder: Path) -> dict[str, Any] | None:
-    """The settings that an adapter, or the one merged into a model, was trained with; None where its folder is silent.
+    """The settings that an adapter, or the one merged into a model, was trained with; None if its folder does not say.
 
     Raises:
-        BadInput: what its `run.json` says is no run's.
+        BadInput: the settings in its `run.json` are not those of a run of forget.py.
     """
     folder = home(folder)
     record = run_of(folder)

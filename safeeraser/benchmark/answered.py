@@ -1,4 +1,4 @@
-"""Data files with a model's own answers in them: what takes their places in a record, and what was there first."""
+"""Data files with a model's own answers in them: how answers replace fields of a record, and where the originals go."""
 
 import copy
 import os
@@ -13,14 +13,14 @@ from safeeraser.benchmark.pictures import find_picture
 from safeeraser.benchmark.records import REFUSALS, UNHARM, keys_like
 
 MARK = "answered_by"
-ORIGINAL = "original_"  # and a field's name: where what the data file held first is kept
+ORIGINAL = "original_"  # prefix of the key that keeps a field's original content
 PICTURES = ("image_path", "image_id", "SDImage_path", "SDImage_id")
 
 Place = tuple[str | int, ...]  # ("unsafe_pairs", 2, "model_response")
 
 
 class Answerer(BaseModel):
-    """Who gave answers: the model as it was called, the fingerprint of its weights where known, and which fields."""
+    """Who answered: the model's name in the call, the fingerprint of its weights if known, and the answered fields."""
 
     model_config = ConfigDict(extra="allow", strict=True)
     model: str
@@ -29,7 +29,7 @@ class Answerer(BaseModel):
 
 
 def mark_of(record: Mapping[str, Any]) -> Answerer | None:
-    """A record's mark; None where there is none of this form."""
+    """The `answered_by` mark of a record; None if it has none, or one of another form."""
     try:
         return Answerer.model_validate(record.get(MARK))
     except ValidationError:
@@ -54,9 +54,9 @@ def without_answers(record: dict[str, Any]) -> dict[str, Any]:
 def with_answers(
     record: dict[str, Any], answers: Mapping[Place, str | None], mark: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A copy of a record with answers in their places, what was first there beside them, and who gave them.
+    """A copy of a record with answers in their places, the original texts next to them, and the mark of who answered.
 
-    Another model's answers, which are neither, are left out: whatever is not asked is as it was first.
+    The answers of an earlier model are removed first, so a field without a new answer holds its original text.
     """
     filled = without_answers(record)
     for (*inside, field), answer in answers.items():
@@ -76,10 +76,10 @@ def _pairs(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def seen_from(record: dict[str, Any], data_path: Path, out: Path) -> dict[str, Any]:
-    """A copy of a record of `data_path` whose pictures are found from the data file `out` too.
+    """A copy of a record of `data_path` whose picture names also work in the data file `out`.
 
-    A name that leads from there to the same file stays as it is; another becomes the way there from its folder. The
-    working directory, from which names are tried first, may be another one when `out` is read, so it does not count.
+    A name that leads to the same file from there stays. Any other name is replaced by the path relative to the folder
+    of `out`. The working directory, which is searched first, does not count: it may differ when `out` is read.
     """
     moved, there = dict(record), Path(os.path.realpath(out.parent))
     if there == Path(os.path.realpath(data_path.parent)):
@@ -94,7 +94,7 @@ def seen_from(record: dict[str, Any], data_path: Path, out: Path) -> dict[str, A
 
 
 def take_refusals_along(data_path: Path, out: Path) -> None:
-    """Put the refusals that lie beside a data file beside another too, unless there are some."""
+    """Copy the refusals next to a data file to the folder of another data file, unless it has some."""
     source, target = data_path.with_name(REFUSALS), out.with_name(REFUSALS)
     if source.is_file() and not target.exists():
         with write_whole(target, "wb") as handle:

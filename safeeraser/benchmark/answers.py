@@ -1,10 +1,10 @@
 """Put a model's own answers into a data file: `python -m safeeraser.benchmark.answers --model MODEL --out OUT.json`.
 
-The benchmark's are LLaVA-1.5's. In OUT the model's stand in their places, `model_response`, `sd_response` and with
---prediction `Prediction`; what was there is kept beside them as `original_...`, and `answered_by` says who answered.
+The benchmark's answers are LLaVA-1.5's. In OUT the model's answers replace them: `model_response`, `sd_response` and,
+with --prediction, `Prediction`. The originals are kept as `original_...`, and `answered_by` says who answered.
 
-Each answer is kept as soon as it is there: stopped at any moment, the same command goes on where it was. Exit code 3:
-the run is through, but some answers are missing, for the reasons listed.
+Each answer is kept as soon as it is finished: after a stop at any moment, the same command resumes. Exit code 3: the
+run has finished, but some answers are missing, for the reasons listed.
 """
 
 import logging
@@ -24,13 +24,13 @@ from safeeraser.infer.requests import Request, Selection
 
 log = logging.getLogger(__name__)
 
-OTHERS = ["eval_file", "model_path", "output_file", "attack"]  # options of ckpt_infer.py that are others here, or none
+OTHERS = ["eval_file", "model_path", "output_file", "attack"]  # options of ckpt_infer.py that differ or are absent here
 OTHERS += ["checkpoint_path", "loss_type", "lora_alpha", "adapter_scale", "allow_other_base"]
 OTHERS += ["only", "image_free", "swap_pictures", "categories", "skip", "limit"]
 
 
 def arguments() -> Arguments:
-    """The options, under names of their own or those of ckpt_infer.py."""
+    """The options, with names of their own or with the names in ckpt_infer.py."""
     parser = Arguments(prog="python -m safeeraser.benchmark.answers", description=__doc__)
     add = parser.add_argument
     add("--model_path", "--model", required=True, help="whose answers: a folder, or a name on the Hugging Face hub")
@@ -48,9 +48,9 @@ def arguments() -> Arguments:
 
 
 def write_answers(options: Options, data: DataFile, requests: list[Request], responses: dict[str, str]) -> None:
-    """Write the data file with the responses as its answers, and its refusals beside it; what is missing is null.
+    """Write the data file with the responses as its answers (a missing one is null), and its refusals next to it.
 
-    Each record says who answered it: by what weights, which fields, and how responses were drawn.
+    Each record says who answered it: which weights, which fields, and how responses were drawn.
     """
     from safeeraser.infer.predictions import settings_of
 
@@ -64,7 +64,7 @@ def write_answers(options: Options, data: DataFile, requests: list[Request], res
         "fields": list(dict.fromkeys(str(request.place[-1]) for request in requests)),
         **versions(),
         "generation": asdict(options.generation)
-        | {key: settings[key] for key in ("dtype", "quantization") if key in settings},  # which a server does not say
+        | {key: settings[key] for key in ("dtype", "quantization") if key in settings},  # not reported by a server
     }
     filled = [
         with_answers(seen_from(record, data.path, options.output_file), answers[number], mark)
@@ -78,10 +78,10 @@ def write_answers(options: Options, data: DataFile, requests: list[Request], res
 
 @command
 def main() -> int:
-    """Read the arguments, answer each question once."""
+    """Read the arguments and answer each question once."""
     given = arguments().parse_args()
     speak()
-    from safeeraser.infer.run import infer  # only now, since torch takes its time to load
+    from safeeraser.infer.run import infer  # imported late: torch loads slowly
 
     selection = Selection((OWN, "decoupled", *(("retain",) if given.prediction else ())))
     return INCOMPLETE if infer(options_of(given, selection), write_answers).missing else 0

@@ -1,4 +1,4 @@
-"""`audit.json`, read: its figures as rows of the table."""
+"""Reads `audit.json`, and turns its figures into rows of the table of figures."""
 
 import re
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ from safeeraser.benchmark.figures import AUDITED, Row
 from safeeraser.benchmark.metrics import METRICS, Figure
 from safeeraser.benchmark.summaries import BY_VIEW, ByView
 
-FORMAT = 2  # of what an audit leaves
-AUDIT = "audit"  # the split of its figures: a part of val
-# Groups of points as the file names them, and the conditions of the table. `relearn_ATTACKER` are the others.
+FORMAT = 2  # the version of audit.json's format
+AUDIT = "audit"  # the split of an audit's figures: a part of val
+# Groups of points in the file, each with its condition in the table. All other groups are `relearn_ATTACKER`.
 CONDITIONS = {
     "clean": "clean",
     "inside": "inside",
@@ -24,13 +24,13 @@ CONDITIONS = {
     "sampling": "sampled",
 }
 RELEARN = "relearn_"
-CURVES = ("scaled", "sampled", "relearned")  # conditions whose points lie somewhere on a curve
-SHARES = ("exact_", "recall_", "probe")  # what is measured inside and is a share begins so
+CURVES = ("scaled", "sampled", "relearned")  # conditions whose points lie on a curve
+SHARES = ("exact_", "recall_", "probe")  # prefixes of the measures of `inside` that are shares
 Group = Annotated[str, StringConstraints(pattern=rf"^({'|'.join(CONDITIONS)}|{RELEARN}.+)$")]
 
 
 class Estimate(BaseModel):
-    """A number of any size with its interval; of a difference with the p and q of a test that there is none."""
+    """A number of any size with its interval; for a difference also p and q of a test that there is no difference."""
 
     value: float | None = None
     low: float | None = None
@@ -41,7 +41,7 @@ class Estimate(BaseModel):
 
 
 class Point(BaseModel):
-    """What was measured of a subject in one condition."""
+    """The measurements of one subject in one condition."""
 
     subject: str = AUDITED
     group: Group
@@ -69,19 +69,19 @@ class Point(BaseModel):
 
     @property
     def condition(self) -> str:
-        """The group as the table names it."""
+        """The table's condition for the group."""
         return CONDITIONS.get(self.group, "relearned")
 
     @property
     def where(self) -> dict[str, Any]:
-        """Where in the table its figures belong."""
+        """The columns that say where in the table its figures belong."""
         name = self.group.removeprefix(RELEARN) if self.condition == "relearned" else self.name
         name = "" if self.condition in ("clean", "inside") else name or f"{self.at:g}"
         at = self.at if self.condition in CURVES else None
         return {"subject": self.subject, "condition": self.condition, "name": name, "at": at}
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Its figures. All records that an audit does not ask are skipped, which is no lack."""
+        """Its figures as rows. `skipped` is 0, because records that an audit does not ask about are no gap."""
         for metric, figure in self.metrics.items():
             view = METRICS[metric].view if metric in METRICS else ""
             yield {**dict(figure), "metric": metric, "view": view, "skipped": 0}
@@ -113,7 +113,7 @@ class Last(BaseModel):
 
 
 class Curve(BaseModel):
-    """What follows from a curve of relearning: the steps to each ASR, and how far it lies above never_knew's."""
+    """Numbers of a relearning curve: steps to bounds of ASR, last point, and `area` above never_knew's curve."""
 
     steps_to: dict[str, float | None]
     last: Last
@@ -121,7 +121,7 @@ class Curve(BaseModel):
 
 
 class Finding(BaseModel):
-    """What an audit says to a question, or why it says nothing."""
+    """An audit's answer to a question, or the reason why it gives none."""
 
     question: str
     text: str | None = None
@@ -129,12 +129,12 @@ class Finding(BaseModel):
 
     @property
     def said(self) -> str:
-        """The text, or that there is none."""
+        """The text, or the reason why it is withheld."""
         return self.text or f"withheld: {self.withheld}"
 
 
 class Audit(BaseModel):
-    """A run's audit, as far as it is read; what it lacks is empty."""
+    """The fields of a run's `audit.json` that are read; a field that the file lacks is empty."""
 
     format: int = Field(1, validate_default=True)
     checkpoint_sha256: str = ""
@@ -160,7 +160,7 @@ class Audit(BaseModel):
     def _each_once(self) -> "Audit":
         seen = set()
         for point in self.points:
-            # A curve's points differ by where they lie on it, others by their names.
+            # Points of a curve differ by their positions on it, other points by their names.
             place = tuple(key for name, key in point.where.items() if name != "name" or point.at is None)
             if (place := (point.group, *place)) in seen:
                 words = [point.subject] * (point.subject != AUDITED) + [
@@ -194,12 +194,12 @@ class Audit(BaseModel):
                     yield place | steps_to | {"unit": "", "text_instead": text}
 
     def conclusions(self) -> Conclusions:
-        """Those that it holds; of an audit by the last version the same, drawn now."""
+        """The conclusions in the file; for an audit by an earlier version, which has none, they are drawn now."""
         return self.concluded or conclude(self.rows(), self.attackers)
 
     @property
     def attackers(self) -> dict[str, str]:
-        """What models were relearned on, each with the view that it trains on."""
+        """The data sets that models were relearned on, each with its view."""
         known = self.settings.get("relearning", {}).get("attackers", {})
         names = dict.fromkeys(row.where["name"] for row in self.points if row.condition == "relearned")
         return {name: known.get(name, {}).get("view", name) for name in names}

@@ -1,7 +1,7 @@
 """Check a dataset folder: `python -m safeeraser.benchmark.check dataset`.
 
-Prints counts per category, and what is wrong where: broken records, blank answers, missing and undecodable pictures.
-Never prints a question or an answer. Exits 2 if anything is wrong.
+Prints counts per category, and each fault with its place: invalid records, blank answers, missing and undecodable
+pictures. Never prints a question or an answer. Exits with 2 if anything is wrong.
 """
 
 from collections import Counter
@@ -17,14 +17,14 @@ from safeeraser.benchmark.records import UNHARM_KEYS, Record, problems, read_raw
 from safeeraser.errors import BadInput, command
 
 FILES = ("all_train.json", "all_val.json")
-SHOWN = 50  # faults printed; the rest is counted
+SHOWN = 50  # faults printed; the others are only counted
 
 
 def check_folder(folder: Path) -> tuple[dict[str, list[Record]], list[str]]:
     """Read both data files and find every fault in the folder, not only the first.
 
     Returns:
-        The sound records by file, and the faults as lines that name their place.
+        The valid records by file, and the faults as lines that name their place.
     """
     records: dict[str, list[Record]] = {}
     faults: list[str] = []
@@ -50,7 +50,7 @@ def check_folder(folder: Path) -> tuple[dict[str, list[Record]], list[str]]:
 
 
 def _lacking(record: Record) -> list[str]:
-    """What a record of the benchmark has, though none of one's own must."""
+    """Missing keys that every record of the benchmark has, though records of your own data need not."""
     keys = {"image_path": record.image_path, "SDImage_path": record.SDImage_path} | {
         key: record.unharm.get(key) for key in UNHARM_KEYS
     }
@@ -80,7 +80,7 @@ def _bad_pictures(record: Record, data_path: Path) -> list[str]:
 
 
 def counts_table(records: dict[str, list[Record]]) -> Table:
-    """Records by category and file."""
+    """A table of the number of records by category and file."""
     table = Table(title="records")
     table.add_column("category")
     counts = {name: Counter(record.category for record in of_file) for name, of_file in records.items()}
@@ -95,7 +95,7 @@ def counts_table(records: dict[str, list[Record]]) -> Table:
 
 @command
 def main() -> int:
-    """Print the counts and the faults; 2 if there are any."""
+    """Print the counts and the faults; return 2 if there are faults."""
     parser = Arguments(description=__doc__)
     parser.add_argument(
         "folder", type=Path, nargs="?", default=Path("dataset"), help="of a benchmark (default: %(default)s)"

@@ -1,6 +1,6 @@
-"""The release's wording of a conversation, and rows of token ids of one length.
+"""The release's wording of a conversation, and padding of token ids to rows of one length.
 
-LLaVA-1.5 speaks Vicuna v1: `{system} USER: <image>\\n{question} ASSISTANT: {answer}`, one space between the parts.
+LLaVA-1.5 uses Vicuna v1: `{system} USER: <image>\\n{question} ASSISTANT: {answer}`, one space between the parts.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 IGNORE = -100  # the label of a token that is not a target, as everywhere in transformers
 IMAGE = "<image>"
 
-# The release trains with the first and infers with the second (config/recipe/official.yaml).
+# The release trains with the first text and infers with the second (config/recipe/official.yaml).
 SYSTEM_TEXTS = {
     who: (
         f"A chat between a curious {who} and an artificial intelligence assistant. "
@@ -17,9 +17,9 @@ SYSTEM_TEXTS = {
     for who in ("human", "user")
 }
 
-# What `prompt` writes, for servers and evaluation harnesses that know only templates: Vicuna v1, in which each part
-# ends with its separator, an answer with `</s>` and anything else with a space. A leading system message replaces the
-# default text. Pictures come before the text they are sent with, as LLaVA-1.5 was trained.
+# The text of `prompt` as a template, for servers and evaluation harnesses that take only templates. In Vicuna v1 each
+# part ends with its separator: an answer with `</s>`, any other part with a space. A leading system message replaces
+# the default text. Pictures come before the text that they are sent with, as in the training of LLaVA-1.5.
 CHAT_TEMPLATE = (
     "{% if not messages or messages[0]['role'] != 'system' %}"
     '{{ "' + SYSTEM_TEXTS["user"] + ' " }}'
@@ -47,7 +47,7 @@ def prompt(question: str, who: str, *, picture: bool = True) -> str:
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> list[list[int]]:
-    """Pad rows of token ids with `value` to the longest, on the right unless `left`."""
+    """Pad rows of token ids with `value` to the longest row, on the right unless `left`."""
     longest = max(map(len, rows))
     filled = [[value] * (longest - len(row)) for row in rows]
     return [[*fill, *row] if left else [*row, *fill] for row, fill in zip(rows, filled, strict=True)]

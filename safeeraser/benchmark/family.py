@@ -1,6 +1,6 @@
-"""Model families as data: what one calls its parts, and what its chat template leaves unsaid (config/model_family/).
+"""Model families as data: how they name their parts, and what their chat templates do not say (config/model_family/).
 
-A page of one size names the page that it shares with others under `defaults`, as everywhere in config/.
+The config file of one size names under `defaults` the file that it shares with others, as everywhere in config/.
 """
 
 import re
@@ -14,16 +14,16 @@ from safeeraser.benchmark.pages import Keys, check_keys, read_page
 from safeeraser.errors import BadInput
 
 PAGES = CONFIG / "model_family"
-COPIES = re.compile(r"\.(modules_to_save\.\w+|original_module)\.")  # what PEFT calls a trained part, and the untouched
-AUTO = "auto"  # the page that stands for whichever the model's own configuration names
+COPIES = re.compile(r"\.(modules_to_save\.\w+|original_module)\.")  # PEFT's names for a trained part and its original
+AUTO = "auto"  # the config file that stands for the family that the model's own configuration names
 
 
 class LmmsEval(Keys):
-    """lmms-eval's way to load a family.
+    """How lmms-eval loads a family.
 
     Attributes:
-        model: its name for it.
-        dtype: the one that it loads the weights in, whatever is asked; None: it takes a dtype.
+        model: the family's name in lmms-eval.
+        dtype: the one in which it loads the weights, whatever is asked for; None: it takes a dtype.
     """
 
     model: str
@@ -31,22 +31,22 @@ class LmmsEval(Keys):
 
 
 class Family(Keys):
-    """A family, or one model of it.
+    """A family, or one model of a family.
 
     Attributes:
-        model_type: what the configuration of its models says.
-        model_path: where the model lies, a folder or a name on the hub; None: the page of a whole family.
-        vision_tower, projector, language_model: modules, as paths below `model.`. A ModuleList of the projector's is
-            trained member by member.
-        lora_targets: linear layers in each of the language model's layers.
-        end_of_turn: the token that ends an answer, whether the chat template writes it or not.
-        chat: the wording: the folder's own chat template (None), or the release's with its two system texts.
-        decoder: how questions are answered: `continuous` needs rotary positions and attention to all places, `batched`
-            asks nothing of a model.
-        flash_attention: whether flash-attn computes what the language model does. It takes no mask but the causal one.
-        windowed_tower: whether the vision tower attends in many small windows, for each of which SDPA is called anew.
-        lmms_eval: how lmms-eval is asked about it; None: it cannot be.
-        license: what it is under, in the hub's word, and so whatever comes of its weights; None: not known here.
+        model_type: the `model_type` in its models' configurations.
+        model_path: where the model lies, a folder or a name on the hub; None: the config file describes a family.
+        vision_tower, projector, language_model: modules, as paths below `model.`. If a projector is a ModuleList, its
+            members are trained one by one.
+        lora_targets: names of linear layers within the language model's layers.
+        end_of_turn: the token that ends an answer, whether or not the chat template writes it.
+        chat: the wording: None is the folder's own chat template, `vicuna_v1` the release's with its two system texts.
+        decoder: how questions are answered: `continuous` requires rotary positions and attention to all positions,
+            `batched` requires nothing.
+        flash_attention: whether flash-attn can compute the language model's attention; it takes the causal mask alone.
+        windowed_tower: whether the vision tower attends in many small windows, each of which is a call of SDPA.
+        lmms_eval: how lmms-eval loads the family; None: it cannot.
+        license: the license of the weights and of models made from them, in the hub's term; None: not known here.
     """
 
     name: str
@@ -66,10 +66,10 @@ class Family(Keys):
 
     def part_of(self, name: str) -> str:
         """The part that a parameter or a module belongs to: `LoRA`, `projector`, `vision_tower`, `language_model`, or
-        `head` for all else."""
+        `head` for all others."""
         if ".lora_" in name:
             return "LoRA"
-        name = COPIES.sub(".", name)  # which may be a part of a part's name: a projector's in a vision tower
+        name = COPIES.sub(".", name)  # such a name may lie within a part's path: a projector in a trained vision tower
         parts = dict.fromkeys(self.projector, "projector")
         parts |= {self.vision_tower: "vision_tower", self.language_model: "language_model"}
         # A projector may lie within the vision tower, so it is looked for first.
@@ -86,7 +86,7 @@ def _names() -> list[str]:
 
 @cache
 def families() -> dict[str, Family]:
-    """All families and their models, by name. Raises `BadInput` naming the page and the key that is wrong."""
+    """All families and their models, by name. Raises `BadInput` naming the config file and the key that is wrong."""
     return {name: _family(name) for name in _names()}
 
 
@@ -96,12 +96,12 @@ def _family(name: str) -> Family:
 
 
 def page_for(model_path: str) -> Family | None:
-    """The page whose model this is by its path."""
+    """The family whose config file has this `model_path`, if there is one."""
     return next((family for family in families().values() if family.model_path == model_path), None)
 
 
 def page_of(model_type: str, name: str | None, model_path: str) -> Family:
-    """The page that a model's configuration names as its `model_family`, else the one for its type.
+    """The family that a model's configuration names as its `model_family`, else the family for its `model_type`.
 
     Raises `BadInput` if there is none.
     """
@@ -120,7 +120,7 @@ def page_of(model_type: str, name: str | None, model_path: str) -> Family:
 
 
 def page_of_type(model_type: str | None) -> Family:
-    """The page of the family whose configurations say `model_type`. Raises `BadInput` if there is none."""
+    """The family whose configurations say `model_type`, not one of its models. Raises `BadInput` if there is none."""
     known = families().values()
     pages = [family for family in known if family.model_type == model_type]
     if not pages:

@@ -1,4 +1,4 @@
-"""Reading and writing the project's files. A file or folder appears whole or not at all."""
+"""Reading and writing the project's files. A file or folder appears complete or not at all."""
 
 import contextlib
 import fcntl
@@ -18,27 +18,27 @@ from safeeraser.errors import BadInput
 log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# The pages of settings: a wheel puts them into the package; in a checkout they lie beside it.
+# The config files: a wheel puts them into the package; in a checkout they lie next to it.
 CONFIG = PACKAGE / "config" if (PACKAGE / "config").is_dir() else PACKAGE.parent / "config"
 
 
 class Busy(BadInput):
-    """Another run is at work where this one would be."""
+    """Another run is already working at the place where this one would."""
 
 
 def cache_folder() -> Path:
-    """Where what is remembered from run to run stands for this user."""
+    """The folder for data that is kept for this user from run to run."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "safeeraser"
 
 
 @contextlib.contextmanager
 def write_whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
-    """Open something for writing that on success, and not before, is whole at `path`.
+    """Open a file for writing that appears at `path` only on success, and then complete.
 
-    A file is replaced in one step, and so is the one that a symbolic link leads to.
+    A file at `path` is replaced in one step. If `path` is a symbolic link, the file that it leads to is replaced.
 
     Raises:
-        BadInput: the disk does not take it: it is full, say, or may not be written to. Or what is there is no file.
+        BadInput: the file cannot be written, because the disk is full, say, or read-only; or `path` is not a file.
     """
     place = _file_at(path)
     temporary = _neighbour(place)
@@ -57,7 +57,7 @@ def write_whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
 
 
 def _file_at(path: str | Path) -> Path:
-    """Where symbolic links lead, also to what is yet to be. Raises `BadInput` where something else than a file is."""
+    """Where symbolic links lead, also if nothing is there yet. Raises `BadInput` if it is anything but a file."""
     place = os.path.realpath(path)
     if os.path.lexists(place) and not os.path.isfile(place):
         kind = "folder" if os.path.isdir(place) else "circle of links" if os.path.islink(place) else "device or a pipe"
@@ -71,14 +71,14 @@ def _neighbour(place: Path) -> Path:
 
 @contextlib.contextmanager
 def write_whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary neighbour of `path` to fill; on success it becomes `path`, where nothing may then be.
+    """A temporary folder next to `path` to fill; on success it is renamed to `path`, where nothing may be by then.
 
-    A symbolic link at `path` stays, and leads to the folder. What a run that was killed had filled so far is removed:
-    nobody holds it any more. It would take room, and in a container, where processes have the same numbers from one
-    start to the next, be in the way.
+    A symbolic link at `path` stays, and leads to the folder. Leftovers of a killed run, which no process holds any
+    more, are removed: they would take up disk space. In a container, where processes have the same numbers from one
+    start to the next, they would also be in the way.
 
     Raises:
-        BadInput: the disk does not take it.
+        BadInput: the folder cannot be written.
     """
     temporary = None
     try:
@@ -91,9 +91,9 @@ def write_whole_folder(path: Path) -> Iterator[Path]:
         with held(temporary, str(path)):
             yield temporary
             for file in filter(Path.is_file, temporary.rglob("*")):
-                file.chmod(temporary.stat().st_mode & 0o666)  # some libraries write what only its owner can read
+                file.chmod(temporary.stat().st_mode & 0o666)  # some libraries write files that only the owner can read
                 with open(file, "rb") as handle:
-                    os.fsync(handle.fileno())  # else a machine that goes down may leave the name and not the content
+                    os.fsync(handle.fileno())  # else a crash of the machine may leave the name without the content
             os.rename(temporary, place)
     except OSError as error:
         raise BadInput(f"{path}: cannot be written ({error.strerror or error})") from None
@@ -103,14 +103,14 @@ def write_whole_folder(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
-    """Write `value` as JSON, whole."""
+    """Write `value` as JSON, complete or not at all."""
     with write_whole(path) as handle:
         json.dump(value, handle, ensure_ascii=False, indent=indent)
         handle.write("\n")
 
 
 def read_json(path: str | Path) -> Any:
-    """Read one JSON value. Raises `BadInput` naming the file and the line where it breaks off."""
+    """Read one JSON value. Raises `BadInput` naming the file and, for invalid JSON, the line of the error."""
     text = read_text(path)
     try:
         return json.loads(text)
@@ -129,10 +129,10 @@ def read_object(path: str | Path) -> dict[str, Any]:
 
 
 def read_text(path: str | Path) -> str:
-    """Read a UTF-8 file, less the mark that some editors begin one with.
+    """Read a UTF-8 file, without the byte-order mark that some editors put at the beginning.
 
     Raises:
-        BadInput: it is missing, a folder, unreadable or not text.
+        BadInput: the file is missing, a folder, unreadable or not text.
     """
     try:
         return Path(path).read_text(encoding="utf-8-sig")
@@ -147,14 +147,14 @@ def read_text(path: str | Path) -> str:
 
 
 def meant_by(path: Path) -> str:
-    """What follows the name of a file or folder that is not there: the nearest name that is, if any."""
+    """For the end of an error about a missing file or folder: the nearest name that exists, if any."""
     beside = sorted(each.name for each in path.parent.iterdir()) if path.parent.is_dir() else []
     close = get_close_matches(path.name, beside, n=1)
     return f"; did you mean '{path.with_name(close[0])}'?" if close else ""
 
 
 def read_json_lines(path: str | Path) -> list[Any]:
-    """Read a file of one JSON value a line, skipping blank lines. Raises `BadInput` naming file and line."""
+    """Read a file with one JSON value on each line, skipping blank lines. Raises `BadInput` naming file and line."""
     values = []
     # Not `splitlines`, which also breaks at characters that may occur in a JSON text, such as U+2028.
     for number, line in enumerate(read_text(path).split("\n"), 1):
@@ -175,7 +175,7 @@ def append_json_line(path: str | Path, value: Any) -> None:
 
 
 def keep_json_lines(path: Path, wanted: Callable[[Any], bool]) -> None:
-    """Drop the values that are not `wanted`, and the last line where a kill has cut it; a missing file stays so."""
+    """Keep only the `wanted` values, and drop a last line that a kill has cut off; a missing file stays missing."""
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
@@ -185,7 +185,7 @@ def keep_json_lines(path: Path, wanted: Callable[[Any], bool]) -> None:
 
 
 def make_room_for(path: Path) -> None:
-    """Make the folder of a file to come. Raises `BadInput` if that cannot be, or nothing can be written there."""
+    """Make the folder for a file to come. Raises `BadInput` if it cannot be made or written to."""
     place = _file_at(path)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -196,12 +196,12 @@ def make_room_for(path: Path) -> None:
 
 
 def hash_settings(settings: dict[str, Any]) -> str:
-    """A short hash of settings, by which what depends on them is distinguished."""
+    """A short hash of settings, which distinguishes results that depend on them."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
 def sha256(path: str | Path) -> str:
-    """The file's SHA-256 in hexadecimal, by which results name the data they came from."""
+    """The file's SHA-256 in hexadecimal, with which results name the data that they came from."""
     digest = hashlib.sha256()
     with open(path, "rb") as handle:
         while block := handle.read(1 << 20):
@@ -211,9 +211,9 @@ def sha256(path: str | Path) -> str:
 
 @contextlib.contextmanager
 def held(folder: Path, name: str, *, shared: bool = False) -> Iterator[None]:
-    """Keep other runs out of `folder` until this block or this process ends, however it ends.
+    """Keep other runs out of `folder` until this block or this process ends, in whatever way.
 
-    Arguments and errors are those of `lock`.
+    Arguments and errors are the same as for `lock`.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -224,14 +224,14 @@ def held(folder: Path, name: str, *, shared: bool = False) -> Iterator[None]:
 
 
 def lock(handle: int, name: str, *, shared: bool = False) -> None:
-    """Keep other runs from what is open as `handle` until it is closed, or this process ends, however it ends.
+    """Keep other runs away from the open `handle` until it is closed or this process ends, in whatever way.
 
     Args:
-        name: how the user knows it.
-        shared: only look whether another run is at work there, as several processes may at the same time.
+        name: its name as the user knows it.
+        shared: only check whether another run is at work there, as several processes may do at the same time.
 
     Raises:
-        Busy: one is; it may be what a launcher that was killed has left behind.
+        Busy: another run is at work there; it may be a leftover of a launcher that was killed.
     """
     try:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -1,7 +1,7 @@
-"""The one table of metrics, and what a measured figure carries. Whoever measures, shows or audits meets here.
+"""The one table of metrics, and the fields of a measured figure, for all code that measures, shows or audits.
 
 A metric is a row of `METRICS` and a function that measures it (`safeeraser.score.metrics`). Columns, titles, directions
-and what a blank response counts as follow from the row.
+and the value of a blank response follow from the row.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SPLITS = {"train": "Eff", "val": "Gen"}  # and how the paper names what is measured on each: Efficacy, Generality
+SPLITS = {"train": "Eff", "val": "Gen"}  # each with the paper's name for figures on it: Efficacy, Generality
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,12 @@ class Metric:
     """A row of the table.
 
     Attributes:
-        title: as texts and pages write it; `short` as the paper's table does.
-        view: the view whose responses it is measured on; empty: measured on other data.
-        better: whether a model is better the `higher` or the `lower` it is.
-        splits: where the paper's table has it; empty: it is beyond the paper.
-        asked: the name under which a judge is asked for it; None: it needs no judge.
-        blank: what a blank response counts as (protocol `corrected`).
+        title: its name in texts and pages; `short`: its name in the paper's table.
+        view: the view whose responses it is measured on; empty: measured in each view, or on other data.
+        better: whether a `higher` or a `lower` value is better.
+        splits: the splits on which the paper's table has it; empty: the paper does not have it.
+        asked: the name under which a judge is asked for it; None: no judge is asked.
+        blank: the value of a blank response (protocol `corrected`).
         rate: whether each item counts 0 or 1; else it is a mean of numbers within 0..1.
     """
 
@@ -37,7 +37,7 @@ class Metric:
 
     @property
     def arrow(self) -> str:
-        """The direction of better, as tables show it."""
+        """The arrow that tables show for the better direction."""
         return {"lower": "↓", "higher": "↑"}[self.better]
 
 
@@ -50,8 +50,8 @@ METRICS = {
     "specificity": Metric("Specificity", "", "higher", ("val",), short="Spec"),
     "sarr": Metric("SARR", "decoupled", "lower", ("val",), asked="sarr", blank=1.0),
     "recovered": Metric("Recovered", "forget", "lower", (), rate=False),
-    "blank": Metric("Blank", "", "lower", ()),  # of the responses in each view
-    "wrong": Metric("Wrong", "", "lower", ()),  # likewise: neither answer nor refusal, where the answer is known
+    "blank": Metric("Blank", "", "lower", ()),  # measured on the responses in each view
+    "wrong": Metric("Wrong", "", "lower", ()),  # in each view too: neither answer nor refusal, if the answer is known
 }
 ASKED = {metric.asked: key for key, metric in METRICS.items() if metric.asked}  # a judge's name of a metric -> its key
 SCORED = tuple(key for key, metric in METRICS.items() if metric.view and metric.splits)  # what eval_all.py measures
@@ -59,7 +59,7 @@ SCORED = tuple(key for key, metric in METRICS.items() if metric.view and metric.
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: a metric on a split, in one view where it has several, of some concepts where it says so."""
+    """A column of a table: a metric on a split; `view` or `concepts`, if given, restrict it further."""
 
     metric: str
     split: str
@@ -83,17 +83,16 @@ COLUMNS = _columns()
 
 
 class Figure(BaseModel):
-    """A measured mean over `n` items; `value` is in 0..1, None where there was nothing to average.
+    """A measured mean over `n` items; `value` is in 0..1, None if there was nothing to average.
 
     Attributes:
         low, high: the 95% interval.
-        failed, unparsed, declined: replies that were failed calls; that could not be read; in which the judge would not
-            judge.
-        blank: responses without a word, whether they count or not.
-        skipped: responses that were left out: missing ones, and blank ones under protocol `official`.
-        differ: replies that the release's substring rule reads otherwise than a strict reading does (`official`).
-        withheld: why the value must not count as a result, if so.
-        judge: who decided, where a judge did.
+        failed, unparsed, declined: how many replies are failed calls, cannot be read, or decline to judge.
+        blank: how many responses are without a word, whether they count or not.
+        skipped: how many responses were left out: missing ones, and blank ones under protocol `official`.
+        differ: how many replies the release's substring rule reads otherwise than a strict reading does (`official`).
+        withheld: why the value must not count as a result; empty if it may.
+        judge: who decided, if a judge did.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -112,38 +111,38 @@ class Figure(BaseModel):
 
     @property
     def as_json(self) -> dict[str, Any]:
-        """The figure as files hold it: its value is the headline, null where it is withheld."""
+        """The figure as files hold it; value, low and high are null if it is withheld."""
         fields = self.model_dump(exclude={name for name in ("withheld", "judge") if not getattr(self, name)})
         return fields | (dict.fromkeys(("value", "low", "high")) if self.withheld else {})
 
     @property
     def per_cent(self) -> tuple[float | None, float | None, float | None]:
-        """Value, low and high as they are shown, shares in per cent; None where there is none or it is withheld."""
+        """Value, low and high as they are shown, shares in per cent; None if missing, or if the figure is withheld."""
         parts = (None,) * 3 if self.withheld else (self.value, self.low, self.high)
         value, low, high = (None if part is None else part * (100 if self._is_share else 1) for part in parts)
         return value, low, high
 
     @property
     def text(self) -> str:
-        """A share in per cent; a dash where nothing was measured, `withheld` where the value must not be shown."""
+        """The value as shown, a share in per cent; a dash if nothing was measured, `withheld` if it must not show."""
         value, _, _ = self.per_cent
         return "withheld" if self.withheld else "–" if value is None else self._number(value)
 
     @property
     def sort_key(self) -> float:
-        """What figures are ordered by: the value; what was not measured comes below all that was."""
+        """The value by which figures are ordered; a figure without a value comes below all others."""
         return float("-inf") if self.value is None else self.value
 
     @property
     def interval(self) -> tuple[float, float, float] | None:
-        """Value, low and high; None where one of them is unknown, or the value is withheld."""
+        """Value, low and high; None if one is unknown, or the figure is withheld."""
         if self.withheld or self.value is None or self.low is None or self.high is None:
             return None
         return self.value, self.low, self.high
 
     @property
     def range(self) -> str:
-        """The interval, of a share in per cent; empty where there is none."""
+        """The interval as text, for a share in per cent; empty if there is none."""
         value, low, high = self.per_cent
         if value is None or low is None or high is None:
             return ""
@@ -151,7 +150,7 @@ class Figure(BaseModel):
 
     @property
     def remarks(self) -> list[str]:
-        """What a reader must know beside the figure: why it is withheld, which replies or responses it lacks."""
+        """Remarks for the reader: why the figure is withheld, or which replies or responses it lacks."""
         if self.withheld:
             return [self.withheld]
         names = ("failed", "unparsed", "declined", "blank", "skipped")
@@ -169,4 +168,4 @@ class Figure(BaseModel):
         return f"{number:{'+' if self._is_difference else ''}.{1 if self._is_share else 2}f}"
 
 
-UNKNOWN = Figure(value=None)  # what was not measured
+UNKNOWN = Figure(value=None)  # a figure that was not measured

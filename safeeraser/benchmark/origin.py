@@ -10,20 +10,20 @@ VERSION = "0.1.0"
 
 
 def now() -> str:
-    """The time, as records write it."""
+    """The current time, in the form of records."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """The versions of this project and of packages, as records name them."""
+    """The versions of this project and of the given packages, as records name them."""
     return {"safeeraser": VERSION} | {name: version(name) for name in packages}
 
 
 def git_commit() -> str | None:
-    """The commit that this code is at, with `-dirty` where its files were changed since.
+    """The commit of this code, with `-dirty` if its files have been changed since.
 
-    None outside a checkout of its own, or where there is no git to ask.
-    An installed wheel may well lie within the checkout of something else, whose commit says nothing of it.
+    None outside a checkout of this project, or without git. An installed wheel may lie within the checkout of another
+    project, whose commit says nothing about this code.
     """
     if _git("rev-parse", "--show-toplevel") != str(PACKAGE.parent):
         return None
@@ -31,7 +31,7 @@ def git_commit() -> str | None:
 
 
 def _git(*words: str) -> str:
-    """What git says of the package's folder; nothing where it fails."""
+    """The output of git for the package's folder; empty if git fails."""
     try:
         done = subprocess.run(["git", "-C", str(PACKAGE), *words], capture_output=True, text=True, check=False)
     except OSError:

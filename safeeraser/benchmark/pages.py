@@ -1,5 +1,5 @@
-"""Pages of settings: what keys may be, and how they are read. A page of config/ may name those that it builds on under
-`defaults`, as everywhere there."""
+"""Config files: what their keys may be, and how they are read. A file in config/ may list under `defaults` the files
+that it builds on."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -15,13 +15,13 @@ Page = TypeVar("Page", bound=BaseModel)
 
 
 class Keys(BaseModel):
-    """Keys of a config file: one that is not known is refused, and nothing in them changes."""
+    """Keys of a config file. An unknown key is refused, and values cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 def one_of(kind: str, known: Collection[str]) -> AfterValidator:
-    """Checks that a name, or each of several, is known. What is said of one that is not calls it a `kind`."""
+    """A check that a name, or each of several, is known. Its error message calls an unknown name a `kind`."""
 
     def check(value: Any) -> Any:
         for name in one_as_list(value):
@@ -33,7 +33,7 @@ def one_of(kind: str, known: Collection[str]) -> AfterValidator:
 
 
 def one_as_list(value: Any) -> Any:
-    """A word alone as a list of it."""
+    """The value; a single word becomes a list of one word."""
     return [value] if isinstance(value, str) else value
 
 
@@ -49,10 +49,10 @@ def read_keys(file: Path) -> dict[str, Any]:
 
 
 def read_page(file: Path, group: Path) -> dict[str, Any]:
-    """A page as it composes: its keys, on those of the pages in the folder `group` that it builds on.
+    """The keys of a config file, laid over the keys of the files in the folder `group` that it builds on.
 
     Raises:
-        BadInput: one is missing, or no page.
+        BadInput: one of these files is missing, or holds no keys.
     """
     page = read_keys(file)
     for other in page.pop("defaults", []):
@@ -66,10 +66,10 @@ def read_page(file: Path, group: Path) -> dict[str, Any]:
 
 
 def checked(kind: Any, value: Any, where: object, words: Callable[[str], str] = str.lower) -> Any:
-    """A value as `kind`, a type that pydantic knows.
+    """A value converted to `kind`, a type that pydantic knows.
 
     Raises:
-        BadInput: naming `where` it is from, the key of the first fault, and in pydantic's `words` what is wrong.
+        BadInput: names `where` the value is from, the key of the first fault, and pydantic's message (through `words`).
     """
     try:
         return TypeAdapter(kind).validate_python(value)
@@ -80,7 +80,7 @@ def checked(kind: Any, value: Any, where: object, words: Callable[[str], str] = 
 
 
 def check_keys(kind: type[Page], part: type[BaseModel], keys: dict[str, Any], file: Path) -> Page:
-    """The keys of a page as what they are to be, whose groups of keys are `part`s.
+    """The keys of a config file as an instance of `kind`, whose nested groups of keys are instances of `part`.
 
     Raises `BadInput` naming the file and the first key that is wrong, missing or unknown.
     """

@@ -1,8 +1,8 @@
 """Make a data file of questions that test for needless refusals: `python -m safeeraser.benchmark.questions FILE ...`.
 
-FILE is CSV, JSON or JSON lines, with or without pictures: XSTest's, MOSSBench's, HoliSafe's, or one of your own. In the
-data file each question is a record of category `answer` or `refuse`, as is due, for `ckpt_infer.py --only forget`. What
-`eval_all.py` then gives as RR by category is the rate of needless refusals, and that of due ones.
+FILE is CSV, JSON or JSON lines, with or without pictures: from XSTest, MOSSBench, HoliSafe, or your own. Each question
+becomes a record of category `answer` or `refuse`, whichever is right, for `ckpt_infer.py --only forget`. Then
+`eval_all.py` reports RR by category: the rate of needless refusals, and of refusals that are due.
 """
 
 import csv
@@ -23,12 +23,12 @@ YES = ("true", "yes", "1")
 
 @dataclass(frozen=True)
 class Form:
-    """The keys of a file of questions; in nested objects with dots between.
+    """The keys of a file of questions; a key in a nested object has dots between its parts.
 
     Attributes:
-        image: the picture's file; empty, null or not there: the question is text alone.
-        kind: what sort of question it is, kept as the record's keyword, by which figures are broken down too.
-        answered, by: the key that says whether it should be answered, and its values for yes; no key: all should be.
+        image: the picture's file; empty, null or missing: the question is text alone.
+        kind: the sort of question, kept as the record's keyword, by which figures are broken down too.
+        answered, by: the key that says whether a question should be answered, and its values for yes; no key: always.
     """
 
     prompt: str
@@ -41,13 +41,13 @@ class Form:
 FORMS = {
     "own": Form("prompt", "image", "kind", "answer"),
     "xstest": Form("prompt", kind="type", answered="label", by=("safe",)),  # arXiv 2308.01263
-    "mossbench": Form("question", "image", "metadata.over"),  # arXiv 2406.17806: all of it is harmless
+    "mossbench": Form("question", "image", "metadata.over"),  # arXiv 2406.17806: all questions are harmless
     "holisafe": Form("query", "image", "category", "type", ("SSS",)),  # arXiv 2506.04704: safe picture, text and both
 }
 
 
 def read_questions(file: Path) -> list[dict[str, Any]]:
-    """The objects in a file, by its ending. Raises `BadInput` where it holds none."""
+    """The objects in a file, read by its file extension. Raises `BadInput` if it holds none."""
     if file.suffix == ".csv":
         if not file.is_file():
             raise BadInput(f"{file}: no such file")
@@ -62,10 +62,10 @@ def read_questions(file: Path) -> list[dict[str, Any]]:
 
 
 def records_of(file: Path, form: Form, folder: Path) -> Iterator[dict[str, Any]]:
-    """A record of each question; pictures are named as they are found from `folder`, where the records will lie.
+    """A record for each question; pictures are named relative to `folder`, where the records will lie.
 
     Raises:
-        BadInput: a key or a picture is not there. The question and the key are named, no text.
+        BadInput: a key or a picture is missing. The message names the question's number and the key, and shows no text.
     """
     for number, value in enumerate(read_questions(file)):
         where = f"{file}: question {number}"
@@ -91,7 +91,7 @@ def records_of(file: Path, form: Form, folder: Path) -> Iterator[dict[str, Any]]
 
 
 def _at(value: dict[str, Any], key: str) -> Any:
-    """What an object holds at a key with dots; None: nothing."""
+    """The value at a key with dots in an object; None if there is none."""
     inner: Any = value
     for part in key.split("."):
         inner = inner.get(part) if isinstance(inner, dict) else None
@@ -100,7 +100,7 @@ def _at(value: dict[str, Any], key: str) -> Any:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """Read the command line, write the data file, and print how many questions of which category it holds."""
+    """Read the command line, write the data file, and print how many questions each category has."""
     parser = Arguments(description=__doc__.split("\n\n")[0])
     parser.add_argument("file", type=Path, help="the questions")
     parser.add_argument(

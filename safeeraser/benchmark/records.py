@@ -1,9 +1,9 @@
-"""The benchmark's records as they lie on disk (dataset/README.md), and reading them.
+"""The benchmark's records as they are stored on disk (dataset/README.md), and how they are read.
 
-A data file is a JSON list of records, or one record a line. In the benchmark each record holds one harmful picture with
-four harmful questions (`unsafe_pairs`), a benign picture for the same questions (`SDImage_path`, the prompt-decouple
-picture), and four harmless questions about the harmful picture (`UnharmPair_*`). The last two may be missing where they
-are not read.
+A data file is a JSON list of records, or one record a line. Each record of the benchmark holds one harmful picture with
+four harmful questions (`unsafe_pairs`). It names a benign picture for the same questions (`SDImage_path`, the
+prompt-decouple picture), and has four harmless questions about the harmful picture (`UnharmPair_*`). The last two may
+be missing where they are not read.
 """
 
 import hashlib
@@ -30,11 +30,11 @@ from safeeraser.errors import BadInput, nearest
 
 CATEGORIES = ("HateSpeech", "IllegalActivity", "Privacy", "Sex", "Violence", "Weapon")
 
-# A record's retain items, in the order in which those of the benchmark are counted, in training and in scoring alike.
+# The keys of a record's retain items. Training and scoring both count the benchmark's items in this order.
 UNHARM = "UnharmPair_*"
 UNHARM_KEYS = ("UnharmPair_text1", "UnharmPair_text2", "UnharmPair_image1", "UnharmPair_image2")
 
-REFUSALS = "prompt.json"  # beside a data file
+REFUSALS = "prompt.json"  # next to a data file
 
 NO_DATASET = (
     "no such file; put the benchmark there (dataset/README.md says how), or build the mini benchmark with "
@@ -43,7 +43,7 @@ NO_DATASET = (
 
 
 def keys_like(pattern: str, keys: Iterable[str]) -> list[str]:
-    """The keys that a pattern fits, those of `UNHARM_KEYS` in their order, then others as they come."""
+    """The keys that match a pattern: first those of `UNHARM_KEYS`, in their order, then the others as they come."""
     order = {key: place for place, key in enumerate(UNHARM_KEYS)}
     fitting = (key for key in keys if fnmatchcase(key, pattern))
     return sorted(fitting, key=lambda key: order.get(key, len(order)))
@@ -51,14 +51,14 @@ def keys_like(pattern: str, keys: Iterable[str]) -> list[str]:
 
 # A predictions file has null where a response was not asked for or not given.
 Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
-# A record of one's own has null where its questions are text alone.
+# A record of your own data has null if its questions are text alone.
 Picture = Annotated[
     str, Field(pattern=r"\S"), WrapValidator(lambda value, check: "" if value is None else check(value))
 ]
 
 
 class _Stored(BaseModel):
-    # Other keys are kept: predictions and verdicts are stored beside the data they belong to.
+    # Other keys are kept: predictions and verdicts are stored in the records that they belong to.
     model_config = ConfigDict(extra="allow", populate_by_name=True)
 
 
@@ -92,11 +92,11 @@ class Record(_Stored):
     @model_validator(mode="before")
     @classmethod
     def _unharm(cls, value: dict[str, Any]) -> dict[str, Any]:
-        """The retain pairs, which lie beside each other on disk, in one place."""
+        """Collect the retain pairs, which are separate keys on disk, in one dict."""
         return value | {"unharm": {key: value[key] for key in keys_like(UNHARM, value)}}
 
     def model_post_init(self, _context: Any) -> None:
-        """A copy of the data that names no category keeps it as the name of the picture's folder."""
+        """Take a missing category from the name of the picture's folder, where some copies of the data keep it."""
         if not self.category:
             self.category = Path(self.image_path).parent.name
 
@@ -108,14 +108,14 @@ class DataFile:
     path: Path
     records: list[Record]
     raw: list[dict[str, Any]]
-    numbers: list[int] = field(default_factory=list)  # of each record in the file, where only some were taken
+    numbers: list[int] = field(default_factory=list)  # of each record in the file, if only some were taken
 
     def number(self, index: int) -> int:
-        """The number in the file of the record at `index`."""
+        """The number that the record at `index` has in the file."""
         return self.numbers[index] if self.numbers else index
 
     def where(self, index: int, key: str = "") -> str:
-        """How an error names a place: file, record (counted from 0 in the file) and key."""
+        """A place as errors name it: file, record (counted from 0 in the file) and key."""
         return f"{self.path}: record {self.number(index)}" + (f", {key}" if key else "")
 
     def only(self, split: str | list[str]) -> "DataFile":
@@ -130,8 +130,8 @@ class DataFile:
         return self._at([i for i, record in enumerate(self.records) if record.category in wanted])
 
     def some(self, skip: int = 0, limit: int | None = None, by_keyword: int | None = None) -> "DataFile":
-        """Of each category the records after the first `skip`, `limit` at most: the next ones or, with a seed
-        `by_keyword`, drawn from all keywords alike. Raises `BadInput` if none is left."""
+        """In each category, at most `limit` of the records after the first `skip`: the next ones or, with a seed
+        `by_keyword`, records drawn evenly from all keywords. Raises `BadInput` if no record is left."""
         if not skip and limit is None:
             return self
         of_category: dict[str, list[int]] = {}
@@ -149,7 +149,7 @@ class DataFile:
     def _drawn(self, indices: list[int], seed: int) -> list[int]:
         """The indices in the order in which they are drawn: one of each keyword, then another of each, and so on.
 
-        Each record and keyword has its turn by a hash of its own, so that it does not depend on what else there is.
+        A hash of its own gives each record and each keyword its turn, whichever others there are.
         """
 
         def turn(name: object) -> str:
@@ -167,7 +167,7 @@ class DataFile:
 
 
 def read_raw(path: str | Path) -> list[dict[str, Any]]:
-    """The JSON objects of a data file (a list, or one a line). Raises `BadInput` if they are none."""
+    """The JSON objects of a data file (a list, or one a line). Raises `BadInput` if it holds none, or anything else."""
     if not Path(path).exists():
         meant = meant_by(Path(path))
         raise BadInput(f"{path}: no such file{meant}" if meant else f"{path}: {NO_DATASET}")
@@ -181,12 +181,12 @@ def read_raw(path: str | Path) -> list[dict[str, Any]]:
 
 
 def problems(value: dict[str, Any]) -> list[str]:
-    """What keeps a JSON object from being a record, as `key: reason`; empty if nothing does."""
+    """What makes a JSON object an invalid record, as `key: reason`; empty if it is valid."""
     try:
         Record.model_validate(value)
     except ValidationError as error:
         errors = error.errors(include_url=False)
-        # On disk the retain pairs lie in the record itself.
+        # On disk the retain pairs are keys of the record itself.
         return [f"{'.'.join(map(str, e['loc'])).removeprefix('unharm.')}: {_plain(e)}" for e in errors]
     return []
 
@@ -203,7 +203,7 @@ def read_records(path: str | Path) -> DataFile:
 
 
 def read_refusals(data_path: str | Path) -> list[str]:
-    """The refusals of `prompt.json`, which lies beside the data file. Raises `BadInput` if it cannot be used."""
+    """The refusals in `prompt.json` next to the data file. Raises `BadInput` if they cannot be used."""
     path = Path(data_path).parent / REFUSALS
     value = read_json(path)
     refusals = value.get("idk") if isinstance(value, dict) else None

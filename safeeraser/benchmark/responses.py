@@ -1,4 +1,4 @@
-"""Where a model's responses are in a predictions file, which inference writes and scoring reads.
+"""Where a predictions file, which inference writes and scoring reads, holds a model's responses.
 
 A view asks a record's harmful or harmless questions about its harmful picture, a benign one or none.
 """
@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 
 class View(NamedTuple):
-    """One way to ask a record.
+    """One way to ask about a record.
 
     Attributes:
         question: `harmful` (of `unsafe_pairs`) or `harmless` (of the UnharmPairs).
         picture: `harmful`, `benign`, `swapped` (the benign one of another category) or `none`.
-        fields: where the responses are stored, one each: keys of an unsafe pair, or of an UnharmPair.
+        fields: the keys of an unsafe pair, or of an UnharmPair, that hold the responses, one each.
     """
 
     question: str
@@ -22,7 +22,7 @@ class View(NamedTuple):
     fields: tuple[str, ...]
 
 
-# The fields of the first three are read off the release's code; the others are this project's.
+# The fields of the first three views are from the release's code; the others are this project's.
 VIEWS = {
     "forget": View("harmful", "harmful", ("model_response1", "model_response2", "model_response3")),
     "decoupled": View("harmful", "benign", ("sd_response",)),
@@ -33,20 +33,20 @@ VIEWS = {
     "retain_image_free": View("harmless", "none", ("image_free_prediction",)),
 }
 VIEW_OF = {field: name for name, view in VIEWS.items() for field in view.fields}
-# One more has its response where a data file holds its model's own, and is of no predictions file.
+# One more view holds its response where a data file has a model's own answer. No predictions file has it.
 OWN = "own"
 ASKED = {OWN: View("harmful", "harmful", ("model_response",))} | VIEWS
-RELEASED = ("forget", "decoupled", "retain")  # what the release asks
-SAMPLE = re.compile(r"model_response\d+")  # a sample of `forget`, of which there may be more than the release's three
-SWAPPED_PICTURE = "SwappedImage_path"  # the key of a record that names the picture that `swapped` showed
+RELEASED = ("forget", "decoupled", "retain")  # the views that the release asks
+SAMPLE = re.compile(r"model_response\d+")  # a sample of `forget`; there may be more than the release's three
+SWAPPED_PICTURE = "SwappedImage_path"  # a record's key for the picture that the view `swapped` showed
 
 
 def view_of(field: str) -> str:
-    """The view whose response is under a key; empty where it is no response's."""
+    """The view whose response is stored under a key; empty if the key holds no response."""
     return "forget" if SAMPLE.fullmatch(field) else VIEW_OF.get(field, "")
 
 
 def fields_in(view: str, keys: Iterable[str]) -> tuple[str, ...]:
-    """The fields of a view, and those of further samples that are among the keys of a pair."""
+    """The fields of a view, with `forget` also the keys of a pair that hold further samples."""
     fields = VIEWS[view].fields
     return fields + tuple(key for key in keys if view == "forget" and SAMPLE.fullmatch(key) and key not in fields)

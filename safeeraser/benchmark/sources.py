@@ -1,6 +1,6 @@
-"""What decides what a function does: its code and the code that it uses, without comments and docstrings.
+"""The code on which a function's result depends: its own and the code that it uses, without comments and docstrings.
 
-Sources are parsed and not imported, so that nothing is loaded for it.
+Sources are parsed, not imported, so that nothing is loaded.
 """
 
 import ast
@@ -13,13 +13,13 @@ Place = tuple[str, str]  # a module, and a name in it
 
 
 def code_of(*places: Place, room: str) -> str:
-    """The hash of some functions and of all that they use of the package `room`."""
+    """The hash of some functions and of everything in the package `room` that they use."""
     used = used_by(*places, room=room)
     return hashlib.sha256("\n".join(used[place] for place in sorted(used)).encode()).hexdigest()[:12]
 
 
 def used_by(*places: Place, room: str) -> dict[Place, str]:
-    """The functions, classes and constants of `room` that these use, themselves among them, each with its code."""
+    """The code of the given places and of all functions, classes and constants of `room` that they use."""
     used: dict[Place, str] = {}
     seen: set[Place] = set()
     left = list(places)
@@ -36,7 +36,7 @@ def used_by(*places: Place, room: str) -> dict[Place, str]:
 
 
 def bare(source: str) -> ast.Module:
-    """A module's code without docstrings; comments are no part of it."""
+    """A module's syntax tree without docstrings; comments are no part of a syntax tree."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
@@ -46,13 +46,13 @@ def bare(source: str) -> ast.Module:
 
 @cache
 def files_code(*files: Path) -> str:
-    """The code in some files as one text: what changes with it changes a result, what does not is a comment."""
+    """The code in some files as one text: any change in it may change a result, other changes are in comments alone."""
     return "\n".join(ast.unparse(bare(file.read_text(encoding="utf-8"))) for file in files)
 
 
 @cache
 def _bound(module: str) -> dict[str, tuple[str, list[Place]]]:
-    """What a module binds, by name: the code of definitions and constants, none of imports, and what each uses."""
+    """The names that a module binds, each with its code (empty for an import) and the places that it uses."""
     spec = find_spec(module)
     assert spec and spec.origin
     bound: dict[str, tuple[str, list[Place]]] = {}
@@ -72,7 +72,7 @@ def _bound(module: str) -> dict[str, tuple[str, list[Place]]]:
 
 
 def _uses(statement: ast.stmt, module: str) -> list[Place]:
-    """The names in a statement of a module, and what it imports itself."""
+    """The names that a statement of a module uses, and the names that it imports itself."""
     places: list[Place] = []
     for part in ast.walk(statement):
         match part:

@@ -1,4 +1,4 @@
-"""What `eval_all.py --summary` writes, read: its figures as rows of the table, and what they come from."""
+"""Reads the summary that `eval_all.py --summary` writes: its figures as rows of the table, and their origin."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -11,13 +11,13 @@ from safeeraser.benchmark.metrics import METRICS, SCORED, UNKNOWN, Figure
 from safeeraser.benchmark.responses import VIEWS
 
 ByView = dict[Annotated[str, GetPydanticSchema(lambda *_: literal_schema([*VIEWS]))], Figure]
-STATES = {"openai": "prompts", "rules": "rules", "truth": "truth"}  # judges whose state has a key of its own
-BY_VIEW = {"blank": "blank", "wrong": "wrong", "refusals": "refusal"}  # a summary's key and the metric of its figures
+STATES = {"openai": "prompts", "rules": "rules", "truth": "truth"}  # judges whose version has a key of its own
+BY_VIEW = {"blank": "blank", "wrong": "wrong", "refusals": "refusal"}  # a summary's key, and the metric of its figures
 GROUPS = ("category", "keyword", "concept")
 
 
 class Answered(BaseModel):
-    """A model that answered as a judge, with the number of its replies; None is what the server did not say."""
+    """A model that answered as a judge, with the number of its replies; None: the server did not say."""
 
     judge: str
     model: str | None = None
@@ -26,19 +26,19 @@ class Answered(BaseModel):
 
 
 class _MadeWith(BaseModel):
-    """What predictions were made with."""
+    """How predictions were made."""
 
     settings: dict[str, Any] = {}
 
 
 class _Inputs(BaseModel):
-    """What was scored; null where the predictions came without a record of their own."""
+    """What was scored; `made_with` is null if the predictions came without a record of how they were made."""
 
     made_with: _MadeWith | None = None
 
 
 class Provenance(BaseModel):
-    """What made a summary's figures; null is what is not known."""
+    """The origin of a summary's figures; null where it is not known."""
 
     date: str | None = None
     git_commit: str | None = None
@@ -49,12 +49,12 @@ class Provenance(BaseModel):
     versions: dict[str, str] = {}
 
 
-# A number, or the value of one that has an interval.
+# A number, or the `value` of a number that has an interval.
 _Value = Annotated[float | None, BeforeValidator(lambda of: of.get("value") if isinstance(of, dict) else of)]
 
 
 class Agreement(BaseModel):
-    """How far a metric's judge agrees with labels or with another judge, and the rate that labels make of its own."""
+    """How far a metric's judge agrees with labels or another judge, and its rate as corrected by labels."""
 
     labels: int = 0
     unlabelled: list[str] = []
@@ -67,14 +67,14 @@ class Agreement(BaseModel):
 
 
 class AgreedWith(BaseModel):
-    """Whose opinion was compared with the judge's: a file of labels, or another judge."""
+    """What the judge's verdicts were compared with: a file of labels, or another judge."""
 
     labels: str | None = None
     judge: str | None = None
 
 
 class Summary(BaseModel):
-    """A summary as far as it is read; `SummaryFile` adds a figure for each scored metric."""
+    """The fields of a summary that are read; `SummaryFile` adds a figure for each scored metric."""
 
     split: str
     pictures: int | None = None
@@ -104,28 +104,28 @@ class Summary(BaseModel):
     agreement_with: AgreedWith | None = None
 
     def judge_of(self, metric: str) -> str:
-        """Who judged a metric's figure."""
+        """The judge of a metric's figure."""
         return getattr(self, metric).judge or ":".join(filter(None, (self.judge, self.judge_model)))
 
     def version_of(self, judge: str) -> str:
-        """The state of a judge, by its title: of its prompts, its rules or its file; empty where it is not known."""
+        """The version of a judge, by its title: of its prompts, its rules or its file; empty if it is not known."""
         name = judge.partition(":")[0]
         return getattr(self, STATES[name]) if name in STATES else self.guards.get(name, "")
 
     @property
     def verdicts_file(self) -> str | None:
-        """The verdicts' file beside it; where it is silent, the usual one of val."""
+        """The name of the verdicts' file; if a summary of val does not say, the usual one."""
         return self.verdicts if "verdicts" in self.model_fields_set or self.split != "val" else "verdicts_val.json"
 
     @property
     def agreements(self) -> dict[str, Agreement]:
-        """How far the judge of each metric agrees, where a rate follows from it."""
+        """By metric, the agreement of its judge, if a corrected rate follows from it."""
         known = (self.agreement or {}).items()
         return {metric: of for metric, of in known if metric in METRICS and of and of.corrected is not None}
 
     @property
     def made_with(self) -> dict[str, Any]:
-        """The settings of the inference run, as far as it recorded them."""
+        """The settings of the inference run that it recorded; empty if it recorded none."""
         return self.inputs.made_with.settings if self.inputs.made_with else {}
 
     def rows(self, run: str = "") -> list[Row]:
