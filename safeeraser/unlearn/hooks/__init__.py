@@ -1,1 +1,1 @@
-"""What goes on beside the loss of a run, as `Hook`s (`hook.py`); `unlearn/run.py` lists those of a run."""
+"""Hooks (`hook.py`): the parts of a run besides its loss, such as stopping and probes. `unlearn/run.py` lists them."""

@@ -1,7 +1,7 @@
-"""How a run ends, and which weights it keeps: at its plan's end, where a bound is passed, or by a signal.
+"""How a run ends (with its plan, by a bound or by a signal), and which weights it keeps.
 
-Gradient ascent has no floor: the loss on the forget view can run away and take the whole model along. The losses of a
-step judge the adapter before that step, so the last good adapter is the one of the last step whose losses were good.
+Gradient ascent has no floor: the loss on the forget view can run away and ruin the model. A step's losses judge the
+adapter from before the step. So the last good adapter is the one from before the last step with good losses.
 """
 
 import logging
@@ -22,14 +22,14 @@ from safeeraser.unlearn.objective.step import taken
 
 log = logging.getLogger(__name__)
 
-HEEDED = (signal.SIGINT, signal.SIGTERM)  # which end a run after the optimizer step under way
+HEEDED = (signal.SIGINT, signal.SIGTERM)  # the signals that end a run after its current optimizer step
 
 
 def reason_to_stop(stop: Stop, method: Method, losses: Mapping[str, float]) -> str | None:
-    """Why a run ends after a step with these losses: None if it does not.
+    """The reason why a run ends after a step with the given losses; None if it continues.
 
     Args:
-        losses: the mean of each term over the optimizer step, by name, before weighting; more names may be there.
+        losses: each term's mean over the optimizer step, by name and before weighting; other names may be present too.
     """
     if stop.not_finite:
         for name, value in losses.items():
@@ -43,7 +43,7 @@ def reason_to_stop(stop: Stop, method: Method, losses: Mapping[str, float]) -> s
 
 
 def unreachable_bounds(stop: Stop, method: Method) -> list[str]:
-    """The bounds that are set though no term of the method could pass them."""
+    """The keys of the bounds that are set although no term of the method can pass them."""
     known = ((term, _bounds(stop, term)) for term in method.terms.values())
     reached = {key for term, bounds in known for key, bound in bounds.items() if LOSSES[term.loss].at_most > bound}
     given = {"stop.forget_loss": stop.forget_loss, "stop.retain_loss": stop.retain_loss}
@@ -51,18 +51,18 @@ def unreachable_bounds(stop: Stop, method: Method) -> list[str]:
 
 
 def _bounds(stop: Stop, term: Term) -> dict[str, float]:
-    """The bounds on a term, by their keys: on one that reads the forget view alone, and on one that reads retain."""
+    """The bounds on a term, by key: one if it reads the forget view alone, another if it reads retain."""
     forget = stop.forget_loss if term.views == ["forget"] else None
     bounds = {"stop.forget_loss": forget, "stop.retain_loss": stop.retain_loss if "retain" in term.views else None}
     return {key: bound for key, bound in bounds.items() if bound is not None}
 
 
 class Guard(Hook):
-    """Judges each step's losses, ends the run where a bound is passed, and gives the model the last good adapter back.
+    """Judges each step's losses, ends the run when a bound is passed, and restores the last good adapter.
 
-    Copies of what this process trains wait in CPU memory: of the adapter before the current step, which that step's
-    losses will judge, and of the last one that was judged good. A checkpoint keeps the latter, as its own adapter is
-    yet to be judged.
+    CPU memory holds two copies of the weights that this process trains: the adapter from before the current step, which
+    the step's losses judge, and the last adapter that was judged good. A checkpoint keeps the second copy, because its
+    own adapter has not been judged yet.
     """
 
     file = "last_good.pt"
@@ -75,12 +75,12 @@ class Guard(Hook):
         self._good: Copies = (0, [])
 
     def on_step_begin(self, args, state, control, model=None, **kwargs):
-        """Keep the weights from before the step, for its losses show whether they were good."""
+        """Copy the weights from before the step; the step's losses will show whether they are good."""
         if self.active:
             self._before = (state.global_step, copies(trained_of(model), self._before[1]))
 
     def on_losses(self, losses, control):
-        """Judge the adapter before the current step by the losses that it gave."""
+        """Judge the adapter from before the current step by the losses that it gave."""
         reason = reason_to_stop(self.stop, self.method, losses) if self.active else None
         if reason:
             self._end(reason, control)
@@ -88,27 +88,27 @@ class Guard(Hook):
             self._before, self._good = self._good, self._before
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        """After the step: a gradient that is not finite has spoilt the adapter that the next losses would judge. In
-        float16, losses are scaled, which meets such gradients now and then, and passes over them."""
+        """End the run after a step with a gradient that is not finite, because this step has spoilt the adapter. Not in
+        float16: its loss scaling causes such gradients now and then, and skips their steps."""
         norm = (logs or {}).get("grad_norm")
         if self.stop.not_finite and norm is not None and not math.isfinite(norm) and not (args.fp16 or self.stopped):
             self._end(f"stop.not_finite: the norm of the gradient is {norm}", control)
         if self.stopped:
-            control.should_save = False  # saving comes after logging
+            control.should_save = False  # Trainer saves after it logs
 
     def _end(self, reason: str, control: Any) -> None:
-        # With no step judged good, the adapter that the run began with is all there is.
+        # If no step was judged good, only the adapter that the run began with is left.
         step, _ = self._good if self._good[1] else self._before
         self.stopped = {"reason": reason, "adapter_of_step": step}
         control.should_training_stop = True
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
-        """Put the last good weights in the place of those that a bound condemned."""
+        """Restore the last good weights if the guard has ended the run."""
         if self.stopped:
             take_up(trained_of(model), self._good[1] or self._before[1])
 
     def row(self) -> dict[str, Any]:
-        """Why and with which step's adapter the run stops; nothing while it goes on."""
+        """Why the run stops and which step's adapter it keeps; empty while the run continues."""
         return {"stopped": self.stopped} if self.stopped else {}
 
     def state_dict(self) -> Copies | None:
@@ -116,40 +116,40 @@ class Guard(Hook):
         return self._good if self._good[1] else None
 
     def load_state_dict(self, kept: Copies | None) -> None:
-        """Take up the last good weights of the run that is resumed."""
+        """Take over the last good weights of the run that is resumed."""
         if self.active and kept:
             self._good = kept
 
 
 class WeightAverage(Hook):
-    """Forms the mean of the last weights, in CPU memory, and gives it to the model at the plan's end.
+    """Averages the weights of the last steps in CPU memory, and gives the mean to the model at the end of the plan.
 
-    Checkpoints hold it beside the weights that are trained on. A run that ends before its plan does keeps the weights
-    that it has, or what a bound's `Guard` gives it.
+    A checkpoint holds the mean in addition to the weights being trained. A run that ends early keeps its current
+    weights, or the weights that the `Guard` restores.
     """
 
     file = "mean.pt"
 
     def __init__(self, share: float) -> None:
         self.share = share
-        self._mean: Copies = (0, [])  # of how many, and their mean
+        self._mean: Copies = (0, [])  # the number of weights averaged, and their mean
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        """Take the weights of this step into the mean, if the step is one of the last `share`."""
+        """Add the weights of this step to the mean, if the step is among the last `share` of all steps."""
         if not taken(self.share, state.global_step, state.max_steps):
             return
         (count, mean), now = self._mean, copies(trained_of(model), [])
-        for each, new in zip(mean, now, strict=bool(count)):  # the first time nothing is there
+        for each, new in zip(mean, now, strict=bool(count)):  # the mean starts empty
             each.lerp_(new, 1 / (count + 1))
         self._mean = (count + 1, mean or now)
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
-        """Put the mean in the place of the weights, unless the run stopped before its last step."""
+        """Replace the weights by their mean, unless the run stopped before its last step."""
         if self._mean[0] and state.global_step == state.max_steps:
             take_up(trained_of(model), self._mean[1])
 
     def state_dict(self) -> Copies | None:
-        """How many weights are in the mean, and the mean; None before the first."""
+        """The number of weights in the mean, and the mean; None before the first."""
         return self._mean if self._mean[1] else None
 
     def load_state_dict(self, kept: Copies | None) -> None:
@@ -163,11 +163,11 @@ class WeightAverage(Hook):
 
 
 class Interruption(Hook):
-    """Notes Ctrl-C and SIGTERM, and ends the run once all processes know of it, with a checkpoint to resume it from.
+    """Notes Ctrl-C and SIGTERM, and ends the run with a checkpoint once all processes know of the signal.
 
     Attributes:
-        received: the signal that this process has got; 0: none.
-        agreed: the one that some process has got, which all know after a step's losses are gathered.
+        received: the signal that this process has received; 0: none.
+        agreed: a signal that some process has received; all processes know it once a step's losses are gathered.
     """
 
     def __init__(self, guard: Guard) -> None:
@@ -175,15 +175,14 @@ class Interruption(Hook):
 
     @property
     def ended_by(self) -> int:
-        """The signal that has ended the run before its plan did; 0: none has. Of one that a bound ends the guard
-        decides."""
+        """The signal that has ended the run early; 0 if none has, or if the guard has stopped the run."""
         return self.agreed if self._ends and not self.guard.stopped else 0
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
-        """Note signals rather than end at once. What is ignored stays so, as under `nohup`."""
+        """Note signals instead of ending at once. Signals that were ignored before, as under `nohup`, stay ignored."""
         before = {}
-        if threading.current_thread() is threading.main_thread():  # no other is given any
+        if threading.current_thread() is threading.main_thread():  # Python signals no other thread
             before = {number: signal.getsignal(number) for number in HEEDED}
             before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
         try:
@@ -206,7 +205,7 @@ class Interruption(Hook):
 
 
 def leave_group(begin: Callable[[int], None], worker: int) -> None:
-    """Begin a process that loads data, out of the process group. A terminal and a launcher send signals to all of the
-    group, and without its loading processes the run could not end its step."""
+    """Move a data-loading process out of the process group, then call `begin`. A terminal or a launcher signals the
+    entire group, and the run could not finish its step without its loading processes."""
     os.setpgrp()
     begin(worker)

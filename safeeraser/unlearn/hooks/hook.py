@@ -1,4 +1,4 @@
-"""What a hook of a run is."""
+"""The base class of a run's hooks."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -7,12 +7,12 @@ from transformers import TrainerCallback, TrainerControl
 
 
 class Hook(TrainerCallback):
-    """Hears of Trainer's events, and of a step's losses; and keeps its state over a resume.
+    """Reacts to Trainer's events and to each step's losses, and may keep a state in checkpoints.
 
     Attributes:
-        file: what its state is called in a checkpoint (`unlearn/state.py`); empty: it has none.
-        held: the parameters of which some weights are to stay as they are.
-        trainer: that of the run, once it is made.
+        file: the name of the state's file in a checkpoint (`unlearn/state.py`); empty if the hook has no state.
+        held: the names of the parameters in which some weights must not change.
+        trainer: the run's trainer, once it is made.
     """
 
     file: str = ""
@@ -20,24 +20,24 @@ class Hook(TrainerCallback):
     trainer: Any = None
 
     def begin(self, trainer: Any) -> None:
-        """Before training, with a model in no engine yet."""
+        """Prepare for training. No engine has wrapped the model yet."""
         self.trainer = trainer
 
     def on_losses(self, losses: Mapping[str, float], control: TrainerControl) -> None:
-        """Hear of an optimizer step's losses, which all processes know alike, before the optimizer moves the weights.
+        """React to a step's losses before the optimizer moves the weights. All processes get the same losses.
 
         Args:
-            losses: `loss`, and by name the mean of each term before weighing.
+            losses: `loss`, and each term's mean by name, before weighting.
         """
 
     def row(self) -> dict[str, Any]:
-        """What it adds to the step's row in the log."""
+        """The hook's entries in the step's row of the log."""
         return {}
 
     def state_dict(self) -> Any:
-        """What a checkpoint keeps of it, in the form of its `file`; None, or nothing in it: no file."""
+        """The state for a checkpoint, of the type that the ending of `file` requires; None or empty: no file."""
         return None
 
     def load_state_dict(self, state: Any) -> None:
-        """Take up again what a checkpoint has kept; None: it has no such file. Raises `ValueError` where it is not what
-        this run would have kept."""
+        """Restore the state from a checkpoint; None means that the checkpoint has no such file. Raises `ValueError` if
+        this run would not have saved such a state."""

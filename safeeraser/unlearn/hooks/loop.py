@@ -1,5 +1,4 @@
-"""Small things beside the training loop: logs that stay true, dropout masks, checkpoints at chosen steps, progress, and
-what a checkpoint keeps of the projector."""
+"""Small hooks: consistent logs, dropout masks, checkpoints at chosen steps, a progress bar, the projector's state."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from safeeraser.unlearn.save_dir import PROBE_LOG, TRAIN_LOG
 
 
 class KeepLogs(Hook):
-    """Keeps the logs true when a run is resumed: rows after the checkpoint's step are dropped."""
+    """Keeps the logs consistent when a run is resumed: drops the rows after the checkpoint's step."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
@@ -26,19 +25,19 @@ class KeepLogs(Hook):
 
 
 class OwnMasks(Hook):
-    """Has each process draw dropout masks of its own.
+    """Makes each process draw its own dropout masks.
 
-    All processes have drawn the adapter from one seed, and would go on to draw alike. A resumed run takes up the
-    checkpoint's random state after this.
+    All processes have drawn the adapter from one seed, and would go on to draw the same masks. A resumed run restores
+    the checkpoint's random state after this hook.
     """
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if args.process_index:  # the first one draws what a process alone does
+        if args.process_index:  # process 0 draws the same as a run with one process
             torch.manual_seed(seed_of(args.seed, args.process_index))
 
 
 class SaveAfter(Hook):
-    """Has a checkpoint written after each of some optimizer steps, which need not be evenly spaced."""
+    """Has Trainer write a checkpoint after each of the given optimizer steps, which need not be evenly spaced."""
 
     def __init__(self, steps: Sequence[int]) -> None:
         self.steps = steps
@@ -49,7 +48,7 @@ class SaveAfter(Hook):
 
 
 class Progress(ProgressCallback, Hook):
-    """Trainer's progress bar with the newest loss beside it, rather than a line of output for each step."""
+    """Trainer's progress bar with the newest loss next to it, in place of a line of output for each step."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if self.training_bar is not None and "loss" in logs:
@@ -57,8 +56,8 @@ class Progress(ProgressCallback, Hook):
 
 
 class MovedProjector(Hook):
-    """Keeps what the projector is moved by, where it is trained in terms of its own: the adapter has the sum alone.
-    DeepSpeed and FSDP keep the parameters themselves."""
+    """Keeps a projector's trained D in checkpoints (model/projector.py), because the adapter has only the weight that W
+    and D make. DeepSpeed and FSDP save D themselves, so nothing is kept under them."""
 
     file = "sines.safetensors"
 

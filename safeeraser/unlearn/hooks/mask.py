@@ -1,13 +1,13 @@
-"""The gradient mask: of LoRA's weights only those are trained that one view's loss moves more than another's does.
+"""The gradient mask: trains only the LoRA weights that the loss of one view moves more than the loss of another view.
 
-The saliency is MMUnlearner's (Huo et al. 2025, arXiv 2502.11051): the ratio of what a weight's squared gradients come
-to over the items of one view to what they come to over those of the other, on the model as it is at the start. There
-all weights above a threshold are trained; here those above 1, and of these the greatest, `top` of all at most.
+A weight's saliency is MMUnlearner's (Huo et al. 2025, arXiv 2502.11051): the sum of its squared gradients over the
+items of one view, divided by the same sum over the other view, on the initial model. MMUnlearner trains all weights
+above a threshold. Here the threshold is 1; if more than the share `top` exceed it, only the most salient are trained.
 
-Of a fresh adapter B is 0, so no loss has a gradient on A. A matrix on which neither view has any is not masked: there
-is nothing to compare, and outputs move only where B is trained. Weights that are held stay where they were to the bit:
-their gradient is set to 0 before any engine sees it, so that neither the norm that is clipped nor Adam's moments know
-of it, and their matrices are not decayed.
+In a fresh adapter B is 0, so no loss has a gradient on A. A matrix with no gradient on either view is not masked: there
+is nothing to compare, and outputs change only where B is trained. Held (untrained) weights keep their exact bits. Their
+gradient is set to 0 before any engine sees it, so it enters neither the norm for clipping nor Adam's moments. Their
+matrices get no weight decay.
 """
 
 import hashlib
@@ -43,16 +43,16 @@ from safeeraser.unlearn.save_dir import MASK_FILE
 
 log = logging.getLogger(__name__)
 
-SCALE = 2.0**12  # of the loss: in float16 small gradients would vanish. A power of two leaves the ratios as they are
+SCALE = 2.0**12  # scales the loss, since small gradients would vanish in float16. A power of two leaves ratios exact
 
 
 class Mask(Hook):
-    """Which weights are trained.
+    """The choice of LoRA weights that are trained.
 
     Attributes:
-        trained: of each matrix that was compared, by its parameter's name, where that is so.
-        record: what `run.json` says of it.
-        held: the matrices of which some weight is not trained.
+        trained: for each compared matrix, by its parameter's name, a mask that is True where the weight is trained.
+        record: the mask's entry in `run.json`.
+        held: the names of the matrices in which some weight is not trained.
     """
 
     file = MASK_FILE
@@ -62,12 +62,12 @@ class Mask(Hook):
         self.held = {name for name, each in trained.items() if not each.all()}
 
     def begin(self, trainer: Any) -> None:
-        """Have the gradients of the weights that are held set to 0, before they are added up or shared out."""
+        """Have the gradients of held weights set to 0, before the engine adds them up or shards them."""
         super().begin(trainer)
         parameters = dict(trainer.model.named_parameters())
         for name in self.held:
             held = self.trained[name].logical_not().to(parameters[name].device)
-            # Not multiplied by 0, which would leave a gradient that is not finite what it is.
+            # Filled, not multiplied by 0: a gradient that is not finite would become NaN, not 0.
             parameters[name].register_hook(lambda gradient, held=held: gradient.masked_fill(held, 0))
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -75,10 +75,10 @@ class Mask(Hook):
 
 
 def check_holds(arguments: TrainingArguments) -> None:
-    """Raises `BadInput` for an optimizer that moves weights without a gradient too: where moments are kept
-    in 8 bits, a 0 may not be, and some mix a matrix's gradients."""
+    """Raise `BadInput` if the optimizer also moves weights whose gradient is 0. Optimizers with 8-bit moments may not
+    represent a moment of 0, and some optimizers mix the gradients of a matrix."""
     kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
-    # Smaller ones are kept in 32 bits.
+    # 128 x 128, because 8-bit optimizers keep the moments of smaller tensors in 32 bits.
     weights, gradient = nn.Parameter(torch.ones(128, 128, device=arguments.device)), torch.ones(128, 128)
     optimizer = kind([{"params": [weights], "weight_decay": 0.0}], **options)
     for _ in range(2):
@@ -92,7 +92,7 @@ def check_holds(arguments: TrainingArguments) -> None:
 
 
 def kept_mask(checkpoint: str) -> Mask:
-    """The mask of the run that a checkpoint is of. Raises `BadInput` if it is not there, or is not that run's."""
+    """The mask of the run that a checkpoint belongs to. Raises `BadInput` if it is missing or not that run's mask."""
     folder = Path(checkpoint)
     file, record = folder / MASK_FILE, run_of(folder).get("mask") or {}
     if not file.is_file():
@@ -103,24 +103,24 @@ def kept_mask(checkpoint: str) -> Mask:
 
 
 def make_mask(wanted: Compared, settings: Settings, model: nn.Module, dataset: PlanDataset) -> Mask:
-    """Compare the gradients of the two views that are `wanted`, on the model as it is.
+    """Make the mask by comparing the gradients of the two views that `wanted` names, on the model as it is.
 
-    Every process does so on the same items in the same order, and all take what the first comes to, which on a GPU
-    could differ in a bit.
+    Every process compares the same items in the same order. All then use the first process's mask, because results on
+    GPUs could differ in a bit.
 
     Args:
-        model: with its adapter, in no engine yet.
-        dataset: the items compared, of both views.
+        model: the model with its adapter, not yet wrapped by an engine.
+        dataset: the items to compare, of both views.
 
     Raises:
         BadInput: a gradient is not finite, or no weight would be trained.
     """
-    model.eval()  # no dropout, nor any draw; Trainer calls train() in each step
-    if settings.gradient_checkpointing:  # without, one row may take more memory than several do in training
+    model.eval()  # no dropout and no other random draw; Trainer calls train() in each step
+    if settings.gradient_checkpointing:  # otherwise one row may need more memory than several do in training
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         for layer in model.modules():
             if isinstance(layer, GradientCheckpointingLayer):
-                layer.training = True  # the layer alone, which checkpoints in training only
+                layer.training = True  # the layer's flag alone: it checkpoints only in training mode
     norms, against = (gradient_norms(model, dataset, view, settings) for view in (wanted.from_, wanted.against))
     trained = choose(norms, against, wanted.top)
     broadcast({name: each.view(torch.uint8) for name, each in trained.items()})  # in place
@@ -150,8 +150,8 @@ def make_mask(wanted: Compared, settings: Settings, model: nn.Module, dataset: P
 
 
 def items_compared(plan: Sequence[Step], count: int) -> list[Step]:
-    """`count` of the plan's steps, or as many as there are: of those that are the first to take a forget item evenly
-    spaced ones, so that they are of all categories though the plan follow the file's order, and none comes twice."""
+    """Choose `count` of the plan's steps, or all if there are fewer, such that no forget item comes twice. They are
+    evenly spaced, so they cover all categories even if the plan follows the file's order."""
     first: dict[int, Step] = {}
     for step in plan:
         first.setdefault(step.forget, step)
@@ -159,10 +159,10 @@ def items_compared(plan: Sequence[Step], count: int) -> list[Step]:
 
 
 def gradient_norms(model: nn.Module, dataset: PlanDataset, view: str, settings: Settings) -> dict[str, Tensor]:
-    """For each of LoRA's weights in the language model the root of the sum of its squared gradients, one of each
-    item's mean token cross-entropy, times `SCALE`; by parameter, in float32.
+    """The root of the summed squared gradients of each LoRA weight in the language model's layers, times `SCALE`.
 
-    Raises `BadInput` where one is not finite.
+    Each item adds one gradient: that of its mean token cross-entropy. The norms are float32 tensors by parameter name.
+    Raises `BadInput` if one is not finite.
     """
     family = settings.family
     named = model.named_parameters()
@@ -170,12 +170,12 @@ def gradient_norms(model: nn.Module, dataset: PlanDataset, view: str, settings: 
     norms = {name: torch.zeros_like(each, dtype=torch.float32) for name, each in lora.items()}
     dtype, kept_in = choose_dtype(settings.dtype), next(iter(lora.values())).dtype
     for step in dataset.plan:
-        # As in training: where the trained weights are wider than the others, products are cast.
+        # As in training: products are autocast if the trained weights are wider than the frozen ones.
         with torch.autocast(next(iter(lora.values())).device.type, dtype, enabled=dtype is not kept_in):
             loss = answer_loss(model, dataset.preprocessor, dataset.row(view, step), family)
         gradients = torch.autograd.grad(SCALE * loss, list(lora.values()), materialize_grads=True)
         for norm, gradient in zip(norms.values(), gradients, strict=True):
-            torch.hypot(norm, gradient.float(), out=norm)  # squares alone could vanish
+            torch.hypot(norm, gradient.float(), out=norm)  # plain squares could underflow
         if not all(norm.isfinite().all() for norm in norms.values()):
             raise BadInput(f"{dataset.item(view, step).where}: mask: its gradient on view {view} is not finite")
     return norms
@@ -192,8 +192,8 @@ def answer_loss(model: nn.Module, preprocessor: Preprocessor, row: Row, family: 
 
 
 def choose(norms: Mapping[str, Tensor], against: Mapping[str, Tensor], top: float) -> dict[str, Tensor]:
-    """Where `norms` are greater than those `against` them; of these where their ratio is greatest, as many as are
-    `top` of all compared. Of equal ratios the first are taken. A matrix that has neither is left out."""
+    """Choose the weights whose norm exceeds their norm in `against`: at most the share `top` of all compared weights.
+    The greatest ratios win, the first among equals. A matrix with no gradient on either view is left out."""
     compared = [name for name in norms if norms[name].any() or against[name].any()]
     if not compared:
         return {}
@@ -211,7 +211,7 @@ def choose(norms: Mapping[str, Tensor], against: Mapping[str, Tensor], top: floa
 
 
 def shares(trained: Mapping[str, Tensor], family: Family) -> dict[str, float]:
-    """The share that is trained of what was compared in each of the language model's layers, by its number."""
+    """The trained share of the compared weights in each layer of the language model, by the layer's number."""
     layers: dict[str, list[Tensor]] = {}
     for name, each in trained.items():
         inside = f".{name}".partition(f".{family.language_model}.layers.")[2]

@@ -1,9 +1,9 @@
-"""The gradient of some terms at moved weights, which an optimizer step takes in the place of theirs where the weights
-are, or beside it (`safeeraser.unlearn.objective.step` says how far they are moved, and for which terms).
+"""The gradient of some terms at moved weights. It replaces their gradient at the current weights, or is added to it.
 
-It is taken before the step's own passes, by `torch.autograd.grad`, of which neither DDP nor DeepSpeed hears; and the
-weights are back before those begin. So the losses that are logged, judged and followed by weights are, under any step,
-those of the weights that the optimizer then moves.
+`safeeraser.unlearn.objective.step` decides how far the weights move, and for which terms. The gradient is computed
+before the step's own passes, by `torch.autograd.grad`, which neither DDP nor DeepSpeed notices. The weights are
+restored before the step's passes begin. So the losses that are logged, judged and followed by dual weights always
+belong to the weights that the optimizer then moves.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,11 +23,11 @@ from safeeraser.unlearn.objective.step import Step
 
 
 class MovedGradient(Hook):
-    """Takes it, and adds it to each micro-step's own.
+    """Computes the gradient at moved weights, and adds it to the gradient of each micro-step.
 
     Attributes:
         names: the terms whose own gradient is left out in the current optimizer step.
-        logged: of the current optimizer step, for the log.
+        logged: the current optimizer step's entries for the log.
     """
 
     def __init__(self, step: Step, terms: Sequence[str], seed: int) -> None:
@@ -38,15 +38,15 @@ class MovedGradient(Hook):
         self._gradient: list[Tensor] = []
 
     def begin(self, trainer: Any) -> None:
-        """Make the objective of what the step learns again, if it learns anything."""
+        """Make the objective of the method that the step relearns, if there is one."""
         super().begin(trainer)
         if method := self.step.relearned:
             given = {"seed": self.seed, "device": trainer.args.device}
             self.relearned = Objective(method, Weights(method), trainer.model, trainer.objective.family, **given)
 
     def take(self, batches: Sequence[dict[str, Any]], number: int) -> None:
-        """Take that of optimizer step `number`, over this process's `batches`, or nothing where nothing is to be moved.
-        All processes come here together."""
+        """Compute the gradient for optimizer step `number` over this process's `batches`. There is none if no term is
+        to be moved, or if the step does not move the weights. All processes call this together."""
         self.names, self.logged, self._gradient = (), {}, []
         if not self.terms or not batches:
             return
@@ -68,18 +68,18 @@ class MovedGradient(Hook):
             return
         with moved(trained, shift.by) as away:
             self.logged["by"] = get_total_norm(away()).item()
-            *self._gradient, _ = self._mean(of_terms, trained, batches, number)  # the engine forms that of processes
+            *self._gradient, _ = self._mean(of_terms, trained, batches, number)  # the engine averages over processes
         if self.step.added is None:
             self.names = self.terms
         else:
             torch._foreach_mul_(self._gradient, self.step.added)
 
     def row(self) -> dict[str, Any]:
-        """What the log has of the current optimizer step; nothing where no weights were moved."""
+        """The current optimizer step's entry in the log; empty if no term's gradient is taken at moved weights."""
         return {"moved": self.logged} if self.logged else {}
 
     def _of_terms(self, objective: Objective, names: Sequence[str], key: str, inputs: dict[str, Any]) -> Tensor:
-        """Some terms of a micro-step, weighed and summed up, in no engine's wrapping."""
+        """The weighted sum of some terms of a micro-step, times its share, without the engine's wrapping."""
         trainer, batch = self.trainer, inputs.get(key, inputs["batch"])
         inputs = trainer._prepare_inputs({"batch": batch, "share": inputs["share"]})
         with trainer.compute_loss_context_manager():
@@ -88,11 +88,11 @@ class MovedGradient(Hook):
     def _mean(
         self, loss_of: Callable[[dict], Tensor], trained: list[nn.Parameter], batches: Sequence[dict], number: int
     ) -> list[Tensor]:
-        """The gradient of `loss_of` where the weights now are, and then its value, in float32: means over this
+        """The gradient of `loss_of` at the current weights, followed by its value, in float32: means over this
         process's micro-steps."""
         total: list[Tensor] = []
         for place, batch in enumerate(batches):
-            # Dropout draws the same at each place, and as it would had the run not been interrupted.
+            # Each micro-step draws the same dropout masks in every pass over it, also in a resumed run.
             seed = seed_of(self.seed, number, 1 + self.trainer.accelerator.process_index, place)
             device = trained[0].device
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -104,7 +104,7 @@ class MovedGradient(Hook):
         return torch._foreach_div(total, len(batches))
 
     def beside(self, loss: Tensor) -> Tensor:
-        """The loss as it is, whose backward pass gives the trained parameters this gradient too."""
+        """The unchanged loss, whose backward pass also gives the trained parameters the gradient at moved weights."""
         if not self._gradient:
             return loss
         return _Beside.apply(loss, self._gradient, *trained_of(self.trainer.objective.model))
@@ -118,11 +118,11 @@ class _Beside(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        # What comes down is the micro-step's share of the optimizer step.
+        # `upstream` is the micro-step's share of the optimizer step.
         each = ((upstream * part).to(dtype) for part, dtype in zip(ctx.gradient, ctx.dtypes, strict=True))
         return upstream, None, *each
 
 
 def seed_of(*numbers: int) -> int:
-    """A seed that numbers decide together; noughts at their end decide nothing."""
+    """A seed that the numbers determine together; zeros at their end make no difference."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])

@@ -1,6 +1,6 @@
-"""Probes: greedy answers to held-out questions while a run is going on. Drawn over the steps, the forgetting curve.
+"""Probes: greedy responses to held-out questions during training. Over the steps they form the forgetting curve.
 
-Of the answers only counts are kept, never their text.
+Only rates and lengths of the responses are kept, never their text.
 """
 
 from collections.abc import Mapping
@@ -27,12 +27,12 @@ ASKED = ("forget", "decoupled", "retain")  # the views whose questions are asked
 
 
 def probe_items(settings: Settings) -> dict[str, list[Item]]:
-    """The questions that a probe asks, spread evenly over the file, of each view that is there.
+    """The questions that a probe asks, spread evenly over the file, for each view of `ASKED` that is there.
 
-    A view that has a file of its own is not asked: that file is the one of training.
+    A view that has a file of its own is not asked, because that file holds training data.
 
     Raises:
-        BadInput: there is none, or the file cannot be used.
+        BadInput: there are no questions, or the file cannot be used.
     """
     source, probe = settings.data, settings.probe
     asked = [view for view in ASKED if view in source.views and not source.views[view].file]
@@ -47,7 +47,7 @@ def probe_items(settings: Settings) -> dict[str, list[Item]]:
 
 
 def measure(answers: list[str]) -> dict[str, float]:
-    """The shares of refusals and of degenerate answers, and the mean length in words."""
+    """The shares of refusals and of degenerate responses, and the mean length in words."""
     return {
         "refusal": sum(map(is_refusal, answers)) / len(answers),
         "degenerate": sum(map(is_degenerate, answers)) / len(answers),
@@ -56,10 +56,10 @@ def measure(answers: list[str]) -> dict[str, float]:
 
 
 class Probes(Hook):
-    """Asks before the first step, every `every` steps, and the adapter that is kept; rows go to `probe.jsonl`.
+    """Asks before the first step, every `every` steps, and for the adapter that is kept. Rows go to `probe.jsonl`.
 
-    Every process asks all questions: ZeRO-3 and FSDP need them all at work to gather the weights, and elsewhere it
-    takes no longer than one asking alone.
+    Every process asks all questions. ZeRO-3 and FSDP need all processes at work to gather the weights. Elsewhere it
+    takes no longer than if one process asked alone.
     """
 
     def __init__(
@@ -84,9 +84,9 @@ class Probes(Hook):
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.interruption.ended_by:
-            return  # a run that never stopped asks nothing there
+            return  # an uninterrupted run would not ask here
         step = self.guard.stopped["adapter_of_step"] if self.guard.stopped else state.global_step
-        if step % self.every or self.averaged:  # else it has been asked, and of the weights that are kept
+        if step % self.every or self.averaged:  # else it was asked already, with the weights that are kept
             self._ask(step)
 
     def _ask(self, step: int) -> None:
@@ -94,7 +94,7 @@ class Probes(Hook):
         control = self.trainer.control
         due = control.should_log
         self.trainer.log({f"probe/{view}/{name}": value for view in row for name, value in row[view].items()})
-        control.should_log = due  # logging takes the step's own row for written
+        control.should_log = due  # `log` clears it, and the step's own row would be lost
         if self.trainer.is_world_process_zero():
             log = Path(self.trainer.args.output_dir) / PROBE_LOG
             keep_json_lines(log, lambda earlier: earlier["step"] != step)
@@ -102,7 +102,7 @@ class Probes(Hook):
 
     def _answers(self, items: list[Item]) -> list[str]:
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        # Else a tie that two processes break differently would leave one of them waiting for the other.
+        # Processes must `agree`: if two broke a tie differently, one would wait for the other.
         vlm = VLM(model, self.preprocessor)
         decoder = DECODERS[vlm.decoder](vlm, self.generation, batch_size=len(items), agree=broadcast)
         answers = [""] * len(items)

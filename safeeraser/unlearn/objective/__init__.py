@@ -1,2 +1,2 @@
-"""What a run minimizes: losses (`losses`, `loss`), methods of them (`method`), and their sum for a batch by the terms'
-weights (`objective`); how an optimizer step is taken (`step`)."""
+"""The objective of a run: losses (`losses`, `loss`), methods that combine them (`method`), their weighted sum for a
+batch (`objective`), and how an optimizer step is taken (`step`)."""

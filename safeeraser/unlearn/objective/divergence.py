@@ -1,6 +1,6 @@
-"""How far the distributions of logits are from others, position by position, in 64 positions at a time.
+"""Divergences between the distributions of logits: one number per position, computed 64 positions at a time.
 
-Beside the gradient this takes no memory of the size of the logits, where plain torch keeps several copies in float32.
+Apart from the gradient, they use no memory of the size of the logits. Plain torch keeps several copies in float32.
 """
 
 import math
@@ -14,34 +14,34 @@ CHUNK = 64  # positions at a time: 8 MB in float32 with a vocabulary of 32,000
 
 
 def divergence(logits: Tensor, wanted: Tensor) -> Tensor:
-    """How far each position's distribution is from the one wanted there, (N,): differentiable in `logits` (N, V).
+    """The divergence of each position's distribution from its target, (N,), differentiable in `logits` (N, V).
 
-    `wanted` is a token each (N,), which gives its negative log-likelihood, or logits (N, V), which give the KL
-    divergence from theirs.
+    `wanted` is a token for each position (N,), which gives the token's negative log-likelihood, or logits (N, V), which
+    give KL(p_wanted || p).
     """
     return _Divergence.apply(logits, wanted, _divergence)
 
 
 def cross_entropy(logits: Tensor, wanted: Tensor) -> Tensor:
-    """The cross-entropy of each position's distribution to the one whose logits are `wanted` (N, V), (N,): the KL
-    divergence and a constant, so with its gradient and memory. Minus infinity rules a token out."""
+    """The cross-entropy of each position's distribution to the softmax of `wanted` (N, V), (N,): KL plus a constant,
+    with the same gradient and memory. A `wanted` logit of minus infinity rules its token out."""
     return _Divergence.apply(logits, wanted, _cross_entropy)
 
 
 def jensen_shannon(logits: Tensor, wanted: Tensor) -> Tensor:
-    """The Jensen-Shannon divergence between the distributions of two sets of logits (N, V), (N,), in nats:
-    differentiable in the first."""
+    """The Jensen-Shannon divergence in nats between the distributions of two sets of logits (N, V): (N,),
+    differentiable in `logits`."""
     return _JensenShannon.apply(logits, wanted)
 
 
 def margin(logits: Tensor) -> Tensor:
-    """The largest less the mean logit of each position: of (N, V) logits (N,), in float32 where they are narrower."""
+    """The largest minus the mean logit of each position: (N, V) -> (N,), in float32 if the logits are narrower."""
     return _Margin.apply(logits)
 
 
 class _Divergence(torch.autograd.Function):
-    """The negative log-likelihood of a token, the KL divergence and the cross-entropy. Each has the gradient
-    softmax(logits) - p_wanted, so nothing need be kept but what came in."""
+    """The negative log-likelihood of a token, the KL divergence and the cross-entropy. All have the gradient
+    softmax(logits) - p_wanted, so only the inputs need to be kept."""
 
     @staticmethod
     def forward(ctx, logits: Tensor, wanted: Tensor, value: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -50,10 +50,10 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream: Tensor) -> tuple[Tensor, None, None]:
-        """(softmax(logits) - p_wanted) upstream, of `upstream` (N,): (N, V) in the logits' dtype, nothing for the rest.
+        """The gradient (softmax(logits) - p_wanted) upstream for `upstream` (N,): (N, V), in the logits' dtype.
 
-        p_wanted is 1 at a wanted token, or the softmax of wanted logits. This is a cross-entropy's gradient (Hinton et
-        al. 2015, arXiv 1503.02531, section 2.1); a KL divergence has it too, because it differs by a constant.
+        p_wanted is 1 at a wanted token, or the softmax of wanted logits. This is the gradient of a cross-entropy
+        (Hinton et al. 2015, arXiv 1503.02531, section 2.1), and of a KL divergence, which differs by a constant.
         """
         gradient = torch.empty_like(ctx.saved_tensors[0])
         for into, g, logits, wanted in _chunks(gradient, upstream, *ctx.saved_tensors):
@@ -67,8 +67,8 @@ class _Divergence(torch.autograd.Function):
 
 
 class _JensenShannon(torch.autograd.Function):
-    """(KL(p, m) + KL(q, m)) / 2, where p and q are the softmax of the logits and of the wanted ones, and m their mean
-    (Lin 1991, "Divergence measures based on the Shannon entropy")."""
+    """(KL(p, m) + KL(q, m)) / 2 with m = (p + q) / 2, where p and q are the softmax of `logits` and of `wanted` (Lin
+    1991, "Divergence measures based on the Shannon entropy")."""
 
     @staticmethod
     def forward(ctx, logits: Tensor, wanted: Tensor) -> Tensor:
@@ -81,10 +81,10 @@ class _JensenShannon(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream: Tensor) -> tuple[Tensor, None]:
-        """p (log(p / m) - sum p log(p / m)) / 2 upstream, of `upstream` (N,): (N, V) in the logits' dtype.
+        """The gradient p (log(p / m) - sum p log(p / m)) / 2 upstream for `upstream` (N,): (N, V) in the logits' dtype.
 
-        The derivative by p is log(p / m) / 2, since what m adds cancels; by the logits, the softmax's Jacobian
-        diag(p) - p p^T applied to that.
+        The derivative by p is log(p / m) / 2, because the terms that come through m cancel. The softmax's Jacobian
+        diag(p) - p p^T maps it to the derivative by the logits.
         """
         gradient = torch.empty_like(ctx.saved_tensors[0])
         for into, g, *chunk in _chunks(gradient, upstream, *ctx.saved_tensors):
@@ -95,7 +95,7 @@ class _JensenShannon(torch.autograd.Function):
 
 
 class _Margin(torch.autograd.Function):
-    """Its gradient needs of the logits only where the largest is, of equal ones the first; it is made at once."""
+    """Its gradient needs only the place of the largest logit (the first of equal ones), so it needs no chunks."""
 
     @staticmethod
     def forward(ctx, logits: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class _Margin(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, upstream: Tensor) -> Tensor:
-        """upstream (1 at the largest logit - 1 / V), of `upstream` (N,): (N, V) in the logits' dtype."""
+        """The gradient upstream (1 at the largest logit - 1 / V) for `upstream` (N,): (N, V) in the logits' dtype."""
         (where,), size = ctx.saved_tensors, ctx.like.shape[1]
         each = (upstream / -size).to(ctx.like.dtype)[:, None]
         return each.repeat(1, size).scatter_add_(1, where, upstream.to(ctx.like.dtype)[:, None])

@@ -1,11 +1,11 @@
-"""The losses of which terms are made: pure functions of tensors.
+"""The losses that terms are made of: pure functions of tensors.
 
-A loss sees the positions that its term reads, flattened over the rows of its views, and gives one number. It is a mean
-over *items* (an item is what a micro-step of batch size 1 takes), never over the tokens of several items: so eight
-micro-steps of one item have exactly the gradient of one micro-step of eight.
+A loss gets the positions that its term reads, flattened over the rows of its views, and returns one number. It is a
+mean over *items* (an item is the data of a micro-step of batch size 1), never over the tokens of several items. So
+eight micro-steps of one item have exactly the gradient of one micro-step of eight.
 
-A new loss is a function here, an entry in `LOSSES` and a test. Its keyword-only arguments are keys of its term, with
-their types and defaults; the defaults are those of the source that its docstring names.
+A new loss is a function here, an entry in `LOSSES` and a test. Its keyword-only arguments become keys of its term, with
+their types and defaults. The defaults come from the source that the docstring names.
 """
 
 import math
@@ -29,12 +29,12 @@ class Positions:
     """The N positions that a term reads, over all rows of its views.
 
     Attributes:
-        logits: (N, V); or of a loss of a layer's states, these, (N, H).
+        logits: (N, V); for a loss that reads a layer's states, the states, (N, H).
         targets: (N,), the token that each position should predict.
-        item: (N,), the number of the item (0 to `items` - 1) that each position belongs to; it never falls.
-        reference: of the untouched model the same as `logits`; or, of a loss that asks for no more, (N,), the negative
-            log-likelihood of the targets.
-        view: (N,), which of its term's views each is in, of a loss that says how many it takes.
+        item: (N,), the number of the item (0 to `items` - 1) that each position belongs to, in ascending order.
+        reference: the untouched model's counterpart of `logits`; or only the negative log-likelihood of the targets,
+            (N,), if the loss needs no more.
+        view: (N,), the index of each position's view in the term's `views`, for a loss that declares a number of views.
     """
 
     logits: Tensor
@@ -55,8 +55,8 @@ class Positions:
         return torch.where(mine, values, 0).sum(1)
 
     def means(self, values: Tensor) -> Tensor:
-        """The mean over each item's positions: (N,) -> (items,). Of large values nearer than `mean`, whose every
-        rounding the release's figures have seen."""
+        """The mean over each item's positions: (N,) -> (items,). It is more exact than `mean` for large values. The
+        figures for the release's methods include the rounding of `mean`."""
         return self.sums(values) / self.sums(torch.ones_like(self.item))
 
 
@@ -71,84 +71,84 @@ def nll(at: Positions) -> Tensor:
 def kl(at: Positions) -> Tensor:
     """KL(p_ref || p), averaged over the positions of each item and then over the items.
 
-    The release's `batchmean` divides by the positions, since it flattens them into the batch.
+    The release's `batchmean` also divides by the positions, because the release flattens them into the batch.
     """
     return at.mean(divergence(at.logits, at.reference))
 
 
 def npo(at: Positions, *, beta: PositiveFloat = 0.1) -> Tensor:
-    """-(2 / beta) log sigmoid(beta (S - S_ref)), S the summed NLL of an item's answer: ascent that slows down as the
-    answer becomes less likely than it was (Zhang et al. 2024, arXiv 2404.05868)."""
-    # Token by token: of two sums of hundreds the difference would be lost in float32's rounding.
+    """-(2 / beta) log sigmoid(beta (S - S_ref)), where S is the summed NLL of an item's answer: ascent that slows down
+    as the answer becomes less likely than it was (Zhang et al. 2024, arXiv 2404.05868)."""
+    # Token by token: the difference of two sums in the hundreds would be lost in float32's rounding.
     gain = divergence(at.logits, at.targets) - at.reference
     return -2 / beta * F.logsigmoid(beta * at.sums(gain)).mean()
 
 
 def dpo(at: Positions, *, beta: PositiveFloat = 0.1) -> Tensor:
-    """-(2 / beta) log sigmoid(beta (W - L)), each the summed log p - log p_ref: W of the view named first, the answer
-    that is wanted, L of the second, the one that is not (Rafailov et al. 2023, arXiv 2305.18290; against a refusal and
-    with this factor in Zhang et al. 2024, arXiv 2404.05868)."""
+    """-(2 / beta) log sigmoid(beta (W - L)), where W and L are the summed log p - log p_ref of two answers. W is of the
+    wanted answer, the view named first, and L of the unwanted one (Rafailov et al. 2023, arXiv 2305.18290; with a
+    refusal as wanted answer, and with this factor, in Zhang et al. 2024, arXiv 2404.05868)."""
     gain = at.reference - divergence(at.logits, at.targets)
     return -2 / beta * F.logsigmoid(beta * at.sums(torch.where(at.view == 0, gain, -gain))).mean()
 
 
 def simnpo(at: Positions, *, beta: PositiveFloat = 4.5, delta: float = 0.0) -> Tensor:
-    """-(2 / beta) log sigmoid(beta (L - delta)), L the mean token NLL of an item's answer: NPO without a reference, and
-    without its leaning to long answers (Fan et al. 2024, arXiv 2410.07163)."""
+    """-(2 / beta) log sigmoid(beta (L - delta)), where L is the mean token NLL of an item's answer: NPO without a
+    reference, and without its bias towards long answers (Fan et al. 2024, arXiv 2410.07163)."""
     means = at.means(divergence(at.logits, at.targets))
     return -2 / beta * F.logsigmoid(beta * (means - delta)).mean()
 
 
 def undial(at: Positions, *, beta: float = 10.0) -> Tensor:
-    """Cross-entropy to softmax(reference logits, the target's less beta): the reference teaches the model, with the
-    answer's token played down (Dong et al. 2024, arXiv 2402.10052)."""
+    """Cross-entropy to softmax(reference logits, with the target's logit lowered by beta): the reference is the
+    teacher, with the answer's token played down (Dong et al. 2024, arXiv 2402.10052)."""
     reference: Tensor = at.reference
     lowered = torch.full_like(reference[:, :1], -beta)
     return at.mean(cross_entropy(at.logits, reference.scatter_add(1, at.targets[:, None], lowered)))
 
 
 def wga(at: Positions, *, beta: float = 1.0) -> Tensor:
-    """-(p^beta NLL), p the target's probability, which counts as a constant: ascent that leaves alone what is unlikely
-    already (Wang et al. 2025, arXiv 2502.19301)."""
+    """-(p^beta NLL), where p is the target's probability, treated as a constant: ascent that spares tokens that are
+    already unlikely (Wang et al. 2025, arXiv 2502.19301)."""
     loss = divergence(at.logits, at.targets)
     return at.mean(-torch.exp(-beta * loss.detach()) * loss)
 
 
 def satimp(at: Positions, *, beta1: float = 5.0, beta2: float = 1.0) -> Tensor:
-    """-(p^beta1 (1 - p)^beta2 NLL), p the target's probability, which counts as a constant: ascent where there is still
-    something to forget, on the tokens that matter (Yang et al. 2025, arXiv 2505.11953)."""
+    """-(p^beta1 (1 - p)^beta2 NLL), where p is the target's probability, treated as a constant: ascent where there is
+    still something to forget, on the tokens that matter (Yang et al. 2025, arXiv 2505.11953)."""
     loss = divergence(at.logits, at.targets)
     p = torch.exp(-loss.detach())
     return at.mean(-(p**beta1) * (1 - p) ** beta2 * loss)
 
 
 def ceu(at: Positions, *, ignore_first: NonNegativeInt = 1) -> Tensor:
-    """Cross-entropy to the model's own distribution with the target's token ruled out, which counts as a constant; the
-    first tokens of an answer are left out (Yang 2025, arXiv 2503.01224)."""
+    """Cross-entropy to the model's own distribution with the target's token ruled out, which is treated as a constant.
+    The first tokens of an answer are left out (Yang 2025, arXiv 2503.01224)."""
     wanted = at.logits.detach().scatter(1, at.targets[:, None], float("-inf"))
     place = torch.arange(len(at.item), device=at.item.device) - torch.searchsorted(at.item, at.item)
     counted = place >= ignore_first
-    counts = at.sums(counted.long()).clamp(min=1)  # an answer no longer than that counts as nothing
+    counts = at.sums(counted.long()).clamp(min=1)  # an answer without a counted token contributes 0
     return (at.sums(cross_entropy(at.logits, wanted) * counted) / counts).mean()
 
 
 def jsd_target(at: Positions) -> Tensor:
-    """Jensen-Shannon divergence to the one-hot target: log 2 + (p log p - (1 + p) log(1 + p)) / 2, p the target's
-    probability; it is bounded, and so is its gradient (JensUn, Singh et al. 2025, arXiv 2509.02820)."""
+    """Jensen-Shannon divergence to the one-hot target: log 2 + (p log p - (1 + p) log(1 + p)) / 2, where p is the
+    target's probability. The loss and its gradient are bounded (JensUn, Singh et al. 2025, arXiv 2509.02820)."""
     loss = divergence(at.logits, at.targets)
     p = torch.exp(-loss)
     return at.mean(math.log(2) - (p * loss + (1 + p) * torch.log1p(p)) / 2)
 
 
 def jsd(at: Positions) -> Tensor:
-    """Jensen-Shannon divergence to the reference, (KL(p ‖ m) + KL(p_ref ‖ m)) / 2 with m their mean: what JensUn keeps
-    retain near the untouched model by (arXiv 2509.02820)."""
+    """Jensen-Shannon divergence to the reference, (KL(p ‖ m) + KL(p_ref ‖ m)) / 2, where m is the mean of p and p_ref.
+    JensUn keeps retain near the untouched model with it (arXiv 2509.02820)."""
     return at.mean(jensen_shannon(at.logits, at.reference))
 
 
 def flat(at: Positions) -> Tensor:
-    """Squared distance of the largest from the mean logit, which is 0 only where all tokens are equally likely; no
-    softmax, whose gradient would vanish on the way (Entesari et al. 2025, arXiv 2506.05314)."""
+    """Squared difference between the largest and the mean logit, which is 0 only if all tokens are equally likely. It
+    has no softmax, whose gradient would vanish on the way (Entesari et al. 2025, arXiv 2506.05314)."""
     return at.mean(margin(at.logits).square())
 
 
@@ -159,16 +159,16 @@ def rmu(at: Positions, control: Tensor) -> Tensor:
 
 
 def control_vector(width: int, seed: int, *, coefficient: float = 20.0, control_vector: Path | None = None) -> Tensor:
-    """RMU's, of `width`, in float32: from the unit cube, evenly, and stretched to the length `coefficient`.
+    """RMU's control vector, (width,), in float32: drawn uniformly from the unit cube, scaled to norm `coefficient`.
 
     Args:
-        control_vector: a JSON file with the vector as it is: a list of numbers, or an object that has one of this name.
+        control_vector: a JSON file with the vector as it is: a list of numbers, or an object with a list of this name.
 
     Raises:
-        BadInput: the file has none, or one of another width.
+        BadInput: the file has no vector, or one of another width.
     """
     if control_vector is None:
-        # On a CPU, so that it is the same whatever trains; said, since a dry run has another device.
+        # On the CPU, so that it is the same on all hardware; named, because a dry run has another default device.
         generator = torch.Generator("cpu").manual_seed(seed)
         drawn = torch.rand(width, generator=generator, device="cpu")
         return drawn / drawn.norm() * coefficient
@@ -185,20 +185,20 @@ def control_vector(width: int, seed: int, *, coefficient: float = 20.0, control_
 
 
 def states(at: Positions) -> Tensor:
-    """Mean squared distance of a layer's states from the reference's: what RMU does with the retain view."""
+    """Mean squared distance of a layer's states from the reference's states: RMU's loss on the retain view."""
     reference: Tensor = at.reference
     return at.means((at.logits.float() - reference.float()).square().mean(-1)).mean()
 
 
 def reroute(at: Positions) -> Tensor:
-    """ReLU(cos(h, h_ref)) of a layer's states: what circuit breakers turn away from the reference's on forget (Zou et
-    al. 2024, arXiv 2406.04313). At h = h_ref it is at its maximum, and has no gradient."""
+    """ReLU(cos(h, h_ref)) of a layer's states: with it, circuit breakers turn the states on forget away from the
+    reference (Zou et al. 2024, arXiv 2406.04313). At h = h_ref it is at its maximum, and has no gradient."""
     reference: Tensor = at.reference
     return at.mean(F.cosine_similarity(at.logits.float(), reference.float()).relu())
 
 
 def distance(at: Positions) -> Tensor:
-    """|h - h_ref| of a layer's states: by which circuit breakers keep retain near the reference (Zou et al. 2024, arXiv
+    """|h - h_ref| of a layer's states: with it, circuit breakers keep retain near the reference (Zou et al. 2024, arXiv
     2406.04313). At h = h_ref its gradient is 0."""
     reference: Tensor = at.reference
     return at.mean(torch.linalg.vector_norm(at.logits.float() - reference.float(), dim=-1))

@@ -1,4 +1,4 @@
-"""Methods and recipes as the data they are: pydantic models of config/forget_loss/ and config/recipe/."""
+"""Methods and recipes as data: pydantic models of the files in config/forget_loss/ and config/recipe/."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
@@ -21,13 +21,13 @@ from safeeraser.errors import BadInput
 from safeeraser.unlearn.data.views import VIEWS
 from safeeraser.unlearn.objective.losses import LOSSES
 
-# What the shipped methods call their terms: a recipe may weigh them all, whichever of them a method has.
+# The terms of the shipped methods. A recipe may set a weight for each, even if a method has only some of the terms.
 TERMS = ("forget", "retain", "kl", "preference", "decoupled")
 
 
 class Dual(Keys):
-    """A weight that follows its term's loss: after each optimizer step it grows by `rate` times how far that lies above
-    `at_most`, and never falls below 0 (Entesari et al. 2025, arXiv 2506.05314).
+    """A weight that follows its term's loss. After each optimizer step it changes by `rate` times (loss - `at_most`),
+    and it never falls below 0 (Entesari et al. 2025, arXiv 2506.05314).
 
     Attributes:
         at_most: the bound, in the loss's own unit.
@@ -39,14 +39,14 @@ class Dual(Keys):
     start: NonNegativeFloat = 1.0
 
     def after(self, weight: float, loss: float) -> float:
-        """The weight of the next step, where `loss` is the term's mean over this one, whose weight was `weight`."""
+        """The next step's weight: `weight` is this step's, and `loss` is the term's mean over this step."""
         return max(0.0, weight + self.rate * (loss - self.at_most))
 
 
 class Ramp(Keys):
-    """A weight that moves evenly over the run: `from` before the first optimizer step, `to` after the last one. The
-    schedule of circuit breakers (Zou et al. 2024, arXiv 2406.04313) is alpha to alpha / 2 on forget, 0 to alpha / 2 on
-    retain."""
+    """A weight that changes linearly over the run: `from` before the first optimizer step, `to` after the last one.
+    Circuit breakers (Zou et al. 2024, arXiv 2406.04313) go from alpha to alpha / 2 on forget, and from 0 to alpha / 2
+    on retain."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 
@@ -59,13 +59,13 @@ class Ramp(Keys):
         return self.from_
 
     def at(self, done: int, steps: int) -> float:
-        """The weight when `done` of a run's optimizer steps have been taken."""
+        """The weight after `done` of a run's `steps` optimizer steps."""
         return self.from_ + (self.to - self.from_) * done / steps
 
 
 def or_moving(number: Any) -> WrapValidator:
-    """Checks a weight as the `number` that it is to be, or as one that moves. A plain union would report what is wrong
-    with it as each of these."""
+    """A validator for a weight that is either a `number` or a moving weight. A plain union would report a bad weight's
+    errors once for each type."""
     numbers = TypeAdapter(number)
 
     def either(value: Any, _: Any) -> float | Dual | Ramp:
@@ -80,7 +80,7 @@ Weight = Annotated[float | Dual | Ramp, or_moving(float)]
 
 
 class Recipe(Keys):
-    """The switches between the release and its mended form; config/recipe/official.yaml explains each."""
+    """The switches between the release and its corrected form; config/recipe/official.yaml explains each switch."""
 
     name: str
     capitalize: bool
@@ -95,12 +95,12 @@ class Recipe(Keys):
 class Term(Keys):
     """A weighted loss on views: `weight * loss(views)`, pooled over the views named.
 
-    The weight is a number, a dual variable or a ramp. What else a term has are its loss's own parameters: each loss has
-    a subclass of this with these as fields.
+    The weight is a number, a dual weight or a ramp. Each loss has a subclass of this class, whose further fields are
+    the parameters of the loss.
 
     Attributes:
-        positions: `answer`: where the answer is predicted, or of a layer's states the answer itself; `row`: all of its
-            rows; `all`: up to the end of the longest row of the item, padding included, as the release's KL does.
+        positions: `answer`: where the answer is predicted, or for a layer's states the answer itself; `row`: all of the
+            term's rows; `all`: up to the end of the item's longest row, padding included, as the release's KL does.
     """
 
     loss: str
@@ -117,12 +117,12 @@ class Term(Keys):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The loss's parameters, each with a value."""
+        """The values of the loss's parameters, by name."""
         return {name: getattr(self, name) for name in type(self).model_fields if name not in Term.model_fields}
 
     @property
     def reads(self) -> tuple[int | None, ...]:
-        """The layers of the language model whose states it reads; None: logits."""
+        """The language model's layers whose states the term reads; a single None: it reads logits."""
         return tuple(self.parameters.get("layers") or (self.parameters.get("layer"),))
 
 
@@ -132,7 +132,7 @@ TERM_OF: dict[str, type[Term]] = {
     )
     for name, loss in LOSSES.items()
 }
-globals().update((kind.__name__, kind) for kind in TERM_OF.values())  # where a process that is sent one looks for it
+globals().update((kind.__name__, kind) for kind in TERM_OF.values())  # unpickling looks for them here
 if TYPE_CHECKING:
     AnyTerm = Term
 else:
@@ -140,9 +140,9 @@ else:
 
 
 class Method(Keys):
-    """A line of weights: the loss of a micro-step is the sum of its terms.
+    """A method: the terms whose weighted sum is the loss of a micro-step.
 
-    Its `title`, by which reports call it, decides no result, so `run.json` has it beside the settings, not among them.
+    Reports call the method by its `title`. It decides no result, so `run.json` keeps it outside the settings.
     """
 
     name: str
@@ -161,29 +161,29 @@ class Method(Keys):
 
     @property
     def moving(self) -> dict[str, Dual | Ramp]:
-        """The weights that change from step to step, by the terms' names."""
+        """The weights that change from step to step, by term name."""
         return {name: term.weight for name, term in self.terms.items() if not isinstance(term.weight, float)}
 
     @property
     def starts_flat(self) -> bool:
-        """Whether none of its terms has a gradient where the model is the untouched one."""
+        """Whether no term has a gradient when the model equals the untouched one."""
         return all(LOSSES[term.loss].starts_flat for term in self.terms.values())
 
     @property
     def top(self) -> int | None:
-        """The last layer of the language model that some term reads, where none reads what comes of those above."""
+        """The highest layer of the language model that a term reads; None if some term reads logits."""
         read = [layer for term in self.terms.values() for layer in term.reads]
         layers = [layer for layer in read if layer is not None]
         return max(layers) if len(layers) == len(read) else None
 
     def losses(self, model: nn.Module, seed: int, device: torch.device | str) -> dict[str, Callable[[Any], Tensor]]:
-        """The loss of each term as a function of the positions that it reads, with all else that it takes.
+        """The loss of each term as a function of the positions that it reads; everything else that it needs is bound.
 
         Args:
-            model: the one that is trained, or its outline.
+            model: the model that is trained, or its outline.
 
         Raises:
-            BadInput: what a loss is to be given beside them cannot be used, or not for this model.
+            BadInput: a term names a layer that the model does not have, or a loss's other inputs cannot be made.
         """
         text = model.config.get_text_config()
         for name, term in self.terms.items():
@@ -198,7 +198,7 @@ class Method(Keys):
         return {name: LOSSES[term.loss].ready(term.parameters, **given) for name, term in self.terms.items()}
 
     def of_terms(self, names: Iterable[str]) -> "Method":
-        """The same method with some of its terms alone."""
+        """The same method with only the terms named."""
         return self.model_copy(update={"terms": {name: self.terms[name] for name in names}})
 
     def reweighted(self, weights: Mapping[str, Weight | None]) -> "Method":

@@ -1,7 +1,7 @@
-"""What a run minimizes in each micro-step: the sum of a method's terms, each by the weight that it has now.
+"""The objective of each micro-step: the sum of a method's terms, each times its current weight.
 
-A method may compare with the untouched model: the model itself with its adapter switched off. Where no adapter is
-trained but the model itself, it is a second copy.
+A method may compare with the untouched model: the trained model with its adapter switched off. If the model itself is
+trained, without an adapter, the untouched model is a second copy.
 """
 
 import math
@@ -19,16 +19,16 @@ from safeeraser.unlearn.objective.divergence import divergence
 from safeeraser.unlearn.objective.losses import LOSSES, Positions
 from safeeraser.unlearn.objective.method import Dual, Method, Ramp
 
-Outputs = dict[int | None, Tensor]  # states by layer, (N, hidden); None: logits, (N, vocabulary)
+Outputs = dict[int | None, Tensor]  # hidden states by layer, (N, hidden); None: logits, (N, vocabulary)
 
 
 class Weights(Hook):
-    """What each term weighs now: a number, a dual variable that follows its term's loss, or a ramp over the run.
+    """The current weight of each term: a number, a dual weight that follows its term's loss, or a ramp over the run.
 
-    The losses of a step are those of all processes, so each process comes to the same weights by itself.
+    A step's losses are means over all processes, so each process computes the same weights by itself.
 
     Attributes:
-        of_step: the moving weights that the last step was taken with, by name.
+        of_step: the moving weights of the last step, by term name.
     """
 
     file = "duals.json"
@@ -46,7 +46,7 @@ class Weights(Hook):
         return self._now[name]
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Set the ramps to where the run is: what is resumed has steps behind it."""
+        """Set the ramps to the run's current step, which is not 0 in a resumed run."""
         for name, weight in self.moving.items():
             if isinstance(weight, Ramp):
                 self._now[name] = weight.at(state.global_step, state.max_steps)
@@ -54,7 +54,7 @@ class Weights(Hook):
     on_step_end = on_train_begin
 
     def on_losses(self, losses, control=None):
-        """Move the dual weights on for the next step. A loss that is not finite says nothing, and moves none."""
+        """Update the dual weights for the next step. A loss that is not finite leaves its term's weight unchanged."""
         self.of_step = {name: self._now[name] for name in self.moving}
         for name, dual in self.duals.items():
             if math.isfinite(losses[name]):
@@ -74,12 +74,12 @@ class Weights(Hook):
 
 
 class Objective:
-    """A method, what its terms weigh, and its losses with all that they are given beside a batch.
+    """A method, the current weights of its terms, and its losses with everything that they need besides a batch.
 
     Args:
         weights: by term; they may change from step to step.
-        model: the one that is trained, in no engine's wrapping.
-        untouched: the untouched model where it is a second copy.
+        model: the model that is trained, without an engine's wrapping.
+        untouched: the untouched model, if it is a second copy.
     """
 
     def __init__(
@@ -94,25 +94,25 @@ class Objective:
         device: torch.device | str,
     ) -> None:
         self.method, self.weights, self.model, self.family, self.untouched = method, weights, model, family, untouched
-        self.head = model.get_output_embeddings()  # which a wrapped model cannot give
+        self.head = model.get_output_embeddings()  # a wrapped model cannot give it
         self.losses = method.losses(model, seed, device)
 
     def __call__(self, batch: Batch, model: nn.Module, apart: Collection[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a micro-step, a scalar; and its terms before weighing, by name.
+        """The loss of a micro-step, a scalar, and its terms before weighting, by name.
 
         Args:
-            model: in its engine's wrapping.
-            apart: terms whose gradient is taken elsewhere: of these the value counts alone.
+            model: the model in its engine's wrapping.
+            apart: the terms whose gradient is computed elsewhere; only their values count here.
         """
         logits, terms = self._terms(self.losses, batch, model)
         loss = self._weighed({name: each.detach() if name in apart else each for name, each in terms.items()})
         if apart or not len(logits):
-            # Engines wait for the backward pass at the model's output, of which no term may have taken anything.
+            # Engines wait for a backward pass through the model's output, even if no term has used the output.
             loss = loss + logits[:0].sum()
         return loss, terms
 
     def of(self, names: Iterable[str], batch: Batch) -> Tensor:
-        """Some of the terms alone, weighed and summed up, of the model in no engine's wrapping."""
+        """The weighted sum of some terms alone, computed by the model without an engine's wrapping."""
         return self._weighed(self._terms(names, batch, self.model)[1])
 
     def _weighed(self, terms: Mapping[str, Tensor]) -> Tensor:
@@ -122,12 +122,12 @@ class Objective:
         """The logits that are read, and the terms named. One forward pass serves all terms."""
         places = {layer: reads.places for layer, reads in batch.reads.items()}
         outputs = self._run(model, batch.inputs, places, self.head)
-        # Split once for all terms, each of which would else have a gradient of the size of all logits.
+        # Split once for all terms; otherwise each term would have a gradient of the size of all logits.
         runs = {layer: batch.reads[layer].split(each) for layer, each in outputs.items()}
         return outputs[None], {name: self._term(name, batch, runs) for name in names}
 
     def _term(self, name: str, batch: Batch, runs: Mapping[int | None, Sequence[Tensor]]) -> Tensor:
-        """Term `name` of what was read, a scalar: of the logits, or the mean over the layers that it reads."""
+        """Term `name`, a scalar: its loss on the logits, or the mean of its loss over the layers that it reads."""
         term, compared = self.method.terms[name], self._compared(name, batch)
         values = []
         for layer in term.reads:
@@ -142,8 +142,8 @@ class Objective:
 
     @torch.no_grad()
     def _compared(self, name: str, batch: Batch) -> Outputs:
-        """The untouched model's outputs at the places that term `name` reads, where it compares with them. Only the
-        rows that it reads are run."""
+        """The untouched model's outputs at the positions that term `name` reads; empty if it compares with none. Only
+        the term's rows are run."""
         if name not in batch.reference:
             return {}
         entries, read = batch.reference[name]
@@ -155,7 +155,7 @@ class Objective:
         with self.model.disable_adapter():
             outputs = self._run(self.model, inputs, places)
         for parameter, before in zip(self.model.parameters(), trained, strict=True):
-            if parameter.requires_grad and not before:  # PEFT would train all that is saved with the adapter
+            if parameter.requires_grad and not before:  # PEFT makes all that is saved with the adapter trainable
                 parameter.requires_grad_(False)
         return outputs
 
@@ -166,7 +166,7 @@ class Objective:
         places: Mapping[int | None, Tensor],
         head: nn.Module | None = None,
     ) -> Outputs:
-        """One forward pass for all that is read of a batch: at `places`, (N,), of each layer, or of the logits."""
+        """The outputs of one forward pass at the `places` that are read, (N,) for each layer and for the logits."""
         states = {layer: each for layer, each in places.items() if layer is not None}
         read = places[None] if None in places else next(iter(states.values()))[:0]
         logits, kept = logits_and_states(model, inputs, read, states, self.family, head)

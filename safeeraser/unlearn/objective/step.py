@@ -1,8 +1,8 @@
-"""How an optimizer step is taken: of which gradient, and what of the weights is kept in the end. Data, as methods are.
+"""How an optimizer step is taken: its gradient, and the weights that are kept in the end. Steps are data, like methods.
 
-Beside the plain one three of Fan et al. 2025, arXiv 2502.05374, which make what was unlearned harder to learn again by
-making the loss flat around it; and one that relearns inside the loop. A new step is a class here, an entry in `STEPS`
-and a page in config/step/.
+In addition to the plain step there are three of Fan et al. 2025, arXiv 2502.05374, and one that relearns inside the
+loop. The three make unlearned content harder to relearn by making the loss flat around the weights. A new step is a
+class here, an entry in `STEPS` and a config file in config/step/.
 """
 
 import math
@@ -17,69 +17,69 @@ from torch.nn.utils import get_total_norm
 from safeeraser.benchmark.pages import Keys
 from safeeraser.unlearn.objective.method import Method
 
-FORGETS = {"forget", "refusal"}  # a term that reads one of these views is there to make the model forget
+FORGETS = {"forget", "refusal"}  # a term that reads one of these views makes the model forget
 
 
 class Gradient(Protocol):
-    """The gradient of what a step asks about with the trained parameters moved `by` so much from where they are, in
-    float32, and the loss there: means over the micro-steps of all processes, which ask for it together."""
+    """The gradient and the loss that a step asks for, in float32, with each trained parameter moved `by` a tensor. Both
+    are means over the micro-steps of all processes, which call this together."""
 
     def __call__(self, by: Sequence[Tensor] | None = None) -> tuple[list[Tensor], float]: ...
 
 
 class Shift(NamedTuple):
-    """How far each trained parameter is to be moved, None where nothing moves; and what of that is for the log."""
+    """How far to move each trained parameter (None: move nothing), and the figures about the move for the log."""
 
     by: list[Tensor] | None
     logged: dict[str, float]
 
 
 class Step(Keys):
-    """What the steps have in common, and all that the plain one does."""
+    """The base class of all steps, with the behaviour of the plain step."""
 
-    title: ClassVar[str] = ""  # what it adds to the method's, as the source has it
+    title: ClassVar[str] = ""  # the suffix to the method's title, as the source writes it
     name: str
 
     @property
     def averaged(self) -> float:
-        """The share of the optimizer steps, the last ones, of whose weights the mean is kept in the end; 0: the last
-        weights are."""
+        """The share of the optimizer steps, counted from the last, over which the kept weights are averaged; 0: the
+        last weights are kept."""
         return 0.0
 
     def moved_terms(self, method: Method) -> list[str]:
-        """The terms whose gradient is taken at moved weights; that of the others is taken where the weights are. Raises
-        `ValueError` where it is taken so of some kind of terms, of which the method has none."""
+        """The terms whose gradient is computed at moved weights; the others use the current weights. Raises
+        `ValueError` if the step moves only terms that forget, and the method has none."""
         return []
 
     @property
     def relearned(self) -> Method | None:
-        """What the step learns on the way to the moved weights; None: it learns nothing."""
+        """The method that the step relearns on the way to the moved weights; None if it relearns nothing."""
         return None
 
     @property
     def added(self) -> float | None:
-        """How many times the gradient at moved weights is added to the terms' own; None: it takes that one's place."""
+        """The factor for adding the gradient at moved weights to the terms' own; None: it replaces their own."""
         return None
 
     def beside(self, method: Method) -> dict[str, Method]:
-        """What the model is run for beside the whole method, each with a batch of the rows that it reads: `moved`, the
-        terms at moved weights where they are not all, and `relearned`."""
+        """The methods that the model is run for in addition to the main one, each on its own batch: `moved` has the
+        terms at moved weights, if they are not all terms; `relearned` is the method that the step relearns."""
         moved = self.moved_terms(method)
         some = {"moved": method.of_terms(moved)} if moved and len(moved) < len(method.terms) else {}
         return some | ({"relearned": self.relearned} if self.relearned else {})
 
     def shift(self, gradient: Gradient, like: Sequence[Tensor], seed: int) -> Shift:
-        """How far the trained parameters are moved for these terms.
+        """How far to move the trained parameters for the moved terms.
 
         Args:
-            gradient: of what is `relearned`, or else of these terms as they are weighed.
+            gradient: of the `relearned` method if there is one, else of the weighted sum of the moved terms.
             like: the trained parameters.
-            seed: for what is drawn in this optimizer step.
+            seed: for random draws in this optimizer step.
         """
         return Shift(None, {})
 
     def cost(self, method: Method, steps: int) -> str:
-        """A sentence on what it does in a run of so many optimizer steps, and what that takes; empty: nothing."""
+        """A sentence on the step's work and its cost in a run of `steps` optimizer steps; empty if it costs nothing."""
         return ""
 
 
@@ -90,9 +90,9 @@ class Plain(Step):
 
 
 class _Moved(Step):
-    """The gradient of some terms is taken at moved weights: of those that forget, or of all."""
+    """A step that computes the gradient of some terms at moved weights: of the terms that forget, or of all."""
 
-    passes: ClassVar[int]  # over what the terms read, in each optimizer step, beside those of all steps
+    passes: ClassVar[int]  # extra passes over the rows of the moved terms, per optimizer step
 
     terms: Literal["forget", "all"] = "forget"
 
@@ -112,8 +112,8 @@ class _Moved(Step):
 
 
 class Sam(_Moved):
-    """Sharpness-aware minimization: the weights are moved by `rho`, as one vector's length, in the direction in which
-    what is minimized grows most (Foret et al. 2021, arXiv 2010.01412; on the forget terms in Fan et al. 2025)."""
+    """Sharpness-aware minimization: moves the weights, as one vector, by the length `rho` in the direction in which the
+    moved terms grow most (Foret et al. 2021, arXiv 2010.01412; on the forget terms in Fan et al. 2025)."""
 
     title: ClassVar[str] = "+SAM"
     passes: ClassVar[int] = 2
@@ -131,8 +131,8 @@ class Sam(_Moved):
 
 
 class Smooth(_Moved):
-    """Randomized smoothing: each weight is moved by Gaussian noise of the standard deviation `std`, one draw an
-    optimizer step (Fan et al. 2025)."""
+    """Randomized smoothing: moves each weight by Gaussian noise of standard deviation `std`, drawn once per optimizer
+    step (Fan et al. 2025)."""
 
     title: ClassVar[str] = "+RS"
     passes: ClassVar[int] = 1
@@ -150,8 +150,8 @@ class Smooth(_Moved):
 
 
 class Tamper(_Moved):
-    """Relearning inside the loop: `inner_steps` plain steps of descent on a view that an attacker would train on, and
-    there the gradient of the forget terms, `scale` times of which is added to the loss's own. Of first order: nothing
+    """Relearning inside the loop: takes `inner_steps` plain descent steps on a view that an attacker would train on.
+    There it computes the moved terms' gradient, and adds `scale` times it to the loss's own. It is first order: nothing
     is differentiated through the inner steps (after TAR, Tamirisa et al. 2024, arXiv 2408.00761)."""
 
     title: ClassVar[str] = "+Tamper"
@@ -173,11 +173,11 @@ class Tamper(_Moved):
         return self.scale
 
     def shift(self, gradient: Gradient, like: Sequence[Tensor], seed: int) -> Shift:
-        """The sum of `inner_steps` steps of plain descent, -inner_lr g each, where g is the gradient of the loss on
-        `view` at the weights moved so far (after the inner loop of TAR, Tamirisa et al. 2024, arXiv 2408.00761).
+        """The sum of `inner_steps` plain descent steps, -inner_lr g each (after the inner loop of TAR, Tamirisa et al.
+        2024, arXiv 2408.00761). g is the gradient of the loss on `view` at the weights moved so far.
 
-        `by` has a tensor for each of `like`, of its shape, in float32; it is None if a gradient is not finite. `logged`
-        has the loss before the first and before the last step. Nothing is drawn, so `seed` is not used.
+        `by` has a float32 tensor of the shape of each of `like`; it is None if a gradient is not finite. `logged` has
+        the loss before the first and before the last step. Nothing is drawn, so `seed` is not used.
         """
         by = [torch.zeros_like(each, dtype=torch.float32) for each in like]
         logged: dict[str, float] = {}
@@ -195,8 +195,8 @@ class Tamper(_Moved):
 
 
 class Average(Step):
-    """Weight averaging: plain steps, and in the end the mean of the weights after each of the `last` share of them
-    (Izmailov et al. 2018, arXiv 1803.05407; in unlearning Fan et al. 2025)."""
+    """Weight averaging: plain steps, and in the end the mean of the weights after each of the last steps, whose share
+    is `last` (Izmailov et al. 2018, arXiv 1803.05407; in unlearning Fan et al. 2025)."""
 
     title: ClassVar[str] = "+WA"
 
@@ -214,7 +214,7 @@ class Average(Step):
 
 
 def taken(share: float, step: int, steps: int) -> int:
-    """After how many optimizer steps up to `step` the weights are in the mean over the last `share` of `steps`."""
+    """How many optimizer steps up to `step` contribute to the mean of the weights over the last `share` of `steps`."""
     return max(0, step - steps + max(1, round(share * steps))) if share else 0
 
 

@@ -1,2 +1,2 @@
-"""What is found out before weights are loaded: what a run needs (`dry_run`, `memory`), and whether the machine has it
+"""Checks before weights are loaded: a run's needs (`dry_run`, `memory`), and whether the machine meets them
 (`machine`)."""

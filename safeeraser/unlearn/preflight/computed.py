@@ -1,4 +1,4 @@
-"""Tensors without contents, among which what is made of real ones alone is computed."""
+"""A dispatch mode for tensors without contents: it still computes everything that depends on real tensors alone."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 
 class Computed(TorchDispatchMode):
-    """Among tensors without contents, computes what is made of real ones alone: a model may ask those for numbers, such
-    as of how many patches a picture is."""
+    """Really computes each operation whose tensors all have contents. A model may need the result, such as the number
+    of patches of a picture."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -25,7 +25,7 @@ class Computed(TorchDispatchMode):
 
 
 def _places(index: Tensor | None) -> Sequence[Tensor | None]:
-    """A mask as the numbers of its places where it has contents: how many these are, a shape depends on."""
+    """A mask with contents as the indices of its True entries, because a shape depends on their number."""
     if index is None or index.dtype != torch.bool or isinstance(index, FakeTensor):
         return [index]
     with unset_fake_temporarily():

@@ -1,4 +1,4 @@
-"""The dry run: what a run would do and need, reported without weights and before anything is written."""
+"""The dry run: reports the work and the needs of a run, without weights and before anything is written."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -28,17 +28,17 @@ from safeeraser.unlearn.objective.method import Method
 from safeeraser.unlearn.preflight.machine import advice, check_machine, check_shared_memory
 from safeeraser.unlearn.preflight.memory import MicroStep, Part, Setup, memory
 
-Size = tuple[int, int]  # of a conversation: its tokens, the picture's included, and those of the answer among them
+Size = tuple[int, int]  # a conversation's tokens, including the picture's; and how many are the answer's
 
 
 def dry_run(settings: Settings, job: Job, arguments: TrainingArguments) -> None:
     """Check what can be checked without weights, and print counts of data, steps and parameters, and the memory needed.
 
     Raises:
-        BadInput: there is no such model, a conversation has no room for its answer, `init_adapter` does not fit, or a
-            GPU is here and what else the engine wants is not, or loading processes have no room for their batches.
+        BadInput: there is no such model, a conversation has no room for its answer, or `init_adapter` does not fit.
+            Also if the GPU machine here cannot run the engine, or if loading processes have no room for batches.
     """
-    if torch.cuda.device_count() and not settings.gpu_memory:  # else it will be trained on another machine
+    if torch.cuda.device_count() and not settings.gpu_memory:  # else the run will train on another machine
         check_machine(job.engine)
     try:
         config = load_config(settings.model_path)
@@ -55,7 +55,7 @@ def dry_run(settings: Settings, job: Job, arguments: TrainingArguments) -> None:
         check_adapter(model, read_adapter(settings.init_adapter), settings.init_adapter)
 
     def estimate(settings: Settings, engine: Engine) -> list[Part]:
-        """The parts of the memory under other settings and another engine."""
+        """The parts of the memory under the given settings and engine."""
         return memory(outline(settings, config, dtype), Setup(settings, engine, dtype), *steps)
 
     parts = memory(model, Setup(settings, job.engine, dtype), *steps)
@@ -77,7 +77,7 @@ def dry_run(settings: Settings, job: Job, arguments: TrainingArguments) -> None:
 
 
 def beside_plain_steps(settings: Settings, job: Job) -> Iterator[str]:
-    """A sentence on each thing that a run does beside plain steps by fixed weights."""
+    """A sentence on each thing that a run does in addition to plain steps with fixed weights."""
     for name, weight in settings.method.moving.items():
         yield f"The weight of {name} moves: {shown_weight(weight.model_dump())}."
     if cost := settings.step.cost(settings.method, job.schedule.steps):
@@ -90,25 +90,25 @@ def beside_plain_steps(settings: Settings, job: Job) -> Iterator[str]:
 
 
 def read_steps(settings: Settings, job: Job, dtype: torch.dtype, arguments: TrainingArguments) -> list[MicroStep]:
-    """The plan's `planned_steps`. Raises `BadInput` where an item, or the loading of them, has no room."""
-    dataset = load_dataset(settings, job, check=False)  # `planned_steps` does
+    """The plan's `planned_steps`. Raises `BadInput` if an item's answer or the loading of batches has no room."""
+    dataset = load_dataset(settings, job, check=False)  # `planned_steps` checks it
     steps, preprocessor = planned_steps(settings, dataset), dataset.preprocessor
     if not settings.gpu_memory:
         check_shared_memory(dataset, collator(settings, preprocessor, dtype), arguments, job.engine.here)
-    if compared := job.data.compared:  # which have to leave room for their answers too
+    if compared := job.data.compared:  # the compared items must leave room for their answers too
         conversation_sizes(dataset_of(settings, compared, job.compared, preprocessor))
     return steps
 
 
 def dtype_of(settings: Settings, engine: Engine) -> torch.dtype:
-    """The dtype of the frozen weights where the run will be launched: `auto` is the engine's, or that of GPUs."""
+    """The frozen weights' dtype at launch. `auto`: the engine's, bfloat16 with `gpu_memory`, or this machine's."""
     dtype = DTYPE_OF.get(engine.mixed_precision or "") or ("bfloat16" if settings.gpu_memory else "auto")
     return choose_dtype(dtype if settings.dtype == "auto" else settings.dtype)
 
 
 def outline(settings: Settings, config: PreTrainedConfig, dtype: torch.dtype) -> nn.Module:
-    """The model with its adapter, if it is to have one, on the meta device: names and shapes, no contents. Raises
-    `BadInput` where what is to be trained does not fit the model."""
+    """The model with its adapter, if it has one, on the meta device: names and shapes, no contents. Raises `BadInput`
+    if the settings do not fit the model."""
     attention = "eager" if settings.attention == "eager" else "sdpa"
     with torch.device("meta"):
         base = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation=attention)
@@ -118,7 +118,7 @@ def outline(settings: Settings, config: PreTrainedConfig, dtype: torch.dtype) ->
 
 
 def count_parameters(model: nn.Module, settings: Settings) -> dict[str, tuple[int, int]]:
-    """Trained and frozen parameters of each part. What is trained whole is there twice: KL needs it untouched."""
+    """Trained and frozen parameters by part. A part that PEFT copies to train is in both: KL needs the original."""
     counts = {part: [0, 0] for part in ("LoRA", "projector", "vision_tower", "language_model", "head")}
     for name, parameter in model.named_parameters():
         counts[settings.family.part_of(name)][not parameter.requires_grad] += parameter.numel()
@@ -128,7 +128,7 @@ def count_parameters(model: nn.Module, settings: Settings) -> dict[str, tuple[in
 def conversation_sizes(dataset: PlanDataset) -> list[dict[str, Size]]:
     """The sizes of each plan item's conversations, by view. Raises `BadInput` for one without room for its answer.
 
-    Refusals take the answer's place in their view: each is tokenized once, behind the shortest prompt.
+    A refusal takes the answer's place in its view. Each refusal is tokenized once, after the shortest prompt.
     """
     measured, rooms = {}, []
     for view, items in dataset.items.items():
@@ -158,18 +158,18 @@ def _size(row: Row) -> Size:
 
 
 def planned_steps(settings: Settings, dataset: PlanDataset) -> list[MicroStep]:
-    """The largest micro-step of the method, and that of what the optimizer step learns again, if it does.
+    """The largest micro-step of the method, and that of the method that the step relearns, if there is one.
 
     Raises `BadInput` as `conversation_sizes` does.
     """
     sizes, picture, relearned = conversation_sizes(dataset), largest_picture(dataset), settings.step.relearned
-    # What else a step runs the model for is a part of the method's own rows.
+    # All else that a step runs the model for uses a part of the method's own rows.
     methods = [settings.method, *([relearned] if relearned else [])]
     return [largest_step(settings, method, sizes, picture) for method in methods]
 
 
 def largest_picture(dataset: PlanDataset) -> Mapping[str, Tensor]:
-    """What the model is given for the picture that takes the most of its tokens, made blank; nothing where none is."""
+    """The model's inputs for a blank picture of the size that takes the most tokens; empty if there are no pictures."""
     prepares = dataset.preprocessor
     pictures = {item.picture for items in dataset.items.values() for item in items if item.picture}
     longest = max(pictures, key=lambda picture: len(prepares.place(lambda: picture_size(picture))), default=None)
@@ -179,11 +179,11 @@ def largest_picture(dataset: PlanDataset) -> Mapping[str, Tensor]:
 def largest_step(
     settings: Settings, method: Method, sizes: Sequence[Mapping[str, Size]], picture: Mapping[str, Tensor]
 ) -> MicroStep:
-    """As large as any micro-step of the plan in each respect, with the rows that `method` reads.
+    """A micro-step as large as any of the plan's in each respect, with the rows that `method` reads.
 
     Args:
         sizes: of the plan's items, by view.
-        picture: what the model is given for the largest one.
+        picture: the model's inputs for the largest picture.
     """
     items, sizes = min(settings.batch_size, len(sizes)), [{view: item[view] for view in method.views} for item in sizes]
     reads = [positions_read(method, item) for item in sizes]
@@ -203,7 +203,7 @@ def positions_read(method: Method, item: Mapping[str, Size]) -> dict[str, int]:
 
 
 def counts(settings: Settings, job: Job, steps: Sequence[MicroStep]) -> dict[str, tuple[int]]:
-    """How much data there is, how long the run is, and how large its largest micro-steps, the method's first."""
+    """The amount of data, the length of the run, and the sizes of its largest micro-steps, the method's first."""
     rows = {
         "records": job.data.records,
         "pictures": len({item.picture for view in job.data.items.values() for item in view if item.picture}),
@@ -231,7 +231,7 @@ def show(*parts: str | Table) -> None:
 
 
 def table(head: Sequence[str], rows: Mapping[str, Sequence[float]], number: str) -> Table:
-    """Named rows of numbers, each written as `number` says; several columns of them are summed up in a last row."""
+    """A table of named rows of numbers in the format `number`. Several columns get a last row with their sums."""
     if len(head) > 2:
         rows = {**rows, "total": [sum(column) for column in zip(*rows.values(), strict=True)]}
     drawn = Table(*head, box=SIMPLE_HEAD)

@@ -1,5 +1,5 @@
-"""Whether this machine, or the GPU that is to train, has what a run needs; what would make it fit, and which engine is
-quicker where it fits. All before a model is loaded."""
+"""Checks before a model is loaded: whether this machine, or the GPU that is to train, meets a run's needs; which
+changes would make the run fit; and which engine is faster if it fits."""
 
 import os
 import shutil
@@ -24,15 +24,15 @@ from safeeraser.unlearn.data.batch import Collator, PlanDataset
 from safeeraser.unlearn.engine import Engine, check_engine, engine_of_file
 from safeeraser.unlearn.preflight.memory import Part
 
-SHARED = Path("/dev/shm")  # by which loading processes hand batches over; of a container by default 64 MB
+SHARED = Path("/dev/shm")  # loading processes hand batches over in it; a container has 64 MB by default
 GIB = 2**30
-# What the estimate leaves out: CUDA and its libraries; beside other processes NCCL's buffers, and the fragments that
-# pieces leave which are gathered and let go all the time, such as ZeRO-3's: a share of all.
+# The estimate leaves out CUDA and its libraries. With several processes it also leaves out NCCL's buffers, and the
+# fragments left by pieces that are gathered and freed all the time, such as ZeRO-3's: a share of the total.
 BESIDE, BESIDE_OTHERS, FRAGMENTS = GIB, 2 * GIB, 0.05
 SHARING = "zero3.yaml"
 CHECKPOINTING: dict[str, Any] = {"gradient_checkpointing": True}
 FOUR_BITS: dict[str, Any] = {"quantization": "nf4"}
-# What would take less, the least costly first: keys, and the engine's file if it is another.
+# Changes that take less memory, the least costly first: keys, and the engine's file if the engine changes.
 LESS: tuple[tuple[dict[str, Any], str | None], ...] = (
     (CHECKPOINTING, None),
     (FOUR_BITS, None),
@@ -48,8 +48,8 @@ def check_machine(engine: Engine) -> None:
     """Refuse an engine that could not run here.
 
     Raises:
-        BadInput: torch cannot use the GPU that is there, there are fewer GPUs than processes, no DeepSpeed, or no
-            compiler where DeepSpeed's Adam for CPU memory is compiled when the optimizer is made.
+        BadInput: torch cannot use the GPU, there are fewer GPUs than processes, or DeepSpeed or a tool to compile its
+            CPU Adam is missing. The CPU Adam is compiled when the optimizer is made.
     """
     check_gpu()
     if 0 < (cards := torch.cuda.device_count()) < engine.here:
@@ -61,12 +61,12 @@ def check_machine(engine: Engine) -> None:
         return
     if find_spec("deepspeed") is None:
         raise BadInput(f"engine: {engine.name} is DeepSpeed's, which is not installed; pip install -e '.[train]'")
-    # torch looks for ninja on PATH alone, where a virtual environment's need not be that was not activated.
+    # torch looks for ninja only on PATH. A virtual environment that was not activated is not on PATH.
     if not shutil.which("ninja"):
         os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), sysconfig.get_path("scripts")])
     compiler = (os.environ.get("CXX") or "c++").split()[0]
     lacking = [name for name in (compiler, "ninja") if not shutil.which(name)] if engine.offload_optimizer else []
-    # It may have been compiled earlier, by torch or with DeepSpeed itself.
+    # The Adam may have been compiled earlier, by torch or with DeepSpeed itself.
     built = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
     if lacking and not any(built.rglob("cpu_adam.so")) and find_spec("deepspeed.ops.adam.cpu_adam_op") is None:
         raise BadInput(
@@ -77,8 +77,8 @@ def check_machine(engine: Engine) -> None:
 
 
 def check_shared_memory(dataset: PlanDataset, collator: Collator, arguments: TrainingArguments, here: int) -> None:
-    """Refuse loading processes that have no room for their batches: those that are loaded ahead, and those of the
-    optimizer step that is at work, each as large as the first.
+    """Refuse loading processes that have no room for their batches: the batches that are loaded ahead and the batches
+    of the current optimizer step, each as large as the first.
 
     Args:
         here: how many training processes share this machine.
@@ -97,7 +97,7 @@ def check_shared_memory(dataset: PlanDataset, collator: Collator, arguments: Tra
 
 
 def advice(settings: Settings, engine: Engine, parts: list[Part], estimate: Estimate, *, items: int) -> Iterator[str]:
-    """Sentences about how a run's `parts` fit; none where no GPU is known. `items`: of the plan.
+    """Sentences about how a run's `parts` fit; none if no GPU is known. `items`: the number of items in the plan.
 
     Args:
         estimate: the parts under other settings and another engine.
@@ -134,7 +134,7 @@ def advice(settings: Settings, engine: Engine, parts: list[Part], estimate: Esti
 
 
 def _quicker(settings: Settings, engine: Engine, free: float, estimate: Estimate, items: int) -> Iterator[str]:
-    """That nothing need be shared out or moved, where everything fits on each GPU."""
+    """A sentence on a faster engine that shards and offloads nothing, if everything fits on each GPU."""
     file = "ddp.yaml" if engine.processes > 1 else "one_gpu.yaml"
     takes = _takes(settings, {}, other_engine(file, engine), estimate, items)
     if takes is not None and takes <= free:
@@ -146,7 +146,7 @@ def _quicker(settings: Settings, engine: Engine, free: float, estimate: Estimate
 
 
 def free_on_gpu(settings: Settings, engine: Engine) -> float | None:
-    """Bytes free on the GPU: what `gpu_memory` says, or the fullest of those that would be used here; None: no GPU."""
+    """Bytes free on the GPU: `gpu_memory` if set, else the least of the GPUs that the run would use; None: no GPU."""
     if settings.gpu_memory:
         return settings.gpu_memory * GIB
     cards = range(min(engine.here or engine.processes, torch.cuda.device_count()))
@@ -154,18 +154,18 @@ def free_on_gpu(settings: Settings, engine: Engine) -> float | None:
 
 
 def on_device(parts: list[Part], processes: int = 1) -> float:
-    """Bytes on the GPU, with what the estimate leaves out."""
+    """Bytes on the GPU, including the overhead that the estimate leaves out."""
     counted = sum(part.device for part in parts)
     return counted * (1 + FRAGMENTS) + BESIDE_OTHERS if processes > 1 else counted + BESIDE
 
 
 def other_engine(file: str, engine: Engine) -> Engine:
-    """The engine of a file in config/accelerate/, with as many processes as there are."""
+    """The engine of a file in config/accelerate/, with as many processes as `engine` has."""
     return replace(engine_of_file(Path(CONFIG, "accelerate", file)), processes=engine.processes)
 
 
 def _takes(settings: Settings, change: dict[str, Any], engine: Engine, estimate: Estimate, items: int) -> float | None:
-    """Bytes on the GPU with some keys changed; None where a run has them so already, or would refuse them."""
+    """Bytes on the GPU with some keys changed; None if the run has one of the values already, or would refuse them."""
     if any(getattr(settings, key) == value for key, value in change.items()):
         return None
     try:

@@ -1,8 +1,8 @@
 """How much memory each process needs, part by part, from shapes alone.
 
-What a process *holds* follows from the number of parameters and from how the engine shares them out, in the versions
-that requirements.txt and pyproject.toml pin. What a forward pass *keeps* is asked of autograd, on tensors that have a
-shape but no contents. What lives for a moment of the backward pass is a formula.
+The memory that a process *holds* follows from the number of parameters and from how the engine shards them, in the
+versions that requirements.txt and pyproject.toml pin. Autograd reports the memory that a forward pass *keeps*, on
+tensors that have a shape but no contents. A formula gives the memory for a moment of the backward pass.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ from safeeraser.unlearn.objective.losses import LOSSES
 from safeeraser.unlearn.objective.method import Method
 from safeeraser.unlearn.preflight.computed import Computed
 
-NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a parameter: 4 bits, a byte for 64 of them, a float32 for 256 of those
+NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes per parameter: 4 bits, 1 byte per 64, 1 float32 per 256 of the bytes
 # DeepSpeed's defaults, in parameters: stage3_max_live_parameters and reduce_bucket_size.
 ZERO3_LIVE = int(1e9)
 REDUCE_BUCKET = int(5e8)
@@ -34,7 +34,7 @@ REDUCE_BUCKET = int(5e8)
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a process's memory, in bytes: on the device it computes on, and in CPU memory if moved there."""
+    """One part of a process's memory, in bytes: on the device it computes on, and in CPU memory if offloaded."""
 
     name: str
     device: float = 0
@@ -43,10 +43,10 @@ class Part:
 
 @dataclass(frozen=True)
 class MicroStep:
-    """A micro-step's `rows` of `length` tokens, each with a picture; `terms`: how many positions each term of `method`
-    reads.
+    """A micro-step of `rows` rows of `length` tokens, each with a picture. `terms` says how many positions each term of
+    `method` reads.
 
-    `picture` is what the model is given for one; empty: the rows are text alone.
+    `picture` has the model's inputs for one picture; empty: the rows are text alone.
     """
 
     method: Method
@@ -58,7 +58,7 @@ class MicroStep:
 
 @dataclass(frozen=True)
 class Setup:
-    """What decides how a model is held and run. `dtype` is that of the frozen weights."""
+    """Everything that decides how a model is held and run. `dtype` is the dtype of the frozen weights."""
 
     settings: Settings
     engine: Engine
@@ -66,25 +66,25 @@ class Setup:
 
     @property
     def width(self) -> int:
-        """Bytes that a trained parameter, its gradient and a logit take. DeepSpeed casts the whole model to `dtype`."""
+        """Bytes per trained parameter, gradient element and logit. DeepSpeed casts the entire model to `dtype`."""
         return self.dtype.itemsize if self.engine.deepspeed else 4
 
     @property
     def trained_dtype(self) -> torch.dtype:
-        """What a forward pass has the trained parameters in: FSDP casts them as it gathers them, DeepSpeed at once."""
+        """The dtype of trained parameters in a forward pass: FSDP casts them as it gathers them, DeepSpeed at once."""
         return self.dtype if self.engine.deepspeed or self.engine.name == "fsdp" else torch.float32
 
 
 def memory(model: nn.Module, setup: Setup, *steps: MicroStep) -> list[Part]:
     """The parts of one process's memory at the peak of `steps`, when all that a run comes to hold is there.
 
-    The model is run for one of them after the other, so the one that needs the most decides. The sum is an upper bound
-    by a little: DeepSpeed's bucket appears only when the first gradients do. Attention is SDPA with a mask, or eager;
-    flash attention takes a little less. Dropout is that of GPUs, which keeps a byte an element; on CPUs it keeps as
-    many as an element has.
+    The model is run for one of `steps` after another, so the one that needs the most decides. The sum is a slight upper
+    bound: DeepSpeed's bucket appears only with the first gradients. Attention is SDPA with a mask, or eager; flash
+    attention takes a little less. Dropout is counted as on GPUs, where it keeps one byte per element; on CPUs it keeps
+    as many bytes as an element has.
 
     Args:
-        model: on the meta device, trained where it says `requires_grad`; it is of no use afterwards.
+        model: on the meta device; `requires_grad` marks the trained parameters. The model is of no use afterwards.
     """
     parts = held(model, setup)
     model.train()
@@ -114,15 +114,15 @@ def memory(model: nn.Module, setup: Setup, *steps: MicroStep) -> list[Part]:
 
 
 def _moment(setup: Setup, step: MicroStep, text: Any, spared: int) -> float:
-    """Bytes that live for a moment of a micro-step's backward pass: its losses, or a layer at work.
+    """Bytes that exist only for a moment of a micro-step's backward pass: its losses, or a layer at work.
 
     Args:
         text: the language model's configuration.
         spared: bytes that gradient checkpointing does not keep.
     """
     settings, terms = setup.settings, step.method.terms
-    # Each logit has a gradient, and where a loss compares a counterpart; two chunks of them are in float32.
-    sizes = {  # numbers at each place that a term reads: logits, or the states of its layers
+    # Each logit has a gradient, and a counterpart if the loss compares it. Two chunks of logits are in float32.
+    sizes = {  # numbers per position that a term reads: logits, or the states of its layers
         name: sum(text.vocab_size if layer is None else text.hidden_size for layer in term.reads)
         for name, term in terms.items()
     }
@@ -132,10 +132,10 @@ def _moment(setup: Setup, step: MicroStep, text: Any, spared: int) -> float:
     works_in = setup.trained_dtype if settings.LoRA.use_dora else setup.dtype  # DoRA's inputs are cast to the adapter's
     layer = 3 * step.rows * step.length * text.intermediate_size * works_in.itemsize  # its widest gradients
     if settings.quantization == "nf4":
-        layer += text.hidden_size * text.intermediate_size * setup.dtype.itemsize  # a weight turned back to multiply
+        layer += text.hidden_size * text.intermediate_size * setup.dtype.itemsize  # a dequantized weight
     top = step.method.top
-    layer += spared / (text.num_hidden_layers if top is None else top + 1)  # it comes back, a layer at a time
-    # While the reference is run, what it is to be compared with is there, and of its rows alone a layer at work.
+    layer += spared / (text.num_hidden_layers if top is None else top + 1)  # recomputed one layer at a time
+    # While the reference runs, memory holds the outputs to compare it with, and a layer at work on its rows alone.
     compared = (
         sum(reads.values()) + reads[name] + layer * len(term.views) / len(step.method.views)
         for name, term in terms.items()
@@ -145,9 +145,9 @@ def _moment(setup: Setup, step: MicroStep, text: Any, spared: int) -> float:
 
 
 def held(model: nn.Module, setup: Setup) -> list[Part]:
-    """Weights, gradients and optimizer state, as the engine shares them out.
+    """Weights, gradients and optimizer state, as the engine shards them.
 
-    Bytes a trained parameter, of which an engine that shards keeps one in so many on each process:
+    Bytes per trained parameter, divided by the number of processes where the engine shards:
 
     |  | weight | gradient | bucket | optimizer |
     |---|---|---|---|---|
@@ -165,11 +165,11 @@ def held(model: nn.Module, setup: Setup) -> list[Part]:
     everything = sum(weight.numel() for weight in weights.values())
     bucket = REDUCE_BUCKET if engine.deepspeed else trained if engine.name == "ddp" else 0
     narrow = engine.name == "zero1" or (engine.name == "zero2" and engine.offload_optimizer)
-    moved = engine.offload_optimizer or (fsdp and engine.offload_weights)  # FSDP's offloading is of all that it shards
+    moved = engine.offload_optimizer or (fsdp and engine.offload_weights)  # FSDP offloads all that it shards
     copies = 2 if Guard(settings.stop, settings.method).active else 0
     away, averaged = bool(settings.moved_terms), bool(settings.step.averaged)
-    # Each process reads the model whole before FSDP shares it out. Weights that are stored in the dtype asked for are
-    # mapped from their files, which all processes share; others, such as float16 for bfloat16, are copied.
+    # Each process reads the entire model before FSDP shards it. Weights stored in the requested dtype are mapped from
+    # their files, which all processes share. Other weights, such as float16 for bfloat16, are copied.
     read = frozen + trained * width if fsdp else 0
     second = everything if settings.adapter is None and settings.method.needs_reference else 0
     lora = sum(weight.numel() for name, weight in weights.items() if ".lora_" in name and layers(name))
@@ -196,7 +196,7 @@ def held(model: nn.Module, setup: Setup) -> list[Part]:
 
 
 def _frozen(model: nn.Module, setup: Setup) -> float:
-    """Bytes of the weights that are not trained; in four bits are those of the language model's linear layers."""
+    """Bytes of the weights that are not trained. Under `nf4` the language model's linear layers are in four bits."""
     nf4, layers = setup.settings.quantization == "nf4", setup.settings.family.in_layers
     return sum(
         weight.numel() * (NF4 if nf4 and layers(name) and weight.dim() == 2 else weight.itemsize)
@@ -206,10 +206,10 @@ def _frozen(model: nn.Module, setup: Setup) -> float:
 
 
 def _gathered(model: nn.Module, setup: Setup) -> int:
-    """Parameters that an engine which shards weights has whole on each process while layers work.
+    """The parameters that each process has in full while layers work, under an engine that shards weights.
 
-    ZeRO-3 keeps gathered what it will soon need again, up to its bound. FSDP keeps all that is no layer of the language
-    model, and gathers the next layer while one works.
+    ZeRO-3 keeps parameters gathered that it will soon need again, up to its bound. FSDP keeps everything outside the
+    language model's layers, and gathers the next layer while one works.
     """
     everything = sum(weight.numel() for weight in model.parameters())
     if setup.engine.name == "zero3":
@@ -222,34 +222,34 @@ def _gathered(model: nn.Module, setup: Setup) -> int:
 
 
 def _state(engine: Engine, width: int) -> int:
-    """Bytes that the optimizer keeps of a trained parameter of this width."""
+    """Bytes that the optimizer keeps for a trained parameter of this width."""
     zero3, state = engine.name == "zero3", 8
     if engine.deepspeed and (not zero3 or width < 4 or engine.offload_optimizer):
-        state += 4  # masters; stage 3 in float32 takes the weights themselves, unless they lie elsewhere
+        state += 4  # masters; ZeRO-3 in float32 uses the weights themselves, unless the optimizer is offloaded
     if engine.offload_optimizer:
-        state += 4 + (0 if zero3 else width)  # the gradient in float32; the weights on their way back
+        state += 4 + (0 if zero3 else width)  # the gradient in float32, and the weights to copy back
     return state
 
 
 def kept_bytes(model: nn.Module, setup: Setup, step: MicroStep) -> int:
     """Bytes of a micro-step's pictures and of what autograd keeps of its forward pass, without weights and logits.
 
-    Pictures and text are passed through apart: to join them, a model looks at what the tokens are. What is kept of
-    pictures grows evenly with their number, so two of them are enough.
+    Pictures and text are run separately, because a model looks at the token values to join them. The bytes kept for
+    pictures grow linearly with their number, so two pictures are enough.
     """
 
     def pictures(count: int) -> dict[str, Tensor]:
-        """What the model is given for so many pictures, each as the largest."""
+        """The model's inputs for `count` pictures, each as large as the largest."""
         given = {key: torch.cat([each] * count) for key, each in step.picture.items()}
-        # In the dtype of the weights, as a run is given them.
+        # In the dtype of the weights, as in a run.
         return {key: each.to(setup.dtype) if each.is_floating_point() else each for key, each in given.items()}
 
     def text() -> None:
-        """Pass rows of tokens through the language model, up to what the terms read."""
+        """Run rows of tokens through the language model, up to the logits or the highest layer that the terms read."""
         ids = torch.ones(step.rows, step.length, dtype=torch.long)
         embeddings, top, terms = model.get_input_embeddings(), step.method.top, step.method.terms
         shown = sum(count for name, count in step.terms.items() if None in terms[name].reads)
-        # As behind a projector that is trained.
+        # The embeddings get gradients, as after a trained projector.
         with (
             embeddings.register_forward_hook(lambda *given: given[-1].detach().requires_grad_()),
             nullcontext() if top is None else up_to(model, setup.settings.family, top),
@@ -265,7 +265,7 @@ def kept_bytes(model: nn.Module, setup: Setup, step: MicroStep) -> int:
 
 
 def _kept(model: nn.Module, setup: Setup, forward: Callable[..., Any], *given: Mapping[str, Tensor]) -> int:
-    """Bytes of what is `given`, and of what autograd keeps of `forward` of it, without weights."""
+    """Bytes of the inputs `given`, and of the tensors that autograd keeps of `forward` on them, without weights."""
     kept = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -273,7 +273,7 @@ def _kept(model: nn.Module, setup: Setup, forward: Callable[..., Any], *given: M
         kept[storage._cdata] = storage
         return tensor
 
-    # accelerate casts products as they are made, wherever DeepSpeed does not hold the model.
+    # accelerate autocasts products, except under DeepSpeed.
     casts = setup.dtype is not torch.float32 and not setup.engine.deepspeed
     with (
         torch.autocast("cpu", setup.dtype) if casts else nullcontext(),
