@@ -132,7 +132,7 @@ class Chat(Generic[Key]):
         return str(url.copy_with(userinfo=b"")), url.host
 
     async def _turn(self, _request: object) -> None:
-        """Hold a request back until its time has come; the HTTP client calls this before each, retries included."""
+        """Hold a request back until it may be sent; the HTTP client calls this before each one, including retries."""
         now = time.monotonic()
         start = max(now, self._next)
         self._next = start + self._gap
@@ -151,9 +151,9 @@ class Chat(Generic[Key]):
         return reply
 
     async def _attempts(self, client: openai.AsyncOpenAI, request: dict[str, Any]) -> object:
-        """What the client returns or raises, as a value: an exception raised while another is handled carries that one
-        along, with the key in it. An answer that is no chat completion is a passing fault like a status of 503, but one
-        that the client does not try again.
+        """The client's answer or its error, as a value: raised while another is handled, an exception would carry the
+        other along, with the key in it. An answer that is no chat completion is a passing fault, like status 503; it is
+        retried here because the client does not.
         """
         pause = GARBAGE_PAUSE
         for left in reversed(range(self.retries + 1)):
@@ -238,7 +238,7 @@ def _loop_beside(client: openai.AsyncOpenAI) -> Iterator[asyncio.AbstractEventLo
     thread.start()
 
     async def close() -> None:
-        """Leave nothing open in the loop."""
+        """Close everything that is open in the loop."""
         # Cancel the calls alone. The HTTP library ends its own tasks, and if one is cancelled before its first step,
         # Python warns about a coroutine that was never awaited.
         ours = Chat._call.__code__
